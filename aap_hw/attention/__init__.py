@@ -1,0 +1,6 @@
+"""How much attention each channel of each group gets on calibration images."""
+
+from aap_hw.attention.observer import AttentionObserver, attention_scores
+from aap_hw.attention.sums import REDUCTIONS, ActivationSums, Reduction
+
+__all__ = ["REDUCTIONS", "ActivationSums", "AttentionObserver", "Reduction", "attention_scores"]

@@ -1,0 +1,107 @@
+"""Running sums of activation maps, and the attention scores that follow from them.
+
+Covers the arithmetic only, for one activation at a time; which activations of a network are summed is decided
+in `aap_hw.attention.observer`. Memory is that of one map (C, H, W), however many images are added.
+"""
+
+import math
+from typing import Literal, Self, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aap_hw.errors import UserError, closest
+
+Reduction = Literal["mean", "sum", "max"]
+REDUCTIONS: tuple[str, ...] = get_args(Reduction)
+
+
+class ActivationSums:
+    """The sum of |Y| over the images seen so far, for one activation Y.
+
+    Attributes
+    ----------
+    total
+        Sum over images, float64, shape ``(C, H, W)``; or ``(C,)`` for an activation without a map. None
+        before the first image.
+    images
+        How many images are in the sum.
+    """
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.images = 0
+
+    def add(self, activation: Tensor) -> None:
+        """Add a batch of shape ``(N, C, H, W)`` or ``(N, C)``.
+
+        Raises
+        ------
+        ValueError
+            If the maps have another shape than those before.
+        """
+        # In float64: the sum must not depend on how the images were divided into batches.
+        self._add(activation.abs().sum(dim=0, dtype=torch.float64), activation.shape[0])
+
+    def merge(self, other: Self) -> None:
+        """Add what another process or another part of the images has summed.
+
+        Raises
+        ------
+        ValueError
+            If the maps have different shapes.
+        """
+        if other.total is not None:
+            self._add(other.total, other.images)
+
+    def _add(self, total: Tensor, images: int) -> None:
+        if self.total is None:
+            self.total = total.clone()
+        elif self.total.shape != total.shape:
+            raise ValueError(f"maps of shape {tuple(total.shape)} do not add to {tuple(self.total.shape)}")
+        else:
+            self.total += total.to(self.total.device)
+        self.images += images
+
+    def scores(self, reduction: str = "mean", p: float = 1.0) -> NDArray[np.float64]:
+        """Attention of each channel, shape ``(C,)``: ``reduce_hw((mean over the images of |Y|) ** p)``.
+
+        The families of AAP (arXiv 2303.08595); its published code uses the mean over h and w, and p = 1.
+
+        Parameters
+        ----------
+        reduction
+            How the pixels of the mean map are summarised: ``mean``, ``sum`` or ``max``.
+        p
+            Exponent of each pixel, positive.
+
+        Raises
+        ------
+        UserError
+            If `reduction` or `p` is not as described.
+        ValueError
+            If no image has been added.
+        """
+        check_score(reduction, p)
+        if self.total is None:
+            raise ValueError("no image has been added")
+        powers = (self.total / self.images).reshape(len(self.total), -1) ** p
+        if reduction == "max":
+            reduced = powers.amax(dim=1)
+        else:
+            reduced = powers.mean(dim=1) if reduction == "mean" else powers.sum(dim=1)
+        array: NDArray[np.float64] = reduced.cpu().numpy()
+        return array
+
+
+def check_score(reduction: str, p: float) -> None:
+    """Raise a UserError unless `reduction` and `p` describe an attention score."""
+    if reduction not in REDUCTIONS:
+        known = ", ".join(REDUCTIONS)
+        raise UserError(
+            f"unknown attention reduction '{reduction}'; use one of {known}{closest(reduction, REDUCTIONS)}"
+        )
+    if not (math.isfinite(p) and p > 0):
+        raise UserError(f"the attention exponent p must be a positive number such as 1 or 2, not {p:g}")

@@ -1,0 +1,44 @@
+"""`aap-hw devices`: list the device profiles.
+
+Says what the profiles say; does not try to reach any device.
+"""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from aap_hw.cli.output import json_option, write_json
+
+if TYPE_CHECKING:
+    from aap_hw.device.profile import DeviceProfile
+
+
+@click.command(epilog="\b\nExample:\n  aap-hw devices --json")
+@json_option
+def command(json_to: str | None) -> None:
+    """List the devices that a network can be profiled on and pruned for."""
+    from aap_hw.device.profile import load_profile, profile_names
+
+    profiles = [load_profile(name) for name in profile_names()]
+    if json_to is not None:
+        write_json([{**p.model_dump(mode="json"), "profile_hash": p.profile_hash} for p in profiles], json_to)
+    else:
+        _print_table(profiles)
+
+
+def _print_table(profiles: "list[DeviceProfile]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("device", "target", "threads", "reached through", "description"):
+        table.add_column(heading, justify="right" if heading == "threads" else "left", overflow="fold")
+    for profile in profiles:
+        table.add_row(
+            profile.name,
+            profile.target.summary(),
+            str(profile.threads),
+            profile.connect.summary(),
+            profile.description,
+        )
+    Console().print(table)

@@ -1,0 +1,134 @@
+"""The `aap-hw` command: finding its sub-commands and turning failures into one line and an exit code.
+
+Sub-commands are imported only when asked for, and are expected to import PyTorch and TVM only when they run,
+so that `--help` answers at once. What each sub-command does is in its own module.
+"""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+
+from aap_hw import __version__
+from aap_hw.errors import UserError, closest
+
+# In the order in which they are used; `--help` keeps it.
+COMMANDS = {
+    "devices": "aap_hw.cli.devices:command",
+    "profile": "aap_hw.cli.profile:command",
+    "lut": "aap_hw.cli.lut:command",
+    "plan": "aap_hw.cli.plan:command",
+    "prune": "aap_hw.cli.prune:command",
+    "deploy": "aap_hw.cli.deploy:command",
+}
+
+
+@dataclass
+class _Options:
+    debug: bool = False
+
+
+class LazyGroup(click.Group):
+    """A command group whose members are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the sub-commands in the order of `COMMANDS`."""
+        return [name for name, where in COMMANDS.items() if importlib.util.find_spec(where.split(":")[0])]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one sub-command."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module, attribute = COMMANDS[cmd_name].split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{COMMANDS[cmd_name]} is not a click command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the sub-command that is asked for, or fail with the nearest name there is."""
+        names = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in names:
+            ctx.fail(f"there is no sub-command '{args[0]}'{closest(args[0], names)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExample:\n  aap-hw devices",
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+@click.version_option(__version__, prog_name="aap-hw")
+@click.pass_obj
+def group(options: _Options, debug: bool) -> None:
+    """Prune a network to a latency budget measured on the device it will run on."""
+    options.debug = debug
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Parameters
+    ----------
+    arguments
+        What follows ``aap-hw``; by default the arguments of the process.
+
+    Returns
+    -------
+    int
+        0, 1 for a fault of ours, 2 for a mistake of the user's, 130 after Ctrl-C. A sub-command that wants to
+        say what was kept raises ``KeyboardInterrupt("the 412 points measured so far are kept")``.
+    """
+    options = _Options()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        result = group.main(given, prog_name="aap-hw", standalone_mode=False, obj=options)
+    except Exception as failure:
+        # click.Abort, its form of KeyboardInterrupt, is an Exception.
+        if options.debug:
+            traceback.print_exc()
+        return _report(failure, given)
+    return result if isinstance(result, int) else 0
+
+
+def _report(failure: Exception, given: list[str]) -> int:
+    """Print what went wrong on one line of standard error; return the exit code."""
+    match failure:
+        case click.exceptions.NoArgsIsHelpError():
+            failure.show()
+            return 2
+        case UserError():
+            _say(f"error: {failure}")
+            return 2
+        case click.ClickException():
+            _say(f"error: {failure.format_message()}{_where_to_look(failure)}")
+            return 2
+        case click.Abort():
+            what = failure.__cause__ or failure.__context__
+            _say(f"interrupted; {what if what and what.args else 'no file is left half-written'}")
+            return 130
+        case _:
+            first_line = next(iter(str(failure).strip().splitlines()), "")
+            cause = f"{type(failure).__name__}: {first_line}" if first_line else type(failure).__name__
+            _say(f"internal error: {cause}; for the traceback run 'aap-hw --debug {' '.join(given)}'")
+            return 1
+
+
+def _where_to_look(failure: click.ClickException) -> str:
+    context = getattr(failure, "ctx", None)
+    return f" (see '{context.command_path} --help')" if isinstance(context, click.Context) else ""
+
+
+def _say(sentence: str) -> None:
+    print(f"aap-hw: {' '.join(sentence.split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""The `--json` option that sub-commands share.
+
+Not covered: tables for people, which each sub-command lays out itself.
+"""
+
+import json
+
+import click
+
+from aap_hw.files import write_atomic
+
+json_option = click.option(
+    "--json",
+    "json_to",
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="Write JSON to FILE instead of a table; '-' or nothing is standard output.",
+)
+
+
+def write_json(value: object, destination: str) -> None:
+    """Write a value as indented JSON, with nothing else, to a file or, for ``"-"``, to standard output.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    if destination == "-":
+        click.echo(text)
+    else:
+        write_atomic(destination, text + "\n")

@@ -1,0 +1,29 @@
+"""From a kernel key and two widths to scheduled code: the one lowering that tables and deployed networks share."""
+
+from __future__ import annotations
+
+from aap_hw.compile.convolution import build_convolution
+from aap_hw.compile.depthwise import build_depthwise
+from aap_hw.compile.function import KernelFunction
+from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.light import LIGHT_KERNELS, build_light
+from aap_hw.compile.target import CpuTarget
+from aap_hw.errors import UserError
+
+
+def build_kernel(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
+    """Scheduled code of one kernel.
+
+    The result depends on the arguments alone, so what was measured for a table is what a network runs.
+
+    Raises
+    ------
+    UserError : the operator of the key has no kernel in this version.
+    """
+    if key.op in ("conv2d", "linear"):
+        return build_convolution(key, width_in, width_out, target)
+    if key.op == "depthwise_conv2d":
+        return build_depthwise(key, width_in, target)
+    if key.op in LIGHT_KERNELS:
+        return build_light(key, width_in, width_out, target)
+    raise UserError(f"the kernel {key} is not known to this version; update aap-hw or profile the device again")

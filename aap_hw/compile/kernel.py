@@ -1,0 +1,81 @@
+"""A kernel key: the canonical text of one compiled operator, without its channel counts.
+
+A key and two widths say everything that is needed to build the kernel again: the latency table is indexed by them,
+and the deployed network is assembled from them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aap_hw.errors import UserError
+
+_TEXT = re.compile(r"^(?P<op>\S+) (?P<size>\d+(x\d+)*|-)(?P<attributes>( \w+=\S+)*) (?P<dtype>\w+) batch=(?P<batch>\d+)$")
+
+
+@dataclass(frozen=True, order=True)
+class KernelKey:
+    """One fused operator of the compiled network.
+
+    Attributes
+    ----------
+    op : ``conv2d``, ``depthwise_conv2d``, ``linear``, ``max_pool2d``, ...
+    size : spatial size of the input, (H, W), or () for a linear layer.
+    attributes : what shapes the code, as sorted (name, value) pairs: kernel, stride, padding, epilogue, ...
+    dtype : type of the activations and weights.
+    batch : images a call.
+    """
+
+    op: str
+    size: tuple[int, ...]
+    attributes: tuple[tuple[str, str], ...] = ()
+    dtype: str = "float32"
+    batch: int = 1
+
+    @classmethod
+    def make(cls, op: str, size: Iterable[int], batch: int, **attributes: object) -> KernelKey:
+        """Build a key; pairs of integers are written ``3x3``, empty values are left out."""
+        text = {name: _text(value) for name, value in attributes.items()}
+        return cls(op, tuple(size), tuple(sorted((k, v) for k, v in text.items() if v)), batch=batch)
+
+    @classmethod
+    def parse(cls, text: str) -> KernelKey:
+        """Read a key from its text form. Raises UserError on anything that ``str`` does not write."""
+        match = _TEXT.match(text)
+        if not match:
+            raise UserError(f"{text!r} is not a kernel key; the file was written by another version or is damaged")
+        size = () if match["size"] == "-" else tuple(int(n) for n in match["size"].split("x"))
+        pairs = [item.partition("=") for item in match["attributes"].split()]
+        return cls(match["op"], size, tuple((k, v) for k, _, v in pairs), match["dtype"], int(match["batch"]))
+
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.size)) or "-"
+        pairs = "".join(f" {name}={value}" for name, value in self.attributes)
+        return f"{self.op} {size}{pairs} {self.dtype} batch={self.batch}"
+
+    def attribute(self, name: str, default: str = "") -> str:
+        """The text of one attribute."""
+        return dict(self.attributes).get(name, default)
+
+    def pair(self, name: str, default: int = 0) -> tuple[int, int]:
+        """An attribute such as ``stride=2x2`` as two integers."""
+        value = self.attribute(name)
+        if not value:
+            return default, default
+        first, _, second = value.partition("x")
+        return int(first), int(second)
+
+    @property
+    def epilogue(self) -> tuple[str, ...]:
+        """Element-wise steps fused behind the operator, in order, such as ``("bias", "add", "relu")``."""
+        text = self.attribute("epilogue")
+        return tuple(text.split("+")) if text else ()
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (tuple, list)):
+        joint = "x" if all(isinstance(v, int) for v in value) else "+"
+        return joint.join(map(str, value))
+    return str(value)

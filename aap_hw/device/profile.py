@@ -1,0 +1,242 @@
+"""Device profiles: what a TOML file says about a board, checked key by key, and how the file is found.
+
+A profile is a description only. Detecting the host's CPU, connecting and timing are other modules' work, and
+nothing here imports TVM.
+"""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from aap_hw.errors import UserError, closest
+from aap_hw.files import read_text
+from aap_hw.resources import resource_dirs
+from aap_hw.validation import validated
+
+# Text on one printable line: it ends up in file names, tables and error sentences.
+_Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$")]
+_Count = Annotated[int, Field(ge=1)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TargetSpec(_Table):
+    """What TVM compiles for. With ``kind = "host"`` the CPU is detected, so no other key is allowed."""
+
+    kind: Literal["host", "llvm", "cuda"] = Field(description='"host", "llvm" or "cuda"')
+    tag: _Line | None = Field(None, description="the name of one of TVM's target tags")
+    mtriple: _Line | None = Field(None, description='LLVM\'s name of the platform, like "aarch64-linux-gnu"')
+    mcpu: _Line | None = Field(None, description='LLVM\'s name of the CPU, like "cortex-a72"')
+    # TOML has arrays only, which strict mode would not accept as a tuple; their items are still checked.
+    mattr: Annotated[tuple[_Line, ...], Field(strict=False)] = Field(
+        (), description='a list of CPU features, like ["+neon"]'
+    )
+    arch: Annotated[str, Field(pattern=r"^sm_\d+[a-z]?$")] | None = Field(
+        None, description='a CUDA architecture, like "sm_87"'
+    )
+
+    @model_validator(mode="after")
+    def _only_keys_of_its_kind(self) -> Self:
+        allowed = {"host": (), "llvm": ("tag", "mtriple", "mcpu", "mattr"), "cuda": ("tag", "arch")}[
+            self.kind
+        ]
+        if self.tag is not None:
+            # TVM lets keys given beside a tag silently replace the tag's own, its host CPU included.
+            allowed = ("tag",)
+        given = self.model_dump(exclude={"kind"}, exclude_defaults=True)
+        if extra := sorted(given.keys() - set(allowed)):
+            beside = "a tag" if self.tag is not None else f'kind "{self.kind}"'
+            raise ValueError(f"{', '.join(extra)} cannot be given beside {beside}; remove it")
+        return self
+
+    def summary(self) -> str:
+        """Describe the target in a few words for a table."""
+        if self.kind == "host":
+            return "this host's CPU"
+        if self.tag is not None:
+            return f"{self.kind} {self.tag}"
+        if self.kind == "cuda":
+            return f"cuda {self.arch or '(the GPU present)'}"
+        return " ".join(part for part in ("llvm", self.mtriple, self.mcpu, *self.mattr) if part)
+
+
+class ConnectSpec(_Table):
+    """How the board is reached: it is this machine, it runs an RPC server, or a tracker knows it by a key."""
+
+    kind: Literal["local", "rpc", "tracker"] = Field(description='"local", "rpc" or "tracker"')
+    host: _Line | None = Field(None, description="a host name or an IP address")
+    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None, description="a whole number from 1 to 65535"
+    )
+    key: _Line | None = Field(None, description="the key under which the board registers at the tracker")
+
+    @model_validator(mode="after")
+    def _exactly_the_keys_of_its_kind(self) -> Self:
+        needed = {"local": set(), "rpc": {"host", "port"}, "tracker": {"host", "port", "key"}}[self.kind]
+        given = self.model_dump(exclude={"kind"}, exclude_none=True).keys()
+        if missing := sorted(needed - given):
+            raise ValueError(f'kind "{self.kind}" also needs {", ".join(missing)}')
+        if extra := sorted(given - needed):
+            raise ValueError(f'{", ".join(extra)} cannot be given beside kind "{self.kind}"; remove it')
+        return self
+
+    def summary(self) -> str:
+        """Describe the way to the board in a few words for a table."""
+        if self.kind == "local":
+            return "this machine"
+        where = f"{self.kind} {self.host}:{self.port}"
+        return f"{where}, key {self.key}" if self.kind == "tracker" else where
+
+
+class MeasureSpec(_Table):
+    """How one kernel is timed."""
+
+    warmup: Annotated[int, Field(ge=0)] = Field(3, description="a whole number of at least 0")
+    repeats: _Count = Field(20, description="a whole number of at least 1")
+    copies: _Count = Field(4, description="a whole number of at least 1")
+
+
+class WidthsSpec(_Table):
+    """Which widths are worth measuring: multiples of the granularity, at most so many for one group."""
+
+    granularity: Literal["vector"] | _Count = Field(
+        "vector", description='"vector" or a whole number of at least 1'
+    )
+    at_most: _Count = Field(8, description="a whole number of at least 1")
+
+
+class DeviceProfile(_Table):
+    """One device: what to compile for, how to reach it, how to measure and which widths.
+
+    Attributes
+    ----------
+    name
+        What the user calls the device; also the name of its latency table.
+    threads
+        CPU threads that a net runs with: the target's cores and the run time's threads.
+    measure.warmup, measure.repeats
+        Calls before, and timed samples of, each kernel.
+    measure.copies
+        Sets of buffers that the timed calls take turns with, so that weights are as cold as inside a net.
+    widths.granularity
+        Step between widths in channels; ``"vector"`` is the number of float32 in one SIMD register.
+    widths.at_most
+        Largest number of widths measured for one channel group.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = Field(
+        description="made of lower-case letters, digits, '.', '_' and '-'"
+    )
+    description: _Line = Field(description="one line of text")
+    threads: _Count = Field(1, description="a whole number of at least 1")
+    target: TargetSpec = Field(description="a table [target]")
+    connect: ConnectSpec = Field(description="a table [connect]")
+    measure: MeasureSpec = Field(default_factory=MeasureSpec, description="a table [measure]")
+    widths: WidthsSpec = Field(default_factory=WidthsSpec, description="a table [widths]")
+
+    @property
+    def profile_hash(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of what a measured latency depends on.
+
+        That is name, threads, target and measure. Rewording the description, moving the board to another
+        address or asking for more widths leaves the points already measured valid.
+        """
+        fields = self.model_dump(mode="json", include={"name", "threads", "target", "measure"})
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def target_config(self) -> dict[str, object]:
+        """Return what ``tvm.target.Target`` takes.
+
+        For ``kind = "host"`` this names no CPU yet: whoever compiles adds the detected one.
+        """
+        target = self.target
+        if target.tag is not None:
+            config: dict[str, object] = {"tag": target.tag}
+        else:
+            config = {"kind": "llvm" if target.kind == "host" else target.kind}
+            for key in ("mtriple", "mcpu", "arch"):
+                if (value := getattr(target, key)) is not None:
+                    config[key] = value
+            if target.mattr:
+                config["mattr"] = list(target.mattr)
+        if target.kind != "cuda":
+            config["num-cores"] = self.threads
+        return config
+
+    def require_local(self, command: str) -> None:
+        """Refuse a device that this version cannot run anything on.
+
+        Parameters
+        ----------
+        command
+            The sub-command that needs the device, for the sentence.
+
+        Raises
+        ------
+        UserError
+            If the device is a board (rpc, tracker) or a GPU.
+        """
+        if self.connect.kind != "local":
+            obstacle = f"connecting to a board ({self.connect.summary()})"
+        elif self.target.kind == "cuda":
+            obstacle = "running on a GPU"
+        else:
+            return
+        raise UserError(
+            f"'aap-hw {command}' cannot use the device '{self.name}' yet: {obstacle} is not in this version; "
+            "use '--device x86' to work on this machine"
+        )
+
+
+def profile_names() -> list[str]:
+    """List, sorted, the names under which profiles can be loaded."""
+    return sorted(
+        {path.stem for folder in resource_dirs("device_profiles") for path in folder.glob("*.toml")}
+    )
+
+
+def load_profile(name_or_path: str | Path) -> DeviceProfile:
+    """Read and check a device profile.
+
+    Parameters
+    ----------
+    name_or_path
+        A name from `profile_names`, or the path of a TOML file: anything with a ``/`` or ending in ``.toml``.
+
+    Raises
+    ------
+    UserError
+        If there is no such profile, or the file is unreadable, is not TOML, has unknown or missing keys, or
+        a value of the wrong type or out of range.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or "/" in text or text.endswith(".toml"):
+        return _read_profile(Path(name_or_path))
+    known = profile_names()
+    if text not in known:
+        raise UserError(
+            f"there is no device '{text}' (known: {', '.join(known)}; or give the path of a .toml file)"
+            f"{closest(text, known)}"
+        )
+    path = next(p for folder in resource_dirs("device_profiles") if (p := folder / f"{text}.toml").is_file())
+    profile = _read_profile(path)
+    if profile.name != text:
+        # A copied profile that kept its old name would overwrite the other device's latency table.
+        raise UserError(f"device profile {path}: name must be '{text}' like the file, not '{profile.name}'")
+    return profile
+
+
+def _read_profile(path: Path) -> DeviceProfile:
+    text = read_text(path, "device profile")
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"device profile {path} is not valid TOML: {error}") from error
+    return validated(DeviceProfile, data, f"device profile {path}")

@@ -1,0 +1,41 @@
+"""The one exception that means "you can fix this", and the spelling hint its sentences end with.
+
+Faults of aap-hw itself are ordinary exceptions and are not covered here; how either reaches the
+terminal is decided in `aap_hw.cli.main`.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake or a circumstance that the user can put right.
+
+    The message is one sentence on one line: what was wrong, why, and what to do about it. The command line
+    prints it without a traceback and exits with code 2.
+    """
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Suggest the known word that `word` was probably meant to be.
+
+    Parameters
+    ----------
+    word
+        What the user wrote.
+    known
+        The words that would have been accepted.
+
+    Returns
+    -------
+    str
+        ``"; did you mean 'x'?"``, ready to be appended to a sentence, or ``""`` if nothing is near enough.
+
+    Examples
+    --------
+    >>> closest("resnet81", ["resnet18", "vgg16_bn"])
+    "; did you mean 'resnet18'?"
+    """
+    by_lower_case = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
+    return f"; did you mean '{by_lower_case[near[0]]}'?" if near else ""

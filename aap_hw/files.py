@@ -1,0 +1,106 @@
+"""Reading and writing small files so that a crash never leaves half a file and errors name the path.
+
+Covers text and bytes that fit in memory. Not covered: locking between processes (the last writer wins) and
+what the contents mean.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from aap_hw.errors import UserError
+
+
+def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
+    """Write a file so that, at any moment, `path` holds either all of the old contents or all of the new.
+
+    Parameters
+    ----------
+    path
+        Where to write; its folder must exist. A symbolic link is followed.
+    data
+        Bytes, or text, which is encoded as UTF-8 with its line ends kept as they are.
+
+    Raises
+    ------
+    UserError
+        If the operating system refuses (missing or read-only folder, full disk, `path` is a folder).
+    """
+    content = data.encode() if isinstance(data, str) else data
+    target = Path(os.path.realpath(path))
+    temporary = target.parent / f".aap-hw-{secrets.token_hex(8)}.tmp"
+    try:
+        # 0o666 lets the umask decide; tempfile's 0600 would hide a shared table from colleagues.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(descriptor, "wb") as stream:
+            if target.is_file():
+                os.fchmod(stream.fileno(), target.stat().st_mode & 0o777)
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {_reason(error)}; check that its folder exists, is writable and has room"
+        ) from error
+    finally:
+        # After the rename there is nothing left under this name.
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+    _sync_folder(target.parent)
+
+
+def read_text(path: str | os.PathLike[str], what: str) -> str:
+    """Read a UTF-8 text file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        What the file is to the user, for the error sentence: ``"device profile"``, ``"latency table"``.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, cannot be read, or is not UTF-8 text.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read the {what} {path}: {_reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"cannot read the {what} {path}: byte {error.start} is not UTF-8 text; is this the right file?"
+        ) from error
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 digest of a file's bytes as 64 hexadecimal digits.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or cannot be read.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {_reason(error)}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut, on the file systems that can sync a folder."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__

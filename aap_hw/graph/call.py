@@ -1,0 +1,98 @@
+"""One call of an op with its arguments by name, whether the graph gives them by position or by keyword.
+
+Covers ops with a schema (aten and custom ones) and ``operator.getitem``; for anything else only the tensors
+that go in are known, and `name` is empty.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+POINTWISE_WITHOUT_TAG = frozenset({"hardswish"})
+
+
+def shape_of(node: Node) -> tuple[int, ...]:
+    """Shape of a node that yields one tensor."""
+    return tuple(node.meta["val"].shape)
+
+
+def is_tensor(node: Node) -> bool:
+    """Whether a node yields one tensor."""
+    return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+class Call:
+    """A call node read through its schema.
+
+    Parameters
+    ----------
+    node
+        A ``call_function`` node.
+
+    Attributes
+    ----------
+    name
+        Name of the aten op without namespace, overload and the underscore of in-place variants;
+        ``"getitem"``; or ``""`` for what is neither.
+    pointwise
+        Whether each element of the result depends only on the elements at its position.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.name = ""
+        self.pointwise = False
+        self._arguments: dict[str, Any] = {}
+        schema = getattr(node.target, "_schema", None)
+        if node.target is operator.getitem:
+            self.name = "getitem"
+            self._arguments = {"self": node.args[0], "index": node.args[1]}
+        elif schema is not None:
+            for position, argument in enumerate(schema.arguments):
+                if position < len(node.args):
+                    value: Any = node.args[position]
+                elif argument.name in node.kwargs:
+                    value = node.kwargs[argument.name]
+                else:
+                    value = argument.default_value
+                self._arguments[argument.name] = value
+            namespace, _, name = schema.name.partition("::")
+            if namespace == "aten":
+                self.name = name if name.startswith("__") else name.removesuffix("_")
+                tagged = torch.Tag.pointwise in getattr(node.target, "tags", ())
+                self.pointwise = tagged or self.name in POINTWISE_WITHOUT_TAG
+
+    def __getitem__(self, argument: str) -> Any:
+        return self._arguments[argument]
+
+    def get(self, argument: str, default: Any = None) -> Any:
+        """The argument's value, or `default` if this overload has no such argument."""
+        return self._arguments.get(argument, default)
+
+    @property
+    def first(self) -> Node:
+        """The first argument, which for most ops is the tensor that they transform."""
+        value = next(iter(self._arguments.values()))
+        assert isinstance(value, Node)
+        return value
+
+    @property
+    def tensors(self) -> list[Node]:
+        """The distinct tensor nodes that go in, by position or by keyword."""
+        return [node for node in self.node.all_input_nodes if is_tensor(node)]
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of the result, for ops that yield one tensor."""
+        return shape_of(self.node)
+
+    @property
+    def out_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of all the tensors that the op yields."""
+        value = self.node.meta.get("val")
+        values = value if isinstance(value, (tuple, list)) else [value]
+        return [tuple(item.shape) for item in values if isinstance(item, torch.Tensor)]

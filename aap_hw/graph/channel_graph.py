@@ -1,0 +1,206 @@
+"""The channel graph of a model: its channel groups, and models cut down along them.
+
+This is the package's front door; each step behind it has its own file: `labelling` walks the exported
+program, `groups` reads off what belongs together, `trial` checks what the program alone cannot show,
+`surgery` cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from aap_hw.errors import UserError, closest
+from aap_hw.graph import surgery
+from aap_hw.graph.call import is_tensor
+from aap_hw.graph.groups import ChannelGroup, Grouping, positions
+from aap_hw.graph.labelling import Labelling
+from aap_hw.graph.labels import IntArray
+from aap_hw.graph.trial import settle
+from aap_hw.graph.widths import WidthExpr, width_along, width_of_ids
+
+
+class ChannelGraph:
+    """Which channels of a network must be cut together. Made by `trace`.
+
+    Attributes
+    ----------
+    program
+        The exported program (aten ops, not decomposed) that everything was read from. Shares the weights of
+        the model that was traced.
+    groups
+        In the order in which the network first makes their channels.
+    """
+
+    def __init__(
+        self,
+        program: ExportedProgram,
+        labelling: Labelling,
+        grouping: Grouping,
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self.program = program
+        self.groups: list[ChannelGroup] = list(grouping.groups)
+        self._labelling = labelling
+        self._grouping = grouping
+        self._shapes = dict(shapes)
+        self._nodes: dict[str, Node] = {node.name: node for node in program.graph.nodes}
+
+    @staticmethod
+    def trace(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> ChannelGraph:
+        """Export a model as it runs in eval mode and find its channel groups.
+
+        The model is left as it was, training flags included.
+
+        Parameters
+        ----------
+        model
+            Any model that `torch.export` accepts.
+        example_inputs
+            One tensor per argument of the model; only their shapes and types matter.
+
+        Raises
+        ------
+        UserError
+            If the model cannot be exported.
+        """
+        if not isinstance(example_inputs, (tuple, list)):
+            raise UserError("example_inputs must be a tuple with one tensor per input of the model")
+        inputs = tuple(example_inputs)
+        program = _export(model, inputs)
+        labelling = Labelling(program, model)
+        grouping = settle(labelling, program, model, lambda trial: _export(trial, inputs))
+        return ChannelGraph(program, labelling, grouping, _shapes(model))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of every group, frozen ones included."""
+        return {group.name: group.width for group in self.groups}
+
+    def group(self, name: str) -> ChannelGroup:
+        """The group called `name`.
+
+        Raises
+        ------
+        UserError
+            If there is none.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise UserError(f"the network has no channel group '{name}'{closest(name, self.widths)}")
+
+    def width_of(self, node_name: str, dim: int = 1) -> WidthExpr:
+        """How long an axis of a node's output is, as a function of the widths of the groups.
+
+        Parameters
+        ----------
+        node_name
+            Name of a node of `program.graph` that yields one tensor.
+        dim
+            Which axis; negative counts from the last.
+
+        Raises
+        ------
+        UserError
+            If there is no such node, it yields no tensor, or its tensor has no such axis.
+        """
+        node = self._tensor(node_name)
+        shape = node.meta["val"].shape
+        if not -len(shape) <= dim < len(shape):
+            raise UserError(f"node '{node_name}' has {len(shape)} axes, so there is no axis {dim}")
+        dim %= len(shape)
+        parameter = self._labelling.parameter_name(node)
+        if parameter is None:
+            return width_along(self._labelling.of(node), dim, shape[dim], self._grouping)
+        ids = self._labelling.axes.get((parameter, dim))
+        return WidthExpr(shape[dim]) if ids is None else width_of_ids(ids, self._grouping)
+
+    def positions_of(self, node_name: str, group_name: str) -> tuple[int, IntArray]:
+        """Where the channels of a group are in a node's output.
+
+        Returns
+        -------
+        tuple
+            The axis that they run along, and an array of shape (width, multiplicity) with the positions of
+            each channel on it. For a node in the group's `observed` the positions are mostly just 0 to width
+            - 1, but not where its layer makes channels of several groups.
+
+        Raises
+        ------
+        UserError
+            If the node or the group does not exist, or the group's channels do not run along one axis of the
+            node.
+        """
+        labels = self._labelling.of(self._tensor(node_name))
+        number = self.groups.index(self.group(group_name))
+        if len(labels.dims) == 1:
+            (dim,) = labels.dims
+            index = positions(labels.ids.ravel(), self._grouping.member, self._grouping.rank, number)
+            if index.size:
+                return dim, index
+        raise UserError(f"the channels of '{group_name}' do not run along one axis of node '{node_name}'")
+
+    def cut(self, model: nn.Module, keep: Mapping[str, Sequence[int]]) -> nn.Module:
+        """Copy `model` with only the channels in `keep`; groups that are not in it keep all of theirs.
+
+        Parameters
+        ----------
+        model
+            The traced model, or one with the same parameters. It stays as it is.
+        keep
+            For each group that is cut, the channels that stay, in any order (they keep the network's).
+
+        Raises
+        ------
+        UserError
+            If a group is unknown or frozen, its indices are empty, not whole numbers, out of range or not
+            distinct, or `model` is not of the shape that was traced.
+        """
+        checked = surgery.checked_keep(self.groups, keep)
+        shapes = _shapes(model)
+        for name, shape in self._shapes.items():
+            if shapes.get(name) != shape:
+                found = f"is of shape {shapes[name]}" if name in shapes else "does not exist"
+                raise UserError(
+                    f"the model is not the one that was traced: its parameter '{name}' {found}, "
+                    f"not {shape}; trace it anew"
+                )
+        return surgery.cut(model, checked.values())
+
+    def unsupported_ops(self) -> dict[str, int]:
+        """How often channels reached an op without a rule, by op; those channels are frozen."""
+        return dict(self._labelling.unsupported)
+
+    def _tensor(self, node_name: str) -> Node:
+        node = self._nodes.get(node_name)
+        if node is None:
+            raise UserError(f"the graph has no node '{node_name}'{closest(node_name, self._nodes)}")
+        if not is_tensor(node):
+            raise UserError(f"node '{node_name}' does not yield one tensor")
+        return node
+
+
+def _export(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> ExportedProgram:
+    """Export in eval mode, and put every module's training flag back."""
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        return torch.export.export(model, inputs, strict=False)
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"torch.export cannot trace this {type(model).__name__}: {first_line or type(error).__name__}"
+        ) from error
+    finally:
+        for module, flag in training:
+            module.training = flag
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tuple(tensor.shape) for name, tensor in tensors}

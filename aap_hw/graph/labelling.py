@@ -1,0 +1,224 @@
+"""The walk through an exported program that gives every tensor its labels.
+
+Keeps the state that the rules in `rules` read and change: labels per node, atoms per parameter axis, ties and
+freezes, and the nodes whose correctness after a cut depends on numbers in the model's own code (`doubtful`).
+Grouping the result is done in `groups`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from aap_hw.graph.call import Call, is_tensor, shape_of
+from aap_hw.graph.labels import NO_ATOM, IntArray, Labels
+from aap_hw.graph.partition import Partition
+from aap_hw.graph.rules import RULES, Result
+from aap_hw.graph.rules.pointwise import pointwise
+from aap_hw.graph.source import explain, op_name
+
+_ROLE_RANK = {"out": 0, "depthwise": 0, "in": 0, "norm": 1, "scale": 2, "bias": 3, "fixed": 4}
+
+
+@dataclass(frozen=True)
+class Producer:
+    """A convolution or linear layer whose filters make channels.
+
+    Parameters
+    ----------
+    node
+        Its node in the graph.
+    ids
+        Atom of each of its output channels.
+    """
+
+    node: Node
+    ids: IntArray
+
+
+class Labelling:
+    """Labels of all the tensors of a program.
+
+    Parameters
+    ----------
+    program
+        What `torch.export` made of the model.
+    model
+        The model itself: tells which parameters are one tensor under two names and which module owns them.
+    """
+
+    def __init__(self, program: ExportedProgram, model: nn.Module) -> None:
+        self.partition = Partition()
+        self.labels: dict[Node, Result] = {}
+        self.axes: dict[tuple[str, int], IntArray] = {}
+        self.roles: dict[tuple[str, int], str] = {}
+        self.producers: list[Producer] = []
+        self.doubtful: list[Node] = []
+        self.unsupported: Counter[str] = Counter()
+        self._model = model
+        signature = program.graph_signature
+        canonical = canonical_names(model)
+        self._parameters = {
+            placeholder: canonical.get(name, name)
+            for placeholder, name in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items()
+        }
+        for node in program.graph.nodes:
+            self.labels[node] = self._visit(node)
+
+    # What the rules ask and say.
+
+    def of(self, node: Node) -> Labels:
+        """Labels of a node that yields one tensor, a parameter that takes part in arithmetic included."""
+        name = self.parameter_name(node)
+        if name is not None:
+            return self._plain_parameter(node)
+        labels = self.labels[node]
+        return labels if isinstance(labels, Labels) else Labels.none(len(shape_of(node)))
+
+    def channels(self, node: Node, dim: int, call: Call) -> IntArray:
+        """Atoms of a tensor along one axis, `NO_ATOM` where there are none.
+
+        Channels that run along another axis of the tensor are frozen, because `call` mixes them.
+        """
+        labels = self.of(node)
+        size = shape_of(node)[dim]
+        if labels.dims == {dim}:
+            return labels.ids.ravel()
+        self.freeze(labels, "mixes channels that run along another axis", call)
+        return np.full(size, NO_ATOM, dtype=np.int64)
+
+    def parameter_name(self, node: object) -> str | None:
+        """Canonical name of the parameter or buffer that a node stands for, or None if it is neither."""
+        return self._parameters.get(node.name) if isinstance(node, Node) else None
+
+    def parameter_axis(self, node: object, dim: int, role: str) -> IntArray | None:
+        """Atoms of one axis of a parameter, or None if `node` is not a parameter but computed."""
+        name = self.parameter_name(node)
+        if name is None:
+            return None
+        assert isinstance(node, Node)
+        key = (name, dim)
+        if key not in self.axes:
+            self.axes[key] = self.partition.new_atoms(shape_of(node)[dim])
+            self.roles[key] = role
+        elif _ROLE_RANK[role] < _ROLE_RANK[self.roles[key]]:
+            self.roles[key] = role
+        return self.axes[key]
+
+    def owner(self, node: Node) -> nn.Module:
+        """The module that holds a parameter."""
+        name = self.parameter_name(node)
+        assert name is not None
+        return self._model.get_submodule(name.rpartition(".")[0])
+
+    def tie(self, left: IntArray, right: IntArray, call: Call) -> None:
+        """Cut `left` and `right` only together; a partner that cannot be cut freezes the other."""
+        self.partition.tie(left, right, explain("is combined with channels that cannot be cut", call.node))
+
+    def tie_parameter(self, node: object, ids: IntArray, role: str, call: Call) -> None:
+        """Let the first axis of a per-channel parameter follow `ids`; None as a parameter is no parameter."""
+        if node is None:
+            return
+        atoms = self.parameter_axis(node, 0, role)
+        if atoms is None:
+            self.partition.freeze(ids, explain("meets a weight that the model computes", call.node))
+        else:
+            self.tie(ids, atoms, call)
+
+    def produced(self, node: Node, ids: IntArray) -> None:
+        """Note that the filters of `node` make the channels `ids`."""
+        self.producers.append(Producer(node, ids))
+
+    def freeze(self, labels: Labels, sentence: str, call: Call) -> None:
+        """Forbid cutting any channel in `labels`; the reason is `sentence` and where `call` stands."""
+        self.partition.freeze(labels.ids, explain(sentence, call.node))
+
+    def doubt(self, call: Call) -> None:
+        """Note that the model's own code may hold a channel count as a number here: to be tried out."""
+        self.doubtful.append(call.node)
+
+    def not_understood(self, call: Call) -> Result:
+        """Freeze everything that goes into an op without a rule, and label nothing that comes out."""
+        reached = False
+        for node in call.node.all_input_nodes:
+            result = self.labels.get(node)
+            parts = result if isinstance(result, tuple) else (self.of(node),) if is_tensor(node) else ()
+            for labels in parts:
+                reached = reached or bool(labels.dims)
+                self.freeze(labels, "reaches an operation that aap-hw does not understand", call)
+        if reached:
+            self.unsupported[op_name(call.node)] += 1
+        value = call.node.meta.get("val")
+        if isinstance(value, (tuple, list)):
+            return tuple(Labels.none(item.dim() if isinstance(item, torch.Tensor) else 0) for item in value)
+        return Labels.none(value.dim()) if isinstance(value, torch.Tensor) else None
+
+    # The walk.
+
+    def _visit(self, node: Node) -> Result:
+        if node.op == "placeholder":
+            return Labels.none(len(shape_of(node))) if is_tensor(node) else None
+        if node.op == "output":
+            for source in node.all_input_nodes:
+                if is_tensor(source):
+                    self.partition.freeze(
+                        self.of(source).ids, explain("reaches the network's output", source)
+                    )
+            return None
+        if node.op != "call_function":
+            return None
+        call = Call(node)
+        if not call.tensors and is_tensor(node) and node.meta["val"].numel() > 1:
+            self.doubt(call)
+        if not _static(node) or not all(_static(source) for source in node.all_input_nodes):
+            return self.not_understood(call)
+        function = RULES.get(call.name) or (pointwise if call.pointwise else None)
+        return function(self, call) if function else self.not_understood(call)
+
+    def _plain_parameter(self, node: Node) -> Labels:
+        """Labels of a parameter that an op reads as an ordinary tensor.
+
+        A vector (in any orientation) is one value per channel. The axes of anything larger are frozen: what
+        the op does with them is not followed.
+        """
+        shape = shape_of(node)
+        long = [dim for dim, size in enumerate(shape) if size > 1]
+        if len(long) == 1:
+            atoms = self.parameter_axis(node, long[0], "scale")
+            assert atoms is not None
+            return Labels.along(len(shape), long[0], atoms)
+        for dim in long:
+            atoms = self.parameter_axis(node, dim, "fixed")
+            assert atoms is not None
+            self.partition.freeze(atoms, f"parameter {self.parameter_name(node)} is read as a whole")
+        return Labels.none(len(shape))
+
+
+def canonical_names(model: nn.Module) -> dict[str, str]:
+    """For every name of a parameter or buffer, the first name under which the same tensor is known."""
+    first: dict[int, str] = {}
+    names: dict[str, str] = {}
+    for pairs in (
+        model.named_parameters(remove_duplicate=False),
+        model.named_buffers(remove_duplicate=False),
+    ):
+        for name, tensor in pairs:
+            names[name] = first.setdefault(id(tensor), name)
+    return names
+
+
+def _static(node: Node) -> bool:
+    value = node.meta.get("val")
+    values = value if isinstance(value, (tuple, list)) else [value]
+    return all(
+        type(size) is int and size > 0
+        for item in values
+        if isinstance(item, torch.Tensor)
+        for size in item.shape
+    )

@@ -1,0 +1,27 @@
+"""How channels pass through each family of aten ops; importing the package fills the table in `registry`."""
+
+from aap_hw.graph.rules import (
+    convolution,
+    layout,
+    normalisation,
+    pieces,
+    pointwise,
+    reduction,
+    reshape,
+    spatial,
+)
+from aap_hw.graph.rules.registry import RULES, Result, Rule
+
+__all__ = [
+    "RULES",
+    "Result",
+    "Rule",
+    "convolution",
+    "layout",
+    "normalisation",
+    "pieces",
+    "pointwise",
+    "reduction",
+    "reshape",
+    "spatial",
+]

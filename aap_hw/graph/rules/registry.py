@@ -1,0 +1,35 @@
+"""The table of rules: how labels pass through each family of ops. Adding an op is adding one function.
+
+A rule reads the labels of what goes in, ties or freezes atoms, and returns the labels of what comes out. A
+rule that meets a case it does not cover returns ``state.not_understood(call)``, which freezes all that went
+in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from aap_hw.graph.call import Call
+from aap_hw.graph.labels import Labels
+
+if TYPE_CHECKING:
+    from aap_hw.graph.labelling import Labelling
+
+Result: TypeAlias = Labels | tuple[Labels, ...] | None
+Rule: TypeAlias = "Callable[[Labelling, Call], Result]"
+
+RULES: dict[str, Rule] = {}
+"""Rule by op name (see `Call.name`)."""
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register the decorated function as the rule of the ops called `names`."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            assert name not in RULES, name
+            RULES[name] = function
+        return function
+
+    return register

@@ -1,0 +1,113 @@
+"""Cutting channels out of an eager model: a copy whose parameters, buffers and layer attributes are shorter.
+
+Works on what `groups` found; knows nothing of graphs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from operator import index as as_index
+
+import numpy as np
+import torch
+from torch import nn
+
+from aap_hw.errors import UserError, closest
+from aap_hw.graph.groups import ChannelGroup
+from aap_hw.graph.labels import IntArray
+
+
+def checked_keep(
+    groups: Sequence[ChannelGroup], keep: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[ChannelGroup, IntArray]]:
+    """Look up the groups in `keep` and sort their indices.
+
+    Raises
+    ------
+    UserError
+        If a group is unknown or frozen, or its indices are empty, not whole numbers, out of range or not
+        distinct.
+    """
+    by_name = {group.name: group for group in groups}
+    checked: dict[str, tuple[ChannelGroup, IntArray]] = {}
+    for name, indices in keep.items():
+        group = by_name.get(name)
+        if group is None:
+            raise UserError(f"the network has no channel group '{name}'{closest(name, by_name)}")
+        if group.frozen is not None:
+            raise UserError(
+                f"channel group '{name}' cannot be cut: it {group.frozen}; leave it out of the plan"
+            )
+        try:
+            numbers = sorted(as_index(number) for number in indices)
+        except TypeError as error:
+            raise UserError(f"channels of '{name}' to keep must be whole numbers: {error}") from error
+        if not numbers:
+            raise UserError(f"channel group '{name}' must keep at least one of its {group.width} channels")
+        if numbers[0] < 0 or numbers[-1] >= group.width:
+            wrong = numbers[0] if numbers[0] < 0 else numbers[-1]
+            raise UserError(
+                f"channel {wrong} of '{name}' does not exist: it has channels 0 to {group.width - 1}"
+            )
+        for left, right in pairwise(numbers):
+            if left == right:
+                raise UserError(f"channel {left} of '{name}' is listed twice; list every kept channel once")
+        checked[name] = (group, np.array(numbers, dtype=np.int64))
+    return checked
+
+
+def cut(model: nn.Module, keep: Iterable[tuple[ChannelGroup, IntArray]]) -> nn.Module:
+    """Copy `model` without the channels that `keep` leaves out of its groups."""
+    removed: dict[tuple[str, int], list[IntArray]] = defaultdict(list)
+    for group, kept in keep:
+        gone = np.setdiff1d(np.arange(group.width), kept)
+        for axis in group.axes:
+            removed[axis.parameter, axis.dim].append(axis.index[gone].ravel())
+    smaller = copy.deepcopy(model)
+    for (name, dim), positions in removed.items():
+        _shorten(smaller, name, dim, np.concatenate(positions))
+    for module in smaller.modules():
+        _refresh_attributes(module)
+    return smaller
+
+
+def _shorten(model: nn.Module, name: str, dim: int, removed: IntArray) -> None:
+    """Take positions out of one axis of a parameter or buffer, under all the names that it has."""
+    path, _, leaf = name.rpartition(".")
+    old: torch.Tensor = getattr(model.get_submodule(path), leaf)
+    left = np.setdiff1d(np.arange(old.shape[dim]), removed)
+    new = old.detach().index_select(dim, torch.from_numpy(left).to(old.device))
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    for module in model.modules():
+        stores: tuple[dict[str, nn.Parameter | None] | dict[str, torch.Tensor | None], ...] = (
+            module._parameters,
+            module._buffers,
+        )
+        for store in stores:
+            for own_name, tensor in store.items():
+                if tensor is old:
+                    store[own_name] = new  # type: ignore[assignment]
+
+
+def _refresh_attributes(module: nn.Module) -> None:
+    """Bring the counts that a layer keeps in line with its weights; forward passes read `groups`."""
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return
+    if isinstance(module, nn.modules.conv._ConvNd):
+        out_channels, in_per_group = module.weight.shape[:2]
+        if module.groups > 1 and module.in_channels == module.groups:
+            module.groups = out_channels // (module.out_channels // module.groups)
+        module.out_channels = out_channels
+        module.in_channels = in_per_group * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, (nn.modules.batchnorm._NormBase)):
+        for tensor in (module.weight, module.running_mean):
+            if tensor is not None:
+                module.num_features = tensor.shape[0]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.shape[0]

@@ -1,0 +1,106 @@
+"""A latency table as a JSON file: checked on loading, written so that two tables can be compared line by line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from aap_hw.compile.kernel import KernelKey
+from aap_hw.errors import UserError
+from aap_hw.files import read_text, write_atomic
+from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
+
+SCHEMA_VERSION = 1
+
+
+def load_table(path: Path) -> LatencyTable:
+    """Read a latency table.
+
+    Raises
+    ------
+    UserError : the file is missing, is not JSON, has another version, or does not follow the schema.
+    """
+    try:
+        document = json.loads(read_text(path, "latency table"))
+    except json.JSONDecodeError as problem:
+        raise UserError(
+            f"the latency table {path} is damaged or cut short ({problem.msg} at line {problem.lineno}); "
+            "restore it or profile the device again"
+        ) from problem
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} is not a latency table of version {SCHEMA_VERSION} (schema_version is {version!r}); "
+            "profile the device again, or use the version of aap-hw that wrote it"
+        )
+    problem = jsonschema.exceptions.best_match(_validator().iter_errors(document))
+    if problem is not None:
+        raise UserError(
+            f"the latency table {path} is not valid at {problem.json_path}: {problem.message[:200]}; "
+            "restore it or profile the device again"
+        )
+    return _from_document(document, path)
+
+
+def save_table(table: LatencyTable, path: Path) -> None:
+    """Write a latency table; the file is replaced as a whole or not at all."""
+    write_atomic(path, dump_table(table))
+
+
+def dump_table(table: LatencyTable) -> str:
+    """The text of a table: sorted keys, one point a line."""
+    kernels = []
+    for key in sorted(table.points):
+        rows = [
+            json.dumps([p.width_in, p.width_out, _rounded(p.median_us), _rounded(p.spread_us), p.samples])
+            for _, p in sorted(table.points[key].items())
+        ]
+        kernels.append(f'  {json.dumps(str(key))}: {{"points": [\n   ' + ",\n   ".join(rows) + "\n  ]}")
+    validation = [
+        json.dumps({**asdict(v), "input": list(v.input), "predicted_us": _rounded(v.predicted_us), "measured_us": _rounded(v.measured_us)}, sort_keys=True)
+        for v in table.validation
+    ]
+    parts = {
+        "device": _indented(table.device),
+        "kernels": "{\n" + ",\n".join(kernels) + "\n }",
+        "measurement": _indented(table.measurement),
+        "schema_version": str(SCHEMA_VERSION),
+        "validation": "[\n  " + ",\n  ".join(validation) + "\n ]" if validation else "[]",
+    }
+    return "{\n" + ",\n".join(f' "{name}": {text}' for name, text in parts.items()) + "\n}\n"
+
+
+def _from_document(document: dict[str, Any], path: Path) -> LatencyTable:
+    table = LatencyTable(document["device"], document["measurement"])
+    for text, kernel in document["kernels"].items():
+        key = KernelKey.parse(text)
+        for row in kernel["points"]:
+            point = LatencyPoint(*row)
+            if not (math.isfinite(point.median_us) and math.isfinite(point.spread_us)):
+                raise UserError(f"the latency table {path} has a latency that is not a number in '{text}'")
+            table.add(key, point)
+    for entry in document["validation"]:
+        table.validation.append(Validation(**{**entry, "input": tuple(entry["input"])}))
+    return table
+
+
+def _indented(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1, sort_keys=True).replace("\n", "\n ")
+
+
+def _rounded(value: float) -> float:
+    """Four significant digits: more than any timing can claim."""
+    return float(f"{value:.4g}")
+
+
+@functools.cache
+def _validator() -> jsonschema.Draft202012Validator:
+    schema = json.loads(resources.files("aap_hw.lut").joinpath("table.schema.json").read_text("utf-8"))
+    return jsonschema.Draft202012Validator(schema)

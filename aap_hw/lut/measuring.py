@@ -1,0 +1,136 @@
+"""Compiling table points in worker processes and timing them on a device.
+
+A point is timed as a small network that calls its kernel several times, each time with its own copy of the weights:
+call overhead is included, the activations are warm and the weights are not, as in a real network.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aap_hw.compile.build import build_kernel
+from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.target import CpuTarget
+from aap_hw.device.connection import Device
+from aap_hw.device.timing import time_function
+from aap_hw.lut.enumeration import Address
+from aap_hw.lut.table import LatencyPoint
+
+# Copies of a kernel's weights beyond this many bytes would only fill memory: the caches are long full.
+COPIES_BYTES = 64 << 20
+REFERENCE = (
+    KernelKey.make("conv2d", (14, 14), 1, kernel=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1), epilogue=("bias",)),
+    128,
+    128,
+)
+
+
+@dataclass(frozen=True)
+class CompiledBatch:
+    """Several points in one library: the i-th is its function ``point_i``."""
+
+    library: Path
+    points: tuple[Address, ...]
+    copies: tuple[int, ...]
+    shapes: tuple[tuple[tuple[int, ...], ...], ...]
+
+
+def compile_batch(points: Sequence[Address], target: CpuTarget, copies: int, library: Path) -> CompiledBatch:
+    """Compile points into one library that ``time_batch`` can run."""
+    from tvm import relax
+
+    from aap_hw.compile.network import export_library
+
+    builder = relax.BlockBuilder()
+    counts, shapes = [], []
+    for index, (key, width_in, width_out) in enumerate(points):
+        function = build_kernel(key, width_in, width_out, target)
+        code = builder.add_func(function.code, f"kernel_{index}")
+        constants = [a.shape for a in function.arguments if a.role in ("weight", "bias")]
+        activations = [a.shape for a in function.arguments if a.role not in ("weight", "bias")]
+        count = max(1, min(copies, COPIES_BYTES // max(1, 4 * sum(map(_size, constants)))))
+        all_shapes = [*activations, *constants * count]
+        inputs = [
+            relax.Var(f"p{index}_{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(all_shapes)
+        ]
+        shared, own = inputs[: len(activations)], inputs[len(activations) :]
+        with builder.function(f"point_{index}", inputs):
+            with builder.dataflow():
+                for copy in range(count):
+                    mine = own[copy * len(constants) : (copy + 1) * len(constants)]
+                    output_type = relax.TensorType(function.output_shape, "float32")
+                    value = builder.emit(relax.call_tir(code, [*shared, *mine], output_type))
+                result = builder.emit_output(value)
+            builder.emit_func_output(result)
+        counts.append(count)
+        shapes.append(tuple(all_shapes))
+    export_library(builder.get(), target, library)
+    return CompiledBatch(library, tuple(points), tuple(counts), tuple(shapes))
+
+
+def _size(shape: Sequence[int]) -> int:
+    return int(np.prod(shape))
+
+
+def time_batch(batch: CompiledBatch, device: Device) -> Iterator[tuple[Address, LatencyPoint]]:
+    """Time the points of a batch on a device, one after the other."""
+    library = device.load(batch.library)
+    random = np.random.default_rng(0)
+    for index, (key, width_in, width_out) in enumerate(batch.points):
+        inputs = [random.random(shape, dtype=np.float32) for shape in batch.shapes[index]]
+        timing = time_function(library, f"point_{index}", inputs, device.profile.measure)
+        calls = batch.copies[index]
+        point = LatencyPoint(
+            width_in, width_out, timing.median_us / calls, timing.spread_us / calls, timing.samples
+        )
+        yield (key, width_in, width_out), point
+
+
+class Compiler:
+    """Worker processes that compile batches of points."""
+
+    def __init__(self, target: CpuTarget, copies: int, folder: Path, workers: int) -> None:
+        self._options, self._threads, self._copies = dict(target.options), target.threads, copies
+        self._folder = folder
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupts)
+        self._count = 0
+
+    def submit(self, points: Sequence[Address]) -> Future[CompiledBatch]:
+        """Begin to compile one batch."""
+        self._count += 1
+        library = self._folder / f"batch_{self._count}.so"
+        return self._pool.submit(_compile, points, self._options, self._threads, self._copies, library)
+
+    def close(self) -> None:
+        """End the workers without waiting for what they are at."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _compile(
+    points: Sequence[Address], options: dict[str, object], threads: int, copies: int, library: Path
+) -> CompiledBatch:
+    return compile_batch(points, CpuTarget.of(options, threads), copies, library)
+
+
+def _ignore_interrupts() -> None:
+    # Ctrl-C reaches the whole process group; the parent decides what becomes of the work.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def compiler(target: CpuTarget, copies: int, folder: Path, workers: int) -> Iterator[Compiler]:
+    """Worker processes for the length of a ``with`` block."""
+    pool = Compiler(target, copies, folder, workers)
+    try:
+        yield pool
+    finally:
+        pool.close()

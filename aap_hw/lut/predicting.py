@@ -1,0 +1,69 @@
+"""What a table says of a whole network: its latency at a width plan, and the costs that a policy chooses by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from aap_hw.compile.partition import Kernel, Network
+from aap_hw.lut.enumeration import groups_of
+from aap_hw.lut.table import LatencyTable
+from aap_hw.policy import KernelCost
+
+
+@dataclass(frozen=True)
+class KernelLatency:
+    """One kernel of a network at its widths, with what the table says of it."""
+
+    kernel: str
+    key: str
+    width_in: int
+    width_out: int
+    latency_us: float
+    interpolated: bool
+
+
+def kernel_latencies(network: Network, widths: Mapping[str, int], table: LatencyTable) -> list[KernelLatency]:
+    """Latency of every kernel of a network under a width plan, in calling order.
+
+    Raises
+    ------
+    MissingKernelError : the table lacks one of them.
+    """
+    rows = []
+    for kernel in network.kernels:
+        key, width_in, width_out = kernel.at(widths)
+        found = table.latency(key, width_in, width_out)
+        rows.append(KernelLatency(kernel.name, str(key), width_in, width_out, found.us, found.interpolated))
+    return rows
+
+
+def predict_us(network: Network, widths: Mapping[str, int], table: LatencyTable) -> float:
+    """Latency of a network under a width plan: the sum over its kernels, in microseconds."""
+    return sum(row.latency_us for row in kernel_latencies(network, widths, table))
+
+
+def latency_costs(
+    network: Network, candidates: Mapping[str, Sequence[int]], table: LatencyTable
+) -> list[KernelCost]:
+    """Each kernel's latency in microseconds as a function of its groups' candidate widths.
+
+    Raises
+    ------
+    MissingKernelError : the table lacks a kernel.
+    """
+    return [_cost(kernel, candidates, table) for kernel in network.kernels]
+
+
+def _cost(kernel: Kernel, candidates: Mapping[str, Sequence[int]], table: LatencyTable) -> KernelCost:
+    # A group with one candidate is a constant; only free groups make a dimension.
+    names = groups_of(kernel)
+    free = tuple(name for name in names if len(candidates[name]) > 1)
+    costs = [
+        table.latency(*kernel.at(dict(zip(names, widths, strict=True)))).us
+        for widths in product(*(candidates[name] for name in names))
+    ]
+    return KernelCost(free, np.reshape(costs, [len(candidates[name]) for name in free]))

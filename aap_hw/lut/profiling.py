@@ -1,0 +1,201 @@
+"""The profile job: measure what a table lacks of a network, and store it.
+
+Points are compiled in worker processes and timed with the workers idle. Each is journalled as soon as it is measured;
+the table is written once, at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from aap_hw.compile.network import compile_network, with_layout_changes
+from aap_hw.compile.partition import Network, partition
+from aap_hw.device.connection import Device
+from aap_hw.device.timing import time_function
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from aap_hw.lut.enumeration import Address, granularity_of, group_candidates, points_of
+from aap_hw.lut.file import load_table, save_table
+from aap_hw.lut.journal import Journal
+from aap_hw.lut.measuring import REFERENCE, Compiler, compiler, time_batch
+from aap_hw.lut.predicting import predict_us
+from aap_hw.lut.table import LatencyTable, Validation
+
+POINTS_A_BATCH = 16
+
+
+@dataclass(frozen=True)
+class ProfileProgress:
+    """How far a profile is: points that this run has to measure, and how many of them are done."""
+
+    measured: int
+    total: int
+    kept: int
+    seconds_left: float | None
+
+
+ProgressCallback = Callable[[ProfileProgress], None]
+
+
+def profile_model(
+    name: str,
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    device: Device,
+    path: Path,
+    *,
+    on_progress: ProgressCallback = lambda _: None,
+    workers: int | None = None,
+) -> LatencyTable:
+    """Measure every point that the table at ``path`` lacks for a network, and write the table.
+
+    ``input_shape`` is (N, C, H, W); ``name`` is what the table calls the network.
+
+    A table that exists is extended. An interrupted call is taken up where it ended by the next one.
+
+    Raises
+    ------
+    UserError : the table or journal is of another device, damaged or cannot be written; a part of the model
+        has no kernel.
+    """
+    identity = device.describe().as_json()
+    spec = device.profile.widths
+    granularity = granularity_of(device.profile, device.target)
+    table = _open_table(path, device, granularity)
+    example = torch.zeros(input_shape)
+    graph = ChannelGraph.trace(module, (example,))
+    network = with_layout_changes(partition(graph))
+    wanted = points_of(network, group_candidates(graph, granularity, spec.at_most))
+    journal = Journal(path.with_name(path.name + ".journal"), identity)
+    try:
+        known = {(key, p.width_in, p.width_out) for key, p, _ in journal.entries}
+        missing = [a for a in wanted if a not in table and a not in known]
+        with tempfile.TemporaryDirectory(prefix="aap-hw-profile-") as folder:
+            workers = workers or os.cpu_count() or 1
+            with compiler(device.target, device.profile.measure.copies, Path(folder), workers) as pool:
+                reference = _Reference(device, pool)
+                _measure_points(missing, len(wanted), device, pool, reference, journal, on_progress)
+                _merge(table, journal, reference)
+                _validate_dense(table, name, module, network, device, Path(folder), reference)
+    finally:
+        journal.close()
+    table.device["date"] = date.today().isoformat()
+    save_table(table, path)
+    journal.remove()
+    return table
+
+
+def _open_table(path: Path, device: Device, granularity: int) -> LatencyTable:
+    description = device.describe().as_json()
+    if path.exists():
+        table = load_table(path)
+        differing = [name for name, value in description.items() if table.device.get(name) != value]
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"{path} holds latencies of another device ({name} {table.device.get(name)!r} there, "
+                f"{description[name]!r} here); write to another file with --out, or delete it"
+            )
+        table.measurement.update(granularity=granularity, at_most=device.profile.widths.at_most)
+        return table
+    facts: dict[str, Any] = {**description, "host": platform.platform(), "date": "", "provenance": "measured"}
+    measurement: dict[str, Any] = {
+        **device.profile.measure.model_dump(),
+        "statistic": "median",
+        "granularity": granularity,
+        "at_most": device.profile.widths.at_most,
+    }
+    return LatencyTable(facts, measurement)
+
+
+class _Reference:
+    """One fixed kernel, timed again and again: how fast the device is at the moment."""
+
+    def __init__(self, device: Device, pool: Compiler) -> None:
+        self._device = device
+        batch = pool.submit([REFERENCE]).result()
+        self._batch, self._library = batch, device.load(batch.library)
+
+    def time_us(self) -> float:
+        """Latency of the reference kernel now."""
+        inputs = [np.ones(shape, "float32") for shape in self._batch.shapes[0]]
+        timing = time_function(self._library, "point_0", inputs, self._device.profile.measure)
+        return timing.median_us / self._batch.copies[0]
+
+
+def _measure_points(
+    missing: Sequence[Address],
+    wanted: int,
+    device: Device,
+    pool: Compiler,
+    reference: _Reference,
+    journal: Journal,
+    on_progress: ProgressCallback,
+) -> None:
+    began, done = time.monotonic(), 0
+    on_progress(ProfileProgress(0, len(missing), wanted - len(missing), None))
+    batches = [missing[i : i + POINTS_A_BATCH] for i in range(0, len(missing), POINTS_A_BATCH)]
+    for pair in [batches[i : i + 2] for i in range(0, len(batches), 2)]:
+        # Both are awaited before anything is timed: a busy compiler would slow the kernels down.
+        for batch in [future.result() for future in [pool.submit(points) for points in pair]]:
+            reference_us = reference.time_us()
+            for (key, _, _), point in time_batch(batch, device):
+                journal.record(key, point, reference_us)
+                done += 1
+                left = (time.monotonic() - began) / done * (len(missing) - done)
+                on_progress(ProfileProgress(done, len(missing), wanted - len(missing), left))
+            batch.library.unlink(missing_ok=True)
+
+
+def _merge(table: LatencyTable, journal: Journal, reference: _Reference) -> None:
+    """Take the journal's points into the table, at the device speed that the table is scaled to."""
+    timed = [us for *_, us in journal.entries] or [reference.time_us()]
+    normal = table.measurement.setdefault("reference_us", round(statistics.median(timed), 3))
+    drift = max(timed) / min(timed) - 1
+    table.measurement["reference_drift"] = round(max(drift, table.measurement.get("reference_drift", 0.0)), 4)
+    for key, point, reference_us in journal.entries:
+        scale = normal / reference_us
+        table.add(key, replace(point, median_us=point.median_us * scale, spread_us=point.spread_us * scale))
+
+
+def _validate_dense(
+    table: LatencyTable,
+    name: str,
+    module: nn.Module,
+    network: Network,
+    device: Device,
+    folder: Path,
+    reference: _Reference,
+) -> None:
+    """Measure the unpruned network end to end, so that shares of its latency mean something."""
+    if table.dense_ms(name, network.input_shape) is not None:
+        return
+    library = folder / "dense.so"
+    example = torch.zeros(network.input_shape)
+    compile_network(module, example, device.target, library)
+    loaded = device.load(library)
+    before = reference.time_us()
+    timing = time_function(loaded, "main", [example.numpy()], device.profile.measure)
+    speed = table.measurement["reference_us"] / statistics.mean([before, reference.time_us()])
+    table.validation.append(
+        Validation(
+            name,
+            network.input_shape,
+            "dense",
+            predict_us(network, network.dense, table),
+            timing.median_us * speed,
+        )
+    )

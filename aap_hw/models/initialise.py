@@ -1,0 +1,70 @@
+"""Seeded weights and batch norm statistics for networks that have not been trained.
+
+Makes an untrained network worth comparing and timing: without statistics, torchvision's untrained networks
+shrink their input to about 1e-9, where every comparison of outputs passes. It does not make the outputs
+meaningful.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Set all weights anew, in place: a seed gives the same weights each time.
+
+    Convolutions and linear layers become He-normal (arXiv 1502.01852, equation 10) with zero bias; batch
+    norms become the identity. Tensors need not have held values before (`torch.nn.Module.to_empty`).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, BATCH_NORMS):
+                module.reset_parameters()
+
+
+@torch.no_grad()
+def calibrate_batch_norm(
+    model: nn.Module, input_shape: tuple[int, int, int], seed: int, batch: int = 4
+) -> None:
+    """Set all running means and variances, in place, to those of one seeded batch; the model ends in eval
+    mode.
+
+    Parameters
+    ----------
+    input_shape
+        (C, H, W) of the images to use; half the network's own height and width is close enough and quicker.
+    batch
+        How many images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    channels, height, width = input_shape
+    # Neighbouring pixels of photographs are alike; white noise would mostly cancel in the first convolution
+    # and leave statistics that are far too small for real images.
+    coarse = torch.randn(batch, channels, 8, 8, generator=generator)
+    fine = torch.randn(batch, channels, height, width, generator=generator)
+    images = F.interpolate(coarse, size=(height, width), mode="bilinear") + 0.2 * fine
+
+    model.eval()
+    norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over batches: of one batch, that batch itself
+        norm.train()  # only these, so that dropout draws nothing from the global generator
+    try:
+        model(images)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.zero_()

@@ -1,0 +1,116 @@
+"""The networks that can be asked for by name, and their weights.
+
+Four of torchvision, untrained, and two ResNets for small images, of which ResNet-20 also comes trained. It
+does not download weights and does not load checkpoints of the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from aap_hw.errors import UserError, closest
+from aap_hw.models.cifar_resnet import CifarResNet
+from aap_hw.models.initialise import calibrate_batch_norm, initialise
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """A network ready to use, in eval mode: images of (N, *input_shape) to logits of (N, classes)."""
+
+    name: str
+    module: nn.Module
+    input_shape: tuple[int, int, int]
+    classes: int
+
+
+@dataclass(frozen=True)
+class _Entry:
+    make: Callable[[], nn.Module]
+    input_shape: tuple[int, int, int]
+    classes: int
+    embedded: str | None = None
+
+
+def _torchvision(name: str) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import torchvision  # takes a second, which the ResNets for small images do without
+
+        module: nn.Module = torchvision.models.get_model(name, weights=None)
+        return module
+
+    return make
+
+
+_LARGE, _SMALL = (3, 224, 224), (3, 32, 32)
+_ENTRIES = {
+    "mobilenetv2": _Entry(_torchvision("mobilenet_v2"), _LARGE, 1000),
+    "resnet18": _Entry(_torchvision("resnet18"), _LARGE, 1000),
+    "resnet20": _Entry(lambda: CifarResNet(3), _SMALL, 10, "resnet20_fashion_mnist.safetensors"),
+    "resnet50": _Entry(_torchvision("resnet50"), _LARGE, 1000),
+    "resnet56": _Entry(lambda: CifarResNet(9), _SMALL, 10),
+    "vgg16_bn": _Entry(_torchvision("vgg16_bn"), _LARGE, 1000),
+}
+
+
+def names() -> tuple[str, ...]:
+    """All names that `build` accepts, sorted."""
+    return tuple(sorted(_ENTRIES))
+
+
+def build(name: str, weights: str | None = None) -> ZooModel:
+    """Make a network of the zoo; the same call gives the same weights each time.
+
+    Parameters
+    ----------
+    name
+        One of `names()`.
+    weights
+        None: untrained, with batch norm statistics of one seeded batch. ``"embedded"``: as trained on the
+        images that ship with the package, for ``resnet20`` (inputs as `LabelledImages.tensors` makes them).
+
+    Raises
+    ------
+    UserError
+        If there is no such network, it has no such weights, or the embedded file is missing or damaged.
+    """
+    entry = _ENTRIES.get(name)
+    if entry is None:
+        raise UserError(
+            f"there is no model named '{name}' (known: {', '.join(names())}){closest(name, _ENTRIES)}"
+        )
+    if weights not in (None, "embedded"):
+        raise UserError(f"there are no weights named '{weights}' for {name}; give 'embedded' or none")
+    if weights and entry.embedded is None:
+        with_weights = ", ".join(n for n, e in sorted(_ENTRIES.items()) if e.embedded)
+        raise UserError(f"{name} has no embedded weights; those that have: {with_weights}")
+    # On the meta device torch skips its own initialisation, which takes seconds for VGG-16.
+    with torch.device("meta"):
+        module = entry.make()
+    module.to_empty(device="cpu")
+    if weights and entry.embedded is not None:
+        _load_embedded(module, entry.embedded)
+    else:
+        initialise(module, seed=SEED)
+        channels, height, width = entry.input_shape
+        calibrate_batch_norm(module, (channels, min(height, 112), min(width, 112)), seed=SEED)
+    return ZooModel(name, module.eval(), entry.input_shape, entry.classes)
+
+
+def _load_embedded(module: nn.Module, file: str) -> None:
+    source = resources.files("aap_hw").joinpath("data", file)
+    try:
+        module.load_state_dict(safetensors.torch.load(source.read_bytes()))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"cannot read the embedded weights {source}: {reason}; install the package again"
+        ) from error

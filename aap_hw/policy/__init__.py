@@ -1,0 +1,24 @@
+"""What decides how wide each channel group is: candidates, their value, their cost, and the choice.
+
+Everything here takes and returns numbers. Nothing knows about torch, TVM or files; a latency is whatever the
+caller's tables say it is, in whatever unit its budget has.
+"""
+
+from aap_hw.policy.allocation import Allocation, Infeasible, Undecided, allocate
+from aap_hw.policy.budget import Budget, round_budgets
+from aap_hw.policy.candidates import best_channels, candidate_widths, kept_share
+from aap_hw.policy.problem import GroupChoice, KernelCost
+
+__all__ = [
+    "Allocation",
+    "Budget",
+    "GroupChoice",
+    "Infeasible",
+    "KernelCost",
+    "Undecided",
+    "allocate",
+    "best_channels",
+    "candidate_widths",
+    "kept_share",
+    "round_budgets",
+]

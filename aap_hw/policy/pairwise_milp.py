@@ -1,0 +1,156 @@
+"""The choice of widths as a mixed-integer linear program for HiGHS.
+
+Covers the formulation and its numerical scaling. What is asked of it, and what to make of the answers, is
+decided in `aap_hw.policy.allocation`.
+
+A binary x[g, i] says that group g gets its i-th width; those of a group add up to 1. The cost of a kernel of
+two groups depends on a product of two binaries; y[i, j] >= 0 stands for x[g, i] * x[h, j] and is tied to it
+by its marginals: the sum of y[i, j] over j is x[g, i], over i it is x[h, j]. Once x is integral this leaves y
+no freedom, so y may be continuous; before, it is the tightest relaxation that looks at one pair at a time.
+All kernels of one pair of groups share one y, whatever their resource.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from aap_hw.policy.problem import FloatArray, Plan, Problem
+
+_SCALE = 1e3
+"""Largest amount of any row or objective after scaling. HiGHS forgives absolute errors of 1e-6, which are
+then 1e-9 of the whole, while a kernel of a millionth of the whole still has a coefficient that it can see."""
+
+_STOPPED, _INFEASIBLE = 1, 2  # scipy.optimize.milp's status: out of time, no solution exists
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the solver found.
+
+    Parameters
+    ----------
+    plan
+        The best plan found, None if there is none.
+    bound
+        No plan has a higher value (a lower cost, when a cost was minimised).
+    stopped
+        Whether the time ran out, so that something better or anything at all may exist.
+    """
+
+    plan: Plan | None
+    bound: float
+    stopped: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Amount:
+    """``constant + coefficients @ variables``, and the size of number to expect of it."""
+
+    coefficients: FloatArray
+    constant: float
+    size: float
+
+
+class PairwiseProgram:
+    """Variables and rows for one problem, built once and solved for any objective and limits."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        sizes = [len(choice.widths) for choice in problem.choices]
+        self._starts = [0, *accumulate(sizes)]
+        pairs = {
+            tuple(sorted(table.groups))
+            for tables in problem.tables.values()
+            for table in tables
+            if len(table.groups) == 2
+        }
+        self._pair_start: dict[tuple[int, ...], int] = {}
+        end = self._starts[-1]
+        for g, h in sorted(pairs):
+            self._pair_start[g, h] = end
+            end += sizes[g] * sizes[h]
+        self._variables = end
+        self._ties = self._tie_rows(sizes)
+        self._amounts = {resource: self._amount(resource) for resource in problem.tables}
+
+    def most_value(self, limits: Mapping[str, float], *, relative_gap: float, time_limit_s: float) -> Answer:
+        """The plan of the highest value within the limits, or one within `relative_gap` of it."""
+        objective = np.zeros(self._variables)
+        for group, choice in enumerate(self._problem.choices):
+            objective[self._starts[group] : self._starts[group + 1]] = -choice.value
+        size = sum(float(np.abs(choice.value).max()) for choice in self._problem.choices)
+        answer = self._solve(_Amount(objective, 0.0, size or 1.0), limits, relative_gap, time_limit_s)
+        return Answer(answer.plan, -answer.bound, answer.stopped)
+
+    def least_cost(self, resource: str, limits: Mapping[str, float], *, time_limit_s: float) -> Answer:
+        """The plan that needs least of one resource within the limits on the others."""
+        return self._solve(self._amounts[resource], limits, 0.0, time_limit_s)
+
+    def _solve(
+        self, objective: _Amount, limits: Mapping[str, float], relative_gap: float, time_limit_s: float
+    ) -> Answer:
+        if not self._variables:
+            return Answer((), objective.constant, stopped=False)
+        ones = np.ones(self._ties.shape[0])
+        ones[len(self._problem.choices) :] = 0.0
+        rows = [LinearConstraint(self._ties, ones, ones)]
+        for resource, limit in limits.items():
+            amount = self._amounts[resource]
+            scale = _SCALE / amount.size
+            row = sp.csr_array(amount.coefficients[np.newaxis] * scale)
+            rows.append(LinearConstraint(row, -np.inf, (limit - amount.constant) * scale))
+        scale = _SCALE / objective.size
+        result = milp(
+            objective.coefficients * scale,
+            constraints=rows,
+            integrality=np.arange(self._variables) < self._starts[-1],
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": relative_gap, "time_limit": time_limit_s},
+        )
+        if result.status not in (0, _STOPPED, _INFEASIBLE):
+            raise RuntimeError(f"HiGHS gave up on the choice of widths: {result.message}")
+        bound = result.mip_dual_bound
+        bound = -math.inf if bound is None or math.isnan(bound) else bound / scale + objective.constant
+        if result.x is None:
+            return Answer(None, bound, result.status == _STOPPED)
+        plan = tuple(int(np.argmax(result.x[a:b])) for a, b in pairwise(self._starts))
+        return Answer(plan, bound, result.status == _STOPPED)
+
+    def _tie_rows(self, sizes: list[int]) -> sp.csr_array:
+        """First one row a group (its binaries add up to 1), then the marginals of each pair (equal to 0)."""
+        groups = len(sizes)
+        rows = [np.repeat(np.arange(groups), sizes)]
+        columns = [np.arange(self._starts[-1])]
+        entries = [np.ones(self._starts[-1])]
+        height = groups
+        for (g, h), start in self._pair_start.items():
+            y = start + np.arange(sizes[g] * sizes[h]).reshape(sizes[g], sizes[h])
+            for group, each in ((g, y), (h, y.T)):
+                size, partners = each.shape
+                row = height + np.arange(size)
+                rows += [np.repeat(row, partners), row]
+                columns += [each.ravel(), self._starts[group] + np.arange(size)]
+                entries += [np.ones(each.size), -np.ones(size)]
+                height += size
+        coordinates = (np.concatenate(rows), np.concatenate(columns))
+        shape = (height, self._variables)
+        return sp.csr_array(sp.coo_array((np.concatenate(entries), coordinates), shape=shape))
+
+    def _amount(self, resource: str) -> _Amount:
+        coefficients = np.zeros(self._variables)
+        constant, size = [], 0.0
+        for table in self._problem.tables[resource]:
+            if not table.groups:
+                constant.append(float(table.cost))
+                continue
+            pair = tuple(sorted(table.groups))
+            cost = table.cost if pair == table.groups else table.cost.T
+            start = self._pair_start[pair] if len(pair) == 2 else self._starts[pair[0]]
+            coefficients[start : start + cost.size] += cost.ravel()
+            size += float(np.abs(cost).max())
+        return _Amount(coefficients, math.fsum(constant), size or 1.0)

@@ -1,0 +1,148 @@
+"""The choice to be made, as tables: what each width of each group is worth, and what each kernel costs at it.
+
+Nothing is optimised here. This is also the one place where the cost of a plan is added up, so that the
+optimiser, its checks and the caller cannot disagree about it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+Plan = tuple[int, ...]
+"""For each group, the position of its chosen width among its candidates."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroupChoice:
+    """The candidate widths of one channel group and what each is worth.
+
+    Parameters
+    ----------
+    name
+        The group's name.
+    widths
+        Candidate widths in channels, ascending.
+    value
+        What each width is worth (for example the attention it keeps), not decreasing.
+    """
+
+    name: str
+    widths: tuple[int, ...]
+    value: FloatArray
+
+    def __post_init__(self) -> None:
+        value = np.asarray(self.value, dtype=np.float64)
+        object.__setattr__(self, "value", value)
+        widths = self.widths
+        if not widths or widths[0] < 1 or any(b <= a for a, b in pairwise(widths)):
+            raise ValueError(f"group {self.name}: widths must be positive and ascending, not {widths}")
+        if value.shape != (len(widths),):
+            raise ValueError(f"group {self.name}: {len(widths)} widths, but values of shape {value.shape}")
+        if not np.isfinite(value).all() or (np.diff(value) < 0).any():
+            raise ValueError(f"group {self.name}: values must be finite and must not decrease with the width")
+
+
+@dataclass(frozen=True, eq=False)
+class KernelCost:
+    """What one kernel costs at each candidate width of the groups it depends on.
+
+    Parameters
+    ----------
+    groups
+        Names of none, one or two groups: none for a cost that no choice changes, two for a kernel that reads
+        one group and writes the other. The same name twice is a kernel that reads and writes one group.
+    cost
+        One axis a group, following `GroupChoice.widths`. Any unit, the same as the resource's budget.
+    """
+
+    groups: tuple[str, ...]
+    cost: FloatArray
+
+    def __post_init__(self) -> None:
+        cost = np.asarray(self.cost, dtype=np.float64)
+        object.__setattr__(self, "cost", cost)
+        if len(self.groups) > 2 or cost.ndim != len(self.groups):
+            raise ValueError(f"kernel of groups {self.groups}: its cost has {cost.ndim} axes")
+        if not np.isfinite(cost).all():
+            raise ValueError(f"kernel of groups {self.groups}: a cost is not finite")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """One kernel's cost with its groups as positions, no position twice."""
+
+    groups: tuple[int, ...]
+    cost: FloatArray
+
+    def at(self, plan: Plan) -> float:
+        """Cost of the kernel under a plan."""
+        return float(self.cost[tuple(plan[group] for group in self.groups)])
+
+    def along(self, group: int, plan: Plan) -> FloatArray:
+        """Cost at every width of `group`, the other group as in the plan."""
+        where: tuple[int | slice, ...] = tuple(slice(None) if g == group else plan[g] for g in self.groups)
+        return np.asarray(self.cost[where])
+
+
+class Problem:
+    """Groups and the kernels of each resource, checked against each other.
+
+    Raises
+    ------
+    ValueError
+        If two groups have one name, or a kernel names an unknown group or has another number of widths.
+    """
+
+    def __init__(self, choices: Sequence[GroupChoice], costs: Mapping[str, Sequence[KernelCost]]) -> None:
+        self.choices = tuple(choices)
+        position = {choice.name: i for i, choice in enumerate(self.choices)}
+        if len(position) != len(self.choices):
+            raise ValueError("two groups have the same name")
+        self.tables = {
+            resource: tuple(self._table(resource, kernel, position) for kernel in kernels)
+            for resource, kernels in costs.items()
+        }
+
+    def _table(self, resource: str, kernel: KernelCost, position: Mapping[str, int]) -> Table:
+        unknown = [name for name in kernel.groups if name not in position]
+        if unknown:
+            raise ValueError(f"a {resource} cost depends on group {unknown[0]}, for which there is no choice")
+        groups = tuple(position[name] for name in kernel.groups)
+        expected = tuple(len(self.choices[group].widths) for group in groups)
+        if kernel.cost.shape != expected:
+            raise ValueError(
+                f"the {resource} cost of groups {kernel.groups} has shape {kernel.cost.shape}, "
+                f"but the groups have {expected} candidate widths"
+            )
+        if len(groups) == 2 and groups[0] == groups[1]:
+            return Table(groups[:1], np.diagonal(kernel.cost))
+        return Table(groups, kernel.cost)
+
+    def value(self, plan: Plan) -> float:
+        """What a plan is worth."""
+        return math.fsum(float(choice.value[i]) for choice, i in zip(self.choices, plan, strict=True))
+
+    def spent(self, resource: str, plan: Plan) -> float:
+        """What a plan costs; correctly rounded, so that the order of the kernels does not matter."""
+        return math.fsum(table.at(plan) for table in self.tables[resource])
+
+    def fits(self, plan: Plan, budgets: Mapping[str, float]) -> bool:
+        """Whether a plan keeps every budget, without any tolerance."""
+        return all(self.spent(resource, plan) <= budget for resource, budget in budgets.items())
+
+    def spent_along(self, resource: str, group: int, plan: Plan) -> FloatArray:
+        """Cost of the plan with each width of `group` in turn; rounded less carefully than `spent`."""
+        rest = math.fsum(table.at(plan) for table in self.tables[resource] if group not in table.groups)
+        return rest + sum(
+            (table.along(group, plan) for table in self.tables[resource] if group in table.groups),
+            start=np.zeros(len(self.choices[group].widths)),
+        )
+
+    def widest(self) -> Plan:
+        """The plan that prunes nothing."""
+        return tuple(len(choice.widths) - 1 for choice in self.choices)

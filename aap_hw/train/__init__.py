@@ -1,0 +1,1 @@
+"""Labelled images, and the loop that trains and evaluates on them."""

@@ -1,0 +1,145 @@
+"""Every way a command can end gives its exit code and one line; `--help` needs neither PyTorch nor TVM."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import pytest
+
+from aap_hw import __version__
+from aap_hw.cli.main import COMMANDS, LazyGroup, group
+from aap_hw.errors import UserError
+
+AVAILABLE = group.list_commands(click.Context(group))
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch, aap_hw: Callable[..., Any]) -> Callable[..., Any]:
+    """Call the command line with a sub-command ``fail`` that raises the given exception."""
+
+    def call(failure: BaseException, *arguments: str) -> Any:
+        @click.command()
+        def fail() -> None:
+            raise failure
+
+        monkeypatch.setattr(LazyGroup, "list_commands", lambda self, ctx: ["fail"])
+        monkeypatch.setattr(LazyGroup, "get_command", lambda self, ctx, name: fail)
+        return aap_hw(*arguments, "fail")
+
+    return call
+
+
+def test_user_error_is_one_line_and_code_2(failing: Callable[..., Any]) -> None:
+    outcome = failing(UserError("the table is\nfor another device"))
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == "aap-hw: error: the table is for another device\n"
+
+
+def test_fault_of_ours_is_one_line_and_code_1_and_says_how_to_see_more(failing: Callable[..., Any]) -> None:
+    outcome = failing(KeyError("x"))
+    assert (outcome.code, outcome.out) == (1, "")
+    assert (
+        outcome.err == "aap-hw: internal error: KeyError: 'x'; for the traceback run 'aap-hw --debug fail'\n"
+    )
+
+
+def test_debug_adds_the_traceback(failing: Callable[..., Any]) -> None:
+    for failure, code in ((ZeroDivisionError("z"), 1), (UserError("u"), 2)):
+        outcome = failing(failure, "--debug")
+        assert outcome.code == code
+        assert "Traceback" in outcome.err
+        assert outcome.err.splitlines()[-1].startswith("aap-hw: ")
+
+
+def test_ctrl_c_is_one_line_and_code_130(failing: Callable[..., Any]) -> None:
+    outcome = failing(KeyboardInterrupt())
+    assert outcome.code == 130
+    assert outcome.err.strip() == "aap-hw: interrupted; no file is left half-written"
+    outcome = failing(KeyboardInterrupt("the 412 points measured so far are kept"))
+    assert outcome.err.strip() == "aap-hw: interrupted; the 412 points measured so far are kept"
+
+
+def test_real_ctrl_c_ends_the_process_with_130() -> None:
+    script = (
+        "import sys, time, click\n"
+        "from aap_hw.cli.main import group, main\n"
+        "def wait(): print('ready', flush=True); time.sleep(60)\n"
+        "type(group).get_command = lambda self, ctx, name: click.Command('wait', callback=wait)\n"
+        "type(group).list_commands = lambda self, ctx: ['wait']\n"
+        "sys.exit(main(['wait']))\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(0.1)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=20)
+    finally:
+        child.kill()
+    assert child.returncode == 130
+    assert err.strip() == "aap-hw: interrupted; no file is left half-written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("devcies",), "there is no sub-command 'devcies'; did you mean 'devices'? (see 'aap-hw --help')"),
+        (("--wrong",), "(see 'aap-hw --help')"),
+        (("devices", "--wrong"), "(see 'aap-hw devices --help')"),
+        (("devices", "surplus"), "surplus"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(
+    aap_hw: Callable[..., Any], arguments: tuple[str, ...], sentence: str
+) -> None:
+    outcome = aap_hw(*arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("aap-hw: error: ")
+    assert outcome.err.count("\n") == 1
+    assert sentence in outcome.err
+
+
+def test_version(aap_hw: Callable[..., Any]) -> None:
+    assert __version__ in aap_hw("--version").out
+
+
+def test_help_lists_every_sub_command_that_exists(aap_hw: Callable[..., Any]) -> None:
+    outcome = aap_hw("--help")
+    assert outcome.code == 0
+    assert set(AVAILABLE) <= COMMANDS.keys()
+    for name in AVAILABLE:
+        assert f"\n  {name} " in outcome.out
+
+
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_help_of_each_sub_command_ends_with_an_example(aap_hw: Callable[..., Any], name: str) -> None:
+    outcome = aap_hw(name, "--help")
+    assert outcome.code == 0
+    assert outcome.out.rstrip().splitlines()[-1].startswith(f"    aap-hw {name}")
+
+
+def test_import_and_help_load_neither_torch_nor_tvm() -> None:
+    script = (
+        "import sys, aap_hw\n"
+        "from aap_hw.cli.main import COMMANDS, group, main\n"
+        "import click\n"
+        "main(['--help'])\n"
+        "for name in group.list_commands(click.Context(group)): main([name, '--help'])\n"
+        "print(sorted({'torch', 'tvm', 'scipy', 'numpy'} & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert child.stderr.strip() == "[]"
+
+
+def test_reader_that_stops_early_gets_no_traceback() -> None:
+    command = f"{sys.executable} -m aap_hw.cli.main devices --json | head -c 1"
+    child = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert child.stdout == "["
+    assert "Traceback" not in child.stderr

@@ -1,0 +1,39 @@
+"""What all tests share: one thread a process, repeatable property tests, a way to call the command line."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# Before anything imports NumPy, PyTorch or TVM, which read these once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TVM_NUM_THREADS", "1")
+
+import pytest
+from hypothesis import settings
+
+# No deadline: a first call may import or compile. Under CI the examples are the same every time.
+settings.register_profile("aap-hw", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("aap-hw")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a person sees of one call of the command line."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def aap_hw(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Call the command line in this process: ``aap_hw("devices", "--json").code == 0``."""
+    from aap_hw.cli.main import main
+
+    def call(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        code = main(arguments)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call

@@ -1,0 +1,68 @@
+"""The networks that people use: cut equals silenced to 1e-9 in float64, every width foretold, cuts of cuts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision.models as tv
+from torch import Tensor, nn
+
+from aap_hw.graph import ChannelGraph
+from aap_hw.models.cifar_resnet import CifarResNet
+from tests.graph.ground_truth import (
+    assert_cut_equals_silenced,
+    assert_widths_follow,
+    output,
+    random_keep,
+    silenced,
+    traced,
+)
+
+SIZE = (1, 3, 64, 64)
+NETS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
+    # name: how to build it, groups, of which frozen
+    "mobilenet_v2": (tv.mobilenet_v2, 26, 1),
+    "resnet18": (tv.resnet18, 13, 1),
+    "resnet50": (tv.resnet50, 38, 1),
+    "vgg16_bn": (functools.partial(tv.vgg16_bn, init_weights=False), 16, 1),
+    "resnet20": (functools.partial(CifarResNet, 3), 13, 4),
+    "resnet56": (functools.partial(CifarResNet, 9), 31, 4),
+    "small densenet": (functools.partial(tv.DenseNet, 4, (2, 3), 8, num_classes=10), 13, 1),
+    "small shufflenet": (functools.partial(tv.ShuffleNetV2, [2, 2, 2], [8, 16, 32, 64, 32]), 14, 1),
+    "mobilenet_v3_small": (tv.mobilenet_v3_small, 28, 1),
+}
+SLOW: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
+    "resnet34": (tv.resnet34, 21, 1),
+    "densenet121": (tv.densenet121, 121, 1),
+    "shufflenet_v2_x0_5": (tv.shufflenet_v2_x0_5, 22, 1),
+    "efficientnet_b0": (tv.efficientnet_b0, 41, 1),
+}
+each_net = pytest.mark.parametrize(
+    "name", [*NETS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+
+
+@functools.lru_cache(maxsize=1)
+def ready(name: str) -> tuple[nn.Module, ChannelGraph, Tensor]:
+    torch.manual_seed(0)
+    return traced((NETS | SLOW)[name][0](), SIZE)
+
+
+@each_net
+def test_cut_model_equals_silenced_model_and_every_width_is_foretold(name: str) -> None:
+    model, graph, images = ready(name)
+    _, groups, frozen = (NETS | SLOW)[name]
+    assert len(graph.groups) == groups
+    assert sum(group.frozen is not None for group in graph.groups) == frozen
+    assert graph.unsupported_ops() == {}
+
+    keep = random_keep(graph, seed=1)
+    assert output(model, images).std() > 1e-3, "a network that outputs nothing proves nothing"
+    assert (output(silenced(model, graph, keep), images) - output(model, images)).abs().max() > 1e-3
+    smaller = assert_cut_equals_silenced(model, graph, images, keep)
+    again = assert_widths_follow(graph, smaller, keep, images)
+    assert again.widths == graph.widths | {group: len(kept) for group, kept in keep.items()}
+    assert_cut_equals_silenced(smaller, again, images, random_keep(again, seed=2))

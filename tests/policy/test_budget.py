@@ -1,0 +1,108 @@
+"""Budgets are read as they are meant, refused in a sentence that says what to type, and approached evenly."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aap_hw.errors import UserError
+from aap_hw.policy import Budget, round_budgets
+
+DENSE_MS = 40.0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_ms"),
+    [
+        ("20ms", 20),
+        ("20 ms", 20),
+        (" 20MS ", 20),
+        ("0.02s", 20),
+        ("2e-2s", 20),
+        (".5ms", 0.5),
+        ("5.ms", 5),
+        ("+7ms", 7),
+        ("800us", 0.8),
+        ("800\N{MICRO SIGN}s", 0.8),
+        ("55%", 22),
+        ("55 %", 22),
+        ("12.5%", 5),
+        ("100%", 40),
+        ("60ms", 60),
+    ],
+)
+def test_a_budget_means_what_it_says(text, expected_ms):
+    assert Budget.parse(text).milliseconds(DENSE_MS) == pytest.approx(expected_ms, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("20", "no unit; type '20ms'"),
+        ("0.5", "no unit; type '0.5ms'"),
+        ("0ms", "not more than zero"),
+        ("0%", "not more than zero"),
+        ("-3ms", "not more than zero"),
+        ("-5%", "not more than zero"),
+        ("101%", r"more than the dense network takes \(100%\)"),
+        ("20min", "unknown unit 'min'"),
+        ("20 fps", "unknown unit 'fps'"),
+        ("20ms or so", "unknown unit"),
+        ("1e999ms", "too large"),
+        ("1e-999ms", "not more than zero"),
+        ("0,5ms", "decimal sign is a point"),
+        ("nanms", "not a number with a unit"),
+        ("inf%", "not a number with a unit"),
+        ("ms", "not a number with a unit"),
+        ("", "not a number with a unit"),
+        ("20ms30", "not a number with a unit"),
+        ("--20ms", "not a number with a unit"),
+    ],
+)
+def test_a_budget_that_cannot_be_meant_is_refused_with_what_to_type(text, complaint):
+    with pytest.raises(UserError, match=complaint) as refusal:
+        Budget.parse(text)
+    sentence = str(refusal.value)
+    assert "type " in sentence
+    assert "\n" not in sentence
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_positive_budget_or_a_user_error(text):
+    try:
+        budget = Budget.parse(text)
+    except UserError:
+        return
+    assert 0 < budget.milliseconds(DENSE_MS) < math.inf
+
+
+@given(st.floats(1e-3, 1e6), st.booleans())
+def test_a_written_budget_reads_back(amount, relative):
+    budget = Budget(min(amount / 1e6, 1.0) if relative else amount, relative)
+    again = Budget.parse(str(budget))
+    assert again.relative == relative
+    assert again.amount == pytest.approx(budget.amount, rel=1e-5)
+
+
+@pytest.mark.parametrize("dense_ms", [0.0, -1.0, math.nan, math.inf])
+def test_a_share_of_no_latency_is_refused(dense_ms):
+    with pytest.raises(ValueError, match="dense_ms"):
+        Budget.parse("55%").milliseconds(dense_ms)
+
+
+@given(st.floats(1e-3, 1e6), st.floats(1e-3, 1), st.integers(1, 50))
+def test_rounds_take_equal_shares_and_end_at_exactly_the_budget(dense, share, rounds):
+    budget = dense * share
+    budgets = round_budgets(dense, budget, rounds)
+    assert len(budgets) == rounds
+    assert budgets[-1] == budget
+    assert all(budget <= each <= dense * (1 + 1e-12) for each in budgets)
+    for before, after in zip([dense, *budgets], budgets, strict=False):
+        assert after / before == pytest.approx((budget / dense) ** (1 / rounds), rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [(10, 11, 3), (10, 0, 3), (10, -1, 3), (math.inf, 5, 3), (10, 5, 0)])
+def test_rounds_that_lead_nowhere_are_refused(bad):
+    with pytest.raises(ValueError, match=r"rounds|budget"):
+        round_budgets(*bad)

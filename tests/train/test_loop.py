@@ -1,0 +1,224 @@
+"""Training learns, repeats itself, and leaves usable weights however it ends."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from aap_hw.errors import UserError
+from aap_hw.train.data import LabelledImages
+from aap_hw.train.loop import TrainSettings, augment, evaluate, flushed_denormals, train
+
+SHAPE = (3, 12, 12)
+QUICK = TrainSettings(epochs=2, batch_size=20, learning_rate=0.05, warmup_epochs=0.5, crop_padding=1)
+
+
+@pytest.fixture(scope="module")
+def stripes():
+    """Horizontal against vertical stripes in noise: easy, but not for an untrained network."""
+    random = np.random.default_rng(0)
+
+    def draw(count):
+        labels = np.arange(count) % 2
+        wave = np.where(np.arange(12) // 3 % 2, 200, 20)
+        images = np.stack([np.tile(wave, (12, 1)) if label else np.tile(wave, (12, 1)).T for label in labels])
+        return np.clip(images + random.normal(0, 40, images.shape), 0, 255).astype(np.uint8), labels
+
+    return LabelledImages(*draw(210), *draw(60), ("horizontal", "vertical"))
+
+
+def small_model(seed=0, dropout=0.1):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(32, 2),
+        )
+
+
+def state_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_learns_what_an_untrained_network_does_not_know(stripes):
+    model = small_model()
+    before = evaluate(model, stripes, SHAPE)
+    result = train(model, stripes, TrainSettings(epochs=6, batch_size=20), seed=0, input_shape=SHAPE)
+    assert before < 80
+    assert result.accuracy > 95
+    assert result.history[-1].loss < result.history[0].loss
+    assert result.accuracy == evaluate(model, stripes, SHAPE)
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_does_not(stripes):
+    models = []
+    for seed, noise in ((3, 1), (3, 2), (4, 1)):
+        torch.manual_seed(noise)  # the surrounding program's random numbers must not matter
+        model = small_model(dropout=0.5)
+        train(model, stripes, QUICK, seed=seed, input_shape=SHAPE)
+        models.append(state_of(model))
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+
+
+def test_training_leaves_the_global_generator_alone(stripes):
+    torch.manual_seed(7)
+    expected = torch.rand(4)
+    torch.manual_seed(7)
+    train(small_model(), stripes, QUICK, seed=0, input_shape=SHAPE)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_each_epoch_is_reported_once(stripes):
+    reports = []
+    result = train(
+        small_model(), stripes, QUICK, seed=0, input_shape=SHAPE, on_epoch=lambda *args: reports.append(args)
+    )
+    assert [report[:2] for report in reports] == [(1, 2), (2, 2)]
+    assert [report[2:] for report in reports] == [(r.loss, r.accuracy, r.seconds) for r in result.history]
+
+
+def test_trained_model_is_contiguous_and_in_eval_mode(stripes):
+    model = small_model()
+    train(model, stripes, QUICK, seed=0, input_shape=SHAPE)
+    assert not any(module.training for module in model.modules())
+    assert all(tensor.is_contiguous() for tensor in model.state_dict().values())
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(stripes):
+    model = small_model()
+    good = {}
+
+    def poison(epoch, *_):
+        good.update(state_of(model))
+        # The next forward pass gives a loss that is not a number.
+        model[0].weight.data.fill_(float("nan"))
+
+    with pytest.raises(
+        UserError, match=r"epoch 2 of 2: the loss .* after epoch 1; try a learning rate below 0.05"
+    ):
+        train(model, stripes, QUICK, seed=0, input_shape=SHAPE, on_epoch=poison)
+    assert same(state_of(model), good)
+    assert not model.training
+
+
+def test_a_learning_rate_that_diverges_in_the_first_epoch_keeps_the_weights_from_before(stripes):
+    model = small_model()
+    before = state_of(model)
+    settings = TrainSettings(epochs=3, batch_size=20, learning_rate=1e30, warmup_epochs=0.0)
+    with pytest.raises(UserError, match="as they were before training"):
+        train(model, stripes, settings, seed=0, input_shape=SHAPE)
+    assert same(state_of(model), before)
+
+
+def test_ctrl_c_passes_through_and_keeps_the_last_complete_epoch(stripes):
+    model = small_model()
+    good = {}
+
+    def interrupt_in_second_epoch(module, inputs):
+        if good and module.training:
+            raise KeyboardInterrupt
+
+    model[0].register_forward_pre_hook(interrupt_in_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            model, stripes, QUICK, seed=0, input_shape=SHAPE, on_epoch=lambda *_: good.update(state_of(model))
+        )
+    assert same(state_of(model), good)
+    assert not model.training
+
+
+def test_evaluation_counts_correct_answers_and_keeps_the_mode(stripes):
+    class AlwaysFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return torch.tensor([1.0, 0.0]).expand(len(x), 2)
+
+    model = AlwaysFirst().train()
+    assert evaluate(model, stripes, SHAPE, batch_size=7) == 50.0
+    assert model.training
+
+
+def test_cosine_schedule_warms_up_and_falls_to_zero():
+    settings = TrainSettings(epochs=11, learning_rate=0.4, warmup_epochs=1.0)
+    assert settings.learning_rate_at(0.5) == pytest.approx(0.2)
+    assert settings.learning_rate_at(1.0) == pytest.approx(0.4)
+    assert settings.learning_rate_at(6.0) == pytest.approx(0.2)
+    assert settings.learning_rate_at(1 + 10 / 3) == pytest.approx(0.4 * (1 + math.cos(math.pi / 3)) / 2)
+    assert settings.learning_rate_at(11.0) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_step_schedule_falls_at_each_step():
+    settings = TrainSettings(epochs=9, learning_rate=0.1, schedule="step", steps=(3, 6), warmup_epochs=0.0)
+    rates = [settings.learning_rate_at(epoch) for epoch in (0.0, 2.99, 3.0, 5.99, 6.0)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"batch_size": 1},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"schedule": "cosin"},
+        {"warmup_epochs": -1},
+        {"momentum": 0.0},
+        {"momentum": 1.0, "nesterov": False},
+        {"weight_decay": -1e-4},
+        {"label_smoothing": 1.0},
+        {"crop_padding": -1},
+    ],
+)
+def test_settings_that_cannot_be_trained_with_are_refused_by_name(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        TrainSettings(**wrong)
+
+
+def test_a_single_image_is_refused():
+    one = np.zeros((1, 12, 12), np.uint8)
+    data = LabelledImages(one, np.zeros(1, np.int64), one, np.zeros(1, np.int64), ("a", "b"))
+    with pytest.raises(UserError, match="give at least 2"):
+        train(small_model(), data, QUICK, seed=0, input_shape=SHAPE)
+
+
+def test_augmentation_yields_shifted_and_mirrored_copies_and_all_of_them():
+    image = torch.arange(1, 13, dtype=torch.uint8).reshape(1, 3, 4)
+    padded = torch.nn.functional.pad(image, (1, 1, 1, 1))
+    shifted = [padded[:, y : y + 3, x : x + 4] for y in range(3) for x in range(3)]
+    # The shift comes last: a mirrored image is shifted by the same steps.
+    flipped = torch.nn.functional.pad(image.flip(2), (1, 1, 1, 1))
+    shifted += [flipped[:, y : y + 3, x : x + 4] for y in range(3) for x in range(3)]
+    possible = {copy.numpy().tobytes() for copy in shifted}
+    generator = torch.Generator().manual_seed(0)
+    made = augment(image.expand(500, 1, 3, 4), flip=True, padding=1, generator=generator)
+    assert made.shape == (500, 1, 3, 4)
+    assert {copy.contiguous().numpy().tobytes() for copy in made} == possible
+
+
+def test_no_augmentation_changes_nothing():
+    images = torch.randint(0, 256, (5, 2, 6, 7), dtype=torch.uint8)
+    assert torch.equal(augment(images, flip=False, padding=0, generator=torch.Generator()), images)
+
+
+def test_denormals_count_as_zero_inside_only():
+    tiny = torch.tensor([1e-39])
+    if not torch.set_flush_denormal(False) and (tiny * 1 == 0).item():
+        pytest.skip("this processor always flushes denormals")
+    with flushed_denormals():
+        assert (tiny * 1 == 0).item()
+    assert (tiny * 1 != 0).item()
