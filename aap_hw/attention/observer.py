@@ -31,8 +31,9 @@ def attention_scores(
 ) -> dict[str, NDArray[np.float64]]:
     """Attention of every channel of every group that may be cut.
 
-    For one activation Y it is ``A_c = reduce_hw((mean over all images of |Y[c, h, w]|) ** p)``; a group that
-    is read at several places gets the mean of their scores.
+    For one activation Y it is ``A_c = reduce_hw((mean over all images of |Y[c, h, w]|) ** p)``. A group that
+    is read at several nodes gets the mean of their scores, and so does a channel of a group that is several
+    channels of a node (as after a channel shuffle).
 
     Parameters
     ----------
@@ -94,10 +95,14 @@ class AttentionObserver:
         for group in cuttable:
             if not group.observed:
                 raise ValueError(f"the graph does not say where the attention of group {group.name} is read")
-        self._observed = {group.name: tuple(group.observed) for group in cuttable}
-        self._widths = {node: group.width for group in cuttable for node in group.observed}
-        self.sums = {node: ActivationSums() for node in self._widths}
-        self._network = _up_to_last(graph.program.module(check_guards=False), self._widths)
+        self._positions: dict[str, dict[str, NDArray[np.int64]]] = {}
+        self._dims: dict[str, int] = {}
+        for group in cuttable:
+            places = {node: graph.positions_of(node, group.name) for node in group.observed}
+            self._positions[group.name] = {node: index for node, (_, index) in places.items()}
+            self._dims |= {node: dim for node, (dim, _) in places.items()}
+        self.sums = {node: ActivationSums() for node in self._dims}
+        self._network = _up_to_last(graph.program.module(check_guards=False), self._dims)
         self._input = _input_of(self._network)
 
     def add(self, images: Tensor) -> None:
@@ -123,13 +128,12 @@ class AttentionObserver:
                 _Watcher(self._network, partial(self._see, images=len(part))).run(torch.cat([part, missing]))
 
     def _see(self, node: str, activation: object, images: int) -> None:
-        if node not in self._widths:
+        if node not in self._dims:
             return
-        expected = (self._input.shape[0], self._widths[node])
-        if not isinstance(activation, Tensor) or tuple(activation.shape[:2]) != expected:
-            shape = tuple(activation.shape) if isinstance(activation, Tensor) else type(activation).__name__
-            raise ValueError(f"node {node} should have {expected} images and channels, but is {shape}")
-        self.sums[node].add(activation[:images])
+        dim, batch = self._dims[node], self._input.shape[0]
+        if not isinstance(activation, Tensor) or dim == 0 or activation.shape[0] != batch:
+            raise ValueError(f"the first axis of node {node} is not that of the {batch} images")
+        self.sums[node].add(activation[:images].movedim(dim, 1))
 
     def merge(self, other: Self) -> None:
         """Add the sums of an observer of the same network, such as another process's."""
@@ -146,10 +150,13 @@ class AttentionObserver:
         """
         check_score(reduction, p)
         scores = {}
-        for group, nodes in self._observed.items():
-            if any(not self.sums[node].images for node in nodes):
+        for group, positions in self._positions.items():
+            if any(not self.sums[node].images for node in positions):
                 raise UserError(_NO_IMAGES)
-            scores[group] = np.mean([self.sums[node].scores(reduction, p) for node in nodes], axis=0)
+            read = [
+                self.sums[node].scores(reduction, p)[index].mean(axis=1) for node, index in positions.items()
+            ]
+            scores[group] = np.mean(read, axis=0)
             if not np.isfinite(scores[group]).all():
                 raise UserError(
                     f"the attention of group {group} is not finite, because its activations are not, or "

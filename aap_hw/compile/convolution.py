@@ -17,6 +17,7 @@ from tvm.s_tir import Schedule
 
 from aap_hw.compile.function import Argument, KernelFunction, apply_epilogue, primfunc, scheduled_code
 from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.shape import ConvolutionShape
 from aap_hw.compile.target import CpuTarget
 
 # Independent accumulators that keep two fused multiply-add units busy over their latency of about five cycles.
@@ -109,50 +110,6 @@ def build_convolution(key: KernelKey, width_in: int, width_out: int, target: Cpu
         return np.ascontiguousarray(padded.reshape(tiles, tile.channels, width_in, kh, kw).transpose(0, 3, 4, 2, 1))
 
     return KernelFunction(code, tuple(arguments), output_shape, pack)
-
-
-@dataclass(frozen=True)
-class ConvolutionShape:
-    """The sizes of a convolution that do not depend on its widths."""
-
-    batch: int
-    size: tuple[int, int]
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    planar: bool
-
-    @classmethod
-    def of(cls, key: KernelKey) -> ConvolutionShape:
-        height, width = key.size or (1, 1)
-        return cls(
-            key.batch,
-            (height, width),
-            key.pair("kernel", 1),
-            key.pair("stride", 1),
-            key.pair("padding", 0),
-            key.pair("dilation", 1),
-            key.attribute("layout") == "nchw",
-        )
-
-    @property
-    def out_height(self) -> int:
-        return _extent(self, 0)
-
-    @property
-    def out_width(self) -> int:
-        return _extent(self, 1)
-
-    def image(self, channels: int) -> tuple[int, ...]:
-        """Shape of the input: NCHW for a network's own input, else NHWC."""
-        n, (h, w) = self.batch, self.size
-        return (n, channels, h, w) if self.planar else (n, h, w, channels)
-
-
-def _extent(shape: ConvolutionShape, axis: int) -> int:
-    reach = shape.dilation[axis] * (shape.kernel[axis] - 1) + 1
-    return (shape.size[axis] + 2 * shape.padding[axis] - reach) // shape.stride[axis] + 1
 
 
 def padded_image(image: te.Tensor, shape: ConvolutionShape, channels: int) -> te.Tensor:

@@ -11,9 +11,10 @@ import tvm
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 
-from aap_hw.compile.convolution import ConvolutionShape, lanes_for, padded_image
+from aap_hw.compile.convolution import lanes_for, padded_image
 from aap_hw.compile.function import Argument, KernelFunction, apply_epilogue, primfunc, scheduled_code
 from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.shape import ConvolutionShape
 from aap_hw.compile.target import CpuTarget
 
 PIXELS = 8

@@ -143,15 +143,17 @@ class Labelling:
         """Note that the model's own code may hold a channel count as a number here: to be tried out."""
         self.doubtful.append(call.node)
 
-    def not_understood(self, call: Call) -> Result:
-        """Freeze everything that goes into an op without a rule, and label nothing that comes out."""
+    def not_understood(
+        self, call: Call, sentence: str = "reaches an operation that aap-hw does not understand"
+    ) -> Result:
+        """Freeze everything that goes into an op, for the reason `sentence`, and label nothing that comes out."""
         reached = False
         for node in call.node.all_input_nodes:
             result = self.labels.get(node)
             parts = result if isinstance(result, tuple) else (self.of(node),) if is_tensor(node) else ()
             for labels in parts:
                 reached = reached or bool(labels.dims)
-                self.freeze(labels, "reaches an operation that aap-hw does not understand", call)
+                self.freeze(labels, sentence, call)
         if reached:
             self.unsupported[op_name(call.node)] += 1
         value = call.node.meta.get("val")
@@ -196,7 +198,8 @@ class Labelling:
         for dim in long:
             atoms = self.parameter_axis(node, dim, "fixed")
             assert atoms is not None
-            self.partition.freeze(atoms, f"parameter {self.parameter_name(node)} is read as a whole")
+            reason = f"depends on {self.parameter_name(node)}, which is also used outside of its layer"
+            self.partition.freeze(atoms, reason)
         return Labels.none(len(shape))
 
 

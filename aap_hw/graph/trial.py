@@ -8,7 +8,9 @@ Nets without doubtful nodes need no trial.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -32,56 +34,64 @@ def settle(labelling: Labelling, program: ExportedProgram, model: nn.Module, exp
     is.
     """
     grouping = find_groups(labelling)
-    if not labelling.doubtful:
+    if not labelling.doubtful or _first_surprise(labelling, grouping, program, model, export) is None:
         return grouping
-    if not _follows(labelling, grouping, program, model, export):
-        for node in labelling.doubtful:
-            for source in (node, *node.all_input_nodes):
-                result = labelling.labels[source]
-                for labels in result if isinstance(result, tuple) else (result,):
-                    if isinstance(labels, Labels):
-                        sentence = "is reshaped to lengths that do not follow when channels are cut"
-                        labelling.partition.freeze(labels.ids, explain(sentence, node))
+    for node in labelling.doubtful:
+        reason = explain("is reshaped to lengths that do not follow when channels are cut", node)
+        for source in (node, *node.all_input_nodes):
+            result = labelling.labels[source]
+            for labels in result if isinstance(result, tuple) else (result,):
+                if isinstance(labels, Labels):
+                    labelling.partition.freeze(labels.ids, reason)
+    grouping = find_groups(labelling)
+    surprise = _first_surprise(labelling, grouping, program, model, export)
+    if surprise is not None:
+        reason = explain("is in a model that computes something else once it is cut", surprise)
+        for ids in labelling.axes.values():
+            labelling.partition.freeze(ids, reason)
         grouping = find_groups(labelling)
-        if not _follows(labelling, grouping, program, model, export):
-            for ids in labelling.axes.values():
-                labelling.partition.freeze(
-                    ids, "belongs to a model whose code does not follow when it is cut"
-                )
-            grouping = find_groups(labelling)
     return grouping
 
 
-def _follows(
+def _first_surprise(
     labelling: Labelling, grouping: Grouping, program: ExportedProgram, model: nn.Module, export: Exporter
-) -> bool:
-    keep = []
+) -> Node | None:
+    """Cut all groups a little and return the first node that differs from what was predicted, if one does."""
+    keep: dict[str, list[int]] = {}
     for number, group in enumerate(grouping.groups):
         if group.frozen is None and group.width > 1:
             # Different amounts, so that two errors do not cancel.
-            width = max(1, group.width - 1 - number % 3)
-            keep.append((group.name, list(range(width))))
+            keep[group.name] = list(range(max(1, group.width - 1 - number % 3)))
     if not keep:
-        return True
-    checked = surgery.checked_keep(grouping.groups, dict(keep))
-    widths = {group.name: group.width for group in grouping.groups} | {
-        name: len(kept) for name, (_, kept) in checked.items()
-    }
+        return None
+    checked = surgery.checked_keep(grouping.groups, keep)
+    widths = {group.name: group.width for group in grouping.groups}
+    widths.update({name: len(kept) for name, kept in keep.items()})
     try:
-        trial = export(surgery.cut(model, checked.values()))
+        with _quiet():
+            trial = export(surgery.cut(model, checked.values()))
     except Exception:
         # Whatever the model's code raises when its numbers no longer fit means the same: it does not follow.
-        return False
-    before, after = _tensors(program), _tensors(trial)
-    if [node.target for node in before] != [node.target for node in after]:
-        return False
-    return all(
-        _predicted(labelling, grouping, old, widths) == _shapes(new)
-        for old, new in zip(before, after, strict=True)
-    )
+        return labelling.doubtful[0]
+    before, after = _calls(program), _calls(trial)
+    for old, new in zip(before, after, strict=False):
+        if old.target != new.target or _predicted(labelling, grouping, old, widths) != _shapes(new):
+            return old
+    return None if len(before) == len(after) else before[-1]
 
 
-def _tensors(program: ExportedProgram) -> list[Node]:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep PyTorch from logging errors that a trial is there to find."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(previous)
+
+
+def _calls(program: ExportedProgram) -> list[Node]:
     return [node for node in program.graph.nodes if node.op == "call_function"]
 
 

@@ -131,8 +131,7 @@ class LabelledImages:
     def spread(self, split: Split, count: int) -> npt.NDArray[np.int64]:
         """Positions of `count` images (at most all of the split), evenly spaced over its order.
 
-        Of images in class order, such as the embedded ones, this is the same number of each class, give or take
-        one.
+        Of images in class order, such as the embedded ones, this is the same number of each class, or nearly.
 
         Raises
         ------

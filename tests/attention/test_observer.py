@@ -72,12 +72,17 @@ def graph_of(net, batch, **changed):
         "inner.0": (names["relu_"][0],),
         "hidden.0": (names["relu"][1],),
     } | changed
-    groups = [
-        SimpleNamespace(name=name, width=WIDTHS[name], frozen=None, observed=nodes)
-        for name, nodes in observed.items()
-    ]
-    groups.append(SimpleNamespace(name="classifier", width=5, frozen="reaches the output", observed=()))
-    return SimpleNamespace(program=program, groups=groups)
+    groups = [SimpleNamespace(name=name, frozen=None, observed=nodes) for name, nodes in observed.items()]
+    groups.append(SimpleNamespace(name="classifier", frozen="reaches the output", observed=()))
+    return SimpleNamespace(program=program, groups=groups, positions_of=one_to_one)
+
+
+def one_to_one(_node, group):
+    return 1, np.arange(WIDTHS[group]).reshape(-1, 1)
+
+
+def named(*names, observed):
+    return [SimpleNamespace(name=name, frozen=None, observed=observed) for name in names]
 
 
 def from_hooks(net, batch, reduction="mean", p=1.0):
@@ -202,11 +207,7 @@ def test_attention_that_is_not_finite_names_the_group(net):
 
 @pytest.mark.parametrize(
     ("observed", "complaint"),
-    [
-        ((), "group narrow is read"),
-        (("no_such_node",), "no_such_node"),
-        (("conv2d",), "node conv2d should have"),
-    ],
+    [((), "group narrow is read"), (("no_such_node",), "no_such_node")],
 )
 def test_a_graph_that_contradicts_itself_is_an_error(net, observed, complaint):
     with pytest.raises(ValueError, match=complaint):
@@ -219,9 +220,45 @@ def test_a_network_with_two_inputs_is_refused():
             return torch.relu(x) + y
 
     program = torch.export.export(Two(), (images(2), images(2)))
-    group = SimpleNamespace(name="g", width=3, frozen=None, observed=("relu",))
+    graph = SimpleNamespace(
+        program=program,
+        groups=named("g", observed=("relu",)),
+        positions_of=lambda _node, _group: (1, np.arange(3).reshape(-1, 1)),
+    )
     with pytest.raises(UserError, match="this one has 2"):
-        AttentionObserver(SimpleNamespace(program=program, groups=[group]))
+        AttentionObserver(graph)
+
+
+def test_channels_are_read_where_the_graph_says_that_they_are():
+    places = {
+        "pair": (1, np.array([[2, 0]])),
+        "single": (1, np.array([[1]])),
+        "row": (2, np.arange(8).reshape(4, 2)),
+    }
+    graph = SimpleNamespace(
+        program=torch.export.export(nn.ReLU(), (images(2),)),
+        groups=named("pair", "single", observed=("relu",)),
+        positions_of=lambda _node, group: places[group],
+    )
+    by_channel = images(2).relu().mean(dim=(0, 2, 3)).numpy()
+    scores = attention_scores(nn.ReLU(), [images(2)], graph=graph)
+    np.testing.assert_allclose(scores["pair"], [(by_channel[0] + by_channel[2]) / 2])
+    np.testing.assert_allclose(scores["single"], [by_channel[1]])
+
+    graph.groups = named("row", observed=("relu",))
+    by_row = images(2).relu().mean(dim=(0, 1, 3)).numpy()
+    scores = attention_scores(nn.ReLU(), [images(2)], graph=graph)
+    np.testing.assert_allclose(scores["row"], by_row.reshape(4, 2).mean(axis=1))
+
+
+def test_channels_along_the_axis_of_the_images_are_an_error():
+    graph = SimpleNamespace(
+        program=torch.export.export(nn.ReLU(), (images(2),)),
+        groups=named("g", observed=("relu",)),
+        positions_of=lambda _node, _group: (0, np.arange(2).reshape(-1, 1)),
+    )
+    with pytest.raises(ValueError, match="first axis of node relu"):
+        attention_scores(nn.ReLU(), [images(2)], graph=graph)
 
 
 def test_every_group_that_the_real_graph_may_cut_gets_a_score_per_channel(net):
@@ -240,3 +277,30 @@ def test_a_float32_network_on_its_own_trace_agrees_with_hooks(net):
     scores = attention_scores(net, batch.split(2))
     hooks = from_hooks(net, batch)
     np.testing.assert_allclose(scores["inner.0"], hooks["inner.0"], rtol=1e-4)
+
+
+class Shuffled(nn.Module):
+    """Two branches concatenated and shuffled, so that a group's channel is several of an activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.left, self.right = (nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8))
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        x = torch.cat([self.left(x).relu(), self.right(x).relu()], dim=1)
+        n, c, h, w = x.shape
+        kept, _ = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w).chunk(2, dim=1)
+        return self.head(kept)
+
+
+def test_a_shuffled_network_is_scored_in_batches_that_differ_in_length():
+    torch.manual_seed(0)
+    net = Shuffled().double().eval()
+    graph = ChannelGraph.trace(net, (images(3),))
+    many = attention_scores(net, images(7).split(3), graph=graph)
+    cuttable = {group.name: group.width for group in graph.groups if group.frozen is None}
+    assert cuttable
+    assert {group: score.size for group, score in many.items()} == cuttable
+    assert_same(many, attention_scores(net, [images(7)]))

@@ -53,7 +53,7 @@ def test_the_power_is_taken_after_the_mean_over_images_and_before_the_mean_over_
     assert added(activation).scores("max", 2).tolist() == [25]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.sampled_from(REDUCTIONS), st.integers(0, 999))
 def test_any_division_into_batches_and_processes_gives_the_scores_of_one_batch(lengths, reduction, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -106,6 +106,21 @@ class Shuffle(nn.Module):
         return self.head(self.b(self.depthwise(y)) + x)
 
 
+class ShuffleOtherWay(nn.Module):
+    """A shuffle whose code fixes the last axis: the first one gets shorter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv(3, 12)
+        self.last = conv(12, 6)
+        self.head = Head(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = x.view(x.size(0), -1, 3, 8, 8).transpose(1, 2).flatten(1, 2)
+        return self.head(self.last(x.unflatten(1, (4, -1)).permute(0, 2, 1, 3, 4).reshape(x.shape) * y))
+
+
 class Branches(nn.Module):
     """Chunks of a channel axis that take different ways and meet again."""
 
@@ -179,6 +194,7 @@ SOUND = (
     SqueezeExcite,
     SqueezeExciteLinear,
     Shuffle,
+    ShuffleOtherWay,
     Branches,
     Depthwise,
     Shared,

@@ -20,7 +20,7 @@ from aap_hw.policy import (
     candidate_widths,
     kept_share,
 )
-from aap_hw.policy.pairwise_milp import PairwiseProgram
+from aap_hw.policy.pairwise_milp import Answer, PairwiseProgram
 
 EXACT = 1e-9
 
@@ -134,7 +134,7 @@ def test_what_is_out_of_reach_names_the_smallest_amount_in_reach(rows):
     assert seen["alone" if rows == 1 else "together"] >= 10
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 1))
 def test_more_budget_never_gives_less_value(seed, low, high):
     choices, costs = random_instance(np.random.default_rng(seed), ["latency_ms"])
@@ -145,7 +145,7 @@ def test_more_budget_never_gives_less_value(seed, low, high):
     assert more.value >= less.value - EXACT
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.floats(0, 1), st.sampled_from([0.0, 1e-4, 0.05, 0.5]))
 def test_no_group_of_the_result_could_be_wider(seed, share, relative_gap):
     choices, costs = random_instance(np.random.default_rng(seed), ["latency_ms", "parameters"])
@@ -159,7 +159,7 @@ def test_no_group_of_the_result_could_be_wider(seed, share, relative_gap):
                 assert not fits(wider, budgets)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.floats(0, 1), st.sampled_from([1e-3, 0.05, 0.5]))
 def test_the_gap_that_is_reported_is_true(seed, share, relative_gap):
     choices, costs = random_instance(np.random.default_rng(seed), ["latency_ms"])
@@ -328,6 +328,21 @@ def test_without_time_to_find_or_exclude_a_plan_no_answer_is_made_up():
         allocate(choices, costs, {"latency_ms": 1e-6}, time_limit_s=0)
     with pytest.raises(Infeasible):
         allocate(choices, costs, {"latency_ms": 1e-6})
+
+
+def test_a_plan_that_overspends_is_no_proof_when_the_search_was_stopped(monkeypatch):
+    choices, costs = one_group(value=[1, 2, 3, 4], latency=[3, 1, 2, 4])
+
+    def stopped(program, resource, limits, *, time_limit_s):
+        return Answer(plan=(2,), bound=0.0, stopped=True)
+
+    def nothing(program, limits, *, relative_gap, time_limit_s):
+        return Answer(plan=None, bound=math.inf, stopped=True)
+
+    monkeypatch.setattr(PairwiseProgram, "least_cost", stopped)
+    monkeypatch.setattr(PairwiseProgram, "most_value", nothing)
+    with pytest.raises(Undecided):
+        allocate(choices, costs, {"latency_ms": 1.5})
 
 
 def test_groups_costs_and_budgets_must_belong_together():

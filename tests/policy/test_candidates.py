@@ -73,6 +73,10 @@ def test_smaller_widths_are_nested_in_larger_ones(scores, data):
 
 def test_of_equal_channels_the_first_are_kept():
     assert best_channels([2, 1, 2, 1, 1, 2], 4).tolist() == [0, 1, 2, 5]
+    scores = np.random.default_rng(0).integers(0, 3, 500)  # long enough for sorting that is not stable
+    in_order = sorted(range(500), key=lambda channel: (-scores[channel], channel))
+    for w in (50, 200, 450):
+        assert best_channels(scores, w).tolist() == sorted(in_order[:w])
 
 
 def test_a_group_without_any_attention_counts_each_channel_the_same():

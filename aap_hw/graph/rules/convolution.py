@@ -19,15 +19,17 @@ from aap_hw.graph.rules.registry import Result, rule
 if TYPE_CHECKING:
     from aap_hw.graph.labelling import Labelling
 
+_COMPUTED = "meets filters that the model computes"
+
 
 @rule("conv1d", "conv2d", "conv3d")
 def convolution(state: Labelling, call: Call) -> Result:
     """Input channels meet the weight's second axis, output channels are its first."""
     inputs, weight, groups = call["input"], call["weight"], int(call["groups"])
     if state.parameter_name(weight) is None:
-        return state.not_understood(call)
+        return state.not_understood(call, _COMPUTED)
     if groups > 1 and not isinstance(state.owner(weight), nn.modules.conv._ConvNd):
-        return state.not_understood(call)  # the group count is a number in code that surgery does not reach
+        return state.not_understood(call, "meets grouped filters whose number of groups the code fixes")
     rank = len(shape_of(inputs))
     channel_dim = rank - len(shape_of(weight)) + 1
     incoming = state.channels(inputs, channel_dim, call)
@@ -48,7 +50,9 @@ def convolution(state: Labelling, call: Call) -> Result:
 def linear(state: Labelling, call: Call) -> Result:
     """Features run along the last axis of input and output."""
     inputs, weight = call["input"], call["weight"]
-    if state.parameter_name(weight) is None or len(shape_of(weight)) != 2:
+    if state.parameter_name(weight) is None:
+        return state.not_understood(call, _COMPUTED)
+    if len(shape_of(weight)) != 2:
         return state.not_understood(call)
     rank = len(shape_of(inputs))
     state.tie(state.channels(inputs, rank - 1, call), _atoms(state, weight, 1, "in"), call)

@@ -1,0 +1,65 @@
+"""The sizes of a convolution, read from its key, and the arithmetic that follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aap_hw.compile.kernel import KernelKey
+
+
+@dataclass(frozen=True)
+class ConvolutionShape:
+    """The sizes of a convolution that do not depend on its widths."""
+
+    batch: int
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    planar: bool
+
+    @classmethod
+    def of(cls, key: KernelKey) -> ConvolutionShape:
+        height, width = key.size or (1, 1)
+        return cls(
+            key.batch,
+            (height, width),
+            key.pair("kernel", 1),
+            key.pair("stride", 1),
+            key.pair("padding", 0),
+            key.pair("dilation", 1),
+            key.attribute("layout") == "nchw",
+        )
+
+    @property
+    def out_height(self) -> int:
+        return _extent(self, 0)
+
+    @property
+    def out_width(self) -> int:
+        return _extent(self, 1)
+
+    def image(self, channels: int) -> tuple[int, ...]:
+        """Shape of the input: NCHW for a network's own input, else NHWC."""
+        n, (h, w) = self.batch, self.size
+        return (n, channels, h, w) if self.planar else (n, h, w, channels)
+
+
+def _extent(shape: ConvolutionShape, axis: int) -> int:
+    reach = shape.dilation[axis] * (shape.kernel[axis] - 1) + 1
+    return (shape.size[axis] + 2 * shape.padding[axis] - reach) // shape.stride[axis] + 1
+
+
+def multiply_accumulates(key: KernelKey, width_in: int, width_out: int) -> int:
+    """Multiply-accumulate operations of one call of a convolution or linear layer; 0 for other kernels.
+
+    N * H_out * W_out * KH * KW * C_in * C_out, without C_in where each channel has its own filter.
+    """
+    if key.op not in ("conv2d", "depthwise_conv2d", "linear"):
+        return 0
+    shape = ConvolutionShape.of(key)
+    per_pixel = shape.kernel[0] * shape.kernel[1] * width_out
+    if key.op != "depthwise_conv2d":
+        per_pixel *= width_in
+    return shape.batch * shape.out_height * shape.out_width * per_pixel

@@ -1,0 +1,105 @@
+"""A group is never wrong: what must not be cut is frozen and says why, and what is left can still be cut."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aap_hw.graph import ChannelGraph
+from aap_hw.models.cifar_resnet import CifarResNet
+from tests.graph.ground_truth import (
+    IMAGES,
+    assert_cut_equals_silenced,
+    assert_widths_follow,
+    random_keep,
+    traced,
+)
+from tests.graph.treacherous import FROZEN, Net
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_channels_that_must_not_be_cut_are_frozen_with_a_reason(name: str) -> None:
+    between, channels, word = FROZEN[name]
+    torch.manual_seed(0)
+    model, graph, images = traced(Net(between, channels), IMAGES)
+    stem = graph.group("stem.0")
+    assert stem.frozen is not None
+    assert word in stem.frozen
+    keep = random_keep(graph, seed=1)
+    smaller = assert_cut_equals_silenced(model, graph, images, keep)
+    assert_widths_follow(graph, smaller, keep, images)
+
+
+def test_the_reason_names_operation_node_and_line() -> None:
+    graph = ChannelGraph.trace(CifarResNet(3), (torch.zeros(1, 3, 32, 32),))
+    frozen = {group.name: group.frozen for group in graph.groups if group.frozen}
+    assert list(frozen) == ["conv1", "layer2.0.conv2", "layer3.0.conv2", "linear"]
+    reason = frozen["conv1"]
+    assert reason is not None
+    assert reason.startswith("is padded with extra channels (aten.pad.default, node 'pad', cifar_resnet.py:")
+    assert frozen["linear"] is not None
+    assert frozen["linear"].startswith("reaches the network's output (aten.linear.default, node 'linear', ")
+
+
+def test_both_sides_of_an_addition_freeze_if_one_does() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.a(x), self.b(x)
+            return self.c(a + b), b.flip(1)
+
+    graph = ChannelGraph.trace(Sum(), (torch.zeros(IMAGES),))
+    assert graph.groups[0].name == "a"
+    assert [axis.parameter for axis in graph.groups[0].axes if axis.role == "out"] == ["a.weight", "b.weight"]
+    assert all(group.frozen for group in graph.groups)
+    assert graph.unsupported_ops() == {"aten.flip.default": 1}
+
+
+def test_outputs_in_a_dictionary_and_the_input_freeze() -> None:
+    class Pieces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.on_image = nn.Conv2d(3, 3, 3, groups=3)
+            self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)
+
+        def forward(self, x: Tensor) -> dict[str, list[Tensor]]:
+            a = self.a(self.on_image(x)).relu()
+            return {"maps": [a, self.b(a)]}
+
+    groups = ChannelGraph.trace(Pieces(), (torch.zeros(IMAGES),)).groups
+    assert [group.name for group in groups] == ["on_image", "a", "b"]
+    assert all(group.frozen for group in groups)
+
+
+def test_a_layer_whose_channels_have_different_fates_makes_two_groups() -> None:
+    class Fates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sum, self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 5, 1), nn.Conv2d(3, 3, 1)
+            self.last = nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.relu(self.sum(x) + torch.cat([self.a(x), self.b(x)], 1)))
+
+    model, graph, images = traced(Fates(), IMAGES)
+    assert graph.widths == {"sum": 5, "sum#2": 3, "last": 4}
+    assert [group.observed for group in graph.groups] == [
+        ("relu", "conv2d_1"),
+        ("relu", "conv2d_2"),
+        ("conv2d_3",),
+    ]
+    dim, places = graph.positions_of("relu", "sum#2")
+    assert (dim, places.tolist()) == (1, [[5], [6], [7]])
+    keep = {"sum": [1, 4], "sum#2": [0, 2]}
+    smaller = assert_cut_equals_silenced(model, graph, images, keep)
+    assert_widths_follow(graph, smaller, keep, images)
+
+
+def test_a_model_without_filters_has_no_groups() -> None:
+    graph = ChannelGraph.trace(nn.ReLU(), (torch.zeros(IMAGES),))
+    assert graph.groups == []
+    assert graph.width_of("relu").at({}) == 3

@@ -1,0 +1,115 @@
+"""Small networks in which some channels must not be cut: the code fixes a number, or an op mixes channels.
+
+The channels that must be frozen are those that module `stem` makes; images are (2, 3, 8, 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.graph.nets import Head, conv
+
+
+class Net(nn.Module):
+    """`stem`, then `between` (which sees the module), then a head that takes `channels`."""
+
+    def __init__(self, between: Callable[[Net, Tensor], Tensor], channels: int = 8) -> None:
+        super().__init__()
+        self.stem = conv(3, 8)
+        self.between = between
+        self.filters = nn.Parameter(torch.randn(8, 1, 3, 3))
+        self.mixer = nn.Conv2d(8, 8, 1)
+        self.layer_norm, self.group_norm = nn.LayerNorm(8), nn.GroupNorm(2, 8)
+        self.transposed = nn.ConvTranspose2d(8, 8, 3)
+        self.last = conv(channels, 6)
+        self.head = Head(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.last(self.between(self, self.stem(x))))
+
+
+def _assign(net: Net, x: Tensor) -> Tensor:
+    y = net.mixer(x)
+    y[:, :4] = x[:, 4:]
+    return y
+
+
+def _fill(net: Net, x: Tensor) -> Tensor:
+    y = torch.empty(2, 8, 8, 8, dtype=x.dtype)
+    y.copy_(x)
+    return y
+
+
+FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
+    # name: what happens between stem and last, channels that last gets, a word of the reason
+    "literal slice": (lambda net, x: x[:, :4], 4, "aten.slice"),
+    "step slice": (lambda net, x: x[:, ::2], 4, "aten.slice"),
+    "select": (lambda net, x: x[:, 0].unsqueeze(1), 1, "aten.select"),
+    "index": (lambda net, x: x[:, [0, 3, 1]], 3, "aten.index"),
+    "unbind": (lambda net, x: torch.stack(x.unbind(1)[:3], 1), 3, "aten.unbind"),
+    "split": (lambda net, x: x.split(4, 1)[1], 4, "aten.split"),
+    "split into unequal pieces": (lambda net, x: x.split((3, 5), 1)[0], 3, "aten.split_with_sizes"),
+    "chunks of unequal size": (lambda net, x: x.chunk(3, 1)[2], 2, "aten.chunk"),
+    "assignment to a slice": (_assign, 8, "aten.slice"),
+    "copy into a new tensor": (_fill, 8, "aten.copy_"),
+    "option A": (lambda net, x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)), 12, "aten.pad"),
+    "crop and pad": (lambda net, x: F.pad(x, (0, 0, 0, 0, 1, -1)), 8, "aten.pad"),
+    "zeros beside": (lambda net, x: torch.cat([x, torch.zeros_like(x[:, :2])], 1), 10, "aten.slice"),
+    "zeros of the same shape": (lambda net, x: torch.cat([x, torch.zeros(x.shape)], 1), 16, "aten.zeros"),
+    "sum with zeros": (lambda net, x: x + torch.ones(1, 8, 1, 1), 8, "aten.add"),
+    "literal view": (lambda net, x: x.view(2, 8, -1).view(2, 8, 8, 8), 8, "aten.view"),
+    "literal flatten": (lambda net, x: x.reshape(-1, 8 * 64).view(2, -1, 8, 8), 8, "aten.reshape"),
+    "literal expand": (lambda net, x: x.expand(2, 8, 8, 8) * 2, 8, "aten.expand"),
+    "ambiguous shuffle": (
+        lambda net, x: x.view(2, x.size(1) // 2, 2, 8, 8).transpose(1, 2).reshape(x.shape),
+        8,
+        "aten.view",
+    ),
+    "halves of the batch": (lambda net, x: x.view(-1, 4, 8, 8)[:2], 4, "aten.slice"),
+    "squeeze all": (lambda net, x: x.mean((2, 3), keepdim=True).squeeze()[:, :, None, None], 8, "squeeze"),
+    "squeeze channels": (lambda net, x: x.squeeze(1), 8, "aten.squeeze"),
+    "layer norm": (
+        lambda net, x: net.layer_norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+        8,
+        "aten.layer_norm",
+    ),
+    "group norm": (lambda net, x: net.group_norm(x), 8, "aten.group_norm"),
+    "softmax": (lambda net, x: x.softmax(1), 8, "aten.softmax"),
+    "sum over channels": (lambda net, x: x - x.mean(1, keepdim=True), 8, "aten.mean"),
+    "maximum over channels": (lambda net, x: x - x.max(dim=1, keepdim=True).values, 8, "aten.max"),
+    "maximum over all": (lambda net, x: x / x.max(), 8, "aten.max"),
+    "product of matrices": (
+        lambda net, x: (x.flatten(2).transpose(1, 2) @ x.flatten(2))[:, None],
+        1,
+        "aten.matmul",
+    ),
+    "computed weight": (
+        lambda net, x: F.conv2d(x, net.mixer.weight - net.mixer.weight.mean()),
+        8,
+        "aten.conv2d",
+    ),
+    "depthwise without a layer": (
+        lambda net, x: F.conv2d(x, net.filters, padding=1, groups=8),
+        8,
+        "aten.conv2d",
+    ),
+    "transposed convolution": (lambda net, x: net.transposed(x), 8, "aten.conv_transpose2d"),
+    "filters read as a whole": (
+        lambda net, x: net.mixer(x) * net.mixer.weight.abs().mean(),
+        8,
+        "depends on mixer.weight",
+    ),
+    "pixel shuffle": (lambda net, x: F.pixel_shuffle(x, 2), 2, "aten.pixel_shuffle"),
+    "flip": (lambda net, x: x.flip(1), 8, "aten.flip"),
+    "channels meet rows": (lambda net, x: x + x.transpose(1, 2), 8, "aten.add"),
+    "pool over channels": (
+        lambda net, x: F.max_pool2d(x.permute(0, 2, 3, 1), 3, 1, 1).permute(0, 3, 1, 2),
+        8,
+        "aten.max_pool2d",
+    ),
+    "repeat": (lambda net, x: x.repeat(1, 2, 1, 1), 16, "aten.repeat"),
+}
