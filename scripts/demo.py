@@ -13,7 +13,19 @@ RUN = Path("runs/demo")
 TABLE = Path("runs/demo-lut/x86.json")
 STEPS = (
     ("profile", "--device", "x86", "--model", "resnet20", "--out", str(TABLE)),
-    ("prune", "--model", "resnet20", "--data", "embedded", "--lut", str(TABLE), "--budget", "50%", "--out", str(RUN)),
+    (
+        "prune",
+        "--model",
+        "resnet20",
+        "--data",
+        "embedded",
+        "--lut",
+        str(TABLE),
+        "--budget",
+        "50%",
+        "--out",
+        str(RUN),
+    ),
     ("deploy", str(RUN), "--device", "x86"),
 )
 

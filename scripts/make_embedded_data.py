@@ -74,13 +74,9 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     try:
         data = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(
-            f"cannot read {path}: {error}; install Debian's package dataset-fashion-mnist"
-        ) from error
+        raise UserError(f"cannot read {path}: {error}; install Debian's package dataset-fashion-mnist") from error
     if data[:3] != b"\0\0\x08":
-        raise UserError(
-            f"{path} is not an IDX file of bytes; install Debian's package dataset-fashion-mnist again"
-        )
+        raise UserError(f"{path} is not an IDX file of bytes; install Debian's package dataset-fashion-mnist again")
     axes = np.frombuffer(data, ">u4", count=data[3], offset=4).astype(int)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * len(axes)).reshape(axes)
 
@@ -114,9 +110,7 @@ def make(source: Path, out: Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--source", type=Path, default=SOURCE, help="folder of the four .gz files (default: %(default)s)"
     )

@@ -60,9 +60,7 @@ def report(epoch: int, epochs: int, loss: float, accuracy: float, seconds: float
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=SETTINGS.epochs, help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write to (default: %(default)s)")
     arguments = parser.parse_args()

@@ -80,9 +80,7 @@ def test_installed_wheel_finds_profiles_and_tables(tmp_path: Path) -> None:
         assert shipped == {path.name: path.read_bytes() for path in (ROOT / kind).iterdir()}
     assert (installed / "aap_hw" / "py.typed").is_file()
 
-    script = (
-        "import aap_hw; from aap_hw.cli.main import main; print(aap_hw.__file__); main(['devices', '--json'])"
-    )
+    script = "import aap_hw; from aap_hw.cli.main import main; print(aap_hw.__file__); main(['devices', '--json'])"
     child = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,

@@ -153,9 +153,7 @@ class AttentionObserver:
         for group, positions in self._positions.items():
             if any(not self.sums[node].images for node in positions):
                 raise UserError(_NO_IMAGES)
-            read = [
-                self.sums[node].scores(reduction, p)[index].mean(axis=1) for node, index in positions.items()
-            ]
+            read = [self.sums[node].scores(reduction, p)[index].mean(axis=1) for node, index in positions.items()]
             scores[group] = np.mean(read, axis=0)
             if not np.isfinite(scores[group]).all():
                 raise UserError(

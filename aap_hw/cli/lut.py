@@ -47,7 +47,13 @@ def _summary(table: LatencyTable) -> dict[str, object]:
             for key, rows in sorted(table.points.items())
         },
         "validation": [
-            {"model": v.model, "input": list(v.input), "plan": v.plan, "predicted_us": v.predicted_us, "measured_us": v.measured_us}
+            {
+                "model": v.model,
+                "input": list(v.input),
+                "plan": v.plan,
+                "predicted_us": v.predicted_us,
+                "measured_us": v.measured_us,
+            }
             for v in table.validation
         ],
     }
@@ -58,7 +64,9 @@ def _print(table: LatencyTable, points: bool) -> None:
     from rich.table import Table
 
     console, device, how = Console(), table.device, table.measurement
-    console.print(f"{device['name']}: {device['cpu']}, {device['threads']} thread(s), {device['provenance']} {device['date']}")
+    console.print(
+        f"{device['name']}: {device['cpu']}, {device['threads']} thread(s), {device['provenance']} {device['date']}"
+    )
     console.print(f"target {device['target']}, TVM {device['tvm']}, compiled on {device['host']}", soft_wrap=True)
     console.print(
         f"{how['statistic']} of {how['repeats']} samples; reference kernel {how['reference_us']} us, "

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "mobilenetv2"
 
 
-class InputShape(click.ParamType):
+class InputShape(click.ParamType[tuple[int, ...]]):
     """``CxHxW``, such as ``3x224x224``."""
 
     name = "CxHxW"
@@ -29,7 +29,7 @@ class InputShape(click.ParamType):
         return tuple(int(part) for part in value.split("x"))
 
 
-class BudgetText(click.ParamType):
+class BudgetText(click.ParamType[Any]):
     """A latency budget such as ``20ms``, ``0.02s`` or ``55%``."""
 
     name = "TIME"
@@ -48,7 +48,11 @@ input_option = click.option(
     "--input", "input_size", type=InputShape(), help="Input size; default: the model's usual one."
 )
 lut_option = click.option(
-    "--lut", "lut_path", required=True, metavar="FILE", help="The device's latency table, from 'aap-hw profile'."
+    "--lut",
+    "lut_path",
+    required=True,
+    metavar="FILE",
+    help="The device's latency table, from 'aap-hw profile'.",
 )
 budget_option = click.option(
     "--budget",

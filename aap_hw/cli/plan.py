@@ -17,12 +17,25 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="\b\nExample:\n  aap-hw plan --model mobilenetv2 --lut lut/x86.json --budget 60%")
-@click.option("--model", "model_name", default=DEFAULT_MODEL, metavar="NAME", show_default=True, help="Network to prune.")
+@click.option(
+    "--model",
+    "model_name",
+    default=DEFAULT_MODEL,
+    metavar="NAME",
+    show_default=True,
+    help="Network to prune.",
+)
 @lut_option
 @budget_option
 @input_option
 @click.option("--weights", metavar="NAME", help="'embedded' for resnet20; default: untrained.")
-@click.option("--calibration-images", default=64, show_default=True, type=click.IntRange(min=1), help="Images for attention.")
+@click.option(
+    "--calibration-images",
+    default=64,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Images for attention.",
+)
 @json_option
 def command(
     model_name: str,
@@ -35,7 +48,8 @@ def command(
 ) -> None:
     """Show how wide each channel group would be, what the table predicts and how much attention is kept."""
     from aap_hw.lut.file import load_table
-    from aap_hw.prune.rounds import Origin, PruneSettings, Task, plan_once
+    from aap_hw.prune.rounds import PruneSettings, Task, plan_once
+    from aap_hw.prune.run import Origin
     from aap_hw.train.data import load_embedded
 
     table = load_table(Path(lut_path))

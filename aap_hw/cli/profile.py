@@ -14,12 +14,22 @@ from aap_hw.cli.options import DEFAULT_MODEL, build_model, device_option, input_
     "  aap-hw profile --device x86 --model resnet20 --out lut/x86.json"
 )
 @device_option
-@click.option("--model", "model_name", default=None, metavar="NAME", help=f"Network to profile; default: {DEFAULT_MODEL}.")
+@click.option(
+    "--model",
+    "model_name",
+    default=None,
+    metavar="NAME",
+    help=f"Network to profile; default: {DEFAULT_MODEL}.",
+)
 @input_option
 @click.option("--out", "out", metavar="FILE", help="The table to write or extend; default: lut/DEVICE.json.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
 def command(
-    device: str, model_name: str | None, input_size: tuple[int, ...] | None, out: str | None, workers: int | None
+    device: str,
+    model_name: str | None,
+    input_size: tuple[int, ...] | None,
+    out: str | None,
+    workers: int | None,
 ) -> None:
     """Measure on the device what each width of each kernel of a network costs.
 

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     epilog="\b\nExamples:\n  aap-hw prune --model mobilenetv2 --lut lut/x86.json --budget 60%\n"
     "  aap-hw prune --model resnet20 --data embedded --lut lut/x86.json --budget 50% --out runs/first"
 )
-@click.option("--model", "model_name", default=DEFAULT_MODEL, metavar="NAME", show_default=True, help="Network to prune.")
+@click.option(
+    "--model",
+    "model_name",
+    default=DEFAULT_MODEL,
+    metavar="NAME",
+    show_default=True,
+    help="Network to prune.",
+)
 @lut_option
 @budget_option
 @input_option
@@ -25,7 +32,13 @@ if TYPE_CHECKING:
 @click.option("--weights", metavar="NAME", help="'embedded' (resnet20; the default with --data embedded) or none.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1), help="Steps to the budget.")
 @click.option("--epochs", default=4, show_default=True, type=click.IntRange(min=1), help="Epochs of training a round.")
-@click.option("--learning-rate", default=0.05, show_default=True, type=click.FloatRange(min=0, min_open=True), help="Of each round's start.")
+@click.option(
+    "--learning-rate",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Of each round's start.",
+)
 @click.option("--seed", default=0, show_default=True, type=int, help="Of training.")
 @click.option("--out", metavar="FOLDER", help="Run folder; default: runs/MODEL-DEVICE-BUDGET.")
 def command(
@@ -45,8 +58,8 @@ def command(
     from aap_hw.cli.screen import PruneScreen
     from aap_hw.lut.file import load_table
     from aap_hw.prune.device import device_of
-    from aap_hw.prune.rounds import Origin, PruneSettings, Task, prune
-    from aap_hw.prune.run import RunFolder
+    from aap_hw.prune.rounds import PruneSettings, Task, prune
+    from aap_hw.prune.run import Origin, RunFolder
     from aap_hw.train.data import load_embedded
     from aap_hw.train.loop import TrainSettings
 
@@ -61,9 +74,7 @@ def command(
     run = RunFolder(Path(out) if out else Path("runs") / name)
     run.create()
     screen = PruneScreen(run)
-    task = Task(
-        Origin(model.name, weights, model.input_shape), table, load_embedded(), data_name is not None, device
-    )
+    task = Task(Origin(model.name, weights, model.input_shape), table, load_embedded(), data_name is not None, device)
     training = TrainSettings(epochs=epochs, learning_rate=learning_rate)
     settings = PruneSettings(rounds=rounds, training=training, seed=seed)
     pruned, summary = prune(task, budget, settings, screen.event)

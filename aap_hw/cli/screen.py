@@ -85,9 +85,13 @@ class PruneScreen:
         figures = event.figures
         match event.name:
             case "start":
-                self._say(f"unpruned {figures['dense_ms']:.3f} ms{_accuracy(figures)}; budget {figures['budget_ms']:.3f} ms")
+                self._say(
+                    f"unpruned {figures['dense_ms']:.3f} ms{_accuracy(figures)}; budget {figures['budget_ms']:.3f} ms"
+                )
             case "measured":
-                self._say(f"  compiled and measured: {figures['measured_ms']:.3f} ms (predicted {figures['predicted_ms']:.3f})")
+                self._say(
+                    f"  compiled and measured: {figures['measured_ms']:.3f} ms (predicted {figures['predicted_ms']:.3f})"
+                )
             case "cut":
                 self._say(
                     f"round {figures['round']}/{figures['rounds']}: cut to {figures['predicted_ms']:.3f} ms predicted, "
@@ -124,7 +128,12 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
             grid.add_row(name, form.format(dense), form.format(pruned), f"{pruned / dense:.0%}")
 
     measured = summary.get("pruned_ms")
-    row("latency, ms, measured" if measured else "latency, ms, predicted", summary["dense_ms"], measured or summary["predicted_ms"], "{:.3f}")
+    row(
+        "latency, ms, measured" if measured else "latency, ms, predicted",
+        summary["dense_ms"],
+        measured or summary["predicted_ms"],
+        "{:.3f}",
+    )
     row("accuracy, %", summary.get("accuracy_dense"), summary.get("accuracy_pruned"), "{:.2f}")
     row("parameters", summary.get("params_dense"), summary.get("params_pruned"), "{:,}")
     row("multiply-accumulates", summary.get("macs_dense"), summary.get("macs_pruned"), "{:,}")

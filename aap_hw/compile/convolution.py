@@ -100,7 +100,10 @@ def build_convolution(key: KernelKey, width_in: int, width_out: int, target: Cpu
     if "add" in key.epilogue:
         arguments.append(Argument("residual", output_shape))
         tensors.append(residual)
-    arguments += [Argument("weight", tuple(int(d) for d in weight.shape)), Argument("bias", (tiles * tile.channels,))]
+    arguments += [
+        Argument("weight", tuple(int(d) for d in weight.shape)),
+        Argument("bias", (tiles * tile.channels,)),
+    ]
     weights_first = _weights_outermost(shape, width_in, width_out, target)
     code = _schedule(primfunc([*tensors, weight, bias, output]), tile, weights_first, target)
 

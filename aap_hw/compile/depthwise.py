@@ -32,9 +32,7 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
     output_shape = (key.batch, shape.out_height, shape.out_width, channels)
     sums = te.compute(
         output_shape,
-        lambda n, y, x, c: te.sum(
-            source[n, y * sh + ry * dh, x * sw + rx * dw, c] * weight[ry, rx, c], axis=[ry, rx]
-        ),
+        lambda n, y, x, c: te.sum(source[n, y * sh + ry * dh, x * sw + rx * dw, c] * weight[ry, rx, c], axis=[ry, rx]),
         name="sums",
     )
     residual = te.placeholder(output_shape, name="residual")

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from aap_hw.errors import UserError
 
-_TEXT = re.compile(r"^(?P<op>\S+) (?P<size>\d+(x\d+)*|-)(?P<attributes>( \w+=\S+)*) (?P<dtype>\w+) batch=(?P<batch>\d+)$")
+_TEXT = re.compile(
+    r"^(?P<op>\S+) (?P<size>\d+(x\d+)*|-)(?P<attributes>( \w+=\S+)*) (?P<dtype>\w+) batch=(?P<batch>\d+)$"
+)
 
 
 @dataclass(frozen=True, order=True)

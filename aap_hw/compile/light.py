@@ -86,9 +86,7 @@ def _global_average_pool(key: KernelKey, channels: int, _: int) -> Expression:
 
 def _activation(key: KernelKey, channels: int, _: int) -> Expression:
     image = _image(key, channels)
-    return [image], te.compute(
-        image.shape, lambda *i: apply_epilogue(image[i], [key.op], None, None), name="output"
-    )
+    return [image], te.compute(image.shape, lambda *i: apply_epilogue(image[i], [key.op], None, None), name="output")
 
 
 def _add(key: KernelKey, channels: int, _: int) -> Expression:

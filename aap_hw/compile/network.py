@@ -86,16 +86,14 @@ def lower_network(
                     name = f"{address[0].op}_{len(functions)}"
                     functions[address] = (builder.add_func(function.code, name), function)
                 code, function = functions[address]
-                operands = iter(kernel.inputs)
-                weight, bias = folded_weights(kernel, state)
-                arguments: list[relax.Expr] = []
-                for argument in function.arguments:
-                    if argument.role == "weight":
-                        arguments.append(relax.const(function.pack(weight)))
-                    elif argument.role == "bias":
-                        arguments.append(relax.const(np.pad(bias, (0, argument.shape[0] - len(bias)))))
-                    else:
-                        arguments.append(_shaped(builder, *values[next(operands)], argument.shape))
+                activations = iter(kernel.inputs)
+                constants = _constants(kernel, function, state)
+                arguments = [
+                    relax.const(constants[argument.role])
+                    if argument.role in constants
+                    else _shaped(builder, *values[next(activations)], argument.shape)
+                    for argument in function.arguments
+                ]
                 output_type = relax.TensorType(function.output_shape, "float32")
                 output = builder.emit(relax.call_tir(code, arguments, output_type))
                 values[kernel.name] = output, function.output_shape
@@ -111,15 +109,22 @@ def _shaped(
     return value if shape == wanted else builder.emit(relax.op.reshape(value, wanted))
 
 
-def folded_weights(kernel: Kernel, state: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and bias of a kernel with its batch normalisation folded in, computed in float64.
+def _constants(kernel: Kernel, function: KernelFunction, state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """The arrays of a kernel's weight and bias arguments; none for a kernel without weights."""
+    if kernel.weight is None or function.pack is None:
+        return {}
+    weight, bias = folded_weights(kernel, kernel.weight, state)
+    length = next(a.shape[0] for a in function.arguments if a.role == "bias")
+    return {"weight": function.pack(weight), "bias": np.pad(bias, (0, length - len(bias)))}
+
+
+def folded_weights(kernel: Kernel, name: str, state: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (the parameter ``name``) and bias of a kernel with its batch normalisation folded in, computed in float64.
 
     y = gamma * (w x + b - mean) / sqrt(variance + epsilon) + beta  =  (s w) x + (b - mean) s + beta,
     s = gamma / sqrt(variance + epsilon).
     """
-    if kernel.weight is None:
-        return np.empty(0, "float32"), np.empty(0, "float32")
-    weight = state[kernel.weight].double()
+    weight = state[name].double()
     zeros = torch.zeros(len(weight), dtype=torch.float64)
     bias = state[kernel.bias].double() if kernel.bias else zeros
     if (norm := kernel.normalization) is not None:

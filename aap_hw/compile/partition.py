@@ -160,7 +160,9 @@ class _Partition:
     def _linear(self, node: Node) -> None:
         image = _arguments(node)["input"]
         if image.meta["val"].dim() != 2:
-            raise UserError(f"a linear layer on a {image.meta['val'].dim()}-D tensor has no kernel yet{_source_line(node)}")
+            raise UserError(
+                f"a linear layer on a {image.meta['val'].dim()}-D tensor has no kernel yet{_source_line(node)}"
+            )
         self._weighted(node, image, "linear")
 
     def _weighted(self, node: Node, image: Node, op: str, **attributes: object) -> None:
@@ -253,19 +255,21 @@ class _Partition:
     def _slice(self, node: Node) -> None:
         image = node.args[0]
         assert isinstance(image, Node)
-        steps, last = {2: 1, 3: 1}, None
-        while last is None or (self._only_user(last) is not None and _operator(self._only_user(last)) == "slice"):
-            last = node if last is None else self._only_user(last)
-            assert last is not None
-            arguments = _arguments(last)
-            dim, start, step = arguments["dim"] % 4, arguments["start"] or 0, arguments["step"]
-            full = arguments["end"] is None or arguments["end"] >= arguments["self"].meta["val"].shape[dim]
-            if start != 0 or not full or (dim not in steps and step != 1):
-                raise UserError(f"this slice has no kernel yet{_source_line(last)}")
+        chain = [node]
+        while (follower := self._only_user(chain[-1])) is not None and _operator(follower) == "slice":
+            chain.append(follower)
+        steps = {2: 1, 3: 1}
+        for link in chain:
+            arguments = _arguments(link)
+            shape = arguments["self"].meta["val"].shape
+            dim, start, step = arguments["dim"] % len(shape), arguments["start"] or 0, arguments["step"]
+            full = arguments["end"] is None or arguments["end"] >= shape[dim]
+            if len(shape) != 4 or start != 0 or not full or (dim not in steps and step != 1):
+                raise UserError(f"this slice has no kernel yet{_source_line(link)}")
             if dim in steps:
                 steps[dim] *= step
-            self.absorbed.add(last)
-        self._emit(last, "subsample", image, [self.value[image]], stride=(steps[2], steps[3]))
+        self.absorbed.update(chain)
+        self._emit(chain[-1], "subsample", image, [self.value[image]], stride=(steps[2], steps[3]))
 
     def _pad(self, node: Node) -> None:
         image = node.args[0]
@@ -295,9 +299,7 @@ class _Partition:
         key = KernelKey.make(op, shape[2:], int(shape[0]), **attributes)
         width_in, width_out = self.graph.width_of(image.name), self.graph.width_of(node.name)
         self.value[node] = node.name
-        self.kernels.append(
-            Kernel(node.name, key, tuple(inputs), width_in, width_out, weight, bias, normalization)
-        )
+        self.kernels.append(Kernel(node.name, key, tuple(inputs), width_in, width_out, weight, bias, normalization))
 
     def _only_user(self, node: Node) -> Node | None:
         users = list(node.users)

@@ -55,9 +55,7 @@ class CpuTarget:
                 "correct [target] in the device profile"
             ) from problem
         if target.kind.name != "llvm":
-            raise UserError(
-                f"the target kind {target.kind.name!r} has no kernels in this version; use a CPU profile"
-            )
+            raise UserError(f"the target kind {target.kind.name!r} has no kernels in this version; use a CPU profile")
         lanes = max(4, bits // FLOAT_BITS)
         is_x86 = "aarch64" not in str(options.get("mtriple", "x86_64"))
         registers = 16 if is_x86 and lanes < 16 else 32

@@ -108,12 +108,12 @@ def deploy(run: RunFolder, device: Device, data: LabelledImages, folder: Path | 
 
 @torch.no_grad()
 def _expected(module: nn.Module, images: torch.Tensor) -> np.ndarray:
-    return np.concatenate([module(batch).numpy() for batch in images.split(100)])
+    return np.concatenate([module(batch).numpy() for batch in torch.split(images, 100)])
 
 
 def _outputs(library: LoadedLibrary, images: torch.Tensor) -> np.ndarray:
     outputs = []
-    for image in images.split(1):
+    for image in torch.split(images, 1):
         library.set_inputs("main", [image.numpy()])
         outputs.append(library.run("main"))
     return np.concatenate(outputs)

@@ -43,9 +43,7 @@ class TargetSpec(_Table):
 
     @model_validator(mode="after")
     def _only_keys_of_its_kind(self) -> Self:
-        allowed = {"host": (), "llvm": ("tag", "mtriple", "mcpu", "mattr"), "cuda": ("tag", "arch")}[
-            self.kind
-        ]
+        allowed = {"host": (), "llvm": ("tag", "mtriple", "mcpu", "mattr"), "cuda": ("tag", "arch")}[self.kind]
         if self.tag is not None:
             # TVM lets keys given beside a tag silently replace the tag's own, its host CPU included.
             allowed = ("tag",)
@@ -71,9 +69,7 @@ class ConnectSpec(_Table):
 
     kind: Literal["local", "rpc", "tracker"] = Field(description='"local", "rpc" or "tracker"')
     host: _Line | None = Field(None, description="a host name or an IP address")
-    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
-        None, description="a whole number from 1 to 65535"
-    )
+    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(None, description="a whole number from 1 to 65535")
     key: _Line | None = Field(None, description="the key under which the board registers at the tracker")
 
     @model_validator(mode="after")
@@ -105,9 +101,7 @@ class MeasureSpec(_Table):
 class WidthsSpec(_Table):
     """Which widths are worth measuring: multiples of the granularity, at most so many for one group."""
 
-    granularity: Literal["vector"] | _Count = Field(
-        "vector", description='"vector" or a whole number of at least 1'
-    )
+    granularity: Literal["vector"] | _Count = Field("vector", description='"vector" or a whole number of at least 1')
     at_most: _Count = Field(8, description="a whole number of at least 1")
 
 
@@ -197,9 +191,7 @@ class DeviceProfile(_Table):
 
 def profile_names() -> list[str]:
     """List, sorted, the names under which profiles can be loaded."""
-    return sorted(
-        {path.stem for folder in resource_dirs("device_profiles") for path in folder.glob("*.toml")}
-    )
+    return sorted({path.stem for folder in resource_dirs("device_profiles") for path in folder.glob("*.toml")})
 
 
 def load_profile(name_or_path: str | Path) -> DeviceProfile:

@@ -34,9 +34,7 @@ class Timing:
         return cls(middle, high - low, len(samples_us))
 
 
-def time_function(
-    library: LoadedLibrary, function: str, inputs: Sequence[np.ndarray], measure: MeasureSpec
-) -> Timing:
+def time_function(library: LoadedLibrary, function: str, inputs: Sequence[np.ndarray], measure: MeasureSpec) -> Timing:
     """Time one function of a library."""
     library.set_inputs(function, inputs)
     number = _calls_a_sample(library, function, measure)

@@ -146,7 +146,7 @@ class Labelling:
     def not_understood(
         self, call: Call, sentence: str = "reaches an operation that aap-hw does not understand"
     ) -> Result:
-        """Freeze everything that goes into an op, for the reason `sentence`, and label nothing that comes out."""
+        """Freeze all that goes into an op, for the reason `sentence`, and label nothing that comes out."""
         reached = False
         for node in call.node.all_input_nodes:
             result = self.labels.get(node)
@@ -169,9 +169,7 @@ class Labelling:
         if node.op == "output":
             for source in node.all_input_nodes:
                 if is_tensor(source):
-                    self.partition.freeze(
-                        self.of(source).ids, explain("reaches the network's output", source)
-                    )
+                    self.partition.freeze(self.of(source).ids, explain("reaches the network's output", source))
             return None
         if node.op != "call_function":
             return None
@@ -220,8 +218,5 @@ def _static(node: Node) -> bool:
     value = node.meta.get("val")
     values = value if isinstance(value, (tuple, list)) else [value]
     return all(
-        type(size) is int and size > 0
-        for item in values
-        if isinstance(item, torch.Tensor)
-        for size in item.shape
+        type(size) is int and size > 0 for item in values if isinstance(item, torch.Tensor) for size in item.shape
     )

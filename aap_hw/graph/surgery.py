@@ -38,9 +38,7 @@ def checked_keep(
         if group is None:
             raise UserError(f"the network has no channel group '{name}'{closest(name, by_name)}")
         if group.frozen is not None:
-            raise UserError(
-                f"channel group '{name}' cannot be cut: it {group.frozen}; leave it out of the plan"
-            )
+            raise UserError(f"channel group '{name}' cannot be cut: it {group.frozen}; leave it out of the plan")
         try:
             numbers = sorted(as_index(number) for number in indices)
         except TypeError as error:
@@ -49,9 +47,7 @@ def checked_keep(
             raise UserError(f"channel group '{name}' must keep at least one of its {group.width} channels")
         if numbers[0] < 0 or numbers[-1] >= group.width:
             wrong = numbers[0] if numbers[0] < 0 else numbers[-1]
-            raise UserError(
-                f"channel {wrong} of '{name}' does not exist: it has channels 0 to {group.width - 1}"
-            )
+            raise UserError(f"channel {wrong} of '{name}' does not exist: it has channels 0 to {group.width - 1}")
         for left, right in pairwise(numbers):
             if left == right:
                 raise UserError(f"channel {left} of '{name}' is listed twice; list every kept channel once")

@@ -105,9 +105,7 @@ def _shapes(node: Node) -> list[list[int]]:
     return [list(value.shape) for value in _values(node)]
 
 
-def _predicted(
-    labelling: Labelling, grouping: Grouping, node: Node, widths: dict[str, int]
-) -> list[list[int]]:
+def _predicted(labelling: Labelling, grouping: Grouping, node: Node, widths: dict[str, int]) -> list[list[int]]:
     result = labelling.labels[node]
     parts = result if isinstance(result, tuple) else (result,)
     predicted: list[list[int]] = []

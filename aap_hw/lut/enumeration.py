@@ -24,9 +24,7 @@ def granularity_of(profile: DeviceProfile, target: CpuTarget) -> int:
 def group_candidates(graph: ChannelGraph, granularity: int, at_most: int) -> dict[str, tuple[int, ...]]:
     """Candidate widths of each channel group, ascending; a frozen group has its own width only."""
     return {
-        group.name: (group.width,)
-        if group.frozen
-        else candidate_widths(group.width, granularity, at_most)
+        group.name: (group.width,) if group.frozen else candidate_widths(group.width, granularity, at_most)
         for group in graph.groups
     }
 

@@ -40,10 +40,10 @@ def load_table(path: Path) -> LatencyTable:
             f"{path} is not a latency table of version {SCHEMA_VERSION} (schema_version is {version!r}); "
             "profile the device again, or use the version of aap-hw that wrote it"
         )
-    problem = jsonschema.exceptions.best_match(_validator().iter_errors(document))
-    if problem is not None:
+    fault = jsonschema.exceptions.best_match(_validator().iter_errors(document))
+    if fault is not None:
         raise UserError(
-            f"the latency table {path} is not valid at {problem.json_path}: {problem.message[:200]}; "
+            f"the latency table {path} is not valid at {fault.json_path}: {fault.message[:200]}; "
             "restore it or profile the device again"
         )
     return _from_document(document, path)
@@ -64,7 +64,15 @@ def dump_table(table: LatencyTable) -> str:
         ]
         kernels.append(f'  {json.dumps(str(key))}: {{"points": [\n   ' + ",\n   ".join(rows) + "\n  ]}")
     validation = [
-        json.dumps({**asdict(v), "input": list(v.input), "predicted_us": _rounded(v.predicted_us), "measured_us": _rounded(v.measured_us)}, sort_keys=True)
+        json.dumps(
+            {
+                **asdict(v),
+                "input": list(v.input),
+                "predicted_us": _rounded(v.predicted_us),
+                "measured_us": _rounded(v.measured_us),
+            },
+            sort_keys=True,
+        )
         for v in table.validation
     ]
     parts = {

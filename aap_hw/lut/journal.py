@@ -75,7 +75,11 @@ class Journal:
         for line in lines:
             try:
                 value = json.loads(line)
-                yield KernelKey.parse(value["kernel"]), LatencyPoint(*value["point"]), float(value["reference_us"])
+                yield (
+                    KernelKey.parse(value["kernel"]),
+                    LatencyPoint(*value["point"]),
+                    float(value["reference_us"]),
+                )
             except (ValueError, KeyError, TypeError) as problem:
                 raise UserError(f"{self.path} is damaged ({problem}); delete it to begin anew") from problem
 

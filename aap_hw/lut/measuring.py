@@ -7,7 +7,9 @@ call overhead is included, the activations are warm and the weights are not, as 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -27,7 +29,16 @@ from aap_hw.lut.table import LatencyPoint
 # Copies of a kernel's weights beyond this many bytes would only fill memory: the caches are long full.
 COPIES_BYTES = 64 << 20
 REFERENCE = (
-    KernelKey.make("conv2d", (14, 14), 1, kernel=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1), epilogue=("bias",)),
+    KernelKey.make(
+        "conv2d",
+        (14, 14),
+        1,
+        kernel=(1, 1),
+        stride=(1, 1),
+        padding=(0, 0),
+        dilation=(1, 1),
+        epilogue=("bias",),
+    ),
     128,
     128,
 )
@@ -58,9 +69,7 @@ def compile_batch(points: Sequence[Address], target: CpuTarget, copies: int, lib
         activations = [a.shape for a in function.arguments if a.role not in ("weight", "bias")]
         count = max(1, min(copies, COPIES_BYTES // max(1, 4 * sum(map(_size, constants)))))
         all_shapes = [*activations, *constants * count]
-        inputs = [
-            relax.Var(f"p{index}_{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(all_shapes)
-        ]
+        inputs = [relax.Var(f"p{index}_{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(all_shapes)]
         shared, own = inputs[: len(activations)], inputs[len(activations) :]
         with builder.function(f"point_{index}", inputs):
             with builder.dataflow():
@@ -88,9 +97,7 @@ def time_batch(batch: CompiledBatch, device: Device) -> Iterator[tuple[Address, 
         inputs = [random.random(shape, dtype=np.float32) for shape in batch.shapes[index]]
         timing = time_function(library, f"point_{index}", inputs, device.profile.measure)
         calls = batch.copies[index]
-        point = LatencyPoint(
-            width_in, width_out, timing.median_us / calls, timing.spread_us / calls, timing.samples
-        )
+        point = LatencyPoint(width_in, width_out, timing.median_us / calls, timing.spread_us / calls, timing.samples)
         yield (key, width_in, width_out), point
 
 
@@ -101,7 +108,7 @@ class Compiler:
         self._options, self._threads, self._copies = dict(target.options), target.threads, copies
         self._folder = folder
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupts)
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_live_and_die_with_parent)
         self._count = 0
 
     def submit(self, points: Sequence[Address]) -> Future[CompiledBatch]:
@@ -121,9 +128,18 @@ def _compile(
     return compile_batch(points, CpuTarget.of(options, threads), copies, library)
 
 
-def _ignore_interrupts() -> None:
+def _live_and_die_with_parent() -> None:
     # Ctrl-C reaches the whole process group; the parent decides what becomes of the work.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
+    # A parent that was killed cannot say goodbye, and its workers would wait for work for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager

@@ -46,9 +46,7 @@ def predict_us(network: Network, widths: Mapping[str, int], table: LatencyTable)
     return sum(row.latency_us for row in kernel_latencies(network, widths, table))
 
 
-def latency_costs(
-    network: Network, candidates: Mapping[str, Sequence[int]], table: LatencyTable
-) -> list[KernelCost]:
+def latency_costs(network: Network, candidates: Mapping[str, Sequence[int]], table: LatencyTable) -> list[KernelCost]:
     """Each kernel's latency in microseconds as a function of its groups' candidate widths.
 
     Raises

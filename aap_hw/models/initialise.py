@@ -32,9 +32,7 @@ def initialise(model: nn.Module, seed: int) -> None:
 
 
 @torch.no_grad()
-def calibrate_batch_norm(
-    model: nn.Module, input_shape: tuple[int, int, int], seed: int, batch: int = 4
-) -> None:
+def calibrate_batch_norm(model: nn.Module, input_shape: tuple[int, int, int], seed: int, batch: int = 4) -> None:
     """Set all running means and variances, in place, to those of one seeded batch; the model ends in eval
     mode.
 

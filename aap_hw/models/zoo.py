@@ -84,9 +84,7 @@ def build(name: str, weights: str | None = None) -> ZooModel:
     """
     entry = _ENTRIES.get(name)
     if entry is None:
-        raise UserError(
-            f"there is no model named '{name}' (known: {', '.join(names())}){closest(name, _ENTRIES)}"
-        )
+        raise UserError(f"there is no model named '{name}' (known: {', '.join(names())}){closest(name, _ENTRIES)}")
     if weights not in (None, "embedded"):
         raise UserError(f"there are no weights named '{weights}' for {name}; give 'embedded' or none")
     if weights and entry.embedded is None:
@@ -111,6 +109,4 @@ def _load_embedded(module: nn.Module, file: str) -> None:
         module.load_state_dict(safetensors.torch.load(source.read_bytes()))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"cannot read the embedded weights {source}: {reason}; install the package again"
-        ) from error
+        raise UserError(f"cannot read the embedded weights {source}: {reason}; install the package again") from error

@@ -19,5 +19,8 @@ def device_of(table: LatencyTable) -> tuple[Device | None, str]:
     device = LocalDevice(profile)
     here, there = device.describe().cpu, table.device["cpu"]
     if here != there:
-        return None, f"the table was measured on {there!r} and this machine is {here!r}; profile {name} here for a table of its own"
+        return (
+            None,
+            f"the table was measured on {there!r} and this machine is {here!r}; profile {name} here for a table of its own",
+        )
     return device, ""

@@ -36,7 +36,7 @@ class Plan:
     """
 
     widths: dict[str, int]
-    keep: dict[str, NDArray[np.intp]]
+    keep: dict[str, list[int]]
     predicted_ms: float
     kept_attention: float
     gap: float
@@ -93,9 +93,7 @@ class LatencyPlanner:
         allowed = {name: tuple(w for w in widths if w <= limits[name]) for name, widths in self.candidates.items()}
         free = [name for name, widths in allowed.items() if len(widths) > 1]
         choices = [
-            GroupChoice(
-                name, allowed[name], np.log(np.maximum(kept_share(scores[name], allowed[name]), LEAST_SHARE))
-            )
+            GroupChoice(name, allowed[name], np.log(np.maximum(kept_share(scores[name], allowed[name]), LEAST_SHARE)))
             for name in free
         ]
         costs = latency_costs(self.network, allowed, self.table)
@@ -111,7 +109,9 @@ class LatencyPlanner:
         shares = [float(kept_share(scores[name], [widths[name]])[0]) for name in free]
         return Plan(
             widths=widths,
-            keep={name: best_channels(scores[name], widths[name]) for name in free if widths[name] < limits[name]},
+            keep={
+                name: best_channels(scores[name], widths[name]).tolist() for name in free if widths[name] < limits[name]
+            },
             predicted_ms=self.predict_ms(widths),
             kept_attention=float(np.exp(np.mean(np.log(np.maximum(shares, LEAST_SHARE))))) if free else 1.0,
             gap=found.gap,

@@ -135,9 +135,7 @@ def budget_ms(budget: Budget, dense_ms: float) -> float:
     return wanted
 
 
-def calibration_batches(
-    data: LabelledImages, input_shape: tuple[int, int, int], count: int
-) -> Iterator[torch.Tensor]:
+def calibration_batches(data: LabelledImages, input_shape: tuple[int, int, int], count: int) -> Iterator[torch.Tensor]:
     """Training images (n, C, H, W) for attention, spread over the classes, a moderate number of pixels at a time."""
     chosen = data.spread("train", count)
     size = max(1, min(64, (1 << 20) // (input_shape[1] * input_shape[2])))
@@ -224,7 +222,11 @@ def prune(
         **_sizes(dense.module, state.module, dense.network, state.widths),
     }
     pruned = PrunedNetwork(
-        task.origin, state.kept, task.table.device["name"], state.module, {"rounds": history, "budget": str(budget)}
+        task.origin,
+        state.kept,
+        task.table.device["name"],
+        state.module,
+        {"rounds": history, "budget": str(budget)},
     )
     return pruned, summary
 
@@ -264,21 +266,25 @@ def _plan_measured(
         timings = measure_networks(networks, task.origin.input_shape, task.device)
         # The ratio to the dense network is what the budget is about; the clock may have drifted since.
         measured = dense.dense_ms * timings["pruned"].median_us / timings["dense"].median_us
-        on_event(Event("measured", {"predicted_ms": plan.predicted_ms, "measured_ms": measured, "attempt": attempt + 1}))
+        on_event(
+            Event(
+                "measured",
+                {"predicted_ms": plan.predicted_ms, "measured_ms": measured, "attempt": attempt + 1},
+            )
+        )
         if measured <= round_ms:
             break
-        state.planner = replace(
-            state.planner, calibration=state.planner.calibration * measured / plan.predicted_ms
-        )
+        state.planner = replace(state.planner, calibration=state.planner.calibration * measured / plan.predicted_ms)
     return plan, measured
 
 
-def _train_round(
-    task: Task, module: nn.Module, settings: PruneSettings, number: int, on_event: OnEvent
-) -> float:
+def _train_round(task: Task, module: nn.Module, settings: PruneSettings, number: int, on_event: OnEvent) -> float:
     def on_epoch(epoch: int, epochs: int, loss: float, accuracy: float, seconds: float) -> None:
         on_event(
-            Event("epoch", {"epoch": epoch, "epochs": epochs, "loss": loss, "accuracy": accuracy, "seconds": seconds})
+            Event(
+                "epoch",
+                {"epoch": epoch, "epochs": epochs, "loss": loss, "accuracy": accuracy, "seconds": seconds},
+            )
         )
 
     result = train(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
@@ -138,7 +137,7 @@ class RunFolder:
 
 
 def compose(
-    earlier: Mapping[str, list[int]], keep: Mapping[str, np.ndarray], dense: Mapping[str, int]
+    earlier: Mapping[str, list[int]], keep: Mapping[str, list[int]], dense: Mapping[str, int]
 ) -> dict[str, list[int]]:
     """Channels of the unpruned network that remain after another cut of an already cut one."""
     result = dict(earlier)

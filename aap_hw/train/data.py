@@ -120,9 +120,7 @@ class LabelledImages:
     def raw(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
         """Images as a uint8 tensor (N, C, H, W) sharing the array's memory, and labels (N,) as int64."""
         images, labels = (
-            (self.train_images, self.train_labels)
-            if split == "train"
-            else (self.test_images, self.test_labels)
+            (self.train_images, self.train_labels) if split == "train" else (self.test_images, self.test_labels)
         )
         if images.ndim == 3:
             images = images[:, None]
@@ -192,13 +190,9 @@ def load_embedded() -> LabelledImages:
     try:
         content = lzma.decompress(source.read_bytes())
     except (OSError, lzma.LZMAError) as error:
-        raise UserError(
-            f"cannot read the embedded images {source}: {error}; install the package again"
-        ) from error
+        raise UserError(f"cannot read the embedded images {source}: {error}; install the package again") from error
     if hashlib.sha256(content).hexdigest() != EMBEDDED_SHA256:
-        raise UserError(
-            f"the embedded images {source} are damaged (checksum differs); install the package again"
-        )
+        raise UserError(f"the embedded images {source} are damaged (checksum differs); install the package again")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return LabelledImages(
             train_images=arrays["train_images"],

@@ -269,13 +269,11 @@ def _train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = rate
         chosen = order[step * batch_size : (step + 1) * batch_size]
-        picked = augment(
-            images[chosen], flip=settings.flip, padding=settings.crop_padding, generator=generator
-        ).to(device)
-        inputs = data.normalise(picked, input_shape).contiguous(memory_format=torch.channels_last)
-        loss = F.cross_entropy(
-            model(inputs), labels[chosen].to(device), label_smoothing=settings.label_smoothing
+        picked = augment(images[chosen], flip=settings.flip, padding=settings.crop_padding, generator=generator).to(
+            device
         )
+        inputs = data.normalise(picked, input_shape).contiguous(memory_format=torch.channels_last)
+        loss = F.cross_entropy(model(inputs), labels[chosen].to(device), label_smoothing=settings.label_smoothing)
         value = loss.item()
         if not math.isfinite(value):
             raise _diverged(settings, epoch, "the loss")
@@ -291,11 +289,7 @@ def _copy_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _diverged(settings: TrainSettings, epoch: int, what: str) -> UserError:
-    kept = (
-        f"the weights are those after epoch {epoch}"
-        if epoch
-        else "the weights are as they were before training"
-    )
+    kept = f"the weights are those after epoch {epoch}" if epoch else "the weights are as they were before training"
     return UserError(
         f"training diverged in epoch {epoch + 1} of {settings.epochs}: {what} is no longer a finite number; "
         f"{kept}; try a learning rate below {settings.learning_rate:g}"

@@ -49,9 +49,7 @@ WIDTHS = {"stem.0": 6, "narrow": 4, "inner.0": 8, "hidden.0": 10}
 def net():
     torch.manual_seed(0)
     model = SmallNet().double()
-    model(
-        torch.randn(16, 3, 8, 8, dtype=torch.float64)
-    )  # so that the statistics of batch norm are not trivial
+    model(torch.randn(16, 3, 8, 8, dtype=torch.float64))  # so that the statistics of batch norm are not trivial
     return model.eval()
 
 
@@ -90,9 +88,7 @@ def from_hooks(net, batch, reduction="mean", p=1.0):
     seen = {}
     modules = [name for at in READ_AT.values() for name in at]
     handles = [
-        net.get_submodule(name).register_forward_hook(
-            lambda _m, _i, out, name=name: seen.update({name: out.clone()})
-        )
+        net.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out.clone()}))
         for name in modules
     ]
     with torch.no_grad():

@@ -42,9 +42,7 @@ def test_user_error_is_one_line_and_code_2(failing: Callable[..., Any]) -> None:
 def test_fault_of_ours_is_one_line_and_code_1_and_says_how_to_see_more(failing: Callable[..., Any]) -> None:
     outcome = failing(KeyError("x"))
     assert (outcome.code, outcome.out) == (1, "")
-    assert (
-        outcome.err == "aap-hw: internal error: KeyError: 'x'; for the traceback run 'aap-hw --debug fail'\n"
-    )
+    assert outcome.err == "aap-hw: internal error: KeyError: 'x'; for the traceback run 'aap-hw --debug fail'\n"
 
 
 def test_debug_adds_the_traceback(failing: Callable[..., Any]) -> None:
@@ -72,9 +70,7 @@ def test_real_ctrl_c_ends_the_process_with_130() -> None:
         "type(group).list_commands = lambda self, ctx: ['wait']\n"
         "sys.exit(main(['wait']))\n"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"

@@ -165,8 +165,7 @@ def test_value_where_a_table_belongs_is_named(tmp_path: Path) -> None:
 def test_several_mistakes_are_reported_together(tmp_path: Path) -> None:
     text = BOARD.replace("threads = 4", "threads = 0").replace("repeats", "repetas")
     assert complaint(tmp_path, text) == (
-        "threads must be a whole number of at least 1, not 0; "
-        "unknown key 'measure.repetas'; did you mean 'repeats'?"
+        "threads must be a whole number of at least 1, not 0; unknown key 'measure.repetas'; did you mean 'repeats'?"
     )
 
 
@@ -185,9 +184,7 @@ def test_unknown_device_lists_the_known_and_the_nearest() -> None:
     assert str(caught.value).endswith("did you mean 'rpi4'?")
 
 
-def test_copied_profile_that_kept_its_name_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_copied_profile_that_kept_its_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aap_hw.device.profile.resource_dirs", lambda kind: [tmp_path])
     (tmp_path / "mine.toml").write_text(BOARD)
     with pytest.raises(UserError, match=r"name must be 'mine' like the file, not 'board'"):
@@ -220,9 +217,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(s
 
 
 @given(leaves, values)
-def test_any_value_anywhere_is_accepted_or_refused_in_one_sentence(
-    leaf: tuple[str, str | None], value: Any
-) -> None:
+def test_any_value_anywhere_is_accepted_or_refused_in_one_sentence(leaf: tuple[str, str | None], value: Any) -> None:
     data = copy.deepcopy(tomllib.loads(BOARD))
     table, key = leaf
     if key is None:

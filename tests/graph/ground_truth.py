@@ -28,7 +28,7 @@ def lively(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> tuple[nn.
         elif isinstance(module, nn.Dropout):
             module.p = 0.0
     with torch.no_grad():
-        batch = shape[0] if shape[0] > 1 else 8  # statistics of one image's 1 x 1 maps would be undefined
+        batch = shape[0] if shape[0] > 1 else 4  # statistics of one image's 1 x 1 maps would be undefined
         model.train()(torch.randn((batch, *shape[1:]), generator=generator, dtype=torch.float64))
     return model.eval(), images
 

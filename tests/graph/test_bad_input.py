@@ -39,9 +39,10 @@ def ready() -> tuple[nn.Module, ChannelGraph]:
 )
 def test_a_wrong_plan_is_refused(keep: dict[str, list[int]], sentence: str) -> None:
     model, graph = ready()
-    with pytest.raises(UserError, match="(?s)^[^\n]*$") as error:
+    with pytest.raises(UserError) as error:
         graph.cut(model, keep)
     assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_indices_may_be_in_any_order_and_of_any_integer_type() -> None:
@@ -55,17 +56,15 @@ def test_indices_may_be_in_any_order_and_of_any_integer_type() -> None:
 
 def test_another_model_is_refused() -> None:
     model, graph = ready()
-    with pytest.raises(
-        UserError, match="is not the one that was traced: its parameter 'a.weight' is of shape"
-    ):
+    with pytest.raises(UserError, match=r"is not the one that was traced: its parameter 'a\.weight' is of shape"):
         graph.cut(graph.cut(model, {"a": [0, 1]}), {"stem.0": [0]})
-    with pytest.raises(UserError, match="'stem.0.weight' does not exist"):
+    with pytest.raises(UserError, match=r"'stem\.0\.weight' does not exist"):
         graph.cut(nn.Linear(3, 4), {})
 
 
 def test_unknown_nodes_and_axes_are_refused() -> None:
     _, graph = ready()
-    with pytest.raises(UserError, match="no node 'conv2d_9'; did you mean 'conv2d_"):
+    with pytest.raises(UserError, match=r"no node 'conv2d_9'; did you mean 'conv2d"):
         graph.width_of("conv2d_9")
     with pytest.raises(UserError, match="node 'conv2d' has 4 axes, so there is no axis 4"):
         graph.width_of("conv2d", 4)

@@ -1,4 +1,4 @@
-"""What a group says about itself: name, axes and their roles, where it is observed, how long tensors will be."""
+"""What a group says about itself: its name, its axes, where it is observed, how long tensors will be."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ def test_axes_name_every_parameter_of_a_residual_stream_with_its_role() -> None:
     ]
     norms = {axis.parameter for axis in stream.axes if axis.role == "norm"}
     leaves = ("weight", "bias", "running_mean", "running_var")
-    assert norms == {
-        f"{norm}.{leaf}" for norm in ("features.2.conv.3", "features.3.conv.3") for leaf in leaves
-    }
+    assert norms == {f"{norm}.{leaf}" for norm in ("features.2.conv.3", "features.3.conv.3") for leaf in leaves}
     expansion = mobilenet().group("features.2.conv.0.0")
     assert [axis.role for axis in expansion.axes if axis.role != "norm"] == ["out", "depthwise", "in"]
 
@@ -96,9 +94,10 @@ def test_widths_of_concatenated_flattened_and_fixed_axes() -> None:
 def test_widths_within_a_shuffle() -> None:
     graph = ChannelGraph.trace(nets.Shuffle(), (torch.zeros(IMAGES),))
     (transposed,) = [node.name for node in graph.program.graph.nodes if "transpose" in node.name]
-    assert graph.width_of(transposed, 1) == WidthExpr(0, (("a.0", 1),))
+    assert graph.group("a.0").width == 2  # the grouped convolutions before and after tie 9 channels each
+    assert graph.width_of(transposed, 1) == WidthExpr(0, (("a.0", 3),))
     assert graph.width_of(transposed, 2) == WidthExpr(3)
-    assert graph.width_of("conv2d_2") == WidthExpr(0, (("a.0", 3),))
+    assert graph.width_of("conv2d_2") == WidthExpr(0, (("a.0", 9),))
 
 
 @pytest.mark.parametrize("net", nets.SOUND, ids=lambda net: net.__name__)

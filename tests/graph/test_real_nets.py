@@ -1,4 +1,4 @@
-"""The networks that people use: cut equals silenced to 1e-9 in float64, every width foretold, cuts of cuts."""
+"""The networks people use: cut equals silenced to 1e-9 in float64, widths are foretold, cuts of cuts work."""
 
 from __future__ import annotations
 
@@ -21,13 +21,22 @@ from tests.graph.ground_truth import (
     traced,
 )
 
+
+def vgg16_bn() -> nn.Module:
+    """VGG-16 with 2 x 2 instead of 7 x 7 positions before its classifier: 800 MB less to copy around."""
+    model = tv.vgg16_bn(init_weights=False)
+    model.avgpool = nn.AdaptiveAvgPool2d(2)
+    model.classifier[0] = nn.Linear(512 * 4, 4096)
+    return model
+
+
 SIZE = (1, 3, 64, 64)
 NETS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     # name: how to build it, groups, of which frozen
     "mobilenet_v2": (tv.mobilenet_v2, 26, 1),
     "resnet18": (tv.resnet18, 13, 1),
     "resnet50": (tv.resnet50, 38, 1),
-    "vgg16_bn": (functools.partial(tv.vgg16_bn, init_weights=False), 16, 1),
+    "vgg16_bn": (vgg16_bn, 16, 1),
     "resnet20": (functools.partial(CifarResNet, 3), 13, 4),
     "resnet56": (functools.partial(CifarResNet, 9), 31, 4),
     "small densenet": (functools.partial(tv.DenseNet, 4, (2, 3), 8, num_classes=10), 13, 1),
@@ -39,9 +48,7 @@ SLOW: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "shufflenet_v2_x0_5": (tv.shufflenet_v2_x0_5, 22, 1),
     "efficientnet_b0": (tv.efficientnet_b0, 41, 1),
 }
-each_net = pytest.mark.parametrize(
-    "name", [*NETS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
-)
+each_net = pytest.mark.parametrize("name", [*NETS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 
 
 @functools.lru_cache(maxsize=1)

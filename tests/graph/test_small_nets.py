@@ -78,7 +78,7 @@ def test_silencing_changes_the_output(net: type[nn.Module]) -> None:
 
 @each_net
 def test_cutting_leaves_the_model_as_it_was(net: type[nn.Module]) -> None:
-    model, graph, images = ready(net)
+    model, graph, _ = ready(net)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     attributes = [repr(module) for module in model.modules()]
     graph.cut(model, random_keep(graph, seed=3))

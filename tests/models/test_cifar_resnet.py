@@ -13,10 +13,7 @@ from aap_hw.models.cifar_resnet import BasicBlock, CifarResNet
 
 
 def norm_names(prefix):
-    return {
-        f"{prefix}.{part}"
-        for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    }
+    return {f"{prefix}.{part}" for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
 
 
 @pytest.mark.parametrize("blocks", [3, 9])

@@ -175,9 +175,7 @@ def test_the_gap_that_is_reported_is_true(seed, share, relative_gap):
 def one_group(value, latency, **others):
     choices = [GroupChoice("g", (8, 16, 24, 32), np.array(value, dtype=float))]
     tables = {"latency_ms": latency} | others
-    return choices, {
-        resource: [KernelCost(("g",), np.array(cost, dtype=float))] for resource, cost in tables.items()
-    }
+    return choices, {resource: [KernelCost(("g",), np.array(cost, dtype=float))] for resource, cost in tables.items()}
 
 
 def test_on_a_flat_stair_more_channels_win_even_if_they_are_worth_nothing():

@@ -105,9 +105,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(stripes):
         # The next forward pass gives a loss that is not a number.
         model[0].weight.data.fill_(float("nan"))
 
-    with pytest.raises(
-        UserError, match=r"epoch 2 of 2: the loss .* after epoch 1; try a learning rate below 0.05"
-    ):
+    with pytest.raises(UserError, match=r"epoch 2 of 2: the loss .* after epoch 1; try a learning rate below 0.05"):
         train(model, stripes, QUICK, seed=0, input_shape=SHAPE, on_epoch=poison)
     assert same(state_of(model), good)
     assert not model.training
@@ -132,9 +130,7 @@ def test_ctrl_c_passes_through_and_keeps_the_last_complete_epoch(stripes):
 
     model[0].register_forward_pre_hook(interrupt_in_second_epoch)
     with pytest.raises(KeyboardInterrupt):
-        train(
-            model, stripes, QUICK, seed=0, input_shape=SHAPE, on_epoch=lambda *_: good.update(state_of(model))
-        )
+        train(model, stripes, QUICK, seed=0, input_shape=SHAPE, on_epoch=lambda *_: good.update(state_of(model)))
     assert same(state_of(model), good)
     assert not model.training
 

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 
 def _reorder(labels: Labels, order: Sequence[int]) -> Labels:
-    return Labels(
-        labels.ids.transpose(order), frozenset(new for new, old in enumerate(order) if old in labels.dims)
-    )
+    return Labels(labels.ids.transpose(order), frozenset(new for new, old in enumerate(order) if old in labels.dims))
 
 
 @rule("permute")

@@ -32,10 +32,7 @@ def concatenate(state: Labelling, call: Call) -> Result:
         return merge(state, call, labels, flat)
     if any(item.dims - {dim} for item in labels):
         return state.not_understood(call)
-    ids = [
-        np.broadcast_to(item.ids.ravel(), shape[dim : dim + 1])
-        for item, shape in zip(labels, shapes, strict=True)
-    ]
+    ids = [np.broadcast_to(item.ids.ravel(), shape[dim : dim + 1]) for item, shape in zip(labels, shapes, strict=True)]
     return Labels.along(rank, dim, np.concatenate(ids))
 
 

@@ -28,9 +28,7 @@ def pointwise(state: Labelling, call: Call) -> Result:
     return merge(state, call, [state.of(node) for node in call.tensors], shapes)
 
 
-def merge(
-    state: Labelling, call: Call, labels: Sequence[Labels], shapes: Sequence[tuple[int, ...]]
-) -> Labels:
+def merge(state: Labelling, call: Call, labels: Sequence[Labels], shapes: Sequence[tuple[int, ...]]) -> Labels:
     """Labels of what tensors with `labels` and `shapes` give when they meet position by position."""
     rank = max(len(shape) for shape in shapes)
     padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
