@@ -1,4 +1,4 @@
-"""The main job on this machine: profile ResNet-20, prune it to half its latency, deploy it. About ten minutes on two cores.
+"""The main job on this machine: profile ResNet-20, prune it to half its latency, deploy it.
 
 Everything is measured here; nothing is downloaded. The result is in runs/demo.
 """

@@ -34,6 +34,7 @@ class Tile:
 
     @property
     def channels(self) -> int:
+        """Output channels of one tile."""
         return self.vectors * self.lanes
 
 

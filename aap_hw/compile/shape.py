@@ -21,6 +21,7 @@ class ConvolutionShape:
 
     @classmethod
     def of(cls, key: KernelKey) -> ConvolutionShape:
+        """Read the sizes off a key; a linear layer is a convolution of one pixel."""
         height, width = key.size or (1, 1)
         return cls(
             key.batch,
@@ -34,10 +35,12 @@ class ConvolutionShape:
 
     @property
     def out_height(self) -> int:
+        """Height of the output."""
         return _extent(self, 0)
 
     @property
     def out_width(self) -> int:
+        """Width of the output."""
         return _extent(self, 1)
 
     def image(self, channels: int) -> tuple[int, ...]:

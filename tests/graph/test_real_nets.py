@@ -41,11 +41,8 @@ NETS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "resnet56": (functools.partial(CifarResNet, 9), 31, 4),
     "small densenet": (functools.partial(tv.DenseNet, 4, (2, 3), 8, num_classes=10), 13, 1),
     "small shufflenet": (functools.partial(tv.ShuffleNetV2, [2, 2, 2], [8, 16, 32, 64, 32]), 12, 1),
-    "mobilenet_v3_small": (tv.mobilenet_v3_small, 28, 1),
 }
 SLOW: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
-    "resnet34": (tv.resnet34, 21, 1),
-    "shufflenet_v2_x0_5": (tv.shufflenet_v2_x0_5, 22, 1),
     "efficientnet_b0": (tv.efficientnet_b0, 41, 1),
 }
 each_net = pytest.mark.parametrize("name", [*NETS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])

@@ -1,0 +1,49 @@
+"""What every benchmark prints, and the facts about the machine that its figures hold for."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from typing import Any
+
+from aap_hw.device.connection import cpu_model
+
+PACKAGES = ("torch", "apache-tvm", "onnxruntime", "numpy", "scipy")
+
+
+def machine() -> dict[str, Any]:
+    """CPU, cores and versions."""
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def print_report(rows: list[dict[str, Any]], summary: dict[str, Any], destination: str | None) -> None:
+    """Print the rows as text, or as one JSON object to a file or, for ``-``, to standard output."""
+    report = {"machine": machine(), "command": " ".join(sys.argv), "rows": rows, "summary": summary}
+    text = json.dumps(report, indent=1)
+    if destination is None:
+        for row in rows:
+            print("  ".join(f"{name} {_short(value)}" for name, value in row.items()))
+        print("summary:  " + "  ".join(f"{name} {_short(value)}" for name, value in summary.items()))
+    elif destination == "-":
+        print(text)
+    else:
+        with open(destination, "w", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+
+
+def say(line: str) -> None:
+    """Progress goes to standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
