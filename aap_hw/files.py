@@ -77,6 +77,22 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
         ) from error
 
 
+def require_writable_folder(path: str | os.PathLike[str]) -> None:
+    """Check, without making anything, that a folder is there and writable or can be made.
+
+    Raises
+    ------
+    UserError
+        If something on the way is not a folder or may not be written to.
+    """
+    folder = Path(os.path.abspath(path))
+    nearest = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
+    if not os.path.isdir(nearest):
+        raise UserError(f"cannot write to the folder {path}: {nearest} is not a folder; choose another")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to the folder {path}: {nearest} is read-only; choose another")
+
+
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 digest of a file's bytes as 64 hexadecimal digits.
 

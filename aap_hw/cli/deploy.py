@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -16,9 +15,7 @@ from aap_hw.cli.options import device_option
 @click.option("--out", metavar="FOLDER", help="Where to write the bundle; default: RUN/bundle-DEVICE.")
 def command(run_folder: str, device: str, out: str | None) -> None:
     """Deploy a pruned network: the compiled library with all that is needed to run and to check it."""
-    from rich.console import Console
-
-    from aap_hw.cli.screen import summary_table
+    from aap_hw.cli.run_screen import budget_sentence, plain_console, summary_table
     from aap_hw.deploy.deploying import deploy
     from aap_hw.device import load_profile
     from aap_hw.device.connection import connect
@@ -28,12 +25,12 @@ def command(run_folder: str, device: str, out: str | None) -> None:
     run = RunFolder(Path(run_folder))
     board = connect(load_profile(device), "deploy")
     result = deploy(run, board, load_embedded(), Path(out) if out else None)
-    summary = json.loads((run.path / "summary.json").read_text("utf-8"))
-    console = Console(highlight=False)
-    console.print(summary_table(summary))
+    console = plain_console()
+    console.print(summary_table(result.summary))
+    console.print(budget_sentence(result.summary), soft_wrap=True)
     console.print(
         f"checked on {result.images} images: largest difference from PyTorch {result.max_abs_diff:.2g}, "
-        f"same class for {result.agreement:.1f} %",
+        f"the same class for {result.agreement:.1f} %",
         soft_wrap=True,
     )
     console.print(f"bundle: {result.bundle}", soft_wrap=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from aap_hw.cli.options import read_table
 from aap_hw.cli.output import json_option, write_json
 
 if TYPE_CHECKING:
@@ -19,14 +19,12 @@ def command() -> None:
 
 
 @command.command(epilog="\b\nExample:\n  aap-hw lut show lut/x86.json")
-@click.argument("file")
+@click.argument("file", metavar="FILE")
 @click.option("--points", is_flag=True, help="Print every measured point too.")
 @json_option
 def show(file: str, points: bool, json_to: str | None) -> None:
     """Print what is in a latency table: its device, how it was measured, its kernels."""
-    from aap_hw.lut.file import load_table
-
-    table = load_table(Path(file))
+    table = read_table(file)
     if json_to is not None:
         write_json(_summary(table), json_to)
     else:
@@ -60,12 +58,14 @@ def _summary(table: LatencyTable) -> dict[str, object]:
 
 
 def _print(table: LatencyTable, points: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console, device, how = Console(), table.device, table.measurement
+    from aap_hw.cli.run_screen import plain_console
+
+    console, device, how = plain_console(), table.device, table.measurement
+    threads = f"{device['threads']} thread{'s' if device['threads'] > 1 else ''}"
     console.print(
-        f"{device['name']}: {device['cpu']}, {device['threads']} thread(s), {device['provenance']} {device['date']}"
+        f"{device['name']}: {device['cpu']}, {threads}, {device['provenance']} {device['date']}", soft_wrap=True
     )
     console.print(f"target {device['target']}, TVM {device['tvm']}, compiled on {device['host']}", soft_wrap=True)
     console.print(
@@ -92,8 +92,8 @@ def _print(table: LatencyTable, points: bool) -> None:
     for entry in table.validation:
         error = entry.predicted_us / entry.measured_us - 1
         console.print(
-            f"{entry.model} {'x'.join(map(str, entry.input))}, {entry.plan}: predicted {entry.predicted_us / 1e3:.3f} ms, "
-            f"measured {entry.measured_us / 1e3:.3f} ms ({error:+.1%})",
+            f"{entry.model} {'x'.join(map(str, entry.input))}, {entry.plan}: "
+            f"predicted {entry.predicted_us / 1e3:.3f} ms, measured {entry.measured_us / 1e3:.3f} ms ({error:+.1%})",
             soft_wrap=True,
         )
 

@@ -1,16 +1,19 @@
-"""What several sub-commands ask for in the same words: a model, its input size, a device, a table, a budget."""
+"""What several sub-commands ask for in the same words: a model, its weights and input size, a table, a budget."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aap_hw.errors import UserError
+from aap_hw.errors import UserError, closest
 
 if TYPE_CHECKING:
+    from aap_hw.lut.table import LatencyTable
     from aap_hw.models.zoo import ZooModel
+    from aap_hw.prune.task import Origin
 
 DEFAULT_MODEL = "mobilenetv2"
 
@@ -41,6 +44,9 @@ class BudgetText(click.ParamType[Any]):
         return Budget.parse(value) if isinstance(value, str) else value
 
 
+model_option = click.option(
+    "--model", "model_name", default=DEFAULT_MODEL, metavar="NAME", show_default=True, help="Network to prune."
+)
 device_option = click.option(
     "--device", required=True, metavar="NAME", help="A device profile's name, or the path of its TOML file."
 )
@@ -52,13 +58,26 @@ lut_option = click.option(
     "lut_path",
     required=True,
     metavar="FILE",
-    help="The device's latency table, from 'aap-hw profile'.",
+    help="The device's latency table, from 'aap-hw profile'; a bare name such as x86 is a table that aap-hw ships.",
 )
 budget_option = click.option(
     "--budget",
     required=True,
     type=BudgetText(),
     help="Latency to reach: 20ms, 0.02s, or 55% of the unpruned network's on the device.",
+)
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(["embedded", "none"]),
+    help="Trained weights ('embedded', resnet20 only) or none; default: none, and with --data what there is.",
+)
+calibration_option = click.option(
+    "--calibration-images",
+    type=click.IntRange(min=1),
+    help="Images that attention is averaged over; default: 64 at 224x224 up to 512 at 32x32.",
+)
+emulated_option = click.option(
+    "--allow-emulated", is_flag=True, help="Accept a table that was not measured on the device, to try things out."
 )
 
 
@@ -73,16 +92,52 @@ def build_model(name: str, input_size: tuple[int, ...] | None, weights: str | No
 
     from aap_hw.models import zoo
 
-    model = zoo.build(name, weights)
+    shape = origin_of(name, input_size, weights).input_shape
+    return replace(zoo.build(name, weights), input_shape=shape)
+
+
+def origin_of(name: str, input_size: tuple[int, ...] | None, weights: str | None = None) -> Origin:
+    """What to build the zoo's network from, at another input size if one is given; nothing is built yet.
+
+    Raises
+    ------
+    UserError : the model is unknown or cannot take that input.
+    """
+    from aap_hw.models import zoo
+    from aap_hw.prune.task import Origin
+
+    usual = zoo.entry(name, weights).input_shape
     if input_size is None:
-        return model
+        return Origin(name, weights, usual)
     channels, height, width = input_size
-    if channels != model.input_shape[0]:
+    if channels != usual[0]:
         raise UserError(
-            f"{name} takes images of {model.input_shape[0]} channels, not {channels}; "
-            f"write --input {model.input_shape[0]}x{height}x{width}"
+            f"{name} takes images of {usual[0]} channels, not {channels}; write --input {usual[0]}x{height}x{width}"
         )
-    return replace(model, input_shape=(channels, height, width))
+    return Origin(name, weights, (channels, height, width))
+
+
+def read_table(text: str) -> LatencyTable:
+    """The latency table in a file, or the shipped one of a bare device name.
+
+    Raises
+    ------
+    UserError : there is no such table, or it is damaged.
+    """
+    from aap_hw.lut.file import load_table
+    from aap_hw.resources import resource_dirs
+
+    path = Path(text)
+    if path.exists() or path.suffix or len(path.parts) != 1:
+        return load_table(path)
+    shipped = {file.stem: file for folder in reversed(resource_dirs("lut")) for file in folder.glob("*.json")}
+    if text not in shipped:
+        known = f"there are tables for {', '.join(sorted(shipped))}" if shipped else "none is shipped"
+        raise UserError(
+            f"there is no latency table '{text}' ({known}; or give the path of a file){closest(text, shipped)}; "
+            "'aap-hw profile' makes one"
+        )
+    return load_table(shipped[text])
 
 
 def input_text(shape: tuple[int, ...]) -> str:

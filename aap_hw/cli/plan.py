@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aap_hw.cli.options import DEFAULT_MODEL, budget_option, build_model, input_option, lut_option
+from aap_hw.cli.options import (
+    budget_option,
+    calibration_option,
+    emulated_option,
+    input_option,
+    input_text,
+    lut_option,
+    model_option,
+    origin_of,
+    read_table,
+    weights_option,
+)
 from aap_hw.cli.output import json_option, write_json
 
 if TYPE_CHECKING:
     from aap_hw.policy import Budget
+    from aap_hw.prune.baseline import Baseline
     from aap_hw.prune.planning import Plan
-    from aap_hw.prune.rounds import Baseline
 
 
 @click.command(epilog="\b\nExample:\n  aap-hw plan --model mobilenetv2 --lut lut/x86.json --budget 60%")
-@click.option(
-    "--model",
-    "model_name",
-    default=DEFAULT_MODEL,
-    metavar="NAME",
-    show_default=True,
-    help="Network to prune.",
-)
+@model_option
 @lut_option
 @budget_option
 @input_option
-@click.option("--weights", metavar="NAME", help="'embedded' for resnet20; default: untrained.")
-@click.option(
-    "--calibration-images",
-    default=64,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Images for attention.",
-)
+@weights_option
+@calibration_option
+@emulated_option
 @json_option
 def command(
     model_name: str,
@@ -43,28 +41,35 @@ def command(
     budget: Budget,
     input_size: tuple[int, ...] | None,
     weights: str | None,
-    calibration_images: int,
+    calibration_images: int | None,
+    allow_emulated: bool,
     json_to: str | None,
 ) -> None:
-    """Show how wide each channel group would be, what the table predicts and how much attention is kept."""
-    from aap_hw.lut.file import load_table
-    from aap_hw.prune.rounds import PruneSettings, Task, plan_once
-    from aap_hw.prune.run import Origin
+    """Show what 'prune' would choose: how wide each channel group, how fast by the table, how much attention kept."""
+    from aap_hw.prune.baseline import plan_once
+    from aap_hw.prune.task import PruneSettings, Task
     from aap_hw.train.data import load_embedded
 
-    table = load_table(Path(lut_path))
-    model = build_model(model_name, input_size, weights)
-    task = Task(Origin(model.name, weights, model.input_shape), table, load_embedded())
+    table = read_table(lut_path)
+    origin = origin_of(model_name, input_size, None if weights == "none" else weights)
+    task = Task(origin, table, load_embedded(), allow_emulated=allow_emulated)
     dense, plan = plan_once(task, budget, PruneSettings(calibration_images=calibration_images))
     document = plan_document(dense, plan, budget, table.device)
     if json_to is not None:
         write_json(document, json_to)
     else:
         _print(document)
+        given = f" --input {input_text(input_size)}" if input_size else ""
+        given += f" --weights {weights}" if weights else ""
+        click.echo(f"next: aap-hw prune --model {model_name} --lut {lut_path} --budget {budget}{given}")
 
 
 def plan_document(dense: Baseline, plan: Plan, budget: Budget, device: dict[str, Any]) -> dict[str, Any]:
-    """A plan as JSON values."""
+    """A plan as JSON values.
+
+    Of each kernel ``table_us`` is the table's entry, and ``latency_us`` that times the calibration: what adds up to
+    the predicted latency.
+    """
     return {
         "device": device["name"],
         "provenance": device["provenance"],
@@ -86,7 +91,8 @@ def plan_document(dense: Baseline, plan: Plan, budget: Budget, device: dict[str,
                 "kernel": row.key,
                 "width_in": row.width_in,
                 "width_out": row.width_out,
-                "latency_us": row.latency_us,
+                "latency_us": row.latency_us * dense.planner.calibration,
+                "table_us": row.latency_us,
                 "interpolated": row.interpolated,
             }
             for row in plan.kernels
@@ -95,10 +101,11 @@ def plan_document(dense: Baseline, plan: Plan, budget: Budget, device: dict[str,
 
 
 def _print(document: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from aap_hw.cli.run_screen import plain_console
+
+    console = plain_console()
     grid = Table(box=None, pad_edge=False)
     for heading in ("channel group", "width", "kept", ""):
         grid.add_column(heading, justify="right" if heading in ("width", "kept") else "left", overflow="fold")
@@ -110,8 +117,10 @@ def _print(document: dict[str, Any]) -> None:
     console.print(
         f"{document['device']} ({document['provenance']} table): unpruned {document['dense_ms']:.3f} ms ({how}), "
         f"budget {document['budget_ms']:.3f} ms, predicted {document['predicted_ms']:.3f} ms, "
-        f"attention kept {document['kept_attention']:.1%}",
+        f"{document['kept_attention']:.1%} of the attention kept",
         soft_wrap=True,
     )
     if document["interpolated_kernels"]:
-        console.print(f"{document['interpolated_kernels']} kernels are interpolated between measured widths")
+        console.print(
+            f"{document['interpolated_kernels']} latencies are interpolated between measured widths", soft_wrap=True
+        )

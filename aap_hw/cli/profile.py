@@ -35,7 +35,7 @@ def command(
 
     Interrupt it at any time: the same command goes on where it ended.
     """
-    from aap_hw.cli.screen import ProfileScreen
+    from aap_hw.cli.profile_screen import ProfileScreen
     from aap_hw.device import load_profile
     from aap_hw.device.connection import connect
     from aap_hw.lut.profiling import profile_model

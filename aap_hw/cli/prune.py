@@ -7,29 +7,33 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aap_hw.cli.options import DEFAULT_MODEL, budget_option, build_model, input_option, lut_option
+from aap_hw.cli.options import (
+    budget_option,
+    calibration_option,
+    emulated_option,
+    input_option,
+    lut_option,
+    model_option,
+    origin_of,
+    read_table,
+    weights_option,
+)
 
 if TYPE_CHECKING:
     from aap_hw.policy import Budget
+    from aap_hw.prune.rounds import Event
 
 
 @click.command(
     epilog="\b\nExamples:\n  aap-hw prune --model mobilenetv2 --lut lut/x86.json --budget 60%\n"
     "  aap-hw prune --model resnet20 --data embedded --lut lut/x86.json --budget 50% --out runs/first"
 )
-@click.option(
-    "--model",
-    "model_name",
-    default=DEFAULT_MODEL,
-    metavar="NAME",
-    show_default=True,
-    help="Network to prune.",
-)
+@model_option
 @lut_option
 @budget_option
 @input_option
 @click.option("--data", "data_name", type=click.Choice(["embedded"]), help="Images to train on; default: no training.")
-@click.option("--weights", metavar="NAME", help="'embedded' (resnet20; the default with --data embedded) or none.")
+@weights_option
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1), help="Steps to the budget.")
 @click.option("--epochs", default=4, show_default=True, type=click.IntRange(min=1), help="Epochs of training a round.")
 @click.option(
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
     help="Of each round's start.",
 )
 @click.option("--seed", default=0, show_default=True, type=int, help="Of training.")
+@calibration_option
+@emulated_option
 @click.option("--out", metavar="FOLDER", help="Run folder; default: runs/MODEL-DEVICE-BUDGET.")
 def command(
     model_name: str,
@@ -52,31 +58,44 @@ def command(
     epochs: int,
     learning_rate: float,
     seed: int,
+    calibration_images: int | None,
+    allow_emulated: bool,
     out: str | None,
 ) -> None:
-    """Prune a network until it meets a latency budget, keeping the filters with the most attention."""
-    from aap_hw.cli.screen import PruneScreen
-    from aap_hw.lut.file import load_table
+    """Prune a network until it meets a latency budget, keeping the filters with the most attention.
+
+    With --data it is trained in rounds; without, it is cut in one go and not trained.
+    """
+    from aap_hw.cli.run_screen import PruneScreen
     from aap_hw.prune.device import device_of
-    from aap_hw.prune.rounds import PruneSettings, Task, prune
-    from aap_hw.prune.run import Origin, RunFolder
+    from aap_hw.prune.rounds import prune
+    from aap_hw.prune.run import RunFolder
+    from aap_hw.prune.task import PruneSettings, Task
     from aap_hw.train.data import load_embedded
     from aap_hw.train.loop import TrainSettings
 
-    table = load_table(Path(lut_path))
-    if data_name == "embedded" and weights is None and model_name == "resnet20":
+    table = read_table(lut_path)
+    if weights is None and data_name == "embedded" and model_name == "resnet20":
         weights = "embedded"
-    model = build_model(model_name, input_size, weights)
-    device, why_not = device_of(table)
-    if why_not:
-        click.echo(f"latencies are predicted, not measured: {why_not}", err=True)
-    name = f"{model.name}-{table.device['name']}-{str(budget).replace('%', 'pct')}"
+    origin = origin_of(model_name, input_size, None if weights == "none" else weights)
+    name = f"{model_name}-{table.device['name']}-{str(budget).replace('%', 'pct')}"
     run = RunFolder(Path(out) if out else Path("runs") / name)
-    run.create()
-    screen = PruneScreen(run)
-    task = Task(Origin(model.name, weights, model.input_shape), table, load_embedded(), data_name is not None, device)
+    run.check_free()
+    device, why_predicted = device_of(table)
+    screen = PruneScreen(run.path, why_predicted)
+
+    def on_event(event: Event) -> None:
+        if event.name == "start":
+            run.create()
+        run.append_event({"event": event.name, **event.figures})
+        screen.show(event)
+
+    task = Task(origin, table, load_embedded(), data_name is not None, device, allow_emulated)
     training = TrainSettings(epochs=epochs, learning_rate=learning_rate)
-    settings = PruneSettings(rounds=rounds, training=training, seed=seed)
-    pruned, summary = prune(task, budget, settings, screen.event)
-    run.save(pruned, summary)
+    settings = PruneSettings(rounds, calibration_images, training=training, seed=seed)
+    try:
+        pruned, summary = prune(task, budget, settings, on_event)
+        run.save(pruned, summary)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"no run was saved in {run.path}; the same command begins it anew") from None
     screen.finish(summary)

@@ -12,6 +12,9 @@ from tvm.s_tir import Schedule
 
 Role = Literal["activation", "residual", "weight", "bias"]
 
+# Relax's operator pattern "opaque": its fusion passes would otherwise merge kernels into ones that no table holds.
+OPAQUE = 8
+
 
 @dataclass(frozen=True)
 class Argument:
@@ -46,7 +49,7 @@ def primfunc(tensors: Sequence[te.Tensor]) -> tirx.PrimFunc:
 
 def scheduled_code(schedule: Schedule) -> tirx.PrimFunc:
     """The finished PrimFunc of a schedule: TVM's own passes leave it alone, and its caller names it."""
-    return schedule.mod["main"].with_attr("tirx.is_scheduled", True).without_attr("global_symbol")
+    return schedule.mod["main"].with_attr({"tirx.is_scheduled": True, "op_pattern": OPAQUE}).without_attr("global_symbol")
 
 
 def apply_epilogue(value: Any, steps: Sequence[str], bias: Any, residual: Any) -> Any:

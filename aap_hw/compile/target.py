@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
+from tvm.target import codegen
 
 from aap_hw.errors import UserError
 
@@ -44,24 +45,41 @@ class CpuTarget:
         ------
         UserError : TVM does not know the target, or it is not a CPU.
         """
-        options = {**options, "num-cores": threads}
         try:
+            kind = tvm.target.Target(dict(options)).kind.name
+            if kind != "llvm":
+                raise UserError(f"the target kind {kind!r} has no kernels in this version; use a CPU profile")
+            options = {**options, "num-cores": threads}
             target = tvm.target.Target(options)
-            bits = int(tvm.target.codegen.llvm_get_vector_width(target))
-        except Exception as problem:
-            reason = str(problem).strip().splitlines()[-1]
-            raise UserError(
-                f"TVM {tvm.__version__} does not accept the target {options}: {reason}; "
-                "correct [target] in the device profile"
-            ) from problem
-        if target.kind.name != "llvm":
-            raise UserError(f"the target kind {target.kind.name!r} has no kernels in this version; use a CPU profile")
-        lanes = max(4, bits // FLOAT_BITS)
-        is_x86 = "aarch64" not in str(options.get("mtriple", "x86_64"))
-        registers = 16 if is_x86 and lanes < 16 else 32
+        except (ValueError, TypeError) as problem:
+            raise _refused(options, str(problem)) from problem
+        triple = str(target.attrs.get("mtriple", codegen.llvm_get_system_triple()))
+        cpu = str(target.attrs.get("mcpu", "generic"))
+        if not codegen.llvm_is_valid_cpu(cpu, triple):  # TVM would compile for a generic CPU instead
+            raise _refused(options, f"LLVM {codegen.llvm_version_major()} knows no CPU {cpu!r} of the platform {triple}")
+        lanes, registers = _vector_unit(target, triple)
         return cls(tuple(sorted(options.items())), lanes, registers, threads, tvm=target)
+
+
+def _refused(options: Mapping[str, Any], reason: str) -> UserError:
+    sentence = reason.strip().splitlines()[-1].removesuffix(".").partition(". Target creation")[0]
+    return UserError(
+        f"TVM {tvm.__version__} does not accept the target {dict(options)}: {sentence}; "
+        "correct [target] in the device profile"
+    )
+
+
+def _vector_unit(target: tvm.target.Target, triple: str) -> tuple[int, int]:
+    """Float32 lanes of a vector register, and how many registers there are."""
+    if not triple.startswith(("x86_64", "amd64", "i386", "i686")):
+        lanes = max(4, int(codegen.llvm_get_vector_width(target)) // FLOAT_BITS)
+        return lanes, 16 if triple.startswith("armv") else 32
+    # TVM's own answer is 512 bits for every x86 CPU, those without AVX-512 included.
+    if codegen.llvm_cpu_has_features("avx512f", target):
+        return 16, 32
+    return (8 if codegen.llvm_cpu_has_features("avx", target) else 4), 16
 
 
 def host_options() -> dict[str, Any]:
     """TVM target options that name the real features of the CPU that this process runs on."""
-    return {"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()}
+    return {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()}

@@ -53,7 +53,7 @@ def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
         # Without its manifest the folder is no bundle: that is the state that a crash may leave behind.
         (folder / "manifest.json").unlink(missing_ok=True)
     except OSError as problem:
-        raise UserError(f"cannot write the bundle to {folder}: {problem.strerror}") from problem
+        raise UserError(f"cannot write the bundle to {folder}: {problem.strerror}; choose another folder") from problem
     write_atomic(folder / "model.so", library.read_bytes())
     vectors = {"inputs": bundle.inputs, "outputs": bundle.outputs}
     write_atomic(folder / "reference.safetensors", safetensors.numpy.save(vectors))

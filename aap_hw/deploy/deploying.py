@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.device.connection import Device, LoadedLibrary
 from aap_hw.device.timing import Timing, time_in_turn
 from aap_hw.errors import UserError
+from aap_hw.files import require_writable_folder
 from aap_hw.prune.run import RunFolder
 from aap_hw.train.data import LabelledImages
 
@@ -34,6 +36,7 @@ class Deployment:
     dense, pruned : latencies, timed in turn on the device.
     max_abs_diff : largest difference of any output from PyTorch's, over ``images`` images.
     agreement : share of the images whose predicted class is PyTorch's, in percent.
+    summary : the run's figures, with those of this deployment.
     """
 
     bundle: Path
@@ -42,6 +45,7 @@ class Deployment:
     max_abs_diff: float
     agreement: float
     images: int
+    summary: dict[str, Any]
 
 
 def deploy(run: RunFolder, device: Device, data: LabelledImages, folder: Path | None = None) -> Deployment:
@@ -56,8 +60,10 @@ def deploy(run: RunFolder, device: Device, data: LabelledImages, folder: Path | 
     if network.device != description.name:
         raise UserError(
             f"{run.path} was pruned with the latency table of {network.device}, and its widths mean nothing on "
-            f"{description.name}; deploy it to {network.device}, or prune with a table of {description.name}"
+            f"{description.name}; deploy it with --device {network.device}, or prune with a table of {description.name}"
         )
+    folder = folder or run.path / f"bundle-{description.name}"
+    require_writable_folder(folder)
     shape = network.origin.input_shape
     count = max(REFERENCE_VECTORS, CHECKED_PIXELS // (shape[1] * shape[2]))
     images = data.tensors("test", shape, data.spread("test", count))
@@ -72,19 +78,11 @@ def deploy(run: RunFolder, device: Device, data: LabelledImages, folder: Path | 
         if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise UserError(
                 f"the compiled network differs from PyTorch by {difference:.3g} on {len(images)} images; "
-                "nothing was deployed; please report this with the run folder"
+                "nothing was deployed; this is a fault of aap-hw, please report it with the run folder"
             )
         timings = time_in_turn(libraries, "main", [images[:1].numpy()], device.profile.measure)
-        summary = run.update_summary(
-            {
-                "dense_ms": timings["dense"].median_us / 1e3,
-                "pruned_ms": timings["pruned"].median_us / 1e3,
-                "max_abs_diff": difference,
-                "images_checked": len(images),
-            }
-        )
+        dense_ms, pruned_ms = (timings[name].median_us / 1e3 for name in ("dense", "pruned"))
         mean, std = data.mean_and_std
-        folder = folder or run.path / f"bundle-{description.name}"
         write_bundle(
             folder,
             paths["pruned"],
@@ -95,15 +93,19 @@ def deploy(run: RunFolder, device: Device, data: LabelledImages, folder: Path | 
                 expected[:REFERENCE_VECTORS],
                 data.class_names if expected.shape[1] == data.classes else (),
                 {"scale": 1 / 255, "mean": mean.flatten().tolist(), "std": std.flatten().tolist()},
-                {
-                    "measured_ms": summary["pruned_ms"],
-                    "predicted_ms": summary.get("predicted_ms"),
-                    "provenance": "measured",
-                },
+                {"unpruned_ms": dense_ms, "measured_ms": pruned_ms, "provenance": "measured"},
             ),
         )
     agreement = 100.0 * float(np.mean(actual.argmax(1) == expected.argmax(1)))
-    return Deployment(folder, timings["dense"], timings["pruned"], difference, agreement, len(images))
+    figures = {
+        "dense_ms": dense_ms,
+        "pruned_ms": pruned_ms,
+        "dense_is_measured": True,
+        "max_abs_diff": difference,
+        "images_checked": len(images),
+    }
+    summary = run.update_summary(figures)
+    return Deployment(folder, timings["dense"], timings["pruned"], difference, agreement, len(images), summary)
 
 
 @torch.no_grad()

@@ -33,7 +33,9 @@ class ZooModel:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class ZooEntry:
+    """What a name stands for: `make` gives the network without weights; the rest is as in `ZooModel`."""
+
     make: Callable[[], nn.Module]
     input_shape: tuple[int, int, int]
     classes: int
@@ -52,18 +54,37 @@ def _torchvision(name: str) -> Callable[[], nn.Module]:
 
 _LARGE, _SMALL = (3, 224, 224), (3, 32, 32)
 _ENTRIES = {
-    "mobilenetv2": _Entry(_torchvision("mobilenet_v2"), _LARGE, 1000),
-    "resnet18": _Entry(_torchvision("resnet18"), _LARGE, 1000),
-    "resnet20": _Entry(lambda: CifarResNet(3), _SMALL, 10, "resnet20_fashion_mnist.safetensors"),
-    "resnet50": _Entry(_torchvision("resnet50"), _LARGE, 1000),
-    "resnet56": _Entry(lambda: CifarResNet(9), _SMALL, 10),
-    "vgg16_bn": _Entry(_torchvision("vgg16_bn"), _LARGE, 1000),
+    "mobilenetv2": ZooEntry(_torchvision("mobilenet_v2"), _LARGE, 1000),
+    "resnet18": ZooEntry(_torchvision("resnet18"), _LARGE, 1000),
+    "resnet20": ZooEntry(lambda: CifarResNet(3), _SMALL, 10, "resnet20_fashion_mnist.safetensors"),
+    "resnet50": ZooEntry(_torchvision("resnet50"), _LARGE, 1000),
+    "resnet56": ZooEntry(lambda: CifarResNet(9), _SMALL, 10),
+    "vgg16_bn": ZooEntry(_torchvision("vgg16_bn"), _LARGE, 1000),
 }
 
 
 def names() -> tuple[str, ...]:
     """All names that `build` accepts, sorted."""
     return tuple(sorted(_ENTRIES))
+
+
+def entry(name: str, weights: str | None = None) -> ZooEntry:
+    """Look a network up without building it; refuses what `build` would refuse.
+
+    Raises
+    ------
+    UserError
+        If there is no such network or it has no such weights.
+    """
+    found = _ENTRIES.get(name)
+    if found is None:
+        raise UserError(f"there is no model named '{name}' (known: {', '.join(names())}){closest(name, _ENTRIES)}")
+    if weights not in (None, "embedded"):
+        raise UserError(f"there are no weights named '{weights}' for {name}; give 'embedded' or none")
+    if weights and found.embedded is None:
+        with_weights = ", ".join(n for n, e in sorted(_ENTRIES.items()) if e.embedded)
+        raise UserError(f"{name} has no embedded weights; those that have: {with_weights}")
+    return found
 
 
 def build(name: str, weights: str | None = None) -> ZooModel:
@@ -82,25 +103,18 @@ def build(name: str, weights: str | None = None) -> ZooModel:
     UserError
         If there is no such network, it has no such weights, or the embedded file is missing or damaged.
     """
-    entry = _ENTRIES.get(name)
-    if entry is None:
-        raise UserError(f"there is no model named '{name}' (known: {', '.join(names())}){closest(name, _ENTRIES)}")
-    if weights not in (None, "embedded"):
-        raise UserError(f"there are no weights named '{weights}' for {name}; give 'embedded' or none")
-    if weights and entry.embedded is None:
-        with_weights = ", ".join(n for n, e in sorted(_ENTRIES.items()) if e.embedded)
-        raise UserError(f"{name} has no embedded weights; those that have: {with_weights}")
+    found = entry(name, weights)
     # On the meta device torch skips its own initialisation, which takes seconds for VGG-16.
     with torch.device("meta"):
-        module = entry.make()
+        module = found.make()
     module.to_empty(device="cpu")
-    if weights and entry.embedded is not None:
-        _load_embedded(module, entry.embedded)
+    if weights and found.embedded is not None:
+        _load_embedded(module, found.embedded)
     else:
         initialise(module, seed=SEED)
-        channels, height, width = entry.input_shape
+        channels, height, width = found.input_shape
         calibrate_batch_norm(module, (channels, min(height, 112), min(width, 112)), seed=SEED)
-    return ZooModel(name, module.eval(), entry.input_shape, entry.classes)
+    return ZooModel(name, module.eval(), found.input_shape, found.classes)
 
 
 def _load_embedded(module: nn.Module, file: str) -> None:

@@ -5,6 +5,7 @@ Pure but for its inputs: nothing is trained, compiled or written here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,13 +14,31 @@ from numpy.typing import NDArray
 
 from aap_hw.compile.partition import Network
 from aap_hw.errors import UserError
-from aap_hw.lut.predicting import KernelLatency, kernel_latencies, latency_costs, predict_us
+from aap_hw.lut.predicting import KernelLatency, kernel_latencies, latency_costs
 from aap_hw.lut.table import LatencyTable
 from aap_hw.policy import GroupChoice, Infeasible, allocate, best_channels, kept_share
 
 Scores = Mapping[str, NDArray[np.float64]]
 # A group that keeps next to nothing would be worth minus infinity.
 LEAST_SHARE = 1e-6
+# A budget is converted to the table's unit and its cost back: what rounding may add to it on the way.
+ROUNDING = 1e-12
+
+
+class Unreachable(UserError):  # noqa: N818 - an answer about the budget, not a fault
+    """No plan meets the budget.
+
+    Attributes
+    ----------
+    smallest_ms : the smallest latency that a plan reaches.
+    """
+
+    def __init__(self, budget_ms: float, smallest_ms: float, dense_ms: float) -> None:
+        self.smallest_ms = smallest_ms
+        super().__init__(
+            f"no plan reaches {budget_ms:.4g} ms: the smallest reachable latency is {_up(smallest_ms)} ms "
+            f"({_up(100 * smallest_ms / dense_ms)}% of the unpruned network); allow at least that"
+        )
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,11 @@ class LatencyPlanner:
 
     def predict_ms(self, widths: Mapping[str, int]) -> float:
         """Predicted latency at the given widths."""
-        return predict_us(self.network, widths, self.table) * self.calibration / 1e3
+        return self._calibrated(kernel_latencies(self.network, widths, self.table))
+
+    def _calibrated(self, kernels: list[KernelLatency]) -> float:
+        # Summed as the policy sums, so that both agree on which plans meet a budget.
+        return math.fsum(row.latency_us for row in kernels) * self.calibration / 1e3
 
     def plan(self, scores: Scores, budget_ms: float, at_most: Mapping[str, int] | None = None) -> Plan:
         """The plan with the most attention kept that is predicted to meet the budget.
@@ -86,7 +109,7 @@ class LatencyPlanner:
 
         Raises
         ------
-        UserError : no plan meets the budget; the smallest reachable latency is named.
+        Unreachable : no plan meets the budget; the smallest reachable latency is named.
         MissingKernelError : the table lacks a kernel of the network.
         """
         limits = {**self.network.dense, **(at_most or {})}
@@ -98,30 +121,28 @@ class LatencyPlanner:
         ]
         costs = latency_costs(self.network, allowed, self.table)
         try:
-            found = allocate(choices, {"latency": costs}, {"latency": budget_ms * 1e3 / self.calibration})
+            budget_us = budget_ms * 1e3 / self.calibration * (1 - ROUNDING)
+            found = allocate(choices, {"latency": costs}, {"latency": budget_us})
         except Infeasible as problem:
-            smallest = problem.smallest * self.calibration / 1e3
-            raise UserError(
-                f"no plan reaches {budget_ms:.4g} ms: the smallest reachable latency is {_up(smallest)} ms "
-                f"({_up(100 * smallest / self.dense_ms)}% of the unpruned network); allow at least that"
-            ) from problem
+            smallest_ms = problem.smallest * self.calibration / 1e3 * (1 + 3 * ROUNDING)
+            raise Unreachable(budget_ms, smallest_ms, self.dense_ms) from problem
         widths = {name: found.widths.get(name, widths[-1]) for name, widths in allowed.items()}
+        kernels = kernel_latencies(self.network, widths, self.table)
         shares = [float(kept_share(scores[name], [widths[name]])[0]) for name in free]
         return Plan(
             widths=widths,
             keep={
                 name: best_channels(scores[name], widths[name]).tolist() for name in free if widths[name] < limits[name]
             },
-            predicted_ms=self.predict_ms(widths),
+            predicted_ms=self._calibrated(kernels),
             kept_attention=float(np.exp(np.mean(np.log(np.maximum(shares, LEAST_SHARE))))) if free else 1.0,
             gap=found.gap,
             seconds=found.seconds,
-            kernels=kernel_latencies(self.network, widths, self.table),
+            kernels=kernels,
         )
 
 
 def _up(value: float) -> str:
-    """Three digits, rounded up, so that the figure given can be asked for."""
-    digits = 3 - len(str(int(value))) if value >= 1 else 3
-    step = 10.0 ** -max(0, digits)
-    return f"{np.ceil(value / step) * step:.{max(0, digits)}f}"
+    """Three significant digits, rounded up, so that the figure given can be asked for."""
+    digits = max(0, 2 - math.floor(math.log10(value)))
+    return f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}"

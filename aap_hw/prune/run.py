@@ -18,24 +18,11 @@ import torch
 from torch import nn
 
 from aap_hw.errors import UserError
-from aap_hw.files import read_text, sha256_of, write_atomic
+from aap_hw.files import read_text, require_writable_folder, sha256_of, write_atomic
 from aap_hw.graph import ChannelGraph
-from aap_hw.models import zoo
+from aap_hw.prune.task import Origin
 
 SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the unpruned network came from: enough to make it again."""
-
-    model: str
-    weights: str | None
-    input_shape: tuple[int, int, int]
-
-    def build(self) -> nn.Module:
-        """The unpruned network, in evaluation mode."""
-        return zoo.build(self.model, self.weights).module
 
 
 @dataclass(frozen=True)
@@ -62,16 +49,19 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def create(self) -> None:
-        """Make the folder. Raises UserError if it cannot be written or holds another run."""
+    def check_free(self) -> None:
+        """Raise UserError if the folder could not be made or holds a run already; nothing is written."""
+        require_writable_folder(self.path)
         if (self.path / "run.json").exists():
-            raise UserError(f"{self.path} already holds a run; choose another folder with --out or delete it")
+            raise UserError(f"{self.path} already holds a run; choose another folder with --out, or delete it")
+
+    def create(self) -> None:
+        """Make the folder and begin its log anew. Raises UserError as ``check_free`` does."""
+        self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
-            raise UserError(
-                f"cannot create the folder {self.path}: {problem.strerror}; choose another with --out"
-            ) from problem
+            raise UserError(f"cannot make the folder {self.path}: {problem.strerror}; choose another") from problem
         write_atomic(self.path / "events.jsonl", "")
 
     def save(self, network: PrunedNetwork, summary: Mapping[str, Any]) -> None:
@@ -79,7 +69,8 @@ class RunFolder:
         state = {name: tensor.contiguous() for name, tensor in network.module.state_dict().items()}
         weights = self.path / "model.safetensors"
         write_atomic(weights, safetensors.torch.save(state))
-        self.update_summary(summary)
+        # Not merged: figures that an unfinished run left here are not this one's.
+        write_atomic(self.path / "summary.json", _text(summary))
         document = {
             "schema_version": SCHEMA_VERSION,
             "model": network.origin.model,
@@ -90,7 +81,7 @@ class RunFolder:
             "sha256": {weights.name: sha256_of(weights)},
             "record": network.record,
         }
-        write_atomic(self.path / "run.json", json.dumps(document, indent=1, sort_keys=True) + "\n")
+        write_atomic(self.path / "run.json", _text(document))
 
     def load(self) -> PrunedNetwork:
         """Rebuild the pruned network.
@@ -103,37 +94,53 @@ class RunFolder:
             raise UserError(f"there is no run folder {self.path}; 'aap-hw prune' makes one")
         if not (self.path / "run.json").exists():
             raise UserError(f"{self.path} holds no finished run; 'aap-hw prune' writes run.json when it is done")
+        source = self.path / "run.json"
         try:
-            document = json.loads(read_text(self.path / "run.json", "run"))
+            document = json.loads(read_text(source, "run"))
             version = document["schema_version"]
             if version != SCHEMA_VERSION:
-                raise UserError(f"{self.path}/run.json has version {version}; this aap-hw reads {SCHEMA_VERSION}")
+                raise UserError(
+                    f"{source} has version {version!r} and this aap-hw reads version {SCHEMA_VERSION}; "
+                    "use the aap-hw that wrote it, or run 'aap-hw prune' again"
+                )
             origin = Origin(document["model"], document["weights"], tuple(document["input"]))
             kept = {name: [int(i) for i in channels] for name, channels in document["kept_channels"].items()}
             expected = document["sha256"]["model.safetensors"]
             device, record = document["device"], document["record"]
-        except (ValueError, KeyError, TypeError) as problem:
-            raise UserError(f"{self.path}/run.json is damaged ({problem!r}); run 'aap-hw prune' again") from problem
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+            raise _damaged(source, problem) from problem
         weights = self.path / "model.safetensors"
         if sha256_of(weights) != expected:
-            raise UserError(f"{weights} is not the file that the run wrote (its checksum differs); prune again")
+            raise UserError(
+                f"{weights} is not the file that the run wrote (its checksum differs); "
+                "restore it, or run 'aap-hw prune' again"
+            )
         dense = origin.build()
         graph = ChannelGraph.trace(dense, (torch.zeros(1, *origin.input_shape),))
-        module = graph.cut(dense, kept).eval()
-        module.load_state_dict(safetensors.torch.load_file(weights))
+        try:
+            module = graph.cut(dense, kept).eval()
+            module.load_state_dict(safetensors.torch.load_file(weights))
+        except (UserError, RuntimeError) as problem:
+            raise _damaged(source, problem) from problem
         return PrunedNetwork(origin, kept, device, module, record)
 
     def update_summary(self, figures: Mapping[str, Any]) -> dict[str, Any]:
         """Merge figures into ``summary.json`` and return all of them."""
         path = self.path / "summary.json"
-        merged = {**(json.loads(read_text(path, "summary")) if path.exists() else {}), **figures}
-        write_atomic(path, json.dumps(merged, indent=1, sort_keys=True) + "\n")
+        try:
+            merged = {**(json.loads(read_text(path, "summary")) if path.exists() else {}), **figures}
+        except (ValueError, TypeError) as problem:
+            raise _damaged(path, problem) from problem
+        write_atomic(path, _text(merged))
         return merged
 
     def append_event(self, event: Mapping[str, Any]) -> None:
         """Add one line to the run's log, ``events.jsonl``."""
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(event) + "\n")
+        try:
+            with (self.path / "events.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(event) + "\n")
+        except OSError as problem:
+            raise UserError(f"cannot write {self.path}/events.jsonl: {problem.strerror}") from problem
 
 
 def compose(
@@ -145,3 +152,13 @@ def compose(
         before = earlier.get(name, list(range(dense[name])))
         result[name] = [before[i] for i in indices]
     return result
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"
+
+
+def _damaged(path: Path, problem: Exception) -> UserError:
+    reason = next(iter(str(problem).splitlines()), "") or type(problem).__name__
+    what = f"{reason} is missing" if isinstance(problem, KeyError) else reason
+    return UserError(f"{path} is damaged ({what}); restore it, or run 'aap-hw prune' again")

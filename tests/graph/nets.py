@@ -136,6 +136,20 @@ class Branches(nn.Module):
         return self.head(self.b(torch.cat([left, self.a(right)], 1)))
 
 
+class Grouped(nn.Module):
+    """Grouped convolutions alone: groups must stay equally wide, on both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv(3, 12)
+        self.grouped = nn.Conv2d(12, 8, 3, groups=4)
+        self.last = conv(8, 5, 1)
+        self.head = Head(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.last(self.grouped(self.stem(x)).relu()))
+
+
 class Depthwise(nn.Module):
     """Two filters per channel, a per-channel factor, a slope per channel, a single gate channel."""
 
@@ -196,6 +210,7 @@ SOUND = (
     Shuffle,
     ShuffleOtherWay,
     Branches,
+    Grouped,
     Depthwise,
     Shared,
     KeywordsAndLayout,

@@ -106,6 +106,7 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     "pixel shuffle": (lambda net, x: F.pixel_shuffle(x, 2), 2, "aten.pixel_shuffle"),
     "flip": (lambda net, x: x.flip(1), 8, "aten.flip"),
     "channels meet rows": (lambda net, x: x + x.transpose(1, 2), 8, "aten.add"),
+    "convolution over rows": (lambda net, x: net.mixer(x.transpose(1, 2)), 8, "aten.conv2d"),
     "pool over channels": (
         lambda net, x: F.max_pool2d(x.permute(0, 2, 3, 1), 3, 1, 1).permute(0, 3, 1, 2),
         8,

@@ -1,0 +1,115 @@
+"""What a person sees of a run: its story line by line while it is pruned, its figures when it is done or deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from aap_hw.prune.rounds import Event
+
+
+def plain_console() -> Console:
+    """Standard output without colours or markup: paths and operators may contain brackets."""
+    return Console(highlight=False, markup=False)
+
+
+class PruneScreen:
+    """Tells the story of a run in the folder ``path``; ``why_predicted`` says why nothing is measured, if so."""
+
+    def __init__(self, path: Path, why_predicted: str) -> None:
+        self._path, self._why_predicted = path, why_predicted
+        self._console = plain_console()
+
+    def show(self, event: Event) -> None:
+        """Show one event of the run."""
+        figures = event.figures
+        match event.name:
+            case "start":
+                if self._why_predicted:
+                    self._say(f"latencies are predicted, not measured: {self._why_predicted}")
+                self._say(
+                    f"unpruned {_latency(figures['dense_ms'], figures['dense_is_measured'])}{_accuracy(figures)}; "
+                    f"budget {figures['budget_ms']:.3f} ms"
+                )
+            case "measured":
+                self._say(
+                    f"  tried a plan on the device: predicted {figures['predicted_ms']:.3f} ms, "
+                    f"measured {figures['measured_ms']:.3f} ms, "
+                    + ("within the budget" if figures["budget_met"] else "over the budget")
+                )
+            case "cut":
+                measured = figures["measured_ms"]
+                latency = _latency(measured or figures["predicted_ms"], measured is not None)
+                self._say(
+                    f"round {figures['round']} of {figures['rounds']}: cut to {latency}, "
+                    f"{figures['kept_attention']:.1%} of the attention kept"
+                )
+            case "epoch":
+                self._say(
+                    f"  epoch {figures['epoch']} of {figures['epochs']}: "
+                    f"loss {figures['loss']:.4f}{_accuracy(figures)}, {figures['seconds']:.0f} s"
+                )
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Print the run's result and what to do next."""
+        self._console.print(summary_table(summary))
+        self._say(budget_sentence(summary))
+        if not summary["retrained"]:
+            self._say(
+                "the weights were cut in one round and not retrained, so expect a useless accuracy; to go on, train "
+                f"aap_hw.prune.run.RunFolder(pathlib.Path({str(self._path)!r})).load().module on your images, "
+                "or give --data, which prunes and trains in rounds"
+            )
+        self._say(f"next: aap-hw deploy {self._path} --device {summary['device']}")
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True)
+
+
+def summary_table(summary: Mapping[str, Any]) -> Table:
+    """Unpruned against pruned, as a table."""
+    grid = Table(box=None, pad_edge=False)
+    for heading in ("", "unpruned", "pruned", "share"):
+        grid.add_column(heading, justify="left" if not heading else "right")
+
+    def row(name: str, dense: float | None, pruned: float | None, form: str) -> None:
+        if dense is not None and pruned is not None:
+            grid.add_row(name, form.format(dense), form.format(pruned), f"{pruned / dense:.0%}" if dense else "")
+
+    latency, how = _pruned_latency(summary)
+    row(f"latency, ms, {how}", summary.get("dense_ms"), latency, "{:.3f}")
+    row("accuracy, %", summary.get("accuracy_dense"), summary.get("accuracy_pruned"), "{:.2f}")
+    row("parameters", summary.get("params_dense"), summary.get("params_pruned"), "{:,}")
+    row("multiply-accumulates", summary.get("macs_dense"), summary.get("macs_pruned"), "{:,}")
+    return grid
+
+
+def budget_sentence(summary: Mapping[str, Any]) -> str:
+    """Whether the budget is met, by how much not, and what then."""
+    budget = summary["budget_ms"]
+    latency, how = _pruned_latency(summary)
+    if latency <= budget:
+        return f"the budget of {budget:.3f} ms is met: {latency:.3f} ms {how}"
+    return (
+        f"the budget of {budget:.3f} ms is MISSED by {latency / budget - 1:.1%}: {latency:.3f} ms {how}; "
+        "ask for a smaller budget, or profile the device again if it has changed"
+    )
+
+
+def _pruned_latency(summary: Mapping[str, Any]) -> tuple[float, str]:
+    measured = summary.get("pruned_ms")
+    return (summary["predicted_ms"], "predicted") if measured is None else (measured, "measured")
+
+
+def _latency(milliseconds: float, measured: bool) -> str:
+    return f"{milliseconds:.3f} ms {'measured' if measured else 'predicted'}"
+
+
+def _accuracy(figures: Mapping[str, Any]) -> str:
+    accuracy = figures.get("accuracy")
+    return "" if accuracy is None else f", accuracy {accuracy:.2f} %"

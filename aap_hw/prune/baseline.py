@@ -1,0 +1,141 @@
+"""The unpruned network with its latency, and the one-step plan for it: what every run and every plan begins with.
+
+Refuses what cannot lead anywhere (a table that is not of the device or not of the network, a budget that needs no
+pruning) before anything is trained or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from aap_hw.attention import attention_scores
+from aap_hw.compile.network import with_layout_changes
+from aap_hw.compile.partition import Network, partition
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from aap_hw.lut.enumeration import group_candidates
+from aap_hw.lut.table import LatencyTable, MissingKernelError
+from aap_hw.policy import Budget
+from aap_hw.prune.measuring import measure_networks
+from aap_hw.prune.planning import LatencyPlanner, Plan
+from aap_hw.prune.task import Origin, PruneSettings, Task
+from aap_hw.train.data import LabelledImages
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The unpruned network, traced, with its latency.
+
+    Attributes
+    ----------
+    dense_ms : its latency on the device, if ``measured``, else what the table predicts.
+    """
+
+    module: nn.Module
+    graph: ChannelGraph
+    planner: LatencyPlanner
+    dense_ms: float
+    measured: bool
+
+    @property
+    def network(self) -> Network:
+        """The unpruned network's kernels."""
+        return self.planner.network
+
+
+def baseline(task: Task) -> Baseline:
+    """Trace the unpruned network and find its latency: measured on the device now, else from the table.
+
+    Raises
+    ------
+    UserError : the table was not measured on the device, or the network has no group to prune.
+    MissingKernelError : the table was not made for this network or not for this input size.
+    """
+    _check_provenance(task)
+    module = task.origin.build()
+    graph = ChannelGraph.trace(module, (torch.zeros(1, *task.origin.input_shape),))
+    if all(group.frozen for group in graph.groups):
+        reason = f"its first group {graph.groups[0].frozen}" if graph.groups else "it has no convolution"
+        raise UserError(f"{task.origin.model} has no channel group that may be cut: {reason}")
+    network = with_layout_changes(partition(graph))
+    _check_kernels(network, task.origin, task.table)
+    how = task.table.measurement
+    candidates = group_candidates(graph, how["granularity"], how["at_most"])
+    planner = LatencyPlanner(network, candidates, task.table)
+    predicted = planner.dense_ms
+    measured = task.table.dense_ms(task.origin.model, network.input_shape)
+    if task.device is not None:
+        timing = measure_networks({"dense": module}, task.origin.input_shape, task.device)["dense"]
+        measured = timing.median_us / 1e3
+    dense_ms = measured or predicted
+    planner = replace(planner, calibration=dense_ms / predicted)
+    return Baseline(module, graph, planner, dense_ms, measured is not None)
+
+
+def budget_ms(budget: Budget, dense_ms: float) -> float:
+    """The budget in milliseconds. Raises UserError if the unpruned network already meets it."""
+    wanted = budget.milliseconds(dense_ms)
+    if wanted >= dense_ms:
+        raise UserError(
+            f"nothing needs pruning: the unpruned network takes {dense_ms:.4g} ms and the budget is {wanted:.4g} ms; "
+            "ask for less"
+        )
+    return wanted
+
+
+def calibration_batches(data: LabelledImages, input_shape: tuple[int, int, int], count: int) -> Iterator[torch.Tensor]:
+    """Training images (n, C, H, W) for attention, spread over the classes, a moderate number of pixels at a time."""
+    chosen = data.spread("train", count)
+    size = max(1, min(64, (1 << 20) // (input_shape[1] * input_shape[2])))
+    for start in range(0, len(chosen), size):
+        yield data.tensors("train", input_shape, chosen[start : start + size])
+
+
+def scores_of(
+    task: Task, module: nn.Module, graph: ChannelGraph, settings: PruneSettings
+) -> Mapping[str, NDArray[np.float64]]:
+    """Attention of every channel of a network's groups; ``graph`` must be that of ``module`` as it is now."""
+    shape = task.origin.input_shape
+    batches = calibration_batches(task.data, shape, settings.images_for(shape))
+    return attention_scores(module, batches, reduction=settings.reduction, p=settings.p, graph=graph)
+
+
+def plan_once(task: Task, budget: Budget, settings: PruneSettings) -> tuple[Baseline, Plan]:
+    """The plan for a budget in one step, without cutting anything."""
+    dense = baseline(task)
+    wanted = budget_ms(budget, dense.dense_ms)
+    return dense, dense.planner.plan(scores_of(task, dense.module, dense.graph, settings), wanted)
+
+
+def _check_provenance(task: Task) -> None:
+    name, provenance = task.table.device["name"], task.table.device["provenance"]
+    if provenance != "measured" and not task.allow_emulated:
+        raise UserError(
+            f"the latencies in the table of {name} are {provenance}, not measured on the device, so a plan made with "
+            f"them may be slower there; use a measured table, or add --allow-emulated to try things out"
+        )
+
+
+def _check_kernels(network: Network, origin: Origin, table: LatencyTable) -> None:
+    """Tell a table of another network or input size from one that merely lacks a width."""
+    needed = list(dict.fromkeys(kernel.key for kernel in network.kernels))
+    missing = [key for key in needed if key not in table.points]
+    if missing:
+        size = "x".join(map(str, origin.input_shape))
+        known = ", ".join(
+            f"{entry.model} at {'x'.join(map(str, entry.input[1:]))}"
+            for entry in table.validation
+            if entry.plan == "dense"
+        )
+        name = table.device["name"]
+        raise MissingKernelError(
+            f"the latency table of {name} is not of {origin.model} at {size}{f' but of {known}' if known else ''}: "
+            f"it lacks {len(missing)} of {len(needed)} kernels, the first is '{missing[0]}'; extend it with "
+            f"'aap-hw profile --device {name} --model {origin.model} --input {size} --out FILE'"
+        )

@@ -1,0 +1,85 @@
+"""What is to be pruned and by what: the network's origin, its table, its images, and how a run goes about it.
+
+Values only; nothing is built or checked here but what follows from the values themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from aap_hw.device.connection import Device
+from aap_hw.lut.table import LatencyTable
+from aap_hw.models import zoo
+from aap_hw.train.data import LabelledImages
+from aap_hw.train.loop import TrainSettings
+
+# What attention is averaged over unless told otherwise: about so many pixels, within these numbers of images.
+CALIBRATION_PIXELS = 3_200_000
+FEWEST_IMAGES, MOST_IMAGES = 64, 512
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the unpruned network came from: enough to make it again."""
+
+    model: str
+    weights: str | None
+    input_shape: tuple[int, int, int]
+
+    def build(self) -> nn.Module:
+        """The unpruned network, in evaluation mode."""
+        return zoo.build(self.model, self.weights).module
+
+    @property
+    def classes(self) -> int:
+        """Length of the network's output."""
+        return zoo.entry(self.model, self.weights).classes
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """How a run prunes.
+
+    Attributes
+    ----------
+    rounds : steps in which the budget is approached.
+    calibration_images : images that attention is averaged over; None takes 64 at 224 x 224 up to 512 at 32 x 32.
+    reduction, p : the paper's family (mean, sum, max) and exponent of the attention score.
+    training : how each round trains; its learning-rate schedule starts anew each time.
+    seed : of the training's order and augmentation.
+    """
+
+    rounds: int = 3
+    calibration_images: int | None = None
+    reduction: str = "mean"
+    p: float = 1.0
+    training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=3, learning_rate=0.05))
+    seed: int = 0
+
+    def images_for(self, input_shape: tuple[int, int, int]) -> int:
+        """How many calibration images a network of (C, H, W) is shown."""
+        if self.calibration_images is not None:
+            return self.calibration_images
+        affordable = CALIBRATION_PIXELS // (input_shape[1] * input_shape[2])
+        return min(MOST_IMAGES, max(FEWEST_IMAGES, affordable))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to prune, and what by.
+
+    Attributes
+    ----------
+    data : images that attention is read from, and that training uses if ``retrain``.
+    device : where the result is measured; None leaves every latency a prediction.
+    allow_emulated : accept a table whose latencies were not measured on the device.
+    """
+
+    origin: Origin
+    table: LatencyTable
+    data: LabelledImages
+    retrain: bool = False
+    device: Device | None = None
+    allow_emulated: bool = False

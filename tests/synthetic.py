@@ -1,0 +1,186 @@
+"""A latency table that nobody measured: ResNet-20's kernels at all their widths, with a formula for the latency.
+
+It follows the schema of a real one, so that planning, rounds and the command line can be proven without measuring.
+Also a device that only pretends to run what it is given, and a few of the embedded images.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.network import with_layout_changes
+from aap_hw.compile.partition import Network, partition
+from aap_hw.compile.shape import multiply_accumulates
+from aap_hw.device import load_profile
+from aap_hw.device.connection import DeviceDescription, LocalDevice
+from aap_hw.graph import ChannelGraph
+from aap_hw.lut.enumeration import group_candidates, points_of
+from aap_hw.lut.file import load_table, save_table
+from aap_hw.lut.predicting import predict_us
+from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
+from aap_hw.models import zoo
+from aap_hw.prune import baseline, measuring
+from aap_hw.prune.task import Origin
+from aap_hw.train.data import LabelledImages, load_embedded
+
+ORIGIN = Origin("resnet20", "embedded", (3, 32, 32))
+# The whole network is said to take this many times the sum of its kernels.
+CALIBRATION = 1.25
+
+
+def latency_us(key: KernelKey, width_in: int, width_out: int) -> float:
+    """A microsecond a call, the arithmetic, and a little for every value that is written; four digits, as in a file."""
+    us = 1 + multiply_accumulates(key, width_in, width_out) / 4e4 + math.prod(key.size) * width_out / 1e4
+    return float(f"{us:.4g}")
+
+
+@functools.cache
+def resnet20() -> tuple[nn.Module, ChannelGraph, Network]:
+    """The embedded ResNet-20, its graph and its kernels; shared, so leave it as it is."""
+    module = zoo.build("resnet20", "embedded").module
+    graph = ChannelGraph.trace(module, (torch.zeros(1, 3, 32, 32),))
+    return module, graph, with_layout_changes(partition(graph))
+
+
+@functools.cache
+def this_device() -> LocalDevice:
+    """This machine's CPU."""
+    return LocalDevice(load_profile("x86"))
+
+
+def table(**device: Any) -> LatencyTable:
+    """The table of ResNet-20 at 3 x 32 x 32; keywords replace facts of the device, which is not this machine."""
+    _, graph, network = resnet20()
+    facts = {"name": "x86", "profile_hash": "0" * 12, "cpu": "a CPU elsewhere", "threads": 1, "target": {"kind": "llvm"}}
+    facts |= {"tvm": "0.27.0", "host": "Linux", "date": "2026-01-01", "provenance": "measured"}
+    how = {"warmup": 3, "repeats": 20, "copies": 4, "statistic": "median", "granularity": 4, "at_most": 8}
+    made = LatencyTable({**facts, **device}, {**how, "reference_us": 80.0, "reference_drift": 0.01})
+    for key, width_in, width_out in points_of(network, group_candidates(graph, 4, 8)):
+        made.add(key, LatencyPoint(width_in, width_out, latency_us(key, width_in, width_out), 0.1, 20))
+    predicted = predict_us(network, network.dense, made)
+    measured = float(f"{CALIBRATION * predicted:.4g}")
+    made.validation.append(Validation("resnet20", (1, 3, 32, 32), "dense", predicted, measured))
+    return made
+
+
+def of_this_device() -> dict[str, Any]:
+    """Facts that make `table` one of this machine."""
+    return this_device().describe().as_json()
+
+
+@functools.cache
+def few_images() -> LabelledImages:
+    """256 training and 100 test images, spread over the classes."""
+    data = load_embedded()
+    train, test = data.spread("train", 256), data.spread("test", 100)
+    return LabelledImages(
+        data.train_images[train], data.train_labels[train], data.test_images[test], data.test_labels[test],
+        data.class_names,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def table_file(tmp_path: Path) -> Path:
+    """`table` as a file, of a device elsewhere."""
+    return write_table(tmp_path / "table.json")
+
+
+def write_table(path: Path, **device: Any) -> Path:
+    """Write `table` to a file and return its path."""
+    save_table(table(**device), path)
+    assert len(load_table(path)) > 100
+    return path
+
+
+class PretendedDevice:
+    """Says of every network what the table says, times a factor for each pruned one that is brought to it.
+
+    Nothing is compiled: what stands in for a library holds the widths of the network.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, latencies: LatencyTable, factors: Sequence[float]) -> None:
+        self.profile, self.target = load_profile("x86"), this_device().target
+        self._table, self._factors = latencies, list(factors)
+        self.brought: list[dict[str, int]] = []
+        monkeypatch.setattr(measuring, "compile_network", self._compile)
+
+    def describe(self) -> DeviceDescription:
+        """What the table says of its device."""
+        return DeviceDescription(**{name: self._table.device[name] for name in DeviceDescription.__annotations__})
+
+    def _compile(self, model: nn.Module, example: torch.Tensor, target: object, library: Path) -> None:
+        dense = resnet20()[2].dense
+        widths = {name: model.get_submodule(name).weight.shape[0] for name in dense}  # type: ignore[union-attr, index]
+        library.write_text(json.dumps(widths))
+
+    def load(self, library: Path) -> PretendedLibrary:
+        """Read the widths of a network."""
+        widths = json.loads(library.read_text())
+        network = resnet20()[2]
+        us = CALIBRATION * predict_us(network, widths, self._table)
+        if widths != dict(network.dense):
+            self.brought.append(widths)
+            us *= self._factors[min(len(self.brought), len(self._factors)) - 1]
+        return PretendedLibrary(us)
+
+
+class PretendedLibrary:
+    """Takes the same time at each call."""
+
+    def __init__(self, us: float) -> None:
+        self._us = us
+
+    def set_inputs(self, function: str, inputs: Sequence[np.ndarray]) -> None:
+        """Nothing depends on them."""
+
+    def run(self, function: str) -> np.ndarray:
+        """Not asked for."""
+        raise NotImplementedError
+
+    def time_us(self, function: str, number: int, repeats: int) -> list[float]:
+        """The same each time."""
+        return [self._us] * repeats
+
+
+@pytest.fixture
+def quick_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build and trace ResNet-20 once for all tests instead of once for each."""
+    real: Callable[..., Any] = ChannelGraph.trace
+    module, graph, _ = resnet20()
+
+    def trace(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ChannelGraph:
+        same = model is built[0] if built else False
+        return graph if same and example[0].shape == (1, 3, 32, 32) else real(model, example)
+
+    built: list[nn.Module] = []
+
+    def build(self: Origin) -> nn.Module:
+        if self != ORIGIN:
+            return zoo.build(self.model, self.weights).module
+        built[:] = [module]
+        return module
+
+    monkeypatch.setattr(Origin, "build", build)
+    monkeypatch.setattr(baseline.ChannelGraph, "trace", staticmethod(trace))
+
+
+def without(document: dict[str, Any], *path: str) -> dict[str, Any]:
+    """A copy of nested dictionaries that lacks one key."""
+    smaller = copy.deepcopy(document)
+    inner = smaller
+    for part in path[:-1]:
+        inner = inner[part]
+    del inner[path[-1]]
+    return smaller
