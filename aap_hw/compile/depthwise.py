@@ -80,13 +80,15 @@ def _schedule(
     sch.compute_at(sums, vector, preserve_unit_loops=True)
     *spatial, channel, ry, rx = sch.get_loops(sums)[-6:]
     sch.reorder(ry, rx, *spatial, channel)
-    for loop in (ry, rx, *spatial, pixel):
+    # With a tail every lane is guarded: unrolling the window as well takes seconds to compile and is no faster.
+    has_tail = channels % lanes_for(channels, target) != 0
+    for loop in (*([] if has_tail else [ry, rx]), *spatial, pixel):
         sch.unroll(loop)
     for block in sch.get_child_blocks(sch.get_sblock("root", "main")):
         if sch.get(block).name_hint == "padded":
             sch.compute_at(block, bands, preserve_unit_loops=True)
             last = sch.get_loops(block)[-1]
-            if channels % lanes_for(channels, target) == 0:
+            if not has_tail:
                 sch.vectorize(sch.split(last, [None, lanes_for(channels, target)])[1])
     sch.vectorize(channel)
     sch.vectorize(lane)

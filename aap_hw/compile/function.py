@@ -49,7 +49,8 @@ def primfunc(tensors: Sequence[te.Tensor]) -> tirx.PrimFunc:
 
 def scheduled_code(schedule: Schedule) -> tirx.PrimFunc:
     """The finished PrimFunc of a schedule: TVM's own passes leave it alone, and its caller names it."""
-    return schedule.mod["main"].with_attr({"tirx.is_scheduled": True, "op_pattern": OPAQUE}).without_attr("global_symbol")
+    code = schedule.mod["main"].without_attr("global_symbol")
+    return code.with_attr({"tirx.is_scheduled": True, "op_pattern": OPAQUE})
 
 
 def apply_epilogue(value: Any, steps: Sequence[str], bias: Any, residual: Any) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from aap_hw.errors import UserError
 
 _TEXT = re.compile(
-    r"^(?P<op>\S+) (?P<size>\d+(x\d+)*|-)(?P<attributes>( \w+=\S+)*) (?P<dtype>\w+) batch=(?P<batch>\d+)$"
+    r"(?P<op>\S+) (?P<size>\d+(x\d+)*|-)(?P<attributes>( \w+=\S+)*) (?P<dtype>\w+) batch=(?P<batch>\d+)"
 )
 
 
@@ -45,12 +45,14 @@ class KernelKey:
     @classmethod
     def parse(cls, text: str) -> KernelKey:
         """Read a key from its text form. Raises UserError on anything that ``str`` does not write."""
-        match = _TEXT.match(text)
-        if not match:
-            raise UserError(f"{text!r} is not a kernel key; the file was written by another version or is damaged")
-        size = () if match["size"] == "-" else tuple(int(n) for n in match["size"].split("x"))
-        pairs = [item.partition("=") for item in match["attributes"].split()]
-        return cls(match["op"], size, tuple((k, v) for k, _, v in pairs), match["dtype"], int(match["batch"]))
+        if match := _TEXT.fullmatch(text):
+            size = () if match["size"] == "-" else tuple(int(n) for n in match["size"].split("x"))
+            pairs = [item.partition("=") for item in match["attributes"].split()]
+            attributes = {name: value for name, _, value in pairs}
+            key = cls(match["op"], size, tuple(sorted(attributes.items())), match["dtype"], int(match["batch"]))
+            if str(key) == text:
+                return key
+        raise UserError(f"{text!r} is not a kernel key; the file was written by another version or is damaged")
 
     def __str__(self) -> str:
         size = "x".join(map(str, self.size)) or "-"

@@ -48,8 +48,8 @@ def export_library(module: tvm.IRModule, target: CpuTarget, library: Path) -> No
 def with_layout_changes(network: Network) -> Network:
     """Add the kernels that bring the image to NHWC and the output back, where no other kernel does it."""
     kernels = list(network.kernels)
-    reads_planar = all(k.key.attribute("layout") == "nchw" for k in kernels if network.input in k.inputs)
-    if not reads_planar:
+    is_image = len(network.input_shape) == 4
+    if is_image and not all(_takes_planar(k, network.input) for k in kernels):
         shape = network.input_shape
         width = WidthExpr(shape[1], ())
         key = KernelKey.make("to_nhwc", shape[2:], shape[0])
@@ -61,6 +61,11 @@ def with_layout_changes(network: Network) -> Network:
         kernels.append(Kernel("output_nchw", KernelKey.make("to_nchw", shape[2:], shape[0]), (output,), width, width))
         output = "output_nchw"
     return replace(network, kernels=tuple(kernels), output=output)
+
+
+def _takes_planar(kernel: Kernel, image: str) -> bool:
+    """Whether a kernel reads the image as it comes, if it reads it at all; a residual is NHWC always."""
+    return image not in kernel.inputs or (kernel.key.attribute("layout") == "nchw" and image not in kernel.inputs[1:])
 
 
 def _renamed(kernel: Kernel, old: str, new: str) -> Kernel:

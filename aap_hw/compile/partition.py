@@ -11,11 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.memory import Memory, is_same_view, writes_in_place
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph, WidthExpr
+from aap_hw.graph.call import Call
+from aap_hw.graph.source import source_line
 
 # Operators that change nothing at inference.
 TRANSPARENT = {"dropout", "feature_dropout", "contiguous", "clone", "detach", "alias", "to", "_to_copy"}
@@ -80,11 +84,13 @@ class _Partition:
     def __init__(self, graph: ChannelGraph) -> None:
         self.graph = graph
         signature = graph.program.graph_signature
-        self.parameters = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self.parameters: dict[str, str] = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         self.nodes = list(graph.program.graph.nodes)
+        self.memory = Memory(self.nodes)
+        self.image = ""
         self.value: dict[Node, str] = {}
         self.absorbed: set[Node] = set()
-        self.waiting: dict[Node, Callable[[], None]] = {}  # kernels that end at a node still to come
+        self.waiting: dict[Node, Callable[[], None]] = {}  # kernels that wait for the residual of an addition
         self.kernels: list[Kernel] = []
 
     def run(self) -> Network:
@@ -96,15 +102,25 @@ class _Partition:
                 "compiled so far; wrap the model in a module that returns one tensor"
             )
         image, output = images[0], outputs[0]
-        self.value[image] = image.name
+        pixels = image.meta["val"]
+        if pixels.dim() not in (2, 4) or pixels.dtype != torch.float32:
+            raise UserError(
+                f"the network's input is {pixels.dim()}-D {pixels.dtype}, and only float32 images (N, C, H, W) and "
+                "vectors (N, C) can be compiled so far; convert the model with .float() or reshape its input"
+            )
+        self.image = self.value[image] = image.name
         for node in self.nodes:
             if node.op == "call_function":
                 self._visit(node)
+                if writes_in_place(node) and node in self.value:
+                    self._overwrite(node)
+        if not self.kernels:
+            raise UserError("the network computes nothing that takes time: there is no kernel in it")
         return Network(
             tuple(self.kernels),
             image.name,
             tuple(image.meta["val"].shape),
-            self.value[output],
+            self._value(output, output),
             tuple(output.meta["val"].shape),
             {group.name: group.width for group in self.graph.groups},
         )
@@ -112,13 +128,11 @@ class _Partition:
     def _visit(self, node: Node) -> None:
         if node in self.waiting:
             self.waiting.pop(node)()
-        if node in self.absorbed:
+        if node in self.absorbed or _is_assertion(node):
             return
-        op = _operator(node)
-        source = node.args[0] if node.args else None
-        if op in TRANSPARENT or _is_identity(node):
-            assert isinstance(source, Node)
-            self.value[node] = self.value[source]
+        op = Call(node).name
+        if (op in TRANSPARENT and _keeps_type(node)) or _is_identity(node):
+            self.value[node] = self._value(Call(node).first, node)
             return
         rule = _RULES.get(op)
         if rule is None:
@@ -127,14 +141,24 @@ class _Partition:
                 "replace it in the model or leave that part out"
             )
         rule(self, node)
-        if isinstance(source, Node) and _writes_in_place(node) and node in self.value:
-            self.value[source] = self.value[node]  # whoever reads the operand from here on sees it overwritten
+
+    def _overwrite(self, node: Node) -> None:
+        """Whoever reads the memory that an in-place operator wrote to sees its result from here on."""
+        for other in self.memory.stale_after(node):
+            if not is_same_view(other, node):
+                raise UserError(
+                    f"{node.target} writes into a tensor of which another view is read later"
+                    f"{_source_line(node)}; use the form that does not work in place"
+                )
+            self.value[other] = self.value[node]
 
     # ---- rules -----------------------------------------------------------------------------------------------
 
     def _convolution(self, node: Node) -> None:
-        arguments = _arguments(node)
+        arguments = Call(node)
         image, weight = arguments["input"], arguments["weight"]
+        if image.meta["val"].dim() != 4:
+            raise UserError(f"a convolution of one image without a batch axis has no kernel{_source_line(node)}")
         channels, groups = image.meta["val"].shape[1], arguments["groups"]
         if groups == 1:
             op = "conv2d"
@@ -145,7 +169,6 @@ class _Partition:
         padding = arguments["padding"]
         if isinstance(padding, str):
             raise UserError(f"padding={padding!r} has no kernel yet{_source_line(node)}; give it as numbers")
-        is_first = self.value[image] == next(iter(self.value.values()))
         self._weighted(
             node,
             image,
@@ -154,11 +177,11 @@ class _Partition:
             stride=_two(arguments["stride"]),
             padding=_two(padding),
             dilation=_two(arguments["dilation"]),
-            layout="nchw" if is_first else "",
+            layout="nchw" if self._value(image, node) == self.image else "",
         )
 
     def _linear(self, node: Node) -> None:
-        image = _arguments(node)["input"]
+        image = Call(node)["input"]
         if image.meta["val"].dim() != 2:
             raise UserError(
                 f"a linear layer on a {image.meta['val'].dim()}-D tensor has no kernel yet{_source_line(node)}"
@@ -167,14 +190,15 @@ class _Partition:
 
     def _weighted(self, node: Node, image: Node, op: str, **attributes: object) -> None:
         """A kernel with weights, and the element-wise chain behind it that only it feeds."""
-        arguments = _arguments(node)
-        steps, normalization, residual, last = ["bias"], None, None, node
+        arguments = Call(node)
+        steps, normalization, last = ["bias"], None, node
+        addition: tuple[Node, Node] | None = None  # the operator and what it adds
         while (follower := self._only_user(last)) is not None and follower not in self.absorbed:
-            op_name = _operator(follower)
+            op_name = Call(follower).name
             if op_name == "batch_norm" and last is node:
                 normalization = self._normalization(follower)
-            elif op_name == "add" and residual is None and (other := self._other_operand(follower, last)):
-                residual = other
+            elif op_name == "add" and addition is None and (other := self._residual(follower, last)):
+                addition = follower, other
                 steps.append("add")
             elif (activation := _activation(follower)) is not None:
                 steps.append(activation)
@@ -184,61 +208,61 @@ class _Partition:
             last = follower
             if steps[-1] in ACTIVATIONS:
                 break
+        inputs = [self._value(image, node)]
 
         def emit() -> None:
-            operands = [image] if residual is None else [image, residual]
+            if addition is not None:
+                inputs.append(self._value(addition[1], addition[0]))
             self._emit(
                 last,
                 op,
                 image,
-                [self.value[o] for o in operands],
-                weight=self._parameter(arguments["weight"]),
-                bias=self._parameter(arguments.get("bias")),
+                inputs,
+                weight=self._parameter(arguments["weight"], node),
+                bias=self._parameter(arguments["bias"], node),
                 normalization=normalization,
                 epilogue=tuple(steps),
                 **attributes,
             )
 
-        if last is node:
+        # What is read is what is there now, and for a residual what is there when it is added.
+        if addition is None:
             emit()
         else:
-            self.waiting[last] = emit
+            self.waiting[addition[0]] = emit
 
     def _pool(self, node: Node) -> None:
-        arguments = _arguments(node)
+        arguments = Call(node)
         if arguments.get("ceil_mode") or _two(arguments.get("dilation", 1)) != (1, 1):
             raise UserError(f"pooling with ceil_mode or dilation has no kernel yet{_source_line(node)}")
-        if arguments.get("count_include_pad") is False or arguments.get("divisor_override"):
+        padding = _two(arguments["padding"])
+        if (arguments.get("count_include_pad") is False and any(padding)) or arguments.get("divisor_override"):
             raise UserError(f"average pooling with its own divisor has no kernel yet{_source_line(node)}")
         kernel = _two(arguments["kernel_size"])
         image = arguments["self"]
-        self._emit(
-            node,
-            _operator(node),
-            image,
-            [self.value[image]],
-            kernel=kernel,
-            stride=_two(arguments["stride"] or kernel),
-            padding=_two(arguments["padding"]),
-        )
+        if image.meta["val"].dim() != 4:
+            raise UserError(f"pooling of one image without a batch axis has no kernel{_source_line(node)}")
+        inputs, stride = [self._value(image, node)], _two(arguments["stride"] or kernel)
+        self._emit(node, arguments.name, image, inputs, kernel=kernel, stride=stride, padding=padding)
 
     def _global_pool(self, node: Node) -> None:
-        arguments = _arguments(node)
+        arguments = Call(node)
         image = arguments["self"]
         over_image = arguments.get("output_size") in ([1, 1], 1) or sorted(
             d % 4 for d in arguments.get("dim") or []
         ) == [2, 3]
         if image.meta["val"].dim() != 4 or not over_image:
             raise UserError(f"{node.target} has a kernel only over whole images so far{_source_line(node)}")
-        self._emit(node, "global_avg_pool2d", image, [self.value[image]])
+        self._emit(node, "global_avg_pool2d", image, [self._value(image, node)])
 
     def _elementwise(self, node: Node) -> None:
         activation = _activation(node)
         operands = [a for a in node.args if isinstance(a, Node)]
         shapes = {tuple(a.meta["val"].shape) for a in operands}
-        if (activation is None and len(operands) != 2) or len(shapes) != 1:
+        is_sum = Call(node).name == "add" and len(operands) == 2 and Call(node)["alpha"] == 1
+        if (activation is None and not is_sum) or len(shapes) != 1:
             raise UserError(f"{node.target} with these operands has no kernel yet{_source_line(node)}")
-        inputs = [self.value[a] for a in operands]
+        inputs = [self._value(a, node) for a in operands]
         self._emit(node, activation or "add", operands[0], inputs)
 
     def _flatten(self, node: Node) -> None:
@@ -248,19 +272,19 @@ class _Partition:
         if len(after) != 2 or before[0] != after[0]:
             raise UserError(f"reshaping {tuple(before)} to {tuple(after)} has no kernel yet{_source_line(node)}")
         if all(extent == 1 for extent in before[2:]):
-            self.value[node] = self.value[image]
+            self.value[node] = self._value(image, node)
         else:
-            self._emit(node, "flatten", image, [self.value[image]])
+            self._emit(node, "flatten", image, [self._value(image, node)])
 
     def _slice(self, node: Node) -> None:
         image = node.args[0]
         assert isinstance(image, Node)
         chain = [node]
-        while (follower := self._only_user(chain[-1])) is not None and _operator(follower) == "slice":
+        while (follower := self._only_user(chain[-1])) is not None and Call(follower).name == "slice":
             chain.append(follower)
         steps = {2: 1, 3: 1}
         for link in chain:
-            arguments = _arguments(link)
+            arguments = Call(link)
             shape = arguments["self"].meta["val"].shape
             dim, start, step = arguments["dim"] % len(shape), arguments["start"] or 0, arguments["step"]
             full = arguments["end"] is None or arguments["end"] >= shape[dim]
@@ -269,17 +293,17 @@ class _Partition:
             if dim in steps:
                 steps[dim] *= step
         self.absorbed.update(chain)
-        self._emit(chain[-1], "subsample", image, [self.value[image]], stride=(steps[2], steps[3]))
+        self._emit(chain[-1], "subsample", image, [self._value(image, node)], stride=(steps[2], steps[3]))
 
     def _pad(self, node: Node) -> None:
         image = node.args[0]
-        arguments = _arguments(node)
+        arguments = Call(node)
         amounts = list(arguments["pad"]) + [0] * 8
         is_zero = arguments.get("mode", "constant") == "constant" and not arguments.get("value")
         if amounts[:4] != [0] * 4 or any(amounts[6:]) or not is_zero or min(amounts) < 0:
             raise UserError(f"this padding has no kernel yet{_source_line(node)}; only zero channels can be added")
         assert isinstance(image, Node)
-        self._emit(node, "pad_channels", image, [self.value[image]], before=amounts[4], after=amounts[5])
+        self._emit(node, "pad_channels", image, [self._value(image, node)], before=amounts[4], after=amounts[5])
 
     # ---- helpers ---------------------------------------------------------------------------------------------
 
@@ -305,24 +329,44 @@ class _Partition:
         users = list(node.users)
         return users[0] if len(users) == 1 and users[0].op == "call_function" else None
 
-    def _other_operand(self, add: Node, this: Node) -> Node | None:
-        """What ``add`` adds to ``this``, if it is another activation of the same shape."""
+    def _residual(self, add: Node, this: Node) -> Node | None:
+        """What ``add`` adds to ``this``, if it can be fused: another activation of the same shape."""
         others = [a for a in add.args if isinstance(a, Node) and a is not this]
-        if len(others) != 1 or _arguments(add)["alpha"] != 1:
+        if len(others) != 1 or Call(add)["alpha"] != 1 or self._is_parameter(others[0]):
+            return None
+        if writes_in_place(add) and Call(add).first is not this and self.memory.stale_after(add):
             return None
         same = others[0].meta["val"].shape == add.meta["val"].shape == this.meta["val"].shape
         return others[0] if same else None
 
     def _normalization(self, node: Node) -> Normalization:
-        arguments = _arguments(node)
-        name = self._parameter
-        mean, variance = name(arguments["running_mean"]), name(arguments["running_var"])
-        if mean is None or variance is None:
+        arguments = Call(node)
+        mean = self._parameter(arguments["running_mean"], node)
+        variance = self._parameter(arguments["running_var"], node)
+        if mean is None or variance is None or arguments["training"]:
             raise UserError(f"batch normalisation without running statistics has no kernel{_source_line(node)}")
-        return Normalization(name(arguments["weight"]), name(arguments["bias"]), mean, variance, arguments["eps"])
+        scale, shift = self._parameter(arguments["weight"], node), self._parameter(arguments["bias"], node)
+        return Normalization(scale, shift, mean, variance, arguments["eps"])
 
-    def _parameter(self, node: Node | None) -> str | None:
-        return None if node is None else self.parameters[node.name]
+    def _value(self, node: Node, reader: Node) -> str:
+        """Name of what a node holds at this point of the program."""
+        if node not in self.value:
+            raise UserError(
+                f"{reader.target} on a parameter or constant of the model has no kernel yet{_source_line(reader)}"
+            )
+        return self.value[node]
+
+    def _is_parameter(self, node: Node) -> bool:
+        return node.op != "call_function" and node.name != self.image
+
+    def _parameter(self, node: Node | None, reader: Node) -> str | None:
+        if node is None:
+            return None
+        if node.name not in self.parameters:
+            raise UserError(
+                f"{reader.target} with weights that are computed on the way has no kernel yet{_source_line(reader)}"
+            )
+        return self.parameters[node.name]
 
 
 _RULES: dict[str, Callable[[_Partition, Node], None]] = {
@@ -345,40 +389,27 @@ _RULES: dict[str, Callable[[_Partition, Node], None]] = {
 }
 
 
-def _operator(node: Node) -> str:
-    """``aten.add_.Tensor`` -> ``add``; in-place forms compute the same value."""
-    schema = getattr(node.target, "_schema", None)
-    return schema.name.split("::")[-1].rstrip("_") if schema is not None else str(node.target)
-
-
-def _arguments(node: Node) -> dict[str, Any]:
-    """A node's arguments by name, with the schema's defaults filled in."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | node.kwargs
-    return {a.name: given.get(a.name, a.default_value) for a in schema.arguments}
-
-
 def _activation(node: Node) -> str | None:
-    op = _operator(node)
-    if op in ACTIVATIONS:
-        return op
-    if op == "hardtanh":
-        arguments = _arguments(node)
-        return "relu6" if (arguments["min_val"], arguments["max_val"]) == (0, 6) else None
-    return None
+    call = Call(node)
+    if call.name in ACTIVATIONS:
+        return call.name
+    is_relu6 = call.name == "hardtanh" and (call["min_val"], call["max_val"]) == (0, 6)
+    return "relu6" if is_relu6 else None
 
 
-def _writes_in_place(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.name.endswith("_")
+def _is_assertion(node: Node) -> bool:
+    return Call(node).name.startswith("_assert") and not node.users
+
+
+def _keeps_type(node: Node) -> bool:
+    return bool(node.meta["val"].dtype == Call(node).first.meta["val"].dtype)
 
 
 def _is_identity(node: Node) -> bool:
     """Pooling to the size that the image already has, and slices of everything."""
-    if _operator(node) not in ("adaptive_avg_pool2d", "slice"):
-        return False
-    source = node.args[0]
-    return isinstance(source, Node) and source.meta["val"].shape == node.meta["val"].shape
+    call = Call(node)
+    is_candidate = call.name in ("adaptive_avg_pool2d", "slice")
+    return is_candidate and bool(call.first.meta["val"].shape == node.meta["val"].shape)
 
 
 def _two(value: Any) -> tuple[int, int]:
@@ -387,5 +418,5 @@ def _two(value: Any) -> tuple[int, int]:
 
 
 def _source_line(node: Node) -> str:
-    trace = [line.strip() for line in str(node.meta.get("stack_trace", "")).splitlines() if line.strip()]
-    return f" ({trace[-1]})" if trace else ""
+    line = source_line(node)
+    return f" ({line})" if line else ""

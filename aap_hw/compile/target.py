@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import tvm
@@ -15,6 +16,7 @@ from tvm.target import codegen
 from aap_hw.errors import UserError
 
 FLOAT_BITS = 32
+VECTOR_FEATURES = ("avx", "avx2", "fma", "avx512f")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class CpuTarget:
         triple = str(target.attrs.get("mtriple", codegen.llvm_get_system_triple()))
         cpu = str(target.attrs.get("mcpu", "generic"))
         if not codegen.llvm_is_valid_cpu(cpu, triple):  # TVM would compile for a generic CPU instead
-            raise _refused(options, f"LLVM {codegen.llvm_version_major()} knows no CPU {cpu!r} of the platform {triple}")
+            raise _refused(options, f"LLVM knows no CPU {cpu!r} of the platform {triple}")
         lanes, registers = _vector_unit(target, triple)
         return cls(tuple(sorted(options.items())), lanes, registers, threads, tvm=target)
 
@@ -80,6 +82,19 @@ def _vector_unit(target: tvm.target.Target, triple: str) -> tuple[int, int]:
     return (8 if codegen.llvm_cpu_has_features("avx", target) else 4), 16
 
 
-def host_options() -> dict[str, Any]:
-    """TVM target options that name the real features of the CPU that this process runs on."""
-    return {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()}
+def host_options(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
+    """TVM target options that name the real features of the CPU that this process runs on.
+
+    LLVM knows the CPU by its model; what a virtual machine hides of that model's features is taken away again.
+    """
+    options: dict[str, Any] = {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()}
+    try:
+        lines = [line.partition(":")[2] for line in cpuinfo.read_text().splitlines() if line.startswith("flags")]
+    except OSError:
+        lines = []
+    if lines:
+        target, present = tvm.target.Target(options), set(lines[0].split())
+        hidden = [f for f in VECTOR_FEATURES if codegen.llvm_cpu_has_features(f, target) and f not in present]
+        if hidden:
+            options["mattr"] = [f"-{feature}" for feature in hidden]
+    return options

@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jsonschema
 
@@ -28,12 +28,11 @@ def load_table(path: Path) -> LatencyTable:
     UserError : the file is missing, is not JSON, has another version, or does not follow the schema.
     """
     try:
-        document = json.loads(read_text(path, "latency table"))
+        document = json.loads(read_text(path, "latency table"), parse_constant=_refuse)
     except json.JSONDecodeError as problem:
-        raise UserError(
-            f"the latency table {path} is damaged or cut short ({problem.msg} at line {problem.lineno}); "
-            "restore it or profile the device again"
-        ) from problem
+        raise _damaged(path, f"is damaged or cut short ({problem.msg} at line {problem.lineno})") from problem
+    except (ValueError, RecursionError) as problem:
+        raise _damaged(path, f"is damaged ({problem})") from problem
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(
@@ -42,10 +41,7 @@ def load_table(path: Path) -> LatencyTable:
         )
     fault = jsonschema.exceptions.best_match(_validator().iter_errors(document))
     if fault is not None:
-        raise UserError(
-            f"the latency table {path} is not valid at {fault.json_path}: {fault.message[:200]}; "
-            "restore it or profile the device again"
-        )
+        raise _damaged(path, f"is not valid at {fault.json_path}: {fault.message[:200]}")
     return _from_document(document, path)
 
 
@@ -88,15 +84,26 @@ def dump_table(table: LatencyTable) -> str:
 def _from_document(document: dict[str, Any], path: Path) -> LatencyTable:
     table = LatencyTable(document["device"], document["measurement"])
     for text, kernel in document["kernels"].items():
-        key = KernelKey.parse(text)
+        try:
+            key = KernelKey.parse(text)
+        except UserError as problem:
+            raise _damaged(path, f"is not valid: {text!r} is not a kernel key") from problem
         for row in kernel["points"]:
             point = LatencyPoint(*row)
             if not (math.isfinite(point.median_us) and math.isfinite(point.spread_us)):
-                raise UserError(f"the latency table {path} has a latency that is not a number in '{text}'")
+                raise _damaged(path, f"has a latency that is not a number in '{text}'")
             table.add(key, point)
     for entry in document["validation"]:
         table.validation.append(Validation(**{**entry, "input": tuple(entry["input"])}))
     return table
+
+
+def _damaged(path: Path, fault: str) -> UserError:
+    return UserError(f"the latency table {path} {fault}; restore it or profile the device again")
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number")
 
 
 def _indented(value: dict[str, Any]) -> str:

@@ -1,14 +1,15 @@
 """The journal of a profile in progress: every measured point is on disk before the next one begins.
 
 One JSON line a point behind a header line that says what the points depend on. A process that dies at any moment
-loses at most the point in flight; a last line that was cut short is dropped.
+loses at most the point in flight; a last line that was cut short is dropped. One process at a time has a journal.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import math
 import os
-from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -26,23 +27,18 @@ class Journal:
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
         self.entries: list[Entry] = []
-        text = _read(path)
-        lines = text.splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        if whole:
-            self._check(json.loads(whole[0]), identity)
-            self.entries = list(self._parse(whole[1:]))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("r+" if path.exists() else "w+", encoding="utf-8")
-            self._file.seek(sum(len(line.encode()) for line in whole))
-            self._file.truncate()
+            self._file = path.open("a+b")
         except OSError as problem:
             raise UserError(
                 f"cannot write {path}: {problem.strerror}; choose a folder that can be written with --out"
             ) from problem
-        if not whole:
-            self._append(identity)
+        try:
+            self._take_up(identity)
+        except BaseException:
+            self._file.close()
+            raise
 
     def record(self, key: KernelKey, point: LatencyPoint, reference_us: float) -> None:
         """Add one measured point; it is on disk when this returns."""
@@ -50,44 +46,63 @@ class Journal:
         self._append({"kernel": str(key), "point": astuple(point), "reference_us": reference_us})
 
     def close(self) -> None:
-        """Close the file and keep it."""
+        """Close the file; it stays if it holds points."""
+        if not self._file.closed and not self.entries:
+            self.path.unlink(missing_ok=True)
         self._file.close()
 
     def remove(self) -> None:
         """Close and delete the file: its points are in the table."""
-        self.close()
         self.path.unlink(missing_ok=True)
+        self._file.close()
+
+    def _take_up(self, identity: dict[str, Any]) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as problem:
+            raise UserError(
+                f"another process is profiling into {self.path}; wait for it, or write to another file with --out"
+            ) from problem
+        self._file.seek(0)
+        # What is behind the last line end was being written when the process died.
+        *whole, cut_short = (text := self._file.read()).split(b"\n")
+        if whole:
+            header, *points = [self._value(line) for line in whole]
+            if header != identity:
+                differing = sorted(k for k in header.keys() | identity.keys() if header.get(k) != identity.get(k))
+                raise UserError(
+                    f"{self.path} holds the points of an interrupted profile with another {', '.join(differing)}; "
+                    "finish it with the same settings, or delete the file to begin anew"
+                )
+            self.entries = [self._entry(value) for value in points]
+        self._file.truncate(len(text) - len(cut_short))
+        if not whole:
+            self._append(identity)
 
     def _append(self, value: dict[str, Any]) -> None:
-        self._file.write(json.dumps(value) + "\n")
+        self._file.write(json.dumps(value).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _check(self, header: dict[str, Any], identity: dict[str, Any]) -> None:
-        if header != identity:
-            differing = sorted(k for k in header.keys() | identity.keys() if header.get(k) != identity.get(k))
-            raise UserError(
-                f"{self.path} holds the points of an interrupted profile with another {', '.join(differing)}; "
-                "finish it with the same settings, or delete the file to begin anew"
-            )
+    def _value(self, line: bytes) -> dict[str, Any]:
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as problem:
+            raise self._damaged(problem) from problem
+        if not isinstance(value, dict):
+            raise self._damaged(f"{line[:40]!r} is not an entry")
+        return value
 
-    def _parse(self, lines: list[str]) -> Iterator[Entry]:
-        for line in lines:
-            try:
-                value = json.loads(line)
-                yield (
-                    KernelKey.parse(value["kernel"]),
-                    LatencyPoint(*value["point"]),
-                    float(value["reference_us"]),
-                )
-            except (ValueError, KeyError, TypeError) as problem:
-                raise UserError(f"{self.path} is damaged ({problem}); delete it to begin anew") from problem
+    def _entry(self, value: dict[str, Any]) -> Entry:
+        try:
+            key, reference_us = KernelKey.parse(value["kernel"]), float(value["reference_us"])
+            width_in, width_out, median_us, spread_us, samples = value["point"]
+            point = LatencyPoint(int(width_in), int(width_out), float(median_us), float(spread_us), int(samples))
+        except (ValueError, KeyError, TypeError, UserError) as problem:
+            raise self._damaged(problem) from problem
+        if not (0 < median_us < math.inf and 0 <= spread_us < math.inf and 0 < reference_us < math.inf):
+            raise self._damaged(f"{median_us} µs is not a latency")
+        return key, point, reference_us
 
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UserError(f"cannot read {path}: {problem}; delete it to begin anew") from problem
+    def _damaged(self, problem: object) -> UserError:
+        return UserError(f"{self.path} is damaged ({problem}); delete it to begin anew")

@@ -108,14 +108,15 @@ class Compiler:
         self._options, self._threads, self._copies = dict(target.options), target.threads, copies
         self._folder = folder
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_live_and_die_with_parent)
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent)
         self._count = 0
 
     def submit(self, points: Sequence[Address]) -> Future[CompiledBatch]:
         """Begin to compile one batch."""
         self._count += 1
         library = self._folder / f"batch_{self._count}.so"
-        return self._pool.submit(_compile, points, self._options, self._threads, self._copies, library)
+        with _ctrl_c_blocked():
+            return self._pool.submit(_compile, points, self._options, self._threads, self._copies, library)
 
     def close(self) -> None:
         """End the workers without waiting for what they are at."""
@@ -128,9 +129,18 @@ def _compile(
     return compile_batch(points, CpuTarget.of(options, threads), copies, library)
 
 
-def _live_and_die_with_parent() -> None:
-    # Ctrl-C reaches the whole process group; the parent decides what becomes of the work.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    # Ctrl-C reaches the whole process group, but what becomes of the work is for the parent to decide. Processes that
+    # are started here inherit the block, so that not even a worker that is still importing is disturbed.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _die_with_parent() -> None:
     threading.Thread(target=_exit_after_parent, daemon=True).start()
 
 

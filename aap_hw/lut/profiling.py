@@ -74,15 +74,18 @@ def profile_model(
     identity = device.describe().as_json()
     spec = device.profile.widths
     granularity = granularity_of(device.profile, device.target)
-    table = _open_table(path, device, granularity)
-    example = torch.zeros(input_shape)
-    graph = ChannelGraph.trace(module, (example,))
-    network = with_layout_changes(partition(graph))
-    wanted = points_of(network, group_candidates(graph, granularity, spec.at_most))
     journal = Journal(path.with_name(path.name + ".journal"), identity)
     try:
+        table = _open_table(path, device, granularity)
+        example = torch.zeros(input_shape)
+        graph = ChannelGraph.trace(module, (example,))
+        network = with_layout_changes(partition(graph))
+        wanted = points_of(network, group_candidates(graph, granularity, spec.at_most))
         known = {(key, p.width_in, p.width_out) for key, p, _ in journal.entries}
         missing = [a for a in wanted if a not in table and a not in known]
+        if not (missing or known) and table.dense_ms(name, network.input_shape) is not None:
+            on_progress(ProfileProgress(0, 0, len(wanted), None))
+            return table
         with tempfile.TemporaryDirectory(prefix="aap-hw-profile-") as folder:
             workers = workers or os.cpu_count() or 1
             with compiler(device.target, device.profile.measure.copies, Path(folder), workers) as pool:
@@ -90,11 +93,11 @@ def profile_model(
                 _measure_points(missing, len(wanted), device, pool, reference, journal, on_progress)
                 _merge(table, journal, reference)
                 _validate_dense(table, name, module, network, device, Path(folder), reference)
+        table.device["date"] = date.today().isoformat()
+        save_table(table, path)
+        journal.remove()
     finally:
         journal.close()
-    table.device["date"] = date.today().isoformat()
-    save_table(table, path)
-    journal.remove()
     return table
 
 

@@ -161,8 +161,7 @@ def _along_line(points: Mapping[int, tuple[int, float]], x: int, y: int) -> floa
     b = above[0]
     a = max((w for w in widths if w <= x), default=b)
     (out_a, us_a), (out_b, us_b) = points[a], points[b]
-    expected = _linear(a, out_a, b, out_b, x) if x >= a else None
-    if expected is not None and abs(expected - y) > 0.5:
+    if y > out_a if x < a else abs(_linear(a, out_a, b, out_b, x) - y) > 0.5:
         return None
     return _linear(a, us_a, b, us_b, x)
 

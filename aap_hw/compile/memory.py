@@ -1,0 +1,50 @@
+"""Which values of an exported program share memory, so that an in-place operator is seen by all who read it.
+
+``torch.export`` keeps in-place operators. A later reader of the tensor itself is given the operator's result, but
+readers of its views and aliases (``detach``, a slice, ``flatten``) are not: those are found here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch.fx import Node
+
+
+class Memory:
+    """The nodes of a program by the storage that they live in."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._position = {node: i for i, node in enumerate(nodes)}
+        self._sharing: dict[int, list[Node]] = defaultdict(list)
+        for node in nodes:
+            if (storage := _storage(node)) is not None:
+                self._sharing[storage].append(node)
+
+    def stale_after(self, node: Node) -> list[Node]:
+        """Values made before ``node``, in its memory, that something reads after it."""
+        storage, now = _storage(node), self._position[node]
+        return [
+            other
+            for other in (self._sharing[storage] if storage is not None else [])
+            if self._position[other] < now and any(self._position[user] > now for user in other.users)
+        ]
+
+
+def writes_in_place(node: Node) -> bool:
+    """Whether the operator of a node overwrites its first argument."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.name.endswith("_")
+
+
+def is_same_view(one: Node, other: Node) -> bool:
+    """Whether two values in the same memory are the same elements in the same order."""
+    a, b = one.meta["val"], other.meta["val"]
+    return (a.shape, a.stride(), a.storage_offset()) == (b.shape, b.stride(), b.storage_offset())
+
+
+def _storage(node: Node) -> int | None:
+    value = node.meta.get("val")
+    return int(value.untyped_storage()._cdata) if isinstance(value, torch.Tensor) else None

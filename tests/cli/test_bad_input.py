@@ -1,0 +1,185 @@
+"""Whatever is wrong with what was typed: exit code 2, one line on standard error, nothing else, nothing written."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.synthetic import write_table
+
+RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8")
+
+
+def fails(outcome: Any, sentence: str) -> None:
+    assert (outcome.code, outcome.out) == (2, ""), outcome
+    assert outcome.err.startswith("aap-hw: error: ")
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    assert re.search(sentence, outcome.err), outcome.err
+
+
+BUDGETS = {
+    "0": "has no unit",
+    "0ms": "not more than zero",
+    "-5ms": "not more than zero",
+    "-5%": "not more than zero",
+    "20": "type '20ms' for milliseconds",
+    "20xs": "unknown unit 'xs'",
+    "150%": "more than the dense network takes",
+    "": "not a number with a unit",
+    "fast": "not a number with a unit",
+    "0,5ms": "the decimal sign is a point",
+    "nanms": "not a number",
+    "1e999ms": "too large",
+    "100%": r"nothing needs pruning: the unpruned network takes 1\.\d+ ms and the budget is 1\.\d+ ms",
+    "20ms": "nothing needs pruning: the unpruned network takes .* ms and the budget is 20 ms",
+    "0.01ms": r"no plan reaches 0\.01 ms: the smallest reachable latency is 0\.\d+ ms \([\d.]+% of the unpruned",
+    "1%": r"no plan reaches 0\.01\d+ ms: the smallest reachable latency is",
+}
+
+
+@pytest.mark.parametrize("command", ["plan", "prune"])
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.usefixtures("quick")
+def test_budget(aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, command: str, budget: str) -> None:
+    out = ("--out", str(tmp_path / "run")) if command == "prune" else ()
+    fails(aap_hw(command, *RESNET20, "--lut", str(table_file), "--budget", budget, *out), BUDGETS[budget])
+    assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_smallest_latency_that_is_named_can_be_asked_for(aap_hw: Callable[..., Any], table_file: Path) -> None:
+    command = ("plan", *RESNET20, "--lut", str(table_file), "--budget")
+    named = re.search(r"is ([\d.]+) ms \(([\d.]+)%", aap_hw(*command, "1%").err)
+    assert named is not None
+    for budget in (f"{named[1]}ms", f"{named[2]}%"):
+        assert aap_hw(*command, budget).code == 0
+
+
+COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "no table": (("plan", "--budget", "50%"), "Missing option '--lut'"),
+    "no budget": (("prune", "--lut", "TABLE"), "Missing option '--budget'"),
+    "no such file": (
+        ("plan", "--lut", "nowhere/x86.json", "--budget", "50%"),
+        "cannot read the latency table nowhere/x86.json: No such file",
+    ),
+    "no such shipped table": (("plan", "--lut", "x87", "--budget", "50%"), "there is no latency table 'x87'"),
+    "a folder": (("lut", "show", "FOLDER"), "cannot read the latency table .*: Is a directory"),
+    "model": (
+        ("plan", "--model", "resnet21", "--lut", "TABLE", "--budget", "50%"),
+        r"no model named 'resnet21' \(known: .*\); did you mean 'resnet",
+    ),
+    "model to profile": (("profile", "--device", "x86", "--model", "vgg"), "no model named 'vgg'"),
+    "weights": (("prune", "--weights", "mine", "--lut", "TABLE", "--budget", "50%"), "'mine' is not one of"),
+    "weights of another model": (
+        ("plan", "--model", "resnet18", "--weights", "embedded", "--lut", "TABLE", "--budget", "50%"),
+        "resnet18 has no embedded weights; those that have: resnet20",
+    ),
+    "data": (("prune", "--data", "cifar", "--lut", "TABLE", "--budget", "50%"), "'cifar' is not 'embedded'"),
+    "data of other classes": (
+        ("prune", "--model", "mobilenetv2", "--data", "embedded", "--lut", "TABLE", "--budget", "50%"),
+        "mobilenetv2 tells 1000 classes apart and the images are of 10",
+    ),
+    "input": (("plan", "--input", "224", "--lut", "TABLE", "--budget", "50%"), "write channels, height and width like"),
+    "channels": (
+        ("plan", "--model", "resnet20", "--input", "1x32x32", "--lut", "TABLE", "--budget", "50%"),
+        "takes images of 3 channels, not 1; write --input 3x32x32",
+    ),
+    "another input size": (
+        ("plan", "--model", "resnet20", "--input", "3x24x24", "--lut", "TABLE", "--budget", "50%"),
+        "x86 is not of resnet20 at 3x24x24 but of resnet20 at 3x32x32: .*--input 3x24x24",
+    ),
+    "rounds": (("prune", "--rounds", "0", "--lut", "TABLE", "--budget", "50%"), "0 is not in the range"),
+    "learning rate": (("prune", "--learning-rate", "0", "--lut", "TABLE", "--budget", "50%"), "not in the range"),
+    "device": (("deploy", "RUN", "--device", "x68"), "there is no device 'x68' .*did you mean 'x86'?"),
+    "board": (("deploy", "RUN", "--device", "rpi4"), "cannot use the device 'rpi4' yet"),
+    "board to profile": (("profile", "--device", "rpi5"), "cannot use the device 'rpi5' yet"),
+    "run": (("deploy", "RUN", "--device", "x86"), "there is no run folder .*RUN; 'aap-hw prune' makes one"),
+    "sub-command": (("lut", "shwo", "TABLE"), "No such command 'shwo'"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.usefixtures("quick")
+def test_command(
+    aap_hw: Callable[..., Any], table_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    arguments, sentence = COMMANDS[name]
+    monkeypatch.chdir(tmp_path)
+    places = {"TABLE": str(table_file), "FOLDER": str(tmp_path), "RUN": str(tmp_path / "RUN")}
+    fails(aap_hw(*(places.get(argument, argument) for argument in arguments)), sentence)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
+
+
+def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
+    def edit(text: str) -> str:
+        document = json.loads(text)
+        change(document)
+        return json.dumps(document)
+
+    return edit
+
+
+TABLES: dict[str, tuple[Callable[[str], str], str]] = {
+    "empty": (lambda text: "", "damaged or cut short"),
+    "truncated": (lambda text: text[: len(text) // 2], "damaged or cut short .* at line"),
+    "a list": (lambda text: "[1, 2]", "not a latency table of version 1"),
+    "older": (edited(lambda d: d.update(schema_version=0)), "schema_version is 0"),
+    "newer": (edited(lambda d: d.update(schema_version=2)), "use the version of aap-hw that wrote it"),
+    "without version": (edited(lambda d: d.pop("schema_version")), "schema_version is None"),
+    "without device": (edited(lambda d: d.pop("device")), "'device' is a required property"),
+    "of unknown provenance": (edited(lambda d: d["device"].update(provenance="guessed")), "'guessed' is not one of"),
+    "negative latency": (
+        edited(lambda d: next(iter(d["kernels"].values()))["points"][0].__setitem__(2, -1.0)),
+        r"is not valid at .*points",
+    ),
+    "emulated": (edited(lambda d: d["device"].update(provenance="emulated")), "are emulated, .*--allow-emulated"),
+    "estimated": (edited(lambda d: d["device"].update(provenance="estimated")), "are estimated, .*--allow-emulated"),
+}
+
+
+@pytest.mark.parametrize("command", ["plan", "prune"])
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.usefixtures("quick")
+def test_table(aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, command: str, name: str) -> None:
+    change, sentence = TABLES[name]
+    table_file.write_text(change(table_file.read_text()))
+    out = ("--out", str(tmp_path / "run")) if command == "prune" else ()
+    fails(aap_hw(command, *RESNET20, "--lut", str(table_file), "--budget", "50%", *out), sentence)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
+
+
+@pytest.mark.parametrize("below", ["", "run", "deep/run"])
+@pytest.mark.usefixtures("quick")
+def test_folder_that_cannot_be_made(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, below: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aap_hw.prune.rounds.prune", None)
+    (tmp_path / "file").write_text("")
+    out = str(tmp_path / "file" / below)
+    fails(
+        aap_hw("prune", *RESNET20, "--lut", str(table_file), "--budget", "50%", "--out", out),
+        "cannot write to the folder .*: .*file is not a folder; choose another",
+    )
+    json_out = ("--json", str(tmp_path / "file" / "plan.json"))
+    fails(aap_hw("plan", *RESNET20, "--lut", str(table_file), "--budget", "50%", *json_out), "cannot write .*plan.json")
+    fails(aap_hw("lut", "show", str(table_file), *json_out), "cannot write .*plan.json")
+
+
+def test_one_line_is_all_that_a_process_says_too(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table.json")
+    arguments = ["prune", *RESNET20, "--lut", str(table), "--budget", "0.01ms", "--out", str(tmp_path / "run")]
+    child = subprocess.run(
+        [sys.executable, "-m", "aap_hw.cli.main", *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert (child.returncode, child.stdout) == (2, "")
+    assert child.stderr.startswith("aap-hw: error: no plan reaches 0.01 ms")
+    assert child.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,106 @@
+"""`aap-hw plan` shows the widths and what they cost, as a table for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aap_hw.compile.kernel import KernelKey
+from aap_hw.lut.file import load_table
+from tests.synthetic import resnet20, write_table
+
+pytestmark = pytest.mark.usefixtures("quick")
+RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8")
+
+
+def test_json_is_alone_on_standard_output_and_its_kernels_keep_the_budget(
+    aap_hw: Callable[..., Any], table_file: Path
+) -> None:
+    outcome = aap_hw("plan", *RESNET20, "--lut", str(table_file), "--budget", "60%", "--json", "-")
+    assert (outcome.code, outcome.err) == (0, "")
+    plan, table = json.loads(outcome.out), load_table(table_file)
+    assert plan["budget_ms"] == pytest.approx(0.6 * plan["dense_ms"])
+    in_us = math.fsum(kernel["latency_us"] for kernel in plan["kernels"])
+    assert in_us / 1e3 == pytest.approx(plan["predicted_ms"], rel=1e-9)
+    assert in_us / 1e3 <= plan["budget_ms"] * (1 + 1e-12)
+    widths = {group["name"]: group["kept"] for group in plan["groups"]}
+    network = resnet20()[2]
+    assert len(plan["kernels"]) == len(network.kernels)
+    for shown, kernel in zip(plan["kernels"], network.kernels, strict=True):
+        address = KernelKey.parse(shown["kernel"]), shown["width_in"], shown["width_out"]
+        assert address == kernel.at(widths)
+        assert shown["table_us"] == table.latency(*address).us
+        assert shown["latency_us"] == pytest.approx(plan["calibration"] * shown["table_us"])
+    assert plan["interpolated_kernels"] == 0
+    frozen = [group for group in plan["groups"] if group["frozen"]]
+    assert {group["name"] for group in frozen} >= {"conv1", "linear"}
+    assert all(group["kept"] == group["width"] for group in frozen)
+    assert any(group["kept"] < group["width"] for group in plan["groups"])
+    assert 0 < plan["kept_attention"] < 1
+
+
+def test_really_alone_on_standard_output_of_a_process(table_file: Path) -> None:
+    command = ["plan", *RESNET20, "--lut", str(table_file), "--budget", "60%", "--json", "-"]
+    child = subprocess.run(
+        [sys.executable, "-m", "aap_hw.cli.main", *command], capture_output=True, text=True, timeout=120
+    )
+    assert (child.returncode, child.stderr) == (0, "")
+    assert json.loads(child.stdout)["device"] == "x86"
+
+
+def test_table_shows_every_group_and_the_next_command(
+    aap_hw: Callable[..., Any], table_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    outcome = aap_hw("plan", *RESNET20, "--lut", str(table_file), "--budget", "1ms")
+    assert (outcome.code, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
+    shown = {line.split()[0]: line for line in lines[1:]}
+    for group in resnet20()[1].groups:
+        assert str(group.width) in shown[group.name]
+        if group.frozen:
+            assert f"frozen: {group.frozen}" in shown[group.name]
+    assert "x86 (measured table): unpruned" in outcome.out
+    assert "budget 1.000 ms, predicted 0." in outcome.out
+    assert lines[-1] == f"next: aap-hw prune --model resnet20 --lut {table_file} --budget 1ms --weights embedded"
+
+
+def test_json_goes_to_the_file_that_is_named(aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    outcome = aap_hw("plan", *RESNET20, "--lut", str(table_file), "--budget", "0.001s", "--json", str(path))
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert json.loads(path.read_text())["budget_ms"] == 1.0
+
+
+def test_table_that_was_not_measured_needs_a_word(aap_hw: Callable[..., Any], tmp_path: Path) -> None:
+    path = write_table(tmp_path / "t.json", provenance="emulated")
+    command = ("plan", *RESNET20, "--lut", str(path), "--budget", "60%")
+    refused = aap_hw(*command)
+    assert (refused.code, refused.out) == (2, "")
+    assert "are emulated, not measured on the device" in refused.err
+    assert refused.err.count("\n") == 1
+    allowed = aap_hw(*command, "--allow-emulated")
+    assert (allowed.code, allowed.err) == (0, "")
+    assert "x86 (emulated table)" in allowed.out
+
+
+def test_shipped_table_is_found_by_its_name(
+    aap_hw: Callable[..., Any], table_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    table_file.rename(shipped / "x86.json")
+    monkeypatch.setattr("aap_hw.resources.resource_dirs", lambda kind: [shipped] if kind == "lut" else [])
+    monkeypatch.chdir(tmp_path)
+    assert aap_hw("plan", *RESNET20, "--lut", "x86", "--budget", "60%").code == 0
+    outcome = aap_hw("plan", *RESNET20, "--lut", "x68", "--budget", "60%")
+    assert outcome.code == 2
+    assert "there is no latency table 'x68' (there are tables for x86; or give the path of a file)" in outcome.err
+    assert "did you mean 'x86'?" in outcome.err

@@ -1,0 +1,181 @@
+"""`aap-hw prune` and `aap-hw deploy` as a person meets them: what they print, leave behind, and say when stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.synthetic import of_this_device, write_table
+
+RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8")
+
+PRUNES_WITH_FEW_IMAGES = """
+import sys
+import aap_hw.train.data
+from tests.synthetic import few_images
+from aap_hw.graph import ChannelGraph
+aap_hw.train.data.load_embedded = few_images
+trace = ChannelGraph.trace
+ChannelGraph.trace = staticmethod(lambda *given: print("tracing") or trace(*given))
+from aap_hw.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.usefixtures("quick")
+def test_without_data_it_cuts_once_and_says_that_nothing_was_retrained(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "runs" / "first [1]"
+    outcome = aap_hw("prune", *RESNET20, "--lut", str(table_file), "--budget", "50%", "--out", str(out))
+    assert (outcome.code, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("latencies are predicted, not measured: the table was measured with the CPU 'a CPU else")
+    assert re.fullmatch(r"unpruned 1\.\d{3} ms measured; budget 0\.\d{3} ms", lines[1])
+    assert re.fullmatch(r"round 1 of 1: cut to 0\.\d{3} ms predicted, \d\d\.\d% of the attention kept", lines[2])
+    assert re.search(r"latency, ms, predicted +1\.\d+ +0\.\d+ +(49|50)%", outcome.out)
+    assert re.search(r"the budget of 0\.\d{3} ms is met: 0\.\d{3} ms predicted", outcome.out)
+    (sentence,) = [line for line in lines if "not retrained" in line]
+    assert f"RunFolder(pathlib.Path({str(out)!r})).load().module" in sentence
+    assert "--data" in sentence
+    assert lines[-1] == f"next: aap-hw deploy {out} --device x86"
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["retrained"] is False
+    log = [json.loads(line)["event"] for line in (out / "events.jsonl").read_text().splitlines()]
+    assert log == ["start", "cut", "round"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_with_data_it_trains_in_rounds_and_shows_them(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    options = ("--model", "resnet20", "--data", "embedded", "--rounds", "2", "--epochs", "1", "--learning-rate", "0.01")
+    out = tmp_path / "run"
+    outcome = aap_hw("prune", *options, "--lut", str(table_file), "--budget", "60%", "--out", str(out))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert re.search(r"unpruned 1\.\d{3} ms measured, accuracy \d\d\.\d\d %; budget", outcome.out)
+    for number in (1, 2):
+        assert re.search(rf"\nround {number} of 2: cut to .*\n  epoch 1 of 1: loss \d\.\d{{4}}, accuracy", outcome.out)
+    assert "not retrained" not in outcome.out
+    assert re.search(r"accuracy, % +\d\d\.\d+ +\d\d\.\d+", outcome.out)
+    assert json.loads((out / "run.json").read_text())["weights"] == "embedded"
+
+
+@pytest.mark.usefixtures("quick")
+def test_default_folder_is_named_after_model_device_and_budget_and_not_used_twice(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ("prune", *RESNET20, "--lut", str(table_file), "--budget", "50%")
+    assert aap_hw(*command).code == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["resnet20-x86-50pct"]
+    outcome = aap_hw(*command)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        "aap-hw: error: runs/resnet20-x86-50pct already holds a run; choose another folder with --out, or delete it\n"
+    )
+
+
+def test_untrained_weights_can_be_asked_for(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def prune(task: Any, *_: Any) -> None:
+        seen.append(task.origin.weights)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aap_hw.prune.rounds.prune", prune)
+    options = (
+        "prune",
+        "--model",
+        "resnet20",
+        "--lut",
+        str(table_file),
+        "--budget",
+        "50%",
+        "--out",
+        str(tmp_path / "r"),
+    )
+    for given in ((), ("--data", "embedded"), ("--data", "embedded", "--weights", "none"), ("--weights", "embedded")):
+        assert aap_hw(*options, *given).code == 130
+    assert seen == [None, "embedded", None, "embedded"]
+
+
+def start_pruning(table_file: Path, out: Path) -> subprocess.Popen[str]:
+    arguments = ["--model", "resnet20", "--data", "embedded", "--epochs", "200", "--budget", "50%", "--out", str(out)]
+    return subprocess.Popen(
+        [sys.executable, "-c", PRUNES_WITH_FEW_IMAGES, "prune", "--lut", str(table_file), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+
+
+def test_ctrl_c_while_it_trains_is_one_sentence_and_leaves_no_run(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    child = start_pruning(table_file, out)
+    try:
+        assert child.stdout is not None
+        assert any(line.startswith("  epoch 1 of 200") for line in child.stdout)
+        time.sleep(0.3)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == 130
+    assert err.strip() == f"aap-hw: interrupted; no run was saved in {out}; the same command begins it anew"
+    assert [path.name for path in out.iterdir()] == ["events.jsonl"]
+    refused = aap_hw("deploy", str(out), "--device", "x86")
+    assert refused.code == 2
+    assert "holds no finished run" in refused.err
+
+
+def test_ctrl_c_while_the_network_is_traced_leaves_not_even_a_folder(table_file: Path, tmp_path: Path) -> None:
+    child = start_pruning(table_file, tmp_path / "run")
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "tracing\n"
+        time.sleep(0.2)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == 130
+    assert (
+        err.strip() == f"aap-hw: interrupted; no run was saved in {tmp_path / 'run'}; the same command begins it anew"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_pruned_on_this_machine_and_deployed_to_it(
+    aap_hw: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    monkeypatch.setattr("aap_hw.deploy.deploying.CHECKED_PIXELS", 50 * 32 * 32)
+    monkeypatch.setattr("aap_hw.prune.rounds.ATTEMPTS", 1)
+    table, out = write_table(tmp_path / "here.json", **of_this_device()), tmp_path / "run"
+    pruned = aap_hw("prune", *RESNET20, "--lut", str(table), "--budget", "60%", "--out", str(out))
+    assert (pruned.code, pruned.err) == (0, "")
+    assert re.search(r"tried a plan on the device: predicted .* measured .* (within|over) the budget", pruned.out)
+    assert "not measured" not in pruned.out
+    assert "latency, ms, measured" in pruned.out
+    deployed = aap_hw("deploy", str(out), "--device", "x86")
+    assert (deployed.code, deployed.err) == (0, "")
+    assert re.search(r"the budget of .* ms is (met|MISSED)", deployed.out)
+    assert "checked on 50 images: largest difference from PyTorch" in deployed.out
+    assert f"bundle: {out}/bundle-x86" in deployed.out
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["max_abs_diff"] <= 1e-4
+    assert (out / "bundle-x86" / "manifest.json").exists()

@@ -1,0 +1,167 @@
+"""Running one kernel, or one compiled network, beside PyTorch in float64.
+
+The reference is written with PyTorch's own calls from the sizes of a case; nothing of it is read off a kernel key.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tvm
+from torch import nn
+
+from aap_hw.compile.build import build_kernel
+from aap_hw.compile.function import KernelFunction
+from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.network import compile_network
+from aap_hw.compile.target import CpuTarget
+from aap_hw.device import load_profile
+from aap_hw.device.connection import LocalDevice
+
+Pair = tuple[int, int]
+
+
+@functools.cache
+def device(threads: int = 1) -> LocalDevice:
+    """This machine, with that many threads for its networks."""
+    return LocalDevice(load_profile("x86").model_copy(update={"threads": threads}))
+
+
+def target(threads: int = 1) -> CpuTarget:
+    return device(threads).target
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution with its epilogue, at its widths."""
+
+    width_in: int
+    width_out: int
+    size: Pair = (6, 8)
+    kernel: Pair = (3, 3)
+    stride: Pair = (1, 1)
+    padding: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    epilogue: tuple[str, ...] = ("bias",)
+    batch: int = 1
+    planar: bool = False
+    depthwise: bool = False
+
+    def key(self) -> KernelKey:
+        return KernelKey.make(
+            "depthwise_conv2d" if self.depthwise else "conv2d",
+            self.size,
+            self.batch,
+            kernel=self.kernel,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            epilogue=self.epilogue,
+            layout="nchw" if self.planar else "",
+        )
+
+
+def assert_convolution_equals_pytorch(case: Convolution, threads: int = 1) -> None:
+    random = np.random.default_rng(7)
+    function = build_kernel(case.key(), case.width_in, case.width_out, target(threads))
+    groups = case.width_in if case.depthwise else 1
+    image = random.standard_normal((case.batch, case.width_in, *case.size)).astype("float32")
+    weight = random.standard_normal((case.width_out, case.width_in // groups, *case.kernel)).astype("float32")
+    bias = random.standard_normal(case.width_out).astype("float32")
+
+    def convolve(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> torch.Tensor:
+        x, w, b = (torch.from_numpy(array).double() for array in (x, w, b))
+        return F.conv2d(x, w, b, case.stride, case.padding, case.dilation, groups)
+
+    expected = convolve(image, weight, bias)
+    # A sum in float32 differs from the exact one by a multiple of the sum of its terms' sizes.
+    sizes = convolve(abs(image), abs(weight), abs(bias))
+    residual = random.standard_normal(expected.shape).astype("float32")
+    for step in case.epilogue[1:]:
+        match step:
+            case "add":
+                expected = expected + torch.from_numpy(residual).double()
+            case "relu":
+                expected = expected.relu()
+            case "relu6":
+                expected = expected.clamp(0, 6)
+            case _:
+                raise AssertionError(step)
+    actual = call(
+        function,
+        activation=image if case.planar else image.transpose(0, 2, 3, 1),
+        residual=residual.transpose(0, 2, 3, 1),
+        weight=weight,
+        bias=bias,
+    )
+    difference = np.abs(actual.transpose(0, 3, 1, 2) - expected.numpy())
+    assert difference.shape == expected.shape
+    assert (difference <= 2e-6 * (1 + sizes.numpy())).all()
+
+
+def call(function: KernelFunction, **given: np.ndarray) -> np.ndarray:
+    """Compile a kernel, pack its weights as a network would, and call it once."""
+    arrays = []
+    for argument in function.arguments:
+        array = given[argument.role]
+        if argument.role == "weight":
+            assert function.pack is not None
+            array = function.pack(array)
+        if argument.role == "bias":
+            array = np.pad(array, (0, argument.shape[0] - len(array)))
+        assert array.shape == argument.shape
+        arrays.append(np.ascontiguousarray(array))
+    # Whatever the kernel fails to write stays visible.
+    output = tvm.runtime.tensor(np.full(function.output_shape, np.nan, "float32"))
+    runnable(function)(*[tvm.runtime.tensor(array) for array in arrays], output)
+    result: np.ndarray = output.numpy()
+    return result
+
+
+def runnable(function: KernelFunction) -> Any:
+    code = function.code.with_attr("global_symbol", "kernel")
+    compiled = tvm.compile(tvm.IRModule({"kernel": code}), target=target().tvm)
+    return compiled.jit()["kernel"]
+
+
+def outputs(model: nn.Module, image: torch.Tensor, folder: Path, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """What the compiled network and PyTorch make of an image."""
+    library = folder / f"{type(model).__name__}.so"
+    compile_network(model, image, target(threads), library)
+    loaded = device(threads).load(library)
+    loaded.set_inputs("main", [image.numpy()])
+    with torch.no_grad():
+        return loaded.run("main"), model.eval()(image).numpy()
+
+
+def assert_compiled_equals_pytorch(
+    model: nn.Module, image: torch.Tensor, folder: Path, threads: int = 1, tolerance: float = 1e-5
+) -> None:
+    """The largest difference is a tiny share of the spread of PyTorch's output, and that is not nothing."""
+    actual, expected = outputs(model, image, folder, threads)
+    assert actual.shape == expected.shape
+    spread = expected.std()
+    assert spread > 1e-3
+    assert np.abs(actual - expected).max() <= tolerance * max(spread, np.abs(expected).max())
+
+
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every batch norm statistics and an affine part that differ from channel to channel."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            for tensor, low, high in (
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.5, 0.5),
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.5, 2.0),
+            ):
+                assert tensor is not None
+                tensor.data.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
+    return model.eval()

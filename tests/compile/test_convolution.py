@@ -1,0 +1,140 @@
+"""Proves that compiled convolutions and linear layers equal PyTorch's in float64 at every kind of size and width.
+
+Widths are those that fill vectors and those that do not (1, 3, 5, 17, 24, 37); the epilogues are all that a network
+can fuse; the padding, stride and dilation may differ between the two axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tvm_ffi
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from aap_hw.compile.build import build_kernel
+from aap_hw.compile.kernel import KernelKey
+from tests.compile.running import Convolution, assert_convolution_equals_pytorch, call, target
+
+WIDTHS = (1, 3, 5, 17, 24, 37)
+EPILOGUES = [
+    ("bias",),
+    ("bias", "relu"),
+    ("bias", "relu6"),
+    ("bias", "add"),
+    ("bias", "add", "relu"),
+    ("bias", "add", "relu6"),
+]
+
+
+@pytest.mark.parametrize(
+    ("width_in", "width_out"), [(1, 1), (3, 5), (5, 24), (17, 3), (24, 37), (37, 17), (1, 32), (8, 8), (16, 48)]
+)
+def test_convolution_of_any_width_equals_pytorch(width_in: int, width_out: int) -> None:
+    assert_convolution_equals_pytorch(Convolution(width_in, width_out, epilogue=("bias", "relu")))
+
+
+@pytest.mark.parametrize("epilogue", EPILOGUES, ids="+".join)
+def test_every_epilogue_is_applied_in_its_order(epilogue: tuple[str, ...]) -> None:
+    assert_convolution_equals_pytorch(Convolution(5, 24, epilogue=epilogue, batch=2))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Convolution(17, 24, kernel=(1, 1), padding=(0, 0)),
+        Convolution(24, 37, kernel=(1, 1), padding=(0, 0), stride=(2, 2), size=(7, 9)),
+        Convolution(5, 17, kernel=(5, 5), padding=(2, 2)),
+        Convolution(3, 8, kernel=(7, 7), padding=(3, 3), stride=(2, 2), size=(15, 13)),
+        Convolution(5, 8, dilation=(2, 2), padding=(2, 2)),
+        Convolution(5, 8, padding=(0, 0), size=(7, 5)),
+        Convolution(5, 8, kernel=(3, 1), padding=(1, 0), stride=(1, 2), dilation=(2, 1), size=(9, 10)),
+        Convolution(5, 8, kernel=(2, 4), padding=(0, 3), stride=(3, 1), size=(8, 6)),
+        Convolution(3, 5, size=(1, 1)),
+        Convolution(3, 5, size=(5, 13)),
+    ],
+    ids=repr,
+)
+def test_convolution_of_any_geometry_equals_pytorch(case: Convolution) -> None:
+    assert_convolution_equals_pytorch(case)
+
+
+@pytest.mark.parametrize("padding", [(0, 0), (1, 1)])
+@pytest.mark.parametrize("width_in", [1, 3, 5])
+def test_first_layer_reads_the_image_as_pytorch_lays_it_out(width_in: int, padding: tuple[int, int]) -> None:
+    assert_convolution_equals_pytorch(
+        Convolution(width_in, 17, size=(9, 7), stride=(2, 2), padding=padding, planar=True, batch=2)
+    )
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Convolution(5, 17, epilogue=("bias", "add", "relu"), batch=2),
+        Convolution(3, 24, planar=True, stride=(2, 2), size=(9, 9)),
+        Convolution(37, 40, kernel=(1, 1), padding=(0, 0)),
+        # Weights larger than the image: the loops are the other way round.
+        Convolution(64, 96, size=(2, 2), epilogue=("bias", "relu")),
+    ],
+    ids=repr,
+)
+def test_two_threads_compute_what_one_computes(case: Convolution) -> None:
+    assert_convolution_equals_pytorch(case, threads=1)
+    assert_convolution_equals_pytorch(case, threads=2)
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_random_convolutions_equal_pytorch(data: st.DataObject) -> None:
+    def pair(low: int, high: int) -> tuple[int, int]:
+        return data.draw(st.integers(low, high)), data.draw(st.integers(low, high))
+
+    case = Convolution(
+        data.draw(st.sampled_from(WIDTHS)),
+        data.draw(st.sampled_from(WIDTHS)),
+        size=pair(1, 9),
+        kernel=pair(1, 4),
+        stride=pair(1, 3),
+        padding=pair(0, 2),
+        dilation=pair(1, 2),
+        epilogue=data.draw(st.sampled_from(EPILOGUES)),
+        batch=data.draw(st.integers(1, 2)),
+        planar=data.draw(st.booleans()),
+    )
+    reach = [d * (k - 1) + 1 for d, k in zip(case.dilation, case.kernel, strict=True)]
+    assume(all(s + 2 * p >= r for s, p, r in zip(case.size, case.padding, reach, strict=True)))
+    assert_convolution_equals_pytorch(case, threads=data.draw(st.integers(1, 2)))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("width_in", "width_out"), [(1, 1), (5, 3), (37, 24), (64, 10), (24, 100)])
+def test_linear_layer_equals_pytorch(width_in: int, width_out: int, batch: int) -> None:
+    random = np.random.default_rng(0)
+    key = KernelKey.make("linear", (), batch, epilogue=("bias", "relu"))
+    x, w, b = (
+        random.standard_normal(s).astype("float32") for s in ((batch, width_in), (width_out, width_in), width_out)
+    )
+    function = build_kernel(key, width_in, width_out, target())
+    actual = call(function, activation=x.reshape(batch, 1, 1, width_in), weight=w, bias=b)
+    expected = np.maximum(x.astype(float) @ w.astype(float).T + b, 0)
+    assert np.abs(actual.reshape(batch, width_out) - expected).max() < 1e-5 * np.sqrt(width_in)
+
+
+def test_the_weight_is_packed_whole_and_the_rest_is_zero() -> None:
+    case = Convolution(5, 37)
+    function = build_kernel(case.key(), 5, 37, target())
+    assert function.pack is not None
+    dense = np.arange(1, 37 * 5 * 9 + 1, dtype="float32").reshape(37, 5, 3, 3)
+    packed = function.pack(dense)
+    assert packed.shape == next(a.shape for a in function.arguments if a.role == "weight")
+    assert sorted(packed[packed != 0]) == sorted(dense.ravel())
+
+
+def test_what_is_built_depends_on_the_arguments_alone() -> None:
+    case = Convolution(24, 37, epilogue=("bias", "add", "relu"))
+    one, two = (build_kernel(case.key(), 24, 37, target()).code for _ in range(2))
+    assert tvm_ffi.structural_equal(one, two, map_free_vars=True)
+    other = build_kernel(replace(case, epilogue=("bias", "relu")).key(), 24, 37, target()).code
+    assert not tvm_ffi.structural_equal(one, other, map_free_vars=True)

@@ -1,0 +1,86 @@
+"""Proves that compiled depthwise convolutions equal PyTorch's in float64 at every kind of size and width."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests.compile.running import Convolution, assert_convolution_equals_pytorch
+
+Pair = tuple[int, int]
+
+
+def depthwise(
+    width: int,
+    size: Pair = (5, 6),
+    *,
+    kernel: Pair = (3, 3),
+    stride: Pair = (1, 1),
+    padding: Pair = (1, 1),
+    dilation: Pair = (1, 1),
+    epilogue: tuple[str, ...] = ("bias", "relu6"),
+    batch: int = 1,
+    planar: bool = False,
+) -> Convolution:
+    return Convolution(width, width, size, kernel, stride, padding, dilation, epilogue, batch, planar, True)
+
+
+@pytest.mark.parametrize("width", [1, 3, 5, 17, 24, 37, 48])
+def test_depthwise_convolution_of_any_width_equals_pytorch(width: int) -> None:
+    assert_convolution_equals_pytorch(depthwise(width))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        depthwise(24, (7, 9), stride=(2, 2), batch=2),
+        depthwise(5, (8, 8), stride=(2, 2)),
+        depthwise(24, (9, 9), kernel=(5, 5), padding=(2, 2)),
+        depthwise(16, (6, 6), kernel=(3, 3), padding=(0, 0)),
+        depthwise(16, (9, 8), dilation=(2, 2), padding=(2, 2)),
+        depthwise(24, (4, 10), kernel=(1, 3), padding=(0, 1), stride=(2, 1)),
+        depthwise(32, (1, 1)),
+    ],
+    ids=repr,
+)
+def test_depthwise_convolution_of_any_geometry_equals_pytorch(case: Convolution) -> None:
+    assert_convolution_equals_pytorch(case)
+
+
+@pytest.mark.parametrize("epilogue", [("bias",), ("bias", "relu"), ("bias", "add"), ("bias", "add", "relu")])
+def test_every_epilogue_is_applied_in_its_order(epilogue: tuple[str, ...]) -> None:
+    assert_convolution_equals_pytorch(depthwise(24, epilogue=epilogue, batch=2))
+
+
+@pytest.mark.parametrize("padding", [(0, 0), (1, 1)])
+def test_first_layer_reads_the_image_as_pytorch_lays_it_out(padding: Pair) -> None:
+    assert_convolution_equals_pytorch(depthwise(3, planar=True, padding=padding, batch=2))
+
+
+@pytest.mark.parametrize("width", [17, 64])
+def test_two_threads_compute_what_one_computes(width: int) -> None:
+    # Large enough for several bands of rows.
+    case = depthwise(width, (12, 30))
+    assert_convolution_equals_pytorch(case, threads=1)
+    assert_convolution_equals_pytorch(case, threads=2)
+
+
+@settings(max_examples=10)
+@given(data=st.data())
+def test_random_depthwise_convolutions_equal_pytorch(data: st.DataObject) -> None:
+    def pair(low: int, high: int) -> Pair:
+        return data.draw(st.integers(low, high)), data.draw(st.integers(low, high))
+
+    case = depthwise(
+        data.draw(st.sampled_from((1, 3, 8, 24, 40))),
+        pair(1, 7),
+        kernel=pair(1, 3),
+        stride=pair(1, 2),
+        padding=pair(0, 2),
+        dilation=pair(1, 2),
+        batch=data.draw(st.integers(1, 2)),
+    )
+    reach = [d * (k - 1) + 1 for d, k in zip(case.dilation, case.kernel, strict=True)]
+    assume(all(s + 2 * p >= r for s, p, r in zip(case.size, case.padding, reach, strict=True)))
+    assert_convolution_equals_pytorch(case, threads=data.draw(st.integers(1, 2)))

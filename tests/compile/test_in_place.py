@@ -1,0 +1,148 @@
+"""Proves that a network with in-place operators compiles to what PyTorch computes, or is refused.
+
+``torch.export`` keeps in-place operators, so who reads a tensor before and who after the write must be told apart,
+also through its views and aliases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aap_hw.compile.partition import partition
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from tests.compile.running import assert_compiled_equals_pytorch
+
+
+class InPlace(nn.Module):
+    def __init__(self, function: Callable[[InPlace, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = (nn.Conv2d(8 if i else 3, 8, 3, padding=1) for i in range(3))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def read_after_the_write(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    h.relu_()
+    return h + m.one(h)
+
+
+def read_before_and_after_the_write(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    before = m.one(h)
+    h.relu_()
+    return F.relu(before) + m.two(h)
+
+
+def write_through_an_alias(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    F.relu_(h.detach())
+    return m.one(h)
+
+
+def alias_read_after_the_write(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    alias = h.detach()
+    h.relu_()
+    return m.one(alias)
+
+
+def copy_keeps_what_was_there(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    copy = h.clone()
+    h.relu_()
+    return m.one(h) + copy
+
+
+def residual_is_read_when_it_is_added(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    branch = m.one(h)
+    h.detach().relu_()
+    return branch + h
+
+
+def sum_into_the_shortcut(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    alias = h.detach()
+    h += m.one(h)
+    return m.two(F.relu(h)) + alias
+
+
+def sum_into_the_branch(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    out = m.one(h)
+    out += h
+    out.relu_()
+    return m.two(out) + h
+
+
+def write_to_the_input(m: InPlace, x: Tensor) -> Tensor:
+    x.relu_()
+    return m.one(m.stem(x))
+
+
+def write_to_the_input_that_was_read(m: InPlace, x: Tensor) -> Tensor:
+    before = m.stem(x)
+    x.relu_()
+    return before + m.stem(x)
+
+
+CASES = [
+    read_after_the_write,
+    read_before_and_after_the_write,
+    write_through_an_alias,
+    alias_read_after_the_write,
+    copy_keeps_what_was_there,
+    residual_is_read_when_it_is_added,
+    sum_into_the_shortcut,
+    sum_into_the_branch,
+    write_to_the_input,
+    write_to_the_input_that_was_read,
+]
+
+
+@pytest.mark.parametrize("function", CASES, ids=lambda function: function.__name__)
+def test_in_place_operators_compute_what_pytorch_computes(
+    function: Callable[[InPlace, Tensor], Tensor], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    assert_compiled_equals_pytorch(InPlace(function), torch.randn(1, 3, 8, 8), tmp_path)
+
+
+def slice_of_what_is_overwritten(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    part = h[:, :, ::2, ::2]
+    h.relu_()
+    return m.one(part)
+
+
+def write_into_a_slice(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    h[:, :, ::2, ::2].relu_()
+    return m.one(h)
+
+
+def flattened_before_the_write(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    flat = h.flatten(1)
+    h.relu_()
+    return flat
+
+
+@pytest.mark.parametrize(
+    "function",
+    [slice_of_what_is_overwritten, write_into_a_slice, flattened_before_the_write],
+    ids=lambda function: function.__name__,
+)
+def test_write_that_another_view_sees_is_refused(function: Callable[[InPlace, Tensor], Tensor]) -> None:
+    with pytest.raises(UserError, match=r"aten.relu_.default writes into a tensor of which another view"):
+        partition(ChannelGraph.trace(InPlace(function), (torch.randn(1, 3, 8, 8),)))

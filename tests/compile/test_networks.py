@@ -1,0 +1,78 @@
+"""Proves that whole networks, as published and cut to odd widths, compile to what PyTorch computes.
+
+The networks are those of the zoo at small inputs, with batch norms whose statistics and affine parts differ from
+channel to channel. VGG-16's classifier needs 224 x 224 pixels: its features are tried, and a classifier like it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from aap_hw.graph import ChannelGraph
+from aap_hw.models import zoo
+from tests.compile.running import assert_compiled_equals_pytorch, randomise
+
+NETWORKS = [("mobilenetv2", 64), ("resnet18", 64), ("resnet50", 64), ("resnet20", 32), ("vgg16_bn", 64)]
+
+
+def network(name: str) -> nn.Module:
+    """A calibrated network of the zoo whose batch norms also scale and shift."""
+    model = zoo.build(name).module
+    generator = torch.Generator().manual_seed(3)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.copy_(0.5 + torch.rand(module.weight.shape, generator=generator))
+            module.bias.data.copy_(0.5 * torch.randn(module.bias.shape, generator=generator))
+    features = model.features if name == "vgg16_bn" else model
+    assert isinstance(features, nn.Module)
+    return features.eval()
+
+
+def image(side: int, batch: int = 1) -> torch.Tensor:
+    return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(4))
+
+
+def cut_to_odd_widths(model: nn.Module, example: torch.Tensor, seed: int) -> nn.Module:
+    """Keep 20 to 60 % of each group, an odd number of channels that are anywhere in it."""
+    random = np.random.default_rng(seed)
+    graph = ChannelGraph.trace(model, (example,))
+    keep = {}
+    for group in graph.groups:
+        if not group.frozen:
+            width = int(group.width * random.uniform(0.2, 0.6)) | 1
+            keep[group.name] = random.permutation(group.width)[:width].tolist()
+    assert keep
+    return graph.cut(model, keep)
+
+
+@pytest.mark.parametrize(("name", "side"), NETWORKS)
+def test_compiled_network_equals_pytorch(name: str, side: int, tmp_path: Path) -> None:
+    assert_compiled_equals_pytorch(network(name), image(side), tmp_path)
+
+
+@pytest.mark.parametrize(("name", "side"), [("mobilenetv2", 32), ("resnet18", 32), ("resnet20", 32)])
+def test_network_cut_to_odd_widths_equals_pytorch(name: str, side: int, tmp_path: Path) -> None:
+    whole, example = network(name), image(side)
+    assert_compiled_equals_pytorch(cut_to_odd_widths(whole, example, seed=5), example, tmp_path)
+
+
+def test_two_threads_and_a_batch_of_two_equal_pytorch(tmp_path: Path) -> None:
+    assert_compiled_equals_pytorch(network("resnet20"), image(32, batch=2), tmp_path, threads=2)
+
+
+def small_vgg() -> nn.Module:
+    """VGG's shape in small: its classifier reads the whole feature map, channel by channel."""
+    features = [nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+    classifier = [nn.Linear(12 * 6 * 4, 20), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(20, 7)]
+    return randomise(nn.Sequential(*features, nn.AdaptiveAvgPool2d((6, 4)), nn.Flatten(), *classifier))
+
+
+def test_classifier_on_the_whole_feature_map_equals_pytorch_also_when_cut(tmp_path: Path) -> None:
+    whole, example = small_vgg(), torch.randn(2, 3, 12, 8)
+    assert_compiled_equals_pytorch(whole, example, tmp_path)
+    assert_compiled_equals_pytorch(cut_to_odd_widths(whole, example, seed=6), example, tmp_path)

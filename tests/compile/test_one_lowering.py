@@ -1,0 +1,175 @@
+"""Proves the promise on which every predicted latency rests: a deployed network runs the kernels of the table.
+
+For random width plans, each kernel of the network that was really cut and compiled is a point of the enumeration at
+its very key and widths; its code is structurally the same as what the measuring library holds for that point; TVM
+changes neither on the way to machine code; and at run time nothing else is called.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tvm
+import tvm_ffi
+from torch import nn
+from tvm import relax, tirx
+
+from aap_hw.compile import network as network_module
+from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.network import compile_network, lower_network, with_layout_changes
+from aap_hw.compile.partition import Network, partition
+from aap_hw.graph import ChannelGraph
+from aap_hw.lut.enumeration import Address, group_candidates, points_of
+from aap_hw.lut.measuring import REFERENCE, compile_batch
+from aap_hw.models import zoo
+from tests.compile.running import target
+
+GRANULARITY, AT_MOST = 8, 4
+PLANS_A_NETWORK = 3
+
+
+@dataclass
+class Profiled:
+    """A network and what a profile of it would measure."""
+
+    module: nn.Module
+    example: torch.Tensor
+    graph: ChannelGraph
+    network: Network
+    candidates: dict[str, tuple[int, ...]]
+    points: list[Address]
+
+
+@pytest.fixture(scope="module", params=[("resnet20", 32), ("mobilenetv2", 32)], ids=lambda p: p[0])
+def profiled(request: pytest.FixtureRequest) -> Profiled:
+    name, side = request.param
+    module, example = zoo.build(name).module, torch.randn(1, 3, side, side)
+    graph = ChannelGraph.trace(module, (example,))
+    network = with_layout_changes(partition(graph))
+    candidates = group_candidates(graph, GRANULARITY, AT_MOST)
+    return Profiled(module, example, graph, network, candidates, points_of(network, candidates))
+
+
+def random_cut(profiled: Profiled, seed: int) -> tuple[dict[str, int], nn.Module]:
+    random = np.random.default_rng(seed)
+    plan = {name: int(random.choice(widths)) for name, widths in profiled.candidates.items()}
+    keep = {
+        group.name: random.permutation(group.width)[: plan[group.name]].tolist()
+        for group in profiled.graph.groups
+        if plan[group.name] < group.width
+    }
+    assert keep
+    return plan, profiled.graph.cut(profiled.module, keep)
+
+
+def kernels_of(module: nn.Module, example: torch.Tensor) -> tuple[list[Address], tvm.IRModule]:
+    """Addresses and lowered module of a network traced from scratch."""
+    graph = ChannelGraph.trace(module, (example,))
+    network = with_layout_changes(partition(graph))
+    state = {name: tensor.detach() for name, tensor in graph.program.state_dict.items()}
+    lowered = lower_network(network, network.dense, state, target())
+    return [kernel.at(network.dense) for kernel in network.kernels], lowered
+
+
+def code_of(module: tvm.IRModule) -> dict[str, tirx.PrimFunc]:
+    return {str(v.name_hint): f for v, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
+
+
+def measured_code(points: list[Address], monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[Address, tirx.PrimFunc]:
+    """What the measuring library holds for points, caught just before it is turned into machine code."""
+    caught: list[tvm.IRModule] = []
+    monkeypatch.setattr(network_module, "export_library", lambda module, *_: caught.append(module))
+    compile_batch(points, target(), 2, folder / "batch.so")
+    (module,) = caught
+    called = {
+        str(name): binding.value.args[0].name_hint
+        for name in [f"point_{i}" for i in range(len(points))]
+        for binding in module[name].body.blocks[0].bindings
+        if isinstance(binding.value, relax.Call) and binding.value.op.name == "relax.call_tir"
+    }
+    code = code_of(module)
+    return {point: code[called[f"point_{i}"]] for i, point in enumerate(points)}
+
+
+@pytest.mark.parametrize("seed", range(PLANS_A_NETWORK))
+def test_every_kernel_of_a_cut_network_is_in_the_enumeration_with_the_same_code(
+    profiled: Profiled, seed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plan, cut = random_cut(profiled, seed)
+    addresses, lowered = kernels_of(cut, profiled.example)
+    assert addresses == [kernel.at(plan) for kernel in profiled.network.kernels]
+    assert set(addresses) <= set(profiled.points)
+    unique = list(dict.fromkeys(addresses))
+    measured = measured_code(unique, monkeypatch, tmp_path)
+    deployed = code_of(lowered)
+    for name, address in zip(calls_in(lowered), addresses, strict=True):
+        assert tvm_ffi.structural_equal(measured[address], deployed[name], map_free_vars=True), (name, address)
+
+
+def calls_in(lowered: tvm.IRModule) -> list[str]:
+    """Names of the kernels that the main function calls, in order."""
+    values = [b.value for block in lowered["main"].body.blocks for b in block.bindings]
+    return [
+        str(value.args[0].name_hint)
+        for value in values
+        if isinstance(value, relax.Call) and getattr(value.op, "name", "") == "relax.call_tir"
+    ]
+
+
+def test_tvm_leaves_the_kernels_as_they_are(profiled: Profiled) -> None:
+    _, cut = random_cut(profiled, seed=9)
+    _, lowered = kernels_of(cut, profiled.example)
+    with target().tvm:
+        optimised = relax.get_default_pipeline(target().tvm)(lowered)
+    before, after = code_of(lowered), code_of(optimised)
+    # The one addition is the copy of the logits into their final shape.
+    assert after.keys() - before.keys() <= {"reshape"}
+    for name, code in before.items():
+        assert tvm_ffi.structural_equal(bare(code), bare(after[name]), map_free_vars=True), name
+
+
+def bare(code: tirx.PrimFunc) -> tirx.PrimFunc:
+    return code.without_attr("global_symbol") if "global_symbol" in code.attrs else code
+
+
+def test_running_network_calls_its_kernels_and_nothing_else(profiled: Profiled, tmp_path: Path) -> None:
+    plan, cut = random_cut(profiled, seed=10)
+    network = compile_network(cut, profiled.example, target(), tmp_path / "cut.so")
+    called = count_calls(tmp_path / "cut.so", "main", [profiled.example.numpy()])
+    assert called.pop("reshape", 0) <= 1
+    by_operator = Counter(dict.fromkeys({k.key.op for k in network.kernels}, 0))
+    for name, count in called.items():
+        by_operator[name.rpartition("_")[0]] += count
+    assert by_operator == Counter(kernel.key.op for kernel in network.kernels)
+    assert len(network.kernels) == len(profiled.network.kernels)
+    assert plan.keys() >= set(network.dense)
+
+
+def test_measured_point_calls_its_kernel_once_a_copy_and_nothing_else(tmp_path: Path) -> None:
+    points = [REFERENCE, (KernelKey.make("add", (4, 4), 1), 16, 16), (KernelKey.make("relu", (4, 4), 1), 8, 8)]
+    batch = compile_batch(points, target(), 4, tmp_path / "batch.so")
+    assert batch.copies == (4, 4, 4)
+    for index, shapes in enumerate(batch.shapes):
+        inputs = [np.zeros(shape, "float32") for shape in shapes]
+        assert count_calls(batch.library, f"point_{index}", inputs) == Counter({f"kernel_{index}": 4})
+
+
+def count_calls(library: Path, function: str, inputs: list[np.ndarray]) -> Mapping[str, int]:
+    """How often a library's function calls what, apart from TVM's own bookkeeping."""
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+    called: Counter[str] = Counter()
+
+    def note(_function: Any, name: str, before: bool, _result: Any, *_arguments: Any) -> None:
+        if before and not name.startswith("vm.builtin."):
+            called[name] += 1
+
+    machine.set_instrument(note)
+    machine[function](*[tvm.runtime.tensor(array) for array in inputs])
+    return called

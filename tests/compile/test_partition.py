@@ -1,0 +1,219 @@
+"""Proves which operators share a kernel, which do not, and that what has no kernel is refused by name and line.
+
+The expected partition of the small residual network was written down by hand from its forward method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aap_hw.compile.network import with_layout_changes
+from aap_hw.compile.partition import Network, partition
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from tests.compile.running import assert_compiled_equals_pytorch, randomise
+
+
+def partitioned(model: nn.Module, image: Tensor) -> Network:
+    return with_layout_changes(partition(ChannelGraph.trace(model, (image,))))
+
+
+class SmallResidualNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_bn = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
+        self.conv1, self.bn1 = nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16)
+        self.conv2, self.bn2 = nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.BatchNorm2d(16)
+        self.conv3, self.bn3 = nn.Conv2d(16, 8, 1, bias=False), nn.BatchNorm2d(8)
+        self.conv4 = nn.Conv2d(8, 5, 3)
+        self.relu = nn.ReLU(inplace=True)
+        self.relu6 = nn.ReLU6()
+        self.drop = nn.Dropout()
+        self.linear, self.linear_bn = nn.Linear(5, 6), nn.BatchNorm1d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu6(self.stem_bn(self.stem(x)))
+        out = self.relu6(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        out += x
+        out = F.max_pool2d(self.relu(out), 2)
+        out = self.conv4(out)
+        out = F.relu(out) + out  # two readers, so that neither the activation nor the sum can be fused
+        out = F.adaptive_avg_pool2d(out, 1).flatten(1)
+        return self.linear_bn(self.linear(self.drop(out)))
+
+
+def test_small_residual_network_is_fused_as_by_hand(tmp_path: Path) -> None:
+    model, image = randomise(SmallResidualNet()), torch.randn(2, 3, 20, 16)
+    network = partitioned(model, image)
+    names = [kernel.name for kernel in network.kernels]
+    found = [
+        (
+            kernel.key.op,
+            "+".join(kernel.key.epilogue),
+            [names.index(name) if name in names else "image" for name in kernel.inputs],
+            kernel.width_in.at(network.dense),
+            kernel.width_out.at(network.dense),
+            kernel.normalization is not None,
+        )
+        for kernel in network.kernels
+    ]
+    assert found == [
+        ("conv2d", "bias+relu6", ["image"], 3, 8, True),
+        ("conv2d", "bias+relu6", [0], 8, 16, True),
+        ("depthwise_conv2d", "bias+relu", [1], 16, 16, True),
+        ("conv2d", "bias+add+relu", [2, 0], 16, 8, True),
+        ("max_pool2d", "", [3], 8, 8, False),
+        ("conv2d", "bias", [4], 8, 5, False),
+        ("relu", "", [5], 5, 5, False),
+        ("add", "", [6, 5], 5, 5, False),
+        ("global_avg_pool2d", "", [7], 5, 5, False),
+        ("linear", "bias", [8], 5, 6, True),
+    ]
+    assert [kernel.key.attribute("layout") for kernel in network.kernels[:2]] == ["nchw", ""]
+    assert all(kernel.key.batch == 2 for kernel in network.kernels)
+    assert_compiled_equals_pytorch(model, image, tmp_path)
+
+
+def test_sum_of_two_convolutions_is_one_kernel_behind_both(tmp_path: Path) -> None:
+    class TwoBranches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 1)
+            self.bn = nn.BatchNorm2d(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.a(x) + self.bn(self.b(x)))
+
+    model, image = randomise(TwoBranches()), torch.randn(1, 3, 6, 6)
+    network = partitioned(model, image)
+    found = [(kernel.key.op, "+".join(kernel.key.epilogue)) for kernel in network.kernels]
+    assert found == [("conv2d", "bias"), ("conv2d", "bias+add+relu"), ("to_nchw", "")]
+    assert network.kernels[1].inputs[1] == network.kernels[0].name
+    assert_compiled_equals_pytorch(model, image, tmp_path)
+
+
+class Whole(nn.Module):
+    """A convolution, a function of its output and of the input, and nothing else."""
+
+    def __init__(self, function: Callable[[Whole, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.linear = nn.Linear(3, 4)
+        self.table = nn.Parameter(torch.randn(1, 3, 8, 8))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+@pytest.mark.parametrize(
+    ("function", "operators"),
+    [
+        (lambda m, x: x + m.conv(x), ["to_nhwc", "conv2d", "to_nchw"]),
+        (lambda m, x: m.conv(F.relu(x)), ["to_nhwc", "relu", "conv2d", "to_nchw"]),
+        (lambda m, x: m.conv(F.max_pool2d(x, 3, 2, 1)), ["to_nhwc", "max_pool2d", "conv2d", "to_nchw"]),
+        (lambda m, x: F.max_pool2d(x, 2) + F.max_pool2d(m.conv(x), 2), None),
+        (lambda m, x: m.linear(x.mean((2, 3))), ["to_nhwc", "global_avg_pool2d", "linear"]),
+        (lambda m, x: F.avg_pool2d(m.conv(x), 2).flatten(1), None),
+        (lambda m, x: F.avg_pool2d(m.conv(x), 2, count_include_pad=False), None),
+        (lambda m, x: m.conv(x)[:, :, ::2, 0::4], ["conv2d", "subsample", "to_nchw"]),
+        (lambda m, x: F.pad(m.conv(x), (0, 0, 0, 0, 1, 2)), ["conv2d", "pad_channels", "to_nchw"]),
+        (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 1), ["conv2d", "global_avg_pool2d"]),
+        (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 8), ["conv2d", "to_nchw"]),
+        (lambda m, x: m.conv(m.conv(x)), ["conv2d", "conv2d", "to_nchw"]),
+        (lambda m, x: F.relu6(m.conv(x).clone().contiguous()), ["conv2d", "relu6", "to_nchw"]),
+        (lambda m, x: F.hardtanh(m.conv(x).float(), 0, 6), ["conv2d", "relu6", "to_nchw"]),
+    ],
+)
+def test_short_network_compiles_to_what_pytorch_computes(
+    function: Callable[[Whole, Tensor], Tensor], operators: list[str] | None, tmp_path: Path
+) -> None:
+    model, image = Whole(function), torch.randn(1, 3, 8, 8)
+    if operators is not None:
+        assert [kernel.key.op for kernel in partitioned(model, image).kernels] == operators
+    assert_compiled_equals_pytorch(model, image, tmp_path)
+
+
+def test_network_of_vectors_compiles_to_what_pytorch_computes(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(7, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 5))
+    assert_compiled_equals_pytorch(randomise(model), torch.randn(2, 7), tmp_path)
+
+
+def test_depthwise_first_layer_compiles_to_what_pytorch_computes(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, 2, 1, groups=3), nn.BatchNorm2d(3), nn.ReLU6(), nn.Conv2d(3, 9, 1))
+    assert_compiled_equals_pytorch(randomise(model), torch.randn(2, 3, 9, 11), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (lambda m, x: F.gelu(m.conv(x)), "aten.gelu.default"),
+        (lambda m, x: torch.sigmoid(m.conv(x)), "aten.sigmoid.default"),
+        (lambda m, x: m.conv(x) * 2, "aten.mul.Tensor"),
+        (lambda m, x: m.conv(x) + 1, "aten.add.Tensor with these operands"),
+        (lambda m, x: torch.add(m.conv(x), x, alpha=2), "aten.add.Tensor with these operands"),
+        (lambda m, x: m.conv(x) + m.table, "aten.add.Tensor on a parameter or constant"),
+        (lambda m, x: m.conv(x) + x[:, :1], "this slice"),
+        (lambda m, x: m.conv(x)[:, :, 1::2], "this slice"),
+        (lambda m, x: F.hardtanh(m.conv(x)), "aten.hardtanh.default with these operands"),
+        (lambda m, x: F.max_pool2d(m.conv(x), 3, ceil_mode=True), "ceil_mode"),
+        (lambda m, x: F.avg_pool2d(m.conv(x), 3, 2, 1, count_include_pad=False), "its own divisor"),
+        (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 3), "only over whole images"),
+        (lambda m, x: m.conv(x).mean(1), "only over whole images"),
+        (lambda m, x: F.pad(m.conv(x), (1, 1, 1, 1)), "this padding"),
+        (lambda m, x: F.pad(m.conv(x), (0, 0, 0, 0, 1, 1), value=1.0), "this padding"),
+        (lambda m, x: m.conv(x).flatten(2), "reshaping (1, 3, 8, 8) to (1, 3, 64)"),
+        (lambda m, x: m.linear(m.conv(x).permute(0, 2, 3, 1)), "aten.permute.default"),
+        (lambda m, x: F.conv2d(x, m.conv.weight * 2), "aten.mul.Tensor"),
+        (lambda m, x: F.conv2d(x, x[:, :, :3, :3]), "this slice"),
+        (lambda m, x: F.conv2d(x, F.max_pool2d(x, 2)), "weights that are computed on the way"),
+        (lambda m, x: F.conv2d(x, m.conv.weight, padding="same"), "padding='same'"),
+        (lambda m, x: m.conv(x).double(), "aten.to"),
+    ],
+)
+def test_operator_without_kernel_is_refused_by_name_and_line(
+    function: Callable[[Whole, Tensor], Tensor], named: str
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        partitioned(Whole(function), torch.randn(1, 3, 8, 8))
+    # What torch.export records is the innermost line of a module's forward method.
+    line = Whole.forward.__code__.co_firstlineno + 1
+    assert named in str(refusal.value)
+    assert f"(test_partition.py:{line})" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "reason"),
+    [
+        (TwoInputs(), (torch.zeros(1, 3, 4, 4),) * 2, "2 inputs and 1 outputs"),
+        (nn.Conv2d(3, 3, 1).double(), (torch.zeros(1, 3, 4, 4).double(),), "4-D torch.float64"),
+        (nn.Conv2d(3, 3, 1), (torch.zeros(3, 4, 4),), "3-D torch.float32"),
+        (nn.Identity(), (torch.zeros(1, 3, 4, 4),), "no kernel in it"),
+        (nn.Conv2d(4, 4, 1, groups=2), (torch.zeros(1, 4, 4, 4),), "a convolution with 2 groups"),
+        (nn.Conv2d(4, 8, 1, groups=4), (torch.zeros(1, 4, 4, 4),), "a convolution with 4 groups"),
+        (nn.BatchNorm2d(3), (torch.zeros(1, 3, 4, 4),), "aten.batch_norm"),
+        (
+            nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)),
+            (torch.zeros(2, 3, 4, 4),),
+            "without running statistics",
+        ),
+    ],
+)
+def test_network_of_another_kind_is_refused(model: nn.Module, inputs: tuple[Tensor, ...], reason: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        partition(ChannelGraph.trace(model, inputs))
+    assert reason in str(refusal.value)

@@ -1,0 +1,103 @@
+"""Proves what the schedules are told of a CPU, that their tiles fit its registers, and that a bad target is refused.
+
+The facts are those of the instruction sets: 16 registers of 8 floats with AVX2, 32 of 16 with AVX-512, 32 of 4 with
+Neon. None of these CPUs needs to be present.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aap_hw.compile import target as target_module
+from aap_hw.compile.convolution import choose_tile, lanes_for
+from aap_hw.compile.target import CpuTarget, host_options
+from aap_hw.errors import UserError
+
+NEON = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72", "mattr": ["+neon"]}
+CPUS: list[tuple[dict[str, Any], int, int]] = [
+    ({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"}, 4, 16),
+    ({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"}, 8, 16),
+    ({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "znver3"}, 8, 16),
+    ({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "skylake-avx512"}, 16, 32),
+    ({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "znver4"}, 16, 32),
+    ({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "znver4", "mattr": ["-avx512f"]}, 8, 16),
+    (NEON, 4, 32),
+    ({"tag": "raspberry-pi/4b-aarch64"}, 4, 32),
+]
+MODELS = [CpuTarget.of(options, 1) for options, *_ in CPUS]
+AVX512 = CpuTarget.of({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "skylake-avx512"}, 1)
+
+
+@pytest.mark.parametrize(("options", "lanes", "registers"), CPUS, ids=str)
+def test_vector_unit_is_that_of_the_cpu(options: dict[str, Any], lanes: int, registers: int) -> None:
+    cpu = CpuTarget.of(options, 2)
+    assert (cpu.lanes, cpu.registers, cpu.threads) == (lanes, registers, 2)
+    assert dict(cpu.options) == {**options, "num-cores": 2}
+
+
+@given(st.integers(0, len(MODELS) - 1), st.integers(1, 300), st.integers(1, 3000))
+def test_tile_fits_the_registers_and_covers_the_row(model: int, pixels: int, channels: int) -> None:
+    cpu = MODELS[model]
+    tile = choose_tile(pixels, channels, cpu)
+    # Accumulators, one tile's weights, and the pixel that they are multiplied with.
+    assert tile.pixels * tile.vectors + tile.vectors + 1 <= cpu.registers
+    assert pixels % tile.pixels == 0
+    assert tile.lanes in (cpu.lanes, cpu.lanes // 2)
+    assert tile.lanes >= 4
+    # No whole vector of a tile lies beyond the channels if there is only one tile.
+    assert tile.channels < channels + tile.lanes * tile.vectors
+    assert (tile.vectors - 1) * tile.lanes < channels
+
+
+def test_tile_keeps_the_multipliers_busy_where_sizes_allow_it() -> None:
+    for cpu in MODELS:
+        tile = choose_tile(56, 256, cpu)
+        assert tile.pixels * tile.vectors >= 8
+
+
+@pytest.mark.parametrize(("channels", "lanes"), [(16, 16), (8, 8), (24, 8), (40, 8), (48, 16), (37, 16), (3, 16)])
+def test_half_a_register_is_used_where_it_leaves_no_tail(channels: int, lanes: int) -> None:
+    assert lanes_for(channels, AVX512) == lanes
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"kind": "nonsense"}, '"nonsense" is not defined'),
+        ({"kind": "llvm", "colour": "red"}, "Unknown config option 'colour'"),
+        ({"kind": "llvm", "mcpu": 7}, "expected type 'str'"),
+        ({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "no-such-cpu"}, "LLVM knows no CPU 'no-such-cpu'"),
+        ({**NEON, "mcpu": "znver4"}, "LLVM knows no CPU 'znver4' of the platform aarch64-linux-gnu"),
+        ({"tag": "no/tag"}, "Unknown target tag: no/tag"),
+        ({}, '"kind" is not found'),
+    ],
+    ids=str,
+)
+def test_target_that_tvm_does_not_know_is_refused(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UserError, match=r"correct \[target\] in the device profile") as refusal:
+        CpuTarget.of(options, 1)
+    assert reason in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "options", [{"kind": "cuda", "arch": "sm_87"}, {"tag": "nvidia/jetson-agx-orin-64gb"}], ids=str
+)
+def test_gpu_is_refused_in_one_sentence(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="'cuda' has no kernels in this version; use a CPU profile"):
+        CpuTarget.of(options, 1)
+
+
+def test_what_a_virtual_machine_hides_of_its_cpu_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target_module.codegen, "llvm_get_system_cpu", lambda: "znver4")
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu sse2 avx avx2 fma\n")
+    assert host_options(cpuinfo) == {"kind": "llvm", "mcpu": "znver4", "mattr": ["-avx512f"]}
+    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu sse2 avx avx2 fma avx512f\n")
+    assert host_options(cpuinfo) == {"kind": "llvm", "mcpu": "znver4"}
+    assert host_options(tmp_path / "missing") == {"kind": "llvm", "mcpu": "znver4"}

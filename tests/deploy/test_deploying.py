@@ -1,0 +1,231 @@
+"""What is deployed computes what PyTorch computes, anywhere; what does not is refused and leaves nothing behind.
+
+Runs on this machine's real device: ResNet-20 is cut by a real plan, compiled and timed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from aap_hw.compile.network import compile_network
+from aap_hw.deploy import deploying
+from aap_hw.deploy.deploying import Deployment, deploy
+from aap_hw.device import load_profile
+from aap_hw.device.connection import LoadedLibrary, LocalDevice
+from aap_hw.errors import UserError
+from aap_hw.policy import Budget
+from aap_hw.prune.rounds import prune
+from aap_hw.prune.run import RunFolder
+from aap_hw.prune.task import PruneSettings, Task
+from aap_hw.resources import resource_dirs
+from tests.synthetic import ORIGIN, few_images, of_this_device, table, this_device
+
+# Nothing but the packages that a board has.
+RUNS_A_BUNDLE = """
+import json, sys
+sys.modules["torch"] = sys.modules["aap_hw"] = None  # not to be had on a board
+import numpy as np
+import tvm
+from tvm import relax
+from safetensors.numpy import load_file
+folder = sys.argv[1]
+manifest = json.load(open(folder + "/manifest.json"))
+vectors = load_file(folder + "/reference.safetensors")
+vm = relax.VirtualMachine(tvm.runtime.load_module(folder + "/model.so"), tvm.cpu())
+worst = 0.0
+for image, expected in zip(vectors["inputs"], vectors["outputs"]):
+    assert [1, *image.shape] == manifest["inputs"][0]["shape"], image.shape
+    vm.set_input("main", tvm.runtime.tensor(image[None], tvm.cpu()))
+    vm.invoke_stateful("main")
+    output = vm.get_outputs("main").numpy()
+    assert list(output.shape) == manifest["outputs"][0]["shape"], output.shape
+    worst = max(worst, float(np.abs(output[0] - expected).max()))
+print(len(vectors["inputs"]), worst)
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of this device at half the latency of the table, cut and not trained."""
+    task = Task(ORIGIN, table(**of_this_device()), few_images())
+    pruned, summary = prune(task, Budget.parse("50%"), PruneSettings(calibration_images=16))
+    run = RunFolder(tmp_path_factory.mktemp("runs") / "half")
+    run.create()
+    run.save(pruned, summary)
+    return run.path
+
+
+@pytest.fixture(scope="module")
+def deployed(finished: Path) -> Iterator[tuple[Path, Deployment]]:
+    real = compile_network
+
+    def compile_and_keep(*arguments: Any) -> None:
+        real(*arguments)
+        shutil.copy(arguments[3], finished.parent)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deploying, "CHECKED_PIXELS", 60 * 32 * 32)
+        patch.setattr(deploying, "compile_network", compile_and_keep)
+        yield finished, deploy(RunFolder(finished), this_device(), few_images(), finished.parent / "bundle")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_compiled_network_computes_what_pytorch_does(deployed: tuple[Path, Deployment]) -> None:
+    path, result = deployed
+    assert result.images == 60
+    assert 0 < result.max_abs_diff <= 1e-4
+    assert result.agreement == 100.0
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary == result.summary
+    assert summary["max_abs_diff"] == result.max_abs_diff
+    assert (summary["dense_ms"], summary["pruned_ms"]) == (
+        result.dense.median_us / 1e3, result.pruned.median_us / 1e3,
+    )  # fmt: skip
+    assert summary["predicted_ms"] <= summary["budget_ms"], "figures of the run are kept"
+
+
+def test_checksums_of_the_manifest_are_those_of_the_files(deployed: tuple[Path, Deployment]) -> None:
+    _, result = deployed
+    manifest = json.loads((result.bundle / "manifest.json").read_text())
+    files = {path.name for path in result.bundle.iterdir()}
+    assert files == {"manifest.json", *manifest["sha256"]}
+    for name, digest in manifest["sha256"].items():
+        assert hashlib.sha256((result.bundle / name).read_bytes()).hexdigest() == digest
+    assert manifest["device"] == of_this_device()
+    assert manifest["labels"] == list(few_images().class_names)
+    assert manifest["latency"]["measured_ms"] == result.pruned.median_us / 1e3
+
+
+def test_reference_outputs_are_those_of_pytorch(deployed: tuple[Path, Deployment]) -> None:
+    path, result = deployed
+    vectors = safetensors.numpy.load_file(result.bundle / "reference.safetensors")
+    with torch.no_grad():
+        expected = RunFolder(path).load().module(torch.from_numpy(vectors["inputs"])).numpy()
+    np.testing.assert_allclose(vectors["outputs"], expected, rtol=0, atol=1e-5)
+    assert np.ptp(expected, axis=0).min() > 1e-2, "outputs that do not depend on the image prove nothing"
+
+
+def test_preprocessing_of_the_manifest_makes_the_reference_inputs(deployed: tuple[Path, Deployment]) -> None:
+    _, result = deployed
+    how = json.loads((result.bundle / "manifest.json").read_text())["preprocessing"]
+    vectors = safetensors.numpy.load_file(result.bundle / "reference.safetensors")
+    images = few_images().test_images[few_images().spread("test", 60)[:8]]
+    resized = torch.nn.functional.interpolate(torch.from_numpy(images[:, None]).float(), (32, 32), mode="bilinear")
+    for channel in range(3):
+        expected = (resized[:, 0] * how["scale"] - how["mean"][0]) / how["std"][0]
+        np.testing.assert_allclose(vectors["inputs"][:, channel], expected, atol=1e-5)
+
+
+def test_bundle_runs_in_a_fresh_process_with_tvm_alone(deployed: tuple[Path, Deployment], tmp_path: Path) -> None:
+    _, result = deployed
+    child = subprocess.run(
+        [sys.executable, "-P", "-c", RUNS_A_BUNDLE, str(result.bundle)],
+        capture_output=True, text=True, timeout=120, cwd=tmp_path,
+    )  # fmt: skip
+    assert child.returncode == 0, child.stderr
+    count, worst = child.stdout.split()
+    assert int(count) == deploying.REFERENCE_VECTORS
+    assert float(worst) <= 1e-4
+
+
+def test_run_of_another_device_is_refused(finished: Path, tmp_path: Path) -> None:
+    text = (resource_dirs("device_profiles")[0] / "x86.toml").read_text("utf-8")
+    profile = tmp_path / "other.toml"
+    profile.write_text(text.replace('name = "x86"', 'name = "other"'))
+    before = contents(finished)
+    with pytest.raises(UserError, match=r"pruned with the latency table of x86, .* deploy it with --device x86"):
+        deploy(RunFolder(finished), LocalDevice(load_profile(profile)), few_images())
+    assert contents(finished) == before
+
+
+class Faulty:
+    """This machine's device, but the outputs are not what was computed."""
+
+    def __init__(self, change: Any) -> None:
+        self.profile, self.target, self.describe = this_device().profile, this_device().target, this_device().describe
+        self._change = change
+
+    def load(self, library: Path) -> LoadedLibrary:
+        """Load a library whose outputs are changed."""
+        loaded, change = this_device().load(library), self._change
+
+        class Changed:
+            set_inputs, time_us = staticmethod(loaded.set_inputs), staticmethod(loaded.time_us)
+
+            def run(self, function: str) -> np.ndarray:
+                return np.asarray(change(loaded.run(function)), dtype=np.float32)
+
+        return Changed()
+
+
+def one_value_off(outputs: np.ndarray) -> np.ndarray:
+    outputs = outputs.copy()
+    outputs[0, 3] += 0.02
+    return outputs
+
+
+@pytest.mark.parametrize("change", [one_value_off, lambda outputs: outputs * np.nan], ids=["off", "nan"])
+def test_network_that_computes_something_else_is_refused_and_nothing_is_written(
+    deployed: tuple[Path, Deployment], change: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished, _ = deployed
+    monkeypatch.setattr(deploying, "CHECKED_PIXELS", 1)
+    monkeypatch.setattr(
+        deploying, "compile_network", lambda *given: shutil.copy(finished.parent / given[3].name, given[3])
+    )
+    before = contents(finished)
+    with pytest.raises(UserError, match=r"differs from PyTorch by .* nothing was deployed"):
+        deploy(RunFolder(finished), Faulty(change), few_images())
+    assert contents(finished) == before
+
+
+def test_impossible_folder_is_refused_before_anything_is_compiled(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploying, "compile_network", None)
+    (tmp_path / "file").write_text("")
+    before = contents(finished)
+    with pytest.raises(UserError, match="file is not a folder; choose another"):
+        deploy(RunFolder(finished), this_device(), few_images(), tmp_path / "file" / "bundle")
+    assert contents(finished) == before
+
+
+def test_older_bundle_is_replaced_as_a_whole_or_no_longer_one(
+    deployed: tuple[Path, Deployment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aap_hw.deploy import bundle as bundles
+
+    _, result = deployed
+    folder = tmp_path / "bundle"
+    vectors = np.zeros((1, 2), "float32")
+    new = bundles.Bundle("m", this_device().describe(), vectors, vectors, (), {}, {})
+    written: list[Path] = []
+
+    def full_disk_at_the_second_file(path: Path, data: bytes | str) -> None:
+        written.append(path)
+        if len(written) == 2:
+            raise UserError("no room")
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+
+    library = result.bundle / "model.so"
+    bundles.write_bundle(folder, library, new)
+    assert (folder / "manifest.json").exists()
+    monkeypatch.setattr(bundles, "write_atomic", full_disk_at_the_second_file)
+    with pytest.raises(UserError, match="no room"):
+        bundles.write_bundle(folder, library, new)
+    assert not (folder / "manifest.json").exists()

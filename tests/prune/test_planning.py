@@ -1,0 +1,220 @@
+"""A plan keeps its budget, the most attended channels and what may not be cut; what cannot be planned is refused.
+
+ResNet-20's groups that may be cut do not touch each other, so that the smallest latency of all plans is known without
+a solver: for each group the cheapest of its widths.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from aap_hw.compile.kernel import KernelKey
+from aap_hw.errors import UserError
+from aap_hw.lut.enumeration import group_candidates
+from aap_hw.lut.table import MissingKernelError
+from aap_hw.policy import Budget
+from aap_hw.prune.baseline import baseline, budget_ms, plan_once
+from aap_hw.prune.planning import LatencyPlanner, Plan, Unreachable
+from aap_hw.prune.task import Origin, PruneSettings, Task
+from tests.synthetic import CALIBRATION, ORIGIN, few_images, latency_us, resnet20, table
+
+FEW = PruneSettings(calibration_images=8)
+
+
+@cache
+def planner() -> LatencyPlanner:
+    _, graph, network = resnet20()
+    return LatencyPlanner(network, group_candidates(graph, 4, 8), table(), CALIBRATION)
+
+
+@cache
+def free_groups() -> tuple[str, ...]:
+    return tuple(group.name for group in resnet20()[1].groups if not group.frozen)
+
+
+def random_scores(seed: int, widths: dict[str, int] | None = None) -> dict[str, NDArray[np.float64]]:
+    random = np.random.default_rng(seed)
+    widths = widths or dict(resnet20()[2].dense)
+    return {name: random.lognormal(sigma=1.5, size=widths[name]) for name in free_groups()}
+
+
+def formula_ms(widths: dict[str, int], calibration: float = CALIBRATION) -> float:
+    """The latency of a plan, from the formula instead of the table."""
+    return math.fsum(latency_us(*kernel.at(widths)) for kernel in resnet20()[2].kernels) * calibration / 1e3
+
+
+@cache
+def smallest_ms() -> float:
+    widths = dict(resnet20()[2].dense)
+    for name in free_groups():
+        costs = {width: formula_ms({**widths, name: width}) for width in planner().candidates[name]}
+        widths[name] = min(costs, key=costs.__getitem__)
+    return formula_ms(widths)
+
+
+def reachable(share: float) -> float:
+    """A budget between the smallest latency (0) and the dense one (1)."""
+    return smallest_ms() + share * (planner().dense_ms - smallest_ms())
+
+
+def check(plan: Plan, scores: dict[str, NDArray[np.float64]], budget: float, limits: dict[str, int]) -> None:
+    assert plan.predicted_ms == pytest.approx(formula_ms(plan.widths), rel=1e-12)
+    assert plan.predicted_ms <= budget
+    assert math.fsum(row.latency_us for row in plan.kernels) * CALIBRATION / 1e3 <= budget
+    for group in resnet20()[1].groups:
+        width = plan.widths[group.name]
+        if group.frozen:
+            assert width == group.width
+            assert group.name not in plan.keep
+            continue
+        assert width in planner().candidates[group.name]
+        assert width <= limits[group.name]
+        kept = plan.keep.get(group.name, list(range(limits[group.name])))
+        assert kept == sorted(set(kept))
+        assert len(kept) == width
+        gone = np.setdiff1d(np.arange(limits[group.name]), kept)
+        of_group = scores[group.name]
+        assert not gone.size or of_group[kept].min() >= of_group[gone].max()
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**32), share=st.floats(0.02, 0.98))
+def test_plan_keeps_the_budget_and_the_channels_with_most_attention(seed: int, share: float) -> None:
+    scores, budget = random_scores(seed), reachable(share)
+    check(planner().plan(scores, budget), scores, budget, dict(resnet20()[2].dense))
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**32), first=st.floats(0.4, 0.9), second=st.floats(0.02, 0.9))
+def test_no_width_exceeds_that_of_an_earlier_round(seed: int, first: float, second: float) -> None:
+    before = planner().plan(random_scores(seed), reachable(first)).widths
+    scores, budget = random_scores(seed + 1, before), reachable(first * second)
+    check(planner().plan(scores, budget, before), scores, budget, before)
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**32), share=st.floats(0.02, 0.98), calibration=st.floats(0.5, 2))
+def test_budget_that_is_exactly_what_a_plan_takes_is_kept_by_a_plan_as_good(
+    seed: int, share: float, calibration: float
+) -> None:
+    calibrated, scores = replace(planner(), calibration=calibration), random_scores(seed)
+    found = calibrated.plan(scores, reachable(share) * calibration / CALIBRATION)
+    again = calibrated.plan(scores, found.predicted_ms * (1 + 1e-11))
+    assert again.predicted_ms <= found.predicted_ms * (1 + 1e-11)
+    assert again.kept_attention >= found.kept_attention * (1 - 1e-2)
+
+
+def test_more_time_never_keeps_less_attention() -> None:
+    scores = random_scores(3)
+    kept = [planner().plan(scores, reachable(share)).kept_attention for share in (0.1, 0.3, 0.5, 0.7, 0.9, 1.001)]
+    assert kept == sorted(kept)
+    assert kept[-1] == 1.0
+
+
+def test_smallest_reachable_latency_is_named_and_can_be_asked_for_and_less_cannot() -> None:
+    scores = random_scores(0)
+    with pytest.raises(Unreachable) as refused:
+        planner().plan(scores, smallest_ms() / 2)
+    assert refused.value.smallest_ms == pytest.approx(smallest_ms(), rel=1e-9)
+    match = re.search(r"the smallest reachable latency is ([\d.]+) ms \(([\d.]+)% of", str(refused.value))
+    assert match is not None
+    named_ms, named_share = float(match[1]), float(match[2])
+    assert smallest_ms() <= named_ms <= 1.01 * smallest_ms()
+    for budget in (named_ms, named_share / 100 * planner().dense_ms):
+        assert planner().plan(scores, budget).predicted_ms <= budget
+    with pytest.raises(Unreachable):
+        planner().plan(scores, smallest_ms() * (1 - 1e-6))
+
+
+def test_network_without_any_choice_left_is_unreachable_or_the_plan_itself() -> None:
+    narrowest = {name: widths[0] for name, widths in planner().candidates.items()}
+    scores, latency = random_scores(0, narrowest), formula_ms(narrowest)
+    plan = planner().plan(scores, 1.001 * latency, narrowest)
+    assert (plan.widths, plan.keep, plan.kept_attention) == (narrowest, {}, 1.0)
+    with pytest.raises(Unreachable):
+        planner().plan(scores, 0.9 * latency, narrowest)
+
+
+@pytest.mark.usefixtures("quick_baseline")
+def test_dense_latency_is_the_measured_one_of_the_table_and_calibrates_it() -> None:
+    dense, plan = plan_once(Task(ORIGIN, table(), few_images()), Budget.parse("60%"), FEW)
+    assert dense.measured
+    assert dense.dense_ms == table().dense_ms("resnet20", (1, 3, 32, 32))
+    assert dense.planner.calibration == pytest.approx(CALIBRATION, rel=1e-3)
+    assert 0.5 * dense.dense_ms < plan.predicted_ms <= 0.6 * dense.dense_ms
+
+
+@pytest.mark.usefixtures("quick_baseline")
+def test_table_without_the_whole_network_predicts_its_latency() -> None:
+    latencies = table()
+    latencies.validation.clear()
+    dense = baseline(Task(ORIGIN, latencies, few_images()))
+    assert not dense.measured
+    assert dense.dense_ms == pytest.approx(formula_ms(dict(resnet20()[2].dense), 1.0), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("origin", "size"),
+    [(Origin("resnet20", None, (3, 40, 40)), "3x40x40"), (Origin("resnet18", None, (3, 64, 64)), "")],
+)
+def test_table_of_another_input_size_or_model_is_refused_with_what_it_holds_and_what_to_do(
+    origin: Origin, size: str
+) -> None:
+    with pytest.raises(MissingKernelError) as refused:
+        baseline(Task(origin, table(), few_images()))
+    sentence = str(refused.value)
+    assert f"not of {origin.model} at {size}" in sentence
+    assert "but of resnet20 at 3x32x32" in sentence
+    assert f"aap-hw profile --device x86 --model {origin.model} --input" in sentence
+    lacking = re.search(r"lacks (\d+) of (\d+) kernels, the first is '([^']+)'", sentence)
+    assert lacking is not None
+    assert KernelKey.parse(lacking[3]) not in table().points
+
+
+@pytest.mark.usefixtures("quick_baseline")
+def test_one_kernel_missing_is_named() -> None:
+    latencies = table()
+    lost = max(latencies.points)
+    del latencies.points[lost]
+    with pytest.raises(MissingKernelError, match="lacks 1 of ") as refused:
+        baseline(Task(ORIGIN, latencies, few_images()))
+    assert str(lost) in str(refused.value)
+
+
+def test_table_of_resnet20_serves_resnet56_which_has_the_same_kernels() -> None:
+    dense = baseline(Task(Origin("resnet56", None, (3, 32, 32)), table(), few_images()))
+    assert dense.dense_ms > 2.5 * formula_ms(dict(resnet20()[2].dense), 1.0)
+
+
+@pytest.mark.parametrize("provenance", ["emulated", "estimated"])
+@pytest.mark.usefixtures("quick_baseline")
+def test_table_that_was_not_measured_is_refused_unless_allowed(provenance: str) -> None:
+    task = Task(ORIGIN, table(provenance=provenance), few_images())
+    with pytest.raises(UserError, match=f"{provenance}, not measured .* --allow-emulated"):
+        plan_once(task, Budget.parse("60%"), FEW)
+    plan_once(replace(task, allow_emulated=True), Budget.parse("60%"), FEW)
+
+
+@pytest.mark.parametrize("text", ["100%", "5ms", "1s"])
+def test_budget_that_the_unpruned_network_meets_needs_no_pruning(text: str) -> None:
+    with pytest.raises(UserError, match="nothing needs pruning"):
+        budget_ms(Budget.parse(text), 4.9)
+
+
+def test_network_without_a_group_to_cut_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(Origin, "build", lambda self: torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval())
+    with pytest.raises(
+        UserError, match="no channel group that may be cut: its first group reaches the network's output"
+    ):
+        baseline(Task(ORIGIN, table(), few_images()))
