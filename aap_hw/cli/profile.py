@@ -38,11 +38,13 @@ def command(
     from aap_hw.cli.profile_screen import ProfileScreen
     from aap_hw.device import load_profile
     from aap_hw.device.connection import connect
+    from aap_hw.files import require_writable_folder
     from aap_hw.lut.profiling import profile_model
 
     profile = load_profile(device)
     profile.require_local("profile")
     path = Path(out) if out else Path("lut") / f"{profile.name}.json"
+    require_writable_folder(path.parent)
     model = build_model(model_name or DEFAULT_MODEL, input_size)
     chosen = "" if model_name else " (the default model)"
     click.echo(f"profiling {model.name}{chosen} at {input_text(model.input_shape)} on {profile.name} -> {path}")

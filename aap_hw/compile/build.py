@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import tvm
+
 from aap_hw.compile.convolution import build_convolution
 from aap_hw.compile.depthwise import build_depthwise
 from aap_hw.compile.function import KernelFunction
@@ -27,3 +31,9 @@ def build_kernel(key: KernelKey, width_in: int, width_out: int, target: CpuTarge
     if key.op in LIGHT_KERNELS:
         return build_light(key, width_in, width_out, target)
     raise UserError(f"the kernel {key} is not known to this version; update aap-hw or profile the device again")
+
+
+def export_library(module: tvm.IRModule, target: CpuTarget, library: Path) -> None:
+    """Compile a Relax module and link it into a shared library."""
+    with target.tvm:
+        tvm.compile(module, target=target.tvm).export_library(str(library))

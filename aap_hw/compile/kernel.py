@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 from aap_hw.errors import UserError
 
-_TEXT = re.compile(
-    r"(?P<op>\S+) (?P<size>\d+(x\d+)*|-)(?P<attributes>( \w+=\S+)*) (?P<dtype>\w+) batch=(?P<batch>\d+)"
-)
+_TEXT = re.compile(r"(?P<op>\S+) (?P<size>\d+(x\d+)*|-)(?P<attributes>( \w+=\S+)*) (?P<dtype>\w+) batch=(?P<batch>\d+)")
 
 
 @dataclass(frozen=True, order=True)
@@ -76,6 +74,10 @@ class KernelKey:
         """Element-wise steps fused behind the operator, in order, such as ``("bias", "add", "relu")``."""
         text = self.attribute("epilogue")
         return tuple(text.split("+")) if text else ()
+
+
+Address = tuple[KernelKey, int, int]
+"""A kernel at its input and output width: what a latency table is looked up by."""
 
 
 def _text(value: object) -> str:

@@ -15,7 +15,7 @@ import tvm
 from torch import nn
 from tvm import relax
 
-from aap_hw.compile.build import build_kernel
+from aap_hw.compile.build import build_kernel, export_library
 from aap_hw.compile.function import KernelFunction
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.partition import Kernel, Network, partition
@@ -37,12 +37,6 @@ def compile_network(model: nn.Module, example: torch.Tensor, target: CpuTarget, 
     state = {name: tensor.detach().cpu() for name, tensor in graph.program.state_dict.items()}
     export_library(lower_network(network, network.dense, state, target), target, library)
     return network
-
-
-def export_library(module: tvm.IRModule, target: CpuTarget, library: Path) -> None:
-    """Compile a Relax module and link it into a shared library."""
-    with target.tvm:
-        tvm.compile(module, target=target.tvm).export_library(str(library))
 
 
 def with_layout_changes(network: Network) -> Network:

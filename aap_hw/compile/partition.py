@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.kernel import Address, KernelKey
 from aap_hw.compile.memory import Memory, is_same_view, writes_in_place
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph, WidthExpr
@@ -50,7 +50,7 @@ class Kernel:
     bias: str | None = None
     normalization: Normalization | None = None
 
-    def at(self, widths: Mapping[str, int]) -> tuple[KernelKey, int, int]:
+    def at(self, widths: Mapping[str, int]) -> Address:
         """Key, input width and output width under a width plan: an address in the latency table."""
         return self.key, self.width_in.at(widths), self.width_out.at(widths)
 

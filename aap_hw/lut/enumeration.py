@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.kernel import Address
 from aap_hw.compile.partition import Kernel, Network
 from aap_hw.compile.target import CpuTarget
 from aap_hw.device import DeviceProfile
 from aap_hw.graph import ChannelGraph
 from aap_hw.policy import candidate_widths
-
-Address = tuple[KernelKey, int, int]
 
 
 def granularity_of(profile: DeviceProfile, target: CpuTarget) -> int:

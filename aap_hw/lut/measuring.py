@@ -14,16 +14,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
+from tvm import relax
 
-from aap_hw.compile.build import build_kernel
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.build import build_kernel, export_library
+from aap_hw.compile.kernel import Address, KernelKey
 from aap_hw.compile.target import CpuTarget
 from aap_hw.device.connection import Device
 from aap_hw.device.timing import time_function
-from aap_hw.lut.enumeration import Address
 from aap_hw.lut.table import LatencyPoint
 
 # Copies of a kernel's weights beyond this many bytes would only fill memory: the caches are long full.
@@ -56,10 +57,6 @@ class CompiledBatch:
 
 def compile_batch(points: Sequence[Address], target: CpuTarget, copies: int, library: Path) -> CompiledBatch:
     """Compile points into one library that ``time_batch`` can run."""
-    from tvm import relax
-
-    from aap_hw.compile.network import export_library
-
     builder = relax.BlockBuilder()
     counts, shapes = [], []
     for index, (key, width_in, width_out) in enumerate(points):
@@ -109,18 +106,28 @@ class Compiler:
         self._folder = folder
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent)
+        self._workers: set[BaseProcess] = set()
         self._count = 0
 
     def submit(self, points: Sequence[Address]) -> Future[CompiledBatch]:
         """Begin to compile one batch."""
         self._count += 1
         library = self._folder / f"batch_{self._count}.so"
+        others = set(multiprocessing.active_children())
         with _ctrl_c_blocked():
-            return self._pool.submit(_compile, points, self._options, self._threads, self._copies, library)
+            future = self._pool.submit(_compile, points, self._options, self._threads, self._copies, library)
+        self._workers |= set(multiprocessing.active_children()) - others
+        return future
 
     def close(self) -> None:
-        """End the workers without waiting for what they are at."""
+        """Let the workers end, which by now have nothing to do."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def kill(self) -> None:
+        """End the workers at once, whatever they are at."""
+        self.close()
+        for worker in self._workers:
+            worker.kill()
 
 
 def _compile(
@@ -158,5 +165,7 @@ def compiler(target: CpuTarget, copies: int, folder: Path, workers: int) -> Iter
     pool = Compiler(target, copies, folder, workers)
     try:
         yield pool
-    finally:
-        pool.close()
+    except BaseException:
+        pool.kill()
+        raise
+    pool.close()

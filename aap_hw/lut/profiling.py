@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from aap_hw.compile.kernel import Address
 from aap_hw.compile.network import compile_network, with_layout_changes
 from aap_hw.compile.partition import Network, partition
 from aap_hw.device.connection import Device
 from aap_hw.device.timing import time_function
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.lut.enumeration import Address, granularity_of, group_candidates, points_of
+from aap_hw.lut.enumeration import granularity_of, group_candidates, points_of
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.journal import Journal
 from aap_hw.lut.measuring import REFERENCE, Compiler, compiler, time_batch

@@ -120,6 +120,8 @@ Latencies = Mapping[tuple[int, int], float]
 def _interpolate(measured: Latencies, x: int, y: int) -> float | None:
     """Value at (x, y) from the smallest measured rectangle around it; None if there is none.
 
+    Where the point lies below all that was measured, the rectangle begins above it and its edge is the answer.
+
     Kernels with one width, such as depthwise convolutions, lie on a line instead.
     """
     by_in: dict[int, dict[int, float]] = defaultdict(dict)
@@ -127,14 +129,14 @@ def _interpolate(measured: Latencies, x: int, y: int) -> float | None:
         by_in[width_in][width_out] = us
     if all(len(row) == 1 for row in by_in.values()):
         return _along_line({a: next(iter(row.items())) for a, row in by_in.items()}, x, y)
-    best: tuple[float, float] | None = None
+    best: tuple[tuple[int, int], float] | None = None
     for (a, b), row, other in _column_pairs(by_in, x):
         for c, d in _spans(sorted(row.keys() & other.keys()), y):
-            area = (b - a + 1) * (d - c + 1)
-            if best is None or area < best[0]:
+            rank = (x < a) + (y < c), (b - a + 1) * (d - c + 1)
+            if best is None or rank < best[0]:
                 low = _linear(c, row[c], d, row[d], y)
                 high = _linear(c, other[c], d, other[d], y)
-                best = area, _linear(a, low, b, high, x)
+                best = rank, _linear(a, low, b, high, x)
     return None if best is None else best[1]
 
 

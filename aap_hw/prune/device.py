@@ -7,6 +7,10 @@ from aap_hw.device.connection import Device, LocalDevice
 from aap_hw.errors import UserError
 from aap_hw.lut.table import LatencyTable
 
+# What makes it another machine, the plainest first. How points were timed, and by which TVM, is no reason not to
+# measure: what is measured corrects the table.
+FACTS = {"cpu": "CPU", "threads": "thread count", "target": "target"}
+
 
 def device_of(table: LatencyTable) -> tuple[Device | None, str]:
     """The table's device, ready to measure on, or None and the reason why there is none."""
@@ -19,15 +23,12 @@ def device_of(table: LatencyTable) -> tuple[Device | None, str]:
     except UserError as problem:
         return None, str(problem)
     device = LocalDevice(profile)
-    # The CPU first: where it differs, so does the target, and that says less.
-    for fact, here in sorted(device.describe().as_json().items(), key=lambda item: item[0] != "cpu"):
-        there = table.device[fact]
+    description = device.describe().as_json()
+    for fact, word in FACTS.items():
+        here, there = description[fact], table.device[fact]
         if there != here:
             return None, (
-                f"the table was measured with the {FACTS.get(fact, fact)} {there!r} and here it is {here!r}; "
+                f"the table was measured with the {word} {there!r} and here it is {here!r}; "
                 f"'aap-hw profile --device {name} --out FILE' makes a table for this machine"
             )
     return device, ""
-
-
-FACTS = {"cpu": "CPU", "profile_hash": "device profile", "threads": "thread count", "tvm": "TVM version"}

@@ -46,13 +46,28 @@ def test_json_is_alone_on_standard_output_and_its_kernels_keep_the_budget(
     assert 0 < plan["kept_attention"] < 1
 
 
-def test_really_alone_on_standard_output_of_a_process(table_file: Path) -> None:
-    command = ["plan", *RESNET20, "--lut", str(table_file), "--budget", "60%", "--json", "-"]
+PLANS_WELL_AND_PRUNES_BADLY = """
+import sys
+from aap_hw.cli.main import main
+model = ["--model", "resnet20", "--weights", "embedded", "--calibration-images", "8", "--lut", sys.argv[1]]
+assert main(["plan", *model, "--budget", "60%", "--json", "-"]) == 0
+sys.exit(main(["prune", *model, "--budget", "0.01ms", "--out", sys.argv[2]]))
+"""
+
+
+def test_real_process_adds_nothing_to_the_json_nor_to_the_one_line_of_an_error(
+    table_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
     child = subprocess.run(
-        [sys.executable, "-m", "aap_hw.cli.main", *command], capture_output=True, text=True, timeout=120
-    )
-    assert (child.returncode, child.stderr) == (0, "")
+        [sys.executable, "-c", PLANS_WELL_AND_PRUNES_BADLY, str(table_file), str(out)],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert child.returncode == 2, child.stderr
     assert json.loads(child.stdout)["device"] == "x86"
+    assert child.stderr.startswith("aap-hw: error: no plan reaches 0.01 ms")
+    assert child.stderr.count("\n") == 1
+    assert not out.exists()
 
 
 def test_table_shows_every_group_and_the_next_command(

@@ -60,9 +60,10 @@ def test_with_data_it_trains_in_rounds_and_shows_them(
     aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    options = ("--model", "resnet20", "--data", "embedded", "--rounds", "2", "--epochs", "1", "--learning-rate", "0.01")
+    network = ("--model", "resnet20", "--calibration-images", "8")
+    training = ("--data", "embedded", "--rounds", "2", "--epochs", "1", "--learning-rate", "0.01")
     out = tmp_path / "run"
-    outcome = aap_hw("prune", *options, "--lut", str(table_file), "--budget", "60%", "--out", str(out))
+    outcome = aap_hw("prune", *network, *training, "--lut", str(table_file), "--budget", "60%", "--out", str(out))
     assert (outcome.code, outcome.err) == (0, "")
     assert re.search(r"unpruned 1\.\d{3} ms measured, accuracy \d\d\.\d\d %; budget", outcome.out)
     for number in (1, 2):
@@ -114,7 +115,20 @@ def test_untrained_weights_can_be_asked_for(
 
 
 def start_pruning(table_file: Path, out: Path) -> subprocess.Popen[str]:
-    arguments = ["--model", "resnet20", "--data", "embedded", "--epochs", "200", "--budget", "50%", "--out", str(out)]
+    arguments = [
+        "--model",
+        "resnet20",
+        "--data",
+        "embedded",
+        "--epochs",
+        "200",
+        "--calibration-images",
+        "8",
+        "--budget",
+        "50%",
+        "--out",
+        str(out),
+    ]
     return subprocess.Popen(
         [sys.executable, "-c", PRUNES_WITH_FEW_IMAGES, "prune", "--lut", str(table_file), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},

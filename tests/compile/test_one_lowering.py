@@ -21,12 +21,12 @@ import tvm_ffi
 from torch import nn
 from tvm import relax, tirx
 
-from aap_hw.compile import network as network_module
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.kernel import Address, KernelKey
 from aap_hw.compile.network import compile_network, lower_network, with_layout_changes
 from aap_hw.compile.partition import Network, partition
 from aap_hw.graph import ChannelGraph
-from aap_hw.lut.enumeration import Address, group_candidates, points_of
+from aap_hw.lut import measuring
+from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.measuring import REFERENCE, compile_batch
 from aap_hw.models import zoo
 from tests.compile.running import target
@@ -85,7 +85,7 @@ def code_of(module: tvm.IRModule) -> dict[str, tirx.PrimFunc]:
 def measured_code(points: list[Address], monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[Address, tirx.PrimFunc]:
     """What the measuring library holds for points, caught just before it is turned into machine code."""
     caught: list[tvm.IRModule] = []
-    monkeypatch.setattr(network_module, "export_library", lambda module, *_: caught.append(module))
+    monkeypatch.setattr(measuring, "export_library", lambda module, *_: caught.append(module))
     compile_batch(points, target(), 2, folder / "batch.so")
     (module,) = caught
     called = {

@@ -1,0 +1,91 @@
+"""Proves how latencies are made of samples: long enough samples, median and quartiles, and turns that are really taken.
+
+A clockwork library stands in for a device, so that every number is known beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aap_hw.device.profile import MeasureSpec
+from aap_hw.device.timing import SAMPLE_US, Timing, time_function, time_in_turn
+
+INPUTS = [np.zeros(3, "float32")]
+
+
+@dataclass
+class Clockwork:
+    """A library whose function takes ``us``, and ten times as long the first time; it writes down who asks for what."""
+
+    us: float
+    name: str = "x"
+    log: list[tuple[object, ...]] = field(default_factory=list)
+    is_warm: bool = False
+
+    def set_inputs(self, function: str, inputs: Sequence[np.ndarray]) -> None:
+        self.log.append((self.name, "set", function, len(inputs)))
+
+    def run(self, function: str) -> np.ndarray:
+        raise AssertionError(function)
+
+    def time_us(self, function: str, number: int, repeats: int) -> list[float]:
+        self.log.append((self.name, "time", function, number, repeats))
+        samples = [self.us + i % 2 for i in range(repeats)]
+        if not self.is_warm:
+            samples[0] *= 10
+            self.is_warm = True
+        return samples
+
+
+def test_function_is_warmed_up_and_timed_in_samples_of_two_milliseconds() -> None:
+    library = Clockwork(us=100.0)
+    timing = time_function(library, "main", INPUTS, MeasureSpec(warmup=3, repeats=5))
+    # The quickest of the three warm-up calls says 100 µs: 20 calls fill a sample.
+    assert library.log == [("x", "set", "main", 1), ("x", "time", "main", 1, 3), ("x", "time", "main", 20, 5)]
+    assert timing == Timing(median_us=100.0, spread_us=1.0, samples=5)
+
+
+@pytest.mark.parametrize(("us", "calls"), [(0.0, 20_000), (0.05, 20_000), (3.0, 667), (1500.0, 1), (1e6, 1)])
+def test_slow_functions_are_called_once_a_sample_and_quick_ones_often(us: float, calls: int) -> None:
+    library = Clockwork(us)
+    time_function(library, "main", INPUTS, MeasureSpec(warmup=3, repeats=1))
+    assert library.log[-1] == ("x", "time", "main", calls, 1)
+    assert calls * us <= max(us, SAMPLE_US * 1.01)
+
+
+def test_without_warm_up_one_call_still_finds_the_length_of_a_sample() -> None:
+    library = Clockwork(us=100.0)
+    time_function(library, "main", INPUTS, MeasureSpec(warmup=0, repeats=2))
+    assert library.log[1:] == [("x", "time", "main", 1, 1), ("x", "time", "main", 2, 2)]
+
+
+def test_libraries_are_timed_in_turn() -> None:
+    log: list[tuple[object, ...]] = []
+    libraries = {"slow": Clockwork(400.0, "slow", log), "fast": Clockwork(100.0, "fast", log)}
+    timings = time_in_turn(libraries, "main", INPUTS, MeasureSpec(warmup=2, repeats=4), turns=3)
+    timed = [entry for entry in log if entry[1] == "time"]
+    assert timed[:2] == [("slow", "time", "main", 1, 2), ("fast", "time", "main", 1, 2)]
+    assert timed[2:] == [("slow", "time", "main", 5, 4), ("fast", "time", "main", 20, 4)] * 3
+    assert timings == {"slow": Timing(400.5, 1.0, 12), "fast": Timing(100.5, 1.0, 12)}
+
+
+@given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=30))
+def test_summary_is_the_median_and_the_interquartile_range(samples: list[float]) -> None:
+    timing = Timing.of(samples)
+    assert timing.samples == len(samples)
+    assert timing.median_us == pytest.approx(float(np.median(samples)))
+    assert timing.spread_us >= 0
+    assert (timing.spread_us == 0) >= (len(set(samples)) == 1)
+    assert Timing.of(sorted(samples)) == timing
+
+
+def test_one_outlier_moves_neither_median_nor_spread() -> None:
+    samples = [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]
+    assert Timing.of(samples) == Timing(13.0, 4.0, 7)
+    assert Timing.of([*samples[:-1], 1e9]) == Timing(13.0, 4.0, 7)

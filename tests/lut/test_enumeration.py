@@ -1,0 +1,50 @@
+"""Proves which points a table needs for a network: written down by hand for a network of two convolutions."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+
+from aap_hw.compile.network import with_layout_changes
+from aap_hw.compile.partition import partition
+from aap_hw.device import load_profile
+from aap_hw.graph import ChannelGraph
+from aap_hw.lut.enumeration import granularity_of, group_candidates, groups_of, points_of
+from tests.compile.running import target
+from tests.lut.tiny import CLASSES, FIRST_WIDTHS, INPUT, POINTS, SECOND_WIDTHS, Tiny
+
+
+def test_points_of_a_small_network_are_those_written_down_by_hand() -> None:
+    graph = ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),))
+    network = with_layout_changes(partition(graph))
+    candidates = group_candidates(graph, 8, 8)
+    assert candidates == {"first": FIRST_WIDTHS, "second": SECOND_WIDTHS, "linear": (CLASSES,)}
+    points = points_of(network, candidates)
+    assert len(points) == len(set(points)) == POINTS
+    assert {(key.op, *widths) for key, *widths in points} == {
+        *(("conv2d", 3, out) for out in FIRST_WIDTHS),
+        *(("conv2d", *pair) for pair in product(FIRST_WIDTHS, SECOND_WIDTHS)),
+        *(("global_avg_pool2d", width, width) for width in SECOND_WIDTHS),
+        *(("linear", width, CLASSES) for width in SECOND_WIDTHS),
+    }
+    assert [groups_of(kernel) for kernel in network.kernels] == [
+        ("first",),
+        ("first", "second"),
+        ("second",),
+        ("second",),
+    ]
+
+
+def test_at_most_limits_the_candidates_of_a_group() -> None:
+    graph = ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),))
+    assert group_candidates(graph, 8, 2) == {"first": (16, 24), "second": (24, 40), "linear": (CLASSES,)}
+    assert group_candidates(graph, 64, 8) == {"first": (24,), "second": (40,), "linear": (CLASSES,)}
+
+
+@pytest.mark.parametrize(("granularity", "expected"), [("vector", target().lanes), (3, 3)])
+def test_granularity_is_a_number_or_one_vector(granularity: object, expected: int) -> None:
+    profile = load_profile("x86")
+    widths = profile.widths.model_copy(update={"granularity": granularity})
+    assert granularity_of(profile.model_copy(update={"widths": widths}), target()) == expected

@@ -1,0 +1,203 @@
+"""Proves that a profile that is killed or interrupted loses nothing but the point in flight, and leaves nobody behind.
+
+Real child processes are ended with SIGKILL and with the SIGINT that a terminal sends to a whole process group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from aap_hw.errors import UserError
+from aap_hw.lut.journal import Journal
+from aap_hw.lut.profiling import ProfileProgress
+from tests.lut import tiny
+from tests.lut.tiny import POINTS, journal_of, journalled
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 120.0
+QUICK_BOARD = """
+name = "quick"
+description = "This machine, measured quickly"
+[target]
+kind = "host"
+[connect]
+kind = "local"
+[measure]
+warmup = 1
+repeats = 40
+copies = 2
+[widths]
+granularity = 16
+at_most = 2
+"""
+
+
+@contextlib.contextmanager
+def child(arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """A Python process with a process group of its own, as a shell would start it; gone at the end."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def children_of(parent: int) -> set[int]:
+    return {pid for pid, (state, of) in processes().items() if of == parent and state != "Z"}
+
+
+def processes() -> dict[int, tuple[str, int]]:
+    """State and parent of every process."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            # The name, in parentheses, may hold anything.
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            found[int(entry.name)] = state, int(parent)
+    return found
+
+
+def alive(pids: set[int]) -> set[int]:
+    return {pid for pid, (state, _) in processes().items() if pid in pids and state != "Z"}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, set[int]]:
+    """A table's path, its journal as a job that was killed half way left it, and who was still alive soon after."""
+    path = tmp_path_factory.mktemp("killed") / "table.json"
+    with child(["-m", "tests.lut.tiny", str(path)]) as job:
+        wait_until(lambda: len(journalled(path)) >= 3, job)
+        workers = children_of(job.pid)
+        assert workers
+        job.kill()
+        job.wait()
+        deadline = time.monotonic() + 10
+        while alive(workers) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        survivors = alive(workers)
+    return path, journal_of(path).read_bytes(), survivors
+
+
+def test_killed_job_leaves_its_points_and_no_table(killed: tuple[Path, bytes, set[int]]) -> None:
+    path, journal, _ = killed
+    assert 3 <= journal.count(b"\n") - 1 < POINTS
+    assert not path.exists()
+
+
+def test_workers_of_a_killed_job_disappear(killed: tuple[Path, bytes, set[int]]) -> None:
+    assert killed[2] == set()
+
+
+def test_same_job_again_finishes_and_measures_only_what_is_missing(
+    killed: tuple[Path, bytes, set[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, journal, _ = killed
+    path = tmp_path / "table.json"
+    # As if it had died in the middle of a line.
+    journal_of(path).write_bytes(journal[: journal.rindex(b"\n") + 1] + b'{"kernel": "conv2d 6x6 dilat')
+    kept = journalled(path)
+    progress: list[ProfileProgress] = []
+    final: list[bytes] = []
+    remove = Journal.remove
+    monkeypatch.setattr(Journal, "remove", lambda self: (final.append(self.path.read_bytes()), remove(self)))
+    table = tiny.profile(path, repeats=40, on_progress=progress.append)
+
+    assert {(p.total, p.kept) for p in progress} == {(POINTS - len(kept), len(kept))}
+    assert progress[-1].measured == POINTS - len(kept)
+    # Bit for bit: what the killed job wrote is the beginning of what the second one had at its end.
+    assert final[0].startswith(journal[: journal.rindex(b"\n") + 1])
+    points = final[0].splitlines()[1:]
+    assert len(points) == POINTS
+    assert len({re.sub(rb"(\[\d+, \d+), .*", rb"\1", line) for line in points}) == POINTS
+    assert len(table) == POINTS
+    assert path.exists()
+    assert not journal_of(path).exists()
+    measured = {(str(key), *at): point for key, of_key in table.points.items() for at, point in of_key.items()}
+    for entry in kept:
+        width_in, width_out, median_us, _, _ = entry["point"]
+        scaled = median_us * table.measurement["reference_us"] / entry["reference_us"]
+        assert measured[entry["kernel"], width_in, width_out].median_us == pytest.approx(scaled)
+
+
+def test_journal_of_another_device_is_refused_and_kept(killed: tuple[Path, bytes, set[int]], tmp_path: Path) -> None:
+    _, journal, _ = killed
+    path = tmp_path / "table.json"
+    journal_of(path).write_bytes(journal.replace(b'"threads": 1', b'"threads": 3', 1))
+    before = journal_of(path).read_bytes()
+    with pytest.raises(UserError, match="interrupted profile with another threads"):
+        tiny.profile(path, repeats=40)
+    assert journal_of(path).read_bytes() == before
+    # Other measuring settings are another device profile.
+    journal_of(path).write_bytes(journal)
+    with pytest.raises(UserError, match="interrupted profile with another profile_hash"):
+        tiny.profile(path, repeats=3)
+
+
+def profile_command(tmp_path: Path) -> list[str]:
+    board = tmp_path / "quick.toml"
+    board.write_text(QUICK_BOARD)
+    options = ["--device", str(board), "--model", "resnet20", "--out", str(tmp_path / "table.json"), "--workers", "1"]
+    return ["-m", "aap_hw.cli.main", "profile", *options]
+
+
+def test_ctrl_c_while_measuring_is_one_sentence_and_keeps_the_points(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    with child(profile_command(tmp_path)) as command:
+        wait_until(lambda: len(journalled(path)) >= 2, command)
+        workers = children_of(command.pid)
+        os.killpg(command.pid, signal.SIGINT)
+        _, err = command.communicate(timeout=30)
+        assert command.returncode == 130
+        wait_until(lambda: not alive(workers))
+    *progress, last = filter(None, err.splitlines())
+    kept = re.fullmatch(
+        rf"aap-hw: interrupted; (\d+) measured points are kept beside {path}; the same command goes on from there", last
+    )
+    assert kept, err
+    # The interrupt may fall between a point's being written and its being counted.
+    assert len(journalled(path)) - 1 <= int(kept[1]) <= len(journalled(path))
+    assert all(re.fullmatch(r"measured \d+ of \d+ points.*", line) for line in progress), err
+    assert not path.exists()
+
+
+def test_ctrl_c_while_the_workers_start_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    with child(profile_command(tmp_path)) as command:
+        # A resource tracker and a worker that is importing.
+        wait_until(lambda: len(children_of(command.pid)) >= 2, command)
+        workers = children_of(command.pid)
+        os.killpg(command.pid, signal.SIGINT)
+        _, err = command.communicate(timeout=60)
+        assert command.returncode == 130
+        wait_until(lambda: not alive(workers))
+    assert re.fullmatch(r"aap-hw: interrupted; [^\n]*", err.strip()), err
+    assert not path.exists()
+    assert not journal_of(path).exists()

@@ -1,0 +1,147 @@
+"""Proves that a journal keeps every whole line whatever happened to the last one, and refuses what is not its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aap_hw.errors import UserError
+from aap_hw.lut.journal import Entry, Journal
+from aap_hw.lut.table import LatencyPoint
+from tests.lut.tables import keys, latencies, measured_points
+
+IDENTITY: dict[str, Any] = {"name": "board-1", "target": {"kind": "llvm", "mattr": ["+neon"]}, "threads": 2}
+entries_of_any_size = st.lists(st.tuples(keys, measured_points, latencies), max_size=6)
+
+
+def written(path: Path, entries: list[Entry]) -> None:
+    journal = Journal(path, IDENTITY)
+    for entry in entries:
+        journal.record(*entry)
+    journal.close()
+
+
+def read(path: Path) -> list[Entry]:
+    journal = Journal(path, IDENTITY)
+    journal.close()
+    return journal.entries
+
+
+@pytest.fixture
+def path(tmp_path: Path, entries: list[Entry]) -> Path:
+    written(tmp_path / "journal", entries)
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def entries() -> list[Entry]:
+    from tests.lut.tables import KEY
+
+    return [(KEY, LatencyPoint(8 * i, 16, 1.25 * i, 0.5, 20), 80.5) for i in range(1, 5)]
+
+
+@settings(max_examples=40)
+@given(entries_of_any_size, st.data())
+def test_all_whole_lines_survive_a_death_at_any_byte(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[Entry], data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("journals") / "journal"
+    written(path, entries)
+    content = path.read_bytes() if entries else b""
+    kept = data.draw(st.integers(0, len(content)))
+    path.write_bytes(content[:kept])
+    survivors = max(0, content[:kept].count(b"\n") - 1)
+    assert read(path) == entries[:survivors]
+    written(path, entries[survivors:])
+    assert (path.read_bytes() if entries else b"") == content
+    assert not entries or read(path) == entries
+
+
+def test_each_point_is_on_disk_before_the_next(tmp_path: Path, entries: list[Entry]) -> None:
+    journal = Journal(tmp_path / "journal", IDENTITY)
+    for count, entry in enumerate(entries, 1):
+        journal.record(*entry)
+        lines = (tmp_path / "journal").read_text().splitlines()
+        assert len(lines) == 1 + count
+        assert json.loads(lines[-1])["point"] == [8 * count, 16, 1.25 * count, 0.5, 20]
+
+
+def test_another_identity_is_refused_by_what_differs_and_the_file_kept(path: Path) -> None:
+    before = path.read_bytes() + b'{"kernel": "cut sho'
+    path.write_bytes(before)
+    with pytest.raises(UserError, match="an interrupted profile with another cpu, threads; finish it"):
+        Journal(path, {**IDENTITY, "threads": 4, "cpu": "x"})
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "",
+        "[]",
+        "3",
+        "\x00\x00",
+        '{"kernel": "conv2d 7x7 float32 batch=1", "point": [8, 8, 1.0, 0.1, 20]}',
+        '{"kernel": "some kernel", "point": [8, 8, 1.0, 0.1, 20], "reference_us": 80.0}',
+        '{"kernel": "conv2d 7x7 float32 batch=1", "point": [8, 8, 1.0, 0.1], "reference_us": 80.0}',
+        '{"kernel": "conv2d 7x7 float32 batch=1", "point": [8, 8, "x", 0.1, 20], "reference_us": 80.0}',
+        '{"kernel": "conv2d 7x7 float32 batch=1", "point": [8, 8, NaN, 0.1, 20], "reference_us": 80.0}',
+        '{"kernel": "conv2d 7x7 float32 batch=1", "point": [8, 8, 1.0, 0.1, 20], "reference_us": 0}',
+        '{"kernel": "conv2d 7x7 float32 batch=1", "point": [8, 8, 1.0, 0.1, 20], "reference_us": null}',
+        '{"kernel": 7, "point": [8, 8, 1.0, 0.1, 20], "reference_us": 80.0}',
+    ],
+)
+def test_damaged_line_that_is_not_the_last_is_refused_and_the_file_kept(path: Path, line: str) -> None:
+    assert_refused_with_line(path, 2, line)
+
+
+@pytest.mark.parametrize("line", ["{", "", "[]", "3", "\x00\x00"])
+def test_damaged_header_is_refused_and_the_file_kept(path: Path, line: str) -> None:
+    assert_refused_with_line(path, 0, line)
+
+
+def assert_refused_with_line(path: Path, position: int, line: str) -> None:
+    lines = path.read_text().splitlines()
+    lines[position] = line
+    path.write_text("\n".join(lines) + "\n")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"is damaged .* delete it to begin anew") as refusal:
+        Journal(path, IDENTITY)
+    assert str(path) in str(refusal.value)
+    assert path.read_bytes() == before
+
+
+def test_journal_without_points_leaves_no_file(tmp_path: Path) -> None:
+    Journal(tmp_path / "deep" / "journal", IDENTITY).close()
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_removed_journal_is_gone_and_may_be_closed(path: Path) -> None:
+    journal = Journal(path, IDENTITY)
+    journal.remove()
+    journal.close()
+    assert not path.exists()
+
+
+def test_second_process_on_a_journal_is_refused(path: Path, entries: list[Entry]) -> None:
+    first = Journal(path, IDENTITY)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="another process is profiling into"):
+        Journal(path, IDENTITY)
+    assert path.read_bytes() == before
+    first.close()
+    assert read(path) == entries
+
+
+@pytest.mark.parametrize("place", ["a file/journal", "a file/deep/journal", "a folder"])
+def test_path_that_cannot_be_written_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "a file").write_text("")
+    (tmp_path / "a folder").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .* choose a folder that can be written with --out"):
+        Journal(tmp_path / place, IDENTITY)

@@ -1,0 +1,89 @@
+"""Proves that a prediction is the sum of the table's entries, and that a policy is given exactly those entries."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aap_hw.compile.network import with_layout_changes
+from aap_hw.compile.partition import partition
+from aap_hw.graph import ChannelGraph
+from aap_hw.lut.enumeration import group_candidates, groups_of, points_of
+from aap_hw.lut.predicting import kernel_latencies, latency_costs, predict_us
+from aap_hw.lut.table import LatencyPoint, MissingKernelError
+from tests.lut.tables import empty
+from tests.lut.tiny import FIRST, INPUT, SECOND, Tiny
+
+GRAPH = ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),))
+NETWORK = with_layout_changes(partition(GRAPH))
+CANDIDATES = group_candidates(GRAPH, 8, 8)
+TABLE = empty()
+for _number, (_key, _in, _out) in enumerate(points_of(NETWORK, CANDIDATES)):
+    TABLE.add(_key, LatencyPoint(_in, _out, 1.0 + _number**1.5, 0.1, 20))
+
+plans = st.fixed_dictionaries({"first": st.integers(1, FIRST), "second": st.integers(1, SECOND), "linear": st.just(10)})
+
+
+@given(plans)
+def test_prediction_is_the_sum_over_the_kernels(plan: dict[str, int]) -> None:
+    expected = [TABLE.latency(*kernel.at(plan)) for kernel in NETWORK.kernels]
+    assert predict_us(NETWORK, plan, TABLE) == pytest.approx(sum(found.us for found in expected))
+    rows = kernel_latencies(NETWORK, plan, TABLE)
+    assert [(row.latency_us, row.interpolated) for row in rows] == [
+        (found.us, found.interpolated) for found in expected
+    ]
+    assert [(row.width_in, row.width_out) for row in rows] == [
+        (3, plan["first"]),
+        (plan["first"], plan["second"]),
+        (plan["second"], plan["second"]),
+        (plan["second"], 10),
+    ]
+    is_measured = plan["first"] % 8 == 0 and plan["second"] % 8 == 0
+    assert any(row.interpolated for row in rows) != is_measured
+
+
+def test_costs_are_the_latencies_at_every_combination_of_widths() -> None:
+    costs = latency_costs(NETWORK, CANDIDATES, TABLE)
+    assert [cost.groups for cost in costs] == [("first",), ("first", "second"), ("second",), ("second",)]
+    for kernel, cost in zip(NETWORK.kernels, costs, strict=True):
+        for index in np.ndindex(cost.cost.shape):
+            plan = {name: CANDIDATES[name][i] for name, i in zip(cost.groups, index, strict=True)}
+            assert cost.cost[index] == TABLE.latency(*kernel.at(plan)).us
+
+
+@pytest.mark.parametrize("fixed", ["first", "second"])
+def test_group_with_one_candidate_is_no_axis_of_a_cost(fixed: str) -> None:
+    candidates = {**CANDIDATES, fixed: (16,)}
+    (free,) = {"first", "second"} - {fixed}
+    costs = latency_costs(NETWORK, candidates, TABLE)
+    assert [cost.groups for cost in costs] == [
+        tuple(name for name in groups_of(kernel) if name == free) for kernel in NETWORK.kernels
+    ]
+    for i, width in enumerate(CANDIDATES[free]):
+        total = sum(float(cost.cost[i] if cost.groups else cost.cost) for cost in costs)
+        assert total == pytest.approx(predict_us(NETWORK, {fixed: 16, free: width, "linear": 10}, TABLE))
+
+
+def test_sum_of_the_costs_is_the_prediction_for_every_plan() -> None:
+    costs = latency_costs(NETWORK, CANDIDATES, TABLE)
+    for first, second in product(range(len(CANDIDATES["first"])), range(len(CANDIDATES["second"]))):
+        position = {"first": first, "second": second}
+        plan = {name: CANDIDATES[name][i] for name, i in position.items()} | {"linear": 10}
+        total = sum(float(cost.cost[tuple(position[name] for name in cost.groups)]) for cost in costs)
+        assert total == pytest.approx(predict_us(NETWORK, plan, TABLE))
+
+
+def test_kernel_that_the_table_lacks_is_an_error_and_never_nothing() -> None:
+    graph = ChannelGraph.trace(Tiny(kernel=3), (torch.zeros(INPUT),))
+    network = with_layout_changes(partition(graph))
+    for ask in (
+        lambda: predict_us(network, network.dense, TABLE),
+        lambda: latency_costs(network, CANDIDATES, TABLE),
+    ):
+        with pytest.raises(MissingKernelError, match=r"has no kernel 'conv2d 6x6 .*kernel=3x3"):
+            ask()

@@ -1,0 +1,173 @@
+"""Proves the profile job on this machine, with a real network that is small enough for a test.
+
+It measures every point once and nothing twice, extends a table, and refuses to touch one of another device or to
+begin where it could not write. What becomes of a job that is killed is `test_interrupted`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from aap_hw.errors import UserError
+from aap_hw.lut import profiling
+from aap_hw.lut.file import load_table
+from aap_hw.lut.profiling import ProfileProgress, profile_model
+from aap_hw.lut.table import LatencyTable
+from tests.lut import tiny
+from tests.lut.tiny import INPUT, POINTS, Tiny, journal_of
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LatencyTable, list[ProfileProgress]]:
+    """The table of the tiny network, its file, and the progress of measuring it."""
+    path = tmp_path_factory.mktemp("new") / "lut" / "tiny.json"
+    progress: list[ProfileProgress] = []
+    return path, tiny.profile(path, on_progress=progress.append), progress
+
+
+@pytest.fixture
+def path(measured: tuple[Path, LatencyTable, list[ProfileProgress]], tmp_path: Path) -> Path:
+    """A copy of the table's file, to be spoilt."""
+    copy = tmp_path / "table.json"
+    copy.write_bytes(measured[0].read_bytes())
+    return copy
+
+
+@pytest.fixture
+def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes as far as starting the compilers has gone too far."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("the job began to measure")
+
+    monkeypatch.setattr(profiling, "compiler", fail)
+
+
+def test_every_point_is_measured_and_stored(measured: tuple[Path, LatencyTable, list[ProfileProgress]]) -> None:
+    path, table, progress = measured
+    assert len(table) == POINTS
+    loaded = load_table(path)
+    assert loaded.points.keys() == table.points.keys()
+    for key, points in loaded.points.items():
+        for at, point in points.items():
+            assert 0 < point.median_us < 1e5
+            assert point.median_us == pytest.approx(table.points[key][at].median_us, rel=1e-3)
+            assert point.samples == 3
+    assert [p.measured for p in progress] == list(range(POINTS + 1))
+    assert {(p.total, p.kept) for p in progress} == {(POINTS, 0)}
+    assert progress[-1].seconds_left == 0
+
+
+def test_table_says_what_its_latencies_depend_on(measured: tuple[Path, LatencyTable, list[ProfileProgress]]) -> None:
+    _, table, _ = measured
+    device = tiny.device()
+    assert {**table.device, **device.describe().as_json()} == table.device
+    assert table.device["provenance"] == "measured"
+    assert (table.measurement["granularity"], table.measurement["at_most"]) == (8, 8)
+    assert table.measurement["reference_us"] > 0
+
+
+def test_unpruned_network_is_measured_end_to_end(measured: tuple[Path, LatencyTable, list[ProfileProgress]]) -> None:
+    _, table, _ = measured
+    (entry,) = table.validation
+    assert (entry.model, entry.input, entry.plan) == ("tiny", INPUT, "dense")
+    assert entry.predicted_us > 0
+    assert entry.measured_us > 0
+    assert table.dense_ms("tiny", INPUT) == entry.measured_us / 1e3
+    assert table.dense_ms("tiny", (1, 3, 7, 7)) is None
+    assert table.dense_ms("other", INPUT) is None
+
+
+def test_no_journal_is_left(measured: tuple[Path, LatencyTable, list[ProfileProgress]]) -> None:
+    path, *_ = measured
+    assert [file.name for file in path.parent.iterdir()] == ["tiny.json"]
+
+
+@pytest.mark.usefixtures("no_measuring")
+def test_second_call_measures_nothing_and_leaves_the_file(path: Path) -> None:
+    before = path.stat().st_mtime_ns, path.read_bytes()
+    progress: list[ProfileProgress] = []
+    table = tiny.profile(path, on_progress=progress.append)
+    assert len(table) == POINTS
+    assert [(p.measured, p.total, p.kept) for p in progress] == [(0, 0, POINTS)]
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == before
+    assert not journal_of(path).exists()
+
+
+def test_another_network_adds_only_the_points_that_are_new(path: Path) -> None:
+    before = load_table(path)
+    progress: list[ProfileProgress] = []
+    after = tiny.profile(path, Tiny(kernel=3), "tiny3", on_progress=progress.append)
+    # Its second convolution is another kernel; the first, the pooling and the linear layer are known.
+    assert (progress[-1].measured, progress[-1].total, progress[-1].kept) == (15, 15, POINTS - 15)
+    assert len(after) == POINTS + 15
+    for key, points in before.points.items():
+        assert after.points[key] == points
+    assert after.measurement["reference_us"] == before.measurement["reference_us"]
+    assert [entry.model for entry in after.validation] == ["tiny", "tiny3"]
+    assert before.validation == after.validation[:1]
+
+
+@pytest.mark.usefixtures("no_measuring")
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("cpu", "another CPU"), ("profile_hash", "0" * 12), ("threads", 64), ("tvm", "0.1"), ("target", {"kind": "llvm"})],
+)
+def test_table_of_another_device_is_refused_and_left_alone(path: Path, field: str, value: Any) -> None:
+    document = json.loads(path.read_text())
+    document["device"][field] = value
+    path.write_text(json.dumps(document))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=rf"holds latencies of another device \({field} .*with --out, or delete it"):
+        tiny.profile(path, Tiny(kernel=3), "tiny3")
+    assert path.read_bytes() == before
+    assert not journal_of(path).exists()
+
+
+@pytest.mark.usefixtures("no_measuring")
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_text(path.read_text()[:300]),
+        lambda path: path.write_text("{}"),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+)
+def test_damaged_table_is_refused_and_left_alone(path: Path, spoil: Callable[[Path], object]) -> None:
+    spoil(path)
+    before = path.is_file() and path.read_bytes()
+    with pytest.raises(UserError, match="latency table"):
+        tiny.profile(path, Tiny(kernel=3), "tiny3")
+    assert (path.is_file() and path.read_bytes()) == before
+    assert not journal_of(path).exists()
+
+
+@pytest.mark.usefixtures("no_measuring")
+@pytest.mark.parametrize("place", ["/proc/aap-hw/table.json", "{file}/table.json", "{file}/deep/table.json"])
+def test_place_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*choose a folder that can be written"):
+        tiny.profile(Path(place.format(file=tmp_path / "file")))
+
+
+@pytest.mark.usefixtures("no_measuring")
+def test_network_without_kernels_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU())
+    with pytest.raises(UserError, match=r"aten\.gelu\.default has no kernel yet"):
+        profile_model("gelu", model, INPUT, tiny.device(), tmp_path / "table.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_profiling_leaves_the_network_as_it_was(path: Path) -> None:
+    model = Tiny().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tiny.profile(path, model)
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

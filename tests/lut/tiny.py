@@ -1,0 +1,75 @@
+"""A network of two convolutions whose whole table takes seconds, and the job of profiling it.
+
+As a program, ``python -m tests.lut.tiny TABLE``, it is a job that can be killed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aap_hw.device import load_profile
+from aap_hw.device.connection import LocalDevice
+from aap_hw.lut.profiling import ProfileProgress, profile_model
+from aap_hw.lut.table import LatencyTable
+
+INPUT = (1, 3, 6, 6)
+# Candidate widths are multiples of 8: of the first convolution 8 to 24, of the second 8 to 40.
+FIRST, SECOND, CLASSES = 24, 40, 10
+FIRST_WIDTHS, SECOND_WIDTHS = (8, 16, 24), (8, 16, 24, 32, 40)
+# Their points: first convolution, second, pooling, linear layer.
+POINTS = 3 + 3 * 5 + 5 + 5
+
+
+class Tiny(nn.Module):
+    def __init__(self, kernel: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, FIRST, 3, padding=1)
+        self.second = nn.Conv2d(FIRST, SECOND, kernel, padding=kernel // 2)
+        self.linear = nn.Linear(SECOND, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.second(torch.relu(self.first(x))))
+        return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def device(repeats: int = 3) -> LocalDevice:
+    """This machine, measured quickly."""
+    profile = load_profile("x86")
+    widths = profile.widths.model_copy(update={"granularity": 8, "at_most": 8})
+    measure = profile.measure.model_copy(update={"warmup": 1, "repeats": repeats, "copies": 2})
+    return LocalDevice(profile.model_copy(update={"widths": widths, "measure": measure}))
+
+
+def profile(
+    path: Path,
+    module: nn.Module | None = None,
+    name: str = "tiny",
+    *,
+    repeats: int = 3,
+    on_progress: Callable[[ProfileProgress], None] = lambda _: None,
+) -> LatencyTable:
+    module = module or Tiny()
+    return profile_model(name, module, INPUT, device(repeats), path, on_progress=on_progress, workers=1)
+
+
+def journal_of(path: Path) -> Path:
+    return path.with_name(path.name + ".journal")
+
+
+def journalled(path: Path) -> list[dict[str, Any]]:
+    """The points in the journal of a table, without its header and without a line that is being written."""
+    if not journal_of(path).exists():
+        return []
+    whole = [line for line in journal_of(path).read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in whole[1:]]
+
+
+if __name__ == "__main__":
+    profile(Path(sys.argv[1]), repeats=40)

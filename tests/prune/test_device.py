@@ -1,0 +1,40 @@
+"""A result is measured only where the table was: elsewhere the latencies stay predictions, and it is said why."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from aap_hw.prune.device import device_of
+from tests.synthetic import of_this_device, table
+
+
+def test_table_of_this_machine_is_measured_on() -> None:
+    device, why_not = device_of(table(**of_this_device()))
+    assert device is not None
+    assert device.describe().as_json() == of_this_device()
+    assert why_not == ""
+
+
+def test_how_the_points_were_timed_is_no_obstacle() -> None:
+    assert device_of(table(**{**of_this_device(), "profile_hash": "another", "tvm": "0.27.1"}))[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"cpu": "Cortex-A72"}, "the table was measured with the CPU 'Cortex-A72' and here it is"),
+        ({"threads": 64}, "thread count 64 and here it is 1"),
+        ({"target": {"kind": "llvm", "mcpu": "generic"}}, "target .*generic"),
+        ({"name": "mine"}, "there is no device 'mine'"),
+        ({"name": "rpi4"}, "connecting to a board"),
+        ({"provenance": "emulated"}, "the table's latencies are emulated"),
+    ],
+    ids=["cpu", "threads", "target", "unknown", "board", "emulated"],
+)
+def test_table_of_another_device_is_not_and_the_reason_is_given(changes: dict[str, Any], reason: str) -> None:
+    device, why_not = device_of(table(**{**of_this_device(), **changes}))
+    assert device is None
+    assert re.search(reason, why_not)
