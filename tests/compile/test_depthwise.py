@@ -59,14 +59,12 @@ def test_first_layer_reads_the_image_as_pytorch_lays_it_out(padding: Pair) -> No
 
 
 @pytest.mark.parametrize("width", [17, 64])
-def test_two_threads_compute_what_one_computes(width: int) -> None:
+def test_two_threads_compute_what_pytorch_computes(width: int) -> None:
     # Large enough for several bands of rows.
-    case = depthwise(width, (12, 30))
-    assert_convolution_equals_pytorch(case, threads=1)
-    assert_convolution_equals_pytorch(case, threads=2)
+    assert_convolution_equals_pytorch(depthwise(width, (12, 30)), threads=2)
 
 
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_random_depthwise_convolutions_equal_pytorch(data: st.DataObject) -> None:
     def pair(low: int, high: int) -> Pair:

@@ -34,7 +34,7 @@ kind = "host"
 kind = "local"
 [measure]
 warmup = 1
-repeats = 40
+repeats = 20
 copies = 2
 [widths]
 granularity = 16
@@ -128,7 +128,7 @@ def test_same_job_again_finishes_and_measures_only_what_is_missing(
     final: list[bytes] = []
     remove = Journal.remove
     monkeypatch.setattr(Journal, "remove", lambda self: (final.append(self.path.read_bytes()), remove(self)))
-    table = tiny.profile(path, repeats=40, on_progress=progress.append)
+    table = tiny.profile(path, repeats=20, on_progress=progress.append)
 
     assert {(p.total, p.kept) for p in progress} == {(POINTS - len(kept), len(kept))}
     assert progress[-1].measured == POINTS - len(kept)
@@ -153,7 +153,7 @@ def test_journal_of_another_device_is_refused_and_kept(killed: tuple[Path, bytes
     journal_of(path).write_bytes(journal.replace(b'"threads": 1', b'"threads": 3', 1))
     before = journal_of(path).read_bytes()
     with pytest.raises(UserError, match="interrupted profile with another threads"):
-        tiny.profile(path, repeats=40)
+        tiny.profile(path, repeats=20)
     assert journal_of(path).read_bytes() == before
     # Other measuring settings are another device profile.
     journal_of(path).write_bytes(journal)

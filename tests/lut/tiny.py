@@ -72,4 +72,4 @@ def journalled(path: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    profile(Path(sys.argv[1]), repeats=40)
+    profile(Path(sys.argv[1]), repeats=20)

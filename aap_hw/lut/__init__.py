@@ -1,0 +1,1 @@
+"""Latency tables: their file, their measuring and what they predict."""
