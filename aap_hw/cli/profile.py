@@ -39,12 +39,15 @@ def command(
     from aap_hw.device import load_profile
     from aap_hw.device.connection import connect
     from aap_hw.files import require_writable_folder
-    from aap_hw.lut.profiling import profile_model
+    from aap_hw.lut.profiling import profile_model, set_aside
 
     profile = load_profile(device)
     profile.require_local("profile")
     path = Path(out) if out else Path("lut") / f"{profile.name}.json"
     require_writable_folder(path.parent)
+    board = connect(profile, "profile")
+    if out is None and (kept := set_aside(path, board)) is not None:
+        click.echo(f"{path} is of another machine or version; it is kept as {kept}")
     model = build_model(model_name or DEFAULT_MODEL, input_size)
     chosen = "" if model_name else " (the default model)"
     click.echo(f"profiling {model.name}{chosen} at {input_text(model.input_shape)} on {profile.name} -> {path}")
@@ -53,11 +56,14 @@ def command(
             model.name,
             model.module,
             (1, *model.input_shape),
-            connect(profile, "profile"),
+            board,
             path,
             on_progress=screen.update,
             workers=workers,
         )
     dense_ms = table.dense_ms(model.name, (1, *model.input_shape))
     click.echo(f"{path}: {len(table)} points of {len(table.points)} kernels; unpruned {model.name} {dense_ms:.2f} ms")
-    click.echo(f"next: aap-hw plan --model {model.name} --lut {path} --budget 60%")
+    drift = table.measurement["reference_drift"]
+    click.echo(f"the reference kernel varied by {drift:.0%} meanwhile, which the latencies are corrected for")
+    size = f" --input {input_text(model.input_shape)}" if input_size else ""
+    click.echo(f"next: aap-hw plan --model {model.name}{size} --lut {path} --budget 60%")

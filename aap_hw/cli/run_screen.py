@@ -47,7 +47,7 @@ class PruneScreen:
                 latency = _latency(measured or figures["predicted_ms"], measured is not None)
                 self._say(
                     f"round {figures['round']} of {figures['rounds']}: cut to {latency}, "
-                    f"{figures['kept_attention']:.1%} of the attention kept"
+                    f"{figures['kept_attention']:.1%} of the attention still there kept"
                 )
             case "epoch":
                 self._say(
@@ -60,6 +60,8 @@ class PruneScreen:
         self._console.print(summary_table(summary))
         self._say(budget_sentence(summary))
         if not summary["retrained"]:
+            if summary["weights"] is None:
+                self._say("the network had random weights: widths and latencies are real, which filters stay is not")
             self._say(
                 "the weights were cut in one round and not retrained, so expect a useless accuracy; to go on, train "
                 f"aap_hw.prune.run.RunFolder(pathlib.Path({str(self._path)!r})).load().module on your images, "

@@ -14,6 +14,9 @@ from aap_hw.compile.light import LIGHT_KERNELS, build_light
 from aap_hw.compile.target import CpuTarget
 from aap_hw.errors import UserError
 
+# Raised with every change that makes other code of the same key: an older table then says nothing of it.
+SCHEDULES = 1
+
 
 def build_kernel(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
     """Scheduled code of one kernel.

@@ -104,7 +104,7 @@ def lower_network(
 def _shaped(
     builder: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, ...], wanted: tuple[int, ...]
 ) -> relax.Expr:
-    """The value under another shape of as many elements; this costs nothing at run time."""
+    """The value under another shape of as many elements; at most a copy of a few values."""
     return value if shape == wanted else builder.emit(relax.op.reshape(value, wanted))
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from aap_hw.compile.build import SCHEDULES
 from aap_hw.compile.target import CpuTarget, host_options
 from aap_hw.device.profile import DeviceProfile
 
@@ -32,6 +33,7 @@ class DeviceDescription:
     threads: int
     target: dict[str, Any]
     tvm: str
+    schedules: int
 
     def as_json(self) -> dict[str, Any]:
         """The description as JSON values."""
@@ -81,6 +83,7 @@ class LocalDevice:
             self.profile.threads,
             dict(self.target.options),
             tvm.__version__,
+            SCHEDULES,
         )
 
     def load(self, library: Path) -> LoadedLibrary:

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +23,16 @@ from tvm import relax
 from aap_hw.compile.build import build_kernel, export_library
 from aap_hw.compile.kernel import Address, KernelKey
 from aap_hw.compile.target import CpuTarget
-from aap_hw.device.connection import Device
+from aap_hw.device.connection import Device, LoadedLibrary
+from aap_hw.device.profile import MeasureSpec
 from aap_hw.device.timing import time_function
 from aap_hw.lut.table import LatencyPoint
 
 # Copies of a kernel's weights beyond this many bytes would only fill memory: the caches are long full.
 COPIES_BYTES = 64 << 20
+# A point counts at once if neither its samples nor the reference kernel beside it vary by more than this share.
+STEADY = 0.1
+TRIES = 4
 REFERENCE = (
     KernelKey.make(
         "conv2d",
@@ -86,16 +90,47 @@ def _size(shape: Sequence[int]) -> int:
     return int(np.prod(shape))
 
 
-def time_batch(batch: CompiledBatch, device: Device) -> Iterator[tuple[Address, LatencyPoint]]:
-    """Time the points of a batch on a device, one after the other."""
-    library = device.load(batch.library)
+def time_point(library: LoadedLibrary, batch: CompiledBatch, index: int, measure: MeasureSpec) -> LatencyPoint:
+    """Time one point of a loaded batch."""
     random = np.random.default_rng(0)
-    for index, (key, width_in, width_out) in enumerate(batch.points):
-        inputs = [random.random(shape, dtype=np.float32) for shape in batch.shapes[index]]
-        timing = time_function(library, f"point_{index}", inputs, device.profile.measure)
-        calls = batch.copies[index]
-        point = LatencyPoint(width_in, width_out, timing.median_us / calls, timing.spread_us / calls, timing.samples)
-        yield (key, width_in, width_out), point
+    inputs = [random.random(shape, dtype=np.float32) for shape in batch.shapes[index]]
+    timing = time_function(library, f"point_{index}", inputs, measure)
+    _, width_in, width_out = batch.points[index]
+    calls = batch.copies[index]
+    return LatencyPoint(width_in, width_out, timing.median_us / calls, timing.spread_us / calls, timing.samples)
+
+
+class Reference:
+    """One fixed kernel, timed again and again: how fast the device is at the moment."""
+
+    def __init__(self, device: Device, pool: Compiler) -> None:
+        self._measure = device.profile.measure
+        self._batch = pool.submit([REFERENCE]).result()
+        self._library = device.load(self._batch.library)
+        self.latest_us = self.time_us()
+
+    def time_us(self) -> float:
+        """Latency of the reference kernel now."""
+        self.latest_us = time_point(self._library, self._batch, 0, self._measure).median_us
+        return self.latest_us
+
+
+def time_steadily(time_once: Callable[[], LatencyPoint], reference: Reference) -> tuple[LatencyPoint, float]:
+    """Time a point between two timings of the reference kernel, again while the device is not steady.
+
+    Returns the point and the reference latency (µs) that belongs to it. After a few tries the steadiest one counts.
+    """
+    tries: list[tuple[float, LatencyPoint, float]] = []
+    for _ in range(TRIES):
+        before = reference.latest_us
+        point = time_once()
+        after = reference.time_us()
+        unsteadiness = max(abs(after / before - 1), point.spread_us / point.median_us)
+        tries.append((unsteadiness, point, (before + after) / 2))
+        if unsteadiness <= STEADY:
+            break
+    _, point, reference_us = min(tries, key=lambda attempt: attempt[0])
+    return point, reference_us
 
 
 class Compiler:

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -27,13 +27,14 @@ from aap_hw.compile.partition import Network, partition
 from aap_hw.device.connection import Device
 from aap_hw.device.timing import time_function
 from aap_hw.errors import UserError
+from aap_hw.files import sha256_of
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import granularity_of, group_candidates, points_of
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.journal import Journal
-from aap_hw.lut.measuring import REFERENCE, Compiler, compiler, time_batch
+from aap_hw.lut.measuring import Compiler, Reference, compiler, time_point, time_steadily
 from aap_hw.lut.predicting import predict_us
-from aap_hw.lut.table import LatencyTable, Validation
+from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 
 POINTS_A_BATCH = 16
 
@@ -90,8 +91,8 @@ def profile_model(
         with tempfile.TemporaryDirectory(prefix="aap-hw-profile-") as folder:
             workers = workers or os.cpu_count() or 1
             with compiler(device.target, device.profile.measure.copies, Path(folder), workers) as pool:
-                reference = _Reference(device, pool)
-                _measure_points(missing, len(wanted), device, pool, reference, journal, on_progress)
+                reference = Reference(device, pool)
+                _measure_points(missing, len(wanted), device, pool, workers, reference, journal, on_progress)
                 _merge(table, journal, reference)
                 _validate_dense(table, name, module, network, device, Path(folder), reference)
         table.device["date"] = date.today().isoformat()
@@ -102,20 +103,55 @@ def profile_model(
     return table
 
 
+def set_aside(path: Path, device: Device) -> Path | None:
+    """Rename the table at ``path`` if it is not of this device as it is now; its new name, or None.
+
+    This keeps the default path free for the device: a table that ships with the package may be of another CPU.
+
+    Raises
+    ------
+    UserError : there is a file, but it is no table, or it cannot be renamed.
+    """
+    if not path.exists() or _difference(load_table(path), device) is None:
+        return None
+    kept = path.with_name(f"{path.stem}-{sha256_of(path)[:8]}.json")
+    try:
+        path.rename(kept)
+    except OSError as problem:
+        raise UserError(f"cannot rename {path} to {kept}: {problem.strerror}; write elsewhere with --out") from problem
+    return kept
+
+
+def _difference(table: LatencyTable, device: Device) -> str | None:
+    """The first fact in which a table's device and this one differ, in words."""
+    for name, value in device.describe().as_json().items():
+        if table.device.get(name) != value:
+            return f"{name} {table.device.get(name)!r} there, {value!r} here"
+    return None
+
+
 def _open_table(path: Path, device: Device, granularity: int) -> LatencyTable:
-    description = device.describe().as_json()
     if path.exists():
         table = load_table(path)
-        differing = [name for name, value in description.items() if table.device.get(name) != value]
-        if differing:
-            name = differing[0]
+        if (difference := _difference(table, device)) is not None:
             raise UserError(
-                f"{path} holds latencies of another device ({name} {table.device.get(name)!r} there, "
-                f"{description[name]!r} here); write to another file with --out, or delete it"
+                f"{path} holds latencies of another device ({difference}); "
+                "write to another file with --out, or delete it"
             )
-        table.measurement.update(granularity=granularity, at_most=device.profile.widths.at_most)
+        steps = {"granularity": granularity, "at_most": device.profile.widths.at_most}
+        if any(table.measurement[name] != value for name, value in steps.items()):
+            # Its other networks would then be planned over widths that were never measured.
+            raise UserError(
+                f"{path} was measured with other candidate widths than the device profile asks for now "
+                f"({steps}); write to another file with --out, or delete it"
+            )
         return table
-    facts: dict[str, Any] = {**description, "host": platform.platform(), "date": "", "provenance": "measured"}
+    facts: dict[str, Any] = {
+        **device.describe().as_json(),
+        "host": platform.platform(),
+        "date": "",
+        "provenance": "measured",
+    }
     measurement: dict[str, Any] = {
         **device.profile.measure.model_dump(),
         "statistic": "median",
@@ -125,46 +161,33 @@ def _open_table(path: Path, device: Device, granularity: int) -> LatencyTable:
     return LatencyTable(facts, measurement)
 
 
-class _Reference:
-    """One fixed kernel, timed again and again: how fast the device is at the moment."""
-
-    def __init__(self, device: Device, pool: Compiler) -> None:
-        self._device = device
-        batch = pool.submit([REFERENCE]).result()
-        self._batch, self._library = batch, device.load(batch.library)
-
-    def time_us(self) -> float:
-        """Latency of the reference kernel now."""
-        inputs = [np.ones(shape, "float32") for shape in self._batch.shapes[0]]
-        timing = time_function(self._library, "point_0", inputs, self._device.profile.measure)
-        return timing.median_us / self._batch.copies[0]
-
-
 def _measure_points(
     missing: Sequence[Address],
     wanted: int,
     device: Device,
     pool: Compiler,
-    reference: _Reference,
+    workers: int,
+    reference: Reference,
     journal: Journal,
     on_progress: ProgressCallback,
 ) -> None:
     began, done = time.monotonic(), 0
     on_progress(ProfileProgress(0, len(missing), wanted - len(missing), None))
     batches = [missing[i : i + POINTS_A_BATCH] for i in range(0, len(missing), POINTS_A_BATCH)]
-    for pair in [batches[i : i + 2] for i in range(0, len(batches), 2)]:
-        # Both are awaited before anything is timed: a busy compiler would slow the kernels down.
-        for batch in [future.result() for future in [pool.submit(points) for points in pair]]:
-            reference_us = reference.time_us()
-            for (key, _, _), point in time_batch(batch, device):
-                journal.record(key, point, reference_us)
+    for group in [batches[i : i + workers] for i in range(0, len(batches), workers)]:
+        # All are awaited before anything is timed: a busy compiler would slow the kernels down.
+        for batch in [future.result() for future in [pool.submit(points) for points in group]]:
+            library = device.load(batch.library)
+            batch.library.unlink(missing_ok=True)
+            for index, (key, _, _) in enumerate(batch.points):
+                once = partial(time_point, library, batch, index, device.profile.measure)
+                journal.record(key, *time_steadily(once, reference))
                 done += 1
                 left = (time.monotonic() - began) / done * (len(missing) - done)
                 on_progress(ProfileProgress(done, len(missing), wanted - len(missing), left))
-            batch.library.unlink(missing_ok=True)
 
 
-def _merge(table: LatencyTable, journal: Journal, reference: _Reference) -> None:
+def _merge(table: LatencyTable, journal: Journal, reference: Reference) -> None:
     """Take the journal's points into the table, at the device speed that the table is scaled to."""
     timed = [us for *_, us in journal.entries] or [reference.time_us()]
     normal = table.measurement.setdefault("reference_us", round(statistics.median(timed), 3))
@@ -182,7 +205,7 @@ def _validate_dense(
     network: Network,
     device: Device,
     folder: Path,
-    reference: _Reference,
+    reference: Reference,
 ) -> None:
     """Measure the unpruned network end to end, so that shares of its latency mean something."""
     if table.dense_ms(name, network.input_shape) is not None:
@@ -191,15 +214,18 @@ def _validate_dense(
     example = torch.zeros(network.input_shape)
     compile_network(module, example, device.target, library)
     loaded = device.load(library)
-    before = reference.time_us()
-    timing = time_function(loaded, "main", [example.numpy()], device.profile.measure)
-    speed = table.measurement["reference_us"] / statistics.mean([before, reference.time_us()])
+
+    def time_once() -> LatencyPoint:
+        timing = time_function(loaded, "main", [example.numpy()], device.profile.measure)
+        return LatencyPoint(1, 1, timing.median_us, timing.spread_us, timing.samples)
+
+    point, reference_us = time_steadily(time_once, reference)
     table.validation.append(
         Validation(
             name,
             network.input_shape,
             "dense",
             predict_us(network, network.dense, table),
-            timing.median_us * speed,
+            point.median_us * table.measurement["reference_us"] / reference_us,
         )
     )

@@ -83,7 +83,7 @@ class LatencyTable:
     def latency(self, key: KernelKey, width_in: int, width_out: int) -> Latency:
         """Latency of a kernel at the given widths, interpolated between measured ones where need be.
 
-        Below the smallest measured width the latency of the smallest is given, which is never too low.
+        Below the smallest measured width the latency of the smallest is given.
 
         Raises
         ------
