@@ -21,6 +21,7 @@ def facts() -> dict[str, Any]:
         "threads": 2,
         "target": {"kind": "llvm", "mcpu": "haswell", "num-cores": 2, "mattr": ["+avx2"]},
         "tvm": "0.27.0",
+        "schedules": 1,
         "host": "Linux",
         "date": "2026-01-31",
         "provenance": "measured",

@@ -18,7 +18,7 @@ from torch import nn
 from aap_hw.errors import UserError
 from aap_hw.lut import profiling
 from aap_hw.lut.file import load_table
-from aap_hw.lut.profiling import ProfileProgress, profile_model
+from aap_hw.lut.profiling import ProfileProgress, profile_model, set_aside
 from aap_hw.lut.table import LatencyTable
 from tests.lut import tiny
 from tests.lut.tiny import INPUT, POINTS, Tiny, journal_of
@@ -118,7 +118,14 @@ def test_another_network_adds_only_the_points_that_are_new(path: Path) -> None:
 @pytest.mark.usefixtures("no_measuring")
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("cpu", "another CPU"), ("profile_hash", "0" * 12), ("threads", 64), ("tvm", "0.1"), ("target", {"kind": "llvm"})],
+    [
+        ("cpu", "another CPU"),
+        ("profile_hash", "0" * 12),
+        ("threads", 64),
+        ("tvm", "0.1"),
+        ("schedules", 999),
+        ("target", {"kind": "llvm"}),
+    ],
 )
 def test_table_of_another_device_is_refused_and_left_alone(path: Path, field: str, value: Any) -> None:
     document = json.loads(path.read_text())
@@ -129,6 +136,31 @@ def test_table_of_another_device_is_refused_and_left_alone(path: Path, field: st
         tiny.profile(path, Tiny(kernel=3), "tiny3")
     assert path.read_bytes() == before
     assert not journal_of(path).exists()
+
+
+@pytest.mark.usefixtures("no_measuring")
+def test_table_of_other_candidate_widths_is_refused_and_left_alone(path: Path) -> None:
+    document = json.loads(path.read_text())
+    document["measurement"]["at_most"] = 5
+    path.write_text(json.dumps(document))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="other candidate widths than the device profile asks for now"):
+        tiny.profile(path, Tiny(kernel=3), "tiny3")
+    assert path.read_bytes() == before
+
+
+def test_only_a_table_of_another_device_is_set_aside(path: Path) -> None:
+    device = tiny.device()
+    assert set_aside(path, device) is None
+    assert set_aside(path.with_name("none.json"), device) is None
+    document = json.loads(path.read_text())
+    document["device"]["cpu"] = "another CPU"
+    path.write_text(json.dumps(document))
+    before = path.read_bytes()
+    kept = set_aside(path, device)
+    assert kept is not None
+    assert kept.read_bytes() == before
+    assert not path.exists()
 
 
 @pytest.mark.usefixtures("no_measuring")
