@@ -43,12 +43,15 @@ at_most = 2
 
 
 @contextlib.contextmanager
-def child(arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    """A Python process with a process group of its own, as a shell would start it; gone at the end."""
+def child(arguments: Sequence[str], scratch: Path) -> Iterator[subprocess.Popen[str]]:
+    """A Python process with a process group of its own, as a shell would start it; gone at the end.
+
+    ``scratch`` is where it finds room for temporary files, which one that is killed leaves behind.
+    """
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -93,7 +96,7 @@ def alive(pids: set[int]) -> set[int]:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, set[int]]:
     """A table's path, its journal as a job that was killed half way left it, and who was still alive soon after."""
     path = tmp_path_factory.mktemp("killed") / "table.json"
-    with child(["-m", "tests.lut.tiny", str(path)]) as job:
+    with child(["-m", "tests.lut.tiny", str(path)], tmp_path_factory.mktemp("scratch")) as job:
         wait_until(lambda: len(journalled(path)) >= 3, job)
         workers = children_of(job.pid)
         assert workers
@@ -170,7 +173,7 @@ def profile_command(tmp_path: Path) -> list[str]:
 
 def test_ctrl_c_while_measuring_is_one_sentence_and_keeps_the_points(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
-    with child(profile_command(tmp_path)) as command:
+    with child(profile_command(tmp_path), tmp_path) as command:
         wait_until(lambda: len(journalled(path)) >= 2, command)
         workers = children_of(command.pid)
         os.killpg(command.pid, signal.SIGINT)
@@ -190,7 +193,7 @@ def test_ctrl_c_while_measuring_is_one_sentence_and_keeps_the_points(tmp_path: P
 
 def test_ctrl_c_while_the_workers_start_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
-    with child(profile_command(tmp_path)) as command:
+    with child(profile_command(tmp_path), tmp_path) as command:
         # A resource tracker and a worker that is importing.
         wait_until(lambda: len(children_of(command.pid)) >= 2, command)
         workers = children_of(command.pid)
