@@ -27,6 +27,9 @@ from aap_hw.prune.planning import LatencyPlanner, Plan
 from aap_hw.prune.task import Origin, PruneSettings, Task
 from aap_hw.train.data import LabelledImages
 
+# Calibration images from which on attention is read batch by batch.
+BATCHED_FROM = 64
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -106,8 +109,11 @@ def scores_of(
 ) -> Mapping[str, NDArray[np.float64]]:
     """Attention of every channel of a network's groups; ``graph`` must be that of ``module`` as it is now."""
     shape = task.origin.input_shape
-    batches = calibration_batches(task.data, shape, settings.images_for(shape))
-    return attention_scores(module, batches, reduction=settings.reduction, p=settings.p, graph=graph)
+    count = settings.images_for(shape)
+    batches = calibration_batches(task.data, shape, count)
+    # The graph was traced for one image at a time; for many, another trace for whole batches is soon paid back.
+    traced = graph if count <= BATCHED_FROM else None
+    return attention_scores(module, batches, reduction=settings.reduction, p=settings.p, graph=traced)
 
 
 def plan_once(task: Task, budget: Budget, settings: PruneSettings) -> tuple[Baseline, Plan]:
