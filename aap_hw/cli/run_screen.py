@@ -47,7 +47,7 @@ class PruneScreen:
                 latency = _latency(measured or figures["predicted_ms"], measured is not None)
                 self._say(
                     f"round {figures['round']} of {figures['rounds']}: cut to {latency}, "
-                    f"{figures['kept_attention']:.1%} of the attention still there kept"
+                    f"keeping {figures['kept_attention']:.1%} of its attention"
                 )
             case "epoch":
                 self._say(

@@ -6,6 +6,7 @@ elsewhere; boards behind TVM RPC will implement the same protocol.
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import tempfile
@@ -72,6 +73,8 @@ class LocalDevice:
     def __init__(self, profile: DeviceProfile) -> None:
         self.profile = profile
         self.target = target_of(profile)
+        # TVM would bind this thread to one core, and with it all threads started later, PyTorch's among them.
+        os.environ.setdefault("TVM_BIND_THREADS", "0")
         tvm.get_global_func("runtime.config_threadpool")(1, profile.threads)
 
     def describe(self) -> DeviceDescription:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +107,14 @@ def test_board_cannot_be_reached_yet_and_that_is_said(name: str) -> None:
 def test_this_machine_is_reached() -> None:
     profile = load_profile("x86")
     assert connect(profile, "profile").profile == profile
+
+
+def test_connecting_leaves_the_process_free_to_use_every_core() -> None:
+    script = (
+        "import os; before = os.sched_getaffinity(0)\n"
+        "from aap_hw.device import load_profile\n"
+        "from aap_hw.device.connection import LocalDevice\n"
+        "LocalDevice(load_profile('x86')); assert os.sched_getaffinity(0) == before"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TVM_BIND_THREADS"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
