@@ -42,7 +42,7 @@ def test_without_data_it_cuts_once_and_says_that_nothing_was_retrained(
     lines = outcome.out.splitlines()
     assert lines[0].startswith("latencies are predicted, not measured: the table was measured with the CPU 'a CPU else")
     assert re.fullmatch(r"unpruned 1\.\d{3} ms measured; budget 0\.\d{3} ms", lines[1])
-    assert re.fullmatch(r"round 1 of 1: cut to 0\.\d{3} ms predicted, \d\d\.\d% of the attention kept", lines[2])
+    assert re.fullmatch(r"round 1 of 1: cut to 0\.\d{3} ms predicted, keeping \d\d\.\d% of its attention", lines[2])
     assert re.search(r"latency, ms, predicted +1\.\d+ +0\.\d+ +(49|50)%", outcome.out)
     assert re.search(r"the budget of 0\.\d{3} ms is met: 0\.\d{3} ms predicted", outcome.out)
     (sentence,) = [line for line in lines if "not retrained" in line]

@@ -1,0 +1,40 @@
+"""Proves that the tables in ``lut/`` are readable, whole, and say how good they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aap_hw.compile.build import SCHEDULES
+from aap_hw.compile.network import with_layout_changes
+from aap_hw.compile.partition import partition
+from aap_hw.graph import ChannelGraph
+from aap_hw.lut.enumeration import group_candidates, points_of
+from aap_hw.lut.file import dump_table, load_table
+from aap_hw.models import zoo
+
+FOLDER = Path(__file__).parents[2] / "lut"
+SHIPPED = sorted(FOLDER.glob("*.json"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_table_reads_and_is_written_the_same(path: Path) -> None:
+    table = load_table(path)
+    assert dump_table(table) == path.read_text("utf-8")
+    assert table.device["provenance"] == "measured"
+    assert table.device["schedules"] == SCHEDULES
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "resnet20"])
+def test_table_of_x86_has_every_point_of_its_networks(name: str) -> None:
+    table = load_table(FOLDER / "x86.json")
+    model = zoo.build(name)
+    shape = (1, *model.input_shape)
+    graph = ChannelGraph.trace(model.module, (torch.zeros(shape),))
+    network = with_layout_changes(partition(graph))
+    how = table.measurement
+    points = points_of(network, group_candidates(graph, how["granularity"], how["at_most"]))
+    assert [point for point in points if point not in table] == []
+    assert table.dense_ms(name, shape) is not None
