@@ -74,7 +74,7 @@ weights_option = click.option(
 calibration_option = click.option(
     "--calibration-images",
     type=click.IntRange(min=1),
-    help="Images that attention is averaged over; default: 32 at 224x224 up to 512 at 32x32.",
+    help="Images that attention is averaged over; default: 16 at 224x224 up to 512 at 32x32.",
 )
 emulated_option = click.option(
     "--allow-emulated", is_flag=True, help="Accept a table that was not measured on the device, to try things out."

@@ -16,8 +16,8 @@ from aap_hw.train.data import LabelledImages
 from aap_hw.train.loop import TrainSettings
 
 # What attention is averaged over unless told otherwise: about so many pixels, within these numbers of images.
-CALIBRATION_PIXELS = 1_600_000
-FEWEST_IMAGES, MOST_IMAGES = 32, 512
+CALIBRATION_PIXELS = 800_000
+FEWEST_IMAGES, MOST_IMAGES = 16, 512
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PruneSettings:
     Attributes
     ----------
     rounds : steps in which the budget is approached.
-    calibration_images : images that attention is averaged over; None takes 32 at 224 x 224 up to 512 at 32 x 32.
+    calibration_images : images that attention is averaged over; None takes 16 at 224 x 224 up to 512 at 32 x 32.
     reduction, p : the paper's family (mean, sum, max) and exponent of the attention score.
     training : how each round trains; its learning-rate schedule starts anew each time.
     seed : of the training's order and augmentation.
