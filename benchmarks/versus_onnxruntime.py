@@ -91,7 +91,7 @@ def _compare(name: str, threads: int, turns: int, size: int) -> dict[str, object
 
 
 def _ours(model: object, image: object, threads: int, folder: Path) -> tuple[Callable[[], np.ndarray], float]:
-    from aap_hw.compile.network import compile_network
+    from aap_hw.compile.lowering import compile_network
     from aap_hw.device import load_profile
     from aap_hw.device.connection import LocalDevice
 

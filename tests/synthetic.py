@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from aap_hw.compile.kernel import KernelKey
-from aap_hw.compile.network import with_layout_changes
-from aap_hw.compile.partition import Network, partition
+from aap_hw.compile.network import Network
+from aap_hw.compile.partition import partition
 from aap_hw.compile.shape import multiply_accumulates
 from aap_hw.device import load_profile
 from aap_hw.device.connection import DeviceDescription, LocalDevice
@@ -50,7 +50,7 @@ def resnet20() -> tuple[nn.Module, ChannelGraph, Network]:
     """The embedded ResNet-20, its graph and its kernels; shared, so leave it as it is."""
     module = zoo.build("resnet20", "embedded").module
     graph = ChannelGraph.trace(module, (torch.zeros(1, 3, 32, 32),))
-    return module, graph, with_layout_changes(partition(graph))
+    return module, graph, partition(graph)
 
 
 @functools.cache

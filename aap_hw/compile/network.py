@@ -1,42 +1,59 @@
-"""A whole network as one compiled library: kernels in order, weights folded and packed into it.
+"""A network as the compiler sees it: kernels in calling order, with widths that are functions of the group widths.
 
-The input and the output keep PyTorch's layout (N, C, H, W); everything between is NHWC.
+The input and the output keep PyTorch's layout (N, C, H, W); everything between is NHWC. TVM is not needed here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
-import tvm
-from torch import nn
-from tvm import relax
-
-from aap_hw.compile.build import build_kernel, export_library
-from aap_hw.compile.function import KernelFunction
-from aap_hw.compile.kernel import KernelKey
-from aap_hw.compile.partition import Kernel, Network, partition
-from aap_hw.compile.target import CpuTarget
-from aap_hw.graph import ChannelGraph, WidthExpr
+from aap_hw.compile.kernel import Address, KernelKey
+from aap_hw.graph import WidthExpr
 
 
-def compile_network(model: nn.Module, example: torch.Tensor, target: CpuTarget, library: Path) -> Network:
-    """Compile ``model`` for inputs of ``example``'s shape (N, C, H, W) and write the shared library.
+@dataclass(frozen=True)
+class Normalization:
+    """Parameter names of a batch normalisation that is folded into the weights before it."""
 
-    Returns the network that was compiled. The model is read in evaluation mode and left untouched.
+    weight: str | None
+    bias: str | None
+    mean: str
+    variance: str
+    epsilon: float
 
-    Raises
-    ------
-    UserError : an operator of the model has no kernel.
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of a network: its key, the values it reads, its widths and the parameters folded into it."""
+
+    name: str
+    key: KernelKey
+    inputs: tuple[str, ...]
+    width_in: WidthExpr
+    width_out: WidthExpr
+    weight: str | None = None
+    bias: str | None = None
+    normalization: Normalization | None = None
+
+    def at(self, widths: Mapping[str, int]) -> Address:
+        """Key, input width and output width under a width plan: an address in the latency table."""
+        return self.key, self.width_in.at(widths), self.width_out.at(widths)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as the compiler sees it: kernels in calling order between one image input and one output.
+
+    ``dense`` gives every channel group its full width.
     """
-    graph = ChannelGraph.trace(model, (example,))
-    network = with_layout_changes(partition(graph))
-    state = {name: tensor.detach().cpu() for name, tensor in graph.program.state_dict.items()}
-    export_library(lower_network(network, network.dense, state, target), target, library)
-    return network
+
+    kernels: tuple[Kernel, ...]
+    input: str
+    input_shape: tuple[int, ...]
+    output: str
+    output_shape: tuple[int, ...]
+    dense: Mapping[str, int]
 
 
 def with_layout_changes(network: Network) -> Network:
@@ -66,71 +83,3 @@ def _renamed(kernel: Kernel, old: str, new: str) -> Kernel:
     inputs = tuple(new if name == old else name for name in kernel.inputs)
     attributes = tuple(pair for pair in kernel.key.attributes if pair != ("layout", "nchw"))
     return replace(kernel, key=replace(kernel.key, attributes=attributes), inputs=inputs)
-
-
-def lower_network(
-    network: Network, widths: Mapping[str, int], state: Mapping[str, torch.Tensor], target: CpuTarget
-) -> tvm.IRModule:
-    """The Relax module of a network at the given group widths, with the weights of ``state`` as constants."""
-    builder = relax.BlockBuilder()
-    image = relax.Var(network.input, relax.TensorType(network.input_shape, "float32"))
-    values = {network.input: (image, network.input_shape)}
-    functions: dict[tuple[KernelKey, int, int], tuple[relax.GlobalVar, KernelFunction]] = {}
-    with builder.function("main", [image]):
-        with builder.dataflow():
-            for kernel in network.kernels:
-                address = kernel.at(widths)
-                if address not in functions:
-                    function = build_kernel(*address, target)
-                    name = f"{address[0].op}_{len(functions)}"
-                    functions[address] = (builder.add_func(function.code, name), function)
-                code, function = functions[address]
-                activations = iter(kernel.inputs)
-                constants = _constants(kernel, function, state)
-                arguments = [
-                    relax.const(constants[argument.role])
-                    if argument.role in constants
-                    else _shaped(builder, *values[next(activations)], argument.shape)
-                    for argument in function.arguments
-                ]
-                output_type = relax.TensorType(function.output_shape, "float32")
-                output = builder.emit(relax.call_tir(code, arguments, output_type))
-                values[kernel.name] = output, function.output_shape
-            result = builder.emit_output(_shaped(builder, *values[network.output], network.output_shape))
-        builder.emit_func_output(result)
-    return builder.get()
-
-
-def _shaped(
-    builder: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, ...], wanted: tuple[int, ...]
-) -> relax.Expr:
-    """The value under another shape of as many elements; at most a copy of a few values."""
-    return value if shape == wanted else builder.emit(relax.op.reshape(value, wanted))
-
-
-def _constants(kernel: Kernel, function: KernelFunction, state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """The arrays of a kernel's weight and bias arguments; none for a kernel without weights."""
-    if kernel.weight is None or function.pack is None:
-        return {}
-    weight, bias = folded_weights(kernel, kernel.weight, state)
-    length = next(a.shape[0] for a in function.arguments if a.role == "bias")
-    return {"weight": function.pack(weight), "bias": np.pad(bias, (0, length - len(bias)))}
-
-
-def folded_weights(kernel: Kernel, name: str, state: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (the parameter ``name``) and bias of a kernel with its batch normalisation folded in, computed in float64.
-
-    y = gamma * (w x + b - mean) / sqrt(variance + epsilon) + beta  =  (s w) x + (b - mean) s + beta,
-    s = gamma / sqrt(variance + epsilon).
-    """
-    weight = state[name].double()
-    zeros = torch.zeros(len(weight), dtype=torch.float64)
-    bias = state[kernel.bias].double() if kernel.bias else zeros
-    if (norm := kernel.normalization) is not None:
-        scale = (state[norm.variance].double() + norm.epsilon).rsqrt()
-        if norm.weight:
-            scale = scale * state[norm.weight].double()
-        weight = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
-        bias = (bias - state[norm.mean].double()) * scale
-        bias = bias + (state[norm.bias].double() if norm.bias else zeros)
-    return weight.float().numpy(), bias.float().numpy()

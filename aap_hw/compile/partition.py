@@ -7,67 +7,23 @@ Nothing is compiled here, and TVM is not needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.fx import Node
 
-from aap_hw.compile.kernel import Address, KernelKey
+from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.memory import Memory, is_same_view, writes_in_place
+from aap_hw.compile.network import Kernel, Network, Normalization, with_layout_changes
 from aap_hw.errors import UserError
-from aap_hw.graph import ChannelGraph, WidthExpr
+from aap_hw.graph import ChannelGraph
 from aap_hw.graph.call import Call
 from aap_hw.graph.source import source_line
 
 # Operators that change nothing at inference.
 TRANSPARENT = {"dropout", "feature_dropout", "contiguous", "clone", "detach", "alias", "to", "_to_copy"}
 ACTIVATIONS = ("relu", "relu6")
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """Parameter names of a batch normalisation that is folded into the weights before it."""
-
-    weight: str | None
-    bias: str | None
-    mean: str
-    variance: str
-    epsilon: float
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One kernel of a network: its key, the values it reads, its widths and the parameters folded into it."""
-
-    name: str
-    key: KernelKey
-    inputs: tuple[str, ...]
-    width_in: WidthExpr
-    width_out: WidthExpr
-    weight: str | None = None
-    bias: str | None = None
-    normalization: Normalization | None = None
-
-    def at(self, widths: Mapping[str, int]) -> Address:
-        """Key, input width and output width under a width plan: an address in the latency table."""
-        return self.key, self.width_in.at(widths), self.width_out.at(widths)
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network as the compiler sees it: kernels in calling order between one image input and one output.
-
-    ``dense`` gives every channel group its full width.
-    """
-
-    kernels: tuple[Kernel, ...]
-    input: str
-    input_shape: tuple[int, ...]
-    output: str
-    output_shape: tuple[int, ...]
-    dense: Mapping[str, int]
 
 
 def partition(graph: ChannelGraph) -> Network:
@@ -77,7 +33,7 @@ def partition(graph: ChannelGraph) -> Network:
     ------
     UserError : an operator has no kernel; the sentence names it and its source line.
     """
-    return _Partition(graph).run()
+    return with_layout_changes(_Partition(graph).run())
 
 
 class _Partition:

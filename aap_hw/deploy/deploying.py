@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from aap_hw.compile.network import compile_network
+from aap_hw.compile.lowering import compile_network
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.device.connection import Device, LoadedLibrary
 from aap_hw.device.timing import Timing, time_in_turn

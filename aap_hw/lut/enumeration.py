@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import TYPE_CHECKING
 
 from aap_hw.compile.kernel import Address
-from aap_hw.compile.partition import Kernel, Network
-from aap_hw.compile.target import CpuTarget
-from aap_hw.device import DeviceProfile
+from aap_hw.compile.network import Kernel, Network
 from aap_hw.graph import ChannelGraph
 from aap_hw.policy import candidate_widths
+
+if TYPE_CHECKING:
+    from aap_hw.compile.target import CpuTarget
+    from aap_hw.device import DeviceProfile
 
 
 def granularity_of(profile: DeviceProfile, target: CpuTarget) -> int:

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from aap_hw.compile.partition import Kernel, Network
+from aap_hw.compile.network import Kernel, Network
 from aap_hw.lut.enumeration import groups_of
 from aap_hw.lut.table import LatencyTable
 from aap_hw.policy import KernelCost

@@ -22,8 +22,9 @@ import torch
 from torch import nn
 
 from aap_hw.compile.kernel import Address
-from aap_hw.compile.network import compile_network, with_layout_changes
-from aap_hw.compile.partition import Network, partition
+from aap_hw.compile.lowering import compile_network
+from aap_hw.compile.network import Network
+from aap_hw.compile.partition import partition
 from aap_hw.device.connection import Device
 from aap_hw.device.timing import time_function
 from aap_hw.errors import UserError
@@ -81,7 +82,7 @@ def profile_model(
         table = _open_table(path, device, granularity)
         example = torch.zeros(input_shape)
         graph = ChannelGraph.trace(module, (example,))
-        network = with_layout_changes(partition(graph))
+        network = partition(graph)
         wanted = points_of(network, group_candidates(graph, granularity, spec.at_most))
         known = {(key, p.width_in, p.width_out) for key, p, _ in journal.entries}
         missing = [a for a in wanted if a not in table and a not in known]

@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from aap_hw.attention import attention_scores
-from aap_hw.compile.network import with_layout_changes
-from aap_hw.compile.partition import Network, partition
+from aap_hw.compile.network import Network
+from aap_hw.compile.partition import partition
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.table import LatencyTable, MissingKernelError
 from aap_hw.policy import Budget
-from aap_hw.prune.measuring import measure_networks
 from aap_hw.prune.planning import LatencyPlanner, Plan
 from aap_hw.prune.task import Origin, PruneSettings, Task
 from aap_hw.train.data import LabelledImages
@@ -66,7 +65,7 @@ def baseline(task: Task) -> Baseline:
     if all(group.frozen for group in graph.groups):
         reason = f"its first group {graph.groups[0].frozen}" if graph.groups else "it has no convolution"
         raise UserError(f"{task.origin.model} has no channel group that may be cut: {reason}")
-    network = with_layout_changes(partition(graph))
+    network = partition(graph)
     _check_kernels(network, task.origin, task.table)
     how = task.table.measurement
     candidates = group_candidates(graph, how["granularity"], how["at_most"])
@@ -74,6 +73,8 @@ def baseline(task: Task) -> Baseline:
     predicted = planner.dense_ms
     measured = task.table.dense_ms(task.origin.model, network.input_shape)
     if task.device is not None:
+        from aap_hw.prune.measuring import measure_networks  # loads TVM: two seconds that planning does without
+
         timing = measure_networks({"dense": module}, task.origin.input_shape, task.device)["dense"]
         measured = timing.median_us / 1e3
     dense_ms = measured or predicted

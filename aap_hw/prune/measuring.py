@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from aap_hw.compile.network import compile_network
+from aap_hw.compile.lowering import compile_network
 from aap_hw.device.connection import Device
 from aap_hw.device.timing import Timing, time_in_turn
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aap_hw.compile.partition import Network
+from aap_hw.compile.network import Network
 from aap_hw.errors import UserError
 from aap_hw.lut.predicting import KernelLatency, kernel_latencies, latency_costs
 from aap_hw.lut.table import LatencyTable

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from aap_hw.compile.partition import Network
+from aap_hw.compile.network import Network
 from aap_hw.compile.shape import multiply_accumulates
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph

@@ -6,14 +6,17 @@ Values only; nothing is built or checked here but what follows from the values t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from aap_hw.device.connection import Device
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models import zoo
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.loop import TrainSettings
+
+if TYPE_CHECKING:
+    from aap_hw.device.connection import Device
 
 # What attention is averaged over unless told otherwise: about so many pixels, within these numbers of images.
 CALIBRATION_PIXELS = 800_000

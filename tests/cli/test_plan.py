@@ -119,3 +119,9 @@ def test_shipped_table_is_found_by_its_name(
     assert outcome.code == 2
     assert "there is no latency table 'x68' (there are tables for x86; or give the path of a file)" in outcome.err
     assert "did you mean 'x86'?" in outcome.err
+
+
+def test_planning_does_not_wait_for_tvm_to_load() -> None:
+    """Loading TVM takes two seconds, and a plan needs the table only."""
+    program = "import sys, aap_hw.prune.baseline; sys.exit('tvm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

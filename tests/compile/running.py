@@ -19,7 +19,7 @@ from torch import nn
 from aap_hw.compile.build import build_kernel
 from aap_hw.compile.function import KernelFunction
 from aap_hw.compile.kernel import KernelKey
-from aap_hw.compile.network import compile_network
+from aap_hw.compile.lowering import compile_network
 from aap_hw.compile.target import CpuTarget
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice

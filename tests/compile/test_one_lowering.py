@@ -22,8 +22,9 @@ from torch import nn
 from tvm import relax, tirx
 
 from aap_hw.compile.kernel import Address, KernelKey
-from aap_hw.compile.network import compile_network, lower_network, with_layout_changes
-from aap_hw.compile.partition import Network, partition
+from aap_hw.compile.lowering import compile_network, lower_network
+from aap_hw.compile.network import Network
+from aap_hw.compile.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut import measuring
 from aap_hw.lut.enumeration import group_candidates, points_of
@@ -52,7 +53,7 @@ def profiled(request: pytest.FixtureRequest) -> Profiled:
     name, side = request.param
     module, example = zoo.build(name).module, torch.randn(1, 3, side, side)
     graph = ChannelGraph.trace(module, (example,))
-    network = with_layout_changes(partition(graph))
+    network = partition(graph)
     candidates = group_candidates(graph, GRANULARITY, AT_MOST)
     return Profiled(module, example, graph, network, candidates, points_of(network, candidates))
 
@@ -72,7 +73,7 @@ def random_cut(profiled: Profiled, seed: int) -> tuple[dict[str, int], nn.Module
 def kernels_of(module: nn.Module, example: torch.Tensor) -> tuple[list[Address], tvm.IRModule]:
     """Addresses and lowered module of a network traced from scratch."""
     graph = ChannelGraph.trace(module, (example,))
-    network = with_layout_changes(partition(graph))
+    network = partition(graph)
     state = {name: tensor.detach() for name, tensor in graph.program.state_dict.items()}
     lowered = lower_network(network, network.dense, state, target())
     return [kernel.at(network.dense) for kernel in network.kernels], lowered

@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aap_hw.compile.network import with_layout_changes
-from aap_hw.compile.partition import Network, partition
+from aap_hw.compile.network import Network
+from aap_hw.compile.partition import partition
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from tests.compile.running import assert_compiled_equals_pytorch, randomise
 
 
 def partitioned(model: nn.Module, image: Tensor) -> Network:
-    return with_layout_changes(partition(ChannelGraph.trace(model, (image,))))
+    return partition(ChannelGraph.trace(model, (image,)))
 
 
 class SmallResidualNet(nn.Module):

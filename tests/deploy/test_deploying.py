@@ -19,7 +19,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from aap_hw.compile.network import compile_network
+from aap_hw.compile.lowering import compile_network
 from aap_hw.deploy import deploying
 from aap_hw.deploy.deploying import Deployment, deploy
 from aap_hw.device import load_profile

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from aap_hw.compile.network import compile_network
+from aap_hw.compile.lowering import compile_network
 from aap_hw.device import DeviceProfile, load_profile
 from aap_hw.device.connection import LocalDevice, connect, cpu_model, target_of
 from aap_hw.errors import UserError

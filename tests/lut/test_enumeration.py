@@ -7,7 +7,6 @@ from itertools import product
 import pytest
 import torch
 
-from aap_hw.compile.network import with_layout_changes
 from aap_hw.compile.partition import partition
 from aap_hw.device import load_profile
 from aap_hw.graph import ChannelGraph
@@ -18,7 +17,7 @@ from tests.lut.tiny import CLASSES, FIRST_WIDTHS, INPUT, POINTS, SECOND_WIDTHS, 
 
 def test_points_of_a_small_network_are_those_written_down_by_hand() -> None:
     graph = ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),))
-    network = with_layout_changes(partition(graph))
+    network = partition(graph)
     candidates = group_candidates(graph, 8, 8)
     assert candidates == {"first": FIRST_WIDTHS, "second": SECOND_WIDTHS, "linear": (CLASSES,)}
     points = points_of(network, candidates)

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aap_hw.compile.network import with_layout_changes
 from aap_hw.compile.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates, groups_of, points_of
@@ -20,7 +19,7 @@ from tests.lut.tables import empty
 from tests.lut.tiny import FIRST, INPUT, SECOND, Tiny
 
 GRAPH = ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),))
-NETWORK = with_layout_changes(partition(GRAPH))
+NETWORK = partition(GRAPH)
 CANDIDATES = group_candidates(GRAPH, 8, 8)
 TABLE = empty()
 for _number, (_key, _in, _out) in enumerate(points_of(NETWORK, CANDIDATES)):
@@ -80,7 +79,7 @@ def test_sum_of_the_costs_is_the_prediction_for_every_plan() -> None:
 
 def test_kernel_that_the_table_lacks_is_an_error_and_never_nothing() -> None:
     graph = ChannelGraph.trace(Tiny(kernel=3), (torch.zeros(INPUT),))
-    network = with_layout_changes(partition(graph))
+    network = partition(graph)
     for ask in (
         lambda: predict_us(network, network.dense, TABLE),
         lambda: latency_costs(network, CANDIDATES, TABLE),

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from aap_hw.compile.build import SCHEDULES
-from aap_hw.compile.network import with_layout_changes
 from aap_hw.compile.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates, points_of
@@ -33,7 +32,7 @@ def test_table_of_x86_has_every_point_of_its_networks(name: str) -> None:
     model = zoo.build(name)
     shape = (1, *model.input_shape)
     graph = ChannelGraph.trace(model.module, (torch.zeros(shape),))
-    network = with_layout_changes(partition(graph))
+    network = partition(graph)
     how = table.measurement
     points = points_of(network, group_candidates(graph, how["granularity"], how["at_most"]))
     assert [point for point in points if point not in table] == []
