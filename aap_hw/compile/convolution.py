@@ -1,136 +1,110 @@
-"""Dense convolutions and linear layers on a CPU: one register-tiled schedule for all of them.
+"""Dense convolutions and linear layers on a CPU: one register-tiled loop nest for all of them.
 
 A tile of pixels times a few vectors of output channels is accumulated in registers over the whole reduction.
-Weights are packed so that one tile's weights are contiguous; output channels are padded to full tiles inside the
-kernel, so that any channel count compiles. Depthwise and grouped convolutions are elsewhere.
+Weights are packed so that one tile's weights are contiguous. 3x3 convolutions that are cheaper another way are left to
+`winograd`; depthwise ones are elsewhere.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import tvm
-from tvm import te, tirx
-from tvm.s_tir import Schedule
+from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.function import Argument, KernelFunction, apply_epilogue, primfunc, scheduled_code
+from aap_hw.compile.emit import Steps, accumulate, choose_tile, kernel_code, lane_loop, loop, padded_image, vector
+from aap_hw.compile.function import Argument, KernelFunction, apply_epilogue
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.shape import ConvolutionShape
 from aap_hw.compile.target import CpuTarget
-
-# Independent accumulators that keep two fused multiply-add units busy over their latency of about five cycles.
-ACCUMULATORS_FOR_FULL_RATE = 10
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Register tile: ``pixels`` x ``vectors`` accumulators of ``lanes`` output channels each."""
-
-    pixels: int
-    vectors: int
-    lanes: int
-
-    @property
-    def channels(self) -> int:
-        """Output channels of one tile."""
-        return self.vectors * self.lanes
-
-
-def choose_tile(pixels: int, channels: int, target: CpuTarget) -> Tile:
-    """The tile with the most arithmetic for each load that fits the registers and wastes little of its last tile.
-
-    ``pixels`` is the length that the pixel tile must divide.
-    """
-    lanes = lanes_for(channels, target)
-    vectors_needed = math.ceil(channels / lanes)
-
-    def score(tile: Tile) -> float:
-        accumulators = tile.pixels * tile.vectors
-        useful = vectors_needed / (math.ceil(vectors_needed / tile.vectors) * tile.vectors)
-        loads = accumulators / (tile.pixels + tile.vectors)
-        return useful * loads * min(1.0, accumulators / ACCUMULATORS_FOR_FULL_RATE)
-
-    candidates = [
-        Tile(p, v, lanes)
-        for v in range(1, min(vectors_needed, target.registers) + 1)
-        for p in range(1, min(pixels, target.registers) + 1)
-        if pixels % p == 0 and p * v + v + 1 < target.registers + (target.lanes < 16)
-    ]
-    return max(candidates, key=lambda tile: (score(tile), tile.pixels))
-
-
-def lanes_for(channels: int, target: CpuTarget) -> int:
-    """Vector length for a channel count: half a register where that leaves no tail and a whole one would."""
-    half = target.lanes // 2
-    return half if channels % target.lanes and channels % half == 0 and half >= 4 else target.lanes
+from aap_hw.compile.winograd import build_winograd, choose_winograd
 
 
 def build_convolution(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
     """Code of a ``conv2d`` or ``linear`` key at the given channel counts."""
-    shape = ConvolutionShape.of(key)
-    tile = choose_tile(shape.out_width, width_out, target)
-    tiles = math.ceil(width_out / tile.channels)
-    (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
+    if (size := choose_winograd(key, width_in, width_out, target)) is not None:
+        return build_winograd(key, width_in, width_out, size, target)
+    return _build_direct(key, width_in, width_out, target)
 
-    image = te.placeholder(shape.image(width_in), name="image")
-    weight = te.placeholder((tiles, kh, kw, width_in, tile.channels), name="weight")
-    bias = te.placeholder((tiles * tile.channels,), name="bias")
-    source = padded_image(image, shape, width_in)
-    ry, rx = te.reduce_axis((0, kh), "ry"), te.reduce_axis((0, kw), "rx")
-    rc = te.reduce_axis((0, width_in), "rc")
-    sums = te.compute(
-        (key.batch, shape.out_height, shape.out_width, tiles * tile.channels),
-        lambda n, y, x, c: te.sum(
-            source[n, y * sh + ry * dh, x * sw + rx * dw, rc]
-            * weight[c // tile.channels, ry, rx, rc, c % tile.channels],
-            axis=[ry, rx, rc],
-        ),
-        name="sums",
-    )
+
+def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
+    shape = ConvolutionShape.of(key)
+    (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
+    rows, row = key.batch * shape.out_height, shape.out_width
+    # Without a window every pixel of the batch is like every other: one row of them.
+    pointwise = (shape.kernel, shape.stride, shape.padding) == ((1, 1), (1, 1), (0, 0))
+    if pointwise:
+        rows, row = 1, rows * row
+    # Without dilation the columns of a window lie side by side in memory, channels included.
+    window = (kh, kw * width_in) if dw == 1 else (kh, kw, width_in)
+    tile = choose_tile(row, width_out, target)
+    along, groups = Steps(row, tile.pixels), Steps(width_out, tile.channels)
+    group_size = kh * kw * width_in * tile.channels
     output_shape = (key.batch, shape.out_height, shape.out_width, width_out)
-    residual = te.placeholder(output_shape, name="residual")
-    output = te.compute(
-        output_shape,
-        lambda n, y, x, c: apply_epilogue(sums[n, y, x, c], key.epilogue, bias[c], residual[n, y, x, c]),
-        name="output",
-    )
-    arguments = [Argument("activation", shape.image(width_in))]
-    tensors = [image]
-    if "add" in key.epilogue:
-        arguments.append(Argument("residual", output_shape))
-        tensors.append(residual)
-    arguments += [
-        Argument("weight", tuple(int(d) for d in weight.shape)),
-        Argument("bias", (tiles * tile.channels,)),
+    arguments = [
+        Argument("activation", shape.image(width_in)),
+        *([Argument("residual", output_shape)] if "add" in key.epilogue else []),
+        Argument("weight", (groups.count * group_size,)),
+        Argument("bias", (width_out,)),
     ]
-    weights_first = _weights_outermost(shape, width_in, width_out, target)
-    code = _schedule(primfunc([*tensors, weight, bias, output]), tile, weights_first, target)
+
+    def body(image: Any, *others: Any) -> None:
+        *residual, weights, bias, output = others
+        source = padded_image(image, shape, width_in, target)
+        height, width = shape.size[0] + 2 * shape.padding[0], shape.size[1] + 2 * shape.padding[1]
+
+        def tile_of(group: Any, pixels: Any) -> None:
+            y, x = (0, along.start(pixels)) if rows == 1 else (pixels // along.count, along.start(pixels % along.count))
+            y, x, c = T.bind(y), T.bind(x), T.bind(groups.start(group))
+            if pointwise:
+                corner, across = T.bind(x * width_in), width_in
+            else:
+                n, line = y // shape.out_height, y % shape.out_height
+                corner = T.bind(((n * height + line * sh) * width + x * sw) * width_in)
+                across = sw * width_in
+
+            def offset(indices: tuple[Any, ...], strides: tuple[int, ...]) -> Any:
+                return sum((i * s for i, s in zip(indices, strides, strict=True)), 0)
+
+            def pixel(*indices: Any) -> Any:
+                *taps, p = indices
+                strides = (dh * width * width_in, *([dw * width_in] if len(window) == 3 else []), 1)
+                return source[corner + p * across + offset(tuple(taps), strides)]
+
+            def weight(*indices: Any) -> Any:
+                *taps, v = indices
+                strides = (kw * width_in, *([width_in] if len(window) == 3 else []), 1)
+                start = group * group_size + offset(tuple(taps), strides) * tile.channels + v * tile.lanes
+                return vector(weights, start, tile.lanes)
+
+            sums = accumulate(tile, window, pixel, weight)
+            for v in range(tile.vectors):
+                for p in range(tile.pixels):
+                    channel = c + v * tile.lanes
+                    at = T.bind((y * row + x + p) * width_out + channel)
+                    with lane_loop(tile.lanes) as i:
+                        added = residual[0][at + i] if residual else None
+                        value = apply_epilogue(sums(p, v, i), key.epilogue, bias[channel + i], added)
+                        T.buffer_store(output, value, [at + i])
+
+        pixel_tiles = rows * along.count
+        if _weights_outermost(shape, width_in, width_out, target):
+            with loop(groups.count * pixel_tiles, target) as i:
+                tile_of(T.bind(i // pixel_tiles), T.bind(i % pixel_tiles))
+        else:
+            with loop(pixel_tiles, target) as pixels, T.serial(0, groups.count) as group:
+                tile_of(group, pixels)
+
+    tensors = [(argument.role, argument.shape) for argument in arguments]
+    code = kernel_code([*tensors, ("output", output_shape)], body)
 
     def pack(dense: np.ndarray) -> np.ndarray:
-        padded = np.zeros((tiles * tile.channels, width_in, kh, kw), dense.dtype)
-        padded[:width_out] = dense.reshape(width_out, width_in, kh, kw)
-        return np.ascontiguousarray(padded.reshape(tiles, tile.channels, width_in, kh, kw).transpose(0, 3, 4, 2, 1))
+        taps = dense.reshape(width_out, width_in, kh, kw).transpose(2, 3, 1, 0).reshape(-1, width_out)
+        return np.concatenate(
+            [taps[:, (s := groups.start(g)) : s + tile.channels].ravel() for g in range(groups.count)]
+        )
 
     return KernelFunction(code, tuple(arguments), output_shape, pack)
-
-
-def padded_image(image: te.Tensor, shape: ConvolutionShape, channels: int) -> te.Tensor:
-    """The image as zero-padded NHWC; the image itself where there is nothing to do."""
-    (h, w), (top, left) = shape.size, shape.padding
-    if shape.padding == (0, 0) and not shape.planar:
-        return image
-
-    def pixel(n: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> tirx.PrimExpr:
-        y, x = y - top, x - left
-        value = image[n, c, y, x] if shape.planar else image[n, y, x, c]
-        if shape.padding == (0, 0):
-            return value
-        inside = tirx.all(y >= 0, y < h, x >= 0, x < w)
-        return tirx.if_then_else(inside, value, tirx.const(0.0, "float32"))
-
-    return te.compute((shape.batch, h + 2 * top, w + 2 * left, channels), pixel, name="padded")
 
 
 def _weights_outermost(shape: ConvolutionShape, width_in: int, width_out: int, target: CpuTarget) -> bool:
@@ -139,38 +113,3 @@ def _weights_outermost(shape: ConvolutionShape, width_in: int, width_out: int, t
     weights = taps * width_in * width_out
     image = shape.batch * shape.size[0] * shape.size[1] * width_in
     return weights > image or weights * 4 > target.l2_bytes // 2
-
-
-def _schedule(code: tirx.PrimFunc, tile: Tile, weights_first: bool, target: CpuTarget) -> tirx.PrimFunc:
-    sch = Schedule(tvm.IRModule({"main": code}))
-    sums, output = sch.get_sblock("sums", "main"), sch.get_sblock("output", "main")
-    n, y, x, c = sch.get_loops(output)
-    pixel_tiles, pixel = sch.split(x, [None, tile.pixels])
-    channel_tiles, vector, lane = sch.split(c, [None, tile.vectors, tile.lanes])
-    shared = [n, channel_tiles, y] if weights_first else [n, y]
-    serial = [pixel_tiles] if weights_first else [pixel_tiles, channel_tiles]
-    sch.reorder(*shared, *serial, pixel, vector, lane)
-    if target.threads > 1:
-        sch.parallel(sch.fuse(*shared))
-    sch.compute_at(sums, serial[-1], preserve_unit_loops=True)
-    *spatial, channel, ry, rx, rc = sch.get_loops(sums)[-7:]
-    sum_vector, sum_lane = sch.split(channel, [tile.vectors, tile.lanes])
-    sch.reorder(ry, rx, rc, *spatial, sum_vector, sum_lane)
-    for loop in (*spatial, sum_vector, pixel, vector):
-        sch.unroll(loop)
-    sch.vectorize(sum_lane)
-    sch.vectorize(lane)
-    for block in sch.get_child_blocks(sch.get_sblock("root", "main")):
-        if sch.get(block).name_hint == "padded":
-            _schedule_padding(sch, block, target)
-    sch.decompose_reduction(sums, ry)
-    return scheduled_code(sch)
-
-
-def _schedule_padding(sch: Schedule, block: object, target: CpuTarget) -> None:
-    n, y, _, channel = sch.get_loops(block)
-    rows = sch.fuse(n, y)
-    if target.threads > 1:
-        sch.parallel(rows)
-    if int(sch.get(channel).extent) % target.lanes == 0:
-        sch.vectorize(sch.split(channel, [None, target.lanes])[1])

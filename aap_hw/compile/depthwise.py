@@ -1,96 +1,93 @@
-"""Depthwise convolutions on a CPU: vectors along the channels, a few pixels in registers, padding made row by row.
+"""Depthwise convolutions on a CPU: vectors along the channels, a few pixels of a row in registers.
 
-The zero-padded rows that a band of output rows needs are copied just before the band is computed, so that they are
-read from the nearest cache.
+Nothing is padded: taps that fall outside the image are left out, rows by the bounds of a loop and columns because the
+tiles at the left and right edge have code of their own.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import tvm
-from tvm import te, tirx
-from tvm.s_tir import Schedule
+from dataclasses import replace
+from typing import Any
 
-from aap_hw.compile.convolution import lanes_for, padded_image
-from aap_hw.compile.function import Argument, KernelFunction, apply_epilogue, primfunc, scheduled_code
+import numpy as np
+from tvm.script.ir_builder import tirx as T
+
+from aap_hw.compile.emit import Steps, constant, kernel_code, lane_loop, lanes_for, loop, padded_image, store, vector
+from aap_hw.compile.function import Argument, KernelFunction, apply_epilogue
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.shape import ConvolutionShape
 from aap_hw.compile.target import CpuTarget
-
-PIXELS = 8
 
 
 def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelFunction:
     """Code of a ``depthwise_conv2d`` key with ``channels`` input and output channels."""
     shape = ConvolutionShape.of(key)
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
-    image = te.placeholder(shape.image(channels), name="image")
-    weight = te.placeholder((kh, kw, channels), name="weight")
-    bias = te.placeholder((channels,), name="bias")
-    source = padded_image(image, shape, channels)
-    ry, rx = te.reduce_axis((0, kh), "ry"), te.reduce_axis((0, kw), "rx")
+    (height, width), (top, left) = shape.size, shape.padding
+    lanes = lanes_for(channels, target)
+    # Twice that many registers hold the sums and the pixels that neighbours share; 7 divides the usual image sizes.
+    length = min(target.registers // 4 - 1, shape.out_width)
+    along, deep = Steps(shape.out_width, length), Steps(channels, lanes)
     output_shape = (key.batch, shape.out_height, shape.out_width, channels)
-    sums = te.compute(
-        output_shape,
-        lambda n, y, x, c: te.sum(source[n, y * sh + ry * dh, x * sw + rx * dw, c] * weight[ry, rx, c], axis=[ry, rx]),
-        name="sums",
-    )
-    residual = te.placeholder(output_shape, name="residual")
-    output = te.compute(
-        output_shape,
-        lambda n, y, x, c: apply_epilogue(sums[n, y, x, c], key.epilogue, bias[c], residual[n, y, x, c]),
-        name="output",
-    )
-    added = [residual] if "add" in key.epilogue else []
     arguments = [
         Argument("activation", shape.image(channels)),
-        *[Argument("residual", output_shape) for _ in added],
+        *([Argument("residual", output_shape)] if "add" in key.epilogue else []),
         Argument("weight", (kh, kw, channels)),
         Argument("bias", (channels,)),
     ]
-    pixels = max(d for d in range(1, PIXELS + 1) if shape.out_width % d == 0)
-    code = _schedule(primfunc([image, *added, weight, bias, output]), shape, pixels, channels, target)
+
+    def is_inside(x: int, rx: int) -> bool:
+        return 0 <= x * sw + rx * dw - left < width
+
+    # Tiles at a known place may lack taps; those between the first and the last few that do are all alike.
+    whole = [
+        all(is_inside(along.start(i) + p, r) for p in range(length) for r in range(kw)) for i in range(along.count)
+    ]
+    inner = range(whole.index(True), along.count - whole[::-1].index(True)) if True in whole else range(0)
+
+    def body(image: Any, *others: Any) -> None:
+        *residual, weights, bias, output = others
+        source = padded_image(image, replace(shape, padding=(0, 0)), channels, target)
+
+        def tile_at(n: Any, y: Any, x: Any, c: Any) -> None:
+            """One tile; of a place known as an integer, only the taps that exist."""
+            sums = T.alloc_buffer((length * lanes,), "float32", scope="local")
+            for p in range(length):
+                store(sums, constant(0.0, lanes), p * lanes, lanes)
+            first = T.bind(y * sh - top)
+            begin = T.bind(T.max(0, (dh - 1 - first) // dh)) if top else 0
+            end = T.bind(T.min(kh, (height - first + dh - 1) // dh))
+            with T.serial(begin, end) as ry:
+                row = T.bind(((n * height + first + ry * dh) * width + x * sw - left) * channels + c)
+                for rx in range(kw):
+                    weight = T.bind(vector(weights, (ry * kw + rx) * channels + c, lanes))
+                    for p in range(length):
+                        if isinstance(x, int) and not is_inside(x + p, rx):
+                            continue
+                        value = vector(source, row + (p * sw + rx * dw) * channels, lanes)
+                        store(sums, vector(sums, p * lanes, lanes) + value * weight, p * lanes, lanes)
+            for p in range(length):
+                at = T.bind(((n * shape.out_height + y) * shape.out_width + x + p) * channels + c)
+                with lane_loop(lanes) as i:
+                    added = residual[0][at + i] if residual else None
+                    value = apply_epilogue(sums[p * lanes + i], key.epilogue, bias[c + i], added)
+                    T.buffer_store(output, value, [at + i])
+
+        with loop(key.batch * shape.out_height, target) as line:
+            n, y = T.bind(line // shape.out_height), T.bind(line % shape.out_height)
+            with T.serial(0, deep.count) as step:
+                c = T.bind(deep.start(step))
+                for i in range(along.count):
+                    if i not in inner:
+                        tile_at(n, y, along.start(i), c)
+                if len(inner):
+                    with T.serial(0, len(inner)) as i:
+                        tile_at(n, y, T.bind(along.start(i + inner.start)), c)
+
+    tensors = [(argument.role, argument.shape) for argument in arguments]
+    code = kernel_code([*tensors, ("output", output_shape)], body)
 
     def pack(dense: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(dense.reshape(channels, kh, kw).transpose(1, 2, 0))
 
     return KernelFunction(code, tuple(arguments), output_shape, pack)
-
-
-def _rows_in_band(shape: ConvolutionShape, channels: int, target: CpuTarget) -> int:
-    """Output rows whose padded input fits a quarter of the core's own cache; a divisor of the output height."""
-    row_bytes = (shape.size[1] + 2 * shape.padding[1]) * channels * 4
-    budget = max(1, target.l2_bytes // 4 // row_bytes // shape.stride[0])
-    return max(d for d in range(1, shape.out_height + 1) if shape.out_height % d == 0 and d <= budget)
-
-
-def _schedule(
-    code: tirx.PrimFunc, shape: ConvolutionShape, pixels: int, channels: int, target: CpuTarget
-) -> tirx.PrimFunc:
-    sch = Schedule(tvm.IRModule({"main": code}))
-    sums, output = sch.get_sblock("sums", "main"), sch.get_sblock("output", "main")
-    n, y, x, c = sch.get_loops(output)
-    band, row = sch.split(y, [None, _rows_in_band(shape, channels, target)])
-    pixel_tiles, pixel = sch.split(x, [None, pixels])
-    vector, lane = sch.split(c, [None, lanes_for(channels, target)])
-    sch.reorder(n, band, row, pixel_tiles, vector, pixel, lane)
-    bands = sch.fuse(n, band)
-    if target.threads > 1:
-        sch.parallel(bands)
-    sch.compute_at(sums, vector, preserve_unit_loops=True)
-    *spatial, channel, ry, rx = sch.get_loops(sums)[-6:]
-    sch.reorder(ry, rx, *spatial, channel)
-    # With a tail every lane is guarded: unrolling the window as well takes seconds to compile and is no faster.
-    has_tail = channels % lanes_for(channels, target) != 0
-    for loop in (*([] if has_tail else [ry, rx]), *spatial, pixel):
-        sch.unroll(loop)
-    for block in sch.get_child_blocks(sch.get_sblock("root", "main")):
-        if sch.get(block).name_hint == "padded":
-            sch.compute_at(block, bands, preserve_unit_loops=True)
-            last = sch.get_loops(block)[-1]
-            if not has_tail:
-                sch.vectorize(sch.split(last, [None, lanes_for(channels, target)])[1])
-    sch.vectorize(channel)
-    sch.vectorize(lane)
-    sch.decompose_reduction(sums, ry)
-    return scheduled_code(sch)

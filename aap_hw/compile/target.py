@@ -16,6 +16,18 @@ from tvm.target import codegen
 from aap_hw.errors import UserError
 
 FLOAT_BITS = 32
+# Second-level cache of one core; shared caches are divided by the cores that share them.
+L2_BYTES = {
+    "cortex-a72": 256 << 10,
+    "cortex-a78ae": 256 << 10,
+    "skylake-avx512": 1 << 20,
+    "cascadelake": 1 << 20,
+    "icelake-server": 1280 << 10,
+    "sapphirerapids": 2 << 20,
+    "znver4": 1 << 20,
+    "znver5": 1 << 20,
+}
+USUAL_L2_BYTES = 512 << 10
 VECTOR_FEATURES = ("avx", "avx2", "fma", "avx512f")
 
 
@@ -36,7 +48,7 @@ class CpuTarget:
     lanes: int
     registers: int
     threads: int
-    l2_bytes: int = 512 * 1024
+    l2_bytes: int = USUAL_L2_BYTES
     tvm: tvm.target.Target = field(compare=False, hash=False, repr=False, default=None)
 
     @classmethod
@@ -60,7 +72,8 @@ class CpuTarget:
         if not codegen.llvm_is_valid_cpu(cpu, triple):  # TVM would compile for a generic CPU instead
             raise _refused(options, f"LLVM knows no CPU {cpu!r} of the platform {triple}")
         lanes, registers = _vector_unit(target, triple)
-        return cls(tuple(sorted(options.items())), lanes, registers, threads, tvm=target)
+        l2_bytes = L2_BYTES.get(cpu, USUAL_L2_BYTES)
+        return cls(tuple(sorted(options.items())), lanes, registers, threads, l2_bytes, tvm=target)
 
 
 def _refused(options: Mapping[str, Any], reason: str) -> UserError:

@@ -82,6 +82,8 @@ def assert_convolution_equals_pytorch(case: Convolution, threads: int = 1) -> No
     expected = convolve(image, weight, bias)
     # A sum in float32 differs from the exact one by a multiple of the sum of its terms' sizes.
     sizes = convolve(abs(image), abs(weight), abs(bias))
+    if (case.kernel, case.stride, case.dilation) == ((3, 3), (1, 1), (1, 1)):
+        sizes[:] = sizes.max()  # Winograd's way mixes neighbouring outputs before it parts them again
     residual = random.standard_normal(expected.shape).astype("float32")
     for step in case.epilogue[1:]:
         match step:

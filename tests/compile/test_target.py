@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aap_hw.compile import target as target_module
-from aap_hw.compile.convolution import choose_tile, lanes_for
+from aap_hw.compile.emit import Steps, choose_tile, lanes_for
 from aap_hw.compile.target import CpuTarget, host_options
 from aap_hw.errors import UserError
 
@@ -41,17 +41,21 @@ def test_vector_unit_is_that_of_the_cpu(options: dict[str, Any], lanes: int, reg
 
 
 @given(st.integers(0, len(MODELS) - 1), st.integers(1, 300), st.integers(1, 3000))
-def test_tile_fits_the_registers_and_covers_the_row(model: int, pixels: int, channels: int) -> None:
+def test_tile_fits_the_registers_and_what_it_covers(model: int, pixels: int, channels: int) -> None:
     cpu = MODELS[model]
     tile = choose_tile(pixels, channels, cpu)
     # Accumulators, one tile's weights, and the pixel that they are multiplied with.
     assert tile.pixels * tile.vectors + tile.vectors + 1 <= cpu.registers
-    assert pixels % tile.pixels == 0
-    assert tile.lanes in (cpu.lanes, cpu.lanes // 2)
-    assert tile.lanes >= 4
-    # No whole vector of a tile lies beyond the channels if there is only one tile.
-    assert tile.channels < channels + tile.lanes * tile.vectors
-    assert (tile.vectors - 1) * tile.lanes < channels
+    assert tile.pixels <= pixels
+    assert tile.channels <= channels
+    assert tile.lanes <= cpu.lanes
+
+
+@given(st.integers(1, 500), st.data())
+def test_steps_visit_everything_and_nothing_else(extent: int, data: st.DataObject) -> None:
+    steps = Steps(extent, data.draw(st.integers(1, extent)))
+    visited = {steps.start(i) + k for i in range(steps.count) for k in range(steps.length)}
+    assert visited == set(range(extent))
 
 
 def test_tile_keeps_the_multipliers_busy_where_sizes_allow_it() -> None:
@@ -60,8 +64,12 @@ def test_tile_keeps_the_multipliers_busy_where_sizes_allow_it() -> None:
         assert tile.pixels * tile.vectors >= 8
 
 
-@pytest.mark.parametrize(("channels", "lanes"), [(16, 16), (8, 8), (24, 8), (40, 8), (48, 16), (37, 16), (3, 16)])
-def test_half_a_register_is_used_where_it_leaves_no_tail(channels: int, lanes: int) -> None:
+@pytest.mark.parametrize(
+    ("channels", "lanes"), [(16, 16), (8, 8), (24, 8), (40, 8), (48, 16), (37, 16), (13, 8), (3, 2), (1, 1)]
+)
+def test_vector_is_no_longer_than_the_channels_and_half_a_register_where_that_leaves_no_tail(
+    channels: int, lanes: int
+) -> None:
     assert lanes_for(channels, AVX512) == lanes
 
 

@@ -1,0 +1,84 @@
+"""Proves that the inner loop of a kernel keeps its sums in registers, on processors with 16 and with 32 of them.
+
+A tile that asks for one register too many still computes what it should, several times slower, and no test of its
+results would tell. So the machine code itself is read; a tile that is too large on purpose shows that the reading
+would notice.
+"""
+
+from __future__ import annotations
+
+import pytest
+import tvm
+from tvm import te, tirx
+from tvm.s_tir import Schedule
+
+from aap_hw.compile.build import build_kernel
+from aap_hw.compile.function import scheduled_code
+from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.target import CpuTarget
+from tests.compile.assembly import assembly, multiplying_loops
+from tests.compile.running import Convolution
+
+TARGETS = {
+    name: CpuTarget.of({"kind": "llvm", "mcpu": cpu, "mtriple": f"{platform}-linux-gnu"}, threads=1)
+    for name, platform, cpu in [
+        ("avx2", "x86_64", "haswell"),
+        ("avx512", "x86_64", "skylake-avx512"),
+        ("neon", "aarch64", "cortex-a72"),
+    ]
+}
+RELU, RELU6 = ("bias", "relu"), ("bias", "relu6")
+CONVOLUTIONS = {
+    "pointwise_small": Convolution(16, 24, (14, 14), (1, 1), padding=(0, 0), epilogue=RELU6),
+    "pointwise_large": Convolution(256, 512, (14, 14), (1, 1), padding=(0, 0), epilogue=("bias", "add", "relu")),
+    "3x3": Convolution(64, 64, (28, 28), epilogue=("bias", "add", "relu")),
+    "3x3_stride_2": Convolution(64, 128, (28, 28), stride=(2, 2), epilogue=RELU),
+    "7x7_first_layer": Convolution(3, 64, (224, 224), (7, 7), (2, 2), (3, 3), epilogue=RELU, planar=True),
+    "3x3_width_30": Convolution(30, 30, (14, 14), epilogue=RELU),
+    "depthwise_3x3": Convolution(96, 96, (28, 28), epilogue=RELU6, depthwise=True),
+    "depthwise_3x3_stride_2": Convolution(96, 96, (28, 28), stride=(2, 2), epilogue=RELU6, depthwise=True),
+    "depthwise_5x5": Convolution(96, 96, (14, 14), (5, 5), padding=(2, 2), epilogue=RELU6, depthwise=True),
+}
+KERNELS = {name: (case.key(), case.width_in, case.width_out) for name, case in CONVOLUTIONS.items()}
+KERNELS["linear"] = (KernelKey.make("linear", (), 1, epilogue=("bias",)), 512, 1000)
+
+
+@pytest.mark.parametrize("cpu", TARGETS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_inner_loop_multiplies_whole_vectors_and_leaves_the_stack_alone(kernel: str, cpu: str) -> None:
+    target = TARGETS[cpu]
+    loops = multiplying_loops(assembly(build_kernel(*KERNELS[kernel], target).code, target))
+    assert loops, "no loop with a fused multiply-add was found"
+    assert [spill for loop in loops for spill in loop.spills] == []
+
+
+@pytest.mark.parametrize("cpu", TARGETS)
+def test_a_tile_of_more_sums_than_registers_is_seen_to_spill(cpu: str) -> None:
+    target = TARGETS[cpu]
+    fits, too_large = (
+        multiplying_loops(assembly(outer_product(rows, 4 * target.lanes, target), target))[0]
+        for rows in (target.registers // 8, target.registers // 4 + 1)
+    )
+    # All sums are advanced in the loop that was found; LLVM may do several turns in one.
+    assert fits.fused % (target.registers // 2) == 0
+    assert too_large.fused % (target.registers + 4) == 0
+    assert fits.spills == ()
+    # Each of the sums that found no register is read and written once a turn.
+    assert len(too_large.spills) >= 4
+
+
+def outer_product(rows: int, columns: int, target: CpuTarget) -> tirx.PrimFunc:
+    """A matrix product whose ``rows`` x ``columns`` sums are all meant for registers."""
+    left, right = te.placeholder((256, rows), name="left"), te.placeholder((256, columns), name="right")
+    k = te.reduce_axis((0, 256), "k")
+    sums = te.compute((rows, columns), lambda r, c: te.sum(left[k, r] * right[k, c], axis=k), name="sums")
+    schedule = Schedule(tvm.IRModule({"main": te.create_prim_func([left, right, sums])}))
+    block = schedule.get_sblock("sums", "main")
+    row, column, turn = schedule.get_loops(block)
+    vector, lane = schedule.split(column, [None, target.lanes])
+    schedule.reorder(turn, row, vector, lane)
+    schedule.vectorize(lane)
+    schedule.unroll(vector)
+    schedule.unroll(row)
+    schedule.decompose_reduction(block, turn)
+    return scheduled_code(schedule)
