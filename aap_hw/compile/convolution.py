@@ -2,11 +2,12 @@
 
 A tile of pixels times a few vectors of output channels is accumulated in registers over the whole reduction.
 Weights are packed so that one tile's weights are contiguous. 3x3 convolutions that are cheaper another way are left to
-`winograd`; depthwise ones are elsewhere.
+`winograd`; depthwise ones are elsewhere. A grouped convolution is several small ones that share an image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,86 +31,88 @@ def build_convolution(key: KernelKey, width_in: int, width_out: int, target: Cpu
 def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
     shape = ConvolutionShape.of(key)
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
+    read, made = width_in // shape.groups, width_out // shape.groups  # channels that one group reads and makes
     rows, row = key.batch * shape.out_height, shape.out_width
     # Without a window every pixel of the batch is like every other: one row of them.
     pointwise = (shape.kernel, shape.stride, shape.padding) == ((1, 1), (1, 1), (0, 0))
     if pointwise:
         rows, row = 1, rows * row
-    # Without dilation the columns of a window lie side by side in memory, channels included.
-    window = (kh, kw * width_in) if dw == 1 else (kh, kw, width_in)
-    tile = choose_tile(row, width_out, target)
-    along, groups = Steps(row, tile.pixels), Steps(width_out, tile.channels)
-    group_size = kh * kw * width_in * tile.channels
+    tile = choose_tile(row, made, target)
+    along, deep = Steps(row, tile.pixels), Steps(made, tile.channels)
+    slices = shape.groups * deep.count
+    slice_size = kh * kw * read * tile.channels
+    height, width = shape.size[0] + 2 * shape.padding[0], shape.size[1] + 2 * shape.padding[1]
+    # Extents of the loops of the reduction, and how far a step of each goes in the image and in the weights.
+    reduction = [(kh, dh * width * width_in, kw * read), (kw, dw * width_in, read), (read, 1, 1)]
+    if dw == 1 and shape.groups == 1:  # the columns of a window lie side by side in memory
+        reduction[1:] = [(kw * read, 1, 1)]
+    extents, image_strides, weight_strides = zip(*reduction, strict=True)
     output_shape = (key.batch, shape.out_height, shape.out_width, width_out)
     arguments = [
         Argument("activation", shape.image(width_in)),
         *([Argument("residual", output_shape)] if "add" in key.epilogue else []),
-        Argument("weight", (groups.count * group_size,)),
+        Argument("weight", (slices * slice_size,)),
         Argument("bias", (width_out,)),
     ]
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, bias, output = others
         source = padded_image(image, shape, width_in, target)
-        height, width = shape.size[0] + 2 * shape.padding[0], shape.size[1] + 2 * shape.padding[1]
 
-        def tile_of(group: Any, pixels: Any) -> None:
-            y, x = (0, along.start(pixels)) if rows == 1 else (pixels // along.count, along.start(pixels % along.count))
-            y, x, c = T.bind(y), T.bind(x), T.bind(groups.start(group))
-            if pointwise:
-                corner, across = T.bind(x * width_in), width_in
-            else:
-                n, line = y // shape.out_height, y % shape.out_height
-                corner = T.bind(((n * height + line * sh) * width + x * sw) * width_in)
-                across = sw * width_in
-
-            def offset(indices: tuple[Any, ...], strides: tuple[int, ...]) -> Any:
-                return sum((i * s for i, s in zip(indices, strides, strict=True)), 0)
+        def compute_tile(number: Any, pixels: Any) -> None:
+            """One register tile: a slice of the output channels at a few pixels of one row."""
+            group, part = (0, number) if shape.groups == 1 else (number // deep.count, number % deep.count)
+            first = T.bind(group * made + deep.start(part))
+            y = T.bind(0 if rows == 1 else pixels // along.count)
+            x = T.bind(along.start(pixels if rows == 1 else pixels % along.count))
+            line = (y // shape.out_height * height + y % shape.out_height * sh) * width
+            corner = T.bind((x if pointwise else line + x * sw) * width_in + group * read)
 
             def pixel(*indices: Any) -> Any:
                 *taps, p = indices
-                strides = (dh * width * width_in, *([dw * width_in] if len(window) == 3 else []), 1)
-                return source[corner + p * across + offset(tuple(taps), strides)]
+                return source[corner + p * sw * width_in + _offset(taps, image_strides)]
 
             def weight(*indices: Any) -> Any:
                 *taps, v = indices
-                strides = (kw * width_in, *([width_in] if len(window) == 3 else []), 1)
-                start = group * group_size + offset(tuple(taps), strides) * tile.channels + v * tile.lanes
-                return vector(weights, start, tile.lanes)
+                at = number * slice_size + _offset(taps, weight_strides) * tile.channels + v * tile.lanes
+                return vector(weights, at, tile.lanes)
 
-            sums = accumulate(tile, window, pixel, weight)
+            sums = accumulate(tile, extents, pixel, weight)
             for v in range(tile.vectors):
                 for p in range(tile.pixels):
-                    channel = c + v * tile.lanes
-                    at = T.bind((y * row + x + p) * width_out + channel)
+                    c = first + v * tile.lanes
+                    at = T.bind((y * row + x + p) * width_out + c)
                     with lane_loop(tile.lanes) as i:
                         added = residual[0][at + i] if residual else None
-                        value = apply_epilogue(sums(p, v, i), key.epilogue, bias[channel + i], added)
+                        value = apply_epilogue(sums(p, v, i), key.epilogue, bias[c + i], added)
                         T.buffer_store(output, value, [at + i])
 
         pixel_tiles = rows * along.count
         if _weights_outermost(shape, width_in, width_out, target):
-            with loop(groups.count * pixel_tiles, target) as i:
-                tile_of(T.bind(i // pixel_tiles), T.bind(i % pixel_tiles))
+            with loop(slices * pixel_tiles, target) as i:
+                compute_tile(T.bind(i // pixel_tiles), T.bind(i % pixel_tiles))
         else:
-            with loop(pixel_tiles, target) as pixels, T.serial(0, groups.count) as group:
-                tile_of(group, pixels)
+            with loop(pixel_tiles, target) as pixels, T.serial(0, slices) as number:
+                compute_tile(number, pixels)
 
     tensors = [(argument.role, argument.shape) for argument in arguments]
     code = kernel_code([*tensors, ("output", output_shape)], body)
 
     def pack(dense: np.ndarray) -> np.ndarray:
-        taps = dense.reshape(width_out, width_in, kh, kw).transpose(2, 3, 1, 0).reshape(-1, width_out)
-        return np.concatenate(
-            [taps[:, (s := groups.start(g)) : s + tile.channels].ravel() for g in range(groups.count)]
-        )
+        taps = dense.reshape(shape.groups, made, read, kh, kw).transpose(0, 3, 4, 2, 1).reshape(shape.groups, -1, made)
+        starts = [deep.start(part) for part in range(deep.count)]
+        return np.concatenate([group[:, s : s + tile.channels].ravel() for group in taps for s in starts])
 
     return KernelFunction(code, tuple(arguments), output_shape, pack)
+
+
+def _offset(indices: Sequence[Any], strides: Sequence[int]) -> Any:
+    return sum(index * stride for index, stride in zip(indices, strides, strict=True))
 
 
 def _weights_outermost(shape: ConvolutionShape, width_in: int, width_out: int, target: CpuTarget) -> bool:
     """Keep a tile's weights in cache and stream the image past them where the weights are the larger of the two."""
     taps = shape.kernel[0] * shape.kernel[1]
-    weights = taps * width_in * width_out
+    weights = taps * width_in * width_out // shape.groups
     image = shape.batch * shape.size[0] * shape.size[1] * width_in
     return weights > image or weights * 4 > target.l2_bytes // 2

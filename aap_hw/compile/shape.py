@@ -9,7 +9,10 @@ from aap_hw.compile.kernel import KernelKey
 
 @dataclass(frozen=True)
 class ConvolutionShape:
-    """The sizes of a convolution that do not depend on its widths."""
+    """The sizes of a convolution that do not depend on its widths.
+
+    ``groups`` divides both widths; a depthwise convolution, which has one channel a group, counts as 1 here.
+    """
 
     batch: int
     size: tuple[int, int]
@@ -18,6 +21,7 @@ class ConvolutionShape:
     padding: tuple[int, int]
     dilation: tuple[int, int]
     planar: bool
+    groups: int = 1
 
     @classmethod
     def of(cls, key: KernelKey) -> ConvolutionShape:
@@ -31,6 +35,7 @@ class ConvolutionShape:
             key.pair("padding", 0),
             key.pair("dilation", 1),
             key.attribute("layout") == "nchw",
+            int(key.attribute("groups", "1")),
         )
 
     @property
@@ -57,12 +62,12 @@ def _extent(shape: ConvolutionShape, axis: int) -> int:
 def multiply_accumulates(key: KernelKey, width_in: int, width_out: int) -> int:
     """Multiply-accumulate operations of one call of a convolution or linear layer; 0 for other kernels.
 
-    N * H_out * W_out * KH * KW * C_in * C_out, without C_in where each channel has its own filter.
+    N * H_out * W_out * KH * KW * C_in / groups * C_out, without C_in where each channel has its own filter.
     """
     if key.op not in ("conv2d", "depthwise_conv2d", "linear"):
         return 0
     shape = ConvolutionShape.of(key)
     per_pixel = shape.kernel[0] * shape.kernel[1] * width_out
     if key.op != "depthwise_conv2d":
-        per_pixel *= width_in
+        per_pixel *= width_in // shape.groups
     return shape.batch * shape.out_height * shape.out_width * per_pixel

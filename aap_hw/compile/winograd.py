@@ -81,7 +81,8 @@ def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
 def choose_winograd(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> int | None:
     """The output tile size m that is estimated to take the fewest cycles, or None where the direct way does."""
     shape = ConvolutionShape.of(key)
-    fits = (shape.kernel, shape.stride, shape.dilation) == ((3, 3), (1, 1), (1, 1)) and not shape.planar
+    window = shape.kernel, shape.stride, shape.dilation, shape.groups
+    fits = window == ((3, 3), (1, 1), (1, 1), 1) and not shape.planar
     if key.op != "conv2d" or not fits or min(width_in, width_out) < target.lanes // 2:
         return None
 
