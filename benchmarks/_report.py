@@ -40,6 +40,13 @@ def print_report(rows: list[dict[str, Any]], summary: dict[str, Any], destinatio
             stream.write(text + "\n")
 
 
+def zoo_name(name: str) -> str:
+    """What the zoo calls a network that torchvision may write with other underscores."""
+    from aap_hw.models import zoo
+
+    return next((own for own in zoo.names() if own.replace("_", "") == name.replace("_", "")), name)
+
+
 def say(line: str) -> None:
     """Progress goes to standard error."""
     print(line, file=sys.stderr, flush=True)

@@ -1,21 +1,25 @@
-"""``aap-hw lut``: look into latency tables."""
+"""``aap-hw lut``: look into latency tables, and check them against whole networks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from aap_hw.cli.options import read_table
+from aap_hw.cli.options import DEFAULT_MODEL, build_model, device_option, input_option, input_text, read_table
 from aap_hw.cli.output import json_option, write_json
 
 if TYPE_CHECKING:
-    from aap_hw.lut.table import LatencyTable
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from aap_hw.lut.fidelity import Fidelity
+    from aap_hw.lut.table import LatencyTable, Validation
 
 
 @click.group(epilog="\b\nExample:\n  aap-hw lut show lut/x86.json")
 def command() -> None:
-    """Look into latency tables."""
+    """Look into latency tables, and check them on the device."""
 
 
 @command.command(epilog="\b\nExample:\n  aap-hw lut show lut/x86.json")
@@ -31,6 +35,91 @@ def show(file: str, points: bool, json_to: str | None) -> None:
         _print(table, points)
 
 
+@command.command(epilog="\b\nExample:\n  aap-hw lut validate --device x86 --model resnet20 --plans 20")
+@device_option
+@click.option("--model", "model_name", default=DEFAULT_MODEL, metavar="NAME", show_default=True, help="Network to cut.")
+@input_option
+@click.option("--lut", "lut", metavar="FILE", help="The table to check; default: lut/DEVICE.json.")
+@click.option("--plans", default=20, show_default=True, type=click.IntRange(min=1), help="How many width plans.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Which plans are drawn.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
+@json_option
+def validate(
+    device: str,
+    model_name: str,
+    input_size: tuple[int, ...] | None,
+    lut: str | None,
+    plans: int,
+    seed: int,
+    workers: int | None,
+    json_to: str | None,
+) -> None:
+    """Measure random width plans of a network end to end, beside what the table predicts for them.
+
+    The result is stored in the table, and 'plan' and 'prune' quote it. Plans that it holds are not measured again.
+    """
+    from aap_hw.cli.profile_screen import MeasuringScreen
+    from aap_hw.device import load_profile
+    from aap_hw.device.connection import connect
+    from aap_hw.lut.file import load_table
+    from aap_hw.lut.validating import validate_model
+
+    profile = load_profile(device)
+    path = Path(lut) if lut else Path("lut") / f"{profile.name}.json"
+    table = load_table(path)
+    board = connect(profile, "lut validate")
+    model = build_model(model_name, input_size)
+    shape = (1, *model.input_shape)
+    with MeasuringScreen(path) as screen:
+        entries = validate_model(
+            model.name,
+            model.module,
+            shape,
+            board,
+            table,
+            path,
+            plans=plans,
+            seed=seed,
+            on_progress=screen.update,
+            workers=workers,
+        )
+    if json_to is not None:
+        write_json({"model": model.name, "input": list(shape), **_plans_document(entries)}, json_to)
+    else:
+        _print_plans(model.name, model.input_shape, entries)
+
+
+def _plans_document(entries: Sequence[Validation]) -> dict[str, Any]:
+    from aap_hw.lut.fidelity import fidelity_of
+
+    fidelity = fidelity_of(entries)
+    return {
+        "plans": [
+            {"plan": v.plan, "predicted_ms": v.predicted_us / 1e3, "measured_ms": v.measured_us / 1e3} for v in entries
+        ],
+        "summary": None if fidelity is None else fidelity.as_json(),
+    }
+
+
+def _print_plans(model: str, input_shape: Sequence[int], entries: Sequence[Validation]) -> None:
+    from rich.table import Table
+
+    from aap_hw.cli.run_screen import plain_console
+    from aap_hw.lut.fidelity import fidelity_of
+
+    console, grid = plain_console(), Table(box=None, pad_edge=False)
+    for heading in ("plan", "predicted ms", "measured ms", "error"):
+        grid.add_column(heading, justify="left" if heading == "plan" else "right")
+    for v in entries:
+        error = v.predicted_us / v.measured_us - 1
+        grid.add_row(v.plan, f"{v.predicted_us / 1e3:.3f}", f"{v.measured_us / 1e3:.3f}", f"{error:+.1%}")
+    console.print(grid)
+    if (fidelity := fidelity_of(entries)) is not None:
+        console.print(
+            f"{model} at {input_text(tuple(input_shape))}: {fidelity.sentence()}{fidelity.order()}", soft_wrap=True
+        )
+
+
 def _summary(table: LatencyTable) -> dict[str, object]:
     return {
         "device": table.device,
@@ -39,8 +128,8 @@ def _summary(table: LatencyTable) -> dict[str, object]:
         "kernels": {
             str(key): {
                 "points": len(rows),
-                "fastest_us": min(p.median_us for p in rows.values()),
-                "slowest_us": max(p.median_us for p in rows.values()),
+                "fastest_us": min(p.latency_us for p in rows.values()),
+                "slowest_us": max(p.latency_us for p in rows.values()),
             }
             for key, rows in sorted(table.points.items())
         },
@@ -53,6 +142,10 @@ def _summary(table: LatencyTable) -> dict[str, object]:
                 "measured_us": v.measured_us,
             }
             for v in table.validation
+        ],
+        "table_error": [
+            {"model": model, "input": list(shape), **fidelity.as_json()}
+            for (model, shape), fidelity in _fidelities(table).items()
         ],
     }
 
@@ -73,6 +166,8 @@ def _print(table: LatencyTable, points: bool) -> None:
         f"drift {how['reference_drift']:.1%}; {len(table)} points of {len(table.points)} kernels",
         soft_wrap=True,
     )
+    if clock := _clock_and_heat(how):
+        console.print(clock, soft_wrap=True)
     grid = Table(box=None, pad_edge=False)
     for heading in ("kernel", "points", "widths in", "widths out", "us"):
         grid.add_column(heading, justify="left" if heading == "kernel" else "right", overflow="fold")
@@ -83,19 +178,44 @@ def _print(table: LatencyTable, points: bool) -> None:
             str(len(values)),
             _range([p.width_in for p in values]),
             _range([p.width_out for p in values]),
-            _range([p.median_us for p in values]),
+            _range([p.latency_us for p in values]),
         )
         if points:
             for p in values:
-                grid.add_row("", "", str(p.width_in), str(p.width_out), f"{p.median_us:.4g} ± {p.spread_us / 2:.2g}")
+                grid.add_row("", "", str(p.width_in), str(p.width_out), f"{p.latency_us:.4g} ± {p.spread_us / 2:.2g}")
     console.print(grid)
-    for entry in table.validation:
-        error = entry.predicted_us / entry.measured_us - 1
-        console.print(
-            f"{entry.model} {'x'.join(map(str, entry.input))}, {entry.plan}: "
-            f"predicted {entry.predicted_us / 1e3:.3f} ms, measured {entry.measured_us / 1e3:.3f} ms ({error:+.1%})",
-            soft_wrap=True,
-        )
+    for line in _validation_lines(table):
+        console.print(line, soft_wrap=True)
+
+
+def _clock_and_heat(how: Mapping[str, Any]) -> str:
+    parts = [f"governor {how['governor']}"] if "governor" in how else []
+    if "temperature_c" in how:
+        start, end = how["temperature_c"]
+        parts.append(f"{start:.0f} °C at the start, {end:.0f} °C at the end")
+    return ", ".join(parts)
+
+
+def _validation_lines(table: LatencyTable) -> Iterator[str]:
+    """One line for each whole network that was measured, and one for all random plans of a model."""
+    from aap_hw.lut.fidelity import is_random
+
+    for v in table.validation:
+        if not is_random(v):
+            yield (
+                f"{v.model} {input_text(v.input[1:])}, {v.plan}: predicted {v.predicted_us / 1e3:.3f} ms, "
+                f"measured {v.measured_us / 1e3:.3f} ms ({v.predicted_us / v.measured_us - 1:+.1%})"
+            )
+    for (model, shape), fidelity in _fidelities(table).items():
+        yield f"{model} {input_text(shape[1:])}: {fidelity.sentence()}{fidelity.order()}"
+
+
+def _fidelities(table: LatencyTable) -> dict[tuple[str, tuple[int, ...]], Fidelity]:
+    from aap_hw.lut.fidelity import table_error
+
+    networks = dict.fromkeys((v.model, v.input) for v in table.validation)
+    found = {network: table_error(table, *network) for network in networks}
+    return {network: fidelity for network, fidelity in found.items() if fidelity is not None}
 
 
 def _range(values: list[float] | list[int]) -> str:

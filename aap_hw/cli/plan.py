@@ -21,6 +21,7 @@ from aap_hw.cli.options import (
 from aap_hw.cli.output import json_option, write_json
 
 if TYPE_CHECKING:
+    from aap_hw.lut.fidelity import Fidelity
     from aap_hw.policy import Budget
     from aap_hw.prune.baseline import Baseline
     from aap_hw.prune.planning import Plan
@@ -46,6 +47,7 @@ def command(
     json_to: str | None,
 ) -> None:
     """Show what 'prune' would choose: how wide each channel group, how fast by the table, how much attention kept."""
+    from aap_hw.lut.fidelity import table_error
     from aap_hw.prune.baseline import plan_once
     from aap_hw.prune.task import PruneSettings, Task
     from aap_hw.train.data import load_embedded
@@ -54,7 +56,8 @@ def command(
     origin = origin_of(model_name, input_size, None if weights == "none" else weights)
     task = Task(origin, table, load_embedded(), allow_emulated=allow_emulated)
     dense, plan = plan_once(task, budget, PruneSettings(calibration_images=calibration_images))
-    document = plan_document(dense, plan, budget, table.device)
+    error = table_error(table, model_name, dense.network.input_shape)
+    document = plan_document(dense, plan, budget, table.device, error)
     if json_to is not None:
         write_json(document, json_to)
     else:
@@ -64,8 +67,10 @@ def command(
         click.echo(f"next: aap-hw prune --model {model_name} --lut {lut_path} --budget {budget}{given}")
 
 
-def plan_document(dense: Baseline, plan: Plan, budget: Budget, device: dict[str, Any]) -> dict[str, Any]:
-    """A plan as JSON values.
+def plan_document(
+    dense: Baseline, plan: Plan, budget: Budget, device: dict[str, Any], error: Fidelity | None
+) -> dict[str, Any]:
+    """A plan as JSON values; ``error`` is how far off the table was for other plans.
 
     Of each kernel ``table_us`` is the table's entry, and ``latency_us`` that times the calibration: what adds up to
     the predicted latency.
@@ -77,6 +82,7 @@ def plan_document(dense: Baseline, plan: Plan, budget: Budget, device: dict[str,
         "dense_is_measured": dense.measured,
         "budget_ms": budget.milliseconds(dense.dense_ms),
         "predicted_ms": plan.predicted_ms,
+        "table_error": None if error is None else error.as_json(),
         "calibration": dense.planner.calibration,
         "kept_attention": plan.kept_attention,
         "gap": plan.gap,
@@ -103,7 +109,7 @@ def plan_document(dense: Baseline, plan: Plan, budget: Budget, device: dict[str,
 def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from aap_hw.cli.run_screen import plain_console
+    from aap_hw.cli.run_screen import error_text, plain_console
 
     console = plain_console()
     grid = Table(box=None, pad_edge=False)
@@ -116,7 +122,8 @@ def _print(document: dict[str, Any]) -> None:
     how = "measured" if document["dense_is_measured"] else "predicted"
     console.print(
         f"{document['device']} ({document['provenance']} table): unpruned {document['dense_ms']:.3f} ms ({how}), "
-        f"budget {document['budget_ms']:.3f} ms, predicted {document['predicted_ms']:.3f} ms, "
+        f"budget {document['budget_ms']:.3f} ms, predicted {document['predicted_ms']:.3f} ms"
+        f"{error_text(document['table_error'])}, "
         f"{document['kept_attention']:.1%} of the attention kept",
         soft_wrap=True,
     )

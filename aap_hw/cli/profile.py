@@ -35,7 +35,7 @@ def command(
 
     Interrupt it at any time: the same command goes on where it ended.
     """
-    from aap_hw.cli.profile_screen import ProfileScreen
+    from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.device import load_profile
     from aap_hw.device.connection import connect
     from aap_hw.files import require_writable_folder
@@ -51,7 +51,7 @@ def command(
     model = build_model(model_name or DEFAULT_MODEL, input_size)
     chosen = "" if model_name else " (the default model)"
     click.echo(f"profiling {model.name}{chosen} at {input_text(model.input_shape)} on {profile.name} -> {path}")
-    with ProfileScreen(path) as screen:
+    with MeasuringScreen(path) as screen:
         table = profile_model(
             model.name,
             model.module,

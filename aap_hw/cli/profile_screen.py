@@ -1,4 +1,4 @@
-"""What a person sees while a device is profiled: a bar with an estimate, or plain lines where it is no terminal."""
+"""What a person sees while a device measures: a bar with an estimate, or plain lines where it is no terminal."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
-    from aap_hw.lut.profiling import ProfileProgress
+    from aap_hw.lut.progress import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class ProfileScreen:
-    """Shows a profile's progress while it is entered; Ctrl-C becomes a sentence that says what was kept."""
+class MeasuringScreen:
+    """Shows progress while it is entered; Ctrl-C becomes a sentence that says what was kept beside or in a table."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._what = path, "points"
         self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("measuring"),
+        self._bar = Bar(
+            TextColumn("measuring {task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[left]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("points", total=None, left="")
+        self._task = self._bar.add_task(self._what, total=None, left="")
         self._kept = 0
         self._last_line = float("-inf")
 
@@ -43,23 +44,29 @@ class ProfileScreen:
     ) -> None:
         self._bar.stop()
         if kind is KeyboardInterrupt:
+            # Points are in a journal until all are there; whole networks are in the table at once.
+            where = "beside" if self._what == "points" else "in"
             raise KeyboardInterrupt(
-                f"{self._kept} measured points are kept beside {self._path}; the same command goes on from there"
+                f"{self._kept} measured {self._what} are kept {where} {self._path}; the same command goes on from there"
             )
 
-    def update(self, progress: ProfileProgress) -> None:
-        """Show how far the profile is."""
-        self._kept = progress.kept + progress.measured
+    def update(self, progress: Progress) -> None:
+        """Show how far the measuring is."""
+        self._what, self._kept = progress.what, progress.kept + progress.measured
         left = "" if progress.seconds_left is None else f"about {duration(progress.seconds_left)} left"
         if not self._bar.disable:
-            self._bar.update(self._task, completed=progress.measured, total=progress.total, left=left)
+            self._bar.update(
+                self._task, description=self._what, completed=progress.measured, total=progress.total, left=left
+            )
             return
         now, ends = time.monotonic(), progress.measured in (0, progress.total)
         if ends or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             kept = f" ({progress.kept} were there already)" if progress.measured == 0 and progress.kept else ""
             tail = f", {left}" if left and not ends else ""
-            self._console.print(f"measured {progress.measured} of {progress.total} points{kept}{tail}", soft_wrap=True)
+            self._console.print(
+                f"measured {progress.measured} of {progress.total} {self._what}{kept}{tail}", soft_wrap=True
+            )
 
 
 def duration(seconds: float) -> str:

@@ -18,11 +18,18 @@ def plain_console() -> Console:
     return Console(highlight=False, markup=False)
 
 
+def error_text(table_error: Mapping[str, Any] | None) -> str:
+    """What a prediction is worth, in parentheses behind it; empty if the table was never checked on whole networks."""
+    from aap_hw.lut.fidelity import Fidelity
+
+    return "" if table_error is None else f" ({Fidelity(**table_error).sentence()})"
+
+
 class PruneScreen:
     """Tells the story of a run in the folder ``path``; ``why_predicted`` says why nothing is measured, if so."""
 
     def __init__(self, path: Path, why_predicted: str) -> None:
-        self._path, self._why_predicted = path, why_predicted
+        self._path, self._why_predicted, self._error = path, why_predicted, ""
         self._console = plain_console()
 
     def show(self, event: Event) -> None:
@@ -30,6 +37,7 @@ class PruneScreen:
         figures = event.figures
         match event.name:
             case "start":
+                self._error = error_text(figures["table_error"])
                 if self._why_predicted:
                     self._say(f"latencies are predicted, not measured: {self._why_predicted}")
                 self._say(
@@ -38,13 +46,14 @@ class PruneScreen:
                 )
             case "measured":
                 self._say(
-                    f"  tried a plan on the device: predicted {figures['predicted_ms']:.3f} ms, "
+                    f"  tried a plan on the device: predicted {figures['predicted_ms']:.3f} ms{self._error}, "
                     f"measured {figures['measured_ms']:.3f} ms, "
                     + ("within the budget" if figures["budget_met"] else "over the budget")
                 )
             case "cut":
                 measured = figures["measured_ms"]
                 latency = _latency(measured or figures["predicted_ms"], measured is not None)
+                latency += self._error if measured is None else ""
                 self._say(
                     f"round {figures['round']} of {figures['rounds']}: cut to {latency}, "
                     f"keeping {figures['kept_attention']:.1%} of its attention"
@@ -95,6 +104,7 @@ def budget_sentence(summary: Mapping[str, Any]) -> str:
     """Whether the budget is met, by how much not, and what then."""
     budget = summary["budget_ms"]
     latency, how = _pruned_latency(summary)
+    how += error_text(summary.get("table_error")) if how == "predicted" else ""
     if latency <= budget:
         return f"the budget of {budget:.3f} ms is met: {latency:.3f} ms {how}"
     return (

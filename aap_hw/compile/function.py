@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from tvm import te, tirx
-from tvm.s_tir import Schedule
+from tvm import tirx
+
+from aap_hw.compile.expressions import ACTIVATIONS
 
 Role = Literal["activation", "residual", "weight", "bias"]
 
@@ -18,10 +19,14 @@ OPAQUE = 8
 
 @dataclass(frozen=True)
 class Argument:
-    """One tensor that a kernel reads; activations are (N, H, W, C) or (N, C)."""
+    """One tensor that a kernel reads; activations are (N, H, W, C) or (N, C).
+
+    With ``any_width`` the code takes any number of channels, and that of ``shape`` is an example.
+    """
 
     role: Role
     shape: tuple[int, ...]
+    any_width: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,17 +47,6 @@ class KernelFunction:
     pack: Callable[[np.ndarray], np.ndarray] | None = field(default=None, compare=False)
 
 
-def primfunc(tensors: Sequence[te.Tensor]) -> tirx.PrimFunc:
-    """The unscheduled PrimFunc of a tensor expression; the last tensor is the output."""
-    return te.create_prim_func(list(tensors))
-
-
-def scheduled_code(schedule: Schedule) -> tirx.PrimFunc:
-    """The finished PrimFunc of a schedule: TVM's own passes leave it alone, and its caller names it."""
-    code = schedule.mod["main"].without_attr("global_symbol")
-    return code.with_attr({"tirx.is_scheduled": True, "op_pattern": OPAQUE})
-
-
 def apply_epilogue(value: Any, steps: Sequence[str], bias: Any, residual: Any) -> Any:
     """Extend a scalar expression by the epilogue of a kernel key, in its order."""
     for step in steps:
@@ -61,10 +55,8 @@ def apply_epilogue(value: Any, steps: Sequence[str], bias: Any, residual: Any) -
                 value = value + bias
             case "add":
                 value = value + residual
-            case "relu":
-                value = te.max(value, tirx.const(0.0, "float32"))
-            case "relu6":
-                value = te.min(te.max(value, tirx.const(0.0, "float32")), tirx.const(6.0, "float32"))
+            case _ if step in ACTIVATIONS:
+                value = ACTIVATIONS[step](value)
             case _:
                 raise ValueError(f"epilogue step {step!r} has no expression")
     return value

@@ -12,7 +12,7 @@ from torch import nn
 from tvm import relax
 
 from aap_hw.compile.build import build_kernel, export_library
-from aap_hw.compile.function import KernelFunction
+from aap_hw.compile.function import Argument, KernelFunction
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.network import Kernel, Network
 from aap_hw.compile.partition import partition
@@ -58,7 +58,7 @@ def lower_network(
                 arguments = [
                     relax.const(constants[argument.role])
                     if argument.role in constants
-                    else _shaped(builder, *values[next(activations)], argument.shape)
+                    else _argument(builder, *values[next(activations)], argument)
                     for argument in function.arguments
                 ]
                 output_type = relax.TensorType(function.output_shape, "float32")
@@ -67,6 +67,12 @@ def lower_network(
             result = builder.emit_output(_shaped(builder, *values[network.output], network.output_shape))
         builder.emit_func_output(result)
     return builder.get()
+
+
+def _argument(builder: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, ...], argument: Argument) -> relax.Expr:
+    """The value in the shape that a kernel takes, with as many channels as it has where the kernel takes any."""
+    wanted = (*argument.shape[:-1], shape[-1]) if argument.any_width else argument.shape
+    return _shaped(builder, value, shape, wanted)
 
 
 def _shaped(
@@ -78,23 +84,28 @@ def _shaped(
 
 def _constants(kernel: Kernel, function: KernelFunction, state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """The arrays of a kernel's weight and bias arguments; none for a kernel without weights."""
-    if kernel.weight is None or function.pack is None:
+    if function.pack is None:
         return {}
-    weight, bias = folded_weights(kernel, kernel.weight, state)
+    weight, bias = folded_weights(kernel, state)
     length = next(a.shape[0] for a in function.arguments if a.role == "bias")
     return {"weight": function.pack(weight), "bias": np.pad(bias, (0, length - len(bias)))}
 
 
-def folded_weights(kernel: Kernel, name: str, state: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (the parameter ``name``) and bias of a kernel with its batch normalisation folded in, computed in float64.
+def folded_weights(kernel: Kernel, state: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias of a kernel with its batch normalisation folded in, computed in float64.
 
     y = gamma * (w x + b - mean) / sqrt(variance + epsilon) + beta  =  (s w) x + (b - mean) s + beta,
-    s = gamma / sqrt(variance + epsilon).
+    s = gamma / sqrt(variance + epsilon). Without a convolution before it, w = 1 and b = 0 for each channel.
     """
-    weight = state[name].double()
+    norm = kernel.normalization
+    if kernel.weight is not None:
+        weight = state[kernel.weight].double()
+    else:
+        assert norm is not None
+        weight = torch.ones(len(state[norm.mean]), dtype=torch.float64)
     zeros = torch.zeros(len(weight), dtype=torch.float64)
     bias = state[kernel.bias].double() if kernel.bias else zeros
-    if (norm := kernel.normalization) is not None:
+    if norm is not None:
         scale = (state[norm.variance].double() + norm.epsilon).rsqrt()
         if norm.weight:
             scale = scale * state[norm.weight].double()

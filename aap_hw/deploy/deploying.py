@@ -82,7 +82,7 @@ def deploy(run: RunFolder, device: Device, data: LabelledImages, folder: Path | 
                 "nothing was deployed; this is a fault of aap-hw, please report it with the run folder"
             )
         timings = time_in_turn(libraries, "main", [images[:1].numpy()], device.profile.measure)
-        dense_ms, pruned_ms = (timings[name].median_us / 1e3 for name in ("dense", "pruned"))
+        dense_ms, pruned_ms = (timings[name].latency_us / 1e3 for name in ("dense", "pruned"))
         mean, std = data.mean_and_std
         write_bundle(
             folder,

@@ -21,6 +21,7 @@ from tvm import relax
 
 from aap_hw.compile.build import SCHEDULES
 from aap_hw.compile.target import CpuTarget, host_options
+from aap_hw.device.conditions import Conditions, conditions
 from aap_hw.device.profile import DeviceProfile
 
 
@@ -63,6 +64,9 @@ class Device(Protocol):
     def describe(self) -> DeviceDescription:
         """What a latency measured here depends on."""
 
+    def conditions(self) -> Conditions:
+        """The state of the device's clock and heat now."""
+
     def load(self, library: Path) -> LoadedLibrary:
         """Bring a compiled library to the device."""
 
@@ -88,6 +92,10 @@ class LocalDevice:
             tvm.__version__,
             SCHEDULES,
         )
+
+    def conditions(self) -> Conditions:
+        """The state of this machine's clock and heat now."""
+        return conditions()
 
     def load(self, library: Path) -> LoadedLibrary:
         """Load a copy of a library into this process.

@@ -55,10 +55,11 @@ def dump_table(table: LatencyTable) -> str:
     kernels = []
     for key in sorted(table.points):
         rows = [
-            json.dumps([p.width_in, p.width_out, _rounded(p.median_us), _rounded(p.spread_us), p.samples])
+            json.dumps([p.width_in, p.width_out, _rounded(p.latency_us), _rounded(p.spread_us), p.samples])
             for _, p in sorted(table.points[key].items())
         ]
-        kernels.append(f'  {json.dumps(str(key))}: {{"points": [\n   ' + ",\n   ".join(rows) + "\n  ]}")
+        factor = f'"in_network": {_rounded(table.factors[key])}, ' if key in table.factors else ""
+        kernels.append(f'  {json.dumps(str(key))}: {{{factor}"points": [\n   ' + ",\n   ".join(rows) + "\n  ]}")
     validation = [
         json.dumps(
             {
@@ -88,14 +89,22 @@ def _from_document(document: dict[str, Any], path: Path) -> LatencyTable:
             key = KernelKey.parse(text)
         except UserError as problem:
             raise _damaged(path, f"is not valid: {text!r} is not a kernel key") from problem
+        if (factor := kernel.get("in_network")) is not None:
+            table.factors[key] = _finite(factor, text, path)
         for row in kernel["points"]:
             point = LatencyPoint(*row)
-            if not (math.isfinite(point.median_us) and math.isfinite(point.spread_us)):
-                raise _damaged(path, f"has a latency that is not a number in '{text}'")
+            _finite(point.latency_us, text, path)
+            _finite(point.spread_us, text, path)
             table.add(key, point)
     for entry in document["validation"]:
         table.validation.append(Validation(**{**entry, "input": tuple(entry["input"])}))
     return table
+
+
+def _finite(value: float, key: str, path: Path) -> float:
+    if not math.isfinite(value):
+        raise _damaged(path, f"has a latency that is not a number in '{key}'")
+    return float(value)
 
 
 def _damaged(path: Path, fault: str) -> UserError:

@@ -96,12 +96,12 @@ class Journal:
     def _entry(self, value: dict[str, Any]) -> Entry:
         try:
             key, reference_us = KernelKey.parse(value["kernel"]), float(value["reference_us"])
-            width_in, width_out, median_us, spread_us, samples = value["point"]
-            point = LatencyPoint(int(width_in), int(width_out), float(median_us), float(spread_us), int(samples))
+            width_in, width_out, latency_us, spread_us, samples = value["point"]
+            point = LatencyPoint(int(width_in), int(width_out), float(latency_us), float(spread_us), int(samples))
         except (ValueError, KeyError, TypeError, UserError) as problem:
             raise self._damaged(problem) from problem
-        if not (0 < median_us < math.inf and 0 <= spread_us < math.inf and 0 < reference_us < math.inf):
-            raise self._damaged(f"{median_us} µs is not a latency")
+        if not (0 < latency_us < math.inf and 0 <= spread_us < math.inf and 0 < reference_us < math.inf):
+            raise self._damaged(f"{latency_us} µs is not a latency")
         return key, point, reference_us
 
     def _damaged(self, problem: object) -> UserError:

@@ -1,7 +1,8 @@
 """The profile job: measure what a table lacks of a network, and store it.
 
-Points are compiled in worker processes and timed with the workers idle. Each is journalled as soon as it is measured;
-the table is written once, at the end.
+Which points those are is decided as their neighbours become known (``aap_hw.lut.sampling``). Points are compiled in
+worker processes and timed with the workers idle. Each is journalled as soon as it is measured; the table is written
+once, at the end.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ import os
 import platform
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -22,35 +22,29 @@ import torch
 from torch import nn
 
 from aap_hw.compile.kernel import Address
-from aap_hw.compile.lowering import compile_network
-from aap_hw.compile.network import Network
 from aap_hw.compile.partition import partition
+from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device
-from aap_hw.device.timing import time_function
+from aap_hw.device.timing import STATISTIC
 from aap_hw.errors import UserError
 from aap_hw.files import sha256_of
 from aap_hw.graph import ChannelGraph
+from aap_hw.lut.belonging import difference, require_table_of
+from aap_hw.lut.calibrating import fitted_factors
+from aap_hw.lut.compiling import Compiler, compiler
 from aap_hw.lut.enumeration import granularity_of, group_candidates, points_of
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.journal import Journal
-from aap_hw.lut.measuring import Compiler, Reference, compiler, time_point, time_steadily
-from aap_hw.lut.predicting import predict_us
-from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
+from aap_hw.lut.measuring import Reference, time_point, time_steadily
+from aap_hw.lut.networks import MeasuredNetwork, WidthPlan, random_plans
+from aap_hw.lut.progress import Clock, Progress, ProgressCallback
+from aap_hw.lut.sampling import TOLERANCE, next_points
+from aap_hw.lut.table import LatencyTable
 
 POINTS_A_BATCH = 16
-
-
-@dataclass(frozen=True)
-class ProfileProgress:
-    """How far a profile is: points that this run has to measure, and how many of them are done."""
-
-    measured: int
-    total: int
-    kept: int
-    seconds_left: float | None
-
-
-ProgressCallback = Callable[[ProfileProgress], None]
+# Cut networks that calibrate a table, and what their plans are called in it.
+NETWORKS = 12
+CALIBRATION = "calibration"
 
 
 def profile_model(
@@ -62,10 +56,14 @@ def profile_model(
     *,
     on_progress: ProgressCallback = lambda _: None,
     workers: int | None = None,
+    tolerance: float = TOLERANCE,
+    networks: int = NETWORKS,
 ) -> LatencyTable:
-    """Measure every point that the table at ``path`` lacks for a network, and write the table.
+    """Measure every point that the table at ``path`` lacks for a network, calibrate it, and write the table.
 
-    ``input_shape`` is (N, C, H, W); ``name`` is what the table calls the network.
+    ``input_shape`` is (N, C, H, W); ``name`` is what the table calls the network; ``tolerance`` is how far off a
+    latency between measured points may seem to be, as a share of itself, before it is measured too; ``networks`` is how
+    many cut networks are measured besides the unpruned one to calibrate the table (``aap_hw.lut.calibrating``).
 
     A table that exists is extended. An interrupted call is taken up where it ended by the next one.
 
@@ -83,22 +81,20 @@ def profile_model(
         example = torch.zeros(input_shape)
         graph = ChannelGraph.trace(module, (example,))
         network = partition(graph)
-        wanted = points_of(network, group_candidates(graph, granularity, spec.at_most))
-        known = {(key, p.width_in, p.width_out) for key, p, _ in journal.entries}
-        missing = [a for a in wanted if a not in table and a not in known]
-        if not (missing or known) and table.dense_ms(name, network.input_shape) is not None:
-            on_progress(ProfileProgress(0, 0, len(wanted), None))
+        candidates = group_candidates(graph, granularity, spec.at_most)
+        wanted = points_of(network, candidates)
+        search = _Search(wanted, table, journal, tolerance)
+        job = MeasuredNetwork(name, module, graph, network, table, path)
+        plans = {"dense": network.dense, **random_plans(candidates, CALIBRATION, networks, seed=0)}
+        unfinished = bool(search.next() or journal.entries or job.missing(plans))
+        if not unfinished and all(kernel.key in table.factors for kernel in network.kernels):
+            on_progress(Progress("points", 0, 0, search.kept, None))
             return table
-        with tempfile.TemporaryDirectory(prefix="aap-hw-profile-") as folder:
-            workers = workers or os.cpu_count() or 1
-            with compiler(device.target, device.profile.measure.copies, Path(folder), workers) as pool:
-                reference = Reference(device, pool)
-                _measure_points(missing, len(wanted), device, pool, workers, reference, journal, on_progress)
-                _merge(table, journal, reference)
-                _validate_dense(table, name, module, network, device, Path(folder), reference)
-        table.device["date"] = date.today().isoformat()
+        if unfinished:
+            _measure(search, job, plans, device, workers or os.cpu_count() or 1, on_progress)
+        table.factors |= fitted_factors(job.observations(plans), table.factors)
+        job.predict_again(plans)
         save_table(table, path)
-        journal.remove()
     finally:
         journal.close()
     return table
@@ -113,7 +109,7 @@ def set_aside(path: Path, device: Device) -> Path | None:
     ------
     UserError : there is a file, but it is no table, or it cannot be renamed.
     """
-    if not path.exists() or _difference(load_table(path), device) is None:
+    if not path.exists() or difference(load_table(path), device) is None:
         return None
     kept = path.with_name(f"{path.stem}-{sha256_of(path)[:8]}.json")
     try:
@@ -123,22 +119,10 @@ def set_aside(path: Path, device: Device) -> Path | None:
     return kept
 
 
-def _difference(table: LatencyTable, device: Device) -> str | None:
-    """The first fact in which a table's device and this one differ, in words."""
-    for name, value in device.describe().as_json().items():
-        if table.device.get(name) != value:
-            return f"{name} {table.device.get(name)!r} there, {value!r} here"
-    return None
-
-
 def _open_table(path: Path, device: Device, granularity: int) -> LatencyTable:
     if path.exists():
         table = load_table(path)
-        if (difference := _difference(table, device)) is not None:
-            raise UserError(
-                f"{path} holds latencies of another device ({difference}); "
-                "write to another file with --out, or delete it"
-            )
+        require_table_of(device, table, path)
         steps = {"granularity": granularity, "at_most": device.profile.widths.at_most}
         if any(table.measurement[name] != value for name, value in steps.items()):
             # Its other networks would then be planned over widths that were never measured.
@@ -155,37 +139,98 @@ def _open_table(path: Path, device: Device, granularity: int) -> LatencyTable:
     }
     measurement: dict[str, Any] = {
         **device.profile.measure.model_dump(),
-        "statistic": "median",
+        "statistic": STATISTIC,
         "granularity": granularity,
         "at_most": device.profile.widths.at_most,
     }
     return LatencyTable(facts, measurement)
 
 
+class _Search:
+    """What is still to be measured, given a table and a journal of points that are on their way into it."""
+
+    def __init__(self, wanted: Sequence[Address], table: LatencyTable, journal: Journal, tolerance: float) -> None:
+        self._wanted, self._tolerance = wanted, tolerance
+        self.table, self.journal = table, journal
+        # Without a table to agree with, only ratios matter, and any unit will do.
+        self._normal_us = float(table.measurement.get("reference_us", 1.0))
+        self._journalled: dict[Address, float] = {}
+        self._taken_up = 0
+        known = {(key, p.width_in, p.width_out) for key, p, _ in journal.entries}
+        self.kept = sum(address in known or address in table for address in wanted)
+
+    def next(self) -> list[Address]:
+        """The points to measure next; none when all others can be interpolated."""
+        for key, point, reference_us in self.journal.entries[self._taken_up :]:
+            at = key, point.width_in, point.width_out
+            self._journalled[at] = point.latency_us * self._normal_us / reference_us
+        self._taken_up = len(self.journal.entries)
+        return next_points(self._wanted, self._known_us, self._tolerance)
+
+    def _known_us(self, address: Address) -> float | None:
+        if (us := self._journalled.get(address)) is not None:
+            return us
+        key, width_in, width_out = address
+        point = self.table.points.get(key, {}).get((width_in, width_out))
+        return None if point is None else point.latency_us
+
+
+def _measure(
+    search: _Search,
+    job: MeasuredNetwork,
+    plans: Mapping[str, WidthPlan],
+    device: Device,
+    workers: int,
+    on_progress: ProgressCallback,
+) -> None:
+    """Measure points, then whole networks; the table holds each kind as soon as it is complete."""
+    at_start = device.conditions()
+    with (
+        tempfile.TemporaryDirectory(prefix="aap-hw-profile-") as folder,
+        compiler(device.target, device.profile.measure.copies, Path(folder), workers) as pool,
+    ):
+        reference = Reference(device, pool)
+        _measure_points(search, device, pool, workers, reference, on_progress)
+        _merge(search.table, search.journal, reference)
+        save_table(search.table, job.path)
+        search.journal.remove()
+        job.measure(plans, device, pool, reference, on_progress)
+    _record_conditions(search.table, at_start, device.conditions())
+
+
 def _measure_points(
-    missing: Sequence[Address],
-    wanted: int,
+    search: _Search,
     device: Device,
     pool: Compiler,
     workers: int,
     reference: Reference,
-    journal: Journal,
     on_progress: ProgressCallback,
 ) -> None:
-    began, done = time.monotonic(), 0
-    on_progress(ProfileProgress(0, len(missing), wanted - len(missing), None))
-    batches = [missing[i : i + POINTS_A_BATCH] for i in range(0, len(missing), POINTS_A_BATCH)]
-    for group in [batches[i : i + workers] for i in range(0, len(batches), workers)]:
-        # All are awaited before anything is timed: a busy compiler would slow the kernels down.
-        for batch in [future.result() for future in [pool.submit(points) for points in group]]:
-            library = device.load(batch.library)
-            batch.library.unlink(missing_ok=True)
-            for index, (key, _, _) in enumerate(batch.points):
-                once = partial(time_point, library, batch, index, device.profile.measure)
-                journal.record(key, *time_steadily(once, reference))
-                done += 1
-                left = (time.monotonic() - began) / done * (len(missing) - done)
-                on_progress(ProfileProgress(done, len(missing), wanted - len(missing), left))
+    clock = Clock("points", search.kept, on_progress)
+    while missing := search.next():
+        total = clock.measured + len(missing)
+        if clock.measured == 0:
+            clock.start(total)
+        batches = [missing[i : i + POINTS_A_BATCH] for i in range(0, len(missing), POINTS_A_BATCH)]
+        for group in [batches[i : i + workers] for i in range(0, len(batches), workers)]:
+            # All are awaited before anything is timed: a busy compiler would slow the kernels down.
+            for batch in [future.result() for future in [pool.submit(points) for points in group]]:
+                library = device.load(batch.library)
+                batch.library.unlink(missing_ok=True)
+                for index, (key, _, _) in enumerate(batch.points):
+                    once = partial(time_point, library, batch, index, device.profile.measure)
+                    search.journal.record(key, *time_steadily(once, reference))
+                    clock.count(total)
+
+
+def _record_conditions(table: LatencyTable, start: Conditions, end: Conditions) -> None:
+    """Note clock and heat of the last run; what the operating system does not show is left out."""
+    governors = list(dict.fromkeys(c.governor for c in (start, end) if c.governor is not None))
+    if governors:
+        table.measurement["governor"] = ", then ".join(governors)
+    temperatures = [c.temperature_c for c in (start, end) if c.temperature_c is not None]
+    if temperatures:
+        table.measurement["temperature_c"] = [temperatures[0], temperatures[-1]]
 
 
 def _merge(table: LatencyTable, journal: Journal, reference: Reference) -> None:
@@ -193,40 +238,8 @@ def _merge(table: LatencyTable, journal: Journal, reference: Reference) -> None:
     timed = [us for *_, us in journal.entries] or [reference.time_us()]
     normal = table.measurement.setdefault("reference_us", round(statistics.median(timed), 3))
     drift = max(timed) / min(timed) - 1
+    table.device["date"] = date.today().isoformat()
     table.measurement["reference_drift"] = round(max(drift, table.measurement.get("reference_drift", 0.0)), 4)
     for key, point, reference_us in journal.entries:
         scale = normal / reference_us
-        table.add(key, replace(point, median_us=point.median_us * scale, spread_us=point.spread_us * scale))
-
-
-def _validate_dense(
-    table: LatencyTable,
-    name: str,
-    module: nn.Module,
-    network: Network,
-    device: Device,
-    folder: Path,
-    reference: Reference,
-) -> None:
-    """Measure the unpruned network end to end, so that shares of its latency mean something."""
-    if table.dense_ms(name, network.input_shape) is not None:
-        return
-    library = folder / "dense.so"
-    example = torch.zeros(network.input_shape)
-    compile_network(module, example, device.target, library)
-    loaded = device.load(library)
-
-    def time_once() -> LatencyPoint:
-        timing = time_function(loaded, "main", [example.numpy()], device.profile.measure)
-        return LatencyPoint(1, 1, timing.median_us, timing.spread_us, timing.samples)
-
-    point, reference_us = time_steadily(time_once, reference)
-    table.validation.append(
-        Validation(
-            name,
-            network.input_shape,
-            "dense",
-            predict_us(network, network.dense, table),
-            point.median_us * table.measurement["reference_us"] / reference_us,
-        )
-    )
+        table.add(key, replace(point, latency_us=point.latency_us * scale, spread_us=point.spread_us * scale))

@@ -6,7 +6,7 @@ Holds and looks up; measuring is ``aap_hw.lut.profiling``, and the file's form i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +20,14 @@ class LatencyPoint:
 
     Attributes
     ----------
-    median_us, spread_us : median and interquartile range of the samples, in microseconds a call.
+    latency_us, spread_us : latency of a call and how well the samples behind it agree, in microseconds; see
+        ``aap_hw.device.timing``.
     samples : how many samples there were.
     """
 
     width_in: int
     width_out: int
-    median_us: float
+    latency_us: float
     spread_us: float
     samples: int
 
@@ -62,12 +63,15 @@ class LatencyTable:
     ----------
     device : what the latencies depend on, with provenance and date.
     measurement : how they were measured.
+    factors : how many times as long a kernel takes in a network as on its own, for kernels of which that is known;
+        ``points`` are without them, ``latency`` is with them.
     """
 
     device: dict[str, Any]
     measurement: dict[str, Any]
     points: dict[KernelKey, dict[tuple[int, int], LatencyPoint]] = field(default_factory=dict)
     validation: list[Validation] = field(default_factory=list)
+    factors: dict[KernelKey, float] = field(default_factory=dict)
 
     def add(self, key: KernelKey, point: LatencyPoint) -> None:
         """Add a point; one already there at the same widths is replaced."""
@@ -81,7 +85,7 @@ class LatencyTable:
         return (width_in, width_out) in self.points.get(key, {})
 
     def latency(self, key: KernelKey, width_in: int, width_out: int) -> Latency:
-        """Latency of a kernel at the given widths, interpolated between measured ones where need be.
+        """Latency of a kernel in a network at the given widths, interpolated between measured ones where need be.
 
         Below the smallest measured width the latency of the smallest is given.
 
@@ -95,16 +99,17 @@ class LatencyTable:
                 f"the latency table of {self.device['name']} has no kernel '{key}'; "
                 f"measure it with 'aap-hw profile --device {self.device['name']}' and this model and input size"
             )
+        factor = self.factors.get(key, 1.0)
         if (point := measured.get((width_in, width_out))) is not None:
-            return Latency(point.median_us, interpolated=False)
-        value = _interpolate({widths: p.median_us for widths, p in measured.items()}, width_in, width_out)
+            return Latency(point.latency_us * factor, interpolated=False)
+        value = _interpolate({widths: p.latency_us for widths, p in measured.items()}, width_in, width_out)
         if value is None:
             raise MissingKernelError(
                 f"the latency table of {self.device['name']} has the kernel '{key}' only up to other widths than "
                 f"{width_in} -> {width_out}; measure it with 'aap-hw profile --device {self.device['name']}' and "
                 "this model"
             )
-        return Latency(value, interpolated=True)
+        return Latency(value * factor, interpolated=True)
 
     def dense_ms(self, model: str, input_shape: tuple[int, ...]) -> float | None:
         """Measured latency of a whole unpruned network, in milliseconds, if the table holds it."""
@@ -118,41 +123,35 @@ Latencies = Mapping[tuple[int, int], float]
 
 
 def _interpolate(measured: Latencies, x: int, y: int) -> float | None:
-    """Value at (x, y) from the smallest measured rectangle around it; None if there is none.
+    """Value at (x, y), or None where the measured points do not surround it.
 
-    Where the point lies below all that was measured, the rectangle begins above it and its edge is the answer.
+    Linear along the input width within each of the two nearest output widths that reach as far as x, and linear
+    between these two. Along an output width that was measured itself, the other direction does not matter. What lies
+    below all that was measured is answered by the smallest.
 
     Kernels with one width, such as depthwise convolutions, lie on a line instead.
     """
-    by_in: dict[int, dict[int, float]] = defaultdict(dict)
+    columns: dict[int, dict[int, float]] = defaultdict(dict)
     for (width_in, width_out), us in measured.items():
-        by_in[width_in][width_out] = us
-    if all(len(row) == 1 for row in by_in.values()):
-        return _along_line({a: next(iter(row.items())) for a, row in by_in.items()}, x, y)
-    best: tuple[tuple[int, int], float] | None = None
-    for (a, b), row, other in _column_pairs(by_in, x):
-        for c, d in _spans(sorted(row.keys() & other.keys()), y):
-            rank = (x < a) + (y < c), (b - a + 1) * (d - c + 1)
-            if best is None or rank < best[0]:
-                low = _linear(c, row[c], d, row[d], y)
-                high = _linear(c, other[c], d, other[d], y)
-                best = rank, _linear(a, low, b, high, x)
-    return None if best is None else best[1]
+        columns[width_out][width_in] = us
+    if len(columns) == len({width_in for width_in, _ in measured}) == len(measured):
+        return _along_line({x: (y, us) for (x, y), us in measured.items()}, x, y)
+    reached = {out: value for out, column in columns.items() if (value := _along_column(column, x)) is not None}
+    above = [out for out in reached if out >= y]
+    if not above:
+        return None
+    d = min(above)
+    c = max((out for out in reached if out <= y), default=d)
+    return _linear(c, reached[c], d, reached[d], y)
 
 
-def _column_pairs(
-    by_in: Mapping[int, dict[int, float]], x: int
-) -> Iterator[tuple[tuple[int, int], dict[int, float], dict[int, float]]]:
-    widths = sorted(by_in)
-    for a in [w for w in widths if w <= x] or widths[:1]:
-        for b in [w for w in widths if w >= x]:
-            yield (a, b), by_in[a], by_in[b]
-
-
-def _spans(widths: list[int], y: int) -> Iterator[tuple[int, int]]:
-    for c in [w for w in widths if w <= y] or widths[:1]:
-        for d in [w for w in widths if w >= y]:
-            yield c, d
+def _along_column(column: Mapping[int, float], x: int) -> float | None:
+    above = [width for width in column if width >= x]
+    if not above:
+        return None
+    b = min(above)
+    a = max((width for width in column if width <= x), default=b)
+    return _linear(a, column[a], b, column[b], x)
 
 
 def _along_line(points: Mapping[int, tuple[int, float]], x: int, y: int) -> float | None:

@@ -21,6 +21,7 @@ from aap_hw.compile.network import Network
 from aap_hw.compile.shape import multiply_accumulates
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.lut.fidelity import table_error
 from aap_hw.policy import Budget, round_budgets
 from aap_hw.prune.baseline import Baseline, baseline, budget_ms, scores_of
 from aap_hw.prune.measuring import measure_networks
@@ -77,7 +78,13 @@ def prune(
     # Refused now if it cannot be reached, rather than by the last round, hours of training later.
     dense.planner.plan(scores, wanted)
     accuracy_dense = evaluate(dense.module, task.data, shape) if task.retrain else None
-    begun = {"dense_ms": dense.dense_ms, "dense_is_measured": dense.measured, "budget_ms": wanted}
+    error = table_error(task.table, task.origin.model, dense.network.input_shape)
+    begun = {
+        "dense_ms": dense.dense_ms,
+        "dense_is_measured": dense.measured,
+        "budget_ms": wanted,
+        "table_error": None if error is None else error.as_json(),
+    }
     on_event(Event("start", {**begun, "accuracy": accuracy_dense}))
     state = _State(dense.module, dense.graph, dense.planner)
     rounds = settings.rounds if task.retrain else 1
@@ -170,7 +177,7 @@ def _plan_measured(
         networks = {"dense": dense.module, "pruned": state.graph.cut(state.module, plan.keep)}
         timings = measure_networks(networks, task.origin.input_shape, task.device)
         # The ratio to the dense network is what the budget is about; the clock may have drifted since.
-        measured = dense.dense_ms * timings["pruned"].median_us / timings["dense"].median_us
+        measured = dense.dense_ms * timings["pruned"].latency_us / timings["dense"].latency_us
         met = measured <= round_ms
         figures = {"attempt": attempt, "predicted_ms": plan.predicted_ms, "measured_ms": measured, "budget_met": met}
         on_event(Event("measured", figures))

@@ -1,4 +1,4 @@
-"""`aap-hw lut show` says what a table is of, how it was measured and what is in it."""
+"""`aap-hw lut show` says what is in a table, and `aap-hw lut validate` how well it predicts whole networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from aap_hw.lut.file import load_table
+from aap_hw.lut.file import load_table, save_table
+from aap_hw.lut.progress import Progress, ProgressCallback
+from aap_hw.lut.table import Validation
 
 
 def test_text_names_device_measurement_kernels_and_validation(
@@ -25,11 +27,11 @@ def test_text_names_device_measurement_kernels_and_validation(
     assert "drift 1.0%" in lines[2]
     for key, rows in table.points.items():
         (line,) = [line for line in lines if line.startswith(f"{key} ")]
-        values = [point.median_us for point in rows.values()]
+        values = [point.latency_us for point in rows.values()]
         assert line.split()[-4] == str(len(rows))
         assert line.split()[-1].split("-")[0] == f"{min(values):.4g}"
         assert line.split()[-1].split("-")[-1] == f"{max(values):.4g}"
-    assert re.match(r"resnet20 1x3x32x32, dense: predicted 1\.\d+ ms, measured 1\.\d+ ms \(-20\.0%\)", lines[-1])
+    assert re.match(r"resnet20 3x32x32, dense: predicted 1\.\d+ ms, measured 1\.\d+ ms \(-20\.0%\)", lines[-1])
 
 
 def test_points_are_printed_when_asked_for(
@@ -59,7 +61,115 @@ def test_json_is_alone_on_standard_output(aap_hw: Callable[..., Any], table_file
 
 
 def test_help_of_every_level_ends_with_an_example(aap_hw: Callable[..., Any]) -> None:
-    for arguments in (("lut", "--help"), ("lut", "show", "--help")):
+    examples = {
+        ("lut", "--help"): "aap-hw lut show lut/x86.json",
+        ("lut", "show", "--help"): "aap-hw lut show lut/x86.json",
+        ("lut", "validate", "--help"): "aap-hw lut validate --device x86 --model resnet20 --plans 20",
+    }
+    for arguments, example in examples.items():
         outcome = aap_hw(*arguments)
         assert outcome.code == 0
-        assert outcome.out.rstrip().splitlines()[-1] == "    aap-hw lut show lut/x86.json"
+        assert outcome.out.rstrip().splitlines()[-1] == f"    {example}"
+
+
+RANDOM_PLANS = [
+    Validation("resnet20", (1, 3, 32, 32), "random-0-0", 980.0, 1000.0),
+    Validation("resnet20", (1, 3, 32, 32), "random-0-1", 1260.0, 1200.0),
+]
+
+
+@pytest.fixture
+def checked_file(table_file: Path) -> Path:
+    """The table with two random plans measured: errors of 2 and 5 %."""
+    table = load_table(table_file)
+    table.validation += RANDOM_PLANS
+    save_table(table, table_file)
+    return table_file
+
+
+def test_random_plans_are_summed_up_in_one_line(aap_hw: Callable[..., Any], checked_file: Path) -> None:
+    lines = aap_hw("lut", "show", str(checked_file)).out.splitlines()
+    assert lines[-2].startswith("resnet20 3x32x32, dense: predicted")
+    assert lines[-1] == ("resnet20 3x32x32: table error on 2 random plans: mean 3.5 %, worst 5.0 %, Kendall tau 1.000")
+    shown = json.loads(aap_hw("lut", "show", str(checked_file), "--json").out)
+    (error,) = shown["table_error"]
+    assert error == {
+        "model": "resnet20",
+        "input": [1, 3, 32, 32],
+        "plans": 2,
+        "mean_pct": pytest.approx(3.5),
+        "worst_pct": pytest.approx(5.0),
+        "kendall_tau": 1.0,
+    }
+
+
+def test_clock_and_heat_are_shown_where_they_are_known(aap_hw: Callable[..., Any], table_file: Path) -> None:
+    assert "°C" not in aap_hw("lut", "show", str(table_file)).out
+    table = load_table(table_file)
+    table.measurement |= {"governor": "ondemand", "temperature_c": [48.3, 61.0]}
+    save_table(table, table_file)
+    lines = aap_hw("lut", "show", str(table_file)).out.splitlines()
+    assert "governor ondemand, 48 °C at the start, 61 °C at the end" in lines
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What validating is asked for; it answers with two plans without measuring anything."""
+    given: dict[str, Any] = {}
+
+    def validate_model(*what: Any, **how: Any) -> list[Validation]:
+        name, _, shape, _, _, path = what
+        given.update({"name": name, "shape": shape, "path": path, **how})
+        how["on_progress"](Progress("networks", 2, 2, 0, 0.0))
+        return RANDOM_PLANS
+
+    monkeypatch.setattr("aap_hw.lut.validating.validate_model", validate_model)
+    return given
+
+
+VALIDATE = ("lut", "validate", "--device", "x86", "--model", "resnet20", "--plans", "2", "--seed", "3")
+
+
+def test_validate_prints_each_plan_and_the_summary(
+    aap_hw: Callable[..., Any], table_file: Path, asked: dict[str, Any]
+) -> None:
+    outcome = aap_hw(*VALIDATE, "--lut", str(table_file))
+    assert outcome.code == 0, outcome.err
+    assert (asked["name"], asked["shape"], asked["path"]) == ("resnet20", (1, 3, 32, 32), table_file)
+    assert (asked["plans"], asked["seed"]) == (2, 3)
+    lines = outcome.out.splitlines()
+    assert lines[1].split() == ["random-0-0", "0.980", "1.000", "-2.0%"]
+    assert lines[2].split() == ["random-0-1", "1.260", "1.200", "+5.0%"]
+    assert lines[3].startswith("resnet20 at 3x32x32: table error on 2 random plans: mean 3.5 %, worst 5.0 %")
+    assert outcome.err == "measured 2 of 2 networks\n"
+
+
+def test_validate_prints_json_alone(aap_hw: Callable[..., Any], table_file: Path, asked: dict[str, Any]) -> None:
+    document = json.loads(aap_hw(*VALIDATE, "--lut", str(table_file), "--json", "-").out)
+    assert document["plans"][1] == {"plan": "random-0-1", "predicted_ms": 1.26, "measured_ms": 1.2}
+    assert document["summary"]["worst_pct"] == pytest.approx(5.0)
+    assert asked["seed"] == 3
+
+
+def test_validate_keeps_to_the_default_table_of_the_device(
+    aap_hw: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = aap_hw(*VALIDATE)
+    assert outcome.code == 2
+    assert "cannot read the latency table lut/x86.json" in outcome.err
+
+
+def test_interrupted_validation_says_what_was_kept(
+    aap_hw: Callable[..., Any], table_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, on_progress: ProgressCallback, **__: object) -> None:
+        on_progress(Progress("networks", 4, 20, 1, 60.0))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aap_hw.lut.validating.validate_model", interrupted)
+    outcome = aap_hw(*VALIDATE, "--lut", str(table_file))
+    assert outcome.code == 130
+    assert outcome.err.splitlines()[-1] == (
+        f"aap-hw: interrupted; 5 measured networks are kept in {table_file}; the same command goes on from there"
+    )

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from aap_hw.compile.kernel import KernelKey
-from aap_hw.lut.file import load_table
+from aap_hw.lut.file import load_table, save_table
+from aap_hw.lut.table import Validation
 from tests.synthetic import resnet20, write_table
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -85,6 +86,21 @@ def test_table_shows_every_group_and_the_next_command(
     assert "x86 (measured table): unpruned" in outcome.out
     assert "budget 1.000 ms, predicted 0." in outcome.out
     assert lines[-1] == f"next: aap-hw prune --model resnet20 --lut {table_file} --budget 1ms --weights embedded"
+
+
+def test_prediction_is_quoted_with_the_error_of_the_table(aap_hw: Callable[..., Any], table_file: Path) -> None:
+    command = ("plan", *RESNET20, "--lut", str(table_file), "--budget", "60%")
+    assert json.loads(aap_hw(*command, "--json").out)["table_error"] is None
+    assert "table error" not in aap_hw(*command).out
+    table = load_table(table_file)
+    for number, predicted_us in enumerate((980.0, 1050.0)):
+        table.validation.append(
+            Validation("resnet20", (1, 3, 32, 32), f"random-0-{number}", predicted_us, 1000.0 + number)
+        )
+    save_table(table, table_file)
+    error = json.loads(aap_hw(*command, "--json").out)["table_error"]
+    assert (error["plans"], error["worst_pct"]) == (2, pytest.approx(4.9, abs=0.01))
+    assert " ms (table error on 2 random plans: mean 3.4 %, worst 4.9 %), " in " ".join(aap_hw(*command).out.split())
 
 
 def test_json_goes_to_the_file_that_is_named(aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path) -> None:

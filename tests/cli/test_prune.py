@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from aap_hw.lut.file import load_table, save_table
+from aap_hw.lut.table import Validation
 from tests.synthetic import of_this_device, write_table
 
 RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8")
@@ -53,6 +55,25 @@ def test_without_data_it_cuts_once_and_says_that_nothing_was_retrained(
     assert summary["retrained"] is False
     log = [json.loads(line)["event"] for line in (out / "events.jsonl").read_text().splitlines()]
     assert log == ["start", "cut", "round"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_predictions_are_quoted_with_the_error_of_the_table(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
+) -> None:
+    table = load_table(table_file)
+    table.validation.append(Validation("resnet20", (1, 3, 32, 32), "random-0-0", 980.0, 1000.0))
+    save_table(table, table_file)
+    out = tmp_path / "run"
+    outcome = aap_hw("prune", *RESNET20, "--lut", str(table_file), "--budget", "50%", "--out", str(out))
+    assert (outcome.code, outcome.err) == (0, "")
+    quoted = "predicted (table error on 1 random plan: mean 2.0 %, worst 2.0 %)"
+    lines = outcome.out.splitlines()
+    assert f"{quoted}, keeping" in lines[2]
+    (met,) = [line for line in lines if "is met" in line]
+    assert met.endswith(quoted)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["table_error"]["worst_pct"] == pytest.approx(2.0)
 
 
 @pytest.mark.usefixtures("quick")

@@ -85,6 +85,21 @@ def sum_into_the_branch(m: InPlace, x: Tensor) -> Tensor:
     return m.two(out) + h
 
 
+def product_is_read_also_without_its_activation(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    alias = h.detach()
+    h *= m.one(h)
+    return F.silu(h) + alias
+
+
+def piece_is_overwritten_alone(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    before = m.one(h)
+    last = h[:, 4:]
+    last.relu_()
+    return torch.cat([last, before], 1)
+
+
 def write_to_the_input(m: InPlace, x: Tensor) -> Tensor:
     x.relu_()
     return m.one(m.stem(x))
@@ -105,6 +120,8 @@ CASES = [
     residual_is_read_when_it_is_added,
     sum_into_the_shortcut,
     sum_into_the_branch,
+    product_is_read_also_without_its_activation,
+    piece_is_overwritten_alone,
     write_to_the_input,
     write_to_the_input_that_was_read,
 ]
@@ -138,9 +155,16 @@ def flattened_before_the_write(m: InPlace, x: Tensor) -> Tensor:
     return flat
 
 
+def piece_of_what_is_overwritten(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    first = h[:, :4]
+    h.relu_()
+    return first + h[:, 4:]
+
+
 @pytest.mark.parametrize(
     "function",
-    [slice_of_what_is_overwritten, write_into_a_slice, flattened_before_the_write],
+    [piece_of_what_is_overwritten, slice_of_what_is_overwritten, write_into_a_slice, flattened_before_the_write],
     ids=lambda function: function.__name__,
 )
 def test_write_that_another_view_sees_is_refused(function: Callable[[InPlace, Tensor], Tensor]) -> None:

@@ -27,8 +27,9 @@ from aap_hw.compile.network import Network
 from aap_hw.compile.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut import measuring
+from aap_hw.lut.compiling import compile_batch
 from aap_hw.lut.enumeration import group_candidates, points_of
-from aap_hw.lut.measuring import REFERENCE, compile_batch
+from aap_hw.lut.measuring import REFERENCE
 from aap_hw.models import zoo
 from tests.compile.running import target
 

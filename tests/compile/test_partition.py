@@ -131,6 +131,18 @@ class Whole(nn.Module):
         (lambda m, x: m.conv(m.conv(x)), ["conv2d", "conv2d", "to_nchw"]),
         (lambda m, x: F.relu6(m.conv(x).clone().contiguous()), ["conv2d", "relu6", "to_nchw"]),
         (lambda m, x: F.hardtanh(m.conv(x).float(), 0, 6), ["conv2d", "relu6", "to_nchw"]),
+        (lambda m, x: F.silu(m.conv(x)), ["conv2d", "to_nchw"]),
+        (lambda m, x: m.conv(x) * x, ["to_nhwc", "conv2d", "mul", "to_nchw"]),
+        (lambda m, x: F.relu(m.conv(x) * m.conv(x).mean((2, 3), keepdim=True)), None),
+        (lambda m, x: F.hardswish(torch.sigmoid(F.adaptive_avg_pool2d(x, 1)) * m.conv(x)), None),
+        (lambda m, x: F.max_pool2d(m.conv(x), 3, 2, ceil_mode=True), ["conv2d", "max_pool2d", "to_nchw"]),
+        (lambda m, x: F.avg_pool2d(m.conv(x), 3, 2, 1, True, False), ["conv2d", "avg_pool2d", "to_nchw"]),
+        (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), (4, 2)), ["conv2d", "avg_pool2d", "to_nchw"]),
+        (lambda m, x: torch.cat([m.conv(x), x, F.relu(x)], 1), ["to_nhwc", "conv2d", "relu", "concat", "to_nchw"]),
+        (lambda m, x: F.relu(torch.cat([m.conv(x), x[:, :1]], 1)), None),
+        (lambda m, x: m.conv(x).chunk(3, 1)[0] + m.conv(x).split([2, 1], 1)[1] * x[:, 2:], None),
+        (lambda m, x: m.linear(x.mean((2, 3))).softmax(-1), ["to_nhwc", "global_avg_pool2d", "linear", "softmax"]),
+        (lambda m, x: m.linear(torch.cat([x.mean((2, 3))[:, :1], x.mean((2, 3))[:, 1:]], 1)), None),
     ],
 )
 def test_short_network_compiles_to_what_pytorch_computes(
@@ -140,6 +152,41 @@ def test_short_network_compiles_to_what_pytorch_computes(
     if operators is not None:
         assert [kernel.key.op for kernel in partitioned(model, image).kernels] == operators
     assert_compiled_equals_pytorch(model, image, tmp_path)
+
+
+class Normalised(nn.Module):
+    """Batch norms that no convolution can take along: behind a pool, a concatenation and a second reader."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3, padding=1)
+        self.first, self.joint, self.last = nn.BatchNorm2d(3), nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(F.max_pool2d(x, 2)))
+        return self.last(F.relu(self.joint(torch.cat([x, self.conv(x)], 1))))
+
+
+def test_batch_norm_without_a_convolution_is_a_kernel_or_part_of_a_concatenation(tmp_path: Path) -> None:
+    model, image = randomise(Normalised()), torch.randn(2, 3, 8, 6)
+    found = [(kernel.key.op, "+".join(kernel.key.epilogue)) for kernel in partitioned(model, image).kernels]
+    assert found[2:-1] == [("affine", "relu"), ("conv2d", "bias"), ("concat", "affine+relu"), ("affine", "")]
+    assert_compiled_equals_pytorch(model, image, tmp_path)
+
+
+@pytest.mark.parametrize(("parts", "found"), [(2, ["interleave"]), (4, ["concat", "channel_shuffle"])])
+def test_shuffle_behind_a_concatenation_of_as_many_parts_is_one_kernel(
+    parts: int, found: list[str], tmp_path: Path
+) -> None:
+    class Shuffled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            n, _, h, w = x.shape
+            x = torch.cat([x] * parts, 1)
+            return x.view(n, 2, -1, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
+
+    image = torch.randn(2, 3, 5, 4)
+    assert [kernel.key.op for kernel in partitioned(Shuffled(), image).kernels[1:-1]] == found
+    assert_compiled_equals_pytorch(Shuffled(), image, tmp_path)
 
 
 def test_network_of_vectors_compiles_to_what_pytorch_computes(tmp_path: Path) -> None:
@@ -156,17 +203,24 @@ def test_depthwise_first_layer_compiles_to_what_pytorch_computes(tmp_path: Path)
     ("function", "named"),
     [
         (lambda m, x: F.gelu(m.conv(x)), "aten.gelu.default"),
-        (lambda m, x: torch.sigmoid(m.conv(x)), "aten.sigmoid.default"),
-        (lambda m, x: m.conv(x) * 2, "aten.mul.Tensor"),
+        (lambda m, x: torch.tanh(m.conv(x)), "aten.tanh.default"),
+        (lambda m, x: m.conv(x) * 2, "aten.mul.Tensor with these operands"),
+        (lambda m, x: m.conv(x) * x[:, :1], "aten.mul.Tensor with these operands"),
+        (lambda m, x: m.conv(x) + x.mean((2, 3), keepdim=True), "aten.add.Tensor with these operands"),
         (lambda m, x: m.conv(x) + 1, "aten.add.Tensor with these operands"),
         (lambda m, x: torch.add(m.conv(x), x, alpha=2), "aten.add.Tensor with these operands"),
         (lambda m, x: m.conv(x) + m.table, "aten.add.Tensor on a parameter or constant"),
-        (lambda m, x: m.conv(x) + x[:, :1], "this slice"),
+        (lambda m, x: m.conv(x) + x[:, 1:2], "this slice"),
+        (lambda m, x: m.conv(x).chunk(3, 1)[1], "piece 1 of 3"),
+        (lambda m, x: m.conv(x).chunk(2, 2)[1], "aten.chunk.default has a kernel only along channels"),
+        (lambda m, x: torch.cat([m.conv(x), x], 2), "only along channels so far, not axis 2"),
+        (lambda m, x: m.conv(x).softmax(1), "only over the channels of vectors"),
+        (lambda m, x: m.linear(x.mean((2, 3))).softmax(0), "only over the channels of vectors"),
         (lambda m, x: m.conv(x)[:, :, 1::2], "this slice"),
         (lambda m, x: F.hardtanh(m.conv(x)), "aten.hardtanh.default with these operands"),
-        (lambda m, x: F.max_pool2d(m.conv(x), 3, ceil_mode=True), "ceil_mode"),
-        (lambda m, x: F.avg_pool2d(m.conv(x), 3, 2, 1, count_include_pad=False), "its own divisor"),
-        (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 3), "only over whole images"),
+        (lambda m, x: F.max_pool2d(m.conv(x), 3, dilation=2), "pooling with dilation"),
+        (lambda m, x: F.avg_pool2d(m.conv(x), 3, divisor_override=2), "its own divisor"),
+        (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 3), "pooling (8, 8) to (3, 3) pixels"),
         (lambda m, x: m.conv(x).mean(1), "only over whole images"),
         (lambda m, x: F.pad(m.conv(x), (1, 1, 1, 1)), "this padding"),
         (lambda m, x: F.pad(m.conv(x), (0, 0, 0, 0, 1, 1), value=1.0), "this padding"),
@@ -205,7 +259,6 @@ class TwoInputs(nn.Module):
         (nn.Identity(), (torch.zeros(1, 3, 4, 4),), "no kernel in it"),
         (nn.Conv2d(4, 4, 1, groups=2), (torch.zeros(1, 4, 4, 4),), "a convolution with 2 groups"),
         (nn.Conv2d(4, 8, 1, groups=4), (torch.zeros(1, 4, 4, 4),), "a convolution with 4 groups"),
-        (nn.BatchNorm2d(3), (torch.zeros(1, 3, 4, 4),), "aten.batch_norm"),
         (
             nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)),
             (torch.zeros(2, 3, 4, 4),),

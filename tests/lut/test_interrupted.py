@@ -19,7 +19,7 @@ import pytest
 
 from aap_hw.errors import UserError
 from aap_hw.lut.journal import Journal
-from aap_hw.lut.profiling import ProfileProgress
+from aap_hw.lut.progress import Progress
 from tests.lut import tiny
 from tests.lut.tiny import POINTS, journal_of, journalled
 
@@ -129,27 +129,28 @@ def test_same_job_again_finishes_and_measures_only_what_is_missing(
     # As if it had died in the middle of a line.
     journal_of(path).write_bytes(journal[: journal.rindex(b"\n") + 1] + b'{"kernel": "conv2d 6x6 dilat')
     kept = journalled(path)
-    progress: list[ProfileProgress] = []
+    progress: list[Progress] = []
     final: list[bytes] = []
     remove = Journal.remove
     monkeypatch.setattr(Journal, "remove", lambda self: (final.append(self.path.read_bytes()), remove(self)))
     table = tiny.profile(path, repeats=20, on_progress=progress.append)
 
-    assert {(p.total, p.kept) for p in progress} == {(POINTS - len(kept), len(kept))}
-    assert progress[-1].measured == POINTS - len(kept)
+    points = [p for p in progress if p.what == "points"]
+    assert {p.kept for p in points} == {len(kept)}
+    assert points[-1].measured == points[-1].total == POINTS - len(kept)
     # Bit for bit: what the killed job wrote is the beginning of what the second one had at its end.
     assert final[0].startswith(journal[: journal.rindex(b"\n") + 1])
-    points = final[0].splitlines()[1:]
-    assert len(points) == POINTS
-    assert len({re.sub(rb"(\[\d+, \d+), .*", rb"\1", line) for line in points}) == POINTS
+    lines = final[0].splitlines()[1:]
+    assert len(lines) == POINTS
+    assert len({re.sub(rb"(\[\d+, \d+), .*", rb"\1", line) for line in lines}) == POINTS
     assert len(table) == POINTS
     assert path.exists()
     assert not journal_of(path).exists()
     measured = {(str(key), *at): point for key, of_key in table.points.items() for at, point in of_key.items()}
     for entry in kept:
-        width_in, width_out, median_us, _, _ = entry["point"]
-        scaled = median_us * table.measurement["reference_us"] / entry["reference_us"]
-        assert measured[entry["kernel"], width_in, width_out].median_us == pytest.approx(scaled)
+        width_in, width_out, latency_us, _, _ = entry["point"]
+        scaled = latency_us * table.measurement["reference_us"] / entry["reference_us"]
+        assert measured[entry["kernel"], width_in, width_out].latency_us == pytest.approx(scaled)
 
 
 def test_journal_of_another_device_is_refused_and_kept(killed: tuple[Path, bytes, set[int]], tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from aap_hw.compile.kernel import KernelKey
-from aap_hw.lut.measuring import STEADY, TRIES, Reference, compile_batch, time_point, time_steadily
+from aap_hw.lut.compiling import compile_batch
+from aap_hw.lut.measuring import STEADY, TRIES, Reference, time_point, time_steadily
 from aap_hw.lut.table import LatencyPoint
 from tests.lut.tiny import device
 
@@ -24,6 +25,7 @@ class ScriptedReference:
     def __init__(self, *latencies_us: float) -> None:
         self.latest_us, *rest = latencies_us
         self._rest = iter(rest)
+        self.best_us = min(latencies_us)
 
     def time_us(self) -> float:
         self.latest_us = next(self._rest)
@@ -31,7 +33,7 @@ class ScriptedReference:
 
 
 def points(*medians_and_spreads: tuple[float, float]) -> Iterator[LatencyPoint]:
-    return (LatencyPoint(8, 16, median_us, spread_us, 20) for median_us, spread_us in medians_and_spreads)
+    return (LatencyPoint(8, 16, latency_us, spread_us, 20) for latency_us, spread_us in medians_and_spreads)
 
 
 def steadily(made: Iterator[LatencyPoint], reference: ScriptedReference) -> tuple[LatencyPoint, float]:
@@ -40,14 +42,14 @@ def steadily(made: Iterator[LatencyPoint], reference: ScriptedReference) -> tupl
 
 def test_steady_point_counts_at_once_beside_the_reference_around_it() -> None:
     point, reference_us = steadily(points((10.0, 0.5)), ScriptedReference(80.0, 84.0))
-    assert (point.median_us, reference_us) == (10.0, 82.0)
+    assert (point.latency_us, reference_us) == (10.0, 82.0)
 
 
 def test_point_is_timed_again_while_its_samples_or_the_reference_vary() -> None:
-    # First the samples vary, then the reference does.
-    made = points((10.0, 5.0), (11.0, 0.1), (12.0, 0.1))
-    point, reference_us = steadily(made, ScriptedReference(80.0, 80.0, 100.0, 100.0))
-    assert (point.median_us, reference_us) == (12.0, 100.0)
+    # First the samples vary, then the reference does, behind a point and before the next one.
+    made = points((10.0, 5.0), (11.0, 0.1), (12.0, 0.1), (13.0, 0.1))
+    point, reference_us = steadily(made, ScriptedReference(80.0, 80.0, 100.0, 82.0, 84.0))
+    assert (point.latency_us, reference_us) == (13.0, 83.0)
 
 
 def test_after_a_few_tries_the_steadiest_one_counts() -> None:
@@ -56,7 +58,13 @@ def test_after_a_few_tries_the_steadiest_one_counts() -> None:
     assert min(spreads) / 10 > STEADY
     made = points(*((10.0 + i / 10, spread) for i, spread in enumerate(spreads)), (99.0, 0.0))
     point, reference_us = steadily(made, ScriptedReference(80.0, 80.0, 82.0, 82.0, 82.0, 82.0))
-    assert (point.median_us, reference_us) == (10.1, 81.0)
+    assert (point.latency_us, reference_us) == (10.1, 81.0)
+
+
+def test_point_is_timed_again_while_the_device_is_slower_than_it_was() -> None:
+    made = points((15.0, 0.1), (14.0, 0.1), (10.0, 0.1))
+    point, reference_us = steadily(made, ScriptedReference(120.0, 120.0, 81.0, 80.0))
+    assert (point.latency_us, reference_us) == (10.0, 80.5)
 
 
 @pytest.fixture(scope="module")

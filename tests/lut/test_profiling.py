@@ -15,25 +15,35 @@ import pytest
 import torch
 from torch import nn
 
+from aap_hw.compile.partition import partition
 from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
 from aap_hw.lut import profiling
+from aap_hw.lut.calibrating import LEAST, MOST
 from aap_hw.lut.file import load_table
-from aap_hw.lut.profiling import ProfileProgress, profile_model, set_aside
-from aap_hw.lut.table import LatencyTable
+from aap_hw.lut.predicting import predict_us
+from aap_hw.lut.profiling import profile_model, set_aside
+from aap_hw.lut.progress import Progress, ProgressCallback
+from aap_hw.lut.table import LatencyPoint, LatencyTable
 from tests.lut import tiny
 from tests.lut.tiny import INPUT, POINTS, Tiny, journal_of
 
 
+def points_into(progress: list[Progress]) -> ProgressCallback:
+    """Collects the progress of measuring points, without that of the whole networks behind them."""
+    return lambda p: progress.append(p) if p.what == "points" else None
+
+
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LatencyTable, list[ProfileProgress]]:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LatencyTable, list[Progress]]:
     """The table of the tiny network, its file, and the progress of measuring it."""
     path = tmp_path_factory.mktemp("new") / "lut" / "tiny.json"
-    progress: list[ProfileProgress] = []
-    return path, tiny.profile(path, on_progress=progress.append), progress
+    progress: list[Progress] = []
+    return path, tiny.profile(path, on_progress=points_into(progress)), progress
 
 
 @pytest.fixture
-def path(measured: tuple[Path, LatencyTable, list[ProfileProgress]], tmp_path: Path) -> Path:
+def path(measured: tuple[Path, LatencyTable, list[Progress]], tmp_path: Path) -> Path:
     """A copy of the table's file, to be spoilt."""
     copy = tmp_path / "table.json"
     copy.write_bytes(measured[0].read_bytes())
@@ -50,22 +60,23 @@ def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "compiler", fail)
 
 
-def test_every_point_is_measured_and_stored(measured: tuple[Path, LatencyTable, list[ProfileProgress]]) -> None:
+def test_every_point_is_measured_and_stored(measured: tuple[Path, LatencyTable, list[Progress]]) -> None:
     path, table, progress = measured
     assert len(table) == POINTS
     loaded = load_table(path)
     assert loaded.points.keys() == table.points.keys()
     for key, points in loaded.points.items():
         for at, point in points.items():
-            assert 0 < point.median_us < 1e5
-            assert point.median_us == pytest.approx(table.points[key][at].median_us, rel=1e-3)
+            assert 0 < point.latency_us < 1e5
+            assert point.latency_us == pytest.approx(table.points[key][at].latency_us, rel=1e-3)
             assert point.samples == 3
     assert [p.measured for p in progress] == list(range(POINTS + 1))
-    assert {(p.total, p.kept) for p in progress} == {(POINTS, 0)}
-    assert progress[-1].seconds_left == 0
+    totals = [p.total for p in progress]
+    assert totals == sorted(totals)
+    assert (progress[-1].total, progress[-1].kept, progress[-1].seconds_left) == (POINTS, 0, 0)
 
 
-def test_table_says_what_its_latencies_depend_on(measured: tuple[Path, LatencyTable, list[ProfileProgress]]) -> None:
+def test_table_says_what_its_latencies_depend_on(measured: tuple[Path, LatencyTable, list[Progress]]) -> None:
     _, table, _ = measured
     device = tiny.device()
     assert {**table.device, **device.describe().as_json()} == table.device
@@ -74,7 +85,7 @@ def test_table_says_what_its_latencies_depend_on(measured: tuple[Path, LatencyTa
     assert table.measurement["reference_us"] > 0
 
 
-def test_unpruned_network_is_measured_end_to_end(measured: tuple[Path, LatencyTable, list[ProfileProgress]]) -> None:
+def test_unpruned_network_is_measured_end_to_end(measured: tuple[Path, LatencyTable, list[Progress]]) -> None:
     _, table, _ = measured
     (entry,) = table.validation
     assert (entry.model, entry.input, entry.plan) == ("tiny", INPUT, "dense")
@@ -85,7 +96,7 @@ def test_unpruned_network_is_measured_end_to_end(measured: tuple[Path, LatencyTa
     assert table.dense_ms("other", INPUT) is None
 
 
-def test_no_journal_is_left(measured: tuple[Path, LatencyTable, list[ProfileProgress]]) -> None:
+def test_no_journal_is_left(measured: tuple[Path, LatencyTable, list[Progress]]) -> None:
     path, *_ = measured
     assert [file.name for file in path.parent.iterdir()] == ["tiny.json"]
 
@@ -93,8 +104,8 @@ def test_no_journal_is_left(measured: tuple[Path, LatencyTable, list[ProfileProg
 @pytest.mark.usefixtures("no_measuring")
 def test_second_call_measures_nothing_and_leaves_the_file(path: Path) -> None:
     before = path.stat().st_mtime_ns, path.read_bytes()
-    progress: list[ProfileProgress] = []
-    table = tiny.profile(path, on_progress=progress.append)
+    progress: list[Progress] = []
+    table = tiny.profile(path, on_progress=points_into(progress))
     assert len(table) == POINTS
     assert [(p.measured, p.total, p.kept) for p in progress] == [(0, 0, POINTS)]
     assert (path.stat().st_mtime_ns, path.read_bytes()) == before
@@ -103,8 +114,8 @@ def test_second_call_measures_nothing_and_leaves_the_file(path: Path) -> None:
 
 def test_another_network_adds_only_the_points_that_are_new(path: Path) -> None:
     before = load_table(path)
-    progress: list[ProfileProgress] = []
-    after = tiny.profile(path, Tiny(kernel=3), "tiny3", on_progress=progress.append)
+    progress: list[Progress] = []
+    after = tiny.profile(path, Tiny(kernel=3), "tiny3", on_progress=points_into(progress))
     # Its second convolution is another kernel; the first, the pooling and the linear layer are known.
     assert (progress[-1].measured, progress[-1].total, progress[-1].kept) == (15, 15, POINTS - 15)
     assert len(after) == POINTS + 15
@@ -203,3 +214,62 @@ def test_profiling_leaves_the_network_as_it_was(path: Path) -> None:
     tiny.profile(path, model)
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_cut_networks_calibrate_the_kernels(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    progress: list[Progress] = []
+    table = profile_model(
+        "tiny", Tiny(), INPUT, tiny.device(), path, on_progress=progress.append, workers=1, tolerance=0.0, networks=2
+    )
+    assert [entry.plan for entry in table.validation] == ["dense", "calibration-0", "calibration-1"]
+    assert table.factors.keys() == table.points.keys()
+    assert all(LEAST <= factor <= MOST for factor in table.factors.values())
+    loaded = load_table(path)
+    for key, points in table.points.items():
+        for at, point in points.items():
+            assert table.latency(key, *at).us == point.latency_us * table.factors[key]
+            assert loaded.latency(key, *at).us == pytest.approx(table.latency(key, *at).us, rel=2e-3)
+    network = partition(ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),)))
+    assert table.validation[0].predicted_us == pytest.approx(predict_us(network, network.dense, table))
+    assert [(p.measured, p.total) for p in progress if p.what == "networks"] == [(0, 3), (3, 3)]
+
+
+@pytest.mark.usefixtures("no_measuring")
+def test_profile_that_ended_before_it_calibrated_does_so_from_what_is_there(
+    measured: tuple[Path, LatencyTable, list[Progress]], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = json.loads(path.read_text())
+    for kernel in document["kernels"].values():
+        del kernel["in_network"]
+    path.write_text(json.dumps(document))
+    table = tiny.profile(path)
+    assert table.factors == pytest.approx(measured[1].factors, rel=1e-2)
+    assert load_table(path).factors.keys() == table.points.keys()
+
+
+def test_second_network_leaves_the_factors_of_the_first(path: Path) -> None:
+    before = load_table(path)
+    after = tiny.profile(path, Tiny(kernel=3), "tiny3")
+    assert {key: after.factors[key] for key in before.factors} == before.factors
+    assert after.factors.keys() == after.points.keys() > before.points.keys()
+
+
+@pytest.mark.parametrize(("bend_us", "expected"), [(0, [8, 24, 40]), (9, [8, 16, 24, 32, 40])])
+def test_widths_between_measured_ones_are_measured_only_where_the_line_bends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bend_us: int, expected: list[int]
+) -> None:
+    """Compiled as ever, but timed by a formula that bends at 24 channels."""
+
+    def by_formula(library: object, batch: Any, index: int, measure: object) -> LatencyPoint:
+        _, width_in, width_out = batch.points[index]
+        return LatencyPoint(width_in, width_out, 10.0 + width_in + bend_us * max(0, width_in - 24), 0.0, 3)
+
+    def next_to_it(time_once: Callable[[], LatencyPoint], reference: object) -> tuple[LatencyPoint, float]:
+        return time_once(), 80.0
+
+    monkeypatch.setattr(profiling, "time_point", by_formula)
+    monkeypatch.setattr(profiling, "time_steadily", next_to_it)
+    table = profile_model("tiny", Tiny(), INPUT, tiny.device(), tmp_path / "table.json", workers=1, networks=0)
+    (linear,) = [points for key, points in table.points.items() if key.op == "linear"]
+    assert sorted(width for width, _ in linear) == expected

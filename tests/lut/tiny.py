@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
-from aap_hw.lut.profiling import ProfileProgress, profile_model
+from aap_hw.lut.profiling import profile_model
+from aap_hw.lut.progress import Progress
 from aap_hw.lut.table import LatencyTable
 
 INPUT = (1, 3, 6, 6)
@@ -53,10 +54,13 @@ def profile(
     name: str = "tiny",
     *,
     repeats: int = 3,
-    on_progress: Callable[[ProfileProgress], None] = lambda _: None,
+    networks: int = 0,
+    on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> LatencyTable:
     module = module or Tiny()
-    return profile_model(name, module, INPUT, device(repeats), path, on_progress=on_progress, workers=1)
+    return profile_model(
+        name, module, INPUT, device(repeats), path, on_progress=on_progress, workers=1, tolerance=0.0, networks=networks
+    )
 
 
 def journal_of(path: Path) -> Path:

@@ -1,0 +1,78 @@
+"""Activations as expressions of one value, made of arithmetic that LLVM turns into vector instructions.
+
+TVM's own ``exp`` becomes a call of the C library for every single value: 12 times slower with AVX-512.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from tvm import te, tirx
+
+# ln 2 in two parts: products of the first with whole numbers below 2^9 are exact in float32.
+LN2_HIGH = 0.693359375
+LN2_LOW = math.log(2) - LN2_HIGH
+# Arguments beyond these give powers of two that float32 cannot hold as normal numbers.
+EXP_LOWEST, EXP_HIGHEST = -87.0, 88.0
+EXP_DEGREE = 6
+
+
+def number(value: float) -> Any:
+    """A float32 constant."""
+    return tirx.const(value, "float32")
+
+
+def exp(x: Any) -> Any:
+    """e^x within 3e-7 of its size, for x cut to [-87, 88].
+
+    x = n ln 2 + r with whole n and |r| <= ln(2) / 2; e^r by Taylor's series, 2^n by writing n into the exponent bits.
+    """
+    x = te.min(te.max(x, number(EXP_LOWEST)), number(EXP_HIGHEST))
+    n = tirx.floor(x * number(math.log2(math.e)) + number(0.5))
+    r = x - n * number(LN2_HIGH) - n * number(LN2_LOW)
+    series = number(1 / math.factorial(EXP_DEGREE))
+    for k in reversed(range(EXP_DEGREE)):
+        series = series * r + number(1 / math.factorial(k))
+    return series * tirx.reinterpret("float32", (tirx.Cast("int32", n) + 127) << 23)
+
+
+def relu(x: Any) -> Any:
+    """max(x, 0)."""
+    return te.max(x, number(0.0))
+
+
+def relu6(x: Any) -> Any:
+    """X cut to [0, 6]."""
+    return te.min(te.max(x, number(0.0)), number(6.0))
+
+
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x)."""
+    return number(1.0) / (number(1.0) + exp(number(0.0) - x))
+
+
+def silu(x: Any) -> Any:
+    """X sigmoid(x)."""
+    return x / (number(1.0) + exp(number(0.0) - x))
+
+
+def hardsigmoid(x: Any) -> Any:
+    """relu6(x + 3) / 6."""
+    return relu6(x + number(3.0)) * number(1 / 6)
+
+
+def hardswish(x: Any) -> Any:
+    """X hardsigmoid(x)."""
+    return x * hardsigmoid(x)
+
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "relu": relu,
+    "relu6": relu6,
+    "sigmoid": sigmoid,
+    "silu": silu,
+    "hardsigmoid": hardsigmoid,
+    "hardswish": hardswish,
+}

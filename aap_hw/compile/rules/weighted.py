@@ -1,0 +1,108 @@
+"""Convolutions and linear layers, with the batch normalisation, residual addition and activation behind them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch.fx import Node
+
+from aap_hw.compile.memory import writes_in_place
+from aap_hw.compile.rules.elementwise import activation_name, normalization_of
+from aap_hw.compile.rules.pooling import two
+from aap_hw.compile.rules.registry import rule
+from aap_hw.graph.call import Call, shape_of
+
+if TYPE_CHECKING:
+    from aap_hw.compile.partition import Partition
+
+
+@rule("conv2d")
+def convolution(partition: Partition, node: Node) -> None:
+    """Dense and depthwise convolutions of images."""
+    call = Call(node)
+    image, weight, groups, padding = call["input"], call["weight"], call["groups"], call["padding"]
+    if len(shape_of(image)) != 4:
+        raise partition.refused("a convolution of one image without a batch axis has no kernel", node)
+    channels = shape_of(image)[1]
+    if groups == 1:
+        op = "conv2d"
+    elif groups == channels == shape_of(weight)[0]:
+        op = "depthwise_conv2d"
+    else:
+        raise partition.refused(f"a convolution with {groups} groups has no kernel yet", node)
+    if isinstance(padding, str):
+        raise partition.refused(f"padding={padding!r} has no kernel yet", node, "give it as numbers")
+    _weighted(
+        partition,
+        node,
+        op,
+        kernel=shape_of(weight)[2:],
+        stride=two(call["stride"]),
+        padding=two(padding),
+        dilation=two(call["dilation"]),
+        layout="nchw" if partition.value_of(image, node) == partition.image else "",
+    )
+
+
+@rule("linear")
+def linear(partition: Partition, node: Node) -> None:
+    """Linear layers of vectors (N, C)."""
+    rank = len(shape_of(Call(node)["input"]))
+    if rank != 2:
+        raise partition.refused(f"a linear layer on a {rank}-D tensor has no kernel yet", node)
+    _weighted(partition, node, "linear")
+
+
+def _weighted(partition: Partition, node: Node, op: str, **attributes: object) -> None:
+    """A kernel with weights, and the element-wise chain behind it that only it feeds."""
+    call = Call(node)
+    steps, normalization, last = ["bias"], None, node
+    addition: tuple[Node, Node] | None = None  # the operator and what it adds
+    while (follower := partition.next_alone(last)) is not None:
+        name, activation = Call(follower).name, activation_name(follower)
+        if name == "batch_norm" and last is node:
+            normalization = normalization_of(partition, follower)
+        elif name == "add" and addition is None and (other := _residual(partition, follower, last)):
+            addition = follower, other
+            steps.append("add")
+        elif activation is not None:
+            steps.append(activation)
+        else:
+            break
+        partition.absorb(follower)
+        last = follower
+        if activation is not None:
+            break
+    inputs = [partition.value_of(call["input"], node)]
+
+    def emit() -> None:
+        if addition is not None:
+            inputs.append(partition.value_of(addition[1], addition[0]))
+        partition.emit(
+            last,
+            op,
+            call["input"],
+            inputs,
+            width_in=None,
+            weight=partition.parameter(call["weight"], node),
+            bias=partition.parameter(call["bias"], node),
+            normalization=normalization,
+            epilogue=tuple(steps),
+            **attributes,
+        )
+
+    # What is read is what is there now, and for a residual what is there when it is added.
+    if addition is None:
+        emit()
+    else:
+        partition.wait(addition[0], emit)
+
+
+def _residual(partition: Partition, add: Node, this: Node) -> Node | None:
+    """What ``add`` adds to ``this``, if it can be fused: another activation of the same shape."""
+    others = [a for a in add.args if isinstance(a, Node) and a is not this]
+    if len(others) != 1 or Call(add)["alpha"] != 1 or partition.is_parameter(others[0]):
+        return None
+    if writes_in_place(add) and Call(add).first is not this and partition.memory.stale_after(add):
+        return None
+    return others[0] if shape_of(others[0]) == shape_of(add) == shape_of(this) else None

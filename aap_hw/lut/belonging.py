@@ -1,0 +1,25 @@
+"""Whether a table is of the device that is at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aap_hw.device.connection import Device
+from aap_hw.errors import UserError
+from aap_hw.lut.table import LatencyTable
+
+
+def difference(table: LatencyTable, device: Device) -> str | None:
+    """The first fact in which a table's device and this one differ, in words."""
+    for name, value in device.describe().as_json().items():
+        if table.device.get(name) != value:
+            return f"{name} {table.device.get(name)!r} there, {value!r} here"
+    return None
+
+
+def require_table_of(device: Device, table: LatencyTable, path: Path) -> None:
+    """Raise UserError if the table read from ``path`` is not of this device as it is now."""
+    if (differing := difference(table, device)) is not None:
+        raise UserError(
+            f"{path} holds latencies of another device ({differing}); write to another file with --out, or delete it"
+        )

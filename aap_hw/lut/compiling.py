@@ -1,0 +1,176 @@
+"""Compiling table points and networks, in worker processes if need be.
+
+A point becomes a small network that calls its kernel several times, each time with its own copy of the weights: call
+overhead is included, the activations are warm and the weights are not, as in a real network.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from tvm import relax
+
+from aap_hw.compile.build import build_kernel, export_library
+from aap_hw.compile.kernel import Address
+from aap_hw.compile.lowering import lower_network
+from aap_hw.compile.network import Network
+from aap_hw.compile.target import CpuTarget
+
+# Copies of a kernel's weights beyond this many bytes would only fill memory: the caches are long full.
+COPIES_BYTES = 64 << 20
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class CompiledBatch:
+    """Several points in one library: the i-th is its function ``point_i``."""
+
+    library: Path
+    points: tuple[Address, ...]
+    copies: tuple[int, ...]
+    shapes: tuple[tuple[tuple[int, ...], ...], ...]
+
+
+def compile_batch(points: Sequence[Address], target: CpuTarget, copies: int, library: Path) -> CompiledBatch:
+    """Compile points into one library that ``time_batch`` can run."""
+    builder = relax.BlockBuilder()
+    counts, shapes = [], []
+    for index, (key, width_in, width_out) in enumerate(points):
+        function = build_kernel(key, width_in, width_out, target)
+        code = builder.add_func(function.code, f"kernel_{index}")
+        constants = [a.shape for a in function.arguments if a.role in ("weight", "bias")]
+        activations = [a.shape for a in function.arguments if a.role not in ("weight", "bias")]
+        count = max(1, min(copies, COPIES_BYTES // max(1, 4 * sum(map(_size, constants)))))
+        all_shapes = [*activations, *constants * count]
+        inputs = [relax.Var(f"p{index}_{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(all_shapes)]
+        shared, own = inputs[: len(activations)], inputs[len(activations) :]
+        with builder.function(f"point_{index}", inputs):
+            with builder.dataflow():
+                for copy in range(count):
+                    mine = own[copy * len(constants) : (copy + 1) * len(constants)]
+                    output_type = relax.TensorType(function.output_shape, "float32")
+                    value = builder.emit(relax.call_tir(code, [*shared, *mine], output_type))
+                result = builder.emit_output(value)
+            builder.emit_func_output(result)
+        counts.append(count)
+        shapes.append(tuple(all_shapes))
+    export_library(builder.get(), target, library)
+    return CompiledBatch(library, tuple(points), tuple(counts), tuple(shapes))
+
+
+def _size(shape: Sequence[int]) -> int:
+    return int(np.prod(shape))
+
+
+class Compiler:
+    """Worker processes that compile batches of points and whole networks."""
+
+    def __init__(self, target: CpuTarget, copies: int, folder: Path, workers: int) -> None:
+        self._options, self._threads, self._copies = dict(target.options), target.threads, copies
+        self._folder = folder
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent)
+        self._workers: set[BaseProcess] = set()
+        self._count = 0
+
+    def submit(self, points: Sequence[Address]) -> Future[CompiledBatch]:
+        """Begin to compile one batch."""
+        return self._submit(_compile, points, self._options, self._threads, self._copies, self._new_file())
+
+    def submit_network(
+        self, network: Network, widths: Mapping[str, int], state: Mapping[str, torch.Tensor]
+    ) -> Future[Path]:
+        """Begin to compile a network at the given group widths, which its weights have already; gives its library."""
+        arguments = (network, dict(widths), dict(state), self._options, self._threads, self._new_file())
+        return self._submit(_compile_network, *arguments)
+
+    def _new_file(self) -> Path:
+        self._count += 1
+        return self._folder / f"library_{self._count}.so"
+
+    def _submit(
+        self, work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
+    ) -> Future[_Result]:
+        others = set(multiprocessing.active_children())
+        with _ctrl_c_blocked():
+            future = self._pool.submit(work, *arguments, **named)
+        self._workers |= set(multiprocessing.active_children()) - others
+        return future
+
+    def close(self) -> None:
+        """Let the workers end, which by now have nothing to do."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def kill(self) -> None:
+        """End the workers at once, whatever they are at."""
+        self.close()
+        for worker in self._workers:
+            worker.kill()
+
+
+def _compile(
+    points: Sequence[Address], options: dict[str, object], threads: int, copies: int, library: Path
+) -> CompiledBatch:
+    return compile_batch(points, CpuTarget.of(options, threads), copies, library)
+
+
+def _compile_network(
+    network: Network,
+    widths: dict[str, int],
+    state: dict[str, torch.Tensor],
+    options: dict[str, object],
+    threads: int,
+    library: Path,
+) -> Path:
+    target = CpuTarget.of(options, threads)
+    export_library(lower_network(network, widths, state, target), target, library)
+    return library
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    # Ctrl-C reaches the whole process group, but what becomes of the work is for the parent to decide. Processes that
+    # are started here inherit the block, so that not even a worker that is still importing is disturbed.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _die_with_parent() -> None:
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
+    # A parent that was killed cannot say goodbye, and its workers would wait for work for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def compiler(target: CpuTarget, copies: int, folder: Path, workers: int) -> Iterator[Compiler]:
+    """Worker processes for the length of a ``with`` block."""
+    pool = Compiler(target, copies, folder, workers)
+    try:
+        yield pool
+    except BaseException:
+        pool.kill()
+        raise
+    pool.close()

@@ -1,0 +1,69 @@
+"""Random width plans of a network against the table: measured end to end, beside what was predicted for them.
+
+Nothing is added to the table's kernels: what a plan needs and the table lacks is interpolated, as for any other plan.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from aap_hw.compile.partition import partition
+from aap_hw.device.connection import Device
+from aap_hw.graph import ChannelGraph
+from aap_hw.lut.belonging import require_table_of
+from aap_hw.lut.compiling import compiler
+from aap_hw.lut.enumeration import group_candidates
+from aap_hw.lut.fidelity import RANDOM
+from aap_hw.lut.file import save_table
+from aap_hw.lut.measuring import Reference
+from aap_hw.lut.networks import MeasuredNetwork, random_plans
+from aap_hw.lut.progress import ProgressCallback
+from aap_hw.lut.table import LatencyTable, Validation
+
+
+def validate_model(
+    name: str,
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    device: Device,
+    table: LatencyTable,
+    path: Path,
+    *,
+    plans: int,
+    seed: int,
+    on_progress: ProgressCallback = lambda _: None,
+    workers: int | None = None,
+) -> list[Validation]:
+    """Measure random width plans of a network and keep them in the table, which is written to ``path`` as it grows.
+
+    Plans that the table already holds are not measured again. ``input_shape`` is (N, C, H, W).
+
+    Returns
+    -------
+    The plans asked for, in order, with what the table predicts for them now.
+
+    Raises
+    ------
+    UserError : the table is of another device.
+    MissingKernelError : the table is not of this network.
+    """
+    require_table_of(device, table, path)
+    graph = ChannelGraph.trace(module, (torch.zeros(input_shape),))
+    candidates = group_candidates(graph, table.measurement["granularity"], table.measurement["at_most"])
+    drawn = random_plans(candidates, f"{RANDOM}{seed}", plans, seed)
+    job = MeasuredNetwork(name, module, graph, partition(graph), table, path)
+    job.predict_again(drawn)
+    if job.missing(drawn):
+        copies, workers = device.profile.measure.copies, workers or os.cpu_count() or 1
+        with (
+            tempfile.TemporaryDirectory(prefix="aap-hw-validate-") as folder,
+            compiler(device.target, copies, Path(folder), workers) as pool,
+        ):
+            job.measure(drawn, device, pool, Reference(device, pool), on_progress)
+    save_table(table, path)
+    return job.entries(drawn)

@@ -1,0 +1,98 @@
+"""Whether a table's predictions hold: random width plans, never profiled as networks, measured end to end.
+
+Makes a table in a temporary folder, or uses and extends the one of --lut. Run it with nothing else on the machine.
+
+    python benchmarks/lut_fidelity.py --models mobilenet_v2,resnet50 --plans 50 --seed 1 --json -
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aap_hw.device.connection import Device
+
+
+def main() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from _report import print_report
+
+    from aap_hw.device import load_profile
+    from aap_hw.device.connection import LocalDevice
+
+    options = _options()
+    profile = load_profile(options.device)
+    if options.quick:
+        profile = profile.model_copy(update={"widths": profile.widths.model_copy(update={"at_most": 2})})
+    device = LocalDevice(profile)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(options.lut or Path(folder) / "table.json")
+        rows = [
+            _row(name, options.plans, options.seed, options.networks, device, path)
+            for name in options.models.split(",")
+        ]
+    summary = {
+        "mape_pct": max(row["mape_pct"] for row in rows),
+        "max_error_pct": max(row["max_error_pct"] for row in rows),
+        "kendall_tau": min(row["kendall_tau"] for row in rows),
+    }
+    print_report(rows, summary, options.json)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="mobilenet_v2,resnet50", help="names of torchvision's or of aap-hw's zoo")
+    parser.add_argument("--networks", type=int, default=12, help="cut networks that calibrate a table made here")
+    parser.add_argument("--device", default="x86", help="device profile")
+    parser.add_argument("--plans", type=int, default=50, help="width plans of each model")
+    parser.add_argument("--seed", type=int, default=0, help="which plans are drawn")
+    parser.add_argument("--lut", help="table to use, and to extend by what it lacks")
+    parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
+    parser.add_argument("--quick", action="store_true", help="few plans of a small network: does it run?")
+    options = parser.parse_args()
+    if options.quick:
+        options.models, options.plans, options.networks = "resnet20", 2, 2
+    return options
+
+
+def _row(name: str, plans: int, seed: int, networks: int, device: Device, path: Path) -> dict[str, object]:
+    from _report import say, zoo_name
+
+    from aap_hw.lut.fidelity import fidelity_of
+    from aap_hw.lut.profiling import profile_model
+    from aap_hw.lut.validating import validate_model
+    from aap_hw.models import zoo
+
+    model = zoo.build(zoo_name(name))
+    shape = (1, *model.input_shape)
+    say(f"{name}: profiling")
+    began = time.perf_counter()
+    table = profile_model(model.name, model.module, shape, device, path, networks=networks)
+    profile_s = time.perf_counter() - began
+    say(f"{name}: measuring {plans} plans")
+    entries = validate_model(model.name, model.module, shape, device, table, path, plans=plans, seed=seed)
+    fidelity = fidelity_of(entries)
+    assert fidelity is not None
+    return {
+        "model": name,
+        "plans": fidelity.plans,
+        "seed": seed,
+        "mape_pct": fidelity.mean_pct,
+        "max_error_pct": fidelity.worst_pct,
+        "kendall_tau": fidelity.kendall_tau,
+        "bias_pct": 100 * sum(v.predicted_us / v.measured_us - 1 for v in entries) / len(entries),
+        "slowest_ms": max(v.measured_us for v in entries) / 1e3,
+        "quickest_ms": min(v.measured_us for v in entries) / 1e3,
+        "profile_s": profile_s,
+        "points": len(table),
+        "reference_drift": table.measurement["reference_drift"],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What a latency table costs, what a second network adds to it, and whether a second profile finds the same.
+
+Profiles into empty folders: one network, then another into the same table, then the first once more on its own.
+
+    python benchmarks/profile_cost.py --json -
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aap_hw.device.connection import Device
+    from aap_hw.lut.table import LatencyTable
+
+
+def main() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from _report import print_report
+
+    from aap_hw.device import load_profile
+    from aap_hw.device.connection import LocalDevice
+
+    options = _options()
+    profile = load_profile(options.device)
+    if options.quick:
+        profile = profile.model_copy(update={"widths": profile.widths.model_copy(update={"at_most": 2})})
+    device = LocalDevice(profile)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "first.json"
+        first, row = _profile(options.model, device, path, 0, options.networks)
+        rows = [row]
+        for name in filter(None, options.then.split(",")):
+            rows.append(_profile(name, device, path, len(first), options.networks)[1])
+        second, row = _profile(options.model, device, Path(folder) / "second.json", 0, options.networks)
+        rows.append({**row, "agreement_pct": 100 * _disagreement(first, second)})
+    summary = {
+        "seconds": rows[0]["seconds"],
+        "points": rows[0]["points"],
+        "agreement_pct": rows[-1]["agreement_pct"],
+    }
+    print_report(rows, summary, options.json)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="mobilenet_v2", help="the first network, profiled twice")
+    parser.add_argument("--then", default="resnet50", help="networks to add to its table, separated by commas")
+    parser.add_argument("--networks", type=int, default=12, help="cut networks that calibrate each table")
+    parser.add_argument("--device", default="x86", help="device profile")
+    parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
+    parser.add_argument("--quick", action="store_true", help="a small network and few widths: does it run?")
+    options = parser.parse_args()
+    if options.quick:
+        options.model, options.then, options.networks = "resnet20", "resnet56", 0
+    return options
+
+
+def _profile(
+    name: str, device: Device, path: Path, before: int, networks: int
+) -> tuple[LatencyTable, dict[str, object]]:
+    from _report import say, zoo_name
+
+    from aap_hw.lut.profiling import profile_model
+    from aap_hw.models import zoo
+
+    model = zoo.build(zoo_name(name))
+    say(f"profiling {name}")
+    began = time.perf_counter()
+    table = profile_model(model.name, model.module, (1, *model.input_shape), device, path, networks=networks)
+    seconds, points = time.perf_counter() - began, len(table) - before
+    return table, {
+        "model": name,
+        "seconds": seconds,
+        "points": points,
+        "points_a_second": points / seconds,
+        "reference_drift": table.measurement["reference_drift"],
+    }
+
+
+def _disagreement(one: LatencyTable, other: LatencyTable) -> float:
+    """Median over the points that both tables hold of how far apart their latencies are, as a share."""
+    shares = [
+        abs(other.points[key][at].latency_us / point.latency_us - 1)
+        for key, points in one.points.items()
+        for at, point in points.items()
+        if at in other.points.get(key, {})
+    ]
+    return statistics.median(shares)
+
+
+if __name__ == "__main__":
+    main()

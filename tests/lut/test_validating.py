@@ -1,0 +1,130 @@
+"""Proves that random plans are measured as whole networks, kept in the table's file, and never measured twice.
+
+Real networks are cut, compiled and timed on this machine; how close the predictions are is a benchmark's matter.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aap_hw.compile.partition import partition
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from aap_hw.lut import validating
+from aap_hw.lut.enumeration import group_candidates
+from aap_hw.lut.file import load_table
+from aap_hw.lut.networks import IN_TURN, random_plans
+from aap_hw.lut.predicting import predict_us
+from aap_hw.lut.progress import Progress, ProgressCallback
+from aap_hw.lut.table import LatencyPoint, MissingKernelError, Validation
+from aap_hw.lut.validating import validate_model
+from tests.lut import tiny
+from tests.lut.tiny import FIRST_WIDTHS, INPUT, SECOND_WIDTHS, Tiny
+
+CANDIDATES = {"first": FIRST_WIDTHS, "second": SECOND_WIDTHS, "linear": (10,)}
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("profiled") / "table.json"
+    tiny.profile(path)
+    return path
+
+
+@pytest.fixture
+def path(profiled: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "table.json"
+    copy.write_bytes(profiled.read_bytes())
+    return copy
+
+
+def validate(
+    path: Path, plans: int, seed: int = 0, kernel: int = 1, on_progress: ProgressCallback = lambda _: None
+) -> list[Validation]:
+    return validate_model(
+        "tiny", Tiny(kernel), INPUT, tiny.device(), load_table(path), path,
+        plans=plans, seed=seed, on_progress=on_progress, workers=1,
+    )  # fmt: skip
+
+
+def test_plans_are_measured_and_kept_beside_the_predictions(path: Path) -> None:
+    before = load_table(path)
+    progress: list[Progress] = []
+    entries = validate(path, 3, on_progress=progress.append)
+    after = load_table(path)
+    assert [entry.plan for entry in entries] == ["random-0-0", "random-0-1", "random-0-2"]
+    assert after.points == before.points
+    assert after.factors == before.factors
+    assert [entry.plan for entry in after.validation] == ["dense", *(entry.plan for entry in entries)]
+    network = partition(ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),)))
+    for entry, widths in zip(entries, random_plans(CANDIDATES, "random-0", 3, 0).values(), strict=True):
+        assert (entry.model, entry.input) == ("tiny", INPUT)
+        assert entry.predicted_us == pytest.approx(predict_us(network, widths, after))
+        assert 0 < entry.measured_us < 1e5
+    assert [(p.what, p.measured, p.total, p.kept) for p in progress] == [("networks", 0, 3, 0), ("networks", 3, 3, 0)]
+
+
+def test_more_plans_begin_with_the_same_and_only_new_ones_are_measured(path: Path) -> None:
+    first = validate(path, 2)
+    progress: list[Progress] = []
+    more = validate(path, 3, on_progress=progress.append)
+    assert [entry.measured_us for entry in more[:2]] == pytest.approx([e.measured_us for e in first], rel=1e-3)
+    assert [(p.measured, p.total, p.kept) for p in progress] == [(0, 1, 2), (1, 1, 2)]
+
+
+def test_plans_that_are_there_are_not_measured_but_predicted_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = validate(path, 1)
+    monkeypatch.setattr(validating, "compiler", None)
+    table = load_table(path)
+    for key, points in table.points.items():
+        for at, point in points.items():
+            points[at] = LatencyPoint(*at, 2 * point.latency_us, point.spread_us, point.samples)
+        assert key in table.points
+    (again,) = validate_model("tiny", Tiny(), INPUT, tiny.device(), table, path, plans=1, seed=0)
+    assert again.measured_us == pytest.approx(first[0].measured_us, rel=1e-3)
+    assert again.predicted_us == pytest.approx(2 * first[0].predicted_us, rel=1e-3)
+
+
+def test_interrupted_validation_keeps_what_was_measured(path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.measured:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        validate(path, IN_TURN + 1, on_progress=interrupt)
+    assert sum(entry.plan.startswith("random-0-") for entry in load_table(path).validation) == IN_TURN
+    progress: list[Progress] = []
+    assert len(validate(path, IN_TURN + 1, on_progress=progress.append)) == IN_TURN + 1
+    assert (progress[0].total, progress[0].kept) == (1, IN_TURN)
+
+
+def test_table_of_another_device_is_refused(path: Path) -> None:
+    table = load_table(path)
+    table.device["cpu"] = "another CPU"
+    with pytest.raises(UserError, match="holds latencies of another device"):
+        validate_model("tiny", Tiny(), INPUT, tiny.device(), table, path, plans=1, seed=0)
+
+
+def test_table_of_another_network_is_refused_before_anything_is_compiled(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validating.MeasuredNetwork, "_time", None)
+    before = path.read_bytes()
+    with pytest.raises(MissingKernelError, match=r"has no kernel 'conv2d 6x6 .*kernel=3x3"):
+        validate(path, 1, kernel=3)
+    assert path.read_bytes() == before
+
+
+def test_plans_are_of_candidate_widths_and_depend_on_seed_and_number_only() -> None:
+    candidates = group_candidates(ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),)), 8, 8)
+    assert candidates == CANDIDATES
+    many = random_plans(candidates, "random-7", 200, 7)
+    assert list(many)[:2] == ["random-7-0", "random-7-1"]
+    for name, widths in candidates.items():
+        assert {plan[name] for plan in many.values()} == set(widths)
+    few = random_plans(candidates, "random-7", 5, 7)
+    assert few == {name: many[name] for name in few}
+    assert list(random_plans(candidates, "random-8", 200, 8).values()) != list(many.values())
