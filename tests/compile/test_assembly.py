@@ -13,7 +13,6 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from aap_hw.compile.build import build_kernel
-from aap_hw.compile.function import scheduled_code
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.target import CpuTarget
 from tests.compile.assembly import assembly, multiplying_loops
@@ -81,4 +80,4 @@ def outer_product(rows: int, columns: int, target: CpuTarget) -> tirx.PrimFunc:
     schedule.unroll(vector)
     schedule.unroll(row)
     schedule.decompose_reduction(block, turn)
-    return scheduled_code(schedule)
+    return schedule.mod["main"].without_attr("global_symbol")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import tvm
 
 from aap_hw.compile import loops
 from aap_hw.compile.build import build_kernel
@@ -81,9 +82,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize(
-    ("channels", "threads"), [(1, 1), (3, 2), (7, 1), (13, 1), (16, 2), (17, 1), (30, 2), (57, 1), (130, 1)]
-)
+@pytest.mark.parametrize(("channels", "threads"), [(1, 1), (3, 2), (7, 1), (13, 2), (17, 1), (30, 2), (57, 1)])
 def test_light_kernel_equals_pytorch(case: Case, channels: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "WORTH_SHARING", 1)
     # Shifted so that padding with zeros instead of nothing would be seen.
@@ -107,8 +106,6 @@ def nhwc(image: torch.Tensor) -> torch.Tensor:
 
 def run(function: KernelFunction, inputs: list[torch.Tensor]) -> np.ndarray:
     """Call a kernel with tensors in its own layout; whatever it fails to write stays visible."""
-    import tvm
-
     output = tvm.runtime.tensor(np.full(function.output_shape, np.nan, "float32"))
     arrays = [tvm.runtime.tensor(np.ascontiguousarray(tensor.numpy())) for tensor in inputs]
     runnable(function)(*arrays, output)
@@ -130,7 +127,7 @@ def test_shuffle_deals_out_the_channels_of_each_group_as_pytorch_does(channels: 
     assert np.array_equal(actual.transpose(0, 3, 1, 2), expected.numpy())
 
 
-@pytest.mark.parametrize("channels", [1, 3, 7, 13, 17, 30, 57, 64])
+@pytest.mark.parametrize("channels", [1, 7, 30, 57, 64])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_factor_of_each_channel_is_that_of_its_own_image(
     channels: int, threads: int, monkeypatch: pytest.MonkeyPatch
@@ -143,7 +140,7 @@ def test_factor_of_each_channel_is_that_of_its_own_image(
     assert_close(run(function, [nhwc(image), nhwc(gate)]).transpose(0, 3, 1, 2), image.double() * gate)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 7, 13, 17, 30, 57, 64])
+@pytest.mark.parametrize("channels", [1, 7, 30, 57, 64])
 @pytest.mark.parametrize("steps", [(), ("relu",), ("silu",)])
 def test_affine_kernel_scales_and_shifts_each_channel_before_the_activation(
     channels: int, steps: tuple[str, ...]

@@ -1,14 +1,15 @@
 """Proves the promise on which every predicted latency rests: a deployed network runs the kernels of the table.
 
-For random width plans, each kernel of the network that was really cut and compiled is a point of the enumeration at
-its very key and widths; its code is structurally the same as what the measuring library holds for that point; TVM
-changes neither on the way to machine code; and at run time nothing else is called.
+The networks have residual sums, squeeze and excitation, and concatenations. For random width plans, each kernel of the
+network that was really cut and compiled is a point of the enumeration at its very key and widths; its code is
+structurally the same as what the measuring library holds for that point; TVM changes neither on the way to machine
+code; and at run time nothing else is called.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import tvm
 import tvm_ffi
 from torch import nn
+from torchvision.ops import SqueezeExcitation
 from tvm import relax, tirx
 
 from aap_hw.compile.kernel import Address, KernelKey
@@ -26,7 +29,7 @@ from aap_hw.compile.lowering import compile_network, lower_network
 from aap_hw.compile.network import Network
 from aap_hw.compile.partition import partition
 from aap_hw.graph import ChannelGraph
-from aap_hw.lut import measuring
+from aap_hw.lut import compiling
 from aap_hw.lut.compiling import compile_batch
 from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.measuring import REFERENCE
@@ -49,10 +52,55 @@ class Profiled:
     points: list[Address]
 
 
-@pytest.fixture(scope="module", params=[("resnet20", 32), ("mobilenetv2", 32)], ids=lambda p: p[0])
+class Squeezing(nn.Module):
+    """Inverted bottlenecks as in EfficientNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1, bias=False), nn.BatchNorm2d(24), nn.SiLU(inplace=True))
+        self.deep = nn.Sequential(nn.Conv2d(24, 40, 3, 1, 1), nn.BatchNorm2d(40), nn.Hardswish())
+        self.gates = SqueezeExcitation(40, 10)
+        self.back = nn.Sequential(nn.Conv2d(40, 24, 1, bias=False), nn.BatchNorm2d(24))
+        self.linear = nn.Linear(24, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x + self.back(self.gates(self.deep(x)))
+        return self.linear(x.mean((2, 3)))
+
+
+class Concatenating(nn.Module):
+    """A dense block, batch norms before convolutions, and a plain concatenation behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = (
+            nn.Conv2d(3, 16, 3, 2, 1),
+            nn.Conv2d(16, 24, 3, 1, 1),
+            nn.Conv2d(40, 24, 3, 1, 1),
+        )
+        self.first, self.second = nn.BatchNorm2d(16), nn.BatchNorm2d(40)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        stem = self.stem(x)
+        pooled = F.max_pool2d(stem, 3, 2, 1)
+        one = self.one(F.relu(self.first(pooled)))
+        two = self.two(F.relu(self.second(torch.cat([pooled, one], 1))))
+        return self.linear(torch.cat([pooled, one, two], 1).mean((2, 3)))
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "resnet20": lambda: zoo.build("resnet20").module,
+    "mobilenetv2": lambda: zoo.build("mobilenetv2").module,
+    "squeezing": Squeezing,
+    "concatenating": Concatenating,
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
 def profiled(request: pytest.FixtureRequest) -> Profiled:
-    name, side = request.param
-    module, example = zoo.build(name).module, torch.randn(1, 3, side, side)
+    module, example = NETWORKS[request.param]().eval(), torch.randn(1, 3, 32, 32)
     graph = ChannelGraph.trace(module, (example,))
     network = partition(graph)
     candidates = group_candidates(graph, GRANULARITY, AT_MOST)
@@ -87,7 +135,7 @@ def code_of(module: tvm.IRModule) -> dict[str, tirx.PrimFunc]:
 def measured_code(points: list[Address], monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[Address, tirx.PrimFunc]:
     """What the measuring library holds for points, caught just before it is turned into machine code."""
     caught: list[tvm.IRModule] = []
-    monkeypatch.setattr(measuring, "export_library", lambda module, *_: caught.append(module))
+    monkeypatch.setattr(compiling, "export_library", lambda module, *_: caught.append(module))
     compile_batch(points, target(), 2, folder / "batch.so")
     (module,) = caught
     called = {
