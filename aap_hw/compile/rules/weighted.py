@@ -18,24 +18,19 @@ if TYPE_CHECKING:
 
 @rule("conv2d")
 def convolution(partition: Partition, node: Node) -> None:
-    """Dense and depthwise convolutions of images."""
+    """Convolutions of images: dense, grouped and depthwise."""
     call = Call(node)
     image, weight, groups, padding = call["input"], call["weight"], call["groups"], call["padding"]
     if len(shape_of(image)) != 4:
         raise partition.refused("a convolution of one image without a batch axis has no kernel", node)
-    channels = shape_of(image)[1]
-    if groups == 1:
-        op = "conv2d"
-    elif groups == channels == shape_of(weight)[0]:
-        op = "depthwise_conv2d"
-    else:
-        raise partition.refused(f"a convolution with {groups} groups has no kernel yet", node)
+    is_depthwise = 1 < groups == shape_of(image)[1] == shape_of(weight)[0]
     if isinstance(padding, str):
         raise partition.refused(f"padding={padding!r} has no kernel yet", node, "give it as numbers")
     _weighted(
         partition,
         node,
-        op,
+        "depthwise_conv2d" if is_depthwise else "conv2d",
+        groups="" if is_depthwise or groups == 1 else groups,
         kernel=shape_of(weight)[2:],
         stride=two(call["stride"]),
         padding=two(padding),
