@@ -10,8 +10,11 @@ no freedom, so y may be continuous; before, it is the tightest relaxation that l
 All kernels of one pair of groups share one y, whatever their resource.
 """
 
+import ctypes
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -105,13 +108,14 @@ class PairwiseProgram:
             row = sp.csr_array(amount.coefficients[np.newaxis] * scale)
             rows.append(LinearConstraint(row, -np.inf, (limit - amount.constant) * scale))
         scale = _SCALE / objective.size
-        result = milp(
-            objective.coefficients * scale,
-            constraints=rows,
-            integrality=np.arange(self._variables) < self._starts[-1],
-            bounds=Bounds(0, 1),
-            options={"mip_rel_gap": relative_gap, "time_limit": time_limit_s},
-        )
+        with _silent_output():
+            result = milp(
+                objective.coefficients * scale,
+                constraints=rows,
+                integrality=np.arange(self._variables) < self._starts[-1],
+                bounds=Bounds(0, 1),
+                options={"mip_rel_gap": relative_gap, "time_limit": time_limit_s},
+            )
         if result.status not in (0, _STOPPED, _INFEASIBLE):
             raise RuntimeError(f"HiGHS gave up on the choice of widths: {result.message}")
         bound = result.mip_dual_bound
@@ -154,3 +158,22 @@ class PairwiseProgram:
             coefficients[start : start + cost.size] += cost.ravel()
             size += float(np.abs(cost).max())
         return _Amount(coefficients, math.fsum(constant), size or 1.0)
+
+
+@contextmanager
+def _silent_output() -> Iterator[None]:
+    """Drop what HiGHS writes to standard output, which a caller may need for JSON: some of it no option turns off.
+
+    For the whole process, so that nothing else may print meanwhile.
+    """
+    library = ctypes.CDLL(None)
+    library.fflush(None)
+    saved, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+        library.fflush(None)
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(nowhere)

@@ -15,6 +15,7 @@ import pytest
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import Validation
+from aap_hw.resources import resource_dirs
 from tests.synthetic import resnet20, write_table
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -141,3 +142,15 @@ def test_planning_does_not_wait_for_tvm_to_load() -> None:
     """Loading TVM takes two seconds, and a plan needs the table only."""
     program = "import sys, aap_hw.prune.baseline; sys.exit('tvm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_nothing_but_json_is_on_standard_output_whatever_the_solver_prints(shipped_table: Path) -> None:
+    """HiGHS writes past Python, so only another process's whole output shows it."""
+    line = ["plan", "--model", "mobilenetv2", "--lut", str(shipped_table), "--budget", "60%", "--json", "-"]
+    outcome = subprocess.run([sys.executable, "-m", "aap_hw.cli.main", *line], capture_output=True, check=True)
+    assert json.loads(outcome.stdout)["gap"] <= 1e-4
+
+
+@pytest.fixture
+def shipped_table() -> Path:
+    return next(folder / "x86.json" for folder in resource_dirs("lut") if (folder / "x86.json").exists())
