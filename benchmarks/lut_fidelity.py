@@ -39,7 +39,7 @@ def main() -> None:
     summary = {
         "mape_pct": max(row["mape_pct"] for row in rows),
         "max_error_pct": max(row["max_error_pct"] for row in rows),
-        "kendall_tau": min(row["kendall_tau"] for row in rows),
+        "kendall_tau": min((row["kendall_tau"] for row in rows if row["kendall_tau"] is not None), default=None),
     }
     print_report(rows, summary, options.json)
 

@@ -19,6 +19,7 @@ from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.shape import ConvolutionShape
 from aap_hw.compile.target import CpuTarget
 from aap_hw.compile.winograd import build_winograd, choose_winograd
+from aap_hw.errors import UserError
 
 
 def build_convolution(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
@@ -31,6 +32,10 @@ def build_convolution(key: KernelKey, width_in: int, width_out: int, target: Cpu
 def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
     shape = ConvolutionShape.of(key)
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
+    if width_in % shape.groups or width_out % shape.groups:
+        raise UserError(
+            f"the kernel {key} cannot have {width_in} -> {width_out} channels: its groups do not divide them"
+        )
     read, made = width_in // shape.groups, width_out // shape.groups  # channels that one group reads and makes
     rows, row = key.batch * shape.out_height, shape.out_width
     # Without a window every pixel of the batch is like every other: one row of them.

@@ -87,8 +87,7 @@ def _constants(kernel: Kernel, function: KernelFunction, state: Mapping[str, tor
     if function.pack is None:
         return {}
     weight, bias = folded_weights(kernel, state)
-    length = next(a.shape[0] for a in function.arguments if a.role == "bias")
-    return {"weight": function.pack(weight), "bias": np.pad(bias, (0, length - len(bias)))}
+    return {"weight": function.pack(weight), "bias": bias}
 
 
 def folded_weights(kernel: Kernel, state: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:

@@ -46,7 +46,7 @@ class CompiledBatch:
 
 
 def compile_batch(points: Sequence[Address], target: CpuTarget, copies: int, library: Path) -> CompiledBatch:
-    """Compile points into one library that ``time_batch`` can run."""
+    """Compile points into one library whose points ``time_point`` times."""
     builder = relax.BlockBuilder()
     counts, shapes = [], []
     for index, (key, width_in, width_out) in enumerate(points):

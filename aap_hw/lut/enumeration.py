@@ -1,4 +1,4 @@
-"""Which points a latency table needs for a network: every kernel at every combination of its candidate widths."""
+"""Which points a network may ask a latency table for: every kernel at every combination of its candidate widths."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from aap_hw.lut.compiling import compiler
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.fidelity import RANDOM
 from aap_hw.lut.file import save_table
+from aap_hw.lut.journal import Journal
 from aap_hw.lut.measuring import Reference
 from aap_hw.lut.networks import MeasuredNetwork, random_plans
 from aap_hw.lut.progress import ProgressCallback
@@ -49,10 +51,27 @@ def validate_model(
 
     Raises
     ------
-    UserError : the table is of another device.
+    UserError : the table is of another device, or a profile is writing to it.
     MissingKernelError : the table is not of this network.
     """
     require_table_of(device, table, path)
+    # The journal is a profile's lock on the table's file: neither may overwrite what the other has measured.
+    with closing(Journal(path.with_name(path.name + ".journal"), device.describe().as_json())):
+        return _validate(name, module, input_shape, device, table, path, plans, seed, on_progress, workers)
+
+
+def _validate(
+    name: str,
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    device: Device,
+    table: LatencyTable,
+    path: Path,
+    plans: int,
+    seed: int,
+    on_progress: ProgressCallback,
+    workers: int | None,
+) -> list[Validation]:
     graph = ChannelGraph.trace(module, (torch.zeros(input_shape),))
     candidates = group_candidates(graph, table.measurement["granularity"], table.measurement["at_most"])
     drawn = random_plans(candidates, f"{RANDOM}{seed}", plans, seed)

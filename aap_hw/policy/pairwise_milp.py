@@ -168,12 +168,16 @@ def _silent_output() -> Iterator[None]:
     """
     library = ctypes.CDLL(None)
     library.fflush(None)
-    saved, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 1)
+        saved = os.dup(1)
+    except OSError:  # there is no standard output
         yield
-        library.fflush(None)
+        return
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
     finally:
+        library.fflush(None)
         os.dup2(saved, 1)
         os.close(saved)
-        os.close(nowhere)

@@ -257,6 +257,7 @@ class TwoInputs(nn.Module):
         (nn.Conv2d(3, 3, 1).double(), (torch.zeros(1, 3, 4, 4).double(),), "4-D torch.float64"),
         (nn.Conv2d(3, 3, 1), (torch.zeros(3, 4, 4),), "3-D torch.float32"),
         (nn.Identity(), (torch.zeros(1, 3, 4, 4),), "no kernel in it"),
+        (nn.Conv2d(4, 8, 1, groups=4), (torch.zeros(1, 4, 4, 4),), "makes several channels of each"),
         (
             nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)),
             (torch.zeros(2, 3, 4, 4),),

@@ -16,6 +16,7 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.lut import validating
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.file import load_table
+from aap_hw.lut.journal import Journal
 from aap_hw.lut.networks import IN_TURN, random_plans
 from aap_hw.lut.predicting import predict_us
 from aap_hw.lut.progress import Progress, ProgressCallback
@@ -128,3 +129,12 @@ def test_plans_are_of_candidate_widths_and_depend_on_seed_and_number_only() -> N
     few = random_plans(candidates, "random-7", 5, 7)
     assert few == {name: many[name] for name in few}
     assert list(random_plans(candidates, "random-8", 200, 8).values()) != list(many.values())
+
+
+def test_a_table_that_a_profile_is_writing_to_is_left_alone(path: Path) -> None:
+    journal = Journal(path.with_name(path.name + ".journal"), tiny.device().describe().as_json())
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="another process is profiling"):
+        validate(path, 1)
+    assert path.read_bytes() == before
+    journal.close()

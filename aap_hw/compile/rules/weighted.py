@@ -24,6 +24,9 @@ def convolution(partition: Partition, node: Node) -> None:
     if len(shape_of(image)) != 4:
         raise partition.refused("a convolution of one image without a batch axis has no kernel", node)
     is_depthwise = 1 < groups == shape_of(image)[1] == shape_of(weight)[0]
+    if 1 < groups == shape_of(image)[1] != shape_of(weight)[0]:
+        # Cutting it would change the number of groups, which is part of the key.
+        raise partition.refused("a depthwise convolution that makes several channels of each has no kernel yet", node)
     if isinstance(padding, str):
         raise partition.refused(f"padding={padding!r} has no kernel yet", node, "give it as numbers")
     _weighted(
