@@ -19,7 +19,8 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     Parameters
     ----------
     path
-        Where to write; its folder must exist. A symbolic link is followed.
+        Where to write; its folder must exist. A symbolic link is followed. What is no regular file, such as a pipe
+        or ``/dev/null``, is written to and not replaced.
     data
         Bytes, or text, which is encoded as UTF-8 with its line ends kept as they are.
 
@@ -32,6 +33,9 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     target = Path(os.path.realpath(path))
     temporary = target.parent / f".aap-hw-{secrets.token_hex(8)}.tmp"
     try:
+        if target.exists() and not target.is_file() and not target.is_dir():
+            target.write_bytes(content)
+            return
         # 0o666 lets the umask decide; tempfile's 0600 would hide a shared table from colleagues.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(descriptor, "wb") as stream:

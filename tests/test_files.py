@@ -124,3 +124,13 @@ def test_spelling_hint_names_the_nearest_word_or_nothing() -> None:
     assert closest("ThreadS", ["name", "threads"]) == "; did you mean 'threads'?"
     assert closest("zzz", ["name", "threads"]) == ""
     assert closest("x", []) == ""
+
+
+def test_a_device_or_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomic(pipe, "text")
+    assert os.read(reader, 10) == b"text"
+    assert pipe.is_fifo()
+    os.close(reader)
