@@ -9,7 +9,8 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-from aap_hw.device.connection import cpu_model
+from aap_hw.device import load_profile
+from aap_hw.device.connection import LocalDevice, cpu_model
 
 PACKAGES = ("torch", "apache-tvm", "onnxruntime", "numpy", "scipy")
 
@@ -45,6 +46,14 @@ def zoo_name(name: str) -> str:
     from aap_hw.models import zoo
 
     return next((own for own in zoo.names() if own.replace("_", "") == name.replace("_", "")), name)
+
+
+def benchmark_device(name: str, quick: bool) -> LocalDevice:
+    """This machine by a device profile; with few candidate widths if it is only to show that a benchmark runs."""
+    profile = load_profile(name)
+    if quick:
+        profile = profile.model_copy(update={"widths": profile.widths.model_copy(update={"at_most": 2})})
+    return LocalDevice(profile)
 
 
 def say(line: str) -> None:

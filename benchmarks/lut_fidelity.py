@@ -20,16 +20,10 @@ if TYPE_CHECKING:
 
 def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from _report import print_report
-
-    from aap_hw.device import load_profile
-    from aap_hw.device.connection import LocalDevice
+    from _report import benchmark_device, print_report
 
     options = _options()
-    profile = load_profile(options.device)
-    if options.quick:
-        profile = profile.model_copy(update={"widths": profile.widths.model_copy(update={"at_most": 2})})
-    device = LocalDevice(profile)
+    device = benchmark_device(options.device, options.quick)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(options.lut or Path(folder) / "table.json")
         rows = [

@@ -6,7 +6,7 @@ Holds and looks up; measuring is ``aap_hw.lut.profiling``, and the file's form i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,34 +137,35 @@ def _interpolate(measured: Latencies, x: int, y: int) -> float | None:
     if len(columns) == len({width_in for width_in, _ in measured}) == len(measured):
         return _along_line({x: (y, us) for (x, y), us in measured.items()}, x, y)
     reached = {out: value for out, column in columns.items() if (value := _along_column(column, x)) is not None}
-    above = [out for out in reached if out >= y]
-    if not above:
+    if (around := _around(reached, y)) is None:
         return None
-    d = min(above)
-    c = max((out for out in reached if out <= y), default=d)
+    c, d = around
     return _linear(c, reached[c], d, reached[d], y)
 
 
 def _along_column(column: Mapping[int, float], x: int) -> float | None:
-    above = [width for width in column if width >= x]
-    if not above:
+    if (around := _around(column, x)) is None:
         return None
-    b = min(above)
-    a = max((width for width in column if width <= x), default=b)
+    a, b = around
     return _linear(a, column[a], b, column[b], x)
 
 
 def _along_line(points: Mapping[int, tuple[int, float]], x: int, y: int) -> float | None:
-    widths = sorted(points)
-    above = [w for w in widths if w >= x]
-    if not above:
+    if (around := _around(points, x)) is None:
         return None
-    b = above[0]
-    a = max((w for w in widths if w <= x), default=b)
+    a, b = around
     (out_a, us_a), (out_b, us_b) = points[a], points[b]
     if y > out_a if x < a else abs(_linear(a, out_a, b, out_b, x) - y) > 0.5:
         return None
     return _linear(a, us_a, b, us_b, x)
+
+
+def _around(widths: Collection[int], x: int) -> tuple[int, int] | None:
+    """The nearest widths below and above x, or x itself twice; the smallest twice below all; None above all."""
+    at_least = min((w for w in widths if w >= x), default=None)
+    if at_least is None:
+        return None
+    return max((w for w in widths if w <= x), default=at_least), at_least
 
 
 def _linear(a: int, at_a: float, b: int, at_b: float, x: int) -> float:

@@ -57,32 +57,17 @@ def validate_model(
     require_table_of(device, table, path)
     # The journal is a profile's lock on the table's file: neither may overwrite what the other has measured.
     with closing(Journal(path.with_name(path.name + ".journal"), device.describe().as_json())):
-        return _validate(name, module, input_shape, device, table, path, plans, seed, on_progress, workers)
-
-
-def _validate(
-    name: str,
-    module: nn.Module,
-    input_shape: tuple[int, ...],
-    device: Device,
-    table: LatencyTable,
-    path: Path,
-    plans: int,
-    seed: int,
-    on_progress: ProgressCallback,
-    workers: int | None,
-) -> list[Validation]:
-    graph = ChannelGraph.trace(module, (torch.zeros(input_shape),))
-    candidates = group_candidates(graph, table.measurement["granularity"], table.measurement["at_most"])
-    drawn = random_plans(candidates, f"{RANDOM}{seed}", plans, seed)
-    job = MeasuredNetwork(name, module, graph, partition(graph), table, path)
-    job.predict_again(drawn)
-    if job.missing(drawn):
-        copies, workers = device.profile.measure.copies, workers or os.cpu_count() or 1
-        with (
-            tempfile.TemporaryDirectory(prefix="aap-hw-validate-") as folder,
-            compiler(device.target, copies, Path(folder), workers) as pool,
-        ):
-            job.measure(drawn, device, pool, Reference(device, pool), on_progress)
-    save_table(table, path)
-    return job.entries(drawn)
+        graph = ChannelGraph.trace(module, (torch.zeros(input_shape),))
+        candidates = group_candidates(graph, table.measurement["granularity"], table.measurement["at_most"])
+        drawn = random_plans(candidates, f"{RANDOM}{seed}", plans, seed)
+        job = MeasuredNetwork(name, module, graph, partition(graph), table, path)
+        job.predict_again(drawn)
+        if job.missing(drawn):
+            copies, workers = device.profile.measure.copies, workers or os.cpu_count() or 1
+            with (
+                tempfile.TemporaryDirectory(prefix="aap-hw-validate-") as folder,
+                compiler(device.target, copies, Path(folder), workers) as pool,
+            ):
+                job.measure(drawn, device, pool, Reference(device, pool), on_progress)
+        save_table(table, path)
+        return job.entries(drawn)

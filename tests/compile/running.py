@@ -26,6 +26,16 @@ from aap_hw.device.connection import LocalDevice
 
 Pair = tuple[int, int]
 
+# What a network can fuse behind a convolution.
+EPILOGUES = [
+    ("bias",),
+    ("bias", "relu"),
+    ("bias", "relu6"),
+    ("bias", "add"),
+    ("bias", "add", "relu"),
+    ("bias", "add", "relu6"),
+]
+
 
 @functools.cache
 def device(threads: int = 1) -> LocalDevice:

@@ -16,17 +16,9 @@ from hypothesis import strategies as st
 
 from aap_hw.compile.build import build_kernel
 from aap_hw.compile.kernel import KernelKey
-from tests.compile.running import Convolution, assert_convolution_equals_pytorch, call, target
+from tests.compile.running import EPILOGUES, Convolution, assert_convolution_equals_pytorch, call, target
 
 WIDTHS = (1, 3, 5, 17, 24, 37)
-EPILOGUES = [
-    ("bias",),
-    ("bias", "relu"),
-    ("bias", "relu6"),
-    ("bias", "add"),
-    ("bias", "add", "relu"),
-    ("bias", "add", "relu6"),
-]
 
 
 @pytest.mark.parametrize(
