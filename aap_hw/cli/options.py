@@ -129,7 +129,12 @@ def read_table(text: str) -> LatencyTable:
 
     path = Path(text)
     if path.exists() or path.suffix or len(path.parts) != 1:
-        return load_table(path)
+        try:
+            return load_table(path)
+        except UserError as problem:
+            if path.exists():
+                raise
+            raise UserError(f"{problem}; measure one with 'aap-hw profile --device NAME --out {text}'") from problem
     shipped = {file.stem: file for folder in reversed(resource_dirs("lut")) for file in folder.glob("*.json")}
     if text not in shipped:
         known = f"there are tables for {', '.join(sorted(shipped))}" if shipped else "none is shipped"
