@@ -19,6 +19,7 @@ from torch import nn
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.lut.enumeration import group_candidates
 from aap_hw.models import zoo
 from aap_hw.policy import Budget
 from aap_hw.prune import rounds
@@ -138,10 +139,10 @@ def true_ms(widths: dict[str, int]) -> float:
 
 
 def test_plan_that_is_fast_enough_at_once_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    device, summary, record, measured = run_on(monkeypatch, [0.97])
+    device, summary, record, measured = run_on(monkeypatch, [0.99])
     assert len(measured) == 1
     assert record["budget_met"]
-    assert summary["pruned_ms"] == pytest.approx(0.97 * true_ms(device.brought[0]))
+    assert summary["pruned_ms"] == pytest.approx(0.99 * true_ms(device.brought[0]))
     assert summary["dense_ms"] == pytest.approx(true_ms(dict(resnet20()[2].dense)))
     assert summary["dense_is_measured"]
 
@@ -159,6 +160,31 @@ def test_device_that_is_slower_than_the_table_says_is_learned_in_one_step(monkey
     assert second["measured_ms"] <= summary["budget_ms"]
     assert record["budget_met"]
     assert summary["pruned_ms"] == second["measured_ms"]
+
+
+def test_budget_that_a_faster_device_leaves_unspent_is_spent_on_more_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, summary, record, measured = run_on(monkeypatch, [0.8])
+    assert len(measured) == 2
+    assert all(m["budget_met"] for m in measured)
+    assert sum(device.brought[1].values()) > sum(device.brought[0].values())
+    assert summary["pruned_ms"] == measured[1]["measured_ms"] > measured[0]["measured_ms"]
+    assert record["predicted_ms"] == measured[1]["predicted_ms"]
+
+
+def test_plan_that_met_the_budget_is_kept_if_a_wider_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, summary, record, measured = run_on(monkeypatch, [0.8, 1.3, 1.3, 1.3])
+    assert [m["budget_met"] for m in measured[:2]] == [True, False]
+    assert record["budget_met"]
+    assert summary["pruned_ms"] <= summary["budget_ms"]
+
+
+def test_margin_is_given_up_where_only_the_smallest_plan_meets_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, graph, _ = resnet20()
+    smallest = true_ms({name: widths[0] for name, widths in group_candidates(graph, 4, 8).items()})
+    _, summary, record, measured = run_on(monkeypatch, [1.0], Budget.parse(f"{1.005 * smallest}ms"))
+    assert len(measured) == 1
+    assert record["budget_met"]
+    assert summary["pruned_ms"] == pytest.approx(smallest)
 
 
 def test_slow_first_and_then_faster_ends_with_the_plan_that_met_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
