@@ -15,6 +15,11 @@ from aap_hw.device.profile import MeasureSpec
 
 # Well below the time slice of a scheduler: on a busy machine most samples then are not interrupted.
 SAMPLE_US = 500.0
+# How long a function is timed when it is its turn, and how many turns there are: what disturbs a machine for seconds
+# then hits a part of everybody's samples instead of all of somebody's.
+TURN_US = 20_000.0
+TURNS = 40
+LEAST_SAMPLES = 3
 # What a latency is made of its samples. Whatever disturbs a device only ever adds to a sample, so the quick ones are
 # closest to the truth; the quickest of all may be an accident.
 STATISTIC = "10th percentile"
@@ -44,7 +49,7 @@ class Timing:
 def time_function(library: LoadedLibrary, function: str, inputs: Sequence[np.ndarray], measure: MeasureSpec) -> Timing:
     """Time one function of a library."""
     library.set_inputs(function, inputs)
-    number = _calls_a_sample(library, function, measure)
+    number = _calls_a_sample(_warm_us(library, function, measure))
     return Timing.of(library.time_us(function, number, measure.repeats))
 
 
@@ -62,25 +67,30 @@ def time_in_turn(
     function: str,
     inputs: Sequence[np.ndarray],
     measure: MeasureSpec,
-    turns: int = 5,
+    turns: int = TURNS,
 ) -> dict[str, Timing]:
     """Time the same function of several libraries, taking turns, so that a drifting clock hits all alike."""
     return time_calls_in_turn({n: Call(library, function, inputs) for n, library in libraries.items()}, measure, turns)
 
 
-def time_calls_in_turn(calls: Mapping[str, Call], measure: MeasureSpec, turns: int) -> dict[str, Timing]:
+def time_calls_in_turn(calls: Mapping[str, Call], measure: MeasureSpec, turns: int = TURNS) -> dict[str, Timing]:
     """Time several functions, taking turns; each is summarised over all of its turns."""
-    numbers = {}
+    numbers, repeats = {}, {}
     for name, call in calls.items():
         call.library.set_inputs(call.function, call.inputs)
-        numbers[name] = _calls_a_sample(call.library, call.function, measure)
+        us = _warm_us(call.library, call.function, measure)
+        numbers[name] = _calls_a_sample(us)
+        repeats[name] = min(measure.repeats, max(LEAST_SAMPLES, round(TURN_US / (numbers[name] * us))))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(turns):
         for name, call in calls.items():
-            samples[name] += call.library.time_us(call.function, numbers[name], measure.repeats)
+            samples[name] += call.library.time_us(call.function, numbers[name], repeats[name])
     return {name: Timing.of(values) for name, values in samples.items()}
 
 
-def _calls_a_sample(library: LoadedLibrary, function: str, measure: MeasureSpec) -> int:
-    warm = library.time_us(function, number=1, repeats=max(1, measure.warmup))
-    return max(1, round(SAMPLE_US / max(min(warm), 0.1)))
+def _warm_us(library: LoadedLibrary, function: str, measure: MeasureSpec) -> float:
+    return max(0.1, min(library.time_us(function, number=1, repeats=max(1, measure.warmup))))
+
+
+def _calls_a_sample(us: float) -> int:
+    return max(1, round(SAMPLE_US / us))

@@ -17,7 +17,7 @@ from aap_hw.compile.kernel import KernelKey
 
 # Standard deviations, as shares: of what a factor may differ from the common one, and of what a sum of kernels may
 # differ from the measured network for other reasons. Only their ratio matters.
-FACTOR_SPREAD = 0.2
+FACTOR_SPREAD = 0.05
 NETWORK_SPREAD = 0.02
 # A kernel is not taken to be so much quicker or slower in a network, whatever a few noisy measurements say.
 LEAST, MOST = 0.5, 3.0

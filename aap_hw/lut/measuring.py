@@ -1,26 +1,27 @@
-"""Timing compiled points and networks on a device, beside a reference kernel that says how fast it is just then."""
+"""Timing compiled points and networks on a device, beside a reference kernel that says how fast it is just then.
+
+What disturbs a device only ever adds to a latency, and often for seconds: neighbours in a cache that is shared, a
+process that wakes up. So everything is visited several times, with other work in between.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.kernel import Address, KernelKey
 from aap_hw.device.connection import Device, LoadedLibrary
 from aap_hw.device.profile import MeasureSpec
 from aap_hw.device.timing import Call, time_calls_in_turn, time_function
 from aap_hw.lut.compiling import CompiledBatch, Compiler
 from aap_hw.lut.table import LatencyPoint
 
-# A point counts at once if its samples agree to this share, and the reference kernel beside it is not slower by more
-# than that than it was at its best recently. Not ever: a board that gets hot stays slow, and need not be waited for.
-STEADY = 0.1
-RECENT = 64
-TRIES = 4
-# How often each of several networks takes its turn.
-TURNS = 10
+# A point is settled when its two quickest visits agree to this share of the quickest, or after the last visit.
+AGREEMENT = 0.03
+VISITS = 8
 # Beside the names of width plans.
 REFERENCE_NAME = "the reference kernel"
 REFERENCE = (
@@ -60,8 +61,6 @@ class Reference:
         self._measure = device.profile.measure
         self._batch = pool.submit([REFERENCE]).result()
         self._library = device.load(self._batch.library)
-        self._recent_us: deque[float] = deque(maxlen=RECENT)
-        self.latest_us = self.time_us()
 
     @property
     def call(self) -> Call:
@@ -75,33 +74,54 @@ class Reference:
 
     def time_us(self) -> float:
         """Latency of the reference kernel now."""
-        self.latest_us = time_point(self._library, self._batch, 0, self._measure).latency_us
-        self._recent_us.append(self.latest_us)
-        return self.latest_us
+        return time_point(self._library, self._batch, 0, self._measure).latency_us
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A point as it was timed once, and the reference kernel's latency (µs) around that time."""
+
+    key: KernelKey
+    point: LatencyPoint
+    reference_us: float
 
     @property
-    def best_us(self) -> float:
-        """The quickest of the recent timings: what the device does when it is left alone."""
-        return min(self._recent_us)
+    def ratio(self) -> float:
+        """The point's latency in units of the reference kernel's: a slower clock slows both."""
+        return self.point.latency_us / self.reference_us
 
 
-def time_steadily(time_once: Callable[[], LatencyPoint], reference: Reference) -> tuple[LatencyPoint, float]:
-    """Time a point between two timings of the reference kernel, again while the device is not steady.
+def time_points(
+    batches: Sequence[tuple[LoadedLibrary, CompiledBatch]],
+    measure: MeasureSpec,
+    reference: Reference,
+    on_settled: Callable[[Visit], None],
+) -> None:
+    """Time all points of some loaded batches in turn, again and again until each is settled; its quickest visit counts.
 
-    Returns the point and the reference latency (µs) that belongs to it. After a few tries the steadiest one counts.
+    ``on_settled`` is called once for each point.
     """
-    tries: list[tuple[float, LatencyPoint, float]] = []
-    for _ in range(TRIES):
-        before = reference.latest_us
-        point = time_once()
-        after = reference.time_us()
-        slowness = max(before, after) / reference.best_us - 1
-        unsteadiness = max(slowness, point.spread_us / point.latency_us)
-        tries.append((unsteadiness, point, (before + after) / 2))
-        if unsteadiness <= STEADY:
-            break
-    _, point, reference_us = min(tries, key=lambda attempt: attempt[0])
-    return point, reference_us
+    left = [(library, batch, index) for library, batch in batches for index in range(len(batch.points))]
+    visits: dict[Address, list[Visit]] = defaultdict(list)
+    for number in range(1, VISITS + 1):
+        unsettled = []
+        before = reference.time_us()
+        for library, batch, index in left:
+            address = batch.points[index]
+            point = time_point(library, batch, index, measure)
+            after = reference.time_us()
+            visits[address].append(Visit(address[0], point, (before + after) / 2))
+            before = after
+            if number == VISITS or _settled(visits[address]):
+                on_settled(min(visits[address], key=lambda visit: visit.ratio))
+            else:
+                unsettled.append((library, batch, index))
+        left = unsettled
+
+
+def _settled(visits: Sequence[Visit]) -> bool:
+    quickest = sorted(visit.ratio for visit in visits)[:2]
+    return len(quickest) == 2 and quickest[1] <= quickest[0] * (1 + AGREEMENT)
 
 
 def time_networks(
@@ -109,6 +129,6 @@ def time_networks(
 ) -> dict[str, float]:
     """Latency of each network in units of the reference kernel's, all of them timed in turn."""
     calls = {name: Call(library, "main", [image]) for name, library in libraries.items()}
-    timings = time_calls_in_turn({**calls, REFERENCE_NAME: reference.call}, measure, TURNS)
+    timings = time_calls_in_turn({**calls, REFERENCE_NAME: reference.call}, measure)
     reference_us = timings.pop(REFERENCE_NAME).latency_us / reference.calls
     return {name: timing.latency_us / reference_us for name, timing in timings.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,10 +14,11 @@ from torch import nn
 
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.network import Network
-from aap_hw.device.connection import Device
+from aap_hw.device.connection import Device, LoadedLibrary
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.calibrating import Observation
 from aap_hw.lut.compiling import Compiler
+from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.file import save_table
 from aap_hw.lut.measuring import Reference, time_networks
 from aap_hw.lut.predicting import predict_us
@@ -24,7 +26,12 @@ from aap_hw.lut.progress import Clock, ProgressCallback
 from aap_hw.lut.table import LatencyTable, Validation
 
 # Networks that are loaded side by side and timed in turn: a disturbance of seconds then hits a part of each of them.
-IN_TURN = 4
+IN_TURN = 16
+# What the cut networks that calibrate a table are called in it.
+CALIBRATION = "calibration"
+# The first networks measured are timed again beside all later ones, whose latencies are scaled by how much slower these
+# have become: whole networks feel a cache that is shared with neighbours, which a reference kernel does not.
+ANCHORS = 4
 
 WidthPlan = Mapping[str, int]
 
@@ -51,6 +58,16 @@ class MeasuredNetwork:
     ) -> None:
         self.name, self._module, self._graph, self.network = name, module, graph, network
         self._table, self.path = table, path
+        measurement = table.measurement
+        self._candidates = group_candidates(graph, measurement["granularity"], measurement["at_most"])
+
+    def random_plans(self, prefix: str, count: int, seed: int) -> dict[str, WidthPlan]:
+        """See ``random_plans``."""
+        return random_plans(self._candidates, prefix, count, seed)
+
+    def calibration_plans(self, count: int) -> dict[str, WidthPlan]:
+        """The unpruned network and ``count`` cut ones, always the same."""
+        return {"dense": self.network.dense, **self.random_plans(CALIBRATION, count, seed=0)}
 
     def entries(self, plans: Mapping[str, WidthPlan]) -> list[Validation]:
         """What the table holds of these plans, in their order."""
@@ -101,19 +118,27 @@ class MeasuredNetwork:
         predicted = {plan: predict_us(self.network, plans[plan], self._table) for plan in missing}
         clock = Clock("networks", len(plans) - len(missing), on_progress)
         clock.start(len(missing))
+        known_us: dict[str, float] = {}
+        anchors: dict[str, LoadedLibrary] = {}
         for start in range(0, len(missing), IN_TURN):
-            some = {plan: plans[plan] for plan in missing[start : start + IN_TURN]}
-            for plan, ratio in self._time(some, device, pool, reference).items():
-                us = ratio * self._table.measurement["reference_us"]
-                entry = Validation(self.name, self.network.input_shape, plan, predicted[plan], us)
+            if not anchors:
+                widths = self.calibration_plans(ANCHORS - 1)
+                known_us = {entry.plan: entry.measured_us for entry in self.entries(widths)}
+                anchors = self._load({plan: widths[plan] for plan in known_us}, device, pool)
+            some = self._load({plan: plans[plan] for plan in missing[start : start + IN_TURN]}, device, pool)
+            image = np.zeros(self.network.input_shape, dtype=np.float32)
+            ratios = time_networks({**anchors, **some}, image, device.profile.measure, reference)
+            unit_us = statistics.median(
+                [us / ratios[plan] for plan, us in known_us.items()] or [self._table.measurement["reference_us"]]
+            )
+            for plan in some:
+                entry = Validation(self.name, self.network.input_shape, plan, predicted[plan], ratios[plan] * unit_us)
                 self._table.validation.append(entry)
             save_table(self._table, self.path)
             clock.count(len(missing), len(some))
 
-    def _time(
-        self, plans: Mapping[str, WidthPlan], device: Device, pool: Compiler, reference: Reference
-    ) -> dict[str, float]:
-        """Latency of each plan's network in units of the reference kernel's."""
+    def _load(self, plans: Mapping[str, WidthPlan], device: Device, pool: Compiler) -> dict[str, LoadedLibrary]:
+        """Each plan's network, compiled."""
         futures = {
             plan: pool.submit_network(self.network, widths, self._weights(widths)) for plan, widths in plans.items()
         }
@@ -122,8 +147,7 @@ class MeasuredNetwork:
         libraries = {plan: device.load(file) for plan, file in files.items()}
         for file in files.values():
             file.unlink(missing_ok=True)
-        image = np.zeros(self.network.input_shape, dtype=np.float32)
-        return time_networks(libraries, image, device.profile.measure, reference)
+        return libraries
 
     def _weights(self, widths: WidthPlan) -> dict[str, torch.Tensor]:
         """Weights at the given widths; which channels stay makes no difference to latency, so the first do."""

@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +34,15 @@ from aap_hw.lut.compiling import Compiler, compiler
 from aap_hw.lut.enumeration import granularity_of, group_candidates, points_of
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.journal import Journal
-from aap_hw.lut.measuring import Reference, time_point, time_steadily
-from aap_hw.lut.networks import MeasuredNetwork, WidthPlan, random_plans
+from aap_hw.lut.measuring import Reference, Visit, time_points
+from aap_hw.lut.networks import MeasuredNetwork, WidthPlan
 from aap_hw.lut.progress import Clock, Progress, ProgressCallback
 from aap_hw.lut.sampling import TOLERANCE, next_points
 from aap_hw.lut.table import LatencyTable
 
 POINTS_A_BATCH = 16
-# Cut networks that calibrate a table, and what their plans are called in it.
+# Cut networks that calibrate a table.
 NETWORKS = 12
-CALIBRATION = "calibration"
 
 
 def profile_model(
@@ -85,7 +83,7 @@ def profile_model(
         wanted = points_of(network, candidates)
         search = _Search(wanted, table, journal, tolerance)
         job = MeasuredNetwork(name, module, graph, network, table, path)
-        plans = {"dense": network.dense, **random_plans(candidates, CALIBRATION, networks, seed=0)}
+        plans = job.calibration_plans(networks)
         unfinished = bool(search.next() or journal.entries or job.missing(plans))
         if not unfinished and all(kernel.key in table.factors for kernel in network.kernels):
             on_progress(Progress("points", 0, 0, search.kept, None))
@@ -207,6 +205,12 @@ def _measure_points(
     on_progress: ProgressCallback,
 ) -> None:
     clock = Clock("points", search.kept, on_progress)
+    total = 0
+
+    def settled(visit: Visit) -> None:
+        search.journal.record(visit.key, visit.point, visit.reference_us)
+        clock.count(total)
+
     while missing := search.next():
         total = clock.measured + len(missing)
         if clock.measured == 0:
@@ -214,13 +218,11 @@ def _measure_points(
         batches = [missing[i : i + POINTS_A_BATCH] for i in range(0, len(missing), POINTS_A_BATCH)]
         for group in [batches[i : i + workers] for i in range(0, len(batches), workers)]:
             # All are awaited before anything is timed: a busy compiler would slow the kernels down.
-            for batch in [future.result() for future in [pool.submit(points) for points in group]]:
-                library = device.load(batch.library)
+            compiled = [future.result() for future in [pool.submit(points) for points in group]]
+            loaded = [(device.load(batch.library), batch) for batch in compiled]
+            for batch in compiled:
                 batch.library.unlink(missing_ok=True)
-                for index, (key, _, _) in enumerate(batch.points):
-                    once = partial(time_point, library, batch, index, device.profile.measure)
-                    search.journal.record(key, *time_steadily(once, reference))
-                    clock.count(total)
+            time_points(loaded, device.profile.measure, reference, settled)
 
 
 def _record_conditions(table: LatencyTable, start: Conditions, end: Conditions) -> None:

@@ -18,12 +18,11 @@ from aap_hw.device.connection import Device
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.belonging import require_table_of
 from aap_hw.lut.compiling import compiler
-from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.fidelity import RANDOM
 from aap_hw.lut.file import save_table
 from aap_hw.lut.journal import Journal
 from aap_hw.lut.measuring import Reference
-from aap_hw.lut.networks import MeasuredNetwork, random_plans
+from aap_hw.lut.networks import MeasuredNetwork
 from aap_hw.lut.progress import ProgressCallback
 from aap_hw.lut.table import LatencyTable, Validation
 
@@ -58,9 +57,8 @@ def validate_model(
     # The journal is a profile's lock on the table's file: neither may overwrite what the other has measured.
     with closing(Journal(path.with_name(path.name + ".journal"), device.describe().as_json())):
         graph = ChannelGraph.trace(module, (torch.zeros(input_shape),))
-        candidates = group_candidates(graph, table.measurement["granularity"], table.measurement["at_most"])
-        drawn = random_plans(candidates, f"{RANDOM}{seed}", plans, seed)
         job = MeasuredNetwork(name, module, graph, partition(graph), table, path)
+        drawn = job.random_plans(f"{RANDOM}{seed}", plans, seed)
         job.predict_again(drawn)
         if job.missing(drawn):
             copies, workers = device.profile.measure.copies, workers or os.cpu_count() or 1
