@@ -1,70 +1,74 @@
-"""Proves how a point is timed on a machine that is not steady, and that a measured kernel is the one that was meant.
+"""Proves how points are timed on a machine that is not steady, and that a measured kernel is the one that was meant.
 
 Latencies are scripted here; the compiled code behind a point is proven in ``tests/compile/test_one_lowering.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from aap_hw.compile.kernel import KernelKey
+from aap_hw.lut import measuring
 from aap_hw.lut.compiling import compile_batch
-from aap_hw.lut.measuring import STEADY, TRIES, Reference, time_point, time_steadily
+from aap_hw.lut.measuring import VISITS, Reference, Visit, time_point, time_points
 from aap_hw.lut.table import LatencyPoint
 from tests.lut.tiny import device
 
 
-class ScriptedReference:
-    """A reference kernel whose latencies are given."""
+KEY = KernelKey.make("linear", (), 1, epilogue=("bias",))
+MEASURE = device().profile.measure
 
-    def __init__(self, *latencies_us: float) -> None:
-        self.latest_us, *rest = latencies_us
-        self._rest = iter(rest)
-        self.best_us = min(latencies_us)
+
+class Scripted:
+    """A loaded batch of points and a reference kernel, both of which take as long as they are told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, points_us: Sequence[Sequence[float]], *reference_us: float):
+        self.visited: list[int] = []
+        self._points = [iter(latencies) for latencies in points_us]
+        self._reference = iter(reference_us) if reference_us else repeat(80.0)
+        self._batch = SimpleNamespace(points=[(KEY, 8 * i, 16) for i in range(len(points_us))])
+        monkeypatch.setattr(measuring, "time_point", self._time_point)
 
     def time_us(self) -> float:
-        self.latest_us = next(self._rest)
-        return self.latest_us
+        return next(self._reference)
+
+    def _time_point(self, library: object, batch: object, index: int, measure: object) -> LatencyPoint:
+        self.visited.append(index)
+        return LatencyPoint(8 * index, 16, next(self._points[index]), 0.1, 20)
+
+    def time(self) -> list[Visit]:
+        settled: list[Visit] = []
+        batches = cast(Any, [(None, self._batch)])
+        time_points(batches, MEASURE, cast(Reference, self), settled.append)
+        return settled
 
 
-def points(*medians_and_spreads: tuple[float, float]) -> Iterator[LatencyPoint]:
-    return (LatencyPoint(8, 16, latency_us, spread_us, 20) for latency_us, spread_us in medians_and_spreads)
+def test_points_are_visited_in_turn_until_two_visits_of_each_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Scripted(monkeypatch, [[10.0, 10.1], [30.0, 20.0, 25.0, 20.1], [40.0, 40.0]])
+    settled = script.time()
+    assert script.visited == [0, 1, 2, 0, 1, 2, 1, 1]
+    assert [(visit.point.width_in, visit.point.latency_us) for visit in settled] == [(0, 10.0), (16, 40.0), (8, 20.0)]
+    assert {visit.key for visit in settled} == {KEY}
 
 
-def steadily(made: Iterator[LatencyPoint], reference: ScriptedReference) -> tuple[LatencyPoint, float]:
-    return time_steadily(lambda: next(made), cast(Reference, reference))
+def test_point_that_never_settles_counts_as_its_quickest_visit(monkeypatch: pytest.MonkeyPatch) -> None:
+    latencies = [10.0 * 1.1**i for i in range(VISITS)]
+    (visit,) = Scripted(monkeypatch, [[*latencies[3:], *latencies[:3], 1.0]]).time()
+    assert visit.point.latency_us == 10.0
 
 
-def test_steady_point_counts_at_once_beside_the_reference_around_it() -> None:
-    point, reference_us = steadily(points((10.0, 0.5)), ScriptedReference(80.0, 84.0))
-    assert (point.latency_us, reference_us) == (10.0, 82.0)
-
-
-def test_point_is_timed_again_while_its_samples_or_the_reference_vary() -> None:
-    # First the samples vary, then the reference does, behind a point and before the next one.
-    made = points((10.0, 5.0), (11.0, 0.1), (12.0, 0.1), (13.0, 0.1))
-    point, reference_us = steadily(made, ScriptedReference(80.0, 80.0, 100.0, 82.0, 84.0))
-    assert (point.latency_us, reference_us) == (13.0, 83.0)
-
-
-def test_after_a_few_tries_the_steadiest_one_counts() -> None:
-    spreads = [4.0, 2.0, 3.0, 5.0]
-    assert len(spreads) == TRIES
-    assert min(spreads) / 10 > STEADY
-    made = points(*((10.0 + i / 10, spread) for i, spread in enumerate(spreads)), (99.0, 0.0))
-    point, reference_us = steadily(made, ScriptedReference(80.0, 80.0, 82.0, 82.0, 82.0, 82.0))
-    assert (point.latency_us, reference_us) == (10.1, 81.0)
-
-
-def test_point_is_timed_again_while_the_device_is_slower_than_it_was() -> None:
-    made = points((15.0, 0.1), (14.0, 0.1), (10.0, 0.1))
-    point, reference_us = steadily(made, ScriptedReference(120.0, 120.0, 81.0, 80.0))
-    assert (point.latency_us, reference_us) == (10.0, 80.5)
+def test_quickest_is_told_by_the_reference_kernel_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On the second visit the clock is twice as slow, and the point only 1.9 times.
+    script = Scripted(monkeypatch, [[10.0, 19.0, 10.0, 19.0]], 80.0, 80.0, 160.0, 160.0, 80.0, 80.0, 160.0, 160.0)
+    (visit,) = script.time()
+    assert (visit.point.latency_us, visit.reference_us) == (19.0, 160.0)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.lut import profiling
 from aap_hw.lut.calibrating import LEAST, MOST
 from aap_hw.lut.file import load_table
+from aap_hw.lut.measuring import Visit
 from aap_hw.lut.predicting import predict_us
 from aap_hw.lut.profiling import profile_model, set_aside
 from aap_hw.lut.progress import Progress, ProgressCallback
@@ -261,15 +262,13 @@ def test_widths_between_measured_ones_are_measured_only_where_the_line_bends(
 ) -> None:
     """Compiled as ever, but timed by a formula that bends at 24 channels."""
 
-    def by_formula(library: object, batch: Any, index: int, measure: object) -> LatencyPoint:
-        _, width_in, width_out = batch.points[index]
-        return LatencyPoint(width_in, width_out, 10.0 + width_in + bend_us * max(0, width_in - 24), 0.0, 3)
+    def by_formula(batches: Any, measure: object, reference: object, on_settled: Callable[[Visit], None]) -> None:
+        for _, batch in batches:
+            for key, width_in, width_out in batch.points:
+                us = 10.0 + width_in + bend_us * max(0, width_in - 24)
+                on_settled(Visit(key, LatencyPoint(width_in, width_out, us, 0.0, 3), 80.0))
 
-    def next_to_it(time_once: Callable[[], LatencyPoint], reference: object) -> tuple[LatencyPoint, float]:
-        return time_once(), 80.0
-
-    monkeypatch.setattr(profiling, "time_point", by_formula)
-    monkeypatch.setattr(profiling, "time_steadily", next_to_it)
+    monkeypatch.setattr(profiling, "time_points", by_formula)
     table = profile_model("tiny", Tiny(), INPUT, tiny.device(), tmp_path / "table.json", workers=1, networks=0)
     (linear,) = [points for key, points in table.points.items() if key.op == "linear"]
     assert sorted(width for width, _ in linear) == expected

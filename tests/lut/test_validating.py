@@ -5,6 +5,7 @@ Real networks are cut, compiled and timed on this machine; how close the predict
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from aap_hw.compile.partition import partition
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.lut import validating
+from aap_hw.lut import networks, validating
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.file import load_table
 from aap_hw.lut.journal import Journal
@@ -89,6 +90,20 @@ def test_plans_that_are_there_are_not_measured_but_predicted_anew(path: Path, mo
     assert again.predicted_us == pytest.approx(2 * first[0].predicted_us, rel=1e-3)
 
 
+def test_networks_are_scaled_by_those_that_were_measured_before(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine has become half as fast for networks, and not for the reference kernel."""
+
+    def half_as_fast(libraries: Mapping[str, object], *_: object) -> dict[str, float]:
+        assert list(libraries) == ["dense", "random-0-0", "random-0-1"]
+        return {"dense": 2 * dense_ratio, "random-0-0": dense_ratio, "random-0-1": 3 * dense_ratio}
+
+    table = load_table(path)
+    dense_us = table.validation[0].measured_us
+    dense_ratio = dense_us / table.measurement["reference_us"]
+    monkeypatch.setattr(networks, "time_networks", half_as_fast)
+    assert [entry.measured_us for entry in validate(path, 2)] == pytest.approx([dense_us / 2, 1.5 * dense_us])
+
+
 def test_interrupted_validation_keeps_what_was_measured(path: Path) -> None:
     def interrupt(progress: Progress) -> None:
         if progress.measured:
@@ -112,7 +127,7 @@ def test_table_of_another_device_is_refused(path: Path) -> None:
 def test_table_of_another_network_is_refused_before_anything_is_compiled(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validating.MeasuredNetwork, "_time", None)
+    monkeypatch.setattr(validating.MeasuredNetwork, "_load", None)
     before = path.read_bytes()
     with pytest.raises(MissingKernelError, match=r"has no kernel 'conv2d 6x6 .*kernel=3x3"):
         validate(path, 1, kernel=3)
