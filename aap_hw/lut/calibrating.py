@@ -1,26 +1,23 @@
-"""How much longer kernels take in networks than on their own, found from a few whole networks.
+"""How much longer kernels take in a network than on their own, found from a few whole networks.
 
-In a network, weights and output buffers were last touched an inference ago, so that memory and caches serve a kernel
-worse than when it is called again and again. By how much depends on what runs before it, which no table of single
-kernels can know. Whole networks of different widths do know it: their latencies are regressed on the sums of their
-kernels' latencies, one factor for each kernel. Pure: arrays in, arrays out.
+In a network, weights and output buffers were last touched an inference ago, and the more a network does, the less of
+them is left in the caches; and a network of a few milliseconds is never as undisturbed as the best samples of a kernel.
+Whole networks of different widths know it: their latencies are regressed on the sums of their kernels' latencies, as a
+straight line between the logarithms. Pure: numbers in, numbers out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from aap_hw.compile.kernel import KernelKey
-
-# Standard deviations, as shares: of what a factor may differ from the common one, and of what a sum of kernels may
-# differ from the measured network for other reasons. Only their ratio matters.
-FACTOR_SPREAD = 0.05
+# Standard deviations: of an exponent from 1, and of a measured network from the line, as a share of its latency. Only
+# their ratio matters: one network says nothing of the exponent, a dozen of different sizes nearly all.
+EXPONENT_SPREAD = 0.1
 NETWORK_SPREAD = 0.02
-# A kernel is not taken to be so much quicker or slower in a network, whatever a few noisy measurements say.
-LEAST, MOST = 0.5, 3.0
 
 
 @dataclass(frozen=True)
@@ -29,37 +26,46 @@ class Observation:
 
     Attributes
     ----------
-    kernels_us : sum of the isolated latencies of its kernels, by key.
+    alone_us : sum of the latencies of its kernels, each timed on its own.
     measured_us : latency of the whole.
     """
 
-    kernels_us: Mapping[KernelKey, float]
+    alone_us: float
     measured_us: float
 
 
-def fitted_factors(
-    observations: Sequence[Observation], fixed: Mapping[KernelKey, float] | None = None
-) -> dict[KernelKey, float]:
-    """The factor of every kernel of some networks by which its isolated latency is to be multiplied.
+@dataclass(frozen=True)
+class Slowdown:
+    """Latency of a network by the sum of its kernels: ``measured_us * (sum / alone_us) ** exponent``."""
 
-    Least squares of the networks' relative errors with every factor drawn towards one that they have in common (ridge
-    regression): few networks suffice, and a kernel that hardly matters hardly deviates.
+    alone_us: float = 1.0
+    measured_us: float = 1.0
+    exponent: float = 1.0
 
-    Parameters
-    ----------
-    fixed
-        Factors that are known from other networks and stay as they are.
+    def network_us(self, alone_us: float) -> float:
+        """Latency of a network whose kernels take ``alone_us`` on their own."""
+        return self.measured_us * (alone_us / self.alone_us) ** self.exponent
+
+    def alone_of(self, network_us: float) -> float:
+        """What the kernels of a network may take on their own if it may take ``network_us``."""
+        return float(self.alone_us * (network_us / self.measured_us) ** (1 / self.exponent))
+
+
+# A network takes what its kernels take on their own.
+ALONE = Slowdown()
+
+
+def fitted_slowdown(observations: Sequence[Observation]) -> Slowdown:
+    """The line nearest to some networks, with the exponent drawn towards 1 (ridge regression); none if there are none.
+
+    The exponent stays within three standard deviations of 1, whatever a few noisy measurements say.
     """
-    fixed = fixed or {}
-    keys = [key for key in dict.fromkeys(k for o in observations for k in o.kernels_us) if key not in fixed]
-    if not keys or not observations:
-        return {}
-    known = np.array([sum(us * fixed.get(key, 0.0) for key, us in o.kernels_us.items()) for o in observations])
-    free = np.array([[o.kernels_us.get(key, 0.0) for key in keys] for o in observations])
-    measured = np.array([o.measured_us for o in observations])
-    common = float(np.clip(np.median((measured - known) / free.sum(axis=1)), LEAST, MOST))
-    shares = free / measured[:, None] / NETWORK_SPREAD
-    errors = (measured - known - common * free.sum(axis=1)) / measured / NETWORK_SPREAD
-    normal = shares.T @ shares + np.eye(len(keys)) / FACTOR_SPREAD**2
-    factors = common + np.linalg.solve(normal, shares.T @ errors)
-    return {key: float(factor) for key, factor in zip(keys, np.clip(factors, LEAST, MOST), strict=True)}
+    if not observations:
+        return ALONE
+    alone = np.log([o.alone_us for o in observations])
+    ratio = np.log([o.measured_us for o in observations]) - alone
+    centre = float(alone.mean())
+    size = alone - centre
+    tilt = float(size @ ratio) / (float(size @ size) + (NETWORK_SPREAD / EXPONENT_SPREAD) ** 2)
+    tilt = min(max(tilt, -3 * EXPONENT_SPREAD), 3 * EXPONENT_SPREAD)
+    return Slowdown(math.exp(centre), math.exp(centre + float(ratio.mean())), 1 + tilt)

@@ -15,9 +15,10 @@ import jsonschema
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.files import read_text, write_atomic
+from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def load_table(path: Path) -> LatencyTable:
@@ -58,8 +59,7 @@ def dump_table(table: LatencyTable) -> str:
             json.dumps([p.width_in, p.width_out, _rounded(p.latency_us), _rounded(p.spread_us), p.samples])
             for _, p in sorted(table.points[key].items())
         ]
-        factor = f'"in_network": {_rounded(table.factors[key])}, ' if key in table.factors else ""
-        kernels.append(f'  {json.dumps(str(key))}: {{{factor}"points": [\n   ' + ",\n   ".join(rows) + "\n  ]}")
+        kernels.append(f'  {json.dumps(str(key))}: {{"points": [\n   ' + ",\n   ".join(rows) + "\n  ]}")
     validation = [
         json.dumps(
             {
@@ -72,11 +72,19 @@ def dump_table(table: LatencyTable) -> str:
         )
         for v in table.validation
     ]
+    slowdowns = [
+        json.dumps(
+            {"model": model, "input": list(shape), **{name: _rounded(value) for name, value in asdict(slow).items()}},
+            sort_keys=True,
+        )
+        for (model, shape), slow in sorted(table.slowdowns.items())
+    ]
     parts = {
         "device": _indented(table.device),
         "kernels": "{\n" + ",\n".join(kernels) + "\n }",
         "measurement": _indented(table.measurement),
         "schema_version": str(SCHEMA_VERSION),
+        "slowdowns": "[\n  " + ",\n  ".join(slowdowns) + "\n ]" if slowdowns else "[]",
         "validation": "[\n  " + ",\n  ".join(validation) + "\n ]" if validation else "[]",
     }
     return "{\n" + ",\n".join(f' "{name}": {text}' for name, text in parts.items()) + "\n}\n"
@@ -89,13 +97,14 @@ def _from_document(document: dict[str, Any], path: Path) -> LatencyTable:
             key = KernelKey.parse(text)
         except UserError as problem:
             raise _damaged(path, f"is not valid: {text!r} is not a kernel key") from problem
-        if (factor := kernel.get("in_network")) is not None:
-            table.factors[key] = _finite(factor, text, path)
         for row in kernel["points"]:
             point = LatencyPoint(*row)
             _finite(point.latency_us, text, path)
             _finite(point.spread_us, text, path)
             table.add(key, point)
+    for entry in document["slowdowns"]:
+        line = {name: _finite(entry[name], "slowdowns", path) for name in ("alone_us", "measured_us", "exponent")}
+        table.slowdowns[entry["model"], tuple(entry["input"])] = Slowdown(**line)
     for entry in document["validation"]:
         table.validation.append(Validation(**{**entry, "input": tuple(entry["input"])}))
     return table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.network import Network
 from aap_hw.device.connection import Device, LoadedLibrary
 from aap_hw.graph import ChannelGraph
@@ -81,20 +79,15 @@ class MeasuredNetwork:
 
     def observations(self, plans: Mapping[str, WidthPlan]) -> list[Observation]:
         """The measured ones of these plans, for calibrating."""
-        bare = replace(self._table, factors={})
-        found = []
-        for entry in self.entries(plans):
-            sums: dict[KernelKey, float] = defaultdict(float)
-            for kernel in self.network.kernels:
-                key, *widths = kernel.at(plans[entry.plan])
-                sums[key] += bare.latency(key, *widths).us
-            found.append(Observation(sums, entry.measured_us))
-        return found
+        return [
+            Observation(predict_us(self.network, plans[entry.plan], self._table), entry.measured_us)
+            for entry in self.entries(plans)
+        ]
 
     def predict_again(self, plans: Mapping[str, WidthPlan]) -> None:
         """Bring stored predictions up to date: the table may have changed since they were made."""
         self._table.validation = [
-            replace(entry, predicted_us=predict_us(self.network, plans[entry.plan], self._table))
+            replace(entry, predicted_us=self._predict_us(plans[entry.plan]))
             if self._is_mine(entry) and entry.plan in plans
             else entry
             for entry in self._table.validation
@@ -115,7 +108,7 @@ class MeasuredNetwork:
         MissingKernelError : the table lacks a kernel of the network; nothing has been compiled by then.
         """
         missing = self.missing(plans)
-        predicted = {plan: predict_us(self.network, plans[plan], self._table) for plan in missing}
+        predicted = {plan: self._predict_us(plans[plan]) for plan in missing}
         clock = Clock("networks", len(plans) - len(missing), on_progress)
         clock.start(len(missing))
         known_us: dict[str, float] = {}
@@ -136,6 +129,10 @@ class MeasuredNetwork:
                 self._table.validation.append(entry)
             save_table(self._table, self.path)
             clock.count(len(missing), len(some))
+
+    def _predict_us(self, widths: WidthPlan) -> float:
+        slowdown = self._table.slowdown(self.name, self.network.input_shape)
+        return predict_us(self.network, widths, self._table, slowdown)
 
     def _load(self, plans: Mapping[str, WidthPlan], device: Device, pool: Compiler) -> dict[str, LoadedLibrary]:
         """Each plan's network, compiled."""

@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 
 from aap_hw.compile.network import Kernel, Network
+from aap_hw.lut.calibrating import ALONE, Slowdown
 from aap_hw.lut.enumeration import groups_of
 from aap_hw.lut.table import LatencyTable
 from aap_hw.policy import KernelCost
@@ -41,9 +42,9 @@ def kernel_latencies(network: Network, widths: Mapping[str, int], table: Latency
     return rows
 
 
-def predict_us(network: Network, widths: Mapping[str, int], table: LatencyTable) -> float:
-    """Latency of a network under a width plan: the sum over its kernels, in microseconds."""
-    return sum(row.latency_us for row in kernel_latencies(network, widths, table))
+def predict_us(network: Network, widths: Mapping[str, int], table: LatencyTable, slowdown: Slowdown = ALONE) -> float:
+    """Latency of a network under a width plan, in microseconds: of the sum over its kernels, what is seen of it."""
+    return slowdown.network_us(sum(row.latency_us for row in kernel_latencies(network, widths, table)))
 
 
 def latency_costs(network: Network, candidates: Mapping[str, Sequence[int]], table: LatencyTable) -> list[KernelCost]:

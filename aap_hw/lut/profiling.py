@@ -29,7 +29,7 @@ from aap_hw.errors import UserError
 from aap_hw.files import sha256_of
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.belonging import difference, require_table_of
-from aap_hw.lut.calibrating import fitted_factors
+from aap_hw.lut.calibrating import fitted_slowdown
 from aap_hw.lut.compiling import Compiler, compiler
 from aap_hw.lut.enumeration import granularity_of, group_candidates, points_of
 from aap_hw.lut.file import load_table, save_table
@@ -85,12 +85,13 @@ def profile_model(
         job = MeasuredNetwork(name, module, graph, network, table, path)
         plans = job.calibration_plans(networks)
         unfinished = bool(search.next() or journal.entries or job.missing(plans))
-        if not unfinished and all(kernel.key in table.factors for kernel in network.kernels):
+        known_as = name, network.input_shape
+        if not unfinished and known_as in table.slowdowns:
             on_progress(Progress("points", 0, 0, search.kept, None))
             return table
         if unfinished:
             _measure(search, job, plans, device, workers or os.cpu_count() or 1, on_progress)
-        table.factors |= fitted_factors(job.observations(plans), table.factors)
+        table.slowdowns[known_as] = fitted_slowdown(job.observations(plans))
         job.predict_again(plans)
         save_table(table, path)
     finally:

@@ -12,6 +12,7 @@ from typing import Any
 
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.errors import UserError
+from aap_hw.lut.calibrating import ALONE, Slowdown
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,14 @@ class LatencyTable:
     ----------
     device : what the latencies depend on, with provenance and date.
     measurement : how they were measured.
-    factors : how many times as long a kernel takes in a network as on its own, for kernels of which that is known;
-        ``points`` are without them, ``latency`` is with them.
+    slowdowns : by model and input shape, how much longer a network takes than the sum of its kernels.
     """
 
     device: dict[str, Any]
     measurement: dict[str, Any]
     points: dict[KernelKey, dict[tuple[int, int], LatencyPoint]] = field(default_factory=dict)
     validation: list[Validation] = field(default_factory=list)
-    factors: dict[KernelKey, float] = field(default_factory=dict)
+    slowdowns: dict[tuple[str, tuple[int, ...]], Slowdown] = field(default_factory=dict)
 
     def add(self, key: KernelKey, point: LatencyPoint) -> None:
         """Add a point; one already there at the same widths is replaced."""
@@ -85,7 +85,7 @@ class LatencyTable:
         return (width_in, width_out) in self.points.get(key, {})
 
     def latency(self, key: KernelKey, width_in: int, width_out: int) -> Latency:
-        """Latency of a kernel in a network at the given widths, interpolated between measured ones where need be.
+        """Latency of a kernel on its own at the given widths, interpolated between measured ones where need be.
 
         Below the smallest measured width the latency of the smallest is given.
 
@@ -99,9 +99,8 @@ class LatencyTable:
                 f"the latency table of {self.device['name']} has no kernel '{key}'; "
                 f"measure it with 'aap-hw profile --device {self.device['name']}' and this model and input size"
             )
-        factor = self.factors.get(key, 1.0)
         if (point := measured.get((width_in, width_out))) is not None:
-            return Latency(point.latency_us * factor, interpolated=False)
+            return Latency(point.latency_us, interpolated=False)
         value = _interpolate({widths: p.latency_us for widths, p in measured.items()}, width_in, width_out)
         if value is None:
             raise MissingKernelError(
@@ -109,7 +108,11 @@ class LatencyTable:
                 f"{width_in} -> {width_out}; measure it with 'aap-hw profile --device {self.device['name']}' and "
                 "this model"
             )
-        return Latency(value * factor, interpolated=True)
+        return Latency(value, interpolated=True)
+
+    def slowdown(self, model: str, input_shape: tuple[int, ...]) -> Slowdown:
+        """How much longer a network takes than the sum of its kernels; as long as the sum if that is not known."""
+        return self.slowdowns.get((model, input_shape), ALONE)
 
     def dense_ms(self, model: str, input_shape: tuple[int, ...]) -> float | None:
         """Measured latency of a whole unpruned network, in milliseconds, if the table holds it."""
