@@ -1,4 +1,4 @@
-"""Proves that factors of kernels are found from whole networks, and that few or bad measurements do no harm."""
+"""Proves that a network's slowdown is found from whole networks, and that few or bad measurements do no harm."""
 
 from __future__ import annotations
 
@@ -7,78 +7,53 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aap_hw.compile.kernel import KernelKey
-from aap_hw.lut.calibrating import FACTOR_SPREAD, LEAST, MOST, Observation, fitted_factors
+from aap_hw.lut.calibrating import ALONE, EXPONENT_SPREAD, Observation, Slowdown, fitted_slowdown
 
-KEYS = [KernelKey.make("conv2d", (size, size), 1, kernel=(1, 1)) for size in (7, 14, 28, 56)]
+MICROSECONDS = st.floats(1.0, 1e6)
 
 
-def observations(factors: list[float], count: int, noise: float = 0.0, seed: int = 0) -> list[Observation]:
-    """Networks of kernels of 50 to 500 µs in which each takes its factor times as long."""
+def observations(slowdown: Slowdown, count: int, noise: float = 0.0, seed: int = 0) -> list[Observation]:
+    """Networks whose kernels take 1 to 6 ms."""
     random = np.random.default_rng(seed)
-    made = []
-    for _ in range(count):
-        alone = random.uniform(50, 500, len(factors))
-        measured = float(alone @ factors) * float(random.normal(1, noise))
-        made.append(Observation(dict(zip(KEYS, alone.tolist(), strict=False)), measured))
-    return made
+    sums = random.uniform(1000, 6000, count)
+    return [Observation(us, slowdown.network_us(us) * float(random.lognormal(0, noise))) for us in sums.tolist()]
 
 
-def predicted(factors: dict[KernelKey, float], network: Observation) -> float:
-    return sum(us * factors[key] for key, us in network.kernels_us.items())
+@given(st.floats(0.8, 2.0), st.floats(0.9, 1.1), st.integers(0, 50))
+def test_networks_that_were_not_seen_are_predicted_from_a_dozen(scale: float, exponent: float, seed: int) -> None:
+    true = Slowdown(3000.0, 3000.0 * scale, exponent)
+    found = fitted_slowdown(observations(true, 13, noise=0.01, seed=seed))
+    for other in observations(true, 20, seed=1000 + seed):
+        assert found.network_us(other.alone_us) == pytest.approx(other.measured_us, rel=0.04)
 
 
-def errors(factors: dict[KernelKey, float], networks: list[Observation]) -> np.ndarray:
-    return np.array([predicted(factors, network) / network.measured_us - 1 for network in networks])
+@given(MICROSECONDS, MICROSECONDS)
+def test_one_network_scales_all_by_its_ratio(alone_us: float, measured_us: float) -> None:
+    found = fitted_slowdown([Observation(alone_us, measured_us)])
+    assert found.exponent == 1
+    assert found.network_us(2 * alone_us) == pytest.approx(2 * measured_us)
 
 
-def test_factors_that_differ_are_found_from_a_dozen_networks() -> None:
-    true = [1.0, 1.1, 0.9, 1.5]
-    found = fitted_factors(observations(true, 13))
-    assert list(found) == KEYS
-    assert list(found.values()) == pytest.approx(true, abs=0.03)
+@given(st.lists(st.tuples(MICROSECONDS, MICROSECONDS), min_size=1, max_size=6))
+def test_exponent_stays_within_reason_whatever_was_measured(pairs: list[tuple[float, float]]) -> None:
+    found = fitted_slowdown([Observation(*pair) for pair in pairs])
+    assert abs(found.exponent - 1) <= 3 * EXPONENT_SPREAD + 1e-12
+    assert found.network_us(10.0) < found.network_us(11.0)
 
 
-@given(st.lists(st.floats(0.8, 1.6), min_size=1, max_size=4), st.integers(0, 50))
-def test_networks_that_were_not_seen_are_predicted_better_than_by_one_factor_for_all(
-    true: list[float], seed: int
-) -> None:
-    seen, others = observations(true, 13, noise=0.01, seed=seed), observations(true, 40, seed=1000 + seed)
-    found = fitted_factors(seen)
-    common = float(np.median([o.measured_us / sum(o.kernels_us.values()) for o in seen]))
-    by_one = errors(dict.fromkeys(KEYS[: len(true)], common), others)
-    assert np.abs(errors(found, others)).mean() <= np.abs(by_one).mean() + 0.006
+def test_one_disturbed_network_hardly_moves_the_others() -> None:
+    networks = observations(ALONE, 13)
+    networks[0] = Observation(networks[0].alone_us, 1.3 * networks[0].measured_us)
+    found = fitted_slowdown(networks)
+    assert all(found.network_us(o.alone_us) == pytest.approx(o.measured_us, rel=0.06) for o in networks[1:])
 
 
-@given(st.floats(LEAST, MOST), st.integers(1, 3))
-def test_factor_that_all_kernels_have_in_common_is_found_from_one_network(common: float, count: int) -> None:
-    found = fitted_factors(observations([common] * 4, count))
-    assert list(found.values()) == pytest.approx([common] * 4, rel=1e-6)
+@given(st.floats(0.8, 2.0), st.floats(0.7, 1.3), MICROSECONDS)
+def test_what_the_kernels_may_take_is_the_inverse(scale: float, exponent: float, us: float) -> None:
+    slowdown = Slowdown(2000.0, 2000.0 * scale, exponent)
+    assert slowdown.alone_of(slowdown.network_us(us)) == pytest.approx(us)
 
 
-def test_one_disturbed_network_moves_no_factor_far() -> None:
-    networks = observations([1.0] * 4, 13)
-    slow = networks[0]
-    networks[0] = Observation(slow.kernels_us, 1.3 * slow.measured_us)
-    assert all(abs(factor - 1) < FACTOR_SPREAD for factor in fitted_factors(networks).values())
-
-
-@given(st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=5))
-def test_factors_stay_within_reason_whatever_was_measured(latencies: list[float]) -> None:
-    networks = [
-        Observation(o.kernels_us, us) for o, us in zip(observations([1.0] * 4, len(latencies)), latencies, strict=True)
-    ]
-    assert all(LEAST <= factor <= MOST for factor in fitted_factors(networks).values())
-
-
-def test_known_factors_stay_and_the_others_make_up_for_them() -> None:
-    true = [1.4, 1.0, 1.2, 1.0]
-    fixed = {KEYS[0]: 1.4, KEYS[1]: 1.0}
-    found = fitted_factors(observations(true, 13), fixed)
-    assert list(found) == KEYS[2:]
-    assert list(found.values()) == pytest.approx(true[2:], abs=0.02)
-    assert fitted_factors(observations(true, 3), dict.fromkeys(KEYS, 1.0)) == {}
-
-
-def test_without_networks_there_are_no_factors() -> None:
-    assert fitted_factors([]) == {}
+def test_without_networks_a_network_takes_what_its_kernels_take() -> None:
+    assert fitted_slowdown([]) == ALONE
+    assert ALONE.network_us(123.0) == 123.0

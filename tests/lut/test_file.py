@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aap_hw.errors import UserError
+from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.file import dump_table, load_table, save_table
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 from tests.lut.tables import KEY, empty, tables
@@ -28,6 +29,7 @@ def table() -> LatencyTable:
         for width_out in (8, 16):
             made.add(KEY, LatencyPoint(width_in, width_out, 1.5 * width_in + width_out, 0.25, 20))
     made.validation.append(Validation("net", (1, 3, 8, 8), "dense", 40.5, 41.25))
+    made.slowdowns["net", (1, 3, 8, 8)] = Slowdown(40.0, 41.0, 1.03)
     return made
 
 
@@ -45,7 +47,7 @@ def test_loading_what_was_saved_gives_the_table(tmp_path_factory: pytest.TempPat
 def test_text_has_sorted_keys_and_one_point_a_row_whatever_the_order_of_measuring(
     table: LatencyTable, random: Any
 ) -> None:
-    shuffled = LatencyTable(table.device, table.measurement, validation=table.validation)
+    shuffled = LatencyTable(table.device, table.measurement, validation=table.validation, slowdowns=table.slowdowns)
     points = [(key, point) for key, of_key in table.points.items() for point in of_key.values()]
     random.shuffle(points)
     for key, point in points:
@@ -151,12 +153,12 @@ def test_wrong_content_is_refused_and_the_file_named(
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_another_version_is_refused_as_that(table: LatencyTable, tmp_path: Path, version: object) -> None:
     path, document = tmp_path / "table.json", json.loads(dump_table(table))
     document["schema_version"] = version
     path.write_text(json.dumps(document))
-    with pytest.raises(UserError, match=rf"not a latency table of version 1 \(schema_version is {version!r}\)"):
+    with pytest.raises(UserError, match=rf"not a latency table of version 2 \(schema_version is {version!r}\)"):
         load_table(path)
 
 

@@ -7,6 +7,7 @@ begin where it could not write. What becomes of a job that is killed is `test_in
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from aap_hw.compile.partition import partition
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut import profiling
-from aap_hw.lut.calibrating import LEAST, MOST
 from aap_hw.lut.file import load_table
 from aap_hw.lut.measuring import Visit
 from aap_hw.lut.predicting import predict_us
@@ -217,22 +217,22 @@ def test_profiling_leaves_the_network_as_it_was(path: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_cut_networks_calibrate_the_kernels(tmp_path: Path) -> None:
+def test_cut_networks_calibrate_the_table(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     progress: list[Progress] = []
     table = profile_model(
         "tiny", Tiny(), INPUT, tiny.device(), path, on_progress=progress.append, workers=1, tolerance=0.0, networks=2
     )
     assert [entry.plan for entry in table.validation] == ["dense", "calibration-0", "calibration-1"]
-    assert table.factors.keys() == table.points.keys()
-    assert all(LEAST <= factor <= MOST for factor in table.factors.values())
-    loaded = load_table(path)
-    for key, points in table.points.items():
-        for at, point in points.items():
-            assert table.latency(key, *at).us == point.latency_us * table.factors[key]
-            assert loaded.latency(key, *at).us == pytest.approx(table.latency(key, *at).us, rel=2e-3)
     network = partition(ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),)))
-    assert table.validation[0].predicted_us == pytest.approx(predict_us(network, network.dense, table))
+    slowdown = table.slowdown("tiny", INPUT)
+    predicted = [entry.predicted_us for entry in table.validation]
+    assert predicted[0] == pytest.approx(slowdown.network_us(predict_us(network, network.dense, table)))
+    # The line goes through the middle of the networks that it was fitted to.
+    measured = [entry.measured_us for entry in table.validation]
+    assert math.prod(predicted) == pytest.approx(math.prod(measured), rel=1e-6)
+    loaded = load_table(path).slowdown("tiny", INPUT)
+    assert loaded.network_us(20.0) == pytest.approx(slowdown.network_us(20.0), rel=5e-3)
     assert [(p.measured, p.total) for p in progress if p.what == "networks"] == [(0, 3), (3, 3)]
 
 
@@ -241,19 +241,19 @@ def test_profile_that_ended_before_it_calibrated_does_so_from_what_is_there(
     measured: tuple[Path, LatencyTable, list[Progress]], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = json.loads(path.read_text())
-    for kernel in document["kernels"].values():
-        del kernel["in_network"]
+    document["slowdowns"] = []
     path.write_text(json.dumps(document))
     table = tiny.profile(path)
-    assert table.factors == pytest.approx(measured[1].factors, rel=1e-2)
-    assert load_table(path).factors.keys() == table.points.keys()
+    calibrated = measured[1].slowdown("tiny", INPUT)
+    assert table.slowdown("tiny", INPUT).network_us(20.0) == pytest.approx(calibrated.network_us(20.0), rel=1e-2)
+    assert load_table(path).slowdowns.keys() == table.slowdowns.keys() == {("tiny", INPUT)}
 
 
-def test_second_network_leaves_the_factors_of_the_first(path: Path) -> None:
+def test_second_network_leaves_the_slowdown_of_the_first(path: Path) -> None:
     before = load_table(path)
     after = tiny.profile(path, Tiny(kernel=3), "tiny3")
-    assert {key: after.factors[key] for key in before.factors} == before.factors
-    assert after.factors.keys() == after.points.keys() > before.points.keys()
+    assert after.slowdowns == {**before.slowdowns, ("tiny3", INPUT): after.slowdown("tiny3", INPUT)}
+    assert after.points.keys() > before.points.keys()
 
 
 @pytest.mark.parametrize(("bend_us", "expected"), [(0, [8, 24, 40]), (9, [8, 16, 24, 32, 40])])
