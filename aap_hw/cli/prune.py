@@ -1,4 +1,4 @@
-"""``aap-hw prune``: cut a network to a latency budget, and train it if there are images to train on."""
+"""``aap-hw prune``: cut a network to its budgets, and train it if there are images to train on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aap_hw.cli.options import (
-    budget_option,
+    budget_options,
     calibration_option,
     emulated_option,
     input_option,
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from aap_hw.policy import Budget
     from aap_hw.prune.rounds import Event
 
+# What tells budgets of different resources apart in the name of a run's folder.
+_SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops"}
+
 
 @click.command(
     epilog="\b\nExamples:\n  aap-hw prune --model mobilenetv2 --lut lut/x86.json --budget 60%\n"
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 )
 @model_option
 @lut_option
-@budget_option
+@budget_options
 @input_option
 @click.option("--data", "data_name", type=click.Choice(["embedded"]), help="Images to train on; default: no training.")
 @weights_option
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
 def command(
     model_name: str,
     lut_path: str,
-    budget: Budget,
+    budgets: list[Budget],
     input_size: tuple[int, ...] | None,
     data_name: str | None,
     weights: str | None,
@@ -62,7 +65,7 @@ def command(
     allow_emulated: bool,
     out: str | None,
 ) -> None:
-    """Prune a network until it meets a latency budget, keeping the filters with the most attention.
+    """Prune a network until it meets its budgets of latency, parameters or operations, keeping the filters with the most attention.
 
     With --data it is trained in rounds; without, it is cut in one go and not trained.
     """
@@ -78,7 +81,8 @@ def command(
     if weights is None and data_name == "embedded" and model_name == "resnet20":
         weights = "embedded"
     origin = origin_of(model_name, input_size, None if weights == "none" else weights)
-    name = f"{model_name}-{table.device['name']}-{str(budget).replace('%', 'pct')}"
+    asked = "-".join(str(budget).replace("%", "pct") + _SUFFIX[budget.resource.name] for budget in budgets)
+    name = f"{model_name}-{table.device['name']}-{asked}"
     run = RunFolder(Path(out) if out else Path("runs") / name)
     run.check_free()
     device, why_predicted = device_of(table)
@@ -94,7 +98,7 @@ def command(
     training = TrainSettings(epochs=epochs, learning_rate=learning_rate)
     settings = PruneSettings(rounds, calibration_images, training=training, seed=seed)
     try:
-        pruned, summary = prune(task, budget, settings, on_event)
+        pruned, summary = prune(task, budgets, settings, on_event)
         run.save(pruned, summary)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"no run was saved in {run.path}; the same command begins it anew") from None

@@ -1,14 +1,15 @@
 """Pruning in rounds: score, cut to the round's budget, rewind the learning rate, train, evaluate.
 
-The budgets of the rounds fall geometrically to the goal. Before the last round trains, its network is compiled and
+The budgets of the rounds fall geometrically to the goals. Before the last round trains, its network is compiled and
 measured, and planned again with the table's error learned until it meets the budget on the device and makes use of
-it. Of the rounds that meet the budget the most accurate is kept.
+it. Of the rounds that meet the budgets the most accurate is kept.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,14 +19,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from aap_hw.compile.network import Network
-from aap_hw.compile.shape import multiply_accumulates
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.fidelity import table_error
-from aap_hw.policy import Budget, round_budgets
-from aap_hw.prune.baseline import Baseline, baseline, budget_ms, scores_of
+from aap_hw.policy import LATENCY, Budget, round_budgets
+from aap_hw.prune.baseline import Baseline, amounts, baseline, scores_of
 from aap_hw.prune.measuring import measure_networks
-from aap_hw.prune.planning import LatencyPlanner, Plan, Unreachable
+from aap_hw.prune.planning import Planner, Plan, Unreachable
 from aap_hw.prune.run import PrunedNetwork, compose
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.loop import evaluate, train
@@ -56,9 +56,9 @@ OnEvent = Callable[[Event], None]
 
 
 def prune(
-    task: Task, budget: Budget, settings: PruneSettings, on_event: OnEvent = lambda _: None
+    task: Task, budgets: Sequence[Budget], settings: PruneSettings, on_event: OnEvent = lambda _: None
 ) -> tuple[PrunedNetwork, dict[str, Any]]:
-    """Prune a network to a latency budget.
+    """Prune a network to some budgets, each of another resource.
 
     Returns
     -------
@@ -68,13 +68,13 @@ def prune(
 
     Raises
     ------
-    UserError : the budget needs no pruning or cannot be reached, or the data do not fit the network. Nothing has been
+    UserError : a budget needs no pruning or cannot be reached, or the data do not fit the network. Nothing has been
         trained and no event been sent by then.
     """
     if task.retrain:
         _check_classes(task)
     dense = baseline(task)
-    wanted = budget_ms(budget, dense.dense_ms)
+    wanted = amounts(budgets, dense)
     shape = task.origin.input_shape
     scores = scores_of(task, dense.module, dense.graph, settings)
     # Refused now if it cannot be reached, rather than by the last round, hours of training later.
@@ -84,7 +84,8 @@ def prune(
     begun = {
         "dense_ms": dense.dense_ms,
         "dense_is_measured": dense.measured,
-        "budget_ms": wanted,
+        "budget_ms": wanted.get(LATENCY.name),
+        "budgets": wanted,
         "table_error": None if error is None else error.as_json(),
     }
     on_event(Event("start", {**begun, "accuracy": accuracy_dense}))
@@ -92,24 +93,29 @@ def prune(
     rounds = settings.rounds if task.retrain else 1
     history: list[dict[str, Any]] = []
     best: tuple[float, _State, dict[str, Any]] | None = None
-    for number, round_ms in enumerate(round_budgets(dense.dense_ms, wanted, rounds), start=1):
+    takes = dense.takes
+    steps = {name: round_budgets(takes[name], amount, rounds) for name, amount in wanted.items()}
+    for number in range(1, rounds + 1):
+        allowed = {name: step[number - 1] for name, step in steps.items()}
         began = time.monotonic()
         if number > 1:
             state.retrace(shape)
             scores = scores_of(task, state.module, state.graph, settings)
         if number < rounds or task.device is None:
-            plan, measured = state.planner.plan(scores, round_ms, state.widths), None
+            plan, measured = state.planner.plan(scores, allowed, state.widths), None
         else:
-            plan, measured = _plan_measured(task, dense, state, scores, round_ms, on_event)
+            plan, measured = _plan_measured(task, dense, state, scores, allowed, on_event)
         state.cut(plan, dense.network.dense)
-        known_ms = plan.predicted_ms if task.device is None else measured
+        # Everything but latency is known without measuring.
+        taken = plan.spent if task.device is None else {**plan.spent, LATENCY.name: measured or math.inf}
         figures: dict[str, Any] = {
             "round": number,
             "rounds": rounds,
-            "budget_ms": round_ms,
+            "budget_ms": allowed.get(LATENCY.name),
+            "budgets": allowed,
             "predicted_ms": plan.predicted_ms,
             "measured_ms": measured,
-            "budget_met": known_ms is not None and known_ms <= wanted,
+            "budget_met": all(taken[name] <= amount for name, amount in wanted.items()),
             "kept_attention": plan.kept_attention,
         }
         on_event(Event("cut", figures))
@@ -139,7 +145,7 @@ def prune(
         "retrained": task.retrain,
         **_sizes(dense.module, state.module, dense.network, state.widths),
     }
-    record = {"rounds": history, "budget": str(budget)}
+    record = {"rounds": history, "budgets": {budget.resource.name: str(budget) for budget in budgets}}
     return PrunedNetwork(task.origin, state.kept, task.table.device["name"], state.module, record), summary
 
 
@@ -149,7 +155,7 @@ class _State:
 
     module: nn.Module
     graph: ChannelGraph
-    planner: LatencyPlanner
+    planner: Planner
     kept: dict[str, list[int]] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
 
@@ -163,17 +169,18 @@ class _State:
 
 
 def _plan_measured(
-    task: Task, dense: Baseline, state: _State, scores: Scores, round_ms: float, on_event: OnEvent
+    task: Task, dense: Baseline, state: _State, scores: Scores, allowed: Mapping[str, float], on_event: OnEvent
 ) -> tuple[Plan, float]:
     """The best of some plans whose networks are compiled and timed beside the dense one.
 
-    Of those that meet the budget on the device, the one with the most attention kept; else the fastest.
+    Of those that meet the latency budget on the device, the one with the most attention kept; else the fastest.
     """
     assert task.device is not None
+    round_ms = allowed.get(LATENCY.name, math.inf)
     tried: list[tuple[Plan, float]] = []
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            plan = _plan_with_margin(state, scores, round_ms)
+            plan = _plan_with_margin(state, scores, allowed)
         except Unreachable:
             if not tried:
                 raise
@@ -198,11 +205,14 @@ def _plan_measured(
     return min(tried, key=lambda one: one[1])
 
 
-def _plan_with_margin(state: _State, scores: Scores, round_ms: float) -> Plan:
+def _plan_with_margin(state: _State, scores: Scores, allowed: Mapping[str, float]) -> Plan:
+    with_margin = dict(allowed)
+    if LATENCY.name in with_margin:
+        with_margin[LATENCY.name] *= 1 - MARGIN
     try:
-        return state.planner.plan(scores, round_ms * (1 - MARGIN), state.widths)
+        return state.planner.plan(scores, with_margin, state.widths)
     except Unreachable:
-        return state.planner.plan(scores, round_ms, state.widths)
+        return state.planner.plan(scores, allowed, state.widths)
 
 
 def _train_round(task: Task, module: nn.Module, settings: PruneSettings, number: int, on_event: OnEvent) -> float:
@@ -231,7 +241,7 @@ def _check_classes(task: Task) -> None:
 
 def _sizes(dense: nn.Module, pruned: nn.Module, network: Network, widths: Mapping[str, int]) -> dict[str, int]:
     def macs(plan: Mapping[str, int]) -> int:
-        return sum(multiply_accumulates(*kernel.at(plan)) for kernel in network.kernels)
+        return sum(kernel.multiply_accumulates(plan) for kernel in network.kernels)
 
     return {
         "params_dense": sum(p.numel() for p in dense.parameters()),
