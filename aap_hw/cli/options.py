@@ -87,7 +87,7 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def with_budgets(*, budget: Budget, max_params: Budget, max_flops: Budget, **others: Any) -> None:
         budgets = [each for each in (budget, max_params, max_flops) if each is not None]
-        if not budgets:
+        if not budgets and others.get("max_accuracy_drop") is None:
             raise UserError("there is nothing to prune to: give --budget 20ms, --max-params 40% or --max-flops 50%")
         command(budgets=budgets, **others)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from aap_hw.prune.rounds import Event
+    from aap_hw.prune.steps import Event
 
 
 def plain_console() -> Console:
@@ -41,9 +41,9 @@ class PruneScreen:
                 if self._why_predicted:
                     self._say(f"latencies are predicted, not measured: {self._why_predicted}")
                 budgets = ", ".join(amount_text(name, amount) for name, amount in figures["budgets"].items())
+                goal = f"budget {budgets}" if budgets else f"to keep: {figures['accuracy_wanted']:.2f} %"
                 self._say(
-                    f"unpruned {_latency(figures['dense_ms'], figures['dense_is_measured'])}{_accuracy(figures)}; "
-                    f"budget {budgets}"
+                    f"unpruned {_latency(figures['dense_ms'], figures['dense_is_measured'])}{_accuracy(figures)}; {goal}"
                 )
             case "measured":
                 self._say(
@@ -64,6 +64,10 @@ class PruneScreen:
                     f"  epoch {figures['epoch']} of {figures['epochs']}: "
                     f"loss {figures['loss']:.4f}{_accuracy(figures)}, {figures['seconds']:.0f} s"
                 )
+
+            case "round" if not figures.get("accuracy_kept", True):
+                reason = "has too low an accuracy" if "accuracy" in figures else "finds nothing left to cut"
+                self._say(f"round {figures['round']} {reason}: undone")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Print the run's result and what to do next."""
@@ -104,6 +108,8 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
 
 def budget_sentences(summary: Mapping[str, Any]) -> list[str]:
     """For each budget, whether it is met, by how much not, and what then."""
+    if (wanted := summary.get("accuracy_wanted")) is not None:
+        return [f"the accuracy to keep, {wanted:.2f} %, is kept: {summary['accuracy_pruned']:.2f} %"]
     sentences = []
     latency, how = _pruned_latency(summary)
     how += error_text(summary.get("table_error")) if how == "predicted" else ""
@@ -123,17 +129,21 @@ def budget_sentences(summary: Mapping[str, Any]) -> list[str]:
 def constraints_sentence(constraints: Sequence[Mapping[str, Any]]) -> str:
     """What a plan spends of each budget, and which of them binds: the first, of which the least is left."""
     parts = [
-        f"{amount_text(each['resource'], each['spent'])} of {amount_text(each['resource'], each['budget'])}"
+        f"{_number(each['resource'], each['spent'])} of {amount_text(each['resource'], each['budget'])}"
         f" ({each['spent'] / each['budget']:.1%})"
         for each in constraints
     ]
     binds = f"; {constraints[0]['resource']} binds" if len(parts) > 1 else ""
-    return f"spent: {', '.join(parts)}{binds}"
+    return f"spent {', '.join(parts)}{binds}"
 
 
 def amount_text(resource: str, amount: float) -> str:
     """An amount of a resource with its unit."""
-    return f"{amount:.3f} ms" if resource == "latency" else f"{amount:,.0f} {resource}"
+    return f"{_number(resource, amount)} {'ms' if resource == 'latency' else resource}"
+
+
+def _number(resource: str, amount: float) -> str:
+    return f"{amount:.3f}" if resource == "latency" else f"{amount:,.0f}"
 
 
 def _latency_budget(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -22,10 +22,11 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.models import zoo
 from aap_hw.policy import Budget
-from aap_hw.prune import rounds
+from aap_hw.prune import rounds, steps
 from aap_hw.prune.planning import Unreachable
-from aap_hw.prune.rounds import ATTEMPTS, Event, prune
+from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import compose
+from aap_hw.prune.steps import ATTEMPTS, Event
 from aap_hw.prune.task import Origin, PruneSettings, Task
 from aap_hw.train.loop import TrainResult, TrainSettings
 from tests.synthetic import CALIBRATION, ORIGIN, PretendedDevice, few_images, latency_us, resnet20, table
@@ -81,7 +82,7 @@ def test_two_cuts_are_one_cut_of_their_composition() -> None:
 def test_without_training_there_is_one_round_and_the_weights_are_those_of_the_network(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rounds, "train", None)
+    monkeypatch.setattr(steps, "train", None)
     monkeypatch.setattr(rounds, "evaluate", None)
     before = {name: tensor.clone() for name, tensor in resnet20()[0].state_dict().items()}
     events: list[Event] = []
@@ -227,7 +228,7 @@ def three_equal_rounds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[fl
                 module.linear.bias.fill_(accuracy)  # type: ignore[operator, union-attr]
             return TrainResult(accuracy, ())
 
-        monkeypatch.setattr(rounds, "train", train)
+        monkeypatch.setattr(steps, "train", train)
         monkeypatch.setattr(rounds, "evaluate", lambda *_: 95.0)
         monkeypatch.setattr(rounds, "round_budgets", lambda dense, budget, count: [budget] * count)
 
@@ -305,7 +306,7 @@ def test_images_of_other_classes_than_the_network_tells_apart_are_refused_at_onc
 def test_budget_that_the_last_round_cannot_reach_is_refused_before_the_first_trains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rounds, "train", None)
+    monkeypatch.setattr(steps, "train", None)
     events: list[Event] = []
     with pytest.raises(Unreachable, match=r"no plan reaches 0\.1 ms: the smallest reachable latency is"):
         prune(task(retrain=True), [Budget.parse("0.1ms")], replace(TINY, rounds=5), events.append)
