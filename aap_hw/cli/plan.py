@@ -72,10 +72,10 @@ def command(
 def plan_document(
     dense: Baseline, plan: Plan, budgets: Sequence[Budget], device: dict[str, Any], error: Fidelity | None
 ) -> dict[str, Any]:
-    """A plan as JSON values; of each budget what is allowed, spent and left, the tightest first; ``error`` is how far off the table was for other plans.
+    """A plan as JSON values; ``error`` is how far off the table was for other plans.
 
-    Of each kernel ``table_us`` is the table's entry, and ``latency_us`` that times the calibration: what adds up to
-    the predicted latency.
+    ``constraints`` holds each budget with what is spent of it, the tightest first. Of each kernel ``table_us`` is the
+    table's entry, and ``latency_us`` that times the calibration: what adds up to the predicted latency.
     """
     takes = dense.takes
     allowed = {budget.resource.name: budget.of(takes[budget.resource.name]) for budget in budgets}

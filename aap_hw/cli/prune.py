@@ -77,7 +77,7 @@ def command(
     allow_emulated: bool,
     out: str | None,
 ) -> None:
-    """Prune a network until it meets its budgets of latency, parameters or operations, keeping the filters with the most attention.
+    """Prune a network until it meets its budgets, keeping the filters with the most attention.
 
     With --data it is trained in rounds; without, it is cut in one go and not trained. With --max-accuracy-drop it gets
     as fast as the accuracy allows; rounds that lose too much are undone.

@@ -42,9 +42,8 @@ class PruneScreen:
                     self._say(f"latencies are predicted, not measured: {self._why_predicted}")
                 budgets = ", ".join(amount_text(name, amount) for name, amount in figures["budgets"].items())
                 goal = f"budget {budgets}" if budgets else f"to keep: {figures['accuracy_wanted']:.2f} %"
-                self._say(
-                    f"unpruned {_latency(figures['dense_ms'], figures['dense_is_measured'])}{_accuracy(figures)}; {goal}"
-                )
+                unpruned = _latency(figures["dense_ms"], figures["dense_is_measured"])
+                self._say(f"unpruned {unpruned}{_accuracy(figures)}; {goal}")
             case "measured":
                 self._say(
                     f"  tried a plan on the device: predicted {figures['predicted_ms']:.3f} ms{self._error}, "

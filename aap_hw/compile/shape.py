@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from aap_hw.compile.kernel import KernelKey
 
-
 WITH_WEIGHTS = ("conv2d", "depthwise_conv2d", "linear")
 
 

@@ -2,7 +2,8 @@
 
 How hard a round prunes is one number, its severity: the paper's threshold T, or the share of latency taken away.
 After a round that meets the objective the next one is harder by a step. After one that does not, the last good round
-is taken up again with half the step. When that has failed three times, the good round itself is tried again and no longer relied on.
+is taken up again with half the step. When that has failed three times, the good round itself is tried again and no
+longer relied on.
 
 A pure state machine: what a round does, and what its weights are, is the caller's business.
 """

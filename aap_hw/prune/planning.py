@@ -150,9 +150,7 @@ class Planner:
             smallest, dense = problem.smallest, self.dense[problem.resource]
             if problem.resource == LATENCY.name:
                 smallest *= self.calibration / 1e3 * (1 + 3 * ROUNDING)
-            raise Unreachable(
-                problem.resource, budgets[problem.resource], smallest, dense, problem.given
-            ) from problem
+            raise Unreachable(problem.resource, budgets[problem.resource], smallest, dense, problem.given) from problem
         widths = {name: found.widths.get(name, widths[-1]) for name, widths in allowed.items()}
         shares = [float(kept_share(scores[name], [widths[name]])[0]) for name in free]
         spent = self.spent(widths)

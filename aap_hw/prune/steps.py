@@ -63,11 +63,13 @@ class State:
     widths: dict[str, int] = field(default_factory=dict)
 
     def cut(self, plan: Plan, dense: Mapping[str, int]) -> None:
+        """Cut to a plan; the module before it stays as it is. ``dense`` are the unpruned widths."""
         self.module = self.graph.cut(self.module, plan.keep)
         self.kept = compose(self.kept, plan.keep, dense)
         self.widths = plan.widths
 
     def retrace(self, input_shape: tuple[int, int, int]) -> None:
+        """Find the channel groups of the module as it is now."""
         self.graph = ChannelGraph.trace(self.module, (torch.zeros(1, *input_shape),))
 
 
@@ -124,6 +126,8 @@ def _plan_with_margin(state: State, scores: Scores, allowed: Mapping[str, float]
 
 
 def train_round(task: Task, module: nn.Module, settings: PruneSettings, number: int, on_event: OnEvent) -> float:
+    """Train a module for one round; its accuracy in percent."""
+
     def on_epoch(epoch: int, epochs: int, loss: float, accuracy: float, seconds: float) -> None:
         figures = {"epoch": epoch, "epochs": epochs, "loss": loss, "accuracy": accuracy, "seconds": seconds}
         on_event(Event("epoch", figures))
@@ -140,6 +144,7 @@ def train_round(task: Task, module: nn.Module, settings: PruneSettings, number: 
 
 
 def check_classes(task: Task) -> None:
+    """Raise UserError if the images are not of as many classes as the network tells apart."""
     if task.origin.classes != task.data.classes:
         raise UserError(
             f"{task.origin.model} tells {task.origin.classes} classes apart and the images are of {task.data.classes}; "

@@ -87,7 +87,7 @@ def test_a_written_budget_reads_back(amount, relative):
 
 @pytest.mark.parametrize("dense_ms", [0.0, -1.0, math.nan, math.inf])
 def test_a_share_of_no_latency_is_refused(dense_ms):
-    with pytest.raises(ValueError, match="dense_ms"):
+    with pytest.raises(ValueError, match="the dense network's latency must be positive"):
         Budget.parse("55%").of(dense_ms)
 
 

@@ -29,7 +29,7 @@ from aap_hw.lut.table import MissingKernelError
 from aap_hw.models import zoo
 from aap_hw.policy import FLOPS, PARAMETERS, Budget
 from aap_hw.prune.baseline import Baseline, amounts, baseline, plan_once
-from aap_hw.prune.planning import Planner, Plan, Unreachable
+from aap_hw.prune.planning import Plan, Planner, Unreachable
 from aap_hw.prune.task import Origin, PruneSettings, Task
 from tests.synthetic import CALIBRATION, ORIGIN, few_images, latency_us, resnet20, table
 
@@ -178,7 +178,9 @@ def test_count_that_a_plan_takes_exactly_can_be_asked_for() -> None:
 def test_smallest_reachable_count_is_named() -> None:
     narrowest = {name: widths[0] for name, widths in planner().candidates.items()}
     fewest = planner().spent(narrowest)["parameters"]
-    with pytest.raises(Unreachable, match=rf"the smallest reachable parameters is {fewest:.0f} parameters \(") as refused:
+    with pytest.raises(
+        Unreachable, match=rf"the smallest reachable parameters is {fewest:.0f} parameters \("
+    ) as refused:
         planner().plan(random_scores(0), {"parameters": 100.0})
     assert (refused.value.resource, refused.value.smallest, refused.value.given) == ("parameters", fewest, ())
 
