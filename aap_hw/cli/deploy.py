@@ -15,7 +15,7 @@ from aap_hw.cli.options import device_option
 @click.option("--out", metavar="FOLDER", help="Where to write the bundle; default: RUN/bundle-DEVICE.")
 def command(run_folder: str, device: str, out: str | None) -> None:
     """Deploy a pruned network: the compiled library with all that is needed to run and to check it."""
-    from aap_hw.cli.run_screen import budget_sentence, plain_console, summary_table
+    from aap_hw.cli.run_screen import budget_sentences, plain_console, summary_table
     from aap_hw.deploy.deploying import deploy
     from aap_hw.device import load_profile
     from aap_hw.device.connection import connect
@@ -27,7 +27,8 @@ def command(run_folder: str, device: str, out: str | None) -> None:
     result = deploy(run, board, load_embedded(), Path(out) if out else None)
     console = plain_console()
     console.print(summary_table(result.summary))
-    console.print(budget_sentence(result.summary), soft_wrap=True)
+    for sentence in budget_sentences(result.summary):
+        console.print(sentence, soft_wrap=True)
     console.print(
         f"checked on {result.images} images: largest difference from PyTorch {result.max_abs_diff:.2g}, "
         f"the same class for {result.agreement:.1f} %",

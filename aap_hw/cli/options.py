@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from aap_hw.errors import UserError, closest
 if TYPE_CHECKING:
     from aap_hw.lut.table import LatencyTable
     from aap_hw.models.zoo import ZooModel
+    from aap_hw.policy import Budget
     from aap_hw.prune.task import Origin
 
 DEFAULT_MODEL = "mobilenetv2"
@@ -33,15 +36,16 @@ class InputShape(click.ParamType[tuple[int, ...]]):
 
 
 class BudgetText(click.ParamType[Any]):
-    """A latency budget such as ``20ms``, ``0.02s`` or ``55%``."""
+    """A budget of a resource, such as ``20ms``, ``0.02s`` or ``55%`` of latency."""
 
-    name = "TIME"
+    def __init__(self, name: str, resource: str) -> None:
+        self.name, self._resource = name, resource
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse the text into a Budget; bad text is a UserError that says what to type."""
-        from aap_hw.policy.budget import Budget
+        from aap_hw.policy.budget import RESOURCES, Budget
 
-        return Budget.parse(value) if isinstance(value, str) else value
+        return Budget.parse(value, RESOURCES[self._resource]) if isinstance(value, str) else value
 
 
 model_option = click.option(
@@ -60,12 +64,38 @@ lut_option = click.option(
     metavar="FILE",
     help="The device's latency table, from 'aap-hw profile'; a bare name such as x86 is a table that aap-hw ships.",
 )
-budget_option = click.option(
-    "--budget",
-    required=True,
-    type=BudgetText(),
-    help="Latency to reach: 20ms, 0.02s, or 55% of the unpruned network's on the device.",
+_BUDGETS = (
+    click.option(
+        "--budget",
+        type=BudgetText("TIME", "latency"),
+        help="Latency to reach: 20ms, 0.02s, or 55% of the unpruned network's on the device.",
+    ),
+    click.option(
+        "--max-params", type=BudgetText("NUMBER", "parameters"), help="Parameters to keep at most: 2M, 500k, or 40%."
+    ),
+    click.option(
+        "--max-flops",
+        type=BudgetText("NUMBER", "flops"),
+        help="Multiply-accumulates to keep at most: 150M, 1.2G, or 50%.",
+    ),
 )
+
+
+def budget_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say what to prune to; the command takes them as one list, ``budgets``."""
+
+    @wraps(command)
+    def with_budgets(*, budget: Budget, max_params: Budget, max_flops: Budget, **others: Any) -> None:
+        budgets = [each for each in (budget, max_params, max_flops) if each is not None]
+        if not budgets and others.get("max_accuracy_drop") is None:
+            raise UserError("there is nothing to prune to: give --budget 20ms, --max-params 40% or --max-flops 50%")
+        command(budgets=budgets, **others)
+
+    for option in reversed(_BUDGETS):
+        with_budgets = option(with_budgets)
+    return with_budgets
+
+
 weights_option = click.option(
     "--weights",
     type=click.Choice(["embedded", "none"]),
@@ -143,6 +173,12 @@ def read_table(text: str) -> LatencyTable:
             "'aap-hw profile' makes one"
         )
     return load_table(shipped[text])
+
+
+def budget_text(budgets: Sequence[Budget]) -> str:
+    """The options that ask for these budgets."""
+    options = {"latency": "--budget", "parameters": "--max-params", "flops": "--max-flops"}
+    return " ".join(f"{options[budget.resource.name]} {budget}" for budget in budgets)
 
 
 def input_text(shape: tuple[int, ...]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from aap_hw.cli.options import (
-    budget_option,
+    budget_options,
+    budget_text,
     calibration_option,
     emulated_option,
     input_option,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 @click.command(epilog="\b\nExample:\n  aap-hw plan --model mobilenetv2 --lut lut/x86.json --budget 60%")
 @model_option
 @lut_option
-@budget_option
+@budget_options
 @input_option
 @weights_option
 @calibration_option
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 def command(
     model_name: str,
     lut_path: str,
-    budget: Budget,
+    budgets: list[Budget],
     input_size: tuple[int, ...] | None,
     weights: str | None,
     calibration_images: int | None,
@@ -55,32 +57,39 @@ def command(
     table = read_table(lut_path)
     origin = origin_of(model_name, input_size, None if weights == "none" else weights)
     task = Task(origin, table, load_embedded(), allow_emulated=allow_emulated)
-    dense, plan = plan_once(task, budget, PruneSettings(calibration_images=calibration_images))
+    dense, plan = plan_once(task, budgets, PruneSettings(calibration_images=calibration_images))
     error = table_error(table, model_name, dense.network.input_shape)
-    document = plan_document(dense, plan, budget, table.device, error)
+    document = plan_document(dense, plan, budgets, table.device, error)
     if json_to is not None:
         write_json(document, json_to)
     else:
         _print(document)
         given = f" --input {input_text(input_size)}" if input_size else ""
         given += f" --weights {weights}" if weights else ""
-        click.echo(f"next: aap-hw prune --model {model_name} --lut {lut_path} --budget {budget}{given}")
+        click.echo(f"next: aap-hw prune --model {model_name} --lut {lut_path} {budget_text(budgets)}{given}")
 
 
 def plan_document(
-    dense: Baseline, plan: Plan, budget: Budget, device: dict[str, Any], error: Fidelity | None
+    dense: Baseline, plan: Plan, budgets: Sequence[Budget], device: dict[str, Any], error: Fidelity | None
 ) -> dict[str, Any]:
     """A plan as JSON values; ``error`` is how far off the table was for other plans.
 
-    Of each kernel ``table_us`` is the table's entry, and ``latency_us`` that times the calibration: what adds up to
-    the predicted latency.
+    ``constraints`` holds each budget with what is spent of it, the tightest first. Of each kernel ``table_us`` is the
+    table's entry, and ``latency_us`` that times the calibration: what adds up to the predicted latency.
     """
+    takes = dense.takes
+    allowed = {budget.resource.name: budget.of(takes[budget.resource.name]) for budget in budgets}
+    constraints = [
+        {"resource": name, "dense": takes[name], "budget": amount, "spent": plan.spent[name]}
+        for name, amount in sorted(allowed.items(), key=lambda one: one[1] / plan.spent[one[0]])
+    ]
     return {
         "device": device["name"],
         "provenance": device["provenance"],
         "dense_ms": dense.dense_ms,
         "dense_is_measured": dense.measured,
-        "budget_ms": budget.milliseconds(dense.dense_ms),
+        "budget_ms": allowed.get("latency"),
+        "constraints": constraints,
         "predicted_ms": plan.predicted_ms,
         "table_error": None if error is None else error.as_json(),
         "calibration": dense.planner.calibration,
@@ -109,7 +118,7 @@ def plan_document(
 def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from aap_hw.cli.run_screen import error_text, plain_console
+    from aap_hw.cli.run_screen import constraints_sentence, error_text, plain_console
 
     console = plain_console()
     grid = Table(box=None, pad_edge=False)
@@ -120,13 +129,15 @@ def _print(document: dict[str, Any]) -> None:
         grid.add_row(group["name"], str(group["width"]), str(group["kept"]), note)
     console.print(grid)
     how = "measured" if document["dense_is_measured"] else "predicted"
+    budget = "" if document["budget_ms"] is None else f"budget {document['budget_ms']:.3f} ms, "
     console.print(
         f"{document['device']} ({document['provenance']} table): unpruned {document['dense_ms']:.3f} ms ({how}), "
-        f"budget {document['budget_ms']:.3f} ms, predicted {document['predicted_ms']:.3f} ms"
+        f"{budget}predicted {document['predicted_ms']:.3f} ms"
         f"{error_text(document['table_error'])}, "
         f"{document['kept_attention']:.1%} of the attention kept",
         soft_wrap=True,
     )
+    console.print(constraints_sentence(document["constraints"]), soft_wrap=True)
     if document["interpolated_kernels"]:
         console.print(
             f"{document['interpolated_kernels']} latencies are interpolated between measured widths", soft_wrap=True

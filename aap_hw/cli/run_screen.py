@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from aap_hw.prune.rounds import Event
+    from aap_hw.prune.steps import Event
 
 
 def plain_console() -> Console:
@@ -40,10 +40,10 @@ class PruneScreen:
                 self._error = error_text(figures["table_error"])
                 if self._why_predicted:
                     self._say(f"latencies are predicted, not measured: {self._why_predicted}")
-                self._say(
-                    f"unpruned {_latency(figures['dense_ms'], figures['dense_is_measured'])}{_accuracy(figures)}; "
-                    f"budget {figures['budget_ms']:.3f} ms"
-                )
+                budgets = ", ".join(amount_text(name, amount) for name, amount in figures["budgets"].items())
+                goal = f"budget {budgets}" if budgets else f"to keep: {figures['accuracy_wanted']:.2f} %"
+                unpruned = _latency(figures["dense_ms"], figures["dense_is_measured"])
+                self._say(f"unpruned {unpruned}{_accuracy(figures)}; {goal}")
             case "measured":
                 self._say(
                     f"  tried a plan on the device: predicted {figures['predicted_ms']:.3f} ms{self._error}, "
@@ -64,10 +64,15 @@ class PruneScreen:
                     f"loss {figures['loss']:.4f}{_accuracy(figures)}, {figures['seconds']:.0f} s"
                 )
 
+            case "round" if not figures.get("accuracy_kept", True):
+                reason = "has too low an accuracy" if "accuracy" in figures else "finds nothing left to cut"
+                self._say(f"round {figures['round']} {reason}: undone")
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Print the run's result and what to do next."""
         self._console.print(summary_table(summary))
-        self._say(budget_sentence(summary))
+        for sentence in budget_sentences(summary):
+            self._say(sentence)
         if not summary["retrained"]:
             if summary["weights"] is None:
                 self._say("the network had random weights: widths and latencies are real, which filters stay is not")
@@ -100,17 +105,49 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     return grid
 
 
-def budget_sentence(summary: Mapping[str, Any]) -> str:
-    """Whether the budget is met, by how much not, and what then."""
-    budget = summary["budget_ms"]
+def budget_sentences(summary: Mapping[str, Any]) -> list[str]:
+    """For each budget, whether it is met, by how much not, and what then."""
+    if (wanted := summary.get("accuracy_wanted")) is not None:
+        return [f"the accuracy to keep, {wanted:.2f} %, is kept: {summary['accuracy_pruned']:.2f} %"]
+    sentences = []
     latency, how = _pruned_latency(summary)
     how += error_text(summary.get("table_error")) if how == "predicted" else ""
-    if latency <= budget:
-        return f"the budget of {budget:.3f} ms is met: {latency:.3f} ms {how}"
-    return (
-        f"the budget of {budget:.3f} ms is MISSED by {latency / budget - 1:.1%}: {latency:.3f} ms {how}; "
-        "ask for a smaller budget, or profile the device again if it has changed"
-    )
+    pruned = {"latency": latency, "parameters": summary["params_pruned"], "flops": summary["macs_pruned"]}
+    for name, amount in {**summary["budgets"], **_latency_budget(summary)}.items():
+        reached = amount_text(name, pruned[name]) + (f" {how}" if name == "latency" else "")
+        if pruned[name] <= amount:
+            sentences.append(f"the budget of {amount_text(name, amount)} is met: {reached}")
+        else:
+            sentences.append(
+                f"the budget of {amount_text(name, amount)} is MISSED by {pruned[name] / amount - 1:.1%}: {reached}; "
+                "ask for a smaller budget, or profile the device again if it has changed"
+            )
+    return sentences
+
+
+def constraints_sentence(constraints: Sequence[Mapping[str, Any]]) -> str:
+    """What a plan spends of each budget, and which of them binds: the first, of which the least is left."""
+    parts = [
+        f"{_number(each['resource'], each['spent'])} of {amount_text(each['resource'], each['budget'])}"
+        f" ({each['spent'] / each['budget']:.1%})"
+        for each in constraints
+    ]
+    binds = f"; {constraints[0]['resource']} binds" if len(parts) > 1 else ""
+    return f"spent {', '.join(parts)}{binds}"
+
+
+def amount_text(resource: str, amount: float) -> str:
+    """An amount of a resource with its unit."""
+    return f"{_number(resource, amount)} {'ms' if resource == 'latency' else resource}"
+
+
+def _number(resource: str, amount: float) -> str:
+    return f"{amount:.3f}" if resource == "latency" else f"{amount:,.0f}"
+
+
+def _latency_budget(summary: Mapping[str, Any]) -> dict[str, float]:
+    # A share of the unpruned latency is another time on each day that the device is measured.
+    return {} if summary["budget_ms"] is None else {"latency": summary["budget_ms"]}
 
 
 def _pruned_latency(summary: Mapping[str, Any]) -> tuple[float, str]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from aap_hw.compile.kernel import Address, KernelKey
+from aap_hw.compile.shape import multiply_accumulates, weight_elements
 from aap_hw.graph import WidthExpr
 
 
@@ -39,6 +40,17 @@ class Kernel:
     def at(self, widths: Mapping[str, int]) -> Address:
         """Key, input width and output width under a width plan: an address in the latency table."""
         return self.key, self.width_in.at(widths), self.width_out.at(widths)
+
+    def multiply_accumulates(self, widths: Mapping[str, int]) -> int:
+        """Multiply-accumulate operations under a width plan."""
+        return multiply_accumulates(*self.at(widths))
+
+    def parameters(self, widths: Mapping[str, int]) -> int:
+        """Learned numbers of the layers that became this kernel, under a width plan."""
+        norm = self.normalization
+        vectors = [self.bias, norm and norm.weight, norm and norm.bias]
+        weights = weight_elements(*self.at(widths)) if self.weight else 0
+        return weights + self.width_out.at(widths) * sum(name is not None for name in vectors)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from aap_hw.compile.kernel import KernelKey
 
+WITH_WEIGHTS = ("conv2d", "depthwise_conv2d", "linear")
+
 
 @dataclass(frozen=True)
 class ConvolutionShape:
@@ -62,12 +64,20 @@ def _extent(shape: ConvolutionShape, axis: int) -> int:
 def multiply_accumulates(key: KernelKey, width_in: int, width_out: int) -> int:
     """Multiply-accumulate operations of one call of a convolution or linear layer; 0 for other kernels.
 
-    N * H_out * W_out * KH * KW * C_in / groups * C_out, without C_in where each channel has its own filter.
+    N * H_out * W_out for each of its weights.
     """
-    if key.op not in ("conv2d", "depthwise_conv2d", "linear"):
+    shape = ConvolutionShape.of(key) if key.op in WITH_WEIGHTS else None
+    pixels = shape.batch * shape.out_height * shape.out_width if shape else 0
+    return pixels * weight_elements(key, width_in, width_out)
+
+
+def weight_elements(key: KernelKey, width_in: int, width_out: int) -> int:
+    """Weights of a convolution or linear layer, its bias not among them; 0 for other kernels.
+
+    KH * KW * C_in / groups * C_out, without C_in where each channel has its own filter.
+    """
+    if key.op not in WITH_WEIGHTS:
         return 0
     shape = ConvolutionShape.of(key)
-    per_pixel = shape.kernel[0] * shape.kernel[1] * width_out
-    if key.op != "depthwise_conv2d":
-        per_pixel *= width_in // shape.groups
-    return shape.batch * shape.out_height * shape.out_width * per_pixel
+    of_each = 1 if key.op == "depthwise_conv2d" else width_in // shape.groups
+    return shape.kernel[0] * shape.kernel[1] * of_each * width_out

@@ -17,7 +17,7 @@ from aap_hw.device.connection import Device, LoadedLibrary
 from aap_hw.device.timing import Timing, time_in_turn
 from aap_hw.errors import UserError
 from aap_hw.files import require_writable_folder
-from aap_hw.policy import Budget
+from aap_hw.policy import LATENCY, Budget
 from aap_hw.prune.run import RunFolder
 from aap_hw.train.data import LabelledImages
 
@@ -98,10 +98,10 @@ def deploy(run: RunFolder, device: Device, data: LabelledImages, folder: Path | 
             ),
         )
     agreement = 100.0 * float(np.mean(actual.argmax(1) == expected.argmax(1)))
-    budget = Budget.parse(network.record["budget"])
+    budget = network.record["budgets"].get(LATENCY.name)
     figures = {
         "dense_ms": dense_ms,
-        "budget_ms": budget.milliseconds(dense_ms),
+        "budget_ms": None if budget is None else Budget.parse(budget).of(dense_ms),
         "pruned_ms": pruned_ms,
         "dense_is_measured": True,
         "max_abs_diff": difference,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -54,15 +54,23 @@ def latency_costs(network: Network, candidates: Mapping[str, Sequence[int]], tab
     ------
     MissingKernelError : the table lacks a kernel.
     """
-    return [_cost(kernel, candidates, table) for kernel in network.kernels]
+    return kernel_costs(network, candidates, lambda kernel, widths: table.latency(*kernel.at(widths)).us)
 
 
-def _cost(kernel: Kernel, candidates: Mapping[str, Sequence[int]], table: LatencyTable) -> KernelCost:
+def kernel_costs(
+    network: Network, candidates: Mapping[str, Sequence[int]], cost: Callable[[Kernel, Mapping[str, int]], float]
+) -> list[KernelCost]:
+    """Any cost of each kernel as a function of its groups' candidate widths."""
+    return [_cost(kernel, candidates, cost) for kernel in network.kernels]
+
+
+def _cost(
+    kernel: Kernel, candidates: Mapping[str, Sequence[int]], cost: Callable[[Kernel, Mapping[str, int]], float]
+) -> KernelCost:
     # A group with one candidate is a constant; only free groups make a dimension.
     names = groups_of(kernel)
     free = tuple(name for name in names if len(candidates[name]) > 1)
     costs = [
-        table.latency(*kernel.at(dict(zip(names, widths, strict=True)))).us
-        for widths in product(*(candidates[name] for name in names))
+        cost(kernel, dict(zip(names, widths, strict=True))) for widths in product(*(candidates[name] for name in names))
     ]
     return KernelCost(free, np.reshape(costs, [len(candidates[name]) for name in free]))

@@ -5,16 +5,21 @@ caller's tables say it is, in whatever unit its budget has.
 """
 
 from aap_hw.policy.allocation import Allocation, Infeasible, Undecided, allocate
-from aap_hw.policy.budget import Budget, round_budgets
+from aap_hw.policy.budget import FLOPS, LATENCY, PARAMETERS, RESOURCES, Budget, Resource, round_budgets
 from aap_hw.policy.candidates import best_channels, candidate_widths, kept_share
 from aap_hw.policy.problem import GroupChoice, KernelCost
 
 __all__ = [
+    "FLOPS",
+    "LATENCY",
+    "PARAMETERS",
+    "RESOURCES",
     "Allocation",
     "Budget",
     "GroupChoice",
     "Infeasible",
     "KernelCost",
+    "Resource",
     "Undecided",
     "allocate",
     "best_channels",

@@ -1,42 +1,75 @@
-"""How fast the network has to become: budgets as people write them, and how rounds approach them.
+"""How small or fast the network has to become: budgets as people write them, and how rounds approach them.
 
-Only latency budgets are written by people here; `aap_hw.policy.allocation` takes any resource as a number.
+A budget is of one resource; how much of it a plan needs is decided in `aap_hw.policy.allocation` from costs that the
+caller adds up.
 """
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from aap_hw.errors import UserError
 
-_EXAMPLES = "type for example '20ms', '0.02s' or '55%' (of the dense network's latency)"
-_MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}  # micro sign and Greek mu
 _PATTERN = re.compile(r"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?P<unit>\D*)")
 
 
 @dataclass(frozen=True)
+class Resource:
+    """Something that a budget can be of.
+
+    Parameters
+    ----------
+    name
+        What options, tables and files call it.
+    units
+        What people may write behind a number, in lower case, and what it stands for; '' is a bare number.
+    unit
+        The unit of the resource's amounts, whose factor is 1.
+    examples
+        Two ways to write a budget of it.
+    """
+
+    name: str
+    units: Mapping[str, float]
+    unit: str
+    examples: tuple[str, str]
+
+
+_COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+# micro sign and Greek mu
+LATENCY = Resource("latency", {"us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}, "ms", ("'20ms'", "'0.02s'"))
+PARAMETERS = Resource("parameters", _COUNTS, "", ("'2M'", "'500k'"))
+FLOPS = Resource("flops", _COUNTS, "", ("'150M'", "'1.2G'"))
+RESOURCES = {resource.name: resource for resource in (LATENCY, PARAMETERS, FLOPS)}
+
+
+@dataclass(frozen=True)
 class Budget:
-    """A latency that must not be exceeded: so many milliseconds, or a share of the dense latency.
+    """An amount of a resource that must not be exceeded, absolute or as a share of what the dense network takes.
 
     Parameters
     ----------
     amount
-        Milliseconds, or the share as a fraction (0.55 for 55 %) if `relative`.
+        In the resource's unit (milliseconds for latency), or the share as a fraction (0.55 for 55 %) if `relative`.
     relative
-        Whether `amount` is a share of the dense network's latency.
+        Whether `amount` is a share of the dense network's.
+    resource
+        What it is of.
     """
 
     amount: float
     relative: bool
+    resource: Resource = LATENCY
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.amount) and self.amount > 0):
             raise ValueError(f"a budget must be positive and finite, not {self.amount}")
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read a budget such as ``20ms``, ``0.02s``, ``800us`` or ``55%``.
+    def parse(cls, text: str, resource: Resource = LATENCY) -> Self:
+        """Read a budget such as ``20ms``, ``0.02s``, ``800us`` or ``55%``, ``2M`` or ``40%`` of a count.
 
         Raises
         ------
@@ -44,44 +77,46 @@ class Budget:
             If the unit is missing or unknown, or the amount is not positive, not finite or above 100 %; the
             sentence says what to type instead.
         """
+        first, second = resource.examples
+        examples = f"type for example {first}, {second} or '55%' (of the dense network's {resource.name})"
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
             comma = " (the decimal sign is a point)" if "," in text else ""
-            raise UserError(f"budget '{text}' is not a number with a unit{comma}; {_EXAMPLES}")
+            raise UserError(f"budget '{text}' is not a number with a unit{comma}; {examples}")
         written, unit = match["number"], match["unit"].strip()
         number = float(written)
-        if not unit:
+        if not unit and "" not in resource.units:
             raise UserError(
                 f"budget '{text}' has no unit; type '{written}ms' for milliseconds, "
                 f"or a share of the dense network's latency such as '55%'"
             )
-        if unit != "%" and unit.lower() not in _MILLISECONDS:
-            raise UserError(f"budget '{text}' has the unknown unit '{unit}'; {_EXAMPLES}")
-        amount = number / 100 if unit == "%" else number * _MILLISECONDS[unit.lower()]
+        if unit != "%" and unit.lower() not in resource.units:
+            raise UserError(f"budget '{text}' has the unknown unit '{unit}'; {examples}")
+        amount = number / 100 if unit == "%" else number * resource.units[unit.lower()]
         if not (math.isfinite(amount) and amount > 0):
             size = "too large" if amount > 0 else "too small" if number > 0 else "not more than zero"
-            raise UserError(f"budget '{text}' is {size}; {_EXAMPLES}")
+            raise UserError(f"budget '{text}' is {size}; {examples}")
         if unit == "%" and amount > 1:
             raise UserError(
                 f"budget '{text}' is more than the dense network takes (100%), so that nothing would be "
-                f"pruned; {_EXAMPLES}"
+                f"pruned; {examples}"
             )
-        return cls(amount, relative=unit == "%")
+        return cls(amount, unit == "%", resource)
 
-    def milliseconds(self, dense_ms: float) -> float:
-        """The budget in milliseconds for a network whose dense latency is `dense_ms`.
+    def of(self, dense: float) -> float:
+        """The budget in the resource's unit for a network that takes `dense` of it unpruned.
 
         Raises
         ------
         ValueError
-            If `dense_ms` is not positive and finite.
+            If `dense` is not positive and finite.
         """
-        if not (math.isfinite(dense_ms) and dense_ms > 0):
-            raise ValueError(f"dense_ms must be positive and finite, not {dense_ms}")
-        return self.amount * dense_ms if self.relative else self.amount
+        if not (math.isfinite(dense) and dense > 0):
+            raise ValueError(f"the dense network's {self.resource.name} must be positive and finite, not {dense}")
+        return self.amount * dense if self.relative else self.amount
 
     def __str__(self) -> str:
-        return f"{self.amount * 100:.6g}%" if self.relative else f"{self.amount:.6g}ms"
+        return f"{self.amount * 100:.6g}%" if self.relative else f"{self.amount:.6g}{self.resource.unit}"
 
 
 def round_budgets(dense: float, budget: float, rounds: int) -> list[float]:

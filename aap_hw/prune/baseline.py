@@ -6,7 +6,7 @@ pruning) before anything is trained or written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,8 +21,8 @@ from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.table import LatencyTable, MissingKernelError
-from aap_hw.policy import Budget
-from aap_hw.prune.planning import LatencyPlanner, Plan
+from aap_hw.policy import LATENCY, Budget
+from aap_hw.prune.planning import Plan, Planner
 from aap_hw.prune.task import Origin, PruneSettings, Task
 from aap_hw.train.data import LabelledImages
 
@@ -41,9 +41,14 @@ class Baseline:
 
     module: nn.Module
     graph: ChannelGraph
-    planner: LatencyPlanner
+    planner: Planner
     dense_ms: float
     measured: bool
+
+    @property
+    def takes(self) -> dict[str, float]:
+        """What the unpruned network takes of every resource, by name; its latency is ``dense_ms``."""
+        return {**self.planner.dense, LATENCY.name: self.dense_ms}
 
     @property
     def network(self) -> Network:
@@ -69,8 +74,8 @@ def baseline(task: Task) -> Baseline:
     _check_kernels(network, task.origin, task.table)
     how = task.table.measurement
     candidates = group_candidates(graph, how["granularity"], how["at_most"])
-    planner = LatencyPlanner(network, candidates, task.table)
-    predicted = planner.dense_ms
+    planner = Planner(network, candidates, task.table)
+    predicted = planner.dense[LATENCY.name]
     measured = task.table.dense_ms(task.origin.model, network.input_shape)
     if task.device is not None:
         from aap_hw.prune.measuring import measure_networks  # loads TVM: two seconds that planning does without
@@ -86,15 +91,28 @@ def baseline(task: Task) -> Baseline:
     return Baseline(module, graph, planner, dense_ms, measured is not None)
 
 
-def budget_ms(budget: Budget, dense_ms: float) -> float:
-    """The budget in milliseconds. Raises UserError if the unpruned network already meets it."""
-    wanted = budget.milliseconds(dense_ms)
-    if wanted >= dense_ms:
-        raise UserError(
-            f"nothing needs pruning: the unpruned network takes {dense_ms:.4g} ms and the budget is {wanted:.4g} ms; "
-            "ask for less"
-        )
-    return wanted
+def amounts(budgets: Sequence[Budget], dense: Baseline) -> dict[str, float]:
+    """What each budget allows of its resource, by the resource's name.
+
+    Raises
+    ------
+    UserError : there is no budget or two of one resource, or the unpruned network already meets one.
+    """
+    names = [budget.resource.name for budget in budgets]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"a network is pruned to one budget of each resource or some, not to {names or 'none'}")
+    allowed = {}
+    for budget in budgets:
+        name, unit = budget.resource.name, f" {budget.resource.unit}".rstrip()
+        takes = dense.takes[name]
+        allowed[name] = wanted = budget.of(takes)
+        if wanted >= takes:
+            what = "" if name == LATENCY.name else f" {name}"
+            raise UserError(
+                f"nothing needs pruning: the unpruned network takes {takes:.4g}{unit}{what} and the budget is "
+                f"{wanted:.4g}{unit}; ask for less"
+            )
+    return allowed
 
 
 def calibration_batches(data: LabelledImages, input_shape: tuple[int, int, int], count: int) -> Iterator[torch.Tensor]:
@@ -117,11 +135,11 @@ def scores_of(
     return attention_scores(module, batches, reduction=settings.reduction, p=settings.p, graph=traced)
 
 
-def plan_once(task: Task, budget: Budget, settings: PruneSettings) -> tuple[Baseline, Plan]:
-    """The plan for a budget in one step, without cutting anything."""
+def plan_once(task: Task, budgets: Sequence[Budget], settings: PruneSettings) -> tuple[Baseline, Plan]:
+    """The plan for some budgets in one step, without cutting anything."""
     dense = baseline(task)
-    wanted = budget_ms(budget, dense.dense_ms)
-    return dense, dense.planner.plan(scores_of(task, dense.module, dense.graph, settings), wanted)
+    allowed = amounts(budgets, dense)
+    return dense, dense.planner.plan(scores_of(task, dense.module, dense.graph, settings), allowed)
 
 
 def _check_provenance(task: Task) -> None:

@@ -1,4 +1,4 @@
-"""One decision of the latency policy: how many filters each group keeps, by the table, and which, by attention.
+"""One decision of the policy: how many filters each group keeps, by table and budgets, and which, by attention.
 
 Pure but for its inputs: nothing is trained, compiled or written here.
 """
@@ -12,32 +12,49 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aap_hw.compile.network import Network
+from aap_hw.compile.network import Kernel, Network
 from aap_hw.errors import UserError
-from aap_hw.lut.predicting import KernelLatency, kernel_latencies, latency_costs
+from aap_hw.lut.predicting import KernelLatency, kernel_costs, kernel_latencies, latency_costs
 from aap_hw.lut.table import LatencyTable
-from aap_hw.policy import GroupChoice, Infeasible, allocate, best_channels, kept_share
+from aap_hw.policy import (
+    FLOPS,
+    LATENCY,
+    PARAMETERS,
+    RESOURCES,
+    GroupChoice,
+    Infeasible,
+    allocate,
+    best_channels,
+    kept_share,
+)
 
 Scores = Mapping[str, NDArray[np.float64]]
 # A group that keeps next to nothing would be worth minus infinity.
 LEAST_SHARE = 1e-6
+# What a kernel takes of the resources that can be counted, under a width plan.
+COUNTS = {PARAMETERS.name: Kernel.parameters, FLOPS.name: Kernel.multiply_accumulates}
 # A budget is converted to the table's unit and its cost back: what rounding may add to it on the way.
 ROUNDING = 1e-12
 
 
-class Unreachable(UserError):  # noqa: N818 - an answer about the budget, not a fault
-    """No plan meets the budget.
+class Unreachable(UserError):  # noqa: N818 - an answer about the budgets, not a fault
+    """No plan meets the budgets.
 
     Attributes
     ----------
-    smallest_ms : the smallest latency that a plan reaches.
+    resource : the name of what there is too little of.
+    smallest : the smallest amount of it that a plan reaches, while it keeps the budgets of ``given``.
     """
 
-    def __init__(self, budget_ms: float, smallest_ms: float, dense_ms: float) -> None:
-        self.smallest_ms = smallest_ms
+    def __init__(
+        self, resource: str, budget: float, smallest: float, dense: float, given: tuple[str, ...] = ()
+    ) -> None:
+        self.resource, self.smallest, self.given = resource, smallest, given
+        unit = f" {RESOURCES[resource].unit}".rstrip() or f" {resource}"
+        within = f" within the budget of {' and '.join(given)}" if given else ""
         super().__init__(
-            f"no plan reaches {budget_ms:.4g} ms: the smallest reachable latency is {_up(smallest_ms)} ms "
-            f"({_up(100 * smallest_ms / dense_ms)}% of the unpruned network); allow at least that"
+            f"no plan reaches {budget:.4g}{unit}: the smallest reachable {resource}{within} is {_up(smallest)}{unit} "
+            f"({_up(100 * smallest / dense)}% of the unpruned network); allow at least that"
         )
 
 
@@ -50,6 +67,7 @@ class Plan:
     widths : channels kept of every group, frozen ones included.
     keep : for each group that is cut, the channels kept, counted in the network that was scored.
     predicted_ms : calibrated sum of ``kernels``.
+    spent : what it takes of every resource, by name; latency in ms as predicted.
     kept_attention : geometric mean over the free groups of the share of attention kept.
     gap : how far the choice may be from the best, as a share of its value; proven by the solver.
     """
@@ -57,6 +75,7 @@ class Plan:
     widths: dict[str, int]
     keep: dict[str, list[int]]
     predicted_ms: float
+    spent: dict[str, float]
     kept_attention: float
     gap: float
     seconds: float
@@ -64,7 +83,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class LatencyPlanner:
+class Planner:
     """Chooses widths for one network on one device.
 
     Attributes
@@ -80,20 +99,21 @@ class LatencyPlanner:
     calibration: float = 1.0
 
     @property
-    def dense_ms(self) -> float:
-        """Predicted latency of the unpruned network."""
-        return self.predict_ms(self.network.dense)
+    def dense(self) -> dict[str, float]:
+        """What the unpruned network takes of every resource; its latency in ms as predicted."""
+        return self.spent(self.network.dense)
 
-    def predict_ms(self, widths: Mapping[str, int]) -> float:
-        """Predicted latency at the given widths."""
-        return self._calibrated(kernel_latencies(self.network, widths, self.table))
+    def spent(self, widths: Mapping[str, int]) -> dict[str, float]:
+        """What the network takes of every resource at the given widths; its latency in ms as predicted."""
+        counts = {name: float(sum(count(k, widths) for k in self.network.kernels)) for name, count in COUNTS.items()}
+        return {LATENCY.name: self._calibrated(kernel_latencies(self.network, widths, self.table)), **counts}
 
     def _calibrated(self, kernels: list[KernelLatency]) -> float:
         # Summed as the policy sums, so that both agree on which plans meet a budget.
         return math.fsum(row.latency_us for row in kernels) * self.calibration / 1e3
 
-    def plan(self, scores: Scores, budget_ms: float, at_most: Mapping[str, int] | None = None) -> Plan:
-        """The plan with the most attention kept that is predicted to meet the budget.
+    def plan(self, scores: Scores, budgets: Mapping[str, float], at_most: Mapping[str, int] | None = None) -> Plan:
+        """The plan with the most attention kept that is predicted to meet the budgets.
 
         The value of a plan is the sum over groups of log(share of attention kept): groups work in series, so that
         what reaches the output is the product of what each lets through.
@@ -102,14 +122,14 @@ class LatencyPlanner:
         ----------
         scores
             Attention of every channel that is still there, by group.
-        budget_ms
-            Predicted latency allowed.
+        budgets
+            What is allowed of each resource that is limited, by name; latency in ms as predicted.
         at_most
             Widths that an earlier round left; none is exceeded.
 
         Raises
         ------
-        Unreachable : no plan meets the budget; the smallest reachable latency is named.
+        Unreachable : no plan meets the budgets; the smallest reachable amount is named.
         MissingKernelError : the table lacks a kernel of the network.
         """
         limits = {**self.network.dense, **(at_most or {})}
@@ -119,26 +139,32 @@ class LatencyPlanner:
             GroupChoice(name, allowed[name], np.log(np.maximum(kept_share(scores[name], allowed[name]), LEAST_SHARE)))
             for name in free
         ]
-        costs = latency_costs(self.network, allowed, self.table)
+        costs = {name: kernel_costs(self.network, allowed, COUNTS[name]) for name in budgets if name in COUNTS}
+        costs[LATENCY.name] = latency_costs(self.network, allowed, self.table)
+        given = dict(budgets)
+        if LATENCY.name in given:
+            given[LATENCY.name] *= 1e3 / self.calibration * (1 - ROUNDING)
         try:
-            budget_us = budget_ms * 1e3 / self.calibration * (1 - ROUNDING)
-            found = allocate(choices, {"latency": costs}, {"latency": budget_us})
+            found = allocate(choices, costs, given)
         except Infeasible as problem:
-            smallest_ms = problem.smallest * self.calibration / 1e3 * (1 + 3 * ROUNDING)
-            raise Unreachable(budget_ms, smallest_ms, self.dense_ms) from problem
+            smallest, dense = problem.smallest, self.dense[problem.resource]
+            if problem.resource == LATENCY.name:
+                smallest *= self.calibration / 1e3 * (1 + 3 * ROUNDING)
+            raise Unreachable(problem.resource, budgets[problem.resource], smallest, dense, problem.given) from problem
         widths = {name: found.widths.get(name, widths[-1]) for name, widths in allowed.items()}
-        kernels = kernel_latencies(self.network, widths, self.table)
         shares = [float(kept_share(scores[name], [widths[name]])[0]) for name in free]
+        spent = self.spent(widths)
         return Plan(
             widths=widths,
             keep={
                 name: best_channels(scores[name], widths[name]).tolist() for name in free if widths[name] < limits[name]
             },
-            predicted_ms=self._calibrated(kernels),
+            predicted_ms=spent[LATENCY.name],
+            spent=spent,
             kept_attention=float(np.exp(np.mean(np.log(np.maximum(shares, LEAST_SHARE))))) if free else 1.0,
             gap=found.gap,
             seconds=found.seconds,
-            kernels=kernels,
+            kernels=kernel_latencies(self.network, widths, self.table),
         )
 
 

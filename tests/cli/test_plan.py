@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,6 +47,32 @@ def test_json_is_alone_on_standard_output_and_its_kernels_keep_the_budget(
     assert all(group["kept"] == group["width"] for group in frozen)
     assert any(group["kept"] < group["width"] for group in plan["groups"])
     assert 0 < plan["kept_attention"] < 1
+
+
+def test_several_budgets_are_shown_with_what_is_spent_and_the_tightest_first(
+    aap_hw: Callable[..., Any], table_file: Path
+) -> None:
+    asked = ("--lut", str(table_file), "--budget", "70%", "--max-params", "40%", "--max-flops", "39M")
+    outcome = aap_hw("plan", *RESNET20, *asked, "--json", "-")
+    assert (outcome.code, outcome.err) == (0, "")
+    plan = json.loads(outcome.out)
+    constraints = {each["resource"]: each for each in plan["constraints"]}
+    assert constraints["latency"]["budget"] == plan["budget_ms"] == pytest.approx(0.7 * plan["dense_ms"])
+    assert constraints["parameters"]["budget"] == pytest.approx(0.4 * constraints["parameters"]["dense"])
+    assert constraints["flops"]["budget"] == 39e6
+    assert all(each["spent"] <= each["budget"] for each in constraints.values())
+    shares = [each["spent"] / each["budget"] for each in plan["constraints"]]
+    assert shares == sorted(shares, reverse=True)
+    assert plan["constraints"][0]["resource"] == "parameters"
+    shown = aap_hw("plan", *RESNET20, *asked)
+    assert re.search(r"spent [\d,]+ of [\d,]+ parameters \(9\d\.\d%\), .*; parameters binds", shown.out)
+    assert "--budget 70% --max-params 40% --max-flops 3.9e+07" in shown.out
+
+
+def test_without_any_budget_there_is_nothing_to_plan(aap_hw: Callable[..., Any], table_file: Path) -> None:
+    outcome = aap_hw("plan", *RESNET20, "--lut", str(table_file))
+    assert outcome.code == 2
+    assert "give --budget 20ms, --max-params 40% or --max-flops 50%" in outcome.err
 
 
 PLANS_WELL_AND_PRUNES_BADLY = """

@@ -199,7 +199,7 @@ def test_pruned_on_this_machine_and_deployed_to_it(
     aap_hw: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
     monkeypatch.setattr("aap_hw.deploy.deploying.CHECKED_PIXELS", 50 * 32 * 32)
-    monkeypatch.setattr("aap_hw.prune.rounds.ATTEMPTS", 1)
+    monkeypatch.setattr("aap_hw.prune.steps.ATTEMPTS", 1)
     table, out = write_table(tmp_path / "here.json", **of_this_device()), tmp_path / "run"
     pruned = aap_hw("prune", *RESNET20, "--lut", str(table), "--budget", "60%", "--out", str(out))
     assert (pruned.code, pruned.err) == (0, "")

@@ -60,7 +60,7 @@ print(len(vectors["inputs"]), worst)
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of this device at half the latency of the table, cut and not trained."""
     task = Task(ORIGIN, table(**of_this_device()), few_images())
-    pruned, summary = prune(task, Budget.parse("50%"), PruneSettings(calibration_images=16))
+    pruned, summary = prune(task, [Budget.parse("50%")], PruneSettings(calibration_images=16))
     run = RunFolder(tmp_path_factory.mktemp("runs") / "half")
     run.create()
     run.save(pruned, summary)

@@ -21,7 +21,6 @@ from aap_hw.lut.measuring import VISITS, Reference, Visit, time_point, time_poin
 from aap_hw.lut.table import LatencyPoint
 from tests.lut.tiny import device
 
-
 KEY = KernelKey.make("linear", (), 1, epilogue=("bias",))
 MEASURE = device().profile.measure
 

@@ -10,20 +10,26 @@ import math
 import re
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.partition import partition
 from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.table import MissingKernelError
-from aap_hw.policy import Budget
-from aap_hw.prune.baseline import baseline, budget_ms, plan_once
-from aap_hw.prune.planning import LatencyPlanner, Plan, Unreachable
+from aap_hw.models import zoo
+from aap_hw.policy import FLOPS, PARAMETERS, Budget
+from aap_hw.prune.baseline import Baseline, amounts, baseline, plan_once
+from aap_hw.prune.planning import Plan, Planner, Unreachable
 from aap_hw.prune.task import Origin, PruneSettings, Task
 from tests.synthetic import CALIBRATION, ORIGIN, few_images, latency_us, resnet20, table
 
@@ -31,9 +37,9 @@ FEW = PruneSettings(calibration_images=8)
 
 
 @cache
-def planner() -> LatencyPlanner:
+def planner() -> Planner:
     _, graph, network = resnet20()
-    return LatencyPlanner(network, group_candidates(graph, 4, 8), table(), CALIBRATION)
+    return Planner(network, group_candidates(graph, 4, 8), table(), CALIBRATION)
 
 
 @cache
@@ -63,7 +69,7 @@ def smallest_ms() -> float:
 
 def reachable(share: float) -> float:
     """A budget between the smallest latency (0) and the dense one (1)."""
-    return smallest_ms() + share * (planner().dense_ms - smallest_ms())
+    return smallest_ms() + share * (planner().dense["latency"] - smallest_ms())
 
 
 def check(plan: Plan, scores: dict[str, NDArray[np.float64]], budget: float, limits: dict[str, int]) -> None:
@@ -90,15 +96,15 @@ def check(plan: Plan, scores: dict[str, NDArray[np.float64]], budget: float, lim
 @given(seed=st.integers(0, 2**32), share=st.floats(0.02, 0.98))
 def test_plan_keeps_the_budget_and_the_channels_with_most_attention(seed: int, share: float) -> None:
     scores, budget = random_scores(seed), reachable(share)
-    check(planner().plan(scores, budget), scores, budget, dict(resnet20()[2].dense))
+    check(planner().plan(scores, {"latency": budget}), scores, budget, dict(resnet20()[2].dense))
 
 
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**32), first=st.floats(0.4, 0.9), second=st.floats(0.02, 0.9))
 def test_no_width_exceeds_that_of_an_earlier_round(seed: int, first: float, second: float) -> None:
-    before = planner().plan(random_scores(seed), reachable(first)).widths
+    before = planner().plan(random_scores(seed), {"latency": reachable(first)}).widths
     scores, budget = random_scores(seed + 1, before), reachable(first * second)
-    check(planner().plan(scores, budget, before), scores, budget, before)
+    check(planner().plan(scores, {"latency": budget}, before), scores, budget, before)
 
 
 @settings(max_examples=10)
@@ -107,15 +113,16 @@ def test_budget_that_is_exactly_what_a_plan_takes_is_kept_by_a_plan_as_good(
     seed: int, share: float, calibration: float
 ) -> None:
     calibrated, scores = replace(planner(), calibration=calibration), random_scores(seed)
-    found = calibrated.plan(scores, reachable(share) * calibration / CALIBRATION)
-    again = calibrated.plan(scores, found.predicted_ms * (1 + 1e-11))
+    found = calibrated.plan(scores, {"latency": reachable(share) * calibration / CALIBRATION})
+    again = calibrated.plan(scores, {"latency": found.predicted_ms * (1 + 1e-11)})
     assert again.predicted_ms <= found.predicted_ms * (1 + 1e-11)
     assert again.kept_attention >= found.kept_attention * (1 - 1e-2)
 
 
 def test_more_time_never_keeps_less_attention() -> None:
     scores = random_scores(3)
-    kept = [planner().plan(scores, reachable(share)).kept_attention for share in (0.1, 0.3, 0.5, 0.7, 0.9, 1.001)]
+    budgets = [{"latency": reachable(share)} for share in (0.1, 0.3, 0.5, 0.7, 0.9, 1.001)]
+    kept = [planner().plan(scores, budget).kept_attention for budget in budgets]
     assert kept == sorted(kept)
     assert kept[-1] == 1.0
 
@@ -123,30 +130,89 @@ def test_more_time_never_keeps_less_attention() -> None:
 def test_smallest_reachable_latency_is_named_and_can_be_asked_for_and_less_cannot() -> None:
     scores = random_scores(0)
     with pytest.raises(Unreachable) as refused:
-        planner().plan(scores, smallest_ms() / 2)
-    assert refused.value.smallest_ms == pytest.approx(smallest_ms(), rel=1e-9)
+        planner().plan(scores, {"latency": smallest_ms() / 2})
+    assert refused.value.smallest == pytest.approx(smallest_ms(), rel=1e-9)
     match = re.search(r"the smallest reachable latency is ([\d.]+) ms \(([\d.]+)% of", str(refused.value))
     assert match is not None
     named_ms, named_share = float(match[1]), float(match[2])
     assert smallest_ms() <= named_ms <= 1.01 * smallest_ms()
-    for budget in (named_ms, named_share / 100 * planner().dense_ms):
-        assert planner().plan(scores, budget).predicted_ms <= budget
+    for budget in (named_ms, named_share / 100 * planner().dense["latency"]):
+        assert planner().plan(scores, {"latency": budget}).predicted_ms <= budget
     with pytest.raises(Unreachable):
-        planner().plan(scores, smallest_ms() * (1 - 1e-6))
+        planner().plan(scores, {"latency": smallest_ms() * (1 - 1e-6)})
+
+
+@settings(max_examples=10)
+@given(
+    seed=st.integers(0, 2**32), latency=st.floats(0.3, 0.9), parameters=st.floats(0.3, 0.9), flops=st.floats(0.3, 0.9)
+)
+def test_several_budgets_are_kept_at_once(seed: int, latency: float, parameters: float, flops: float) -> None:
+    dense = planner().dense
+    budgets = {
+        "latency": reachable(latency),
+        "parameters": parameters * dense["parameters"],
+        "flops": flops * dense["flops"],
+    }
+    scores = random_scores(seed)
+    plan = planner().plan(scores, budgets)
+    network = resnet20()[2]
+    counted = {
+        "latency": formula_ms(plan.widths),
+        "parameters": sum(kernel.parameters(plan.widths) for kernel in network.kernels),
+        "flops": sum(kernel.multiply_accumulates(plan.widths) for kernel in network.kernels),
+    }
+    assert plan.spent == pytest.approx(counted, rel=1e-12)
+    assert all(plan.spent[name] <= amount for name, amount in budgets.items())
+    for name in budgets:
+        alone = planner().plan(scores, {name: budgets[name]})
+        assert alone.kept_attention >= plan.kept_attention * (1 - 1e-3)
+        assert alone.spent[name] <= budgets[name]
+
+
+def test_count_that_a_plan_takes_exactly_can_be_asked_for() -> None:
+    found = planner().plan(random_scores(1), {"parameters": 0.5 * planner().dense["parameters"]})
+    again = planner().plan(random_scores(1), {"parameters": found.spent["parameters"]})
+    assert again.kept_attention >= found.kept_attention * (1 - 1e-3)
+
+
+def test_smallest_reachable_count_is_named() -> None:
+    narrowest = {name: widths[0] for name, widths in planner().candidates.items()}
+    fewest = planner().spent(narrowest)["parameters"]
+    with pytest.raises(
+        Unreachable, match=rf"the smallest reachable parameters is {fewest:.0f} parameters \("
+    ) as refused:
+        planner().plan(random_scores(0), {"parameters": 100.0})
+    assert (refused.value.resource, refused.value.smallest, refused.value.given) == ("parameters", fewest, ())
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenetv2", "resnet18"])
+def test_parameters_of_the_kernels_are_those_of_the_network_cut_or_not(name: str) -> None:
+    zoo_model = zoo.build(name)
+    graph = ChannelGraph.trace(zoo_model.module, (torch.zeros(1, *zoo_model.input_shape),))
+    network = partition(graph)
+
+    def total(widths: dict[str, int]) -> int:
+        return sum(kernel.parameters(widths) for kernel in network.kernels)
+
+    assert total(dict(network.dense)) == sum(p.numel() for p in zoo_model.module.parameters())
+    keep = {group.name: list(range(0, group.width, 2)) for group in graph.groups if not group.frozen}
+    cut = graph.cut(zoo_model.module, keep)
+    widths = {**network.dense, **{name: len(kept) for name, kept in keep.items()}}
+    assert total(widths) == sum(p.numel() for p in cut.parameters())
 
 
 def test_network_without_any_choice_left_is_unreachable_or_the_plan_itself() -> None:
     narrowest = {name: widths[0] for name, widths in planner().candidates.items()}
     scores, latency = random_scores(0, narrowest), formula_ms(narrowest)
-    plan = planner().plan(scores, 1.001 * latency, narrowest)
+    plan = planner().plan(scores, {"latency": 1.001 * latency}, narrowest)
     assert (plan.widths, plan.keep, plan.kept_attention) == (narrowest, {}, 1.0)
     with pytest.raises(Unreachable):
-        planner().plan(scores, 0.9 * latency, narrowest)
+        planner().plan(scores, {"latency": 0.9 * latency}, narrowest)
 
 
 @pytest.mark.usefixtures("quick_baseline")
 def test_dense_latency_is_the_measured_one_of_the_table_and_calibrates_it() -> None:
-    dense, plan = plan_once(Task(ORIGIN, table(), few_images()), Budget.parse("60%"), FEW)
+    dense, plan = plan_once(Task(ORIGIN, table(), few_images()), [Budget.parse("60%")], FEW)
     assert dense.measured
     assert dense.dense_ms == table().dense_ms("resnet20", (1, 3, 32, 32))
     assert dense.planner.calibration == pytest.approx(CALIBRATION, rel=1e-3)
@@ -200,19 +266,37 @@ def test_table_of_resnet20_serves_resnet56_which_has_the_same_kernels() -> None:
 def test_table_that_was_not_measured_is_refused_unless_allowed(provenance: str) -> None:
     task = Task(ORIGIN, table(provenance=provenance), few_images())
     with pytest.raises(UserError, match=f"{provenance}, not measured .* --allow-emulated"):
-        plan_once(task, Budget.parse("60%"), FEW)
-    plan_once(replace(task, allow_emulated=True), Budget.parse("60%"), FEW)
+        plan_once(task, [Budget.parse("60%")], FEW)
+    plan_once(replace(task, allow_emulated=True), [Budget.parse("60%")], FEW)
 
 
 @pytest.mark.parametrize("text", ["100%", "5ms", "1s"])
 def test_budget_that_the_unpruned_network_meets_needs_no_pruning(text: str) -> None:
     with pytest.raises(UserError, match="nothing needs pruning"):
-        budget_ms(Budget.parse(text), 4.9)
+        amounts([Budget.parse(text)], unpruned(latency=4.9))
+
+
+def test_budgets_of_counts_that_the_unpruned_network_meets_need_no_pruning_either() -> None:
+    with pytest.raises(UserError, match=r"takes 2e\+06 parameters and the budget is 3e\+06; ask for less"):
+        amounts([Budget.parse("3M", PARAMETERS)], unpruned(parameters=2e6))
+
+
+def test_two_budgets_of_one_resource_are_refused() -> None:
+    with pytest.raises(UserError, match="one budget of each resource"):
+        amounts([Budget.parse("30%"), Budget.parse("2ms")], unpruned(latency=4.9))
+
+
+def test_shares_and_amounts_are_of_what_the_unpruned_network_takes() -> None:
+    budgets = [Budget.parse("50%"), Budget.parse("25%", FLOPS), Budget.parse("100k", PARAMETERS)]
+    allowed = amounts(budgets, unpruned(latency=4.0, flops=8e6, parameters=3e5))
+    assert allowed == {"latency": 2.0, "flops": 2e6, "parameters": 1e5}
+
+
+def unpruned(**takes: float) -> Baseline:
+    return cast(Baseline, SimpleNamespace(takes=takes))
 
 
 def test_network_without_a_group_to_cut_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     monkeypatch.setattr(Origin, "build", lambda self: torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval())
     with pytest.raises(
         UserError, match="no channel group that may be cut: its first group reaches the network's output"

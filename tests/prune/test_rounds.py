@@ -22,10 +22,11 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.models import zoo
 from aap_hw.policy import Budget
-from aap_hw.prune import rounds
+from aap_hw.prune import rounds, steps
 from aap_hw.prune.planning import Unreachable
-from aap_hw.prune.rounds import ATTEMPTS, Event, prune
+from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import compose
+from aap_hw.prune.steps import ATTEMPTS, Event
 from aap_hw.prune.task import Origin, PruneSettings, Task
 from aap_hw.train.loop import TrainResult, TrainSettings
 from tests.synthetic import CALIBRATION, ORIGIN, PretendedDevice, few_images, latency_us, resnet20, table
@@ -81,11 +82,11 @@ def test_two_cuts_are_one_cut_of_their_composition() -> None:
 def test_without_training_there_is_one_round_and_the_weights_are_those_of_the_network(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rounds, "train", None)
+    monkeypatch.setattr(steps, "train", None)
     monkeypatch.setattr(rounds, "evaluate", None)
     before = {name: tensor.clone() for name, tensor in resnet20()[0].state_dict().items()}
     events: list[Event] = []
-    pruned, summary = prune(task(), HALF, TINY, events.append)
+    pruned, summary = prune(task(), [HALF], TINY, events.append)
     assert [event.name for event in events] == ["start", "cut", "round"]
     assert summary["retrained"] is False
     assert summary["pruned_ms"] is summary["accuracy_dense"] is summary["accuracy_pruned"] is None
@@ -96,7 +97,7 @@ def test_without_training_there_is_one_round_and_the_weights_are_those_of_the_ne
 
 
 def test_sizes_of_the_summary_are_those_of_the_networks() -> None:
-    pruned, summary = prune(task(), HALF, TINY)
+    pruned, summary = prune(task(), [HALF], TINY)
 
     def macs(module: nn.Module) -> int:
         found = 0
@@ -125,7 +126,7 @@ def run_on(
 ) -> tuple[PretendedDevice, dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     device = PretendedDevice(monkeypatch, table(), factors)
     events: list[Event] = []
-    pruned, summary = prune(task(device=device), budget, TINY, events.append)
+    pruned, summary = prune(task(device=device), [budget], TINY, events.append)
     (record,) = pruned.record["rounds"]
     widths = {name: len(kept) for name, kept in pruned.kept.items()}
     measured = [event.figures for event in events if event.name == "measured"]
@@ -227,7 +228,7 @@ def three_equal_rounds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[fl
                 module.linear.bias.fill_(accuracy)  # type: ignore[operator, union-attr]
             return TrainResult(accuracy, ())
 
-        monkeypatch.setattr(rounds, "train", train)
+        monkeypatch.setattr(steps, "train", train)
         monkeypatch.setattr(rounds, "evaluate", lambda *_: 95.0)
         monkeypatch.setattr(rounds, "round_budgets", lambda dense, budget, count: [budget] * count)
 
@@ -239,7 +240,7 @@ def test_most_accurate_of_the_rounds_that_meet_the_budget_is_kept(
     three_equal_rounds: Callable[[Sequence[float]], None], accuracies: tuple[float, ...], kept: int
 ) -> None:
     three_equal_rounds(accuracies)
-    pruned, summary = prune(task(retrain=True), HALF, replace(TINY, rounds=3))
+    pruned, summary = prune(task(retrain=True), [HALF], replace(TINY, rounds=3))
     assert (summary["round"], summary["accuracy_pruned"]) == (kept, max(accuracies))
     assert summary["accuracy_dense"] == 95.0
     assert [record["accuracy"] for record in pruned.record["rounds"]] == list(accuracies)
@@ -253,7 +254,7 @@ def test_round_that_was_only_predicted_does_not_beat_one_that_was_measured(
 ) -> None:
     three_equal_rounds((90, 91, 85))
     device = PretendedDevice(monkeypatch, table(), [1.0])
-    _, summary = prune(task(retrain=True, device=device), HALF, replace(TINY, rounds=3))
+    _, summary = prune(task(retrain=True, device=device), [HALF], replace(TINY, rounds=3))
     assert summary["round"] == 3
     assert summary["pruned_ms"] <= summary["budget_ms"]
 
@@ -263,15 +264,15 @@ def test_round_that_misses_the_budget_is_kept_only_if_none_meets_it(
 ) -> None:
     three_equal_rounds((90, 91, 20))
     device = PretendedDevice(monkeypatch, table(), [8.0])
-    _, summary = prune(task(retrain=True, device=device), HALF, replace(TINY, rounds=3))
+    _, summary = prune(task(retrain=True, device=device), [HALF], replace(TINY, rounds=3))
     assert summary["round"] == 3
     assert summary["pruned_ms"] > summary["budget_ms"]
 
 
 def test_rounds_narrow_step_by_step_and_two_runs_of_one_seed_are_equal() -> None:
     events: list[Event] = []
-    pruned, summary = prune(task(retrain=True), HALF, TINY, events.append)
-    again, summary_again = prune(task(retrain=True), HALF, TINY)
+    pruned, summary = prune(task(retrain=True), [HALF], TINY, events.append)
+    again, summary_again = prune(task(retrain=True), [HALF], TINY)
     assert [event.name for event in events] == ["start", "cut", "epoch", "round", "cut", "epoch", "round"]
     first, second = pruned.record["rounds"]
     dense, budget = summary["dense_ms"], summary["budget_ms"]
@@ -283,8 +284,8 @@ def test_rounds_narrow_step_by_step_and_two_runs_of_one_seed_are_equal() -> None
     assert summary == summary_again
     module, graph, _ = resnet20()
     assert not same_state(pruned.module, graph.cut(module, pruned.kept)), "nothing was trained"
-    other, _ = prune(task(retrain=True), HALF, replace(TINY, seed=5, rounds=1))
-    once, _ = prune(task(retrain=True), HALF, replace(TINY, rounds=1))
+    other, _ = prune(task(retrain=True), [HALF], replace(TINY, seed=5, rounds=1))
+    once, _ = prune(task(retrain=True), [HALF], replace(TINY, rounds=1))
     assert other.kept == once.kept
     assert not same_state(other.module, once.module)
 
@@ -299,14 +300,14 @@ def test_images_of_other_classes_than_the_network_tells_apart_are_refused_at_onc
     monkeypatch.setattr(zoo, "build", None)
     origin = Origin("mobilenetv2", None, (3, 224, 224))
     with pytest.raises(UserError, match="mobilenetv2 tells 1000 classes apart and the images are of 10"):
-        prune(task(origin=origin, retrain=True), HALF, TINY)
+        prune(task(origin=origin, retrain=True), [HALF], TINY)
 
 
 def test_budget_that_the_last_round_cannot_reach_is_refused_before_the_first_trains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rounds, "train", None)
+    monkeypatch.setattr(steps, "train", None)
     events: list[Event] = []
     with pytest.raises(Unreachable, match=r"no plan reaches 0\.1 ms: the smallest reachable latency is"):
-        prune(task(retrain=True), Budget.parse("0.1ms"), replace(TINY, rounds=5), events.append)
+        prune(task(retrain=True), [Budget.parse("0.1ms")], replace(TINY, rounds=5), events.append)
     assert events == []

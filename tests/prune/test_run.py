@@ -93,7 +93,7 @@ def half_pruned() -> PrunedNetwork:
         for tensor in pruned.state_dict().values():
             if tensor.is_floating_point():
                 tensor += 0.01 * torch.rand(tensor.shape, generator=generator)
-    record = {"rounds": [{"round": 1, "measured_ms": None}], "budget": "50%"}
+    record = {"rounds": [{"round": 1, "measured_ms": None}], "budgets": {"latency": "50%"}}
     return PrunedNetwork(ORIGIN, kept, "x86", pruned, record)
 
 

@@ -1,0 +1,128 @@
+"""Pruning as far as an accuracy allows: the fastest network within a drop, found by the paper's adaptive controller.
+
+Each round takes a latency budget, cuts, trains and evaluates; a round that loses too much accuracy is undone: the next
+one starts from the weights and widths of an earlier round and cuts less. See ``aap_hw.policy.controller``.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from aap_hw.errors import UserError
+from aap_hw.policy import LATENCY
+from aap_hw.policy.controller import Controller
+from aap_hw.prune.baseline import baseline, scores_of
+from aap_hw.prune.planning import Plan, Unreachable
+from aap_hw.prune.run import PrunedNetwork
+from aap_hw.prune.steps import (
+    Event,
+    OnEvent,
+    Scores,
+    State,
+    begun,
+    check_classes,
+    finished,
+    measured_ms,
+    train_round,
+)
+from aap_hw.prune.task import PruneSettings, Task
+from aap_hw.train.loop import evaluate
+
+# A severity of 1 halves the latency; the first step leaves 84 % of it, the next 71 %.
+STEP = 0.25
+# A step that changes the latency by less than 1 % is not worth a round of training.
+LEAST_STEP = STEP / 2**4
+
+
+def prune_within(
+    task: Task, drop: float, settings: PruneSettings, on_event: OnEvent = lambda _: None
+) -> tuple[PrunedNetwork, dict[str, Any]]:
+    """Prune a network until it would lose more accuracy than allowed.
+
+    Parameters
+    ----------
+    drop
+        Percentage points of accuracy on the test images that may be lost.
+    settings
+        ``settings.rounds`` is the largest number of rounds.
+
+    Returns
+    -------
+    The fastest network found within the drop, and the run's figures as of ``aap_hw.prune.rounds.prune``; their budget
+    is the accuracy that was to be kept.
+
+    Raises
+    ------
+    UserError : there are no images to train on or they do not fit the network, or no round kept the accuracy.
+    """
+    if not task.retrain:
+        raise UserError("an accuracy can only be kept by training: add --data, or give a --budget instead")
+    check_classes(task)
+    dense = baseline(task)
+    shape = task.origin.input_shape
+    accuracy_dense = evaluate(dense.module, task.data, shape)
+    wanted = accuracy_dense - drop
+    known = {**begun(task, dense, {}), "accuracy_wanted": wanted}
+    on_event(Event("start", {**known, "accuracy": accuracy_dense}))
+    controller = Controller.begin(STEP)
+    states = {0: State(dense.module, dense.graph, dense.planner)}
+    history: list[dict[str, Any]] = []
+    best: tuple[State, dict[str, Any]] | None = None
+    for number in range(1, settings.rounds + 1):
+        began = time.monotonic()
+        state = replace(states[controller.start])
+        if controller.start:
+            state.retrace(shape)
+        scores = scores_of(task, state.module, state.graph, settings)
+        figures: dict[str, Any] = {
+            "round": number,
+            "rounds": settings.rounds,
+            "from_round": controller.start,
+            "budget_ms": dense.dense_ms / 2**controller.severity,
+        }
+        plan = _plan(state, scores, figures["budget_ms"])
+        met = False
+        if plan is not None:
+            state.cut(plan, dense.network.dense)
+            latency = None if task.device is None else measured_ms(task, dense, state.module)
+            figures["predicted_ms"], figures["measured_ms"] = plan.predicted_ms, latency
+            figures["kept_attention"] = plan.kept_attention
+            on_event(Event("cut", figures))
+            figures["accuracy"] = train_round(task, state.module, settings, number, on_event)
+            met = figures["accuracy"] >= wanted
+        figures |= {"accuracy_kept": met, "seconds": time.monotonic() - began}
+        history.append(figures)
+        on_event(Event("round", figures))
+        if met and (best is None or _latency(figures) <= _latency(best[1])):
+            best = state, figures
+        controller = controller.after(number, met)
+        states[number] = state
+        # Only rounds that may be taken up again are kept in memory.
+        needed = {controller.start, *(good.number for good in controller.good)}
+        states = {kept: each for kept, each in states.items() if kept in needed}
+        if controller.step < LEAST_STEP:
+            break
+    if best is None:
+        raise UserError(
+            f"none of {len(history)} rounds kept an accuracy of {wanted:.2f} % (unpruned: {accuracy_dense:.2f} %); "
+            "allow a larger drop, or train longer with --epochs"
+        )
+    state, last = best
+    record = {"rounds": history, "budgets": {}, "max_accuracy_drop": drop}
+    return finished(task, dense, state, known, accuracy_dense, last, record)
+
+
+def _plan(state: State, scores: Scores, budget_ms: float) -> Plan | None:
+    """A plan that cuts something and is predicted to meet the budget; None if there is none."""
+    try:
+        plan = state.planner.plan(scores, {LATENCY.name: budget_ms}, state.widths)
+    except Unreachable:
+        return None
+    return plan if plan.keep else None
+
+
+def _latency(figures: dict[str, Any]) -> float:
+    measured = figures["measured_ms"]
+    return float(figures["predicted_ms"] if measured is None else measured)

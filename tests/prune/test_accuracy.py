@@ -1,0 +1,125 @@
+"""Pruning within an accuracy drop goes on while the accuracy is kept, and undoes exactly the rounds that lose it.
+
+Training is scripted: it gives the accuracies that a test asks for and leaves a mark in the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from aap_hw.errors import UserError
+from aap_hw.prune import accuracy, steps
+from aap_hw.prune.accuracy import prune_within
+from aap_hw.prune.steps import Event
+from aap_hw.prune.task import PruneSettings, Task
+from aap_hw.train.loop import TrainResult, TrainSettings
+from tests.synthetic import ORIGIN, PretendedDevice, few_images, resnet20, table
+
+SETTINGS = PruneSettings(rounds=4, calibration_images=8, training=TrainSettings(epochs=1, learning_rate=0.02))
+pytestmark = pytest.mark.usefixtures("quick_baseline")
+Script = Callable[[Sequence[float]], list[dict[str, torch.Tensor]]]
+
+
+@pytest.fixture
+def trained_to(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Training gives these accuracies; returned are the weights that each round began to train with."""
+
+    def prepare(accuracies: Sequence[float]) -> list[dict[str, torch.Tensor]]:
+        left, begun = iter(accuracies), []
+
+        def train(module: nn.Module, *_: Any, **__: Any) -> TrainResult:
+            begun.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
+            with torch.no_grad():
+                module.linear.bias.fill_(found := next(left))  # type: ignore[operator, union-attr]
+            return TrainResult(found, ())
+
+        monkeypatch.setattr(steps, "train", train)
+        monkeypatch.setattr(accuracy, "evaluate", lambda *_: 95.0)
+        return begun
+
+    return prepare
+
+
+def task(**changes: Any) -> Task:
+    return replace(Task(ORIGIN, table(), few_images(), retrain=True), **changes)
+
+
+def run(drop: float, **changes: Any) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
+    pruned, summary = prune_within(task(**changes), drop, SETTINGS)
+    return pruned, summary, pruned.record["rounds"]
+
+
+def test_rounds_get_faster_while_the_accuracy_is_kept_and_the_fastest_is_the_result(trained_to: Script) -> None:
+    trained_to([94.9, 94.6, 94.8, 94.5])
+    pruned, summary, rounds = run(0.5)
+    assert all(each["accuracy_kept"] for each in rounds)
+    latencies = [each["predicted_ms"] for each in rounds]
+    assert latencies == sorted(latencies, reverse=True)
+    assert all(each["predicted_ms"] <= each["budget_ms"] for each in rounds)
+    assert [each["from_round"] for each in rounds] == [0, 1, 2, 3]
+    assert (summary["round"], summary["accuracy_pruned"], summary["accuracy_wanted"]) == (4, 94.5, 94.5)
+    assert summary["predicted_ms"] == latencies[-1]
+    assert pruned.record["max_accuracy_drop"] == 0.5
+
+
+def test_round_that_loses_too_much_is_undone_to_the_last_bit(trained_to: Script) -> None:
+    begun = trained_to([94.9, 90.0, 94.7, 94.6])
+    pruned, summary, rounds = run(0.5)
+    assert [each["accuracy_kept"] for each in rounds] == [True, False, True, True]
+    assert [each["from_round"] for each in rounds] == [0, 1, 1, 3]
+    assert rounds[1]["budget_ms"] < rounds[2]["budget_ms"] < rounds[0]["budget_ms"]
+    # The third round began with the marks of the first one's training, not of the second's, and with no fewer channels.
+    assert float(begun[2]["linear.bias"][0]) == pytest.approx(94.9)
+    again = [replace_marks(begun[1]), replace_marks(begun[2])]
+    shared = [name for name in again[0] if again[0][name].shape == again[1][name].shape]
+    assert shared
+    assert all(torch.equal(again[0][name], again[1][name]) for name in shared if "num_batches" not in name)
+    assert summary["round"] == 4
+    widths = {name: pruned.module.get_submodule(name).weight.shape[0] for name in pruned.kept}
+    assert widths == {name: len(channels) for name, channels in pruned.kept.items()}
+
+
+def replace_marks(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # The frozen trunk and head are whole in every round; narrower layers differ by which channels are left.
+    return {name: state[name] for name in ("conv1.weight", "linear.weight", "linear.bias", "bn1.running_mean")}
+
+
+def test_failing_again_and_again_ends_with_the_fastest_good_round(trained_to: Script) -> None:
+    trained_to([94.9, 90.0, 90.0, 90.0])
+    pruned, summary, rounds = run(0.5)
+    assert summary["round"] == 1
+    assert float(pruned.module.linear.bias.detach()[0]) == pytest.approx(94.9)
+    assert [each["from_round"] for each in rounds] == [0, 1, 1, 1]
+
+
+def test_no_round_that_keeps_the_accuracy_is_said_with_what_to_do(trained_to: Script) -> None:
+    trained_to([90.0, 91.0, 92.0, 93.0])
+    with pytest.raises(UserError, match=r"none of 4 rounds kept an accuracy of 94\.50 % .* allow a larger drop"):
+        run(0.5)
+
+
+def test_latency_is_measured_where_there_is_a_device(trained_to: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained_to([94.9, 94.8, 90.0, 94.7])
+    device = PretendedDevice(monkeypatch, table(), [1.0])
+    _, summary, rounds = run(0.5, device=device)
+    assert summary["pruned_ms"] == min(each["measured_ms"] for each in rounds if each["accuracy_kept"])
+    assert summary["dense_is_measured"]
+
+
+def test_accuracy_cannot_be_kept_without_training() -> None:
+    with pytest.raises(UserError, match="add --data"):
+        prune_within(task(retrain=False), 0.5, SETTINGS)
+
+
+def test_events_tell_the_story_in_order(trained_to: Script) -> None:
+    trained_to([94.9, 94.8])
+    events: list[Event] = []
+    prune_within(task(), 0.5, replace(SETTINGS, rounds=2), events.append)
+    assert [event.name for event in events] == ["start", "cut", "round", "cut", "round"]
+    assert resnet20()[2].dense
