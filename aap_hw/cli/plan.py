@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,7 @@ def plan_document(
         {"resource": name, "dense": takes[name], "budget": amount, "spent": plan.spent[name]}
         for name, amount in sorted(allowed.items(), key=lambda one: one[1] / plan.spent[one[0]])
     ]
+    in_network = plan.predicted_ms * 1e3 / math.fsum(row.latency_us for row in plan.kernels)
     return {
         "device": device["name"],
         "provenance": device["provenance"],
@@ -92,7 +94,7 @@ def plan_document(
         "constraints": constraints,
         "predicted_ms": plan.predicted_ms,
         "table_error": None if error is None else error.as_json(),
-        "calibration": dense.planner.calibration,
+        "calibration": in_network,
         "kept_attention": plan.kept_attention,
         "gap": plan.gap,
         "solver_seconds": plan.seconds,
@@ -106,7 +108,7 @@ def plan_document(
                 "kernel": row.key,
                 "width_in": row.width_in,
                 "width_out": row.width_out,
-                "latency_us": row.latency_us * dense.planner.calibration,
+                "latency_us": row.latency_us * in_network,
                 "table_us": row.latency_us,
                 "interpolated": row.interpolated,
             }

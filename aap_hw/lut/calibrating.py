@@ -44,7 +44,7 @@ class Slowdown:
 
     def network_us(self, alone_us: float) -> float:
         """Latency of a network whose kernels take ``alone_us`` on their own."""
-        return self.measured_us * (alone_us / self.alone_us) ** self.exponent
+        return float(self.measured_us * (alone_us / self.alone_us) ** self.exponent)
 
     def alone_of(self, network_us: float) -> float:
         """What the kernels of a network may take on their own if it may take ``network_us``."""

@@ -104,6 +104,8 @@ def time_points(
     left = [(library, batch, index) for library, batch in batches for index in range(len(batch.points))]
     visits: dict[Address, list[Visit]] = defaultdict(list)
     for number in range(1, VISITS + 1):
+        if not left:
+            break
         unsettled = []
         before = reference.time_us()
         for library, batch, index in left:

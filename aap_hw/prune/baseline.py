@@ -74,7 +74,8 @@ def baseline(task: Task) -> Baseline:
     _check_kernels(network, task.origin, task.table)
     how = task.table.measurement
     candidates = group_candidates(graph, how["granularity"], how["at_most"])
-    planner = Planner(network, candidates, task.table)
+    slowdown = task.table.slowdown(task.origin.model, network.input_shape)
+    planner = Planner(network, candidates, task.table, slowdown)
     predicted = planner.dense[LATENCY.name]
     measured = task.table.dense_ms(task.origin.model, network.input_shape)
     if task.device is not None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aap_hw.compile.network import Kernel, Network
 from aap_hw.errors import UserError
+from aap_hw.lut.calibrating import ALONE, Slowdown
 from aap_hw.lut.predicting import KernelLatency, kernel_costs, kernel_latencies, latency_costs
 from aap_hw.lut.table import LatencyTable
 from aap_hw.policy import (
@@ -66,7 +67,7 @@ class Plan:
     ----------
     widths : channels kept of every group, frozen ones included.
     keep : for each group that is cut, the channels kept, counted in the network that was scored.
-    predicted_ms : calibrated sum of ``kernels``.
+    predicted_ms : what the network takes if its kernels take ``kernels``.
     spent : what it takes of every resource, by name; latency in ms as predicted.
     kept_attention : geometric mean over the free groups of the share of attention kept.
     gap : how far the choice may be from the best, as a share of its value; proven by the solver.
@@ -90,12 +91,14 @@ class Planner:
     ----------
     network : the unpruned network's kernels.
     candidates : widths that each group may take, ascending.
-    calibration : latency measured on the device over the table's sum; 1 if nothing was measured.
+    slowdown : how much longer the network takes than the sum of its kernels, by the table.
+    calibration : latency measured on the device over what the table predicts; 1 if nothing was measured.
     """
 
     network: Network
     candidates: Mapping[str, tuple[int, ...]]
     table: LatencyTable
+    slowdown: Slowdown = ALONE
     calibration: float = 1.0
 
     @property
@@ -110,7 +113,10 @@ class Planner:
 
     def _calibrated(self, kernels: list[KernelLatency]) -> float:
         # Summed as the policy sums, so that both agree on which plans meet a budget.
-        return math.fsum(row.latency_us for row in kernels) * self.calibration / 1e3
+        return self._network_ms(math.fsum(row.latency_us for row in kernels))
+
+    def _network_ms(self, alone_us: float) -> float:
+        return self.slowdown.network_us(alone_us) * self.calibration / 1e3
 
     def plan(self, scores: Scores, budgets: Mapping[str, float], at_most: Mapping[str, int] | None = None) -> Plan:
         """The plan with the most attention kept that is predicted to meet the budgets.
@@ -143,13 +149,14 @@ class Planner:
         costs[LATENCY.name] = latency_costs(self.network, allowed, self.table)
         given = dict(budgets)
         if LATENCY.name in given:
-            given[LATENCY.name] *= 1e3 / self.calibration * (1 - ROUNDING)
+            alone_us = self.slowdown.alone_of(given[LATENCY.name] * 1e3 / self.calibration)
+            given[LATENCY.name] = alone_us * (1 - ROUNDING)
         try:
             found = allocate(choices, costs, given)
         except Infeasible as problem:
             smallest, dense = problem.smallest, self.dense[problem.resource]
             if problem.resource == LATENCY.name:
-                smallest *= self.calibration / 1e3 * (1 + 3 * ROUNDING)
+                smallest = self._network_ms(smallest) * (1 + 3 * ROUNDING)
             raise Unreachable(problem.resource, budgets[problem.resource], smallest, dense, problem.given) from problem
         widths = {name: found.widths.get(name, widths[-1]) for name, widths in allowed.items()}
         shares = [float(kept_share(scores[name], [widths[name]])[0]) for name in free]

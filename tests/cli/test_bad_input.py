@@ -61,7 +61,7 @@ def test_smallest_latency_that_is_named_can_be_asked_for(aap_hw: Callable[..., A
 
 COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "no table": (("plan", "--budget", "50%"), "Missing option '--lut'"),
-    "no budget": (("prune", "--lut", "TABLE"), "Missing option '--budget'"),
+    "no budget": (("prune", "--lut", "TABLE"), "there is nothing to prune to: give --budget 20ms"),
     "no such file": (
         ("plan", "--lut", "nowhere/x86.json", "--budget", "50%"),
         "cannot read the latency table nowhere/x86.json: No such file",

@@ -39,7 +39,7 @@ FEW = PruneSettings(calibration_images=8)
 @cache
 def planner() -> Planner:
     _, graph, network = resnet20()
-    return Planner(network, group_candidates(graph, 4, 8), table(), CALIBRATION)
+    return Planner(network, group_candidates(graph, 4, 8), table(), calibration=CALIBRATION)
 
 
 @cache
