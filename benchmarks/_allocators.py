@@ -69,7 +69,7 @@ def flops_greedy(problem: Problem, budget: float) -> Chosen | None:
 
 
 def netadapt(problem: Problem, budget: float) -> Chosen | None:
-    """Yang et al., 2018 (arXiv 1804.03230): each iteration saves a fixed latency, in the one group that loses least by it.
+    """Yang et al., 2018 (arXiv 1804.03230): each iteration saves a fixed latency in the cheapest group.
 
     Their value of a candidate is its accuracy after a short training; here it is the attention kept.
     """

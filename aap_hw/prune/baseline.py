@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from aap_hw.attention import attention_scores
+from aap_hw.attention import ALTERNATIVES, attention_scores
 from aap_hw.compile.network import Network
 from aap_hw.compile.partition import partition
 from aap_hw.errors import UserError
@@ -116,21 +116,27 @@ def amounts(budgets: Sequence[Budget], dense: Baseline) -> dict[str, float]:
     return allowed
 
 
-def calibration_batches(data: LabelledImages, input_shape: tuple[int, int, int], count: int) -> Iterator[torch.Tensor]:
-    """Training images (n, C, H, W) for attention, spread over the classes, a moderate number of pixels at a time."""
+def calibration_batches(
+    data: LabelledImages, input_shape: tuple[int, int, int], count: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Training images (n, C, H, W) and their labels, spread over the classes, a moderate number of pixels at a time."""
+    labels = data.raw("train")[1]
     chosen = data.spread("train", count)
     size = max(1, min(64, (1 << 20) // (input_shape[1] * input_shape[2])))
     for start in range(0, len(chosen), size):
-        yield data.tensors("train", input_shape, chosen[start : start + size])
+        some = chosen[start : start + size]
+        yield data.tensors("train", input_shape, some), labels[some]
 
 
 def scores_of(
     task: Task, module: nn.Module, graph: ChannelGraph, settings: PruneSettings
 ) -> Mapping[str, NDArray[np.float64]]:
-    """Attention of every channel of a network's groups; ``graph`` must be that of ``module`` as it is now."""
+    """Score of every channel of a network's groups; ``graph`` must be that of ``module`` as it is now."""
     shape = task.origin.input_shape
     count = settings.images_for(shape)
-    batches = calibration_batches(task.data, shape, count)
+    if settings.score != "attention":
+        return ALTERNATIVES[settings.score](module, graph, calibration_batches(task.data, shape, count))
+    batches = (images for images, _ in calibration_batches(task.data, shape, count))
     # The graph was traced for one image at a time; for many, another trace for whole batches is soon paid back.
     traced = graph if count <= BATCHED_FROM else None
     return attention_scores(module, batches, reduction=settings.reduction, p=settings.p, graph=traced)
