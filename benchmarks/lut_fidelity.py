@@ -16,24 +16,32 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aap_hw.device.connection import Device
+    from aap_hw.lut.table import Validation
 
 
 def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from _report import benchmark_device, print_report
 
+    from aap_hw.lut.fidelity import fidelity_of
+
     options = _options()
     device = benchmark_device(options.device, options.quick)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(options.lut or Path(folder) / "table.json")
+        everything: list[Validation] = []
         rows = [
-            _row(name, options.plans, options.seed, options.networks, device, path)
+            _row(name, options.plans, options.seed, options.networks, device, path, everything)
             for name in options.models.split(",")
         ]
+    together = fidelity_of(everything)
+    assert together is not None
     summary = {
         "mape_pct": max(row["mape_pct"] for row in rows),
         "max_error_pct": max(row["max_error_pct"] for row in rows),
+        # Of the model that is ordered worst, and of all plans as one list.
         "kendall_tau": min((row["kendall_tau"] for row in rows if row["kendall_tau"] is not None), default=None),
+        "kendall_tau_all_plans": together.kendall_tau,
     }
     print_report(rows, summary, options.json)
 
@@ -54,7 +62,9 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _row(name: str, plans: int, seed: int, networks: int, device: Device, path: Path) -> dict[str, object]:
+def _row(
+    name: str, plans: int, seed: int, networks: int, device: Device, path: Path, everything: list[Validation]
+) -> dict[str, object]:
     from _report import say, zoo_name
 
     from aap_hw.lut.fidelity import fidelity_of
@@ -70,10 +80,12 @@ def _row(name: str, plans: int, seed: int, networks: int, device: Device, path: 
     profile_s = time.perf_counter() - began
     say(f"{name}: measuring {plans} plans")
     entries = validate_model(model.name, model.module, shape, device, table, path, plans=plans, seed=seed)
+    everything += entries
     fidelity = fidelity_of(entries)
     assert fidelity is not None
     return {
         "model": name,
+        "threads": device.profile.threads,
         "plans": fidelity.plans,
         "seed": seed,
         "mape_pct": fidelity.mean_pct,

@@ -71,6 +71,7 @@ def _profile(
     seconds, points = time.perf_counter() - began, len(table) - before
     return table, {
         "model": name,
+        "threads": device.profile.threads,
         "seconds": seconds,
         "points": points,
         "points_a_second": points / seconds,
