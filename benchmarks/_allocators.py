@@ -44,7 +44,7 @@ def uniform(problem: Problem, budget: float) -> Chosen | None:
     """The same share of every group's channels, the largest that fits."""
 
     def plan(share: float) -> Plan:
-        return tuple(max(0, sum(w <= share * c.widths[-1] for w in c.widths) - 1) for c in problem.choices)
+        return tuple(max(0, sum(w <= share * c.widths[-1] + 1e-9 for w in c.widths) - 1) for c in problem.choices)
 
     shares = sorted({w / c.widths[-1] for c in problem.choices for w in c.widths}, reverse=True)
     return _first_that_fits(problem, budget, (plan(share) for share in shares))

@@ -111,7 +111,7 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
         say(f"{name}: planned {share:.0%}")
     measured = {} if options.no_measure else _measured(dense, task, options.device, [each[3] for each in found])
     for share, allocator, chosen, widths, seconds in found:
-        latency = measured.get(_known(widths))
+        measured_ms, measured_share = measured.get(_known(widths), (None, None))
         yield {
             "model": name,
             "threads": table.device["threads"],
@@ -119,15 +119,15 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
             "allocator": allocator,
             "kept_attention": None if chosen is None else math.exp(problem.value(chosen.plan) / len(free)),
             "predicted_ms": None if widths is None else planner.spent(widths)[LATENCY],
-            "measured_ms": None if latency is None else latency * dense_ms,
-            "measured_share": latency,
+            "measured_ms": measured_ms,
+            "measured_share": measured_share,
             "seconds": seconds,
             "gap": None if chosen is None else chosen.gap,
         }
 
 
-def _measured(dense: Any, task: Any, device_name: str, plans: list[Any]) -> dict[Any, float]:
-    """Latency of each plan's network, as a share of the unpruned one's timed beside it."""
+def _measured(dense: Any, task: Any, device_name: str, plans: list[Any]) -> dict[Any, tuple[float, float]]:
+    """Latency of each plan's network in ms, and as a share of the unpruned one's timed beside it."""
     from _report import say
 
     from aap_hw.device import load_profile
@@ -135,15 +135,16 @@ def _measured(dense: Any, task: Any, device_name: str, plans: list[Any]) -> dict
     from aap_hw.prune.measuring import measure_networks
 
     device = LocalDevice(load_profile(device_name))
-    shares: dict[Any, float] = {}
+    found: dict[Any, tuple[float, float]] = {}
     different = {_known(widths): widths for widths in plans if widths is not None}
     for number, (known, widths) in enumerate(different.items(), start=1):
         keep = {group: range(width) for group, width in widths.items() if width < dense.network.dense[group]}
         networks = {"dense": dense.module, "pruned": dense.graph.cut(dense.module, keep)}
         timings = measure_networks(networks, task.origin.input_shape, device)
-        shares[known] = timings["pruned"].latency_us / timings["dense"].latency_us
+        pruned_us = timings["pruned"].latency_us
+        found[known] = pruned_us / 1e3, pruned_us / timings["dense"].latency_us
         say(f"measured {number} of {len(different)} networks")
-    return shares
+    return found
 
 
 def _known(widths: Any) -> Any:

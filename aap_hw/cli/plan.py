@@ -70,6 +70,9 @@ def command(
         _print(document)
         given = f" --input {input_text(input_size)}" if input_size else ""
         given += f" --weights {weights}" if weights else ""
+        given += f" --score {score}" if score != "attention" else ""
+        given += f" --calibration-images {calibration_images}" if calibration_images else ""
+        given += " --allow-emulated" if allow_emulated else ""
         click.echo(f"next: aap-hw prune --model {model_name} --lut {lut_path} {budget_text(budgets)}{given}")
 
 

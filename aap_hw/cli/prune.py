@@ -41,7 +41,7 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops"}
 @weights_option
 @click.option(
     "--max-accuracy-drop",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(0, 100),
     help="Instead of budgets: prune as far as this many percentage points of accuracy allow.",
 )
 @click.option(
@@ -103,7 +103,7 @@ def command(
         raise UserError("give budgets or --max-accuracy-drop, not both: one is met at any accuracy, one at any latency")
     asked = "-".join(str(budget).replace("%", "pct") + _SUFFIX[budget.resource.name] for budget in budgets)
     asked = asked or f"{max_accuracy_drop:g}-drop"
-    name = f"{model_name}-{table.device['name']}-{asked}"
+    name = f"{model_name}-{table.device['name']}-{asked}" + ("" if score == "attention" else f"-{score}")
     run = RunFolder(Path(out) if out else Path("runs") / name)
     run.check_free()
     device, why_predicted = device_of(table)
