@@ -39,7 +39,7 @@ def main() -> None:
     summary = {
         "mape_pct": max(row["mape_pct"] for row in rows),
         "max_error_pct": max(row["max_error_pct"] for row in rows),
-        # Of the model that is ordered worst, and of all plans as one list.
+        # Of the model that is ordered worst, and of all plans as one list, which models of different size flatter.
         "kendall_tau": min((row["kendall_tau"] for row in rows if row["kendall_tau"] is not None), default=None),
         "kendall_tau_all_plans": together.kendall_tau,
     }

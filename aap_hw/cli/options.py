@@ -106,6 +106,13 @@ calibration_option = click.option(
     type=click.IntRange(min=1),
     help="Images that attention is averaged over; default: 16 at 224x224 up to 512 at 32x32.",
 )
+score_option = click.option(
+    "--score",
+    type=click.Choice(["attention", "taylor", "bn-scale", "weight-l1"]),
+    default="attention",
+    show_default=True,
+    help="What tells which filters are important.",
+)
 emulated_option = click.option(
     "--allow-emulated", is_flag=True, help="Accept a table that was not measured on the device, to try things out."
 )

@@ -19,6 +19,7 @@ from aap_hw.cli.options import (
     model_option,
     origin_of,
     read_table,
+    score_option,
     weights_option,
 )
 from aap_hw.cli.output import json_option, write_json
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @input_option
 @weights_option
 @calibration_option
+@score_option
 @emulated_option
 @json_option
 def command(
@@ -46,6 +48,7 @@ def command(
     input_size: tuple[int, ...] | None,
     weights: str | None,
     calibration_images: int | None,
+    score: str,
     allow_emulated: bool,
     json_to: str | None,
 ) -> None:
@@ -58,7 +61,7 @@ def command(
     table = read_table(lut_path)
     origin = origin_of(model_name, input_size, None if weights == "none" else weights)
     task = Task(origin, table, load_embedded(), allow_emulated=allow_emulated)
-    dense, plan = plan_once(task, budgets, PruneSettings(calibration_images=calibration_images))
+    dense, plan = plan_once(task, budgets, PruneSettings(calibration_images=calibration_images, score=score))
     error = table_error(table, model_name, dense.network.input_shape)
     document = plan_document(dense, plan, budgets, table.device, error)
     if json_to is not None:
@@ -67,6 +70,9 @@ def command(
         _print(document)
         given = f" --input {input_text(input_size)}" if input_size else ""
         given += f" --weights {weights}" if weights else ""
+        given += f" --score {score}" if score != "attention" else ""
+        given += f" --calibration-images {calibration_images}" if calibration_images else ""
+        given += " --allow-emulated" if allow_emulated else ""
         click.echo(f"next: aap-hw prune --model {model_name} --lut {lut_path} {budget_text(budgets)}{given}")
 
 

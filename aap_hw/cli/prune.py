@@ -16,6 +16,7 @@ from aap_hw.cli.options import (
     model_option,
     origin_of,
     read_table,
+    score_option,
     weights_option,
 )
 
@@ -40,7 +41,7 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops"}
 @weights_option
 @click.option(
     "--max-accuracy-drop",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(0, 100),
     help="Instead of budgets: prune as far as this many percentage points of accuracy allow.",
 )
 @click.option(
@@ -59,6 +60,7 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops"}
 )
 @click.option("--seed", default=0, show_default=True, type=int, help="Of training.")
 @calibration_option
+@score_option
 @emulated_option
 @click.option("--out", metavar="FOLDER", help="Run folder; default: runs/MODEL-DEVICE-BUDGET.")
 def command(
@@ -74,6 +76,7 @@ def command(
     learning_rate: float,
     seed: int,
     calibration_images: int | None,
+    score: str,
     allow_emulated: bool,
     out: str | None,
 ) -> None:
@@ -100,7 +103,7 @@ def command(
         raise UserError("give budgets or --max-accuracy-drop, not both: one is met at any accuracy, one at any latency")
     asked = "-".join(str(budget).replace("%", "pct") + _SUFFIX[budget.resource.name] for budget in budgets)
     asked = asked or f"{max_accuracy_drop:g}-drop"
-    name = f"{model_name}-{table.device['name']}-{asked}"
+    name = f"{model_name}-{table.device['name']}-{asked}" + ("" if score == "attention" else f"-{score}")
     run = RunFolder(Path(out) if out else Path("runs") / name)
     run.check_free()
     device, why_predicted = device_of(table)
@@ -115,7 +118,7 @@ def command(
     task = Task(origin, table, load_embedded(), data_name is not None, device, allow_emulated)
     training = TrainSettings(epochs=epochs, learning_rate=learning_rate)
     rounds = rounds or (BUDGET_ROUNDS if budgets else ACCURACY_ROUNDS)
-    settings = PruneSettings(rounds, calibration_images, training=training, seed=seed)
+    settings = PruneSettings(rounds, calibration_images, score, training=training, seed=seed)
     try:
         if max_accuracy_drop is None:
             pruned, summary = prune(task, budgets, settings, on_event)

@@ -65,7 +65,7 @@ class PruneScreen:
                 )
 
             case "round" if not figures.get("accuracy_kept", True):
-                reason = "has too low an accuracy" if "accuracy" in figures else "finds nothing left to cut"
+                reason = "finds nothing left to cut" if figures["accuracy"] is None else "has too low an accuracy"
                 self._say(f"round {figures['round']} {reason}: undone")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -112,15 +112,17 @@ def budget_sentences(summary: Mapping[str, Any]) -> list[str]:
     sentences = []
     latency, how = _pruned_latency(summary)
     how += error_text(summary.get("table_error")) if how == "predicted" else ""
-    pruned = {"latency": latency, "parameters": summary["params_pruned"], "flops": summary["macs_pruned"]}
-    for name, amount in {**summary["budgets"], **_latency_budget(summary)}.items():
+    pruned = {"latency": latency, "parameters": summary.get("params_pruned"), "flops": summary.get("macs_pruned")}
+    for name, amount in {**summary.get("budgets", {}), **_latency_budget(summary)}.items():
+        if pruned[name] is None:
+            continue
         reached = amount_text(name, pruned[name]) + (f" {how}" if name == "latency" else "")
         if pruned[name] <= amount:
             sentences.append(f"the budget of {amount_text(name, amount)} is met: {reached}")
         else:
             sentences.append(
                 f"the budget of {amount_text(name, amount)} is MISSED by {pruned[name] / amount - 1:.1%}: {reached}; "
-                "ask for a smaller budget, or profile the device again if it has changed"
+                "ask for less, or profile the device again if it has changed"
             )
     return sentences
 
@@ -147,7 +149,7 @@ def _number(resource: str, amount: float) -> str:
 
 def _latency_budget(summary: Mapping[str, Any]) -> dict[str, float]:
     # A share of the unpruned latency is another time on each day that the device is measured.
-    return {} if summary["budget_ms"] is None else {"latency": summary["budget_ms"]}
+    return {} if summary.get("budget_ms") is None else {"latency": summary["budget_ms"]}
 
 
 def _pruned_latency(summary: Mapping[str, Any]) -> tuple[float, str]:

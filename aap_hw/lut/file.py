@@ -21,12 +21,17 @@ from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 SCHEMA_VERSION = 2
 
 
+class OtherVersion(UserError):  # noqa: N818 - the table is as good as ever, for another version
+    """A latency table of another version of its format."""
+
+
 def load_table(path: Path) -> LatencyTable:
     """Read a latency table.
 
     Raises
     ------
-    UserError : the file is missing, is not JSON, has another version, or does not follow the schema.
+    OtherVersion : the table was written by another version.
+    UserError : the file is missing, is not JSON, or does not follow the schema.
     """
     try:
         document = json.loads(read_text(path, "latency table"), parse_constant=_refuse)
@@ -36,9 +41,9 @@ def load_table(path: Path) -> LatencyTable:
         raise _damaged(path, f"is damaged ({problem})") from problem
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
-        raise UserError(
+        raise OtherVersion(
             f"{path} is not a latency table of version {SCHEMA_VERSION} (schema_version is {version!r}); "
-            "profile the device again, or use the version of aap-hw that wrote it"
+            "profile the device again into another file, or use the version of aap-hw that wrote it"
         )
     fault = jsonschema.exceptions.best_match(_validator().iter_errors(document))
     if fault is not None:

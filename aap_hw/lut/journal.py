@@ -1,7 +1,8 @@
-"""The journal of a profile in progress: every measured point is on disk before the next one begins.
+"""The journal of a profile in progress: every point is on disk as soon as its visits agree.
 
 One JSON line a point behind a header line that says what the points depend on. A process that dies at any moment
-loses at most the point in flight; a last line that was cut short is dropped. One process at a time has a journal.
+loses what it was at, the visits of a few points that take a second or two; a last line that was cut short is dropped.
+One process at a time has a journal.
 """
 
 from __future__ import annotations

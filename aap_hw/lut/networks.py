@@ -14,7 +14,7 @@ from torch import nn
 from aap_hw.compile.network import Network
 from aap_hw.device.connection import Device, LoadedLibrary
 from aap_hw.graph import ChannelGraph
-from aap_hw.lut.calibrating import Observation
+from aap_hw.lut.calibrating import Observation, fitted_slowdown
 from aap_hw.lut.compiling import Compiler
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.file import save_table
@@ -77,12 +77,22 @@ class MeasuredNetwork:
         held = {entry.plan for entry in self.entries(plans)}
         return [plan for plan in plans if plan not in held]
 
-    def observations(self, plans: Mapping[str, WidthPlan]) -> list[Observation]:
-        """The measured ones of these plans, for calibrating."""
-        return [
+    def calibrate(self, plans: Mapping[str, WidthPlan]) -> None:
+        """Fit the network's slowdown to the measured ones of these plans, and bring all its predictions up to date."""
+        known_as = self.name, self.network.input_shape
+        before = self._table.slowdown(*known_as)
+        observations = [
             Observation(predict_us(self.network, plans[entry.plan], self._table), entry.measured_us)
             for entry in self.entries(plans)
         ]
+        self._table.slowdowns[known_as] = now = fitted_slowdown(observations)
+        self._table.validation = [
+            replace(entry, predicted_us=now.network_us(before.alone_of(entry.predicted_us)))
+            if self._is_mine(entry)
+            else entry
+            for entry in self._table.validation
+        ]
+        self.predict_again(plans)
 
     def predict_again(self, plans: Mapping[str, WidthPlan]) -> None:
         """Bring stored predictions up to date: the table may have changed since they were made."""

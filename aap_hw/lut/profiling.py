@@ -1,7 +1,7 @@
 """The profile job: measure what a table lacks of a network, and store it.
 
 Which points those are is decided as their neighbours become known (``aap_hw.lut.sampling``). Points are compiled in
-worker processes and timed with the workers idle. Each is journalled as soon as it is measured; the table is written
+worker processes and timed with the workers idle. Each is journalled as soon as its visits agree; the table is written
 once, at the end.
 """
 
@@ -29,10 +29,9 @@ from aap_hw.errors import UserError
 from aap_hw.files import sha256_of
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.belonging import difference, require_table_of
-from aap_hw.lut.calibrating import fitted_slowdown
 from aap_hw.lut.compiling import Compiler, compiler
 from aap_hw.lut.enumeration import granularity_of, group_candidates, points_of
-from aap_hw.lut.file import load_table, save_table
+from aap_hw.lut.file import OtherVersion, load_table, save_table
 from aap_hw.lut.journal import Journal
 from aap_hw.lut.measuring import Reference, Visit, time_points
 from aap_hw.lut.networks import MeasuredNetwork, WidthPlan
@@ -91,8 +90,7 @@ def profile_model(
             return table
         if unfinished:
             _measure(search, job, plans, device, workers or os.cpu_count() or 1, on_progress)
-        table.slowdowns[known_as] = fitted_slowdown(job.observations(plans))
-        job.predict_again(plans)
+        job.calibrate(plans)
         save_table(table, path)
     finally:
         journal.close()
@@ -100,7 +98,7 @@ def profile_model(
 
 
 def set_aside(path: Path, device: Device) -> Path | None:
-    """Rename the table at ``path`` if it is not of this device as it is now; its new name, or None.
+    """Rename the table at ``path`` if it is of another device, or of another version; its new name, or None.
 
     This keeps the default path free for the device: a table that ships with the package may be of another CPU.
 
@@ -108,8 +106,13 @@ def set_aside(path: Path, device: Device) -> Path | None:
     ------
     UserError : there is a file, but it is no table, or it cannot be renamed.
     """
-    if not path.exists() or difference(load_table(path), device) is None:
+    if not path.exists():
         return None
+    try:
+        if difference(load_table(path), device) is None:
+            return None
+    except OtherVersion:
+        pass  # measured with care, for another version
     kept = path.with_name(f"{path.stem}-{sha256_of(path)[:8]}.json")
     try:
         path.rename(kept)

@@ -116,7 +116,10 @@ class Budget:
         return self.amount * dense if self.relative else self.amount
 
     def __str__(self) -> str:
-        return f"{self.amount * 100:.6g}%" if self.relative else f"{self.amount:.6g}{self.resource.unit}"
+        if self.relative:
+            return f"{self.amount * 100:.6g}%"
+        # A count is exact, so that what is shown can be asked for.
+        return f"{self.amount:.6g}{self.resource.unit}" if self.resource is LATENCY else f"{self.amount:.10g}"
 
 
 def round_budgets(dense: float, budget: float, rounds: int) -> list[float]:

@@ -1,6 +1,6 @@
 """The adaptive controller of Automatic Attention Pruning (arXiv 2303.08595): prune on, or roll back and step less.
 
-How hard a round prunes is one number, its severity: the paper's threshold T, or the share of latency taken away.
+How hard a round prunes is one number, its severity: the paper's threshold T, or how often the latency is halved.
 After a round that meets the objective the next one is harder by a step. After one that does not, the last good round
 is taken up again with half the step. When that has failed three times, the good round itself is tried again and no
 longer relied on.
@@ -10,7 +10,7 @@ A pure state machine: what a round does, and what its weights are, is the caller
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Failures in a row from one good round before the round before it is taken up.
 MOST_FAILURES = 3
@@ -61,6 +61,10 @@ class Controller:
         if not step > 0:
             raise ValueError(f"a step must be positive, not {step}")
         return cls(step, step, 0, (GoodRound(0, 0.0, step),))
+
+    def harder(self) -> Controller:
+        """The same, where a round with this severity would prune nothing: the next one is a step harder."""
+        return replace(self, severity=self.severity + self.step)
 
     def after(self, number: int, met: bool) -> Controller:
         """The controller after round ``number``, which pruned with ``severity`` and met the objective or not."""

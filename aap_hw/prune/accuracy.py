@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from aap_hw.errors import UserError
-from aap_hw.policy import LATENCY
+from aap_hw.policy import LATENCY, Undecided
 from aap_hw.policy.controller import Controller
 from aap_hw.prune.baseline import baseline, scores_of
 from aap_hw.prune.planning import Plan, Unreachable
@@ -32,6 +32,8 @@ from aap_hw.train.loop import evaluate
 
 # A severity of 1 halves the latency; the first step leaves 84 % of it, the next 71 %.
 STEP = 0.25
+# What a difference of two accuracies may be off by.
+ROUNDING = 1e-9
 # A step that changes the latency by less than 1 % is not worth a round of training.
 LEAST_STEP = STEP / 2**4
 
@@ -55,8 +57,11 @@ def prune_within(
 
     Raises
     ------
-    UserError : there are no images to train on or they do not fit the network, or no round kept the accuracy.
+    UserError : the drop is not between 0 and 100, there are no images to train on or they do not fit the network, or
+        no round kept the accuracy.
     """
+    if not 0 <= drop <= 100:
+        raise UserError(f"an accuracy may drop by 0 to 100 percentage points, not by {drop}")
     if not task.retrain:
         raise UserError("an accuracy can only be kept by training: add --data, or give a --budget instead")
     check_classes(task)
@@ -64,7 +69,7 @@ def prune_within(
     shape = task.origin.input_shape
     accuracy_dense = evaluate(dense.module, task.data, shape)
     wanted = accuracy_dense - drop
-    known = {**begun(task, dense, {}), "accuracy_wanted": wanted}
+    known = {**begun(task, dense, {}, settings), "accuracy_wanted": wanted}
     on_event(Event("start", {**known, "accuracy": accuracy_dense}))
     controller = Controller.begin(STEP)
     states = {0: State(dense.module, dense.graph, dense.planner)}
@@ -80,9 +85,12 @@ def prune_within(
             "round": number,
             "rounds": settings.rounds,
             "from_round": controller.start,
-            "budget_ms": dense.dense_ms / 2**controller.severity,
+            "predicted_ms": None,
+            "measured_ms": None,
+            "accuracy": None,
         }
-        plan = _plan(state, scores, figures["budget_ms"])
+        plan, controller = _plan(state, scores, dense.dense_ms, controller)
+        figures["budget_ms"] = dense.dense_ms / 2**controller.severity
         met = False
         if plan is not None:
             state.cut(plan, dense.network.dense)
@@ -91,7 +99,7 @@ def prune_within(
             figures["kept_attention"] = plan.kept_attention
             on_event(Event("cut", figures))
             figures["accuracy"] = train_round(task, state.module, settings, number, on_event)
-            met = figures["accuracy"] >= wanted
+            met = figures["accuracy"] >= wanted - ROUNDING
         figures |= {"accuracy_kept": met, "seconds": time.monotonic() - began}
         history.append(figures)
         on_event(Event("round", figures))
@@ -110,17 +118,20 @@ def prune_within(
             "allow a larger drop, or train longer with --epochs"
         )
     state, last = best
-    record = {"rounds": history, "budgets": {}, "max_accuracy_drop": drop}
+    record = {"rounds": history, "budgets": {}, "max_accuracy_drop": drop, "score": settings.score}
     return finished(task, dense, state, known, accuracy_dense, last, record)
 
 
-def _plan(state: State, scores: Scores, budget_ms: float) -> Plan | None:
-    """A plan that cuts something and is predicted to meet the budget; None if there is none."""
-    try:
-        plan = state.planner.plan(scores, {LATENCY.name: budget_ms}, state.widths)
-    except Unreachable:
-        return None
-    return plan if plan.keep else None
+def _plan(state: State, scores: Scores, dense_ms: float, controller: Controller) -> tuple[Plan | None, Controller]:
+    """The controller's next plan, or the first harder one that cuts something; None where no width is left to cut."""
+    while True:
+        try:
+            plan = state.planner.plan(scores, {LATENCY.name: dense_ms / 2**controller.severity}, state.widths)
+        except (Unreachable, Undecided):
+            return None, controller
+        if plan.keep:
+            return plan, controller
+        controller = controller.harder()
 
 
 def _latency(figures: dict[str, Any]) -> float:

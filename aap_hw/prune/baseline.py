@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from aap_hw.attention import attention_scores
+from aap_hw.attention import ALTERNATIVES, attention_scores
 from aap_hw.compile.network import Network
 from aap_hw.compile.partition import partition
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.lut.calibrating import ALONE
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.table import LatencyTable, MissingKernelError
 from aap_hw.policy import LATENCY, Budget
@@ -48,7 +49,7 @@ class Baseline:
     @property
     def takes(self) -> dict[str, float]:
         """What the unpruned network takes of every resource, by name; its latency is ``dense_ms``."""
-        return {**self.planner.dense, LATENCY.name: self.dense_ms}
+        return self.planner.dense
 
     @property
     def network(self) -> Network:
@@ -86,51 +87,64 @@ def baseline(task: Task) -> Baseline:
     dense_ms = measured or predicted
     calibration = dense_ms / predicted
     if task.device is None:
-        # What will not be measured is never predicted to be faster than the sum of its kernels.
-        calibration = max(1.0, calibration)
-    planner = replace(planner, calibration=calibration)
+        # A table that was calibrated knows more networks than this one; what any other table predicts, and nobody will
+        # measure, is never faster than the sum of its kernels.
+        calibration = max(1.0, calibration) if slowdown == ALONE else 1.0
+    planner = replace(planner, calibration=calibration, unpruned_ms=measured)
     return Baseline(module, graph, planner, dense_ms, measured is not None)
 
 
 def amounts(budgets: Sequence[Budget], dense: Baseline) -> dict[str, float]:
-    """What each budget allows of its resource, by the resource's name.
+    """What each budget allows of its resource, by the resource's name; without those that are met unpruned.
 
     Raises
     ------
-    UserError : there is no budget or two of one resource, or the unpruned network already meets one.
+    UserError : there is no budget or two of one resource, or the unpruned network already meets them all.
     """
     names = [budget.resource.name for budget in budgets]
     if not names or len(set(names)) < len(names):
         raise UserError(f"a network is pruned to one budget of each resource or some, not to {names or 'none'}")
-    allowed = {}
+    allowed, met = {}, []
     for budget in budgets:
         name, unit = budget.resource.name, f" {budget.resource.unit}".rstrip()
         takes = dense.takes[name]
-        allowed[name] = wanted = budget.of(takes)
-        if wanted >= takes:
+        wanted = budget.of(takes)
+        if wanted < takes:
+            allowed[name] = wanted
+        else:
             what = "" if name == LATENCY.name else f" {name}"
-            raise UserError(
-                f"nothing needs pruning: the unpruned network takes {takes:.4g}{unit}{what} and the budget is "
-                f"{wanted:.4g}{unit}; ask for less"
-            )
+            met.append(f"takes {takes:.4g}{unit}{what} and the budget is {wanted:.4g}{unit}")
+    if not allowed:
+        raise UserError(f"nothing needs pruning: the unpruned network {', '.join(met)}; ask for less")
     return allowed
 
 
-def calibration_batches(data: LabelledImages, input_shape: tuple[int, int, int], count: int) -> Iterator[torch.Tensor]:
-    """Training images (n, C, H, W) for attention, spread over the classes, a moderate number of pixels at a time."""
+def calibration_batches(
+    data: LabelledImages, input_shape: tuple[int, int, int], count: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Training images (n, C, H, W) and their labels, spread over the classes, a moderate number of pixels at a time."""
+    labels = data.raw("train")[1]
     chosen = data.spread("train", count)
     size = max(1, min(64, (1 << 20) // (input_shape[1] * input_shape[2])))
     for start in range(0, len(chosen), size):
-        yield data.tensors("train", input_shape, chosen[start : start + size])
+        some = chosen[start : start + size]
+        yield data.tensors("train", input_shape, some), labels[some]
 
 
 def scores_of(
     task: Task, module: nn.Module, graph: ChannelGraph, settings: PruneSettings
 ) -> Mapping[str, NDArray[np.float64]]:
-    """Attention of every channel of a network's groups; ``graph`` must be that of ``module`` as it is now."""
+    """Score of every channel of a network's groups; ``graph`` must be that of ``module`` as it is now."""
     shape = task.origin.input_shape
     count = settings.images_for(shape)
-    batches = calibration_batches(task.data, shape, count)
+    if settings.score == "taylor" and task.origin.classes != task.data.classes:
+        raise UserError(
+            f"Taylor scores need the loss on labelled images, and {task.origin.model} tells {task.origin.classes} "
+            f"classes apart where the images are of {task.data.classes}; choose another --score"
+        )
+    if settings.score != "attention":
+        return ALTERNATIVES[settings.score](module, graph, calibration_batches(task.data, shape, count))
+    batches = (images for images, _ in calibration_batches(task.data, shape, count))
     # The graph was traced for one image at a time; for many, another trace for whole batches is soon paid back.
     traced = graph if count <= BATCHED_FROM else None
     return attention_scores(module, batches, reduction=settings.reduction, p=settings.p, graph=traced)

@@ -93,6 +93,7 @@ class Planner:
     candidates : widths that each group may take, ascending.
     slowdown : how much longer the network takes than the sum of its kernels, by the table.
     calibration : latency measured on the device over what the table predicts; 1 if nothing was measured.
+    unpruned_ms : latency of the unpruned network that shares are of; None if it is only predicted.
     """
 
     network: Network
@@ -100,11 +101,13 @@ class Planner:
     table: LatencyTable
     slowdown: Slowdown = ALONE
     calibration: float = 1.0
+    unpruned_ms: float | None = None
 
     @property
     def dense(self) -> dict[str, float]:
-        """What the unpruned network takes of every resource; its latency in ms as predicted."""
-        return self.spent(self.network.dense)
+        """What the unpruned network takes of every resource; its latency in ms, measured if it was."""
+        predicted = self.spent(self.network.dense)
+        return predicted if self.unpruned_ms is None else {**predicted, LATENCY.name: self.unpruned_ms}
 
     def spent(self, widths: Mapping[str, int]) -> dict[str, float]:
         """What the network takes of every resource at the given widths; its latency in ms as predicted."""

@@ -46,7 +46,7 @@ def prune(
     # Refused now if it cannot be reached, rather than by the last round, hours of training later.
     dense.planner.plan(scores, wanted)
     accuracy_dense = evaluate(dense.module, task.data, shape) if task.retrain else None
-    known = begun(task, dense, wanted)
+    known = begun(task, dense, wanted, settings)
     on_event(Event("start", {**known, "accuracy": accuracy_dense}))
     state = State(dense.module, dense.graph, dense.planner)
     rounds = settings.rounds if task.retrain else 1
@@ -89,5 +89,6 @@ def prune(
             best = rank, replace(state), figures
     assert best is not None
     _, state, last = best
-    record = {"rounds": history, "budgets": {budget.resource.name: str(budget) for budget in budgets}}
+    asked = {budget.resource.name: str(budget) for budget in budgets}
+    record = {"rounds": history, "budgets": asked, "score": settings.score}
     return finished(task, dense, state, known, accuracy_dense, last, record)

@@ -22,7 +22,7 @@ from aap_hw.files import read_text, require_writable_folder, sha256_of, write_at
 from aap_hw.graph import ChannelGraph
 from aap_hw.prune.task import Origin
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)

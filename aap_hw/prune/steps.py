@@ -152,7 +152,7 @@ def check_classes(task: Task) -> None:
         )
 
 
-def begun(task: Task, dense: Baseline, wanted: Mapping[str, float]) -> dict[str, Any]:
+def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: PruneSettings) -> dict[str, Any]:
     """Figures of a run that are known when it begins; ``wanted`` is what its budgets allow."""
     error = table_error(task.table, task.origin.model, dense.network.input_shape)
     return {
@@ -160,6 +160,7 @@ def begun(task: Task, dense: Baseline, wanted: Mapping[str, float]) -> dict[str,
         "dense_is_measured": dense.measured,
         "budget_ms": wanted.get(LATENCY.name),
         "budgets": dict(wanted),
+        "score": settings.score,
         "table_error": None if error is None else error.as_json(),
     }
 

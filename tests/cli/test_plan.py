@@ -66,7 +66,18 @@ def test_several_budgets_are_shown_with_what_is_spent_and_the_tightest_first(
     assert plan["constraints"][0]["resource"] == "parameters"
     shown = aap_hw("plan", *RESNET20, *asked)
     assert re.search(r"spent [\d,]+ of [\d,]+ parameters \(9\d\.\d%\), .*; parameters binds", shown.out)
-    assert "--budget 70% --max-params 40% --max-flops 3.9e+07" in shown.out
+    assert "--budget 70% --max-params 40% --max-flops 39000000" in shown.out
+
+
+@pytest.mark.parametrize("score", ["taylor", "bn-scale", "weight-l1"])
+def test_filters_can_be_told_by_other_scores(aap_hw: Callable[..., Any], table_file: Path, score: str) -> None:
+    asked = ("--lut", str(table_file), "--budget", "60%", "--json", "-")
+    by_attention = json.loads(aap_hw("plan", *RESNET20, *asked).out)
+    outcome = aap_hw("plan", *RESNET20, *asked, "--score", score)
+    assert (outcome.code, outcome.err) == (0, "")
+    plan = json.loads(outcome.out)
+    assert plan["groups"] != by_attention["groups"]
+    assert plan["predicted_ms"] <= plan["budget_ms"]
 
 
 def test_without_any_budget_there_is_nothing_to_plan(aap_hw: Callable[..., Any], table_file: Path) -> None:

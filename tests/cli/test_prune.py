@@ -95,6 +95,37 @@ def test_with_data_it_trains_in_rounds_and_shows_them(
 
 
 @pytest.mark.usefixtures("quick")
+def test_as_fast_as_an_accuracy_allows(aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path) -> None:
+    network = ("--model", "resnet20", "--calibration-images", "8", "--lut", str(table_file))
+    training = ("--data", "embedded", "--rounds", "2", "--epochs", "1", "--learning-rate", "0.01")
+    out = tmp_path / "run"
+    outcome = aap_hw("prune", *network, *training, "--max-accuracy-drop", "99", "--out", str(out))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert re.search(r"accuracy \d\d\.\d\d %; to keep: -?\d+\.\d\d %", outcome.out)
+    assert re.search(r"the accuracy to keep, -?\d+\.\d\d %, is kept: \d+\.\d\d %", outcome.out)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["predicted_ms"] < summary["dense_ms"]
+    assert summary["budget_ms"] is None
+    refused = aap_hw("prune", *network, *training, "--max-accuracy-drop", "0", "--budget", "60%", "--out", str(out))
+    assert refused.code == 2
+    assert "not both" in refused.err
+
+
+@pytest.mark.usefixtures("quick")
+def test_to_a_number_of_parameters_without_a_latency(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    network = ("--model", "resnet20", "--calibration-images", "8", "--lut", str(table_file))
+    outcome = aap_hw("prune", *network, "--max-params", "150k", "--score", "weight-l1", "--out", str(out))
+    assert (outcome.code, outcome.err) == (0, "")
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["params_pruned"] <= 150_000 < summary["params_dense"]
+    assert (summary["budgets"], summary["score"]) == ({"parameters": 150_000}, "weight-l1")
+    assert re.search(r"the budget of 150,000 parameters is met: [\d,]+ parameters", outcome.out)
+
+
+@pytest.mark.usefixtures("quick")
 def test_default_folder_is_named_after_model_device_and_budget_and_not_used_twice(
     aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

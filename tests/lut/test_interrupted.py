@@ -1,4 +1,4 @@
-"""Proves that a profile that is killed or interrupted loses nothing but the point in flight, and leaves nobody behind.
+"""Proves that a profile that is killed or interrupted loses no point of its journal, and leaves nobody behind.
 
 Real child processes are ended with SIGKILL and with the SIGINT that a terminal sends to a whole process group.
 """

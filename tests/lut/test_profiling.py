@@ -161,6 +161,16 @@ def test_table_of_other_candidate_widths_is_refused_and_left_alone(path: Path) -
     assert path.read_bytes() == before
 
 
+def test_table_of_another_version_is_set_aside_too(path: Path) -> None:
+    document = json.loads(path.read_text())
+    document["schema_version"] = 1
+    path.write_text(json.dumps(document))
+    kept = set_aside(path, tiny.device())
+    assert kept is not None
+    assert json.loads(kept.read_text()) == document
+    assert not path.exists()
+
+
 def test_only_a_table_of_another_device_is_set_aside(path: Path) -> None:
     device = tiny.device()
     assert set_aside(path, device) is None

@@ -28,7 +28,7 @@ from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.table import MissingKernelError
 from aap_hw.models import zoo
 from aap_hw.policy import FLOPS, PARAMETERS, Budget
-from aap_hw.prune.baseline import Baseline, amounts, baseline, plan_once
+from aap_hw.prune.baseline import Baseline, amounts, baseline, plan_once, scores_of
 from aap_hw.prune.planning import Plan, Planner, Unreachable
 from aap_hw.prune.task import Origin, PruneSettings, Task
 from tests.synthetic import CALIBRATION, ORIGIN, few_images, latency_us, resnet20, table
@@ -279,6 +279,29 @@ def test_budget_that_the_unpruned_network_meets_needs_no_pruning(text: str) -> N
 def test_budgets_of_counts_that_the_unpruned_network_meets_need_no_pruning_either() -> None:
     with pytest.raises(UserError, match=r"takes 2e\+06 parameters and the budget is 3e\+06; ask for less"):
         amounts([Budget.parse("3M", PARAMETERS)], unpruned(parameters=2e6))
+
+
+def test_budget_that_is_met_unpruned_is_left_out_beside_one_that_is_not() -> None:
+    budgets = [Budget.parse("50%"), Budget.parse("3M", PARAMETERS)]
+    assert amounts(budgets, unpruned(latency=4.0, parameters=2e6)) == {"latency": 2.0}
+
+
+def test_smallest_share_that_is_named_is_of_the_latency_that_shares_are_of() -> None:
+    measured = replace(planner(), unpruned_ms=0.9 * planner().dense["latency"])
+    with pytest.raises(Unreachable) as refused:
+        measured.plan(random_scores(0), {"latency": smallest_ms() / 2})
+    named = re.search(r"\(([\d.]+)% of", str(refused.value))
+    assert named is not None
+    share = float(named[1]) / 100
+    assert measured.plan(random_scores(0), {"latency": share * measured.dense["latency"]}).predicted_ms > 0
+
+
+@pytest.mark.usefixtures("quick_baseline")
+def test_taylor_scores_of_other_classes_are_refused() -> None:
+    images = few_images()
+    origin = Origin("resnet18", None, (3, 32, 32))
+    with pytest.raises(UserError, match="Taylor scores need the loss"):
+        scores_of(Task(origin, table(), images), resnet20()[0], resnet20()[1], replace(FEW, score="taylor"))
 
 
 def test_two_budgets_of_one_resource_are_refused() -> None:

@@ -1,0 +1,166 @@
+"""Our exact choice of widths against published ones: attention kept, predicted and measured latency, solver time.
+
+All choose from the same candidates, on the same latency table, by the same attention (of the embedded images).
+
+    python benchmarks/allocation.py --models mobilenet_v2,resnet50,resnet56 --budgets 80,60,40,25 --json -
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SHIPPED = Path(__file__).parent.parent / "lut" / "x86.json"
+
+
+def main() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from _report import print_report
+
+    options = _options()
+    budgets = [float(share) / 100 for share in options.budgets.split(",")]
+    rows = [row for name in options.models.split(",") for row in _rows(name, budgets, options)]
+    ours = [row for row in rows if row["allocator"] == "exact" and row["kept_attention"] is not None]
+    misses = [row["measured_share"] / row["budget_share"] - 1 for row in ours if row["measured_share"] is not None]
+    summary = {
+        "exact_never_below": all(_best_of_others(row, rows) <= row["kept_attention"] * (1 + 1e-3) for row in ours),
+        "median_solve_s": statistics.median(row["seconds"] for row in ours),
+        "max_gap_pct": 100 * max(row["gap"] for row in ours),
+        "worst_budget_miss_pct": 100 * max(misses) if misses else None,
+    }
+    print_report(rows, summary, options.json)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="mobilenet_v2,resnet50,resnet56", help="names of torchvision's or our zoo")
+    parser.add_argument("--budgets", default="80,60,40,25", help="percent of the unpruned network's predicted latency")
+    parser.add_argument("--lut", default=str(SHIPPED), help="latency table that holds the models' kernels")
+    parser.add_argument("--device", default="x86", help="device profile to measure with")
+    parser.add_argument("--no-measure", action="store_true", help="predict only")
+    parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
+    parser.add_argument("--quick", action="store_true", help="one small network, predicted only: does it run?")
+    options = parser.parse_args()
+    if options.quick:
+        options.models, options.budgets, options.no_measure = "resnet20", "70,50", True
+    return options
+
+
+def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    import numpy as np
+    from _allocators import FLOPS, LATENCY, exact, flops_greedy, halp, netadapt, threshold, uniform
+    from _report import say, zoo_name
+
+    from aap_hw.compile.network import Kernel
+    from aap_hw.lut.file import load_table
+    from aap_hw.lut.predicting import kernel_costs, latency_costs
+    from aap_hw.policy import GroupChoice, kept_share
+    from aap_hw.policy.problem import Problem
+    from aap_hw.prune.baseline import baseline, scores_of
+    from aap_hw.prune.planning import LEAST_SHARE
+    from aap_hw.prune.task import Origin, PruneSettings, Task
+    from aap_hw.train.data import load_embedded
+
+    model = zoo_name(name)
+    table = load_table(Path(options.lut))
+    task = Task(Origin(model, None, _input_of(model)), table, load_embedded())
+    dense = baseline(task)
+    scores = dict(scores_of(task, dense.module, dense.graph, PruneSettings()))
+    planner = dense.planner
+    free = [group for group, widths in planner.candidates.items() if len(widths) > 1]
+    choices = [
+        GroupChoice(
+            group,
+            planner.candidates[group],
+            np.log(np.maximum(kept_share(scores[group], planner.candidates[group]), LEAST_SHARE)),
+        )
+        for group in free
+    ]
+    costs = {
+        LATENCY: latency_costs(planner.network, planner.candidates, table),
+        FLOPS: kernel_costs(planner.network, planner.candidates, Kernel.multiply_accumulates),
+    }
+    problem = Problem(choices, costs)
+    allocators = {
+        "exact": exact,
+        "uniform": uniform,
+        "flops_greedy": flops_greedy,
+        "netadapt": netadapt,
+        "halp": halp,
+        "threshold": threshold({group: scores[group] for group in free}),
+    }
+    dense_ms = planner.dense[LATENCY]
+    found = []
+    for share in budgets:
+        alone_us = planner.slowdown.alone_of(share * dense_ms * 1e3 / planner.calibration)
+        for allocator, choose in allocators.items():
+            began = time.perf_counter()
+            chosen = choose(problem, alone_us)
+            seconds = time.perf_counter() - began
+            widths = None
+            if chosen is not None:
+                kept = {c.name: c.widths[at] for c, at in zip(choices, chosen.plan, strict=True)}
+                widths = {**planner.network.dense, **kept}
+            found.append((share, allocator, chosen, widths, seconds))
+        say(f"{name}: planned {share:.0%}")
+    measured = {} if options.no_measure else _measured(dense, task, options.device, [each[3] for each in found])
+    for share, allocator, chosen, widths, seconds in found:
+        measured_ms, measured_share = measured.get(_known(widths), (None, None))
+        yield {
+            "model": name,
+            "threads": table.device["threads"],
+            "budget_share": share,
+            "allocator": allocator,
+            "kept_attention": None if chosen is None else math.exp(problem.value(chosen.plan) / len(free)),
+            "predicted_ms": None if widths is None else planner.spent(widths)[LATENCY],
+            "measured_ms": measured_ms,
+            "measured_share": measured_share,
+            "seconds": seconds,
+            "gap": None if chosen is None else chosen.gap,
+        }
+
+
+def _measured(dense: Any, task: Any, device_name: str, plans: list[Any]) -> dict[Any, tuple[float, float]]:
+    """Latency of each plan's network in ms, and as a share of the unpruned one's timed beside it."""
+    from _report import say
+
+    from aap_hw.device import load_profile
+    from aap_hw.device.connection import LocalDevice
+    from aap_hw.prune.measuring import measure_networks
+
+    device = LocalDevice(load_profile(device_name))
+    found: dict[Any, tuple[float, float]] = {}
+    different = {_known(widths): widths for widths in plans if widths is not None}
+    for number, (known, widths) in enumerate(different.items(), start=1):
+        keep = {group: range(width) for group, width in widths.items() if width < dense.network.dense[group]}
+        networks = {"dense": dense.module, "pruned": dense.graph.cut(dense.module, keep)}
+        timings = measure_networks(networks, task.origin.input_shape, device)
+        pruned_us = timings["pruned"].latency_us
+        found[known] = pruned_us / 1e3, pruned_us / timings["dense"].latency_us
+        say(f"measured {number} of {len(different)} networks")
+    return found
+
+
+def _known(widths: Any) -> Any:
+    return None if widths is None else tuple(sorted(widths.items()))
+
+
+def _best_of_others(row: dict[str, Any], rows: list[dict[str, Any]]) -> float:
+    same = [r for r in rows if (r["model"], r["budget_share"]) == (row["model"], row["budget_share"])]
+    return max((r["kept_attention"] for r in same if r is not row and r["kept_attention"] is not None), default=0.0)
+
+
+def _input_of(model: str) -> tuple[int, int, int]:
+    from aap_hw.models import zoo
+
+    return zoo.entry(model).input_shape
+
+
+if __name__ == "__main__":
+    main()
