@@ -111,4 +111,5 @@ def _by_channel(values: Tensor, axis: Axis) -> NDArray[np.float64]:
 
 
 def _mean(scores: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    return np.mean(np.stack(scores), axis=0)
+    mean: NDArray[np.float64] = np.stack(scores).mean(axis=0)
+    return mean

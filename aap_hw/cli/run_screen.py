@@ -114,14 +114,15 @@ def budget_sentences(summary: Mapping[str, Any]) -> list[str]:
     how += error_text(summary.get("table_error")) if how == "predicted" else ""
     pruned = {"latency": latency, "parameters": summary.get("params_pruned"), "flops": summary.get("macs_pruned")}
     for name, amount in {**summary.get("budgets", {}), **_latency_budget(summary)}.items():
-        if pruned[name] is None:
+        took = pruned[name]
+        if took is None:
             continue
-        reached = amount_text(name, pruned[name]) + (f" {how}" if name == "latency" else "")
-        if pruned[name] <= amount:
+        reached = amount_text(name, took) + (f" {how}" if name == "latency" else "")
+        if took <= amount:
             sentences.append(f"the budget of {amount_text(name, amount)} is met: {reached}")
         else:
             sentences.append(
-                f"the budget of {amount_text(name, amount)} is MISSED by {pruned[name] / amount - 1:.1%}: {reached}; "
+                f"the budget of {amount_text(name, amount)} is MISSED by {took / amount - 1:.1%}: {reached}; "
                 "ask for less, or profile the device again if it has changed"
             )
     return sentences
