@@ -124,7 +124,8 @@ def test_table_shows_every_group_and_the_next_command(
             assert f"frozen: {group.frozen}" in shown[group.name]
     assert "x86 (measured table): unpruned" in outcome.out
     assert "budget 1.000 ms, predicted 0." in outcome.out
-    assert lines[-1] == f"next: aap-hw prune --model resnet20 --lut {table_file} --budget 1ms --weights embedded"
+    asked = f"--model resnet20 --lut {table_file} --budget 1ms --weights embedded --calibration-images 8"
+    assert lines[-1] == f"next: aap-hw prune {asked}"
 
 
 def test_prediction_is_quoted_with_the_error_of_the_table(aap_hw: Callable[..., Any], table_file: Path) -> None:

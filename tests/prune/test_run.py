@@ -167,7 +167,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: (path / "run.json").write_text(""), "run.json is damaged"),
     "not text": (lambda path: (path / "run.json").write_bytes(b"\xff\xfe{}"), "not UTF-8"),
     "a list": (lambda path: (path / "run.json").write_text("[]"), "run.json is damaged"),
-    "wrong version": (edited(lambda d: d.update(schema_version=7)), "has version 7 and this aap-hw reads version 1"),
+    "wrong version": (edited(lambda d: d.update(schema_version=7)), "has version 7 and this aap-hw reads version 2"),
     "no channels": (edited(lambda d: d.pop("kept_channels")), "damaged .'kept_channels' is missing"),
     "channels of another form": (edited(lambda d: d.update(kept_channels=[1])), "run.json is damaged"),
     "channels of another number": (edited(lambda d: d["kept_channels"].popitem()), "run.json is damaged"),
