@@ -1,8 +1,8 @@
-"""The journal of a profile in progress: every point is on disk as soon as its visits agree.
+"""The journal of a profile in progress: every visit of a point is on disk before the next one begins.
 
-One JSON line a point behind a header line that says what the points depend on. A process that dies at any moment
-loses what it was at, the visits of a few points that take a second or two; a last line that was cut short is dropped.
-One process at a time has a journal.
+One JSON line a visit behind a header line that says what the points depend on; of a point's visits the quickest counts.
+A process that dies at any moment loses at most the visit in flight, and no point of the journal is visited again; a
+last line that was cut short is dropped. One process at a time has a journal.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Journal:
             raise
 
     def record(self, key: KernelKey, point: LatencyPoint, reference_us: float) -> None:
-        """Add one measured point; it is on disk when this returns."""
+        """Add one visit of a point; it is on disk when this returns."""
         self.entries.append((key, point, reference_us))
         self._append({"kernel": str(key), "point": astuple(point), "reference_us": reference_us})
 

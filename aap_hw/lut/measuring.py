@@ -95,11 +95,11 @@ def time_points(
     batches: Sequence[tuple[LoadedLibrary, CompiledBatch]],
     measure: MeasureSpec,
     reference: Reference,
-    on_settled: Callable[[Visit], None],
+    on_visit: Callable[[Visit, int], None],
 ) -> None:
     """Time all points of some loaded batches in turn, again and again until each is settled; its quickest visit counts.
 
-    ``on_settled`` is called once for each point.
+    ``on_visit`` is called with each visit and how often its point has been visited by then.
     """
     left = [(library, batch, index) for library, batch in batches for index in range(len(batch.points))]
     visits: dict[Address, list[Visit]] = defaultdict(list)
@@ -114,9 +114,8 @@ def time_points(
             after = reference.time_us()
             visits[address].append(Visit(address[0], point, (before + after) / 2))
             before = after
-            if number == VISITS or _settled(visits[address]):
-                on_settled(min(visits[address], key=lambda visit: visit.ratio))
-            else:
+            on_visit(visits[address][-1], number)
+            if not _settled(visits[address]):
                 unsettled.append((library, batch, index))
         left = unsettled
 

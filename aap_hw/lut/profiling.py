@@ -1,7 +1,7 @@
 """The profile job: measure what a table lacks of a network, and store it.
 
 Which points those are is decided as their neighbours become known (``aap_hw.lut.sampling``). Points are compiled in
-worker processes and timed with the workers idle. Each is journalled as soon as its visits agree; the table is written
+worker processes and timed with the workers idle. Each visit is journalled as soon as it is made; the table is written
 once, at the end.
 """
 
@@ -165,7 +165,8 @@ class _Search:
         """The points to measure next; none when all others can be interpolated."""
         for key, point, reference_us in self.journal.entries[self._taken_up :]:
             at = key, point.width_in, point.width_out
-            self._journalled[at] = point.latency_us * self._normal_us / reference_us
+            us = point.latency_us * self._normal_us / reference_us
+            self._journalled[at] = min(us, self._journalled.get(at, us))
         self._taken_up = len(self.journal.entries)
         return next_points(self._wanted, self._known_us, self._tolerance)
 
@@ -211,9 +212,10 @@ def _measure_points(
     clock = Clock("points", search.kept, on_progress)
     total = 0
 
-    def settled(visit: Visit) -> None:
+    def visited(visit: Visit, number: int) -> None:
         search.journal.record(visit.key, visit.point, visit.reference_us)
-        clock.count(total)
+        if number == 1:
+            clock.count(total)
 
     while missing := search.next():
         total = clock.measured + len(missing)
@@ -226,7 +228,7 @@ def _measure_points(
             loaded = [(device.load(batch.library), batch) for batch in compiled]
             for batch in compiled:
                 batch.library.unlink(missing_ok=True)
-            time_points(loaded, device.profile.measure, reference, settled)
+            time_points(loaded, device.profile.measure, reference, visited)
 
 
 def _record_conditions(table: LatencyTable, start: Conditions, end: Conditions) -> None:
@@ -246,6 +248,7 @@ def _merge(table: LatencyTable, journal: Journal, reference: Reference) -> None:
     drift = max(timed) / min(timed) - 1
     table.device["date"] = date.today().isoformat()
     table.measurement["reference_drift"] = round(max(drift, table.measurement.get("reference_drift", 0.0)), 4)
-    for key, point, reference_us in journal.entries:
+    # Of several visits the quickest counts: it comes last, and a later point replaces an earlier one.
+    for key, point, reference_us in sorted(journal.entries, key=lambda e: e[1].latency_us / e[2], reverse=True):
         scale = normal / reference_us
         table.add(key, replace(point, latency_us=point.latency_us * scale, spread_us=point.spread_us * scale))

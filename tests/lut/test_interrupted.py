@@ -1,4 +1,4 @@
-"""Proves that a profile that is killed or interrupted loses no point of its journal, and leaves nobody behind.
+"""Proves that a profile that is killed or interrupted loses nothing but the visit in flight, and leaves nobody behind.
 
 Real child processes are ended with SIGKILL and with the SIGINT that a terminal sends to a whole process group.
 """
@@ -113,7 +113,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, set[i
 
 def test_killed_job_leaves_its_points_and_no_table(killed: tuple[Path, bytes, set[int]]) -> None:
     path, journal, _ = killed
-    assert 3 <= journal.count(b"\n") - 1 < POINTS
+    # A job that is not killed visits each point twice at least.
+    assert 3 <= journal.count(b"\n") - 1 < 2 * POINTS
     assert not path.exists()
 
 
@@ -140,9 +141,11 @@ def test_same_job_again_finishes_and_measures_only_what_is_missing(
     assert points[-1].measured == points[-1].total == POINTS - len(kept)
     # Bit for bit: what the killed job wrote is the beginning of what the second one had at its end.
     assert final[0].startswith(journal[: journal.rindex(b"\n") + 1])
-    lines = final[0].splitlines()[1:]
-    assert len(lines) == POINTS
-    assert len({re.sub(rb"(\[\d+, \d+), .*", rb"\1", line) for line in lines}) == POINTS
+    # No point of the journal is visited again.
+    addresses = [re.sub(rb"(\[\d+, \d+), .*", rb"\1", line) for line in final[0].splitlines()[1:]]
+    before = journal[: journal.rindex(b"\n") + 1].count(b"\n") - 1
+    assert not set(addresses[:before]) & set(addresses[before:])
+    assert len(set(addresses)) == POINTS
     assert len(table) == POINTS
     assert path.exists()
     assert not journal_of(path).exists()

@@ -43,10 +43,20 @@ class Scripted:
         return LatencyPoint(8 * index, 16, next(self._points[index]), 0.1, 20)
 
     def time(self) -> list[Visit]:
-        settled: list[Visit] = []
+        visits: list[Visit] = []
         batches = cast(Any, [(None, self._batch)])
-        time_points(batches, MEASURE, cast(Reference, self), settled.append)
-        return settled
+
+        def keep(visit: Visit, number: int) -> None:
+            visits.append(visit)
+            assert number == sum(each.point.width_in == visit.point.width_in for each in visits)
+
+        time_points(batches, MEASURE, cast(Reference, self), keep)
+        assert [visit.point.width_in // 8 for visit in visits] == self.visited
+        # The quickest visit of each point, in the order in which the points were settled.
+        points = dict.fromkeys(reversed([visit.point.width_in for visit in visits]))
+        return [
+            min((v for v in visits if v.point.width_in == width), key=lambda v: v.ratio) for width in reversed(points)
+        ]
 
 
 def test_points_are_visited_in_turn_until_two_visits_of_each_agree(monkeypatch: pytest.MonkeyPatch) -> None:

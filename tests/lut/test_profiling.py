@@ -272,11 +272,11 @@ def test_widths_between_measured_ones_are_measured_only_where_the_line_bends(
 ) -> None:
     """Compiled as ever, but timed by a formula that bends at 24 channels."""
 
-    def by_formula(batches: Any, measure: object, reference: object, on_settled: Callable[[Visit], None]) -> None:
+    def by_formula(batches: Any, measure: object, reference: object, on_visit: Callable[[Visit, int], None]) -> None:
         for _, batch in batches:
             for key, width_in, width_out in batch.points:
                 us = 10.0 + width_in + bend_us * max(0, width_in - 24)
-                on_settled(Visit(key, LatencyPoint(width_in, width_out, us, 0.0, 3), 80.0))
+                on_visit(Visit(key, LatencyPoint(width_in, width_out, us, 0.0, 3), 80.0), 1)
 
     monkeypatch.setattr(profiling, "time_points", by_formula)
     table = profile_model("tiny", Tiny(), INPUT, tiny.device(), tmp_path / "table.json", workers=1, networks=0)
