@@ -57,11 +57,11 @@ class MeasuredNetwork:
         self.name, self._module, self._graph, self.network = name, module, graph, network
         self._table, self.path = table, path
         measurement = table.measurement
-        self._candidates = group_candidates(graph, measurement["granularity"], measurement["at_most"])
+        self.candidates = group_candidates(graph, measurement["granularity"], measurement["at_most"])
 
     def random_plans(self, prefix: str, count: int, seed: int) -> dict[str, WidthPlan]:
         """See ``random_plans``."""
-        return random_plans(self._candidates, prefix, count, seed)
+        return random_plans(self.candidates, prefix, count, seed)
 
     def calibration_plans(self, count: int) -> dict[str, WidthPlan]:
         """The unpruned network and ``count`` cut ones, always the same."""

@@ -78,10 +78,8 @@ def profile_model(
         example = torch.zeros(input_shape)
         graph = ChannelGraph.trace(module, (example,))
         network = partition(graph)
-        candidates = group_candidates(graph, granularity, spec.at_most)
-        wanted = points_of(network, candidates)
-        search = _Search(wanted, table, journal, tolerance)
         job = MeasuredNetwork(name, module, graph, network, table, path)
+        search = _Search(points_of(network, job.candidates), table, journal, tolerance)
         plans = job.calibration_plans(networks)
         unfinished = bool(search.next() or journal.entries or job.missing(plans))
         known_as = name, network.input_shape
