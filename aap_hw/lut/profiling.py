@@ -30,7 +30,7 @@ from aap_hw.files import sha256_of
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.belonging import difference, require_table_of
 from aap_hw.lut.compiling import Compiler, compiler
-from aap_hw.lut.enumeration import granularity_of, group_candidates, points_of
+from aap_hw.lut.enumeration import granularity_of, points_of
 from aap_hw.lut.file import OtherVersion, load_table, save_table
 from aap_hw.lut.journal import Journal
 from aap_hw.lut.measuring import Reference, Visit, time_points
@@ -70,7 +70,6 @@ def profile_model(
         has no kernel.
     """
     identity = device.describe().as_json()
-    spec = device.profile.widths
     granularity = granularity_of(device.profile, device.target)
     journal = Journal(path.with_name(path.name + ".journal"), identity)
     try:

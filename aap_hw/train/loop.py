@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +22,7 @@ from aap_hw.errors import UserError
 from aap_hw.train.data import InputShape, LabelledImages, Split
 
 OnEpoch = Callable[[int, int, float, float, float], None]
+OnCheckpoint = Callable[["TrainState"], None]
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,23 @@ class TrainResult:
     history: tuple[EpochRecord, ...]
 
 
+@dataclass(frozen=True)
+class TrainState:
+    """A training after some whole epochs: all that the rest of it depends on, besides its settings and images.
+
+    Attributes
+    ----------
+    history
+        Records of the epochs that are done.
+    tensors
+        ``model.NAME``, ``optimizer.NUMBER.NAME``, and the states of both random generators: ``random.torch``
+        (dropout) and ``random.images`` (order and augmentation). Contiguous, and no memory of the model's.
+    """
+
+    history: tuple[EpochRecord, ...]
+    tensors: dict[str, torch.Tensor]
+
+
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
     """Numbers below about 1e-38 count as zero inside; they make a CPU network up to ten times slower."""
@@ -184,6 +202,8 @@ def train(
     seed: int,
     input_shape: InputShape,
     on_epoch: OnEpoch | None = None,
+    resume_from: TrainState | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
 ) -> TrainResult:
     """Train `model` in place and leave it in eval mode.
 
@@ -196,6 +216,11 @@ def train(
         (C, H, W) that the model takes; images are resized to it.
     on_epoch
         Called after each epoch with (epoch from 1, epochs, loss, accuracy in percent, seconds of that epoch).
+    resume_from
+        Goes on from there, to the very weights that the training would have had uninterrupted; `model` may have any
+        weights. After the last epoch's state nothing is left to do but to take its weights.
+    on_checkpoint
+        Called after each epoch, before `on_epoch`, with a state to resume from.
 
     Raises
     ------
@@ -227,7 +252,10 @@ def train(
                 nesterov=settings.nesterov,
                 weight_decay=settings.weight_decay,
             )
-            for epoch in range(settings.epochs):
+            if resume_from is not None:
+                _take_up(resume_from, model, optimizer, generator)
+                good_state, history = _copy_state(model), list(resume_from.history)
+            for epoch in range(len(history), settings.epochs):
                 started = time.perf_counter()
                 loss = _train_epoch(model, data, settings, optimizer, generator, epoch, input_shape)
                 if not all(bool(t.isfinite().all()) for t in model.state_dict().values()):
@@ -236,6 +264,8 @@ def train(
                 record = EpochRecord(epoch + 1, loss, accuracy, time.perf_counter() - started)
                 good_state = _copy_state(model)
                 history.append(record)
+                if on_checkpoint is not None:
+                    on_checkpoint(_state(history, good_state, optimizer, generator))
                 if on_epoch is not None:
                     on_epoch(record.epoch, settings.epochs, loss, accuracy, record.seconds)
         complete = True
@@ -282,6 +312,39 @@ def _train_epoch(
         optimizer.step()
         total += value
     return total / batches
+
+
+def _state(
+    history: Sequence[EpochRecord],
+    weights: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> TrainState:
+    tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value).clone() for name, value in state.items()}
+    tensors |= {"random.torch": torch.get_rng_state(), "random.images": generator.get_state()}
+    return TrainState(tuple(history), {name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
+def _take_up(state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    weights: dict[str, torch.Tensor] = {}
+    slots: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in state.tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "model":
+            weights[rest] = tensor
+        elif kind == "optimizer":
+            number, _, slot = rest.partition(".")
+            if tensor.shape == parameters[int(number)].shape:
+                # In the parameter's memory format: another order of summing would round differently.
+                tensor = torch.empty_like(parameters[int(number)]).copy_(tensor)
+            slots.setdefault(int(number), {})[slot] = tensor
+    model.load_state_dict(weights)
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(state.tensors["random.torch"])
+    generator.set_state(state.tensors["random.images"])
 
 
 def _copy_state(model: nn.Module) -> dict[str, torch.Tensor]:

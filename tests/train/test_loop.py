@@ -1,15 +1,17 @@
 """Training learns, repeats itself, and leaves usable weights however it ends."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
 from aap_hw.errors import UserError
 from aap_hw.train.data import LabelledImages
-from aap_hw.train.loop import TrainSettings, augment, evaluate, flushed_denormals, train
+from aap_hw.train.loop import TrainSettings, TrainState, augment, evaluate, flushed_denormals, train
 
 SHAPE = (3, 12, 12)
 QUICK = TrainSettings(epochs=2, batch_size=20, learning_rate=0.05, warmup_epochs=0.5, crop_padding=1)
@@ -133,6 +135,24 @@ def test_ctrl_c_passes_through_and_keeps_the_last_complete_epoch(stripes):
         train(model, stripes, QUICK, seed=0, input_shape=SHAPE, on_epoch=lambda *_: good.update(state_of(model)))
     assert same(state_of(model), good)
     assert not model.training
+
+
+def test_training_goes_on_from_any_epoch_to_the_very_weights_of_an_uninterrupted_one(stripes):
+    settings, states = replace(QUICK, epochs=3), []
+    model = small_model()
+    whole = train(model, stripes, settings, seed=3, input_shape=SHAPE, on_checkpoint=states.append)
+    assert [len(state.history) for state in states] == [1, 2, 3]
+    for state in states:
+        on_disk = safetensors.torch.load(safetensors.torch.save(state.tensors))
+        other, reported = small_model(seed=9), []
+        result = train(
+            other, stripes, settings, seed=3, input_shape=SHAPE,
+            resume_from=TrainState(state.history, on_disk), on_epoch=lambda epoch, *_, to=reported: to.append(epoch),
+        )  # fmt: skip
+        assert same(state_of(model), state_of(other))
+        assert result.accuracy == whole.accuracy
+        assert [record.loss for record in result.history] == [record.loss for record in whole.history]
+        assert reported == list(range(len(state.history) + 1, 4))
 
 
 def test_evaluation_counts_correct_answers_and_keeps_the_mode(stripes):
