@@ -13,6 +13,10 @@ from pathlib import Path
 from aap_hw.errors import UserError
 
 
+class WriteError(UserError):
+    """The operating system refused to write a file; what it held before is still there."""
+
+
 def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     """Write a file so that, at any moment, `path` holds either all of the old contents or all of the new.
 
@@ -26,7 +30,7 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
 
     Raises
     ------
-    UserError
+    WriteError
         If the operating system refuses (missing or read-only folder, full disk, `path` is a folder).
     """
     content = data.encode() if isinstance(data, str) else data
@@ -46,7 +50,7 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
             os.fsync(stream.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        raise UserError(
+        raise WriteError(
             f"cannot write {path}: {_reason(error)}; check that its folder exists, is writable and has room"
         ) from error
     finally:

@@ -6,14 +6,18 @@ one starts from the weights and widths of an earlier round and cuts less. See ``
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from aap_hw.errors import UserError
 from aap_hw.policy import LATENCY, Undecided
 from aap_hw.policy.controller import Controller
-from aap_hw.prune.baseline import baseline, scores_of
+from aap_hw.prune.baseline import baseline
+from aap_hw.prune.journal import Journal
 from aap_hw.prune.planning import Plan, Unreachable
 from aap_hw.prune.run import PrunedNetwork
 from aap_hw.prune.steps import (
@@ -23,12 +27,14 @@ from aap_hw.prune.steps import (
     State,
     begun,
     check_classes,
+    dense_accuracy,
     finished,
     measured_ms,
+    scores_once,
+    seconds_since,
     train_round,
 )
 from aap_hw.prune.task import PruneSettings, Task
-from aap_hw.train.loop import evaluate
 
 # A severity of 1 halves the latency; the first step leaves 84 % of it, the next 71 %.
 STEP = 0.25
@@ -39,9 +45,15 @@ LEAST_STEP = STEP / 2**4
 
 
 def prune_within(
-    task: Task, drop: float, settings: PruneSettings, on_event: OnEvent = lambda _: None
+    task: Task,
+    drop: float,
+    settings: PruneSettings,
+    on_event: OnEvent = lambda _: None,
+    journal: Journal | None = None,
 ) -> tuple[PrunedNetwork, dict[str, Any]]:
     """Prune a network until it would lose more accuracy than allowed.
+
+    What the journal of an interrupted run knows is not done again; its events are sent again.
 
     Parameters
     ----------
@@ -65,9 +77,10 @@ def prune_within(
     if not task.retrain:
         raise UserError("an accuracy can only be kept by training: add --data, or give a --budget instead")
     check_classes(task)
-    dense = baseline(task)
+    journal = journal or Journal()
+    dense = baseline(task, journal)
     shape = task.origin.input_shape
-    accuracy_dense = evaluate(dense.module, task.data, shape)
+    accuracy_dense = dense_accuracy(task, dense, journal)
     wanted = accuracy_dense - drop
     known = {**begun(task, dense, {}, settings), "accuracy_wanted": wanted}
     on_event(Event("start", {**known, "accuracy": accuracy_dense}))
@@ -80,7 +93,7 @@ def prune_within(
         state = replace(states[controller.start])
         if controller.start:
             state.retrace(shape)
-        scores = scores_of(task, state.module, state.graph, settings)
+        scores = scores_once(task, state, settings, number, journal)
         figures: dict[str, Any] = {
             "round": number,
             "rounds": settings.rounds,
@@ -89,18 +102,23 @@ def prune_within(
             "measured_ms": None,
             "accuracy": None,
         }
-        plan, controller = _plan(state, scores, dense.dense_ms, controller)
+        plan, controller = _plan(state, scores, dense.dense_ms, controller, number, journal)
         figures["budget_ms"] = dense.dense_ms / 2**controller.severity
         met = False
         if plan is not None:
             state.cut(plan, dense.network.dense)
-            latency = None if task.device is None else measured_ms(task, dense, state.module)
+            latency = None
+            if task.device is not None:
+                latency = journal.recall(f"round/{number}/ms", partial(measured_ms, task, dense, state.module))
             figures["predicted_ms"], figures["measured_ms"] = plan.predicted_ms, latency
             figures["kept_attention"] = plan.kept_attention
             on_event(Event("cut", figures))
-            figures["accuracy"] = train_round(task, state.module, settings, number, on_event)
+            figures["accuracy"] = train_round(task, state.module, settings, number, on_event, journal)
             met = figures["accuracy"] >= wanted - ROUNDING
-        figures |= {"accuracy_kept": met, "seconds": time.monotonic() - began}
+        figures |= {
+            "accuracy_kept": met,
+            "seconds": journal.recall(f"round/{number}/seconds", partial(seconds_since, began)),
+        }
         history.append(figures)
         on_event(Event("round", figures))
         if met and (best is None or _latency(figures) <= _latency(best[1])):
@@ -110,6 +128,7 @@ def prune_within(
         # Only rounds that may be taken up again are kept in memory.
         needed = {controller.start, *(good.number for good in controller.good)}
         states = {kept: each for kept, each in states.items() if kept in needed}
+        journal.keep_rounds(needed | ({best[1]["round"]} if best else set()), number)
         if controller.step < LEAST_STEP:
             break
     if best is None:
@@ -122,16 +141,32 @@ def prune_within(
     return finished(task, dense, state, known, accuracy_dense, last, record)
 
 
-def _plan(state: State, scores: Scores, dense_ms: float, controller: Controller) -> tuple[Plan | None, Controller]:
+def _plan(
+    state: State,
+    scores: Callable[[], Scores],
+    dense_ms: float,
+    controller: Controller,
+    number: int,
+    journal: Journal,
+) -> tuple[Plan | None, Controller]:
     """The controller's next plan, or the first harder one that cuts something; None where no width is left to cut."""
-    while True:
-        try:
-            plan = state.planner.plan(scores, {LATENCY.name: dense_ms / 2**controller.severity}, state.widths)
-        except (Unreachable, Undecided):
-            return None, controller
-        if plan.keep:
-            return plan, controller
+
+    def find() -> dict[str, Any]:
+        tried = controller
+        for harder in itertools.count():
+            try:
+                plan = state.planner.plan(scores(), {LATENCY.name: dense_ms / 2**tried.severity}, state.widths)
+            except (Unreachable, Undecided):
+                return {"plan": None, "harder": harder}
+            if plan.keep:
+                return {"plan": plan.as_json(), "harder": harder}
+            tried = tried.harder()
+        raise AssertionError
+
+    found = journal.recall(f"round/{number}/plan", find)
+    for _ in range(found["harder"]):
         controller = controller.harder()
+    return None if found["plan"] is None else Plan.from_json(found["plan"]), controller
 
 
 def _latency(figures: dict[str, Any]) -> float:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,9 +25,13 @@ from aap_hw.lut.calibrating import ALONE
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.table import LatencyTable, MissingKernelError
 from aap_hw.policy import LATENCY, Budget
+from aap_hw.prune.journal import Journal
 from aap_hw.prune.planning import Plan, Planner
 from aap_hw.prune.task import Origin, PruneSettings, Task
 from aap_hw.train.data import LabelledImages
+
+if TYPE_CHECKING:
+    from aap_hw.device.connection import Device
 
 # Calibration images from which on attention is read batch by batch.
 BATCHED_FROM = 64
@@ -57,8 +63,10 @@ class Baseline:
         return self.planner.network
 
 
-def baseline(task: Task) -> Baseline:
+def baseline(task: Task, journal: Journal | None = None) -> Baseline:
     """Trace the unpruned network and find its latency: measured on the device now, else from the table.
+
+    A latency that the journal knows is not measured again.
 
     Raises
     ------
@@ -80,10 +88,7 @@ def baseline(task: Task) -> Baseline:
     predicted = planner.dense[LATENCY.name]
     measured = task.table.dense_ms(task.origin.model, network.input_shape)
     if task.device is not None:
-        from aap_hw.prune.measuring import measure_networks  # loads TVM: two seconds that planning does without
-
-        timing = measure_networks({"dense": module}, task.origin.input_shape, task.device)["dense"]
-        measured = timing.latency_us / 1e3
+        measured = (journal or Journal()).recall("dense/ms", partial(_measured_ms, task, module, task.device))
     dense_ms = measured or predicted
     calibration = dense_ms / predicted
     if task.device is None:
@@ -92,6 +97,13 @@ def baseline(task: Task) -> Baseline:
         calibration = max(1.0, calibration) if slowdown == ALONE else 1.0
     planner = replace(planner, calibration=calibration, unpruned_ms=measured)
     return Baseline(module, graph, planner, dense_ms, measured is not None)
+
+
+def _measured_ms(task: Task, module: nn.Module, device: Device) -> float:
+    from aap_hw.prune.measuring import measure_networks  # loads TVM: two seconds that planning does without
+
+    timing = measure_networks({"dense": module}, task.origin.input_shape, device)["dense"]
+    return timing.latency_us / 1e3
 
 
 def amounts(budgets: Sequence[Budget], dense: Baseline) -> dict[str, float]:

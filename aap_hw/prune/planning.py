@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,15 @@ class Plan:
     gap: float
     seconds: float
     kernels: list[KernelLatency]
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Plan:
+        """The plan that ``as_json`` was of."""
+        return cls(**{**values, "kernels": [KernelLatency(**row) for row in values["kernels"]]})
 
 
 @dataclass(frozen=True)

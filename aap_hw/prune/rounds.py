@@ -11,20 +11,39 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from aap_hw.policy import LATENCY, Budget, round_budgets
-from aap_hw.prune.baseline import amounts, baseline, scores_of
+from aap_hw.prune.baseline import amounts, baseline
+from aap_hw.prune.journal import Journal
 from aap_hw.prune.run import PrunedNetwork
-from aap_hw.prune.steps import Event, OnEvent, State, begun, check_classes, finished, plan_measured, train_round
+from aap_hw.prune.steps import (
+    Event,
+    OnEvent,
+    State,
+    begun,
+    check_classes,
+    dense_accuracy,
+    finished,
+    plan_measured,
+    scores_once,
+    seconds_since,
+    train_round,
+)
 from aap_hw.prune.task import PruneSettings, Task
-from aap_hw.train.loop import evaluate
 
 
 def prune(
-    task: Task, budgets: Sequence[Budget], settings: PruneSettings, on_event: OnEvent = lambda _: None
+    task: Task,
+    budgets: Sequence[Budget],
+    settings: PruneSettings,
+    on_event: OnEvent = lambda _: None,
+    journal: Journal | None = None,
 ) -> tuple[PrunedNetwork, dict[str, Any]]:
     """Prune a network to some budgets, each of another resource.
+
+    What the journal of an interrupted run knows is not done again; its events are sent again.
 
     Returns
     -------
@@ -39,16 +58,17 @@ def prune(
     """
     if task.retrain:
         check_classes(task)
-    dense = baseline(task)
+    journal = journal or Journal()
+    dense = baseline(task, journal)
     wanted = amounts(budgets, dense)
     shape = task.origin.input_shape
-    scores = scores_of(task, dense.module, dense.graph, settings)
+    state = State(dense.module, dense.graph, dense.planner)
+    scores = scores_once(task, state, settings, 1, journal)
     # Refused now if it cannot be reached, rather than by the last round, hours of training later.
-    dense.planner.plan(scores, wanted)
-    accuracy_dense = evaluate(dense.module, task.data, shape) if task.retrain else None
+    journal.recall("reachable", lambda: bool(dense.planner.plan(scores(), wanted)))
+    accuracy_dense = dense_accuracy(task, dense, journal) if task.retrain else None
     known = begun(task, dense, wanted, settings)
     on_event(Event("start", {**known, "accuracy": accuracy_dense}))
-    state = State(dense.module, dense.graph, dense.planner)
     rounds = settings.rounds if task.retrain else 1
     history: list[dict[str, Any]] = []
     best: tuple[float, State, dict[str, Any]] | None = None
@@ -59,11 +79,11 @@ def prune(
         began = time.monotonic()
         if number > 1:
             state.retrace(shape)
-            scores = scores_of(task, state.module, state.graph, settings)
+            scores = scores_once(task, state, settings, number, journal)
         if number < rounds or task.device is None:
-            plan, measured = state.planner.plan(scores, allowed, state.widths), None
+            plan, measured = state.plan(scores, allowed, number, journal), None
         else:
-            plan, measured = plan_measured(task, dense, state, scores, allowed, on_event)
+            plan, measured = plan_measured(task, dense, state, scores, allowed, number, on_event, journal)
         state.cut(plan, dense.network.dense)
         # Everything but latency is known without measuring.
         taken = plan.spent if task.device is None else {**plan.spent, LATENCY.name: measured or math.inf}
@@ -79,14 +99,15 @@ def prune(
         }
         on_event(Event("cut", figures))
         if task.retrain:
-            figures["accuracy"] = train_round(task, state.module, settings, number, on_event)
-        figures["seconds"] = time.monotonic() - began
+            figures["accuracy"] = train_round(task, state.module, settings, number, on_event, journal)
+        figures["seconds"] = journal.recall(f"round/{number}/seconds", partial(seconds_since, began))
         history.append(figures)
         on_event(Event("round", figures))
         # The last round is there to be kept if no round meets the budget: the caller sees by how much it is missed.
         rank = figures.get("accuracy", 0.0) if figures["budget_met"] else -1.0
         if best is None or rank >= best[0]:
             best = rank, replace(state), figures
+        journal.keep_rounds({number, best[2]["round"]}, number)
     assert best is not None
     _, state, last = best
     asked = {budget.resource.name: str(budget) for budget in budgets}

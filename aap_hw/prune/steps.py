@@ -5,9 +5,12 @@ Here is also what a run tells: its events, and the summary that it ends with.
 
 from __future__ import annotations
 
+import functools
 import math
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,12 +23,13 @@ from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.fidelity import table_error
 from aap_hw.policy import LATENCY
-from aap_hw.prune.baseline import Baseline
+from aap_hw.prune.baseline import Baseline, scores_of
+from aap_hw.prune.journal import Journal
 from aap_hw.prune.measuring import measure_networks
 from aap_hw.prune.planning import Plan, Planner, Unreachable
 from aap_hw.prune.run import PrunedNetwork, compose
 from aap_hw.prune.task import PruneSettings, Task
-from aap_hw.train.loop import train
+from aap_hw.train.loop import EpochRecord, evaluate, train
 
 # Plans tried for a round until one is measured within the budget.
 ATTEMPTS = 4
@@ -62,6 +66,12 @@ class State:
     kept: dict[str, list[int]] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
 
+    def plan(self, scores: Callable[[], Scores], allowed: Mapping[str, float], number: int, journal: Journal) -> Plan:
+        """A round's plan, by the table alone."""
+        name = f"round/{number}/plan"
+        found = journal.recall(name, lambda: self.planner.plan(scores(), allowed, self.widths).as_json())
+        return Plan.from_json(found)
+
     def cut(self, plan: Plan, dense: Mapping[str, int]) -> None:
         """Cut to a plan; the module before it stays as it is. ``dense`` are the unpruned widths."""
         self.module = self.graph.cut(self.module, plan.keep)
@@ -73,27 +83,58 @@ class State:
         self.graph = ChannelGraph.trace(self.module, (torch.zeros(1, *input_shape),))
 
 
+def scores_once(
+    task: Task, state: State, settings: PruneSettings, number: int, journal: Journal
+) -> Callable[[], Scores]:
+    """Scores of the network that a round begins with, found when they are first asked for.
+
+    The journal keeps four digits of each for who wants to see them.
+    """
+
+    @functools.cache
+    def find() -> Scores:
+        scores = scores_of(task, state.module, state.graph, settings)
+        journal.note(f"round/{number}/scores", {name: [float(f"{v:.4g}") for v in s] for name, s in scores.items()})
+        return scores
+
+    return find
+
+
 def plan_measured(
-    task: Task, dense: Baseline, state: State, scores: Scores, allowed: Mapping[str, float], on_event: OnEvent
+    task: Task,
+    dense: Baseline,
+    state: State,
+    scores: Callable[[], Scores],
+    allowed: Mapping[str, float],
+    number: int,
+    on_event: OnEvent,
+    journal: Journal,
 ) -> tuple[Plan, float]:
     """The best of some plans whose networks are compiled and timed beside the dense one.
 
     Of those that meet the latency budget on the device, the one with the most attention kept; else the fastest.
+    What was tried before an interruption is not tried again.
     """
     assert task.device is not None
     round_ms = allowed.get(LATENCY.name, math.inf)
     tried: list[tuple[Plan, float]] = []
     for attempt in range(1, ATTEMPTS + 1):
-        try:
-            plan = _plan_with_margin(state, scores, allowed)
-        except Unreachable:
-            if not tried:
-                raise
-            # The table promised a plan, the device does not keep the promise: there is no narrower one to try.
-            break
-        if any(plan.widths == earlier.widths for earlier, _ in tried):
-            break
-        measured = measured_ms(task, dense, state.graph.cut(state.module, plan.keep))
+        name = f"round/{number}/attempt/{attempt}"
+        if name not in journal:
+            if f"round/{number}/attempts" in journal:
+                break
+            try:
+                plan = _plan_with_margin(state, scores(), allowed)
+            except Unreachable:
+                if not tried:
+                    raise
+                # The table promised a plan, the device does not keep the promise: there is no narrower one to try.
+                break
+            if any(plan.widths == earlier.widths for earlier, _ in tried):
+                break
+            measured = measured_ms(task, dense, state.graph.cut(state.module, plan.keep))
+            journal.note(name, {"plan": plan.as_json(), "measured_ms": measured})
+        plan, measured = Plan.from_json(journal.value(name)["plan"]), journal.value(name)["measured_ms"]
         met = measured <= round_ms
         figures = {"attempt": attempt, "predicted_ms": plan.predicted_ms, "measured_ms": measured, "budget_met": met}
         on_event(Event("measured", figures))
@@ -101,6 +142,7 @@ def plan_measured(
         if met and measured >= round_ms * (1 - UNSPENT):
             break
         state.planner = replace(state.planner, calibration=state.planner.calibration * measured / plan.predicted_ms)
+    journal.recall(f"round/{number}/attempts", lambda: len(tried))
     meeting = [(plan, measured) for plan, measured in tried if measured <= round_ms]
     if meeting:
         return max(meeting, key=lambda one: one[0].kept_attention)
@@ -125,13 +167,27 @@ def _plan_with_margin(state: State, scores: Scores, allowed: Mapping[str, float]
         return state.planner.plan(scores, allowed, state.widths)
 
 
-def train_round(task: Task, module: nn.Module, settings: PruneSettings, number: int, on_event: OnEvent) -> float:
-    """Train a module for one round; its accuracy in percent."""
+def train_round(
+    task: Task, module: nn.Module, settings: PruneSettings, number: int, on_event: OnEvent, journal: Journal
+) -> float:
+    """Train a module for one round, from where an interruption left it; its accuracy in percent.
+
+    A round that was trained before, and of which no checkpoint is left, leaves the module's weights as they are: it is
+    neither the last one nor the one to be kept.
+    """
 
     def on_epoch(epoch: int, epochs: int, loss: float, accuracy: float, seconds: float) -> None:
         figures = {"epoch": epoch, "epochs": epochs, "loss": loss, "accuracy": accuracy, "seconds": seconds}
         on_event(Event("epoch", figures))
 
+    trained, state = f"round/{number}/trained", journal.training(number)
+    history = (
+        state.history if state else [EpochRecord(**r) for r in (journal.value(trained) if trained in journal else ())]
+    )
+    for record in history:
+        on_epoch(record.epoch, settings.training.epochs, record.loss, record.accuracy, record.seconds)
+    if trained in journal and state is None:
+        return history[-1].accuracy
     result = train(
         module,
         task.data,
@@ -139,8 +195,22 @@ def train_round(task: Task, module: nn.Module, settings: PruneSettings, number: 
         seed=settings.seed + number,
         input_shape=task.origin.input_shape,
         on_epoch=on_epoch,
+        resume_from=state,
+        on_checkpoint=partial(journal.save_training, number),
     )
+    journal.recall(trained, lambda: [asdict(record) for record in result.history])
     return result.accuracy
+
+
+def dense_accuracy(task: Task, dense: Baseline, journal: Journal) -> float:
+    """Accuracy of the unpruned network on the test images, in percent."""
+    found = journal.recall("dense/accuracy", lambda: evaluate(dense.module, task.data, task.origin.input_shape))
+    return float(found)
+
+
+def seconds_since(began: float) -> float:
+    """Seconds since a moment of the monotonic clock."""
+    return time.monotonic() - began
 
 
 def check_classes(task: Task) -> None:

@@ -83,7 +83,7 @@ def test_without_training_there_is_one_round_and_the_weights_are_those_of_the_ne
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(steps, "train", None)
-    monkeypatch.setattr(rounds, "evaluate", None)
+    monkeypatch.setattr(steps, "evaluate", None)
     before = {name: tensor.clone() for name, tensor in resnet20()[0].state_dict().items()}
     events: list[Event] = []
     pruned, summary = prune(task(), [HALF], TINY, events.append)
@@ -229,7 +229,7 @@ def three_equal_rounds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[fl
             return TrainResult(accuracy, ())
 
         monkeypatch.setattr(steps, "train", train)
-        monkeypatch.setattr(rounds, "evaluate", lambda *_: 95.0)
+        monkeypatch.setattr(steps, "evaluate", lambda *_: 95.0)
         monkeypatch.setattr(rounds, "round_budgets", lambda dense, budget, count: [budget] * count)
 
     return prepare

@@ -1,0 +1,130 @@
+"""What a run has found out so far, on disk, so that a run that was killed goes on as if it never had been.
+
+A run follows from what it was asked, from the measured latencies and from its training. So it is resumed by running it
+again: what is in the journal is taken from there (measured latencies, plans, accuracies), a round's training goes on
+from its checkpoint, and everything else comes out as before. The finished journal tells a report what each round saw.
+
+Not covered: what a run was asked, and its events; see ``aap_hw.prune.run``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from aap_hw.errors import UserError
+from aap_hw.files import write_atomic
+from aap_hw.jsonlines import JsonLines, read_lines
+from aap_hw.train.loop import EpochRecord, TrainState
+
+FILE = "journal.jsonl"
+FOLDER = "checkpoints"
+
+
+class Journal:
+    """Values by name, and the state of each round's training.
+
+    Until it is opened in a folder nothing is written: a run that is refused leaves no trace.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._log: JsonLines | None = None
+        self._folder: Path | None = None
+
+    def open(self, run: Path) -> None:
+        """Take up the journal of a run's folder, or begin it there with what is known by now.
+
+        Raises
+        ------
+        UserError : the journal is damaged, cannot be written, or another process has it.
+        """
+        self._folder = run / FOLDER
+        self._folder.mkdir(exist_ok=True)
+        self._log = JsonLines(run / FILE)
+        found = values_of(self._log.lines)
+        for name, value in self._values.items():
+            if name not in found:
+                self._log.append({"name": name, "value": value})
+        self._values |= found
+
+    def close(self) -> None:
+        """Close the file, and let other processes have it."""
+        if self._log is not None:
+            self._log.close()
+
+    def recall(self, name: str, find: Callable[[], Any]) -> Any:
+        """The value of a name as it was found before an interruption; else find it now, and write it down.
+
+        ``find`` gives JSON values; what is returned went through JSON in either case.
+        """
+        if name not in self._values:
+            self.note(name, find())
+        return self._values[name]
+
+    def note(self, name: str, value: Any) -> None:
+        """Write down a value."""
+        value = json.loads(json.dumps(value))
+        if self._log is not None:
+            self._log.append({"name": name, "value": value})
+        self._values[name] = value
+
+    def value(self, name: str) -> Any:
+        """A value that is there."""
+        return self._values[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def training(self, number: int) -> TrainState | None:
+        """How far the training of a round is, if it has begun and is still needed."""
+        path = self._checkpoint(number)
+        if path is None or not path.exists():
+            return None
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                history = json.loads(file.metadata()["history"])
+            records = tuple(EpochRecord(**record) for record in history)
+            return TrainState(records, safetensors.torch.load_file(path))
+        except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as problem:
+            raise UserError(
+                f"the checkpoint {path} is damaged ({problem}); delete the folder and begin the run anew"
+            ) from problem
+
+    def save_training(self, number: int, state: TrainState) -> None:
+        """Write a round's checkpoint in place of its last one."""
+        if (path := self._checkpoint(number)) is not None:
+            history = json.dumps([asdict(record) for record in state.history])
+            write_atomic(path, safetensors.torch.save(state.tensors, {"history": history}))
+
+    def keep_rounds(self, needed: Iterable[int], done: int) -> None:
+        """Delete the checkpoints of the rounds up to ``done`` that are not needed any more."""
+        for number in set(range(1, done + 1)) - set(needed):
+            if (path := self._checkpoint(number)) is not None:
+                path.unlink(missing_ok=True)
+
+    def remove_checkpoints(self) -> None:
+        """Delete all checkpoints: the run is saved."""
+        if self._folder is not None:
+            for path in self._folder.iterdir():
+                path.unlink(missing_ok=True)
+            self._folder.rmdir()
+
+    def _checkpoint(self, number: int) -> Path | None:
+        return None if self._folder is None else self._folder / f"round-{number}.safetensors"
+
+
+def read_journal(run: Path) -> dict[str, Any]:
+    """The values that a run has noted, by name; none if it has no journal."""
+    return values_of(read_lines(run / FILE))
+
+
+def values_of(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The values of a journal's lines by name."""
+    return {line["name"]: line["value"] for line in lines if "name" in line and "value" in line}
