@@ -12,6 +12,9 @@ from pathlib import Path
 
 from aap_hw.errors import UserError
 
+# What a file is called until it is whole.
+_TEMPORARY = ".aap-hw-*.tmp"
+
 
 class WriteError(UserError):
     """The operating system refused to write a file; what it held before is still there."""
@@ -35,7 +38,7 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     """
     content = data.encode() if isinstance(data, str) else data
     target = Path(os.path.realpath(path))
-    temporary = target.parent / f".aap-hw-{secrets.token_hex(8)}.tmp"
+    temporary = target.parent / _TEMPORARY.replace("*", secrets.token_hex(8))
     try:
         if target.exists() and not target.is_file() and not target.is_dir():
             target.write_bytes(content)
@@ -58,6 +61,12 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
     _sync_folder(target.parent)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what processes that were killed left half-written; no other process may be writing there now."""
+    for path in folder.glob(_TEMPORARY):
+        path.unlink(missing_ok=True)
 
 
 def read_text(path: str | os.PathLike[str], what: str) -> str:

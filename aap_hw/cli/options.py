@@ -57,13 +57,20 @@ device_option = click.option(
 input_option = click.option(
     "--input", "input_size", type=InputShape(), help="Input size; default: the model's usual one."
 )
-lut_option = click.option(
-    "--lut",
-    "lut_path",
-    required=True,
-    metavar="FILE",
-    help="The device's latency table, from 'aap-hw profile'; a bare name such as x86 is a table that aap-hw ships.",
-)
+
+
+def lut_option_of(required: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option that names a table."""
+    return click.option(
+        "--lut",
+        "lut_path",
+        required=required,
+        metavar="FILE",
+        help="The device's latency table, from 'aap-hw profile'; a bare name such as x86 is a table that aap-hw ships.",
+    )
+
+
+lut_option = lut_option_of(required=True)
 _BUDGETS = (
     click.option(
         "--budget",
@@ -87,7 +94,7 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def with_budgets(*, budget: Budget, max_params: Budget, max_flops: Budget, **others: Any) -> None:
         budgets = [each for each in (budget, max_params, max_flops) if each is not None]
-        if not budgets and others.get("max_accuracy_drop") is None:
+        if not budgets and others.get("max_accuracy_drop") is None and others.get("resume") is None:
             raise UserError("there is nothing to prune to: give --budget 20ms, --max-params 40% or --max-flops 50%")
         command(budgets=budgets, **others)
 

@@ -12,17 +12,17 @@ from aap_hw.cli.options import (
     calibration_option,
     emulated_option,
     input_option,
-    lut_option,
+    lut_option_of,
     model_option,
     origin_of,
     read_table,
     score_option,
     weights_option,
 )
+from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
     from aap_hw.policy import Budget
-    from aap_hw.prune.steps import Event
 
 BUDGET_ROUNDS, ACCURACY_ROUNDS = 3, 10
 # What tells budgets of different resources apart in the name of a run's folder.
@@ -31,10 +31,11 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops"}
 
 @click.command(
     epilog="\b\nExamples:\n  aap-hw prune --model mobilenetv2 --lut lut/x86.json --budget 60%\n"
-    "  aap-hw prune --model resnet20 --data embedded --lut lut/x86.json --budget 50% --out runs/first"
+    "  aap-hw prune --model resnet20 --data embedded --lut lut/x86.json --budget 50% --out runs/first\n"
+    "  aap-hw prune --resume runs/first"
 )
 @model_option
-@lut_option
+@lut_option_of(required=False)
 @budget_options
 @input_option
 @click.option("--data", "data_name", type=click.Choice(["embedded"]), help="Images to train on; default: no training.")
@@ -63,9 +64,12 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops"}
 @score_option
 @emulated_option
 @click.option("--out", metavar="FOLDER", help="Run folder; default: runs/MODEL-DEVICE-BUDGET.")
+@click.option("--resume", metavar="RUN", help="Go on with a run that was ended early; nothing else is to be given.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     model_name: str,
-    lut_path: str,
+    lut_path: str | None,
     budgets: list[Budget],
     input_size: tuple[int, ...] | None,
     data_name: str | None,
@@ -79,52 +83,52 @@ def command(
     score: str,
     allow_emulated: bool,
     out: str | None,
+    resume: str | None,
 ) -> None:
     """Prune a network until it meets its budgets, keeping the filters with the most attention.
 
     With --data it is trained in rounds; without, it is cut in one go and not trained. With --max-accuracy-drop it gets
-    as fast as the accuracy allows; rounds that lose too much are undone.
+    as fast as the accuracy allows; rounds that lose too much are undone. Whatever ends it early, --resume goes on.
     """
     from aap_hw.cli.run_screen import PruneScreen
-    from aap_hw.errors import UserError
-    from aap_hw.prune.accuracy import prune_within
-    from aap_hw.prune.device import device_of
-    from aap_hw.prune.rounds import prune
-    from aap_hw.prune.run import RunFolder
-    from aap_hw.prune.task import PruneSettings, Task
-    from aap_hw.train.data import load_embedded
+    from aap_hw.prune import job as jobs
+    from aap_hw.prune.task import PruneSettings
     from aap_hw.train.loop import TrainSettings
 
+    screen = PruneScreen()
+    if resume is not None:
+        _only_resume(ctx)
+        pruned = jobs.resume(Path(resume), screen.show)
+        screen.finish(pruned.folder, pruned.summary)
+        return
+    if lut_path is None:
+        raise click.UsageError("Missing option '--lut'.", ctx)
     table = read_table(lut_path)
     if weights is None and data_name == "embedded" and model_name == "resnet20":
         weights = "embedded"
-    origin = origin_of(model_name, input_size, None if weights == "none" else weights)
-    if budgets and max_accuracy_drop is not None:
-        raise UserError("give budgets or --max-accuracy-drop, not both: one is met at any accuracy, one at any latency")
+    rounds = rounds or (BUDGET_ROUNDS if budgets else ACCURACY_ROUNDS)
+    training = TrainSettings(epochs=epochs, learning_rate=learning_rate)
+    job = jobs.Job(
+        origin_of(model_name, input_size, None if weights == "none" else weights),
+        data_name,
+        {budget.resource.name: jobs.Limit(budget.amount, budget.relative) for budget in budgets},
+        max_accuracy_drop,
+        PruneSettings(rounds, calibration_images, score, training=training, seed=seed),
+        allow_emulated,
+    )
     asked = "-".join(str(budget).replace("%", "pct") + _SUFFIX[budget.resource.name] for budget in budgets)
     asked = asked or f"{max_accuracy_drop:g}-drop"
     name = f"{model_name}-{table.device['name']}-{asked}" + ("" if score == "attention" else f"-{score}")
-    run = RunFolder(Path(out) if out else Path("runs") / name)
-    run.check_free()
-    device, why_predicted = device_of(table)
-    screen = PruneScreen(run.path, why_predicted)
+    pruned = jobs.start(job, table, Path(out) if out else Path("runs") / name, screen.show)
+    screen.finish(pruned.folder, pruned.summary)
 
-    def on_event(event: Event) -> None:
-        if event.name == "start":
-            run.create()
-        run.append_event({"event": event.name, **event.figures})
-        screen.show(event)
 
-    task = Task(origin, table, load_embedded(), data_name is not None, device, allow_emulated)
-    training = TrainSettings(epochs=epochs, learning_rate=learning_rate)
-    rounds = rounds or (BUDGET_ROUNDS if budgets else ACCURACY_ROUNDS)
-    settings = PruneSettings(rounds, calibration_images, score, training=training, seed=seed)
-    try:
-        if max_accuracy_drop is None:
-            pruned, summary = prune(task, budgets, settings, on_event)
-        else:
-            pruned, summary = prune_within(task, max_accuracy_drop, settings, on_event)
-        run.save(pruned, summary)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"no run was saved in {run.path}; the same command begins it anew") from None
-    screen.finish(summary)
+def _only_resume(ctx: click.Context) -> None:
+    """Refuse what would be ignored."""
+    given = [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if ctx.get_parameter_source(parameter.name or "") == click.core.ParameterSource.COMMANDLINE
+    ]
+    if others := [option for option in given if option != "--resume"]:
+        raise UserError(f"--resume goes on with what the run was asked for; leave {', '.join(others)} out")

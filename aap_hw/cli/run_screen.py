@@ -26,10 +26,10 @@ def error_text(table_error: Mapping[str, Any] | None) -> str:
 
 
 class PruneScreen:
-    """Tells the story of a run in the folder ``path``; ``why_predicted`` says why nothing is measured, if so."""
+    """Tells the story of a run, event by event."""
 
-    def __init__(self, path: Path, why_predicted: str) -> None:
-        self._path, self._why_predicted, self._error = path, why_predicted, ""
+    def __init__(self) -> None:
+        self._error = ""
         self._console = plain_console()
 
     def show(self, event: Event) -> None:
@@ -38,8 +38,8 @@ class PruneScreen:
         match event.name:
             case "start":
                 self._error = error_text(figures["table_error"])
-                if self._why_predicted:
-                    self._say(f"latencies are predicted, not measured: {self._why_predicted}")
+                if figures["why_predicted"]:
+                    self._say(f"latencies are predicted, not measured: {figures['why_predicted']}")
                 budgets = ", ".join(amount_text(name, amount) for name, amount in figures["budgets"].items())
                 goal = f"budget {budgets}" if budgets else f"to keep: {figures['accuracy_wanted']:.2f} %"
                 unpruned = _latency(figures["dense_ms"], figures["dense_is_measured"])
@@ -68,8 +68,8 @@ class PruneScreen:
                 reason = "finds nothing left to cut" if figures["accuracy"] is None else "has too low an accuracy"
                 self._say(f"round {figures['round']} {reason}: undone")
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Print the run's result and what to do next."""
+    def finish(self, path: Path, summary: Mapping[str, Any]) -> None:
+        """Print the result of the run in the folder ``path`` and what to do next."""
         self._console.print(summary_table(summary))
         for sentence in budget_sentences(summary):
             self._say(sentence)
@@ -78,10 +78,10 @@ class PruneScreen:
                 self._say("the network had random weights: widths and latencies are real, which filters stay is not")
             self._say(
                 "the weights were cut in one round and not retrained, so expect a useless accuracy; to go on, train "
-                f"aap_hw.prune.run.RunFolder(pathlib.Path({str(self._path)!r})).load().module on your images, "
+                f"aap_hw.prune.run.RunFolder(pathlib.Path({str(path)!r})).load().module on your images, "
                 "or give --data, which prunes and trains in rounds"
             )
-        self._say(f"next: aap-hw deploy {self._path} --device {summary['device']}")
+        self._say(f"next: aap-hw deploy {path} --device {summary['device']}")
 
     def _say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)

@@ -19,7 +19,7 @@ import safetensors
 import safetensors.torch
 
 from aap_hw.errors import UserError
-from aap_hw.files import write_atomic
+from aap_hw.files import WriteError, remove_temporaries, write_atomic
 from aap_hw.jsonlines import JsonLines, read_lines
 from aap_hw.train.loop import EpochRecord, TrainState
 
@@ -46,8 +46,13 @@ class Journal:
         UserError : the journal is damaged, cannot be written, or another process has it.
         """
         self._folder = run / FOLDER
-        self._folder.mkdir(exist_ok=True)
+        try:
+            self._folder.mkdir(exist_ok=True)
+        except OSError as problem:
+            raise WriteError(f"cannot make the folder {self._folder}: {problem.strerror}") from problem
         self._log = JsonLines(run / FILE)
+        for folder in (run, self._folder):
+            remove_temporaries(folder)
         found = values_of(self._log.lines)
         for name, value in self._values.items():
             if name not in found:

@@ -2,12 +2,13 @@
 
 ``model.safetensors`` holds the weights, ``run.json`` how to rebuild the network around them and how it came about,
 ``summary.json`` the figures. Each is written whole or not at all; ``run.json`` last, so that a folder that has it is
-complete.
+complete. ``events.jsonl`` is the log. How a folder is filled is ``aap_hw.prune.job``.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import nn
 from aap_hw.errors import UserError
 from aap_hw.files import read_text, require_writable_folder, sha256_of, write_atomic
 from aap_hw.graph import ChannelGraph
+from aap_hw.jsonlines import JsonLines
 from aap_hw.prune.task import Origin
 
 SCHEMA_VERSION = 2
@@ -49,20 +51,31 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the folder holds a run that was saved."""
+        return (self.path / "run.json").exists()
+
     def check_free(self) -> None:
         """Raise UserError if the folder could not be made or holds a run already; nothing is written."""
         require_writable_folder(self.path)
-        if (self.path / "run.json").exists():
+        if self.is_finished:
             raise UserError(f"{self.path} already holds a run; choose another folder with --out, or delete it")
+        if (self.path / "config.json").exists():
+            raise UserError(
+                f"{self.path} holds an unfinished run; go on with it by 'aap-hw prune --resume {self.path}', choose "
+                "another folder with --out, or delete it"
+            )
 
     def create(self) -> None:
-        """Make the folder and begin its log anew. Raises UserError as ``check_free`` does."""
+        """Make the folder, free of what a run that never began left there. Raises UserError as ``check_free`` does."""
         self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for left_behind in ("events.jsonl", "journal.jsonl"):
+                (self.path / left_behind).unlink(missing_ok=True)
         except OSError as problem:
             raise UserError(f"cannot make the folder {self.path}: {problem.strerror}; choose another") from problem
-        write_atomic(self.path / "events.jsonl", "")
 
     def save(self, network: PrunedNetwork, summary: Mapping[str, Any]) -> None:
         """Write the network and its summary."""
@@ -93,7 +106,11 @@ class RunFolder:
         if not self.path.is_dir():
             raise UserError(f"there is no run folder {self.path}; 'aap-hw prune' makes one")
         if not (self.path / "run.json").exists():
-            raise UserError(f"{self.path} holds no finished run; 'aap-hw prune' writes run.json when it is done")
+            raise UserError(
+                f"{self.path} holds no finished run; 'aap-hw prune --resume {self.path}' goes on with it"
+                if (self.path / "config.json").exists()
+                else f"{self.path} holds no finished run; 'aap-hw prune' writes run.json when it is done"
+            )
         source = self.path / "run.json"
         try:
             document = json.loads(read_text(source, "run"))
@@ -134,13 +151,32 @@ class RunFolder:
         write_atomic(path, _text(merged))
         return merged
 
-    def append_event(self, event: Mapping[str, Any]) -> None:
-        """Add one line to the run's log, ``events.jsonl``."""
-        try:
-            with (self.path / "events.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(event) + "\n")
-        except OSError as problem:
-            raise UserError(f"cannot write {self.path}/events.jsonl: {problem.strerror}") from problem
+
+class EventLog:
+    """A run's log, ``events.jsonl``: one line an event, with the time it happened.
+
+    A run that is resumed sends the events of before again; they are not written twice.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = JsonLines(folder / "events.jsonl")
+        self._known = sum(line.get("event") != "resumed" for line in self._file.lines)
+        if self._known:
+            self._append({"event": "resumed"})
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Add an event, unless it is one of before."""
+        if self._known:
+            self._known -= 1
+        else:
+            self._append(event)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _append(self, event: Mapping[str, Any]) -> None:
+        self._file.append({"time": round(time.time(), 3), **event})
 
 
 def compose(

@@ -166,7 +166,7 @@ def test_table(aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, com
 def test_folder_that_cannot_be_made(
     aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, below: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aap_hw.prune.rounds.prune", None)
+    monkeypatch.setattr("aap_hw.prune.job.prune", None)
     (tmp_path / "file").write_text("")
     out = str(tmp_path / "file" / below)
     fails(

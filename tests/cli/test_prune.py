@@ -149,7 +149,7 @@ def test_untrained_weights_can_be_asked_for(
         seen.append(task.origin.weights)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aap_hw.prune.rounds.prune", prune)
+    monkeypatch.setattr("aap_hw.prune.job.prune", prune)
     options = (
         "prune",
         "--model",
@@ -187,7 +187,7 @@ def start_pruning(table_file: Path, out: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_ctrl_c_while_it_trains_is_one_sentence_and_leaves_no_run(
+def test_ctrl_c_while_it_trains_is_one_sentence_that_says_how_to_go_on(
     aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -201,8 +201,8 @@ def test_ctrl_c_while_it_trains_is_one_sentence_and_leaves_no_run(
     finally:
         child.kill()
     assert child.returncode == 130
-    assert err.strip() == f"aap-hw: interrupted; no run was saved in {out}; the same command begins it anew"
-    assert [path.name for path in out.iterdir()] == ["events.jsonl"]
+    assert err.strip() == f"aap-hw: interrupted; 'aap-hw prune --resume {out}' goes on with the run"
+    assert not (out / "run.json").exists()
     refused = aap_hw("deploy", str(out), "--device", "x86")
     assert refused.code == 2
     assert "holds no finished run" in refused.err
@@ -219,9 +219,7 @@ def test_ctrl_c_while_the_network_is_traced_leaves_not_even_a_folder(table_file:
     finally:
         child.kill()
     assert child.returncode == 130
-    assert (
-        err.strip() == f"aap-hw: interrupted; no run was saved in {tmp_path / 'run'}; the same command begins it anew"
-    )
+    assert err.strip() == f"aap-hw: interrupted; no run was begun in {tmp_path / 'run'}; the same command begins it"
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,196 @@
+"""A run from what was asked of it to its folder: begun, told about, saved, and resumed after whatever ended it early.
+
+``config.json`` holds what was asked and ``table.json`` the latencies that it was asked with: with the journal, all that
+a run that was killed needs to go on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from aap_hw.errors import UserError
+from aap_hw.files import WriteError, read_text, write_atomic
+from aap_hw.lut.file import load_table, save_table
+from aap_hw.lut.table import LatencyTable
+from aap_hw.policy import RESOURCES, Budget
+from aap_hw.prune.accuracy import prune_within
+from aap_hw.prune.device import device_of
+from aap_hw.prune.journal import Journal
+from aap_hw.prune.rounds import prune
+from aap_hw.prune.run import EventLog, PrunedNetwork, RunFolder
+from aap_hw.prune.steps import Event, OnEvent
+from aap_hw.prune.task import Origin, PruneSettings, Task
+from aap_hw.train import data as images
+
+CONFIG, TABLE = "config.json", "table.json"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A budget without its resource: an amount in the resource's unit, or a share of the unpruned network's."""
+
+    amount: float
+    relative: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is asked for.
+
+    Attributes
+    ----------
+    data : where the images to train on come from; None prunes without training.
+    budgets : by the resource's name; none if an accuracy is to be kept.
+    max_accuracy_drop : percentage points of accuracy that may be lost, instead of budgets.
+    """
+
+    origin: Origin
+    data: str | None = None
+    budgets: Mapping[str, Limit] = field(default_factory=dict)
+    max_accuracy_drop: float | None = None
+    settings: PruneSettings = field(default_factory=PruneSettings)
+    allow_emulated: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.budgets) == (self.max_accuracy_drop is not None):
+            raise UserError(
+                "give budgets or --max-accuracy-drop, not both: one is met at any accuracy, one at any latency"
+                if self.budgets
+                else "there is nothing to prune to: give --budget 20ms, --max-params 40% or --max-flops 50%"
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        """The job as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Job:
+        """The job that ``as_json`` was of. Raises ``pydantic.ValidationError``."""
+        return _VALIDATOR.validate_python(values)
+
+
+_VALIDATOR = pydantic.TypeAdapter(Job)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A finished run.
+
+    Attributes
+    ----------
+    folder : where it is.
+    summary : its figures, as of ``summary.json``.
+    """
+
+    folder: Path
+    network: PrunedNetwork
+    summary: dict[str, Any]
+
+
+def start(job: Job, table: LatencyTable, folder: Path, on_event: OnEvent = lambda _: None) -> Pruned:
+    """Do a job in a folder that is free for it. Nothing is written before it is certain that there is something to do.
+
+    Raises
+    ------
+    UserError : the folder holds a run, or the job cannot be done; see ``prune`` and ``prune_within``.
+    """
+    run = RunFolder(folder)
+    run.check_free()
+    return _Execution(run, job, table, on_event).finish()
+
+
+def resume(folder: Path, on_event: OnEvent = lambda _: None) -> Pruned:
+    """Go on with a run that was ended early, to the result that it would have had.
+
+    Raises
+    ------
+    UserError : there is no run that was begun and not finished, or its files are damaged.
+    """
+    run = RunFolder(folder)
+    if not (folder / CONFIG).exists():
+        raise UserError(
+            f"{folder} holds no run that was begun, so there is nothing to resume; begin it with its command"
+        )
+    if run.is_finished:
+        raise UserError(
+            f"the run in {folder} is finished, so there is nothing to resume; look at it with 'aap-hw report'"
+        )
+    try:
+        job = Job.from_json(json.loads(read_text(folder / CONFIG, "configuration")))
+    except ValueError as problem:
+        reason = next(iter(str(problem).splitlines()), "")
+        raise UserError(
+            f"{folder / CONFIG} is damaged ({reason}); delete the folder and begin the run anew"
+        ) from problem
+    execution = _Execution(run, job, load_table(folder / TABLE), on_event)
+    execution.open()
+    return execution.finish()
+
+
+class _Execution:
+    """One process's share of a run."""
+
+    def __init__(self, run: RunFolder, job: Job, table: LatencyTable, on_event: OnEvent) -> None:
+        self._run, self._job, self._table, self._on_event = run, job, table, on_event
+        self._journal = Journal()
+        self._log: EventLog | None = None
+        self._device, self._why_predicted = device_of(table)
+
+    def open(self) -> None:
+        """Take up the folder's journal and log, or begin them."""
+        self._journal.open(self._run.path)
+        self._log = EventLog(self._run.path)
+
+    def finish(self) -> Pruned:
+        try:
+            network, summary = self._prune()(self._tell, self._journal)
+            self._run.save(network, summary)
+            self._journal.remove_checkpoints()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self._how_to_go_on()) from None
+        except WriteError as problem:
+            raise WriteError(f"{problem}; then {self._how_to_go_on()}") from problem
+        finally:
+            self._journal.close()
+            if self._log is not None:
+                self._log.close()
+        return Pruned(self._run.path, network, summary)
+
+    def _prune(self) -> Callable[[OnEvent, Journal], tuple[PrunedNetwork, dict[str, Any]]]:
+        job = self._job
+        retrain = job.data is not None
+        task = Task(job.origin, self._table, images.load_embedded(), retrain, self._device, job.allow_emulated)
+        if (drop := job.max_accuracy_drop) is not None:
+            return lambda on_event, journal: prune_within(task, drop, job.settings, on_event, journal)
+        budgets = [Budget(limit.amount, limit.relative, RESOURCES[name]) for name, limit in job.budgets.items()]
+        return lambda on_event, journal: prune(task, budgets, job.settings, on_event, journal)
+
+    def _tell(self, event: Event) -> None:
+        if event.name == "start":
+            event = replace(event, figures={**event.figures, "why_predicted": self._why_predicted})
+            if self._log is None:
+                self._begin()
+        assert self._log is not None
+        self._log.add({"event": event.name, **event.figures})
+        self._on_event(event)
+
+    def _begin(self) -> None:
+        self._run.create()
+        save_table(self._table, self._run.path / TABLE)
+        # Last: a folder that has it can be resumed.
+        write_atomic(self._run.path / CONFIG, json.dumps(self._job.as_json(), indent=1, sort_keys=True) + "\n")
+        self.open()
+
+    def _how_to_go_on(self) -> str:
+        path = self._run.path
+        if self._run.is_finished:
+            return f"the run is in {path}"
+        if (path / CONFIG).exists():
+            return f"'aap-hw prune --resume {path}' goes on with the run"
+        return f"no run was begun in {path}; the same command begins it"
