@@ -1,7 +1,7 @@
-"""The one exception that means "you can fix this", and the spelling hint its sentences end with.
+"""The exception that means "you can fix this", the one that means "we must", and the spelling hint of sentences.
 
-Faults of aap-hw itself are ordinary exceptions and are not covered here; how either reaches the
-terminal is decided in `aap_hw.cli.main`.
+Faults of aap-hw itself that nobody looked for are ordinary exceptions and are not covered here; how each of them
+reaches the terminal is decided in `aap_hw.cli.main`.
 """
 
 import difflib
@@ -13,6 +13,14 @@ class UserError(Exception):
 
     The message is one sentence on one line: what was wrong, why, and what to do about it. The command line
     prints it without a traceback and exits with code 2.
+    """
+
+
+class Fault(Exception):  # noqa: N818 - what it reports is the fault, not a mistake in reporting
+    """A fault of aap-hw that one of its own checks found.
+
+    The message is one sentence on one line: what was found, and what to send along with a report. The command line
+    prints it without a traceback and exits with code 1.
     """
 
 

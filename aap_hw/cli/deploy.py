@@ -9,23 +9,30 @@ import click
 from aap_hw.cli.options import device_option
 
 
-@click.command(epilog="\b\nExample:\n  aap-hw deploy runs/demo --device x86")
+@click.command(
+    epilog="\b\nExamples:\n  aap-hw deploy runs/demo --device x86\n  aap-hw deploy runs/demo --device x86 --no-run"
+)
 @click.argument("run_folder", metavar="RUN")
 @device_option
 @click.option("--out", metavar="FOLDER", help="Where to write the bundle; default: RUN/bundle-DEVICE.")
-def command(run_folder: str, device: str, out: str | None) -> None:
+@click.option("--no-run", is_flag=True, help="Only compile and write the bundle; the device need not be there.")
+def command(run_folder: str, device: str, out: str | None, no_run: bool) -> None:
     """Deploy a pruned network: the compiled library with all that is needed to run and to check it."""
     from aap_hw.cli.run_screen import budget_sentences, plain_console, summary_table
-    from aap_hw.deploy.deploying import deploy
+    from aap_hw.deploy.deploying import bundle_unseen, deploy
     from aap_hw.device import load_profile
     from aap_hw.device.connection import connect
     from aap_hw.prune.run import RunFolder
     from aap_hw.train.data import load_embedded
 
-    run = RunFolder(Path(run_folder))
-    board = connect(load_profile(device), "deploy")
-    result = deploy(run, board, load_embedded(), Path(out) if out else None)
+    run, profile, folder = RunFolder(Path(run_folder)), load_profile(device), Path(out) if out else None
     console = plain_console()
+    if no_run:
+        written = bundle_unseen(run, profile, load_embedded(), folder)
+        console.print("nothing was run: outputs are not checked and latency is not measured", soft_wrap=True)
+        console.print(f"bundle: {written}; on the device: python3 run.py --time", soft_wrap=True)
+        return
+    result = deploy(run, connect(profile, "deploy"), load_embedded(), folder)
     console.print(summary_table(result.summary))
     for sentence in budget_sentences(result.summary):
         console.print(sentence, soft_wrap=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import click
 
 from aap_hw import __version__
-from aap_hw.errors import UserError, closest
+from aap_hw.errors import Fault, UserError, closest
 
 # In the order in which they are used; `--help` keeps it.
 COMMANDS = {
@@ -107,6 +107,9 @@ def _report(failure: Exception, given: list[str]) -> int:
         case UserError():
             _say(f"error: {failure}")
             return 2
+        case Fault():
+            _say(f"error: {failure}")
+            return 1
         case click.ClickException():
             _say(f"error: {failure.format_message()}{_where_to_look(failure)}")
             return 2

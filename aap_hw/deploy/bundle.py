@@ -1,25 +1,29 @@
 """The bundle: a compiled network with everything that is needed to run it and to check that it runs right.
 
-``model.so``, ``reference.safetensors`` (inputs and PyTorch's outputs) and ``manifest.json``, which is written last and
-holds the checksums of the others.
+The library, PyTorch's outputs for some reference inputs, two programs that run it, and ``manifest.json``, which follows
+``manifest.schema.json``, is written last and holds the checksums of the others. docs/bundle.md is for its readers.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
-import safetensors.numpy
 
-from aap_hw.device.connection import DeviceDescription
+from aap_hw import __version__
+from aap_hw.deploy.requirements import Requirements
+from aap_hw.deploy.runners.run import SCHEMA_VERSION
 from aap_hw.errors import UserError
 from aap_hw.files import sha256_of, write_atomic
 
-SCHEMA_VERSION = 1
+RUNNERS = ("run.py", "run.cc")
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,19 @@ class Bundle:
 
     Attributes
     ----------
-    inputs, outputs : reference vectors, (n, C, H, W) and (n, classes), float32.
-    latency : measured and predicted milliseconds with their provenance.
+    device : description of the device that the library was compiled for.
+    inputs, outputs : reference vectors, (n, C, H, W) and (n, classes), float32; the outputs are PyTorch's.
+    tolerance : how far the library's outputs may be from these.
+    preprocessing : how pixels become an input: times ``scale``, minus ``mean``, over ``std``.
+    latency : predicted and measured milliseconds with their provenance; see the schema.
     """
 
     model: str
-    device: DeviceDescription
+    device: Mapping[str, Any]
+    requires: Requirements
     inputs: np.ndarray
     outputs: np.ndarray
+    tolerance: float
     labels: tuple[str, ...]
     preprocessing: Mapping[str, Any]
     latency: Mapping[str, Any]
@@ -54,18 +63,51 @@ def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
         (folder / "manifest.json").unlink(missing_ok=True)
     except OSError as problem:
         raise UserError(f"cannot write the bundle to {folder}: {problem.strerror}; choose another folder") from problem
-    write_atomic(folder / "model.so", library.read_bytes())
-    vectors = {"inputs": bundle.inputs, "outputs": bundle.outputs}
-    write_atomic(folder / "reference.safetensors", safetensors.numpy.save(vectors))
+    runners = resources.files("aap_hw.deploy.runners")
+    files = {
+        "model.so": library.read_bytes(),
+        "reference_inputs.npy": _npy(bundle.inputs),
+        "reference_outputs.npy": _npy(bundle.outputs),
+        **{name: runners.joinpath(name).read_bytes() for name in RUNNERS},
+    }
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    manifest = _manifest(bundle, {name: sha256_of(folder / name) for name in files})
+    write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The JSON Schema of a manifest."""
+    schema: dict[str, Any] = json.loads(resources.files("aap_hw.deploy").joinpath("manifest.schema.json").read_text())
+    return schema
+
+
+def _manifest(bundle: Bundle, sha256: Mapping[str, str]) -> dict[str, Any]:
+    requires = asdict(bundle.requires)
     manifest = {
         "schema_version": SCHEMA_VERSION,
+        "aap_hw": __version__,
         "model": bundle.model,
-        "device": bundle.device.as_json(),
+        "device": dict(bundle.device),
+        "requires": {**requires, "cpu_features": list(bundle.requires.cpu_features)},
         "inputs": [{"name": "image", "shape": [1, *bundle.inputs.shape[1:]], "dtype": "float32", "layout": "NCHW"}],
         "outputs": [{"name": "logits", "shape": [1, *bundle.outputs.shape[1:]], "dtype": "float32"}],
         "labels": list(bundle.labels),
         "preprocessing": dict(bundle.preprocessing),
+        "reference": {
+            "inputs": "reference_inputs.npy",
+            "outputs": "reference_outputs.npy",
+            "count": len(bundle.inputs),
+            "tolerance": bundle.tolerance,
+        },
         "latency": dict(bundle.latency),
-        "sha256": {name: sha256_of(folder / name) for name in ("model.so", "reference.safetensors")},
+        "sha256": dict(sha256),
     }
-    write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    jsonschema.validate(manifest, manifest_schema())
+    return manifest
+
+
+def _npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.ascontiguousarray(array, dtype="<f4"), allow_pickle=False)
+    return stream.getvalue()

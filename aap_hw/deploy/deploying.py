@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+import tvm
 
+from aap_hw.compile.build import SCHEDULES
 from aap_hw.compile.lowering import compile_network
+from aap_hw.compile.target import CpuTarget
 from aap_hw.deploy.bundle import Bundle, write_bundle
-from aap_hw.device.connection import Device, LoadedLibrary
-from aap_hw.device.timing import Timing, time_in_turn
-from aap_hw.errors import UserError
+from aap_hw.deploy.requirements import Requirements
+from aap_hw.device.connection import Device, DeviceDescription, LoadedLibrary, target_of
+from aap_hw.device.profile import DeviceProfile
+from aap_hw.device.timing import STATISTIC, Timing, time_in_turn
+from aap_hw.errors import Fault, UserError
 from aap_hw.files import require_writable_folder
 from aap_hw.policy import LATENCY, Budget
-from aap_hw.prune.run import RunFolder
+from aap_hw.prune.run import PrunedNetwork, RunFolder
 from aap_hw.train.data import LabelledImages
 
 # Outputs may differ from PyTorch's by rounding only: relative to the largest output of the network.
@@ -34,18 +39,17 @@ class Deployment:
 
     Attributes
     ----------
-    dense, pruned : latencies, timed in turn on the device.
     max_abs_diff : largest difference of any output from PyTorch's, over ``images`` images.
     agreement : share of the images whose predicted class is PyTorch's, in percent.
+    latencies : of ``dense`` and ``pruned``, timed in turn on the device.
     summary : the run's figures, with those of this deployment.
     """
 
     bundle: Path
-    dense: Timing
-    pruned: Timing
     max_abs_diff: float
     agreement: float
     images: int
+    latencies: Mapping[str, Timing]
     summary: dict[str, Any]
 
 
@@ -54,66 +58,122 @@ def deploy(run: RunFolder, device: Device, data: LabelledImages, folder: Path | 
 
     Raises
     ------
-    UserError : the run was pruned for another device, or the compiled network does not compute what PyTorch does.
+    UserError : the run was pruned for another device.
+    Fault : the compiled network does not compute what PyTorch does.
     """
-    network = run.load()
-    description = device.describe()
-    if network.device != description.name:
-        raise UserError(
-            f"{run.path} was pruned with the latency table of {network.device}, and its widths mean nothing on "
-            f"{description.name}; deploy it with --device {network.device}, or prune with a table of {description.name}"
-        )
-    folder = folder or run.path / f"bundle-{description.name}"
-    require_writable_folder(folder)
-    shape = network.origin.input_shape
-    count = max(REFERENCE_VECTORS, CHECKED_PIXELS // (shape[1] * shape[2]))
-    images = data.tensors("test", shape, data.spread("test", count))
+    job = _Job.of(run, device.profile, data, folder)
     with tempfile.TemporaryDirectory(prefix="aap-hw-deploy-") as scratch:
-        paths = {name: Path(scratch) / f"{name}.so" for name in ("dense", "pruned")}
-        compile_network(network.origin.build(), images[:1], device.target, paths["dense"])
-        compile_network(network.module, images[:1], device.target, paths["pruned"])
-        libraries = {name: device.load(path) for name, path in paths.items()}
-        expected = _expected(network.module, images)
-        actual = _outputs(libraries["pruned"], images)
-        difference = float(np.abs(actual - expected).max())
-        if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-            raise UserError(
-                f"the compiled network differs from PyTorch by {difference:.3g} on {len(images)} images; "
+        files = {name: Path(scratch) / f"{name}.so" for name in ("dense", "pruned")}
+        compile_network(job.network.origin.build(), job.images[:1], device.target, files["dense"])
+        compile_network(job.network.module, job.images[:1], device.target, files["pruned"])
+        libraries = {name: device.load(file) for name, file in files.items()}
+        outputs = _outputs(libraries["pruned"], job.images)
+        difference = float(np.abs(outputs - job.expected).max())
+        if not difference <= job.tolerance:
+            raise Fault(
+                f"the compiled network differs from PyTorch by {difference:.3g} on {len(job.images)} images; "
                 "nothing was deployed; this is a fault of aap-hw, please report it with the run folder"
             )
-        timings = time_in_turn(libraries, "main", [images[:1].numpy()], device.profile.measure)
+        timings = time_in_turn(libraries, "main", [job.images[:1].numpy()], device.profile.measure)
         dense_ms, pruned_ms = (timings[name].latency_us / 1e3 for name in ("dense", "pruned"))
-        mean, std = data.mean_and_std
-        write_bundle(
-            folder,
-            paths["pruned"],
-            Bundle(
-                network.origin.model,
-                description,
-                images[:REFERENCE_VECTORS].numpy(),
-                expected[:REFERENCE_VECTORS],
-                data.class_names if expected.shape[1] == data.classes else (),
-                {"scale": 1 / 255, "mean": mean.flatten().tolist(), "std": std.flatten().tolist()},
-                {"unpruned_ms": dense_ms, "measured_ms": pruned_ms, "provenance": "measured"},
-            ),
-        )
-    agreement = 100.0 * float(np.mean(actual.argmax(1) == expected.argmax(1)))
-    budget = network.record["budgets"].get(LATENCY.name)
+        measured = {"ms": pruned_ms, "unpruned_ms": dense_ms, "statistic": STATISTIC, "provenance": "measured"}
+        job.write(files["pruned"], device.target, device.describe(), measured)
+    budget = job.network.record["budgets"].get(LATENCY.name)
     figures = {
         "dense_ms": dense_ms,
         "budget_ms": None if budget is None else Budget.parse(budget).of(dense_ms),
         "pruned_ms": pruned_ms,
         "dense_is_measured": True,
         "max_abs_diff": difference,
-        "images_checked": len(images),
+        "images_checked": len(job.images),
     }
-    summary = run.update_summary(figures)
-    return Deployment(folder, timings["dense"], timings["pruned"], difference, agreement, len(images), summary)
+    agreement = 100.0 * float(np.mean(outputs.argmax(1) == job.expected.argmax(1)))
+    return Deployment(job.folder, difference, agreement, len(job.images), timings, run.update_summary(figures))
 
 
-@torch.no_grad()
-def _expected(module: nn.Module, images: torch.Tensor) -> np.ndarray:
-    return np.concatenate([module(batch).numpy() for batch in torch.split(images, 100)])
+def bundle_unseen(run: RunFolder, profile: DeviceProfile, data: LabelledImages, folder: Path | None = None) -> Path:
+    """Compile a finished run for a device that is not at hand and write its bundle; returns the bundle's folder.
+
+    Nothing is checked or measured: the bundle's own programs do that where it goes.
+
+    Raises
+    ------
+    UserError : the run was pruned for another device.
+    """
+    target = target_of(profile)
+    job = _Job.of(run, profile, data, folder, REFERENCE_VECTORS)
+    device = DeviceDescription(
+        profile.name, profile.profile_hash, "", profile.threads, dict(target.options), tvm.__version__, SCHEDULES
+    )
+    with tempfile.TemporaryDirectory(prefix="aap-hw-deploy-") as scratch:
+        library = Path(scratch) / "pruned.so"
+        compile_network(job.network.module, job.images[:1], target, library)
+        job.write(library, target, device, None)
+    return job.folder
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run on its way into a bundle.
+
+    Attributes
+    ----------
+    images, expected : what is computed (n, C, H, W), and what PyTorch makes of it (n, classes).
+    """
+
+    network: PrunedNetwork
+    summary: Mapping[str, Any]
+    folder: Path
+    data: LabelledImages
+    images: torch.Tensor
+    expected: np.ndarray
+
+    @classmethod
+    def of(
+        cls, run: RunFolder, profile: DeviceProfile, data: LabelledImages, folder: Path | None, count: int | None = None
+    ) -> _Job:
+        """Load the run and compute what PyTorch makes of ``count`` images, by default of many."""
+        network = run.load()
+        if network.device != profile.name:
+            raise UserError(
+                f"{run.path} was pruned with the latency table of {network.device}, and its widths mean nothing on "
+                f"{profile.name}; deploy it with --device {network.device}, or prune with a table of {profile.name}"
+            )
+        folder = folder or run.path / f"bundle-{profile.name}"
+        require_writable_folder(folder)
+        shape = network.origin.input_shape
+        count = count or max(REFERENCE_VECTORS, CHECKED_PIXELS // (shape[1] * shape[2]))
+        images = data.tensors("test", shape, data.spread("test", count))
+        with torch.no_grad():
+            expected = np.concatenate([network.module(batch).numpy() for batch in torch.split(images, 100)])
+        return cls(network, run.summary(), folder, data, images, expected)
+
+    @property
+    def tolerance(self) -> float:
+        """How far an output may be from PyTorch's."""
+        return TOLERANCE * max(1.0, float(np.abs(self.expected).max()))
+
+    def write(
+        self, library: Path, target: CpuTarget, device: DeviceDescription, measured: Mapping[str, Any] | None
+    ) -> None:
+        """Write the bundle."""
+        mean, std = self.data.mean_and_std
+        bundle = Bundle(
+            self.network.origin.model,
+            device.as_json(),
+            Requirements.of(library, target),
+            self.images[:REFERENCE_VECTORS].numpy(),
+            self.expected[:REFERENCE_VECTORS],
+            self.tolerance,
+            self.data.class_names if self.expected.shape[1] == self.data.classes else (),
+            {"scale": 1 / 255, "mean": mean.flatten().tolist(), "std": std.flatten().tolist()},
+            {"predicted": self._predicted(), "measured": measured},
+        )
+        write_bundle(self.folder, library, bundle)
+
+    def _predicted(self) -> dict[str, Any] | None:
+        predicted_ms = self.summary.get("predicted_ms")
+        return predicted_ms and {"ms": predicted_ms, "provenance": self.summary["provenance"]}
 
 
 def _outputs(library: LoadedLibrary, images: torch.Tensor) -> np.ndarray:

@@ -141,14 +141,18 @@ class RunFolder:
             raise _damaged(source, problem) from problem
         return PrunedNetwork(origin, kept, device, module, record)
 
-    def update_summary(self, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """Merge figures into ``summary.json`` and return all of them."""
+    def summary(self) -> dict[str, Any]:
+        """The figures of ``summary.json``; none if there is no such file."""
         path = self.path / "summary.json"
         try:
-            merged = {**(json.loads(read_text(path, "summary")) if path.exists() else {}), **figures}
+            return dict(json.loads(read_text(path, "summary"))) if path.exists() else {}
         except (ValueError, TypeError) as problem:
             raise _damaged(path, problem) from problem
-        write_atomic(path, _text(merged))
+
+    def update_summary(self, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """Merge figures into ``summary.json`` and return all of them."""
+        merged = {**self.summary(), **figures}
+        write_atomic(self.path / "summary.json", _text(merged))
         return merged
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from aap_hw import __version__
 from aap_hw.cli.main import COMMANDS, LazyGroup, group
-from aap_hw.errors import UserError
+from aap_hw.errors import Fault, UserError
 
 AVAILABLE = group.list_commands(click.Context(group))
 
@@ -43,6 +43,11 @@ def test_fault_of_ours_is_one_line_and_code_1_and_says_how_to_see_more(failing: 
     outcome = failing(KeyError("x"))
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == "aap-hw: internal error: KeyError: 'x'; for the traceback run 'aap-hw --debug fail'\n"
+
+
+def test_fault_that_a_check_of_ours_found_is_one_sentence_and_code_1(failing: Callable[..., Any]) -> None:
+    outcome = failing(Fault("the outputs differ"))
+    assert (outcome.code, outcome.out, outcome.err) == (1, "", "aap-hw: error: the outputs differ\n")
 
 
 def test_debug_adds_the_traceback(failing: Callable[..., Any]) -> None:

@@ -243,3 +243,7 @@ def test_pruned_on_this_machine_and_deployed_to_it(
     summary = json.loads((out / "summary.json").read_text())
     assert summary["max_abs_diff"] <= 1e-4
     assert (out / "bundle-x86" / "manifest.json").exists()
+    unseen = aap_hw("deploy", str(out), "--device", "x86", "--no-run", "--out", str(tmp_path / "bundle"))
+    assert (unseen.code, unseen.err) == (0, "")
+    assert "nothing was run: outputs are not checked and latency is not measured" in unseen.out
+    assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["latency"]["measured"] is None

@@ -16,44 +16,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 
 from aap_hw.compile.lowering import compile_network
 from aap_hw.deploy import deploying
-from aap_hw.deploy.deploying import Deployment, deploy
+from aap_hw.deploy.deploying import Deployment, bundle_unseen, deploy
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LoadedLibrary, LocalDevice
-from aap_hw.errors import UserError
+from aap_hw.errors import Fault, UserError
 from aap_hw.policy import Budget
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.resources import resource_dirs
+from tests.deploy.tiny import make_bundle
 from tests.synthetic import ORIGIN, few_images, of_this_device, table, this_device
-
-# Nothing but the packages that a board has.
-RUNS_A_BUNDLE = """
-import json, sys
-sys.modules["torch"] = sys.modules["aap_hw"] = None  # not to be had on a board
-import numpy as np
-import tvm
-from tvm import relax
-from safetensors.numpy import load_file
-folder = sys.argv[1]
-manifest = json.load(open(folder + "/manifest.json"))
-vectors = load_file(folder + "/reference.safetensors")
-vm = relax.VirtualMachine(tvm.runtime.load_module(folder + "/model.so"), tvm.cpu())
-worst = 0.0
-for image, expected in zip(vectors["inputs"], vectors["outputs"]):
-    assert [1, *image.shape] == manifest["inputs"][0]["shape"], image.shape
-    vm.set_input("main", tvm.runtime.tensor(image[None], tvm.cpu()))
-    vm.invoke_stateful("main")
-    output = vm.get_outputs("main").numpy()
-    assert list(output.shape) == manifest["outputs"][0]["shape"], output.shape
-    worst = max(worst, float(np.abs(output[0] - expected).max()))
-print(len(vectors["inputs"]), worst)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +71,7 @@ def test_compiled_network_computes_what_pytorch_does(deployed: tuple[Path, Deplo
     assert summary == result.summary
     assert summary["max_abs_diff"] == result.max_abs_diff
     assert (summary["dense_ms"], summary["pruned_ms"]) == (
-        result.dense.latency_us / 1e3, result.pruned.latency_us / 1e3,
+        result.latencies["dense"].latency_us / 1e3, result.latencies["pruned"].latency_us / 1e3,
     )  # fmt: skip
     assert summary["predicted_ms"] > 0, "figures of the run are kept"
     # A share of the unpruned latency is a share of what was measured just now.
@@ -102,7 +79,7 @@ def test_compiled_network_computes_what_pytorch_does(deployed: tuple[Path, Deplo
 
 
 def test_checksums_of_the_manifest_are_those_of_the_files(deployed: tuple[Path, Deployment]) -> None:
-    _, result = deployed
+    path, result = deployed
     manifest = json.loads((result.bundle / "manifest.json").read_text())
     files = {path.name for path in result.bundle.iterdir()}
     assert files == {"manifest.json", *manifest["sha256"]}
@@ -110,39 +87,54 @@ def test_checksums_of_the_manifest_are_those_of_the_files(deployed: tuple[Path, 
         assert hashlib.sha256((result.bundle / name).read_bytes()).hexdigest() == digest
     assert manifest["device"] == of_this_device()
     assert manifest["labels"] == list(few_images().class_names)
-    assert manifest["latency"]["measured_ms"] == result.pruned.latency_us / 1e3
+    summary = json.loads((path / "summary.json").read_text())
+    assert manifest["latency"]["predicted"] == {"ms": summary["predicted_ms"], "provenance": "measured"}
+    measured = manifest["latency"]["measured"]
+    assert (measured["ms"], measured["unpruned_ms"]) == (summary["pruned_ms"], summary["dense_ms"])
 
 
 def test_reference_outputs_are_those_of_pytorch(deployed: tuple[Path, Deployment]) -> None:
     path, result = deployed
-    vectors = safetensors.numpy.load_file(result.bundle / "reference.safetensors")
+    inputs, outputs = (np.load(result.bundle / f"reference_{what}.npy") for what in ("inputs", "outputs"))
     with torch.no_grad():
-        expected = RunFolder(path).load().module(torch.from_numpy(vectors["inputs"])).numpy()
-    np.testing.assert_allclose(vectors["outputs"], expected, rtol=0, atol=1e-5)
+        expected = RunFolder(path).load().module(torch.from_numpy(inputs)).numpy()
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-5)
     assert np.ptp(expected, axis=0).min() > 1e-2, "outputs that do not depend on the image prove nothing"
 
 
 def test_preprocessing_of_the_manifest_makes_the_reference_inputs(deployed: tuple[Path, Deployment]) -> None:
     _, result = deployed
     how = json.loads((result.bundle / "manifest.json").read_text())["preprocessing"]
-    vectors = safetensors.numpy.load_file(result.bundle / "reference.safetensors")
+    inputs = np.load(result.bundle / "reference_inputs.npy")
     images = few_images().test_images[few_images().spread("test", 60)[:8]]
     resized = torch.nn.functional.interpolate(torch.from_numpy(images[:, None]).float(), (32, 32), mode="bilinear")
     for channel in range(3):
         expected = (resized[:, 0] * how["scale"] - how["mean"][0]) / how["std"][0]
-        np.testing.assert_allclose(vectors["inputs"][:, channel], expected, atol=1e-5)
+        np.testing.assert_allclose(inputs[:, channel], expected, atol=1e-5)
 
 
-def test_bundle_runs_in_a_fresh_process_with_tvm_alone(deployed: tuple[Path, Deployment], tmp_path: Path) -> None:
+def test_bundle_brings_along_what_runs_it(deployed: tuple[Path, Deployment], tmp_path: Path) -> None:
     _, result = deployed
+    script = (
+        "import runpy, sys; sys.modules['torch'] = None; del sys.argv[0]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
     child = subprocess.run(
-        [sys.executable, "-P", "-c", RUNS_A_BUNDLE, str(result.bundle)],
+        [sys.executable, "-P", "-c", script, str(result.bundle / "run.py")],
         capture_output=True, text=True, timeout=120, cwd=tmp_path,
     )  # fmt: skip
     assert child.returncode == 0, child.stderr
-    count, worst = child.stdout.split()
-    assert int(count) == deploying.REFERENCE_VECTORS
-    assert float(worst) <= 1e-4
+    assert child.stdout.startswith(f"{deploying.REFERENCE_VECTORS} reference inputs: largest difference from PyTorch ")
+
+
+def test_bundle_for_a_device_that_is_not_there_says_that_nothing_was_measured(finished: Path, tmp_path: Path) -> None:
+    before = contents(finished)
+    folder = bundle_unseen(RunFolder(finished), load_profile("x86"), few_images(), tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["latency"]["measured"] is None
+    assert manifest["device"]["cpu"] == ""
+    assert {**manifest["device"], "cpu": of_this_device()["cpu"]} == of_this_device()
+    assert contents(finished) == before, "figures of the run are those of a device"
 
 
 def test_run_of_another_device_is_refused(finished: Path, tmp_path: Path) -> None:
@@ -191,7 +183,7 @@ def test_network_that_computes_something_else_is_refused_and_nothing_is_written(
         deploying, "compile_network", lambda *given: shutil.copy(finished.parent / given[3].name, given[3])
     )
     before = contents(finished)
-    with pytest.raises(UserError, match=r"differs from PyTorch by .* nothing was deployed"):
+    with pytest.raises(Fault, match=r"differs from PyTorch by .* nothing was deployed"):
         deploy(RunFolder(finished), Faulty(change), few_images())
     assert contents(finished) == before
 
@@ -207,15 +199,10 @@ def test_impossible_folder_is_refused_before_anything_is_compiled(
     assert contents(finished) == before
 
 
-def test_older_bundle_is_replaced_as_a_whole_or_no_longer_one(
-    deployed: tuple[Path, Deployment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_older_bundle_is_replaced_as_a_whole_or_no_longer_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aap_hw.deploy import bundle as bundles
 
-    _, result = deployed
     folder = tmp_path / "bundle"
-    vectors = np.zeros((1, 2), "float32")
-    new = bundles.Bundle("m", this_device().describe(), vectors, vectors, (), {}, {})
     written: list[Path] = []
 
     def full_disk_at_the_second_file(path: Path, data: bytes | str) -> None:
@@ -224,10 +211,9 @@ def test_older_bundle_is_replaced_as_a_whole_or_no_longer_one(
             raise UserError("no room")
         path.write_bytes(data if isinstance(data, bytes) else data.encode())
 
-    library = result.bundle / "model.so"
-    bundles.write_bundle(folder, library, new)
+    make_bundle(folder)
     assert (folder / "manifest.json").exists()
     monkeypatch.setattr(bundles, "write_atomic", full_disk_at_the_second_file)
     with pytest.raises(UserError, match="no room"):
-        bundles.write_bundle(folder, library, new)
+        make_bundle(folder)
     assert not (folder / "manifest.json").exists()

@@ -1,0 +1,316 @@
+// Run the compiled network of a bundle without Python: check the files, run the reference inputs, compare the outputs
+// with PyTorch's. Only libtvm_runtime.so and libtvm_ffi.so are needed. To build it, with P the folder that holds the
+// packages tvm and tvm_ffi (python3 -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])'):
+//
+//   g++ -std=c++17 -O2 run.cc -o run -I$P/tvm/include -I$P/tvm_ffi/include -L$P/tvm/lib -L$P/tvm_ffi/lib
+//       -Wl,--no-as-needed -ltvm_runtime -ltvm_ffi -ldl -Wl,-rpath,$P/tvm/lib:$P/tvm_ffi/lib
+//
+// Then: ./run [FOLDER] [--print] [--time]. Exits with 0 if the outputs agree, 1 if they do not, 2 if the bundle does
+// not fit this machine or is damaged; then nothing of it has been loaded.
+#include <dlfcn.h>
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/extra/json.h>
+#include <tvm/ffi/extra/module.h>
+#include <tvm/ffi/function.h>
+#include <tvm/runtime/base.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace ffi = tvm::ffi;
+using ffi::json::Array;
+using ffi::json::Object;
+
+constexpr int64_t kSchemaVersion = 2;
+constexpr size_t kAlignment = 64;  // bytes; compiled code takes it for granted
+constexpr int kPooledAllocator = 2;
+constexpr int kRunsOfOneTiming = 50;
+
+// The bundle is damaged or does not fit this machine; the message is one sentence.
+struct Refused : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) throw Refused("cannot read " + path + "; copy the bundle again");
+  return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+}
+
+// SHA-256 as 64 hexadecimal digits (FIPS 180-4).
+std::string Sha256(std::string data) {
+  // The first 32 bits of the fractional parts of the square and cube roots of the first primes.
+  std::array<uint32_t, 64> k;
+  std::array<uint32_t, 8> h;
+  auto fraction = [](long double root) { return uint32_t(std::floor((root - std::floor(root)) * 4294967296.0L)); };
+  for (unsigned count = 0, n = 2; count < 64; ++n) {
+    bool is_prime = true;
+    for (unsigned d = 2; d * d <= n; ++d) is_prime = is_prime && n % d != 0;
+    if (!is_prime) continue;
+    k[count] = fraction(std::cbrt((long double)n));
+    if (count < 8) h[count] = fraction(std::sqrt((long double)n));
+    ++count;
+  }
+  const uint64_t bits = uint64_t(data.size()) * 8;
+  data.push_back('\x80');
+  while (data.size() % 64 != 56) data.push_back('\0');
+  for (int shift = 56; shift >= 0; shift -= 8) data.push_back(char(bits >> shift));
+
+  auto turn = [](uint32_t x, int n) { return x >> n | x << (32 - n); };
+  for (size_t at = 0; at < data.size(); at += 64) {
+    std::array<uint32_t, 64> w;
+    for (int i = 0; i < 16; ++i) {
+      w[i] = 0;
+      for (int j = 0; j < 4; ++j) w[i] = w[i] << 8 | uint8_t(data[at + 4 * i + j]);
+    }
+    for (int i = 16; i < 64; ++i) {
+      uint32_t low = turn(w[i - 15], 7) ^ turn(w[i - 15], 18) ^ w[i - 15] >> 3;
+      uint32_t high = turn(w[i - 2], 17) ^ turn(w[i - 2], 19) ^ w[i - 2] >> 10;
+      w[i] = w[i - 16] + low + w[i - 7] + high;
+    }
+    auto v = h;
+    for (int i = 0; i < 64; ++i) {
+      uint32_t choice = (v[4] & v[5]) ^ (~v[4] & v[6]);
+      uint32_t majority = (v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]);
+      uint32_t one = v[7] + (turn(v[4], 6) ^ turn(v[4], 11) ^ turn(v[4], 25)) + choice + k[i] + w[i];
+      uint32_t two = (turn(v[0], 2) ^ turn(v[0], 13) ^ turn(v[0], 22)) + majority;
+      v = {one + two, v[0], v[1], v[2], v[3] + one, v[4], v[5], v[6]};
+    }
+    for (int i = 0; i < 8; ++i) h[i] += v[i];
+  }
+  std::string digits;
+  char eight[9];
+  for (uint32_t word : h) {
+    std::snprintf(eight, sizeof eight, "%08x", word);
+    digits += eight;
+  }
+  return digits;
+}
+
+// The processor that a program or library is for.
+std::string MachineOf(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  unsigned char header[20] = {};
+  stream.read(reinterpret_cast<char*>(header), sizeof header);
+  if (!stream || std::memcmp(header, "\x7f" "ELF", 4) != 0) throw Refused(path + " is not a library");
+  switch (int number = header[18] | header[19] << 8) {
+    case 3: return "i386";
+    case 40: return "arm";
+    case 62: return "x86_64";
+    case 183: return "aarch64";
+    case 243: return "riscv";
+    default: return "ELF machine " + std::to_string(number);
+  }
+}
+
+// What Linux says that the CPU can do, with blanks around each word; empty where it does not say.
+std::string CpuFeatures(const std::string& machine) {
+  const std::string title = machine == "aarch64" ? "Features" : "flags";
+  std::ifstream stream("/proc/cpuinfo");
+  for (std::string line; std::getline(stream, line);)
+    if (line.compare(0, title.size(), title) == 0) return line.substr(line.find(':') + 1) + " ";
+  return "";
+}
+
+template <typename T>
+T Field(const Object& object, const char* name) {
+  auto found = object.find(ffi::String(name));
+  if (found == object.end()) throw Refused(std::string("manifest.json is damaged (it lacks ") + name + ")");
+  auto value = (*found).second.try_cast<T>();
+  if (!value) throw Refused(std::string("manifest.json is damaged (at ") + name + ")");
+  return *value;
+}
+
+// The manifest of a bundle that is whole and fits this machine; nothing is loaded.
+Object Check(const std::string& folder) {
+  ffi::String problem;
+  auto document = ffi::json::Parse(ReadFile(folder + "/manifest.json"), &problem);
+  auto parsed = document.try_cast<Object>();
+  if (!problem.empty() || !parsed) throw Refused("manifest.json is damaged or cut short; copy the bundle again");
+  Object manifest = *parsed;
+  if (Field<int64_t>(manifest, "schema_version") != kSchemaVersion)
+    throw Refused("manifest.json is of another version than this program; use the bundle's own run.cc");
+
+  Object digests = Field<Object>(manifest, "sha256"), reference = Field<Object>(manifest, "reference");
+  for (const std::string& name : {std::string("model.so"), std::string(Field<ffi::String>(reference, "inputs")),
+                                  std::string(Field<ffi::String>(reference, "outputs"))}) {
+    const std::string path = folder + "/" + name;
+    if (name.find('/') != std::string::npos || Sha256(ReadFile(path)) != Field<ffi::String>(digests, name.c_str()))
+      throw Refused(path + " is not the file that was deployed (its checksum differs); copy the bundle again");
+  }
+
+  Object requires_ = Field<Object>(manifest, "requires");
+  const std::string here = MachineOf("/proc/self/exe");
+  for (const std::string& machine : {std::string(Field<ffi::String>(requires_, "machine")), MachineOf(folder + "/model.so")})
+    if (machine != here)
+      throw Refused("the bundle is for " + machine + " and this program runs on " + here + "; deploy for this machine");
+  const std::string present = CpuFeatures(here);
+  for (const auto& item : Field<Array>(requires_, "cpu_features")) {
+    const std::string feature = item.cast<ffi::String>();
+    if (!present.empty() && present.find(" " + feature + " ") == std::string::npos)
+      throw Refused("the network was compiled for a CPU with " + feature + " and this one has none of it");
+  }
+
+  // The package's version may say more than the library's: 0.27.0.post1 has the headers of 0.27.0.
+  const std::string wanted = Field<ffi::String>(requires_, "tvm");
+  if (wanted != TVM_VERSION && wanted.compare(0, std::strlen(TVM_VERSION) + 1, TVM_VERSION ".") != 0)
+    throw Refused("the network was compiled with TVM " + wanted + " and this program with TVM " TVM_VERSION
+                  "; build it with the headers and libraries of the former");
+  return manifest;
+}
+
+struct AlignedMemory {
+  void AllocData(DLTensor* tensor) {
+    const size_t bytes = ffi::GetDataSize(*tensor);
+    tensor->data = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+    if (tensor->data == nullptr) throw std::bad_alloc();
+  }
+  void FreeData(DLTensor* tensor) { std::free(tensor->data); }
+};
+
+ffi::Shape ShapeOf(const Object& manifest, const char* name) {
+  const Array only = Field<Array>(manifest, name);
+  std::vector<int64_t> extents;
+  for (const auto& extent : Field<Array>(only[0].cast<Object>(), "shape")) extents.push_back(extent.cast<int64_t>());
+  return ffi::Shape(extents.begin(), extents.end());
+}
+
+size_t Elements(const ffi::Shape& shape) {
+  size_t product = 1;
+  for (int64_t extent : shape) product *= extent;
+  return product;
+}
+
+// The network of a bundle, ready to be called.
+class Model {
+ public:
+  Model(const std::string& folder, const Object& manifest)
+      : input_(ffi::Tensor::FromNDAlloc(AlignedMemory(), ShapeOf(manifest, "inputs"), {kDLFloat, 32, 1}, {kDLCPU, 0})),
+        output_(Elements(ShapeOf(manifest, "outputs"))),
+        machine_(Load(folder, Field<Object>(manifest, "requires"))) {
+    set_input_ = Of("set_input"), invoke_ = Of("invoke_stateful"), get_output_ = Of("get_output");
+    copy_ = ffi::Function::GetGlobalRequired("runtime.TVMTensorCopyToBytes");
+  }
+
+  size_t InputSize() const { return input_.numel(); }
+  size_t OutputSize() const { return output_.size(); }
+
+  const std::vector<float>& operator()(const float* input) {
+    std::memcpy(input_.data_ptr(), input, InputSize() * sizeof(float));
+    set_input_("main", input_);
+    return Run();
+  }
+
+  // Compute once more what was computed last.
+  const std::vector<float>& Run() {
+    invoke_("main");
+    ffi::Tensor result = get_output_("main").cast<ffi::Tensor>();
+    copy_(result, static_cast<void*>(output_.data()), int64_t(output_.size() * sizeof(float)));
+    return output_;
+  }
+
+ private:
+  // The library's virtual machine, ready on the device that it was compiled for.
+  static ffi::Module Load(const std::string& folder, const Object& requires_) {
+    setenv("TVM_NUM_THREADS", std::to_string(Field<int64_t>(requires_, "threads")).c_str(), 1);
+    const bool has_gpu = Field<ffi::String>(requires_, "accelerator") == "cuda";
+    if (has_gpu && dlopen("libtvm_runtime_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr)
+      throw std::runtime_error("TVM's CUDA runtime cannot be loaded; is the GPU's driver installed?");
+    ffi::Module library = ffi::Module::LoadFromFile(folder + "/model.so");
+    ffi::Module machine = library->GetFunction("vm_load_executable", false).value()().cast<ffi::Module>();
+    ffi::Function initialise = machine->GetFunction("vm_initialization", false).value();
+    const int cpu = kDLCPU, gpu = kDLCUDA;
+    if (has_gpu)
+      initialise(gpu, 0, kPooledAllocator, cpu, 0, kPooledAllocator);
+    else
+      initialise(cpu, 0, kPooledAllocator);
+    return machine;
+  }
+
+  ffi::Function Of(const char* name) { return machine_->GetFunction(name, false).value(); }
+
+  ffi::Tensor input_;
+  std::vector<float> output_;
+  ffi::Module machine_;
+  ffi::Function set_input_, invoke_, get_output_, copy_;
+};
+
+// The float32 values of a NumPy file, whose checksum has been checked.
+std::vector<float> ReadArray(const std::string& path, size_t elements) {
+  const std::string bytes = ReadFile(path);
+  const size_t size = elements * sizeof(float);
+  if (bytes.size() < size || bytes.compare(0, 6, "\x93NUMPY") != 0 || bytes.find("'<f4'") > bytes.size() - size)
+    throw Refused(path + " does not hold the values that manifest.json says");
+  std::vector<float> values(elements);
+  std::memcpy(values.data(), bytes.data() + bytes.size() - size, size);  // whatever its header says stands before them
+  return values;
+}
+
+double TimeMs(Model* model) {
+  std::vector<double> samples;
+  for (int i = 0; i < kRunsOfOneTiming; ++i) {
+    auto start = std::chrono::steady_clock::now();
+    model->Run();
+    samples.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::nth_element(samples.begin(), samples.begin() + kRunsOfOneTiming / 2, samples.end());
+  return samples[kRunsOfOneTiming / 2];
+}
+
+int Main(const std::string& folder, bool print, bool time) {
+  Object manifest = Check(folder);
+  Object reference = Field<Object>(manifest, "reference");
+  Model model(folder, manifest);
+  const size_t count = Field<int64_t>(reference, "count");
+  auto inputs = ReadArray(folder + "/" + std::string(Field<ffi::String>(reference, "inputs")), count * model.InputSize());
+  auto expected =
+      ReadArray(folder + "/" + std::string(Field<ffi::String>(reference, "outputs")), count * model.OutputSize());
+  const double tolerance = Field<double>(reference, "tolerance");
+  double difference = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const std::vector<float>& output = model(&inputs[i * model.InputSize()]);
+    for (size_t j = 0; j < output.size(); ++j) {
+      const double apart = std::fabs(double(output[j]) - expected[i * output.size() + j]);
+      if (std::isnan(apart) || apart > difference) difference = apart;  // NaN stays
+      if (print) std::printf("%.9g%c", output[j], j + 1 < output.size() ? ' ' : '\n');
+    }
+  }
+  const bool agrees = difference <= tolerance;
+  std::printf("%zu reference inputs: largest difference from PyTorch %.2g, %s %.2g\n", count, difference,
+              agrees ? "within" : "MORE THAN", tolerance);
+  if (time) std::printf("%.3f ms a call, median of %d\n", TimeMs(&model), kRunsOfOneTiming);
+  return agrees ? 0 : 1;
+}
+
+int main(int count, char** words) {
+  std::string folder = ".";
+  bool print = false, time = false;
+  for (int i = 1; i < count; ++i) {
+    const std::string word = words[i];
+    if (word == "--print") print = true;
+    else if (word == "--time") time = true;
+    else if (word[0] != '-') folder = word;
+    else return std::fprintf(stderr, "usage: run [FOLDER] [--print] [--time]\n"), 2;
+  }
+  try {
+    return Main(folder, print, time);
+  } catch (const Refused& refusal) {
+    std::fprintf(stderr, "refused: %s\n", refusal.what());
+    return 2;
+  } catch (const std::exception& problem) {
+    std::fprintf(stderr, "failed: %s\n", problem.what());
+    return 1;
+  }
+}

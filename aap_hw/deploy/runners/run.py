@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+"""Run the compiled network of this folder: check the files, run the reference inputs, compare with PyTorch's outputs.
+
+Needs numpy and apache-tvm, of which only the runtime library is loaded. To use the network in a program:
+
+    from run import Model
+    model = Model("path/of/this/folder")
+    logits = model(image)  # a float32 array, prepared as "preprocessing" in manifest.json says
+
+Exits with 0 if the outputs agree, 1 if they do not, 2 if the folder does not fit this machine or is damaged; then
+nothing of it has been loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA_VERSION = 2
+# What an ELF file says of the processor that it is for.
+ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
+# TVM's numbers for devices (DLPack) and for the allocator that keeps memory for the next call.
+CPU, CUDA, POOLED = 1, 2, 2
+ALIGNMENT = 64  # bytes; compiled code takes it for granted
+RUNS_OF_ONE_TIMING = 50
+
+
+class Refused(Exception):  # noqa: N818 - it is the bundle that is refused
+    """The bundle is damaged or does not fit this machine; the message is one sentence."""
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """The manifest of a bundle that is whole and fits this machine; nothing is loaded.
+
+    Raises
+    ------
+    Refused : it is not and does not.
+    """
+    manifest = read_manifest(folder)
+    try:
+        for name, digest in manifest["sha256"].items():
+            check_file(folder / Path(name).name, digest)
+        needed = {"model.so", manifest["reference"]["inputs"], manifest["reference"]["outputs"]}
+        if missing := needed - set(manifest["sha256"]):
+            raise Refused(f"manifest.json has no checksum of {', '.join(sorted(missing))}; copy the bundle again")
+        check_machine(folder, manifest["requires"])
+        check_tvm(manifest["requires"]["tvm"])
+    except (KeyError, TypeError, AttributeError) as problem:
+        raise Refused(f"manifest.json is damaged (at {problem}); copy the bundle again") from problem
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, of which only the version has been checked."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+    except OSError as problem:
+        raise Refused(f"cannot read {path} ({problem.strerror}); is {folder} a bundle?") from problem
+    except ValueError as problem:
+        raise Refused(f"{path} is damaged or cut short; copy the bundle again") from problem
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        raise Refused(f"{path} has version {version!r} and this run.py reads {SCHEMA_VERSION}; use the bundle's own")
+    return dict(manifest)
+
+
+def check_file(path: Path, digest: str) -> None:
+    """Refuse a file that is not the one that was deployed."""
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as problem:
+        raise Refused(f"cannot read {path} ({problem.strerror}); copy the bundle again") from problem
+    if found != digest:
+        raise Refused(f"{path} is not the file that was deployed (its checksum differs); copy the bundle again")
+
+
+def check_machine(folder: Path, requires: dict[str, Any]) -> None:
+    """Refuse a library for another processor, or for one that can more than this."""
+    here = machine_of(Path("/proc/self/exe"))
+    for machine in (requires["machine"], machine_of(folder / "model.so")):
+        if machine != here:
+            raise Refused(f"the bundle is for {machine} and this program runs on {here}; deploy for this machine")
+    present = cpu_features(here)
+    lacking = [feature for feature in requires["cpu_features"] if present is not None and feature not in present]
+    if lacking:
+        raise Refused(f"the network was compiled for a CPU with {', '.join(lacking)} and this one has none of it")
+
+
+def machine_of(path: Path) -> str:
+    """The processor that a program or library is for."""
+    with path.open("rb") as stream:
+        header = stream.read(20)
+    if header[:4] != b"\x7fELF":
+        raise Refused(f"{path} is not a library; copy the bundle again")
+    number = int.from_bytes(header[18:20], "little")
+    return ELF_MACHINES.get(number, f"ELF machine {number}")
+
+
+def cpu_features(machine: str) -> list[str] | None:
+    """What Linux says that the CPU can do; None where it does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    title = "Features" if machine == "aarch64" else "flags"
+    return next((line.partition(":")[2].split() for line in lines if line.startswith(title)), None)
+
+
+def check_tvm(version: str) -> None:
+    """Refuse another version of TVM than the network was compiled with."""
+    advice = f"install it with: pip install apache-tvm=={version}"
+    try:
+        found = importlib.metadata.version("apache-tvm")
+    except importlib.metadata.PackageNotFoundError:
+        raise Refused(f"TVM {version} is needed and there is none; {advice}") from None
+    if found != version:
+        raise Refused(f"the network was compiled with TVM {version} and this is TVM {found}; {advice}")
+
+
+class Model:
+    """The network of a bundle, ready to be called; not for several threads at once.
+
+    Raises
+    ------
+    Refused : the bundle is damaged or does not fit this machine.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder).resolve()
+        self.manifest = check(folder)
+        (image,), (logits,) = self.manifest["inputs"], self.manifest["outputs"]
+        self._input = aligned(tuple(image["shape"]))
+        self._output = np.empty(logits["shape"], np.float32)
+        requires = self.manifest["requires"]
+        os.environ["TVM_NUM_THREADS"] = str(requires["threads"])
+        tvm_ffi = load_runtime(requires["accelerator"])
+        self._copy = tvm_ffi.get_global_func("runtime.TVMTensorCopyToBytes")
+        self._argument = tvm_ffi.from_dlpack(self._input)
+        executable = tvm_ffi.load_module(str(folder / "model.so"))["vm_load_executable"]()
+        devices = [(CUDA, 0, POOLED)] if requires["accelerator"] == "cuda" else []
+        executable["vm_initialization"](*[n for device in (*devices, (CPU, 0, POOLED)) for n in device])
+        self._machine = executable
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The output for one input; both are of the shapes in the manifest, float32."""
+        self._input[...] = image
+        self._machine["set_input"]("main", self._argument)
+        self.run()
+        return self._output.copy()
+
+    def run(self) -> None:
+        """Compute once more what was computed last, and fetch the output."""
+        self._machine["invoke_stateful"]("main")
+        address = self._output.ctypes.data_as(ctypes.c_void_p)
+        self._copy(self._machine["get_output"]("main"), address, self._output.nbytes)
+
+
+def load_runtime(accelerator: str) -> Any:
+    """TVM's foreign function interface, with the runtime library behind it and without the rest of TVM."""
+    spec = importlib.util.find_spec("tvm")
+    if spec is None or not spec.submodule_search_locations:
+        raise Refused("TVM's package is not complete; install apache-tvm again")
+    import tvm_ffi
+
+    names = ["libtvm_runtime.so", *(["libtvm_runtime_cuda.so"] if accelerator == "cuda" else [])]
+    for name in names:
+        ctypes.CDLL(str(Path(spec.submodule_search_locations[0], "lib", name)), ctypes.RTLD_GLOBAL)
+    return tvm_ffi
+
+
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """A float32 array of zeros where compiled code may read it."""
+    size = 4 * int(np.prod(shape))
+    memory = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(np.float32).reshape(shape)
+
+
+def main() -> int:
+    """Run the reference inputs and say how far the outputs are from PyTorch's."""
+    parser = argparse.ArgumentParser(description="Run a compiled network on its reference inputs.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent, help="the bundle; default: ours")
+    parser.add_argument("--print", action="store_true", help="print the outputs, one line for each reference input")
+    parser.add_argument("--time", action="store_true", help="print how long a call takes")
+    options = parser.parse_args()
+    try:
+        model = Model(options.folder)
+    except Refused as refusal:
+        print(f"refused: {refusal}", file=sys.stderr)
+        return 2
+    reference = model.manifest["reference"]
+    inputs, expected = (np.load(options.folder / reference[n], allow_pickle=False) for n in ("inputs", "outputs"))
+    outputs = np.concatenate([model(image[None]) for image in inputs])
+    if options.print:
+        for row in outputs.reshape(len(outputs), -1):
+            print(" ".join(f"{value:.9g}" for value in row))
+    difference = float(np.abs(outputs - expected).max())
+    agrees = difference <= reference["tolerance"]  # not so for NaN
+    print(
+        f"{len(inputs)} reference inputs: largest difference from PyTorch {difference:.2g}, "
+        f"{'within' if agrees else 'MORE THAN'} {reference['tolerance']:.2g}"
+    )
+    if options.time:
+        print(f"{time_ms(model):.3f} ms a call, median of {RUNS_OF_ONE_TIMING}")
+    return 0 if agrees else 1
+
+
+def time_ms(model: Model) -> float:
+    """Median milliseconds of a call that is warm."""
+    samples = []
+    for _ in range(RUNS_OF_ONE_TIMING):
+        start = time.perf_counter()
+        model.run()
+        samples.append(time.perf_counter() - start)
+    return 1e3 * float(np.median(samples))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Proves of both programs in a bundle that they print what PyTorch computes, and that they load nothing they refuse.
+
+Each is run as its reader would run it: ``run.py`` as a script without PyTorch and aap-hw, ``run.cc`` built with the
+line in its own head. Whether something was loaded is told by the library itself, which then leaves a file behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aap_hw.deploy.runners
+from tests.deploy.tiny import edit_manifest, make_bundle, replace_file, telltale_library
+
+RUNNERS = Path(aap_hw.deploy.runners.__file__).parent
+# Nothing but what a board has; what is in memory at the end is part of the promise.
+AS_ON_A_BOARD = """
+import runpy, sys
+sys.modules["torch"] = sys.modules["aap_hw"] = None
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    assert "libtvm_compiler" not in open("/proc/self/maps").read()
+    assert "tvm" not in sys.modules
+"""
+
+
+@dataclass
+class Runner:
+    """One of the two programs."""
+
+    name: str
+    command: list[str]
+
+    def run(self, bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "LOADED_MARKER": str(bundle / "loaded")}
+        return subprocess.run(
+            [*self.command, str(bundle), *options], capture_output=True, text=True, timeout=60, env=environment,
+            cwd=bundle.parent, check=False,
+        )  # fmt: skip
+
+
+def build_command(compiler: str) -> list[str]:
+    """The line in the head of ``run.cc``."""
+    head = (RUNNERS / "run.cc").read_text().partition("#include")[0]
+    match = re.search(r"//   g\+\+ (.*?)\n//\n", head, re.DOTALL)
+    assert match is not None
+    line = match[1].replace("\n//", "").replace("$P", sysconfig.get_paths()["purelib"])
+    return [compiler, *line.split()]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runner")
+    shutil.copy(RUNNERS / "run.cc", folder)
+    subprocess.run([*build_command("g++"), "-Wall"], cwd=folder, check=True)
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    return folder, make_bundle(folder)
+
+
+@pytest.fixture(params=["run.py", "run.cc"])
+def runner(request: pytest.FixtureRequest, built: Path, original: tuple[Path, np.ndarray]) -> Runner:
+    if request.param == "run.cc":
+        return Runner("run.cc", [str(built)])
+    return Runner("run.py", [sys.executable, "-P", "-c", AS_ON_A_BOARD, str(original[0] / "run.py")])
+
+
+@pytest.fixture
+def bundle(original: tuple[Path, np.ndarray], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original[0], tmp_path / "bundle"))
+
+
+def test_outputs_are_those_of_pytorch(runner: Runner, original: tuple[Path, np.ndarray]) -> None:
+    folder, expected = original
+    done = runner.run(folder, "--print", "--time")
+    assert (done.returncode, done.stderr) == (0, "")
+    *rows, verdict, timing = done.stdout.splitlines()
+    np.testing.assert_allclose([[float(v) for v in row.split()] for row in rows], expected, rtol=0, atol=1e-5)
+    assert np.ptp(expected, axis=0).min() > 1e-2, "outputs that do not depend on the image prove nothing"
+    assert re.fullmatch(r"3 reference inputs: largest difference from PyTorch \S+, within 1e-05", verdict)
+    assert re.fullmatch(r"\d+\.\d{3} ms a call, median of 50", timing)
+
+
+@pytest.mark.parametrize("value", [1.0, np.nan], ids=str)
+def test_other_outputs_are_a_failure(runner: Runner, bundle: Path, value: float) -> None:
+    outputs = np.load(bundle / "reference_outputs.npy")
+    outputs[1, 2] += value
+    np.save(bundle / "reference_outputs.npy", outputs)
+    replace_file(bundle, "reference_outputs.npy", (bundle / "reference_outputs.npy").read_bytes())
+    done = runner.run(bundle)
+    assert done.returncode == 1
+    assert f"largest difference from PyTorch {value:.0f}, MORE THAN 1e-05" in done.stdout
+
+
+def one_bit_off(name: str) -> Callable[[Path], object]:
+    def change(bundle: Path) -> None:
+        content = bytearray((bundle / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (bundle / name).write_bytes(content)
+
+    return change
+
+
+def of_another_processor(bundle: Path) -> None:
+    library = bytearray((bundle / "model.so").read_bytes())
+    library[18:20] = (243).to_bytes(2, "little")
+    replace_file(bundle, "model.so", bytes(library))
+
+
+def manifest_with(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    return lambda bundle: edit_manifest(bundle, change)
+
+
+def cut_short(bundle: Path) -> None:
+    text = (bundle / "manifest.json").read_text()
+    (bundle / "manifest.json").write_text(text[: len(text) // 2])
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "library": (one_bit_off("model.so"), r"model\.so is not the file that was deployed \(its checksum differs\)"),
+    "inputs": (one_bit_off("reference_inputs.npy"), r"reference_inputs\.npy is not the file that was deployed"),
+    "missing file": (lambda b: (b / "reference_outputs.npy").unlink(), r"cannot read \S+/reference_outputs\.npy"),
+    "missing library": (lambda b: (b / "model.so").unlink(), r"cannot read \S+/model\.so"),
+    "missing manifest": (lambda b: (b / "manifest.json").unlink(), r"cannot read \S+/manifest\.json"),
+    "cut short": (cut_short, r"manifest\.json is damaged or cut short; copy the bundle again"),
+    "list": (lambda b: (b / "manifest.json").write_text("[1]"), r"manifest\.json (is damaged|has version None)"),
+    "version": (manifest_with(lambda m: m.update(schema_version=1)), r"manifest\.json (has version 1|is of another)"),
+    "field": (manifest_with(lambda m: m["requires"].pop("machine")), r"manifest\.json is damaged \(.*machine"),
+    "type": (manifest_with(lambda m: m.update(requires=7)), r"manifest\.json is damaged \(at "),
+    "checksum": (manifest_with(lambda m: m["sha256"].pop("model.so")), r"manifest\.json .*model\.so"),
+    "tvm": (
+        manifest_with(lambda m: m["requires"].update(tvm="0.26.0")),
+        r"compiled with TVM 0\.26\.0 and this (is|program with) TVM 0\.27\.0",
+    ),
+    "machine": (
+        manifest_with(lambda m: m["requires"].update(machine="aarch64")),
+        r"the bundle is for aarch64 and this program runs on x86_64; deploy for this machine",
+    ),
+    "library's machine": (of_another_processor, r"the bundle is for riscv and this program runs on x86_64"),
+    "cpu": (
+        manifest_with(lambda m: m["requires"]["cpu_features"].append("avx9")),
+        r"compiled for a CPU with avx9 and this one has none of it",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bundle_that_does_not_fit_is_refused_in_one_sentence_before_it_is_loaded(
+    runner: Runner, bundle: Path, case: str
+) -> None:
+    change, sentence = WRONG[case]
+    replace_file(bundle, "model.so", telltale_library())
+    change(bundle)
+    done = runner.run(bundle)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"refused: .*{sentence}.*\n", done.stderr), done.stderr
+    assert not (bundle / "loaded").exists()
+
+
+def test_library_that_is_loaded_is_noticed(runner: Runner, bundle: Path) -> None:
+    replace_file(bundle, "model.so", telltale_library())
+    assert runner.run(bundle).returncode == 1
+    assert (bundle / "loaded").exists()
+
+
+def test_network_can_be_used_from_a_program(original: tuple[Path, np.ndarray]) -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import numpy as np; from run import Model; model = Model('.')\n"
+        "images = np.load('reference_inputs.npy'); print(model(images[2:3]).argmax(), model(images[:1]).argmax())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=original[0], capture_output=True, text=True, timeout=60, check=True
+    )
+    expected = original[1].argmax(1)
+    assert [int(word) for word in done.stdout.split()] == [expected[2], expected[0]]
+
+
+def test_runner_in_cpp_compiles_for_a_board(tmp_path: Path) -> None:
+    compiler = shutil.which("aarch64-linux-gnu-g++")
+    if compiler is None:
+        pytest.skip("no cross compiler here (Debian's g++-aarch64-linux-gnu)")
+    shutil.copy(RUNNERS / "run.cc", tmp_path)
+    options = [word for word in build_command(compiler) if not word.startswith(("-l", "-L", "-Wl"))]
+    subprocess.run([*options, "-fsyntax-only"], cwd=tmp_path, check=True)

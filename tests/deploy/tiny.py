@@ -1,0 +1,79 @@
+"""A bundle of a network so small that it compiles in a second, and one that gives itself away when it is loaded."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from aap_hw.compile.lowering import compile_network
+from aap_hw.deploy.bundle import Bundle, write_bundle
+from aap_hw.deploy.requirements import Requirements
+from tests.synthetic import this_device
+
+# Its constructor runs when the dynamic linker maps it, before anybody can look at what it holds.
+TELLTALE = r"""
+#include <cstdlib>
+#include <fstream>
+__attribute__((constructor)) static void loaded() { std::ofstream(std::getenv("LOADED_MARKER")) << "loaded"; }
+"""
+
+
+def network() -> nn.Module:
+    torch.manual_seed(3)
+    layers = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    return nn.Sequential(*layers).eval()
+
+
+def make_bundle(folder: Path) -> np.ndarray:
+    """Write a bundle of three reference vectors; returns PyTorch's outputs."""
+    images = 3 * torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(4))
+    module = network()
+    with torch.no_grad():
+        outputs = module(images).numpy()
+    device = this_device()
+    with tempfile.TemporaryDirectory() as scratch:
+        library = Path(scratch) / "tiny.so"
+        compile_network(module, images[:1], device.target, library)
+        requires = Requirements.of(library, device.target)
+        how = {"scale": 1 / 255, "mean": [0.5] * 3, "std": [0.25] * 3}
+        latency = {"predicted": None, "measured": None}
+        labels = tuple("abcde")
+        facts = device.describe().as_json()
+        write_bundle(
+            folder, library, Bundle("tiny", facts, requires, images.numpy(), outputs, 1e-5, labels, how, latency)
+        )
+    return outputs
+
+
+@functools.cache
+def telltale_library() -> bytes:
+    """A library that writes the file ``$LOADED_MARKER`` when it is loaded."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source, library = Path(scratch) / "telltale.cc", Path(scratch) / "telltale.so"
+        source.write_text(TELLTALE)
+        subprocess.run(["g++", "-shared", "-fPIC", "-o", library, source], check=True)
+        return library.read_bytes()
+
+
+def replace_file(bundle: Path, name: str, content: bytes) -> None:
+    """Change a file together with its checksum: a change that only what is in the file can give away."""
+    (bundle / name).write_bytes(content)
+    edit_manifest(bundle, lambda manifest: manifest["sha256"].update({name: hashlib.sha256(content).hexdigest()}))
+
+
+def edit_manifest(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest."""
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
