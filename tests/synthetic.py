@@ -76,7 +76,7 @@ def table(**device: Any) -> LatencyTable:
         made.add(key, LatencyPoint(width_in, width_out, latency_us(key, width_in, width_out), 0.1, 20))
     predicted = predict_us(network, network.dense, made)
     measured = float(f"{CALIBRATION * predicted:.4g}")
-    made.validation.append(Validation("resnet20", (1, 3, 32, 32), "dense", predicted, measured))
+    made.validation.append(Validation("resnet20", (1, 3, 32, 32), "dense", network.dense, predicted, measured))
     return made
 
 

@@ -138,6 +138,7 @@ def _summary(table: LatencyTable) -> dict[str, object]:
                 "model": v.model,
                 "input": list(v.input),
                 "plan": v.plan,
+                "widths": dict(v.widths),
                 "predicted_us": v.predicted_us,
                 "measured_us": v.measured_us,
             }

@@ -18,7 +18,7 @@ from aap_hw.files import read_text, write_atomic
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class OtherVersion(UserError):  # noqa: N818 - the table is as good as ever, for another version
@@ -70,6 +70,7 @@ def dump_table(table: LatencyTable) -> str:
             {
                 **asdict(v),
                 "input": list(v.input),
+                "widths": dict(v.widths),
                 "predicted_us": _rounded(v.predicted_us),
                 "measured_us": _rounded(v.measured_us),
             },

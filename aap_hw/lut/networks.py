@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,19 +32,34 @@ CALIBRATION = "calibration"
 # have become: whole networks feel a cache that is shared with neighbours, which a reference kernel does not.
 ANCHORS = 4
 
+# Steps of this length, modulo one, cover the numbers from 0 to 1 more evenly than chance does.
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+# How closely the groups of a random plan follow its size, as a sum of Beta parameters: with 3, a group's place among
+# its candidates has a standard deviation of a quarter of their number in plans of middling size.
+CONCENTRATION = 3.0
+
 WidthPlan = Mapping[str, int]
 
 
 def random_plans(candidates: Mapping[str, Sequence[int]], prefix: str, count: int, seed: int) -> dict[str, WidthPlan]:
-    """Width plans called ``PREFIX-NUMBER``: each group at any of its candidate widths, all equally likely.
+    """Width plans of all sizes, called ``PREFIX-NUMBER``.
+
+    Each plan has a size between the smallest and the unpruned network, and each group a width scattered widely around
+    it: any plan may come up. Latencies grow with about the square of the widths, and it is these squares that are
+    spread evenly. Without a size of their own all plans would crowd around one, by the law of large numbers, which is
+    not what budgets ask for.
 
     A plan depends on seed, prefix and number only, so that more plans begin with the same ones.
     """
     plans: dict[str, WidthPlan] = {}
+    begin = np.random.default_rng([seed, *prefix.encode()]).random()
     for number in range(count):
         random = np.random.default_rng([seed, number, *prefix.encode()])
+        size = min(max(math.sqrt((begin + number * GOLDEN_RATIO) % 1), 0.01), 0.99)
+        places = random.beta(CONCENTRATION * size, CONCENTRATION * (1 - size), len(candidates)).tolist()
         plans[f"{prefix}-{number}"] = {
-            name: widths[int(random.integers(len(widths)))] for name, widths in candidates.items()
+            name: widths[min(int(place * len(widths)), len(widths) - 1)]
+            for (name, widths), place in zip(candidates.items(), places, strict=True)
         }
     return plans
 
@@ -68,39 +84,34 @@ class MeasuredNetwork:
         return {"dense": self.network.dense, **self.random_plans(CALIBRATION, count, seed=0)}
 
     def entries(self, plans: Mapping[str, WidthPlan]) -> list[Validation]:
-        """What the table holds of these plans, in their order."""
+        """What the table holds of these plans at these very widths, in their order."""
         held = {entry.plan: entry for entry in self._table.validation if self._is_mine(entry)}
-        return [held[plan] for plan in plans if plan in held]
+        return [held[plan] for plan, widths in plans.items() if plan in held and held[plan].widths == widths]
 
     def missing(self, plans: Mapping[str, WidthPlan]) -> list[str]:
-        """The plans that the table holds no measurement of."""
+        """The plans that the table holds no measurement of at their widths."""
         held = {entry.plan for entry in self.entries(plans)}
         return [plan for plan in plans if plan not in held]
 
     def calibrate(self, plans: Mapping[str, WidthPlan]) -> None:
         """Fit the network's slowdown to the measured ones of these plans, and bring all its predictions up to date."""
-        known_as = self.name, self.network.input_shape
-        before = self._table.slowdown(*known_as)
         observations = [
-            Observation(predict_us(self.network, plans[entry.plan], self._table), entry.measured_us)
+            Observation(predict_us(self.network, entry.widths, self._table), entry.measured_us)
             for entry in self.entries(plans)
         ]
-        self._table.slowdowns[known_as] = now = fitted_slowdown(observations)
-        self._table.validation = [
-            replace(entry, predicted_us=now.network_us(before.alone_of(entry.predicted_us)))
-            if self._is_mine(entry)
-            else entry
-            for entry in self._table.validation
-        ]
-        self.predict_again(plans)
+        self._table.slowdowns[self.name, self.network.input_shape] = fitted_slowdown(observations)
+        self.predict_again()
 
-    def predict_again(self, plans: Mapping[str, WidthPlan]) -> None:
-        """Bring stored predictions up to date: the table may have changed since they were made."""
+    def predict_again(self) -> None:
+        """Bring stored predictions up to date: the table may have changed since they were made.
+
+        Measurements of a network with other channel groups, which is what the tracer once made of it, are dropped.
+        """
+        groups = self.network.dense.keys()
         self._table.validation = [
-            replace(entry, predicted_us=self._predict_us(plans[entry.plan]))
-            if self._is_mine(entry) and entry.plan in plans
-            else entry
+            replace(entry, predicted_us=self._predict_us(entry.widths)) if self._is_mine(entry) else entry
             for entry in self._table.validation
+            if not self._is_mine(entry) or entry.widths.keys() == groups
         ]
 
     def measure(
@@ -134,9 +145,14 @@ class MeasuredNetwork:
             unit_us = statistics.median(
                 [us / ratios[plan] for plan, us in known_us.items()] or [self._table.measurement["reference_us"]]
             )
-            for plan in some:
-                entry = Validation(self.name, self.network.input_shape, plan, predicted[plan], ratios[plan] * unit_us)
-                self._table.validation.append(entry)
+            self._table.validation = [
+                entry for entry in self._table.validation if not (self._is_mine(entry) and entry.plan in some)
+            ] + [
+                Validation(
+                    self.name, self.network.input_shape, plan, plans[plan], predicted[plan], ratios[plan] * unit_us
+                )
+                for plan in some
+            ]
             save_table(self._table, self.path)
             clock.count(len(missing), len(some))
 

@@ -43,11 +43,19 @@ class Latency:
 
 @dataclass(frozen=True)
 class Validation:
-    """A whole network that was measured on the device, beside what the table says of it."""
+    """A whole network that was measured on the device, beside what the table says of it.
+
+    Attributes
+    ----------
+    input : shape of the images, (N, C, H, W).
+    plan : what its width plan is called.
+    widths : the width of each channel group.
+    """
 
     model: str
     input: tuple[int, ...]
     plan: str
+    widths: Mapping[str, int]
     predicted_us: float
     measured_us: float
 

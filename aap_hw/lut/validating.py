@@ -42,7 +42,7 @@ def validate_model(
 ) -> list[Validation]:
     """Measure random width plans of a network and keep them in the table, which is written to ``path`` as it grows.
 
-    Plans that the table already holds are not measured again. ``input_shape`` is (N, C, H, W).
+    Plans that the table already holds, at the same widths, are not measured again. ``input_shape`` is (N, C, H, W).
 
     Returns
     -------
@@ -59,7 +59,7 @@ def validate_model(
         graph = ChannelGraph.trace(module, (torch.zeros(input_shape),))
         job = MeasuredNetwork(name, module, graph, partition(graph), table, path)
         drawn = job.random_plans(f"{RANDOM}{seed}", plans, seed)
-        job.predict_again(drawn)
+        job.predict_again()
         if job.missing(drawn):
             copies, workers = device.profile.measure.copies, workers or os.cpu_count() or 1
             with (

@@ -73,8 +73,8 @@ def test_help_of_every_level_ends_with_an_example(aap_hw: Callable[..., Any]) ->
 
 
 RANDOM_PLANS = [
-    Validation("resnet20", (1, 3, 32, 32), "random-0-0", 980.0, 1000.0),
-    Validation("resnet20", (1, 3, 32, 32), "random-0-1", 1260.0, 1200.0),
+    Validation("resnet20", (1, 3, 32, 32), "random-0-0", {"conv1": 8}, 980.0, 1000.0),
+    Validation("resnet20", (1, 3, 32, 32), "random-0-1", {"conv1": 16}, 1260.0, 1200.0),
 ]
 
 

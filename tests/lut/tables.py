@@ -70,6 +70,7 @@ validations = st.builds(
     st.text(min_size=1, max_size=8),
     st.tuples(*[st.integers(1, 512)] * 4),
     st.sampled_from(["dense", "half"]),
+    st.dictionaries(st.text(), st.integers(1, 2048), max_size=3),
     latencies,
     latencies,
 )

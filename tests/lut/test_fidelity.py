@@ -15,7 +15,7 @@ INPUT = (1, 3, 8, 8)
 
 
 def plan(name: str, predicted_us: float, measured_us: float, model: str = "net") -> Validation:
-    return Validation(model, INPUT, name, predicted_us, measured_us)
+    return Validation(model, INPUT, name, {"a": 8}, predicted_us, measured_us)
 
 
 def test_errors_are_shares_of_what_was_measured() -> None:
@@ -55,7 +55,10 @@ def test_kendall_tau_is_that_of_scipy(pairs: list[tuple[float, float]]) -> None:
 def test_table_is_judged_by_random_plans_of_the_same_network_only() -> None:
     table = empty()
     table.validation += [plan("dense", 50, 100), plan("calibration-0", 50, 100), plan("random-0-0", 99, 100)]
-    table.validation += [plan("random-0-0", 10, 100, "other"), Validation("net", (1, 3, 9, 9), "random-0-0", 1, 100)]
+    table.validation += [
+        plan("random-0-0", 10, 100, "other"),
+        Validation("net", (1, 3, 9, 9), "random-0-0", {}, 1, 100),
+    ]
     error = table_error(table, "net", INPUT)
     assert error is not None
     assert (error.plans, error.worst_pct) == (1, pytest.approx(1.0))

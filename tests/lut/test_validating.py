@@ -6,6 +6,7 @@ Real networks are cut, compiled and timed on this machine; how close the predict
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut import networks, validating
 from aap_hw.lut.enumeration import group_candidates
-from aap_hw.lut.file import load_table
+from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.journal import Journal
 from aap_hw.lut.networks import IN_TURN, random_plans
 from aap_hw.lut.predicting import predict_us
@@ -63,7 +64,7 @@ def test_plans_are_measured_and_kept_beside_the_predictions(path: Path) -> None:
     assert [entry.plan for entry in after.validation] == ["dense", *(entry.plan for entry in entries)]
     network = partition(ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),)))
     for entry, widths in zip(entries, random_plans(CANDIDATES, "random-0", 3, 0).values(), strict=True):
-        assert (entry.model, entry.input) == ("tiny", INPUT)
+        assert (entry.model, entry.input, entry.widths) == ("tiny", INPUT, widths)
         predicted = after.slowdown("tiny", INPUT).network_us(predict_us(network, widths, after))
         assert entry.predicted_us == pytest.approx(predicted, rel=1e-3)
         assert 0 < entry.measured_us < 1e5
@@ -145,6 +146,37 @@ def test_plans_are_of_candidate_widths_and_depend_on_seed_and_number_only() -> N
     few = random_plans(candidates, "random-7", 5, 7)
     assert few == {name: many[name] for name in few}
     assert list(random_plans(candidates, "random-8", 200, 8).values()) != list(many.values())
+
+
+def test_random_plans_are_of_every_size_and_scatter_around_it() -> None:
+    """Of thirty groups: chance alone would leave all plans near the middle."""
+    candidates = {f"group_{i}": tuple(range(8, 104, 8)) for i in range(30)}
+    plans = [list(plan.values()) for plan in random_plans(candidates, "random-1", 60, 1).values()]
+    squares = sorted((sum(widths) / (30 * 96)) ** 2 for widths in plans)
+    for number, share in enumerate(squares):
+        assert share == pytest.approx((number + 0.5) / 60, abs=0.15)
+    # Even the sizes of few plans lie far apart.
+    few = sorted(map(sum, plans[:5]))
+    assert few[0] < 0.5 * few[-1]
+    middling = [widths for widths in plans if 40 < sum(widths) / 30 < 70]
+    assert len(middling) > 10
+    assert all(min(widths) <= 24 and max(widths) >= 80 for widths in middling)
+
+
+def test_plan_of_the_same_name_and_other_widths_is_measured_anew(path: Path) -> None:
+    first = validate(path, 1)
+    table = load_table(path)
+    (dense, stale) = table.validation
+    table.validation[1] = replace(stale, widths={**stale.widths, "first": 8 if stale.widths["first"] > 8 else 16})
+    # What the tracer made of the network then had other groups.
+    table.validation.append(replace(stale, plan="random-3-0", widths={"first": 8}))
+    save_table(table, path)
+    progress: list[Progress] = []
+    (again,) = validate(path, 1, on_progress=progress.append)
+    assert progress[-1].measured == 1
+    assert again.widths == first[0].widths
+    assert [entry.plan for entry in load_table(path).validation] == ["dense", "random-0-0"]
+    assert load_table(path).validation[0].measured_us == dense.measured_us
 
 
 def test_a_table_that_a_profile_is_writing_to_is_left_alone(path: Path) -> None:
