@@ -1,14 +1,17 @@
-"""Which points a network may ask a latency table for: every kernel at every combination of its candidate widths."""
+"""Which points a network may ask a latency table for: every kernel at every width that its groups can give it.
+
+A kernel behind a concatenation reads the sum of many groups: combinations of these are beyond counting, but their sums
+are few, as all widths are multiples of one step.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import TYPE_CHECKING
 
 from aap_hw.compile.kernel import Address
 from aap_hw.compile.network import Kernel, Network
-from aap_hw.graph import ChannelGraph
+from aap_hw.graph import ChannelGraph, WidthExpr
 from aap_hw.policy import candidate_widths
 
 if TYPE_CHECKING:
@@ -40,7 +43,25 @@ def points_of(network: Network, candidates: Mapping[str, Sequence[int]]) -> list
     """Table addresses of a network in calling order, each once."""
     found: dict[Address, None] = {}
     for kernel in network.kernels:
-        groups = groups_of(kernel)
-        for widths in product(*(candidates[name] for name in groups)):
-            found[kernel.at(dict(zip(groups, widths, strict=True)))] = None
+        for widths in distinct_widths(kernel, groups_of(kernel), candidates):
+            found[kernel.at(widths)] = None
     return list(found)
+
+
+def distinct_widths(
+    kernel: Kernel, groups: Sequence[str], candidates: Mapping[str, Sequence[int]]
+) -> list[dict[str, int]]:
+    """Widths of some groups, once for each pair of input and output width that their candidates give a kernel."""
+    counts = [(_counts(kernel.width_in, name), _counts(kernel.width_out, name)) for name in groups]
+    found: dict[tuple[int, int], dict[str, int]] = {(0, 0): {}}
+    for name, (times_in, times_out) in zip(groups, counts, strict=True):
+        found = {
+            (into + times_in * width, out + times_out * width): {**widths, name: width}
+            for (into, out), widths in found.items()
+            for width in candidates[name]
+        }
+    return list(found.values())
+
+
+def _counts(length: WidthExpr, group: str) -> int:
+    return sum(times for name, times in length.terms if name == group)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
 from aap_hw.compile.network import Kernel, Network
+from aap_hw.errors import UserError
 from aap_hw.lut.calibrating import ALONE, Slowdown
-from aap_hw.lut.enumeration import groups_of
+from aap_hw.lut.enumeration import distinct_widths, groups_of
 from aap_hw.lut.table import LatencyTable
 from aap_hw.policy import KernelCost
+
+CostOfKernel = Callable[[Kernel, Mapping[str, int]], float]
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def predict_us(network: Network, widths: Mapping[str, int], table: LatencyTable,
 
 
 def latency_costs(network: Network, candidates: Mapping[str, Sequence[int]], table: LatencyTable) -> list[KernelCost]:
-    """Each kernel's latency in microseconds as a function of its groups' candidate widths.
+    """Each kernel's latency in microseconds as a function of its groups' candidate widths; see ``kernel_costs``.
 
     Raises
     ------
@@ -57,20 +60,56 @@ def latency_costs(network: Network, candidates: Mapping[str, Sequence[int]], tab
     return kernel_costs(network, candidates, lambda kernel, widths: table.latency(*kernel.at(widths)).us)
 
 
-def kernel_costs(
-    network: Network, candidates: Mapping[str, Sequence[int]], cost: Callable[[Kernel, Mapping[str, int]], float]
-) -> list[KernelCost]:
-    """Any cost of each kernel as a function of its groups' candidate widths."""
-    return [_cost(kernel, candidates, cost) for kernel in network.kernels]
+def kernel_costs(network: Network, candidates: Mapping[str, Sequence[int]], cost: CostOfKernel) -> list[KernelCost]:
+    """Any cost of each kernel as a function of its groups' candidate widths.
+
+    A kernel that reads many groups side by side becomes one cost for each of them, which together are at least its own:
+    exactly that where it grows by the same amount with every channel, as multiply-accumulates do.
+    """
+    return [part for kernel in network.kernels for part in _costs(kernel, candidates, cost)]
 
 
-def _cost(
-    kernel: Kernel, candidates: Mapping[str, Sequence[int]], cost: Callable[[Kernel, Mapping[str, int]], float]
-) -> KernelCost:
+def _costs(kernel: Kernel, candidates: Mapping[str, Sequence[int]], cost: CostOfKernel) -> Iterator[KernelCost]:
     # A group with one candidate is a constant; only free groups make a dimension.
     names = groups_of(kernel)
     free = tuple(name for name in names if len(candidates[name]) > 1)
+    if len(free) > 2:
+        yield from _costs_of_sum(kernel, free, candidates, cost)
+        return
     costs = [
         cost(kernel, dict(zip(names, widths, strict=True))) for widths in product(*(candidates[name] for name in names))
     ]
-    return KernelCost(free, np.reshape(costs, [len(candidates[name]) for name in free]))
+    yield KernelCost(free, np.reshape(costs, [len(candidates[name]) for name in free]))
+
+
+def _costs_of_sum(
+    kernel: Kernel, free: Sequence[str], candidates: Mapping[str, Sequence[int]], cost: CostOfKernel
+) -> Iterator[KernelCost]:
+    """Costs of a kernel by the sum of many groups: for each output width the lowest line that no sum costs more than.
+
+    Of the lines with the slope from the smallest sum to the largest.
+    """
+    read = [(name, times) for name, times in kernel.width_in.terms if name in free]
+    written = [name for name in free if name not in dict(read)]
+    if len(written) > 1:
+        raise UserError(
+            f"the widths of kernel '{kernel.name}' cannot be planned: it writes {len(written)} groups of channels and "
+            "reads others; freeze all but one of them"
+        )
+    fixed = {name: candidates[name][0] for name in groups_of(kernel) if name not in free}
+    sums = distinct_widths(kernel, [name for name, _ in read], candidates)
+    at_least, slopes = [], []
+    for width in candidates[written[0]] if written else [None]:
+        others = fixed if width is None else {**fixed, written[0]: width}
+        wide = np.array([kernel.width_in.at({**fixed, **widths}) for widths in sums])
+        costs = np.array([cost(kernel, {**others, **widths}) for widths in sums])
+        first, last = int(wide.argmin()), int(wide.argmax())
+        slope = max(0.0, float(costs[last] - costs[first]) / float(wide[last] - wide[first]))
+        slopes.append(slope)
+        at_least.append(float((costs - slope * (wide - wide[first])).max()))
+    yield KernelCost(tuple(written), np.reshape(at_least, [len(slopes)] * len(written)))
+    for name, times in read:
+        more = times * (np.array(candidates[name]) - candidates[name][0])
+        yield KernelCost(
+            (name, *written), np.reshape(np.outer(more, slopes), [len(more), *[len(slopes)] * len(written)])
+        )

@@ -3,7 +3,8 @@
 For a fixed output width the schedule is fixed and the input width is how often its loop runs: latency is close to a
 straight line, which bends where a cache overflows. Along the output width it is a staircase of registers. So every
 candidate output width is measured, each at few input widths: the ends, the middle, and more where the middle is not
-where the ends said. Pure: what was measured goes in, what to measure next comes out.
+where the ends said. A kernel with one width, as a pooling layer has, is measured at each of them, unless these are the
+many sums of a concatenation. Pure: what was measured goes in, what to measure next comes out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from aap_hw.compile.kernel import Address, KernelKey
 # Share of itself by which a latency may differ from the straight line between its neighbours. Below what two timings
 # of one point differ by, every point would be measured.
 TOLERANCE = 0.05
+# More widths than this of a kernel with one width are taken as its input widths are.
+ALL_OF = 32
 
 Measured = Callable[[Address], float | None]
 """Latency of a point, in any unit that is the same for all points of one kernel; None if it was not measured."""
@@ -35,18 +38,25 @@ def next_points(wanted: Iterable[Address], measured: Measured, tolerance: float)
         By what share of itself a latency may differ from the straight line between its neighbours.
     """
     found: list[Address] = []
-    for (key, width_out), widths_in in _columns(wanted).items():
-        column = {width: measured((key, width, width_out)) for width in widths_in}
-        found += [(key, width, width_out) for width in _next_widths(widths_in, column, tolerance)]
+    for column in _columns(wanted):
+        by_width = {address[1]: address for address in column}
+        us = {width: measured(address) for width, address in by_width.items()}
+        found += [by_width[width] for width in _next_widths(sorted(by_width), us, tolerance)]
     return found
 
 
-def _columns(wanted: Iterable[Address]) -> Mapping[tuple[KernelKey, int], list[int]]:
-    """Input widths by kernel and output width, ascending; kernels in the order given."""
-    columns: dict[tuple[KernelKey, int], set[int]] = defaultdict(set)
+def _columns(wanted: Iterable[Address]) -> Iterator[list[Address]]:
+    """Points of a kernel with one output width, or on a line: their latency is a function of the input width."""
+    kernels: dict[KernelKey, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for key, width_in, width_out in wanted:
-        columns[key, width_out].add(width_in)
-    return {name: sorted(widths) for name, widths in columns.items()}
+        kernels[key][width_out].add(width_in)
+    for key, columns in kernels.items():
+        points = [[(key, width_in, width_out) for width_in in column] for width_out, column in columns.items()]
+        is_line = len({width_in for column in columns.values() for width_in in column}) == sum(map(len, points))
+        if is_line and len(points) > ALL_OF:
+            yield [point for column in points for point in column]
+        else:
+            yield from points
 
 
 def _next_widths(widths: Sequence[int], us: Mapping[int, float | None], tolerance: float) -> Iterator[int]:

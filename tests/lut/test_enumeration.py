@@ -12,7 +12,7 @@ from aap_hw.device import load_profile
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import granularity_of, group_candidates, groups_of, points_of
 from tests.compile.running import target
-from tests.lut.tiny import CLASSES, FIRST_WIDTHS, INPUT, POINTS, SECOND_WIDTHS, Tiny
+from tests.lut.tiny import CLASSES, FIRST_WIDTHS, INPUT, POINTS, SECOND_WIDTHS, Joined, Tiny
 
 
 def test_points_of_a_small_network_are_those_written_down_by_hand() -> None:
@@ -34,6 +34,20 @@ def test_points_of_a_small_network_are_those_written_down_by_hand() -> None:
         ("second",),
         ("second",),
     ]
+
+
+def test_kernels_of_many_groups_are_listed_by_the_sums_of_their_widths() -> None:
+    """With 40 groups there are 3 ** 40 combinations."""
+    for parts in (3, 40):
+        graph = ChannelGraph.trace(Joined(parts).eval(), (torch.zeros(INPUT),))
+        candidates = {**dict.fromkeys(group_candidates(graph, 8, 8), (8, 16, 24)), "last": (4,)}
+        points = points_of(partition(graph), candidates)
+        assert len(points) == len(set(points))
+        sums = range(8 * parts, 24 * parts + 1, 8)
+        found = {(key.op, *widths) for key, *widths in points}
+        assert {widths for widths in found if widths[0] == "concat"} == {("concat", width, width) for width in sums}
+        squeeze = {widths for widths in found if widths[0] == "conv2d" and widths[1] != 3 and widths[2] != 4}
+        assert squeeze == {("conv2d", *pair) for pair in product(sums, (8, 16, 24))}
 
 
 def test_at_most_limits_the_candidates_of_a_group() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aap_hw.compile.network import Kernel
 from aap_hw.compile.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates, groups_of, points_of
-from aap_hw.lut.predicting import kernel_latencies, latency_costs, predict_us
+from aap_hw.lut.predicting import kernel_costs, kernel_latencies, latency_costs, predict_us
 from aap_hw.lut.table import LatencyPoint, MissingKernelError
+from aap_hw.policy import KernelCost
 from tests.lut.tables import empty
-from tests.lut.tiny import FIRST, INPUT, SECOND, Tiny
+from tests.lut.tiny import FIRST, INPUT, SECOND, Joined, Tiny
 
 GRAPH = ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),))
 NETWORK = partition(GRAPH)
@@ -75,6 +78,39 @@ def test_sum_of_the_costs_is_the_prediction_for_every_plan() -> None:
         plan = {name: CANDIDATES[name][i] for name, i in position.items()} | {"linear": 10}
         total = sum(float(cost.cost[tuple(position[name] for name in cost.groups)]) for cost in costs)
         assert total == pytest.approx(predict_us(NETWORK, plan, TABLE))
+
+
+JOINED_GRAPH = ChannelGraph.trace(Joined(4).eval(), (torch.zeros(INPUT),))
+JOINED = partition(JOINED_GRAPH)
+
+
+def costs_of_plan(costs: list[KernelCost], position: dict[str, int]) -> float:
+    return sum(float(cost.cost[tuple(position[name] for name in cost.groups)]) for cost in costs)
+
+
+@given(st.lists(st.integers(0, 2), min_size=6, max_size=6))
+def test_counts_of_a_kernel_that_reads_many_groups_are_exact(places: list[int]) -> None:
+    candidates = group_candidates(JOINED_GRAPH, 8, 8)
+    position = dict(zip(candidates, places, strict=True))
+    plan = {name: widths[min(position[name], len(widths) - 1)] for name, widths in candidates.items()}
+    costs = kernel_costs(JOINED, candidates, Kernel.multiply_accumulates)
+    assert all(len(cost.groups) <= 2 for cost in costs)
+    assert costs_of_plan(costs, position) == sum(kernel.multiply_accumulates(plan) for kernel in JOINED.kernels)
+
+
+@given(st.lists(st.integers(0, 2), min_size=6, max_size=6), st.randoms(use_true_random=False))
+def test_latency_of_a_kernel_that_reads_many_groups_is_never_promised_too_low(places: list[int], random: Any) -> None:
+    candidates = group_candidates(JOINED_GRAPH, 8, 8)
+    table = empty()
+    for key, width_in, width_out in points_of(JOINED, candidates):
+        us = (1 + width_in * width_out / 64) * random.uniform(0.95, 1.05)
+        table.add(key, LatencyPoint(width_in, width_out, us, 0.1, 20))
+    position = dict(zip(candidates, places, strict=True))
+    plan = {name: widths[min(position[name], len(widths) - 1)] for name, widths in candidates.items()}
+    predicted = predict_us(JOINED, plan, table)
+    promised = costs_of_plan(latency_costs(JOINED, candidates, table), position)
+    dense = predict_us(JOINED, JOINED.dense, table)
+    assert predicted * (1 - 1e-9) <= promised <= predicted + 0.2 * dense
 
 
 def test_kernel_that_the_table_lacks_is_an_error_and_never_nothing() -> None:

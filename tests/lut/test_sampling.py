@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aap_hw.compile.kernel import Address
-from aap_hw.lut.sampling import next_points
+from aap_hw.lut.sampling import ALL_OF, next_points
 from aap_hw.lut.table import LatencyPoint, LatencyTable
 from tests.lut.tables import KEY, empty
 
@@ -143,3 +143,15 @@ def test_points_of_another_network_are_used() -> None:
     assert ask(first, table) == []
     (again,) = measure_all([(KEY, x, 16) for x in range(8, 200, 8)], lambda x, _: 2.0 * x, table)
     assert [x for _, x, _ in again] == [192]
+
+
+def test_kernel_with_one_width_is_measured_everywhere_unless_it_has_the_many_sums_of_a_concatenation() -> None:
+    def linear(x: int, _: int) -> float:
+        return 3.0 + 0.1 * x
+
+    few, many = ([(KEY, 8 * i, 8 * i) for i in range(1, count + 1)] for count in (ALL_OF, 4 * ALL_OF))
+    for wanted, measured in ((few, ALL_OF), (many, 3)):
+        table = empty()
+        measure_all(wanted, linear, table)
+        assert len(table) == measured
+        assert all(table.latency(*at).us == pytest.approx(linear(*at[1:])) for at in wanted)

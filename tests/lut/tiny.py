@@ -40,6 +40,21 @@ class Tiny(nn.Module):
         return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
+class Joined(nn.Module):
+    """Convolutions side by side, and what reads all of them: a block of a DenseNet."""
+
+    def __init__(self, parts: int, width: int = 24) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Conv2d(3, width, 1) for _ in range(parts))
+        self.norm = nn.BatchNorm2d(parts * width)
+        self.squeeze = nn.Conv2d(parts * width, width, 1)
+        self.last = nn.Conv2d(width, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = torch.cat([part(x) for part in self.parts], 1)
+        return self.last(self.squeeze(torch.relu(self.norm(joined))))  # type: ignore[no-any-return]
+
+
 def device(repeats: int = 3) -> LocalDevice:
     """This machine, measured quickly."""
     profile = load_profile("x86")
