@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aap_hw.policy import Infeasible, KernelCost, allocate
-from aap_hw.policy.problem import Plan, Problem
+from aap_hw.policy import Infeasible, KernelCost, Problem, allocate, allocate_by_threshold
+from aap_hw.policy.allocation import Allocation
+from aap_hw.policy.problem import Plan
 
 LATENCY, FLOPS = "latency", "flops"
 # NetAdapt's step: share of the unpruned latency that each of its iterations takes away.
@@ -32,12 +33,10 @@ Allocator = Callable[[Problem, float], Chosen | None]
 
 def exact(problem: Problem, budget: float) -> Chosen | None:
     """Ours: the pairwise mixed-integer program."""
-    costs = {LATENCY: _kernel_costs(problem, LATENCY)}
     try:
-        found = allocate(problem.choices, costs, {LATENCY: budget})
+        return _chosen(problem, allocate(problem, {LATENCY: budget}))
     except Infeasible:
         return None
-    return Chosen(tuple(c.widths.index(found.widths[c.name]) for c in problem.choices), found.gap)
 
 
 def uniform(problem: Problem, budget: float) -> Chosen | None:
@@ -109,10 +108,10 @@ def halp(problem: Problem, budget: float) -> Chosen | None:
     lowered = budget - whole
     while True:
         try:
-            found = allocate(problem.choices, {LATENCY: costs}, {LATENCY: lowered})
+            found = allocate(Problem(problem.choices, {LATENCY: costs}), {LATENCY: lowered})
         except Infeasible:
             return None
-        plan = tuple(c.widths.index(found.widths[c.name]) for c in problem.choices)
+        plan = _chosen(problem, found).plan
         over = problem.spent(LATENCY, plan) - budget
         if over <= 0:
             return Chosen(plan)
@@ -120,28 +119,13 @@ def halp(problem: Problem, budget: float) -> Chosen | None:
 
 
 def threshold(scores: dict[str, np.ndarray]) -> Allocator:
-    """AAP's rule (arXiv 2303.08595): a channel goes if its attention is at most T times its group's share of latency.
-
-    T is the smallest for which the plan fits; a group keeps its smallest candidate width at least.
-    """
+    """AAP's rule (arXiv 2303.08595), weighted by latency: see ``aap_hw.policy.threshold``."""
 
     def allocator(problem: Problem, budget: float) -> Chosen | None:
-        dense = problem.widest()
-        spent = [
-            sum(table.at(dense) / len(table.groups) for table in problem.tables[LATENCY] if group in table.groups)
-            for group in range(len(dense))
-        ]
-        shares = np.array(spent) / sum(spent)
-        limits = [scores[c.name] / max(share, 1e-12) for c, share in zip(problem.choices, shares, strict=True)]
-
-        def plan(at: float) -> Plan:
-            kept = [int((each > at).sum()) for each in limits]
-            return tuple(
-                min(int(np.searchsorted(c.widths, count)), len(c.widths) - 1)
-                for c, count in zip(problem.choices, kept, strict=True)
-            )
-
-        return _first_that_fits(problem, budget, (plan(at) for at in np.unique(np.concatenate(limits)).tolist()))
+        try:
+            return _chosen(problem, allocate_by_threshold(problem, scores, LATENCY, {LATENCY: budget}))
+        except Infeasible:
+            return None
 
     return allocator
 
@@ -159,6 +143,5 @@ def _with(plan: Plan, group: int, at: int) -> Plan:
     return (*plan[:group], at, *plan[group + 1 :])
 
 
-def _kernel_costs(problem: Problem, resource: str) -> list[KernelCost]:
-    names = [choice.name for choice in problem.choices]
-    return [KernelCost(tuple(names[g] for g in table.groups), table.cost) for table in problem.tables[resource]]
+def _chosen(problem: Problem, found: Allocation) -> Chosen:
+    return Chosen(tuple(c.widths.index(found.widths[c.name]) for c in problem.choices), found.gap)

@@ -53,17 +53,11 @@ def _options() -> argparse.Namespace:
 
 
 def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    import numpy as np
     from _allocators import FLOPS, LATENCY, exact, flops_greedy, halp, netadapt, threshold, uniform
     from _report import say, zoo_name
 
-    from aap_hw.compile.network import Kernel
     from aap_hw.lut.file import load_table
-    from aap_hw.lut.predicting import kernel_costs, latency_costs
-    from aap_hw.policy import GroupChoice, kept_share
-    from aap_hw.policy.problem import Problem
     from aap_hw.prune.baseline import baseline, scores_of
-    from aap_hw.prune.planning import LEAST_SHARE
     from aap_hw.prune.task import Origin, PruneSettings, Task
     from aap_hw.train.data import load_embedded
 
@@ -73,27 +67,15 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
     dense = baseline(task)
     scores = dict(scores_of(task, dense.module, dense.graph, PruneSettings()))
     planner = dense.planner
-    free = [group for group, widths in planner.candidates.items() if len(widths) > 1]
-    choices = [
-        GroupChoice(
-            group,
-            planner.candidates[group],
-            np.log(np.maximum(kept_share(scores[group], planner.candidates[group]), LEAST_SHARE)),
-        )
-        for group in free
-    ]
-    costs = {
-        LATENCY: latency_costs(planner.network, planner.candidates, table),
-        FLOPS: kernel_costs(planner.network, planner.candidates, Kernel.multiply_accumulates),
-    }
-    problem = Problem(choices, costs)
+    problem = planner.problem(scores, [FLOPS])
+    choices = problem.choices
     allocators = {
         "exact": exact,
         "uniform": uniform,
         "flops_greedy": flops_greedy,
         "netadapt": netadapt,
         "halp": halp,
-        "threshold": threshold({group: scores[group] for group in free}),
+        "threshold": threshold(scores),
     }
     dense_ms = planner.dense[LATENCY]
     found = []
@@ -117,7 +99,7 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
             "threads": table.device["threads"],
             "budget_share": share,
             "allocator": allocator,
-            "kept_attention": None if chosen is None else math.exp(problem.value(chosen.plan) / len(free)),
+            "kept_attention": None if chosen is None else math.exp(problem.value(chosen.plan) / len(choices)),
             "predicted_ms": None if widths is None else planner.spent(widths)[LATENCY],
             "measured_ms": measured_ms,
             "measured_share": measured_share,

@@ -120,6 +120,36 @@ score_option = click.option(
     show_default=True,
     help="What tells which filters are important.",
 )
+_ALLOCATORS = (
+    click.option(
+        "--allocator",
+        type=click.Choice(["exact", "threshold"]),
+        default="exact",
+        show_default=True,
+        help="How widths are chosen: the best that fit, or the paper's threshold on attention.",
+    ),
+    click.option(
+        "--threshold-weights",
+        type=click.Choice(["latency", "flops", "parameters"]),
+        help="What the threshold weights a group by; default: the first of these that is limited, else parameters.",
+    ),
+)
+
+
+def allocator_options(command: Callable[..., None]) -> Callable[..., None]:
+    """How widths are chosen; the weights are refused without a threshold."""
+
+    @wraps(command)
+    def checked(*, allocator: str, threshold_weights: str | None, **others: Any) -> None:
+        if threshold_weights and allocator != "threshold":
+            raise UserError("--threshold-weights says what a threshold weights groups by; add --allocator threshold")
+        command(allocator=allocator, threshold_weights=threshold_weights, **others)
+
+    for option in reversed(_ALLOCATORS):
+        checked = option(checked)
+    return checked
+
+
 emulated_option = click.option(
     "--allow-emulated", is_flag=True, help="Accept a table that was not measured on the device, to try things out."
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aap_hw.cli.options import (
+    allocator_options,
     budget_options,
     budget_text,
     calibration_option,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 @weights_option
 @calibration_option
 @score_option
+@allocator_options
 @emulated_option
 @json_option
 def command(
@@ -49,6 +51,8 @@ def command(
     weights: str | None,
     calibration_images: int | None,
     score: str,
+    allocator: str,
+    threshold_weights: str | None,
     allow_emulated: bool,
     json_to: str | None,
 ) -> None:
@@ -61,7 +65,10 @@ def command(
     table = read_table(lut_path)
     origin = origin_of(model_name, input_size, None if weights == "none" else weights)
     task = Task(origin, table, load_embedded(), allow_emulated=allow_emulated)
-    dense, plan = plan_once(task, budgets, PruneSettings(calibration_images=calibration_images, score=score))
+    settings = PruneSettings(
+        calibration_images=calibration_images, score=score, allocator=allocator, threshold_weights=threshold_weights
+    )
+    dense, plan = plan_once(task, budgets, settings)
     error = table_error(table, model_name, dense.network.input_shape)
     document = plan_document(dense, plan, budgets, table.device, error)
     if json_to is not None:
@@ -71,6 +78,8 @@ def command(
         given = f" --input {input_text(input_size)}" if input_size else ""
         given += f" --weights {weights}" if weights else ""
         given += f" --score {score}" if score != "attention" else ""
+        given += f" --allocator {allocator}" if allocator != "exact" else ""
+        given += f" --threshold-weights {threshold_weights}" if threshold_weights else ""
         given += f" --calibration-images {calibration_images}" if calibration_images else ""
         given += " --allow-emulated" if allow_emulated else ""
         click.echo(f"next: aap-hw prune --model {model_name} --lut {lut_path} {budget_text(budgets)}{given}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aap_hw.cli.options import (
+    allocator_options,
     budget_options,
     calibration_option,
     emulated_option,
@@ -62,6 +63,7 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops"}
 @click.option("--seed", default=0, show_default=True, type=int, help="Of training.")
 @calibration_option
 @score_option
+@allocator_options
 @emulated_option
 @click.option("--out", metavar="FOLDER", help="Run folder; default: runs/MODEL-DEVICE-BUDGET.")
 @click.option("--resume", metavar="RUN", help="Go on with a run that was ended early; nothing else is to be given.")
@@ -81,6 +83,8 @@ def command(
     seed: int,
     calibration_images: int | None,
     score: str,
+    allocator: str,
+    threshold_weights: str | None,
     allow_emulated: bool,
     out: str | None,
     resume: str | None,
@@ -107,18 +111,27 @@ def command(
     if weights is None and data_name == "embedded" and model_name == "resnet20":
         weights = "embedded"
     rounds = rounds or (BUDGET_ROUNDS if budgets else ACCURACY_ROUNDS)
-    training = TrainSettings(epochs=epochs, learning_rate=learning_rate)
+    settings = PruneSettings(
+        rounds,
+        calibration_images,
+        score,
+        allocator=allocator,
+        threshold_weights=threshold_weights,
+        training=TrainSettings(epochs=epochs, learning_rate=learning_rate),
+        seed=seed,
+    )
     job = jobs.Job(
         origin_of(model_name, input_size, None if weights == "none" else weights),
         data_name,
         {budget.resource.name: jobs.Limit(budget.amount, budget.relative) for budget in budgets},
         max_accuracy_drop,
-        PruneSettings(rounds, calibration_images, score, training=training, seed=seed),
+        settings,
         allow_emulated,
     )
     asked = "-".join(str(budget).replace("%", "pct") + _SUFFIX[budget.resource.name] for budget in budgets)
     asked = asked or f"{max_accuracy_drop:g}-drop"
     name = f"{model_name}-{table.device['name']}-{asked}" + ("" if score == "attention" else f"-{score}")
+    name += "" if allocator == "exact" else f"-{allocator}"
     pruned = jobs.start(job, table, Path(out) if out else Path("runs") / name, screen.show)
     screen.finish(pruned.folder, pruned.summary)
 

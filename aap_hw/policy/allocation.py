@@ -6,12 +6,12 @@ Exact: proven to be within a relative gap of the best possible. The program that
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from aap_hw.errors import UserError
 from aap_hw.policy.pairwise_milp import PairwiseProgram
-from aap_hw.policy.problem import GroupChoice, KernelCost, Plan, Problem
+from aap_hw.policy.problem import Plan, Problem
 
 _MARGINS = (0.0, 1e-8, 1e-6)
 """Shares of a budget held back, one after the other, should the solver's rounding overspend it."""
@@ -61,7 +61,7 @@ class Allocation:
     bound
         No plan that keeps the budgets has a higher value.
     gap
-        ``(bound - value) / |value|``; 0 for a value of 0 that equals the bound.
+        ``(bound - value) / |value|``; 0 for a value of 0 that equals the bound; None if nothing is proven.
     seconds
         Time taken.
     """
@@ -70,13 +70,12 @@ class Allocation:
     value: float
     spent: dict[str, float]
     bound: float
-    gap: float
+    gap: float | None
     seconds: float
 
 
 def allocate(
-    choices: Sequence[GroupChoice],
-    costs: Mapping[str, Sequence[KernelCost]],
+    problem: Problem,
     budgets: Mapping[str, float],
     *,
     relative_gap: float = 1e-4,
@@ -90,12 +89,10 @@ def allocate(
 
     Parameters
     ----------
-    choices
-        The groups and what each of their widths is worth.
-    costs
-        Kernels by resource, for example ``{"latency_ms": [...], "parameters": [...]}``.
+    problem
+        The groups, what their widths are worth, and what kernels cost.
     budgets
-        How much may be spent of each resource; a resource of `costs` without a budget is only reported.
+        How much may be spent of each resource; a resource without a budget is only reported.
     relative_gap
         How far below the best possible value the result may be, as a share of it.
     time_limit_s
@@ -108,10 +105,9 @@ def allocate(
     Undecided
         If the time was too short to find a plan or to prove that there is none.
     ValueError
-        If groups, costs and budgets do not belong together.
+        If a budget is of an unknown resource or not a number.
     """
     began = time.perf_counter()
-    problem = Problem(choices, costs)
     for resource, budget in budgets.items():
         if resource not in problem.tables:
             raise ValueError(f"there is a budget for {resource}, but no costs")
@@ -195,23 +191,39 @@ def _widened(problem: Problem, plan: Plan, limits: Mapping[str, float]) -> Plan:
     for channels in its objective would not help: to be sure not to outweigh any value it would have to be far
     below the gap, where the solver does not look.
     """
+    block_of = {group: block for block in problem.together for group in block}
     while True:
-        steps = []
+        steps: list[tuple[float, int, Plan]] = []
         for group, choice in enumerate(problem.choices):
             now = plan[group]
             if now == len(choice.widths) - 1:
+                continue
+            if choice.widths[now] == 0 and len(block := block_of.get(group, ())) > 1:
+                # What was removed together comes back together, each group at its narrowest.
+                steps.append(_step(problem, plan, dict.fromkeys(block, 1)))
                 continue
             along = {resource: problem.spent_along(resource, group, plan) for resource in limits}
             for i in range(now + 1, len(choice.widths)):
                 # Rounding only: whether it fits is checked below, on the exact sum.
                 if all(along[r][i] <= limit + 1e-9 * abs(limit) for r, limit in limits.items()):
-                    gain = float(choice.value[i] - choice.value[now])
-                    steps.append((gain, choice.widths[i] - choice.widths[now], group, i))
-        wider = ((*plan[:group], i, *plan[group + 1 :]) for _, _, group, i in sorted(steps, reverse=True))
+                    steps.append(_step(problem, plan, {group: i}))
+        wider = (candidate for _, _, candidate in sorted(steps, reverse=True))
         found = next((candidate for candidate in wider if problem.fits(candidate, limits)), None)
         if found is None:
             return plan
         plan = found
+
+
+def _step(problem: Problem, plan: Plan, changes: Mapping[int, int]) -> tuple[float, int, Plan]:
+    """What a plan gains in value and in channels by some changes, and the plan after them."""
+    wider = list(plan)
+    gain, channels = 0.0, 0
+    for group, i in changes.items():
+        choice = problem.choices[group]
+        gain += float(choice.value[i] - choice.value[plan[group]])
+        channels += choice.widths[i] - choice.widths[plan[group]]
+        wider[group] = i
+    return gain, channels, tuple(wider)
 
 
 def _rounded_up(amount: float) -> float:

@@ -8,12 +8,18 @@ two groups depends on a product of two binaries; y[i, j] >= 0 stands for x[g, i]
 by its marginals: the sum of y[i, j] over j is x[g, i], over i it is x[h, j]. Once x is integral this leaves y
 no freedom, so y may be continuous; before, it is the tightest relaxation that looks at one pair at a time.
 All kernels of one pair of groups share one y, whatever their resource.
+
+The sum of several groups' widths has binaries too, one for each of its levels; two rows let only that of the lowest
+level that is not below the sum be 1. A resource of which the largest of several moments counts has one more variable,
+which no moment exceeds. Groups that are removed together have equal binaries for the width 0.
 """
+
+from __future__ import annotations
 
 import ctypes
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -22,7 +28,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from aap_hw.policy.problem import FloatArray, Plan, Problem
+from aap_hw.policy.problem import FloatArray, Plan, Problem, Table
 
 _SCALE = 1e3
 """Largest amount of any row or objective after scaling. HiGHS forgives absolute errors of 1e-6, which are
@@ -64,8 +70,7 @@ class PairwiseProgram:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        sizes = [len(choice.widths) for choice in problem.choices]
-        self._starts = [0, *accumulate(sizes)]
+        self._starts = [0, *accumulate(problem.sizes)]
         pairs = {
             tuple(sorted(table.groups))
             for tables in problem.tables.values()
@@ -76,10 +81,28 @@ class PairwiseProgram:
         end = self._starts[-1]
         for g, h in sorted(pairs):
             self._pair_start[g, h] = end
-            end += sizes[g] * sizes[h]
+            end += problem.sizes[g] * problem.sizes[h]
+        self._peak: dict[str, int] = {}
+        for resource, tables in problem.tables.items():
+            if tables.moments:
+                self._peak[resource] = end
+                end += 1
         self._variables = end
-        self._ties = self._tie_rows(sizes)
-        self._amounts = {resource: self._amount(resource) for resource in problem.tables}
+        self._amounts: dict[str, _Amount] = {}
+        rows = _Rows(end)
+        self._add_choices(rows)
+        for (g, h), start in self._pair_start.items():
+            y = start + np.arange(problem.sizes[g] * problem.sizes[h]).reshape(problem.sizes[g], problem.sizes[h])
+            for group, each in ((g, y), (h, y.T)):
+                for position, partners in enumerate(each):
+                    rows.add([*partners, self._starts[group] + position], [*[1.0] * len(partners), -1.0], 0.0, 0.0)
+        for number in range(len(problem.sums)):
+            self._add_sum(rows, number)
+        for resource, tables in problem.tables.items():
+            self._amounts[resource] = self._amount(tables.always)
+            if tables.moments:
+                self._add_peak(rows, resource)
+        self._rows = rows.constraint()
 
     def most_value(self, limits: Mapping[str, float], *, relative_gap: float, time_limit_s: float) -> Answer:
         """The plan of the highest value within the limits, or one within `relative_gap` of it."""
@@ -99,9 +122,7 @@ class PairwiseProgram:
     ) -> Answer:
         if not self._variables:
             return Answer((), objective.constant, stopped=False)
-        ones = np.ones(self._ties.shape[0])
-        ones[len(self._problem.choices) :] = 0.0
-        rows = [LinearConstraint(self._ties, ones, ones)]
+        rows = [self._rows]
         for resource, limit in limits.items():
             amount = self._amounts[resource]
             scale = _SCALE / amount.size
@@ -122,33 +143,53 @@ class PairwiseProgram:
         bound = -math.inf if bound is None or math.isnan(bound) else bound / scale + objective.constant
         if result.x is None:
             return Answer(None, bound, result.status == _STOPPED)
-        plan = tuple(int(np.argmax(result.x[a:b])) for a, b in pairwise(self._starts))
+        groups = pairwise(self._starts[: len(self._problem.choices) + 1])
+        plan = tuple(int(np.argmax(result.x[a:b])) for a, b in groups)
         return Answer(plan, bound, result.status == _STOPPED)
 
-    def _tie_rows(self, sizes: list[int]) -> sp.csr_array:
-        """First one row a group (its binaries add up to 1), then the marginals of each pair (equal to 0)."""
-        groups = len(sizes)
-        rows = [np.repeat(np.arange(groups), sizes)]
-        columns = [np.arange(self._starts[-1])]
-        entries = [np.ones(self._starts[-1])]
-        height = groups
-        for (g, h), start in self._pair_start.items():
-            y = start + np.arange(sizes[g] * sizes[h]).reshape(sizes[g], sizes[h])
-            for group, each in ((g, y), (h, y.T)):
-                size, partners = each.shape
-                row = height + np.arange(size)
-                rows += [np.repeat(row, partners), row]
-                columns += [each.ravel(), self._starts[group] + np.arange(size)]
-                entries += [np.ones(each.size), -np.ones(size)]
-                height += size
-        coordinates = (np.concatenate(rows), np.concatenate(columns))
-        shape = (height, self._variables)
-        return sp.csr_array(sp.coo_array((np.concatenate(entries), coordinates), shape=shape))
+    def _add_choices(self, rows: _Rows) -> None:
+        """One width for each group and one level for each sum; what is removed together."""
+        for start, end in pairwise(self._starts):
+            rows.add(range(start, end), [1.0] * (end - start), 1.0, 1.0)
+        for first, *others in self._problem.together:
+            for other in others:
+                rows.add([self._starts[first], self._starts[other]], [1.0, -1.0], 0.0, 0.0)
 
-    def _amount(self, resource: str) -> _Amount:
+    def _add_sum(self, rows: _Rows, number: int) -> None:
+        """The level below the chosen one is below the sum, and the chosen one is not."""
+        each, terms = self._problem.sums[number], self._problem.terms[number]
+        scale = 1.0 / max(each.levels[-1], 1)
+        columns: list[int] = []
+        entries: list[float] = []
+        for group, count in terms:
+            widths = self._problem.choices[group].widths
+            columns += range(self._starts[group], self._starts[group + 1])
+            entries += [-count * width * scale for width in widths]
+        position = len(self._problem.choices) + number
+        levels = range(self._starts[position], self._starts[position + 1])
+        at_most = [level * scale for level in each.levels]
+        at_least = [-math.inf, *(level + 1 for level in each.levels[:-1])]
+        lowest = each.constant + sum(c * self._problem.choices[g].widths[0] for g, c in terms)
+        at_least = [max(level, lowest) * scale for level in at_least]
+        rows.add([*columns, *levels], [*entries, *at_most], each.constant * scale, np.inf)
+        rows.add([*columns, *levels], [*entries, *at_least], -np.inf, each.constant * scale)
+
+    def _add_peak(self, rows: _Rows, resource: str) -> None:
+        """No moment exceeds the resource's own variable, which is a share of the most that any can need."""
+        moments = [self._amount(moment) for moment in self._problem.tables[resource].moments]
+        most = max(moment.constant + moment.size for moment in moments)
+        for moment in moments:
+            used = np.flatnonzero(moment.coefficients)
+            entries = [*(moment.coefficients[used] / most), -1.0]
+            rows.add([*used, self._peak[resource]], entries, -np.inf, -moment.constant / most)
+        always = self._amounts[resource]
+        always.coefficients[self._peak[resource]] = most
+        self._amounts[resource] = _Amount(always.coefficients, always.constant, always.size + most)
+
+    def _amount(self, tables: Sequence[Table]) -> _Amount:
         coefficients = np.zeros(self._variables)
         constant, size = [], 0.0
-        for table in self._problem.tables[resource]:
+        for table in tables:
             if not table.groups:
                 constant.append(float(table.cost))
                 continue
@@ -158,6 +199,32 @@ class PairwiseProgram:
             coefficients[start : start + cost.size] += cost.ravel()
             size += float(np.abs(cost).max())
         return _Amount(coefficients, math.fsum(constant), size or 1.0)
+
+
+class _Rows:
+    """Rows of a sparse matrix with their limits, as they are added."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._columns: list[int] = []
+        self._entries: list[float] = []
+        self._ends = [0]
+        self._low: list[float] = []
+        self._high: list[float] = []
+
+    def add(self, columns: Iterable[int], entries: Iterable[float], low: float, high: float) -> None:
+        """One row: ``low <= entries @ variables[columns] <= high``."""
+        self._columns += columns
+        self._entries += entries
+        self._ends.append(len(self._columns))
+        self._low.append(low)
+        self._high.append(high)
+
+    def constraint(self) -> LinearConstraint:
+        """All rows, for the solver."""
+        shape = (len(self._low), self._width)
+        matrix = sp.csr_array((np.array(self._entries), np.array(self._columns), np.array(self._ends)), shape=shape)
+        return LinearConstraint(matrix, np.array(self._low), np.array(self._high))
 
 
 @contextmanager

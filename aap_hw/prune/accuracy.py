@@ -7,10 +7,11 @@ one starts from the weights and widths of an earlier round and cuts less. See ``
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from aap_hw.errors import UserError
@@ -36,12 +37,13 @@ from aap_hw.prune.steps import (
 )
 from aap_hw.prune.task import PruneSettings, Task
 
-# A severity of 1 halves the latency; the first step leaves 84 % of it, the next 71 %.
-STEP = 0.25
+# By how much the severity grows at first. Of the exact allocator a severity of 1 halves the latency, so that the first
+# step leaves 84 % of it and the next 71 %; of the paper's rule it is T, whose published first step is 1.
+FIRST_STEP = {"exact": 0.25, "threshold": 1.0}
 # What a difference of two accuracies may be off by.
 ROUNDING = 1e-9
-# A step that changes the latency by less than 1 % is not worth a round of training.
-LEAST_STEP = STEP / 2**4
+# A step of this share of the first, about 1 % of the latency, is not worth a round of training.
+LEAST_STEP = 1 / 2**4
 
 
 def prune_within(
@@ -78,13 +80,14 @@ def prune_within(
         raise UserError("an accuracy can only be kept by training: add --data, or give a --budget instead")
     check_classes(task)
     journal = journal or Journal()
-    dense = baseline(task, journal)
+    dense = baseline(task, settings, journal)
     shape = task.origin.input_shape
     accuracy_dense = dense_accuracy(task, dense, journal)
     wanted = accuracy_dense - drop
     known = {**begun(task, dense, {}, settings), "accuracy_wanted": wanted}
     on_event(Event("start", {**known, "accuracy": accuracy_dense}))
-    controller = Controller.begin(STEP)
+    first_step = FIRST_STEP[settings.allocator]
+    controller = Controller.begin(first_step)
     states = {0: State(dense.module, dense.graph, dense.planner)}
     history: list[dict[str, Any]] = []
     best: tuple[State, dict[str, Any]] | None = None
@@ -103,7 +106,9 @@ def prune_within(
             "accuracy": None,
         }
         plan, controller = _plan(state, scores, dense.dense_ms, controller, number, journal)
-        figures["budget_ms"] = dense.dense_ms / 2**controller.severity
+        exact = settings.allocator == "exact"
+        figures["budget_ms"] = dense.dense_ms / 2**controller.severity if exact else None
+        figures["threshold"] = None if exact else controller.severity
         met = False
         if plan is not None:
             state.cut(plan, dense.network.dense)
@@ -129,7 +134,7 @@ def prune_within(
         needed = {controller.start, *(good.number for good in controller.good)}
         states = {kept: each for kept, each in states.items() if kept in needed}
         journal.keep_rounds(needed | ({best[1]["round"]} if best else set()), number)
-        if controller.step < LEAST_STEP:
+        if controller.step < LEAST_STEP * first_step:
             break
     if best is None:
         raise UserError(
@@ -154,6 +159,12 @@ def _plan(
     def find() -> dict[str, Any]:
         tried = controller
         for harder in itertools.count():
+            if state.planner.allocator == "threshold":
+                if tried.severity < lowest() < math.inf:
+                    tried = tried.harder()
+                    continue
+                plan = state.planner.plan_at(tried.severity, scores(), state.widths)
+                return {"plan": plan.as_json() if plan.keep else None, "harder": harder}
             try:
                 plan = state.planner.plan(scores(), {LATENCY.name: dense_ms / 2**tried.severity}, state.widths)
             except (Unreachable, Undecided):
@@ -162,6 +173,10 @@ def _plan(
                 return {"plan": plan.as_json(), "harder": harder}
             tried = tried.harder()
         raise AssertionError
+
+    @cache
+    def lowest() -> float:
+        return state.planner.lowest_threshold(scores(), state.widths)
 
     found = journal.recall(f"round/{number}/plan", find)
     for _ in range(found["harder"]):

@@ -63,10 +63,10 @@ class Baseline:
         return self.planner.network
 
 
-def baseline(task: Task, journal: Journal | None = None) -> Baseline:
+def baseline(task: Task, settings: PruneSettings | None = None, journal: Journal | None = None) -> Baseline:
     """Trace the unpruned network and find its latency: measured on the device now, else from the table.
 
-    A latency that the journal knows is not measured again.
+    Its planner chooses widths as the settings say. A latency that the journal knows is not measured again.
 
     Raises
     ------
@@ -84,7 +84,15 @@ def baseline(task: Task, journal: Journal | None = None) -> Baseline:
     how = task.table.measurement
     candidates = group_candidates(graph, how["granularity"], how["at_most"])
     slowdown = task.table.slowdown(task.origin.model, network.input_shape)
-    planner = Planner(network, candidates, task.table, slowdown)
+    settings = settings or PruneSettings()
+    planner = Planner(
+        network,
+        candidates,
+        task.table,
+        slowdown,
+        allocator=settings.allocator,
+        threshold_weights=settings.threshold_weights,
+    )
     predicted = planner.dense[LATENCY.name]
     measured = task.table.dense_ms(task.origin.model, network.input_shape)
     if task.device is not None:
@@ -164,7 +172,7 @@ def scores_of(
 
 def plan_once(task: Task, budgets: Sequence[Budget], settings: PruneSettings) -> tuple[Baseline, Plan]:
     """The plan for some budgets in one step, without cutting anything."""
-    dense = baseline(task)
+    dense = baseline(task, settings)
     allowed = amounts(budgets, dense)
     return dense, dense.planner.plan(scores_of(task, dense.module, dense.graph, settings), allowed)
 

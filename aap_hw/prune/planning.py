@@ -6,7 +6,7 @@ Pure but for its inputs: nothing is trained, compiled or written here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,14 +23,20 @@ from aap_hw.policy import (
     LATENCY,
     PARAMETERS,
     RESOURCES,
+    Allocation,
     GroupChoice,
     Infeasible,
+    Problem,
     allocate,
+    allocate_at_threshold,
+    allocate_by_threshold,
     best_channels,
     kept_share,
+    lowest_threshold,
 )
 
 Scores = Mapping[str, NDArray[np.float64]]
+Widths = Mapping[str, int]
 # A group that keeps next to nothing would be worth minus infinity.
 LEAST_SHARE = 1e-6
 # What a kernel takes of the resources that can be counted, under a width plan.
@@ -71,7 +77,8 @@ class Plan:
     predicted_ms : what the network takes if its kernels take ``kernels``.
     spent : what it takes of every resource, by name; latency in ms as predicted.
     kept_attention : geometric mean over the free groups of the share of attention kept.
-    gap : how far the choice may be from the best, as a share of its value; proven by the solver.
+    gap : how far the choice may be from the best, as a share of its value; proven by the solver. None if nothing is
+        proven, as of a threshold.
     """
 
     widths: dict[str, int]
@@ -79,7 +86,7 @@ class Plan:
     predicted_ms: float
     spent: dict[str, float]
     kept_attention: float
-    gap: float
+    gap: float | None
     seconds: float
     kernels: list[KernelLatency]
 
@@ -104,6 +111,9 @@ class Planner:
     slowdown : how much longer the network takes than the sum of its kernels, by the table.
     calibration : latency measured on the device over what the table predicts; 1 if nothing was measured.
     unpruned_ms : latency of the unpruned network that shares are of; None if it is only predicted.
+    allocator : how widths are chosen: ``exact`` or ``threshold``, see ``aap_hw.policy``.
+    threshold_weights : the resource that a threshold's weights are shares of; None takes the first limited one of
+        latency, FLOPs and parameters, and parameters if none is.
     """
 
     network: Network
@@ -112,6 +122,8 @@ class Planner:
     slowdown: Slowdown = ALONE
     calibration: float = 1.0
     unpruned_ms: float | None = None
+    allocator: str = "exact"
+    threshold_weights: str | None = None
 
     @property
     def dense(self) -> dict[str, float]:
@@ -131,11 +143,11 @@ class Planner:
     def _network_ms(self, alone_us: float) -> float:
         return self.slowdown.network_us(alone_us) * self.calibration / 1e3
 
-    def plan(self, scores: Scores, budgets: Mapping[str, float], at_most: Mapping[str, int] | None = None) -> Plan:
-        """The plan with the most attention kept that is predicted to meet the budgets.
+    def plan(self, scores: Scores, budgets: Mapping[str, float], at_most: Widths | None = None) -> Plan:
+        """The plan with the most attention kept that is predicted to meet the budgets; none is slower than unpruned.
 
         The value of a plan is the sum over groups of log(share of attention kept): groups work in series, so that
-        what reaches the output is the product of what each lets through.
+        what reaches the output is the product of what each lets through. A threshold does not ask for it.
 
         Parameters
         ----------
@@ -151,41 +163,85 @@ class Planner:
         Unreachable : no plan meets the budgets; the smallest reachable amount is named.
         MissingKernelError : the table lacks a kernel of the network.
         """
-        limits = {**self.network.dense, **(at_most or {})}
-        allowed = {name: tuple(w for w in widths if w <= limits[name]) for name, widths in self.candidates.items()}
-        free = [name for name, widths in allowed.items() if len(widths) > 1]
-        choices = [
-            GroupChoice(name, allowed[name], np.log(np.maximum(kept_share(scores[name], allowed[name]), LEAST_SHARE)))
-            for name in free
-        ]
-        costs = {name: kernel_costs(self.network, allowed, COUNTS[name]) for name in budgets if name in COUNTS}
-        costs[LATENCY.name] = latency_costs(self.network, allowed, self.table)
-        given = dict(budgets)
-        if LATENCY.name in given:
-            alone_us = self.slowdown.alone_of(given[LATENCY.name] * 1e3 / self.calibration)
-            given[LATENCY.name] = alone_us * (1 - ROUNDING)
+        weights = self._weights(budgets)
+        problem = self.problem(scores, [*budgets, weights], at_most)
+        dense_us = math.fsum(row.latency_us for row in kernel_latencies(self.network, self.network.dense, self.table))
+        allowed = {**budgets, LATENCY.name: dense_us}
+        if LATENCY.name in budgets:
+            asked_us = self.slowdown.alone_of(budgets[LATENCY.name] * 1e3 / self.calibration)
+            allowed[LATENCY.name] = min(asked_us * (1 - ROUNDING), dense_us)
         try:
-            found = allocate(choices, costs, given)
-        except Infeasible as problem:
-            smallest, dense = problem.smallest, self.dense[problem.resource]
-            if problem.resource == LATENCY.name:
-                smallest = self._network_ms(smallest) * (1 + 3 * ROUNDING)
-            raise Unreachable(problem.resource, budgets[problem.resource], smallest, dense, problem.given) from problem
-        widths = {name: found.widths.get(name, widths[-1]) for name, widths in allowed.items()}
-        shares = [float(kept_share(scores[name], [widths[name]])[0]) for name in free]
+            if self.allocator == "exact":
+                found = allocate(problem, allowed)
+            else:
+                found = allocate_by_threshold(problem, scores, weights, allowed)
+        except Infeasible as refusal:
+            raise self._unreachable(refusal, budgets) from refusal
+        return self._plan(found, scores, at_most)
+
+    def plan_at(self, threshold: float, scores: Scores, at_most: Widths | None = None) -> Plan:
+        """The plan that the paper's rule gives at a threshold T, whatever it takes."""
+        weights = self._weights({})
+        problem = self.problem(scores, [weights], at_most)
+        return self._plan(allocate_at_threshold(problem, scores, weights, threshold), scores, at_most)
+
+    def lowest_threshold(self, scores: Scores, at_most: Widths | None = None) -> float:
+        """The lowest T at which the paper's rule cuts something; infinite if there is none."""
+        weights = self._weights({})
+        return lowest_threshold(self.problem(scores, [weights], at_most), scores, weights)
+
+    def problem(self, scores: Scores, resources: Iterable[str], at_most: Widths | None = None) -> Problem:
+        """The groups that may be narrowed, what their widths are worth, and what they take of some resources.
+
+        Latency is always among them, in microseconds of the kernels on their own.
+        """
+        allowed = self._allowed(at_most)
+        choices = [
+            GroupChoice(name, widths, np.log(np.maximum(kept_share(scores[name], widths), LEAST_SHARE)))
+            for name, widths in allowed.items()
+            if len(widths) > 1
+        ]
+        costs = {name: kernel_costs(self.network, allowed, COUNTS[name]) for name in resources if name in COUNTS}
+        return Problem(choices, {**costs, LATENCY.name: latency_costs(self.network, allowed, self.table)})
+
+    def _weights(self, budgets: Iterable[str]) -> str:
+        """The resource that a threshold's weights are shares of."""
+        if self.threshold_weights is not None:
+            return self.threshold_weights
+        limited = [name for name in (LATENCY.name, FLOPS.name, PARAMETERS.name) if name in budgets]
+        return next(iter(limited), PARAMETERS.name)
+
+    def _allowed(self, at_most: Widths | None) -> dict[str, tuple[int, ...]]:
+        """The candidates of each group that an earlier round left."""
+        limits = {**self.network.dense, **(at_most or {})}
+        return {name: tuple(w for w in widths if w <= limits[name]) for name, widths in self.candidates.items()}
+
+    def _plan(self, found: Allocation, scores: Scores, at_most: Widths | None) -> Plan:
+        before = {**self.network.dense, **(at_most or {})}
+        widths = {name: found.widths.get(name, left[-1]) for name, left in self._allowed(at_most).items()}
+        shares = [float(kept_share(scores[name], [width])[0]) for name, width in found.widths.items()]
         spent = self.spent(widths)
         return Plan(
             widths=widths,
             keep={
-                name: best_channels(scores[name], widths[name]).tolist() for name in free if widths[name] < limits[name]
+                name: best_channels(scores[name], width).tolist()
+                for name, width in found.widths.items()
+                if width < before[name]
             },
             predicted_ms=spent[LATENCY.name],
             spent=spent,
-            kept_attention=float(np.exp(np.mean(np.log(np.maximum(shares, LEAST_SHARE))))) if free else 1.0,
+            kept_attention=float(np.exp(np.mean(np.log(np.maximum(shares, LEAST_SHARE))))) if shares else 1.0,
             gap=found.gap,
             seconds=found.seconds,
             kernels=kernel_latencies(self.network, widths, self.table),
         )
+
+    def _unreachable(self, refusal: Infeasible, budgets: Mapping[str, float]) -> Unreachable:
+        dense, smallest = self.dense[refusal.resource], refusal.smallest
+        if refusal.resource == LATENCY.name:
+            smallest = self._network_ms(smallest) * (1 + 3 * ROUNDING)
+        asked = budgets.get(refusal.resource, dense)
+        return Unreachable(refusal.resource, asked, smallest, dense, refusal.given)
 
 
 def _up(value: float) -> str:

@@ -59,7 +59,7 @@ def prune(
     if task.retrain:
         check_classes(task)
     journal = journal or Journal()
-    dense = baseline(task, journal)
+    dense = baseline(task, settings, journal)
     wanted = amounts(budgets, dense)
     shape = task.origin.input_shape
     state = State(dense.module, dense.graph, dense.planner)

@@ -50,6 +50,9 @@ class PruneSettings:
     rounds : steps in which the budget is approached.
     calibration_images : images that attention is averaged over; None takes 16 at 224 x 224 up to 512 at 32 x 32.
     score : what tells important channels: ``attention`` or one of ``aap_hw.attention.ALTERNATIVES``.
+    allocator : how widths are chosen: ``exact``, or ``threshold`` for the paper's rule.
+    threshold_weights : what the paper's rule weights groups by, ``parameters``, ``flops`` or ``latency``; None takes
+        what is limited.
     reduction, p : the paper's family (mean, sum, max) and exponent of the attention score.
     training : how each round trains; its learning-rate schedule starts anew each time.
     seed : of the training's order and augmentation.
@@ -58,6 +61,8 @@ class PruneSettings:
     rounds: int = 3
     calibration_images: int | None = None
     score: str = "attention"
+    allocator: str = "exact"
+    threshold_weights: str | None = None
     reduction: str = "mean"
     p: float = 1.0
     training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=3, learning_rate=0.05))

@@ -80,6 +80,22 @@ def test_filters_can_be_told_by_other_scores(aap_hw: Callable[..., Any], table_f
     assert plan["predicted_ms"] <= plan["budget_ms"]
 
 
+def test_papers_threshold_can_choose_the_widths(aap_hw: Callable[..., Any], table_file: Path) -> None:
+    asked = ("--lut", str(table_file), "--budget", "60%")
+    outcome = aap_hw("plan", *RESNET20, *asked, "--allocator", "threshold", "--json", "-")
+    assert (outcome.code, outcome.err) == (0, "")
+    plan, exact = json.loads(outcome.out), json.loads(aap_hw("plan", *RESNET20, *asked, "--json", "-").out)
+    assert plan["predicted_ms"] <= plan["budget_ms"]
+    assert plan["kept_attention"] < exact["kept_attention"]
+    assert plan["gap"] is None
+    by_flops = ("--allocator", "threshold", "--threshold-weights", "flops")
+    shown = aap_hw("plan", *RESNET20, *asked, *by_flops)
+    assert "--allocator threshold --threshold-weights flops" in shown.out
+    refused = aap_hw("plan", *RESNET20, *asked, "--threshold-weights", "flops")
+    assert (refused.code, refused.out) == (2, "")
+    assert "add --allocator threshold" in refused.err
+
+
 def test_without_any_budget_there_is_nothing_to_plan(aap_hw: Callable[..., Any], table_file: Path) -> None:
     outcome = aap_hw("plan", *RESNET20, "--lut", str(table_file))
     assert outcome.code == 2

@@ -11,18 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aap_hw import policy
 from aap_hw.policy import (
     GroupChoice,
     Infeasible,
     KernelCost,
+    Problem,
     Undecided,
-    allocate,
     candidate_widths,
     kept_share,
 )
 from aap_hw.policy.pairwise_milp import Answer, PairwiseProgram
 
 EXACT = 1e-9
+
+
+def allocate(choices, costs, budgets, **options):
+    return policy.allocate(Problem(choices, costs), budgets, **options)
 
 
 def random_instance(rng, resources):
@@ -359,7 +364,7 @@ def test_groups_costs_and_budgets_must_belong_together():
 
 @pytest.mark.parametrize(
     ("widths", "value"),
-    [((), []), ((0, 8), [1, 2]), ((16, 8), [1, 2]), ((8, 16), [1]), ((8, 16), [2, 1]), ((8,), [math.nan])],
+    [((), []), ((-8, 8), [1, 2]), ((16, 8), [1, 2]), ((8, 16), [1]), ((8, 16), [2, 1]), ((8,), [math.nan])],
 )
 def test_choices_that_make_no_sense_are_refused(widths, value):
     with pytest.raises(ValueError, match="group g: "):

@@ -105,6 +105,20 @@ def test_failing_again_and_again_ends_with_the_fastest_good_round(trained_to: Sc
     assert len(rounds) < 10
 
 
+def test_papers_threshold_grows_by_its_step_and_is_halved_after_a_failure(trained_to: Script) -> None:
+    trained_to([94.9, 94.8, 90.0, 94.7])
+    settings = replace(SETTINGS, allocator="threshold")
+    pruned, _ = prune_within(task(), 0.5, settings)
+    rounds = pruned.record["rounds"]
+    first = rounds[0]["threshold"]
+    assert first == int(first) >= 1
+    assert [each["threshold"] - first for each in rounds] == [0, 1, 2, 1.5]
+    assert [each["from_round"] for each in rounds] == [0, 1, 2, 2]
+    assert all(each["budget_ms"] is None for each in rounds)
+    latencies = [each["predicted_ms"] for each in rounds]
+    assert latencies[0] >= latencies[1] >= latencies[2]
+
+
 def test_no_round_that_keeps_the_accuracy_is_said_with_what_to_do(trained_to: Script) -> None:
     trained_to([90.0, 91.0, 92.0, 93.0])
     with pytest.raises(UserError, match=r"none of 4 rounds kept an accuracy of 94\.50 % .* allow a larger drop"):

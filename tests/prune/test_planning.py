@@ -119,6 +119,28 @@ def test_budget_that_is_exactly_what_a_plan_takes_is_kept_by_a_plan_as_good(
     assert again.kept_attention >= found.kept_attention * (1 - 1e-2)
 
 
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**32), share=st.floats(0.1, 0.98))
+def test_threshold_keeps_the_budget_too_and_no_more_attention_than_the_exact_choice(seed: int, share: float) -> None:
+    scores, budget = random_scores(seed), reachable(share)
+    by_threshold = replace(planner(), allocator="threshold").plan(scores, {"latency": budget})
+    check(by_threshold, scores, budget, dict(resnet20()[2].dense))
+    assert by_threshold.gap is None
+    assert by_threshold.kept_attention <= planner().plan(scores, {"latency": budget}).kept_attention * (1 + 1e-3)
+
+
+def test_threshold_is_weighted_by_what_is_limited_unless_told_otherwise() -> None:
+    scores, by_threshold = random_scores(5), replace(planner(), allocator="threshold")
+
+    def widths(budgets: dict[str, float], weights: str | None = None) -> dict[str, int]:
+        return replace(by_threshold, threshold_weights=weights).plan(scores, budgets).widths
+
+    half = {name: amount / 2 for name, amount in planner().dense.items()}
+    for name in ("latency", "flops", "parameters"):
+        assert widths({name: half[name]}) == widths({name: half[name]}, weights=name)
+    assert widths({"flops": half["flops"]}) != widths({"flops": half["flops"]}, weights="parameters")
+
+
 def test_more_time_never_keeps_less_attention() -> None:
     scores = random_scores(3)
     budgets = [{"latency": reachable(share)} for share in (0.1, 0.3, 0.5, 0.7, 0.9, 1.001)]

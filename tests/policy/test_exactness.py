@@ -1,0 +1,159 @@
+"""The exact allocation equals brute force on 500 random instances with everything that a problem may have.
+
+One to four budget rows, one of which may be a peak over moments; kernels that depend on sums of groups; groups that can
+be removed, alone or together. The brute force shares no code with the package: it looks every cost up in the kernels as
+they are given. Less general instances, with the messages and edge cases, are in `test_allocation`.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aap_hw.policy import GroupChoice, Infeasible, KernelCost, PeakCost, Problem, WidthSum, allocate
+
+RESOURCES = ("latency", "parameters", "flops", "memory")
+EXACT = 1e-9
+
+
+@dataclass
+class Instance:
+    choices: list
+    costs: dict
+    sums: list
+    together: list
+    budgets: dict
+
+    def problem(self):
+        return Problem(self.choices, self.costs, self.sums, self.together)
+
+    def plans(self):
+        """(widths by name, value, spent by resource) of every plan that may be."""
+        for positions in itertools.product(*(range(len(choice.widths)) for choice in self.choices)):
+            at = {choice.name: i for choice, i in zip(self.choices, positions, strict=True)}
+            widths = {choice.name: choice.widths[at[choice.name]] for choice in self.choices}
+            if any(len({widths[name] == 0 for name in block}) > 1 for block in self.together):
+                continue
+            value = math.fsum(choice.value[at[choice.name]] for choice in self.choices)
+            yield widths, value, self.spent(widths)
+
+    def spent(self, widths):
+        at = {choice.name: choice.widths.index(widths[choice.name]) for choice in self.choices}
+        for each in self.sums:
+            total = each.constant + sum(count * widths[name] for name, count in each.terms)
+            at[each.name] = min(i for i, level in enumerate(each.levels) if level >= total)
+
+        def looked_up(kernels):
+            return [kernel.cost[tuple(at[name] for name in kernel.groups)] for kernel in kernels]
+
+        found = {}
+        for resource, cost in self.costs.items():
+            if isinstance(cost, PeakCost):
+                always = looked_up(cost.always)
+                found[resource] = max(math.fsum([*always, *looked_up(moment)]) for moment in cost.moments)
+            else:
+                found[resource] = math.fsum(looked_up(cost))
+        return found
+
+
+def instance(seed, rows):
+    rng = np.random.default_rng([seed, rows])
+    choices = []
+    for g in range(rng.integers(1, 5)):
+        widths = np.sort(rng.choice(np.arange(1, 30), size=rng.integers(1, 4), replace=False)).tolist()
+        widths = [0, *widths] if rng.random() < 0.5 else widths
+        value = np.sort(rng.integers(0, 5, len(widths)) if rng.random() < 0.3 else rng.random(len(widths)) * 3 - 2)
+        choices.append(GroupChoice(f"g{g}", tuple(widths), value))
+    removable = [choice.name for choice in choices if choice.widths[0] == 0]
+    together = [tuple(removable)] if len(removable) > 1 and rng.random() < 0.7 else []
+    sums = []
+    for s in range(rng.integers(0, 3)):
+        terms = tuple((choice.name, int(rng.integers(1, 3))) for choice in choices if rng.random() < 0.7)
+        constant = int(rng.integers(0, 10))
+        largest = constant + sum(n * next(c for c in choices if c.name == name).widths[-1] for name, n in terms)
+        levels = {*rng.integers(1, largest + 1, size=4).tolist(), largest} if largest else {0}
+        sums.append(WidthSum(f"s{s}", terms, tuple(sorted(levels)), constant))
+    sizes = {c.name: len(c.widths) for c in choices} | {s.name: len(s.levels) for s in sums}
+
+    def kernels(most):
+        made = []
+        for _ in range(rng.integers(1, most)):
+            groups = tuple(rng.choice(list(sizes), size=rng.integers(0, 3)).tolist())
+            shape = tuple(sizes[name] for name in groups)
+            kind = rng.integers(3)
+            cost = (
+                rng.random(shape)
+                if kind == 0
+                else rng.integers(0, 4, shape).astype(float)
+                if kind == 1
+                else 10.0 ** rng.uniform(-4, 1, shape)
+            )
+            made.append(KernelCost(groups, cost))
+        return made
+
+    costs = {name: kernels(7) for name in RESOURCES[: rows - 1]}
+    costs[RESOURCES[rows - 1]] = PeakCost(kernels(4), [kernels(4) for _ in range(rng.integers(1, 5))])
+    made = Instance(choices, costs, sums, together, {})
+    spent = [each for _, _, each in made.plans()]
+    for resource in costs:
+        amounts = sorted(each[resource] for each in spent)
+        # Often exactly what some plan costs, where the smallest rounding error decides.
+        made.budgets[resource] = amounts[rng.integers(len(amounts))] * (
+            1 if rng.random() < 0.5 else rng.uniform(0.8, 1.2)
+        )
+    return made
+
+
+def fits(spent, budgets):
+    return all(spent[resource] <= budget for resource, budget in budgets.items())
+
+
+@settings(max_examples=500)
+@given(st.integers(0, 2**32), st.integers(1, 4))
+def test_allocation_equals_brute_force(seed, rows):
+    given_ = instance(seed, rows)
+    plans = list(given_.plans())
+    values = [value for _, value, spent in plans if fits(spent, given_.budgets)]
+    if not values:
+        with pytest.raises(Infeasible) as refused:
+            allocate(given_.problem(), given_.budgets, relative_gap=0)
+        met = {name: given_.budgets[name] for name in refused.value.given}
+        least = min(spent[refused.value.resource] for _, _, spent in plans if fits(spent, met))
+        assert refused.value.smallest == pytest.approx(least, rel=EXACT, abs=EXACT)
+        return
+    found = allocate(given_.problem(), given_.budgets, relative_gap=0)
+    assert found.value == pytest.approx(max(values), rel=1e-8, abs=1e-8)
+    assert found.bound >= max(values) - EXACT
+    assert found.spent == given_.spent(found.widths)
+    assert fits(found.spent, given_.budgets)
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 2**32), st.integers(1, 4))
+def test_of_plans_that_cost_the_same_none_has_more_channels_in_one_group(seed, rows):
+    given_ = instance(seed, rows)
+    plans = list(given_.plans())
+    if not any(fits(spent, given_.budgets) for _, _, spent in plans):
+        return
+    found = allocate(given_.problem(), given_.budgets, relative_gap=0).widths
+    for widths, _, spent in plans:
+        differing = [name for name in widths if widths[name] != found[name]]
+        if len(differing) == 1 and widths[differing[0]] > found[differing[0]]:
+            assert not fits(spent, given_.budgets)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32), st.integers(1, 4), st.floats(1, 1.5))
+def test_more_of_any_budget_never_gives_less_value(seed, rows, factor):
+    given_ = instance(seed, rows)
+    try:
+        less = allocate(given_.problem(), given_.budgets, relative_gap=0)
+    except Infeasible:
+        return
+    for resource in given_.budgets:
+        more = {**given_.budgets, resource: given_.budgets[resource] * factor}
+        assert allocate(given_.problem(), more, relative_gap=0).value >= less.value - EXACT
