@@ -30,8 +30,8 @@ from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.predicting import predict_us
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 from aap_hw.models import zoo
+from aap_hw.models.origin import Origin
 from aap_hw.prune import measuring
-from aap_hw.prune.task import Origin
 from aap_hw.train.data import LabelledImages, load_embedded
 
 ORIGIN = Origin("resnet20", "embedded", (3, 32, 32))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aap_hw.cli.options import DEFAULT_MODEL, build_model, device_option, input_option, input_text, read_table
+from aap_hw.cli.options import device_option, input_option, input_text, model_option, read_table
 from aap_hw.cli.output import json_option, write_json
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def show(file: str, points: bool, json_to: str | None) -> None:
 
 @command.command(epilog="\b\nExample:\n  aap-hw lut validate --device x86 --model resnet20 --plans 20")
 @device_option
-@click.option("--model", "model_name", default=DEFAULT_MODEL, metavar="NAME", show_default=True, help="Network to cut.")
+@model_option
 @input_option
 @click.option("--lut", "lut", metavar="FILE", help="The table to check; default: lut/DEVICE.json.")
 @click.option("--plans", default=20, show_default=True, type=click.IntRange(min=1), help="How many width plans.")
@@ -63,17 +63,18 @@ def validate(
     from aap_hw.device.connection import connect
     from aap_hw.lut.file import load_table
     from aap_hw.lut.validating import validate_model
+    from aap_hw.models.origin import Origin
 
     profile = load_profile(device)
     path = Path(lut) if lut else Path("lut") / f"{profile.name}.json"
     table = load_table(path)
     board = connect(profile, "lut validate")
-    model = build_model(model_name, input_size)
-    shape = (1, *model.input_shape)
+    origin = Origin.of(model_name, input_size)
+    shape = (1, *origin.input_shape)
     with MeasuringScreen(path) as screen:
         entries = validate_model(
-            model.name,
-            model.module,
+            origin.model,
+            origin.build(),
             shape,
             board,
             table,
@@ -84,9 +85,9 @@ def validate(
             workers=workers,
         )
     if json_to is not None:
-        write_json({"model": model.name, "input": list(shape), **_plans_document(entries)}, json_to)
+        write_json({"model": origin.model, "input": list(shape), **_plans_document(entries)}, json_to)
     else:
-        _print_plans(model.name, model.input_shape, entries)
+        _print_plans(origin.model, origin.input_shape, entries)
 
 
 def _plans_document(entries: Sequence[Validation]) -> dict[str, Any]:

@@ -14,9 +14,7 @@ from aap_hw.errors import UserError, closest
 
 if TYPE_CHECKING:
     from aap_hw.lut.table import LatencyTable
-    from aap_hw.models.zoo import ZooModel
     from aap_hw.policy import Budget
-    from aap_hw.prune.task import Origin
 
 DEFAULT_MODEL = "mobilenetv2"
 
@@ -49,13 +47,22 @@ class BudgetText(click.ParamType[Any]):
 
 
 model_option = click.option(
-    "--model", "model_name", default=DEFAULT_MODEL, metavar="NAME", show_default=True, help="Network to prune."
+    "--model",
+    "model_name",
+    default=DEFAULT_MODEL,
+    metavar="SOURCE",
+    show_default=True,
+    help="The network: a name such as resnet50, torchvision:NAME, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, or "
+    "FILE.pt2.",
 )
 device_option = click.option(
     "--device", required=True, metavar="NAME", help="A device profile's name, or the path of its TOML file."
 )
 input_option = click.option(
-    "--input", "input_size", type=InputShape(), help="Input size; default: the model's usual one."
+    "--input",
+    "input_size",
+    type=InputShape(),
+    help="Size of the images; default: the usual one of the network, if it has one.",
 )
 
 
@@ -153,42 +160,6 @@ def allocator_options(command: Callable[..., None]) -> Callable[..., None]:
 emulated_option = click.option(
     "--allow-emulated", is_flag=True, help="Accept a table that was not measured on the device, to try things out."
 )
-
-
-def build_model(name: str, input_size: tuple[int, ...] | None, weights: str | None = None) -> ZooModel:
-    """The zoo's network, at another input size if one is given.
-
-    Raises
-    ------
-    UserError : the model is unknown or cannot take that input.
-    """
-    from dataclasses import replace
-
-    from aap_hw.models import zoo
-
-    shape = origin_of(name, input_size, weights).input_shape
-    return replace(zoo.build(name, weights), input_shape=shape)
-
-
-def origin_of(name: str, input_size: tuple[int, ...] | None, weights: str | None = None) -> Origin:
-    """What to build the zoo's network from, at another input size if one is given; nothing is built yet.
-
-    Raises
-    ------
-    UserError : the model is unknown or cannot take that input.
-    """
-    from aap_hw.models import zoo
-    from aap_hw.prune.task import Origin
-
-    usual = zoo.entry(name, weights).input_shape
-    if input_size is None:
-        return Origin(name, weights, usual)
-    channels, height, width = input_size
-    if channels != usual[0]:
-        raise UserError(
-            f"{name} takes images of {usual[0]} channels, not {channels}; write --input {usual[0]}x{height}x{width}"
-        )
-    return Origin(name, weights, (channels, height, width))
 
 
 def read_table(text: str) -> LatencyTable:

@@ -18,7 +18,6 @@ from aap_hw.cli.options import (
     input_text,
     lut_option,
     model_option,
-    origin_of,
     read_table,
     score_option,
     weights_option,
@@ -58,18 +57,19 @@ def command(
 ) -> None:
     """Show what 'prune' would choose: how wide each channel group, how fast by the table, how much attention kept."""
     from aap_hw.lut.fidelity import table_error
+    from aap_hw.models.origin import Origin
     from aap_hw.prune.baseline import plan_once
     from aap_hw.prune.task import PruneSettings, Task
     from aap_hw.train.data import load_embedded
 
     table = read_table(lut_path)
-    origin = origin_of(model_name, input_size, None if weights == "none" else weights)
+    origin = Origin.of(model_name, input_size, None if weights == "none" else weights)
     task = Task(origin, table, load_embedded(), allow_emulated=allow_emulated)
     settings = PruneSettings(
         calibration_images=calibration_images, score=score, allocator=allocator, threshold_weights=threshold_weights
     )
     dense, plan = plan_once(task, budgets, settings)
-    error = table_error(table, model_name, dense.network.input_shape)
+    error = table_error(table, origin.model, dense.network.input_shape)
     document = plan_document(dense, plan, budgets, table.device, error)
     if json_to is not None:
         write_json(document, json_to)
@@ -82,7 +82,7 @@ def command(
         given += f" --threshold-weights {threshold_weights}" if threshold_weights else ""
         given += f" --calibration-images {calibration_images}" if calibration_images else ""
         given += " --allow-emulated" if allow_emulated else ""
-        click.echo(f"next: aap-hw prune --model {model_name} --lut {lut_path} {budget_text(budgets)}{given}")
+        click.echo(f"next: aap-hw prune --model {origin.model} --lut {lut_path} {budget_text(budgets)}{given}")
 
 
 def plan_document(

@@ -15,7 +15,6 @@ from aap_hw.cli.options import (
     input_option,
     lut_option_of,
     model_option,
-    origin_of,
     read_table,
     score_option,
     weights_option,
@@ -95,6 +94,7 @@ def command(
     as fast as the accuracy allows; rounds that lose too much are undone. Whatever ends it early, --resume goes on.
     """
     from aap_hw.cli.run_screen import PruneScreen
+    from aap_hw.models.origin import Origin
     from aap_hw.prune import job as jobs
     from aap_hw.prune.task import PruneSettings
     from aap_hw.train.loop import TrainSettings
@@ -120,8 +120,9 @@ def command(
         training=TrainSettings(epochs=epochs, learning_rate=learning_rate),
         seed=seed,
     )
+    origin = Origin.of(model_name, input_size, None if weights == "none" else weights)
     job = jobs.Job(
-        origin_of(model_name, input_size, None if weights == "none" else weights),
+        origin,
         data_name,
         {budget.resource.name: jobs.Limit(budget.amount, budget.relative) for budget in budgets},
         max_accuracy_drop,
@@ -130,7 +131,7 @@ def command(
     )
     asked = "-".join(str(budget).replace("%", "pct") + _SUFFIX[budget.resource.name] for budget in budgets)
     asked = asked or f"{max_accuracy_drop:g}-drop"
-    name = f"{model_name}-{table.device['name']}-{asked}" + ("" if score == "attention" else f"-{score}")
+    name = f"{origin.short}-{table.device['name']}-{asked}" + ("" if score == "attention" else f"-{score}")
     name += "" if allocator == "exact" else f"-{allocator}"
     pruned = jobs.start(job, table, Path(out) if out else Path("runs") / name, screen.show)
     screen.finish(pruned.folder, pruned.summary)

@@ -66,3 +66,10 @@ def calibrate_batch_norm(model: nn.Module, input_shape: tuple[int, int, int], se
             norm.eval()
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.zero_()
+
+
+def is_untrained(model: nn.Module) -> bool:
+    """Whether a model has batch norms and none of them has seen a batch yet."""
+    seen = [(m.running_mean, m.running_var) for m in model.modules() if isinstance(m, BATCH_NORMS)]
+    statistics = [(mean, variance) for mean, variance in seen if mean is not None and variance is not None]
+    return bool(statistics) and not any(mean.any() or (variance - 1).any() for mean, variance in statistics)

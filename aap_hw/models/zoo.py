@@ -62,6 +62,9 @@ _ENTRIES = {
     "vgg16_bn": ZooEntry(_torchvision("vgg16_bn"), _LARGE, 1000),
 }
 
+OF_TORCHVISION = {"mobilenet_v2": "mobilenetv2", "resnet18": "resnet18", "resnet50": "resnet50", "vgg16_bn": "vgg16_bn"}
+"""What torchvision calls some of them, and what they are called here."""
+
 
 def names() -> tuple[str, ...]:
     """All names that `build` accepts, sorted."""

@@ -24,10 +24,11 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.lut.calibrating import ALONE
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.table import LatencyTable, MissingKernelError
+from aap_hw.models.origin import Origin
 from aap_hw.policy import LATENCY, Budget
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.planning import Plan, Planner
-from aap_hw.prune.task import Origin, PruneSettings, Task
+from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.data import LabelledImages
 
 if TYPE_CHECKING:

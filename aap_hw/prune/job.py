@@ -18,6 +18,7 @@ from aap_hw.errors import UserError
 from aap_hw.files import WriteError, read_text, write_atomic
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import LatencyTable
+from aap_hw.models.origin import Origin
 from aap_hw.policy import RESOURCES, Budget
 from aap_hw.prune.accuracy import prune_within
 from aap_hw.prune.device import device_of
@@ -25,7 +26,7 @@ from aap_hw.prune.journal import Journal
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import EventLog, PrunedNetwork, RunFolder
 from aap_hw.prune.steps import Event, OnEvent
-from aap_hw.prune.task import Origin, PruneSettings, Task
+from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train import data as images
 
 CONFIG, TABLE = "config.json", "table.json"

@@ -22,7 +22,7 @@ from aap_hw.errors import UserError
 from aap_hw.files import read_text, require_writable_folder, sha256_of, write_atomic
 from aap_hw.graph import ChannelGraph
 from aap_hw.jsonlines import JsonLines
-from aap_hw.prune.task import Origin
+from aap_hw.models.origin import Origin
 
 SCHEMA_VERSION = 2
 

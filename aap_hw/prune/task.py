@@ -8,10 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from aap_hw.lut.table import LatencyTable
-from aap_hw.models import zoo
+from aap_hw.models.origin import Origin
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.loop import TrainSettings
 
@@ -21,24 +19,6 @@ if TYPE_CHECKING:
 # What attention is averaged over unless told otherwise: about so many pixels, within these numbers of images.
 CALIBRATION_PIXELS = 800_000
 FEWEST_IMAGES, MOST_IMAGES = 16, 512
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the unpruned network came from: enough to make it again."""
-
-    model: str
-    weights: str | None
-    input_shape: tuple[int, int, int]
-
-    def build(self) -> nn.Module:
-        """The unpruned network, in evaluation mode."""
-        return zoo.build(self.model, self.weights).module
-
-    @property
-    def classes(self) -> int:
-        """Length of the network's output."""
-        return zoo.entry(self.model, self.weights).classes
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,11 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.table import MissingKernelError
 from aap_hw.models import zoo
+from aap_hw.models.origin import Origin
 from aap_hw.policy import FLOPS, PARAMETERS, Budget
 from aap_hw.prune.baseline import Baseline, amounts, baseline, plan_once, scores_of
 from aap_hw.prune.planning import Plan, Planner, Unreachable
-from aap_hw.prune.task import Origin, PruneSettings, Task
+from aap_hw.prune.task import PruneSettings, Task
 from tests.synthetic import CALIBRATION, ORIGIN, few_images, latency_us, resnet20, table
 
 FEW = PruneSettings(calibration_images=8)

@@ -21,13 +21,14 @@ from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.models import zoo
+from aap_hw.models.origin import Origin
 from aap_hw.policy import Budget
 from aap_hw.prune import rounds, steps
 from aap_hw.prune.planning import Unreachable
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import compose
 from aap_hw.prune.steps import ATTEMPTS, Event
-from aap_hw.prune.task import Origin, PruneSettings, Task
+from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.loop import TrainResult, TrainSettings
 from tests.synthetic import CALIBRATION, ORIGIN, PretendedDevice, few_images, latency_us, resnet20, table
 

@@ -1,0 +1,195 @@
+"""Networks as exported programs: `.pt2` files that `torch.export.save` wrote.
+
+`torch.export.load` unpickles and evaluates text, so each file is screened first: plain tensors, operators of
+`torch.ops.aten`, sizes that are arithmetic, and nothing else. The program is made to follow when it is cut
+and trained: grouped convolutions become layers, and batch norms and dropout obey the training flag.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from aap_hw.errors import UserError, reason
+
+# Where a symbol is declared; what is left of a size is arithmetic on plain names.
+_SYMBOL = re.compile(r"Symbol\('[a-z]+\d*'(, (positive|nonnegative|integer)=True)*\)")
+_ARITHMETIC = re.compile(r"([A-Z][A-Za-z]*|[su]\d+|\d+(\.\d+)?|[-+*/%,() ])*")
+_OPERATORS = re.compile(
+    r"torch\.ops\.aten\.\w+\.\w+|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|eq|ne|ge|gt|le|lt)"
+    r"|torch\.sym_(max|min|int|float|not|sum)"
+)
+_CONVOLUTIONS: dict[Any, type[nn.Module]] = {
+    torch.ops.aten.conv1d.default: nn.Conv1d,
+    torch.ops.aten.conv2d.default: nn.Conv2d,
+    torch.ops.aten.conv3d.default: nn.Conv3d,
+}
+_TRAINING: dict[Any, int] = {torch.ops.aten.batch_norm.default: 5, torch.ops.aten.dropout.default: 2}
+"""Position of the argument that says whether the network trains."""
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """The parts of a screened file that matter before it is loaded."""
+
+    content: bytes
+    program: dict[str, Any]
+
+
+def input_shape(path: Path) -> tuple[int, int, int] | None:
+    """(C, H, W) that a program was exported for; None if it takes images of several sizes.
+
+    Raises
+    ------
+    UserError
+        If the file is no exported program that is safe to load, takes anything but a batch of images, or was
+        exported for one number of images only.
+    """
+    return _image_shape(path, _screened(path))
+
+
+def load(path: Path) -> nn.Module:
+    """The program as a module that can be cut, trained and exported again.
+
+    Raises
+    ------
+    UserError
+        As `input_shape` does, or if PyTorch cannot load it.
+    """
+    archive = _screened(path)
+    _image_shape(path, archive)
+    try:
+        module = torch.export.load(io.BytesIO(archive.content)).module(check_guards=False)
+    except Exception as error:
+        raise UserError(f"PyTorch cannot load {path}: {reason(error)}; export it again with this PyTorch") from error
+    graph = module.graph
+    training = None
+    for node in list(graph.nodes):
+        if node.target in _CONVOLUTIONS and len(node.args) > 6 and node.args[6] != 1:
+            _make_layer(module, node)
+        elif (position := _TRAINING.get(node.target)) is not None:
+            if training is None:
+                with graph.inserting_before(node):
+                    # No parameter or buffer, which is what fx warns of, but the flag that train() and eval() set.
+                    training = graph.create_node("get_attr", "training")
+            node.update_arg(position, training)
+    # PyTorch's own module refuses train() and eval().
+    return GraphModule(module, graph, class_name=re.sub(r"\W", "_", path.stem) or "Exported")
+
+
+def _make_layer(module: GraphModule, node: Node) -> None:
+    """Replace a grouped convolution by a layer with its weights, whose number of groups follows when it is cut."""
+    arguments: tuple[Any, ...] = node.args
+    x, weight, bias, *how, groups = arguments
+    path, _, leaf = str(weight.target).rpartition(".")
+    if leaf != "weight" or not (bias is None or (isinstance(bias, Node) and bias.target == f"{path}.bias")):
+        return
+    old: Any = module.get_submodule(path)
+    with torch.device("meta"):
+        shape = old.weight.shape
+        layer: Any = _CONVOLUTIONS[node.target](
+            shape[1] * groups, shape[0], tuple(shape[2:]), *how, groups, bias is not None
+        )
+    layer.weight, layer.bias = old.weight, None if bias is None else old.bias
+    module.set_submodule(path, layer)
+    with module.graph.inserting_before(node):
+        node.replace_all_uses_with(module.graph.call_module(path, (x,)))
+    module.graph.erase_node(node)
+    for parameter in (weight, bias):
+        if isinstance(parameter, Node) and not parameter.users:
+            module.graph.erase_node(parameter)
+
+
+def _screened(path: Path) -> _Archive:
+    try:
+        content = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile("a checksum differs")
+            # All names begin with the same folder.
+            names = {name.partition("/")[2]: name for name in archive.namelist()}
+            program = json.loads(archive.read(names["models/model.json"]))
+            tensors = [json.loads(archive.read(names[f"data/{kind}/model_{kind}_config.json"]))["config"]
+                       for kind in ("weights", "constants")]  # fmt: skip
+            examples = archive.read(names["data/sample_inputs/model.pt"])
+        foreign = next(_what_is_no_program(program, tensors, names), None) or _pickled(examples)
+    except OSError as error:
+        raise UserError(f"cannot read the model {path}: {error.strerror}") from error
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged or no file of this PyTorch's torch.export.save: {reason(error)}; export it again"
+        ) from error
+    if foreign is not None:
+        raise UserError(
+            f"{path} is not loaded: it contains {foreign}, which could run code; name a Python file instead"
+        )
+    return _Archive(content, program)
+
+
+def _what_is_no_program(program: dict[str, Any], tensors: list[Any], names: dict[str, str]) -> Iterator[str]:
+    """Everything that loading would unpickle, evaluate or call beside plain arithmetic on tensors."""
+    for config in tensors:
+        for name, payload in config.items():
+            if payload["use_pickle"] or not re.fullmatch(r"(weight|tensor)_\d+", payload["path_name"]):
+                yield f"the pickled object '{name}'"
+    for name in names:
+        if name.startswith("models/") and name != "models/model.json":
+            yield f"a second program, {name}"
+        if name.startswith("data/aotinductor/") or name in ("data/weights/model.pt", "data/constants/model.pt"):
+            yield f"the file {name}"
+    if program["guards_code"]:
+        yield "guards in Python"
+    for key, value in _items(program):
+        if key == "expr_str" and not _ARITHMETIC.fullmatch(_SYMBOL.sub("", value)):
+            yield f"the size '{value}'"
+        if key == "target" and not _OPERATORS.fullmatch(value):
+            yield f"the operator '{value}'"
+
+
+def _items(value: Any) -> Iterator[tuple[str, str]]:
+    """Every key with a text as its value, at any depth."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if isinstance(inner, str):
+                yield key, inner
+            else:
+                yield from _items(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _items(inner)
+
+
+def _pickled(examples: bytes) -> str | None:
+    # Where this fails, PyTorch would unpickle everything.
+    try:
+        torch.load(io.BytesIO(examples), weights_only=True)
+    except Exception:
+        return "example inputs that are not plain tensors"
+    return None
+
+
+def _image_shape(path: Path, archive: _Archive) -> tuple[int, int, int] | None:
+    graph = archive.program["graph_module"]
+    inputs = [spec["user_input"]["arg"] for spec in graph["signature"]["input_specs"] if "user_input" in spec]
+    sizes: list[dict[str, Any]] = []
+    if len(inputs) == 1 and "as_tensor" in inputs[0]:
+        sizes = graph["graph"]["tensor_values"][inputs[0]["as_tensor"]["name"]]["sizes"]
+    if len(sizes) != 4:
+        raise UserError(f"{path} does not take one batch of images (N, C, H, W), which is all that can be pruned yet")
+    if "as_expr" not in sizes[0]:
+        raise UserError(
+            f"{path} was exported for batches of exactly {sizes[0]['as_int']}; export it for any number of images, "
+            "with an example of two and dynamic_shapes=({0: torch.export.Dim('n', min=1)},)"
+        )
+    channels, height, width = (int(size.get("as_int", 0)) for size in sizes[1:])
+    return (channels, height, width) if channels and height and width else None

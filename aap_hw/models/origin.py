@@ -1,0 +1,132 @@
+"""The unpruned network that a table or a run is about: its source, its weights and the size of its images."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from aap_hw.errors import UserError, reason
+from aap_hw.models import zoo
+from aap_hw.models.initialise import calibrate_batch_norm, is_untrained
+from aap_hw.models.source import InputShape, find
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an unpruned network came from: enough to make it again.
+
+    Parameters
+    ----------
+    model
+        Canonical text of its source (`aap_hw.models.source`).
+    weights
+        ``"embedded"`` or None.
+    input_shape
+        (C, H, W) of its images.
+    """
+
+    model: str
+    weights: str | None
+    input_shape: InputShape
+
+    @staticmethod
+    def of(text: str, input_shape: tuple[int, ...] | None = None, weights: str | None = None) -> Origin:
+        """Look up a source, at another input size than its usual one if one is given; nothing is made yet.
+
+        Raises
+        ------
+        UserError
+            If there is no such source, it has no such weights, or it has no usual size and none is given.
+        """
+        source = find(text)
+        if source.text in zoo.names():
+            zoo.entry(source.text, weights)
+        elif weights is not None:
+            raise UserError(f"{source.text} has no weights named '{weights}'; leave --weights out")
+        usual = source.input_shape
+        if input_shape is None:
+            if usual is None:
+                raise UserError(
+                    f"{source.text} has no usual image size; say channels, height and width: --input 3x96x96"
+                )
+            return Origin(source.text, weights, usual)
+        channels, height, width = input_shape
+        if usual is not None and channels != usual[0]:
+            raise UserError(
+                f"{source.text} takes images of {usual[0]} channels, not {channels}; "
+                f"write --input {usual[0]}x{height}x{width}"
+            )
+        return Origin(source.text, weights, (channels, height, width))
+
+    def from_folder(self, folder: Path) -> Origin:
+        """The same network where its file, named from the working folder, is to be looked for in another one."""
+        place, colon, factory = self.model.rpartition(":")
+        file = place if colon and place.endswith(".py") else self.model
+        if not file.endswith((".py", ".pt2")) or Path(file).is_file():
+            return self
+        return replace(self, model=f"{folder / file}{colon}{factory}" if colon else str(folder / file))
+
+    @property
+    def short(self) -> str:
+        """What a folder that is about this network may be called."""
+        return find(self.model).short
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network tells apart.
+
+        Raises
+        ------
+        UserError
+            If its output is not one score for each class.
+        """
+        if self.model in zoo.names():
+            return zoo.entry(self.model, self.weights).classes
+        return _classes(self)
+
+    def build(self) -> nn.Module:
+        """Make the unpruned network, in evaluation mode; the same call gives the same weights each time.
+
+        Batch norms that have never seen a batch, as those of an untrained network, get the statistics of one
+        seeded batch.
+
+        Raises
+        ------
+        UserError
+            If its source does not make a network, or it does not take images of this size.
+        """
+        if self.model in zoo.names():
+            return zoo.build(self.model, self.weights).module
+        module = self.skeleton()
+        if is_untrained(module):
+            calibrate_batch_norm(module, self.input_shape, seed=SEED)
+        return module
+
+    def skeleton(self) -> nn.Module:
+        """Make the unpruned network for weights that are still to be loaded; else as `build`."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(SEED)
+            module = find(self.model).make().eval()
+            try:
+                module(torch.zeros(1, *self.input_shape))
+            except Exception as error:
+                size = "x".join(map(str, self.input_shape))
+                raise UserError(
+                    f"{self.model} does not take images of {size}: {reason(error)}; give their size with --input CxHxW"
+                ) from error
+        return module
+
+
+@functools.cache
+def _classes(origin: Origin) -> int:
+    with torch.no_grad():
+        output = origin.build()(torch.zeros(1, *origin.input_shape))
+    if not isinstance(output, torch.Tensor) or output.dim() != 2:
+        raise UserError(f"the output of {origin.model} is not one score for each class; leave --data out")
+    return output.shape[1]

@@ -1,0 +1,125 @@
+"""Networks that a function of the user's makes, in a Python file or in a module that can be imported.
+
+Making one runs the user's code with all the rights of this process; nothing is run before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from aap_hw.errors import UserError, closest, reason
+from aap_hw.models.source import Source
+
+
+@dataclass(frozen=True)
+class ExistingFile:
+    """A file that is there, and its canonical text: relative below the working folder, else absolute."""
+
+    text: str
+    path: Path
+
+
+def existing(path: str) -> ExistingFile:
+    """Check that a file is there.
+
+    Raises
+    ------
+    UserError
+        If it is not.
+    """
+    absolute = Path(path).absolute()
+    if not absolute.is_file():
+        what = "it is a folder" if absolute.is_dir() else "there is no such file"
+        raise UserError(f"cannot read the model {path}: {what}; a relative path starts from {Path.cwd()}")
+    text = Path(os.path.normpath(absolute))
+    here = Path.cwd()
+    return ExistingFile((text.relative_to(here) if text.is_relative_to(here) else text).as_posix(), absolute)
+
+
+def of_file(path: str, factory: str) -> Source:
+    """The network that the function or class `factory` of a Python file makes."""
+    file = existing(path)
+    text = f"{file.text}:{factory}"
+    return Source(text, f"{file.path.stem}-{factory}", None, lambda: _made(text, factory, _executed(file)))
+
+
+def of_module(module: str, factory: str) -> Source:
+    """The network that the function or class `factory` of an importable module makes."""
+    text = f"{module}:{factory}"
+
+    def make() -> nn.Module:
+        try:
+            return _made(text, factory, importlib.import_module(module))
+        except (Exception, SystemExit) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"cannot import {module} for the model {text}: {reason(error)}") from error
+
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise UserError(
+            f"'{text}' is not a model: write torchvision:NAME, timm:NAME, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION"
+        )
+    return Source(text, f"{module.rpartition('.')[2]}-{factory}", None, make)
+
+
+def _made(text: str, factory: str, module: ModuleType) -> nn.Module:
+    """Call the factory, which may be nested in a class, and check what it returns."""
+    found: Any = module
+    for part in factory.split("."):
+        if not hasattr(found, part):
+            known = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
+            raise UserError(f"there is no '{part}' in {text.rpartition(':')[0]}{closest(part, known)}")
+        found = getattr(found, part)
+    if isinstance(found, nn.Module) or not callable(found):
+        raise UserError(f"{text} is no function or class; name one that takes no arguments and returns the network")
+    try:
+        network = found()
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{text} failed: {reason(error)}; it is called without arguments") from error
+    if not isinstance(network, nn.Module):
+        raise UserError(f"{text} returned {_a(type(network).__name__)}; it must return a torch.nn.Module")
+    return network
+
+
+def _a(name: str) -> str:
+    return "nothing" if name == "NoneType" else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _executed(file: ExistingFile) -> ModuleType:
+    """Run a Python file as a module of its own; it may import its neighbours, as a script may."""
+    name = f"_aap_hw_source_{hashlib.sha256(str(file.path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, file.path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and torch look the module of a class up here.
+    sys.modules[name] = module
+    try:
+        with _neighbours_of(file.path):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise UserError(f"cannot run {file.text} for the model: {reason(error)}") from error
+    return module
+
+
+@contextmanager
+def _neighbours_of(path: Path) -> Iterator[None]:
+    folder = str(path.parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

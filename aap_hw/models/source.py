@@ -1,0 +1,100 @@
+"""Where a network comes from, as one text: what `--model` takes and what tables and saved networks remember.
+
+=============================  ==========================================================================
+``resnet20``                   a name of the zoo, or any other name of torchvision's
+``torchvision:densenet121``    a name of torchvision's
+``timm:ghostnet_100``          a name of timm's, if that is installed
+``nets/mine.py:make``          a function or class in a Python file, which is run: only name files you trust
+``package.module:make``        the same in a module that Python can import
+``mine.pt2``                   a program that `torch.export.save` wrote
+=============================  ==========================================================================
+
+Looking a text up is cheap and runs no code of the user's; weights from a file are not covered here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from aap_hw.errors import UserError, closest
+from aap_hw.models import zoo
+
+InputShape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network that can be made.
+
+    Parameters
+    ----------
+    text
+        Its canonical text: two texts of one network have the same.
+    short
+        What a folder that is about this network may be called.
+    input_shape
+        (C, H, W) of its usual images; None if it has none.
+    make
+        Makes the network, with the weights that it comes with.
+    """
+
+    text: str
+    short: str
+    input_shape: InputShape | None
+    make: Callable[[], nn.Module]
+
+
+def find(text: str) -> Source:
+    """Look up what a text means.
+
+    Raises
+    ------
+    UserError
+        If it means nothing: no such name or file, or a library that is not installed.
+    """
+    place, colon, name = text.rpartition(":")
+    if not colon:
+        return _exported(text) if text.endswith(".pt2") else _named(text)
+    if not place or not name:
+        raise UserError(f"'{text}' is not a model: something is missing beside the colon; write FILE.py:FUNCTION")
+    if place in ("torchvision", "timm"):
+        return _of_library(place, name)
+    from aap_hw.models import python_source
+
+    if place.endswith(".py"):
+        return python_source.of_file(place, name)
+    return python_source.of_module(place, name)
+
+
+def _named(name: str) -> Source:
+    if name in zoo.names():
+        return Source(name, name, zoo.entry(name).input_shape, lambda: zoo.build(name).module)
+    if name.endswith(".py"):
+        raise UserError(f"{name} may define many things: name the function that makes the network, as in {name}:make")
+    from aap_hw.models import libraries
+
+    if name in libraries.torchvision_names():
+        return _of_library("torchvision", name)
+    raise UserError(
+        f"there is no model named '{name}' (known: {', '.join(zoo.names())}, and all of torchvision's)"
+        f"{closest(name, [*zoo.names(), *libraries.torchvision_names()])}"
+    )
+
+
+def _of_library(library: str, name: str) -> Source:
+    if library == "torchvision" and name in zoo.OF_TORCHVISION:
+        return _named(zoo.OF_TORCHVISION[name])
+    from aap_hw.models import libraries
+
+    usual, make = libraries.LOOK_UP[library](name)
+    return Source(f"{library}:{name}", name, usual, make)
+
+
+def _exported(path: str) -> Source:
+    from aap_hw.models import exported, python_source
+
+    found = python_source.existing(path)
+    return Source(found.text, found.path.stem, exported.input_shape(found.path), lambda: exported.load(found.path))

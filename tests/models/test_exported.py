@@ -1,0 +1,210 @@
+"""An exported program is cut and trained like the network it was made from, and runs no code when it is loaded."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from aap_hw.models.origin import Origin
+from aap_hw.models.source import find
+from tests.graph.ground_truth import assert_cut_equals_silenced, lively, random_keep
+
+
+class Net(nn.Module):
+    """A depthwise convolution, a residual, batch norms and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU())
+        self.depthwise = nn.Sequential(nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False), nn.BatchNorm2d(12))
+        self.wide = nn.Conv2d(12, 20, 1)
+        self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(20, 7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + torch.relu(self.depthwise(x))
+        return self.head(torch.relu(self.wide(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+ANY_NUMBER = {"dynamic_shapes": ({0: torch.export.Dim("n", min=1)},)}
+
+
+@pytest.fixture(scope="module")
+def original() -> nn.Module:
+    model = lively(Net(), (4, 3, 8, 8))[0].float()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1
+        elif isinstance(module, nn.Dropout):
+            module.p = 0.5
+    return model
+
+
+@pytest.fixture(scope="module")
+def file(original: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "my net.pt2"
+    torch.export.save(torch.export.export(original, (torch.zeros(2, 3, 8, 8),), **ANY_NUMBER), path)
+    return path
+
+
+@pytest.fixture
+def copied(file: Path, tmp_path: Path) -> Path:
+    return Path(tmp_path / file.name).write_bytes(file.read_bytes()) and tmp_path / file.name
+
+
+def test_program_says_its_size_and_computes_what_the_network_did(file: Path, original: nn.Module) -> None:
+    origin = Origin.of(str(file))
+    assert (origin.model, origin.short, origin.input_shape) == (str(file), "my net", (3, 8, 8))
+    assert origin.classes == 7
+    images = torch.rand(5, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(origin.build()(images), original(images))
+
+
+def test_program_has_the_groups_of_the_network_and_is_cut_like_it(file: Path, original: nn.Module) -> None:
+    program = Origin.of(str(file)).build()
+    graph = ChannelGraph.trace(program, (torch.zeros(2, 3, 8, 8),))
+    expected = ChannelGraph.trace(original, (torch.zeros(2, 3, 8, 8),))
+    described = [(g.name, g.width, g.frozen is None, len(g.axes)) for g in graph.groups]
+    assert described == [(g.name, g.width, g.frozen is None, len(g.axes)) for g in expected.groups]
+    assert [name for name, _, free, _ in described if free] == ["stem.0", "wide"]
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    exact = program.double()
+    graph = ChannelGraph.trace(exact, (images,))
+    smaller = assert_cut_equals_silenced(exact, graph, images, random_keep(graph, 3))
+    torch.export.export(smaller, (images,))
+
+
+def test_batch_norm_and_dropout_obey_the_training_flag(file: Path) -> None:
+    program = Origin.of(str(file)).build()
+    images = torch.rand(16, 3, 8, 8)
+    before = program.get_buffer("stem.1.running_mean").clone()
+    assert torch.equal(program(images), program(images))
+    assert torch.equal(program.get_buffer("stem.1.running_mean"), before)
+    program.train()
+    assert not torch.equal(program(images), program(images))
+    assert not torch.equal(program.get_buffer("stem.1.running_mean"), before)
+    program.eval()
+    assert torch.equal(program(images), program(images))
+
+
+def test_program_for_one_number_of_images_is_refused_with_what_to_write(original: nn.Module, tmp_path: Path) -> None:
+    torch.export.save(torch.export.export(original, (torch.zeros(1, 3, 8, 8),)), tmp_path / "one.pt2")
+    with pytest.raises(UserError, match=r"exported for batches of exactly 1; .*dynamic_shapes=\(\{0: torch.export.Dim"):
+        find(str(tmp_path / "one.pt2"))
+
+
+def test_program_of_several_sizes_of_images_has_no_usual_one(original: nn.Module, tmp_path: Path) -> None:
+    sizes = ({0: torch.export.Dim("n", min=1), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")},)
+    program = torch.export.export(original, (torch.zeros(2, 3, 8, 8),), dynamic_shapes=sizes)
+    torch.export.save(program, tmp_path / "any.pt2")
+    with pytest.raises(UserError, match="has no usual image size"):
+        Origin.of(str(tmp_path / "any.pt2"))
+    assert Origin.of(str(tmp_path / "any.pt2"), (3, 16, 12)).classes == 7
+
+
+def test_program_of_anything_but_images_is_refused(tmp_path: Path) -> None:
+    torch.export.save(torch.export.export(nn.Linear(4, 4), (torch.zeros(2, 4),)), tmp_path / "rows.pt2")
+    with pytest.raises(UserError, match="does not take one batch of images"):
+        find(str(tmp_path / "rows.pt2"))
+
+
+class Runs:
+    """Pickled, it makes a folder when it is loaded."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("was_run",)
+
+
+def rewritten(path: Path, name: str, change: Callable[[bytes], bytes]) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in members:
+            archive.writestr(member, change(content) if member.endswith(name) else content)
+
+
+def edited(change: Callable[[Any], object]) -> Callable[[bytes], bytes]:
+    def edit(content: bytes) -> bytes:
+        document = json.loads(content)
+        change(document)
+        return json.dumps(document).encode()
+
+    return edit
+
+
+def batch_size(document: Any) -> Any:
+    return document["graph_module"]["graph"]["tensor_values"]["x"]["sizes"][0]["as_expr"]
+
+
+def pickled() -> bytes:
+    stream = io.BytesIO()
+    torch.save(Runs(), stream)
+    return stream.getvalue()
+
+
+UNSAFE: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "pickled example": ("sample_inputs/model.pt", lambda _: pickled(), "example inputs that are not plain tensors"),
+    "pickled weight": (
+        "model_weights_config.json",
+        edited(lambda d: d["config"]["wide.bias"].update(use_pickle=True)),
+        "the pickled object 'wide.bias'",
+    ),
+    "pickled constant": (
+        "model_constants_config.json",
+        edited(lambda d: d["config"].update(c={"path_name": "opaque_obj_0", "use_pickle": False})),
+        "the pickled object 'c'",
+    ),
+    "size that is code": (
+        "models/model.json",
+        edited(lambda d: batch_size(d).update(expr_str="__import__('os').getpid()")),
+        "the size '__import__",
+    ),
+    "function of torch": (
+        "models/model.json",
+        edited(lambda d: d["graph_module"]["graph"]["nodes"][0].update(target="torch.hub.load")),
+        "the operator 'torch.hub.load'",
+    ),
+    "guards": ("models/model.json", edited(lambda d: d.update(guards_code=["print(1)"])), "guards in Python"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+def test_file_that_could_run_code_is_refused_before_it_does(
+    copied: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copied.parent)
+    member, change, what = UNSAFE[name]
+    rewritten(copied, member, change)
+    with pytest.raises(UserError, match=f"is not loaded: it contains {what}.*; name a Python file instead"):
+        find(str(copied))
+    assert not Path("was_run").exists()
+    torch.load(io.BytesIO(pickled()), weights_only=False)
+    assert Path("was_run").exists(), "nobody would have noticed"
+
+
+@pytest.mark.parametrize("length", [0, 100, 10_000, -50])
+def test_truncated_file_is_one_sentence(copied: Path, length: int) -> None:
+    copied.write_bytes(copied.read_bytes()[:length])
+    with pytest.raises(UserError, match=r"my net\.pt2 is damaged or no file of this PyTorch's torch.export.save: "):
+        find(str(copied))
+
+
+def test_flipped_bit_is_noticed(copied: Path) -> None:
+    content = bytearray(copied.read_bytes())
+    place = content.find(Net().wide.weight.shape[0].to_bytes(1, "little"), len(content) // 2)
+    content[place] ^= 1
+    copied.write_bytes(content)
+    with pytest.raises(UserError, match=r"my net\.pt2 is damaged"):
+        find(str(copied))
