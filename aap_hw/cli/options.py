@@ -92,6 +92,12 @@ _BUDGETS = (
         type=BudgetText("NUMBER", "flops"),
         help="Multiply-accumulates to keep at most: 150M, 1.2G, or 50%.",
     ),
+    click.option(
+        "--max-memory",
+        type=BudgetText("SIZE", "memory"),
+        help="Memory to need at most: 5MB, 800kB, or 40%. Of the compiled network's packed weights and the feature "
+        "maps that live at one time.",
+    ),
 )
 
 
@@ -99,8 +105,10 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say what to prune to; the command takes them as one list, ``budgets``."""
 
     @wraps(command)
-    def with_budgets(*, budget: Budget, max_params: Budget, max_flops: Budget, **others: Any) -> None:
-        budgets = [each for each in (budget, max_params, max_flops) if each is not None]
+    def with_budgets(
+        *, budget: Budget, max_params: Budget, max_flops: Budget, max_memory: Budget, **others: Any
+    ) -> None:
+        budgets = [each for each in (budget, max_params, max_flops, max_memory) if each is not None]
         if not budgets and others.get("max_accuracy_drop") is None and others.get("resume") is None:
             raise UserError("there is nothing to prune to: give --budget 20ms, --max-params 40% or --max-flops 50%")
         command(budgets=budgets, **others)
@@ -192,7 +200,7 @@ def read_table(text: str) -> LatencyTable:
 
 def budget_text(budgets: Sequence[Budget]) -> str:
     """The options that ask for these budgets."""
-    options = {"latency": "--budget", "parameters": "--max-params", "flops": "--max-flops"}
+    options = {"latency": "--budget", "parameters": "--max-params", "flops": "--max-flops", "memory": "--max-memory"}
     return " ".join(f"{options[budget.resource.name]} {budget}" for budget in budgets)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BUDGET_ROUNDS, ACCURACY_ROUNDS = 3, 10
 # What tells budgets of different resources apart in the name of a run's folder.
-_SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops"}
+_SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": "-memory"}
 
 
 @click.command(

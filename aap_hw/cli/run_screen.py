@@ -102,6 +102,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     row("accuracy, %", summary.get("accuracy_dense"), summary.get("accuracy_pruned"), "{:.2f}")
     row("parameters", summary.get("params_dense"), summary.get("params_pruned"), "{:,}")
     row("multiply-accumulates", summary.get("macs_dense"), summary.get("macs_pruned"), "{:,}")
+    row("memory, bytes", summary.get("memory_dense"), summary.get("memory_pruned"), "{:,.0f}")
     return grid
 
 
@@ -113,6 +114,7 @@ def budget_sentences(summary: Mapping[str, Any]) -> list[str]:
     latency, how = _pruned_latency(summary)
     how += error_text(summary.get("table_error")) if how == "predicted" else ""
     pruned = {"latency": latency, "parameters": summary.get("params_pruned"), "flops": summary.get("macs_pruned")}
+    pruned["memory"] = summary.get("memory_pruned")
     for name, amount in {**summary.get("budgets", {}), **_latency_budget(summary)}.items():
         took = pruned[name]
         if took is None:
@@ -141,10 +143,13 @@ def constraints_sentence(constraints: Sequence[Mapping[str, Any]]) -> str:
 
 def amount_text(resource: str, amount: float) -> str:
     """An amount of a resource with its unit."""
-    return f"{_number(resource, amount)} {'ms' if resource == 'latency' else resource}"
+    unit = {"latency": "ms", "memory": "MB of memory"}.get(resource, resource)
+    return f"{_number(resource, amount)} {unit}"
 
 
 def _number(resource: str, amount: float) -> str:
+    if resource == "memory":
+        return f"{amount / 1e6:.3f}"
     return f"{amount:.3f}" if resource == "latency" else f"{amount:,.0f}"
 
 

@@ -18,7 +18,7 @@ from aap_hw.compile.function import Argument, KernelFunction, apply_epilogue
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.shape import ConvolutionShape
 from aap_hw.compile.target import CpuTarget
-from aap_hw.compile.winograd import build_winograd, choose_winograd
+from aap_hw.compile.winograd import build_winograd, choose_winograd, transformed_elements
 from aap_hw.errors import UserError
 
 
@@ -29,6 +29,30 @@ def build_convolution(key: KernelKey, width_in: int, width_out: int, target: Cpu
     return _build_direct(key, width_in, width_out, target)
 
 
+def packed_elements(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> int:
+    """Length of the weight array of a ``conv2d`` or ``linear`` key: more than its weights where tiles overlap."""
+    if (size := choose_winograd(key, width_in, width_out, target)) is not None:
+        return transformed_elements(key, width_in, width_out, size, target)
+    shape = ConvolutionShape.of(key)
+    made = width_out // shape.groups
+    tile = choose_tile(_tiled(shape)[1], made, target)
+    slices = shape.groups * Steps(made, tile.channels).count
+    return slices * shape.kernel[0] * shape.kernel[1] * (width_in // shape.groups) * tile.channels
+
+
+def _tiled(shape: ConvolutionShape) -> tuple[int, int]:
+    """Rows of output pixels that tiles lie in, and pixels of a row.
+
+    Without a window every pixel of the batch is like every other: one row of them.
+    """
+    rows, row = shape.batch * shape.out_height, shape.out_width
+    return (1, rows * row) if _is_pointwise(shape) else (rows, row)
+
+
+def _is_pointwise(shape: ConvolutionShape) -> bool:
+    return (shape.kernel, shape.stride, shape.padding) == ((1, 1), (1, 1), (0, 0))
+
+
 def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
     shape = ConvolutionShape.of(key)
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
@@ -37,11 +61,8 @@ def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarg
             f"the kernel {key} cannot have {width_in} -> {width_out} channels: its groups do not divide them"
         )
     read, made = width_in // shape.groups, width_out // shape.groups  # channels that one group reads and makes
-    rows, row = key.batch * shape.out_height, shape.out_width
-    # Without a window every pixel of the batch is like every other: one row of them.
-    pointwise = (shape.kernel, shape.stride, shape.padding) == ((1, 1), (1, 1), (0, 0))
-    if pointwise:
-        rows, row = 1, rows * row
+    pointwise = _is_pointwise(shape)
+    rows, row = _tiled(shape)
     tile = choose_tile(row, made, target)
     along, deep = Steps(row, tile.pixels), Steps(made, tile.channels)
     slices = shape.groups * deep.count
@@ -56,7 +77,7 @@ def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarg
     arguments = [
         Argument("activation", shape.image(width_in)),
         *([Argument("residual", output_shape)] if "add" in key.epilogue else []),
-        Argument("weight", (slices * slice_size,)),
+        Argument("weight", (packed_elements(key, width_in, width_out, target),)),
         Argument("bias", (width_out,)),
     ]
 

@@ -6,6 +6,7 @@ primitives would have to prove what is plain here. What a kernel computes is in 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -130,6 +131,7 @@ class Tile:
         return step * Steps(pixels, self.pixels).count * Steps(channels, self.channels).count
 
 
+@functools.cache
 def choose_tile(pixels: int, channels: int, target: CpuTarget) -> Tile:
     """The tile that needs the fewest cycles for ``pixels`` x ``channels`` outputs, of those that fit the registers."""
     lanes = lanes_for(channels, target)

@@ -41,6 +41,10 @@ class Kernel:
         """Key, input width and output width under a width plan: an address in the latency table."""
         return self.key, self.width_in.at(widths), self.width_out.at(widths)
 
+    def is_removed(self, widths: Mapping[str, int]) -> bool:
+        """Whether a width plan leaves nothing to read or to make: then the kernel is not there."""
+        return not (self.width_in.at(widths) and self.width_out.at(widths))
+
     def multiply_accumulates(self, widths: Mapping[str, int]) -> int:
         """Multiply-accumulate operations under a width plan."""
         return multiply_accumulates(*self.at(widths))

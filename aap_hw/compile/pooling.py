@@ -21,6 +21,7 @@ from aap_hw.compile.expressions import number
 from aap_hw.compile.function import KernelFunction
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.loops import activations, channel_loop, image_shape, light_kernel, row_loop
+from aap_hw.compile.shape import pool_windows
 from aap_hw.compile.target import CpuTarget
 
 # Independent vectors that hide the latency of an addition.
@@ -39,10 +40,8 @@ class Axis:
 
     @property
     def windows(self) -> int:
-        """How many there are; with ``ceil``, one that begins in the image may end outside (as in PyTorch)."""
-        room = self.size + 2 * self.padding - self.kernel
-        count = (-(-room // self.stride) if self.ceil else room // self.stride) + 1
-        return count - (self.ceil and (count - 1) * self.stride >= self.size + self.padding)
+        """How many there are."""
+        return pool_windows(self.size, self.kernel, self.stride, self.padding, self.ceil)
 
     @property
     def reaches_outside(self) -> bool:

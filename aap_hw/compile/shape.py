@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aap_hw.compile.kernel import KernelKey
 
 WITH_WEIGHTS = ("conv2d", "depthwise_conv2d", "linear")
+WITH_WINDOWS = ("max_pool2d", "avg_pool2d")
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,28 @@ def weight_elements(key: KernelKey, width_in: int, width_out: int) -> int:
     shape = ConvolutionShape.of(key)
     of_each = 1 if key.op == "depthwise_conv2d" else width_in // shape.groups
     return shape.kernel[0] * shape.kernel[1] * of_each * width_out
+
+
+def pool_windows(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> int:
+    """Windows along one axis; with ``ceil``, one that begins in the image may end outside (as in PyTorch)."""
+    room = size + 2 * padding - kernel
+    count = (-(-room // stride) if ceil else room // stride) + 1
+    return count - (ceil and (count - 1) * stride >= size + padding)
+
+
+def output_pixels(key: KernelKey) -> int:
+    """Pixels of what a kernel makes, over the whole batch; 1 for each vector."""
+    if key.op in WITH_WEIGHTS:
+        shape = ConvolutionShape.of(key)
+        return shape.batch * shape.out_height * shape.out_width
+    if key.op in ("global_avg_pool2d", "flatten"):
+        return key.batch
+    height, width = key.size or (1, 1)
+    if key.op in WITH_WINDOWS:
+        kernel, stride, padding = key.pair("kernel"), key.pair("stride"), key.pair("padding")
+        ceil = bool(key.attribute("ceil"))
+        height, width = (pool_windows(key.size[i], kernel[i], stride[i], padding[i], ceil) for i in range(2))
+    elif key.op == "subsample":
+        down, across = key.pair("stride")
+        height, width = -(-height // down), -(-width // across)
+    return key.batch * height * width

@@ -103,16 +103,28 @@ def choose_winograd(key: KernelKey, width_in: int, width_out: int, target: CpuTa
     return best if cycles(best) < products(1, key.batch * shape.out_height * shape.out_width, 9 * width_in) else None
 
 
+def transformed_elements(key: KernelKey, width_in: int, width_out: int, m: int, target: CpuTarget) -> int:
+    """Length of the array of transformed weights, for tiles of m x m outputs."""
+    channels = _blocks(key, width_in, width_out, m, target)[2].channels
+    return (m + 2) ** 2 * Steps(width_out, channels).count * width_in * channels
+
+
+def _blocks(key: KernelKey, width_in: int, width_out: int, m: int, target: CpuTarget) -> tuple[int, int, Tile]:
+    """Output tiles of the batch, how many of them are transformed together, and the register tile of their product."""
+    shape = ConvolutionShape.of(key)
+    tiles = key.batch * math.ceil(shape.out_height / m) * math.ceil(shape.out_width / m)
+    block = _tiles_in_block(tiles, (m + 2) ** 2 * (width_in + width_out), target)
+    return tiles, block, _tile(block, width_out, target)
+
+
 def build_winograd(key: KernelKey, width_in: int, width_out: int, m: int, target: CpuTarget) -> KernelFunction:
     """Code of a ``conv2d`` key with a 3x3 window of stride 1, by tiles of m x m outputs."""
     shape = ConvolutionShape.of(key)
     bt, g, at_matrix = transforms(m)
     side, positions = m + 2, (m + 2) ** 2
     down, across = math.ceil(shape.out_height / m), math.ceil(shape.out_width / m)
-    tiles = key.batch * down * across
-    block = _tiles_in_block(tiles, positions * (width_in + width_out), target)
+    tiles, block, tile = _blocks(key, width_in, width_out, m, target)
     blocks = math.ceil(tiles / block)
-    tile = _tile(block, width_out, target)
     along, groups = Steps(block, tile.pixels), Steps(width_out, tile.channels)
     read, written = Steps(width_in, lanes_for(width_in, target)), Steps(width_out, lanes_for(width_out, target))
     (height, width), (top, left) = shape.size, shape.padding
@@ -122,7 +134,7 @@ def build_winograd(key: KernelKey, width_in: int, width_out: int, m: int, target
     arguments = [
         Argument("activation", shape.image(width_in)),
         *([Argument("residual", output_shape)] if "add" in key.epilogue else []),
-        Argument("weight", (positions * groups.count * width_in * tile.channels,)),
+        Argument("weight", (transformed_elements(key, width_in, width_out, m, target),)),
         Argument("bias", (width_out,)),
     ]
 

@@ -5,14 +5,15 @@ caller's tables say it is, in whatever unit its budget has.
 """
 
 from aap_hw.policy.allocation import Allocation, Infeasible, Undecided, allocate
-from aap_hw.policy.budget import FLOPS, LATENCY, PARAMETERS, RESOURCES, Budget, Resource, round_budgets
+from aap_hw.policy.budget import FLOPS, LATENCY, MEMORY, PARAMETERS, RESOURCES, Budget, Resource, round_budgets
 from aap_hw.policy.candidates import best_channels, candidate_widths, kept_share
-from aap_hw.policy.problem import GroupChoice, KernelCost, PeakCost, Problem, WidthSum
+from aap_hw.policy.problem import GroupChoice, KernelCost, PeakCost, Problem
 from aap_hw.policy.threshold import allocate_at_threshold, allocate_by_threshold, lowest_threshold
 
 __all__ = [
     "FLOPS",
     "LATENCY",
+    "MEMORY",
     "PARAMETERS",
     "RESOURCES",
     "Allocation",
@@ -24,7 +25,6 @@ __all__ = [
     "Problem",
     "Resource",
     "Undecided",
-    "WidthSum",
     "allocate",
     "allocate_at_threshold",
     "allocate_by_threshold",

@@ -42,7 +42,9 @@ _COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 LATENCY = Resource("latency", {"us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}, "ms", ("'20ms'", "'0.02s'"))
 PARAMETERS = Resource("parameters", _COUNTS, "", ("'2M'", "'500k'"))
 FLOPS = Resource("flops", _COUNTS, "", ("'150M'", "'1.2G'"))
-RESOURCES = {resource.name: resource for resource in (LATENCY, PARAMETERS, FLOPS)}
+_BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
+MEMORY = Resource("memory", _BYTES, "B", ("'5MB'", "'800kB'"))
+RESOURCES = {resource.name: resource for resource in (LATENCY, PARAMETERS, FLOPS, MEMORY)}
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ class Budget:
         number = float(written)
         if not unit and "" not in resource.units:
             raise UserError(
-                f"budget '{text}' has no unit; type '{written}ms' for milliseconds, "
-                f"or a share of the dense network's latency such as '55%'"
+                f"budget '{text}' has no unit; type '{written}{cls._plain_unit(resource)}, "
+                f"or a share of the dense network's {resource.name} such as '55%'"
             )
         if unit != "%" and unit.lower() not in resource.units:
             raise UserError(f"budget '{text}' has the unknown unit '{unit}'; {examples}")
@@ -102,6 +104,10 @@ class Budget:
                 f"pruned; {examples}"
             )
         return cls(amount, unit == "%", resource)
+
+    @staticmethod
+    def _plain_unit(resource: Resource) -> str:
+        return "ms' for milliseconds" if resource is LATENCY else "MB' for megabytes"
 
     def of(self, dense: float) -> float:
         """The budget in the resource's unit for a network that takes `dense` of it unpruned.
@@ -119,7 +125,11 @@ class Budget:
         if self.relative:
             return f"{self.amount * 100:.6g}%"
         # A count is exact, so that what is shown can be asked for.
-        return f"{self.amount:.6g}{self.resource.unit}" if self.resource is LATENCY else f"{self.amount:.10g}"
+        return (
+            f"{self.amount:.6g}{self.resource.unit}"
+            if self.resource is LATENCY
+            else f"{self.amount:.10g}{self.resource.unit}"
+        )
 
 
 def round_budgets(dense: float, budget: float, rounds: int) -> list[float]:

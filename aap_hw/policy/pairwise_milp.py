@@ -9,9 +9,8 @@ by its marginals: the sum of y[i, j] over j is x[g, i], over i it is x[h, j]. On
 no freedom, so y may be continuous; before, it is the tightest relaxation that looks at one pair at a time.
 All kernels of one pair of groups share one y, whatever their resource.
 
-The sum of several groups' widths has binaries too, one for each of its levels; two rows let only that of the lowest
-level that is not below the sum be 1. A resource of which the largest of several moments counts has one more variable,
-which no moment exceeds. Groups that are removed together have equal binaries for the width 0.
+A resource of which the largest of several moments counts has one more variable, which no moment exceeds. Groups that
+are removed together have equal binaries for the width 0.
 """
 
 from __future__ import annotations
@@ -70,7 +69,8 @@ class PairwiseProgram:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._starts = [0, *accumulate(problem.sizes)]
+        sizes = [len(choice.widths) for choice in problem.choices]
+        self._starts = [0, *accumulate(sizes)]
         pairs = {
             tuple(sorted(table.groups))
             for tables in problem.tables.values()
@@ -81,7 +81,7 @@ class PairwiseProgram:
         end = self._starts[-1]
         for g, h in sorted(pairs):
             self._pair_start[g, h] = end
-            end += problem.sizes[g] * problem.sizes[h]
+            end += sizes[g] * sizes[h]
         self._peak: dict[str, int] = {}
         for resource, tables in problem.tables.items():
             if tables.moments:
@@ -92,12 +92,10 @@ class PairwiseProgram:
         rows = _Rows(end)
         self._add_choices(rows)
         for (g, h), start in self._pair_start.items():
-            y = start + np.arange(problem.sizes[g] * problem.sizes[h]).reshape(problem.sizes[g], problem.sizes[h])
+            y = start + np.arange(sizes[g] * sizes[h]).reshape(sizes[g], sizes[h])
             for group, each in ((g, y), (h, y.T)):
                 for position, partners in enumerate(each):
                     rows.add([*partners, self._starts[group] + position], [*[1.0] * len(partners), -1.0], 0.0, 0.0)
-        for number in range(len(problem.sums)):
-            self._add_sum(rows, number)
         for resource, tables in problem.tables.items():
             self._amounts[resource] = self._amount(tables.always)
             if tables.moments:
@@ -143,36 +141,16 @@ class PairwiseProgram:
         bound = -math.inf if bound is None or math.isnan(bound) else bound / scale + objective.constant
         if result.x is None:
             return Answer(None, bound, result.status == _STOPPED)
-        groups = pairwise(self._starts[: len(self._problem.choices) + 1])
-        plan = tuple(int(np.argmax(result.x[a:b])) for a, b in groups)
+        plan = tuple(int(np.argmax(result.x[a:b])) for a, b in pairwise(self._starts))
         return Answer(plan, bound, result.status == _STOPPED)
 
     def _add_choices(self, rows: _Rows) -> None:
-        """One width for each group and one level for each sum; what is removed together."""
+        """One width for each group; what is removed together."""
         for start, end in pairwise(self._starts):
             rows.add(range(start, end), [1.0] * (end - start), 1.0, 1.0)
         for first, *others in self._problem.together:
             for other in others:
                 rows.add([self._starts[first], self._starts[other]], [1.0, -1.0], 0.0, 0.0)
-
-    def _add_sum(self, rows: _Rows, number: int) -> None:
-        """The level below the chosen one is below the sum, and the chosen one is not."""
-        each, terms = self._problem.sums[number], self._problem.terms[number]
-        scale = 1.0 / max(each.levels[-1], 1)
-        columns: list[int] = []
-        entries: list[float] = []
-        for group, count in terms:
-            widths = self._problem.choices[group].widths
-            columns += range(self._starts[group], self._starts[group + 1])
-            entries += [-count * width * scale for width in widths]
-        position = len(self._problem.choices) + number
-        levels = range(self._starts[position], self._starts[position + 1])
-        at_most = [level * scale for level in each.levels]
-        at_least = [-math.inf, *(level + 1 for level in each.levels[:-1])]
-        lowest = each.constant + sum(c * self._problem.choices[g].widths[0] for g, c in terms)
-        at_least = [max(level, lowest) * scale for level in at_least]
-        rows.add([*columns, *levels], [*entries, *at_most], each.constant * scale, np.inf)
-        rows.add([*columns, *levels], [*entries, *at_least], -np.inf, each.constant * scale)
 
     def _add_peak(self, rows: _Rows, resource: str) -> None:
         """No moment exceeds the resource's own variable, which is a share of the most that any can need."""

@@ -26,22 +26,13 @@ Scores = Mapping[str, FloatArray]
 def group_shares(problem: Problem, resource: str) -> FloatArray:
     """w_l: each group's share of what the widest plan takes of a resource, shape (groups,).
 
-    What a kernel takes is divided evenly between the groups that it reads and writes, and the part of a sum by the
-    channels that each group contributes.
+    What a kernel takes is divided evenly between the groups that it reads and writes.
     """
     widest = problem.widest()
-    where = problem.where(widest)
     parts = np.zeros(len(problem.choices))
     for table in problem.tables[resource].always:
-        for axis in table.groups:
-            part = table.at(where) / len(table.groups)
-            if axis < len(parts):
-                parts[axis] += part
-                continue
-            terms = problem.terms[axis - len(parts)]
-            channels = [count * problem.choices[group].widths[-1] for group, count in terms]
-            for (group, _), each in zip(terms, channels, strict=True):
-                parts[group] += part * each / sum(channels)
+        for group in table.groups:
+            parts[group] += table.at(widest) / len(table.groups)
     shares: FloatArray = parts / problem.spent(resource, widest)
     return shares
 

@@ -6,7 +6,7 @@ pruning) before anything is trained or written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from aap_hw.lut.calibrating import ALONE
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.table import LatencyTable, MissingKernelError
 from aap_hw.models.origin import Origin
-from aap_hw.policy import LATENCY, Budget
+from aap_hw.policy import LATENCY, MEMORY, Budget
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.planning import Plan, Planner
 from aap_hw.prune.task import PruneSettings, Task
@@ -33,6 +33,9 @@ from aap_hw.train.data import LabelledImages
 
 if TYPE_CHECKING:
     from aap_hw.device.connection import Device
+
+if TYPE_CHECKING:
+    from aap_hw.compile.target import CpuTarget
 
 # Calibration images from which on attention is read batch by batch.
 BATCHED_FROM = 64
@@ -64,10 +67,16 @@ class Baseline:
         return self.planner.network
 
 
-def baseline(task: Task, settings: PruneSettings | None = None, journal: Journal | None = None) -> Baseline:
+def baseline(
+    task: Task,
+    settings: PruneSettings | None = None,
+    journal: Journal | None = None,
+    resources: Collection[str] = (),
+) -> Baseline:
     """Trace the unpruned network and find its latency: measured on the device now, else from the table.
 
-    Its planner chooses widths as the settings say. A latency that the journal knows is not measured again.
+    Its planner chooses widths as the settings say, and counts memory only if that is one of ``resources``. A latency
+    that the journal knows is not measured again.
 
     Raises
     ------
@@ -93,6 +102,7 @@ def baseline(task: Task, settings: PruneSettings | None = None, journal: Journal
         slowdown,
         allocator=settings.allocator,
         threshold_weights=settings.threshold_weights,
+        target=_target_of(task.table) if MEMORY.name in resources else None,
     )
     predicted = planner.dense[LATENCY.name]
     measured = task.table.dense_ms(task.origin.model, network.input_shape)
@@ -173,9 +183,16 @@ def scores_of(
 
 def plan_once(task: Task, budgets: Sequence[Budget], settings: PruneSettings) -> tuple[Baseline, Plan]:
     """The plan for some budgets in one step, without cutting anything."""
-    dense = baseline(task, settings)
+    dense = baseline(task, settings, resources=[budget.resource.name for budget in budgets])
     allowed = amounts(budgets, dense)
     return dense, dense.planner.plan(scores_of(task, dense.module, dense.graph, settings), allowed)
+
+
+def _target_of(table: LatencyTable) -> CpuTarget:
+    """The machine that the table's networks are compiled for."""
+    from aap_hw.compile.target import CpuTarget  # loads TVM: two seconds that planning does without
+
+    return CpuTarget.of(table.device["target"], table.device["threads"])
 
 
 def _check_provenance(task: Task) -> None:

@@ -6,9 +6,9 @@ Pure but for its inputs: nothing is trained, compiled or written here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,14 @@ from aap_hw.lut.table import LatencyTable
 from aap_hw.policy import (
     FLOPS,
     LATENCY,
+    MEMORY,
     PARAMETERS,
     RESOURCES,
     Allocation,
     GroupChoice,
     Infeasible,
+    KernelCost,
+    PeakCost,
     Problem,
     allocate,
     allocate_at_threshold,
@@ -34,6 +37,9 @@ from aap_hw.policy import (
     kept_share,
     lowest_threshold,
 )
+
+if TYPE_CHECKING:
+    from aap_hw.compile.target import CpuTarget
 
 Scores = Mapping[str, NDArray[np.float64]]
 Widths = Mapping[str, int]
@@ -112,6 +118,7 @@ class Planner:
     calibration : latency measured on the device over what the table predicts; 1 if nothing was measured.
     unpruned_ms : latency of the unpruned network that shares are of; None if it is only predicted.
     allocator : how widths are chosen: ``exact`` or ``threshold``, see ``aap_hw.policy``.
+    target : the machine that memory is counted for; None leaves memory out.
     threshold_weights : the resource that a threshold's weights are shares of; None takes the first limited one of
         latency, FLOPs and parameters, and parameters if none is.
     """
@@ -124,6 +131,7 @@ class Planner:
     unpruned_ms: float | None = None
     allocator: str = "exact"
     threshold_weights: str | None = None
+    target: CpuTarget | None = None
 
     @property
     def dense(self) -> dict[str, float]:
@@ -134,6 +142,10 @@ class Planner:
     def spent(self, widths: Mapping[str, int]) -> dict[str, float]:
         """What the network takes of every resource at the given widths; its latency in ms as predicted."""
         counts = {name: float(sum(count(k, widths) for k in self.network.kernels)) for name, count in COUNTS.items()}
+        if self.target is not None:
+            from aap_hw.compile.footprint import peak_bytes  # loads TVM: two seconds that others do without
+
+            counts[MEMORY.name] = float(peak_bytes(self.network, widths, self.target))
         return {LATENCY.name: self._calibrated(kernel_latencies(self.network, widths, self.table)), **counts}
 
     def _calibrated(self, kernels: list[KernelLatency]) -> float:
@@ -190,7 +202,7 @@ class Planner:
         weights = self._weights({})
         return lowest_threshold(self.problem(scores, [weights], at_most), scores, weights)
 
-    def problem(self, scores: Scores, resources: Iterable[str], at_most: Widths | None = None) -> Problem:
+    def problem(self, scores: Scores, resources: Collection[str], at_most: Widths | None = None) -> Problem:
         """The groups that may be narrowed, what their widths are worth, and what they take of some resources.
 
         Latency is always among them, in microseconds of the kernels on their own.
@@ -201,7 +213,13 @@ class Planner:
             for name, widths in allowed.items()
             if len(widths) > 1
         ]
-        costs = {name: kernel_costs(self.network, allowed, COUNTS[name]) for name in resources if name in COUNTS}
+        costs: dict[str, Sequence[KernelCost] | PeakCost] = {
+            name: kernel_costs(self.network, allowed, COUNTS[name]) for name in resources if name in COUNTS
+        }
+        if self.target is not None and MEMORY.name in resources:
+            from aap_hw.prune.footprints import memory_cost
+
+            costs[MEMORY.name] = memory_cost(self.network, allowed, self.target)
         return Problem(choices, {**costs, LATENCY.name: latency_costs(self.network, allowed, self.table)})
 
     def _weights(self, budgets: Iterable[str]) -> str:

@@ -59,7 +59,7 @@ def prune(
     if task.retrain:
         check_classes(task)
     journal = journal or Journal()
-    dense = baseline(task, settings, journal)
+    dense = baseline(task, settings, journal, [budget.resource.name for budget in budgets])
     wanted = amounts(budgets, dense)
     shape = task.origin.input_shape
     state = State(dense.module, dense.graph, dense.planner)

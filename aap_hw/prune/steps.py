@@ -22,7 +22,7 @@ from aap_hw.compile.network import Network
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.fidelity import table_error
-from aap_hw.policy import LATENCY
+from aap_hw.policy import LATENCY, MEMORY
 from aap_hw.prune.baseline import Baseline, scores_of
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.measuring import measure_networks
@@ -260,6 +260,9 @@ def finished(
         "retrained": task.retrain,
         **_sizes(dense.module, state.module, dense.network, state.widths),
     }
+    if MEMORY.name in dense.takes:
+        took = dense.planner.spent({**dense.network.dense, **state.widths})
+        summary |= {"memory_dense": dense.takes[MEMORY.name], "memory_pruned": took[MEMORY.name]}
     return PrunedNetwork(task.origin, state.kept, task.table.device["name"], state.module, record), summary
 
 

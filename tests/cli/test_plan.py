@@ -80,6 +80,17 @@ def test_filters_can_be_told_by_other_scores(aap_hw: Callable[..., Any], table_f
     assert plan["predicted_ms"] <= plan["budget_ms"]
 
 
+def test_memory_is_shown_in_megabytes_beside_the_other_budgets(aap_hw: Callable[..., Any], table_file: Path) -> None:
+    asked = ("--lut", str(table_file), "--budget", "80%", "--max-memory", "60%")
+    outcome = aap_hw("plan", *RESNET20, *asked, "--json", "-")
+    assert (outcome.code, outcome.err) == (0, "")
+    constraints = {each["resource"]: each for each in json.loads(outcome.out)["constraints"]}
+    assert constraints["memory"]["spent"] <= constraints["memory"]["budget"]
+    shown = aap_hw("plan", *RESNET20, *asked)
+    assert re.search(r"spent .*\d\.\d{3} of \d\.\d{3} MB of memory \(\d\d\.\d%\).* binds", shown.out)
+    assert "--budget 80% --max-memory 60%" in shown.out
+
+
 def test_papers_threshold_can_choose_the_widths(aap_hw: Callable[..., Any], table_file: Path) -> None:
     asked = ("--lut", str(table_file), "--budget", "60%")
     outcome = aap_hw("plan", *RESNET20, *asked, "--allocator", "threshold", "--json", "-")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aap_hw.errors import UserError
-from aap_hw.policy import Budget, round_budgets
+from aap_hw.policy import MEMORY, Budget, round_budgets
 
 DENSE_MS = 40.0
 
@@ -106,3 +106,16 @@ def test_rounds_take_equal_shares_and_end_at_exactly_the_budget(dense, share, ro
 def test_rounds_that_lead_nowhere_are_refused(bad):
     with pytest.raises(ValueError, match=r"rounds|budget"):
         round_budgets(*bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_bytes"), [("5MB", 5e6), ("800 kB", 8e5), ("2MiB", 2**21), ("4096B", 4096), ("40%", 4e6)]
+)
+def test_a_memory_budget_is_of_bytes(text, expected_bytes):
+    assert Budget.parse(text, MEMORY).of(1e7) == expected_bytes
+    assert Budget.parse(str(Budget.parse(text, MEMORY)), MEMORY) == Budget.parse(text, MEMORY)
+
+
+def test_a_memory_budget_without_a_unit_is_told_one():
+    with pytest.raises(UserError, match=r"no unit; type '5MB' for megabytes, or a share of the dense network's memory"):
+        Budget.parse("5", MEMORY)

@@ -1,8 +1,8 @@
 """The exact allocation equals brute force on 500 random instances with everything that a problem may have.
 
-One to four budget rows, one of which may be a peak over moments; kernels that depend on sums of groups; groups that can
-be removed, alone or together. The brute force shares no code with the package: it looks every cost up in the kernels as
-they are given. Less general instances, with the messages and edge cases, are in `test_allocation`.
+One to four budget rows, one of which is a peak over moments, and groups that can be removed, alone or together. The
+brute force shares no code with the package: it looks every cost up in the kernels as they are given. Less general
+instances, with the messages and edge cases, are in `test_allocation`.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aap_hw.policy import GroupChoice, Infeasible, KernelCost, PeakCost, Problem, WidthSum, allocate
+from aap_hw.policy import GroupChoice, Infeasible, KernelCost, PeakCost, Problem, allocate
 
 RESOURCES = ("latency", "parameters", "flops", "memory")
 EXACT = 1e-9
@@ -24,12 +24,11 @@ EXACT = 1e-9
 class Instance:
     choices: list
     costs: dict
-    sums: list
     together: list
     budgets: dict
 
     def problem(self):
-        return Problem(self.choices, self.costs, self.sums, self.together)
+        return Problem(self.choices, self.costs, self.together)
 
     def plans(self):
         """(widths by name, value, spent by resource) of every plan that may be."""
@@ -43,9 +42,6 @@ class Instance:
 
     def spent(self, widths):
         at = {choice.name: choice.widths.index(widths[choice.name]) for choice in self.choices}
-        for each in self.sums:
-            total = each.constant + sum(count * widths[name] for name, count in each.terms)
-            at[each.name] = min(i for i, level in enumerate(each.levels) if level >= total)
 
         def looked_up(kernels):
             return [kernel.cost[tuple(at[name] for name in kernel.groups)] for kernel in kernels]
@@ -70,14 +66,7 @@ def instance(seed, rows):
         choices.append(GroupChoice(f"g{g}", tuple(widths), value))
     removable = [choice.name for choice in choices if choice.widths[0] == 0]
     together = [tuple(removable)] if len(removable) > 1 and rng.random() < 0.7 else []
-    sums = []
-    for s in range(rng.integers(0, 3)):
-        terms = tuple((choice.name, int(rng.integers(1, 3))) for choice in choices if rng.random() < 0.7)
-        constant = int(rng.integers(0, 10))
-        largest = constant + sum(n * next(c for c in choices if c.name == name).widths[-1] for name, n in terms)
-        levels = {*rng.integers(1, largest + 1, size=4).tolist(), largest} if largest else {0}
-        sums.append(WidthSum(f"s{s}", terms, tuple(sorted(levels)), constant))
-    sizes = {c.name: len(c.widths) for c in choices} | {s.name: len(s.levels) for s in sums}
+    sizes = {choice.name: len(choice.widths) for choice in choices}
 
     def kernels(most):
         made = []
@@ -97,7 +86,7 @@ def instance(seed, rows):
 
     costs = {name: kernels(7) for name in RESOURCES[: rows - 1]}
     costs[RESOURCES[rows - 1]] = PeakCost(kernels(4), [kernels(4) for _ in range(rng.integers(1, 5))])
-    made = Instance(choices, costs, sums, together, {})
+    made = Instance(choices, costs, together, {})
     spent = [each for _, _, each in made.plans()]
     for resource in costs:
         amounts = sorted(each[resource] for each in spent)

@@ -15,7 +15,6 @@ from aap_hw.policy import (
     Infeasible,
     KernelCost,
     Problem,
-    WidthSum,
     allocate,
     allocate_at_threshold,
     allocate_by_threshold,
@@ -45,13 +44,6 @@ def problem(scores=SCORES, a=A, b=B):
 def test_a_groups_share_is_its_kernels_cost_and_half_of_those_it_shares():
     # 20 + 40 / 2 = 40 of a, 30 + 40 / 2 = 50 of b, of 100.
     assert group_shares(problem(), "latency") == pytest.approx([0.4, 0.5])
-
-
-def test_a_sum_is_divided_by_the_channels_that_each_group_contributes():
-    choices = [GroupChoice("a", A, np.arange(4.0)), GroupChoice("b", B, np.arange(2.0))]
-    both = WidthSum("s", (("a", 1), ("b", 2)), (2, 4, 8))
-    costs = {"latency": [KernelCost(("s",), np.array([2.0, 4, 8])), KernelCost(("a",), np.array([1.0, 1, 1, 2]))]}
-    assert group_shares(Problem(choices, costs, [both]), "latency") == pytest.approx([0.6, 0.4])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""Memory that a compiled network needs: its packed constants, and the values that live at the same time.
+
+Counted from the kernels alone, without compiling any. Packed constants are what the library holds, Winograd's
+transformed weights included, which are larger than the model's. Not counted: the code itself, and what a kernel needs
+for intermediate results while it runs (a padded copy of its image, Winograd's blocks, which stay in the cache).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from aap_hw.compile.convolution import packed_elements
+from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.network import Kernel, Network
+from aap_hw.compile.shape import WITH_WEIGHTS, output_pixels, weight_elements
+from aap_hw.compile.target import CpuTarget
+from aap_hw.graph import WidthExpr
+
+BYTES = 4  # of a float32
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What must be held while one kernel runs.
+
+    Attributes
+    ----------
+    kernel : the kernel.
+    held : bytes of each value that it reads or that a later kernel will read.
+    made : bytes of the value that it makes.
+    """
+
+    kernel: Kernel
+    held: tuple[WidthExpr, ...]
+    made: WidthExpr
+
+    def bytes_at(self, widths: Mapping[str, int]) -> int:
+        """Bytes under a width plan; a kernel that is removed makes nothing."""
+        made = 0 if self.kernel.is_removed(widths) else self.made.at(widths)
+        return made + sum(value.at(widths) for value in self.held)
+
+
+def peak_bytes(network: Network, widths: Mapping[str, int], target: CpuTarget) -> int:
+    """Memory that a network needs under a width plan: all constants, and the most that lives at one moment."""
+    constants = sum(constant_bytes(*kernel.at(widths), target) for kernel in network.kernels)
+    return constants + max(moment.bytes_at(widths) for moment in moments(network))
+
+
+def constant_bytes(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> int:
+    """Bytes of a kernel's weights and bias as they are packed into the library."""
+    if not (width_in and width_out):
+        return 0
+    if key.op in WITH_WEIGHTS:
+        dense = key.op != "depthwise_conv2d"
+        weights = packed_elements if dense else _unpacked
+        return BYTES * (weights(key, width_in, width_out, target) + width_out)
+    has_factors = key.op == "affine" or "affine" in key.epilogue
+    return BYTES * 2 * width_out if has_factors else 0
+
+
+def _unpacked(key: KernelKey, width_in: int, width_out: int, _: CpuTarget) -> int:
+    return weight_elements(key, width_in, width_out)
+
+
+def moments(network: Network) -> Iterator[Moment]:
+    """The moments of a network: one a kernel, in calling order."""
+    last = {network.output: len(network.kernels)}
+    for i, kernel in enumerate(network.kernels):
+        last |= {name: max(i, last.get(name, 0)) for name in kernel.inputs}
+    image = 1
+    for extent in network.input_shape:
+        image *= extent
+    living = {network.input: WidthExpr(BYTES * image)}
+    for i, kernel in enumerate(network.kernels):
+        living = {name: value for name, value in living.items() if last[name] >= i}
+        pixels, width = BYTES * output_pixels(kernel.key), kernel.width_out
+        made = WidthExpr(pixels * width.constant, tuple((name, pixels * times) for name, times in width.terms))
+        yield Moment(kernel, tuple(living.values()), made)
+        if kernel.name in last:
+            living[kernel.name] = made

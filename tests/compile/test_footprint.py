@@ -1,0 +1,135 @@
+"""The memory that is counted from a network's kernels is what the compiled network holds.
+
+Constants are read off the lowered module and off the library that it becomes; what lives at the same time is found by
+walking the calls of the module, and compared with what TVM's own memory planner sets aside.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tvm
+from tvm import relax
+
+from aap_hw.compile.build import export_library
+from aap_hw.compile.footprint import constant_bytes, moments, peak_bytes
+from aap_hw.compile.lowering import lower_network
+from aap_hw.compile.network import Network
+from aap_hw.compile.partition import partition
+from aap_hw.graph import ChannelGraph
+from tests.compile.test_networks import cut_to_odd_widths, image, network
+from tests.synthetic import this_device
+
+
+def lowered(name: str, side: int, cut: bool, batch: int = 1) -> tuple[Network, Any]:
+    model, example = network(name), image(side, batch)
+    if cut:
+        model = cut_to_odd_widths(model, example, seed=1)
+    graph = ChannelGraph.trace(model, (example,))
+    parts = partition(graph)
+    state = {name: tensor.detach() for name, tensor in graph.program.state_dict.items()}
+    return parts, lower_network(parts, parts.dense, state, this_device().target)
+
+
+def size_of(value: Any) -> int:
+    return 4 * math.prod(int(extent) for extent in value.ty.shape.values)
+
+
+def calls(module: Any) -> list[tuple[Any, list[Any]]]:
+    """What each call makes, and what it is made of: (variable, variables and constants), in order."""
+    found = []
+    for block in module["main"].body.blocks:
+        for binding in block.bindings:
+            if isinstance(binding.value, tvm.ir.Call):
+                arguments = [
+                    part
+                    for argument in binding.value.args
+                    for part in (argument.fields if isinstance(argument, tvm.ir.Tuple) else [argument])
+                ]
+                made_of = [part for part in arguments if isinstance(part, relax.Var | tvm.ir.GenericConst)]
+                found.append((binding, made_of))
+    return found
+
+
+def most_alive(module: Any) -> int:
+    """Bytes of the variables that live at one time, at most; another shape of a value is the value itself."""
+    alias: dict[Any, Any] = {}
+    steps = []
+    for binding, made_of in calls(module):
+        read = [alias.get(part, part) for part in made_of if isinstance(part, relax.Var)]
+        if binding.value.op == tvm.ir.Op.get("relax.reshape"):
+            alias[binding.var] = read[0]
+        else:
+            steps.append((binding.var, read))
+    last: dict[Any, int] = {}
+    for i, (made, read) in enumerate(steps):
+        last |= dict.fromkeys(read, i)
+        last.setdefault(made, len(steps) if i == len(steps) - 1 else i)
+    born = {made: i for i, (made, _) in enumerate(steps)}
+    return max(sum(size_of(v) for v, end in last.items() if born.get(v, -1) <= i <= end) for i in range(len(steps)))
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "cut", "batch"),
+    [
+        ("resnet20", 32, False, 1),
+        ("resnet20", 32, True, 2),
+        ("mobilenetv2", 64, True, 1),
+        ("efficientnet_b0", 64, False, 1),
+        ("small_densenet", 32, True, 1),
+    ],
+)
+def test_constants_and_the_most_that_lives_at_once_are_those_of_the_lowered_network(
+    name: str, side: int, cut: bool, batch: int
+) -> None:
+    parts, module = lowered(name, side, cut, batch)
+    target = this_device().target
+    held = sum(size_of(part) for _, made_of in calls(module) for part in made_of if not isinstance(part, relax.Var))
+    counted = sum(constant_bytes(*kernel.at(parts.dense), target) for kernel in parts.kernels)
+    assert counted == held > 0
+    alive = max(moment.bytes_at(parts.dense) for moment in moments(parts))
+    assert alive == most_alive(module)
+    assert peak_bytes(parts, parts.dense, target) == held + alive
+
+
+def test_library_holds_the_constants_and_tvms_plan_sets_aside_what_lives_at_once(tmp_path: Path) -> None:
+    parts, module = lowered("resnet20", 32, cut=False)
+    target = this_device().target
+    counted = sum(constant_bytes(*kernel.at(parts.dense), target) for kernel in parts.kernels)
+    export_library(module, target, tmp_path / "network.so")
+    # The rest of the library is its code.
+    assert counted <= (tmp_path / "network.so").stat().st_size <= counted + 1_500_000
+    passes = relax.transform
+    planned = tvm.transform.Sequential(
+        [
+            passes.LegalizeOps(),
+            passes.RewriteDataflowReshape(),
+            passes.ToNonDataflow(),
+            passes.RemovePurityChecking(),
+            passes.CallTIRRewrite(),
+            passes.StaticPlanBlockMemory(),
+        ]
+    )(module)
+    storages = [
+        4 * int(binding.value.args[0].values[0]) // 4
+        for block in planned["main"].body.blocks
+        for binding in block.bindings
+        if isinstance(binding.value, tvm.ir.Call) and binding.value.op == tvm.ir.Op.get("relax.memory.alloc_storage")
+    ]
+    image_bytes = 4 * math.prod(parts.input_shape)
+    alive = max(moment.bytes_at(parts.dense) for moment in moments(parts))
+    # TVM reuses whole buffers, so that it may set aside a little more than lives; the image is the caller's.
+    assert alive - image_bytes <= sum(storages) <= 1.5 * alive
+
+
+def test_a_removed_kernel_makes_nothing_and_holds_no_constants() -> None:
+    parts, _ = lowered("resnet20", 32, cut=False)
+    widths = {**parts.dense, "layer1.1.conv1": 0}
+    target = this_device().target
+    gone = [kernel for kernel in parts.kernels if kernel.is_removed(widths)]
+    assert len(gone) == 2
+    before, after = peak_bytes(parts, parts.dense, target), peak_bytes(parts, widths, target)
+    assert before - after == sum(constant_bytes(*kernel.at(parts.dense), target) for kernel in gone)

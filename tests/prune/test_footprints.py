@@ -1,0 +1,95 @@
+"""Memory as a cost: what a policy adds up is what the kernels are counted to need, at any choice of widths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aap_hw.compile.footprint import peak_bytes
+from aap_hw.compile.network import Network
+from aap_hw.compile.partition import partition
+from aap_hw.graph import ChannelGraph
+from aap_hw.lut.enumeration import group_candidates
+from aap_hw.models import zoo
+from aap_hw.policy import MEMORY, Budget, GroupChoice, Problem
+from aap_hw.prune.baseline import plan_once
+from aap_hw.prune.footprints import memory_cost
+from aap_hw.prune.planning import Planner, Unreachable
+from aap_hw.prune.task import PruneSettings, Task
+from tests.synthetic import ORIGIN, few_images, resnet20, table, this_device
+
+
+@cache
+def traced(name: str) -> tuple[ChannelGraph, Network]:
+    if name == "resnet20":
+        return resnet20()[1:]
+    graph = ChannelGraph.trace(zoo.build(name).module, (torch.zeros(1, 3, 64, 64),))
+    return graph, partition(graph)
+
+
+@cache
+def problem(name: str, removable: tuple[str, ...]) -> tuple[Problem, dict[str, tuple[int, ...]]]:
+    graph, network = traced(name)
+    candidates = group_candidates(graph, 16, 3)
+    candidates |= {group: (0, *candidates[group]) for group in removable}
+    choices = [
+        GroupChoice(group, widths, np.arange(len(widths), dtype=float))
+        for group, widths in candidates.items()
+        if len(widths) > 1
+    ]
+    costs = {"memory": memory_cost(network, candidates, this_device().target)}
+    return Problem(choices, costs), candidates
+
+
+@settings(max_examples=25)
+@given(
+    st.sampled_from(
+        [
+            ("resnet20", ()),
+            ("resnet20", ("layer1.1.conv1", "layer2.1.conv1", "layer3.2.conv1")),
+            ("mobilenetv2", ("features.3.conv.0.0", "features.5.conv.0.0")),
+        ]
+    ),
+    st.integers(0, 2**32),
+)
+def test_cost_of_any_plan_is_what_its_kernels_are_counted_to_need(case: tuple[str, tuple[str, ...]], seed: int) -> None:
+    (here, candidates), network, random = problem(*case), traced(case[0])[1], np.random.default_rng(seed)
+    plan = tuple(int(random.integers(len(choice.widths))) for choice in here.choices)
+    widths = {name: each[-1] for name, each in candidates.items()}
+    widths |= {choice.name: choice.widths[i] for choice, i in zip(here.choices, plan, strict=True)}
+    assert here.spent("memory", plan) == peak_bytes(network, widths, this_device().target)
+
+
+def test_moments_that_never_decide_are_left_out() -> None:
+    here, _ = problem("mobilenetv2", ())
+    assert 1 <= len(here.tables["memory"].moments) < len(traced("mobilenetv2")[1].kernels) / 2
+
+
+def test_plan_keeps_a_memory_budget_beside_another_and_names_the_smallest() -> None:
+    planner = Planner(resnet20()[2], group_candidates(resnet20()[1], 4, 8), table(), target=this_device().target)
+    random = np.random.default_rng(0)
+    scores = {group.name: random.random(group.width) for group in resnet20()[1].groups if not group.frozen}
+    dense = planner.dense
+    plan = planner.plan(scores, {"memory": 0.5 * dense["memory"], "latency": 0.7 * dense["latency"]})
+    assert 0.45 * dense["memory"] < plan.spent["memory"] <= 0.5 * dense["memory"]
+    assert plan.spent["latency"] <= 0.7 * dense["latency"]
+    with pytest.raises(Unreachable) as refused:
+        planner.plan(scores, {"memory": 0.01 * dense["memory"]})
+    smallest = refused.value.smallest
+    assert planner.plan(scores, {"memory": smallest}).spent["memory"] <= smallest
+    assert planner.plan(scores, {"flops": 0.5 * dense["flops"]}).spent["memory"] > smallest
+    assert "memory" not in replace(planner, target=None).dense
+
+
+@pytest.mark.usefixtures("quick_baseline")
+def test_memory_is_counted_for_the_machine_of_the_table_only_if_it_is_limited() -> None:
+    task, few = Task(ORIGIN, table(), few_images()), PruneSettings(calibration_images=8)
+    dense, plan = plan_once(task, [Budget.parse("60%", MEMORY)], few)
+    assert plan.spent["memory"] <= 0.6 * dense.takes["memory"]
+    assert "memory" not in plan_once(task, [Budget.parse("60%")], few)[0].takes
