@@ -32,10 +32,8 @@ from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.data import LabelledImages
 
 if TYPE_CHECKING:
-    from aap_hw.device.connection import Device
-
-if TYPE_CHECKING:
     from aap_hw.compile.target import CpuTarget
+    from aap_hw.device.connection import Device
 
 # Calibration images from which on attention is read batch by batch.
 BATCHED_FROM = 64
