@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aap_hw.attention import attention_scores
     from aap_hw.graph import ChannelGraph
+    from aap_hw.models.saved import load, save
 
 __version__ = "0.1.0"
 
-__all__ = ["ChannelGraph", "__version__", "attention_scores"]
+__all__ = ["ChannelGraph", "__version__", "attention_scores", "load", "save"]
 
 _HOME = {
     "ChannelGraph": "aap_hw.graph",
     "attention_scores": "aap_hw.attention",
+    "load": "aap_hw.models.saved",
+    "save": "aap_hw.models.saved",
 }
 
 

@@ -171,5 +171,11 @@ def quick_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     def build(self: Origin) -> nn.Module:
         return module if self == ORIGIN else zoo.build(self.model, self.weights).module
 
+    real_skeleton = Origin.skeleton
+
+    def skeleton(self: Origin) -> nn.Module:
+        return module if self.model == ORIGIN.model else real_skeleton(self)
+
     monkeypatch.setattr(Origin, "build", build)
+    monkeypatch.setattr(Origin, "skeleton", skeleton)
     monkeypatch.setattr(ChannelGraph, "trace", staticmethod(trace))

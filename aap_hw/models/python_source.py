@@ -22,6 +22,9 @@ from torch import nn
 from aap_hw.errors import UserError, closest, reason
 from aap_hw.models.source import Source
 
+# Of the names that files have as modules.
+_PREFIX = "_aap_hw_source_"
+
 
 @dataclass(frozen=True)
 class ExistingFile:
@@ -74,6 +77,23 @@ def of_module(module: str, factory: str) -> Source:
     return Source(text, f"{module.rpartition('.')[2]}-{factory}", None, make)
 
 
+def text_of(factory: type) -> str:
+    """The source that a class is, where it can be found again.
+
+    Raises
+    ------
+    UserError
+        If it is defined in the program that runs.
+    """
+    module = factory.__module__
+    if module == "__main__":
+        raise UserError(
+            f"{factory.__name__} is defined in the program itself; say where with source='FILE.py:FUNCTION'"
+        )
+    place = sys.modules[module].__file__ if module.startswith(_PREFIX) else module
+    return f"{place}:{factory.__qualname__}"
+
+
 def _made(text: str, factory: str, module: ModuleType) -> nn.Module:
     """Call the factory, which may be nested in a class, and check what it returns."""
     found: Any = module
@@ -99,7 +119,7 @@ def _a(name: str) -> str:
 
 def _executed(file: ExistingFile) -> ModuleType:
     """Run a Python file as a module of its own; it may import its neighbours, as a script may."""
-    name = f"_aap_hw_source_{hashlib.sha256(str(file.path).encode()).hexdigest()[:12]}"
+    name = f"{_PREFIX}{hashlib.sha256(str(file.path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, file.path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,6 +1,6 @@
 """The run folder: everything that a pruned network needs to be rebuilt, evaluated and deployed.
 
-``model.safetensors`` holds the weights, ``run.json`` how to rebuild the network around them and how it came about,
+``model.safetensors`` holds the network, as ``aap_hw.models.saved`` writes it, ``run.json`` how it came about,
 ``summary.json`` the figures. Each is written whole or not at all; ``run.json`` last, so that a folder that has it is
 complete. ``events.jsonl`` is the log. How a folder is filled is ``aap_hw.prune.job``.
 """
@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
 from torch import nn
 
 from aap_hw.errors import UserError
 from aap_hw.files import read_text, require_writable_folder, sha256_of, write_atomic
-from aap_hw.graph import ChannelGraph
 from aap_hw.jsonlines import JsonLines
+from aap_hw.models import saved
 from aap_hw.models.origin import Origin
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -79,18 +77,13 @@ class RunFolder:
 
     def save(self, network: PrunedNetwork, summary: Mapping[str, Any]) -> None:
         """Write the network and its summary."""
-        state = {name: tensor.contiguous() for name, tensor in network.module.state_dict().items()}
         weights = self.path / "model.safetensors"
-        write_atomic(weights, safetensors.torch.save(state))
+        saved.write(saved.SavedNetwork(network.origin, network.kept, network.module), weights)
         # Not merged: figures that an unfinished run left here are not this one's.
         write_atomic(self.path / "summary.json", _text(summary))
         document = {
             "schema_version": SCHEMA_VERSION,
-            "model": network.origin.model,
-            "weights": network.origin.weights,
-            "input": list(network.origin.input_shape),
             "device": network.device,
-            "kept_channels": network.kept,
             "sha256": {weights.name: sha256_of(weights)},
             "record": network.record,
         }
@@ -120,8 +113,6 @@ class RunFolder:
                     f"{source} has version {version!r} and this aap-hw reads version {SCHEMA_VERSION}; "
                     "use the aap-hw that wrote it, or run 'aap-hw prune' again"
                 )
-            origin = Origin(document["model"], document["weights"], tuple(document["input"]))
-            kept = {name: [int(i) for i in channels] for name, channels in document["kept_channels"].items()}
             expected = document["sha256"]["model.safetensors"]
             device, record = document["device"], document["record"]
         except (ValueError, KeyError, TypeError, AttributeError) as problem:
@@ -132,14 +123,8 @@ class RunFolder:
                 f"{weights} is not the file that the run wrote (its checksum differs); "
                 "restore it, or run 'aap-hw prune' again"
             )
-        dense = origin.build()
-        graph = ChannelGraph.trace(dense, (torch.zeros(1, *origin.input_shape),))
-        try:
-            module = graph.cut(dense, kept).eval()
-            module.load_state_dict(safetensors.torch.load_file(weights))
-        except (UserError, RuntimeError) as problem:
-            raise _damaged(source, problem) from problem
-        return PrunedNetwork(origin, kept, device, module, record)
+        network = saved.read(weights)
+        return PrunedNetwork(network.origin, network.kept, device, network.module, record)
 
     def summary(self) -> dict[str, Any]:
         """The figures of ``summary.json``; none if there is no such file."""

@@ -91,7 +91,7 @@ def test_with_data_it_trains_in_rounds_and_shows_them(
         assert re.search(rf"\nround {number} of 2: cut to .*\n  epoch 1 of 1: loss \d\.\d{{4}}, accuracy", outcome.out)
     assert "not retrained" not in outcome.out
     assert re.search(r"accuracy, % +\d\d\.\d+ +\d\d\.\d+", outcome.out)
-    assert json.loads((out / "run.json").read_text())["weights"] == "embedded"
+    assert json.loads((out / "summary.json").read_text())["weights"] == "embedded"
 
 
 @pytest.mark.usefixtures("quick")
