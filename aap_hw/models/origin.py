@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,15 +145,6 @@ class Origin:
         """For a file; of a checkpoint its path and digest."""
         weights = asdict(self.weights) if isinstance(self.weights, WeightsFile) else self.weights
         return {"model": self.model, "weights": weights, "input": list(self.input_shape), "classes": self.outputs}
-
-    @staticmethod
-    def from_json(document: Mapping[str, Any]) -> Origin:
-        """Back from `as_json`. Raises KeyError, TypeError or ValueError for what it is not."""
-        weights = document["weights"]
-        if isinstance(weights, Mapping):
-            weights = WeightsFile(**weights)
-        channels, height, width = document["input"]
-        return Origin(document["model"], weights, (channels, height, width), document.get("classes"))
 
 
 @functools.cache

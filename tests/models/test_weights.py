@@ -1,6 +1,5 @@
 """A checkpoint of the user's ends up in the network it is of, in whatever form it was saved, or is refused by name."""
 
-import json
 import pickle
 
 import pytest
@@ -130,7 +129,6 @@ def test_a_network_with_a_name_takes_a_checkpoint_and_another_number_of_classes(
     origin = Origin.of("resnet20", weights=file, outputs=7)
     assert origin.classes == 7
     assert torch.equal(origin.build().linear.weight, torch.load(file.path)["linear.weight"])
-    assert Origin.from_json(json.loads(json.dumps(origin.as_json()))) == origin
     with pytest.raises(UserError, match=r"'linear.weight', 'linear.bias' differ in shape"):
         Origin.of("resnet20", weights=file).build()
 
