@@ -11,6 +11,7 @@ from aap_hw.compile.depthwise import build_depthwise
 from aap_hw.compile.function import KernelFunction
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.light import LIGHT_KERNELS, build_light
+from aap_hw.compile.linking import link
 from aap_hw.compile.target import CpuTarget
 from aap_hw.errors import UserError
 
@@ -37,6 +38,11 @@ def build_kernel(key: KernelKey, width_in: int, width_out: int, target: CpuTarge
 
 
 def export_library(module: tvm.IRModule, target: CpuTarget, library: Path) -> None:
-    """Compile a Relax module and link it into a shared library."""
+    """Compile a Relax module and link it into a shared library.
+
+    Raises
+    ------
+    UserError : the linker for the target's platform is not installed.
+    """
     with target.tvm:
-        tvm.compile(module, target=target.tvm).export_library(str(library))
+        link(tvm.compile(module, target=target.tvm), target, library)
