@@ -23,7 +23,8 @@ from aap_hw.compile.network import Network
 from aap_hw.compile.partition import partition
 from aap_hw.compile.shape import multiply_accumulates
 from aap_hw.device import load_profile
-from aap_hw.device.connection import DeviceDescription, LocalDevice
+from aap_hw.device.connection import LocalDevice
+from aap_hw.device.description import DeviceDescription
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.file import load_table, save_table

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from aap_hw.cli.options import device_option
+from aap_hw.cli.options import connect_option, device_option
 
 
 @click.command(
@@ -14,9 +14,10 @@ from aap_hw.cli.options import device_option
 )
 @click.argument("run_folder", metavar="RUN")
 @device_option
+@connect_option
 @click.option("--out", metavar="FOLDER", help="Where to write the bundle; default: RUN/bundle-DEVICE.")
 @click.option("--no-run", is_flag=True, help="Only compile and write the bundle; the device need not be there.")
-def command(run_folder: str, device: str, out: str | None, no_run: bool) -> None:
+def command(run_folder: str, device: str, connect_to: str | None, out: str | None, no_run: bool) -> None:
     """Deploy a pruned network: the compiled library with all that is needed to run and to check it."""
     from aap_hw.cli.run_screen import budget_sentences, plain_console, summary_table
     from aap_hw.deploy.deploying import bundle_unseen, deploy
@@ -25,14 +26,15 @@ def command(run_folder: str, device: str, out: str | None, no_run: bool) -> None
     from aap_hw.prune.run import RunFolder
     from aap_hw.train.data import load_embedded
 
-    run, profile, folder = RunFolder(Path(run_folder)), load_profile(device), Path(out) if out else None
+    run, folder = RunFolder(Path(run_folder)), Path(out) if out else None
+    profile = load_profile(device).reached_by(connect_to)
     console = plain_console()
     if no_run:
         written = bundle_unseen(run, profile, load_embedded(), folder)
         console.print("nothing was run: outputs are not checked and latency is not measured", soft_wrap=True)
         console.print(f"bundle: {written}; on the device: python3 run.py --time", soft_wrap=True)
         return
-    result = deploy(run, connect(profile, "deploy"), load_embedded(), folder)
+    result = deploy(run, connect(profile), load_embedded(), folder)
     console.print(summary_table(result.summary))
     for sentence in budget_sentences(result.summary):
         console.print(sentence, soft_wrap=True)

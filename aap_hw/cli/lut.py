@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aap_hw.cli.options import device_option, input_option, input_text, model_option, read_table
+from aap_hw.cli.options import (
+    connect_option,
+    device_option,
+    input_option,
+    input_text,
+    model_option,
+    read_table,
+)
 from aap_hw.cli.output import json_option, write_json
 
 if TYPE_CHECKING:
@@ -37,6 +44,7 @@ def show(file: str, points: bool, json_to: str | None) -> None:
 
 @command.command(epilog="\b\nExample:\n  aap-hw lut validate --device x86 --model resnet20 --plans 20")
 @device_option
+@connect_option
 @model_option
 @input_option
 @click.option("--lut", "lut", metavar="FILE", help="The table to check; default: lut/DEVICE.json.")
@@ -46,6 +54,7 @@ def show(file: str, points: bool, json_to: str | None) -> None:
 @json_option
 def validate(
     device: str,
+    connect_to: str | None,
     model_name: str,
     input_size: tuple[int, ...] | None,
     lut: str | None,
@@ -65,10 +74,10 @@ def validate(
     from aap_hw.lut.validating import validate_model
     from aap_hw.models.origin import Origin
 
-    profile = load_profile(device)
+    profile = load_profile(device).reached_by(connect_to)
     path = Path(lut) if lut else Path("lut") / f"{profile.name}.json"
     table = load_table(path)
-    board = connect(profile, "lut validate")
+    board = connect(profile)
     origin = Origin.of(model_name, input_size)
     shape = (1, *origin.input_shape)
     with MeasuringScreen(path) as screen:

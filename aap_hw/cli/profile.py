@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from aap_hw.cli.options import device_option, input_option, input_text, model_option
+from aap_hw.cli.options import connect_option, device_option, input_option, input_text, model_option
 
 
 @click.command(
@@ -15,12 +15,14 @@ from aap_hw.cli.options import device_option, input_option, input_text, model_op
     "  aap-hw profile --device x86 --model resnet20 --out lut/x86.json"
 )
 @device_option
+@connect_option
 @model_option
 @input_option
 @click.option("--out", "out", metavar="FILE", help="The table to write or extend; default: lut/DEVICE.json.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
 def command(
     device: str,
+    connect_to: str | None,
     model_name: str,
     input_size: tuple[int, ...] | None,
     out: str | None,
@@ -37,11 +39,10 @@ def command(
     from aap_hw.lut.profiling import profile_model, set_aside
     from aap_hw.models.origin import Origin
 
-    profile = load_profile(device)
-    profile.require_local("profile")
+    profile = load_profile(device).reached_by(connect_to)
     path = Path(out) if out else Path("lut") / f"{profile.name}.json"
     require_writable_folder(path.parent)
-    board = connect(profile, "profile")
+    board = connect(profile)
     origin = Origin.of(model_name, input_size)
     module, shape = origin.build(), (1, *origin.input_shape)
     if out is None and (kept := set_aside(path, board)) is not None:

@@ -17,7 +17,9 @@ from aap_hw.compile.lowering import compile_network
 from aap_hw.compile.target import CpuTarget
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.requirements import Requirements
-from aap_hw.device.connection import Device, DeviceDescription, LoadedLibrary, target_of
+from aap_hw.device.connection import Device, target_of
+from aap_hw.device.description import DeviceDescription
+from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.device.timing import STATISTIC, Timing, time_in_turn
 from aap_hw.errors import Fault, UserError
@@ -76,8 +78,9 @@ def deploy(run: RunFolder, device: Device, data: LabelledImages, folder: Path | 
             )
         timings = time_in_turn(libraries, "main", [job.images[:1].numpy()], device.profile.measure)
         dense_ms, pruned_ms = (timings[name].latency_us / 1e3 for name in ("dense", "pruned"))
-        measured = {"ms": pruned_ms, "unpruned_ms": dense_ms, "statistic": STATISTIC, "provenance": "measured"}
-        job.write(files["pruned"], device.target, device.describe(), measured)
+        description, dense_and_pruned = device.describe(), {"ms": pruned_ms, "unpruned_ms": dense_ms}
+        measured = {**dense_and_pruned, "statistic": STATISTIC, "provenance": description.provenance}
+        job.write(files["pruned"], device.target, description, measured)
     budget = job.network.record["budgets"].get(LATENCY.name)
     figures = {
         "dense_ms": dense_ms,

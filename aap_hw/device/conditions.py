@@ -6,7 +6,7 @@ by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,14 @@ def conditions(system: Path = Path("/sys")) -> Conditions:
     degrees = [int(text) / 1e3 for text in _texts(system, "class/thermal/thermal_zone*/temp") if text.isdecimal()]
     warm = [value for value in degrees if value > 0]
     return Conditions("+".join(governors) or None, max(warm, default=None))
+
+
+def conditions_of(read: Callable[[str], bytes | None]) -> Conditions:
+    """The state of a machine of which files can be read, but not listed; its first sensor stands for all."""
+    governor = read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or b""
+    degrees = (read("/sys/class/thermal/thermal_zone0/temp") or b"").strip()
+    warm = int(degrees) / 1e3 if degrees.isdigit() else 0.0
+    return Conditions(governor.decode("ascii", "replace").strip() or None, warm if warm > 0 else None)
 
 
 def _texts(system: Path, pattern: str) -> Iterator[str]:

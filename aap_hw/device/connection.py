@@ -1,7 +1,7 @@
-"""The one interface through which anything runs on a device, and its form for this machine.
+"""The one interface through which anything runs on a device, its form for this machine, and how a device is reached.
 
 A device loads a compiled library and times its functions. What is compiled, and which device is meant, is decided
-elsewhere; boards behind TVM RPC will implement the same protocol.
+elsewhere; a board behind TVM RPC is ``aap_hw.device.board``, several of a kind are ``aap_hw.device.boards``.
 """
 
 from __future__ import annotations
@@ -10,49 +10,22 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import tvm
-from tvm import relax
 
 from aap_hw.compile.build import SCHEDULES
+from aap_hw.compile.linking import linker_of
 from aap_hw.compile.target import CpuTarget, host_options
+from aap_hw.device.board import Address, BoardLost, RemoteDevice
 from aap_hw.device.conditions import Conditions, conditions
+from aap_hw.device.description import DeviceDescription
+from aap_hw.device.facts import cpu_name
+from aap_hw.device.machine import LoadedLibrary, LoadedModule
 from aap_hw.device.profile import DeviceProfile
-
-
-@dataclass(frozen=True)
-class DeviceDescription:
-    """What a latency depends on, as far as a device can tell. Two tables with equal ones may be merged."""
-
-    name: str
-    profile_hash: str
-    cpu: str
-    threads: int
-    target: dict[str, Any]
-    tvm: str
-    schedules: int
-
-    def as_json(self) -> dict[str, Any]:
-        """The description as JSON values."""
-        return asdict(self)
-
-
-class LoadedLibrary(Protocol):
-    """A compiled library on a device."""
-
-    def set_inputs(self, function: str, inputs: Sequence[np.ndarray]) -> None:
-        """Upload the arguments that ``run`` and ``time_us`` use."""
-
-    def run(self, function: str) -> np.ndarray:
-        """Call once and fetch the output."""
-
-    def time_us(self, function: str, number: int, repeats: int) -> list[float]:
-        """Mean microseconds a call of ``repeats`` samples of ``number`` calls each."""
+from aap_hw.device.tracker import Tracker
+from aap_hw.errors import UserError
 
 
 class Device(Protocol):
@@ -60,6 +33,10 @@ class Device(Protocol):
 
     profile: DeviceProfile
     target: CpuTarget
+
+    @property
+    def board(self) -> str | None:
+        """Where the board is that this is; None for this machine."""
 
     def describe(self) -> DeviceDescription:
         """What a latency measured here depends on."""
@@ -80,6 +57,11 @@ class LocalDevice:
         # TVM would bind this thread to one core, and with it all threads started later, PyTorch's among them.
         os.environ.setdefault("TVM_BIND_THREADS", "0")
         tvm.get_global_func("runtime.config_threadpool")(1, profile.threads)
+
+    @property
+    def board(self) -> str | None:
+        """None: this machine."""
+        return None
 
     def describe(self) -> DeviceDescription:
         """What a latency measured here depends on."""
@@ -104,25 +86,7 @@ class LocalDevice:
         """
         with tempfile.TemporaryDirectory(prefix="aap-hw-load-") as folder:
             copy = shutil.copy(library, folder)
-            machine = relax.VirtualMachine(tvm.runtime.load_module(copy), tvm.cpu())
-        return _VirtualMachine(machine, tvm.cpu())
-
-
-class _VirtualMachine:
-    def __init__(self, machine: relax.VirtualMachine, device: tvm.runtime.Device) -> None:
-        self._machine, self._device = machine, device
-
-    def set_inputs(self, function: str, inputs: Sequence[np.ndarray]) -> None:
-        self._machine.set_input(function, *[tvm.runtime.tensor(array, self._device) for array in inputs])
-
-    def run(self, function: str) -> np.ndarray:
-        self._machine.invoke_stateful(function)
-        output: np.ndarray = self._machine.get_outputs(function).numpy()
-        return output
-
-    def time_us(self, function: str, number: int, repeats: int) -> list[float]:
-        evaluator = self._machine.time_evaluator("invoke_stateful", self._device, number=number, repeat=repeats)
-        return [seconds * 1e6 for seconds in evaluator(function).results]
+            return LoadedModule(tvm.runtime.load_module(copy), tvm.cpu())
 
 
 def target_of(profile: DeviceProfile) -> CpuTarget:
@@ -133,25 +97,63 @@ def target_of(profile: DeviceProfile) -> CpuTarget:
     return CpuTarget.of(options, profile.threads)
 
 
-def connect(profile: DeviceProfile, command: str) -> Device:
-    """Reach the device of a profile, for the sub-command ``command``.
+def connect(profile: DeviceProfile) -> Device:
+    """Reach the device of a profile; of several boards, the first that answers.
 
     Raises
     ------
-    UserError : the device cannot be reached with this version.
+    UserError : what is compiled for it cannot be linked here, or no board can be reached, or not one of the profile.
     """
-    profile.require_local(command)
-    return LocalDevice(profile)
+    if profile.connect.kind == "local":
+        return LocalDevice(profile)
+    target = target_of(profile)
+    linker_of(target)
+    if profile.connect.kind == "rpc":
+        return open_board(profile, target, server_of(profile))
+    tracker = tracker_of(profile)
+    problem = UserError(f"{tracker} has no free board; wait until the boards are free, or restart their servers")
+    # A server that hangs stays in the tracker's list until somebody has asked for it.
+    for _ in range(tracker.boards().free):
+        try:
+            return open_board(profile, target, tracker.request())
+        except BoardLost as lost:
+            problem = lost
+    raise problem
+
+
+def server_of(profile: DeviceProfile) -> Address:
+    """Where the RPC server of a profile is."""
+    spec = profile.connect
+    assert spec.host is not None
+    assert spec.port is not None
+    # A server was started with a key or without one; with a key it usually has the name of its kind.
+    return Address(spec.host, spec.port, (spec.key,) if spec.key else ("", profile.name))
+
+
+def tracker_of(profile: DeviceProfile) -> Tracker:
+    """The RPC tracker that a profile names."""
+    spec = profile.connect
+    assert spec.host is not None
+    assert spec.port is not None
+    assert spec.key is not None
+    return Tracker(spec.host, spec.port, spec.key, spec.timeout_s)
+
+
+def open_board(profile: DeviceProfile, target: CpuTarget, address: Address) -> RemoteDevice:
+    """A board that answers and is what the profile says; see ``RemoteDevice`` for what may be wrong."""
+    board = RemoteDevice(profile, target, address)
+    try:
+        board.check()
+    except UserError:
+        board.close()
+        raise
+    return board
 
 
 def cpu_model() -> str:
     """The name that the operating system has for this machine's CPU."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
-    family = [line.partition(":")[2].strip() for line in lines if line.startswith(("cpu family", "model\t"))][:2]
-    if not named:
-        return platform.processor() or platform.machine()
-    return f"{named[0]} (family {family[0]}, model {family[1]})" if len(family) == 2 else named[0]
+        cpuinfo = ""
+    return cpu_name(cpuinfo) or platform.processor() or platform.machine()

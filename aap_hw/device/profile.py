@@ -6,6 +6,7 @@ nothing here imports TVM.
 
 import hashlib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -16,6 +17,9 @@ from aap_hw.errors import UserError, closest
 from aap_hw.files import read_text
 from aap_hw.resources import resource_dirs
 from aap_hw.validation import validated
+
+# How a person writes on the command line where a device is.
+CONNECT_FORMS = "local, rpc://HOST:PORT, rpc://HOST:PORT/KEY or tracker://HOST:PORT/KEY"
 
 # Text on one printable line: it ends up in file names, tables and error sentences.
 _Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$")]
@@ -65,29 +69,56 @@ class TargetSpec(_Table):
 
 
 class ConnectSpec(_Table):
-    """How the board is reached: it is this machine, it runs an RPC server, or a tracker knows it by a key."""
+    """How the board is reached: it is this machine, it runs an RPC server, or a tracker knows it by a key.
+
+    Attributes
+    ----------
+    key
+        What the board registered as. A server that was started without a key needs none.
+    timeout_s
+        How long a board may not answer, beyond what its work takes, before it is given up.
+    """
 
     kind: Literal["local", "rpc", "tracker"] = Field(description='"local", "rpc" or "tracker"')
     host: _Line | None = Field(None, description="a host name or an IP address")
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(None, description="a whole number from 1 to 65535")
-    key: _Line | None = Field(None, description="the key under which the board registers at the tracker")
+    key: _Line | None = Field(None, description="the key under which the board is registered")
+    timeout_s: Annotated[float, Field(ge=1)] = Field(30.0, description="a number of seconds of at least 1")
 
     @model_validator(mode="after")
     def _exactly_the_keys_of_its_kind(self) -> Self:
         needed = {"local": set(), "rpc": {"host", "port"}, "tracker": {"host", "port", "key"}}[self.kind]
-        given = self.model_dump(exclude={"kind"}, exclude_none=True).keys()
+        allowed = set() if self.kind == "local" else {"host", "port", "key"}
+        given = self.model_dump(exclude={"kind", "timeout_s"}, exclude_none=True).keys()
         if missing := sorted(needed - given):
             raise ValueError(f'kind "{self.kind}" also needs {", ".join(missing)}')
-        if extra := sorted(given - needed):
+        if extra := sorted(given - allowed):
             raise ValueError(f'{", ".join(extra)} cannot be given beside kind "{self.kind}"; remove it')
         return self
+
+    def at(self, text: str) -> Self:
+        """The way that a person wrote on the command line (`CONNECT_FORMS`), with this one's timeout.
+
+        Raises
+        ------
+        UserError
+            The text is none of these forms.
+        """
+        found = re.fullmatch(r"local|(rpc|tracker)://(\[[^\[\]/]+\]|[^:/\[\]]+):(\d{1,5})(?:/([^\s/]+))?", text)
+        if found is None:
+            raise UserError(f"'{text}' is no way to reach a device; write {CONNECT_FORMS}")
+        kind, host, port, key = found.groups()
+        if kind is None:
+            return type(self)(kind="local", timeout_s=self.timeout_s)
+        fields = {"host": host.strip("[]"), "port": int(port), **({"key": key} if key else {})}
+        return validated(type(self), {"kind": kind, **fields, "timeout_s": self.timeout_s}, f"--connect {text}")
 
     def summary(self) -> str:
         """Describe the way to the board in a few words for a table."""
         if self.kind == "local":
             return "this machine"
         where = f"{self.kind} {self.host}:{self.port}"
-        return f"{where}, key {self.key}" if self.kind == "tracker" else where
+        return where if self.key is None else f"{where}, key {self.key}"
 
 
 class MeasureSpec(_Table):
@@ -164,29 +195,9 @@ class DeviceProfile(_Table):
             config["num-cores"] = self.threads
         return config
 
-    def require_local(self, command: str) -> None:
-        """Refuse a device that this version cannot run anything on.
-
-        Parameters
-        ----------
-        command
-            The sub-command that needs the device, for the sentence.
-
-        Raises
-        ------
-        UserError
-            If the device is a board (rpc, tracker) or a GPU.
-        """
-        if self.connect.kind != "local":
-            obstacle = f"connecting to a board ({self.connect.summary()})"
-        elif self.target.kind == "cuda":
-            obstacle = "running on a GPU"
-        else:
-            return
-        raise UserError(
-            f"'aap-hw {command}' cannot use the device '{self.name}' yet: {obstacle} is not in this version; "
-            "use '--device x86' to work on this machine"
-        )
+    def reached_by(self, text: str | None) -> Self:
+        """This profile with another way to its device, as `ConnectSpec.at` reads it; None leaves it as it is."""
+        return self if text is None else self.model_copy(update={"connect": self.connect.at(text)})
 
 
 def profile_names() -> list[str]:

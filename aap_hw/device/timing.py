@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aap_hw.device.connection import LoadedLibrary
+from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.profile import MeasureSpec
 
 # Well below the time slice of a scheduler: on a busy machine most samples then are not interrupted.

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from aap_hw.compile.kernel import Address, KernelKey
-from aap_hw.device.connection import Device, LoadedLibrary
+from aap_hw.device.connection import Device
+from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.profile import MeasureSpec
 from aap_hw.device.timing import Call, time_calls_in_turn, time_function
 from aap_hw.lut.compiling import CompiledBatch, Compiler

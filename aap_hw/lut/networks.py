@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from aap_hw.compile.network import Network
-from aap_hw.device.connection import Device, LoadedLibrary
+from aap_hw.device.connection import Device
+from aap_hw.device.machine import LoadedLibrary
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.calibrating import Observation, fitted_slowdown
 from aap_hw.lut.compiling import Compiler

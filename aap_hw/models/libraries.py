@@ -9,7 +9,6 @@ import functools
 import importlib.util
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
@@ -27,7 +26,7 @@ def torchvision_names() -> frozenset[str]:
     return frozenset(name for name in torchvision.models.list_models() if not name.startswith("quantized_"))
 
 
-def _of_torchvision(name: str, classes: int | None) -> Found:
+def _of_torchvision(name: str) -> Found:
     if name not in torchvision_names():
         raise UserError(f"torchvision has no model named '{name}'{closest(name, torchvision_names())}")
     import torchvision
@@ -37,17 +36,15 @@ def _of_torchvision(name: str, classes: int | None) -> Found:
     crop = getattr(transforms, "keywords", {}).get("crop_size")
     usual = (3, crop, crop) if isinstance(crop, int) else None
 
-    given: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-
     def make() -> nn.Module:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
-            module: nn.Module = torchvision.models.get_model(name, weights=None, **given)
+            module: nn.Module = torchvision.models.get_model(name, weights=None)
         return module
 
     return usual, make
 
 
-def _of_timm(name: str, classes: int | None) -> Found:
+def _of_timm(name: str) -> Found:
     if importlib.util.find_spec("timm") is None:
         raise UserError(f"timm:{name} needs the package timm; install it with: pip install 'aap-hw[timm]'")
     import timm
@@ -58,13 +55,11 @@ def _of_timm(name: str, classes: int | None) -> Found:
     config = timm.get_pretrained_cfg(name)
     usual = tuple(config.input_size) if config is not None else (3, 224, 224)
 
-    given: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-
     def make() -> nn.Module:
-        module: nn.Module = timm.create_model(name, pretrained=False, **given)
+        module: nn.Module = timm.create_model(name, pretrained=False)
         return module
 
     return (usual[0], usual[1], usual[2]), make
 
 
-LOOK_UP: dict[str, Callable[[str, int | None], Found]] = {"torchvision": _of_torchvision, "timm": _of_timm}
+LOOK_UP: dict[str, Callable[[str], Found]] = {"torchvision": _of_torchvision, "timm": _of_timm}

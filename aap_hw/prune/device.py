@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aap_hw.device import load_profile
-from aap_hw.device.connection import Device, LocalDevice
+from aap_hw.device.connection import Device, connect
 from aap_hw.errors import UserError
 from aap_hw.lut.table import LatencyTable
 
@@ -12,17 +12,22 @@ from aap_hw.lut.table import LatencyTable
 FACTS = {"cpu": "CPU", "threads": "thread count", "target": "target"}
 
 
-def device_of(table: LatencyTable) -> tuple[Device | None, str]:
-    """The table's device, ready to measure on, or None and the reason why there is none."""
+def device_of(table: LatencyTable, connect_to: str | None = None) -> tuple[Device | None, str]:
+    """The table's device, ready to measure on, or None and the reason why there is none.
+
+    Raises
+    ------
+    UserError : a person said where the device is, with ``connect_to``, and it is not to be had there.
+    """
     name = table.device["name"]
     if table.device["provenance"] != "measured":
         return None, f"the table's latencies are {table.device['provenance']}"
     try:
-        profile = load_profile(name)
-        profile.require_local("prune")
+        device = connect(load_profile(name).reached_by(connect_to))
     except UserError as problem:
+        if connect_to is not None:
+            raise
         return None, str(problem)
-    device = LocalDevice(profile)
     description = device.describe().as_json()
     for fact, word in FACTS.items():
         here, there = description[fact], table.device[fact]

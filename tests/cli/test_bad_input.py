@@ -73,7 +73,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         r"no model named 'resnet21' \(known: .*\); did you mean 'resnet",
     ),
     "model to profile": (("profile", "--device", "x86", "--model", "vgg"), "no model named 'vgg'"),
-    "weights": (("prune", "--weights", "mine", "--lut", "TABLE", "--budget", "50%"), "there are no weights 'mine'"),
+    "weights": (("prune", "--weights", "mine", "--lut", "TABLE", "--budget", "50%"), "'mine' is not one of"),
     "weights of another model": (
         ("plan", "--model", "resnet18", "--weights", "embedded", "--lut", "TABLE", "--budget", "50%"),
         "resnet18 has no embedded weights; those that have: resnet20",
@@ -95,8 +95,15 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "rounds": (("prune", "--rounds", "0", "--lut", "TABLE", "--budget", "50%"), "0 is not in the range"),
     "learning rate": (("prune", "--learning-rate", "0", "--lut", "TABLE", "--budget", "50%"), "not in the range"),
     "device": (("deploy", "RUN", "--device", "x68"), "there is no device 'x68' .*did you mean 'x86'?"),
-    "board": (("deploy", "RUN", "--device", "rpi4"), "cannot use the device 'rpi4' yet"),
-    "board to profile": (("profile", "--device", "rpi5"), "cannot use the device 'rpi5' yet"),
+    "board": (("deploy", "RUN", "--device", "rpi4"), "tracker at 127.0.0.1:9190 cannot be reached .* start it with"),
+    "board to profile": (
+        ("profile", "--device", "rpi5", "--connect", "rpc://127.0.0.1:1"),
+        "nothing listens at 127.0.0.1:1; start the server there",
+    ),
+    "connect": (
+        ("profile", "--device", "rpi5", "--connect", "pi:9090"),
+        "'pi:9090' is no way to reach a device; write",
+    ),
     "table in an impossible folder": (
         ("profile", "--device", "x86", "--model", "resnet20", "--out", "TABLE/x86.json"),
         "table.json is not a folder; choose another",

@@ -22,7 +22,8 @@ from aap_hw.compile.lowering import compile_network
 from aap_hw.deploy import deploying
 from aap_hw.deploy.deploying import Deployment, bundle_unseen, deploy
 from aap_hw.device import load_profile
-from aap_hw.device.connection import LoadedLibrary, LocalDevice
+from aap_hw.device.connection import LocalDevice
+from aap_hw.device.machine import LoadedLibrary
 from aap_hw.errors import Fault, UserError
 from aap_hw.policy import Budget
 from aap_hw.prune.rounds import prune

@@ -1,4 +1,4 @@
-"""Proves that this machine's CPU is described fully and runs what is loaded, and that a board is refused."""
+"""Proves that this machine is described fully and runs what is loaded, and that a tracker hands out its boards."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import platform
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,10 @@ import torch
 from torch import nn
 
 from aap_hw.compile.lowering import compile_network
-from aap_hw.device import DeviceProfile, load_profile
-from aap_hw.device.connection import LocalDevice, connect, cpu_model, target_of
+from aap_hw.device import load_profile
+from aap_hw.device.connection import LocalDevice, connect, cpu_model, target_of, tracker_of
 from aap_hw.errors import UserError
+from tests.device import servers
 
 
 @pytest.fixture(scope="module")
@@ -93,20 +96,54 @@ def test_host_profile_is_compiled_for_the_cpu_that_is_here() -> None:
 
 
 def test_boards_of_the_profiles_have_targets_that_tvm_knows() -> None:
-    lanes = {name: target_of(load_profile(name)).lanes for name in ("rpi4", "rpi5")}
-    assert lanes == {"rpi4": 4, "rpi5": 4}
+    lanes = {name: target_of(load_profile(name)).lanes for name in ("rpi4", "rpi5", "aarch64")}
+    assert lanes == {"rpi4": 4, "rpi5": 4, "aarch64": 4}
 
 
-@pytest.mark.parametrize("name", ["rpi4", "rpi5", "jetson-orin", "cuda"])
-def test_board_cannot_be_reached_yet_and_that_is_said(name: str) -> None:
-    profile: DeviceProfile = load_profile(name)
-    with pytest.raises(UserError, match=f"'aap-hw profile' cannot use the device '{name}' yet"):
-        connect(profile, "profile")
+@pytest.mark.parametrize("name", ["rpi4", "rpi5", "aarch64"])
+def test_tracker_that_does_not_run_is_answered_with_the_command_that_starts_it(name: str) -> None:
+    port = servers.free_port()
+    with pytest.raises(
+        UserError, match=rf"tracker at 127.0.0.1:{port} cannot be reached .*rpc_tracker .*--port {port}"
+    ):
+        connect(load_profile(name).reached_by(f"tracker://127.0.0.1:{port}/{name}"))
+
+
+def test_key_that_the_tracker_does_not_have_is_answered_with_those_that_it_has() -> None:
+    with servers.tracker() as tracker, servers.board("rpi5", tracker):
+        profile = load_profile("x86").reached_by(f"tracker://127.0.0.1:{tracker.port}/x86")
+        with pytest.raises(UserError, match=r"no board with the key 'x86' \(it has rpi5\); start one .*--key x86"):
+            connect(profile)
+
+
+def test_board_of_a_tracker_is_reached_and_free_again_when_its_session_has_ended() -> None:
+    with servers.tracker() as tracker, servers.board("x86", tracker):
+        profile = load_profile("x86").reached_by(f"tracker://127.0.0.1:{tracker.port}/x86")
+        board = connect(profile)
+        with pytest.raises(UserError, match="no free board"):
+            connect(profile)
+        board.close()  # type: ignore[attr-defined]
+        wait_for(lambda: tracker_of(profile).boards().free == 1)
+        connect(profile).close()  # type: ignore[attr-defined]
+
+
+def test_what_listens_and_is_no_tracker_is_called_so() -> None:
+    with servers.board() as server:
+        profile = load_profile("x86").reached_by(f"tracker://127.0.0.1:{server.port}/x86")
+        with pytest.raises(UserError, match=r"gave an answer that is no tracker's .*; check its port"):
+            connect(profile)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_this_machine_is_reached() -> None:
     profile = load_profile("x86")
-    assert connect(profile, "profile").profile == profile
+    assert connect(profile).profile == profile
 
 
 def test_connecting_leaves_the_process_free_to_use_every_core() -> None:

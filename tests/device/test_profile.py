@@ -14,7 +14,7 @@ from aap_hw.device import DeviceProfile, load_profile, profile_names
 from aap_hw.errors import UserError
 from aap_hw.validation import validated
 
-SHIPPED = ["cuda", "jetson-orin", "rpi4", "rpi5", "x86"]
+SHIPPED = ["aarch64", "cuda", "jetson-orin", "rpi4", "rpi5", "x86"]
 
 BOARD = """
 name = "board"
@@ -69,27 +69,54 @@ def test_host_profile_is_one_thread_on_this_machine() -> None:
     x86 = load_profile("x86")
     assert (x86.target.kind, x86.threads, x86.connect.kind) == ("host", 1, "local")
     assert (x86.widths.granularity, x86.widths.at_most) == (8, 12)
-    x86.require_local("profile")
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "x86"])
-def test_device_that_cannot_be_used_yet_says_so_in_one_sentence(name: str) -> None:
-    with pytest.raises(UserError, match=rf"'aap-hw deploy' .*'{name}' yet.* not in this version") as caught:
-        load_profile(name).require_local("deploy")
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("text", "way"),
+    [
+        ("local", ("local", None, None, None)),
+        ("rpc://192.168.1.5:9090", ("rpc", "192.168.1.5", 9090, None)),
+        ("rpc://pi.local:9090/rpi4", ("rpc", "pi.local", 9090, "rpi4")),
+        ("tracker://[::1]:9190/kitchen", ("tracker", "::1", 9190, "kitchen")),
+    ],
+)
+def test_way_to_a_device_is_read_as_a_person_writes_it(text: str, way: tuple[object, ...]) -> None:
+    profile = load_profile("rpi4").reached_by(text)
+    spec = profile.connect
+    assert (spec.kind, spec.host, spec.port, spec.key) == way
+    assert spec.timeout_s == load_profile("rpi4").connect.timeout_s
+    # Where a board is makes no difference to what was measured on it.
+    assert profile.profile_hash == load_profile("rpi4").profile_hash
+
+
+@pytest.mark.parametrize(
+    "text", ["", "rpc://host", "rpc:host:1", "ssh://host:22", "tracker://host:9190/", "rpc://h:1/a b"]
+)
+def test_way_that_is_none_is_refused_with_the_forms_there_are(text: str) -> None:
+    with pytest.raises(UserError, match=r"no way to reach a device; write local, rpc://HOST:PORT, .*tracker://"):
+        load_profile("rpi4").reached_by(text)
+
+
+def test_tracker_without_a_key_and_impossible_port_are_named() -> None:
+    with pytest.raises(UserError, match='kind "tracker" also needs key'):
+        load_profile("rpi4").reached_by("tracker://127.0.0.1:9190")
+    with pytest.raises(UserError, match="port must be a whole number from 1 to 65535"):
+        load_profile("rpi4").reached_by("rpc://127.0.0.1:99999")
 
 
 def test_every_value_of_the_file_arrives(tmp_path: Path) -> None:
     (tmp_path / "board.toml").write_text(BOARD)
     profile = load_profile(str(tmp_path / "board.toml"))
     seen = profile.model_dump(mode="json", exclude_none=True)
-    assert seen == tomllib.loads(BOARD)
+    written = tomllib.loads(BOARD)
+    assert seen == {**written, "connect": {**written["connect"], "timeout_s": 30.0}}
 
 
 def test_tvm_understands_every_shipped_target() -> None:
     tvm_target = pytest.importorskip("tvm.target")
     built = {name: tvm_target.Target(load_profile(name).target_config()) for name in SHIPPED}
     assert {name: target.kind.name for name, target in built.items()} == {
+        "aarch64": "llvm",
         "cuda": "cuda",
         "jetson-orin": "cuda",
         "rpi4": "llvm",

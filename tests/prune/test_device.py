@@ -29,7 +29,7 @@ def test_how_the_points_were_timed_is_no_obstacle() -> None:
         ({"threads": 64}, "thread count 64 and here it is 1"),
         ({"target": {"kind": "llvm", "mcpu": "generic"}}, "target .*generic"),
         ({"name": "mine"}, "there is no device 'mine'"),
-        ({"name": "rpi4"}, "connecting to a board"),
+        ({"name": "rpi4"}, "the tracker at 127.0.0.1:9190 cannot be reached"),
         ({"provenance": "emulated"}, "the table's latencies are emulated"),
     ],
     ids=["cpu", "threads", "target", "unknown", "board", "emulated"],

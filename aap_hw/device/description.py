@@ -1,0 +1,31 @@
+"""What a latency depends on, as far as a device can tell."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MEASURED, EMULATED = "measured", "emulated"
+
+
+@dataclass(frozen=True)
+class DeviceDescription:
+    """What a latency depends on, as far as a device can tell. Two tables with equal ones may be merged.
+
+    Attributes
+    ----------
+    provenance : ``measured``, or ``emulated`` where a program stands in for the device, whose times are no latencies.
+    """
+
+    name: str
+    profile_hash: str
+    cpu: str
+    threads: int
+    target: dict[str, Any]
+    tvm: str
+    schedules: int
+    provenance: str = MEASURED
+
+    def as_json(self) -> dict[str, Any]:
+        """The description as JSON values."""
+        return asdict(self)

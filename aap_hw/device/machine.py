@@ -1,0 +1,48 @@
+"""A compiled library that is loaded: how its functions are given inputs, called and timed.
+
+The same on this machine and through an RPC session; only TVM's run time is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tvm
+from tvm.runtime.vm import VirtualMachine
+
+
+class LoadedLibrary(Protocol):
+    """A compiled library on a device."""
+
+    def set_inputs(self, function: str, inputs: Sequence[np.ndarray]) -> None:
+        """Upload the arguments that ``run`` and ``time_us`` use."""
+
+    def run(self, function: str) -> np.ndarray:
+        """Call once and fetch the output."""
+
+    def time_us(self, function: str, number: int, repeats: int) -> list[float]:
+        """Mean microseconds a call of ``repeats`` samples of ``number`` calls each."""
+
+
+class LoadedModule:
+    """A library in TVM's virtual machine, in this process or behind an RPC session."""
+
+    def __init__(self, module: Any, device: Any) -> None:
+        self._machine, self._device = VirtualMachine(module, device), device
+
+    def set_inputs(self, function: str, inputs: Sequence[np.ndarray]) -> None:
+        """Upload the arguments that ``run`` and ``time_us`` use."""
+        self._machine.set_input(function, *[tvm.runtime.tensor(array, self._device) for array in inputs])
+
+    def run(self, function: str) -> np.ndarray:
+        """Call once and fetch the output."""
+        self._machine.invoke_stateful(function)
+        output: np.ndarray = self._machine.get_outputs(function).numpy()
+        return output
+
+    def time_us(self, function: str, number: int, repeats: int) -> list[float]:
+        """Mean microseconds a call of ``repeats`` samples of ``number`` calls each."""
+        evaluator = self._machine.time_evaluator("invoke_stateful", self._device, number=number, repeat=repeats)
+        return [seconds * 1e6 for seconds in evaluator(function).results]

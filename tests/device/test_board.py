@@ -1,0 +1,173 @@
+"""Proves that a board behind RPC is a device like this machine, and that each way in which it can fail is one sentence.
+
+The boards are real servers on the loopback address.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from torch import nn
+
+from aap_hw.compile.linking import linker_of
+from aap_hw.compile.lowering import compile_network
+from aap_hw.compile.target import CpuTarget
+from aap_hw.device import DeviceProfile, load_profile
+from aap_hw.device.board import BoardLost
+from aap_hw.device.connection import Device, LocalDevice, connect
+from aap_hw.errors import UserError
+from tests.device import servers
+
+IMAGE = np.arange(8, dtype="float32").reshape(1, 2, 2, 2)
+
+
+def reached(where: str, timeout_s: float = 20.0) -> DeviceProfile:
+    profile = load_profile("x86")
+    patient = profile.connect.model_copy(update={"timeout_s": timeout_s})
+    return profile.model_copy(update={"connect": patient}).reached_by(where)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library whose main function doubles what it is given."""
+    model = nn.Conv2d(2, 2, 1, bias=False)
+    model.weight.data = 2 * torch.eye(2).reshape(2, 2, 1, 1)
+    path = tmp_path_factory.mktemp("library") / "twice.so"
+    compile_network(model, torch.zeros(1, 2, 2, 2), LocalDevice(load_profile("x86")).target, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[Device]:
+    with servers.board() as server:
+        board = connect(reached(f"rpc://127.0.0.1:{server.port}"))
+        yield board
+        board.close()
+
+
+def test_library_runs_there_and_is_timed(device: Device, library: Path) -> None:
+    loaded = device.load(library)
+    for image in (IMAGE, -IMAGE):
+        loaded.set_inputs("main", [image])
+        assert np.array_equal(loaded.run("main"), 2 * image)
+    samples = loaded.time_us("main", number=3, repeats=4)
+    assert len(samples) == 4
+    assert all(0 < us < 1e6 for us in samples)
+
+
+def test_server_on_this_machine_is_described_as_this_machine(device: Device) -> None:
+    assert device.describe() == LocalDevice(load_profile("x86")).describe()
+
+
+def test_file_of_the_board_is_read_as_it_is(device: Device) -> None:
+    read = device.read  # type: ignore[attr-defined]
+    assert read("/proc/version") == Path("/proc/version").read_bytes()
+    assert len(Path("/etc/services").read_bytes()) > 4096
+    assert read("/etc/services") == Path("/etc/services").read_bytes()
+    assert read("/no/such/file") is None
+
+
+def test_library_for_another_cpu_is_refused_by_name_and_the_board_stays_of_use(
+    device: Device, library: Path, tmp_path: Path
+) -> None:
+    other = bytearray(library.read_bytes())
+    assert other[18:20] == b"\x3e\x00", "this test is written for x86-64"
+    other[18:20] = (183).to_bytes(2, "little")
+    (tmp_path / "other.so").write_bytes(other)
+    with pytest.raises(UserError, match=r"runs x86_64 programs, and the library is for aarch64; correct \[target\]"):
+        device.load(tmp_path / "other.so")
+    loaded = device.load(library)
+    loaded.set_inputs("main", [IMAGE])
+    assert np.array_equal(loaded.run("main"), 2 * IMAGE)
+
+
+def test_board_of_another_cpu_than_the_profile_means_is_refused(device: Device) -> None:
+    profile = reached(f"rpc://{device.board}")
+    arm = load_profile("rpi4").reached_by(f"rpc://{device.board}")
+    assert profile.target.kind == "host"
+    linker_of(CpuTarget.of(arm.target_config(), 4))  # the test needs the cross linker
+    device.close()  # a server has one session at a time
+    with pytest.raises(UserError, match=r"runs x86_64 programs, and the library is for aarch64"):
+        connect(arm)
+
+
+@pytest.fixture
+def full_disk() -> Iterator[servers.Server]:
+    # Large enough for the first file, not for a network.
+    with servers.board(largest_file=40_000) as server:
+        yield server
+
+
+def test_full_disk_is_noticed_before_anything_runs(full_disk: servers.Server, library: Path, tmp_path: Path) -> None:
+    board = connect(reached(f"rpc://127.0.0.1:{full_disk.port}"))
+    padded = tmp_path / "padded.so"
+    padded.write_bytes(library.read_bytes() + bytes(60_000))
+    with pytest.raises(UserError, match=r"the disk of the board is full.*free some space"):
+        board.load(padded)
+    board.close()
+
+
+def test_closed_port_is_answered_with_the_command_that_opens_it() -> None:
+    port = servers.free_port()
+    with pytest.raises(BoardLost, match=rf"nothing listens at 127.0.0.1:{port}; start .*rpc_server .*--port {port}$"):
+        connect(reached(f"rpc://127.0.0.1:{port}"))
+
+
+def test_wrong_key_is_named_and_the_name_of_the_device_needs_none() -> None:
+    with servers.board("x86") as server:
+        with pytest.raises(BoardLost, match=r"is not registered as 'rpi5'; give the key"):
+            connect(reached(f"rpc://127.0.0.1:{server.port}/rpi5"))
+        connect(reached(f"rpc://127.0.0.1:{server.port}")).close()
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_board_that_dies_or_hangs_is_given_up_in_time(library: Path, how: str) -> None:
+    with servers.board() as server:
+        board = connect(reached(f"rpc://127.0.0.1:{server.port}", timeout_s=5.0))
+        loaded = board.load(library)
+        loaded.set_inputs("main", [IMAGE])
+        getattr(server, how)()
+        why = "the connection broke" if how == "kill" else "it did not answer for 5 s"
+        with pytest.raises(BoardLost, match=rf"the board at 127.0.0.1:{server.port} cannot be used: .*({why})"):
+            loaded.run("main")
+        assert not board._process.is_alive()  # type: ignore[attr-defined]
+
+
+def test_another_version_of_tvm_on_the_board_is_refused_with_the_command_that_installs_this_one(
+    tmp_path: Path,
+) -> None:
+    port, package = servers.free_port(), Path(tvm.__file__).parent
+    copy = tmp_path / "tvm"
+    shutil.copytree(package, copy, symlinks=True, ignore=shutil.ignore_patterns("*.so", "3rdparty", "include", "src"))
+    shutil.copy(package / "lib" / "libtvm_runtime.so", copy / "lib")
+    version = copy / "_version.py"
+    version.write_text(version.read_text().replace(tvm.__version__, "0.26.0"))
+    command = [
+        sys.executable,
+        "-m",
+        "tvm.exec.rpc_server",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        f"--port-end={port + 1}",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TVM_USE_RUNTIME_LIB": "1"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True) as server:
+        try:
+            assert server.stderr is not None
+            while b"bind to" not in server.stderr.readline():
+                assert server.poll() is None
+            here = re.escape(tvm.__version__)
+            with pytest.raises(UserError, match=rf"runs TVM 0.26.0 and here it is {here}; install .*=={here}"):
+                connect(reached(f"rpc://127.0.0.1:{port}"))
+        finally:
+            os.killpg(server.pid, 9)
