@@ -31,12 +31,35 @@ class Chosen:
 Allocator = Callable[[Problem, float], Chosen | None]
 
 
+def widths_of(problem: Problem, chosen: Chosen) -> dict[str, int]:
+    """The widths of a plan's groups."""
+    return {c.name: c.widths[at] for c, at in zip(problem.choices, chosen.plan, strict=True)}
+
+
 def exact(problem: Problem, budget: float) -> Chosen | None:
     """Ours: the pairwise mixed-integer program."""
     try:
         return _chosen(problem, allocate(problem, {LATENCY: budget}))
     except Infeasible:
         return None
+
+
+def exact_flops(problem: Problem, budget: float) -> Chosen | None:
+    """The same program on operations instead of latency: the most of them whose best plan keeps the latency."""
+    low, high = 0.0, problem.spent(FLOPS, problem.widest())
+    enough, best = 0.002 * high, None
+    while high - low > enough:
+        middle = (low + high) / 2
+        try:
+            chosen = _chosen(problem, allocate(problem, {FLOPS: middle}))
+        except Infeasible:
+            low = middle
+            continue
+        if problem.spent(LATENCY, chosen.plan) <= budget:
+            best, low = chosen, middle
+        else:
+            high = middle
+    return best
 
 
 def uniform(problem: Problem, budget: float) -> Chosen | None:

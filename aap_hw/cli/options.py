@@ -14,6 +14,7 @@ from aap_hw.errors import UserError, closest
 
 if TYPE_CHECKING:
     from aap_hw.lut.table import LatencyTable
+    from aap_hw.models.weights import WeightsFile
     from aap_hw.policy import Budget
 
 DEFAULT_MODEL = "mobilenetv2"
@@ -126,8 +127,9 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
 
 weights_option = click.option(
     "--weights",
-    type=click.Choice(["embedded", "none"]),
-    help="Trained weights ('embedded', resnet20 only) or none; default: none, and with --data what there is.",
+    metavar="FILE",
+    help="Trained weights: a checkpoint of yours (safetensors or torch's state_dict), 'embedded' (resnet20 only) or "
+    "'none'; default: none, and with --data embedded what there is.",
 )
 calibration_option = click.option(
     "--calibration-images",
@@ -174,6 +176,27 @@ def allocator_options(command: Callable[..., None]) -> Callable[..., None]:
 emulated_option = click.option(
     "--allow-emulated", is_flag=True, help="Accept a table that was not measured on the device, to try things out."
 )
+
+
+def weights_of(text: str | None) -> str | WeightsFile | None:
+    """What ``--weights`` asks for.
+
+    Raises
+    ------
+    UserError : it is no file that is there.
+    """
+    from aap_hw.models.weights import WeightsFile
+
+    if text is None or text == "none":
+        return None
+    if text == "embedded":
+        return text
+    if not Path(text).is_file():
+        raise UserError(
+            f"there are no weights '{text}': give the path of a checkpoint, 'embedded' or 'none'"
+            f"{closest(text, ['embedded', 'none'])}"
+        )
+    return WeightsFile.at(text)
 
 
 def read_table(text: str) -> LatencyTable:

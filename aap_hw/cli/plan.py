@@ -20,6 +20,7 @@ from aap_hw.cli.options import (
     model_option,
     read_table,
     score_option,
+    weights_of,
     weights_option,
 )
 from aap_hw.cli.output import json_option, write_json
@@ -63,7 +64,7 @@ def command(
     from aap_hw.train.data import load_embedded
 
     table = read_table(lut_path)
-    origin = Origin.of(model_name, input_size, None if weights == "none" else weights)
+    origin = Origin.of(model_name, input_size, weights_of(weights))
     task = Task(origin, table, load_embedded(), allow_emulated=allow_emulated)
     settings = PruneSettings(
         calibration_images=calibration_images, score=score, allocator=allocator, threshold_weights=threshold_weights

@@ -17,6 +17,7 @@ from aap_hw.cli.options import (
     model_option,
     read_table,
     score_option,
+    weights_of,
     weights_option,
 )
 from aap_hw.errors import UserError
@@ -120,7 +121,7 @@ def command(
         training=TrainSettings(epochs=epochs, learning_rate=learning_rate),
         seed=seed,
     )
-    origin = Origin.of(model_name, input_size, None if weights == "none" else weights)
+    origin = Origin.of(model_name, input_size, weights_of(weights))
     job = jobs.Job(
         origin,
         data_name,

@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -26,7 +27,7 @@ def torchvision_names() -> frozenset[str]:
     return frozenset(name for name in torchvision.models.list_models() if not name.startswith("quantized_"))
 
 
-def _of_torchvision(name: str) -> Found:
+def _of_torchvision(name: str, classes: int | None) -> Found:
     if name not in torchvision_names():
         raise UserError(f"torchvision has no model named '{name}'{closest(name, torchvision_names())}")
     import torchvision
@@ -36,15 +37,17 @@ def _of_torchvision(name: str) -> Found:
     crop = getattr(transforms, "keywords", {}).get("crop_size")
     usual = (3, crop, crop) if isinstance(crop, int) else None
 
+    given: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+
     def make() -> nn.Module:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
-            module: nn.Module = torchvision.models.get_model(name, weights=None)
+            module: nn.Module = torchvision.models.get_model(name, weights=None, **given)
         return module
 
     return usual, make
 
 
-def _of_timm(name: str) -> Found:
+def _of_timm(name: str, classes: int | None) -> Found:
     if importlib.util.find_spec("timm") is None:
         raise UserError(f"timm:{name} needs the package timm; install it with: pip install 'aap-hw[timm]'")
     import timm
@@ -55,11 +58,13 @@ def _of_timm(name: str) -> Found:
     config = timm.get_pretrained_cfg(name)
     usual = tuple(config.input_size) if config is not None else (3, 224, 224)
 
+    given: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+
     def make() -> nn.Module:
-        module: nn.Module = timm.create_model(name, pretrained=False)
+        module: nn.Module = timm.create_model(name, pretrained=False, **given)
         return module
 
     return (usual[0], usual[1], usual[2]), make
 
 
-LOOK_UP: dict[str, Callable[[str], Found]] = {"torchvision": _of_torchvision, "timm": _of_timm}
+LOOK_UP: dict[str, Callable[[str, int | None], Found]] = {"torchvision": _of_torchvision, "timm": _of_timm}

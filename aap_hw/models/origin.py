@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from aap_hw.errors import UserError, reason
 from aap_hw.models import zoo
 from aap_hw.models.initialise import calibrate_batch_norm, is_untrained
 from aap_hw.models.source import InputShape, find
+from aap_hw.models.weights import WeightsFile, load_weights
 
 SEED = 0
 
@@ -26,17 +28,25 @@ class Origin:
     model
         Canonical text of its source (`aap_hw.models.source`).
     weights
-        ``"embedded"`` or None.
+        ``"embedded"``, a checkpoint of the user's, or None: those that the source makes.
     input_shape
         (C, H, W) of its images.
+    outputs
+        How many classes it is made for; None: as many as is usual for it.
     """
 
     model: str
-    weights: str | None
+    weights: str | WeightsFile | None
     input_shape: InputShape
+    outputs: int | None = None
 
     @staticmethod
-    def of(text: str, input_shape: tuple[int, ...] | None = None, weights: str | None = None) -> Origin:
+    def of(
+        text: str,
+        input_shape: tuple[int, ...] | None = None,
+        weights: str | WeightsFile | None = None,
+        outputs: int | None = None,
+    ) -> Origin:
         """Look up a source, at another input size than its usual one if one is given; nothing is made yet.
 
         Raises
@@ -44,25 +54,27 @@ class Origin:
         UserError
             If there is no such source, it has no such weights, or it has no usual size and none is given.
         """
-        source = find(text)
-        if source.text in zoo.names():
+        source = find(text, outputs)
+        if isinstance(weights, str) and source.text in zoo.names():
             zoo.entry(source.text, weights)
-        elif weights is not None:
-            raise UserError(f"{source.text} has no weights named '{weights}'; leave --weights out")
+        elif isinstance(weights, str):
+            raise UserError(
+                f"{source.text} has no weights named '{weights}'; give a checkpoint's path, or leave --weights out"
+            )
         usual = source.input_shape
         if input_shape is None:
             if usual is None:
                 raise UserError(
                     f"{source.text} has no usual image size; say channels, height and width: --input 3x96x96"
                 )
-            return Origin(source.text, weights, usual)
+            return Origin(source.text, weights, usual, outputs)
         channels, height, width = input_shape
         if usual is not None and channels != usual[0]:
             raise UserError(
                 f"{source.text} takes images of {usual[0]} channels, not {channels}; "
                 f"write --input {usual[0]}x{height}x{width}"
             )
-        return Origin(source.text, weights, (channels, height, width))
+        return Origin(source.text, weights, (channels, height, width), outputs)
 
     def from_folder(self, folder: Path) -> Origin:
         """The same network where its file, named from the working folder, is to be looked for in another one."""
@@ -86,8 +98,10 @@ class Origin:
         UserError
             If its output is not one score for each class.
         """
+        if self.outputs is not None:
+            return self.outputs
         if self.model in zoo.names():
-            return zoo.entry(self.model, self.weights).classes
+            return zoo.entry(self.model).classes
         return _classes(self)
 
     def build(self) -> nn.Module:
@@ -99,10 +113,15 @@ class Origin:
         Raises
         ------
         UserError
-            If its source does not make a network, or it does not take images of this size.
+            If its source does not make a network, it does not take images of this size, or the checkpoint is of
+            another network.
         """
+        if isinstance(self.weights, WeightsFile):
+            module = self.skeleton()
+            load_weights(module, self.weights, self.model)
+            return module
         if self.model in zoo.names():
-            return zoo.build(self.model, self.weights).module
+            return zoo.build(self.model, self.weights, self.outputs).module
         module = self.skeleton()
         if is_untrained(module):
             calibrate_batch_norm(module, self.input_shape, seed=SEED)
@@ -112,7 +131,7 @@ class Origin:
         """Make the unpruned network for weights that are still to be loaded; else as `build`."""
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(SEED)
-            module = find(self.model).make().eval()
+            module = find(self.model, self.outputs).make().eval()
             try:
                 module(torch.zeros(1, *self.input_shape))
             except Exception as error:
@@ -121,6 +140,11 @@ class Origin:
                     f"{self.model} does not take images of {size}: {reason(error)}; give their size with --input CxHxW"
                 ) from error
         return module
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file; of a checkpoint its path and digest."""
+        weights = asdict(self.weights) if isinstance(self.weights, WeightsFile) else self.weights
+        return {"model": self.model, "weights": weights, "input": list(self.input_shape), "classes": self.outputs}
 
 
 @functools.cache

@@ -30,6 +30,7 @@ from aap_hw.files import write_atomic
 from aap_hw.graph import ChannelGraph
 from aap_hw.models import python_source
 from aap_hw.models.origin import Origin
+from aap_hw.models.weights import WeightsFile
 from aap_hw.validation import validated
 
 # A file of another major version cannot be read; one of another minor version has fields more or fewer.
@@ -58,8 +59,9 @@ class _Header(BaseModel):
     """What a file says of itself, but for its version. What a later minor version adds is ignored."""
 
     model: str = Field(description="the source of the unpruned network")
-    weights: str | None = Field(None, description="the name of its weights or null")
+    weights: str | WeightsFile | None = Field(None, description="the name or the file of its weights or null")
     input: tuple[int, int, int] = Field(description="channels, height and width of its images")
+    classes: int | None = Field(None, description="how many classes it was made for or null")
     folder: str = Field(description="the folder that relative paths of the source start from")
     kept_channels: dict[str, list[int]] = Field(description="a list of channels for every cut group")
     outputs: list[float] = Field(description="some outputs for the seeded image")
@@ -144,9 +146,7 @@ def write(network: SavedNetwork, path: Path) -> None:
         {
             "version": f"{MAJOR}.{MINOR}",
             "written_by": {"aap_hw": aap_hw.__version__, "torch": torch.__version__},
-            "model": origin.model,
-            "weights": origin.weights,
-            "input": origin.input_shape,
+            **origin.as_json(),
             "folder": str(Path.cwd()),
             "kept_channels": network.kept,
             "outputs": _outputs(network.module, origin),
@@ -161,9 +161,10 @@ def read(path: Path, *, source: str | None = None) -> SavedNetwork:
     text, state = _checked(path)
     header = _parsed(text, path)
     if source is None:
-        origin = Origin(header.model, header.weights, header.input).from_folder(Path(header.folder))
+        made = Origin(header.model, header.weights, header.input, header.classes)
+        origin = made.from_folder(Path(header.folder))
     else:
-        origin = replace(Origin.of(source, header.input), weights=header.weights)
+        origin = replace(Origin.of(source, header.input, outputs=header.classes), weights=header.weights)
     try:
         module = _rebuilt(origin, header.kept_channels, state)
     except UserError as error:

@@ -47,21 +47,31 @@ class Source:
     make: Callable[[], nn.Module]
 
 
-def find(text: str) -> Source:
+def find(text: str, classes: int | None = None) -> Source:
     """Look up what a text means.
+
+    Parameters
+    ----------
+    classes
+        Length of the output; None: as usual for the network. Only what has a name can be asked for another.
 
     Raises
     ------
     UserError
-        If it means nothing: no such name or file, or a library that is not installed.
+        If it means nothing: no such name or file, or a library that is not installed; or if it is a file's or a
+        module's network, which decides itself how many classes it has.
     """
+    if classes is not None and (
+        text.endswith(".pt2") or ":" in text.removeprefix("torchvision:").removeprefix("timm:")
+    ):
+        raise UserError(f"{text} decides itself how many classes it has, so it cannot be made for {classes}")
     place, colon, name = text.rpartition(":")
     if not colon:
-        return _exported(text) if text.endswith(".pt2") else _named(text)
+        return _exported(text) if text.endswith(".pt2") else _named(text, classes)
     if not place or not name:
         raise UserError(f"'{text}' is not a model: something is missing beside the colon; write FILE.py:FUNCTION")
     if place in ("torchvision", "timm"):
-        return _of_library(place, name)
+        return _of_library(place, name, classes)
     from aap_hw.models import python_source
 
     if place.endswith(".py"):
@@ -69,27 +79,27 @@ def find(text: str) -> Source:
     return python_source.of_module(place, name)
 
 
-def _named(name: str) -> Source:
+def _named(name: str, classes: int | None) -> Source:
     if name in zoo.names():
-        return Source(name, name, zoo.entry(name).input_shape, lambda: zoo.build(name).module)
+        return Source(name, name, zoo.entry(name).input_shape, lambda: zoo.build(name, classes=classes).module)
     if name.endswith(".py"):
         raise UserError(f"{name} may define many things: name the function that makes the network, as in {name}:make")
     from aap_hw.models import libraries
 
     if name in libraries.torchvision_names():
-        return _of_library("torchvision", name)
+        return _of_library("torchvision", name, classes)
     raise UserError(
         f"there is no model named '{name}' (known: {', '.join(zoo.names())}, and all of torchvision's)"
         f"{closest(name, [*zoo.names(), *libraries.torchvision_names()])}"
     )
 
 
-def _of_library(library: str, name: str) -> Source:
+def _of_library(library: str, name: str, classes: int | None) -> Source:
     if library == "torchvision" and name in zoo.OF_TORCHVISION:
-        return _named(zoo.OF_TORCHVISION[name])
+        return _named(zoo.OF_TORCHVISION[name], classes)
     from aap_hw.models import libraries
 
-    usual, make = libraries.LOOK_UP[library](name)
+    usual, make = libraries.LOOK_UP[library](name, classes)
     return Source(f"{library}:{name}", name, usual, make)
 
 

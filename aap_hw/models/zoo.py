@@ -1,7 +1,7 @@
 """The networks that can be asked for by name, and their weights.
 
-Four of torchvision, untrained, and two ResNets for small images, of which ResNet-20 also comes trained. It
-does not download weights and does not load checkpoints of the user's.
+Four of torchvision, untrained, and two ResNets for small images, of which ResNet-20 also comes trained. How a
+checkpoint of the user's is read is in `aap_hw.models.weights`; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ class ZooModel:
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """What a name stands for: `make` gives the network without weights; the rest is as in `ZooModel`."""
+    """What a name stands for: `make` gives the network for some classes, without weights; the rest is usual for it."""
 
-    make: Callable[[], nn.Module]
+    make: Callable[[int], nn.Module]
     input_shape: tuple[int, int, int]
     classes: int
     embedded: str | None = None
 
 
-def _torchvision(name: str) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
+def _torchvision(name: str) -> Callable[[int], nn.Module]:
+    def make(classes: int) -> nn.Module:
         import torchvision  # takes a second, which the ResNets for small images do without
 
-        module: nn.Module = torchvision.models.get_model(name, weights=None)
+        module: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
         return module
 
     return make
@@ -56,9 +56,9 @@ _LARGE, _SMALL = (3, 224, 224), (3, 32, 32)
 _ENTRIES = {
     "mobilenetv2": ZooEntry(_torchvision("mobilenet_v2"), _LARGE, 1000),
     "resnet18": ZooEntry(_torchvision("resnet18"), _LARGE, 1000),
-    "resnet20": ZooEntry(lambda: CifarResNet(3), _SMALL, 10, "resnet20_fashion_mnist.safetensors"),
+    "resnet20": ZooEntry(lambda classes: CifarResNet(3, classes), _SMALL, 10, "resnet20_fashion_mnist.safetensors"),
     "resnet50": ZooEntry(_torchvision("resnet50"), _LARGE, 1000),
-    "resnet56": ZooEntry(lambda: CifarResNet(9), _SMALL, 10),
+    "resnet56": ZooEntry(lambda classes: CifarResNet(9, classes), _SMALL, 10),
     "vgg16_bn": ZooEntry(_torchvision("vgg16_bn"), _LARGE, 1000),
 }
 
@@ -90,7 +90,7 @@ def entry(name: str, weights: str | None = None) -> ZooEntry:
     return found
 
 
-def build(name: str, weights: str | None = None) -> ZooModel:
+def build(name: str, weights: str | None = None, classes: int | None = None) -> ZooModel:
     """Make a network of the zoo; the same call gives the same weights each time.
 
     Parameters
@@ -100,6 +100,8 @@ def build(name: str, weights: str | None = None) -> ZooModel:
     weights
         None: untrained, with batch norm statistics of one seeded batch. ``"embedded"``: as trained on the
         images that ship with the package, for ``resnet20`` (inputs as `LabelledImages.tensors` makes them).
+    classes
+        Length of the output; None: what is usual for the network.
 
     Raises
     ------
@@ -107,9 +109,10 @@ def build(name: str, weights: str | None = None) -> ZooModel:
         If there is no such network, it has no such weights, or the embedded file is missing or damaged.
     """
     found = entry(name, weights)
+    classes = classes or found.classes
     # On the meta device torch skips its own initialisation, which takes seconds for VGG-16.
     with torch.device("meta"):
-        module = found.make()
+        module = found.make(classes)
     module.to_empty(device="cpu")
     if weights and found.embedded is not None:
         _load_embedded(module, found.embedded)
@@ -117,7 +120,7 @@ def build(name: str, weights: str | None = None) -> ZooModel:
         initialise(module, seed=SEED)
         channels, height, width = found.input_shape
         calibrate_batch_norm(module, (channels, min(height, 112), min(width, 112)), seed=SEED)
-    return ZooModel(name, module.eval(), found.input_shape, found.classes)
+    return ZooModel(name, module.eval(), found.input_shape, classes)
 
 
 def _load_embedded(module: nn.Module, file: str) -> None:

@@ -152,12 +152,11 @@ def calibration_batches(
     data: LabelledImages, input_shape: tuple[int, int, int], count: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Training images (n, C, H, W) and their labels, spread over the classes, a moderate number of pixels at a time."""
-    labels = data.raw("train")[1]
     chosen = data.spread("train", count)
     size = max(1, min(64, (1 << 20) // (input_shape[1] * input_shape[2])))
     for start in range(0, len(chosen), size):
-        some = chosen[start : start + size]
-        yield data.tensors("train", input_shape, some), labels[some]
+        images, labels = data.batch("train", chosen[start : start + size])
+        yield data.normalise(images, input_shape).contiguous(), labels
 
 
 def scores_of(

@@ -246,9 +246,7 @@ def finished(
 ) -> tuple[PrunedNetwork, dict[str, Any]]:
     """The pruned network and the run's summary, given what was ``known`` at the start and the figures of its round."""
     summary = {
-        "model": task.origin.model,
-        "weights": task.origin.weights,
-        "input": list(task.origin.input_shape),
+        **task.origin.as_json(),
         "device": task.table.device["name"],
         "provenance": task.table.device["provenance"],
         **known,

@@ -1,7 +1,7 @@
-"""Labelled images held as bytes, and turned into normalised network inputs a batch at a time.
+"""Labelled images as bytes, and how they become normalised network inputs a batch at a time.
 
-Covers the embedded Fashion-MNIST subset and any other set of small images in the same form. It does not
-augment (that is part of the training loop) and does not read image folders.
+Covers images in memory and images that are decoded when they are used, and the Fashion-MNIST subset that ships with the
+package. Where other images come from is in `aap_hw.train.sources`; augmentation is part of training.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import lzma
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from typing import Literal
@@ -26,6 +27,7 @@ InputShape = tuple[int, int, int]
 Indices = torch.Tensor | npt.NDArray[np.integer] | list[int] | range | slice
 Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 EMBEDDED_FILE = "fashion_mnist_12k.npz.xz"
 # Of the unpacked .npz: the packed bytes may differ between versions of the compressor, the content must not.
@@ -44,6 +46,67 @@ CLASS_NAMES = (
 )
 
 
+@dataclass(frozen=True)
+class Normalisation:
+    """What is taken off each channel of images between 0 and 1, and what it is then divided by."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) > 0 or not all(value > 0 for value in self.std):
+            raise UserError(
+                f"images cannot be normalised with mean {self.mean} and deviation {self.std}; give one number a "
+                "channel each, deviations above 0"
+            )
+
+
+class LazyImages(ABC):
+    """Images that are decoded each time they are used, where an array of all of them would not fit."""
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """As of an array: (N, C, H, W)."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def read(self, indices: npt.NDArray[np.int64], crops: npt.NDArray[np.float64] | None) -> tuple[Bytes, Mask]:
+        """Decode some images.
+
+        Parameters
+        ----------
+        crops
+            For each image four numbers between 0 and 1 that choose a random part of it (area, shape, place); None takes
+            its middle.
+
+        Returns
+        -------
+        Bytes (n, C, H, W), and for each whether it could be decoded.
+        """
+
+
+class SomeImages(LazyImages):
+    """Some of other images, in an order of their own."""
+
+    def __init__(self, images: LazyImages, chosen: npt.NDArray[np.int64]) -> None:
+        self._images, self._chosen = images, chosen
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of an array: (N, C, H, W)."""
+        return (len(self._chosen), *self._images.shape[1:])
+
+    def read(self, indices: npt.NDArray[np.int64], crops: npt.NDArray[np.float64] | None) -> tuple[Bytes, Mask]:
+        """Decode some of them; see `LazyImages.read`."""
+        return self._images.read(self._chosen[indices], crops)
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
     """A training and a test set of equally large images.
@@ -56,6 +119,8 @@ class LabelledImages:
         Class numbers of shape (N,), from 0 to ``len(class_names) - 1``.
     class_names
         One name per class.
+    normalisation
+        What networks for these images expect; None takes the mean and deviation of the training pixels.
 
     Raises
     ------
@@ -63,11 +128,12 @@ class LabelledImages:
         If images and labels do not belong together.
     """
 
-    train_images: Bytes
+    train_images: Bytes | LazyImages
     train_labels: Labels
-    test_images: Bytes
+    test_images: Bytes | LazyImages
     test_labels: Labels
     class_names: tuple[str, ...]
+    normalisation: Normalisation | None = None
 
     def __post_init__(self) -> None:
         for split, images, labels in (
@@ -102,7 +168,13 @@ class LabelledImages:
 
     @cached_property
     def mean_and_std(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation of the training pixels per channel, as fractions of 255; each (1, C, 1, 1)."""
+        """What images between 0 and 1 are normalised by; each (1, C, 1, 1)."""
+        if self.normalisation is not None:
+            given = (self.normalisation.mean, self.normalisation.std)
+            mean, std = (torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1) for values in given)
+            return mean, std
+        if isinstance(self.train_images, LazyImages):
+            raise UserError("images that are not kept in memory need a normalisation; give their mean and deviation")
         # A histogram keeps this exact, hence equal on every machine, and needs no float copy of the images.
         images = self.train_images if self.train_images.ndim == 4 else self.train_images[:, None]
         counts = np.stack([np.bincount(images[:, c].ravel(), minlength=256) for c in range(images.shape[1])])
@@ -117,14 +189,57 @@ class LabelledImages:
 
         return per_channel(mean), per_channel(std)
 
-    def raw(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images as a uint8 tensor (N, C, H, W) sharing the array's memory, and labels (N,) as int64."""
-        images, labels = (
-            (self.train_images, self.train_labels) if split == "train" else (self.test_images, self.test_labels)
+    def count(self, split: Split) -> int:
+        """Number of images of a split."""
+        return len(self._of(split)[0])
+
+    def batch(
+        self, split: Split, indices: Indices, crops: npt.NDArray[np.float64] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Some images as bytes (n, C, H, W), and their labels (n,) as int64; without those that cannot be decoded.
+
+        Parameters
+        ----------
+        crops
+            As in `LazyImages.read`; images in memory are always given whole.
+        """
+        images, labels = self._of(split)
+        chosen = _positions(indices, len(images))
+        if isinstance(images, LazyImages):
+            picked, good = images.read(chosen, crops)
+            picked, chosen = picked[good], chosen[good]
+        else:
+            picked = images[chosen] if images.ndim == 4 else images[chosen][:, None]
+        return torch.from_numpy(picked), torch.from_numpy(labels[chosen])
+
+    @property
+    def crops_are_random(self) -> bool:
+        """Whether training takes random parts of the images when it reads them, instead of shifting them."""
+        return isinstance(self.train_images, LazyImages)
+
+    def limited(self, limit: int) -> LabelledImages:
+        """At most so many images of each split, spread over it."""
+
+        def some(split: Split) -> tuple[Bytes | LazyImages, Labels]:
+            images, labels = self._of(split)
+            chosen = self.spread(split, limit)
+            picked = SomeImages(images, chosen) if isinstance(images, LazyImages) else images[chosen]
+            return picked, labels[chosen]
+
+        (train_images, train_labels), (test_images, test_labels) = some("train"), some("test")
+        # Unlike the images, what they are normalised by must not depend on how many are taken.
+        mean, std = (tuple(values.flatten().tolist()) for values in self.mean_and_std)
+        return replace(
+            self,
+            train_images=train_images,
+            train_labels=train_labels,
+            test_images=test_images,
+            test_labels=test_labels,
+            normalisation=Normalisation(mean, std),
         )
-        if images.ndim == 3:
-            images = images[:, None]
-        return torch.from_numpy(images), torch.from_numpy(labels)
+
+    def _of(self, split: Split) -> tuple[Bytes | LazyImages, Labels]:
+        return (self.train_images, self.train_labels) if split == "train" else (self.test_images, self.test_labels)
 
     def spread(self, split: Split, count: int) -> npt.NDArray[np.int64]:
         """Positions of `count` images (at most all of the split), evenly spaced over its order.
@@ -138,7 +253,7 @@ class LabelledImages:
         """
         if count < 1:
             raise UserError(f"{count} images were asked for; ask for at least 1")
-        total = len(self.train_images if split == "train" else self.test_images)
+        total = self.count(split)
         count = min(count, total)
         return np.arange(count, dtype=np.int64) * total // count
 
@@ -168,11 +283,14 @@ class LabelledImages:
 
     def tensors(self, split: Split, input_shape: InputShape, indices: Indices | None = None) -> torch.Tensor:
         """Network inputs (n, *input_shape), float32, of the images at `indices` (None: the whole split)."""
-        images, _ = self.raw(split)
-        if isinstance(indices, range):
-            indices = list(indices)
-        chosen = images if indices is None else images[indices]
-        return self.normalise(chosen, input_shape).contiguous()
+        images, _ = self.batch(split, slice(None) if indices is None else indices)
+        return self.normalise(images, input_shape).contiguous()
+
+
+def _positions(indices: Indices, count: int) -> npt.NDArray[np.int64]:
+    if isinstance(indices, slice):
+        indices = range(*indices.indices(count))
+    return np.asarray(indices, dtype=np.int64)
 
 
 def load_embedded() -> LabelledImages:

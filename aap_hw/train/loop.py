@@ -44,6 +44,9 @@ class TrainSettings:
         Of the optimiser. The decay applies to all parameters.
     label_smoothing
         Share of the target spread over all classes.
+    precision
+        What convolutions and products compute in while training: ``"fp32"``, or ``"bf16"`` by autocast. Weights stay
+        in fp32, and so does evaluation.
     flip, crop_padding
         Augmentation: mirror half of the images; shift by at most so many pixels of the stored image (0: not
         at all).
@@ -65,6 +68,7 @@ class TrainSettings:
     nesterov: bool = True
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
     flip: bool = True
     crop_padding: int = 2
 
@@ -82,6 +86,7 @@ class TrainSettings:
                 0 <= self.label_smoothing < 1,
                 f"label_smoothing is {self.label_smoothing}; give 0 up to below 1",
             ),
+            (self.precision in ("fp32", "bf16"), f"precision is {self.precision!r}; give 'fp32' or 'bf16'"),
             (self.crop_padding >= 0, f"crop_padding is {self.crop_padding}; give 0 or more pixels"),
         )
         for holds, complaint in rules:
@@ -179,19 +184,20 @@ def evaluate(
 ) -> float:
     """Share of the images that the model classifies correctly, in percent; its mode is left as it was."""
     device = next(model.parameters()).device
-    images, labels = data.raw(split)
     was_training = model.training
     model.eval()
-    correct = 0
+    correct = seen = 0
     try:
         with flushed_denormals():
-            for start in range(0, len(images), batch_size):
-                inputs = data.normalise(images[start : start + batch_size].to(device), input_shape)
+            for start in range(0, data.count(split), batch_size):
+                images, labels = data.batch(split, range(start, min(start + batch_size, data.count(split))))
+                inputs = data.normalise(images.to(device), input_shape)
                 outputs = model(inputs.contiguous(memory_format=torch.channels_last))
-                correct += int((outputs.argmax(1).cpu() == labels[start : start + batch_size]).sum())
+                correct += int((outputs.argmax(1).cpu() == labels).sum())
+                seen += len(labels)
     finally:
         model.train(was_training)
-    return 100.0 * correct / max(len(images), 1)
+    return 100.0 * correct / max(seen, 1)
 
 
 def train(
@@ -233,9 +239,8 @@ def train(
     Whatever ends training early (that error, Ctrl-C, an error in `on_epoch`) leaves the weights as they were
     after the last complete epoch.
     """
-    images, _ = data.raw("train")
-    if len(images) < 2:
-        raise UserError(f"there are {len(images)} training images; give at least 2")
+    if data.count("train") < 2:
+        raise UserError(f"there are {data.count('train')} training images; give at least 2")
     good_state = _copy_state(model)
     history: list[EpochRecord] = []
     complete = False
@@ -288,10 +293,10 @@ def _train_epoch(
 ) -> float:
     """One pass over the shuffled training images; the mean loss. An incomplete last batch is left out."""
     device = next(model.parameters()).device
-    images, labels = data.raw("train")
-    batch_size = min(settings.batch_size, len(images))
-    batches = len(images) // batch_size
-    order = torch.randperm(len(images), generator=generator)
+    count = data.count("train")
+    batch_size = min(settings.batch_size, count)
+    batches = count // batch_size
+    order = torch.randperm(count, generator=generator)
     model.train()
     total = 0.0
     for step in range(batches):
@@ -299,11 +304,11 @@ def _train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = rate
         chosen = order[step * batch_size : (step + 1) * batch_size]
-        picked = augment(images[chosen], flip=settings.flip, padding=settings.crop_padding, generator=generator).to(
-            device
-        )
-        inputs = data.normalise(picked, input_shape).contiguous(memory_format=torch.channels_last)
-        loss = F.cross_entropy(model(inputs), labels[chosen].to(device), label_smoothing=settings.label_smoothing)
+        images, labels = data.batch("train", chosen)
+        picked = augment(images, flip=settings.flip, padding=settings.crop_padding, generator=generator)
+        inputs = data.normalise(picked.to(device), input_shape).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss = F.cross_entropy(model(inputs), labels.to(device), label_smoothing=settings.label_smoothing)
         value = loss.item()
         if not math.isfinite(value):
             raise _diverged(settings, epoch, "the loss")

@@ -73,7 +73,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         r"no model named 'resnet21' \(known: .*\); did you mean 'resnet",
     ),
     "model to profile": (("profile", "--device", "x86", "--model", "vgg"), "no model named 'vgg'"),
-    "weights": (("prune", "--weights", "mine", "--lut", "TABLE", "--budget", "50%"), "'mine' is not one of"),
+    "weights": (("prune", "--weights", "mine", "--lut", "TABLE", "--budget", "50%"), "there are no weights 'mine'"),
     "weights of another model": (
         ("plan", "--model", "resnet18", "--weights", "embedded", "--lut", "TABLE", "--budget", "50%"),
         "resnet18 has no embedded weights; those that have: resnet20",
