@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-POINTWISE_WITHOUT_TAG = frozenset({"hardswish"})
+POINTWISE_WITHOUT_TAG = frozenset({"hardswish", "log_sigmoid"})
 
 
 def shape_of(node: Node) -> tuple[int, ...]:

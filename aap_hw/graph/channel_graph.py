@@ -17,10 +17,10 @@ from torch.fx import Node
 from aap_hw.errors import UserError, closest
 from aap_hw.graph import surgery
 from aap_hw.graph.call import is_tensor
-from aap_hw.graph.groups import ChannelGroup, Grouping, positions
+from aap_hw.graph.groups import ChannelGroup, positions
 from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import IntArray
-from aap_hw.graph.trial import settle
+from aap_hw.graph.trial import Settled, settle
 from aap_hw.graph.widths import WidthExpr, width_along, width_of_ids
 
 
@@ -40,13 +40,14 @@ class ChannelGraph:
         self,
         program: ExportedProgram,
         labelling: Labelling,
-        grouping: Grouping,
+        settled: Settled,
         shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
         self.program = program
-        self.groups: list[ChannelGroup] = list(grouping.groups)
+        self.groups: list[ChannelGroup] = list(settled.grouping.groups)
         self._labelling = labelling
-        self._grouping = grouping
+        self._grouping = settled.grouping
+        self._attributes = settled.attributes
         self._shapes = dict(shapes)
         self._nodes: dict[str, Node] = {node.name: node for node in program.graph.nodes}
 
@@ -73,8 +74,8 @@ class ChannelGraph:
         inputs = tuple(example_inputs)
         program = _export(model, inputs)
         labelling = Labelling(program, model)
-        grouping = settle(labelling, program, model, lambda trial: _export(trial, inputs))
-        return ChannelGraph(program, labelling, grouping, _shapes(model))
+        settled = settle(labelling, program, model, lambda trial: _export(trial, inputs))
+        return ChannelGraph(program, labelling, settled, _shapes(model))
 
     @property
     def widths(self) -> dict[str, int]:
@@ -170,7 +171,7 @@ class ChannelGraph:
                     f"the model is not the one that was traced: its parameter '{name}' {found}, "
                     f"not {shape}; trace it anew"
                 )
-        return surgery.cut(model, checked.values())
+        return surgery.cut(model, checked.values(), self._attributes, self.widths)
 
     def unsupported_ops(self) -> dict[str, int]:
         """How often channels reached an op without a rule, by op; those channels are frozen."""

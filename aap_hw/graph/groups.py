@@ -134,6 +134,8 @@ def _parts(labelling: Labelling, classes: Classes) -> IntArray:
 def _occurrences(labelling: Labelling) -> Iterable[IntArray]:
     """Every parameter axis and every differently labelled tensor, each once."""
     yield from labelling.axes.values()
+    for literal in labelling.literals:
+        yield from (ids for _, ids in literal.counts)
     seen: set[tuple[tuple[int, ...], bytes]] = set()
     for result in labelling.labels.values():
         for labels in result if isinstance(result, tuple) else (result,):

@@ -1,13 +1,14 @@
 """The walk through an exported program that gives every tensor its labels.
 
 Keeps the state that the rules in `rules` read and change: labels per node, atoms per parameter axis, ties and
-freezes, and the nodes whose correctness after a cut depends on numbers in the model's own code (`doubtful`).
-Grouping the result is done in `groups`.
+freezes, and the nodes whose correctness after a cut depends on numbers in the model's own code (`doubtful`), some of
+which are known to be channel counts (`literals`). Grouping the result is done in `groups`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,22 @@ class Producer:
     ids: IntArray
 
 
+@dataclass(frozen=True)
+class Literal:
+    """A node to which the model's code passes channel counts as numbers.
+
+    Parameters
+    ----------
+    node
+        The node, a split for example.
+    counts
+        Pairs of a number that it gets and the atoms that the number counts.
+    """
+
+    node: Node
+    counts: tuple[tuple[int, IntArray], ...]
+
+
 class Labelling:
     """Labels of all the tensors of a program.
 
@@ -60,6 +77,7 @@ class Labelling:
         self.roles: dict[tuple[str, int], str] = {}
         self.producers: list[Producer] = []
         self.doubtful: list[Node] = []
+        self.literals: list[Literal] = []
         self.unsupported: Counter[str] = Counter()
         self._model = model
         signature = program.graph_signature
@@ -68,6 +86,10 @@ class Labelling:
             placeholder: canonical.get(name, name)
             for placeholder, name in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items()
         }
+        self._parameter_shapes: dict[str, tuple[int, ...]] = {}
+        for node in program.graph.nodes:
+            if (parameter := self.parameter_name(node)) is not None:
+                self._parameter_shapes[parameter] = shape_of(node)
         for node in program.graph.nodes:
             self.labels[node] = self._visit(node)
 
@@ -97,51 +119,64 @@ class Labelling:
         """Canonical name of the parameter or buffer that a node stands for, or None if it is neither."""
         return self._parameters.get(node.name) if isinstance(node, Node) else None
 
-    def parameter_axis(self, node: object, dim: int, role: str) -> IntArray | None:
-        """Atoms of one axis of a parameter, or None if `node` is not a parameter but computed."""
-        name = self.parameter_name(node)
-        if name is None:
-            return None
-        assert isinstance(node, Node)
+    def parameter_axis(self, name: str, dim: int, role: str) -> IntArray:
+        """Atoms of one axis of a parameter, which is used in `role` here."""
         key = (name, dim)
         if key not in self.axes:
-            self.axes[key] = self.partition.new_atoms(shape_of(node)[dim])
+            self.axes[key] = self.partition.new_atoms(self._parameter_shapes[name][dim])
             self.roles[key] = role
         elif _ROLE_RANK[role] < _ROLE_RANK[self.roles[key]]:
             self.roles[key] = role
         return self.axes[key]
 
-    def owner(self, node: Node) -> nn.Module:
+    def filters(self, weight: Node) -> str | None:
+        """Name of the parameter whose first axis is that of `weight`: itself, or what it is computed from."""
+        if (name := self.parameter_name(weight)) is not None:
+            return name
+        labels = self.of(weight)
+        ids = labels.ids.ravel() if labels.dims == {0} else np.empty(0, dtype=np.int64)
+        return next(
+            (name for (name, dim), atoms in self.axes.items() if dim == 0 and np.array_equal(atoms, ids)),
+            None,
+        )
+
+    def owner(self, parameter: str) -> nn.Module:
         """The module that holds a parameter."""
-        name = self.parameter_name(node)
-        assert name is not None
-        return self._model.get_submodule(name.rpartition(".")[0])
+        return self._model.get_submodule(parameter.rpartition(".")[0])
 
     def tie(self, left: IntArray, right: IntArray, call: Call) -> None:
         """Cut `left` and `right` only together; a partner that cannot be cut freezes the other."""
         self.partition.tie(left, right, explain("is combined with channels that cannot be cut", call.node))
 
-    def tie_parameter(self, node: object, ids: IntArray, role: str, call: Call) -> None:
+    def tie_parameter(self, node: Node | None, ids: IntArray, role: str, call: Call) -> None:
         """Let the first axis of a per-channel parameter follow `ids`; None as a parameter is no parameter."""
         if node is None:
             return
-        atoms = self.parameter_axis(node, 0, role)
-        if atoms is None:
-            self.partition.freeze(ids, explain("meets a weight that the model computes", call.node))
+        name = self.parameter_name(node)
+        if name is not None:
+            self.tie(ids, self.parameter_axis(name, 0, role), call)
+        elif len(self.of(node).dims) == 1:
+            self.tie(ids, self.of(node).ids.ravel(), call)
         else:
-            self.tie(ids, atoms, call)
+            self.freeze(ids, "meets a weight that the model computes", call)
 
     def produced(self, node: Node, ids: IntArray) -> None:
         """Note that the filters of `node` make the channels `ids`."""
         self.producers.append(Producer(node, ids))
 
-    def freeze(self, labels: Labels, sentence: str, call: Call) -> None:
-        """Forbid cutting any channel in `labels`; the reason is `sentence` and where `call` stands."""
-        self.partition.freeze(labels.ids, explain(sentence, call.node))
+    def freeze(self, channels: Labels | IntArray, sentence: str, call: Call) -> None:
+        """Forbid cutting any of the channels; the reason is `sentence` and where `call` stands."""
+        ids = channels.ids if isinstance(channels, Labels) else channels
+        self.partition.freeze(ids, explain(sentence, call.node))
 
     def doubt(self, call: Call) -> None:
         """Note that the model's own code may hold a channel count as a number here: to be tried out."""
         self.doubtful.append(call.node)
+
+    def literal(self, call: Call, counts: Sequence[tuple[int, IntArray]]) -> None:
+        """Note that numbers which the code passes count atoms, so that they must follow when these are cut."""
+        self.literals.append(Literal(call.node, tuple(counts)))
+        self.doubt(call)
 
     def not_understood(
         self, call: Call, sentence: str = "reaches an operation that aap-hw does not understand"
@@ -184,21 +219,20 @@ class Labelling:
     def _plain_parameter(self, node: Node) -> Labels:
         """Labels of a parameter that an op reads as an ordinary tensor.
 
-        A vector (in any orientation) is one value per channel. The axes of anything larger are frozen: what
-        the op does with them is not followed.
+        A vector (in any orientation) is one value per channel. Of anything larger only the first axis, that of
+        filters, is followed; the others are frozen.
         """
-        shape = shape_of(node)
+        shape, name = shape_of(node), self.parameter_name(node)
+        assert name is not None
         long = [dim for dim, size in enumerate(shape) if size > 1]
-        if len(long) == 1:
-            atoms = self.parameter_axis(node, long[0], "scale")
-            assert atoms is not None
-            return Labels.along(len(shape), long[0], atoms)
+        followed = long[0] if len(long) == 1 or long[:1] == [0] else None
         for dim in long:
-            atoms = self.parameter_axis(node, dim, "fixed")
-            assert atoms is not None
-            reason = f"depends on {self.parameter_name(node)}, which is also used outside of its layer"
-            self.partition.freeze(atoms, reason)
-        return Labels.none(len(shape))
+            if dim != followed:
+                reason = f"depends on {name}, which is also used outside of its layer"
+                self.partition.freeze(self.parameter_axis(name, dim, "fixed"), reason)
+        if followed is None:
+            return Labels.none(len(shape))
+        return Labels.along(len(shape), followed, self.parameter_axis(name, followed, "scale"))
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:

@@ -6,6 +6,7 @@ Only what `torch.export` recorded is used; a node without a stack trace is named
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import PurePath
 
 from torch.fx import Node
@@ -23,11 +24,16 @@ def op_name(node: Node) -> str:
 
 def source_line(node: Node) -> str | None:
     """``"resnet.py:96"``: the innermost line that is not PyTorch's own, or None if it was not recorded."""
-    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
-    for path, line in reversed(frames):
-        if "torch" not in PurePath(path).parts:
-            return f"{PurePath(path).name}:{line}"
+    for path, line in own_frames(node):
+        return f"{PurePath(path).name}:{line}"
     return None
+
+
+def own_frames(node: Node) -> Iterator[tuple[str, int]]:
+    """File and line of the calls that led to a node, innermost first, without those in PyTorch."""
+    for path, line in reversed(_FRAME.findall(node.meta.get("stack_trace") or "")):
+        if "torch" not in PurePath(path).parts:
+            yield path, int(line)
 
 
 def explain(sentence: str, node: Node) -> str:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from operator import index as as_index
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from torch import nn
 from aap_hw.errors import UserError, closest
 from aap_hw.graph.groups import ChannelGroup
 from aap_hw.graph.labels import IntArray
+from aap_hw.graph.literals import Attribute
+
+Widths: TypeAlias = Mapping[str, int]
 
 
 def checked_keep(
@@ -55,10 +59,22 @@ def checked_keep(
     return checked
 
 
-def cut(model: nn.Module, keep: Iterable[tuple[ChannelGroup, IntArray]]) -> nn.Module:
-    """Copy `model` without the channels that `keep` leaves out of its groups."""
+def cut(
+    model: nn.Module, keep: Iterable[tuple[ChannelGroup, IntArray]], attributes: Sequence[Attribute], full: Widths
+) -> nn.Module:
+    """Copy `model` without the channels that `keep` leaves out of its groups.
+
+    Parameters
+    ----------
+    attributes
+        What the model's own code reads as counts of channels.
+    full
+        Width of every group before the cut.
+    """
+    widths = dict(full)
     removed: dict[tuple[str, int], list[IntArray]] = defaultdict(list)
     for group, kept in keep:
+        widths[group.name] = kept.size
         gone = np.setdiff1d(np.arange(group.width), kept)
         for axis in group.axes:
             removed[axis.parameter, axis.dim].append(axis.index[gone].ravel())
@@ -67,6 +83,8 @@ def cut(model: nn.Module, keep: Iterable[tuple[ChannelGroup, IntArray]]) -> nn.M
         _shorten(smaller, name, dim, np.concatenate(positions))
     for module in smaller.modules():
         _refresh_attributes(module)
+    for attribute in attributes:
+        attribute.set_in(smaller, widths)
     return smaller
 
 
@@ -92,8 +110,11 @@ def _shorten(model: nn.Module, name: str, dim: int, removed: IntArray) -> None:
 def _refresh_attributes(module: nn.Module) -> None:
     """Bring the counts that a layer keeps in line with its weights; forward passes read `groups`."""
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return
-    if isinstance(module, nn.modules.conv._ConvNd):
+        in_channels, out_per_group = module.weight.shape[:2]
+        if module.groups == module.in_channels:
+            module.groups = in_channels
+        module.in_channels, module.out_channels = in_channels, out_per_group * module.groups
+    elif isinstance(module, nn.modules.conv._ConvNd):
         out_channels, in_per_group = module.weight.shape[:2]
         if module.groups > 1 and module.in_channels == module.groups:
             module.groups = out_channels // (module.out_channels // module.groups)
@@ -105,5 +126,10 @@ def _refresh_attributes(module: nn.Module) -> None:
         for tensor in (module.weight, module.running_mean):
             if tensor is not None:
                 module.num_features = tensor.shape[0]
+    elif isinstance(module, nn.GroupNorm):
+        if module.affine:
+            size = module.num_channels // module.num_groups
+            module.num_channels = module.weight.shape[0]
+            module.num_groups = module.num_channels // size
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.shape[0]

@@ -23,7 +23,7 @@ class Net(nn.Module):
         self.between = between
         self.filters = nn.Parameter(torch.randn(8, 1, 3, 3))
         self.mixer = nn.Conv2d(8, 8, 1)
-        self.layer_norm, self.group_norm = nn.LayerNorm(8), nn.GroupNorm(2, 8)
+        self.layer_norm = nn.LayerNorm(8)
         self.transposed = nn.ConvTranspose2d(8, 8, 3)
         self.last = conv(channels, 6)
         self.head = Head(6)
@@ -69,7 +69,7 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
         8,
         "aten.view",
     ),
-    "halves of the batch": (lambda net, x: x.view(-1, 4, 8, 8)[:2], 4, "aten.slice"),
+    "halves of the batch": (lambda net, x: x.view(-1, 4, 8, 8)[:2], 4, "aten.conv2d"),
     "squeeze all": (lambda net, x: x.mean((2, 3), keepdim=True).squeeze()[:, :, None, None], 8, "squeeze"),
     "squeeze channels": (lambda net, x: x.squeeze(1), 8, "aten.squeeze"),
     "layer norm": (
@@ -77,7 +77,8 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
         8,
         "aten.layer_norm",
     ),
-    "group norm": (lambda net, x: net.group_norm(x), 8, "aten.group_norm"),
+    "group norm over everything": (lambda net, x: F.group_norm(x, 1), 8, "aten.group_norm"),
+    "group norm without a layer": (lambda net, x: F.group_norm(x, 2), 8, "aten.group_norm"),
     "softmax": (lambda net, x: x.softmax(1), 8, "aten.softmax"),
     "sum over channels": (lambda net, x: x - x.mean(1, keepdim=True), 8, "aten.mean"),
     "maximum over channels": (lambda net, x: x - x.max(dim=1, keepdim=True).values, 8, "aten.max"),
@@ -97,13 +98,16 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
         8,
         "aten.conv2d",
     ),
-    "transposed convolution": (lambda net, x: net.transposed(x), 8, "aten.conv_transpose2d"),
+    "transposed convolution with a computed weight": (
+        lambda net, x: F.conv_transpose2d(x, net.transposed.weight.abs()),
+        8,
+        "aten.conv_transpose2d",
+    ),
     "filters read as a whole": (
         lambda net, x: net.mixer(x) * net.mixer.weight.abs().mean(),
         8,
         "depends on mixer.weight",
     ),
-    "pixel shuffle": (lambda net, x: F.pixel_shuffle(x, 2), 2, "aten.pixel_shuffle"),
     "flip": (lambda net, x: x.flip(1), 8, "aten.flip"),
     "channels meet rows": (lambda net, x: x + x.transpose(1, 2), 8, "aten.add"),
     "convolution over rows": (lambda net, x: net.mixer(x.transpose(1, 2)), 8, "aten.conv2d"),
@@ -112,5 +116,12 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
         8,
         "aten.max_pool2d",
     ),
-    "repeat": (lambda net, x: x.repeat(1, 2, 1, 1), 16, "aten.repeat"),
+    "count of other channels": (
+        lambda net, x: net.mixer(x).flatten(2).view(2, x.shape[1], 8, 8),
+        8,
+        "computes something else",
+    ),
+    "repeat of a count": (lambda net, x: x.mean(1, keepdim=True).repeat(1, 8, 1, 1) + x, 8, "aten.mean"),
+    "division by the number of channels": (lambda net, x: x / x.shape[1], 8, "aten.div"),
+    "power of the number of channels": (lambda net, x: x * x.shape[1] ** -0.5, 8, "aten.mul"),
 }

@@ -8,6 +8,7 @@ from aap_hw.graph.rules import (
     pointwise,
     reduction,
     reshape,
+    shuffle,
     spatial,
 )
 from aap_hw.graph.rules.registry import RULES, Result, Rule
@@ -23,5 +24,6 @@ __all__ = [
     "pointwise",
     "reduction",
     "reshape",
+    "shuffle",
     "spatial",
 ]

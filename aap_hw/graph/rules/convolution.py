@@ -1,19 +1,21 @@
-"""Convolutions and linear layers: the ops that make channels.
+"""Convolutions, linear layers and products of matrices: the ops that make channels, or mix them.
 
-Three kinds of convolution: dense (new channels), depthwise (channels pass through, each with its own filters)
-and grouped (new channels; all the groups keep the same local positions, so that the number of groups stays).
-Transposed convolutions are not covered.
+Three kinds of convolution, plain or transposed: dense (new channels), depthwise (channels pass through, each with
+its own filters) and grouped (new channels; all the groups keep the same local positions, so that the number of
+groups stays). Filters that the model computes from a parameter, as weight standardisation does, can lose whole
+filters but no inputs: what is computed of a filter depends on all of its inputs.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import nn
-from torch.fx import Node
 
 from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.labels import IntArray, Labels
+from aap_hw.graph.rules.pointwise import merge
 from aap_hw.graph.rules.registry import Result, rule
 
 if TYPE_CHECKING:
@@ -26,23 +28,48 @@ _COMPUTED = "meets filters that the model computes"
 def convolution(state: Labelling, call: Call) -> Result:
     """Input channels meet the weight's second axis, output channels are its first."""
     inputs, weight, groups = call["input"], call["weight"], int(call["groups"])
-    if state.parameter_name(weight) is None:
+    filters = state.filters(weight)
+    if filters is None:
         return state.not_understood(call, _COMPUTED)
-    if groups > 1 and not isinstance(state.owner(weight), nn.modules.conv._ConvNd):
-        return state.not_understood(call, "meets grouped filters whose number of groups the code fixes")
+    if groups > 1 and not isinstance(state.owner(filters), nn.modules.conv._ConvNd):
+        return _grouped_by_code(state, call)
     rank = len(shape_of(inputs))
     channel_dim = rank - len(shape_of(weight)) + 1
     incoming = state.channels(inputs, channel_dim, call)
     out_width, in_per_group = shape_of(weight)[:2]
     if groups > 1 and in_per_group == 1:
-        made = _atoms(state, weight, 0, "depthwise")
+        made = state.parameter_axis(filters, 0, "depthwise")
         state.tie(incoming.repeat(out_width // groups), made, call)
     else:
-        made = _atoms(state, weight, 0, "out")
-        read = _atoms(state, weight, 1, "in")
-        state.tie(incoming.reshape(groups, in_per_group), read, call)
+        made = state.parameter_axis(filters, 0, "out")
+        _read(state, call, incoming.reshape(groups, in_per_group), 1)
         by_group = made.reshape(groups, -1)
         state.tie(by_group, by_group[:1], call)
+    return _made(state, call, made, rank, channel_dim)
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def transposed_convolution(state: Labelling, call: Call) -> Result:
+    """Input channels are the weight's first axis; its second are the output channels of one group."""
+    inputs, weight, groups = call["input"], call["weight"], int(call["groups"])
+    name = state.parameter_name(weight)
+    if name is None:
+        return state.not_understood(call, _COMPUTED)
+    if groups > 1 and not isinstance(state.owner(name), nn.modules.conv._ConvTransposeNd):
+        return state.not_understood(call, "meets grouped filters whose number of groups the code fixes")
+    rank = len(shape_of(inputs))
+    channel_dim = rank - len(shape_of(weight)) + 1
+    incoming = state.channels(inputs, channel_dim, call)
+    in_width, out_per_group = shape_of(weight)[:2]
+    if groups == in_width > 1:
+        passing = state.parameter_axis(name, 0, "depthwise")
+        state.tie(incoming, passing, call)
+        made = passing.repeat(out_per_group)
+    else:
+        read = state.parameter_axis(name, 0, "in").reshape(groups, -1)
+        state.tie(incoming.reshape(groups, -1), read, call)
+        state.tie(read, read[:1], call)
+        made = np.tile(state.parameter_axis(name, 1, "out"), groups)
     return _made(state, call, made, rank, channel_dim)
 
 
@@ -50,22 +77,80 @@ def convolution(state: Labelling, call: Call) -> Result:
 def linear(state: Labelling, call: Call) -> Result:
     """Features run along the last axis of input and output."""
     inputs, weight = call["input"], call["weight"]
-    if state.parameter_name(weight) is None:
+    filters = state.filters(weight)
+    if filters is None or len(shape_of(weight)) != 2:
         return state.not_understood(call, _COMPUTED)
-    if len(shape_of(weight)) != 2:
-        return state.not_understood(call)
     rank = len(shape_of(inputs))
-    state.tie(state.channels(inputs, rank - 1, call), _atoms(state, weight, 1, "in"), call)
-    return _made(state, call, _atoms(state, weight, 0, "out"), rank, rank - 1)
+    _read(state, call, state.channels(inputs, rank - 1, call), 1)
+    return _made(state, call, state.parameter_axis(filters, 0, "out"), rank, rank - 1)
 
 
-def _atoms(state: Labelling, weight: Node, dim: int, role: str) -> IntArray:
-    atoms = state.parameter_axis(weight, dim, role)
-    assert atoms is not None
-    return atoms
+@rule("matmul", "bmm", "mm")
+def matrix_product(state: Labelling, call: Call) -> Result:
+    """Channels on the axis that is summed over are frozen, those of one operand's other axis pass.
+
+    A matrix of parameters on the right is a linear layer written by hand.
+    """
+    left, right = call.tensors[0], call.tensors[-1]
+    name, ranks = state.parameter_name(right), (len(shape_of(left)), len(shape_of(right)))
+    if min(ranks) < 2 or len(call.tensors) != 2:
+        return state.not_understood(call)
+    if name is not None and ranks[1] == 2:
+        state.tie(state.channels(left, ranks[0] - 1, call), state.parameter_axis(name, 0, "in"), call)
+        made = state.parameter_axis(name, 1, "out")
+        state.produced(call.node, made)
+        return Labels.along(ranks[0], ranks[0] - 1, made)
+    sides = []
+    rank = len(call.out_shape)
+    for node, summed in ((left, rank - 1), (right, rank - 2)):
+        labels = state.of(node).with_rank(rank)
+        if summed in labels.dims:
+            state.freeze(labels, "is summed over with other channels", call)
+            labels = Labels.none(rank)
+        sides.append(labels)
+    labelled = [labels for labels in sides if labels.dims]
+    if len(labelled) == 2:
+        if any(labels.dims & {rank - 2, rank - 1} for labels in labelled):
+            return state.not_understood(call, "is multiplied with channels that run along another axis")
+        shapes = [(1,) * (rank - len(shape_of(n))) + (*shape_of(n)[:-2], 1, 1) for n in (left, right)]
+        return merge(state, call, sides, shapes)
+    if not labelled:
+        return Labels.none(rank)
+    (passing,) = labelled
+    other = shape_of(right if passing is sides[0] else left)
+    for dim in passing.dims - {rank - 2, rank - 1}:
+        place = dim - rank + len(other)
+        if place >= 0 and other[place] > 1:  # the other operand has as many matrices and cannot lose any
+            return state.not_understood(call)
+    return passing
+
+
+def _read(state: Labelling, call: Call, incoming: IntArray, dim: int) -> None:
+    """The channels `incoming` meet axis `dim` of the weight; of a computed weight none can go."""
+    name = state.parameter_name(call["weight"])
+    if name is None:
+        state.freeze(incoming, _COMPUTED, call)
+    else:
+        state.tie(incoming, state.parameter_axis(name, dim, "in"), call)
 
 
 def _made(state: Labelling, call: Call, made: IntArray, rank: int, dim: int) -> Labels:
     state.tie_parameter(call["bias"], made, "bias", call)
     state.produced(call.node, made)
     return Labels.along(rank, dim, made)
+
+
+def _grouped_by_code(state: Labelling, call: Call) -> Result:
+    """Depthwise filters that no layer holds: the code passes the number of groups, which must follow."""
+    inputs, weight, groups = call["input"], call["weight"], int(call["groups"])
+    rank = len(shape_of(inputs))
+    channel_dim = rank - len(shape_of(weight)) + 1
+    labels = state.of(weight)
+    is_depthwise = groups == shape_of(weight)[0] == shape_of(inputs)[channel_dim]
+    if not is_depthwise or call["bias"] is not None or labels.dims - {0}:
+        return state.not_understood(call, "meets grouped filters whose number of groups the code fixes")
+    incoming = state.channels(inputs, channel_dim, call)
+    if labels.dims:
+        state.tie(incoming, labels.ids.ravel(), call)
+    state.literal(call, [(groups, incoming)])
+    return Labels.along(rank, channel_dim, incoming)

@@ -26,7 +26,7 @@ def permute(state: Labelling, call: Call) -> Result:
     return _reorder(labels, [dim % labels.rank for dim in call["dims"]])
 
 
-@rule("transpose", "swapaxes")
+@rule("transpose", "swapaxes", "swapdims")
 def transpose(state: Labelling, call: Call) -> Result:
     """Two axes trade places; their argument names depend on the op."""
     labels = state.of(call.first)
@@ -39,7 +39,21 @@ def transpose(state: Labelling, call: Call) -> Result:
     return _reorder(labels, order)
 
 
-@rule("t")
+@rule("movedim", "moveaxis")
+def move(state: Labelling, call: Call) -> Result:
+    """Some axes go to new places, the others keep their order."""
+    labels = state.of(call.first)
+    source, destination = (
+        [dim % labels.rank for dim in ([dims] if isinstance(dims, int) else dims)]
+        for dims in (call["source"], call["destination"])
+    )
+    order = [dim for dim in range(labels.rank) if dim not in source]
+    for place, dim in sorted(zip(destination, source, strict=True)):
+        order.insert(place, dim)
+    return _reorder(labels, order)
+
+
+@rule("t", "numpy_T")
 def matrix_transpose(state: Labelling, call: Call) -> Result:
     """A matrix turned over; a vector stays."""
     labels = state.of(call.first)
@@ -74,3 +88,22 @@ def squeeze(state: Labelling, call: Call) -> Result:
     ids = labels.ids.reshape([labels.ids.shape[dim] for dim in stays])
     dims = frozenset(new for new, old in enumerate(stays) if old in labels.dims)
     return Labels(ids, dims) if dims else Labels.none(len(stays))
+
+
+@rule("roll", "flip")
+def around(state: Labelling, call: Call) -> Result:
+    """Positions of some axes change places; along a channel axis that is not followed."""
+    labels = state.of(call.first)
+    moved = {dim % labels.rank for dim in call["dims"]} or set(range(labels.rank))
+    return state.not_understood(call) if moved & labels.dims else labels
+
+
+@rule("repeat", "tile")
+def repeat(state: Labelling, call: Call) -> Result:
+    """Whole copies side by side: each channel occurs as often as there are copies."""
+    counts = list(call["repeats"] if call.get("repeats") is not None else call["dims"])
+    labels = state.of(call.first)
+    labels = labels.with_rank(max(labels.rank, len(counts)))
+    counts = [1] * (labels.rank - len(counts)) + counts
+    copies = [count if dim in labels.dims else 1 for dim, count in enumerate(counts)]
+    return Labels(np.tile(labels.ids, copies), labels.dims)

@@ -1,4 +1,8 @@
-"""Joining tensors and taking them apart: concatenation, chunks, slices."""
+"""Joining tensors and taking them apart: concatenation, stacks, chunks, splits, slices.
+
+Sizes and places of pieces are mostly numbers that the model's code passes. They count channels, so they must follow
+when channels are cut: each is noted as a literal, which `literals` looks for among the attributes of the module.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aap_hw.graph.call import Call, shape_of
-from aap_hw.graph.labels import Labels
+from aap_hw.graph.labels import IntArray, Labels
 from aap_hw.graph.rules.pointwise import merge
 from aap_hw.graph.rules.registry import Result, rule
 
@@ -42,29 +46,43 @@ def equal_pieces(state: Labelling, call: Call) -> Result:
     count = call.get("chunks", call.get("sections"))
     dim = call["dim"] % len(shape_of(call.first))
     sizes = {shape[dim] for shape in call.out_shapes}
-    return _pieces(state, call, dim, equal=isinstance(count, int) and len(sizes) == 1)
+    return _pieces(state, call, dim, fit=isinstance(count, int) and len(sizes) == 1)
 
 
-@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
+@rule("split", "unsafe_split")
+def pieces_of_one_size(state: Labelling, call: Call) -> Result:
+    """Pieces of a given size: as many as before, if they stay equally long and the size follows."""
+    dim = call["dim"] % len(shape_of(call.first))
+    sizes = {shape[dim] for shape in call.out_shapes}
+    return _pieces(state, call, dim, fit=len(sizes) == 1, literal=True)
+
+
+@rule("split_with_sizes", "unsafe_split_with_sizes")
 def pieces_of_given_sizes(state: Labelling, call: Call) -> Result:
-    """Sizes that the model's code fixes: channels along that axis cannot be cut."""
-    return _pieces(state, call, call["dim"] % len(shape_of(call.first)), equal=False)
+    """Pieces of given sizes, which must follow what is cut from each."""
+    return _pieces(state, call, call["dim"] % len(shape_of(call.first)), fit=True, literal=True)
 
 
-def _pieces(state: Labelling, call: Call, dim: int, *, equal: bool) -> Result:
+def _pieces(state: Labelling, call: Call, dim: int, *, fit: bool, literal: bool = False) -> Result:
+    """Labels of pieces; unless their sizes `fit`, they cannot follow. With `literal`, the code passes the sizes."""
     labels = state.of(call.first)
     shapes = call.out_shapes
     if dim not in labels.dims:
         return (labels,) * len(shapes)
-    if len({shape[dim] for shape in shapes}) * len(shapes) == 1:
+    if len({shape[dim] for shape in shapes}) * len(shapes) == 1 and not literal:
         return (labels,)
-    if not equal or labels.dims != {dim}:
+    if labels.dims != {dim} or not fit:
         state.freeze(labels, _LITERAL, call)
         return tuple(Labels.none(len(shape)) for shape in shapes)
     ends = np.cumsum([shape[dim] for shape in shapes])[:-1]
     parts = [Labels(ids, labels.dims) for ids in np.split(labels.ids, ends, axis=dim)]
-    for part in parts[1:]:
-        state.tie(parts[0].ids, part.ids, call)
+    if literal:
+        state.literal(call, [(part.ids.size, part.ids.ravel()) for part in parts])
+    first_of_size: dict[int, Labels] = {}
+    for part in parts:  # equal numbers in the code may be one number
+        first = first_of_size.setdefault(part.ids.size, part)
+        if first is not part:
+            state.tie(first.ids, part.ids, call)
     return tuple(parts)
 
 
@@ -85,11 +103,48 @@ def part_of_axis(state: Labelling, call: Call) -> Result:
     dim = call["dim"] % labels.rank
     if dim not in labels.dims:
         return labels
-    everything = slice(call["start"], call["end"], call["step"])
-    if range(shape_of(source)[dim])[everything] == range(shape_of(source)[dim]):
+    size, step = shape_of(source)[dim], call["step"]
+    taken = range(size)[slice(call["start"], call["end"], step)]
+    if taken == range(size):
         return labels
-    state.freeze(labels, _LITERAL, call)
-    return Labels.none(labels.rank)
+    if labels.dims != {dim} or step != 1 or not taken:
+        state.freeze(labels, _LITERAL, call)
+        return Labels.none(labels.rank)
+    ids = labels.ids.ravel()
+    state.literal(call, bounds(call, ids))
+    return Labels.along(labels.rank, dim, ids[taken.start : taken.stop])
+
+
+def bounds(call: Call, ids: IntArray) -> list[tuple[int, IntArray]]:
+    """The numbers that a slice gets, and what each counts: the positions before it, or behind it if it is negative."""
+    counts = []
+    for bound in (call["start"], call["end"]):
+        if bound and -ids.size <= bound < ids.size:
+            counts.append((abs(bound), ids[:bound] if bound > 0 else ids[bound:]))
+    return counts
+
+
+@rule("stack")
+def stack(state: Labelling, call: Call) -> Result:
+    """Equal tensors along a new axis: their channels are cut together."""
+    pieces = call["tensors"]
+    labels = merge(state, call, [state.of(piece) for piece in pieces], [shape_of(piece) for piece in pieces])
+    new = call["dim"] % (labels.rank + 1)
+    return Labels(np.expand_dims(labels.ids, new), frozenset(dim + (dim >= new) for dim in labels.dims))
+
+
+@rule("glu")
+def gated_half(state: Labelling, call: Call) -> Result:
+    """One half of the channels times a gate of the other half."""
+    labels = state.of(call.first)
+    dim = call["dim"] % labels.rank
+    if dim not in labels.dims:
+        return labels
+    if labels.dims != {dim}:
+        return state.not_understood(call)
+    left, right = np.split(labels.ids.ravel(), 2)
+    state.tie(left, right, call)
+    return Labels.along(labels.rank, dim, left)
 
 
 @rule("select")

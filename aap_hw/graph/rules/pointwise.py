@@ -18,6 +18,8 @@ from aap_hw.graph.rules.registry import Result, rule
 if TYPE_CHECKING:
     from aap_hw.graph.labelling import Labelling
 
+_ARITHMETIC = frozenset({"add", "sub", "rsub", "mul", "div", "pow", "floor_divide", "remainder"})
+
 
 @rule("expand_as")
 def pointwise(state: Labelling, call: Call) -> Result:
@@ -25,7 +27,10 @@ def pointwise(state: Labelling, call: Call) -> Result:
     shapes = [shape_of(node) for node in call.tensors]
     if not shapes or np.broadcast_shapes(*shapes) != call.out_shape:
         return state.not_understood(call)
-    return merge(state, call, [state.of(node) for node in call.tensors], shapes)
+    labels = [state.of(node) for node in call.tensors]
+    if call.name in _ARITHMETIC and len(shapes) == 1 and labels[0].dims:
+        state.doubt(call)  # the other operand is a number, which may be a count of channels
+    return merge(state, call, labels, shapes)
 
 
 def merge(state: Labelling, call: Call, labels: Sequence[Labels], shapes: Sequence[tuple[int, ...]]) -> Labels:

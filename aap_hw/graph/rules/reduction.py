@@ -12,7 +12,25 @@ if TYPE_CHECKING:
     from aap_hw.graph.labelling import Labelling
 
 
-@rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsumexp", "prod")
+@rule(
+    "mean",
+    "sum",
+    "nansum",
+    "amax",
+    "amin",
+    "aminmax",
+    "argmax",
+    "argmin",
+    "max",
+    "min",
+    "var",
+    "std",
+    "var_mean",
+    "std_mean",
+    "logsumexp",
+    "prod",
+    "linalg_vector_norm",
+)
 def reduce(state: Labelling, call: Call) -> Result:
     """Channels along a reduced axis are mixed and frozen; along other axes they pass."""
     if len(call.tensors) != 1:

@@ -2,9 +2,9 @@
 
 The axes of input and output fall into *segments*, runs of neighbouring axes with equally many elements;
 labels move only within a segment. Where channels are spread over several axes (a channel shuffle), every row
-must lose the same columns. Which of the axes then gets shorter depends on the numbers that the model's code
-passes, and an exported program shows only their values: such nodes are noted as doubtful, and `trial` tries
-them out.
+must lose the same columns: from then on only the columns are a channel axis. Which of the axes that is depends
+on the numbers that the model's code passes, and an exported program shows only their values: such nodes are
+noted as doubtful, and `trial` tries them out.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def view(state: Labelling, call: Call) -> Result:
     return _move(state, call, _segments(before, after), list(literals if literals is not None else after))
 
 
-@rule("expand")
+@rule("expand", "broadcast_to")
 def expand(state: Labelling, call: Call) -> Result:
     """Axes of length 1 repeated; a length of -1 leaves an axis as it is."""
     before, after = shape_of(call.first), call.out_shape
@@ -147,9 +147,9 @@ def _move(state: Labelling, call: Call, segments: list[Segment], literals: list[
         for dim in varying:
             if dim != adaptive:
                 state.tie(ids, ids.take([0], axis=dim), call)
-        dims.update(varying)
+        dims.add(adaptive)
         for dim in segment.after:
-            if dim not in varying:
+            if dim != adaptive:
                 ids = ids.take([0], axis=dim)
     if doubtful:
         state.doubt(call)

@@ -25,11 +25,15 @@ if TYPE_CHECKING:
     "max_pool2d",
     "max_pool2d_with_indices",
     "max_pool3d",
+    "_upsample_bicubic2d_aa",
+    "_upsample_bilinear2d_aa",
     "upsample_bicubic2d",
     "upsample_bilinear2d",
+    "upsample_linear1d",
     "upsample_nearest1d",
     "upsample_nearest2d",
     "upsample_nearest3d",
+    "upsample_trilinear3d",
 )
 def pool_or_resample(state: Labelling, call: Call) -> Result:
     """The last 1, 2 or 3 axes, as the op's name says, are worked on; channels run before them."""

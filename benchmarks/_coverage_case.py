@@ -1,0 +1,193 @@
+"""One network of the coverage benchmark: traced, cut, compared with the masked one, exported and compiled."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+KEPT = 0.6
+EXACT = 1e-9
+# Networks that compute in float32 inside, whatever they are given: rounding differs with the order of sums.
+ROUNDED = 1e-5
+COMPILED = 1e-4
+
+
+def examine(kind: str, name: str) -> dict[str, Any]:
+    """The row of one network."""
+    from _coverage_sets import build, side_of
+
+    from aap_hw.graph import ChannelGraph
+
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    torch.manual_seed(0)
+    side = side_of(kind, name)
+    model, image = build(kind, name), torch.zeros(1, 3, side, side)
+    row: dict[str, Any] = {"model": name, "status": "fails to trace", "input": f"3x{side}x{side}"}
+    began = time.process_time()
+    try:
+        graph = ChannelGraph.trace(model, (image,))
+        traced_s = time.process_time() - began
+        random = np.random.default_rng(0)
+        keep = {
+            group.name: random.permutation(group.width)[: max(1, round(KEPT * group.width))].tolist()
+            for group in graph.groups
+            if group.frozen is None
+        }
+        frozen = [group for group in graph.groups if group.frozen is not None]
+        reasons = Counter(_short(group.frozen) for group in frozen)
+        row |= {
+            "groups": len(graph.groups),
+            "frozen": len(frozen),
+            "prunable_share": _prunable_share(model, graph),
+            "frozen_because": "; ".join(f"{count} {reason}" for reason, count in reasons.most_common()),
+        }
+        row["status"] = "fails to cut"
+        _enliven(model.double(), side)
+        began = time.process_time()
+        smaller = graph.cut(model, keep)
+        row["seconds"] = traced_s + time.process_time() - began
+        images = torch.randn(2, 3, side, side, dtype=torch.float64)
+        macs = _macs(model, images)
+        row["status"] = "the cut network fails"
+        row["achieved_macs"] = _macs(smaller, images) / macs
+        actual = _outputs(smaller, images)
+        _silence(model, graph, keep)  # from here on the whole network is the masked one
+        expected = _outputs(model, images)
+        largest = max(float(value.abs().max()) for value in expected)
+        error = max(float((a - b).abs().max()) for a, b in zip(actual, expected, strict=True))
+        row["max_error"] = error / max(1.0, largest)
+        limit = ROUNDED if _rounds(graph) else EXACT
+        if not row["max_error"] <= limit or not largest > 0:
+            return {**row, "status": "wrong"}
+        del model, graph, expected, actual
+        smaller.float()
+        row["status"] = "fails to export"
+        torch.export.export(smaller, (image,), strict=False)
+        row["exported"] = True
+        return row | _compiled(smaller, images[:1].float())
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        return {**row, "reason": f"{type(error).__name__}: {first[:200]}"}
+
+
+def _compiled(model: nn.Module, image: Tensor) -> dict[str, Any]:
+    from aap_hw.compile.lowering import compile_network
+    from aap_hw.compile.target import CpuTarget, host_options
+    from aap_hw.device import load_profile
+    from aap_hw.device.connection import LocalDevice
+
+    outputs = _outputs(model, image)
+    joined = model if len(outputs) == 1 else _Joined(model)
+    expected = _outputs(joined, image)[0]
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "network.so"
+        network = compile_network(joined, image, CpuTarget.of(host_options(), 1), library)
+        compile_s = time.process_time() - began
+        loaded = LocalDevice(load_profile("x86").model_copy(update={"threads": 1})).load(library)
+        loaded.set_inputs("main", [image.numpy()])
+        actual = torch.from_numpy(loaded.run("main"))
+    difference = float((actual - expected).abs().max() / expected.abs().max())
+    right = difference <= COMPILED
+    return {
+        "status": "ok" if right else "wrong",
+        "compiled": right,
+        "compiled_difference": difference,
+        "kernels": len(network.kernels),
+        "compile_s": compile_s,
+    }
+
+
+class _Joined(nn.Module):
+    """All the outputs of a network side by side in one tensor."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([value.flatten(1) for value in _tensors(self.model(x))], dim=1)
+
+
+def _prunable_share(model: nn.Module, graph: Any) -> float:
+    """Share of the convolutions' filters that are in a group that can be cut."""
+    layers = (nn.modules.conv._ConvNd,)
+    filters = {f"{name}.weight": m.out_channels for name, m in model.named_modules() if isinstance(m, layers)}
+    roles = ("out", "depthwise")
+    axes = [axis for group in graph.groups if group.frozen is None for axis in group.axes if axis.role in roles]
+    return sum(axis.index.size for axis in axes if axis.parameter in filters) / max(1, sum(filters.values()))
+
+
+@torch.no_grad()
+def _enliven(model: nn.Module, side: int) -> None:
+    """Weights under which every layer has a say: as initialised, many are zero, one, or a millionth."""
+    for parameter in model.parameters():
+        if parameter.numel() == 1 or float(parameter.std()) == 0:
+            if abs(float(parameter.flatten()[0])) >= 1e-2:
+                parameter.mul_(0.5 + torch.rand_like(parameter))
+            elif parameter.dim() > 1 and parameter.shape[0] > 1 and parameter[0].numel() > 1:
+                parameter.normal_(std=0.02)
+            else:
+                parameter.copy_(0.25 + 0.5 * torch.rand_like(parameter))
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = None
+        norm.train()
+    model(torch.randn(4, 3, side, side, dtype=torch.float64))
+    model.eval()
+
+
+@torch.no_grad()
+def _silence(model: nn.Module, graph: Any, keep: dict[str, list[int]]) -> None:
+    """Nothing reads the channels that were left out."""
+    tensors = dict(model.named_parameters())
+    for name, kept in keep.items():
+        group = graph.group(name)
+        gone = np.setdiff1d(np.arange(group.width), kept)
+        for axis in group.axes:
+            if axis.role == "in":
+                tensors[axis.parameter].index_fill_(axis.dim, torch.from_numpy(axis.index[gone].ravel()), 0.0)
+
+
+def _rounds(graph: Any) -> bool:
+    """Whether the network converts to float32 somewhere inside."""
+    return any(
+        node.op == "call_function" and torch.float32 in (*node.args, *node.kwargs.values())
+        for node in graph.program.graph.nodes
+    )
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    values = value.values() if isinstance(value, dict) else value
+    return [tensor for item in values for tensor in _tensors(item)]
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    return _tensors(model(images))
+
+
+def _macs(model: nn.Module, images: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    return int(counter.get_total_flops() // 2)
+
+
+def _short(reason: str) -> str:
+    """A reason without the node that it names, which differs from block to block."""
+    sentence, _, place = reason.rpartition(" (")
+    parts = [part for part in place.rstrip(")").split(", ") if not part.startswith("node ")]
+    return f"{sentence} ({', '.join(parts)})"

@@ -1,0 +1,107 @@
+"""Which published networks can be cut, and whether the result is right: torchvision's, and timm's of many families.
+
+Every network is traced, all its free channel groups are cut to 60 %, and the cut network is compared, in float64, with
+the whole one in which nothing reads the channels that went. It must export again, and compile to what PyTorch computes.
+Each runs in a process of its own under a time limit; with --journal, rows that a file holds are not made again.
+``seconds`` are the processor's, for trace and cut together. Weights are random and images small: neither matters to
+what is compared.
+
+    python benchmarks/coverage.py --set torchvision --models resnet18,shufflenet_v2_x1_0 --json -
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from _coverage_sets import QUICK, SETS
+
+LIMIT_S = 900
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", default="torchvision", choices=SETS, help="which library's networks")
+    parser.add_argument("--models", default="", help="only these, separated by commas")
+    parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
+    parser.add_argument("--journal", type=Path, help="append each row to this file, and take from it those it has")
+    parser.add_argument("--limit", type=int, default=LIMIT_S, help="seconds that a network may take")
+    parser.add_argument(
+        "--beside", action="store_true", help="also cut each with torch-pruning, which must be installed"
+    )
+    parser.add_argument("--quick", action="store_true", help="two small networks: does it run?")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TVM_NUM_THREADS", "1")
+    if options.one:
+        from _coverage_case import examine
+
+        print(json.dumps(examine(options.set, options.one)))
+        return
+    from _report import print_report, say
+
+    names = [name for name in options.models.split(",") if name] or list(SETS[options.set])
+    if options.quick:
+        names = list(QUICK[options.set])
+    done = _journalled(options.journal)
+    rows = []
+    for name in names:
+        if name not in done:
+            done[name] = _in_its_own_process(options.set, name, options.limit)
+            if options.beside:
+                done[name]["torch_pruning"] = _beside(options.set, name, options.limit)
+            if options.journal:
+                with options.journal.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(done[name]) + "\n")
+        rows.append(done[name])
+        say(f"{name}: {done[name]['status']}")
+    summary: dict[str, Any] = {
+        "models": len(rows),
+        "ok": sum(row["status"] == "ok" for row in rows),
+        "silent_errors": sum(row["status"] == "wrong" for row in rows),
+        "slowest_s": max(row.get("seconds", 0.0) for row in rows),
+    }
+    if any("torch_pruning" in row for row in rows):
+        summary["torch_pruning_ok"] = sum(row.get("torch_pruning") == "ok" for row in rows)
+    print_report(rows, summary, options.json)
+
+
+def _journalled(journal: Path | None) -> dict[str, dict[str, Any]]:
+    if journal is None or not journal.exists():
+        return {}
+    rows = [json.loads(line) for line in journal.read_text("utf-8").splitlines()]
+    return {row["model"]: row for row in rows}
+
+
+def _in_its_own_process(kind: str, name: str, limit: int) -> dict[str, Any]:
+    began = time.perf_counter()
+    command = [sys.executable, __file__, "--set", kind, "--one", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return {"model": name, "status": f"no answer in {limit} s", "total_s": time.perf_counter() - began}
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or [f"ended with code {done.returncode}"]
+        return {"model": name, "status": f"crashed: {last[0][:200]}", "total_s": time.perf_counter() - began}
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {**row, "total_s": time.perf_counter() - began}
+
+
+def _beside(kind: str, name: str, limit: int) -> str:
+    command = [sys.executable, str(Path(__file__).parent / "_coverage_beside.py"), kind, name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no answer in {limit} s"
+    return "ok" if done.returncode == 0 else "fails: " + (done.stderr.strip().splitlines() or ["?"])[-1][:120]
+
+
+if __name__ == "__main__":
+    main()

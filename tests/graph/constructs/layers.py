@@ -1,0 +1,314 @@
+"""Layers: convolutions of all kinds, linear layers, normalisation, activations, weights that are shared or computed."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from tests.graph.constructs.base import Construct
+from tests.graph.nets import conv
+
+
+class DenseConvolution(Construct):
+    channels = 8
+
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 8, 3)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x)
+
+
+class DilatedStridedConvolution(Construct):
+    channels = 8
+
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 8, (3, 1), stride=2, padding="valid", dilation=(2, 1), bias=False)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x)
+
+
+class GroupedConvolution(Construct):
+    channels = 8
+
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 8, 3, groups=4)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x)
+
+
+class DepthwiseConvolution(Construct):
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x)
+
+
+class DepthwiseConvolutionWithMultiplier(Construct):
+    channels = 36
+
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 36, 3, padding=1, groups=12)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x)
+
+
+class Convolution1d(Construct):
+    channels = 5
+
+    def layers(self) -> None:
+        self.a, self.norm = nn.Conv1d(12, 5, 3, padding=1), nn.BatchNorm1d(5)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.norm(self.a(x.flatten(2))).unsqueeze(3)
+
+
+class Convolution3d(Construct):
+    channels = 5
+
+    def layers(self) -> None:
+        self.a, self.norm = nn.Conv3d(12, 5, (2, 3, 3), padding=(0, 1, 1)), nn.BatchNorm3d(5)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.norm(self.a(torch.stack([x, x.tanh()], 2))).squeeze(2)
+
+
+class TransposedConvolution(Construct):
+    channels = 7
+
+    def layers(self) -> None:
+        self.a = nn.ConvTranspose2d(12, 7, 2, stride=2)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x)
+
+
+class GroupedTransposedConvolution(Construct):
+    channels = 8
+
+    def layers(self) -> None:
+        self.a = nn.ConvTranspose2d(12, 8, 2, stride=2, groups=4)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x)
+
+
+class DepthwiseTransposedConvolution(Construct):
+    channels = 24
+
+    def layers(self) -> None:
+        self.a = nn.ConvTranspose2d(12, 24, 2, stride=2, groups=12)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x)
+
+
+class TransposedConvolution1d(Construct):
+    channels = 5
+
+    def layers(self) -> None:
+        self.a = nn.ConvTranspose1d(12, 5, 3)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x.flatten(2)).unsqueeze(3)
+
+
+class LinearOnChannelsLast(Construct):
+    channels = 9
+
+    def layers(self) -> None:
+        self.a = nn.Linear(12, 9)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class MatrixOfParameters(Construct):
+    channels = 9
+
+    def layers(self) -> None:
+        self.matrix = nn.Parameter(torch.randn(12, 9))
+
+    def between(self, x: Tensor) -> Tensor:
+        return (x.movedim(1, -1) @ self.matrix).movedim(-1, 1)
+
+
+class BatchNormBeforeConvolution(Construct):
+    def layers(self) -> None:
+        self.norm = nn.BatchNorm2d(12)
+
+    def between(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(x))
+
+
+class InstanceNorm(Construct):
+    def layers(self) -> None:
+        self.norm = nn.InstanceNorm2d(12, affine=True, track_running_stats=True)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+class GroupNorm(Construct):
+    def layers(self) -> None:
+        self.norm = nn.GroupNorm(4, 12)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+class GroupNormOfEveryChannel(Construct):
+    def layers(self) -> None:
+        self.norm = nn.GroupNorm(12, 12)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+class LayerNormMlp(Construct):
+    """The stream is normalised over its channels; the hidden layer is free."""
+
+    frozen = ("stem.0",)
+
+    def layers(self) -> None:
+        self.norm = nn.LayerNorm(12)
+        self.expand, self.project = nn.Linear(12, 20), nn.Linear(20, 12)
+
+    def between(self, x: Tensor) -> Tensor:
+        y = self.norm(x.permute(0, 2, 3, 1))
+        return x + self.project(F.gelu(self.expand(y))).permute(0, 3, 1, 2)
+
+
+class LayerNormOverPixels(Construct):
+    def layers(self) -> None:
+        self.norm = nn.LayerNorm((8, 8))
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+class SlopePerChannel(Construct):
+    def layers(self) -> None:
+        self.slope = nn.PReLU(12)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.slope(x - 0.5)
+
+
+class SlopeForAll(Construct):
+    def layers(self) -> None:
+        self.slope = nn.PReLU()
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.slope(x - 0.5)
+
+
+class PointwiseActivations(Construct):
+    def between(self, x: Tensor) -> Tensor:
+        x = F.celu(F.elu(F.leaky_relu(F.mish(F.selu(F.softplus(F.softsign(x)))))))
+        x = F.hardswish(F.hardsigmoid(F.hardtanh(F.logsigmoid(F.gelu(x, approximate="tanh"))))) + x
+        return torch.clamp(F.relu6(x), max=4).abs().sqrt() + F.threshold(x, 0.1, 0.0) + torch.erf(x) + x.exp().log1p()
+
+
+class Dropouts(Construct):
+    def between(self, x: Tensor) -> Tensor:
+        return F.dropout2d(
+            F.alpha_dropout(F.dropout(x, training=self.training), 0.0, self.training), 0.0, self.training
+        )
+
+
+class LayerScale(Construct):
+    def layers(self) -> None:
+        self.a, self.gamma = nn.Conv2d(12, 12, 3, padding=1), nn.Parameter(torch.linspace(0.5, 1.5, 12))
+
+    def between(self, x: Tensor) -> Tensor:
+        return x + self.gamma[:, None, None] * self.a(x)
+
+
+class TiedWeights(Construct):
+    channels = 8
+
+    def layers(self) -> None:
+        self.a, self.b = nn.Conv2d(12, 8, 1), nn.Conv2d(12, 8, 1)
+        self.b.weight = self.a.weight
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x) * torch.tanh(self.b(x.flip(2)))
+
+
+class BlockUsedTwice(Construct):
+    def layers(self) -> None:
+        self.block = conv(12, 12)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.block(self.block(x))
+
+
+class StandardisedFilters(Construct):
+    """Filters may go; what they read may not, as it takes part in their mean and variance."""
+
+    frozen = ("stem.0",)
+    channels = 8
+
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 8, 3)
+
+    def between(self, x: Tensor) -> Tensor:
+        weight = self.a.weight
+        mean, var = weight.mean((1, 2, 3), keepdim=True), weight.var((1, 2, 3), keepdim=True)
+        return F.conv2d(x, (weight - mean) / (var + 1e-5).sqrt(), self.a.bias)
+
+
+class StandardisedByBatchNorm(Construct):
+    frozen = ("stem.0",)
+    channels = 8
+
+    def layers(self) -> None:
+        self.a, self.gain = nn.Conv2d(12, 8, 3), nn.Parameter(torch.linspace(0.5, 1, 8).reshape(8, 1, 1, 1))
+
+    def between(self, x: Tensor) -> Tensor:
+        weight = self.a.weight
+        flat = weight.reshape(1, self.a.out_channels, -1)
+        scaled = F.batch_norm(flat, None, None, weight=self.gain.view(-1), training=True).reshape_as(weight)
+        return F.conv2d(x, scaled, self.a.bias)
+
+
+class NormedFilters(Construct):
+    """Weight normalisation as a parametrisation: computed by an op that is not followed."""
+
+    frozen = ("stem.0",)
+    channels = 8
+
+    def layers(self) -> None:
+        self.a = weight_norm(nn.Conv2d(12, 8, 3))
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x)
+
+
+class BlurWithFixedFilters(Construct):
+    """Filters in a buffer, one per channel; how many there are is an attribute."""
+
+    def layers(self) -> None:
+        self.count = 12
+        self.register_buffer("filters", torch.ones(12, 1, 3, 3) / 9)
+
+    def between(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.filters, padding=1, groups=self.count)
+
+
+class ReparameterisedBranches(Construct):
+    """Three branches that could be folded into one convolution."""
+
+    def layers(self) -> None:
+        self.wide, self.narrow = nn.Conv2d(12, 12, 3, padding=1, bias=False), nn.Conv2d(12, 12, 1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(12) for _ in range(3))
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.norms[0](self.wide(x)) + self.norms[1](self.narrow(x)) + self.norms[2](x)

@@ -1,0 +1,208 @@
+"""Channels side by side and taken apart: concatenation, chunks, splits, slices, stacks, shuffles, padding."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.graph.constructs.base import Construct
+
+
+class Concatenation(Construct):
+    channels = 12 + 5 + 7
+
+    def layers(self) -> None:
+        self.a, self.b = nn.Conv2d(12, 5, 1), nn.Conv2d(12, 7, 3, padding=1)
+
+    def between(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.a(x), self.b(x)], 1)
+
+
+class DenseBlock(Construct):
+    channels = 12 + 4 + 4
+
+    def layers(self) -> None:
+        self.a, self.b = nn.Conv2d(12, 4, 3, padding=1), nn.Conv2d(16, 4, 3, padding=1)
+
+    def between(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, F.relu(self.a(x))], 1)
+        return torch.cat([x, F.relu(self.b(x))], 1)
+
+
+class ConcatenationOfPixels(Construct):
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 12, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.a(x)], dim=2)
+
+
+class Chunks(Construct):
+    def layers(self) -> None:
+        self.a = nn.Conv2d(6, 6, 3, padding=1)
+
+    def between(self, x: Tensor) -> Tensor:
+        left, right = x.chunk(2, 1)
+        return torch.cat([left, self.a(right)], 1)
+
+
+class ChunksAlongPixels(Construct):
+    def between(self, x: Tensor) -> Tensor:
+        top, bottom = x.chunk(2, 2)
+        return top * bottom
+
+
+class SplitBySizeInAttribute(Construct):
+    def layers(self) -> None:
+        self.width = 4
+        self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+
+    def between(self, x: Tensor) -> Tensor:
+        a, b, c = x.split(self.width, 1)
+        b = self.convs[0](b)
+        return torch.cat([a, b, self.convs[1](b + c)], 1)
+
+
+class SplitByHalfOfAttribute(Construct):
+    def layers(self) -> None:
+        self.expanded = 12
+        self.a = nn.Conv2d(6, 8, 3, padding=1)
+        self.b = nn.Conv2d(8, 6, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        kept, worked_on = x.split(self.expanded // 2, dim=1)
+        return torch.cat([kept, self.b(self.a(worked_on))], 1)
+
+
+class SplitByListOfSizes(Construct):
+    def layers(self) -> None:
+        self.sizes = [5, 3, 4]
+        self.convs = nn.ModuleList(nn.Conv2d(n, n, k, padding=k // 2, groups=n) for n, k in ((5, 1), (3, 3), (4, 5)))
+
+    def between(self, x: Tensor) -> Tensor:
+        pieces = torch.split(x, self.sizes, 1)
+        return torch.cat([conv(piece) for conv, piece in zip(self.convs, pieces, strict=True)], 1)
+
+
+class SplitByAttributeAndTheRest(Construct):
+    def layers(self) -> None:
+        self.dim, self.partial = 12, 5
+        self.a = nn.Conv2d(5, 5, 3, padding=1)
+
+    def between(self, x: Tensor) -> Tensor:
+        worked_on, rest = torch.split(x, [self.partial, self.dim - self.partial], dim=1)
+        return torch.cat([self.a(worked_on), rest], 1)
+
+
+class SplitByFixedNumber(Construct):
+    """No attribute holds the number."""
+
+    frozen = ("stem.0",)
+
+    def between(self, x: Tensor) -> Tensor:
+        left, right = x.split(6, 1)
+        return torch.cat([right, left], 1)
+
+
+class SlicesByAttribute(Construct):
+    def layers(self) -> None:
+        self.shared = 5
+        self.a = nn.Conv2d(12, 5, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, : self.shared] + self.a(x), x[:, self.shared :]], 1)
+
+
+class SliceFromTheEnd(Construct):
+    channels = 5
+
+    def layers(self) -> None:
+        self.tail = 5
+
+    def between(self, x: Tensor) -> Tensor:
+        return x[:, -self.tail :]
+
+
+class SliceOfPixels(Construct):
+    def between(self, x: Tensor) -> Tensor:
+        return x[:, :, 1:7:2, :-1]
+
+
+class StackAndMean(Construct):
+    channels = 8
+
+    def layers(self) -> None:
+        self.a, self.b = nn.Conv2d(12, 8, 1), nn.Conv2d(12, 8, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        return torch.stack([self.a(x), self.b(x)], 0).mean(0)
+
+
+class ChannelShuffleByViews(Construct):
+    def layers(self) -> None:
+        self.a, self.b = nn.Conv2d(12, 12, 1, groups=3), nn.Conv2d(12, 12, 1, groups=3)
+
+    def between(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        n, c, h, w = x.shape
+        return self.b(x.view(n, 3, c // 3, h, w).transpose(1, 2).contiguous().view(n, c, h, w))
+
+
+class ChannelShuffleAsOneOperator(Construct):
+    def layers(self) -> None:
+        self.shuffle, self.b = nn.ChannelShuffle(4), nn.Conv2d(12, 12, 1, groups=3)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.b(self.shuffle(x))
+
+
+class PixelShuffle(Construct):
+    channels = 3
+
+    def between(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(x, 2)
+
+
+class PixelUnshuffle(Construct):
+    channels = 48
+
+    def between(self, x: Tensor) -> Tensor:
+        return F.pixel_unshuffle(x, 2)
+
+
+class SpaceToDepthByViews(Construct):
+    channels = 48
+
+    def between(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        x = x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4)
+        return x.reshape(n, -1, h // 2, w // 2)
+
+
+class FocusOfPixels(Construct):
+    channels = 48
+
+    def between(self, x: Tensor) -> Tensor:
+        return torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
+
+
+class RepeatedChannels(Construct):
+    channels = 24
+
+    def between(self, x: Tensor) -> Tensor:
+        return x.repeat(1, 2, 1, 1)
+
+
+class CheapFeatures(Construct):
+    """The ghost of a feature map beside it, cut off where the code says."""
+
+    channels = 16
+
+    def layers(self) -> None:
+        self.wanted = 16
+        self.primary, self.cheap = nn.Conv2d(12, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+
+    def between(self, x: Tensor) -> Tensor:
+        x = self.primary(x)
+        return torch.cat([x, self.cheap(x)], 1)[:, : self.wanted]

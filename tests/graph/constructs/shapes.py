@@ -1,0 +1,128 @@
+"""Axes and pixels: flattening, layouts, pooling, resampling, several outputs."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.graph.constructs.base import Construct
+from tests.graph.nets import conv
+
+
+class FlattenWithPositions(Construct):
+    def layers(self) -> None:
+        self.a, self.linear = nn.Conv2d(12, 5, 3, padding=1), nn.Linear(5 * 16, 7)
+        self.back = nn.Linear(7, 12)
+
+    def between(self, x: Tensor) -> Tensor:
+        y = torch.flatten(F.max_pool2d(self.a(x), 2), 1)
+        return x + self.back(F.relu(self.linear(y)))[:, :, None, None]
+
+
+class ViewWithPositions(Construct):
+    def layers(self) -> None:
+        self.linear = nn.Linear(12 * 64, 12)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x + self.linear(x.view(x.size(0), -1)).unsqueeze(-1).unsqueeze(-1)
+
+
+class FlattenOfConcatenation(Construct):
+    channels = 7
+
+    def layers(self) -> None:
+        self.a, self.linear = nn.Conv2d(12, 5, 1), nn.Linear((12 + 5) * 4, 7)
+
+    def between(self, x: Tensor) -> Tensor:
+        y = F.adaptive_avg_pool2d(torch.cat([x, self.a(x)], 1), 2).flatten(1)
+        return self.linear(y).reshape(2, -1, 1, 1)
+
+
+class ChannelsLast(Construct):
+    def layers(self) -> None:
+        self.factor = nn.Parameter(torch.linspace(0.5, 1.5, 12))
+
+    def between(self, x: Tensor) -> Tensor:
+        return (x.permute(0, 2, 3, 1) * self.factor).contiguous().permute(0, 3, 1, 2)
+
+
+class TokensAndBack(Construct):
+    def layers(self) -> None:
+        self.a = nn.Linear(12, 12)
+
+    def between(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        tokens = self.a(x.flatten(2).transpose(1, 2))
+        return tokens.transpose(1, 2).reshape(n, -1, h, w)
+
+
+class PixelsAsFeatures(Construct):
+    """A linear layer along the pixels, once for each channel; its hidden positions are filters like any others."""
+
+    frozen = ("stem.0", "b")
+
+    def layers(self) -> None:
+        self.a, self.b = nn.Linear(8, 10), nn.Linear(10, 8)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x + self.b(F.relu(self.a(x)))
+
+
+class MaximumPooling(Construct):
+    def between(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 3, 2, 1, ceil_mode=True)
+
+
+class AveragePooling(Construct):
+    def between(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(F.adaptive_max_pool2d(x, 6), (2, 1))
+
+
+class StripPooling(Construct):
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 12, (3, 1), padding=(1, 0))
+
+    def between(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.a(F.adaptive_avg_pool2d(x, (None, 1))))
+
+
+class Upsampling(Construct):
+    channels = 24
+
+    def between(self, x: Tensor) -> Tensor:
+        small = F.interpolate(F.avg_pool2d(x, 2), size=x.shape[2:], mode="bilinear", align_corners=False)
+        return torch.cat([small, F.interpolate(F.avg_pool2d(x, 4), scale_factor=4)], 1)
+
+
+class FeaturePyramid(Construct):
+    channels = 9
+
+    def layers(self) -> None:
+        self.down = conv(12, 10, stride=2)
+        self.lateral, self.top = nn.Conv2d(12, 9, 1), nn.Conv2d(10, 9, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.lateral(x) + F.interpolate(self.top(self.down(x)), size=x.shape[-2:], mode="nearest")
+
+
+class ReflectedBorders(Construct):
+    def between(self, x: Tensor) -> Tensor:
+        return F.pad(F.pad(x, (1, 0, 1, 0), mode="reflect"), (0, 1, 0, 1), value=0.5)
+
+
+class RolledPixels(Construct):
+    def between(self, x: Tensor) -> Tensor:
+        return torch.roll(x, (1, 2), dims=(2, 3)) + x.flip(3)
+
+
+class SoftmaxOverPixels(Construct):
+    def between(self, x: Tensor) -> Tensor:
+        return x * x.flatten(2).softmax(-1).view(x.shape)
+
+
+class StatisticsPerChannel(Construct):
+    def between(self, x: Tensor) -> Tensor:
+        return (x - x.mean((2, 3), keepdim=True)) / (x.var((2, 3), keepdim=True) + 1e-3).sqrt() + x.norm(dim=(2, 3))[
+            :, :, None, None
+        ]
