@@ -173,6 +173,15 @@ def allocator_options(command: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
+only_option = click.option(
+    "--only",
+    multiple=True,
+    metavar="GLOB",
+    help="Cut only channel groups of such names, as 'layer1.*'; repeatable.",
+)
+skip_option = click.option(
+    "--skip", multiple=True, metavar="GLOB", help="Do not cut channel groups of such names; repeatable."
+)
 emulated_option = click.option(
     "--allow-emulated", is_flag=True, help="Accept a table that was not measured on the device, to try things out."
 )

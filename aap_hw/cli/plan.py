@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,10 @@ from aap_hw.cli.options import (
     input_text,
     lut_option,
     model_option,
+    only_option,
     read_table,
     score_option,
+    skip_option,
     weights_of,
     weights_option,
 )
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 @calibration_option
 @score_option
 @allocator_options
+@only_option
+@skip_option
 @emulated_option
 @json_option
 def command(
@@ -53,6 +58,8 @@ def command(
     score: str,
     allocator: str,
     threshold_weights: str | None,
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
     allow_emulated: bool,
     json_to: str | None,
 ) -> None:
@@ -67,7 +74,12 @@ def command(
     origin = Origin.of(model_name, input_size, weights_of(weights))
     task = Task(origin, table, load_embedded(), allow_emulated=allow_emulated)
     settings = PruneSettings(
-        calibration_images=calibration_images, score=score, allocator=allocator, threshold_weights=threshold_weights
+        calibration_images=calibration_images,
+        score=score,
+        allocator=allocator,
+        threshold_weights=threshold_weights,
+        only=only,
+        skip=skip,
     )
     dense, plan = plan_once(task, budgets, settings)
     error = table_error(table, origin.model, dense.network.input_shape)
@@ -82,6 +94,8 @@ def command(
         given += f" --allocator {allocator}" if allocator != "exact" else ""
         given += f" --threshold-weights {threshold_weights}" if threshold_weights else ""
         given += f" --calibration-images {calibration_images}" if calibration_images else ""
+        given += "".join(f" --only {shlex.quote(pattern)}" for pattern in only)
+        given += "".join(f" --skip {shlex.quote(pattern)}" for pattern in skip)
         given += " --allow-emulated" if allow_emulated else ""
         click.echo(f"next: aap-hw prune --model {origin.model} --lut {lut_path} {budget_text(budgets)}{given}")
 

@@ -15,8 +15,10 @@ from aap_hw.cli.options import (
     input_option,
     lut_option_of,
     model_option,
+    only_option,
     read_table,
     score_option,
+    skip_option,
     weights_of,
     weights_option,
 )
@@ -64,6 +66,8 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": 
 @calibration_option
 @score_option
 @allocator_options
+@only_option
+@skip_option
 @emulated_option
 @click.option("--out", metavar="FOLDER", help="Run folder; default: runs/MODEL-DEVICE-BUDGET.")
 @click.option("--resume", metavar="RUN", help="Go on with a run that was ended early; nothing else is to be given.")
@@ -85,6 +89,8 @@ def command(
     score: str,
     allocator: str,
     threshold_weights: str | None,
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
     allow_emulated: bool,
     out: str | None,
     resume: str | None,
@@ -118,6 +124,8 @@ def command(
         score,
         allocator=allocator,
         threshold_weights=threshold_weights,
+        only=only,
+        skip=skip,
         training=TrainSettings(epochs=epochs, learning_rate=learning_rate),
         seed=seed,
     )

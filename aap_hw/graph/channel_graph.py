@@ -8,6 +8,7 @@ program, `groups` reads off what belongs together, `trial` checks what the progr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -94,6 +95,15 @@ class ChannelGraph:
             if group.name == name:
                 return group
         raise UserError(f"the network has no channel group '{name}'{closest(name, self.widths)}")
+
+    def frozen(self, reasons: Mapping[str, str]) -> ChannelGraph:
+        """The same graph with more groups frozen, each with a reason; those that are frozen already stay so."""
+        groups = tuple(
+            replace(group, frozen=reasons[group.name]) if group.frozen is None and group.name in reasons else group
+            for group in self.groups
+        )
+        settled = Settled(replace(self._grouping, groups=groups), self._attributes)
+        return ChannelGraph(self.program, self._labelling, settled, self._shapes)
 
     def width_of(self, node_name: str, dim: int = 1) -> WidthExpr:
         """How long an axis of a node's output is, as a function of the widths of the groups.

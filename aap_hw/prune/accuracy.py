@@ -111,7 +111,7 @@ def prune_within(
         figures["threshold"] = None if exact else controller.severity
         met = False
         if plan is not None:
-            state.cut(plan, dense.network.dense)
+            state.cut(plan, task, dense.network.dense)
             latency = None
             if task.device is not None:
                 latency = journal.recall(f"round/{number}/ms", partial(measured_ms, task, dense, state.module))

@@ -21,6 +21,7 @@ from aap_hw.compile.network import Network
 from aap_hw.compile.partition import partition
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.selection import select
 from aap_hw.lut.calibrating import ALONE
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.table import LatencyTable, MissingKernelError
@@ -82,8 +83,10 @@ def baseline(
     MissingKernelError : the table was not made for this network or not for this input size.
     """
     _check_provenance(task)
+    settings = settings or PruneSettings()
     module = task.origin.build()
     graph = ChannelGraph.trace(module, (torch.zeros(1, *task.origin.input_shape),))
+    graph = select(graph, settings.only, settings.skip)
     if all(group.frozen for group in graph.groups):
         reason = f"its first group {graph.groups[0].frozen}" if graph.groups else "it has no convolution"
         raise UserError(f"{task.origin.model} has no channel group that may be cut: {reason}")
@@ -92,7 +95,6 @@ def baseline(
     how = task.table.measurement
     candidates = group_candidates(graph, how["granularity"], how["at_most"])
     slowdown = task.table.slowdown(task.origin.model, network.input_shape)
-    settings = settings or PruneSettings()
     planner = Planner(
         network,
         candidates,

@@ -16,6 +16,7 @@ import pydantic
 
 from aap_hw.errors import UserError
 from aap_hw.files import WriteError, read_text, write_atomic
+from aap_hw.graph.self_check import CutMismatchError
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
@@ -155,6 +156,8 @@ class _Execution:
             self._journal.remove_checkpoints()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(self._how_to_go_on()) from None
+        except CutMismatchError as problem:
+            raise UserError(f"{problem}; {self._run.report_mismatch(problem.mismatch)} says more") from problem
         except WriteError as problem:
             raise WriteError(f"{problem}; then {self._how_to_go_on()}") from problem
         finally:

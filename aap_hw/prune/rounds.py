@@ -84,7 +84,7 @@ def prune(
             plan, measured = state.plan(scores, allowed, number, journal), None
         else:
             plan, measured = plan_measured(task, dense, state, scores, allowed, number, on_event, journal)
-        state.cut(plan, dense.network.dense)
+        state.cut(plan, task, dense.network.dense)
         # Everything but latency is known without measuring.
         taken = plan.spent if task.device is None else {**plan.spent, LATENCY.name: measured or math.inf}
         figures: dict[str, Any] = {

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+import aap_hw
 from aap_hw.errors import UserError
 from aap_hw.files import read_text, require_writable_folder, sha256_of, write_atomic
+from aap_hw.graph.self_check import Mismatch
 from aap_hw.jsonlines import JsonLines
 from aap_hw.models import saved
 from aap_hw.models.origin import Origin
@@ -125,6 +128,13 @@ class RunFolder:
             )
         network = saved.read(weights)
         return PrunedNetwork(network.origin, network.kept, device, network.module, record)
+
+    def report_mismatch(self, mismatch: Mismatch) -> Path:
+        """Write down, for who is to mend it, a cut that changed what the network computes; return the file."""
+        path = self.path / "self_check.json"
+        versions = {"aap_hw": aap_hw.__version__, "torch": torch.__version__}
+        write_atomic(path, _text({"written_by": versions, **mismatch.as_json()}))
+        return path
 
     def summary(self) -> dict[str, Any]:
         """The figures of ``summary.json``; none if there is no such file."""

@@ -21,6 +21,7 @@ from torch import nn
 from aap_hw.compile.network import Network
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.self_check import checked_cut
 from aap_hw.lut.fidelity import table_error
 from aap_hw.policy import LATENCY, MEMORY
 from aap_hw.prune.baseline import Baseline, scores_of
@@ -72,15 +73,26 @@ class State:
         found = journal.recall(name, lambda: self.planner.plan(scores(), allowed, self.widths).as_json())
         return Plan.from_json(found)
 
-    def cut(self, plan: Plan, dense: Mapping[str, int]) -> None:
+    def smaller(self, plan: Plan, task: Task) -> nn.Module:
+        """The module cut to a plan, and compared with the uncut one on two of the task's images.
+
+        Raises
+        ------
+        CutMismatchError : it computes something else.
+        """
+        images = task.data.tensors("test", task.origin.input_shape, task.data.spread("test", 2))
+        return checked_cut(self.graph, self.module, plan.keep, images)
+
+    def cut(self, plan: Plan, task: Task, dense: Mapping[str, int]) -> None:
         """Cut to a plan; the module before it stays as it is. ``dense`` are the unpruned widths."""
-        self.module = self.graph.cut(self.module, plan.keep)
+        self.module = self.smaller(plan, task)
         self.kept = compose(self.kept, plan.keep, dense)
         self.widths = plan.widths
 
     def retrace(self, input_shape: tuple[int, int, int]) -> None:
-        """Find the channel groups of the module as it is now."""
-        self.graph = ChannelGraph.trace(self.module, (torch.zeros(1, *input_shape),))
+        """Find the channel groups of the module as it is now; what may not be cut stays so."""
+        frozen = {group.name: group.frozen for group in self.graph.groups if group.frozen is not None}
+        self.graph = ChannelGraph.trace(self.module, (torch.zeros(1, *input_shape),)).frozen(frozen)
 
 
 def scores_once(
@@ -132,7 +144,7 @@ def plan_measured(
                 break
             if any(plan.widths == earlier.widths for earlier, _ in tried):
                 break
-            measured = measured_ms(task, dense, state.graph.cut(state.module, plan.keep))
+            measured = measured_ms(task, dense, state.smaller(plan, task))
             journal.note(name, {"plan": plan.as_json(), "measured_ms": measured})
         plan, measured = Plan.from_json(journal.value(name)["plan"]), journal.value(name)["measured_ms"]
         met = measured <= round_ms

@@ -34,6 +34,7 @@ class PruneSettings:
     threshold_weights : what the paper's rule weights groups by, ``parameters``, ``flops`` or ``latency``; None takes
         what is limited.
     reduction, p : the paper's family (mean, sum, max) and exponent of the attention score.
+    only, skip : patterns of the channel groups that may be cut, and of those that may not (``aap_hw.graph.selection``).
     training : how each round trains; its learning-rate schedule starts anew each time.
     seed : of the training's order and augmentation.
     """
@@ -45,6 +46,8 @@ class PruneSettings:
     threshold_weights: str | None = None
     reduction: str = "mean"
     p: float = 1.0
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
     training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=3, learning_rate=0.05))
     seed: int = 0
 

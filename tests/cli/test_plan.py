@@ -107,6 +107,18 @@ def test_papers_threshold_can_choose_the_widths(aap_hw: Callable[..., Any], tabl
     assert "add --allocator threshold" in refused.err
 
 
+def test_groups_that_are_not_to_be_cut_stay_and_are_passed_on(aap_hw: Callable[..., Any], table_file: Path) -> None:
+    asked = ("--lut", str(table_file), "--budget", "70%", "--only", "layer[23].*", "--skip", "*.0.conv1")
+    plan = json.loads(aap_hw("plan", *RESNET20, *asked, "--json", "-").out)
+    cut = {group["name"] for group in plan["groups"] if group["kept"] < group["width"]}
+    assert set() < cut <= {f"layer{stage}.{block}.conv1" for stage in (2, 3) for block in (1, 2)}
+    shown = aap_hw("plan", *RESNET20, *asked)
+    assert "--only 'layer[23].*' --skip '*.0.conv1'" in shown.out.splitlines()[-1]
+    refused = aap_hw("plan", *RESNET20, *asked, "--skip", "layer4.*")
+    assert refused.code == 2
+    assert "--skip 'layer4.*' matches no channel group; the nearest are " in refused.err
+
+
 def test_without_any_budget_there_is_nothing_to_plan(aap_hw: Callable[..., Any], table_file: Path) -> None:
     outcome = aap_hw("plan", *RESNET20, "--lut", str(table_file))
     assert outcome.code == 2

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from aap_hw.graph import surgery
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import Validation
+from aap_hw.prune.run import RunFolder
 from tests.synthetic import of_this_device, write_table
 
 RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8")
@@ -247,3 +249,47 @@ def test_pruned_on_this_machine_and_deployed_to_it(
     assert (unseen.code, unseen.err) == (0, "")
     assert "nothing was run: outputs are not checked and latency is not measured" in unseen.out
     assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["latency"]["measured"] is None
+
+
+@pytest.mark.usefixtures("quick")
+def test_cut_that_is_wrong_stops_the_run_and_the_group_can_be_left_alone(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = surgery._shorten
+
+    def faulty(model: Any, name: str, dim: int, removed: Any) -> None:
+        wrong = (removed + 1) % 32 if (name, dim) == ("layer2.1.conv2.weight", 1) else removed
+        real(model, name, dim, wrong)
+
+    monkeypatch.setattr(surgery, "_shorten", faulty)
+    out, asked = tmp_path / "run", ("--lut", str(table_file), "--budget", "50%")
+    outcome = aap_hw("prune", *RESNET20, *asked, "--out", str(out))
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert re.search(
+        r"error: cutting the channel group 'layer2\.1\.conv1' changes .*--skip 'layer2\.1\.conv1'", outcome.err
+    )
+    assert f"{out}/self_check.json says more" in outcome.err
+    told = json.loads((out / "self_check.json").read_text())
+    assert (told["group"], told["written_by"].keys()) == ("layer2.1.conv1", {"aap_hw", "torch"})
+    assert told["difference"] > 1e-6
+    assert len(told["keep"]["layer2.1.conv1"]) < 32
+    assert not (out / "run.json").exists()
+    again = tmp_path / "again"
+    outcome = aap_hw("prune", *RESNET20, *asked, "--skip", "layer2.1.conv1", "--out", str(again))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "layer2.1.conv1" not in RunFolder(again).load().kept
+
+
+@pytest.mark.usefixtures("quick")
+def test_rounds_cut_only_the_groups_that_were_asked_for(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    training = ("--data", "embedded", "--rounds", "2", "--epochs", "1", "--learning-rate", "0.01")
+    asked = ("--only", "layer3.*", "--only", "layer2.*", "--skip", "layer2.0.*", "--budget", "80%")
+    outcome = aap_hw("prune", *RESNET20, *training, *asked, "--lut", str(table_file), "--out", str(out))
+    assert (outcome.code, outcome.err) == (0, "")
+    allowed = {f"layer{stage}.{block}.conv1" for stage in (2, 3) for block in range(3)} - {"layer2.0.conv1"}
+    assert set() < set(RunFolder(out).load().kept) <= allowed
+    assert json.loads((out / "config.json").read_text())["settings"]["skip"] == ["layer2.0.*"]

@@ -1,0 +1,56 @@
+"""Which channel groups the user allows to be cut, by shell patterns over their names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from aap_hw.errors import UserError
+from aap_hw.graph.channel_graph import ChannelGraph
+
+
+def select(graph: ChannelGraph, only: Sequence[str] = (), skip: Sequence[str] = ()) -> ChannelGraph:
+    """The same graph with all groups frozen that are not wanted; what was frozen stays so.
+
+    Parameters
+    ----------
+    only
+        Patterns of groups that may be cut; none means all of them.
+    skip
+        Patterns of groups that may not be, whatever `only` says.
+
+    Raises
+    ------
+    UserError
+        If a pattern matches no group, or one of `only` none that can be cut.
+    """
+    free = [group.name for group in graph.groups if group.frozen is None]
+    for option, patterns in (("--only", only), ("--skip", skip)):
+        for pattern in patterns:
+            matched = [group for group in graph.groups if _matches(group.name, pattern)]
+            if not matched:
+                raise UserError(
+                    f"{option} '{pattern}' matches no channel group; {_nearest(pattern, list(graph.widths))}"
+                )
+            if option == "--only" and all(group.frozen for group in matched):
+                raise UserError(
+                    f"{option} '{pattern}' matches nothing that can be cut: '{matched[0].name}' {matched[0].frozen}"
+                )
+    reasons: dict[str, str] = {}
+    for name in free:
+        if only and not any(_matches(name, pattern) for pattern in only):
+            reasons[name] = f"is not among --only {' '.join(only)}"
+        for pattern in skip:
+            if _matches(name, pattern):
+                reasons[name] = f"is left alone by --skip {pattern}"
+    return graph.frozen(reasons)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def _nearest(pattern: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(pattern.strip("*"), names, n=3, cutoff=0.4) or names[:3]
+    return f"the nearest are {', '.join(near)}"

@@ -1,0 +1,119 @@
+"""Whether a network that was cut still computes what it did without the channels that are gone.
+
+The uncut network, in which nothing reads those channels, is the truth; both run in double precision, where
+rounding cannot be taken for a fault nor a fault for rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from aap_hw.errors import UserError
+from aap_hw.graph.channel_graph import ChannelGraph
+
+# As a share of the largest output. Rounding is about 1e-14; a channel taken for its neighbour is far above.
+TOLERANCE = 1e-8
+
+Keep = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A cut that changed what the network computes.
+
+    Parameters
+    ----------
+    group
+        A group that is enough to show it when it is cut alone; None if only several together do.
+    difference
+        Of the outputs, as a share of the largest; infinite if the cut network does not run.
+    keep
+        The cut.
+    """
+
+    group: str | None
+    difference: float
+    keep: Keep
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values, which know no infinity."""
+        return {**asdict(self), "difference": self.difference if np.isfinite(self.difference) else None}
+
+
+class CutMismatchError(UserError):
+    """A cut network is not what it should be, so that nothing made from it would be worth anything."""
+
+    def __init__(self, mismatch: Mismatch) -> None:
+        self.mismatch = mismatch
+        what = f"the channel group '{mismatch.group}'" if mismatch.group else "several channel groups together"
+        how = (
+            f"by {mismatch.difference:.2g} of its largest output"
+            if mismatch.difference < np.inf
+            else "so far that it fails"
+        )
+        skip = f"'{mismatch.group}'" if mismatch.group else "GROUP for some of them"
+        super().__init__(
+            f"cutting {what} changes what the network computes otherwise, {how}, which is a fault of aap-hw; "
+            f"begin again with --skip {skip}, which leaves it as it is"
+        )
+
+
+def checked_cut(graph: ChannelGraph, model: nn.Module, keep: Keep, images: torch.Tensor) -> nn.Module:
+    """Cut a model, and compare the result with the uncut model on images of (N, C, H, W).
+
+    Raises
+    ------
+    CutMismatchError
+        If they differ; a group that is to blame is looked for.
+    """
+    smaller = graph.cut(model, keep)
+    difference = _difference(graph, model, smaller, keep, images)
+    if difference <= TOLERANCE:
+        return smaller
+    for name, channels in keep.items():
+        alone = {name: channels}
+        if _difference(graph, model, graph.cut(model, alone), alone, images) > TOLERANCE:
+            raise CutMismatchError(Mismatch(name, difference, keep))
+    raise CutMismatchError(Mismatch(None, difference, keep))
+
+
+@torch.no_grad()
+def _difference(graph: ChannelGraph, model: nn.Module, smaller: nn.Module, keep: Keep, images: torch.Tensor) -> float:
+    expected = _outputs(_silenced(graph, model, keep), images)
+    try:
+        actual = _outputs(copy.deepcopy(smaller), images)
+    except Exception:
+        # Whatever the model's code raises when its numbers no longer fit together.
+        return float("inf")
+    if [each.shape for each in expected] != [each.shape for each in actual]:
+        return float("inf")
+    largest = max((float(each.abs().max()) for each in expected), default=0.0)
+    difference = max((float((a - b).abs().max()) for a, b in zip(expected, actual, strict=True)), default=0.0)
+    # Outputs that are no numbers prove nothing, and training will say so.
+    return difference / max(largest, 1e-300) if np.isfinite(largest) else 0.0
+
+
+def _silenced(graph: ChannelGraph, model: nn.Module, keep: Keep) -> nn.Module:
+    """A copy of the uncut model in which nothing reads the channels that `keep` leaves out."""
+    whole = copy.deepcopy(model)
+    tensors = dict(whole.named_parameters(remove_duplicate=False))
+    for name, kept in keep.items():
+        group = graph.group(name)
+        gone = np.setdiff1d(np.arange(group.width), kept)
+        for axis in group.axes:
+            if axis.role == "in":
+                tensors[axis.parameter].index_fill_(axis.dim, torch.from_numpy(axis.index[gone].ravel()), 0.0)
+    return whole
+
+
+def _outputs(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    leaves = pytree.tree_leaves(model.double().eval()(images.double()))
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.numel()]

@@ -1,0 +1,69 @@
+"""Patterns choose what may be cut; the head never may; a pattern that means nothing is one sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from aap_hw.errors import UserError
+from aap_hw.graph.selection import select
+from tests.synthetic import resnet20
+
+
+def free(*, only: tuple[str, ...] = (), skip: tuple[str, ...] = ()) -> set[str]:
+    return {group.name for group in select(resnet20()[1], only, skip).groups if group.frozen is None}
+
+
+ALL = free()
+
+
+def test_without_patterns_everything_stays_as_it_is() -> None:
+    assert {group.name for group in resnet20()[1].groups if group.frozen is None} == ALL
+    assert "linear" not in ALL
+
+
+def test_patterns_choose_by_name() -> None:
+    first_stage = {"layer1.0.conv1", "layer1.1.conv1", "layer1.2.conv1"}
+    assert free(only=("layer1.*",)) == first_stage
+    assert free(skip=("layer1.*",)) == ALL - first_stage
+    assert free(only=("layer1.*", "layer2.0.conv1")) == first_stage | {"layer2.0.conv1"}
+    assert free(only=("layer1.*",), skip=("*.1.conv1",)) == first_stage - {"layer1.1.conv1"}
+    assert free(skip=("layer1.0.conv1",)) == ALL - {"layer1.0.conv1"}
+
+
+def test_reason_names_the_option_and_what_was_frozen_keeps_its_own() -> None:
+    groups = {group.name: group for group in select(resnet20()[1], ("layer1.*",), ("*0.conv1", "linear")).groups}
+    assert groups["layer1.0.conv1"].frozen == "is left alone by --skip *0.conv1"
+    assert groups["layer2.1.conv1"].frozen == "is not among --only layer1.*"
+    assert "reaches the network's output" in str(groups["linear"].frozen)
+
+
+def test_graph_with_fewer_free_groups_refuses_them_and_has_their_widths_as_numbers() -> None:
+    module, graph, _ = resnet20()
+    chosen = select(graph, skip=("layer1.0.conv1",))
+    with pytest.raises(
+        UserError, match=r"layer1\.0\.conv1' cannot be cut: it is left alone by --skip layer1\.0\.conv1"
+    ):
+        chosen.cut(module, {"layer1.0.conv1": [0]})
+    (node,) = graph.group("layer1.0.conv1").observed[:1]
+    assert graph.width_of(node).terms == (("layer1.0.conv1", 1),)
+    assert (chosen.width_of(node).terms, chosen.width_of(node).constant) == ((), 16)
+    assert isinstance(chosen.cut(module, {"layer1.1.conv1": [0]}), torch.nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("option", "pattern", "sentence"),
+    [
+        ("skip", "layer9.*", r"--skip 'layer9\.\*' matches no channel group; the nearest are .*layer"),
+        (
+            "only",
+            "layer1.0.conv",
+            r"--only 'layer1\.0\.conv' matches no channel group; the nearest are layer1\.0\.conv1",
+        ),
+        ("skip", "", "matches no channel group; the nearest are conv1"),
+        ("only", "linear", "--only 'linear' matches nothing that can be cut: 'linear' reaches the network's output"),
+    ],
+)
+def test_pattern_that_means_nothing_is_one_sentence(option: str, pattern: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        select(resnet20()[1], **{option: (pattern,)})
