@@ -102,9 +102,9 @@ def test_fault_of_several_groups_together_is_noticed(
     model, graph, images = traced
     real = surgery.cut
 
-    def faulty(whole: nn.Module, keep: Any) -> nn.Module:
+    def faulty(whole: nn.Module, keep: Any, *others: Any) -> nn.Module:
         keep = list(keep)
-        smaller = real(whole, keep)
+        smaller = real(whole, keep, *others)
         if len(keep) > 1:
             with torch.no_grad():
                 smaller.get_parameter("head.bias").add_(1e-3)
