@@ -127,17 +127,18 @@ def train(network: Network, cells: list[dict[str, Any]], journals: Mapping[str, 
     """Train and evaluate every cell whose plan was not trained yet, the unpruned network's accuracy first."""
     from _report import say
 
-    from aap_hw.train.loop import TrainSettings, evaluate
+    from aap_hw.train.loop import evaluate
     from aap_hw.train.loop import train as train_network
+    from aap_hw.train.settings import Augmentation, Schedule, TrainSettings
 
     shape = network.task.origin.input_shape
     settings = TrainSettings(
         epochs=options.epochs,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
-        warmup_epochs=0.1,
+        schedule=Schedule(warmup_epochs=0.1),
+        augmentation=Augmentation(crop_padding=4),
         precision=options.precision,
-        crop_padding=4,
     )
     how = {"limit": options.limit, **asdict(settings)}
     if journals["train"].find(model=network.name, method="dense") is None:

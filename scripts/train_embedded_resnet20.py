@@ -25,7 +25,8 @@ from aap_hw.files import write_atomic
 from aap_hw.models.cifar_resnet import CifarResNet
 from aap_hw.models.initialise import initialise
 from aap_hw.train.data import EMBEDDED_SHA256, load_embedded
-from aap_hw.train.loop import TrainSettings, train
+from aap_hw.train.loop import train
+from aap_hw.train.settings import Augmentation, Optimiser, Schedule, TrainSettings
 
 SEED = 1
 INPUT_SHAPE = (3, 32, 32)
@@ -33,12 +34,9 @@ SETTINGS = TrainSettings(
     epochs=30,
     batch_size=128,
     learning_rate=0.1,
-    schedule="cosine",
-    warmup_epochs=1.0,
-    weight_decay=5e-4,
-    label_smoothing=0.0,
-    flip=True,
-    crop_padding=2,
+    optimiser=Optimiser(weight_decay=5e-4),
+    schedule=Schedule("cosine", warmup_epochs=1.0),
+    augmentation=Augmentation(flip=True, crop_padding=2),
 )
 OUT = Path(__file__).resolve().parent.parent / "aap_hw" / "data"
 

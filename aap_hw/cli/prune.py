@@ -104,7 +104,7 @@ def command(
     from aap_hw.models.origin import Origin
     from aap_hw.prune import job as jobs
     from aap_hw.prune.task import PruneSettings
-    from aap_hw.train.loop import TrainSettings
+    from aap_hw.train.settings import TrainSettings
 
     screen = PruneScreen()
     if resume is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
 from aap_hw.train.data import LabelledImages
-from aap_hw.train.loop import TrainSettings
+from aap_hw.train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from aap_hw.device.connection import Device

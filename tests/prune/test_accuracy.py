@@ -18,7 +18,8 @@ from aap_hw.prune import steps
 from aap_hw.prune.accuracy import prune_within
 from aap_hw.prune.steps import Event
 from aap_hw.prune.task import PruneSettings, Task
-from aap_hw.train.loop import TrainResult, TrainSettings
+from aap_hw.train.loop import TrainResult
+from aap_hw.train.settings import TrainSettings
 from tests.synthetic import ORIGIN, PretendedDevice, few_images, resnet20, table
 
 # What the scripted training adds to every weight and statistic.

@@ -29,7 +29,8 @@ from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import compose
 from aap_hw.prune.steps import ATTEMPTS, Event
 from aap_hw.prune.task import PruneSettings, Task
-from aap_hw.train.loop import TrainResult, TrainSettings
+from aap_hw.train.loop import TrainResult
+from aap_hw.train.settings import TrainSettings
 from tests.synthetic import CALIBRATION, ORIGIN, PretendedDevice, few_images, latency_us, resnet20, table
 
 HALF = Budget.parse("50%")

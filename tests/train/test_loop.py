@@ -1,20 +1,30 @@
 """Training learns, repeats itself, and leaves usable weights however it ends."""
 
 import math
+import re
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from aap_hw.errors import UserError
 from aap_hw.train.data import LabelledImages
-from aap_hw.train.loop import TrainSettings, TrainState, augment, evaluate, flushed_denormals, train
+from aap_hw.train.loop import TrainState, bf16_helps, distance, evaluate, flushed_denormals, train
+from aap_hw.train.settings import Augmentation, Loss, Optimiser, Schedule, TrainSettings
 
 SHAPE = (3, 12, 12)
-QUICK = TrainSettings(epochs=2, batch_size=20, learning_rate=0.05, warmup_epochs=0.5, crop_padding=1)
+QUICK = TrainSettings(
+    epochs=2,
+    batch_size=20,
+    learning_rate=0.05,
+    schedule=Schedule(warmup_epochs=0.5),
+    augmentation=Augmentation(crop_padding=1),
+)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +126,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(stripes):
 def test_a_learning_rate_that_diverges_in_the_first_epoch_keeps_the_weights_from_before(stripes):
     model = small_model()
     before = state_of(model)
-    settings = TrainSettings(epochs=3, batch_size=20, learning_rate=1e30, warmup_epochs=0.0)
+    settings = TrainSettings(epochs=3, batch_size=20, learning_rate=1e30, schedule=Schedule(warmup_epochs=0.0))
     with pytest.raises(UserError, match="as they were before training"):
         train(model, stripes, settings, seed=0, input_shape=SHAPE)
     assert same(state_of(model), before)
@@ -170,7 +180,7 @@ def test_evaluation_counts_correct_answers_and_keeps_the_mode(stripes):
 
 
 def test_cosine_schedule_warms_up_and_falls_to_zero():
-    settings = TrainSettings(epochs=11, learning_rate=0.4, warmup_epochs=1.0)
+    settings = TrainSettings(epochs=11, learning_rate=0.4, schedule=Schedule(warmup_epochs=1.0))
     assert settings.learning_rate_at(0.5) == pytest.approx(0.2)
     assert settings.learning_rate_at(1.0) == pytest.approx(0.4)
     assert settings.learning_rate_at(6.0) == pytest.approx(0.2)
@@ -179,30 +189,157 @@ def test_cosine_schedule_warms_up_and_falls_to_zero():
 
 
 def test_step_schedule_falls_at_each_step():
-    settings = TrainSettings(epochs=9, learning_rate=0.1, schedule="step", steps=(3, 6), warmup_epochs=0.0)
+    settings = TrainSettings(epochs=9, learning_rate=0.1, schedule=Schedule("step", (3, 6), warmup_epochs=0.0))
     rates = [settings.learning_rate_at(epoch) for epoch in (0.0, 2.99, 3.0, 5.99, 6.0)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("make", "wrong"),
     [
-        {"epochs": 0},
-        {"batch_size": 1},
-        {"learning_rate": 0.0},
-        {"learning_rate": math.nan},
-        {"schedule": "cosin"},
-        {"warmup_epochs": -1},
-        {"momentum": 0.0},
-        {"momentum": 1.0, "nesterov": False},
-        {"weight_decay": -1e-4},
-        {"label_smoothing": 1.0},
-        {"crop_padding": -1},
+        (TrainSettings, {"epochs": 0}),
+        (TrainSettings, {"batch_size": 1}),
+        (TrainSettings, {"learning_rate": 0.0}),
+        (TrainSettings, {"learning_rate": math.nan}),
+        (TrainSettings, {"average": 1.0}),
+        (TrainSettings, {"precision": "fp8"}),
+        (Schedule, {"kind": "cosin"}),
+        (Schedule, {"factor": 0.0}),
+        (Schedule, {"warmup_epochs": -1}),
+        (Optimiser, {"name": "adam"}),
+        (Optimiser, {"momentum": 0.0}),
+        (Optimiser, {"momentum": 1.0, "nesterov": False}),
+        (Optimiser, {"weight_decay": -1e-4}),
+        (Optimiser, {"clip_norm": 0.0}),
+        (Loss, {"label_smoothing": 1.0}),
+        (Loss, {"distillation": 1.5}),
+        (Loss, {"temperature": 0.0}),
+        (Augmentation, {"crop_padding": -1}),
+        (Augmentation, {"mixup": -0.1}),
     ],
 )
-def test_settings_that_cannot_be_trained_with_are_refused_by_name(wrong):
-    with pytest.raises(UserError, match=next(iter(wrong))):
-        TrainSettings(**wrong)
+def test_settings_that_cannot_be_trained_with_are_refused_by_name_or_value(make, wrong):
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(UserError, match=f"{name} |{re.escape(repr(value))}"):
+        make(**wrong)
+
+
+def one_step(model, stripes, **changes):
+    """Weights after one step over the first batch, without augmentation, warm-up or schedule."""
+    settings = replace(
+        TrainSettings(
+            epochs=1,
+            batch_size=210,
+            learning_rate=0.1,
+            optimiser=Optimiser(momentum=0.0, nesterov=False, weight_decay=0.0),
+            schedule=Schedule("step", warmup_epochs=0.0),
+            augmentation=Augmentation(flip=False, crop_padding=0),
+        ),
+        **changes,
+    )
+    train(model, stripes, settings, seed=0, input_shape=SHAPE, teacher=small_model(seed=9))
+    return model
+
+
+def gradients(model, stripes, loss_of):
+    """Of a loss of all training images, in training mode, worked out beside the loop."""
+    copied = deepcopy(model).train()
+    inputs = stripes.tensors("train", SHAPE)
+    loss_of(copied(inputs), torch.from_numpy(stripes.train_labels), inputs).backward()
+    return {name: p.grad for name, p in copied.named_parameters()}
+
+
+def stepped(before, slope, rate=0.1):
+    return {name: tensor - rate * slope[name] for name, tensor in before.named_parameters()}
+
+
+def close(model, expected, tolerance=1e-5):
+    return all(torch.allclose(p, expected[name], atol=tolerance) for name, p in model.named_parameters())
+
+
+def test_a_gradient_longer_than_the_clip_norm_is_shortened_to_it(stripes):
+    before = small_model(dropout=0.0)
+    slope = gradients(before, stripes, lambda out, labels, _: F.cross_entropy(out, labels))
+    norm = math.sqrt(sum(float((g**2).sum()) for g in slope.values()))
+    clipped = {name: g * (norm / 4) / norm for name, g in slope.items()}
+    optimiser = Optimiser(momentum=0.0, nesterov=False, weight_decay=0.0, clip_norm=norm / 4)
+    assert close(one_step(deepcopy(before), stripes, optimiser=optimiser), stepped(before, clipped))
+    assert not close(deepcopy(before), stepped(before, clipped))
+
+
+def test_distillation_follows_the_teacher_and_the_labels_by_their_shares(stripes):
+    before, teacher = small_model(dropout=0.0), small_model(seed=9).eval()
+
+    def loss(out, labels, inputs):
+        taught = teacher(inputs).detach() / 2
+        kl = (F.softmax(taught, 1) * (F.log_softmax(taught, 1) - F.log_softmax(out / 2, 1))).sum(1).mean()
+        return 0.3 * F.cross_entropy(out, labels) + 0.7 * 4 * kl
+
+    expected = stepped(before, gradients(before, stripes, loss))
+    wanted = Loss(distillation=0.7, temperature=2.0)
+    assert close(one_step(deepcopy(before), stripes, loss=wanted), expected)
+    with pytest.raises(UserError, match="needs the unpruned network as its teacher"):
+        train(before, stripes, replace(QUICK, loss=wanted), seed=0, input_shape=SHAPE)
+
+
+def test_a_network_is_at_no_distance_from_itself():
+    outputs = torch.randn(5, 3)
+    assert distance(outputs, outputs, 3.0).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_adamw_takes_a_first_step_of_the_learning_rate_in_every_direction(stripes):
+    before = small_model(dropout=0.0)
+    after = one_step(deepcopy(before), stripes, learning_rate=1e-3, optimiser=Optimiser("adamw", weight_decay=0.0))
+    moved = torch.cat([(b - a).abs().flatten() for a, b in zip(before.parameters(), after.parameters(), strict=True)])
+    assert moved.median().item() == pytest.approx(1e-3, rel=0.01)
+
+
+def test_the_average_of_the_weights_is_what_is_kept(stripes):
+    seen, model = [], small_model(dropout=0.0)
+    settings = replace(QUICK, epochs=1, batch_size=70, average=0.6)
+
+    def see(module, inputs):
+        if module.training:
+            seen.append(module.weight.detach().clone())
+
+    model[0].register_forward_pre_hook(see)
+    plain = small_model(dropout=0.0)
+    train(plain, stripes, replace(settings, average=0.0), seed=0, input_shape=SHAPE)
+    train(model, stripes, settings, seed=0, input_shape=SHAPE)
+    # The first update copies; weights after the first, second and third step.
+    first, second, third = seen[1], seen[2], plain[0].weight
+    expected = 0.6 * (0.6 * first + 0.4 * second) + 0.4 * third
+    assert torch.allclose(model[0].weight, expected, atol=1e-6)
+    assert not torch.allclose(model[0].weight, third, atol=1e-4)
+
+
+def test_training_with_an_average_resumes_to_the_very_weights(stripes):
+    settings, states = replace(QUICK, average=0.9, optimiser=Optimiser("adamw")), []
+    whole = small_model()
+    train(whole, stripes, settings, seed=3, input_shape=SHAPE, on_checkpoint=states.append)
+    other = small_model(seed=5)
+    train(other, stripes, settings, seed=3, input_shape=SHAPE, resume_from=states[0])
+    assert same(state_of(whole), state_of(other))
+
+
+def test_bf16_trains_nearly_the_same_weights_and_leaves_them_in_fp32(stripes):
+    before = small_model(dropout=0.0)
+    exact, rounded = one_step(deepcopy(before), stripes), one_step(deepcopy(before), stripes, precision="bf16")
+    assert {tensor.dtype for tensor in rounded.parameters()} == {torch.float32}
+    assert not same(state_of(exact), state_of(rounded))
+    assert close(rounded, dict(exact.named_parameters()), tolerance=1e-2)
+
+
+def test_bf16_is_not_chosen_for_depthwise_convolutions():
+    assert not bf16_helps(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8)), torch.device("cpu"))
+
+
+def test_mixup_learns_too_and_the_same_seed_gives_the_same_weights(stripes):
+    settings = TrainSettings(epochs=5, batch_size=20, augmentation=Augmentation(mixup=0.4))
+    models = [small_model(), small_model()]
+    results = [train(model, stripes, settings, seed=1, input_shape=SHAPE) for model in models]
+    assert results[0].accuracy > 90
+    assert same(*map(state_of, models))
 
 
 def test_a_single_image_is_refused():
@@ -210,25 +347,6 @@ def test_a_single_image_is_refused():
     data = LabelledImages(one, np.zeros(1, np.int64), one, np.zeros(1, np.int64), ("a", "b"))
     with pytest.raises(UserError, match="give at least 2"):
         train(small_model(), data, QUICK, seed=0, input_shape=SHAPE)
-
-
-def test_augmentation_yields_shifted_and_mirrored_copies_and_all_of_them():
-    image = torch.arange(1, 13, dtype=torch.uint8).reshape(1, 3, 4)
-    padded = torch.nn.functional.pad(image, (1, 1, 1, 1))
-    shifted = [padded[:, y : y + 3, x : x + 4] for y in range(3) for x in range(3)]
-    # The shift comes last: a mirrored image is shifted by the same steps.
-    flipped = torch.nn.functional.pad(image.flip(2), (1, 1, 1, 1))
-    shifted += [flipped[:, y : y + 3, x : x + 4] for y in range(3) for x in range(3)]
-    possible = {copy.numpy().tobytes() for copy in shifted}
-    generator = torch.Generator().manual_seed(0)
-    made = augment(image.expand(500, 1, 3, 4), flip=True, padding=1, generator=generator)
-    assert made.shape == (500, 1, 3, 4)
-    assert {copy.contiguous().numpy().tobytes() for copy in made} == possible
-
-
-def test_no_augmentation_changes_nothing():
-    images = torch.randint(0, 256, (5, 2, 6, 7), dtype=torch.uint8)
-    assert torch.equal(augment(images, flip=False, padding=0, generator=torch.Generator()), images)
 
 
 def test_denormals_count_as_zero_inside_only():

@@ -1,0 +1,182 @@
+"""How to train, as values: the optimiser, its learning rate over time, augmentation, and what the loss is made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aap_hw.errors import UserError
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """What turns gradients into steps.
+
+    Parameters
+    ----------
+    name
+        ``"sgd"`` or ``"adamw"``.
+    momentum, nesterov
+        Of SGD.
+    weight_decay
+        Applies to all parameters.
+    clip_norm
+        Gradients are scaled down to this norm, all of them together; None leaves them.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(
+            (self.name in ("sgd", "adamw"), f"the optimiser is {self.name!r}; give 'sgd' or 'adamw'"),
+            (0 <= self.momentum < 1, f"momentum is {self.momentum}; give 0 up to below 1"),
+            (self.momentum > 0 or not self.nesterov, "nesterov needs a momentum above 0; set nesterov=False"),
+            (self.weight_decay >= 0, f"weight_decay is {self.weight_decay}; give 0 or more"),
+            (self.clip_norm is None or self.clip_norm > 0, f"clip_norm is {self.clip_norm}; give a positive norm"),
+        )
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over time, as a factor of its highest value.
+
+    Parameters
+    ----------
+    kind
+        ``"cosine"`` falls to zero at the end; ``"step"`` is multiplied by `factor` at each epoch in `steps`.
+    warmup_epochs
+        Length of the linear rise from zero; fractions count.
+    """
+
+    kind: Literal["cosine", "step"] = "cosine"
+    steps: tuple[int, ...] = ()
+    factor: float = 0.1
+    warmup_epochs: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(
+            (self.kind in ("cosine", "step"), f"the schedule is {self.kind!r}; give 'cosine' or 'step'"),
+            (self.factor > 0, f"factor is {self.factor}; give a positive number"),
+            (self.warmup_epochs >= 0, f"warmup_epochs is {self.warmup_epochs}; give 0 or more"),
+        )
+
+    def at(self, epoch: float, epochs: int) -> float:
+        """The factor at a moment, counted in epochs from the start (1.5: half way through the second)."""
+        if epoch < self.warmup_epochs:
+            return epoch / self.warmup_epochs
+        if self.kind == "step":
+            return float(self.factor ** sum(epoch >= step for step in self.steps))
+        remaining = max(epochs - self.warmup_epochs, 1e-9)
+        return 0.5 * (1 + math.cos(math.pi * min((epoch - self.warmup_epochs) / remaining, 1.0)))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are varied.
+
+    Parameters
+    ----------
+    flip
+        Mirror half of them.
+    crop_padding
+        Shift by at most so many pixels of the stored image (0: not at all). Images that are read from files each time
+        are cropped to random parts instead.
+    mixup
+        Blend each with another one, by a share drawn from Beta(mixup, mixup); 0 does not (Zhang et al., 2018).
+    """
+
+    flip: bool = True
+    crop_padding: int = 2
+    mixup: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(
+            (self.crop_padding >= 0, f"crop_padding is {self.crop_padding}; give 0 or more pixels"),
+            (self.mixup >= 0, f"mixup is {self.mixup}; give 0 or more"),
+        )
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised.
+
+    Parameters
+    ----------
+    label_smoothing
+        Share of the target spread over all classes.
+    distillation
+        Share of the loss that is the distance to the unpruned network's outputs (Hinton et al., 2015); the rest is that
+        to the labels.
+    temperature
+        What both outputs are divided by for that distance.
+    """
+
+    label_smoothing: float = 0.0
+    distillation: float = 0.0
+    temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        _check(
+            (0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}; give 0 up to below 1"),
+            (0 <= self.distillation <= 1, f"distillation is {self.distillation}; give 0 to 1"),
+            (self.temperature > 0, f"temperature is {self.temperature}; give a positive number"),
+        )
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train.
+
+    Parameters
+    ----------
+    epochs, batch_size
+        Passes over the training images, and images per step (of all processes together).
+    learning_rate
+        Its highest value, reached after the warm-up.
+    average
+        Share that the running average of the weights keeps of itself at each step, such as 0.999; the average is what
+        is evaluated and kept. 0 keeps the weights themselves.
+    precision
+        What convolutions and products compute in: ``"fp32"``, ``"bf16"`` by autocast, or ``"auto"``: bf16 where the
+        device has instructions for it and the network no depthwise convolution, which are slower in it. Weights stay in
+        fp32, and so does evaluation.
+
+    Raises
+    ------
+    UserError
+        If a value cannot be trained with.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    schedule: Schedule = field(default_factory=Schedule)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    loss: Loss = field(default_factory=Loss)
+    average: float = 0.0
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+
+    def __post_init__(self) -> None:
+        _check(
+            (self.epochs >= 1, f"epochs is {self.epochs}; give at least 1"),
+            (self.batch_size >= 2, f"batch_size is {self.batch_size}; batch norm needs at least 2"),
+            (self.learning_rate > 0, f"learning_rate is {self.learning_rate}; give a positive number"),
+            (0 <= self.average < 1, f"average is {self.average}; give 0 up to below 1"),
+            (self.precision in ("fp32", "bf16", "auto"), f"precision is {self.precision!r}; give fp32, bf16 or auto"),
+        )
+
+    def learning_rate_at(self, epoch: float) -> float:
+        """Learning rate at a moment, counted in epochs from the start."""
+        return self.learning_rate * self.schedule.at(epoch, self.epochs)
+
+
+def _check(*rules: tuple[bool, str]) -> None:
+    for holds, complaint in rules:
+        if not holds:
+            raise UserError(f"training settings: {complaint}")
