@@ -180,3 +180,9 @@ def quick_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Origin, "build", build)
     monkeypatch.setattr(Origin, "skeleton", skeleton)
     monkeypatch.setattr(ChannelGraph, "trace", staticmethod(trace))
+
+
+@pytest.fixture
+def quick(quick_baseline: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-20 is traced once for all tests, and a few embedded images stand for all."""
+    monkeypatch.setattr("aap_hw.train.data.load_embedded", few_images)

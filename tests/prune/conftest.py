@@ -1,5 +1,5 @@
-"""The synthetic table and the shared ResNet-20 for the tests of this folder."""
+"""The synthetic table, the shared ResNet-20 and few images for the tests of this folder."""
 
-from tests.synthetic import quick_baseline, table_file
+from tests.synthetic import quick, quick_baseline, table_file
 
-__all__ = ["quick_baseline", "table_file"]
+__all__ = ["quick", "quick_baseline", "table_file"]

@@ -1,0 +1,265 @@
+"""Runs and profiles that are killed at random moments and taken up again, compared with undisturbed ones.
+
+Runs prune ResNet-20 on a few of the embedded images, in turn to a budget and as far as an accuracy allows; one in three
+is killed a second time while it resumes. Latencies are predicted, as two timings never agree: the final weights,
+channels and figures then have to be those of the run that nobody killed, bit by bit. A profile cannot be compared with
+another one; here, what was measured before the kill has to be in the table.
+
+Example: python benchmarks/kills.py --kills 20 --profile-kills 10 --json -
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from _report import print_report, say
+from torch import nn
+
+from aap_hw.device import load_profile
+from aap_hw.device.connection import LocalDevice
+from aap_hw.files import sha256_of
+from aap_hw.lut.file import load_table
+from aap_hw.lut.profiling import profile_model
+from aap_hw.lut.table import LatencyTable
+from aap_hw.prune.job import Job, Limit, resume, start
+from aap_hw.prune.task import Origin, PruneSettings
+from aap_hw.train import data
+from aap_hw.train.loop import TrainSettings
+
+ORIGIN = Origin("resnet20", "embedded", (3, 32, 32))
+SETTINGS = PruneSettings(
+    rounds=3, calibration_images=64, training=TrainSettings(epochs=3, batch_size=64, learning_rate=0.02)
+)
+JOBS = {
+    "budget": Job(ORIGIN, "embedded", {"latency": Limit(0.6, True)}, settings=SETTINGS),
+    "accuracy": Job(ORIGIN, "embedded", max_accuracy_drop=20.0, settings=replace(SETTINGS, rounds=4)),
+}
+# What may differ: when it was, and how long it took.
+TIMES = ("seconds", "solver_seconds")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20, help="of prune")
+    parser.add_argument("--profile-kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--lut", type=Path, default=Path("lut/x86.json"))
+    parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
+    parser.add_argument("--quick", action="store_true", help="two kills and one: does it run?")
+    parser.add_argument("--profile-child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.profile_child:
+        profile_tiny(options.profile_child)
+        return
+    if options.quick:
+        options.kills, options.profile_kills = 2, 1
+    torch.set_num_threads(1)
+    moments = random.Random(options.seed)
+    rows = [*prune_kills(options.kills, moments, options.lut), *profile_kills(options.profile_kills, moments)]
+    summary = {
+        "seed": options.seed,
+        "prune_kills": options.kills,
+        "profile_kills": options.profile_kills,
+        "failed": sum(not row["as_undisturbed"] for row in rows),
+    }
+    print_report(rows, summary, options.json)
+    sys.exit(1 if summary["failed"] else 0)
+
+
+def prune_kills(kills: int, moments: random.Random, lut: Path) -> list[dict[str, Any]]:
+    everything = data.load_embedded()
+    train, test = everything.spread("train", 256), everything.spread("test", 100)
+    few = replace(
+        everything,
+        train_images=everything.train_images[train],
+        train_labels=everything.train_labels[train],
+        test_images=everything.test_images[test],
+        test_labels=everything.test_labels[test],
+    )
+    data.load_embedded = lambda: few
+    measured = load_table(lut)
+    # A table that nobody measured: then nothing is measured in the run either.
+    table = LatencyTable({**measured.device, "provenance": "estimated"}, measured.measurement, measured.points)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="aap-hw-kills-") as scratch:
+        expected, seconds = {}, {}
+        for name, job in JOBS.items():
+            code, seconds[name] = in_child(partial(start, allowed(job), table, Path(scratch) / name))
+            assert code == 0
+            expected[name] = result(Path(scratch) / name)
+            say(f"undisturbed, to a {name}: {seconds[name]:.1f} s of CPU")
+        for number in range(kills):
+            name = list(JOBS)[number % len(JOBS)]
+            folder = Path(scratch) / f"{name}-{number}"
+            begin, go_on = partial(start, allowed(JOBS[name]), table, folder), partial(resume, folder)
+            moment = moments.uniform(0, seconds[name])
+            killed = in_child(begin, moment)[0] == signal.SIGKILL
+            found = stage(folder)
+            if killed and number % 3 == 2 and (folder / "config.json").exists():
+                in_child(go_on, moments.uniform(0, seconds[name] / 2))
+            left = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            if not (folder / "run.json").exists():
+                assert in_child(go_on if (folder / "config.json").exists() else begin)[0] == 0
+            rows.append(
+                {
+                    "command": "prune",
+                    "to": name,
+                    "killed_after_cpu_s": round(moment, 2),
+                    "killed": killed,
+                    "found": found,
+                    "left_bytes": left,
+                    "as_undisturbed": result(folder) == expected[name] and not list(folder.glob("checkpoints")),
+                }
+            )
+            say(f"{number + 1} of {kills}: {rows[-1]}")
+    return rows
+
+
+def allowed(job: Job) -> Job:
+    return replace(job, allow_emulated=True)
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """What has to be the same, however often a run was killed."""
+    run = json.loads((folder / "run.json").read_text())
+    rounds = [{k: v for k, v in figures.items() if k not in TIMES} for figures in run["record"]["rounds"]]
+    events = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
+    return {
+        "weights": sha256_of(folder / "model.safetensors"),
+        "kept": run["kept_channels"],
+        "rounds": rounds,
+        "summary": json.loads((folder / "summary.json").read_text()),
+        "events": [event for event in events if event != "resumed"],
+    }
+
+
+def stage(folder: Path) -> str:
+    """How far a killed run had come, by its log."""
+    if (folder / "run.json").exists():
+        return "saved"
+    if not (folder / "events.jsonl").exists():
+        return "nothing"
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    return json.loads(lines[-1])["event"] if lines else "nothing"
+
+
+def in_child(work: Callable[[], object], kill_after_s: float = math.inf) -> tuple[int, float]:
+    """Work in a process of its own, killed when it has had so much CPU; its exit code or signal, and its CPU."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if (pid := os.fork()) == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return wait(pid, kill_after_s)
+
+
+def wait(pid: int, kill_after_s: float) -> tuple[int, float]:
+    """Wait for a child, and kill it when it has had so much CPU: other programs then shift no moment."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    while True:
+        done, status, usage = os.wait4(pid, os.WNOHANG)
+        if done:
+            code = os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            return code, usage.ru_utime + usage.ru_stime
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        if (int(user) + int(system)) / ticks >= kill_after_s:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+class Tiny(nn.Module):
+    """Two convolutions, whose table takes seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 24, 3, padding=1)
+        self.second = nn.Conv2d(24, 40, 1)
+        self.linear = nn.Linear(40, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores (N, 10) of images (N, 3, H, W)."""
+        return self.linear(torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3)))
+
+
+def profile_tiny(path: Path) -> None:
+    profile = load_profile("x86")
+    widths = profile.widths.model_copy(update={"granularity": 8, "at_most": 8})
+    measure = profile.measure.model_copy(update={"copies": 2})
+    device = LocalDevice(profile.model_copy(update={"widths": widths, "measure": measure}))
+    profile_model("tiny", Tiny(), (1, 3, 6, 6), device, path, workers=1, tolerance=0.0, networks=3)
+
+
+def profile_kills(kills: int, moments: random.Random) -> list[dict[str, Any]]:
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="aap-hw-kills-") as scratch:
+        code, seconds = profile_in_child(Path(scratch) / "whole.json")
+        assert code == 0
+        points = measured_in(Path(scratch) / "whole.json")
+        say(f"an undisturbed profile: {seconds:.1f} s of CPU, {len(points)} points")
+        for number in range(kills):
+            path, moment = Path(scratch) / f"{number}.json", moments.uniform(0, seconds)
+            killed = profile_in_child(path, moment)[0] == signal.SIGKILL
+            before = measured_in(path)
+            assert profile_in_child(path)[0] == 0
+            after = measured_in(path)
+            rows.append(
+                {
+                    "command": "profile",
+                    "killed_after_cpu_s": round(moment, 2),
+                    "killed": killed,
+                    "points_before": len(before),
+                    # A table's unit is settled at its end, so that points are compared by their ratios.
+                    "as_undisturbed": after.keys() == points.keys() and _same_ratios(before, after),
+                }
+            )
+            say(f"{number + 1} of {kills}: {rows[-1]}")
+    return rows
+
+
+def profile_in_child(path: Path, kill_after_s: float = math.inf) -> tuple[int, float]:
+    child = subprocess.Popen([sys.executable, __file__, "--profile-child", str(path)], start_new_session=True)
+    child.returncode, seconds = wait(child.pid, kill_after_s)
+    return child.returncode, seconds
+
+
+def measured_in(path: Path) -> dict[tuple[str, int, int], float]:
+    """Latencies by kernel and widths, in the table or in the journal beside it."""
+    found: dict[tuple[str, int, int], float] = {}
+    journal = path.with_name(path.name + ".journal")
+    if path.exists():
+        for key, of_key in load_table(path).points.items():
+            found |= {(str(key), *widths): point.latency_us for widths, point in of_key.items()}
+    elif journal.exists():
+        for line in journal.read_bytes().split(b"\n")[1:-1]:
+            visit = json.loads(line)
+            address, us = (visit["kernel"], *visit["point"][:2]), visit["point"][2] / visit["reference_us"]
+            found[address] = min(us, found.get(address, us))
+    return found
+
+
+def _same_ratios(before: dict[tuple[str, int, int], float], after: dict[tuple[str, int, int], float]) -> bool:
+    ratios = [after[address] / us for address, us in before.items() if address in after]
+    return len(ratios) == len(before) and (not ratios or max(ratios) / min(ratios) < 1.002)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""A run that was ended early goes on to the very result of one that was not, and says in one sentence why if it cannot.
+
+Runs are ended by SIGKILL at chosen events and writes, by Ctrl-C, and by a disk that is full. Random moments are
+``benchmarks/kills.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aap_hw.errors import UserError
+from aap_hw.files import WriteError, sha256_of
+from aap_hw.prune import job as jobs
+from aap_hw.prune.job import Job, Limit, resume, start
+from aap_hw.prune.journal import read_journal
+from aap_hw.prune.steps import Event
+from aap_hw.prune.task import PruneSettings
+from aap_hw.train.loop import TrainSettings
+from tests.synthetic import ORIGIN, PretendedDevice, table
+
+SETTINGS = PruneSettings(
+    rounds=2, calibration_images=8, training=TrainSettings(epochs=2, batch_size=32, learning_rate=0.01)
+)
+TO_BUDGET = Job(ORIGIN, "embedded", {"latency": Limit(0.6, True)}, settings=SETTINGS)
+TO_ACCURACY = Job(ORIGIN, "embedded", max_accuracy_drop=30.0, settings=replace(SETTINGS, rounds=3))
+
+# Forks for each moment, so that all is imported once. A child dies at its n-th event or just before its n-th file is
+# put in place, and another one goes on where it was.
+DIES_AND_RESUMES = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from aap_hw import files
+from aap_hw.prune.job import resume, start
+from aap_hw.train import data
+from tests.prune.test_resume import TO_ACCURACY, TO_BUDGET
+from tests.synthetic import few_images, table
+few, latencies = few_images(), table()
+few = replace(few, train_images=few.train_images[:64], train_labels=few.train_labels[:64])
+data.load_embedded = lambda: few
+
+def deadly(real, moment):
+    passed = 0
+    def call(*arguments):
+        nonlocal passed
+        passed += 1
+        if passed == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+    return call
+
+def child(work):
+    if os.fork() == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.wait()[1])
+
+for word in sys.argv[2:]:
+    kind, what, moment = word.split("-")
+    job, folder = {"budget": TO_BUDGET, "accuracy": TO_ACCURACY}[kind], Path(sys.argv[1]) / word
+    def begin():
+        on_event = deadly(lambda event: None, int(moment) if what == "event" else 0)
+        files.os.replace = deadly(os.replace, int(moment) if what == "file" else 0)
+        start(job, latencies, folder, on_event)
+    died = child(begin)
+    assert died == (0 if moment == "0" else -9), word
+    if moment != "0":
+        assert not (folder / "run.json").exists()
+        assert child(lambda: resume(folder)) == 0, word
+"""
+
+
+def result(folder: Path) -> dict[str, Any]:
+    run = json.loads((folder / "run.json").read_text())
+    events = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
+    return {
+        "weights": sha256_of(folder / "model.safetensors"),
+        "kept": run["kept_channels"],
+        "rounds": [{k: v for k, v in each.items() if k != "seconds"} for each in run["record"]["rounds"]],
+        "summary": json.loads((folder / "summary.json").read_text()),
+        "events": [event for event in events if event != "resumed"],
+    }
+
+
+@pytest.mark.slow
+def test_killed_at_any_event_and_before_any_file_it_resumes_to_the_same_weights_plan_and_figures(
+    tmp_path: Path,
+) -> None:
+    moments = {
+        # start, cut, epoch, epoch, round, cut, ... and files: table, configuration, one checkpoint an epoch, the run.
+        "budget": ["event-4", "event-7", "file-8"],
+        "accuracy": ["event-9", "file-7"],
+    }
+    for kind, ways in moments.items():
+        words = [f"{kind}-{way}" for way in ("event-0", *ways)]
+        subprocess.run(
+            [sys.executable, "-c", DIES_AND_RESUMES, str(tmp_path), *words],
+            check=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        undisturbed = result(tmp_path / words[0])
+        assert len(undisturbed["rounds"]) >= 2
+        for word in words[1:]:
+            assert result(tmp_path / word) == undisturbed, word
+            assert sorted(path.name for path in (tmp_path / word).iterdir()) == [
+                "config.json", "events.jsonl", "journal.jsonl", "model.safetensors", "run.json", "summary.json",
+                "table.json",
+            ]  # fmt: skip
+
+
+@pytest.fixture
+def on_device(quick: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], PretendedDevice]:
+    """Runs measure on a pretended device, each brought network with its factor."""
+
+    def make(factors: list[float]) -> PretendedDevice:
+        device = PretendedDevice(monkeypatch, table(), factors)
+        monkeypatch.setattr(jobs, "device_of", lambda _: (device, ""))
+        return device
+
+    return make
+
+
+def stop_at(name: str) -> Callable[[Event], None]:
+    def on_event(event: Event) -> None:
+        if event.name == name:
+            raise KeyboardInterrupt
+
+    return on_event
+
+
+def test_latencies_that_were_measured_are_not_measured_again(
+    on_device: Callable[[list[float]], PretendedDevice], tmp_path: Path
+) -> None:
+    job = replace(TO_BUDGET, data=None)
+    on_device([1.1])
+    with pytest.raises(KeyboardInterrupt, match=r"'aap-hw prune --resume .*run' goes on with the run"):
+        start(job, table(), tmp_path / "run", stop_at("measured"))
+    before = read_journal(tmp_path / "run")
+    # Were the first plan tried again, it would be fast enough now.
+    device = on_device([1.1, 1.1])
+    events: list[Event] = []
+    pruned = resume(tmp_path / "run", events.append)
+    measured = [event.figures for event in events if event.name == "measured"]
+    assert [each["budget_met"] for each in measured] == [False, True]
+    assert measured[0]["measured_ms"] == before["round/1/attempt/1"]["measured_ms"]
+    assert pruned.summary["dense_ms"] == before["dense/ms"]
+    assert len(device.brought) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_cannot_be_resumed_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run that was begun, so there is nothing to resume"):
+        resume(tmp_path)
+    run = tmp_path / "run"
+    finished = start(replace(TO_BUDGET, data=None), table(), run)
+    assert finished.summary["device"] == "x86"
+    with pytest.raises(UserError, match="is finished, so there is nothing to resume; look at it with 'aap-hw report'"):
+        resume(run)
+    (run / "run.json").unlink()
+    for file, content, sentence in (
+        ("config.json", "{", r"config\.json is damaged"),
+        ("config.json", '{"data": null}', r"config\.json is damaged"),
+        ("table.json", "{}", "is not a latency table of version"),
+        ("journal.jsonl", "nonsense\n", r"journal\.jsonl is damaged in line 1"),
+    ):
+        before = (run / file).read_bytes()
+        (run / file).write_text(content)
+        with pytest.raises(UserError, match=sentence):
+            resume(run)
+        (run / file).write_bytes(before)
+    with pytest.raises(UserError, match="holds an unfinished run; go on with it by 'aap-hw prune --resume"):
+        start(TO_BUDGET, table(), run)
+    assert resume(run).summary == finished.summary
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a mebibyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
+    if done.returncode != 0:
+        pytest.skip("only root can mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.usefixtures("quick")
+def test_full_disk_is_one_sentence_and_the_last_checkpoint_survives(disk: Path, tmp_path: Path) -> None:
+    job = replace(TO_BUDGET, settings=replace(SETTINGS, rounds=1))
+    undisturbed = tmp_path / "undisturbed"
+    start(job, table(), undisturbed)
+    sizes = {path.name: path.stat().st_size for path in undisturbed.iterdir()}
+    # A checkpoint holds weights and momentum; there is room for one, but not for its successor beside it.
+    room = sum(sizes.values()) - sizes["model.safetensors"] + 3 * sizes["model.safetensors"]
+    subprocess.run(["mount", "-o", f"remount,size={room}", str(disk)], check=True)
+    run = disk / "run"
+    with pytest.raises(WriteError) as refused:
+        start(job, table(), run)
+    assert str(refused.value) == (
+        f"cannot write {run}/checkpoints/round-1.safetensors: No space left on device; check that its folder exists, "
+        f"is writable and has room; then 'aap-hw prune --resume {run}' goes on with the run"
+    )
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["round-1.safetensors"]
+    subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+    events: list[Event] = []
+    resume(run, events.append)
+    assert [event.figures.get("epoch") for event in events if event.name == "epoch"] == [1, 2]
+    assert result(run) == result(undisturbed)
