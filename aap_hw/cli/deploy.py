@@ -19,11 +19,12 @@ from aap_hw.cli.options import connect_option, device_option
 @click.option("--no-run", is_flag=True, help="Only compile and write the bundle; the device need not be there.")
 def command(run_folder: str, device: str, connect_to: str | None, out: str | None, no_run: bool) -> None:
     """Deploy a pruned network: the compiled library with all that is needed to run and to check it."""
-    from aap_hw.cli.run_screen import budget_sentences, plain_console, summary_table
+    from aap_hw.cli.run_screen import plain_console, summary_table
     from aap_hw.deploy.deploying import bundle_unseen, deploy
     from aap_hw.device import load_profile
     from aap_hw.device.connection import connect
     from aap_hw.prune.run import RunFolder
+    from aap_hw.prune.words import budget_sentences
     from aap_hw.train.data import load_embedded
 
     run, folder = RunFolder(Path(run_folder)), Path(out) if out else None

@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": "aap_hw.cli.plan:command",
     "prune": "aap_hw.cli.prune:command",
     "deploy": "aap_hw.cli.deploy:command",
+    "report": "aap_hw.cli.report:command",
 }
 
 

@@ -150,7 +150,8 @@ def plan_document(
 def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from aap_hw.cli.run_screen import constraints_sentence, error_text, plain_console
+    from aap_hw.cli.run_screen import plain_console
+    from aap_hw.prune.words import constraints_sentence, error_text
 
     console = plain_console()
     grid = Table(box=None, pad_edge=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+from aap_hw.prune.words import amount_text, budget_sentences, error_text, figure_rows
 
 if TYPE_CHECKING:
     from aap_hw.prune.steps import Event
@@ -16,13 +18,6 @@ if TYPE_CHECKING:
 def plain_console() -> Console:
     """Standard output without colours or markup: paths and operators may contain brackets."""
     return Console(highlight=False, markup=False)
-
-
-def error_text(table_error: Mapping[str, Any] | None) -> str:
-    """What a prediction is worth, in parentheses behind it; empty if the table was never checked on whole networks."""
-    from aap_hw.lut.fidelity import Fidelity
-
-    return "" if table_error is None else f" ({Fidelity(**table_error).sentence()})"
 
 
 class PruneScreen:
@@ -92,75 +87,9 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     grid = Table(box=None, pad_edge=False)
     for heading in ("", "unpruned", "pruned", "share"):
         grid.add_column(heading, justify="left" if not heading else "right")
-
-    def row(name: str, dense: float | None, pruned: float | None, form: str) -> None:
-        if dense is not None and pruned is not None:
-            grid.add_row(name, form.format(dense), form.format(pruned), f"{pruned / dense:.0%}" if dense else "")
-
-    latency, how = _pruned_latency(summary)
-    row(f"latency, ms, {how}", summary.get("dense_ms"), latency, "{:.3f}")
-    row("accuracy, %", summary.get("accuracy_dense"), summary.get("accuracy_pruned"), "{:.2f}")
-    row("parameters", summary.get("params_dense"), summary.get("params_pruned"), "{:,}")
-    row("multiply-accumulates", summary.get("macs_dense"), summary.get("macs_pruned"), "{:,}")
-    row("memory, bytes", summary.get("memory_dense"), summary.get("memory_pruned"), "{:,.0f}")
+    for row in figure_rows(summary):
+        grid.add_row(*row)
     return grid
-
-
-def budget_sentences(summary: Mapping[str, Any]) -> list[str]:
-    """For each budget, whether it is met, by how much not, and what then."""
-    if (wanted := summary.get("accuracy_wanted")) is not None:
-        return [f"the accuracy to keep, {wanted:.2f} %, is kept: {summary['accuracy_pruned']:.2f} %"]
-    sentences = []
-    latency, how = _pruned_latency(summary)
-    how += error_text(summary.get("table_error")) if how == "predicted" else ""
-    pruned = {"latency": latency, "parameters": summary.get("params_pruned"), "flops": summary.get("macs_pruned")}
-    pruned["memory"] = summary.get("memory_pruned")
-    for name, amount in {**summary.get("budgets", {}), **_latency_budget(summary)}.items():
-        took = pruned[name]
-        if took is None:
-            continue
-        reached = amount_text(name, took) + (f" {how}" if name == "latency" else "")
-        if took <= amount:
-            sentences.append(f"the budget of {amount_text(name, amount)} is met: {reached}")
-        else:
-            sentences.append(
-                f"the budget of {amount_text(name, amount)} is MISSED by {took / amount - 1:.1%}: {reached}; "
-                "ask for less, or profile the device again if it has changed"
-            )
-    return sentences
-
-
-def constraints_sentence(constraints: Sequence[Mapping[str, Any]]) -> str:
-    """What a plan spends of each budget, and which of them binds: the first, of which the least is left."""
-    parts = [
-        f"{_number(each['resource'], each['spent'])} of {amount_text(each['resource'], each['budget'])}"
-        f" ({each['spent'] / each['budget']:.1%})"
-        for each in constraints
-    ]
-    binds = f"; {constraints[0]['resource']} binds" if len(parts) > 1 else ""
-    return f"spent {', '.join(parts)}{binds}"
-
-
-def amount_text(resource: str, amount: float) -> str:
-    """An amount of a resource with its unit."""
-    unit = {"latency": "ms", "memory": "MB of memory"}.get(resource, resource)
-    return f"{_number(resource, amount)} {unit}"
-
-
-def _number(resource: str, amount: float) -> str:
-    if resource == "memory":
-        return f"{amount / 1e6:.3f}"
-    return f"{amount:.3f}" if resource == "latency" else f"{amount:,.0f}"
-
-
-def _latency_budget(summary: Mapping[str, Any]) -> dict[str, float]:
-    # A share of the unpruned latency is another time on each day that the device is measured.
-    return {} if summary.get("budget_ms") is None else {"latency": summary["budget_ms"]}
-
-
-def _pruned_latency(summary: Mapping[str, Any]) -> tuple[float, str]:
-    measured = summary.get("pruned_ms")
-    return (summary["predicted_ms"], "predicted") if measured is None else (measured, "measured")
 
 
 def _latency(milliseconds: float, measured: bool) -> str:

@@ -7,9 +7,9 @@ pruning) before anything is trained or written.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.graph.selection import select
 from aap_hw.lut.calibrating import ALONE
 from aap_hw.lut.enumeration import group_candidates
+from aap_hw.lut.predicting import kernel_latencies
 from aap_hw.lut.table import LatencyTable, MissingKernelError
 from aap_hw.models.origin import Origin
 from aap_hw.policy import LATENCY, MEMORY, Budget
@@ -104,10 +105,12 @@ def baseline(
         threshold_weights=settings.threshold_weights,
         target=_target_of(task.table) if MEMORY.name in resources else None,
     )
+    journal = journal or Journal()
+    journal.recall("network", partial(_described, graph, network, task.table))
     predicted = planner.dense[LATENCY.name]
     measured = task.table.dense_ms(task.origin.model, network.input_shape)
     if task.device is not None:
-        measured = (journal or Journal()).recall("dense/ms", partial(_measured_ms, task, module, task.device))
+        measured = journal.recall("dense/ms", partial(_measured_ms, task, module, task.device))
     dense_ms = measured or predicted
     calibration = dense_ms / predicted
     if task.device is None:
@@ -116,6 +119,15 @@ def baseline(
         calibration = max(1.0, calibration) if slowdown == ALONE else 1.0
     planner = replace(planner, calibration=calibration, unpruned_ms=measured)
     return Baseline(module, graph, planner, dense_ms, measured is not None)
+
+
+def _described(graph: ChannelGraph, network: Network, table: LatencyTable) -> dict[str, Any]:
+    """The unpruned network for who wants to see it later: its groups, and its kernels by the table."""
+    return {
+        "groups": [{"name": group.name, "width": group.width, "frozen": group.frozen} for group in graph.groups],
+        "kernels": [asdict(row) for row in kernel_latencies(network, network.dense, table)],
+        "layers": [(kernel.weight or kernel.name).removesuffix(".weight") for kernel in network.kernels],
+    }
 
 
 def _measured_ms(task: Task, module: nn.Module, device: Device) -> float:

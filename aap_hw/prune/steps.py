@@ -70,8 +70,8 @@ class State:
     def plan(self, scores: Callable[[], Scores], allowed: Mapping[str, float], number: int, journal: Journal) -> Plan:
         """A round's plan, by the table alone."""
         name = f"round/{number}/plan"
-        found = journal.recall(name, lambda: self.planner.plan(scores(), allowed, self.widths).as_json())
-        return Plan.from_json(found)
+        found = journal.recall(name, lambda: {"plan": self.planner.plan(scores(), allowed, self.widths).as_json()})
+        return Plan.from_json(found["plan"])
 
     def smaller(self, plan: Plan, task: Task) -> nn.Module:
         """The module cut to a plan, and compared with the uncut one on two of the task's images.
@@ -154,11 +154,10 @@ def plan_measured(
         if met and measured >= round_ms * (1 - UNSPENT):
             break
         state.planner = replace(state.planner, calibration=state.planner.calibration * measured / plan.predicted_ms)
-    journal.recall(f"round/{number}/attempts", lambda: len(tried))
-    meeting = [(plan, measured) for plan, measured in tried if measured <= round_ms]
-    if meeting:
-        return max(meeting, key=lambda one: one[0].kept_attention)
-    return min(tried, key=lambda one: one[1])
+    meeting = [one for one in tried if one[1] <= round_ms]
+    best = max(meeting, key=lambda one: one[0].kept_attention) if meeting else min(tried, key=lambda one: one[1])
+    journal.recall(f"round/{number}/attempts", lambda: {"tried": len(tried), "chosen": tried.index(best) + 1})
+    return best
 
 
 def measured_ms(task: Task, dense: Baseline, pruned: nn.Module) -> float:
@@ -285,4 +284,6 @@ def _sizes(dense: nn.Module, pruned: nn.Module, network: Network, widths: Mappin
         "params_pruned": sum(p.numel() for p in pruned.parameters()),
         "macs_dense": macs(network.dense),
         "macs_pruned": macs(widths),
+        "bytes_dense": sum(t.numel() * t.element_size() for t in dense.state_dict().values()),
+        "bytes_pruned": sum(t.numel() * t.element_size() for t in pruned.state_dict().values()),
     }

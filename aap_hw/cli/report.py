@@ -1,0 +1,22 @@
+"""``aap-hw report``: runs as an HTML file to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    epilog="\b\nExamples:\n  aap-hw report runs/demo\n  aap-hw report runs/a runs/b runs/c --out compared.html"
+)
+@click.argument("runs", metavar="RUN [RUN ...]", nargs=-1, required=True)
+@click.option(
+    "--out", metavar="FILE", help="The file to write; default: RUN/report.html, or comparison.html beside it."
+)
+def command(runs: tuple[str, ...], out: str | None) -> None:
+    """Write a report of a run, or compare several: one HTML file that needs no network."""
+    from aap_hw.report.writing import write_report
+
+    written = write_report([Path(run) for run in runs], Path(out) if out else None)
+    click.echo(f"report: {written}; open it in a browser")

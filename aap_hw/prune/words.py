@@ -1,0 +1,101 @@
+"""What a run's figures are called in sentences and tables, on a terminal and in a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def error_text(table_error: Mapping[str, Any] | None) -> str:
+    """What a prediction is worth, in parentheses behind it; empty if the table was never checked on whole networks."""
+    from aap_hw.lut.fidelity import Fidelity
+
+    return "" if table_error is None else f" ({Fidelity(**table_error).sentence()})"
+
+
+def figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """What a run comes to: rows of a name, the unpruned and the pruned network, and the share."""
+    rows: list[tuple[str, str, str, str]] = []
+
+    def row(name: str, dense: float | None, pruned: float | None, form: str) -> None:
+        if pruned is not None:
+            share = f"{pruned / dense:.0%}" if dense else ""
+            rows.append((name, "" if dense is None else form.format(dense), form.format(pruned), share))
+
+    source = "" if summary.get("provenance", "measured") == "measured" else f" ({summary['provenance']})"
+    measured = summary.get("pruned_ms")
+    if measured is not None:
+        row(f"latency, ms, measured{source}", summary["dense_ms"], measured, "{:.3f}")
+    row(
+        f"latency, ms, predicted{source}",
+        None if measured is not None else summary["dense_ms"],
+        summary["predicted_ms"],
+        "{:.3f}",
+    )
+    dense, pruned = summary.get("accuracy_dense"), summary.get("accuracy_pruned")
+    if dense is not None and pruned is not None:
+        rows.append(("accuracy, %", f"{dense:.2f}", f"{pruned:.2f}", f"{pruned - dense:+.2f}"))
+    row("parameters", summary.get("params_dense"), summary.get("params_pruned"), "{:,}")
+    row("multiply-accumulates", summary.get("macs_dense"), summary.get("macs_pruned"), "{:,}")
+    for name, key in (("memory, MB", "memory"), ("weights, MB", "bytes")):
+        sizes = summary.get(f"{key}_dense"), summary.get(f"{key}_pruned")
+        if sizes[0] is not None and sizes[1] is not None:
+            row(name, sizes[0] / 1e6, sizes[1] / 1e6, "{:.2f}")
+    return rows
+
+
+def budget_sentences(summary: Mapping[str, Any]) -> list[str]:
+    """For each budget, whether it is met, by how much not, and what then."""
+    if (wanted := summary.get("accuracy_wanted")) is not None:
+        return [f"the accuracy to keep, {wanted:.2f} %, is kept: {summary['accuracy_pruned']:.2f} %"]
+    sentences = []
+    latency, how = _pruned_latency(summary)
+    how += error_text(summary.get("table_error")) if how == "predicted" else ""
+    pruned = {"latency": latency, "parameters": summary.get("params_pruned"), "flops": summary.get("macs_pruned")}
+    pruned["memory"] = summary.get("memory_pruned")
+    for name, amount in {**summary.get("budgets", {}), **_latency_budget(summary)}.items():
+        took = pruned[name]
+        if took is None:
+            continue
+        reached = amount_text(name, took) + (f" {how}" if name == "latency" else "")
+        if took <= amount:
+            sentences.append(f"the budget of {amount_text(name, amount)} is met: {reached}")
+        else:
+            sentences.append(
+                f"the budget of {amount_text(name, amount)} is MISSED by {took / amount - 1:.1%}: {reached}; "
+                "ask for less, or profile the device again if it has changed"
+            )
+    return sentences
+
+
+def constraints_sentence(constraints: Sequence[Mapping[str, Any]]) -> str:
+    """What a plan spends of each budget, and which of them binds: the first, of which the least is left."""
+    parts = [
+        f"{_number(each['resource'], each['spent'])} of {amount_text(each['resource'], each['budget'])}"
+        f" ({each['spent'] / each['budget']:.1%})"
+        for each in constraints
+    ]
+    binds = f"; {constraints[0]['resource']} binds" if len(parts) > 1 else ""
+    return f"spent {', '.join(parts)}{binds}"
+
+
+def amount_text(resource: str, amount: float) -> str:
+    """An amount of a resource with its unit."""
+    unit = {"latency": "ms", "memory": "MB of memory"}.get(resource, resource)
+    return f"{_number(resource, amount)} {unit}"
+
+
+def _number(resource: str, amount: float) -> str:
+    if resource == "memory":
+        return f"{amount / 1e6:.3f}"
+    return f"{amount:.3f}" if resource == "latency" else f"{amount:,.0f}"
+
+
+def _latency_budget(summary: Mapping[str, Any]) -> dict[str, float]:
+    # A share of the unpruned latency is another time on each day that the device is measured.
+    return {} if summary.get("budget_ms") is None else {"latency": summary["budget_ms"]}
+
+
+def _pruned_latency(summary: Mapping[str, Any]) -> tuple[float, str]:
+    measured = summary.get("pruned_ms")
+    return (summary["predicted_ms"], "predicted") if measured is None else (measured, "measured")

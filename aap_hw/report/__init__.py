@@ -1,0 +1,1 @@
+"""Runs and tables for people to look at: one HTML file that needs no network."""

@@ -1,0 +1,168 @@
+"""A finished run as a report sees it: read from its folder, checked, and nothing computed that it does not say.
+
+What the run noted is taken as it is: latencies are measured, predicted, or of a table that nobody measured, and stay
+labelled as that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from aap_hw.errors import UserError
+from aap_hw.files import read_text
+from aap_hw.jsonlines import read_lines
+from aap_hw.lut.file import load_table
+from aap_hw.lut.predicting import KernelLatency
+from aap_hw.lut.table import LatencyTable
+from aap_hw.prune.job import TABLE
+from aap_hw.prune.journal import read_journal
+from aap_hw.prune.planning import Plan
+
+
+@dataclass(frozen=True)
+class Group:
+    """A channel group before and after; ``frozen`` says why it could not be cut, if so."""
+
+    name: str
+    width: int
+    kept: int
+    frozen: str | None
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Scores of a group's channels when a round began, and which of them the round kept."""
+
+    round: int
+    group: str
+    scores: tuple[float, ...]
+    kept: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Story:
+    """A finished run.
+
+    Attributes
+    ----------
+    rounds : figures of each round, as the run recorded them.
+    events : the log, in order, each with its ``time`` in seconds.
+    """
+
+    folder: Path
+    summary: Mapping[str, Any]
+    rounds: tuple[Mapping[str, Any], ...]
+    events: tuple[Mapping[str, Any], ...]
+    journal: Mapping[str, Any]
+    table: LatencyTable
+    weight_bytes: int
+
+    @property
+    def name(self) -> str:
+        """What the run is called: its folder's name."""
+        return self.folder.resolve().name
+
+    @property
+    def chosen(self) -> int:
+        """Number of the round that was kept."""
+        return int(self.summary["round"])
+
+    @property
+    def provenance(self) -> str:
+        """How the table came about: measured, emulated or estimated."""
+        return str(self.table.device["provenance"])
+
+    def how(self, measured: bool) -> str:
+        """What to call a latency: measured, predicted, or predicted from a table that was not measured."""
+        if measured:
+            return "measured"
+        return "predicted" if self.provenance == "measured" else f"predicted from {self.provenance} latencies"
+
+    @property
+    def latency(self) -> tuple[float, str]:
+        """Latency of the pruned network in ms, and how it is known."""
+        measured = self.summary.get("pruned_ms")
+        return (self.summary["predicted_ms"], self.how(False)) if measured is None else (measured, self.how(True))
+
+    def plan(self, number: int) -> Plan | None:
+        """The plan that a round cut to; None if it found nothing to cut."""
+        if (attempts := self.journal.get(f"round/{number}/attempts")) is not None:
+            found = self.journal[f"round/{number}/attempt/{attempts['chosen']}"]["plan"]
+        else:
+            found = self.journal[f"round/{number}/plan"]["plan"]
+        return None if found is None else Plan.from_json(found)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Every channel group of the network."""
+        plan = self.plan(self.chosen)
+        assert plan is not None
+        return [
+            Group(each["name"], each["width"], plan.widths[each["name"]], each["frozen"])
+            for each in self.journal["network"]["groups"]
+        ]
+
+    @cached_property
+    def kernels(self) -> list[tuple[str, KernelLatency, KernelLatency]]:
+        """Every kernel of the network by its layer's name, unpruned and pruned, as the table knows it on its own."""
+        plan = self.plan(self.chosen)
+        assert plan is not None
+        network = self.journal["network"]
+        dense = [KernelLatency(**row) for row in network["kernels"]]
+        return list(zip(network["layers"], dense, plan.kernels, strict=True))
+
+    @cached_property
+    def attention(self) -> list[Attention]:
+        """Scores of the groups that a round could cut, of every round."""
+        found = []
+        for figures in self.rounds:
+            number = figures["round"]
+            plan, scores = self.plan(number), self.journal.get(f"round/{number}/scores")
+            if plan is None or scores is None:
+                continue
+            for group in self.groups:
+                if not group.frozen and group.name in scores:
+                    values = tuple(scores[group.name])
+                    kept = plan.keep.get(group.name, range(len(values)))
+                    found.append(Attention(number, group.name, values, frozenset(kept)))
+        return found
+
+
+def read_story(folder: Path) -> Story:
+    """Read a finished run.
+
+    Raises
+    ------
+    UserError : there is no finished run, it was made by a version that noted less, or a file of it is damaged.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no run folder {folder}; 'aap-hw prune' makes one")
+    if not (folder / "run.json").exists():
+        raise UserError(f"{folder} holds no finished run; 'aap-hw prune --resume {folder}' goes on with one that began")
+    if not (folder / TABLE).exists():
+        raise UserError(f"{folder} was made by an aap-hw that noted too little for a report; prune again")
+    try:
+        record = json.loads(read_text(folder / "run.json", "run"))["record"]
+        summary = json.loads(read_text(folder / "summary.json", "summary"))
+        story = Story(
+            folder,
+            summary,
+            tuple(record["rounds"]),
+            tuple(read_lines(folder / "events.jsonl")),
+            read_journal(folder),
+            load_table(folder / TABLE),
+            (folder / "model.safetensors").stat().st_size,
+        )
+        # All that is lazily read is there.
+        assert story.groups, story.kernels
+        assert all(each["event"] and each["time"] for each in story.events)
+        len(story.attention)
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, OSError) as problem:
+        reason = next(iter(str(problem).splitlines()), "") or type(problem).__name__
+        raise UserError(f"{folder} is damaged ({reason}); restore it, or run 'aap-hw prune' again") from problem
+    return story

@@ -1,0 +1,134 @@
+"""From run folders to a report file: one run in full, or several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aap_hw.errors import UserError
+from aap_hw.files import write_atomic
+from aap_hw.lut.fidelity import table_error
+from aap_hw.prune.words import budget_sentences, figure_rows
+from aap_hw.report.chart import Page
+from aap_hw.report.charts import charts_of, comparison_of
+from aap_hw.report.page import html_of
+from aap_hw.report.story import Story, read_story
+
+
+def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the report of a run, or the comparison of several.
+
+    Parameters
+    ----------
+    folders
+        Finished runs.
+    out
+        Where to write it; default: ``report.html`` in the first run's folder, ``comparison.html`` beside it.
+
+    Returns
+    -------
+    The file.
+
+    Raises
+    ------
+    UserError : a folder holds no finished run or is given twice, or the file cannot be written.
+    """
+    if not folders:
+        raise UserError("there is nothing to report on: give at least one run folder")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError("a run is given twice; give each folder once")
+    stories = [read_story(folder) for folder in folders]
+    one = len(stories) == 1
+    out = out or (folders[0] / "report.html" if one else folders[0].resolve().parent / "comparison.html")
+    write_atomic(out, html_of(page_of_run(stories[0]) if one else page_of_runs(stories)))
+    return out
+
+
+def page_of_run(story: Story) -> Page:
+    """The page of one run."""
+    s = story.summary
+    size = "x".join(map(str, s["input"]))
+    return Page(
+        title=f"{s['model']} on {s['device']}",
+        subtitle=f"{story.name}: images of {size}, round {story.chosen} of {len(story.rounds)} kept. "
+        + " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in budget_sentences(s)),
+        columns=("unpruned", "pruned", "share"),
+        facts=[(name, cells) for name, *cells in figure_rows(s)],
+        notes=_notes([story]),
+        charts=charts_of(story),
+        footer=_footer([story]),
+    )
+
+
+def page_of_runs(stories: Sequence[Story]) -> Page:
+    """The page that compares runs."""
+
+    def row(name: str, cells: Sequence[str]) -> tuple[str, Sequence[str]]:
+        return name, cells
+
+    summaries = [story.summary for story in stories]
+    rows = [
+        row("network", [f"{s['model']} at {'x'.join(map(str, s['input']))}" for s in summaries]),
+        row("device", [s["device"] for s in summaries]),
+        row("unpruned", [f"{s['dense_ms']:.3f} ms" for s in summaries]),
+        row("pruned", [f"{story.latency[0]:.3f} ms {story.latency[1]}" for story in stories]),
+        row("share", [f"{story.latency[0] / story.summary['dense_ms']:.0%}" for story in stories]),
+        row("accuracy, unpruned", [_percent(s["accuracy_dense"]) for s in summaries]),
+        row("accuracy, pruned", [_percent(s["accuracy_pruned"]) for s in summaries]),
+        row(
+            "parameters", [f"{s['params_pruned']:,} ({s['params_pruned'] / s['params_dense']:.0%})" for s in summaries]
+        ),
+        row(
+            "multiply-accumulates",
+            [f"{s['macs_pruned']:,} ({s['macs_pruned'] / s['macs_dense']:.0%})" for s in summaries],
+        ),
+        row("score", [s.get("score", "attention") for s in summaries]),
+        row("rounds", [str(len(story.rounds)) for story in stories]),
+    ]
+    return Page(
+        title=f"{len(stories)} runs compared",
+        subtitle=", ".join(story.name for story in stories),
+        columns=[story.name for story in stories],
+        facts=rows,
+        notes=_notes(stories),
+        charts=comparison_of(stories),
+        footer=_footer(stories),
+    )
+
+
+def _notes(stories: Sequence[Story]) -> list[str]:
+    notes = []
+    for story in stories:
+        name = f"{story.name}: " if len(stories) > 1 else ""
+        if story.provenance != "measured":
+            notes.append(
+                f"{name}the latencies of this run come from a table that was {story.provenance}, not measured on the "
+                "device: they say nothing about a real one."
+            )
+        elif story.latency[1] != "measured":
+            started = next((event for event in story.events if event["event"] == "start"), {})
+            why = started.get("why_predicted")
+            notes.append(f"{name}the pruned latency is predicted, not measured{f': {why}' if why else ''}.")
+        if not story.summary["retrained"]:
+            notes.append(f"{name}nothing was trained: there is no accuracy to show.")
+    if len({(story.summary["device"], story.table.device["cpu"]) for story in stories}) > 1:
+        notes.append("These runs are of different devices: their latencies are no comparison of the networks.")
+    return notes
+
+
+def _footer(stories: Sequence[Story]) -> list[str]:
+    lines = []
+    for story in stories:
+        device = story.table.device
+        lines.append(
+            f"{story.folder}: table of {device['name']} ({device['provenance']} {device['date']} on {device['cpu']}, "
+            f"{device['threads']} thread{'s' if device['threads'] > 1 else ''}, TVM {device['tvm']})"
+        )
+        shape = (1, *story.summary["input"])
+        if (error := table_error(story.table, story.summary["model"], shape)) is not None:
+            lines[-1] += f"; {error.sentence()}"
+    return lines
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f} %"

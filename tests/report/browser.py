@@ -1,0 +1,56 @@
+"""A real browser without a window and without a network: what a page becomes in it, and what it complains about."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed (apt-get install chromium)")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--hide-scrollbars",
+    # No name is resolved and no host is reached.
+    "--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9",
+    "--enable-logging=stderr", "--virtual-time-budget=60000", "--timeout=120000",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The page's elements when all scripts were done, and the lines of its console."""
+
+    dom: str
+    console: list[str]
+
+
+def open_page(page: Path, script: str = "", *, dark: bool = False, width: int = 1200) -> Opened:
+    """Open a file, with a script of the test's added at its end."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "page.html"
+        copy.write_text(page.read_text("utf-8").replace("</body>", f"<script>{script}</script></body>"), "utf-8")
+        done = _chromium(copy, Path(scratch), "--dump-dom", f"--window-size={width},1000", dark=dark)
+    return Opened(done.stdout, re.findall(r"CONSOLE.*", done.stderr))
+
+
+def screenshot(page: Path, out: Path, *, dark: bool = False, width: int = 1200, height: int = 1000) -> None:
+    """Take a picture of a file."""
+    with tempfile.TemporaryDirectory() as scratch:
+        _chromium(page, Path(scratch), f"--screenshot={out}", f"--window-size={width},{height}", dark=dark)
+
+
+def _chromium(page: Path, scratch: Path, *more: str, dark: bool) -> subprocess.CompletedProcess[str]:
+    # 0 is dark, 1 is light.
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={scratch}/profile", scheme, *more, page.resolve().as_uri()]
+    environment = {**os.environ, "HOME": str(scratch)}
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=180, env=environment)
