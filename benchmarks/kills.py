@@ -32,12 +32,13 @@ from torch import nn
 
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
-from aap_hw.files import sha256_of
 from aap_hw.lut.file import load_table
 from aap_hw.lut.profiling import profile_model
 from aap_hw.lut.table import LatencyTable
+from aap_hw.models.origin import Origin
 from aap_hw.prune.job import Job, Limit, resume, start
-from aap_hw.prune.task import Origin, PruneSettings
+from aap_hw.prune.run import RunFolder
+from aap_hw.prune.task import PruneSettings
 from aap_hw.train import data
 from aap_hw.train.loop import TrainSettings
 
@@ -139,9 +140,10 @@ def result(folder: Path) -> dict[str, Any]:
     run = json.loads((folder / "run.json").read_text())
     rounds = [{k: v for k, v in figures.items() if k not in TIMES} for figures in run["record"]["rounds"]]
     events = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
+    network = RunFolder(folder).load()
     return {
-        "weights": sha256_of(folder / "model.safetensors"),
-        "kept": run["kept_channels"],
+        "weights": {name: tensor.numpy().tobytes() for name, tensor in network.module.state_dict().items()},
+        "kept": network.kept,
         "rounds": rounds,
         "summary": json.loads((folder / "summary.json").read_text()),
         "events": [event for event in events if event != "resumed"],

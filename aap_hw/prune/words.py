@@ -22,10 +22,11 @@ def figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             share = f"{pruned / dense:.0%}" if dense else ""
             rows.append((name, "" if dense is None else form.format(dense), form.format(pruned), share))
 
-    source = "" if summary.get("provenance", "measured") == "measured" else f" ({summary['provenance']})"
+    provenance = summary.get("provenance", "measured")
+    source = "" if provenance == "measured" else f" from {provenance} latencies"
     measured = summary.get("pruned_ms")
     if measured is not None:
-        row(f"latency, ms, measured{source}", summary["dense_ms"], measured, "{:.3f}")
+        row(f"latency, ms, {provenance}", summary["dense_ms"], measured, "{:.3f}")
     row(
         f"latency, ms, predicted{source}",
         None if measured is not None else summary["dense_ms"],

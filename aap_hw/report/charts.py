@@ -169,8 +169,11 @@ def widths_chart(story: Story) -> Chart:
         traces=[
             {**common, "name": "unpruned", "x": [g.width for g in story.groups], "hovertemplate": hover, "width": 0.8,
              "marker": {"color": DENSE, "opacity": 0.45}},
-            {**common, "name": "kept", "x": [g.kept for g in story.groups], "hovertemplate": hover, "width": 0.5,
-             "marker": {"color": [MUTED if g.frozen else KEPT for g in story.groups]}},
+            *(
+                {**common, "name": name, "x": [g.kept if bool(g.frozen) == is_frozen else None for g in story.groups],
+                 "hovertemplate": hover, "width": 0.5, "marker": {"color": color}}
+                for name, is_frozen, color in (("kept", False, KEPT), ("frozen", True, MUTED))
+            ),
         ],
         layout={
             "barmode": "overlay",

@@ -78,9 +78,9 @@ class Story:
         return str(self.table.device["provenance"])
 
     def how(self, measured: bool) -> str:
-        """What to call a latency: measured, predicted, or predicted from a table that was not measured."""
+        """What to call a latency: measured, predicted, or emulated where a program stands in for the device."""
         if measured:
-            return "measured"
+            return str(self.summary["provenance"])
         return "predicted" if self.provenance == "measured" else f"predicted from {self.provenance} latencies"
 
     @property

@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 
 from aap_hw.errors import UserError
-from aap_hw.files import WriteError, sha256_of
+from aap_hw.files import WriteError
 from aap_hw.prune import job as jobs
 from aap_hw.prune.job import Job, Limit, resume, start
 from aap_hw.prune.journal import read_journal
+from aap_hw.prune.run import RunFolder
 from aap_hw.prune.steps import Event
 from aap_hw.prune.task import PruneSettings
 from aap_hw.train.loop import TrainSettings
@@ -88,9 +89,10 @@ for word in sys.argv[2:]:
 def result(folder: Path) -> dict[str, Any]:
     run = json.loads((folder / "run.json").read_text())
     events = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
+    network = RunFolder(folder).load()
     return {
-        "weights": sha256_of(folder / "model.safetensors"),
-        "kept": run["kept_channels"],
+        "weights": {name: tensor.numpy().tobytes() for name, tensor in network.module.state_dict().items()},
+        "kept": network.kept,
         "rounds": [{k: v for k, v in each.items() if k != "seconds"} for each in run["record"]["rounds"]],
         "summary": json.loads((folder / "summary.json").read_text()),
         "events": [event for event in events if event != "resumed"],

@@ -1,0 +1,245 @@
+"""A report says what the run's files say, labels what nobody measured, and opens in a browser that has no network."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from aap_hw.prune.job import Job, Limit, start
+from aap_hw.prune.run import RunFolder
+from aap_hw.prune.task import PruneSettings
+from aap_hw.report.chart import Page
+from aap_hw.report.charts import charts_of, predictions_chart
+from aap_hw.report.page import html_of
+from aap_hw.report.story import read_story
+from aap_hw.report.writing import page_of_run, page_of_runs, write_report
+from aap_hw.train import data
+from aap_hw.train.loop import TrainSettings
+from tests.report.browser import needs_browser, open_page
+from tests.synthetic import ORIGIN, few_images, resnet20, table
+
+SETTINGS = PruneSettings(
+    rounds=2, calibration_images=8, training=TrainSettings(epochs=1, batch_size=32, learning_rate=0.01)
+)
+CHARTS = ["trade", "widths", "stairs", "predictions", "attention", "time"]
+# Nothing of these runs was measured, so that there is no prediction to compare.
+COMPARED = ["trade", "shares", "time"]
+
+# Draws every picture of every chart in both themes, and writes what there is into the page.
+LOOKS = """
+addEventListener("load", async () => {
+  const found = {};
+  for (const theme of ["light", "dark"]) {
+    setTheme(theme);
+    await drawAll();
+    for (const chart of charts) {
+      const views = chart.views.map((_, i) => i).filter((i) => i < 3 || i === chart.views.length - 1);
+      for (const i of views) {
+        const choice = document.getElementById(chart.id + "-view");
+        if (choice) { choice.value = i; choice.dispatchEvent(new Event("change")); await draw(chart); }
+        const shapes = document.querySelectorAll(`#${chart.id} .cartesianlayer .trace path`).length;
+        const rows = document.querySelectorAll(`#${chart.id}-table tbody tr`).length;
+        const said = document.getElementById(chart.id + "-summary").textContent;
+        found[[theme, chart.id, i]] = { shapes, rows, said, wide: document.documentElement.scrollWidth <= innerWidth };
+      }
+    }
+  }
+  const result = document.createElement("pre");
+  result.id = "found";
+  result.textContent = JSON.stringify(found);
+  document.body.append(result);
+});
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A run that was trained, one that was not, and one of an emulated device."""
+    folder = tmp_path_factory.mktemp("runs")
+    few, latencies = few_images(), table()
+    few = replace(few, train_images=few.train_images[:64], train_labels=few.train_labels[:64])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load_embedded", lambda: few)
+        module, graph, _ = resnet20()
+        real = ChannelGraph.trace
+        patch.setattr(
+            ChannelGraph, "trace", staticmethod(lambda model, x: graph if same(model, module) else real(model, x))
+        )
+        start(Job(ORIGIN, "embedded", {"latency": Limit(0.6, True)}, settings=SETTINGS), latencies, folder / "trained")
+        start(Job(ORIGIN, None, {"latency": Limit(0.7, True)}, settings=SETTINGS), latencies, folder / "cut only")
+        emulated = Job(ORIGIN, None, {"latency": Limit(0.8, True)}, settings=SETTINGS, allow_emulated=True)
+        start(emulated, table(provenance="emulated"), folder / "emulated")
+    return [folder / "trained", folder / "cut only", folder / "emulated"]
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    shapes = [[tuple(p.shape) for p in module.parameters()] for module in (one, other)]
+    return shapes[0] == shapes[1]
+
+
+def looked_at(dom: str) -> dict[str, Any]:
+    text = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)
+    assert text is not None, dom[-2000:]
+    found: dict[str, Any] = json.loads(text[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    return found
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize(("several", "width"), [(False, 1200), (False, 500), (True, 1200)])
+def test_every_chart_is_there_in_both_themes_and_nothing_is_complained_about(
+    runs: list[Path], tmp_path: Path, several: bool, width: int
+) -> None:
+    page = write_report(runs if several else runs[:1], tmp_path / "page.html")
+    opened = open_page(page, LOOKS, width=width)
+    assert opened.console == []
+    found = looked_at(opened.dom)
+    assert {name.split(",")[1] for name in found} == set(COMPARED if several else CHARTS)
+    for name, picture in found.items():
+        assert picture["shapes"] > 0, name
+        assert picture["rows"] > 0, name
+        assert len(picture["said"]) > 10, name
+        assert picture["wide"], f"{name} makes the page scroll sideways"
+
+
+@needs_browser
+@pytest.mark.slow
+def test_theme_is_the_one_that_the_reader_prefers(runs: list[Path], tmp_path: Path) -> None:
+    page = write_report(runs[1:2], tmp_path / "page.html")
+    for dark, theme in ((False, "light"), (True, "dark")):
+        assert f'data-theme="{theme}"' in open_page(page, dark=dark).dom
+
+
+def test_page_loads_nothing_from_elsewhere(runs: list[Path], tmp_path: Path) -> None:
+    text = write_report(runs[:1], tmp_path / "page.html").read_text("utf-8")
+    own = text.split("<script>", 1)[0] + text.rsplit("<script>", 1)[1]
+    assert "default-src 'none'" in own
+    assert re.findall(r"(?:src|href)\s*=\s*[\"'](?!data:)", own) == []
+    assert "http:" not in own
+    assert "https:" not in own
+
+
+def test_charts_show_the_figures_of_the_run(runs: list[Path]) -> None:
+    folder = runs[0]
+    summary = json.loads((folder / "summary.json").read_text())
+    log = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    charts = {chart.id: chart for chart in charts_of(read_story(folder))}
+
+    ((unpruned, *rounds),) = [charts["trade"].views[0].rows]
+    assert unpruned == ("unpruned", summary["dense_ms"], "measured", summary["accuracy_dense"])
+    told = [event for event in log if event["event"] == "round"]
+    assert [(row[1], row[2], row[3]) for row in rounds] == [
+        (e["predicted_ms"], "predicted", e["accuracy"]) for e in told
+    ]
+
+    kept = {name: len(channels) for name, channels in RunFolder(folder).load().kept.items()}
+    for name, width, left, *_ in charts["widths"].views[0].rows:
+        assert width == resnet20()[2].dense[name]
+        assert left == kept.get(name, width)
+
+    # A cut keeps the channels with the highest scores.
+    for view in charts["attention"].views[1:]:
+        scores = {kind: [row[1] for row in view.rows if row[2] == kind] for kind in ("kept", "cut")}
+        assert min(scores["kept"]) >= max(scores["cut"], default=0)
+
+    epochs = [row for row in charts["time"].views[0].rows if row[0] == "epoch"]
+    assert len(epochs) == len([event for event in log if event["event"] == "epoch"]) == 2
+
+
+def test_stairs_hold_the_points_of_the_table_and_mark_the_widths_in_use(runs: list[Path]) -> None:
+    story = read_story(runs[0])
+    (stairs,) = [chart for chart in charts_of(story) if chart.id == "stairs"]
+    latencies = table()
+    for (layer, dense, pruned), view in zip(_slowest_first(story.kernels, latencies), stairs.views, strict=True):
+        assert view.label.startswith(f"{layer}: ")
+        (key,) = [key for key in latencies.points if str(key) == dense.key]
+        assert {(row[0], row[1]): row[2] for row in view.rows} == {
+            widths: point.latency_us for widths, point in latencies.points[key].items()
+        }
+        marks = {trace["name"]: (trace["x"][0], trace["y"][0]) for trace in view.traces if trace["mode"] == "markers"}
+        assert marks["chosen"][1] == pruned.latency_us
+        assert marks["chosen"][0] in (pruned.width_out, pruned.width_in)
+
+
+def test_plans_that_were_measured_stand_beside_their_predictions(runs: list[Path]) -> None:
+    story = read_story(runs[1])
+    tried = {"event": "measured", "time": 0.0, "attempt": 1, "predicted_ms": 0.8, "measured_ms": 1.0}
+    story = replace(story, events=(*story.events, tried))
+    for stories in ([story], [story, read_story(runs[0])]):
+        chart = predictions_chart(stories)
+        assert chart is not None
+        (row,) = [row for row in chart.views[0].rows if "attempt 1" in str(row[0])]
+        assert row[1:] == (0.8, 1.0, "-20.0%")
+
+
+def _slowest_first(kernels: list[Any], latencies: Any) -> list[Any]:
+    shown = [each for each in kernels if len(next(p for k, p in latencies.points.items() if str(k) == each[1].key)) > 1]
+    return sorted(shown, key=lambda each: -each[1].latency_us)
+
+
+def test_latencies_that_nobody_measured_are_labelled(runs: list[Path]) -> None:
+    page = page_of_run(read_story(runs[2]))
+    assert any("emulated, not measured on the device" in note for note in page.notes)
+    rows = page.charts[0].views[0].rows
+    assert all("emulated" in str(row[2]) for row in rows), rows
+    assert "emulated" in html_of(page).split("<main>")[1].split("<section")[1]
+    compared = page_of_runs([read_story(run) for run in runs])
+    assert any(note.startswith("emulated: the latencies of this run come from a table") for note in compared.notes)
+
+
+def test_names_cannot_end_the_script_or_become_elements(tmp_path: Path, runs: list[Path]) -> None:
+    story = read_story(runs[1])
+    hostile = replace(story, summary={**story.summary, "model": "</script><img src=x>"})
+    text = html_of(page_of_run(hostile))
+    assert "<img src=x>" not in text
+    assert isinstance(page_of_run(hostile), Page)
+
+
+def test_default_files_are_in_the_run_and_beside_the_runs(runs: list[Path]) -> None:
+    assert write_report(runs[1:2]) == runs[1] / "report.html"
+    assert write_report(runs[1:]) == runs[1].parent / "comparison.html"
+
+
+def test_what_cannot_be_reported_on_is_one_sentence(
+    aap_hw: Callable[..., Any], runs: list[Path], tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(runs[1], copy, ignore=shutil.ignore_patterns("*.html"))
+    with pytest.raises(UserError, match=r"there is no run folder .*nowhere; 'aap-hw prune' makes one"):
+        write_report([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="a run is given twice"):
+        write_report([copy, copy])
+    for file, content in (
+        ("journal.jsonl", "{}\n"),
+        ("run.json", "{}"),
+        ("summary.json", "[]"),
+        ("events.jsonl", "x\n"),
+    ):
+        before = (copy / file).read_text()
+        (copy / file).write_text(content)
+        with pytest.raises(UserError, match="is damaged") as refused:
+            write_report([copy])
+        assert "\n" not in str(refused.value)
+        (copy / file).write_text(before)
+    (copy / "run.json").unlink()
+    outcome = aap_hw("report", str(copy))
+    assert outcome.code == 2
+    assert "holds no finished run; 'aap-hw prune --resume" in outcome.err
+    assert not (copy / "report.html").exists()
+
+
+def test_command_says_where_the_report_is(aap_hw: Callable[..., Any], runs: list[Path], tmp_path: Path) -> None:
+    outcome = aap_hw("report", str(runs[1]), "--out", str(tmp_path / "here.html"))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == f"report: {tmp_path}/here.html; open it in a browser\n"
+    assert (tmp_path / "here.html").exists()
