@@ -128,7 +128,8 @@ class PretendedDevice:
 
     def _compile(self, model: nn.Module, example: torch.Tensor, target: object, library: Path) -> None:
         dense = resnet20()[2].dense
-        widths = {name: model.get_submodule(name).weight.shape[0] for name in dense}  # type: ignore[index]
+        layers = {name: getattr(model.get_submodule(name), "weight", torch.empty(0)) for name in dense}
+        widths = {name: weight.shape[0] for name, weight in layers.items()}
         library.write_text(json.dumps(widths))
 
     def load(self, library: Path) -> PretendedLibrary:

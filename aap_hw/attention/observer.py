@@ -102,7 +102,7 @@ class AttentionObserver:
             self._positions[group.name] = {node: index for node, (_, index) in places.items()}
             self._dims |= {node: dim for node, (dim, _) in places.items()}
         self.sums = {node: ActivationSums() for node in self._dims}
-        self._network = _up_to_last(graph.program.module(check_guards=False), self._dims)
+        self._network = up_to_last(graph.program.module(check_guards=False), self._dims)
         self._input = _input_of(self._network)
 
     def add(self, images: Tensor) -> None:
@@ -125,7 +125,7 @@ class AttentionObserver:
             for start in range(0, len(images), batch):
                 part = images[start : start + batch]
                 missing = part.new_zeros(batch - len(part), *size)
-                _Watcher(self._network, partial(self._see, images=len(part))).run(torch.cat([part, missing]))
+                Watcher(self._network, partial(self._see, images=len(part))).run(torch.cat([part, missing]))
 
     def _see(self, node: str, activation: object, images: int) -> None:
         if node not in self._dims:
@@ -163,7 +163,7 @@ class AttentionObserver:
         return scores
 
 
-class _Watcher(fx.Interpreter):
+class Watcher(fx.Interpreter):
     """Runs a graph and shows every value as soon as it exists, so that none has to be kept."""
 
     def __init__(self, network: fx.GraphModule, see: Callable[[str, object], None]) -> None:
@@ -177,7 +177,7 @@ class _Watcher(fx.Interpreter):
         return value
 
 
-def _up_to_last(network: fx.GraphModule, observed: Collection[str]) -> fx.GraphModule:
+def up_to_last(network: fx.GraphModule, observed: Collection[str]) -> fx.GraphModule:
     """The part of a network that is needed to observe some nodes: all up to the last of them."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}

@@ -159,6 +159,11 @@ _ALLOCATORS = (
 )
 
 
+depth_option = click.option(
+    "--no-depth", "depth", flag_value=False, default=True, help="Never remove a residual branch altogether."
+)
+
+
 def allocator_options(command: Callable[..., None]) -> Callable[..., None]:
     """How widths are chosen; the weights are refused without a threshold."""
 

@@ -14,6 +14,7 @@ from aap_hw.cli.options import (
     budget_options,
     budget_text,
     calibration_option,
+    depth_option,
     emulated_option,
     input_option,
     input_text,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 @allocator_options
 @only_option
 @skip_option
+@depth_option
 @emulated_option
 @json_option
 def command(
@@ -60,6 +62,7 @@ def command(
     threshold_weights: str | None,
     only: tuple[str, ...],
     skip: tuple[str, ...],
+    depth: bool,
     allow_emulated: bool,
     json_to: str | None,
 ) -> None:
@@ -80,6 +83,7 @@ def command(
         threshold_weights=threshold_weights,
         only=only,
         skip=skip,
+        depth=depth,
     )
     dense, plan = plan_once(task, budgets, settings)
     error = table_error(table, origin.model, dense.network.input_shape)
@@ -93,6 +97,7 @@ def command(
         given += f" --score {score}" if score != "attention" else ""
         given += f" --allocator {allocator}" if allocator != "exact" else ""
         given += f" --threshold-weights {threshold_weights}" if threshold_weights else ""
+        given += "" if depth else " --no-depth"
         given += f" --calibration-images {calibration_images}" if calibration_images else ""
         given += "".join(f" --only {shlex.quote(pattern)}" for pattern in only)
         given += "".join(f" --skip {shlex.quote(pattern)}" for pattern in skip)
@@ -158,7 +163,7 @@ def _print(document: dict[str, Any]) -> None:
     for heading in ("channel group", "width", "kept", ""):
         grid.add_column(heading, justify="right" if heading in ("width", "kept") else "left", overflow="fold")
     for group in document["groups"]:
-        note = f"frozen: {group['frozen']}" if group["frozen"] else ""
+        note = f"frozen: {group['frozen']}" if group["frozen"] else "" if group["kept"] else "branch removed"
         grid.add_row(group["name"], str(group["width"]), str(group["kept"]), note)
     console.print(grid)
     how = "measured" if document["dense_is_measured"] else "predicted"

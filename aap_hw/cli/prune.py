@@ -11,6 +11,7 @@ from aap_hw.cli.options import (
     allocator_options,
     budget_options,
     calibration_option,
+    depth_option,
     emulated_option,
     input_option,
     lut_option_of,
@@ -68,6 +69,7 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": 
 @allocator_options
 @only_option
 @skip_option
+@depth_option
 @emulated_option
 @click.option("--out", metavar="FOLDER", help="Run folder; default: runs/MODEL-DEVICE-BUDGET.")
 @click.option("--resume", metavar="RUN", help="Go on with a run that was ended early; nothing else is to be given.")
@@ -91,6 +93,7 @@ def command(
     threshold_weights: str | None,
     only: tuple[str, ...],
     skip: tuple[str, ...],
+    depth: bool,
     allow_emulated: bool,
     out: str | None,
     resume: str | None,
@@ -126,6 +129,7 @@ def command(
         threshold_weights=threshold_weights,
         only=only,
         skip=skip,
+        depth=depth,
         training=TrainSettings(epochs=epochs, learning_rate=learning_rate),
         seed=seed,
     )

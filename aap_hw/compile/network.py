@@ -5,7 +5,7 @@ The input and the output keep PyTorch's layout (N, C, H, W); everything between 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from aap_hw.compile.kernel import Address, KernelKey
@@ -51,6 +51,8 @@ class Kernel:
 
     def parameters(self, widths: Mapping[str, int]) -> int:
         """Learned numbers of the layers that became this kernel, under a width plan."""
+        if self.is_removed(widths):
+            return 0
         norm = self.normalization
         vectors = [self.bias, norm and norm.weight, norm and norm.bias]
         weights = weight_elements(*self.at(widths)) if self.weight else 0
@@ -70,6 +72,17 @@ class Network:
     output: str
     output_shape: tuple[int, ...]
     dense: Mapping[str, int]
+
+
+def is_rectified(kernels: Iterable[Kernel], value: str, activation: str) -> bool:
+    """Whether an activation would change nothing of a value: it, or a narrower one, has been applied already."""
+    maker = next((kernel for kernel in kernels if kernel.name == value), None)
+    if maker is None or activation not in ("relu", "relu6"):
+        return False
+    if maker.key.op in ("max_pool2d", "avg_pool2d", "global_avg_pool2d"):
+        return is_rectified(kernels, maker.inputs[0], activation)
+    last = (maker.key.op, *maker.key.epilogue)[-1]
+    return last in (("relu6",) if activation == "relu6" else ("relu", "relu6"))
 
 
 def with_layout_changes(network: Network) -> Network:

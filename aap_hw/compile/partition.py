@@ -14,7 +14,7 @@ from torch.fx import Node
 
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.memory import Memory, is_same_view, writes_in_place
-from aap_hw.compile.network import Kernel, Network, Normalization, with_layout_changes
+from aap_hw.compile.network import Kernel, Network, Normalization, is_rectified, with_layout_changes
 from aap_hw.compile.rules import RULES
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph, WidthExpr
@@ -55,6 +55,7 @@ class Partition:
         self.image = ""
         self._value: dict[Node, str] = {}
         self._absorbed: set[Node] = set()
+        self._void: set[Node] = set()
         self._waiting: dict[Node, Callable[[], None]] = {}
         self._kernels: list[Kernel] = []
 
@@ -63,7 +64,7 @@ class Partition:
         image, output = self._ends()
         self.image = self._value[image] = image.name
         for node in self._nodes:
-            if node.op == "call_function":
+            if node.op == "call_function" and not self._is_void(node):
                 self._visit(node)
                 if writes_in_place(node) and node in self._value:
                     self._overwrite(node)
@@ -110,6 +111,13 @@ class Partition:
             raise self.refused(f"the operator {node.target} has no kernel yet", node, advice)
         rule(self, node)
 
+    def _is_void(self, node: Node) -> bool:
+        """Whether a value is made of zeros alone, as in a removed branch: no kernel makes it."""
+        sources = [source for source in node.all_input_nodes if not self.is_parameter(source)]
+        if Call(node).name == "zeros_like" or (sources and all(source in self._void for source in sources)):
+            self._void.add(node)
+        return node in self._void
+
     def _overwrite(self, node: Node) -> None:
         """Whoever reads the memory that an in-place operator wrote to sees its result from here on."""
         for other in self.memory.stale_after(node):
@@ -135,6 +143,14 @@ class Partition:
     def is_parameter(self, node: Node) -> bool:
         """Whether a node is a weight or constant of the model."""
         return node.op != "call_function" and node.name != self.image
+
+    def is_zero(self, node: Node) -> bool:
+        """Whether a value is known to be zero everywhere."""
+        return node in self._void and Call(node).name == "zeros_like"
+
+    def is_rectified(self, node: Node, activation: str) -> bool:
+        """Whether an activation would change nothing of the value of a node."""
+        return is_rectified(self._kernels, self._value.get(node, ""), activation)
 
     def parameter(self, node: Node | None, reader: Node) -> str | None:
         """Name of a weight in the model's state; None stays None."""

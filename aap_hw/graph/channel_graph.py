@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from torch.fx import Node
 
 from aap_hw.errors import UserError, closest
 from aap_hw.graph import surgery
+from aap_hw.graph.blocks import Block, find_blocks
 from aap_hw.graph.call import is_tensor
 from aap_hw.graph.groups import ChannelGroup, positions
 from aap_hw.graph.labelling import Labelling
@@ -51,6 +53,18 @@ class ChannelGraph:
         self._attributes = settled.attributes
         self._shapes = dict(shapes)
         self._nodes: dict[str, Node] = {node.name: node for node in program.graph.nodes}
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Residual branches that `cut` can remove."""
+        signature = self.program.graph_signature
+        return find_blocks(
+            list(self._nodes.values()),
+            self.groups,
+            {**signature.inputs_to_parameters, **signature.inputs_to_buffers},
+            self.width_of,
+            self._labelling.module,
+        )
 
     @staticmethod
     def trace(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> ChannelGraph:
@@ -164,15 +178,18 @@ class ChannelGraph:
         model
             The traced model, or one with the same parameters. It stays as it is.
         keep
-            For each group that is cut, the channels that stay, in any order (they keep the network's).
+            For each group that is cut, the channels that stay, in any order (they keep the network's). None of a
+            group of `blocks` stay if its block is removed, which removes the block's other groups too.
 
         Raises
         ------
         UserError
-            If a group is unknown or frozen, its indices are empty, not whole numbers, out of range or not
-            distinct, or `model` is not of the shape that was traced.
+            If a group is unknown or frozen, its indices are not whole numbers, out of range, not distinct or empty
+            where there is no block to remove, or `model` is not of the shape that was traced.
         """
-        checked = surgery.checked_keep(self.groups, keep)
+        removed = surgery.removed_blocks(self.blocks, keep) if not all(map(len, keep.values())) else ()
+        gone = {name for block in removed for name in block.groups}
+        checked = surgery.checked_keep(self.groups, {name: kept for name, kept in keep.items() if name not in gone})
         shapes = _shapes(model)
         for name, shape in self._shapes.items():
             if shapes.get(name) != shape:
@@ -181,7 +198,9 @@ class ChannelGraph:
                     f"the model is not the one that was traced: its parameter '{name}' {found}, "
                     f"not {shape}; trace it anew"
                 )
-        return surgery.cut(model, checked.values(), self._attributes, self.widths)
+        smaller = surgery.cut(model, checked.values(), self._attributes, self.widths)
+        surgery.remove(smaller, (path for block in removed for path in block.modules))
+        return smaller
 
     def unsupported_ops(self) -> dict[str, int]:
         """How often channels reached an op without a rule, by op; those channels are frozen."""

@@ -144,6 +144,10 @@ class Labelling:
         """The module that holds a parameter."""
         return self._model.get_submodule(parameter.rpartition(".")[0])
 
+    def module(self, path: str) -> nn.Module:
+        """The model's module at a path."""
+        return self._model.get_submodule(path)
+
     def tie(self, left: IntArray, right: IntArray, call: Call) -> None:
         """Cut `left` and `right` only together; a partner that cannot be cut freezes the other."""
         self.partition.tie(left, right, explain("is combined with channels that cannot be cut", call.node))

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from aap_hw.errors import UserError, closest
+from aap_hw.graph.blocks import Block
 from aap_hw.graph.groups import ChannelGroup
 from aap_hw.graph.labels import IntArray
 from aap_hw.graph.literals import Attribute
@@ -57,6 +58,40 @@ def checked_keep(
                 raise UserError(f"channel {left} of '{name}' is listed twice; list every kept channel once")
         checked[name] = (group, np.array(numbers, dtype=np.int64))
     return checked
+
+
+class Removed(nn.Module):
+    """Stands where a layer of a removed branch was."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Zeros, as many as there are values in (N, C, ...)."""
+        return torch.zeros_like(x)
+
+
+def removed_blocks(blocks: Iterable[Block], keep: Mapping[str, Sequence[int]]) -> tuple[Block, ...]:
+    """The blocks of which a group keeps no channel.
+
+    Raises
+    ------
+    UserError
+        If another group of such a block is to keep some.
+    """
+    removed = tuple(block for block in blocks if any(name in keep and not len(keep[name]) for name in block.groups))
+    for block in removed:
+        for name in block.groups:
+            if len(keep.get(name, ())):
+                raise UserError(
+                    f"channel group '{name}' is to keep channels of a block that is removed with "
+                    f"'{block.name}'; leave it out of the plan"
+                )
+    return removed
+
+
+def remove(model: nn.Module, layers: Iterable[str]) -> None:
+    """Put something that makes zeros in the place of layers, by their paths: a branch of them then adds nothing."""
+    for path in layers:
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, Removed())
 
 
 def cut(

@@ -31,7 +31,7 @@ class KernelLatency:
 
 
 def kernel_latencies(network: Network, widths: Mapping[str, int], table: LatencyTable) -> list[KernelLatency]:
-    """Latency of every kernel of a network under a width plan, in calling order.
+    """Latency of every kernel that a width plan leaves of a network, in calling order.
 
     Raises
     ------
@@ -39,6 +39,8 @@ def kernel_latencies(network: Network, widths: Mapping[str, int], table: Latency
     """
     rows = []
     for kernel in network.kernels:
+        if kernel.is_removed(widths):
+            continue
         key, width_in, width_out = kernel.at(widths)
         found = table.latency(key, width_in, width_out)
         rows.append(KernelLatency(kernel.name, str(key), width_in, width_out, found.us, found.interpolated))
@@ -61,12 +63,16 @@ def latency_costs(network: Network, candidates: Mapping[str, Sequence[int]], tab
 
 
 def kernel_costs(network: Network, candidates: Mapping[str, Sequence[int]], cost: CostOfKernel) -> list[KernelCost]:
-    """Any cost of each kernel as a function of its groups' candidate widths.
+    """Any cost of each kernel as a function of its groups' candidate widths; nothing where a width of 0 removes it.
 
     A kernel that reads many groups side by side becomes one cost for each of them, which together are at least its own:
     exactly that where it grows by the same amount with every channel, as multiply-accumulates do.
     """
-    return [part for kernel in network.kernels for part in _costs(kernel, candidates, cost)]
+
+    def of_present(kernel: Kernel, widths: Mapping[str, int]) -> float:
+        return 0.0 if kernel.is_removed(widths) else cost(kernel, widths)
+
+    return [part for kernel in network.kernels for part in _costs(kernel, candidates, of_present)]
 
 
 def _costs(kernel: Kernel, candidates: Mapping[str, Sequence[int]], cost: CostOfKernel) -> Iterator[KernelCost]:

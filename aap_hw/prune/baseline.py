@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from aap_hw.attention import ALTERNATIVES, attention_scores
+from aap_hw.attention import ALTERNATIVES, attention_scores, contributions
 from aap_hw.compile.network import Network
 from aap_hw.compile.partition import partition
+from aap_hw.compile.removal import removable
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.selection import select
@@ -30,7 +31,7 @@ from aap_hw.models.origin import Origin
 from aap_hw.policy import LATENCY, MEMORY, Budget
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.planning import Plan, Planner
-from aap_hw.prune.task import PruneSettings, Task
+from aap_hw.prune.task import FEWEST_IMAGES, PruneSettings, Task
 from aap_hw.train.data import LabelledImages
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def baseline(
         candidates,
         task.table,
         slowdown,
+        blocks=_blocks(task, graph, network) if settings.depth else {},
         allocator=settings.allocator,
         threshold_weights=settings.threshold_weights,
         target=_target_of(task.table) if MEMORY.name in resources else None,
@@ -197,6 +199,14 @@ def plan_once(task: Task, budgets: Sequence[Budget], settings: PruneSettings) ->
     dense = baseline(task, settings, resources=[budget.resource.name for budget in budgets])
     allowed = amounts(budgets, dense)
     return dense, dense.planner.plan(scores_of(task, dense.module, dense.graph, settings), allowed)
+
+
+def _blocks(task: Task, graph: ChannelGraph, network: Network) -> dict[tuple[str, ...], float]:
+    """The residual branches that may be removed, by their groups, and what each contributes to its stream."""
+    found = removable(network, graph.blocks)
+    images = next(calibration_batches(task.data, task.origin.input_shape, FEWEST_IMAGES))[0]
+    share = contributions(graph, found, images)
+    return {block.groups: share[block.name] for block in found}
 
 
 def _target_of(table: LatencyTable) -> CpuTarget:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,7 +82,8 @@ class Plan:
     keep : for each group that is cut, the channels kept, counted in the network that was scored.
     predicted_ms : what the network takes if its kernels take ``kernels``.
     spent : what it takes of every resource, by name; latency in ms as predicted.
-    kept_attention : geometric mean over the free groups of the share of attention kept.
+    kept_attention : geometric mean over the free groups of the share of attention kept; see ``Planner.plan`` for what
+        a removed branch keeps.
     gap : how far the choice may be from the best, as a share of its value; proven by the solver. None if nothing is
         proven, as of a threshold.
     """
@@ -117,6 +118,8 @@ class Planner:
     slowdown : how much longer the network takes than the sum of its kernels, by the table.
     calibration : latency measured on the device over what the table predicts; 1 if nothing was measured.
     unpruned_ms : latency of the unpruned network that shares are of; None if it is only predicted.
+    blocks : residual branches that may be removed, with what each contributes to its stream: the groups that go with
+        it, and its share of the attention.
     allocator : how widths are chosen: ``exact`` or ``threshold``, see ``aap_hw.policy``.
     target : the machine that memory is counted for; None leaves memory out.
     threshold_weights : the resource that a threshold's weights are shares of; None takes the first limited one of
@@ -129,6 +132,7 @@ class Planner:
     slowdown: Slowdown = ALONE
     calibration: float = 1.0
     unpruned_ms: float | None = None
+    blocks: Mapping[tuple[str, ...], float] = field(default_factory=dict)
     allocator: str = "exact"
     threshold_weights: str | None = None
     target: CpuTarget | None = None
@@ -159,7 +163,9 @@ class Planner:
         """The plan with the most attention kept that is predicted to meet the budgets; none is slower than unpruned.
 
         The value of a plan is the sum over groups of log(share of attention kept): groups work in series, so that
-        what reaches the output is the product of what each lets through. A threshold does not ask for it.
+        what reaches the output is the product of what each lets through. A branch that is removed keeps what it keeps
+        at its narrowest, times the share of the stream that comes from its shortcut: never more than its narrowest
+        form, and the less of the stream comes from it, the closer to that. A threshold does not ask for any value.
 
         Parameters
         ----------
@@ -209,10 +215,11 @@ class Planner:
         """
         allowed = self._allowed(at_most)
         choices = [
-            GroupChoice(name, widths, np.log(np.maximum(kept_share(scores[name], widths), LEAST_SHARE)))
+            GroupChoice(name, widths, self._value(name, widths, scores[name]))
             for name, widths in allowed.items()
             if len(widths) > 1
         ]
+        together = [groups for groups in self.blocks if all(len(allowed[name]) > 1 for name in groups)]
         costs: dict[str, Sequence[KernelCost] | PeakCost] = {
             name: kernel_costs(self.network, allowed, COUNTS[name]) for name in resources if name in COUNTS
         }
@@ -220,7 +227,16 @@ class Planner:
             from aap_hw.prune.footprints import memory_cost
 
             costs[MEMORY.name] = memory_cost(self.network, allowed, self.target)
-        return Problem(choices, {**costs, LATENCY.name: latency_costs(self.network, allowed, self.table)})
+        costs[LATENCY.name] = latency_costs(self.network, allowed, self.table)
+        return Problem(choices, costs, together)
+
+    def _value(self, name: str, widths: Sequence[int], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        value: NDArray[np.float64] = np.log(np.maximum(kept_share(scores, widths), LEAST_SHARE))
+        if widths[0] == 0:
+            # Of the groups of a block, the first answers for what the whole branch contributes.
+            lost = next((share for groups, share in self.blocks.items() if groups[0] == name), 0.0)
+            value[0] = value[1] + math.log(max(1 - lost, LEAST_SHARE))
+        return value
 
     def _weights(self, budgets: Iterable[str]) -> str:
         """The resource that a threshold's weights are shares of."""
@@ -232,12 +248,16 @@ class Planner:
     def _allowed(self, at_most: Widths | None) -> dict[str, tuple[int, ...]]:
         """The candidates of each group that an earlier round left."""
         limits = {**self.network.dense, **(at_most or {})}
-        return {name: tuple(w for w in widths if w <= limits[name]) for name, widths in self.candidates.items()}
+        removable = {name for groups in self.blocks for name in groups} if self.allocator == "exact" else ()
+        candidates = {name: (0, *each) if name in removable else each for name, each in self.candidates.items()}
+        return {
+            name: tuple(w for w in widths if w <= limits[name]) or (limits[name],)
+            for name, widths in candidates.items()
+        }
 
     def _plan(self, found: Allocation, scores: Scores, at_most: Widths | None) -> Plan:
         before = {**self.network.dense, **(at_most or {})}
         widths = {name: found.widths.get(name, left[-1]) for name, left in self._allowed(at_most).items()}
-        shares = [float(kept_share(scores[name], [width])[0]) for name, width in found.widths.items()]
         spent = self.spent(widths)
         return Plan(
             widths=widths,
@@ -248,7 +268,7 @@ class Planner:
             },
             predicted_ms=spent[LATENCY.name],
             spent=spent,
-            kept_attention=float(np.exp(np.mean(np.log(np.maximum(shares, LEAST_SHARE))))) if shares else 1.0,
+            kept_attention=math.exp(found.value / len(found.widths)) if found.widths else 1.0,
             gap=found.gap,
             seconds=found.seconds,
             kernels=kernel_latencies(self.network, widths, self.table),

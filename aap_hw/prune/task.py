@@ -33,6 +33,7 @@ class PruneSettings:
     allocator : how widths are chosen: ``exact``, or ``threshold`` for the paper's rule.
     threshold_weights : what the paper's rule weights groups by, ``parameters``, ``flops`` or ``latency``; None takes
         what is limited.
+    depth : whether residual branches may be removed altogether; a threshold never does.
     reduction, p : the paper's family (mean, sum, max) and exponent of the attention score.
     only, skip : patterns of the channel groups that may be cut, and of those that may not (``aap_hw.graph.selection``).
     training : how each round trains; its learning-rate schedule starts anew each time.
@@ -44,6 +45,7 @@ class PruneSettings:
     score: str = "attention"
     allocator: str = "exact"
     threshold_weights: str | None = None
+    depth: bool = True
     reduction: str = "mean"
     p: float = 1.0
     only: tuple[str, ...] = ()

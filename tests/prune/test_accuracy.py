@@ -24,7 +24,9 @@ from tests.synthetic import ORIGIN, PretendedDevice, few_images, resnet20, table
 
 # What the scripted training adds to every weight and statistic.
 MARK = 1e-3
-SETTINGS = PruneSettings(rounds=4, calibration_images=8, training=TrainSettings(epochs=1, learning_rate=0.02))
+SETTINGS = PruneSettings(
+    rounds=4, depth=False, calibration_images=8, training=TrainSettings(epochs=1, learning_rate=0.02)
+)
 pytestmark = pytest.mark.usefixtures("quick_baseline")
 Script = Callable[[Sequence[float]], list[dict[str, torch.Tensor]]]
 

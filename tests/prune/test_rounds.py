@@ -34,7 +34,7 @@ from aap_hw.train.settings import TrainSettings
 from tests.synthetic import CALIBRATION, ORIGIN, PretendedDevice, few_images, latency_us, resnet20, table
 
 HALF = Budget.parse("50%")
-TINY = PruneSettings(rounds=2, calibration_images=8, training=TrainSettings(epochs=1, learning_rate=0.02))
+TINY = PruneSettings(rounds=2, depth=False, calibration_images=8, training=TrainSettings(epochs=1, learning_rate=0.02))
 
 pytestmark = pytest.mark.usefixtures("quick_baseline")
 

@@ -45,7 +45,10 @@ def activation(partition: Partition, node: Node) -> None:
     if name is None:
         raise partition.refused(f"{node.target} with these operands has no kernel yet", node)
     image = Call(node).first
-    partition.emit(node, name, image, [partition.value_of(image, node)])
+    if partition.is_rectified(image, name):
+        partition.same_value(node, image)
+    else:
+        partition.emit(node, name, image, [partition.value_of(image, node)])
 
 
 @rule("add", "mul")
@@ -55,6 +58,9 @@ def combination(partition: Partition, node: Node) -> None:
     operands = [a for a in node.args if isinstance(a, Node)]
     if len(operands) != 2 or call.get("alpha", 1) != 1:
         raise partition.refused(f"{node.target} with these operands has no kernel yet", node)
+    if call.name == "add" and any(map(partition.is_zero, operands)):
+        partition.same_value(node, next(each for each in operands if not partition.is_zero(each)))
+        return
     images, scales = operands, [a for a in operands if shape_of(a)[2:] == (1, 1)]
     op = call.name
     if shape_of(operands[0]) != shape_of(operands[1]):

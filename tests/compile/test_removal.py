@@ -1,0 +1,55 @@
+"""A removed branch leaves no kernel behind: what is compiled then is what the table was asked for, less the branch."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from aap_hw.compile.partition import partition
+from aap_hw.compile.removal import removable
+from aap_hw.graph import ChannelGraph
+from aap_hw.models import zoo
+from tests.compile.running import assert_compiled_equals_pytorch
+from tests.graph.test_blocks import REMOVABLE, Residual, conv, net
+
+
+@pytest.mark.parametrize(("name", "side"), [("resnet20", 32), ("resnet18", 64), ("mobilenetv2", 64)])
+def test_kernels_without_some_blocks_are_the_others_of_the_unpruned_network(name: str, side: int) -> None:
+    model, example = zoo.build(name).module, (torch.zeros(1, 3, side, side),)
+    graph = ChannelGraph.trace(model, example)
+    network = partition(graph)
+    blocks = removable(network, graph.blocks)
+    assert blocks == graph.blocks
+    for some in (blocks, blocks[::2], blocks[-1:]):
+        keep: dict[str, list[int]] = {group: [] for block in some for group in block.groups}
+        without = partition(ChannelGraph.trace(graph.cut(model, keep), example))
+        widths = {**network.dense, **dict.fromkeys(keep, 0)}
+        left = [kernel for kernel in network.kernels if not kernel.is_removed(widths)]
+        assert [kernel.at(widths) for kernel in left] == [kernel.at(without.dense) for kernel in without.kernels]
+        assert sum(kernel.parameters(widths) for kernel in network.kernels) == sum(
+            kernel.parameters(without.dense) for kernel in without.kernels
+        )
+
+
+def test_network_without_branches_computes_what_pytorch_computes(tmp_path: Path) -> None:
+    model, example = net(*REMOVABLE.values()), torch.randn(1, 3, 12, 12)
+    graph = ChannelGraph.trace(model, (example,))
+    keep: dict[str, list[int]] = {group: [] for block in graph.blocks[::2] for group in block.groups}
+    assert_compiled_equals_pytorch(graph.cut(model, keep), example, tmp_path)
+
+
+def test_block_that_leaves_an_activation_behind_is_not_offered() -> None:
+    linear = Residual(conv(8, 16), nn.ReLU(), conv(16, 8), relu=False)
+    rectified = Residual(conv(8, 16), nn.ReLU(), conv(16, 8))
+    graph = ChannelGraph.trace(model := net(linear, rectified), (torch.zeros(1, 3, 12, 12),))
+    network = partition(graph)
+    assert len(graph.blocks) == 2
+    # Behind the first block there are negative values, so that the second one's activation has something to do.
+    assert removable(network, graph.blocks) == graph.blocks[:1]
+    without = partition(ChannelGraph.trace(graph.cut(model, {graph.blocks[1].name: []}), (torch.zeros(1, 3, 12, 12),)))
+    assert "relu" in [kernel.key.op for kernel in without.kernels]
+    assert all(a.name != b.name for a, b in pairwise(without.kernels))

@@ -1,0 +1,165 @@
+"""A residual branch is removed exactly where that is legal, and what is left computes what a masked branch computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from aap_hw.models import zoo
+from aap_hw.models.initialise import calibrate_batch_norm, initialise
+
+
+class Residual(nn.Module):
+    """relu(x + branch(x)), or x + branch(x)."""
+
+    def __init__(self, *branch: nn.Module, relu: bool = True) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*branch)
+        self.relu = relu
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the block."""
+        out = x + self.branch(x)
+        return torch.relu(out) if self.relu else out
+
+
+def conv(before: int, after: int, size: int = 3, **options: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, size, padding=size // 2, bias=False, **options),
+        nn.BatchNorm2d(after),  # type: ignore[arg-type]
+    )
+
+
+def net(*blocks: nn.Module) -> nn.Module:
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    model = nn.Sequential(conv(3, 8), nn.ReLU(), *blocks, *head)
+    initialise(model, seed=0)
+    calibrate_batch_norm(model, (3, 12, 12), seed=0)
+    return model.eval()
+
+
+IMAGES = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def trace(model: nn.Module) -> ChannelGraph:
+    return ChannelGraph.trace(model, (IMAGES,))
+
+
+class Excited(nn.Module):
+    """A branch with a gate of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = conv(8, 16), conv(16, 8, 1)
+        self.squeeze, self.excite = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the branch."""
+        x = nn.functional.silu(self.wide(x))
+        gate = self.excite(torch.relu(self.squeeze(x.mean((2, 3), keepdim=True))))
+        return self.narrow(x * torch.sigmoid(gate))  # type: ignore[no-any-return]
+
+
+REMOVABLE = {
+    "basic": Residual(conv(8, 16), nn.ReLU(inplace=True), conv(16, 8)),
+    "bottleneck": Residual(conv(8, 6, 1), nn.ReLU(), conv(6, 6), nn.ReLU(), conv(6, 8, 1)),
+    "inverted": Residual(conv(8, 24, 1), nn.ReLU6(), conv(24, 24, groups=24), nn.ReLU6(), conv(24, 8, 1), relu=False),
+    "excited": Residual(Excited()),
+}
+
+
+@pytest.mark.parametrize("kind", REMOVABLE)
+def test_net_without_a_branch_equals_the_net_whose_branch_is_masked(kind: str) -> None:
+    model = net(REMOVABLE[kind], Residual(conv(8, 10), nn.ReLU(), conv(10, 8)))
+    graph = trace(model)
+    first, second = graph.blocks
+    keep: dict[str, list[int]] = {name: [] for name in first.groups}
+    smaller = graph.cut(model, {**keep, "0.0": range(5)})  # type: ignore[dict-item]
+    with torch.no_grad():
+        masked = graph.cut(model, {"0.0": range(5)})
+        masked.get_submodule("2.branch").register_forward_hook(lambda _m, _i, out: torch.zeros_like(out))
+        torch.testing.assert_close(smaller(IMAGES), masked(IMAGES), rtol=0, atol=0)
+    assert type(smaller.get_submodule("2")) is Residual
+    assert sum(p.numel() for p in smaller.get_submodule("2").parameters()) == 0
+    assert sum(p.numel() for p in model.get_submodule("2").parameters()) > 0
+    again = trace(smaller)
+    assert [block.groups for block in again.blocks] == [second.groups]
+    assert again.widths.keys() == graph.widths.keys() - set(first.groups)
+    assert {group.name for group in again.groups if group.frozen} == {
+        group.name for group in graph.groups if group.frozen
+    }
+
+
+def test_all_groups_within_a_branch_go_together() -> None:
+    graph = trace(net(REMOVABLE["bottleneck"], REMOVABLE["excited"]))
+    assert [len(block.groups) for block in graph.blocks] == [2, 2]
+    first = graph.blocks[0].groups
+    model = net(REMOVABLE["bottleneck"], REMOVABLE["excited"])
+    by_one, by_all = graph.cut(model, {first[1]: []}), graph.cut(model, {name: [] for name in first})
+    assert by_one.state_dict().keys() == by_all.state_dict().keys() < model.state_dict().keys()
+    with pytest.raises(UserError, match="is to keep channels of a block that is removed"):
+        graph.cut(model, {first[0]: [], first[1]: [0, 1]})
+
+
+class Shared(nn.Module):
+    """Two branches that use the same layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = conv(8, 6), conv(6, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the block twice."""
+        x = torch.relu(x + self.two(torch.relu(self.one(x))))
+        return torch.relu(x + self.two(torch.relu(self.one(x))))
+
+
+class Scaled(nn.Module):
+    """A branch that ends in a factor of the block's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.factor = conv(8, 6), conv(6, 8), nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the block."""
+        return x + self.factor * self.two(torch.relu(self.one(x)))  # type: ignore[no-any-return]
+
+
+class TwoSources(nn.Module):
+    """A branch that reads more than the shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = conv(8, 8), conv(8, 6), conv(6, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the block."""
+        y = torch.relu(self.stem(x))
+        return torch.relu(x + self.two(torch.relu(self.one(y)))) + y
+
+
+@pytest.mark.parametrize("block", [Shared(), Scaled(), TwoSources()], ids=lambda b: type(b).__name__)
+def test_branch_that_cannot_go_alone_is_left(block: nn.Module) -> None:
+    assert trace(net(block)).blocks == ()
+
+
+def test_only_blocks_with_an_identity_shortcut_can_go() -> None:
+    found = {}
+    for name, side in (("resnet20", 32), ("resnet18", 64), ("mobilenetv2", 64)):
+        graph = ChannelGraph.trace(zoo.build(name).module, (torch.zeros(1, 3, side, side),))
+        found[name] = [block.name for block in graph.blocks]
+    assert found["resnet20"] == [
+        f"layer{s}.{b}.conv1" for s, b in ((1, 0), (1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2))
+    ]
+    assert found["resnet18"] == [
+        "layer1.0.conv1",
+        "layer1.1.conv1",
+        "layer2.1.conv1",
+        "layer3.1.conv1",
+        "layer4.1.conv1",
+    ]
+    assert [int(name.split(".")[1]) for name in found["mobilenetv2"]] == [3, 5, 6, 8, 9, 10, 12, 13, 15, 16]
