@@ -13,6 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,39 +69,42 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
     dense = baseline(task)
     scores = dict(scores_of(task, dense.module, dense.graph, PruneSettings()))
     planner = dense.planner
-    problem = planner.problem(scores, [FLOPS])
-    choices = problem.choices
+    # Whole branches are removed by our choice only; the published ones that are compared know nothing of depth.
+    deep, flat = planner.problem(scores, [FLOPS]), replace(planner, blocks={}).problem(scores, [FLOPS])
     allocators = {
-        "exact": exact,
-        "uniform": uniform,
-        "flops_greedy": flops_greedy,
-        "netadapt": netadapt,
-        "halp": halp,
-        "threshold": threshold(scores),
+        "exact": (deep, exact),
+        "exact_no_depth": (flat, exact),
+        "uniform": (flat, uniform),
+        "flops_greedy": (flat, flops_greedy),
+        "netadapt": (flat, netadapt),
+        "halp": (flat, halp),
+        "threshold": (flat, threshold(scores)),
     }
     dense_ms = planner.dense[LATENCY]
     found = []
     for share in budgets:
         alone_us = planner.slowdown.alone_of(share * dense_ms * 1e3 / planner.calibration)
-        for allocator, choose in allocators.items():
+        for allocator, (problem, choose) in allocators.items():
             began = time.perf_counter()
             chosen = choose(problem, alone_us)
             seconds = time.perf_counter() - began
-            widths = None
+            widths = kept_attention = None
             if chosen is not None:
-                kept = {c.name: c.widths[at] for c, at in zip(choices, chosen.plan, strict=True)}
+                kept = {c.name: c.widths[at] for c, at in zip(problem.choices, chosen.plan, strict=True)}
                 widths = {**planner.network.dense, **kept}
-            found.append((share, allocator, chosen, widths, seconds))
+                kept_attention = math.exp(problem.value(chosen.plan) / len(kept))
+            found.append((share, allocator, chosen, widths, kept_attention, seconds))
         say(f"{name}: planned {share:.0%}")
     measured = {} if options.no_measure else _measured(dense, task, options.device, [each[3] for each in found])
-    for share, allocator, chosen, widths, seconds in found:
+    for share, allocator, chosen, widths, kept_attention, seconds in found:
         measured_ms, measured_share = measured.get(_known(widths), (None, None))
         yield {
             "model": name,
             "threads": table.device["threads"],
             "budget_share": share,
             "allocator": allocator,
-            "kept_attention": None if chosen is None else math.exp(problem.value(chosen.plan) / len(choices)),
+            "kept_attention": kept_attention,
+            "branches_removed": None if widths is None else sum(width == 0 for width in widths.values()),
             "predicted_ms": None if widths is None else planner.spent(widths)[LATENCY],
             "measured_ms": measured_ms,
             "measured_share": measured_share,

@@ -187,7 +187,7 @@ class ChannelGraph:
             If a group is unknown or frozen, its indices are not whole numbers, out of range, not distinct or empty
             where there is no block to remove, or `model` is not of the shape that was traced.
         """
-        removed = surgery.removed_blocks(self.blocks, keep) if not all(map(len, keep.values())) else ()
+        removed = surgery.removed_blocks(self.blocks, keep) if any(map(surgery.is_empty, keep.values())) else ()
         gone = {name for block in removed for name in block.groups}
         checked = surgery.checked_keep(self.groups, {name: kept for name, kept in keep.items() if name not in gone})
         shapes = _shapes(model)

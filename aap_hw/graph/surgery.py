@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import pairwise
 from operator import index as as_index
 from typing import TypeAlias
@@ -76,15 +76,20 @@ def removed_blocks(blocks: Iterable[Block], keep: Mapping[str, Sequence[int]]) -
     UserError
         If another group of such a block is to keep some.
     """
-    removed = tuple(block for block in blocks if any(name in keep and not len(keep[name]) for name in block.groups))
+    removed = tuple(block for block in blocks if any(name in keep and is_empty(keep[name]) for name in block.groups))
     for block in removed:
         for name in block.groups:
-            if len(keep.get(name, ())):
+            if name in keep and not is_empty(keep[name]):
                 raise UserError(
                     f"channel group '{name}' is to keep channels of a block that is removed with "
                     f"'{block.name}'; leave it out of the plan"
                 )
     return removed
+
+
+def is_empty(indices: object) -> bool:
+    """Whether a plan keeps no channel of a group; what is no collection at all is refused elsewhere."""
+    return isinstance(indices, Sized) and not len(indices)
 
 
 def remove(model: nn.Module, layers: Iterable[str]) -> None:

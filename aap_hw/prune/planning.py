@@ -219,7 +219,9 @@ class Planner:
             for name, widths in allowed.items()
             if len(widths) > 1
         ]
-        together = [groups for groups in self.blocks if all(len(allowed[name]) > 1 for name in groups)]
+        together = [
+            groups for groups in self.blocks if all(allowed[name][0] == 0 < len(allowed[name]) - 1 for name in groups)
+        ]
         costs: dict[str, Sequence[KernelCost] | PeakCost] = {
             name: kernel_costs(self.network, allowed, COUNTS[name]) for name in resources if name in COUNTS
         }

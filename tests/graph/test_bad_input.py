@@ -26,8 +26,8 @@ def ready() -> tuple[nn.Module, ChannelGraph]:
     [
         ({"stem.1": [0]}, "no channel group 'stem.1'; did you mean 'stem.0'?"),
         ({"head.linear": [0, 1]}, "'head.linear' cannot be cut: it reaches the network's output"),
-        ({"a": []}, "'a' must keep at least one of its 12 channels"),
-        ({"a": np.array([], dtype=np.int64)}, "'a' must keep at least one of its 12 channels"),
+        ({"stem.0": []}, "'stem.0' must keep at least one of its 8 channels"),
+        ({"stem.0": np.array([], dtype=np.int64)}, "'stem.0' must keep at least one of its 8 channels"),
         ({"a": [0, 12]}, "channel 12 of 'a' does not exist: it has channels 0 to 11"),
         ({"a": [0, -1]}, "channel -1 of 'a' does not exist"),
         ({"a": [3, 0, 3]}, "channel 3 of 'a' is listed twice"),

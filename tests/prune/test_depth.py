@@ -1,0 +1,116 @@
+"""Removing whole branches reaches budgets that narrowing cannot; it is predicted without them, and can be saved."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aap_hw.attention import contributions
+from aap_hw.compile.partition import partition
+from aap_hw.compile.removal import removable
+from aap_hw.graph import ChannelGraph
+from aap_hw.policy import Budget
+from aap_hw.prune.baseline import baseline, plan_once
+from aap_hw.prune.planning import Unreachable
+from aap_hw.prune.rounds import prune
+from aap_hw.prune.run import RunFolder
+from aap_hw.prune.task import PruneSettings, Task
+from aap_hw.train.loop import TrainSettings
+from tests.synthetic import ORIGIN, few_images, resnet20, table
+
+FEW = PruneSettings(rounds=2, calibration_images=8, training=TrainSettings(epochs=1, learning_rate=0.02))
+REMOVABLE = {f"layer{stage}.{block}.conv1" for stage, block in ((1, 0), (1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2))}
+pytestmark = pytest.mark.usefixtures("quick_baseline")
+
+
+def task(retrain: bool = False) -> Task:
+    return Task(ORIGIN, table(), few_images(), retrain)
+
+
+def test_contribution_is_the_branches_share_of_the_attention_of_what_is_added() -> None:
+    module, graph, network = resnet20()
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen: dict[str, float] = {}
+    block = module.get_submodule("layer2.1")
+    hooks = [
+        block.register_forward_pre_hook(lambda _m, inputs: seen.update(x=float(inputs[0].abs().mean()))),
+        block.get_submodule("bn2").register_forward_hook(lambda _m, _i, out: seen.update(f=float(out.abs().mean()))),
+    ]
+    with torch.no_grad():
+        module(images)
+    for hook in hooks:
+        hook.remove()
+    found = contributions(graph, removable(network, graph.blocks), images)
+    assert found.keys() == REMOVABLE
+    assert found["layer2.1.conv1"] == pytest.approx(seen["f"] / (seen["f"] + seen["x"]), rel=1e-5)
+    assert all(0 < share < 1 for share in found.values())
+
+
+def test_a_removed_branch_is_worth_its_narrowest_form_times_the_shortcuts_share() -> None:
+    dense = baseline(task(), FEW)
+    assert {groups[0] for groups in dense.planner.blocks} == REMOVABLE
+    random = np.random.default_rng(0)
+    scores = {group.name: random.random(group.width) for group in resnet20()[1].groups if not group.frozen}
+    with_depth = dense.planner.problem(scores, [])
+    without = replace(dense.planner, blocks={}).problem(scores, [])
+    for deep, flat in zip(with_depth.choices, without.choices, strict=True):
+        if deep.name in REMOVABLE:
+            assert deep.widths == (0, *flat.widths)
+            assert deep.value[1:] == pytest.approx(flat.value)
+            shortcut = 1 - dense.planner.blocks[deep.name,]
+            assert math.exp(deep.value[0]) == pytest.approx(math.exp(flat.value[0]) * shortcut)
+        else:
+            assert deep.widths == flat.widths
+
+
+def test_removal_reaches_what_narrowing_cannot_and_its_kernels_are_not_predicted() -> None:
+    narrow = replace(FEW, depth=False)
+    with pytest.raises(Unreachable) as refused:
+        plan_once(task(), [Budget.parse("5%")], narrow)
+    budget = Budget.parse(f"{0.9 * refused.value.smallest}ms")
+    dense, plan = plan_once(task(), [budget], FEW)
+    removed = {name for name, kept in plan.keep.items() if not kept}
+    assert removed
+    assert removed <= REMOVABLE
+    assert plan.predicted_ms <= budget.amount
+    layers = {name.removesuffix(".conv1") for name in removed}
+    kernels = {k.name: k for k in resnet20()[2].kernels}
+    predicted = [kernels[row.kernel] for row in plan.kernels]
+    assert len(predicted) == len(kernels) - 2 * len(removed)
+    assert not any((kernel.weight or "").rpartition(".conv")[0] in layers for kernel in predicted)
+    assert 0 < plan.kept_attention < 1
+    # The compiled network consists of just the kernels that were predicted, at their widths.
+    cut = dense.graph.cut(dense.module, plan.keep)
+    network = partition(ChannelGraph.trace(cut, (torch.zeros(1, 3, 32, 32),)))
+    compiled = [kernel.at(network.dense) for kernel in network.kernels]
+    assert compiled == [kernel.at(plan.widths) for kernel in predicted]
+
+
+def test_run_that_removes_branches_can_be_saved_and_loaded_and_its_rounds_go_on_from_it(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable) as refused:
+        plan_once(task(), [Budget.parse("5%")], replace(FEW, depth=False))
+    pruned, summary = prune(task(retrain=True), [Budget.parse(f"{0.85 * refused.value.smallest}ms")], FEW)
+    assert summary["predicted_ms"] <= summary["budget_ms"]
+    removed = [name for name, kept in pruned.kept.items() if not kept]
+    assert removed
+    run = RunFolder(tmp_path / "run")
+    run.create()
+    run.save(pruned, summary)
+    loaded = run.load()
+    assert loaded.kept == pruned.kept
+    images = few_images().tensors("test", (3, 32, 32), np.arange(8))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.module(images), pruned.module.eval()(images), rtol=0, atol=0)
+    torch.export.export(loaded.module, (images,))
+    assert summary["params_pruned"] == sum(p.numel() for p in loaded.module.parameters())
+
+
+def test_without_depth_no_branch_is_removed() -> None:
+    dense = baseline(task(), replace(FEW, depth=False))
+    assert dense.planner.blocks == {}
+    assert all(widths[0] > 0 for widths in dense.planner.candidates.values())
