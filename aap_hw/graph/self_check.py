@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from aap_hw.errors import UserError
 from aap_hw.graph.channel_graph import ChannelGraph
+from aap_hw.graph.surgery import removed_blocks
 
 # As a share of the largest output. Rounding is about 1e-14; a channel taken for its neighbour is far above.
 TOLERANCE = 1e-8
@@ -102,10 +103,19 @@ def _difference(graph: ChannelGraph, model: nn.Module, smaller: nn.Module, keep:
 
 
 def _silenced(graph: ChannelGraph, model: nn.Module, keep: Keep) -> nn.Module:
-    """A copy of the uncut model in which nothing reads the channels that `keep` leaves out."""
+    """A copy of the uncut model in which nothing reads what `keep` leaves out, and branches that go are zero."""
     whole = copy.deepcopy(model)
     tensors = dict(whole.named_parameters(remove_duplicate=False))
+    removed = removed_blocks(graph.blocks, keep)
+    for path in (path for block in removed for path in block.modules):
+        layer = whole.get_submodule(path)
+        for tensor in (*layer.parameters(), getattr(layer, "running_mean", None)):
+            if tensor is not None:
+                tensor.zero_()
+    gone_with_it = {name for block in removed for name in block.groups}
     for name, kept in keep.items():
+        if name in gone_with_it:
+            continue
         group = graph.group(name)
         gone = np.setdiff1d(np.arange(group.width), kept)
         for axis in group.axes:
