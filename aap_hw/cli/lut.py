@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aap_hw.cli.lut_files import diff, merge, plot
 from aap_hw.cli.options import (
     connect_option,
     device_option,
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 
 @click.group(epilog="\b\nExample:\n  aap-hw lut show lut/x86.json")
 def command() -> None:
-    """Look into latency tables, and check them on the device."""
+    """Look into latency tables, compare and merge them, and check them on the device."""
+
+
+for each in (plot, diff, merge):
+    command.add_command(each)
 
 
 @command.command(epilog="\b\nExample:\n  aap-hw lut show lut/x86.json")
@@ -179,6 +184,15 @@ def _print(table: LatencyTable, points: bool) -> None:
     )
     if clock := _clock_and_heat(how):
         console.print(clock, soft_wrap=True)
+    console.print(
+        "drift: how far the quickest and the slowest timing of the reference kernel were apart; each point is divided "
+        "by the one beside it",
+        soft_wrap=True,
+    )
+    console.print(
+        f"widths between those of the table are interpolated linearly ({_between(table)}); wider ones are refused",
+        soft_wrap=True,
+    )
     grid = Table(box=None, pad_edge=False)
     for heading in ("kernel", "points", "widths in", "widths out", "us"):
         grid.add_column(heading, justify="left" if heading == "kernel" else "right", overflow="fold")
@@ -197,6 +211,19 @@ def _print(table: LatencyTable, points: bool) -> None:
     console.print(grid)
     for line in _validation_lines(table):
         console.print(line, soft_wrap=True)
+
+
+def _between(table: LatencyTable) -> str:
+    """How many of the width pairs that the points of a kernel span are in the table."""
+    spans = [
+        (len(rows), len({p.width_in for p in rows.values()}), len({p.width_out for p in rows.values()}))
+        for rows in table.points.values()
+    ]
+    grids = [(points, ins * outs) for points, ins, outs in spans if points > max(ins, outs)]
+    if not grids:
+        return "no kernel of this one has a grid of widths"
+    there, pairs = map(sum, zip(*grids, strict=True))
+    return f"{there} of {pairs} pairs of input and output width were measured"
 
 
 def _clock_and_heat(how: Mapping[str, Any]) -> str:

@@ -25,6 +25,10 @@ def test_text_names_device_measurement_kernels_and_validation(
     assert lines[0] == "x86: a CPU elsewhere, 1 thread, measured 2026-01-01"
     assert f"{len(table)} points of {len(table.points)} kernels" in lines[2]
     assert "drift 1.0%" in lines[2]
+    assert "each point is divided by the one beside it" in outcome.out
+    assert "interpolated linearly (no kernel of this one has a grid of widths); wider ones are refused" in outcome.out
+    shipped = aap_hw("lut", "show", "x86").out
+    assert re.search(r"interpolated linearly \(\d+ of \d+ pairs of input and output width were measured\)", shipped)
     for key, rows in table.points.items():
         (line,) = [line for line in lines if line.startswith(f"{key} ")]
         values = [point.latency_us for point in rows.values()]

@@ -1,0 +1,116 @@
+"""Several tables of one device into one. Pure: tables in, a table out, with what they disagree on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from aap_hw.compile.kernel import KernelKey
+from aap_hw.errors import UserError
+from aap_hw.lut.comparing import INCIDENTAL
+from aap_hw.lut.table import LatencyPoint, LatencyTable
+
+# Two timings of one point that differ by more than this share are worth a word.
+TOLERANCE = 0.05
+# What may differ between two ways of measuring: it is of the day, not of the way.
+OF_THE_DAY = ("reference_us", "reference_drift", "governor", "temperature_c")
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A point of which two tables say something else: the quicker one is kept, by the name of its table."""
+
+    key: KernelKey
+    width_in: int
+    width_out: int
+    kept_us: float
+    other_us: float
+    kept: str
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The table, the points that its sources disagree on, and the networks that more than one of them had measured."""
+
+    table: LatencyTable
+    conflicts: tuple[Conflict, ...]
+    networks: tuple[str, ...]
+
+
+def merge(named: Sequence[tuple[str, LatencyTable]]) -> Merged:
+    """Merge tables, each given with the name that sentences call it by.
+
+    Latencies are brought to the speed of the first table by the reference kernel that was timed beside each. Of a point
+    that several have, the quickest counts, as of several visits of one profile. Of a network that several measured as a
+    whole, everything is taken from the first of them: its calibration belongs to its measurements.
+
+    Raises
+    ------
+    UserError : there are fewer than two tables, or they are not of one device, compiled and measured in one way.
+    """
+    if len(named) < 2:
+        raise UserError("merging takes two tables or more; give their files and --out FILE")
+    (first_name, first), *others = named
+    result = LatencyTable(dict(first.device), dict(first.measurement))
+    for name, other in others:
+        _require_same(first_name, first, name, other)
+    conflicts: dict[tuple[KernelKey, int, int], Conflict] = {}
+    networks: dict[str, None] = {}
+    origin: dict[tuple[KernelKey, int, int], str] = {}
+    for name, table in named:
+        scale = first.measurement["reference_us"] / table.measurement["reference_us"]
+        for key, points in table.points.items():
+            for point in points.values():
+                scaled = replace(point, latency_us=point.latency_us * scale, spread_us=point.spread_us * scale)
+                _add(result, key, scaled, name, origin, conflicts)
+        taken = {(entry.model, entry.input) for entry in result.validation} | set(result.slowdowns)
+        for network in dict.fromkeys([*((v.model, v.input) for v in table.validation), *table.slowdowns]):
+            if network in taken:
+                networks[f"{network[0]} at {'x'.join(map(str, network[1][1:]))}, of {name}"] = None
+                continue
+            result.validation += [
+                replace(v, predicted_us=v.predicted_us * scale, measured_us=v.measured_us * scale)
+                for v in table.validation
+                if (v.model, v.input) == network
+            ]
+            if (slow := table.slowdowns.get(network)) is not None:
+                result.slowdowns[network] = replace(
+                    slow, alone_us=slow.alone_us * scale, measured_us=slow.measured_us * scale
+                )
+    result.device["date"] = max(table.device["date"] for _, table in named)
+    result.measurement["reference_drift"] = max(table.measurement["reference_drift"] for _, table in named)
+    return Merged(result, tuple(conflicts.values()), tuple(networks))
+
+
+def _add(
+    table: LatencyTable,
+    key: KernelKey,
+    point: LatencyPoint,
+    name: str,
+    origin: dict[tuple[KernelKey, int, int], str],
+    conflicts: dict[tuple[KernelKey, int, int], Conflict],
+) -> None:
+    address = key, point.width_in, point.width_out
+    before = table.points.get(key, {}).get((point.width_in, point.width_out))
+    if before is not None:
+        quick, slow = sorted((before, point), key=lambda p: p.latency_us)
+        if quick.latency_us * (1 + TOLERANCE) < slow.latency_us:
+            kept = name if quick is point else origin[address]
+            conflicts[address] = Conflict(*address, quick.latency_us, slow.latency_us, kept)
+        if quick is before:
+            return
+    table.add(key, point)
+    origin[address] = name
+
+
+def _require_same(first_name: str, first: LatencyTable, name: str, other: LatencyTable) -> None:
+    for kind, ours, theirs, ignored in (
+        ("device", first.device, other.device, INCIDENTAL),
+        ("measurement", first.measurement, other.measurement, OF_THE_DAY),
+    ):
+        for fact in sorted((ours.keys() | theirs.keys()) - set(ignored)):
+            if ours.get(fact) != theirs.get(fact):
+                raise UserError(
+                    f"{name} and {first_name} are not of one {kind}: {fact} is {theirs.get(fact)!r} and "
+                    f"{ours.get(fact)!r}; only tables of one device, compiled and measured in one way, can be merged"
+                )
