@@ -23,6 +23,7 @@ COMMANDS = {
     "lut": "aap_hw.cli.lut:command",
     "plan": "aap_hw.cli.plan:command",
     "prune": "aap_hw.cli.prune:command",
+    "compile": "aap_hw.cli.compile:command",
     "deploy": "aap_hw.cli.deploy:command",
     "report": "aap_hw.cli.report:command",
 }

@@ -14,7 +14,7 @@ from aap_hw.compile.convolution import packed_elements
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.network import Kernel, Network
 from aap_hw.compile.shape import WITH_WEIGHTS, output_pixels, weight_elements
-from aap_hw.compile.target import CpuTarget
+from aap_hw.compile.target import DeviceTarget, GpuTarget
 from aap_hw.graph import WidthExpr
 
 BYTES = 4  # of a float32
@@ -41,26 +41,24 @@ class Moment:
         return made + sum(value.at(widths) for value in self.held)
 
 
-def peak_bytes(network: Network, widths: Mapping[str, int], target: CpuTarget) -> int:
+def peak_bytes(network: Network, widths: Mapping[str, int], target: DeviceTarget) -> int:
     """Memory that a network needs under a width plan: all constants, and the most that lives at one moment."""
     constants = sum(constant_bytes(*kernel.at(widths), target) for kernel in network.kernels)
     return constants + max(moment.bytes_at(widths) for moment in moments(network))
 
 
-def constant_bytes(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> int:
+def constant_bytes(key: KernelKey, width_in: int, width_out: int, target: DeviceTarget) -> int:
     """Bytes of a kernel's weights and bias as they are packed into the library."""
     if not (width_in and width_out):
         return 0
     if key.op in WITH_WEIGHTS:
-        dense = key.op != "depthwise_conv2d"
-        weights = packed_elements if dense else _unpacked
-        return BYTES * (weights(key, width_in, width_out, target) + width_out)
+        if key.op == "depthwise_conv2d" or isinstance(target, GpuTarget):
+            weights = weight_elements(key, width_in, width_out)
+        else:
+            weights = packed_elements(key, width_in, width_out, target)
+        return BYTES * (weights + width_out)
     has_factors = key.op == "affine" or "affine" in key.epilogue
     return BYTES * 2 * width_out if has_factors else 0
-
-
-def _unpacked(key: KernelKey, width_in: int, width_out: int, _: CpuTarget) -> int:
-    return weight_elements(key, width_in, width_out)
 
 
 def moments(network: Network) -> Iterator[Moment]:

@@ -16,11 +16,11 @@ from aap_hw.compile.function import Argument, KernelFunction
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.network import Kernel, Network
 from aap_hw.compile.partition import partition
-from aap_hw.compile.target import CpuTarget
+from aap_hw.compile.target import DeviceTarget
 from aap_hw.graph import ChannelGraph
 
 
-def compile_network(model: nn.Module, example: torch.Tensor, target: CpuTarget, library: Path) -> Network:
+def compile_network(model: nn.Module, example: torch.Tensor, target: DeviceTarget, library: Path) -> Network:
     """Compile ``model`` for inputs of ``example``'s shape (N, C, H, W) and write the shared library.
 
     Returns the network that was compiled. The model is read in evaluation mode and left untouched.
@@ -37,7 +37,7 @@ def compile_network(model: nn.Module, example: torch.Tensor, target: CpuTarget, 
 
 
 def lower_network(
-    network: Network, widths: Mapping[str, int], state: Mapping[str, torch.Tensor], target: CpuTarget
+    network: Network, widths: Mapping[str, int], state: Mapping[str, torch.Tensor], target: DeviceTarget
 ) -> tvm.IRModule:
     """The Relax module of a network at the given group widths, with the weights of ``state`` as constants."""
     builder = relax.BlockBuilder()

@@ -68,30 +68,36 @@ class Axis:
         return te.min(first + self.kernel, self.size + around) - te.max(first, -around)
 
 
-def _axes(key: KernelKey) -> tuple[Axis, Axis]:
+def axes_of(key: KernelKey) -> tuple[Axis, Axis]:
+    """How the windows of a pooling key lie along the height and the width."""
     ceil = bool(key.attribute("ceil"))
     sizes, kernel, stride, padding = key.size, key.pair("kernel"), key.pair("stride"), key.pair("padding")
     height, width = (Axis(sizes[i], kernel[i], stride[i], padding[i], ceil) for i in range(2))
     return height, width
 
 
-def max_pool(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
-    """The largest value of each window."""
-    height, width = _axes(key)
+Pixel = Callable[[Any, Any], Any]
+Summary = Callable[[Pixel, Any, Any], Any]
+"""The value of the window (y, x), given the values of an image by row and column."""
 
-    def largest(pixel: Callable[[Any, Any], Any], y: Any, x: Any) -> Any:
+
+def largest_of(key: KernelKey) -> Summary:
+    """The largest value of each window."""
+    height, width = axes_of(key)
+
+    def largest(pixel: Pixel, y: Any, x: Any) -> Any:
         values = [pixel(row, column) for row in height.elements(y) for column in width.elements(x)]
         return functools.reduce(te.max, values)
 
-    return _pool(key, channels, target, largest)
+    return largest
 
 
-def average_pool(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def mean_of(key: KernelKey) -> Summary:
     """The mean of each window; with ``padding_counts=no``, of its elements in the image."""
-    height, width = _axes(key)
+    height, width = axes_of(key)
     with_padding = key.attribute("padding_counts") != "no"
 
-    def mean(pixel: Callable[[Any, Any], Any], y: Any, x: Any) -> Any:
+    def mean(pixel: Pixel, y: Any, x: Any) -> Any:
         rows, columns = height.elements(y), width.elements(x)
         if not (height.reaches_outside or width.reaches_outside):
             total = functools.reduce(add, [pixel(row, column) for row in rows for column in columns])
@@ -104,11 +110,21 @@ def average_pool(key: KernelKey, channels: int, _: int, target: CpuTarget) -> Ke
         counted = height.counted(y, with_padding) * width.counted(x, with_padding)
         return functools.reduce(add, sums) * (number(1.0) / tirx.Cast("float32", counted))
 
-    return _pool(key, channels, target, mean)
+    return mean
 
 
-def _pool(key: KernelKey, channels: int, target: CpuTarget, summary: Callable[..., Any]) -> KernelFunction:
-    height, width = _axes(key)
+def max_pool(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+    """The largest value of each window."""
+    return _pool(key, channels, target, largest_of(key))
+
+
+def average_pool(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+    """The mean of each window."""
+    return _pool(key, channels, target, mean_of(key))
+
+
+def _pool(key: KernelKey, channels: int, target: CpuTarget, summary: Summary) -> KernelFunction:
+    height, width = axes_of(key)
     shape = (key.batch, height.windows, width.windows, channels)
 
     def body(image: Any, output: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the kernels need to know of the machine they are compiled for: vector lanes, registers, caches, threads.
+"""What the kernels need to know of the device they are compiled for: of a CPU vector lanes, registers, caches, threads.
 
 Nothing here knows how to reach a device or how a kernel is scheduled.
 """
@@ -28,6 +28,8 @@ L2_BYTES = {
     "znver5": 1 << 20,
 }
 USUAL_L2_BYTES = 512 << 10
+# What every GPU grants a block without being asked.
+SHARED_MEMORY = {"max_shared_memory_per_block": 48 << 10}
 VECTOR_FEATURES = ("avx", "avx2", "fma", "avx512f")
 
 
@@ -51,6 +53,11 @@ class CpuTarget:
     l2_bytes: int = USUAL_L2_BYTES
     tvm: tvm.target.Target = field(compare=False, hash=False, repr=False, default=None)
 
+    @property
+    def host(self) -> CpuTarget:
+        """The CPU that runs the library: this one."""
+        return self
+
     @classmethod
     def of(cls, options: Mapping[str, Any], threads: int) -> CpuTarget:
         """Describe the CPU of a TVM target given as a mapping such as ``{"kind": "llvm", "mcpu": "znver4"}``.
@@ -60,9 +67,6 @@ class CpuTarget:
         UserError : TVM does not know the target, or it is not a CPU.
         """
         try:
-            kind = tvm.target.Target(dict(options)).kind.name
-            if kind != "llvm":
-                raise UserError(f"the target kind {kind!r} has no kernels in this version; use a CPU profile")
             options = {**options, "num-cores": threads}
             target = tvm.target.Target(options)
         except (ValueError, TypeError) as problem:
@@ -74,6 +78,81 @@ class CpuTarget:
         lanes, registers = _vector_unit(target, triple)
         l2_bytes = L2_BYTES.get(cpu, USUAL_L2_BYTES)
         return cls(tuple(sorted(options.items())), lanes, registers, threads, l2_bytes, tvm=target)
+
+
+@dataclass(frozen=True)
+class GpuTarget:
+    """An NVIDIA GPU; how kernels are arranged for it is left to TVM's dlight rules.
+
+    Attributes
+    ----------
+    options : the TVM target, as the canonical tuple of its (key, value) pairs.
+    arch : CUDA architecture, such as ``sm_87``.
+    host : the CPU that runs the library, which launches the kernels.
+    lanes : float32 values of the widest load.
+    """
+
+    options: tuple[tuple[str, Any], ...]
+    arch: str
+    host: CpuTarget
+    lanes: int = 4
+    tvm: tvm.target.Target = field(compare=False, hash=False, repr=False, default=None)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> GpuTarget:
+        """Describe the GPU of a TVM target such as ``{"kind": "cuda", "arch": "sm_87"}``; of this machine without arch.
+
+        Raises
+        ------
+        UserError : TVM does not know the target, or it is the GPU of a machine that has none.
+        """
+        if "tag" not in options and "arch" not in options:
+            if not tvm.cuda(0).exist:
+                raise UserError(
+                    "this machine has no NVIDIA GPU with a driver, and the device profile names no other; "
+                    'write arch = "sm_87" or a tag under [target] to compile for a GPU elsewhere'
+                )
+            options = {**options, "arch": "sm_" + tvm.cuda(0).compute_version.replace(".", "")}
+        if "tag" not in options:
+            options = {**SHARED_MEMORY, **options}
+        try:
+            target = tvm.target.Target(dict(options))
+        except (ValueError, TypeError) as problem:
+            raise _refused(options, str(problem)) from problem
+        # Only tags bring a host along.
+        known = host_options() if target.host is None else {"kind": "llvm", **_cpu_of(target.host)}
+        host = CpuTarget.of(known, threads=1)
+        target = tvm.target.Target(dict(options), host=host.tvm)
+        return cls(tuple(sorted(options.items())), str(target.attrs["arch"]), host, tvm=target)
+
+    @property
+    def threads(self) -> int:
+        """Worker threads of the host."""
+        return self.host.threads
+
+
+def _cpu_of(host: tvm.target.Target) -> dict[str, str]:
+    return {name: str(host.attrs[name]) for name in ("mtriple", "mcpu") if name in host.attrs}
+
+
+DeviceTarget = CpuTarget | GpuTarget
+
+
+def device_target(options: Mapping[str, Any], threads: int) -> DeviceTarget:
+    """The device of a TVM target given as a mapping such as ``{"kind": "llvm", "mcpu": "znver4"}``.
+
+    Raises
+    ------
+    UserError : TVM does not know the target, or it is neither a CPU nor an NVIDIA GPU.
+    """
+    try:
+        # A tag is another name of a whole target, its kind included.
+        kind = options["kind"] if "kind" in options else tvm.target.Target(dict(options)).kind.name
+    except (ValueError, TypeError) as problem:
+        raise _refused(options, str(problem)) from problem
+    if kind not in ("llvm", "cuda"):
+        raise _refused(options, f"there are kernels for the kinds llvm and cuda and not for {kind!r}")
+    return GpuTarget.of(options) if kind == "cuda" else CpuTarget.of(options, threads)
 
 
 def _refused(options: Mapping[str, Any], reason: str) -> UserError:

@@ -18,6 +18,7 @@ import jsonschema
 import numpy as np
 
 from aap_hw import __version__
+from aap_hw.compile.build import cubin_beside
 from aap_hw.deploy.requirements import Requirements
 from aap_hw.deploy.runners.run import SCHEMA_VERSION
 from aap_hw.errors import UserError
@@ -53,6 +54,8 @@ class Bundle:
 def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
     """Write a bundle; an older one in the same folder is replaced, never mixed with.
 
+    For a GPU, its machine code is expected beside the library.
+
     Raises
     ------
     UserError : the folder cannot be written.
@@ -68,6 +71,7 @@ def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
         "model.so": library.read_bytes(),
         "reference_inputs.npy": _npy(bundle.inputs),
         "reference_outputs.npy": _npy(bundle.outputs),
+        **({"kernels.cubin": cubin_beside(library).read_bytes()} if bundle.requires.accelerator == "cuda" else {}),
         **{name: runners.joinpath(name).read_bytes() for name in RUNNERS},
     }
     for name, content in files.items():

@@ -14,7 +14,7 @@ import tvm
 
 from aap_hw.compile.build import SCHEDULES
 from aap_hw.compile.lowering import compile_network
-from aap_hw.compile.target import CpuTarget
+from aap_hw.compile.target import DeviceTarget
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.requirements import Requirements
 from aap_hw.device.connection import Device, target_of
@@ -157,7 +157,7 @@ class _Job:
         return TOLERANCE * max(1.0, float(np.abs(self.expected).max()))
 
     def write(
-        self, library: Path, target: CpuTarget, device: DeviceDescription, measured: Mapping[str, Any] | None
+        self, library: Path, target: DeviceTarget, device: DeviceDescription, measured: Mapping[str, Any] | None
     ) -> None:
         """Write the bundle."""
         mean, std = self.data.mean_and_std

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tvm.target import codegen
 
-from aap_hw.compile.target import CpuTarget
+from aap_hw.compile.target import DeviceTarget, GpuTarget
 from aap_hw.deploy.runners.run import machine_of
 
 # Extensions that not every CPU of a kind has, by LLVM's name and by that of /proc/cpuinfo.
@@ -38,11 +38,10 @@ class Requirements:
     tvm: str
 
     @classmethod
-    def of(cls, library: Path, target: CpuTarget) -> Requirements:
+    def of(cls, library: Path, target: DeviceTarget) -> Requirements:
         """What a library that was compiled for ``target`` needs."""
         machine = machine_of(library)
-        host = target.tvm.host or target.tvm
         known = CPU_FEATURES.get(machine, {})
-        features = [linux for llvm, linux in known.items() if codegen.llvm_cpu_has_features(llvm, host)]
-        accelerator = "cuda" if target.tvm.kind.name == "cuda" else "cpu"
+        features = [linux for llvm, linux in known.items() if codegen.llvm_cpu_has_features(llvm, target.host.tvm)]
+        accelerator = "cuda" if isinstance(target, GpuTarget) else "cpu"
         return cls(machine, tuple(features), accelerator, target.threads, version("apache-tvm"))

@@ -21,7 +21,7 @@ import numpy as np
 import tvm
 
 from aap_hw.compile.build import SCHEDULES
-from aap_hw.compile.target import CpuTarget
+from aap_hw.compile.target import DeviceTarget, GpuTarget
 from aap_hw.device.conditions import Conditions, conditions_of
 from aap_hw.device.description import EMULATED, MEASURED, DeviceDescription
 from aap_hw.device.facts import Facts, cpu_name
@@ -65,7 +65,7 @@ class RemoteDevice:
     UserError : the board is of another kind, or runs another version of TVM.
     """
 
-    def __init__(self, profile: DeviceProfile, target: CpuTarget, address: Address) -> None:
+    def __init__(self, profile: DeviceProfile, target: DeviceTarget, address: Address) -> None:
         self.profile, self.target, self.board = profile, target, str(address)
         self._timeout_s = profile.connect.timeout_s
         self._dropped: list[int] = []
@@ -75,12 +75,16 @@ class RemoteDevice:
         theirs.close()
         self._finalizer = weakref.finalize(self, _end, self._process, self._pipe)
         self._receive(SECONDS_TO_START)
-        architecture = str(target.tvm.attrs.get("mtriple", tvm.target.codegen.llvm_get_system_triple())).split("-")[0]
+        architecture = str(target.host.tvm.attrs.get("mtriple", tvm.target.codegen.llvm_get_system_triple())).split(
+            "-"
+        )[0]
         with tempfile.TemporaryDirectory(prefix="aap-hw-probe-") as folder:
             probe = Path(folder) / "probe.so"
-            compile_probe(target, probe)
+            compile_probe(target.host, probe)
             where = address.host, address.port, address.keys
-            self.facts: Facts = self._ask("connect", *where, probe, architecture, profile.threads)
+            self.facts: Facts = self._ask(
+                "connect", *where, probe, architecture, profile.threads, isinstance(target, GpuTarget)
+            )
 
     def check(self) -> None:
         """Refuse a board whose latencies would be of something else than the profile says.

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Protocol
 
 import tvm
+import tvm_ffi
 
 from aap_hw.compile.build import SCHEDULES
+from aap_hw.compile.gpu.cubin import compile_cubin
 from aap_hw.compile.linking import linker_of
-from aap_hw.compile.target import CpuTarget, host_options
+from aap_hw.compile.target import DeviceTarget, GpuTarget, device_target, host_options
 from aap_hw.device.board import Address, BoardLost, RemoteDevice
 from aap_hw.device.conditions import Conditions, conditions
 from aap_hw.device.description import DeviceDescription
@@ -32,7 +34,7 @@ class Device(Protocol):
     """A device that is ready to run compiled libraries."""
 
     profile: DeviceProfile
-    target: CpuTarget
+    target: DeviceTarget
 
     @property
     def board(self) -> str | None:
@@ -49,7 +51,7 @@ class Device(Protocol):
 
 
 class LocalDevice:
-    """This machine's CPU."""
+    """This machine's CPU or GPU."""
 
     def __init__(self, profile: DeviceProfile) -> None:
         self.profile = profile
@@ -57,6 +59,9 @@ class LocalDevice:
         # TVM would bind this thread to one core, and with it all threads started later, PyTorch's among them.
         os.environ.setdefault("TVM_BIND_THREADS", "0")
         tvm.get_global_func("runtime.config_threadpool")(1, profile.threads)
+        self._device = tvm.cuda(0) if isinstance(self.target, GpuTarget) else tvm.cpu()
+        if isinstance(self.target, GpuTarget):
+            _require_gpu(self.target, self._device)
 
     @property
     def board(self) -> str | None:
@@ -68,7 +73,7 @@ class LocalDevice:
         return DeviceDescription(
             self.profile.name,
             self.profile.profile_hash,
-            cpu_model(),
+            self._device.device_name if isinstance(self.target, GpuTarget) else cpu_model(),
             self.profile.threads,
             dict(self.target.options),
             tvm.__version__,
@@ -86,15 +91,29 @@ class LocalDevice:
         """
         with tempfile.TemporaryDirectory(prefix="aap-hw-load-") as folder:
             copy = shutil.copy(library, folder)
-            return LoadedModule(tvm.runtime.load_module(copy), tvm.cpu())
+            return LoadedModule(tvm.runtime.load_module(copy), self._device)
 
 
-def target_of(profile: DeviceProfile) -> CpuTarget:
+def _require_gpu(target: GpuTarget, device: tvm.runtime.Device) -> None:
+    """Refuse to run on a GPU that is not there or is of another architecture; let TVM load what was compiled for it."""
+    if not device.exist:
+        raise UserError(
+            "this machine has no NVIDIA GPU with a driver; 'aap-hw compile' and 'aap-hw deploy --no-run' do without one"
+        )
+    arch = "sm_" + device.compute_version.replace(".", "")
+    if arch != target.arch:
+        raise UserError(f"the profile is for a GPU of {target.arch} and this machine's is of {arch}; correct its arch")
+    tvm_ffi.register_global_func(
+        "tvm_callback_cuda_compile", lambda source: compile_cubin(source, target.arch), override=True
+    )
+
+
+def target_of(profile: DeviceProfile) -> DeviceTarget:
     """The compilation target of a profile, with the host's CPU filled in where it asks for that."""
     options = profile.target_config()
     if profile.target.kind == "host":
         options = {**options, **host_options()}
-    return CpuTarget.of(options, profile.threads)
+    return device_target(options, profile.threads)
 
 
 def connect(profile: DeviceProfile) -> Device:
@@ -107,7 +126,7 @@ def connect(profile: DeviceProfile) -> Device:
     if profile.connect.kind == "local":
         return LocalDevice(profile)
     target = target_of(profile)
-    linker_of(target)
+    linker_of(target.host)
     if profile.connect.kind == "rpc":
         return open_board(profile, target, server_of(profile))
     tracker = tracker_of(profile)
@@ -139,7 +158,7 @@ def tracker_of(profile: DeviceProfile) -> Tracker:
     return Tracker(spec.host, spec.port, spec.key, spec.timeout_s)
 
 
-def open_board(profile: DeviceProfile, target: CpuTarget, address: Address) -> RemoteDevice:
+def open_board(profile: DeviceProfile, target: DeviceTarget, address: Address) -> RemoteDevice:
     """A board that answers and is what the profile says; see ``RemoteDevice`` for what may be wrong."""
     board = RemoteDevice(profile, target, address)
     try:

@@ -55,7 +55,9 @@ class Session:
         self._libraries: dict[int, LoadedModule] = {}
         self._count = 0
 
-    def connect(self, host: str, port: int, keys: Sequence[str], probe: Path, architecture: str, threads: int) -> Facts:
+    def connect(
+        self, host: str, port: int, keys: Sequence[str], probe: Path, architecture: str, threads: int, on_gpu: bool
+    ) -> Facts:
         """Begin the session with the first of the keys that the server takes, and look around on the board."""
         where = f"{host}:{port}"
         for key in keys:
@@ -70,12 +72,14 @@ class Session:
                 f"the server at {where} is not registered as {' or '.join(map(repr, filter(None, keys)))}; give the "
                 "key that it was started with, as in rpc://HOST:PORT/KEY"
             )
-        self._cpu = self._remote.cpu(0)
+        self._device = self._remote.cuda(0) if on_gpu else self._remote.cpu(0)
+        if not self._device.exist:
+            raise Refusal(f"the server at {where} has no NVIDIA GPU that its TVM can use; is its driver installed?")
         # Without the probe, a file can only be read back to see whether it has arrived.
         file = self._upload(probe)
         if len(self._remote.download(file)) != probe.stat().st_size:
             raise Refusal(_DISK_FULL)
-        self._reader = Reader(self._load(file, probe), self._cpu)
+        self._reader = Reader(self._load(file, probe), self._remote.cpu(0))
         self._remote.get_function("runtime.config_threadpool")(1, threads)
         return facts_of(self._reader.read, architecture)
 
@@ -90,7 +94,7 @@ class Session:
         if not self._reader.holds(self._remote.get_function("tvm.rpc.server.workpath")(file), size):
             self._remote.remove(file)
             raise Refusal(_DISK_FULL)
-        self._libraries[self._count] = LoadedModule(self._load(file, library), self._cpu)
+        self._libraries[self._count] = LoadedModule(self._load(file, library), self._device)
         self._remote.remove(file)  # what is loaded stays
         return self._count
 

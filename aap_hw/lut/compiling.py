@@ -26,7 +26,7 @@ from aap_hw.compile.build import build_kernel, export_library
 from aap_hw.compile.kernel import Address
 from aap_hw.compile.lowering import lower_network
 from aap_hw.compile.network import Network
-from aap_hw.compile.target import CpuTarget
+from aap_hw.compile.target import DeviceTarget, device_target
 
 # Copies of a kernel's weights beyond this many bytes would only fill memory: the caches are long full.
 COPIES_BYTES = 64 << 20
@@ -45,7 +45,7 @@ class CompiledBatch:
     shapes: tuple[tuple[tuple[int, ...], ...], ...]
 
 
-def compile_batch(points: Sequence[Address], target: CpuTarget, copies: int, library: Path) -> CompiledBatch:
+def compile_batch(points: Sequence[Address], target: DeviceTarget, copies: int, library: Path) -> CompiledBatch:
     """Compile points into one library whose points ``time_point`` times."""
     builder = relax.BlockBuilder()
     counts, shapes = [], []
@@ -79,7 +79,7 @@ def _size(shape: Sequence[int]) -> int:
 class Compiler:
     """Worker processes that compile batches of points and whole networks."""
 
-    def __init__(self, target: CpuTarget, copies: int, folder: Path, workers: int) -> None:
+    def __init__(self, target: DeviceTarget, copies: int, folder: Path, workers: int) -> None:
         self._options, self._threads, self._copies = dict(target.options), target.threads, copies
         self._folder = folder
         context = multiprocessing.get_context("spawn")
@@ -125,7 +125,7 @@ class Compiler:
 def _compile(
     points: Sequence[Address], options: dict[str, object], threads: int, copies: int, library: Path
 ) -> CompiledBatch:
-    return compile_batch(points, CpuTarget.of(options, threads), copies, library)
+    return compile_batch(points, device_target(options, threads), copies, library)
 
 
 def _compile_network(
@@ -136,7 +136,7 @@ def _compile_network(
     threads: int,
     library: Path,
 ) -> Path:
-    target = CpuTarget.of(options, threads)
+    target = device_target(options, threads)
     export_library(lower_network(network, widths, state, target), target, library)
     return library
 
@@ -165,7 +165,7 @@ def _exit_after_parent() -> None:
 
 
 @contextmanager
-def compiler(target: CpuTarget, copies: int, folder: Path, workers: int) -> Iterator[Compiler]:
+def compiler(target: DeviceTarget, copies: int, folder: Path, workers: int) -> Iterator[Compiler]:
     """Worker processes for the length of a ``with`` block."""
     pool = Compiler(target, copies, folder, workers)
     try:

@@ -15,11 +15,11 @@ from aap_hw.graph import ChannelGraph, WidthExpr
 from aap_hw.policy import candidate_widths
 
 if TYPE_CHECKING:
-    from aap_hw.compile.target import CpuTarget
+    from aap_hw.compile.target import DeviceTarget
     from aap_hw.device import DeviceProfile
 
 
-def granularity_of(profile: DeviceProfile, target: CpuTarget) -> int:
+def granularity_of(profile: DeviceProfile, target: DeviceTarget) -> int:
     """Step between candidate widths, in channels."""
     step = profile.widths.granularity
     return target.lanes if step == "vector" else int(step)

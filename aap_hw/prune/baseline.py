@@ -35,7 +35,7 @@ from aap_hw.prune.task import FEWEST_IMAGES, PruneSettings, Task
 from aap_hw.train.data import LabelledImages
 
 if TYPE_CHECKING:
-    from aap_hw.compile.target import CpuTarget
+    from aap_hw.compile.target import DeviceTarget
     from aap_hw.device.connection import Device
 
 # Calibration images from which on attention is read batch by batch.
@@ -209,11 +209,11 @@ def _blocks(task: Task, graph: ChannelGraph, network: Network) -> dict[tuple[str
     return {block.groups: share[block.name] for block in found}
 
 
-def _target_of(table: LatencyTable) -> CpuTarget:
+def _target_of(table: LatencyTable) -> DeviceTarget:
     """The machine that the table's networks are compiled for."""
-    from aap_hw.compile.target import CpuTarget  # loads TVM: two seconds that planning does without
+    from aap_hw.compile.target import device_target  # loads TVM: two seconds that planning does without
 
-    return CpuTarget.of(table.device["target"], table.device["threads"])
+    return device_target(table.device["target"], table.device["threads"])
 
 
 def _check_provenance(task: Task) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from aap_hw.compile.footprint import Moment, constant_bytes, moments
 from aap_hw.compile.network import Network
-from aap_hw.compile.target import CpuTarget
+from aap_hw.compile.target import DeviceTarget
 from aap_hw.lut.predicting import kernel_costs
 from aap_hw.policy import KernelCost, PeakCost
 
@@ -37,7 +37,7 @@ class _Need:
         return more <= 0
 
 
-def memory_cost(network: Network, candidates: Candidates, target: CpuTarget) -> PeakCost:
+def memory_cost(network: Network, candidates: Candidates, target: DeviceTarget) -> PeakCost:
     """Bytes that a network needs, by its groups' candidate widths."""
     needs = [_need(moment, candidates) for moment in moments(network)]
     most = [0.0 if each.removable is None else _made(each.removable[1], candidates) for each in needs]

@@ -39,7 +39,7 @@ from aap_hw.policy import (
 )
 
 if TYPE_CHECKING:
-    from aap_hw.compile.target import CpuTarget
+    from aap_hw.compile.target import DeviceTarget
 
 Scores = Mapping[str, NDArray[np.float64]]
 Widths = Mapping[str, int]
@@ -135,7 +135,7 @@ class Planner:
     blocks: Mapping[tuple[str, ...], float] = field(default_factory=dict)
     allocator: str = "exact"
     threshold_weights: str | None = None
-    target: CpuTarget | None = None
+    target: DeviceTarget | None = None
 
     @property
     def dense(self) -> dict[str, float]:

@@ -20,9 +20,10 @@ from aap_hw.compile.build import build_kernel
 from aap_hw.compile.function import KernelFunction
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.lowering import compile_network
-from aap_hw.compile.target import CpuTarget
+from aap_hw.compile.target import CpuTarget, DeviceTarget
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
+from tests.compile.threads import in_series
 
 Pair = tuple[int, int]
 
@@ -77,9 +78,10 @@ class Convolution:
         )
 
 
-def assert_convolution_equals_pytorch(case: Convolution, threads: int = 1) -> None:
+def assert_convolution_equals_pytorch(case: Convolution, threads: int = 1, on: DeviceTarget | None = None) -> None:
+    """Compare a kernel for this machine, or one ``on`` a GPU, with PyTorch."""
     random = np.random.default_rng(7)
-    function = build_kernel(case.key(), case.width_in, case.width_out, target(threads))
+    function = build_kernel(case.key(), case.width_in, case.width_out, on or target(threads))
     groups = case.width_in if case.depthwise else 1
     image = random.standard_normal((case.batch, case.width_in, *case.size)).astype("float32")
     weight = random.standard_normal((case.width_out, case.width_in // groups, *case.kernel)).astype("float32")
@@ -137,7 +139,7 @@ def call(function: KernelFunction, **given: np.ndarray) -> np.ndarray:
 
 
 def runnable(function: KernelFunction) -> Any:
-    code = function.code.with_attr("global_symbol", "kernel")
+    code = in_series(function.code).with_attr("global_symbol", "kernel")
     compiled = tvm.compile(tvm.IRModule({"kernel": code}), target=target().tvm)
     return compiled.jit()["kernel"]
 

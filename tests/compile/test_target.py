@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tvm
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aap_hw.compile import target as target_module
 from aap_hw.compile.emit import Steps, choose_tile, lanes_for
-from aap_hw.compile.target import CpuTarget, host_options
+from aap_hw.compile.target import CpuTarget, GpuTarget, device_target, host_options
 from aap_hw.errors import UserError
 
 NEON = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72", "mattr": ["+neon"]}
@@ -96,9 +97,25 @@ def test_target_that_tvm_does_not_know_is_refused(options: dict[str, Any], reaso
 @pytest.mark.parametrize(
     "options", [{"kind": "cuda", "arch": "sm_87"}, {"tag": "nvidia/jetson-agx-orin-64gb"}], ids=str
 )
-def test_gpu_is_refused_in_one_sentence(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="'cuda' has no kernels in this version; use a CPU profile"):
-        CpuTarget.of(options, 1)
+def test_gpu_has_an_architecture_and_a_host(options: dict[str, Any]) -> None:
+    gpu = device_target(options, 1)
+    assert isinstance(gpu, GpuTarget)
+    assert gpu.arch == "sm_87"
+    assert gpu.host.tvm.kind.name == "llvm"
+    again = device_target(dict(gpu.options), 1)
+    assert again == gpu, "what a worker process makes of the options is the same target"
+
+
+def test_gpu_of_this_machine_is_missed_in_one_sentence() -> None:
+    if tvm.cuda(0).exist:
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UserError, match=r"this machine has no NVIDIA GPU with a driver, .* names no other"):
+        device_target({"kind": "cuda"}, 1)
+
+
+def test_kind_without_kernels_is_refused() -> None:
+    with pytest.raises(UserError, match=r"there are kernels for the kinds llvm and cuda and not for 'opencl'"):
+        device_target({"kind": "opencl"}, 1)
 
 
 def test_what_a_virtual_machine_hides_of_its_cpu_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tvm
 
 import aap_hw.deploy.runners
+from aap_hw.compile.target import device_target
 from tests.deploy.tiny import edit_manifest, make_bundle, replace_file, telltale_library
 
 RUNNERS = Path(aap_hw.deploy.runners.__file__).parent
@@ -172,6 +174,23 @@ def test_bundle_that_does_not_fit_is_refused_in_one_sentence_before_it_is_loaded
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"refused: .*{sentence}.*\n", done.stderr), done.stderr
     assert not (bundle / "loaded").exists()
+
+
+def test_bundle_for_a_gpu_brings_its_machine_code_and_is_refused_without_a_driver(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tvm.cuda(0).exist:
+        pytest.skip("there is a GPU here")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = tmp_path / "bundle"
+    make_bundle(bundle, device_target({"kind": "cuda", "arch": "sm_80"}, 1))
+    replace_file(bundle, "model.so", telltale_library())
+    done = runner.run(bundle)
+    assert done.returncode == 2
+    assert done.stderr.startswith("refused: the network needs an NVIDIA GPU and its driver is not installed (libcuda")
+    assert not (bundle / "loaded").exists()
+    one_bit_off("kernels.cubin")(bundle)
+    assert "kernels.cubin is not the file that was deployed" in runner.run(bundle).stderr
 
 
 def test_library_that_is_loaded_is_noticed(runner: Runner, bundle: Path) -> None:

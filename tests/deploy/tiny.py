@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from aap_hw.compile.lowering import compile_network
+from aap_hw.compile.target import DeviceTarget
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.requirements import Requirements
 from tests.synthetic import this_device
@@ -34,8 +35,8 @@ def network() -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
-def make_bundle(folder: Path) -> np.ndarray:
-    """Write a bundle of three reference vectors; returns PyTorch's outputs."""
+def make_bundle(folder: Path, target: DeviceTarget | None = None) -> np.ndarray:
+    """Write a bundle of three reference vectors, by default for this machine; returns PyTorch's outputs."""
     images = 3 * torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(4))
     module = network()
     with torch.no_grad():
@@ -43,8 +44,8 @@ def make_bundle(folder: Path) -> np.ndarray:
     device = this_device()
     with tempfile.TemporaryDirectory() as scratch:
         library = Path(scratch) / "tiny.so"
-        compile_network(module, images[:1], device.target, library)
-        requires = Requirements.of(library, device.target)
+        compile_network(module, images[:1], target or device.target, library)
+        requires = Requirements.of(library, target or device.target)
         how = {"scale": 1 / 255, "mean": [0.5] * 3, "std": [0.25] * 3}
         latency = {"predicted": None, "measured": None}
         labels = tuple("abcde")

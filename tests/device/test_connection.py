@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tvm
 from torch import nn
 
 from aap_hw.compile.lowering import compile_network
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice, connect, cpu_model, target_of, tracker_of
 from aap_hw.errors import UserError
+from aap_hw.resources import resource_dirs
 from tests.device import servers
 
 
@@ -139,6 +141,16 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(tvm.cuda(0).exist, reason="there is a GPU here")
+def test_gpu_that_is_not_there_is_missed_before_anything_is_compiled(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="this machine has no NVIDIA GPU with a driver"):
+        connect(load_profile("cuda"))
+    text = (resource_dirs("device_profiles")[0] / "cuda.toml").read_text("utf-8")
+    (tmp_path / "ampere.toml").write_text(text.replace('kind = "cuda"', 'kind = "cuda"\narch = "sm_80"'))
+    with pytest.raises(UserError, match="'aap-hw compile' and 'aap-hw deploy --no-run' do without one"):
+        connect(load_profile(tmp_path / "ampere.toml"))
 
 
 def test_this_machine_is_reached() -> None:

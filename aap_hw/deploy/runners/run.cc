@@ -144,14 +144,17 @@ Object Check(const std::string& folder) {
     throw Refused("manifest.json is of another version than this program; use the bundle's own run.cc");
 
   Object digests = Field<Object>(manifest, "sha256"), reference = Field<Object>(manifest, "reference");
-  for (const std::string& name : {std::string("model.so"), std::string(Field<ffi::String>(reference, "inputs")),
-                                  std::string(Field<ffi::String>(reference, "outputs"))}) {
+  Object requires_ = Field<Object>(manifest, "requires");
+  const bool has_gpu = Field<ffi::String>(requires_, "accelerator") == "cuda";
+  std::vector<std::string> names = {"model.so", Field<ffi::String>(reference, "inputs"),
+                                    Field<ffi::String>(reference, "outputs")};
+  if (has_gpu) names.push_back("kernels.cubin");
+  for (const std::string& name : names) {
     const std::string path = folder + "/" + name;
     if (name.find('/') != std::string::npos || Sha256(ReadFile(path)) != Field<ffi::String>(digests, name.c_str()))
       throw Refused(path + " is not the file that was deployed (its checksum differs); copy the bundle again");
   }
 
-  Object requires_ = Field<Object>(manifest, "requires");
   const std::string here = MachineOf("/proc/self/exe");
   for (const std::string& machine : {std::string(Field<ffi::String>(requires_, "machine")), MachineOf(folder + "/model.so")})
     if (machine != here)
@@ -162,6 +165,8 @@ Object Check(const std::string& folder) {
     if (!present.empty() && present.find(" " + feature + " ") == std::string::npos)
       throw Refused("the network was compiled for a CPU with " + feature + " and this one has none of it");
   }
+  if (has_gpu && dlopen("libcuda.so.1", RTLD_NOW) == nullptr)
+    throw Refused(std::string("the network needs an NVIDIA GPU and its driver is not installed (") + dlerror() + ")");
 
   // The package's version may say more than the library's: 0.27.0.post1 has the headers of 0.27.0.
   const std::string wanted = Field<ffi::String>(requires_, "tvm");
@@ -226,8 +231,14 @@ class Model {
   static ffi::Module Load(const std::string& folder, const Object& requires_) {
     setenv("TVM_NUM_THREADS", std::to_string(Field<int64_t>(requires_, "threads")).c_str(), 1);
     const bool has_gpu = Field<ffi::String>(requires_, "accelerator") == "cuda";
-    if (has_gpu && dlopen("libtvm_runtime_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr)
-      throw std::runtime_error("TVM's CUDA runtime cannot be loaded; is the GPU's driver installed?");
+    if (has_gpu) {
+      if (dlopen("libtvm_runtime_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr)
+        throw std::runtime_error(std::string("TVM's CUDA runtime cannot be loaded: ") + dlerror());
+      // TVM asks this function to compile the source of the kernels, which has been done.
+      const std::string kernels = ReadFile(folder + "/kernels.cubin");
+      auto compiled = [kernels](const ffi::String&) { return ffi::Bytes(kernels); };
+      ffi::Function::SetGlobal("tvm_callback_cuda_compile", ffi::Function::FromTyped(compiled), true);
+    }
     ffi::Module library = ffi::Module::LoadFromFile(folder + "/model.so");
     ffi::Module machine = library->GetFunction("vm_load_executable", false).value()().cast<ffi::Module>();
     ffi::Function initialise = machine->GetFunction("vm_initialization", false).value();

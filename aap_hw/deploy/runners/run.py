@@ -52,6 +52,7 @@ def check(folder: Path) -> dict[str, Any]:
         for name, digest in manifest["sha256"].items():
             check_file(folder / Path(name).name, digest)
         needed = {"model.so", manifest["reference"]["inputs"], manifest["reference"]["outputs"]}
+        needed |= {"kernels.cubin"} if manifest["requires"]["accelerator"] == "cuda" else set()
         if missing := needed - set(manifest["sha256"]):
             raise Refused(f"manifest.json has no checksum of {', '.join(sorted(missing))}; copy the bundle again")
         check_machine(folder, manifest["requires"])
@@ -96,6 +97,11 @@ def check_machine(folder: Path, requires: dict[str, Any]) -> None:
     lacking = [feature for feature in requires["cpu_features"] if present is not None and feature not in present]
     if lacking:
         raise Refused(f"the network was compiled for a CPU with {', '.join(lacking)} and this one has none of it")
+    if requires["accelerator"] == "cuda":
+        try:
+            ctypes.CDLL("libcuda.so.1")
+        except OSError as problem:
+            raise Refused(f"the network needs an NVIDIA GPU and its driver is not installed ({problem})") from problem
 
 
 def machine_of(path: Path) -> str:
@@ -146,6 +152,10 @@ class Model:
         requires = self.manifest["requires"]
         os.environ["TVM_NUM_THREADS"] = str(requires["threads"])
         tvm_ffi = load_runtime(requires["accelerator"])
+        if requires["accelerator"] == "cuda":
+            # TVM asks this function to compile the source of the kernels, which has been done.
+            kernels = (folder / "kernels.cubin").read_bytes()
+            tvm_ffi.register_global_func("tvm_callback_cuda_compile", lambda source: kernels, override=True)
         self._copy = tvm_ffi.get_global_func("runtime.TVMTensorCopyToBytes")
         self._argument = tvm_ffi.from_dlpack(self._input)
         executable = tvm_ffi.load_module(str(folder / "model.so"))["vm_load_executable"]()

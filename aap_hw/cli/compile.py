@@ -1,0 +1,48 @@
+"""``aap-hw compile``: compile a network for a device that need not be at hand."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from aap_hw.cli.options import device_option, input_option, input_text, model_option
+
+
+@click.command(
+    epilog="\b\nExamples:\n  aap-hw compile --device jetson-orin --model mobilenetv2\n"
+    "  aap-hw compile --device x86 --model resnet20 --out resnet20.so"
+)
+@device_option
+@model_option
+@input_option
+@click.option("--out", metavar="FILE", help="Keep the library; default: only show that it compiles.")
+def command(device: str, model_name: str, input_size: tuple[int, ...] | None, out: str | None) -> None:
+    """Compile a network for a device without running it.
+
+    For a GPU, which this machine need not have, the kernels' CUDA source is compiled to the GPU's machine code.
+    """
+    from aap_hw.deploy.compiling import compile_unseen
+    from aap_hw.device import load_profile
+    from aap_hw.device.connection import target_of
+    from aap_hw.files import require_writable_folder
+    from aap_hw.models.origin import Origin
+
+    profile, library = load_profile(device), Path(out) if out else None
+    if library is not None:
+        require_writable_folder(library.parent)
+    target = target_of(profile)
+    origin = Origin.of(model_name, input_size)
+    click.echo(f"compiling {origin.model} at {input_text(origin.input_shape)} for {profile.name}")
+    module, start = origin.build(), time.monotonic()
+    result = compile_unseen(module, origin.input_shape, target, library)
+    seconds = time.monotonic() - start
+    size = f"{result.library_bytes / 1e6:.1f} MB"
+    click.echo(f"library: {size}, {result.calls} calls of {result.kernels} kernels{f'; kept as {out}' if out else ''}")
+    if result.gpu_kernels:
+        click.echo(
+            f"cubin for {dict(target.tvm.attrs)['arch']}: {result.cubin_bytes:,} bytes, {len(result.gpu_kernels)} "
+            "kernels, each of the source found in it"
+        )
+    click.echo(f"compiled in {seconds:.1f} s; nothing was run, so nothing was timed")

@@ -1,0 +1,129 @@
+"""Machine code of CUDA kernels, made and checked on machines without a GPU.
+
+Without a driver TVM stores the kernels' source in the library and leaves it to the loader to compile it; whether it is
+valid would show on the device. Here NVRTC, which comes with PyTorch's packages, compiles it at once. What it made is
+kept in the user's cache, by the source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aap_hw.errors import Fault, UserError
+from aap_hw.files import write_atomic
+
+# TVM's sources name some of CUDA's headers; of what is in them, kernels of float32 use nothing.
+HEADERS = {
+    "cuda/std/cstdint": """
+        namespace cuda { namespace std {
+        typedef signed char int8_t; typedef short int16_t; typedef int int32_t; typedef long long int64_t;
+        typedef unsigned char uint8_t; typedef unsigned short uint16_t; typedef unsigned int uint32_t;
+        typedef unsigned long long uint64_t;
+        } }""",
+    "cuda/std/type_traits": """
+        namespace cuda { namespace std {
+        template <class...> struct is_same; template <class...> constexpr bool is_same_v = false;
+        template <class...> struct is_integral; template <class...> struct is_floating_point;
+        template <class...> struct is_signed; template <class...> struct is_unsigned;
+        template <bool, class...> struct enable_if; template <bool, class...> struct conditional;
+        } }""",
+}
+# No fast mathematics: outputs are compared with PyTorch's.
+OPTIONS = ("-default-device", "-w")
+ELF_HEADER, SECTION = struct.Struct("<16sHHIQQQIHHHHHH"), struct.Struct("<IIQQQQIIQQ")
+
+
+def compile_cubin(source: str, arch: str) -> bytes:
+    """Machine code of all kernels of a source, or what this very source became the last time.
+
+    Raises
+    ------
+    UserError : NVRTC is not installed.
+    Fault : the source is not valid CUDA, or a kernel of it is missing in the result.
+    """
+    nvrtc = _nvrtc()
+    what = "\n".join([str(nvrtc.nvrtcVersion()), arch, *OPTIONS, *HEADERS.values(), source])
+    cached = _cache() / f"{hashlib.sha256(what.encode()).hexdigest()}.cubin"
+    code = cached.read_bytes() if cached.is_file() else None
+    if code is None:
+        code = _compiled(nvrtc, source, arch)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(cached, code)
+    expected, found = kernels_in(source), kernels_of(code)
+    if found != expected:
+        raise Fault(
+            f"the machine code for {arch} has the kernels {', '.join(found) or 'none'} and its source "
+            f"{', '.join(expected) or 'none'}; delete {cached} and compile again, and report it if that does not help"
+        )
+    return code
+
+
+def kernels_in(source: str) -> tuple[str, ...]:
+    """Names of the kernels that a CUDA source defines, sorted."""
+    pattern = r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\('
+    return tuple(sorted(set(re.findall(pattern, source))))
+
+
+def kernels_of(cubin: bytes) -> tuple[str, ...]:
+    """Names of the kernels in machine code, sorted: its ELF file has a section ``.text.NAME`` for each."""
+    if cubin[:5] != b"\x7fELF\x02":
+        return ()
+    header = ELF_HEADER.unpack_from(cubin)
+    start, count, of_names = header[6], header[12], header[13]
+    sections = [SECTION.unpack_from(cubin, start + i * SECTION.size) for i in range(count)]
+    names = sections[of_names][4]
+    texts = [cubin[names + at : cubin.index(b"\0", names + at)].decode() for at, *_ in sections]
+    return tuple(sorted(text.removeprefix(".text.") for text in texts if text.startswith(".text.")))
+
+
+def cuda_source(executable: Any) -> str:
+    """The source of all CUDA kernels of what TVM compiled; empty if there is none."""
+
+    def modules(module: Any) -> Iterator[Any]:
+        yield module
+        for imported in module.imports:
+            yield from modules(imported)
+
+    return "\n".join(m.inspect_source() for m in modules(executable.mod) if m.kind == "cuda")
+
+
+def _nvrtc() -> Any:
+    try:
+        from cuda.bindings import nvrtc
+
+        nvrtc.nvrtcVersion()
+    except (ImportError, RuntimeError) as problem:
+        raise UserError(
+            "compiling for a GPU takes NVIDIA's NVRTC, which comes with PyTorch for CUDA and is not installed here "
+            f"({problem}); install it with: pip install cuda-bindings nvidia-cuda-nvrtc"
+        ) from problem
+    return nvrtc
+
+
+def _compiled(nvrtc: Any, source: str, arch: str) -> bytes:
+    names, texts = [name.encode() for name in HEADERS], [text.encode() for text in HEADERS.values()]
+    _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernels.cu", len(names), texts, names)
+    options = [option.encode() for option in (f"--gpu-architecture={arch}", *OPTIONS)]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        _, size = nvrtc.nvrtcGetProgramLogSize(program)
+        log = bytearray(size)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        lines = log.decode(errors="replace").strip("\0\n ").splitlines()
+        first = next((line for line in lines if "error" in line), status.name)
+        raise Fault(f"the CUDA kernels do not compile for {arch}: {first.strip()}")
+    _, size = nvrtc.nvrtcGetCUBINSize(program)
+    code = bytearray(size)
+    nvrtc.nvrtcGetCUBIN(program, code)
+    nvrtc.nvrtcDestroyProgram(program)
+    return bytes(code)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aap-hw" / "cubin"

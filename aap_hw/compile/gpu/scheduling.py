@@ -1,0 +1,51 @@
+"""From a tensor expression to a kernel that dlight has scheduled.
+
+dlight's rules are tried in the order in which TVM itself tries them; the last one fits everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import te, tirx
+from tvm.s_tir import dlight
+
+from aap_hw.compile.function import OPAQUE, Argument, KernelFunction
+from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.target import GpuTarget
+
+RULES = (
+    dlight.gpu.Matmul,
+    dlight.gpu.GEMV,
+    dlight.gpu.Reduction,
+    dlight.gpu.GeneralReduction,
+    dlight.gpu.Fallback,
+)
+
+
+def gpu_kernel(
+    key: KernelKey,
+    arguments: Sequence[Argument],
+    output_shape: tuple[int, ...],
+    compute: Callable[..., Any],
+    target: GpuTarget,
+    pack: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> KernelFunction:
+    """A kernel from what it reads, the shape that it makes, and ``compute``, which makes the output of the inputs."""
+    shapes = [(*a.shape[:-1], te.var(f"width_{i}")) if a.any_width else a.shape for i, a in enumerate(arguments)]
+    inputs = [te.placeholder(shape, name=f"input_{i}") for i, shape in enumerate(shapes)]
+    code = te.create_prim_func([*inputs, compute(*inputs)])
+    return KernelFunction(scheduled(code, target), tuple(arguments), output_shape, pack)
+
+
+def scheduled(code: tirx.PrimFunc, target: GpuTarget) -> tirx.PrimFunc:
+    """The code with its loops bound to blocks and threads; Relax will not fuse it with others."""
+    module = tvm.IRModule({"kernel": code.with_attr("target", target.tvm)})
+    with target.tvm:
+        module = dlight.ApplyDefaultSchedule(*[rule() for rule in RULES])(module)
+    # Relax gives the function its name and the target of the network that it is called in.
+    bare = module["kernel"].without_attr("target").without_attr("global_symbol")
+    return bare.with_attr({"op_pattern": OPAQUE, "tirx.is_scheduled": True})

@@ -1,0 +1,82 @@
+"""Convolutions and linear layers as tensor expressions, in the form that dlight's rule for matrix products reads.
+
+Padding comes before and the epilogue behind the one sum of products; dlight inlines both. What it makes of a
+convolution is an implicit matrix product: pixels by taps and input channels, times these by output channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from aap_hw.compile.expressions import number
+from aap_hw.compile.function import Argument, KernelFunction, apply_epilogue
+from aap_hw.compile.gpu.scheduling import gpu_kernel
+from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.shape import ConvolutionShape
+from aap_hw.compile.target import GpuTarget
+
+
+def weighted(key: KernelKey, width_in: int, width_out: int, target: GpuTarget) -> KernelFunction:
+    """A ``conv2d``, ``depthwise_conv2d`` or ``linear`` key; the weight argument is (C_out, KH, KW, C_in / groups)."""
+    shape = ConvolutionShape.of(key)
+    is_depthwise = key.op == "depthwise_conv2d"
+    groups = width_in if is_depthwise else shape.groups
+    output_shape = (key.batch, shape.out_height, shape.out_width, width_out)
+    weight_shape = (width_out, *shape.kernel, width_in // groups)
+    arguments = [
+        Argument("activation", shape.image(width_in)),
+        *([Argument("residual", output_shape)] if "add" in key.epilogue else []),
+        Argument("weight", weight_shape),
+        Argument("bias", (width_out,)),
+    ]
+
+    def compute(image: Any, *others: Any) -> Any:
+        *residual, weight, bias = others
+        sums = _sums(_padded(image, shape, width_in), weight, shape, width_out, groups)
+
+        def value(*at: Any) -> Any:
+            added = residual[0](*at) if residual else None
+            return apply_epilogue(sums(*at), key.epilogue, bias[at[-1]], added)
+
+        return te.compute(output_shape, value, name="output")
+
+    def pack(dense: np.ndarray) -> np.ndarray:
+        taps = dense.reshape(width_out, width_in // groups, *shape.kernel)
+        return np.ascontiguousarray(taps.transpose(0, 2, 3, 1))
+
+    return gpu_kernel(key, arguments, output_shape, compute, target, pack)
+
+
+def _padded(image: Any, shape: ConvolutionShape, channels: int) -> Any:
+    """The image as NHWC with zeros around it."""
+    (height, width), (top, left) = shape.size, shape.padding
+    if shape.padding == (0, 0) and not shape.planar:
+        return image
+
+    def pixel(n: Any, y: Any, x: Any, c: Any) -> Any:
+        at = (n, c, y - top, x - left) if shape.planar else (n, y - top, x - left, c)
+        if shape.padding == (0, 0):
+            return image(*at)
+        is_inside = tirx.all(y >= top, y < top + height, x >= left, x < left + width)
+        return tirx.if_then_else(is_inside, image(*at), number(0.0))
+
+    return te.compute((shape.batch, height + 2 * top, width + 2 * left, channels), pixel, name="padded")
+
+
+def _sums(image: Any, weight: Any, shape: ConvolutionShape, width_out: int, groups: int) -> Any:
+    """The convolution without what follows it."""
+    (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
+    rows, columns = te.reduce_axis((0, kh), name="row"), te.reduce_axis((0, kw), name="column")
+    read, made = int(weight.shape[-1]), width_out // groups
+    channels = [te.reduce_axis((0, read), name="channel")] if read > 1 or groups == 1 else []
+
+    def product(n: Any, y: Any, x: Any, c: Any) -> Any:
+        channel = channels[0] if channels else 0
+        first = 0 if groups == 1 else c // made * read
+        pixel = image(n, y * sh + rows * dh, x * sw + columns * dw, first + channel)
+        return te.sum(pixel * weight(c, rows, columns, channel), axis=[rows, columns, *channels])
+
+    return te.compute((shape.batch, shape.out_height, shape.out_width, width_out), product, name="sums")

@@ -1,0 +1,59 @@
+"""Compiling a network for a device without running it: what comes out, and whether it is all there."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from aap_hw.compile.build import cubin_beside
+from aap_hw.compile.gpu.cubin import kernels_of
+from aap_hw.compile.lowering import compile_network
+from aap_hw.compile.target import DeviceTarget
+from aap_hw.errors import Fault
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A network as machine code.
+
+    Attributes
+    ----------
+    calls : kernels that one inference calls, one after the other.
+    kernels : different ones of them.
+    library_bytes : size of the shared library, weights included.
+    cubin_bytes, gpu_kernels : size of the GPU's machine code, and the kernels in it; 0 and none for a CPU.
+    """
+
+    calls: int
+    kernels: int
+    library_bytes: int
+    cubin_bytes: int = 0
+    gpu_kernels: tuple[str, ...] = ()
+
+
+def compile_unseen(
+    module: nn.Module, input_shape: tuple[int, ...], target: DeviceTarget, library: Path | None = None
+) -> Compiled:
+    """Compile a network for one image of (C, H, W); the library is kept at ``library``, if that is given.
+
+    Raises
+    ------
+    UserError : an operator of the network has no kernel, or a tool that the target needs is not installed.
+    Fault : the GPU's machine code is not whole.
+    """
+    with tempfile.TemporaryDirectory(prefix="aap-hw-compile-") as scratch:
+        path = library or Path(scratch) / "library.so"
+        network = compile_network(module, torch.zeros(1, *input_shape), target, path)
+        code = cubin_beside(path).read_bytes() if cubin_beside(path).exists() else b""
+        size = path.stat().st_size
+    kernels = {kernel.at(network.dense) for kernel in network.kernels}
+    on_gpu = kernels_of(code)
+    if code and len(on_gpu) < len(kernels):
+        raise Fault(
+            f"the network has {len(kernels)} kernels and the GPU's machine code {len(on_gpu)}; please report it"
+        )
+    return Compiled(len(network.kernels), len(kernels), size, len(code), on_gpu)

@@ -1,0 +1,75 @@
+"""`aap-hw compile` as a person meets it: what comes out for a CPU and for a GPU that is not there, and what fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tvm_ffi
+
+NET = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+"""
+AMPERE = """
+name = "ampere"
+description = "A GPU elsewhere"
+
+[target]
+kind = "cuda"
+arch = "sm_80"
+
+[connect]
+kind = "local"
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "ampere.toml").write_text(AMPERE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+NETWORK = ("--model", "net.py:make", "--input", "3x16x16")
+
+
+def test_for_a_cpu_it_says_how_large_the_library_is_and_keeps_it_if_asked(
+    aap_hw: Callable[..., Any], folder: Path
+) -> None:
+    outcome = aap_hw("compile", "--device", "x86", *NETWORK, "--out", "net.so")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert re.search(r"^library: 0\.\d MB, 3 calls of 3 kernels; kept as net\.so$", outcome.out, re.MULTILINE)
+    assert re.search(r"^compiled in \d+\.\d s; nothing was run, so nothing was timed$", outcome.out, re.MULTILINE)
+    assert "cubin" not in outcome.out
+    assert (folder / "net.so").read_bytes()[:4] == b"\x7fELF"
+
+
+def test_for_a_gpu_it_ends_with_the_cubin_and_its_kernels(aap_hw: Callable[..., Any], folder: Path) -> None:
+    outcome = aap_hw("compile", "--device", "ampere.toml", *NETWORK)
+    assert (outcome.code, outcome.err) == (0, "")
+    found = re.search(r"^cubin for sm_80: ([\d,]+) bytes, (\d+) kernels, each of the source", outcome.out, re.MULTILINE)
+    assert found is not None
+    (cached,) = (folder / "cache" / "aap-hw" / "cubin").iterdir()
+    assert int(found[1].replace(",", "")) == cached.stat().st_size
+    assert int(found[2]) >= 3
+    assert outcome.out.endswith("nothing was run, so nothing was timed\n")
+
+
+def test_kernels_that_are_no_valid_cuda_are_a_failure(aap_hw: Callable[..., Any], folder: Path) -> None:
+    name = "tvm_callback_cuda_postproc"  # TVM's own hook for changing a source
+    tvm_ffi.register_global_func(name, lambda source, target: source + "\nbroken", override=True)
+    try:
+        outcome = aap_hw("compile", "--device", "ampere.toml", *NETWORK, "--out", "net.so")
+    finally:
+        tvm_ffi.registry.remove_global_func(name)
+    assert outcome.code == 1
+    assert re.fullmatch(r"aap-hw: error: the CUDA kernels do not compile for sm_80: .*error: .*\n", outcome.err)
+    assert not (folder / "net.so").exists()
