@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from aap_hw.cli.options import connect_option, device_option
+from aap_hw.cli.output import json_option, quiet_option, write_json
 
 
 @click.command(
@@ -17,7 +18,17 @@ from aap_hw.cli.options import connect_option, device_option
 @connect_option
 @click.option("--out", metavar="FOLDER", help="Where to write the bundle; default: RUN/bundle-DEVICE.")
 @click.option("--no-run", is_flag=True, help="Only compile and write the bundle; the device need not be there.")
-def command(run_folder: str, device: str, connect_to: str | None, out: str | None, no_run: bool) -> None:
+@quiet_option
+@json_option
+def command(
+    run_folder: str,
+    device: str,
+    connect_to: str | None,
+    out: str | None,
+    no_run: bool,
+    quiet: bool,
+    json_to: str | None,
+) -> None:
     """Deploy a pruned network: the compiled library with all that is needed to run and to check it."""
     from aap_hw.cli.run_screen import plain_console, summary_table
     from aap_hw.deploy.deploying import bundle_unseen, deploy
@@ -29,11 +40,13 @@ def command(run_folder: str, device: str, connect_to: str | None, out: str | Non
 
     run, folder = RunFolder(Path(run_folder)), Path(out) if out else None
     profile = load_profile(device).reached_by(connect_to)
-    console = plain_console()
+    console = plain_console(stderr=json_to is not None, quiet=quiet)
     if no_run:
         written = bundle_unseen(run, profile, load_embedded(), folder)
         console.print("nothing was run: outputs are not checked and latency is not measured", soft_wrap=True)
         console.print(f"bundle: {written}; on the device: python3 run.py --time", soft_wrap=True)
+        if json_to is not None:
+            write_json({"bundle": str(written)}, json_to)
         return
     result = deploy(run, connect(profile), load_embedded(), folder)
     console.print(summary_table(result.summary))
@@ -45,3 +58,5 @@ def command(run_folder: str, device: str, connect_to: str | None, out: str | Non
         soft_wrap=True,
     )
     console.print(f"bundle: {result.bundle}", soft_wrap=True)
+    if json_to is not None:
+        write_json({"bundle": str(result.bundle), **result.summary}, json_to)

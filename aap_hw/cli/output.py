@@ -1,4 +1,4 @@
-"""The `--json` option that sub-commands share.
+"""The `--json` and `--quiet` options that sub-commands share.
 
 Not covered: tables for people, which each sub-command lays out itself.
 """
@@ -17,6 +17,7 @@ json_option = click.option(
     metavar="[FILE]",
     help="Write JSON to FILE instead of a table; '-' or nothing is standard output.",
 )
+quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but what goes wrong and what --json asks for.")
 
 
 def write_json(value: object, destination: str) -> None:

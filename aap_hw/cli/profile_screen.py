@@ -20,9 +20,9 @@ SECONDS_BETWEEN_LINES = 10.0
 class MeasuringScreen:
     """Shows progress while it is entered; Ctrl-C becomes a sentence that says what was kept beside or in a table."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, quiet: bool = False) -> None:
         self._path, self._what = path, "points"
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=quiet)
         self._bar = Bar(
             TextColumn("measuring {task.description}"),
             BarColumn(),

@@ -23,10 +23,13 @@ from aap_hw.cli.options import (
     weights_of,
     weights_option,
 )
+from aap_hw.cli.output import json_option, quiet_option, write_json
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
+    from aap_hw.cli.run_screen import PruneScreen
     from aap_hw.policy import Budget
+    from aap_hw.prune.job import Pruned
 
 BUDGET_ROUNDS, ACCURACY_ROUNDS = 3, 10
 # What tells budgets of different resources apart in the name of a run's folder.
@@ -73,6 +76,8 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": 
 @emulated_option
 @click.option("--out", metavar="FOLDER", help="Run folder; default: runs/MODEL-DEVICE-BUDGET.")
 @click.option("--resume", metavar="RUN", help="Go on with a run that was ended early; nothing else is to be given.")
+@quiet_option
+@json_option
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -97,23 +102,27 @@ def command(
     allow_emulated: bool,
     out: str | None,
     resume: str | None,
+    quiet: bool,
+    json_to: str | None,
 ) -> None:
     """Prune a network until it meets its budgets, keeping the filters with the most attention.
 
     With --data it is trained in rounds; without, it is cut in one go and not trained. With --max-accuracy-drop it gets
     as fast as the accuracy allows; rounds that lose too much are undone. Whatever ends it early, --resume goes on.
     """
-    from aap_hw.cli.run_screen import PruneScreen
+    from aap_hw.cli.run_screen import PruneScreen, plain_console
     from aap_hw.models.origin import Origin
     from aap_hw.prune import job as jobs
     from aap_hw.prune.task import PruneSettings
     from aap_hw.train.settings import TrainSettings
 
-    screen = PruneScreen()
+    # Standard output is for JSON alone, if it is asked for.
+    screen = PruneScreen(plain_console(stderr=json_to is not None, quiet=quiet))
     if resume is not None:
         _only_resume(ctx)
-        pruned = jobs.resume(Path(resume), screen.show)
-        screen.finish(pruned.folder, pruned.summary)
+        with screen:
+            pruned = jobs.resume(Path(resume), screen.show)
+        _finish(screen, pruned, json_to)
         return
     if lut_path is None:
         raise click.UsageError("Missing option '--lut'.", ctx)
@@ -146,8 +155,16 @@ def command(
     asked = asked or f"{max_accuracy_drop:g}-drop"
     name = f"{origin.short}-{table.device['name']}-{asked}" + ("" if score == "attention" else f"-{score}")
     name += "" if allocator == "exact" else f"-{allocator}"
-    pruned = jobs.start(job, table, Path(out) if out else Path("runs") / name, screen.show)
-    screen.finish(pruned.folder, pruned.summary)
+    with screen:
+        pruned = jobs.start(job, table, Path(out) if out else Path("runs") / name, screen.show)
+    _finish(screen, pruned, json_to)
+
+
+def _finish(screen: PruneScreen, pruned: Pruned, json_to: str | None) -> None:
+    if json_to is not None:
+        write_json({"run": str(pruned.folder), **pruned.summary}, json_to)
+    else:
+        screen.finish(pruned.folder, pruned.summary)
 
 
 def _only_resume(ctx: click.Context) -> None:
@@ -157,5 +174,5 @@ def _only_resume(ctx: click.Context) -> None:
         for parameter in ctx.command.params
         if ctx.get_parameter_source(parameter.name or "") == click.core.ParameterSource.COMMANDLINE
     ]
-    if others := [option for option in given if option != "--resume"]:
+    if others := [option for option in given if option not in ("--resume", "--quiet", "--json")]:
         raise UserError(f"--resume goes on with what the run was asked for; leave {', '.join(others)} out")

@@ -4,31 +4,82 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from aap_hw.cli.profile_screen import duration
 from aap_hw.prune.words import amount_text, budget_sentences, error_text, figure_rows
 
 if TYPE_CHECKING:
     from aap_hw.prune.steps import Event
 
 
-def plain_console() -> Console:
-    """Standard output without colours or markup: paths and operators may contain brackets."""
-    return Console(highlight=False, markup=False)
+def plain_console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """A console without colours or markup: paths and operators may contain brackets."""
+    return Console(highlight=False, markup=False, stderr=stderr, quiet=quiet)
 
 
 class PruneScreen:
-    """Tells the story of a run, event by event."""
+    """Tells the story of a run, event by event: lines, and below them on a terminal how far it is."""
 
-    def __init__(self) -> None:
-        self._error = ""
-        self._console = plain_console()
+    def __init__(self, console: Console) -> None:
+        self._console, self._error = console, ""
+        self._round, self._rounds, self._predicted_ms = 1, 1, 0.0
+        self._epoch_seconds: list[float] = []
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[told]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal or console.quiet,
+        )
+        self._task = self._bar.add_task("measuring and scoring the unpruned network", total=None, told="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
 
     def show(self, event: Event) -> None:
         """Show one event of the run."""
+        self._tell(event)
+        self._advance(event)
+
+    def _advance(self, event: Event) -> None:
+        """Bring the bar up to date."""
+        figures = event.figures
+        match event.name:
+            case "cut":
+                self._round, self._rounds = figures["round"], figures["rounds"]
+                self._predicted_ms = figures["measured_ms"] or figures["predicted_ms"]
+                self._bar.update(self._task, description=f"round {self._round} of {self._rounds}: training")
+            case "epoch":
+                epoch, epochs = figures["epoch"], figures["epochs"]
+                self._epoch_seconds.append(figures["seconds"])
+                done, total = (self._round - 1) * epochs + epoch, self._rounds * epochs
+                left = (total - done) * sum(self._epoch_seconds) / len(self._epoch_seconds)
+                self._bar.update(
+                    self._task,
+                    description=f"round {self._round} of {self._rounds}, epoch {epoch} of {epochs}",
+                    completed=done,
+                    total=total,
+                    told=f"loss {figures['loss']:.3f}{_accuracy(figures)}, {self._predicted_ms:.3f} ms, "
+                    f"at most {duration(left)} left",
+                )
+            case "round":
+                self._bar.update(self._task, description=f"round {self._round} of {self._rounds}: done")
+            case "start":
+                self._bar.update(self._task, description="planning")
+
+    def _tell(self, event: Event) -> None:
+        """Print what is worth a line."""
         figures = event.figures
         match event.name:
             case "start":
@@ -76,6 +127,7 @@ class PruneScreen:
                 f"aap_hw.prune.run.RunFolder(pathlib.Path({str(path)!r})).load().module on your images, "
                 "or give --data, which prunes and trains in rounds"
             )
+        self._say(f"look at it: aap-hw report {path}")
         self._say(f"next: aap-hw deploy {path} --device {summary['device']}")
 
     def _say(self, line: str) -> None:

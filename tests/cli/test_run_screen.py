@@ -1,0 +1,79 @@
+"""What is shown of a run: a bar on a terminal, plain lines elsewhere, JSON alone if asked for, nothing if quiet."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from aap_hw.cli.run_screen import PruneScreen, summary_table
+from aap_hw.prune.steps import Event
+
+RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8", "--budget", "50%")
+CUT = {"round": 2, "rounds": 3, "measured_ms": None, "predicted_ms": 0.5, "kept_attention": 0.75}
+EPOCH = {"epoch": 1, "epochs": 4, "loss": 0.25, "accuracy": 91.5, "seconds": 30.0}
+
+
+def shown(terminal: bool, quiet: bool = False) -> str:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=terminal, width=140, quiet=quiet, highlight=False, markup=False)
+    with PruneScreen(console) as screen:
+        screen.show(Event("cut", CUT))
+        screen.show(Event("epoch", EPOCH))
+    return text.getvalue()
+
+
+def test_terminal_has_a_bar_with_round_epoch_loss_accuracy_latency_and_time_left() -> None:
+    text = shown(terminal=True)
+    # Five of twelve epochs are done, of 30 s each.
+    assert "round 2 of 3, epoch 1 of 4" in text
+    assert "loss 0.250, accuracy 91.50 %, 0.500 ms, at most 3 min 30 s left" in text
+
+
+def test_elsewhere_there_are_plain_lines_alone() -> None:
+    assert shown(terminal=False) == (
+        "round 2 of 3: cut to 0.500 ms predicted, keeping 75.0% of its attention\n"
+        "  epoch 1 of 4: loss 0.2500, accuracy 91.50 %, 30 s\n"
+    )
+
+
+def test_quiet_is_silent() -> None:
+    assert shown(terminal=True, quiet=True) == shown(terminal=False, quiet=True) == ""
+
+
+@pytest.mark.usefixtures("quick")
+def test_json_is_alone_on_standard_output_and_the_story_beside_it(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
+) -> None:
+    told = aap_hw("prune", *RESNET20, "--lut", str(table_file), "--out", str(tmp_path / "told"), "--json")
+    assert told.code == 0
+    document = json.loads(told.out)
+    assert document.pop("run") == str(tmp_path / "told")
+    assert document == json.loads((tmp_path / "told" / "summary.json").read_text())
+    assert "round 1 of 1: cut to" in told.err
+    silent = aap_hw("prune", *RESNET20, "--lut", str(table_file), "--out", str(tmp_path / "silent"), "--quiet")
+    assert (silent.code, silent.out, silent.err) == (0, "", "")
+
+
+def test_final_table_has_both_latencies_accuracy_and_sizes() -> None:
+    summary = {
+        "provenance": "measured", "dense_ms": 2.0, "predicted_ms": 0.99, "pruned_ms": 1.0, "accuracy_dense": 92.0,
+        "accuracy_pruned": 91.5, "params_dense": 1000, "params_pruned": 500, "macs_dense": 4000, "macs_pruned": 1000,
+        "bytes_dense": 4_000_000, "bytes_pruned": 2_000_000,
+    }  # fmt: skip
+    text = io.StringIO()
+    Console(file=text, width=100).print(summary_table(summary))
+    rows = {line[:24].strip(): line[24:].split() for line in text.getvalue().splitlines()[1:]}
+    assert rows == {
+        "latency, ms, measured": ["2.000", "1.000", "50%"],
+        "latency, ms, predicted": ["0.990"],
+        "accuracy, %": ["92.00", "91.50", "-0.50"],
+        "parameters": ["1,000", "500", "50%"],
+        "multiply-accumulates": ["4,000", "1,000", "25%"],
+        "weights, MB": ["4.00", "2.00", "50%"],
+    }
