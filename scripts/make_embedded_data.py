@@ -7,12 +7,10 @@ the images, the licence and a note on their origin to aap_hw/data/. The same sou
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import io
 import lzma
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ import numpy.typing as npt
 
 from aap_hw.errors import UserError
 from aap_hw.files import sha256_of, write_atomic
+from aap_hw.train.sources.fashion_mnist import read_idx
 
 SEED = 2023
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
@@ -67,18 +66,6 @@ Made by `scripts/make_embedded_data.py` from Debian's package `dataset-fashion-m
 `scripts/train_embedded_resnet20.py`; settings, loss and accuracy by epoch are in
 `resnet20_fashion_mnist.json`.
 """
-
-
-def read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """An IDX file of bytes: two zeros, type 8, number of axes, the axes (big endian), the data."""
-    try:
-        data = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {error}; install Debian's package dataset-fashion-mnist") from error
-    if data[:3] != b"\0\0\x08":
-        raise UserError(f"{path} is not an IDX file of bytes; install Debian's package dataset-fashion-mnist again")
-    axes = np.frombuffer(data, ">u4", count=data[3], offset=4).astype(int)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(axes)).reshape(axes)
 
 
 def balanced(labels: npt.NDArray[np.uint8], per_class: int, seed: int) -> npt.NDArray[np.int64]:

@@ -28,6 +28,7 @@ def attention_scores(
     reduction: str = "mean",
     p: float = 1.0,
     graph: ChannelGraph | None = None,
+    distributed: bool = False,
 ) -> dict[str, NDArray[np.float64]]:
     """Attention of every channel of every group that may be cut.
 
@@ -47,6 +48,8 @@ def attention_scores(
     graph
         The channel graph of `model`, if there is one already: its traced network is run, with the weights
         that it shares with `model`. Otherwise the model is traced with the first batch.
+    distributed
+        Several processes (`aap_hw.ranks`) show a part of the images each; all get the scores of all images.
 
     Returns
     -------
@@ -70,6 +73,8 @@ def attention_scores(
         observer.add(batch)
     if observer is None:
         raise UserError(_NO_IMAGES)
+    if distributed:
+        observer.gather()
     return observer.scores(reduction, p)
 
 
@@ -139,6 +144,11 @@ class AttentionObserver:
         """Add the sums of an observer of the same network, such as another process's."""
         for node, sums in self.sums.items():
             sums.merge(other.sums[node])
+
+    def gather(self) -> None:
+        """Add up the sums of all processes that train together, each of which has shown other images."""
+        for sums in self.sums.values():
+            sums.gather()
 
     def scores(self, reduction: str = "mean", p: float = 1.0) -> dict[str, NDArray[np.float64]]:
         """Attention of every channel by group name, each of shape ``(width,)``; see `attention_scores`.

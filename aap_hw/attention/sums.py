@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aap_hw import ranks
 from aap_hw.errors import UserError, closest
 
 Reduction = Literal["mean", "sum", "max"]
@@ -55,6 +56,12 @@ class ActivationSums:
         """
         if other.total is not None:
             self._add(other.total, other.images)
+
+    def gather(self) -> None:
+        """Replace the sum by that over all processes that train together; each has seen at least one image."""
+        assert self.total is not None
+        self.total = ranks.summed(self.total)
+        self.images = int(ranks.summed(torch.tensor(self.images, device=self.total.device)))
 
     def _add(self, total: Tensor, images: int) -> None:
         if self.total is None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from aap_hw.cli.options import connect_option, device_option
+from aap_hw.cli.options import connect_option, data_options, device_option
 from aap_hw.cli.output import json_option, quiet_option, write_json
+
+if TYPE_CHECKING:
+    from aap_hw.train.sources import ImageSource
 
 
 @click.command(
@@ -17,6 +21,7 @@ from aap_hw.cli.output import json_option, quiet_option, write_json
 @device_option
 @connect_option
 @click.option("--out", metavar="FOLDER", help="Where to write the bundle; default: RUN/bundle-DEVICE.")
+@data_options
 @click.option("--no-run", is_flag=True, help="Only compile and write the bundle; the device need not be there.")
 @quiet_option
 @json_option
@@ -26,6 +31,7 @@ def command(
     connect_to: str | None,
     out: str | None,
     no_run: bool,
+    source: ImageSource | None,
     quiet: bool,
     json_to: str | None,
 ) -> None:
@@ -34,21 +40,22 @@ def command(
     from aap_hw.deploy.deploying import bundle_unseen, deploy
     from aap_hw.device import load_profile
     from aap_hw.device.connection import connect
+    from aap_hw.prune.job import images_of
     from aap_hw.prune.run import RunFolder
     from aap_hw.prune.words import budget_sentences
-    from aap_hw.train.data import load_embedded
 
     run, folder = RunFolder(Path(run_folder)), Path(out) if out else None
     profile = load_profile(device).reached_by(connect_to)
+    images = images_of(run.path, source)
     console = plain_console(stderr=json_to is not None, quiet=quiet)
     if no_run:
-        written = bundle_unseen(run, profile, load_embedded(), folder)
+        written = bundle_unseen(run, profile, images, folder)
         console.print("nothing was run: outputs are not checked and latency is not measured", soft_wrap=True)
         console.print(f"bundle: {written}; on the device: python3 run.py --time", soft_wrap=True)
         if json_to is not None:
             write_json({"bundle": str(written)}, json_to)
         return
-    result = deploy(run, connect(profile), load_embedded(), folder)
+    result = deploy(run, connect(profile), images, folder)
     console.print(summary_table(result.summary))
     for sentence in budget_sentences(result.summary):
         console.print(sentence, soft_wrap=True)

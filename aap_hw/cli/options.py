@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -32,6 +33,24 @@ class InputShape(click.ParamType[tuple[int, ...]]):
         if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", value):
             self.fail(f"'{value}' is not an input size; write channels, height and width like 3x224x224", param, ctx)
         return tuple(int(part) for part in value.split("x"))
+
+
+class Normalisation(click.ParamType[Any]):
+    """``0.5,0.5,0.5/0.25,0.25,0.25``: means and deviations of the channels."""
+
+    name = "MEAN/STD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the text into what images are normalised by."""
+        from aap_hw.train.data import Normalisation as Values
+
+        if not isinstance(value, str):
+            return value
+        try:
+            mean, std = (tuple(float(each) for each in part.split(",")) for part in value.split("/"))
+        except ValueError:
+            self.fail(f"'{value}' is not MEAN/STD; write for example 0.5,0.5,0.5/0.25,0.25,0.25", param, ctx)
+        return Values(mean, std)
 
 
 class BudgetText(click.ParamType[Any]):
@@ -131,6 +150,44 @@ weights_option = click.option(
     help="Trained weights: a checkpoint of yours (safetensors or torch's state_dict), 'embedded' (resnet20 only) or "
     "'none'; default: none, and with --data embedded what there is.",
 )
+_DATA = (
+    click.option(
+        "--data",
+        metavar="SOURCE",
+        help="Images: embedded, cifar10:FOLDER, fashion-mnist:FOLDER, imagefolder:FOLDER, npz:FILE or "
+        "package.module:function.",
+    ),
+    click.option("--limit", type=click.IntRange(min=2), help="Use at most so many images of each split."),
+    click.option(
+        "--normalise",
+        type=Normalisation(),
+        help="What images between 0 and 1 are normalised by, a number a channel: MEAN,MEAN,MEAN/STD,STD,STD; default: "
+        "what is usual for them.",
+    ),
+)
+
+
+def data_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Where images come from; the command takes them as one ``source``, None if none is given."""
+
+    @wraps(command)
+    def with_source(*, data: str | None, limit: int | None, normalise: Any, **others: Any) -> None:
+        from aap_hw.train.sources import ImageSource
+
+        if data is None and (limit is not None or normalise is not None):
+            raise UserError("--limit and --normalise are about the images of --data; say which")
+        command(source=None if data is None else ImageSource(data, limit, normalise), **others)
+
+    for option in reversed(_DATA):
+        with_source = option(with_source)
+    return with_source
+
+
+classes_option = click.option(
+    "--classes",
+    type=click.IntRange(min=2),
+    help="Classes that a network with a name is made for; default: as is usual for it.",
+)
 calibration_option = click.option(
     "--calibration-images",
     type=click.IntRange(min=1),
@@ -211,6 +268,27 @@ def weights_of(text: str | None) -> str | WeightsFile | None:
             f"{closest(text, ['embedded', 'none'])}"
         )
     return WeightsFile.at(text)
+
+
+def one_of_several(command: Callable[..., None]) -> Callable[..., None]:
+    """Let ``torchrun`` start the command several times to train together; only the first one speaks."""
+
+    @wraps(command)
+    def joined(*arguments: Any, **options: Any) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+            command(*arguments, **options)
+            return
+        from aap_hw import ranks
+
+        with ranks.joined(os.environ):
+            try:
+                command(*arguments, **options)
+            except UserError as problem:
+                if ranks.is_first():
+                    raise
+                raise SystemExit(2) from problem
+
+    return joined
 
 
 def read_table(text: str) -> LatencyTable:

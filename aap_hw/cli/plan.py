@@ -14,6 +14,8 @@ from aap_hw.cli.options import (
     budget_options,
     budget_text,
     calibration_option,
+    classes_option,
+    data_options,
     depth_option,
     emulated_option,
     input_option,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from aap_hw.policy import Budget
     from aap_hw.prune.baseline import Baseline
     from aap_hw.prune.planning import Plan
+    from aap_hw.train.sources import ImageSource
 
 
 @click.command(epilog="\b\nExample:\n  aap-hw plan --model mobilenetv2 --lut lut/x86.json --budget 60%")
@@ -41,7 +44,9 @@ if TYPE_CHECKING:
 @lut_option
 @budget_options
 @input_option
+@data_options
 @weights_option
+@classes_option
 @calibration_option
 @score_option
 @allocator_options
@@ -55,7 +60,9 @@ def command(
     lut_path: str,
     budgets: list[Budget],
     input_size: tuple[int, ...] | None,
+    source: ImageSource | None,
     weights: str | None,
+    classes: int | None,
     calibration_images: int | None,
     score: str,
     allocator: str,
@@ -71,11 +78,12 @@ def command(
     from aap_hw.models.origin import Origin
     from aap_hw.prune.baseline import plan_once
     from aap_hw.prune.task import PruneSettings, Task
-    from aap_hw.train.data import load_embedded
+    from aap_hw.train.sources import ImageSource
 
     table = read_table(lut_path)
-    origin = Origin.of(model_name, input_size, weights_of(weights))
-    task = Task(origin, table, load_embedded(), allow_emulated=allow_emulated)
+    origin = Origin.of(model_name, input_size, weights_of(weights), classes)
+    images = (source or ImageSource("embedded")).load(origin.input_shape)
+    task = Task(origin, table, images, allow_emulated=allow_emulated)
     settings = PruneSettings(
         calibration_images=calibration_images,
         score=score,
@@ -93,7 +101,10 @@ def command(
     else:
         _print(document)
         given = f" --input {input_text(input_size)}" if input_size else ""
-        given += f" --weights {weights}" if weights else ""
+        given += f" --data {shlex.quote(source.text)}" if source else ""
+        given += f" --limit {source.limit}" if source and source.limit else ""
+        given += f" --weights {shlex.quote(weights)}" if weights else ""
+        given += f" --classes {classes}" if classes else ""
         given += f" --score {score}" if score != "attention" else ""
         given += f" --allocator {allocator}" if allocator != "exact" else ""
         given += f" --threshold-weights {threshold_weights}" if threshold_weights else ""

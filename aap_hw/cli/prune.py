@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,14 @@ from aap_hw.cli.options import (
     allocator_options,
     budget_options,
     calibration_option,
+    classes_option,
+    data_options,
     depth_option,
     emulated_option,
     input_option,
     lut_option_of,
     model_option,
+    one_of_several,
     only_option,
     read_table,
     score_option,
@@ -30,8 +34,11 @@ if TYPE_CHECKING:
     from aap_hw.cli.run_screen import PruneScreen
     from aap_hw.policy import Budget
     from aap_hw.prune.job import Pruned
+    from aap_hw.train.settings import TrainSettings
+    from aap_hw.train.sources import ImageSource
 
 BUDGET_ROUNDS, ACCURACY_ROUNDS = 3, 10
+EPOCHS, LEARNING_RATE = 4, 0.05
 # What tells budgets of different resources apart in the name of a run's folder.
 _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": "-memory"}
 
@@ -45,8 +52,10 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": 
 @lut_option_of(required=False)
 @budget_options
 @input_option
-@click.option("--data", "data_name", type=click.Choice(["embedded"]), help="Images to train on; default: no training.")
+@data_options
+@click.option("--download", is_flag=True, help="Fetch the images first (cifar10 and fashion-mnist).")
 @weights_option
+@classes_option
 @click.option(
     "--max-accuracy-drop",
     type=click.FloatRange(0, 100),
@@ -58,13 +67,16 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": 
     help=f"Steps to the budget; default {BUDGET_ROUNDS}. With --max-accuracy-drop at most so many; default "
     f"{ACCURACY_ROUNDS}.",
 )
-@click.option("--epochs", default=4, show_default=True, type=click.IntRange(min=1), help="Epochs of training a round.")
+@click.option("--epochs", type=click.IntRange(min=1), help=f"Epochs of training a round; default {EPOCHS}.")
 @click.option(
     "--learning-rate",
-    default=0.05,
-    show_default=True,
     type=click.FloatRange(min=0, min_open=True),
-    help="Of each round's start.",
+    help=f"Of each round's start; default {LEARNING_RATE}.",
+)
+@click.option(
+    "--training",
+    metavar="FILE",
+    help="TOML file of how to train: optimiser, schedule, augmentation, loss and more; see docs/data_and_training.md.",
 )
 @click.option("--seed", default=0, show_default=True, type=int, help="Of training.")
 @calibration_option
@@ -79,18 +91,22 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": 
 @quiet_option
 @json_option
 @click.pass_context
+@one_of_several
 def command(
     ctx: click.Context,
     model_name: str,
     lut_path: str | None,
     budgets: list[Budget],
     input_size: tuple[int, ...] | None,
-    data_name: str | None,
+    source: ImageSource | None,
+    download: bool,
     weights: str | None,
+    classes: int | None,
     max_accuracy_drop: float | None,
     rounds: int | None,
-    epochs: int,
-    learning_rate: float,
+    epochs: int | None,
+    learning_rate: float | None,
+    training: str | None,
     seed: int,
     calibration_images: int | None,
     score: str,
@@ -110,14 +126,14 @@ def command(
     With --data it is trained in rounds; without, it is cut in one go and not trained. With --max-accuracy-drop it gets
     as fast as the accuracy allows; rounds that lose too much are undone. Whatever ends it early, --resume goes on.
     """
+    from aap_hw import ranks
     from aap_hw.cli.run_screen import PruneScreen, plain_console
     from aap_hw.models.origin import Origin
     from aap_hw.prune import job as jobs
     from aap_hw.prune.task import PruneSettings
-    from aap_hw.train.settings import TrainSettings
 
     # Standard output is for JSON alone, if it is asked for.
-    screen = PruneScreen(plain_console(stderr=json_to is not None, quiet=quiet))
+    screen = PruneScreen(plain_console(stderr=json_to is not None, quiet=quiet or not ranks.is_first()))
     if resume is not None:
         _only_resume(ctx)
         with screen:
@@ -127,7 +143,7 @@ def command(
     if lut_path is None:
         raise click.UsageError("Missing option '--lut'.", ctx)
     table = read_table(lut_path)
-    if weights is None and data_name == "embedded" and model_name == "resnet20":
+    if weights is None and source is not None and source.text == "embedded" and model_name == "resnet20":
         weights = "embedded"
     rounds = rounds or (BUDGET_ROUNDS if budgets else ACCURACY_ROUNDS)
     settings = PruneSettings(
@@ -139,13 +155,13 @@ def command(
         only=only,
         skip=skip,
         depth=depth,
-        training=TrainSettings(epochs=epochs, learning_rate=learning_rate),
+        training=_training(training, epochs, learning_rate),
         seed=seed,
     )
-    origin = Origin.of(model_name, input_size, weights_of(weights))
+    origin = Origin.of(model_name, input_size, weights_of(weights), classes)
     job = jobs.Job(
         origin,
-        data_name,
+        source,
         {budget.resource.name: jobs.Limit(budget.amount, budget.relative) for budget in budgets},
         max_accuracy_drop,
         settings,
@@ -155,16 +171,29 @@ def command(
     asked = asked or f"{max_accuracy_drop:g}-drop"
     name = f"{origin.short}-{table.device['name']}-{asked}" + ("" if score == "attention" else f"-{score}")
     name += "" if allocator == "exact" else f"-{allocator}"
+    folder = Path(out) if out else Path("runs") / name
     with screen:
-        pruned = jobs.start(job, table, Path(out) if out else Path("runs") / name, screen.show)
+        pruned = jobs.start(job, table, folder, screen.show, download=download)
     _finish(screen, pruned, json_to)
 
 
 def _finish(screen: PruneScreen, pruned: Pruned, json_to: str | None) -> None:
+    from aap_hw import ranks
+
+    if not ranks.is_first():
+        return
     if json_to is not None:
         write_json({"run": str(pruned.folder), **pruned.summary}, json_to)
     else:
         screen.finish(pruned.folder, pruned.summary)
+
+
+def _training(path: str | None, epochs: int | None, learning_rate: float | None) -> TrainSettings:
+    """How to train: by a file, or else shortly; options win."""
+    from aap_hw.train.settings import TrainSettings
+
+    chosen = TrainSettings(epochs=EPOCHS, learning_rate=LEARNING_RATE) if path is None else TrainSettings.read(path)
+    return replace(chosen, epochs=epochs or chosen.epochs, learning_rate=learning_rate or chosen.learning_rate)
 
 
 def _only_resume(ctx: click.Context) -> None:

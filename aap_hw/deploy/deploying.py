@@ -66,7 +66,7 @@ def deploy(run: RunFolder, device: Device, data: LabelledImages, folder: Path | 
     job = _Job.of(run, device.profile, data, folder)
     with tempfile.TemporaryDirectory(prefix="aap-hw-deploy-") as scratch:
         files = {name: Path(scratch) / f"{name}.so" for name in ("dense", "pruned")}
-        compile_network(job.network.origin.build(), job.images[:1], device.target, files["dense"])
+        compile_network(job.network.origin.skeleton(), job.images[:1], device.target, files["dense"])
         compile_network(job.network.module, job.images[:1], device.target, files["pruned"])
         libraries = {name: device.load(file) for name, file in files.items()}
         outputs = _outputs(libraries["pruned"], job.images)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from aap_hw import ranks
 from aap_hw.attention import ALTERNATIVES, attention_scores, contributions
 from aap_hw.compile.network import Network
 from aap_hw.compile.partition import partition
@@ -135,8 +136,11 @@ def _described(graph: ChannelGraph, network: Network, table: LatencyTable) -> di
 def _measured_ms(task: Task, module: nn.Module, device: Device) -> float:
     from aap_hw.prune.measuring import measure_networks  # loads TVM: two seconds that planning does without
 
-    timing = measure_networks({"dense": module}, task.origin.input_shape, device)["dense"]
-    return timing.latency_us / 1e3
+    def measure() -> float:
+        timing = measure_networks({"dense": module}, task.origin.input_shape, device)["dense"]
+        return timing.latency_us / 1e3
+
+    return ranks.found_by_first(measure)
 
 
 def amounts(budgets: Sequence[Budget], dense: Baseline) -> dict[str, float]:
@@ -165,10 +169,15 @@ def amounts(budgets: Sequence[Budget], dense: Baseline) -> dict[str, float]:
 
 
 def calibration_batches(
-    data: LabelledImages, input_shape: tuple[int, int, int], count: int
+    data: LabelledImages, input_shape: tuple[int, int, int], count: int, *, distributed: bool = False
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Training images (n, C, H, W) and their labels, spread over the classes, a moderate number of pixels at a time."""
+    """Training images (n, C, H, W) and their labels, spread over the classes, a moderate number of pixels at a time.
+
+    ``distributed`` gives this process its part of them only.
+    """
     chosen = data.spread("train", count)
+    if distributed:
+        chosen = chosen[ranks.share_of(len(chosen))]
     size = max(1, min(64, (1 << 20) // (input_shape[1] * input_shape[2])))
     for start in range(0, len(chosen), size):
         images, labels = data.batch("train", chosen[start : start + size])
@@ -188,10 +197,13 @@ def scores_of(
         )
     if settings.score != "attention":
         return ALTERNATIVES[settings.score](module, graph, calibration_batches(task.data, shape, count))
-    batches = (images for images, _ in calibration_batches(task.data, shape, count))
+    distributed = min(count, task.data.count("train")) >= ranks.count()
+    batches = (images for images, _ in calibration_batches(task.data, shape, count, distributed=distributed))
     # The graph was traced for one image at a time; for many, another trace for whole batches is soon paid back.
     traced = graph if count <= BATCHED_FROM else None
-    return attention_scores(module, batches, reduction=settings.reduction, p=settings.p, graph=traced)
+    return attention_scores(
+        module, batches, reduction=settings.reduction, p=settings.p, graph=traced, distributed=distributed
+    )
 
 
 def plan_once(task: Task, budgets: Sequence[Budget], settings: PruneSettings) -> tuple[Baseline, Plan]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pydantic
 
+from aap_hw import ranks
 from aap_hw.errors import UserError
 from aap_hw.files import WriteError, read_text, write_atomic
 from aap_hw.graph.self_check import CutMismatchError
@@ -28,9 +29,11 @@ from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import EventLog, PrunedNetwork, RunFolder
 from aap_hw.prune.steps import Event, OnEvent
 from aap_hw.prune.task import PruneSettings, Task
-from aap_hw.train import data as images
+from aap_hw.train.data import LabelledImages
+from aap_hw.train.sources import ImageSource
 
 CONFIG, TABLE = "config.json", "table.json"
+EMBEDDED = ImageSource("embedded")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Job:
     """
 
     origin: Origin
-    data: str | None = None
+    data: ImageSource | None = None
     budgets: Mapping[str, Limit] = field(default_factory=dict)
     max_accuracy_drop: float | None = None
     settings: PruneSettings = field(default_factory=PruneSettings)
@@ -95,15 +98,25 @@ class Pruned:
     summary: dict[str, Any]
 
 
-def start(job: Job, table: LatencyTable, folder: Path, on_event: OnEvent = lambda _: None) -> Pruned:
+def start(
+    job: Job, table: LatencyTable, folder: Path, on_event: OnEvent = lambda _: None, *, download: bool = False
+) -> Pruned:
     """Do a job in a folder that is free for it. Nothing is written before it is certain that there is something to do.
+
+    Parameters
+    ----------
+    download
+        Fetch the images first if they are not there.
 
     Raises
     ------
     UserError : the folder holds a run, or the job cannot be done; see ``prune`` and ``prune_within``.
     """
     run = RunFolder(folder)
-    run.check_free()
+    ranks.found_by_first(run.check_free)
+    if download and job.data is not None:
+        source = job.data
+        ranks.found_by_first(lambda: bool(source.load(job.origin.input_shape, download=True)))
     return _Execution(run, job, table, on_event).finish()
 
 
@@ -123,16 +136,33 @@ def resume(folder: Path, on_event: OnEvent = lambda _: None) -> Pruned:
         raise UserError(
             f"the run in {folder} is finished, so there is nothing to resume; look at it with 'aap-hw report'"
         )
+    job = _job_in(folder)
+    execution = _Execution(run, job, load_table(folder / TABLE), on_event)
+    execution.open()
+    return execution.finish()
+
+
+def images_of(folder: Path, source: ImageSource | None = None) -> LabelledImages:
+    """The images to try a run's network on: those given, else those that it was trained on, else the embedded ones.
+
+    Raises
+    ------
+    UserError : they are not there any more.
+    """
+    if not (folder / CONFIG).exists():
+        return (source or EMBEDDED).load((3, 32, 32))
+    job = _job_in(folder)
+    return (source or job.data or EMBEDDED).load(job.origin.input_shape)
+
+
+def _job_in(folder: Path) -> Job:
     try:
-        job = Job.from_json(json.loads(read_text(folder / CONFIG, "configuration")))
+        return Job.from_json(json.loads(read_text(folder / CONFIG, "configuration")))
     except ValueError as problem:
         reason = next(iter(str(problem).splitlines()), "")
         raise UserError(
             f"{folder / CONFIG} is damaged ({reason}); delete the folder and begin the run anew"
         ) from problem
-    execution = _Execution(run, job, load_table(folder / TABLE), on_event)
-    execution.open()
-    return execution.finish()
 
 
 class _Execution:
@@ -142,17 +172,21 @@ class _Execution:
         self._run, self._job, self._table, self._on_event = run, job, table, on_event
         self._journal = Journal()
         self._log: EventLog | None = None
+        self._is_open = False
         self._device, self._why_predicted = device_of(table)
 
     def open(self) -> None:
         """Take up the folder's journal and log, or begin them."""
         self._journal.open(self._run.path)
-        self._log = EventLog(self._run.path)
+        self._is_open = True
+        if ranks.is_first():
+            self._log = EventLog(self._run.path)
 
     def finish(self) -> Pruned:
         try:
             network, summary = self._prune()(self._tell, self._journal)
-            self._run.save(network, summary)
+            if ranks.is_first():
+                self._run.save(network, summary)
             self._journal.remove_checkpoints()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(self._how_to_go_on()) from None
@@ -169,7 +203,9 @@ class _Execution:
     def _prune(self) -> Callable[[OnEvent, Journal], tuple[PrunedNetwork, dict[str, Any]]]:
         job = self._job
         retrain = job.data is not None
-        task = Task(job.origin, self._table, images.load_embedded(), retrain, self._device, job.allow_emulated)
+        source = job.data or EMBEDDED
+        images = source.load(job.origin.input_shape)
+        task = Task(job.origin, self._table, images, retrain, self._device, job.allow_emulated)
         if (drop := job.max_accuracy_drop) is not None:
             return lambda on_event, journal: prune_within(task, drop, job.settings, on_event, journal)
         budgets = [Budget(limit.amount, limit.relative, RESOURCES[name]) for name, limit in job.budgets.items()]
@@ -178,18 +214,18 @@ class _Execution:
     def _tell(self, event: Event) -> None:
         if event.name == "start":
             event = replace(event, figures={**event.figures, "why_predicted": self._why_predicted})
-            if self._log is None:
-                self._begin()
-        assert self._log is not None
-        self._log.add({"event": event.name, **event.figures})
-        self._on_event(event)
+            if not self._is_open:
+                ranks.found_by_first(self._begin)
+                self.open()
+        if self._log is not None:
+            self._log.add({"event": event.name, **event.figures})
+            self._on_event(event)
 
     def _begin(self) -> None:
         self._run.create()
         save_table(self._table, self._run.path / TABLE)
         # Last: a folder that has it can be resumed.
         write_atomic(self._run.path / CONFIG, json.dumps(self._job.as_json(), indent=1, sort_keys=True) + "\n")
-        self.open()
 
     def _how_to_go_on(self) -> str:
         path = self._run.path

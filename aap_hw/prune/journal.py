@@ -18,6 +18,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 
+from aap_hw import ranks
 from aap_hw.errors import UserError
 from aap_hw.files import WriteError, remove_temporaries, write_atomic
 from aap_hw.jsonlines import JsonLines, read_lines
@@ -44,7 +45,12 @@ class Journal:
         Raises
         ------
         UserError : the journal is damaged, cannot be written, or another process has it.
+
+        Of several processes that train together only the first one has the files; all know the values.
         """
+        self._values = ranks.found_by_first(lambda: self._open(run))
+
+    def _open(self, run: Path) -> dict[str, Any]:
         self._folder = run / FOLDER
         try:
             self._folder.mkdir(exist_ok=True)
@@ -57,7 +63,7 @@ class Journal:
         for name, value in self._values.items():
             if name not in found:
                 self._log.append({"name": name, "value": value})
-        self._values |= found
+        return {**self._values, **found}
 
     def close(self) -> None:
         """Close the file, and let other processes have it."""
@@ -74,8 +80,8 @@ class Journal:
         return self._values[name]
 
     def note(self, name: str, value: Any) -> None:
-        """Write down a value."""
-        value = json.loads(json.dumps(value))
+        """Write down a value; of several processes, all go on with the first one's."""
+        value = ranks.shared(json.loads(json.dumps(value)))
         if self._log is not None:
             self._log.append({"name": name, "value": value})
         self._values[name] = value
@@ -89,6 +95,9 @@ class Journal:
 
     def training(self, number: int) -> TrainState | None:
         """How far the training of a round is, if it has begun and is still needed."""
+        return ranks.found_by_first(lambda: self._training(number))
+
+    def _training(self, number: int) -> TrainState | None:
         path = self._checkpoint(number)
         if path is None or not path.exists():
             return None

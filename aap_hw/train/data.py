@@ -166,6 +166,11 @@ class LabelledImages:
         """Number of classes."""
         return len(self.class_names)
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of the stored images."""
+        return self.train_images.shape[1] if self.train_images.ndim == 4 else 1
+
     @cached_property
     def mean_and_std(self) -> tuple[torch.Tensor, torch.Tensor]:
         """What images between 0 and 1 are normalised by; each (1, C, 1, 1)."""

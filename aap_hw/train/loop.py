@@ -22,8 +22,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from aap_hw import ranks
 from aap_hw.errors import UserError
-from aap_hw.train import ranks
 from aap_hw.train.augment import Draws, blend, draw_share, training_batch
 from aap_hw.train.data import InputShape, LabelledImages, Split
 from aap_hw.train.settings import TrainSettings

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from dataclasses import dataclass, field
 from typing import Literal
 
+import pydantic
+
 from aap_hw.errors import UserError
+from aap_hw.files import read_text
 
 
+@pydantic.with_config(pydantic.ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class Optimiser:
     """What turns gradients into steps.
@@ -41,6 +46,7 @@ class Optimiser:
         )
 
 
+@pydantic.with_config(pydantic.ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class Schedule:
     """The learning rate over time, as a factor of its highest value.
@@ -75,6 +81,7 @@ class Schedule:
         return 0.5 * (1 + math.cos(math.pi * min((epoch - self.warmup_epochs) / remaining, 1.0)))
 
 
+@pydantic.with_config(pydantic.ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class Augmentation:
     """How training images are varied.
@@ -101,6 +108,7 @@ class Augmentation:
         )
 
 
+@pydantic.with_config(pydantic.ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class Loss:
     """What is minimised.
@@ -128,6 +136,7 @@ class Loss:
         )
 
 
+@pydantic.with_config(pydantic.ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class TrainSettings:
     """How to train.
@@ -170,6 +179,25 @@ class TrainSettings:
             (0 <= self.average < 1, f"average is {self.average}; give 0 up to below 1"),
             (self.precision in ("fp32", "bf16", "auto"), f"precision is {self.precision!r}; give fp32, bf16 or auto"),
         )
+
+    @classmethod
+    def read(cls, path: str) -> TrainSettings:
+        """Read a TOML file with these names as keys, and tables for the groups.
+
+        Raises
+        ------
+        UserError
+            If it is missing or no TOML, or a key or value is not known.
+        """
+        try:
+            values = tomllib.loads(read_text(path, "training settings"))
+            return pydantic.TypeAdapter(cls).validate_python(values)
+        except tomllib.TOMLDecodeError as problem:
+            raise UserError(f"{path} is no TOML file: {problem}") from problem
+        except pydantic.ValidationError as failure:
+            first = failure.errors(include_url=False)[0]
+            key = ".".join(map(str, first["loc"]))
+            raise UserError(f"{path}: {key}: {first['msg'].lower()} (it is {first['input']!r})") from failure
 
     def learning_rate_at(self, epoch: float) -> float:
         """Learning rate at a moment, counted in epochs from the start."""

@@ -78,7 +78,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("plan", "--model", "resnet18", "--weights", "embedded", "--lut", "TABLE", "--budget", "50%"),
         "resnet18 has no embedded weights; those that have: resnet20",
     ),
-    "data": (("prune", "--data", "cifar", "--lut", "TABLE", "--budget", "50%"), "'cifar' is not 'embedded'"),
+    "data": (("prune", "--data", "cifar", "--lut", "TABLE", "--budget", "50%"), "'cifar' is no source of images"),
     "data of other classes": (
         ("prune", "--model", "mobilenetv2", "--data", "embedded", "--lut", "TABLE", "--budget", "50%"),
         "mobilenetv2 tells 1000 classes apart and the images are of 10",

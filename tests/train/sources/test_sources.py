@@ -1,0 +1,230 @@
+"""Every source of images gives what its files hold, at the network's size, or says in a sentence what is wrong."""
+
+import gzip
+import logging
+import struct
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aap_hw.errors import UserError
+from aap_hw.train.augment import Draws, training_batch
+from aap_hw.train.data import Normalisation
+from aap_hw.train.settings import Augmentation
+from aap_hw.train.sources import ImageSource, folder
+
+SMALL, LARGE = (3, 16, 16), (3, 96, 96)
+
+
+def colour(label, number):
+    """A colour that tells a class and an image apart."""
+    return (40 + 80 * label, 10 * number, 200)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two classes of four and two plain pictures, wide and high."""
+    for split, count in (("train", 4), ("val", 2)):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                size = (130, 100) if number % 2 else (100, 120)
+                Image.new("RGB", size, colour(label, number)).save(tmp_path / split / name / f"{number}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["kept decoded", "read when used"])
+def test_a_folder_of_pictures_is_read_in_order_and_at_the_networks_size(pictures, shape):
+    data = ImageSource(f"imagefolder:{pictures}").load(shape)
+    images, labels = data.batch("train", range(8))
+    assert data.class_names == ("cat", "dog")
+    assert labels.tolist() == [0] * 4 + [1] * 4
+    assert images.shape == (8, *shape)
+    assert [tuple(image[:, 5, 5].tolist()) for image in images] == [colour(n // 4, n % 4) for n in range(8)]
+    assert data.crops_are_random == (shape == LARGE)
+
+
+def test_a_test_image_is_its_middle_with_the_shorter_side_a_seventh_longer(tmp_path):
+    gradient = np.tile(np.arange(224, dtype=np.uint8)[None, :, None], (224, 1, 3))
+    for split in ("train", "val"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        Image.fromarray(gradient).save(tmp_path / split / "a" / "x.png")
+    row = ImageSource(f"imagefolder:{tmp_path}").load((3, 112, 112)).batch("test", [0])[0][0, 0, 50].numpy()
+    # 196 of 224 pixels in 112 columns: from 14 on, 1.75 a column.
+    np.testing.assert_allclose(row, 14 + 1.75 * (np.arange(112) + 0.5) - 0.5, atol=1)
+
+
+def test_training_takes_random_parts_of_large_pictures_and_the_same_ones_however_a_batch_is_shared(tmp_path):
+    gradient = np.random.default_rng(0).integers(0, 256, (150, 150, 3), np.uint8)
+    for split in ("train", "val"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        for number in range(6):
+            Image.fromarray(gradient).save(tmp_path / split / "a" / f"{number}.png")
+    data, how = ImageSource(f"imagefolder:{tmp_path}").load(LARGE), Augmentation()
+    draws = Draws.of(6, how, torch.Generator().manual_seed(0), crops=True)
+    whole, _ = training_batch(data, torch.arange(6), how, draws)
+    assert len({image.numpy().tobytes() for image in whole}) == 6
+    part, _ = training_batch(data, torch.arange(6)[2:4], how, draws[2:4])
+    assert torch.equal(whole[2:4], part)
+
+
+@pytest.mark.parametrize("shape", [SMALL, LARGE])
+def test_a_broken_picture_is_named_and_left_out(pictures, shape, caplog):
+    (pictures / "train" / "cat" / "1.png").write_bytes(b"not a picture")
+    with caplog.at_level(logging.WARNING):
+        data = ImageSource(f"imagefolder:{pictures}").load(shape)
+        images, labels = data.batch("train", range(data.count("train")))
+        data.batch("train", range(data.count("train")))
+    assert labels.tolist() == [0] * 3 + [1] * 4
+    assert tuple(images[1][:, 5, 5].tolist()) == colour(0, 2)
+    assert [record.message for record in caplog.records] == [
+        f"{pictures / 'train' / 'cat' / '1.png'} cannot be decoded and is left out"
+    ]
+
+
+def test_too_many_broken_pictures_are_refused(pictures, monkeypatch):
+    monkeypatch.setattr(folder, "MOST_BROKEN", 1)
+    for number in range(2):
+        (pictures / "train" / "dog" / f"{number}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"more than 1 of 8 image files cannot be decoded, among them .*dog/0.png"):
+        ImageSource(f"imagefolder:{pictures}").load(SMALL)
+
+
+def test_tiny_imagenet_is_read_as_it_is_published(pictures):
+    flat = pictures / "val" / "images"
+    flat.mkdir()
+    lines = []
+    for name in ("cat", "dog"):
+        for number in range(2):
+            (pictures / "val" / name / f"{number}.png").rename(flat / f"val_{name}{number}.png")
+            lines.append(f"val_{name}{number}.png\t{name}\t0\t0\t63\t63\n")
+        (pictures / "val" / name).rmdir()
+    (pictures / "val" / "val_annotations.txt").write_text("".join(lines))
+    images, labels = ImageSource(f"imagefolder:{pictures}").load(SMALL).batch("test", range(4))
+    assert labels.tolist() == [0, 0, 1, 1]
+    assert tuple(images[3][:, 5, 5].tolist()) == colour(1, 1)
+
+
+def test_folders_that_do_not_belong_together_are_refused(pictures):
+    (pictures / "val" / "dog").rename(pictures / "val" / "wolf")
+    with pytest.raises(UserError, match="other classes than the folder 'train': dog, wolf"):
+        ImageSource(f"imagefolder:{pictures}").load(SMALL)
+    with pytest.raises(UserError, match="needs the folders 'train' and 'val'"):
+        ImageSource(f"imagefolder:{pictures / 'train'}").load(SMALL)
+
+
+def write_idx(path, array):
+    head = b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(gzip.compress(head + array.tobytes()) if path.suffix == ".gz" else head + array.tobytes())
+
+
+@pytest.mark.parametrize(("inner", "suffix"), [("", ".gz"), ("FashionMNIST/raw", "")])
+def test_the_four_files_of_fashion_mnist_are_read_packed_or_not(tmp_path, inner, suffix):
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (5, 28, 28), np.uint8), np.arange(5, dtype=np.uint8)
+    (tmp_path / inner).mkdir(parents=True, exist_ok=True)
+    for prefix in ("train", "t10k"):
+        write_idx(tmp_path / inner / f"{prefix}-images-idx3-ubyte{suffix}", images)
+        write_idx(tmp_path / inner / f"{prefix}-labels-idx1-ubyte{suffix}", labels)
+    data = ImageSource(f"fashion-mnist:{tmp_path}").load((1, 28, 28))
+    read, of = data.batch("test", range(5))
+    assert np.array_equal(read[:, 0], images)
+    assert of.tolist() == labels.tolist()
+    write_idx(tmp_path / inner / f"train-images-idx3-ubyte{suffix}", images)
+    broken = tmp_path / inner / f"t10k-labels-idx1-ubyte{suffix}"
+    broken.write_bytes(broken.read_bytes()[:-2])
+    with pytest.raises(UserError, match="t10k-labels"):
+        ImageSource(f"fashion-mnist:{tmp_path}").load((1, 28, 28))
+
+
+def arrays(count=6, shape=(8, 8, 3), **changes):
+    random = np.random.default_rng(1)
+    images = random.integers(0, 256, (count, *shape), np.uint8)
+    labels = np.arange(count) % 3
+    return {
+        "train_images": images,
+        "train_labels": labels,
+        "test_images": images,
+        "test_labels": labels[:, None],
+    } | changes
+
+
+def test_an_archive_of_arrays_is_read_with_channels_last_and_labels_in_columns(tmp_path):
+    given = arrays(mean=np.array([0.5, 0.4, 0.3]), std=np.array([0.2, 0.2, 0.1]))
+    np.savez(tmp_path / "a.npz", **given)
+    data = ImageSource(f"npz:{tmp_path / 'a.npz'}").load((3, 8, 8))
+    images, labels = data.batch("test", range(6))
+    assert np.array_equal(images, given["test_images"].transpose(0, 3, 1, 2))
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert data.classes == 3
+    assert data.normalisation == Normalisation((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"train_labels": np.array([{}] * 6)}, "give an .npz file of plain arrays"),
+        ({"train_labels": np.linspace(0, 1, 6)}, "train_labels of .* is float64"),
+        ({"mean": np.array([0.5])}, "lacks the other"),
+        ({"train_images": np.zeros((6, 8, 8, 3))}, "give bytes"),
+    ],
+)
+def test_an_archive_of_something_else_is_refused(tmp_path, change, sentence):
+    np.savez(tmp_path / "a.npz", **arrays(**change))
+    with pytest.raises(UserError, match=sentence):
+        ImageSource(f"npz:{tmp_path / 'a.npz'}").load((3, 8, 8))
+
+
+def test_a_function_of_the_users_is_called_with_the_input_shape(tmp_path, monkeypatch):
+    (tmp_path / "my_images.py").write_text(
+        "import numpy as np\nfrom aap_hw.train.data import LabelledImages\n"
+        "def make(shape):\n    images = np.zeros((4, *shape), np.uint8)\n"
+        "    return LabelledImages(images, np.arange(4), images, np.arange(4), tuple('abcd'))\n"
+        "def wrong(shape):\n    return 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert ImageSource("my_images:make").load((3, 4, 4)).count("train") == 4
+    with pytest.raises(UserError, match="returned a int"):
+        ImageSource("my_images:wrong").load((3, 4, 4))
+    with pytest.raises(UserError, match="gives no images"):
+        ImageSource("my_images:absent").load((3, 4, 4))
+
+
+def test_the_normalisation_and_the_number_of_images_can_be_chosen():
+    given = Normalisation((0.5,), (0.25,))
+    data = ImageSource("embedded", limit=20, normalisation=given).load((3, 28, 28))
+    assert (data.count("train"), data.count("test")) == (20, 20)
+    assert sorted(set(data.train_labels.tolist())) == list(range(10))
+    pixels = data.batch("train", [0])[0]
+    assert torch.allclose(data.tensors("train", (3, 28, 28), [0])[0, 0], (pixels[0, 0] / 255 - 0.5) / 0.25)
+
+
+def test_fewer_images_are_normalised_as_all_of_them():
+    few, all_of_them = (ImageSource("embedded", limit=limit).load((3, 28, 28)) for limit in (20, None))
+    assert torch.equal(few.mean_and_std[0], all_of_them.mean_and_std[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("embeded", "did you mean 'embedded'"),
+        ("cifar10", "is no source of images"),
+        ("cifar-10:x/y", "did you mean 'cifar10'"),
+        ("", "is no source of images"),
+    ],
+)
+def test_a_text_that_is_no_source_is_refused_at_once(text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        ImageSource(text)
+
+
+def test_images_of_other_channels_than_the_network_takes_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays())
+    with pytest.raises(UserError, match=r"have 3 channels.* the network takes 1"):
+        ImageSource(f"npz:{tmp_path / 'a.npz'}").load((1, 8, 8))
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        ImageSource(f"npz:{tmp_path / 'a.npz'}").load((3, 8, 8), download=True)
