@@ -120,11 +120,11 @@ class PruneScreen:
         for sentence in budget_sentences(summary):
             self._say(sentence)
         if not summary["retrained"]:
-            if summary["weights"] is None:
+            if summary["untrained"]:
                 self._say("the network had random weights: widths and latencies are real, which filters stay is not")
             self._say(
                 "the weights were cut in one round and not retrained, so expect a useless accuracy; to go on, train "
-                f"aap_hw.prune.run.RunFolder(pathlib.Path({str(path)!r})).load().module on your images, "
+                f"aap_hw.load({str(path)!r}) on your images, "
                 "or give --data, which prunes and trains in rounds"
             )
         self._say(f"look at it: aap-hw report {path}")

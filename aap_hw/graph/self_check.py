@@ -20,7 +20,7 @@ from aap_hw.errors import UserError
 from aap_hw.graph.channel_graph import ChannelGraph
 from aap_hw.graph.surgery import removed_blocks
 
-# As a share of the largest output. Rounding is about 1e-14; a channel taken for its neighbour is far above.
+# As a share of the largest output. Rounding is about 1e-15; a channel taken for its neighbour is far above.
 TOLERANCE = 1e-8
 
 Keep = Mapping[str, Sequence[int]]

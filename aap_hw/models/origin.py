@@ -13,7 +13,7 @@ from torch import nn
 from aap_hw.errors import UserError, reason
 from aap_hw.models import zoo
 from aap_hw.models.initialise import calibrate_batch_norm, is_untrained
-from aap_hw.models.source import InputShape, find
+from aap_hw.models.source import InputShape, find, is_own
 from aap_hw.models.weights import WeightsFile, load_weights
 
 SEED = 0
@@ -88,6 +88,11 @@ class Origin:
     def short(self) -> str:
         """What a folder that is about this network may be called."""
         return find(self.model).short
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the weights are random for certain; what code of the user's makes is not known."""
+        return self.weights is None and not is_own(self.model)
 
     @property
     def classes(self) -> int:

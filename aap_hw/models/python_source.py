@@ -55,7 +55,12 @@ def of_file(path: str, factory: str) -> Source:
     """The network that the function or class `factory` of a Python file makes."""
     file = existing(path)
     text = f"{file.text}:{factory}"
-    return Source(text, f"{file.path.stem}-{factory}", None, lambda: _made(text, factory, _executed(file)))
+
+    def make() -> nn.Module:
+        with _importing_from(file.path.parent):
+            return _made(text, factory, _executed(file))
+
+    return Source(text, f"{file.path.stem}-{factory}", None, make)
 
 
 def of_module(module: str, factory: str) -> Source:
@@ -63,12 +68,12 @@ def of_module(module: str, factory: str) -> Source:
     text = f"{module}:{factory}"
 
     def make() -> nn.Module:
-        try:
-            return _made(text, factory, importlib.import_module(module))
-        except (Exception, SystemExit) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"cannot import {module} for the model {text}: {reason(error)}") from error
+        with _importing_from(Path.cwd()):
+            try:
+                imported = importlib.import_module(module)
+            except (Exception, SystemExit) as error:
+                raise UserError(f"cannot import {module} for the model {text}: {reason(error)}") from error
+            return _made(text, factory, imported)
 
     if not all(part.isidentifier() for part in module.split(".")):
         raise UserError(
@@ -118,7 +123,7 @@ def _a(name: str) -> str:
 
 
 def _executed(file: ExistingFile) -> ModuleType:
-    """Run a Python file as a module of its own; it may import its neighbours, as a script may."""
+    """Run a Python file as a module of its own."""
     name = f"{_PREFIX}{hashlib.sha256(str(file.path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, file.path)
     assert spec is not None
@@ -127,8 +132,7 @@ def _executed(file: ExistingFile) -> ModuleType:
     # Dataclasses and torch look the module of a class up here.
     sys.modules[name] = module
     try:
-        with _neighbours_of(file.path):
-            spec.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserError(f"cannot run {file.text} for the model: {reason(error)}") from error
@@ -136,10 +140,10 @@ def _executed(file: ExistingFile) -> ModuleType:
 
 
 @contextmanager
-def _neighbours_of(path: Path) -> Iterator[None]:
-    folder = str(path.parent)
-    sys.path.insert(0, folder)
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Make what is in a folder importable, as Python does for a script's own and, with ``-m``, for the working one."""
+    sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        sys.path.remove(str(folder))

@@ -61,9 +61,7 @@ def find(text: str, classes: int | None = None) -> Source:
         If it means nothing: no such name or file, or a library that is not installed; or if it is a file's or a
         module's network, which decides itself how many classes it has.
     """
-    if classes is not None and (
-        text.endswith(".pt2") or ":" in text.removeprefix("torchvision:").removeprefix("timm:")
-    ):
+    if classes is not None and is_own(text):
         raise UserError(f"{text} decides itself how many classes it has, so it cannot be made for {classes}")
     place, colon, name = text.rpartition(":")
     if not colon:
@@ -77,6 +75,11 @@ def find(text: str, classes: int | None = None) -> Source:
     if place.endswith(".py"):
         return python_source.of_file(place, name)
     return python_source.of_module(place, name)
+
+
+def is_own(text: str) -> bool:
+    """Whether a network is made by a file or a module of the user's, which decides its classes and weights itself."""
+    return text.endswith(".pt2") or ":" in text.removeprefix("torchvision:").removeprefix("timm:")
 
 
 def _named(name: str, classes: int | None) -> Source:

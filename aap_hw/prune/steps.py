@@ -261,6 +261,7 @@ def finished(
     """The pruned network and the run's summary, given what was ``known`` at the start and the figures of its round."""
     summary = {
         **task.origin.as_json(),
+        "untrained": task.origin.is_untrained,
         "device": task.table.device["name"],
         "provenance": task.table.device["provenance"],
         **known,

@@ -32,7 +32,9 @@ class Net(nn.Sequential):
         super().__init__(block(Settings().width), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
 
 made = nn.ReLU()
-def make(): return Net()
+def make():
+    import layers_of_mine  # as late as this
+    return Net()
 def nothing(): pass
 def a_list(): return [Net()]
 def broken(): raise RuntimeError("first\\nsecond")
@@ -84,14 +86,15 @@ def test_usual_size_is_that_of_the_library(text: str, size: tuple[int, int, int]
 def test_network_is_the_same_each_time_and_the_global_generator_is_left_alone(
     net: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(net.parent))
     monkeypatch.delitem(sys.modules, "net", raising=False)
+    path = list(sys.path)
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
     origin = Origin.of(text, (3, 64, 64))
     first, again = origin.build(), Origin.of(text, (3, 64, 64)).build()
     assert torch.equal(torch.rand(1), expected)
+    assert sys.path == path
     assert not any(module.training for module in first.modules())
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
     image = torch.rand(2, 3, 64, 64)

@@ -1,0 +1,88 @@
+"""The README's section about one's own network is true: its commands and its Python run as they are written."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aap_hw.lut import profiling
+from aap_hw.models.saved import load
+from aap_hw.resources import resource_dirs
+from tests.synthetic import few_images
+
+ROOT = Path(__file__).resolve().parent.parent
+SECTION = (ROOT / "README.md").read_text().partition("## Your own network\n")[2].partition("\n## ")[0]
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", SECTION, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def quick_device(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This machine with few widths and few samples."""
+    text = (resource_dirs("device_profiles")[0] / "x86.toml").read_text()
+    for key, value in {
+        "name": '"x86"',
+        "granularity": 16,
+        "at_most": 2,
+        "warmup": 1,
+        "repeats": 3,
+        "copies": 2,
+    }.items():
+        text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+    path = tmp_path_factory.mktemp("device") / "quick.toml"
+    path.write_text(text)
+    return path
+
+
+def test_commands_profile_plan_and_prune_it(
+    quick_device: Path, tmp_path: Path, aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (commands,) = [text for kind, text in BLOCKS if kind == ""]
+    lines = [shlex.split(line) for line in commands.splitlines()]
+    assert [line[:2] for line in lines] == [["aap-hw", "profile"], ["aap-hw", "plan"], ["aap-hw", "prune"]]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("aap_hw.train.data.load_embedded", few_images)
+    monkeypatch.setattr("aap_hw.prune.job.device_of", lambda table: (None, "of the test"))
+    few = functools.partial(profiling.profile_model, networks=0)
+    monkeypatch.setattr(profiling, "profile_model", few)
+    table, run = tmp_path / "table.json", tmp_path / "run"
+    for line in lines:
+        replaced = [
+            {"x86": str(quick_device), "lut/x86.json": str(table), "60%": "90%"}.get(word, word) for word in line
+        ]
+        options = {
+            "profile": ("--out", str(table), "--workers", "1"),
+            "plan": ("--json", "-"),
+            "prune": ("--out", str(run)),
+        }
+        outcome = aap_hw(*replaced[1:], *options[line[1]])
+        assert outcome.code == 0, outcome
+        if line[1] == "plan":
+            groups = {group["name"]: group for group in json.loads(outcome.out)["groups"]}
+            assert groups["blocks.1.primary.0"]["frozen"] is None
+    assert "random weights" not in outcome.out
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["model"] == "examples/user_net.py:make"
+    assert summary["params_pruned"] < summary["params_dense"]
+    monkeypatch.chdir(tmp_path)
+    smaller = load(run)
+    assert smaller.get_parameter("blocks.0.primary.0.weight").shape[0] == 16
+    assert sum(parameter.numel() for parameter in smaller.parameters()) == summary["params_pruned"]
+
+
+def test_python_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program,) = [text for kind, text in BLOCKS if kind == "python"]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT))
+    where = {"__name__": "readme"}
+    exec(program.replace('"smaller.safetensors"', repr(str(tmp_path / "smaller.safetensors"))), where)
+    image = torch.rand(2, 3, 96, 96)
+    assert torch.equal(where["again"](image), where["smaller"](image))  # type: ignore[operator]
+    assert load(tmp_path / "smaller.safetensors")(image).shape == (2, 10)
