@@ -8,12 +8,16 @@ is slower at a higher ratio; here such a layer keeps its best 8 channels.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 
 import torch
+from _allocators import LATENCY, Allocator, Chosen
 from torch import nn
 
 from aap_hw.graph import ChannelGraph
+from aap_hw.policy.problem import Plan, Problem
+from aap_hw.prune.planning import Planner
 
 Kept = dict[str, list[int]]
 ROUND_TO = 8
@@ -41,6 +45,24 @@ def torch_pruning(
         middle = (low + high) // 2
         low, high = (low, middle) if good(middle) else (middle, high)
     return kept(high)
+
+
+def as_allocator(
+    module: nn.Module, graph: ChannelGraph, input_shape: tuple[int, int, int], planner: Planner
+) -> Allocator:
+    """Its widths on our table, each snapped up to a candidate; it chooses by magnitude, whatever the scores are."""
+
+    def allocator(problem: Problem, budget: float) -> Chosen | None:
+        def plan(widths: Mapping[str, int]) -> Plan:
+            return tuple(bisect_left(choice.widths, widths[choice.name]) for choice in problem.choices)
+
+        kept = torch_pruning(module, graph, input_shape, lambda w: problem.spent(LATENCY, plan(w)) <= budget)
+        if kept is None:
+            return None
+        widths = {name: len(channels) for name, channels in kept.items()}
+        return Chosen(plan({**planner.network.dense, **widths}))
+
+    return allocator
 
 
 def _pruned(

@@ -56,6 +56,7 @@ def _options() -> argparse.Namespace:
 def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from _allocators import FLOPS, LATENCY, exact, flops_greedy, halp, netadapt, threshold, uniform
     from _report import say, zoo_name
+    from _torch_pruning import as_allocator
 
     from aap_hw.lut.file import load_table
     from aap_hw.models.origin import Origin
@@ -79,6 +80,7 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
         "netadapt": (flat, netadapt),
         "halp": (flat, halp),
         "threshold": (flat, threshold(scores)),
+        "torch_pruning": (flat, as_allocator(dense.module, dense.graph, _input_of(model), planner)),
     }
     dense_ms = planner.dense[LATENCY]
     found = []

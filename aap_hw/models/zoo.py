@@ -1,6 +1,6 @@
 """The networks that can be asked for by name, and their weights.
 
-Four of torchvision, untrained, and two ResNets for small images, of which ResNet-20 also comes trained. How a
+Four of torchvision and five for small images, all untrained but for ResNet-20, which also comes trained. How a
 checkpoint of the user's is read is in `aap_hw.models.weights`; nothing is downloaded.
 """
 
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from aap_hw.errors import UserError, closest
+from aap_hw.models.cifar_nets import CifarVGG, mobilenet_v2, shufflenet_v2
 from aap_hw.models.cifar_resnet import CifarResNet
 from aap_hw.models.initialise import calibrate_batch_norm, initialise
 
@@ -54,12 +55,15 @@ def _torchvision(name: str) -> Callable[[int], nn.Module]:
 
 _LARGE, _SMALL = (3, 224, 224), (3, 32, 32)
 _ENTRIES = {
+    "mobilenetv2_cifar": ZooEntry(mobilenet_v2, _SMALL, 10),
     "mobilenetv2": ZooEntry(_torchvision("mobilenet_v2"), _LARGE, 1000),
     "resnet18": ZooEntry(_torchvision("resnet18"), _LARGE, 1000),
     "resnet20": ZooEntry(lambda classes: CifarResNet(3, classes), _SMALL, 10, "resnet20_fashion_mnist.safetensors"),
     "resnet50": ZooEntry(_torchvision("resnet50"), _LARGE, 1000),
     "resnet56": ZooEntry(lambda classes: CifarResNet(9, classes), _SMALL, 10),
+    "shufflenetv2_cifar": ZooEntry(shufflenet_v2, _SMALL, 10),
     "vgg16_bn": ZooEntry(_torchvision("vgg16_bn"), _LARGE, 1000),
+    "vgg19_cifar": ZooEntry(CifarVGG, _SMALL, 10),
 }
 
 OF_TORCHVISION = {"mobilenet_v2": "mobilenetv2", "resnet18": "resnet18", "resnet50": "resnet50", "vgg16_bn": "vgg16_bn"}

@@ -208,6 +208,7 @@ def train_round(
         settings.training,
         seed=settings.seed + number,
         input_shape=task.origin.input_shape,
+        teacher=task.origin.build() if settings.training.loss.distillation else None,
         on_epoch=on_epoch,
         resume_from=state,
         on_checkpoint=partial(journal.save_training, number),
