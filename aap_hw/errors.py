@@ -13,7 +13,14 @@ class UserError(Exception):
 
     The message is one sentence on one line: what was wrong, why, and what to do about it. The command line
     prints it without a traceback and exits with code 2.
+
+    Attributes
+    ----------
+    details
+        Further lines for the command line to print below the sentence, such as the rows of a table; mostly none.
     """
+
+    details: tuple[str, ...] = ()
 
 
 class Fault(Exception):  # noqa: N818 - what it reports is the fault, not a mistake in reporting

@@ -17,6 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+# Networks timed in turn beside the unpruned one.
+IN_TURN = 7
 SHIPPED = Path(__file__).parent.parent / "lut" / "x86.json"
 
 
@@ -44,7 +46,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--budgets", default="80,60,40,25", help="percent of the unpruned network's predicted latency")
     parser.add_argument("--lut", default=str(SHIPPED), help="latency table that holds the models' kernels")
     parser.add_argument("--device", default="x86", help="device profile to measure with")
-    parser.add_argument("--no-measure", action="store_true", help="predict only")
+    parser.add_argument("--measure", default="all", help="allocators whose networks are measured, or all")
+    parser.add_argument("--libraries", help="folder that compiled networks are kept in and taken from")
+    parser.add_argument("--no-measure", action="store_true", help="predict only, and compile what --libraries lacks")
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--quick", action="store_true", help="one small network, predicted only: does it run?")
     options = parser.parse_args()
@@ -97,7 +101,9 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
                 kept_attention = math.exp(problem.value(chosen.plan) / len(kept))
             found.append((share, allocator, chosen, widths, kept_attention, seconds))
         say(f"{name}: planned {share:.0%}")
-    measured = {} if options.no_measure else _measured(dense, task, options.device, [each[3] for each in found])
+    timed = [each[3] for each in found if options.measure == "all" or each[1] in options.measure.split(",")]
+    is_needed = options.libraries or not options.no_measure
+    measured = _measured(dense, task, options, timed) if is_needed else {}
     for share, allocator, chosen, widths, kept_attention, seconds in found:
         measured_ms, measured_share = measured.get(_known(widths), (None, None))
         yield {
@@ -115,25 +121,49 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
         }
 
 
-def _measured(dense: Any, task: Any, device_name: str, plans: list[Any]) -> dict[Any, tuple[float, float]]:
+def _measured(dense: Any, task: Any, options: argparse.Namespace, plans: list[Any]) -> dict[Any, tuple[float, float]]:
     """Latency of each plan's network in ms, and as a share of the unpruned one's timed beside it."""
+    import hashlib
+    import tempfile
+
+    import torch
     from _report import say
 
+    from aap_hw.compile.build import SCHEDULES
+    from aap_hw.compile.lowering import compile_network
     from aap_hw.device import load_profile
     from aap_hw.device.connection import LocalDevice
-    from aap_hw.prune.measuring import measure_networks
+    from aap_hw.device.timing import time_in_turn
 
-    device = LocalDevice(load_profile(device_name))
-    found: dict[Any, tuple[float, float]] = {}
-    different = {_known(widths): widths for widths in plans if widths is not None}
-    for number, (known, widths) in enumerate(different.items(), start=1):
-        keep = {group: range(width) for group, width in widths.items() if width < dense.network.dense[group]}
-        networks = {"dense": dense.module, "pruned": dense.graph.cut(dense.module, keep)}
-        timings = measure_networks(networks, task.origin.input_shape, device)
-        pruned_us = timings["pruned"].latency_us
-        found[known] = pruned_us / 1e3, pruned_us / timings["dense"].latency_us
-        say(f"measured {number} of {len(different)} networks")
-    return found
+    device, image = LocalDevice(load_profile(options.device)), torch.zeros(1, *task.origin.input_shape)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.libraries or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = {_known(dense.network.dense): dense.network.dense}
+        wanted |= {_known(widths): widths for widths in plans if widths is not None}
+        files = {}
+        for number, (known, widths) in enumerate(wanted.items(), start=1):
+            digest = hashlib.sha256(repr((task.origin.model, known, SCHEDULES, device.target.options)).encode())
+            files[known] = folder / f"{digest.hexdigest()[:16]}.so"
+            if not files[known].exists():
+                keep = {name: range(width) for name, width in widths.items() if width < dense.network.dense[name]}
+                half = files[known].with_suffix(".half")
+                compile_network(dense.graph.cut(dense.module, keep), image, device.target, half)
+                half.rename(files[known])
+                say(f"compiled {number} of {len(wanted)} networks")
+        if options.no_measure:
+            return {}
+        unpruned, *others = files
+        found: dict[Any, tuple[float, float]] = {}
+        for start in range(0, len(others), IN_TURN):
+            some = [unpruned, *others[start : start + IN_TURN]]
+            libraries = {str(number): device.load(files[known]) for number, known in enumerate(some)}
+            timings = time_in_turn(libraries, "main", [image.numpy()], device.profile.measure)
+            for number, known in enumerate(some):
+                us = timings[str(number)].latency_us
+                found[known] = us / 1e3, us / timings["0"].latency_us
+            say(f"measured {min(start + IN_TURN, len(others))} of {len(others)} networks")
+        return found
 
 
 def _known(widths: Any) -> Any:

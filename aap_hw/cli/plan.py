@@ -22,6 +22,7 @@ from aap_hw.cli.options import (
     input_text,
     lut_option,
     model_option,
+    normalise_option,
     only_option,
     read_table,
     score_option,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 @classes_option
 @calibration_option
 @score_option
+@normalise_option
 @allocator_options
 @only_option
 @skip_option
@@ -65,6 +67,7 @@ def command(
     classes: int | None,
     calibration_images: int | None,
     score: str,
+    normalise: str,
     allocator: str,
     threshold_weights: str | None,
     only: tuple[str, ...],
@@ -89,6 +92,7 @@ def command(
         score=score,
         allocator=allocator,
         threshold_weights=threshold_weights,
+        normalise=normalise,
         only=only,
         skip=skip,
         depth=depth,
@@ -106,6 +110,7 @@ def command(
         given += f" --weights {shlex.quote(weights)}" if weights else ""
         given += f" --classes {classes}" if classes else ""
         given += f" --score {score}" if score != "attention" else ""
+        given += f" --normalise {normalise}" if normalise != "none" else ""
         given += f" --allocator {allocator}" if allocator != "exact" else ""
         given += f" --threshold-weights {threshold_weights}" if threshold_weights else ""
         given += "" if depth else " --no-depth"

@@ -19,6 +19,7 @@ from aap_hw.cli.options import (
     input_option,
     lut_option_of,
     model_option,
+    normalise_option,
     one_of_several,
     only_option,
     read_table,
@@ -59,13 +60,21 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": 
 @click.option(
     "--max-accuracy-drop",
     type=click.FloatRange(0, 100),
-    help="Instead of budgets: prune as far as this many percentage points of accuracy allow.",
+    help="Percentage points of accuracy that may be lost. Without budgets: prune as far as that allows. With budgets: "
+    "train on within them until it is kept.",
 )
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
-    help=f"Steps to the budget; default {BUDGET_ROUNDS}. With --max-accuracy-drop at most so many; default "
+    help=f"Steps to the budget; default {BUDGET_ROUNDS}. With --max-accuracy-drop alone at most so many; default "
     f"{ACCURACY_ROUNDS}.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["geometric", "additive"]),
+    default="geometric",
+    show_default=True,
+    help="Whether each round takes the same share of what is left, or the same amount.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help=f"Epochs of training a round; default {EPOCHS}.")
 @click.option(
@@ -81,6 +90,7 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": 
 @click.option("--seed", default=0, show_default=True, type=int, help="Of training.")
 @calibration_option
 @score_option
+@normalise_option
 @allocator_options
 @only_option
 @skip_option
@@ -104,12 +114,14 @@ def command(
     classes: int | None,
     max_accuracy_drop: float | None,
     rounds: int | None,
+    schedule: str,
     epochs: int | None,
     learning_rate: float | None,
     training: str | None,
     seed: int,
     calibration_images: int | None,
     score: str,
+    normalise: str,
     allocator: str,
     threshold_weights: str | None,
     only: tuple[str, ...],
@@ -124,7 +136,8 @@ def command(
     """Prune a network until it meets its budgets, keeping the filters with the most attention.
 
     With --data it is trained in rounds; without, it is cut in one go and not trained. With --max-accuracy-drop it gets
-    as fast as the accuracy allows; rounds that lose too much are undone. Whatever ends it early, --resume goes on.
+    as fast as the accuracy allows, rounds that lose too much being undone, or keeps it within the budgets. Whatever
+    ends it early, --resume goes on.
     """
     from aap_hw import ranks
     from aap_hw.cli.run_screen import PruneScreen, plain_console
@@ -152,6 +165,8 @@ def command(
         score,
         allocator=allocator,
         threshold_weights=threshold_weights,
+        normalise=normalise,
+        schedule=schedule,
         only=only,
         skip=skip,
         depth=depth,
@@ -168,7 +183,8 @@ def command(
         allow_emulated,
     )
     asked = "-".join(str(budget).replace("%", "pct") + _SUFFIX[budget.resource.name] for budget in budgets)
-    asked = asked or f"{max_accuracy_drop:g}-drop"
+    if max_accuracy_drop is not None:
+        asked = "-".join(filter(None, [asked, f"{max_accuracy_drop:g}-drop"]))
     name = f"{origin.short}-{table.device['name']}-{asked}" + ("" if score == "attention" else f"-{score}")
     name += "" if allocator == "exact" else f"-{allocator}"
     folder = Path(out) if out else Path("runs") / name

@@ -87,7 +87,10 @@ class PruneScreen:
                 if figures["why_predicted"]:
                     self._say(f"latencies are predicted, not measured: {figures['why_predicted']}")
                 budgets = ", ".join(amount_text(name, amount) for name, amount in figures["budgets"].items())
-                goal = f"budget {budgets}" if budgets else f"to keep: {figures['accuracy_wanted']:.2f} %"
+                goals = [f"budget {budgets}"] if budgets else []
+                if "accuracy_wanted" in figures:
+                    goals.append(f"to keep: {figures['accuracy_wanted']:.2f} %")
+                goal = ", ".join(goals)
                 unpruned = _latency(figures["dense_ms"], figures["dense_is_measured"])
                 self._say(f"unpruned {unpruned}{_accuracy(figures)}; {goal}")
             case "measured":

@@ -4,8 +4,18 @@ Everything here takes and returns numbers. Nothing knows about torch, TVM or fil
 caller's tables say it is, in whatever unit its budget has.
 """
 
-from aap_hw.policy.allocation import Allocation, Infeasible, Undecided, allocate
-from aap_hw.policy.budget import FLOPS, LATENCY, MEMORY, PARAMETERS, RESOURCES, Budget, Resource, round_budgets
+from aap_hw.policy.allocation import Allocation, Infeasible, Undecided, allocate, least_amounts
+from aap_hw.policy.budget import (
+    FLOPS,
+    LATENCY,
+    MEMORY,
+    PARAMETERS,
+    RESOURCES,
+    SCHEDULES,
+    Budget,
+    Resource,
+    round_budgets,
+)
 from aap_hw.policy.candidates import best_channels, candidate_widths, kept_share
 from aap_hw.policy.problem import GroupChoice, KernelCost, PeakCost, Problem
 from aap_hw.policy.threshold import allocate_at_threshold, allocate_by_threshold, lowest_threshold
@@ -16,6 +26,7 @@ __all__ = [
     "MEMORY",
     "PARAMETERS",
     "RESOURCES",
+    "SCHEDULES",
     "Allocation",
     "Budget",
     "GroupChoice",
@@ -31,6 +42,7 @@ __all__ = [
     "best_channels",
     "candidate_widths",
     "kept_share",
+    "least_amounts",
     "lowest_threshold",
     "round_budgets",
 ]

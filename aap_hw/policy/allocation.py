@@ -6,7 +6,7 @@ Exact: proven to be within a relative gap of the best possible. The program that
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from aap_hw.errors import UserError
@@ -134,6 +134,18 @@ def allocate(
         gap=0.0 if bound == value else (bound - value) / abs(value) if value else math.inf,
         seconds=time.perf_counter() - began,
     )
+
+
+def least_amounts(problem: Problem, resources: Iterable[str], *, time_limit_s: float = 10.0) -> dict[str, float]:
+    """The smallest amount of each resource alone that some plan reaches; more if the time is too short to find it."""
+    program = PairwiseProgram(problem)
+    found = {}
+    for resource in resources:
+        answer = program.least_cost(resource, {}, time_limit_s=time_limit_s)
+        narrowest = (0,) * len(problem.choices)
+        plans = [narrowest] if answer.plan is None else [narrowest, answer.plan]
+        found[resource] = min(problem.spent(resource, plan) for plan in plans)
+    return found
 
 
 def _solve(

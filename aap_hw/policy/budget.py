@@ -132,11 +132,14 @@ class Budget:
         )
 
 
-def round_budgets(dense: float, budget: float, rounds: int) -> list[float]:
+SCHEDULES = ("geometric", "additive")
+
+
+def round_budgets(dense: float, budget: float, rounds: int, schedule: str = "geometric") -> list[float]:
     """Budgets of successive rounds, from just below `dense` down to exactly `budget`.
 
-    Geometric, so that each round takes the same share of what is left: by the same amount each time, the last
-    rounds would cut the deepest into a network that has the least to spare.
+    Geometric: each round takes the same share of what is left. Additive, as the paper's threshold grows: each takes
+    the same amount, so that the last rounds cut the deepest into a network that has the least to spare.
 
     Parameters
     ----------
@@ -144,20 +147,30 @@ def round_budgets(dense: float, budget: float, rounds: int) -> list[float]:
         Latency of the unpruned network and the goal, both positive and in the same unit.
     rounds
         How many rounds there are.
+    schedule
+        One of `SCHEDULES`.
 
     Raises
     ------
     ValueError
-        If there are no rounds, a number is not positive and finite, or `budget` is more than `dense`.
+        If there are no rounds or no such schedule, a number is not positive and finite, or `budget` is more than
+        `dense`.
 
     Examples
     --------
     >>> [round(each, 6) for each in round_budgets(16.0, 2.0, 3)]
     [8.0, 4.0, 2.0]
+    >>> round_budgets(16.0, 4.0, 3, "additive")
+    [12.0, 8.0, 4.0]
     """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"there is no schedule {schedule!r}, only {' and '.join(SCHEDULES)}")
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, not {rounds}")
     if not (0 < budget <= dense < math.inf):
         raise ValueError(f"need 0 < budget <= dense < infinity, not budget {budget} and dense {dense}")
-    ratio = budget / dense
-    return [*(max(budget, dense * ratio ** (done / rounds)) for done in range(1, rounds)), budget]
+    if schedule == "additive":
+        steps = [dense - (dense - budget) * done / rounds for done in range(1, rounds)]
+    else:
+        steps = [dense * (budget / dense) ** (done / rounds) for done in range(1, rounds)]
+    return [*(max(budget, step) for step in steps), budget]

@@ -22,12 +22,14 @@ from aap_hw.prune.journal import Journal
 from aap_hw.prune.planning import Plan, Unreachable
 from aap_hw.prune.run import PrunedNetwork
 from aap_hw.prune.steps import (
+    ROUNDING,
     Event,
     OnEvent,
     Scores,
     State,
     begun,
     check_classes,
+    check_drop,
     dense_accuracy,
     finished,
     measured_ms,
@@ -40,8 +42,6 @@ from aap_hw.prune.task import PruneSettings, Task
 # By how much the severity grows at first. Of the exact allocator a severity of 1 halves the latency, so that the first
 # step leaves 84 % of it and the next 71 %; of the paper's rule it is T, whose published first step is 1.
 FIRST_STEP = {"exact": 0.25, "threshold": 1.0}
-# What a difference of two accuracies may be off by.
-ROUNDING = 1e-9
 # A step of this share of the first, about 1 % of the latency, is not worth a round of training.
 LEAST_STEP = 1 / 2**4
 
@@ -74,10 +74,7 @@ def prune_within(
     UserError : the drop is not between 0 and 100, there are no images to train on or they do not fit the network, or
         no round kept the accuracy.
     """
-    if not 0 <= drop <= 100:
-        raise UserError(f"an accuracy may drop by 0 to 100 percentage points, not by {drop}")
-    if not task.retrain:
-        raise UserError("an accuracy can only be kept by training: add --data, or give a --budget instead")
+    check_drop(task, drop)
     check_classes(task)
     journal = journal or Journal()
     dense = baseline(task, settings, journal)

@@ -51,8 +51,8 @@ class Job:
     Attributes
     ----------
     data : where the images to train on come from; None prunes without training.
-    budgets : by the resource's name; none if an accuracy is to be kept.
-    max_accuracy_drop : percentage points of accuracy that may be lost, instead of budgets.
+    budgets : by the resource's name; none if only an accuracy is to be kept.
+    max_accuracy_drop : percentage points of accuracy that may be lost, beside budgets or instead of them.
     """
 
     origin: Origin
@@ -63,12 +63,8 @@ class Job:
     allow_emulated: bool = False
 
     def __post_init__(self) -> None:
-        if bool(self.budgets) == (self.max_accuracy_drop is not None):
-            raise UserError(
-                "give budgets or --max-accuracy-drop, not both: one is met at any accuracy, one at any latency"
-                if self.budgets
-                else "there is nothing to prune to: give --budget 20ms, --max-params 40% or --max-flops 50%"
-            )
+        if not self.budgets and self.max_accuracy_drop is None:
+            raise UserError("there is nothing to prune to: give --budget 20ms, --max-params 40% or --max-flops 50%")
 
     def as_json(self) -> dict[str, Any]:
         """The job as JSON values."""
@@ -206,10 +202,11 @@ class _Execution:
         source = job.data or EMBEDDED
         images = source.load(job.origin.input_shape)
         task = Task(job.origin, self._table, images, retrain, self._device, job.allow_emulated)
-        if (drop := job.max_accuracy_drop) is not None:
+        drop = job.max_accuracy_drop
+        if drop is not None and not job.budgets:
             return lambda on_event, journal: prune_within(task, drop, job.settings, on_event, journal)
         budgets = [Budget(limit.amount, limit.relative, RESOURCES[name]) for name, limit in job.budgets.items()]
-        return lambda on_event, journal: prune(task, budgets, job.settings, on_event, journal)
+        return lambda on_event, journal: prune(task, budgets, job.settings, on_event, journal, drop)
 
     def _tell(self, event: Event) -> None:
         if event.name == "start":

@@ -35,6 +35,7 @@ from aap_hw.policy import (
     allocate_by_threshold,
     best_channels,
     kept_share,
+    least_amounts,
     lowest_threshold,
 )
 
@@ -194,7 +195,7 @@ class Planner:
             else:
                 found = allocate_by_threshold(problem, scores, weights, allowed)
         except Infeasible as refusal:
-            raise self._unreachable(refusal, budgets) from refusal
+            raise self._unreachable(refusal, budgets, problem) from refusal
         return self._plan(found, scores, at_most)
 
     def plan_at(self, threshold: float, scores: Scores, at_most: Widths | None = None) -> Plan:
@@ -276,12 +277,37 @@ class Planner:
             kernels=kernel_latencies(self.network, widths, self.table),
         )
 
-    def _unreachable(self, refusal: Infeasible, budgets: Mapping[str, float]) -> Unreachable:
-        dense, smallest = self.dense[refusal.resource], refusal.smallest
-        if refusal.resource == LATENCY.name:
-            smallest = self._network_ms(smallest) * (1 + 3 * ROUNDING)
-        asked = budgets.get(refusal.resource, dense)
-        return Unreachable(refusal.resource, asked, smallest, dense, refusal.given)
+    def _unreachable(self, refusal: Infeasible, budgets: Mapping[str, float], problem: Problem) -> Unreachable:
+        dense = self.dense
+
+        def amount(resource: str, smallest: float) -> float:
+            return self._network_ms(smallest) * (1 + 3 * ROUNDING) if resource == LATENCY.name else smallest
+
+        asked = budgets.get(refusal.resource, dense[refusal.resource])
+        smallest = amount(refusal.resource, refusal.smallest)
+        found = Unreachable(refusal.resource, asked, smallest, dense[refusal.resource], refusal.given)
+        if len(budgets) > 1:
+            least = {name: amount(name, each) for name, each in least_amounts(problem, budgets).items()}
+            rows = [
+                (name, _text(name, budgets[name]), _reached(name, each, dense[name])) for name, each in least.items()
+            ]
+            found.details = _lines([("", "asked for", "smallest reachable alone"), *rows])
+        return found
+
+
+def _text(resource: str, amount: float) -> str:
+    return f"{amount:.4g} {RESOURCES[resource].unit}".rstrip()
+
+
+def _reached(resource: str, smallest: float, dense: float) -> str:
+    unit = f" {RESOURCES[resource].unit}".rstrip()
+    return f"{_up(smallest)}{unit} ({_up(100 * smallest / dense)}% of the unpruned network)"
+
+
+def _lines(rows: Sequence[tuple[str, str, str]]) -> tuple[str, ...]:
+    """A table as lines of text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return tuple("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _up(value: float) -> str:

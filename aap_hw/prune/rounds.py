@@ -19,11 +19,13 @@ from aap_hw.prune.baseline import amounts, baseline
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.run import PrunedNetwork
 from aap_hw.prune.steps import (
+    ROUNDING,
     Event,
     OnEvent,
     State,
     begun,
     check_classes,
+    check_drop,
     dense_accuracy,
     finished,
     plan_measured,
@@ -40,10 +42,17 @@ def prune(
     settings: PruneSettings,
     on_event: OnEvent = lambda _: None,
     journal: Journal | None = None,
+    max_drop: float | None = None,
 ) -> tuple[PrunedNetwork, dict[str, Any]]:
     """Prune a network to some budgets, each of another resource.
 
     What the journal of an interrupted run knows is not done again; its events are sent again.
+
+    Parameters
+    ----------
+    max_drop
+        Percentage points of accuracy that may be lost beside: if the rounds to the budgets lose more, up to as many
+        again train within them, each with widths by fresh attention.
 
     Returns
     -------
@@ -56,6 +65,8 @@ def prune(
     UserError : a budget needs no pruning or cannot be reached, or the data do not fit the network. Nothing has been
         trained and no event been sent by then.
     """
+    if max_drop is not None:
+        check_drop(task, max_drop)
     if task.retrain:
         check_classes(task)
     journal = journal or Journal()
@@ -68,14 +79,17 @@ def prune(
     journal.recall("reachable", lambda: bool(dense.planner.plan(scores(), wanted)))
     accuracy_dense = dense_accuracy(task, dense, journal) if task.retrain else None
     known = begun(task, dense, wanted, settings)
+    least_accuracy = -math.inf
+    if max_drop is not None and accuracy_dense is not None:
+        known["accuracy_wanted"] = least_accuracy = accuracy_dense - max_drop
     on_event(Event("start", {**known, "accuracy": accuracy_dense}))
     rounds = settings.rounds if task.retrain else 1
     history: list[dict[str, Any]] = []
     best: tuple[float, State, dict[str, Any]] | None = None
     takes = dense.takes
-    steps = {name: round_budgets(takes[name], amount, rounds) for name, amount in wanted.items()}
-    for number in range(1, rounds + 1):
-        allowed = {name: step[number - 1] for name, step in steps.items()}
+    steps = {name: round_budgets(takes[name], amount, rounds, settings.schedule) for name, amount in wanted.items()}
+    for number in range(1, rounds + (rounds if max_drop is not None else 0) + 1):
+        allowed = {name: step[min(number, rounds) - 1] for name, step in steps.items()}
         began = time.monotonic()
         if number > 1:
             state.retrace(shape)
@@ -89,7 +103,7 @@ def prune(
         taken = plan.spent if task.device is None else {**plan.spent, LATENCY.name: measured or math.inf}
         figures: dict[str, Any] = {
             "round": number,
-            "rounds": rounds,
+            "rounds": max(number, rounds),
             "budget_ms": allowed.get(LATENCY.name),
             "budgets": allowed,
             "predicted_ms": plan.predicted_ms,
@@ -108,8 +122,10 @@ def prune(
         if best is None or rank >= best[0]:
             best = rank, replace(state), figures
         journal.keep_rounds({number, best[2]["round"]}, number)
+        if number >= rounds and best[0] >= least_accuracy - ROUNDING:
+            break
     assert best is not None
     _, state, last = best
     asked = {budget.resource.name: str(budget) for budget in budgets}
-    record = {"rounds": history, "budgets": asked, "score": settings.score}
+    record = {"rounds": history, "budgets": asked, "score": settings.score, "max_accuracy_drop": max_drop}
     return finished(task, dense, state, known, accuracy_dense, last, record)

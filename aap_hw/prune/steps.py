@@ -6,7 +6,6 @@ Here is also what a run tells: its events, and the summary that it ends with.
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -39,6 +38,8 @@ ATTEMPTS = 4
 MARGIN = 0.02
 # A plan that leaves more than this share free was predicted too slow: the next one may keep more.
 UNSPENT = 0.05
+# What a difference of two accuracies may be off by.
+ROUNDING = 1e-9
 
 Scores = Mapping[str, NDArray[np.float64]]
 
@@ -126,10 +127,15 @@ def plan_measured(
     """The best of some plans whose networks are compiled and timed beside the dense one.
 
     Of those that meet the latency budget on the device, the one with the most attention kept; else the fastest.
-    What was tried before an interruption is not tried again.
+    Without such a budget none may be slower than the dense one. What was tried before an interruption is not tried
+    again.
+
+    Raises
+    ------
+    UserError : even the fastest is slower than the dense one.
     """
     assert task.device is not None
-    round_ms = allowed.get(LATENCY.name, math.inf)
+    round_ms = allowed.get(LATENCY.name, dense.dense_ms)
     tried: list[tuple[Plan, float]] = []
     for attempt in range(1, ATTEMPTS + 1):
         name = f"round/{number}/attempt/{attempt}"
@@ -152,11 +158,17 @@ def plan_measured(
         figures = {"attempt": attempt, "predicted_ms": plan.predicted_ms, "measured_ms": measured, "budget_met": met}
         on_event(Event("measured", figures))
         tried.append((plan, measured))
-        if met and measured >= round_ms * (1 - UNSPENT):
+        if met and (LATENCY.name not in allowed or measured >= round_ms * (1 - UNSPENT)):
             break
+        allowed = {LATENCY.name: round_ms, **allowed}
         state.planner = replace(state.planner, calibration=state.planner.calibration * measured / plan.predicted_ms)
     meeting = [one for one in tried if one[1] <= round_ms]
     best = max(meeting, key=lambda one: one[0].kept_attention) if meeting else min(tried, key=lambda one: one[1])
+    if best[1] > dense.dense_ms * (1 + MARGIN):
+        raise UserError(
+            f"no network that was tried is faster than the unpruned one on this device: {best[1]:.3f} ms against "
+            f"{dense.dense_ms:.3f} ms; the table does not say what the device does, so profile it again"
+        )
     journal.recall(f"round/{number}/attempts", lambda: {"tried": len(tried), "chosen": tried.index(best) + 1})
     return best
 
@@ -235,6 +247,14 @@ def check_classes(task: Task) -> None:
             f"{task.origin.model} tells {task.origin.classes} classes apart and the images are of {task.data.classes}; "
             "choose a model for these images, or leave --data out to prune without training"
         )
+
+
+def check_drop(task: Task, drop: float) -> None:
+    """Raise UserError if an accuracy may not drop by so many percentage points, or nothing is trained."""
+    if not 0 <= drop <= 100:
+        raise UserError(f"an accuracy may drop by 0 to 100 percentage points, not by {drop}")
+    if not task.retrain:
+        raise UserError("an accuracy can only be kept by training: add --data, or give a --budget instead")
 
 
 def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: PruneSettings) -> dict[str, Any]:

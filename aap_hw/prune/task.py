@@ -30,6 +30,8 @@ class PruneSettings:
     rounds : steps in which the budget is approached.
     calibration_images : images that attention is averaged over; None takes 16 at 224 x 224 up to 512 at 32 x 32.
     score : what tells important channels: ``attention`` or one of ``aap_hw.attention.ALTERNATIVES``.
+    normalise : how scores are brought to one scale in all groups, see ``aap_hw.attention.normalise``.
+    schedule : how budgets fall from round to round, see ``aap_hw.policy.round_budgets``.
     allocator : how widths are chosen: ``exact``, or ``threshold`` for the paper's rule.
     threshold_weights : what the paper's rule weights groups by, ``parameters``, ``flops`` or ``latency``; None takes
         what is limited.
@@ -43,6 +45,8 @@ class PruneSettings:
     rounds: int = 3
     calibration_images: int | None = None
     score: str = "attention"
+    normalise: str = "none"
+    schedule: str = "geometric"
     allocator: str = "exact"
     threshold_weights: str | None = None
     depth: bool = True

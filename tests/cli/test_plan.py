@@ -91,6 +91,18 @@ def test_memory_is_shown_in_megabytes_beside_the_other_budgets(aap_hw: Callable[
     assert "--budget 80% --max-memory 60%" in shown.out
 
 
+def test_budgets_out_of_reach_are_answered_with_the_smallest_of_each(
+    aap_hw: Callable[..., Any], table_file: Path
+) -> None:
+    outcome = aap_hw("plan", *RESNET20, "--lut", str(table_file), "--budget", "5%", "--max-params", "1%")
+    assert (outcome.code, outcome.out) == (2, "")
+    sentence, heading, latency, parameters = outcome.err.splitlines()
+    assert sentence.startswith("aap-hw: error: no plan reaches")
+    assert heading.split() == ["asked", "for", "smallest", "reachable", "alone"]
+    assert re.search(r"latency +0\.\d+ ms +0\.\d+ ms \([\d.]+% of the unpruned network\)", latency)
+    assert re.search(r"parameters +2697 +\d+ \([\d.]+% of", parameters)
+
+
 def test_papers_threshold_can_choose_the_widths(aap_hw: Callable[..., Any], table_file: Path) -> None:
     asked = ("--lut", str(table_file), "--budget", "60%")
     outcome = aap_hw("plan", *RESNET20, *asked, "--allocator", "threshold", "--json", "-")

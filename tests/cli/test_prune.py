@@ -108,9 +108,18 @@ def test_as_fast_as_an_accuracy_allows(aap_hw: Callable[..., Any], table_file: P
     summary = json.loads((out / "summary.json").read_text())
     assert summary["predicted_ms"] < summary["dense_ms"]
     assert summary["budget_ms"] is None
-    refused = aap_hw("prune", *network, *training, "--max-accuracy-drop", "0", "--budget", "60%", "--out", str(out))
-    assert refused.code == 2
-    assert "not both" in refused.err
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_accuracy_and_budgets_are_kept_at_once(aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path) -> None:
+    network = ("--model", "resnet20", "--calibration-images", "8", "--lut", str(table_file))
+    training = ("--data", "embedded", "--rounds", "1", "--epochs", "1", "--learning-rate", "0.01")
+    asked = ("--max-accuracy-drop", "99", "--budget", "60%", "--max-params", "90%", "--schedule", "additive")
+    outcome = aap_hw("prune", *network, *training, *asked, "--normalise", "rank", "--out", str(tmp_path / "run"))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert re.search(r"budget .* parameters, to keep: -?\d+\.\d\d %", outcome.out)
+    assert re.search(r"the accuracy to keep, -?\d+\.\d\d %, is kept: \d+\.\d\d %", outcome.out)
+    assert outcome.out.count("is met") == 2
 
 
 @pytest.mark.usefixtures("quick")

@@ -119,3 +119,11 @@ def test_a_memory_budget_is_of_bytes(text, expected_bytes):
 def test_a_memory_budget_without_a_unit_is_told_one():
     with pytest.raises(UserError, match=r"no unit; type '5MB' for megabytes, or a share of the dense network's memory"):
         Budget.parse("5", MEMORY)
+
+
+def test_additive_rounds_take_equal_amounts_and_end_at_exactly_the_budget():
+    budgets = round_budgets(40.0, 10.0, 3, "additive")
+    assert budgets == [30.0, 20.0, 10.0]
+    assert round_budgets(40.0, 10.0, 1, "additive") == [10.0]
+    with pytest.raises(ValueError, match="no schedule 'linear', only geometric and additive"):
+        round_budgets(40.0, 10.0, 3, "linear")

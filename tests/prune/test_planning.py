@@ -198,6 +198,36 @@ def test_count_that_a_plan_takes_exactly_can_be_asked_for() -> None:
     assert again.kept_attention >= found.kept_attention * (1 - 1e-3)
 
 
+def test_of_several_budgets_the_smallest_reachable_of_each_is_listed() -> None:
+    narrowest = {name: widths[0] for name, widths in planner().candidates.items()}
+    fewest, dense = planner().spent(narrowest), planner().dense
+    budgets = {"latency": smallest_ms() / 2, "parameters": 1e3, "flops": 0.9 * dense["flops"]}
+    with pytest.raises(Unreachable) as refused:
+        planner().plan(random_scores(0), budgets)
+    heading, *rows = refused.value.details
+    assert heading.split("  ")[-1] == "smallest reachable alone"
+    assert [row.split()[0] for row in rows] == ["latency", "parameters", "flops"]
+    for row in rows:
+        name = row.split()[0]
+        share = re.search(r"\(([\d.]+)% of the unpruned network\)", row)
+        assert share is not None
+        least = smallest_ms() if name == "latency" else fewest[name]
+        assert least <= float(share[1]) / 100 * dense[name] <= 1.02 * least
+
+
+def test_plan_is_never_slower_than_the_unpruned_network() -> None:
+    latencies = table()
+    for points in latencies.points.values():
+        widest = max(points)
+        for widths, point in points.items():
+            # Half as many channels take twice as long, as if they were badly aligned.
+            slow = 2.0 if widths < widest else 1.0
+            points[widths] = replace(point, latency_us=point.latency_us * slow)
+    slower = replace(planner(), table=latencies)
+    plan = slower.plan(random_scores(0), {"parameters": 0.6 * slower.dense["parameters"]})
+    assert plan.predicted_ms <= slower.dense["latency"]
+
+
 def test_smallest_reachable_count_is_named() -> None:
     narrowest = {name: widths[0] for name, widths in planner().candidates.items()}
     fewest = planner().spent(narrowest)["parameters"]

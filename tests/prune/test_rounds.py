@@ -22,7 +22,7 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.models import zoo
 from aap_hw.models.origin import Origin
-from aap_hw.policy import Budget
+from aap_hw.policy import PARAMETERS, Budget
 from aap_hw.prune import rounds, steps
 from aap_hw.prune.planning import Unreachable
 from aap_hw.prune.rounds import prune
@@ -207,11 +207,22 @@ def test_device_that_gets_ever_slower_ends_after_the_allowed_attempts_with_the_f
     assert summary["pruned_ms"] == record["measured_ms"]
 
 
-def test_budget_that_only_the_table_promised_ends_with_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, summary, record, measured = run_on(monkeypatch, [8.0])
-    assert len(measured) == 1
-    assert not record["budget_met"]
-    assert summary["pruned_ms"] > summary["dense_ms"] > summary["budget_ms"]
+def test_network_that_is_slower_than_the_unpruned_one_is_refused_before_it_trains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steps, "train", None)
+    device = PretendedDevice(monkeypatch, table(), [8.0])
+    for budget in (HALF, Budget.parse("60%", PARAMETERS)):
+        with pytest.raises(UserError, match=r"is faster than the unpruned one on this device: .* profile it again"):
+            prune(task(device=device, retrain=True), [budget], replace(TINY, rounds=1))
+
+
+def test_without_a_latency_budget_no_network_is_slower_than_the_unpruned_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = PretendedDevice(monkeypatch, table(), [1.5, 1.0])
+    half = Budget.parse("80%", PARAMETERS)
+    _, summary = prune(task(device=device), [half], TINY)
+    assert summary["pruned_ms"] <= summary["dense_ms"]
+    assert summary["params_pruned"] <= 0.8 * summary["params_dense"]
 
 
 # ---- rounds -----------------------------------------------------------------------------------------------------
@@ -232,7 +243,7 @@ def three_equal_rounds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[fl
 
         monkeypatch.setattr(steps, "train", train)
         monkeypatch.setattr(steps, "evaluate", lambda *_: 95.0)
-        monkeypatch.setattr(rounds, "round_budgets", lambda dense, budget, count: [budget] * count)
+        monkeypatch.setattr(rounds, "round_budgets", lambda dense, budget, count, _: [budget] * count)
 
     return prepare
 
@@ -265,10 +276,27 @@ def test_round_that_misses_the_budget_is_kept_only_if_none_meets_it(
     three_equal_rounds: Callable[[Sequence[float]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     three_equal_rounds((90, 91, 20))
-    device = PretendedDevice(monkeypatch, table(), [8.0])
-    _, summary = prune(task(retrain=True, device=device), [HALF], replace(TINY, rounds=3))
+    device = PretendedDevice(monkeypatch, table(), [1.1, 1.22, 1.35, 1.5])
+    _, summary = prune(task(retrain=True, device=device), [Budget.parse("70%")], replace(TINY, rounds=3))
     assert summary["round"] == 3
     assert summary["pruned_ms"] > summary["budget_ms"]
+
+
+def test_accuracy_that_is_not_kept_within_the_budgets_is_trained_for_further_rounds(
+    three_equal_rounds: Callable[[Sequence[float]], None],
+) -> None:
+    three_equal_rounds((90, 93, 94.2, 99))
+    pruned, summary = prune(task(retrain=True), [HALF], TINY, max_drop=1.0)
+    assert summary["accuracy_wanted"] == 94.0
+    assert (summary["round"], summary["accuracy_pruned"]) == (3, 94.2)
+    assert summary["predicted_ms"] <= summary["budget_ms"]
+    assert [record["accuracy"] for record in pruned.record["rounds"]] == [90, 93, 94.2]
+    three_equal_rounds((94.5, 94.3))
+    assert prune(task(retrain=True), [HALF], TINY, max_drop=1.0)[1]["round"] == 1
+    three_equal_rounds((90, 91, 92, 91))
+    assert prune(task(retrain=True), [HALF], TINY, max_drop=1.0)[1]["accuracy_pruned"] == 92
+    with pytest.raises(UserError, match="add --data"):
+        prune(task(), [HALF], TINY, max_drop=1.0)
 
 
 def test_rounds_narrow_step_by_step_and_two_runs_of_one_seed_are_equal() -> None:
