@@ -2,18 +2,18 @@
 
 from aap_hw.attention.alternatives import ALTERNATIVES
 from aap_hw.attention.contribution import contributions
-from aap_hw.attention.normalise import NORMALISATIONS, normalised
 from aap_hw.attention.observer import AttentionObserver, attention_scores
+from aap_hw.attention.scale import SCALES, scaled
 from aap_hw.attention.sums import REDUCTIONS, ActivationSums, Reduction
 
 __all__ = [
     "ALTERNATIVES",
-    "NORMALISATIONS",
     "REDUCTIONS",
+    "SCALES",
     "ActivationSums",
     "AttentionObserver",
     "Reduction",
     "attention_scores",
     "contributions",
-    "normalised",
+    "scaled",
 ]

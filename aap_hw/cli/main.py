@@ -108,6 +108,8 @@ def _report(failure: Exception, given: list[str]) -> int:
             return 2
         case UserError():
             _say(f"error: {failure}")
+            for line in failure.details:
+                print(f"  {line}", file=sys.stderr)
             return 2
         case Fault():
             _say(f"error: {failure}")

@@ -200,10 +200,10 @@ score_option = click.option(
     show_default=True,
     help="What tells which filters are important.",
 )
-normalise_option = click.option(
-    "--normalise",
-    type=click.Choice(["none", "mean", "l2", "max", "rank"]),
-    default="none",
+score_scale_option = click.option(
+    "--score-scale",
+    type=click.Choice(["raw", "mean", "l2", "max", "rank"]),
+    default="raw",
     show_default=True,
     help="How scores are brought to one scale in all groups; matters to the threshold, 'rank' to the exact choice too.",
 )

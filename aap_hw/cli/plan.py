@@ -22,10 +22,10 @@ from aap_hw.cli.options import (
     input_text,
     lut_option,
     model_option,
-    normalise_option,
     only_option,
     read_table,
     score_option,
+    score_scale_option,
     skip_option,
     weights_of,
     weights_option,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @classes_option
 @calibration_option
 @score_option
-@normalise_option
+@score_scale_option
 @allocator_options
 @only_option
 @skip_option
@@ -67,7 +67,7 @@ def command(
     classes: int | None,
     calibration_images: int | None,
     score: str,
-    normalise: str,
+    score_scale: str,
     allocator: str,
     threshold_weights: str | None,
     only: tuple[str, ...],
@@ -92,7 +92,7 @@ def command(
         score=score,
         allocator=allocator,
         threshold_weights=threshold_weights,
-        normalise=normalise,
+        score_scale=score_scale,
         only=only,
         skip=skip,
         depth=depth,
@@ -110,7 +110,7 @@ def command(
         given += f" --weights {shlex.quote(weights)}" if weights else ""
         given += f" --classes {classes}" if classes else ""
         given += f" --score {score}" if score != "attention" else ""
-        given += f" --normalise {normalise}" if normalise != "none" else ""
+        given += f" --score-scale {score_scale}" if score_scale != "raw" else ""
         given += f" --allocator {allocator}" if allocator != "exact" else ""
         given += f" --threshold-weights {threshold_weights}" if threshold_weights else ""
         given += "" if depth else " --no-depth"

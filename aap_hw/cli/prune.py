@@ -19,11 +19,11 @@ from aap_hw.cli.options import (
     input_option,
     lut_option_of,
     model_option,
-    normalise_option,
     one_of_several,
     only_option,
     read_table,
     score_option,
+    score_scale_option,
     skip_option,
     weights_of,
     weights_option,
@@ -90,7 +90,7 @@ _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": 
 @click.option("--seed", default=0, show_default=True, type=int, help="Of training.")
 @calibration_option
 @score_option
-@normalise_option
+@score_scale_option
 @allocator_options
 @only_option
 @skip_option
@@ -121,7 +121,7 @@ def command(
     seed: int,
     calibration_images: int | None,
     score: str,
-    normalise: str,
+    score_scale: str,
     allocator: str,
     threshold_weights: str | None,
     only: tuple[str, ...],
@@ -165,7 +165,7 @@ def command(
         score,
         allocator=allocator,
         threshold_weights=threshold_weights,
-        normalise=normalise,
+        score_scale=score_scale,
         schedule=schedule,
         only=only,
         skip=skip,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from aap_hw import ranks
-from aap_hw.attention import ALTERNATIVES, attention_scores, contributions, normalised
+from aap_hw.attention import ALTERNATIVES, attention_scores, contributions, scaled
 from aap_hw.compile.network import Network
 from aap_hw.compile.partition import partition
 from aap_hw.compile.removal import removable
@@ -188,7 +188,7 @@ def scores_of(
     task: Task, module: nn.Module, graph: ChannelGraph, settings: PruneSettings
 ) -> Mapping[str, NDArray[np.float64]]:
     """Score of every channel of a network's groups; ``graph`` must be that of ``module`` as it is now."""
-    return normalised(_raw_scores(task, module, graph, settings), settings.normalise)
+    return scaled(_raw_scores(task, module, graph, settings), settings.score_scale)
 
 
 def _raw_scores(

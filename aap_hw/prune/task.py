@@ -30,7 +30,7 @@ class PruneSettings:
     rounds : steps in which the budget is approached.
     calibration_images : images that attention is averaged over; None takes 16 at 224 x 224 up to 512 at 32 x 32.
     score : what tells important channels: ``attention`` or one of ``aap_hw.attention.ALTERNATIVES``.
-    normalise : how scores are brought to one scale in all groups, see ``aap_hw.attention.normalise``.
+    score_scale : how scores are brought to one scale in all groups, see ``aap_hw.attention.scale``.
     schedule : how budgets fall from round to round, see ``aap_hw.policy.round_budgets``.
     allocator : how widths are chosen: ``exact``, or ``threshold`` for the paper's rule.
     threshold_weights : what the paper's rule weights groups by, ``parameters``, ``flops`` or ``latency``; None takes
@@ -45,7 +45,7 @@ class PruneSettings:
     rounds: int = 3
     calibration_images: int | None = None
     score: str = "attention"
-    normalise: str = "none"
+    score_scale: str = "raw"
     schedule: str = "geometric"
     allocator: str = "exact"
     threshold_weights: str | None = None

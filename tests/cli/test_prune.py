@@ -115,7 +115,7 @@ def test_an_accuracy_and_budgets_are_kept_at_once(aap_hw: Callable[..., Any], ta
     network = ("--model", "resnet20", "--calibration-images", "8", "--lut", str(table_file))
     training = ("--data", "embedded", "--rounds", "1", "--epochs", "1", "--learning-rate", "0.01")
     asked = ("--max-accuracy-drop", "99", "--budget", "60%", "--max-params", "90%", "--schedule", "additive")
-    outcome = aap_hw("prune", *network, *training, *asked, "--normalise", "rank", "--out", str(tmp_path / "run"))
+    outcome = aap_hw("prune", *network, *training, *asked, "--score-scale", "rank", "--out", str(tmp_path / "run"))
     assert (outcome.code, outcome.err) == (0, "")
     assert re.search(r"budget .* parameters, to keep: -?\d+\.\d\d %", outcome.out)
     assert re.search(r"the accuracy to keep, -?\d+\.\d\d %, is kept: \d+\.\d\d %", outcome.out)
