@@ -56,9 +56,12 @@ def command(
             write_json({"bundle": str(written)}, json_to)
         return
     result = deploy(run, connect(profile), images, folder)
-    console.print(summary_table(result.summary))
-    for sentence in budget_sentences(result.summary):
-        console.print(sentence, soft_wrap=True)
+    if result.latencies:
+        console.print(summary_table(result.summary))
+        for sentence in budget_sentences(result.summary):
+            console.print(sentence, soft_wrap=True)
+    else:
+        console.print("the device is emulated: outputs are checked and nothing is timed", soft_wrap=True)
     console.print(
         f"checked on {result.images} images: largest difference from PyTorch {result.max_abs_diff:.2g}, "
         f"the same class for {result.agreement:.1f} %",

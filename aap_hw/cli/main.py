@@ -25,6 +25,7 @@ COMMANDS = {
     "prune": "aap_hw.cli.prune:command",
     "compile": "aap_hw.cli.compile:command",
     "deploy": "aap_hw.cli.deploy:command",
+    "export": "aap_hw.cli.export:command",
     "report": "aap_hw.cli.report:command",
 }
 

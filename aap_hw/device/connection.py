@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 import tvm
-import tvm_ffi
 
 from aap_hw.compile.build import SCHEDULES
-from aap_hw.compile.gpu.cubin import compile_cubin
+from aap_hw.compile.gpu.cubin import compile_for_loader
 from aap_hw.compile.linking import linker_of
 from aap_hw.compile.target import DeviceTarget, GpuTarget, device_target, host_options
 from aap_hw.device.board import Address, BoardLost, RemoteDevice
@@ -103,9 +102,7 @@ def _require_gpu(target: GpuTarget, device: tvm.runtime.Device) -> None:
     arch = "sm_" + device.compute_version.replace(".", "")
     if arch != target.arch:
         raise UserError(f"the profile is for a GPU of {target.arch} and this machine's is of {arch}; correct its arch")
-    tvm_ffi.register_global_func(
-        "tvm_callback_cuda_compile", lambda source: compile_cubin(source, target.arch), override=True
-    )
+    compile_for_loader(target.arch)
 
 
 def target_of(profile: DeviceProfile) -> DeviceTarget:

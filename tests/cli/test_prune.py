@@ -256,6 +256,11 @@ def test_pruned_on_this_machine_and_deployed_to_it(
     assert (out / "bundle-x86" / "manifest.json").exists()
     unseen = aap_hw("deploy", str(out), "--device", "x86", "--no-run", "--out", str(tmp_path / "bundle"))
     assert (unseen.code, unseen.err) == (0, "")
+    exported = aap_hw("export", str(out), "--onnx", str(tmp_path / "net.onnx"))
+    assert (exported.code, exported.err) == (0, "")
+    assert re.fullmatch(
+        r"\S+/net\.onnx: 0\.\d MB; ONNX Runtime differs from PyTorch by at most \S+ on 8 images\n", exported.out
+    )
     assert "nothing was run: outputs are not checked and latency is not measured" in unseen.out
     assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["latency"]["measured"] is None
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +22,15 @@ import torch
 from aap_hw.compile.lowering import compile_network
 from aap_hw.deploy import deploying
 from aap_hw.deploy.deploying import Deployment, bundle_unseen, deploy
+from aap_hw.deploy.reference import FEW
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
 from aap_hw.device.machine import LoadedLibrary
 from aap_hw.errors import Fault, UserError
-from aap_hw.policy import Budget
-from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import RunFolder
-from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.resources import resource_dirs
 from tests.deploy.tiny import make_bundle
-from tests.synthetic import ORIGIN, few_images, of_this_device, table, this_device
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of this device at half the latency of the table, cut and not trained."""
-    task = Task(ORIGIN, table(**of_this_device()), few_images())
-    pruned, summary = prune(task, [Budget.parse("50%")], PruneSettings(calibration_images=16))
-    run = RunFolder(tmp_path_factory.mktemp("runs") / "half")
-    run.create()
-    run.save(pruned, summary)
-    return run.path
+from tests.synthetic import few_images, of_this_device, this_device
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +113,7 @@ def test_bundle_brings_along_what_runs_it(deployed: tuple[Path, Deployment], tmp
         capture_output=True, text=True, timeout=120, cwd=tmp_path,
     )  # fmt: skip
     assert child.returncode == 0, child.stderr
-    assert child.stdout.startswith(f"{deploying.REFERENCE_VECTORS} reference inputs: largest difference from PyTorch ")
+    assert child.stdout.startswith(f"{FEW} reference inputs: largest difference from PyTorch ")
 
 
 def test_bundle_for_a_device_that_is_not_there_says_that_nothing_was_measured(finished: Path, tmp_path: Path) -> None:
@@ -168,6 +156,33 @@ class Faulty:
         return Changed()
 
 
+class Emulated(Faulty):
+    """This machine's device, said to be emulated; what it computes is right."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda outputs: outputs)
+        self.describe = lambda: replace(this_device().describe(), provenance="emulated")
+
+
+def test_emulated_device_is_checked_and_not_timed(
+    deployed: tuple[Path, Deployment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished, _ = deployed
+    run = RunFolder(Path(shutil.copytree(finished, tmp_path / "run")))
+    before = run.summary()
+    monkeypatch.setattr(
+        deploying, "compile_network", lambda *given: shutil.copy(finished.parent / given[3].name, given[3])
+    )
+    monkeypatch.setattr(deploying, "time_in_turn", None)
+    result = deploy(run, Emulated(), few_images(), tmp_path / "bundle")
+    assert (result.latencies, result.images) == ({}, FEW)
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    assert manifest["latency"]["measured"] is None
+    assert {name: value for name, value in run.summary().items() if name.endswith("_ms")} == {
+        name: value for name, value in before.items() if name.endswith("_ms")
+    }
+
+
 def one_value_off(outputs: np.ndarray) -> np.ndarray:
     outputs = outputs.copy()
     outputs[0, 3] += 0.02
@@ -184,7 +199,7 @@ def test_network_that_computes_something_else_is_refused_and_nothing_is_written(
         deploying, "compile_network", lambda *given: shutil.copy(finished.parent / given[3].name, given[3])
     )
     before = contents(finished)
-    with pytest.raises(Fault, match=r"differs from PyTorch by .* nothing was deployed"):
+    with pytest.raises(Fault, match=r"differs from PyTorch by .* nothing was written"):
         deploy(RunFolder(finished), Faulty(change), few_images())
     assert contents(finished) == before
 

@@ -23,9 +23,11 @@ import tvm
 
 import aap_hw.deploy.runners
 from aap_hw.compile.target import device_target
+from aap_hw.deploy.runners import build_command
 from tests.deploy.tiny import edit_manifest, make_bundle, replace_file, telltale_library
 
 RUNNERS = Path(aap_hw.deploy.runners.__file__).parent
+PACKAGES = Path(sysconfig.get_paths()["purelib"])
 # Nothing but what a board has; what is in memory at the end is part of the promise.
 AS_ON_A_BOARD = """
 import runpy, sys
@@ -54,20 +56,11 @@ class Runner:
         )  # fmt: skip
 
 
-def build_command(compiler: str) -> list[str]:
-    """The line in the head of ``run.cc``."""
-    head = (RUNNERS / "run.cc").read_text().partition("#include")[0]
-    match = re.search(r"//   g\+\+ (.*?)\n//\n", head, re.DOTALL)
-    assert match is not None
-    line = match[1].replace("\n//", "").replace("$P", sysconfig.get_paths()["purelib"])
-    return [compiler, *line.split()]
-
-
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runner")
     shutil.copy(RUNNERS / "run.cc", folder)
-    subprocess.run([*build_command("g++"), "-Wall"], cwd=folder, check=True)
+    subprocess.run([*build_command(PACKAGES), "-Wall"], cwd=folder, check=True)
     return folder / "run"
 
 
@@ -217,5 +210,5 @@ def test_runner_in_cpp_compiles_for_a_board(tmp_path: Path) -> None:
     if compiler is None:
         pytest.skip("no cross compiler here (Debian's g++-aarch64-linux-gnu)")
     shutil.copy(RUNNERS / "run.cc", tmp_path)
-    options = [word for word in build_command(compiler) if not word.startswith(("-l", "-L", "-Wl"))]
+    options = [word for word in build_command(PACKAGES, compiler) if not word.startswith(("-l", "-L", "-Wl"))]
     subprocess.run([*options, "-fsyntax-only"], cwd=tmp_path, check=True)

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import tvm_ffi
+
 from aap_hw.errors import Fault, UserError
 from aap_hw.files import write_atomic
 
@@ -62,6 +64,11 @@ def compile_cubin(source: str, arch: str) -> bytes:
             f"{', '.join(expected) or 'none'}; delete {cached} and compile again, and report it if that does not help"
         )
     return code
+
+
+def compile_for_loader(arch: str) -> None:
+    """Have TVM take machine code from `compile_cubin` whenever it loads a library with CUDA kernels."""
+    tvm_ffi.register_global_func("tvm_callback_cuda_compile", lambda source: compile_cubin(source, arch), override=True)
 
 
 def kernels_in(source: str) -> tuple[str, ...]:
