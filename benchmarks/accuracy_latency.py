@@ -4,8 +4,8 @@ Every method is brought to the same latency on the same table, trained the same 
 evaluated on all test images; then all networks are timed in turn on this machine. Images and checkpoints are the
 user's own, by path. What is finished is kept in a folder: run the same command again to go on.
 
-    python benchmarks/accuracy_latency.py --data cifar10 --models resnet20,resnet56 --seeds 2,1 \
-        --checkpoints resnet20-12fca82f.th,resnet56-4bfd9763.th --json docs/results/accuracy_latency.json
+    python benchmarks/accuracy_latency.py --data cifar10:data --checkpoints resnet20-12fca82f.th,resnet56-4bfd9763.th \
+        --json docs/results/accuracy_latency/results.json --plot docs/results/accuracy_latency/plot.svg
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 STAGES = ("plan", "train", "measure", "report")
 # Test images that show how a training gets on; the final accuracy is that of all of them.
 GLANCE = 500
+OURS = ("exact", "exact_no_depth")
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     journals = {stage: Journal(folder / f"{stage}.jsonl") for stage in ("plan", "train", "measure")}
     stages = options.stages.split(",")
-    for model in _models(options):
+    for model in _models(options) if set(stages) - {"report"} else ():
         cells = [{"model": model["name"], "method": m, "budget": b} for b in budgets for m in methods]
         network = Network(model, options)
         if "plan" in stages:
@@ -53,7 +54,7 @@ def main() -> None:
         if options.plot:
             from _plots import accuracy_against_latency
 
-            accuracy_against_latency(rows, Path(options.plot))
+            accuracy_against_latency(rows, METHODS, Path(options.plot))
 
 
 class Journal:
@@ -91,12 +92,13 @@ class Network:
         from aap_hw.models.weights import WeightsFile
         from aap_hw.prune.baseline import baseline
         from aap_hw.prune.task import Origin, Task
+        from aap_hw.train.sources import ImageSource
 
         self.name, self.seeds = str(model["name"]), int(model["seeds"])
         path = model["checkpoint"]
         weights = "embedded" if path == "embedded" else WeightsFile.at(path)
         origin = Origin(self.name, weights, zoo.entry(self.name).input_shape)
-        self.data = _images(options.data)
+        self.data = ImageSource(options.data).load(origin.input_shape)
         self.task = Task(origin, load_table(Path(options.lut)), self.data)
         self.dense = baseline(self.task)
 
@@ -219,48 +221,31 @@ def report(journals: Mapping[str, Journal]) -> Iterator[dict[str, Any]]:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """At how many budgets ours is the most accurate, and by how much it leads or trails the best other method."""
-    leads = {}
-    for ours in rows:
-        if ours["method"] != "exact" or ours.get("accuracy") is None:
-            continue
-        at = (ours["model"], ours["budget_share"])
-        same = [row for row in rows if (row["model"], row["budget_share"]) == at and row is not ours]
-        others = [row["accuracy"] for row in same if row.get("accuracy") is not None]
-        leads[at] = ours["accuracy"] - max(others) if others else None
-    figures = {f"lead_{model}_{budget:.0%}".replace("%", "pct"): lead for (model, budget), lead in leads.items()}
-    won = sum(lead is None or lead >= 0 for lead in leads.values())
-    return {"budgets_won": won, "budgets": len(leads), **figures}
-
-
-def _images(source: str) -> Any:
-    from aap_hw.train.data import load_embedded
-    from aap_hw.train.sources.cifar10 import load_cifar10
-
-    return load_embedded() if source == "embedded" else load_cifar10(Path(source))
+    """How far ours leads or trails the best other method at each budget, with and without depth; None: alone there."""
+    figures: dict[str, Any] = {}
+    for name in OURS:
+        leads = {}
+        for ours in rows:
+            if ours["method"] != name or ours.get("accuracy") is None:
+                continue
+            at = (ours["model"], ours["budget_share"])
+            same = [row for row in rows if (row["model"], row["budget_share"]) == at and row["method"] not in OURS]
+            others = [row["accuracy"] for row in same if row.get("accuracy") is not None]
+            leads[at] = ours["accuracy"] - max(others) if others else None
+        met = [lead for lead in leads.values() if lead is not None]
+        figures |= {f"{name}_won": sum(lead >= 0 for lead in met), f"{name}_of": len(met)}
+        figures |= {f"{name}_alone": len(leads) - len(met)}
+        figures |= {f"{name}_lead_{model}_{100 * share:.0f}pct": lead for (model, share), lead in leads.items()}
+    return figures
 
 
 def _some(data: Any, limit: int, seed: int) -> Any:
     """The same images for every method: `limit` for training, drawn with the seed, and a few for a glance."""
     import numpy as np
 
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(data.train_images))[:limit])
-    glance = data.spread("test", GLANCE)
-    mean, std = (tuple(values.flatten().tolist()) for values in data.mean_and_std)
-    return replace(
-        data,
-        train_images=data.train_images[chosen],
-        train_labels=data.train_labels[chosen],
-        test_images=data.test_images[glance],
-        test_labels=data.test_labels[glance],
-        normalisation=_normalisation(mean, std),
-    )
-
-
-def _normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
-    from aap_hw.train.data import Normalisation
-
-    return Normalisation(mean, std)
+    chosen = np.sort(np.random.default_rng(seed).permutation(data.count("train"))[:limit])
+    few = data.limited(GLANCE)
+    return replace(few, train_images=data.train_images[chosen], train_labels=data.train_labels[chosen])
 
 
 def _models(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -275,13 +260,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--models", default="resnet20,resnet56", help="names of the zoo")
     parser.add_argument("--checkpoints", help="one file for each model, or 'embedded'")
     parser.add_argument("--seeds", default="2,1", help="trainings of each cell, for each model")
-    parser.add_argument("--data", help="folder of CIFAR-10, or 'embedded'")
+    parser.add_argument("--data", help="images, as for aap-hw prune: cifar10:FOLDER")
     parser.add_argument("--budgets", default="70,50,35", help="percent of the unpruned network's measured latency")
     parser.add_argument("--methods", help="some of them; default: all")
-    parser.add_argument("--limit", type=int, default=8000, help="training images of an epoch")
+    parser.add_argument("--limit", type=int, default=5000, help="training images of an epoch")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=0.05)
+    parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"], help="of training")
     parser.add_argument("--lut", default=str(ROOT / "docs" / "results" / "accuracy_latency" / "x86.json"))
     parser.add_argument("--device", default="x86", help="device profile to measure with")
@@ -299,8 +284,8 @@ def _options() -> argparse.Namespace:
         options.data, options.lut = "embedded", str(ROOT / "lut" / "x86.json")
         options.budgets, options.methods = "60", "exact,torch_pruning"
         options.limit, options.epochs = 256, 1
-    elif not (options.checkpoints and options.data):
-        parser.error("give the user's own --data FOLDER and --checkpoints FILE,FILE")
+    elif options.stages != "report" and not (options.checkpoints and options.data):
+        parser.error("give the user's own --data cifar10:FOLDER and --checkpoints FILE,FILE")
     return options
 
 
