@@ -110,6 +110,32 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "run": (("deploy", "RUN", "--device", "x86"), "there is no run folder .*RUN; 'aap-hw prune' makes one"),
     "sub-command": (("lut", "shwo", "TABLE"), "No such command 'shwo'"),
+    "option": (("plan", "--bugdet", "50%", "--lut", "TABLE"), r"No such option '?--bugdet'?.*--budget"),
+    "two goals": (
+        ("prune", "--budget", "50%", "--max-accuracy-drop", "1", "--data", "embedded", "--lut", "TABLE"),
+        "give budgets or --max-accuracy-drop, not both",
+    ),
+    "accuracy without images": (
+        ("prune", "--model", "resnet20", "--max-accuracy-drop", "1", "--lut", "TABLE"),
+        "an accuracy can only be kept by training: add --data",
+    ),
+    "resume what never began": (("prune", "--resume", "FOLDER"), "holds no run that was begun, so there is nothing"),
+    "resume with other wishes": (
+        ("prune", "--resume", "RUN", "--epochs", "9", "--seed", "1"),
+        "--resume goes on with what the run was asked for; leave --epochs, --seed out",
+    ),
+    "report of no run": (("report",), "Missing argument 'RUN"),
+    "report of a folder that is not there": (("report", "RUN"), "there is no run folder .*RUN; 'aap-hw prune' makes"),
+    "report of a folder without a run": (("report", "FOLDER"), "holds no finished run"),
+    "report of one run twice": (("report", "RUN", "RUN"), "a run is given twice; give each folder once"),
+    "merge of one table": (("lut", "merge", "TABLE", "--out", "FOLDER/out.json"), "merging takes two tables or more"),
+    "merge over a table": (("lut", "merge", "TABLE", "TABLE", "--out", "TABLE"), "exists already; give --out another"),
+    "picture of another kind": (("lut", "plot", "TABLE", "--out", "FOLDER/x.svg"), "neither a .png nor an .html file"),
+    "picture of no kernel": (
+        ("lut", "plot", "TABLE", "--out", "FOLDER/x.png", "--kernel", "lstm"),
+        "no kernel of several widths whose key contains 'lstm'",
+    ),
+    "difference to no table": (("lut", "diff", "TABLE", "nowhere.json"), "cannot read the latency table nowhere.json"),
 }
 
 
@@ -124,6 +150,9 @@ def test_command(
         "TABLE/x86.json": f"{table_file}/x86.json",
         "TABLE": str(table_file),
         "FOLDER": str(tmp_path),
+        "FOLDER/out.json": f"{tmp_path}/out.json",
+        "FOLDER/x.svg": f"{tmp_path}/x.svg",
+        "FOLDER/x.png": f"{tmp_path}/x.png",
         "RUN": str(tmp_path / "RUN"),
     }
     fails(aap_hw(*(places.get(argument, argument) for argument in arguments)), sentence)

@@ -1,0 +1,35 @@
+"""Which latency table is meant: a file of the user's, or one that ships with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aap_hw.errors import UserError, closest
+from aap_hw.lut.file import load_table
+from aap_hw.lut.table import LatencyTable
+from aap_hw.resources import resource_dirs
+
+
+def find_table(text: str) -> LatencyTable:
+    """The latency table in a file, or the shipped one of a bare device name.
+
+    Raises
+    ------
+    UserError : there is no such table, or it is damaged.
+    """
+    path = Path(text)
+    if path.exists() or path.suffix or len(path.parts) != 1:
+        try:
+            return load_table(path)
+        except UserError as problem:
+            if path.exists():
+                raise
+            raise UserError(f"{problem}; measure one with 'aap-hw profile --device NAME --out {text}'") from problem
+    shipped = {file.stem: file for folder in reversed(resource_dirs("lut")) for file in folder.glob("*.json")}
+    if text not in shipped:
+        known = f"there are tables for {', '.join(sorted(shipped))}" if shipped else "none is shipped"
+        raise UserError(
+            f"there is no latency table '{text}' ({known}; or give the path of a file){closest(text, shipped)}; "
+            "'aap-hw profile' makes one"
+        )
+    return load_table(shipped[text])
