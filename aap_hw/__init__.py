@@ -8,20 +8,52 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aap_hw.api import bundle, deploy, plan, profile, prune, report, resume
     from aap_hw.attention import attention_scores
+    from aap_hw.errors import UserError
     from aap_hw.graph import ChannelGraph
     from aap_hw.models.saved import load, save
+    from aap_hw.prune.task import PruneSettings
+    from aap_hw.train.settings import TrainSettings
+    from aap_hw.train.sources import ImageSource
 
 __version__ = "0.1.0"
 
-__all__ = ["ChannelGraph", "__version__", "attention_scores", "load", "save"]
-
 _HOME = {
     "ChannelGraph": "aap_hw.graph",
+    "ImageSource": "aap_hw.train.sources",
+    "PruneSettings": "aap_hw.prune.task",
+    "TrainSettings": "aap_hw.train.settings",
+    "UserError": "aap_hw.errors",
     "attention_scores": "aap_hw.attention",
+    "bundle": "aap_hw.api",
+    "deploy": "aap_hw.api",
     "load": "aap_hw.models.saved",
+    "plan": "aap_hw.api",
+    "profile": "aap_hw.api",
+    "prune": "aap_hw.api",
+    "report": "aap_hw.api",
+    "resume": "aap_hw.api",
     "save": "aap_hw.models.saved",
 }
+__all__ = [
+    "ChannelGraph",
+    "ImageSource",
+    "PruneSettings",
+    "TrainSettings",
+    "UserError",
+    "__version__",
+    "attention_scores",
+    "bundle",
+    "deploy",
+    "load",
+    "plan",
+    "profile",
+    "prune",
+    "report",
+    "resume",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -36,26 +35,19 @@ def command(
     json_to: str | None,
 ) -> None:
     """Deploy a pruned network: the compiled library with all that is needed to run and to check it."""
+    from aap_hw import api
     from aap_hw.cli.run_screen import plain_console, summary_table
-    from aap_hw.deploy.deploying import bundle_unseen, deploy
-    from aap_hw.device import load_profile
-    from aap_hw.device.connection import connect
-    from aap_hw.prune.job import images_of
-    from aap_hw.prune.run import RunFolder
     from aap_hw.prune.words import budget_sentences
 
-    run, folder = RunFolder(Path(run_folder)), Path(out) if out else None
-    profile = load_profile(device).reached_by(connect_to)
-    images = images_of(run.path, source)
     console = plain_console(stderr=json_to is not None, quiet=quiet)
     if no_run:
-        written = bundle_unseen(run, profile, images, folder)
+        written = api.bundle(run_folder, device, data=source, out=out)
         console.print("nothing was run: outputs are not checked and latency is not measured", soft_wrap=True)
         console.print(f"bundle: {written}; on the device: python3 run.py --time", soft_wrap=True)
         if json_to is not None:
             write_json({"bundle": str(written)}, json_to)
         return
-    result = deploy(run, connect(profile), images, folder)
+    result = api.deploy(run_folder, device, connect=connect_to, data=source, out=out)
     if result.latencies:
         console.print(summary_table(result.summary))
         for sentence in budget_sentences(result.summary):

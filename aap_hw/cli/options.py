@@ -6,16 +6,14 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aap_hw.errors import UserError, closest
+from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
     from aap_hw.lut.table import LatencyTable
-    from aap_hw.models.weights import WeightsFile
     from aap_hw.policy import Budget
 
 DEFAULT_MODEL = "mobilenetv2"
@@ -256,27 +254,6 @@ emulated_option = click.option(
 )
 
 
-def weights_of(text: str | None) -> str | WeightsFile | None:
-    """What ``--weights`` asks for.
-
-    Raises
-    ------
-    UserError : it is no file that is there.
-    """
-    from aap_hw.models.weights import WeightsFile
-
-    if text is None or text == "none":
-        return None
-    if text == "embedded":
-        return text
-    if not Path(text).is_file():
-        raise UserError(
-            f"there are no weights '{text}': give the path of a checkpoint, 'embedded' or 'none'"
-            f"{closest(text, ['embedded', 'none'])}"
-        )
-    return WeightsFile.at(text)
-
-
 def one_of_several(command: Callable[..., None]) -> Callable[..., None]:
     """Let ``torchrun`` start the command several times to train together; only the first one speaks."""
 
@@ -299,31 +276,16 @@ def one_of_several(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def read_table(text: str) -> LatencyTable:
-    """The latency table in a file, or the shipped one of a bare device name.
+    """The latency table that an option names."""
+    from aap_hw.lut.finding import find_table
 
-    Raises
-    ------
-    UserError : there is no such table, or it is damaged.
-    """
-    from aap_hw.lut.file import load_table
-    from aap_hw.resources import resource_dirs
+    return find_table(text)
 
-    path = Path(text)
-    if path.exists() or path.suffix or len(path.parts) != 1:
-        try:
-            return load_table(path)
-        except UserError as problem:
-            if path.exists():
-                raise
-            raise UserError(f"{problem}; measure one with 'aap-hw profile --device NAME --out {text}'") from problem
-    shipped = {file.stem: file for folder in reversed(resource_dirs("lut")) for file in folder.glob("*.json")}
-    if text not in shipped:
-        known = f"there are tables for {', '.join(sorted(shipped))}" if shipped else "none is shipped"
-        raise UserError(
-            f"there is no latency table '{text}' ({known}; or give the path of a file){closest(text, shipped)}; "
-            "'aap-hw profile' makes one"
-        )
-    return load_table(shipped[text])
+
+def budget_arguments(budgets: Sequence[Budget]) -> dict[str, Any]:
+    """The budgets as what ``aap_hw.plan`` and ``aap_hw.prune`` call them."""
+    names = {"latency": "budget", "parameters": "max_params", "flops": "max_flops", "memory": "max_memory"}
+    return {names[budget.resource.name]: budget for budget in budgets}
 
 
 def budget_text(budgets: Sequence[Budget]) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from aap_hw.cli.options import (
     allocator_options,
+    budget_arguments,
     budget_options,
     budget_text,
     calibration_option,
@@ -23,20 +22,15 @@ from aap_hw.cli.options import (
     lut_option,
     model_option,
     only_option,
-    read_table,
     score_option,
     score_scale_option,
     skip_option,
-    weights_of,
     weights_option,
 )
 from aap_hw.cli.output import json_option, write_json
 
 if TYPE_CHECKING:
-    from aap_hw.lut.fidelity import Fidelity
     from aap_hw.policy import Budget
-    from aap_hw.prune.baseline import Baseline
-    from aap_hw.prune.planning import Plan
     from aap_hw.train.sources import ImageSource
 
 
@@ -77,16 +71,9 @@ def command(
     json_to: str | None,
 ) -> None:
     """Show what 'prune' would choose: how wide each channel group, how fast by the table, how much attention kept."""
-    from aap_hw.lut.fidelity import table_error
-    from aap_hw.models.origin import Origin
-    from aap_hw.prune.baseline import plan_once
-    from aap_hw.prune.task import PruneSettings, Task
-    from aap_hw.train.sources import ImageSource
+    from aap_hw import api
+    from aap_hw.prune.task import PruneSettings
 
-    table = read_table(lut_path)
-    origin = Origin.of(model_name, input_size, weights_of(weights), classes)
-    images = (source or ImageSource("embedded")).load(origin.input_shape)
-    task = Task(origin, table, images, allow_emulated=allow_emulated)
     settings = PruneSettings(
         calibration_images=calibration_images,
         score=score,
@@ -97,9 +84,18 @@ def command(
         skip=skip,
         depth=depth,
     )
-    dense, plan = plan_once(task, budgets, settings)
-    error = table_error(table, origin.model, dense.network.input_shape)
-    document = plan_document(dense, plan, budgets, table.device, error)
+    proposal = api.plan(
+        model_name,
+        lut_path,
+        **budget_arguments(budgets),
+        input_size=input_size,
+        data=source,
+        weights=weights,
+        classes=classes,
+        settings=settings,
+        allow_emulated=allow_emulated,
+    )
+    document = proposal.as_json()
     if json_to is not None:
         write_json(document, json_to)
     else:
@@ -118,54 +114,7 @@ def command(
         given += "".join(f" --only {shlex.quote(pattern)}" for pattern in only)
         given += "".join(f" --skip {shlex.quote(pattern)}" for pattern in skip)
         given += " --allow-emulated" if allow_emulated else ""
-        click.echo(f"next: aap-hw prune --model {origin.model} --lut {lut_path} {budget_text(budgets)}{given}")
-
-
-def plan_document(
-    dense: Baseline, plan: Plan, budgets: Sequence[Budget], device: dict[str, Any], error: Fidelity | None
-) -> dict[str, Any]:
-    """A plan as JSON values; ``error`` is how far off the table was for other plans.
-
-    ``constraints`` holds each budget with what is spent of it, the tightest first. Of each kernel ``table_us`` is the
-    table's entry, and ``latency_us`` that times the calibration: what adds up to the predicted latency.
-    """
-    takes = dense.takes
-    allowed = {budget.resource.name: budget.of(takes[budget.resource.name]) for budget in budgets}
-    constraints = [
-        {"resource": name, "dense": takes[name], "budget": amount, "spent": plan.spent[name]}
-        for name, amount in sorted(allowed.items(), key=lambda one: one[1] / plan.spent[one[0]])
-    ]
-    in_network = plan.predicted_ms * 1e3 / math.fsum(row.latency_us for row in plan.kernels)
-    return {
-        "device": device["name"],
-        "provenance": device["provenance"],
-        "dense_ms": dense.dense_ms,
-        "dense_is_measured": dense.measured,
-        "budget_ms": allowed.get("latency"),
-        "constraints": constraints,
-        "predicted_ms": plan.predicted_ms,
-        "table_error": None if error is None else error.as_json(),
-        "calibration": in_network,
-        "kept_attention": plan.kept_attention,
-        "gap": plan.gap,
-        "solver_seconds": plan.seconds,
-        "interpolated_kernels": sum(row.interpolated for row in plan.kernels),
-        "groups": [
-            {"name": g.name, "width": g.width, "kept": plan.widths[g.name], "frozen": g.frozen}
-            for g in dense.graph.groups
-        ],
-        "kernels": [
-            {
-                "kernel": row.key,
-                "width_in": row.width_in,
-                "width_out": row.width_out,
-                "latency_us": row.latency_us * in_network,
-                "table_us": row.latency_us,
-                "interpolated": row.interpolated,
-            }
-            for row in plan.kernels
-        ],
-    }
+        click.echo(f"next: aap-hw prune --model {proposal.model} --lut {lut_path} {budget_text(budgets)}{given}")
 
 
 def _print(document: dict[str, Any]) -> None:

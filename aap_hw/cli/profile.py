@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from contextlib import ExitStack
 
 import click
 from click.core import ParameterSource
@@ -23,7 +23,9 @@ from aap_hw.cli.output import json_option, quiet_option, write_json
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
 @quiet_option
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     device: str,
     connect_to: str | None,
     model_name: str,
@@ -37,49 +39,47 @@ def command(
 
     Interrupt it at any time: the same command goes on where it ended.
     """
+    from aap_hw import api
     from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.cli.run_screen import plain_console
-    from aap_hw.device import load_profile
-    from aap_hw.device.connection import connect
-    from aap_hw.files import require_writable_folder
-    from aap_hw.lut.profiling import profile_model, set_aside
-    from aap_hw.models.origin import Origin
 
     console = plain_console(stderr=json_to is not None, quiet=quiet)
-    profile = load_profile(device).reached_by(connect_to)
-    path = Path(out) if out else Path("lut") / f"{profile.name}.json"
-    require_writable_folder(path.parent)
-    board = connect(profile)
-    origin = Origin.of(model_name, input_size)
-    module, shape = origin.build(), (1, *origin.input_shape)
-    if out is None and (kept := set_aside(path, board)) is not None:
-        console.print(f"{path} is of another machine or version; it is kept as {kept}", soft_wrap=True)
-    by_default = click.get_current_context().get_parameter_source("model_name") is ParameterSource.DEFAULT
-    chosen = " (the default model)" if by_default else ""
-    console.print(
-        f"profiling {origin.model}{chosen} at {input_text(origin.input_shape)} on {profile.name} -> {path}",
-        soft_wrap=True,
-    )
-    with MeasuringScreen(path, quiet=quiet) as screen:
-        table = profile_model(
-            origin.model,
-            module,
-            shape,
-            board,
-            path,
-            on_progress=screen.update,
+    screens: list[MeasuringScreen] = []
+
+    def on_start(begun: api.Profile) -> None:
+        if begun.set_aside is not None:
+            moved = f"{begun.path} is of another machine or version; it is kept as {begun.set_aside}"
+            console.print(moved, soft_wrap=True)
+        by_default = ctx.get_parameter_source("model_name") is ParameterSource.DEFAULT
+        chosen = f"{begun.origin.model}{' (the default model)' if by_default else ''}"
+        size = input_text(begun.origin.input_shape)
+        console.print(f"profiling {chosen} at {size} on {device} -> {begun.path}", soft_wrap=True)
+        screens.append(stack.enter_context(MeasuringScreen(begun.path, quiet=quiet)))
+
+    with ExitStack() as stack:
+        done = api.profile(
+            device,
+            model_name,
+            connect=connect_to,
+            input_size=input_size,
+            out=out,
             workers=workers,
+            on_start=on_start,
+            on_progress=lambda progress: screens[0].update(progress),
         )
-    dense_ms = table.dense_ms(origin.model, shape)
+    table, path = done.table, done.path
+    assert table is not None
     console.print(
-        f"{path}: {len(table)} points of {len(table.points)} kernels; unpruned {origin.model} {dense_ms:.2f} ms",
+        f"{path}: {len(table)} points of {len(table.points)} kernels; "
+        f"unpruned {done.origin.model} {done.dense_ms:.2f} ms",
         soft_wrap=True,
     )
     drift = table.measurement["reference_drift"]
     console.print(
         f"the reference kernel varied by {drift:.0%} meanwhile, which the latencies are corrected for", soft_wrap=True
     )
-    size = f" --input {input_text(origin.input_shape)}" if input_size else ""
-    console.print(f"next: aap-hw plan --model {origin.model}{size} --lut {path} --budget 60%", soft_wrap=True)
+    size = f" --input {input_text(done.origin.input_shape)}" if input_size else ""
+    console.print(f"next: aap-hw plan --model {done.origin.model}{size} --lut {path} --budget 60%", soft_wrap=True)
     if json_to is not None:
-        write_json({"table": str(path), "points": len(table), "dense_ms": dense_ms, "reference_drift": drift}, json_to)
+        figures = {"points": len(table), "dense_ms": done.dense_ms, "reference_drift": drift}
+        write_json({"table": str(path), **figures}, json_to)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from aap_hw.cli.options import (
     allocator_options,
+    budget_arguments,
     budget_options,
     calibration_option,
     classes_option,
@@ -21,11 +21,9 @@ from aap_hw.cli.options import (
     model_option,
     one_of_several,
     only_option,
-    read_table,
     score_option,
     score_scale_option,
     skip_option,
-    weights_of,
     weights_option,
 )
 from aap_hw.cli.output import json_option, quiet_option, write_json
@@ -40,8 +38,6 @@ if TYPE_CHECKING:
 
 BUDGET_ROUNDS, ACCURACY_ROUNDS = 3, 10
 EPOCHS, LEARNING_RATE = 4, 0.05
-# What tells budgets of different resources apart in the name of a run's folder.
-_SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": "-memory"}
 
 
 @click.command(
@@ -139,10 +135,8 @@ def command(
     as fast as the accuracy allows, rounds that lose too much being undone, or keeps it within the budgets. Whatever
     ends it early, --resume goes on.
     """
-    from aap_hw import ranks
+    from aap_hw import api, ranks
     from aap_hw.cli.run_screen import PruneScreen, plain_console
-    from aap_hw.models.origin import Origin
-    from aap_hw.prune import job as jobs
     from aap_hw.prune.task import PruneSettings
 
     # Standard output is for JSON alone, if it is asked for.
@@ -150,17 +144,13 @@ def command(
     if resume is not None:
         _only_resume(ctx)
         with screen:
-            pruned = jobs.resume(Path(resume), screen.show)
+            pruned = api.resume(resume, on_event=screen.show)
         _finish(screen, pruned, json_to)
         return
     if lut_path is None:
         raise click.UsageError("Missing option '--lut'.", ctx)
-    table = read_table(lut_path)
-    if weights is None and source is not None and source.text == "embedded" and model_name == "resnet20":
-        weights = "embedded"
-    rounds = rounds or (BUDGET_ROUNDS if budgets else ACCURACY_ROUNDS)
     settings = PruneSettings(
-        rounds,
+        rounds or (BUDGET_ROUNDS if budgets else ACCURACY_ROUNDS),
         calibration_images,
         score,
         allocator=allocator,
@@ -173,23 +163,22 @@ def command(
         training=_training(training, epochs, learning_rate),
         seed=seed,
     )
-    origin = Origin.of(model_name, input_size, weights_of(weights), classes)
-    job = jobs.Job(
-        origin,
-        source,
-        {budget.resource.name: jobs.Limit(budget.amount, budget.relative) for budget in budgets},
-        max_accuracy_drop,
-        settings,
-        allow_emulated,
-    )
-    asked = "-".join(str(budget).replace("%", "pct") + _SUFFIX[budget.resource.name] for budget in budgets)
-    if max_accuracy_drop is not None:
-        asked = "-".join(filter(None, [asked, f"{max_accuracy_drop:g}-drop"]))
-    name = f"{origin.short}-{table.device['name']}-{asked}" + ("" if score == "attention" else f"-{score}")
-    name += "" if allocator == "exact" else f"-{allocator}"
-    folder = Path(out) if out else Path("runs") / name
     with screen:
-        pruned = jobs.start(job, table, folder, screen.show, download=download)
+        pruned = api.prune(
+            model_name,
+            lut_path,
+            **budget_arguments(budgets),
+            max_accuracy_drop=max_accuracy_drop,
+            input_size=input_size,
+            data=source,
+            download=download,
+            weights=weights,
+            classes=classes,
+            settings=settings,
+            allow_emulated=allow_emulated,
+            out=out,
+            on_event=screen.show,
+        )
     _finish(screen, pruned, json_to)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 
@@ -16,7 +14,6 @@ import click
 )
 def command(runs: tuple[str, ...], out: str | None) -> None:
     """Write a report of a run, or compare several: one HTML file that needs no network."""
-    from aap_hw.report.writing import write_report
+    from aap_hw import api
 
-    written = write_report([Path(run) for run in runs], Path(out) if out else None)
-    click.echo(f"report: {written}; open it in a browser")
+    click.echo(f"report: {api.report(*runs, out=out)}; open it in a browser")

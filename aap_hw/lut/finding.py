@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from aap_hw import resources
 from aap_hw.errors import UserError, closest
 from aap_hw.lut.file import load_table
 from aap_hw.lut.table import LatencyTable
-from aap_hw.resources import resource_dirs
 
 
 def find_table(text: str) -> LatencyTable:
@@ -25,7 +25,7 @@ def find_table(text: str) -> LatencyTable:
             if path.exists():
                 raise
             raise UserError(f"{problem}; measure one with 'aap-hw profile --device NAME --out {text}'") from problem
-    shipped = {file.stem: file for folder in reversed(resource_dirs("lut")) for file in folder.glob("*.json")}
+    shipped = {file.stem: file for folder in reversed(resources.resource_dirs("lut")) for file in folder.glob("*.json")}
     if text not in shipped:
         known = f"there are tables for {', '.join(sorted(shipped))}" if shipped else "none is shipped"
         raise UserError(

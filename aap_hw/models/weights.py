@@ -146,3 +146,22 @@ def _check(found: State, wanted: Mapping[str, torch.Tensor], path: str, what: st
 def _listed(names: list[str]) -> str:
     shown = ", ".join(f"'{name}'" for name in names[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+
+
+def weights_of(text: str | None) -> str | WeightsFile | None:
+    """What a person means by a text: a checkpoint's path, ``embedded``, or ``none``.
+
+    Raises
+    ------
+    UserError : it is no file that is there.
+    """
+    if text is None or text == "none":
+        return None
+    if text == "embedded":
+        return text
+    if not Path(text).is_file():
+        raise UserError(
+            f"there are no weights '{text}': give the path of a checkpoint, 'embedded' or 'none'"
+            f"{closest(text, ['embedded', 'none'])}"
+        )
+    return WeightsFile.at(text)

@@ -1,0 +1,347 @@
+"""What the command line can do, as functions: the same names, the same values, the same result.
+
+``aap_hw.profile``, ``plan``, ``prune``, ``resume``, ``deploy``, ``bundle`` and ``report``. Each takes texts as a
+person types them (``"60%"``, ``"20ms"``, ``"imagefolder:photos"``) or values, and raises ``aap_hw.UserError`` with one
+sentence for what a person can put right. What takes long tells how far it is through a callback.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aap_hw.errors import UserError
+
+if TYPE_CHECKING:
+    from aap_hw.deploy.deploying import Deployment
+    from aap_hw.lut.progress import Progress, ProgressCallback
+    from aap_hw.lut.table import LatencyTable
+    from aap_hw.models.origin import Origin
+    from aap_hw.policy import Budget
+    from aap_hw.prune.job import Pruned
+    from aap_hw.prune.proposal import Proposal
+    from aap_hw.prune.steps import Event, OnEvent
+    from aap_hw.prune.task import PruneSettings
+    from aap_hw.train.sources import ImageSource
+
+StrPath = str | os.PathLike[str]
+# What tells budgets of different resources apart in the name of a run's folder.
+_SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": "-memory"}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A table that is to be measured, or was.
+
+    Attributes
+    ----------
+    path : its file.
+    origin : the network.
+    set_aside : what a table of another machine that was there is called now, if there was one.
+    table : all of it, once it is measured.
+    """
+
+    path: Path
+    origin: Origin
+    set_aside: Path | None
+    table: LatencyTable | None = None
+
+    @property
+    def dense_ms(self) -> float | None:
+        """Latency of the unpruned network in ms, once it is measured."""
+        shape = (1, *self.origin.input_shape)
+        return None if self.table is None else self.table.dense_ms(self.origin.model, shape)
+
+
+def profile(
+    device: str,
+    model: str = "mobilenetv2",
+    *,
+    connect: str | None = None,
+    input_size: tuple[int, ...] | None = None,
+    out: StrPath | None = None,
+    workers: int | None = None,
+    on_start: Callable[[Profile], None] | None = None,
+    on_progress: ProgressCallback | None = None,
+) -> Profile:
+    """Measure on a device what each width of each kernel of a network costs, and write the table.
+
+    What is in the table already is not measured again; an interrupted call is taken up by the next one.
+
+    Parameters
+    ----------
+    device
+        A device profile's name, or the path of its TOML file.
+    model
+        Where the network comes from; see ``aap_hw.models.source``.
+    connect
+        How the device is reached, instead of as its profile says: ``"rpc://HOST:PORT"`` and the like.
+    input_size
+        (C, H, W) of an image; by default the network's usual one.
+    out
+        The table to write or extend; by default ``lut/DEVICE.json``. A table of another machine that is there is then
+        renamed first.
+    workers
+        Processes that compile; by default one a core.
+    on_start
+        Called once with what is about to be measured, when the device and all files are found to be in order.
+    on_progress
+        Called with a ``Progress`` as points and networks are measured.
+
+    Raises
+    ------
+    UserError : the device cannot be reached, or the table is of another one, damaged, or cannot be written.
+    """
+    from aap_hw.device import load_profile
+    from aap_hw.device.connection import connect as connect_to
+    from aap_hw.files import require_writable_folder
+    from aap_hw.lut.profiling import profile_model, set_aside
+    from aap_hw.models.origin import Origin
+
+    description = load_profile(device).reached_by(connect)
+    path = Path("lut") / f"{description.name}.json" if out is None else Path(out)
+    require_writable_folder(path.parent)
+    board = connect_to(description)
+    origin = Origin.of(model, input_size)
+    module = origin.build()
+    begun = Profile(path, origin, set_aside(path, board) if out is None else None)
+    if on_start is not None:
+        on_start(begun)
+    shape, report_to = (1, *origin.input_shape), on_progress or _ignored
+    table = profile_model(origin.model, module, shape, board, path, on_progress=report_to, workers=workers)
+    return replace(begun, table=table)
+
+
+def plan(
+    model: str,
+    lut: StrPath | LatencyTable,
+    budget: str | Budget | None = None,
+    *,
+    max_params: str | Budget | None = None,
+    max_flops: str | Budget | None = None,
+    max_memory: str | Budget | None = None,
+    input_size: tuple[int, ...] | None = None,
+    data: str | ImageSource | None = None,
+    weights: str | None = None,
+    classes: int | None = None,
+    settings: PruneSettings | None = None,
+    allow_emulated: bool = False,
+) -> Proposal:
+    """The widths that ``prune`` would choose in one step, without anything being cut.
+
+    The parameters are those of ``prune``.
+
+    Raises
+    ------
+    UserError : the network, the table or the images cannot be used, or no plan keeps the budgets.
+    """
+    from aap_hw.lut.fidelity import table_error
+    from aap_hw.prune.baseline import plan_once
+    from aap_hw.prune.job import EMBEDDED
+    from aap_hw.prune.proposal import Proposal
+    from aap_hw.prune.task import PruneSettings, Task
+
+    budgets = _budgets(budget, max_params, max_flops, max_memory)
+    table = _table(lut)
+    origin = _origin(model, input_size, weights, classes)
+    images = (_source(data) or EMBEDDED).load(origin.input_shape)
+    task = Task(origin, table, images, allow_emulated=allow_emulated)
+    dense, chosen = plan_once(task, budgets, settings or PruneSettings())
+    error = table_error(table, origin.model, dense.network.input_shape)
+    return Proposal(origin.model, dense, chosen, budgets, table.device, error)
+
+
+def prune(
+    model: str,
+    lut: StrPath | LatencyTable,
+    budget: str | Budget | None = None,
+    *,
+    max_params: str | Budget | None = None,
+    max_flops: str | Budget | None = None,
+    max_memory: str | Budget | None = None,
+    max_accuracy_drop: float | None = None,
+    input_size: tuple[int, ...] | None = None,
+    data: str | ImageSource | None = None,
+    download: bool = False,
+    weights: str | None = None,
+    classes: int | None = None,
+    settings: PruneSettings | None = None,
+    allow_emulated: bool = False,
+    out: StrPath | None = None,
+    on_event: OnEvent | None = None,
+) -> Pruned:
+    """Prune a network until it meets its budgets, keeping an accuracy if that is asked for, and save the run.
+
+    Parameters
+    ----------
+    model
+        Where the network comes from; see ``aap_hw.models.source``.
+    lut
+        The device's latency table, the path of its file, or the name of one that ships with the package.
+    budget, max_params, max_flops, max_memory
+        What to prune to, as text or value: ``"20ms"``, ``"55%"``, ``"2M"``, ``"5MB"``. One at least, unless
+        ``max_accuracy_drop`` is given.
+    max_accuracy_drop
+        Percentage points of accuracy that may be lost, beside budgets or instead of them: then the network gets as
+        fast as they allow.
+    data, download
+        Images to train on (``aap_hw.train.sources``), fetched first if that is wanted; None cuts once and trains
+        nothing.
+    weights
+        ``"embedded"``, a checkpoint's path, ``"none"``; None takes embedded ones where embedded images are used.
+    settings
+        Rounds, training, score, allocator, seed, and what may be cut.
+    allow_emulated
+        Accept a table that was not measured on the device.
+    out
+        The run's folder; by default ``runs/MODEL-DEVICE-BUDGET``.
+    on_event
+        Called with each ``Event`` of the run; an exception it raises ends the run, which ``resume`` goes on with.
+
+    Raises
+    ------
+    UserError : the folder holds a run, an input cannot be used, or no plan keeps the budgets.
+    """
+    from aap_hw.prune.job import Job, Limit, start
+    from aap_hw.prune.task import PruneSettings
+
+    budgets = _budgets(budget, max_params, max_flops, max_memory, needed=max_accuracy_drop is None)
+    table, source = _table(lut), _source(data)
+    if weights is None and source is not None and source.text == "embedded" and model == "resnet20":
+        weights = "embedded"
+    settings = settings or PruneSettings()
+    origin = _origin(model, input_size, weights, classes)
+    limits = {each.resource.name: Limit(each.amount, each.relative) for each in budgets}
+    job = Job(origin, source, limits, max_accuracy_drop, settings, allow_emulated)
+    asked = [str(each).replace("%", "pct") + _SUFFIX[each.resource.name] for each in budgets]
+    parts = [origin.short, table.device["name"], *asked]
+    parts += [] if max_accuracy_drop is None else [f"{max_accuracy_drop:g}-drop"]
+    parts += [what for what, usual in ((settings.score, "attention"), (settings.allocator, "exact")) if what != usual]
+    folder = Path("runs") / "-".join(parts) if out is None else Path(out)
+    return start(job, table, folder, on_event or _ignored, download=download)
+
+
+def resume(run: StrPath, *, on_event: OnEvent | None = None) -> Pruned:
+    """Go on with a run that was ended early, to the result that it would have had.
+
+    Its events of before are sent again.
+
+    Raises
+    ------
+    UserError : there is no unfinished run, or its files are damaged.
+    """
+    from aap_hw.prune import job
+
+    return job.resume(Path(run), on_event or _ignored)
+
+
+def deploy(
+    run: StrPath,
+    device: str,
+    *,
+    connect: str | None = None,
+    data: str | ImageSource | None = None,
+    out: StrPath | None = None,
+) -> Deployment:
+    """Compile a run's network for a device, check it there against PyTorch, time it, and write its bundle.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    device, connect
+        As of ``profile``.
+    data
+        Images to check it with; by default those that the run was trained on, else the embedded ones.
+    out
+        The bundle's folder; by default ``RUN/bundle-DEVICE``.
+
+    Raises
+    ------
+    UserError : the run is of another device, the device cannot be reached, or outputs differ.
+    """
+    from aap_hw.deploy.deploying import deploy as deploy_run
+    from aap_hw.device import load_profile
+    from aap_hw.device.connection import connect as connect_to
+    from aap_hw.prune.job import images_of
+    from aap_hw.prune.run import RunFolder
+
+    description = load_profile(device).reached_by(connect)
+    images = images_of(Path(run), _source(data))
+    return deploy_run(RunFolder(Path(run)), connect_to(description), images, None if out is None else Path(out))
+
+
+def bundle(run: StrPath, device: str, *, data: str | ImageSource | None = None, out: StrPath | None = None) -> Path:
+    """Compile a run's network for a device that is not at hand, and write its bundle; the bundle's folder.
+
+    Raises
+    ------
+    UserError : the run is of another device, or there is no compiler for it.
+    """
+    from aap_hw.deploy.deploying import bundle_unseen
+    from aap_hw.device import load_profile
+    from aap_hw.prune.job import images_of
+    from aap_hw.prune.run import RunFolder
+
+    images = images_of(Path(run), _source(data))
+    return bundle_unseen(RunFolder(Path(run)), load_profile(device), images, None if out is None else Path(out))
+
+
+def report(*runs: StrPath, out: StrPath | None = None) -> Path:
+    """Write the report of a run, or the comparison of several, as one HTML file; the file.
+
+    Raises
+    ------
+    UserError : a folder holds no finished run, or the file cannot be written.
+    """
+    from aap_hw.report.writing import write_report
+
+    return write_report([Path(run) for run in runs], None if out is None else Path(out))
+
+
+def _ignored(_: Event | Progress) -> None:
+    """Nobody wants to know."""
+
+
+def _table(lut: StrPath | LatencyTable) -> LatencyTable:
+    from aap_hw.lut.finding import find_table
+    from aap_hw.lut.table import LatencyTable
+
+    return lut if isinstance(lut, LatencyTable) else find_table(os.fspath(lut))
+
+
+def _source(data: str | ImageSource | None) -> ImageSource | None:
+    from aap_hw.train.sources import ImageSource
+
+    return ImageSource(data) if isinstance(data, str) else data
+
+
+def _budgets(
+    latency: str | Budget | None,
+    parameters: str | Budget | None,
+    flops: str | Budget | None,
+    memory: str | Budget | None,
+    *,
+    needed: bool = True,
+) -> Sequence[Budget]:
+    from aap_hw.policy import RESOURCES, Budget
+
+    given = {"latency": latency, "parameters": parameters, "flops": flops, "memory": memory}
+    budgets = [
+        Budget.parse(budget, RESOURCES[name]) if isinstance(budget, str) else budget
+        for name, budget in given.items()
+        if budget is not None
+    ]
+    if needed and not budgets:
+        raise UserError("there is nothing to prune to: give --budget 20ms, --max-params 40% or --max-flops 50%")
+    return budgets
+
+
+def _origin(model: str, input_size: tuple[int, ...] | None, weights: str | None, classes: int | None) -> Origin:
+    from aap_hw.models.origin import Origin
+    from aap_hw.models.weights import weights_of
+
+    return Origin.of(model, input_size, weights_of(weights), classes)

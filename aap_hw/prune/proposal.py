@@ -1,0 +1,78 @@
+"""A plan beside the network that it is for and the budgets that it keeps: what ``aap-hw plan`` shows, as values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aap_hw.lut.fidelity import Fidelity
+from aap_hw.policy import Budget
+from aap_hw.prune.baseline import Baseline
+from aap_hw.prune.planning import Plan
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What ``prune`` would choose, without anything being cut.
+
+    Attributes
+    ----------
+    model : canonical text of where the network comes from.
+    dense : the unpruned network, with its channel groups and latency.
+    device : facts of the table's device.
+    error : how far off the table was for other plans of the network; None if it was never checked.
+    """
+
+    model: str
+    dense: Baseline
+    plan: Plan
+    budgets: Sequence[Budget]
+    device: Mapping[str, Any]
+    error: Fidelity | None
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as JSON values.
+
+        ``constraints`` holds each budget with what is spent of it, the tightest first. Of each kernel ``table_us`` is
+        the table's entry, and ``latency_us`` that times the calibration: what adds up to the predicted latency.
+        """
+        dense, plan = self.dense, self.plan
+        takes = dense.takes
+        allowed = {budget.resource.name: budget.of(takes[budget.resource.name]) for budget in self.budgets}
+        constraints = [
+            {"resource": name, "dense": takes[name], "budget": amount, "spent": plan.spent[name]}
+            for name, amount in sorted(allowed.items(), key=lambda one: one[1] / plan.spent[one[0]])
+        ]
+        in_network = plan.predicted_ms * 1e3 / math.fsum(row.latency_us for row in plan.kernels)
+        return {
+            "device": self.device["name"],
+            "provenance": self.device["provenance"],
+            "dense_ms": dense.dense_ms,
+            "dense_is_measured": dense.measured,
+            "budget_ms": allowed.get("latency"),
+            "constraints": constraints,
+            "predicted_ms": plan.predicted_ms,
+            "table_error": None if self.error is None else self.error.as_json(),
+            "calibration": in_network,
+            "kept_attention": plan.kept_attention,
+            "gap": plan.gap,
+            "solver_seconds": plan.seconds,
+            "interpolated_kernels": sum(row.interpolated for row in plan.kernels),
+            "groups": [
+                {"name": g.name, "width": g.width, "kept": plan.widths[g.name], "frozen": g.frozen}
+                for g in dense.graph.groups
+            ],
+            "kernels": [
+                {
+                    "kernel": row.key,
+                    "width_in": row.width_in,
+                    "width_out": row.width_out,
+                    "latency_us": row.latency_us * in_network,
+                    "table_us": row.latency_us,
+                    "interpolated": row.interpolated,
+                }
+                for row in plan.kernels
+            ],
+        }

@@ -1,0 +1,87 @@
+"""The functions of the package do what the commands do, are quick to import, and share names with its packages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aap_hw as package
+from aap_hw.prune.steps import Event
+from tests.synthetic import quick, quick_baseline, table, table_file
+
+__all__ = ["quick", "quick_baseline", "table_file"]
+
+SETTINGS = ("--calibration-images", "8", "--score", "weight-l1")
+
+
+def settings() -> Any:
+    return package.PruneSettings(calibration_images=8, score="weight-l1")
+
+
+def test_importing_the_package_loads_neither_torch_nor_tvm() -> None:
+    code = "import sys, aap_hw; print([name for name in ('torch', 'tvm', 'numpy', 'plotly') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    assert set(package.__all__) <= set(dir(package))
+
+
+@pytest.mark.parametrize("name", ["prune", "deploy", "report"])
+def test_function_that_shares_its_name_with_a_package_can_be_called_whatever_was_imported(name: str) -> None:
+    code = (
+        f"import aap_hw, aap_hw.api\naap_hw.api.{name} = lambda *a, **o: (a, o)\n"
+        f"print(aap_hw.{name}(1, x=2))\nimport aap_hw.{name}\nprint(aap_hw.{name}(1, x=2))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "((1,), {'x': 2})\n" * 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_plan_is_that_of_the_command(aap_hw: Callable[..., Any], table_file: Path) -> None:
+    told = aap_hw(
+        "plan", "--model", "resnet20", "--weights", "embedded", *SETTINGS, "--lut", str(table_file), "--budget", "60%",
+        "--json",
+    )  # fmt: skip
+    proposal = package.plan("resnet20", table_file, "60%", weights="embedded", settings=settings())
+    expected = json.loads(told.out)
+    found = json.loads(json.dumps(proposal.as_json()))
+    assert {k: v for k, v in found.items() if k != "solver_seconds"} == {
+        k: v for k, v in expected.items() if k != "solver_seconds"
+    }
+    assert proposal.plan.predicted_ms <= 0.6 * proposal.dense.dense_ms
+
+
+@pytest.mark.usefixtures("quick")
+def test_run_is_that_of_the_command_and_tells_its_events(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = aap_hw(
+        "prune", "--model", "resnet20", "--weights", "embedded", *SETTINGS, "--lut", str(table_file), "--budget",
+        "60%", "--out", "told", "--json",
+    )  # fmt: skip
+    events: list[Event] = []
+    run = package.prune("resnet20", table(), "60%", weights="embedded", settings=settings(), on_event=events.append)
+    assert run.folder == Path("runs/resnet20-x86-60pct-weight-l1")
+    assert {"run": "told", **run.summary} == json.loads(told.out)
+    assert [event.name for event in events] == ["start", "cut", "round"]
+    assert package.report(run.folder) == run.folder / "report.html"
+    with pytest.raises(package.UserError, match="is finished, so there is nothing to resume"):
+        package.resume(run.folder)
+
+
+def test_nothing_to_prune_to_is_a_user_error(table_file: Path) -> None:
+    with pytest.raises(package.UserError, match="there is nothing to prune to"):
+        package.plan("resnet20", table_file)
+    with pytest.raises(package.UserError, match="not both"):
+        package.prune("resnet20", table_file, "50%", max_accuracy_drop=1.0)
