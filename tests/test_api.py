@@ -83,5 +83,3 @@ def test_run_is_that_of_the_command_and_tells_its_events(
 def test_nothing_to_prune_to_is_a_user_error(table_file: Path) -> None:
     with pytest.raises(package.UserError, match="there is nothing to prune to"):
         package.plan("resnet20", table_file)
-    with pytest.raises(package.UserError, match="not both"):
-        package.prune("resnet20", table_file, "50%", max_accuracy_drop=1.0)

@@ -111,10 +111,6 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "run": (("deploy", "RUN", "--device", "x86"), "there is no run folder .*RUN; 'aap-hw prune' makes one"),
     "sub-command": (("lut", "shwo", "TABLE"), "No such command 'shwo'"),
     "option": (("plan", "--bugdet", "50%", "--lut", "TABLE"), r"No such option '?--bugdet'?.*--budget"),
-    "two goals": (
-        ("prune", "--budget", "50%", "--max-accuracy-drop", "1", "--data", "embedded", "--lut", "TABLE"),
-        "give budgets or --max-accuracy-drop, not both",
-    ),
     "accuracy without images": (
         ("prune", "--model", "resnet20", "--max-accuracy-drop", "1", "--lut", "TABLE"),
         "an accuracy can only be kept by training: add --data",
