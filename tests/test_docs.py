@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,10 @@ def test_snippets_of_a_page_run_one_after_the_other(page: Path, tmp_path: Path) 
         compile(text, f"{page.name}, snippet {number + 1}", "exec")
         if not not_run:
             program.append(text)
-    # In an empty folder, as what they write is theirs; tables and profiles are found in the package.
+    if not program:
+        return
+    # In a folder of their own, as what they write is theirs; tables and profiles are found in the package.
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(program)],
         cwd=tmp_path, capture_output=True, text=True, timeout=280, env={**os.environ, "PYTHONPATH": str(ROOT)},
