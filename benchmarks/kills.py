@@ -114,8 +114,12 @@ def prune_kills(kills: int, moments: random.Random, lut: Path) -> list[dict[str,
             if killed and number % 3 == 2 and (folder / "config.json").exists():
                 in_child(go_on, moments.uniform(0, seconds[name] / 2))
             left = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            if not (folder / "run.json").exists():
-                assert in_child(go_on if (folder / "config.json").exists() else begin)[0] == 0
+            for _ in range(3):
+                # PyTorch's threads do not always survive a fork: a child that aborts is one more that was killed.
+                if (folder / "run.json").exists():
+                    break
+                in_child(go_on if (folder / "config.json").exists() else begin)
+            assert (folder / "run.json").exists(), f"{folder} was not finished"
             rows.append(
                 {
                     "command": "prune",
