@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,6 +168,9 @@ class Planner:
         at its narrowest, times the share of the stream that comes from its shortcut: never more than its narrowest
         form, and the less of the stream comes from it, the closer to that. A threshold does not ask for any value.
 
+        Branches are removed only if no narrowing meets the budgets: what each contributes is known for it alone, and
+        a plan that removes several loses more than their product says (docs/results/accuracy_latency).
+
         Parameters
         ----------
         scores
@@ -182,6 +185,11 @@ class Planner:
         Unreachable : no plan meets the budgets; the smallest reachable amount is named.
         MissingKernelError : the table lacks a kernel of the network.
         """
+        if self.blocks:
+            try:
+                return replace(self, blocks={}).plan(scores, budgets, at_most)
+            except Unreachable:
+                pass
         weights = self._weights(budgets)
         problem = self.problem(scores, [*budgets, weights], at_most)
         dense_us = math.fsum(row.latency_us for row in kernel_latencies(self.network, self.network.dense, self.table))

@@ -110,6 +110,14 @@ def test_run_that_removes_branches_can_be_saved_and_loaded_and_its_rounds_go_on_
     assert summary["params_pruned"] == sum(p.numel() for p in loaded.module.parameters())
 
 
+def test_a_budget_that_narrowing_meets_removes_no_branch() -> None:
+    with pytest.raises(Unreachable) as refused:
+        plan_once(task(), [Budget.parse("5%")], replace(FEW, depth=False))
+    dense, plan = plan_once(task(), [Budget.parse(f"{1.01 * refused.value.smallest}ms")], FEW)
+    assert dense.planner.blocks
+    assert all(plan.widths.values())
+
+
 def test_without_depth_no_branch_is_removed() -> None:
     dense = baseline(task(), replace(FEW, depth=False))
     assert dense.planner.blocks == {}
