@@ -27,7 +27,9 @@ def main() -> None:
     options = _options()
     device = benchmark_device(options.device, options.quick)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "first.json"
+        path = Path(options.keep or Path(folder) / "first.json")
+        if path.exists():
+            raise SystemExit(f"{path} exists, and a table is measured from nothing; choose another file for --keep")
         first, row = _profile(options.model, device, path, 0, options.networks)
         rows = [row]
         for name in filter(None, options.then.split(",")):
@@ -47,6 +49,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="mobilenet_v2", help="the first network, profiled twice")
     parser.add_argument("--then", default="resnet50", help="networks to add to its table, separated by commas")
     parser.add_argument("--networks", type=int, default=12, help="cut networks that calibrate each table")
+    parser.add_argument("--keep", help="file for the first table, which is not there yet")
     parser.add_argument("--device", default="x86", help="device profile")
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--quick", action="store_true", help="a small network and few widths: does it run?")

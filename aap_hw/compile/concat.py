@@ -61,14 +61,14 @@ def even_split(channels: int, parts: int) -> list[int]:
 def _copy_any_width(first: Any, pixels: int, width: Any, lanes: int, copy: Callable[[Any, Any], None]) -> None:
     """``copy(pixel, c)`` for all pixels from ``first`` and all channels below ``width``.
 
-    Whole vectors first, then one that overlaps the last of them; single values where not one vector fits.
+    Vectors of which the last overlaps the one before; single values where not one vector fits.
     """
-    with T.If(width >= lanes):
-        with T.Then(), T.serial(0, pixels) as p:
-            pixel = T.bind(first + p)
-            with T.serial(0, tirx.truncdiv(width, lanes)) as step, lane_loop(lanes) as lane:
-                copy(pixel, step * lanes + lane)
-            with T.If(tirx.truncmod(width, lanes) > 0), T.Then(), lane_loop(lanes) as lane:
-                copy(pixel, width - lanes + lane)
-        with T.Else(), T.serial(0, pixels) as p, T.serial(0, width) as c:
-            copy(T.bind(first + p), c)
+    with T.serial(0, pixels) as p:
+        pixel = T.bind(first + p)
+        with T.If(width >= lanes):
+            with T.Then(), T.serial(0, tirx.truncdiv(width + (lanes - 1), lanes)) as step:
+                start = T.bind(T.min(step * lanes, width - lanes))
+                with lane_loop(lanes) as lane:
+                    copy(pixel, start + lane)
+            with T.Else(), T.serial(0, width) as c:
+                copy(pixel, c)

@@ -6,6 +6,8 @@ tiles at the left and right edge have code of their own.
 
 from __future__ import annotations
 
+import math
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +20,10 @@ from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.shape import ConvolutionShape
 from aap_hw.compile.target import CpuTarget
 
+# Channels that are computed for one tile of pixels before the next: their weights and pixels stay in the first cache,
+# and what a vector leaves of a cache line is used by the one beside it.
+BLOCK = 128
+
 
 def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelFunction:
     """Code of a ``depthwise_conv2d`` key with ``channels`` input and output channels."""
@@ -28,11 +34,13 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
     # Twice that many registers hold the sums and the pixels that neighbours share; 7 divides the usual image sizes.
     length = min(target.registers // 4 - 1, shape.out_width)
     along, deep = Steps(shape.out_width, length), Steps(channels, lanes)
+    block = max(1, BLOCK // lanes)
     output_shape = (key.batch, shape.out_height, shape.out_width, channels)
     arguments = [
         Argument("activation", shape.image(channels)),
         *([Argument("residual", output_shape)] if "add" in key.epilogue else []),
-        Argument("weight", (kh, kw, channels)),
+        # Vector by vector, so that no load crosses a cache line whatever the number of channels.
+        Argument("weight", (deep.count, kh, kw, lanes)),
         Argument("bias", (channels,)),
     ]
 
@@ -49,7 +57,7 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
         *residual, weights, bias, output = others
         source = padded_image(image, replace(shape, padding=(0, 0)), channels, target)
 
-        def tile_at(n: Any, y: Any, x: Any, c: Any) -> None:
+        def tile_at(n: Any, y: Any, x: Any, step: Any, c: Any) -> None:
             """One tile; of a place known as an integer, only the taps that exist."""
             sums = T.alloc_buffer((length * lanes,), "float32", scope="local")
             for p in range(length):
@@ -60,7 +68,7 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
             with T.serial(begin, end) as ry:
                 row = T.bind(((n * height + first + ry * dh) * width + x * sw - left) * channels + c)
                 for rx in range(kw):
-                    weight = T.bind(vector(weights, (ry * kw + rx) * channels + c, lanes))
+                    weight = T.bind(vector(weights, ((step * kh + ry) * kw + rx) * lanes, lanes))
                     for p in range(length):
                         if isinstance(x, int) and not is_inside(x + p, rx):
                             continue
@@ -73,21 +81,31 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
                     value = apply_epilogue(sums[p * lanes + i], key.epilogue, bias[c + i], added)
                     T.buffer_store(output, value, [at + i])
 
+        def tile_of(n: Any, y: Any, i: Any, step: Any, c: Any) -> None:
+            """The i-th tile of a line."""
+            edges = [place for place in range(along.count) if place not in inner]
+            with ExitStack() as stack:
+                for place in edges[: None if len(inner) else -1]:
+                    stack.enter_context(T.If(i == place))
+                    with T.Then():
+                        tile_at(n, y, along.start(place), step, c)
+                    stack.enter_context(T.Else())
+                tile_at(n, y, T.bind(along.start(i)) if len(inner) else along.start(edges[-1]), step, c)
+
         with loop(key.batch * shape.out_height, target) as line:
             n, y = T.bind(line // shape.out_height), T.bind(line % shape.out_height)
-            with T.serial(0, deep.count) as step:
-                c = T.bind(deep.start(step))
-                for i in range(along.count):
-                    if i not in inner:
-                        tile_at(n, y, along.start(i), c)
-                if len(inner):
-                    with T.serial(0, len(inner)) as i:
-                        tile_at(n, y, T.bind(along.start(i + inner.start)), c)
+            with T.serial(0, math.ceil(deep.count / block)) as number:
+                first = T.bind(number * block)
+                end = T.bind(T.min(first + block, deep.count))
+                # One loop for tiles of all kinds: LLVM would unroll one with little in it, and spill.
+                with T.serial(0, along.count) as i, T.serial(first, end) as step:
+                    tile_of(n, y, i, step, T.bind(deep.start(step)))
 
     tensors = [(argument.role, argument.shape) for argument in arguments]
     code = kernel_code([*tensors, ("output", output_shape)], body)
 
     def pack(dense: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(dense.reshape(channels, kh, kw).transpose(1, 2, 0))
+        steps = [dense.reshape(channels, kh, kw)[start : start + lanes] for start in map(deep.start, range(deep.count))]
+        return np.ascontiguousarray(np.stack(steps).transpose(0, 2, 3, 1))
 
     return KernelFunction(code, tuple(arguments), output_shape, pack)
