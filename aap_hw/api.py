@@ -64,6 +64,7 @@ def profile(
     input_size: tuple[int, ...] | None = None,
     out: StrPath | None = None,
     workers: int | None = None,
+    use_cache: bool = True,
     on_start: Callable[[Profile], None] | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Profile:
@@ -86,6 +87,8 @@ def profile(
         renamed first.
     workers
         Processes that compile; by default one a core.
+    use_cache
+        Whether compiled kernels are looked for and kept in the user's cache folder.
     on_start
         Called once with what is about to be measured, when the device and all files are found to be in order.
     on_progress
@@ -98,6 +101,7 @@ def profile(
     from aap_hw.device import load_profile
     from aap_hw.device.connection import connect as connect_to
     from aap_hw.files import require_writable_folder
+    from aap_hw.lut.library_cache import users_cache
     from aap_hw.lut.profiling import profile_model, set_aside
     from aap_hw.models.origin import Origin
 
@@ -111,7 +115,10 @@ def profile(
     if on_start is not None:
         on_start(begun)
     shape, report_to = (1, *origin.input_shape), on_progress or _ignored
-    table = profile_model(origin.model, module, shape, board, path, on_progress=report_to, workers=workers)
+    cache = users_cache() if use_cache else None
+    table = profile_model(
+        origin.model, module, shape, board, path, on_progress=report_to, workers=workers, cache=cache
+    )
     return replace(begun, table=table)
 
 

@@ -21,6 +21,7 @@ from aap_hw.cli.output import json_option, quiet_option, write_json
 @input_option
 @click.option("--out", "out", metavar="FILE", help="The table to write or extend; default: lut/DEVICE.json.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
+@click.option("--no-cache", is_flag=True, help="Compile everything, and keep none of it in the user's cache folder.")
 @quiet_option
 @json_option
 @click.pass_context
@@ -32,6 +33,7 @@ def command(
     input_size: tuple[int, ...] | None,
     out: str | None,
     workers: int | None,
+    no_cache: bool,
     quiet: bool,
     json_to: str | None,
 ) -> None:
@@ -64,6 +66,7 @@ def command(
             input_size=input_size,
             out=out,
             workers=workers,
+            use_cache=not no_cache,
             on_start=on_start,
             on_progress=lambda progress: screens[0].update(progress),
         )

@@ -26,7 +26,8 @@ from aap_hw.compile.build import build_kernel, export_library
 from aap_hw.compile.kernel import Address
 from aap_hw.compile.lowering import lower_network
 from aap_hw.compile.network import Network
-from aap_hw.compile.target import DeviceTarget, device_target
+from aap_hw.compile.target import DeviceTarget, GpuTarget, device_target
+from aap_hw.lut.library_cache import LibraryCache
 
 # Copies of a kernel's weights beyond this many bytes would only fill memory: the caches are long full.
 COPIES_BYTES = 64 << 20
@@ -45,8 +46,10 @@ class CompiledBatch:
     shapes: tuple[tuple[tuple[int, ...], ...], ...]
 
 
-def compile_batch(points: Sequence[Address], target: DeviceTarget, copies: int, library: Path) -> CompiledBatch:
-    """Compile points into one library whose points ``time_point`` times."""
+def compile_batch(
+    points: Sequence[Address], target: DeviceTarget, copies: int, library: Path, cache: LibraryCache | None = None
+) -> CompiledBatch:
+    """Compile points into one library whose points ``time_point`` times, or take it from a cache."""
     builder = relax.BlockBuilder()
     counts, shapes = [], []
     for index, (key, width_in, width_out) in enumerate(points):
@@ -68,7 +71,11 @@ def compile_batch(points: Sequence[Address], target: DeviceTarget, copies: int, 
             builder.emit_func_output(result)
         counts.append(count)
         shapes.append(tuple(all_shapes))
-    export_library(builder.get(), target, library)
+    if cache is None or isinstance(target, GpuTarget):  # what a GPU runs is a second file
+        export_library(builder.get(), target, library)
+    else:
+        made_from = [[str(key), *widths] for key, *widths in points], [*target.options], target.threads, copies
+        cache.make(library, made_from, lambda path: export_library(builder.get(), target, path))
     return CompiledBatch(library, tuple(points), tuple(counts), tuple(shapes))
 
 
@@ -77,11 +84,13 @@ def _size(shape: Sequence[int]) -> int:
 
 
 class Compiler:
-    """Worker processes that compile batches of points and whole networks."""
+    """Worker processes that compile batches of points, or find them in a cache, and whole networks."""
 
-    def __init__(self, target: DeviceTarget, copies: int, folder: Path, workers: int) -> None:
+    def __init__(
+        self, target: DeviceTarget, copies: int, folder: Path, workers: int, cache: LibraryCache | None = None
+    ) -> None:
         self._options, self._threads, self._copies = dict(target.options), target.threads, copies
-        self._folder = folder
+        self._folder, self._cache = folder, cache
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent)
         self._workers: set[BaseProcess] = set()
@@ -89,7 +98,8 @@ class Compiler:
 
     def submit(self, points: Sequence[Address]) -> Future[CompiledBatch]:
         """Begin to compile one batch."""
-        return self._submit(_compile, points, self._options, self._threads, self._copies, self._new_file())
+        arguments = (points, self._options, self._threads, self._copies, self._new_file(), self._cache)
+        return self._submit(_compile, *arguments)
 
     def submit_network(
         self, network: Network, widths: Mapping[str, int], state: Mapping[str, torch.Tensor]
@@ -123,9 +133,14 @@ class Compiler:
 
 
 def _compile(
-    points: Sequence[Address], options: dict[str, object], threads: int, copies: int, library: Path
+    points: Sequence[Address],
+    options: dict[str, object],
+    threads: int,
+    copies: int,
+    library: Path,
+    cache: LibraryCache | None,
 ) -> CompiledBatch:
-    return compile_batch(points, device_target(options, threads), copies, library)
+    return compile_batch(points, device_target(options, threads), copies, library, cache)
 
 
 def _compile_network(
@@ -165,9 +180,11 @@ def _exit_after_parent() -> None:
 
 
 @contextmanager
-def compiler(target: DeviceTarget, copies: int, folder: Path, workers: int) -> Iterator[Compiler]:
+def compiler(
+    target: DeviceTarget, copies: int, folder: Path, workers: int, cache: LibraryCache | None = None
+) -> Iterator[Compiler]:
     """Worker processes for the length of a ``with`` block."""
-    pool = Compiler(target, copies, folder, workers)
+    pool = Compiler(target, copies, folder, workers, cache)
     try:
         yield pool
     except BaseException:

@@ -11,7 +11,7 @@ import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -29,10 +29,11 @@ from aap_hw.errors import UserError
 from aap_hw.files import sha256_of
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.belonging import difference, require_table_of
-from aap_hw.lut.compiling import Compiler, compiler
+from aap_hw.lut.compiling import CompiledBatch, Compiler, compiler
 from aap_hw.lut.enumeration import granularity_of, points_of
 from aap_hw.lut.file import OtherVersion, load_table, save_table
 from aap_hw.lut.journal import Journal
+from aap_hw.lut.library_cache import LibraryCache
 from aap_hw.lut.measuring import Reference, Visit, time_points
 from aap_hw.lut.networks import MeasuredNetwork, WidthPlan
 from aap_hw.lut.progress import Clock, Progress, ProgressCallback
@@ -55,12 +56,14 @@ def profile_model(
     workers: int | None = None,
     tolerance: float = TOLERANCE,
     networks: int = NETWORKS,
+    cache: LibraryCache | None = None,
 ) -> LatencyTable:
     """Measure every point that the table at ``path`` lacks for a network, calibrate it, and write the table.
 
     ``input_shape`` is (N, C, H, W); ``name`` is what the table calls the network; ``tolerance`` is how far off a
     latency between measured points may seem to be, as a share of itself, before it is measured too; ``networks`` is how
-    many cut networks are measured besides the unpruned one to calibrate the table (``aap_hw.lut.calibrating``).
+    many cut networks are measured besides the unpruned one to calibrate the table (``aap_hw.lut.calibrating``);
+    ``cache`` is where compiled points are looked for and kept.
 
     A table that exists is extended. An interrupted call is taken up where it ended by the next one.
 
@@ -86,7 +89,7 @@ def profile_model(
             on_progress(Progress("points", 0, 0, search.kept, None))
             return table
         if unfinished:
-            _measure(search, job, plans, device, workers or os.cpu_count() or 1, on_progress)
+            _measure(search, job, plans, device, workers or os.cpu_count() or 1, cache, on_progress)
         job.calibrate(plans)
         save_table(table, path)
     finally:
@@ -181,13 +184,14 @@ def _measure(
     plans: Mapping[str, WidthPlan],
     device: Device,
     workers: int,
+    cache: LibraryCache | None,
     on_progress: ProgressCallback,
 ) -> None:
     """Measure points, then whole networks; the table holds each kind as soon as it is complete."""
     at_start = device.conditions()
     with (
         tempfile.TemporaryDirectory(prefix="aap-hw-profile-") as folder,
-        compiler(device.target, device.profile.measure.copies, Path(folder), workers) as pool,
+        compiler(device.target, device.profile.measure.copies, Path(folder), workers, cache) as pool,
     ):
         reference = Reference(device, pool)
         _measure_points(search, device, pool, workers, reference, on_progress)
@@ -218,14 +222,31 @@ def _measure_points(
         total = clock.measured + len(missing)
         if clock.measured == 0:
             clock.start(total)
-        batches = [missing[i : i + POINTS_A_BATCH] for i in range(0, len(missing), POINTS_A_BATCH)]
-        for group in [batches[i : i + workers] for i in range(0, len(batches), workers)]:
-            # All are awaited before anything is timed: a busy compiler would slow the kernels down.
-            compiled = [future.result() for future in [pool.submit(points) for points in group]]
+        for compiled in _compiled(missing, pool, workers, ahead=device.board is not None):
             loaded = [(device.load(batch.library), batch) for batch in compiled]
             for batch in compiled:
                 batch.library.unlink(missing_ok=True)
             time_points(loaded, device.profile.measure, reference, visited)
+
+
+def _compiled(
+    points: Sequence[Address], pool: Compiler, workers: int, ahead: bool
+) -> Iterator[Sequence[CompiledBatch]]:
+    """Points, compiled a batch for each worker at a time.
+
+    All of them are awaited before any is given out: a busy compiler would slow down what is timed on this machine.
+    For a board the next ones compile meanwhile, ``ahead``.
+    """
+    batches = [points[i : i + POINTS_A_BATCH] for i in range(0, len(points), POINTS_A_BATCH)]
+    groups = [batches[i : i + workers] for i in range(0, len(batches), workers)]
+    submitted = [pool.submit(batch) for batch in groups[0]]
+    for following in [*groups[1:], []]:
+        compiled = [future.result() for future in submitted]
+        if ahead:
+            submitted = [pool.submit(batch) for batch in following]
+        yield compiled
+        if not ahead:
+            submitted = [pool.submit(batch) for batch in following]
 
 
 def _record_conditions(table: LatencyTable, start: Conditions, end: Conditions) -> None:

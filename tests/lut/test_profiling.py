@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from aap_hw.lut import profiling
 from aap_hw.lut.file import load_table
 from aap_hw.lut.measuring import Visit
 from aap_hw.lut.predicting import predict_us
-from aap_hw.lut.profiling import profile_model, set_aside
+from aap_hw.lut.profiling import POINTS_A_BATCH, _compiled, profile_model, set_aside
 from aap_hw.lut.progress import Progress, ProgressCallback
 from aap_hw.lut.table import LatencyPoint, LatencyTable
 from tests.lut import tiny
@@ -282,3 +284,42 @@ def test_widths_between_measured_ones_are_measured_only_where_the_line_bends(
     table = profile_model("tiny", Tiny(), INPUT, tiny.device(), tmp_path / "table.json", workers=1, networks=0)
     (linear,) = [points for key, points in table.points.items() if key.op == "linear"]
     assert sorted(width for width, _ in linear) == expected
+
+
+class RecordingPool:
+    """Notes what is submitted and what is awaited."""
+
+    def __init__(self, events: list[str]) -> None:
+        self._events = events
+
+    def submit(self, points: list[int]) -> RecordingFuture:
+        self._events.append(f"submit {points[0]}")
+        return RecordingFuture(self._events, points[0])
+
+
+@dataclass(frozen=True)
+class RecordingFuture:
+    events: list[str]
+    first: int
+
+    def result(self) -> int:
+        self.events.append(f"await {self.first}")
+        return self.first
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_next_points_compile_while_some_are_timed_only_on_another_machine(ahead: bool) -> None:
+    events: list[str] = []
+    points = list(range(5 * POINTS_A_BATCH - 1))
+    for group in _compiled(points, RecordingPool(events), 2, ahead):  # type: ignore[arg-type]
+        events.append(f"time {group}")
+    one, two, three = (
+        [f"submit {number * POINTS_A_BATCH}" for number in numbers] for numbers in ((0, 1), (2, 3), (4,))
+    )
+    timed = ["time [0, 16]", "time [32, 48]", "time [64]"]
+    order = [one, *([two, timed[:1], three, timed[1:2]] if ahead else [timed[:1], two, timed[1:2], three]), timed[2:]]
+    assert [event for event in events if not event.startswith("await")] == [event for part in order for event in part]
+    # Whatever is timed has been awaited.
+    for moment, event in enumerate(events):
+        if event.startswith("time"):
+            assert {f"await {n}" for n in re.findall(r"\d+", event)} <= set(events[:moment])

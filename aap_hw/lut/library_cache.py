@@ -1,0 +1,112 @@
+"""Compiled libraries of table points, kept on disk for the next profile of the same points.
+
+A library is found by all that it was made from: the points, the target, the compiler and the sources of our kernels.
+Loading a library runs it, so the folder must be the user's own, and a file whose contents are not those that its name
+tells is deleted and made again. Whole networks are not kept: their weights make them large, and few are compiled twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvm
+
+import aap_hw.compile
+from aap_hw.errors import UserError
+from aap_hw.files import write_atomic
+
+# Points of some twenty networks; the libraries that were used longest ago go first.
+AT_MOST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class LibraryCache:
+    """A folder of libraries, of no more than ``at_most_bytes`` together."""
+
+    folder: Path
+    at_most_bytes: int = AT_MOST_BYTES
+
+    def make(self, library: Path, made_from: Any, compile_into: Callable[[Path], None]) -> None:
+        """Write a library, by ``compile_into`` if it is not here.
+
+        ``made_from`` is what it depends on besides compiler and kernels, as JSON values.
+
+        Raises
+        ------
+        UserError : others can write to the folder.
+        """
+        self._require_own_folder()
+        depends_on = [made_from, tvm.__version__, kernel_sources()]
+        key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
+        for kept in self.folder.glob(f"{key}-*.so"):
+            contents = _read(kept)
+            if contents is not None and kept.name == _name(key, contents):
+                library.write_bytes(contents)
+                os.utime(kept)
+                return
+            kept.unlink(missing_ok=True)
+        compile_into(library)
+        contents = library.read_bytes()
+        write_atomic(self.folder / _name(key, contents), contents)
+        self._shrink()
+
+    def _require_own_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            status = self.folder.stat()
+        except OSError as problem:
+            raise UserError(
+                f"cannot keep compiled kernels in {self.folder}: {problem.strerror}; set XDG_CACHE_HOME to a folder "
+                "that can be written, or add --no-cache"
+            ) from problem
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:
+            raise UserError(
+                f"others can write to {self.folder}, and libraries from there would run with your rights; make it your "
+                "own ('chmod go-w'), or add --no-cache"
+            )
+
+    def _shrink(self) -> None:
+        found = []
+        for path in self.folder.glob("*.so"):
+            try:
+                found.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+            except FileNotFoundError:
+                continue  # another process was quicker
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= self.at_most_bytes:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+def users_cache() -> LibraryCache:
+    """The cache in the user's own folder: ``$XDG_CACHE_HOME/aap-hw/kernels``, or below ``~/.cache``."""
+    return LibraryCache(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aap-hw" / "kernels")
+
+
+@functools.cache
+def kernel_sources() -> str:
+    """Digest of the sources that kernels are made by."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(aap_hw.compile.__path__[0]).rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _name(key: str, contents: bytes) -> str:
+    return f"{key}-{hashlib.sha256(contents).hexdigest()}.so"
