@@ -116,9 +116,7 @@ def profile(
         on_start(begun)
     shape, report_to = (1, *origin.input_shape), on_progress or _ignored
     cache = users_cache() if use_cache else None
-    table = profile_model(
-        origin.model, module, shape, board, path, on_progress=report_to, workers=workers, cache=cache
-    )
+    table = profile_model(origin.model, module, shape, board, path, on_progress=report_to, workers=workers, cache=cache)
     return replace(begun, table=table)
 
 
