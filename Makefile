@@ -6,12 +6,13 @@ RUN := $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-board lint bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    profile, prune and deploy a small network on this machine"
 	@echo "make test    lint, types and tests"
+	@echo "make test-board  from an emulated Arm board to outputs that equal PyTorch's"
 	@echo "make lint    format, lint and types only"
 	@echo "make bench   every benchmark in its quick form"
 	@echo "make clean   remove .venv and caches; runs/ and lut/ stay"
@@ -22,6 +23,10 @@ demo: $(VENV)/.installed
 # One thread a process: two test processes already fill the two cores that this is tuned for.
 test: lint
 	OMP_NUM_THREADS=1 TVM_NUM_THREADS=1 $(RUN) -m pytest -n 2
+
+# Builds an emulated Arm board the first time, from Debian's and PyPI's packages.
+test-board: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 TVM_NUM_THREADS=1 $(RUN) -m pytest -m board
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff format --check .

@@ -16,6 +16,14 @@ settings.register_profile("aap-hw", deadline=None, derandomize="CI" in os.enviro
 settings.load_profile("aap-hw")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a download, unless it is asked for."""
+    if "board" not in config.option.markexpr:
+        boards = [item for item in items if "board" in item.keywords]
+        items[:] = [item for item in items if item not in boards]
+        config.hook.pytest_deselected(items=boards)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a person sees of one call of the command line."""

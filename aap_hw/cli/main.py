@@ -19,6 +19,7 @@ from aap_hw.errors import Fault, UserError, closest
 # In the order in which they are used; `--help` keeps it.
 COMMANDS = {
     "devices": "aap_hw.cli.devices:command",
+    "doctor": "aap_hw.cli.doctor:command",
     "profile": "aap_hw.cli.profile:command",
     "lut": "aap_hw.cli.lut:command",
     "plan": "aap_hw.cli.plan:command",
