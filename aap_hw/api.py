@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +18,13 @@ from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
     from aap_hw.deploy.deploying import Deployment
-    from aap_hw.lut.progress import Progress, ProgressCallback
+    from aap_hw.lut.progress import ProgressCallback
     from aap_hw.lut.table import LatencyTable
     from aap_hw.models.origin import Origin
     from aap_hw.policy import Budget
     from aap_hw.prune.job import Pruned
     from aap_hw.prune.proposal import Proposal
-    from aap_hw.prune.steps import Event, OnEvent
+    from aap_hw.prune.steps import OnEvent
     from aap_hw.prune.task import PruneSettings
     from aap_hw.train.sources import ImageSource
 
@@ -67,6 +68,7 @@ def profile(
     use_cache: bool = True,
     on_start: Callable[[Profile], None] | None = None,
     on_progress: ProgressCallback | None = None,
+    on_notice: Callable[[str], None] | None = None,
 ) -> Profile:
     """Measure on a device what each width of each kernel of a network costs, and write the table.
 
@@ -93,13 +95,15 @@ def profile(
         Called once with what is about to be measured, when the device and all files are found to be in order.
     on_progress
         Called with a ``Progress`` as points and networks are measured.
+    on_notice
+        Called with a sentence when one of several boards is lost or not used.
 
     Raises
     ------
     UserError : the device cannot be reached, or the table is of another one, damaged, or cannot be written.
     """
     from aap_hw.device import load_profile
-    from aap_hw.device.connection import connect as connect_to
+    from aap_hw.device.boards import Boards
     from aap_hw.files import require_writable_folder
     from aap_hw.lut.library_cache import users_cache
     from aap_hw.lut.profiling import profile_model, set_aside
@@ -108,15 +112,17 @@ def profile(
     description = load_profile(device).reached_by(connect)
     path = Path("lut") / f"{description.name}.json" if out is None else Path(out)
     require_writable_folder(path.parent)
-    board = connect_to(description)
-    origin = Origin.of(model, input_size)
-    module = origin.build()
-    begun = Profile(path, origin, set_aside(path, board) if out is None else None)
-    if on_start is not None:
-        on_start(begun)
-    shape, report_to = (1, *origin.input_shape), on_progress or _ignored
-    cache = users_cache() if use_cache else None
-    table = profile_model(origin.model, module, shape, board, path, on_progress=report_to, workers=workers, cache=cache)
+    with closing(Boards(description, on_notice or _ignored)) as boards:
+        origin = Origin.of(model, input_size)
+        module = origin.build()
+        begun = Profile(path, origin, set_aside(path, boards) if out is None else None)
+        if on_start is not None:
+            on_start(begun)
+        shape, report_to = (1, *origin.input_shape), on_progress or _ignored
+        cache = users_cache() if use_cache else None
+        table = profile_model(
+            origin.model, module, shape, boards, path, on_progress=report_to, workers=workers, cache=cache
+        )
     return replace(begun, table=table)
 
 
@@ -175,6 +181,7 @@ def prune(
     classes: int | None = None,
     settings: PruneSettings | None = None,
     allow_emulated: bool = False,
+    connect: str | None = None,
     out: StrPath | None = None,
     on_event: OnEvent | None = None,
 ) -> Pruned:
@@ -201,6 +208,8 @@ def prune(
         Rounds, training, score, allocator, seed, and what may be cut.
     allow_emulated
         Accept a table that was not measured on the device.
+    connect
+        How the table's device is reached, instead of as its profile says: ``"rpc://HOST:PORT"`` and the like.
     out
         The run's folder; by default ``runs/MODEL-DEVICE-BUDGET``.
     on_event
@@ -220,7 +229,7 @@ def prune(
     settings = settings or PruneSettings()
     origin = _origin(model, input_size, weights, classes)
     limits = {each.resource.name: Limit(each.amount, each.relative) for each in budgets}
-    job = Job(origin, source, limits, max_accuracy_drop, settings, allow_emulated)
+    job = Job(origin, source, limits, max_accuracy_drop, settings, allow_emulated, connect)
     asked = [str(each).replace("%", "pct") + _SUFFIX[each.resource.name] for each in budgets]
     parts = [origin.short, table.device["name"], *asked]
     parts += [] if max_accuracy_drop is None else [f"{max_accuracy_drop:g}-drop"]
@@ -307,7 +316,7 @@ def report(*runs: StrPath, out: StrPath | None = None) -> Path:
     return write_report([Path(run) for run in runs], None if out is None else Path(out))
 
 
-def _ignored(_: Event | Progress) -> None:
+def _ignored(_: object) -> None:
     """Nobody wants to know."""
 
 

@@ -101,7 +101,7 @@ def validate(
     if json_to is not None:
         write_json({"model": origin.model, "input": list(shape), **_plans_document(entries)}, json_to)
     else:
-        _print_plans(origin.model, origin.input_shape, entries)
+        _print_plans(origin.model, origin.input_shape, entries, table.device["provenance"])
 
 
 def _plans_document(entries: Sequence[Validation]) -> dict[str, Any]:
@@ -116,14 +116,14 @@ def _plans_document(entries: Sequence[Validation]) -> dict[str, Any]:
     }
 
 
-def _print_plans(model: str, input_shape: Sequence[int], entries: Sequence[Validation]) -> None:
+def _print_plans(model: str, input_shape: Sequence[int], entries: Sequence[Validation], provenance: str) -> None:
     from rich.table import Table
 
     from aap_hw.cli.run_screen import plain_console
     from aap_hw.lut.fidelity import fidelity_of
 
     console, grid = plain_console(), Table(box=None, pad_edge=False)
-    for heading in ("plan", "predicted ms", "measured ms", "error"):
+    for heading in ("plan", "predicted ms", f"{provenance} ms", "error"):
         grid.add_column(heading, justify="left" if heading == "plan" else "right")
     for v in entries:
         error = v.predicted_us / v.measured_us - 1
@@ -170,6 +170,7 @@ def _print(table: LatencyTable, points: bool) -> None:
     from rich.table import Table
 
     from aap_hw.cli.run_screen import plain_console
+    from aap_hw.lut.gathering import disagreement
 
     console, device, how = plain_console(), table.device, table.measurement
     threads = f"{device['threads']} thread{'s' if device['threads'] > 1 else ''}"
@@ -209,6 +210,12 @@ def _print(table: LatencyTable, points: bool) -> None:
             for p in values:
                 grid.add_row("", "", str(p.width_in), str(p.width_out), f"{p.latency_us:.4g} ± {p.spread_us / 2:.2g}")
     console.print(grid)
+    if device["provenance"] != "measured":
+        console.print(f"these times are {device['provenance']}: no latencies of the device", soft_wrap=True)
+    for board, facts in how.get("boards", {}).items():
+        console.print(f"{facts['points']} points by {board}, reference kernel {facts['reference_us'][1]} us")
+    if (sentence := disagreement(how.get("boards", {}))) is not None:
+        console.print(sentence, soft_wrap=True)
     for line in _validation_lines(table):
         console.print(line, soft_wrap=True)
 
@@ -242,7 +249,7 @@ def _validation_lines(table: LatencyTable) -> Iterator[str]:
         if not is_random(v):
             yield (
                 f"{v.model} {input_text(v.input[1:])}, {v.plan}: predicted {v.predicted_us / 1e3:.3f} ms, "
-                f"measured {v.measured_us / 1e3:.3f} ms ({v.predicted_us / v.measured_us - 1:+.1%})"
+                f"{table.device['provenance']} {v.measured_us / 1e3:.3f} ms ({v.predicted_us / v.measured_us - 1:+.1%})"
             )
     for (model, shape), fidelity in _fidelities(table).items():
         yield f"{model} {input_text(shape[1:])}: {fidelity.sentence()}{fidelity.order()}"

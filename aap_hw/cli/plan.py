@@ -121,7 +121,7 @@ def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     from aap_hw.cli.run_screen import plain_console
-    from aap_hw.prune.words import constraints_sentence, error_text
+    from aap_hw.prune.words import constraints_sentence, error_text, how_known
 
     console = plain_console()
     grid = Table(box=None, pad_edge=False)
@@ -131,11 +131,13 @@ def _print(document: dict[str, Any]) -> None:
         note = f"frozen: {group['frozen']}" if group["frozen"] else "" if group["kept"] else "branch removed"
         grid.add_row(group["name"], str(group["width"]), str(group["kept"]), note)
     console.print(grid)
-    how = "measured" if document["dense_is_measured"] else "predicted"
+    dense, planned = (
+        how_known(measured, document["provenance"]) for measured in (document["dense_is_measured"], False)
+    )
     budget = "" if document["budget_ms"] is None else f"budget {document['budget_ms']:.3f} ms, "
     console.print(
-        f"{document['device']} ({document['provenance']} table): unpruned {document['dense_ms']:.3f} ms ({how}), "
-        f"{budget}predicted {document['predicted_ms']:.3f} ms"
+        f"{document['device']} ({document['provenance']} table): unpruned {document['dense_ms']:.3f} ms ({dense}), "
+        f"{budget}{planned} {document['predicted_ms']:.3f} ms"
         f"{error_text(document['table_error'])}, "
         f"{document['kept_attention']:.1%} of the attention kept",
         soft_wrap=True,

@@ -44,6 +44,8 @@ def command(
     from aap_hw import api
     from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.cli.run_screen import plain_console
+    from aap_hw.device.description import MEASURED
+    from aap_hw.lut.gathering import disagreement
 
     console = plain_console(stderr=json_to is not None, quiet=quiet)
     screens: list[MeasuringScreen] = []
@@ -69,20 +71,30 @@ def command(
             use_cache=not no_cache,
             on_start=on_start,
             on_progress=lambda progress: screens[0].update(progress),
+            on_notice=lambda line: click.echo(f"aap-hw: {line}", err=True),
         )
     table, path = done.table, done.path
     assert table is not None
+    provenance = table.device["provenance"]
+    is_measured = provenance == MEASURED
     console.print(
         f"{path}: {len(table)} points of {len(table.points)} kernels; "
-        f"unpruned {done.origin.model} {done.dense_ms:.2f} ms",
+        + (f"unpruned {done.origin.model} {done.dense_ms:.2f} ms" if is_measured else f"{provenance}: no latencies"),
         soft_wrap=True,
     )
     drift = table.measurement["reference_drift"]
-    console.print(
-        f"the reference kernel varied by {drift:.0%} meanwhile, which the latencies are corrected for", soft_wrap=True
-    )
+    if is_measured:
+        console.print(
+            f"the reference kernel varied by {drift:.0%} meanwhile, which the latencies are corrected for",
+            soft_wrap=True,
+        )
+    if (sentence := disagreement(table.measurement.get("boards", {}))) is not None:
+        console.print(sentence, soft_wrap=True)
+    allow = "" if is_measured else " --allow-emulated"
     size = f" --input {input_text(done.origin.input_shape)}" if input_size else ""
-    console.print(f"next: aap-hw plan --model {done.origin.model}{size} --lut {path} --budget 60%", soft_wrap=True)
+    console.print(
+        f"next: aap-hw plan --model {done.origin.model}{size} --lut {path} --budget 60%{allow}", soft_wrap=True
+    )
     if json_to is not None:
-        figures = {"points": len(table), "dense_ms": done.dense_ms, "reference_drift": drift}
+        figures = {"points": len(table), "dense_ms": done.dense_ms, "provenance": provenance, "reference_drift": drift}
         write_json({"table": str(path), **figures}, json_to)

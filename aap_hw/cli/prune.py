@@ -13,6 +13,7 @@ from aap_hw.cli.options import (
     budget_options,
     calibration_option,
     classes_option,
+    connect_option,
     data_options,
     depth_option,
     emulated_option,
@@ -48,6 +49,7 @@ EPOCHS, LEARNING_RATE = 4, 0.05
 @model_option
 @lut_option_of(required=False)
 @budget_options
+@connect_option
 @input_option
 @data_options
 @click.option("--download", is_flag=True, help="Fetch the images first (cifar10 and fashion-mnist).")
@@ -124,6 +126,7 @@ def command(
     skip: tuple[str, ...],
     depth: bool,
     allow_emulated: bool,
+    connect_to: str | None,
     out: str | None,
     resume: str | None,
     quiet: bool,
@@ -176,6 +179,7 @@ def command(
             classes=classes,
             settings=settings,
             allow_emulated=allow_emulated,
+            connect=connect_to,
             out=out,
             on_event=screen.show,
         )

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from aap_hw.cli.profile_screen import duration
-from aap_hw.prune.words import amount_text, budget_sentences, error_text, figure_rows
+from aap_hw.prune.words import amount_text, budget_sentences, error_text, figure_rows, how_known
 
 if TYPE_CHECKING:
     from aap_hw.prune.steps import Event
@@ -26,7 +26,7 @@ class PruneScreen:
     """Tells the story of a run, event by event: lines, and below them on a terminal how far it is."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._error = console, ""
+        self._console, self._error, self._provenance = console, "", "measured"
         self._round, self._rounds, self._predicted_ms = 1, 1, 0.0
         self._epoch_seconds: list[float] = []
         self._bar = Progress(
@@ -65,12 +65,13 @@ class PruneScreen:
                 self._epoch_seconds.append(figures["seconds"])
                 done, total = (self._round - 1) * epochs + epoch, self._rounds * epochs
                 left = (total - done) * sum(self._epoch_seconds) / len(self._epoch_seconds)
+                source = "" if self._provenance == "measured" else f" {self._provenance}"
                 self._bar.update(
                     self._task,
                     description=f"round {self._round} of {self._rounds}, epoch {epoch} of {epochs}",
                     completed=done,
                     total=total,
-                    told=f"loss {figures['loss']:.3f}{_accuracy(figures)}, {self._predicted_ms:.3f} ms, "
+                    told=f"loss {figures['loss']:.3f}{_accuracy(figures)}, {self._predicted_ms:.3f} ms{source}, "
                     f"at most {duration(left)} left",
                 )
             case "round":
@@ -83,7 +84,7 @@ class PruneScreen:
         figures = event.figures
         match event.name:
             case "start":
-                self._error = error_text(figures["table_error"])
+                self._error, self._provenance = error_text(figures["table_error"]), figures["provenance"]
                 if figures["why_predicted"]:
                     self._say(f"latencies are predicted, not measured: {figures['why_predicted']}")
                 budgets = ", ".join(amount_text(name, amount) for name, amount in figures["budgets"].items())
@@ -91,7 +92,7 @@ class PruneScreen:
                 if "accuracy_wanted" in figures:
                     goals.append(f"to keep: {figures['accuracy_wanted']:.2f} %")
                 goal = ", ".join(goals)
-                unpruned = _latency(figures["dense_ms"], figures["dense_is_measured"])
+                unpruned = _latency(figures["dense_ms"], figures["dense_is_measured"], self._provenance)
                 self._say(f"unpruned {unpruned}{_accuracy(figures)}; {goal}")
             case "measured":
                 self._say(
@@ -101,7 +102,7 @@ class PruneScreen:
                 )
             case "cut":
                 measured = figures["measured_ms"]
-                latency = _latency(measured or figures["predicted_ms"], measured is not None)
+                latency = _latency(measured or figures["predicted_ms"], measured is not None, self._provenance)
                 latency += self._error if measured is None else ""
                 self._say(
                     f"round {figures['round']} of {figures['rounds']}: cut to {latency}, "
@@ -147,8 +148,8 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     return grid
 
 
-def _latency(milliseconds: float, measured: bool) -> str:
-    return f"{milliseconds:.3f} ms {'measured' if measured else 'predicted'}"
+def _latency(milliseconds: float, measured: bool, provenance: str) -> str:
+    return f"{milliseconds:.3f} ms {how_known(measured, provenance)}"
 
 
 def _accuracy(figures: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ class CpuTarget:
     threads : worker threads of the compiled network; 1 leaves out every parallel loop.
     """
 
-    options: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, Any], ...] = field(hash=False)  # TVM has lists of features
     lanes: int
     registers: int
     threads: int

@@ -26,13 +26,15 @@ from aap_hw.device.conditions import Conditions, conditions_of
 from aap_hw.device.description import EMULATED, MEASURED, DeviceDescription
 from aap_hw.device.facts import Facts, cpu_name
 from aap_hw.device.probe import compile_probe
-from aap_hw.device.profile import DeviceProfile
+from aap_hw.device.profile import DeviceProfile, MeasureSpec
 from aap_hw.device.session import serve
 from aap_hw.errors import UserError
 
 # All sessions are forked from one process that has imported TVM already, so that a board is soon back in use.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["aap_hw.device.session"])
+# An emulator's times mean nothing, however often they are taken.
+MEASURED_ONCE = MeasureSpec(warmup=0, repeats=1, copies=1)
 # Our own process, before it hears of any board: an import of TVM on a busy machine.
 SECONDS_TO_START = 120.0
 # The slowest network that is waited for, and how much longer than the last time the same work may take.
@@ -75,16 +77,15 @@ class RemoteDevice:
         theirs.close()
         self._finalizer = weakref.finalize(self, _end, self._process, self._pipe)
         self._receive(SECONDS_TO_START)
-        architecture = str(target.host.tvm.attrs.get("mtriple", tvm.target.codegen.llvm_get_system_triple())).split(
-            "-"
-        )[0]
+        triple = str(target.host.tvm.attrs.get("mtriple", tvm.target.codegen.llvm_get_system_triple()))
         with tempfile.TemporaryDirectory(prefix="aap-hw-probe-") as folder:
             probe = Path(folder) / "probe.so"
             compile_probe(target.host, probe)
             where = address.host, address.port, address.keys
-            self.facts: Facts = self._ask(
-                "connect", *where, probe, architecture, profile.threads, isinstance(target, GpuTarget)
-            )
+            what = probe, triple.split("-")[0], profile.threads, isinstance(target, GpuTarget)
+            self.facts: Facts = self._ask("connect", *where, *what)
+        if self.facts.emulated:
+            self.profile = profile.model_copy(update={"measure": MEASURED_ONCE})
 
     def check(self) -> None:
         """Refuse a board whose latencies would be of something else than the profile says.

@@ -80,8 +80,10 @@ class Session:
         if len(self._remote.download(file)) != probe.stat().st_size:
             raise Refusal(_DISK_FULL)
         self._reader = Reader(self._load(file, probe), self._remote.cpu(0))
-        self._remote.get_function("runtime.config_threadpool")(1, threads)
-        return facts_of(self._reader.read, architecture)
+        facts = facts_of(self._reader.read, architecture)
+        if not facts.emulated:  # an emulator has fewer cores than it shows, and threads that wait for each other
+            self._remote.get_function("runtime.config_threadpool")(1, threads)
+        return facts
 
     def read(self, path: str) -> bytes | None:
         """Content of a file of the board."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.errors import UserError
 from aap_hw.lut.table import LatencyTable
 
 
-def difference(table: LatencyTable, device: Device) -> str | None:
+def difference(table: LatencyTable, device: Device | Boards) -> str | None:
     """The first fact in which a table's device and this one differ, in words."""
     for name, value in device.describe().as_json().items():
         if table.device.get(name) != value:
@@ -17,7 +18,7 @@ def difference(table: LatencyTable, device: Device) -> str | None:
     return None
 
 
-def require_table_of(device: Device, table: LatencyTable, path: Path) -> None:
+def require_table_of(device: Device | Boards, table: LatencyTable, path: Path) -> None:
     """Raise UserError if the table read from ``path`` is not of this device as it is now."""
     if (differing := difference(table, device)) is not None:
         raise UserError(

@@ -13,17 +13,24 @@ import math
 import os
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.lut.table import LatencyPoint
 
-Entry = tuple[KernelKey, LatencyPoint, float]
+
+class Entry(NamedTuple):
+    """One visit of a point, with the reference latency (µs) beside it, and where the board is if it was one."""
+
+    key: KernelKey
+    point: LatencyPoint
+    reference_us: float
+    board: str | None = None
 
 
 class Journal:
-    """Append-only record of points with the reference latency (µs) that was timed beside each."""
+    """Append-only record of visits."""
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
@@ -41,10 +48,12 @@ class Journal:
             self._file.close()
             raise
 
-    def record(self, key: KernelKey, point: LatencyPoint, reference_us: float) -> None:
+    def record(self, entry: Entry) -> None:
         """Add one visit of a point; it is on disk when this returns."""
-        self.entries.append((key, point, reference_us))
-        self._append({"kernel": str(key), "point": astuple(point), "reference_us": reference_us})
+        self.entries.append(entry)
+        where = {} if entry.board is None else {"board": entry.board}
+        point = astuple(entry.point)
+        self._append({"kernel": str(entry.key), "point": point, "reference_us": entry.reference_us, **where})
 
     def close(self) -> None:
         """Close the file; it stays if it holds points."""
@@ -103,7 +112,8 @@ class Journal:
             raise self._damaged(problem) from problem
         if not (0 < latency_us < math.inf and 0 <= spread_us < math.inf and 0 < reference_us < math.inf):
             raise self._damaged(f"{latency_us} µs is not a latency")
-        return key, point, reference_us
+        board = value.get("board")
+        return Entry(key, point, reference_us, None if board is None else str(board))
 
     def _damaged(self, problem: object) -> UserError:
         return UserError(f"{self.path} is damaged ({problem}); delete it to begin anew")

@@ -6,7 +6,6 @@ process that wakes up. So everything is visited several times, with other work i
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from aap_hw.compile.kernel import Address, KernelKey
 from aap_hw.device.connection import Device
 from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.profile import MeasureSpec
-from aap_hw.device.timing import Call, time_calls_in_turn, time_function
+from aap_hw.device.timing import TURNS, Call, time_calls_in_turn, time_function
 from aap_hw.lut.compiling import CompiledBatch, Compiler
 from aap_hw.lut.table import LatencyPoint
 
@@ -58,9 +57,9 @@ def _call(library: LoadedLibrary, batch: CompiledBatch, index: int) -> Call:
 class Reference:
     """One fixed kernel, timed again and again: how fast the device is at the moment."""
 
-    def __init__(self, device: Device, pool: Compiler) -> None:
+    def __init__(self, device: Device, pool: Compiler, compiled: CompiledBatch | None = None) -> None:
         self._measure = device.profile.measure
-        self._batch = pool.submit([REFERENCE]).result()
+        self._batch = compiled or compile_reference(pool)
         self._library = device.load(self._batch.library)
 
     @property
@@ -76,6 +75,11 @@ class Reference:
     def time_us(self) -> float:
         """Latency of the reference kernel now."""
         return time_point(self._library, self._batch, 0, self._measure).latency_us
+
+
+def compile_reference(pool: Compiler) -> CompiledBatch:
+    """The library that ``Reference`` times."""
+    return pool.submit([REFERENCE]).result()
 
 
 @dataclass(frozen=True)
@@ -97,28 +101,29 @@ def time_points(
     measure: MeasureSpec,
     reference: Reference,
     on_visit: Callable[[Visit, int], None],
+    visits: dict[Address, list[Visit]] | None = None,
+    most: int = VISITS,
 ) -> None:
     """Time all points of some loaded batches in turn, again and again until each is settled; its quickest visit counts.
 
-    ``on_visit`` is called with each visit and how often its point has been visited by then.
+    ``on_visit`` is called with each visit and how often its point has been visited by then. ``visits`` are those that
+    were made already, and grows; ``most`` is how many a point has at most.
     """
-    left = [(library, batch, index) for library, batch in batches for index in range(len(batch.points))]
-    visits: dict[Address, list[Visit]] = defaultdict(list)
-    for number in range(1, VISITS + 1):
-        if not left:
-            break
-        unsettled = []
+    made: dict[Address, list[Visit]] = {} if visits is None else visits
+    points = [(library, batch, index) for library, batch in batches for index in range(len(batch.points))]
+    while left := [each for each in points if not _is_done(made.get(each[1].points[each[2]], ()), most)]:
         before = reference.time_us()
         for library, batch, index in left:
             address = batch.points[index]
             point = time_point(library, batch, index, measure)
             after = reference.time_us()
-            visits[address].append(Visit(address[0], point, (before + after) / 2))
+            made.setdefault(address, []).append(Visit(address[0], point, (before + after) / 2))
             before = after
-            on_visit(visits[address][-1], number)
-            if not _settled(visits[address]):
-                unsettled.append((library, batch, index))
-        left = unsettled
+            on_visit(made[address][-1], len(made[address]))
+
+
+def _is_done(visits: Sequence[Visit], most: int) -> bool:
+    return len(visits) == most or _settled(visits)
 
 
 def _settled(visits: Sequence[Visit]) -> bool:
@@ -127,10 +132,14 @@ def _settled(visits: Sequence[Visit]) -> bool:
 
 
 def time_networks(
-    libraries: Mapping[str, LoadedLibrary], image: np.ndarray, measure: MeasureSpec, reference: Reference
+    libraries: Mapping[str, LoadedLibrary],
+    image: np.ndarray,
+    measure: MeasureSpec,
+    reference: Reference,
+    turns: int = TURNS,
 ) -> dict[str, float]:
     """Latency of each network in units of the reference kernel's, all of them timed in turn."""
     calls = {name: Call(library, "main", [image]) for name, library in libraries.items()}
-    timings = time_calls_in_turn({**calls, REFERENCE_NAME: reference.call}, measure)
+    timings = time_calls_in_turn({**calls, REFERENCE_NAME: reference.call}, measure, turns)
     reference_us = timings.pop(REFERENCE_NAME).latency_us / reference.calls
     return {name: timing.latency_us / reference_us for name, timing in timings.items()}

@@ -13,7 +13,7 @@ from aap_hw.lut.table import LatencyPoint, LatencyTable
 # Two timings of one point that differ by more than this share are worth a word.
 TOLERANCE = 0.05
 # What may differ between two ways of measuring: it is of the day, not of the way.
-OF_THE_DAY = ("reference_us", "reference_drift", "governor", "temperature_c")
+OF_THE_DAY = ("reference_us", "reference_drift", "governor", "temperature_c", "boards")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,10 @@ def merge(named: Sequence[tuple[str, LatencyTable]]) -> Merged:
                 )
     result.device["date"] = max(table.device["date"] for _, table in named)
     result.measurement["reference_drift"] = max(table.measurement["reference_drift"] for _, table in named)
+    boards = [table.measurement.get("boards", {}) for _, table in named]
+    if any(boards):
+        # Of a board that several name, the first says how fast it is.
+        result.measurement["boards"] = {name: facts for some in reversed(boards) for name, facts in some.items()}
     return Merged(result, tuple(conflicts.values()), tuple(networks))
 
 

@@ -14,7 +14,9 @@ from torch import nn
 
 from aap_hw.compile.network import Network
 from aap_hw.device.connection import Device
+from aap_hw.device.description import MEASURED
 from aap_hw.device.machine import LoadedLibrary
+from aap_hw.device.timing import TURNS
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.calibrating import Observation, fitted_slowdown
 from aap_hw.lut.compiling import Compiler
@@ -142,7 +144,8 @@ class MeasuredNetwork:
                 anchors = self._load({plan: widths[plan] for plan in known_us}, device, pool)
             some = self._load({plan: plans[plan] for plan in missing[start : start + IN_TURN]}, device, pool)
             image = np.zeros(self.network.input_shape, dtype=np.float32)
-            ratios = time_networks({**anchors, **some}, image, device.profile.measure, reference)
+            turns = TURNS if device.describe().provenance == MEASURED else 1
+            ratios = time_networks({**anchors, **some}, image, device.profile.measure, reference, turns)
             unit_us = statistics.median(
                 [us / ratios[plan] for plan, us in known_us.items()] or [self._table.measurement["reference_us"]]
             )

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from datetime import date
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,10 @@ from torch import nn
 
 from aap_hw.compile.kernel import Address
 from aap_hw.compile.partition import partition
+from aap_hw.device.boards import Boards
 from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device
+from aap_hw.device.description import MEASURED
 from aap_hw.device.timing import STATISTIC
 from aap_hw.errors import UserError
 from aap_hw.files import sha256_of
@@ -32,15 +33,18 @@ from aap_hw.lut.belonging import difference, require_table_of
 from aap_hw.lut.compiling import CompiledBatch, Compiler, compiler
 from aap_hw.lut.enumeration import granularity_of, points_of
 from aap_hw.lut.file import OtherVersion, load_table, save_table
-from aap_hw.lut.journal import Journal
+from aap_hw.lut.gathering import gather
+from aap_hw.lut.journal import Entry, Journal
 from aap_hw.lut.library_cache import LibraryCache
-from aap_hw.lut.measuring import Reference, Visit, time_points
+from aap_hw.lut.measuring import VISITS, Reference, Visit, compile_reference, time_points
 from aap_hw.lut.networks import MeasuredNetwork, WidthPlan
 from aap_hw.lut.progress import Clock, Progress, ProgressCallback
 from aap_hw.lut.sampling import TOLERANCE, next_points
 from aap_hw.lut.table import LatencyTable
 
 POINTS_A_BATCH = 16
+# Several boards share points in so many pieces each, at least: who is done first takes over from the others.
+PIECES_A_BOARD = 4
 # Cut networks that calibrate a table.
 NETWORKS = 12
 
@@ -49,7 +53,7 @@ def profile_model(
     name: str,
     module: nn.Module,
     input_shape: tuple[int, ...],
-    device: Device,
+    device: Device | Boards,
     path: Path,
     *,
     on_progress: ProgressCallback = lambda _: None,
@@ -65,18 +69,20 @@ def profile_model(
     many cut networks are measured besides the unpruned one to calibrate the table (``aap_hw.lut.calibrating``);
     ``cache`` is where compiled points are looked for and kept.
 
-    A table that exists is extended. An interrupted call is taken up where it ended by the next one.
+    ``device`` may be several boards of a kind, which share the points. A table that exists is extended. An interrupted
+    call is taken up where it ended by the next one.
 
     Raises
     ------
     UserError : the table or journal is of another device, damaged or cannot be written; a part of the model
         has no kernel.
     """
-    identity = device.describe().as_json()
-    granularity = granularity_of(device.profile, device.target)
+    boards = device if isinstance(device, Boards) else Boards.of(device)
+    identity = boards.describe().as_json()
+    granularity = granularity_of(boards.profile, boards.target)
     journal = Journal(path.with_name(path.name + ".journal"), identity)
     try:
-        table = _open_table(path, device, granularity)
+        table = _open_table(path, boards, granularity)
         example = torch.zeros(input_shape)
         graph = ChannelGraph.trace(module, (example,))
         network = partition(graph)
@@ -89,7 +95,7 @@ def profile_model(
             on_progress(Progress("points", 0, 0, search.kept, None))
             return table
         if unfinished:
-            _measure(search, job, plans, device, workers or os.cpu_count() or 1, cache, on_progress)
+            _measure(search, job, plans, boards, workers or os.cpu_count() or 1, cache, on_progress)
         job.calibrate(plans)
         save_table(table, path)
     finally:
@@ -97,7 +103,7 @@ def profile_model(
     return table
 
 
-def set_aside(path: Path, device: Device) -> Path | None:
+def set_aside(path: Path, device: Device | Boards) -> Path | None:
     """Rename the table at ``path`` if it is of another device, or of another version; its new name, or None.
 
     This keeps the default path free for the device: a table that ships with the package may be of another CPU.
@@ -121,7 +127,7 @@ def set_aside(path: Path, device: Device) -> Path | None:
     return kept
 
 
-def _open_table(path: Path, device: Device, granularity: int) -> LatencyTable:
+def _open_table(path: Path, device: Boards, granularity: int) -> LatencyTable:
     if path.exists():
         table = load_table(path)
         require_table_of(device, table, path)
@@ -137,7 +143,6 @@ def _open_table(path: Path, device: Device, granularity: int) -> LatencyTable:
         **device.describe().as_json(),
         "host": platform.platform(),
         "date": "",
-        "provenance": "measured",
     }
     measurement: dict[str, Any] = {
         **device.profile.measure.model_dump(),
@@ -158,12 +163,12 @@ class _Search:
         self._normal_us = float(table.measurement.get("reference_us", 1.0))
         self._journalled: dict[Address, float] = {}
         self._taken_up = 0
-        known = {(key, p.width_in, p.width_out) for key, p, _ in journal.entries}
+        known = {(key, p.width_in, p.width_out) for key, p, *_ in journal.entries}
         self.kept = sum(address in known or address in table for address in wanted)
 
     def next(self) -> list[Address]:
         """The points to measure next; none when all others can be interpolated."""
-        for key, point, reference_us in self.journal.entries[self._taken_up :]:
+        for key, point, reference_us, _ in self.journal.entries[self._taken_up :]:
             at = key, point.width_in, point.width_out
             us = point.latency_us * self._normal_us / reference_us
             self._journalled[at] = min(us, self._journalled.get(at, us))
@@ -182,71 +187,113 @@ def _measure(
     search: _Search,
     job: MeasuredNetwork,
     plans: Mapping[str, WidthPlan],
-    device: Device,
+    boards: Boards,
     workers: int,
     cache: LibraryCache | None,
     on_progress: ProgressCallback,
 ) -> None:
     """Measure points, then whole networks; the table holds each kind as soon as it is complete."""
-    at_start = device.conditions()
+    at_start = boards.conditions()
     with (
         tempfile.TemporaryDirectory(prefix="aap-hw-profile-") as folder,
-        compiler(device.target, device.profile.measure.copies, Path(folder), workers, cache) as pool,
+        compiler(boards.target, boards.profile.measure.copies, Path(folder), workers, cache) as pool,
     ):
-        reference = Reference(device, pool)
-        _measure_points(search, device, pool, workers, reference, on_progress)
-        _merge(search.table, search.journal, reference)
+        reference = compile_reference(pool)
+        _measure_points(search, boards, pool, workers, reference, on_progress)
+        if not search.journal.entries and "reference_us" not in search.table.measurement:
+            search.table.measurement["reference_us"] = _reference_us(boards, pool, reference)
+        gather(search.table, search.journal.entries)
         save_table(search.table, job.path)
         search.journal.remove()
-        job.measure(plans, device, pool, reference, on_progress)
-    _record_conditions(search.table, at_start, device.conditions())
+        # All on one board: networks are compared with each other. On the next, what the table has is not done again.
+        boards.share(
+            [plans],
+            lambda device, some: job.measure(some, device, pool, Reference(device, pool, reference), on_progress),
+        )
+    _record_conditions(search.table, at_start, boards.conditions())
+
+
+class _Piece:
+    """Batches that one board times in turn, with what has been measured of them, by whichever board."""
+
+    def __init__(self, batches: Sequence[Sequence[Address]]) -> None:
+        self._batches = batches
+        self._futures: list[Future[CompiledBatch]] = []
+        self.visits: dict[Address, list[Visit]] = {}
+
+    def compile(self, pool: Compiler) -> list[Future[CompiledBatch]]:
+        """Begin to compile, once."""
+        self._futures = self._futures or [pool.submit(points) for points in self._batches]
+        return self._futures
+
+
+def _pieces_of(missing: Sequence[Address], boards: Boards, workers: int) -> list[_Piece]:
+    # Boards that work side by side should end at about the same time.
+    size = -(-len(missing) // (PIECES_A_BOARD * boards.at_once)) if boards.at_once > 1 else POINTS_A_BATCH
+    size = min(size, POINTS_A_BATCH)
+    batches = [missing[i : i + size] for i in range(0, len(missing), size)]
+    # Where compiling and timing take turns, each turn should keep all workers busy.
+    at_once = 1 if boards.compile_meanwhile else workers
+    return [_Piece(batches[i : i + at_once]) for i in range(0, len(batches), at_once)]
 
 
 def _measure_points(
     search: _Search,
-    device: Device,
+    boards: Boards,
     pool: Compiler,
     workers: int,
-    reference: Reference,
+    reference: CompiledBatch,
     on_progress: ProgressCallback,
 ) -> None:
     clock = Clock("points", search.kept, on_progress)
     total = 0
+    one_at_a_time = threading.Lock()
+    references: dict[Device, Reference] = {}
 
-    def visited(visit: Visit, number: int) -> None:
-        search.journal.record(visit.key, visit.point, visit.reference_us)
-        if number == 1:
-            clock.count(total)
+    def measure(device: Device, piece: _Piece, compiled: Sequence[CompiledBatch]) -> None:
+        if device not in references:
+            references[device] = Reference(device, pool, reference)
+        loaded = [(device.load(batch.library), batch) for batch in compiled]
+
+        def visited(visit: Visit, number: int) -> None:
+            with one_at_a_time:
+                search.journal.record(Entry(visit.key, visit.point, visit.reference_us, device.board))
+                if number == 1:
+                    clock.count(total)
+
+        # Times of an emulator mean nothing, however often they are taken.
+        most = VISITS if boards.describe().provenance == MEASURED else 1
+        time_points(loaded, device.profile.measure, references[device], visited, piece.visits, most)
+        for batch in compiled:
+            batch.library.unlink(missing_ok=True)
 
     while missing := search.next():
         total = clock.measured + len(missing)
         if clock.measured == 0:
             clock.start(total)
-        for compiled in _compiled(missing, pool, workers, ahead=device.board is not None):
-            loaded = [(device.load(batch.library), batch) for batch in compiled]
-            for batch in compiled:
-                batch.library.unlink(missing_ok=True)
-            time_points(loaded, device.profile.measure, reference, visited)
+        _share(missing, boards, pool, workers, measure)
 
 
-def _compiled(
-    points: Sequence[Address], pool: Compiler, workers: int, ahead: bool
-) -> Iterator[Sequence[CompiledBatch]]:
-    """Points, compiled a batch for each worker at a time.
+def _share(
+    points: Sequence[Address],
+    boards: Boards,
+    pool: Compiler,
+    workers: int,
+    work: Callable[[Device, _Piece, Sequence[CompiledBatch]], None],
+) -> None:
+    """Compile points and have them timed, in pieces; the next compile meanwhile if that disturbs no timing."""
+    pieces = _pieces_of(points, boards, workers)
+    if boards.compile_meanwhile:
+        for piece in pieces:
+            piece.compile(pool)
+    # All of a piece are awaited before anything is timed: a busy compiler would slow this machine's kernels down.
+    boards.share(pieces, lambda device, piece: work(device, piece, [future.result() for future in piece.compile(pool)]))
 
-    All of them are awaited before any is given out: a busy compiler would slow down what is timed on this machine.
-    For a board the next ones compile meanwhile, ``ahead``.
-    """
-    batches = [points[i : i + POINTS_A_BATCH] for i in range(0, len(points), POINTS_A_BATCH)]
-    groups = [batches[i : i + workers] for i in range(0, len(batches), workers)]
-    submitted = [pool.submit(batch) for batch in groups[0]]
-    for following in [*groups[1:], []]:
-        compiled = [future.result() for future in submitted]
-        if ahead:
-            submitted = [pool.submit(batch) for batch in following]
-        yield compiled
-        if not ahead:
-            submitted = [pool.submit(batch) for batch in following]
+
+def _reference_us(boards: Boards, pool: Compiler, reference: CompiledBatch) -> float:
+    timed: list[float] = []
+    boards.share([reference], lambda device, compiled: timed.append(Reference(device, pool, compiled).time_us()))
+    return round(timed[-1], 3)
 
 
 def _record_conditions(table: LatencyTable, start: Conditions, end: Conditions) -> None:
@@ -257,16 +304,3 @@ def _record_conditions(table: LatencyTable, start: Conditions, end: Conditions) 
     temperatures = [c.temperature_c for c in (start, end) if c.temperature_c is not None]
     if temperatures:
         table.measurement["temperature_c"] = [temperatures[0], temperatures[-1]]
-
-
-def _merge(table: LatencyTable, journal: Journal, reference: Reference) -> None:
-    """Take the journal's points into the table, at the device speed that the table is scaled to."""
-    timed = [us for *_, us in journal.entries] or [reference.time_us()]
-    normal = table.measurement.setdefault("reference_us", round(statistics.median(timed), 3))
-    drift = max(timed) / min(timed) - 1
-    table.device["date"] = date.today().isoformat()
-    table.measurement["reference_drift"] = round(max(drift, table.measurement.get("reference_drift", 0.0)), 4)
-    # Of several visits the quickest counts: it comes last, and a later point replaces an earlier one.
-    for key, point, reference_us in sorted(journal.entries, key=lambda e: e[1].latency_us / e[2], reverse=True):
-        scale = normal / reference_us
-        table.add(key, replace(point, latency_us=point.latency_us * scale, spread_us=point.spread_us * scale))

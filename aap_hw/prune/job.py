@@ -53,6 +53,7 @@ class Job:
     data : where the images to train on come from; None prunes without training.
     budgets : by the resource's name; none if only an accuracy is to be kept.
     max_accuracy_drop : percentage points of accuracy that may be lost, beside budgets or instead of them.
+    connect_to : where the device is, if not where its profile says.
     """
 
     origin: Origin
@@ -61,6 +62,7 @@ class Job:
     max_accuracy_drop: float | None = None
     settings: PruneSettings = field(default_factory=PruneSettings)
     allow_emulated: bool = False
+    connect_to: str | None = None
 
     def __post_init__(self) -> None:
         if not self.budgets and self.max_accuracy_drop is None:
@@ -169,7 +171,7 @@ class _Execution:
         self._journal = Journal()
         self._log: EventLog | None = None
         self._is_open = False
-        self._device, self._why_predicted = device_of(table)
+        self._device, self._why_predicted = device_of(table, job.connect_to)
 
     def open(self) -> None:
         """Take up the folder's journal and log, or begin them."""

@@ -263,6 +263,7 @@ def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: Pr
     return {
         "dense_ms": dense.dense_ms,
         "dense_is_measured": dense.measured,
+        "provenance": task.table.device["provenance"],
         "budget_ms": wanted.get(LATENCY.name),
         "budgets": dict(wanted),
         "score": settings.score,

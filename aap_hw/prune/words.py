@@ -6,6 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
+def how_known(measured: bool, provenance: str) -> str:
+    """How a time is known: of a network that was itself timed or not, with a table of the given provenance."""
+    if provenance != "measured":
+        return f"{provenance}: no latency of the device"
+    return "measured" if measured else "predicted"
+
+
 def error_text(table_error: Mapping[str, Any] | None) -> str:
     """What a prediction is worth, in parentheses behind it; empty if the table was never checked on whole networks."""
     from aap_hw.lut.fidelity import Fidelity
@@ -23,12 +30,12 @@ def figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             rows.append((name, "" if dense is None else form.format(dense), form.format(pruned), share))
 
     provenance = summary.get("provenance", "measured")
-    source = "" if provenance == "measured" else f" from {provenance} latencies"
+    quantity = "latency" if provenance == "measured" else "time"
     measured = summary.get("pruned_ms")
     if measured is not None:
-        row(f"latency, ms, {provenance}", summary["dense_ms"], measured, "{:.3f}")
+        row(f"{quantity}, ms, {how_known(True, provenance)}", summary["dense_ms"], measured, "{:.3f}")
     row(
-        f"latency, ms, predicted{source}",
+        f"{quantity}, ms, {how_known(False, provenance)}",
         None if measured is not None else summary["dense_ms"],
         summary["predicted_ms"],
         "{:.3f}",
@@ -101,4 +108,5 @@ def _latency_budget(summary: Mapping[str, Any]) -> dict[str, float]:
 
 def _pruned_latency(summary: Mapping[str, Any]) -> tuple[float, str]:
     measured = summary.get("pruned_ms")
-    return (summary["predicted_ms"], "predicted") if measured is None else (measured, "measured")
+    how = how_known(measured is not None, summary.get("provenance", "measured"))
+    return (summary["predicted_ms"] if measured is None else measured), how

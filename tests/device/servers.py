@@ -36,9 +36,10 @@ class Server:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """End it and its sessions as a power cut would."""
-        self._signal(signal.SIGKILL)
-        self._process.join()
+        """End it and its sessions as a power cut would, if that has not happened yet."""
+        if self._process.is_alive():
+            self._signal(signal.SIGKILL)
+            self._process.join()
 
     def stop(self) -> None:
         """Make it hang: it stays there and does nothing."""
@@ -55,8 +56,7 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.is_alive():
-            self.kill()
+        self.kill()
 
 
 def board(

@@ -16,13 +16,15 @@ from aap_hw.lut.table import LatencyPoint
 from tests.lut.tables import keys, latencies, measured_points
 
 IDENTITY: dict[str, Any] = {"name": "board-1", "target": {"kind": "llvm", "mattr": ["+neon"]}, "threads": 2}
-entries_of_any_size = st.lists(st.tuples(keys, measured_points, latencies), max_size=6)
+entries_of_any_size = st.lists(
+    st.builds(Entry, keys, measured_points, latencies, st.sampled_from([None, "192.0.2.1:9090"])), max_size=6
+)
 
 
 def written(path: Path, entries: list[Entry]) -> None:
     journal = Journal(path, IDENTITY)
     for entry in entries:
-        journal.record(*entry)
+        journal.record(entry)
     journal.close()
 
 
@@ -42,7 +44,7 @@ def path(tmp_path: Path, entries: list[Entry]) -> Path:
 def entries() -> list[Entry]:
     from tests.lut.tables import KEY
 
-    return [(KEY, LatencyPoint(8 * i, 16, 1.25 * i, 0.5, 20), 80.5) for i in range(1, 5)]
+    return [Entry(KEY, LatencyPoint(8 * i, 16, 1.25 * i, 0.5, 20), 80.5) for i in range(1, 5)]
 
 
 @settings(max_examples=40)
@@ -65,7 +67,7 @@ def test_all_whole_lines_survive_a_death_at_any_byte(
 def test_each_point_is_on_disk_before_the_next(tmp_path: Path, entries: list[Entry]) -> None:
     journal = Journal(tmp_path / "journal", IDENTITY)
     for count, entry in enumerate(entries, 1):
-        journal.record(*entry)
+        journal.record(entry)
         lines = (tmp_path / "journal").read_text().splitlines()
         assert len(lines) == 1 + count
         assert json.loads(lines[-1])["point"] == [8 * count, 16, 1.25 * count, 0.5, 20]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from aap_hw.lut import profiling
 from aap_hw.lut.file import load_table
 from aap_hw.lut.measuring import Visit
 from aap_hw.lut.predicting import predict_us
-from aap_hw.lut.profiling import POINTS_A_BATCH, _compiled, profile_model, set_aside
+from aap_hw.lut.profiling import POINTS_A_BATCH, _share, profile_model, set_aside
 from aap_hw.lut.progress import Progress, ProgressCallback
 from aap_hw.lut.table import LatencyPoint, LatencyTable
 from tests.lut import tiny
@@ -274,7 +274,9 @@ def test_widths_between_measured_ones_are_measured_only_where_the_line_bends(
 ) -> None:
     """Compiled as ever, but timed by a formula that bends at 24 channels."""
 
-    def by_formula(batches: Any, measure: object, reference: object, on_visit: Callable[[Visit, int], None]) -> None:
+    def by_formula(
+        batches: Any, measure: object, reference: object, on_visit: Callable[[Visit, int], None], *_: object
+    ) -> None:
         for _, batch in batches:
             for key, width_in, width_out in batch.points:
                 us = 10.0 + width_in + bend_us * max(0, width_in - 24)
@@ -307,18 +309,31 @@ class RecordingFuture:
         return self.first
 
 
-@pytest.mark.parametrize("ahead", [False, True])
-def test_next_points_compile_while_some_are_timed_only_on_another_machine(ahead: bool) -> None:
+class OneBoard:
+    """This machine, or a board elsewhere; work is only handed over."""
+
+    at_once = 1
+
+    def __init__(self, elsewhere: bool) -> None:
+        self.compile_meanwhile = elsewhere
+
+    def share(self, items: Sequence[Any], work: Callable[[None, Any], None]) -> None:
+        for item in items:
+            work(None, item)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_next_points_compile_while_some_are_timed_only_on_another_machine(elsewhere: bool) -> None:
     events: list[str] = []
-    points = list(range(5 * POINTS_A_BATCH - 1))
-    for group in _compiled(points, RecordingPool(events), 2, ahead):  # type: ignore[arg-type]
-        events.append(f"time {group}")
+    points, boards, pool = list(range(5 * POINTS_A_BATCH - 1)), OneBoard(elsewhere), RecordingPool(events)
+    _share(points, boards, pool, 2, lambda *given: events.append(f"time {given[-1]}"))  # type: ignore[arg-type]
     one, two, three = (
         [f"submit {number * POINTS_A_BATCH}" for number in numbers] for numbers in ((0, 1), (2, 3), (4,))
     )
-    timed = ["time [0, 16]", "time [32, 48]", "time [64]"]
-    order = [one, *([two, timed[:1], three, timed[1:2]] if ahead else [timed[:1], two, timed[1:2], three]), timed[2:]]
-    assert [event for event in events if not event.startswith("await")] == [event for part in order for event in part]
+    in_turns = [*one, "time [0, 16]", *two, "time [32, 48]", *three, "time [64]"]
+    meanwhile = [*one, *two, *three, *(f"time [{number * POINTS_A_BATCH}]" for number in range(5))]
+    submitted_or_timed = [event for event in events if not event.startswith("await")]
+    assert submitted_or_timed == (meanwhile if elsewhere else in_turns)
     # Whatever is timed has been awaited.
     for moment, event in enumerate(events):
         if event.startswith("time"):

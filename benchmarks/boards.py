@@ -1,0 +1,106 @@
+"""How long a profile takes with one board, with two, and with two of which one dies or hangs half way.
+
+The boards are real RPC servers behind a real tracker, and their kernels sleep instead of running: two cores are not two
+boards. Timed is the measuring of points, from the first one's start to the last; what follows, a few whole networks, is
+done by one board whatever there is.
+
+    python benchmarks/boards.py --json -
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the servers are those of the tests
+
+
+def main() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from _report import print_report, say
+
+    options = _options()
+    rows = []
+    for boards, disturbance in ((1, "none"), (2, "none"), (2, "kill"), (2, "stop")):
+        say(f"{boards} boards, disturbance: {disturbance}")
+        rows.append(_profile(boards, disturbance, options.kernel_ms))
+    alone = rows[0]["points_s"]
+    summary = {
+        "speed_up": alone / rows[1]["points_s"],
+        "with_one_killed_by_one_alone": rows[2]["points_s"] / alone,
+        "with_one_hung_by_one_alone": rows[3]["points_s"] / alone,
+        "points_lost": sum(row["points_lost"] for row in rows),
+    }
+    print_report(rows, summary, options.json)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kernel-ms", type=float, default=100.0, help="how long each call of a kernel sleeps")
+    parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
+    parser.add_argument("--quick", action="store_true", help="short sleeps: does it run?")
+    options = parser.parse_args()
+    if options.quick:
+        options.kernel_ms = 1.0
+    return options
+
+
+def _profile(boards: int, disturbance: str, kernel_ms: float) -> dict[str, Any]:
+    from aap_hw.device.boards import Boards
+    from aap_hw.lut.profiling import profile_model
+    from tests.device import servers
+    from tests.device.sleeping import SleepingClock
+    from tests.lut import tiny
+
+    quick = tiny.device().profile
+    profile = quick.model_copy(update={"connect": quick.connect.model_copy(update={"timeout_s": 5.0})})
+    with servers.tracker() as tracker, tempfile.TemporaryDirectory() as folder:
+        clock = SleepingClock(us=1e3 * kernel_ms)
+        fleet = [servers.board("x86", tracker, clock=clock) for _ in range(boards)]
+        disturb = {"none": lambda: None, "kill": fleet[-1].kill, "stop": fleet[-1].stop}[disturbance]
+        watch = _Watch(disturb, tiny.POINTS // 2)
+        several = Boards(profile.reached_by(f"tracker://127.0.0.1:{tracker.port}/x86"))
+        try:
+            # A tolerance below any error: every point is measured, none is interpolated.
+            table = profile_model(
+                "tiny", tiny.Tiny(), tiny.INPUT, several, Path(folder) / "table.json",
+                on_progress=watch, tolerance=-1.0, networks=0,
+            )  # fmt: skip
+        finally:
+            several.close()
+            for server in fleet:
+                server.kill()
+    return {
+        "boards": boards,
+        "disturbance": disturbance,
+        "kernel_ms": kernel_ms,
+        "points": len(table),
+        "points_lost": tiny.POINTS - len(table),
+        "points_s": watch.seconds,
+    }
+
+
+class _Watch:
+    """Seconds until all points are measured, and something that happens half way."""
+
+    def __init__(self, disturb: Callable[[], None], when: int) -> None:
+        self._disturb, self._when = disturb, when
+        self._began: float | None = None
+        self.seconds = 0.0
+
+    def __call__(self, progress: Any) -> None:
+        self._began = self._began or time.perf_counter()
+        if progress.what != "points":
+            self.seconds = self.seconds or time.perf_counter() - self._began
+        elif progress.measured == self._when:
+            self._disturb()
+
+
+if __name__ == "__main__":
+    main()
