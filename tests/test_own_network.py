@@ -49,7 +49,7 @@ def test_commands_profile_plan_and_prune_it(
     assert [line[:2] for line in lines] == [["aap-hw", "profile"], ["aap-hw", "plan"], ["aap-hw", "prune"]]
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("aap_hw.train.data.load_embedded", few_images)
-    monkeypatch.setattr("aap_hw.prune.job.device_of", lambda table: (None, "of the test"))
+    monkeypatch.setattr("aap_hw.prune.job.device_of", lambda *_: (None, "of the test"))
     few = functools.partial(profiling.profile_model, networks=0)
     monkeypatch.setattr(profiling, "profile_model", few)
     table, run = tmp_path / "table.json", tmp_path / "run"

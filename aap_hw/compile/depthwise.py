@@ -25,6 +25,12 @@ from aap_hw.compile.target import CpuTarget
 BLOCK = 128
 
 
+def packed_elements(key: KernelKey, channels: int, target: CpuTarget) -> int:
+    """Numbers that the packed weights of a ``depthwise_conv2d`` key consist of: whole vectors."""
+    lanes = lanes_for(channels, target)
+    return math.prod((Steps(channels, lanes).count, *ConvolutionShape.of(key).kernel, lanes))
+
+
 def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelFunction:
     """Code of a ``depthwise_conv2d`` key with ``channels`` input and output channels."""
     shape = ConvolutionShape.of(key)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from aap_hw.compile import depthwise
 from aap_hw.compile.convolution import packed_elements
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.network import Kernel, Network
@@ -52,8 +53,10 @@ def constant_bytes(key: KernelKey, width_in: int, width_out: int, target: Device
     if not (width_in and width_out):
         return 0
     if key.op in WITH_WEIGHTS:
-        if key.op == "depthwise_conv2d" or isinstance(target, GpuTarget):
+        if isinstance(target, GpuTarget):
             weights = weight_elements(key, width_in, width_out)
+        elif key.op == "depthwise_conv2d":
+            weights = depthwise.packed_elements(key, width_out, target)
         else:
             weights = packed_elements(key, width_in, width_out, target)
         return BYTES * (weights + width_out)

@@ -20,7 +20,7 @@ import pytest
 from aap_hw.errors import UserError
 from aap_hw.files import WriteError
 from aap_hw.prune import job as jobs
-from aap_hw.prune.job import Job, Limit, resume, start
+from aap_hw.prune.job import EMBEDDED, Job, Limit, resume, start
 from aap_hw.prune.journal import read_journal
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.steps import Event
@@ -31,8 +31,8 @@ from tests.synthetic import ORIGIN, PretendedDevice, table
 SETTINGS = PruneSettings(
     rounds=2, calibration_images=8, training=TrainSettings(epochs=2, batch_size=32, learning_rate=0.01)
 )
-TO_BUDGET = Job(ORIGIN, "embedded", {"latency": Limit(0.6, True)}, settings=SETTINGS)
-TO_ACCURACY = Job(ORIGIN, "embedded", max_accuracy_drop=30.0, settings=replace(SETTINGS, rounds=3))
+TO_BUDGET = Job(ORIGIN, EMBEDDED, {"latency": Limit(0.6, True)}, settings=SETTINGS)
+TO_ACCURACY = Job(ORIGIN, EMBEDDED, max_accuracy_drop=30.0, settings=replace(SETTINGS, rounds=3))
 
 # Forks for each moment, so that all is imported once. A child dies at its n-th event or just before its n-th file is
 # put in place, and another one goes on where it was.
@@ -64,6 +64,8 @@ def deadly(real, moment):
 def child(work):
     if os.fork() == 0:
         code = 1
+        # After a fork PyTorch makes its thread pool anew at first use, and two threads that do so at once abort.
+        torch.set_num_threads(1)
         try:
             work()
             code = 0
@@ -130,7 +132,7 @@ def on_device(quick: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[fl
 
     def make(factors: list[float]) -> PretendedDevice:
         device = PretendedDevice(monkeypatch, table(), factors)
-        monkeypatch.setattr(jobs, "device_of", lambda _: (device, ""))
+        monkeypatch.setattr(jobs, "device_of", lambda *_: (device, ""))
         return device
 
     return make

@@ -15,7 +15,7 @@ import torch
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.prune.job import Job, Limit, start
+from aap_hw.prune.job import EMBEDDED, Job, Limit, start
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings
 from aap_hw.report.chart import Page
@@ -75,7 +75,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         patch.setattr(
             ChannelGraph, "trace", staticmethod(lambda model, x: graph if same(model, module) else real(model, x))
         )
-        start(Job(ORIGIN, "embedded", {"latency": Limit(0.6, True)}, settings=SETTINGS), latencies, folder / "trained")
+        start(Job(ORIGIN, EMBEDDED, {"latency": Limit(0.6, True)}, settings=SETTINGS), latencies, folder / "trained")
         start(Job(ORIGIN, None, {"latency": Limit(0.7, True)}, settings=SETTINGS), latencies, folder / "cut only")
         emulated = Job(ORIGIN, None, {"latency": Limit(0.8, True)}, settings=SETTINGS, allow_emulated=True)
         start(emulated, table(provenance="emulated"), folder / "emulated")
