@@ -42,7 +42,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kernel-ms", type=float, default=100.0, help="how long each call of a kernel sleeps")
+    parser.add_argument("--kernel-ms", type=float, default=40.0, help="how long each call of a kernel sleeps")
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--quick", action="store_true", help="short sleeps: does it run?")
     options = parser.parse_args()

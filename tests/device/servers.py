@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -108,10 +109,19 @@ def _listens(port: int) -> bool:
 
 def _run(work: Callable[..., None], *arguments: Any) -> None:
     os.setsid()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     multiprocessing.set_start_method(
         "fork", force=True
     )  # as usual, and not this file's: sessions are forks of a server
     work(*arguments)
+
+
+def _end_with_parent() -> None:
+    # A test process that was killed stops no server of its own.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.killpg(0, signal.SIGKILL)
 
 
 def _serve(
