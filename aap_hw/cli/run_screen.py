@@ -125,7 +125,8 @@ class PruneScreen:
             self._say(sentence)
         if not summary["retrained"]:
             if summary["untrained"]:
-                self._say("the network had random weights: widths and latencies are real, which filters stay is not")
+                real = "widths and latencies" if summary.get("provenance", "measured") == "measured" else "widths"
+                self._say(f"the network had random weights: {real} are real, which filters stay is not")
             self._say(
                 "the weights were cut in one round and not retrained, so expect a useless accuracy; to go on, train "
                 f"aap_hw.load({str(path)!r}) on your images, "
