@@ -5,10 +5,11 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: scripts/emulated_board.sh up [--boards N] [--tracker] | down | status | remove
+usage: scripts/emulated_board.sh up [--boards N] [--tracker] | run PROGRAM... | down | status | remove
 
   up        build the board if need be (about 140 MB of downloads, 200 MB on disk) and start N servers, one by default;
             with --tracker they register at a tracker under the key rpi4
+  run       run one program on the board and wait for it: "python3", or the path of one for aarch64
   down      stop servers and tracker
   status    say what runs, and how to reach it
   remove    down, and delete the board
@@ -26,6 +27,8 @@ python=${PYTHON:-$here/.venv/bin/python}
 [ -x "$(command -v "$python")" ] || python=python3
 system=$home/system
 site=$system/opt/site
+emulator=(qemu-aarch64 -cpu cortex-a72 -L "$system"
+  -E "LD_LIBRARY_PATH=$system/usr/lib/aarch64-linux-gnu:$system/lib/aarch64-linux-gnu")
 
 fail() { echo "emulated_board: $*" >&2; exit 2; }
 
@@ -104,8 +107,7 @@ programs() {
   cat >"$home/bin/python" <<TEXT
 #!/bin/sh
 export AAP_HW_EMULATED_PYTHON="$home/bin/python"
-exec qemu-aarch64 -cpu cortex-a72 -L "$system" -E PYTHONHOME="$system/usr" -E PYTHONPATH="$site" \\
-  -E LD_LIBRARY_PATH="$system/usr/lib/aarch64-linux-gnu:$system/lib/aarch64-linux-gnu" "$system/usr/bin/python3.11" "\$@"
+exec ${emulator[@]@Q} -E PYTHONHOME="$system/usr" -E PYTHONPATH="$site" "$system/usr/bin/python3.11" "\$@"
 TEXT
   chmod +x "$home/bin/python"
   # TVM's server starts itself anew; the kernel cannot start an aarch64 program, so that must go through QEMU again.
@@ -165,6 +167,14 @@ up() {
   status
 }
 
+run() {
+  [ $# -gt 0 ] || { usage >&2; exit 2; }
+  require
+  build >&2
+  [ "$1" != python3 ] || { shift; exec "$home/bin/python" "$@"; }
+  exec "${emulator[@]}" "$@"
+}
+
 running() { compgen -G "$home/run/*.pid" >/dev/null; }
 
 down() {
@@ -198,6 +208,7 @@ status() {
 
 case ${1:-} in
   up) shift; up "$@" ;;
+  run) shift; run "$@" ;;
   down) down ;;
   status) status ;;
   remove) down; rm -rf "$home" ;;

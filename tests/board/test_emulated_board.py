@@ -1,4 +1,7 @@
-"""The whole way to an Arm board, on one that is emulated: examined, profiled, pruned for, and its outputs compared.
+"""The whole way to an Arm board, on one that is emulated: examined, profiled, pruned for, deployed to and compared.
+
+Both programs of a bundle run there as well: the one in Python from the packages that the board has, the one in C++
+built here by the cross compiler with the line in its head.
 
 Needs ``scripts/emulated_board.sh``, which downloads a userland the first time; so this runs by ``make test-board``, and
 not with the other tests.
@@ -9,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +22,12 @@ import numpy as np
 import pytest
 import torch
 
+import aap_hw.deploy.runners
 from aap_hw.compile.lowering import compile_network
+from aap_hw.deploy.bundle import Bundle, write_bundle
+from aap_hw.deploy.reference import TOLERANCE
+from aap_hw.deploy.requirements import Requirements
+from aap_hw.deploy.runners import build_command
 from aap_hw.device import load_profile
 from aap_hw.device.connection import Device, connect
 from aap_hw.lut.file import load_table
@@ -26,6 +35,7 @@ from aap_hw.models import zoo
 
 pytestmark = pytest.mark.board
 SCRIPT = Path(__file__).parents[2] / "scripts" / "emulated_board.sh"
+RUNNERS = Path(aap_hw.deploy.runners.__file__).parent
 PORT = 9110
 
 
@@ -54,24 +64,65 @@ def quick_profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def on_board(*command: str | Path) -> str:
+    """What a program prints that runs on the board."""
+    done = subprocess.run([SCRIPT, "run", *command], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def runner_in_cpp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``run.cc``, linked with the libraries of the board's own packages."""
+    packages = on_board("python3", "-c", "import pathlib, tvm_ffi; print(pathlib.Path(tvm_ffi.__file__).parents[1])")
+    folder = tmp_path_factory.mktemp("runner")
+    shutil.copy(RUNNERS / "run.cc", folder)
+    subprocess.run([*build_command(Path(packages.strip()), "aarch64-linux-gnu-g++"), "-Wall"], cwd=folder, check=True)
+    return folder / "run"
+
+
+def assert_runners_print(expected: np.ndarray, bundle: Path, runner_in_cpp: Path) -> None:
+    """Both programs print these outputs, (n, classes), and find that they are PyTorch's."""
+    for program in (["python3", bundle / "run.py"], [runner_in_cpp]):
+        *rows, verdict = on_board(*program, bundle, "--print").splitlines()
+        printed = np.array([[float(value) for value in row.split()] for row in rows])
+        assert_alike(printed, expected)
+        assert re.match(rf"{len(expected)} reference inputs: largest difference from PyTorch \S+, within", verdict)
+
+
+def assert_alike(outputs: np.ndarray, expected: np.ndarray) -> None:
+    assert outputs.shape == expected.shape
+    assert np.abs(outputs - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max())
+
+
 @pytest.mark.parametrize("name", ["resnet20", "mobilenetv2", "resnet18"])
-def test_outputs_on_the_board_are_those_of_pytorch(device: Device, tmp_path: Path, name: str) -> None:
+def test_outputs_on_the_board_are_those_of_pytorch(
+    device: Device, runner_in_cpp: Path, tmp_path: Path, name: str
+) -> None:
     model = zoo.build(name)
     image = torch.randn(1, *model.input_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.module(image).numpy()
-    compile_network(model.module, image, device.target, tmp_path / "net.so")
-    loaded = device.load(tmp_path / "net.so")
-    loaded.set_inputs("main", [image.numpy()])
-    difference = np.abs(loaded.run("main") - expected).max()
     assert np.ptp(expected) > 1e-2, "outputs that are all alike prove nothing"
-    assert difference <= 1e-4 * max(1.0, np.abs(expected).max())
+    library, bundle = tmp_path / "net.so", tmp_path / "bundle"
+    compile_network(model.module, image, device.target, library)
+
+    loaded = device.load(library)
+    loaded.set_inputs("main", [image.numpy()])
+    assert_alike(loaded.run("main"), expected)
+
+    requires, facts = Requirements.of(library, device.target), device.describe().as_json()
+    how, latency = {"scale": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3}, {"predicted": None, "measured": None}
+    tolerance = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    write_bundle(bundle, library, Bundle(name, facts, requires, image.numpy(), expected, tolerance, (), how, latency))
+    assert_runners_print(expected, bundle, runner_in_cpp)
 
 
-def test_examined_profiled_and_pruned_for(
+def test_examined_profiled_pruned_for_and_deployed_to(
     aap_hw: Callable[..., Any],
     device: Device,
     where: str,
+    runner_in_cpp: Path,
     quick_profile: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -99,3 +150,11 @@ def test_examined_profiled_and_pruned_for(
     times = [line for line in pruned.out.splitlines() if re.search(r"\d ms| ms,", line)]
     assert all("emulated" in line or line.startswith("unpruned") for line in times), times
     assert json.loads(Path("run/summary.json").read_text())["provenance"] == "emulated"
+
+    deployed = aap_hw("deploy", "run", *there, "--out", "bundle", "--json")
+    assert deployed.code == 0, deployed.err
+    assert json.loads(deployed.out)["max_abs_diff"] <= 1e-4
+    latency = json.loads(Path("bundle/manifest.json").read_text())["latency"]
+    assert latency["measured"] is None
+    assert latency["predicted"]["provenance"] == "emulated"
+    assert_runners_print(np.load("bundle/reference_outputs.npy"), tmp_path / "bundle", runner_in_cpp)
