@@ -2,21 +2,20 @@
 
 In a network, weights and output buffers were last touched an inference ago, and the more a network does, the less of
 them is left in the caches; and a network of a few milliseconds is never as undisturbed as the best samples of a kernel.
-Whole networks of different widths know it: their latencies are regressed on the sums of their kernels' latencies, as a
-straight line between the logarithms. Pure: numbers in, numbers out.
+Whole networks of different widths know it: the ratios of their latencies to the sums of their kernels' are regressed on
+those sums, which gives a straight line. Pure: numbers in, numbers out.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-# Standard deviations: of an exponent from 1, and of a measured network from the line, as a share of its latency. Only
-# their ratio matters: one network says nothing of the exponent, a dozen of different sizes nearly all.
-EXPONENT_SPREAD = 0.1
+# Standard deviations: of a tilt from 0, and of a measured network from the line, as a share of its latency. Only their
+# ratio matters: one network says nothing of the tilt, a dozen of different sizes nearly all.
+TILT_SPREAD = 0.15
 NETWORK_SPREAD = 0.02
 
 
@@ -36,19 +35,36 @@ class Observation:
 
 @dataclass(frozen=True)
 class Slowdown:
-    """Latency of a network by the sum of its kernels: ``measured_us * (sum / alone_us) ** exponent``."""
+    """Latency of a network by the sum of its kernels.
+
+    As a share of the largest known network, a network of the share ``x`` by its kernels takes ``x * (1 + tilt * (x -
+    1))`` of the latency: the ratio of both is a straight line. Beyond the largest network the ratio stays what it is.
+
+    Attributes
+    ----------
+    alone_us : sum of the latencies of the largest network's kernels, each timed on its own.
+    measured_us : latency of that network by the line.
+    tilt : how much less of the ratio is left as a network shrinks to nothing. Above -1 and below 1, where a network
+        whose kernels take longer takes longer.
+    """
 
     alone_us: float = 1.0
     measured_us: float = 1.0
-    exponent: float = 1.0
+    tilt: float = 0.0
 
     def network_us(self, alone_us: float) -> float:
         """Latency of a network whose kernels take ``alone_us`` on their own."""
-        return float(self.measured_us * (alone_us / self.alone_us) ** self.exponent)
+        share = alone_us / self.alone_us
+        return self.measured_us * share * (1 + self.tilt * (min(share, 1.0) - 1))
 
     def alone_of(self, network_us: float) -> float:
         """What the kernels of a network may take on their own if it may take ``network_us``."""
-        return float(self.alone_us * (network_us / self.measured_us) ** (1 / self.exponent))
+        share = network_us / self.measured_us
+        if share < 1:
+            # The root of tilt * x**2 + (1 - tilt) * x = share in the form that holds for a tilt of 0 too.
+            linear = 1 - self.tilt
+            share = 2 * share / (linear + (linear**2 + 4 * self.tilt * share) ** 0.5)
+        return self.alone_us * share
 
 
 # A network takes what its kernels take on their own.
@@ -56,16 +72,19 @@ ALONE = Slowdown()
 
 
 def fitted_slowdown(observations: Sequence[Observation]) -> Slowdown:
-    """The line nearest to some networks, with the exponent drawn towards 1 (ridge regression); none if there are none.
+    """The line nearest to some networks, with the tilt drawn towards 0 (ridge regression); ``ALONE`` if there are none.
 
-    The exponent stays within three standard deviations of 1, whatever a few noisy measurements say.
+    The tilt stays within three standard deviations of 0, whatever a few noisy measurements say.
     """
     if not observations:
         return ALONE
-    alone = np.log([o.alone_us for o in observations])
-    ratio = np.log([o.measured_us for o in observations]) - alone
-    centre = float(alone.mean())
-    size = alone - centre
-    tilt = float(size @ ratio) / (float(size @ size) + (NETWORK_SPREAD / EXPONENT_SPREAD) ** 2)
-    tilt = min(max(tilt, -3 * EXPONENT_SPREAD), 3 * EXPONENT_SPREAD)
-    return Slowdown(math.exp(centre), math.exp(centre + float(ratio.mean())), 1 + tilt)
+    alone = np.array([o.alone_us for o in observations])
+    ratio = np.array([o.measured_us for o in observations]) / alone
+    largest = float(alone.max())
+    share = alone / largest
+    apart = share - share.mean()
+    slope = float(apart @ ratio) / (float(apart @ apart) + (NETWORK_SPREAD / TILT_SPREAD) ** 2)
+    # From a line through the mean ratio to one through the largest network's.
+    steepness = min(max(slope / float(ratio.mean()), -3 * TILT_SPREAD), 3 * TILT_SPREAD)
+    at_largest = 1 + steepness * (1 - float(share.mean()))
+    return Slowdown(largest, largest * float(ratio.mean()) * at_largest, steepness / at_largest)

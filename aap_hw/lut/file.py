@@ -18,7 +18,7 @@ from aap_hw.files import read_text, write_atomic
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class OtherVersion(UserError):  # noqa: N818 - the table is as good as ever, for another version
@@ -109,7 +109,7 @@ def _from_document(document: dict[str, Any], path: Path) -> LatencyTable:
             _finite(point.spread_us, text, path)
             table.add(key, point)
     for entry in document["slowdowns"]:
-        line = {name: _finite(entry[name], "slowdowns", path) for name in ("alone_us", "measured_us", "exponent")}
+        line = {name: _finite(entry[name], "slowdowns", path) for name in ("alone_us", "measured_us", "tilt")}
         table.slowdowns[entry["model"], tuple(entry["input"])] = Slowdown(**line)
     for entry in document["validation"]:
         table.validation.append(Validation(**{**entry, "input": tuple(entry["input"])}))

@@ -167,9 +167,9 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
 TABLES: dict[str, tuple[Callable[[str], str], str]] = {
     "empty": (lambda text: "", "damaged or cut short"),
     "truncated": (lambda text: text[: len(text) // 2], "damaged or cut short .* at line"),
-    "a list": (lambda text: "[1, 2]", "not a latency table of version 3"),
+    "a list": (lambda text: "[1, 2]", "not a latency table of version 4"),
     "older": (edited(lambda d: d.update(schema_version=0)), "schema_version is 0"),
-    "newer": (edited(lambda d: d.update(schema_version=4)), "use the version of aap-hw that wrote it"),
+    "newer": (edited(lambda d: d.update(schema_version=5)), "use the version of aap-hw that wrote it"),
     "without version": (edited(lambda d: d.pop("schema_version")), "schema_version is None"),
     "without device": (edited(lambda d: d.pop("device")), "'device' is a required property"),
     "of unknown provenance": (edited(lambda d: d["device"].update(provenance="guessed")), "'guessed' is not one of"),

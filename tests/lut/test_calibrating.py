@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aap_hw.lut.calibrating import ALONE, EXPONENT_SPREAD, Observation, Slowdown, fitted_slowdown
+from aap_hw.lut.calibrating import ALONE, TILT_SPREAD, Observation, Slowdown, fitted_slowdown
 
 MICROSECONDS = st.floats(1.0, 1e6)
 
@@ -19,9 +19,9 @@ def observations(slowdown: Slowdown, count: int, noise: float = 0.0, seed: int =
     return [Observation(us, slowdown.network_us(us) * float(random.lognormal(0, noise))) for us in sums.tolist()]
 
 
-@given(st.floats(0.8, 2.0), st.floats(0.9, 1.1), st.integers(0, 50))
-def test_networks_that_were_not_seen_are_predicted_from_a_dozen(scale: float, exponent: float, seed: int) -> None:
-    true = Slowdown(3000.0, 3000.0 * scale, exponent)
+@given(st.floats(0.8, 2.0), st.floats(-0.2, 0.2), st.integers(0, 50))
+def test_networks_that_were_not_seen_are_predicted_from_a_dozen(scale: float, tilt: float, seed: int) -> None:
+    true = Slowdown(6000.0, 6000.0 * scale, tilt)
     found = fitted_slowdown(observations(true, 13, noise=0.01, seed=seed))
     for other in observations(true, 20, seed=1000 + seed):
         assert found.network_us(other.alone_us) == pytest.approx(other.measured_us, rel=0.04)
@@ -30,15 +30,27 @@ def test_networks_that_were_not_seen_are_predicted_from_a_dozen(scale: float, ex
 @given(MICROSECONDS, MICROSECONDS)
 def test_one_network_scales_all_by_its_ratio(alone_us: float, measured_us: float) -> None:
     found = fitted_slowdown([Observation(alone_us, measured_us)])
-    assert found.exponent == 1
+    assert found.tilt == 0
     assert found.network_us(2 * alone_us) == pytest.approx(2 * measured_us)
 
 
-@given(st.lists(st.tuples(MICROSECONDS, MICROSECONDS), min_size=1, max_size=6))
-def test_exponent_stays_within_reason_whatever_was_measured(pairs: list[tuple[float, float]]) -> None:
+@given(st.lists(st.tuples(MICROSECONDS, MICROSECONDS), min_size=1, max_size=6), MICROSECONDS)
+def test_more_work_takes_longer_whatever_was_measured(pairs: list[tuple[float, float]], us: float) -> None:
     found = fitted_slowdown([Observation(*pair) for pair in pairs])
-    assert abs(found.exponent - 1) <= 3 * EXPONENT_SPREAD + 1e-12
-    assert found.network_us(10.0) < found.network_us(11.0)
+    assert 0 < found.network_us(us) < found.network_us(1.001 * us)
+    assert found.network_us(found.alone_us) == pytest.approx(found.measured_us)
+
+
+def test_the_smallest_and_the_largest_networks_differ_by_three_spreads_at_most() -> None:
+    found = fitted_slowdown([Observation(1.0, 1.0), Observation(1000.0, 9000.0)])
+    ratios = [found.network_us(us) / us for us in (1.0, 1000.0)]
+    assert ratios[1] - ratios[0] == pytest.approx(3 * TILT_SPREAD * 5, rel=0.01)
+
+
+def test_beyond_the_largest_network_the_ratio_stays() -> None:
+    slowdown = Slowdown(2000.0, 2400.0, 0.3)
+    assert slowdown.network_us(1000.0) / 1000.0 < 1.2
+    assert slowdown.network_us(9000.0) / 9000.0 == pytest.approx(1.2)
 
 
 def test_one_disturbed_network_hardly_moves_the_others() -> None:
@@ -48,10 +60,10 @@ def test_one_disturbed_network_hardly_moves_the_others() -> None:
     assert all(found.network_us(o.alone_us) == pytest.approx(o.measured_us, rel=0.06) for o in networks[1:])
 
 
-@given(st.floats(0.8, 2.0), st.floats(0.7, 1.3), MICROSECONDS)
-def test_what_the_kernels_may_take_is_the_inverse(scale: float, exponent: float, us: float) -> None:
-    slowdown = Slowdown(2000.0, 2000.0 * scale, exponent)
-    assert slowdown.alone_of(slowdown.network_us(us)) == pytest.approx(us)
+@given(st.floats(0.8, 2.0), st.floats(-0.9, 0.9), MICROSECONDS)
+def test_what_the_kernels_may_take_is_the_inverse(scale: float, tilt: float, us: float) -> None:
+    slowdown = Slowdown(2000.0, 2000.0 * scale, tilt)
+    assert slowdown.alone_of(slowdown.network_us(us)) == pytest.approx(us, rel=1e-4)
 
 
 def test_without_networks_a_network_takes_what_its_kernels_take() -> None:

@@ -29,7 +29,7 @@ def table() -> LatencyTable:
         for width_out in (8, 16):
             made.add(KEY, LatencyPoint(width_in, width_out, 1.5 * width_in + width_out, 0.25, 20))
     made.validation.append(Validation("net", (1, 3, 8, 8), "dense", {"a": 8, "b": 16}, 40.5, 41.25))
-    made.slowdowns["net", (1, 3, 8, 8)] = Slowdown(40.0, 41.0, 1.03)
+    made.slowdowns["net", (1, 3, 8, 8)] = Slowdown(40.0, 41.0, 0.03)
     return made
 
 
@@ -153,12 +153,12 @@ def test_wrong_content_is_refused_and_the_file_named(
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("version", [0, 2, 4, "3", None])
+@pytest.mark.parametrize("version", [0, 3, 5, "4", None])
 def test_another_version_is_refused_as_that(table: LatencyTable, tmp_path: Path, version: object) -> None:
     path, document = tmp_path / "table.json", json.loads(dump_table(table))
     document["schema_version"] = version
     path.write_text(json.dumps(document))
-    with pytest.raises(UserError, match=rf"not a latency table of version 3 \(schema_version is {version!r}\)"):
+    with pytest.raises(UserError, match=rf"not a latency table of version 4 \(schema_version is {version!r}\)"):
         load_table(path)
 
 

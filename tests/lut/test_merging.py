@@ -60,14 +60,14 @@ def test_points_that_differ_are_named_and_the_quicker_one_is_kept() -> None:
 
 def test_calibration_of_a_network_stays_with_its_measurements() -> None:
     one, two = table({(CONV, 8, 8): 10.0}), table({(CONV, 8, 8): 20.0}, reference_us=200.0)
-    for each, slow in ((one, Slowdown(10.0, 12.0, 1.0)), (two, Slowdown(20.0, 28.0, 1.0))):
+    for each, slow in ((one, Slowdown(10.0, 12.0, 0.0)), (two, Slowdown(20.0, 28.0, 0.0))):
         each.slowdowns[NETWORK] = slow
         each.validation.append(Validation(*NETWORK, "dense", {"conv1": 16}, slow.measured_us, slow.measured_us))
-    two.slowdowns["vgg", (1, 3, 32, 32)] = Slowdown(20.0, 22.0, 1.1)
+    two.slowdowns["vgg", (1, 3, 32, 32)] = Slowdown(20.0, 22.0, 0.1)
     merged = merge([("one", one), ("two", two)])
     assert merged.table.slowdowns == {
-        NETWORK: Slowdown(10.0, 12.0, 1.0),
-        ("vgg", (1, 3, 32, 32)): Slowdown(10.0, 11.0, 1.1),
+        NETWORK: Slowdown(10.0, 12.0, 0.0),
+        ("vgg", (1, 3, 32, 32)): Slowdown(10.0, 11.0, 0.1),
     }
     assert [entry.measured_us for entry in merged.table.validation] == [12.0]
     assert merged.networks == ("resnet20 at 3x32x32, of two",)
