@@ -129,7 +129,7 @@ def train(network: Network, cells: list[dict[str, Any]], journals: Mapping[str, 
     """Train and evaluate every cell whose plan was not trained yet, the unpruned network's accuracy first."""
     from _report import say
 
-    from aap_hw.train.loop import evaluate
+    from aap_hw.train.evaluation import evaluate
     from aap_hw.train.loop import train as train_network
     from aap_hw.train.settings import Augmentation, Schedule, TrainSettings
 

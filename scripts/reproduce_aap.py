@@ -37,8 +37,9 @@ from aap_hw.policy.controller import Controller
 from aap_hw.prune.baseline import calibration_batches
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.run import compose
+from aap_hw.train.checkpoint import EpochRecord, TrainState
 from aap_hw.train.data import LabelledImages
-from aap_hw.train.loop import EpochRecord, TrainState, train
+from aap_hw.train.loop import train
 from aap_hw.train.settings import TrainSettings
 from aap_hw.train.sources import ImageSource
 

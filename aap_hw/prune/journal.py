@@ -22,7 +22,7 @@ from aap_hw import ranks
 from aap_hw.errors import UserError
 from aap_hw.files import WriteError, remove_temporaries, write_atomic
 from aap_hw.jsonlines import JsonLines, read_lines
-from aap_hw.train.loop import EpochRecord, TrainState
+from aap_hw.train.checkpoint import EpochRecord, TrainState
 
 FILE = "journal.jsonl"
 FOLDER = "checkpoints"

@@ -30,7 +30,9 @@ from aap_hw.prune.measuring import measure_networks
 from aap_hw.prune.planning import Plan, Planner, Unreachable
 from aap_hw.prune.run import PrunedNetwork, compose
 from aap_hw.prune.task import PruneSettings, Task
-from aap_hw.train.loop import EpochRecord, evaluate, train
+from aap_hw.train.checkpoint import EpochRecord
+from aap_hw.train.evaluation import evaluate
+from aap_hw.train.loop import train
 
 # Plans tried for a round until one is measured within the budget.
 ATTEMPTS = 4
@@ -49,7 +51,8 @@ class Event:
     """Something that happened in a run, for a screen and the log: a name and its figures.
 
     In this order: ``start`` once it is certain that there is something to do, then for each round ``measured`` for
-    each plan that is tried on the device, ``cut``, ``epoch`` for each epoch, and ``round``.
+    each plan that is tried on the device, ``cut``, ``epoch`` for each epoch, and ``round``; and ``waiting`` whenever a
+    board does not answer or is taken.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""Training and evaluating an image classifier on labelled images.
+"""Training an image classifier on labelled images.
 
 What a round of pruning needs to recover accuracy, and what trains the embedded network: any settings of
 `aap_hw.train.settings`, on a GPU where there is one, in one process or in several that train together
-(`aap_hw.train.ranks`). The same seed and the same number of processes and threads give the same weights on a CPU.
+(`aap_hw.ranks`). The same seed and the same number of processes and threads give the same weights on a CPU.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,22 +24,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from aap_hw import ranks
 from aap_hw.errors import UserError
 from aap_hw.train.augment import Draws, blend, draw_share, training_batch
-from aap_hw.train.data import InputShape, LabelledImages, Split
+from aap_hw.train.checkpoint import EpochRecord, TrainState, copy_of, state_of, take_up
+from aap_hw.train.data import InputShape, LabelledImages
+from aap_hw.train.evaluation import evaluate, flushed_denormals, placed
 from aap_hw.train.settings import TrainSettings
 
 OnEpoch = Callable[[int, int, float, float, float], None]
-OnCheckpoint = Callable[["TrainState"], None]
+OnCheckpoint = Callable[[TrainState], None]
 Batch = tuple[torch.Tensor, torch.Tensor, float]
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch gave: mean training loss, accuracy on the test images in percent, seconds spent."""
-
-    epoch: int
-    loss: float
-    accuracy: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -49,68 +40,6 @@ class TrainResult:
 
     accuracy: float
     history: tuple[EpochRecord, ...]
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """A training after some whole epochs: all that the rest of it depends on, besides its settings and images.
-
-    Attributes
-    ----------
-    history
-        Records of the epochs that are done.
-    tensors
-        ``model.NAME``, ``optimizer.NUMBER.NAME``, ``average.NAME`` of the weights' running average if there is one,
-        and the states of both random generators: ``random.torch`` (dropout) and ``random.images`` (order and
-        augmentation). Contiguous, and no memory of the model's.
-    """
-
-    history: tuple[EpochRecord, ...]
-    tensors: dict[str, torch.Tensor]
-
-
-@contextmanager
-def flushed_denormals() -> Iterator[None]:
-    """Numbers below about 1e-38 count as zero inside; they make a CPU network up to ten times slower."""
-    smallest = torch.tensor([torch.finfo(torch.float32).tiny])
-    already_flushed = bool((smallest / 2 == 0).item())
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(already_flushed)
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    data: LabelledImages,
-    input_shape: InputShape,
-    *,
-    split: Split = "test",
-    batch_size: int = 250,
-) -> float:
-    """Share of the images that the model classifies correctly, in percent; its mode and device are left as they were.
-
-    Several processes evaluate a part each, and all get the figure for the whole.
-    """
-    mine = ranks.share_of(data.count(split))
-    was_training = model.training
-    model.eval()
-    tally = torch.zeros(2, dtype=torch.int64)
-    device = ranks.device()
-    try:
-        with flushed_denormals(), _placed(model, device):
-            for start in range(mine.start, mine.stop, batch_size):
-                images, labels = data.batch(split, range(start, min(start + batch_size, mine.stop)))
-                inputs = data.normalise(images.to(device), input_shape)
-                outputs = model(inputs.contiguous(memory_format=torch.channels_last))
-                right = int((outputs.argmax(1).cpu() == labels).sum())
-                tally += torch.tensor([right, len(labels)])
-    finally:
-        model.train(was_training)
-    correct, seen = ranks.summed(tally).tolist()
-    return float(100.0 * correct / max(seen, 1))
 
 
 def train(
@@ -156,19 +85,19 @@ def train(
     after the last complete epoch.
     """
     _check(data, settings, teacher)
-    good_state = _copy_state(model)
+    good_state = copy_of(model)
     history: list[EpochRecord] = []
     complete = False
     device = ranks.device()
     try:
         # Dropout draws from torch's global generator: seed it for the training only.
-        with flushed_denormals(), _placed(model, device), torch.random.fork_rng():
+        with flushed_denormals(), placed(model, device), torch.random.fork_rng():
             torch.manual_seed(seed)
             generator = torch.Generator().manual_seed(seed)
             course = _Course(model, data, settings, input_shape, device, teacher)
             if resume_from is not None:
-                _take_up(resume_from, course, generator)
-                good_state, history = _copy_state(course.kept), list(resume_from.history)
+                take_up(resume_from, *course.parts, generator)
+                good_state, history = copy_of(course.kept), list(resume_from.history)
             for epoch in range(len(history), settings.epochs):
                 started = time.perf_counter()
                 loss = course.run_epoch(epoch, generator)
@@ -176,10 +105,10 @@ def train(
                     raise _diverged(settings, epoch, "a weight or statistic")
                 accuracy = evaluate(course.kept, data, input_shape)
                 record = EpochRecord(epoch + 1, loss, accuracy, time.perf_counter() - started)
-                good_state = _copy_state(course.kept)
+                good_state = copy_of(course.kept)
                 history.append(record)
                 if on_checkpoint is not None:
-                    on_checkpoint(_state(history, course, generator))
+                    on_checkpoint(state_of(history, *course.parts, generator))
                 if on_epoch is not None:
                     on_epoch(record.epoch, settings.epochs, loss, accuracy, record.seconds)
         complete = True
@@ -223,6 +152,10 @@ class _Course:
         self._parallel = model
         if ranks.count() > 1:
             self._parallel = DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+
+    @property
+    def parts(self) -> tuple[nn.Module, AveragedModel | None, torch.optim.Optimizer]:
+        return self.model, self.average, self.optimizer
 
     @property
     def kept(self) -> nn.Module:
@@ -336,17 +269,6 @@ def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimiz
     )
 
 
-@contextmanager
-def _placed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """The model on a device, and back where it was afterwards."""
-    before = next(model.parameters()).device
-    model.to(device)
-    try:
-        yield
-    finally:
-        model.to(before)
-
-
 def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
     """The same, each made by a thread while the one before is used."""
     with ThreadPoolExecutor(1) as pool:
@@ -354,43 +276,6 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
         while (batch := pending.result()) is not None:
             pending = pool.submit(next, batches, None)
             yield batch
-
-
-def _state(history: Sequence[EpochRecord], course: _Course, generator: torch.Generator) -> TrainState:
-    tensors = {f"model.{name}": tensor for name, tensor in _copy_state(course.model).items()}
-    if course.average is not None:
-        tensors |= {f"average.{name}": tensor for name, tensor in _copy_state(course.average).items()}
-    for number, state in course.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value).clone() for name, value in state.items()}
-    tensors |= {"random.torch": torch.get_rng_state(), "random.images": generator.get_state()}
-    return TrainState(tuple(history), {name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-
-
-def _take_up(state: TrainState, course: _Course, generator: torch.Generator) -> None:
-    optimizer = course.optimizer
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    weights: dict[str, dict[str, torch.Tensor]] = {"model": {}, "average": {}}
-    slots: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in state.tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind in weights:
-            weights[kind][rest] = tensor
-        elif kind == "optimizer":
-            number, _, slot = rest.partition(".")
-            if tensor.shape == parameters[int(number)].shape:
-                # In the parameter's memory format: another order of summing would round differently.
-                tensor = torch.empty_like(parameters[int(number)]).copy_(tensor)
-            slots.setdefault(int(number), {})[slot] = tensor
-    course.model.load_state_dict(weights["model"])
-    if course.average is not None:
-        course.average.load_state_dict(weights["average"])
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(state.tensors["random.torch"])
-    generator.set_state(state.tensors["random.images"])
-
-
-def _copy_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def _diverged(settings: TrainSettings, epoch: int, what: str) -> UserError:

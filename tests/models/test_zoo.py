@@ -11,7 +11,7 @@ from torch import nn
 from aap_hw.errors import UserError
 from aap_hw.models import zoo
 from aap_hw.train.data import EMBEDDED_SHA256, load_embedded
-from aap_hw.train.loop import evaluate
+from aap_hw.train.evaluation import evaluate
 
 DATA = resources.files("aap_hw") / "data"
 

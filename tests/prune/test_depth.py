@@ -20,7 +20,7 @@ from aap_hw.prune.planning import Unreachable
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings, Task
-from aap_hw.train.loop import TrainSettings
+from aap_hw.train.settings import TrainSettings
 from tests.synthetic import ORIGIN, few_images, resnet20, table
 
 FEW = PruneSettings(rounds=2, calibration_images=8, training=TrainSettings(epochs=1, learning_rate=0.02))

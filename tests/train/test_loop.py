@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from aap_hw.errors import UserError
+from aap_hw.train.checkpoint import TrainState
 from aap_hw.train.data import LabelledImages
-from aap_hw.train.loop import TrainState, bf16_helps, distance, evaluate, flushed_denormals, train
+from aap_hw.train.evaluation import evaluate, flushed_denormals
+from aap_hw.train.loop import bf16_helps, distance, train
 from aap_hw.train.settings import Augmentation, Loss, Optimiser, Schedule, TrainSettings
 
 SHAPE = (3, 12, 12)
