@@ -85,3 +85,23 @@ class Page:
 def axis(title: str, **more: Any) -> dict[str, Any]:
     """An axis with a title."""
     return {"title": {"text": title}, **more}
+
+
+def group_axis(names: Sequence[str]) -> dict[str, Any]:
+    """A vertical axis of channel groups, the first on top."""
+    return {
+        "autorange": "reversed",
+        "automargin": True,
+        "tickmode": "array",
+        "tickvals": names,
+        "ticktext": [_short(name) for name in names],
+    }
+
+
+def list_height(rows: int) -> int:
+    """Height of a chart with so many groups, in pixels."""
+    return 110 + 20 * rows
+
+
+def _short(name: str, longest: int = 26) -> str:
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"

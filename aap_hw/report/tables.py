@@ -10,8 +10,8 @@ from aap_hw.files import write_atomic
 from aap_hw.lut.comparing import Comparison
 from aap_hw.lut.table import LatencyTable
 from aap_hw.report.chart import KEPT, MUTED, Chart, Page, View, axis
+from aap_hw.report.charts.stairs import Use, axis_is_input, lines_of, stairs_chart
 from aap_hw.report.page import html_of
-from aap_hw.report.stairs import Use, axis_is_input, lines_of, stairs_chart
 
 # As many kernels as fit on a page of a PNG.
 ON_A_PAGE = 12

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,18 @@ import torch
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.lut.table import LatencyTable
 from aap_hw.prune.job import EMBEDDED, Job, Limit, start
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings
 from aap_hw.report.chart import Page
-from aap_hw.report.charts import charts_of, predictions_chart
+from aap_hw.report.charts import charts_of
+from aap_hw.report.charts.predictions import predictions_chart
 from aap_hw.report.page import html_of
 from aap_hw.report.story import read_story
 from aap_hw.report.writing import page_of_run, page_of_runs, write_report
 from aap_hw.train import data
-from aap_hw.train.loop import TrainSettings
+from aap_hw.train.settings import TrainSettings
 from tests.report.browser import needs_browser, open_page
 from tests.synthetic import ORIGIN, few_images, resnet20, table
 
@@ -187,12 +189,53 @@ def _slowest_first(kernels: list[Any], latencies: Any) -> list[Any]:
     return sorted(shown, key=lambda each: -each[1].latency_us)
 
 
+def looks_measured(page: Page) -> list[str]:
+    """What of a page that a person can see calls something measured."""
+
+    def texts(value: object) -> Iterator[str]:
+        match value:
+            case str():
+                yield value
+            case Mapping():
+                for name, inner in value.items():
+                    yield from texts(inner) if name not in ("id", "type") else ()
+            case Sequence():
+                for inner in value:
+                    yield from texts(inner)
+
+    seen = [page.title, page.subtitle, *page.columns, page.facts, page.notes, page.footer]
+    seen += [[chart.title, chart.note, chart.as_json()] for chart in page.charts]
+    return [text for text in texts(seen) if re.search(r"(?<!not )measured", text)]
+
+
+def test_nothing_of_an_emulated_run_is_called_measured_even_once_it_is_deployed(runs: list[Path]) -> None:
+    story = read_story(runs[2])
+    tried = {"event": "measured", "time": 0.0, "attempt": 1, "predicted_ms": 0.8, "measured_ms": 1.0}
+    figures = {**story.rounds[0], "measured_ms": 1.0}
+    entry = story.table.validation[0]
+    known = LatencyTable(story.table.device, story.table.measurement, story.table.points)
+    known.validation += [entry, replace(entry, plan="random0-0"), replace(entry, plan="random0-1")]
+    deployed = replace(
+        story,
+        summary={**story.summary, "pruned_ms": 1.0, "dense_is_measured": True},
+        rounds=(figures,),
+        events=(*story.events, tried),
+        table=known,
+    )
+    page = page_of_run(deployed)
+    assert {chart.id for chart in page.charts} >= {"trade", "predictions", "stairs"}
+    assert looks_measured(page) == []
+    assert "emulated: no latency of the device" in str(page.facts)
+    assert "Predicted against emulated" in [chart.title for chart in page.charts]
+
+
 def test_latencies_that_nobody_measured_are_labelled(runs: list[Path]) -> None:
     page = page_of_run(read_story(runs[2]))
     assert any("emulated, not measured on the device" in note for note in page.notes)
     rows = page.charts[0].views[0].rows
     assert all("emulated" in str(row[2]) for row in rows), rows
     assert "emulated" in html_of(page).split("<main>")[1].split("<section")[1]
+    assert looks_measured(page) == []
     compared = page_of_runs([read_story(run) for run in runs])
     assert any(note.startswith("emulated: the latencies of this run come from a table") for note in compared.notes)
 

@@ -54,12 +54,12 @@ def axis_is_input(points: Sequence[LatencyPoint]) -> bool:
 def lines_of(points: Sequence[LatencyPoint]) -> dict[str, list[LatencyPoint]]:
     """Points that make a line, by what they have in common."""
     if axis_is_input(points):
-        return {"measured": sorted(points, key=lambda p: p.width_in)}
+        return {"points": sorted(points, key=lambda p: p.width_in)}
     columns: dict[int, list[LatencyPoint]] = {}
     for point in sorted(points, key=lambda p: (p.width_in, p.width_out)):
         columns.setdefault(point.width_in, []).append(point)
     if all(len(column) == 1 for column in columns.values()):
-        return {"measured": [column[0] for column in columns.values()]}
+        return {"points": [column[0] for column in columns.values()]}
     full = [width for width, column in columns.items() if len(column) > 1]
     step = max(1, -(-len(full) // MOST_LINES))
     # From the widest down, so that the extremes are among them.

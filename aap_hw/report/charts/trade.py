@@ -1,0 +1,116 @@
+"""What was given up for what was gained: accuracy against latency by round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from aap_hw.report.chart import INK, SERIES, Chart, View, axis
+from aap_hw.report.story import Story
+
+
+def trade_chart(stories: Sequence[Story]) -> Chart:
+    """Accuracy against latency by round; where nothing was trained, attention kept against latency."""
+    trained = [story for story in stories if story.summary["retrained"]]
+    what, unit = ("accuracy", " %") if trained else ("attention kept", " %")
+    traces: list[dict[str, Any]] = []
+    rows: list[tuple[str | float | None, ...]] = []
+    shapes, notes, sentences = [], [], []
+    for number, story in enumerate(trained or stories):
+        color, label = SERIES[number % len(SERIES)], story.name if len(stories) > 1 else "rounds"
+        points = [_unpruned(story, bool(trained)), *_round_points(story, bool(trained))]
+        name = f"{story.name}, " if len(stories) > 1 else ""
+        rows += [(f"{name}{p['label']}", p["ms"], p["how"], p["value"]) for p in points]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": label,
+                "x": [p["ms"] for p in points],
+                "y": [p["value"] for p in points],
+                "customdata": [[p["label"], p["how"]] for p in points],
+                "hovertemplate": f"{name}%{{customdata[0]}}<br>%{{x:.4g}} ms %{{customdata[1]}}"
+                f"<br>{what} %{{y:.2f}}{unit}<extra></extra>",
+                "line": {"color": color, "width": 2, "dash": "dot"},
+                "marker": {
+                    "color": color,
+                    "size": [16 if p["chosen"] else 10 for p in points],
+                    "symbol": [_symbol(p) for p in points],
+                    "line": {"color": color, "width": 2},
+                },
+            }
+        )
+        latency, how = story.latency
+        kept = next((p for p in points if p["chosen"]), points[-1])
+        sentences.append(
+            f"{name}unpruned {points[0]['ms']:.4g} ms and {points[0]['value']:.2f}{unit}, "
+            f"pruned {latency:.4g} ms {how} and {kept['value']:.2f}{unit}"
+        )
+        if (budget := story.summary.get("budget_ms")) is not None:
+            shapes.append(
+                {
+                    "type": "line", "x0": budget, "x1": budget, "yref": "paper", "y0": 0, "y1": 1,
+                    "line": {"color": color if len(stories) > 1 else INK, "width": 1, "dash": "dash"},
+                }
+            )  # fmt: skip
+            notes.append(
+                {
+                    "x": budget, "yref": "paper", "y": 1, "xanchor": "left", "yanchor": "bottom", "showarrow": False,
+                    "text": f"budget {budget:.4g} ms" if len(stories) == 1 else "budget",
+                }
+            )  # fmt: skip
+            sentences[-1] += f", budget {budget:.4g} ms"
+    view = View(
+        label="",
+        summary="; ".join(sentences) + ".",
+        traces=traces,
+        layout={
+            "xaxis": axis("latency, ms", rangemode="tozero"),
+            "yaxis": axis(f"{what}, %"),
+            "shapes": shapes,
+            "annotations": notes,
+            "showlegend": len(stories) > 1,
+        },
+        headings=("", "ms", "how it is known", f"{what}, %"),
+        rows=rows,
+    )
+    known = " or ".join(sorted({story.how(True) for story in stories}))
+    how = f"Filled marks are {known} latencies, hollow ones predicted; the star is the network that was kept."
+    return Chart("trade", f"{what.capitalize()} against latency", how, [view])
+
+
+def _unpruned(story: Story, trained: bool) -> dict[str, Any]:
+    measured = bool(story.summary["dense_is_measured"])
+    return {
+        "label": "unpruned",
+        "ms": story.summary["dense_ms"],
+        "how": story.how(measured),
+        "value": story.summary["accuracy_dense"] if trained else 100.0,
+        "measured": measured,
+        "chosen": False,
+    }
+
+
+def _round_points(story: Story, trained: bool) -> Iterable[dict[str, Any]]:
+    for figures in story.rounds:
+        value = figures.get("accuracy") if trained else 100 * figures["kept_attention"]
+        if figures["predicted_ms"] is None or value is None:
+            continue
+        chosen, ms = figures["round"] == story.chosen, figures["measured_ms"]
+        measured = ms is not None
+        ms = ms if measured else figures["predicted_ms"]
+        if chosen and story.summary.get("pruned_ms") is not None:
+            ms, measured = story.summary["pruned_ms"], True
+        yield {
+            "label": f"round {figures['round']}" + (", kept" if chosen else ""),
+            "ms": ms,
+            "how": story.how(measured),
+            "value": value,
+            "measured": measured,
+            "chosen": chosen,
+        }
+
+
+def _symbol(point: Mapping[str, Any]) -> str:
+    shape = "diamond" if point["label"] == "unpruned" else "star" if point["chosen"] else "circle"
+    return shape if point["measured"] else f"{shape}-open"
