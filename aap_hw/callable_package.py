@@ -5,15 +5,25 @@ name from a function that is called the same. A package that can be called answe
 """
 
 import importlib
+import inspect
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 
 class _CallablePackage(ModuleType):
     def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._function()(*arguments, **options)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._function())
+
+    def _function(self) -> Callable[..., Any]:
         name = self.__name__.rpartition(".")[2]
-        return getattr(importlib.import_module("aap_hw.api"), name)(*arguments, **options)
+        function: Callable[..., Any] = getattr(importlib.import_module("aap_hw.api"), name)
+        return function
 
 
 def make_callable(package: str) -> None:

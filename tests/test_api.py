@@ -39,11 +39,12 @@ def test_every_public_name_is_there() -> None:
 @pytest.mark.parametrize("name", ["prune", "deploy", "report"])
 def test_function_that_shares_its_name_with_a_package_can_be_called_whatever_was_imported(name: str) -> None:
     code = (
-        f"import aap_hw, aap_hw.api\naap_hw.api.{name} = lambda *a, **o: (a, o)\n"
-        f"print(aap_hw.{name}(1, x=2))\nimport aap_hw.{name}\nprint(aap_hw.{name}(1, x=2))"
+        f"import aap_hw, aap_hw.api, inspect\naap_hw.api.{name} = lambda *a, x=1: (a, x)\n"
+        f"print(aap_hw.{name}(1, x=2))\nimport aap_hw.{name}\nprint(aap_hw.{name}(1, x=2))\n"
+        f"print(inspect.signature(aap_hw.{name}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "((1,), {'x': 2})\n" * 2
+    assert done.stdout == "((1,), 2)\n" * 2 + "(*a, x=1)\n"
 
 
 @pytest.mark.usefixtures("quick")
