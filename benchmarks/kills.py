@@ -3,7 +3,8 @@
 Runs prune ResNet-20 on a few of the embedded images, in turn to a budget and as far as an accuracy allows; one in three
 is killed a second time while it resumes. Latencies are predicted, as two timings never agree: the final weights,
 channels and figures then have to be those of the run that nobody killed, bit by bit. A profile cannot be compared with
-another one; here, what was measured before the kill has to be in the table.
+another one; here, what was measured before the kill has to be in the table. What ended before its moment had come is
+not counted, and another moment is drawn.
 
 Example: python benchmarks/kills.py --kills 20 --profile-kills 10 --json -
 """
@@ -12,35 +13,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from _report import print_report, say
+from _report import benchmark_device, print_report, say
 from torch import nn
 
-from aap_hw.device import load_profile
+sys.path.insert(0, str(Path(__file__).parent.parent))  # processes are killed here as in the tests
+
 from aap_hw.device.connection import LocalDevice
 from aap_hw.lut.file import load_table
+from aap_hw.lut.library_cache import LibraryCache
 from aap_hw.lut.profiling import profile_model
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
 from aap_hw.prune.job import EMBEDDED, Job, Limit, resume, start
-from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings
 from aap_hw.train import data
-from aap_hw.train.loop import TrainSettings
+from aap_hw.train.settings import TrainSettings
+from tests.prune.killed import in_child, result
 
 ORIGIN = Origin("resnet20", "embedded", (3, 32, 32))
 SETTINGS = PruneSettings(
@@ -50,8 +48,6 @@ JOBS = {
     "budget": Job(ORIGIN, EMBEDDED, {"latency": Limit(0.6, True)}, settings=SETTINGS),
     "accuracy": Job(ORIGIN, EMBEDDED, max_accuracy_drop=20.0, settings=replace(SETTINGS, rounds=4)),
 }
-# What may differ: when it was, and how long it took.
-TIMES = ("seconds", "solver_seconds")
 
 
 def main() -> None:
@@ -62,11 +58,7 @@ def main() -> None:
     parser.add_argument("--lut", type=Path, default=Path("lut/x86.json"))
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--quick", action="store_true", help="two kills and one: does it run?")
-    parser.add_argument("--profile-child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.profile_child:
-        profile_tiny(options.profile_child)
-        return
     if options.quick:
         options.kills, options.profile_kills = 2, 1
     torch.set_num_threads(1)
@@ -74,8 +66,8 @@ def main() -> None:
     rows = [*prune_kills(options.kills, moments, options.lut), *profile_kills(options.profile_kills, moments)]
     summary = {
         "seed": options.seed,
-        "prune_kills": options.kills,
-        "profile_kills": options.profile_kills,
+        "prune_kills": sum(row["kills"] for row in rows if row["command"] == "prune"),
+        "profile_kills": sum(row["kills"] for row in rows if row["command"] == "profile"),
         "failed": sum(not row["as_undisturbed"] for row in rows),
     }
     print_report(rows, summary, options.json)
@@ -96,7 +88,7 @@ def prune_kills(kills: int, moments: random.Random, lut: Path) -> list[dict[str,
     measured = load_table(lut)
     # A table that nobody measured: then nothing is measured in the run either.
     table = LatencyTable({**measured.device, "provenance": "estimated"}, measured.measurement, measured.points)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="aap-hw-kills-") as scratch:
         expected, seconds = {}, {}
         for name, job in JOBS.items():
@@ -104,50 +96,39 @@ def prune_kills(kills: int, moments: random.Random, lut: Path) -> list[dict[str,
             assert code == 0
             expected[name] = result(Path(scratch) / name)
             say(f"undisturbed, to a {name}: {seconds[name]:.1f} s of CPU")
-        for number in range(kills):
-            name = list(JOBS)[number % len(JOBS)]
-            folder = Path(scratch) / f"{name}-{number}"
+        drawn = 0
+        while len(rows) < kills:
+            name, drawn = list(JOBS)[len(rows) % len(JOBS)], drawn + 1
+            folder = Path(scratch) / f"{name}-{drawn}"
             begin, go_on = partial(start, allowed(JOBS[name]), table, folder), partial(resume, folder)
             moment = moments.uniform(0, seconds[name])
-            killed = in_child(begin, moment)[0] == signal.SIGKILL
-            found = stage(folder)
-            if killed and number % 3 == 2 and (folder / "config.json").exists():
-                in_child(go_on, moments.uniform(0, seconds[name] / 2))
+            code, took = in_child(begin, moment)
+            if code == 0:
+                seconds[name] = took
+                continue
+            found, is_begun, deaths = stage(folder), (folder / "config.json").exists(), [code]
+            if is_begun and len(rows) % 3 == 2:
+                deaths.append(in_child(go_on, moments.uniform(0, seconds[name] / 2))[0])
             left = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             if not (folder / "run.json").exists():
-                assert in_child(go_on if (folder / "config.json").exists() else begin)[0] == 0
+                assert in_child(go_on if is_begun else begin)[0] == 0
             rows.append(
                 {
                     "command": "prune",
                     "to": name,
                     "killed_after_cpu_s": round(moment, 2),
-                    "killed": killed,
+                    "kills": deaths.count(-signal.SIGKILL),
                     "found": found,
                     "left_bytes": left,
                     "as_undisturbed": result(folder) == expected[name] and not list(folder.glob("checkpoints")),
                 }
             )
-            say(f"{number + 1} of {kills}: {rows[-1]}")
+            say(f"{len(rows)} of {kills}: {rows[-1]}")
     return rows
 
 
 def allowed(job: Job) -> Job:
     return replace(job, allow_emulated=True)
-
-
-def result(folder: Path) -> dict[str, Any]:
-    """What has to be the same, however often a run was killed."""
-    run = json.loads((folder / "run.json").read_text())
-    rounds = [{k: v for k, v in figures.items() if k not in TIMES} for figures in run["record"]["rounds"]]
-    events = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
-    network = RunFolder(folder).load()
-    return {
-        "weights": {name: tensor.numpy().tobytes() for name, tensor in network.module.state_dict().items()},
-        "kept": network.kept,
-        "rounds": rounds,
-        "summary": json.loads((folder / "summary.json").read_text()),
-        "events": [event for event in events if event != "resumed"],
-    }
 
 
 def stage(folder: Path) -> str:
@@ -160,89 +141,63 @@ def stage(folder: Path) -> str:
     return json.loads(lines[-1])["event"] if lines else "nothing"
 
 
-def in_child(work: Callable[[], object], kill_after_s: float = math.inf) -> tuple[int, float]:
-    """Work in a process of its own, killed when it has had so much CPU; its exit code or signal, and its CPU."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if (pid := os.fork()) == 0:
-        code = 1
-        # After a fork PyTorch makes its thread pool anew at first use, and two threads that do so at once abort.
-        torch.set_num_threads(1)
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return wait(pid, kill_after_s)
-
-
-def wait(pid: int, kill_after_s: float) -> tuple[int, float]:
-    """Wait for a child, and kill it when it has had so much CPU: other programs then shift no moment."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    while True:
-        done, status, usage = os.wait4(pid, os.WNOHANG)
-        if done:
-            code = os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-            return code, usage.ru_utime + usage.ru_stime
-        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        if (int(user) + int(system)) / ticks >= kill_after_s:
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.005)
-
-
-class Tiny(nn.Module):
-    """Two convolutions, whose table takes seconds."""
+class Small(nn.Module):
+    """Two convolutions and a linear layer: 88 points, and four networks that calibrate them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 24, 3, padding=1)
-        self.second = nn.Conv2d(24, 40, 1)
-        self.linear = nn.Linear(40, 10)
+        self.first = nn.Conv2d(3, 64, 3, padding=1)
+        self.second = nn.Conv2d(64, 64, 1)
+        self.linear = nn.Linear(64, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scores (N, 10) of images (N, 3, H, W)."""
         return self.linear(torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3)))
 
 
-def profile_tiny(path: Path) -> None:
-    profile = load_profile("x86")
+def profile_small(path: Path) -> None:
+    profile = benchmark_device("x86", quick=False).profile
     widths = profile.widths.model_copy(update={"granularity": 8, "at_most": 8})
     measure = profile.measure.model_copy(update={"copies": 2})
     device = LocalDevice(profile.model_copy(update={"widths": widths, "measure": measure}))
-    profile_model("tiny", Tiny(), (1, 3, 6, 6), device, path, workers=1, tolerance=0.0, networks=3)
+    # Below any error: every point is measured, none is interpolated.
+    often = {"workers": 1, "tolerance": -1.0, "networks": 3, "cache": LibraryCache(path.parent / "kernels")}
+    profile_model("small", Small(), (1, 3, 6, 6), device, path, **often)
 
 
 def profile_kills(kills: int, moments: random.Random) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="aap-hw-kills-") as scratch:
-        code, seconds = profile_in_child(Path(scratch) / "whole.json")
-        assert code == 0
+        # The first fills the cache of compiled kernels, so that the others are killed while they measure.
+        for name in ("first", "whole"):
+            code, seconds = in_child(partial(profile_small, Path(scratch) / f"{name}.json"))
+            assert code == 0
         points = measured_in(Path(scratch) / "whole.json")
         say(f"an undisturbed profile: {seconds:.1f} s of CPU, {len(points)} points")
-        for number in range(kills):
-            path, moment = Path(scratch) / f"{number}.json", moments.uniform(0, seconds)
-            killed = profile_in_child(path, moment)[0] == signal.SIGKILL
-            before = measured_in(path)
-            assert profile_in_child(path)[0] == 0
+        drawn = 0
+        while len(rows) < kills:
+            drawn += 1
+            path, moment = Path(scratch) / f"{drawn}.json", moments.uniform(0, seconds)
+            code, took = in_child(partial(profile_small, path), moment)
+            if code == 0:
+                seconds = took
+                continue
+            before, is_written = measured_in(path), path.exists()
+            assert in_child(partial(profile_small, path))[0] == 0
             after = measured_in(path)
             rows.append(
                 {
                     "command": "profile",
                     "killed_after_cpu_s": round(moment, 2),
-                    "killed": killed,
+                    "kills": 1,
+                    "found": "table" if is_written else "journal" if before else "nothing",
                     "points_before": len(before),
                     # A table's unit is settled at its end, so that points are compared by their ratios.
                     "as_undisturbed": after.keys() == points.keys() and _same_ratios(before, after),
                 }
             )
-            say(f"{number + 1} of {kills}: {rows[-1]}")
+            say(f"{len(rows)} of {kills}: {rows[-1]}")
     return rows
-
-
-def profile_in_child(path: Path, kill_after_s: float = math.inf) -> tuple[int, float]:
-    child = subprocess.Popen([sys.executable, __file__, "--profile-child", str(path)], start_new_session=True)
-    child.returncode, seconds = wait(child.pid, kill_after_s)
-    return child.returncode, seconds
 
 
 def measured_in(path: Path) -> dict[tuple[str, int, int], float]:

@@ -6,14 +6,12 @@ Runs are ended by SIGKILL at chosen events and writes, by Ctrl-C, and by a disk 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,10 +20,10 @@ from aap_hw.files import WriteError
 from aap_hw.prune import job as jobs
 from aap_hw.prune.job import EMBEDDED, Job, Limit, resume, start
 from aap_hw.prune.journal import read_journal
-from aap_hw.prune.run import RunFolder
 from aap_hw.prune.steps import Event
 from aap_hw.prune.task import PruneSettings
-from aap_hw.train.loop import TrainSettings
+from aap_hw.train.settings import TrainSettings
+from tests.prune.killed import result
 from tests.synthetic import ORIGIN, PretendedDevice, table
 
 SETTINGS = PruneSettings(
@@ -45,6 +43,7 @@ torch.set_num_threads(1)
 from aap_hw import files
 from aap_hw.prune.job import resume, start
 from aap_hw.train import data
+from tests.prune.killed import in_child
 from tests.prune.test_resume import TO_ACCURACY, TO_BUDGET
 from tests.synthetic import few_images, table
 few, latencies = few_images(), table()
@@ -61,18 +60,6 @@ def deadly(real, moment):
         return real(*arguments)
     return call
 
-def child(work):
-    if os.fork() == 0:
-        code = 1
-        # After a fork PyTorch makes its thread pool anew at first use, and two threads that do so at once abort.
-        torch.set_num_threads(1)
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.wait()[1])
-
 for word in sys.argv[2:]:
     kind, what, moment = word.split("-")
     job, folder = {"budget": TO_BUDGET, "accuracy": TO_ACCURACY}[kind], Path(sys.argv[1]) / word
@@ -80,25 +67,12 @@ for word in sys.argv[2:]:
         on_event = deadly(lambda event: None, int(moment) if what == "event" else 0)
         files.os.replace = deadly(os.replace, int(moment) if what == "file" else 0)
         start(job, latencies, folder, on_event)
-    died = child(begin)
+    died, _ = in_child(begin)
     assert died == (0 if moment == "0" else -9), word
     if moment != "0":
         assert not (folder / "run.json").exists()
-        assert child(lambda: resume(folder)) == 0, word
+        assert in_child(lambda: resume(folder))[0] == 0, word
 """
-
-
-def result(folder: Path) -> dict[str, Any]:
-    run = json.loads((folder / "run.json").read_text())
-    events = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
-    network = RunFolder(folder).load()
-    return {
-        "weights": {name: tensor.numpy().tobytes() for name, tensor in network.module.state_dict().items()},
-        "kept": network.kept,
-        "rounds": [{k: v for k, v in each.items() if k != "seconds"} for each in run["record"]["rounds"]],
-        "summary": json.loads((folder / "summary.json").read_text()),
-        "events": [event for event in events if event != "resumed"],
-    }
 
 
 @pytest.mark.slow
@@ -121,8 +95,8 @@ def test_killed_at_any_event_and_before_any_file_it_resumes_to_the_same_weights_
         for word in words[1:]:
             assert result(tmp_path / word) == undisturbed, word
             assert sorted(path.name for path in (tmp_path / word).iterdir()) == [
-                "config.json", "events.jsonl", "journal.jsonl", "model.safetensors", "run.json", "summary.json",
-                "table.json",
+                "config.json", "environment.json", "events.jsonl", "journal.jsonl", "model.safetensors", "run.json",
+                "summary.json", "table.json",
             ]  # fmt: skip
 
 
