@@ -183,6 +183,7 @@ def prune(
     allow_emulated: bool = False,
     connect: str | None = None,
     out: StrPath | None = None,
+    tensorboard: bool = False,
     on_event: OnEvent | None = None,
 ) -> Pruned:
     """Prune a network until it meets its budgets, keeping an accuracy if that is asked for, and save the run.
@@ -212,6 +213,8 @@ def prune(
         How the table's device is reached, instead of as its profile says: ``"rpc://HOST:PORT"`` and the like.
     out
         The run's folder; by default ``runs/MODEL-DEVICE-BUDGET``.
+    tensorboard
+        Write the run's figures for TensorBoard into its folder, too.
     on_event
         Called with each ``Event`` of the run; an exception it raises ends the run, which ``resume`` goes on with.
 
@@ -229,7 +232,7 @@ def prune(
     settings = settings or PruneSettings()
     origin = _origin(model, input_size, weights, classes)
     limits = {each.resource.name: Limit(each.amount, each.relative) for each in budgets}
-    job = Job(origin, source, limits, max_accuracy_drop, settings, allow_emulated, connect)
+    job = Job(origin, source, limits, max_accuracy_drop, settings, allow_emulated, connect, tensorboard)
     asked = [str(each).replace("%", "pct") + _SUFFIX[each.resource.name] for each in budgets]
     parts = [origin.short, table.device["name"], *asked]
     parts += [] if max_accuracy_drop is None else [f"{max_accuracy_drop:g}-drop"]

@@ -95,6 +95,7 @@ EPOCHS, LEARNING_RATE = 4, 0.05
 @depth_option
 @emulated_option
 @click.option("--out", metavar="FOLDER", help="Run folder; default: runs/MODEL-DEVICE-BUDGET.")
+@click.option("--tensorboard", is_flag=True, help="Write the figures for TensorBoard into the run's folder, too.")
 @click.option("--resume", metavar="RUN", help="Go on with a run that was ended early; nothing else is to be given.")
 @quiet_option
 @json_option
@@ -128,6 +129,7 @@ def command(
     allow_emulated: bool,
     connect_to: str | None,
     out: str | None,
+    tensorboard: bool,
     resume: str | None,
     quiet: bool,
     json_to: str | None,
@@ -181,6 +183,7 @@ def command(
             allow_emulated=allow_emulated,
             connect=connect_to,
             out=out,
+            tensorboard=tensorboard,
             on_event=screen.show,
         )
     _finish(screen, pruned, json_to)

@@ -94,6 +94,8 @@ class PruneScreen:
                 goal = ", ".join(goals)
                 unpruned = _latency(figures["dense_ms"], figures["dense_is_measured"], self._provenance)
                 self._say(f"unpruned {unpruned}{_accuracy(figures)}; {goal}")
+            case "waiting":
+                self._say(f"  {figures['reason']}")
             case "measured":
                 self._say(
                     f"  tried a plan on the device: predicted {figures['predicted_ms']:.3f} ms{self._error}, "

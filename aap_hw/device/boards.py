@@ -47,14 +47,22 @@ class Boards:
     at_once : how many pieces of work are done at once, at most.
     """
 
-    def __init__(self, profile: DeviceProfile, notify: Notify = lambda _: None) -> None:
+    def __init__(
+        self, profile: DeviceProfile, notify: Notify = lambda _: None, patience_s: float | None = None
+    ) -> None:
         """Reach at least one board.
+
+        Parameters
+        ----------
+        patience_s
+            For how long work waits while no board answers or all are taken, by default for as long as a reboot takes.
 
         Raises
         ------
         UserError : no board answers, or the one that does is not as the profile says.
         """
         self.profile, self.target, self._notify = profile, target_of(profile), notify
+        self._patience_s = patience_s
         self._local: Device | None = None
         self._places: list[_Place] = []
         if profile.connect.kind == "local":
@@ -69,7 +77,8 @@ class Boards:
     def of(cls, device: Device) -> Boards:
         """A single device that is there already."""
         boards = cls.__new__(cls)
-        boards.profile, boards.target, boards._notify = device.profile, device.target, lambda _: None
+        boards.profile, boards.target = device.profile, device.target
+        boards._notify, boards._patience_s = lambda _: None, None
         boards._local, boards._places, boards._description = device, [], device.describe()
         return boards
 
@@ -104,7 +113,7 @@ class Boards:
 
         Raises
         ------
-        UserError : no board is left, or boards were lost at the same item again and again.
+        BoardLost : no board is left, or boards were lost at the same item again and again.
         """
         if self._local is not None:
             for item in items:
@@ -113,7 +122,7 @@ class Boards:
             _Sharing(self, items, work).finish()
 
     def close(self) -> None:
-        """End all sessions."""
+        """End all sessions: the boards are free for others. What is shared later begins new ones."""
         for place in self._places:
             if place.device is not None:
                 place.device.close()
@@ -175,12 +184,14 @@ class _Sharing(Generic[Item]):
         return self._problem is not None or not (self._left or self._in_hand)
 
     def _tend(self, place: _Place) -> None:
-        """Work for one board, until all is done."""
+        """Work for one board, until all is done. It is held only once there is something for it to do."""
         failures = 0
-        while True:
+        while (taken := self._take()) is not None:
+            item, losses = taken
             try:
                 device = self._boards._open(place)
             except BoardLost as lost:
+                self._give_back(item, losses)
                 failures += 1
                 if failures == 1:
                     self._boards._notify(f"{lost}; it is tried again now and then")
@@ -188,21 +199,21 @@ class _Sharing(Generic[Item]):
                     return
                 continue
             except UserError as refused:
+                self._give_back(item, losses)
                 self._refuse(place, refused)
                 return
             except BaseException as problem:
                 self._end(problem)
                 return
             failures = 0
-            if (taken := self._take()) is None:
-                return
-            item, losses = taken
+            self._answered()
             try:
                 self._work(device, item)
             except BoardLost as lost:
                 place.device = None
                 failures = 1
-                self._give_back(item, losses + 1, lost)
+                self._give_back(item, losses + 1)
+                self._lost(lost, losses + 1)
                 if self._wait(failures):
                     return
             except BaseException as problem:
@@ -213,7 +224,6 @@ class _Sharing(Generic[Item]):
 
     def _take(self) -> tuple[Item, int] | None:
         with self._changed:
-            self._last_answer = time.monotonic()
             # Even when nothing is left, what others have in hand may come back.
             while not self._left and not self._is_over():
                 self._changed.wait()
@@ -222,21 +232,27 @@ class _Sharing(Generic[Item]):
             self._in_hand += 1
             return self._left.popleft()
 
+    def _answered(self) -> None:
+        with self._changed:
+            self._last_answer = time.monotonic()
+
     def _done(self) -> None:
         with self._changed:
             self._in_hand -= 1
             self._last_answer = time.monotonic()
             self._changed.notify_all()
 
-    def _give_back(self, item: Item, losses: int, lost: BoardLost) -> None:
+    def _give_back(self, item: Item, losses: int) -> None:
         with self._changed:
             if self._is_over():
                 return
             self._in_hand -= 1
             self._left.appendleft((item, losses))
             self._changed.notify_all()
+
+    def _lost(self, lost: BoardLost, losses: int) -> None:
         if losses == LOSSES:
-            self._end(UserError(f"{losses} boards were lost one after the other at the same work; the last: {lost}"))
+            self._end(BoardLost(f"{losses} boards were lost one after the other at the same work; the last: {lost}"))
         else:
             self._boards._notify(f"{lost}; what it was at is done again, by whichever board answers")
 
@@ -253,9 +269,10 @@ class _Sharing(Generic[Item]):
         with self._changed:
             silent_s = time.monotonic() - self._last_answer
             alive = any(place.device is not None for place in self._boards._places)
-        if alive or silent_s < TIMEOUTS_WITHOUT_BOARD * self._boards.profile.connect.timeout_s:
+        usual_s = TIMEOUTS_WITHOUT_BOARD * self._boards.profile.connect.timeout_s
+        if alive or silent_s < (self._boards._patience_s or usual_s):
             return False
-        self._end(UserError(f"no board has answered for {silent_s:.0f} s; the last: {lost}"))
+        self._end(BoardLost(f"no board has answered for {silent_s:.0f} s; the last: {lost}"))
         return True
 
     def _wait(self, failures: int) -> bool:

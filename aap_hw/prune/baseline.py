@@ -37,8 +37,11 @@ from aap_hw.train.data import LabelledImages
 
 if TYPE_CHECKING:
     from aap_hw.compile.target import DeviceTarget
+    from aap_hw.device.boards import Boards
     from aap_hw.device.connection import Device
 
+# What a journal calls the unpruned latency that was measured.
+DENSE_MS = "dense/ms"
 # Calibration images from which on attention is read batch by batch.
 BATCHED_FROM = 64
 
@@ -113,7 +116,7 @@ def baseline(
     predicted = planner.dense[LATENCY.name]
     measured = task.table.dense_ms(task.origin.model, network.input_shape)
     if task.device is not None:
-        measured = journal.recall("dense/ms", partial(_measured_ms, task, module, task.device))
+        measured = journal.recall(DENSE_MS, partial(_measured_ms, task, module, task.device))
     dense_ms = measured or predicted
     calibration = dense_ms / predicted
     if task.device is None:
@@ -133,7 +136,7 @@ def _described(graph: ChannelGraph, network: Network, table: LatencyTable) -> di
     }
 
 
-def _measured_ms(task: Task, module: nn.Module, device: Device) -> float:
+def _measured_ms(task: Task, module: nn.Module, device: Device | Boards) -> float:
     from aap_hw.prune.measuring import measure_networks  # loads TVM: two seconds that planning does without
 
     def measure() -> float:

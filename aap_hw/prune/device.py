@@ -1,39 +1,68 @@
-"""Whether the device of a latency table is the one that this process can measure on."""
+"""Whether the device of a latency table is there to be measured on."""
 
 from __future__ import annotations
 
+from aap_hw import ranks
 from aap_hw.device import load_profile
-from aap_hw.device.connection import Device, connect
+from aap_hw.device.boards import Boards, Notify
 from aap_hw.errors import UserError
 from aap_hw.lut.table import LatencyTable
 
 # What makes it another machine, the plainest first. How points were timed, and by which TVM, is no reason not to
 # measure: what is measured corrects the table.
 FACTS = {"cpu": "CPU", "threads": "thread count", "target": "target"}
+# A run that has trained for hours waits for a board that others use in the meantime.
+PATIENCE_S = 3600.0
 
 
-def device_of(table: LatencyTable, connect_to: str | None = None) -> tuple[Device | None, str]:
-    """The table's device, ready to measure on, or None and the reason why there is none.
+def device_of(
+    table: LatencyTable, connect_to: str | None = None, notify: Notify = lambda _: None
+) -> tuple[Boards | None, str]:
+    """The table's device, ready to measure on and held by nobody, or None and the reason why there is none.
+
+    Of several processes only the first has it; the others know that it is there.
 
     Raises
     ------
     UserError : a person said where the device is, with ``connect_to``, and it is not to be had there.
     """
+    reached: list[Boards] = []
+
+    def reach() -> str:
+        boards = _reach(table, connect_to, notify)
+        if isinstance(boards, str):
+            return boards
+        reached.append(boards)
+        return ""
+
+    if why_not := ranks.found_by_first(reach):
+        return None, why_not
+    return reached[0] if reached else _Elsewhere(), ""
+
+
+class _Elsewhere(Boards):
+    """The boards of the first process, which alone may use them."""
+
+    def __init__(self) -> None: ...
+
+
+def _reach(table: LatencyTable, connect_to: str | None, notify: Notify) -> Boards | str:
     name = table.device["name"]
     if table.device["provenance"] != "measured":
-        return None, f"the table's latencies are {table.device['provenance']}"
+        return f"the table's latencies are {table.device['provenance']}"
     try:
-        device = connect(load_profile(name).reached_by(connect_to))
+        boards = Boards(load_profile(name).reached_by(connect_to), notify, PATIENCE_S)
     except UserError as problem:
         if connect_to is not None:
             raise
-        return None, str(problem)
-    description = device.describe().as_json()
+        return str(problem)
+    boards.close()
+    description = boards.describe().as_json()
     for fact, word in FACTS.items():
         here, there = description[fact], table.device[fact]
         if there != here:
-            return None, (
+            return (
                 f"the table was measured with the {word} {there!r} and here it is {here!r}; "
                 f"'aap-hw profile --device {name} --out FILE' makes a table for this machine"
             )
-    return device, ""
+    return boards

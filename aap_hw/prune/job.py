@@ -15,6 +15,7 @@ from typing import Any
 import pydantic
 
 from aap_hw import ranks
+from aap_hw.device.board import BoardLost
 from aap_hw.errors import UserError
 from aap_hw.files import WriteError, read_text, write_atomic
 from aap_hw.graph.self_check import CutMismatchError
@@ -23,12 +24,15 @@ from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
 from aap_hw.policy import RESOURCES, Budget
 from aap_hw.prune.accuracy import prune_within
+from aap_hw.prune.baseline import DENSE_MS
 from aap_hw.prune.device import device_of
+from aap_hw.prune.environment import note_environment
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import EventLog, PrunedNetwork, RunFolder
 from aap_hw.prune.steps import Event, OnEvent
 from aap_hw.prune.task import PruneSettings, Task
+from aap_hw.prune.tensorboard import TensorBoardLog, require_tensorboard
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.sources import ImageSource
 
@@ -54,6 +58,7 @@ class Job:
     budgets : by the resource's name; none if only an accuracy is to be kept.
     max_accuracy_drop : percentage points of accuracy that may be lost, beside budgets or instead of them.
     connect_to : where the device is, if not where its profile says.
+    tensorboard : write the run's figures for TensorBoard, too.
     """
 
     origin: Origin
@@ -63,6 +68,7 @@ class Job:
     settings: PruneSettings = field(default_factory=PruneSettings)
     allow_emulated: bool = False
     connect_to: str | None = None
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         if not self.budgets and self.max_accuracy_drop is None:
@@ -171,7 +177,10 @@ class _Execution:
         self._journal = Journal()
         self._log: EventLog | None = None
         self._is_open = False
-        self._device, self._why_predicted = device_of(table, job.connect_to)
+        self._tensorboard: TensorBoardLog | None = None
+        if job.tensorboard:
+            require_tensorboard()
+        self._device, self._why_predicted = device_of(table, job.connect_to, self._say_waiting)
 
     def open(self) -> None:
         """Take up the folder's journal and log, or begin them."""
@@ -179,9 +188,13 @@ class _Execution:
         self._is_open = True
         if ranks.is_first():
             self._log = EventLog(self._run.path)
+            note_environment(self._run.path)
+            if self._job.tensorboard:
+                self._tensorboard = TensorBoardLog(self._run.path)
 
     def finish(self) -> Pruned:
         try:
+            self._require_device()
             network, summary = self._prune()(self._tell, self._journal)
             if ranks.is_first():
                 self._run.save(network, summary)
@@ -190,12 +203,14 @@ class _Execution:
             raise KeyboardInterrupt(self._how_to_go_on()) from None
         except CutMismatchError as problem:
             raise UserError(f"{problem}; {self._run.report_mismatch(problem.mismatch)} says more") from problem
-        except WriteError as problem:
-            raise WriteError(f"{problem}; then {self._how_to_go_on()}") from problem
+        except (WriteError, BoardLost) as problem:
+            raise type(problem)(f"{problem}; then {self._how_to_go_on()}") from problem
         finally:
             self._journal.close()
             if self._log is not None:
                 self._log.close()
+            if self._tensorboard is not None:
+                self._tensorboard.close()
         return Pruned(self._run.path, network, summary)
 
     def _prune(self) -> Callable[[OnEvent, Journal], tuple[PrunedNetwork, dict[str, Any]]]:
@@ -210,6 +225,20 @@ class _Execution:
         budgets = [Budget(limit.amount, limit.relative, RESOURCES[name]) for name, limit in job.budgets.items()]
         return lambda on_event, journal: prune(task, budgets, job.settings, on_event, journal, drop)
 
+    def _require_device(self) -> None:
+        if DENSE_MS in self._journal and self._device is None:
+            raise UserError(
+                f"the run measures on {self._table.device['name']}, which is not to be had: {self._why_predicted}; "
+                f"make it so, then {self._how_to_go_on()}"
+            )
+
+    def _say_waiting(self, reason: str) -> None:
+        """A board's thread says why there is nothing to measure on; the run's own thread waits meanwhile."""
+        event = Event("waiting", {"reason": reason})
+        if self._log is not None:
+            self._log.add({"event": event.name, **event.figures})
+        self._on_event(event)
+
     def _tell(self, event: Event) -> None:
         if event.name == "start":
             event = replace(event, figures={**event.figures, "why_predicted": self._why_predicted})
@@ -218,6 +247,8 @@ class _Execution:
                 self.open()
         if self._log is not None:
             self._log.add({"event": event.name, **event.figures})
+            if self._tensorboard is not None:
+                self._tensorboard.add(event)
             self._on_event(event)
 
     def _begin(self) -> None:

@@ -1,28 +1,44 @@
-"""Latency of whole networks on a device: compiled, loaded side by side and timed in turn."""
+"""Latency of whole networks on a device: compiled, loaded side by side and timed in turn.
+
+A board is held no longer than that: while a network trains, others may use it.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from aap_hw.compile.lowering import compile_network
+from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.device.timing import Timing, time_in_turn
 
 
 def measure_networks(
-    networks: Mapping[str, nn.Module], input_shape: tuple[int, ...], device: Device
+    networks: Mapping[str, nn.Module], input_shape: tuple[int, ...], device: Device | Boards
 ) -> dict[str, Timing]:
-    """Compile each network for one image of (C, H, W) and time them in turn on the device."""
+    """Compile each network for one image of (C, H, W) and time them in turn on the device, or on one of several boards.
+
+    Raises
+    ------
+    BoardLost : no board is left.
+    """
+    boards = device if isinstance(device, Boards) else Boards.of(device)
     image = torch.zeros(1, *input_shape)
-    with tempfile.TemporaryDirectory(prefix="aap-hw-measure-") as folder:
-        libraries = {}
+    timings: dict[str, Timing] = {}
+    with tempfile.TemporaryDirectory(prefix="aap-hw-measure-") as folder, closing(boards):
+        files = {name: Path(folder) / f"{name}.so" for name in networks}
         for name, module in networks.items():
-            path = Path(folder) / f"{name}.so"
-            compile_network(module, image, device.target, path)
-            libraries[name] = device.load(path)
-        return time_in_turn(libraries, "main", [image.numpy()], device.profile.measure)
+            compile_network(module, image, boards.target, files[name])
+
+        def measure(board: Device, files: Mapping[str, Path]) -> None:
+            libraries = {name: board.load(file) for name, file in files.items()}
+            timings.update(time_in_turn(libraries, "main", [image.numpy()], board.profile.measure))
+
+        boards.share([files], measure)
+    return timings

@@ -26,6 +26,8 @@ from aap_hw.models import saved
 from aap_hw.models.origin import Origin
 
 SCHEMA_VERSION = 3
+# Events of one process: a run that is resumed does not send them again.
+OF_ONE_PROCESS = ("resumed", "waiting")
 
 
 @dataclass(frozen=True)
@@ -159,13 +161,13 @@ class EventLog:
 
     def __init__(self, folder: Path) -> None:
         self._file = JsonLines(folder / "events.jsonl")
-        self._known = sum(line.get("event") != "resumed" for line in self._file.lines)
+        self._known = sum(line.get("event") not in OF_ONE_PROCESS for line in self._file.lines)
         if self._known:
             self._append({"event": "resumed"})
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Add an event, unless it is one of before."""
-        if self._known:
+        if self._known and event["event"] not in OF_ONE_PROCESS:
             self._known -= 1
         else:
             self._append(event)

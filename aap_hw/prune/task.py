@@ -14,6 +14,7 @@ from aap_hw.train.data import LabelledImages
 from aap_hw.train.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from aap_hw.device.boards import Boards
     from aap_hw.device.connection import Device
 
 # What attention is averaged over unless told otherwise: about so many pixels, within these numbers of images.
@@ -72,7 +73,7 @@ class Task:
     Attributes
     ----------
     data : images that attention is read from, and that training uses if ``retrain``.
-    device : where the result is measured; None leaves every latency a prediction.
+    device : where the result is measured, held only while something is; None leaves every latency a prediction.
     allow_emulated : accept a table whose latencies were not measured on the device.
     """
 
@@ -80,5 +81,5 @@ class Task:
     table: LatencyTable
     data: LabelledImages
     retrain: bool = False
-    device: Device | None = None
+    device: Device | Boards | None = None
     allow_emulated: bool = False

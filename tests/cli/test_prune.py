@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -10,14 +11,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aap_hw.graph import surgery
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import Validation
+from aap_hw.models import zoo
 from aap_hw.prune.run import RunFolder
 from tests.synthetic import of_this_device, write_table
 
@@ -307,3 +313,49 @@ def test_rounds_cut_only_the_groups_that_were_asked_for(
     allowed = {f"layer{stage}.{block}.conv1" for stage in (2, 3) for block in range(3)} - {"layer2.0.conv1"}
     assert set() < set(RunFolder(out).load().kept) <= allowed
     assert json.loads((out / "config.json").read_text())["settings"]["skip"] == ["layer2.0.*"]
+
+
+def test_own_weights_classes_images_and_training_settings_arrive_in_the_run(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
+) -> None:
+    latencies = load_table(table_file)
+    (linear,) = [key for key in latencies.points if key.op == "linear"]
+    for point in list(latencies.points[linear].values()):
+        latencies.add(linear, replace(point, width_out=4))
+    save_table(latencies, table_file)
+    torch.manual_seed(5)
+    mine = zoo.build("resnet20", classes=4).module
+    for parameter in mine.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in mine.state_dict().items()}}, tmp_path / "my.pt"
+    )
+    images = np.random.default_rng(6).integers(0, 256, (24, 32, 32, 3), np.uint8)
+    splits = {f"{split}_images": images for split in ("train", "test")}
+    np.savez(tmp_path / "my.npz", **splits, **{f"{split}_labels": np.arange(24) % 4 for split in ("train", "test")})
+    # So small a step leaves the weights as they were given.
+    (tmp_path / "my.toml").write_text('epochs = 1\nlearning_rate = 1e-12\noptimiser = { name = "adamw" }\n')
+    out = tmp_path / "run"
+    network = ("--model", "resnet20", "--input", "3x32x32", "--weights", str(tmp_path / "my.pt"), "--classes", "4")
+    data = ("--data", f"npz:{tmp_path / 'my.npz'}", "--normalise", "0.4,0.5,0.6/0.2,0.25,0.3")
+    how = ("--training", str(tmp_path / "my.toml"), "--rounds", "1", "--calibration-images", "8", "--tensorboard")
+    outcome = aap_hw("prune", *network, *data, *how, "--lut", str(table_file), "--budget", "60%", "--out", str(out))
+    assert outcome.code == 0, outcome.err
+
+    config = json.loads((out / "config.json").read_text())
+    assert config["data"]["normalisation"] == {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+    assert config["settings"]["training"]["optimiser"]["name"] == "adamw"
+    loaded = RunFolder(out).load()
+    assert loaded.kept
+    kept = loaded.kept.get("conv1", list(range(16)))
+    given = mine.get_parameter("conv1.weight").detach()[kept]
+    torch.testing.assert_close(loaded.module.get_parameter("conv1.weight").detach(), given, rtol=0, atol=1e-6)
+    assert loaded.module(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
+
+    (process,) = json.loads((out / "environment.json").read_text())
+    assert process["packages"]["torch"] == importlib.metadata.version("torch")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    assert (process["git"] or {"commit": ""})["commit"] == head
+    figures = EventAccumulator(str(out / "tensorboard")).Reload()
+    (accuracy,) = figures.Scalars("accuracy")
+    assert accuracy.value == pytest.approx(json.loads((out / "summary.json").read_text())["accuracy_pruned"])
