@@ -49,7 +49,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="mobilenet_v2,resnet50", help="names of torchvision's or of aap-hw's zoo")
-    parser.add_argument("--networks", type=int, default=12, help="cut networks that calibrate a table made here")
+    parser.add_argument("--networks", type=int, default=24, help="cut networks that calibrate a table made here")
     parser.add_argument("--device", default="x86", help="device profile")
     parser.add_argument("--plans", type=int, default=50, help="width plans of each model")
     parser.add_argument("--seed", type=int, default=0, help="which plans are drawn")

@@ -48,7 +48,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mobilenet_v2", help="the first network, profiled twice")
     parser.add_argument("--then", default="resnet50", help="networks to add to its table, separated by commas")
-    parser.add_argument("--networks", type=int, default=12, help="cut networks that calibrate each table")
+    parser.add_argument("--networks", type=int, default=24, help="cut networks that calibrate each table")
     parser.add_argument("--keep", help="file for the first table, which is not there yet")
     parser.add_argument("--device", default="x86", help="device profile")
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # Standard deviations: of a tilt from 0, and of a measured network from the line, as a share of its latency. Only their
-# ratio matters: one network says nothing of the tilt, a dozen of different sizes nearly all.
+# ratio matters: one network says nothing of the tilt, two dozen of different sizes nearly all.
 TILT_SPREAD = 0.15
 NETWORK_SPREAD = 0.02
 

@@ -46,7 +46,7 @@ POINTS_A_BATCH = 16
 # Several boards share points in so many pieces each, at least: who is done first takes over from the others.
 PIECES_A_BOARD = 4
 # Cut networks that calibrate a table.
-NETWORKS = 12
+NETWORKS = 24
 
 
 def profile_model(
