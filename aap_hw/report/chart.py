@@ -84,7 +84,7 @@ class Page:
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
     """An axis with a title."""
-    return {"title": {"text": title}, **more}
+    return {"title": {"text": title, "standoff": 12}, "automargin": True, **more}
 
 
 def group_axis(names: Sequence[str]) -> dict[str, Any]:

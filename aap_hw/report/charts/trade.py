@@ -53,12 +53,13 @@ def trade_chart(stories: Sequence[Story]) -> Chart:
                     "line": {"color": color if len(stories) > 1 else INK, "width": 1, "dash": "dash"},
                 }
             )  # fmt: skip
-            notes.append(
-                {
-                    "x": budget, "yref": "paper", "y": 1, "xanchor": "left", "yanchor": "bottom", "showarrow": False,
-                    "text": f"budget {budget:.4g} ms" if len(stories) == 1 else "budget",
-                }
-            )  # fmt: skip
+            if len(stories) == 1:
+                notes.append(
+                    {
+                        "x": budget, "yref": "paper", "y": 1, "xanchor": "left", "yanchor": "bottom",
+                        "showarrow": False, "text": f"budget {budget:.4g} ms",
+                    }
+                )  # fmt: skip
             sentences[-1] += f", budget {budget:.4g} ms"
     view = View(
         label="",
@@ -76,6 +77,7 @@ def trade_chart(stories: Sequence[Story]) -> Chart:
     )
     known = " or ".join(sorted({story.how(True) for story in stories}))
     how = f"Filled marks are {known} latencies, hollow ones predicted; the star is the network that was kept."
+    how += " Dashed lines are budgets." if len(stories) > 1 and shapes else ""
     return Chart("trade", f"{what.capitalize()} against latency", how, [view])
 
 
