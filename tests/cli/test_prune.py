@@ -25,7 +25,6 @@ from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import Validation
 from aap_hw.models import zoo
 from aap_hw.prune.run import RunFolder
-from tests.synthetic import of_this_device, write_table
 
 RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8")
 
@@ -238,37 +237,6 @@ def test_ctrl_c_while_the_network_is_traced_leaves_not_even_a_folder(table_file:
     assert child.returncode == 130
     assert err.strip() == f"aap-hw: interrupted; no run was begun in {tmp_path / 'run'}; the same command begins it"
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_pruned_on_this_machine_and_deployed_to_it(
-    aap_hw: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
-) -> None:
-    monkeypatch.setattr("aap_hw.deploy.deploying.CHECKED_PIXELS", 50 * 32 * 32)
-    monkeypatch.setattr("aap_hw.prune.steps.ATTEMPTS", 1)
-    table, out = write_table(tmp_path / "here.json", **of_this_device()), tmp_path / "run"
-    pruned = aap_hw("prune", *RESNET20, "--lut", str(table), "--budget", "60%", "--out", str(out))
-    assert (pruned.code, pruned.err) == (0, "")
-    assert re.search(r"tried a plan on the device: predicted .* measured .* (within|over) the budget", pruned.out)
-    assert "not measured" not in pruned.out
-    assert "latency, ms, measured" in pruned.out
-    deployed = aap_hw("deploy", str(out), "--device", "x86")
-    assert (deployed.code, deployed.err) == (0, "")
-    assert re.search(r"the budget of .* ms is (met|MISSED)", deployed.out)
-    assert "checked on 50 images: largest difference from PyTorch" in deployed.out
-    assert f"bundle: {out}/bundle-x86" in deployed.out
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["max_abs_diff"] <= 1e-4
-    assert (out / "bundle-x86" / "manifest.json").exists()
-    unseen = aap_hw("deploy", str(out), "--device", "x86", "--no-run", "--out", str(tmp_path / "bundle"))
-    assert (unseen.code, unseen.err) == (0, "")
-    exported = aap_hw("export", str(out), "--onnx", str(tmp_path / "net.onnx"))
-    assert (exported.code, exported.err) == (0, "")
-    assert re.fullmatch(
-        r"\S+/net\.onnx: 0\.\d MB; ONNX Runtime differs from PyTorch by at most \S+ on 8 images\n", exported.out
-    )
-    assert "nothing was run: outputs are not checked and latency is not measured" in unseen.out
-    assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["latency"]["measured"] is None
 
 
 @pytest.mark.usefixtures("quick")

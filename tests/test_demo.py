@@ -1,0 +1,82 @@
+"""The way that a stranger goes first, on this machine's real device: ``make demo`` and a look at what it made.
+
+In its quick form, in the environment that is there, and with its three commands in one process, so that PyTorch and TVM
+are imported once; what ``make demo`` adds is the installation. How long it took is told at the end of the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.report.browser import CHROMIUM, open_page
+
+ROOT = Path(__file__).parent.parent
+
+
+# Two whole networks calibrate the table instead of two dozen.
+DEMO = """
+import functools, runpy, subprocess, sys
+from aap_hw.cli.main import main
+from aap_hw.lut import profiling
+profiling.profile_model = functools.partial(profiling.profile_model, networks=2)
+subprocess.call = lambda command: main(command[3:])
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_demo_and_its_report_go_through_without_a_warning(
+    aap_hw: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    began = time.monotonic()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    demo = subprocess.run(
+        [sys.executable, "-c", DEMO, ROOT / "scripts" / "demo.py", "--quick"],
+        capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL, timeout=280, check=False,
+    )  # fmt: skip
+    assert demo.returncode == 0, demo.stderr
+    assert [
+        line for line in demo.stderr.splitlines() if not re.match(r"measured \d+ of \d+ (points|networks)", line)
+    ] == []
+    assert not re.search(r"(?i)warn|deprecat|traceback", demo.stdout)
+    assert re.search(r"tried a plan on the device: predicted .* measured .* (within|over) the budget", demo.stdout)
+    assert "latency, ms, measured" in demo.stdout
+    assert "not measured" not in demo.stdout
+    assert re.search(r"the budget of .* ms is (met|MISSED)", demo.stdout)
+    assert re.search(r"checked on \d+ images: largest difference from PyTorch", demo.stdout)
+    assert "bundle: runs/demo/bundle-x86" in demo.stdout
+    assert re.search(r"demo finished in .* minutes \(profile \d+ s, prune \d+ s, deploy \d+ s\)", demo.stdout)
+    summary = json.loads(Path("runs/demo/summary.json").read_text())
+    assert summary["max_abs_diff"] <= 1e-4
+    assert summary["pruned_ms"] > 0
+
+    report = aap_hw("report", "runs/demo")
+    assert (report.code, report.err) == (0, "")
+    if CHROMIUM:
+        assert open_page(Path("runs/demo/report.html").resolve()).console == []
+    record_property("a stranger's way, quick form, seconds", round(time.monotonic() - began))
+
+    unseen = aap_hw("deploy", "runs/demo", "--device", "x86", "--no-run", "--out", "bundle")
+    assert (unseen.code, unseen.err) == (0, "")
+    assert "nothing was run: outputs are not checked and latency is not measured" in unseen.out
+    assert json.loads(Path("bundle/manifest.json").read_text())["latency"]["measured"] is None
+    exported = aap_hw("export", "runs/demo", "--onnx", "net.onnx")
+    assert (exported.code, exported.err) == (0, "")
+    assert re.fullmatch(
+        r"net\.onnx: \d\.\d MB; ONNX Runtime differs from PyTorch by at most \S+ on 8 images\n", exported.out
+    )
