@@ -278,7 +278,8 @@ def deploy(
 
     Raises
     ------
-    UserError : the run is of another device, the device cannot be reached, or outputs differ.
+    UserError : the run is of another device, or the device cannot be reached.
+    Fault : the compiled network does not compute what PyTorch does.
     """
     from aap_hw.deploy.deploying import deploy as deploy_run
     from aap_hw.device import load_profile

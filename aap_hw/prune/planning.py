@@ -319,6 +319,6 @@ def _lines(rows: Sequence[tuple[str, str, str]]) -> tuple[str, ...]:
 
 
 def _up(value: float) -> str:
-    """Three significant digits, rounded up, so that the figure given can be asked for."""
+    """Three significant digits, or a whole number, rounded up, so that the figure given can be asked for."""
     digits = max(0, 2 - math.floor(math.log10(value)))
     return f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}"
