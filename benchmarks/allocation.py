@@ -75,7 +75,7 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
     scores = dict(scores_of(task, dense.module, dense.graph, PruneSettings()))
     planner = dense.planner
     # Whole branches are removed by our choice only; the published ones that are compared know nothing of depth.
-    deep, flat = planner.problem(scores, [FLOPS]), replace(planner, blocks={}).problem(scores, [FLOPS])
+    deep, flat = planner.problem(scores, [FLOPS]), replace(planner, blocks=()).problem(scores, [FLOPS])
     allocators = {
         "exact": (deep, exact),
         "exact_no_depth": (flat, exact),

@@ -1,9 +1,10 @@
 """How much attention each channel of each group gets on calibration images."""
 
 from aap_hw.attention.alternatives import ALTERNATIVES
-from aap_hw.attention.contribution import contributions
-from aap_hw.attention.observer import AttentionObserver, attention_scores
+from aap_hw.attention.observer import AttentionObserver, attention_scores, observed
+from aap_hw.attention.reading import read_attention
 from aap_hw.attention.scale import SCALES, scaled
+from aap_hw.attention.sensitivity import sensitivities
 from aap_hw.attention.sums import REDUCTIONS, ActivationSums, Reduction
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "AttentionObserver",
     "Reduction",
     "attention_scores",
-    "contributions",
+    "observed",
+    "read_attention",
     "scaled",
+    "sensitivities",
 ]

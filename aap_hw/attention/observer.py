@@ -5,6 +5,8 @@ Covers which nodes are observed and how images reach them. The formula of the sc
 other, as is the case in evaluation mode.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any, Self
@@ -63,6 +65,13 @@ def attention_scores(
         unknown.
     """
     check_score(reduction, p)
+    return observed(model, batches, graph=graph, distributed=distributed).scores(reduction, p)
+
+
+def observed(
+    model: nn.Module, batches: Iterable[Tensor], *, graph: ChannelGraph | None = None, distributed: bool = False
+) -> AttentionObserver:
+    """The sums of a network's activations over calibration images; see `attention_scores`."""
     observer = AttentionObserver(graph) if graph is not None else None
     for batch in batches:
         _check_images(batch)
@@ -75,7 +84,7 @@ def attention_scores(
         raise UserError(_NO_IMAGES)
     if distributed:
         observer.gather()
-    return observer.scores(reduction, p)
+    return observer
 
 
 class AttentionObserver:
@@ -159,18 +168,40 @@ class AttentionObserver:
             If no image has been added, a score is not finite, or `reduction` or `p` is unknown.
         """
         check_score(reduction, p)
-        scores = {}
-        for group, positions in self._positions.items():
-            if any(not self.sums[node].images for node in positions):
-                raise UserError(_NO_IMAGES)
-            read = [self.sums[node].scores(reduction, p)[index].mean(axis=1) for node, index in positions.items()]
-            scores[group] = np.mean(read, axis=0)
-            if not np.isfinite(scores[group]).all():
+        scores = self._by_group(lambda sums: sums.scores(reduction, p))
+        for group, found in scores.items():
+            if not np.isfinite(found).all():
                 raise UserError(
                     f"the attention of group {group} is not finite, because its activations are not, or "
                     f"become too large with p={p:g}; check the weights and how the images are normalised"
                 )
         return scores
+
+    def variances(self) -> dict[str, NDArray[np.float64]]:
+        """Variance of every channel's activation over images and pixels by group name, each of shape ``(width,)``.
+
+        Raises
+        ------
+        UserError
+            If no image has been added, or a variance is not finite.
+        """
+        found = self._by_group(ActivationSums.variance)
+        for group, variance in found.items():
+            if not np.isfinite(variance).all():
+                raise UserError(
+                    f"the activations of group {group} are not finite; check the weights and how images are normalised"
+                )
+        return found
+
+    def _by_group(self, read: Callable[[ActivationSums], NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+        """What is read of each channel: the mean over the nodes and positions where a group is observed."""
+        found = {}
+        for group, positions in self._positions.items():
+            if any(not self.sums[node].images for node in positions):
+                raise UserError(_NO_IMAGES)
+            values = [read(self.sums[node])[index].mean(axis=1) for node, index in positions.items()]
+            found[group] = np.mean(values, axis=0)
+        return found
 
 
 class Watcher(fx.Interpreter):

@@ -20,19 +20,22 @@ REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 
 
 class ActivationSums:
-    """The sum of |Y| over the images seen so far, for one activation Y.
+    """The sum of |Y| over the images seen so far, for one activation Y, and what its variance follows from.
 
     Attributes
     ----------
     total
         Sum over images, float64, shape ``(C, H, W)``; or ``(C,)`` for an activation without a map. None
         before the first image.
+    moments
+        Sums of Y and of its square over images and pixels, float64, shape ``(2, C)``. None likewise.
     images
-        How many images are in the sum.
+        How many images are in the sums.
     """
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
+        self.moments: Tensor | None = None
         self.images = 0
 
     def add(self, activation: Tensor) -> None:
@@ -44,7 +47,9 @@ class ActivationSums:
             If the maps have another shape than those before.
         """
         # In float64: the sum must not depend on how the images were divided into batches.
-        self._add(activation.abs().sum(dim=0, dtype=torch.float64), activation.shape[0])
+        by_channel = activation.movedim(1, 0).flatten(1)
+        moments = [values.sum(dim=1, dtype=torch.float64) for values in (by_channel, by_channel.square())]
+        self._add(activation.abs().sum(dim=0, dtype=torch.float64), torch.stack(moments), activation.shape[0])
 
     def merge(self, other: Self) -> None:
         """Add what another process or another part of the images has summed.
@@ -54,22 +59,24 @@ class ActivationSums:
         ValueError
             If the maps have different shapes.
         """
-        if other.total is not None:
-            self._add(other.total, other.images)
+        if other.total is not None and other.moments is not None:
+            self._add(other.total, other.moments, other.images)
 
     def gather(self) -> None:
         """Replace the sum by that over all processes that train together; each has seen at least one image."""
         assert self.total is not None
-        self.total = ranks.summed(self.total)
+        assert self.moments is not None
+        self.total, self.moments = ranks.summed(self.total), ranks.summed(self.moments)
         self.images = int(ranks.summed(torch.tensor(self.images, device=self.total.device)))
 
-    def _add(self, total: Tensor, images: int) -> None:
-        if self.total is None:
-            self.total = total.clone()
+    def _add(self, total: Tensor, moments: Tensor, images: int) -> None:
+        if self.total is None or self.moments is None:
+            self.total, self.moments = total.clone(), moments.clone()
         elif self.total.shape != total.shape:
             raise ValueError(f"maps of shape {tuple(total.shape)} do not add to {tuple(self.total.shape)}")
         else:
             self.total += total.to(self.total.device)
+            self.moments += moments.to(self.moments.device)
         self.images += images
 
     def scores(self, reduction: str = "mean", p: float = 1.0) -> NDArray[np.float64]:
@@ -101,6 +108,21 @@ class ActivationSums:
             reduced = powers.mean(dim=1) if reduction == "mean" else powers.sum(dim=1)
         array: NDArray[np.float64] = reduced.cpu().numpy()
         return array
+
+    def variance(self) -> NDArray[np.float64]:
+        """Variance of Y over images and pixels, of each channel, shape ``(C,)``.
+
+        Raises
+        ------
+        ValueError
+            If no image has been added.
+        """
+        if self.total is None or self.moments is None:
+            raise ValueError("no image has been added")
+        values = self.images * self.total[0].numel()
+        mean, square = (self.moments / values).cpu().numpy()
+        spread: NDArray[np.float64] = np.maximum(square - mean**2, 0.0)
+        return spread
 
 
 def check_score(reduction: str, p: float) -> None:

@@ -193,10 +193,9 @@ calibration_option = click.option(
 )
 score_option = click.option(
     "--score",
-    type=click.Choice(["attention", "taylor", "bn-scale", "weight-l1"]),
-    default="attention",
-    show_default=True,
-    help="What tells which filters are important.",
+    type=click.Choice(["read-attention", "attention", "taylor", "bn-scale", "weight-l1"]),
+    help="What tells which filters are important: 'attention' is the paper's and the default with --allocator "
+    "threshold, 'read-attention' is what the next layers get of a filter and the default otherwise.",
 )
 score_scale_option = click.option(
     "--score-scale",

@@ -60,7 +60,7 @@ def command(
     weights: str | None,
     classes: int | None,
     calibration_images: int | None,
-    score: str,
+    score: str | None,
     score_scale: str,
     allocator: str,
     threshold_weights: str | None,
@@ -105,7 +105,7 @@ def command(
         given += f" --limit {source.limit}" if source and source.limit else ""
         given += f" --weights {shlex.quote(weights)}" if weights else ""
         given += f" --classes {classes}" if classes else ""
-        given += f" --score {score}" if score != "attention" else ""
+        given += f" --score {score}" if score else ""
         given += f" --score-scale {score_scale}" if score_scale != "raw" else ""
         given += f" --allocator {allocator}" if allocator != "exact" else ""
         given += f" --threshold-weights {threshold_weights}" if threshold_weights else ""

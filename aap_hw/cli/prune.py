@@ -119,7 +119,7 @@ def command(
     training: str | None,
     seed: int,
     calibration_images: int | None,
-    score: str,
+    score: str | None,
     score_scale: str,
     allocator: str,
     threshold_weights: str | None,

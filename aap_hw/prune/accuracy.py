@@ -139,7 +139,7 @@ def prune_within(
             "allow a larger drop, or train longer with --epochs"
         )
     state, last = best
-    record = {"rounds": history, "budgets": {}, "max_accuracy_drop": drop, "score": settings.score}
+    record = {"rounds": history, "budgets": {}, "max_accuracy_drop": drop, "score": settings.scored_by}
     return finished(task, dense, state, known, accuracy_dense, last, record)
 
 

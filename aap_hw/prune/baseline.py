@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from aap_hw import ranks
-from aap_hw.attention import ALTERNATIVES, attention_scores, contributions, scaled
+from aap_hw.attention import ALTERNATIVES, observed, read_attention, scaled, sensitivities
 from aap_hw.compile.network import Network
 from aap_hw.compile.partition import partition
 from aap_hw.compile.removal import removable
@@ -32,7 +32,7 @@ from aap_hw.models.origin import Origin
 from aap_hw.policy import LATENCY, MEMORY, Budget
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.planning import Plan, Planner
-from aap_hw.prune.task import FEWEST_IMAGES, PruneSettings, Task
+from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.data import LabelledImages
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 DENSE_MS = "dense/ms"
 # Calibration images from which on attention is read batch by batch.
 BATCHED_FROM = 64
+# Images that tell how much depends on each group: at most so many.
+SENSITIVITY_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,10 @@ def baseline(
         candidates,
         task.table,
         slowdown,
-        blocks=_blocks(task, graph, network) if settings.depth else {},
+        blocks=tuple(block.groups for block in removable(network, graph.blocks)) if settings.depth else (),
         allocator=settings.allocator,
         threshold_weights=settings.threshold_weights,
+        sensitivities=_sensitivities(task, graph, settings),
         target=_target_of(task.table) if MEMORY.name in resources else None,
     )
     journal = journal or Journal()
@@ -199,20 +202,21 @@ def _raw_scores(
 ) -> Mapping[str, NDArray[np.float64]]:
     shape = task.origin.input_shape
     count = settings.images_for(shape)
-    if settings.score == "taylor" and task.origin.classes != task.data.classes:
+    if settings.scored_by == "taylor" and task.origin.classes != task.data.classes:
         raise UserError(
             f"Taylor scores need the loss on labelled images, and {task.origin.model} tells {task.origin.classes} "
             f"classes apart where the images are of {task.data.classes}; choose another --score"
         )
-    if settings.score != "attention":
-        return ALTERNATIVES[settings.score](module, graph, calibration_batches(task.data, shape, count))
+    if settings.scored_by in ALTERNATIVES:
+        return ALTERNATIVES[settings.scored_by](module, graph, calibration_batches(task.data, shape, count))
     distributed = min(count, task.data.count("train")) >= ranks.count()
     batches = (images for images, _ in calibration_batches(task.data, shape, count, distributed=distributed))
     # The graph was traced for one image at a time; for many, another trace for whole batches is soon paid back.
     traced = graph if count <= BATCHED_FROM else None
-    return attention_scores(
-        module, batches, reduction=settings.reduction, p=settings.p, graph=traced, distributed=distributed
-    )
+    seen = observed(module, batches, graph=traced, distributed=distributed)
+    if settings.scored_by == "attention":
+        return seen.scores(settings.reduction, settings.p)
+    return read_attention(module, graph, seen.variances())
 
 
 def plan_once(task: Task, budgets: Sequence[Budget], settings: PruneSettings) -> tuple[Baseline, Plan]:
@@ -222,12 +226,12 @@ def plan_once(task: Task, budgets: Sequence[Budget], settings: PruneSettings) ->
     return dense, dense.planner.plan(scores_of(task, dense.module, dense.graph, settings), allowed)
 
 
-def _blocks(task: Task, graph: ChannelGraph, network: Network) -> dict[tuple[str, ...], float]:
-    """The residual branches that may be removed, by their groups, and what each contributes to its stream."""
-    found = removable(network, graph.blocks)
-    images = next(calibration_batches(task.data, task.origin.input_shape, FEWEST_IMAGES))[0]
-    share = contributions(graph, found, images)
-    return {block.groups: share[block.name] for block in found}
+def _sensitivities(task: Task, graph: ChannelGraph, settings: PruneSettings) -> dict[str, float]:
+    """How much the network's answer depends on each of its groups."""
+    shape = task.origin.input_shape
+    count = min(settings.images_for(shape), SENSITIVITY_IMAGES)
+    images = torch.cat([images for images, _ in calibration_batches(task.data, shape, count)])
+    return sensitivities(graph, images)
 
 
 def _target_of(table: LatencyTable) -> DeviceTarget:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,8 @@ Scores = Mapping[str, NDArray[np.float64]]
 Widths = Mapping[str, int]
 # A group that keeps next to nothing would be worth minus infinity.
 LEAST_SHARE = 1e-6
+# What a removed branch is counted as keeping; docs/DECISIONS.md says what was tried.
+REMOVED_SHARE = 0.03
 # What a kernel takes of the resources that can be counted, under a width plan.
 COUNTS = {PARAMETERS.name: Kernel.parameters, FLOPS.name: Kernel.multiply_accumulates}
 # A budget is converted to the table's unit and its cost back: what rounding may add to it on the way.
@@ -83,8 +85,8 @@ class Plan:
     keep : for each group that is cut, the channels kept, counted in the network that was scored.
     predicted_ms : what the network takes if its kernels take ``kernels``.
     spent : what it takes of every resource, by name; latency in ms as predicted.
-    kept_attention : geometric mean over the free groups of the share of attention kept; see ``Planner.plan`` for what
-        a removed branch keeps.
+    kept_attention : geometric mean over the free groups of the share of attention kept, weighted by how much the
+        network's answer depends on each; see ``Planner.plan`` for what a removed branch keeps.
     gap : how far the choice may be from the best, as a share of its value; proven by the solver. None if nothing is
         proven, as of a threshold.
     """
@@ -119,8 +121,8 @@ class Planner:
     slowdown : how much longer the network takes than the sum of its kernels, by the table.
     calibration : latency measured on the device over what the table predicts; 1 if nothing was measured.
     unpruned_ms : latency of the unpruned network that shares are of; None if it is only predicted.
-    blocks : residual branches that may be removed, with what each contributes to its stream: the groups that go with
-        it, and its share of the attention.
+    blocks : residual branches that may be removed, each by the groups that go with it.
+    sensitivities : how much the network's answer depends on each group, in any unit; empty counts all alike.
     allocator : how widths are chosen: ``exact`` or ``threshold``, see ``aap_hw.policy``.
     target : the machine that memory is counted for; None leaves memory out.
     threshold_weights : the resource that a threshold's weights are shares of; None takes the first limited one of
@@ -133,7 +135,8 @@ class Planner:
     slowdown: Slowdown = ALONE
     calibration: float = 1.0
     unpruned_ms: float | None = None
-    blocks: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+    blocks: tuple[tuple[str, ...], ...] = ()
+    sensitivities: Mapping[str, float] = field(default_factory=dict)
     allocator: str = "exact"
     threshold_weights: str | None = None
     target: DeviceTarget | None = None
@@ -163,13 +166,11 @@ class Planner:
     def plan(self, scores: Scores, budgets: Mapping[str, float], at_most: Widths | None = None) -> Plan:
         """The plan with the most attention kept that is predicted to meet the budgets; none is slower than unpruned.
 
-        The value of a plan is the sum over groups of log(share of attention kept): groups work in series, so that
-        what reaches the output is the product of what each lets through. A branch that is removed keeps what it keeps
-        at its narrowest, times the share of the stream that comes from its shortcut: never more than its narrowest
-        form, and the less of the stream comes from it, the closer to that. A threshold does not ask for any value.
-
-        Branches are removed only if no narrowing meets the budgets: what each contributes is known for it alone, and
-        a plan that removes several loses more than their product says (docs/results/accuracy_latency).
+        The value of a plan is the sum over groups of sensitivity * log(share of attention kept). For the first channels
+        that go, that is the first-order estimate of what the loss grows by; the log also says that groups work in
+        series, what reaches the output being the product of what each lets through, so that none is emptied. A branch
+        that is removed counts as if REMOVED_SHARE of each of its groups were kept: the stream goes on without it. A
+        threshold does not ask for any value.
 
         Parameters
         ----------
@@ -185,11 +186,6 @@ class Planner:
         Unreachable : no plan meets the budgets; the smallest reachable amount is named.
         MissingKernelError : the table lacks a kernel of the network.
         """
-        if self.blocks:
-            try:
-                return replace(self, blocks={}).plan(scores, budgets, at_most)
-            except Unreachable:
-                pass
         weights = self._weights(budgets)
         problem = self.problem(scores, [*budgets, weights], at_most)
         dense_us = math.fsum(row.latency_us for row in kernel_latencies(self.network, self.network.dense, self.table))
@@ -223,10 +219,11 @@ class Planner:
         Latency is always among them, in microseconds of the kernels on their own.
         """
         allowed = self._allowed(at_most)
+        open_to_choice = {name: widths for name, widths in allowed.items() if len(widths) > 1}
+        importance = self._importance(list(open_to_choice))
         choices = [
-            GroupChoice(name, widths, self._value(name, widths, scores[name]))
-            for name, widths in allowed.items()
-            if len(widths) > 1
+            GroupChoice(name, widths, importance[name] * self._value(name, widths, scores[name]))
+            for name, widths in open_to_choice.items()
         ]
         together = [
             groups for groups in self.blocks if all(allowed[name][0] == 0 < len(allowed[name]) - 1 for name in groups)
@@ -241,12 +238,17 @@ class Planner:
         costs[LATENCY.name] = latency_costs(self.network, allowed, self.table)
         return Problem(choices, costs, together)
 
+    def _importance(self, groups: Sequence[str]) -> dict[str, float]:
+        """Sensitivity of each group relative to their mean."""
+        total = math.fsum(self.sensitivities.get(name, 0.0) for name in groups)
+        if total <= 0:
+            return dict.fromkeys(groups, 1.0)
+        return {name: self.sensitivities.get(name, 0.0) * len(groups) / total for name in groups}
+
     def _value(self, name: str, widths: Sequence[int], scores: NDArray[np.float64]) -> NDArray[np.float64]:
         value: NDArray[np.float64] = np.log(np.maximum(kept_share(scores, widths), LEAST_SHARE))
         if widths[0] == 0:
-            # Of the groups of a block, the first answers for what the whole branch contributes.
-            lost = next((share for groups, share in self.blocks.items() if groups[0] == name), 0.0)
-            value[0] = value[1] + math.log(max(1 - lost, LEAST_SHARE))
+            value[0] = min(value[1], math.log(REMOVED_SHARE))
         return value
 
     def _weights(self, budgets: Iterable[str]) -> str:

@@ -127,5 +127,5 @@ def prune(
     assert best is not None
     _, state, last = best
     asked = {budget.resource.name: str(budget) for budget in budgets}
-    record = {"rounds": history, "budgets": asked, "score": settings.score, "max_accuracy_drop": max_drop}
+    record = {"rounds": history, "budgets": asked, "score": settings.scored_by, "max_accuracy_drop": max_drop}
     return finished(task, dense, state, known, accuracy_dense, last, record)

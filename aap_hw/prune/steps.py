@@ -269,7 +269,7 @@ def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: Pr
         "provenance": task.table.device["provenance"],
         "budget_ms": wanted.get(LATENCY.name),
         "budgets": dict(wanted),
-        "score": settings.score,
+        "score": settings.scored_by,
         "table_error": None if error is None else error.as_json(),
     }
 

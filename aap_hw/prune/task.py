@@ -30,14 +30,15 @@ class PruneSettings:
     ----------
     rounds : steps in which the budget is approached.
     calibration_images : images that attention is averaged over; None takes 16 at 224 x 224 up to 512 at 32 x 32.
-    score : what tells important channels: ``attention`` or one of ``aap_hw.attention.ALTERNATIVES``.
+    score : what tells important channels: ``read-attention``, the published ``attention``, or one of
+        ``aap_hw.attention.ALTERNATIVES``; None takes what suits the allocator, see ``scored_by``.
     score_scale : how scores are brought to one scale in all groups, see ``aap_hw.attention.scale``.
     schedule : how budgets fall from round to round, see ``aap_hw.policy.round_budgets``.
     allocator : how widths are chosen: ``exact``, or ``threshold`` for the paper's rule.
     threshold_weights : what the paper's rule weights groups by, ``parameters``, ``flops`` or ``latency``; None takes
         what is limited.
     depth : whether residual branches may be removed altogether; a threshold never does.
-    reduction, p : the paper's family (mean, sum, max) and exponent of the attention score.
+    reduction, p : the paper's family (mean, sum, max) and exponent of the score ``attention``.
     only, skip : patterns of the channel groups that may be cut, and of those that may not (``aap_hw.graph.selection``).
     training : how each round trains; its learning-rate schedule starts anew each time.
     seed : of the training's order and augmentation.
@@ -45,7 +46,7 @@ class PruneSettings:
 
     rounds: int = 3
     calibration_images: int | None = None
-    score: str = "attention"
+    score: str | None = None
     score_scale: str = "raw"
     schedule: str = "geometric"
     allocator: str = "exact"
@@ -57,6 +58,11 @@ class PruneSettings:
     skip: tuple[str, ...] = ()
     training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=3, learning_rate=0.05))
     seed: int = 0
+
+    @property
+    def scored_by(self) -> str:
+        """The score that is used: if none is asked for the best known, or the published one for the published rule."""
+        return self.score or ("attention" if self.allocator == "threshold" else "read-attention")
 
     def images_for(self, input_shape: tuple[int, int, int]) -> int:
         """How many calibration images a network of (C, H, W) is shown."""

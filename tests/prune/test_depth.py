@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from aap_hw.attention import contributions
 from aap_hw.compile.partition import partition
-from aap_hw.compile.removal import removable
 from aap_hw.graph import ChannelGraph
 from aap_hw.policy import Budget
 from aap_hw.prune.baseline import baseline, plan_once
-from aap_hw.prune.planning import Unreachable
+from aap_hw.prune.planning import REMOVED_SHARE, Unreachable
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings, Task
@@ -32,38 +30,18 @@ def task(retrain: bool = False) -> Task:
     return Task(ORIGIN, table(), few_images(), retrain)
 
 
-def test_contribution_is_the_branches_share_of_the_attention_of_what_is_added() -> None:
-    module, graph, network = resnet20()
-    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    seen: dict[str, float] = {}
-    block = module.get_submodule("layer2.1")
-    hooks = [
-        block.register_forward_pre_hook(lambda _m, inputs: seen.update(x=float(inputs[0].abs().mean()))),
-        block.get_submodule("bn2").register_forward_hook(lambda _m, _i, out: seen.update(f=float(out.abs().mean()))),
-    ]
-    with torch.no_grad():
-        module(images)
-    for hook in hooks:
-        hook.remove()
-    found = contributions(graph, removable(network, graph.blocks), images)
-    assert found.keys() == REMOVABLE
-    assert found["layer2.1.conv1"] == pytest.approx(seen["f"] / (seen["f"] + seen["x"]), rel=1e-5)
-    assert all(0 < share < 1 for share in found.values())
-
-
-def test_a_removed_branch_is_worth_its_narrowest_form_times_the_shortcuts_share() -> None:
+def test_a_removed_branch_is_worth_a_fixed_share_of_its_groups_and_never_more_than_its_narrowest_form() -> None:
     dense = baseline(task(), FEW)
     assert {groups[0] for groups in dense.planner.blocks} == REMOVABLE
     random = np.random.default_rng(0)
     scores = {group.name: random.random(group.width) for group in resnet20()[1].groups if not group.frozen}
-    with_depth = dense.planner.problem(scores, [])
-    without = replace(dense.planner, blocks={}).problem(scores, [])
+    alike = replace(dense.planner, sensitivities={})
+    with_depth, without = alike.problem(scores, []), replace(alike, blocks=()).problem(scores, [])
     for deep, flat in zip(with_depth.choices, without.choices, strict=True):
         if deep.name in REMOVABLE:
             assert deep.widths == (0, *flat.widths)
             assert deep.value[1:] == pytest.approx(flat.value)
-            shortcut = 1 - dense.planner.blocks[deep.name,]
-            assert math.exp(deep.value[0]) == pytest.approx(math.exp(flat.value[0]) * shortcut)
+            assert math.exp(deep.value[0]) == pytest.approx(min(REMOVED_SHARE, math.exp(flat.value[0])))
         else:
             assert deep.widths == flat.widths
 
@@ -110,15 +88,7 @@ def test_run_that_removes_branches_can_be_saved_and_loaded_and_its_rounds_go_on_
     assert summary["params_pruned"] == sum(p.numel() for p in loaded.module.parameters())
 
 
-def test_a_budget_that_narrowing_meets_removes_no_branch() -> None:
-    with pytest.raises(Unreachable) as refused:
-        plan_once(task(), [Budget.parse("5%")], replace(FEW, depth=False))
-    dense, plan = plan_once(task(), [Budget.parse(f"{1.01 * refused.value.smallest}ms")], FEW)
-    assert dense.planner.blocks
-    assert all(plan.widths.values())
-
-
 def test_without_depth_no_branch_is_removed() -> None:
     dense = baseline(task(), replace(FEW, depth=False))
-    assert dense.planner.blocks == {}
+    assert dense.planner.blocks == ()
     assert all(widths[0] > 0 for widths in dense.planner.candidates.values())

@@ -120,6 +120,22 @@ def test_budget_that_is_exactly_what_a_plan_takes_is_kept_by_a_plan_as_good(
     assert again.kept_attention >= found.kept_attention * (1 - 1e-2)
 
 
+def test_group_that_the_answer_depends_on_is_narrowed_less() -> None:
+    scores, budget = random_scores(7), {"latency": reachable(0.3)}
+    alike, name = planner().plan(scores, budget), "layer3.0.conv1"
+    assert alike.widths[name] < resnet20()[2].dense[name]
+    sensitivities = {group: 20.0 if group == name else 1.0 for group in free_groups()}
+    plan = replace(planner(), sensitivities=sensitivities).plan(scores, budget)
+    check(plan, scores, budget["latency"], dict(resnet20()[2].dense))
+    assert plan.widths[name] > alike.widths[name]
+    # Only their ratios count.
+    scaled = {group: 7e-3 * each for group, each in sensitivities.items()}
+    assert replace(planner(), sensitivities=scaled).plan(scores, budget).widths == plan.widths
+    kept = {g: 1.0 if g not in plan.keep else scores[g][plan.keep[g]].sum() / scores[g].sum() for g in free_groups()}
+    mean = sum(sensitivities[g] * math.log(kept[g]) for g in kept) / sum(sensitivities.values())
+    assert plan.kept_attention == pytest.approx(math.exp(mean))
+
+
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**32), share=st.floats(0.1, 0.98))
 def test_threshold_keeps_the_budget_too_and_no_more_attention_than_the_exact_choice(seed: int, share: float) -> None:

@@ -1,0 +1,98 @@
+"""How much the answer depends on a group is activation times gradient, as PyTorch computes it on the plain module."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from aap_hw import ChannelGraph
+from aap_hw.attention import sensitivities
+from aap_hw.errors import UserError
+
+
+class Net(nn.Module):
+    def __init__(self, *, inplace: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.third = nn.Conv2d(6, 8, 3, padding=1)
+        self.linear = nn.Linear(8, 5)
+        self.relu = nn.ReLU(inplace=inplace)
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        stream = self._see(self.relu(self.first(x)))
+        inner = self._see(self.relu(self.third(stream)))
+        return self.linear(inner.mean((2, 3)))  # type: ignore[no-any-return]
+
+    def _see(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling() and x.requires_grad:
+            x.retain_grad()
+            self.seen.append(x)
+        return x
+
+
+def images(count: int = 5) -> torch.Tensor:
+    return torch.randn(count, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def traced(model: nn.Module) -> ChannelGraph:
+    return ChannelGraph.trace(model, (torch.zeros(1, 3, 6, 6),))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_it_is_activation_times_gradient_of_each_channel_and_image(inplace: bool) -> None:
+    torch.manual_seed(0)
+    model = Net(inplace=inplace).eval()
+    found = sensitivities(traced(model), images())
+    expected = {"first": 0.0, "third": 0.0}
+    for image in images():
+        model.seen.clear()
+        outputs = model(image[None])
+        F.cross_entropy(outputs, outputs.argmax(1)).backward()
+        for name, value in zip(expected, model.seen, strict=True):
+            assert value.grad is not None
+            expected[name] += float((value * value.grad).detach().sum((2, 3)).abs().sum()) / 5
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_model_keeps_no_gradient_and_its_weights_need_none() -> None:
+    model = Net().eval().requires_grad_(False)
+    frozen = sensitivities(traced(model), images())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert frozen == pytest.approx(sensitivities(traced(model.requires_grad_(True)), images()), rel=1e-6)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_residual_branch_that_adds_little_matters_little() -> None:
+    class Branch(nn.Module):
+        def __init__(self, share: float) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.inner = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 3, padding=1)
+            self.outer, self.linear = nn.Conv2d(4, 6, 3, padding=1, bias=False), nn.Linear(6, 5)
+            with torch.no_grad():
+                self.outer.weight *= share
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            stream = torch.relu(self.first(x))
+            return self.linear((stream + self.outer(torch.relu(self.inner(stream)))).mean((2, 3)))  # type: ignore[no-any-return]
+
+    strong, weak = (sensitivities(traced(Branch(share).eval()), images()) for share in (1.0, 0.01))
+    assert weak["inner"] < 0.05 * strong["inner"]
+    assert weak["first"] > 0.3 * strong["first"]
+
+
+def test_activations_without_a_gradient_count_for_nothing() -> None:
+    class Halted(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(self.third(torch.relu(self.first(x))).mean((2, 3)) * 0)  # type: ignore[no-any-return]
+
+    assert sensitivities(traced(Halted().eval()), images())["first"] == 0.0
+
+
+def test_too_few_images_for_a_traced_batch_are_refused() -> None:
+    graph = ChannelGraph.trace(Net().eval(), (torch.zeros(4, 3, 6, 6),))
+    with pytest.raises(UserError, match="2 calibration images are not a whole batch of 4"):
+        sensitivities(graph, images(2))
