@@ -9,17 +9,19 @@ from _allocators import FLOPS, Allocator, exact, exact_flops, threshold, uniform
 from _torch_pruning import torch_pruning
 
 from aap_hw.attention.alternatives import weight_l1
-from aap_hw.policy import LATENCY, best_channels
+from aap_hw.policy import LATENCY, Problem, best_channels
 from aap_hw.prune.baseline import Baseline, scores_of
+from aap_hw.prune.planning import Scores
 from aap_hw.prune.task import PruneSettings, Task
 
 Kept = dict[str, list[int]]
 # Name of each method, ours first, and how it is written in a table.
 METHODS = {
-    "exact": "attention + exact latency, depth too (aap-hw)",
-    "exact_no_depth": "attention + exact latency, widths only (aap-hw --no-depth)",
-    "threshold": "attention + threshold (AAP's rule)",
-    "flops": "attention + FLOPs",
+    "exact": "read attention + exact latency, depth too (aap-hw)",
+    "exact_no_depth": "read attention + exact latency, widths only (aap-hw --no-depth)",
+    "published_attention": "published attention + exact latency, groups alike, widths only",
+    "threshold": "published attention + threshold (AAP's rule)",
+    "flops": "published attention + FLOPs, groups alike",
     "uniform": "magnitude + uniform width",
     "torch_pruning": "torch-pruning (global magnitude)",
 }
@@ -30,11 +32,14 @@ class Chooser:
 
     def __init__(self, task: Task, dense: Baseline) -> None:
         self._task, self._dense = task, dense
-        self._attention = dict(scores_of(task, dense.module, dense.graph, PruneSettings()))
-        self._magnitude = weight_l1(dense.module, dense.graph)
-        # Whole branches are removed by our choice only: what it is compared with knows nothing of depth.
-        self._deep = dense.planner.problem(self._attention, [FLOPS])
-        self._flat = replace(dense.planner, blocks={}).problem(self._attention, [FLOPS])
+        module, graph, planner = dense.module, dense.graph, dense.planner
+        self._read = dict(scores_of(task, module, graph, PruneSettings()))
+        self._attention = dict(scores_of(task, module, graph, PruneSettings(score="attention")))
+        self._magnitude = weight_l1(module, graph)
+        # Depth and the sensitivity of groups are ours: what our choice is compared with knows nothing of them.
+        self._ours = planner.problem(self._read, [FLOPS])
+        self._narrow = replace(planner, blocks=()).problem(self._read, [FLOPS])
+        self._others = replace(planner, blocks=(), sensitivities={}).problem(self._attention, [FLOPS])
 
     def kept(self, method: str, budget_ms: float) -> Kept | None:
         """Channels kept of every group that is cut; None if the method cannot reach the budget."""
@@ -43,22 +48,20 @@ class Chooser:
             return torch_pruning(
                 self._dense.module, self._dense.graph, shape, lambda widths: self.predicted_ms(widths) <= budget_ms
             )
-        allocators: dict[str, Allocator] = {
-            "exact": exact,
-            "exact_no_depth": exact,
-            "threshold": threshold(self._attention),
-            "flops": exact_flops,
-            "uniform": uniform,
+        how: dict[str, tuple[Problem, Allocator, Scores]] = {
+            "exact": (self._ours, exact, self._read),
+            "exact_no_depth": (self._narrow, exact, self._read),
+            "published_attention": (self._others, exact, self._attention),
+            "threshold": (self._others, threshold(self._attention), self._attention),
+            "flops": (self._others, exact_flops, self._attention),
+            "uniform": (self._others, uniform, self._magnitude),
         }
+        problem, allocator, scores = how[method]
         planner = self._dense.planner
-        alone_us = planner.slowdown.alone_of(budget_ms * 1e3 / planner.calibration)
-        problem = self._deep if method == "exact" else self._flat
-        chosen = allocators[method](problem, alone_us)
+        chosen = allocator(problem, planner.slowdown.alone_of(budget_ms * 1e3 / planner.calibration))
         if chosen is None:
             return None
-        scores = self._magnitude if method == "uniform" else self._attention
-        widths = widths_of(problem, chosen)
-        unpruned = self._dense.network.dense
+        widths, unpruned = widths_of(problem, chosen), self._dense.network.dense
         return {g: best_channels(scores[g], w).tolist() for g, w in widths.items() if w < unpruned[g]}
 
     def predicted_ms(self, widths: Mapping[str, int]) -> float:

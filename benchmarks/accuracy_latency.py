@@ -152,8 +152,9 @@ def train(network: Network, cells: list[dict[str, Any]], journals: Mapping[str, 
             planned = journals["plan"].find(**cell)
             if planned is None or planned["kept"] is None:
                 continue
-            done = {**cell, "seed": seed, "kept": planned["kept"], "settings": json.loads(json.dumps(how))}
-            if journals["train"].find(**done) is not None:
+            done = {"seed": seed, "kept": planned["kept"], "settings": json.loads(json.dumps(how))}
+            # By its channels: two methods may choose the same network.
+            if journals["train"].find(model=network.name, **done) is not None:
                 continue
             began = time.monotonic()
             module = network.cut(planned["kept"])
@@ -161,7 +162,9 @@ def train(network: Network, cells: list[dict[str, Any]], journals: Mapping[str, 
             result = train_network(module, some, settings, seed=seed, input_shape=shape)
             accuracy = evaluate(module, network.data, shape)
             losses = [record.loss for record in result.history]
-            journals["train"].add({**done, "accuracy": accuracy, "losses": losses, "seconds": time.monotonic() - began})
+            journals["train"].add(
+                {**cell, **done, "accuracy": accuracy, "losses": losses, "seconds": time.monotonic() - began}
+            )
             took = time.monotonic() - began
             say(f"{network.name} {cell['budget']:.0%} {cell['method']} seed {seed}: {accuracy:.2f} % ({took:.0f} s)")
 
