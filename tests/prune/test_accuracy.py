@@ -38,7 +38,9 @@ def trained_to(monkeypatch: pytest.MonkeyPatch) -> Script:
     def prepare(accuracies: Sequence[float]) -> list[dict[str, torch.Tensor]]:
         left, begun = iter(accuracies), []
 
-        def train(module: nn.Module, *_: Any, **__: Any) -> TrainResult:
+        def train(module: nn.Module, *_: Any, resume_from: object, **__: Any) -> TrainResult:
+            # A round has an optimiser of its own, so that none is left of a round that is undone.
+            assert resume_from is None
             begun.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
             with torch.no_grad():
                 for tensor in module.state_dict().values():
@@ -91,6 +93,12 @@ def test_round_that_loses_too_much_is_undone_to_the_last_bit(trained_to: Script)
     # Nor is a channel missing that the undone round had cut.
     channels = [sum(state[name].numel() for name in state) for state in begun]
     assert channels[0] > channels[2] > channels[1]
+    # The filters that are left are the first round's, trained once; those that both rounds cut were chosen anew.
+    for group in pruned.kept:
+        before = [(row + MARK).tolist() for row in begun[0][f"{group}.weight"]]
+        places = [before.index(row.tolist()) for row in begun[2][f"{group}.weight"]]
+        assert places == sorted(set(places))
+        assert all(row.tolist() not in before for row in begun[3][f"{group}.weight"])
     assert summary["round"] == 4
     widths = {name: pruned.module.get_submodule(name).weight.shape[0] for name in pruned.kept}
     assert widths == {name: len(channels) for name, channels in pruned.kept.items()}

@@ -30,6 +30,8 @@ SETTINGS = PruneSettings(
     rounds=2, calibration_images=8, training=TrainSettings(epochs=2, batch_size=32, learning_rate=0.01)
 )
 TO_BUDGET = Job(ORIGIN, EMBEDDED, {"latency": Limit(0.6, True)}, settings=SETTINGS)
+# No accuracy is kept so soon: a further round follows the one to the budget.
+TO_BOTH = replace(TO_BUDGET, max_accuracy_drop=0.0, settings=replace(SETTINGS, rounds=1))
 TO_ACCURACY = Job(ORIGIN, EMBEDDED, max_accuracy_drop=30.0, settings=replace(SETTINGS, rounds=3))
 
 # Forks for each moment, so that all is imported once. A child dies at its n-th event or just before its n-th file is
@@ -44,7 +46,7 @@ from aap_hw import files
 from aap_hw.prune.job import resume, start
 from aap_hw.train import data
 from tests.prune.killed import in_child
-from tests.prune.test_resume import TO_ACCURACY, TO_BUDGET
+from tests.prune.test_resume import TO_ACCURACY, TO_BOTH, TO_BUDGET
 from tests.synthetic import few_images, table
 few, latencies = few_images(), table()
 few = replace(few, train_images=few.train_images[:64], train_labels=few.train_labels[:64])
@@ -62,7 +64,7 @@ def deadly(real, moment):
 
 for word in sys.argv[2:]:
     kind, what, moment = word.split("-")
-    job, folder = {"budget": TO_BUDGET, "accuracy": TO_ACCURACY}[kind], Path(sys.argv[1]) / word
+    job, folder = {"budget": TO_BUDGET, "accuracy": TO_ACCURACY, "both": TO_BOTH}[kind], Path(sys.argv[1]) / word
     def begin():
         on_event = deadly(lambda event: None, int(moment) if what == "event" else 0)
         files.os.replace = deadly(os.replace, int(moment) if what == "file" else 0)
@@ -83,6 +85,8 @@ def test_killed_at_any_event_and_before_any_file_it_resumes_to_the_same_weights_
         # start, cut, epoch, epoch, round, cut, ... and files: table, configuration, one checkpoint an epoch, the run.
         "budget": ["event-4", "event-7", "file-8"],
         "accuracy": ["event-9", "file-7"],
+        # In the further round, before and after its first epoch.
+        "both": ["event-6", "event-7"],
     }
     for kind, ways in moments.items():
         words = [f"{kind}-{way}" for way in ("event-0", *ways)]
