@@ -74,7 +74,7 @@ def examine(kind: str, name: str) -> dict[str, Any]:
         smaller.float()
         row["status"] = "fails to export"
         torch.export.export(smaller, (image,), strict=False)
-        row["exported"] = True
+        row |= {"exported": True, "status": "fails to compile"}
         return row | _compiled(smaller, images[:1].float())
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]

@@ -2,9 +2,9 @@
 
 Every network is traced, all its free channel groups are cut to 60 %, and the cut network is compared, in float64, with
 the whole one in which nothing reads the channels that went. It must export again, and compile to what PyTorch computes.
-Each runs in a process of its own under a time limit; with --journal, rows that a file holds are not made again.
-``seconds`` are the processor's, for trace and cut together. Weights are random and images small: neither matters to
-what is compared.
+Each runs in a process of its own; with --journal, rows that a file holds are not made again (with --retry, those that
+are not ok are). Limits and ``seconds``, which are for trace and cut together, count the processor's time, so that a
+busy machine changes no result. Weights are random and images small: neither matters to what is compared.
 
     python benchmarks/coverage.py --set torchvision --models resnet18,shufflenet_v2_x1_0 --json -
 """
@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +24,8 @@ from typing import Any
 
 from _coverage_sets import QUICK, SETS
 
-LIMIT_S = 900
+LIMIT_S = 600
+BESIDE_LIMIT_S = 120
 
 
 def main() -> None:
@@ -31,7 +34,8 @@ def main() -> None:
     parser.add_argument("--models", default="", help="only these, separated by commas")
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--journal", type=Path, help="append each row to this file, and take from it those it has")
-    parser.add_argument("--limit", type=int, default=LIMIT_S, help="seconds that a network may take")
+    parser.add_argument("--retry", action="store_true", help="make those rows of the journal again that are not ok")
+    parser.add_argument("--limit", type=int, default=LIMIT_S, help="seconds of the processor that a network may take")
     parser.add_argument(
         "--beside", action="store_true", help="also cut each with torch-pruning, which must be installed"
     )
@@ -53,15 +57,17 @@ def main() -> None:
     done = _journalled(options.journal)
     rows = []
     for name in names:
-        if name not in done:
-            done[name] = _in_its_own_process(options.set, name, options.limit)
-            if options.beside:
-                done[name]["torch_pruning"] = _beside(options.set, name, options.limit)
-            if options.journal:
-                with options.journal.open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(done[name]) + "\n")
-        rows.append(done[name])
-        say(f"{name}: {done[name]['status']}")
+        before = done.get(name, {})
+        row = before
+        if not before or (options.retry and before["status"] != "ok"):
+            row = _examined(options.set, name, options.limit)
+        if options.beside:
+            row = row | {"torch_pruning": before.get("torch_pruning") or _beside(options.set, name)}
+        if options.journal and row != before:
+            with options.journal.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
+        rows.append(row)
+        say(f"{name}: {row['status']}")
     summary: dict[str, Any] = {
         "models": len(rows),
         "ok": sum(row["status"] == "ok" for row in rows),
@@ -80,27 +86,39 @@ def _journalled(journal: Path | None) -> dict[str, dict[str, Any]]:
     return {row["model"]: row for row in rows}
 
 
-def _in_its_own_process(kind: str, name: str, limit: int) -> dict[str, Any]:
+def _examined(kind: str, name: str, limit: int) -> dict[str, Any]:
+    """The row of one network."""
     began = time.perf_counter()
-    command = [sys.executable, __file__, "--set", kind, "--one", name]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return {"model": name, "status": f"no answer in {limit} s", "total_s": time.perf_counter() - began}
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-1:] or [f"ended with code {done.returncode}"]
-        return {"model": name, "status": f"crashed: {last[0][:200]}", "total_s": time.perf_counter() - began}
+    done = _in_its_own_process([__file__, "--set", kind, "--one", name], limit)
+    if isinstance(done, str):
+        return {"model": name, "status": done, "total_s": time.perf_counter() - began}
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return {**row, "total_s": time.perf_counter() - began}
 
 
-def _beside(kind: str, name: str, limit: int) -> str:
-    command = [sys.executable, str(Path(__file__).parent / "_coverage_beside.py"), kind, name]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
+def _beside(kind: str, name: str) -> str:
+    """What torch-pruning makes of the network."""
+    script = str(Path(__file__).parent / "_coverage_beside.py")
+    done = _in_its_own_process([script, kind, name], BESIDE_LIMIT_S)
+    return done if isinstance(done, str) else "ok"
+
+
+def _in_its_own_process(script: list[str], limit: int) -> subprocess.CompletedProcess[str] | str:
+    """A script that ended well, or one sentence that says how it did not."""
+    limits = limit, limit + 5
+    done = subprocess.run(
+        [sys.executable, *script],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, limits),
+    )
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return f"no answer in {limit} s"
-    return "ok" if done.returncode == 0 else "fails: " + (done.stderr.strip().splitlines() or ["?"])[-1][:120]
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or [f"ended with code {done.returncode}"]
+        return f"crashed: {last[0][:200]}"
+    return done
 
 
 if __name__ == "__main__":
