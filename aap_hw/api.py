@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
+    from aap_hw.compile.network import Network
     from aap_hw.deploy.deploying import Deployment
     from aap_hw.lut.progress import ProgressCallback
     from aap_hw.lut.table import LatencyTable
@@ -43,12 +44,14 @@ class Profile:
     origin : the network.
     set_aside : what a table of another machine that was there is called now, if there was one.
     table : all of it, once it is measured.
+    slow_path : how many of the network's kernels have no schedule, once that is known; empty if none.
     """
 
     path: Path
     origin: Origin
     set_aside: Path | None
     table: LatencyTable | None = None
+    slow_path: str = ""
 
     @property
     def dense_ms(self) -> float | None:
@@ -120,10 +123,19 @@ def profile(
             on_start(begun)
         shape, report_to = (1, *origin.input_shape), on_progress or _ignored
         cache = users_cache() if use_cache else None
+        networks: list[Network] = []
         table = profile_model(
-            origin.model, module, shape, boards, path, on_progress=report_to, workers=workers, cache=cache
+            origin.model,
+            module,
+            shape,
+            boards,
+            path,
+            on_network=networks.append,
+            on_progress=report_to,
+            workers=workers,
+            cache=cache,
         )
-    return replace(begun, table=table)
+    return replace(begun, table=table, slow_path=networks[0].slow_path)
 
 
 def plan(

@@ -105,6 +105,7 @@ def _compiled(model: nn.Module, image: Tensor) -> dict[str, Any]:
         "compiled": right,
         "compiled_difference": difference,
         "kernels": len(network.kernels),
+        "slow_path": network.slow_path,
         "compile_s": compile_s,
     }
 

@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument(
         "--beside", action="store_true", help="also cut each with torch-pruning, which must be installed"
     )
+    parser.add_argument("--document", type=Path, help="write this file from the results beside it, and run nothing")
     parser.add_argument("--quick", action="store_true", help="two small networks: does it run?")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -48,6 +49,11 @@ def main() -> None:
         from _coverage_case import examine
 
         print(json.dumps(examine(options.set, options.one)))
+        return
+    if options.document:
+        from _coverage_document import write_document
+
+        write_document(sorted(options.document.parent.glob("results/coverage_*.json")), options.document)
         return
     from _report import print_report, say
 

@@ -40,6 +40,8 @@ def command(device: str, model_name: str, input_size: tuple[int, ...] | None, ou
     seconds = time.monotonic() - start
     size = f"{result.library_bytes / 1e6:.1f} MB"
     click.echo(f"library: {size}, {result.calls} calls of {result.kernels} kernels{f'; kept as {out}' if out else ''}")
+    if result.slow_path:
+        click.echo(f"{result.slow_path}; there is no schedule for these")
     if result.gpu_kernels:
         click.echo(
             f"cubin for {dict(target.tvm.attrs)['arch']}: {result.cubin_bytes:,} bytes, {len(result.gpu_kernels)} "

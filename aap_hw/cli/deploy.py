@@ -59,6 +59,8 @@ def command(
         f"the same class for {result.agreement:.1f} %",
         soft_wrap=True,
     )
+    if slow := result.summary["slow_path"]:
+        console.print(f"{slow}; there is no schedule for these", soft_wrap=True)
     console.print(f"bundle: {result.bundle}", soft_wrap=True)
     if json_to is not None:
         write_json({"bundle": str(result.bundle), **result.summary}, json_to)

@@ -114,7 +114,8 @@ def command(
         given += "".join(f" --only {shlex.quote(pattern)}" for pattern in only)
         given += "".join(f" --skip {shlex.quote(pattern)}" for pattern in skip)
         given += " --allow-emulated" if allow_emulated else ""
-        click.echo(f"next: aap-hw prune --model {proposal.model} --lut {lut_path} {budget_text(budgets)}{given}")
+        named = shlex.quote(proposal.model), shlex.quote(str(lut_path))
+        click.echo(f"next: aap-hw prune --model {named[0]} --lut {named[1]} {budget_text(budgets)}{given}")
 
 
 def _print(document: dict[str, Any]) -> None:
@@ -143,6 +144,8 @@ def _print(document: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     console.print(constraints_sentence(document["constraints"]), soft_wrap=True)
+    if document["slow_path"]:
+        console.print(document["slow_path"], soft_wrap=True)
     if document["interpolated_kernels"]:
         console.print(
             f"{document['interpolated_kernels']} latencies are interpolated between measured widths", soft_wrap=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 
 import click
@@ -92,9 +93,10 @@ def command(
         console.print(sentence, soft_wrap=True)
     allow = "" if is_measured else " --allow-emulated"
     size = f" --input {input_text(done.origin.input_shape)}" if input_size else ""
-    console.print(
-        f"next: aap-hw plan --model {done.origin.model}{size} --lut {path} --budget 60%{allow}", soft_wrap=True
-    )
+    if done.slow_path:
+        console.print(f"{done.slow_path}; there is no schedule for these", soft_wrap=True)
+    named = f"--model {shlex.quote(done.origin.model)}{size} --lut {shlex.quote(str(path))}"
+    console.print(f"next: aap-hw plan {named} --budget 60%{allow}", soft_wrap=True)
     if json_to is not None:
-        figures = {"points": len(table), "dense_ms": done.dense_ms, "provenance": provenance, "reference_drift": drift}
+        figures = {"slow_path": done.slow_path, "points": len(table), "dense_ms": done.dense_ms, "provenance": provenance, "reference_drift": drift}
         write_json({"table": str(path), **figures}, json_to)

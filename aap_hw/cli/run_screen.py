@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -134,8 +135,9 @@ class PruneScreen:
                 f"aap_hw.load({str(path)!r}) on your images, "
                 "or give --data, which prunes and trains in rounds"
             )
-        self._say(f"look at it: aap-hw report {path}")
-        self._say(f"next: aap-hw deploy {path} --device {summary['device']}")
+        folder = shlex.quote(str(path))
+        self._say(f"look at it: aap-hw report {folder}")
+        self._say(f"next: aap-hw deploy {folder} --device {summary['device']}")
 
     def _say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)

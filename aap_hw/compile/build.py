@@ -16,6 +16,8 @@ from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.light import LIGHT_KERNELS, build_light
 from aap_hw.compile.linking import link
 from aap_hw.compile.shape import WITH_WEIGHTS
+from aap_hw.compile.slow import build_slow
+from aap_hw.compile.slow_call import is_slow
 from aap_hw.compile.target import DeviceTarget, GpuTarget
 from aap_hw.errors import UserError
 from aap_hw.files import write_atomic
@@ -33,6 +35,8 @@ def build_kernel(key: KernelKey, width_in: int, width_out: int, target: DeviceTa
     ------
     UserError : the operator of the key has no kernel in this version.
     """
+    if is_slow(key):
+        return build_slow(key, width_in, width_out, target)
     if isinstance(target, GpuTarget):
         if key.op in WITH_WEIGHTS:
             return build_gpu_weighted(key, width_in, width_out, target)

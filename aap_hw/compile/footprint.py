@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from aap_hw.compile import depthwise
+from aap_hw.compile import depthwise, slow_call
 from aap_hw.compile.convolution import packed_elements
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.network import Kernel, Network
@@ -60,6 +60,8 @@ def constant_bytes(key: KernelKey, width_in: int, width_out: int, target: Device
         else:
             weights = packed_elements(key, width_in, width_out, target)
         return BYTES * (weights + width_out)
+    if slow_call.is_slow(key):
+        return BYTES * slow_call.constant_elements(key, width_in, width_out)
     has_factors = key.op == "affine" or "affine" in key.epilogue
     return BYTES * 2 * width_out if has_factors else 0
 
@@ -75,8 +77,7 @@ def moments(network: Network) -> Iterator[Moment]:
     living = {network.input: WidthExpr(BYTES * image)}
     for i, kernel in enumerate(network.kernels):
         living = {name: value for name, value in living.items() if last[name] >= i}
-        pixels, width = BYTES * output_pixels(kernel.key), kernel.width_out
-        made = WidthExpr(pixels * width.constant, tuple((name, pixels * times) for name, times in width.terms))
+        made = kernel.width_out.times(BYTES * output_pixels(kernel.key))
         yield Moment(kernel, tuple(living.values()), made)
         if kernel.name in last:
             living[kernel.name] = made

@@ -11,7 +11,9 @@ from tvm import tirx
 
 from aap_hw.compile.expressions import ACTIVATIONS
 
-Role = Literal["activation", "residual", "weight", "bias"]
+Role = Literal["activation", "residual", "weight", "bias", "constant", "literal"]
+# What a model keeps for a kernel; literals belong to its code.
+CONSTANTS: tuple[Role, ...] = ("weight", "bias", "constant")
 
 # Relax's operator pattern "opaque": its fusion passes would otherwise merge kernels into ones that no table holds.
 OPAQUE = 8
@@ -19,7 +21,7 @@ OPAQUE = 8
 
 @dataclass(frozen=True)
 class Argument:
-    """One tensor that a kernel reads; activations are (N, H, W, C) or (N, C).
+    """One tensor that a kernel reads; activations are (N, H, W, C) or (N, C), or any other on the slow path.
 
     With ``any_width`` the code takes any number of channels, and that of ``shape`` is an example.
     """
@@ -36,15 +38,17 @@ class KernelFunction:
     Attributes
     ----------
     code : the PrimFunc; its parameters are ``arguments`` followed by the output.
-    arguments : in calling order; constants (weight, bias) last.
-    output_shape : (N, H, W, C) or (N, C).
+    arguments : in calling order; constants last.
+    output_shape : (N, H, W, C) or (N, C), or any other on the slow path.
     pack : PyTorch weight (C_out, C_in, KH, KW) -> array of the weight argument's shape.
+    literals : values of the arguments that belong to the code, not to the model.
     """
 
     code: tirx.PrimFunc
     arguments: tuple[Argument, ...]
     output_shape: tuple[int, ...]
     pack: Callable[[np.ndarray], np.ndarray] | None = field(default=None, compare=False)
+    literals: tuple[np.ndarray, ...] = field(default=(), compare=False)
 
 
 def apply_epilogue(value: Any, steps: Sequence[str], bias: Any, residual: Any) -> Any:

@@ -9,6 +9,7 @@ from tvm.script.ir_builder import tirx as T
 from aap_hw.compile.function import KernelFunction
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.loops import activations, channel_loop, image_shape, light_kernel, pixel_loop, row_loop
+from aap_hw.compile.shape import slice_start
 from aap_hw.compile.target import CpuTarget
 
 
@@ -84,8 +85,8 @@ def pad_channels(key: KernelKey, width_in: int, width_out: int, target: CpuTarge
 
 
 def channel_slice(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
-    """The first or the last ``width_out`` channels."""
-    shape, first = image_shape(key, width_out), width_in - width_out if key.attribute("side") == "last" else 0
+    """The last ``width_out`` channels, or those behind some pieces as wide as this one."""
+    shape, first = image_shape(key, width_out), slice_start(key, width_in, width_out)
 
     def body(image: Any, output: Any) -> None:
         with pixel_loop(shape, target) as pixel, channel_loop(width_out, target) as c:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import tvm
 from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.fx.node import map_arg
 from tvm import relax
 
 from aap_hw.compile.build import build_kernel, export_library
-from aap_hw.compile.function import Argument, KernelFunction
+from aap_hw.compile.function import CONSTANTS, Argument, KernelFunction
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.network import Kernel, Network
 from aap_hw.compile.partition import partition
+from aap_hw.compile.shape import weight_shape
+from aap_hw.compile.slow_call import SlowCall
 from aap_hw.compile.target import DeviceTarget
 from aap_hw.graph import ChannelGraph
 
@@ -27,11 +33,11 @@ def compile_network(model: nn.Module, example: torch.Tensor, target: DeviceTarge
 
     Raises
     ------
-    UserError : an operator of the model has no kernel.
+    UserError : an operator of the model can have no kernel.
     """
     graph = ChannelGraph.trace(model, (example,))
     network = partition(graph)
-    state = {name: tensor.detach().cpu() for name, tensor in graph.program.state_dict.items()}
+    state = state_of(graph.program, network)
     export_library(lower_network(network, network.dense, state, target), target, library)
     return network
 
@@ -50,14 +56,13 @@ def lower_network(
                 address = kernel.at(widths)
                 if address not in functions:
                     function = build_kernel(*address, target)
-                    name = f"{address[0].op}_{len(functions)}"
+                    name = f"{address[0].op.replace('.', '_')}_{len(functions)}"
                     functions[address] = (builder.add_func(function.code, name), function)
                 code, function = functions[address]
-                activations = iter(kernel.inputs)
-                constants = _constants(kernel, function, state)
+                activations, constants = iter(kernel.inputs), _constants(kernel, function, state)
                 arguments = [
-                    relax.const(constants[argument.role])
-                    if argument.role in constants
+                    _constant(next(constants))
+                    if argument.role in (*CONSTANTS, "literal")
                     else _argument(builder, *values[next(activations)], argument)
                     for argument in function.arguments
                 ]
@@ -67,6 +72,10 @@ def lower_network(
             result = builder.emit_output(_shaped(builder, *values[network.output], network.output_shape))
         builder.emit_func_output(result)
     return builder.get()
+
+
+def _constant(array: np.ndarray) -> relax.Expr:
+    return relax.const(array, str(array.dtype))  # without its type, TVM would make 32 bits of 64
 
 
 def _argument(builder: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, ...], argument: Argument) -> relax.Expr:
@@ -82,12 +91,60 @@ def _shaped(
     return value if shape == wanted else builder.emit(relax.op.reshape(value, wanted))
 
 
-def _constants(kernel: Kernel, function: KernelFunction, state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """The arrays of a kernel's weight and bias arguments; none for a kernel without weights."""
-    if function.pack is None:
-        return {}
-    weight, bias = folded_weights(kernel, state)
-    return {"weight": function.pack(weight), "bias": bias}
+def _constants(kernel: Kernel, function: KernelFunction, state: Mapping[str, torch.Tensor]) -> Iterator[np.ndarray]:
+    """The arrays of a kernel's constant arguments, in order: weight and bias, or what it takes as it is."""
+    if function.pack is not None:
+        weight, bias = folded_weights(kernel, state)
+        yield from (function.pack(weight), bias)
+    for name in kernel.constants:
+        yield state[name].float().contiguous().numpy()
+    yield from function.literals
+
+
+def state_of(program: ExportedProgram, network: Network) -> dict[str, torch.Tensor]:
+    """The weights of a program, and the values that it computes from weights alone as far as kernels read them."""
+    tensors = {**program.state_dict, **program.constants}
+    state = {name: tensor.detach().cpu() for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+    signature = program.graph_signature
+    names = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    nodes = {node.name: node for node in program.graph.nodes}
+    computed: dict[Node, Any] = {}
+
+    def value(node: Node) -> Any:
+        if node.name in names:
+            return state[names[node.name]]
+        if node not in computed:
+            assert callable(node.target)
+            computed[node] = node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))
+        return computed[node]
+
+    with torch.no_grad():
+        for kernel in network.kernels:
+            for name in (kernel.weight, kernel.bias, *kernel.constants):
+                if name is not None and name not in state:
+                    state[name] = value(nodes[name])
+    return state
+
+
+def stand_ins(network: Network, widths: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """Ones in place of all constants, for networks that are only timed: a model's state lacks what it computes."""
+    found: dict[str, torch.Tensor] = {}
+    for kernel in network.kernels:
+        key, width_in, width_out = kernel.at(widths)
+        if kernel.weight is not None:
+            found[kernel.weight] = torch.ones(weight_shape(key, width_in, width_out))
+        if kernel.bias is not None:
+            found[kernel.bias] = torch.ones(width_out)
+        if kernel.constants:
+            constants = [each for each in SlowCall.of(key, width_in, width_out).operands if each.is_constant]
+            found |= {
+                name: torch.ones(each.shape) for name, each in zip(kernel.constants, constants, strict=True)
+            }
+    return found
 
 
 def folded_weights(kernel: Kernel, state: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:

@@ -5,9 +5,12 @@ The input and the output keep PyTorch's layout (N, C, H, W); everything between 
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from aap_hw.compile import slow_call
 from aap_hw.compile.kernel import Address, KernelKey
 from aap_hw.compile.shape import multiply_accumulates, weight_elements
 from aap_hw.graph import WidthExpr
@@ -26,7 +29,10 @@ class Normalization:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel of a network: its key, the values it reads, its widths and the parameters folded into it."""
+    """One kernel of a network: its key, the values it reads, its widths and the parameters folded into it.
+
+    ``constants`` are what a kernel on the slow path takes as it is: weights, or what is computed from weights alone.
+    """
 
     name: str
     key: KernelKey
@@ -36,6 +42,7 @@ class Kernel:
     weight: str | None = None
     bias: str | None = None
     normalization: Normalization | None = None
+    constants: tuple[str, ...] = ()
 
     def at(self, widths: Mapping[str, int]) -> Address:
         """Key, input width and output width under a width plan: an address in the latency table."""
@@ -55,6 +62,8 @@ class Kernel:
             return 0
         norm = self.normalization
         vectors = [self.bias, norm and norm.weight, norm and norm.bias]
+        if self.constants:
+            return slow_call.constant_elements(*self.at(widths), slow_call.WEIGHT)
         weights = weight_elements(*self.at(widths)) if self.weight else 0
         return weights + self.width_out.at(widths) * sum(name is not None for name in vectors)
 
@@ -63,7 +72,8 @@ class Kernel:
 class Network:
     """A network as the compiler sees it: kernels in calling order between one image input and one output.
 
-    ``dense`` gives every channel group its full width.
+    ``dense`` gives every channel group its full width; ``fixed`` those that must keep it though the graph would let
+    them be cut, and why: a kernel on the slow path cannot follow them.
     """
 
     kernels: tuple[Kernel, ...]
@@ -72,6 +82,14 @@ class Network:
     output: str
     output_shape: tuple[int, ...]
     dense: Mapping[str, int]
+    fixed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def slow_path(self) -> str:
+        """How many kernels have no schedule of ours, and of which operators; empty if none."""
+        counts = Counter(kernel.key.op.split(".")[1] for kernel in self.kernels if slow_call.is_slow(kernel.key))
+        total, kinds = sum(counts.values()), ", ".join(f"{count} {op}" for op, count in counts.most_common())
+        return f"{total} kernel{'s' * (total > 1)} on the slow path: {kinds}" if total else ""
 
 
 def is_rectified(kernels: Iterable[Kernel], value: str, activation: str) -> bool:
@@ -85,7 +103,7 @@ def is_rectified(kernels: Iterable[Kernel], value: str, activation: str) -> bool
     return last in (("relu6",) if activation == "relu6" else ("relu", "relu6"))
 
 
-def with_layout_changes(network: Network) -> Network:
+def with_layout_changes(network: Network, output_is_image: bool) -> Network:
     """Add the kernels that bring the image to NHWC and the output back, where no other kernel does it."""
     kernels = list(network.kernels)
     is_image = len(network.input_shape) == 4
@@ -96,9 +114,9 @@ def with_layout_changes(network: Network) -> Network:
         first = Kernel("image_nhwc", key, (network.input,), width, width)
         kernels = [first, *(_renamed(k, network.input, "image_nhwc") for k in kernels)]
     output, shape = network.output, network.output_shape
-    if len(shape) == 4 and any(extent > 1 for extent in shape[2:]):
-        width = next(k.width_out for k in kernels if k.name == output)
-        kernels.append(Kernel("output_nchw", KernelKey.make("to_nchw", shape[2:], shape[0]), (output,), width, width))
+    if output_is_image:
+        width, size = WidthExpr(shape[1]), shape[2:] if len(shape) == 4 else (math.prod(shape[2:]), 1)
+        kernels.append(Kernel("output_nchw", KernelKey.make("to_nchw", size, shape[0]), (output,), width, width))
         output = "output_nchw"
     return replace(network, kernels=tuple(kernels), output=output)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from aap_hw.compile import slow_call
 from aap_hw.compile.kernel import KernelKey
 
 WITH_WEIGHTS = ("conv2d", "depthwise_conv2d", "linear")
@@ -63,10 +65,12 @@ def _extent(shape: ConvolutionShape, axis: int) -> int:
 
 
 def multiply_accumulates(key: KernelKey, width_in: int, width_out: int) -> int:
-    """Multiply-accumulate operations of one call of a convolution or linear layer; 0 for other kernels.
+    """Multiply-accumulate operations of one call of a convolution, linear layer or product; 0 for other kernels.
 
-    N * H_out * W_out for each of its weights.
+    N * H_out * W_out for each weight of a kernel that has a schedule.
     """
+    if slow_call.is_slow(key):
+        return slow_call.multiply_accumulates(key, width_in, width_out) if width_in and width_out else 0
     shape = ConvolutionShape.of(key) if key.op in WITH_WEIGHTS else None
     pixels = shape.batch * shape.out_height * shape.out_width if shape else 0
     return pixels * weight_elements(key, width_in, width_out)
@@ -77,11 +81,24 @@ def weight_elements(key: KernelKey, width_in: int, width_out: int) -> int:
 
     KH * KW * C_in / groups * C_out, without C_in where each channel has its own filter.
     """
-    if key.op not in WITH_WEIGHTS:
-        return 0
+    return math.prod(weight_shape(key, width_in, width_out)) if key.op in WITH_WEIGHTS else 0
+
+
+def weight_shape(key: KernelKey, width_in: int, width_out: int) -> tuple[int, ...]:
+    """Shape of the weight of a convolution or linear layer, (C_out, C_in / groups, KH, KW)."""
     shape = ConvolutionShape.of(key)
     of_each = 1 if key.op == "depthwise_conv2d" else width_in // shape.groups
-    return shape.kernel[0] * shape.kernel[1] * of_each * width_out
+    return width_out, of_each, *shape.kernel
+
+
+def slice_start(key: KernelKey, width_in: int, width_out: int) -> int:
+    """Where a slice of channels begins: at the first, so that it ends with the last, or behind equal pieces."""
+    match key.attribute("side"):
+        case "first":
+            return 0
+        case "last":
+            return width_in - width_out
+    return int(key.attribute("side")) * width_out
 
 
 def pool_windows(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> int:
@@ -93,6 +110,8 @@ def pool_windows(size: int, kernel: int, stride: int, padding: int, ceil: bool) 
 
 def output_pixels(key: KernelKey) -> int:
     """Pixels of what a kernel makes, over the whole batch; 1 for each vector."""
+    if slow_call.is_slow(key):
+        return slow_call.output_pixels(key)
     if key.op in WITH_WEIGHTS:
         shape = ConvolutionShape.of(key)
         return shape.batch * shape.out_height * shape.out_width

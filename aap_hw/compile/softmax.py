@@ -1,7 +1,8 @@
-"""Softmax over the channels of vectors (N, C)."""
+"""Softmax over the channels of vectors (N, C), or of the pixels of an image."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
@@ -20,7 +21,7 @@ def softmax(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelF
 
     def body(image: Any, output: Any) -> None:
         powers, largest, total = scratch(channels), scratch(1), scratch(1)
-        with T.serial(0, key.batch) as n:
+        with T.serial(0, math.prod(shape[:-1])) as n:
             T.buffer_store(largest, image[n * channels], [0])
             with T.serial(0, channels) as c:
                 T.buffer_store(largest, T.max(largest[0], image[n * channels + c]), [0])

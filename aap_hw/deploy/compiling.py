@@ -22,6 +22,7 @@ class Compiled:
 
     Attributes
     ----------
+    slow_path : how many of them have no schedule; empty if none.
     calls : kernels that one inference calls, one after the other.
     kernels : different ones of them.
     library_bytes : size of the shared library, weights included.
@@ -33,6 +34,7 @@ class Compiled:
     library_bytes: int
     cubin_bytes: int = 0
     gpu_kernels: tuple[str, ...] = ()
+    slow_path: str = ""
 
 
 def compile_unseen(
@@ -56,4 +58,4 @@ def compile_unseen(
         raise Fault(
             f"the network has {len(kernels)} kernels and the GPU's machine code {len(on_gpu)}; please report it"
         )
-    return Compiled(len(network.kernels), len(kernels), size, len(code), on_gpu)
+    return Compiled(len(network.kernels), len(kernels), size, len(code), on_gpu, network.slow_path)

@@ -68,12 +68,14 @@ def deploy(run: RunFolder, device: Device, data: LabelledImages, folder: Path | 
     networks = {"pruned": job.network.module, **({"dense": job.network.origin.skeleton()} if is_real else {})}
     with tempfile.TemporaryDirectory(prefix="aap-hw-deploy-") as scratch:
         files = {name: Path(scratch) / f"{name}.so" for name in networks}
-        for name, module in networks.items():
-            compile_network(module, job.image, device.target, files[name])
+        compiled = {
+            name: compile_network(module, job.image, device.target, files[name]) for name, module in networks.items()
+        }
         libraries = {name: device.load(file) for name, file in files.items()}
         outputs = _outputs(libraries["pruned"], job.reference.images)
         difference = job.reference.compare(outputs, "the compiled network")
         figures: dict[str, Any] = {"max_abs_diff": difference, "images_checked": len(outputs)}
+        figures["slow_path"] = compiled["pruned"].slow_path
         timings, measured = {}, None
         if is_real:
             timings = time_in_turn(libraries, "main", [job.image.numpy()], device.profile.measure)

@@ -8,6 +8,7 @@ program, `groups` reads off what belongs together, `trial` checks what the progr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 
@@ -89,6 +90,11 @@ class ChannelGraph:
         inputs = tuple(example_inputs)
         program = _export(model, inputs)
         labelling = Labelling(program, model)
+        if labelling.unread_parameters():
+            with suppress(UserError):  # a model that cannot be traced in training has no say in it
+                # Batch norm in training takes more than one value of each channel.
+                twice = tuple(torch.cat([each, each]) for each in inputs)
+                labelling.add_training(_export(model, twice, training=True))
         settled = settle(labelling, program, model, lambda trial: _export(trial, inputs))
         return ChannelGraph(program, labelling, settled, _shapes(model))
 
@@ -119,7 +125,7 @@ class ChannelGraph:
         settled = Settled(replace(self._grouping, groups=groups), self._attributes)
         return ChannelGraph(self.program, self._labelling, settled, self._shapes)
 
-    def width_of(self, node_name: str, dim: int = 1) -> WidthExpr:
+    def width_of(self, node_name: str, dim: int = 1, part: slice = slice(None)) -> WidthExpr:
         """How long an axis of a node's output is, as a function of the widths of the groups.
 
         Parameters
@@ -128,6 +134,8 @@ class ChannelGraph:
             Name of a node of `program.graph` that yields one tensor.
         dim
             Which axis; negative counts from the last.
+        part
+            Which positions of the uncut network count.
 
         Raises
         ------
@@ -141,9 +149,9 @@ class ChannelGraph:
         dim %= len(shape)
         parameter = self._labelling.parameter_name(node)
         if parameter is None:
-            return width_along(self._labelling.of(node), dim, shape[dim], self._grouping)
+            return width_along(self._labelling.of(node), dim, shape[dim], self._grouping, part)
         ids = self._labelling.axes.get((parameter, dim))
-        return WidthExpr(shape[dim]) if ids is None else width_of_ids(ids, self._grouping)
+        return WidthExpr(len(range(shape[dim])[part])) if ids is None else width_of_ids(ids[part], self._grouping)
 
     def positions_of(self, node_name: str, group_name: str) -> tuple[int, IntArray]:
         """Where the channels of a group are in a node's output.
@@ -215,10 +223,10 @@ class ChannelGraph:
         return node
 
 
-def _export(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> ExportedProgram:
-    """Export in eval mode, and put every module's training flag back."""
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
+def _export(model: nn.Module, inputs: tuple[torch.Tensor, ...], training: bool = False) -> ExportedProgram:
+    """Export in eval mode or in training, and put every module's training flag back."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.train(training)
     try:
         return torch.export.export(model, inputs, strict=False)
     except Exception as error:
@@ -227,7 +235,7 @@ def _export(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> ExportedProgr
             f"torch.export cannot trace this {type(model).__name__}: {first_line or type(error).__name__}"
         ) from error
     finally:
-        for module, flag in training:
+        for module, flag in flags:
             module.training = flag
 
 

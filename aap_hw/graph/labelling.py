@@ -22,7 +22,7 @@ from aap_hw.graph.labels import NO_ATOM, IntArray, Labels
 from aap_hw.graph.partition import Partition
 from aap_hw.graph.rules import RULES, Result
 from aap_hw.graph.rules.pointwise import pointwise
-from aap_hw.graph.source import explain, op_name
+from aap_hw.graph.source import explain, op_name, own_frames
 
 _ROLE_RANK = {"out": 0, "depthwise": 0, "in": 0, "norm": 1, "scale": 2, "bias": 3, "fixed": 4}
 
@@ -80,18 +80,34 @@ class Labelling:
         self.literals: list[Literal] = []
         self.unsupported: Counter[str] = Counter()
         self._model = model
-        signature = program.graph_signature
-        canonical = canonical_names(model)
-        self._parameters = {
-            placeholder: canonical.get(name, name)
-            for placeholder, name in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items()
-        }
+        self._canonical = canonical_names(model)
+        self._parameters: dict[str, str] = {}
         self._parameter_shapes: dict[str, tuple[int, ...]] = {}
-        for node in program.graph.nodes:
-            if (parameter := self.parameter_name(node)) is not None:
-                self._parameter_shapes[parameter] = shape_of(node)
-        for node in program.graph.nodes:
-            self.labels[node] = self._visit(node)
+        self._read: set[str] = set()
+        self._walk(program)
+
+    def unread_parameters(self) -> list[str]:
+        """Parameters that the program never reads, such as those of heads that are there in training only."""
+        names = {self._canonical.get(name, name) for name, _ in self._model.named_parameters()}
+        return sorted(names - self._read)
+
+    def add_training(self, program: ExportedProgram) -> None:
+        """Walk what the model computes in training, too: what more it reads is cut along with the rest.
+
+        Filters of which only training knows are frozen, as are channels that meet numbers which only training passes:
+        nothing is tried out here.
+        """
+        kept = list(self.producers), list(self.doubtful), list(self.literals), Counter(self.unsupported)
+        known, lines = set(self.axes), {next(own_frames(node), None) for node in self.doubtful}
+        self._walk(program)
+        for key, atoms in self.axes.items():
+            if key not in known and self.roles[key] == "out":
+                self.partition.freeze(atoms, f"is made by {key[0]}, which is there in training only")
+        for node in self.doubtful[len(kept[1]) :]:
+            if next(own_frames(node), None) not in lines:
+                for source in (node, *node.all_input_nodes):
+                    self.partition.freeze(self.of(source).ids, explain("meets a number in training only", node))
+        self.producers, self.doubtful, self.literals, self.unsupported = kept
 
     # What the rules ask and say.
 
@@ -201,6 +217,17 @@ class Labelling:
         return Labels.none(value.dim()) if isinstance(value, torch.Tensor) else None
 
     # The walk.
+
+    def _walk(self, program: ExportedProgram) -> None:
+        signature = program.graph_signature
+        for placeholder, name in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items():
+            self._parameters[placeholder] = self._canonical.get(name, name)
+        for node in program.graph.nodes:
+            if (parameter := self.parameter_name(node)) is not None:
+                self._parameter_shapes[parameter] = shape_of(node)
+                self._read.update([parameter] if node.users else [])
+        for node in program.graph.nodes:
+            self.labels[node] = self._visit(node)
 
     def _visit(self, node: Node) -> Result:
         if node.op == "placeholder":

@@ -36,19 +36,24 @@ class WidthExpr:
         """The length where every group in `terms` has the width given in `widths`."""
         return self.constant + sum(multiplicity * widths[name] for name, multiplicity in self.terms)
 
+    def times(self, factor: int) -> WidthExpr:
+        """So many times the length."""
+        return WidthExpr(factor * self.constant, tuple((name, factor * each) for name, each in self.terms))
 
-def width_along(labels: Labels, dim: int, size: int, grouping: Grouping) -> WidthExpr:
-    """Length of the axis `dim`, now `size` long, of a tensor with `labels`."""
+
+def width_along(labels: Labels, dim: int, size: int, grouping: Grouping, part: slice = slice(None)) -> WidthExpr:
+    """Length of the axis `dim`, now `size` long, of a tensor with `labels`, or of a part of it."""
+    fixed = WidthExpr(len(range(size)[part]))
     if dim not in labels.dims:
-        return WidthExpr(size)
+        return fixed
     rows = np.moveaxis(labels.ids, dim, 0).reshape(size, -1)
     channel = np.where(rows >= 0, grouping.rank[rows], -1)
     group = np.where(rows >= 0, grouping.member[rows], -1)
     if (group != group[:, :1]).any() or (channel != channel[:, :1]).any():
         # Channels are spread over several axes and this is one that keeps its length: each of its positions
         # holds all the channels of some group, and no group is ever cut to nothing.
-        return WidthExpr(size)
-    return width_of_ids(rows[:, 0], grouping)
+        return fixed
+    return width_of_ids(rows[part, 0], grouping)
 
 
 def width_of_ids(ids: IntArray, grouping: Grouping) -> WidthExpr:

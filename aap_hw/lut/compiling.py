@@ -23,6 +23,7 @@ import torch
 from tvm import relax
 
 from aap_hw.compile.build import build_kernel, export_library
+from aap_hw.compile.function import CONSTANTS
 from aap_hw.compile.kernel import Address
 from aap_hw.compile.lowering import lower_network
 from aap_hw.compile.network import Network
@@ -55,8 +56,9 @@ def compile_batch(
     for index, (key, width_in, width_out) in enumerate(points):
         function = build_kernel(key, width_in, width_out, target)
         code = builder.add_func(function.code, f"kernel_{index}")
-        constants = [a.shape for a in function.arguments if a.role in ("weight", "bias")]
-        activations = [a.shape for a in function.arguments if a.role not in ("weight", "bias")]
+        constants = [a.shape for a in function.arguments if a.role in CONSTANTS]
+        activations = [a.shape for a in function.arguments if a.role not in (*CONSTANTS, "literal")]
+        literals = [relax.const(literal, str(literal.dtype)) for literal in function.literals]
         count = max(1, min(copies, COPIES_BYTES // max(1, 4 * sum(map(_size, constants)))))
         all_shapes = [*activations, *constants * count]
         inputs = [relax.Var(f"p{index}_{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(all_shapes)]
@@ -66,7 +68,7 @@ def compile_batch(
                 for copy in range(count):
                     mine = own[copy * len(constants) : (copy + 1) * len(constants)]
                     output_type = relax.TensorType(function.output_shape, "float32")
-                    value = builder.emit(relax.call_tir(code, [*shared, *mine], output_type))
+                    value = builder.emit(relax.call_tir(code, [*shared, *mine, *literals], output_type))
                 result = builder.emit_output(value)
             builder.emit_func_output(result)
         counts.append(count)

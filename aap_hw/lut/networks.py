@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from aap_hw.compile.lowering import stand_ins
 from aap_hw.compile.network import Network
 from aap_hw.device.connection import Device
 from aap_hw.device.description import MEASURED
@@ -73,6 +74,7 @@ class MeasuredNetwork:
     def __init__(
         self, name: str, module: nn.Module, graph: ChannelGraph, network: Network, table: LatencyTable, path: Path
     ) -> None:
+        graph = graph.frozen(network.fixed)
         self.name, self._module, self._graph, self.network = name, module, graph, network
         self._table, self.path = table, path
         measurement = table.measurement
@@ -180,7 +182,8 @@ class MeasuredNetwork:
         """Weights at the given widths; which channels stay makes no difference to latency, so the first do."""
         narrower = {group.name: widths[group.name] for group in self._graph.groups if widths[group.name] < group.width}
         cut = self._graph.cut(self._module, {name: list(range(width)) for name, width in narrower.items()})
-        return {name: tensor.detach().cpu() for name, tensor in cut.state_dict().items()}
+        state = {name: tensor.detach().cpu() for name, tensor in cut.state_dict().items()}
+        return {**stand_ins(self.network, widths), **state}
 
     def _is_mine(self, entry: Validation) -> bool:
         return (entry.model, entry.input) == (self.name, self.network.input_shape)

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from aap_hw.compile.kernel import Address
+from aap_hw.compile.network import Network
 from aap_hw.compile.partition import partition
 from aap_hw.device.boards import Boards
 from aap_hw.device.conditions import Conditions
@@ -56,6 +57,7 @@ def profile_model(
     device: Device | Boards,
     path: Path,
     *,
+    on_network: Callable[[Network], None] = lambda _: None,
     on_progress: ProgressCallback = lambda _: None,
     workers: int | None = None,
     tolerance: float = TOLERANCE,
@@ -64,7 +66,8 @@ def profile_model(
 ) -> LatencyTable:
     """Measure every point that the table at ``path`` lacks for a network, calibrate it, and write the table.
 
-    ``input_shape`` is (N, C, H, W); ``name`` is what the table calls the network; ``tolerance`` is how far off a
+    ``input_shape`` is (N, C, H, W); ``name`` is what the table calls the network; ``on_network`` is told its kernels
+    before any is measured; ``tolerance`` is how far off a
     latency between measured points may seem to be, as a share of itself, before it is measured too; ``networks`` is how
     many cut networks are measured besides the unpruned one to calibrate the table (``aap_hw.lut.calibrating``);
     ``cache`` is where compiled points are looked for and kept.
@@ -86,6 +89,7 @@ def profile_model(
         example = torch.zeros(input_shape)
         graph = ChannelGraph.trace(module, (example,))
         network = partition(graph)
+        on_network(network)
         job = MeasuredNetwork(name, module, graph, network, table, path)
         search = _Search(points_of(network, job.candidates), table, journal, tolerance)
         plans = job.calibration_plans(networks)

@@ -99,6 +99,7 @@ def baseline(
         reason = f"its first group {graph.groups[0].frozen}" if graph.groups else "it has no convolution"
         raise UserError(f"{task.origin.model} has no channel group that may be cut: {reason}")
     network = partition(graph)
+    graph = graph.frozen(network.fixed)
     _check_kernels(network, task.origin, task.table)
     how = task.table.measurement
     candidates = group_candidates(graph, how["granularity"], how["at_most"])

@@ -59,6 +59,7 @@ class Proposal:
             "kept_attention": plan.kept_attention,
             "gap": plan.gap,
             "solver_seconds": plan.seconds,
+            "slow_path": dense.network.slow_path,
             "interpolated_kernels": sum(row.interpolated for row in plan.kernels),
             "groups": [
                 {"name": g.name, "width": g.width, "kept": plan.widths[g.name], "frozen": g.frozen}

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from aap_hw.compile.network import Network
 from aap_hw.compile.partition import partition
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
@@ -338,3 +339,30 @@ def test_next_points_compile_while_some_are_timed_only_on_another_machine(elsewh
     for moment, event in enumerate(events):
         if event.startswith("time"):
             assert {f"await {n}" for n in re.findall(r"\d+", event)} <= set(events[:moment])
+
+
+class OnTheSlowPath(nn.Module):
+    """Operators without a schedule between two that have one, and a weight that the model computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16)
+        self.larger, self.last = nn.ConvTranspose2d(16, 16, 2, 2), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.conv2d(x, self.first.weight / self.first.weight.std((1, 2, 3), keepdim=True), padding=1)
+        return self.last(self.larger(self.norm(x)))  # type: ignore[no-any-return]
+
+
+def test_kernels_on_the_slow_path_are_measured_like_others_and_in_whole_networks(tmp_path: Path) -> None:
+    networks: list[Network] = []
+    module = OnTheSlowPath().eval()
+    table = tiny.profile(tmp_path / "slow.json", module, "slow", networks=1, on_network=networks.append)
+    slow = {key.op: points for key, points in table.points.items() if key.op.startswith("aten.")}
+    assert set(slow) == {"aten.group_norm.default", "aten.conv_transpose2d.input"}
+    assert set(slow["aten.group_norm.default"]) == {(8, 8), (16, 16)}
+    assert set(slow["aten.conv_transpose2d.input"]) == {(n, m) for n in (8, 16) for m in (8, 16)}
+    assert {entry.plan for entry in table.validation} == {"dense", "calibration-0"}
+    assert load_table(tmp_path / "slow.json").points.keys() == table.points.keys()
+    widths = {name: 8 for name in networks[0].dense} | {"last": 4}
+    assert 0 < predict_us(networks[0], widths, table) < predict_us(networks[0], networks[0].dense, table) * 2

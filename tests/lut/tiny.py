@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aap_hw.compile.network import Network
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
 from aap_hw.lut.profiling import profile_model
@@ -70,11 +71,20 @@ def profile(
     *,
     repeats: int = 3,
     networks: int = 0,
+    on_network: Callable[[Network], None] = lambda _: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> LatencyTable:
-    module = module or Tiny()
     return profile_model(
-        name, module, INPUT, device(repeats), path, on_progress=on_progress, workers=1, tolerance=0.0, networks=networks
+        name,
+        module or Tiny(),
+        INPUT,
+        device(repeats),
+        path,
+        on_network=on_network,
+        on_progress=on_progress,
+        workers=1,
+        tolerance=0.0,
+        networks=networks,
     )
 
 

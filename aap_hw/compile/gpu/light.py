@@ -14,6 +14,7 @@ from aap_hw.compile.gpu.scheduling import gpu_kernel
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.loops import Shape, activations, factors, image_shape
 from aap_hw.compile.pooling import axes_of, largest_of, mean_of
+from aap_hw.compile.shape import slice_start
 from aap_hw.compile.target import GpuTarget
 
 
@@ -151,8 +152,8 @@ def channel_shuffle(key: KernelKey, channels: int, _: int, target: GpuTarget) ->
 
 
 def channel_slice(key: KernelKey, width_in: int, width_out: int, target: GpuTarget) -> KernelFunction:
-    """The first or the last channels."""
-    first = width_in - width_out if key.attribute("side") == "last" else 0
+    """The last channels, or those behind some pieces as wide as this one."""
+    first = slice_start(key, width_in, width_out)
     source, shape = image_shape(key, width_in), image_shape(key, width_out)
     return _moved(key, source, shape, target, lambda n, y, x, c: (n, y, x, first + c))
 
@@ -198,15 +199,15 @@ def pad_channels(key: KernelKey, width_in: int, width_out: int, target: GpuTarge
 
 
 def softmax(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
-    """e^(x - max) / sum over the channels of vectors."""
+    """e^(x - max) / sum over the channels of vectors, or of the pixels of an image."""
     shape = image_shape(key, channels)
 
-    def compute(vectors: Any) -> Any:
+    def compute(image: Any) -> Any:
         k, j = te.reduce_axis((0, channels), name="k"), te.reduce_axis((0, channels), name="j")
-        largest = te.compute((key.batch,), lambda n: te.max(vectors(n, 0, 0, k), axis=k), name="largest")
-        powers = te.compute(shape, lambda n, y, x, c: exp(vectors(n, y, x, c) - largest(n)), name="powers")
-        total = te.compute((key.batch,), lambda n: te.sum(powers(n, 0, 0, j), axis=j), name="total")
-        return te.compute(shape, lambda n, y, x, c: powers(n, y, x, c) / total(n), name="output")
+        largest = te.compute(shape[:-1], lambda *pixel: te.max(image(*pixel, k), axis=k), name="largest")
+        powers = te.compute(shape, lambda *at: exp(image(*at) - largest(*at[:-1])), name="powers")
+        total = te.compute(shape[:-1], lambda *pixel: te.sum(powers(*pixel, j), axis=j), name="total")
+        return te.compute(shape, lambda *at: powers(*at) / total(*at[:-1]), name="output")
 
     return gpu_kernel(key, activations(shape), shape, compute, target)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from torch.fx import Node
@@ -58,19 +59,32 @@ def split(partition: Partition, node: Node) -> None:
 
 @rule("getitem")
 def piece(partition: Partition, node: Node) -> None:
-    """One piece of a split: the first or the last, as only their places follow from the widths."""
-    call = Call(node)
+    """One piece of a split.
+
+    The place of the first, of the last and of one behind equal pieces follows from two widths; any other is the first
+    of what is left behind those before it.
+    """
+    call, graph = Call(node), partition.graph
     if not node.users:
         return
     pieces, index = call["self"], call["index"]
-    count = len(pieces.meta["val"])
-    if Call(pieces).name not in ("chunk", "split", "split_with_sizes") or 0 < index % count < count - 1:
-        raise partition.refused(f"piece {index} of {count} has no kernel yet", node)
-    emit_slice(partition, node, Call(pieces).first, "last" if index % count else "first")
+    is_split = Call(pieces).name in ("chunk", "split", "split_with_sizes")
+    if not is_split or Call(pieces)["dim"] % len(shape_of(node)) != 1:
+        raise partition.refused("this piece has no kernel yet", node)
+    image, sizes = Call(pieces).first, [value.shape[1] for value in pieces.meta["val"]]
+    places = [slice(stop - size, stop) for size, stop in zip(sizes, accumulate(sizes), strict=True)]
+    if index in (0, len(sizes) - 1):
+        emit_slice(partition, node, image, "last" if index else "first")
+    elif len({graph.width_of(image.name, 1, place) for place in places[: index + 1]}) == 1:
+        emit_slice(partition, node, image, str(index))
+    else:
+        rest = graph.width_of(image.name, 1, slice(places[index].start, None))
+        behind = partition.add_rest(node, image, rest)
+        partition.emit(node, "channel_slice", image, [behind], width_in=rest, side="first")
 
 
 def emit_slice(partition: Partition, node: Node, image: Node, side: str) -> None:
-    """The first or the last channels of an image."""
+    """The first or the last channels of an image, or those behind so many pieces as wide as they."""
     partition.emit(node, "channel_slice", image, [partition.value_of(image, node)], side=side)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch.fx import Node
 
 from aap_hw.compile.memory import writes_in_place
@@ -48,7 +49,8 @@ def activation(partition: Partition, node: Node) -> None:
     if partition.is_rectified(image, name):
         partition.same_value(node, image)
     else:
-        partition.emit(node, name, image, [partition.value_of(image, node)])
+        rows = partition.is_rows(image)
+        partition.emit(node, name, image, [_read(partition, image, node, rows)], rows=rows)
 
 
 @rule("add", "mul")
@@ -69,9 +71,18 @@ def combination(partition: Partition, node: Node) -> None:
         if op != "mul" or not one_each:
             raise partition.refused(f"{node.target} with these operands has no kernel yet", node)
         op, operands = "scale_channels", [*images, *scales]
-    inputs = [partition.value_of(operand, node) for operand in operands]
+    rows = op != "scale_channels" and all(map(partition.is_rows, operands))
+    inputs = [_read(partition, operand, node, rows) for operand in operands]
     last, steps = with_activation(partition, node)
-    partition.emit(last, op, operands[0], inputs, epilogue=steps)
+    partition.emit(last, op, operands[0], inputs, rows=rows, epilogue=steps)
+
+
+def _read(partition: Partition, node: Node, reader: Node, rows: bool) -> str:
+    if rows:
+        return partition.value_as_it_lies(node, reader)
+    if len(shape_of(node)) not in (2, 4):
+        raise partition.refused(f"{reader.target} on these operands has no kernel yet", reader)
+    return partition.value_of(node, reader)
 
 
 @rule("batch_norm")
@@ -96,9 +107,10 @@ def normalization_of(partition: Partition, node: Node) -> Normalization:
 
 @rule("softmax")
 def softmax(partition: Partition, node: Node) -> None:
-    """Softmax over the channels of vectors."""
+    """Softmax over the channels of vectors, or of rows of them."""
     call = Call(node)
-    vectors = call.first
-    if len(shape_of(vectors)) != 2 or call["dim"] not in (1, -1) or node.meta["val"].dtype != vectors.meta["val"].dtype:
+    vectors, rows = call.first, partition.is_rows(call.first)
+    last = len(shape_of(vectors)) - 1
+    if not (last == 1 or rows) or call["dim"] % (last + 1) != last or call.get("dtype") not in (None, torch.float32):
         raise partition.refused("softmax has a kernel only over the channels of vectors (N, C) so far", node)
-    partition.emit(node, "softmax", vectors, [partition.value_of(vectors, node)])
+    partition.emit(node, "softmax", vectors, [_read(partition, vectors, node, rows)], rows=rows)

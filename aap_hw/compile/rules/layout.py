@@ -14,21 +14,41 @@ if TYPE_CHECKING:
     from aap_hw.compile.partition import Partition
 
 
-@rule("flatten", "view", "reshape")
-def flatten(partition: Partition, node: Node) -> None:
-    """An image as a vector, or the beginning of a channel shuffle."""
+@rule("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze")
+def reshape(partition: Partition, node: Node) -> None:
+    """Nothing to do for what lies in PyTorch's order; an image as a vector, or the beginning of a channel shuffle."""
     image = Call(node).first
     before, after = shape_of(image), shape_of(node)
     if (shuffle := shuffle_at(partition, node, image)) is not None:
         partition.absorb(*shuffle.nodes)
         inputs = [partition.value_of(image, node)]
         partition.emit(shuffle.last, "channel_shuffle", image, inputs, groups=shuffle.groups)
-    elif len(after) != 2 or before[0] != after[0]:
+    elif partition.is_plain(image):
+        partition.renamed(node, image, is_image=False)
+    elif len(after) > 2 and before[:2] == after[:2]:
+        partition.renamed(node, image, is_image=True)
+    elif len(after) != 2 or len(before) != 4 or before[0] != after[0]:
         raise partition.refused(f"reshaping {before} to {after} has no kernel yet", node)
-    elif all(extent == 1 for extent in before[2:]):
-        partition.same_value(node, image)
     else:
         partition.emit(node, "flatten", image, [partition.value_of(image, node)])
+
+
+@rule("permute", "transpose")
+def permute(partition: Partition, node: Node) -> None:
+    """Axes in an order in which they lie already: to channels last and back, nothing moves."""
+    call, rank = Call(node), len(shape_of(node))
+    order = list(range(rank))
+    if call.name == "permute":
+        order = [dim % rank for dim in call["dims"]]
+    else:
+        left, right = call["dim0"] % rank, call["dim1"] % rank
+        order[left], order[right] = right, left
+    if order == [0, *range(2, rank), 1] and partition.is_image(call.first):
+        partition.renamed(node, call.first, is_image=False)
+    elif order == [0, rank - 1, *range(1, rank - 1)] and partition.is_rows(call.first):
+        partition.renamed(node, call.first, is_image=True)
+    else:
+        raise partition.refused(f"{node.target} in this order has no kernel yet", node)
 
 
 @rule("slice")

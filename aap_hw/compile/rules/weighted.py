@@ -44,23 +44,28 @@ def convolution(partition: Partition, node: Node) -> None:
 
 @rule("linear")
 def linear(partition: Partition, node: Node) -> None:
-    """Linear layers of vectors (N, C)."""
-    rank = len(shape_of(Call(node)["input"]))
-    if rank != 2:
-        raise partition.refused(f"a linear layer on a {rank}-D tensor has no kernel yet", node)
-    _weighted(partition, node, "linear")
+    """Linear layers of vectors (N, C), and of rows of them (N, ..., C), which are pixels to a 1x1 convolution."""
+    vectors = Call(node)["input"]
+    if len(shape_of(vectors)) == 2:
+        _weighted(partition, node, "linear")
+    elif partition.is_rows(vectors):
+        window = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+        _weighted(partition, node, "conv2d", rows=True, **window)
+    else:
+        raise partition.refused("a linear layer along another axis than channels has no kernel yet", node)
 
 
-def _weighted(partition: Partition, node: Node, op: str, **attributes: object) -> None:
+def _weighted(partition: Partition, node: Node, op: str, *, rows: bool = False, **attributes: object) -> None:
     """A kernel with weights, and the element-wise chain behind it that only it feeds."""
     call = Call(node)
+    weight, bias = partition.parameter(call["weight"], node), partition.parameter(call["bias"], node)
     steps, normalization, last = ["bias"], None, node
     addition: tuple[Node, Node] | None = None  # the operator and what it adds
     while (follower := partition.next_alone(last)) is not None:
         name, activation = Call(follower).name, activation_name(follower)
-        if name == "batch_norm" and last is node:
+        if name == "batch_norm" and last is node and not rows:
             normalization = normalization_of(partition, follower)
-        elif name == "add" and addition is None and (other := _residual(partition, follower, last)):
+        elif name == "add" and addition is None and (other := _residual(partition, follower, last, rows)):
             addition = follower, other
             steps.append("add")
         elif activation is not None:
@@ -71,19 +76,21 @@ def _weighted(partition: Partition, node: Node, op: str, **attributes: object) -
         last = follower
         if activation is not None:
             break
-    inputs = [partition.value_of(call["input"], node)]
+    read = partition.value_as_it_lies if rows else partition.value_of
+    inputs = [read(call["input"], node)]
 
     def emit() -> None:
         if addition is not None:
-            inputs.append(partition.value_of(addition[1], addition[0]))
+            inputs.append(read(addition[1], addition[0]))
         partition.emit(
             last,
             op,
             call["input"],
             inputs,
+            rows=rows,
             width_in=None,
-            weight=partition.parameter(call["weight"], node),
-            bias=partition.parameter(call["bias"], node),
+            weight=weight,
+            bias=bias,
             normalization=normalization,
             epilogue=tuple(steps),
             **attributes,
@@ -96,10 +103,12 @@ def _weighted(partition: Partition, node: Node, op: str, **attributes: object) -
         partition.wait(addition[0], emit)
 
 
-def _residual(partition: Partition, add: Node, this: Node) -> Node | None:
+def _residual(partition: Partition, add: Node, this: Node, rows: bool) -> Node | None:
     """What ``add`` adds to ``this``, if it can be fused: another activation of the same shape."""
     others = [a for a in add.args if isinstance(a, Node) and a is not this]
     if len(others) != 1 or Call(add)["alpha"] != 1 or partition.is_parameter(others[0]):
+        return None
+    if rows and not partition.is_rows(others[0]):
         return None
     if writes_in_place(add) and Call(add).first is not this and partition.memory.stale_after(add):
         return None

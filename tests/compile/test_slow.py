@@ -1,0 +1,155 @@
+"""Proves that operators without a schedule compile all the same, to what PyTorch computes, at any width.
+
+The networks are those of one construct each that the graph is tested with; multiply-accumulates are PyTorch's count.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from aap_hw.compile import slow
+from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.partition import partition
+from aap_hw.compile.slow_call import SlowCall, constant_elements, output_pixels
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from tests.compile.running import assert_compiled_equals_pytorch, outputs, randomise
+from tests.graph.constructs import CONSTRUCTS
+from tests.graph.ground_truth import random_keep
+
+COMPILED = {
+    "Convolution3d": "4 kernels on the slow path: 1 tanh, 1 stack, 1 conv3d, 1 batch_norm",
+    "TransposedConvolution": "1 kernel on the slow path: 1 conv_transpose2d",
+    "GroupNorm": "1 kernel on the slow path: 1 group_norm",
+    "LayerNormMlp": "2 kernels on the slow path: 1 layer_norm, 1 gelu",
+    "SelfAttention": "6 kernels on the slow path: 3 unbind, 1 permute, 1 scaled_dot_product_attention, 1 transpose",
+    "PixelShuffle": "1 kernel on the slow path: 1 pixel_shuffle",
+    "ReflectedBorders": "1 kernel on the slow path: 1 pad",
+    "SpatialGateOfMeanAndMaximum": "3 kernels on the slow path: 1 mean, 1 amax, 1 mul",
+    "StandardisedFilters": "",
+    "LinearOnChannelsLast": "",
+    "SplitByListOfSizes": "",
+}
+
+
+def model_of(name: str) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return randomise(CONSTRUCTS[name]()), torch.randn(CONSTRUCTS[name].shape)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_it_compiles_to_what_pytorch_computes_and_says_what_is_slow(name: str, tmp_path: Path) -> None:
+    model, images = model_of(name)
+    assert partition(ChannelGraph.trace(model, (images,))).slow_path == COMPILED[name]
+    assert_compiled_equals_pytorch(model, images, tmp_path)
+
+
+FOLLOWING = (
+    "DepthwiseConvolutionWithMultiplier",
+    "GroupNorm",
+    "LayerNormMlp",
+    "PixelShuffle",
+    "SplitByListOfSizes",
+    "SplitBySizeInAttribute",
+    "StackAndMean",
+    "TransposedConvolution",
+)
+
+
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_a_cut_network_has_the_kernels_that_the_uncut_one_foretold(name: str) -> None:
+    model, images = model_of(name)
+    graph = ChannelGraph.trace(model, (images,))
+    network = partition(graph)
+    assert not network.fixed
+    keep = random_keep(graph, seed=1)
+    assert keep
+    widths = network.dense | {group: len(kept) for group, kept in keep.items()}
+    again = partition(ChannelGraph.trace(graph.cut(model, keep), (images,)))
+    for foretold, found in zip(network.kernels, again.kernels, strict=True):
+        calls = [SlowCall.of(*k.at(w)) for k, w in ((foretold, widths), (found, again.dense)) if k.key.op[:5] == "aten."]
+        assert calls[:1] == calls[1:]
+        assert calls or foretold.at(widths) == found.at(again.dense)
+
+
+@pytest.mark.parametrize("name", ["DepthwiseConvolutionWithMultiplier", "TransposedConvolution", "SelfAttention"])
+def test_multiply_accumulates_and_parameters_are_those_that_pytorch_counts(name: str) -> None:
+    model, images = model_of(name)
+    network = partition(ChannelGraph.trace(model, (images,)))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    counted = sum(kernel.multiply_accumulates(network.dense) for kernel in network.kernels)
+    assert counted == counter.get_total_flops() // 2
+    learned = sum(kernel.parameters(network.dense) for kernel in network.kernels)
+    assert learned == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_groups_whose_widths_a_slow_kernel_cannot_follow_are_fixed_with_a_reason() -> None:
+    class ThreeWidths(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(3, width, 1) for width in (4, 5, 6))
+            self.last = nn.Conv2d(15, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = [layer(x).permute(0, 2, 3, 1) for layer in (self.a, self.b, self.c)]
+            return self.last(torch.cat(rows, 3).permute(0, 3, 1, 2))
+
+    graph = ChannelGraph.trace(ThreeWidths().eval(), (torch.zeros(1, 3, 4, 4),))
+    assert not any(group.frozen for group in graph.groups[:3])
+    network = partition(graph)
+    assert {"a", "b", "c"} == set(network.fixed)
+    assert "depends on more widths (aten.cat" in network.fixed["a"]
+    assert all(group.frozen for group in graph.frozen(network.fixed).groups)
+
+
+def test_the_text_of_a_call_is_read_at_its_widths() -> None:
+    text = "aten.conv2d.default - call=(image[1,i,8,8],w[2*o,i,3,3],None,[1,1],'a\\x20b',-0.5,(i+3)//4)[1]->x.bool[1,o]"
+    key = KernelKey.parse(f"{text} float32 batch=1")
+    call = SlowCall.of(key, 5, 3)
+    image, weight = call.operands
+    assert (image.stored, weight.stored, weight.is_constant) == ((1, 8, 8, 5), (6, 5, 3, 3), True)
+    assert call.arguments[2:] == (None, [1, 1], "a b", -0.5, 2)
+    assert (call.op, call.piece, call.output.dtype, call.output.shape) == ("conv2d.default", 1, "bool", (1, 3))
+    assert constant_elements(key, 5, 3) == 6 * 5 * 9
+    assert output_pixels(key) == 1
+
+
+@pytest.mark.parametrize("call", ["(__import__('os'))->x[1]", "(x[1].real)->x[1]", "x[1]", "(open)->x[1]", "(x[1]"])
+def test_a_text_that_is_no_call_is_refused_and_not_run(call: str) -> None:
+    with pytest.raises(UserError, match="is not a kernel of this version"):
+        SlowCall.of(KernelKey.make("aten.relu.default", (), 1, call=call), 1, 1)
+
+
+class OneOperator(nn.Module):
+    def __init__(self, function: object) -> None:
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(3, 4, 1), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.conv(x))  # type: ignore[no-any-return, operator]
+
+
+def test_what_tvm_cannot_lower_either_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    model = OneOperator(torch.special.bessel_j0).eval()
+    with pytest.raises(UserError, match=r"the operator aten\.special_bessel_j0\S* has no kernel here") as refusal:
+        outputs(model, torch.randn(1, 3, 4, 4), tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_tvm_computes_differently_is_never_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(slow, "_PROVEN", {})
+    right = slow._imported
+    monkeypatch.setattr(slow, "_imported", lambda program: right(torch.export.export(Doubled(), (torch.zeros(1, 4, 4, 4),))))
+    with pytest.raises(UserError, match="it computes something else"):
+        outputs(OneOperator(torch.erf).eval(), torch.randn(1, 3, 4, 4), tmp_path)
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
