@@ -32,7 +32,10 @@ def write_document(results: list[Path], destination: Path) -> None:
             f"{summary['ok']} of {summary['models']} ok, {summary['silent_errors']} silent errors, "
             f"the slowest {summary['slowest_s']:.0f} s ([the run](results/{path.name}); {report['machine']['cpu']}).\n"
         )
-        parts.append("| network | input | groups | frozen | prunable | MACs | difference | seconds | slow path | | torch-pruning |")
+        parts.append(
+            "| network | input | groups | frozen | prunable | MACs | difference | seconds | slow path | | "
+            "torch-pruning |"
+        )
         parts.append("|---|---|---|---|---|---|---|---|---|---|---|")
         parts.extend(_line(row) for row in rows)
         parts.append("\nWhat stays frozen, and why (the network's last layer always does):\n")

@@ -98,5 +98,11 @@ def command(
     named = f"--model {shlex.quote(done.origin.model)}{size} --lut {shlex.quote(str(path))}"
     console.print(f"next: aap-hw plan {named} --budget 60%{allow}", soft_wrap=True)
     if json_to is not None:
-        figures = {"slow_path": done.slow_path, "points": len(table), "dense_ms": done.dense_ms, "provenance": provenance, "reference_drift": drift}
+        figures = {
+            "slow_path": done.slow_path,
+            "points": len(table),
+            "dense_ms": done.dense_ms,
+            "provenance": provenance,
+            "reference_drift": drift,
+        }
         write_json({"table": str(path), **figures}, json_to)

@@ -141,9 +141,7 @@ def stand_ins(network: Network, widths: Mapping[str, int]) -> dict[str, torch.Te
             found[kernel.bias] = torch.ones(width_out)
         if kernel.constants:
             constants = [each for each in SlowCall.of(key, width_in, width_out).operands if each.is_constant]
-            found |= {
-                name: torch.ones(each.shape) for name, each in zip(kernel.constants, constants, strict=True)
-            }
+            found |= {name: torch.ones(each.shape) for name, each in zip(kernel.constants, constants, strict=True)}
     return found
 
 

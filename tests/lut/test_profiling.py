@@ -215,9 +215,12 @@ def test_place_that_cannot_be_written_is_refused_before_anything_is_measured(tmp
 
 @pytest.mark.usefixtures("no_measuring")
 def test_network_without_kernels_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU())
-    with pytest.raises(UserError, match=r"aten\.gelu\.default has no kernel yet"):
-        profile_model("gelu", model, INPUT, tiny.device(), tmp_path / "table.json")
+    class Exact(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).double().relu().float()
+
+    with pytest.raises(UserError, match=r"aten\.to\.dtype computes in torch\.float64"):
+        profile_model("exact", Exact(3, 8, 3), INPUT, tiny.device(), tmp_path / "table.json")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -346,7 +349,7 @@ class OnTheSlowPath(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16)
+        self.first, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(16, 16)
         self.larger, self.last = nn.ConvTranspose2d(16, 16, 2, 2), nn.Conv2d(16, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -364,5 +367,5 @@ def test_kernels_on_the_slow_path_are_measured_like_others_and_in_whole_networks
     assert set(slow["aten.conv_transpose2d.input"]) == {(n, m) for n in (8, 16) for m in (8, 16)}
     assert {entry.plan for entry in table.validation} == {"dense", "calibration-0"}
     assert load_table(tmp_path / "slow.json").points.keys() == table.points.keys()
-    widths = {name: 8 for name in networks[0].dense} | {"last": 4}
+    widths = dict.fromkeys(networks[0].dense, 8) | {"last": 4}
     assert 0 < predict_us(networks[0], widths, table) < predict_us(networks[0], networks[0].dense, table) * 2

@@ -71,11 +71,13 @@ def piece(partition: Partition, node: Node) -> None:
     is_split = Call(pieces).name in ("chunk", "split", "split_with_sizes")
     if not is_split or Call(pieces)["dim"] % len(shape_of(node)) != 1:
         raise partition.refused("this piece has no kernel yet", node)
+    # Sizes that are given may be equal by chance, and no longer so in a cut network.
+    is_even = Call(pieces).name != "split_with_sizes"
     image, sizes = Call(pieces).first, [value.shape[1] for value in pieces.meta["val"]]
     places = [slice(stop - size, stop) for size, stop in zip(sizes, accumulate(sizes), strict=True)]
     if index in (0, len(sizes) - 1):
         emit_slice(partition, node, image, "last" if index else "first")
-    elif len({graph.width_of(image.name, 1, place) for place in places[: index + 1]}) == 1:
+    elif is_even and len({graph.width_of(image.name, 1, place) for place in places[: index + 1]}) == 1:
         emit_slice(partition, node, image, str(index))
     else:
         rest = graph.width_of(image.name, 1, slice(places[index].start, None))
