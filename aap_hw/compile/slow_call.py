@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -158,8 +158,14 @@ def _adaptive_max_pool2d(image: torch.Tensor, size: list[int]) -> tuple[torch.Te
     return (torch.stack(windows, -1).reshape(*image.shape[:-2], *size),)
 
 
-# What TVM's importer does not know, in operators that it does.
-SPELT_OUT = {"adaptive_max_pool2d": _adaptive_max_pool2d}
+def _selu(x: torch.Tensor) -> torch.Tensor:
+    """As published (Klambauer et al., 2017, equation 2)."""
+    alpha, scale = 1.6732632423543772, 1.0507009873554805
+    return scale * (x.clamp(min=0) + alpha * (x.clamp(max=0).exp() - 1))
+
+
+# What TVM's importer does not know, or gets wrong, in operators that it does.
+SPELT_OUT: dict[str, Callable[..., Any]] = {"adaptive_max_pool2d": _adaptive_max_pool2d, "selu": _selu}
 
 
 def _operands(values: Iterable[Any]) -> Iterable[Operand]:

@@ -10,9 +10,10 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import pytest
 import torch
 
 from aap_hw.compile.lowering import compile_network
+from aap_hw.compile.network import Network
 from aap_hw.deploy import deploying
 from aap_hw.deploy.deploying import Deployment, bundle_unseen, deploy
 from aap_hw.deploy.reference import FEW
@@ -33,13 +35,24 @@ from tests.deploy.tiny import make_bundle
 from tests.synthetic import few_images, of_this_device, this_device
 
 
+def kept_by(finished: Path) -> Callable[..., SimpleNamespace]:
+    """Takes a library that `deployed` kept instead of compiling it again."""
+
+    def copied(*given: Any) -> SimpleNamespace:
+        shutil.copy(finished.parent / given[3].name, given[3])
+        return SimpleNamespace(slow_path="")
+
+    return copied
+
+
 @pytest.fixture(scope="module")
 def deployed(finished: Path) -> Iterator[tuple[Path, Deployment]]:
     real = compile_network
 
-    def compile_and_keep(*arguments: Any) -> None:
-        real(*arguments)
+    def compile_and_keep(*arguments: Any) -> Network:
+        network = real(*arguments)
         shutil.copy(arguments[3], finished.parent)
+        return network
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(deploying, "CHECKED_PIXELS", 60 * 32 * 32)
@@ -170,9 +183,7 @@ def test_emulated_device_is_checked_and_not_timed(
     finished, _ = deployed
     run = RunFolder(Path(shutil.copytree(finished, tmp_path / "run")))
     before = run.summary()
-    monkeypatch.setattr(
-        deploying, "compile_network", lambda *given: shutil.copy(finished.parent / given[3].name, given[3])
-    )
+    monkeypatch.setattr(deploying, "compile_network", kept_by(finished))
     monkeypatch.setattr(deploying, "time_in_turn", None)
     result = deploy(run, Emulated(), few_images(), tmp_path / "bundle")
     assert (result.latencies, result.images) == ({}, FEW)
@@ -195,9 +206,7 @@ def test_network_that_computes_something_else_is_refused_and_nothing_is_written(
 ) -> None:
     finished, _ = deployed
     monkeypatch.setattr(deploying, "CHECKED_PIXELS", 1)
-    monkeypatch.setattr(
-        deploying, "compile_network", lambda *given: shutil.copy(finished.parent / given[3].name, given[3])
-    )
+    monkeypatch.setattr(deploying, "compile_network", kept_by(finished))
     before = contents(finished)
     with pytest.raises(Fault, match=r"differs from PyTorch by .* nothing was written"):
         deploy(RunFolder(finished), Faulty(change), few_images())
