@@ -108,13 +108,17 @@ class Story:
         ]
 
     @cached_property
-    def kernels(self) -> list[tuple[str, KernelLatency, KernelLatency]]:
-        """Every kernel of the network by its layer's name, unpruned and pruned, as the table knows it on its own."""
+    def kernels(self) -> list[tuple[str, KernelLatency, KernelLatency | None]]:
+        """Every kernel of the network by its layer's name, unpruned and pruned, as the table knows it on its own.
+
+        None in place of the pruned one if it was removed with its branch.
+        """
         plan = self.plan(self.chosen)
         assert plan is not None
         network = self.journal["network"]
         dense = [KernelLatency(**row) for row in network["kernels"]]
-        return list(zip(network["layers"], dense, plan.kernels, strict=True))
+        left = {row.kernel: row for row in plan.kernels}
+        return [(layer, row, left.get(row.kernel)) for layer, row in zip(network["layers"], dense, strict=True)]
 
     @cached_property
     def attention(self) -> list[Attention]:

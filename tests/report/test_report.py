@@ -16,9 +16,12 @@ import torch
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.table import LatencyTable
+from aap_hw.policy import Budget
+from aap_hw.prune.baseline import plan_once
 from aap_hw.prune.job import EMBEDDED, Job, Limit, start
+from aap_hw.prune.planning import Unreachable
 from aap_hw.prune.run import RunFolder
-from aap_hw.prune.task import PruneSettings
+from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.report.chart import Page
 from aap_hw.report.charts import charts_of
 from aap_hw.report.charts.predictions import predictions_chart
@@ -171,6 +174,26 @@ def test_stairs_hold_the_points_of_the_table_and_mark_the_widths_in_use(runs: li
         marks = {trace["name"]: (trace["x"][0], trace["y"][0]) for trace in view.traces if trace["mode"] == "markers"}
         assert marks["chosen"][1] == pruned.latency_us
         assert marks["chosen"][0] in (pruned.width_out, pruned.width_in)
+
+
+def test_run_that_removed_branches_is_told_with_the_kernels_that_are_gone(quick_baseline: None, tmp_path: Path) -> None:
+    task = Task(ORIGIN, table(), few_images())
+    with pytest.raises(Unreachable) as refused:
+        plan_once(task, [Budget.parse("5%")], replace(SETTINGS, depth=False))
+    run = tmp_path / "removed"
+    start(Job(ORIGIN, None, {"latency": Limit(0.9 * refused.value.smallest, False)}, settings=SETTINGS), table(), run)
+    removed = {name.removesuffix(".conv1") for name, kept in RunFolder(run).load().kept.items() if not kept}
+    assert removed
+    story = read_story(run)
+    gone = [layer for layer, _, pruned in story.kernels if pruned is None]
+    assert gone == [name for name, *_ in story.kernels if name.rpartition(".conv")[0] in removed]
+    for layer, dense, pruned in story.kernels:
+        assert pruned is None or pruned.kernel == dense.kernel, layer
+    charts = {chart.id: chart for chart in charts_of(story)}
+    told = [view.label.split(":")[0] for view in charts["stairs"].views if view.label.endswith("removed")]
+    assert sorted(told) == sorted(gone)
+    assert "nan" not in html_of(page_of_run(story)).rsplit("<main>", 1)[1].split("<script>")[0]
+    assert write_report([run]).exists()
 
 
 def test_plans_that_were_measured_stand_beside_their_predictions(runs: list[Path]) -> None:

@@ -20,10 +20,12 @@ def charts_of(story: Story) -> list[Chart]:
     """Every chart of one run."""
     uses = [
         Use(
-            f"{layer}: {dense.latency_us:.4g} → {pruned.latency_us:.4g} µs",
+            f"{layer}: {dense.latency_us:.4g} µs → removed"
+            if pruned is None
+            else f"{layer}: {dense.latency_us:.4g} → {pruned.latency_us:.4g} µs",
             KernelKey.parse(dense.key),
             (dense.width_in, dense.width_out),
-            (pruned.width_in, pruned.width_out),
+            None if pruned is None else (pruned.width_in, pruned.width_out),
         )
         for layer, dense, pruned in story.kernels
     ]

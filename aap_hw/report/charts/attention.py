@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,7 +80,7 @@ def _channels(group: Attention, score: str) -> View:
                 "marker": {"color": color},
             }
         )
-    least = min((group.scores[i] for i in group.kept), default=math.nan)
+    least = f", down to {min(group.scores[i] for i in group.kept):.4g}" if group.kept else ""
     shapes = []
     if kept < len(order):
         shapes = [
@@ -90,7 +89,7 @@ def _channels(group: Attention, score: str) -> View:
         ]  # fmt: skip
     return View(
         label=f"{group.group}, round {group.round}",
-        summary=f"{group.group}, round {group.round}: {kept} of {len(order)} channels kept, down to {least:.4g}.",
+        summary=f"{group.group}, round {group.round}: {kept} of {len(order)} channels kept{least}.",
         traces=traces,
         layout={
             "bargap": 0.1,
