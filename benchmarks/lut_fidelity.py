@@ -79,7 +79,7 @@ def _row(
     table = profile_model(model.name, model.module, shape, device, path, networks=networks)
     profile_s = time.perf_counter() - began
     say(f"{name}: measuring {plans} plans")
-    entries = validate_model(model.name, model.module, shape, device, table, path, plans=plans, seed=seed)
+    entries = validate_model(model.name, model.module, shape, device, path, plans=plans, seed=seed)
     everything += entries
     fidelity = fidelity_of(entries)
     assert fidelity is not None

@@ -91,7 +91,6 @@ def validate(
             origin.build(),
             shape,
             board,
-            table,
             path,
             plans=plans,
             seed=seed,

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.errors import UserError
+from aap_hw.files import WriteError
 from aap_hw.lut.table import LatencyPoint
 
 
@@ -37,7 +38,7 @@ class Journal:
         self.entries: list[Entry] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
+            self._file = path.open("a+b", buffering=0)
         except OSError as problem:
             raise UserError(
                 f"cannot write {path}: {problem.strerror}; choose a folder that can be written with --out"
@@ -49,22 +50,27 @@ class Journal:
             raise
 
     def record(self, entry: Entry) -> None:
-        """Add one visit of a point; it is on disk when this returns."""
-        self.entries.append(entry)
+        """Add one visit of a point; it is on disk when this returns.
+
+        Raises
+        ------
+        WriteError : it could not be written; the journal is as it was before.
+        """
         where = {} if entry.board is None else {"board": entry.board}
         point = astuple(entry.point)
         self._append({"kernel": str(entry.key), "point": point, "reference_us": entry.reference_us, **where})
+        self.entries.append(entry)
 
     def close(self) -> None:
-        """Close the file; it stays if it holds points."""
+        """Close the file, and let other processes have it; it stays if it holds points."""
         if not self._file.closed and not self.entries:
             self.path.unlink(missing_ok=True)
         self._file.close()
 
-    def remove(self) -> None:
-        """Close and delete the file: its points are in the table."""
-        self.path.unlink(missing_ok=True)
-        self._file.close()
+    def empty(self) -> None:
+        """Forget all points, which are in the table by now; no other process has the file before it is closed."""
+        self._file.truncate(0)
+        self.entries = []
 
     def _take_up(self, identity: dict[str, Any]) -> None:
         try:
@@ -90,9 +96,15 @@ class Journal:
             self._append(identity)
 
     def _append(self, value: dict[str, Any]) -> None:
-        self._file.write(json.dumps(value).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        end = self._file.seek(0, os.SEEK_END)
+        content = json.dumps(value).encode() + b"\n"
+        try:
+            while content:
+                content = content[self._file.write(content) :]
+            os.fsync(self._file.fileno())
+        except OSError as problem:
+            self._file.truncate(end)
+            raise WriteError(f"cannot write {self.path}: {problem.strerror}; make room and go on") from problem
 
     def _value(self, line: bytes) -> dict[str, Any]:
         try:

@@ -208,7 +208,7 @@ def _measure(
             search.table.measurement["reference_us"] = _reference_us(boards, pool, reference)
         gather(search.table, search.journal.entries)
         save_table(search.table, job.path)
-        search.journal.remove()
+        search.journal.empty()
         # All on one board: networks are compared with each other. On the next, what the table has is not done again.
         boards.share(
             [plans],

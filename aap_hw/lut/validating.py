@@ -19,12 +19,12 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.lut.belonging import require_table_of
 from aap_hw.lut.compiling import compiler
 from aap_hw.lut.fidelity import RANDOM
-from aap_hw.lut.file import save_table
+from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.journal import Journal
 from aap_hw.lut.measuring import Reference
 from aap_hw.lut.networks import MeasuredNetwork
 from aap_hw.lut.progress import ProgressCallback
-from aap_hw.lut.table import LatencyTable, Validation
+from aap_hw.lut.table import Validation
 
 
 def validate_model(
@@ -32,7 +32,6 @@ def validate_model(
     module: nn.Module,
     input_shape: tuple[int, ...],
     device: Device,
-    table: LatencyTable,
     path: Path,
     *,
     plans: int,
@@ -40,7 +39,7 @@ def validate_model(
     on_progress: ProgressCallback = lambda _: None,
     workers: int | None = None,
 ) -> list[Validation]:
-    """Measure random width plans of a network and keep them in the table, which is written to ``path`` as it grows.
+    """Measure random width plans of a network and keep them in the table at ``path``, which is written as it grows.
 
     Plans that the table already holds, at the same widths, are not measured again. ``input_shape`` is (N, C, H, W).
 
@@ -53,9 +52,11 @@ def validate_model(
     UserError : the table is of another device, or a profile is writing to it.
     MissingKernelError : the table is not of this network.
     """
-    require_table_of(device, table, path)
-    # The journal is a profile's lock on the table's file: neither may overwrite what the other has measured.
+    # The journal is a profile's lock on the table's file: neither may overwrite what the other has measured, nor go on
+    # with what the file held before the other ended.
     with closing(Journal(path.with_name(path.name + ".journal"), device.describe().as_json())):
+        table = load_table(path)
+        require_table_of(device, table, path)
         graph = ChannelGraph.trace(module, (torch.zeros(input_shape),))
         job = MeasuredNetwork(name, module, graph, partition(graph), table, path)
         drawn = job.random_plans(f"{RANDOM}{seed}", plans, seed)

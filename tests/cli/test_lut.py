@@ -122,7 +122,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     given: dict[str, Any] = {}
 
     def validate_model(*what: Any, **how: Any) -> list[Validation]:
-        name, _, shape, _, _, path = what
+        name, _, shape, _, path = what
         given.update({"name": name, "shape": shape, "path": path, **how})
         how["on_progress"](Progress("networks", 2, 2, 0, 0.0))
         return RANDOM_PLANS

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aap_hw.errors import UserError
+from aap_hw.files import WriteError
 from aap_hw.lut.journal import Entry, Journal
 from aap_hw.lut.table import LatencyPoint
 from tests.lut.tables import keys, latencies, measured_points
@@ -124,11 +127,41 @@ def test_journal_without_points_leaves_no_file(tmp_path: Path) -> None:
     assert list((tmp_path / "deep").iterdir()) == []
 
 
-def test_removed_journal_is_gone_and_may_be_closed(path: Path) -> None:
+def test_emptied_journal_is_held_until_it_is_closed_and_gone_then(path: Path) -> None:
     journal = Journal(path, IDENTITY)
-    journal.remove()
+    journal.empty()
+    with pytest.raises(UserError, match="another process is profiling into"):
+        Journal(path, IDENTITY)
     journal.close()
     assert not path.exists()
+
+
+def test_emptied_journal_of_a_process_that_was_killed_is_taken_up_as_a_new_one(
+    path: Path, entries: list[Entry]
+) -> None:
+    path.write_bytes(b"")
+    written(path, entries)
+    assert read(path) == entries
+
+
+def test_line_that_a_full_disk_has_no_room_for_is_a_sentence_and_leaves_the_journal_as_it_was(
+    path: Path, entries: list[Entry]
+) -> None:
+    """The room is that of a file size limit, at which the system writes a part of a line before it refuses."""
+    before = path.read_bytes()
+    journal = Journal(path, IDENTITY)
+    ignored, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limits[1]))
+    try:
+        with pytest.raises(WriteError, match=r"cannot write .*journal: File too large"):
+            journal.record(entries[0])
+        assert path.read_bytes() == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    journal.close()
+    assert path.read_bytes() == before
+    assert journal.entries == entries
 
 
 def test_second_process_on_a_journal_is_refused(path: Path, entries: list[Entry]) -> None:

@@ -252,6 +252,23 @@ def test_cut_networks_calibrate_the_table(tmp_path: Path) -> None:
     assert [(p.measured, p.total) for p in progress if p.what == "networks"] == [(0, 3), (3, 3)]
 
 
+def test_nobody_else_writes_the_table_before_the_last_network_is_in_it(path: Path) -> None:
+    document = json.loads(path.read_text())
+    document["validation"] = []
+    path.write_text(json.dumps(document))
+    refused: list[Progress] = []
+
+    def begin_another(progress: Progress) -> None:
+        if progress.what == "networks":
+            with pytest.raises(UserError, match="another process is profiling into"):
+                tiny.profile(path, Tiny(kernel=3), "tiny3")
+            refused.append(progress)
+
+    tiny.profile(path, on_progress=begin_another)
+    assert [(p.measured, p.total) for p in refused] == [(0, 1), (1, 1)]
+    assert not journal_of(path).exists()
+
+
 @pytest.mark.usefixtures("no_measuring")
 def test_profile_that_ended_before_it_calibrated_does_so_from_what_is_there(
     measured: tuple[Path, LatencyTable, list[Progress]], path: Path, monkeypatch: pytest.MonkeyPatch

@@ -48,7 +48,7 @@ def validate(
     path: Path, plans: int, seed: int = 0, kernel: int = 1, on_progress: ProgressCallback = lambda _: None
 ) -> list[Validation]:
     return validate_model(
-        "tiny", Tiny(kernel), INPUT, tiny.device(), load_table(path), path,
+        "tiny", Tiny(kernel), INPUT, tiny.device(), path,
         plans=plans, seed=seed, on_progress=on_progress, workers=1,
     )  # fmt: skip
 
@@ -87,7 +87,8 @@ def test_plans_that_are_there_are_not_measured_but_predicted_anew(path: Path, mo
         for at, point in points.items():
             points[at] = LatencyPoint(*at, 2 * point.latency_us, point.spread_us, point.samples)
         assert key in table.points
-    (again,) = validate_model("tiny", Tiny(), INPUT, tiny.device(), table, path, plans=1, seed=0)
+    save_table(table, path)
+    (again,) = validate(path, 1)
     assert again.measured_us == pytest.approx(first[0].measured_us, rel=1e-3)
     assert again.predicted_us == pytest.approx(2 * first[0].predicted_us, rel=1e-3)
 
@@ -122,8 +123,9 @@ def test_interrupted_validation_keeps_what_was_measured(path: Path) -> None:
 def test_table_of_another_device_is_refused(path: Path) -> None:
     table = load_table(path)
     table.device["cpu"] = "another CPU"
+    save_table(table, path)
     with pytest.raises(UserError, match="holds latencies of another device"):
-        validate_model("tiny", Tiny(), INPUT, tiny.device(), table, path, plans=1, seed=0)
+        validate(path, 1)
 
 
 def test_table_of_another_network_is_refused_before_anything_is_compiled(
