@@ -193,6 +193,7 @@ def prune(
     classes: int | None = None,
     settings: PruneSettings | None = None,
     allow_emulated: bool = False,
+    device: str | None = None,
     connect: str | None = None,
     out: StrPath | None = None,
     tensorboard: bool = False,
@@ -221,8 +222,11 @@ def prune(
         Rounds, training, score, allocator, seed, and what may be cut.
     allow_emulated
         Accept a table that was not measured on the device.
+    device
+        The profile's name or path of the table's device, which the result is measured on; by default the profile that
+        is called as the table's device.
     connect
-        How the table's device is reached, instead of as its profile says: ``"rpc://HOST:PORT"`` and the like.
+        How that device is reached, instead of as its profile says: ``"rpc://HOST:PORT"`` and the like.
     out
         The run's folder; by default ``runs/MODEL-DEVICE-BUDGET``.
     tensorboard
@@ -244,7 +248,7 @@ def prune(
     settings = settings or PruneSettings()
     origin = _origin(model, input_size, weights, classes)
     limits = {each.resource.name: Limit(each.amount, each.relative) for each in budgets}
-    job = Job(origin, source, limits, max_accuracy_drop, settings, allow_emulated, connect, tensorboard)
+    job = Job(origin, source, limits, max_accuracy_drop, settings, allow_emulated, connect, tensorboard, device)
     asked = [str(each).replace("%", "pct") + _SUFFIX[each.resource.name] for each in budgets]
     parts = [origin.short, table.device["name"], *asked]
     parts += [] if max_accuracy_drop is None else [f"{max_accuracy_drop:g}-drop"]
@@ -254,10 +258,16 @@ def prune(
     return start(job, table, folder, on_event or _ignored, download=download)
 
 
-def resume(run: StrPath, *, on_event: OnEvent | None = None) -> Pruned:
+def resume(run: StrPath, *, connect: str | None = None, on_event: OnEvent | None = None) -> Pruned:
     """Go on with a run that was ended early, to the result that it would have had.
 
-    Its events of before are sent again.
+    Its events of before are sent again. Meanwhile the working folder is the one that the run was begun in, so that its
+    relative paths mean what they meant.
+
+    Parameters
+    ----------
+    connect
+        How the device is reached from now on, if its address has changed since.
 
     Raises
     ------
@@ -265,7 +275,7 @@ def resume(run: StrPath, *, on_event: OnEvent | None = None) -> Pruned:
     """
     from aap_hw.prune import job
 
-    return job.resume(Path(run), on_event or _ignored)
+    return job.resume(Path(run), on_event or _ignored, connect)
 
 
 def deploy(

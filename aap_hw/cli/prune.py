@@ -49,6 +49,11 @@ EPOCHS, LEARNING_RATE = 4, 0.05
 @model_option
 @lut_option_of(required=False)
 @budget_options
+@click.option(
+    "--device",
+    metavar="NAME",
+    help="Profile of the table's device, a name or the path of its TOML file; default: the one of the table's name.",
+)
 @connect_option
 @input_option
 @data_options
@@ -96,7 +101,11 @@ EPOCHS, LEARNING_RATE = 4, 0.05
 @emulated_option
 @click.option("--out", metavar="FOLDER", help="Run folder; default: runs/MODEL-DEVICE-BUDGET.")
 @click.option("--tensorboard", is_flag=True, help="Write the figures for TensorBoard into the run's folder, too.")
-@click.option("--resume", metavar="RUN", help="Go on with a run that was ended early; nothing else is to be given.")
+@click.option(
+    "--resume",
+    metavar="RUN",
+    help="Go on with a run that was ended early; only --connect, if its device is elsewhere now, is to be given.",
+)
 @quiet_option
 @json_option
 @click.pass_context
@@ -127,6 +136,7 @@ def command(
     skip: tuple[str, ...],
     depth: bool,
     allow_emulated: bool,
+    device: str | None,
     connect_to: str | None,
     out: str | None,
     tensorboard: bool,
@@ -149,7 +159,7 @@ def command(
     if resume is not None:
         _only_resume(ctx)
         with screen:
-            pruned = api.resume(resume, on_event=screen.show)
+            pruned = api.resume(resume, connect=connect_to, on_event=screen.show)
         _finish(screen, pruned, json_to)
         return
     if lut_path is None:
@@ -181,6 +191,7 @@ def command(
             classes=classes,
             settings=settings,
             allow_emulated=allow_emulated,
+            device=device,
             connect=connect_to,
             out=out,
             tensorboard=tensorboard,
@@ -197,7 +208,7 @@ def _finish(screen: PruneScreen, pruned: Pruned, json_to: str | None) -> None:
     if json_to is not None:
         write_json({"run": str(pruned.folder), **pruned.summary}, json_to)
     else:
-        screen.finish(pruned.folder, pruned.summary)
+        screen.finish(pruned.folder, pruned.summary, pruned.device)
 
 
 def _training(path: str | None, epochs: int | None, learning_rate: float | None) -> TrainSettings:
@@ -215,5 +226,5 @@ def _only_resume(ctx: click.Context) -> None:
         for parameter in ctx.command.params
         if ctx.get_parameter_source(parameter.name or "") == click.core.ParameterSource.COMMANDLINE
     ]
-    if others := [option for option in given if option not in ("--resume", "--quiet", "--json")]:
+    if others := [option for option in given if option not in ("--resume", "--connect", "--quiet", "--json")]:
         raise UserError(f"--resume goes on with what the run was asked for; leave {', '.join(others)} out")

@@ -121,8 +121,8 @@ class PruneScreen:
                 reason = "finds nothing left to cut" if figures["accuracy"] is None else "has too low an accuracy"
                 self._say(f"round {figures['round']} {reason}: undone")
 
-    def finish(self, path: Path, summary: Mapping[str, Any]) -> None:
-        """Print the result of the run in the folder ``path`` and what to do next."""
+    def finish(self, path: Path, summary: Mapping[str, Any], device: str) -> None:
+        """Print the result of the run in the folder ``path`` and what to do next, on the device of that profile."""
         self._console.print(summary_table(summary))
         for sentence in budget_sentences(summary):
             self._say(sentence)
@@ -137,7 +137,7 @@ class PruneScreen:
             )
         folder = shlex.quote(str(path))
         self._say(f"look at it: aap-hw report {folder}")
-        self._say(f"next: aap-hw deploy {folder} --device {summary['device']}")
+        self._say(f"next: aap-hw deploy {folder} --device {shlex.quote(device)}")
 
     def _say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)

@@ -16,20 +16,28 @@ PATIENCE_S = 3600.0
 
 
 def device_of(
-    table: LatencyTable, connect_to: str | None = None, notify: Notify = lambda _: None
+    table: LatencyTable,
+    device: str | None = None,
+    connect_to: str | None = None,
+    notify: Notify = lambda _: None,
 ) -> tuple[Boards | None, str]:
     """The table's device, ready to measure on and held by nobody, or None and the reason why there is none.
 
     Of several processes only the first has it; the others know that it is there.
 
+    Parameters
+    ----------
+    device : its profile's name or path; None takes the profile that is called as the table's device.
+    connect_to : where it is, if not where its profile says.
+
     Raises
     ------
-    UserError : a person said where the device is, with ``connect_to``, and it is not to be had there.
+    UserError : a person said which or where the device is, and it is another than the table's or not to be had there.
     """
     reached: list[Boards] = []
 
     def reach() -> str:
-        boards = _reach(table, connect_to, notify)
+        boards = _reach(table, device, connect_to, notify)
         if isinstance(boards, str):
             return boards
         reached.append(boards)
@@ -46,14 +54,20 @@ class _Elsewhere(Boards):
     def __init__(self) -> None: ...
 
 
-def _reach(table: LatencyTable, connect_to: str | None, notify: Notify) -> Boards | str:
+def _reach(table: LatencyTable, device: str | None, connect_to: str | None, notify: Notify) -> Boards | str:
     name = table.device["name"]
     if table.device["provenance"] != "measured":
         return f"the table's latencies are {table.device['provenance']}"
     try:
-        boards = Boards(load_profile(name).reached_by(connect_to), notify, PATIENCE_S)
+        profile = load_profile(device or name)
+        if profile.name != name:
+            raise UserError(
+                f"the device profile {device} is of '{profile.name}' and the table of '{name}'; give the profile that "
+                "the table was measured with"
+            )
+        boards = Boards(profile.reached_by(connect_to), notify, PATIENCE_S)
     except UserError as problem:
-        if connect_to is not None:
+        if device is not None or connect_to is not None:
             raise
         return str(problem)
     boards.close()
@@ -63,6 +77,6 @@ def _reach(table: LatencyTable, connect_to: str | None, notify: Notify) -> Board
         if there != here:
             return (
                 f"the table was measured with the {word} {there!r} and here it is {here!r}; "
-                f"'aap-hw profile --device {name} --out FILE' makes a table for this machine"
+                f"'aap-hw profile --device {device or name} --out FILE' makes a table for this machine"
             )
     return boards

@@ -6,6 +6,7 @@ a run that was killed needs to go on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -57,8 +58,10 @@ class Job:
     data : where the images to train on come from; None prunes without training.
     budgets : by the resource's name; none if only an accuracy is to be kept.
     max_accuracy_drop : percentage points of accuracy that may be lost, beside budgets or instead of them.
+    device : the profile's name or path of the device to measure on; None takes the one called as the table's device.
     connect_to : where the device is, if not where its profile says.
     tensorboard : write the run's figures for TensorBoard, too.
+    folder : the folder that relative paths, and modules that are named, start from.
     """
 
     origin: Origin
@@ -69,6 +72,8 @@ class Job:
     allow_emulated: bool = False
     connect_to: str | None = None
     tensorboard: bool = False
+    device: str | None = None
+    folder: str = field(default_factory=lambda: str(Path.cwd()))
 
     def __post_init__(self) -> None:
         if not self.budgets and self.max_accuracy_drop is None:
@@ -95,11 +100,13 @@ class Pruned:
     ----------
     folder : where it is.
     summary : its figures, as of ``summary.json``.
+    device : name or path of its device's profile.
     """
 
     folder: Path
     network: PrunedNetwork
     summary: dict[str, Any]
+    device: str
 
 
 def start(
@@ -124,14 +131,21 @@ def start(
     return _Execution(run, job, table, on_event).finish()
 
 
-def resume(folder: Path, on_event: OnEvent = lambda _: None) -> Pruned:
+def resume(folder: Path, on_event: OnEvent = lambda _: None, connect_to: str | None = None) -> Pruned:
     """Go on with a run that was ended early, to the result that it would have had.
+
+    Meanwhile the working folder is the one that the run was begun in, so that its relative paths mean what they meant.
+
+    Parameters
+    ----------
+    connect_to
+        Where the device is now; the run remembers it.
 
     Raises
     ------
     UserError : there is no run that was begun and not finished, or its files are damaged.
     """
-    run = RunFolder(folder)
+    run = RunFolder(folder.absolute())
     if not (folder / CONFIG).exists():
         raise UserError(
             f"{folder} holds no run that was begun, so there is nothing to resume; begin it with its command"
@@ -140,10 +154,15 @@ def resume(folder: Path, on_event: OnEvent = lambda _: None) -> Pruned:
         raise UserError(
             f"the run in {folder} is finished, so there is nothing to resume; look at it with 'aap-hw report'"
         )
-    job = _job_in(folder)
-    execution = _Execution(run, job, load_table(folder / TABLE), on_event)
-    execution.open()
-    return execution.finish()
+    job, table = _job_in(folder), load_table(folder / TABLE)
+    if connect_to is not None:
+        job = replace(job, connect_to=connect_to)
+    with _working_in(job):
+        execution = _Execution(run, job, table, on_event)
+        execution.open()
+        if connect_to is not None:
+            ranks.found_by_first(execution.note_job)
+        return replace(execution.finish(), folder=folder)
 
 
 def images_of(folder: Path, source: ImageSource | None = None) -> LabelledImages:
@@ -156,7 +175,15 @@ def images_of(folder: Path, source: ImageSource | None = None) -> LabelledImages
     if not (folder / CONFIG).exists():
         return (source or EMBEDDED).load((3, 32, 32))
     job = _job_in(folder)
-    return (source or job.data or EMBEDDED).load(job.origin.input_shape)
+    if source is not None:
+        return source.load(job.origin.input_shape)
+    with _working_in(job):
+        return (job.data or EMBEDDED).load(job.origin.input_shape)
+
+
+def _working_in(job: Job) -> contextlib.AbstractContextManager[None]:
+    """Let relative paths start from where the job was begun, if that is on this machine."""
+    return contextlib.chdir(job.folder) if Path(job.folder).is_dir() else contextlib.nullcontext()
 
 
 def _job_in(folder: Path) -> Job:
@@ -180,7 +207,7 @@ class _Execution:
         self._tensorboard: TensorBoardLog | None = None
         if job.tensorboard:
             require_tensorboard()
-        self._device, self._why_predicted = device_of(table, job.connect_to, self._say_waiting)
+        self._device, self._why_predicted = device_of(table, job.device, job.connect_to, self._say_waiting)
 
     def open(self) -> None:
         """Take up the folder's journal and log, or begin them."""
@@ -211,7 +238,7 @@ class _Execution:
                 self._log.close()
             if self._tensorboard is not None:
                 self._tensorboard.close()
-        return Pruned(self._run.path, network, summary)
+        return Pruned(self._run.path, network, summary, self._job.device or self._table.device["name"])
 
     def _prune(self) -> Callable[[OnEvent, Journal], tuple[PrunedNetwork, dict[str, Any]]]:
         job = self._job
@@ -255,6 +282,10 @@ class _Execution:
         self._run.create()
         save_table(self._table, self._run.path / TABLE)
         # Last: a folder that has it can be resumed.
+        self.note_job()
+
+    def note_job(self) -> None:
+        """Write down what the run is asked for."""
         write_atomic(self._run.path / CONFIG, json.dumps(self._job.as_json(), indent=1, sort_keys=True) + "\n")
 
     def _how_to_go_on(self) -> str:

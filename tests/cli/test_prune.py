@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def test_without_data_it_cuts_once_and_says_that_nothing_was_retrained(
     (sentence,) = [line for line in lines if "not retrained" in line]
     assert f"train aap_hw.load({str(out)!r}) on your images" in sentence
     assert "--data" in sentence
-    assert lines[-1] == f"next: aap-hw deploy {out} --device x86"
+    assert lines[-1] == f"next: aap-hw deploy {shlex.quote(str(out))} --device x86"
     summary = json.loads((out / "summary.json").read_text())
     assert summary["retrained"] is False
     log = [json.loads(line)["event"] for line in (out / "events.jsonl").read_text().splitlines()]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aap_hw.errors import UserError
 from aap_hw.prune.device import device_of
+from aap_hw.resources import resource_dirs
 from tests.synthetic import of_this_device, table
 
 
@@ -38,3 +41,17 @@ def test_table_of_another_device_is_not_and_the_reason_is_given(changes: dict[st
     device, why_not = device_of(table(**{**of_this_device(), **changes}))
     assert device is None
     assert re.search(reason, why_not)
+
+
+def test_device_whose_profile_is_a_file_is_measured_on_if_it_is_the_tables(tmp_path: Path) -> None:
+    x86 = (resource_dirs("device_profiles")[0] / "x86.toml").read_text()
+    mine = tmp_path / "mine.toml"
+    mine.write_text(x86.replace('name = "x86"', 'name = "my-cpu"'))
+    of_mine = table(**{**of_this_device(), "name": "my-cpu"})
+    found, why_not = device_of(of_mine, str(mine))
+    assert found is not None, why_not
+    assert found.describe().name == "my-cpu"
+    with pytest.raises(UserError, match=r"mine\.toml is of 'my-cpu' and the table of 'x86'; give the profile that the"):
+        device_of(table(**of_this_device()), str(mine))
+    with pytest.raises(UserError, match="there is no device 'mime'"):
+        device_of(of_mine, "mime")

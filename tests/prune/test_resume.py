@@ -13,18 +13,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aap_hw.errors import UserError
 from aap_hw.files import WriteError
+from aap_hw.models.origin import Origin
 from aap_hw.prune import job as jobs
-from aap_hw.prune.job import EMBEDDED, Job, Limit, resume, start
+from aap_hw.prune.job import EMBEDDED, Job, Limit, images_of, resume, start
 from aap_hw.prune.journal import read_journal
+from aap_hw.prune.run import RunFolder
 from aap_hw.prune.steps import Event
 from aap_hw.prune.task import PruneSettings
 from aap_hw.train.settings import TrainSettings
+from aap_hw.train.sources import ImageSource
 from tests.prune.killed import result
-from tests.synthetic import ORIGIN, PretendedDevice, table
+from tests.synthetic import ORIGIN, PretendedDevice, few_images, table
 
 SETTINGS = PruneSettings(
     rounds=2, calibration_images=8, training=TrainSettings(epochs=2, batch_size=32, learning_rate=0.01)
@@ -167,6 +171,37 @@ def test_what_cannot_be_resumed_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds an unfinished run; go on with it by 'aap-hw prune --resume"):
         start(TO_BUDGET, table(), run)
     assert resume(run).summary == finished.summary
+
+
+def test_run_of_relative_paths_goes_on_from_any_folder_and_with_another_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, elsewhere = tmp_path / "begun", tmp_path / "elsewhere"
+    for folder in (begun, elsewhere):
+        folder.mkdir()
+    make = 'def make():\n    return zoo.build("resnet20", "embedded").module\n'
+    (begun / "nets.py").write_text(f"from aap_hw.models import zoo\n\n\n{make}")
+    few = few_images()
+    arrays = {"train_images": few.train_images[::8], "train_labels": few.train_labels[::8]}
+    np.savez(begun / "few.npz", **arrays, test_images=few.test_images[::5], test_labels=few.test_labels[::5])
+    reached: list[tuple[object, ...]] = []
+    monkeypatch.setattr(jobs, "device_of", lambda _, *where: (None, reached.append(where[:2]) or "of the test"))
+    monkeypatch.chdir(begun)
+    job = Job(
+        Origin.of("nets.py:make", (3, 32, 32)), ImageSource("npz:few.npz"), {"latency": Limit(0.6, True)},
+        settings=replace(SETTINGS, rounds=1), connect_to="rpc://127.0.0.1:1", device="mine.toml",
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        start(job, table(), Path("run"), stop_at("epoch"))
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(KeyboardInterrupt):
+        resume(Path("../begun/run"), stop_at("round"), "rpc://127.0.0.1:2")
+    pruned = resume(Path("../begun/run"))
+    assert reached == [("mine.toml", f"rpc://127.0.0.1:{port}") for port in (1, 2, 2)]
+    assert (pruned.folder, pruned.summary["model"]) == (Path("../begun/run"), "nets.py:make")
+    assert Path.cwd() == elsewhere
+    assert len(images_of(pruned.folder).test_labels) == 20
+    assert RunFolder(pruned.folder).load().kept == pruned.network.kept
 
 
 @pytest.fixture
