@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
+from aap_hw.compile import build
 from aap_hw.errors import UserError
 from aap_hw.lut import compiling, library_cache
 from aap_hw.lut.compiling import compile_batch
-from aap_hw.lut.library_cache import LibraryCache, users_cache
+from aap_hw.lut.library_cache import LibraryCache, kernel_sources, users_cache
 from aap_hw.lut.measuring import REFERENCE
 from tests.lut import tiny
 
@@ -49,6 +51,15 @@ def test_other_kernels_or_another_compiler_make_it_another_library(
     assert make(cache, tmp_path, "a", b"second") == b"second"
     monkeypatch.setattr(library_cache.tvm, "__version__", "0.1")
     assert make(cache, tmp_path, "a", b"third") == b"third"
+
+
+@pytest.mark.parametrize("module", [build, compiling])
+def test_sources_of_kernels_and_of_what_times_them_are_told_apart_by_every_byte(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, real, source = kernel_sources.__wrapped__(), Path.read_bytes, Path(module.__file__ or "")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: real(path) + b"\n" * (path == source))
+    assert kernel_sources.__wrapped__() != before
 
 
 @pytest.mark.parametrize("spoiled", [b"other", b"", b"first and more"])
