@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,9 @@ import torch.distributed as dist
 from aap_hw.errors import UserError
 
 T = TypeVar("T")
+# While the first process waits for a board, compiles and measures, the others wait for it: hours if the board is taken.
+# One that died is no reason for haste: ``torchrun`` ends the others then.
+LONGEST_WAIT = timedelta(days=1)
 
 
 @contextmanager
@@ -26,7 +30,7 @@ def joined(environment: Mapping[str, str]) -> Iterator[None]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(environment.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo", timeout=LONGEST_WAIT)
     try:
         yield
     finally:

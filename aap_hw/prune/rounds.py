@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from aap_hw import ranks
 from aap_hw.policy import LATENCY, Budget, round_budgets
 from aap_hw.prune.baseline import amounts, baseline
 from aap_hw.prune.journal import Journal
@@ -75,8 +76,13 @@ def prune(
     shape = task.origin.input_shape
     state = State(dense.module, dense.graph, dense.planner)
     scores = scores_once(task, state, settings, 1, journal)
+
+    def reachable() -> bool:
+        known = scores()  # all processes take part in these
+        return ranks.found_by_first(lambda: bool(dense.planner.plan(known, wanted)))
+
     # Refused now if it cannot be reached, rather than by the last round, hours of training later.
-    journal.recall("reachable", lambda: bool(dense.planner.plan(scores(), wanted)))
+    journal.recall("reachable", reachable)
     accuracy_dense = dense_accuracy(task, dense, journal) if task.retrain else None
     known = begun(task, dense, wanted, settings)
     least_accuracy = -math.inf

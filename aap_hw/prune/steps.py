@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -74,9 +74,12 @@ class State:
 
     def plan(self, scores: Callable[[], Scores], allowed: Mapping[str, float], number: int, journal: Journal) -> Plan:
         """A round's plan, by the table alone."""
-        name = f"round/{number}/plan"
-        found = journal.recall(name, lambda: {"plan": self.planner.plan(scores(), allowed, self.widths).as_json()})
-        return Plan.from_json(found["plan"])
+
+        def find() -> dict[str, Any]:
+            known = scores()  # all processes take part in these
+            return {"plan": ranks.found_by_first(lambda: self.planner.plan(known, allowed, self.widths)).as_json()}
+
+        return Plan.from_json(journal.recall(f"round/{number}/plan", find)["plan"])
 
     def smaller(self, plan: Plan, task: Task) -> nn.Module:
         """The module cut to a plan, and compared with the uncut one on two of the task's images.
@@ -145,15 +148,11 @@ def plan_measured(
         if name not in journal:
             if f"round/{number}/attempts" in journal:
                 break
-            try:
-                plan = _plan_with_margin(state, scores(), allowed)
-            except Unreachable:
-                if not tried:
-                    raise
-                # The table promised a plan, the device does not keep the promise: there is no narrower one to try.
+            known = scores()  # all processes take part in these
+            found = ranks.found_by_first(partial(_next_plan, state, known, allowed, tried))
+            if found is None:
                 break
-            if any(plan.widths == earlier.widths for earlier, _ in tried):
-                break
+            plan = found
             measured = measured_ms(task, dense, state.smaller(plan, task))
             journal.note(name, {"plan": plan.as_json(), "measured_ms": measured})
         plan, measured = Plan.from_json(journal.value(name)["plan"]), journal.value(name)["measured_ms"]
@@ -184,6 +183,23 @@ def measured_ms(task: Task, dense: Baseline, pruned: nn.Module) -> float:
     timings = ranks.found_by_first(lambda: measure_networks(networks, task.origin.input_shape, device))
     # The ratio to the dense network is what a budget is about; the clock may have drifted since it was measured.
     return dense.dense_ms * timings["pruned"].latency_us / timings["dense"].latency_us
+
+
+def _next_plan(
+    state: State, scores: Scores, allowed: Mapping[str, float], tried: Sequence[tuple[Plan, float]]
+) -> Plan | None:
+    """A plan that has not been tried, or None if there is none left.
+
+    Within a time limit, solvers may end at different plans: of several processes only one may ask.
+    """
+    try:
+        plan = _plan_with_margin(state, scores, allowed)
+    except Unreachable:
+        if not tried:
+            raise
+        # The table promised a plan, the device does not keep the promise: there is no narrower one to try.
+        return None
+    return None if any(plan.widths == earlier.widths for earlier, _ in tried) else plan
 
 
 def _plan_with_margin(state: State, scores: Scores, allowed: Mapping[str, float]) -> Plan:

@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +17,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from aap_hw import ranks
+from aap_hw.prune.device import PATIENCE_S
+from aap_hw.prune.planning import Plan, Planner
 from tests.synthetic import write_table
 
 # What each process does: a run by the command line, the scores of a network, and a training without batch norm, whose
 # statistics are those of a process's part of a batch.
 DOES = """
-import os, sys
+import json, os, sys
 from pathlib import Path
 import numpy as np, safetensors.torch
 import aap_hw.train.data
@@ -28,7 +34,7 @@ from aap_hw.cli.main import main
 from aap_hw.graph import ChannelGraph
 from aap_hw.prune.baseline import scores_of
 from aap_hw.prune.task import PruneSettings, Task
-from tests.prune.test_torchrun import trained
+from tests.prune.test_torchrun import planned, trained
 from tests.synthetic import ORIGIN, few_images, resnet20, table
 aap_hw.train.data.load_embedded = few_images
 out = Path(sys.argv[1])
@@ -39,6 +45,7 @@ with ranks.joined(os.environ):
     module, graph, _ = resnet20()
     scores = scores_of(Task(ORIGIN, table(), few_images()), module, graph, PruneSettings(calibration_images=101))
     np.savez(out / f"scores-{ranks.number()}.npz", **scores)
+    (out / f"planned-{ranks.number()}.json").write_text(json.dumps(planned(scores)))
     safetensors.torch.save_file(trained().state_dict(), out / f"trained-{ranks.number()}.safetensors")
 """
 
@@ -56,6 +63,36 @@ def trained() -> nn.Module:
     settings = TrainSettings(epochs=2, batch_size=64, learning_rate=0.05, augmentation=Augmentation(crop_padding=2))
     train(model, few_images(), settings, seed=0, input_shape=(3, 28, 28))
     return model
+
+
+class AsksOnce(Planner):
+    """A planner that is asked by the first process only, as if the others' solvers ended elsewhere in their time."""
+
+    def plan(self, *what: Any, **how: Any) -> Plan:
+        assert ranks.is_first()
+        return super().plan(*what, **how)
+
+
+def planned(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan of the table's, and the second one of two that are measured, the first of them over the budget."""
+    from aap_hw.prune import steps
+    from aap_hw.prune.baseline import baseline
+    from aap_hw.prune.journal import Journal
+    from aap_hw.prune.task import Task
+    from tests.synthetic import ORIGIN, few_images, table, this_device
+
+    task = Task(ORIGIN, table(), few_images())
+    dense = baseline(task)
+    planner = AsksOnce(**{field.name: getattr(dense.planner, field.name) for field in fields(dense.planner)})
+    state, journal = steps.State(dense.module, dense.graph, planner), Journal()
+    allowed = {"latency": 0.6 * dense.dense_ms}
+    measured = iter([0.7 * dense.dense_ms, 0.59 * dense.dense_ms])
+    steps.measured_ms = lambda *_: next(measured)
+    by_table = state.plan(lambda: scores, allowed, 1, journal)
+    task = replace(task, device=this_device())
+    plan, ms = steps.plan_measured(task, dense, state, lambda: scores, allowed, 2, lambda _: None, journal)
+    assert ms == 0.59 * dense.dense_ms
+    return {"by table": by_table.widths, "measured": plan.widths}
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +144,14 @@ def test_two_processes_make_the_same_plan_as_one_and_one_of_them_writes(outputs:
 
 
 @pytest.mark.slow
+def test_only_the_first_process_asks_the_solver(outputs: tuple[Path, Path]) -> None:
+    one, two = outputs
+    alone = json.loads((one / "planned-0.json").read_text())
+    assert alone["measured"] != alone["by table"]
+    assert [json.loads((two / f"planned-{rank}.json").read_text()) for rank in (0, 1)] == [alone, alone]
+
+
+@pytest.mark.slow
 def test_two_processes_train_to_the_same_weights_as_one(outputs: tuple[Path, Path]) -> None:
     one, two = outputs
     alone = safetensors.torch.load_file(one / "trained-0.safetensors")
@@ -123,3 +168,11 @@ def test_a_run_of_two_processes_is_loaded_and_resumed_like_any_other(outputs: tu
     summary = json.loads((outputs[1] / "run" / "summary.json").read_text())
     assert summary["accuracy_dense"] == json.loads((outputs[0] / "run" / "summary.json").read_text())["accuracy_dense"]
     assert RunFolder(outputs[1] / "run").load().kept
+
+
+def test_processes_wait_for_the_first_while_it_waits_for_a_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(ranks.dist, "init_process_group", lambda _, **how: given.update(how))
+    monkeypatch.setattr(ranks.dist, "destroy_process_group", lambda: None)
+    with ranks.joined({"WORLD_SIZE": "2"}):
+        assert given["timeout"].total_seconds() > 2 * PATIENCE_S
