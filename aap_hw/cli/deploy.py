@@ -8,6 +8,7 @@ import click
 
 from aap_hw.cli.options import connect_option, data_options, device_option
 from aap_hw.cli.output import json_option, quiet_option, write_json
+from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
     from aap_hw.train.sources import ImageSource
@@ -39,6 +40,8 @@ def command(
     from aap_hw.cli.run_screen import plain_console, summary_table
     from aap_hw.prune.words import budget_sentences
 
+    if no_run and connect_to is not None:
+        raise UserError("--no-run does not reach the device, so --connect would do nothing; leave one of them out")
     console = plain_console(stderr=json_to is not None, quiet=quiet)
     if no_run:
         written = api.bundle(run_folder, device, data=source, out=out)

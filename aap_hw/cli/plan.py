@@ -103,6 +103,8 @@ def command(
         given = f" --input {input_text(input_size)}" if input_size else ""
         given += f" --data {shlex.quote(source.text)}" if source else ""
         given += f" --limit {source.limit}" if source and source.limit else ""
+        if source and (values := source.normalisation):
+            given += f" --normalise {','.join(map(str, values.mean))}/{','.join(map(str, values.std))}"
         given += f" --weights {shlex.quote(weights)}" if weights else ""
         given += f" --classes {classes}" if classes else ""
         given += f" --score {score}" if score else ""

@@ -28,7 +28,7 @@ from aap_hw.prune.accuracy import prune_within
 from aap_hw.prune.baseline import DENSE_MS
 from aap_hw.prune.device import device_of
 from aap_hw.prune.environment import note_environment
-from aap_hw.prune.journal import Journal
+from aap_hw.prune.journal import Journal, remove_checkpoints
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import EventLog, PrunedNetwork, RunFolder
 from aap_hw.prune.steps import Event, OnEvent
@@ -151,6 +151,7 @@ def resume(folder: Path, on_event: OnEvent = lambda _: None, connect_to: str | N
             f"{folder} holds no run that was begun, so there is nothing to resume; begin it with its command"
         )
     if run.is_finished:
+        remove_checkpoints(folder)
         raise UserError(
             f"the run in {folder} is finished, so there is nothing to resume; look at it with 'aap-hw report'"
         )

@@ -10,6 +10,7 @@ Not covered: what a run was asked, and its events; see ``aap_hw.prune.run``.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -126,12 +127,15 @@ class Journal:
     def remove_checkpoints(self) -> None:
         """Delete all checkpoints: the run is saved."""
         if self._folder is not None:
-            for path in self._folder.iterdir():
-                path.unlink(missing_ok=True)
-            self._folder.rmdir()
+            remove_checkpoints(self._folder.parent)
 
     def _checkpoint(self, number: int) -> Path | None:
         return None if self._folder is None else self._folder / f"round-{number}.safetensors"
+
+
+def remove_checkpoints(run: Path) -> None:
+    """Delete the checkpoints in a run's folder, if they are there and may be deleted: nobody goes on from them."""
+    shutil.rmtree(run / FOLDER, ignore_errors=True)
 
 
 def read_journal(run: Path) -> dict[str, Any]:

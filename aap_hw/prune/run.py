@@ -24,6 +24,7 @@ from aap_hw.graph.self_check import Mismatch
 from aap_hw.jsonlines import JsonLines
 from aap_hw.models import saved
 from aap_hw.models.origin import Origin
+from aap_hw.prune.journal import remove_checkpoints
 
 SCHEMA_VERSION = 3
 # Events of one process: a run that is resumed does not send them again.
@@ -77,6 +78,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             for left_behind in ("events.jsonl", "journal.jsonl"):
                 (self.path / left_behind).unlink(missing_ok=True)
+            remove_checkpoints(self.path)
         except OSError as problem:
             raise UserError(f"cannot make the folder {self.path}: {problem.strerror}; choose another") from problem
 
@@ -128,6 +130,8 @@ class RunFolder:
                 f"{weights} is not the file that the run wrote (its checksum differs); "
                 "restore it, or run 'aap-hw prune' again"
             )
+        # Of a run that was killed just when it was saved.
+        remove_checkpoints(self.path)
         network = saved.read(weights)
         return PrunedNetwork(network.origin, network.kept, device, network.module, record)
 

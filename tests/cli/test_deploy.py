@@ -22,6 +22,9 @@ def test_bundle_for_a_jetson_is_compiled_anywhere_and_says_that_nothing_was_time
     run = RunFolder(tmp_path / "run")
     run.create()
     run.save(*prune(task, [Budget.parse("50%")], PruneSettings(calibration_images=8)))
+    refused = aap_hw("deploy", str(run.path), "--device", "jetson-orin", "--no-run", "--connect", "rpc://127.0.0.1:1")
+    assert (refused.code, refused.out) == (2, "")
+    assert "--no-run does not reach the device, so --connect would do nothing" in refused.err
     done = aap_hw("deploy", str(run.path), "--device", "jetson-orin", "--no-run", "--json")
     assert done.code == 0, done.err
     assert "nothing was run: outputs are not checked and latency is not measured" in done.err

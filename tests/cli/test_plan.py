@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -181,6 +182,18 @@ def test_table_shows_every_group_and_the_next_command(
     assert "budget 1.000 ms, predicted 0." in outcome.out
     asked = f"--model resnet20 --lut {table_file} --budget 1ms --weights embedded --calibration-images 8"
     assert lines[-1] == f"next: aap-hw prune {asked}"
+
+
+def test_next_command_is_quoted_and_normalises_as_this_one(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
+) -> None:
+    path = table_file.rename(tmp_path / "my table.json")
+    data = ("--data", "embedded", "--normalise", "0.25/0.5")
+    outcome = aap_hw("plan", *RESNET20, *data, "--lut", str(path), "--budget", "60%")
+    assert (outcome.code, outcome.err) == (0, "")
+    words = shlex.split(outcome.out.splitlines()[-1])
+    assert words[words.index("--lut") + 1] == str(path)
+    assert words[words.index("--normalise") + 1] == "0.25/0.5"
 
 
 def test_prediction_is_quoted_with_the_error_of_the_table(aap_hw: Callable[..., Any], table_file: Path) -> None:

@@ -204,6 +204,28 @@ def test_run_of_relative_paths_goes_on_from_any_folder_and_with_another_address(
     assert RunFolder(pruned.folder).load().kept == pruned.network.kept
 
 
+@pytest.mark.usefixtures("quick")
+def test_checkpoints_that_nobody_goes_on_from_are_deleted(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    left = run / "checkpoints" / "round-1.safetensors"
+
+    def leave() -> None:
+        left.parent.mkdir(parents=True)
+        left.write_bytes(b"of another run")
+
+    leave()
+    pruned = start(replace(TO_BUDGET, settings=replace(SETTINGS, rounds=1)), table(), run)
+    assert [each["accuracy"] for each in pruned.network.record["rounds"]]
+    assert not left.parent.exists()
+    leave()
+    RunFolder(run).load()
+    assert not left.parent.exists()
+    leave()
+    with pytest.raises(UserError, match="is finished, so there is nothing to resume"):
+        resume(run)
+    assert not left.parent.exists()
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of a mebibyte."""
