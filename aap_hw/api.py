@@ -44,7 +44,7 @@ class Profile:
     origin : the network.
     set_aside : what a table of another machine that was there is called now, if there was one.
     table : all of it, once it is measured.
-    slow_path : how many of the network's kernels have no schedule, once that is known; empty if none.
+    slow_path : how many of the network's kernels have no schedule; empty if none.
     """
 
     path: Path
@@ -118,24 +118,28 @@ def profile(
     with closing(Boards(description, on_notice or _ignored)) as boards:
         origin = Origin.of(model, input_size)
         module = origin.build()
-        begun = Profile(path, origin, set_aside(path, boards) if out is None else None)
-        if on_start is not None:
-            on_start(begun)
+        begun: list[Profile] = []
+
+        def start(network: Network) -> None:
+            # Only now, as a network that is refused must leave a table of another machine where it is.
+            moved = set_aside(path, boards) if out is None else None
+            begun.append(Profile(path, origin, moved, slow_path=network.slow_path))
+            (on_start or _ignored)(begun[0])
+
         shape, report_to = (1, *origin.input_shape), on_progress or _ignored
         cache = users_cache() if use_cache else None
-        networks: list[Network] = []
         table = profile_model(
             origin.model,
             module,
             shape,
             boards,
             path,
-            on_network=networks.append,
+            on_network=start,
             on_progress=report_to,
             workers=workers,
             cache=cache,
         )
-    return replace(begun, table=table, slow_path=networks[0].slow_path)
+    return replace(begun[0], table=table)
 
 
 def plan(

@@ -13,7 +13,7 @@ import pytest
 
 import aap_hw as package
 from aap_hw.prune.steps import Event
-from tests.synthetic import quick, quick_baseline, table, table_file
+from tests.synthetic import quick, quick_baseline, table, table_file, write_table
 
 __all__ = ["quick", "quick_baseline", "table_file"]
 
@@ -60,6 +60,17 @@ def test_plan_is_that_of_the_command(aap_hw: Callable[..., Any], table_file: Pat
         k: v for k, v in expected.items() if k != "solver_seconds"
     }
     assert proposal.plan.predicted_ms <= 0.6 * proposal.dense.dense_ms
+
+
+def test_table_of_another_machine_stays_where_it_is_when_the_network_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lut").mkdir()
+    before = write_table(tmp_path / "lut" / "x86.json").read_bytes()
+    with pytest.raises(package.UserError, match="no kernel in it"):
+        package.profile("x86", "torch.nn:Identity", input_size=(3, 8, 8))
+    assert {file.name: file.read_bytes() for file in (tmp_path / "lut").iterdir()} == {"x86.json": before}
 
 
 @pytest.mark.usefixtures("quick")

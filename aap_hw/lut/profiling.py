@@ -67,10 +67,10 @@ def profile_model(
     """Measure every point that the table at ``path`` lacks for a network, calibrate it, and write the table.
 
     ``input_shape`` is (N, C, H, W); ``name`` is what the table calls the network; ``on_network`` is told its kernels
-    before any is measured; ``tolerance`` is how far off a
-    latency between measured points may seem to be, as a share of itself, before it is measured too; ``networks`` is how
-    many cut networks are measured besides the unpruned one to calibrate the table (``aap_hw.lut.calibrating``);
-    ``cache`` is where compiled points are looked for and kept.
+    once it is certain that all have one, before the table is read; ``tolerance`` is how far off a latency between
+    measured points may seem to be, as a share of itself, before it is measured too; ``networks`` is how many cut
+    networks are measured besides the unpruned one to calibrate the table (``aap_hw.lut.calibrating``); ``cache`` is
+    where compiled points are looked for and kept.
 
     ``device`` may be several boards of a kind, which share the points. A table that exists is extended. An interrupted
     call is taken up where it ended by the next one.
@@ -85,11 +85,11 @@ def profile_model(
     granularity = granularity_of(boards.profile, boards.target)
     journal = Journal(path.with_name(path.name + ".journal"), identity)
     try:
-        table = _open_table(path, boards, granularity)
         example = torch.zeros(input_shape)
         graph = ChannelGraph.trace(module, (example,))
         network = partition(graph)
         on_network(network)
+        table = _open_table(path, boards, granularity)
         job = MeasuredNetwork(name, module, graph, network, table, path)
         search = _Search(points_of(network, job.candidates), table, journal, tolerance)
         plans = job.calibration_plans(networks)
