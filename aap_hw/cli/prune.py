@@ -29,6 +29,7 @@ from aap_hw.cli.options import (
 )
 from aap_hw.cli.output import json_option, quiet_option, write_json
 from aap_hw.errors import UserError
+from aap_hw.prune.defaults import EPOCHS, LEARNING_RATE, MOST_ROUNDS, ROUNDS
 
 if TYPE_CHECKING:
     from aap_hw.cli.run_screen import PruneScreen
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from aap_hw.prune.job import Pruned
     from aap_hw.train.settings import TrainSettings
     from aap_hw.train.sources import ImageSource
-
-BUDGET_ROUNDS, ACCURACY_ROUNDS = 3, 10
-EPOCHS, LEARNING_RATE = 4, 0.05
 
 
 @click.command(
@@ -69,8 +67,8 @@ EPOCHS, LEARNING_RATE = 4, 0.05
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
-    help=f"Steps to the budget; default {BUDGET_ROUNDS}. With --max-accuracy-drop alone at most so many; default "
-    f"{ACCURACY_ROUNDS}.",
+    help=f"Steps to the budget; default {ROUNDS}. With --max-accuracy-drop alone at most so many; default "
+    f"{MOST_ROUNDS}.",
 )
 @click.option(
     "--schedule",
@@ -165,7 +163,7 @@ def command(
     if lut_path is None:
         raise click.UsageError("Missing option '--lut'.", ctx)
     settings = PruneSettings(
-        rounds or (BUDGET_ROUNDS if budgets else ACCURACY_ROUNDS),
+        rounds,
         calibration_images,
         score,
         allocator=allocator,
@@ -213,9 +211,10 @@ def _finish(screen: PruneScreen, pruned: Pruned, json_to: str | None) -> None:
 
 def _training(path: str | None, epochs: int | None, learning_rate: float | None) -> TrainSettings:
     """How to train: by a file, or else shortly; options win."""
+    from aap_hw.prune.task import PruneSettings
     from aap_hw.train.settings import TrainSettings
 
-    chosen = TrainSettings(epochs=EPOCHS, learning_rate=LEARNING_RATE) if path is None else TrainSettings.read(path)
+    chosen = PruneSettings().training if path is None else TrainSettings.read(path)
     return replace(chosen, epochs=epochs or chosen.epochs, learning_rate=learning_rate or chosen.learning_rate)
 
 

@@ -18,6 +18,7 @@ from aap_hw.errors import UserError
 from aap_hw.policy import LATENCY, Undecided
 from aap_hw.policy.controller import Controller
 from aap_hw.prune.baseline import baseline
+from aap_hw.prune.defaults import MOST_ROUNDS
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.planning import Plan, Unreachable
 from aap_hw.prune.run import PrunedNetwork
@@ -62,7 +63,7 @@ def prune_within(
     drop
         Percentage points of accuracy on the test images that may be lost.
     settings
-        ``settings.rounds`` is the largest number of rounds.
+        ``settings.rounds`` is the largest number of rounds, ``defaults.MOST_ROUNDS`` if it is None.
 
     Returns
     -------
@@ -88,7 +89,8 @@ def prune_within(
     states = {0: State(dense.module, dense.graph, dense.planner)}
     history: list[dict[str, Any]] = []
     best: tuple[State, dict[str, Any]] | None = None
-    for number in range(1, settings.rounds + 1):
+    rounds = settings.rounds or MOST_ROUNDS
+    for number in range(1, rounds + 1):
         began = time.monotonic()
         state = replace(states[controller.start])
         if controller.start:
@@ -96,7 +98,7 @@ def prune_within(
         scores = scores_once(task, state, settings, number, journal)
         figures: dict[str, Any] = {
             "round": number,
-            "rounds": settings.rounds,
+            "rounds": rounds,
             "from_round": controller.start,
             "predicted_ms": None,
             "measured_ms": None,

@@ -17,6 +17,7 @@ from typing import Any
 from aap_hw import ranks
 from aap_hw.policy import LATENCY, Budget, round_budgets
 from aap_hw.prune.baseline import amounts, baseline
+from aap_hw.prune.defaults import ROUNDS
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.run import PrunedNetwork
 from aap_hw.prune.steps import (
@@ -89,7 +90,7 @@ def prune(
     if max_drop is not None and accuracy_dense is not None:
         known["accuracy_wanted"] = least_accuracy = accuracy_dense - max_drop
     on_event(Event("start", {**known, "accuracy": accuracy_dense}))
-    rounds = settings.rounds if task.retrain else 1
+    rounds = (settings.rounds or ROUNDS) if task.retrain else 1
     history: list[dict[str, Any]] = []
     best: tuple[float, State, dict[str, Any]] | None = None
     takes = dense.takes

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
+from aap_hw.prune.defaults import EPOCHS, LEARNING_RATE
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.settings import TrainSettings
 
@@ -28,7 +29,8 @@ class PruneSettings:
 
     Attributes
     ----------
-    rounds : steps in which the budget is approached.
+    rounds : steps in which the budget is approached; with an accuracy drop alone the most that are tried. None takes
+        ``defaults.ROUNDS`` or ``defaults.MOST_ROUNDS``.
     calibration_images : images that attention is averaged over; None takes 16 at 224 x 224 up to 512 at 32 x 32.
     score : what tells important channels: ``read-attention``, the published ``attention``, or one of
         ``aap_hw.attention.ALTERNATIVES``; None takes what suits the allocator, see ``scored_by``.
@@ -44,7 +46,7 @@ class PruneSettings:
     seed : of the training's order and augmentation.
     """
 
-    rounds: int = 3
+    rounds: int | None = None
     calibration_images: int | None = None
     score: str | None = None
     score_scale: str = "raw"
@@ -56,7 +58,7 @@ class PruneSettings:
     p: float = 1.0
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
-    training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=3, learning_rate=0.05))
+    training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=EPOCHS, learning_rate=LEARNING_RATE))
     seed: int = 0
 
     @property

@@ -26,6 +26,7 @@ from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import Validation
 from aap_hw.models import zoo
 from aap_hw.prune.run import RunFolder
+from aap_hw.prune.task import PruneSettings
 
 RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8")
 
@@ -181,6 +182,19 @@ def test_untrained_weights_can_be_asked_for(
     for given in ((), ("--data", "embedded"), ("--data", "embedded", "--weights", "none"), ("--weights", "embedded")):
         assert aap_hw(*options, *given).code == 130
     assert seen == [None, "embedded", None, "embedded"]
+
+
+def test_what_is_not_given_is_as_in_python(aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def prune(*_: Any, settings: Any, **__: Any) -> None:
+        seen.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aap_hw.api.prune", prune)
+    for asked in (("--budget", "50%"), ("--max-accuracy-drop", "1")):
+        assert aap_hw("prune", "--model", "resnet20", "--lut", "x86", *asked).code == 130
+    assert seen == [PruneSettings()] * 2
 
 
 def start_pruning(table_file: Path, out: Path) -> subprocess.Popen[str]:
