@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -148,11 +148,6 @@ class AttentionObserver:
         if not isinstance(activation, Tensor) or dim == 0 or activation.shape[0] != batch:
             raise ValueError(f"the first axis of node {node} is not that of the {batch} images")
         self.sums[node].add(activation[:images].movedim(dim, 1))
-
-    def merge(self, other: Self) -> None:
-        """Add the sums of an observer of the same network, such as another process's."""
-        for node, sums in self.sums.items():
-            sums.merge(other.sums[node])
 
     def gather(self) -> None:
         """Add up the sums of all processes that train together, each of which has shown other images."""

@@ -5,7 +5,7 @@ in `aap_hw.attention.observer`. Memory is that of one map (C, H, W), however man
 """
 
 import math
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -50,17 +50,6 @@ class ActivationSums:
         by_channel = activation.movedim(1, 0).flatten(1)
         moments = [values.sum(dim=1, dtype=torch.float64) for values in (by_channel, by_channel.square())]
         self._add(activation.abs().sum(dim=0, dtype=torch.float64), torch.stack(moments), activation.shape[0])
-
-    def merge(self, other: Self) -> None:
-        """Add what another process or another part of the images has summed.
-
-        Raises
-        ------
-        ValueError
-            If the maps have different shapes.
-        """
-        if other.total is not None and other.moments is not None:
-            self._add(other.total, other.moments, other.images)
 
     def gather(self) -> None:
         """Replace the sum by that over all processes that train together; each has seen at least one image."""

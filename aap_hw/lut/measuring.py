@@ -57,9 +57,8 @@ def _call(library: LoadedLibrary, batch: CompiledBatch, index: int) -> Call:
 class Reference:
     """One fixed kernel, timed again and again: how fast the device is at the moment."""
 
-    def __init__(self, device: Device, pool: Compiler, compiled: CompiledBatch | None = None) -> None:
-        self._measure = device.profile.measure
-        self._batch = compiled or compile_reference(pool)
+    def __init__(self, device: Device, compiled: CompiledBatch) -> None:
+        self._measure, self._batch = device.profile.measure, compiled
         self._library = device.load(self._batch.library)
 
     @property

@@ -205,14 +205,14 @@ def _measure(
         reference = compile_reference(pool)
         _measure_points(search, boards, pool, workers, reference, on_progress)
         if not search.journal.entries and "reference_us" not in search.table.measurement:
-            search.table.measurement["reference_us"] = _reference_us(boards, pool, reference)
+            search.table.measurement["reference_us"] = _reference_us(boards, reference)
         gather(search.table, search.journal.entries)
         save_table(search.table, job.path)
         search.journal.empty()
         # All on one board: networks are compared with each other. On the next, what the table has is not done again.
         boards.share(
             [plans],
-            lambda device, some: job.measure(some, device, pool, Reference(device, pool, reference), on_progress),
+            lambda device, some: job.measure(some, device, pool, Reference(device, reference), on_progress),
         )
     _record_conditions(search.table, at_start, boards.conditions())
 
@@ -256,7 +256,7 @@ def _measure_points(
 
     def measure(device: Device, piece: _Piece, compiled: Sequence[CompiledBatch]) -> None:
         if device not in references:
-            references[device] = Reference(device, pool, reference)
+            references[device] = Reference(device, reference)
         loaded = [(device.load(batch.library), batch) for batch in compiled]
 
         def visited(visit: Visit, number: int) -> None:
@@ -294,9 +294,9 @@ def _share(
     boards.share(pieces, lambda device, piece: work(device, piece, [future.result() for future in piece.compile(pool)]))
 
 
-def _reference_us(boards: Boards, pool: Compiler, reference: CompiledBatch) -> float:
+def _reference_us(boards: Boards, reference: CompiledBatch) -> float:
     timed: list[float] = []
-    boards.share([reference], lambda device, compiled: timed.append(Reference(device, pool, compiled).time_us()))
+    boards.share([reference], lambda device, compiled: timed.append(Reference(device, compiled).time_us()))
     return round(timed[-1], 3)
 
 

@@ -21,7 +21,7 @@ from aap_hw.lut.compiling import compiler
 from aap_hw.lut.fidelity import RANDOM
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.journal import Journal
-from aap_hw.lut.measuring import Reference
+from aap_hw.lut.measuring import Reference, compile_reference
 from aap_hw.lut.networks import MeasuredNetwork
 from aap_hw.lut.progress import ProgressCallback
 from aap_hw.lut.table import Validation
@@ -67,6 +67,6 @@ def validate_model(
                 tempfile.TemporaryDirectory(prefix="aap-hw-validate-") as folder,
                 compiler(device.target, copies, Path(folder), workers) as pool,
             ):
-                job.measure(drawn, device, pool, Reference(device, pool), on_progress)
+                job.measure(drawn, device, pool, Reference(device, compile_reference(pool)), on_progress)
         save_table(table, path)
         return job.entries(drawn)

@@ -127,15 +127,6 @@ def test_three_batches_of_any_length_equal_one(net, lengths, traced):
     assert_same(scores, from_hooks(net, whole, p=2.0))
 
 
-def test_observers_of_two_processes_add_up(net):
-    whole = images(10)
-    first, second = (AttentionObserver(graph_of(net, 4)) for _ in range(2))
-    first.add(whole[:6])
-    second.add(whole[6:])
-    first.merge(second)
-    assert_same(first.scores(), from_hooks(net, whole))
-
-
 def test_the_model_is_left_as_it_was(net):
     net.train()
     before = {name: value.clone() for name, value in net.state_dict().items()}

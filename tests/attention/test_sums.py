@@ -55,24 +55,14 @@ def test_the_power_is_taken_after_the_mean_over_images_and_before_the_mean_over_
 
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.sampled_from(REDUCTIONS), st.integers(0, 999))
-def test_any_division_into_batches_and_processes_gives_the_scores_of_one_batch(lengths, reduction, seed):
+def test_any_division_into_batches_gives_the_scores_of_one_batch(lengths, reduction, seed):
     generator = torch.Generator().manual_seed(seed)
     activation = torch.randn(sum(lengths), 4, 3, 3, generator=generator)
     parts = activation.split(lengths)
     whole = added(activation).scores(reduction, 2)
-    np.testing.assert_allclose(added(*parts).scores(reduction, 2), whole, rtol=1e-12)
-    merged = added(*parts[::2])
-    merged.merge(added(*parts[1::2]))
-    assert merged.images == len(activation)
-    np.testing.assert_allclose(merged.scores(reduction, 2), whole, rtol=1e-12)
-
-
-def test_merging_leaves_the_other_sums_alone():
-    first, second = ActivationSums(), added(torch.ones(2, 1, 1, 1))
-    first.merge(second)
-    first.add(torch.ones(1, 1, 1, 1))
-    assert (first.images, second.images) == (3, 2)
-    assert second.total.item() == 2
+    sums = added(*parts)
+    assert sums.images == len(activation)
+    np.testing.assert_allclose(sums.scores(reduction, 2), whole, rtol=1e-12)
 
 
 def test_memory_is_one_map_however_many_images():
