@@ -95,7 +95,10 @@ def diff(first: str, second: str, out: str | None, json_to: str | None) -> None:
 @click.argument("files", metavar="FILE [FILE ...]", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="FILE", help="The table to write; it must not exist yet.")
 def merge(files: tuple[str, ...], out: str) -> None:
-    """Put several tables of one device into one; what they disagree on is named."""
+    """Put several tables of one device into one; what they disagree on is named.
+
+    Predictions stored beside measured networks stay those of their own tables until 'lut validate' makes them anew.
+    """
     from aap_hw.cli.run_screen import plain_console
     from aap_hw.errors import UserError
     from aap_hw.lut.file import save_table

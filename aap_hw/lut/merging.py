@@ -42,7 +42,8 @@ def merge(named: Sequence[tuple[str, LatencyTable]]) -> Merged:
 
     Latencies are brought to the speed of the first table by the reference kernel that was timed beside each. Of a point
     that several have, the quickest counts, as of several visits of one profile. Of a network that several measured as a
-    whole, everything is taken from the first of them: its calibration belongs to its measurements.
+    whole, everything is taken from the first of them: its calibration belongs to its measurements. What is
+    predicted for it stays what its own table predicted: to predict anew takes the network, as ``lut validate`` does.
 
     Raises
     ------
