@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aap_hw.errors import UserError
+from aap_hw.errors import NOTHING_ASKED, UserError
 
 if TYPE_CHECKING:
     from aap_hw.compile.network import Network
@@ -381,7 +381,7 @@ def _budgets(
         if budget is not None
     ]
     if needed and not budgets:
-        raise UserError("there is nothing to prune to: give --budget 20ms, --max-params 40% or --max-flops 50%")
+        raise UserError(NOTHING_ASKED)
     return budgets
 
 

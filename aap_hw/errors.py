@@ -60,3 +60,9 @@ def reason(error: BaseException) -> str:
     """What an exception of somebody else's says, on one line, with its type: ``"ValueError: bad shape"``."""
     first_line = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+
+
+NOTHING_ASKED = (
+    "there is nothing to prune to: give --budget 20ms, --max-params 40%, --max-flops 50% or --max-memory 5MB, "
+    "or to prune, --max-accuracy-drop 0.5"
+)

@@ -32,6 +32,7 @@ def command(device: str, model_name: str, input_size: tuple[int, ...] | None, ou
     profile, library = load_profile(device), Path(out) if out else None
     if library is not None:
         require_writable_folder(library.parent)
+        library.parent.mkdir(parents=True, exist_ok=True)
     target = target_of(profile)
     origin = Origin.of(model_name, input_size)
     click.echo(f"compiling {origin.model} at {input_text(origin.input_shape)} for {profile.name}")

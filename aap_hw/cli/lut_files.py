@@ -91,7 +91,7 @@ def diff(first: str, second: str, out: str | None, json_to: str | None) -> None:
         console.print(f"{out}: both against each other", soft_wrap=True)
 
 
-@click.command(epilog="\b\nExample:\n  aap-hw lut merge monday.json tuesday.json --out lut/x86.json")
+@click.command(epilog="\b\nExample:\n  aap-hw lut merge monday.json tuesday.json --out both.json")
 @click.argument("files", metavar="FILE [FILE ...]", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="FILE", help="The table to write; it must not exist yet.")
 def merge(files: tuple[str, ...], out: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aap_hw.errors import UserError
+from aap_hw.errors import NOTHING_ASKED, UserError
 
 if TYPE_CHECKING:
     from aap_hw.lut.table import LatencyTable
@@ -134,7 +134,7 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         budgets = [each for each in (budget, max_params, max_flops, max_memory) if each is not None]
         if not budgets and others.get("max_accuracy_drop") is None and others.get("resume") is None:
-            raise UserError("there is nothing to prune to: give --budget 20ms, --max-params 40% or --max-flops 50%")
+            raise UserError(NOTHING_ASKED)
         command(budgets=budgets, **others)
 
     for option in reversed(_BUDGETS):

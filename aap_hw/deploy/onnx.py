@@ -39,7 +39,7 @@ def export_onnx(run: RunFolder, data: LabelledImages, path: Path) -> Exported:
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(
-            f"exporting takes {', '.join(PACKAGES)}, and {', '.join(missing)} cannot be imported; "
+            f"exporting takes packages that are not installed: {', '.join(missing)}; "
             "install them with: pip install 'aap-hw[onnx]'"
         )
     require_writable_folder(path.parent)

@@ -266,5 +266,5 @@ def _check_kernels(network: Network, origin: Origin, table: LatencyTable) -> Non
         raise MissingKernelError(
             f"the latency table of {name} is not of {origin.model} at {size}{f' but of {known}' if known else ''}: "
             f"it lacks {len(missing)} of {len(needed)} kernels, the first is '{missing[0]}'; extend it with "
-            f"'aap-hw profile --device {name} --model {origin.model} --input {size} --out FILE'"
+            f"'aap-hw profile --device {name} --model {origin.model} --input {size}' (and --out unless it is in lut/)"
         )

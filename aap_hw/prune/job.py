@@ -17,7 +17,7 @@ import pydantic
 
 from aap_hw import ranks
 from aap_hw.device.board import BoardLost
-from aap_hw.errors import UserError
+from aap_hw.errors import NOTHING_ASKED, UserError
 from aap_hw.files import WriteError, read_text, write_atomic
 from aap_hw.graph.self_check import CutMismatchError
 from aap_hw.lut.file import load_table, save_table
@@ -77,7 +77,7 @@ class Job:
 
     def __post_init__(self) -> None:
         if not self.budgets and self.max_accuracy_drop is None:
-            raise UserError("there is nothing to prune to: give --budget 20ms, --max-params 40% or --max-flops 50%")
+            raise UserError(NOTHING_ASKED)
 
     def as_json(self) -> dict[str, Any]:
         """The job as JSON values."""

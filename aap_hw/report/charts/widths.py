@@ -34,7 +34,7 @@ def widths_chart(story: Story) -> Chart:
         headings=("group", "unpruned", "kept", "share", "frozen because"),
         rows=[(g.name, g.width, g.kept, f"{g.kept / g.width:.0%}", g.frozen or "") for g in story.groups],
     )  # fmt: skip
-    note = "Channels of each group before and after. Grey groups are frozen: what they are cut with is not understood."
+    note = "Channels of each group before and after. Grey groups are frozen, for the reason given."
     return Chart("widths", "Widths before and after", note, [view], height=list_height(len(names)))
 
 
