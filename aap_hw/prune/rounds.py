@@ -54,7 +54,7 @@ def prune(
     ----------
     max_drop
         Percentage points of accuracy that may be lost beside: if the rounds to the budgets lose more, up to as many
-        again train within them, each with widths by fresh attention.
+        again train within them, each with widths by fresh attention and none wider than before.
 
     Returns
     -------
