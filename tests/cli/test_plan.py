@@ -139,7 +139,7 @@ def test_groups_that_are_not_to_be_cut_stay_and_are_passed_on(aap_hw: Callable[.
 def test_without_any_budget_there_is_nothing_to_plan(aap_hw: Callable[..., Any], table_file: Path) -> None:
     outcome = aap_hw("plan", *RESNET20, "--lut", str(table_file))
     assert outcome.code == 2
-    assert "give --budget 20ms, --max-params 40% or --max-flops 50%" in outcome.err
+    assert "give --budget 20ms, --max-params 40%, --max-flops 50% or --max-memory 5MB" in outcome.err
 
 
 PLANS_WELL_AND_PRUNES_BADLY = """
