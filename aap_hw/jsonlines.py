@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,24 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     except OSError as problem:
         raise UserError(f"cannot read {path}: {problem.strerror}") from problem
     return _parsed(content, path)
+
+
+def append_line(file: FileIO, line: Mapping[str, Any]) -> None:
+    """Add a line to an unbuffered file; it is on disk when this returns.
+
+    Raises
+    ------
+    OSError : it could not be written; the file is as it was before.
+    """
+    end = file.seek(0, os.SEEK_END)
+    content = json.dumps(line).encode() + b"\n"
+    try:
+        while content:
+            content = content[file.write(content) :]
+        os.fsync(file.fileno())
+    except OSError:
+        file.truncate(end)
+        raise
 
 
 class JsonLines:
@@ -67,14 +86,9 @@ class JsonLines:
         ------
         WriteError : it could not be written; the file is as it was before.
         """
-        end = self._file.seek(0, os.SEEK_END)
-        content = json.dumps(line).encode() + b"\n"
         try:
-            while content:
-                content = content[self._file.write(content) :]
-            os.fsync(self._file.fileno())
+            append_line(self._file, line)
         except OSError as problem:
-            self._file.truncate(end)
             raise self._refused(problem) from problem
 
     def close(self) -> None:

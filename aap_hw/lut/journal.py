@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import os
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.files import WriteError
+from aap_hw.jsonlines import append_line
 from aap_hw.lut.table import LatencyPoint
 
 
@@ -96,14 +96,9 @@ class Journal:
             self._append(identity)
 
     def _append(self, value: dict[str, Any]) -> None:
-        end = self._file.seek(0, os.SEEK_END)
-        content = json.dumps(value).encode() + b"\n"
         try:
-            while content:
-                content = content[self._file.write(content) :]
-            os.fsync(self._file.fileno())
+            append_line(self._file, value)
         except OSError as problem:
-            self._file.truncate(end)
             raise WriteError(f"cannot write {self.path}: {problem.strerror}; make room and go on") from problem
 
     def _value(self, line: bytes) -> dict[str, Any]:
