@@ -30,7 +30,7 @@ from aap_hw.prune.device import device_of
 from aap_hw.prune.environment import note_environment
 from aap_hw.prune.journal import Journal, remove_checkpoints
 from aap_hw.prune.rounds import prune
-from aap_hw.prune.run import EventLog, PrunedNetwork, RunFolder
+from aap_hw.prune.run import EventLog, PrunedNetwork, RunFolder, resume_command
 from aap_hw.prune.steps import Event, OnEvent
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.prune.tensorboard import TensorBoardLog, require_tensorboard
@@ -294,5 +294,5 @@ class _Execution:
         if self._run.is_finished:
             return f"the run is in {path}"
         if (path / CONFIG).exists():
-            return f"'aap-hw prune --resume {path}' goes on with the run"
+            return f"'{resume_command(path)}' goes on with the run"
         return f"no run was begun in {path}; the same command begins it"

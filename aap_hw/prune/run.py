@@ -8,6 +8,7 @@ complete. ``events.jsonl`` is the log. How a folder is filled is ``aap_hw.prune.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ from aap_hw.prune.journal import remove_checkpoints
 SCHEMA_VERSION = 3
 # Events of one process: a run that is resumed does not send them again.
 OF_ONE_PROCESS = ("resumed", "waiting")
+
+
+def resume_command(folder: Path) -> str:
+    """What goes on with the run in a folder, to be pasted into a shell."""
+    return f"aap-hw prune --resume {shlex.quote(str(folder))}"
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class RunFolder:
             raise UserError(f"{self.path} already holds a run; choose another folder with --out, or delete it")
         if (self.path / "config.json").exists():
             raise UserError(
-                f"{self.path} holds an unfinished run; go on with it by 'aap-hw prune --resume {self.path}', choose "
+                f"{self.path} holds an unfinished run; go on with it by '{resume_command(self.path)}', choose "
                 "another folder with --out, or delete it"
             )
 
@@ -107,7 +113,7 @@ class RunFolder:
             raise UserError(f"there is no run folder {self.path}; 'aap-hw prune' makes one")
         if not (self.path / "run.json").exists():
             raise UserError(
-                f"{self.path} holds no finished run; 'aap-hw prune --resume {self.path}' goes on with it"
+                f"{self.path} holds no finished run; '{resume_command(self.path)}' goes on with it"
                 if (self.path / "config.json").exists()
                 else f"{self.path} holds no finished run; 'aap-hw prune' writes run.json when it is done"
             )

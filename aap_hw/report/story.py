@@ -22,6 +22,7 @@ from aap_hw.lut.table import LatencyTable
 from aap_hw.prune.job import TABLE
 from aap_hw.prune.journal import read_journal
 from aap_hw.prune.planning import Plan
+from aap_hw.prune.run import resume_command
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def read_story(folder: Path) -> Story:
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}; 'aap-hw prune' makes one")
     if not (folder / "run.json").exists():
-        raise UserError(f"{folder} holds no finished run; 'aap-hw prune --resume {folder}' goes on with one that began")
+        raise UserError(f"{folder} holds no finished run; '{resume_command(folder)}' goes on with one that began")
     if not (folder / TABLE).exists():
         raise UserError(f"{folder} was made by an aap-hw that noted too little for a report; prune again")
     try:

@@ -18,7 +18,7 @@ import torch
 
 from aap_hw.errors import UserError
 from aap_hw.models.saved import SavedNetwork, write
-from aap_hw.prune.run import EventLog, PrunedNetwork, RunFolder
+from aap_hw.prune.run import EventLog, PrunedNetwork, RunFolder, resume_command
 from tests.synthetic import ORIGIN, few_images, resnet20
 
 PRINTS_OUTPUTS_OF_A_RUN = """
@@ -200,6 +200,14 @@ def test_damaged_run_is_one_sentence(copied: Path, name: str) -> None:
 def test_folder_that_does_not_exist_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no run folder .*nowhere; 'aap-hw prune' makes one"):
         RunFolder(tmp_path / "nowhere").load()
+
+
+def test_command_that_resumes_a_run_survives_the_shell(tmp_path: Path) -> None:
+    folder = tmp_path / "my 'first' run"
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {resume_command(folder)}"], capture_output=True, text=True, check=True
+    )
+    assert words.stdout.splitlines() == ["aap-hw", "prune", "--resume", str(folder)]
 
 
 def test_finished_run_is_not_overwritten(copied: Path) -> None:
