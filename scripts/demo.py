@@ -23,9 +23,12 @@ def steps(quick: bool) -> list[list[str]]:
     if quick:
         device, images = str(quick_profile(TABLE.parent / "quick.toml")), [*images, "--limit", "100"]
         training = ["--budget", "80%", "--rounds", "1", "--epochs", "1", "--calibration-images", "16"]
+    prune = ["prune", "--model", "resnet20", *images, "--lut", str(TABLE), *training, "--out", str(RUN)]
+    if (RUN / "config.json").exists():
+        prune = ["prune", "--resume", str(RUN)]
     return [
         ["profile", "--device", device, "--model", "resnet20", "--out", str(TABLE)],
-        ["prune", "--model", "resnet20", *images, "--lut", str(TABLE), *training, "--out", str(RUN)],
+        prune,
         ["deploy", str(RUN), "--device", device, *(images if quick else [])],
     ]
 
@@ -35,18 +38,25 @@ def quick_profile(path: Path) -> Path:
     text = X86.read_text()
     for key, value in {"granularity": 16, "at_most": 2, "repeats": 3, "copies": 2}.items():
         text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
+
+
+def is_ours_to_finish(quick: bool) -> bool:
+    """Whether an earlier demo of this kind was interrupted, which is then gone on with."""
+    begun, was_quick = TABLE.parent.exists(), (TABLE.parent / "quick.toml").exists()
+    return begun and was_quick == quick and not (RUN / "run.json").exists()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="does it all work?")
     options = parser.parse_args()
-    # A demo shows the whole way each time: what an earlier one left behind would be reused or refused.
-    for left_behind in (RUN, TABLE.parent):
-        shutil.rmtree(left_behind, ignore_errors=True)
+    # A demo shows the whole way each time: what a finished one left behind would be reused or refused.
+    if not is_ours_to_finish(options.quick):
+        for left_behind in (RUN, TABLE.parent):
+            shutil.rmtree(left_behind, ignore_errors=True)
     took = {}
     for step in steps(options.quick):
         print(f"\n$ aap-hw {' '.join(step)}", flush=True)

@@ -72,7 +72,7 @@ def test_commands_profile_plan_and_prune_it(
     assert summary["model"] == "examples/user_net.py:make"
     assert summary["params_pruned"] < summary["params_dense"]
     monkeypatch.chdir(tmp_path)
-    smaller = load(run)
+    smaller = load(run, trust_source=True)
     assert smaller.get_parameter("blocks.0.primary.0.weight").shape[0] == 16
     assert sum(parameter.numel() for parameter in smaller.parameters()) == summary["params_pruned"]
 
@@ -85,4 +85,40 @@ def test_python_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.Monkey
     exec(program.replace('"smaller.safetensors"', repr(str(tmp_path / "smaller.safetensors"))), where)
     image = torch.rand(2, 3, 96, 96)
     assert torch.equal(where["again"](image), where["smaller"](image))  # type: ignore[operator]
-    assert load(tmp_path / "smaller.safetensors")(image).shape == (2, 10)
+    assert load(tmp_path / "smaller.safetensors", trust_source=True)(image).shape == (2, 10)
+
+
+WITHOUT_SCHEDULES = """
+from torch import nn
+
+def make():
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.GroupNorm(4, 32), nn.GELU(),
+        nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.SELU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+    )
+"""
+
+
+def test_network_whose_kernels_have_no_schedule_goes_the_whole_way(
+    quick_device: Path, tmp_path: Path, aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("aap_hw.train.data.load_embedded", few_images)
+    monkeypatch.setattr(profiling, "profile_model", functools.partial(profiling.profile_model, networks=2))
+    Path("net.py").write_text(WITHOUT_SCHEDULES)
+    network, device = ("--model", "net.py:make", "--input", "3x16x16"), ("--device", str(quick_device))
+    slow = "3 kernels on the slow path: 1 group_norm, 1 gelu, 1 selu"
+    profiled = aap_hw("profile", *device, *network, "--out", "table.json", "--workers", "1")
+    assert (profiled.code, f"{slow}; there is no schedule for these" in profiled.out) == (0, True), profiled
+    planned = aap_hw("plan", *network, "--lut", "table.json", "--budget", "97%")
+    assert (planned.code, slow in planned.out) == (0, True), planned
+    pruned = aap_hw("prune", *device, *network, "--lut", "table.json", "--budget", "97%", "--out", "run")
+    assert pruned.code == 0, pruned
+    assert "latency, ms, measured" in pruned.out
+    deployed = aap_hw("deploy", "run", *device)
+    assert deployed.code == 0, deployed
+    assert slow in deployed.out
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["max_abs_diff"] <= 1e-4
+    assert summary["macs_pruned"] < summary["macs_dense"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,10 +19,16 @@ from aap_hw.prune.words import amount_text, budget_sentences, error_text, figure
 if TYPE_CHECKING:
     from aap_hw.prune.steps import Event
 
+UNWRAPPED = 1000
+SECONDS_BETWEEN_LINES = 30.0
+
 
 def plain_console(*, stderr: bool = False, quiet: bool = False) -> Console:
-    """A console without colours or markup: paths and operators may contain brackets."""
-    return Console(highlight=False, markup=False, stderr=stderr, quiet=quiet)
+    """A console without colours or markup: paths and operators may contain brackets. A file's lines are not wrapped."""
+    console = Console(highlight=False, markup=False, stderr=stderr, quiet=quiet)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = UNWRAPPED
+    return console
 
 
 class PruneScreen:
@@ -30,6 +38,7 @@ class PruneScreen:
         self._console, self._error, self._provenance = console, "", "measured"
         self._round, self._rounds, self._predicted_ms = 1, 1, 0.0
         self._epoch_seconds: list[float] = []
+        self._last_line = float("-inf")
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -52,6 +61,8 @@ class PruneScreen:
         """Show one event of the run."""
         self._tell(event)
         self._advance(event)
+        if event.name == "epoch":
+            self._epoch_seconds.append(event.figures["seconds"])
 
     def _advance(self, event: Event) -> None:
         """Bring the bar up to date."""
@@ -61,15 +72,13 @@ class PruneScreen:
                 self._round, self._rounds = figures["round"], figures["rounds"]
                 self._predicted_ms = figures["measured_ms"] or figures["predicted_ms"]
                 self._bar.update(self._task, description=f"round {self._round} of {self._rounds}: training")
-            case "epoch":
-                epoch, epochs = figures["epoch"], figures["epochs"]
-                self._epoch_seconds.append(figures["seconds"])
-                done, total = (self._round - 1) * epochs + epoch, self._rounds * epochs
-                left = (total - done) * sum(self._epoch_seconds) / len(self._epoch_seconds)
+            case "step" | "epoch":
+                done, total, left = self._progress(figures)
                 source = "" if self._provenance == "measured" else f" {self._provenance}"
                 self._bar.update(
                     self._task,
-                    description=f"round {self._round} of {self._rounds}, epoch {epoch} of {epochs}",
+                    description=f"round {self._round} of {self._rounds}, "
+                    f"epoch {figures['epoch']} of {figures['epochs']}",
                     completed=done,
                     total=total,
                     told=f"loss {figures['loss']:.3f}{_accuracy(figures)}, {self._predicted_ms:.3f} ms{source}, "
@@ -79,6 +88,13 @@ class PruneScreen:
                 self._bar.update(self._task, description=f"round {self._round} of {self._rounds}: done")
             case "start":
                 self._bar.update(self._task, description="planning")
+
+    def _progress(self, figures: Mapping[str, Any]) -> tuple[float, int, float]:
+        """Epochs done and epochs in all rounds, and the seconds left if each takes as long as those that were."""
+        share, total = figures.get("share", 1.0), self._rounds * figures["epochs"]
+        done = (self._round - 1) * figures["epochs"] + figures["epoch"] - 1 + share
+        seconds = sum(self._epoch_seconds) + figures["seconds"]
+        return done, total, (total - done) * seconds / (len(self._epoch_seconds) + share)
 
     def _tell(self, event: Event) -> None:
         """Print what is worth a line."""
@@ -111,6 +127,11 @@ class PruneScreen:
                     f"round {figures['round']} of {figures['rounds']}: cut to {latency}, "
                     f"keeping {figures['kept_attention']:.1%} of its attention"
                 )
+            case "step" if self._bar.disable and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+                self._say(
+                    f"  epoch {figures['epoch']} of {figures['epochs']}, {figures['share']:.0%} of it: "
+                    f"loss {figures['loss']:.4f}, at most {duration(self._progress(figures)[2])} left"
+                )
             case "epoch":
                 self._say(
                     f"  epoch {figures['epoch']} of {figures['epochs']}: "
@@ -130,9 +151,12 @@ class PruneScreen:
             if summary["untrained"]:
                 real = "widths and latencies" if summary.get("provenance", "measured") == "measured" else "widths"
                 self._say(f"the network had random weights: {real} are real, which filters stay is not")
+            from aap_hw.models.source import runs_code  # loads PyTorch
+
+            trust = ", trust_source=True" if runs_code(summary["model"]) else ""
             self._say(
                 "the weights were cut in one round and not retrained, so expect a useless accuracy; to go on, train "
-                f"aap_hw.load({str(path)!r}) on your images, "
+                f"aap_hw.load({str(path)!r}{trust}) on your images, "
                 "or give --data, which prunes and trains in rounds"
             )
         folder = shlex.quote(str(path))
@@ -140,6 +164,7 @@ class PruneScreen:
         self._say(f"next: aap-hw deploy {folder} --device {shlex.quote(device)}")
 
     def _say(self, line: str) -> None:
+        self._last_line = time.monotonic()
         self._console.print(line, soft_wrap=True)
 
 

@@ -22,6 +22,7 @@ from aap_hw.graph import surgery
 from aap_hw.graph.blocks import Block, find_blocks
 from aap_hw.graph.call import is_tensor
 from aap_hw.graph.groups import ChannelGroup, positions
+from aap_hw.graph.inlining import inline_regions
 from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import IntArray
 from aap_hw.graph.trial import Settled, settle
@@ -228,7 +229,7 @@ def _export(model: nn.Module, inputs: tuple[torch.Tensor, ...], training: bool =
     flags = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:
-        return torch.export.export(model, inputs, strict=False)
+        program = torch.export.export(model, inputs, strict=False)
     except Exception as error:
         first_line = str(error).strip().partition("\n")[0]
         raise UserError(
@@ -237,6 +238,8 @@ def _export(model: nn.Module, inputs: tuple[torch.Tensor, ...], training: bool =
     finally:
         for module, flag in flags:
             module.training = flag
+    inline_regions(program)
+    return program
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -23,7 +23,7 @@ def select(graph: ChannelGraph, only: Sequence[str] = (), skip: Sequence[str] = 
     Raises
     ------
     UserError
-        If a pattern matches no group, or one of `only` none that can be cut.
+        If a pattern matches no group, one of `only` none that can be cut, or nothing is left that may be.
     """
     free = [group.name for group in graph.groups if group.frozen is None]
     for option, patterns in (("--only", only), ("--skip", skip)):
@@ -44,6 +44,11 @@ def select(graph: ChannelGraph, only: Sequence[str] = (), skip: Sequence[str] = 
         for pattern in skip:
             if _matches(name, pattern):
                 reasons[name] = f"is left alone by --skip {pattern}"
+    if free and len(reasons) == len(free):
+        asked = [f"{option} '{pattern}'" for option, each in (("--only", only), ("--skip", skip)) for pattern in each]
+        raise UserError(
+            f"nothing is left that may be cut with {' '.join(asked)}; 'aap-hw plan' without them lists the groups"
+        )
     return graph.frozen(reasons)
 
 

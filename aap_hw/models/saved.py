@@ -3,7 +3,7 @@
 The file is a safetensors file whose metadata hold, as JSON, the source of the unpruned network, the channels that
 were kept, who wrote it, and a few outputs for one seeded image. Loading makes the unpruned network anew, cuts
 it, fills in the weights and refuses a network that computes something else: code that changed is found out,
-wherever it is. A source that is Python code is run for this; the others run none.
+wherever it is. A source that is Python code is run for this, if the caller trusts it; the others run none.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from aap_hw.files import write_atomic
 from aap_hw.graph import ChannelGraph
 from aap_hw.models import python_source
 from aap_hw.models.origin import Origin
+from aap_hw.models.source import runs_code
 from aap_hw.models.weights import WeightsFile
 from aap_hw.validation import validated
 
@@ -121,7 +122,7 @@ def save(
     write(SavedNetwork(origin, kept, model), Path(path))
 
 
-def load(path: str | Path, *, source: str | None = None) -> nn.Module:
+def load(path: str | Path, *, source: str | None = None, trust_source: bool = False) -> nn.Module:
     """The network of a file that `save` wrote, or of a run folder, in evaluation mode.
 
     Parameters
@@ -129,14 +130,19 @@ def load(path: str | Path, *, source: str | None = None) -> nn.Module:
     source
         What makes the unpruned network, if that is not where it was when the file was written. The source that the
         file names is then not run.
+    trust_source
+        Run the Python code that the file names as its source. Whoever wrote the file chose the name, and the code has
+        all your rights.
 
     Raises
     ------
     UserError
-        If the file is missing, damaged or of another major version, or its source makes another network now.
+        If the file is missing, damaged or of another major version, its source makes another network now, or it names
+        Python code that is not trusted.
     """
     path = Path(path)
-    return read(path / "model.safetensors" if path.is_dir() else path, source=source).module
+    path = path / "model.safetensors" if path.is_dir() else path
+    return read(path, source=source, trust_source=trust_source).module
 
 
 def write(network: SavedNetwork, path: Path) -> None:
@@ -156,11 +162,16 @@ def write(network: SavedNetwork, path: Path) -> None:
     write_atomic(path, safetensors.torch.save(state, {"aap_hw": text, "sha256": _digest(text, state)}))
 
 
-def read(path: Path, *, source: str | None = None) -> SavedNetwork:
+def read(path: Path, *, source: str | None = None, trust_source: bool = False) -> SavedNetwork:
     """Rebuild the network of a file; see `load`."""
     text, state = _checked(path)
     header = _parsed(text, path)
     if source is None:
+        if runs_code(header.model) and not trust_source:
+            raise UserError(
+                f"{path} names Python code that makes its network, {header.model}, and that would be run; give "
+                "trust_source=True if you trust who wrote the file, or name the code yourself with source="
+            )
         made = Origin(header.model, header.weights, header.input, header.classes)
         origin = made.from_folder(Path(header.folder))
     else:

@@ -82,6 +82,11 @@ def is_own(text: str) -> bool:
     return text.endswith(".pt2") or ":" in text.removeprefix("torchvision:").removeprefix("timm:")
 
 
+def runs_code(text: str) -> bool:
+    """Whether making the network runs Python code that the text names, with all the rights of this process."""
+    return is_own(text) and not text.endswith(".pt2")
+
+
 def _named(name: str, classes: int | None) -> Source:
     if name in zoo.names():
         return Source(name, name, zoo.entry(name).input_shape, lambda: zoo.build(name, classes=classes).module)

@@ -274,7 +274,8 @@ class _Execution:
                 ranks.found_by_first(self._begin)
                 self.open()
         if self._log is not None:
-            self._log.add({"event": event.name, **event.figures})
+            if event.name != "step":
+                self._log.add({"event": event.name, **event.figures})
             if self._tensorboard is not None:
                 self._tensorboard.add(event)
             self._on_event(event)

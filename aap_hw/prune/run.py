@@ -138,7 +138,7 @@ class RunFolder:
             )
         # Of a run that was killed just when it was saved.
         remove_checkpoints(self.path)
-        network = saved.read(weights)
+        network = saved.read(weights, trust_source=True)
         return PrunedNetwork(network.origin, network.kept, device, network.module, record)
 
     def report_mismatch(self, mismatch: Mismatch) -> Path:

@@ -51,8 +51,8 @@ class Event:
     """Something that happened in a run, for a screen and the log: a name and its figures.
 
     In this order: ``start`` once it is certain that there is something to do, then for each round ``measured`` for
-    each plan that is tried on the device, ``cut``, ``epoch`` for each epoch, and ``round``; and ``waiting`` whenever a
-    board does not answer or is taken.
+    each plan that is tried on the device, ``cut``, ``epoch`` for each epoch, and ``round``; ``waiting`` whenever a
+    board does not answer or is taken; and ``step`` for each batch of training, which is for a screen alone.
     """
 
     name: str
@@ -225,6 +225,10 @@ def train_round(
         figures = {"epoch": epoch, "epochs": epochs, "loss": loss, "accuracy": accuracy, "seconds": seconds}
         on_event(Event("epoch", figures))
 
+    def on_step(epoch: int, share: float, loss: float, seconds: float) -> None:
+        figures = {"epoch": epoch, "epochs": settings.training.epochs, "share": share, "loss": loss, "seconds": seconds}
+        on_event(Event("step", figures))
+
     trained, state = f"round/{number}/trained", journal.training(number)
     history = (
         state.history if state else [EpochRecord(**r) for r in (journal.value(trained) if trained in journal else ())]
@@ -241,6 +245,7 @@ def train_round(
         input_shape=task.origin.input_shape,
         teacher=task.origin.build() if settings.training.loss.distillation else None,
         on_epoch=on_epoch,
+        on_step=on_step,
         resume_from=state,
         on_checkpoint=partial(journal.save_training, number),
     )

@@ -30,6 +30,7 @@ from aap_hw.train.evaluation import evaluate, flushed_denormals, placed
 from aap_hw.train.settings import TrainSettings
 
 OnEpoch = Callable[[int, int, float, float, float], None]
+OnStep = Callable[[int, float, float, float], None]
 OnCheckpoint = Callable[[TrainState], None]
 Batch = tuple[torch.Tensor, torch.Tensor, float]
 
@@ -51,6 +52,7 @@ def train(
     input_shape: InputShape,
     teacher: nn.Module | None = None,
     on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
     resume_from: TrainState | None = None,
     on_checkpoint: OnCheckpoint | None = None,
 ) -> TrainResult:
@@ -67,6 +69,9 @@ def train(
         The network whose outputs are distilled, if the settings say so; usually the unpruned one.
     on_epoch
         Called after each epoch with (epoch from 1, epochs, loss, accuracy in percent, seconds of that epoch).
+    on_step
+        Called after each batch with (epoch from 1, share of the epoch that is done, its loss so far, its seconds so
+        far).
     resume_from
         Goes on from there, to the very weights that the training would have had uninterrupted; `model` may have any
         weights. After the last epoch's state nothing is left to do but to take its weights.
@@ -100,7 +105,7 @@ def train(
                 good_state, history = copy_of(course.kept), list(resume_from.history)
             for epoch in range(len(history), settings.epochs):
                 started = time.perf_counter()
-                loss = course.run_epoch(epoch, generator)
+                loss = course.run_epoch(epoch, generator, on_step)
                 if not all(bool(t.isfinite().all()) for t in model.state_dict().values()):
                     raise _diverged(settings, epoch, "a weight or statistic")
                 accuracy = evaluate(course.kept, data, input_shape)
@@ -161,7 +166,7 @@ class _Course:
     def kept(self) -> nn.Module:
         return self.model if self.average is None else self.average.module
 
-    def run_epoch(self, epoch: int, generator: torch.Generator) -> float:
+    def run_epoch(self, epoch: int, generator: torch.Generator, on_step: OnStep | None) -> float:
         """One pass over the shuffled training images; the mean loss. An incomplete last batch is left out."""
         settings = self._settings
         size = min(settings.batch_size, self._data.count("train"))
@@ -172,7 +177,7 @@ class _Course:
         if self._data.crops_are_random:
             batches = _ahead(batches)
         self.model.train()
-        total = 0.0
+        began, total = time.perf_counter(), 0.0
         for step, (images, labels, share) in enumerate(batches):
             rate = settings.learning_rate_at(epoch + (step + 1) / steps)
             for group in self.optimizer.param_groups:
@@ -189,6 +194,8 @@ class _Course:
             if self.average is not None:
                 self.average.update_parameters(self.model)
             total += value
+            if on_step is not None:
+                on_step(epoch + 1, (step + 1) / steps, total / (step + 1), time.perf_counter() - began)
         # Every process has seen other images: the first one's statistics of batch norms hold for all.
         ranks.align([*self.model.buffers(), *(self.average.buffers() if self.average is not None else ())])
         return total / steps

@@ -42,6 +42,23 @@ def test_elsewhere_there_are_plain_lines_alone() -> None:
     )
 
 
+def test_long_epochs_tell_how_far_they_are_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("aap_hw.cli.run_screen.time.monotonic", lambda: clock[0])
+    text = io.StringIO()
+    with PruneScreen(Console(file=text, width=140, highlight=False, markup=False)) as screen:
+        screen.show(Event("cut", {**CUT, "round": 1, "rounds": 1}))
+        for step in range(1, 9):
+            clock[0] += 10
+            figures = {"epoch": 1, "epochs": 2, "share": step / 8, "loss": 1 / step, "seconds": 10.0 * step}
+            screen.show(Event("step", figures))
+    # One epoch takes 80 s, so that at three eighths of it 130 s are left of two.
+    assert text.getvalue().splitlines()[1:] == [
+        "  epoch 1 of 2, 38% of it: loss 0.3333, at most 2 min 10 s left",
+        "  epoch 1 of 2, 75% of it: loss 0.1667, at most 1 min 40 s left",
+    ]
+
+
 def test_quiet_is_silent() -> None:
     assert shown(terminal=True, quiet=True) == shown(terminal=False, quiet=True) == ""
 

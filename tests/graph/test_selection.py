@@ -61,6 +61,7 @@ def test_graph_with_fewer_free_groups_refuses_them_and_has_their_widths_as_numbe
             r"--only 'layer1\.0\.conv' matches no channel group; the nearest are layer1\.0\.conv1",
         ),
         ("skip", "", "matches no channel group; the nearest are conv1"),
+        ("skip", "*", r"nothing is left that may be cut with --skip '\*'; 'aap-hw plan' without them lists the groups"),
         ("only", "linear", "--only 'linear' matches nothing that can be cut: 'linear' reaches the network's output"),
     ],
 )

@@ -25,7 +25,7 @@ from aap_hw.models import saved
 LOADS_AND_PRINTS = """
 import sys, torch, aap_hw
 torch.manual_seed(3)
-module = aap_hw.load(sys.argv[1])
+module = aap_hw.load(sys.argv[1], trust_source=True)
 images = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
 with torch.no_grad():
     sys.stdout.buffer.write(module(images).numpy().tobytes())
@@ -102,7 +102,7 @@ def test_outputs_in_a_fresh_process_elsewhere_are_the_same_to_the_last_bit(file:
 
 
 def test_loaded_network_can_be_exported_cut_again_and_trained_on(file: Path) -> None:
-    module = aap_hw.load(file)
+    module = aap_hw.load(file, trust_source=True)
     assert not module.training
     assert module.get_parameter("again.weight") is module.get_parameter("tied.weight")
     program = torch.export.export(module, (IMAGES,))
@@ -129,7 +129,7 @@ def test_network_of_a_library_and_of_a_class_is_rebuilt_from_its_name(tmp_path: 
     for source in ("torchvision:squeezenet1_1", "torchvision.models:squeezenet1_1"):
         path = tmp_path / "a.safetensors"
         aap_hw.save(smaller, keep, path, source=source, input_shape=(3, 64, 64))
-        loaded = aap_hw.load(path)
+        loaded = aap_hw.load(path, trust_source=True)
         assert torch.equal(loaded(image), smaller(image))
 
 
@@ -147,8 +147,23 @@ def test_source_can_be_named_anew_when_it_has_moved(file: Path, tmp_path: Path, 
     with pytest.raises(
         UserError, match=r"copy\.safetensors cannot be rebuilt from .*gone\.py:Net: cannot read the model .*gone\.py"
     ):
-        aap_hw.load(copy)
+        aap_hw.load(copy, trust_source=True)
     assert torch.equal(output(aap_hw.load(copy, source=f"{folder}/net.py:Net")), output(cut))
+
+
+def test_code_that_a_file_names_is_not_run_unless_it_is_trusted(
+    folder: Path, cut: nn.Module, keep: dict[str, list[int]], tmp_path: Path
+) -> None:
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + NET)
+    path, ours = tmp_path / "received.safetensors", f"{folder}/net.py:Net"
+    aap_hw.save(cut, keep, path, source=ours, input_shape=(3, 16, 16))
+    received = rewritten(path, tmp_path / "copy.safetensors", lambda d: d.update(model=f"{tmp_path}/evil.py:Net"))
+    with pytest.raises(UserError, match=r"names Python code that makes its network, .*evil\.py:Net, and that would"):
+        aap_hw.load(received)
+    assert torch.equal(output(aap_hw.load(received, source=ours)), output(cut))
+    assert not (tmp_path / "ran").exists()
+    aap_hw.load(received, trust_source=True)
+    assert (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.7"])
@@ -157,7 +172,9 @@ def test_other_minor_version_is_read(file: Path, tmp_path: Path, cut: nn.Module,
         description.update(version=version, a_later_field={"of": "ours"})
         del description["weights"], description["written_by"]
 
-    assert torch.equal(output(aap_hw.load(rewritten(file, tmp_path / "other.safetensors", change))), output(cut))
+    assert torch.equal(
+        output(aap_hw.load(rewritten(file, tmp_path / "other.safetensors", change), trust_source=True)), output(cut)
+    )
 
 
 def parts(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -212,7 +229,7 @@ def test_file_that_does_not_fit_is_one_sentence(file: Path, tmp_path: Path, name
     change, sentence = MISMATCHES[name]
     path = rewritten(file, tmp_path / "copy.safetensors", change)
     with pytest.raises(UserError, match=sentence) as refused:
-        aap_hw.load(path)
+        aap_hw.load(path, trust_source=True)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -222,7 +239,7 @@ def test_tensor_of_another_shape_does_not_fit(file: Path, tmp_path: Path) -> Non
         file, tmp_path / "copy.safetensors", lambda _: None, lambda state: state.update({"head.bias": torch.zeros(6)})
     )
     with pytest.raises(UserError, match=r"'head\.bias' is \(6,\) in the saved network and \(5,\) in the one"):
-        aap_hw.load(path)
+        aap_hw.load(path, trust_source=True)
 
 
 @pytest.mark.parametrize("length", [0, 4, 100, 3000, -1])
@@ -261,10 +278,10 @@ def test_code_that_computes_something_else_now_is_found_out_and_a_comment_is_not
     (tmp_path / "mine.py").write_text(NET)
     aap_hw.save(cut, keep, "m.safetensors", source="mine.py:Net", input_shape=(3, 16, 16))
     (tmp_path / "mine.py").write_text("# of mine\n" + NET)
-    assert torch.equal(output(aap_hw.load("m.safetensors")), output(cut))
+    assert torch.equal(output(aap_hw.load("m.safetensors", trust_source=True)), output(cut))
     (tmp_path / "mine.py").write_text(NET.replace("torch.relu(self.wide(", "torch.tanh(self.wide("))
     with pytest.raises(UserError, match=r"something else than when it was saved .*mine\.py:Net makes another network"):
-        aap_hw.load("m.safetensors")
+        aap_hw.load("m.safetensors", trust_source=True)
 
 
 def test_what_could_not_be_loaded_again_is_not_saved(

@@ -70,9 +70,9 @@ for word in sys.argv[2:]:
     kind, what, moment = word.split("-")
     job, folder = {"budget": TO_BUDGET, "accuracy": TO_ACCURACY, "both": TO_BOTH}[kind], Path(sys.argv[1]) / word
     def begin():
-        on_event = deadly(lambda event: None, int(moment) if what == "event" else 0)
+        tell = deadly(lambda event: None, int(moment) if what == "event" else 0)
         files.os.replace = deadly(os.replace, int(moment) if what == "file" else 0)
-        start(job, latencies, folder, on_event)
+        start(job, latencies, folder, lambda event: event.name == "step" or tell(event))
     died, _ = in_child(begin)
     assert died == (0 if moment == "0" else -9), word
     if moment != "0":
@@ -86,7 +86,8 @@ def test_killed_at_any_event_and_before_any_file_it_resumes_to_the_same_weights_
     tmp_path: Path,
 ) -> None:
     moments = {
-        # start, cut, epoch, epoch, round, cut, ... and files: table, configuration, one checkpoint an epoch, the run.
+        # start, cut, epoch, epoch, round, cut, ... without steps, and files: table, configuration, one checkpoint an
+        # epoch, the run.
         "budget": ["event-4", "event-7", "file-8"],
         "accuracy": ["event-9", "file-7"],
         # In the further round, before and after its first epoch.

@@ -303,7 +303,10 @@ def test_rounds_narrow_step_by_step_and_two_runs_of_one_seed_are_equal() -> None
     events: list[Event] = []
     pruned, summary = prune(task(retrain=True), [HALF], TINY, events.append)
     again, summary_again = prune(task(retrain=True), [HALF], TINY)
-    assert [event.name for event in events] == ["start", "cut", "epoch", "round", "cut", "epoch", "round"]
+    told = [event for event in events if event.name != "step"]
+    assert [event.name for event in told] == ["start", "cut", "epoch", "round", "cut", "epoch", "round"]
+    shares = [event.figures["share"] for event in events[: events.index(told[2])] if event.name == "step"]
+    assert shares == [(step + 1) / len(shares) for step in range(len(shares))] != []
     first, second = pruned.record["rounds"]
     dense, budget = summary["dense_ms"], summary["budget_ms"]
     assert first["budget_ms"] == pytest.approx(math.sqrt(dense * budget))

@@ -206,3 +206,19 @@ class CheapFeatures(Construct):
     def between(self, x: Tensor) -> Tensor:
         x = self.primary(x)
         return torch.cat([x, self.cheap(x)], 1)[:, : self.wanted]
+
+
+class WithoutGradientsOrAutocast(Construct):
+    """Both become graphs of their own in the exported program, here one within the other."""
+
+    channels = 22
+
+    def layers(self) -> None:
+        self.a, self.b = nn.Conv2d(12, 10, 1), nn.Conv2d(10, 10, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = self.a(x).relu()
+            with torch.autocast("cpu", enabled=False):
+                y = self.b(y)
+        return torch.cat([x, y], 1)
