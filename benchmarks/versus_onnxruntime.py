@@ -22,6 +22,7 @@ import numpy as np
 
 TURNS = 30
 SAMPLE_S = 0.05
+SPINNING_S = 0.1
 
 Call = Callable[[], np.ndarray]
 
@@ -166,7 +167,11 @@ OTHERS = {"torch": _torch_eager, "torch_compile": _torch_compile, "tvm_default":
 
 
 def _milliseconds(call: Call) -> float:
-    """Mean time of calls for about a twentieth of a second, after one that warms the caches."""
+    """Mean time of calls for about a twentieth of a second, after one that warms the caches.
+
+    Thread pools of whoever was called before go on spinning for a while, on the cores that this one needs.
+    """
+    time.sleep(SPINNING_S)
     call()
     began = time.perf_counter()
     count = 0

@@ -1,6 +1,7 @@
-"""What all tests share: one thread a process, repeatable property tests, a way to call the command line."""
+"""What all tests share: one thread a process, interrupts, repeatable property tests, a way to call the command line."""
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ os.environ.setdefault("TVM_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
+
+# A shell that runs the tests in the background has their interrupts ignored, and children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: a first call may import or compile. Under CI the examples are the same every time.
 settings.register_profile("aap-hw", deadline=None, derandomize="CI" in os.environ)
