@@ -172,9 +172,9 @@ def plan(
     from aap_hw.prune.task import PruneSettings, Task
 
     budgets = _budgets(budget, max_params, max_flops, max_memory)
-    table = _table(lut)
-    origin = _origin(model, input_size, weights, classes)
-    images = (_source(data) or EMBEDDED).load(origin.input_shape)
+    table, source = _table(lut), _source(data)
+    origin = _origin(model, input_size, weights, classes, source)
+    images = (source or EMBEDDED).load(origin.input_shape)
     task = Task(origin, table, images, allow_emulated=allow_emulated)
     dense, chosen = plan_once(task, budgets, settings or PruneSettings())
     error = table_error(table, origin.model, dense.network.input_shape)
@@ -247,10 +247,8 @@ def prune(
 
     budgets = _budgets(budget, max_params, max_flops, max_memory, needed=max_accuracy_drop is None)
     table, source = _table(lut), _source(data)
-    if weights is None and source is not None and source.text == "embedded" and model == "resnet20":
-        weights = "embedded"
     settings = settings or PruneSettings()
-    origin = _origin(model, input_size, weights, classes)
+    origin = _origin(model, input_size, weights, classes, source)
     limits = {each.resource.name: Limit(each.amount, each.relative) for each in budgets}
     job = Job(origin, source, limits, max_accuracy_drop, settings, allow_emulated, connect, tensorboard, device)
     asked = [str(each).replace("%", "pct") + _SUFFIX[each.resource.name] for each in budgets]
@@ -385,8 +383,17 @@ def _budgets(
     return budgets
 
 
-def _origin(model: str, input_size: tuple[int, ...] | None, weights: str | None, classes: int | None) -> Origin:
+def _origin(
+    model: str,
+    input_size: tuple[int, ...] | None,
+    weights: str | None,
+    classes: int | None,
+    source: ImageSource | None,
+) -> Origin:
+    """The network that is asked for; with the embedded images, what was trained on them is trained."""
     from aap_hw.models.origin import Origin
     from aap_hw.models.weights import weights_of
 
+    if weights is None and source is not None and source.text == "embedded" and model == "resnet20":
+        weights = "embedded"
     return Origin.of(model, input_size, weights_of(weights), classes)

@@ -82,6 +82,20 @@ def test_filters_can_be_told_by_other_scores(aap_hw: Callable[..., Any], table_f
     assert plan["predicted_ms"] <= plan["budget_ms"]
 
 
+def test_weights_are_by_default_those_that_prune_takes(aap_hw: Callable[..., Any], table_file: Path) -> None:
+    asked = ("--model", "resnet20", "--calibration-images", "8", "--lut", str(table_file), "--budget", "60%", "--json")
+
+    def kept(*given: str) -> float:
+        outcome = aap_hw("plan", *asked, *given)
+        assert outcome.code == 0, outcome.err
+        return float(json.loads(outcome.out)["kept_attention"])
+
+    trained, untrained = kept("--weights", "embedded"), kept("--weights", "none")
+    assert trained != untrained
+    assert kept("--data", "embedded") == trained
+    assert kept("--data", "embedded", "--weights", "none") == kept() == untrained
+
+
 def test_memory_is_shown_in_megabytes_beside_the_other_budgets(aap_hw: Callable[..., Any], table_file: Path) -> None:
     asked = ("--lut", str(table_file), "--budget", "80%", "--max-memory", "60%")
     outcome = aap_hw("plan", *RESNET20, *asked, "--json", "-")
