@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aap_hw.errors import UserError
     from aap_hw.graph import ChannelGraph
     from aap_hw.models.saved import load, save
+    from aap_hw.policy import Budget
     from aap_hw.prune.task import PruneSettings
     from aap_hw.train.settings import TrainSettings
     from aap_hw.train.sources import ImageSource
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Budget": "aap_hw.policy",
     "ChannelGraph": "aap_hw.graph",
     "ImageSource": "aap_hw.train.sources",
     "PruneSettings": "aap_hw.prune.task",
@@ -37,6 +39,7 @@ _HOME = {
     "save": "aap_hw.models.saved",
 }
 __all__ = [
+    "Budget",
     "ChannelGraph",
     "ImageSource",
     "PruneSettings",

@@ -373,11 +373,17 @@ def _budgets(
     from aap_hw.policy import RESOURCES, Budget
 
     given = {"latency": latency, "parameters": parameters, "flops": flops, "memory": memory}
-    budgets = [
-        Budget.parse(budget, RESOURCES[name]) if isinstance(budget, str) else budget
-        for name, budget in given.items()
-        if budget is not None
-    ]
+    budgets = []
+    for name, asked in given.items():
+        if asked is None:
+            continue
+        budget = Budget.parse(asked, RESOURCES[name]) if isinstance(asked, str) else asked
+        if budget.resource != RESOURCES[name]:
+            raise UserError(
+                f"the budget of {name} is given a budget of {budget.resource.name}; write it as text, for example "
+                f"{RESOURCES[name].examples[0]} or '55%'"
+            )
+        budgets.append(budget)
     if needed and not budgets:
         raise UserError(NOTHING_ASKED)
     return budgets

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import aap_hw as package
+from aap_hw.policy import PARAMETERS
 from aap_hw.prune.steps import Event
 from tests.synthetic import quick, quick_baseline, table, table_file, write_table
 
@@ -95,3 +96,24 @@ def test_run_is_that_of_the_command_and_tells_its_events(
 def test_nothing_to_prune_to_is_a_user_error(table_file: Path) -> None:
     with pytest.raises(package.UserError, match="there is nothing to prune to"):
         package.plan("resnet20", table_file)
+
+
+@pytest.mark.parametrize("function", ["plan", "prune"])
+def test_budget_of_another_resource_than_it_is_given_for_is_refused(function: str, table_file: Path) -> None:
+    share = package.Budget(0.4, True)
+    with pytest.raises(
+        package.UserError, match=r"parameters is given a budget of latency; .* for example '2M' or '55%'"
+    ):
+        getattr(package, function)("resnet20", table_file, max_params=share)
+    with pytest.raises(package.UserError, match="memory is given a budget of latency"):
+        getattr(package, function)("resnet20", table_file, share, max_memory=share)
+
+
+@pytest.mark.usefixtures("quick")
+def test_budget_is_a_text_or_a_value(table_file: Path) -> None:
+    texts = package.plan("resnet20", table_file, "70%", max_params="60%", weights="embedded", settings=settings())
+    latency, parameters = package.Budget(0.7, True), package.Budget(0.6, True, PARAMETERS)
+    values = package.plan(
+        "resnet20", table_file, latency, max_params=parameters, weights="embedded", settings=settings()
+    )
+    assert values.plan.widths == texts.plan.widths

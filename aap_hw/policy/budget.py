@@ -59,6 +59,11 @@ class Budget:
         Whether `amount` is a share of the dense network's.
     resource
         What it is of.
+
+    Raises
+    ------
+    UserError
+        If the amount is not positive and finite, or a share of more than all.
     """
 
     amount: float
@@ -67,7 +72,12 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.amount) and self.amount > 0):
-            raise ValueError(f"a budget must be positive and finite, not {self.amount}")
+            raise UserError(f"a budget of {self.resource.name} must be positive and finite, not {self.amount}")
+        if self.relative and self.amount > 1:
+            raise UserError(
+                f"a budget of {self.amount:g} times what the dense network takes is none; give a share of at most 1, "
+                "such as 0.55 for 55 %"
+            )
 
     @classmethod
     def parse(cls, text: str, resource: Resource = LATENCY) -> Self:

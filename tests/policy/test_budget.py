@@ -68,6 +68,12 @@ def test_a_budget_that_cannot_be_meant_is_refused_with_what_to_type(text, compla
     assert "\n" not in sentence
 
 
+@pytest.mark.parametrize("amount", [0.0, -1.0, math.nan, math.inf, 40.0])
+def test_share_that_cannot_be_meant_is_refused(amount):
+    with pytest.raises(UserError, match=r"must be positive and finite|give a share of at most 1"):
+        Budget(amount, relative=True)
+
+
 @given(st.text(max_size=12))
 def test_any_text_is_a_positive_budget_or_a_user_error(text):
     try:
