@@ -1,11 +1,11 @@
-"""Turn what pydantic finds wrong with a file into one sentence that a person can act on.
+"""Turn what is wrong with a file or with settings into one sentence that a person can act on.
 
-A model's field descriptions double as the text after "must be", so that each key's rule is worded once.
+For files, a model's field descriptions double as the text after "must be", so that each key's rule is worded once.
 Does not read files and knows no particular model.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -40,6 +40,22 @@ def validated(model: type[Model], data: Mapping[str, Any], source: str) -> Model
         # A union reports once per alternative; the reader wants one remark per key.
         remarks = dict(_remark(model, details) for details in failure.errors(include_url=False))
         raise UserError(f"{source}: {'; '.join(remarks.values())}") from failure
+
+
+def require(what: str, *rules: tuple[bool, str]) -> None:
+    """Raise a UserError with the complaint of the first rule that does not hold, in front of it what it is about."""
+    for holds, complaint in rules:
+        if not holds:
+            raise UserError(f"{what}: {complaint}")
+
+
+def one_of(name: str, value: str | None, known: Sequence[str | None]) -> tuple[bool, str]:
+    """The rule that a setting is one of a few words, or None if that is among them."""
+    words = [str(each) for each in known]
+    return (
+        value in known,
+        f"{name} is {value!r}; give {', '.join(words[:-1])} or {words[-1]}{closest(str(value), words)}",
+    )
 
 
 def _remark(model: type[BaseModel], details: ErrorDetails) -> tuple[tuple[str, ...], str]:

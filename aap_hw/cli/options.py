@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aap_hw.errors import NOTHING_ASKED, UserError
+from aap_hw.prune.defaults import ALLOCATORS, SCORE_SCALES, SCORES, THRESHOLD_WEIGHTS
 
 if TYPE_CHECKING:
     from aap_hw.lut.table import LatencyTable
@@ -193,13 +194,13 @@ calibration_option = click.option(
 )
 score_option = click.option(
     "--score",
-    type=click.Choice(["read-attention", "attention", "taylor", "bn-scale", "weight-l1"]),
+    type=click.Choice(SCORES),
     help="What tells which filters are important: 'attention' is the paper's and the default with --allocator "
     "threshold, 'read-attention' is what the next layers get of a filter and the default otherwise.",
 )
 score_scale_option = click.option(
     "--score-scale",
-    type=click.Choice(["raw", "mean", "l2", "max", "rank"]),
+    type=click.Choice(SCORE_SCALES),
     default="raw",
     show_default=True,
     help="How scores are brought to one scale in all groups; matters to the threshold, 'rank' to the exact choice too.",
@@ -207,14 +208,14 @@ score_scale_option = click.option(
 _ALLOCATORS = (
     click.option(
         "--allocator",
-        type=click.Choice(["exact", "threshold"]),
+        type=click.Choice(ALLOCATORS),
         default="exact",
         show_default=True,
         help="How widths are chosen: the best that fit, or the paper's threshold on attention.",
     ),
     click.option(
         "--threshold-weights",
-        type=click.Choice(["latency", "flops", "parameters"]),
+        type=click.Choice(THRESHOLD_WEIGHTS),
         help="What the threshold weights a group by; default: the first of these that is limited, else parameters.",
     ),
 )
@@ -226,17 +227,10 @@ depth_option = click.option(
 
 
 def allocator_options(command: Callable[..., None]) -> Callable[..., None]:
-    """How widths are chosen; the weights are refused without a threshold."""
-
-    @wraps(command)
-    def checked(*, allocator: str, threshold_weights: str | None, **others: Any) -> None:
-        if threshold_weights and allocator != "threshold":
-            raise UserError("--threshold-weights says what a threshold weights groups by; add --allocator threshold")
-        command(allocator=allocator, threshold_weights=threshold_weights, **others)
-
+    """How widths are chosen."""
     for option in reversed(_ALLOCATORS):
-        checked = option(checked)
-    return checked
+        command = option(command)
+    return command
 
 
 only_option = click.option(

@@ -31,6 +31,7 @@ from aap_hw.cli.output import json_option, write_json
 
 if TYPE_CHECKING:
     from aap_hw.policy import Budget
+    from aap_hw.prune.defaults import Allocator, Score, ScoreScale, ThresholdWeights
     from aap_hw.train.sources import ImageSource
 
 
@@ -60,10 +61,10 @@ def command(
     weights: str | None,
     classes: int | None,
     calibration_images: int | None,
-    score: str | None,
-    score_scale: str,
-    allocator: str,
-    threshold_weights: str | None,
+    score: Score | None,
+    score_scale: ScoreScale,
+    allocator: Allocator,
+    threshold_weights: ThresholdWeights | None,
     only: tuple[str, ...],
     skip: tuple[str, ...],
     depth: bool,

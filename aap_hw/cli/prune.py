@@ -29,11 +29,12 @@ from aap_hw.cli.options import (
 )
 from aap_hw.cli.output import json_option, quiet_option, write_json
 from aap_hw.errors import UserError
-from aap_hw.prune.defaults import EPOCHS, LEARNING_RATE, MOST_ROUNDS, ROUNDS
+from aap_hw.prune.defaults import EPOCHS, LEARNING_RATE, MOST_ROUNDS, ROUNDS, SCHEDULES
 
 if TYPE_CHECKING:
     from aap_hw.cli.run_screen import PruneScreen
     from aap_hw.policy import Budget
+    from aap_hw.prune.defaults import Allocator, Schedule, Score, ScoreScale, ThresholdWeights
     from aap_hw.prune.job import Pruned
     from aap_hw.train.settings import TrainSettings
     from aap_hw.train.sources import ImageSource
@@ -72,7 +73,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--schedule",
-    type=click.Choice(["geometric", "additive"]),
+    type=click.Choice(SCHEDULES),
     default="geometric",
     show_default=True,
     help="Whether each round takes the same share of what is left, or the same amount.",
@@ -120,16 +121,16 @@ def command(
     classes: int | None,
     max_accuracy_drop: float | None,
     rounds: int | None,
-    schedule: str,
+    schedule: Schedule,
     epochs: int | None,
     learning_rate: float | None,
     training: str | None,
     seed: int,
     calibration_images: int | None,
-    score: str | None,
-    score_scale: str,
-    allocator: str,
-    threshold_weights: str | None,
+    score: Score | None,
+    score_scale: ScoreScale,
+    allocator: Allocator,
+    threshold_weights: ThresholdWeights | None,
     only: tuple[str, ...],
     skip: tuple[str, ...],
     depth: bool,

@@ -188,9 +188,10 @@ def _working_in(job: Job) -> contextlib.AbstractContextManager[None]:
 
 
 def _job_in(folder: Path) -> Job:
+    text = read_text(folder / CONFIG, "configuration")
     try:
-        return Job.from_json(json.loads(read_text(folder / CONFIG, "configuration")))
-    except ValueError as problem:
+        return Job.from_json(json.loads(text))
+    except (ValueError, UserError) as problem:
         reason = next(iter(str(problem).splitlines()), "")
         raise UserError(
             f"{folder / CONFIG} is damaged ({reason}); delete the folder and begin the run anew"

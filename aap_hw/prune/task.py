@@ -8,11 +8,26 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from aap_hw.attention.sums import Reduction, check_score
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
-from aap_hw.prune.defaults import EPOCHS, LEARNING_RATE
+from aap_hw.prune.defaults import (
+    ALLOCATORS,
+    EPOCHS,
+    LEARNING_RATE,
+    SCHEDULES,
+    SCORE_SCALES,
+    SCORES,
+    THRESHOLD_WEIGHTS,
+    Allocator,
+    Schedule,
+    Score,
+    ScoreScale,
+    ThresholdWeights,
+)
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.settings import TrainSettings
+from aap_hw.validation import one_of, require
 
 if TYPE_CHECKING:
     from aap_hw.device.boards import Boards
@@ -44,25 +59,49 @@ class PruneSettings:
     only, skip : patterns of the channel groups that may be cut, and of those that may not (``aap_hw.graph.selection``).
     training : how each round trains; its learning-rate schedule starts anew each time.
     seed : of the training's order and augmentation.
+
+    Raises
+    ------
+    UserError : nothing can be pruned by a value, or it would be ignored.
     """
 
     rounds: int | None = None
     calibration_images: int | None = None
-    score: str | None = None
-    score_scale: str = "raw"
-    schedule: str = "geometric"
-    allocator: str = "exact"
-    threshold_weights: str | None = None
+    score: Score | None = None
+    score_scale: ScoreScale = "raw"
+    schedule: Schedule = "geometric"
+    allocator: Allocator = "exact"
+    threshold_weights: ThresholdWeights | None = None
     depth: bool = True
-    reduction: str = "mean"
+    reduction: Reduction = "mean"
     p: float = 1.0
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=EPOCHS, learning_rate=LEARNING_RATE))
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        require(
+            "prune settings",
+            (self.rounds is None or self.rounds >= 1, f"rounds is {self.rounds}; give at least 1"),
+            (
+                self.calibration_images is None or self.calibration_images >= 1,
+                f"calibration_images is {self.calibration_images}; give at least 1",
+            ),
+            one_of("score", self.score, (None, *SCORES)),
+            one_of("score_scale", self.score_scale, SCORE_SCALES),
+            one_of("schedule", self.schedule, SCHEDULES),
+            one_of("allocator", self.allocator, ALLOCATORS),
+            one_of("threshold_weights", self.threshold_weights, (None, *THRESHOLD_WEIGHTS)),
+            (
+                self.threshold_weights is None or self.allocator == "threshold",
+                "threshold_weights say what a threshold weights groups by; add --allocator threshold",
+            ),
+        )
+        check_score(self.reduction, self.p)
+
     @property
-    def scored_by(self) -> str:
+    def scored_by(self) -> Score:
         """The score that is used: if none is asked for the best known, or the published one for the published rule."""
         return self.score or ("attention" if self.allocator == "threshold" else "read-attention")
 

@@ -11,6 +11,10 @@ import pydantic
 
 from aap_hw.errors import UserError
 from aap_hw.files import read_text
+from aap_hw.validation import require
+
+# What sentences about wrong values begin with.
+TRAINING = "training settings"
 
 
 @pydantic.with_config(pydantic.ConfigDict(extra="forbid"))
@@ -37,7 +41,8 @@ class Optimiser:
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
-        _check(
+        require(
+            TRAINING,
             (self.name in ("sgd", "adamw"), f"the optimiser is {self.name!r}; give 'sgd' or 'adamw'"),
             (0 <= self.momentum < 1, f"momentum is {self.momentum}; give 0 up to below 1"),
             (self.momentum > 0 or not self.nesterov, "nesterov needs a momentum above 0; set nesterov=False"),
@@ -65,7 +70,8 @@ class Schedule:
     warmup_epochs: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(
+        require(
+            TRAINING,
             (self.kind in ("cosine", "step"), f"the schedule is {self.kind!r}; give 'cosine' or 'step'"),
             (self.factor > 0, f"factor is {self.factor}; give a positive number"),
             (self.warmup_epochs >= 0, f"warmup_epochs is {self.warmup_epochs}; give 0 or more"),
@@ -102,7 +108,8 @@ class Augmentation:
     mixup: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(
+        require(
+            TRAINING,
             (self.crop_padding >= 0, f"crop_padding is {self.crop_padding}; give 0 or more pixels"),
             (self.mixup >= 0, f"mixup is {self.mixup}; give 0 or more"),
         )
@@ -129,7 +136,8 @@ class Loss:
     temperature: float = 4.0
 
     def __post_init__(self) -> None:
-        _check(
+        require(
+            TRAINING,
             (0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}; give 0 up to below 1"),
             (0 <= self.distillation <= 1, f"distillation is {self.distillation}; give 0 to 1"),
             (self.temperature > 0, f"temperature is {self.temperature}; give a positive number"),
@@ -172,7 +180,8 @@ class TrainSettings:
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
 
     def __post_init__(self) -> None:
-        _check(
+        require(
+            TRAINING,
             (self.epochs >= 1, f"epochs is {self.epochs}; give at least 1"),
             (self.batch_size >= 2, f"batch_size is {self.batch_size}; batch norm needs at least 2"),
             (self.learning_rate > 0, f"learning_rate is {self.learning_rate}; give a positive number"),
@@ -190,7 +199,7 @@ class TrainSettings:
             If it is missing or no TOML, or a key or value is not known.
         """
         try:
-            values = tomllib.loads(read_text(path, "training settings"))
+            values = tomllib.loads(read_text(path, TRAINING))
             return pydantic.TypeAdapter(cls).validate_python(values)
         except tomllib.TOMLDecodeError as problem:
             raise UserError(f"{path} is no TOML file: {problem}") from problem
@@ -202,9 +211,3 @@ class TrainSettings:
     def learning_rate_at(self, epoch: float) -> float:
         """Learning rate at a moment, counted in epochs from the start."""
         return self.learning_rate * self.schedule.at(epoch, self.epochs)
-
-
-def _check(*rules: tuple[bool, str]) -> None:
-    for holds, complaint in rules:
-        if not holds:
-            raise UserError(f"training settings: {complaint}")
