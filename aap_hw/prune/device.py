@@ -9,8 +9,8 @@ from aap_hw.errors import UserError
 from aap_hw.lut.table import LatencyTable
 
 # What makes it another machine, the plainest first. How points were timed, and by which TVM, is no reason not to
-# measure: what is measured corrects the table.
-FACTS = {"cpu": "CPU", "threads": "thread count", "target": "target"}
+# measure: what is measured corrects the table. An emulator that says that it is the same CPU is another machine, too.
+FACTS = {"cpu": "CPU", "threads": "thread count", "target": "target", "provenance": "provenance"}
 # A run that has trained for hours waits for a board that others use in the meantime.
 PATIENCE_S = 3600.0
 
@@ -23,7 +23,8 @@ def device_of(
 ) -> tuple[Boards | None, str]:
     """The table's device, ready to measure on and held by nobody, or None and the reason why there is none.
 
-    Of several processes only the first has it; the others know that it is there.
+    Of several processes only the first has it; the others know that it is there. A table that was not measured is not
+    measured on either; a device that a person names must be the table's all the same.
 
     Parameters
     ----------
@@ -55,9 +56,11 @@ class _Elsewhere(Boards):
 
 
 def _reach(table: LatencyTable, device: str | None, connect_to: str | None, notify: Notify) -> Boards | str:
-    name = table.device["name"]
-    if table.device["provenance"] != "measured":
-        return f"the table's latencies are {table.device['provenance']}"
+    name, provenance = table.device["name"], table.device["provenance"]
+    is_told = device is not None or connect_to is not None
+    unmeasured = "" if provenance == "measured" else f"the table's latencies are {provenance}"
+    if unmeasured and not is_told:
+        return unmeasured
     try:
         profile = load_profile(device or name)
         if profile.name != name:
@@ -67,16 +70,21 @@ def _reach(table: LatencyTable, device: str | None, connect_to: str | None, noti
             )
         boards = Boards(profile.reached_by(connect_to), notify, PATIENCE_S)
     except UserError as problem:
-        if device is not None or connect_to is not None:
+        if is_told:
             raise
         return str(problem)
     boards.close()
     description = boards.describe().as_json()
     for fact, word in FACTS.items():
         here, there = description[fact], table.device[fact]
-        if there != here:
-            return (
-                f"the table was measured with the {word} {there!r} and here it is {here!r}; "
-                f"'aap-hw profile --device {device or name} --out FILE' makes a table for this machine"
-            )
-    return boards
+        if there == here:
+            continue
+        where = "" if connect_to is None else f" --connect {connect_to}"
+        difference = (
+            f"the table was measured with the {word} {there!r} and here it is {here!r}; "
+            f"'aap-hw profile --device {device or name}{where} --out FILE' makes a table of what is here"
+        )
+        if is_told:
+            raise UserError(f"{difference}, and without --device and --connect latencies are predicted")
+        return difference
+    return unmeasured or boards

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aap_hw.device.connection import LocalDevice
+from aap_hw.device.description import DeviceDescription
 from aap_hw.errors import UserError
 from aap_hw.prune.device import device_of
 from aap_hw.resources import resource_dirs
-from tests.synthetic import of_this_device, table
+from tests.synthetic import of_this_device, table, this_device
 
 
 def test_table_of_this_machine_is_measured_on() -> None:
@@ -41,6 +44,44 @@ def test_table_of_another_device_is_not_and_the_reason_is_given(changes: dict[st
     device, why_not = device_of(table(**{**of_this_device(), **changes}))
     assert device is None
     assert re.search(reason, why_not)
+
+
+@pytest.mark.parametrize("where", [("x86", None), (None, "local"), ("x86", "local")], ids=str)
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"cpu": "Cortex-A72"}, "with the CPU 'Cortex-A72' and here it is"),
+        ({"threads": 64}, "with the thread count 64 and here it is 1"),
+        ({"target": {"kind": "llvm", "mcpu": "generic"}}, "with the target .*generic"),
+        ({"cpu": "QEMU's", "provenance": "emulated"}, "with the CPU \"QEMU's\" and here it is"),
+    ],
+    ids=["cpu", "threads", "target", "emulated"],
+)
+def test_device_that_a_person_names_is_not_left_out_but_refused_if_it_is_another(
+    changes: dict[str, Any], difference: str, where: tuple[str | None, str | None]
+) -> None:
+    with pytest.raises(UserError, match=difference) as refusal:
+        device_of(table(**{**of_this_device(), **changes}), *where)
+    assert ("--connect local --out" in str(refusal.value)) == (where[1] is not None)
+    assert str(refusal.value).endswith("without --device and --connect latencies are predicted")
+
+
+@pytest.fixture
+def emulated(monkeypatch: pytest.MonkeyPatch) -> DeviceDescription:
+    """What this device says of itself, as if an emulator stood in for it."""
+    description = replace(this_device().describe(), provenance="emulated")
+    monkeypatch.setattr(LocalDevice, "describe", lambda _: description)
+    return description
+
+
+def test_emulated_device_of_an_emulated_table_may_be_named_and_is_not_measured_on(emulated: DeviceDescription) -> None:
+    assert device_of(table(**emulated.as_json()), "x86", "local") == (None, "the table's latencies are emulated")
+
+
+def test_emulated_device_is_another_than_the_measured_one(emulated: DeviceDescription) -> None:
+    device, why_not = device_of(table(**{**emulated.as_json(), "provenance": "measured"}))
+    assert device is None
+    assert "with the provenance 'measured' and here it is 'emulated'" in why_not
 
 
 def test_device_whose_profile_is_a_file_is_measured_on_if_it_is_the_tables(tmp_path: Path) -> None:
