@@ -240,13 +240,16 @@ def prune(
 
     Raises
     ------
-    UserError : the folder holds a run, an input cannot be used, or no plan keeps the budgets.
+    UserError : the folder holds a run, an input cannot be used, the device is not the table's, or no plan keeps the
+        budgets.
     """
     from aap_hw.prune.job import Job, Limit, start
     from aap_hw.prune.task import PruneSettings
 
     budgets = _budgets(budget, max_params, max_flops, max_memory, needed=max_accuracy_drop is None)
     table, source = _table(lut), _source(data)
+    if download and source is None:
+        raise UserError("--download fetches the images of --data; say which")
     settings = settings or PruneSettings()
     origin = _origin(model, input_size, weights, classes, source)
     limits = {each.resource.name: Limit(each.amount, each.relative) for each in budgets}

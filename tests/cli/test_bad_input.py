@@ -79,6 +79,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         "resnet18 has no embedded weights; those that have: resnet20",
     ),
     "data": (("prune", "--data", "cifar", "--lut", "TABLE", "--budget", "50%"), "'cifar' is no source of images"),
+    "download of nothing": (
+        ("prune", "--model", "resnet20", "--download", "--lut", "TABLE", "--budget", "50%"),
+        "--download fetches the images of --data; say which",
+    ),
     "data of other classes": (
         ("prune", "--model", "mobilenetv2", "--data", "embedded", "--lut", "TABLE", "--budget", "50%"),
         "mobilenetv2 tells 1000 classes apart and the images are of 10",
