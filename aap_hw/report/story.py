@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
 from aap_hw.files import read_text
 from aap_hw.jsonlines import read_lines
@@ -78,17 +79,29 @@ class Story:
         """How the table came about: measured, emulated or estimated."""
         return str(self.table.device["provenance"])
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether the pruned network was timed on the device itself, and the unpruned one beside it."""
+        return self.summary.get("pruned_ms") is not None
+
     def how(self, measured: bool) -> str:
-        """What to call a latency: measured, predicted, or emulated where a program stands in for the device."""
+        """What to call a latency of the table or the rounds: measured, predicted, or emulated as the table was."""
         if measured:
             return str(self.summary["provenance"])
-        return "predicted" if self.provenance == "measured" else f"predicted from {self.provenance} latencies"
+        return "predicted" if self.provenance == MEASURED else f"predicted from {self.provenance} latencies"
+
+    @property
+    def unpruned(self) -> tuple[float, str]:
+        """Latency of the unpruned network in ms, and how it is known."""
+        how = MEASURED if self.is_timed else self.how(self.summary["dense_is_measured"])
+        return self.summary["dense_ms"], how
 
     @property
     def latency(self) -> tuple[float, str]:
         """Latency of the pruned network in ms, and how it is known."""
-        measured = self.summary.get("pruned_ms")
-        return (self.summary["predicted_ms"], self.how(False)) if measured is None else (measured, self.how(True))
+        if self.is_timed:
+            return self.summary["pruned_ms"], MEASURED
+        return self.summary["predicted_ms"], self.how(False)
 
     def plan(self, number: int) -> Plan | None:
         """The plan that a round cut to; None if it found nothing to cut."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
 from aap_hw.files import write_atomic
 from aap_hw.lut.fidelity import table_error
@@ -100,12 +101,13 @@ def _notes(stories: Sequence[Story]) -> list[str]:
     notes = []
     for story in stories:
         name = f"{story.name}: " if len(stories) > 1 else ""
-        if story.provenance != "measured":
+        if story.provenance != MEASURED:
+            but = " But the pruned network was timed on the device afterwards: only that is called measured."
             notes.append(
                 f"{name}the latencies of this run come from a table that was {story.provenance}, not measured on the "
-                "device: they say nothing about a real one."
+                f"device: they say nothing about a real one.{but if story.is_timed else ''}"
             )
-        elif story.latency[1] != "measured":
+        elif not story.is_timed:
             started = next((event for event in story.events if event["event"] == "start"), {})
             why = started.get("why_predicted")
             notes.append(f"{name}the pruned latency is predicted, not measured{f': {why}' if why else ''}.")

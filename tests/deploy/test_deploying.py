@@ -30,6 +30,7 @@ from aap_hw.device.connection import LocalDevice
 from aap_hw.device.machine import LoadedLibrary
 from aap_hw.errors import Fault, UserError
 from aap_hw.prune.run import RunFolder
+from aap_hw.prune.words import budget_sentences, figure_rows
 from aap_hw.resources import resource_dirs
 from tests.deploy.tiny import make_bundle
 from tests.synthetic import few_images, of_this_device, this_device
@@ -192,6 +193,23 @@ def test_emulated_device_is_checked_and_not_timed(
     assert {name: value for name, value in run.summary().items() if name.endswith("_ms")} == {
         name: value for name, value in before.items() if name.endswith("_ms")
     }
+
+
+def test_real_device_measures_what_an_emulated_table_only_predicted(
+    deployed: tuple[Path, Deployment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished, _ = deployed
+    run = RunFolder(Path(shutil.copytree(finished, tmp_path / "run")))
+    predicted = run.update_summary({"provenance": "emulated"})["predicted_ms"]
+    monkeypatch.setattr(deploying, "CHECKED_PIXELS", 1)
+    monkeypatch.setattr(deploying, "compile_network", kept_by(finished))
+    summary = deploy(run, this_device(), few_images(), tmp_path / "bundle").summary
+    measured, table = figure_rows(summary)[:2]
+    assert measured[:3] == ("latency, ms, measured", f"{summary['dense_ms']:.3f}", f"{summary['pruned_ms']:.3f}")
+    assert table[:3] == ("time, ms, emulated: no latency of the device", "", f"{predicted:.3f}")
+    assert f"{summary['pruned_ms']:.3f} ms measured" in budget_sentences(summary)[0]
+    latency = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["latency"]
+    assert (latency["predicted"]["provenance"], latency["measured"]["provenance"]) == ("emulated", "measured")
 
 
 def one_value_off(outputs: np.ndarray) -> np.ndarray:

@@ -53,7 +53,7 @@ def test_table_of_another_device_is_not_and_the_reason_is_given(changes: dict[st
         ({"cpu": "Cortex-A72"}, "with the CPU 'Cortex-A72' and here it is"),
         ({"threads": 64}, "with the thread count 64 and here it is 1"),
         ({"target": {"kind": "llvm", "mcpu": "generic"}}, "with the target .*generic"),
-        ({"cpu": "QEMU's", "provenance": "emulated"}, "with the CPU \"QEMU's\" and here it is"),
+        ({"cpu": "QEMU's", "provenance": "emulated"}, 'with the CPU "QEMU\'s" and here it is'),
     ],
     ids=["cpu", "threads", "target", "emulated"],
 )

@@ -26,7 +26,7 @@ from aap_hw.report.chart import Page
 from aap_hw.report.charts import charts_of
 from aap_hw.report.charts.predictions import predictions_chart
 from aap_hw.report.page import html_of
-from aap_hw.report.story import read_story
+from aap_hw.report.story import Story, read_story
 from aap_hw.report.writing import page_of_run, page_of_runs, write_report
 from aap_hw.train import data
 from aap_hw.train.settings import TrainSettings
@@ -231,25 +231,50 @@ def looks_measured(page: Page) -> list[str]:
     return [text for text in texts(seen) if re.search(r"(?<!not )measured", text)]
 
 
-def test_nothing_of_an_emulated_run_is_called_measured_even_once_it_is_deployed(runs: list[Path]) -> None:
-    story = read_story(runs[2])
+def having_tried_plans(story: Story) -> Story:
+    """An emulated run as if its emulator had been timed by whatever times things."""
     tried = {"event": "measured", "time": 0.0, "attempt": 1, "predicted_ms": 0.8, "measured_ms": 1.0}
     figures = {**story.rounds[0], "measured_ms": 1.0}
     entry = story.table.validation[0]
     known = LatencyTable(story.table.device, story.table.measurement, story.table.points)
     known.validation += [entry, replace(entry, plan="random0-0"), replace(entry, plan="random0-1")]
-    deployed = replace(
-        story,
-        summary={**story.summary, "pruned_ms": 1.0, "dense_is_measured": True},
-        rounds=(figures,),
-        events=(*story.events, tried),
-        table=known,
-    )
-    page = page_of_run(deployed)
+    summary = {**story.summary, "dense_is_measured": True}
+    return replace(story, summary=summary, rounds=(figures,), events=(*story.events, tried), table=known)
+
+
+def test_nothing_of_an_emulated_run_is_called_measured(runs: list[Path]) -> None:
+    page = page_of_run(having_tried_plans(read_story(runs[2])))
     assert {chart.id for chart in page.charts} >= {"trade", "predictions", "stairs"}
     assert looks_measured(page) == []
     assert "emulated: no latency of the device" in str(page.facts)
     assert "Predicted against emulated" in [chart.title for chart in page.charts]
+
+
+def test_what_deploying_an_emulated_run_measured_is_called_measured_and_nothing_else(runs: list[Path]) -> None:
+    story = having_tried_plans(read_story(runs[2]))
+    deployed = replace(story, summary={**story.summary, "dense_ms": 9.99, "pruned_ms": 7.77, "budget_ms": 7.992})
+    page = page_of_run(deployed)
+    assert ("latency, ms, measured", ["9.990", "7.770", "78%"]) in page.facts
+    assert (
+        "time, ms, emulated: no latency of the device",
+        ["", f"{story.summary['predicted_ms']:.3f}", ""],
+    ) in page.facts
+    trade = next(chart for chart in page.charts if chart.id == "trade")
+    assert {row[1]: row[2] for row in trade.views[0].rows} == {9.99: "measured", 7.77: "measured"}
+    known = {
+        page.subtitle: "The budget of 7.992 ms is met: 7.770 ms measured.",
+        "latency, ms, measured": "",
+        "measured": "",
+        trade.views[0].summary: "unpruned 9.99 ms and 100.00 %, pruned 7.77 ms measured",
+        trade.note: "Filled marks are measured latencies",
+        page.notes[0]: "not measured on the device.* the pruned network was timed on the device afterwards: only that",
+    }
+    for text in looks_measured(page):
+        assert re.search(known[text], text), text
+    assert "Predicted against emulated" in [chart.title for chart in page.charts]
+    assert page_of_runs([deployed, story]).facts[3] == (
+        "pruned", ["7.770 ms measured", f"{story.summary['predicted_ms']:.3f} ms predicted from emulated latencies"],
+    )  # fmt: skip
 
 
 def test_latencies_that_nobody_measured_are_labelled(runs: list[Path]) -> None:

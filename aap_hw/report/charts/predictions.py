@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aap_hw.device.description import MEASURED
 from aap_hw.lut.fidelity import is_random, table_error
 from aap_hw.report.chart import DENSE, MUTED, SERIES, Chart, View, axis
 from aap_hw.report.story import Story
@@ -94,6 +95,7 @@ def _measured_plans(story: Story) -> list[tuple[str, float, float]]:
         if event["event"] == "measured":
             found.append((f"plan tried, attempt {event['attempt']}", event["predicted_ms"], event["measured_ms"]))
     kept = story.summary["predicted_ms"], story.summary.get("pruned_ms")
-    if kept[1] is not None and kept not in [plan[1:] for plan in found]:
+    # What a table of another machine says was no prediction of this one.
+    if story.is_timed and story.provenance == MEASURED and kept not in [plan[1:] for plan in found]:
         found.append(("pruned network, as deployed or kept", *kept))
     return [plan for plan in found if plan[1] and plan[2]]

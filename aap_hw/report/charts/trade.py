@@ -15,11 +15,13 @@ def trade_chart(stories: Sequence[Story]) -> Chart:
     what, unit = ("accuracy", " %") if trained else ("attention kept", " %")
     traces: list[dict[str, Any]] = []
     rows: list[tuple[str | float | None, ...]] = []
+    marks: set[tuple[str, bool]] = set()
     shapes, notes, sentences = [], [], []
     for number, story in enumerate(trained or stories):
         color, label = SERIES[number % len(SERIES)], story.name if len(stories) > 1 else "rounds"
         points = [_unpruned(story, bool(trained)), *_round_points(story, bool(trained))]
         name = f"{story.name}, " if len(stories) > 1 else ""
+        marks |= {(p["how"], p["measured"]) for p in points}
         rows += [(f"{name}{p['label']}", p["ms"], p["how"], p["value"]) for p in points]
         traces.append(
             {
@@ -75,20 +77,21 @@ def trade_chart(stories: Sequence[Story]) -> Chart:
         headings=("", "ms", "how it is known", f"{what}, %"),
         rows=rows,
     )
-    known = " or ".join(sorted({story.how(True) for story in stories}))
-    how = f"Filled marks are {known} latencies, hollow ones predicted; the star is the network that was kept."
+    known = " or ".join(sorted({how for how, is_filled in marks if is_filled}))
+    how = f"Filled marks are {known} latencies, hollow ones predicted" if known else "All latencies are predicted"
+    how += "; the star is the network that was kept."
     how += " Dashed lines are budgets." if len(stories) > 1 and shapes else ""
     return Chart("trade", f"{what.capitalize()} against latency", how, [view])
 
 
 def _unpruned(story: Story, trained: bool) -> dict[str, Any]:
-    measured = bool(story.summary["dense_is_measured"])
+    ms, how = story.unpruned
     return {
         "label": "unpruned",
-        "ms": story.summary["dense_ms"],
-        "how": story.how(measured),
+        "ms": ms,
+        "how": how,
         "value": story.summary["accuracy_dense"] if trained else 100.0,
-        "measured": measured,
+        "measured": bool(story.summary["dense_is_measured"]),
         "chosen": False,
     }
 
@@ -100,13 +103,13 @@ def _round_points(story: Story, trained: bool) -> Iterable[dict[str, Any]]:
             continue
         chosen, ms = figures["round"] == story.chosen, figures["measured_ms"]
         measured = ms is not None
-        ms = ms if measured else figures["predicted_ms"]
-        if chosen and story.summary.get("pruned_ms") is not None:
-            ms, measured = story.summary["pruned_ms"], True
+        ms, how = ms if measured else figures["predicted_ms"], story.how(measured)
+        if chosen and story.is_timed:
+            measured, (ms, how) = True, story.latency
         yield {
             "label": f"round {figures['round']}" + (", kept" if chosen else ""),
             "ms": ms,
-            "how": story.how(measured),
+            "how": how,
             "value": value,
             "measured": measured,
             "chosen": chosen,
