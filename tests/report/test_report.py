@@ -40,8 +40,14 @@ CHARTS = ["trade", "widths", "stairs", "predictions", "attention", "time"]
 # Nothing of these runs was measured, so that there is no prediction to compare.
 COMPARED = ["trade", "shares", "time"]
 
-# Draws every picture of every chart in both themes, and writes what there is into the page.
+# Draws every picture of every chart in both themes, points at a part of each, and writes what there is into the page.
 LOOKS = """
+const pointedAt = (chart) => document.getElementById(chart.id).data.flatMap((trace, curveNumber) => {
+  const pointNumber = (trace.x ?? trace.y).findIndex((value) => value !== null);
+  if (trace.hoverinfo === "skip" || pointNumber < 0) return [];
+  Plotly.Fx.hover(chart.id, [{ curveNumber, pointNumber }]);
+  return [document.querySelector(`#${chart.id} .hoverlayer`).textContent];
+});
 addEventListener("load", async () => {
   const found = {};
   for (const theme of ["light", "dark"]) {
@@ -55,7 +61,8 @@ addEventListener("load", async () => {
         const shapes = document.querySelectorAll(`#${chart.id} .cartesianlayer .trace path`).length;
         const rows = document.querySelectorAll(`#${chart.id}-table tbody tr`).length;
         const said = document.getElementById(chart.id + "-summary").textContent;
-        found[[theme, chart.id, i]] = { shapes, rows, said, wide: document.documentElement.scrollWidth <= innerWidth };
+        const fits = document.documentElement.scrollWidth <= innerWidth;
+        found[[theme, chart.id, i]] = { shapes, rows, said, fits, hovers: pointedAt(chart) };
       }
     }
   }
@@ -114,7 +121,9 @@ def test_every_chart_is_there_in_both_themes_and_nothing_is_complained_about(
         assert picture["shapes"] > 0, name
         assert picture["rows"] > 0, name
         assert len(picture["said"]) > 10, name
-        assert picture["wide"], f"{name} makes the page scroll sideways"
+        assert picture["fits"], f"{name} makes the page scroll sideways"
+        assert any(picture["hovers"]), name
+        assert not re.search(r"\d{7}|\.\d{5}|NaN|undefined", str(picture["hovers"])), name
 
 
 @needs_browser
@@ -123,6 +132,15 @@ def test_theme_is_the_one_that_the_reader_prefers(runs: list[Path], tmp_path: Pa
     page = write_report(runs[1:2], tmp_path / "page.html")
     for dark, theme in ((False, "light"), (True, "dark")):
         assert f'data-theme="{theme}"' in open_page(page, dark=dark).dom
+
+
+def test_every_picture_and_row_has_a_name_for_a_screen_reader(runs: list[Path], tmp_path: Path) -> None:
+    text = write_report(runs[:1], tmp_path / "page.html").read_text("utf-8")
+    named = re.findall(r'role="img" aria-labelledby="(\S+)" aria-describedby="(\S+)"', text)
+    assert len(named) == len(CHARTS)
+    for name in (name for pair in named for name in pair):
+        assert f'id="{name}"' in text
+    assert re.findall(r'<th scope="row">(.*?)</th>', text)[0] == "latency, ms, predicted"
 
 
 def test_page_loads_nothing_from_elsewhere(runs: list[Path], tmp_path: Path) -> None:

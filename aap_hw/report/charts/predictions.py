@@ -45,10 +45,10 @@ def predictions_chart(stories: Sequence[Story]) -> Chart | None:
                     "name": kind,
                     "x": [p for _, p, _ in plans],
                     "y": [m for _, _, m in plans],
-                    "customdata": [[plan, 100 * (p / m - 1)] for plan, p, m in plans],
+                    # A format that begins with a sign is none of Plotly's.
+                    "customdata": [[plan, f"{p / m - 1:+.1%}"] for plan, p, m in plans],
                     "hovertemplate": f"{name}%{{customdata[0]}}<br>predicted %{{x:.4g}} ms, {story.how(True)} "
-                    "%{y:.4g} ms "
-                    "(%{customdata[1]:+.1f} %)<extra></extra>",
+                    "%{y:.4g} ms (%{customdata[1]})<extra></extra>",
                     "marker": {"color": color if mine else DENSE, "size": 13 if mine else 8,
                                "symbol": "star" if mine else symbol},
                 }
