@@ -15,6 +15,8 @@ from pathlib import Path
 RUN = Path("runs/demo")
 TABLE = Path("runs/demo-lut/x86.json")
 X86 = Path(__file__).parent.parent / "device_profiles" / "x86.toml"
+# The exit code of a command that Ctrl-C ended.
+INTERRUPTED = 130
 
 
 def steps(quick: bool) -> list[list[str]]:
@@ -49,6 +51,16 @@ def is_ours_to_finish(quick: bool) -> bool:
     return begun and was_quick == quick and not (RUN / "run.json").exists()
 
 
+def run(command: list[str]) -> int:
+    """Run a command to its end, also if Ctrl-C ends it early: the command gets that too, and says what it kept."""
+    with subprocess.Popen(command) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="does it all work?")
@@ -61,8 +73,9 @@ def main() -> int:
     for step in steps(options.quick):
         print(f"\n$ aap-hw {' '.join(step)}", flush=True)
         began = time.monotonic()
-        code = subprocess.call([sys.executable, "-m", "aap_hw.cli.main", *step])
-        if code != 0:
+        if (code := run([sys.executable, "-m", "aap_hw.cli.main", *step])) != 0:
+            if code == INTERRUPTED:
+                print("run the demo again, and it goes on from there", file=sys.stderr)
             return code
         took[step[0]] = time.monotonic() - began
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took.items())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -25,14 +26,46 @@ ROOT = Path(__file__).parent.parent
 
 # Two whole networks calibrate the table instead of two dozen.
 DEMO = """
-import functools, runpy, subprocess, sys
+import functools, runpy, sys
 from aap_hw.cli.main import main
 from aap_hw.lut import profiling
 profiling.profile_model = functools.partial(profiling.profile_model, networks=2)
-subprocess.call = lambda command: main(command[3:])
 del sys.argv[0]
-runpy.run_path(sys.argv[0], run_name="__main__")
+demo = runpy.run_path(sys.argv[0])
+demo["main"].__globals__["run"] = lambda command: main(command[3:])
+sys.exit(demo["main"]())
 """
+
+
+# A step of the demo that takes its time to say what it kept, as a profile does whose workers have to end first.
+SLOW_TO_END = """
+import time
+try:
+    print("begun", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(0.6)
+    print("kept", flush=True)
+    raise SystemExit(130)
+"""
+RUN_STEP = (
+    "import runpy, sys; demo = runpy.run_path(sys.argv[1]); sys.exit(demo['run']([sys.executable, *sys.argv[2:]]))"
+)
+
+
+def test_ctrl_c_waits_for_what_the_step_has_to_say() -> None:
+    demo = subprocess.Popen(
+        [sys.executable, "-c", RUN_STEP, ROOT / "scripts" / "demo.py", "-c", SLOW_TO_END],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert demo.stdout is not None
+        assert demo.stdout.readline() == "begun\n"
+        os.killpg(demo.pid, signal.SIGINT)
+        assert demo.communicate(timeout=30) == ("kept\n", "")
+        assert demo.returncode == 130
+    finally:
+        demo.kill()
 
 
 @pytest.mark.slow

@@ -64,9 +64,9 @@ class MeasuringScreen:
             self._last_line = now
             kept = f" ({progress.kept} were there already)" if progress.measured == 0 and progress.kept else ""
             tail = f", {left}" if left and not ends else ""
-            self._console.print(
-                f"measured {progress.measured} of {progress.total} {self._what}{kept}{tail}", soft_wrap=True
-            )
+            done = f"measured {progress.measured} of {progress.total} {self._what}{kept}{tail}"
+            nothing_left = f"all {progress.kept} {self._what} were there already"
+            self._console.print(done if progress.total else nothing_left, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
