@@ -86,13 +86,14 @@ class Partition:
         self._kernels: list[Kernel] = []
 
     def run(self) -> Network:
-        """Visit every operator once."""
+        """Visit every operator that has an effect once."""
         image, output = self._ends()
         self.image = self._value[image] = image.name
         if len(shape_of(image)) == 4:
             self._images.add(image)  # or is turned by a kernel that is added at the end
         for node in self._nodes:
-            if node.op == "call_function" and not self._is_void(node):
+            has_effect = node.users or writes_in_place(node)
+            if node.op == "call_function" and has_effect and not self._is_void(node):
                 if all(map(self.is_parameter, node.all_input_nodes)):
                     self._constants.add(node)
                     continue
@@ -132,7 +133,7 @@ class Partition:
     def _visit(self, node: Node) -> None:
         if node in self._waiting:
             self._waiting.pop(node)()
-        if node in self._absorbed or _is_assertion(node):
+        if node in self._absorbed:
             return
         op = Call(node).name
         if (op in TRANSPARENT and _keeps_type(node)) or _is_identity(node):
@@ -313,10 +314,6 @@ class Partition:
         self._value[node] = self.value_as_it_lies(source, node)
         if is_image and len(shape_of(node)) > 2:
             self._images.add(node)
-
-
-def _is_assertion(node: Node) -> bool:
-    return Call(node).name.startswith("_assert") and not node.users
 
 
 def _has_two_orders(node: Node) -> bool:

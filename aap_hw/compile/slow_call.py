@@ -158,6 +158,12 @@ def _adaptive_max_pool2d(image: torch.Tensor, size: list[int]) -> tuple[torch.Te
     return (torch.stack(windows, -1).reshape(*image.shape[:-2], *size),)
 
 
+def _unfold(values: torch.Tensor, axis: int, size: int, step: int) -> torch.Tensor:
+    """All windows along an axis, the elements of each along a new last one."""
+    beyond = values.shape[axis] - size + 1
+    return torch.stack([torch.ops.aten.slice(values, axis, at, beyond + at, step) for at in range(size)], -1)
+
+
 def _selu(x: torch.Tensor) -> torch.Tensor:
     """As published (Klambauer et al., 2017, equation 2)."""
     alpha, scale = 1.6732632423543772, 1.0507009873554805
@@ -165,7 +171,11 @@ def _selu(x: torch.Tensor) -> torch.Tensor:
 
 
 # What TVM's importer does not know, or gets wrong, in operators that it does.
-SPELT_OUT: dict[str, Callable[..., Any]] = {"adaptive_max_pool2d": _adaptive_max_pool2d, "selu": _selu}
+SPELT_OUT: dict[str, Callable[..., Any]] = {
+    "adaptive_max_pool2d": _adaptive_max_pool2d,
+    "selu": _selu,
+    "unfold": _unfold,
+}
 
 
 def _operands(values: Iterable[Any]) -> Iterable[Operand]:

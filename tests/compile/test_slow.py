@@ -164,3 +164,12 @@ def test_what_tvm_computes_differently_is_never_used(monkeypatch: pytest.MonkeyP
 class Doubled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 2
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: x.unfold(2, 3, 2).unfold(3, 3, 2).amax((4, 5)), lambda x: nn.functional.adaptive_max_pool2d(x, (3, 1))],
+    ids=["windows", "cells"],
+)
+def test_what_neither_the_importer_nor_pytorch_divides_is_spelt_out(function: object, tmp_path: Path) -> None:
+    assert_compiled_equals_pytorch(OneOperator(function).eval(), torch.randn(1, 3, 7, 9), tmp_path)

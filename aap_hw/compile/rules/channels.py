@@ -65,8 +65,6 @@ def piece(partition: Partition, node: Node) -> None:
     of what is left behind those before it.
     """
     call, graph = Call(node), partition.graph
-    if not node.users:
-        return
     pieces, index = call["self"], call["index"]
     is_split = Call(pieces).name in ("chunk", "split", "split_with_sizes")
     if not is_split or Call(pieces)["dim"] % len(shape_of(node)) != 1:

@@ -114,7 +114,7 @@ class _Writer:
         arguments = []
         for argument in schema.arguments:
             value = call[argument.name]
-            if argument.name == "size":
+            if argument.name == "size" and isinstance(value, list | tuple):
                 text = made
             elif argument.name == "groups" and value == shape_of(call["input"])[1]:
                 text = self._text(self._lengths(call["input"])[1])
