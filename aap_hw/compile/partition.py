@@ -72,7 +72,11 @@ class Partition:
     def __init__(self, graph: ChannelGraph) -> None:
         self.graph = graph
         signature = graph.program.graph_signature
-        self._parameters: dict[str, str] = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self._parameters: dict[str, str] = {
+            **signature.inputs_to_parameters,
+            **signature.inputs_to_buffers,
+            **signature.inputs_to_lifted_tensor_constants,
+        }
         self._nodes = list(graph.program.graph.nodes)
         self.memory = Memory(self._nodes)
         self.image = ""

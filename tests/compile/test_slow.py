@@ -173,3 +173,8 @@ class Doubled(nn.Module):
 )
 def test_what_neither_the_importer_nor_pytorch_divides_is_spelt_out(function: object, tmp_path: Path) -> None:
     assert_compiled_equals_pytorch(OneOperator(function).eval(), torch.randn(1, 3, 7, 9), tmp_path)
+
+
+def test_tensors_that_are_made_in_the_code_are_constants(tmp_path: Path) -> None:
+    model = OneOperator(lambda x: x * torch.tensor([1.0, -2.0, 0.5, 3.0]).view(1, 4, 1, 1)).eval()
+    assert_compiled_equals_pytorch(model, torch.randn(1, 3, 5, 5), tmp_path)
