@@ -65,7 +65,7 @@ def profile(
     model: str = "mobilenetv2",
     *,
     connect: str | None = None,
-    input_size: tuple[int, ...] | None = None,
+    input_shape: tuple[int, ...] | None = None,
     out: StrPath | None = None,
     workers: int | None = None,
     use_cache: bool = True,
@@ -85,7 +85,7 @@ def profile(
         Where the network comes from; see ``aap_hw.models.source``.
     connect
         How the device is reached, instead of as its profile says: ``"rpc://HOST:PORT"`` and the like.
-    input_size
+    input_shape
         (C, H, W) of an image; by default the network's usual one.
     out
         The table to write or extend; by default ``lut/DEVICE.json``. A table of another machine that is there is then
@@ -116,7 +116,7 @@ def profile(
     path = Path("lut") / f"{description.name}.json" if out is None else Path(out)
     require_writable_folder(path.parent)
     with closing(Boards(description, on_notice or _ignored)) as boards:
-        origin = Origin.of(model, input_size)
+        origin = Origin.of(model, input_shape)
         module = origin.build()
         begun: list[Profile] = []
 
@@ -150,7 +150,7 @@ def plan(
     max_params: str | Budget | None = None,
     max_flops: str | Budget | None = None,
     max_memory: str | Budget | None = None,
-    input_size: tuple[int, ...] | None = None,
+    input_shape: tuple[int, ...] | None = None,
     data: str | ImageSource | None = None,
     weights: str | None = None,
     classes: int | None = None,
@@ -173,7 +173,7 @@ def plan(
 
     budgets = _budgets(budget, max_params, max_flops, max_memory)
     table, source = _table(lut), _source(data)
-    origin = _origin(model, input_size, weights, classes, source)
+    origin = _origin(model, input_shape, weights, classes, source)
     images = (source or EMBEDDED).load(origin.input_shape)
     task = Task(origin, table, images, allow_emulated=allow_emulated)
     dense, chosen = plan_once(task, budgets, settings or PruneSettings())
@@ -190,7 +190,7 @@ def prune(
     max_flops: str | Budget | None = None,
     max_memory: str | Budget | None = None,
     max_accuracy_drop: float | None = None,
-    input_size: tuple[int, ...] | None = None,
+    input_shape: tuple[int, ...] | None = None,
     data: str | ImageSource | None = None,
     download: bool = False,
     weights: str | None = None,
@@ -251,7 +251,7 @@ def prune(
     if download and source is None:
         raise UserError("--download fetches the images of --data; say which")
     settings = settings or PruneSettings()
-    origin = _origin(model, input_size, weights, classes, source)
+    origin = _origin(model, input_shape, weights, classes, source)
     limits = {each.resource.name: Limit(each.amount, each.relative) for each in budgets}
     job = Job(origin, source, limits, max_accuracy_drop, settings, allow_emulated, connect, tensorboard, device)
     asked = [str(each).replace("%", "pct") + _SUFFIX[each.resource.name] for each in budgets]
@@ -394,7 +394,7 @@ def _budgets(
 
 def _origin(
     model: str,
-    input_size: tuple[int, ...] | None,
+    input_shape: tuple[int, ...] | None,
     weights: str | None,
     classes: int | None,
     source: ImageSource | None,
@@ -405,4 +405,4 @@ def _origin(
 
     if weights is None and source is not None and source.text == "embedded" and model == "resnet20":
         weights = "embedded"
-    return Origin.of(model, input_size, weights_of(weights), classes)
+    return Origin.of(model, input_shape, weights_of(weights), classes)

@@ -70,7 +70,7 @@ def test_table_of_another_machine_stays_where_it_is_when_the_network_is_refused(
     (tmp_path / "lut").mkdir()
     before = write_table(tmp_path / "lut" / "x86.json").read_bytes()
     with pytest.raises(package.UserError, match="no kernel in it"):
-        package.profile("x86", "torch.nn:Identity", input_size=(3, 8, 8))
+        package.profile("x86", "torch.nn:Identity", input_shape=(3, 8, 8))
     assert {file.name: file.read_bytes() for file in (tmp_path / "lut").iterdir()} == {"x86.json": before}
 
 

@@ -18,7 +18,7 @@ from aap_hw.cli.options import device_option, input_option, input_text, model_op
 @model_option
 @input_option
 @click.option("--out", metavar="FILE", help="Keep the library; default: only show that it compiles.")
-def command(device: str, model_name: str, input_size: tuple[int, ...] | None, out: str | None) -> None:
+def command(device: str, model_name: str, input_shape: tuple[int, ...] | None, out: str | None) -> None:
     """Compile a network for a device without running it.
 
     For a GPU, which this machine need not have, the kernels' CUDA source is compiled to the GPU's machine code.
@@ -34,7 +34,7 @@ def command(device: str, model_name: str, input_size: tuple[int, ...] | None, ou
         require_writable_folder(library.parent)
         library.parent.mkdir(parents=True, exist_ok=True)
     target = target_of(profile)
-    origin = Origin.of(model_name, input_size)
+    origin = Origin.of(model_name, input_shape)
     click.echo(f"compiling {origin.model} at {input_text(origin.input_shape)} for {profile.name}")
     module, start = origin.build(), time.monotonic()
     result = compile_unseen(module, origin.input_shape, target, library)

@@ -61,7 +61,7 @@ def validate(
     device: str,
     connect_to: str | None,
     model_name: str,
-    input_size: tuple[int, ...] | None,
+    input_shape: tuple[int, ...] | None,
     lut: str | None,
     plans: int,
     seed: int,
@@ -83,7 +83,7 @@ def validate(
     path = Path(lut) if lut else Path("lut") / f"{profile.name}.json"
     table = load_table(path)
     board = connect(profile)
-    origin = Origin.of(model_name, input_size)
+    origin = Origin.of(model_name, input_shape)
     shape = (1, *origin.input_shape)
     with MeasuringScreen(path) as screen:
         entries = validate_model(

@@ -85,7 +85,7 @@ connect_option = click.option(
 )
 input_option = click.option(
     "--input",
-    "input_size",
+    "input_shape",
     type=InputShape(),
     help="Size of the images; default: the usual one of the network, if it has one.",
 )

@@ -56,7 +56,7 @@ def command(
     model_name: str,
     lut_path: str,
     budgets: list[Budget],
-    input_size: tuple[int, ...] | None,
+    input_shape: tuple[int, ...] | None,
     source: ImageSource | None,
     weights: str | None,
     classes: int | None,
@@ -89,7 +89,7 @@ def command(
         model_name,
         lut_path,
         **budget_arguments(budgets),
-        input_size=input_size,
+        input_shape=input_shape,
         data=source,
         weights=weights,
         classes=classes,
@@ -101,7 +101,7 @@ def command(
         write_json(document, json_to)
     else:
         _print(document)
-        given = f" --input {input_text(input_size)}" if input_size else ""
+        given = f" --input {input_text(input_shape)}" if input_shape else ""
         given += f" --data {shlex.quote(source.text)}" if source else ""
         given += f" --limit {source.limit}" if source and source.limit else ""
         if source and (values := source.normalisation):

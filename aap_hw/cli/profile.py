@@ -31,7 +31,7 @@ def command(
     device: str,
     connect_to: str | None,
     model_name: str,
-    input_size: tuple[int, ...] | None,
+    input_shape: tuple[int, ...] | None,
     out: str | None,
     workers: int | None,
     no_cache: bool,
@@ -66,7 +66,7 @@ def command(
             device,
             model_name,
             connect=connect_to,
-            input_size=input_size,
+            input_shape=input_shape,
             out=out,
             workers=workers,
             use_cache=not no_cache,
@@ -92,7 +92,7 @@ def command(
     if (sentence := disagreement(table.measurement.get("boards", {}))) is not None:
         console.print(sentence, soft_wrap=True)
     allow = "" if is_measured else " --allow-emulated"
-    size = f" --input {input_text(done.origin.input_shape)}" if input_size else ""
+    size = f" --input {input_text(done.origin.input_shape)}" if input_shape else ""
     if done.slow_path:
         console.print(f"{done.slow_path}; there is no schedule for these", soft_wrap=True)
     named = f"--model {shlex.quote(done.origin.model)}{size} --lut {shlex.quote(str(path))}"
