@@ -52,7 +52,12 @@ def show(file: str, points: bool, json_to: str | None) -> None:
 @connect_option
 @model_option
 @input_option
-@click.option("--lut", "lut", metavar="FILE", help="The table to check; default: lut/DEVICE.json.")
+@click.option(
+    "--lut",
+    "lut",
+    metavar="FILE",
+    help="The table to check, or a bare name as of --lut of 'plan'; default: lut/DEVICE.json.",
+)
 @click.option("--plans", default=20, show_default=True, type=click.IntRange(min=1), help="How many width plans.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Which plans are drawn.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
@@ -75,13 +80,13 @@ def validate(
     from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.device import load_profile
     from aap_hw.device.connection import connect
-    from aap_hw.lut.file import load_table
+    from aap_hw.lut.finding import find_file
     from aap_hw.lut.validating import validate_model
     from aap_hw.models.origin import Origin
 
     profile = load_profile(device).reached_by(connect_to)
-    path = Path(lut) if lut else Path("lut") / f"{profile.name}.json"
-    table = load_table(path)
+    path = find_file(lut) if lut else Path("lut") / f"{profile.name}.json"
+    table = read_table(str(path))
     board = connect(profile)
     origin = Origin.of(model_name, input_shape)
     shape = (1, *origin.input_shape)

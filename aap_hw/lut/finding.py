@@ -17,14 +17,25 @@ def find_table(text: str) -> LatencyTable:
     ------
     UserError : there is no such table, or it is damaged.
     """
+    path = find_file(text)
+    try:
+        return load_table(path)
+    except UserError as problem:
+        if path.exists():
+            raise
+        raise UserError(f"{problem}; measure one with 'aap-hw profile --device NAME --out {text}'") from problem
+
+
+def find_file(text: str) -> Path:
+    """The file of `find_table`'s table; only a bare name is certain to have one.
+
+    Raises
+    ------
+    UserError : no table of such a bare name ships.
+    """
     path = Path(text)
     if path.exists() or path.suffix or len(path.parts) != 1:
-        try:
-            return load_table(path)
-        except UserError as problem:
-            if path.exists():
-                raise
-            raise UserError(f"{problem}; measure one with 'aap-hw profile --device NAME --out {text}'") from problem
+        return path
     shipped = {file.stem: file for folder in reversed(resources.resource_dirs("lut")) for file in folder.glob("*.json")}
     if text not in shipped:
         known = f"there are tables for {', '.join(sorted(shipped))}" if shipped else "none is shipped"
@@ -32,4 +43,4 @@ def find_table(text: str) -> LatencyTable:
             f"there is no latency table '{text}' ({known}; or give the path of a file){closest(text, shipped)}; "
             "'aap-hw profile' makes one"
         )
-    return load_table(shipped[text])
+    return shipped[text]

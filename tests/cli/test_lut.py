@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from aap_hw import resources
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.progress import Progress, ProgressCallback
 from aap_hw.lut.table import Validation
@@ -162,6 +163,25 @@ def test_validate_keeps_to_the_default_table_of_the_device(
     outcome = aap_hw(*VALIDATE)
     assert outcome.code == 2
     assert "cannot read the latency table lut/x86.json" in outcome.err
+
+
+def test_validate_finds_the_table_of_a_bare_name_as_plan_does(
+    aap_hw: Callable[..., Any],
+    table_file: Path,
+    asked: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    real, shipped = resources.resource_dirs, tmp_path / "shipped"
+    shipped.mkdir()
+    table_file.rename(shipped / "x86.json")
+    monkeypatch.setattr("aap_hw.resources.resource_dirs", lambda kind: [shipped] if kind == "lut" else real(kind))
+    monkeypatch.chdir(tmp_path)
+    assert aap_hw(*VALIDATE, "--lut", "x86").code == 0
+    assert asked["path"] == shipped / "x86.json"
+    refused = aap_hw(*VALIDATE, "--lut", "x68")
+    assert refused.code == 2
+    assert "there is no latency table 'x68'" in refused.err
 
 
 def test_interrupted_validation_says_what_was_kept(
