@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aap_hw.lut.table import LatencyTable
     from aap_hw.policy import Budget
 
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 DEFAULT_MODEL = "mobilenetv2"
 
 
@@ -65,15 +66,19 @@ class BudgetText(click.ParamType[Any]):
         return Budget.parse(value, RESOURCES[self._resource]) if isinstance(value, str) else value
 
 
-model_option = click.option(
-    "--model",
-    "model_name",
-    default=DEFAULT_MODEL,
-    metavar="SOURCE",
-    show_default=True,
-    help="The network: a name such as resnet50, torchvision:NAME, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, or "
-    "FILE.pt2.",
-)
+def model_option_of(**how: Any) -> Decorator:
+    """The option that says where the network comes from; keywords say what if it is not given."""
+    return click.option(
+        "--model",
+        "model_name",
+        metavar="SOURCE",
+        help="The network: a name such as resnet50, torchvision:NAME, timm:NAME, FILE.py:FUNCTION, MODULE:FUNCTION, or "
+        "FILE.pt2.",
+        **how,
+    )
+
+
+model_option = model_option_of(default=DEFAULT_MODEL, show_default=True)
 device_option = click.option(
     "--device", required=True, metavar="NAME", help="A device profile's name, or the path of its TOML file."
 )
@@ -91,7 +96,7 @@ input_option = click.option(
 )
 
 
-def lut_option_of(required: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def lut_option_of(required: bool) -> Decorator:
     """The option that names a table."""
     return click.option(
         "--lut",

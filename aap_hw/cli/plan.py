@@ -20,7 +20,7 @@ from aap_hw.cli.options import (
     input_option,
     input_text,
     lut_option,
-    model_option,
+    model_option_of,
     only_option,
     score_option,
     score_scale_option,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="\b\nExample:\n  aap-hw plan --model mobilenetv2 --lut lut/x86.json --budget 60%")
-@model_option
+@model_option_of(required=True)
 @lut_option
 @budget_options
 @input_option

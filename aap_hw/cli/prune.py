@@ -19,7 +19,7 @@ from aap_hw.cli.options import (
     emulated_option,
     input_option,
     lut_option_of,
-    model_option,
+    model_option_of,
     one_of_several,
     only_option,
     score_option,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     "  aap-hw prune --model resnet20 --data embedded --lut lut/x86.json --budget 50% --out runs/first\n"
     "  aap-hw prune --resume runs/first"
 )
-@model_option
+@model_option_of()
 @lut_option_of(required=False)
 @budget_options
 @click.option(
@@ -111,7 +111,7 @@ if TYPE_CHECKING:
 @one_of_several
 def command(
     ctx: click.Context,
-    model_name: str,
+    model_name: str | None,
     lut_path: str | None,
     budgets: list[Budget],
     input_shape: tuple[int, ...] | None,
@@ -161,8 +161,8 @@ def command(
             pruned = api.resume(resume, connect=connect_to, on_event=screen.show)
         _finish(screen, pruned, json_to)
         return
-    if lut_path is None:
-        raise click.UsageError("Missing option '--lut'.", ctx)
+    if model_name is None or lut_path is None:
+        raise click.UsageError(f"Missing option '{'--model' if model_name is None else '--lut'}'.", ctx)
     settings = PruneSettings(
         rounds,
         calibration_images,

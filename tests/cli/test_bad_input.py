@@ -60,25 +60,40 @@ def test_smallest_latency_that_is_named_can_be_asked_for(aap_hw: Callable[..., A
 
 
 COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
-    "no table": (("plan", "--budget", "50%"), "Missing option '--lut'"),
-    "no budget": (("prune", "--lut", "TABLE"), "there is nothing to prune to: give --budget 20ms"),
+    "no table": (("plan", "--model", "resnet20", "--budget", "50%"), "Missing option '--lut'"),
+    "no model to plan": (("plan", "--lut", "TABLE", "--budget", "50%"), "Missing option '--model'"),
+    "no model to prune": (("prune", "--lut", "TABLE", "--budget", "50%"), "Missing option '--model'"),
+    "no table to prune with": (("prune", "--model", "resnet20", "--budget", "50%"), "Missing option '--lut'"),
+    "no budget": (
+        ("prune", "--model", "resnet20", "--lut", "TABLE"),
+        "there is nothing to prune to: give --budget 20ms",
+    ),
     "no such file": (
-        ("plan", "--lut", "nowhere/x86.json", "--budget", "50%"),
+        ("plan", "--model", "resnet20", "--lut", "nowhere/x86.json", "--budget", "50%"),
         "cannot read the latency table nowhere/x86.json: No such file",
     ),
-    "no such shipped table": (("plan", "--lut", "x87", "--budget", "50%"), "there is no latency table 'x87'"),
+    "no such shipped table": (
+        ("plan", "--model", "resnet20", "--lut", "x87", "--budget", "50%"),
+        "there is no latency table 'x87'",
+    ),
     "a folder": (("lut", "show", "FOLDER"), "cannot read the latency table .*: Is a directory"),
     "model": (
         ("plan", "--model", "resnet21", "--lut", "TABLE", "--budget", "50%"),
         r"no model named 'resnet21' \(known: .*\); did you mean 'resnet",
     ),
     "model to profile": (("profile", "--device", "x86", "--model", "vgg"), "no model named 'vgg'"),
-    "weights": (("prune", "--weights", "mine", "--lut", "TABLE", "--budget", "50%"), "there are no weights 'mine'"),
+    "weights": (
+        ("prune", "--model", "resnet20", "--weights", "mine", "--lut", "TABLE", "--budget", "50%"),
+        "there are no weights 'mine'",
+    ),
     "weights of another model": (
         ("plan", "--model", "resnet18", "--weights", "embedded", "--lut", "TABLE", "--budget", "50%"),
         "resnet18 has no embedded weights; those that have: resnet20",
     ),
-    "data": (("prune", "--data", "cifar", "--lut", "TABLE", "--budget", "50%"), "'cifar' is no source of images"),
+    "data": (
+        ("prune", "--model", "resnet20", "--data", "cifar", "--lut", "TABLE", "--budget", "50%"),
+        "'cifar' is no source of images",
+    ),
     "download of nothing": (
         ("prune", "--model", "resnet20", "--download", "--lut", "TABLE", "--budget", "50%"),
         "--download fetches the images of --data; say which",
@@ -87,7 +102,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("prune", "--model", "mobilenetv2", "--data", "embedded", "--lut", "TABLE", "--budget", "50%"),
         "mobilenetv2 tells 1000 classes apart and the images are of 10",
     ),
-    "input": (("plan", "--input", "224", "--lut", "TABLE", "--budget", "50%"), "write channels, height and width like"),
+    "input": (
+        ("plan", "--model", "resnet20", "--input", "224", "--lut", "TABLE", "--budget", "50%"),
+        "write channels, height and width like",
+    ),
     "channels": (
         ("plan", "--model", "resnet20", "--input", "1x32x32", "--lut", "TABLE", "--budget", "50%"),
         "takes images of 3 channels, not 1; write --input 3x32x32",
@@ -96,8 +114,14 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("plan", "--model", "resnet20", "--input", "3x24x24", "--lut", "TABLE", "--budget", "50%"),
         "x86 is not of resnet20 at 3x24x24 but of resnet20 at 3x32x32: .*--input 3x24x24",
     ),
-    "rounds": (("prune", "--rounds", "0", "--lut", "TABLE", "--budget", "50%"), "0 is not in the range"),
-    "learning rate": (("prune", "--learning-rate", "0", "--lut", "TABLE", "--budget", "50%"), "not in the range"),
+    "rounds": (
+        ("prune", "--model", "resnet20", "--rounds", "0", "--lut", "TABLE", "--budget", "50%"),
+        "0 is not in the range",
+    ),
+    "learning rate": (
+        ("prune", "--model", "resnet20", "--learning-rate", "0", "--lut", "TABLE", "--budget", "50%"),
+        "not in the range",
+    ),
     "device": (("deploy", "RUN", "--device", "x68"), "there is no device 'x68' .*did you mean 'x86'?"),
     "board": (("deploy", "RUN", "--device", "rpi4"), "tracker at 127.0.0.1:9190 cannot be reached .* start it with"),
     "board to profile": (
