@@ -110,13 +110,12 @@ def profile(
     from aap_hw.files import require_writable_folder
     from aap_hw.lut.library_cache import users_cache
     from aap_hw.lut.profiling import profile_model, set_aside
-    from aap_hw.models.origin import Origin
 
     description = load_profile(device).reached_by(connect)
     path = Path("lut") / f"{description.name}.json" if out is None else Path(out)
     require_writable_folder(path.parent)
     with closing(Boards(description, on_notice or _ignored)) as boards:
-        origin = Origin.of(model, input_shape)
+        origin = _origin(model, input_shape)
         module = origin.build()
         begun: list[Profile] = []
 
@@ -393,16 +392,21 @@ def _budgets(
 
 
 def _origin(
-    model: str,
+    model: object,
     input_shape: tuple[int, ...] | None,
-    weights: str | None,
-    classes: int | None,
-    source: ImageSource | None,
+    weights: str | None = None,
+    classes: int | None = None,
+    source: ImageSource | None = None,
 ) -> Origin:
     """The network that is asked for; with the embedded images, what was trained on them is trained."""
     from aap_hw.models.origin import Origin
     from aap_hw.models.weights import weights_of
 
+    if not isinstance(model, str):
+        raise UserError(
+            f"a network is given by a text, from which a run makes it again, and not by a {type(model).__name__}; "
+            "write a function that returns it and name that: 'FILE.py:FUNCTION' or 'PACKAGE.MODULE:FUNCTION'"
+        )
     if weights is None and source is not None and source.text == "embedded" and model == "resnet20":
         weights = "embedded"
     return Origin.of(model, input_shape, weights_of(weights), classes)

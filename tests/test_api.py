@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 import aap_hw as package
 from aap_hw.policy import PARAMETERS
@@ -91,6 +92,18 @@ def test_run_is_that_of_the_command_and_tells_its_events(
     assert package.report(run.folder) == run.folder / "report.html"
     with pytest.raises(package.UserError, match="is finished, so there is nothing to resume"):
         package.resume(run.folder)
+
+
+@pytest.mark.parametrize("model", [nn.Identity(), nn.Identity, None], ids=["module", "class", "none"])
+def test_network_that_is_no_text_is_refused_with_how_to_name_it(model: Any, table_file: Path) -> None:
+    named = rf"not by a {type(model).__name__}; write a function that returns it and name that: 'FILE\.py:FUNCTION'"
+    for call in (
+        lambda: package.profile("x86", model, input_shape=(3, 8, 8)),
+        lambda: package.plan(model, table_file, "60%"),
+        lambda: package.prune(model, table_file, "60%"),
+    ):
+        with pytest.raises(package.UserError, match=named):
+            call()
 
 
 def test_nothing_to_prune_to_is_a_user_error(table_file: Path) -> None:
