@@ -1,8 +1,9 @@
 """Networks as exported programs: `.pt2` files that `torch.export.save` wrote.
 
 `torch.export.load` unpickles and evaluates text, so each file is screened first: plain tensors, operators of
-`torch.ops.aten`, sizes that are arithmetic, and nothing else. The program is made to follow when it is cut
-and trained: grouped convolutions become layers, and batch norms and dropout obey the training flag.
+`torch.ops.aten`, sizes that are arithmetic, and nothing else. It is given an archive of just the parts that were
+screened, since two readers of one archive may find different things in it. The program is made to follow when it is
+cut and trained: grouped convolutions become layers, and batch norms and dropout obey the training flag.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,13 @@ from torch.fx import GraphModule, Node
 
 from aap_hw.errors import UserError, reason
 
+# What a program consists of. No two of these names differ by case only, which PyTorch does not tell apart.
+_PARTS = re.compile(
+    r"models/model\.json|data/sample_inputs/model\.pt|data/weights/(weight_[0-9]+|model_weights_config\.json)"
+    r"|data/constants/(tensor_[0-9]+|model_constants_config\.json)|archive_(format|version)|byteorder|\.data/[a-z_]+"
+)
+# Texts that a program may be saved with. They do nothing, and are left out.
+_EXTRA = "extra/"
 # Where a symbol is declared; what is left of a size is arithmetic on plain names.
 _SYMBOL = re.compile(r"Symbol\('[a-z]+\d*'(, (positive|nonnegative|integer)=True)*\)")
 _ARITHMETIC = re.compile(r"([A-Z][A-Za-z]*|[su]\d+|\d+(\.\d+)?|[-+*/%,() ])*")
@@ -40,10 +50,19 @@ _TRAINING: dict[Any, int] = {torch.ops.aten.batch_norm.default: 5, torch.ops.ate
 
 @dataclass(frozen=True)
 class _Archive:
-    """The parts of a screened file that matter before it is loaded."""
+    """A screened file: the parts that PyTorch may see, by their names below the archive's folder."""
 
-    content: bytes
+    parts: Mapping[str, bytes]
     program: dict[str, Any]
+
+    def anew(self) -> io.BytesIO:
+        """An archive of these parts and nothing else."""
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+            for name, content in self.parts.items():
+                archive.writestr(f"archive/{name}", content)
+        stream.seek(0)
+        return stream
 
 
 def input_shape(path: Path) -> tuple[int, int, int] | None:
@@ -69,7 +88,7 @@ def load(path: Path) -> nn.Module:
     archive = _screened(path)
     _image_shape(path, archive)
     try:
-        module = torch.export.load(io.BytesIO(archive.content)).module(check_guards=False)
+        module = torch.export.load(archive.anew()).module(check_guards=False)
     except Exception as error:
         raise UserError(f"PyTorch cannot load {path}: {reason(error)}; export it again with this PyTorch") from error
     graph = module.graph
@@ -112,20 +131,19 @@ def _make_layer(module: GraphModule, node: Node) -> None:
 
 def _screened(path: Path) -> _Archive:
     try:
-        content = path.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile("a checksum differs")
-            # All names begin with the same folder.
-            names = {name.partition("/")[2]: name for name in archive.namelist()}
-            program = json.loads(archive.read(names["models/model.json"]))
-            tensors = [json.loads(archive.read(names[f"data/{kind}/model_{kind}_config.json"]))["config"]
-                       for kind in ("weights", "constants")]  # fmt: skip
-            examples = archive.read(names["data/sample_inputs/model.pt"])
-        foreign = next(_what_is_no_program(program, tensors, names), None) or _pickled(examples)
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+            foreign = next(_what_is_misplaced(archive.namelist()), None)
+            # Reading compares the checksums.
+            parts = {info.filename.partition("/")[2]: archive.read(info) for info in archive.infolist()}
+        if foreign is None:
+            parts = {name: content for name, content in parts.items() if not name.startswith(_EXTRA)}
+            program = json.loads(parts["models/model.json"])
+            foreign = next(_what_is_no_program(program, parts), None)
     except OSError as error:
         raise UserError(f"cannot read the model {path}: {error.strerror}") from error
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (
+        zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, KeyError, ValueError, TypeError, AttributeError
+    ) as error:  # fmt: skip
         raise UserError(
             f"{path} is damaged or no file of this PyTorch's torch.export.save: {reason(error)}; export it again"
         ) from error
@@ -133,20 +151,31 @@ def _screened(path: Path) -> _Archive:
         raise UserError(
             f"{path} is not loaded: it contains {foreign}, which could run code; name a Python file instead"
         )
-    return _Archive(content, program)
+    return _Archive(parts, program)
 
 
-def _what_is_no_program(program: dict[str, Any], tensors: list[Any], names: dict[str, str]) -> Iterator[str]:
+def _what_is_misplaced(names: list[str]) -> Iterator[str]:
+    """Everything by which a name could mean one part here and another one to PyTorch."""
+    for name, times in Counter(names).items():
+        if not all(name.partition("/")):
+            yield f"'{name}' outside its folder"
+        if times > 1:
+            yield f"'{name}' twice"
+    folders = {name.partition("/")[0] for name in names}
+    if len(folders) > 1:
+        yield f"several folders ({', '.join(sorted(folders))})"
+
+
+def _what_is_no_program(program: dict[str, Any], parts: Mapping[str, bytes]) -> Iterator[str]:
     """Everything that loading would unpickle, evaluate or call beside plain arithmetic on tensors."""
-    for config in tensors:
+    for name in parts:
+        if not _PARTS.fullmatch(name):
+            yield f"the file '{name}'"
+    for kind in ("weights", "constants"):
+        config = json.loads(parts[f"data/{kind}/model_{kind}_config.json"])["config"]
         for name, payload in config.items():
-            if payload["use_pickle"] or not re.fullmatch(r"(weight|tensor)_\d+", payload["path_name"]):
+            if payload["use_pickle"] or not re.fullmatch(r"(weight|tensor)_[0-9]+", payload["path_name"]):
                 yield f"the pickled object '{name}'"
-    for name in names:
-        if name.startswith("models/") and name != "models/model.json":
-            yield f"a second program, {name}"
-        if name.startswith("data/aotinductor/") or name in ("data/weights/model.pt", "data/constants/model.pt"):
-            yield f"the file {name}"
     if program["guards_code"]:
         yield "guards in Python"
     for key, value in _items(program):
@@ -154,6 +183,8 @@ def _what_is_no_program(program: dict[str, Any], tensors: list[Any], names: dict
             yield f"the size '{value}'"
         if key == "target" and not _OPERATORS.fullmatch(value):
             yield f"the operator '{value}'"
+    if _is_pickled(parts["data/sample_inputs/model.pt"]):
+        yield "example inputs that are not plain tensors"
 
 
 def _items(value: Any) -> Iterator[tuple[str, str]]:
@@ -169,13 +200,13 @@ def _items(value: Any) -> Iterator[tuple[str, str]]:
             yield from _items(inner)
 
 
-def _pickled(examples: bytes) -> str | None:
+def _is_pickled(examples: bytes) -> bool:
     # Where this fails, PyTorch would unpickle everything.
     try:
         torch.load(io.BytesIO(examples), weights_only=True)
     except Exception:
-        return "example inputs that are not plain tensors"
-    return None
+        return True
+    return False
 
 
 def _image_shape(path: Path, archive: _Archive) -> tuple[int, int, int] | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -127,12 +129,20 @@ class Runs:
         return os.mkdir, ("was_run",)
 
 
-def rewritten(path: Path, name: str, change: Callable[[bytes], bytes]) -> None:
+Members = list[tuple[str, bytes]]
+
+
+def rewritten(path: Path, change: Callable[[Members], Members]) -> None:
     with zipfile.ZipFile(path) as archive:
         members = [(info.filename, archive.read(info)) for info in archive.infolist()]
-    with zipfile.ZipFile(path, "w") as archive:
-        for member, content in members:
-            archive.writestr(member, change(content) if member.endswith(name) else content)
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Duplicate name")
+        for member, content in change(members):
+            archive.writestr(member, content)
+
+
+def in_member(name: str, change: Callable[[bytes], bytes]) -> Callable[[Members], Members]:
+    return lambda members: [(each, change(data) if each.endswith(name) else data) for each, data in members]
 
 
 def edited(change: Callable[[Any], object]) -> Callable[[bytes], bytes]:
@@ -154,29 +164,74 @@ def pickled() -> bytes:
     return stream.getvalue()
 
 
-UNSAFE: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
-    "pickled example": ("sample_inputs/model.pt", lambda _: pickled(), "example inputs that are not plain tensors"),
-    "pickled weight": (
-        "model_weights_config.json",
-        edited(lambda d: d["config"]["wide.bias"].update(use_pickle=True)),
-        "the pickled object 'wide.bias'",
+PICKLED_WEIGHT = in_member("weights_config.json", edited(lambda d: d["config"]["wide.bias"].update(use_pickle=True)))
+
+
+def with_code_as_weight(members: Members) -> Members:
+    """A weight's bytes run code, if they are unpickled."""
+    config = next(data for name, data in members if name.endswith("weights_config.json"))
+    place = json.loads(config)["config"]["wide.bias"]["path_name"]
+    return in_member(f"/{place}", lambda _: pickled())(members)
+
+
+def evil(members: Members) -> Members:
+    return PICKLED_WEIGHT(with_code_as_weight(members))
+
+
+def renamed(members: Members, change: Callable[[str], str]) -> Members:
+    return [(change(name), data) for name, data in members]
+
+
+def legacy(members: Members) -> Members:
+    """Names of PyTorch 2.7, at the root."""
+    from torch._export.serde.schema import SCHEMA_VERSION
+
+    program = next(data for name, data in members if name.endswith("models/model.json"))
+    parts = {
+        "version": ".".join(map(str, SCHEMA_VERSION)).encode(),
+        "serialized_exported_program.json": program,
+        **{f"serialized_{name}.pt": pickled() for name in ("state_dict", "constants", "example_inputs")},
+    }
+    return [*parts.items(), *members]
+
+
+UNSAFE: dict[str, tuple[Callable[[Members], Members], str]] = {
+    "pickled example": (
+        in_member("sample_inputs/model.pt", lambda _: pickled()),
+        "example inputs that are not plain tensors",
     ),
+    "pickled weight": (PICKLED_WEIGHT, "the pickled object 'wide.bias'"),
     "pickled constant": (
-        "model_constants_config.json",
-        edited(lambda d: d["config"].update(c={"path_name": "opaque_obj_0", "use_pickle": False})),
+        in_member(
+            "model_constants_config.json",
+            edited(lambda d: d["config"].update(c={"path_name": "opaque_obj_0", "use_pickle": False})),
+        ),
         "the pickled object 'c'",
     ),
     "size that is code": (
-        "models/model.json",
-        edited(lambda d: batch_size(d).update(expr_str="__import__('os').getpid()")),
+        in_member(
+            "models/model.json", edited(lambda d: batch_size(d).update(expr_str="__import__('os').getpid()"))
+        ),
         "the size '__import__",
     ),
     "function of torch": (
-        "models/model.json",
-        edited(lambda d: d["graph_module"]["graph"]["nodes"][0].update(target="torch.hub.load")),
+        in_member(
+            "models/model.json",
+            edited(lambda d: d["graph_module"]["graph"]["nodes"][0].update(target="torch.hub.load")),
+        ),
         "the operator 'torch.hub.load'",
     ),
-    "guards": ("models/model.json", edited(lambda d: d.update(guards_code=["print(1)"])), "guards in Python"),
+    "guards": (
+        in_member("models/model.json", edited(lambda d: d.update(guards_code=["print(1)"]))),
+        "guards in Python",
+    ),
+    "second program": (
+        lambda members: [
+            *members,
+            *renamed([each for each in members if "model." in each[0]], lambda name: name.replace("model.", "other.")),
+        ],
+        "the file 'models/other.json'",
+    ),
 }  # fmt: skip
 
 
@@ -185,13 +240,59 @@ def test_file_that_could_run_code_is_refused_before_it_does(
     copied: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(copied.parent)
-    member, change, what = UNSAFE[name]
-    rewritten(copied, member, change)
+    change, what = UNSAFE[name]
+    rewritten(copied, change)
     with pytest.raises(UserError, match=f"is not loaded: it contains {what}.*; name a Python file instead"):
         find(str(copied))
     assert not Path("was_run").exists()
     torch.load(io.BytesIO(pickled()), weights_only=False)
     assert Path("was_run").exists(), "nobody would have noticed"
+
+
+def with_second_weights(folder: str) -> Callable[[Members], Members]:
+    """Add another list of weights before the harmless one, which is the one that Python finds under their name."""
+
+    def change(members: Members) -> Members:
+        weights = [each for each in PICKLED_WEIGHT(members) if each[0].endswith("weights_config.json")]
+        return [*renamed(weights, lambda name: name.replace("data", folder)), *with_code_as_weight(members)]
+
+    return change
+
+
+AMBIGUOUS: dict[str, tuple[Callable[[Members], Members], str, bool]] = {
+    "two folders": (
+        lambda members: [*renamed(evil(members), lambda name: name.replace("my net", "evil")), *members],
+        r"several folders \(evil, my net\)",
+        False,
+    ),
+    "a name twice": (with_second_weights("data"), "'my net/data/weights/model_weights_config.json' twice", True),
+    "a name in capitals": (with_second_weights("DATA"), "the file 'DATA/weights/model_weights_config.json'", True),
+    "names outside the folder": (legacy, "'version' outside its folder", True),
+}  # fmt: skip
+"""What is done to the archive, what is said of it, and whether this PyTorch would run it."""
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_archive_that_could_be_read_in_two_ways_is_refused(
+    copied: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copied.parent)
+    change, what, is_run = AMBIGUOUS[name]
+    rewritten(copied, change)
+    with pytest.raises(UserError, match=f"is not loaded: it contains {what}, which could run code"):
+        find(str(copied))
+    assert not Path("was_run").exists()
+    with contextlib.suppress(Exception):
+        torch.export.load(copied)
+    assert Path("was_run").exists() == is_run
+
+
+def test_texts_that_a_program_was_saved_with_do_not_matter(original: nn.Module, tmp_path: Path) -> None:
+    program = torch.export.export(original, (torch.zeros(2, 3, 8, 8),), **ANY_NUMBER)
+    torch.export.save(program, tmp_path / "net.pt2", extra_files={"notes/of mine.txt": "of May"})
+    images = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(Origin.of(str(tmp_path / "net.pt2")).build()(images), original(images))
 
 
 @pytest.mark.parametrize("length", [0, 100, 10_000, -50])
