@@ -266,7 +266,8 @@ def resume(run: StrPath, *, connect: str | None = None, on_event: OnEvent | None
     """Go on with a run that was ended early, to the result that it would have had.
 
     Its events of before are sent again. Meanwhile the working folder is the one that the run was begun in, so that its
-    relative paths mean what they meant.
+    relative paths mean what they meant. Code that it was begun with, a network's or a function that gives the images,
+    is run again, with all your rights.
 
     Parameters
     ----------
@@ -291,6 +292,9 @@ def deploy(
     out: StrPath | None = None,
 ) -> Deployment:
     """Compile a run's network for a device, check it there against PyTorch, time it, and write its bundle.
+
+    Code that the run was begun with, a network's or a function that gives the images, is run again, with all your
+    rights.
 
     Parameters
     ----------
@@ -321,6 +325,8 @@ def deploy(
 
 def bundle(run: StrPath, device: str, *, data: str | ImageSource | None = None, out: StrPath | None = None) -> Path:
     """Compile a run's network for a device that is not at hand, and write its bundle; the bundle's folder.
+
+    Code that the run was begun with is run again, as by ``deploy``.
 
     Raises
     ------

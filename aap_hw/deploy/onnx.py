@@ -32,6 +32,8 @@ class Exported:
 def export_onnx(run: RunFolder, data: LabelledImages, path: Path) -> Exported:
     """Write a finished run's network as ONNX: one image (1, C, H, W), called ``image``, to ``logits``.
 
+    Code that makes the run's network is run again, with all your rights.
+
     Raises
     ------
     UserError : a package is missing, or the file cannot be written.

@@ -10,8 +10,6 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +19,7 @@ from torch import nn
 
 from aap_hw.errors import UserError, closest, reason
 from aap_hw.models.source import Source
+from aap_hw.starting_folder import importing_from
 
 # Of the names that files have as modules.
 _PREFIX = "_aap_hw_source_"
@@ -57,7 +56,7 @@ def of_file(path: str, factory: str) -> Source:
     text = f"{file.text}:{factory}"
 
     def make() -> nn.Module:
-        with _importing_from(file.path.parent):
+        with importing_from(file.path.parent):
             return _made(text, factory, _executed(file))
 
     return Source(text, f"{file.path.stem}-{factory}", None, make)
@@ -68,7 +67,7 @@ def of_module(module: str, factory: str) -> Source:
     text = f"{module}:{factory}"
 
     def make() -> nn.Module:
-        with _importing_from(Path.cwd()):
+        with importing_from(Path.cwd()):
             try:
                 imported = importlib.import_module(module)
             except (Exception, SystemExit) as error:
@@ -137,13 +136,3 @@ def _executed(file: ExistingFile) -> ModuleType:
         del sys.modules[name]
         raise UserError(f"cannot run {file.text} for the model: {reason(error)}") from error
     return module
-
-
-@contextmanager
-def _importing_from(folder: Path) -> Iterator[None]:
-    """Make what is in a folder importable, as Python does for a script's own and, with ``-m``, for the working one."""
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))

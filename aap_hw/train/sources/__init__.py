@@ -15,12 +15,11 @@ Each is normalised as is usual for it, or as the caller says.
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aap_hw.errors import UserError, closest, reason
+from aap_hw.starting_folder import importing_from
 from aap_hw.train import data
 from aap_hw.train.data import InputShape, LabelledImages, Normalisation
 
@@ -114,10 +113,9 @@ def _is_function(module: str, function: str) -> bool:
 def _made(module: str, function: str, input_shape: InputShape) -> LabelledImages:
     """Call a function of the user's; modules are also looked for in the working folder."""
     text = f"{module}:{function}"
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     try:
-        images = getattr(importlib.import_module(module), function)(input_shape)
+        with importing_from(Path.cwd()):
+            images = getattr(importlib.import_module(module), function)(input_shape)
     except (Exception, SystemExit) as problem:
         if isinstance(problem, UserError):
             raise

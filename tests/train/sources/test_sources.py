@@ -186,12 +186,13 @@ def test_a_function_of_the_users_is_called_with_the_input_shape(tmp_path, monkey
         "def wrong(shape):\n    return 3\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = list(sys.path)
     assert ImageSource("my_images:make").load((3, 4, 4)).count("train") == 4
     with pytest.raises(UserError, match="returned a int"):
         ImageSource("my_images:wrong").load((3, 4, 4))
     with pytest.raises(UserError, match="gives no images"):
         ImageSource("my_images:absent").load((3, 4, 4))
+    assert sys.path == before, "what is imported later would be looked for there, too"
 
 
 def test_the_normalisation_and_the_number_of_images_can_be_chosen():
