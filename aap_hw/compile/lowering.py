@@ -19,7 +19,7 @@ from aap_hw.compile.build import build_kernel, export_library
 from aap_hw.compile.function import CONSTANTS, Argument, KernelFunction
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.network import Kernel, Network
-from aap_hw.compile.partition import partition
+from aap_hw.compile.partition import is_of_shape, partition
 from aap_hw.compile.shape import weight_shape
 from aap_hw.compile.slow_call import SlowCall
 from aap_hw.compile.target import DeviceTarget
@@ -37,7 +37,7 @@ def compile_network(model: nn.Module, example: torch.Tensor, target: DeviceTarge
     """
     graph = ChannelGraph.trace(model, (example,))
     network = partition(graph)
-    state = state_of(graph.program, network)
+    state = state_of(graph.program)
     export_library(lower_network(network, network.dense, state, target), target, library)
     return network
 
@@ -101,8 +101,11 @@ def _constants(kernel: Kernel, function: KernelFunction, state: Mapping[str, tor
     yield from function.literals
 
 
-def state_of(program: ExportedProgram, network: Network) -> dict[str, torch.Tensor]:
-    """The weights of a program, and the values that it computes from weights alone as far as kernels read them."""
+def state_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """The weights of a program, and what it computes of weights or of nothing, as its other operators read it.
+
+    Computed in the program's order, as one operator may write into what another made.
+    """
     tensors = {**program.state_dict, **program.constants}
     state = {name: tensor.detach().cpu() for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
     signature = program.graph_signature
@@ -111,22 +114,21 @@ def state_of(program: ExportedProgram, network: Network) -> dict[str, torch.Tens
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
-    nodes = {node.name: node for node in program.graph.nodes}
     computed: dict[Node, Any] = {}
 
     def value(node: Node) -> Any:
-        if node.name in names:
-            return state[names[node.name]]
-        if node not in computed:
-            assert callable(node.target)
-            computed[node] = node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))
-        return computed[node]
+        return state[names[node.name]] if node.name in names else computed.get(node, torch.empty(0))
+
+    def is_known(node: Node) -> bool:
+        return node.name in names or node in computed
 
     with torch.no_grad():
-        for kernel in network.kernels:
-            for name in (kernel.weight, kernel.bias, *kernel.constants):
-                if name is not None and name not in state:
-                    state[name] = value(nodes[name])
+        for node in program.graph.nodes:
+            if node.op == "call_function" and (is_of_shape(node) or all(map(is_known, node.all_input_nodes))):
+                assert callable(node.target)
+                computed[node] = node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))
+            else:
+                state |= {s.name: computed[s].clone() for s in node.all_input_nodes if s in computed}
     return state
 
 

@@ -98,7 +98,7 @@ class Partition:
         for node in self._nodes:
             has_effect = node.users or writes_in_place(node)
             if node.op == "call_function" and has_effect and not self._is_void(node):
-                if all(map(self.is_parameter, node.all_input_nodes)):
+                if is_of_shape(node) or all(map(self.is_parameter, node.all_input_nodes)):
                     self._constants.add(node)
                     continue
                 self._visit(node)
@@ -318,6 +318,11 @@ class Partition:
         self._value[node] = self.value_as_it_lies(source, node)
         if is_image and len(shape_of(node)) > 2:
             self._images.add(node)
+
+
+def is_of_shape(node: Node) -> bool:
+    """Whether a value is the same for all images: it follows from their shape and type."""
+    return Call(node).name in ("new_zeros", "new_ones", "new_full")
 
 
 def _has_two_orders(node: Node) -> bool:

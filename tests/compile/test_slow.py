@@ -178,3 +178,14 @@ def test_what_neither_the_importer_nor_pytorch_divides_is_spelt_out(function: ob
 def test_tensors_that_are_made_in_the_code_are_constants(tmp_path: Path) -> None:
     model = OneOperator(lambda x: x * torch.tensor([1.0, -2.0, 0.5, 3.0]).view(1, 4, 1, 1)).eval()
     assert_compiled_equals_pytorch(model, torch.randn(1, 3, 5, 5), tmp_path)
+
+
+def test_a_mask_that_is_written_piece_by_piece_is_a_constant(tmp_path: Path) -> None:
+    def masked(x: Tensor) -> Tensor:
+        mask = x.new_zeros((5, 5))
+        mask[:2, 1:] = 3
+        early = mask * 2.0
+        mask[3:] += 1.5
+        return (x + early) * mask
+
+    assert_compiled_equals_pytorch(OneOperator(masked).eval(), torch.randn(1, 3, 5, 5), tmp_path)
