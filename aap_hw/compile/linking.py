@@ -26,8 +26,8 @@ def linker_of(target: CpuTarget) -> str | None:
     ------
     UserError : it is a cross linker, and it is not installed.
     """
-    triple = str(target.tvm.attrs.get("mtriple", codegen.llvm_get_system_triple()))
-    if _is_native(triple):
+    triple = triple_of(target)
+    if runs_here(target):
         return None
     # Debian's names have no vendor: aarch64-linux-gnu for LLVM's aarch64-unknown-linux-gnu.
     parts = triple.split("-")
@@ -53,8 +53,15 @@ def link(executable: Any, target: CpuTarget, library: Path) -> None:
     executable.export_library(str(library), **({} if linker is None else {"cc": linker}))
 
 
-def _is_native(triple: str) -> bool:
+def runs_here(target: CpuTarget) -> bool:
+    """Whether this machine is of the kind that a target's code is for."""
+    triple = triple_of(target)
     return "linux" in triple and _architecture(triple) == _ALIASES.get(platform.machine(), platform.machine())
+
+
+def triple_of(target: CpuTarget) -> str:
+    """LLVM's name of the platform that a target's code is for."""
+    return str(target.tvm.attrs.get("mtriple", codegen.llvm_get_system_triple()))
 
 
 def _architecture(triple: str) -> str:

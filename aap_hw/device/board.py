@@ -21,6 +21,7 @@ import numpy as np
 import tvm
 
 from aap_hw.compile.build import SCHEDULES
+from aap_hw.compile.linking import triple_of
 from aap_hw.compile.target import DeviceTarget, GpuTarget
 from aap_hw.device.conditions import Conditions, conditions_of
 from aap_hw.device.description import EMULATED, MEASURED, DeviceDescription
@@ -77,12 +78,11 @@ class RemoteDevice:
         theirs.close()
         self._finalizer = weakref.finalize(self, _end, self._process, self._pipe)
         self._receive(SECONDS_TO_START)
-        triple = str(target.host.tvm.attrs.get("mtriple", tvm.target.codegen.llvm_get_system_triple()))
         with tempfile.TemporaryDirectory(prefix="aap-hw-probe-") as folder:
             probe = Path(folder) / "probe.so"
             compile_probe(target.host, probe)
             where = address.host, address.port, address.keys
-            what = probe, triple.split("-")[0], profile.threads, isinstance(target, GpuTarget)
+            what = probe, triple_of(target.host).split("-")[0], profile.threads, isinstance(target, GpuTarget)
             self.facts: Facts = self._ask("connect", *where, *what)
         if self.facts.emulated:
             self.profile = profile.model_copy(update={"measure": MEASURED_ONCE})

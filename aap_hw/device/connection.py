@@ -17,7 +17,7 @@ import tvm
 
 from aap_hw.compile.build import SCHEDULES
 from aap_hw.compile.gpu.cubin import compile_for_loader
-from aap_hw.compile.linking import linker_of
+from aap_hw.compile.linking import linker_of, runs_here, triple_of
 from aap_hw.compile.target import DeviceTarget, GpuTarget, device_target, host_options
 from aap_hw.device.board import Address, BoardLost, RemoteDevice
 from aap_hw.device.conditions import Conditions, conditions
@@ -55,6 +55,11 @@ class LocalDevice:
     def __init__(self, profile: DeviceProfile) -> None:
         self.profile = profile
         self.target = target_of(profile)
+        if not runs_here(self.target.host):
+            raise UserError(
+                f"the profile '{profile.name}' is for {triple_of(self.target.host)} and this machine is "
+                f"{platform.machine()}; say where the device is with --connect rpc://HOST:PORT or tracker://HOST:PORT/KEY"
+            )
         # TVM would bind this thread to one core, and with it all threads started later, PyTorch's among them.
         os.environ.setdefault("TVM_BIND_THREADS", "0")
         tvm.get_global_func("runtime.config_threadpool")(1, profile.threads)

@@ -153,6 +153,13 @@ def test_gpu_that_is_not_there_is_missed_before_anything_is_compiled(tmp_path: P
         connect(load_profile(tmp_path / "ampere.toml"))
 
 
+@pytest.mark.skipif(platform.machine() == "aarch64", reason="this machine is of the board's kind")
+def test_this_machine_is_not_taken_for_a_board_of_another_kind() -> None:
+    said = rf"'rpi4' is for aarch64-linux-gnu and this machine is {platform.machine()}; say where .* --connect rpc://"
+    with pytest.raises(UserError, match=said):
+        connect(load_profile("rpi4").reached_by("local"))
+
+
 def test_this_machine_is_reached() -> None:
     profile = load_profile("x86")
     assert connect(profile).profile == profile
