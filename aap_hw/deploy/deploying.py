@@ -88,7 +88,7 @@ def deploy(run: RunFolder, device: Device, data: LabelledImages, folder: Path | 
                 "pruned_ms": pruned_ms,
                 "dense_is_measured": True,
             }
-        job.write(files["pruned"], device.target, description, measured)
+        job.write(files["pruned"], device.target, description.as_json(), measured)
     agreement = 100.0 * float(np.mean(outputs.argmax(1) == job.reference.outputs.argmax(1)))
     return Deployment(job.folder, difference, agreement, len(outputs), timings, run.update_summary(figures))
 
@@ -106,7 +106,8 @@ def bundle_unseen(run: RunFolder, profile: DeviceProfile, data: LabelledImages, 
     job = _Job.of(run, profile, data, folder, FEW)
     device = DeviceDescription(
         profile.name, profile.profile_hash, "", profile.threads, dict(target.options), tvm.__version__, SCHEDULES
-    )
+    ).as_json()
+    del device["provenance"]  # only a device that was there is known to be real
     with tempfile.TemporaryDirectory(prefix="aap-hw-deploy-") as scratch:
         library = Path(scratch) / "pruned.so"
         compile_network(job.network.module, job.image, target, library)
@@ -152,13 +153,13 @@ class _Job:
         return self.reference.images[:1]
 
     def write(
-        self, library: Path, target: DeviceTarget, device: DeviceDescription, measured: Mapping[str, Any] | None
+        self, library: Path, target: DeviceTarget, device: dict[str, Any], measured: Mapping[str, Any] | None
     ) -> None:
         """Write the bundle."""
         mean, std = self.data.mean_and_std
         bundle = Bundle(
             self.network.origin.model,
-            device.as_json(),
+            device,
             Requirements.of(library, target),
             self.reference.images[:FEW].numpy(),
             self.reference.outputs[:FEW],
