@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  aap-hw doctor --device x86\n"
-    "  aap-hw doctor --device rpi4 --connect rpc://raspberrypi.local:9090"
+    epilog="\b\nExamples:\n  aap-hw doctor --device x86\n  aap-hw doctor --device rpi4 --connect rpc://127.0.0.1:9090"
 )
 @device_option
 @connect_option

@@ -125,7 +125,7 @@ def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     from aap_hw.cli.run_screen import plain_console
-    from aap_hw.prune.words import constraints_sentence, error_text, how_known
+    from aap_hw.prune.words import constraints_sentence, error_text, how_known, time_text
 
     console = plain_console()
     grid = Table(box=None, pad_edge=False)
@@ -135,13 +135,13 @@ def _print(document: dict[str, Any]) -> None:
         note = f"frozen: {group['frozen']}" if group["frozen"] else "" if group["kept"] else "branch removed"
         grid.add_row(group["name"], str(group["width"]), str(group["kept"]), note)
     console.print(grid)
-    dense, planned = (
-        how_known(measured, document["provenance"]) for measured in (document["dense_is_measured"], False)
-    )
+    provenance = document["provenance"]
+    dense = time_text(document["dense_ms"], document["dense_is_measured"], provenance)
+    doubt = "" if provenance == "measured" else f" ({how_known(False, provenance)})"
     budget = "" if document["budget_ms"] is None else f"budget {document['budget_ms']:.3f} ms, "
     console.print(
-        f"{document['device']} ({document['provenance']} table): unpruned {document['dense_ms']:.3f} ms ({dense}), "
-        f"{budget}{planned} {document['predicted_ms']:.3f} ms"
+        f"{document['device']} ({provenance} table): unpruned {dense}, "
+        f"{budget}predicted {document['predicted_ms']:.3f} ms{doubt}"
         f"{error_text(document['table_error'])}, "
         f"{document['kept_attention']:.1%} of the attention kept",
         soft_wrap=True,

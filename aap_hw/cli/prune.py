@@ -207,7 +207,7 @@ def _finish(screen: PruneScreen, pruned: Pruned, json_to: str | None) -> None:
     if json_to is not None:
         write_json({"run": str(pruned.folder), **pruned.summary}, json_to)
     else:
-        screen.finish(pruned.folder, pruned.summary, pruned.device)
+        screen.finish(pruned)
 
 
 def _training(path: str | None, epochs: int | None, learning_rate: float | None) -> TrainSettings:

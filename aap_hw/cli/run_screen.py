@@ -6,7 +6,6 @@ import os
 import shlex
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
@@ -14,9 +13,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from aap_hw.cli.profile_screen import duration
-from aap_hw.prune.words import amount_text, budget_sentences, error_text, figure_rows, how_known
+from aap_hw.prune.words import amount_text, budget_sentences, error_text, figure_rows, time_text
 
 if TYPE_CHECKING:
+    from aap_hw.prune.job import Pruned
     from aap_hw.prune.steps import Event
 
 UNWRAPPED = 1000
@@ -109,7 +109,7 @@ class PruneScreen:
                 if "accuracy_wanted" in figures:
                     goals.append(f"to keep: {figures['accuracy_wanted']:.2f} %")
                 goal = ", ".join(goals)
-                unpruned = _latency(figures["dense_ms"], figures["dense_is_measured"], self._provenance)
+                unpruned = time_text(figures["dense_ms"], figures["dense_is_measured"], self._provenance)
                 self._say(f"unpruned {unpruned}{_accuracy(figures)}; {goal}")
             case "waiting":
                 self._say(f"  {figures['reason']}")
@@ -121,7 +121,7 @@ class PruneScreen:
                 )
             case "cut":
                 measured = figures["measured_ms"]
-                latency = _latency(measured or figures["predicted_ms"], measured is not None, self._provenance)
+                latency = time_text(measured or figures["predicted_ms"], measured is not None, self._provenance)
                 latency += self._error if measured is None else ""
                 self._say(
                     f"round {figures['round']} of {figures['rounds']}: cut to {latency}, "
@@ -142,8 +142,9 @@ class PruneScreen:
                 reason = "finds nothing left to cut" if figures["accuracy"] is None else "has too low an accuracy"
                 self._say(f"round {figures['round']} {reason}: undone")
 
-    def finish(self, path: Path, summary: Mapping[str, Any], device: str) -> None:
-        """Print the result of the run in the folder ``path`` and what to do next, on the device of that profile."""
+    def finish(self, pruned: Pruned) -> None:
+        """Print the result of a run and what to do next."""
+        path, summary = pruned.folder, pruned.summary
         self._console.print(summary_table(summary))
         for sentence in budget_sentences(summary):
             self._say(sentence)
@@ -161,7 +162,8 @@ class PruneScreen:
             )
         folder = shlex.quote(str(path))
         self._say(f"look at it: aap-hw report {folder}")
-        self._say(f"next: aap-hw deploy {folder} --device {shlex.quote(device)}")
+        where = "" if pruned.connect_to is None else f" --connect {shlex.quote(pruned.connect_to)}"
+        self._say(f"next: aap-hw deploy {folder} --device {shlex.quote(pruned.device)}{where}")
 
     def _say(self, line: str) -> None:
         self._last_line = time.monotonic()
@@ -176,10 +178,6 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     for row in figure_rows(summary):
         grid.add_row(*row)
     return grid
-
-
-def _latency(milliseconds: float, measured: bool, provenance: str) -> str:
-    return f"{milliseconds:.3f} ms {how_known(measured, provenance)}"
 
 
 def _accuracy(figures: Mapping[str, Any]) -> str:

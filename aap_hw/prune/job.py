@@ -101,12 +101,14 @@ class Pruned:
     folder : where it is.
     summary : its figures, as of ``summary.json``.
     device : name or path of its device's profile.
+    connect_to : where the device is, if not where its profile says.
     """
 
     folder: Path
     network: PrunedNetwork
     summary: dict[str, Any]
     device: str
+    connect_to: str | None
 
 
 def start(
@@ -240,7 +242,8 @@ class _Execution:
                 self._log.close()
             if self._tensorboard is not None:
                 self._tensorboard.close()
-        return Pruned(self._run.path, network, summary, self._job.device or self._table.device["name"])
+        device = self._job.device or self._table.device["name"]
+        return Pruned(self._run.path, network, summary, device, self._job.connect_to)
 
     def _prune(self) -> Callable[[OnEvent, Journal], tuple[PrunedNetwork, dict[str, Any]]]:
         job = self._job

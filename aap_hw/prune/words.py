@@ -13,6 +13,12 @@ def how_known(measured: bool, provenance: str) -> str:
     return "measured" if measured else "predicted"
 
 
+def time_text(milliseconds: float, measured: bool, provenance: str) -> str:
+    """A time and how it is known, see ``how_known``."""
+    how = how_known(measured, provenance)
+    return f"{milliseconds:.3f} ms " + (how if provenance == "measured" else f"({how})")
+
+
 def error_text(table_error: Mapping[str, Any] | None) -> str:
     """What a prediction is worth, in parentheses behind it; empty if the table was never checked on whole networks."""
     from aap_hw.lut.fidelity import Fidelity
@@ -60,15 +66,14 @@ def budget_sentences(summary: Mapping[str, Any]) -> list[str]:
         is_kept = summary["accuracy_pruned"] >= wanted - 1e-9
         kept = "kept" if is_kept else "MISSED, so train longer or allow a larger drop"
         sentences.append(f"the accuracy to keep, {wanted:.2f} %, is {kept}: {summary['accuracy_pruned']:.2f} %")
-    latency, how = _pruned_latency(summary)
-    how += error_text(summary.get("table_error")) if how == "predicted" else ""
+    latency, latency_text = _pruned_latency(summary)
     pruned = {"latency": latency, "parameters": summary.get("params_pruned"), "flops": summary.get("macs_pruned")}
     pruned["memory"] = summary.get("memory_pruned")
     for name, amount in {**summary.get("budgets", {}), **_latency_budget(summary)}.items():
         took = pruned[name]
         if took is None:
             continue
-        reached = amount_text(name, took) + (f" {how}" if name == "latency" else "")
+        reached = latency_text if name == "latency" else amount_text(name, took)
         if took <= amount:
             sentences.append(f"the budget of {amount_text(name, amount)} is met: {reached}")
         else:
@@ -108,6 +113,9 @@ def _latency_budget(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _pruned_latency(summary: Mapping[str, Any]) -> tuple[float, str]:
+    """The best known latency of the pruned network in milliseconds, and in words."""
     if (measured := summary.get("pruned_ms")) is not None:
-        return measured, "measured"
-    return summary["predicted_ms"], how_known(False, summary.get("provenance", "measured"))
+        return measured, time_text(measured, True, "measured")
+    predicted, provenance = summary["predicted_ms"], summary.get("provenance", "measured")
+    error = error_text(summary.get("table_error")) if provenance == "measured" else ""
+    return predicted, time_text(predicted, False, provenance) + error

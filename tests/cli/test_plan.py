@@ -242,6 +242,7 @@ def test_table_that_was_not_measured_needs_a_word(aap_hw: Callable[..., Any], tm
     allowed = aap_hw(*command, "--allow-emulated")
     assert (allowed.code, allowed.err) == (0, "")
     assert "x86 (emulated table)" in allowed.out
+    assert re.search(r"predicted \d\.\d{3} ms \(emulated: no latency of the device\), ", allowed.out)
 
 
 def test_shipped_table_is_found_by_its_name(

@@ -6,12 +6,14 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
 from aap_hw.cli.run_screen import PruneScreen, summary_table
+from aap_hw.prune.job import Pruned
+from aap_hw.prune.run import PrunedNetwork
 from aap_hw.prune.steps import Event
 
 RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8", "--budget", "50%")
@@ -77,14 +79,25 @@ def test_json_is_alone_on_standard_output_and_the_story_beside_it(
     assert (silent.code, silent.out, silent.err) == (0, "", "")
 
 
-def test_final_table_has_both_latencies_accuracy_and_sizes() -> None:
-    summary = {
-        "provenance": "measured", "dense_ms": 2.0, "predicted_ms": 0.99, "pruned_ms": 1.0, "accuracy_dense": 92.0,
-        "accuracy_pruned": 91.5, "params_dense": 1000, "params_pruned": 500, "macs_dense": 4000, "macs_pruned": 1000,
-        "bytes_dense": 4_000_000, "bytes_pruned": 2_000_000,
-    }  # fmt: skip
+SUMMARY = {
+    "provenance": "measured", "dense_ms": 2.0, "predicted_ms": 0.99, "pruned_ms": 1.0, "accuracy_dense": 92.0,
+    "accuracy_pruned": 91.5, "params_dense": 1000, "params_pruned": 500, "macs_dense": 4000, "macs_pruned": 1000,
+    "bytes_dense": 4_000_000, "bytes_pruned": 2_000_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", [None, "rpc://127.0.0.1:9090"])
+def test_what_to_do_next_is_to_deploy_to_the_device_where_it_was(where: str | None) -> None:
     text = io.StringIO()
-    Console(file=text, width=100).print(summary_table(summary))
+    pruned = Pruned(Path("runs/my pi"), cast("PrunedNetwork", None), {**SUMMARY, "retrained": True}, "rpi4", where)
+    PruneScreen(Console(file=text, width=140, highlight=False, markup=False)).finish(pruned)
+    connect = "" if where is None else f" --connect {where}"
+    assert text.getvalue().splitlines()[-1] == f"next: aap-hw deploy 'runs/my pi' --device rpi4{connect}"
+
+
+def test_final_table_has_both_latencies_accuracy_and_sizes() -> None:
+    text = io.StringIO()
+    Console(file=text, width=100).print(summary_table(SUMMARY))
     rows = {line[:24].strip(): line[24:].split() for line in text.getvalue().splitlines()[1:]}
     assert rows == {
         "latency, ms, measured": ["2.000", "1.000", "50%"],
