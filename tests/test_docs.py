@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -44,12 +46,28 @@ def test_pages_link_to_files_that_are_there() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_commands_of_the_pages_exist() -> None:
-    from aap_hw.cli.main import COMMANDS
+def test_commands_of_the_pages_exist_and_have_the_options_that_they_are_given() -> None:
+    from aap_hw.cli.main import group
 
+    found = 0
     for page in PAGES:
-        for command in re.findall(r"^aap-hw +([a-z]+)", page.read_text("utf-8"), re.MULTILINE):
-            assert command in COMMANDS, f"{page.name} names aap-hw {command}"
+        text = page.read_text("utf-8").replace("\\\n", " ")
+        lines = re.findall(r"^(?:torchrun .*/)?aap-hw +([a-z].*)", text, re.MULTILINE)
+        inline = re.findall(r"`aap-hw ([a-z][^`]*)`", text)
+        for typed in (*lines, *inline):
+            command: click.Command = group
+            words = shlex.split(typed, comments=True)
+            context = click.Context(command)
+            while isinstance(command, click.Group) and words:
+                known = command.get_command(context, words.pop(0))
+                assert known is not None, f"{page.name} names aap-hw {typed}"
+                command = known
+            try:
+                command.make_parser(context).parse_args(words)
+            except click.UsageError as problem:
+                pytest.fail(f"{page.name} names aap-hw {typed}: {problem.format_message()}")
+            found += 1
+    assert found > 30
 
 
 def test_every_page_of_docs_is_linked_from_the_readme() -> None:

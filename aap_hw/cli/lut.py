@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aap_hw.cli.help import WholeSentences
 from aap_hw.cli.lut_files import diff, merge, plot
 from aap_hw.cli.options import (
     connect_option,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from aap_hw.lut.table import LatencyTable, Validation
 
 
-@click.group(epilog="\b\nExample:\n  aap-hw lut show lut/x86.json")
+@click.group(cls=WholeSentences, epilog="\b\nExample:\n  aap-hw lut show lut/x86.json")
 def command() -> None:
     """Look into latency tables, compare and merge them, and check them on the device."""
 

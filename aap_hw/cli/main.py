@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import click
 
 from aap_hw import __version__
+from aap_hw.cli.help import WholeSentences
 from aap_hw.errors import Fault, UserError, closest
 
 # In the order in which they are used; `--help` keeps it.
@@ -36,7 +37,7 @@ class _Options:
     debug: bool = False
 
 
-class LazyGroup(click.Group):
+class LazyGroup(WholeSentences):
     """A command group whose members are imported when they are needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -1,5 +1,6 @@
 """Every way a command can end gives its exit code and one line; `--help` needs neither PyTorch nor TVM."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -117,6 +118,7 @@ def test_help_lists_every_sub_command_that_exists(aap_hw: Callable[..., Any]) ->
     assert set(AVAILABLE) <= COMMANDS.keys()
     for name in AVAILABLE:
         assert f"\n  {name} " in outcome.out
+    assert not re.search(r"\.\.\.$", outcome.out.split("Commands:")[1], re.MULTILINE), "a sentence is cut off"
 
 
 @pytest.mark.parametrize("name", AVAILABLE)
