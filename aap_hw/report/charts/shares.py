@@ -27,6 +27,8 @@ def shares_chart(stories: Sequence[Story]) -> Chart | None:
                 "name": story.name,
                 "x": [100 * share for share in shares[-1]],
                 "y": names,
+                # A mark at 0 % would be cut in half.
+                "cliponaxis": False,
                 "customdata": [[by_name[name].kept, by_name[name].width] for name in names],
                 "hovertemplate": f"%{{y}}, {story.name}<br>%{{customdata[0]}} of %{{customdata[1]}} kept "
                 "(%{x:.0f} %)<extra></extra>",
