@@ -112,8 +112,9 @@ def merge(files: tuple[str, ...], out: str) -> None:
     console = plain_console()
     console.print(f"{out}: {len(merged.table)} points of {len(merged.table.points)} kernels", soft_wrap=True)
     if merged.conflicts:
+        differ = "1 point differs" if len(merged.conflicts) == 1 else f"{len(merged.conflicts)} points differ"
         console.print(
-            f"{len(merged.conflicts)} points differ by more than {TOLERANCE:.0%} between tables; the quicker is kept:",
+            f"{differ} by more than {TOLERANCE:.0%} between tables; the quicker is kept:",
             soft_wrap=True,
         )
     for c in merged.conflicts[:LISTED]:
