@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ def _constant(array: np.ndarray) -> relax.Expr:
 
 def _argument(builder: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, ...], argument: Argument) -> relax.Expr:
     """The value in the shape that a kernel takes, with as many channels as it has where the kernel takes any."""
-    wanted = (*argument.shape[:-1], shape[-1]) if argument.any_width else argument.shape
+    pixels = argument.shape[:-1]
+    wanted = (*pixels, math.prod(shape) // math.prod(pixels)) if argument.any_width else argument.shape
     return _shaped(builder, value, shape, wanted)
 
 

@@ -189,3 +189,11 @@ def test_a_mask_that_is_written_piece_by_piece_is_a_constant(tmp_path: Path) -> 
         return (x + early) * mask
 
     assert_compiled_equals_pytorch(OneOperator(masked).eval(), torch.randn(1, 3, 5, 5), tmp_path)
+
+
+def test_vectors_of_one_pixel_are_an_image_of_one_pixel(tmp_path: Path) -> None:
+    def attending(x: Tensor) -> Tensor:
+        rows = x.flatten(2)
+        return torch.cat([(rows @ rows.transpose(1, 2).softmax(-1)[:, :1, :1]).view(x.shape), x], 1).relu()
+
+    assert_compiled_equals_pytorch(OneOperator(attending).eval(), torch.randn(1, 3, 1, 1), tmp_path)
