@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,8 @@ def test_network_whose_kernels_have_no_schedule_goes_the_whole_way(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("aap_hw.train.data.load_embedded", few_images)
     monkeypatch.setattr(profiling, "profile_model", functools.partial(profiling.profile_model, networks=2))
-    Path("net.py").write_text(WITHOUT_SCHEDULES)
-    network, device = ("--model", "net.py:make", "--input", "3x16x16"), ("--device", str(quick_device))
+    Path("net_of_mine.py").write_text(WITHOUT_SCHEDULES)
+    network, device = ("--model", "net_of_mine:make", "--input", "3x16x16"), ("--device", str(quick_device))
     slow = "3 kernels on the slow path: 1 group_norm, 1 gelu, 1 selu"
     profiled = aap_hw("profile", *device, *network, "--out", "table.json", "--workers", "1")
     assert (profiled.code, f"{slow}; there is no schedule for these" in profiled.out) == (0, True), profiled
@@ -116,9 +117,12 @@ def test_network_whose_kernels_have_no_schedule_goes_the_whole_way(
     pruned = aap_hw("prune", *device, *network, "--lut", "table.json", "--budget", "97%", "--out", "run")
     assert pruned.code == 0, pruned
     assert "latency, ms, measured" in pruned.out
-    deployed = aap_hw("deploy", "run", *device)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.delitem(sys.modules, "net_of_mine")
+    deployed = aap_hw("deploy", "../run", *device)
     assert deployed.code == 0, deployed
     assert slow in deployed.out
-    summary = json.loads(Path("run/summary.json").read_text())
+    summary = json.loads(Path("../run/summary.json").read_text())
     assert summary["max_abs_diff"] <= 1e-4
     assert summary["macs_pruned"] < summary["macs_dense"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from torch import nn
 from aap_hw.errors import UserError, reason
 from aap_hw.models import zoo
 from aap_hw.models.initialise import calibrate_batch_norm, is_untrained
-from aap_hw.models.source import InputShape, find, is_own
+from aap_hw.models.source import InputShape, Source, find, is_own, runs_code
 from aap_hw.models.weights import WeightsFile, load_weights
+from aap_hw.starting_folder import working_in
 
 SEED = 0
 
@@ -33,12 +36,15 @@ class Origin:
         (C, H, W) of its images.
     outputs
         How many classes it is made for; None: as many as is usual for it.
+    folder
+        What a file or a module that is named in ``model`` is looked for in first; by default the working folder.
     """
 
     model: str
     weights: str | WeightsFile | None
     input_shape: InputShape
     outputs: int | None = None
+    folder: str = ""
 
     @staticmethod
     def of(
@@ -76,18 +82,11 @@ class Origin:
             )
         return Origin(source.text, weights, (channels, height, width), outputs)
 
-    def from_folder(self, folder: Path) -> Origin:
-        """The same network where its file, named from the working folder, is to be looked for in another one."""
-        place, colon, factory = self.model.rpartition(":")
-        file = place if colon and place.endswith(".py") else self.model
-        if not file.endswith((".py", ".pt2")) or Path(file).is_file():
-            return self
-        return replace(self, model=f"{folder / file}{colon}{factory}" if colon else str(folder / file))
-
     @property
     def short(self) -> str:
         """What a folder that is about this network may be called."""
-        return find(self.model).short
+        with self._found() as source:
+            return source.short
 
     @property
     def is_untrained(self) -> bool:
@@ -134,9 +133,9 @@ class Origin:
 
     def skeleton(self) -> nn.Module:
         """Make the unpruned network for weights that are still to be loaded; else as `build`."""
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), self._found() as source:
             torch.manual_seed(SEED)
-            module = find(self.model, self.outputs).make().eval()
+            module = source.make().eval()
             try:
                 module(torch.zeros(1, *self.input_shape))
             except Exception as error:
@@ -145,6 +144,19 @@ class Origin:
                     f"{self.model} does not take images of {size}: {reason(error)}; give their size with --input CxHxW"
                 ) from error
         return module
+
+    @contextmanager
+    def _found(self) -> Iterator[Source]:
+        """The source, to be made before this ends."""
+        folder, place = Path(self.folder), self.model.rpartition(":")[0]
+        if runs_code(self.model) and (not place.endswith(".py") or (folder / place).is_file()):
+            # Only here is whoever named the folder trusted: from the working one, Python may import anything.
+            with working_in(folder):
+                yield find(self.model, self.outputs)
+        elif self.model.endswith(".pt2") and (folder / self.model).is_file():
+            yield find(str(folder / self.model), self.outputs)
+        else:
+            yield find(self.model, self.outputs)
 
     def as_json(self) -> dict[str, Any]:
         """For a file; of a checkpoint its path and digest."""

@@ -63,7 +63,7 @@ class _Header(BaseModel):
     weights: str | WeightsFile | None = Field(None, description="the name or the file of its weights or null")
     input: tuple[int, int, int] = Field(description="channels, height and width of its images")
     classes: int | None = Field(None, description="how many classes it was made for or null")
-    folder: str = Field(description="the folder that relative paths of the source start from")
+    folder: str = Field(description="the folder that a relative path or a module of the source starts from")
     kept_channels: dict[str, list[int]] = Field(description="a list of channels for every cut group")
     outputs: list[float] = Field(description="some outputs for the seeded image")
 
@@ -153,7 +153,7 @@ def write(network: SavedNetwork, path: Path) -> None:
             "version": f"{MAJOR}.{MINOR}",
             "written_by": {"aap_hw": aap_hw.__version__, "torch": torch.__version__},
             **origin.as_json(),
-            "folder": str(Path.cwd()),
+            "folder": origin.folder or str(Path.cwd()),
             "kept_channels": network.kept,
             "outputs": _outputs(network.module, origin),
         },
@@ -172,8 +172,7 @@ def read(path: Path, *, source: str | None = None, trust_source: bool = False) -
                 f"{path} names Python code that makes its network, {header.model}, and that would be run; give "
                 "trust_source=True if you trust who wrote the file, or name the code yourself with source="
             )
-        made = Origin(header.model, header.weights, header.input, header.classes)
-        origin = made.from_folder(Path(header.folder))
+        origin = Origin(header.model, header.weights, header.input, header.classes, header.folder)
     else:
         origin = replace(Origin.of(source, header.input, outputs=header.classes), weights=header.weights)
     try:

@@ -6,7 +6,6 @@ a run that was killed needs to go on.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -34,6 +33,7 @@ from aap_hw.prune.run import EventLog, PrunedNetwork, RunFolder, resume_command
 from aap_hw.prune.steps import Event, OnEvent
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.prune.tensorboard import TensorBoardLog, require_tensorboard
+from aap_hw.starting_folder import working_in
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.sources import ImageSource
 
@@ -160,7 +160,7 @@ def resume(folder: Path, on_event: OnEvent = lambda _: None, connect_to: str | N
     job, table = _job_in(folder), load_table(folder / TABLE)
     if connect_to is not None:
         job = replace(job, connect_to=connect_to)
-    with _working_in(job):
+    with working_in(job.folder):
         execution = _Execution(run, job, table, on_event)
         execution.open()
         if connect_to is not None:
@@ -180,13 +180,8 @@ def images_of(folder: Path, source: ImageSource | None = None) -> LabelledImages
     job = _job_in(folder)
     if source is not None:
         return source.load(job.origin.input_shape)
-    with _working_in(job):
+    with working_in(job.folder):
         return (job.data or EMBEDDED).load(job.origin.input_shape)
-
-
-def _working_in(job: Job) -> contextlib.AbstractContextManager[None]:
-    """Let relative paths start from where the job was begun, if that is on this machine."""
-    return contextlib.chdir(job.folder) if Path(job.folder).is_dir() else contextlib.nullcontext()
 
 
 def _job_in(folder: Path) -> Job:

@@ -151,6 +151,23 @@ def test_source_can_be_named_anew_when_it_has_moved(file: Path, tmp_path: Path, 
     assert torch.equal(output(aap_hw.load(copy, source=f"{folder}/net.py:Net")), output(cut))
 
 
+@pytest.mark.parametrize("source", ["net.py:Net", "net:Net"])
+def test_source_is_that_of_the_folder_where_the_file_was_written_wherever_it_is_loaded(
+    source: str, file: Path, cut: nn.Module, keep: dict[str, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(file.parent)
+    monkeypatch.delitem(sys.modules, "net", raising=False)
+    aap_hw.save(cut, keep, tmp_path / "small.safetensors", source=source, input_shape=(3, 16, 16))
+    monkeypatch.delitem(sys.modules, "net", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text("raise SystemExit('of another project')")
+    found = saved.read(Path("small.safetensors"), trust_source=True)
+    assert torch.equal(output(found.module), output(cut))
+    saved.write(found, Path("again.safetensors"))
+    assert torch.equal(output(aap_hw.load("again.safetensors", trust_source=True)), output(cut))
+    assert (found.origin.model, Path.cwd()) == (source, tmp_path)
+
+
 def test_code_that_a_file_names_is_not_run_unless_it_is_trusted(
     folder: Path, cut: nn.Module, keep: dict[str, list[int]], tmp_path: Path
 ) -> None:

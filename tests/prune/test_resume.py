@@ -182,6 +182,7 @@ def test_run_of_relative_paths_goes_on_from_any_folder_and_with_another_address(
         folder.mkdir()
     make = 'def make():\n    return zoo.build("resnet20", "embedded").module\n'
     (begun / "nets.py").write_text(f"from aap_hw.models import zoo\n\n\n{make}")
+    (elsewhere / "nets.py").write_text("raise SystemExit('of another project')")
     few = few_images()
     arrays = {"train_images": few.train_images[::8], "train_labels": few.train_labels[::8]}
     np.savez(begun / "few.npz", **arrays, test_images=few.test_images[::5], test_labels=few.test_labels[::5])
