@@ -6,6 +6,7 @@ so that `--help` answers at once. What each sub-command does is in its own modul
 
 import importlib
 import importlib.util
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import click
 
 from aap_hw import __version__
 from aap_hw.cli.help import WholeSentences
-from aap_hw.errors import Fault, UserError, closest
+from aap_hw.errors import Fault, UserError, closest, reason
 
 # In the order in which they are used; `--help` keeps it.
 COMMANDS = {
@@ -125,9 +126,8 @@ def _report(failure: Exception, given: list[str]) -> int:
             _say(f"interrupted; {what if what and what.args else 'no file is left half-written'}")
             return 130
         case _:
-            first_line = next(iter(str(failure).strip().splitlines()), "")
-            cause = f"{type(failure).__name__}: {first_line}" if first_line else type(failure).__name__
-            _say(f"internal error: {cause}; for the traceback run 'aap-hw --debug {' '.join(given)}'")
+            again = shlex.join(["aap-hw", "--debug", *given])
+            _say(f"internal error: {reason(failure)}; for the traceback run: {again}")
             return 1
 
 
@@ -137,7 +137,8 @@ def _where_to_look(failure: click.ClickException) -> str:
 
 
 def _say(sentence: str) -> None:
-    print(f"aap-hw: {' '.join(sentence.split())}", file=sys.stderr)
+    one_line = " ".join(part for line in sentence.splitlines() if (part := line.strip()))
+    print(f"aap-hw: {one_line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

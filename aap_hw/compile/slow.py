@@ -22,7 +22,7 @@ from aap_hw.compile.gpu.scheduling import scheduled
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.slow_call import IMAGE, Operand, SlowCall
 from aap_hw.compile.target import DeviceTarget, GpuTarget
-from aap_hw.errors import UserError
+from aap_hw.errors import UserError, reason
 
 Function = tuple[Any, tuple[np.ndarray, ...]]
 """A PrimFunc, and the values of its last arguments, which belong to it."""
@@ -61,7 +61,7 @@ def _right_function(key: KernelKey, call: SlowCall) -> Function:
                 _PROVEN[key] = in_steps
                 return function
         except Exception as error:  # whatever TVM raises, it cannot do it
-            problem = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            problem = reason(error)[:200]
     raise UserError(
         f"the operator {key.op} has no kernel here, and TVM {tvm.__version__} cannot compile it: {problem}; "
         "replace it in the model or leave that part out"

@@ -17,7 +17,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from aap_hw.errors import UserError, closest
+from aap_hw.errors import UserError, closest, reason
 from aap_hw.graph import surgery
 from aap_hw.graph.blocks import Block, find_blocks
 from aap_hw.graph.call import is_tensor
@@ -231,10 +231,7 @@ def _export(model: nn.Module, inputs: tuple[torch.Tensor, ...], training: bool =
     try:
         program = torch.export.export(model, inputs, strict=False)
     except Exception as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"torch.export cannot trace this {type(model).__name__}: {first_line or type(error).__name__}"
-        ) from error
+        raise UserError(f"torch.export cannot trace this {type(model).__name__}: {reason(error)}") from error
     finally:
         for module, flag in flags:
             module.training = flag

@@ -62,7 +62,7 @@ class Origin:
         """
         source = find(text, outputs)
         if isinstance(weights, str) and source.text in zoo.names():
-            zoo.entry(source.text, weights)
+            zoo.entry(source.text, weights, outputs)
         elif isinstance(weights, str):
             raise UserError(
                 f"{source.text} has no weights named '{weights}'; give a checkpoint's path, or leave --weights out"

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from aap_hw.errors import UserError, closest
+from aap_hw.errors import UserError, closest, reason
 from aap_hw.files import sha256_of
 
 # Where training scripts put the weights among other things, the averaged ones first.
@@ -74,7 +74,9 @@ def _tensors(path: str) -> State:
         try:
             return safetensors.torch.load_file(path)
         except (OSError, SafetensorError) as problem:
-            raise UserError(f"cannot read the weights {path}: {problem}; is it a whole safetensors file?") from problem
+            raise UserError(
+                f"cannot read the weights {path}: {reason(problem)}; is it a whole safetensors file?"
+            ) from problem
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
@@ -83,8 +85,9 @@ def _tensors(path: str) -> State:
             "alone, best as safetensors"
         ) from problem
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as problem:
-        reason = next(iter(str(problem).splitlines()), type(problem).__name__)
-        raise UserError(f"cannot read the weights {path}: {reason}; is it a whole checkpoint of torch?") from problem
+        raise UserError(
+            f"cannot read the weights {path}: {reason(problem)}; is it a whole checkpoint of torch?"
+        ) from problem
     return _state_in(content, path)
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from aap_hw.errors import UserError, closest
+from aap_hw.errors import UserError, closest, reason
 from aap_hw.models.cifar_nets import CifarVGG, mobilenet_v2, shufflenet_v2
 from aap_hw.models.cifar_resnet import CifarResNet
 from aap_hw.models.initialise import calibrate_batch_norm, initialise
@@ -75,13 +75,13 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_ENTRIES))
 
 
-def entry(name: str, weights: str | None = None) -> ZooEntry:
+def entry(name: str, weights: str | None = None, classes: int | None = None) -> ZooEntry:
     """Look a network up without building it; refuses what `build` would refuse.
 
     Raises
     ------
     UserError
-        If there is no such network or it has no such weights.
+        If there is no such network, or it has no such weights for so many classes.
     """
     found = _ENTRIES.get(name)
     if found is None:
@@ -91,6 +91,11 @@ def entry(name: str, weights: str | None = None) -> ZooEntry:
     if weights and found.embedded is None:
         with_weights = ", ".join(n for n, e in sorted(_ENTRIES.items()) if e.embedded)
         raise UserError(f"{name} has no embedded weights; those that have: {with_weights}")
+    if weights and classes not in (None, found.classes):
+        raise UserError(
+            f"the embedded weights of {name} tell {found.classes} classes apart, not {classes}; leave --classes out, "
+            "or give other weights"
+        )
     return found
 
 
@@ -112,7 +117,7 @@ def build(name: str, weights: str | None = None, classes: int | None = None) -> 
     UserError
         If there is no such network, it has no such weights, or the embedded file is missing or damaged.
     """
-    found = entry(name, weights)
+    found = entry(name, weights, classes)
     classes = classes or found.classes
     # On the meta device torch skips its own initialisation, which takes seconds for VGG-16.
     with torch.device("meta"):
@@ -132,5 +137,6 @@ def _load_embedded(module: nn.Module, file: str) -> None:
     try:
         module.load_state_dict(safetensors.torch.load(source.read_bytes()))
     except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot read the embedded weights {source}: {reason}; install the package again") from error
+        raise UserError(
+            f"cannot read the embedded weights {source}: {reason(error)}; install the package again"
+        ) from error

@@ -16,7 +16,7 @@ import pydantic
 
 from aap_hw import ranks
 from aap_hw.device.board import BoardLost
-from aap_hw.errors import NOTHING_ASKED, UserError
+from aap_hw.errors import NOTHING_ASKED, UserError, reason
 from aap_hw.files import WriteError, read_text, write_atomic
 from aap_hw.graph.self_check import CutMismatchError
 from aap_hw.lut.file import load_table, save_table
@@ -189,9 +189,8 @@ def _job_in(folder: Path) -> Job:
     try:
         return Job.from_json(json.loads(text))
     except (ValueError, UserError) as problem:
-        reason = next(iter(str(problem).splitlines()), "")
         raise UserError(
-            f"{folder / CONFIG} is damaged ({reason}); delete the folder and begin the run anew"
+            f"{folder / CONFIG} is damaged ({reason(problem)}); delete the folder and begin the run anew"
         ) from problem
 
 

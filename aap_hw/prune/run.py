@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import aap_hw
-from aap_hw.errors import UserError
+from aap_hw.errors import UserError, reason
 from aap_hw.files import read_text, require_writable_folder, sha256_of, write_atomic
 from aap_hw.graph.self_check import Mismatch
 from aap_hw.jsonlines import JsonLines
@@ -206,6 +206,5 @@ def _text(document: Mapping[str, Any]) -> str:
 
 
 def _damaged(path: Path, problem: Exception) -> UserError:
-    reason = next(iter(str(problem).splitlines()), "") or type(problem).__name__
-    what = f"{reason} is missing" if isinstance(problem, KeyError) else reason
+    what = f"{problem} is missing" if isinstance(problem, KeyError) else reason(problem)
     return UserError(f"{path} is damaged ({what}); restore it, or run 'aap-hw prune' again")

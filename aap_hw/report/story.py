@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aap_hw.device.description import MEASURED
-from aap_hw.errors import UserError
+from aap_hw.errors import UserError, reason
 from aap_hw.files import read_text
 from aap_hw.jsonlines import read_lines
 from aap_hw.lut.file import load_table
@@ -181,6 +181,7 @@ def read_story(folder: Path) -> Story:
         assert all(each["event"] and each["time"] for each in story.events)
         len(story.attention)
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, OSError) as problem:
-        reason = next(iter(str(problem).splitlines()), "") or type(problem).__name__
-        raise UserError(f"{folder} is damaged ({reason}); restore it, or run 'aap-hw prune' again") from problem
+        raise UserError(
+            f"{folder} is damaged ({reason(problem)}); restore it, or run 'aap-hw prune' again"
+        ) from problem
     return story

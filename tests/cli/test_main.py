@@ -43,7 +43,26 @@ def test_user_error_is_one_line_and_code_2(failing: Callable[..., Any]) -> None:
 def test_fault_of_ours_is_one_line_and_code_1_and_says_how_to_see_more(failing: Callable[..., Any]) -> None:
     outcome = failing(KeyError("x"))
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == "aap-hw: internal error: KeyError: 'x'; for the traceback run 'aap-hw --debug fail'\n"
+    assert outcome.err == "aap-hw: internal error: KeyError: 'x'; for the traceback run: aap-hw --debug fail\n"
+
+
+def test_command_that_shows_the_traceback_can_be_pasted(
+    monkeypatch: pytest.MonkeyPatch, aap_hw: Callable[..., Any]
+) -> None:
+    command = click.Command("fail", params=[click.Argument(["path"])], callback=lambda path: [][0])
+    monkeypatch.setattr(LazyGroup, "list_commands", lambda self, ctx: ["fail"])
+    monkeypatch.setattr(LazyGroup, "get_command", lambda self, ctx, name: command)
+    assert aap_hw("fail", "my  run's").err.partition("run: ")[2] == """aap-hw --debug fail 'my  run'"'"'s'\n"""
+
+
+@pytest.mark.parametrize("failure", [ValueError(), ValueError("\n"), ValueError("")])
+def test_exception_without_text_is_called_by_its_type(failing: Callable[..., Any], failure: Exception) -> None:
+    assert failing(failure).err.startswith("aap-hw: internal error: ValueError; ")
+
+
+def test_spaces_of_a_name_stay_as_they_are(failing: Callable[..., Any]) -> None:
+    outcome = failing(UserError("there is no 'my  run' \n or\n\n 'yours'"))
+    assert outcome.err == "aap-hw: error: there is no 'my  run' or 'yours'\n"
 
 
 def test_fault_that_a_check_of_ours_found_is_one_sentence_and_code_1(failing: Callable[..., Any]) -> None:

@@ -78,6 +78,12 @@ def test_weights_that_do_not_exist_are_refused_by_name():
         zoo.build("resnet18", weights="embedded")
     with pytest.raises(UserError, match="no weights named 'imagenet'"):
         zoo.build("resnet20", weights="imagenet")
+    assert zoo.build("resnet20", "embedded", 10).classes == 10
+    for refused in (zoo.entry, zoo.build):
+        with pytest.raises(
+            UserError, match="embedded weights of resnet20 tell 10 classes apart, not 5; leave --classes"
+        ):
+            refused("resnet20", "embedded", 5)
 
 
 def test_embedded_resnet20_is_as_accurate_as_its_log_says():

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from aap_hw.errors import UserError
+from aap_hw.errors import UserError, reason
 from aap_hw.train.data import Bytes, LabelledImages, Labels, Normalisation
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -63,8 +63,7 @@ def _from_torchvision(folder: Path, download: bool) -> tuple[tuple[Bytes, Labels
     try:
         splits = [CIFAR10(str(folder), train=train, download=download) for train in (True, False)]
     except (OSError, RuntimeError, EOFError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise UserError(f"cannot read CIFAR-10 in {folder}: {reason}; {HOW_TO_GET}") from problem
+        raise UserError(f"cannot read CIFAR-10 in {folder}: {reason(problem)}; {HOW_TO_GET}") from problem
     train, test = ((split.data.transpose(0, 3, 1, 2).copy(), np.array(split.targets, np.int64)) for split in splits)
     return train, test
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aap_hw.errors import UserError
+from aap_hw.errors import UserError, reason
 from aap_hw.train.data import CLASS_NAMES, Bytes, LabelledImages, Labels
 
 HOW_TO_GET = (
@@ -82,5 +82,4 @@ def _download(folder: Path) -> None:
     try:
         FashionMNIST(str(folder), download=True)
     except (OSError, RuntimeError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise UserError(f"cannot download Fashion-MNIST to {folder}: {reason}; {HOW_TO_GET}") from problem
+        raise UserError(f"cannot download Fashion-MNIST to {folder}: {reason(problem)}; {HOW_TO_GET}") from problem

@@ -60,6 +60,16 @@ def test_inputs_are_normalised_as_the_shared_checkpoints_expect(few, tmp_path):
     np.testing.assert_allclose(inputs[0], expected, atol=1e-5)
 
 
+def test_failure_without_a_text_is_called_by_its_type(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise EOFError
+
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", fail)
+    with pytest.raises(UserError, match=r"cannot read CIFAR-10 in .*: EOFError; "):
+        cifar10.load_cifar10(tmp_path)
+
+
 def test_pickles_of_unknown_content_are_not_opened(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
     for name in (*cifar10.TRAIN_FILES, "test_batch", "batches.meta"):
