@@ -30,7 +30,7 @@ from aap_hw.files import write_atomic
 from aap_hw.graph import ChannelGraph
 from aap_hw.models import python_source
 from aap_hw.models.origin import Origin
-from aap_hw.models.source import runs_code
+from aap_hw.models.source import is_own, runs_code
 from aap_hw.models.weights import WeightsFile
 from aap_hw.validation import validated
 
@@ -172,7 +172,8 @@ def read(path: Path, *, source: str | None = None, trust_source: bool = False) -
                 f"{path} names Python code that makes its network, {header.model}, and that would be run; give "
                 "trust_source=True if you trust who wrote the file, or name the code yourself with source="
             )
-        origin = Origin(header.model, header.weights, header.input, header.classes, header.folder)
+        folder = header.folder if is_own(header.model) else ""
+        origin = Origin(header.model, header.weights, header.input, header.classes, folder)
     else:
         origin = replace(Origin.of(source, header.input, outputs=header.classes), weights=header.weights)
     try:
