@@ -265,9 +265,9 @@ def prune(
 def resume(run: StrPath, *, connect: str | None = None, on_event: OnEvent | None = None) -> Pruned:
     """Go on with a run that was ended early, to the result that it would have had.
 
-    Its events of before are sent again. Meanwhile the working folder is the one that the run was begun in, so that its
-    relative paths mean what they meant. Code that it was begun with, a network's or a function that gives the images,
-    is run again, with all your rights.
+    Its events of before, but for steps, are sent again. Meanwhile the working folder is the one that the run was begun
+    in, so that its relative paths mean what they meant. Code that it was begun with, a network's or a function that
+    gives the images, is run again, with all your rights.
 
     Parameters
     ----------
@@ -385,6 +385,11 @@ def _budgets(
     for name, asked in given.items():
         if asked is None:
             continue
+        if not isinstance(asked, str | Budget):
+            raise UserError(
+                f"the budget of {name} is {asked!r}; write it as text, for example "
+                f"{RESOURCES[name].examples[0]} or '55%'"
+            )
         budget = Budget.parse(asked, RESOURCES[name]) if isinstance(asked, str) else asked
         if budget.resource != RESOURCES[name]:
             raise UserError(

@@ -1,8 +1,8 @@
 """The pictures of reports in docs/images, made by a headless Chromium of runs that are there.
 
 The first run is shown by its report, all three by their comparison, which is named by their folders. Those of the
-pictures come from ``make demo`` and, with its table and ``--rounds 2``, from ``--budget 70%`` and from
-``--budget 50% --score weight-l1``.
+pictures come from ``make demo``, whose folder is renamed, and, with its table and ``--rounds 2``, from ``--budget 70%``
+and from ``--budget 50% --score weight-l1``.
 
 Example: python scripts/report_pictures.py runs/budget-50 runs/budget-70 runs/budget-50-weight-l1
 """

@@ -24,7 +24,9 @@ from aap_hw.compile.partition import is_of_shape, partition
 from aap_hw.compile.shape import weight_shape
 from aap_hw.compile.slow_call import SlowCall
 from aap_hw.compile.target import DeviceTarget
+from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.source import explain
 
 
 def compile_network(model: nn.Module, example: torch.Tensor, target: DeviceTarget, library: Path) -> Network:
@@ -107,9 +109,15 @@ def state_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
     """The weights of a program, and what it computes of weights or of nothing, as its other operators read it.
 
     Computed in the program's order, as one operator may write into what another made.
+
+    Raises
+    ------
+    UserError : two operators read the same value, and it is written to between them.
     """
     tensors = {**program.state_dict, **program.constants}
-    state = {name: tensor.detach().cpu() for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+    state = {
+        name: tensor.detach().cpu().clone() for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)
+    }
     signature = program.graph_signature
     names = {
         **signature.inputs_to_parameters,
@@ -117,9 +125,21 @@ def state_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
         **signature.inputs_to_lifted_tensor_constants,
     }
     computed: dict[Node, Any] = {}
+    versions: dict[str, int] = {}
 
     def value(node: Node) -> Any:
-        return state[names[node.name]] if node.name in names else computed.get(node, torch.empty(0))
+        if node.name in names:
+            return state[names[node.name]]
+        return computed[node] if node in computed else torch.empty(0, dtype=node.meta["val"].dtype)
+
+    def read(node: Node) -> torch.Tensor:
+        version = computed[node]._version
+        if versions.setdefault(node.name, version) != version:
+            raise UserError(
+                explain("a value that the model's code makes is written to between two that read it", node)
+                + "; use the form that does not work in place"
+            )
+        return state[node.name] if node.name in state else computed[node].clone()
 
     def is_known(node: Node) -> bool:
         return node.name in names or node in computed
@@ -130,7 +150,7 @@ def state_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
                 assert callable(node.target)
                 computed[node] = node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))
             else:
-                state |= {s.name: computed[s].clone() for s in node.all_input_nodes if s in computed}
+                state |= {source.name: read(source) for source in node.all_input_nodes if source in computed}
     return state
 
 

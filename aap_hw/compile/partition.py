@@ -178,6 +178,7 @@ class Partition:
                 problem = f"{node.target} writes into a tensor of which another view is read later"
                 raise self.refused(problem, node, "use the form that does not work in place")
             self._value[other] = self._value[node]
+            self._constants.discard(other)
 
     # What rules read.
 

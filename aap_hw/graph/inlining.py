@@ -36,6 +36,8 @@ def _inline(module: fx.GraphModule, renamed: dict[str, str]) -> None:
         inside = module.get_submodule(str(function.target))
         assert isinstance(inside, fx.GraphModule)
         _inline(inside, {})
+        if inside.graph.find_nodes(op="get_attr"):
+            continue  # a region that stays is inside, whose graph is known by this name only here
         values: dict[Node, Any] = dict(zip(inside.graph.find_nodes(op="placeholder"), inputs, strict=True))
         with graph.inserting_before(node):
             results: Any = graph.graph_copy(inside.graph, values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from aap_hw import ranks
 from aap_hw.device import load_profile
 from aap_hw.device.boards import Boards, Notify
@@ -10,7 +12,12 @@ from aap_hw.lut.table import LatencyTable
 
 # What makes it another machine, the plainest first. How points were timed, and by which TVM, is no reason not to
 # measure: what is measured corrects the table. An emulator that says that it is the same CPU is another machine, too.
-FACTS = {"cpu": "CPU", "threads": "thread count", "target": "target", "provenance": "provenance"}
+FACTS = {
+    "cpu": "the table was measured with the CPU {!r} and here it is {!r}",
+    "threads": "the table was measured with the thread count {!r} and here it is {!r}",
+    "target": "the table was measured with the target {!r} and here it is {!r}",
+    "provenance": "the table is {} and the times of what is here are {}",
+}
 # A run that has trained for hours waits for a board that others use in the meantime.
 PATIENCE_S = 3600.0
 
@@ -75,14 +82,14 @@ def _reach(table: LatencyTable, device: str | None, connect_to: str | None, noti
         return str(problem)
     boards.close()
     description = boards.describe().as_json()
-    for fact, word in FACTS.items():
+    for fact, sentence in FACTS.items():
         here, there = description[fact], table.device[fact]
-        if there == here:
+        if there in (here, "estimated"):
             continue
-        where = "" if connect_to is None else f" --connect {connect_to}"
+        where = "" if connect_to is None else f" --connect {shlex.quote(connect_to)}"
         difference = (
-            f"the table was measured with the {word} {there!r} and here it is {here!r}; "
-            f"'aap-hw profile --device {device or name}{where} --out FILE' makes a table of what is here"
+            f"{sentence.format(there, here)}; "
+            f"'aap-hw profile --device {shlex.quote(device or name)}{where} --out FILE' makes a table of what is here"
         )
         if is_told:
             raise UserError(f"{difference}, and without --device and --connect latencies are predicted")

@@ -274,8 +274,8 @@ class _Execution:
         if self._log is not None:
             if event.name != "step":
                 self._log.add({"event": event.name, **event.figures})
-            if self._tensorboard is not None:
-                self._tensorboard.add(event)
+                if self._tensorboard is not None:
+                    self._tensorboard.add(event)
             self._on_event(event)
 
     def _begin(self) -> None:

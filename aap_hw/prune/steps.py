@@ -52,7 +52,7 @@ class Event:
 
     In this order: ``start`` once it is certain that there is something to do, then for each round ``measured`` for
     each plan that is tried on the device, ``cut``, ``epoch`` for each epoch, and ``round``; ``waiting`` whenever a
-    board does not answer or is taken; and ``step`` for each batch of training, which is for a screen alone.
+    board does not answer or is taken; and ``step`` for each batch of training, which is not logged.
     """
 
     name: str

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def how_known(measured: bool, provenance: str) -> str:
-    """How a time is known: of a network that was itself timed or not, where the table of the given provenance was."""
+    """How a time is known, of a network that was timed or not, by whatever made the table of that provenance."""
     if provenance != "measured":
         return f"{provenance}: no latency of the device"
     return "measured" if measured else "predicted"

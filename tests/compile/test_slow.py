@@ -14,11 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aap_hw.compile import slow
 from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.lowering import compile_network
 from aap_hw.compile.partition import partition
 from aap_hw.compile.slow_call import SlowCall, constant_elements, output_pixels
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from tests.compile.running import assert_compiled_equals_pytorch, outputs, randomise
+from tests.compile.running import assert_compiled_equals_pytorch, outputs, randomise, target
 from tests.graph.constructs import CONSTRUCTS
 from tests.graph.ground_truth import random_keep
 
@@ -197,3 +198,39 @@ def test_vectors_of_one_pixel_are_an_image_of_one_pixel(tmp_path: Path) -> None:
         return torch.cat([(rows @ rows.transpose(1, 2).softmax(-1)[:, :1, :1]).view(x.shape), x], 1).relu()
 
     assert_compiled_equals_pytorch(OneOperator(attending).eval(), torch.randn(1, 3, 1, 1), tmp_path)
+
+
+def test_a_value_that_an_image_is_written_into_is_no_constant(tmp_path: Path) -> None:
+    def copied(x: Tensor) -> Tensor:
+        y = x.new_zeros(x.shape)
+        y += x
+        return y * 2.0
+
+    assert_compiled_equals_pytorch(OneOperator(copied).eval(), torch.randn(1, 3, 5, 5), tmp_path)
+
+
+def test_a_constant_that_changes_between_two_readers_is_refused(tmp_path: Path) -> None:
+    def changing(x: Tensor) -> Tensor:
+        mask = x.new_ones((5, 5))
+        y = x + mask
+        mask[0] = 3
+        return y * mask
+
+    with pytest.raises(UserError, match="is written to between two that read it"):
+        outputs(OneOperator(changing).eval(), torch.randn(1, 3, 5, 5), tmp_path)
+
+
+def test_a_buffer_that_the_code_counts_with_is_left_as_it_was(tmp_path: Path) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls.add_(1)
+            return self.conv(x)  # type: ignore[no-any-return]
+
+    model = Counting().eval()
+    compile_network(model, torch.zeros(1, 3, 5, 5), target(), tmp_path / "network.so")
+    assert model.calls == 0

@@ -178,6 +178,10 @@ def test_code_that_a_file_names_is_not_run_unless_it_is_trusted(
     with pytest.raises(UserError, match=r"names Python code that makes its network, .*evil\.py:Net, and that would"):
         aap_hw.load(received)
     assert torch.equal(output(aap_hw.load(received, source=ours)), output(cut))
+    for source in (f"{tmp_path}/evil.py:Net.pt2", "evil:Net.pt2"):
+        other = rewritten(path, tmp_path / "other.safetensors", lambda d, source=source: d.update(model=source))
+        with pytest.raises(UserError, match="names Python code that makes its network"):
+            aap_hw.load(other)
     assert not (tmp_path / "ran").exists()
     aap_hw.load(received, trust_source=True)
     assert (tmp_path / "ran").exists()

@@ -81,7 +81,7 @@ def test_emulated_device_of_an_emulated_table_may_be_named_and_is_not_measured_o
 def test_emulated_device_is_another_than_the_measured_one(emulated: DeviceDescription) -> None:
     device, why_not = device_of(table(**{**emulated.as_json(), "provenance": "measured"}))
     assert device is None
-    assert "with the provenance 'measured' and here it is 'emulated'" in why_not
+    assert "the table is measured and the times of what is here are emulated" in why_not
 
 
 def test_device_whose_profile_is_a_file_is_measured_on_if_it_is_the_tables(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def _is_function(module: str, function: str) -> bool:
 
 
 def _made(module: str, function: str, input_shape: InputShape) -> LabelledImages:
-    """Call a function of the user's; modules are also looked for in the working folder."""
+    """Call a function of the user's; modules are looked for in the working folder first."""
     text = f"{module}:{function}"
     try:
         with importing_from(Path.cwd()):
