@@ -177,8 +177,12 @@ class Partition:
             if not is_same_view(other, node):
                 problem = f"{node.target} writes into a tensor of which another view is read later"
                 raise self.refused(problem, node, "use the form that does not work in place")
+            if other in self._constants:
+                problem = (
+                    f"{node.target} writes what depends on the image into a tensor of constants that is read later"
+                )
+                raise self.refused(problem, node, "use the form that does not work in place")
             self._value[other] = self._value[node]
-            self._constants.discard(other)
 
     # What rules read.
 
