@@ -171,7 +171,7 @@ def test_real_process_adds_nothing_to_the_json_nor_to_the_one_line_of_an_error(
     out = tmp_path / "run"
     child = subprocess.run(
         [sys.executable, "-c", PLANS_WELL_AND_PRUNES_BADLY, str(table_file), str(out)],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert child.returncode == 2, child.stderr
     assert json.loads(child.stdout)["device"] == "x86"
