@@ -380,23 +380,20 @@ def _budgets(
 ) -> Sequence[Budget]:
     from aap_hw.policy import RESOURCES, Budget
 
-    given = {"latency": latency, "parameters": parameters, "flops": flops, "memory": memory}
-    budgets = []
+    given: dict[str, object] = {"latency": latency, "parameters": parameters, "flops": flops, "memory": memory}
+    budgets: list[Budget] = []
     for name, asked in given.items():
         if asked is None:
             continue
-        if not isinstance(asked, str | Budget):
-            raise UserError(
-                f"the budget of {name} is {asked!r}; write it as text, for example "
-                f"{RESOURCES[name].examples[0]} or '55%'"
-            )
-        budget = Budget.parse(asked, RESOURCES[name]) if isinstance(asked, str) else asked
-        if budget.resource != RESOURCES[name]:
-            raise UserError(
-                f"the budget of {name} is given a budget of {budget.resource.name}; write it as text, for example "
-                f"{RESOURCES[name].examples[0]} or '55%'"
-            )
-        budgets.append(budget)
+        resource = RESOURCES[name]
+        budget = Budget.parse(asked, resource) if isinstance(asked, str) else asked
+        if isinstance(budget, Budget) and budget.resource == resource:
+            budgets.append(budget)
+            continue
+        wrong = f"given a budget of {budget.resource.name}" if isinstance(budget, Budget) else repr(asked)
+        raise UserError(
+            f"the budget of {name} is {wrong}; write it as text, for example {resource.examples[0]} or '55%'"
+        )
     if needed and not budgets:
         raise UserError(NOTHING_ASKED)
     return budgets
@@ -410,6 +407,7 @@ def _origin(
     source: ImageSource | None = None,
 ) -> Origin:
     """The network that is asked for; with the embedded images, what was trained on them is trained."""
+    from aap_hw.models import zoo
     from aap_hw.models.origin import Origin
     from aap_hw.models.weights import weights_of
 
@@ -418,6 +416,7 @@ def _origin(
             f"a network is given by a text, from which a run makes it again, and not by a {type(model).__name__}; "
             "write a function that returns it and name that: 'FILE.py:FUNCTION' or 'PACKAGE.MODULE:FUNCTION'"
         )
-    if weights is None and source is not None and source.text == "embedded" and model == "resnet20":
+    is_embedded = source is not None and source.text == "embedded"
+    if weights is None and is_embedded and model in zoo.names() and zoo.entry(model).embedded:
         weights = "embedded"
     return Origin.of(model, input_shape, weights_of(weights), classes)

@@ -20,7 +20,7 @@ from aap_hw.compile.build import build_kernel, export_library
 from aap_hw.compile.function import CONSTANTS, Argument, KernelFunction
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.network import Kernel, Network
-from aap_hw.compile.partition import is_of_shape, partition
+from aap_hw.compile.partition import is_of_shape, partition, state_names
 from aap_hw.compile.shape import weight_shape
 from aap_hw.compile.slow_call import SlowCall
 from aap_hw.compile.target import DeviceTarget
@@ -118,12 +118,7 @@ def state_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
     state = {
         name: tensor.detach().cpu().clone() for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)
     }
-    signature = program.graph_signature
-    names = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
+    names = state_names(program)
     computed: dict[Node, Any] = {}
     versions: dict[str, int] = {}
 

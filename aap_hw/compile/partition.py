@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 
 import torch
+from torch.export import ExportedProgram
 from torch.fx import Node
 
 from aap_hw.compile.kernel import KernelKey
@@ -71,12 +72,7 @@ class Partition:
 
     def __init__(self, graph: ChannelGraph) -> None:
         self.graph = graph
-        signature = graph.program.graph_signature
-        self._parameters: dict[str, str] = {
-            **signature.inputs_to_parameters,
-            **signature.inputs_to_buffers,
-            **signature.inputs_to_lifted_tensor_constants,
-        }
+        self._parameters = state_names(graph.program)
         self._nodes = list(graph.program.graph.nodes)
         self.memory = Memory(self._nodes)
         self.image = ""
@@ -175,14 +171,13 @@ class Partition:
         """Whoever reads the memory that an in-place operator wrote to sees its result from here on."""
         for other in self.memory.stale_after(node):
             if not is_same_view(other, node):
-                problem = f"{node.target} writes into a tensor of which another view is read later"
-                raise self.refused(problem, node, "use the form that does not work in place")
-            if other in self._constants:
-                problem = (
-                    f"{node.target} writes what depends on the image into a tensor of constants that is read later"
-                )
-                raise self.refused(problem, node, "use the form that does not work in place")
-            self._value[other] = self._value[node]
+                problem = "writes into a tensor of which another view is read later"
+            elif other in self._constants:
+                problem = "writes what depends on the image into a tensor of constants that is read later"
+            else:
+                self._value[other] = self._value[node]
+                continue
+            raise self.refused(f"{node.target} {problem}", node, "use the form that does not work in place")
 
     # What rules read.
 
@@ -323,6 +318,16 @@ class Partition:
         self._value[node] = self.value_as_it_lies(source, node)
         if is_image and len(shape_of(node)) > 2:
             self._images.add(node)
+
+
+def state_names(program: ExportedProgram) -> dict[str, str]:
+    """For each input of a program that is no image, the name of its weight or constant in the program's state."""
+    signature = program.graph_signature
+    return {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
 
 
 def is_of_shape(node: Node) -> bool:

@@ -79,7 +79,7 @@ def find(text: str, classes: int | None = None) -> Source:
 
 def is_own(text: str) -> bool:
     """Whether a network is made by a file or a module of the user's, which decides its classes and weights itself."""
-    return text.endswith(".pt2") or ":" in text.removeprefix("torchvision:").removeprefix("timm:")
+    return text.endswith(".pt2") or runs_code(text)
 
 
 def runs_code(text: str) -> bool:
