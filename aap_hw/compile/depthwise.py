@@ -37,8 +37,8 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
     (height, width), (top, left) = shape.size, shape.padding
     lanes = lanes_for(channels, target)
-    # Twice that many registers hold the sums and the pixels that neighbours share; 7 divides the usual image sizes.
-    length = min(target.registers // 4 - 1, shape.out_width)
+    # The registers hold the sums, a row of weights and one pixel's values; 7 divides the usual image sizes.
+    length = max(1, min(7, target.registers - kw - 1, shape.out_width))
     along, deep = Steps(shape.out_width, length), Steps(channels, lanes)
     block = max(1, BLOCK // lanes)
     output_shape = (key.batch, shape.out_height, shape.out_width, channels)
@@ -73,13 +73,16 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
             end = T.bind(T.min(kh, (height - first + dh - 1) // dh))
             with T.serial(begin, end) as ry:
                 row = T.bind(((n * height + first + ry * dh) * width + x * sw - left) * channels + c)
-                for rx in range(kw):
-                    weight = T.bind(vector(weights, ((step * kh + ry) * kw + rx) * lanes, lanes))
+                taps = [T.bind(vector(weights, ((step * kh + ry) * kw + rx) * lanes, lanes)) for rx in range(kw)]
+                # Pixel by pixel, so that each is loaded once for all the sums it belongs to.
+                for offset in sorted({p * sw + rx * dw for p in range(length) for rx in range(kw)}):
+                    if isinstance(x, int) and not 0 <= x * sw + offset - left < width:
+                        continue
+                    value = T.bind(vector(source, row + offset * channels, lanes))
                     for p in range(length):
-                        if isinstance(x, int) and not is_inside(x + p, rx):
-                            continue
-                        value = vector(source, row + (p * sw + rx * dw) * channels, lanes)
-                        store(sums, vector(sums, p * lanes, lanes) + value * weight, p * lanes, lanes)
+                        rx, rest = divmod(offset - p * sw, dw)
+                        if rest == 0 and 0 <= rx < kw:
+                            store(sums, vector(sums, p * lanes, lanes) + value * taps[rx], p * lanes, lanes)
             for p in range(length):
                 at = T.bind(((n * shape.out_height + y) * shape.out_width + x + p) * channels + c)
                 with lane_loop(lanes) as i:

@@ -100,9 +100,12 @@ class Steps:
 
 
 def lanes_for(channels: int, target: CpuTarget) -> int:
-    """Vector length for a channel count: the longest that fits, or half a register where that leaves no tail."""
+    """Vector length for a channel count: the longest that fits, or half a register of AVX-512 where that has no tail.
+
+    Half of a shorter register takes as long as all of it.
+    """
     half = target.lanes // 2
-    if channels % target.lanes and channels % half == 0 and half >= 4:
+    if half >= 8 and channels % target.lanes and channels % half == 0:
         return half
     return min(target.lanes, 1 << (channels.bit_length() - 1))
 

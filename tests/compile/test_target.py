@@ -31,6 +31,7 @@ CPUS: list[tuple[dict[str, Any], int, int]] = [
     ({"tag": "raspberry-pi/4b-aarch64"}, 4, 32),
 ]
 MODELS = [CpuTarget.of(options, 1) for options, *_ in CPUS]
+AVX2 = CpuTarget.of({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"}, 1)
 AVX512 = CpuTarget.of({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "skylake-avx512"}, 1)
 
 
@@ -72,6 +73,11 @@ def test_vector_is_no_longer_than_the_channels_and_half_a_register_where_that_le
     channels: int, lanes: int
 ) -> None:
     assert lanes_for(channels, AVX512) == lanes
+
+
+@pytest.mark.parametrize(("channels", "lanes"), [(60, 8), (12, 8), (8, 8), (7, 4), (3, 2)])
+def test_half_an_avx2_register_costs_a_whole_one_and_is_used_for_fewer_channels_only(channels: int, lanes: int) -> None:
+    assert lanes_for(channels, AVX2) == lanes
 
 
 @pytest.mark.parametrize(
