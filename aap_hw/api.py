@@ -314,13 +314,14 @@ def deploy(
     """
     from aap_hw.deploy.deploying import deploy as deploy_run
     from aap_hw.device import load_profile
-    from aap_hw.device.connection import connect as connect_to
+    from aap_hw.device.boards import Boards
     from aap_hw.prune.job import images_of
     from aap_hw.prune.run import RunFolder
 
     description = load_profile(device).reached_by(connect)
     images = images_of(Path(run), _source(data))
-    return deploy_run(RunFolder(Path(run)), connect_to(description), images, None if out is None else Path(out))
+    with closing(Boards(description)) as boards:
+        return deploy_run(RunFolder(Path(run)), boards, images, None if out is None else Path(out))
 
 
 def bundle(run: StrPath, device: str, *, data: str | ImageSource | None = None, out: StrPath | None = None) -> Path:

@@ -1,8 +1,10 @@
 """How long a profile takes with one board, with two, and with two of which one dies or hangs half way.
 
 The boards are real RPC servers behind a real tracker, and their kernels sleep instead of running: two cores are not two
-boards. Timed is the measuring of points, from the first one's start to the last; what follows, a few whole networks, is
-done by one board whatever there is.
+boards. They sleep long enough for a point to take a second or two, as the measuring of a real network's points takes
+minutes: what two boards cannot share, the first compiler and the second board's session, is a few seconds. Timed is the
+measuring of points with these, from the first one's start to the last; what follows, a few whole networks, is done by
+one board whatever there is.
 
     python benchmarks/boards.py --json -
 """
@@ -42,7 +44,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kernel-ms", type=float, default=40.0, help="how long each call of a kernel sleeps")
+    parser.add_argument("--kernel-ms", type=float, default=100.0, help="how long each call of a kernel sleeps")
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--quick", action="store_true", help="short sleeps: does it run?")
     options = parser.parse_args()

@@ -27,8 +27,9 @@ def command(json_to: str | None) -> None:
 
 
 def _print_table(profiles: "list[DeviceProfile]") -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from aap_hw.cli.run_screen import plain_console
 
     table = Table(box=None, pad_edge=False)
     for heading in ("device", "target", "threads", "reached through", "description"):
@@ -41,4 +42,4 @@ def _print_table(profiles: "list[DeviceProfile]") -> None:
             profile.connect.summary(),
             profile.description,
         )
-    Console().print(table)
+    plain_console().print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def validate(
     """
     from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.device import load_profile
-    from aap_hw.device.connection import connect
+    from aap_hw.device.boards import Boards
     from aap_hw.lut.finding import find_file
     from aap_hw.lut.validating import validate_model
     from aap_hw.models.origin import Origin
@@ -88,15 +89,14 @@ def validate(
     profile = load_profile(device).reached_by(connect_to)
     path = find_file(lut) if lut else Path("lut") / f"{profile.name}.json"
     table = read_table(str(path))
-    board = connect(profile)
     origin = Origin.of(model_name, input_shape)
     shape = (1, *origin.input_shape)
-    with MeasuringScreen(path) as screen:
+    with closing(Boards(profile)) as boards, MeasuringScreen(path) as screen:
         entries = validate_model(
             origin.model,
             origin.build(),
             shape,
-            board,
+            boards,
             path,
             plans=plans,
             seed=seed,

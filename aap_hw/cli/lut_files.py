@@ -69,7 +69,7 @@ def diff(first: str, second: str, out: str | None, json_to: str | None) -> None:
         return
     console = plain_console()
     for name, ours, theirs in comparison.facts:
-        console.print(f"{name}: {ours} there, {theirs} here", soft_wrap=True)
+        console.print(f"{name}: {ours} in {first}, {theirs} in {second}", soft_wrap=True)
     console.print(
         f"{len(comparison.shared)} points of both, {comparison.only_first} only in {first}, "
         f"{comparison.only_second} only in {second}",

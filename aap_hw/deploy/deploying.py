@@ -18,6 +18,7 @@ from aap_hw.compile.target import DeviceTarget
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.reference import FEW, Reference
 from aap_hw.deploy.requirements import Requirements
+from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device, target_of
 from aap_hw.device.description import MEASURED, DeviceDescription
 from aap_hw.device.machine import LoadedLibrary
@@ -53,32 +54,34 @@ class Deployment:
     summary: dict[str, Any]
 
 
-def deploy(run: RunFolder, device: Device, data: LabelledImages, folder: Path | None = None) -> Deployment:
+def deploy(run: RunFolder, device: Device | Boards, data: LabelledImages, folder: Path | None = None) -> Deployment:
     """Deploy a finished run to a device and write its bundle, by default inside the run folder.
+
+    Of several boards, any one is used, and no longer than the network is checked and timed there.
 
     Raises
     ------
     UserError : the run was pruned for another device.
     Fault : the compiled network does not compute what PyTorch does.
     """
-    description = device.describe()
+    boards = Boards.of(device)
+    description = boards.describe()
+    boards.close()  # free for others while networks are compiled here
     is_real = description.provenance == MEASURED
     # An emulator computes what the device would, slowly, and how long it takes tells nothing.
-    job = _Job.of(run, device.profile, data, folder, None if is_real else FEW)
+    job = _Job.of(run, boards.profile, data, folder, None if is_real else FEW)
     networks = {"pruned": job.network.module, **({"dense": job.network.origin.skeleton()} if is_real else {})}
     with tempfile.TemporaryDirectory(prefix="aap-hw-deploy-") as scratch:
         files = {name: Path(scratch) / f"{name}.so" for name in networks}
         compiled = {
-            name: compile_network(module, job.image, device.target, files[name]) for name, module in networks.items()
+            name: compile_network(module, job.image, boards.target, files[name]) for name, module in networks.items()
         }
-        libraries = {name: device.load(file) for name, file in files.items()}
-        outputs = _outputs(libraries["pruned"], job.reference.images)
+        outputs, timings = _run_and_time(files, job, boards, is_real)
         difference = job.reference.compare(outputs, "the compiled network")
         figures: dict[str, Any] = {"max_abs_diff": difference, "images_checked": len(outputs)}
         figures["slow_path"] = compiled["pruned"].slow_path
-        timings, measured = {}, None
+        measured = None
         if is_real:
-            timings = time_in_turn(libraries, "main", [job.image.numpy()], device.profile.measure)
             dense_ms, pruned_ms = (timings[name].latency_us / 1e3 for name in ("dense", "pruned"))
             measured = {"ms": pruned_ms, "unpruned_ms": dense_ms, "statistic": STATISTIC, "provenance": MEASURED}
             budget = job.network.record["budgets"].get(LATENCY.name)
@@ -88,7 +91,7 @@ def deploy(run: RunFolder, device: Device, data: LabelledImages, folder: Path | 
                 "pruned_ms": pruned_ms,
                 "dense_is_measured": True,
             }
-        job.write(files["pruned"], device.target, description.as_json(), measured)
+        job.write(files["pruned"], boards.target, description.as_json(), measured)
     agreement = 100.0 * float(np.mean(outputs.argmax(1) == job.reference.outputs.argmax(1)))
     return Deployment(job.folder, difference, agreement, len(outputs), timings, run.update_summary(figures))
 
@@ -173,6 +176,22 @@ class _Job:
     def _predicted(self) -> dict[str, Any] | None:
         predicted_ms = self.summary.get("predicted_ms")
         return predicted_ms and {"ms": predicted_ms, "provenance": self.summary["provenance"]}
+
+
+def _run_and_time(
+    files: Mapping[str, Path], job: _Job, boards: Boards, is_real: bool
+) -> tuple[np.ndarray, dict[str, Timing]]:
+    """What the pruned network computes on one of the boards, and latencies of all, if it is a real one."""
+    results: list[tuple[np.ndarray, dict[str, Timing]]] = []
+
+    def work(device: Device, files: Mapping[str, Path]) -> None:
+        libraries = {name: device.load(file) for name, file in files.items()}
+        outputs, image = _outputs(libraries["pruned"], job.reference.images), job.image.numpy()
+        results.append((outputs, time_in_turn(libraries, "main", [image], device.profile.measure) if is_real else {}))
+
+    boards.share([files], work)
+    boards.close()
+    return results[-1]
 
 
 def _outputs(library: LoadedLibrary, images: torch.Tensor) -> np.ndarray:

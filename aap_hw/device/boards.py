@@ -40,7 +40,7 @@ class _Place:
 
 
 class Boards:
-    """The boards of a profile, or this machine.
+    """The boards of a profile, or this machine: how all but the doctor reach a device.
 
     Attributes
     ----------
@@ -74,8 +74,10 @@ class Boards:
         self._description = self._first()
 
     @classmethod
-    def of(cls, device: Device) -> Boards:
-        """A single device that is there already."""
+    def of(cls, device: Device | Boards) -> Boards:
+        """A single device that is there already, as boards; boards as they are."""
+        if isinstance(device, Boards):
+            return device
         boards = cls.__new__(cls)
         boards.profile, boards.target = device.profile, device.target
         boards._notify, boards._patience_s = lambda _: None, None

@@ -17,9 +17,9 @@ import tvm
 
 from aap_hw.compile.build import SCHEDULES
 from aap_hw.compile.gpu.cubin import compile_for_loader
-from aap_hw.compile.linking import linker_of, runs_here, triple_of
+from aap_hw.compile.linking import runs_here, triple_of
 from aap_hw.compile.target import DeviceTarget, GpuTarget, device_target, host_options
-from aap_hw.device.board import Address, BoardLost, RemoteDevice
+from aap_hw.device.board import Address, RemoteDevice
 from aap_hw.device.conditions import Conditions, conditions
 from aap_hw.device.description import DeviceDescription
 from aap_hw.device.facts import cpu_name
@@ -116,30 +116,6 @@ def target_of(profile: DeviceProfile) -> DeviceTarget:
     if profile.target.kind == "host":
         options = {**options, **host_options()}
     return device_target(options, profile.threads)
-
-
-def connect(profile: DeviceProfile) -> Device:
-    """Reach the device of a profile; of several boards, the first that answers.
-
-    Raises
-    ------
-    UserError : what is compiled for it cannot be linked here, or no board can be reached, or not one of the profile.
-    """
-    if profile.connect.kind == "local":
-        return LocalDevice(profile)
-    target = target_of(profile)
-    linker_of(target.host)
-    if profile.connect.kind == "rpc":
-        return open_board(profile, target, server_of(profile))
-    tracker = tracker_of(profile)
-    problem = UserError(f"{tracker} has no free board; wait until the boards are free, or restart their servers")
-    # A server that hangs stays in the tracker's list until somebody has asked for it.
-    for _ in range(tracker.boards().free):
-        try:
-            return open_board(profile, target, tracker.request())
-        except BoardLost as lost:
-            problem = lost
-    raise problem
 
 
 def server_of(profile: DeviceProfile) -> Address:

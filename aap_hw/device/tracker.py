@@ -70,7 +70,9 @@ class Tracker:
         BoardLost : the tracker does not answer, or no board is free.
         """
         if self.boards().free == 0:
-            raise BoardLost(f"{self} has no free board with the key '{self.key}'")
+            raise BoardLost(
+                f"{self} has no free board with the key '{self.key}'; wait until one is, or restart its server"
+            )
         with self._connection() as connection:
             host, port, key = _call(connection, [TrackerCode.REQUEST, self.key, "", 1])[1]
         return Address(host, port, (key,))

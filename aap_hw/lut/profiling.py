@@ -80,7 +80,7 @@ def profile_model(
     UserError : the table or journal is of another device, damaged or cannot be written; a part of the model
         has no kernel.
     """
-    boards = device if isinstance(device, Boards) else Boards.of(device)
+    boards = Boards.of(device)
     identity = boards.describe().as_json()
     granularity = granularity_of(boards.profile, boards.target)
     journal = Journal(path.with_name(path.name + ".journal"), identity)

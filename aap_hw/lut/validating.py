@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from aap_hw.compile.partition import partition
+from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.belonging import require_table_of
@@ -31,7 +32,7 @@ def validate_model(
     name: str,
     module: nn.Module,
     input_shape: tuple[int, ...],
-    device: Device,
+    device: Device | Boards,
     path: Path,
     *,
     plans: int,
@@ -42,6 +43,7 @@ def validate_model(
     """Measure random width plans of a network and keep them in the table at ``path``, which is written as it grows.
 
     Plans that the table already holds, at the same widths, are not measured again. ``input_shape`` is (N, C, H, W).
+    Of several boards one measures them all, as they are compared with each other.
 
     Returns
     -------
@@ -52,21 +54,26 @@ def validate_model(
     UserError : the table is of another device, or a profile is writing to it.
     MissingKernelError : the table is not of this network.
     """
+    boards = Boards.of(device)
     # The journal is a profile's lock on the table's file: neither may overwrite what the other has measured, nor go on
     # with what the file held before the other ended.
-    with closing(Journal(path.with_name(path.name + ".journal"), device.describe().as_json())):
+    with closing(Journal(path.with_name(path.name + ".journal"), boards.describe().as_json())):
         table = load_table(path)
-        require_table_of(device, table, path)
+        require_table_of(boards, table, path)
         graph = ChannelGraph.trace(module, (torch.zeros(input_shape),))
         job = MeasuredNetwork(name, module, graph, partition(graph), table, path)
         drawn = job.random_plans(f"{RANDOM}{seed}", plans, seed)
         job.predict_again()
         if job.missing(drawn):
-            copies, workers = device.profile.measure.copies, workers or os.cpu_count() or 1
+            copies, workers = boards.profile.measure.copies, workers or os.cpu_count() or 1
             with (
                 tempfile.TemporaryDirectory(prefix="aap-hw-validate-") as folder,
-                compiler(device.target, copies, Path(folder), workers) as pool,
+                compiler(boards.target, copies, Path(folder), workers) as pool,
             ):
-                job.measure(drawn, device, pool, Reference(device, compile_reference(pool)), on_progress)
+                reference = compile_reference(pool)
+                boards.share(
+                    [drawn],
+                    lambda board, some: job.measure(some, board, pool, Reference(board, reference), on_progress),
+                )
         save_table(table, path)
         return job.entries(drawn)

@@ -28,7 +28,7 @@ def measure_networks(
     ------
     BoardLost : no board is left.
     """
-    boards = device if isinstance(device, Boards) else Boards.of(device)
+    boards = Boards.of(device)
     image = torch.zeros(1, *input_shape)
     timings: dict[str, Timing] = {}
     with tempfile.TemporaryDirectory(prefix="aap-hw-measure-") as folder, closing(boards):

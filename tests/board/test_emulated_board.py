@@ -29,9 +29,10 @@ from aap_hw.deploy.reference import TOLERANCE
 from aap_hw.deploy.requirements import Requirements
 from aap_hw.deploy.runners import build_command
 from aap_hw.device import load_profile
-from aap_hw.device.connection import Device, connect
+from aap_hw.device.connection import Device
 from aap_hw.lut.file import load_table
 from aap_hw.models import zoo
+from tests.device.reaching import connect
 
 pytestmark = pytest.mark.board
 SCRIPT = Path(__file__).parents[2] / "scripts" / "emulated_board.sh"

@@ -26,6 +26,7 @@ from aap_hw.deploy import deploying
 from aap_hw.deploy.deploying import Deployment, bundle_unseen, deploy
 from aap_hw.deploy.reference import FEW
 from aap_hw.device import load_profile
+from aap_hw.device.boards import Boards
 from aap_hw.device.connection import LocalDevice
 from aap_hw.device.machine import LoadedLibrary
 from aap_hw.errors import Fault, UserError
@@ -33,6 +34,7 @@ from aap_hw.prune.run import RunFolder
 from aap_hw.prune.words import budget_sentences, figure_rows
 from aap_hw.resources import resource_dirs
 from tests.deploy.tiny import make_bundle
+from tests.device import servers
 from tests.synthetic import few_images, of_this_device, this_device
 
 
@@ -212,6 +214,26 @@ def test_real_device_measures_what_an_emulated_table_only_predicted(
     assert f"{summary['pruned_ms']:.3f} ms measured" in budget_sentences(summary)[0]
     latency = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["latency"]
     assert (latency["predicted"]["provenance"], latency["measured"]["provenance"]) == ("emulated", "measured")
+
+
+def test_board_is_held_only_while_the_network_runs_there(
+    deployed: tuple[Path, Deployment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished, _ = deployed
+    run = RunFolder(Path(shutil.copytree(finished, tmp_path / "run")))
+    monkeypatch.setattr(deploying, "CHECKED_PIXELS", 1)
+    with servers.tracker() as tracker, servers.board("x86", tracker):
+
+        def compile_meanwhile(*given: Any) -> SimpleNamespace:
+            servers.wait_until_free(tracker, "x86")
+            return kept_by(finished)(*given)
+
+        monkeypatch.setattr(deploying, "compile_network", compile_meanwhile)
+        boards = Boards(load_profile("x86").reached_by(f"tracker://127.0.0.1:{tracker.port}/x86"))
+        result = deploy(run, boards, few_images(), tmp_path / "bundle")
+        servers.wait_until_free(tracker, "x86")
+    assert result.max_abs_diff <= 1e-4
+    assert result.summary["pruned_ms"] > 0
 
 
 def one_value_off(outputs: np.ndarray) -> np.ndarray:

@@ -141,3 +141,11 @@ def _track(port: int) -> None:
     from tvm.rpc.tracker import PopenTrackerServerState
 
     PopenTrackerServerState("127.0.0.1", port, port + 1, silent=True).thread.join()
+
+
+def wait_until_free(tracker: Server, key: str) -> None:
+    """Wait until a board under the key is free: the tracker hears of it a moment after the session's end."""
+    deadline = time.monotonic() + 20
+    while not rpc.connect_tracker("127.0.0.1", tracker.port).summary()["queue_info"][key]["free"]:
+        assert time.monotonic() < deadline, "the board is held"
+        time.sleep(0.02)

@@ -24,9 +24,10 @@ from aap_hw.compile.lowering import compile_network
 from aap_hw.compile.target import CpuTarget
 from aap_hw.device import DeviceProfile, load_profile
 from aap_hw.device.board import BoardLost
-from aap_hw.device.connection import Device, LocalDevice, connect
+from aap_hw.device.connection import Device, LocalDevice
 from aap_hw.errors import UserError
 from tests.device import servers
+from tests.device.reaching import connect
 
 IMAGE = np.arange(8, dtype="float32").reshape(1, 2, 2, 2)
 
@@ -70,7 +71,7 @@ def test_server_on_this_machine_is_described_as_this_machine(device: Device) -> 
 
 
 def test_file_of_the_board_is_read_as_it_is(device: Device) -> None:
-    read = device.read  # type: ignore[attr-defined]
+    read = device.read
     assert read("/proc/version") == Path("/proc/version").read_bytes()
     assert len(Path("/etc/services").read_bytes()) > 4096
     assert read("/etc/services") == Path("/etc/services").read_bytes()
@@ -140,7 +141,7 @@ def test_board_that_dies_or_hangs_is_given_up_in_time(library: Path, how: str) -
         why = "the connection broke" if how == "kill" else "it did not answer for 5 s"
         with pytest.raises(BoardLost, match=rf"the board at 127.0.0.1:{server.port} cannot be used: .*({why})"):
             loaded.run("main")
-        assert not board._process.is_alive()  # type: ignore[attr-defined]
+        assert not board._process.is_alive()
 
 
 def test_another_version_of_tvm_on_the_board_is_refused_with_the_command_that_installs_this_one(

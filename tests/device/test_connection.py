@@ -7,8 +7,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +17,11 @@ from torch import nn
 
 from aap_hw.compile.lowering import compile_network
 from aap_hw.device import load_profile
-from aap_hw.device.connection import LocalDevice, connect, cpu_model, target_of, tracker_of
+from aap_hw.device.connection import LocalDevice, cpu_model, target_of
 from aap_hw.errors import UserError
 from aap_hw.resources import resource_dirs
 from tests.device import servers
+from tests.device.reaching import connect
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +123,9 @@ def test_board_of_a_tracker_is_reached_and_free_again_when_its_session_has_ended
         board = connect(profile)
         with pytest.raises(UserError, match="no free board"):
             connect(profile)
-        board.close()  # type: ignore[attr-defined]
-        wait_for(lambda: tracker_of(profile).boards().free == 1)
-        connect(profile).close()  # type: ignore[attr-defined]
+        board.close()
+        servers.wait_until_free(tracker, "x86")
+        connect(profile).close()
 
 
 def test_what_listens_and_is_no_tracker_is_called_so() -> None:
@@ -134,13 +133,6 @@ def test_what_listens_and_is_no_tracker_is_called_so() -> None:
         profile = load_profile("x86").reached_by(f"tracker://127.0.0.1:{server.port}/x86")
         with pytest.raises(UserError, match=r"gave an answer that is no tracker's .*; check its port"):
             connect(profile)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.skipif(tvm.cuda(0).exist, reason="there is a GPU here")

@@ -6,7 +6,6 @@ time either, a network of two layers stands for each that is measured.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,10 +49,6 @@ def job(tracker: Server, quick: None, monkeypatch: pytest.MonkeyPatch) -> Job:
     return Job(ORIGIN, EMBEDDED, {"latency": Limit(0.6, True)}, settings=SETTINGS, connect_to=where)
 
 
-def free_boards(tracker: Server) -> int:
-    return int(rpc.connect_tracker("127.0.0.1", tracker.port).summary()["queue_info"]["x86"]["free"])
-
-
 def test_board_is_free_while_a_run_trains_and_waited_for_when_others_use_it(
     job: Job, tracker: Server, tmp_path: Path
 ) -> None:
@@ -64,10 +59,7 @@ def test_board_is_free_while_a_run_trains_and_waited_for_when_others_use_it(
         if event.name != "step":
             events.append(event.name)
         if event.name == "epoch" and not others:
-            deadline = time.monotonic() + 20
-            while free_boards(tracker) == 0:  # the server has it again a moment after the session's end
-                assert time.monotonic() < deadline, "the board is held during training"
-                time.sleep(0.02)
+            servers.wait_until_free(tracker, "x86")
             others.append(rpc.connect_tracker("127.0.0.1", tracker.port).request("x86"))
         if event.name == "waiting":
             assert "has no free board with the key 'x86'" in event.figures["reason"]
