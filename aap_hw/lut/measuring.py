@@ -110,8 +110,8 @@ def time_points(
     """
     made: dict[Address, list[Visit]] = {} if visits is None else visits
     points = [(library, batch, index) for library, batch in batches for index in range(len(batch.points))]
+    before = reference.time_us()
     while left := [each for each in points if not _is_done(made.get(each[1].points[each[2]], ()), most)]:
-        before = reference.time_us()
         for library, batch, index in left:
             address = batch.points[index]
             point = time_point(library, batch, index, measure)

@@ -44,8 +44,8 @@ from aap_hw.lut.sampling import TOLERANCE, next_points
 from aap_hw.lut.table import LatencyTable
 
 POINTS_A_BATCH = 16
-# Several boards share points in so many pieces each, at least: who is done first takes over from the others.
-PIECES_A_BOARD = 4
+# Several boards share points in so many batches each, at least: who is done first takes over from the others.
+BATCHES_A_BOARD = 4
 # Cut networks that calibrate a table.
 NETWORKS = 24
 
@@ -231,11 +231,18 @@ class _Piece:
         return self._futures
 
 
+def _batches_of(missing: Sequence[Address], boards: Boards) -> list[Sequence[Address]]:
+    if boards.at_once == 1:
+        return [missing[i : i + POINTS_A_BATCH] for i in range(0, len(missing), POINTS_A_BATCH)]
+    # Boards that work side by side should end together: as many batches for each of them, and in each batch as many
+    # points, of all kernels, as what points cost differs from kernel to kernel.
+    a_board = max(BATCHES_A_BOARD, -(-len(missing) // (POINTS_A_BATCH * boards.at_once)))
+    count = min(len(missing), a_board * boards.at_once)
+    return [missing[i::count] for i in range(count)]
+
+
 def _pieces_of(missing: Sequence[Address], boards: Boards, workers: int) -> list[_Piece]:
-    # Boards that work side by side should end at about the same time.
-    size = -(-len(missing) // (PIECES_A_BOARD * boards.at_once)) if boards.at_once > 1 else POINTS_A_BATCH
-    size = min(size, POINTS_A_BATCH)
-    batches = [missing[i : i + size] for i in range(0, len(missing), size)]
+    batches = _batches_of(missing, boards)
     # Where compiling and timing take turns, each turn should keep all workers busy.
     at_once = 1 if boards.compile_meanwhile else workers
     return [_Piece(batches[i : i + at_once]) for i in range(0, len(batches), at_once)]

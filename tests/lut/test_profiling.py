@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,13 +20,14 @@ from torch import Tensor, nn
 
 from aap_hw.compile.network import Network
 from aap_hw.compile.partition import partition
+from aap_hw.device.boards import Boards
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut import profiling
 from aap_hw.lut.file import load_table
 from aap_hw.lut.measuring import Visit
 from aap_hw.lut.predicting import predict_us
-from aap_hw.lut.profiling import POINTS_A_BATCH, _share, profile_model, set_aside
+from aap_hw.lut.profiling import POINTS_A_BATCH, _batches_of, _share, profile_model, set_aside
 from aap_hw.lut.progress import Progress, ProgressCallback
 from aap_hw.lut.table import LatencyPoint, LatencyTable
 from tests.lut import tiny
@@ -359,6 +361,17 @@ def test_next_points_compile_while_some_are_timed_only_on_another_machine(elsewh
     for moment, event in enumerate(events):
         if event.startswith("time"):
             assert {f"await {n}" for n in re.findall(r"\d+", event)} <= set(events[:moment])
+
+
+@pytest.mark.parametrize("number", [1, 3, 26, 100, 401])
+@pytest.mark.parametrize("at_once", [2, 3])
+def test_boards_side_by_side_have_as_many_batches_each_of_as_many_points(number: int, at_once: int) -> None:
+    boards = cast(Boards, SimpleNamespace(at_once=at_once))
+    batches = _batches_of(list(range(number)), boards)  # type: ignore[arg-type]
+    assert sorted(point for batch in batches for point in batch) == list(range(number))  # type: ignore[type-var]
+    sizes = [len(batch) for batch in batches]
+    assert max(sizes) <= min(POINTS_A_BATCH, min(sizes) + 1)
+    assert len(batches) % at_once == 0 or sizes == [1] * number
 
 
 class OnTheSlowPath(nn.Module):
