@@ -4,8 +4,9 @@ The boards are real RPC servers behind a real tracker, and their kernels sleep i
 boards. Timed is the measuring of points, from the first one's start, before it is compiled, to the last; what follows,
 a few whole networks, is done by one board whatever there is. ``with_start_s`` also holds what precedes it: the network
 is traced, compilers start and the reference kernel is compiled, which takes as long with any number of boards. At the
-default each point takes 0.64 s, two visits of four calls of it and four of the reference kernel, about as points of
-real networks do (``profile_cost.py``); but those are hundreds and not 28, so what boards cannot share weighs more here.
+default each point takes 0.64 s, two visits of four calls of it and four of the reference kernel, somewhat more than
+points of real networks (``profile_cost.py``); but those are hundreds and not 28, so what boards cannot share weighs
+more here.
 
     python benchmarks/boards.py --json -
 """
