@@ -50,13 +50,14 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
         Argument("bias", (channels,)),
     ]
 
-    def is_inside(x: int, rx: int) -> bool:
-        return 0 <= x * sw + rx * dw - left < width
+    # The pixels that a tile reads of one row, counted from the first one's.
+    offsets = sorted({p * sw + rx * dw for p in range(length) for rx in range(kw)})
+
+    def is_inside(x: int, offset: int) -> bool:
+        return 0 <= x * sw + offset - left < width
 
     # Tiles at a known place may lack taps; those between the first and the last few that do are all alike.
-    whole = [
-        all(is_inside(along.start(i) + p, r) for p in range(length) for r in range(kw)) for i in range(along.count)
-    ]
+    whole = [all(is_inside(along.start(i), offset) for offset in offsets) for i in range(along.count)]
     inner = range(whole.index(True), along.count - whole[::-1].index(True)) if True in whole else range(0)
 
     def body(image: Any, *others: Any) -> None:
@@ -75,8 +76,8 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
                 row = T.bind(((n * height + first + ry * dh) * width + x * sw - left) * channels + c)
                 taps = [T.bind(vector(weights, ((step * kh + ry) * kw + rx) * lanes, lanes)) for rx in range(kw)]
                 # Pixel by pixel, so that each is loaded once for all the sums it belongs to.
-                for offset in sorted({p * sw + rx * dw for p in range(length) for rx in range(kw)}):
-                    if isinstance(x, int) and not 0 <= x * sw + offset - left < width:
+                for offset in offsets:
+                    if isinstance(x, int) and not is_inside(x, offset):
                         continue
                     value = T.bind(vector(source, row + offset * channels, lanes))
                     for p in range(length):
