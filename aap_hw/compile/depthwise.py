@@ -23,6 +23,9 @@ from aap_hw.compile.target import CpuTarget
 # Channels that are computed for one tile of pixels before the next: their weights and pixels stay in the first cache,
 # and what a vector leaves of a cache line is used by the one beside it.
 BLOCK = 128
+# Pixels of a tile. Their sums, one pixel's values and the row of weights of a usual kernel fit 16 registers; weights of
+# a wider one come from the first cache. 7 divides the usual image sizes.
+LENGTH = 7
 
 
 def packed_elements(key: KernelKey, channels: int, target: CpuTarget) -> int:
@@ -37,8 +40,7 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
     (height, width), (top, left) = shape.size, shape.padding
     lanes = lanes_for(channels, target)
-    # The registers hold the sums, a row of weights and one pixel's values; 7 divides the usual image sizes.
-    length = max(1, min(7, target.registers - kw - 1, shape.out_width))
+    length = min(LENGTH, shape.out_width)
     along, deep = Steps(shape.out_width, length), Steps(channels, lanes)
     block = max(1, BLOCK // lanes)
     output_shape = (key.batch, shape.out_height, shape.out_width, channels)

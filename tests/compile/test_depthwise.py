@@ -40,6 +40,7 @@ def test_depthwise_convolution_of_any_width_equals_pytorch(width: int) -> None:
         depthwise(16, (6, 6), kernel=(3, 3), padding=(0, 0)),
         depthwise(16, (9, 8), dilation=(2, 2), padding=(2, 2)),
         depthwise(24, (4, 10), kernel=(1, 3), padding=(0, 1), stride=(2, 1)),
+        depthwise(16, (9, 15), kernel=(13, 13), padding=(6, 6)),
         depthwise(32, (1, 1)),
     ],
     ids=repr,
