@@ -290,6 +290,7 @@ def deploy(
     connect: str | None = None,
     data: str | ImageSource | None = None,
     out: StrPath | None = None,
+    on_notice: Callable[[str], None] | None = None,
 ) -> Deployment:
     """Compile a run's network for a device, check it there against PyTorch, time it, and write its bundle.
 
@@ -306,6 +307,8 @@ def deploy(
         Images to check it with; by default those that the run was trained on, else the embedded ones.
     out
         The bundle's folder; by default ``RUN/bundle-DEVICE``.
+    on_notice
+        Called with a sentence when a board is lost, or taken by others, and waited for.
 
     Raises
     ------
@@ -314,13 +317,13 @@ def deploy(
     """
     from aap_hw.deploy.deploying import deploy as deploy_run
     from aap_hw.device import load_profile
-    from aap_hw.device.boards import Boards
+    from aap_hw.device.boards import PATIENCE_S, Boards
     from aap_hw.prune.job import images_of
     from aap_hw.prune.run import RunFolder
 
     description = load_profile(device).reached_by(connect)
     images = images_of(Path(run), _source(data))
-    with closing(Boards(description)) as boards:
+    with closing(Boards(description, on_notice or _ignored, PATIENCE_S)) as boards:
         return deploy_run(RunFolder(Path(run)), boards, images, None if out is None else Path(out))
 
 

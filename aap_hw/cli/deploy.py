@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aap_hw.cli.options import connect_option, data_options, device_option
-from aap_hw.cli.output import json_option, quiet_option, write_json
+from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def command(
         if json_to is not None:
             write_json({"bundle": str(written)}, json_to)
         return
-    result = api.deploy(run_folder, device, connect=connect_to, data=source, out=out)
+    result = api.deploy(run_folder, device, connect=connect_to, data=source, out=out, on_notice=notice)
     if result.latencies:
         console.print(summary_table(result.summary))
         for sentence in budget_sentences(result.summary):

@@ -18,7 +18,7 @@ from aap_hw.cli.options import (
     model_option,
     read_table,
 )
-from aap_hw.cli.output import json_option, write_json
+from aap_hw.cli.output import json_option, notice, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ def validate(
     """
     from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.device import load_profile
-    from aap_hw.device.boards import Boards
+    from aap_hw.device.boards import PATIENCE_S, Boards
     from aap_hw.lut.finding import find_file
     from aap_hw.lut.validating import validate_model
     from aap_hw.models.origin import Origin
@@ -91,7 +91,7 @@ def validate(
     table = read_table(str(path))
     origin = Origin.of(model_name, input_shape)
     shape = (1, *origin.input_shape)
-    with closing(Boards(profile)) as boards, MeasuringScreen(path) as screen:
+    with closing(Boards(profile, notice, PATIENCE_S)) as boards, MeasuringScreen(path) as screen:
         entries = validate_model(
             origin.model,
             origin.build(),

@@ -1,4 +1,4 @@
-"""The `--json` and `--quiet` options that sub-commands share.
+"""The `--json` and `--quiet` options that sub-commands share, and notices.
 
 Not covered: tables for people, which each sub-command lays out itself.
 """
@@ -18,6 +18,11 @@ json_option = click.option(
     help="Write JSON to FILE instead of a table; '-' or nothing is standard output.",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but what goes wrong and what --json asks for.")
+
+
+def notice(line: str) -> None:
+    """Tell what a person may want to see to while the work goes on, with or without ``--quiet``."""
+    click.echo(f"aap-hw: {line}", err=True)
 
 
 def write_json(value: object, destination: str) -> None:

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from aap_hw.cli.options import connect_option, device_option, input_option, input_text, model_option
-from aap_hw.cli.output import json_option, quiet_option, write_json
+from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 
 
 @click.command(
@@ -72,7 +72,7 @@ def command(
             use_cache=not no_cache,
             on_start=on_start,
             on_progress=lambda progress: screens[0].update(progress),
-            on_notice=lambda line: click.echo(f"aap-hw: {line}", err=True),
+            on_notice=notice,
         )
     table, path = done.table, done.path
     assert table is not None

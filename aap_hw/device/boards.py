@@ -26,6 +26,8 @@ LOSSES = 3
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 # Without any board for so many times the patience for one answer, it is over: a reboot takes about a minute.
 TIMEOUTS_WITHOUT_BOARD = 4
+# What has trained or compiled for long waits for a board that others use meanwhile.
+PATIENCE_S = 3600.0
 
 Item = TypeVar("Item")
 Notify = Callable[[str], None]

@@ -60,6 +60,7 @@ def validate_model(
     with closing(Journal(path.with_name(path.name + ".journal"), boards.describe().as_json())):
         table = load_table(path)
         require_table_of(boards, table, path)
+        boards.close()  # free for others until there is something to measure
         graph = ChannelGraph.trace(module, (torch.zeros(input_shape),))
         job = MeasuredNetwork(name, module, graph, partition(graph), table, path)
         drawn = job.random_plans(f"{RANDOM}{seed}", plans, seed)

@@ -6,7 +6,7 @@ import shlex
 
 from aap_hw import ranks
 from aap_hw.device import load_profile
-from aap_hw.device.boards import Boards, Notify
+from aap_hw.device.boards import PATIENCE_S, Boards, Notify
 from aap_hw.errors import UserError
 from aap_hw.lut.table import LatencyTable
 
@@ -18,8 +18,6 @@ FACTS = {
     "target": "the table was measured with the target {!r} and here it is {!r}",
     "provenance": "the table is {} and the times of what is here are {}",
 }
-# A run that has trained for hours waits for a board that others use in the meantime.
-PATIENCE_S = 3600.0
 
 
 def device_of(

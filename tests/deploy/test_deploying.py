@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tvm import rpc
 
+from aap_hw import api
 from aap_hw.compile.lowering import compile_network
 from aap_hw.compile.network import Network
 from aap_hw.deploy import deploying
@@ -233,6 +235,35 @@ def test_board_is_held_only_while_the_network_runs_there(
         result = deploy(run, boards, few_images(), tmp_path / "bundle")
         servers.wait_until_free(tracker, "x86")
     assert result.max_abs_diff <= 1e-4
+    assert result.summary["pruned_ms"] > 0
+
+
+def test_board_that_others_took_meanwhile_is_waited_for_with_a_word(
+    deployed: tuple[Path, Deployment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished, _ = deployed
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    monkeypatch.setattr(deploying, "CHECKED_PIXELS", 1)
+    others: list[object] = []
+    told: list[str] = []
+    with servers.tracker() as tracker, servers.board("x86", tracker):
+
+        def compile_meanwhile(*given: Any) -> SimpleNamespace:
+            if not others:
+                servers.wait_until_free(tracker, "x86")
+                others.append(rpc.connect_tracker("127.0.0.1", tracker.port).request("x86"))
+            return kept_by(finished)(*given)
+
+        def on_notice(sentence: str) -> None:
+            told.append(sentence)
+            others[0] = None  # their session ends
+
+        monkeypatch.setattr(deploying, "compile_network", compile_meanwhile)
+        connect = f"tracker://127.0.0.1:{tracker.port}/x86"
+        result = api.deploy(run, "x86", connect=connect, data="embedded", out=tmp_path / "bundle", on_notice=on_notice)
+    (sentence,) = told
+    assert "x86" in sentence
+    assert sentence.endswith("; it is tried again now and then")
     assert result.summary["pruned_ms"] > 0
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from aap_hw import ranks
-from aap_hw.prune.device import PATIENCE_S
+from aap_hw.device.boards import PATIENCE_S
 from aap_hw.prune.planning import Plan, Planner
 from tests.synthetic import write_table
 
