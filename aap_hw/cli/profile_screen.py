@@ -25,7 +25,7 @@ class MeasuringScreen:
         self._console = Console(stderr=True, quiet=quiet)
         self._bar = Bar(
             TextColumn("measuring {task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[left]}"),
             console=self._console,

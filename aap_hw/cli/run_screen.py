@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from aap_hw.cli.profile_screen import duration
 from aap_hw.prune.words import amount_text, budget_sentences, error_text, figure_rows, time_text
@@ -31,6 +32,16 @@ def plain_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     return console
 
 
+class _BarAndFigures(Progress):
+    """A bar, and below it what a terminal of 80 columns has no room for beside it."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """All that is shown."""
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(task.fields["told"])
+
+
 class PruneScreen:
     """Tells the story of a run, event by event: lines, and below them on a terminal how far it is."""
 
@@ -39,16 +50,16 @@ class PruneScreen:
         self._round, self._rounds, self._predicted_ms = 1, 1, 0.0
         self._epoch_seconds: list[float] = []
         self._last_line = float("-inf")
-        self._bar = Progress(
+        self._bar = _BarAndFigures(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[told]}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[left]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal or console.quiet,
         )
-        self._task = self._bar.add_task("measuring and scoring the unpruned network", total=None, told="")
+        self._task = self._bar.add_task("measuring and scoring the unpruned network", total=None, left="", told="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -81,8 +92,8 @@ class PruneScreen:
                     f"epoch {figures['epoch']} of {figures['epochs']}",
                     completed=done,
                     total=total,
-                    told=f"loss {figures['loss']:.3f}{_accuracy(figures)}, {self._predicted_ms:.3f} ms{source}, "
-                    f"at most {duration(left)} left",
+                    left=f"at most {duration(left)} left",
+                    told=f"loss {figures['loss']:.3f}{_accuracy(figures)}, {self._predicted_ms:.3f} ms{source}",
                 )
             case "round":
                 self._bar.update(self._task, description=f"round {self._round} of {self._rounds}: done")
