@@ -1,26 +1,29 @@
 """torch-pruning as a comparator: which channels it keeps when its ratio is raised until a budget is met.
 
-Global magnitude pruning with widths rounded to multiples of 8, as its documentation recommends for speed. It prunes the
-layers that make one of our cuttable groups alone; layers whose channels meet in sums stay whole, as it has no rule for
-channels that are padded with zeros. Where rounding down leaves nothing of a layer, version 1.6.1 leaves it whole, which
-is slower at a higher ratio; here such a layer keeps its best 8 channels.
+Global magnitude pruning with widths rounded to multiples of 8, as its documentation recommends for speed. It prunes
+those of our groups that it sees the same: all but the ones that meet in sums with channels padded by zeros, for which
+it has no rule. Where rounding down leaves nothing of a layer, version 1.6.1 leaves it whole, which is slower at a
+higher ratio; here such a layer keeps its best 8 channels.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from _allocators import LATENCY, Allocator, Chosen
 from torch import nn
 
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.groups import Axis
 from aap_hw.policy.problem import Plan, Problem
 from aap_hw.prune.planning import Planner
 
 Kept = dict[str, list[int]]
 ROUND_TO = 8
+LAYERS = (nn.Conv2d, nn.Linear)
 # Ratios are tried in steps of half a percent.
 RATIOS = 200
 
@@ -29,11 +32,15 @@ def torch_pruning(
     module: nn.Module, graph: ChannelGraph, input_shape: tuple[int, int, int], fits: Callable[[Mapping[str, int]], bool]
 ) -> Kept | None:
     """Channels kept of every group that is cut, at about the smallest ratio whose widths fit; None if none does."""
-    free = [group.name for group in graph.groups if group.frozen is None]
+    makers = {
+        frozenset(_layer(axis) for axis in group.axes if _is_made(axis)): group.name
+        for group in graph.groups
+        if group.frozen is None
+    }
     widths = {group.name: group.width for group in graph.groups}
 
     def kept(step: int) -> Kept:
-        return _pruned(module, free, widths, input_shape, step / RATIOS)
+        return _pruned(module, makers, widths, input_shape, step / RATIOS)
 
     def good(step: int) -> bool:
         return fits({**widths, **{name: len(channels) for name, channels in kept(step).items()}})
@@ -65,16 +72,35 @@ def as_allocator(
     return allocator
 
 
+def _layer(axis: Axis) -> str:
+    return axis.parameter.rpartition(".")[0]
+
+
+def _is_made(axis: Axis) -> bool:
+    return axis.role in ("out", "depthwise") and axis.parameter.endswith(".weight")
+
+
 def _pruned(
-    module: nn.Module, free: list[str], widths: Mapping[str, int], input_shape: tuple[int, int, int], ratio: float
+    module: nn.Module,
+    makers: Mapping[frozenset[str], str],
+    widths: Mapping[str, int],
+    input_shape: tuple[int, int, int],
+    ratio: float,
 ) -> Kept:
+    """Channels that are kept; ``makers`` names our groups by the layers that make their channels."""
     import copy
 
     import torch_pruning as tp
 
     network = copy.deepcopy(module)
     names = {layer: name for name, layer in network.named_modules()}
-    ignored = [layer for layer, name in names.items() if isinstance(layer, (nn.Conv2d, nn.Linear)) and name not in free]
+    image = torch.zeros(1, *input_shape)
+    group_of: dict[nn.Module, str] = {}
+    for group in tp.DependencyGraph().build_dependency(network, image).get_all_groups(root_module_types=LAYERS):
+        layers = [dependency.target.module for dependency, _ in group if _makes(dependency)]
+        if (ours := makers.get(frozenset(names[layer] for layer in layers))) is not None:
+            group_of |= dict.fromkeys(layers, ours)
+    ignored = [layer for layer in names if isinstance(layer, LAYERS) and layer not in group_of]
 
     class Pruner(tp.pruner.MagnitudePruner):  # type: ignore[misc]
         def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
@@ -82,7 +108,7 @@ def _pruned(
 
     pruner = Pruner(
         network,
-        torch.zeros(1, *input_shape),
+        image,
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         global_pruning=True,
         pruning_ratio=ratio,
@@ -93,7 +119,14 @@ def _pruned(
     # One step: all indices are those of the unpruned network.
     for group in pruner.step(interactive=True):
         dependency, indices = group[0]
-        name, removed = names[dependency.target.module], set(indices)
+        name, removed = group_of[dependency.target.module], set(indices)
         kept[name] = [channel for channel in range(widths[name]) if channel not in removed]
         group.prune()
     return kept
+
+
+def _makes(dependency: Any) -> bool:
+    """Whether a layer's own channels are meant, and not those that it reads; for a depthwise one they are the same."""
+    layer = dependency.target.module
+    is_depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
+    return isinstance(layer, LAYERS) and (is_depthwise or dependency.handler.__name__ == "prune_out_channels")
