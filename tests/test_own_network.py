@@ -89,14 +89,15 @@ def test_python_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.Monkey
     assert load(tmp_path / "smaller.safetensors", trust_source=True)(image).shape == (2, 10)
 
 
+# Nearly all of its time is that of the 128 channels which can be cut: a disturbed timing is no matter.
 WITHOUT_SCHEDULES = """
 from torch import nn
 
 def make():
     return nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1), nn.GroupNorm(4, 32), nn.GELU(),
-        nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.SELU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+        nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(4, 8), nn.GELU(),
+        nn.Conv2d(8, 128, 3, padding=1), nn.SELU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10),
     )
 """
 
@@ -112,9 +113,9 @@ def test_network_whose_kernels_have_no_schedule_goes_the_whole_way(
     slow = "3 kernels on the slow path: 1 group_norm, 1 gelu, 1 selu"
     profiled = aap_hw("profile", *device, *network, "--out", "table.json", "--workers", "1")
     assert (profiled.code, f"{slow}; there is no schedule for these" in profiled.out) == (0, True), profiled
-    planned = aap_hw("plan", *network, "--lut", "table.json", "--budget", "97%")
+    planned = aap_hw("plan", *network, "--lut", "table.json", "--budget", "80%")
     assert (planned.code, slow in planned.out) == (0, True), planned
-    pruned = aap_hw("prune", *device, *network, "--lut", "table.json", "--budget", "97%", "--out", "run")
+    pruned = aap_hw("prune", *device, *network, "--lut", "table.json", "--budget", "80%", "--out", "run")
     assert pruned.code == 0, pruned
     assert "latency, ms, measured" in pruned.out
     (tmp_path / "elsewhere").mkdir()
