@@ -32,15 +32,12 @@ def torch_pruning(
     module: nn.Module, graph: ChannelGraph, input_shape: tuple[int, int, int], fits: Callable[[Mapping[str, int]], bool]
 ) -> Kept | None:
     """Channels kept of every group that is cut, at about the smallest ratio whose widths fit; None if none does."""
-    makers = {
-        frozenset(_layer(axis) for axis in group.axes if _is_made(axis)): group.name
-        for group in graph.groups
-        if group.frozen is None
-    }
+    image = torch.zeros(1, *input_shape)
+    group_of = _groups_of_layers(module, graph, image)
     widths = {group.name: group.width for group in graph.groups}
 
     def kept(step: int) -> Kept:
-        return _pruned(module, makers, widths, input_shape, step / RATIOS)
+        return _pruned(module, group_of, widths, image, step / RATIOS)
 
     def good(step: int) -> bool:
         return fits({**widths, **{name: len(channels) for name, channels in kept(step).items()}})
@@ -72,35 +69,45 @@ def as_allocator(
     return allocator
 
 
-def _layer(axis: Axis) -> str:
-    return axis.parameter.rpartition(".")[0]
+def _groups_of_layers(module: nn.Module, graph: ChannelGraph, image: torch.Tensor) -> dict[str, str]:
+    """Our group that each layer makes, of the groups that both see the same."""
+    import torch_pruning as tp
+
+    ours = {
+        frozenset(axis.parameter.removesuffix(".weight") for axis in group.axes if _is_made(axis)): group.name
+        for group in graph.groups
+        if group.frozen is None
+    }
+    names = {layer: name for name, layer in module.named_modules()}
+    group_of: dict[str, str] = {}
+    for theirs in tp.DependencyGraph().build_dependency(module, image).get_all_groups(root_module_types=LAYERS):
+        layers = frozenset(names[dependency.target.module] for dependency, _ in theirs if _makes(dependency))
+        if layers in ours:
+            group_of |= dict.fromkeys(layers, ours[layers])
+    return group_of
 
 
 def _is_made(axis: Axis) -> bool:
     return axis.role in ("out", "depthwise") and axis.parameter.endswith(".weight")
 
 
+def _makes(dependency: Any) -> bool:
+    """Whether a layer's own channels are meant, and not those that it reads; for a depthwise one they are the same."""
+    layer = dependency.target.module
+    is_depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
+    return isinstance(layer, LAYERS) and (is_depthwise or dependency.handler.__name__ == "prune_out_channels")
+
+
 def _pruned(
-    module: nn.Module,
-    makers: Mapping[frozenset[str], str],
-    widths: Mapping[str, int],
-    input_shape: tuple[int, int, int],
-    ratio: float,
+    module: nn.Module, group_of: Mapping[str, str], widths: Mapping[str, int], image: torch.Tensor, ratio: float
 ) -> Kept:
-    """Channels that are kept; ``makers`` names our groups by the layers that make their channels."""
     import copy
 
     import torch_pruning as tp
 
     network = copy.deepcopy(module)
     names = {layer: name for name, layer in network.named_modules()}
-    image = torch.zeros(1, *input_shape)
-    group_of: dict[nn.Module, str] = {}
-    for group in tp.DependencyGraph().build_dependency(network, image).get_all_groups(root_module_types=LAYERS):
-        layers = [dependency.target.module for dependency, _ in group if _makes(dependency)]
-        if (ours := makers.get(frozenset(names[layer] for layer in layers))) is not None:
-            group_of |= dict.fromkeys(layers, ours)
-    ignored = [layer for layer in names if isinstance(layer, LAYERS) and layer not in group_of]
+    ignored = [layer for layer, name in names.items() if isinstance(layer, LAYERS) and name not in group_of]
 
     class Pruner(tp.pruner.MagnitudePruner):  # type: ignore[misc]
         def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
@@ -119,14 +126,7 @@ def _pruned(
     # One step: all indices are those of the unpruned network.
     for group in pruner.step(interactive=True):
         dependency, indices = group[0]
-        name, removed = group_of[dependency.target.module], set(indices)
+        name, removed = group_of[names[dependency.target.module]], set(indices)
         kept[name] = [channel for channel in range(widths[name]) if channel not in removed]
         group.prune()
     return kept
-
-
-def _makes(dependency: Any) -> bool:
-    """Whether a layer's own channels are meant, and not those that it reads; for a depthwise one they are the same."""
-    layer = dependency.target.module
-    is_depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
-    return isinstance(layer, LAYERS) and (is_depthwise or dependency.handler.__name__ == "prune_out_channels")
