@@ -63,6 +63,6 @@ def reason(error: BaseException) -> str:
 
 
 NOTHING_ASKED = (
-    "there is nothing to prune to: give --budget 20ms, --max-params 40%, --max-flops 50% or --max-memory 5MB, "
-    "or to prune, --max-accuracy-drop 0.5"
+    "there is nothing to prune to: give --budget 20ms, --max-params 40%, --max-flops 50% or --max-memory 5MB; "
+    "'aap-hw prune' also takes --max-accuracy-drop 0.5"
 )

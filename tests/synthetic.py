@@ -152,7 +152,7 @@ class PretendedLibrary:
     def set_inputs(self, function: str, inputs: Sequence[np.ndarray]) -> None:
         """Nothing depends on them."""
 
-    def run(self, function: str) -> np.ndarray:
+    def run(self, function: str) -> list[np.ndarray]:
         """Not asked for."""
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""The README's section about one's own network is true: its commands and its Python run as they are written."""
+"""What a network of one's own can be: the README's section runs as it is written, and others go the whole way."""
 
 from __future__ import annotations
 
@@ -127,3 +127,49 @@ def test_network_whose_kernels_have_no_schedule_goes_the_whole_way(
     summary = json.loads(Path("../run/summary.json").read_text())
     assert summary["max_abs_diff"] <= 1e-4
     assert summary["macs_pruned"] < summary["macs_dense"]
+
+
+DETECTOR = """
+from torch import nn
+
+class Detector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 128, 3, padding=1), nn.ReLU())
+        self.down = nn.Sequential(nn.Conv2d(128, 128, 3, 2, 1), nn.ReLU())
+        self.boxes = nn.ModuleList([nn.Conv2d(128, 4, 1), nn.Conv2d(128, 4, 1)])
+        self.scores = nn.ModuleList([nn.Conv2d(128, 7, 1), nn.Conv2d(128, 7, 1)])
+
+    def forward(self, x):
+        maps = [self.stem(x)]
+        maps.append(self.down(maps[0]))
+        return {
+            "boxes": [head(each) for head, each in zip(self.boxes, maps)],
+            "scores": [head(each) for head, each in zip(self.scores, maps)],
+        }
+"""
+
+
+def test_network_with_several_outputs_goes_the_whole_way(
+    quick_device: Path, tmp_path: Path, aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("aap_hw.train.data.load_embedded", few_images)
+    monkeypatch.setattr(profiling, "profile_model", functools.partial(profiling.profile_model, networks=2))
+    Path("net.py").write_text(DETECTOR)
+    network, device = ("--model", "net.py:Detector", "--input", "3x16x16"), ("--device", str(quick_device))
+    prune = ("prune", *device, *network, "--lut", "table.json", "--budget", "80%", "--out", "run")
+    assert aap_hw("profile", *device, *network, "--out", "table.json", "--workers", "1").code == 0
+    refused = aap_hw(*prune, "--data", "embedded")
+    assert (refused.code, "not one score for each class; leave --data out" in refused.err) == (2, True), refused
+    for command in (prune, ("deploy", "run", *device), ("export", "run", "--onnx", "net.onnx")):
+        outcome = aap_hw(*command)
+        assert outcome.code == 0, outcome
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["max_abs_diff"] <= 1e-4
+    assert summary["macs_pruned"] < summary["macs_dense"]
+    manifest = json.loads(next(Path("run").glob("bundle-*/manifest.json")).read_text())
+    shapes = {output["name"]: output["shape"] for output in manifest["outputs"]}
+    assert shapes == {
+        "boxes_0": [1, 4, 16, 16], "boxes_1": [1, 4, 8, 8], "scores_0": [1, 7, 16, 16], "scores_1": [1, 7, 8, 8],
+    }  # fmt: skip

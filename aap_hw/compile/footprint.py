@@ -68,7 +68,7 @@ def constant_bytes(key: KernelKey, width_in: int, width_out: int, target: Device
 
 def moments(network: Network) -> Iterator[Moment]:
     """The moments of a network: one a kernel, in calling order."""
-    last = {network.output: len(network.kernels)}
+    last = {output.name: len(network.kernels) for output in network.outputs}
     for i, kernel in enumerate(network.kernels):
         last |= {name: max(i, last.get(name, 0)) for name in kernel.inputs}
     image = 1

@@ -72,8 +72,10 @@ def lower_network(
                 output_type = relax.TensorType(function.output_shape, "float32")
                 output = builder.emit(relax.call_tir(code, arguments, output_type))
                 values[kernel.name] = output, function.output_shape
-            result = builder.emit_output(_shaped(builder, *values[network.output], network.output_shape))
-        builder.emit_func_output(result)
+            outputs = [
+                builder.emit_output(_shaped(builder, *values[output.name], output.shape)) for output in network.outputs
+            ]
+        builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
     return builder.get()
 
 

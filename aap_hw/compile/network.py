@@ -1,6 +1,6 @@
 """A network as the compiler sees it: kernels in calling order, with widths that are functions of the group widths.
 
-The input and the output keep PyTorch's layout (N, C, H, W); everything between is NHWC. TVM is not needed here.
+The input and the outputs keep PyTorch's layout (N, C, H, W); everything between is NHWC. TVM is not needed here.
 """
 
 from __future__ import annotations
@@ -69,8 +69,16 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Output:
+    """A value that a network returns, and its shape there, (N, C, H, W) for an image."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Network:
-    """A network as the compiler sees it: kernels in calling order between one image input and one output.
+    """A network as the compiler sees it: kernels in calling order between one image and the outputs.
 
     ``dense`` gives every channel group its full width; ``fixed`` those that must keep it though the graph would let
     them be cut, and why: a kernel on the slow path cannot follow them.
@@ -79,8 +87,7 @@ class Network:
     kernels: tuple[Kernel, ...]
     input: str
     input_shape: tuple[int, ...]
-    output: str
-    output_shape: tuple[int, ...]
+    outputs: tuple[Output, ...]
     dense: Mapping[str, int]
     fixed: Mapping[str, str] = field(default_factory=dict)
 
@@ -103,8 +110,8 @@ def is_rectified(kernels: Iterable[Kernel], value: str, activation: str) -> bool
     return last in (("relu6",) if activation == "relu6" else ("relu", "relu6"))
 
 
-def with_layout_changes(network: Network, output_is_image: bool) -> Network:
-    """Add the kernels that bring the image to NHWC and the output back, where no other kernel does it."""
+def with_layout_changes(network: Network, are_images: Iterable[bool]) -> Network:
+    """Add the kernels that bring the image to NHWC, and back those outputs that are images, where no other does it."""
     kernels = list(network.kernels)
     is_image = len(network.input_shape) == 4
     if is_image and not all(_takes_planar(k, network.input) for k in kernels):
@@ -113,12 +120,17 @@ def with_layout_changes(network: Network, output_is_image: bool) -> Network:
         key = KernelKey.make("to_nhwc", shape[2:], shape[0])
         first = Kernel("image_nhwc", key, (network.input,), width, width)
         kernels = [first, *(_renamed(k, network.input, "image_nhwc") for k in kernels)]
-    output, shape = network.output, network.output_shape
-    if output_is_image:
-        width, size = WidthExpr(shape[1]), shape[2:] if len(shape) == 4 else (math.prod(shape[2:]), 1)
-        kernels.append(Kernel("output_nchw", KernelKey.make("to_nchw", size, shape[0]), (output,), width, width))
-        output = "output_nchw"
-    return replace(network, kernels=tuple(kernels), output=output)
+    outputs = []
+    for output, is_image in zip(network.outputs, are_images, strict=True):
+        if is_image and output.name != network.input:
+            turned, shape = f"{output.name}_nchw", output.shape
+            if all(kernel.name != turned for kernel in kernels):
+                width, size = WidthExpr(shape[1]), shape[2:] if len(shape) == 4 else (math.prod(shape[2:]), 1)
+                key = KernelKey.make("to_nchw", size, shape[0])
+                kernels.append(Kernel(turned, key, (output.name,), width, width))
+            output = replace(output, name=turned)
+        outputs.append(output)
+    return replace(network, kernels=tuple(kernels), outputs=tuple(outputs))
 
 
 def _takes_planar(kernel: Kernel, image: str) -> bool:

@@ -17,7 +17,7 @@ from torch.fx import Node
 
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.memory import Memory, is_same_view, writes_in_place
-from aap_hw.compile.network import Kernel, Network, Normalization, is_rectified, with_layout_changes
+from aap_hw.compile.network import Kernel, Network, Normalization, Output, is_rectified, with_layout_changes
 from aap_hw.compile.rules import RULES
 from aap_hw.compile.rules.elementwise import ACTIVATIONS
 from aap_hw.compile.rules.slow import slow_kernel
@@ -87,7 +87,7 @@ class Partition:
 
     def run(self) -> Network:
         """Visit every operator that has an effect once."""
-        image, output = self._ends()
+        image, outputs = self._ends()
         self.image = self._value[image] = image.name
         if len(shape_of(image)) == 4:
             self._images.add(image)  # or is turned by a kernel that is added at the end
@@ -106,29 +106,32 @@ class Partition:
             tuple(self._kernels),
             image.name,
             shape_of(image),
-            self.value_as_it_lies(output, output),
-            shape_of(output),
+            tuple(Output(self.value_as_it_lies(output, output), shape_of(output)) for output in outputs),
             {group.name: group.width for group in self.graph.groups},
             self._fixed,
         )
-        return with_layout_changes(network, output_is_image=not self.is_plain(output))
+        return with_layout_changes(network, [not self.is_plain(output) for output in outputs])
 
-    def _ends(self) -> tuple[Node, Node]:
-        """The network's input and its output."""
+    def _ends(self) -> tuple[Node, list[Node]]:
+        """The network's input and its outputs."""
         images = [n for n in self._nodes if n.op == "placeholder" and n.name not in self._parameters]
-        outputs = next(n for n in self._nodes if n.op == "output").all_input_nodes
-        if len(images) != 1 or len(outputs) != 1:
+        if len(images) != 1:
             raise UserError(
-                f"the network has {len(images)} inputs and {len(outputs)} outputs, and only one of each can be "
-                "compiled so far; wrap the model in a module that returns one tensor"
+                f"the network has {len(images)} inputs, and only networks with one can be compiled so far; "
+                "wrap the model in a module that takes one tensor"
             )
+        returned = next(n for n in self._nodes if n.op == "output").args[0]
+        assert isinstance(returned, tuple | list)
+        outputs = [each for each in returned if isinstance(each, Node)]
+        if not outputs:
+            raise UserError("the network returns no tensor, so that there is nothing to compute")
         pixels = images[0].meta["val"]
         if pixels.dim() < 2 or pixels.dtype != torch.float32:
             raise UserError(
                 f"the network's input is {pixels.dim()}-D {pixels.dtype}, and only float32 tensors with a batch axis, "
                 "such as images (N, C, H, W), can be compiled so far; convert the model with .float()"
             )
-        return images[0], outputs[0]
+        return images[0], outputs
 
     def _visit(self, node: Node) -> None:
         if node in self._waiting:

@@ -20,7 +20,7 @@ import numpy as np
 from aap_hw import __version__
 from aap_hw.compile.build import cubin_beside
 from aap_hw.deploy.requirements import Requirements
-from aap_hw.deploy.runners.run import SCHEMA_VERSION
+from aap_hw.deploy.runners.run import SCHEMA_VERSION, side_by_side
 from aap_hw.errors import UserError
 from aap_hw.files import sha256_of, write_atomic
 
@@ -34,7 +34,8 @@ class Bundle:
     Attributes
     ----------
     device : description of the device that the library was compiled for.
-    inputs, outputs : reference vectors, (n, C, H, W) and (n, classes), float32; the outputs are PyTorch's.
+    inputs : reference images, (n, C, H, W), float32.
+    outputs : what PyTorch makes of them, an array (n, ...) for each output under its name, float32.
     tolerance : how far the library's outputs may be from these.
     preprocessing : how pixels become an input: times ``scale``, minus ``mean``, over ``std``.
     latency : predicted and measured milliseconds with their provenance; see the schema.
@@ -44,7 +45,7 @@ class Bundle:
     device: Mapping[str, Any]
     requires: Requirements
     inputs: np.ndarray
-    outputs: np.ndarray
+    outputs: Mapping[str, np.ndarray]
     tolerance: float
     labels: tuple[str, ...]
     preprocessing: Mapping[str, Any]
@@ -70,7 +71,7 @@ def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
     files = {
         "model.so": library.read_bytes(),
         "reference_inputs.npy": _npy(bundle.inputs),
-        "reference_outputs.npy": _npy(bundle.outputs),
+        "reference_outputs.npy": _npy(side_by_side(list(bundle.outputs.values()))),
         **({"kernels.cubin": cubin_beside(library).read_bytes()} if bundle.requires.accelerator == "cuda" else {}),
         **{name: runners.joinpath(name).read_bytes() for name in RUNNERS},
     }
@@ -95,7 +96,10 @@ def _manifest(bundle: Bundle, sha256: Mapping[str, str]) -> dict[str, Any]:
         "device": dict(bundle.device),
         "requires": {**requires, "cpu_features": list(bundle.requires.cpu_features)},
         "inputs": [{"name": "image", "shape": [1, *bundle.inputs.shape[1:]], "dtype": "float32", "layout": "NCHW"}],
-        "outputs": [{"name": "logits", "shape": [1, *bundle.outputs.shape[1:]], "dtype": "float32"}],
+        "outputs": [
+            {"name": name, "shape": [1, *output.shape[1:]], "dtype": "float32"}
+            for name, output in bundle.outputs.items()
+        ],
         "labels": list(bundle.labels),
         "preprocessing": dict(bundle.preprocessing),
         "reference": {

@@ -16,7 +16,7 @@ from aap_hw.compile.build import SCHEDULES
 from aap_hw.compile.lowering import compile_network
 from aap_hw.compile.target import DeviceTarget
 from aap_hw.deploy.bundle import Bundle, write_bundle
-from aap_hw.deploy.reference import FEW, Reference
+from aap_hw.deploy.reference import FEW, Reference, in_turn
 from aap_hw.deploy.requirements import Requirements
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device, target_of
@@ -41,14 +41,14 @@ class Deployment:
     Attributes
     ----------
     max_abs_diff : largest difference of any output from PyTorch's, over ``images`` images.
-    agreement : share of the images whose predicted class is PyTorch's, in percent.
+    agreement : share of the images that get PyTorch's class, in percent; None if the network scores no classes.
     latencies : of ``dense`` and ``pruned``, timed in turn on the device; none where an emulator stands in for it.
     summary : the run's figures, with those of this deployment.
     """
 
     bundle: Path
     max_abs_diff: float
-    agreement: float
+    agreement: float | None
     images: int
     latencies: Mapping[str, Timing]
     summary: dict[str, Any]
@@ -78,7 +78,8 @@ def deploy(run: RunFolder, device: Device | Boards, data: LabelledImages, folder
         }
         outputs, timings = _run_and_time(files, job, boards, is_real)
         difference = job.reference.compare(outputs, "the compiled network")
-        figures: dict[str, Any] = {"max_abs_diff": difference, "images_checked": len(outputs)}
+        checked = len(job.reference.images)
+        figures: dict[str, Any] = {"max_abs_diff": difference, "images_checked": checked}
         figures["slow_path"] = compiled["pruned"].slow_path
         measured = None
         if is_real:
@@ -92,8 +93,8 @@ def deploy(run: RunFolder, device: Device | Boards, data: LabelledImages, folder
                 "dense_is_measured": True,
             }
         job.write(files["pruned"], boards.target, description.as_json(), measured)
-    agreement = 100.0 * float(np.mean(outputs.argmax(1) == job.reference.outputs.argmax(1)))
-    return Deployment(job.folder, difference, agreement, len(outputs), timings, run.update_summary(figures))
+    agreement = job.reference.agreement(outputs)
+    return Deployment(job.folder, difference, agreement, checked, timings, run.update_summary(figures))
 
 
 def bundle_unseen(run: RunFolder, profile: DeviceProfile, data: LabelledImages, folder: Path | None = None) -> Path:
@@ -160,14 +161,16 @@ class _Job:
     ) -> None:
         """Write the bundle."""
         mean, std = self.data.mean_and_std
+        scores = self.reference.scores
+        has_labels = scores is not None and scores.shape[1] == self.data.classes
         bundle = Bundle(
             self.network.origin.model,
             device,
             Requirements.of(library, target),
             self.reference.images[:FEW].numpy(),
-            self.reference.outputs[:FEW],
+            {name: output[:FEW] for name, output in self.reference.outputs.items()},
             self.reference.tolerance,
-            self.data.class_names if self.reference.outputs.shape[1] == self.data.classes else (),
+            self.data.class_names if has_labels else (),
             {"scale": 1 / 255, "mean": mean.flatten().tolist(), "std": std.flatten().tolist()},
             {"predicted": self._predicted(), "measured": measured},
         )
@@ -180,9 +183,9 @@ class _Job:
 
 def _run_and_time(
     files: Mapping[str, Path], job: _Job, boards: Boards, is_real: bool
-) -> tuple[np.ndarray, dict[str, Timing]]:
+) -> tuple[list[np.ndarray], dict[str, Timing]]:
     """What the pruned network computes on one of the boards, and latencies of all, if it is a real one."""
-    results: list[tuple[np.ndarray, dict[str, Timing]]] = []
+    results: list[tuple[list[np.ndarray], dict[str, Timing]]] = []
 
     def work(device: Device, files: Mapping[str, Path]) -> None:
         libraries = {name: device.load(file) for name, file in files.items()}
@@ -194,9 +197,9 @@ def _run_and_time(
     return results[-1]
 
 
-def _outputs(library: LoadedLibrary, images: torch.Tensor) -> np.ndarray:
-    outputs = []
+def _outputs(library: LoadedLibrary, images: torch.Tensor) -> list[np.ndarray]:
+    answers = []
     for image in torch.split(images, 1):
         library.set_inputs("main", [image.numpy()])
-        outputs.append(library.run("main"))
-    return np.concatenate(outputs)
+        answers.append(library.run("main"))
+    return in_turn(answers)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aap_hw.deploy.reference import Reference
+from aap_hw.deploy.reference import Reference, in_turn
 from aap_hw.errors import UserError
 from aap_hw.files import require_writable_folder, write_atomic
 from aap_hw.prune.run import RunFolder
@@ -30,7 +30,9 @@ class Exported:
 
 
 def export_onnx(run: RunFolder, data: LabelledImages, path: Path) -> Exported:
-    """Write a finished run's network as ONNX: one image (1, C, H, W), called ``image``, to ``logits``.
+    """Write a finished run's network as ONNX: one image (1, C, H, W), called ``image``, to ``logits`` (1, classes).
+
+    Several outputs have the names of a bundle's.
 
     Code that makes the run's network is run again, with all your rights.
 
@@ -54,7 +56,7 @@ def export_onnx(run: RunFolder, data: LabelledImages, path: Path) -> Exported:
             (reference.images[:1],),
             file,
             input_names=["image"],
-            output_names=["logits"],
+            output_names=list(reference.outputs),
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -66,8 +68,8 @@ def export_onnx(run: RunFolder, data: LabelledImages, path: Path) -> Exported:
     return Exported(path, len(content), difference, len(reference.images))
 
 
-def _outputs(file: Path, images: torch.Tensor) -> np.ndarray:
+def _outputs(file: Path, images: torch.Tensor) -> list[np.ndarray]:
     import onnxruntime  # heavy, and an extra
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(["logits"], {"image": image.numpy()})[0] for image in torch.split(images, 1)])
+    return in_turn([session.run(None, {"image": image.numpy()}) for image in torch.split(images, 1)])

@@ -198,10 +198,10 @@ class RemoteLibrary:
             self._ask("set_inputs", self._number, function, inputs, seconds=size / BYTES_A_SECOND)
             self._inputs[function] = digest.digest()
 
-    def run(self, function: str) -> np.ndarray:
-        """Call once and fetch the output."""
-        output: np.ndarray = self._ask("run", self._number, function, seconds=self._expected_s(function, 1))
-        return output
+    def run(self, function: str) -> list[np.ndarray]:
+        """Call once and fetch the outputs."""
+        outputs: list[np.ndarray] = self._ask("run", self._number, function, seconds=self._expected_s(function, 1))
+        return outputs
 
     def time_us(self, function: str, number: int, repeats: int) -> list[float]:
         """Mean microseconds a call of ``repeats`` samples of ``number`` calls each."""

@@ -19,8 +19,8 @@ class LoadedLibrary(Protocol):
     def set_inputs(self, function: str, inputs: Sequence[np.ndarray]) -> None:
         """Upload the arguments that ``run`` and ``time_us`` use."""
 
-    def run(self, function: str) -> np.ndarray:
-        """Call once and fetch the output."""
+    def run(self, function: str) -> list[np.ndarray]:
+        """Call once and fetch the outputs."""
 
     def time_us(self, function: str, number: int, repeats: int) -> list[float]:
         """Mean microseconds a call of ``repeats`` samples of ``number`` calls each."""
@@ -36,11 +36,11 @@ class LoadedModule:
         """Upload the arguments that ``run`` and ``time_us`` use."""
         self._machine.set_input(function, *[tvm.runtime.tensor(array, self._device) for array in inputs])
 
-    def run(self, function: str) -> np.ndarray:
-        """Call once and fetch the output."""
+    def run(self, function: str) -> list[np.ndarray]:
+        """Call once and fetch the outputs."""
         self._machine.invoke_stateful(function)
-        output: np.ndarray = self._machine.get_outputs(function).numpy()
-        return output
+        outputs = self._machine.get_outputs(function)
+        return [each.numpy() for each in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
     def time_us(self, function: str, number: int, repeats: int) -> list[float]:
         """Mean microseconds a call of ``repeats`` samples of ``number`` calls each."""

@@ -109,7 +109,7 @@ class Session:
         """See ``LoadedLibrary``."""
         self._libraries[number].set_inputs(function, inputs)
 
-    def run(self, number: int, function: str) -> np.ndarray:
+    def run(self, number: int, function: str) -> list[np.ndarray]:
         """See ``LoadedLibrary``."""
         return self._libraries[number].run(function)
 

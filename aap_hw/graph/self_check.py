@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from aap_hw.errors import UserError
 from aap_hw.graph.channel_graph import ChannelGraph
+from aap_hw.graph.outputs import output_tensors
 from aap_hw.graph.surgery import removed_blocks
 
 # As a share of the largest output. Rounding is about 1e-15; a channel taken for its neighbour is far above.
@@ -125,5 +125,4 @@ def _silenced(graph: ChannelGraph, model: nn.Module, keep: Keep) -> nn.Module:
 
 
 def _outputs(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
-    leaves = pytree.tree_leaves(model.double().eval()(images.double()))
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.numel()]
+    return [each for each in output_tensors(model.double().eval()(images.double())) if each.numel()]

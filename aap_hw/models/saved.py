@@ -22,12 +22,12 @@ import torch
 from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils import _pytree as pytree
 
 import aap_hw
 from aap_hw.errors import UserError, reason
 from aap_hw.files import write_atomic
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.outputs import output_tensors
 from aap_hw.models import python_source
 from aap_hw.models.origin import Origin
 from aap_hw.models.source import is_own, runs_code
@@ -216,8 +216,8 @@ def _outputs(module: nn.Module, origin: Origin) -> list[float]:
     image = torch.randn(1, *origin.input_shape, generator=torch.Generator().manual_seed(0))
     first = next(module.parameters(), image)
     with _evaluating(module):
-        leaves = pytree.tree_leaves(module(image.to(first.device, first.dtype)))
-    values = torch.cat([leaf.double().flatten().cpu() for leaf in leaves if isinstance(leaf, torch.Tensor)])
+        outputs = output_tensors(module(image.to(first.device, first.dtype)))
+    values = torch.cat([each.double().flatten().cpu() for each in outputs])
     places = torch.linspace(0, len(values) - 1, min(OUTPUTS, len(values))).long()
     return values[places].tolist()
 

@@ -110,7 +110,7 @@ def test_outputs_on_the_board_are_those_of_pytorch(
 
     loaded = device.load(library)
     loaded.set_inputs("main", [image.numpy()])
-    assert_alike(loaded.run("main"), expected)
+    assert_alike(loaded.run("main")[0], expected)
 
     requires, facts = Requirements.of(library, device.target), device.describe().as_json()
     how, latency = {"scale": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3}, {"predicted": None, "measured": None}

@@ -151,7 +151,7 @@ def outputs(model: nn.Module, image: torch.Tensor, folder: Path, threads: int = 
     loaded = device(threads).load(library)
     loaded.set_inputs("main", [image.numpy()])
     with torch.no_grad():
-        return loaded.run("main"), model.eval()(image).numpy()
+        return loaded.run("main")[0], model.eval()(image).numpy()
 
 
 def assert_compiled_equals_pytorch(

@@ -258,7 +258,7 @@ class TwoInputs(nn.Module):
 @pytest.mark.parametrize(
     ("model", "inputs", "reason"),
     [
-        (TwoInputs(), (torch.zeros(1, 3, 4, 4),) * 2, "2 inputs and 1 outputs"),
+        (TwoInputs(), (torch.zeros(1, 3, 4, 4),) * 2, "2 inputs, and only networks with one"),
         (nn.Conv2d(3, 3, 1).double(), (torch.zeros(1, 3, 4, 4).double(),), "4-D torch.float64"),
         (nn.LayerNorm(4), (torch.zeros(4),), "1-D torch.float32"),
         (nn.Identity(), (torch.zeros(1, 3, 4, 4),), "no kernel in it"),

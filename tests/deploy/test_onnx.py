@@ -36,9 +36,9 @@ def test_onnx_file_computes_what_pytorch_does(finished: Path, tmp_path: Path) ->
 def test_file_that_computes_something_else_is_not_kept(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = Reference.of(RunFolder(finished).load(), few_images()).outputs
+    (expected,) = Reference.of(RunFolder(finished).load(), few_images()).outputs.values()
     monkeypatch.setattr(torch.onnx, "export", lambda module, inputs, file, **how: file.write_bytes(b"a network"))
-    monkeypatch.setattr(exporting, "_outputs", lambda file, images: expected + np.float32(0.01))
+    monkeypatch.setattr(exporting, "_outputs", lambda file, images: [expected + np.float32(0.01)])
     with pytest.raises(Fault, match=r"the ONNX file differs from PyTorch by 0\.01"):
         export_onnx(RunFolder(finished), few_images(), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())

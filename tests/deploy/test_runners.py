@@ -6,6 +6,7 @@ line in its own head. Whether something was loaded is told by the library itself
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ import tvm
 import aap_hw.deploy.runners
 from aap_hw.compile.target import device_target
 from aap_hw.deploy.runners import build_command
-from tests.deploy.tiny import edit_manifest, make_bundle, replace_file, telltale_library
+from tests.deploy.tiny import Several, edit_manifest, make_bundle, replace_file, telltale_library
 
 RUNNERS = Path(aap_hw.deploy.runners.__file__).parent
 PACKAGES = Path(sysconfig.get_paths()["purelib"])
@@ -91,6 +92,16 @@ def test_outputs_are_those_of_pytorch(runner: Runner, original: tuple[Path, np.n
     assert np.ptp(expected, axis=0).min() > 1e-2, "outputs that do not depend on the image prove nothing"
     assert re.fullmatch(r"3 reference inputs: largest difference from PyTorch \S+, within 1e-05", verdict)
     assert re.fullmatch(r"\d+\.\d{3} ms a call, median of 50", timing)
+
+
+def test_several_outputs_are_those_of_pytorch(runner: Runner, tmp_path: Path) -> None:
+    expected = make_bundle(tmp_path / "several", module=Several())
+    names = [output["name"] for output in json.loads((tmp_path / "several/manifest.json").read_text())["outputs"]]
+    assert names == ["first", "scores", "again"]
+    done = runner.run(tmp_path / "several", "--print", "--time")
+    assert (done.returncode, done.stderr) == (0, "")
+    *rows, _, _ = done.stdout.splitlines()
+    np.testing.assert_allclose([[float(v) for v in row.split()] for row in rows], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("value", [1.0, np.nan], ids=str)

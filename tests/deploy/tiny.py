@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from aap_hw.compile.lowering import compile_network
 from aap_hw.compile.target import DeviceTarget
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.requirements import Requirements
+from aap_hw.graph.outputs import output_names, output_tensors
 from tests.synthetic import this_device
 
 # Its constructor runs when the dynamic linker maps it, before anybody can look at what it holds.
@@ -35,12 +36,25 @@ def network() -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
-def make_bundle(folder: Path, target: DeviceTarget | None = None) -> np.ndarray:
-    """Write a bundle of three reference vectors, by default for this machine; returns PyTorch's outputs."""
+class Several(nn.Module):
+    """The network with its first map beside its scores, once more and twice as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = network()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        first = self.layers[:2](x)
+        return {"first": first, "scores": self.layers[2:](first), "again": first * 2}
+
+
+def make_bundle(folder: Path, target: DeviceTarget | None = None, module: nn.Module | None = None) -> np.ndarray:
+    """Write a bundle of three reference vectors, by default for this machine; returns all of PyTorch's outputs."""
     images = 3 * torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(4))
-    module = network()
+    module = network() if module is None else module
     with torch.no_grad():
-        outputs = module(images).numpy()
+        returned = module.eval()(images)
+    outputs = dict(zip(output_names(returned), (each.numpy() for each in output_tensors(returned)), strict=True))
     device = this_device()
     with tempfile.TemporaryDirectory() as scratch:
         library = Path(scratch) / "tiny.so"
@@ -53,7 +67,7 @@ def make_bundle(folder: Path, target: DeviceTarget | None = None) -> np.ndarray:
         write_bundle(
             folder, library, Bundle("tiny", facts, requires, images.numpy(), outputs, 1e-5, labels, how, latency)
         )
-    return outputs
+    return np.concatenate([output.reshape(len(images), -1) for output in outputs.values()], axis=1)
 
 
 @functools.cache

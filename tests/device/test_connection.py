@@ -69,9 +69,9 @@ def test_loaded_library_runs_and_its_file_is_no_longer_needed(
     copy.unlink()
     image = np.arange(8, dtype="float32").reshape(1, 2, 2, 2)
     loaded.set_inputs("main", [image])
-    assert np.array_equal(loaded.run("main"), 2 * image)
+    assert np.array_equal(loaded.run("main")[0], 2 * image)
     loaded.set_inputs("main", [-image])
-    assert np.array_equal(loaded.run("main"), -2 * image)
+    assert np.array_equal(loaded.run("main")[0], -2 * image)
     samples = loaded.time_us("main", number=3, repeats=4)
     assert len(samples) == 4
     assert all(0 < us < 1e6 for us in samples)
@@ -85,7 +85,7 @@ def test_file_that_replaced_another_is_loaded_anew(device: LocalDevice, library:
     second = device.load(path)
     for loaded, factor in ((first, 2), (second, 3)):
         loaded.set_inputs("main", [image])
-        assert np.array_equal(loaded.run("main"), factor * image)
+        assert np.array_equal(loaded.run("main")[0], factor * image)
 
 
 def test_host_profile_is_compiled_for_the_cpu_that_is_here() -> None:

@@ -32,7 +32,7 @@ class Clockwork:
     def set_inputs(self, function: str, inputs: Sequence[np.ndarray]) -> None:
         self.log.append((self.name, "set", function, len(inputs)))
 
-    def run(self, function: str) -> np.ndarray:
+    def run(self, function: str) -> list[np.ndarray]:
         raise AssertionError(function)
 
     def time_us(self, function: str, number: int, repeats: int) -> list[float]:

@@ -96,7 +96,7 @@ def test_latency_of_a_point_is_that_of_one_of_its_calls(folder: Path) -> None:
             assert (function, len(inputs)) == ("point_0", 1 + 4 * 2)
             assert [array.shape for array in inputs] == list(batch.shapes[0])
 
-        def run(self, function: str) -> np.ndarray:
+        def run(self, function: str) -> list[np.ndarray]:
             raise AssertionError(function)
 
         def time_us(self, function: str, number: int, repeats: int) -> list[float]:

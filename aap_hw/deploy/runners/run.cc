@@ -185,11 +185,15 @@ struct AlignedMemory {
   void FreeData(DLTensor* tensor) { std::free(tensor->data); }
 };
 
-ffi::Shape ShapeOf(const Object& manifest, const char* name) {
-  const Array only = Field<Array>(manifest, name);
-  std::vector<int64_t> extents;
-  for (const auto& extent : Field<Array>(only[0].cast<Object>(), "shape")) extents.push_back(extent.cast<int64_t>());
-  return ffi::Shape(extents.begin(), extents.end());
+// The shapes of the tensors that the manifest lists as "inputs" or "outputs".
+std::vector<ffi::Shape> ShapesOf(const Object& manifest, const char* name) {
+  std::vector<ffi::Shape> shapes;
+  for (const auto& tensor : Field<Array>(manifest, name)) {
+    std::vector<int64_t> extents;
+    for (const auto& extent : Field<Array>(tensor.cast<Object>(), "shape")) extents.push_back(extent.cast<int64_t>());
+    shapes.emplace_back(extents.begin(), extents.end());
+  }
+  return shapes;
 }
 
 size_t Elements(const ffi::Shape& shape) {
@@ -202,16 +206,21 @@ size_t Elements(const ffi::Shape& shape) {
 class Model {
  public:
   Model(const std::string& folder, const Object& manifest)
-      : input_(ffi::Tensor::FromNDAlloc(AlignedMemory(), ShapeOf(manifest, "inputs"), {kDLFloat, 32, 1}, {kDLCPU, 0})),
-        output_(Elements(ShapeOf(manifest, "outputs"))),
+      : input_(ffi::Tensor::FromNDAlloc(AlignedMemory(), ShapesOf(manifest, "inputs").at(0), {kDLFloat, 32, 1},
+                                        {kDLCPU, 0})),
+        shapes_(ShapesOf(manifest, "outputs")),
         machine_(Load(folder, Field<Object>(manifest, "requires"))) {
     set_input_ = Of("set_input"), invoke_ = Of("invoke_stateful"), get_output_ = Of("get_output");
     copy_ = ffi::Function::GetGlobalRequired("runtime.TVMTensorCopyToBytes");
+    size_t elements = 0;
+    for (const auto& shape : shapes_) elements += Elements(shape);
+    outputs_.resize(elements);
   }
 
   size_t InputSize() const { return input_.numel(); }
-  size_t OutputSize() const { return output_.size(); }
+  size_t OutputSize() const { return outputs_.size(); }
 
+  // All outputs for one input, one behind the other; the next call overwrites them.
   const std::vector<float>& operator()(const float* input) {
     std::memcpy(input_.data_ptr(), input, InputSize() * sizeof(float));
     set_input_("main", input_);
@@ -221,9 +230,13 @@ class Model {
   // Compute once more what was computed last.
   const std::vector<float>& Run() {
     invoke_("main");
-    ffi::Tensor result = get_output_("main").cast<ffi::Tensor>();
-    copy_(result, static_cast<void*>(output_.data()), int64_t(output_.size() * sizeof(float)));
-    return output_;
+    float* next = outputs_.data();
+    for (size_t i = 0; i < shapes_.size(); ++i) {
+      ffi::Any result = shapes_.size() > 1 ? get_output_("main", int64_t(i)) : get_output_("main");
+      copy_(result.cast<ffi::Tensor>(), static_cast<void*>(next), int64_t(Elements(shapes_[i]) * sizeof(float)));
+      next += Elements(shapes_[i]);
+    }
+    return outputs_;
   }
 
  private:
@@ -253,7 +266,8 @@ class Model {
   ffi::Function Of(const char* name) { return machine_->GetFunction(name, false).value(); }
 
   ffi::Tensor input_;
-  std::vector<float> output_;
+  std::vector<ffi::Shape> shapes_;
+  std::vector<float> outputs_;
   ffi::Module machine_;
   ffi::Function set_input_, invoke_, get_output_, copy_;
 };

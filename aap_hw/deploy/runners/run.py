@@ -7,6 +7,8 @@ Needs numpy and apache-tvm, of which only the runtime library is loaded. To use 
     model = Model("path/of/this/folder")
     logits = model(image)  # a float32 array, prepared as "preprocessing" in manifest.json says
 
+Of a network with several outputs, a call returns a dictionary of them.
+
 Exits with 0 if the outputs agree, 1 if they do not, 2 if the folder does not fit this machine or is damaged; then
 nothing of it has been loaded.
 """
@@ -146,9 +148,9 @@ class Model:
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder).resolve()
         self.manifest = check(folder)
-        (image,), (logits,) = self.manifest["inputs"], self.manifest["outputs"]
+        (image,), outputs = self.manifest["inputs"], self.manifest["outputs"]
         self._input = aligned(tuple(image["shape"]))
-        self._output = np.empty(logits["shape"], np.float32)
+        self._outputs = {output["name"]: np.empty(output["shape"], np.float32) for output in outputs}
         requires = self.manifest["requires"]
         os.environ["TVM_NUM_THREADS"] = str(requires["threads"])
         tvm_ffi = load_runtime(requires["accelerator"])
@@ -163,18 +165,25 @@ class Model:
         executable["vm_initialization"](*[n for device in (*devices, (CPU, 0, POOLED)) for n in device])
         self._machine = executable
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The output for one input; both are of the shapes in the manifest, float32."""
+    def __call__(self, image: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
+        """The output for one input, or several by name; all are of the shapes in the manifest, float32."""
+        outputs = self.all_outputs(image)
+        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+
+    def all_outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs for one input by name, even if there is only one."""
         self._input[...] = image
         self._machine["set_input"]("main", self._argument)
         self.run()
-        return self._output.copy()
+        return {name: output.copy() for name, output in self._outputs.items()}
 
     def run(self) -> None:
-        """Compute once more what was computed last, and fetch the output."""
+        """Compute once more what was computed last, and fetch the outputs."""
         self._machine["invoke_stateful"]("main")
-        address = self._output.ctypes.data_as(ctypes.c_void_p)
-        self._copy(self._machine["get_output"]("main"), address, self._output.nbytes)
+        for i, output in enumerate(self._outputs.values()):
+            place = (i,) if len(self._outputs) > 1 else ()
+            address = output.ctypes.data_as(ctypes.c_void_p)
+            self._copy(self._machine["get_output"]("main", *place), address, output.nbytes)
 
 
 def load_runtime(accelerator: str) -> Any:
@@ -212,7 +221,7 @@ def main() -> int:
         return 2
     reference = model.manifest["reference"]
     inputs, expected = (np.load(options.folder / reference[n], allow_pickle=False) for n in ("inputs", "outputs"))
-    outputs = np.concatenate([model(image[None]) for image in inputs])
+    outputs = np.concatenate([side_by_side(list(model.all_outputs(image[None]).values())) for image in inputs])
     if options.print:
         for row in outputs.reshape(len(outputs), -1):
             print(" ".join(f"{value:.9g}" for value in row))
@@ -225,6 +234,11 @@ def main() -> int:
     if options.time:
         print(f"{time_ms(model):.3f} ms a call, median of {RUNS_OF_ONE_TIMING}")
     return 0 if agrees else 1
+
+
+def side_by_side(outputs: list[np.ndarray]) -> np.ndarray:
+    """Outputs (n, ...) as one array: one alone as it is, several as (n, all values)."""
+    return outputs[0] if len(outputs) == 1 else np.concatenate([each.reshape(len(each), -1) for each in outputs], 1)
 
 
 def time_ms(model: Model) -> float:

@@ -1,0 +1,141 @@
+"""A network that returns several tensors compiles to all of them, in PyTorch's order and laid out as PyTorch does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from aap_hw.compile.footprint import moments
+from aap_hw.compile.lowering import compile_network
+from aap_hw.compile.partition import partition
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from aap_hw.graph.outputs import output_names, output_tensors
+from aap_hw.models.initialise import initialise
+from tests.compile.running import device, randomise, target
+
+
+class Pyramid(nn.Module):
+    """Two maps, the first of which is read on, and scores; packed as given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 9, 3, 2, 1), nn.Conv2d(9, 17, 3, 2, 1)
+        self.head = nn.Linear(17, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        one = F.relu(self.one(x))
+        two = F.relu(self.two(one))
+        return self.packed(x, one, two, self.head(two.mean((2, 3))))
+
+    def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
+        return {"maps": [one, two], "scores": scores}
+
+
+class WithTheImage(Pyramid):
+    def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
+        return scores, x, one
+
+
+class Twice(Pyramid):
+    def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
+        return two, scores, two, two.flatten(1)
+
+
+class WithNothing(Pyramid):
+    def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
+        return {"aux": None, "scores": scores, "map": one}
+
+
+class InOneDictionary(Pyramid):
+    def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
+        return {"out": two}
+
+
+class NamedAlike(Pyramid):
+    def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
+        return {"map": [one], "map_0": two}
+
+
+class Gated(Pyramid):
+    def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
+        return two.mean((2, 3), keepdim=True), two * torch.sigmoid(two)
+
+
+PACKINGS = [Pyramid, WithTheImage, Twice, WithNothing, InOneDictionary, Gated]
+
+
+def compiled_outputs(model: nn.Module, image: Tensor, library: Path, threads: int = 1) -> list[np.ndarray]:
+    compile_network(model, image, target(threads), library)
+    loaded = device(threads).load(library)
+    loaded.set_inputs("main", [image.numpy()])
+    return loaded.run("main")
+
+
+def assert_alike(actual: list[np.ndarray], expected: list[Tensor]) -> None:
+    assert [each.shape for each in actual] == [tuple(each.shape) for each in expected]
+    for here, there in zip(actual, expected, strict=True):
+        assert there.std() > 1e-3
+        np.testing.assert_allclose(here, there.numpy(), rtol=0, atol=1e-5 * float(there.abs().max()))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("packing", PACKINGS, ids=lambda packing: packing.__name__)
+def test_all_outputs_are_those_of_pytorch(packing: type[Pyramid], threads: int, tmp_path: Path) -> None:
+    model, image = randomise(packing()), torch.randn(2, 3, 14, 10)
+    with torch.no_grad():
+        expected = output_tensors(model(image))
+    assert_alike(compiled_outputs(model, image, tmp_path / "network.so", threads), expected)
+
+
+def test_the_backbone_of_a_detector_is_cut_and_compiled(tmp_path: Path) -> None:
+    detector = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
+    model, image = detector.backbone.eval(), torch.randn(1, 3, 96, 96)
+    initialise(model, seed=0)
+    graph = ChannelGraph.trace(model, (image,))
+    smaller = graph.cut(model, {g.name: range((g.width + 1) // 2) for g in graph.groups if g.frozen is None})
+    with torch.no_grad():
+        whole, expected = output_tensors(model(image)), output_tensors(smaller(image))
+    assert [each.shape for each in whole] == [each.shape for each in expected]
+    assert len(expected) == 6
+    actual = compiled_outputs(smaller, image, tmp_path / "network.so")
+    for here, there in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(here, there.numpy(), rtol=0, atol=1e-4 * float(there.abs().max()))
+
+
+def test_an_output_is_held_until_the_network_ends() -> None:
+    model = randomise(Pyramid())
+    network = partition(ChannelGraph.trace(model, (torch.zeros(1, 3, 14, 10),)))
+    *_, last = moments(network)
+    maps = 4 * (9 * 7 * 5 + 17 * 4 * 3)
+    assert last.bytes_at(network.dense) >= maps
+
+
+@pytest.mark.parametrize(
+    ("packing", "names"),
+    [
+        (Pyramid, ["maps_0", "maps_1", "scores"]),
+        (Twice, ["output_0", "output_1", "output_2", "output_3"]),
+        (WithNothing, ["scores", "map"]),
+        (InOneDictionary, ["logits"]),
+        (NamedAlike, ["output_0", "output_1"]),
+    ],
+)
+def test_outputs_are_called_what_the_code_calls_them(packing: type[Pyramid], names: list[str]) -> None:
+    assert output_names(packing()(torch.zeros(1, 3, 8, 8))) == names
+
+
+def test_network_that_returns_nothing_is_refused() -> None:
+    class Silent(Pyramid):
+        def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
+            return None
+
+    with pytest.raises(UserError):
+        partition(ChannelGraph.trace(randomise(Silent()), (torch.zeros(1, 3, 8, 8),)))
