@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.labels import IntArray
+from aap_hw.graph.outputs import output_tensors
 
 
 def sensitivities(graph: ChannelGraph, images: Tensor) -> dict[str, float]:
@@ -20,7 +21,7 @@ def sensitivities(graph: ChannelGraph, images: Tensor) -> dict[str, float]:
     ``sum over channels of the mean over images of |sum over pixels of Y * dL/dY|`` (Molchanov et al., 2017,
     equation 8), where L is the cross-entropy of the network's outputs with its own answer: no labels are needed, and
     for a network that is mostly right it makes no difference. A group that is observed at several nodes gets their
-    mean.
+    mean. Of several outputs it is not known which are scores: then all groups are worth the same, 1.
 
     Parameters
     ----------
@@ -44,10 +45,11 @@ def sensitivities(graph: ChannelGraph, images: Tensor) -> dict[str, float]:
         for start in range(0, whole, batch):
             # Not a leaf, so that a network may change its input in place.
             given = images[start : start + batch].clone().requires_grad_(True)
-            outputs = _Gradients(network, dims, sums).run(given * 1)
-            if not isinstance(outputs, Tensor) or outputs.dim() < 2:
+            outputs = output_tensors(_Gradients(network, dims, sums).run(given * 1))
+            if len(outputs) != 1 or outputs[0].dim() < 2:
                 return dict.fromkeys(places, 1.0)
-            torch.autograd.grad(F.cross_entropy(outputs, outputs.argmax(1), reduction="sum"), given, allow_unused=True)
+            loss = F.cross_entropy(outputs[0], outputs[0].argmax(1), reduction="sum")
+            torch.autograd.grad(loss, given, allow_unused=True)
     found = {
         name: _mean([_of(sums.get(node), index) for node, (_, index) in at.items()]) for name, at in places.items()
     }

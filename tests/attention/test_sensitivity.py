@@ -84,6 +84,26 @@ def test_a_residual_branch_that_adds_little_matters_little() -> None:
     assert weak["first"] > 0.3 * strong["first"]
 
 
+class Packed(Net):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor | None]:  # type: ignore[override]
+        return {"aux": None, "out": super().forward(x)}
+
+
+class Several(Net):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        return super().forward(x), x.mean((2, 3))
+
+
+def test_only_outputs_that_are_surely_scores_tell_groups_apart() -> None:
+    alone, packed, several = (traced(kind().eval()) for kind in (Net, Packed, Several))
+    for graph in (packed, several):
+        graph.program.state_dict.update(alone.program.state_dict)
+    expected = sensitivities(alone, images())
+    assert sensitivities(packed, images()) == expected
+    assert expected["first"] != expected["third"]
+    assert sensitivities(several, images()) == {"first": 1.0, "third": 1.0}
+
+
 def test_activations_without_a_gradient_count_for_nothing() -> None:
     class Halted(Net):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
