@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aap_hw.policy import Budget
     from aap_hw.prune.job import Pruned
     from aap_hw.prune.proposal import Proposal
+    from aap_hw.prune.run import RunFolder
     from aap_hw.prune.steps import OnEvent
     from aap_hw.prune.task import PruneSettings
     from aap_hw.train.sources import ImageSource
@@ -192,6 +193,7 @@ def prune(
     input_shape: tuple[int, ...] | None = None,
     data: str | ImageSource | None = None,
     download: bool = False,
+    train: bool = True,
     weights: str | None = None,
     classes: int | None = None,
     settings: PruneSettings | None = None,
@@ -219,6 +221,8 @@ def prune(
     data, download
         Images to train on (``aap_hw.train.sources``), fetched first if that is wanted; None cuts once and trains
         nothing.
+    train
+        If False, the images only tell which filters matter; the network is cut once, for code of yours to train.
     weights
         ``"embedded"``, a checkpoint's path, ``"none"``; None takes embedded ones where embedded images are used.
     settings
@@ -252,7 +256,9 @@ def prune(
     settings = settings or PruneSettings()
     origin = _origin(model, input_shape, weights, classes, source)
     limits = {each.resource.name: Limit(each.amount, each.relative) for each in budgets}
-    job = Job(origin, source, limits, max_accuracy_drop, settings, allow_emulated, connect, tensorboard, device)
+    job = Job(
+        origin, source, limits, max_accuracy_drop, settings, allow_emulated, connect, tensorboard, device, train=train
+    )
     asked = [str(each).replace("%", "pct") + _SUFFIX[each.resource.name] for each in budgets]
     parts = [origin.short, table.device["name"], *asked]
     parts += [] if max_accuracy_drop is None else [f"{max_accuracy_drop:g}-drop"]
@@ -288,6 +294,7 @@ def deploy(
     device: str,
     *,
     connect: str | None = None,
+    weights: StrPath | None = None,
     data: str | ImageSource | None = None,
     out: StrPath | None = None,
     on_notice: Callable[[str], None] | None = None,
@@ -303,8 +310,10 @@ def deploy(
         Folder of a finished run.
     device, connect
         As of ``profile``.
+    weights
+        A checkpoint of the cut network, ``aap_hw.load(run)``, which code of yours has trained; by default the run's.
     data
-        Images to check it with; by default those that the run was trained on, else the embedded ones.
+        Images to check it with; by default those that the run was pruned with, else the embedded ones.
     out
         The bundle's folder; by default ``RUN/bundle-DEVICE``.
     on_notice
@@ -312,37 +321,42 @@ def deploy(
 
     Raises
     ------
-    UserError : the run is of another device, or the device cannot be reached.
+    UserError : the run is of another device, the weights of another network, or the device cannot be reached.
     Fault : the compiled network does not compute what PyTorch does.
     """
     from aap_hw.deploy.deploying import deploy as deploy_run
     from aap_hw.device import load_profile
     from aap_hw.device.boards import PATIENCE_S, Boards
     from aap_hw.prune.job import images_of
-    from aap_hw.prune.run import RunFolder
 
     description = load_profile(device).reached_by(connect)
     images = images_of(Path(run), _source(data))
     with closing(Boards(description, on_notice or _ignored, PATIENCE_S)) as boards:
-        return deploy_run(RunFolder(Path(run)), boards, images, None if out is None else Path(out))
+        return deploy_run(_run_folder(run, weights), boards, images, None if out is None else Path(out))
 
 
-def bundle(run: StrPath, device: str, *, data: str | ImageSource | None = None, out: StrPath | None = None) -> Path:
+def bundle(
+    run: StrPath,
+    device: str,
+    *,
+    weights: StrPath | None = None,
+    data: str | ImageSource | None = None,
+    out: StrPath | None = None,
+) -> Path:
     """Compile a run's network for a device that is not at hand, and write its bundle; the bundle's folder.
 
-    Code that the run was begun with is run again, as by ``deploy``.
+    Code that the run was begun with is run again, as by ``deploy``, whose parameters these are.
 
     Raises
     ------
-    UserError : the run is of another device, or there is no compiler for it.
+    UserError : the run is of another device, the weights of another network, or there is no compiler for it.
     """
     from aap_hw.deploy.deploying import bundle_unseen
     from aap_hw.device import load_profile
     from aap_hw.prune.job import images_of
-    from aap_hw.prune.run import RunFolder
 
     images = images_of(Path(run), _source(data))
-    return bundle_unseen(RunFolder(Path(run)), load_profile(device), images, None if out is None else Path(out))
+    return bundle_unseen(_run_folder(run, weights), load_profile(device), images, None if out is None else Path(out))
 
 
 def report(*runs: StrPath, out: StrPath | None = None) -> Path:
@@ -355,6 +369,12 @@ def report(*runs: StrPath, out: StrPath | None = None) -> Path:
     from aap_hw.report.writing import write_report
 
     return write_report([Path(run) for run in runs], None if out is None else Path(out))
+
+
+def _run_folder(run: StrPath, weights: StrPath | None) -> RunFolder:
+    from aap_hw.prune.run import RunFolder
+
+    return RunFolder(Path(run), None if weights is None else Path(weights))
 
 
 def _ignored(_: object) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -158,17 +159,32 @@ def test_network_with_several_outputs_goes_the_whole_way(
     monkeypatch.setattr(profiling, "profile_model", functools.partial(profiling.profile_model, networks=2))
     Path("net.py").write_text(DETECTOR)
     network, device = ("--model", "net.py:Detector", "--input", "3x16x16"), ("--device", str(quick_device))
-    prune = ("prune", *device, *network, "--lut", "table.json", "--budget", "80%", "--out", "run")
+    prune = ("prune", *device, *network, "--data", "embedded", "--lut", "table.json", "--budget", "80%", "--out", "run")
     assert aap_hw("profile", *device, *network, "--out", "table.json", "--workers", "1").code == 0
-    refused = aap_hw(*prune, "--data", "embedded")
-    assert (refused.code, "not one score for each class; leave --data out" in refused.err) == (2, True), refused
-    for command in (prune, ("deploy", "run", *device), ("export", "run", "--onnx", "net.onnx")):
+    refused = aap_hw(*prune)
+    assert (refused.code, "not one score for each class; add --no-training" in refused.err) == (2, True), refused
+    assert aap_hw(*prune, "--no-training").code == 0
+    smaller = load("run", trust_source=True)
+    with torch.no_grad():
+        for parameter in smaller.parameters():  # as training does, somewhere else
+            parameter.mul_(1.5)
+    torch.save(smaller.state_dict(), "trained.pt")
+    trained = ("--weights", "trained.pt")
+    for command in (("deploy", "run", *device, *trained), ("export", "run", *trained, "--onnx", "net.onnx")):
         outcome = aap_hw(*command)
         assert outcome.code == 0, outcome
+    bundle = next(Path("run").glob("bundle-*"))
+    images, reference = (np.load(bundle / f"reference_{what}.npy") for what in ("inputs", "outputs"))
+    found = smaller.eval()(torch.from_numpy(images))
+    rows = torch.cat([each.flatten(1) for each in (*found["boxes"], *found["scores"])], 1)
+    np.testing.assert_allclose(reference, rows.detach().numpy(), rtol=0, atol=1e-5)
+    wrong = aap_hw("deploy", "run", *device, "--weights", "run/table.json")
+    assert wrong.code == 2, wrong
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["max_abs_diff"] <= 1e-4
     assert summary["macs_pruned"] < summary["macs_dense"]
-    manifest = json.loads(next(Path("run").glob("bundle-*/manifest.json")).read_text())
+    assert summary["deployed_weights"] == "trained.pt"
+    manifest = json.loads((bundle / "manifest.json").read_text())
     shapes = {output["name"]: output["shape"] for output in manifest["outputs"]}
     assert shapes == {
         "boxes_0": [1, 4, 16, 16], "boxes_1": [1, 4, 8, 8], "scores_0": [1, 7, 16, 16], "scores_1": [1, 7, 8, 8],

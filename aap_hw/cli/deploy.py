@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aap_hw.cli.options import connect_option, data_options, device_option
+from aap_hw.cli.options import connect_option, data_options, device_option, trained_option
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.errors import UserError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @device_option
 @connect_option
 @click.option("--out", metavar="FOLDER", help="Where to write the bundle; default: RUN/bundle-DEVICE.")
+@trained_option
 @data_options
 @click.option("--no-run", is_flag=True, help="Only compile and write the bundle; the device need not be there.")
 @quiet_option
@@ -30,6 +31,7 @@ def command(
     device: str,
     connect_to: str | None,
     out: str | None,
+    weights: str | None,
     no_run: bool,
     source: ImageSource | None,
     quiet: bool,
@@ -44,17 +46,19 @@ def command(
         raise UserError("--no-run does not reach the device, so --connect would do nothing; leave one of them out")
     console = plain_console(stderr=json_to is not None, quiet=quiet)
     if no_run:
-        written = api.bundle(run_folder, device, data=source, out=out)
+        written = api.bundle(run_folder, device, weights=weights, data=source, out=out)
         console.print("nothing was run: outputs are not checked and latency is not measured", soft_wrap=True)
         console.print(f"bundle: {written}; on the device: python3 run.py --time", soft_wrap=True)
         if json_to is not None:
             write_json({"bundle": str(written)}, json_to)
         return
-    result = api.deploy(run_folder, device, connect=connect_to, data=source, out=out, on_notice=notice)
+    result = api.deploy(run_folder, device, connect=connect_to, weights=weights, data=source, out=out, on_notice=notice)
     if result.latencies:
         console.print(summary_table(result.summary))
         for sentence in budget_sentences(result.summary):
             console.print(sentence, soft_wrap=True)
+        if weights is not None and result.summary.get("accuracy_pruned") is not None:
+            console.print(f"accuracies are those of the run's own weights, not of {weights}", soft_wrap=True)
     else:
         console.print("the device is emulated: outputs are checked and nothing is timed", soft_wrap=True)
     console.print(

@@ -57,6 +57,11 @@ if TYPE_CHECKING:
 @input_option
 @data_options
 @click.option("--download", is_flag=True, help="Fetch the images first (cifar10 and fashion-mnist).")
+@click.option(
+    "--no-training",
+    is_flag=True,
+    help="Let the images of --data only tell which filters matter, and cut once: code of yours trains the network.",
+)
 @weights_option
 @classes_option
 @click.option(
@@ -117,6 +122,7 @@ def command(
     input_shape: tuple[int, ...] | None,
     source: ImageSource | None,
     download: bool,
+    no_training: bool,
     weights: str | None,
     classes: int | None,
     max_accuracy_drop: float | None,
@@ -145,9 +151,9 @@ def command(
 ) -> None:
     """Prune a network until it meets its budgets, keeping the filters with the most attention.
 
-    With --data it is trained in rounds; without, it is cut in one go and not trained. With --max-accuracy-drop it gets
-    as fast as the accuracy allows, rounds that lose too much being undone, or keeps it within the budgets. Whatever
-    ends it early, --resume goes on.
+    With --data it is trained in rounds; without, or with --no-training, it is cut in one go and not trained. With
+    --max-accuracy-drop it gets as fast as the accuracy allows, rounds that lose too much being undone, or keeps it
+    within the budgets. Whatever ends it early, --resume goes on.
     """
     from aap_hw import api, ranks
     from aap_hw.cli.run_screen import PruneScreen, plain_console
@@ -186,6 +192,7 @@ def command(
             input_shape=input_shape,
             data=source,
             download=download,
+            train=not no_training,
             weights=weights,
             classes=classes,
             settings=settings,

@@ -81,6 +81,7 @@ def deploy(run: RunFolder, device: Device | Boards, data: LabelledImages, folder
         checked = len(job.reference.images)
         figures: dict[str, Any] = {"max_abs_diff": difference, "images_checked": checked}
         figures["slow_path"] = compiled["pruned"].slow_path
+        figures["deployed_weights"] = run.trained and str(run.trained)
         measured = None
         if is_real:
             dense_ms, pruned_ms = (timings[name].latency_us / 1e3 for name in ("dense", "pruned"))

@@ -169,5 +169,5 @@ def _classes(origin: Origin) -> int:
     with torch.no_grad():
         output = origin.build()(torch.zeros(1, *origin.input_shape))
     if not isinstance(output, torch.Tensor) or output.dim() != 2:
-        raise UserError(f"the output of {origin.model} is not one score for each class; leave --data out")
+        raise UserError(f"the output of {origin.model} is not one score for each class; add --no-training")
     return output.shape[1]

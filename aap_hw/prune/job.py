@@ -55,13 +55,14 @@ class Job:
 
     Attributes
     ----------
-    data : where the images to train on come from; None prunes without training.
+    data : where the images come from; None takes the embedded ones and trains nothing.
     budgets : by the resource's name; none if only an accuracy is to be kept.
     max_accuracy_drop : percentage points of accuracy that may be lost, beside budgets or instead of them.
     device : the profile's name or path of the device to measure on; None takes the one called as the table's device.
     connect_to : where the device is, if not where its profile says.
     tensorboard : write the run's figures for TensorBoard, too.
     folder : the folder that relative paths, and modules that are named, start from.
+    train : train on the images; else they only tell which filters matter, and the network is cut once.
     """
 
     origin: Origin
@@ -74,10 +75,13 @@ class Job:
     tensorboard: bool = False
     device: str | None = None
     folder: str = field(default_factory=lambda: str(Path.cwd()))
+    train: bool = True
 
     def __post_init__(self) -> None:
         if not self.budgets and self.max_accuracy_drop is None:
             raise UserError(NOTHING_ASKED)
+        if self.data is None and not self.train:
+            raise UserError("--no-training is about the images of --data: say which, or leave it out")
 
     def as_json(self) -> dict[str, Any]:
         """The job as JSON values."""
@@ -169,7 +173,7 @@ def resume(folder: Path, on_event: OnEvent = lambda _: None, connect_to: str | N
 
 
 def images_of(folder: Path, source: ImageSource | None = None) -> LabelledImages:
-    """The images to try a run's network on: those given, else those that it was trained on, else the embedded ones.
+    """The images to try a run's network on: those given, else those that it was pruned with, else the embedded ones.
 
     Raises
     ------
@@ -241,7 +245,7 @@ class _Execution:
 
     def _prune(self) -> Callable[[OnEvent, Journal], tuple[PrunedNetwork, dict[str, Any]]]:
         job = self._job
-        retrain = job.data is not None
+        retrain = job.data is not None and job.train
         source = job.data or EMBEDDED
         images = source.load(job.origin.input_shape)
         task = Task(job.origin, self._table, images, retrain, self._device, job.allow_emulated)

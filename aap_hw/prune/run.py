@@ -25,6 +25,7 @@ from aap_hw.graph.self_check import Mismatch
 from aap_hw.jsonlines import JsonLines
 from aap_hw.models import saved
 from aap_hw.models.origin import Origin
+from aap_hw.models.weights import WeightsFile, load_weights
 from aap_hw.prune.journal import remove_checkpoints
 
 SCHEMA_VERSION = 3
@@ -56,10 +57,15 @@ class PrunedNetwork:
 
 
 class RunFolder:
-    """One run's folder on disk."""
+    """One run's folder on disk.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Attributes
+    ----------
+    trained : a checkpoint that its network is loaded with instead of the run's weights: what other code made of them.
+    """
+
+    def __init__(self, path: Path, trained: Path | None = None) -> None:
+        self.path, self.trained = path, trained
 
     @property
     def is_finished(self) -> bool:
@@ -107,7 +113,7 @@ class RunFolder:
 
         Raises
         ------
-        UserError : the folder holds no finished run, or a file of it is damaged.
+        UserError : the folder holds no finished run, a file of it is damaged, or ``trained`` is of another network.
         """
         if not self.path.is_dir():
             raise UserError(f"there is no run folder {self.path}; 'aap-hw prune' makes one")
@@ -139,6 +145,8 @@ class RunFolder:
         # Of a run that was killed just when it was saved.
         remove_checkpoints(self.path)
         network = saved.read(weights, trust_source=True)
+        if self.trained is not None:
+            load_weights(network.module, WeightsFile.at(self.trained), f"the cut network of {self.path}")
         return PrunedNetwork(network.origin, network.kept, device, network.module, record)
 
     def report_mismatch(self, mismatch: Mismatch) -> Path:

@@ -269,7 +269,7 @@ def check_classes(task: Task) -> None:
     if task.origin.classes != task.data.classes:
         raise UserError(
             f"{task.origin.model} tells {task.origin.classes} classes apart and the images are of {task.data.classes}; "
-            "choose a model for these images, or leave --data out to prune without training"
+            "choose a model for these images, or add --no-training to cut it without training"
         )
 
 
@@ -278,7 +278,9 @@ def check_drop(task: Task, drop: float) -> None:
     if not 0 <= drop <= 100:
         raise UserError(f"an accuracy may drop by 0 to 100 percentage points, not by {drop}")
     if not task.retrain:
-        raise UserError("an accuracy can only be kept by training: add --data, or give a --budget instead")
+        raise UserError(
+            "an accuracy can only be kept by training: give --data without --no-training, or a --budget instead"
+        )
 
 
 def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: PruneSettings) -> dict[str, Any]:

@@ -141,7 +141,11 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "option": (("plan", "--bugdet", "50%", "--lut", "TABLE"), r"No such option '?--bugdet'?.*--budget"),
     "accuracy without images": (
         ("prune", "--model", "resnet20", "--max-accuracy-drop", "1", "--lut", "TABLE"),
-        "an accuracy can only be kept by training: add --data",
+        "an accuracy can only be kept by training: give --data",
+    ),
+    "no training without images": (
+        ("prune", "--model", "resnet20", "--no-training", "--budget", "50%", "--lut", "TABLE"),
+        "--no-training is about the images of --data: say which, or leave it out",
     ),
     "resume what never began": (("prune", "--resume", "FOLDER"), "holds no run that was begun, so there is nothing"),
     "resume with other wishes": (
