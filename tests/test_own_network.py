@@ -184,8 +184,15 @@ def test_network_with_several_outputs_goes_the_whole_way(
     assert summary["max_abs_diff"] <= 1e-4
     assert summary["macs_pruned"] < summary["macs_dense"]
     assert summary["deployed_weights"] == "trained.pt"
+    session = pytest.importorskip("onnxruntime").InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    of_onnx = dict(zip(names, session.run(None, {"image": images[:1]}), strict=True))
+    for i in range(2):
+        expected = found["scores"][i][:1].detach().numpy()
+        np.testing.assert_allclose(of_onnx[f"output_scores_{i}"], expected, rtol=0, atol=1e-5)
     manifest = json.loads((bundle / "manifest.json").read_text())
     shapes = {output["name"]: output["shape"] for output in manifest["outputs"]}
     assert shapes == {
-        "boxes_0": [1, 4, 16, 16], "boxes_1": [1, 4, 8, 8], "scores_0": [1, 7, 16, 16], "scores_1": [1, 7, 8, 8],
+        "output_boxes_0": [1, 4, 16, 16], "output_boxes_1": [1, 4, 8, 8],
+        "output_scores_0": [1, 7, 16, 16], "output_scores_1": [1, 7, 8, 8],
     }  # fmt: skip

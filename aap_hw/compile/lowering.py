@@ -93,7 +93,7 @@ def _argument(builder: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, 
 def _shaped(
     builder: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, ...], wanted: tuple[int, ...]
 ) -> relax.Expr:
-    """The value under another shape of as many elements; at most a copy of a few values."""
+    """The value under another shape of as many elements: on a CPU nothing to do, on a GPU a copy."""
     return value if shape == wanted else builder.emit(relax.op.reshape(value, wanted))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from aap_hw.compile import slow_call
@@ -110,26 +110,31 @@ def is_rectified(kernels: Iterable[Kernel], value: str, activation: str) -> bool
     return last in (("relu6",) if activation == "relu6" else ("relu", "relu6"))
 
 
-def with_layout_changes(network: Network, are_images: Iterable[bool]) -> Network:
-    """Add the kernels that bring the image to NHWC, and back those outputs that are images, where no other does it."""
-    kernels = list(network.kernels)
-    is_image = len(network.input_shape) == 4
-    if is_image and not all(_takes_planar(k, network.input) for k in kernels):
+def with_layout_changes(network: Network, to_turn: Sequence[bool]) -> Network:
+    """Add the kernels that bring the image to NHWC, if anything reads it so, and some of the outputs back.
+
+    ``to_turn`` says of each output whether it lies in NHWC and is returned in PyTorch's order.
+    """
+    kernels, outputs = list(network.kernels), list(network.outputs)
+    # Of the image itself both orders are there: as it came, and as all other images lie.
+    is_turned = [output.name == network.input and not turn for output, turn in zip(outputs, to_turn, strict=True)]
+    takes_planar = not any(is_turned) and all(_takes_planar(kernel, network.input) for kernel in kernels)
+    if len(network.input_shape) == 4 and not takes_planar:
         shape = network.input_shape
         width = WidthExpr(shape[1], ())
         key = KernelKey.make("to_nhwc", shape[2:], shape[0])
         first = Kernel("image_nhwc", key, (network.input,), width, width)
         kernels = [first, *(_renamed(k, network.input, "image_nhwc") for k in kernels)]
-    outputs = []
-    for output, is_image in zip(network.outputs, are_images, strict=True):
-        if is_image and output.name != network.input:
-            turned, shape = f"{output.name}_nchw", output.shape
-            if all(kernel.name != turned for kernel in kernels):
-                width, size = WidthExpr(shape[1]), shape[2:] if len(shape) == 4 else (math.prod(shape[2:]), 1)
-                key = KernelKey.make("to_nchw", size, shape[0])
-                kernels.append(Kernel(turned, key, (output.name,), width, width))
-            output = replace(output, name=turned)
-        outputs.append(output)
+        outputs = [replace(o, name="image_nhwc") if t else o for o, t in zip(outputs, is_turned, strict=True)]
+    for i, (output, turn) in enumerate(zip(outputs, to_turn, strict=True)):
+        if turn and output.name != network.input:
+            name, returned = f"{output.name}_nchw", output.shape
+            if all(kernel.name != name for kernel in kernels):
+                size = returned[2:] if len(returned) == 4 else (math.prod(returned[2:]), 1)
+                width = WidthExpr(returned[1])
+                key = KernelKey.make("to_nchw", size, returned[0])
+                kernels.append(Kernel(name, key, (output.name,), width, width))
+            outputs[i] = replace(output, name=name)
     return replace(network, kernels=tuple(kernels), outputs=tuple(outputs))
 
 

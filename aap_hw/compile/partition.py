@@ -100,6 +100,10 @@ class Partition:
                 self._visit(node)
                 if writes_in_place(node) and node in self._value:
                     self._overwrite(node)
+        for output in outputs:
+            if output not in self._value:
+                problem = f"the network returns {self.constant(output)}, which does not depend on the image"
+                raise self.refused(problem, output, "leave it out of what forward returns")
         if not self._kernels:
             raise UserError("the network computes nothing that takes time: there is no kernel in it")
         network = Network(

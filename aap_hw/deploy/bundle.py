@@ -20,7 +20,7 @@ import numpy as np
 from aap_hw import __version__
 from aap_hw.compile.build import cubin_beside
 from aap_hw.deploy.requirements import Requirements
-from aap_hw.deploy.runners.run import SCHEMA_VERSION, side_by_side
+from aap_hw.deploy.runners.run import SCHEMA_VERSION, rows_of
 from aap_hw.errors import UserError
 from aap_hw.files import sha256_of, write_atomic
 
@@ -35,8 +35,8 @@ class Bundle:
     ----------
     device : description of the device that the library was compiled for.
     inputs : reference images, (n, C, H, W), float32.
-    outputs : what PyTorch makes of them, an array (n, ...) for each output under its name, float32.
-    tolerance : how far the library's outputs may be from these.
+    outputs : what PyTorch makes of each, an array (n, ...) for each output under its name.
+    tolerances : how far each of the library's outputs may be from these.
     preprocessing : how pixels become an input: times ``scale``, minus ``mean``, over ``std``.
     latency : predicted and measured milliseconds with their provenance; see the schema.
     """
@@ -46,7 +46,7 @@ class Bundle:
     requires: Requirements
     inputs: np.ndarray
     outputs: Mapping[str, np.ndarray]
-    tolerance: float
+    tolerances: Mapping[str, float]
     labels: tuple[str, ...]
     preprocessing: Mapping[str, Any]
     latency: Mapping[str, Any]
@@ -71,7 +71,7 @@ def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
     files = {
         "model.so": library.read_bytes(),
         "reference_inputs.npy": _npy(bundle.inputs),
-        "reference_outputs.npy": _npy(side_by_side(list(bundle.outputs.values()))),
+        "reference_outputs.npy": _npy(rows_of(list(bundle.outputs.values()))),
         **({"kernels.cubin": cubin_beside(library).read_bytes()} if bundle.requires.accelerator == "cuda" else {}),
         **{name: runners.joinpath(name).read_bytes() for name in RUNNERS},
     }
@@ -97,7 +97,7 @@ def _manifest(bundle: Bundle, sha256: Mapping[str, str]) -> dict[str, Any]:
         "requires": {**requires, "cpu_features": list(bundle.requires.cpu_features)},
         "inputs": [{"name": "image", "shape": [1, *bundle.inputs.shape[1:]], "dtype": "float32", "layout": "NCHW"}],
         "outputs": [
-            {"name": name, "shape": [1, *output.shape[1:]], "dtype": "float32"}
+            {"name": name, "shape": list(output.shape[1:]), "dtype": "float32", "tolerance": bundle.tolerances[name]}
             for name, output in bundle.outputs.items()
         ],
         "labels": list(bundle.labels),
@@ -106,7 +106,6 @@ def _manifest(bundle: Bundle, sha256: Mapping[str, str]) -> dict[str, Any]:
             "inputs": "reference_inputs.npy",
             "outputs": "reference_outputs.npy",
             "count": len(bundle.inputs),
-            "tolerance": bundle.tolerance,
         },
         "latency": dict(bundle.latency),
         "sha256": dict(sha256),

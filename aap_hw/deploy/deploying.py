@@ -16,7 +16,7 @@ from aap_hw.compile.build import SCHEDULES
 from aap_hw.compile.lowering import compile_network
 from aap_hw.compile.target import DeviceTarget
 from aap_hw.deploy.bundle import Bundle, write_bundle
-from aap_hw.deploy.reference import FEW, Reference, in_turn
+from aap_hw.deploy.reference import FEW, Reference, by_output
 from aap_hw.deploy.requirements import Requirements
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device, target_of
@@ -170,7 +170,7 @@ class _Job:
             Requirements.of(library, target),
             self.reference.images[:FEW].numpy(),
             {name: output[:FEW] for name, output in self.reference.outputs.items()},
-            self.reference.tolerance,
+            self.reference.tolerances,
             self.data.class_names if has_labels else (),
             {"scale": 1 / 255, "mean": mean.flatten().tolist(), "std": std.flatten().tolist()},
             {"predicted": self._predicted(), "measured": measured},
@@ -203,4 +203,4 @@ def _outputs(library: LoadedLibrary, images: torch.Tensor) -> list[np.ndarray]:
     for image in torch.split(images, 1):
         library.set_inputs("main", [image.numpy()])
         answers.append(library.run("main"))
-    return in_turn(answers)
+    return by_output(answers)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from aap_hw.deploy.reference import Reference, in_turn
+from aap_hw.deploy.reference import Reference, by_output
 from aap_hw.errors import UserError
 from aap_hw.files import require_writable_folder, write_atomic
+from aap_hw.graph.outputs import output_tensors
 from aap_hw.prune.run import RunFolder
 from aap_hw.train.data import LabelledImages
 
@@ -30,9 +32,7 @@ class Exported:
 
 
 def export_onnx(run: RunFolder, data: LabelledImages, path: Path) -> Exported:
-    """Write a finished run's network as ONNX: one image (1, C, H, W), called ``image``, to ``logits`` (1, classes).
-
-    Several outputs have the names of a bundle's.
+    """Write a finished run's network as ONNX: ``image`` (1, C, H, W) to ``logits``, or to outputs named as a bundle's.
 
     Code that makes the run's network is run again, with all your rights.
 
@@ -52,7 +52,7 @@ def export_onnx(run: RunFolder, data: LabelledImages, path: Path) -> Exported:
     with tempfile.TemporaryDirectory(prefix="aap-hw-export-") as scratch:
         file = Path(scratch) / "model.onnx"
         torch.onnx.export(
-            network.module,
+            _Flat(network.module).eval(),
             (reference.images[:1],),
             file,
             input_names=["image"],
@@ -68,8 +68,19 @@ def export_onnx(run: RunFolder, data: LabelledImages, path: Path) -> Exported:
     return Exported(path, len(content), difference, len(reference.images))
 
 
+class _Flat(nn.Module):
+    """A network that returns its tensors and nothing else."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(output_tensors(self.network(image)))
+
+
 def _outputs(file: Path, images: torch.Tensor) -> list[np.ndarray]:
     import onnxruntime  # heavy, and an extra
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return in_turn([session.run(None, {"image": image.numpy()}) for image in torch.split(images, 1)])
+    return by_output([session.run(None, {"image": image.numpy()}) for image in torch.split(images, 1)])

@@ -25,7 +25,7 @@ class Reference:
 
     Attributes
     ----------
-    outputs : an array for each output, such as (n, classes), under its name.
+    outputs : an array for each output under its name: (n, ...), where ... is what the network returns for one image.
     """
 
     images: torch.Tensor
@@ -36,26 +36,25 @@ class Reference:
         """The network's outputs for ``count`` of the test images, spread over the classes."""
         images = data.tensors("test", network.origin.input_shape, data.spread("test", count))
         with torch.no_grad():
-            returned = [network.module(batch) for batch in torch.split(images, 100)]
-        parts = zip(*map(output_tensors, returned), strict=True)
-        outputs = [torch.cat(part).numpy() for part in parts]
-        return cls(images, dict(zip(output_names(returned[0]), outputs, strict=True)))
+            answers = [network.module(image) for image in torch.split(images, 1)]
+        outputs = by_output([[output.numpy() for output in output_tensors(answer)] for answer in answers])
+        return cls(images, dict(zip(output_names(answers[0]), outputs, strict=True)))
 
     @property
     def scores(self) -> np.ndarray | None:
         """PyTorch's score of each class, (n, classes), if that is what the network returns."""
         first, *others = self.outputs.values()
-        return first if first.ndim == 2 and not others else None
+        return first[:, 0] if first.ndim == 3 and first.shape[1] == 1 and not others else None
 
     def agreement(self, outputs: Sequence[np.ndarray]) -> float | None:
         """Share of the images that get PyTorch's class, in percent; None if the network scores no classes."""
         scores = self.scores
-        return None if scores is None else 100.0 * float(np.mean(outputs[0].argmax(1) == scores.argmax(1)))
+        return None if scores is None else 100.0 * float(np.mean(outputs[0][:, 0].argmax(1) == scores.argmax(1)))
 
     @property
-    def tolerance(self) -> float:
-        """How far an output may be from PyTorch's."""
-        return TOLERANCE * max(1.0, *(float(np.abs(output).max()) for output in self.outputs.values()))
+    def tolerances(self) -> dict[str, float]:
+        """How far each output may be from PyTorch's."""
+        return {name: TOLERANCE * max(1.0, float(np.abs(output).max())) for name, output in self.outputs.items()}
 
     def compare(self, outputs: Sequence[np.ndarray], what: str) -> float:
         """The largest difference of any output from PyTorch's.
@@ -64,16 +63,19 @@ class Reference:
         ------
         Fault : it is more than rounding.
         """
-        pairs = zip(outputs, self.outputs.values(), strict=True)
-        difference = float(np.max([np.abs(here - there).max() for here, there in pairs]))
-        if not difference <= self.tolerance:  # not so for NaN
-            raise Fault(
-                f"{what} differs from PyTorch by {difference:.3g} on {len(self.images)} images; nothing was written; "
-                "this is a fault of aap-hw, please report it with the run folder"
-            )
-        return difference
+        differences = []
+        for (name, expected), output in zip(self.outputs.items(), outputs, strict=True):
+            # Not of bytes or truth values, which cannot be subtracted.
+            differences.append(float(np.abs(output.astype(np.float64) - expected).max()))
+            if not differences[-1] <= self.tolerances[name]:  # not so for NaN
+                where = f" in {name}" if len(self.outputs) > 1 else ""
+                raise Fault(
+                    f"{what} differs from PyTorch by {differences[-1]:.3g}{where} on {len(self.images)} images; "
+                    "nothing was written; this is a fault of aap-hw, please report it with the run folder"
+                )
+        return max(differences)
 
 
-def in_turn(answers: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-    """The outputs of several batches, each as one array."""
-    return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+def by_output(answers: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """The outputs for several images in turn, each output as one array (n, ...)."""
+    return [np.stack(parts) for parts in zip(*answers, strict=True)]

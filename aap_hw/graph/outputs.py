@@ -17,20 +17,22 @@ def output_tensors(returned: object) -> list[Tensor]:
 
 
 def output_names(returned: object) -> list[str]:
-    """A name for each of them: ``logits`` for one alone, else where it is found, such as ``aux`` or ``output_1``.
+    """A name for each of them: ``logits`` for one alone, else ``output_`` and where it is, such as ``output_aux_0``.
 
     No two have the same.
     """
-    leaves, _ = pytree.tree_flatten_with_path(returned)
-    paths = [path for path, leaf in leaves if isinstance(leaf, Tensor)]
-    if len(paths) == 1:
+    count = len(output_tensors(returned))
+    if count == 1:
         return ["logits"]
-    names = [_name(path) for path in paths]
-    return names if len(set(names)) == len(names) else [f"output_{i}" for i in range(len(names))]
+    try:
+        leaves, _ = pytree.tree_flatten_with_path(returned)
+    except ValueError:  # a type that PyTorch was told how to take apart, and not what the parts are called
+        leaves = []
+    names = [_name(path) for path, leaf in leaves if isinstance(leaf, Tensor)]
+    return names if len(set(names)) == count else [f"output_{i}" for i in range(count)]
 
 
 def _name(path: tuple[Any, ...]) -> str:
     # Keys of dictionaries, places in lists, fields of named tuples.
     steps = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
-    name = "_".join(steps)
-    return f"output_{name}" if name[:1].isdigit() else name
+    return "_".join(["output", *steps])

@@ -20,8 +20,10 @@ from aap_hw.graph.channel_graph import ChannelGraph
 from aap_hw.graph.outputs import output_tensors
 from aap_hw.graph.surgery import removed_blocks
 
-# As a share of the largest output. Rounding is about 1e-15; a channel taken for its neighbour is far above.
+# As a share of an output's largest value. Rounding is about 1e-15; a channel taken for its neighbour is far above.
 TOLERANCE = 1e-8
+# An output whose values are below this share of another's may be what rounding left of a sum.
+SMALLEST = 1e-6
 
 Keep = Mapping[str, Sequence[int]]
 
@@ -96,10 +98,15 @@ def _difference(graph: ChannelGraph, model: nn.Module, smaller: nn.Module, keep:
         return float("inf")
     if [each.shape for each in expected] != [each.shape for each in actual]:
         return float("inf")
-    largest = max((float(each.abs().max()) for each in expected), default=0.0)
-    difference = max((float((a - b).abs().max()) for a, b in zip(expected, actual, strict=True)), default=0.0)
     # Outputs that are no numbers prove nothing, and training will say so.
-    return difference / max(largest, 1e-300) if np.isfinite(largest) else 0.0
+    pairs = [pair for pair in zip(expected, actual, strict=True) if pair[0].isfinite().all()]
+    scales = [float(there.abs().max()) for there, _ in pairs]
+    least = max(SMALLEST * max(scales, default=0.0), 1e-300)
+    shares = [
+        float((here - there).abs().max()) / max(scale, least)
+        for (there, here), scale in zip(pairs, scales, strict=True)
+    ]
+    return float(np.max(shares, initial=0.0))  # NaN if any is
 
 
 def _silenced(graph: ChannelGraph, model: nn.Module, keep: Keep) -> nn.Module:
@@ -125,4 +132,4 @@ def _silenced(graph: ChannelGraph, model: nn.Module, keep: Keep) -> nn.Module:
 
 
 def _outputs(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
-    return [each for each in output_tensors(model.double().eval()(images.double())) if each.numel()]
+    return [each.double() for each in output_tensors(model.double().eval()(images.double())) if each.numel()]

@@ -97,11 +97,30 @@ def test_outputs_are_those_of_pytorch(runner: Runner, original: tuple[Path, np.n
 def test_several_outputs_are_those_of_pytorch(runner: Runner, tmp_path: Path) -> None:
     expected = make_bundle(tmp_path / "several", module=Several())
     names = [output["name"] for output in json.loads((tmp_path / "several/manifest.json").read_text())["outputs"]]
-    assert names == ["first", "scores", "again"]
+    assert names == ["output_first", "output_scores", "output_again"]
     done = runner.run(tmp_path / "several", "--print", "--time")
     assert (done.returncode, done.stderr) == (0, "")
-    *rows, _, _ = done.stdout.splitlines()
+    rows, verdicts = done.stdout.splitlines()[:3], done.stdout.splitlines()[3:-1]
     np.testing.assert_allclose([[float(v) for v in row.split()] for row in rows], expected, rtol=0, atol=1e-5)
+    for name, verdict in zip(names, verdicts, strict=True):
+        assert re.fullmatch(rf"3 reference inputs, {name}: largest .* PyTorch \S+, within 1e-05", verdict)
+
+
+def test_each_output_has_its_own_tolerance(runner: Runner, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "several", module=Several())
+    outputs = np.load(tmp_path / "several/reference_outputs.npy")
+    outputs[2, -1] += 0.5  # of the last output
+    np.save(tmp_path / "several/reference_outputs.npy", outputs)
+    replace_file(
+        tmp_path / "several", "reference_outputs.npy", (tmp_path / "several/reference_outputs.npy").read_bytes()
+    )
+    edit_manifest(tmp_path / "several", lambda manifest: manifest["outputs"][0].update(tolerance=1e6))
+    done = runner.run(tmp_path / "several")
+    assert done.returncode == 1
+    first, second, last = done.stdout.splitlines()
+    assert first.endswith("within 1e+06")
+    assert second.endswith("within 1e-05")
+    assert "output_again: largest difference from PyTorch 0.5, MORE THAN 1e-05" in last
 
 
 @pytest.mark.parametrize("value", [1.0, np.nan], ids=str)
@@ -150,6 +169,15 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "version": (manifest_with(lambda m: m.update(schema_version=1)), r"manifest\.json (has version 1|is of another)"),
     "field": (manifest_with(lambda m: m["requires"].pop("machine")), r"manifest\.json is damaged \(.*machine"),
     "type": (manifest_with(lambda m: m.update(requires=7)), r"manifest\.json is damaged \(at "),
+    "no outputs": (manifest_with(lambda m: m.update(outputs=[])), r"manifest\.json is damaged \(at outputs\)"),
+    "no inputs": (manifest_with(lambda m: m.update(inputs=[])), r"manifest\.json is damaged \(at inputs\)"),
+    "not a tensor": (manifest_with(lambda m: m.update(inputs=[1])), r"manifest\.json is damaged \(at "),
+    "size": (manifest_with(lambda m: m["outputs"][0].update(shape=[1, -5])), r"manifest\.json is damaged \(at outputs"),
+    "name twice": (
+        manifest_with(lambda m: m["outputs"].append(m["outputs"][0])), r"manifest\.json is damaged \(at outputs\)"
+    ),
+    "no shape": (manifest_with(lambda m: m["outputs"][0].pop("shape")), r"manifest\.json is damaged \(.*shape"),
+    "no tolerance": (manifest_with(lambda m: m["outputs"][0].pop("tolerance")), r"is damaged \(.*tolerance"),
     "checksum": (manifest_with(lambda m: m["sha256"].pop("model.so")), r"manifest\.json .*model\.so"),
     "tvm": (
         manifest_with(lambda m: m["requires"].update(tvm="0.26.0")),

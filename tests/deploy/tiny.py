@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from aap_hw.compile.lowering import compile_network
 from aap_hw.compile.target import DeviceTarget
 from aap_hw.deploy.bundle import Bundle, write_bundle
+from aap_hw.deploy.reference import by_output
 from aap_hw.deploy.requirements import Requirements
 from aap_hw.graph.outputs import output_names, output_tensors
 from tests.synthetic import this_device
@@ -53,8 +54,9 @@ def make_bundle(folder: Path, target: DeviceTarget | None = None, module: nn.Mod
     images = 3 * torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(4))
     module = network() if module is None else module
     with torch.no_grad():
-        returned = module.eval()(images)
-    outputs = dict(zip(output_names(returned), (each.numpy() for each in output_tensors(returned)), strict=True))
+        answers = [module.eval()(image) for image in torch.split(images, 1)]
+    arrays = by_output([[output.numpy() for output in output_tensors(answer)] for answer in answers])
+    outputs = dict(zip(output_names(answers[0]), arrays, strict=True))
     device = this_device()
     with tempfile.TemporaryDirectory() as scratch:
         library = Path(scratch) / "tiny.so"
@@ -64,8 +66,9 @@ def make_bundle(folder: Path, target: DeviceTarget | None = None, module: nn.Mod
         latency = {"predicted": None, "measured": None}
         labels = tuple("abcde")
         facts = device.describe().as_json()
+        tolerances = dict.fromkeys(outputs, 1e-5)
         write_bundle(
-            folder, library, Bundle("tiny", facts, requires, images.numpy(), outputs, 1e-5, labels, how, latency)
+            folder, library, Bundle("tiny", facts, requires, images.numpy(), outputs, tolerances, labels, how, latency)
         )
     return np.concatenate([output.reshape(len(images), -1) for output in outputs.values()], axis=1)
 

@@ -66,6 +66,21 @@ def test_library_runs_there_and_is_timed(device: Device, library: Path) -> None:
     assert all(0 < us < 1e6 for us in samples)
 
 
+def test_several_outputs_come_back_in_order(device: Device, tmp_path: Path) -> None:
+    class Several(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return 2 * x, x.sum((2, 3)), x, 3 * x
+
+    compile_network(
+        Several(), torch.from_numpy(IMAGE), LocalDevice(load_profile("x86")).target, tmp_path / "several.so"
+    )
+    loaded = device.load(tmp_path / "several.so")
+    loaded.set_inputs("main", [IMAGE])
+    expected = [2 * IMAGE, IMAGE.sum((2, 3)), IMAGE, 3 * IMAGE]
+    assert all(map(np.array_equal, loaded.run("main"), expected))
+    assert len(loaded.run("main")) == len(expected)
+
+
 def test_server_on_this_machine_is_described_as_this_machine(device: Device) -> None:
     assert device.describe() == LocalDevice(load_profile("x86")).describe()
 

@@ -96,6 +96,29 @@ def test_wrong_cut_names_its_group(
     assert isinstance(checked_cut(graph, model, rest, images), nn.Module)
 
 
+class BesideLargeOnes(Net):
+    """Its scores are returned beside values that are far larger, and beside truth values."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        scores = super().forward(x)
+        return {"boxes": 1e12 * x.mean((2, 3)), "scores": scores, "are_positive": scores > 0, "endless": x / 0}
+
+
+def test_fault_in_small_outputs_is_noticed_beside_large_and_infinite_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = lively(BesideLargeOnes(), (2, 3, 8, 8))
+    graph = ChannelGraph.trace(model, (images,))
+    assert isinstance(checked_cut(graph, model, KEEP, images), nn.Module)
+    fault, group = WRONG["filters"]
+    real = surgery._shorten
+
+    def faulty(smaller: nn.Module, name: str, dim: int, removed: Any) -> None:
+        real(smaller, name, dim, np.unique(fault(name, dim, removed)))
+
+    monkeypatch.setattr(surgery, "_shorten", faulty)
+    with pytest.raises(CutMismatchError, match=f"cutting the channel group '{group}'"):
+        checked_cut(graph, model, KEEP, images)
+
+
 def test_fault_of_several_groups_together_is_noticed(
     traced: tuple[nn.Module, ChannelGraph, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

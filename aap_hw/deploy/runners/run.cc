@@ -33,7 +33,7 @@ namespace ffi = tvm::ffi;
 using ffi::json::Array;
 using ffi::json::Object;
 
-constexpr int64_t kSchemaVersion = 2;
+constexpr int64_t kSchemaVersion = 3;
 constexpr size_t kAlignment = 64;  // bytes; compiled code takes it for granted
 constexpr int kPooledAllocator = 2;
 constexpr int kRunsOfOneTiming = 50;
@@ -133,6 +133,39 @@ T Field(const Object& object, const char* name) {
   return *value;
 }
 
+// A tensor that goes into the library or comes out of it; inputs have no tolerance.
+struct Tensor {
+  std::string name;
+  ffi::Shape shape;
+  size_t elements;
+  double tolerance;
+};
+
+// What the manifest lists as "inputs" or "outputs".
+std::vector<Tensor> TensorsOf(const Object& manifest, const char* kind) {
+  std::vector<Tensor> tensors;
+  for (const auto& item : Field<Array>(manifest, kind)) {
+    auto object = item.try_cast<Object>();
+    if (!object) throw Refused(std::string("manifest.json is damaged (at ") + kind + ")");
+    std::vector<int64_t> extents;
+    size_t elements = 1;
+    for (const auto& extent : Field<Array>(*object, "shape")) {
+      extents.push_back(extent.try_cast<int64_t>().value_or(0));
+      if (extents.back() < 1) throw Refused(std::string("manifest.json is damaged (at ") + kind + ")");
+      elements *= size_t(extents.back());
+    }
+    const bool is_output = std::strcmp(kind, "outputs") == 0;
+    tensors.push_back({Field<ffi::String>(*object, "name"), ffi::Shape(extents.begin(), extents.end()), elements,
+                       is_output ? Field<double>(*object, "tolerance") : 0});
+  }
+  std::vector<std::string> names;
+  for (const Tensor& tensor : tensors) names.push_back(tensor.name);
+  std::sort(names.begin(), names.end());
+  if (tensors.empty() || std::adjacent_find(names.begin(), names.end()) != names.end())
+    throw Refused(std::string("manifest.json is damaged (at ") + kind + ")");
+  return tensors;
+}
+
 // The manifest of a bundle that is whole and fits this machine; nothing is loaded.
 Object Check(const std::string& folder) {
   ffi::String problem;
@@ -154,6 +187,8 @@ Object Check(const std::string& folder) {
     if (name.find('/') != std::string::npos || Sha256(ReadFile(path)) != Field<ffi::String>(digests, name.c_str()))
       throw Refused(path + " is not the file that was deployed (its checksum differs); copy the bundle again");
   }
+
+  TensorsOf(manifest, "inputs"), TensorsOf(manifest, "outputs");
 
   const std::string here = MachineOf("/proc/self/exe");
   for (const std::string& machine : {std::string(Field<ffi::String>(requires_, "machine")), MachineOf(folder + "/model.so")})
@@ -185,40 +220,24 @@ struct AlignedMemory {
   void FreeData(DLTensor* tensor) { std::free(tensor->data); }
 };
 
-// The shapes of the tensors that the manifest lists as "inputs" or "outputs".
-std::vector<ffi::Shape> ShapesOf(const Object& manifest, const char* name) {
-  std::vector<ffi::Shape> shapes;
-  for (const auto& tensor : Field<Array>(manifest, name)) {
-    std::vector<int64_t> extents;
-    for (const auto& extent : Field<Array>(tensor.cast<Object>(), "shape")) extents.push_back(extent.cast<int64_t>());
-    shapes.emplace_back(extents.begin(), extents.end());
-  }
-  return shapes;
-}
-
-size_t Elements(const ffi::Shape& shape) {
-  size_t product = 1;
-  for (int64_t extent : shape) product *= extent;
-  return product;
-}
-
 // The network of a bundle, ready to be called.
 class Model {
  public:
   Model(const std::string& folder, const Object& manifest)
-      : input_(ffi::Tensor::FromNDAlloc(AlignedMemory(), ShapesOf(manifest, "inputs").at(0), {kDLFloat, 32, 1},
+      : input_(ffi::Tensor::FromNDAlloc(AlignedMemory(), TensorsOf(manifest, "inputs")[0].shape, {kDLFloat, 32, 1},
                                         {kDLCPU, 0})),
-        shapes_(ShapesOf(manifest, "outputs")),
+        outputs_(TensorsOf(manifest, "outputs")),
         machine_(Load(folder, Field<Object>(manifest, "requires"))) {
     set_input_ = Of("set_input"), invoke_ = Of("invoke_stateful"), get_output_ = Of("get_output");
     copy_ = ffi::Function::GetGlobalRequired("runtime.TVMTensorCopyToBytes");
     size_t elements = 0;
-    for (const auto& shape : shapes_) elements += Elements(shape);
-    outputs_.resize(elements);
+    for (const Tensor& output : outputs_) elements += output.elements;
+    values_.resize(elements);
   }
 
   size_t InputSize() const { return input_.numel(); }
-  size_t OutputSize() const { return outputs_.size(); }
+  const std::vector<Tensor>& Outputs() const { return outputs_; }
+  size_t OutputSize() const { return values_.size(); }
 
   // All outputs for one input, one behind the other; the next call overwrites them.
   const std::vector<float>& operator()(const float* input) {
@@ -230,13 +249,13 @@ class Model {
   // Compute once more what was computed last.
   const std::vector<float>& Run() {
     invoke_("main");
-    float* next = outputs_.data();
-    for (size_t i = 0; i < shapes_.size(); ++i) {
-      ffi::Any result = shapes_.size() > 1 ? get_output_("main", int64_t(i)) : get_output_("main");
-      copy_(result.cast<ffi::Tensor>(), static_cast<void*>(next), int64_t(Elements(shapes_[i]) * sizeof(float)));
-      next += Elements(shapes_[i]);
+    float* next = values_.data();
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      ffi::Any result = outputs_.size() > 1 ? get_output_("main", int64_t(i)) : get_output_("main");
+      copy_(result.cast<ffi::Tensor>(), static_cast<void*>(next), int64_t(outputs_[i].elements * sizeof(float)));
+      next += outputs_[i].elements;
     }
-    return outputs_;
+    return values_;
   }
 
  private:
@@ -266,8 +285,8 @@ class Model {
   ffi::Function Of(const char* name) { return machine_->GetFunction(name, false).value(); }
 
   ffi::Tensor input_;
-  std::vector<ffi::Shape> shapes_;
-  std::vector<float> outputs_;
+  std::vector<Tensor> outputs_;
+  std::vector<float> values_;
   ffi::Module machine_;
   ffi::Function set_input_, invoke_, get_output_, copy_;
 };
@@ -302,19 +321,26 @@ int Main(const std::string& folder, bool print, bool time) {
   auto inputs = ReadArray(folder + "/" + std::string(Field<ffi::String>(reference, "inputs")), count * model.InputSize());
   auto expected =
       ReadArray(folder + "/" + std::string(Field<ffi::String>(reference, "outputs")), count * model.OutputSize());
-  const double tolerance = Field<double>(reference, "tolerance");
-  double difference = 0;
+  std::vector<double> differences(model.Outputs().size());
   for (size_t i = 0; i < count; ++i) {
-    const std::vector<float>& output = model(&inputs[i * model.InputSize()]);
-    for (size_t j = 0; j < output.size(); ++j) {
-      const double apart = std::fabs(double(output[j]) - expected[i * output.size() + j]);
-      if (std::isnan(apart) || apart > difference) difference = apart;  // NaN stays
-      if (print) std::printf("%.9g%c", output[j], j + 1 < output.size() ? ' ' : '\n');
-    }
+    const std::vector<float>& values = model(&inputs[i * model.InputSize()]);
+    size_t j = 0;
+    for (size_t k = 0; k < differences.size(); ++k)
+      for (size_t end = j + model.Outputs()[k].elements; j < end; ++j) {
+        const double apart = std::fabs(double(values[j]) - expected[i * values.size() + j]);
+        if (std::isnan(apart) || apart > differences[k]) differences[k] = apart;  // NaN stays
+        if (print) std::printf("%.9g%c", values[j], j + 1 < values.size() ? ' ' : '\n');
+      }
   }
-  const bool agrees = difference <= tolerance;
-  std::printf("%zu reference inputs: largest difference from PyTorch %.2g, %s %.2g\n", count, difference,
-              agrees ? "within" : "MORE THAN", tolerance);
+  bool agrees = true;
+  for (size_t k = 0; k < differences.size(); ++k) {
+    const Tensor& output = model.Outputs()[k];
+    const bool is_right = differences[k] <= output.tolerance;
+    const std::string where = differences.size() > 1 ? ", " + output.name : "";
+    std::printf("%zu reference inputs%s: largest difference from PyTorch %.2g, %s %.2g\n", count, where.c_str(),
+                differences[k], is_right ? "within" : "MORE THAN", output.tolerance);
+    agrees = agrees && is_right;
+  }
   if (time) std::printf("%.3f ms a call, median of %d\n", TimeMs(&model), kRunsOfOneTiming);
   return agrees ? 0 : 1;
 }

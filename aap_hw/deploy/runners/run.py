@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # What an ELF file says of the processor that it is for.
 ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
 # TVM's numbers for devices (DLPack) and for the allocator that keeps memory for the next call.
@@ -57,6 +57,7 @@ def check(folder: Path) -> dict[str, Any]:
         needed |= {"kernels.cubin"} if manifest["requires"]["accelerator"] == "cuda" else set()
         if missing := needed - set(manifest["sha256"]):
             raise Refused(f"manifest.json has no checksum of {', '.join(sorted(missing))}; copy the bundle again")
+        check_tensors(manifest)
         check_machine(folder, manifest["requires"])
         check_tvm(manifest["requires"]["tvm"])
     except (KeyError, TypeError, AttributeError) as problem:
@@ -87,6 +88,18 @@ def check_file(path: Path, digest: str) -> None:
         raise Refused(f"cannot read {path} ({problem.strerror}); copy the bundle again") from problem
     if found != digest:
         raise Refused(f"{path} is not the file that was deployed (its checksum differs); copy the bundle again")
+
+
+def check_tensors(manifest: dict[str, Any]) -> None:
+    """Refuse a manifest whose inputs and outputs are none, or have no size."""
+    for kind in ("inputs", "outputs"):
+        tensors = manifest[kind]
+        sizes = [extent for tensor in tensors for extent in tensor["shape"]]
+        if not tensors or any(not isinstance(extent, int) or extent < 1 for extent in sizes):
+            raise Refused(f"manifest.json is damaged (at {kind}); copy the bundle again")
+    outputs = manifest["outputs"]
+    if len({str(output["name"]) for output in outputs}) < len(outputs) or not all(o["tolerance"] > 0 for o in outputs):
+        raise Refused("manifest.json is damaged (at outputs); copy the bundle again")
 
 
 def check_machine(folder: Path, requires: dict[str, Any]) -> None:
@@ -148,9 +161,8 @@ class Model:
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder).resolve()
         self.manifest = check(folder)
-        (image,), outputs = self.manifest["inputs"], self.manifest["outputs"]
-        self._input = aligned(tuple(image["shape"]))
-        self._outputs = {output["name"]: np.empty(output["shape"], np.float32) for output in outputs}
+        self._input = aligned(tuple(self.manifest["inputs"][0]["shape"]))
+        self._outputs = {each["name"]: np.empty(each["shape"], np.float32) for each in self.manifest["outputs"]}
         requires = self.manifest["requires"]
         os.environ["TVM_NUM_THREADS"] = str(requires["threads"])
         tvm_ffi = load_runtime(requires["accelerator"])
@@ -221,24 +233,30 @@ def main() -> int:
         return 2
     reference = model.manifest["reference"]
     inputs, expected = (np.load(options.folder / reference[n], allow_pickle=False) for n in ("inputs", "outputs"))
-    outputs = np.concatenate([side_by_side(list(model.all_outputs(image[None]).values())) for image in inputs])
+    answers = [model.all_outputs(image[None]) for image in inputs]
+    rows = rows_of([np.stack([answer[name] for answer in answers]) for name in answers[0]])
     if options.print:
-        for row in outputs.reshape(len(outputs), -1):
+        for row in rows:
             print(" ".join(f"{value:.9g}" for value in row))
-    difference = float(np.abs(outputs - expected).max())
-    agrees = difference <= reference["tolerance"]  # not so for NaN
-    print(
-        f"{len(inputs)} reference inputs: largest difference from PyTorch {difference:.2g}, "
-        f"{'within' if agrees else 'MORE THAN'} {reference['tolerance']:.2g}"
-    )
+    agrees, start = True, 0
+    for output in model.manifest["outputs"]:
+        end = start + int(np.prod(output["shape"]))
+        difference = float(np.abs(rows[:, start:end] - expected[:, start:end]).max())
+        is_right = difference <= output["tolerance"]  # not so for NaN
+        where = f", {output['name']}" if len(model.manifest["outputs"]) > 1 else ""
+        print(
+            f"{len(inputs)} reference inputs{where}: largest difference from PyTorch {difference:.2g}, "
+            f"{'within' if is_right else 'MORE THAN'} {output['tolerance']:.2g}"
+        )
+        agrees, start = agrees and is_right, end
     if options.time:
         print(f"{time_ms(model):.3f} ms a call, median of {RUNS_OF_ONE_TIMING}")
     return 0 if agrees else 1
 
 
-def side_by_side(outputs: list[np.ndarray]) -> np.ndarray:
-    """Outputs (n, ...) as one array: one alone as it is, several as (n, all values)."""
-    return outputs[0] if len(outputs) == 1 else np.concatenate([each.reshape(len(each), -1) for each in outputs], 1)
+def rows_of(outputs: list[np.ndarray]) -> np.ndarray:
+    """Outputs (n, ...) as (n, all their values)."""
+    return np.concatenate([output.reshape(len(output), -1) for output in outputs], axis=1)
 
 
 def time_ms(model: Model) -> float:

@@ -1,0 +1,42 @@
+"""An output is compared by its own measure: what is large elsewhere excuses nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from aap_hw.deploy.reference import TOLERANCE, Reference
+from aap_hw.errors import Fault
+
+BOXES = np.array([[[1e4, 2.0]], [[3.0, -2e4]]], dtype=np.float32)
+SCORES = np.array([[[0.1, 0.9, 0.3]], [[0.8, 0.2, 0.4]]], dtype=np.float32)
+REFERENCE = Reference(torch.zeros(2, 3, 4, 4), {"output_boxes": BOXES, "output_scores": SCORES})
+
+
+def test_rounding_is_a_share_of_each_output() -> None:
+    assert REFERENCE.tolerances == {"output_boxes": pytest.approx(2.0), "output_scores": TOLERANCE}
+    assert REFERENCE.compare([BOXES + 1.0, SCORES], "it") == 1.0
+
+
+@pytest.mark.parametrize(
+    "wrong", [SCORES + np.float32(0.01), SCORES * np.nan, SCORES[:, :, ::-1]], ids=["off", "nan", "turned"]
+)
+def test_small_output_that_is_wrong_is_named_beside_a_large_one(wrong: np.ndarray) -> None:
+    with pytest.raises(Fault, match=r"it differs from PyTorch by .* in output_scores on 2 images"):
+        REFERENCE.compare([BOXES, wrong], "it")
+
+
+def test_truth_values_are_compared_as_numbers() -> None:
+    reference = Reference(torch.zeros(2, 3, 4, 4), {"logits": SCORES > 0.35})
+    assert reference.compare([(SCORES > 0.35).astype(np.float32)], "it") == 0
+    with pytest.raises(Fault, match="differs from PyTorch by 1 on"):
+        reference.compare([SCORES > 0.85], "it")
+
+
+def test_classes_agree_only_where_the_network_scores_classes() -> None:
+    alone = Reference(torch.zeros(2, 3, 4, 4), {"logits": SCORES})
+    assert alone.agreement([SCORES]) == 100.0
+    assert alone.agreement([SCORES[:, :, [1, 0, 2]]]) == 0.0
+    assert REFERENCE.agreement([BOXES, SCORES]) is None
+    assert Reference(alone.images, {"logits": np.zeros((2, 1, 5, 4, 4))}).agreement([np.zeros((2, 1, 5, 4, 4))]) is None
