@@ -112,7 +112,7 @@ def _ours(model: object, image: object, threads: int, folder: Path) -> Call:
     compile_network(model, image, device.target, folder / "ours.so")
     library = device.load(folder / "ours.so")
     library.set_inputs("main", [image.numpy()])
-    return lambda: library.run("main")
+    return lambda: library.run("main")[0]
 
 
 def _onnxruntime(model: object, image: object, threads: int, folder: Path) -> Call:
