@@ -219,10 +219,10 @@ def prune(
         Percentage points of accuracy that may be lost, beside budgets or instead of them: then the network gets as
         fast as they allow.
     data, download
-        Images to train on (``aap_hw.train.sources``), fetched first if that is wanted; None cuts once and trains
-        nothing.
+        Images (``aap_hw.train.sources``) that tell which filters matter and are trained on, fetched first if that is
+        wanted; None cuts once by the embedded ones and trains nothing.
     train
-        If False, the images only tell which filters matter; the network is cut once, for code of yours to train.
+        False to cut once by ``data`` and train nothing: code of yours does.
     weights
         ``"embedded"``, a checkpoint's path, ``"none"``; None takes embedded ones where embedded images are used.
     settings
@@ -372,9 +372,10 @@ def report(*runs: StrPath, out: StrPath | None = None) -> Path:
 
 
 def _run_folder(run: StrPath, weights: StrPath | None) -> RunFolder:
+    from aap_hw.models.weights import WeightsFile
     from aap_hw.prune.run import RunFolder
 
-    return RunFolder(Path(run), None if weights is None else Path(weights))
+    return RunFolder(Path(run), None if weights is None else WeightsFile.at(os.fspath(weights)))
 
 
 def _ignored(_: object) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from aap_hw.lut import profiling
+from aap_hw.models.origin import Origin
 from aap_hw.models.saved import load
 from aap_hw.resources import resource_dirs
 from tests.synthetic import few_images
@@ -132,6 +134,10 @@ def test_network_whose_kernels_have_no_schedule_goes_the_whole_way(
 
 DETECTOR = """
 from torch import nn
+from tests.synthetic import few_images
+
+def pictures(shape):
+    return few_images()
 
 class Detector(nn.Module):
     def __init__(self):
@@ -155,15 +161,28 @@ def test_network_with_several_outputs_goes_the_whole_way(
     quick_device: Path, tmp_path: Path, aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("aap_hw.train.data.load_embedded", few_images)
+    monkeypatch.setattr("aap_hw.train.data.load_embedded", None)  # others than one's own are not asked for
     monkeypatch.setattr(profiling, "profile_model", functools.partial(profiling.profile_model, networks=2))
     Path("net.py").write_text(DETECTOR)
     network, device = ("--model", "net.py:Detector", "--input", "3x16x16"), ("--device", str(quick_device))
-    prune = ("prune", *device, *network, "--data", "embedded", "--lut", "table.json", "--budget", "80%", "--out", "run")
+    prune = (
+        "prune",
+        *device,
+        *network,
+        "--data",
+        "net:pictures",
+        "--lut",
+        "table.json",
+        "--budget",
+        "80%",
+        "--out",
+        "run",
+    )
     assert aap_hw("profile", *device, *network, "--out", "table.json", "--workers", "1").code == 0
     refused = aap_hw(*prune)
-    assert (refused.code, "not one score for each class; add --no-training" in refused.err) == (2, True), refused
+    assert (refused.code, "returns something else; cut it to a budget with --no-training" in refused.err) == (2, True)
     assert aap_hw(*prune, "--no-training").code == 0
+    assert json.loads(Path("run/config.json").read_text())["train"] is False
     smaller = load("run", trust_source=True)
     with torch.no_grad():
         for parameter in smaller.parameters():  # as training does, somewhere else
@@ -178,19 +197,22 @@ def test_network_with_several_outputs_goes_the_whole_way(
     found = smaller.eval()(torch.from_numpy(images))
     rows = torch.cat([each.flatten(1) for each in (*found["boxes"], *found["scores"])], 1)
     np.testing.assert_allclose(reference, rows.detach().numpy(), rtol=0, atol=1e-5)
-    wrong = aap_hw("deploy", "run", *device, "--weights", "run/table.json")
-    assert wrong.code == 2, wrong
+    torch.save(Origin.of("net.py:Detector", (3, 16, 16)).build().state_dict(), "dense.pt")
+    before = (bundle / "manifest.json").read_bytes()
+    wrong = aap_hw("deploy", "run", *device, "--weights", "dense.pt")
+    assert (wrong.code, "dense.pt are not of the cut network of run" in wrong.err) == (2, True), wrong
+    assert (bundle / "manifest.json").read_bytes() == before
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["max_abs_diff"] <= 1e-4
     assert summary["macs_pruned"] < summary["macs_dense"]
-    assert summary["deployed_weights"] == "trained.pt"
-    session = pytest.importorskip("onnxruntime").InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     of_onnx = dict(zip(names, session.run(None, {"image": images[:1]}), strict=True))
     for i in range(2):
         expected = found["scores"][i][:1].detach().numpy()
         np.testing.assert_allclose(of_onnx[f"output_scores_{i}"], expected, rtol=0, atol=1e-5)
     manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["trained"]["path"] == "trained.pt"
     shapes = {output["name"]: output["shape"] for output in manifest["outputs"]}
     assert shapes == {
         "output_boxes_0": [1, 4, 16, 16], "output_boxes_1": [1, 4, 8, 8],

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from aap_hw.train.sources import ImageSource
 
 
+OF_TRAINING = ("--rounds", "--schedule", "--epochs", "--learning-rate", "--training", "--seed", "--max-accuracy-drop")
+
+
 @click.command(
     epilog="\b\nExamples:\n  aap-hw prune --model mobilenetv2 --lut lut/x86.json --budget 60%\n"
     "  aap-hw prune --model resnet20 --data embedded --lut lut/x86.json --budget 50% --out runs/first\n"
@@ -167,6 +170,8 @@ def command(
             pruned = api.resume(resume, connect=connect_to, on_event=screen.show)
         _finish(screen, pruned, json_to)
         return
+    if no_training and (idle := [option for option in _given(ctx) if option in OF_TRAINING]):
+        raise UserError(f"--no-training trains nothing, so {', '.join(idle)} would do nothing; leave one of them out")
     if model_name is None or lut_path is None:
         raise click.UsageError(f"Missing option '{'--model' if model_name is None else '--lut'}'.", ctx)
     settings = PruneSettings(
@@ -226,12 +231,16 @@ def _training(path: str | None, epochs: int | None, learning_rate: float | None)
     return replace(chosen, epochs=epochs or chosen.epochs, learning_rate=learning_rate or chosen.learning_rate)
 
 
-def _only_resume(ctx: click.Context) -> None:
-    """Refuse what would be ignored."""
-    given = [
+def _given(ctx: click.Context) -> list[str]:
+    """The options that were typed."""
+    return [
         parameter.opts[0]
         for parameter in ctx.command.params
         if ctx.get_parameter_source(parameter.name or "") == click.core.ParameterSource.COMMANDLINE
     ]
-    if others := [option for option in given if option not in ("--resume", "--connect", "--quiet", "--json")]:
+
+
+def _only_resume(ctx: click.Context) -> None:
+    """Refuse what would be ignored."""
+    if others := [option for option in _given(ctx) if option not in ("--resume", "--connect", "--quiet", "--json")]:
         raise UserError(f"--resume goes on with what the run was asked for; leave {', '.join(others)} out")

@@ -168,8 +168,8 @@ class PruneScreen:
             trust = ", trust_source=True" if runs_code(summary["model"]) else ""
             self._say(
                 "the weights were cut in one round and not retrained, so expect a useless accuracy; to go on, train "
-                f"aap_hw.load({str(path)!r}{trust}) on your images and give 'aap-hw deploy' the --weights, or let "
-                "it prune and train in rounds with --data"
+                f"aap_hw.load({str(path)!r}{trust}) by your own code and deploy what comes out with --weights FILE, or "
+                "prune in rounds that train, with --data and without --no-training"
             )
         folder = shlex.quote(str(path))
         self._say(f"look at it: aap-hw report {folder}")

@@ -117,7 +117,8 @@ def with_layout_changes(network: Network, to_turn: Sequence[bool]) -> Network:
     """
     kernels, outputs = list(network.kernels), list(network.outputs)
     # Of the image itself both orders are there: as it came, and as all other images lie.
-    is_turned = [output.name == network.input and not turn for output, turn in zip(outputs, to_turn, strict=True)]
+    has_two = len(network.input_shape) == 4 and min(network.input_shape[1], math.prod(network.input_shape[2:])) > 1
+    is_turned = [has_two and o.name == network.input and not turn for o, turn in zip(outputs, to_turn, strict=True)]
     takes_planar = not any(is_turned) and all(_takes_planar(kernel, network.input) for kernel in kernels)
     if len(network.input_shape) == 4 and not takes_planar:
         shape = network.input_shape

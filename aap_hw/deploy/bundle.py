@@ -23,6 +23,7 @@ from aap_hw.deploy.requirements import Requirements
 from aap_hw.deploy.runners.run import SCHEMA_VERSION, rows_of
 from aap_hw.errors import UserError
 from aap_hw.files import sha256_of, write_atomic
+from aap_hw.models.weights import WeightsFile
 
 RUNNERS = ("run.py", "run.cc")
 
@@ -33,6 +34,7 @@ class Bundle:
 
     Attributes
     ----------
+    trained : the checkpoint that the weights are of; None if they are the run's own.
     device : description of the device that the library was compiled for.
     inputs : reference images, (n, C, H, W), float32.
     outputs : what PyTorch makes of each, an array (n, ...) for each output under its name.
@@ -42,6 +44,7 @@ class Bundle:
     """
 
     model: str
+    trained: WeightsFile | None
     device: Mapping[str, Any]
     requires: Requirements
     inputs: np.ndarray
@@ -93,6 +96,7 @@ def _manifest(bundle: Bundle, sha256: Mapping[str, str]) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "aap_hw": __version__,
         "model": bundle.model,
+        "trained": bundle.trained and asdict(bundle.trained),
         "device": dict(bundle.device),
         "requires": {**requires, "cpu_features": list(bundle.requires.cpu_features)},
         "inputs": [{"name": "image", "shape": [1, *bundle.inputs.shape[1:]], "dtype": "float32", "layout": "NCHW"}],

@@ -26,6 +26,7 @@ from aap_hw.device.profile import DeviceProfile
 from aap_hw.device.timing import STATISTIC, Timing, time_in_turn
 from aap_hw.errors import UserError
 from aap_hw.files import require_writable_folder
+from aap_hw.models.weights import WeightsFile
 from aap_hw.policy import LATENCY, Budget
 from aap_hw.prune.run import PrunedNetwork, RunFolder
 from aap_hw.train.data import LabelledImages
@@ -81,7 +82,6 @@ def deploy(run: RunFolder, device: Device | Boards, data: LabelledImages, folder
         checked = len(job.reference.images)
         figures: dict[str, Any] = {"max_abs_diff": difference, "images_checked": checked}
         figures["slow_path"] = compiled["pruned"].slow_path
-        figures["deployed_weights"] = run.trained and str(run.trained)
         measured = None
         if is_real:
             dense_ms, pruned_ms = (timings[name].latency_us / 1e3 for name in ("dense", "pruned"))
@@ -126,10 +126,12 @@ class _Job:
 
     Attributes
     ----------
+    trained : the checkpoint that its weights are of, if they are not the run's own.
     reference : what is computed there to be compared; the first of them go into the bundle.
     """
 
     network: PrunedNetwork
+    trained: WeightsFile | None
     summary: Mapping[str, Any]
     folder: Path
     data: LabelledImages
@@ -150,7 +152,7 @@ class _Job:
         require_writable_folder(folder)
         shape = network.origin.input_shape
         count = count or max(FEW, CHECKED_PIXELS // (shape[1] * shape[2]))
-        return cls(network, run.summary(), folder, data, Reference.of(network, data, count))
+        return cls(network, run.trained, run.summary(), folder, data, Reference.of(network, data, count))
 
     @property
     def image(self) -> torch.Tensor:
@@ -166,6 +168,7 @@ class _Job:
         has_labels = scores is not None and scores.shape[1] == self.data.classes
         bundle = Bundle(
             self.network.origin.model,
+            self.trained,
             device,
             Requirements.of(library, target),
             self.reference.images[:FEW].numpy(),

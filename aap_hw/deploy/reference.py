@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from aap_hw.errors import Fault
+from aap_hw.errors import Fault, UserError
 from aap_hw.graph.outputs import output_names, output_tensors
 from aap_hw.prune.run import PrunedNetwork
 from aap_hw.train.data import LabelledImages
 
-# Outputs may differ from PyTorch's by rounding only: relative to the largest output of the network.
+# Outputs may differ from PyTorch's by rounding only: this share of an output's largest value, or of 1 if that is more.
 TOLERANCE = 1e-4
 # How many go into a bundle, or are enough to see that a format was translated right.
 FEW = 8
@@ -33,12 +33,24 @@ class Reference:
 
     @classmethod
     def of(cls, network: PrunedNetwork, data: LabelledImages, count: int = FEW) -> Reference:
-        """The network's outputs for ``count`` of the test images, spread over the classes."""
+        """The network's outputs for ``count`` of the test images, spread over the classes.
+
+        Raises
+        ------
+        UserError : an output is not finite.
+        """
         images = data.tensors("test", network.origin.input_shape, data.spread("test", count))
         with torch.no_grad():
             answers = [network.module(image) for image in torch.split(images, 1)]
-        outputs = by_output([[output.numpy() for output in output_tensors(answer)] for answer in answers])
-        return cls(images, dict(zip(output_names(answers[0]), outputs, strict=True)))
+        arrays = by_output([[output.numpy() for output in output_tensors(answer)] for answer in answers])
+        outputs = dict(zip(output_names(answers[0]), arrays, strict=True))
+        for name, output in outputs.items():
+            if not np.isfinite(output).all():
+                raise UserError(
+                    f"PyTorch's {name} is infinite or no number for some of the images, so that nothing can be "
+                    "compared with it; check the weights, or return something finite"
+                )
+        return cls(images, outputs)
 
     @property
     def scores(self) -> np.ndarray | None:
@@ -62,17 +74,25 @@ class Reference:
         Raises
         ------
         Fault : it is more than rounding.
+        UserError : so it is, of an output that is decided by numbers and not made of them.
         """
-        differences = []
+        differences, tolerances = [], self.tolerances
         for (name, expected), output in zip(self.outputs.items(), outputs, strict=True):
-            # Not of bytes or truth values, which cannot be subtracted.
-            differences.append(float(np.abs(output.astype(np.float64) - expected).max()))
-            if not differences[-1] <= self.tolerances[name]:  # not so for NaN
-                where = f" in {name}" if len(self.outputs) > 1 else ""
-                raise Fault(
-                    f"{what} differs from PyTorch by {differences[-1]:.3g}{where} on {len(self.images)} images; "
-                    "nothing was written; this is a fault of aap-hw, please report it with the run folder"
+            # ONNX Runtime gives truth values as such, and these cannot be subtracted.
+            difference = float(np.abs(output.astype(np.float32) - expected).max())
+            differences.append(difference)
+            if difference <= tolerances[name]:  # not so for NaN
+                continue
+            where = f" in {name}" if len(self.outputs) > 1 else ""
+            if not np.issubdtype(expected.dtype, np.floating):
+                raise UserError(
+                    f"{what} decides otherwise than PyTorch{where} on {len(self.images)} images, as rounding may tip "
+                    "the scales; return scores, and decide by them afterwards"
                 )
+            raise Fault(
+                f"{what} differs from PyTorch by {difference:.3g}{where} on {len(self.images)} images; "
+                "nothing was written; this is a fault of aap-hw, please report it with the run folder"
+            )
         return max(differences)
 
 

@@ -58,7 +58,7 @@ class CutMismatchError(UserError):
         self.mismatch = mismatch
         what = f"the channel group '{mismatch.group}'" if mismatch.group else "several channel groups together"
         how = (
-            f"by {mismatch.difference:.2g} of its largest output"
+            f"by {mismatch.difference:.2g} of an output's largest value"
             if mismatch.difference < np.inf
             else "so far that it fails"
         )
@@ -98,7 +98,7 @@ def _difference(graph: ChannelGraph, model: nn.Module, smaller: nn.Module, keep:
         return float("inf")
     if [each.shape for each in expected] != [each.shape for each in actual]:
         return float("inf")
-    # Outputs that are no numbers prove nothing, and training will say so.
+    # Outputs that are not finite prove nothing.
     pairs = [pair for pair in zip(expected, actual, strict=True) if pair[0].isfinite().all()]
     scales = [float(there.abs().max()) for there, _ in pairs]
     least = max(SMALLEST * max(scales, default=0.0), 1e-300)

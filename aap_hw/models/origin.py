@@ -94,14 +94,8 @@ class Origin:
         return self.weights is None and not is_own(self.model)
 
     @property
-    def classes(self) -> int:
-        """How many classes the network tells apart.
-
-        Raises
-        ------
-        UserError
-            If its output is not one score for each class.
-        """
+    def classes(self) -> int | None:
+        """How many classes the network tells apart; None if it does not return one score for each."""
         if self.outputs is not None:
             return self.outputs
         if self.model in zoo.names():
@@ -165,9 +159,7 @@ class Origin:
 
 
 @functools.cache
-def _classes(origin: Origin) -> int:
+def _classes(origin: Origin) -> int | None:
     with torch.no_grad():
         output = origin.build()(torch.zeros(1, *origin.input_shape))
-    if not isinstance(output, torch.Tensor) or output.dim() != 2:
-        raise UserError(f"the output of {origin.model} is not one score for each class; add --no-training")
-    return output.shape[1]
+    return output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else None

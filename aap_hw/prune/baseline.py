@@ -203,10 +203,11 @@ def _raw_scores(
 ) -> Mapping[str, NDArray[np.float64]]:
     shape = task.origin.input_shape
     count = settings.images_for(shape)
-    if settings.scored_by == "taylor" and task.origin.classes != task.data.classes:
+    if settings.scored_by == "taylor" and (classes := task.origin.classes) != task.data.classes:
+        told = "returns no score for each class" if classes is None else f"tells {classes} classes apart"
         raise UserError(
-            f"Taylor scores need the loss on labelled images, and {task.origin.model} tells {task.origin.classes} "
-            f"classes apart where the images are of {task.data.classes}; choose another --score"
+            f"Taylor scores need the loss on labelled images, and {task.origin.model} {told} where the images are of "
+            f"{task.data.classes}; choose another --score"
         )
     if settings.scored_by in ALTERNATIVES:
         return ALTERNATIVES[settings.scored_by](module, graph, calibration_batches(task.data, shape, count))

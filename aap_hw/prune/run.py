@@ -64,7 +64,7 @@ class RunFolder:
     trained : a checkpoint that its network is loaded with instead of the run's weights: what other code made of them.
     """
 
-    def __init__(self, path: Path, trained: Path | None = None) -> None:
+    def __init__(self, path: Path, trained: WeightsFile | None = None) -> None:
         self.path, self.trained = path, trained
 
     @property
@@ -146,7 +146,7 @@ class RunFolder:
         remove_checkpoints(self.path)
         network = saved.read(weights, trust_source=True)
         if self.trained is not None:
-            load_weights(network.module, WeightsFile.at(self.trained), f"the cut network of {self.path}")
+            load_weights(network.module, self.trained, f"the cut network of {self.path}")
         return PrunedNetwork(network.origin, network.kept, device, network.module, record)
 
     def report_mismatch(self, mismatch: Mismatch) -> Path:

@@ -266,6 +266,11 @@ def seconds_since(began: float) -> float:
 
 def check_classes(task: Task) -> None:
     """Raise UserError if the images are not of as many classes as the network tells apart."""
+    if task.origin.classes is None:
+        raise UserError(
+            f"training takes one score for each class and {task.origin.model} returns something else; cut it to a "
+            "budget with --no-training, and train it by your own code"
+        )
     if task.origin.classes != task.data.classes:
         raise UserError(
             f"{task.origin.model} tells {task.origin.classes} classes apart and the images are of {task.data.classes}; "

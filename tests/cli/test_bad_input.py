@@ -147,6 +147,23 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("prune", "--model", "resnet20", "--no-training", "--budget", "50%", "--lut", "TABLE"),
         "--no-training is about the images of --data: say which, or leave it out",
     ),
+    "no training, and how": (
+        (
+            "prune",
+            "--model",
+            "resnet20",
+            "--data",
+            "embedded",
+            "--no-training",
+            "--epochs",
+            "2",
+            "--budget",
+            "9ms",
+            "--lut",
+            "TABLE",
+        ),
+        "--no-training trains nothing, so --epochs would do nothing",
+    ),
     "resume what never began": (("prune", "--resume", "FOLDER"), "holds no run that was begun, so there is nothing"),
     "resume with other wishes": (
         ("prune", "--resume", "RUN", "--epochs", "9", "--seed", "1"),

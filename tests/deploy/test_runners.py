@@ -174,8 +174,12 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "not a tensor": (manifest_with(lambda m: m.update(inputs=[1])), r"manifest\.json is damaged \(at "),
     "size": (manifest_with(lambda m: m["outputs"][0].update(shape=[1, -5])), r"manifest\.json is damaged \(at outputs"),
     "name twice": (
-        manifest_with(lambda m: m["outputs"].append(m["outputs"][0])), r"manifest\.json is damaged \(at outputs\)"
+        manifest_with(lambda m: m["outputs"].append(m["outputs"][0])), r"manifest\.json is damaged \(at .*outputs\)"
     ),
+    "two inputs": (
+        manifest_with(lambda m: m["inputs"].append({**m["inputs"][0], "name": "mask"})), r"is damaged \(at inputs"
+    ),
+    "tolerance of none": (manifest_with(lambda m: m["outputs"][0].update(tolerance=0)), r"is damaged \(at .*outputs"),
     "no shape": (manifest_with(lambda m: m["outputs"][0].pop("shape")), r"manifest\.json is damaged \(.*shape"),
     "no tolerance": (manifest_with(lambda m: m["outputs"][0].pop("tolerance")), r"is damaged \(.*tolerance"),
     "checksum": (manifest_with(lambda m: m["sha256"].pop("model.so")), r"manifest\.json .*model\.so"),

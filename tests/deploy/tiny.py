@@ -68,7 +68,9 @@ def make_bundle(folder: Path, target: DeviceTarget | None = None, module: nn.Mod
         facts = device.describe().as_json()
         tolerances = dict.fromkeys(outputs, 1e-5)
         write_bundle(
-            folder, library, Bundle("tiny", facts, requires, images.numpy(), outputs, tolerances, labels, how, latency)
+            folder,
+            library,
+            Bundle("tiny", None, facts, requires, images.numpy(), outputs, tolerances, labels, how, latency),
         )
     return np.concatenate([output.reshape(len(images), -1) for output in outputs.values()], axis=1)
 

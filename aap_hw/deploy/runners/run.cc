@@ -133,7 +133,7 @@ T Field(const Object& object, const char* name) {
   return *value;
 }
 
-// A tensor that goes into the library or comes out of it; inputs have no tolerance.
+// A tensor that goes into the library or comes out of it, and then how far it may be from PyTorch's.
 struct Tensor {
   std::string name;
   ffi::Shape shape;
@@ -141,28 +141,30 @@ struct Tensor {
   double tolerance;
 };
 
-// What the manifest lists as "inputs" or "outputs".
+// What the manifest lists as "inputs", of which there is one, or "outputs".
 std::vector<Tensor> TensorsOf(const Object& manifest, const char* kind) {
+  const Refused damaged(std::string("manifest.json is damaged (at ") + kind + "); copy the bundle again");
+  const bool is_output = std::strcmp(kind, "outputs") == 0;
   std::vector<Tensor> tensors;
+  std::vector<std::string> names;
   for (const auto& item : Field<Array>(manifest, kind)) {
     auto object = item.try_cast<Object>();
-    if (!object) throw Refused(std::string("manifest.json is damaged (at ") + kind + ")");
+    if (!object) throw damaged;
     std::vector<int64_t> extents;
     size_t elements = 1;
     for (const auto& extent : Field<Array>(*object, "shape")) {
       extents.push_back(extent.try_cast<int64_t>().value_or(0));
-      if (extents.back() < 1) throw Refused(std::string("manifest.json is damaged (at ") + kind + ")");
+      if (extents.back() < 1) throw damaged;
       elements *= size_t(extents.back());
     }
-    const bool is_output = std::strcmp(kind, "outputs") == 0;
-    tensors.push_back({Field<ffi::String>(*object, "name"), ffi::Shape(extents.begin(), extents.end()), elements,
-                       is_output ? Field<double>(*object, "tolerance") : 0});
+    const double tolerance = is_output ? Field<double>(*object, "tolerance") : 1;
+    if (!(tolerance > 0)) throw damaged;
+    names.push_back(Field<ffi::String>(*object, "name"));
+    tensors.push_back({names.back(), ffi::Shape(extents.begin(), extents.end()), elements, tolerance});
   }
-  std::vector<std::string> names;
-  for (const Tensor& tensor : tensors) names.push_back(tensor.name);
   std::sort(names.begin(), names.end());
-  if (tensors.empty() || std::adjacent_find(names.begin(), names.end()) != names.end())
-    throw Refused(std::string("manifest.json is damaged (at ") + kind + ")");
+  const bool is_twice = std::adjacent_find(names.begin(), names.end()) != names.end();
+  if (tensors.empty() || is_twice || (!is_output && tensors.size() > 1)) throw damaged;
   return tensors;
 }
 
@@ -188,7 +190,8 @@ Object Check(const std::string& folder) {
       throw Refused(path + " is not the file that was deployed (its checksum differs); copy the bundle again");
   }
 
-  TensorsOf(manifest, "inputs"), TensorsOf(manifest, "outputs");
+  TensorsOf(manifest, "inputs");  // refuses what is damaged
+  TensorsOf(manifest, "outputs");
 
   const std::string here = MachineOf("/proc/self/exe");
   for (const std::string& machine : {std::string(Field<ffi::String>(requires_, "machine")), MachineOf(folder + "/model.so")})

@@ -91,15 +91,15 @@ def check_file(path: Path, digest: str) -> None:
 
 
 def check_tensors(manifest: dict[str, Any]) -> None:
-    """Refuse a manifest whose inputs and outputs are none, or have no size."""
-    for kind in ("inputs", "outputs"):
-        tensors = manifest[kind]
+    """Refuse inputs or outputs that are missing, share a name, or have no size or tolerance."""
+    inputs, outputs = manifest["inputs"], manifest["outputs"]
+    for kind, tensors in (("inputs", inputs), ("outputs", outputs)):
         sizes = [extent for tensor in tensors for extent in tensor["shape"]]
         if not tensors or any(not isinstance(extent, int) or extent < 1 for extent in sizes):
             raise Refused(f"manifest.json is damaged (at {kind}); copy the bundle again")
-    outputs = manifest["outputs"]
-    if len({str(output["name"]) for output in outputs}) < len(outputs) or not all(o["tolerance"] > 0 for o in outputs):
-        raise Refused("manifest.json is damaged (at outputs); copy the bundle again")
+    names = {str(output["name"]) for output in outputs}
+    if len(inputs) > 1 or len(names) < len(outputs) or not all(output["tolerance"] > 0 for output in outputs):
+        raise Refused("manifest.json is damaged (at inputs or outputs); copy the bundle again")
 
 
 def check_machine(folder: Path, requires: dict[str, Any]) -> None:
