@@ -89,7 +89,9 @@ def make_bundle(model: str, folder: Path) -> Path:
     how, latency = {"scale": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3}, {"predicted": None, "measured": None}
     requires = Requirements.of(library, device.target)
     facts = device.describe().as_json()
-    write_bundle(folder, library, Bundle(model, facts, requires, image.numpy(), outputs, 1e-3, (), how, latency))
+    named, tolerances = {"logits": outputs[:, None]}, {"logits": 1e-3}
+    bundle = Bundle(model, None, facts, requires, image.numpy(), named, tolerances, (), how, latency)
+    write_bundle(folder, library, bundle)
     return folder
 
 

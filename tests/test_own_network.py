@@ -163,14 +163,14 @@ def test_network_with_several_outputs_goes_the_whole_way(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("aap_hw.train.data.load_embedded", None)  # others than one's own are not asked for
     monkeypatch.setattr(profiling, "profile_model", functools.partial(profiling.profile_model, networks=2))
-    Path("net.py").write_text(DETECTOR)
-    network, device = ("--model", "net.py:Detector", "--input", "3x16x16"), ("--device", str(quick_device))
+    Path("detector_of_mine.py").write_text(DETECTOR)
+    network, device = ("--model", "detector_of_mine.py:Detector", "--input", "3x16x16"), ("--device", str(quick_device))
     prune = (
         "prune",
         *device,
         *network,
         "--data",
-        "net:pictures",
+        "detector_of_mine:pictures",
         "--lut",
         "table.json",
         "--budget",
@@ -180,7 +180,10 @@ def test_network_with_several_outputs_goes_the_whole_way(
     )
     assert aap_hw("profile", *device, *network, "--out", "table.json", "--workers", "1").code == 0
     refused = aap_hw(*prune)
-    assert (refused.code, "returns something else; cut it to a budget with --no-training" in refused.err) == (2, True)
+    assert (refused.code, "returns something else; cut it to a budget with --no-training" in refused.err) == (
+        2,
+        True,
+    ), refused
     assert aap_hw(*prune, "--no-training").code == 0
     assert json.loads(Path("run/config.json").read_text())["train"] is False
     smaller = load("run", trust_source=True)
@@ -197,7 +200,7 @@ def test_network_with_several_outputs_goes_the_whole_way(
     found = smaller.eval()(torch.from_numpy(images))
     rows = torch.cat([each.flatten(1) for each in (*found["boxes"], *found["scores"])], 1)
     np.testing.assert_allclose(reference, rows.detach().numpy(), rtol=0, atol=1e-5)
-    torch.save(Origin.of("net.py:Detector", (3, 16, 16)).build().state_dict(), "dense.pt")
+    torch.save(Origin.of("detector_of_mine.py:Detector", (3, 16, 16)).build().state_dict(), "dense.pt")
     before = (bundle / "manifest.json").read_bytes()
     wrong = aap_hw("deploy", "run", *device, "--weights", "dense.pt")
     assert (wrong.code, "dense.pt are not of the cut network of run" in wrong.err) == (2, True), wrong

@@ -284,7 +284,7 @@ def check_drop(task: Task, drop: float) -> None:
         raise UserError(f"an accuracy may drop by 0 to 100 percentage points, not by {drop}")
     if not task.retrain:
         raise UserError(
-            "an accuracy can only be kept by training: give --data without --no-training, or a --budget instead"
+            "an accuracy can only be kept by training: add --data without --no-training, or give a --budget instead"
         )
 
 

@@ -141,7 +141,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "option": (("plan", "--bugdet", "50%", "--lut", "TABLE"), r"No such option '?--bugdet'?.*--budget"),
     "accuracy without images": (
         ("prune", "--model", "resnet20", "--max-accuracy-drop", "1", "--lut", "TABLE"),
-        "an accuracy can only be kept by training: give --data",
+        "an accuracy can only be kept by training: add --data",
     ),
     "no training without images": (
         ("prune", "--model", "resnet20", "--no-training", "--budget", "50%", "--lut", "TABLE"),
