@@ -66,6 +66,8 @@ def command(
         + ("" if result.agreement is None else f", the same class for {result.agreement:.1f} %"),
         soft_wrap=True,
     )
+    if not result.summary["retrained"]:
+        console.print(f"weights: {weights or 'as they were cut; --weights FILE takes trained ones'}", soft_wrap=True)
     if slow := result.summary["slow_path"]:
         console.print(f"{slow}; there is no schedule for these", soft_wrap=True)
     console.print(f"bundle: {result.bundle}", soft_wrap=True)

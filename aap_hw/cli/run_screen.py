@@ -165,7 +165,10 @@ class PruneScreen:
                 self._say(f"the network had random weights: {real} are real, which filters stay is not")
             from aap_hw.models.source import runs_code  # loads PyTorch
 
-            trust = ", trust_source=True" if runs_code(summary["model"]) else ""
+            is_code = runs_code(summary["model"])
+            if is_code and pruned.network.origin.weights is None:
+                self._say(f"no --weights were given: filters are ranked by those that {summary['model']} made")
+            trust = ", trust_source=True" if is_code else ""
             self._say(
                 "the weights were cut in one round and not retrained, so expect a useless accuracy; to go on, train "
                 f"aap_hw.load({str(path)!r}{trust}) on your images and deploy what comes out with --weights FILE, or "

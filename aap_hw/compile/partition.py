@@ -88,6 +88,10 @@ class Partition:
     def run(self) -> Network:
         """Visit every operator that has an effect once."""
         image, outputs = self._ends()
+        for node in self._nodes:
+            if is_tensor(node) and any(isinstance(extent, torch.SymInt) for extent in node.meta["val"].shape):
+                problem = f"the size of what {node.target} makes depends on the values of the image"
+                raise self.refused(problem, node, "return what it is made from, and do this behind the network")
         self.image = self._value[image] = image.name
         if len(shape_of(image)) == 4:
             self._images.add(image)  # or is turned by a kernel that is added at the end

@@ -112,7 +112,7 @@ def _notes(stories: Sequence[Story]) -> list[str]:
             why = started.get("why_predicted")
             notes.append(f"{name}the pruned latency is predicted, not measured{f': {why}' if why else ''}.")
         if not story.summary["retrained"]:
-            notes.append(f"{name}nothing was trained: there is no accuracy to show.")
+            notes.append(f"{name}the run trained nothing: there is no accuracy to show.")
     if len({(story.summary["device"], story.table.device["cpu"]) for story in stories}) > 1:
         notes.append("These runs are of different devices: their latencies are no comparison of the networks.")
     return notes

@@ -190,3 +190,23 @@ def test_outputs_of_an_unknown_type_are_numbered() -> None:
     assert [float(each) for each in output_tensors(returned)] == [0.0, 1.0]
     assert output_names(returned) == ["output_0", "output_1"]
     assert output_names({"out": torch.zeros(1)}) == ["logits"]
+
+
+def test_output_whose_size_depends_on_the_image_is_refused() -> None:
+    class Chosen(Pyramid):
+        def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
+            return scores, (scores > 0).nonzero()
+
+    with pytest.raises(
+        UserError, match=r"the size of what aten.nonzero.default makes depends on the values of the image"
+    ):
+        partition(ChannelGraph.trace(randomise(Chosen()), (torch.zeros(1, 3, 8, 8),)))
+
+
+def test_network_that_branches_on_values_is_refused_with_advice() -> None:
+    class Branching(Pyramid):
+        def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
+            return scores if scores.max() > 0 else one
+
+    with pytest.raises(UserError, match="what decides by the values of an image belongs behind the network"):
+        ChannelGraph.trace(randomise(Branching()), (torch.zeros(1, 3, 8, 8),))

@@ -248,6 +248,13 @@ def test_network_can_be_used_from_a_program(original: tuple[Path, np.ndarray]) -
     assert [int(word) for word in done.stdout.split()] == [expected[2], expected[0]]
 
 
+@pytest.mark.parametrize("shape", [(), (12, 12), (3, 12, 12), (1, 1, 12, 12), (2, 3, 12, 12)], ids=str)
+def test_image_of_another_shape_is_refused(original: tuple[Path, np.ndarray], shape: tuple[int, ...]) -> None:
+    script = f"import numpy as np; from run import Model; Model('.')(np.zeros({shape}, np.float32))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=original[0], capture_output=True, text=True, timeout=60)
+    assert f"ValueError: the network takes images of shape (1, 3, 12, 12), not {shape}" in done.stderr
+
+
 def test_runner_in_cpp_compiles_for_a_board(tmp_path: Path) -> None:
     compiler = shutil.which("aarch64-linux-gnu-g++")
     if compiler is None:

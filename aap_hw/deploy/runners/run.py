@@ -184,6 +184,8 @@ class Model:
 
     def all_outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs for one input by name, even if there is only one."""
+        if np.shape(image) != self._input.shape:
+            raise ValueError(f"the network takes images of shape {self._input.shape}, not {np.shape(image)}")
         self._input[...] = image
         self._machine["set_input"]("main", self._argument)
         self.run()

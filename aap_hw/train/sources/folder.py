@@ -45,12 +45,19 @@ def load_folder(folder: Path, input_shape: tuple[int, int, int]) -> LabelledImag
     UserError
         If a folder is missing or empty, the two splits have different classes, or too many files are broken.
     """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder of images {folder}; name the one that has them with --data")
     inner = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
     if inner is None or not (folder / "train").is_dir():
         raise UserError(
             f"{folder} needs the folders 'train' and 'val' (or 'test'), each with one sub-folder of images a class"
         )
     names = tuple(sorted(entry.name for entry in os.scandir(folder / "train") if entry.is_dir()))
+    if not names:
+        raise UserError(
+            f"{folder / 'train'} has no sub-folders, and each class needs one; put images without classes into one "
+            f"of any name, such as {folder / 'train' / 'all'}"
+        )
     train = _files(folder / "train", names)
     annotations = inner / "val_annotations.txt"
     test = _annotated(annotations, names) if annotations.exists() else _files(inner, names)

@@ -114,6 +114,18 @@ def test_folders_that_do_not_belong_together_are_refused(pictures):
         ImageSource(f"imagefolder:{pictures}").load(SMALL)
     with pytest.raises(UserError, match="needs the folders 'train' and 'val'"):
         ImageSource(f"imagefolder:{pictures / 'train'}").load(SMALL)
+    with pytest.raises(UserError, match=r"there is no folder of images .*gone; name the one that has them"):
+        ImageSource(f"imagefolder:{pictures / 'gone'}").load(SMALL)
+
+
+def test_pictures_without_classes_are_told_where_to_go(pictures):
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            for picture in (pictures / split / name).iterdir():
+                picture.rename(pictures / split / f"{name}-{picture.name}")
+            (pictures / split / name).rmdir()
+    with pytest.raises(UserError, match=r"train has no sub-folders, .* into one .*train/all"):
+        ImageSource(f"imagefolder:{pictures}").load(SMALL)
 
 
 def write_idx(path, array):
