@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from aap_hw.policy import Budget
     from aap_hw.prune.job import Pruned
     from aap_hw.prune.proposal import Proposal
-    from aap_hw.prune.run import RunFolder
     from aap_hw.prune.steps import OnEvent
     from aap_hw.prune.task import PruneSettings
     from aap_hw.train.sources import ImageSource
@@ -328,11 +327,12 @@ def deploy(
     from aap_hw.device import load_profile
     from aap_hw.device.boards import PATIENCE_S, Boards
     from aap_hw.prune.job import images_of
+    from aap_hw.prune.run import RunFolder
 
     description = load_profile(device).reached_by(connect)
     images = images_of(Path(run), _source(data))
     with closing(Boards(description, on_notice or _ignored, PATIENCE_S)) as boards:
-        return deploy_run(_run_folder(run, weights), boards, images, None if out is None else Path(out))
+        return deploy_run(RunFolder.at(run, weights), boards, images, None if out is None else Path(out))
 
 
 def bundle(
@@ -354,9 +354,10 @@ def bundle(
     from aap_hw.deploy.deploying import bundle_unseen
     from aap_hw.device import load_profile
     from aap_hw.prune.job import images_of
+    from aap_hw.prune.run import RunFolder
 
     images = images_of(Path(run), _source(data))
-    return bundle_unseen(_run_folder(run, weights), load_profile(device), images, None if out is None else Path(out))
+    return bundle_unseen(RunFolder.at(run, weights), load_profile(device), images, None if out is None else Path(out))
 
 
 def report(*runs: StrPath, out: StrPath | None = None) -> Path:
@@ -369,13 +370,6 @@ def report(*runs: StrPath, out: StrPath | None = None) -> Path:
     from aap_hw.report.writing import write_report
 
     return write_report([Path(run) for run in runs], None if out is None else Path(out))
-
-
-def _run_folder(run: StrPath, weights: StrPath | None) -> RunFolder:
-    from aap_hw.models.weights import WeightsFile
-    from aap_hw.prune.run import RunFolder
-
-    return RunFolder(Path(run), None if weights is None else WeightsFile.at(os.fspath(weights)))
 
 
 def _ignored(_: object) -> None:

@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 def command(run_folder: str, onnx_file: str, weights: str | None, source: ImageSource | None) -> None:
     """Export a pruned network, checked against PyTorch before it is kept."""
     from aap_hw.deploy.onnx import export_onnx
-    from aap_hw.models.weights import WeightsFile
     from aap_hw.prune.job import images_of
     from aap_hw.prune.run import RunFolder
 
-    run = RunFolder(Path(run_folder), None if weights is None else WeightsFile.at(weights))
+    run = RunFolder.at(run_folder, weights)
     result = export_onnx(run, images_of(run.path, source), Path(onnx_file))
     click.echo(
         f"{result.path}: {result.size / 1e6:.1f} MB; ONNX Runtime differs from PyTorch by at most "

@@ -88,10 +88,7 @@ class Partition:
     def run(self) -> Network:
         """Visit every operator that has an effect once."""
         image, outputs = self._ends()
-        for node in self._nodes:
-            if is_tensor(node) and any(isinstance(extent, torch.SymInt) for extent in node.meta["val"].shape):
-                problem = f"the size of what {node.target} makes depends on the values of the image"
-                raise self.refused(problem, node, "return what it is made from, and do this behind the network")
+        self._check_sizes()
         self.image = self._value[image] = image.name
         if len(shape_of(image)) == 4:
             self._images.add(image)  # or is turned by a kernel that is added at the end
@@ -104,17 +101,14 @@ class Partition:
                 self._visit(node)
                 if writes_in_place(node) and node in self._value:
                     self._overwrite(node)
-        for output in outputs:
-            if output not in self._value:
-                problem = f"the network returns {self.constant(output)}, which does not depend on the image"
-                raise self.refused(problem, output, "leave it out of what forward returns")
+        returned = tuple(self._returned(output) for output in outputs)
         if not self._kernels:
             raise UserError("the network computes nothing that takes time: there is no kernel in it")
         network = Network(
             tuple(self._kernels),
             image.name,
             shape_of(image),
-            tuple(Output(self.value_as_it_lies(output, output), shape_of(output)) for output in outputs),
+            returned,
             {group.name: group.width for group in self.graph.groups},
             self._fixed,
         )
@@ -140,6 +134,18 @@ class Partition:
                 "such as images (N, C, H, W), can be compiled so far; convert the model with .float()"
             )
         return images[0], outputs
+
+    def _check_sizes(self) -> None:
+        for node in self._nodes:
+            if is_tensor(node) and any(isinstance(extent, torch.SymInt) for extent in node.meta["val"].shape):
+                problem = f"the size of what {node.target} makes depends on the values of the image"
+                raise self.refused(problem, node, "return what it is made from, and do this behind the network")
+
+    def _returned(self, output: Node) -> Output:
+        if output not in self._value:
+            problem = f"the network returns {self.constant(output)}, which does not depend on the image"
+            raise self.refused(problem, output, "leave it out of what forward returns")
+        return Output(self._value[output], shape_of(output))
 
     def _visit(self, node: Node) -> None:
         if node in self._waiting:

@@ -34,17 +34,16 @@ class Bundle:
 
     Attributes
     ----------
-    trained : the checkpoint that the weights are of; None if they are the run's own.
     device : description of the device that the library was compiled for.
     inputs : reference images, (n, C, H, W), float32.
     outputs : what PyTorch makes of each, an array (n, ...) for each output under its name.
     tolerances : how far each of the library's outputs may be from these.
     preprocessing : how pixels become an input: times ``scale``, minus ``mean``, over ``std``.
     latency : predicted and measured milliseconds with their provenance; see the schema.
+    trained : the checkpoint that the weights are of; None if they are the run's own.
     """
 
     model: str
-    trained: WeightsFile | None
     device: Mapping[str, Any]
     requires: Requirements
     inputs: np.ndarray
@@ -53,6 +52,7 @@ class Bundle:
     labels: tuple[str, ...]
     preprocessing: Mapping[str, Any]
     latency: Mapping[str, Any]
+    trained: WeightsFile | None = None
 
 
 def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:

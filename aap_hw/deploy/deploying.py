@@ -168,7 +168,6 @@ class _Job:
         has_labels = scores is not None and scores.shape[1] == self.data.classes
         bundle = Bundle(
             self.network.origin.model,
-            self.trained,
             device,
             Requirements.of(library, target),
             self.reference.images[:FEW].numpy(),
@@ -177,6 +176,7 @@ class _Job:
             self.data.class_names if has_labels else (),
             {"scale": 1 / 255, "mean": mean.flatten().tolist(), "std": std.flatten().tolist()},
             {"predicted": self._predicted(), "measured": measured},
+            self.trained,
         )
         write_bundle(self.folder, library, bundle)
 

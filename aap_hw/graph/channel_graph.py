@@ -231,9 +231,8 @@ def _export(model: nn.Module, inputs: tuple[torch.Tensor, ...], training: bool =
     try:
         program = torch.export.export(model, inputs, strict=False)
     except Exception as error:
-        advice = "; what decides by the values of an image belongs behind the network" * (
-            "data-dependent" in str(error)
-        )
+        by_values = "data-dependent" in str(error)
+        advice = "; what decides by the values of an image belongs behind the network" if by_values else ""
         raise UserError(f"torch.export cannot trace this {type(model).__name__}: {reason(error)}{advice}") from error
     finally:
         for module, flag in flags:

@@ -8,6 +8,7 @@ complete. ``events.jsonl`` is the log. How a folder is filled is ``aap_hw.prune.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import time
 from collections.abc import Mapping
@@ -66,6 +67,11 @@ class RunFolder:
 
     def __init__(self, path: Path, trained: WeightsFile | None = None) -> None:
         self.path, self.trained = path, trained
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str], weights: str | os.PathLike[str] | None) -> RunFolder:
+        """The folder at a path, with the weights of a checkpoint. Raises UserError if that cannot be read."""
+        return cls(Path(path), None if weights is None else WeightsFile.at(os.fspath(weights)))
 
     @property
     def is_finished(self) -> bool:

@@ -116,9 +116,7 @@ def test_outputs_on_the_board_are_those_of_pytorch(
     how, latency = {"scale": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3}, {"predicted": None, "measured": None}
     outputs = {"logits": expected[:, None]}
     tolerances = {"logits": TOLERANCE * max(1.0, float(np.abs(expected).max()))}
-    write_bundle(
-        bundle, library, Bundle(name, None, facts, requires, image.numpy(), outputs, tolerances, (), how, latency)
-    )
+    write_bundle(bundle, library, Bundle(name, facts, requires, image.numpy(), outputs, tolerances, (), how, latency))
     assert_runners_print(expected, bundle, runner_in_cpp)
 
 

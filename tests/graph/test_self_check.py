@@ -76,18 +76,22 @@ WRONG: dict[str, tuple[Callable[[str, int, Any], Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_wrong_cut_names_its_group(
-    traced: tuple[nn.Module, ChannelGraph, torch.Tensor], what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, graph, images = traced
-    fault, group = WRONG[what]
+def cut_wrongly(monkeypatch: pytest.MonkeyPatch, fault: Callable[[str, int, Any], Any]) -> None:
     real = surgery._shorten
 
     def faulty(smaller: nn.Module, name: str, dim: int, removed: Any) -> None:
         real(smaller, name, dim, np.unique(fault(name, dim, removed)))
 
     monkeypatch.setattr(surgery, "_shorten", faulty)
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_cut_names_its_group(
+    traced: tuple[nn.Module, ChannelGraph, torch.Tensor], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, graph, images = traced
+    fault, group = WRONG[what]
+    cut_wrongly(monkeypatch, fault)
     with pytest.raises(CutMismatchError, match=f"cutting the channel group '{group}' .*--skip '{group}'") as found:
         checked_cut(graph, model, KEEP, images)
     assert found.value.mismatch.group == group
@@ -109,12 +113,7 @@ def test_fault_in_small_outputs_is_noticed_beside_large_and_infinite_ones(monkey
     graph = ChannelGraph.trace(model, (images,))
     assert isinstance(checked_cut(graph, model, KEEP, images), nn.Module)
     fault, group = WRONG["filters"]
-    real = surgery._shorten
-
-    def faulty(smaller: nn.Module, name: str, dim: int, removed: Any) -> None:
-        real(smaller, name, dim, np.unique(fault(name, dim, removed)))
-
-    monkeypatch.setattr(surgery, "_shorten", faulty)
+    cut_wrongly(monkeypatch, fault)
     with pytest.raises(CutMismatchError, match=f"cutting the channel group '{group}'"):
         checked_cut(graph, model, KEEP, images)
 
