@@ -11,12 +11,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
 from aap_hw import __version__
 from aap_hw.cli.help import WholeSentences
 from aap_hw.errors import Fault, UserError, closest, reason
+from aap_hw.interrupts import interruptible
 
 # In the order in which they are used; `--help` keeps it.
 COMMANDS = {
@@ -54,6 +56,11 @@ class LazyGroup(WholeSentences):
         if not isinstance(command, click.Command):
             raise TypeError(f"{COMMANDS[cmd_name]} is not a click command")
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the sub-command."""
+        with interruptible():
+            return super().invoke(ctx)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

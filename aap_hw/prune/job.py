@@ -19,6 +19,7 @@ from aap_hw.device.board import BoardLost
 from aap_hw.errors import NOTHING_ASKED, UserError, reason
 from aap_hw.files import WriteError, read_text, write_atomic
 from aap_hw.graph.self_check import CutMismatchError
+from aap_hw.interrupts import interruptible
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
@@ -223,8 +224,9 @@ class _Execution:
 
     def finish(self) -> Pruned:
         try:
-            self._require_device()
-            network, summary = self._prune()(self._tell, self._journal)
+            with interruptible():
+                self._require_device()
+                network, summary = self._prune()(self._tell, self._journal)
             if ranks.is_first():
                 self._run.save(network, summary)
             self._journal.remove_checkpoints()

@@ -86,6 +86,22 @@ def test_ctrl_c_is_one_line_and_code_130(failing: Callable[..., Any]) -> None:
     assert outcome.err.strip() == "aap-hw: interrupted; the 412 points measured so far are kept"
 
 
+def test_ctrl_c_that_a_library_makes_an_error_of_is_one_line_and_code_130(
+    aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_in_another_language(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError("the pass failed") from None
+
+    monkeypatch.setattr("aap_hw.api.report", compile_in_another_language)
+    before = signal.getsignal(signal.SIGINT)
+    outcome = aap_hw("report", "runs/first")
+    assert (outcome.code, outcome.err.strip()) == (130, "aap-hw: interrupted; no file is left half-written")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_real_ctrl_c_ends_the_process_with_130() -> None:
     script = (
         "import sys, time, click\n"

@@ -7,6 +7,7 @@ Runs are ended by SIGKILL at chosen events and writes, by Ctrl-C, and by a disk 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -127,6 +128,27 @@ def stop_at(name: str) -> Callable[[Event], None]:
             raise KeyboardInterrupt
 
     return on_event
+
+
+def swallow_ctrl_c_at(name: str) -> Callable[[Event], None]:
+    def on_event(event: Event) -> None:
+        if event.name == name:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                raise RuntimeError("as TVM's compiler says") from None
+
+    return on_event
+
+
+def test_ctrl_c_that_a_library_makes_an_error_of_says_how_to_go_on(
+    on_device: Callable[[list[float]], PretendedDevice], tmp_path: Path
+) -> None:
+    job = replace(TO_BUDGET, data=None)
+    on_device([0.8])
+    with pytest.raises(KeyboardInterrupt, match=r"'aap-hw prune --resume .*run' goes on with the run"):
+        start(job, table(), tmp_path / "run", swallow_ctrl_c_at("measured"))
+    assert resume(tmp_path / "run").summary["retrained"] is False
 
 
 def test_latencies_that_were_measured_are_not_measured_again(
