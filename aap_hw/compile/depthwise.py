@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.emit import Steps, constant, kernel_code, lane_loop, lanes_for, loop, padded_image, store, vector
+from aap_hw.compile.emit import Steps, kernel_code, lane_loop, lanes_for, loop, padded_image, scratch, store, vector
 from aap_hw.compile.function import Argument, KernelFunction, apply_epilogue
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.shape import ConvolutionShape
@@ -43,14 +44,19 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
     length = min(LENGTH, shape.out_width)
     along, deep = Steps(shape.out_width, length), Steps(channels, lanes)
     block = max(1, BLOCK // lanes)
+    blocks = math.ceil(deep.count / block)
+    _, *steps_after_bias = key.epilogue  # sums begin with the bias
     output_shape = (key.batch, shape.out_height, shape.out_width, channels)
     arguments = [
         Argument("activation", shape.image(channels)),
         *([Argument("residual", output_shape)] if "add" in key.epilogue else []),
         # Vector by vector, so that no load crosses a cache line whatever the number of channels.
         Argument("weight", (deep.count, kh, kw, lanes)),
-        Argument("bias", (channels,)),
+        Argument("bias", (channels,), any_width=True),
     ]
+    # LLVM would unroll few steps along the channels completely, to more code than the first cache holds. So it is not
+    # told how many there are, nor at most: that follows from the length of the bias which the kernel is given.
+    length_of_bias = tirx.Var("channels", "int32")
 
     # The pixels that a tile reads of one row, counted from the first one's.
     offsets = sorted({p * sw + rx * dw for p in range(length) for rx in range(kw)})
@@ -68,9 +74,9 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
 
         def tile_at(n: Any, y: Any, x: Any, step: Any, c: Any) -> None:
             """One tile; of a place known as an integer, only the taps that exist."""
-            sums = T.alloc_buffer((length * lanes,), "float32", scope="local")
+            sums = scratch(length * lanes)  # small enough for the stack, where LLVM makes registers of it
             for p in range(length):
-                store(sums, constant(0.0, lanes), p * lanes, lanes)
+                store(sums, vector(bias, c, lanes), p * lanes, lanes)
             first = T.bind(y * sh - top)
             begin = T.bind(T.max(0, (dh - 1 - first) // dh)) if top else 0
             end = T.bind(T.min(kh, (height - first + dh - 1) // dh))
@@ -90,7 +96,7 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
                 at = T.bind(((n * shape.out_height + y) * shape.out_width + x + p) * channels + c)
                 with lane_loop(lanes) as i:
                     added = residual[0][at + i] if residual else None
-                    value = apply_epilogue(sums[p * lanes + i], key.epilogue, bias[c + i], added)
+                    value = apply_epilogue(sums[p * lanes + i], steps_after_bias, None, added)
                     T.buffer_store(output, value, [at + i])
 
         def tile_of(n: Any, y: Any, i: Any, step: Any, c: Any) -> None:
@@ -106,15 +112,15 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
 
         with loop(key.batch * shape.out_height, target) as line:
             n, y = T.bind(line // shape.out_height), T.bind(line % shape.out_height)
-            with T.serial(0, math.ceil(deep.count / block)) as number:
-                first = T.bind(number * block)
-                end = T.bind(T.min(first + block, deep.count))
+            with T.serial(0, blocks) as number:
+                first, last = T.bind(number * block), tirx.ceildiv(length_of_bias, lanes)
+                end = T.bind(T.min(first + block, last) if blocks > 1 else last)
                 # One loop for tiles of all kinds: LLVM would unroll one with little in it, and spill.
                 with T.serial(0, along.count) as i, T.serial(first, end) as step:
                     tile_of(n, y, i, step, T.bind(deep.start(step)))
 
-    tensors = [(argument.role, argument.shape) for argument in arguments]
-    code = kernel_code([*tensors, ("output", output_shape)], body)
+    tensors: list[tuple[str, Any]] = [(argument.role, argument.shape) for argument in arguments[:-1]]
+    code = kernel_code([*tensors, ("bias", (length_of_bias,)), ("output", output_shape)], body)
 
     def pack(dense: np.ndarray) -> np.ndarray:
         steps = [dense.reshape(channels, kh, kw)[start : start + lanes] for start in map(deep.start, range(deep.count))]

@@ -62,6 +62,11 @@ def multiplying_loops(text: str) -> list[Loop]:
     return [loop for loop in multiplying if loop.sums] or multiplying
 
 
+def whole_vector_multiplications(text: str) -> int:
+    """How many fused multiply-adds of whole vectors a kernel's code has."""
+    return sum(bool(_FUSED.match(line.strip())) for line in text.splitlines())
+
+
 def _functions(text: str) -> list[list[str]]:
     """Labels and instructions of each function, without directives."""
     functions: list[list[str]] = []

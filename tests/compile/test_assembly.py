@@ -13,9 +13,10 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from aap_hw.compile.build import build_kernel
+from aap_hw.compile.depthwise import LENGTH
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.target import CpuTarget
-from tests.compile.assembly import assembly, multiplying_loops
+from tests.compile.assembly import assembly, multiplying_loops, whole_vector_multiplications
 from tests.compile.running import Convolution
 
 TARGETS = {
@@ -49,6 +50,16 @@ def test_the_inner_loop_multiplies_whole_vectors_and_leaves_the_stack_alone(kern
     loops = multiplying_loops(assembly(build_kernel(*KERNELS[kernel], target).code, target))
     assert loops, "no loop with a fused multiply-add was found"
     assert [spill for loop in loops for spill in loop.spills] == []
+
+
+@pytest.mark.parametrize("cpu", TARGETS)
+@pytest.mark.parametrize("vectors", [1, 2, 4, 7, 8, 9, 40])
+def test_depthwise_code_is_not_repeated_for_each_vector_of_channels(vectors: int, cpu: str) -> None:
+    target, width = TARGETS[cpu], vectors * TARGETS[cpu].lanes
+    case = Convolution(width, width, (28, 28), epilogue=RELU6, depthwise=True)
+    text = assembly(build_kernel(case.key(), width, width, target).code, target)
+    # A tile at the left edge, one at the right edge, and one for all between them.
+    assert 2 * 9 * LENGTH < whole_vector_multiplications(text) <= 3 * 9 * LENGTH
 
 
 @pytest.mark.parametrize("cpu", TARGETS)
