@@ -17,6 +17,9 @@ import numpy as np
 # ratio matters: one network says nothing of the tilt, two dozen of different sizes nearly all.
 TILT_SPREAD = 0.15
 NETWORK_SPREAD = 0.02
+# The tilt stays within these, whatever a few noisy measurements say. What grows out of the caches becomes slower, which
+# can be a lot; that it becomes quicker has not been seen.
+LEAST_TILT, MOST_TILT = -3 * TILT_SPREAD, 5 * TILT_SPREAD
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,7 @@ ALONE = Slowdown()
 
 
 def fitted_slowdown(observations: Sequence[Observation]) -> Slowdown:
-    """The line nearest to some networks, with the tilt drawn towards 0 (ridge regression); ``ALONE`` if there are none.
-
-    The tilt stays within three standard deviations of 0, whatever a few noisy measurements say.
-    """
+    """The line nearest to some networks, the tilt drawn towards 0 (ridge regression); ``ALONE`` if there are none."""
     if not observations:
         return ALONE
     alone = np.array([o.alone_us for o in observations])
@@ -85,6 +85,6 @@ def fitted_slowdown(observations: Sequence[Observation]) -> Slowdown:
     apart = share - share.mean()
     slope = float(apart @ ratio) / (float(apart @ apart) + (NETWORK_SPREAD / TILT_SPREAD) ** 2)
     # From a line through the mean ratio to one through the largest network's.
-    steepness = min(max(slope / float(ratio.mean()), -3 * TILT_SPREAD), 3 * TILT_SPREAD)
+    steepness = min(max(slope / float(ratio.mean()), LEAST_TILT), MOST_TILT)
     at_largest = 1 + steepness * (1 - float(share.mean()))
     return Slowdown(largest, largest * float(ratio.mean()) * at_largest, steepness / at_largest)

@@ -24,6 +24,8 @@ from aap_hw.files import sha256_of
 NESTED_UNDER = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net", "weights")
 # What DistributedDataParallel, torch.compile and Lightning put before every name.
 PREFIXES = ("module.", "_orig_mod.", "model.")
+# A zip archive, or the pickle that versions before 1.6 wrote.
+TORCH_BEGINS = (b"PK", b"\x80")
 SHOWN = 3
 
 State = dict[str, torch.Tensor]
@@ -78,6 +80,13 @@ def _tensors(path: str) -> State:
                 f"cannot read the weights {path}: {reason(problem)}; is it a whole safetensors file?"
             ) from problem
     try:
+        with Path(path).open("rb") as file:
+            begins = file.read(2)
+        if begins and not begins.startswith(TORCH_BEGINS):
+            raise UserError(
+                f"the weights {path} are no file of torch.save; give one, or a safetensors file, whose name ends with "
+                ".safetensors"
+            )
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
         raise UserError(

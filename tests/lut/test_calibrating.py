@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aap_hw.lut.calibrating import ALONE, TILT_SPREAD, Observation, Slowdown, fitted_slowdown
+from aap_hw.lut.calibrating import ALONE, MOST_TILT, Observation, Slowdown, fitted_slowdown
 
 MICROSECONDS = st.floats(1.0, 1e6)
 
@@ -41,10 +41,10 @@ def test_more_work_takes_longer_whatever_was_measured(pairs: list[tuple[float, f
     assert found.network_us(found.alone_us) == pytest.approx(found.measured_us)
 
 
-def test_the_smallest_and_the_largest_networks_differ_by_three_spreads_at_most() -> None:
+def test_the_smallest_and_the_largest_networks_differ_by_the_most_tilt_at_most() -> None:
     found = fitted_slowdown([Observation(1.0, 1.0), Observation(1000.0, 9000.0)])
     ratios = [found.network_us(us) / us for us in (1.0, 1000.0)]
-    assert ratios[1] - ratios[0] == pytest.approx(3 * TILT_SPREAD * 5, rel=0.01)
+    assert ratios[1] - ratios[0] == pytest.approx(MOST_TILT * 5, rel=0.01)
 
 
 def test_beyond_the_largest_network_the_ratio_stays() -> None:

@@ -115,6 +115,13 @@ def test_a_truncated_file_is_refused_by_its_path(trained, tmp_path, name):
         loaded(tmp_path / name)
 
 
+@pytest.mark.parametrize("content", [b"epoch,loss\n1,2.3\n", b"<!DOCTYPE html>", safetensors.torch.save({})])
+def test_a_file_of_something_else_is_refused_and_not_taken_for_code(tmp_path, content):
+    (tmp_path / "c.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"c\.pth are no file of torch\.save"):
+        loaded(tmp_path / "c.pth")
+
+
 def test_a_file_that_changed_since_the_run_began_is_refused(trained, tmp_path):
     torch.save(trained, tmp_path / "c.pth")
     file = WeightsFile.at(tmp_path / "c.pth")
