@@ -119,8 +119,8 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
                 with T.serial(0, along.count) as i, T.serial(first, end) as step:
                     tile_of(n, y, i, step, T.bind(deep.start(step)))
 
-    tensors: list[tuple[str, Any]] = [(argument.role, argument.shape) for argument in arguments[:-1]]
-    code = kernel_code([*tensors, ("bias", (length_of_bias,)), ("output", output_shape)], body)
+    tensors: list[tuple[str, Any]] = [(a.role, (length_of_bias,) if a.any_width else a.shape) for a in arguments]
+    code = kernel_code([*tensors, ("output", output_shape)], body)
 
     def pack(dense: np.ndarray) -> np.ndarray:
         steps = [dense.reshape(channels, kh, kw)[start : start + lanes] for start in map(deep.start, range(deep.count))]
