@@ -61,6 +61,7 @@ def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarg
             f"the kernel {key} cannot have {width_in} -> {width_out} channels: its groups do not divide them"
         )
     read, made = width_in // shape.groups, width_out // shape.groups  # channels that one group reads and makes
+    pitch_in, pitch_out = shape.pitch("input", width_in), shape.pitch("output", width_out)
     pointwise = _is_pointwise(shape)
     rows, row = _tiled(shape)
     tile = choose_tile(row, made, target)
@@ -69,21 +70,21 @@ def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarg
     slice_size = kh * kw * read * tile.channels
     height, width = shape.size[0] + 2 * shape.padding[0], shape.size[1] + 2 * shape.padding[1]
     # Extents of the loops of the reduction, and how far a step of each goes in the image and in the weights.
-    reduction = [(kh, dh * width * width_in, kw * read), (kw, dw * width_in, read), (read, 1, 1)]
-    if dw == 1 and shape.groups == 1:  # the columns of a window lie side by side in memory
+    reduction = [(kh, dh * width * pitch_in, kw * read), (kw, dw * pitch_in, read), (read, 1, 1)]
+    if dw == 1 and read == pitch_in:  # the columns of a window lie side by side in memory
         reduction[1:] = [(kw * read, 1, 1)]
     extents, image_strides, weight_strides = zip(*reduction, strict=True)
-    output_shape = (key.batch, shape.out_height, shape.out_width, width_out)
+    output_shape = (key.batch, shape.out_height, shape.out_width, pitch_out)
     arguments = [
-        Argument("activation", shape.image(width_in)),
-        *([Argument("residual", output_shape)] if "add" in key.epilogue else []),
+        Argument("activation", shape.image(pitch_in)),
+        *([Argument("residual", (*output_shape[:-1], width_out))] if "add" in key.epilogue else []),
         Argument("weight", (packed_elements(key, width_in, width_out, target),)),
         Argument("bias", (width_out,)),
     ]
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, bias, output = others
-        source = padded_image(image, shape, width_in, target)
+        source = padded_image(image, shape, pitch_in, target)
 
         def compute_tile(number: Any, pixels: Any) -> None:
             """One register tile: a slice of the output channels at a few pixels of one row."""
@@ -92,11 +93,11 @@ def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarg
             y = T.bind(0 if rows == 1 else pixels // along.count)
             x = T.bind(along.start(pixels if rows == 1 else pixels % along.count))
             line = (y // shape.out_height * height + y % shape.out_height * sh) * width
-            corner = T.bind((x if pointwise else line + x * sw) * width_in + group * read)
+            corner = T.bind((x if pointwise else line + x * sw) * pitch_in + group * read)
 
             def pixel(*indices: Any) -> Any:
                 *taps, p = indices
-                return source[corner + p * sw * width_in + _offset(taps, image_strides)]
+                return source[corner + p * sw * pitch_in + _offset(taps, image_strides)]
 
             def weight(*indices: Any) -> Any:
                 *taps, v = indices
@@ -107,9 +108,9 @@ def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarg
             for v in range(tile.vectors):
                 for p in range(tile.pixels):
                     c = first + v * tile.lanes
-                    at = T.bind((y * row + x + p) * width_out + c)
+                    at = T.bind((y * row + x + p) * pitch_out + c)
                     with lane_loop(tile.lanes) as i:
-                        added = residual[0][at + i] if residual else None
+                        added = residual[0][(y * row + x + p) * width_out + c + i] if residual else None
                         value = apply_epilogue(sums(p, v, i), key.epilogue, bias[c + i], added)
                         T.buffer_store(output, value, [at + i])
 

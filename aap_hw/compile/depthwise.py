@@ -40,16 +40,17 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
     shape = ConvolutionShape.of(key)
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
     (height, width), (top, left) = shape.size, shape.padding
+    pitch_in, pitch_out = shape.pitch("input", channels), shape.pitch("output", channels)
     lanes = lanes_for(channels, target)
     length = min(LENGTH, shape.out_width)
     along, deep = Steps(shape.out_width, length), Steps(channels, lanes)
     block = max(1, BLOCK // lanes)
     blocks = math.ceil(deep.count / block)
     _, *steps_after_bias = key.epilogue  # sums begin with the bias
-    output_shape = (key.batch, shape.out_height, shape.out_width, channels)
+    output_shape = (key.batch, shape.out_height, shape.out_width, pitch_out)
     arguments = [
-        Argument("activation", shape.image(channels)),
-        *([Argument("residual", output_shape)] if "add" in key.epilogue else []),
+        Argument("activation", shape.image(pitch_in)),
+        *([Argument("residual", (*output_shape[:-1], channels))] if "add" in key.epilogue else []),
         # Vector by vector, so that no load crosses a cache line whatever the number of channels.
         Argument("weight", (deep.count, kh, kw, lanes)),
         Argument("bias", (channels,), any_width=True),
@@ -70,7 +71,7 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, bias, output = others
-        source = padded_image(image, replace(shape, padding=(0, 0)), channels, target)
+        source = padded_image(image, replace(shape, padding=(0, 0)), pitch_in, target)
 
         def tile_at(n: Any, y: Any, x: Any, step: Any, c: Any) -> None:
             """One tile; of a place known as an integer, only the taps that exist."""
@@ -81,21 +82,22 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
             begin = T.bind(T.max(0, (dh - 1 - first) // dh)) if top else 0
             end = T.bind(T.min(kh, (height - first + dh - 1) // dh))
             with T.serial(begin, end) as ry:
-                row = T.bind(((n * height + first + ry * dh) * width + x * sw - left) * channels + c)
+                row = T.bind(((n * height + first + ry * dh) * width + x * sw - left) * pitch_in + c)
                 taps = [T.bind(vector(weights, ((step * kh + ry) * kw + rx) * lanes, lanes)) for rx in range(kw)]
                 # Pixel by pixel, so that each is loaded once for all the sums it belongs to.
                 for offset in offsets:
                     if isinstance(x, int) and not is_inside(x, offset):
                         continue
-                    value = T.bind(vector(source, row + offset * channels, lanes))
+                    value = T.bind(vector(source, row + offset * pitch_in, lanes))
                     for p in range(length):
                         rx, rest = divmod(offset - p * sw, dw)
                         if rest == 0 and 0 <= rx < kw:
                             store(sums, vector(sums, p * lanes, lanes) + value * taps[rx], p * lanes, lanes)
             for p in range(length):
-                at = T.bind(((n * shape.out_height + y) * shape.out_width + x + p) * channels + c)
+                pixel = (n * shape.out_height + y) * shape.out_width + x + p
+                at = T.bind(pixel * pitch_out + c)
                 with lane_loop(lanes) as i:
-                    added = residual[0][at + i] if residual else None
+                    added = residual[0][pixel * channels + c + i] if residual else None
                     value = apply_epilogue(sums[p * lanes + i], steps_after_bias, None, added)
                     T.buffer_store(output, value, [at + i])
 

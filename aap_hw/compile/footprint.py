@@ -7,6 +7,7 @@ for intermediate results while it runs (a padded copy of its image, Winograd's b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,11 +15,25 @@ from aap_hw.compile import depthwise, slow_call
 from aap_hw.compile.convolution import packed_elements
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.network import Kernel, Network
-from aap_hw.compile.shape import WITH_WEIGHTS, output_pixels, weight_elements
-from aap_hw.compile.target import DeviceTarget, GpuTarget
+from aap_hw.compile.shape import WITH_WEIGHTS, output_pixels, pitch_of, weight_elements
+from aap_hw.compile.target import CpuTarget, DeviceTarget, GpuTarget
 from aap_hw.graph import WidthExpr
 
 BYTES = 4  # of a float32
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a kernel makes, as it lies in memory: its pixels over the batch, and their channels, pitched or not."""
+
+    pixels: int
+    channels: WidthExpr
+    is_pitched: bool = False
+
+    def bytes_at(self, widths: Mapping[str, int]) -> int:
+        """Bytes under a width plan."""
+        channels = self.channels.at(widths)
+        return BYTES * self.pixels * (pitch_of(channels) if self.is_pitched else channels)
 
 
 @dataclass(frozen=True)
@@ -28,24 +43,24 @@ class Moment:
     Attributes
     ----------
     kernel : the kernel.
-    held : bytes of each value that it reads or that a later kernel will read.
-    made : bytes of the value that it makes.
+    held : each value that it reads or that a later kernel will read.
+    made : the value that it makes.
     """
 
     kernel: Kernel
-    held: tuple[WidthExpr, ...]
-    made: WidthExpr
+    held: tuple[Value, ...]
+    made: Value
 
     def bytes_at(self, widths: Mapping[str, int]) -> int:
         """Bytes under a width plan; a kernel that is removed makes nothing."""
-        made = 0 if self.kernel.is_removed(widths) else self.made.at(widths)
-        return made + sum(value.at(widths) for value in self.held)
+        made = 0 if self.kernel.is_removed(widths) else self.made.bytes_at(widths)
+        return made + sum(value.bytes_at(widths) for value in self.held)
 
 
 def peak_bytes(network: Network, widths: Mapping[str, int], target: DeviceTarget) -> int:
     """Memory that a network needs under a width plan: all constants, and the most that lives at one moment."""
     constants = sum(constant_bytes(*kernel.at(widths), target) for kernel in network.kernels)
-    return constants + max(moment.bytes_at(widths) for moment in moments(network))
+    return constants + max(moment.bytes_at(widths) for moment in moments(network, target))
 
 
 def constant_bytes(key: KernelKey, width_in: int, width_out: int, target: DeviceTarget) -> int:
@@ -66,18 +81,16 @@ def constant_bytes(key: KernelKey, width_in: int, width_out: int, target: Device
     return BYTES * 2 * width_out if has_factors else 0
 
 
-def moments(network: Network) -> Iterator[Moment]:
-    """The moments of a network: one a kernel, in calling order."""
+def moments(network: Network, target: DeviceTarget) -> Iterator[Moment]:
+    """The moments of a network on a device: one a kernel, in calling order."""
     last = {output.name: len(network.kernels) for output in network.outputs}
     for i, kernel in enumerate(network.kernels):
         last |= {name: max(i, last.get(name, 0)) for name in kernel.inputs}
-    image = 1
-    for extent in network.input_shape:
-        image *= extent
-    living = {network.input: WidthExpr(BYTES * image)}
+    living = {network.input: Value(math.prod(network.input_shape), WidthExpr(1))}
     for i, kernel in enumerate(network.kernels):
         living = {name: value for name, value in living.items() if last[name] >= i}
-        made = kernel.width_out.times(BYTES * output_pixels(kernel.key))
+        is_pitched = isinstance(target, CpuTarget) and "output" in kernel.key.attribute("pitched")
+        made = Value(output_pixels(kernel.key), kernel.width_out, is_pitched)
         yield Moment(kernel, tuple(living.values()), made)
         if kernel.name in last:
             living[kernel.name] = made

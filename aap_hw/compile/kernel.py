@@ -7,8 +7,8 @@ and the deployed network is assembled from them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from aap_hw.errors import UserError
 
@@ -37,8 +37,7 @@ class KernelKey:
     @classmethod
     def make(cls, op: str, size: Iterable[int], batch: int, **attributes: object) -> KernelKey:
         """Build a key; pairs of integers are written ``3x3``, empty values are left out."""
-        text = {name: _text(value) for name, value in attributes.items()}
-        return cls(op, tuple(size), tuple(sorted((k, v) for k, v in text.items() if v)), batch=batch)
+        return cls(op, tuple(size), _pairs(attributes), batch=batch)
 
     @classmethod
     def parse(cls, text: str) -> KernelKey:
@@ -56,6 +55,10 @@ class KernelKey:
         size = "x".join(map(str, self.size)) or "-"
         pairs = "".join(f" {name}={value}" for name, value in self.attributes)
         return f"{self.op} {size}{pairs} {self.dtype} batch={self.batch}"
+
+    def having(self, **attributes: object) -> KernelKey:
+        """The key with other values of some attributes; empty values take them away."""
+        return replace(self, attributes=_pairs({**dict(self.attributes), **attributes}))
 
     def attribute(self, name: str, default: str = "") -> str:
         """The text of one attribute."""
@@ -78,6 +81,11 @@ class KernelKey:
 
 Address = tuple[KernelKey, int, int]
 """A kernel at its input and output width: what a latency table is looked up by."""
+
+
+def _pairs(attributes: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    text = {name: _text(value) for name, value in attributes.items()}
+    return tuple(sorted((name, value) for name, value in text.items() if value))
 
 
 def _text(value: object) -> str:

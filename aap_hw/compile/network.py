@@ -146,5 +146,4 @@ def _takes_planar(kernel: Kernel, image: str) -> bool:
 
 def _renamed(kernel: Kernel, old: str, new: str) -> Kernel:
     inputs = tuple(new if name == old else name for name in kernel.inputs)
-    attributes = tuple(pair for pair in kernel.key.attributes if pair != ("layout", "nchw"))
-    return replace(kernel, key=replace(kernel.key, attributes=attributes), inputs=inputs)
+    return replace(kernel, key=kernel.key.having(layout=""), inputs=inputs)

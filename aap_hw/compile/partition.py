@@ -18,6 +18,7 @@ from torch.fx import Node
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.memory import Memory, is_same_view, writes_in_place
 from aap_hw.compile.network import Kernel, Network, Normalization, Output, is_rectified, with_layout_changes
+from aap_hw.compile.pitch import with_pitched_images
 from aap_hw.compile.rules import RULES
 from aap_hw.compile.rules.elementwise import ACTIVATIONS
 from aap_hw.compile.rules.slow import slow_kernel
@@ -112,7 +113,8 @@ class Partition:
             {group.name: group.width for group in self.graph.groups},
             self._fixed,
         )
-        return with_layout_changes(network, [not self.is_plain(output) for output in outputs])
+        network = with_layout_changes(network, [not self.is_plain(output) for output in outputs])
+        return with_pitched_images(network)
 
     def _ends(self) -> tuple[Node, list[Node]]:
         """The network's input and its outputs."""

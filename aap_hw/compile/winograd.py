@@ -128,12 +128,13 @@ def build_winograd(key: KernelKey, width_in: int, width_out: int, m: int, target
     along, groups = Steps(block, tile.pixels), Steps(width_out, tile.channels)
     read, written = Steps(width_in, lanes_for(width_in, target)), Steps(width_out, lanes_for(width_out, target))
     (height, width), (top, left) = shape.size, shape.padding
+    pitch_in, pitch_out = shape.pitch("input", width_in), shape.pitch("output", width_out)
     # A little more than a block: powers of two would put all positions of a pixel in the same few cache lines.
     input_stride, product_stride = block * width_in + target.lanes, block * width_out + target.lanes
-    output_shape = (key.batch, shape.out_height, shape.out_width, width_out)
+    output_shape = (key.batch, shape.out_height, shape.out_width, pitch_out)
     arguments = [
-        Argument("activation", shape.image(width_in)),
-        *([Argument("residual", output_shape)] if "add" in key.epilogue else []),
+        Argument("activation", shape.image(pitch_in)),
+        *([Argument("residual", (*output_shape[:-1], width_out))] if "add" in key.epilogue else []),
         Argument("weight", (transformed_elements(key, width_in, width_out, m, target),)),
         Argument("bias", (width_out,)),
     ]
@@ -152,7 +153,7 @@ def build_winograd(key: KernelKey, width_in: int, width_out: int, m: int, target
             lanes = read.length
 
             def pixel(i: int, j: int, c: Any) -> Any:
-                value = vector(image, ((n * height + y + i) * width + x + j) * width_in + c, lanes)
+                value = vector(image, ((n * height + y + i) * width + x + j) * pitch_in + c, lanes)
                 exists = tirx.all(y + i >= 0, y + i < height, x + j >= 0, x + j < width)
                 return T.if_then_else(exists, value, constant(0.0, lanes)) if guarded else value
 
@@ -204,9 +205,10 @@ def build_winograd(key: KernelKey, width_in: int, width_out: int, m: int, target
                     for j in range(m):
                         store(pixel, _combine(at_matrix[j], line, lanes), 0, lanes)
                         with T.If(tirx.all(y + i < shape.out_height, x + j < shape.out_width)), T.Then():
-                            at = T.bind(((n * shape.out_height + y + i) * shape.out_width + x + j) * width_out + c)
+                            place = (n * shape.out_height + y + i) * shape.out_width + x + j
+                            at = T.bind(place * pitch_out + c)
                             with lane_loop(lanes) as k:
-                                added = residual[0][at + k] if residual else None
+                                added = residual[0][place * width_out + c + k] if residual else None
                                 value = apply_epilogue(pixel[k], key.epilogue, bias[c + k], added)
                                 T.buffer_store(output, value, [at + k])
 

@@ -36,10 +36,6 @@ class WidthExpr:
         """The length where every group in `terms` has the width given in `widths`."""
         return self.constant + sum(multiplicity * widths[name] for name, multiplicity in self.terms)
 
-    def times(self, factor: int) -> WidthExpr:
-        """So many times the length."""
-        return WidthExpr(factor * self.constant, tuple((name, factor * each) for name, each in self.terms))
-
 
 def width_along(labels: Labels, dim: int, size: int, grouping: Grouping, part: slice = slice(None)) -> WidthExpr:
     """Length of the axis `dim`, now `size` long, of a tensor with `labels`, or of a part of it."""

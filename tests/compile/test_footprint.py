@@ -90,7 +90,7 @@ def test_constants_and_the_most_that_lives_at_once_are_those_of_the_lowered_netw
     held = sum(size_of(part) for _, made_of in calls(module) for part in made_of if not isinstance(part, relax.Var))
     counted = sum(constant_bytes(*kernel.at(parts.dense), target) for kernel in parts.kernels)
     assert counted == held > 0
-    alive = max(moment.bytes_at(parts.dense) for moment in moments(parts))
+    alive = max(moment.bytes_at(parts.dense) for moment in moments(parts, target))
     assert alive == most_alive(module)
     assert peak_bytes(parts, parts.dense, target) == held + alive
 
@@ -120,7 +120,7 @@ def test_library_holds_the_constants_and_tvms_plan_sets_aside_what_lives_at_once
         if isinstance(binding.value, tvm.ir.Call) and binding.value.op == tvm.ir.Op.get("relax.memory.alloc_storage")
     ]
     image_bytes = 4 * math.prod(parts.input_shape)
-    alive = max(moment.bytes_at(parts.dense) for moment in moments(parts))
+    alive = max(moment.bytes_at(parts.dense) for moment in moments(parts, target))
     # TVM reuses whole buffers, so that it may set aside a little more than lives; the image is the caller's.
     assert alive - image_bytes <= sum(storages) <= 1.5 * alive
 

@@ -53,3 +53,11 @@ def test_block_that_leaves_an_activation_behind_is_not_offered() -> None:
     without = partition(ChannelGraph.trace(graph.cut(model, {graph.blocks[1].name: []}), (torch.zeros(1, 3, 12, 12),)))
     assert "relu" in [kernel.key.op for kernel in without.kernels]
     assert all(a.name != b.name for a, b in pairwise(without.kernels))
+
+
+def test_block_before_a_depthwise_convolution_is_not_offered_as_the_shortcut_would_be_pitched_without_it() -> None:
+    block = Residual(conv(8, 16), nn.ReLU(), conv(16, 8))
+    for behind, offered in (conv(8, 8, groups=8), 0), (conv(8, 8), 1):
+        graph = ChannelGraph.trace(net(block, behind), (torch.zeros(1, 3, 12, 12),))
+        assert len(graph.blocks) == 1
+        assert len(removable(partition(graph), graph.blocks)) == offered

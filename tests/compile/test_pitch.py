@@ -1,0 +1,74 @@
+"""Images between a convolution and a depthwise one are pitched, no others, and networks compute the same with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aap_hw.compile.partition import partition
+from aap_hw.graph import ChannelGraph
+from tests.compile.running import assert_compiled_equals_pytorch, randomise
+
+WIDTH = 13
+
+
+class Pieces(nn.Module):
+    """Convolutions between as many channels, and a function that puts some of them together."""
+
+    def __init__(self, together: Callable[[Pieces, Tensor], Tensor | tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, WIDTH, 3, 2, 1)
+        self.depthwise = nn.Conv2d(WIDTH, WIDTH, 3, 1, 1, groups=WIDTH)
+        self.again = nn.Conv2d(WIDTH, WIDTH, 5, 2, 2, groups=WIDTH)
+        self.pointwise, self.last = nn.Conv2d(WIDTH, WIDTH, 1), nn.Conv2d(WIDTH, WIDTH, 3, 1, 1)
+        self.linear = nn.Linear(WIDTH, WIDTH)
+        self.together = together
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.together(self, torch.relu(self.first(x)))
+
+
+def as_rows(m: Pieces, x: Tensor) -> Tensor:
+    return m.linear(m.depthwise(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+
+
+def with_a_shortcut(m: Pieces, x: Tensor) -> Tensor:
+    return m.pointwise(m.depthwise(x)) + x  # type: ignore[no-any-return]
+
+
+def as_other_channels(m: Pieces, x: Tensor) -> Tensor:
+    rows = m.depthwise(x).permute(0, 2, 3, 1).reshape(1, -1, 2 * WIDTH)
+    return rows @ m.linear.weight.repeat(2, 1)
+
+
+CASES: dict[str, tuple[Callable[[Pieces, Tensor], Tensor | tuple[Tensor, ...]], list[str]]] = {
+    "between two convolutions": (lambda m, x: m.last(m.depthwise(x)), ["output", "input+output", "input"]),
+    "two in a row": (lambda m, x: m.again(m.depthwise(x)), ["output", "input+output", "input"]),
+    "two readers": (lambda m, x: m.depthwise(x) + m.pointwise(x), ["output", "input", "input"]),
+    "no depthwise": (lambda m, x: m.last(m.pointwise(x)), ["", "", ""]),
+    "returned too": (lambda m, x: (m.pointwise(d := m.depthwise(x)), d), ["output", "input", ""]),
+    "added too": (with_a_shortcut, ["", "output", "input"]),
+    "pooled": (lambda m, x: m.depthwise(torch.max_pool2d(x, 2)), ["", ""]),
+    "as rows": (as_rows, ["output", "input+output", "input"]),
+    "as rows of other channels": (as_other_channels, ["output", "input"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_only_images_between_a_convolution_and_a_depthwise_one_are_pitched(case: str, tmp_path: Path) -> None:
+    together, expected = CASES[case]
+    model, image = randomise(Pieces(together)), torch.randn(1, 3, 16, 12)
+    network = partition(ChannelGraph.trace(model, (image,)))
+    convolutions = [kernel.key for kernel in network.kernels if kernel.key.op in ("conv2d", "depthwise_conv2d")]
+    assert [key.attribute("pitched") for key in convolutions] == expected
+    if case != "returned too":
+        assert_compiled_equals_pytorch(model, image, tmp_path)
+
+
+def test_two_images_a_call_and_two_threads_compute_what_pytorch_computes(tmp_path: Path) -> None:
+    model = randomise(Pieces(lambda m, x: m.pointwise(m.again(m.depthwise(m.pointwise(x))))))
+    assert_compiled_equals_pytorch(model, torch.randn(2, 3, 40, 36), tmp_path, threads=2)
