@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aap_hw.cli.output import notice
 from aap_hw.errors import NOTHING_ASKED, UserError
 from aap_hw.prune.defaults import ALLOCATORS, SCORE_SCALES, SCORES, THRESHOLD_WEIGHTS
 
@@ -284,6 +285,20 @@ def read_table(text: str) -> LatencyTable:
     from aap_hw.lut.finding import find_table
 
     return find_table(text)
+
+
+def read_table_to_predict(text: str) -> LatencyTable:
+    """The latency table that an option names, with a notice if its latencies are no longer those of today's kernels."""
+    from aap_hw import ranks
+
+    table = read_table(text)
+    if table.is_outdated and ranks.is_first():
+        device = table.device["name"]
+        notice(
+            f"the latencies in {text} are of kernels as another version of aap-hw compiled them, so that predictions "
+            f"may be off; measure them anew with 'aap-hw profile --device {device}'"
+        )
+    return table
 
 
 def budget_arguments(budgets: Sequence[Budget]) -> dict[str, Any]:

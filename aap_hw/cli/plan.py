@@ -22,6 +22,7 @@ from aap_hw.cli.options import (
     lut_option,
     model_option_of,
     only_option,
+    read_table_to_predict,
     score_option,
     score_scale_option,
     skip_option,
@@ -87,7 +88,7 @@ def command(
     )
     proposal = api.plan(
         model_name,
-        lut_path,
+        read_table_to_predict(lut_path),
         **budget_arguments(budgets),
         input_shape=input_shape,
         data=source,

@@ -22,6 +22,7 @@ from aap_hw.cli.options import (
     model_option_of,
     one_of_several,
     only_option,
+    read_table_to_predict,
     score_option,
     score_scale_option,
     skip_option,
@@ -188,10 +189,11 @@ def command(
         training=_training(training, epochs, learning_rate),
         seed=seed,
     )
+    table = read_table_to_predict(lut_path)
     with screen:
         pruned = api.prune(
             model_name,
-            lut_path,
+            table,
             **budget_arguments(budgets),
             max_accuracy_drop=max_accuracy_drop,
             input_shape=input_shape,

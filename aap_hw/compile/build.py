@@ -22,9 +22,6 @@ from aap_hw.compile.target import DeviceTarget, GpuTarget
 from aap_hw.errors import UserError
 from aap_hw.files import write_atomic
 
-# Raised with every change that makes other code of the same key: an older table then says nothing of it.
-SCHEDULES = 5
-
 
 def build_kernel(key: KernelKey, width_in: int, width_out: int, target: DeviceTarget) -> KernelFunction:
     """Scheduled code of one kernel.

@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 
 from aap_hw.errors import UserError
 
+# Raised with every change that makes other code of the same key: an older table then says nothing of it.
+SCHEDULES = 5
+
 _TEXT = re.compile(r"(?P<op>\S+) (?P<size>\d+(x\d+)*|-)(?P<attributes>( \w+=\S+)*) (?P<dtype>\w+) batch=(?P<batch>\d+)")
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from aap_hw.compile.network import Kernel, Network
 from aap_hw.compile.shape import output_pixels
 
-CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
+CONVOLUTIONS = frozenset({"conv2d", "depthwise_conv2d"})
 
 
 def with_pitched_images(network: Network) -> Network:
@@ -40,16 +40,13 @@ def with_pitched_images(network: Network) -> Network:
 def _gains(maker: Kernel, readers: Sequence[Kernel]) -> bool:
     """Whether all that make or read a value are convolutions of its pixels, and one of them is depthwise."""
     ops = {maker.key.op, *(reader.key.op for reader in readers)}
-    # Of several groups of channels, the memory that they take could not be told group by group.
-    is_simple = len(maker.width_out.terms) <= 1
-    return (
-        bool(readers)
-        and "depthwise_conv2d" in ops <= set(CONVOLUTIONS)
-        and is_simple
-        and all(
-            maker.name not in reader.inputs[1:]
-            and reader.width_in == maker.width_out
-            and reader.key.batch * math.prod(reader.key.size) == output_pixels(maker.key)
-            for reader in readers
-        )
+    if not ops <= CONVOLUTIONS or "depthwise_conv2d" not in ops:
+        return False
+    if len(maker.width_out.terms) > 1:  # the memory that it takes could not be told group by group
+        return False
+    return all(
+        maker.name not in reader.inputs[1:]
+        and reader.width_in == maker.width_out
+        and reader.key.batch * math.prod(reader.key.size) == output_pixels(maker.key)
+        for reader in readers
     )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import tvm
 
-from aap_hw.compile.build import SCHEDULES
+from aap_hw.compile.kernel import SCHEDULES
 from aap_hw.compile.lowering import compile_network
 from aap_hw.compile.target import DeviceTarget
 from aap_hw.deploy.bundle import Bundle, write_bundle

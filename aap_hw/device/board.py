@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import tvm
 
-from aap_hw.compile.build import SCHEDULES
+from aap_hw.compile.kernel import SCHEDULES
 from aap_hw.compile.linking import triple_of
 from aap_hw.compile.target import DeviceTarget, GpuTarget
 from aap_hw.device.conditions import Conditions, conditions_of

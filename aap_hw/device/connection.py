@@ -15,8 +15,8 @@ from typing import Protocol
 
 import tvm
 
-from aap_hw.compile.build import SCHEDULES
 from aap_hw.compile.gpu.cubin import compile_for_loader
+from aap_hw.compile.kernel import SCHEDULES
 from aap_hw.compile.linking import runs_here, triple_of
 from aap_hw.compile.target import DeviceTarget, GpuTarget, device_target, host_options
 from aap_hw.device.board import Address, RemoteDevice

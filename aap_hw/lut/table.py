@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.kernel import SCHEDULES, KernelKey
 from aap_hw.errors import UserError
 from aap_hw.lut.calibrating import ALONE, Slowdown
 
@@ -80,6 +80,11 @@ class LatencyTable:
     points: dict[KernelKey, dict[tuple[int, int], LatencyPoint]] = field(default_factory=dict)
     validation: list[Validation] = field(default_factory=list)
     slowdowns: dict[tuple[str, tuple[int, ...]], Slowdown] = field(default_factory=dict)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether its kernels are other code than what is compiled under their keys today."""
+        return bool(self.device["schedules"] != SCHEDULES)
 
     def add(self, key: KernelKey, point: LatencyPoint) -> None:
         """Add a point; one already there at the same widths is replaced."""

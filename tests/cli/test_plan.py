@@ -276,3 +276,16 @@ def test_nothing_but_json_is_on_standard_output_whatever_the_solver_prints(shipp
 @pytest.fixture
 def shipped_table() -> Path:
     return next(folder / "x86.json" for folder in resource_dirs("lut") if (folder / "x86.json").exists())
+
+
+def test_table_of_other_schedules_is_used_with_a_notice(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
+) -> None:
+    document = json.loads(table_file.read_text())
+    document["device"]["schedules"] -= 1
+    (older := tmp_path / "older.json").write_text(json.dumps(document))
+    for table, notices in (older, 1), (table_file, 0):
+        for line in ("plan",), ("prune", "--quiet", "--out", str(tmp_path / table.stem)):
+            result = aap_hw(*line, "--model", "resnet20", "--lut", str(table), "--budget", "60%")
+            assert result.code == 0, result.err
+            assert result.err.count(f"the latencies in {table} are of kernels as another version") == notices

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.kernel import SCHEDULES, KernelKey
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 
 KEY = KernelKey.make("conv2d", (7, 7), 1, kernel=(3, 3), stride=(1, 1), epilogue=("bias", "relu"))
@@ -21,7 +21,7 @@ def facts() -> dict[str, Any]:
         "threads": 2,
         "target": {"kind": "llvm", "mcpu": "haswell", "num-cores": 2, "mattr": ["+avx2"]},
         "tvm": "0.27.0",
-        "schedules": 1,
+        "schedules": SCHEDULES,
         "host": "Linux",
         "date": "2026-01-31",
         "provenance": "measured",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aap_hw.compile.build import SCHEDULES
+from aap_hw.compile.kernel import SCHEDULES
 from aap_hw.compile.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates, points_of
