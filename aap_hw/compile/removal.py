@@ -7,7 +7,7 @@ been through it already, and the shortcut must not become an image with another 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from aap_hw.compile.network import Kernel, Network, is_rectified
@@ -15,12 +15,23 @@ from aap_hw.compile.pitch import with_pitched_images
 from aap_hw.graph.blocks import Block
 
 
-def removable(network: Network, blocks: Iterable[Block]) -> tuple[Block, ...]:
-    """The blocks whose kernels all go with their groups, and that leave no activation behind."""
-    return tuple(block for block in blocks if _vanishes(network, block))
+def removable(network: Network, blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """The blocks whose kernels all go with their groups, that leave no activation behind, and no other pitch.
+
+    A shortcut is likeliest to be pitched without the blocks behind it, so these are left out as well when it is asked.
+    """
+    found: list[Block] = []
+    for block in reversed(blocks):
+        if gone := _all_its_kernels(network, block):
+            left = _without(network, gone)
+            if with_pitched_images(left) == left:
+                network = left
+                found.append(block)
+    return tuple(reversed(found))
 
 
-def _vanishes(network: Network, block: Block) -> bool:
+def _all_its_kernels(network: Network, block: Block) -> list[Kernel]:
+    """The kernels of a block that vanishes with its groups; none if something of it would stay."""
     widths = {**network.dense, **dict.fromkeys(block.groups, 0)}
     gone = [kernel for kernel in network.kernels if kernel.is_removed(widths)]
     own = [
@@ -29,24 +40,21 @@ def _vanishes(network: Network, block: Block) -> bool:
         if kernel.name in block.nodes or (kernel.weight or "").rpartition(".")[0] in block.modules
     ]
     if not gone or gone != own:
-        return False
+        return []
     # The last kernel adds the shortcut, which is its second input.
     steps = gone[-1].key.epilogue
     if "add" not in steps:
-        return False
-    shortcut, behind = gone[-1].inputs[-1], steps[steps.index("add") + 1 :]
-    if behind and not is_rectified(network.kernels, shortcut, behind[0]):
-        return False
-    left = _without(network, gone, shortcut)
-    return with_pitched_images(left) == left
+        return []
+    behind = steps[steps.index("add") + 1 :]
+    return [] if behind and not is_rectified(network.kernels, gone[-1].inputs[-1], behind[0]) else gone
 
 
-def _without(network: Network, gone: Sequence[Kernel], shortcut: str) -> Network:
+def _without(network: Network, branch: Sequence[Kernel]) -> Network:
     """The network without a branch: what read its last kernel reads the shortcut."""
-    last = gone[-1].name
+    last, shortcut = branch[-1].name, branch[-1].inputs[-1]
 
     def name(value: str) -> str:
         return shortcut if value == last else value
 
-    kernels = tuple(replace(k, inputs=tuple(map(name, k.inputs))) for k in network.kernels if k not in gone)
+    kernels = tuple(replace(k, inputs=tuple(map(name, k.inputs))) for k in network.kernels if k not in branch)
     return replace(network, kernels=kernels, outputs=tuple(replace(o, name=name(o.name)) for o in network.outputs))

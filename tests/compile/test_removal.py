@@ -55,9 +55,30 @@ def test_block_that_leaves_an_activation_behind_is_not_offered() -> None:
     assert all(a.name != b.name for a, b in pairwise(without.kernels))
 
 
-def test_block_before_a_depthwise_convolution_is_not_offered_as_the_shortcut_would_be_pitched_without_it() -> None:
-    block = Residual(conv(8, 16), nn.ReLU(), conv(16, 8))
-    for behind, offered in (conv(8, 8, groups=8), 0), (conv(8, 8), 1):
-        graph = ChannelGraph.trace(net(block, behind), (torch.zeros(1, 3, 12, 12),))
-        assert len(graph.blocks) == 1
-        assert len(removable(partition(graph), graph.blocks)) == offered
+@pytest.mark.parametrize(
+    ("pieces", "offered"),
+    [
+        ("block depthwise", []),
+        ("block conv", [0]),
+        ("depthwise block block conv", [1]),
+        ("conv block block depthwise", [0]),
+        ("conv block block conv", [0, 1]),
+    ],
+)
+def test_no_shortcut_becomes_pitched_when_blocks_are_removed(pieces: str, offered: list[int]) -> None:
+    made = {
+        "block": lambda: Residual(conv(8, 16), nn.ReLU(), conv(16, 8), relu=False),
+        "depthwise": lambda: conv(8, 8, groups=8),
+        "conv": lambda: conv(8, 8),
+    }
+    model, example = net(*[made[piece]() for piece in pieces.split()]), (torch.zeros(1, 3, 12, 12),)
+    graph = ChannelGraph.trace(model, example)
+    network = partition(graph)
+    found = removable(network, graph.blocks)
+    assert found == tuple(graph.blocks[i] for i in offered)
+    for some in [found[i:j] for j in range(len(found) + 1) for i in range(j)]:
+        keep: dict[str, list[int]] = {group: [] for block in some for group in block.groups}
+        without = partition(ChannelGraph.trace(graph.cut(model, keep), example))
+        widths = {**network.dense, **dict.fromkeys(keep, 0)}
+        left = [kernel for kernel in network.kernels if not kernel.is_removed(widths)]
+        assert [kernel.key for kernel in left] == [kernel.key for kernel in without.kernels]
