@@ -129,7 +129,7 @@ def _measured(dense: Any, task: Any, options: argparse.Namespace, plans: list[An
     import torch
     from _report import say
 
-    from aap_hw.compile.build import SCHEDULES
+    from aap_hw.compile.kernel import SCHEDULES
     from aap_hw.compile.lowering import compile_network
     from aap_hw.device import load_profile
     from aap_hw.device.connection import LocalDevice

@@ -287,7 +287,7 @@ def read_table(text: str) -> LatencyTable:
     return find_table(text)
 
 
-def read_table_to_predict(text: str) -> LatencyTable:
+def read_table_to_predict(text: str, model: str) -> LatencyTable:
     """The latency table that an option names, with a notice if its latencies are no longer those of today's kernels."""
     from aap_hw import ranks
 
@@ -296,7 +296,7 @@ def read_table_to_predict(text: str) -> LatencyTable:
         device = table.device["name"]
         notice(
             f"the latencies in {text} are of kernels as another version of aap-hw compiled them, so that predictions "
-            f"may be off; measure them anew with 'aap-hw profile --device {device}'"
+            f"may be off; measure them anew with 'aap-hw profile --device {device} --model {model}'"
         )
     return table
 

@@ -88,7 +88,7 @@ def command(
     )
     proposal = api.plan(
         model_name,
-        read_table_to_predict(lut_path),
+        read_table_to_predict(lut_path, model_name),
         **budget_arguments(budgets),
         input_shape=input_shape,
         data=source,

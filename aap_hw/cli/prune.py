@@ -189,7 +189,7 @@ def command(
         training=_training(training, epochs, learning_rate),
         seed=seed,
     )
-    table = read_table_to_predict(lut_path)
+    table = read_table_to_predict(lut_path, model_name)
     with screen:
         pruned = api.prune(
             model_name,

@@ -16,6 +16,7 @@ from tvm.script.ir_builder import tirx as T
 from aap_hw.compile.emit import Steps, accumulate, choose_tile, kernel_code, lane_loop, loop, padded_image, vector
 from aap_hw.compile.function import Argument, KernelFunction, apply_epilogue
 from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.pitch import pitch_of
 from aap_hw.compile.shape import ConvolutionShape
 from aap_hw.compile.target import CpuTarget
 from aap_hw.compile.winograd import build_winograd, choose_winograd, transformed_elements
@@ -61,7 +62,7 @@ def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarg
             f"the kernel {key} cannot have {width_in} -> {width_out} channels: its groups do not divide them"
         )
     read, made = width_in // shape.groups, width_out // shape.groups  # channels that one group reads and makes
-    pitch_in, pitch_out = shape.pitch("input", width_in), shape.pitch("output", width_out)
+    pitch_in, pitch_out = pitch_of(key, "input", width_in, target), pitch_of(key, "output", width_out, target)
     pointwise = _is_pointwise(shape)
     rows, row = _tiled(shape)
     tile = choose_tile(row, made, target)
@@ -74,10 +75,11 @@ def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarg
     if dw == 1 and read == pitch_in:  # the columns of a window lie side by side in memory
         reduction[1:] = [(kw * read, 1, 1)]
     extents, image_strides, weight_strides = zip(*reduction, strict=True)
-    output_shape = (key.batch, shape.out_height, shape.out_width, pitch_out)
+    pixels = (key.batch, shape.out_height, shape.out_width)
+    output_shape = (*pixels, pitch_out)
     arguments = [
         Argument("activation", shape.image(pitch_in)),
-        *([Argument("residual", (*output_shape[:-1], width_out))] if "add" in key.epilogue else []),
+        *([Argument("residual", (*pixels, width_out))] if "add" in key.epilogue else []),
         Argument("weight", (packed_elements(key, width_in, width_out, target),)),
         Argument("bias", (width_out,)),
     ]

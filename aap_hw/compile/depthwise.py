@@ -18,6 +18,7 @@ from tvm.script.ir_builder import tirx as T
 from aap_hw.compile.emit import Steps, kernel_code, lane_loop, lanes_for, loop, padded_image, scratch, store, vector
 from aap_hw.compile.function import Argument, KernelFunction, apply_epilogue
 from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.pitch import pitch_of
 from aap_hw.compile.shape import ConvolutionShape
 from aap_hw.compile.target import CpuTarget
 
@@ -40,17 +41,18 @@ def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelF
     shape = ConvolutionShape.of(key)
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
     (height, width), (top, left) = shape.size, shape.padding
-    pitch_in, pitch_out = shape.pitch("input", channels), shape.pitch("output", channels)
+    pitch_in, pitch_out = pitch_of(key, "input", channels, target), pitch_of(key, "output", channels, target)
     lanes = lanes_for(channels, target)
     length = min(LENGTH, shape.out_width)
     along, deep = Steps(shape.out_width, length), Steps(channels, lanes)
     block = max(1, BLOCK // lanes)
     blocks = math.ceil(deep.count / block)
     _, *steps_after_bias = key.epilogue  # sums begin with the bias
-    output_shape = (key.batch, shape.out_height, shape.out_width, pitch_out)
+    pixels = (key.batch, shape.out_height, shape.out_width)
+    output_shape = (*pixels, pitch_out)
     arguments = [
         Argument("activation", shape.image(pitch_in)),
-        *([Argument("residual", (*output_shape[:-1], channels))] if "add" in key.epilogue else []),
+        *([Argument("residual", (*pixels, channels))] if "add" in key.epilogue else []),
         # Vector by vector, so that no load crosses a cache line whatever the number of channels.
         Argument("weight", (deep.count, kh, kw, lanes)),
         Argument("bias", (channels,), any_width=True),

@@ -15,8 +15,9 @@ from aap_hw.compile import depthwise, slow_call
 from aap_hw.compile.convolution import packed_elements
 from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.network import Kernel, Network
-from aap_hw.compile.shape import WITH_WEIGHTS, output_pixels, pitch_of, weight_elements
-from aap_hw.compile.target import CpuTarget, DeviceTarget, GpuTarget
+from aap_hw.compile.pitch import pitch_step
+from aap_hw.compile.shape import WITH_WEIGHTS, output_pixels, weight_elements
+from aap_hw.compile.target import DeviceTarget, GpuTarget
 from aap_hw.graph import WidthExpr
 
 BYTES = 4  # of a float32
@@ -24,16 +25,22 @@ BYTES = 4  # of a float32
 
 @dataclass(frozen=True)
 class Value:
-    """What a kernel makes, as it lies in memory: its pixels over the batch, and their channels, pitched or not."""
+    """What a kernel makes, as it lies in memory.
+
+    Attributes
+    ----------
+    pixels : over the whole batch.
+    channels : of each pixel.
+    step : pixels begin at multiples of so many floats.
+    """
 
     pixels: int
     channels: WidthExpr
-    is_pitched: bool = False
+    step: int = 1
 
     def bytes_at(self, widths: Mapping[str, int]) -> int:
         """Bytes under a width plan."""
-        channels = self.channels.at(widths)
-        return BYTES * self.pixels * (pitch_of(channels) if self.is_pitched else channels)
+        return BYTES * self.pixels * math.ceil(self.channels.at(widths) / self.step) * self.step
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,8 @@ def moments(network: Network, target: DeviceTarget) -> Iterator[Moment]:
     living = {network.input: Value(math.prod(network.input_shape), WidthExpr(1))}
     for i, kernel in enumerate(network.kernels):
         living = {name: value for name, value in living.items() if last[name] >= i}
-        is_pitched = isinstance(target, CpuTarget) and "output" in kernel.key.attribute("pitched")
-        made = Value(output_pixels(kernel.key), kernel.width_out, is_pitched)
+        step = 1 if isinstance(target, GpuTarget) else pitch_step(kernel.key, "output", target)
+        made = Value(output_pixels(kernel.key), kernel.width_out, step)
         yield Moment(kernel, tuple(living.values()), made)
         if kernel.name in last:
             living[kernel.name] = made

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from aap_hw.errors import UserError
 
-# Raised with every change that makes other code of the same key: an older table then says nothing of it.
-SCHEDULES = 5
+# Raised with every change that makes other code of the same key, or other kernels of the same network: an older table
+# then says nothing of them.
+SCHEDULES = 6
 
 _TEXT = re.compile(r"(?P<op>\S+) (?P<size>\d+(x\d+)*|-)(?P<attributes>( \w+=\S+)*) (?P<dtype>\w+) batch=(?P<batch>\d+)")
 
@@ -78,8 +79,15 @@ class KernelKey:
     @property
     def epilogue(self) -> tuple[str, ...]:
         """Element-wise steps fused behind the operator, in order, such as ``("bias", "add", "relu")``."""
-        text = self.attribute("epilogue")
-        return tuple(text.split("+")) if text else ()
+        return self._parts("epilogue")
+
+    @property
+    def pitched(self) -> tuple[str, ...]:
+        """Those of ``input`` and ``output`` whose pixels may lie farther apart than they have channels."""
+        return self._parts("pitched")
+
+    def _parts(self, name: str) -> tuple[str, ...]:
+        return tuple(filter(None, self.attribute(name).split("+")))
 
 
 Address = tuple[KernelKey, int, int]

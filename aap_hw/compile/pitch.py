@@ -2,8 +2,8 @@
 
 A vector that spans two cache lines takes two accesses. A depthwise convolution does little else than load and store, so
 that 57 channels, the pixels side by side, cost it a tenth more than 64. Between a convolution and a depthwise one the
-pixels are set apart therefore, to the next multiple of `PITCH` floats; what lies between is never read. Other kernels
-take no longer for it, and still compute 57 channels. A GPU's kernels leave the gap out.
+pixels are set apart therefore, to the next multiple of a vector; what lies between is never computed with. A pointwise
+kernel takes no longer for it, and still computes 57 channels. A GPU's kernels leave the gaps out.
 """
 
 from __future__ import annotations
@@ -12,11 +12,31 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
+from aap_hw.compile.kernel import KernelKey
 from aap_hw.compile.network import Kernel, Network
 from aap_hw.compile.shape import output_pixels
 
+if TYPE_CHECKING:
+    from aap_hw.compile.target import CpuTarget
+
 CONVOLUTIONS = frozenset({"conv2d", "depthwise_conv2d"})
+# Floats of half a cache line. Longer vectors are loaded in halves.
+LARGEST_STEP = 8
+
+End = Literal["input", "output"]
+
+
+def pitch_of(key: KernelKey, end: End, channels: int, target: CpuTarget) -> int:
+    """Floats from one pixel to the next of what a kernel reads or makes."""
+    step = pitch_step(key, end, target)
+    return math.ceil(channels / step) * step
+
+
+def pitch_step(key: KernelKey, end: End, target: CpuTarget) -> int:
+    """Pixels begin at multiples of so many floats."""
+    return min(target.lanes, LARGEST_STEP) if end in key.pitched else 1
 
 
 def with_pitched_images(network: Network) -> Network:

@@ -18,7 +18,8 @@ from aap_hw.graph.blocks import Block
 def removable(network: Network, blocks: Sequence[Block]) -> tuple[Block, ...]:
     """The blocks whose kernels all go with their groups, that leave no activation behind, and no other pitch.
 
-    A shortcut is likeliest to be pitched without the blocks behind it, so these are left out as well when it is asked.
+    From the last block back: a shortcut that a block still reads is added, so that it is not pitched, and only without
+    all blocks behind it can it become so. What holds for these removed together therefore holds for any of them.
     """
     found: list[Block] = []
     for block in reversed(blocks):

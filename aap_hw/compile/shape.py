@@ -11,16 +11,12 @@ from aap_hw.compile.kernel import KernelKey
 WITH_WEIGHTS = ("conv2d", "depthwise_conv2d", "linear")
 WITH_WINDOWS = ("max_pool2d", "avg_pool2d")
 
-# Pixels of a pitched image begin at multiples of so many floats: a vector of AVX2, half a cache line.
-PITCH = 8
-
 
 @dataclass(frozen=True)
 class ConvolutionShape:
     """The sizes of a convolution that do not depend on its widths.
 
     ``groups`` divides both widths; a depthwise convolution, which has one channel a group, counts as 1 here.
-    ``pitched`` names those of ``input`` and ``output`` whose pixels lie farther apart than they have channels.
     """
 
     batch: int
@@ -31,7 +27,6 @@ class ConvolutionShape:
     dilation: tuple[int, int]
     planar: bool
     groups: int = 1
-    pitched: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, key: KernelKey) -> ConvolutionShape:
@@ -46,7 +41,6 @@ class ConvolutionShape:
             key.pair("dilation", 1),
             key.attribute("layout") == "nchw",
             int(key.attribute("groups", "1")),
-            tuple(key.attribute("pitched").split("+")),
         )
 
     @property
@@ -63,15 +57,6 @@ class ConvolutionShape:
         """Shape of the input: NCHW for a network's own input, else NHWC."""
         n, (h, w) = self.batch, self.size
         return (n, channels, h, w) if self.planar else (n, h, w, channels)
-
-    def pitch(self, end: str, channels: int) -> int:
-        """Floats from one pixel to the next of the ``input`` or the ``output``, on a CPU."""
-        return pitch_of(channels) if end in self.pitched else channels
-
-
-def pitch_of(channels: int) -> int:
-    """Floats from one pixel to the next of a pitched image."""
-    return math.ceil(channels / PITCH) * PITCH
 
 
 def _extent(shape: ConvolutionShape, axis: int) -> int:

@@ -33,6 +33,7 @@ from aap_hw.compile.emit import (
 )
 from aap_hw.compile.function import Argument, KernelFunction, apply_epilogue
 from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.pitch import pitch_of
 from aap_hw.compile.shape import ConvolutionShape
 from aap_hw.compile.target import CpuTarget
 
@@ -128,13 +129,14 @@ def build_winograd(key: KernelKey, width_in: int, width_out: int, m: int, target
     along, groups = Steps(block, tile.pixels), Steps(width_out, tile.channels)
     read, written = Steps(width_in, lanes_for(width_in, target)), Steps(width_out, lanes_for(width_out, target))
     (height, width), (top, left) = shape.size, shape.padding
-    pitch_in, pitch_out = shape.pitch("input", width_in), shape.pitch("output", width_out)
+    pitch_in, pitch_out = pitch_of(key, "input", width_in, target), pitch_of(key, "output", width_out, target)
     # A little more than a block: powers of two would put all positions of a pixel in the same few cache lines.
     input_stride, product_stride = block * width_in + target.lanes, block * width_out + target.lanes
-    output_shape = (key.batch, shape.out_height, shape.out_width, pitch_out)
+    pixels = (key.batch, shape.out_height, shape.out_width)
+    output_shape = (*pixels, pitch_out)
     arguments = [
         Argument("activation", shape.image(pitch_in)),
-        *([Argument("residual", (*output_shape[:-1], width_out))] if "add" in key.epilogue else []),
+        *([Argument("residual", (*pixels, width_out))] if "add" in key.epilogue else []),
         Argument("weight", (transformed_elements(key, width_in, width_out, m, target),)),
         Argument("bias", (width_out,)),
     ]

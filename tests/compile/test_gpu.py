@@ -20,6 +20,7 @@ from torch import nn
 from tvm import tirx
 
 from aap_hw.compile.build import build_kernel, cubin_beside
+from aap_hw.compile.footprint import moments
 from aap_hw.compile.function import KernelFunction
 from aap_hw.compile.gpu import cubin
 from aap_hw.compile.gpu.cubin import compile_cubin, kernels_of
@@ -33,6 +34,7 @@ from aap_hw.errors import Fault
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.compiling import compile_batch
 from tests.compile.running import Convolution, assert_convolution_equals_pytorch, target
+from tests.compile.test_footprint import most_alive
 from tests.compile.test_light import BATCH, CASES, HEIGHT, WIDTH, Case, nhwc, random_images
 from tests.compile.threads import in_series
 
@@ -150,14 +152,14 @@ class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(5)
-        self.stem, self.grouped = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, 1, 1, groups=4)
-        self.depthwise, self.narrow = nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.Conv2d(16, 6, 1)
-        self.linear = nn.Linear(22, 10)
+        self.stem, self.grouped = nn.Conv2d(3, 12, 3, 2, 1), nn.Conv2d(12, 12, 3, 1, 1, groups=4)
+        self.depthwise, self.narrow = nn.Conv2d(12, 12, 3, 1, 1, groups=12), nn.Conv2d(12, 6, 1)
+        self.linear = nn.Linear(18, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.stem(x))
         x = F.relu(self.grouped(x) + x)
-        x = torch.cat([self.depthwise(x), self.narrow(x)], 1)
+        x = torch.cat([self.narrow(self.depthwise(x)), x], 1)
         return self.linear(x.mean((2, 3)))
 
 
@@ -173,6 +175,8 @@ def test_whole_network_equals_pytorch(branching: nn.Module, tmp_path: Path) -> N
     network = partition(graph)
     state = {name: tensor.detach() for name, tensor in graph.program.state_dict.items()}
     module = lower_network(network, network.dense, state, HERE)
+    assert any(kernel.key.pitched for kernel in network.kernels)  # which a GPU's kernels are not
+    assert max(moment.bytes_at(network.dense) for moment in moments(network, HERE)) == most_alive(module)
     for name, function in module.functions_items():
         if isinstance(function, tirx.PrimFunc):
             module.update_func(name, in_series(function))
