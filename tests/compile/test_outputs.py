@@ -132,7 +132,7 @@ def test_the_backbone_of_a_detector_is_cut_and_compiled(tmp_path: Path) -> None:
 def test_an_output_is_held_until_the_network_ends() -> None:
     model = randomise(Pyramid())
     network = partition(ChannelGraph.trace(model, (torch.zeros(1, 3, 14, 10),)))
-    *_, last = moments(network)
+    *_, last = moments(network, target())
     maps = 4 * (9 * 7 * 5 + 17 * 4 * 3)
     assert last.bytes_at(network.dense) >= maps
 
