@@ -263,9 +263,13 @@ def _check_kernels(network: Network, origin: Origin, table: LatencyTable) -> Non
             for entry in table.validation
             if entry.plan == "dense"
         )
-        name = table.device["name"]
+        name, state, advice = table.device["name"], f"is not of {origin.model} at {size}", "extend it with"
+        if table.is_outdated:
+            state, advice = "was measured with another version of aap-hw", "measure another one with"
+        elif known:
+            state += f" but of {known}"
         raise MissingKernelError(
-            f"the latency table of {name} is not of {origin.model} at {size}{f' but of {known}' if known else ''}: "
-            f"it lacks {len(missing)} of {len(needed)} kernels, the first is '{missing[0]}'; extend it with "
+            f"the latency table of {name} {state}: "
+            f"it lacks {len(missing)} of {len(needed)} kernels, the first is '{missing[0]}'; {advice} "
             f"'aap-hw profile --device {name} --model {origin.model} --input {size}' (and --out unless it is in lut/)"
         )

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.kernel import SCHEDULES, KernelKey
 from aap_hw.compile.partition import partition
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
@@ -313,6 +313,19 @@ def test_table_of_another_input_size_or_model_is_refused_with_what_it_holds_and_
     lacking = re.search(r"lacks (\d+) of (\d+) kernels, the first is '([^']+)'", sentence)
     assert lacking is not None
     assert KernelKey.parse(lacking[3]) not in table().points
+
+
+def test_table_of_another_version_that_lacks_kernels_is_not_said_to_be_of_another_network() -> None:
+    older = table(schedules=SCHEDULES - 1)
+    del older.points[next(iter(older.points))]
+    with pytest.raises(MissingKernelError) as refused:
+        baseline(Task(ORIGIN, older, few_images()))
+    assert str(refused.value).startswith(
+        "the latency table of x86 was measured with another version of aap-hw: it lacks 1 of"
+    )
+    assert "measure another one with 'aap-hw profile --device x86 --model resnet20 --input 3x32x32'" in str(
+        refused.value
+    )
 
 
 @pytest.mark.usefixtures("quick_baseline")
