@@ -1,4 +1,4 @@
-"""A plan keeps its budget, the most attended channels and what may not be cut; what cannot be planned is refused.
+"""A plan keeps its budget, the most attended channels and what may not be cut; a budget out of reach is refused.
 
 ResNet-20's groups that may be cut do not touch each other, so that the smallest latency of all plans is known without
 a solver: for each group the cheapest of its widths.
@@ -10,8 +10,6 @@ import math
 import re
 from dataclasses import replace
 from functools import cache
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import pytest
@@ -20,21 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aap_hw.compile.kernel import SCHEDULES, KernelKey
 from aap_hw.compile.partition import partition
-from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
-from aap_hw.lut.table import MissingKernelError
 from aap_hw.models import zoo
-from aap_hw.models.origin import Origin
-from aap_hw.policy import FLOPS, PARAMETERS, Budget
-from aap_hw.prune.baseline import Baseline, amounts, baseline, plan_once, scores_of
 from aap_hw.prune.planning import Plan, Planner, Unreachable
-from aap_hw.prune.task import PruneSettings, Task
-from tests.synthetic import CALIBRATION, ORIGIN, few_images, latency_us, resnet20, table
-
-FEW = PruneSettings(calibration_images=8)
+from tests.synthetic import CALIBRATION, latency_us, resnet20, table
 
 
 @cache
@@ -279,95 +268,6 @@ def test_network_without_any_choice_left_is_unreachable_or_the_plan_itself() -> 
         planner().plan(scores, {"latency": 0.9 * latency}, narrowest)
 
 
-@pytest.mark.usefixtures("quick_baseline")
-def test_dense_latency_is_the_measured_one_of_the_table_and_calibrates_it() -> None:
-    dense, plan = plan_once(Task(ORIGIN, table(), few_images()), [Budget.parse("60%")], FEW)
-    assert dense.measured
-    assert dense.dense_ms == table().dense_ms("resnet20", (1, 3, 32, 32))
-    assert dense.planner.calibration == pytest.approx(CALIBRATION, rel=1e-3)
-    assert 0.5 * dense.dense_ms < plan.predicted_ms <= 0.6 * dense.dense_ms
-
-
-@pytest.mark.usefixtures("quick_baseline")
-def test_table_without_the_whole_network_predicts_its_latency() -> None:
-    latencies = table()
-    latencies.validation.clear()
-    dense = baseline(Task(ORIGIN, latencies, few_images()))
-    assert not dense.measured
-    assert dense.dense_ms == pytest.approx(formula_ms(dict(resnet20()[2].dense), 1.0), rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("origin", "size"),
-    [(Origin("resnet20", None, (3, 40, 40)), "3x40x40"), (Origin("resnet18", None, (3, 64, 64)), "")],
-)
-def test_table_of_another_input_size_or_model_is_refused_with_what_it_holds_and_what_to_do(
-    origin: Origin, size: str
-) -> None:
-    with pytest.raises(MissingKernelError) as refused:
-        baseline(Task(origin, table(), few_images()))
-    sentence = str(refused.value)
-    assert f"not of {origin.model} at {size}" in sentence
-    assert "but of resnet20 at 3x32x32" in sentence
-    assert f"aap-hw profile --device x86 --model {origin.model} --input" in sentence
-    lacking = re.search(r"lacks (\d+) of (\d+) kernels, the first is '([^']+)'", sentence)
-    assert lacking is not None
-    assert KernelKey.parse(lacking[3]) not in table().points
-
-
-def test_table_of_another_version_that_lacks_kernels_is_not_said_to_be_of_another_network() -> None:
-    older = table(schedules=SCHEDULES - 1)
-    del older.points[next(iter(older.points))]
-    with pytest.raises(MissingKernelError) as refused:
-        baseline(Task(ORIGIN, older, few_images()))
-    assert str(refused.value).startswith(
-        "the latency table of x86 was measured with another version of aap-hw: it lacks 1 of"
-    )
-    assert "measure another one with 'aap-hw profile --device x86 --model resnet20 --input 3x32x32'" in str(
-        refused.value
-    )
-
-
-@pytest.mark.usefixtures("quick_baseline")
-def test_one_kernel_missing_is_named() -> None:
-    latencies = table()
-    lost = max(latencies.points)
-    del latencies.points[lost]
-    with pytest.raises(MissingKernelError, match="lacks 1 of ") as refused:
-        baseline(Task(ORIGIN, latencies, few_images()))
-    assert str(lost) in str(refused.value)
-
-
-def test_table_of_resnet20_serves_resnet56_which_has_the_same_kernels() -> None:
-    dense = baseline(Task(Origin("resnet56", None, (3, 32, 32)), table(), few_images()))
-    assert dense.dense_ms > 2.5 * formula_ms(dict(resnet20()[2].dense), 1.0)
-
-
-@pytest.mark.parametrize("provenance", ["emulated", "estimated"])
-@pytest.mark.usefixtures("quick_baseline")
-def test_table_that_was_not_measured_is_refused_unless_allowed(provenance: str) -> None:
-    task = Task(ORIGIN, table(provenance=provenance), few_images())
-    with pytest.raises(UserError, match=f"{provenance}, not measured .* --allow-emulated"):
-        plan_once(task, [Budget.parse("60%")], FEW)
-    plan_once(replace(task, allow_emulated=True), [Budget.parse("60%")], FEW)
-
-
-@pytest.mark.parametrize("text", ["100%", "5ms", "1s"])
-def test_budget_that_the_unpruned_network_meets_needs_no_pruning(text: str) -> None:
-    with pytest.raises(UserError, match="nothing needs pruning"):
-        amounts([Budget.parse(text)], unpruned(latency=4.9))
-
-
-def test_budgets_of_counts_that_the_unpruned_network_meets_need_no_pruning_either() -> None:
-    with pytest.raises(UserError, match=r"takes 2e\+06 parameters and the budget is 3e\+06; ask for less"):
-        amounts([Budget.parse("3M", PARAMETERS)], unpruned(parameters=2e6))
-
-
-def test_budget_that_is_met_unpruned_is_left_out_beside_one_that_is_not() -> None:
-    budgets = [Budget.parse("50%"), Budget.parse("3M", PARAMETERS)]
-    assert amounts(budgets, unpruned(latency=4.0, parameters=2e6)) == {"latency": 2.0}
-
-
 def test_smallest_share_that_is_named_is_of_the_latency_that_shares_are_of() -> None:
     measured = replace(planner(), unpruned_ms=0.9 * planner().dense["latency"])
     with pytest.raises(Unreachable) as refused:
@@ -376,34 +276,3 @@ def test_smallest_share_that_is_named_is_of_the_latency_that_shares_are_of() -> 
     assert named is not None
     share = float(named[1]) / 100
     assert measured.plan(random_scores(0), {"latency": share * measured.dense["latency"]}).predicted_ms > 0
-
-
-@pytest.mark.usefixtures("quick_baseline")
-def test_taylor_scores_of_other_classes_are_refused() -> None:
-    images = few_images()
-    origin = Origin("resnet18", None, (3, 32, 32))
-    with pytest.raises(UserError, match="Taylor scores need the loss"):
-        scores_of(Task(origin, table(), images), resnet20()[0], resnet20()[1], replace(FEW, score="taylor"))
-
-
-def test_two_budgets_of_one_resource_are_refused() -> None:
-    with pytest.raises(UserError, match="one budget of each resource"):
-        amounts([Budget.parse("30%"), Budget.parse("2ms")], unpruned(latency=4.9))
-
-
-def test_shares_and_amounts_are_of_what_the_unpruned_network_takes() -> None:
-    budgets = [Budget.parse("50%"), Budget.parse("25%", FLOPS), Budget.parse("100k", PARAMETERS)]
-    allowed = amounts(budgets, unpruned(latency=4.0, flops=8e6, parameters=3e5))
-    assert allowed == {"latency": 2.0, "flops": 2e6, "parameters": 1e5}
-
-
-def unpruned(**takes: float) -> Baseline:
-    return cast(Baseline, SimpleNamespace(takes=takes))
-
-
-def test_network_without_a_group_to_cut_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Origin, "build", lambda self: torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval())
-    with pytest.raises(
-        UserError, match="no channel group that may be cut: its first group reaches the network's output"
-    ):
-        baseline(Task(ORIGIN, table(), few_images()))
