@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import lzma
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from aap_hw.errors import UserError
+from aap_hw.train.checks import check_images, check_labels
 
 Split = Literal["train", "test"]
 InputShape = tuple[int, int, int]
@@ -54,10 +56,16 @@ class Normalisation:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not len(self.mean) == len(self.std) > 0 or not all(value > 0 for value in self.std):
+        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if not len(self.mean) == len(self.std) > 0 or not finite or not all(value > 0 for value in self.std):
             raise UserError(
                 f"images cannot be normalised with mean {self.mean} and deviation {self.std}; give one number a "
                 "channel each, deviations above 0"
+            )
+        if max(self.mean) > 1:
+            raise UserError(
+                f"the mean {self.mean} is not of images between 0 and 1; divide means and deviations of pixels "
+                "from 0 to 255 by 255"
             )
 
 
@@ -116,7 +124,7 @@ class LabelledImages:
     train_images, test_images
         Bytes of shape (N, H, W) for grey images, or (N, C, H, W).
     train_labels, test_labels
-        Class numbers of shape (N,), from 0 to ``len(class_names) - 1``.
+        Class numbers of shape (N,), from 0 to ``len(class_names) - 1``, of any type of whole numbers.
     class_names
         One name per class.
     normalisation
@@ -125,7 +133,7 @@ class LabelledImages:
     Raises
     ------
     UserError
-        If images and labels do not belong together.
+        If images and labels do not belong together, or there are none.
     """
 
     train_images: Bytes | LazyImages
@@ -140,21 +148,9 @@ class LabelledImages:
             ("training", self.train_images, self.train_labels),
             ("test", self.test_images, self.test_labels),
         ):
-            if images.dtype != np.uint8 or images.ndim not in (3, 4):
-                raise UserError(
-                    f"the {split} images are {images.dtype} of shape {images.shape}; give bytes (uint8) of "
-                    "shape (N, H, W) or (N, C, H, W)"
-                )
-            if labels.shape != images.shape[:1]:
-                raise UserError(
-                    f"there are {len(images)} {split} images but labels of shape {labels.shape}; "
-                    "give one label an image"
-                )
-            if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.class_names):
-                raise UserError(
-                    f"the {split} labels run from {labels.min()} to {labels.max()}, but there are "
-                    f"{len(self.class_names)} classes; number them from 0"
-                )
+            if not isinstance(images, LazyImages):
+                check_images(split, images)
+            check_labels(split, labels, len(images), len(self.class_names))
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             raise UserError(
                 f"training images have shape {self.train_images.shape[1:]}, test images "
@@ -215,7 +211,7 @@ class LabelledImages:
             picked, chosen = picked[good], chosen[good]
         else:
             picked = images[chosen] if images.ndim == 4 else images[chosen][:, None]
-        return torch.from_numpy(picked), torch.from_numpy(labels[chosen])
+        return torch.from_numpy(picked), torch.from_numpy(labels[chosen].astype(np.int64))
 
     @property
     def crops_are_random(self) -> bool:
@@ -287,8 +283,16 @@ class LabelledImages:
         return result.sub_(mean).div_(std).expand(-1, channels, -1, -1)
 
     def tensors(self, split: Split, input_shape: InputShape, indices: Indices | None = None) -> torch.Tensor:
-        """Network inputs (n, *input_shape), float32, of the images at `indices` (None: the whole split)."""
+        """Network inputs (n, *input_shape), float32, of the images at `indices` (None: the whole split).
+
+        Raises
+        ------
+        UserError
+            If none of them can be read.
+        """
         images, _ = self.batch(split, slice(None) if indices is None else indices)
+        if not len(images):
+            raise UserError(f"none of the {split} images that were to be looked at can be read; get them again")
         return self.normalise(images, input_shape).contiguous()
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from aap_hw import ranks
+from aap_hw.errors import UserError
 from aap_hw.train.data import InputShape, LabelledImages, Split
 
 
@@ -24,6 +25,11 @@ def evaluate(
     """Share of the images that the model classifies correctly, in percent; its mode and device are left as they were.
 
     Several processes evaluate a part each, and all get the figure for the whole.
+
+    Raises
+    ------
+    UserError
+        If not one of the images can be read.
     """
     mine = ranks.share_of(data.count(split))
     was_training = model.training
@@ -41,7 +47,9 @@ def evaluate(
     finally:
         model.train(was_training)
     correct, seen = ranks.summed(tally).tolist()
-    return float(100.0 * correct / max(seen, 1))
+    if not seen:
+        raise UserError(f"none of the {data.count(split)} {split} images can be read, so there is no accuracy")
+    return float(100.0 * correct / seen)
 
 
 @contextmanager

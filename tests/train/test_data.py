@@ -13,7 +13,17 @@ import torch
 
 from aap_hw.errors import UserError
 from aap_hw.train import data as data_module
-from aap_hw.train.data import EMBEDDED_FILE, EMBEDDED_SHA256, LabelledImages, load_embedded
+from aap_hw.train.augment import Draws, training_batch
+from aap_hw.train.data import (
+    EMBEDDED_FILE,
+    EMBEDDED_SHA256,
+    LabelledImages,
+    LazyImages,
+    Normalisation,
+    load_embedded,
+)
+from aap_hw.train.evaluation import evaluate
+from aap_hw.train.settings import Augmentation
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_embedded_data.py"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -160,11 +170,74 @@ def test_normalising_does_not_change_the_stored_bytes():
         ((np.zeros((2, 4, 4), np.uint8), None, np.array([0])), "give one label an image"),
         ((np.zeros((2, 4, 4), np.uint8), None, np.array([0, 2])), "2 classes"),
         ((np.zeros((2, 4, 4), np.uint8), None, np.array([-1, 0])), "number them from 0"),
+        ((np.zeros((2, 4, 4), np.uint8), None, np.eye(2)), r"labels\.argmax\(1\) of one-hot ones"),
+        ((np.zeros((2, 4, 4), np.uint8), None, np.zeros((2, 1), int)), "give one label an image$"),
+        ((np.zeros((2, 4, 4), np.uint8), None, np.zeros(2)), "labels are float64; give whole numbers"),
+        ((np.zeros((2, 4, 4), np.uint8), None, [0, 1]), "labels are a list; give a NumPy array"),
+        ((torch.zeros(2, 4, 4, dtype=torch.uint8),), "images are a Tensor; give a NumPy array"),
+        ((np.zeros((2, 4, 4), np.uint8), np.zeros((0, 4, 4), np.uint8)), "not one image in the test split"),
+        ((np.zeros((0, 4, 4), np.uint8),), "not one image in the training split"),
     ],
 )
 def test_images_that_cannot_be_used_are_refused(arguments, complaint):
     with pytest.raises(UserError, match=complaint):
         tiny(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("images", "complaint"),
+    [
+        (np.linspace(0, 1, 32, dtype="f4"), r"float32 from 0 to 1; .*such as \(images \* 255\)\.round\(\)\.astype"),
+        (np.linspace(0, 255, 32), r"float64 from 0 to 255; .*such as images\.astype"),
+        (np.linspace(0, 65535, 32).astype(">u2"), r"uint16 from 0 to 65535; .*such as \(images / 257\)"),
+        (np.linspace(0, 4000, 32).astype(int), r"int64 from 0 to 4000; .*such as \(images / images\.max\(\) \* 255\)"),
+        (np.linspace(-2.1, 2.6, 32), r"float64 from -2\.1 to 2\.6, as if normalised; give bytes .* from before that"),
+        (np.append(np.zeros(31), np.nan), "float64, and some pixels are not finite numbers; give bytes"),
+        (np.zeros(32, bool), "bool; give bytes"),
+    ],
+    ids=["0 to 1", "0 to 255", "16 bits", "12 bits", "normalised", "not a number", "bool"],
+)
+def test_images_of_another_type_are_told_how_to_become_bytes(images, complaint):
+    with pytest.raises(UserError, match=f"the training images are {complaint}"):
+        tiny(images.reshape(2, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("mean", "complaint"), [(float("nan"), "cannot be normalised"), (123.675, "divide means and deviations .* by 255")]
+)
+def test_a_mean_that_is_not_of_images_between_0_and_1_is_refused(mean, complaint):
+    with pytest.raises(UserError, match=complaint):
+        Normalisation((mean,), (58.4,))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, ">i8"])
+def test_labels_of_any_whole_numbers_can_be_learnt_from(kind):
+    data = tiny(np.zeros((2, 4, 4), np.uint8), labels=np.array([0, 1], kind))
+    labels = data.batch("train", [1, 0])[1]
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [1, 0]
+
+
+class NothingReadable(LazyImages):
+    """Six files of which not one is a picture."""
+
+    shape = (6, 3, 8, 8)
+
+    def read(self, indices, crops):
+        return np.zeros((len(indices), *self.shape[1:]), np.uint8), np.zeros(len(indices), bool)
+
+
+def test_no_figure_is_made_of_images_that_cannot_be_read():
+    files, labels = NothingReadable(), np.zeros(6, np.int64)
+    data = LabelledImages(files, labels, files, labels, ("a", "b"), Normalisation((0.5,) * 3, (0.5,) * 3))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+    with pytest.raises(UserError, match="none of the 6 test images can be read, so there is no accuracy"):
+        evaluate(network, data, (3, 8, 8))
+    with pytest.raises(UserError, match="none of the test images that were to be looked at can be read"):
+        data.tensors("test", (3, 8, 8), range(2))
+    draws = Draws.of(4, Augmentation(), torch.Generator().manual_seed(0), crops=True)
+    with pytest.raises(UserError, match="none of the 4 images of a batch can be read"):
+        training_batch(data, torch.arange(4), Augmentation(), draws)
 
 
 def test_colour_images_need_a_network_with_as_many_channels():
