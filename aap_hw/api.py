@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from aap_hw.errors import NOTHING_ASKED, UserError
 
 if TYPE_CHECKING:
-    from aap_hw.compile.network import Network
+    from aap_hw.compile.front.network import Network
     from aap_hw.deploy.deploying import Deployment
     from aap_hw.lut.progress import ProgressCallback
     from aap_hw.lut.table import LatencyTable

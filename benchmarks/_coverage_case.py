@@ -82,8 +82,8 @@ def examine(kind: str, name: str) -> dict[str, Any]:
 
 
 def _compiled(model: nn.Module, image: Tensor) -> dict[str, Any]:
-    from aap_hw.compile.lowering import compile_network
-    from aap_hw.compile.target import CpuTarget, host_options
+    from aap_hw.compile.keys.target import CpuTarget, host_options
+    from aap_hw.compile.library.lowering import compile_network
     from aap_hw.device import load_profile
     from aap_hw.device.connection import LocalDevice
 

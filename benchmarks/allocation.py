@@ -129,8 +129,8 @@ def _measured(dense: Any, task: Any, options: argparse.Namespace, plans: list[An
     import torch
     from _report import say
 
-    from aap_hw.compile.kernel import SCHEDULES
-    from aap_hw.compile.lowering import compile_network
+    from aap_hw.compile.keys.key import SCHEDULES
+    from aap_hw.compile.library.lowering import compile_network
     from aap_hw.device import load_profile
     from aap_hw.device.connection import LocalDevice
     from aap_hw.device.timing import time_in_turn

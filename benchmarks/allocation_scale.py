@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from _report import print_report, say
 
-from aap_hw.compile.kernel import KernelKey
-from aap_hw.compile.partition import partition
-from aap_hw.compile.shape import multiply_accumulates, weight_elements
+from aap_hw.compile.families.shape import multiply_accumulates, weight_elements
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.predicting import kernel_costs

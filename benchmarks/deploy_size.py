@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from _report import benchmark_device, print_report, say
 
-from aap_hw.compile.lowering import compile_network
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.requirements import Requirements
 from aap_hw.deploy.runners import build_command

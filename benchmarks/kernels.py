@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aap_hw.compile.kernel import Address, KernelKey
+    from aap_hw.compile.keys.key import Address, KernelKey
     from aap_hw.lut.table import LatencyPoint
 
 # (input size, kernel, stride, channels in, channels out): MobileNetV2, ResNet and odd counts.
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def _key(op: str, size: int, kernel: int, stride: int, pitched: tuple[str, ...] = ()) -> KernelKey:
-    from aap_hw.compile.kernel import KernelKey
+    from aap_hw.compile.keys.key import KernelKey
 
     window = {"kernel": (kernel, kernel), "stride": (stride, stride), "padding": (kernel // 2, kernel // 2)}
     return KernelKey.make(op, (size, size), 1, **window, dilation=(1, 1), epilogue=("bias", "relu6"), pitched=pitched)
@@ -116,7 +116,7 @@ def _rows(singles: list[Address], pairs: list[KernelKey], threads: int, turns: i
 
 
 def _row(address: Address, timed: LatencyPoint, threads: int) -> dict[str, Any]:
-    from aap_hw.compile.shape import multiply_accumulates
+    from aap_hw.compile.families.shape import multiply_accumulates
 
     return {
         "kernel": str(address[0]),

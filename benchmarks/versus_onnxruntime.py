@@ -104,7 +104,7 @@ def _compare(name: str, threads: int, batch: int, beside: list[str], options: ar
 
 
 def _ours(model: object, image: object, threads: int, folder: Path) -> Call:
-    from aap_hw.compile.lowering import compile_network
+    from aap_hw.compile.library.lowering import compile_network
     from aap_hw.device import load_profile
     from aap_hw.device.connection import LocalDevice
 

@@ -27,8 +27,8 @@ from torch import nn
 
 from aap_hw import ranks
 from aap_hw.attention import attention_scores
-from aap_hw.compile.network import Network
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.network import Network
+from aap_hw.compile.front.partition import partition
 from aap_hw.errors import UserError
 from aap_hw.files import read_text, write_atomic
 from aap_hw.graph import ChannelGraph

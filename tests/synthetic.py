@@ -18,10 +18,10 @@ import pytest
 import torch
 from torch import nn
 
-from aap_hw.compile.kernel import SCHEDULES, KernelKey
-from aap_hw.compile.network import Network
-from aap_hw.compile.partition import partition
-from aap_hw.compile.shape import multiply_accumulates
+from aap_hw.compile.families.shape import multiply_accumulates
+from aap_hw.compile.front.network import Network
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
 from aap_hw.device.description import DeviceDescription

@@ -18,7 +18,7 @@ import jsonschema
 import numpy as np
 
 from aap_hw import __version__
-from aap_hw.compile.build import cubin_beside
+from aap_hw.compile.library.build import cubin_beside
 from aap_hw.deploy.requirements import Requirements
 from aap_hw.deploy.runners.run import SCHEMA_VERSION, rows_of
 from aap_hw.errors import UserError

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from aap_hw.compile.build import cubin_beside
 from aap_hw.compile.gpu.cubin import kernels_of
-from aap_hw.compile.lowering import compile_network
-from aap_hw.compile.target import DeviceTarget
+from aap_hw.compile.keys.target import DeviceTarget
+from aap_hw.compile.library.build import cubin_beside
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.errors import Fault
 
 

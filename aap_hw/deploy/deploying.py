@@ -12,9 +12,9 @@ import numpy as np
 import torch
 import tvm
 
-from aap_hw.compile.kernel import SCHEDULES
-from aap_hw.compile.lowering import compile_network
-from aap_hw.compile.target import DeviceTarget
+from aap_hw.compile.keys.key import SCHEDULES
+from aap_hw.compile.keys.target import DeviceTarget
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.reference import FEW, Reference, by_output
 from aap_hw.deploy.requirements import Requirements

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tvm.target import codegen
 
-from aap_hw.compile.target import DeviceTarget, GpuTarget
+from aap_hw.compile.keys.target import DeviceTarget, GpuTarget
 from aap_hw.deploy.runners.run import machine_of
 
 # Extensions that not every CPU of a kind has, by LLVM's name and by that of /proc/cpuinfo.

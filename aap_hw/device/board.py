@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import tvm
 
-from aap_hw.compile.kernel import SCHEDULES
-from aap_hw.compile.linking import triple_of
-from aap_hw.compile.target import DeviceTarget, GpuTarget
+from aap_hw.compile.keys.key import SCHEDULES
+from aap_hw.compile.keys.target import DeviceTarget, GpuTarget
+from aap_hw.compile.library.linking import triple_of
 from aap_hw.device.conditions import Conditions, conditions_of
 from aap_hw.device.description import EMULATED, MEASURED, DeviceDescription
 from aap_hw.device.facts import Facts, cpu_name

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from aap_hw.compile.linking import linker_of
+from aap_hw.compile.library.linking import linker_of
 from aap_hw.device.board import Address, BoardLost, RemoteDevice
 from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device, LocalDevice, open_board, server_of, target_of, tracker_of

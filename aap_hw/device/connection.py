@@ -16,9 +16,9 @@ from typing import Protocol
 import tvm
 
 from aap_hw.compile.gpu.cubin import compile_for_loader
-from aap_hw.compile.kernel import SCHEDULES
-from aap_hw.compile.linking import runs_here, triple_of
-from aap_hw.compile.target import DeviceTarget, GpuTarget, device_target, host_options
+from aap_hw.compile.keys.key import SCHEDULES
+from aap_hw.compile.keys.target import DeviceTarget, GpuTarget, device_target, host_options
+from aap_hw.compile.library.linking import runs_here, triple_of
 from aap_hw.device.board import Address, RemoteDevice
 from aap_hw.device.conditions import Conditions, conditions
 from aap_hw.device.description import DeviceDescription

@@ -16,9 +16,9 @@ import torch
 import tvm
 from torch import nn
 
-from aap_hw.compile.linking import linker_of
-from aap_hw.compile.lowering import compile_network
-from aap_hw.compile.target import CpuTarget, DeviceTarget
+from aap_hw.compile.keys.target import CpuTarget, DeviceTarget
+from aap_hw.compile.library.linking import linker_of
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device.board import Address, BoardLost, RemoteDevice
 from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device, LocalDevice, server_of, target_of, tracker_of

@@ -13,8 +13,8 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.linking import link
-from aap_hw.compile.target import CpuTarget
+from aap_hw.compile.keys.target import CpuTarget
+from aap_hw.compile.library.linking import link
 
 FUNCTION = "read_file"
 BLOCK, LONGEST_PATH = 4096, 256

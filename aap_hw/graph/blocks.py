@@ -3,7 +3,7 @@
 A branch is found in the exported program as everything that only one operand of an addition needs, if all of it is made
 from the other operand. It can be removed if that is of the same shape and the branch consists of layers that can be
 replaced one by one. What removal does to the model is in `surgery`, to the compiled network in
-``aap_hw.compile.removal``.
+``aap_hw.compile.front.removal``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.lut.table import LatencyTable
 
 # Facts of a device that say when and where a table was made, not what its latencies depend on.

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from tvm import relax
 
-from aap_hw.compile.build import build_kernel, export_library
-from aap_hw.compile.function import CONSTANTS
-from aap_hw.compile.kernel import Address
-from aap_hw.compile.lowering import lower_network
-from aap_hw.compile.network import Network
-from aap_hw.compile.target import DeviceTarget, GpuTarget, device_target
+from aap_hw.compile.code.function import CONSTANTS
+from aap_hw.compile.front.network import Network
+from aap_hw.compile.keys.key import Address
+from aap_hw.compile.keys.target import DeviceTarget, GpuTarget, device_target
+from aap_hw.compile.library.build import build_kernel, export_library
+from aap_hw.compile.library.lowering import lower_network
 from aap_hw.lut.library_cache import LibraryCache
 
 # Copies of a kernel's weights beyond this many bytes would only fill memory: the caches are long full.

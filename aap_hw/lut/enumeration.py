@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from aap_hw.compile.kernel import Address
-from aap_hw.compile.network import Kernel, Network
+from aap_hw.compile.front.network import Kernel, Network
+from aap_hw.compile.keys.key import Address
 from aap_hw.graph import ChannelGraph, WidthExpr
 from aap_hw.policy import candidate_widths
 
 if TYPE_CHECKING:
-    from aap_hw.compile.target import DeviceTarget
+    from aap_hw.compile.keys.target import DeviceTarget
     from aap_hw.device import DeviceProfile
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import jsonschema
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.files import read_text, write_atomic
 from aap_hw.lut.calibrating import Slowdown

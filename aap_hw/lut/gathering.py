@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aap_hw.compile.kernel import Address
+from aap_hw.compile.keys.key import Address
 from aap_hw.lut.journal import Entry
 from aap_hw.lut.table import LatencyTable
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aap_hw.compile.kernel import Address, KernelKey
+from aap_hw.compile.keys.key import Address, KernelKey
 from aap_hw.device.connection import Device
 from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.profile import MeasureSpec

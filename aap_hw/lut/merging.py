@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.lut.comparing import INCIDENTAL
 from aap_hw.lut.table import LatencyPoint, LatencyTable

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from aap_hw.compile.lowering import stand_ins
-from aap_hw.compile.network import Network
+from aap_hw.compile.front.network import Network
+from aap_hw.compile.library.lowering import stand_ins
 from aap_hw.device.connection import Device
 from aap_hw.device.description import MEASURED
 from aap_hw.device.machine import LoadedLibrary

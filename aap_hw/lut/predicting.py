@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from aap_hw.compile.network import Kernel, Network
+from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.errors import UserError
 from aap_hw.lut.calibrating import ALONE, Slowdown
 from aap_hw.lut.enumeration import distinct_widths, groups_of

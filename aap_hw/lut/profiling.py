@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from aap_hw.compile.kernel import Address
-from aap_hw.compile.network import Network
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.network import Network
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.key import Address
 from aap_hw.device.boards import Boards
 from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from aap_hw.compile.kernel import Address, KernelKey
+from aap_hw.compile.keys.key import Address, KernelKey
 
 # Share of itself by which a latency may differ from the straight line between its neighbours. Below what two timings
 # of one point differ by, every point would be measured.

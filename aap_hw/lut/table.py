@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aap_hw.compile.kernel import SCHEDULES, KernelKey
+from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.errors import UserError
 from aap_hw.lut.calibrating import ALONE, Slowdown
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.partition import partition
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.graph import ChannelGraph

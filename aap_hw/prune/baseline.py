@@ -18,9 +18,9 @@ from torch import nn
 
 from aap_hw import ranks
 from aap_hw.attention import ALTERNATIVES, observed, read_attention, scaled, sensitivities
-from aap_hw.compile.network import Network
-from aap_hw.compile.partition import partition
-from aap_hw.compile.removal import removable
+from aap_hw.compile.front.network import Network
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.front.removal import removable
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.selection import select
@@ -36,7 +36,7 @@ from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.data import LabelledImages
 
 if TYPE_CHECKING:
-    from aap_hw.compile.target import DeviceTarget
+    from aap_hw.compile.keys.target import DeviceTarget
     from aap_hw.device.boards import Boards
     from aap_hw.device.connection import Device
 
@@ -238,7 +238,7 @@ def _sensitivities(task: Task, graph: ChannelGraph, settings: PruneSettings) -> 
 
 def _target_of(table: LatencyTable) -> DeviceTarget:
     """The machine that the table's networks are compiled for."""
-    from aap_hw.compile.target import device_target  # loads TVM: two seconds that planning does without
+    from aap_hw.compile.keys.target import device_target  # loads TVM: two seconds that planning does without
 
     return device_target(table.device["target"], table.device["threads"])
 

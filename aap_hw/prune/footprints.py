@@ -1,4 +1,4 @@
-"""Peak memory as a cost that a policy can choose widths by; what it is made of is in ``aap_hw.compile.footprint``."""
+"""Peak memory as a cost that a policy can choose widths by, made of what ``compile.library.footprint`` counts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from aap_hw.compile.footprint import Moment, Value, constant_bytes, moments
-from aap_hw.compile.network import Network
-from aap_hw.compile.target import DeviceTarget
+from aap_hw.compile.front.network import Network
+from aap_hw.compile.keys.target import DeviceTarget
+from aap_hw.compile.library.footprint import Moment, Value, constant_bytes, moments
 from aap_hw.lut.predicting import kernel_costs
 from aap_hw.policy import KernelCost, PeakCost
 from aap_hw.policy.problem import FloatArray

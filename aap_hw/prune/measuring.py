@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from aap_hw.compile.lowering import compile_network
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.device.timing import Timing, time_in_turn

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aap_hw.compile.network import Kernel, Network
+from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.errors import UserError
 from aap_hw.lut.calibrating import ALONE, Slowdown
 from aap_hw.lut.predicting import KernelLatency, kernel_costs, kernel_latencies, latency_costs
@@ -40,7 +40,7 @@ from aap_hw.policy import (
 )
 
 if TYPE_CHECKING:
-    from aap_hw.compile.target import DeviceTarget
+    from aap_hw.compile.keys.target import DeviceTarget
 
 Scores = Mapping[str, NDArray[np.float64]]
 Widths = Mapping[str, int]
@@ -151,7 +151,7 @@ class Planner:
         """What the network takes of every resource at the given widths; its latency in ms as predicted."""
         counts = {name: float(sum(count(k, widths) for k in self.network.kernels)) for name, count in COUNTS.items()}
         if self.target is not None:
-            from aap_hw.compile.footprint import peak_bytes  # loads TVM: two seconds that others do without
+            from aap_hw.compile.library.footprint import peak_bytes  # loads TVM: two seconds that others do without
 
             counts[MEMORY.name] = float(peak_bytes(self.network, widths, self.target))
         return {LATENCY.name: self._calibrated(kernel_latencies(self.network, widths, self.table)), **counts}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from aap_hw import ranks
-from aap_hw.compile.network import Network
+from aap_hw.compile.front.network import Network
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.self_check import checked_cut

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 import aap_hw.deploy.runners
-from aap_hw.compile.lowering import compile_network
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.reference import TOLERANCE
 from aap_hw.deploy.requirements import Requirements

@@ -15,7 +15,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import Validation
 from aap_hw.resources import resource_dirs

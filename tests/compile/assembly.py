@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import tvm
 from tvm import tirx
 
-from aap_hw.compile.target import CpuTarget
+from aap_hw.compile.keys.target import CpuTarget
 
 # Full registers only: an FMA of a single float32 (vfmadd231ss, fmadd s0) is what a tail left behind.
 _FUSED = re.compile(r"vfn?m(add|sub)\d+ps\s|fml[as]\s+v\d+\.4s")

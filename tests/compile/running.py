@@ -16,11 +16,11 @@ import torch.nn.functional as F
 import tvm
 from torch import nn
 
-from aap_hw.compile.build import build_kernel
-from aap_hw.compile.function import KernelFunction
-from aap_hw.compile.kernel import KernelKey
-from aap_hw.compile.lowering import compile_network
-from aap_hw.compile.target import CpuTarget, DeviceTarget
+from aap_hw.compile.code.function import KernelFunction
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import CpuTarget, DeviceTarget
+from aap_hw.compile.library.build import build_kernel
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
 from tests.compile.threads import in_series

@@ -12,10 +12,10 @@ import tvm
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 
-from aap_hw.compile.build import build_kernel
-from aap_hw.compile.depthwise import LENGTH
-from aap_hw.compile.kernel import KernelKey
-from aap_hw.compile.target import CpuTarget
+from aap_hw.compile.cpu.depthwise import LENGTH
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import CpuTarget
+from aap_hw.compile.library.build import build_kernel
 from tests.compile.assembly import assembly, multiplying_loops, whole_vector_multiplications
 from tests.compile.running import Convolution
 

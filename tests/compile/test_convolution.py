@@ -14,8 +14,8 @@ import tvm_ffi
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from aap_hw.compile.build import build_kernel
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.library.build import build_kernel
 from tests.compile.running import EPILOGUES, Convolution, assert_convolution_equals_pytorch, call, target
 
 WIDTHS = (1, 3, 5, 17, 24, 37)

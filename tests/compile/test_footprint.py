@@ -14,11 +14,11 @@ import pytest
 import tvm
 from tvm import relax
 
-from aap_hw.compile.build import export_library
-from aap_hw.compile.footprint import constant_bytes, moments, peak_bytes
-from aap_hw.compile.lowering import lower_network
-from aap_hw.compile.network import Network
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.network import Network
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.library.build import export_library
+from aap_hw.compile.library.footprint import constant_bytes, moments, peak_bytes
+from aap_hw.compile.library.lowering import lower_network
 from aap_hw.graph import ChannelGraph
 from tests.compile.test_networks import cut_to_odd_widths, image, network
 from tests.synthetic import this_device

@@ -19,17 +19,17 @@ import tvm_ffi
 from torch import nn
 from tvm import tirx
 
-from aap_hw.compile.build import build_kernel, cubin_beside
-from aap_hw.compile.footprint import moments
-from aap_hw.compile.function import KernelFunction
+from aap_hw.compile.code.function import KernelFunction
+from aap_hw.compile.cpu.light import LIGHT_KERNELS as CPU_KERNELS
+from aap_hw.compile.front.partition import partition
 from aap_hw.compile.gpu import cubin
 from aap_hw.compile.gpu.cubin import compile_cubin, kernels_of
 from aap_hw.compile.gpu.light import LIGHT_KERNELS
-from aap_hw.compile.kernel import KernelKey
-from aap_hw.compile.light import LIGHT_KERNELS as CPU_KERNELS
-from aap_hw.compile.lowering import compile_network, lower_network
-from aap_hw.compile.partition import partition
-from aap_hw.compile.target import GpuTarget, device_target
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import GpuTarget, device_target
+from aap_hw.compile.library.build import build_kernel, cubin_beside
+from aap_hw.compile.library.footprint import moments
+from aap_hw.compile.library.lowering import compile_network, lower_network
 from aap_hw.errors import Fault
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.compiling import compile_batch

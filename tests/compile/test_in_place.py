@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.partition import partition
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from tests.compile.running import assert_compiled_equals_pytorch

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 
 words = st.from_regex(r"[a-z][a-z0-9_]*", fullmatch=True)

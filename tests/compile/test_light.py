@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 import tvm
 
-from aap_hw.compile import loops
-from aap_hw.compile.build import build_kernel
-from aap_hw.compile.function import KernelFunction
-from aap_hw.compile.kernel import KernelKey
-from aap_hw.compile.light import LIGHT_KERNELS
+from aap_hw.compile.code.function import KernelFunction
+from aap_hw.compile.cpu import loops
+from aap_hw.compile.cpu.light import LIGHT_KERNELS
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.library.build import build_kernel
 from aap_hw.errors import UserError
 from tests.compile.running import call, runnable, target
 

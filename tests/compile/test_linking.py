@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from aap_hw.compile import linking
-from aap_hw.compile.linking import linker_of
-from aap_hw.compile.lowering import compile_network
-from aap_hw.compile.target import CpuTarget
+from aap_hw.compile.keys.target import CpuTarget
+from aap_hw.compile.library import linking
+from aap_hw.compile.library.linking import linker_of
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device import load_profile
 from aap_hw.device.connection import target_of
 from aap_hw.errors import UserError

@@ -24,10 +24,10 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 from tvm import relax, tirx
 
-from aap_hw.compile.kernel import Address, KernelKey
-from aap_hw.compile.lowering import compile_network, lower_network
-from aap_hw.compile.network import Network
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.network import Network
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.key import Address, KernelKey
+from aap_hw.compile.library.lowering import compile_network, lower_network
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut import compiling
 from aap_hw.lut.compiling import compile_batch

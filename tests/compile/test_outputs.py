@@ -13,9 +13,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from aap_hw.compile.footprint import moments
-from aap_hw.compile.lowering import compile_network
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.library.footprint import moments
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.outputs import output_names, output_tensors

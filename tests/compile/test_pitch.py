@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.outputs import output_tensors
 from tests.compile.running import assert_compiled_equals_pytorch, randomise

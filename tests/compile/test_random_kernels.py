@@ -20,9 +20,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from aap_hw.compile.build import build_kernel
-from aap_hw.compile.function import KernelFunction
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.code.function import KernelFunction
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.library.build import build_kernel
 from tests.compile.running import EPILOGUES, Convolution, as_pitched, assert_compiled_equals_pytorch, target
 
 KERNELS_OF_A_LIBRARY = 25

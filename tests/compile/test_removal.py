@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from aap_hw.compile.partition import partition
-from aap_hw.compile.removal import removable
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.front.removal import removable
 from aap_hw.graph import ChannelGraph
 from aap_hw.models import zoo
 from tests.compile.running import assert_compiled_equals_pytorch

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from aap_hw.compile import slow
-from aap_hw.compile.kernel import KernelKey
-from aap_hw.compile.lowering import compile_network
-from aap_hw.compile.partition import partition
-from aap_hw.compile.slow_call import SlowCall, constant_elements, output_pixels
+from aap_hw.compile.families.slow import SlowCall, constant_elements, output_pixels
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.library import slow
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from tests.compile.running import assert_compiled_equals_pytorch, outputs, randomise, target

@@ -22,8 +22,8 @@ import torch
 from tvm import rpc
 
 from aap_hw import api
-from aap_hw.compile.lowering import compile_network
-from aap_hw.compile.network import Network
+from aap_hw.compile.front.network import Network
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy import deploying
 from aap_hw.deploy.deploying import Deployment, bundle_unseen, deploy
 from aap_hw.deploy.reference import FEW

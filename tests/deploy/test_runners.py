@@ -23,7 +23,7 @@ import pytest
 import tvm
 
 import aap_hw.deploy.runners
-from aap_hw.compile.target import device_target
+from aap_hw.compile.keys.target import device_target
 from aap_hw.deploy.runners import build_command
 from tests.deploy.tiny import Several, edit_manifest, make_bundle, replace_file, telltale_library
 

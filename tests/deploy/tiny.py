@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aap_hw.compile.lowering import compile_network
-from aap_hw.compile.target import DeviceTarget
+from aap_hw.compile.keys.target import DeviceTarget
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.reference import by_output
 from aap_hw.deploy.requirements import Requirements

@@ -19,9 +19,9 @@ import torch
 import tvm
 from torch import nn
 
-from aap_hw.compile.linking import linker_of
-from aap_hw.compile.lowering import compile_network
-from aap_hw.compile.target import CpuTarget
+from aap_hw.compile.keys.target import CpuTarget
+from aap_hw.compile.library.linking import linker_of
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device import DeviceProfile, load_profile
 from aap_hw.device.board import BoardLost
 from aap_hw.device.connection import Device, LocalDevice

@@ -15,7 +15,7 @@ import torch
 import tvm
 from torch import nn
 
-from aap_hw.compile.lowering import compile_network
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice, cpu_model, target_of
 from aap_hw.errors import UserError

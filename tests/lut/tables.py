@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from aap_hw.compile.kernel import SCHEDULES, KernelKey
+from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 
 KEY = KernelKey.make("conv2d", (7, 7), 1, kernel=(3, 3), stride=(1, 1), epilogue=("bias", "relu"))

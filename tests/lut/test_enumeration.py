@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.partition import partition
 from aap_hw.device import load_profile
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import granularity_of, group_candidates, groups_of, points_of

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.lut.table import LatencyTable, MissingKernelError
 from tests.lut.tables import KEY, empty, of_formula
 

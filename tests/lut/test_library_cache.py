@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from aap_hw.compile import build
+from aap_hw.compile.library import build
 from aap_hw.errors import UserError
 from aap_hw.lut import compiling, library_cache
 from aap_hw.lut.compiling import compile_batch

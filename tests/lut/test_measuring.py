@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.lut import measuring
 from aap_hw.lut.compiling import compile_batch
 from aap_hw.lut.measuring import VISITS, Reference, Visit, time_point, time_points

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.comparing import compare

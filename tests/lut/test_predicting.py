@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aap_hw.compile.network import Kernel
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.network import Kernel
+from aap_hw.compile.front.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates, groups_of, points_of
 from aap_hw.lut.predicting import kernel_costs, kernel_latencies, latency_costs, predict_us

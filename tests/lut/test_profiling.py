@@ -18,8 +18,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aap_hw.compile.network import Network
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.network import Network
+from aap_hw.compile.front.partition import partition
 from aap_hw.device.boards import Boards
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aap_hw.compile.kernel import Address
+from aap_hw.compile.keys.key import Address
 from aap_hw.lut.sampling import ALL_OF, next_points
 from aap_hw.lut.table import LatencyPoint, LatencyTable
 from tests.lut.tables import KEY, empty

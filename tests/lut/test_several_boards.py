@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aap_hw.compile.kernel import Address
+from aap_hw.compile.keys.key import Address
 from aap_hw.device.boards import Boards
 from aap_hw.errors import UserError
 from aap_hw.lut import journal

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from aap_hw.compile.kernel import SCHEDULES
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.key import SCHEDULES
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.file import dump_table, load_table

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.partition import partition
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut import networks, validating

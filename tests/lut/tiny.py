@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aap_hw.compile.network import Network
+from aap_hw.compile.front.network import Network
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
 from aap_hw.lut.profiling import profile_model

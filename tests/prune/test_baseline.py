@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 import torch
 
-from aap_hw.compile.kernel import SCHEDULES, KernelKey
+from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.errors import UserError
 from aap_hw.lut.table import MissingKernelError
 from aap_hw.models.origin import Origin

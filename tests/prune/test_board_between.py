@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tvm import rpc
 
-from aap_hw.compile.lowering import compile_network
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.errors import UserError
 from aap_hw.prune import job as jobs
 from aap_hw.prune import measuring, steps

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.policy import Budget
 from aap_hw.prune.baseline import baseline, plan_once

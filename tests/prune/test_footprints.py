@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aap_hw.compile.footprint import peak_bytes
-from aap_hw.compile.network import Network
-from aap_hw.compile.partition import partition
+from aap_hw.compile.front.network import Network
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.library.footprint import peak_bytes
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.models import zoo

@@ -7,15 +7,15 @@ from typing import Any
 
 from tvm import te, tirx
 
-from aap_hw.compile.concat import even_split
-from aap_hw.compile.expressions import ACTIVATIONS, exp, number
-from aap_hw.compile.function import Argument, KernelFunction, apply_epilogue
+from aap_hw.compile.code.expressions import ACTIVATIONS, exp, number
+from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
+from aap_hw.compile.cpu.concat import even_split
+from aap_hw.compile.cpu.loops import Shape, activations, factors, image_shape
+from aap_hw.compile.cpu.pooling import axes_of, largest_of, mean_of
+from aap_hw.compile.families.shape import slice_start
 from aap_hw.compile.gpu.scheduling import gpu_kernel
-from aap_hw.compile.kernel import KernelKey
-from aap_hw.compile.loops import Shape, activations, factors, image_shape
-from aap_hw.compile.pooling import axes_of, largest_of, mean_of
-from aap_hw.compile.shape import slice_start
-from aap_hw.compile.target import GpuTarget
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import GpuTarget
 
 
 def _value_by_value(

@@ -13,9 +13,9 @@ import tvm
 from tvm import te, tirx
 from tvm.s_tir import dlight
 
-from aap_hw.compile.function import OPAQUE, Argument, KernelFunction
-from aap_hw.compile.kernel import KernelKey
-from aap_hw.compile.target import GpuTarget
+from aap_hw.compile.code.function import OPAQUE, Argument, KernelFunction
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import GpuTarget
 
 RULES = (
     dlight.gpu.Matmul,

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from aap_hw.compile.expressions import number
-from aap_hw.compile.function import Argument, KernelFunction, apply_epilogue
+from aap_hw.compile.code.expressions import number
+from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
+from aap_hw.compile.families.shape import ConvolutionShape
 from aap_hw.compile.gpu.scheduling import gpu_kernel
-from aap_hw.compile.kernel import KernelKey
-from aap_hw.compile.shape import ConvolutionShape
-from aap_hw.compile.target import GpuTarget
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import GpuTarget
 
 
 def weighted(key: KernelKey, width_in: int, width_out: int, target: GpuTarget) -> KernelFunction:

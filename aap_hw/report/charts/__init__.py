@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.report.chart import Chart
 from aap_hw.report.charts.attention import attention_chart
 from aap_hw.report.charts.predictions import predictions_chart

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aap_hw.compile.kernel import KernelKey
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.lut.table import LatencyPoint, LatencyTable, MissingKernelError
 from aap_hw.report.chart import DENSE, KEPT, MUTED, Chart, View, axis
 

@@ -1,0 +1,66 @@
+"""A kernel as compiled code: its PrimFunc, the arguments it takes, and how a PyTorch weight is packed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from tvm import tirx
+
+from aap_hw.compile.code.expressions import ACTIVATIONS
+
+Role = Literal["activation", "residual", "weight", "bias", "constant", "literal"]
+# What a model keeps for a kernel; literals belong to its code.
+CONSTANTS: tuple[Role, ...] = ("weight", "bias", "constant")
+
+# Relax's operator pattern "opaque": its fusion passes would otherwise merge kernels into ones that no table holds.
+OPAQUE = 8
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One tensor that a kernel reads; activations are (N, H, W, C) or (N, C), or any other on the slow path.
+
+    With ``any_width`` the code takes any number of channels, and that of ``shape`` is an example.
+    """
+
+    role: Role
+    shape: tuple[int, ...]
+    any_width: bool = False
+
+
+@dataclass(frozen=True)
+class KernelFunction:
+    """Scheduled code of one kernel at fixed widths.
+
+    Attributes
+    ----------
+    code : the PrimFunc; its parameters are ``arguments`` followed by the output.
+    arguments : in calling order; constants last.
+    output_shape : (N, H, W, C) or (N, C), or any other on the slow path.
+    pack : PyTorch weight (C_out, C_in, KH, KW) -> array of the weight argument's shape.
+    literals : values of the arguments that belong to the code, not to the model.
+    """
+
+    code: tirx.PrimFunc
+    arguments: tuple[Argument, ...]
+    output_shape: tuple[int, ...]
+    pack: Callable[[np.ndarray], np.ndarray] | None = field(default=None, compare=False)
+    literals: tuple[np.ndarray, ...] = field(default=(), compare=False)
+
+
+def apply_epilogue(value: Any, steps: Sequence[str], bias: Any, residual: Any) -> Any:
+    """Extend a scalar expression by the epilogue of a kernel key, in its order."""
+    for step in steps:
+        match step:
+            case "bias":
+                value = value + bias
+            case "add":
+                value = value + residual
+            case _ if step in ACTIVATIONS:
+                value = ACTIVATIONS[step](value)
+            case _:
+                raise ValueError(f"epilogue step {step!r} has no expression")
+    return value

@@ -1,0 +1,1 @@
+"""Kernels for CPUs: loops, vectors and register tiles written out."""

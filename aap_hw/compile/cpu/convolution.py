@@ -1,0 +1,147 @@
+"""Dense convolutions and linear layers on a CPU: one register-tiled loop nest for all of them.
+
+A tile of pixels times a few vectors of output channels is accumulated in registers over the whole reduction.
+Weights are packed so that one tile's weights are contiguous. 3x3 convolutions that are cheaper another way are left to
+`winograd`; depthwise ones are elsewhere. A grouped convolution is several small ones that share an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm.script.ir_builder import tirx as T
+
+from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
+from aap_hw.compile.cpu.emit import Steps, accumulate, choose_tile, kernel_code, lane_loop, loop, padded_image, vector
+from aap_hw.compile.cpu.winograd import build_winograd, choose_winograd, transformed_elements
+from aap_hw.compile.families.shape import ConvolutionShape
+from aap_hw.compile.front.pitch import pitch_of
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import CpuTarget
+from aap_hw.errors import UserError
+
+
+def build_convolution(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
+    """Code of a ``conv2d`` or ``linear`` key at the given channel counts."""
+    if (size := choose_winograd(key, width_in, width_out, target)) is not None:
+        return build_winograd(key, width_in, width_out, size, target)
+    return _build_direct(key, width_in, width_out, target)
+
+
+def packed_elements(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> int:
+    """Length of the weight array of a ``conv2d`` or ``linear`` key: more than its weights where tiles overlap."""
+    if (size := choose_winograd(key, width_in, width_out, target)) is not None:
+        return transformed_elements(key, width_in, width_out, size, target)
+    shape = ConvolutionShape.of(key)
+    made = width_out // shape.groups
+    tile = choose_tile(_tiled(shape)[1], made, target)
+    slices = shape.groups * Steps(made, tile.channels).count
+    return slices * shape.kernel[0] * shape.kernel[1] * (width_in // shape.groups) * tile.channels
+
+
+def _tiled(shape: ConvolutionShape) -> tuple[int, int]:
+    """Rows of output pixels that tiles lie in, and pixels of a row.
+
+    Without a window every pixel of the batch is like every other: one row of them.
+    """
+    rows, row = shape.batch * shape.out_height, shape.out_width
+    return (1, rows * row) if _is_pointwise(shape) else (rows, row)
+
+
+def _is_pointwise(shape: ConvolutionShape) -> bool:
+    return (shape.kernel, shape.stride, shape.padding) == ((1, 1), (1, 1), (0, 0))
+
+
+def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
+    shape = ConvolutionShape.of(key)
+    (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
+    if width_in % shape.groups or width_out % shape.groups:
+        raise UserError(
+            f"the kernel {key} cannot have {width_in} -> {width_out} channels: its groups do not divide them"
+        )
+    read, made = width_in // shape.groups, width_out // shape.groups  # channels that one group reads and makes
+    pitch_in, pitch_out = pitch_of(key, "input", width_in, target), pitch_of(key, "output", width_out, target)
+    pointwise = _is_pointwise(shape)
+    rows, row = _tiled(shape)
+    tile = choose_tile(row, made, target)
+    along, deep = Steps(row, tile.pixels), Steps(made, tile.channels)
+    slices = shape.groups * deep.count
+    slice_size = kh * kw * read * tile.channels
+    height, width = shape.size[0] + 2 * shape.padding[0], shape.size[1] + 2 * shape.padding[1]
+    # Extents of the loops of the reduction, and how far a step of each goes in the image and in the weights.
+    reduction = [(kh, dh * width * pitch_in, kw * read), (kw, dw * pitch_in, read), (read, 1, 1)]
+    if dw == 1 and read == pitch_in:  # the columns of a window lie side by side in memory
+        reduction[1:] = [(kw * read, 1, 1)]
+    extents, image_strides, weight_strides = zip(*reduction, strict=True)
+    pixels = (key.batch, shape.out_height, shape.out_width)
+    output_shape = (*pixels, pitch_out)
+    arguments = [
+        Argument("activation", shape.image(pitch_in)),
+        *([Argument("residual", (*pixels, width_out))] if "add" in key.epilogue else []),
+        Argument("weight", (packed_elements(key, width_in, width_out, target),)),
+        Argument("bias", (width_out,)),
+    ]
+
+    def body(image: Any, *others: Any) -> None:
+        *residual, weights, bias, output = others
+        source = padded_image(image, shape, pitch_in, target)
+
+        def compute_tile(number: Any, pixels: Any) -> None:
+            """One register tile: a slice of the output channels at a few pixels of one row."""
+            group, part = (0, number) if shape.groups == 1 else (number // deep.count, number % deep.count)
+            first = T.bind(group * made + deep.start(part))
+            y = T.bind(0 if rows == 1 else pixels // along.count)
+            x = T.bind(along.start(pixels if rows == 1 else pixels % along.count))
+            line = (y // shape.out_height * height + y % shape.out_height * sh) * width
+            corner = T.bind((x if pointwise else line + x * sw) * pitch_in + group * read)
+
+            def pixel(*indices: Any) -> Any:
+                *taps, p = indices
+                return source[corner + p * sw * pitch_in + _offset(taps, image_strides)]
+
+            def weight(*indices: Any) -> Any:
+                *taps, v = indices
+                at = number * slice_size + _offset(taps, weight_strides) * tile.channels + v * tile.lanes
+                return vector(weights, at, tile.lanes)
+
+            sums = accumulate(tile, extents, pixel, weight)
+            for v in range(tile.vectors):
+                for p in range(tile.pixels):
+                    c = first + v * tile.lanes
+                    at = T.bind((y * row + x + p) * pitch_out + c)
+                    with lane_loop(tile.lanes) as i:
+                        added = residual[0][(y * row + x + p) * width_out + c + i] if residual else None
+                        value = apply_epilogue(sums(p, v, i), key.epilogue, bias[c + i], added)
+                        T.buffer_store(output, value, [at + i])
+
+        pixel_tiles = rows * along.count
+        if _weights_outermost(shape, width_in, width_out, target):
+            with loop(slices * pixel_tiles, target) as i:
+                compute_tile(T.bind(i // pixel_tiles), T.bind(i % pixel_tiles))
+        else:
+            with loop(pixel_tiles, target) as pixels, T.serial(0, slices) as number:
+                compute_tile(number, pixels)
+
+    tensors = [(argument.role, argument.shape) for argument in arguments]
+    code = kernel_code([*tensors, ("output", output_shape)], body)
+
+    def pack(dense: np.ndarray) -> np.ndarray:
+        taps = dense.reshape(shape.groups, made, read, kh, kw).transpose(0, 3, 4, 2, 1).reshape(shape.groups, -1, made)
+        starts = [deep.start(part) for part in range(deep.count)]
+        return np.concatenate([group[:, s : s + tile.channels].ravel() for group in taps for s in starts])
+
+    return KernelFunction(code, tuple(arguments), output_shape, pack)
+
+
+def _offset(indices: Sequence[Any], strides: Sequence[int]) -> Any:
+    return sum(index * stride for index, stride in zip(indices, strides, strict=True))
+
+
+def _weights_outermost(shape: ConvolutionShape, width_in: int, width_out: int, target: CpuTarget) -> bool:
+    """Keep a tile's weights in cache and stream the image past them where the weights are the larger of the two."""
+    taps = shape.kernel[0] * shape.kernel[1]
+    weights = taps * width_in * width_out // shape.groups
+    image = shape.batch * shape.size[0] * shape.size[1] * width_in
+    return weights > image or weights * 4 > target.l2_bytes // 2

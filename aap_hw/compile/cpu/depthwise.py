@@ -1,0 +1,133 @@
+"""Depthwise convolutions on a CPU: vectors along the channels, a few pixels of a row in registers.
+
+Nothing is padded: taps that fall outside the image are left out, rows by the bounds of a loop and columns because the
+tiles at the left and right edge have code of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
+from aap_hw.compile.cpu.emit import Steps, kernel_code, lane_loop, lanes_for, loop, padded_image, scratch, store, vector
+from aap_hw.compile.families.shape import ConvolutionShape
+from aap_hw.compile.front.pitch import pitch_of
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import CpuTarget
+
+# Channels that are computed for one tile of pixels before the next: their weights and pixels stay in the first cache,
+# and what a vector leaves of a cache line is used by the one beside it.
+BLOCK = 128
+# Pixels of a tile. Their sums, one pixel's values and the row of weights of a usual kernel fit 16 registers; weights of
+# a wider one come from the first cache. 7 divides the usual image sizes.
+LENGTH = 7
+
+
+def packed_elements(key: KernelKey, channels: int, target: CpuTarget) -> int:
+    """Numbers that the packed weights of a ``depthwise_conv2d`` key consist of: whole vectors."""
+    lanes = lanes_for(channels, target)
+    return math.prod((Steps(channels, lanes).count, *ConvolutionShape.of(key).kernel, lanes))
+
+
+def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelFunction:
+    """Code of a ``depthwise_conv2d`` key with ``channels`` input and output channels."""
+    shape = ConvolutionShape.of(key)
+    (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
+    (height, width), (top, left) = shape.size, shape.padding
+    pitch_in, pitch_out = pitch_of(key, "input", channels, target), pitch_of(key, "output", channels, target)
+    lanes = lanes_for(channels, target)
+    length = min(LENGTH, shape.out_width)
+    along, deep = Steps(shape.out_width, length), Steps(channels, lanes)
+    block = max(1, BLOCK // lanes)
+    blocks = math.ceil(deep.count / block)
+    _, *steps_after_bias = key.epilogue  # sums begin with the bias
+    pixels = (key.batch, shape.out_height, shape.out_width)
+    output_shape = (*pixels, pitch_out)
+    arguments = [
+        Argument("activation", shape.image(pitch_in)),
+        *([Argument("residual", (*pixels, channels))] if "add" in key.epilogue else []),
+        # Vector by vector, so that no load crosses a cache line whatever the number of channels.
+        Argument("weight", (deep.count, kh, kw, lanes)),
+        Argument("bias", (channels,), any_width=True),
+    ]
+    # LLVM would unroll few steps along the channels completely, to more code than the first cache holds. So it is not
+    # told how many there are, nor at most: that follows from the length of the bias which the kernel is given.
+    length_of_bias = tirx.Var("channels", "int32")
+
+    # The pixels that a tile reads of one row, counted from the first one's.
+    offsets = sorted({p * sw + rx * dw for p in range(length) for rx in range(kw)})
+
+    def is_inside(x: int, offset: int) -> bool:
+        return 0 <= x * sw + offset - left < width
+
+    # Tiles at a known place may lack taps; those between the first and the last few that do are all alike.
+    whole = [all(is_inside(along.start(i), offset) for offset in offsets) for i in range(along.count)]
+    inner = range(whole.index(True), along.count - whole[::-1].index(True)) if True in whole else range(0)
+
+    def body(image: Any, *others: Any) -> None:
+        *residual, weights, bias, output = others
+        source = padded_image(image, replace(shape, padding=(0, 0)), pitch_in, target)
+
+        def tile_at(n: Any, y: Any, x: Any, step: Any, c: Any) -> None:
+            """One tile; of a place known as an integer, only the taps that exist."""
+            sums = scratch(length * lanes)  # small enough for the stack, where LLVM makes registers of it
+            for p in range(length):
+                store(sums, vector(bias, c, lanes), p * lanes, lanes)
+            first = T.bind(y * sh - top)
+            begin = T.bind(T.max(0, (dh - 1 - first) // dh)) if top else 0
+            end = T.bind(T.min(kh, (height - first + dh - 1) // dh))
+            with T.serial(begin, end) as ry:
+                row = T.bind(((n * height + first + ry * dh) * width + x * sw - left) * pitch_in + c)
+                taps = [T.bind(vector(weights, ((step * kh + ry) * kw + rx) * lanes, lanes)) for rx in range(kw)]
+                # Pixel by pixel, so that each is loaded once for all the sums it belongs to.
+                for offset in offsets:
+                    if isinstance(x, int) and not is_inside(x, offset):
+                        continue
+                    value = T.bind(vector(source, row + offset * pitch_in, lanes))
+                    for p in range(length):
+                        rx, rest = divmod(offset - p * sw, dw)
+                        if rest == 0 and 0 <= rx < kw:
+                            store(sums, vector(sums, p * lanes, lanes) + value * taps[rx], p * lanes, lanes)
+            for p in range(length):
+                pixel = (n * shape.out_height + y) * shape.out_width + x + p
+                at = T.bind(pixel * pitch_out + c)
+                with lane_loop(lanes) as i:
+                    added = residual[0][pixel * channels + c + i] if residual else None
+                    value = apply_epilogue(sums[p * lanes + i], steps_after_bias, None, added)
+                    T.buffer_store(output, value, [at + i])
+
+        def tile_of(n: Any, y: Any, i: Any, step: Any, c: Any) -> None:
+            """The i-th tile of a line."""
+            edges = [place for place in range(along.count) if place not in inner]
+            with ExitStack() as stack:
+                for place in edges[: None if len(inner) else -1]:
+                    stack.enter_context(T.If(i == place))
+                    with T.Then():
+                        tile_at(n, y, along.start(place), step, c)
+                    stack.enter_context(T.Else())
+                tile_at(n, y, T.bind(along.start(i)) if len(inner) else along.start(edges[-1]), step, c)
+
+        with loop(key.batch * shape.out_height, target) as line:
+            n, y = T.bind(line // shape.out_height), T.bind(line % shape.out_height)
+            with T.serial(0, blocks) as number:
+                first, last = T.bind(number * block), tirx.ceildiv(length_of_bias, lanes)
+                end = T.bind(T.min(first + block, last) if blocks > 1 else last)
+                # One loop for tiles of all kinds: LLVM would unroll one with little in it, and spill.
+                with T.serial(0, along.count) as i, T.serial(first, end) as step:
+                    tile_of(n, y, i, step, T.bind(deep.start(step)))
+
+    tensors: list[tuple[str, Any]] = [(a.role, (length_of_bias,) if a.any_width else a.shape) for a in arguments]
+    code = kernel_code([*tensors, ("output", output_shape)], body)
+
+    def pack(dense: np.ndarray) -> np.ndarray:
+        steps = [dense.reshape(channels, kh, kw)[start : start + lanes] for start in map(deep.start, range(deep.count))]
+        return np.ascontiguousarray(np.stack(steps).transpose(0, 2, 3, 1))
+
+    return KernelFunction(code, tuple(arguments), output_shape, pack)

@@ -1,0 +1,99 @@
+"""What the light kernels are made of: loops over pixels, vectors along channels, and the kernel around them.
+
+Pixels of a tensor (N, H, W, C) are numbered across the batch, so that a value is at ``pixel * C + channel`` in its flat
+buffer. Vectors that overlap make up any number of channels (`emit.Steps`): such channels are computed twice, so that
+a kernel must not read what it stores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tvm import s_tir, tirx
+from tvm.script.ir_builder import tirx as T
+
+from aap_hw.compile.code.function import Argument, KernelFunction, Role
+from aap_hw.compile.cpu.emit import Steps, kernel_code, lane_loop, lanes_for
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import CpuTarget
+
+# Waking the other threads takes as long as moving about this many values.
+WORTH_SHARING = 1 << 14
+
+Shape = tuple[int, ...]
+
+
+def image_shape(key: KernelKey, channels: int) -> Shape:
+    """(N, H, W, C) of a kernel's input; a vector is an image of one pixel."""
+    height, width = key.size or (1, 1)
+    return key.batch, height, width, channels
+
+
+def activations(*shapes: Shape, any_width: bool = False) -> list[Argument]:
+    """Tensors that a kernel reads, in calling order."""
+    roles: list[Role] = ["activation", *["residual"] * (len(shapes) - 1)]  # type: ignore[list-item]
+    return [Argument(role, shape, any_width) for role, shape in zip(roles, shapes, strict=True)]
+
+
+def factors(channels: int) -> list[Argument]:
+    """A factor and a summand of every channel, which a network's normalisations are folded into."""
+    return [Argument("weight", (channels,)), Argument("bias", (channels,))]
+
+
+def light_kernel(
+    arguments: Sequence[Argument], output: Shape, body: Callable[..., None], widths: Sequence[tirx.Var] = ()
+) -> KernelFunction:
+    """A kernel from what it reads, the shape that it makes, and the loops that ``body`` writes over flat buffers.
+
+    ``widths`` are the variables that stand for the channels of the arguments of any width, in order.
+    """
+    free = iter(widths)
+    tensors: list[tuple[str, Any]] = [
+        (f"input_{i}", (*a.shape[:-1], next(free)) if a.any_width else a.shape) for i, a in enumerate(arguments)
+    ]
+    code = _rooted(kernel_code([*tensors, ("output", output)], body))
+    has_factors = any(a.role == "weight" for a in arguments)
+    return KernelFunction(code, tuple(arguments), output, (lambda weight: weight) if has_factors else None)
+
+
+def _rooted(code: tirx.PrimFunc) -> tirx.PrimFunc:
+    # Relax asks of every kernel with one argument whether it is a mere reshape, and expects a block to look into.
+    root = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", code.body))
+    return code.with_body(root).with_attr("s_tir", True)
+
+
+def shares(target: CpuTarget, values: int) -> bool:
+    """Whether threads share the work on so many values."""
+    return target.threads > 1 and values >= WORTH_SHARING
+
+
+@contextmanager
+def row_loop(rows: int, target: CpuTarget, values: int) -> Iterator[Any]:
+    """A loop over rows that have so many values together; over the threads if that is worth it."""
+    with T.parallel(0, rows) if shares(target, values) else T.serial(0, rows) as row:
+        yield row
+
+
+@contextmanager
+def pixel_loop(shape: Shape, target: CpuTarget) -> Iterator[Any]:
+    """A loop over the pixels of (N, H, W, C)."""
+    batch, height, width, _ = shape
+    if shares(target, math.prod(shape)):
+        with T.parallel(0, batch * height) as row, T.serial(0, width) as x:
+            yield T.bind(row * width + x)
+    else:
+        with T.serial(0, batch * height * width) as pixel:
+            yield pixel
+
+
+@contextmanager
+def channel_loop(channels: int, target: CpuTarget) -> Iterator[Any]:
+    """A loop over channels, a vector at a time."""
+    steps = Steps(channels, lanes_for(channels, target))
+    with T.serial(0, steps.count) as step:
+        first = T.bind(steps.start(step))
+        with lane_loop(steps.length) as lane:
+            yield first + lane

@@ -1,0 +1,1 @@
+"""What a key means, family by family: shapes and arithmetic, without TVM and without the program it came from."""

@@ -1,0 +1,208 @@
+"""Kernels on the slow path: operators without a schedule of ours, each named by the text of its whole call.
+
+The text is part of the kernel's key, so it holds no channel counts: ``i`` and ``o`` stand for the kernel's input and
+output width. A layer normalisation of 196 tokens is ``aten.layer_norm.default`` with the call
+``(x[1,196,o],[384],w[384],w[384],1e-05)->x[1,196,o]``. How such a kernel is found is in `front.rules.slow`, how it is
+built in `library.slow`.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.errors import UserError
+
+PREFIX = "aten."
+# How a tensor lies in memory: an image (N, C, ...) as (N, ..., C), and what else the network computes, learned weights
+# and other constants in PyTorch's order.
+IMAGE, PLAIN, WEIGHT, CONSTANT = "image", "x", "w", "c"
+
+_ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor that an operator reads or makes.
+
+    Attributes
+    ----------
+    kind : ``IMAGE``, ``PLAIN``, ``WEIGHT`` or ``CONSTANT``.
+    shape : in PyTorch's order of axes.
+    dtype : PyTorch's name; outside of the kernel it is float32 all the same.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The shape as it lies in memory."""
+        n, c, *pixels = self.shape if self.kind == IMAGE else (0, 0)
+        return (n, *pixels, c) if self.kind == IMAGE else self.shape
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it does not depend on the network's input."""
+        return self.kind in (WEIGHT, CONSTANT)
+
+
+@dataclass(frozen=True)
+class SlowCall:
+    """One call of an operator at fixed widths.
+
+    Attributes
+    ----------
+    op : name and overload, such as ``layer_norm.default``.
+    arguments, named : nested lists of operands, numbers, texts and None.
+    output : what comes out; of several results, the one at ``piece``.
+    """
+
+    op: str
+    arguments: tuple[Any, ...]
+    named: Mapping[str, Any]
+    output: Operand
+    piece: int | None = None
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def of(key: KernelKey, width_in: int, width_out: int) -> SlowCall:
+        """Read the call off a key.
+
+        Raises
+        ------
+        UserError : it is not the text of a call.
+        """
+        inputs, _, output = key.attribute("call").rpartition("->")
+        widths = {"i": width_in, "o": width_out}
+        try:
+            call, piece = ast.parse(f"op{inputs}", mode="eval").body, None
+            if isinstance(call, ast.Subscript):
+                piece, call = _value(call.slice, widths), call.value
+            assert isinstance(call, ast.Call)
+            return SlowCall(
+                key.op.removeprefix(PREFIX),
+                tuple(_value(argument, widths) for argument in call.args),
+                {str(keyword.arg): _value(keyword.value, widths) for keyword in call.keywords},
+                _value(ast.parse(output, mode="eval").body, widths),
+                piece,
+            )
+        except (SyntaxError, ValueError, AssertionError) as problem:
+            raise UserError(f"'{key}' is not a kernel of this version; profile the device again") from problem
+
+    @property
+    def operands(self) -> list[Operand]:
+        """The tensors that go in, in the order of the arguments."""
+        return list(_operands([*self.arguments, *self.named.values()]))
+
+    def run(self, tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Call the operator with tensors in the order of `operands`, in PyTorch's layout."""
+        remaining = iter(tensors)
+
+        def filled(argument: Any) -> Any:
+            if isinstance(argument, Operand):
+                value = next(remaining)
+                return value if argument.dtype == "float32" else value.to(getattr(torch, argument.dtype))
+            return [filled(item) for item in argument] if isinstance(argument, list) else argument
+
+        name, _, overload = self.op.partition(".")
+        function = SPELT_OUT.get(name) or getattr(getattr(torch.ops.aten, name), overload)
+        arguments = [filled(argument) for argument in self.arguments]
+        result: Any = function(*arguments, **{name: filled(value) for name, value in self.named.items()})
+        made: torch.Tensor = result if self.piece is None else result[self.piece]
+        return made.to(getattr(torch, self.output.dtype)).to(torch.float32)
+
+
+def is_slow(key: KernelKey) -> bool:
+    """Whether a kernel has no schedule of ours."""
+    return key.op.startswith(PREFIX)
+
+
+@lru_cache(maxsize=4096)
+def multiply_accumulates(key: KernelKey, width_in: int, width_out: int) -> int:
+    """Multiply-accumulate operations as PyTorch counts them: of convolutions, products of matrices and attention."""
+    call = SlowCall.of(key, width_in, width_out)
+    with FlopCounterMode(display=False) as counter:
+        call.run(torch.empty(operand.shape, device="meta") for operand in call.operands)
+    return int(counter.get_total_flops()) // 2
+
+
+def constant_elements(key: KernelKey, width_in: int, width_out: int, kinds: str = WEIGHT + CONSTANT) -> int:
+    """Numbers in the constants that the kernel takes."""
+    operands = SlowCall.of(key, width_in, width_out).operands
+    return sum(math.prod(operand.shape) for operand in operands if operand.kind in kinds)
+
+
+def output_pixels(key: KernelKey) -> int:
+    """Values that a kernel makes for each channel of its output width."""
+    return math.prod(SlowCall.of(key, 1, 1).output.shape)
+
+
+def _adaptive_max_pool2d(image: torch.Tensor, size: list[int]) -> tuple[torch.Tensor]:
+    """Adaptive pooling, window by window, without the places of the maxima."""
+    rows, columns = (
+        [slice(i * extent // count, -(-(i + 1) * extent // count)) for i in range(count)]
+        for extent, count in zip(image.shape[-2:], size, strict=True)
+    )
+    windows = [image[..., row, column].amax((-2, -1)) for row in rows for column in columns]
+    return (torch.stack(windows, -1).reshape(*image.shape[:-2], *size),)
+
+
+def _unfold(values: torch.Tensor, axis: int, size: int, step: int) -> torch.Tensor:
+    """All windows along an axis, the elements of each along a new last one."""
+    beyond = values.shape[axis] - size + 1
+    return torch.stack([torch.ops.aten.slice(values, axis, at, beyond + at, step) for at in range(size)], -1)
+
+
+def _selu(x: torch.Tensor) -> torch.Tensor:
+    """As published (Klambauer et al., 2017, equation 2)."""
+    alpha, scale = 1.6732632423543772, 1.0507009873554805
+    return scale * (x.clamp(min=0) + alpha * (x.clamp(max=0).exp() - 1))
+
+
+# What TVM's importer does not know, or gets wrong, in operators that it does.
+SPELT_OUT: dict[str, Callable[..., Any]] = {
+    "adaptive_max_pool2d": _adaptive_max_pool2d,
+    "selu": _selu,
+    "unfold": _unfold,
+}
+
+
+def _operands(values: Iterable[Any]) -> Iterable[Operand]:
+    for value in values:
+        if isinstance(value, Operand):
+            yield value
+        elif isinstance(value, list):
+            yield from _operands(value)
+
+
+def _value(node: ast.expr, widths: Mapping[str, int]) -> Any:
+    """What a part of a text stands for. Nothing in it is run: it may come from a file."""
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=letter) if letter in widths:
+            return widths[letter]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand, widths)
+        case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _ARITHMETIC:
+            return _ARITHMETIC[type(sign)](_value(left, widths), _value(right, widths))
+        case ast.List(elts=items):
+            return [_value(item, widths) for item in items]
+        case ast.Subscript(value=place, slice=lengths):
+            axes = lengths.elts if isinstance(lengths, ast.Tuple) else [lengths]
+            dtype = place.attr if isinstance(place, ast.Attribute) else "float32"
+            kind = place.value if isinstance(place, ast.Attribute) else place
+            assert isinstance(kind, ast.Name)
+            return Operand(kind.id, tuple(_value(axis, widths) for axis in axes), dtype)
+    raise ValueError(ast.dump(node))

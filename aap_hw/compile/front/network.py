@@ -1,0 +1,149 @@
+"""A network as the compiler sees it: kernels in calling order, with widths that are functions of the group widths.
+
+The input and the outputs keep PyTorch's layout (N, C, H, W); everything between is NHWC. TVM is not needed here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from aap_hw.compile.families import slow
+from aap_hw.compile.families.shape import multiply_accumulates, weight_elements
+from aap_hw.compile.keys.key import Address, KernelKey
+from aap_hw.graph import WidthExpr
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Parameter names of a batch normalisation that is folded into the weights before it."""
+
+    weight: str | None
+    bias: str | None
+    mean: str
+    variance: str
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of a network: its key, the values it reads, its widths and the parameters folded into it.
+
+    ``constants`` are what a kernel on the slow path takes as it is: weights, or what is computed from weights alone.
+    """
+
+    name: str
+    key: KernelKey
+    inputs: tuple[str, ...]
+    width_in: WidthExpr
+    width_out: WidthExpr
+    weight: str | None = None
+    bias: str | None = None
+    normalization: Normalization | None = None
+    constants: tuple[str, ...] = ()
+
+    def at(self, widths: Mapping[str, int]) -> Address:
+        """Key, input width and output width under a width plan: an address in the latency table."""
+        return self.key, self.width_in.at(widths), self.width_out.at(widths)
+
+    def is_removed(self, widths: Mapping[str, int]) -> bool:
+        """Whether a width plan leaves nothing to read or to make: then the kernel is not there."""
+        return not (self.width_in.at(widths) and self.width_out.at(widths))
+
+    def multiply_accumulates(self, widths: Mapping[str, int]) -> int:
+        """Multiply-accumulate operations under a width plan."""
+        return multiply_accumulates(*self.at(widths))
+
+    def parameters(self, widths: Mapping[str, int]) -> int:
+        """Learned numbers of the layers that became this kernel, under a width plan."""
+        if self.is_removed(widths):
+            return 0
+        norm = self.normalization
+        vectors = [self.bias, norm and norm.weight, norm and norm.bias]
+        if self.constants:
+            return slow.constant_elements(*self.at(widths), slow.WEIGHT)
+        weights = weight_elements(*self.at(widths)) if self.weight else 0
+        return weights + self.width_out.at(widths) * sum(name is not None for name in vectors)
+
+
+@dataclass(frozen=True)
+class Output:
+    """A value that a network returns, and its shape there, (N, C, H, W) for an image."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as the compiler sees it: kernels in calling order between one image and the outputs.
+
+    ``dense`` gives every channel group its full width; ``fixed`` those that must keep it though the graph would let
+    them be cut, and why: a kernel on the slow path cannot follow them.
+    """
+
+    kernels: tuple[Kernel, ...]
+    input: str
+    input_shape: tuple[int, ...]
+    outputs: tuple[Output, ...]
+    dense: Mapping[str, int]
+    fixed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def slow_path(self) -> str:
+        """How many kernels have no schedule of ours, and of which operators; empty if none."""
+        counts = Counter(kernel.key.op.split(".")[1] for kernel in self.kernels if slow.is_slow(kernel.key))
+        total, kinds = sum(counts.values()), ", ".join(f"{count} {op}" for op, count in counts.most_common())
+        return f"{total} kernel{'s' * (total > 1)} on the slow path: {kinds}" if total else ""
+
+
+def is_rectified(kernels: Iterable[Kernel], value: str, activation: str) -> bool:
+    """Whether an activation would change nothing of a value: it, or a narrower one, has been applied already."""
+    maker = next((kernel for kernel in kernels if kernel.name == value), None)
+    if maker is None or activation not in ("relu", "relu6"):
+        return False
+    if maker.key.op in ("max_pool2d", "avg_pool2d", "global_avg_pool2d"):
+        return is_rectified(kernels, maker.inputs[0], activation)
+    last = (maker.key.op, *maker.key.epilogue)[-1]
+    return last in (("relu6",) if activation == "relu6" else ("relu", "relu6"))
+
+
+def with_layout_changes(network: Network, to_turn: Sequence[bool]) -> Network:
+    """Add the kernels that bring the image to NHWC, if anything reads it so, and some of the outputs back.
+
+    ``to_turn`` says of each output whether it lies in NHWC and is returned in PyTorch's order.
+    """
+    kernels, outputs = list(network.kernels), list(network.outputs)
+    # Of the image itself both orders are there: as it came, and as all other images lie.
+    has_two = len(network.input_shape) == 4 and min(network.input_shape[1], math.prod(network.input_shape[2:])) > 1
+    is_turned = [has_two and o.name == network.input and not turn for o, turn in zip(outputs, to_turn, strict=True)]
+    takes_planar = not any(is_turned) and all(_takes_planar(kernel, network.input) for kernel in kernels)
+    if len(network.input_shape) == 4 and not takes_planar:
+        shape = network.input_shape
+        width = WidthExpr(shape[1], ())
+        key = KernelKey.make("to_nhwc", shape[2:], shape[0])
+        first = Kernel("image_nhwc", key, (network.input,), width, width)
+        kernels = [first, *(_renamed(k, network.input, "image_nhwc") for k in kernels)]
+        outputs = [replace(o, name="image_nhwc") if t else o for o, t in zip(outputs, is_turned, strict=True)]
+    for i, (output, turn) in enumerate(zip(outputs, to_turn, strict=True)):
+        if turn and output.name != network.input:
+            name, returned = f"{output.name}_nchw", output.shape
+            if all(kernel.name != name for kernel in kernels):
+                size = returned[2:] if len(returned) == 4 else (math.prod(returned[2:]), 1)
+                width = WidthExpr(returned[1])
+                key = KernelKey.make("to_nchw", size, returned[0])
+                kernels.append(Kernel(name, key, (output.name,), width, width))
+            outputs[i] = replace(output, name=name)
+    return replace(network, kernels=tuple(kernels), outputs=tuple(outputs))
+
+
+def _takes_planar(kernel: Kernel, image: str) -> bool:
+    """Whether a kernel reads the image as it comes, if it reads it at all; a residual is NHWC always."""
+    return image not in kernel.inputs or (kernel.key.attribute("layout") == "nchw" and image not in kernel.inputs[1:])
+
+
+def _renamed(kernel: Kernel, old: str, new: str) -> Kernel:
+    inputs = tuple(new if name == old else name for name in kernel.inputs)
+    return replace(kernel, key=kernel.key.having(layout=""), inputs=inputs)

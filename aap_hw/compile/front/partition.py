@@ -1,0 +1,371 @@
+"""Partition: an exported network becomes a list of kernels, each with what is fused into it.
+
+The driver walks the program in order and asks the rule of each operator (`rules`) for its kernels; a rule takes along
+what follows it and has no other reader. An operator without a rule, or in a case that its rule refuses, becomes a
+kernel on the slow path (`rules.slow`). Channel counts stay functions of the group widths, so that one partition serves
+every width plan. Nothing is compiled here, and TVM is not needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from aap_hw.compile.front.aliases import Memory, is_same_view, writes_in_place
+from aap_hw.compile.front.network import Kernel, Network, Normalization, Output, is_rectified, with_layout_changes
+from aap_hw.compile.front.pitch import with_pitched_images
+from aap_hw.compile.front.rules import RULES
+from aap_hw.compile.front.rules.elementwise import ACTIVATIONS
+from aap_hw.compile.front.rules.slow import slow_kernel
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph, WidthExpr
+from aap_hw.graph.call import Call, is_tensor, shape_of
+from aap_hw.graph.source import source_line
+
+# Operators that change nothing at inference.
+TRANSPARENT = {
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+    "contiguous",
+    "clone",
+    "detach",
+    "alias",
+    "to",
+    "_to_copy",
+}
+
+# Operators whose rules look after the rank of what they get; the others know images (N, C, H, W) and vectors (N, C).
+RESHAPES = {"flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze"}
+OF_ROWS = {"add", "mul", "softmax", *ACTIVATIONS}
+ANY_RANK = RESHAPES | {"linear", "permute", "transpose", "chunk", "split", "split_with_sizes"}
+
+
+def partition(graph: ChannelGraph) -> Network:
+    """Split a traced network into kernels.
+
+    Raises
+    ------
+    UserError : an operator can have no kernel; the sentence names it and its source line.
+    """
+    return Partition(graph).run()
+
+
+class NoKernel(UserError):  # noqa: N818 - an answer of a rule
+    """An operator, in the way it is used, has no kernel with a schedule."""
+
+
+class Partition:
+    """A partition in the making: what the rules read of the program, and where they put their kernels.
+
+    Attributes
+    ----------
+    graph, memory
+        Widths of the program's values, and which of them share memory.
+    image
+        Name of the network's input.
+    """
+
+    def __init__(self, graph: ChannelGraph) -> None:
+        self.graph = graph
+        self._parameters = state_names(graph.program)
+        self._nodes = list(graph.program.graph.nodes)
+        self.memory = Memory(self._nodes)
+        self.image = ""
+        self._value: dict[Node, str] = {}
+        self._images: set[Node] = set()
+        self._constants: set[Node] = set()
+        self._fixed: dict[str, str] = {}
+        self._absorbed: set[Node] = set()
+        self._void: set[Node] = set()
+        self._waiting: dict[Node, Callable[[], None]] = {}
+        self._kernels: list[Kernel] = []
+
+    def run(self) -> Network:
+        """Visit every operator that has an effect once."""
+        image, outputs = self._ends()
+        self._check_sizes()
+        self.image = self._value[image] = image.name
+        if len(shape_of(image)) == 4:
+            self._images.add(image)  # or is turned by a kernel that is added at the end
+        for node in self._nodes:
+            has_effect = node.users or writes_in_place(node)
+            if node.op == "call_function" and has_effect and not self._is_void(node):
+                if is_of_shape(node) or all(map(self.is_parameter, node.all_input_nodes)):
+                    self._constants.add(node)
+                    continue
+                self._visit(node)
+                if writes_in_place(node) and node in self._value:
+                    self._overwrite(node)
+        returned = tuple(self._returned(output) for output in outputs)
+        if not self._kernels:
+            raise UserError("the network computes nothing that takes time: there is no kernel in it")
+        network = Network(
+            tuple(self._kernels),
+            image.name,
+            shape_of(image),
+            returned,
+            {group.name: group.width for group in self.graph.groups},
+            self._fixed,
+        )
+        network = with_layout_changes(network, [not self.is_plain(output) for output in outputs])
+        return with_pitched_images(network)
+
+    def _ends(self) -> tuple[Node, list[Node]]:
+        """The network's input and its outputs."""
+        images = [n for n in self._nodes if n.op == "placeholder" and n.name not in self._parameters]
+        if len(images) != 1:
+            raise UserError(
+                f"the network has {len(images)} inputs, and only networks with one can be compiled so far; "
+                "wrap the model in a module that takes one tensor"
+            )
+        returned = next(n for n in self._nodes if n.op == "output").args[0]
+        assert isinstance(returned, tuple | list)
+        outputs = [each for each in returned if isinstance(each, Node)]
+        if not outputs:
+            raise UserError("the network returns no tensor, so that there is nothing to compute")
+        pixels = images[0].meta["val"]
+        if pixels.dim() < 2 or pixels.dtype != torch.float32:
+            raise UserError(
+                f"the network's input is {pixels.dim()}-D {pixels.dtype}, and only float32 tensors with a batch axis, "
+                "such as images (N, C, H, W), can be compiled so far; convert the model with .float()"
+            )
+        return images[0], outputs
+
+    def _check_sizes(self) -> None:
+        for node in self._nodes:
+            if is_tensor(node) and any(isinstance(extent, torch.SymInt) for extent in node.meta["val"].shape):
+                problem = f"the size of what {node.target} makes depends on the values of the image"
+                raise self.refused(problem, node, "return what it is made from, and do this behind the network")
+
+    def _returned(self, output: Node) -> Output:
+        if output not in self._value:
+            problem = f"the network returns {self.constant(output)}, which does not depend on the image"
+            raise self.refused(problem, output, "leave it out of what forward returns")
+        return Output(self._value[output], shape_of(output))
+
+    def _visit(self, node: Node) -> None:
+        if node in self._waiting:
+            self._waiting.pop(node)()
+        if node in self._absorbed:
+            return
+        op = Call(node).name
+        if (op in TRANSPARENT and _keeps_type(node)) or _is_identity(node):
+            self.same_value(node, Call(node).first)
+            return
+        before = len(self._kernels), set(self._absorbed), dict(self._waiting)
+        try:
+            rule = RULES.get(op) if op in ANY_RANK or self._is_known(node) else None
+            if rule is None:
+                raise self.refused(f"the operator {node.target} has no kernel yet", node)
+            rule(self, node)
+        except NoKernel:
+            del self._kernels[before[0] :]
+            self._absorbed, self._waiting = before[1], before[2]
+            if is_tensor(node):
+                slow_kernel(self, node)
+            elif any(Call(user).name != "getitem" for user in node.users):
+                raise
+
+    def _is_known(self, node: Node) -> bool:
+        """Whether all that an operator reads and makes, but for weights, are float32 images, vectors or rows."""
+        tensors = [each for each in (node, *node.all_input_nodes) if is_tensor(each) and not self.is_parameter(each)]
+        ranks = {len(shape_of(each)) for each in tensors}
+        is_float = all(each.meta["val"].dtype == torch.float32 for each in tensors)
+        return is_float and (ranks <= {2, 4} or (Call(node).name in OF_ROWS and len(ranks) == 1))
+
+    def _is_void(self, node: Node) -> bool:
+        """Whether a value is made of zeros alone, as in a removed branch: no kernel makes it."""
+        sources = [source for source in node.all_input_nodes if not self.is_parameter(source)]
+        if Call(node).name == "zeros_like" or (sources and all(source in self._void for source in sources)):
+            self._void.add(node)
+        return node in self._void
+
+    def _overwrite(self, node: Node) -> None:
+        """Whoever reads the memory that an in-place operator wrote to sees its result from here on."""
+        for other in self.memory.stale_after(node):
+            if not is_same_view(other, node):
+                problem = "writes into a tensor of which another view is read later"
+            elif other in self._constants:
+                problem = "writes what depends on the image into a tensor of constants that is read later"
+            else:
+                self._value[other] = self._value[node]
+                continue
+            raise self.refused(f"{node.target} {problem}", node, "use the form that does not work in place")
+
+    # What rules read.
+
+    def next_alone(self, node: Node) -> Node | None:
+        """The one operator that reads a value, if there is one and no kernel took it along yet."""
+        users = list(node.users)
+        alone = len(users) == 1 and users[0].op == "call_function" and users[0] not in self._absorbed
+        return users[0] if alone else None
+
+    def value_of(self, node: Node, reader: Node) -> str:
+        """Name of what a node holds at this point of the program; what is 4-D lies as (N, H, W, C)."""
+        name = self.value_as_it_lies(node, reader)
+        if self.is_image(node) or not _has_two_orders(node):
+            return name
+        turned = f"{name}_nhwc"
+        if all(kernel.name != turned for kernel in self._kernels):
+            shape, width = shape_of(node), self.graph.width_of(node.name)
+            key = KernelKey.make("to_nhwc", shape[2:], shape[0])
+            self._kernels.append(Kernel(turned, key, (name,), width, width))
+        return turned
+
+    def value_as_it_lies(self, node: Node, reader: Node) -> str:
+        """Name of what a node holds at this point of the program; see `is_image`."""
+        if node not in self._value:
+            raise self.refused(f"{reader.target} on a parameter or constant of the model has no kernel yet", reader)
+        return self._value[node]
+
+    def is_image(self, node: Node) -> bool:
+        """Whether a value (N, C, ...) lies in memory as (N, ..., C), and not in PyTorch's order."""
+        return node in self._images
+
+    def is_plain(self, node: Node) -> bool:
+        """Whether a value lies in memory in PyTorch's order of axes."""
+        return not self.is_image(node) or not _has_two_orders(node)
+
+    def is_rows(self, node: Node) -> bool:
+        """Whether a value is vectors (N, ..., C) that lie one behind the other, as an image's pixels do."""
+        return len(shape_of(node)) > 2 and not self.is_parameter(node) and not self.is_image(node)
+
+    def is_parameter(self, node: Node) -> bool:
+        """Whether a node is a weight or constant of the model, or computed from these alone."""
+        return node in self._constants or (node.op != "call_function" and node.name != self.image)
+
+    def is_learned(self, node: Node) -> bool:
+        """Whether a node is a parameter of the model."""
+        return node.name in self.graph.program.graph_signature.inputs_to_parameters
+
+    def is_zero(self, node: Node) -> bool:
+        """Whether a value is known to be zero everywhere."""
+        return node in self._void and Call(node).name == "zeros_like"
+
+    def is_rectified(self, node: Node, activation: str) -> bool:
+        """Whether an activation would change nothing of the value of a node."""
+        return is_rectified(self._kernels, self._value.get(node, ""), activation)
+
+    def parameter(self, node: Node | None, reader: Node) -> str | None:
+        """Name of a weight in the model's state, or of what is computed from weights alone; None stays None."""
+        if node is None:
+            return None
+        if not self.is_parameter(node):
+            raise self.refused(f"{reader.target} with weights that depend on the image has no kernel yet", reader)
+        return self.constant(node)
+
+    def constant(self, node: Node) -> str:
+        """Name of a weight or constant, or of what is computed from these alone."""
+        return self._parameters.get(node.name, node.name)
+
+    def refused(self, problem: str, node: Node, advice: str = "") -> NoKernel:
+        """The error that says that an operator cannot be compiled, with its source line."""
+        line = source_line(node)
+        return NoKernel(problem + (f" ({line})" if line else "") + (f"; {advice}" if advice else ""))
+
+    # What rules do.
+
+    def emit(
+        self,
+        node: Node,
+        op: str,
+        image: Node,
+        inputs: list[str],
+        *,
+        rows: bool = False,
+        width_in: WidthExpr | None = None,
+        weight: str | None = None,
+        bias: str | None = None,
+        normalization: Normalization | None = None,
+        **attributes: object,
+    ) -> None:
+        """Add the kernel that makes the value of ``node`` from images of the size and batch of ``image``.
+
+        With ``rows`` both are vectors (N, ..., C), which are so many pixels. ``width_in`` is the width of ``image``
+        unless it is given.
+        """
+        shape, channels = shape_of(image), -1 if rows else 1
+        size = (math.prod(shape[1:-1]), 1) if rows else shape[2:]
+        key = KernelKey.make(op, size, shape[0], **attributes)
+        width_in, width_out = (
+            width_in or self.graph.width_of(image.name, channels),
+            self.graph.width_of(node.name, channels),
+        )
+        kernel = Kernel(node.name, key, tuple(inputs), width_in, width_out, weight, bias, normalization)
+        self.add(node, kernel, is_image=not rows)
+
+    def add(self, node: Node, kernel: Kernel, *, is_image: bool) -> None:
+        """Add a kernel that makes the value of ``node``; ``is_image`` is how that lies, if there are two ways."""
+        self._value[node] = node.name
+        self._kernels.append(kernel)
+        if is_image and len(shape_of(node)) > 2:
+            self._images.add(node)
+
+    def add_rest(self, node: Node, image: Node, rest: WidthExpr) -> str:
+        """Add a kernel that takes the last channels of an image for ``node``; returns the name of what it makes."""
+        name, shape = f"{node.name}_rest", shape_of(image)
+        key = KernelKey.make("channel_slice", shape[2:], shape[0], side="last")
+        width = self.graph.width_of(image.name)
+        self._kernels.append(Kernel(name, key, (self.value_of(image, node),), width, rest))
+        return name
+
+    def fix(self, groups: Iterable[str], reason: str) -> None:
+        """Treat groups as frozen, as a kernel cannot follow their widths."""
+        self._fixed.update(dict.fromkeys(groups, reason))
+        self.graph = self.graph.frozen(self._fixed)
+
+    def absorb(self, *nodes: Node) -> None:
+        """Operators that a kernel takes along: no rule is asked for them."""
+        self._absorbed.update(nodes)
+
+    def wait(self, node: Node, emit: Callable[[], None]) -> None:
+        """Add a kernel only when the program reaches ``node``: it reads what is there by then."""
+        self._waiting[node] = emit
+
+    def same_value(self, node: Node, source: Node) -> None:
+        """The value of ``node`` is that of ``source``."""
+        self.renamed(node, source, is_image=self.is_image(source))
+
+    def renamed(self, node: Node, source: Node, *, is_image: bool) -> None:
+        """The value of ``node`` is what ``source`` holds in memory, which is nothing to do."""
+        self._value[node] = self.value_as_it_lies(source, node)
+        if is_image and len(shape_of(node)) > 2:
+            self._images.add(node)
+
+
+def state_names(program: ExportedProgram) -> dict[str, str]:
+    """For each input of a program that is no image, the name of its weight or constant in the program's state."""
+    signature = program.graph_signature
+    return {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+
+
+def is_of_shape(node: Node) -> bool:
+    """Whether a value is the same for all images: it follows from their shape and type."""
+    return Call(node).name in ("new_zeros", "new_ones", "new_full")
+
+
+def _has_two_orders(node: Node) -> bool:
+    """Whether (N, C, ...) and (N, ..., C) differ in memory."""
+    shape = shape_of(node)
+    return len(shape) > 2 and shape[1] > 1 and math.prod(shape[2:]) > 1
+
+
+def _keeps_type(node: Node) -> bool:
+    return bool(node.meta["val"].dtype == Call(node).first.meta["val"].dtype)
+
+
+def _is_identity(node: Node) -> bool:
+    """Pooling to the size that the image already has, and slices of everything."""
+    call = Call(node)
+    is_candidate = call.name in ("adaptive_avg_pool2d", "slice")
+    return is_candidate and bool(call.first.meta["val"].shape == node.meta["val"].shape)

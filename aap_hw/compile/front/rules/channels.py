@@ -1,0 +1,144 @@
+"""Operators that move channels: concatenation, splitting, shuffling and padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from torch.fx import Node
+
+from aap_hw.compile.front.rules.elementwise import normalization_of, with_activation
+from aap_hw.compile.front.rules.registry import rule
+from aap_hw.graph.call import Call, shape_of
+
+if TYPE_CHECKING:
+    from aap_hw.compile.front.partition import Partition
+
+
+@rule("cat", "concat")
+def concatenation(partition: Partition, node: Node) -> None:
+    """Channels side by side; a shuffle, or a normalisation and activation, that alone reads them comes along."""
+    call = Call(node)
+    parts, rank = list(call["tensors"]), len(shape_of(node))
+    if rank not in (2, 4) or call["dim"] % rank != 1:
+        raise partition.refused(f"concatenation has a kernel only along channels so far, not axis {call['dim']}", node)
+    inputs = [partition.value_of(part, node) for part in parts]
+    width, follower = partition.graph.width_of(node.name), partition.next_alone(node)
+    shuffle = shuffle_at(partition, follower, node) if follower is not None else None
+    widths = {partition.graph.width_of(part.name) for part in parts}
+    if shuffle is not None and shuffle.groups == len(parts) and len(widths) == 1:
+        partition.absorb(*shuffle.nodes)
+        partition.emit(shuffle.last, "interleave", parts[0], inputs, width_in=width, parts=len(parts))
+    elif follower is not None and Call(follower).name == "batch_norm":
+        partition.absorb(follower)
+        normalization = normalization_of(partition, follower)
+        last, steps = with_activation(partition, follower)
+        partition.emit(
+            last,
+            "concat",
+            parts[0],
+            inputs,
+            width_in=width,
+            normalization=normalization,
+            parts=len(parts),
+            epilogue=("affine", *steps),
+        )
+    else:
+        last, steps = with_activation(partition, node)
+        partition.emit(last, "concat", parts[0], inputs, width_in=width, parts=len(parts), epilogue=steps)
+
+
+@rule("chunk", "split", "split_with_sizes")
+def split(partition: Partition, node: Node) -> None:
+    """Nothing yet: each piece that is read becomes a kernel of its own."""
+    call = Call(node)
+    if call["dim"] % len(shape_of(call.first)) != 1 or len(shape_of(call.first)) not in (2, 4):
+        raise partition.refused(f"{node.target} has a kernel only along channels so far", node)
+
+
+@rule("getitem")
+def piece(partition: Partition, node: Node) -> None:
+    """One piece of a split.
+
+    The place of the first, of the last and of one behind equal pieces follows from two widths; any other is the first
+    of what is left behind those before it.
+    """
+    call, graph = Call(node), partition.graph
+    pieces, index = call["self"], call["index"]
+    is_split = Call(pieces).name in ("chunk", "split", "split_with_sizes")
+    if not is_split or Call(pieces)["dim"] % len(shape_of(node)) != 1:
+        raise partition.refused("this piece has no kernel yet", node)
+    # Sizes that are given may be equal by chance, and no longer so in a cut network.
+    is_even = Call(pieces).name != "split_with_sizes"
+    image, sizes = Call(pieces).first, [value.shape[1] for value in pieces.meta["val"]]
+    places = [slice(stop - size, stop) for size, stop in zip(sizes, accumulate(sizes), strict=True)]
+    if index in (0, len(sizes) - 1):
+        emit_slice(partition, node, image, "last" if index else "first")
+    elif is_even and len({graph.width_of(image.name, 1, place) for place in places[: index + 1]}) == 1:
+        emit_slice(partition, node, image, str(index))
+    else:
+        rest = graph.width_of(image.name, 1, slice(places[index].start, None))
+        behind = partition.add_rest(node, image, rest)
+        partition.emit(node, "channel_slice", image, [behind], width_in=rest, side="first")
+
+
+def emit_slice(partition: Partition, node: Node, image: Node, side: str) -> None:
+    """The first or the last channels of an image, or those behind so many pieces as wide as they."""
+    partition.emit(node, "channel_slice", image, [partition.value_of(image, node)], side=side)
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(partition: Partition, node: Node) -> None:
+    """The shuffle as one operator."""
+    image = Call(node).first
+    inputs = [partition.value_of(image, node)]
+    partition.emit(node, "channel_shuffle", image, inputs, groups=int(Call(node)["groups"]))
+
+
+@rule("pad", "constant_pad_nd")
+def pad(partition: Partition, node: Node) -> None:
+    """Channels of zeros before and behind those of an image."""
+    call = Call(node)
+    image, amounts = call.first, [*call["pad"], *[0] * 8]
+    is_zero = call.get("mode", "constant") == "constant" and not call.get("value")
+    if amounts[:4] != [0] * 4 or any(amounts[6:]) or not is_zero or min(amounts) < 0:
+        raise partition.refused("this padding has no kernel yet", node, "only zero channels can be added")
+    inputs = [partition.value_of(image, node)]
+    partition.emit(node, "pad_channels", image, inputs, before=amounts[4], after=amounts[5])
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """The operators that a channel shuffle is written as, in order."""
+
+    nodes: tuple[Node, ...]
+    groups: int
+
+    @property
+    def last(self) -> Node:
+        """The operator whose value is the shuffled image."""
+        return self.nodes[-1]
+
+
+def shuffle_at(partition: Partition, node: Node, image: Node) -> Shuffle | None:
+    """The shuffle that begins with ``node``: (N, C, H, W) to (N, G, C/G, H, W), axes 1 and 2 exchanged, and back."""
+    before, split_shape = shape_of(image), shape_of(node)
+    reshapes = ("view", "reshape", "flatten", "unflatten")
+    if Call(node).name not in reshapes or len(before) != 4 or len(split_shape) != 5:
+        return None
+    groups = split_shape[1]
+    if split_shape != (before[0], groups, before[1] // groups, *before[2:]):
+        return None
+    nodes = [node]
+    exchanged = False
+    while (follower := partition.next_alone(nodes[-1])) is not None:
+        call = Call(follower)
+        nodes.append(follower)
+        if call.name == "transpose" and not exchanged and {call["dim0"] % 5, call["dim1"] % 5} == {1, 2}:
+            exchanged = True
+        elif call.name in reshapes:
+            return Shuffle(tuple(nodes), groups) if exchanged and shape_of(follower) == before else None
+        elif call.name not in ("contiguous", "clone"):
+            return None
+    return None

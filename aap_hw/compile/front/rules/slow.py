@@ -1,0 +1,208 @@
+"""Operators without a schedule of ours: each becomes a kernel on the slow path, whose key holds the call itself.
+
+A key has two widths. Where a call depends on more, or on a width in a way that is not linear, the groups in question
+are fixed for the compiler: such a kernel has one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from math import lcm
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.fx import Node
+
+from aap_hw.compile.families.slow import CONSTANT, IMAGE, PLAIN, PREFIX, WEIGHT
+from aap_hw.compile.front.network import Kernel
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.graph import WidthExpr
+from aap_hw.graph.call import Call, is_tensor, shape_of
+from aap_hw.graph.source import explain
+
+if TYPE_CHECKING:
+    from aap_hw.compile.front.partition import Partition
+
+RESHAPES = {"view", "reshape", "_unsafe_view", "unflatten", "flatten", "view_as", "reshape_as"}
+EXPANSIONS = {"expand", "expand_as", "broadcast_to"}
+SPLITS = {"chunk", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "tensor_split"}
+# Arguments that only say where or how a tensor is kept.
+IGNORED = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "copy"}
+# What float32 carries without loss from kernel to kernel.
+TYPES = {torch.float32, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+
+
+class TooManyWidths(Exception):  # noqa: N818 - a question that is answered by fixing them
+    """How a call depends on these widths cannot be told with two letters."""
+
+    def __init__(self, *lengths: WidthExpr) -> None:
+        self.groups = {name for length in lengths for name, _ in length.terms}
+
+
+def slow_kernel(partition: Partition, node: Node) -> None:
+    """Add the kernel of one operator, or of one of its results.
+
+    Raises
+    ------
+    UserError : it computes in another precision, or is told things that no text holds.
+    """
+    try:
+        _Writer(partition, node).add()
+    except TooManyWidths as problem:
+        partition.fix(problem.groups, explain("meets a kernel on the slow path that depends on more widths", node))
+        _Writer(partition, node).add()
+
+
+class _Writer:
+    """The text of one call, and the kernel that it makes."""
+
+    def __init__(self, partition: Partition, node: Node) -> None:
+        self._partition, self._node, self._operands = partition, node, list[Node]()
+        self._source, self._piece = node, None
+        if Call(node).name == "getitem":
+            self._source, self._piece = Call(node)["self"], Call(node)["index"]
+        sources = [n for n in self._source.all_input_nodes if not partition.is_parameter(n)]
+        is_image = len(shape_of(node)) > 2 and all(partition.is_image(n) for n in sources if len(shape_of(n)) > 2)
+        self._lies_as = IMAGE if is_image and any(map(partition.is_image, sources)) else PLAIN
+        varying = [length for length in self._lengths(node) if length.terms]
+        if len(varying) > 1:
+            raise TooManyWidths(*varying)
+        self._made = varying[0] if varying else WidthExpr(1)
+        read = [length for n in self._source.all_input_nodes if is_tensor(n) for length in self._lengths(n)]
+        self._read = next((w for w in read if w.terms and _combination(w, [self._made]) is None), self._made)
+
+    def add(self) -> None:
+        """Add the kernel to the partition."""
+        partition, node, shape = self._partition, self._node, shape_of(self._node)
+        op, arguments = self._call()
+        has_piece = self._piece is not None and op.startswith(Call(self._source).name)
+        output = self._tensor(node, self._lies_as)
+        text = f"({','.join(arguments)}){f'[{self._piece}]' if has_piece else ''}->{output}"
+        kernel = Kernel(
+            node.name,
+            KernelKey.make(PREFIX + op, (), shape[0] if shape else 1, call=text),
+            tuple(partition.value_as_it_lies(n, node) for n in self._operands if not partition.is_parameter(n)),
+            self._read,
+            self._made,
+            constants=tuple(partition.constant(n) for n in self._operands if partition.is_parameter(n)),
+        )
+        partition.add(node, kernel, is_image=self._lies_as == IMAGE)
+
+    def _call(self) -> tuple[str, list[str]]:
+        """The operator and its arguments, where what follows the widths is written with letters."""
+        call, node = Call(self._source), self._node
+        made = "[" + ",".join(map(self._text, self._lengths(node))) + "]"
+        if call.name in RESHAPES:
+            return "reshape.default", [self._argument(call.first), made]
+        if call.name in EXPANSIONS:
+            return "expand.default", [self._argument(call.first), made]
+        if call.name in ("to", "_to_copy"):
+            return "clone.default", [self._argument(call.first)]
+        if call.name in ("max", "min") and self._piece == 0 and call.get("dim") is not None:
+            return f"a{call.name}.default", [self._argument(call.first), f"[{call['dim']}]", str(call["keepdim"])]
+        if call.name in SPLITS:
+            dim = call["dim"] % len(shape_of(node))
+            start = sum(value.shape[dim] for value in self._source.meta["val"][: self._piece])
+            return "narrow.default", self._place(call.first, dim, start)
+        if call.name == "slice" and call["step"] == 1:
+            dim = call["dim"] % len(shape_of(node))
+            size = shape_of(call.first)[dim]
+            return "narrow.default", self._place(call.first, dim, range(size)[slice(call["start"], None)].start)
+        schema = self._source.target._schema  # type: ignore[union-attr]
+        arguments = []
+        for argument in schema.arguments:
+            value = call[argument.name]
+            if argument.name == "size" and isinstance(value, list | tuple):
+                text = made
+            elif argument.name == "groups" and value == shape_of(call["input"])[1]:
+                text = self._text(self._lengths(call["input"])[1])
+            elif argument.name == "num_groups":
+                text = self._text(self._lengths(call["input"])[1], divisor=shape_of(call["input"])[1] // value)
+            elif not argument.kwarg_only:
+                text = self._argument(value)
+            elif argument.name in IGNORED or value == argument.default_value:
+                continue
+            else:
+                text = f"{argument.name}={self._argument(value)}"
+            arguments.append(text)
+        return f"{call.name}.{schema.overload_name or 'default'}", arguments
+
+    def _place(self, image: Node, dim: int, start: int) -> list[str]:
+        """Arguments of a piece of an image along an axis."""
+        before = self._partition.graph.width_of(image.name, dim, slice(start))
+        return [self._argument(image), str(dim), self._text(before), self._text(self._lengths(self._node)[dim])]
+
+    def _argument(self, value: Any) -> str:
+        match value:
+            case Node():
+                self._operands.append(value)
+                return self._tensor(value, self._kind(value))
+            case list() | tuple():
+                return f"[{','.join(map(self._argument, value))}]"
+            case None | bool() | int():
+                return repr(value)
+            case float() if value == value:
+                return repr(value).replace("inf", "1e999")
+            case str():
+                return repr(value).replace(" ", r"\x20")
+        problem = f"{self._source.target} with these operands has no kernel yet"
+        raise self._partition.refused(problem, self._source)
+
+    def _tensor(self, node: Node, kind: str) -> str:
+        dtype = node.meta["val"].dtype
+        if dtype not in TYPES:
+            problem = f"{self._source.target} computes in {dtype}, and only float32 can be compiled so far"
+            raise self._partition.refused(problem, self._source)
+        suffix = "" if dtype == torch.float32 else f".{str(dtype).removeprefix('torch.')}"
+        return f"{kind}{suffix}[{','.join(map(self._text, self._lengths(node))) or '()'}]"
+
+    def _kind(self, node: Node) -> str:
+        if self._partition.is_parameter(node):
+            return WEIGHT if self._partition.is_learned(node) else CONSTANT
+        return IMAGE if self._partition.is_image(node) else PLAIN
+
+    def _lengths(self, node: Node) -> list[WidthExpr]:
+        return [self._partition.graph.width_of(node.name, dim) for dim in range(len(shape_of(node)))]
+
+    def _text(self, length: WidthExpr, divisor: int = 1) -> str:
+        """A length, or a share of it, as a number or with the letters of the two widths."""
+        if not length.terms:
+            return str(length.constant // divisor)
+        for letters in ("o", "i", "io"):
+            widths = [self._made if letter == "o" else self._read for letter in letters]
+            if (factors := _combination(length, widths)) is not None:
+                return _sum_of(dict(zip([*letters, ""], factors, strict=True)), divisor)
+        raise TooManyWidths(length, self._made, self._read)
+
+
+def _combination(length: WidthExpr, widths: list[WidthExpr]) -> list[Fraction] | None:
+    """Factors of some widths, and a constant, that add up to a length whatever the groups' widths are."""
+    names = sorted({name for each in (length, *widths) for name, _ in each.terms})
+    columns = [[dict(width.terms).get(name, 0) for name in names] for width in widths]
+    wanted = [dict(length.terms).get(name, 0) for name in names]
+    solution = np.linalg.lstsq(np.array(columns, float).T, np.array(wanted, float), rcond=None)[0]
+    factors = [Fraction(float(factor)).limit_denominator(1000) for factor in solution]
+    if [sum(f * column[k] for f, column in zip(factors, columns, strict=True)) for k in range(len(names))] != wanted:
+        return None
+    constants = (factor * width.constant for factor, width in zip(factors, widths, strict=True))
+    return [*factors, length.constant - sum(constants, Fraction())]
+
+
+def _sum_of(factors: dict[str, Fraction], divisor: int) -> str:
+    """Such as ``2*i-o+3`` or ``(i+1)//4``."""
+    shares = {letter: factor / divisor for letter, factor in factors.items()}
+    common = lcm(*(share.denominator for share in shares.values()))
+
+    def parts() -> Iterator[str]:
+        for letter, share in shares.items():
+            if times := int(share * common):
+                yield (
+                    f"{times:+d}*{letter}"
+                    if letter and abs(times) > 1
+                    else f"{times:+d}"[:1] + (letter or str(abs(times)))
+                )
+
+    total = "".join(parts()).removeprefix("+")
+    return total if common == 1 else f"({total})//{common}"

@@ -1,0 +1,115 @@
+"""Convolutions and linear layers, with the batch normalisation, residual addition and activation behind them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch.fx import Node
+
+from aap_hw.compile.front.aliases import writes_in_place
+from aap_hw.compile.front.rules.elementwise import activation_name, normalization_of
+from aap_hw.compile.front.rules.pooling import two
+from aap_hw.compile.front.rules.registry import rule
+from aap_hw.graph.call import Call, shape_of
+
+if TYPE_CHECKING:
+    from aap_hw.compile.front.partition import Partition
+
+
+@rule("conv2d")
+def convolution(partition: Partition, node: Node) -> None:
+    """Convolutions of images: dense, grouped and depthwise."""
+    call = Call(node)
+    image, weight, groups, padding = call["input"], call["weight"], call["groups"], call["padding"]
+    if len(shape_of(image)) != 4:
+        raise partition.refused("a convolution of one image without a batch axis has no kernel", node)
+    is_depthwise = 1 < groups == shape_of(image)[1] == shape_of(weight)[0]
+    if 1 < groups == shape_of(image)[1] != shape_of(weight)[0]:
+        # Cutting it would change the number of groups, which is part of the key.
+        raise partition.refused("a depthwise convolution that makes several channels of each has no kernel yet", node)
+    if isinstance(padding, str):
+        raise partition.refused(f"padding={padding!r} has no kernel yet", node, "give it as numbers")
+    _weighted(
+        partition,
+        node,
+        "depthwise_conv2d" if is_depthwise else "conv2d",
+        groups="" if is_depthwise or groups == 1 else groups,
+        kernel=shape_of(weight)[2:],
+        stride=two(call["stride"]),
+        padding=two(padding),
+        dilation=two(call["dilation"]),
+        layout="nchw" if partition.value_of(image, node) == partition.image else "",
+    )
+
+
+@rule("linear")
+def linear(partition: Partition, node: Node) -> None:
+    """Linear layers of vectors (N, C), and of rows of them (N, ..., C), which are pixels to a 1x1 convolution."""
+    vectors = Call(node)["input"]
+    if len(shape_of(vectors)) == 2:
+        _weighted(partition, node, "linear")
+    elif partition.is_rows(vectors):
+        window = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+        _weighted(partition, node, "conv2d", rows=True, **window)
+    else:
+        raise partition.refused("a linear layer along another axis than channels has no kernel yet", node)
+
+
+def _weighted(partition: Partition, node: Node, op: str, *, rows: bool = False, **attributes: object) -> None:
+    """A kernel with weights, and the element-wise chain behind it that only it feeds."""
+    call = Call(node)
+    weight, bias = partition.parameter(call["weight"], node), partition.parameter(call["bias"], node)
+    steps, normalization, last = ["bias"], None, node
+    addition: tuple[Node, Node] | None = None  # the operator and what it adds
+    while (follower := partition.next_alone(last)) is not None:
+        name, activation = Call(follower).name, activation_name(follower)
+        if name == "batch_norm" and last is node and not rows:
+            normalization = normalization_of(partition, follower)
+        elif name == "add" and addition is None and (other := _residual(partition, follower, last, rows)):
+            addition = follower, other
+            steps.append("add")
+        elif activation is not None:
+            steps.append(activation)
+        else:
+            break
+        partition.absorb(follower)
+        last = follower
+        if activation is not None:
+            break
+    read = partition.value_as_it_lies if rows else partition.value_of
+    inputs = [read(call["input"], node)]
+
+    def emit() -> None:
+        if addition is not None:
+            inputs.append(read(addition[1], addition[0]))
+        partition.emit(
+            last,
+            op,
+            call["input"],
+            inputs,
+            rows=rows,
+            width_in=None,
+            weight=weight,
+            bias=bias,
+            normalization=normalization,
+            epilogue=tuple(steps),
+            **attributes,
+        )
+
+    # What is read is what is there now, and for a residual what is there when it is added.
+    if addition is None:
+        emit()
+    else:
+        partition.wait(addition[0], emit)
+
+
+def _residual(partition: Partition, add: Node, this: Node, rows: bool) -> Node | None:
+    """What ``add`` adds to ``this``, if it can be fused: another activation of the same shape."""
+    others = [a for a in add.args if isinstance(a, Node) and a is not this]
+    if len(others) != 1 or Call(add)["alpha"] != 1 or partition.is_parameter(others[0]):
+        return None
+    if rows and not partition.is_rows(others[0]):
+        return None
+    if writes_in_place(add) and Call(add).first is not this and partition.memory.stale_after(add):
+        return None
+    return others[0] if shape_of(others[0]) == shape_of(add) == shape_of(this) else None

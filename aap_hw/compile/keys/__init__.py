@@ -1,0 +1,1 @@
+"""What names a compiled kernel, and the device that it is compiled for."""

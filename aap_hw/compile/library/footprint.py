@@ -1,0 +1,104 @@
+"""Memory that a compiled network needs: its packed constants, and the values that live at the same time.
+
+Counted from the kernels alone, without compiling any. Packed constants are what the library holds, Winograd's
+transformed weights included, which are larger than the model's. Not counted: the code itself, and what a kernel needs
+for intermediate results while it runs (a padded copy of its image, Winograd's blocks, which stay in the cache).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from aap_hw.compile.cpu import depthwise
+from aap_hw.compile.cpu.convolution import packed_elements
+from aap_hw.compile.families import slow
+from aap_hw.compile.families.shape import WITH_WEIGHTS, output_pixels, weight_elements
+from aap_hw.compile.front.network import Kernel, Network
+from aap_hw.compile.front.pitch import pitch_step
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import DeviceTarget, GpuTarget
+from aap_hw.graph import WidthExpr
+
+BYTES = 4  # of a float32
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a kernel makes, as it lies in memory.
+
+    Attributes
+    ----------
+    pixels : over the whole batch.
+    channels : of each pixel.
+    step : pixels begin at multiples of so many floats.
+    """
+
+    pixels: int
+    channels: WidthExpr
+    step: int = 1
+
+    def bytes_at(self, widths: Mapping[str, int]) -> int:
+        """Bytes under a width plan."""
+        return BYTES * self.pixels * math.ceil(self.channels.at(widths) / self.step) * self.step
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What must be held while one kernel runs.
+
+    Attributes
+    ----------
+    kernel : the kernel.
+    held : each value that it reads or that a later kernel will read.
+    made : the value that it makes.
+    """
+
+    kernel: Kernel
+    held: tuple[Value, ...]
+    made: Value
+
+    def bytes_at(self, widths: Mapping[str, int]) -> int:
+        """Bytes under a width plan; a kernel that is removed makes nothing."""
+        made = 0 if self.kernel.is_removed(widths) else self.made.bytes_at(widths)
+        return made + sum(value.bytes_at(widths) for value in self.held)
+
+
+def peak_bytes(network: Network, widths: Mapping[str, int], target: DeviceTarget) -> int:
+    """Memory that a network needs under a width plan: all constants, and the most that lives at one moment."""
+    constants = sum(constant_bytes(*kernel.at(widths), target) for kernel in network.kernels)
+    return constants + max(moment.bytes_at(widths) for moment in moments(network, target))
+
+
+def constant_bytes(key: KernelKey, width_in: int, width_out: int, target: DeviceTarget) -> int:
+    """Bytes of a kernel's weights and bias as they are packed into the library."""
+    if not (width_in and width_out):
+        return 0
+    if key.op in WITH_WEIGHTS:
+        if isinstance(target, GpuTarget):
+            weights = weight_elements(key, width_in, width_out)
+        elif key.op == "depthwise_conv2d":
+            weights = depthwise.packed_elements(key, width_out, target)
+        else:
+            weights = packed_elements(key, width_in, width_out, target)
+        return BYTES * (weights + width_out)
+    if slow.is_slow(key):
+        return BYTES * slow.constant_elements(key, width_in, width_out)
+    has_factors = key.op == "affine" or "affine" in key.epilogue
+    return BYTES * 2 * width_out if has_factors else 0
+
+
+def moments(network: Network, target: DeviceTarget) -> Iterator[Moment]:
+    """The moments of a network on a device: one a kernel, in calling order."""
+    last = {output.name: len(network.kernels) for output in network.outputs}
+    for i, kernel in enumerate(network.kernels):
+        last |= {name: max(i, last.get(name, 0)) for name in kernel.inputs}
+    living = {network.input: Value(math.prod(network.input_shape), WidthExpr(1))}
+    for i, kernel in enumerate(network.kernels):
+        living = {name: value for name, value in living.items() if last[name] >= i}
+        step = 1 if isinstance(target, GpuTarget) else pitch_step(kernel.key, "output", target)
+        made = Value(output_pixels(kernel.key), kernel.width_out, step)
+        yield Moment(kernel, tuple(living.values()), made)
+        if kernel.name in last:
+            living[kernel.name] = made

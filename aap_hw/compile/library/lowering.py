@@ -1,0 +1,190 @@
+"""A network becomes one compiled library: kernels in order, weights folded and packed into it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tvm
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.fx.node import map_arg
+from tvm import relax
+
+from aap_hw.compile.code.function import CONSTANTS, Argument, KernelFunction
+from aap_hw.compile.families.shape import weight_shape
+from aap_hw.compile.families.slow import SlowCall
+from aap_hw.compile.front.network import Kernel, Network
+from aap_hw.compile.front.partition import is_of_shape, partition, state_names
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import DeviceTarget
+from aap_hw.compile.library.build import build_kernel, export_library
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from aap_hw.graph.source import explain
+
+
+def compile_network(model: nn.Module, example: torch.Tensor, target: DeviceTarget, library: Path) -> Network:
+    """Compile ``model`` for inputs of ``example``'s shape (N, C, H, W) and write the shared library.
+
+    Returns the network that was compiled. The model is read in evaluation mode and left untouched.
+
+    Raises
+    ------
+    UserError : an operator of the model can have no kernel.
+    """
+    graph = ChannelGraph.trace(model, (example,))
+    network = partition(graph)
+    state = state_of(graph.program)
+    export_library(lower_network(network, network.dense, state, target), target, library)
+    return network
+
+
+def lower_network(
+    network: Network, widths: Mapping[str, int], state: Mapping[str, torch.Tensor], target: DeviceTarget
+) -> tvm.IRModule:
+    """The Relax module of a network at the given group widths, with the weights of ``state`` as constants."""
+    builder = relax.BlockBuilder()
+    image = relax.Var(network.input, relax.TensorType(network.input_shape, "float32"))
+    values = {network.input: (image, network.input_shape)}
+    functions: dict[tuple[KernelKey, int, int], tuple[relax.GlobalVar, KernelFunction]] = {}
+    with builder.function("main", [image]):
+        with builder.dataflow():
+            for kernel in network.kernels:
+                address = kernel.at(widths)
+                if address not in functions:
+                    function = build_kernel(*address, target)
+                    name = f"{address[0].op.replace('.', '_')}_{len(functions)}"
+                    functions[address] = (builder.add_func(function.code, name), function)
+                code, function = functions[address]
+                activations, constants = iter(kernel.inputs), _constants(kernel, function, state)
+                arguments = [
+                    _constant(next(constants))
+                    if argument.role in (*CONSTANTS, "literal")
+                    else _argument(builder, *values[next(activations)], argument)
+                    for argument in function.arguments
+                ]
+                output_type = relax.TensorType(function.output_shape, "float32")
+                output = builder.emit(relax.call_tir(code, arguments, output_type))
+                values[kernel.name] = output, function.output_shape
+            outputs = [
+                builder.emit_output(_shaped(builder, *values[output.name], output.shape)) for output in network.outputs
+            ]
+        builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
+    return builder.get()
+
+
+def _constant(array: np.ndarray) -> relax.Expr:
+    return relax.const(array, str(array.dtype))  # without its type, TVM would make 32 bits of 64
+
+
+def _argument(builder: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, ...], argument: Argument) -> relax.Expr:
+    """The value in the shape that a kernel takes, with as many channels as it has where the kernel takes any."""
+    pixels = argument.shape[:-1]
+    wanted = (*pixels, math.prod(shape) // math.prod(pixels)) if argument.any_width else argument.shape
+    return _shaped(builder, value, shape, wanted)
+
+
+def _shaped(
+    builder: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, ...], wanted: tuple[int, ...]
+) -> relax.Expr:
+    """The value under another shape of as many elements: on a CPU nothing to do, on a GPU a copy."""
+    return value if shape == wanted else builder.emit(relax.op.reshape(value, wanted))
+
+
+def _constants(kernel: Kernel, function: KernelFunction, state: Mapping[str, torch.Tensor]) -> Iterator[np.ndarray]:
+    """The arrays of a kernel's constant arguments, in order: weight and bias, or what it takes as it is."""
+    if function.pack is not None:
+        weight, bias = folded_weights(kernel, state)
+        yield from (function.pack(weight), bias)
+    for name in kernel.constants:
+        yield state[name].float().contiguous().numpy()
+    yield from function.literals
+
+
+def state_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """The weights of a program, and what it computes of weights or of nothing, as its other operators read it.
+
+    Computed in the program's order, as one operator may write into what another made.
+
+    Raises
+    ------
+    UserError : two operators read the same value, and it is written to between them.
+    """
+    tensors = {**program.state_dict, **program.constants}
+    state = {
+        name: tensor.detach().cpu().clone() for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)
+    }
+    names = state_names(program)
+    computed: dict[Node, Any] = {}
+    versions: dict[str, int] = {}
+
+    def value(node: Node) -> Any:
+        if node.name in names:
+            return state[names[node.name]]
+        return computed[node] if node in computed else torch.empty(0, dtype=node.meta["val"].dtype)
+
+    def read(node: Node) -> torch.Tensor:
+        version = computed[node]._version
+        if versions.setdefault(node.name, version) != version:
+            raise UserError(
+                explain("a value that the model's code makes is written to between two that read it", node)
+                + "; use the form that does not work in place"
+            )
+        return state[node.name] if node.name in state else computed[node].clone()
+
+    def is_known(node: Node) -> bool:
+        return node.name in names or node in computed
+
+    with torch.no_grad():
+        for node in program.graph.nodes:
+            if node.op == "call_function" and (is_of_shape(node) or all(map(is_known, node.all_input_nodes))):
+                assert callable(node.target)
+                computed[node] = node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))
+            else:
+                state |= {source.name: read(source) for source in node.all_input_nodes if source in computed}
+    return state
+
+
+def stand_ins(network: Network, widths: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """Ones in place of all constants, for networks that are only timed: a model's state lacks what it computes."""
+    found: dict[str, torch.Tensor] = {}
+    for kernel in network.kernels:
+        key, width_in, width_out = kernel.at(widths)
+        if kernel.weight is not None:
+            found[kernel.weight] = torch.ones(weight_shape(key, width_in, width_out))
+        if kernel.bias is not None:
+            found[kernel.bias] = torch.ones(width_out)
+        if kernel.constants:
+            constants = [each for each in SlowCall.of(key, width_in, width_out).operands if each.is_constant]
+            found |= {name: torch.ones(each.shape) for name, each in zip(kernel.constants, constants, strict=True)}
+    return found
+
+
+def folded_weights(kernel: Kernel, state: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias of a kernel with its batch normalisation folded in, computed in float64.
+
+    y = gamma * (w x + b - mean) / sqrt(variance + epsilon) + beta  =  (s w) x + (b - mean) s + beta,
+    s = gamma / sqrt(variance + epsilon). Without a convolution before it, w = 1 and b = 0 for each channel.
+    """
+    norm = kernel.normalization
+    if kernel.weight is not None:
+        weight = state[kernel.weight].double()
+    else:
+        assert norm is not None
+        weight = torch.ones(len(state[norm.mean]), dtype=torch.float64)
+    zeros = torch.zeros(len(weight), dtype=torch.float64)
+    bias = state[kernel.bias].double() if kernel.bias else zeros
+    if norm is not None:
+        scale = (state[norm.variance].double() + norm.epsilon).rsqrt()
+        if norm.weight:
+            scale = scale * state[norm.weight].double()
+        weight = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
+        bias = (bias - state[norm.mean].double()) * scale
+        bias = bias + (state[norm.bias].double() if norm.bias else zeros)
+    return weight.float().numpy(), bias.float().numpy()

@@ -1,0 +1,168 @@
+"""Code of kernels on the slow path: TVM's importer for PyTorch and its default lowering, without a schedule.
+
+One operator becomes an exported program, a Relax function, and, all its steps together, one function, which is slower
+than a kernel with a schedule; on a GPU dlight's rules bind its loops to threads. The importer gets some operators wrong
+without a word, so every function is run here, once, and compared with PyTorch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+import tvm
+from torch import nn
+from tvm import relax
+from tvm.relax.frontend.torch import from_exported_program
+
+from aap_hw.compile.code.function import OPAQUE, Argument, KernelFunction
+from aap_hw.compile.families.slow import IMAGE, Operand, SlowCall
+from aap_hw.compile.gpu.scheduling import scheduled
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import DeviceTarget, GpuTarget
+from aap_hw.errors import UserError, reason
+
+Function = tuple[Any, tuple[np.ndarray, ...]]
+"""A PrimFunc, and the values of its last arguments, which belong to it."""
+
+
+def build_slow(key: KernelKey, width_in: int, width_out: int, target: DeviceTarget) -> KernelFunction:
+    """Code of a kernel whose key holds the call of an operator.
+
+    Raises
+    ------
+    UserError : TVM cannot lower the operator either.
+    """
+    call = SlowCall.of(key, width_in, width_out)
+    code, literals = _right_function(key, call)
+    if isinstance(target, GpuTarget):
+        code = scheduled(code, target)
+    arguments = [
+        *[Argument("constant" if operand.is_constant else "activation", operand.stored) for operand in _in_order(call)],
+        *[Argument("literal", literal.shape) for literal in literals],
+    ]
+    return KernelFunction(code, tuple(arguments), call.output.stored, literals=literals)
+
+
+# How each key was found to be imported right; at other widths it is no different.
+_PROVEN: dict[KernelKey, bool] = {}
+
+
+def _right_function(key: KernelKey, call: SlowCall) -> Function:
+    """The function as TVM imports the operator, else as it imports the small steps that PyTorch makes of it."""
+    model, problem = _OneCall(call), "it computes something else"
+    examples = [_example(operand) for operand in _in_order(call)]
+    for in_steps in [_PROVEN[key]] if key in _PROVEN else (False, True):
+        try:
+            function = _one_function(model, examples, in_steps)
+            if key in _PROVEN or _computes(function, model, examples):
+                _PROVEN[key] = in_steps
+                return function
+        except Exception as error:  # whatever TVM raises, it cannot do it
+            problem = reason(error)[:200]
+    raise UserError(
+        f"the operator {key.op} has no kernel here, and TVM {tvm.__version__} cannot compile it: {problem}; "
+        "replace it in the model or leave that part out"
+    )
+
+
+def _in_order(call: SlowCall) -> list[Operand]:
+    """What a kernel takes: activations first, then constants."""
+    return sorted(call.operands, key=lambda operand: operand.is_constant)
+
+
+def _example(operand: Operand) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    if operand.dtype == "float32":
+        return torch.randn(operand.stored, generator=generator)
+    return torch.randint(0, 2, operand.stored, generator=generator).float()
+
+
+def _computes(function: Function, model: nn.Module, examples: list[torch.Tensor]) -> bool:
+    """Whether a function makes of some examples what a model makes of them."""
+    code, literals = function
+    expected = model(*examples).numpy()
+    output = tvm.runtime.tensor(np.zeros(expected.shape, "float32"))
+    module = tvm.IRModule({"one_call": code.with_attr("global_symbol", "one_call")})
+    run = tvm.compile(module, target="llvm").jit()["one_call"]
+    run(*[tvm.runtime.tensor(array) for array in [*(example.numpy() for example in examples), *literals]], output)
+    scale = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
+    return np.allclose(output.numpy(), expected, rtol=1e-4, atol=1e-5 * scale, equal_nan=True)
+
+
+class _OneCall(nn.Module):
+    """The call as a model, of tensors as they lie in memory: activations first, then constants."""
+
+    def __init__(self, call: SlowCall) -> None:
+        super().__init__()
+        self._call = call
+
+    def forward(self, *values: torch.Tensor) -> torch.Tensor:
+        operands = self._call.operands
+        order = sorted(range(len(operands)), key=lambda index: operands[index].is_constant)
+        tensors = [values[order.index(index)] for index in range(len(operands))]
+        result = self._call.run(
+            tensor.permute(0, -1, *range(1, tensor.dim() - 1)) if operand.kind == IMAGE else tensor
+            for operand, tensor in zip(operands, tensors, strict=True)
+        )
+        return result.permute(0, *range(2, result.dim()), 1) if self._call.output.kind == IMAGE else result
+
+
+def _one_function(model: nn.Module, examples: list[torch.Tensor], in_steps: bool) -> Function:
+    """What computes the same as a model of a few operators."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(model, tuple(examples), strict=False)
+        module = _imported(program.run_decompositions() if in_steps else program)
+    inner, literals = _without_constants(module["main"])
+    variables = [relax.Var(f"value_{i}", parameter.ty) for i, parameter in enumerate(inner.params)]
+    del module["main"]
+    builder = relax.BlockBuilder(module)
+    function = builder.add_func(inner.without_attr("global_symbol").with_attr("Primitive", 1), "one_call")
+    with builder.function("main", variables):
+        with builder.dataflow():
+            result = builder.emit_output(relax.Call(function, variables))
+        builder.emit_func_output(result)
+    fused = relax.transform.FuseTIR()(builder.get())
+    codes = [code for code in fused.functions.values() if isinstance(code, tvm.tirx.PrimFunc)]
+    if len(codes) != 1 or len(codes[0].params) != len(variables) + 1:
+        raise ValueError(f"it becomes {len(codes)} functions")
+    return codes[0].without_attr("global_symbol").with_attr("op_pattern", OPAQUE), literals
+
+
+def _without_constants(function: relax.Function) -> tuple[relax.Function, tuple[np.ndarray, ...]]:
+    """The function with its tables of numbers, which fusion does not take, as further parameters; and their values."""
+    found: dict[relax.Var, np.ndarray] = {}
+
+    @relax.expr_functor.mutator
+    class Lifted(relax.PyExprMutator):  # type: ignore[misc]
+        def visit_generic_const_(self, constant: relax.Expr) -> relax.Expr:
+            variable = relax.Var(f"literal_{len(found)}", constant.ty)
+            found[variable] = constant.value.numpy()
+            return variable
+
+    body = Lifted().visit_expr(function.body)
+    return relax.Function([*function.params, *found], body, function.ret_ty), tuple(found.values())
+
+
+def _imported(program: torch.export.ExportedProgram) -> tvm.IRModule:
+    """A program as calls of functions of TVM's."""
+    module = from_exported_program(program, unwrap_unit_return_tuple=True, custom_convert_map=MISSING)
+    passes = [relax.transform.DecomposeOpsForInference(), relax.transform.LegalizeOps()]
+    return tvm.transform.Sequential(passes)(module)
+
+
+def _extreme(reduction: Any) -> Any:
+    """How the importer is told to translate a maximum or minimum over axes."""
+
+    def convert(node: torch.fx.Node, importer: Any) -> relax.Var:
+        value, *how = node.args
+        return importer.block_builder.emit(reduction(importer.env[value], *how))
+
+    return convert
+
+
+# Operators that the importer lacks.
+MISSING = {"amax.default": _extreme(relax.op.max), "amin.default": _extreme(relax.op.min)}

@@ -1,6 +1,0 @@
-"""Which kernels each family of aten operators becomes; importing the package fills the table in `registry`."""
-
-from aap_hw.compile.rules import channels, elementwise, layout, pooling, weighted
-from aap_hw.compile.rules.registry import RULES
-
-__all__ = ["RULES", "channels", "elementwise", "layout", "pooling", "weighted"]
