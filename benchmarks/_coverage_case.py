@@ -25,6 +25,7 @@ COMPILED = 1e-4
 def examine(kind: str, name: str) -> dict[str, Any]:
     """The row of one network."""
     from _coverage_sets import build, side_of
+    from _liven import enliven
 
     from aap_hw.graph import ChannelGraph
 
@@ -53,7 +54,7 @@ def examine(kind: str, name: str) -> dict[str, Any]:
             "frozen_because": "; ".join(f"{count} {reason}" for reason, count in reasons.most_common()),
         }
         row["status"] = "fails to cut"
-        _enliven(model.double(), side)
+        enliven(model.double(), (torch.randn(4, 3, side, side, dtype=torch.float64),))
         began = time.process_time()
         smaller = graph.cut(model, keep)
         row["seconds"] = traced_s + time.process_time() - began
@@ -116,25 +117,6 @@ def _prunable_share(model: nn.Module, graph: Any) -> float:
     roles = ("out", "depthwise")
     axes = [axis for group in graph.groups if group.frozen is None for axis in group.axes if axis.role in roles]
     return sum(axis.index.size for axis in axes if axis.parameter in filters) / max(1, sum(filters.values()))
-
-
-@torch.no_grad()
-def _enliven(model: nn.Module, side: int) -> None:
-    """Weights under which every layer has a say: as initialised, many are zero, one, or a millionth."""
-    for parameter in model.parameters():
-        if parameter.numel() == 1 or float(parameter.std()) == 0:
-            if abs(float(parameter.flatten()[0])) >= 1e-2:
-                parameter.mul_(0.5 + torch.rand_like(parameter))
-            elif parameter.dim() > 1 and parameter.shape[0] > 1 and parameter[0].numel() > 1:
-                parameter.normal_(std=0.02)
-            else:
-                parameter.copy_(0.25 + 0.5 * torch.rand_like(parameter))
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.momentum = None
-        norm.train()
-    model(torch.randn(4, 3, side, side, dtype=torch.float64))
-    model.eval()
 
 
 @torch.no_grad()

@@ -14,15 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from _coverage_sets import QUICK, SETS
+from _isolated import append, in_its_own_process, journalled
 
 LIMIT_S = 600
 BESIDE_LIMIT_S = 120
@@ -60,7 +57,7 @@ def main() -> None:
     names = [name for name in options.models.split(",") if name] or list(SETS[options.set])
     if options.quick:
         names = list(QUICK[options.set])
-    done = _journalled(options.journal)
+    done = journalled(options.journal)
     rows = []
     for name in names:
         before = done.get(name, {})
@@ -69,9 +66,8 @@ def main() -> None:
             row = _examined(options.set, name, options.limit)
         if options.beside:
             row = row | {"torch_pruning": before.get("torch_pruning") or _beside(options.set, name)}
-        if options.journal and row != before:
-            with options.journal.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
+        if row != before:
+            append(options.journal, row)
         rows.append(row)
         say(f"{name}: {row['status']}")
     summary: dict[str, Any] = {
@@ -85,17 +81,10 @@ def main() -> None:
     print_report(rows, summary, options.json)
 
 
-def _journalled(journal: Path | None) -> dict[str, dict[str, Any]]:
-    if journal is None or not journal.exists():
-        return {}
-    rows = [json.loads(line) for line in journal.read_text("utf-8").splitlines()]
-    return {row["model"]: row for row in rows}
-
-
 def _examined(kind: str, name: str, limit: int) -> dict[str, Any]:
     """The row of one network."""
     began = time.perf_counter()
-    done = _in_its_own_process([__file__, "--set", kind, "--one", name], limit)
+    done = in_its_own_process([__file__, "--set", kind, "--one", name], limit)
     if isinstance(done, str):
         return {"model": name, "status": done, "total_s": time.perf_counter() - began}
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -105,26 +94,8 @@ def _examined(kind: str, name: str, limit: int) -> dict[str, Any]:
 def _beside(kind: str, name: str) -> str:
     """What torch-pruning makes of the network."""
     script = str(Path(__file__).parent / "_coverage_beside.py")
-    done = _in_its_own_process([script, kind, name], BESIDE_LIMIT_S)
+    done = in_its_own_process([script, kind, name], BESIDE_LIMIT_S)
     return done if isinstance(done, str) else "ok"
-
-
-def _in_its_own_process(script: list[str], limit: int) -> subprocess.CompletedProcess[str] | str:
-    """A script that ended well, or one sentence that says how it did not."""
-    limits = limit, limit + 5
-    done = subprocess.run(
-        [sys.executable, *script],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, limits),
-    )
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return f"no answer in {limit} s"
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-1:] or [f"ended with code {done.returncode}"]
-        return f"crashed: {last[0][:200]}"
-    return done
 
 
 if __name__ == "__main__":

@@ -14,17 +14,12 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 TURNS = 30
-SAMPLE_S = 0.05
-SPINNING_S = 0.1
-
-Call = Callable[[], np.ndarray]
 
 
 def main() -> None:
@@ -53,7 +48,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--models", default="mobilenet_v2", help="torchvision names, separated by commas")
     parser.add_argument("--threads", default="1", help="numbers of threads, separated by commas")
     parser.add_argument("--batch", default="1", help="numbers of images a call, separated by commas")
-    parser.add_argument("--beside", default="", help=f"more to time, of {','.join(OTHERS)}; tvm takes seconds a call")
+    parser.add_argument(
+        "--beside",
+        default="",
+        help="more to time, of openvino,torch,torch_compile,tvm_default; the last takes seconds a call",
+    )
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--turns", type=int, default=TURNS, help="how often each takes its turn")
     parser.add_argument("--size", type=int, default=224, help="height and width of the image")
@@ -67,6 +66,7 @@ def _options() -> argparse.Namespace:
 def _compare(name: str, threads: int, batch: int, beside: list[str], options: argparse.Namespace) -> dict[str, object]:
     import torch
     import torchvision
+    from _engines import ENGINES, milliseconds
     from _report import say
 
     from aap_hw.models.initialise import calibrate_batch_norm
@@ -79,17 +79,16 @@ def _compare(name: str, threads: int, batch: int, beside: list[str], options: ar
     image = torch.rand(batch, 3, options.size, options.size)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         began = time.perf_counter()
-        calls = {"ours": _ours(model, image, threads, Path(folder))}
+        calls = {"ours": ENGINES["ours"](model, (image,), threads, Path(folder))}
         compile_s = time.perf_counter() - began
-        calls["onnxruntime"] = _onnxruntime(model, image, threads, Path(folder))
-        calls |= {other: OTHERS[other](model, image, threads, Path(folder)) for other in beside}
-        expected = calls["onnxruntime"]()
-        difference = float(np.abs(calls["ours"]() - expected).max() / np.abs(expected).max())
+        calls |= {one: ENGINES[one](model, (image,), threads, Path(folder)) for one in ("onnxruntime", *beside)}
+        (expected,), (actual,) = calls["onnxruntime"](), calls["ours"]()
+        difference = float(np.abs(actual - expected).max() / np.abs(expected).max())
         say(f"{name}, {threads} thread(s), batch {batch}: timing")
         samples: dict[str, list[float]] = {one: [] for one in calls}
         for _ in range(options.turns):
             for one, call in calls.items():
-                samples[one].append(_milliseconds(call))
+                samples[one].append(milliseconds(call))
     return {
         "model": name,
         "threads": threads,
@@ -101,84 +100,6 @@ def _compare(name: str, threads: int, batch: int, beside: list[str], options: ar
         "compile_s": compile_s,
         "relative_difference": difference,
     }
-
-
-def _ours(model: object, image: object, threads: int, folder: Path) -> Call:
-    from aap_hw.compile.library.lowering import compile_network
-    from aap_hw.device import load_profile
-    from aap_hw.device.connection import LocalDevice
-
-    device = LocalDevice(load_profile("x86").model_copy(update={"threads": threads}))
-    compile_network(model, image, device.target, folder / "ours.so")
-    library = device.load(folder / "ours.so")
-    library.set_inputs("main", [image.numpy()])
-    return lambda: library.run("main")[0]
-
-
-def _onnxruntime(model: object, image: object, threads: int, folder: Path) -> Call:
-    import onnxruntime
-    import torch
-
-    path = folder / "model.onnx"
-    torch.onnx.export(model, (image,), str(path), dynamo=True, verbose=False)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.inter_op_num_threads = 1
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: image.numpy()}
-    return lambda: session.run(None, feed)[0]
-
-
-def _torch_eager(model: object, image: object, threads: int, folder: Path) -> Call:
-    import torch
-    from torch.fx.experimental.optimization import fuse
-
-    folded = fuse(model).to(memory_format=torch.channels_last)
-    pixels = image.to(memory_format=torch.channels_last)
-    return lambda: folded(pixels).numpy()
-
-
-def _torch_compile(model: object, image: object, threads: int, folder: Path) -> Call:
-    import torch
-
-    compiled = torch.compile(model)
-    return lambda: compiled(image).numpy()
-
-
-def _tvm_default(model: object, image: object, threads: int, folder: Path) -> Call:
-    import torch
-    import tvm
-    from tvm import relax
-    from tvm.relax.frontend.torch import from_exported_program
-
-    with torch.no_grad():
-        module = from_exported_program(torch.export.export(model, (image,)), keep_params_as_input=False)
-    from aap_hw.device import load_profile
-    from aap_hw.device.connection import LocalDevice
-
-    target = LocalDevice(load_profile("x86").model_copy(update={"threads": threads})).target.tvm
-    machine = relax.VirtualMachine(tvm.compile(module, target=target), tvm.cpu())
-    pixels = tvm.runtime.tensor(image.numpy())
-    return lambda: machine["main"](pixels)[0].numpy()
-
-
-OTHERS = {"torch": _torch_eager, "torch_compile": _torch_compile, "tvm_default": _tvm_default}
-
-
-def _milliseconds(call: Call) -> float:
-    """Mean time of calls for about a twentieth of a second, after one that warms the caches.
-
-    Thread pools of whoever was called before go on spinning for a while, on the cores that this one needs.
-    """
-    time.sleep(SPINNING_S)
-    call()
-    began = time.perf_counter()
-    count = 0
-    while count == 0 or time.perf_counter() - began < SAMPLE_S:
-        call()
-        count += 1
-    return (time.perf_counter() - began) / count * 1e3
 
 
 if __name__ == "__main__":
