@@ -10,6 +10,7 @@ import numpy as np
 from tvm import tirx
 
 from aap_hw.compile.code.expressions import ACTIVATIONS
+from aap_hw.compile.families.shape import Shape
 
 Role = Literal["activation", "residual", "weight", "bias", "constant", "literal"]
 # What a model keeps for a kernel; literals belong to its code.
@@ -49,6 +50,17 @@ class KernelFunction:
     output_shape: tuple[int, ...]
     pack: Callable[[np.ndarray], np.ndarray] | None = field(default=None, compare=False)
     literals: tuple[np.ndarray, ...] = field(default=(), compare=False)
+
+
+def activations(*shapes: Shape, any_width: bool = False) -> list[Argument]:
+    """Tensors that a kernel reads, in calling order."""
+    roles: list[Role] = ["activation", *["residual"] * (len(shapes) - 1)]  # type: ignore[list-item]
+    return [Argument(role, shape, any_width) for role, shape in zip(roles, shapes, strict=True)]
+
+
+def factors(channels: int) -> list[Argument]:
+    """A factor and a summand of every channel, which a network's normalisations are folded into."""
+    return [Argument("weight", (channels,)), Argument("bias", (channels,))]
 
 
 def apply_epilogue(value: Any, steps: Sequence[str], bias: Any, residual: Any) -> Any:

@@ -12,9 +12,10 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.function import KernelFunction, apply_epilogue
+from aap_hw.compile.code.function import KernelFunction, activations, apply_epilogue, factors
 from aap_hw.compile.cpu.emit import lane_loop
-from aap_hw.compile.cpu.loops import activations, factors, image_shape, light_kernel, row_loop, shares
+from aap_hw.compile.cpu.loops import light_kernel, row_loop, shares
+from aap_hw.compile.families.shape import even_split, image_shape
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 
@@ -51,11 +52,6 @@ def concat(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFu
 
     constants = factors(channels) if has_affine else []
     return light_kernel([*activations(*examples, any_width=True), *constants], shape, body, widths)
-
-
-def even_split(channels: int, parts: int) -> list[int]:
-    """As equal widths as whole numbers allow: the split that a table measures."""
-    return [channels * (i + 1) // parts - channels * i // parts for i in range(parts)]
 
 
 def _copy_any_width(first: Any, pixels: int, width: Any, lanes: int, copy: Callable[[Any, Any], None]) -> None:

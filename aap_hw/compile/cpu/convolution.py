@@ -16,8 +16,8 @@ from tvm.script.ir_builder import tirx as T
 from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
 from aap_hw.compile.cpu.emit import Steps, accumulate, choose_tile, kernel_code, lane_loop, loop, padded_image, vector
 from aap_hw.compile.cpu.winograd import build_winograd, choose_winograd, transformed_elements
+from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.families.shape import ConvolutionShape
-from aap_hw.compile.front.pitch import pitch_of
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.errors import UserError

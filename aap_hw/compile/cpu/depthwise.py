@@ -17,8 +17,8 @@ from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
 from aap_hw.compile.cpu.emit import Steps, kernel_code, lane_loop, lanes_for, loop, padded_image, scratch, store, vector
+from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.families.shape import ConvolutionShape
-from aap_hw.compile.front.pitch import pitch_of
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 

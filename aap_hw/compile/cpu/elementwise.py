@@ -7,17 +7,9 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.function import KernelFunction, apply_epilogue
-from aap_hw.compile.cpu.loops import (
-    activations,
-    channel_loop,
-    factors,
-    image_shape,
-    light_kernel,
-    pixel_loop,
-    row_loop,
-    shares,
-)
+from aap_hw.compile.code.function import KernelFunction, activations, apply_epilogue, factors
+from aap_hw.compile.cpu.loops import channel_loop, light_kernel, pixel_loop, row_loop, shares
+from aap_hw.compile.families.shape import image_shape
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 

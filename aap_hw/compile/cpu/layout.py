@@ -6,9 +6,9 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.function import KernelFunction
-from aap_hw.compile.cpu.loops import activations, channel_loop, image_shape, light_kernel, pixel_loop, row_loop
-from aap_hw.compile.families.shape import slice_start
+from aap_hw.compile.code.function import KernelFunction, activations
+from aap_hw.compile.cpu.loops import channel_loop, light_kernel, pixel_loop, row_loop
+from aap_hw.compile.families.shape import image_shape, slice_start
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 

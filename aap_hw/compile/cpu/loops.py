@@ -15,32 +15,13 @@ from typing import Any
 from tvm import s_tir, tirx
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.function import Argument, KernelFunction, Role
+from aap_hw.compile.code.function import Argument, KernelFunction
 from aap_hw.compile.cpu.emit import Steps, kernel_code, lane_loop, lanes_for
-from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.families.shape import Shape
 from aap_hw.compile.keys.target import CpuTarget
 
 # Waking the other threads takes as long as moving about this many values.
 WORTH_SHARING = 1 << 14
-
-Shape = tuple[int, ...]
-
-
-def image_shape(key: KernelKey, channels: int) -> Shape:
-    """(N, H, W, C) of a kernel's input; a vector is an image of one pixel."""
-    height, width = key.size or (1, 1)
-    return key.batch, height, width, channels
-
-
-def activations(*shapes: Shape, any_width: bool = False) -> list[Argument]:
-    """Tensors that a kernel reads, in calling order."""
-    roles: list[Role] = ["activation", *["residual"] * (len(shapes) - 1)]  # type: ignore[list-item]
-    return [Argument(role, shape, any_width) for role, shape in zip(roles, shapes, strict=True)]
-
-
-def factors(channels: int) -> list[Argument]:
-    """A factor and a summand of every channel, which a network's normalisations are folded into."""
-    return [Argument("weight", (channels,)), Argument("bias", (channels,))]
 
 
 def light_kernel(

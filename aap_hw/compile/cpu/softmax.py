@@ -8,9 +8,10 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.expressions import exp
-from aap_hw.compile.code.function import KernelFunction
+from aap_hw.compile.code.function import KernelFunction, activations
 from aap_hw.compile.cpu.emit import scratch
-from aap_hw.compile.cpu.loops import activations, channel_loop, image_shape, light_kernel
+from aap_hw.compile.cpu.loops import channel_loop, light_kernel
+from aap_hw.compile.families.shape import image_shape
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 

@@ -32,8 +32,8 @@ from aap_hw.compile.cpu.emit import (
     store,
     vector,
 )
+from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.families.shape import ConvolutionShape
-from aap_hw.compile.front.pitch import pitch_of
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 

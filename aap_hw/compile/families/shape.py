@@ -12,6 +12,9 @@ WITH_WEIGHTS = ("conv2d", "depthwise_conv2d", "linear")
 WITH_WINDOWS = ("max_pool2d", "avg_pool2d")
 
 
+Shape = tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class ConvolutionShape:
     """The sizes of a convolution that do not depend on its widths.
@@ -91,6 +94,12 @@ def weight_shape(key: KernelKey, width_in: int, width_out: int) -> tuple[int, ..
     return width_out, of_each, *shape.kernel
 
 
+def image_shape(key: KernelKey, channels: int) -> Shape:
+    """(N, H, W, C) of a kernel's input; a vector is an image of one pixel."""
+    height, width = key.size or (1, 1)
+    return key.batch, height, width, channels
+
+
 def slice_start(key: KernelKey, width_in: int, width_out: int) -> int:
     """Where a slice of channels begins: at the first, so that it ends with the last, or behind equal pieces."""
     match key.attribute("side"):
@@ -99,6 +108,11 @@ def slice_start(key: KernelKey, width_in: int, width_out: int) -> int:
         case "last":
             return width_in - width_out
     return int(key.attribute("side")) * width_out
+
+
+def even_split(channels: int, parts: int) -> list[int]:
+    """As equal widths as whole numbers allow: the split that a table measures."""
+    return [channels * (i + 1) // parts - channels * i // parts for i in range(parts)]
 
 
 def pool_windows(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> int:

@@ -8,11 +8,9 @@ from typing import Any
 from tvm import te, tirx
 
 from aap_hw.compile.code.expressions import ACTIVATIONS, exp, number
-from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
-from aap_hw.compile.cpu.concat import even_split
-from aap_hw.compile.cpu.loops import Shape, activations, factors, image_shape
-from aap_hw.compile.cpu.pooling import axes_of, largest_of, mean_of
-from aap_hw.compile.families.shape import slice_start
+from aap_hw.compile.code.function import Argument, KernelFunction, activations, apply_epilogue, factors
+from aap_hw.compile.code.windows import axes_of, largest_of, mean_of
+from aap_hw.compile.families.shape import Shape, even_split, image_shape, slice_start
 from aap_hw.compile.gpu.scheduling import gpu_kernel
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import GpuTarget

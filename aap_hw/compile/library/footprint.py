@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from aap_hw.compile.cpu import depthwise
 from aap_hw.compile.cpu.convolution import packed_elements
 from aap_hw.compile.families import slow
+from aap_hw.compile.families.pitch import pitch_step
 from aap_hw.compile.families.shape import WITH_WEIGHTS, output_pixels, weight_elements
 from aap_hw.compile.front.network import Kernel, Network
-from aap_hw.compile.front.pitch import pitch_step
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import DeviceTarget, GpuTarget
 from aap_hw.graph import WidthExpr
