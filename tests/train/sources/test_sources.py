@@ -1,131 +1,16 @@
 """Every source of images gives what its files hold, at the network's size, or says in a sentence what is wrong."""
 
 import gzip
-import logging
 import struct
 import sys
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from aap_hw.errors import UserError
-from aap_hw.train.augment import Draws, training_batch
 from aap_hw.train.data import Normalisation
-from aap_hw.train.settings import Augmentation
-from aap_hw.train.sources import ImageSource, folder
-
-SMALL, LARGE = (3, 16, 16), (3, 96, 96)
-
-
-def colour(label, number):
-    """A colour that tells a class and an image apart."""
-    return (40 + 80 * label, 10 * number, 200)
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Two classes of four and two plain pictures, wide and high."""
-    for split, count in (("train", 4), ("val", 2)):
-        for label, name in enumerate(("cat", "dog")):
-            (tmp_path / split / name).mkdir(parents=True)
-            for number in range(count):
-                size = (130, 100) if number % 2 else (100, 120)
-                Image.new("RGB", size, colour(label, number)).save(tmp_path / split / name / f"{number}.png")
-    return tmp_path
-
-
-@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["kept decoded", "read when used"])
-def test_a_folder_of_pictures_is_read_in_order_and_at_the_networks_size(pictures, shape):
-    data = ImageSource(f"imagefolder:{pictures}").load(shape)
-    images, labels = data.batch("train", range(8))
-    assert data.class_names == ("cat", "dog")
-    assert labels.tolist() == [0] * 4 + [1] * 4
-    assert images.shape == (8, *shape)
-    assert [tuple(image[:, 5, 5].tolist()) for image in images] == [colour(n // 4, n % 4) for n in range(8)]
-    assert data.crops_are_random == (shape == LARGE)
-
-
-def test_a_test_image_is_its_middle_with_the_shorter_side_a_seventh_longer(tmp_path):
-    gradient = np.tile(np.arange(224, dtype=np.uint8)[None, :, None], (224, 1, 3))
-    for split in ("train", "val"):
-        (tmp_path / split / "a").mkdir(parents=True)
-        Image.fromarray(gradient).save(tmp_path / split / "a" / "x.png")
-    row = ImageSource(f"imagefolder:{tmp_path}").load((3, 112, 112)).batch("test", [0])[0][0, 0, 50].numpy()
-    # 196 of 224 pixels in 112 columns: from 14 on, 1.75 a column.
-    np.testing.assert_allclose(row, 14 + 1.75 * (np.arange(112) + 0.5) - 0.5, atol=1)
-
-
-def test_training_takes_random_parts_of_large_pictures_and_the_same_ones_however_a_batch_is_shared(tmp_path):
-    gradient = np.random.default_rng(0).integers(0, 256, (150, 150, 3), np.uint8)
-    for split in ("train", "val"):
-        (tmp_path / split / "a").mkdir(parents=True)
-        for number in range(6):
-            Image.fromarray(gradient).save(tmp_path / split / "a" / f"{number}.png")
-    data, how = ImageSource(f"imagefolder:{tmp_path}").load(LARGE), Augmentation()
-    draws = Draws.of(6, how, torch.Generator().manual_seed(0), crops=True)
-    whole, _ = training_batch(data, torch.arange(6), how, draws)
-    assert len({image.numpy().tobytes() for image in whole}) == 6
-    part, _ = training_batch(data, torch.arange(6)[2:4], how, draws[2:4])
-    assert torch.equal(whole[2:4], part)
-
-
-@pytest.mark.parametrize("shape", [SMALL, LARGE])
-def test_a_broken_picture_is_named_and_left_out(pictures, shape, caplog):
-    (pictures / "train" / "cat" / "1.png").write_bytes(b"not a picture")
-    with caplog.at_level(logging.WARNING):
-        data = ImageSource(f"imagefolder:{pictures}").load(shape)
-        images, labels = data.batch("train", range(data.count("train")))
-        data.batch("train", range(data.count("train")))
-    assert labels.tolist() == [0] * 3 + [1] * 4
-    assert tuple(images[1][:, 5, 5].tolist()) == colour(0, 2)
-    assert [record.message for record in caplog.records] == [
-        f"{pictures / 'train' / 'cat' / '1.png'} cannot be decoded and is left out"
-    ]
-
-
-def test_too_many_broken_pictures_are_refused(pictures, monkeypatch):
-    monkeypatch.setattr(folder, "MOST_BROKEN", 1)
-    for number in range(2):
-        (pictures / "train" / "dog" / f"{number}.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"more than 1 of 8 image files cannot be decoded, among them .*dog/0.png"):
-        ImageSource(f"imagefolder:{pictures}").load(SMALL)
-
-
-def test_tiny_imagenet_is_read_as_it_is_published(pictures):
-    flat = pictures / "val" / "images"
-    flat.mkdir()
-    lines = []
-    for name in ("cat", "dog"):
-        for number in range(2):
-            (pictures / "val" / name / f"{number}.png").rename(flat / f"val_{name}{number}.png")
-            lines.append(f"val_{name}{number}.png\t{name}\t0\t0\t63\t63\n")
-        (pictures / "val" / name).rmdir()
-    (pictures / "val" / "val_annotations.txt").write_text("".join(lines))
-    images, labels = ImageSource(f"imagefolder:{pictures}").load(SMALL).batch("test", range(4))
-    assert labels.tolist() == [0, 0, 1, 1]
-    assert tuple(images[3][:, 5, 5].tolist()) == colour(1, 1)
-
-
-def test_folders_that_do_not_belong_together_are_refused(pictures):
-    (pictures / "val" / "dog").rename(pictures / "val" / "wolf")
-    with pytest.raises(UserError, match="other classes than the folder 'train': dog, wolf"):
-        ImageSource(f"imagefolder:{pictures}").load(SMALL)
-    with pytest.raises(UserError, match="needs the folders 'train' and 'val'"):
-        ImageSource(f"imagefolder:{pictures / 'train'}").load(SMALL)
-    with pytest.raises(UserError, match=r"there is no folder of images .*gone; name the one that has them"):
-        ImageSource(f"imagefolder:{pictures / 'gone'}").load(SMALL)
-
-
-def test_pictures_without_classes_are_told_where_to_go(pictures):
-    for split in ("train", "val"):
-        for name in ("cat", "dog"):
-            for picture in (pictures / split / name).iterdir():
-                picture.rename(pictures / split / f"{name}-{picture.name}")
-            (pictures / split / name).rmdir()
-    with pytest.raises(UserError, match=r"train has no sub-folders, .* into one .*train/all"):
-        ImageSource(f"imagefolder:{pictures}").load(SMALL)
+from aap_hw.train.sources import ImageSource
 
 
 def write_idx(path, array):

@@ -1,0 +1,167 @@
+"""One picture file, whatever its depth, colours and turn, as the bytes that a network is shown of it.
+
+Turned upright as its EXIF data say, opaque (what is transparent becomes white), in 8 bits a value, and grey or in
+colour as the network takes it. Of an animation or a file of several pages it is the first one. Colour profiles are
+ignored. Where the files lie is not covered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError, features
+
+# The formats that are tried, whatever a file is called, and the endings of files that are taken for pictures. No
+# others: some that Pillow knows start a program to decode a file.
+_NEEDS = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+FORMATS = {
+    name: endings
+    for name, endings in {
+        "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+        "PNG": (".png", ".apng"),
+        "BMP": (".bmp", ".dib"),
+        "GIF": (".gif",),
+        "TIFF": (".tif", ".tiff"),
+        "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+        "WEBP": (".webp",),
+        "AVIF": (".avif",),
+        "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    }.items()
+    if name not in _NEEDS or features.check(_NEEDS[name])
+}
+SUFFIXES = frozenset(ending for endings in FORMATS.values() for ending in endings)
+# What torchvision's recipes do: the shorter side becomes 256 where the network sees 224; a training crop covers 8 to
+# 100 % of the area, with sides of 3:4 to 4:3.
+SHORTER_SIDE = 256 / 224
+CROP_AREA, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+# Up to this size a network is shown the middle of a picture up to its edge.
+SMALL_SIDE = 64
+ORIENTATION = 0x0112  # in EXIF: how the stored pixels are to be turned
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+BITS, WHITE_IS_ZERO, KIND = 258, 262, 339  # tags of TIFF: bits a value, the meaning of 0, whole number or float
+UNSIGNED = 1
+# Pictures above so many pixels are decoded one at a time: each takes hundreds of megabytes meanwhile.
+HUGE = 1 << 25
+_one_at_a_time = threading.Lock()
+
+
+class Unreadable(Exception):  # noqa: N818 - a circumstance of a file
+    """A file cannot be used as a picture; the text is the reason, a clause about "it"."""
+
+
+def read_picture(
+    file: Path, channels: int, size: tuple[int, int], crop: NDArray[np.float64] | None
+) -> NDArray[np.uint8]:
+    """A picture (height, width, channels) of this size: its middle, or the part that four numbers from 0 to 1 choose.
+
+    Raises
+    ------
+    Unreadable
+        If it is no picture, damaged, or of a kind that is not read.
+    """
+    try:
+        with Image.open(file, formats=tuple(FORMATS)) as image:
+            # Lets JPEG decode at a half or a quarter of its size where that is still large enough.
+            least = round(max(size) * (SHORTER_SIDE if crop is None else 1.0))
+            image.draft("RGB", (least, least))
+            with _one_at_a_time if image.width * image.height > HUGE else contextlib.nullcontext():
+                # TIFF is upright from here on by itself, and does not say any more that it was turned.
+                image.load()
+                return _fitted(_plain(_upright(image), channels), size, crop)
+    except (Unreadable, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise Unreadable("it has more pixels than can be decoded safely") from None
+    except UnidentifiedImageError:
+        raise Unreadable("it is in no format that is read" if file.stat().st_size else "it is empty") from None
+    except OSError as problem:
+        raise Unreadable((problem.strerror or "it is damaged or cut short").lower()) from None
+    except Exception:
+        # Decoders raise almost anything when they meet damaged data.
+        raise Unreadable("it is damaged or cut short") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:
+        # Damaged EXIF data in a sound picture; anything may be raised here, too.
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _plain(image: Image.Image, channels: int) -> Image.Image:
+    """In 8 bits, opaque, grey (ITU-R 601 luma) or in colour."""
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_whole(image) if image.mode.startswith("I") else _floats(image))
+    elif image.mode == "LAB":
+        raise Unreadable("its colours are CIELAB; save it in RGB")
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _whole(image: Image.Image) -> NDArray[np.uint8]:
+    """Bytes of a grey picture of more than 8 bits; the whole range of 12 or 16 bits becomes 0 to 255."""
+    # Of the other formats only 16 bits come here.
+    tags = getattr(image, "tag_v2", {})
+    bits, kind = int(tags.get(BITS, (16,))[0]), int(tags.get(KIND, (UNSIGNED,))[0])
+    if bits > 16 or kind != UNSIGNED:
+        signed = "" if kind == UNSIGNED else "signed "
+        raise Unreadable(f"its pixels are {signed}whole numbers of {bits} bits; save it with 8 or 16 bits, unsigned")
+    most = (1 << bits) - 1
+    values: NDArray[np.float32] = np.asarray(image, np.float32)
+    if tags.get(WHITE_IS_ZERO) == 0:
+        values = most - values
+    result: NDArray[np.uint8] = np.rint(values * (255 / most)).astype(np.uint8)
+    return result
+
+
+def _floats(image: Image.Image) -> NDArray[np.uint8]:
+    values: NDArray[np.float32] = np.asarray(image)
+    least, most = float(values.min()), float(values.max())
+    if not (least >= 0 and most <= 1):
+        raise Unreadable(f"its pixels are floats from {least:.4g} to {most:.4g}; only those from 0 to 1 are read")
+    return np.rint(values * 255).astype(np.uint8)
+
+
+def _fitted(image: Image.Image, size: tuple[int, int], crop: NDArray[np.float64] | None) -> NDArray[np.uint8]:
+    height, width = size
+    box = _centre(image.size, size) if crop is None else _random_crop(image.size, crop)
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    return pixels.reshape(height, width, -1)
+
+
+def _centre(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The middle part of an image that is left if its shorter side is scaled and the rest cut off."""
+    width, height = size
+    pixels = min(width / wanted[1], height / wanted[0]) / (SHORTER_SIDE if max(wanted) > SMALL_SIDE else 1.0)
+    across, down = wanted[1] * pixels, wanted[0] * pixels
+    left, top = (width - across) / 2, (height - down) / 2
+    return left, top, left + across, top + down
+
+
+def _random_crop(size: tuple[int, int], uniform: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """A part of random area and shape at a random place, from four numbers between 0 and 1."""
+    width, height = size
+    area, shape, x, y = uniform
+    least, most = CROP_AREA
+    ratio = np.exp(np.log(CROP_RATIO[0]) + shape * (np.log(CROP_RATIO[1]) - np.log(CROP_RATIO[0])))
+    pixels = width * height * (least + area * (most - least))
+    across, down = min(width, np.sqrt(pixels * ratio)), min(height, np.sqrt(pixels / ratio))
+    left, top = x * (width - across), y * (height - down)
+    return left, top, left + across, top + down
