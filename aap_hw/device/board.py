@@ -65,7 +65,7 @@ class RemoteDevice:
     Raises
     ------
     BoardLost : nobody answers at the address, or not as this device.
-    UserError : the board is of another kind, or runs another version of TVM.
+    UserError : nothing here links for the profile's platform.
     """
 
     def __init__(self, profile: DeviceProfile, target: DeviceTarget, address: Address) -> None:
@@ -78,14 +78,23 @@ class RemoteDevice:
         theirs.close()
         self._finalizer = weakref.finalize(self, _end, self._process, self._pipe)
         self._receive(SECONDS_TO_START)
-        with tempfile.TemporaryDirectory(prefix="aap-hw-probe-") as folder:
-            probe = Path(folder) / "probe.so"
-            compile_probe(target.host, probe)
-            where = address.host, address.port, address.keys
-            what = probe, triple_of(target.host).split("-")[0], profile.threads, isinstance(target, GpuTarget)
-            self.facts: Facts = self._ask("connect", *where, *what)
+        # Only for a board that answers does it matter whether anything here links for it.
+        self._ask("connect", address.host, address.port, address.keys, isinstance(target, GpuTarget))
+        try:
+            self.facts = self._look_around()
+        except UserError:
+            self.close()
+            raise
         if self.facts.emulated:
             self.profile = profile.model_copy(update={"measure": MEASURED_ONCE})
+
+    def _look_around(self) -> Facts:
+        with tempfile.TemporaryDirectory(prefix="aap-hw-probe-") as folder:
+            probe = Path(folder) / "probe.so"
+            compile_probe(self.target.host, probe)
+            architecture = triple_of(self.target.host).split("-")[0]
+            facts: Facts = self._ask("look_around", probe, architecture, self.profile.threads)
+        return facts
 
     def check(self) -> None:
         """Refuse a board whose latencies would be of something else than the profile says.
@@ -153,7 +162,7 @@ class RemoteDevice:
     def _ask(self, request: str, *arguments: Any, seconds: float = 0.0) -> Any:
         """One answer, which may take ``seconds`` longer than the board's usual time to answer."""
         try:
-            if self._dropped and request != "connect":
+            if self._dropped:
                 dropped, self._dropped[:] = list(self._dropped), []
                 self._pipe.send(("unload", (dropped,)))
                 self._receive(self._timeout_s)

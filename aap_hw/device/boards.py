@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from aap_hw.compile.library.linking import linker_of
 from aap_hw.device.board import Address, BoardLost, RemoteDevice
 from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device, LocalDevice, open_board, server_of, target_of, tracker_of
@@ -61,7 +60,7 @@ class Boards:
 
         Raises
         ------
-        UserError : no board answers, or the one that does is not as the profile says.
+        UserError : no board answers, the one that does is not as the profile says, or nothing here links for it.
         """
         self.profile, self.target, self._notify = profile, target_of(profile), notify
         self._patience_s = patience_s
@@ -71,7 +70,6 @@ class Boards:
             self._local = LocalDevice(profile)
             self._description = self._local.describe()
             return
-        linker_of(self.target.host)
         self._places = _places_of(profile)
         self._description = self._first()
 

@@ -55,10 +55,8 @@ class Session:
         self._libraries: dict[int, LoadedModule] = {}
         self._count = 0
 
-    def connect(
-        self, host: str, port: int, keys: Sequence[str], probe: Path, architecture: str, threads: int, on_gpu: bool
-    ) -> Facts:
-        """Begin the session with the first of the keys that the server takes, and look around on the board."""
+    def connect(self, host: str, port: int, keys: Sequence[str], on_gpu: bool) -> None:
+        """Begin the session with the first of the keys that the server takes."""
         where = f"{host}:{port}"
         for key in keys:
             try:
@@ -75,6 +73,9 @@ class Session:
         self._device = self._remote.cuda(0) if on_gpu else self._remote.cpu(0)
         if not self._device.exist:
             raise Refusal(f"the server at {where} has no NVIDIA GPU that its TVM can use; is its driver installed?")
+
+    def look_around(self, probe: Path, architecture: str, threads: int) -> Facts:
+        """What the board is, as the probe reads it there; an emulator keeps its own number of threads."""
         # Without the probe, a file can only be read back to see whether it has arrived.
         file = self._upload(probe)
         if len(self._remote.download(file)) != probe.stat().st_size:
@@ -122,7 +123,7 @@ class Session:
         try:
             return Answer(getattr(self, request)(*arguments))
         except Refusal as refusal:
-            return Answer(fault=str(refusal), lost=request == "connect")
+            return Answer(fault=str(refusal), lost=request in ("connect", "look_around"))
         except Exception as problem:  # whatever it is, it is for the other process to say
             if self._is_alive():
                 return Answer(fault=_last_line(problem))

@@ -19,8 +19,6 @@ import torch
 import tvm
 from torch import nn
 
-from aap_hw.compile.keys.target import CpuTarget
-from aap_hw.compile.library.linking import linker_of
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device import DeviceProfile, load_profile
 from aap_hw.device.board import BoardLost
@@ -28,6 +26,7 @@ from aap_hw.device.connection import Device, LocalDevice
 from aap_hw.errors import UserError
 from tests.device import servers
 from tests.device.reaching import connect
+from tests.needs import needs_cross_compiler
 
 IMAGE = np.arange(8, dtype="float32").reshape(1, 2, 2, 2)
 
@@ -107,14 +106,25 @@ def test_library_for_another_cpu_is_refused_by_name_and_the_board_stays_of_use(
     assert np.array_equal(loaded.run("main")[0], 2 * IMAGE)
 
 
+@needs_cross_compiler
 def test_board_of_another_cpu_than_the_profile_means_is_refused(device: Device) -> None:
     profile = reached(f"rpc://{device.board}")
     arm = load_profile("rpi4").reached_by(f"rpc://{device.board}")
     assert profile.target.kind == "host"
-    linker_of(CpuTarget.of(arm.target_config(), 4))  # the test needs the cross linker
     device.close()  # a server has one session at a time
     with pytest.raises(UserError, match=r"runs x86_64 programs, and the library is for aarch64"):
         connect(arm)
+
+
+def test_linker_that_is_missing_is_said_of_a_board_that_answers_and_the_board_is_free_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with servers.board() as server:
+        with monkeypatch.context() as without:
+            without.setenv("PATH", "/nowhere")
+            with pytest.raises(UserError, match=r"install it with: sudo apt-get install g\+\+-aarch64-linux-gnu$"):
+                connect(load_profile("rpi4").reached_by(f"rpc://127.0.0.1:{server.port}"))
+        connect(reached(f"rpc://127.0.0.1:{server.port}", timeout_s=5.0)).close()
 
 
 @pytest.fixture

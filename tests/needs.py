@@ -1,0 +1,40 @@
+"""What a test may need besides Python's packages: without it the test skips and says which Debian package has it.
+
+CI installs the packages, and there ``--no-unexpected-skips`` takes a skip for a failure unless a machine may well be
+like that.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+ARM_LINKER = shutil.which("aarch64-linux-gnu-g++") or (platform.machine() == "aarch64" and shutil.which("g++")) or ""
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+def _needs(what: object, package: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not what, reason=f"needs Debian's {package}: sudo apt-get install {package}")
+
+
+needs_browser = _needs(CHROMIUM, "chromium")
+needs_cross_compiler = _needs(ARM_LINKER, "g++-aarch64-linux-gnu")
+needs_fashion_mnist = _needs(FASHION_MNIST.is_dir(), "dataset-fashion-mnist")
+
+# Reasons that no package can take away, each with what must be true of such a machine.
+EXPECTED_SKIPS = {
+    r"there is a GPU here": "what is said where there is none cannot be said there",
+    r"this machine is of the board's kind": "it is an Arm board itself, and no other kind than one",
+    r"only root can mount a small disk": "a container's root may lack the right to mount",
+    r"this processor always flushes denormals": "it has no mode in which it does not",
+}
+
+
+def is_expected(reason: str) -> bool:
+    """Whether a test may skip for this reason where everything is installed."""
+    return any(re.search(pattern, reason) for pattern in EXPECTED_SKIPS)
