@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from tests.report.browser import CHROMIUM, open_page
+from tests.needs import CHROMIUM
+from tests.report.browser import open_page
 
 ROOT = Path(__file__).parent.parent
 

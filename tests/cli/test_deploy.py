@@ -12,9 +12,11 @@ from aap_hw.policy import Budget
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings, Task
+from tests.needs import needs_cross_compiler
 from tests.synthetic import ORIGIN, few_images, table
 
 
+@needs_cross_compiler
 def test_bundle_for_a_jetson_is_compiled_anywhere_and_says_that_nothing_was_timed(
     aap_hw: Callable[..., Any], tmp_path: Path, quick: None
 ) -> None:

@@ -11,20 +11,19 @@ import torch
 from torch import nn
 
 from aap_hw.compile.keys.target import CpuTarget
-from aap_hw.compile.library import linking
 from aap_hw.compile.library.linking import linker_of
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device import load_profile
 from aap_hw.device.connection import target_of
 from aap_hw.errors import UserError
+from tests.needs import needs_cross_compiler
 
 AARCH64 = 183  # in the header of an ELF file
 
 
+@needs_cross_compiler
 @pytest.mark.parametrize("name", ["rpi4", "rpi5", "aarch64"])
 def test_network_for_an_arm_board_is_an_arm_library(name: str, tmp_path: Path) -> None:
-    if linking.shutil.which("aarch64-linux-gnu-g++") is None and platform.machine() != "aarch64":
-        pytest.skip("needs Debian's g++-aarch64-linux-gnu")
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
     compile_network(model, torch.zeros(1, 3, 8, 8), target_of(load_profile(name)), tmp_path / "net.so")
     header = (tmp_path / "net.so").read_bytes()[:20]

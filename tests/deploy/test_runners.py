@@ -26,6 +26,7 @@ import aap_hw.deploy.runners
 from aap_hw.compile.keys.target import device_target
 from aap_hw.deploy.runners import build_command
 from tests.deploy.tiny import Several, edit_manifest, make_bundle, replace_file, telltale_library
+from tests.needs import ARM_LINKER, needs_cross_compiler
 
 RUNNERS = Path(aap_hw.deploy.runners.__file__).parent
 PACKAGES = Path(sysconfig.get_paths()["purelib"])
@@ -255,10 +256,8 @@ def test_image_of_another_shape_is_refused(original: tuple[Path, np.ndarray], sh
     assert f"ValueError: the network takes images of shape (1, 3, 12, 12), not {shape}" in done.stderr
 
 
+@needs_cross_compiler
 def test_runner_in_cpp_compiles_for_a_board(tmp_path: Path) -> None:
-    compiler = shutil.which("aarch64-linux-gnu-g++")
-    if compiler is None:
-        pytest.skip("no cross compiler here (Debian's g++-aarch64-linux-gnu)")
     shutil.copy(RUNNERS / "run.cc", tmp_path)
-    options = [word for word in build_command(PACKAGES, compiler) if not word.startswith(("-l", "-L", "-Wl"))]
+    options = [word for word in build_command(PACKAGES, ARM_LINKER) if not word.startswith(("-l", "-L", "-Wl"))]
     subprocess.run([*options, "-fsyntax-only"], cwd=tmp_path, check=True)

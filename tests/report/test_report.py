@@ -30,7 +30,8 @@ from aap_hw.report.story import Story, read_story
 from aap_hw.report.writing import page_of_run, page_of_runs, write_report
 from aap_hw.train import data
 from aap_hw.train.settings import TrainSettings
-from tests.report.browser import needs_browser, open_page
+from tests.needs import needs_browser
+from tests.report.browser import open_page
 from tests.synthetic import ORIGIN, few_images, resnet20, table
 
 SETTINGS = PruneSettings(

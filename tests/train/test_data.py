@@ -24,9 +24,9 @@ from aap_hw.train.data import (
 )
 from aap_hw.train.evaluation import evaluate
 from aap_hw.train.settings import Augmentation
+from tests.needs import FASHION_MNIST, needs_fashion_mnist
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_embedded_data.py"
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FOLDER = resources.files("aap_hw") / "data"
 
 
@@ -66,9 +66,9 @@ def test_checksum_is_in_the_note_beside_the_file():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+@needs_fashion_mnist
 def test_script_makes_the_embedded_files_again(tmp_path):
-    make_script().make(DEBIAN, tmp_path)
+    make_script().make(FASHION_MNIST, tmp_path)
     made = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert set(made) == {EMBEDDED_FILE, "LICENSE.fashion-mnist", "README.md"}
     assert all((FOLDER / name).read_bytes() == content for name, content in made.items())
