@@ -21,6 +21,7 @@ demo: $(VENV)/.installed
 	$(RUN) scripts/demo.py
 
 # One thread a process: two test processes already fill the two cores that this is tuned for.
+# Tests skip without g++-aarch64-linux-gnu, chromium or dataset-fashion-mnist; .ci/run installs them first.
 test: lint
 	OMP_NUM_THREADS=1 TVM_NUM_THREADS=1 $(RUN) -m pytest -n 2
 

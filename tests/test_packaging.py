@@ -44,26 +44,9 @@ def test_versions_that_must_agree_are_pinned_exactly() -> None:
         assert any(requirement.startswith(f"{package}==") for requirement in project["dependencies"])
 
 
-def test_ci_fails_without_a_make_that_succeeds(tmp_path: Path) -> None:
-    (tmp_path / "make").write_text('#!/bin/sh\ncat; pwd; echo "$@"; exit 3\n')
-    (tmp_path / "make").chmod(0o755)
-    child = subprocess.run(
-        [ROOT / ".ci" / "run"],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    assert child.returncode == 3
-    assert child.stdout.splitlines() == [str(ROOT), "test"]
-
-
 @pytest.mark.slow
 def test_installed_wheel_finds_profiles_and_tables(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling")
-    options = ["--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
+    options = ["--no-deps", "--disable-pip-version-check", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", *options],
         check=True,
