@@ -17,6 +17,7 @@ import click
 
 from aap_hw import __version__
 from aap_hw.cli.help import WholeSentences
+from aap_hw.cli.output import logged_as_notices
 from aap_hw.errors import Fault, UserError, closest, reason
 from aap_hw.interrupts import interruptible
 
@@ -59,7 +60,7 @@ class LazyGroup(WholeSentences):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the sub-command."""
-        with interruptible():
+        with interruptible(), logged_as_notices():
             return super().invoke(ctx)
 
     def resolve_command(

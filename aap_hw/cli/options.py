@@ -152,14 +152,14 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
 weights_option = click.option(
     "--weights",
     metavar="FILE",
-    help="Trained weights: a checkpoint of yours (safetensors or torch's state_dict), 'embedded' (resnet20 only) or "
-    "'none'; default: none, and with --data embedded what there is.",
+    help="Trained weights: a checkpoint of yours (safetensors or what torch.save wrote), 'embedded' (resnet20 only) "
+    "or 'none'; default: none, and with --data embedded what there is.",
 )
 trained_option = click.option(
     "--weights",
     metavar="FILE",
-    help="Weights of the pruned network that code of yours has trained: a checkpoint of aap_hw.load(RUN), safetensors "
-    "or torch's state_dict; default: the run's own.",
+    help="Weights of the pruned network that code of yours has trained: a checkpoint of aap_hw.load(RUN), of any "
+    "kind that 'aap-hw prune' takes; default: the run's own.",
 )
 _DATA = (
     click.option(

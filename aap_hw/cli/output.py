@@ -1,9 +1,12 @@
-"""The `--json` and `--quiet` options that sub-commands share, and notices.
+"""The `--json` and `--quiet` options that sub-commands share, and notices, which what the library logs becomes as well.
 
 Not covered: tables for people, which each sub-command lays out itself.
 """
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -23,6 +26,29 @@ quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but wha
 def notice(line: str) -> None:
     """Tell what a person may want to see to while the work goes on, with or without ``--quiet``."""
     click.echo(f"aap-hw: {line}", err=True)
+
+
+@contextmanager
+def logged_as_notices() -> Iterator[None]:
+    """Until this ends, tell what the library warns of in its log, each sentence once."""
+    logger, handler = logging.getLogger("aap_hw"), _Notices()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Notices(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if line not in self._told:
+            self._told.add(line)
+            notice(line)
 
 
 def write_json(value: object, destination: str) -> None:

@@ -1,39 +1,39 @@
-"""A user's checkpoint, read from a file and put into a network, or refused in a sentence that says what differs.
+"""A user's checkpoint, put into a network, or refused in a sentence that says what differs.
 
-Covers safetensors files and state dicts saved by torch (read without unpickling code), nested or with prefixed names as
-training scripts leave them. It does not download anything and does not know which network a checkpoint is of.
+What files there are and how they are read without running anything in them is in `aap_hw.models.checkpoints`. Nothing
+is downloaded, and nothing is known of which network a checkpoint is of but what its names and shapes say.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from aap_hw.errors import UserError, closest, reason
+from aap_hw import ranks
+from aap_hw.errors import UserError, closest
 from aap_hw.files import sha256_of
+from aap_hw.models.checkpoints import remarks
+from aap_hw.models.checkpoints.candidates import Candidate, Network, beside, candidates_of
+from aap_hw.models.checkpoints.contents import Found, foreign_in, keys_of, tensors_in
+from aap_hw.models.checkpoints.files import opened, parts, whole
+from aap_hw.models.checkpoints.pickled import Made
 
-# Where training scripts put the weights among other things, the averaged ones first.
-NESTED_UNDER = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net", "weights")
-# What DistributedDataParallel, torch.compile and Lightning put before every name.
-PREFIXES = ("module.", "_orig_mod.", "model.")
-# A zip archive, or the pickle that versions before 1.6 wrote.
-TORCH_BEGINS = (b"PK", b"\x80")
-SHOWN = 3
-
-State = dict[str, torch.Tensor]
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A checkpoint that a network was built with: where it was, and the digest of its bytes."""
+    """A checkpoint that a network was built with: where it was, and the digest of its bytes.
+
+    Of an index it is the digest of all files that it names.
+    """
 
     path: str
     sha256: str
@@ -41,11 +41,13 @@ class WeightsFile:
     @classmethod
     def at(cls, path: str | Path) -> WeightsFile:
         """The file as it is now. Raises UserError if it cannot be read."""
-        return cls(str(path), sha256_of(path))
+        return cls(str(path), _digest(path))
 
 
 def load_weights(module: nn.Module, file: WeightsFile, what: str) -> None:
     """Put a checkpoint's tensors into a network, in place; every tensor of the network must be in it.
+
+    Where a choice was made, or something was left out, it is logged as a warning.
 
     Parameters
     ----------
@@ -58,106 +60,95 @@ def load_weights(module: nn.Module, file: WeightsFile, what: str) -> None:
         If the file is not a checkpoint, is no longer the one of ``file.sha256``, or is of another network: the names
         that are missing, unknown or of another shape or type are given.
     """
-    if (now := sha256_of(file.path)) != file.sha256:
+    if (now := _digest(file.path)) != file.sha256:
         raise UserError(
             f"{file.path} has changed (sha256 {now[:12]}... instead of {file.sha256[:12]}...); restore the file that "
             "the run began with"
         )
-    wanted = module.state_dict()
-    found = _without_prefix(_tensors(file.path), wanted)
-    _check(found, wanted, file.path, what)
-    # Counters of batches are the only integers, and what old checkpoints lack; nothing here depends on them.
-    module.load_state_dict({name: found.get(name, tensor) for name, tensor in wanted.items()})
+    path = Path(file.path)
+    network = Network.of(module)
+    with opened(path) as content:
+        with whole(path):
+            found = tensors_in(content)
+        if not found:
+            raise UserError(_no_weights(content, file.path))
+        candidates = candidates_of(found, network)
+        chosen = _fitting(candidates, found, network, file.path, what)
+        with whole(path):
+            state = _read(chosen)
+    _check(state, network, file.path)
+    module.load_state_dict({**module.state_dict(), **state})
+    if ranks.is_first():
+        _tell(chosen, candidates, found, file.path, what)
 
 
-def _tensors(path: str) -> State:
-    """All tensors of a checkpoint by name."""
-    if Path(path).suffix == ".safetensors":
-        try:
-            return safetensors.torch.load_file(path)
-        except (OSError, SafetensorError) as problem:
-            raise UserError(
-                f"cannot read the weights {path}: {reason(problem)}; is it a whole safetensors file?"
-            ) from problem
-    try:
-        with Path(path).open("rb") as file:
-            begins = file.read(2)
-        if begins and not begins.startswith(TORCH_BEGINS):
-            raise UserError(
-                f"the weights {path} are no file of torch.save; give one, or a safetensors file, whose name ends with "
-                ".safetensors"
-            )
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as problem:
-        raise UserError(
-            f"{path} holds more than tensors, which could run code when it is read; save the network's state_dict() "
-            "alone, best as safetensors"
-        ) from problem
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as problem:
-        raise UserError(
-            f"cannot read the weights {path}: {reason(problem)}; is it a whole checkpoint of torch?"
-        ) from problem
-    return _state_in(content, path)
-
-
-def _state_in(content: Any, path: str) -> State:
-    if isinstance(content, Mapping):
-        if content and all(isinstance(value, torch.Tensor) for value in content.values()):
-            return {str(name): tensor for name, tensor in content.items()}
-        for name in NESTED_UNDER:
-            if isinstance(content.get(name), Mapping):
-                return _state_in(content[name], path)
-    kind = type(content).__name__
-    inside = f" with the keys {', '.join(map(str, list(content)[:6]))}" if isinstance(content, Mapping) else ""
+def _fitting(
+    candidates: Sequence[Candidate], found: Sequence[Found], network: Network, path: str, what: str
+) -> Candidate:
+    best = candidates[0] if candidates else Candidate("", {}, "", network, False, 0)
+    if best.fits:
+        return best
+    unknown = beside(best, candidates, found) if candidates else _most_together(found)
+    place = f", under '{best.place}'," if best.place else ""
     raise UserError(
-        f"{path} holds a {kind}{inside} and no weights; save the network's state_dict(), by itself or under "
-        "'state_dict'"
+        f"the weights {path}{place} are not of {what}: {remarks.differences(best, unknown, what)}; "
+        "give the checkpoint of this network"
     )
 
 
-def _without_prefix(found: State, wanted: Mapping[str, torch.Tensor]) -> State:
-    """Take off prefixes that every name has, as long as that does not lose a name that is wanted."""
-    while not wanted.keys() & found.keys():
-        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in found)), None)
-        if prefix is None:
-            break
-        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    return found
+def _most_together(found: Sequence[Found]) -> list[str]:
+    """The names of the dictionary that holds the most tensors."""
+    together: dict[str, list[str]] = {}
+    for each in found:
+        together.setdefault(each.place, []).append(each.keys[-1] if each.keys else "a tensor")
+    return max(together.values(), key=len)
 
 
-def _check(found: State, wanted: Mapping[str, torch.Tensor], path: str, what: str) -> None:
-    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
-    unknown = [name for name in found if name not in wanted]
-    remarks = []
-    if missing:
-        hint = closest(missing[0], unknown) if unknown else ""
-        remarks.append(f"it lacks {_listed(missing)} of {len(wanted)} tensors{hint}")
-    if unknown:
-        remarks.append(f"{what} has no {_listed(unknown)}")
-    differing = [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
-    if differing:
-        first = differing[0]
-        theirs, ours = tuple(found[first].shape), tuple(wanted[first].shape)
-        remarks.append(f"{_listed(differing)} differ in shape: {first} is {theirs} there and {ours} in {what}")
-    types = [
-        name for name in wanted if name in found and found[name].is_floating_point() != wanted[name].is_floating_point()
-    ]
-    if types:
-        remarks.append(
-            f"{_listed(types)} are of another type: {types[0]} is {found[types[0]].dtype}".replace("torch.", "")
-        )
-    if remarks:
-        raise UserError(
-            f"the weights {path} are not of {what}: {'; '.join(remarks)}; give the checkpoint of this network"
-        )
-    broken = [name for name, tensor in found.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+def _read(chosen: Candidate) -> dict[str, torch.Tensor]:
+    """The network's new tensors, of the types that it has."""
+    state: dict[str, torch.Tensor] = {}
+    for name, ours in chosen.network.tensors.items():
+        if (source := chosen.source_of(name)) is not None:
+            state[name] = chosen.tensors[source].read().to(ours.dtype)
+    return state
+
+
+def _check(state: Mapping[str, torch.Tensor], network: Network, path: str) -> None:
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
-        raise UserError(f"the weights {path} are not all finite numbers ({_listed(broken)}); give another checkpoint")
+        raise UserError(
+            f"the weights {path} are not all finite numbers ({remarks.listed(broken)}); give another checkpoint"
+        )
+    for name, value in state.items():
+        for other in network.same[name]:
+            if other in state and not torch.equal(value, state[other]):
+                raise UserError(
+                    f"the weights {path} have different numbers for '{name}' and '{other}', which are one tensor in "
+                    "the network; give the checkpoint of this network"
+                )
 
 
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+def _tell(chosen: Candidate, candidates: Sequence[Candidate], found: Sequence[Found], path: str, what: str) -> None:
+    if sentence := remarks.choice(chosen, candidates):
+        LOG.warning("%s: %s", path, sentence)
+    if extra := remarks.left_out(beside(chosen, candidates, found)):
+        LOG.warning("%s: %s left out, as %s has no such tensors", path, extra, what)
+
+
+def _no_weights(content: Any, path: str) -> str:
+    keys, foreign = keys_of(content), foreign_in(content)
+    what = f"a dict with the keys {', '.join(keys[:6])} and" if keys else f"a {type(content).__name__} and"
+    what = "" if isinstance(content, Made) and not keys else f"{what} "
+    why = f"what {foreign[0]} would make is not looked at, as that could run code; " if foreign else ""
+    return f"{path} holds {what}no weights; {why}save the network's state_dict(), by itself or under 'state_dict'"
+
+
+def _digest(path: str | Path) -> str:
+    whole_file, *of_index = parts(Path(path))
+    digest = sha256_of(whole_file)
+    if of_index:
+        digest = hashlib.sha256("".join([digest, *map(sha256_of, of_index)]).encode()).hexdigest()
+    return digest
 
 
 def weights_of(text: str | None) -> str | WeightsFile | None:
@@ -171,6 +162,8 @@ def weights_of(text: str | None) -> str | WeightsFile | None:
         return None
     if text == "embedded":
         return text
+    if Path(text).is_dir():
+        raise UserError(f"the weights {text} are a folder; give the file in it that holds the weights")
     if not Path(text).is_file():
         raise UserError(
             f"there are no weights '{text}': give the path of a checkpoint, 'embedded' or 'none'"

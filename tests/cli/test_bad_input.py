@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from tests.synthetic import resnet20
 
 RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8")
 
@@ -257,3 +261,57 @@ def test_folder_that_cannot_be_made(
     json_out = ("--json", str(tmp_path / "file" / "plan.json"))
     fails(aap_hw("plan", *RESNET20, "--lut", str(table_file), "--budget", "50%", *json_out), "cannot write .*plan.json")
     fails(aap_hw("lut", "show", str(table_file), *json_out), "cannot write .*plan.json")
+
+
+def _script(file: Path) -> None:
+    file.write_bytes(b"import torch\n")
+
+
+def _program(file: Path) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        for part in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"net/{part}", b"\x80\x02N.")
+
+
+def _half(file: Path) -> None:
+    torch.save(resnet20()[0].state_dict(), file)
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def _called(file: Path) -> None:
+    file.write_bytes(b"\x80\x02cos\nsystem\n(X\x0a\x00\x00\x00touch harmtR.")
+
+
+WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no checkpoint": (_script, "the weights w.pt are no file of torch.save; give one, or a safetensors file"),
+    "a program": (_program, r"w.pt is a TorchScript program and no checkpoint; .*torch.jit.load\('w.pt'\).state_dict"),
+    "half a file": (_half, "cannot read the weights w.pt: the file is damaged or cut short; copy or download it again"),
+    "code": (
+        _called,
+        "w.pt holds no weights; what os.system would make is not looked at, as that could run code; save",
+    ),
+    "nothing": (lambda file: torch.save({"args": {"lr": 0.1}}, file), "holds a dict with the keys args and no weights"),
+    "another network": (
+        lambda file: torch.save({"state_dict": {"conv1.weight": torch.zeros(16, 3, 3, 3)}}, file),
+        r"the weights w.pt, under 'state_dict', are not of resnet20: it lacks 'bn1.weight', .* of 116 tensors",
+    ),
+    "another width": (
+        lambda file: torch.save({**resnet20()[0].state_dict(), "linear.bias": torch.zeros(7)}, file),
+        r"'linear.bias' differ in shape: linear.bias is \(7,\) there and \(10,\) in resnet20",
+    ),
+    "a folder": (lambda file: file.mkdir(), "the weights w.pt are a folder; give the file in it"),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights(
+    aap_hw: Callable[..., Any], table_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    save, sentence = WEIGHTS[name]
+    monkeypatch.chdir(tmp_path)
+    save(Path("w.pt"))
+    fails(
+        aap_hw("plan", "--model", "resnet20", "--weights", "w.pt", "--lut", str(table_file), "--budget", "50%"),
+        sentence,
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.json", "w.pt"]
