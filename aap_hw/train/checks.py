@@ -30,22 +30,28 @@ def check_labels(split: str, labels: Any, count: int, classes: int) -> None:
     if not isinstance(labels, np.ndarray):
         raise UserError(f"the {split} labels are a {type(labels).__name__}; give a NumPy array of whole numbers")
     if labels.shape != (count,):
-        one_hot = labels.ndim == 2 and labels.shape[1] > 1
         raise UserError(
-            f"there are {count} {split} images but labels of shape {labels.shape}; give one label an image"
-            f"{', such as labels.argmax(1) of one-hot ones' if one_hot else ''}"
+            f"there are {count} {split} images but labels of shape {labels.shape}; {one_number_each(labels)}"
         )
     if not count:
         raise UserError(f"there is not one image in the {split} split; nothing can be learnt or judged without any")
     if not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(
-            f"the {split} labels are {labels.dtype.name}; give whole numbers, such as labels.astype('int64')"
-        )
+        raise UserError(f"the {split} labels are {labels.dtype.name}; {one_number_each(labels)}")
     if not 0 <= labels.min() <= labels.max() < classes:
         raise UserError(
             f"the {split} labels run from {labels.min()} to {labels.max()}, but there are {classes} classes; "
             "number them from 0"
         )
+
+
+def one_number_each(labels: npt.NDArray[Any]) -> str:
+    """What to give instead of labels that are not numbers of classes, one for each image."""
+    advice = "give one whole number an image"
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return f"{advice}, such as labels.argmax(1) of one-hot ones"
+    if labels.dtype.kind in "US":
+        return f"{advice}, such as numpy.unique(labels, return_inverse=True)[1] of names"
+    return f"{advice}, such as labels.astype('int64')" if labels.dtype.kind in "fb" else advice
 
 
 def _to_bytes(images: npt.NDArray[Any]) -> str:

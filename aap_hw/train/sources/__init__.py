@@ -81,9 +81,11 @@ class ImageSource:
         channels, needed = images.channels, input_shape[0]
         given = images.mean_and_std[0].numel()
         if channels not in (1, needed) or given not in (1, channels):
+            last = images.train_images.ndim == 4 and images.train_images.shape[3] == needed != channels
             raise UserError(
                 f"the images of {self.text} have {channels} channels, are normalised by {given} and the network takes "
                 f"{needed}; these must agree"
+                f"{', and channels come before rows: images.transpose(0, 3, 1, 2)' if last else ''}"
             )
         return images
 
@@ -101,7 +103,7 @@ def _load(kind: str, rest: str, input_shape: InputShape, download: bool) -> Labe
         case "imagefolder":
             return folder.load_folder(Path(rest), input_shape)
         case "npz":
-            return npz.load_npz(Path(rest))
+            return npz.load_npz(Path(rest), input_shape[0])
         case _:
             return _made(kind, rest, input_shape)
 

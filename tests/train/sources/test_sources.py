@@ -1,6 +1,7 @@
 """Every source of images gives what its files hold, at the network's size, or says in a sentence what is wrong."""
 
 import gzip
+import pickle
 import struct
 import sys
 
@@ -60,12 +61,45 @@ def test_an_archive_of_arrays_is_read_with_channels_last_and_labels_in_columns(t
     assert data.normalisation == Normalisation((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
 
 
+@pytest.mark.parametrize("channels", [1, 3, 13])
+@pytest.mark.parametrize("side", [4, 8])
+def test_channels_come_first_or_last(tmp_path, channels, side):
+    images = np.random.default_rng(2).integers(0, 256, (6, channels, side, side), np.uint8)
+    for number, each in enumerate((images, images.transpose(0, 2, 3, 1))):
+        np.savez(tmp_path / f"{number}.npz", **arrays(train_images=each, test_images=each))
+        data = ImageSource(f"npz:{tmp_path / f'{number}.npz'}").load((channels, side, side))
+        assert np.array_equal(data.batch("test", range(6))[0], images)
+
+
+LABELS = np.arange(6) % 3
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"train_labels": np.array([{}] * 6)}, "give an .npz file of plain arrays"),
-        ({"train_labels": np.linspace(0, 1, 6)}, "train_labels of .* is float64"),
+        ({"train_labels": np.array([{}] * 6)}, "made of Python objects, .*; give an .npz file of plain arrays"),
+        ({"train_images": np.array([None] * 6)}, "train_images of .* is made of Python objects"),
+        ({"train_labels": np.linspace(0, 1, 6)}, r"train_labels of .* is float64.*such as labels\.astype"),
+        (
+            {"test_labels": np.eye(3, dtype=int)[LABELS]},
+            r"test_labels of .* shape \(6, 3\); .* such as labels\.argmax\(1\)",
+        ),
+        (
+            {"train_labels": np.array(list("abcabc"))},
+            r"such as numpy\.unique\(labels, return_inverse=True\)\[1\] of names",
+        ),
+        (
+            {"train_labels": LABELS + 1, "test_labels": LABELS + 1},
+            "run from 1 to 3 and none is 0; number classes from 0",
+        ),
+        ({"train_labels": LABELS - 1}, "run from -1 to 2; number classes from 0"),
+        ({"train_labels": LABELS * 10**12}, "run from 0 to 2000000000000; number classes from 0"),
+        (
+            {"test_images": np.zeros((0, 8, 8, 3), np.uint8), "test_labels": LABELS[:0]},
+            "not one image in the test split",
+        ),
         ({"mean": np.array([0.5])}, "lacks the other"),
+        ({"mean": np.array(["a"] * 3), "std": np.ones(3)}, "'mean' and 'std' of .* are not numbers"),
         ({"train_images": np.zeros((6, 8, 8, 3))}, "give bytes"),
     ],
 )
@@ -75,18 +109,41 @@ def test_an_archive_of_something_else_is_refused(tmp_path, change, sentence):
         ImageSource(f"npz:{tmp_path / 'a.npz'}").load((3, 8, 8))
 
 
+def test_a_file_that_is_no_archive_of_arrays_is_refused(tmp_path):
+    np.savez(tmp_path / "whole.npz", **arrays())
+    np.save(tmp_path / "alone.npy", np.zeros(3))
+    whole = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    place = whole.index(arrays()["train_images"].tobytes()[:64])
+    (tmp_path / "flipped.npz").write_bytes(whole[:place] + bytes(64) + whole[place + 64 :])
+    (tmp_path / "pickled.npz").write_bytes(pickle.dumps({"train_images": 1}))
+    for name, sentence in (
+        ("gone.npz", "cannot read the images .*gone.npz: No such file"),
+        ("alone.npy", "alone.npy is one array and not an archive of several; give an .npz file"),
+        ("cut.npz", "cannot read the images .*cut.npz: it is no .npz file, or cut short"),
+        ("pickled.npz", "cannot read the images .*pickled.npz: it is no .npz file, or cut short"),
+        ("flipped.npz", "train_images of .*flipped.npz is damaged; give an .npz file"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            ImageSource(f"npz:{tmp_path / name}").load((3, 8, 8))
+
+
 def test_a_function_of_the_users_is_called_with_the_input_shape(tmp_path, monkeypatch):
     (tmp_path / "my_images.py").write_text(
         "import numpy as np\nfrom aap_hw.train.data import LabelledImages\n"
         "def make(shape):\n    images = np.zeros((4, *shape), np.uint8)\n"
         "    return LabelledImages(images, np.arange(4), images, np.arange(4), tuple('abcd'))\n"
         "def wrong(shape):\n    return 3\n"
+        "def last(shape):\n    images = np.zeros((4, *shape[1:], shape[0]), np.uint8)\n"
+        "    return LabelledImages(images, np.arange(4), images, np.arange(4), tuple('abcd'))\n"
     )
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
     assert ImageSource("my_images:make").load((3, 4, 4)).count("train") == 4
     with pytest.raises(UserError, match="returned a int"):
         ImageSource("my_images:wrong").load((3, 4, 4))
+    with pytest.raises(UserError, match=r"channels come before rows: images\.transpose\(0, 3, 1, 2\)"):
+        ImageSource("my_images:last").load((3, 4, 4))
     with pytest.raises(UserError, match="gives no images"):
         ImageSource("my_images:absent").load((3, 4, 4))
     assert sys.path == before, "what is imported later would be looked for there, too"
