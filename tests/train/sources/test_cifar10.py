@@ -85,9 +85,14 @@ def test_what_is_missing_or_damaged_is_named(few, tmp_path):
     (tmp_path / "train_lables.json").write_text("[1, 2]")
     with pytest.raises(UserError, match=r"train_lables.json has labels of shape \(2,\) for 10 images"):
         load_cifar10(tmp_path)
-    (tmp_path / "data_batch_3.png").write_bytes((tmp_path / "data_batch_3.png").read_bytes()[:-30])
-    with pytest.raises(UserError, match=r"data_batch_3.png"):
-        load_cifar10(tmp_path)
+    for text in ("{", json.dumps([1.7] * 10), json.dumps([2**70] * 10)):
+        (tmp_path / "train_lables.json").write_text(text)
+        with pytest.raises(UserError, match=r"train_lables.json: it is no list of whole numbers"):
+            load_cifar10(tmp_path)
+    for content in ((tmp_path / "data_batch_3.png").read_bytes()[:-30], b"", b"%!PS-Adobe-3.0 EPSF-3.0\n"):
+        (tmp_path / "data_batch_3.png").write_bytes(content)
+        with pytest.raises(UserError, match=r"data_batch_3.png: it is no whole PNG file"):
+            load_cifar10(tmp_path)
 
 
 def test_a_truncated_binary_file_is_named(few, tmp_path):

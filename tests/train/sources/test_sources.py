@@ -36,6 +36,10 @@ def test_the_four_files_of_fashion_mnist_are_read_packed_or_not(tmp_path, inner,
     broken.write_bytes(broken.read_bytes()[:-2])
     with pytest.raises(UserError, match="t10k-labels"):
         ImageSource(f"fashion-mnist:{tmp_path}").load((1, 28, 28))
+    for content in (b"", b"\0\0\x08", b"\0\0\x08\x03\0"):
+        broken.write_bytes(gzip.compress(content) if suffix else content)
+        with pytest.raises(UserError, match=r"t10k-labels.* is not an IDX file of bytes"):
+            ImageSource(f"fashion-mnist:{tmp_path}").load((1, 28, 28))
 
 
 def arrays(count=6, shape=(8, 8, 3), **changes):
