@@ -7,6 +7,8 @@ reaches the terminal is decided in `aap_hw.cli.main`.
 import difflib
 from collections.abc import Iterable
 
+from aap_hw.foreign import reason as reason
+
 
 class UserError(Exception):
     """A mistake or a circumstance that the user can put right.
@@ -54,12 +56,6 @@ def closest(word: str, known: Iterable[str]) -> str:
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     near = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
     return f"; did you mean '{by_lower_case[near[0]]}'?" if near else ""
-
-
-def reason(error: BaseException) -> str:
-    """What an exception of somebody else's says, on one line, with its type: ``"ValueError: bad shape"``."""
-    first_line = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
 
 
 NOTHING_ASKED = (

@@ -25,6 +25,15 @@ def is_tensor(node: Node) -> bool:
     return isinstance(node.meta.get("val"), torch.Tensor)
 
 
+def is_static(node: Node) -> bool:
+    """Whether the lengths of all the tensors that a node yields are known, whatever the image holds, and not 0."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, (tuple, list)) else [value]
+    return all(
+        type(size) is int and size > 0 for item in values if isinstance(item, torch.Tensor) for size in item.shape
+    )
+
+
 class Call:
     """A call node read through its schema.
 

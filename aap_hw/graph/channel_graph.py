@@ -17,14 +17,15 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from aap_hw.errors import UserError, closest, reason
+from aap_hw.errors import UserError, closest
 from aap_hw.graph import surgery
 from aap_hw.graph.blocks import Block, find_blocks
 from aap_hw.graph.call import is_tensor
+from aap_hw.graph.exporting import export, traced
 from aap_hw.graph.groups import ChannelGroup, positions
-from aap_hw.graph.inlining import inline_regions
 from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import IntArray
+from aap_hw.graph.readiness import require_traceable, unwrapped
 from aap_hw.graph.trial import Settled, settle
 from aap_hw.graph.widths import WidthExpr, width_along, width_of_ids
 
@@ -77,26 +78,27 @@ class ChannelGraph:
         Parameters
         ----------
         model
-            Any model that `torch.export` accepts.
+            Any model that `torch.export` accepts; what `nn.DataParallel` or `torch.compile` put around it comes off.
         example_inputs
             One tensor per argument of the model; only their shapes and types matter.
 
         Raises
         ------
         UserError
-            If the model cannot be exported.
+            If the model cannot be exported, or is of a kind that cannot be cut.
         """
         if not isinstance(example_inputs, (tuple, list)):
             raise UserError("example_inputs must be a tuple with one tensor per input of the model")
-        inputs = tuple(example_inputs)
-        program = _export(model, inputs)
+        inputs, model = tuple(example_inputs), unwrapped(model)
+        require_traceable(model, inputs)
+        program = traced(model, inputs)
         labelling = Labelling(program, model)
         if labelling.unread_parameters():
-            with suppress(UserError):  # a model that cannot be traced in training has no say in it
+            with suppress(Exception):  # a model that cannot be traced in training has no say in it
                 # Batch norm in training takes more than one value of each channel.
                 twice = tuple(torch.cat([each, each]) for each in inputs)
-                labelling.add_training(_export(model, twice, training=True))
-        settled = settle(labelling, program, model, lambda trial: _export(trial, inputs))
+                labelling.add_training(export(model, twice, training=True))
+        settled = settle(labelling, program, model, lambda trial: export(trial, inputs))
         return ChannelGraph(program, labelling, settled, _shapes(model))
 
     @property
@@ -196,6 +198,7 @@ class ChannelGraph:
             If a group is unknown or frozen, its indices are not whole numbers, out of range, not distinct or empty
             where there is no block to remove, or `model` is not of the shape that was traced.
         """
+        model = unwrapped(model)
         removed = surgery.removed_blocks(self.blocks, keep) if any(map(surgery.is_empty, keep.values())) else ()
         gone = {name for block in removed for name in block.groups}
         checked = surgery.checked_keep(self.groups, {name: kept for name, kept in keep.items() if name not in gone})
@@ -222,23 +225,6 @@ class ChannelGraph:
         if not is_tensor(node):
             raise UserError(f"node '{node_name}' does not yield one tensor")
         return node
-
-
-def _export(model: nn.Module, inputs: tuple[torch.Tensor, ...], training: bool = False) -> ExportedProgram:
-    """Export in eval mode or in training, and put every module's training flag back."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        program = torch.export.export(model, inputs, strict=False)
-    except Exception as error:
-        by_values = "data-dependent" in str(error)
-        advice = "; what decides by the values of an image belongs behind the network" if by_values else ""
-        raise UserError(f"torch.export cannot trace this {type(model).__name__}: {reason(error)}{advice}") from error
-    finally:
-        for module, flag in flags:
-            module.training = flag
-    inline_regions(program)
-    return program
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

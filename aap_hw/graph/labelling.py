@@ -17,7 +17,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from aap_hw.graph.call import Call, is_tensor, shape_of
+from aap_hw.graph.call import Call, is_static, is_tensor, shape_of
 from aap_hw.graph.labels import NO_ATOM, IntArray, Labels
 from aap_hw.graph.partition import Partition
 from aap_hw.graph.rules import RULES, Result
@@ -240,9 +240,9 @@ class Labelling:
         if node.op != "call_function":
             return None
         call = Call(node)
-        if not call.tensors and is_tensor(node) and node.meta["val"].numel() > 1:
+        if not call.tensors and is_tensor(node) and is_static(node) and node.meta["val"].numel() > 1:
             self.doubt(call)
-        if not _static(node) or not all(_static(source) for source in node.all_input_nodes):
+        if not is_static(node) or not all(is_static(source) for source in node.all_input_nodes):
             return self.not_understood(call)
         function = RULES.get(call.name) or (pointwise if call.pointwise else None)
         return function(self, call) if function else self.not_understood(call)
@@ -277,11 +277,3 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
         for name, tensor in pairs:
             names[name] = first.setdefault(id(tensor), name)
     return names
-
-
-def _static(node: Node) -> bool:
-    value = node.meta.get("val")
-    values = value if isinstance(value, (tuple, list)) else [value]
-    return all(
-        type(size) is int and size > 0 for item in values if isinstance(item, torch.Tensor) for size in item.shape
-    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from aap_hw.graph.call import Call, is_tensor, shape_of
+from aap_hw.graph.call import Call, is_static, is_tensor, shape_of
 
 _ACTIVATIONS = frozenset(
     {
@@ -43,7 +43,8 @@ def observed_node(producer: Node) -> Node:
     node = producer
     while len(node.users) == 1:
         reader = next(iter(node.users))
-        if reader.op != "call_function" or not is_tensor(reader) or shape_of(reader) != shape_of(node):
+        is_alike = is_tensor(reader) and is_static(reader) and shape_of(reader) == shape_of(node)
+        if reader.op != "call_function" or not is_alike:
             break
         name = Call(reader).name
         if name in _ACTIVATIONS:

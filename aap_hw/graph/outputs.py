@@ -1,19 +1,32 @@
-"""The tensors that a network returns, however its code packs them: alone, in lists, under names.
+"""The tensors that a network returns, however its code packs them: alone, in lists, under names, in objects of data.
 
 Their order is that of an exported program's outputs. What else a network returns, such as None, is left out.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from numbers import Number
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+from aap_hw.errors import UserError
+
+# What may stand beside tensors without hiding one.
+_NO_TENSORS = (
+    *(Number, str, bytes, type(None), np.ndarray),
+    *(torch.dtype, torch.device, torch.Size, torch.SymInt, torch.SymFloat, torch.SymBool),
+)
 
 
 def output_tensors(returned: object) -> list[Tensor]:
     """The tensors of what a network's ``forward`` returned."""
-    return [leaf for leaf in pytree.tree_leaves(returned) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in pytree.tree_leaves(plain(returned)) if isinstance(leaf, Tensor)]
 
 
 def output_names(returned: object) -> list[str]:
@@ -25,11 +38,37 @@ def output_names(returned: object) -> list[str]:
     if count == 1:
         return ["logits"]
     try:
-        leaves, _ = pytree.tree_flatten_with_path(returned)
+        leaves, _ = pytree.tree_flatten_with_path(plain(returned))
     except ValueError:  # a type that PyTorch was told how to take apart, and not what the parts are called
         leaves = []
     names = [_name(path) for path, leaf in leaves if isinstance(leaf, Tensor)]
     return names if len(set(names)) == count else [f"output_{i}" for i in range(count)]
+
+
+def plain(returned: object) -> Any:
+    """What a network returned, with types that PyTorch cannot take apart replaced by dictionaries, lists and tuples.
+
+    Raises
+    ------
+    UserError
+        If it contains an object in which tensors may be hidden.
+    """
+    return pytree.tree_map(_plain_leaf, returned)
+
+
+def _plain_leaf(leaf: object) -> Any:
+    if isinstance(leaf, (Tensor, *_NO_TENSORS)):
+        return leaf
+    if isinstance(leaf, Mapping):
+        return plain(dict(leaf))
+    if isinstance(leaf, (list, tuple)):
+        return plain(list(leaf))
+    if dataclasses.is_dataclass(leaf):
+        return plain({field.name: getattr(leaf, field.name, None) for field in dataclasses.fields(leaf)})
+    raise UserError(
+        f"the network returns an object of type {type(leaf).__name__}; return a tensor, or a tuple, list, dictionary, "
+        "named tuple or dataclass of tensors"
+    )
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -18,6 +18,7 @@ from torch import nn
 from aap_hw.errors import UserError
 from aap_hw.graph.channel_graph import ChannelGraph
 from aap_hw.graph.outputs import output_tensors
+from aap_hw.graph.readiness import unwrapped
 from aap_hw.graph.surgery import removed_blocks
 
 # As a share of an output's largest value. Rounding is about 1e-15; a channel taken for its neighbour is far above.
@@ -77,6 +78,7 @@ def checked_cut(graph: ChannelGraph, model: nn.Module, keep: Keep, images: torch
     CutMismatchError
         If they differ; a group that is to blame is looked for.
     """
+    model = unwrapped(model)
     smaller = graph.cut(model, keep)
     difference = _difference(graph, model, smaller, keep, images)
     if difference <= TOLERANCE:

@@ -9,10 +9,8 @@ need no trial.
 
 from __future__ import annotations
 
-import logging
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -168,8 +166,7 @@ def _first_surprise(
     widths = full | {name: len(kept) for name, kept in keep.items()}
     before = _calls(program)
     try:
-        with _quiet():
-            trial = export(surgery.cut(model, checked.values(), settled.attributes, full))
+        trial = export(surgery.cut(model, checked.values(), settled.attributes, full))
     except Exception as error:
         # Whatever the model's code raises when its numbers no longer fit means the same: it does not follow.
         return _Surprise(_raised_at(error, before) or labelling.doubtful)
@@ -204,17 +201,6 @@ def _slice_follows(literal: Literal, new: Node, grouping: Grouping, widths: dict
     size = new.args[0].meta["val"].shape[Call(new)["dim"]]  # type: ignore[union-attr]
     numbers = [number for number, _ in bounds(Call(new), torch.arange(size).numpy())]
     return numbers == [width_of_ids(ids, grouping).at(widths) for _, ids in literal.counts]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep PyTorch from logging errors that a trial is there to find."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(previous)
 
 
 def _calls(program: ExportedProgram) -> list[Node]:

@@ -114,7 +114,7 @@ def test_groups_whose_widths_a_slow_kernel_cannot_follow_are_fixed_with_a_reason
     assert not any(group.frozen for group in graph.groups[:3])
     network = partition(graph)
     assert {"a", "b", "c"} == set(network.fixed)
-    assert "depends on more widths (aten.cat" in network.fixed["a"]
+    assert "depends on more widths (torch.cat" in network.fixed["a"]
     assert all(group.frozen for group in graph.frozen(network.fixed).groups)
 
 

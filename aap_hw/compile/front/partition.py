@@ -25,7 +25,7 @@ from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph, WidthExpr
 from aap_hw.graph.call import Call, is_tensor, shape_of
-from aap_hw.graph.source import source_line
+from aap_hw.graph.source import op_name, quoted
 
 # Operators that change nothing at inference.
 TRANSPARENT = {
@@ -140,7 +140,7 @@ class Partition:
     def _check_sizes(self) -> None:
         for node in self._nodes:
             if is_tensor(node) and any(isinstance(extent, torch.SymInt) for extent in node.meta["val"].shape):
-                problem = f"the size of what {node.target} makes depends on the values of the image"
+                problem = f"the size of what {op_name(node)} makes depends on the values of the image"
                 raise self.refused(problem, node, "return what it is made from, and do this behind the network")
 
     def _returned(self, output: Node) -> Output:
@@ -162,7 +162,7 @@ class Partition:
         try:
             rule = RULES.get(op) if op in ANY_RANK or self._is_known(node) else None
             if rule is None:
-                raise self.refused(f"the operator {node.target} has no kernel yet", node)
+                raise self.refused(f"the operator {op_name(node)} has no kernel yet", node)
             rule(self, node)
         except NoKernel:
             del self._kernels[before[0] :]
@@ -196,7 +196,7 @@ class Partition:
             else:
                 self._value[other] = self._value[node]
                 continue
-            raise self.refused(f"{node.target} {problem}", node, "use the form that does not work in place")
+            raise self.refused(f"{op_name(node)} {problem}", node, "use the form that does not work in place")
 
     # What rules read.
 
@@ -221,7 +221,7 @@ class Partition:
     def value_as_it_lies(self, node: Node, reader: Node) -> str:
         """Name of what a node holds at this point of the program; see `is_image`."""
         if node not in self._value:
-            raise self.refused(f"{reader.target} on a parameter or constant of the model has no kernel yet", reader)
+            raise self.refused(f"{op_name(reader)} on a parameter or constant of the model has no kernel yet", reader)
         return self._value[node]
 
     def is_image(self, node: Node) -> bool:
@@ -257,7 +257,7 @@ class Partition:
         if node is None:
             return None
         if not self.is_parameter(node):
-            raise self.refused(f"{reader.target} with weights that depend on the image has no kernel yet", reader)
+            raise self.refused(f"{op_name(reader)} with weights that depend on the image has no kernel yet", reader)
         return self.constant(node)
 
     def constant(self, node: Node) -> str:
@@ -266,8 +266,7 @@ class Partition:
 
     def refused(self, problem: str, node: Node, advice: str = "") -> NoKernel:
         """The error that says that an operator cannot be compiled, with its source line."""
-        line = source_line(node)
-        return NoKernel(problem + (f" ({line})" if line else "") + (f"; {advice}" if advice else ""))
+        return NoKernel(problem + quoted(node) + (f"; {advice}" if advice else ""))
 
     # What rules do.
 

@@ -11,6 +11,7 @@ from torch.fx import Node
 from aap_hw.compile.front.rules.elementwise import normalization_of, with_activation
 from aap_hw.compile.front.rules.registry import rule
 from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
@@ -54,7 +55,7 @@ def split(partition: Partition, node: Node) -> None:
     """Nothing yet: each piece that is read becomes a kernel of its own."""
     call = Call(node)
     if call["dim"] % len(shape_of(call.first)) != 1 or len(shape_of(call.first)) not in (2, 4):
-        raise partition.refused(f"{node.target} has a kernel only along channels so far", node)
+        raise partition.refused(f"{op_name(node)} has a kernel only along channels so far", node)
 
 
 @rule("getitem")

@@ -11,6 +11,7 @@ from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.network import Normalization
 from aap_hw.compile.front.rules.registry import rule
 from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
@@ -44,7 +45,7 @@ def activation(partition: Partition, node: Node) -> None:
     """An activation that no kernel took along."""
     name = activation_name(node)
     if name is None:
-        raise partition.refused(f"{node.target} with these operands has no kernel yet", node)
+        raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
     image = Call(node).first
     if partition.is_rectified(image, name):
         partition.same_value(node, image)
@@ -59,7 +60,7 @@ def combination(partition: Partition, node: Node) -> None:
     call = Call(node)
     operands = [a for a in node.args if isinstance(a, Node)]
     if len(operands) != 2 or call.get("alpha", 1) != 1:
-        raise partition.refused(f"{node.target} with these operands has no kernel yet", node)
+        raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
     if call.name == "add" and any(map(partition.is_zero, operands)):
         partition.same_value(node, next(each for each in operands if not partition.is_zero(each)))
         return
@@ -69,7 +70,7 @@ def combination(partition: Partition, node: Node) -> None:
         images = [a for a in operands if a not in scales]
         one_each = len(images) == len(scales) == 1 and shape_of(images[0])[:2] == shape_of(scales[0])[:2]
         if op != "mul" or not one_each:
-            raise partition.refused(f"{node.target} with these operands has no kernel yet", node)
+            raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
         op, operands = "scale_channels", [*images, *scales]
     rows = op != "scale_channels" and all(map(partition.is_rows, operands))
     inputs = [_read(partition, operand, node, rows) for operand in operands]
@@ -81,7 +82,7 @@ def _read(partition: Partition, node: Node, reader: Node, rows: bool) -> str:
     if rows:
         return partition.value_as_it_lies(node, reader)
     if len(shape_of(node)) not in (2, 4):
-        raise partition.refused(f"{reader.target} on these operands has no kernel yet", reader)
+        raise partition.refused(f"{op_name(reader)} on these operands has no kernel yet", reader)
     return partition.value_of(node, reader)
 
 

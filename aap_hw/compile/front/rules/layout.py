@@ -9,6 +9,7 @@ from torch.fx import Node
 from aap_hw.compile.front.rules.channels import emit_slice, shuffle_at
 from aap_hw.compile.front.rules.registry import rule
 from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
@@ -48,7 +49,7 @@ def permute(partition: Partition, node: Node) -> None:
     elif order == [0, rank - 1, *range(1, rank - 1)] and partition.is_rows(call.first):
         partition.renamed(node, call.first, is_image=True)
     else:
-        raise partition.refused(f"{node.target} in this order has no kernel yet", node)
+        raise partition.refused(f"{op_name(node)} in this order has no kernel yet", node)
 
 
 @rule("slice")

@@ -8,6 +8,7 @@ from torch.fx import Node
 
 from aap_hw.compile.front.rules.registry import rule
 from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
@@ -66,5 +67,5 @@ def mean(partition: Partition, node: Node) -> None:
     call = Call(node)
     image = call["self"]
     if len(shape_of(image)) != 4 or sorted(d % 4 for d in call.get("dim") or []) != [2, 3]:
-        raise partition.refused(f"{node.target} has a kernel only over whole images so far", node)
+        raise partition.refused(f"{op_name(node)} has a kernel only over whole images so far", node)
     partition.emit(node, "global_avg_pool2d", image, [partition.value_of(image, node)])

@@ -20,7 +20,7 @@ from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
 from aap_hw.graph.call import Call, is_tensor, shape_of
-from aap_hw.graph.source import explain
+from aap_hw.graph.source import explain, op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
@@ -147,15 +147,16 @@ class _Writer:
                 return repr(value).replace("inf", "1e999")
             case str():
                 return repr(value).replace(" ", r"\x20")
-        problem = f"{self._source.target} with these operands has no kernel yet"
+        problem = f"{op_name(self._source)} with these operands has no kernel yet"
         raise self._partition.refused(problem, self._source)
 
     def _tensor(self, node: Node, kind: str) -> str:
         dtype = node.meta["val"].dtype
+        name = str(dtype).removeprefix("torch.")
         if dtype not in TYPES:
-            problem = f"{self._source.target} computes in {dtype}, and only float32 can be compiled so far"
+            problem = f"{op_name(self._source)} computes in {name}, and only float32 can be compiled so far"
             raise self._partition.refused(problem, self._source)
-        suffix = "" if dtype == torch.float32 else f".{str(dtype).removeprefix('torch.')}"
+        suffix = "" if dtype == torch.float32 else f".{name}"
         return f"{kind}{suffix}[{','.join(map(self._text, self._lengths(node))) or '()'}]"
 
     def _kind(self, node: Node) -> str:
