@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.synthetic import resnet20
 
@@ -315,3 +317,74 @@ def test_weights(
         sentence,
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.json", "w.pt"]
+
+
+def _pictures(*places: str, content: bytes | None = None) -> Callable[[], None]:
+    """Pictures of one colour, or files of some content, at these places below ``images``."""
+
+    def make() -> None:
+        for place in places:
+            file = Path("images", place)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            for number in range(12):
+                file = file.with_stem(str(number))
+                Image.new("RGB", (9, 9), "red").save(file, "PNG") if content is None else file.write_bytes(content)
+
+    return make
+
+
+def _then(*makers: Callable[[], object]) -> Callable[[], None]:
+    def make() -> None:
+        for maker in makers:
+            maker()
+
+    return make
+
+
+def _arrays(**changes: Any) -> Callable[[], None]:
+    images, labels = np.zeros((4, 3, 9, 9), np.uint8), np.arange(4)
+    given = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels} | changes
+    return lambda: np.savez("images.npz", **given)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+IMAGES: dict[str, tuple[Callable[[], object], str]] = {
+    "test pictures that were never fetched": (
+        _then(_pictures("train/a/0.png"), _pictures("validation/a/0.png", content=POINTER)),
+        r"more than 3 of 12 image files .* images/validation/a/0.png \(it is in no format that is read\), .* 9 more",
+    ),
+    "test pictures of a telephone": (
+        _pictures("Train/a/0.png", "Train/b/0.png", "Test/a/0.png", "Test/b/0.heif"),
+        "images/Test/b holds no picture of a format that is read, only 12 .heif; put .jpg",
+    ),
+    "pictures and masks": (
+        _pictures("train/images/0.png", "train/masks/0.png", "val/images/0.png", "val/masks/0.png"),
+        "images/train has pictures beside what is to be found in them, for detection or segmentation",
+    ),
+    "two test splits": (
+        _pictures("train/a/0.png", "dev/a/0.png", "Validation/a/0.png"),
+        "images has both 'Validation' and 'dev', and either could be meant; rename or move one",
+    ),
+    "arrays of floats": (
+        _arrays(train_images=np.linspace(0, 1, 972).reshape(4, 3, 9, 9)),
+        r"the training images are float64 from 0 to 1; give bytes .*such as \(images \* 255\)",
+    ),
+    "arrays without a test image": (
+        _arrays(test_images=np.zeros((0, 3, 9, 9), np.uint8), test_labels=np.zeros(0, int)),
+        "there is not one image in the test split",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_images(
+    aap_hw: Callable[..., Any], table_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    make, sentence = IMAGES[name]
+    monkeypatch.chdir(tmp_path)
+    make()
+    there = sorted(path.name for path in tmp_path.iterdir())
+    source = "npz:images.npz" if "images.npz" in there else "imagefolder:images"
+    command = ("prune", "--model", "resnet20", "--data", source, "--lut", str(table_file), "--out", "run")
+    fails(aap_hw(*command, "--max-accuracy-drop", "1"), sentence)
+    assert sorted(path.name for path in tmp_path.iterdir()) == there
