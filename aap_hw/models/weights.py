@@ -22,8 +22,9 @@ from aap_hw.files import sha256_of
 from aap_hw.models.checkpoints import remarks
 from aap_hw.models.checkpoints.candidates import Candidate, Network, beside, candidates_of
 from aap_hw.models.checkpoints.contents import Found, foreign_in, keys_of, tensors_in
-from aap_hw.models.checkpoints.files import opened, parts, whole
+from aap_hw.models.checkpoints.files import distributed, opened, parts, whole
 from aap_hw.models.checkpoints.pickled import Made
+from aap_hw.models.checkpoints.tensors import tensor_of
 
 LOG = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def load_weights(module: nn.Module, file: WeightsFile, what: str) -> None:
     with opened(path) as content:
         with whole(path):
             found = tensors_in(content)
-        if not found:
+        if not any(each.keys for each in found):
             raise UserError(_no_weights(content, file.path))
         candidates = candidates_of(found, network)
         chosen = _fitting(candidates, found, network, file.path, what)
@@ -100,7 +101,7 @@ def _most_together(found: Sequence[Found]) -> list[str]:
     """The names of the dictionary that holds the most tensors."""
     together: dict[str, list[str]] = {}
     for each in found:
-        together.setdefault(each.place, []).append(each.keys[-1] if each.keys else "a tensor")
+        together.setdefault(each.place, []).append(each.keys[-1])
     return max(together.values(), key=len)
 
 
@@ -136,9 +137,14 @@ def _tell(chosen: Candidate, candidates: Sequence[Candidate], found: Sequence[Fo
 
 
 def _no_weights(content: Any, path: str) -> str:
-    keys, foreign = keys_of(content), foreign_in(content)
-    what = f"a dict with the keys {', '.join(keys[:6])} and" if keys else f"a {type(content).__name__} and"
-    what = "" if isinstance(content, Made) and not keys else f"{what} "
+    is_tensor = tensor_of(content) is not None
+    keys, foreign = ([], []) if is_tensor else (keys_of(content), foreign_in(content))
+    if keys:
+        what = f"a dict with the keys {', '.join(keys[:6])} and "
+    elif is_tensor:
+        what = "a tensor and "
+    else:
+        what = "" if isinstance(content, Made) else f"a {type(content).__name__} and "
     why = f"what {foreign[0]} would make is not looked at, as that could run code; " if foreign else ""
     return f"{path} holds {what}no weights; {why}save the network's state_dict(), by itself or under 'state_dict'"
 
@@ -163,7 +169,11 @@ def weights_of(text: str | None) -> str | WeightsFile | None:
     if text == "embedded":
         return text
     if Path(text).is_dir():
-        raise UserError(f"the weights {text} are a folder; give the file in it that holds the weights")
+        raise UserError(
+            distributed(Path(text))
+            if (Path(text) / ".metadata").exists()
+            else f"the weights {text} are a folder; give the file in it that holds the weights"
+        )
     if not Path(text).is_file():
         raise UserError(
             f"there are no weights '{text}': give the path of a checkpoint, 'embedded' or 'none'"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import torch.distributed.checkpoint
 from torch import nn
 
 from aap_hw.errors import UserError
@@ -99,7 +100,7 @@ CHOICES: dict[str, tuple[Any, str]] = {
             "state_dict": TRAINED,
             "ema_state_dict": {**renamed(OTHER, "module."), "steps": torch.tensor(9)},
         },
-        r"the weights under 'state_dict' are taken \(the usual place\) and not those under 'ema_state_dict'",
+        r"the weights under 'state_dict' are taken \(the average over training\) and not those under 'ema_state_dict'",
     ),
     "best and last": (
         {"best": TRAINED, "last": OTHER},
@@ -165,10 +166,10 @@ DIFFERENT: dict[str, tuple[Callable[[State], Any], str]] = {
         r"holds a dict with the keys epoch, optimizer and no weights; save the network's state_dict\(\)",
     ),
     "a list": (lambda s: [1, 2], r"holds a list and no weights"),
-    "one tensor": (lambda s: torch.zeros(3), r"are not of mynet: it lacks '0.weight'"),
+    "one tensor": (lambda s: torch.zeros(3), "holds a tensor and no weights; save the network's state_dict"),
     "parametrized": (
         lambda s: {**without(s, "3.weight"), "3.parametrizations.weight.original0": torch.zeros(3)},
-        "saved with parametrizations; take them off with .*remove_parametrizations, and save it again",
+        "saved with parametrizations; take them off with .*remove_parametrizations and save it again",
     ),
     "masked": (
         lambda s: {**without(s, "3.weight"), "3.weight_orig": torch.zeros(3), "3.weight_mask": torch.zeros(3)},
@@ -290,9 +291,20 @@ def test_a_part_that_changed_since_the_run_began_is_refused(tmp_path: Path) -> N
         load_weights(network(), file, "mynet")
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed")
 def test_a_folder_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="are a folder; give the file in it that holds the weights"):
         weights_of(str(tmp_path))
+    torch.distributed.checkpoint.save({"model": TRAINED}, checkpoint_id=tmp_path, no_dist=True)
+    for given in (tmp_path, tmp_path / "__0_0.distcp"):
+        with pytest.raises(UserError, match=rf"{tmp_path} is a checkpoint of several processes; make one file of it: "):
+            loaded_as_given(given)
+
+
+def loaded_as_given(path: Path) -> State:
+    file = weights_of(str(path))
+    assert isinstance(file, WeightsFile)
+    return loaded(Path(file.path))
 
 
 def test_a_network_with_a_name_takes_a_checkpoint_and_another_number_of_classes(tmp_path: Path) -> None:

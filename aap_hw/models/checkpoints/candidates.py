@@ -129,12 +129,16 @@ def candidates_of(found: Sequence[Found], network: Network) -> list[Candidate]:
     if not counts:
         return []
     enough = min(max(counts.values()), (len(network.tensors) + 1) // 2)
-    is_of_mmengine = any(each.keys[0] == "message_hub" for each in found)
+    first_keys = {each.keys[0] for each in found}
+    # MMEngine keeps what it trains on under this key, and the average as 'state_dict'.
+    is_swapped = {"message_hub", "ema_state_dict"} <= first_keys
     candidates = []
     for order, prefix in enumerate(prefix for prefix, count in counts.items() if count >= enough):
         ours = {name: by_name[prefix + name] for name in network.tensors if prefix + name in by_name}
         example = next(iter(ours.values()))
-        is_average = _is_average(prefix, example, by_name, is_of_mmengine)
+        is_average = _is_average(prefix, example, by_name) != (
+            is_swapped and example.keys[0] in ("state_dict", "ema_state_dict")
+        )
         tensors = {name: each.tensor for name, each in ours.items()}
         candidates.append(Candidate(prefix, tensors, example.place, network, is_average, order))
     return sorted(candidates, key=lambda each: (not each.fits, 0 if each.fits else -len(each.tensors), each.rank))
@@ -160,9 +164,7 @@ def beside(chosen: Candidate, candidates: Sequence[Candidate], found: Sequence[F
     ]
 
 
-def _is_average(prefix: str, example: Found, by_name: Mapping[str, Found], is_of_mmengine: bool) -> bool:
-    if is_of_mmengine and prefix.startswith("ema_state_dict."):
-        return False  # MMEngine saves the average as 'state_dict', and there what it goes on training
+def _is_average(prefix: str, example: Found, by_name: Mapping[str, Found]) -> bool:
     # A teacher with a state dict of its own is the average of its student. One inside the student's is another network.
     return (
         _AVERAGE.search(prefix) is not None

@@ -86,6 +86,8 @@ def _named(content: Any) -> Mapping[str, Any]:
 
 
 def _content_of(path: Path, stack: ExitStack) -> Any:
+    if path.suffix == ".distcp" or path.name == ".metadata":
+        raise UserError(distributed(path.parent))
     with whole(path):
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -101,6 +103,14 @@ def _content_of(path: Path, stack: ExitStack) -> Any:
             else f"the weights {path} are no file of torch.save; give one, or a safetensors file, whose name ends with "
             ".safetensors"
         )
+
+
+def distributed(folder: Path) -> str:
+    """Why a checkpoint that several processes wrote into a folder is not read."""
+    return (
+        f"{folder} is a checkpoint of several processes; make one file of it: "
+        f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} weights.pt"
+    )
 
 
 def content_of_stream(stream: IO[bytes], name: str) -> Any:

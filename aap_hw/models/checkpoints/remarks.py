@@ -11,13 +11,14 @@ from aap_hw.models.checkpoints.candidates import Candidate
 SHOWN = 3
 # What a network was changed by before it was saved, by the names that this leaves, and how to change it back.
 _CHANGED = {
-    r"parametrizations\.": "parametrizations; take them off with torch.nn.utils.parametrize.remove_parametrizations",
-    r"(weight|bias)_mask$": "pruning masks; make them permanent with torch.nn.utils.prune.remove",
-    r"weight_orig$": "spectral norms; take them off with torch.nn.utils.remove_spectral_norm",
-    r"weight_g$": "weight norms; take them off with torch.nn.utils.remove_weight_norm",
+    r"parametrizations\.": "parametrizations; take them off with torch.nn.utils.parametrize.remove_parametrizations "
+    "and save it again",
+    r"(weight|bias)_mask$": "pruning masks; make them permanent with torch.nn.utils.prune.remove and save it again",
+    r"weight_orig$": "spectral norms; take them off with torch.nn.utils.remove_spectral_norm and save it again",
+    r"weight_g$": "weight norms; take them off with torch.nn.utils.remove_weight_norm and save it again",
     r"_packed_params|(^|\.)(scale|zero_point)$": "quantized layers; give the weights that it was quantized from",
-    r"lora_": "adapters (LoRA); merge them into its weights",
-    r"_flat_param": "shards (FSDP); gather its full state dict",
+    r"lora_": "adapters (LoRA); merge them into its weights and save it again",
+    r"_flat_param": "shards (FSDP); gather its full state dict and save that",
 }
 
 
@@ -51,7 +52,7 @@ def differences(nearest: Candidate, unknown: Sequence[str], what: str) -> str:
             remarks.append(f"{what} has no {listed(unknown)}")
         for trace, change in _CHANGED.items():
             if any(re.search(trace, name) for name in unknown):
-                remarks.append(f"it was saved with {change}, and save it again")
+                remarks.append(f"it was saved with {change}")
                 break
     if unreadable := nearest.unreadable:
         remarks.append(f"{listed(unreadable)} cannot be used: {nearest.tensors[unreadable[0]].obstacle}")

@@ -85,6 +85,8 @@ def _strided(storage: Any, where: list[Any], dtype: torch.dtype | None) -> Store
     if not isinstance(storage, Storage):
         raise Damaged("a tensor has no numbers")
     numbers, (first, shape, strides) = storage, where
+    if isinstance(shape, Made) and shape.is_of("torch", "Size"):
+        (shape,) = shape.arguments
     of = dtype or numbers.dtype
     return Stored(tuple(shape), of, lambda: numbers.view(of, first, shape, strides))
 

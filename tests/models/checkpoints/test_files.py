@@ -135,6 +135,17 @@ def save_parameters(state: State, file: Path) -> None:
     torch.save({name: nn.Parameter(tensor, tensor.is_floating_point()) for name, tensor in state.items()}, file)
 
 
+class Old:
+    """A tensor as PyTorch 0.1 wrote a parameter."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce__(self) -> Any:
+        numbers = self.tensor.storage(), self.tensor.storage_offset(), self.tensor.size(), self.tensor.stride()
+        return nn.Parameter, (Calls(torch._utils._rebuild_tensor, *numbers),), (True, False, collections.OrderedDict())
+
+
 SAVED: dict[str, tuple[str, Callable[[Any, Path], None]]] = {
     "torch.save": ("c.pth", lambda state, file: torch.save(state, file)),
     "torch.save before 1.6": ("c.pth.tar", save_old),
@@ -145,6 +156,7 @@ SAVED: dict[str, tuple[str, Callable[[Any, Path], None]]] = {
     "safetensors": ("c.safetensors", lambda state, file: safetensors.torch.save_file(state, file)),
     "safetensors in parts": ("model.safetensors.index.json", save_sharded),
     "parameters": ("c.pt", save_parameters),
+    "parameters of 2017": ("c.pth", lambda state, file: save_old({n: Old(t) for n, t in state.items()}, file)),
     "views of one run of numbers": ("c.pt", lambda state, file: torch.save(as_views(state), file)),
     "doubles": (
         "c.pt",
@@ -170,6 +182,7 @@ def as_views(state: State) -> State:
 
 
 @pytest.mark.parametrize("name", SAVED)
+@pytest.mark.filterwarnings("ignore:TypedStorage")
 def test_every_kind_of_file_gives_the_same_numbers(tmp_path: Path, name: str) -> None:
     file, save = SAVED[name]
     save(TRAINED, tmp_path / file)
@@ -218,8 +231,9 @@ class Other(nn.Module):
         lambda module: [module, {"lr": 0.1}],
         lambda module: types.SimpleNamespace(net=module),
         lambda module: torch.fx.symbolic_trace(module),
+        lambda module: torch.compile(module),
     ],
-    ids=["alone", "under a key", "parallel", "in a list", "an attribute", "traced"],
+    ids=["alone", "under a key", "parallel", "in a list", "an attribute", "traced", "compiled"],
 )
 def test_a_network_that_was_saved_as_a_whole_is_read_without_its_code(tmp_path: Path, save: Any, wrap: Any) -> None:
     module = Other()
