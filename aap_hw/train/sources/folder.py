@@ -104,7 +104,7 @@ class FolderImages(LazyImages):
         if len(self.broken) > allowed:
             raise UserError(
                 f"more than {allowed} of {len(self.files)} image files cannot be decoded, among them "
-                f"{self.named(sorted(self.broken))}; get the data set again, or delete what is broken"
+                f"{self.named(sorted(self.broken))}; replace or delete them"
             )
         LOG.warning("%s cannot be decoded and %s left out", self.named(new), "is" if len(new) == 1 else "are")
 
@@ -125,7 +125,7 @@ def _split(split: SplitFiles, names: Sequence[str], input_shape: InputShape, sma
         files = np.flatnonzero(labels == label).tolist()
         raise UserError(
             f"not one picture of '{shown(names[label])}' in {shown(split.place)} can be decoded: "
-            f"{images.named(files)}; get them again"
+            f"{images.named(files)}; replace them"
         )
     _check_light(split, decoded)
     kept = decoded[0] if small else images if good.all() else SomeImages(images, np.flatnonzero(good))

@@ -91,7 +91,7 @@ def _splits(folder: Path) -> tuple[Path, Path]:
     if folder.name.lower() in chain(TRAIN, *TEST):
         near.append(folder.absolute().parent)
     meant = next((place for place in near if _has_splits(place)), None)
-    there = f"it has {_listed(inner) or 'none'}" if meant is None else f"give {shown(meant)}, which has them"
+    there = f"it has {_listed(inner) or 'no folders'}" if meant is None else f"give {shown(meant)}, which has them"
     raise UserError(
         f"{shown(folder)} needs the folders 'train' and 'val' (or 'test'), each with one sub-folder of images a class; "
         f"{there}"
@@ -166,10 +166,11 @@ def _files(split: Path, classes: Sequence[Path]) -> SplitFiles:
     labels: list[int] = []
     all_left_out: Counter[str] = Counter()
     deeper: list[Path] = []
+    above = frozenset((split.resolve(), *split.resolve().parents))
     for label, folder in enumerate(classes):
         left_out: Counter[str] = Counter()
         before = len(found)
-        for path in _walk(folder, set()):
+        for path in _walk(folder, set(), above):
             if path.suffix.lower() in SUFFIXES:
                 found.append(path)
                 labels.append(label)
@@ -218,11 +219,11 @@ def _annotated(annotations: Path, names: Sequence[str]) -> SplitFiles:
     return SplitFiles(annotations.parent, tuple(files), tuple(labels))
 
 
-def _walk(folder: Path, seen: set[Path], above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+def _walk(folder: Path, seen: set[Path], above: frozenset[Path]) -> Iterator[Path]:
     """The files in a folder and, in the order of their names, those below it; without what is no data.
 
-    Links are followed, but not to a folder that was ``seen`` or that contains one that led here: never in circles, and
-    never into other classes from above.
+    Links are followed, but not to a folder that was ``seen`` or lies ``above``, which contain one that led here: never
+    in circles, and never down into other classes.
     """
     real = folder.resolve()
     if real in seen or real in above:

@@ -83,7 +83,7 @@ def read_picture(
     except (Unreadable, MemoryError):
         raise
     except Image.DecompressionBombError:
-        raise Unreadable("it has more pixels than can be decoded safely") from None
+        raise Unreadable("it has more than 178 million pixels") from None
     except UnidentifiedImageError:
         raise Unreadable("it is in no format that is read" if file.stat().st_size else "it is empty") from None
     except OSError as problem:

@@ -225,7 +225,7 @@ def test_a_quarter_of_few_pictures_may_be_broken_and_no_more(pictures, shape):
     (pictures / "train" / "cat" / "2.png").write_bytes(b"")
     assert refused(pictures, SMALL).startswith(
         "more than 2 of 8 image files cannot be decoded, among them FOLDER/train/cat/0.png (it is empty), "
-        "FOLDER/train/cat/1.png (it is empty), FOLDER/train/cat/2.png (it is empty); get the data set again"
+        "FOLDER/train/cat/1.png (it is empty), FOLDER/train/cat/2.png (it is empty); replace or delete them"
     )
 
 
@@ -297,8 +297,10 @@ def test_links_are_followed_and_never_in_circles(pictures, tmp_path_factory):
     (cat / "circle").symlink_to("circle")
     (cat / "circle.png").symlink_to("circle.png")
     os.mkfifo(cat / "pipe.png")
-    (pictures / "val" / "dog").rename(pictures / "dogs")
-    (pictures / "val" / "dog").symlink_to("../dogs")
+    for split, name in (("val", "dog"), ("train", "dog")):
+        (pictures / split / name).rename(elsewhere.parent / f"{split}-{name}")
+        (pictures / split / name).symlink_to(elsewhere.parent / f"{split}-{name}")
+    (elsewhere.parent / "train-dog" / "split").symlink_to(pictures / "train")
     data = load(pictures)
     assert sorted(colours(data)) == sorted([*(colour(n // 4, n % 4) for n in range(8)), (1, 2, 99), (1, 2, 99)])
     assert data.test_labels.tolist() == [0, 0, 1, 1]
@@ -351,7 +353,7 @@ WRONG = {
         "FOLDER needs the folders 'train' and 'val'.*; it has cat, dog$",
     ),
     "one split": (["train/cat/0.png"], "FOLDER needs the folders 'train' and 'val'.*; it has train$"),
-    "pictures alone": (["0.png"], "FOLDER needs the folders 'train' and 'val'.*; it has none$"),
+    "pictures alone": (["0.png"], "FOLDER needs the folders 'train' and 'val'.*; it has no folders$"),
     "one level deeper": (
         ["data/Train/cat/0.png", "data/valid/cat/0.png"],
         "FOLDER needs the folders .*; give FOLDER/data, which has them$",
