@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
 # The formats that are tried, whatever a file is called, and the endings of files that are taken for pictures. No
-# others: some that Pillow knows start a program to decode a file.
-_NEEDS = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+# others: for some that Pillow knows it starts a program, and of JPEG 2000 it turns the white of deep colours black.
+_NEEDS = {"WEBP": "webp", "AVIF": "avif"}
 FORMATS = {
     name: endings
     for name, endings in {
@@ -29,7 +31,6 @@ FORMATS = {
         "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
         "WEBP": (".webp",),
         "AVIF": (".avif",),
-        "JPEG2000": (".jp2", ".j2k", ".jpx"),
     }.items()
     if name not in _NEEDS or features.check(_NEEDS[name])
 }
@@ -50,8 +51,9 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-BITS, WHITE_IS_ZERO, KIND = 258, 262, 339  # tags of TIFF: bits a value, the meaning of 0, whole number or float
-UNSIGNED = 1
+# Tags of TIFF: bits a value, the meaning of 0, where colours lie, kind of number; and what they say.
+BITS, MEANING, PLANES, KIND = 258, 262, 284, 339
+WHITE_IS_ZERO, SEPARATE, SIGNED, FLOAT = 0, 2, 2, 3
 # Pictures above so many pixels are decoded one at a time: each takes hundreds of megabytes meanwhile.
 HUGE = 1 << 25
 _one_at_a_time = threading.Lock()
@@ -73,6 +75,7 @@ def read_picture(
     """
     try:
         with Image.open(file, formats=tuple(FORMATS)) as image:
+            _check_tags(getattr(image, "tag_v2", {}))
             # Lets JPEG decode at a half or a quarter of its size where that is still large enough.
             least = round(max(size) * (SHORTER_SIDE if crop is None else 1.0))
             image.draft("RGB", (least, least))
@@ -85,7 +88,7 @@ def read_picture(
     except Image.DecompressionBombError:
         raise Unreadable("it has more than 178 million pixels") from None
     except UnidentifiedImageError:
-        raise Unreadable("it is in no format that is read" if file.stat().st_size else "it is empty") from None
+        raise Unreadable("it is no picture of a kind that is read" if file.stat().st_size else "it is empty") from None
     except OSError as problem:
         raise Unreadable((problem.strerror or "it is damaged or cut short").lower()) from None
     except Exception:
@@ -115,17 +118,27 @@ def _plain(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
+def _check_tags(tags: Mapping[int, Any]) -> None:
+    """Refuse TIFF of kinds that Pillow reads, but not as what they mean."""
+    bits, kind = _bits(tags), tags.get(KIND, (0,))[0]
+    if kind == SIGNED or (bits > 16 and kind != FLOAT):
+        signed = "signed " if kind == SIGNED else ""
+        raise Unreadable(f"its pixels are {signed}whole numbers of {bits} bits; save it with 8 or 16 bits, unsigned")
+    if tags.get(PLANES) == SEPARATE and bits > 8:
+        raise Unreadable(f"its colours lie in separate planes of {bits} bits; save it with each pixel's together")
+
+
+def _bits(tags: Mapping[int, Any]) -> int:
+    """Bits a value; of other formats than TIFF only those of 16 come as more than bytes."""
+    return int(tags.get(BITS, (16,))[0])
+
+
 def _whole(image: Image.Image) -> NDArray[np.uint8]:
     """Bytes of a grey picture of more than 8 bits; the whole range of 12 or 16 bits becomes 0 to 255."""
-    # Of the other formats only 16 bits come here.
     tags = getattr(image, "tag_v2", {})
-    bits, kind = int(tags.get(BITS, (16,))[0]), int(tags.get(KIND, (UNSIGNED,))[0])
-    if bits > 16 or kind != UNSIGNED:
-        signed = "" if kind == UNSIGNED else "signed "
-        raise Unreadable(f"its pixels are {signed}whole numbers of {bits} bits; save it with 8 or 16 bits, unsigned")
-    most = (1 << bits) - 1
+    most = (1 << _bits(tags)) - 1
     values: NDArray[np.float32] = np.asarray(image, np.float32)
-    if tags.get(WHITE_IS_ZERO) == 0:
+    if tags.get(MEANING) == WHITE_IS_ZERO:
         values = most - values
     result: NDArray[np.uint8] = np.rint(values * (255 / most)).astype(np.uint8)
     return result

@@ -82,7 +82,7 @@ def test_a_broken_picture_is_named_and_left_out(pictures, shape, caplog):
     assert labels.tolist() == [0] * 3 + [1] * 4
     assert tuple(images[1][:, 5, 5].tolist()) == colour(0, 2)
     assert [record.message for record in caplog.records] == [
-        f"{pictures / 'train' / 'cat' / '1.png'} (it is in no format that is read) cannot be decoded and is left out"
+        f"{pictures}/train/cat/1.png (it is no picture of a kind that is read) cannot be decoded and is left out"
     ]
 
 
@@ -211,7 +211,7 @@ def test_a_class_without_one_picture_that_can_be_decoded_is_refused(pictures, mo
     for file in (pictures / split / "dog").iterdir():
         file.write_bytes(b"<html>")
     assert (
-        f"not one picture of 'dog' in FOLDER/{split} can be decoded: FOLDER/{split}/dog/0.png (it is in no format"
+        f"not one picture of 'dog' in FOLDER/{split} can be decoded: FOLDER/{split}/dog/0.png (it is no picture of"
         in (refused(pictures, shape))
     )
 

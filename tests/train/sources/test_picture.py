@@ -101,7 +101,6 @@ DEEP = {
     "big-endian.tiff": lambda file: Image.fromarray(RAMP.astype(">u2")).save(file),
     "a.pgm": lambda file: file.write_bytes(b"P5 16 16 65535\n" + RAMP.astype(">u2").tobytes()),
     "ten-bits.pgm": lambda file: file.write_bytes(b"P5 16 16 1020\n" + (STEPS * np.uint16(4)).astype(">u2").tobytes()),
-    "a.jp2": lambda file: Image.fromarray(RAMP).save(file),
     "white-is-zero.tif": lambda file: file.write_bytes(tiff((65535 - RAMP).tobytes(), t262=0)),
     "twelve-bits.tif": lambda file: file.write_bytes(tiff(twelve_bits(STEPS * (4095 / 255)), t258=12)),
     "floats.tif": lambda file: Image.fromarray((STEPS / 255).astype(np.float32)).save(file),
@@ -218,9 +217,12 @@ def saved(array, ending):
 NOISE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
 UNREADABLE = {
     "nothing.png": (b"", "it is empty"),
-    "page.jpg": (b"<html><body>404</body></html>", "it is in no format that is read"),
+    "page.jpg": (b"<html><body>404</body></html>", "it is no picture of a kind that is read"),
     # Pillow would start Ghostscript for it.
-    "postscript.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "it is in no format"),
+    "postscript.png": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+        "it is no picture of a kind",
+    ),
     "cut.jpg": (cut(saved(NOISE, "JPEG")), "it is damaged or cut short"),
     "cut.png": (cut(saved(NOISE, "PNG")), "it is damaged or cut short"),
     "cut.tif": (cut(saved(NOISE, "TIFF")), "it is damaged or cut short"),
@@ -229,6 +231,9 @@ UNREADABLE = {
     "no-end.gif": (saved(NOISE, "GIF")[:900], "it is damaged or cut short"),
     "long.tif": (saved(np.full((8, 8), 70000, np.int32), "TIFF"), "its pixels are signed whole numbers of 32 bits"),
     "short.tif": (tiff(RAMP.tobytes(), t339=2), "its pixels are signed whole numbers of 16 bits"),
+    "bytes.tif": (tiff(STEPS.tobytes(), t258=8, t339=2), "its pixels are signed whole numbers of 8 bits"),
+    "planes.tif": (tiff(RAMP.tobytes(), t284=2), "its colours lie in separate planes of 16 bits"),
+    "deep.jpg": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99), "it is no picture of a kind that is read"),
     "dark.tif": (saved(np.full((8, 8), 255.0, np.float32), "TIFF"), "its pixels are floats from 255 to 255; only"),
     "below.tif": (saved(np.full((8, 8), -0.5, np.float32), "TIFF"), "its pixels are floats from -0.5"),
     "no-number.tif": (saved(np.full((8, 8), np.nan, np.float32), "TIFF"), "its pixels are floats from nan"),
