@@ -181,14 +181,22 @@ def calibration_batches(
     """Training images (n, C, H, W) and their labels, spread over the classes, a moderate number of pixels at a time.
 
     ``distributed`` gives this process its part of them only.
+
+    Raises
+    ------
+    UserError : none of them can be read.
     """
     chosen = data.spread("train", count)
     if distributed:
         chosen = chosen[ranks.share_of(len(chosen))]
-    size = max(1, min(64, (1 << 20) // (input_shape[1] * input_shape[2])))
+    size, readable = max(1, min(64, (1 << 20) // (input_shape[1] * input_shape[2]))), False
     for start in range(0, len(chosen), size):
         images, labels = data.batch("train", chosen[start : start + size])
-        yield data.normalise(images, input_shape).contiguous(), labels
+        if len(images):
+            readable = True
+            yield data.normalise(images, input_shape).contiguous(), labels
+    if not readable:
+        raise UserError(f"none of the {len(chosen)} training images to rank filters by can be read; get them again")
 
 
 def scores_of(

@@ -70,9 +70,9 @@ RAMP = STEPS.astype(np.uint16) * 257
 
 def tiff(values, **tags):
     """A TIFF file as its specification has it, of a kind that Pillow does not write."""
-    place = 8 + 2 + 12 * 9 + 4
-    entries = {256: 16, 257: 16, 258: 16, 259: 1, 262: 1, 273: place, 277: 1, 279: len(values), 339: 1}
+    entries = {256: 16, 257: 16, 258: 16, 259: 1, 262: 1, 273: 0, 277: 1, 279: len(values), 339: 1}
     entries |= {int(tag[1:]): value for tag, value in tags.items()}
+    entries[273] = 8 + 2 + 12 * len(entries) + 4
     rows = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items())]
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(rows)) + b"".join(rows) + bytes(4) + values
 
