@@ -97,15 +97,23 @@ def _load(kind: str, rest: str, input_shape: InputShape, download: bool) -> Labe
         case "embedded":
             return data.load_embedded()
         case "fashion-mnist":
-            return fashion_mnist.load_fashion_mnist(Path(rest), download=download)
+            return fashion_mnist.load_fashion_mnist(_path(rest), download=download)
         case "cifar10":
-            return cifar10.load_cifar10(Path(rest), download=download)
+            return cifar10.load_cifar10(_path(rest), download=download)
         case "imagefolder":
-            return folder.load_folder(Path(rest), input_shape)
+            return folder.load_folder(_path(rest), input_shape)
         case "npz":
-            return npz.load_npz(Path(rest), input_shape[0])
+            return npz.load_npz(_path(rest), input_shape[0])
         case _:
             return _made(kind, rest, input_shape)
+
+
+def _path(text: str) -> Path:
+    """A path with ``~`` for the home folder, which no shell replaces behind ``imagefolder:``."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)  # whoever has no home folder may still have a file of such a name
 
 
 def _is_function(module: str, function: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,8 @@ def find_splits(folder: Path) -> tuple[tuple[str, ...], SplitFiles, SplitFiles]:
     UserError
         If a split or a class is missing, empty or not to be told from another, or the splits have different classes.
     """
+    if folder.is_file():
+        raise UserError(f"{shown(folder)} is a file and not a folder of images; unpack it if it is an archive")
     if not folder.is_dir():
         raise UserError(f"there is no folder of images {shown(folder)}; name the one that has them with --data")
     train, test = _splits(folder)
@@ -74,7 +77,7 @@ def shown(path: Path | str) -> str:
 
 def _splits(folder: Path) -> tuple[Path, Path]:
     inner = _folders(folder)
-    found = [[name for name in inner if name.lower() in names] for names in (TRAIN, *TEST)]
+    found = [[name for name in inner if _plain(name) in names] for names in (TRAIN, *TEST)]
     for alike in found:
         if len(alike) > 1:
             raise UserError(
@@ -88,7 +91,7 @@ def _splits(folder: Path) -> tuple[Path, Path]:
     if _is_for_finding(inner):
         raise _for_finding(folder)
     near = [folder / name for name in inner]
-    if folder.name.lower() in chain(TRAIN, *TEST):
+    if _plain(folder.name) in chain(TRAIN, *TEST):
         near.append(folder.absolute().parent)
     meant = next((place for place in near if _has_splits(place)), None)
     there = f"it has {_listed(inner) or 'no folders'}" if meant is None else f"give {shown(meant)}, which has them"
@@ -98,9 +101,14 @@ def _splits(folder: Path) -> tuple[Path, Path]:
     )
 
 
+def _plain(name: str) -> str:
+    """A split's name without what says that it is one, such as ``train`` of ``Train_Set``."""
+    return re.sub(r"[-_ ]*(set|data|images|imgs)?$", "", name.lower().strip(), count=1)
+
+
 def _has_splits(folder: Path) -> bool:
     try:
-        inner = {name.lower() for name in _folders(folder)}
+        inner = {_plain(name) for name in _folders(folder)}
     except UserError:
         return False  # one that cannot be listed is not the one that is meant
     return not inner.isdisjoint(TRAIN) and any(not inner.isdisjoint(names) for names in TEST)

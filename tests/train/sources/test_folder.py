@@ -140,7 +140,7 @@ def colours(data, split="train"):
 @pytest.mark.parametrize(
     ("train", "test"),
     [("Train", "VAL"), ("TRAINING", "Valid"), ("training", "validation"), ("train", "dev"), ("train", "Eval"),
-     ("Training", "Testing"), ("train", "test")],
+     ("Training", "Testing"), ("train", "test"), ("training_set", "test_set"), ("TrainSet", "val-data")],
 )  # fmt: skip
 def test_a_split_may_have_any_of_its_usual_names(pictures, train, test):
     (pictures / "train").rename(pictures / train)
@@ -419,3 +419,11 @@ def test_a_split_is_not_the_folder_to_give(pictures):
         load(pictures / "train")
     with pytest.raises(UserError, match=r"there is no folder of images .*gone; name the one that has them"):
         load(pictures / "gone")
+    with pytest.raises(UserError, match=r"0.png is a file and not a folder of images; unpack it if it is an archive"):
+        load(pictures / "train" / "cat" / "0.png")
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(pictures, monkeypatch):
+    """No shell replaces it behind a colon."""
+    monkeypatch.setenv("HOME", str(pictures.parent))
+    assert ImageSource(f"imagefolder:~/{pictures.name}").load(SMALL).count("train") == 8
