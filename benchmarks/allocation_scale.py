@@ -22,7 +22,7 @@ from _report import print_report, say
 
 from aap_hw.compile.families.shape import multiply_accumulates, weight_elements
 from aap_hw.compile.front.partition import partition
-from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.address import Address
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.predicting import kernel_costs
@@ -65,7 +65,7 @@ def _rows(name: str, shares: list[float]) -> Iterator[dict[str, Any]]:
         for group, widths in candidates.items()
         if len(widths) > 1
     ]
-    costs = kernel_costs(network, candidates, lambda kernel, widths: made_up_us(*kernel.at(widths)))
+    costs = kernel_costs(network, candidates, lambda kernel, widths: made_up_us(kernel.at(widths)))
     problem = Problem(choices, {"latency": costs})
     dense_us = problem.spent("latency", problem.widest())
     for share in shares:
@@ -82,11 +82,12 @@ def _rows(name: str, shares: list[float]) -> Iterator[dict[str, Any]]:
         }
 
 
-def made_up_us(key: KernelKey, width_in: int, width_out: int) -> float:
+def made_up_us(address: Address) -> float:
     """A latency of a kernel such as a CPU of 100 GFLOP/s and 20 GB/s might have."""
+    key, (width_in, width_out) = address.key, address.widths
     vectors = GRANULARITY * math.ceil(width_out / GRANULARITY)
-    arithmetic = multiply_accumulates(key, width_in, vectors) / 50e3
-    traffic = 4 * (math.prod(key.size or (1,)) * (width_in + width_out) + weight_elements(key, width_in, width_out))
+    arithmetic = multiply_accumulates(Address(key, (width_in, vectors))) / 50e3
+    traffic = 4 * (math.prod(key.size or (1,)) * (width_in + width_out) + weight_elements(address))
     noise = zlib.crc32(f"{key} {width_in} {width_out}".encode()) / 2**32
     return (1 + arithmetic + traffic / 20e3) * (1 + 0.03 * noise)
 

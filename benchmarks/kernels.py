@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aap_hw.compile.keys.key import Address, KernelKey
+    from aap_hw.compile.keys.address import Address
+    from aap_hw.compile.keys.key import KernelKey
     from aap_hw.lut.table import LatencyPoint
 
 # (input size, kernel, stride, channels in, channels out): MobileNetV2, ResNet and odd counts.
@@ -59,8 +60,10 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = os.environ["TVM_NUM_THREADS"] = str(max(threads))
     from _report import print_report
 
-    singles = [(_key("conv2d", s, k, t), i, o) for s, k, t, i, o in CONVOLUTIONS]
-    singles += [(_key("depthwise_conv2d", s, k, t, BETWEEN), c, c) for s, k, t, c in DEPTHWISE]
+    from aap_hw.compile.keys.address import Address
+
+    singles = [Address(_key("conv2d", s, k, t), (i, o)) for s, k, t, i, o in CONVOLUTIONS]
+    singles += [Address(_key("depthwise_conv2d", s, k, t, BETWEEN), (c, c)) for s, k, t, c in DEPTHWISE]
     pairs = [_key(*sizes) for sizes in (*PAIRS, *ELSEWHERE)]
     turns = TURNS
     if options.quick:
@@ -89,12 +92,13 @@ def _key(op: str, size: int, kernel: int, stride: int, pitched: tuple[str, ...] 
 def _rows(singles: list[Address], pairs: list[KernelKey], threads: int, turns: int) -> list[dict[str, Any]]:
     from _report import say
 
+    from aap_hw.compile.keys.address import Address
     from aap_hw.device import load_profile
     from aap_hw.device.connection import LocalDevice
     from aap_hw.lut.compiling import compile_batch
     from aap_hw.lut.measuring import time_point
 
-    points = singles + [(key, width, width) for key in pairs for width in (ODD, FULL)]
+    points = singles + [Address(key, (width, width)) for key in pairs for width in (ODD, FULL)]
     device = LocalDevice(load_profile("x86").model_copy(update={"threads": threads}))
     measure = device.profile.measure
     with tempfile.TemporaryDirectory() as folder:
@@ -119,13 +123,13 @@ def _row(address: Address, timed: LatencyPoint, threads: int) -> dict[str, Any]:
     from aap_hw.compile.families.shape import multiply_accumulates
 
     return {
-        "kernel": str(address[0]),
-        "width_in": address[1],
-        "width_out": address[2],
+        "kernel": str(address.key),
+        "width_in": address.width_in,
+        "width_out": address.width_out,
         "threads": threads,
         "us": timed.latency_us,
         "spread_us": timed.spread_us,
-        "gflops": 2 * multiply_accumulates(*address) / timed.latency_us / 1e3,
+        "gflops": 2 * multiply_accumulates(address) / timed.latency_us / 1e3,
     }
 
 

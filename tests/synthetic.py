@@ -21,7 +21,8 @@ from torch import nn
 from aap_hw.compile.families.shape import multiply_accumulates
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
-from aap_hw.compile.keys.key import SCHEDULES, KernelKey
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import SCHEDULES
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
 from aap_hw.device.description import DeviceDescription
@@ -40,9 +41,10 @@ ORIGIN = Origin("resnet20", "embedded", (3, 32, 32))
 CALIBRATION = 1.25
 
 
-def latency_us(key: KernelKey, width_in: int, width_out: int) -> float:
+def latency_us(address: Address) -> float:
     """A microsecond a call, the arithmetic, and a little for every value that is written; four digits, as in a file."""
-    us = 1 + multiply_accumulates(key, width_in, width_out) / 4e4 + math.prod(key.size) * width_out / 1e4
+    values = math.prod(address.key.size) * address.width_out
+    us = 1 + multiply_accumulates(address) / 4e4 + values / 1e4
     return float(f"{us:.4g}")
 
 
@@ -73,8 +75,8 @@ def table(**device: Any) -> LatencyTable:
     facts |= {"tvm": "0.27.0", "schedules": SCHEDULES, "host": "Linux", "date": "2026-01-01", "provenance": "measured"}
     how = {"warmup": 3, "repeats": 20, "copies": 4, "statistic": "median", "granularity": 4, "at_most": 8}
     made = LatencyTable({**facts, **device}, {**how, "reference_us": 80.0, "reference_drift": 0.01})
-    for key, width_in, width_out in points_of(network, group_candidates(graph, 4, 8)):
-        made.add(key, LatencyPoint(width_in, width_out, latency_us(key, width_in, width_out), 0.1, 20))
+    for address in points_of(network, group_candidates(graph, 4, 8)):
+        made.add(address.key, LatencyPoint(address.widths, latency_us(address), 0.1, 20))
     predicted = predict_us(network, network.dense, made)
     measured = float(f"{CALIBRATION * predicted:.4g}")
     made.validation.append(Validation("resnet20", (1, 3, 32, 32), "dense", network.dense, predicted, measured))

@@ -56,9 +56,9 @@ def diff(first: str, second: str, out: str | None, json_to: str | None) -> None:
             "second_over_first": quantiles,
             "farthest": [
                 {
-                    "kernel": str(p.key),
-                    "in": p.width_in,
-                    "out": p.width_out,
+                    "kernel": str(p.address.key),
+                    "in": p.address.width_in,
+                    "out": p.address.width_out,
                     "first_us": p.first_us,
                     "second_us": p.second_us,
                 }
@@ -83,8 +83,7 @@ def diff(first: str, second: str, out: str | None, json_to: str | None) -> None:
         )
     for p in farthest:
         console.print(
-            f"  {p.key}, {p.width_in} in, {p.width_out} out: {p.first_us:.4g} and {p.second_us:.4g} us "
-            f"({p.ratio - 1:+.1%})",
+            f"  {p.address}: {p.first_us:.4g} and {p.second_us:.4g} us ({p.ratio - 1:+.1%})",
             soft_wrap=True,
         )
     if out is not None:
@@ -119,7 +118,7 @@ def merge(files: tuple[str, ...], out: str) -> None:
         )
     for c in merged.conflicts[:LISTED]:
         console.print(
-            f"  {c.key}, {c.width_in} in, {c.width_out} out: {c.kept_us:.4g} us of {c.kept} kept, not {c.other_us:.4g}",
+            f"  {c.address}: {c.kept_us:.4g} us of {c.kept} kept, not {c.other_us:.4g}",
             soft_wrap=True,
         )
     if len(merged.conflicts) > LISTED:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.address import Address
 from aap_hw.lut.table import LatencyTable
 
 # Facts of a device that say when and where a table was made, not what its latencies depend on.
@@ -18,9 +18,7 @@ INCIDENTAL = ("date", "host")
 class SharedPoint:
     """A point of both tables, in µs."""
 
-    key: KernelKey
-    width_in: int
-    width_out: int
+    address: Address
     first_us: float
     second_us: float
 
@@ -69,7 +67,7 @@ def compare(first: LatencyTable, second: LatencyTable) -> Comparison:
             if ours.get(name) != theirs.get(name)
         ]
     shared = tuple(
-        SharedPoint(key, *widths, point.latency_us, second.points[key][widths].latency_us)
+        SharedPoint(Address(key, widths), point.latency_us, second.points[key][widths].latency_us)
         for key, points in first.points.items()
         for widths, point in points.items()
         if widths in second.points.get(key, {})

@@ -24,7 +24,7 @@ from tvm import relax
 
 from aap_hw.compile.code.function import CONSTANTS
 from aap_hw.compile.front.network import Network
-from aap_hw.compile.keys.key import Address
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import DeviceTarget, GpuTarget, device_target
 from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.compile.library.lowering import lower_network
@@ -53,8 +53,8 @@ def compile_batch(
     """Compile points into one library whose points ``time_point`` times, or take it from a cache."""
     builder = relax.BlockBuilder()
     counts, shapes = [], []
-    for index, (key, width_in, width_out) in enumerate(points):
-        function = build_kernel(key, width_in, width_out, target)
+    for index, address in enumerate(points):
+        function = build_kernel(address, target)
         code = builder.add_func(function.code, f"kernel_{index}")
         constants = [a.shape for a in function.arguments if a.role in CONSTANTS]
         activations = [a.shape for a in function.arguments if a.role not in (*CONSTANTS, "literal")]
@@ -76,7 +76,7 @@ def compile_batch(
     if cache is None or isinstance(target, GpuTarget):  # what a GPU runs is a second file
         export_library(builder.get(), target, library)
     else:
-        made_from = [[str(key), *widths] for key, *widths in points], [*target.options], target.threads, copies
+        made_from = [[str(point.key), *point.widths] for point in points], [*target.options], target.threads, copies
         cache.make(library, made_from, lambda path: export_library(builder.get(), target, path))
     return CompiledBatch(library, tuple(points), tuple(counts), tuple(shapes))
 

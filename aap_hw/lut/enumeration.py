@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from aap_hw.compile.front.network import Kernel, Network
-from aap_hw.compile.keys.key import Address
+from aap_hw.compile.keys.address import Address
 from aap_hw.graph import ChannelGraph, WidthExpr
 from aap_hw.policy import candidate_widths
 
@@ -35,8 +35,7 @@ def group_candidates(graph: ChannelGraph, granularity: int, at_most: int) -> dic
 
 def groups_of(kernel: Kernel) -> tuple[str, ...]:
     """Names of the channel groups that a kernel's latency depends on, in order."""
-    terms = [*kernel.width_in.terms, *kernel.width_out.terms]
-    return tuple(dict.fromkeys(name for name, _ in terms))
+    return tuple(dict.fromkeys(name for width in kernel.widths for name, _ in width.terms))
 
 
 def points_of(network: Network, candidates: Mapping[str, Sequence[int]]) -> list[Address]:
@@ -51,13 +50,13 @@ def points_of(network: Network, candidates: Mapping[str, Sequence[int]]) -> list
 def distinct_widths(
     kernel: Kernel, groups: Sequence[str], candidates: Mapping[str, Sequence[int]]
 ) -> list[dict[str, int]]:
-    """Widths of some groups, once for each pair of input and output width that their candidates give a kernel."""
-    counts = [(_counts(kernel.width_in, name), _counts(kernel.width_out, name)) for name in groups]
-    found: dict[tuple[int, int], dict[str, int]] = {(0, 0): {}}
-    for name, (times_in, times_out) in zip(groups, counts, strict=True):
+    """Widths of some groups, once for each combination of its own widths that their candidates give a kernel."""
+    found: dict[tuple[int, ...], dict[str, int]] = {(0,) * len(kernel.widths): {}}
+    for name in groups:
+        counts = [_counts(width, name) for width in kernel.widths]
         found = {
-            (into + times_in * width, out + times_out * width): {**widths, name: width}
-            for (into, out), widths in found.items()
+            tuple(so_far + times * width for so_far, times in zip(sums, counts, strict=True)): {**widths, name: width}
+            for sums, widths in found.items()
             for width in candidates[name]
         }
     return list(found.values())

@@ -61,7 +61,7 @@ def dump_table(table: LatencyTable) -> str:
     kernels = []
     for key in sorted(table.points):
         rows = [
-            json.dumps([p.width_in, p.width_out, _rounded(p.latency_us), _rounded(p.spread_us), p.samples])
+            json.dumps([*p.widths, _rounded(p.latency_us), _rounded(p.spread_us), p.samples])
             for _, p in sorted(table.points[key].items())
         ]
         kernels.append(f'  {json.dumps(str(key))}: {{"points": [\n   ' + ",\n   ".join(rows) + "\n  ]}")
@@ -104,7 +104,8 @@ def _from_document(document: dict[str, Any], path: Path) -> LatencyTable:
         except UserError as problem:
             raise _damaged(path, f"is not valid: {text!r} is not a kernel key") from problem
         for row in kernel["points"]:
-            point = LatencyPoint(*row)
+            *widths, latency_us, spread_us, samples = row
+            point = LatencyPoint(tuple(widths), latency_us, spread_us, samples)
             _finite(point.latency_us, text, path)
             _finite(point.spread_us, text, path)
             table.add(key, point)

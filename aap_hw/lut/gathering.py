@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aap_hw.compile.keys.key import Address
+from aap_hw.compile.keys.address import Address
 from aap_hw.lut.journal import Entry
 from aap_hw.lut.table import LatencyTable
 
@@ -35,7 +35,7 @@ def gather(table: LatencyTable, entries: Sequence[Entry]) -> None:
     for entry in sorted(entries, key=lambda e: e.point.latency_us / e.reference_us, reverse=True):
         scale, point = normal / entry.reference_us, entry.point
         table.add(entry.key, replace(point, latency_us=point.latency_us * scale, spread_us=point.spread_us * scale))
-        winners[entry.key, point.width_in, point.width_out] = entry
+        winners[Address(entry.key, point.widths)] = entry
     boards = measurement.get("boards", {})
     for board, times in timed.items():
         if board is not None:

@@ -57,7 +57,8 @@ class Journal:
         WriteError : it could not be written; the journal is as it was before.
         """
         where = {} if entry.board is None else {"board": entry.board}
-        point = astuple(entry.point)
+        widths, *timing = astuple(entry.point)
+        point = [*widths, *timing]
         self._append({"kernel": str(entry.key), "point": point, "reference_us": entry.reference_us, **where})
         self.entries.append(entry)
 
@@ -114,7 +115,8 @@ class Journal:
         try:
             key, reference_us = KernelKey.parse(value["kernel"]), float(value["reference_us"])
             width_in, width_out, latency_us, spread_us, samples = value["point"]
-            point = LatencyPoint(int(width_in), int(width_out), float(latency_us), float(spread_us), int(samples))
+            widths = int(width_in), int(width_out)
+            point = LatencyPoint(widths, float(latency_us), float(spread_us), int(samples))
         except (ValueError, KeyError, TypeError, UserError) as problem:
             raise self._damaged(problem) from problem
         if not (0 < latency_us < math.inf and 0 <= spread_us < math.inf and 0 < reference_us < math.inf):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aap_hw.compile.keys.key import Address, KernelKey
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.device.connection import Device
 from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.profile import MeasureSpec
@@ -24,7 +25,7 @@ AGREEMENT = 0.03
 VISITS = 8
 # Beside the names of width plans.
 REFERENCE_NAME = "the reference kernel"
-REFERENCE = (
+REFERENCE = Address(
     KernelKey.make(
         "conv2d",
         (14, 14),
@@ -35,8 +36,7 @@ REFERENCE = (
         dilation=(1, 1),
         epilogue=("bias",),
     ),
-    128,
-    128,
+    (128, 128),
 )
 
 
@@ -44,9 +44,8 @@ def time_point(library: LoadedLibrary, batch: CompiledBatch, index: int, measure
     """Time one point of a loaded batch."""
     call = _call(library, batch, index)
     timing = time_function(library, call.function, call.inputs, measure)
-    _, width_in, width_out = batch.points[index]
     calls = batch.copies[index]
-    return LatencyPoint(width_in, width_out, timing.latency_us / calls, timing.spread_us / calls, timing.samples)
+    return LatencyPoint(batch.points[index].widths, timing.latency_us / calls, timing.spread_us / calls, timing.samples)
 
 
 def _call(library: LoadedLibrary, batch: CompiledBatch, index: int) -> Call:
@@ -116,7 +115,7 @@ def time_points(
             address = batch.points[index]
             point = time_point(library, batch, index, measure)
             after = reference.time_us()
-            made.setdefault(address, []).append(Visit(address[0], point, (before + after) / 2))
+            made.setdefault(address, []).append(Visit(address.key, point, (before + after) / 2))
             before = after
             on_visit(made[address][-1], len(made[address]))
 

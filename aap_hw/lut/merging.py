@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.lut.comparing import INCIDENTAL
@@ -20,9 +21,7 @@ OF_THE_DAY = ("reference_us", "reference_drift", "governor", "temperature_c", "b
 class Conflict:
     """A point of which two tables say something else: the quicker one is kept, by the name of its table."""
 
-    key: KernelKey
-    width_in: int
-    width_out: int
+    address: Address
     kept_us: float
     other_us: float
     kept: str
@@ -55,9 +54,9 @@ def merge(named: Sequence[tuple[str, LatencyTable]]) -> Merged:
     result = LatencyTable(dict(first.device), dict(first.measurement))
     for name, other in others:
         _require_same(first_name, first, name, other)
-    conflicts: dict[tuple[KernelKey, int, int], Conflict] = {}
+    conflicts: dict[Address, Conflict] = {}
     networks: dict[str, None] = {}
-    origin: dict[tuple[KernelKey, int, int], str] = {}
+    origin: dict[Address, str] = {}
     for name, table in named:
         scale = first.measurement["reference_us"] / table.measurement["reference_us"]
         for key, points in table.points.items():
@@ -92,16 +91,16 @@ def _add(
     key: KernelKey,
     point: LatencyPoint,
     name: str,
-    origin: dict[tuple[KernelKey, int, int], str],
-    conflicts: dict[tuple[KernelKey, int, int], Conflict],
+    origin: dict[Address, str],
+    conflicts: dict[Address, Conflict],
 ) -> None:
-    address = key, point.width_in, point.width_out
-    before = table.points.get(key, {}).get((point.width_in, point.width_out))
+    address = Address(key, point.widths)
+    before = table.point(address)
     if before is not None:
         quick, slow = sorted((before, point), key=lambda p: p.latency_us)
         if quick.latency_us * (1 + TOLERANCE) < slow.latency_us:
             kept = name if quick is point else origin[address]
-            conflicts[address] = Conflict(*address, quick.latency_us, slow.latency_us, kept)
+            conflicts[address] = Conflict(address, quick.latency_us, slow.latency_us, kept)
         if quick is before:
             return
     table.add(key, point)

@@ -41,9 +41,10 @@ def kernel_latencies(network: Network, widths: Mapping[str, int], table: Latency
     for kernel in network.kernels:
         if kernel.is_removed(widths):
             continue
-        key, width_in, width_out = kernel.at(widths)
-        found = table.latency(key, width_in, width_out)
-        rows.append(KernelLatency(kernel.name, str(key), width_in, width_out, found.us, found.interpolated))
+        address = kernel.at(widths)
+        found = table.latency(address)
+        ends = address.width_in, address.width_out
+        rows.append(KernelLatency(kernel.name, str(address.key), *ends, found.us, found.interpolated))
     return rows
 
 
@@ -59,7 +60,7 @@ def latency_costs(network: Network, candidates: Mapping[str, Sequence[int]], tab
     ------
     MissingKernelError : the table lacks a kernel.
     """
-    return kernel_costs(network, candidates, lambda kernel, widths: table.latency(*kernel.at(widths)).us)
+    return kernel_costs(network, candidates, lambda kernel, widths: table.latency(kernel.at(widths)).us)
 
 
 def kernel_costs(network: Network, candidates: Mapping[str, Sequence[int]], cost: CostOfKernel) -> list[KernelCost]:

@@ -21,7 +21,7 @@ from torch import nn
 
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
-from aap_hw.compile.keys.key import Address
+from aap_hw.compile.keys.address import Address
 from aap_hw.device.boards import Boards
 from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device
@@ -167,13 +167,13 @@ class _Search:
         self._normal_us = float(table.measurement.get("reference_us", 1.0))
         self._journalled: dict[Address, float] = {}
         self._taken_up = 0
-        known = {(key, p.width_in, p.width_out) for key, p, *_ in journal.entries}
+        known = {Address(key, point.widths) for key, point, *_ in journal.entries}
         self.kept = sum(address in known or address in table for address in wanted)
 
     def next(self) -> list[Address]:
         """The points to measure next; none when all others can be interpolated."""
         for key, point, reference_us, _ in self.journal.entries[self._taken_up :]:
-            at = key, point.width_in, point.width_out
+            at = Address(key, point.widths)
             us = point.latency_us * self._normal_us / reference_us
             self._journalled[at] = min(us, self._journalled.get(at, us))
         self._taken_up = len(self.journal.entries)
@@ -182,8 +182,7 @@ class _Search:
     def _known_us(self, address: Address) -> float | None:
         if (us := self._journalled.get(address)) is not None:
             return us
-        key, width_in, width_out = address
-        point = self.table.points.get(key, {}).get((width_in, width_out))
+        point = self.table.point(address)
         return None if point is None else point.latency_us
 
 

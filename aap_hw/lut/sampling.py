@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from aap_hw.compile.keys.key import Address, KernelKey
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
 
 # Share of itself by which a latency may differ from the straight line between its neighbours. Below what two timings
 # of one point differ by, every point would be measured.
@@ -39,24 +40,24 @@ def next_points(wanted: Iterable[Address], measured: Measured, tolerance: float)
     """
     found: list[Address] = []
     for column in _columns(wanted):
-        by_width = {address[1]: address for address in column}
+        by_width = {address.width_in: address for address in column}
         us = {width: measured(address) for width, address in by_width.items()}
         found += [by_width[width] for width in _next_widths(sorted(by_width), us, tolerance)]
     return found
 
 
 def _columns(wanted: Iterable[Address]) -> Iterator[list[Address]]:
-    """Points of a kernel with one output width, or on a line: their latency is a function of the input width."""
-    kernels: dict[KernelKey, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
-    for key, width_in, width_out in wanted:
-        kernels[key][width_out].add(width_in)
-    for key, columns in kernels.items():
-        points = [[(key, width_in, width_out) for width_in in column] for width_out, column in columns.items()]
-        is_line = len({width_in for column in columns.values() for width_in in column}) == sum(map(len, points))
+    """Points of a kernel that differ in their input width alone, or lie on a line: latency is a function of it."""
+    kernels: dict[KernelKey, dict[tuple[int, ...], dict[Address, None]]] = defaultdict(lambda: defaultdict(dict))
+    for address in wanted:
+        kernels[address.key][address.widths[1:]][address] = None
+    for columns in kernels.values():
+        points = [address for column in columns.values() for address in column]
+        is_line = len({address.width_in for address in points}) == len(points)
         if is_line and len(points) > ALL_OF:
-            yield [point for column in points for point in column]
+            yield points
         else:
-            yield from points
+            yield from map(list, columns.values())
 
 
 def _next_widths(widths: Sequence[int], us: Mapping[int, float | None], tolerance: float) -> Iterator[int]:

@@ -6,10 +6,11 @@ Holds and looks up; measuring is ``aap_hw.lut.profiling``, and the file's form i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.errors import UserError
 from aap_hw.lut.calibrating import ALONE, Slowdown
@@ -21,16 +22,26 @@ class LatencyPoint:
 
     Attributes
     ----------
+    widths : of the kernel's address.
     latency_us, spread_us : latency of a call and how well the samples behind it agree, in microseconds; see
         ``aap_hw.device.timing``.
     samples : how many samples there were.
     """
 
-    width_in: int
-    width_out: int
+    widths: tuple[int, ...]
     latency_us: float
     spread_us: float
     samples: int
+
+    @property
+    def width_in(self) -> int:
+        """Channels that the kernel reads."""
+        return self.widths[0]
+
+    @property
+    def width_out(self) -> int:
+        """Channels that the kernel makes."""
+        return self.widths[-1]
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class LatencyTable:
 
     device: dict[str, Any]
     measurement: dict[str, Any]
-    points: dict[KernelKey, dict[tuple[int, int], LatencyPoint]] = field(default_factory=dict)
+    points: dict[KernelKey, dict[tuple[int, ...], LatencyPoint]] = field(default_factory=dict)
     validation: list[Validation] = field(default_factory=list)
     slowdowns: dict[tuple[str, tuple[int, ...]], Slowdown] = field(default_factory=dict)
 
@@ -88,17 +99,20 @@ class LatencyTable:
 
     def add(self, key: KernelKey, point: LatencyPoint) -> None:
         """Add a point; one already there at the same widths is replaced."""
-        self.points.setdefault(key, {})[(point.width_in, point.width_out)] = point
+        self.points.setdefault(key, {})[point.widths] = point
 
     def __len__(self) -> int:
         return sum(map(len, self.points.values()))
 
-    def __contains__(self, address: tuple[KernelKey, int, int]) -> bool:
-        key, width_in, width_out = address
-        return (width_in, width_out) in self.points.get(key, {})
+    def __contains__(self, address: Address) -> bool:
+        return self.point(address) is not None
 
-    def latency(self, key: KernelKey, width_in: int, width_out: int) -> Latency:
-        """Latency of a kernel on its own at the given widths, interpolated between measured ones where need be.
+    def point(self, address: Address) -> LatencyPoint | None:
+        """What was measured at exactly this address, if anything was."""
+        return self.points.get(address.key, {}).get(address.widths)
+
+    def latency(self, address: Address) -> Latency:
+        """Latency of a kernel on its own, interpolated between measured widths where need be.
 
         Below the smallest measured width the latency of the smallest is given.
 
@@ -106,19 +120,20 @@ class LatencyTable:
         ------
         MissingKernelError : the kernel was not measured, or only at smaller widths.
         """
-        measured = self.points.get(key)
+        key, measured = address.key, self.points.get(address.key)
         if not measured:
             raise MissingKernelError(
                 f"the latency table of {self.device['name']} has no kernel '{key}'; "
                 f"measure it with 'aap-hw profile --device {self.device['name']}' and this model and input size"
             )
-        if (point := measured.get((width_in, width_out))) is not None:
+        if (point := measured.get(address.widths)) is not None:
             return Latency(point.latency_us, interpolated=False)
-        value = _interpolate({widths: p.latency_us for widths, p in measured.items()}, width_in, width_out)
+        value = _interpolate({widths: p.latency_us for widths, p in measured.items()}, address.widths)
         if value is None:
             raise MissingKernelError(
                 f"the latency table of {self.device['name']} has the kernel '{key}' only up to other widths than "
-                f"{width_in} -> {width_out}; measure it with 'aap-hw profile --device {self.device['name']}' and "
+                f"{' -> '.join(map(str, address.widths))}; measure it with "
+                f"'aap-hw profile --device {self.device['name']}' and "
                 "this model"
             )
         return Latency(value, interpolated=True)
@@ -135,44 +150,40 @@ class LatencyTable:
         return None
 
 
-Latencies = Mapping[tuple[int, int], float]
+Latencies = Mapping[tuple[int, ...], float]
 
 
-def _interpolate(measured: Latencies, x: int, y: int) -> float | None:
-    """Value at (x, y), or None where the measured points do not surround it.
+def _interpolate(measured: Latencies, widths: Sequence[int]) -> float | None:
+    """Value at some widths, or None where the measured points do not surround them.
 
-    Linear along the input width within each of the two nearest output widths that reach as far as x, and linear
-    between these two. Along an output width that was measured itself, the other direction does not matter. What lies
-    below all that was measured is answered by the smallest.
+    Of an input and an output width: linear along the input width within each of the two nearest output widths that
+    reach as far, and linear between these two. Along an output width that was measured itself, the other direction does
+    not matter. What lies below all that was measured is answered by the smallest. More widths follow in the same way.
 
-    Kernels with one width, such as depthwise convolutions, lie on a line instead.
+    Kernels whose widths follow from the first, as a depthwise convolution's do, lie on a line instead.
     """
-    columns: dict[int, dict[int, float]] = defaultdict(dict)
-    for (width_in, width_out), us in measured.items():
-        columns[width_out][width_in] = us
-    if len(columns) == len({width_in for width_in, _ in measured}) == len(measured):
-        return _along_line({x: (y, us) for (x, y), us in measured.items()}, x, y)
-    reached = {out: value for out, column in columns.items() if (value := _along_column(column, x)) is not None}
-    if (around := _around(reached, y)) is None:
+    if all(len(set(axis)) == len(measured) for axis in zip(*measured, strict=True)):
+        return _along_line({first: (others, us) for (first, *others), us in measured.items()}, *widths)
+    *first, last = widths
+    slices: dict[int, dict[tuple[int, ...], float]] = defaultdict(dict)
+    for (*others, out), us in measured.items():
+        slices[out][tuple(others)] = us
+    reached = {out: value for out, each in slices.items() if (value := _interpolate(each, first)) is not None}
+    if (around := _around(reached, last)) is None:
         return None
     c, d = around
-    return _linear(c, reached[c], d, reached[d], y)
+    return _linear(c, reached[c], d, reached[d], last)
 
 
-def _along_column(column: Mapping[int, float], x: int) -> float | None:
-    if (around := _around(column, x)) is None:
-        return None
-    a, b = around
-    return _linear(a, column[a], b, column[b], x)
-
-
-def _along_line(points: Mapping[int, tuple[int, float]], x: int, y: int) -> float | None:
+def _along_line(points: Mapping[int, tuple[Sequence[int], float]], x: int, *others: int) -> float | None:
+    """Value at x, if the other widths are those that the line has there."""
     if (around := _around(points, x)) is None:
         return None
     a, b = around
-    (out_a, us_a), (out_b, us_b) = points[a], points[b]
-    if y > out_a if x < a else abs(_linear(a, out_a, b, out_b, x) - y) > 0.5:
-        return None
+    (others_a, us_a), (others_b, us_b) = points[a], points[b]
+    for at_a, at_b, y in zip(others_a, others_b, others, strict=True):
+        if y > at_a if x < a else abs(_linear(a, at_a, b, at_b, x) - y) > 0.5:
+            return None
     return _linear(a, us_a, b, us_b, x)
 
 

@@ -56,7 +56,7 @@ def memory_cost(network: Network, candidates: Candidates, target: DeviceTarget) 
     for i in sorted(range(len(needs)), key=lambda i: -needs[i].largest):
         if not any(needs[i].is_within(other, most[i]) for other in kept):
             kept.append(needs[i])
-    always = kernel_costs(network, candidates, lambda kernel, widths: constant_bytes(*kernel.at(widths), target))
+    always = kernel_costs(network, candidates, lambda kernel, widths: constant_bytes(kernel.at(widths), target))
     return PeakCost(always, [_costs(need, candidates) for need in kept])
 
 

@@ -79,7 +79,7 @@ def write_comparison(names: tuple[str, str], comparison: Comparison, out: Path) 
                 "mode": "markers",
                 "x": [p.first_us for p in points],
                 "y": [p.second_us for p in points],
-                "customdata": [[str(p.key), p.width_in, p.width_out, p.ratio] for p in points],
+                "customdata": [[str(p.address.key), p.address.width_in, p.address.width_out, p.ratio] for p in points],
                 "hovertemplate": "%{customdata[0]}<br>%{customdata[1]} in, %{customdata[2]} out: %{x:.4g} and %{y:.4g} "
                 "µs (%{customdata[3]:.3f})<extra></extra>",
                 "marker": {"color": KEPT, "size": 6, "opacity": 0.6},
@@ -89,7 +89,7 @@ def write_comparison(names: tuple[str, str], comparison: Comparison, out: Path) 
         layout={"xaxis": axis(f"{names[0]}, µs", type="log"), "yaxis": axis(f"{names[1]}, µs", type="log")},
         headings=("kernel", "in", "out", "first, µs", "second, µs", "ratio"),
         rows=[
-            (str(p.key), p.width_in, p.width_out, p.first_us, p.second_us, p.ratio)
+            (str(p.address.key), p.address.width_in, p.address.width_out, p.first_us, p.second_us, p.ratio)
             for p in comparison.farthest(len(points))
         ],
     )  # fmt: skip

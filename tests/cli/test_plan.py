@@ -15,6 +15,7 @@ from unittest.mock import ANY
 
 import pytest
 
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import Validation
@@ -39,9 +40,9 @@ def test_json_is_alone_on_standard_output_and_its_kernels_keep_the_budget(
     network = resnet20()[2]
     assert len(plan["kernels"]) == len(network.kernels)
     for shown, kernel in zip(plan["kernels"], network.kernels, strict=True):
-        address = KernelKey.parse(shown["kernel"]), shown["width_in"], shown["width_out"]
+        address = Address(KernelKey.parse(shown["kernel"]), (shown["width_in"], shown["width_out"]))
         assert address == kernel.at(widths)
-        assert shown["table_us"] == table.latency(*address).us
+        assert shown["table_us"] == table.latency(address).us
         assert shown["latency_us"] == pytest.approx(plan["calibration"] * shown["table_us"])
     assert plan["interpolated_kernels"] == 0
     frozen = [group for group in plan["groups"] if group["frozen"]]

@@ -17,6 +17,7 @@ import tvm
 from torch import nn
 
 from aap_hw.compile.code.function import KernelFunction
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget, DeviceTarget
 from aap_hw.compile.library.build import build_kernel
@@ -65,6 +66,9 @@ class Convolution:
     depthwise: bool = False
     pitched: tuple[str, ...] = ()
 
+    def address(self) -> Address:
+        return Address(self.key(), (self.width_in, self.width_out))
+
     def key(self) -> KernelKey:
         return KernelKey.make(
             "depthwise_conv2d" if self.depthwise else "conv2d",
@@ -83,7 +87,7 @@ class Convolution:
 def assert_convolution_equals_pytorch(case: Convolution, threads: int = 1, on: DeviceTarget | None = None) -> None:
     """Compare a kernel for this machine, or one ``on`` a GPU, with PyTorch."""
     random = np.random.default_rng(7)
-    function = build_kernel(case.key(), case.width_in, case.width_out, on or target(threads))
+    function = build_kernel(case.address(), on or target(threads))
     groups = case.width_in if case.depthwise else 1
     image = random.standard_normal((case.batch, case.width_in, *case.size)).astype("float32")
     weight = random.standard_normal((case.width_out, case.width_in // groups, *case.kernel)).astype("float32")

@@ -13,6 +13,7 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from aap_hw.compile.cpu.depthwise import LENGTH
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.compile.library.build import build_kernel
@@ -39,15 +40,15 @@ CONVOLUTIONS = {
     "depthwise_3x3_stride_2": Convolution(96, 96, (28, 28), stride=(2, 2), epilogue=RELU6, depthwise=True),
     "depthwise_5x5": Convolution(96, 96, (14, 14), (5, 5), padding=(2, 2), epilogue=RELU6, depthwise=True),
 }
-KERNELS = {name: (case.key(), case.width_in, case.width_out) for name, case in CONVOLUTIONS.items()}
-KERNELS["linear"] = (KernelKey.make("linear", (), 1, epilogue=("bias",)), 512, 1000)
+KERNELS = {name: case.address() for name, case in CONVOLUTIONS.items()}
+KERNELS["linear"] = Address(KernelKey.make("linear", (), 1, epilogue=("bias",)), (512, 1000))
 
 
 @pytest.mark.parametrize("cpu", TARGETS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_inner_loop_multiplies_whole_vectors_and_leaves_the_stack_alone(kernel: str, cpu: str) -> None:
     target = TARGETS[cpu]
-    loops = multiplying_loops(assembly(build_kernel(*KERNELS[kernel], target).code, target))
+    loops = multiplying_loops(assembly(build_kernel(KERNELS[kernel], target).code, target))
     assert loops, "no loop with a fused multiply-add was found"
     assert [spill for loop in loops for spill in loop.spills] == []
 
@@ -57,7 +58,7 @@ def test_the_inner_loop_multiplies_whole_vectors_and_leaves_the_stack_alone(kern
 def test_depthwise_code_is_not_repeated_for_each_vector_of_channels(vectors: int, cpu: str) -> None:
     target, width = TARGETS[cpu], vectors * TARGETS[cpu].lanes
     case = Convolution(width, width, (28, 28), epilogue=RELU6, depthwise=True)
-    text = assembly(build_kernel(case.key(), width, width, target).code, target)
+    text = assembly(build_kernel(Address(case.key(), (width, width)), target).code, target)
     # A tile at the left edge, one at the right edge, and one for all between them.
     assert 2 * 9 * LENGTH < whole_vector_multiplications(text) <= 3 * 9 * LENGTH
 

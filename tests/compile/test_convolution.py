@@ -14,6 +14,7 @@ import tvm_ffi
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.library.build import build_kernel
 from tests.compile.running import EPILOGUES, Convolution, assert_convolution_equals_pytorch, call, target
@@ -106,7 +107,7 @@ def test_linear_layer_equals_pytorch(width_in: int, width_out: int, batch: int) 
     x, w, b = (
         random.standard_normal(s).astype("float32") for s in ((batch, width_in), (width_out, width_in), width_out)
     )
-    function = build_kernel(key, width_in, width_out, target())
+    function = build_kernel(Address(key, (width_in, width_out)), target())
     actual = call(function, activation=x.reshape(batch, 1, 1, width_in), weight=w, bias=b)
     expected = np.maximum(x.astype(float) @ w.astype(float).T + b, 0)
     assert np.abs(actual.reshape(batch, width_out) - expected).max() < 1e-5 * np.sqrt(width_in)
@@ -114,7 +115,7 @@ def test_linear_layer_equals_pytorch(width_in: int, width_out: int, batch: int) 
 
 def test_every_weight_is_packed_and_nothing_else() -> None:
     case = Convolution(3, 37)
-    function = build_kernel(case.key(), 3, 37, target())
+    function = build_kernel(Address(case.key(), (3, 37)), target())
     assert function.pack is not None
     dense = np.arange(1, 37 * 3 * 9 + 1, dtype="float32").reshape(37, 3, 3, 3)
     packed = function.pack(dense)
@@ -124,7 +125,7 @@ def test_every_weight_is_packed_and_nothing_else() -> None:
 
 def test_what_is_built_depends_on_the_arguments_alone() -> None:
     case = Convolution(24, 37, epilogue=("bias", "add", "relu"))
-    one, two = (build_kernel(case.key(), 24, 37, target()).code for _ in range(2))
+    one, two = (build_kernel(Address(case.key(), (24, 37)), target()).code for _ in range(2))
     assert tvm_ffi.structural_equal(one, two, map_free_vars=True)
-    other = build_kernel(replace(case, epilogue=("bias", "relu")).key(), 24, 37, target()).code
+    other = build_kernel(Address(replace(case, epilogue=("bias", "relu")).key(), (24, 37)), target()).code
     assert not tvm_ffi.structural_equal(one, other, map_free_vars=True)

@@ -88,7 +88,7 @@ def test_constants_and_the_most_that_lives_at_once_are_those_of_the_lowered_netw
     parts, module = lowered(name, side, cut, batch)
     target = this_device().target
     held = sum(size_of(part) for _, made_of in calls(module) for part in made_of if not isinstance(part, relax.Var))
-    counted = sum(constant_bytes(*kernel.at(parts.dense), target) for kernel in parts.kernels)
+    counted = sum(constant_bytes(kernel.at(parts.dense), target) for kernel in parts.kernels)
     assert counted == held > 0
     alive = max(moment.bytes_at(parts.dense) for moment in moments(parts, target))
     assert alive == most_alive(module)
@@ -98,7 +98,7 @@ def test_constants_and_the_most_that_lives_at_once_are_those_of_the_lowered_netw
 def test_library_holds_the_constants_and_tvms_plan_sets_aside_what_lives_at_once(tmp_path: Path) -> None:
     parts, module = lowered("resnet20", 32, cut=False)
     target = this_device().target
-    counted = sum(constant_bytes(*kernel.at(parts.dense), target) for kernel in parts.kernels)
+    counted = sum(constant_bytes(kernel.at(parts.dense), target) for kernel in parts.kernels)
     export_library(module, target, tmp_path / "network.so")
     # The rest of the library is its code.
     assert counted <= (tmp_path / "network.so").stat().st_size <= counted + 1_500_000
@@ -132,4 +132,4 @@ def test_a_removed_kernel_makes_nothing_and_holds_no_constants() -> None:
     gone = [kernel for kernel in parts.kernels if kernel.is_removed(widths)]
     assert len(gone) == 2
     before, after = peak_bytes(parts, parts.dense, target), peak_bytes(parts, widths, target)
-    assert before - after == sum(constant_bytes(*kernel.at(parts.dense), target) for kernel in gone)
+    assert before - after == sum(constant_bytes(kernel.at(parts.dense), target) for kernel in gone)

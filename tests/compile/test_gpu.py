@@ -25,6 +25,7 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.gpu import cubin
 from aap_hw.compile.gpu.cubin import compile_cubin, kernels_of
 from aap_hw.compile.gpu.light import LIGHT_KERNELS
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import GpuTarget, device_target
 from aap_hw.compile.library.build import build_kernel, cubin_beside
@@ -62,7 +63,7 @@ def expected_of(case: Case) -> tuple[list[torch.Tensor], torch.Tensor]:
 def function_of(case: Case) -> KernelFunction:
     key = KernelKey.make(case.name, (HEIGHT, WIDTH), BATCH, **case.attributes)
     made = expected_of(case)[1].shape[1]
-    return build_kernel(key, made if case.name == "interleave" else CHANNELS, made, ORIN)
+    return build_kernel(Address(key, (made if case.name == "interleave" else CHANNELS, made)), ORIN)
 
 
 def compiled(functions: Sequence[KernelFunction]) -> Callable[[int], Any]:
@@ -119,7 +120,7 @@ def test_kernels_with_several_kinds_of_arguments_equal_pytorch() -> None:
         ),
         (KernelKey.make("softmax", (), BATCH), 17, [nhwc(vectors)], vectors.double().softmax(1)),
     ]  # fmt: skip
-    functions = [build_kernel(key, width, width, ORIN) for key, width, *_ in cases]
+    functions = [build_kernel(Address(key, (width, width)), ORIN) for key, width, *_ in cases]
     kernels = compiled(functions)
     for i, (key, _, inputs, expected) in enumerate(cases):
         actual = run(kernels(i), functions[i], [tensor.numpy() for tensor in inputs]).transpose(0, 3, 1, 2)
@@ -197,7 +198,7 @@ def test_kernels_of_a_network_are_compiled_to_machine_code_and_all_there(branchi
 
 
 def test_points_of_a_table_are_compiled_for_a_gpu_like_any_other(tmp_path: Path) -> None:
-    points = [(Convolution(8, 8).key(), 8, 8), (KernelKey.make("add", (4, 4), 1), 8, 8)]
+    points = [Convolution(8, 8).address(), Address(KernelKey.make("add", (4, 4), 1), (8, 8))]
     batch = compile_batch(points, HERE, 2, tmp_path / "batch.so")
     assert kernels_of(cubin_beside(batch.library).read_bytes()) == ("kernel_0_kernel", "kernel_1_kernel")
 

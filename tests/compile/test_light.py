@@ -18,6 +18,7 @@ import tvm
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.cpu import loops
 from aap_hw.compile.cpu.light import LIGHT_KERNELS
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.library.build import build_kernel
 from aap_hw.errors import UserError
@@ -90,7 +91,7 @@ def test_light_kernel_equals_pytorch(case: Case, channels: int, threads: int, mo
     expected = case.operator(*[image.double() for image in images])
     total = expected.shape[1] if case.name == "interleave" else channels
     key = KernelKey.make(case.name, (HEIGHT, WIDTH), BATCH, **case.attributes)
-    function = build_kernel(key, total, expected.shape[1], target(threads))
+    function = build_kernel(Address(key, (total, expected.shape[1])), target(threads))
     actual = run(function, [image if case.name == "to_nhwc" else nhwc(image) for image in images])
     assert_close(actual if case.name == "to_nchw" else actual.transpose(0, 3, 1, 2), expected)
 
@@ -122,7 +123,7 @@ def assert_close(actual: np.ndarray, expected: torch.Tensor) -> None:
 def test_shuffle_deals_out_the_channels_of_each_group_as_pytorch_does(channels: int, groups: int) -> None:
     (image,) = random_images(1, channels)
     key = KernelKey.make("channel_shuffle", (HEIGHT, WIDTH), BATCH, groups=groups)
-    actual = run(build_kernel(key, channels, channels, target()), [nhwc(image)])
+    actual = run(build_kernel(Address(key, (channels, channels)), target()), [nhwc(image)])
     expected = torch.nn.ChannelShuffle(groups)(image)
     assert np.array_equal(actual.transpose(0, 3, 1, 2), expected.numpy())
 
@@ -134,9 +135,8 @@ def test_factor_of_each_channel_is_that_of_its_own_image(
 ) -> None:
     monkeypatch.setattr(loops, "WORTH_SHARING", 1)
     (image,), gate = random_images(1, channels), torch.rand(BATCH, channels, 1, 1)
-    function = build_kernel(
-        KernelKey.make("scale_channels", (HEIGHT, WIDTH), BATCH), channels, channels, target(threads)
-    )
+    key = KernelKey.make("scale_channels", (HEIGHT, WIDTH), BATCH)
+    function = build_kernel(Address(key, (channels, channels)), target(threads))
     assert_close(run(function, [nhwc(image), nhwc(gate)]).transpose(0, 3, 1, 2), image.double() * gate)
 
 
@@ -147,7 +147,7 @@ def test_affine_kernel_scales_and_shifts_each_channel_before_the_activation(
 ) -> None:
     (image,), scale, shift = random_images(1, channels), torch.rand(channels), torch.randn(channels)
     key = KernelKey.make("affine", (HEIGHT, WIDTH), BATCH, epilogue=steps)
-    function = build_kernel(key, channels, channels, target())
+    function = build_kernel(Address(key, (channels, channels)), target())
     actual = call(function, activation=nhwc(image).numpy(), weight=scale.numpy(), bias=shift.numpy())
     expected = image.double() * scale[:, None, None] + shift[:, None, None]
     for step in steps:
@@ -164,7 +164,7 @@ def test_concatenation_of_any_widths_is_one_kernel_that_depends_on_their_sum_alo
     images, total = [random_images(1, width)[0] for width in widths], sum(widths)
     epilogue = ("affine", "relu") if normalised else ()
     key = KernelKey.make("concat", (HEIGHT, WIDTH), BATCH, parts=len(widths), epilogue=epilogue)
-    function = build_kernel(key, total, total, target(threads))
+    function = build_kernel(Address(key, (total, total)), target(threads))
     scale, shift = torch.rand(total), torch.randn(total)
     actual = run(function, [*map(nhwc, images), *([scale, shift] if normalised else [])])
     expected = torch.cat(images, 1).double()
@@ -176,7 +176,7 @@ def test_concatenation_of_any_widths_is_one_kernel_that_depends_on_their_sum_alo
 @pytest.mark.parametrize("channels", [1, 3, 17, 57, 1000])
 def test_softmax_equals_pytorch_also_for_large_values(channels: int) -> None:
     image = 60 * torch.randn(BATCH, channels, generator=torch.Generator().manual_seed(2))
-    function = build_kernel(KernelKey.make("softmax", (), BATCH), channels, channels, target())
+    function = build_kernel(Address(KernelKey.make("softmax", (), BATCH), (channels, channels)), target())
     actual = run(function, [image.reshape(BATCH, 1, 1, channels)])
     assert_close(actual.reshape(BATCH, channels), image.double().softmax(1))
 
@@ -188,7 +188,7 @@ def test_activation_is_exact_to_a_millionth_over_the_whole_range(
     name: str, operator: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
     x = torch.cat([torch.linspace(-80, 80, 4001), torch.tensor([-1e30, -200.0, 200.0, 1e30])])
-    function = build_kernel(KernelKey.make(name, (), 1), len(x), len(x), target())
+    function = build_kernel(Address(KernelKey.make(name, (), 1), (len(x), len(x))), target())
     actual = run(function, [x.reshape(1, 1, 1, -1)]).ravel()
     expected = operator(x.double()).numpy()
     assert (np.abs(actual - expected) <= 1e-6 * np.abs(expected) + 1e-8).all()
@@ -203,10 +203,10 @@ def test_every_light_kernel_is_tried_here() -> None:
 def test_element_wise_kernel_of_vectors_equals_pytorch(name: str) -> None:
     random = np.random.default_rng(0)
     one, two = (random.standard_normal((2, 1, 1, 10)).astype("float32") for _ in range(2))
-    actual = call(build_kernel(KernelKey.make(name, (), 2), 10, 10, target()), activation=one, residual=two)
+    actual = call(build_kernel(Address(KernelKey.make(name, (), 2), (10, 10)), target()), activation=one, residual=two)
     assert np.array_equal(actual, one + two if name == "add" else np.maximum(one, 0))
 
 
 def test_key_of_another_version_is_refused() -> None:
     with pytest.raises(UserError, match="gelu 6x9 float32 batch=2 is not known to this version"):
-        build_kernel(KernelKey.make("gelu", (HEIGHT, WIDTH), BATCH), 8, 8, target())
+        build_kernel(Address(KernelKey.make("gelu", (HEIGHT, WIDTH), BATCH), (8, 8)), target())

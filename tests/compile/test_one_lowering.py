@@ -26,7 +26,8 @@ from tvm import relax, tirx
 
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
-from aap_hw.compile.keys.key import Address, KernelKey
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.library.lowering import compile_network, lower_network
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut import compiling
@@ -203,7 +204,8 @@ def test_running_network_calls_its_kernels_and_nothing_else(profiled: Profiled, 
 
 
 def test_measured_point_calls_its_kernel_once_a_copy_and_nothing_else(tmp_path: Path) -> None:
-    points = [REFERENCE, (KernelKey.make("add", (4, 4), 1), 16, 16), (KernelKey.make("relu", (4, 4), 1), 8, 8)]
+    add, relu = (KernelKey.make(op, (4, 4), 1) for op in ("add", "relu"))
+    points = [REFERENCE, Address(add, (16, 16)), Address(relu, (8, 8))]
     batch = compile_batch(points, target(), 4, tmp_path / "batch.so")
     assert batch.copies == (4, 4, 4)
     for index, shapes in enumerate(batch.shapes):

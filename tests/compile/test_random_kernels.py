@@ -117,7 +117,7 @@ def test_the_tolerance_is_too_small_for_a_single_product_left_out(case: Convolut
 
 def wrong_kernels(cases: Sequence[Convolution]) -> list[str]:
     """Compile the kernels into one library, call each, and say of each that is wrong what is wrong with it."""
-    functions = [build_kernel(case.key(), case.width_in, case.width_out, target()) for case in cases]
+    functions = [build_kernel(case.address(), target()) for case in cases]
     names = [f"kernel_{i}" for i in range(len(cases))]
     code = {n: f.code.with_attr("global_symbol", n) for n, f in zip(names, functions, strict=True)}
     library = tvm.compile(tvm.IRModule(code), target=target().tvm).jit()

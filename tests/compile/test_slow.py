@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aap_hw.compile.families.slow import SlowCall, constant_elements, output_pixels
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.library import slow
 from aap_hw.compile.library.lowering import compile_network
@@ -73,9 +74,7 @@ def test_a_cut_network_has_the_kernels_that_the_uncut_one_foretold(name: str) ->
     widths = network.dense | {group: len(kept) for group, kept in keep.items()}
     again = partition(ChannelGraph.trace(graph.cut(model, keep), (images,)))
     for foretold, found in zip(network.kernels, again.kernels, strict=True):
-        calls = [
-            SlowCall.of(*k.at(w)) for k, w in ((foretold, widths), (found, again.dense)) if k.key.op[:5] == "aten."
-        ]
+        calls = [SlowCall.of(k.at(w)) for k, w in ((foretold, widths), (found, again.dense)) if k.key.op[:5] == "aten."]
         assert calls[:1] == calls[1:]
         assert calls or foretold.at(widths) == found.at(again.dense)
 
@@ -121,19 +120,19 @@ def test_groups_whose_widths_a_slow_kernel_cannot_follow_are_fixed_with_a_reason
 def test_the_text_of_a_call_is_read_at_its_widths() -> None:
     text = "aten.conv2d.default - call=(image[1,i,8,8],w[2*o,i,3,3],None,[1,1],'a\\x20b',-0.5,(i+3)//4)[1]->x.bool[1,o]"
     key = KernelKey.parse(f"{text} float32 batch=1")
-    call = SlowCall.of(key, 5, 3)
+    call = SlowCall.of(Address(key, (5, 3)))
     image, weight = call.operands
     assert (image.stored, weight.stored, weight.is_constant) == ((1, 8, 8, 5), (6, 5, 3, 3), True)
     assert call.arguments[2:] == (None, [1, 1], "a b", -0.5, 2)
     assert (call.op, call.piece, call.output.dtype, call.output.shape) == ("conv2d.default", 1, "bool", (1, 3))
-    assert constant_elements(key, 5, 3) == 6 * 5 * 9
+    assert constant_elements(Address(key, (5, 3))) == 6 * 5 * 9
     assert output_pixels(key) == 1
 
 
 @pytest.mark.parametrize("call", ["(__import__('os'))->x[1]", "(x[1].real)->x[1]", "x[1]", "(open)->x[1]", "(x[1]"])
 def test_a_text_that_is_no_call_is_refused_and_not_run(call: str) -> None:
     with pytest.raises(UserError, match="is not a kernel of this version"):
-        SlowCall.of(KernelKey.make("aten.relu.default", (), 1, call=call), 1, 1)
+        SlowCall.of(Address(KernelKey.make("aten.relu.default", (), 1, call=call), (1, 1)))
 
 
 class OneOperator(nn.Module):

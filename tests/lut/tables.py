@@ -50,7 +50,7 @@ def of_formula(
 ) -> LatencyTable:
     table = empty()
     for width_in, width_out in points:
-        table.add(key, LatencyPoint(width_in, width_out, formula(width_in, width_out), 0.0, 20))
+        table.add(key, LatencyPoint((width_in, width_out), formula(width_in, width_out), 0.0, 20))
     return table
 
 
@@ -63,7 +63,7 @@ keys = st.builds(
     st.tuples(st.integers(1, 7), st.integers(1, 7)),
 )
 measured_points = st.builds(
-    LatencyPoint, st.integers(1, 4096), st.integers(1, 4096), latencies, latencies, st.integers(1, 100)
+    LatencyPoint, st.tuples(st.integers(1, 4096), st.integers(1, 4096)), latencies, latencies, st.integers(1, 100)
 )
 validations = st.builds(
     Validation,

@@ -22,7 +22,7 @@ def test_points_of_a_small_network_are_those_written_down_by_hand() -> None:
     assert candidates == {"first": FIRST_WIDTHS, "second": SECOND_WIDTHS, "linear": (CLASSES,)}
     points = points_of(network, candidates)
     assert len(points) == len(set(points)) == POINTS
-    assert {(key.op, *widths) for key, *widths in points} == {
+    assert {(point.key.op, *point.widths) for point in points} == {
         *(("conv2d", 3, out) for out in FIRST_WIDTHS),
         *(("conv2d", *pair) for pair in product(FIRST_WIDTHS, SECOND_WIDTHS)),
         *(("global_avg_pool2d", width, width) for width in SECOND_WIDTHS),
@@ -44,7 +44,7 @@ def test_kernels_of_many_groups_are_listed_by_the_sums_of_their_widths() -> None
         points = points_of(partition(graph), candidates)
         assert len(points) == len(set(points))
         sums = range(8 * parts, 24 * parts + 1, 8)
-        found = {(key.op, *widths) for key, *widths in points}
+        found = {(point.key.op, *point.widths) for point in points}
         assert {widths for widths in found if widths[0] == "concat"} == {("concat", width, width) for width in sums}
         squeeze = {widths for widths in found if widths[0] == "conv2d" and widths[1] != 3 and widths[2] != 4}
         assert squeeze == {("conv2d", *pair) for pair in product(sums, (8, 16, 24))}

@@ -27,7 +27,7 @@ def table() -> LatencyTable:
     made = empty()
     for width_in in (8, 16):
         for width_out in (8, 16):
-            made.add(KEY, LatencyPoint(width_in, width_out, 1.5 * width_in + width_out, 0.25, 20))
+            made.add(KEY, LatencyPoint((width_in, width_out), 1.5 * width_in + width_out, 0.25, 20))
     made.validation.append(Validation("net", (1, 3, 8, 8), "dense", {"a": 8, "b": 16}, 40.5, 41.25))
     made.slowdowns["net", (1, 3, 8, 8)] = Slowdown(40.0, 41.0, 0.03)
     return made
@@ -74,7 +74,7 @@ def test_text_has_sorted_keys_and_one_point_a_row_whatever_the_order_of_measurin
 
 def test_a_new_point_is_one_new_line(table: LatencyTable) -> None:
     before = dump_table(table).splitlines()
-    table.add(KEY, LatencyPoint(8, 12, 20.123456, 0.1, 20))
+    table.add(KEY, LatencyPoint((8, 12), 20.123456, 0.1, 20))
     after = dump_table(table).splitlines()
     assert len(after) == len(before) + 1
     (new,) = set(after) - set(before)

@@ -47,7 +47,7 @@ def path(tmp_path: Path, entries: list[Entry]) -> Path:
 def entries() -> list[Entry]:
     from tests.lut.tables import KEY
 
-    return [Entry(KEY, LatencyPoint(8 * i, 16, 1.25 * i, 0.5, 20), 80.5) for i in range(1, 5)]
+    return [Entry(KEY, LatencyPoint((8 * i, 16), 1.25 * i, 0.5, 20), 80.5) for i in range(1, 5)]
 
 
 @settings(max_examples=40)

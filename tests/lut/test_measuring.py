@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.lut import measuring
 from aap_hw.lut.compiling import compile_batch
@@ -32,7 +33,7 @@ class Scripted:
         self.visited: list[int] = []
         self._points = [iter(latencies) for latencies in points_us]
         self._reference = iter(reference_us) if reference_us else repeat(80.0)
-        self._batch = SimpleNamespace(points=[(KEY, 8 * i, 16) for i in range(len(points_us))])
+        self._batch = SimpleNamespace(points=[Address(KEY, (8 * i, 16)) for i in range(len(points_us))])
         monkeypatch.setattr(measuring, "time_point", self._time_point)
 
     def time_us(self) -> float:
@@ -40,7 +41,7 @@ class Scripted:
 
     def _time_point(self, library: object, batch: object, index: int, measure: object) -> LatencyPoint:
         self.visited.append(index)
-        return LatencyPoint(8 * index, 16, next(self._points[index]), 0.1, 20)
+        return LatencyPoint((8 * index, 16), next(self._points[index]), 0.1, 20)
 
     def time(self) -> list[Visit]:
         visits: list[Visit] = []
@@ -88,7 +89,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_latency_of_a_point_is_that_of_one_of_its_calls(folder: Path) -> None:
     board, key = device(), KernelKey.make("linear", (), 1, epilogue=("bias",))
-    batch = compile_batch([(key, 64, 64)], board.target, 4, folder / "batch.so")
+    batch = compile_batch([Address(key, (64, 64))], board.target, 4, folder / "batch.so")
 
     class Clock:
         def set_inputs(self, function: str, inputs: list[np.ndarray]) -> None:
@@ -103,11 +104,11 @@ def test_latency_of_a_point_is_that_of_one_of_its_calls(folder: Path) -> None:
             return [40.0] * repeats
 
     point = time_point(Clock(), batch, 0, board.profile.measure)
-    assert point == LatencyPoint(64, 64, 10.0, 0.0, board.profile.measure.repeats)
+    assert point == LatencyPoint((64, 64), 10.0, 0.0, board.profile.measure.repeats)
 
 
 def test_large_weights_have_fewer_copies_than_would_fill_the_memory(folder: Path) -> None:
     key = KernelKey.make("linear", (), 1, epilogue=("bias",))
-    small, large = (key, 64, 64), (key, 4096, 4096)
+    small, large = Address(key, (64, 64)), Address(key, (4096, 4096))
     batch = compile_batch([small, large], device().target, 4, folder / "large.so")
     assert batch.copies == (4, 1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.lut.calibrating import Slowdown
@@ -28,7 +29,7 @@ def table(points: dict[tuple[KernelKey, int, int], float], reference_us: float =
     how = {"warmup": 3, "repeats": 20, "copies": 4, "statistic": "median", "granularity": 4, "at_most": 8}
     made = LatencyTable(facts, {**how, "reference_us": reference_us, "reference_drift": 0.01})
     for (key, width_in, width_out), us in points.items():
-        made.add(key, LatencyPoint(width_in, width_out, us, 0.1, 20))
+        made.add(key, LatencyPoint((width_in, width_out), us, 0.1, 20))
     return made
 
 
@@ -52,10 +53,15 @@ def test_points_that_differ_are_named_and_the_quicker_one_is_kept() -> None:
     two = table({(CONV, 8, 8): 9.9, (CONV, 8, 16): 30.0})
     for named in ([("one", one), ("two", two)], [("two", two), ("one", one)]):
         merged = merge(named)
-        assert merged.table.latency(CONV, 8, 8).us == 9.9
-        assert merged.table.latency(CONV, 8, 16).us == 20.0
+        assert merged.table.latency(Address(CONV, (8, 8))).us == 9.9
+        assert merged.table.latency(Address(CONV, (8, 16))).us == 20.0
         (conflict,) = merged.conflicts
-        assert (conflict.width_out, conflict.kept_us, conflict.other_us, conflict.kept) == (16, 20.0, 30.0, "one")
+        assert (conflict.address.width_out, conflict.kept_us, conflict.other_us, conflict.kept) == (
+            16,
+            20.0,
+            30.0,
+            "one",
+        )
 
 
 def test_calibration_of_a_network_stays_with_its_measurements() -> None:

@@ -25,15 +25,15 @@ GRAPH = ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),))
 NETWORK = partition(GRAPH)
 CANDIDATES = group_candidates(GRAPH, 8, 8)
 TABLE = empty()
-for _number, (_key, _in, _out) in enumerate(points_of(NETWORK, CANDIDATES)):
-    TABLE.add(_key, LatencyPoint(_in, _out, 1.0 + _number**1.5, 0.1, 20))
+for _number, _address in enumerate(points_of(NETWORK, CANDIDATES)):
+    TABLE.add(_address.key, LatencyPoint(_address.widths, 1.0 + _number**1.5, 0.1, 20))
 
 plans = st.fixed_dictionaries({"first": st.integers(1, FIRST), "second": st.integers(1, SECOND), "linear": st.just(10)})
 
 
 @given(plans)
 def test_prediction_is_the_sum_over_the_kernels(plan: dict[str, int]) -> None:
-    expected = [TABLE.latency(*kernel.at(plan)) for kernel in NETWORK.kernels]
+    expected = [TABLE.latency(kernel.at(plan)) for kernel in NETWORK.kernels]
     assert predict_us(NETWORK, plan, TABLE) == pytest.approx(sum(found.us for found in expected))
     rows = kernel_latencies(NETWORK, plan, TABLE)
     assert [(row.latency_us, row.interpolated) for row in rows] == [
@@ -55,7 +55,7 @@ def test_costs_are_the_latencies_at_every_combination_of_widths() -> None:
     for kernel, cost in zip(NETWORK.kernels, costs, strict=True):
         for index in np.ndindex(cost.cost.shape):
             plan = {name: CANDIDATES[name][i] for name, i in zip(cost.groups, index, strict=True)}
-            assert cost.cost[index] == TABLE.latency(*kernel.at(plan)).us
+            assert cost.cost[index] == TABLE.latency(kernel.at(plan)).us
 
 
 @pytest.mark.parametrize("fixed", ["first", "second"])
@@ -102,9 +102,9 @@ def test_counts_of_a_kernel_that_reads_many_groups_are_exact(places: list[int]) 
 def test_latency_of_a_kernel_that_reads_many_groups_is_never_promised_too_low(places: list[int], random: Any) -> None:
     candidates = group_candidates(JOINED_GRAPH, 8, 8)
     table = empty()
-    for key, width_in, width_out in points_of(JOINED, candidates):
-        us = (1 + width_in * width_out / 64) * random.uniform(0.95, 1.05)
-        table.add(key, LatencyPoint(width_in, width_out, us, 0.1, 20))
+    for address in points_of(JOINED, candidates):
+        us = (1 + address.width_in * address.width_out / 64) * random.uniform(0.95, 1.05)
+        table.add(address.key, LatencyPoint(address.widths, us, 0.1, 20))
     position = dict(zip(candidates, places, strict=True))
     plan = {name: widths[min(position[name], len(widths) - 1)] for name, widths in candidates.items()}
     predicted = predict_us(JOINED, plan, table)

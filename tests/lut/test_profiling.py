@@ -301,9 +301,9 @@ def test_widths_between_measured_ones_are_measured_only_where_the_line_bends(
         batches: Any, measure: object, reference: object, on_visit: Callable[[Visit, int], None], *_: object
     ) -> None:
         for _, batch in batches:
-            for key, width_in, width_out in batch.points:
-                us = 10.0 + width_in + bend_us * max(0, width_in - 24)
-                on_visit(Visit(key, LatencyPoint(width_in, width_out, us, 0.0, 3), 80.0), 1)
+            for address in batch.points:
+                us = 10.0 + address.width_in + bend_us * max(0, address.width_in - 24)
+                on_visit(Visit(address.key, LatencyPoint(address.widths, us, 0.0, 3), 80.0), 1)
 
     monkeypatch.setattr(profiling, "time_points", by_formula)
     table = profile_model("tiny", Tiny(), INPUT, tiny.device(), tmp_path / "table.json", workers=1, networks=0)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aap_hw.compile.keys.key import Address
+from aap_hw.compile.keys.address import Address
 from aap_hw.lut.sampling import ALL_OF, next_points
 from aap_hw.lut.table import LatencyPoint, LatencyTable
 from tests.lut.tables import KEY, empty
@@ -24,7 +24,7 @@ TOLERANCE = 0.05
 grids = st.tuples(
     st.lists(st.integers(1, 300), min_size=1, max_size=14, unique=True),
     st.lists(st.integers(1, 300), min_size=1, max_size=5, unique=True),
-).map(lambda sides: [(KEY, x, y) for x, y in product(*sides)])
+).map(lambda sides: [Address(KEY, (x, y)) for x, y in product(*sides)])
 # Two networks with the same kernel: a union of grids.
 wanted_points = st.one_of(grids, st.tuples(grids, grids).map(lambda two: list(dict.fromkeys(two[0] + two[1]))))
 noise = st.randoms(use_true_random=False)
@@ -36,15 +36,15 @@ def measure_all(
     """Measure into a table until nothing is asked for; the points asked for, call by call."""
     rounds = []
     while asked := ask(wanted, table, tolerance):
-        for _, x, y in asked:
-            table.add(KEY, LatencyPoint(x, y, latency(x, y), 0.0, 1))
+        for x, y in (address.widths for address in asked):
+            table.add(KEY, LatencyPoint((x, y), latency(x, y), 0.0, 1))
         rounds.append(asked)
         assert len(rounds) < 50, "it never ends"
     return rounds
 
 
 def ask(wanted: list[Address], table: LatencyTable, tolerance: float = TOLERANCE) -> list[Address]:
-    return next_points(wanted, lambda at: table.latency(*at).us if at in table else None, tolerance)
+    return next_points(wanted, lambda at: table.latency(at).us if at in table else None, tolerance)
 
 
 def rough(random: Any) -> Latency:
@@ -58,7 +58,7 @@ def test_every_point_is_measured_or_can_be_interpolated(wanted: list[Address], r
     table = empty()
     measure_all(wanted, rough(random), table)
     for address in wanted:
-        assert table.latency(*address).interpolated == (address not in table)
+        assert table.latency(address).interpolated == (address not in table)
 
 
 @given(wanted_points, noise)
@@ -75,8 +75,8 @@ def test_interrupted_search_ends_with_the_same_points(wanted: list[Address], ran
     # Whatever was asked for is measured in any order, and the search begins anew after any number of points.
     while asked := ask(wanted, in_pieces):
         some = data.draw(st.lists(st.sampled_from(asked), min_size=1, unique=True))
-        for _, x, y in some:
-            in_pieces.add(KEY, LatencyPoint(x, y, latency(x, y), 0.0, 1))
+        for x, y in (address.widths for address in some):
+            in_pieces.add(KEY, LatencyPoint((x, y), latency(x, y), 0.0, 1))
     assert in_pieces.points == at_once.points
 
 
@@ -92,9 +92,9 @@ def test_straight_lines_cost_three_points_each_and_are_reproduced(
 
     table = empty()
     measure_all(wanted, latency, table)
-    for _, x, y in wanted:
-        assert table.latency(KEY, x, y).us == pytest.approx(latency(x, y), rel=1e-9)
-    for y in {y for _, _, y in wanted}:
+    for address in wanted:
+        assert table.latency(address).us == pytest.approx(latency(*address.widths), rel=1e-9)
+    for y in {address.width_out for address in wanted}:
         assert sum(out == y for _, out in table.points[KEY]) <= 3
 
 
@@ -109,19 +109,19 @@ def test_line_with_one_bend_is_reproduced_within_three_tolerances(
         return 5 + before * min(x, at) + after * max(0, x - at)
 
     table = empty()
-    measure_all([(KEY, x, 16) for x in widths], latency, table)
+    measure_all([Address(KEY, (x, 16)) for x in widths], latency, table)
     measured = sorted(x for x, _ in table.points[KEY])
     for x in widths:
         # The middle of a span divides it at worst one to two, where a bend beyond it is three times what shows there.
         above = min(known for known in measured if known >= x)
-        assert abs(table.latency(KEY, x, 16).us - latency(x)) <= 3 * TOLERANCE * latency(above) * (1 + 1e-9)
+        assert abs(table.latency(Address(KEY, (x, 16))).us - latency(x)) <= 3 * TOLERANCE * latency(above) * (1 + 1e-9)
     # Those at the ends, and those on the way to the bend.
     assert len(measured) <= 3 + 3 * count.bit_length()
 
 
 def test_points_gather_where_the_line_bends() -> None:
     table = empty()
-    wanted = [(KEY, x, 8) for x in range(8, 8 * 65, 8)]
+    wanted = [Address(KEY, (x, 8)) for x in range(8, 8 * 65, 8)]
     measure_all(wanted, lambda x, _: x + 20 * max(0, x - 400), table)
     measured = [x for x, _ in table.points[KEY]]
     below, above = sum(x < 200 for x in measured), sum(x >= 200 for x in measured)
@@ -131,27 +131,27 @@ def test_points_gather_where_the_line_bends() -> None:
 
 def test_with_no_tolerance_everything_is_measured() -> None:
     table = empty()
-    wanted = [(KEY, x, y) for x, y in product(range(1, 14), (8, 16))]
+    wanted = [Address(KEY, (x, y)) for x, y in product(range(1, 14), (8, 16))]
     measure_all(wanted, lambda x, y: 1.0 + x**1.01 * y, table, tolerance=0.0)
     assert len(table) == len(wanted)
 
 
 def test_points_of_another_network_are_used() -> None:
     table = empty()
-    first = [(KEY, x, 16) for x in range(8, 100, 8)]
+    first = [Address(KEY, (x, 16)) for x in range(8, 100, 8)]
     measure_all(first, lambda x, _: 2.0 * x, table)
     assert ask(first, table) == []
-    (again,) = measure_all([(KEY, x, 16) for x in range(8, 200, 8)], lambda x, _: 2.0 * x, table)
-    assert [x for _, x, _ in again] == [192]
+    (again,) = measure_all([Address(KEY, (x, 16)) for x in range(8, 200, 8)], lambda x, _: 2.0 * x, table)
+    assert [address.width_in for address in again] == [192]
 
 
 def test_kernel_with_one_width_is_measured_everywhere_unless_it_has_the_many_sums_of_a_concatenation() -> None:
     def linear(x: int, _: int) -> float:
         return 3.0 + 0.1 * x
 
-    few, many = ([(KEY, 8 * i, 8 * i) for i in range(1, count + 1)] for count in (ALL_OF, 4 * ALL_OF))
+    few, many = ([Address(KEY, (8 * i, 8 * i)) for i in range(1, count + 1)] for count in (ALL_OF, 4 * ALL_OF))
     for wanted, measured in ((few, ALL_OF), (many, 3)):
         table = empty()
         measure_all(wanted, linear, table)
         assert len(table) == measured
-        assert all(table.latency(*at).us == pytest.approx(linear(*at[1:])) for at in wanted)
+        assert all(table.latency(at).us == pytest.approx(linear(*at.widths)) for at in wanted)

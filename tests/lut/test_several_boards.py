@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aap_hw.compile.keys.key import Address
+from aap_hw.compile.keys.address import Address
 from aap_hw.device.boards import Boards
 from aap_hw.errors import UserError
 from aap_hw.lut import journal
@@ -79,7 +79,7 @@ def profile(
 
 
 def address_of(entry: Entry) -> Address:
-    return entry.key, entry.point.width_in, entry.point.width_out
+    return Address(entry.key, entry.point.widths)
 
 
 def name_of(server: Server) -> str:

@@ -38,6 +38,6 @@ def test_table_of_x86_answers_for_every_point_of_its_networks(name: str) -> None
     how = table.measurement
     points = points_of(network, group_candidates(graph, how["granularity"], how["at_most"]))
     # Raises for a point that is neither measured nor between measured ones.
-    assert all(table.latency(*point).us > 0 for point in points)
-    assert next_points(points, lambda at: table.latency(*at).us if at in table else None, tolerance=math.inf) == []
+    assert all(table.latency(point).us > 0 for point in points)
+    assert next_points(points, lambda at: table.latency(at).us if at in table else None, tolerance=math.inf) == []
     assert table.dense_ms(name, shape) is not None

@@ -85,7 +85,7 @@ def test_plans_that_are_there_are_not_measured_but_predicted_anew(path: Path, mo
     table = load_table(path)
     for key, points in table.points.items():
         for at, point in points.items():
-            points[at] = LatencyPoint(*at, 2 * point.latency_us, point.spread_us, point.samples)
+            points[at] = LatencyPoint(at, 2 * point.latency_us, point.spread_us, point.samples)
         assert key in table.points
     save_table(table, path)
     (again,) = validate(path, 1)

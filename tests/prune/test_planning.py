@@ -45,7 +45,7 @@ def random_scores(seed: int, widths: dict[str, int] | None = None) -> dict[str, 
 
 def formula_ms(widths: dict[str, int], calibration: float = CALIBRATION) -> float:
     """The latency of a plan, from the formula instead of the table."""
-    return math.fsum(latency_us(*kernel.at(widths)) for kernel in resnet20()[2].kernels) * calibration / 1e3
+    return math.fsum(latency_us(kernel.at(widths)) for kernel in resnet20()[2].kernels) * calibration / 1e3
 
 
 @cache

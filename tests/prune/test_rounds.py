@@ -138,7 +138,7 @@ def run_on(
 
 
 def true_ms(widths: dict[str, int]) -> float:
-    return CALIBRATION * math.fsum(latency_us(*kernel.at(widths)) for kernel in resnet20()[2].kernels) / 1e3
+    return CALIBRATION * math.fsum(latency_us(kernel.at(widths)) for kernel in resnet20()[2].kernels) / 1e3
 
 
 def test_plan_that_is_fast_enough_at_once_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

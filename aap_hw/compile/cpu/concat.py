@@ -16,12 +16,13 @@ from aap_hw.compile.code.function import KernelFunction, activations, apply_epil
 from aap_hw.compile.cpu.emit import lane_loop
 from aap_hw.compile.cpu.loops import light_kernel, row_loop, shares
 from aap_hw.compile.families.shape import even_split, image_shape
-from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
 
-def concat(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def concat(address: Address, target: CpuTarget) -> KernelFunction:
     """Images side by side along the channels; with ``affine`` in the epilogue, a factor and a summand a channel."""
+    key, channels = address.key, address.width_in
     parts = int(key.attribute("parts"))
     shape, widths = image_shape(key, channels), [tirx.Var(f"width_{i}", "int32") for i in range(parts)]
     examples = [image_shape(key, width) for width in even_split(channels, parts)]

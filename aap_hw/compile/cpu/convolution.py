@@ -18,27 +18,27 @@ from aap_hw.compile.cpu.emit import Steps, accumulate, choose_tile, kernel_code,
 from aap_hw.compile.cpu.winograd import build_winograd, choose_winograd, transformed_elements
 from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.families.shape import ConvolutionShape
-from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.errors import UserError
 
 
-def build_convolution(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
-    """Code of a ``conv2d`` or ``linear`` key at the given channel counts."""
-    if (size := choose_winograd(key, width_in, width_out, target)) is not None:
-        return build_winograd(key, width_in, width_out, size, target)
-    return _build_direct(key, width_in, width_out, target)
+def build_convolution(address: Address, target: CpuTarget) -> KernelFunction:
+    """Code of a ``conv2d`` or ``linear`` kernel."""
+    if (size := choose_winograd(address, target)) is not None:
+        return build_winograd(address, size, target)
+    return _build_direct(address, target)
 
 
-def packed_elements(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> int:
-    """Length of the weight array of a ``conv2d`` or ``linear`` key: more than its weights where tiles overlap."""
-    if (size := choose_winograd(key, width_in, width_out, target)) is not None:
-        return transformed_elements(key, width_in, width_out, size, target)
-    shape = ConvolutionShape.of(key)
-    made = width_out // shape.groups
+def packed_elements(address: Address, target: CpuTarget) -> int:
+    """Length of the weight array of a ``conv2d`` or ``linear`` kernel: more than its weights where tiles overlap."""
+    if (size := choose_winograd(address, target)) is not None:
+        return transformed_elements(address, size, target)
+    shape = ConvolutionShape.of(address.key)
+    made = address.width_out // shape.groups
     tile = choose_tile(_tiled(shape)[1], made, target)
     slices = shape.groups * Steps(made, tile.channels).count
-    return slices * shape.kernel[0] * shape.kernel[1] * (width_in // shape.groups) * tile.channels
+    return slices * shape.kernel[0] * shape.kernel[1] * (address.width_in // shape.groups) * tile.channels
 
 
 def _tiled(shape: ConvolutionShape) -> tuple[int, int]:
@@ -54,7 +54,8 @@ def _is_pointwise(shape: ConvolutionShape) -> bool:
     return (shape.kernel, shape.stride, shape.padding) == ((1, 1), (1, 1), (0, 0))
 
 
-def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
+def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
+    key, width_in, width_out = address.key, address.width_in, address.width_out
     shape = ConvolutionShape.of(key)
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
     if width_in % shape.groups or width_out % shape.groups:
@@ -80,7 +81,7 @@ def _build_direct(key: KernelKey, width_in: int, width_out: int, target: CpuTarg
     arguments = [
         Argument("activation", shape.image(pitch_in)),
         *([Argument("residual", (*pixels, width_out))] if "add" in key.epilogue else []),
-        Argument("weight", (packed_elements(key, width_in, width_out, target),)),
+        Argument("weight", (packed_elements(address, target),)),
         Argument("bias", (width_out,)),
     ]
 

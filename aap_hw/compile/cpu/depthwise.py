@@ -19,7 +19,7 @@ from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogu
 from aap_hw.compile.cpu.emit import Steps, kernel_code, lane_loop, lanes_for, loop, padded_image, scratch, store, vector
 from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.families.shape import ConvolutionShape
-from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
 # Channels that are computed for one tile of pixels before the next: their weights and pixels stay in the first cache,
@@ -30,14 +30,15 @@ BLOCK = 128
 LENGTH = 7
 
 
-def packed_elements(key: KernelKey, channels: int, target: CpuTarget) -> int:
-    """Numbers that the packed weights of a ``depthwise_conv2d`` key consist of: whole vectors."""
-    lanes = lanes_for(channels, target)
-    return math.prod((Steps(channels, lanes).count, *ConvolutionShape.of(key).kernel, lanes))
+def packed_elements(address: Address, target: CpuTarget) -> int:
+    """Numbers that the packed weights of a ``depthwise_conv2d`` kernel consist of: whole vectors."""
+    lanes = lanes_for(address.width_out, target)
+    return math.prod((Steps(address.width_out, lanes).count, *ConvolutionShape.of(address.key).kernel, lanes))
 
 
-def build_depthwise(key: KernelKey, channels: int, target: CpuTarget) -> KernelFunction:
-    """Code of a ``depthwise_conv2d`` key with ``channels`` input and output channels."""
+def build_depthwise(address: Address, target: CpuTarget) -> KernelFunction:
+    """Code of a ``depthwise_conv2d`` kernel, which makes as many channels as it reads."""
+    key, channels = address.key, address.width_in
     shape = ConvolutionShape.of(key)
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
     (height, width), (top, left) = shape.size, shape.padding

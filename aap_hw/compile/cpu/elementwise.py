@@ -10,22 +10,26 @@ from tvm.script.ir_builder import tirx as T
 from aap_hw.compile.code.function import KernelFunction, activations, apply_epilogue, factors
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, pixel_loop, row_loop, shares
 from aap_hw.compile.families.shape import image_shape
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 
 
-def activation(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def activation(address: Address, target: CpuTarget) -> KernelFunction:
     """An activation that no other kernel took along."""
+    key, channels = address.key, address.width_in
     return _value_by_value(key, channels, target, lambda x: apply_epilogue(x, [key.op], None, None), inputs=1)
 
 
-def add(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def add(address: Address, target: CpuTarget) -> KernelFunction:
     """Sum of two tensors of the same shape, and what follows."""
+    key, channels = address.key, address.width_in
     return _value_by_value(key, channels, target, lambda x, y: x + y, inputs=2)
 
 
-def multiply(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def multiply(address: Address, target: CpuTarget) -> KernelFunction:
     """Product of two tensors of the same shape, and what follows."""
+    key, channels = address.key, address.width_in
     return _value_by_value(key, channels, target, lambda x, y: x * y, inputs=2)
 
 
@@ -44,8 +48,9 @@ def _value_by_value(key: KernelKey, channels: int, target: CpuTarget, function: 
     return light_kernel(activations(*[shape] * inputs), shape, body)
 
 
-def scale_channels(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def scale_channels(address: Address, target: CpuTarget) -> KernelFunction:
     """An image (N, H, W, C) times one factor a channel (N, 1, 1, C): the end of squeeze and excitation."""
+    key, channels = address.key, address.width_in
     shape = image_shape(key, channels)
 
     def body(image: Any, gate: Any, output: Any) -> None:
@@ -59,8 +64,9 @@ def scale_channels(key: KernelKey, channels: int, _: int, target: CpuTarget) -> 
     return light_kernel(activations(shape, (key.batch, 1, 1, channels)), shape, body)
 
 
-def affine(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def affine(address: Address, target: CpuTarget) -> KernelFunction:
     """A batch normalisation without a convolution before it: a factor and a summand a channel, and what follows."""
+    key, channels = address.key, address.width_in
     shape = image_shape(key, channels)
 
     def body(image: Any, scale: Any, shift: Any, output: Any) -> None:

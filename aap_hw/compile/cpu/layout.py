@@ -9,12 +9,14 @@ from tvm.script.ir_builder import tirx as T
 from aap_hw.compile.code.function import KernelFunction, activations
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, pixel_loop, row_loop
 from aap_hw.compile.families.shape import image_shape, slice_start
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 
 
-def to_nhwc(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def to_nhwc(address: Address, target: CpuTarget) -> KernelFunction:
     """The network's input, (N, C, H, W), as (N, H, W, C)."""
+    key, channels = address.key, address.width_in
     shape = image_shape(key, channels)
     area = shape[1] * shape[2]
 
@@ -27,13 +29,15 @@ def to_nhwc(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelF
     return light_kernel(activations((key.batch, channels, *shape[1:3])), shape, body)
 
 
-def to_nchw(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def to_nchw(address: Address, target: CpuTarget) -> KernelFunction:
     """A feature map as the output of a network: (N, C, H, W)."""
+    key, channels = address.key, address.width_in
     return _planar(key, channels, target, (key.batch, channels, *key.size))
 
 
-def flatten(key: KernelKey, channels: int, values: int, target: CpuTarget) -> KernelFunction:
+def flatten(address: Address, target: CpuTarget) -> KernelFunction:
     """(N, H, W, C) to (N, 1, 1, C*H*W) in PyTorch's order: channel first."""
+    key, channels, values = address.key, address.width_in, address.width_out
     return _planar(key, channels, target, (key.batch, 1, 1, values))
 
 
@@ -49,8 +53,9 @@ def _planar(key: KernelKey, channels: int, target: CpuTarget, output_shape: tupl
     return light_kernel(activations(image_shape(key, channels)), output_shape, body)
 
 
-def subsample(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def subsample(address: Address, target: CpuTarget) -> KernelFunction:
     """Every so many rows and columns."""
+    key, channels = address.key, address.width_in
     (height, width), (sh, sw) = key.size, key.pair("stride")
     shape = key.batch, -(-height // sh), -(-width // sw), channels
 
@@ -65,8 +70,9 @@ def subsample(key: KernelKey, channels: int, _: int, target: CpuTarget) -> Kerne
     return light_kernel(activations(image_shape(key, channels)), shape, body)
 
 
-def pad_channels(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
+def pad_channels(address: Address, target: CpuTarget) -> KernelFunction:
     """Channels of zeros before and behind those of the image."""
+    key, width_in, width_out = address.key, address.width_in, address.width_out
     shape, before = image_shape(key, width_out), int(key.attribute("before", "0"))
 
     def body(image: Any, output: Any) -> None:
@@ -84,8 +90,9 @@ def pad_channels(key: KernelKey, width_in: int, width_out: int, target: CpuTarge
     return light_kernel(activations(image_shape(key, width_in)), shape, body)
 
 
-def channel_slice(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
+def channel_slice(address: Address, target: CpuTarget) -> KernelFunction:
     """The last ``width_out`` channels, or those behind some pieces as wide as this one."""
+    key, width_in, width_out = address.key, address.width_in, address.width_out
     shape, first = image_shape(key, width_out), slice_start(key, width_in, width_out)
 
     def body(image: Any, output: Any) -> None:
@@ -95,8 +102,9 @@ def channel_slice(key: KernelKey, width_in: int, width_out: int, target: CpuTarg
     return light_kernel(activations(image_shape(key, width_in)), shape, body)
 
 
-def channel_shuffle(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def channel_shuffle(address: Address, target: CpuTarget) -> KernelFunction:
     """Groups of channels dealt out in turn: channel j of group g becomes channel j * groups + g."""
+    key, channels = address.key, address.width_in
     shape, groups = image_shape(key, channels), int(key.attribute("groups"))
     each = channels // groups
 
@@ -109,8 +117,9 @@ def channel_shuffle(key: KernelKey, channels: int, _: int, target: CpuTarget) ->
     return light_kernel(activations(shape), shape, body)
 
 
-def interleave(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def interleave(address: Address, target: CpuTarget) -> KernelFunction:
     """Images of the same width, their channels dealt out in turn: concatenation and shuffle in one."""
+    key, channels = address.key, address.width_in
     shape, parts = image_shape(key, channels), int(key.attribute("parts"))
     each = channels // parts
 

@@ -20,10 +20,10 @@ from aap_hw.compile.cpu.layout import (
 )
 from aap_hw.compile.cpu.pooling import average_pool, global_average_pool, max_pool
 from aap_hw.compile.cpu.softmax import softmax
-from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
-LIGHT_KERNELS: dict[str, Callable[[KernelKey, int, int, CpuTarget], KernelFunction]] = {
+LIGHT_KERNELS: dict[str, Callable[[Address, CpuTarget], KernelFunction]] = {
     "max_pool2d": max_pool,
     "avg_pool2d": average_pool,
     "global_avg_pool2d": global_average_pool,
@@ -45,6 +45,6 @@ LIGHT_KERNELS: dict[str, Callable[[KernelKey, int, int, CpuTarget], KernelFuncti
 }
 
 
-def build_light(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> KernelFunction:
+def build_light(address: Address, target: CpuTarget) -> KernelFunction:
     """Code of a light kernel; see ``LIGHT_KERNELS`` for the operators."""
-    return LIGHT_KERNELS[key.op](key, width_in, width_out, target)
+    return LIGHT_KERNELS[address.key.op](address, target)

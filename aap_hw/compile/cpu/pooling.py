@@ -12,6 +12,7 @@ from aap_hw.compile.code.windows import Summary, axes_of, largest_of, mean_of
 from aap_hw.compile.cpu.emit import Steps, constant, lanes_for, store, vector
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, row_loop
 from aap_hw.compile.families.shape import image_shape
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 
@@ -19,13 +20,15 @@ from aap_hw.compile.keys.target import CpuTarget
 VECTORS_AT_ONCE = 4
 
 
-def max_pool(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def max_pool(address: Address, target: CpuTarget) -> KernelFunction:
     """The largest value of each window."""
+    key, channels = address.key, address.width_in
     return _pool(key, channels, target, largest_of(key))
 
 
-def average_pool(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def average_pool(address: Address, target: CpuTarget) -> KernelFunction:
     """The mean of each window."""
+    key, channels = address.key, address.width_in
     return _pool(key, channels, target, mean_of(key))
 
 
@@ -45,8 +48,9 @@ def _pool(key: KernelKey, channels: int, target: CpuTarget, summary: Summary) ->
     return light_kernel(activations(image_shape(key, channels)), shape, body)
 
 
-def global_average_pool(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def global_average_pool(address: Address, target: CpuTarget) -> KernelFunction:
     """The mean of each channel over a whole image, a few vectors of channels at a time."""
+    key, channels = address.key, address.width_in
     area = key.size[0] * key.size[1]
     lanes = lanes_for(channels, target)
     count = _vectors_at_once(channels, lanes)

@@ -12,12 +12,13 @@ from aap_hw.compile.code.function import KernelFunction, activations
 from aap_hw.compile.cpu.emit import scratch
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel
 from aap_hw.compile.families.shape import image_shape
-from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
 
-def softmax(key: KernelKey, channels: int, _: int, target: CpuTarget) -> KernelFunction:
+def softmax(address: Address, target: CpuTarget) -> KernelFunction:
     """e^(x - max) / sum: the exponentials are vectors, the two reductions go value by value."""
+    key, channels = address.key, address.width_in
     shape = image_shape(key, channels)
 
     def body(image: Any, output: Any) -> None:

@@ -34,7 +34,7 @@ from aap_hw.compile.cpu.emit import (
 )
 from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.families.shape import ConvolutionShape
-from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
 Matrix = list[list[Fraction]]
@@ -79,8 +79,9 @@ def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-def choose_winograd(key: KernelKey, width_in: int, width_out: int, target: CpuTarget) -> int | None:
+def choose_winograd(address: Address, target: CpuTarget) -> int | None:
     """The output tile size m that is estimated to take the fewest cycles, or None where the direct way does."""
+    key, width_in, width_out = address.key, address.width_in, address.width_out
     shape = ConvolutionShape.of(key)
     window = shape.kernel, shape.stride, shape.dilation, shape.groups
     fits = window == ((3, 3), (1, 1), (1, 1), 1) and not shape.planar
@@ -104,27 +105,28 @@ def choose_winograd(key: KernelKey, width_in: int, width_out: int, target: CpuTa
     return best if cycles(best) < products(1, key.batch * shape.out_height * shape.out_width, 9 * width_in) else None
 
 
-def transformed_elements(key: KernelKey, width_in: int, width_out: int, m: int, target: CpuTarget) -> int:
+def transformed_elements(address: Address, m: int, target: CpuTarget) -> int:
     """Length of the array of transformed weights, for tiles of m x m outputs."""
-    channels = _blocks(key, width_in, width_out, m, target)[2].channels
-    return (m + 2) ** 2 * Steps(width_out, channels).count * width_in * channels
+    channels = _blocks(address, m, target)[2].channels
+    return (m + 2) ** 2 * Steps(address.width_out, channels).count * address.width_in * channels
 
 
-def _blocks(key: KernelKey, width_in: int, width_out: int, m: int, target: CpuTarget) -> tuple[int, int, Tile]:
+def _blocks(address: Address, m: int, target: CpuTarget) -> tuple[int, int, Tile]:
     """Output tiles of the batch, how many of them are transformed together, and the register tile of their product."""
-    shape = ConvolutionShape.of(key)
-    tiles = key.batch * math.ceil(shape.out_height / m) * math.ceil(shape.out_width / m)
-    block = _tiles_in_block(tiles, (m + 2) ** 2 * (width_in + width_out), target)
-    return tiles, block, _tile(block, width_out, target)
+    shape = ConvolutionShape.of(address.key)
+    tiles = shape.batch * math.ceil(shape.out_height / m) * math.ceil(shape.out_width / m)
+    block = _tiles_in_block(tiles, (m + 2) ** 2 * (address.width_in + address.width_out), target)
+    return tiles, block, _tile(block, address.width_out, target)
 
 
-def build_winograd(key: KernelKey, width_in: int, width_out: int, m: int, target: CpuTarget) -> KernelFunction:
-    """Code of a ``conv2d`` key with a 3x3 window of stride 1, by tiles of m x m outputs."""
+def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunction:
+    """Code of a ``conv2d`` kernel with a 3x3 window of stride 1, by tiles of m x m outputs."""
+    key, width_in, width_out = address.key, address.width_in, address.width_out
     shape = ConvolutionShape.of(key)
     bt, g, at_matrix = transforms(m)
     side, positions = m + 2, (m + 2) ** 2
     down, across = math.ceil(shape.out_height / m), math.ceil(shape.out_width / m)
-    tiles, block, tile = _blocks(key, width_in, width_out, m, target)
+    tiles, block, tile = _blocks(address, m, target)
     blocks = math.ceil(tiles / block)
     along, groups = Steps(block, tile.pixels), Steps(width_out, tile.channels)
     read, written = Steps(width_in, lanes_for(width_in, target)), Steps(width_out, lanes_for(width_out, target))
@@ -137,7 +139,7 @@ def build_winograd(key: KernelKey, width_in: int, width_out: int, m: int, target
     arguments = [
         Argument("activation", shape.image(pitch_in)),
         *([Argument("residual", (*pixels, width_out))] if "add" in key.epilogue else []),
-        Argument("weight", (transformed_elements(key, width_in, width_out, m, target),)),
+        Argument("weight", (transformed_elements(address, m, target),)),
         Argument("bias", (width_out,)),
     ]
 

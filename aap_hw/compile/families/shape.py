@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from aap_hw.compile.families import slow
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 
 WITH_WEIGHTS = ("conv2d", "depthwise_conv2d", "linear")
@@ -67,31 +68,32 @@ def _extent(shape: ConvolutionShape, axis: int) -> int:
     return (shape.size[axis] + 2 * shape.padding[axis] - reach) // shape.stride[axis] + 1
 
 
-def multiply_accumulates(key: KernelKey, width_in: int, width_out: int) -> int:
+def multiply_accumulates(address: Address) -> int:
     """Multiply-accumulate operations of one call of a convolution, linear layer or product; 0 for other kernels.
 
     N * H_out * W_out for each weight of a kernel that has a schedule.
     """
+    key = address.key
     if slow.is_slow(key):
-        return slow.multiply_accumulates(key, width_in, width_out) if width_in and width_out else 0
+        return slow.multiply_accumulates(address) if all(address.widths) else 0
     shape = ConvolutionShape.of(key) if key.op in WITH_WEIGHTS else None
     pixels = shape.batch * shape.out_height * shape.out_width if shape else 0
-    return pixels * weight_elements(key, width_in, width_out)
+    return pixels * weight_elements(address)
 
 
-def weight_elements(key: KernelKey, width_in: int, width_out: int) -> int:
+def weight_elements(address: Address) -> int:
     """Weights of a convolution or linear layer, its bias not among them; 0 for other kernels.
 
     KH * KW * C_in / groups * C_out, without C_in where each channel has its own filter.
     """
-    return math.prod(weight_shape(key, width_in, width_out)) if key.op in WITH_WEIGHTS else 0
+    return math.prod(weight_shape(address)) if address.key.op in WITH_WEIGHTS else 0
 
 
-def weight_shape(key: KernelKey, width_in: int, width_out: int) -> tuple[int, ...]:
+def weight_shape(address: Address) -> tuple[int, ...]:
     """Shape of the weight of a convolution or linear layer, (C_out, C_in / groups, KH, KW)."""
-    shape = ConvolutionShape.of(key)
-    of_each = 1 if key.op == "depthwise_conv2d" else width_in // shape.groups
-    return width_out, of_each, *shape.kernel
+    shape = ConvolutionShape.of(address.key)
+    of_each = 1 if address.key.op == "depthwise_conv2d" else address.width_in // shape.groups
+    return address.width_out, of_each, *shape.kernel
 
 
 def image_shape(key: KernelKey, channels: int) -> Shape:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 
@@ -76,15 +77,16 @@ class SlowCall:
 
     @staticmethod
     @lru_cache(maxsize=4096)
-    def of(key: KernelKey, width_in: int, width_out: int) -> SlowCall:
-        """Read the call off a key.
+    def of(address: Address) -> SlowCall:
+        """Read the call off a key, at its widths.
 
         Raises
         ------
         UserError : it is not the text of a call.
         """
+        key = address.key
         inputs, _, output = key.attribute("call").rpartition("->")
-        widths = {"i": width_in, "o": width_out}
+        widths = {"i": address.width_in, "o": address.width_out}
         try:
             call, piece = ast.parse(f"op{inputs}", mode="eval").body, None
             if isinstance(call, ast.Subscript):
@@ -129,23 +131,23 @@ def is_slow(key: KernelKey) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def multiply_accumulates(key: KernelKey, width_in: int, width_out: int) -> int:
+def multiply_accumulates(address: Address) -> int:
     """Multiply-accumulate operations as PyTorch counts them: of convolutions, products of matrices and attention."""
-    call = SlowCall.of(key, width_in, width_out)
+    call = SlowCall.of(address)
     with FlopCounterMode(display=False) as counter:
         call.run(torch.empty(operand.shape, device="meta") for operand in call.operands)
     return int(counter.get_total_flops()) // 2
 
 
-def constant_elements(key: KernelKey, width_in: int, width_out: int, kinds: str = WEIGHT + CONSTANT) -> int:
+def constant_elements(address: Address, kinds: str = WEIGHT + CONSTANT) -> int:
     """Numbers in the constants that the kernel takes."""
-    operands = SlowCall.of(key, width_in, width_out).operands
+    operands = SlowCall.of(address).operands
     return sum(math.prod(operand.shape) for operand in operands if operand.kind in kinds)
 
 
 def output_pixels(key: KernelKey) -> int:
     """Values that a kernel makes for each channel of its output width."""
-    return math.prod(SlowCall.of(key, 1, 1).output.shape)
+    return math.prod(SlowCall.of(Address(key, (1, 1))).output.shape)
 
 
 def _adaptive_max_pool2d(image: torch.Tensor, size: list[int]) -> tuple[torch.Tensor]:

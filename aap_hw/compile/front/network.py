@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from aap_hw.compile.families import slow
 from aap_hw.compile.families.shape import multiply_accumulates, weight_elements
-from aap_hw.compile.keys.key import Address, KernelKey
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
 
 
@@ -31,30 +32,40 @@ class Normalization:
 class Kernel:
     """One kernel of a network: its key, the values it reads, its widths and the parameters folded into it.
 
-    ``constants`` are what a kernel on the slow path takes as it is: weights, or what is computed from weights alone.
+    ``widths`` are those of its address. ``constants`` are what a kernel on the slow path takes as it is: weights, or
+    what is computed from weights alone.
     """
 
     name: str
     key: KernelKey
     inputs: tuple[str, ...]
-    width_in: WidthExpr
-    width_out: WidthExpr
+    widths: tuple[WidthExpr, ...]
     weight: str | None = None
     bias: str | None = None
     normalization: Normalization | None = None
     constants: tuple[str, ...] = ()
 
+    @property
+    def width_in(self) -> WidthExpr:
+        """Channels that it reads."""
+        return self.widths[0]
+
+    @property
+    def width_out(self) -> WidthExpr:
+        """Channels that it makes."""
+        return self.widths[-1]
+
     def at(self, widths: Mapping[str, int]) -> Address:
-        """Key, input width and output width under a width plan: an address in the latency table."""
-        return self.key, self.width_in.at(widths), self.width_out.at(widths)
+        """The kernel under a width plan: an address in the latency table."""
+        return Address(self.key, tuple(width.at(widths) for width in self.widths))
 
     def is_removed(self, widths: Mapping[str, int]) -> bool:
         """Whether a width plan leaves nothing to read or to make: then the kernel is not there."""
-        return not (self.width_in.at(widths) and self.width_out.at(widths))
+        return not all(width.at(widths) for width in self.widths)
 
     def multiply_accumulates(self, widths: Mapping[str, int]) -> int:
         """Multiply-accumulate operations under a width plan."""
-        return multiply_accumulates(*self.at(widths))
+        return multiply_accumulates(self.at(widths))
 
     def parameters(self, widths: Mapping[str, int]) -> int:
         """Learned numbers of the layers that became this kernel, under a width plan."""
@@ -63,8 +74,8 @@ class Kernel:
         norm = self.normalization
         vectors = [self.bias, norm and norm.weight, norm and norm.bias]
         if self.constants:
-            return slow.constant_elements(*self.at(widths), slow.WEIGHT)
-        weights = weight_elements(*self.at(widths)) if self.weight else 0
+            return slow.constant_elements(self.at(widths), slow.WEIGHT)
+        weights = weight_elements(self.at(widths)) if self.weight else 0
         return weights + self.width_out.at(widths) * sum(name is not None for name in vectors)
 
 
@@ -124,7 +135,7 @@ def with_layout_changes(network: Network, to_turn: Sequence[bool]) -> Network:
         shape = network.input_shape
         width = WidthExpr(shape[1], ())
         key = KernelKey.make("to_nhwc", shape[2:], shape[0])
-        first = Kernel("image_nhwc", key, (network.input,), width, width)
+        first = Kernel("image_nhwc", key, (network.input,), (width, width))
         kernels = [first, *(_renamed(k, network.input, "image_nhwc") for k in kernels)]
         outputs = [replace(o, name="image_nhwc") if t else o for o, t in zip(outputs, is_turned, strict=True)]
     for i, (output, turn) in enumerate(zip(outputs, to_turn, strict=True)):
@@ -134,7 +145,7 @@ def with_layout_changes(network: Network, to_turn: Sequence[bool]) -> Network:
                 size = returned[2:] if len(returned) == 4 else (math.prod(returned[2:]), 1)
                 width = WidthExpr(returned[1])
                 key = KernelKey.make("to_nchw", size, returned[0])
-                kernels.append(Kernel(name, key, (output.name,), width, width))
+                kernels.append(Kernel(name, key, (output.name,), (width, width)))
             outputs[i] = replace(output, name=name)
     return replace(network, kernels=tuple(kernels), outputs=tuple(outputs))
 

@@ -215,7 +215,7 @@ class Partition:
         if all(kernel.name != turned for kernel in self._kernels):
             shape, width = shape_of(node), self.graph.width_of(node.name)
             key = KernelKey.make("to_nhwc", shape[2:], shape[0])
-            self._kernels.append(Kernel(turned, key, (name,), width, width))
+            self._kernels.append(Kernel(turned, key, (name,), (width, width)))
         return turned
 
     def value_as_it_lies(self, node: Node, reader: Node) -> str:
@@ -292,11 +292,8 @@ class Partition:
         shape, channels = shape_of(image), -1 if rows else 1
         size = (math.prod(shape[1:-1]), 1) if rows else shape[2:]
         key = KernelKey.make(op, size, shape[0], **attributes)
-        width_in, width_out = (
-            width_in or self.graph.width_of(image.name, channels),
-            self.graph.width_of(node.name, channels),
-        )
-        kernel = Kernel(node.name, key, tuple(inputs), width_in, width_out, weight, bias, normalization)
+        widths = width_in or self.graph.width_of(image.name, channels), self.graph.width_of(node.name, channels)
+        kernel = Kernel(node.name, key, tuple(inputs), widths, weight, bias, normalization)
         self.add(node, kernel, is_image=not rows)
 
     def add(self, node: Node, kernel: Kernel, *, is_image: bool) -> None:
@@ -311,7 +308,7 @@ class Partition:
         name, shape = f"{node.name}_rest", shape_of(image)
         key = KernelKey.make("channel_slice", shape[2:], shape[0], side="last")
         width = self.graph.width_of(image.name)
-        self._kernels.append(Kernel(name, key, (self.value_of(image, node),), width, rest))
+        self._kernels.append(Kernel(name, key, (self.value_of(image, node),), (width, rest)))
         return name
 
     def fix(self, groups: Iterable[str], reason: str) -> None:

@@ -12,6 +12,7 @@ from aap_hw.compile.code.function import Argument, KernelFunction, activations, 
 from aap_hw.compile.code.windows import axes_of, largest_of, mean_of
 from aap_hw.compile.families.shape import Shape, even_split, image_shape, slice_start
 from aap_hw.compile.gpu.scheduling import gpu_kernel
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import GpuTarget
 
@@ -33,28 +34,32 @@ def _value_by_value(
     return gpu_kernel(key, arguments, shape, compute, target, (lambda weight: weight) if has_factors else None)
 
 
-def activation(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
+def activation(address: Address, target: GpuTarget) -> KernelFunction:
     """An activation that no other kernel took along."""
+    key, channels = address.key, address.width_in
     shape = image_shape(key, channels)
     return _value_by_value(key, activations(shape), shape, target, lambda t, *at: t[0](*at), [key.op])
 
 
-def add(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
+def add(address: Address, target: GpuTarget) -> KernelFunction:
     """Sum of two tensors of the same shape."""
+    key, channels = address.key, address.width_in
     shape = image_shape(key, channels)
     arguments = activations(shape, shape)
     return _value_by_value(key, arguments, shape, target, lambda t, *at: t[0](*at) + t[1](*at), key.epilogue)
 
 
-def multiply(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
+def multiply(address: Address, target: GpuTarget) -> KernelFunction:
     """Product of two tensors of the same shape."""
+    key, channels = address.key, address.width_in
     shape = image_shape(key, channels)
     arguments = activations(shape, shape)
     return _value_by_value(key, arguments, shape, target, lambda t, *at: t[0](*at) * t[1](*at), key.epilogue)
 
 
-def scale_channels(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
+def scale_channels(address: Address, target: GpuTarget) -> KernelFunction:
     """An image times one factor a channel."""
+    key, channels = address.key, address.width_in
     shape = image_shape(key, channels)
     arguments = activations(shape, (key.batch, 1, 1, channels))
 
@@ -64,8 +69,9 @@ def scale_channels(key: KernelKey, channels: int, _: int, target: GpuTarget) -> 
     return _value_by_value(key, arguments, shape, target, scaled, key.epilogue)
 
 
-def affine(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
+def affine(address: Address, target: GpuTarget) -> KernelFunction:
     """A factor and a summand a channel."""
+    key, channels = address.key, address.width_in
     shape = image_shape(key, channels)
 
     def scaled(tensors: Any, *at: Any) -> Any:
@@ -75,8 +81,9 @@ def affine(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFu
     return _value_by_value(key, [*activations(shape), *factors(channels)], shape, target, scaled, key.epilogue)
 
 
-def pool(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
+def pool(address: Address, target: GpuTarget) -> KernelFunction:
     """Maximum or mean of windows."""
+    key, channels = address.key, address.width_in
     height, width = axes_of(key)
     summary = largest_of(key) if key.op == "max_pool2d" else mean_of(key)
 
@@ -87,8 +94,9 @@ def pool(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunc
     return _value_by_value(key, activations(image_shape(key, channels)), shape, target, value)
 
 
-def global_average_pool(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
+def global_average_pool(address: Address, target: GpuTarget) -> KernelFunction:
     """The mean of each channel over a whole image."""
+    key, channels = address.key, address.width_in
     shape = image_shape(key, channels)
     output = key.batch, 1, 1, channels
 
@@ -102,8 +110,9 @@ def global_average_pool(key: KernelKey, channels: int, _: int, target: GpuTarget
     return gpu_kernel(key, activations(shape), output, compute, target)
 
 
-def concat(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
+def concat(address: Address, target: GpuTarget) -> KernelFunction:
     """Images side by side along the channels, whose widths are read off the arguments when the kernel runs."""
+    key, channels = address.key, address.width_in
     parts = int(key.attribute("parts"))
     shape, has_affine = image_shape(key, channels), "affine" in key.epilogue
     arguments = activations(*[image_shape(key, width) for width in even_split(channels, parts)], any_width=True)
@@ -121,8 +130,9 @@ def concat(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFu
     return _value_by_value(key, [*arguments, *constants], shape, target, value, steps)
 
 
-def interleave(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
+def interleave(address: Address, target: GpuTarget) -> KernelFunction:
     """Images of the same width, their channels dealt out in turn."""
+    key, channels = address.key, address.width_in
     parts = int(key.attribute("parts"))
 
     def value(tensors: Any, n: Any, y: Any, x: Any, c: Any) -> Any:
@@ -142,41 +152,47 @@ def _moved(
     return _value_by_value(key, activations(source), shape, target, lambda t, *at: t[0](*place(*at)))
 
 
-def channel_shuffle(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
+def channel_shuffle(address: Address, target: GpuTarget) -> KernelFunction:
     """Channel j of group g becomes channel j * groups + g."""
+    key, channels = address.key, address.width_in
     shape, groups = image_shape(key, channels), int(key.attribute("groups"))
     each = channels // groups
     return _moved(key, shape, shape, target, lambda n, y, x, c: (n, y, x, c % groups * each + c // groups))
 
 
-def channel_slice(key: KernelKey, width_in: int, width_out: int, target: GpuTarget) -> KernelFunction:
+def channel_slice(address: Address, target: GpuTarget) -> KernelFunction:
     """The last channels, or those behind some pieces as wide as this one."""
+    key, width_in, width_out = address.key, address.width_in, address.width_out
     first = slice_start(key, width_in, width_out)
     source, shape = image_shape(key, width_in), image_shape(key, width_out)
     return _moved(key, source, shape, target, lambda n, y, x, c: (n, y, x, first + c))
 
 
-def subsample(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
+def subsample(address: Address, target: GpuTarget) -> KernelFunction:
     """Every so many rows and columns."""
+    key, channels = address.key, address.width_in
     (height, width), (sh, sw) = key.size, key.pair("stride")
     shape = key.batch, -(-height // sh), -(-width // sw), channels
     return _moved(key, image_shape(key, channels), shape, target, lambda n, y, x, c: (n, y * sh, x * sw, c))
 
 
-def to_nhwc(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
+def to_nhwc(address: Address, target: GpuTarget) -> KernelFunction:
     """The network's input, (N, C, H, W), as (N, H, W, C)."""
+    key, channels = address.key, address.width_in
     source = key.batch, channels, *key.size
     return _moved(key, source, image_shape(key, channels), target, lambda n, y, x, c: (n, c, y, x))
 
 
-def to_nchw(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
+def to_nchw(address: Address, target: GpuTarget) -> KernelFunction:
     """A feature map as the output of a network: (N, C, H, W)."""
+    key, channels = address.key, address.width_in
     shape = key.batch, channels, *key.size
     return _moved(key, image_shape(key, channels), shape, target, lambda n, c, y, x: (n, y, x, c))
 
 
-def flatten(key: KernelKey, channels: int, values: int, target: GpuTarget) -> KernelFunction:
+def flatten(address: Address, target: GpuTarget) -> KernelFunction:
     """(N, H, W, C) to (N, 1, 1, C*H*W) in PyTorch's order: channel first."""
+    key, channels, values = address.key, address.width_in, address.width_out
     height, width = key.size
 
     def place(n: Any, _y: Any, _x: Any, i: Any) -> tuple[Any, ...]:
@@ -185,8 +201,9 @@ def flatten(key: KernelKey, channels: int, values: int, target: GpuTarget) -> Ke
     return _moved(key, image_shape(key, channels), (key.batch, 1, 1, values), target, place)
 
 
-def pad_channels(key: KernelKey, width_in: int, width_out: int, target: GpuTarget) -> KernelFunction:
+def pad_channels(address: Address, target: GpuTarget) -> KernelFunction:
     """Channels of zeros before and behind those of the image."""
+    key, width_in, width_out = address.key, address.width_in, address.width_out
     before = int(key.attribute("before", "0"))
 
     def value(tensors: Any, n: Any, y: Any, x: Any, c: Any) -> Any:
@@ -196,8 +213,9 @@ def pad_channels(key: KernelKey, width_in: int, width_out: int, target: GpuTarge
     return _value_by_value(key, activations(image_shape(key, width_in)), image_shape(key, width_out), target, value)
 
 
-def softmax(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelFunction:
+def softmax(address: Address, target: GpuTarget) -> KernelFunction:
     """e^(x - max) / sum over the channels of vectors, or of the pixels of an image."""
+    key, channels = address.key, address.width_in
     shape = image_shape(key, channels)
 
     def compute(image: Any) -> Any:
@@ -210,7 +228,7 @@ def softmax(key: KernelKey, channels: int, _: int, target: GpuTarget) -> KernelF
     return gpu_kernel(key, activations(shape), shape, compute, target)
 
 
-LIGHT_KERNELS: dict[str, Callable[[KernelKey, int, int, GpuTarget], KernelFunction]] = {
+LIGHT_KERNELS: dict[str, Callable[[Address, GpuTarget], KernelFunction]] = {
     "max_pool2d": pool,
     "avg_pool2d": pool,
     "global_avg_pool2d": global_average_pool,

@@ -15,12 +15,13 @@ from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
 from aap_hw.compile.families.shape import ConvolutionShape
 from aap_hw.compile.gpu.scheduling import gpu_kernel
-from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import GpuTarget
 
 
-def weighted(key: KernelKey, width_in: int, width_out: int, target: GpuTarget) -> KernelFunction:
-    """A ``conv2d``, ``depthwise_conv2d`` or ``linear`` key; the weight argument is (C_out, KH, KW, C_in / groups)."""
+def weighted(address: Address, target: GpuTarget) -> KernelFunction:
+    """A ``conv2d``, ``depthwise_conv2d`` or ``linear`` kernel; its weight is (C_out, KH, KW, C_in / groups)."""
+    key, width_in, width_out = address.key, address.width_in, address.width_out
     shape = ConvolutionShape.of(key)
     is_depthwise = key.op == "depthwise_conv2d"
     groups = width_in if is_depthwise else shape.groups

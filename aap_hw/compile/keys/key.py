@@ -1,7 +1,6 @@
 """A kernel key: the canonical text of one compiled operator, without its channel counts.
 
-A key and two widths say everything that is needed to build the kernel again: the latency table is indexed by them,
-and the deployed network is assembled from them.
+A key and its widths (`address`) say everything that is needed to build the kernel again.
 """
 
 from __future__ import annotations
@@ -88,10 +87,6 @@ class KernelKey:
 
     def _parts(self, name: str) -> tuple[str, ...]:
         return tuple(filter(None, self.attribute(name).split("+")))
-
-
-Address = tuple[KernelKey, int, int]
-"""A kernel at its input and output width: what a latency table is looked up by."""
 
 
 def _pairs(attributes: Mapping[str, object]) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""From a kernel key and two widths to scheduled code: the one lowering that tables and deployed networks share."""
+"""From a kernel at its widths to scheduled code: the one lowering that tables and deployed networks share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aap_hw.compile.families.slow import is_slow
 from aap_hw.compile.gpu import light as gpu_light
 from aap_hw.compile.gpu.cubin import compile_cubin, cuda_source
 from aap_hw.compile.gpu.weighted import weighted as build_gpu_weighted
-from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import DeviceTarget, GpuTarget
 from aap_hw.compile.library.linking import link
 from aap_hw.compile.library.slow import build_slow
@@ -23,7 +23,7 @@ from aap_hw.errors import UserError
 from aap_hw.files import write_atomic
 
 
-def build_kernel(key: KernelKey, width_in: int, width_out: int, target: DeviceTarget) -> KernelFunction:
+def build_kernel(address: Address, target: DeviceTarget) -> KernelFunction:
     """Scheduled code of one kernel.
 
     The result depends on the arguments alone, so what was measured for a table is what a network runs.
@@ -32,19 +32,20 @@ def build_kernel(key: KernelKey, width_in: int, width_out: int, target: DeviceTa
     ------
     UserError : the operator of the key has no kernel in this version.
     """
+    key = address.key
     if is_slow(key):
-        return build_slow(key, width_in, width_out, target)
+        return build_slow(address, target)
     if isinstance(target, GpuTarget):
         if key.op in WITH_WEIGHTS:
-            return build_gpu_weighted(key, width_in, width_out, target)
+            return build_gpu_weighted(address, target)
         if key.op in gpu_light.LIGHT_KERNELS:
-            return gpu_light.LIGHT_KERNELS[key.op](key, width_in, width_out, target)
+            return gpu_light.LIGHT_KERNELS[key.op](address, target)
     elif key.op in ("conv2d", "linear"):
-        return build_convolution(key, width_in, width_out, target)
+        return build_convolution(address, target)
     elif key.op == "depthwise_conv2d":
-        return build_depthwise(key, width_in, target)
+        return build_depthwise(address, target)
     elif key.op in LIGHT_KERNELS:
-        return build_light(key, width_in, width_out, target)
+        return build_light(address, target)
     raise UserError(f"the kernel {key} is not known to this version; update aap-hw or profile the device again")
 
 

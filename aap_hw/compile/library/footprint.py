@@ -17,7 +17,7 @@ from aap_hw.compile.families import slow
 from aap_hw.compile.families.pitch import pitch_step
 from aap_hw.compile.families.shape import WITH_WEIGHTS, output_pixels, weight_elements
 from aap_hw.compile.front.network import Kernel, Network
-from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import DeviceTarget, GpuTarget
 from aap_hw.graph import WidthExpr
 
@@ -67,24 +67,25 @@ class Moment:
 
 def peak_bytes(network: Network, widths: Mapping[str, int], target: DeviceTarget) -> int:
     """Memory that a network needs under a width plan: all constants, and the most that lives at one moment."""
-    constants = sum(constant_bytes(*kernel.at(widths), target) for kernel in network.kernels)
+    constants = sum(constant_bytes(kernel.at(widths), target) for kernel in network.kernels)
     return constants + max(moment.bytes_at(widths) for moment in moments(network, target))
 
 
-def constant_bytes(key: KernelKey, width_in: int, width_out: int, target: DeviceTarget) -> int:
+def constant_bytes(address: Address, target: DeviceTarget) -> int:
     """Bytes of a kernel's weights and bias as they are packed into the library."""
-    if not (width_in and width_out):
+    if not all(address.widths):
         return 0
+    key, width_out = address.key, address.width_out
     if key.op in WITH_WEIGHTS:
         if isinstance(target, GpuTarget):
-            weights = weight_elements(key, width_in, width_out)
+            weights = weight_elements(address)
         elif key.op == "depthwise_conv2d":
-            weights = depthwise.packed_elements(key, width_out, target)
+            weights = depthwise.packed_elements(address, target)
         else:
-            weights = packed_elements(key, width_in, width_out, target)
+            weights = packed_elements(address, target)
         return BYTES * (weights + width_out)
     if slow.is_slow(key):
-        return BYTES * slow.constant_elements(key, width_in, width_out)
+        return BYTES * slow.constant_elements(address)
     has_factors = key.op == "affine" or "affine" in key.epilogue
     return BYTES * 2 * width_out if has_factors else 0
 

@@ -21,7 +21,7 @@ from aap_hw.compile.families.shape import weight_shape
 from aap_hw.compile.families.slow import SlowCall
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.partition import is_of_shape, partition, state_names
-from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.errors import UserError
@@ -52,14 +52,14 @@ def lower_network(
     builder = relax.BlockBuilder()
     image = relax.Var(network.input, relax.TensorType(network.input_shape, "float32"))
     values = {network.input: (image, network.input_shape)}
-    functions: dict[tuple[KernelKey, int, int], tuple[relax.GlobalVar, KernelFunction]] = {}
+    functions: dict[Address, tuple[relax.GlobalVar, KernelFunction]] = {}
     with builder.function("main", [image]):
         with builder.dataflow():
             for kernel in network.kernels:
                 address = kernel.at(widths)
                 if address not in functions:
-                    function = build_kernel(*address, target)
-                    name = f"{address[0].op.replace('.', '_')}_{len(functions)}"
+                    function = build_kernel(address, target)
+                    name = f"{address.key.op.replace('.', '_')}_{len(functions)}"
                     functions[address] = (builder.add_func(function.code, name), function)
                 code, function = functions[address]
                 activations, constants = iter(kernel.inputs), _constants(kernel, function, state)
@@ -155,13 +155,13 @@ def stand_ins(network: Network, widths: Mapping[str, int]) -> dict[str, torch.Te
     """Ones in place of all constants, for networks that are only timed: a model's state lacks what it computes."""
     found: dict[str, torch.Tensor] = {}
     for kernel in network.kernels:
-        key, width_in, width_out = kernel.at(widths)
+        address = kernel.at(widths)
         if kernel.weight is not None:
-            found[kernel.weight] = torch.ones(weight_shape(key, width_in, width_out))
+            found[kernel.weight] = torch.ones(weight_shape(address))
         if kernel.bias is not None:
-            found[kernel.bias] = torch.ones(width_out)
+            found[kernel.bias] = torch.ones(address.width_out)
         if kernel.constants:
-            constants = [each for each in SlowCall.of(key, width_in, width_out).operands if each.is_constant]
+            constants = [each for each in SlowCall.of(address).operands if each.is_constant]
             found |= {name: torch.ones(each.shape) for name, each in zip(kernel.constants, constants, strict=True)}
     return found
 

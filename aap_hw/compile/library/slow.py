@@ -20,6 +20,7 @@ from tvm.relax.frontend.torch import from_exported_program
 from aap_hw.compile.code.function import OPAQUE, Argument, KernelFunction
 from aap_hw.compile.families.slow import IMAGE, Operand, SlowCall
 from aap_hw.compile.gpu.scheduling import scheduled
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import DeviceTarget, GpuTarget
 from aap_hw.errors import UserError, reason
@@ -28,15 +29,15 @@ Function = tuple[Any, tuple[np.ndarray, ...]]
 """A PrimFunc, and the values of its last arguments, which belong to it."""
 
 
-def build_slow(key: KernelKey, width_in: int, width_out: int, target: DeviceTarget) -> KernelFunction:
+def build_slow(address: Address, target: DeviceTarget) -> KernelFunction:
     """Code of a kernel whose key holds the call of an operator.
 
     Raises
     ------
     UserError : TVM cannot lower the operator either.
     """
-    call = SlowCall.of(key, width_in, width_out)
-    code, literals = _right_function(key, call)
+    call = SlowCall.of(address)
+    code, literals = _right_function(address.key, call)
     if isinstance(target, GpuTarget):
         code = scheduled(code, target)
     arguments = [

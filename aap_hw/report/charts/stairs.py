@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.lut.table import LatencyPoint, LatencyTable, MissingKernelError
 from aap_hw.report.chart import DENSE, KEPT, MUTED, Chart, View, axis
@@ -18,12 +19,12 @@ MOST_LINES = 6
 
 @dataclass(frozen=True)
 class Use:
-    """A kernel in a network: its name there and its widths unpruned and pruned, as (in, out)."""
+    """A kernel in a network: its name there and its widths unpruned and pruned."""
 
     name: str
     key: KernelKey
-    dense: tuple[int, int] | None = None
-    pruned: tuple[int, int] | None = None
+    dense: tuple[int, ...] | None = None
+    pruned: tuple[int, ...] | None = None
 
 
 def stairs_chart(table: LatencyTable, uses: Sequence[Use]) -> Chart | None:
@@ -78,7 +79,7 @@ def _view(table: LatencyTable, use: Use) -> View:
                 "type": "scatter",
                 "mode": "lines+markers",
                 "name": name,
-                "x": [_along(p.width_in, p.width_out, over_input) for p in line],
+                "x": [_along(p.widths, over_input) for p in line],
                 "y": [p.latency_us for p in line],
                 "customdata": [[p.width_in, p.width_out, p.spread_us, p.samples] for p in line],
                 "hovertemplate": "%{customdata[0]} in, %{customdata[1]} out: %{y:.4g} µs"
@@ -98,19 +99,19 @@ def _view(table: LatencyTable, use: Use) -> View:
         if widths is None:
             continue
         try:
-            found = table.latency(use.key, *widths)
+            found = table.latency(Address(use.key, widths))
         except MissingKernelError:
             continue
         known = "interpolated" if found.interpolated else str(table.device["provenance"])
-        sentences.append(f"{what} {widths[0]} in, {widths[1]} out: {found.us:.4g} µs, {known}")
+        sentences.append(f"{what} {widths[0]} in, {widths[-1]} out: {found.us:.4g} µs, {known}")
         traces.append(
             {
                 "type": "scatter",
                 "mode": "markers",
                 "name": what,
-                "x": [_along(*widths, over_input)],
+                "x": [_along(widths, over_input)],
                 "y": [found.us],
-                "hovertemplate": f"{what}: {widths[0]} in, {widths[1]} out<br>%{{y:.4g}} µs, {known}<extra></extra>",
+                "hovertemplate": f"{what}: {widths[0]} in, {widths[-1]} out<br>%{{y:.4g}} µs, {known}<extra></extra>",
                 "marker": {"color": color, "size": 14, "symbol": symbol, "line": {"color": "--card", "width": 1}},
             }
         )
@@ -133,28 +134,29 @@ def _view(table: LatencyTable, use: Use) -> View:
 def _chosen_line(table: LatencyTable, use: Use, points: Sequence[LatencyPoint], over_input: bool) -> dict[str, Any]:
     """Latency at the chosen width of the other side, over all measured widths of this one."""
     assert use.pruned is not None
-    width_in, width_out = use.pruned
+    *first, last = use.pruned
     diagonal = len(points) > 1 and all(len(line) == 1 for line in _by_input(points).values()) and not over_input
     if diagonal:
-        addresses = [(p.width_in, p.width_out) for p in points]
+        chosen = {p.widths for p in points}
     elif over_input:
-        addresses = [(width, width_out) for width in {p.width_in for p in points} | {width_in}]
+        chosen = {(width, *use.pruned[1:]) for width in {use.pruned[0], *(p.width_in for p in points)}}
     else:
-        addresses = [(width_in, width) for width in {p.width_out for p in points} | {width_out}]
+        chosen = {(*first, width) for width in {last, *(p.width_out for p in points)}}
     found = []
-    for address in sorted(addresses):
+    for widths in sorted(chosen):
         try:
-            found.append((address, table.latency(use.key, *address)))
+            found.append((widths, table.latency(Address(use.key, widths))))
         except MissingKernelError:
             continue
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": "at the chosen width",
-        "x": [_along(*address, over_input) for address, _ in found],
+        "x": [_along(widths, over_input) for widths, _ in found],
         "y": [latency.us for _, latency in found],
         "customdata": [
-            [*address, "interpolated" if latency.interpolated else "in the table"] for address, latency in found
+            [widths[0], widths[-1], "interpolated" if latency.interpolated else "in the table"]
+            for widths, latency in found
         ],
         "hovertemplate": "%{customdata[0]} in, %{customdata[1]} out: %{y:.4g} µs, %{customdata[2]}<extra></extra>",
         "line": {"color": KEPT, "width": 3},
@@ -173,8 +175,8 @@ def _by_input(points: Sequence[LatencyPoint]) -> dict[int, list[LatencyPoint]]:
     return columns
 
 
-def _along(width_in: int, width_out: int, over_input: bool) -> int:
-    return width_in if over_input else width_out
+def _along(widths: Sequence[int], over_input: bool) -> int:
+    return widths[0 if over_input else -1]
 
 
 def _slowest(table: LatencyTable, use: Use) -> float:

@@ -84,8 +84,7 @@ class _Writer:
             node.name,
             KernelKey.make(PREFIX + op, (), shape[0] if shape else 1, call=text),
             tuple(partition.value_as_it_lies(n, node) for n in self._operands if not partition.is_parameter(n)),
-            self._read,
-            self._made,
+            (self._read, self._made),
             constants=tuple(partition.constant(n) for n in self._operands if partition.is_parameter(n)),
         )
         partition.add(node, kernel, is_image=self._lies_as == IMAGE)
