@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from _report import print_report, say
 
-from aap_hw.compile.families.shape import multiply_accumulates, weight_elements
+from aap_hw.compile.families import multiply_accumulates, weight_elements
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
 from aap_hw.graph import ChannelGraph

@@ -120,7 +120,7 @@ def _rows(singles: list[Address], pairs: list[KernelKey], threads: int, turns: i
 
 
 def _row(address: Address, timed: LatencyPoint, threads: int) -> dict[str, Any]:
-    from aap_hw.compile.families.shape import multiply_accumulates
+    from aap_hw.compile.families import multiply_accumulates
 
     return {
         "kernel": str(address.key),

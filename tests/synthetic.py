@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from aap_hw.compile.families.shape import multiply_accumulates
+from aap_hw.compile.families import multiply_accumulates
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address

@@ -17,6 +17,7 @@ import tvm
 from torch import nn
 
 from aap_hw.compile.code.function import KernelFunction
+from aap_hw.compile.families.elementwise import ACTIVATIONS
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget, DeviceTarget
@@ -30,12 +31,7 @@ Pair = tuple[int, int]
 
 # What a network can fuse behind a convolution.
 EPILOGUES = [
-    ("bias",),
-    ("bias", "relu"),
-    ("bias", "relu6"),
-    ("bias", "add"),
-    ("bias", "add", "relu"),
-    ("bias", "add", "relu6"),
+    ("bias", *added, *activation) for added in ((), ("add",)) for activation in ((), *((name,) for name in ACTIVATIONS))
 ]
 
 
@@ -104,15 +100,7 @@ def assert_convolution_equals_pytorch(case: Convolution, threads: int = 1, on: D
         sizes[:] = sizes.max()  # Winograd's way mixes neighbouring outputs before it parts them again
     residual = random.standard_normal(expected.shape).astype("float32")
     for step in case.epilogue[1:]:
-        match step:
-            case "add":
-                expected = expected + torch.from_numpy(residual).double()
-            case "relu":
-                expected = expected.relu()
-            case "relu6":
-                expected = expected.clamp(0, 6)
-            case _:
-                raise AssertionError(step)
+        expected = after(step, expected, torch.from_numpy(residual).double())
     actual = call(
         function,
         activation=image if case.planar else image.transpose(0, 2, 3, 1),
@@ -123,6 +111,14 @@ def assert_convolution_equals_pytorch(case: Convolution, threads: int = 1, on: D
     difference = np.abs(actual.transpose(0, 3, 1, 2) - expected.numpy())
     assert difference.shape == expected.shape
     assert (difference <= 2e-6 * (1 + sizes.numpy())).all()
+
+
+def after(step: str, value: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """What a step of an epilogue makes of a value."""
+    if step == "add":
+        return value + residual
+    result: torch.Tensor = getattr(F, step)(value)
+    return result
 
 
 def call(function: KernelFunction, **given: np.ndarray) -> np.ndarray:

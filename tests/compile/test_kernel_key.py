@@ -71,6 +71,6 @@ def test_text_of_a_key_is_the_one_in_the_tables() -> None:
     text = "conv2d 14x7 epilogue=bias+add+relu kernel=3x3 padding=0x0 stride=2x1 float32 batch=2"
     assert str(key) == text
     assert key.epilogue == ("bias", "add", "relu")
-    assert key.pair("stride") == (2, 1)
-    assert key.pair("dilation", 1) == (1, 1)
+    assert key.along("stride") == (2, 1)
+    assert key.along("dilation", 1) == (1, 1)
     assert str(KernelKey.make("linear", (), 1, epilogue=("bias",))) == "linear - epilogue=bias float32 batch=1"

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from aap_hw.compile.families.slow import SlowCall, constant_elements, output_pixels
+from aap_hw.compile.families import output_pixels
+from aap_hw.compile.families.slow import SlowCall, constant_elements
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey

@@ -1,1 +1,9 @@
-"""What the code of both kinds of devices is made of: a kernel's arguments, and expressions of single values."""
+"""What the code of both kinds of devices is made of: arguments, expressions of single values, and definitions.
+
+Importing the package fills the table of definitions.
+"""
+
+from aap_hw.compile.code import elementwise, movement, pooling
+from aap_hw.compile.code.definition import DEFINITIONS, Definition
+
+__all__ = ["DEFINITIONS", "Definition", "elementwise", "movement", "pooling"]

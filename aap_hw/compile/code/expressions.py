@@ -11,6 +11,8 @@ from typing import Any
 
 from tvm import te, tirx
 
+from aap_hw.compile.families import elementwise
+
 # ln 2 in two parts: products of the first with whole numbers below 2^9 are exact in float32.
 LN2_HIGH = 0.693359375
 LN2_LOW = math.log(2) - LN2_HIGH
@@ -68,11 +70,6 @@ def hardswish(x: Any) -> Any:
     return x * hardsigmoid(x)
 
 
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    "relu": relu,
-    "relu6": relu6,
-    "sigmoid": sigmoid,
-    "silu": silu,
-    "hardsigmoid": hardsigmoid,
-    "hardswish": hardswish,
-}
+_FUNCTIONS = (relu, relu6, sigmoid, silu, hardsigmoid, hardswish)
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = dict(zip(elementwise.ACTIVATIONS, _FUNCTIONS, strict=True))
+"""Expressions by the names that keys have for them."""

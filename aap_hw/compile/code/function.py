@@ -10,7 +10,7 @@ import numpy as np
 from tvm import tirx
 
 from aap_hw.compile.code.expressions import ACTIVATIONS
-from aap_hw.compile.families.shape import Shape
+from aap_hw.compile.families import Shape
 
 Role = Literal["activation", "residual", "weight", "bias", "constant", "literal"]
 # What a model keeps for a kernel; literals belong to its code.
@@ -61,6 +61,11 @@ def activations(*shapes: Shape, any_width: bool = False) -> list[Argument]:
 def factors(channels: int) -> list[Argument]:
     """A factor and a summand of every channel, which a network's normalisations are folded into."""
     return [Argument("weight", (channels,)), Argument("bias", (channels,))]
+
+
+def unpacked(arguments: Sequence[Argument]) -> Callable[[np.ndarray], np.ndarray] | None:
+    """How the weight among some arguments is packed that a kernel takes as it is; None if there is none."""
+    return (lambda weight: weight) if any(argument.role == "weight" for argument in arguments) else None
 
 
 def apply_epilogue(value: Any, steps: Sequence[str], bias: Any, residual: Any) -> Any:

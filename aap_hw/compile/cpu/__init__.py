@@ -1,1 +1,6 @@
-"""Kernels for CPUs: loops, vectors and register tiles written out."""
+"""Kernels for CPUs: loops, vectors and register tiles written out. Importing the package fills the table of kernels."""
+
+from aap_hw.compile.cpu import concat, convolution, depthwise, elementwise, movement, pooling, softmax
+from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS
+
+__all__ = ["KERNELS", "PACKINGS", "concat", "convolution", "depthwise", "elementwise", "movement", "pooling", "softmax"]

@@ -13,32 +13,43 @@ from typing import Any
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
+from aap_hw.compile.code.convolution import weighted_arguments
+from aap_hw.compile.code.function import KernelFunction, apply_epilogue
 from aap_hw.compile.cpu.emit import Steps, accumulate, choose_tile, kernel_code, lane_loop, loop, padded_image, vector
-from aap_hw.compile.cpu.winograd import build_winograd, choose_winograd, transformed_elements
+from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
+from aap_hw.compile.cpu.winograd import build_winograd, choose_winograd, transformed
+from aap_hw.compile.families import weight_shape
+from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.pitch import pitch_of
-from aap_hw.compile.families.shape import ConvolutionShape
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.errors import UserError
 
 
-def build_convolution(address: Address, target: CpuTarget) -> KernelFunction:
-    """Code of a ``conv2d`` or ``linear`` kernel."""
+@KERNELS.register("conv2d", "linear")
+def convolution(address: Address, target: CpuTarget) -> KernelFunction:
+    """Dense and grouped convolutions, and linear layers."""
     if (size := choose_winograd(address, target)) is not None:
         return build_winograd(address, size, target)
     return _build_direct(address, target)
 
 
-def packed_elements(address: Address, target: CpuTarget) -> int:
-    """Length of the weight array of a ``conv2d`` or ``linear`` kernel: more than its weights where tiles overlap."""
+@PACKINGS.register("conv2d", "linear")
+def packing(address: Address, target: CpuTarget) -> Packing:
+    """The weights that one tile needs side by side, a slice of the output channels behind the other."""
     if (size := choose_winograd(address, target)) is not None:
-        return transformed_elements(address, size, target)
-    shape = ConvolutionShape.of(address.key)
-    made = address.width_out // shape.groups
+        return transformed(address, size, target)
+    shape, (width_out, read, kh, kw) = ConvolutionShape.of(address.key), weight_shape(address)
+    made = width_out // shape.groups
     tile = choose_tile(_tiled(shape)[1], made, target)
-    slices = shape.groups * Steps(made, tile.channels).count
-    return slices * shape.kernel[0] * shape.kernel[1] * (address.width_in // shape.groups) * tile.channels
+    deep = Steps(made, tile.channels)
+
+    def pack(dense: np.ndarray) -> np.ndarray:
+        taps = dense.reshape(shape.groups, made, read, kh, kw).transpose(0, 3, 4, 2, 1).reshape(shape.groups, -1, made)
+        starts = [deep.start(part) for part in range(deep.count)]
+        return np.concatenate([group[:, s : s + tile.channels].ravel() for group in taps for s in starts])
+
+    return Packing((shape.groups * deep.count * kh * kw * read * tile.channels,), pack)
 
 
 def _tiled(shape: ConvolutionShape) -> tuple[int, int]:
@@ -76,14 +87,8 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
     if dw == 1 and read == pitch_in:  # the columns of a window lie side by side in memory
         reduction[1:] = [(kw * read, 1, 1)]
     extents, image_strides, weight_strides = zip(*reduction, strict=True)
-    pixels = (key.batch, shape.out_height, shape.out_width)
-    output_shape = (*pixels, pitch_out)
-    arguments = [
-        Argument("activation", shape.image(pitch_in)),
-        *([Argument("residual", (*pixels, width_out))] if "add" in key.epilogue else []),
-        Argument("weight", (packed_elements(address, target),)),
-        Argument("bias", (width_out,)),
-    ]
+    output_shape, packed = shape.output(pitch_out), packing(address, target)
+    arguments = weighted_arguments(address, shape.image(pitch_in), packed.shape)
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, bias, output = others
@@ -128,12 +133,7 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
     tensors = [(argument.role, argument.shape) for argument in arguments]
     code = kernel_code([*tensors, ("output", output_shape)], body)
 
-    def pack(dense: np.ndarray) -> np.ndarray:
-        taps = dense.reshape(shape.groups, made, read, kh, kw).transpose(0, 3, 4, 2, 1).reshape(shape.groups, -1, made)
-        starts = [deep.start(part) for part in range(deep.count)]
-        return np.concatenate([group[:, s : s + tile.channels].ravel() for group in taps for s in starts])
-
-    return KernelFunction(code, tuple(arguments), output_shape, pack)
+    return KernelFunction(code, tuple(arguments), output_shape, packed.pack)
 
 
 def _offset(indices: Sequence[Any], strides: Sequence[int]) -> Any:

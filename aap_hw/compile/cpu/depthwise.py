@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
+from aap_hw.compile.code.convolution import weighted_arguments
+from aap_hw.compile.code.function import KernelFunction, apply_epilogue
 from aap_hw.compile.cpu.emit import Steps, kernel_code, lane_loop, lanes_for, loop, padded_image, scratch, store, vector
+from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
+from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.pitch import pitch_of
-from aap_hw.compile.families.shape import ConvolutionShape
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
@@ -30,14 +31,23 @@ BLOCK = 128
 LENGTH = 7
 
 
-def packed_elements(address: Address, target: CpuTarget) -> int:
-    """Numbers that the packed weights of a ``depthwise_conv2d`` kernel consist of: whole vectors."""
-    lanes = lanes_for(address.width_out, target)
-    return math.prod((Steps(address.width_out, lanes).count, *ConvolutionShape.of(address.key).kernel, lanes))
+@PACKINGS.register("depthwise_conv2d")
+def packing(address: Address, target: CpuTarget) -> Packing:
+    """Vector by vector, so that no load crosses a cache line whatever the number of channels."""
+    channels, kernel = address.width_out, ConvolutionShape.of(address.key).kernel
+    deep = Steps(channels, lanes_for(channels, target))
+
+    def pack(dense: np.ndarray) -> np.ndarray:
+        filters = dense.reshape(channels, *kernel)
+        steps = [filters[start : start + deep.length] for start in map(deep.start, range(deep.count))]
+        return np.ascontiguousarray(np.stack(steps).transpose(0, 2, 3, 1))
+
+    return Packing((deep.count, *kernel, deep.length), pack)
 
 
-def build_depthwise(address: Address, target: CpuTarget) -> KernelFunction:
-    """Code of a ``depthwise_conv2d`` kernel, which makes as many channels as it reads."""
+@KERNELS.register("depthwise_conv2d")
+def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
+    """Convolutions of each channel by itself."""
     key, channels = address.key, address.width_in
     shape = ConvolutionShape.of(key)
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
@@ -49,15 +59,8 @@ def build_depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     block = max(1, BLOCK // lanes)
     blocks = math.ceil(deep.count / block)
     _, *steps_after_bias = key.epilogue  # sums begin with the bias
-    pixels = (key.batch, shape.out_height, shape.out_width)
-    output_shape = (*pixels, pitch_out)
-    arguments = [
-        Argument("activation", shape.image(pitch_in)),
-        *([Argument("residual", (*pixels, channels))] if "add" in key.epilogue else []),
-        # Vector by vector, so that no load crosses a cache line whatever the number of channels.
-        Argument("weight", (deep.count, kh, kw, lanes)),
-        Argument("bias", (channels,), any_width=True),
-    ]
+    output_shape, packed = shape.output(pitch_out), packing(address, target)
+    arguments = weighted_arguments(address, shape.image(pitch_in), packed.shape, bias_of_any_width=True)
     # LLVM would unroll few steps along the channels completely, to more code than the first cache holds. So it is not
     # told how many there are, nor at most: that follows from the length of the bias which the kernel is given.
     length_of_bias = tirx.Var("channels", "int32")
@@ -74,7 +77,7 @@ def build_depthwise(address: Address, target: CpuTarget) -> KernelFunction:
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, bias, output = others
-        source = padded_image(image, replace(shape, padding=(0, 0)), pitch_in, target)
+        source = padded_image(image, shape, pitch_in, target, padding=(0, 0))
 
         def tile_at(n: Any, y: Any, x: Any, step: Any, c: Any) -> None:
             """One tile; of a place known as an integer, only the taps that exist."""
@@ -127,8 +130,4 @@ def build_depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     tensors: list[tuple[str, Any]] = [(a.role, (length_of_bias,) if a.any_width else a.shape) for a in arguments]
     code = kernel_code([*tensors, ("output", output_shape)], body)
 
-    def pack(dense: np.ndarray) -> np.ndarray:
-        steps = [dense.reshape(channels, kh, kw)[start : start + lanes] for start in map(deep.start, range(deep.count))]
-        return np.ascontiguousarray(np.stack(steps).transpose(0, 2, 3, 1))
-
-    return KernelFunction(code, tuple(arguments), output_shape, pack)
+    return KernelFunction(code, tuple(arguments), output_shape, packed.pack)

@@ -1,78 +1,47 @@
-"""Light kernels that work value by value: activations, sums, products, channel-wise scaling."""
+"""Element-wise kernels: whatever `code.elementwise` defines, as few loops as the operands allow."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.function import KernelFunction, activations, apply_epilogue, factors
+from aap_hw.compile.code import DEFINITIONS
+from aap_hw.compile.code.elementwise import OPERATIONS, Reach, operation_of
+from aap_hw.compile.code.function import KernelFunction
+from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, pixel_loop, row_loop, shares
-from aap_hw.compile.families.shape import image_shape
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 
 
-def activation(address: Address, target: CpuTarget) -> KernelFunction:
-    """An activation that no other kernel took along."""
-    key, channels = address.key, address.width_in
-    return _value_by_value(key, channels, target, lambda x: apply_epilogue(x, [key.op], None, None), inputs=1)
-
-
-def add(address: Address, target: CpuTarget) -> KernelFunction:
-    """Sum of two tensors of the same shape, and what follows."""
-    key, channels = address.key, address.width_in
-    return _value_by_value(key, channels, target, lambda x, y: x + y, inputs=2)
-
-
-def multiply(address: Address, target: CpuTarget) -> KernelFunction:
-    """Product of two tensors of the same shape, and what follows."""
-    key, channels = address.key, address.width_in
-    return _value_by_value(key, channels, target, lambda x, y: x * y, inputs=2)
-
-
-def _value_by_value(key: KernelKey, channels: int, target: CpuTarget, function: Any, inputs: int) -> KernelFunction:
-    shape = image_shape(key, channels)
+@KERNELS.register(*OPERATIONS)
+def element_wise(address: Address, target: CpuTarget) -> KernelFunction:
+    """A function of the values at one place; without operands of a channel, an image is one long vector."""
+    definition, operation = DEFINITIONS[address.key.op](address), operation_of(address.key)
+    batch, height, width, channels = shape = definition.shape
     values = math.prod(shape)
-    rows = key.batch * shape[1] if shares(target, values) else 1
+    rows = batch * height if shares(target, values) else 1
 
-    def body(*buffers: Any) -> None:
-        *images, output = buffers
+    def value(buffers: Any, place: Callable[[Reach], Any]) -> Any:
+        return operation.function(*[b[place(reach)] for b, reach in zip(buffers, operation.operands, strict=True)])
+
+    def one_vector(*buffers: Any) -> None:
+        *operands, output = buffers
         with row_loop(rows, target, values) as row, channel_loop(values // rows, target) as i:
             at = row * (values // rows) + i
-            result = function(*[image[at] for image in images])
-            T.buffer_store(output, apply_epilogue(result, key.epilogue, None, None), [at])
+            T.buffer_store(output, value(operands, lambda _: at), [at])
 
-    return light_kernel(activations(*[shape] * inputs), shape, body)
-
-
-def scale_channels(address: Address, target: CpuTarget) -> KernelFunction:
-    """An image (N, H, W, C) times one factor a channel (N, 1, 1, C): the end of squeeze and excitation."""
-    key, channels = address.key, address.width_in
-    shape = image_shape(key, channels)
-
-    def body(image: Any, gate: Any, output: Any) -> None:
+    def pixel_by_pixel(*buffers: Any) -> None:
+        *operands, output = buffers
         with pixel_loop(shape, target) as pixel:
-            own = T.bind(pixel // (shape[1] * shape[2]) * channels)
+            own = T.bind(pixel // (height * width) * channels) if Reach.IMAGE in operation.operands else 0
             with channel_loop(channels, target) as c:
                 at = pixel * channels + c
-                product = image[at] * gate[own + c]
-                T.buffer_store(output, apply_epilogue(product, key.epilogue, None, None), [at])
+                places = {Reach.PLACE: at, Reach.IMAGE: own + c, Reach.CHANNEL: c}
+                T.buffer_store(output, value(operands, places.__getitem__), [at])
 
-    return light_kernel(activations(shape, (key.batch, 1, 1, channels)), shape, body)
-
-
-def affine(address: Address, target: CpuTarget) -> KernelFunction:
-    """A batch normalisation without a convolution before it: a factor and a summand a channel, and what follows."""
-    key, channels = address.key, address.width_in
-    shape = image_shape(key, channels)
-
-    def body(image: Any, scale: Any, shift: Any, output: Any) -> None:
-        with pixel_loop(shape, target) as pixel, channel_loop(channels, target) as c:
-            at = pixel * channels + c
-            scaled = image[at] * scale[c] + shift[c]
-            T.buffer_store(output, apply_epilogue(scaled, key.epilogue, None, None), [at])
-
-    return light_kernel([*activations(shape), *factors(channels)], shape, body)
+    body = one_vector if set(operation.operands) == {Reach.PLACE} else pixel_by_pixel
+    return light_kernel(definition.arguments, shape, body)

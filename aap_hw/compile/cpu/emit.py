@@ -18,7 +18,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.function import OPAQUE
-from aap_hw.compile.families.shape import ConvolutionShape
+from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.keys.target import CpuTarget
 
 # Loads hide behind arithmetic but for about this share of a cycle each.
@@ -179,10 +179,12 @@ def accumulate(
     return lambda p, v, lane: sums[at(p, v) + lane]
 
 
-def padded_image(image: Any, shape: ConvolutionShape, channels: int, target: CpuTarget) -> Any:
-    """The image as a flat zero-padded NHWC buffer; the image itself where there is nothing to do."""
-    (height, width), (top, left) = shape.size, shape.padding
-    if shape.padding == (0, 0) and not shape.planar:
+def padded_image(
+    image: Any, shape: ConvolutionShape, channels: int, target: CpuTarget, padding: tuple[int, int] | None = None
+) -> Any:
+    """The image as a flat NHWC buffer with zeros around it, as its shape says or as given; itself if it is that."""
+    (height, width), (top, left) = shape.size, shape.padding if padding is None else padding
+    if (top, left) == (0, 0) and not shape.planar:
         return image
     rows, row = height + 2 * top, (width + 2 * left) * channels
     padded = scratch(shape.batch * rows * row)

@@ -15,9 +15,9 @@ from typing import Any
 from tvm import s_tir, tirx
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.function import Argument, KernelFunction
+from aap_hw.compile.code.function import Argument, KernelFunction, unpacked
 from aap_hw.compile.cpu.emit import Steps, kernel_code, lane_loop, lanes_for
-from aap_hw.compile.families.shape import Shape
+from aap_hw.compile.families import Shape
 from aap_hw.compile.keys.target import CpuTarget
 
 # Waking the other threads takes as long as moving about this many values.
@@ -36,8 +36,7 @@ def light_kernel(
         (f"input_{i}", (*a.shape[:-1], next(free)) if a.any_width else a.shape) for i, a in enumerate(arguments)
     ]
     code = _rooted(kernel_code([*tensors, ("output", output)], body))
-    has_factors = any(a.role == "weight" for a in arguments)
-    return KernelFunction(code, tuple(arguments), output, (lambda weight: weight) if has_factors else None)
+    return KernelFunction(code, tuple(arguments), output, unpacked(arguments))
 
 
 def _rooted(code: tirx.PrimFunc) -> tirx.PrimFunc:

@@ -7,51 +7,43 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
+from aap_hw.compile.code import DEFINITIONS
 from aap_hw.compile.code.function import KernelFunction, activations
-from aap_hw.compile.code.windows import Summary, axes_of, largest_of, mean_of
 from aap_hw.compile.cpu.emit import Steps, constant, lanes_for, store, vector
+from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, row_loop
-from aap_hw.compile.families.shape import image_shape
+from aap_hw.compile.families import image_shape
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 
 # Independent vectors that hide the latency of an addition.
 VECTORS_AT_ONCE = 4
 
 
-def max_pool(address: Address, target: CpuTarget) -> KernelFunction:
-    """The largest value of each window."""
-    key, channels = address.key, address.width_in
-    return _pool(key, channels, target, largest_of(key))
-
-
-def average_pool(address: Address, target: CpuTarget) -> KernelFunction:
-    """The mean of each window."""
-    key, channels = address.key, address.width_in
-    return _pool(key, channels, target, mean_of(key))
-
-
-def _pool(key: KernelKey, channels: int, target: CpuTarget, summary: Summary) -> KernelFunction:
-    height, width = axes_of(key)
-    shape = (key.batch, height.windows, width.windows, channels)
+@KERNELS.register("max_pool2d", "avg_pool2d")
+def pool(address: Address, target: CpuTarget) -> KernelFunction:
+    """The largest value or the mean of each window."""
+    definition, source = DEFINITIONS[address.key.op](address), image_shape(address.key, address.width_in)
+    batch, height, width, channels = definition.shape
 
     def body(image: Any, output: Any) -> None:
-        with row_loop(key.batch * height.windows, target, math.prod(shape)) as line:
-            n, y = line // height.windows, line % height.windows
-            with T.serial(0, width.windows) as x, channel_loop(channels, target) as c:
-                value = summary(
-                    lambda row, column: image[((n * height.size + row) * width.size + column) * channels + c], y, x
-                )
-                T.buffer_store(output, value, [(line * width.windows + x) * channels + c])
+        def pixel(n: Any, y: Any, x: Any, c: Any) -> Any:
+            return image[((n * source[1] + y) * source[2] + x) * channels + c]
 
-    return light_kernel(activations(image_shape(key, channels)), shape, body)
+        with row_loop(batch * height, target, math.prod(definition.shape)) as line:
+            n, y = line // height, line % height
+            with T.serial(0, width) as x, channel_loop(channels, target) as c:
+                value = definition.value([pixel], n, y, x, c)
+                T.buffer_store(output, value, [(line * width + x) * channels + c])
+
+    return light_kernel(definition.arguments, definition.shape, body)
 
 
+@KERNELS.register("global_avg_pool2d")
 def global_average_pool(address: Address, target: CpuTarget) -> KernelFunction:
     """The mean of each channel over a whole image, a few vectors of channels at a time."""
     key, channels = address.key, address.width_in
-    area = key.size[0] * key.size[1]
+    area = math.prod(key.image)
     lanes = lanes_for(channels, target)
     count = _vectors_at_once(channels, lanes)
     blocks = Steps(channels, count * lanes)

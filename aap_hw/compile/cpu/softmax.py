@@ -10,12 +10,14 @@ from tvm.script.ir_builder import tirx as T
 from aap_hw.compile.code.expressions import exp
 from aap_hw.compile.code.function import KernelFunction, activations
 from aap_hw.compile.cpu.emit import scratch
+from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel
-from aap_hw.compile.families.shape import image_shape
+from aap_hw.compile.families import image_shape
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
 
+@KERNELS.register("softmax")
 def softmax(address: Address, target: CpuTarget) -> KernelFunction:
     """e^(x - max) / sum: the exponentials are vectors, the two reductions go value by value."""
     key, channels = address.key, address.width_in

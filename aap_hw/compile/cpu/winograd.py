@@ -17,7 +17,8 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
+from aap_hw.compile.code.convolution import weighted_arguments
+from aap_hw.compile.code.function import KernelFunction, apply_epilogue
 from aap_hw.compile.cpu.emit import (
     Steps,
     Tile,
@@ -32,8 +33,9 @@ from aap_hw.compile.cpu.emit import (
     store,
     vector,
 )
+from aap_hw.compile.cpu.kernels import Packing
+from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.pitch import pitch_of
-from aap_hw.compile.families.shape import ConvolutionShape
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
@@ -105,10 +107,21 @@ def choose_winograd(address: Address, target: CpuTarget) -> int | None:
     return best if cycles(best) < products(1, key.batch * shape.out_height * shape.out_width, 9 * width_in) else None
 
 
-def transformed_elements(address: Address, m: int, target: CpuTarget) -> int:
-    """Length of the array of transformed weights, for tiles of m x m outputs."""
-    channels = _blocks(address, m, target)[2].channels
-    return (m + 2) ** 2 * Steps(address.width_out, channels).count * address.width_in * channels
+def transformed(address: Address, m: int, target: CpuTarget) -> Packing:
+    """Weights transformed for tiles of m x m outputs: of each position, one slice of output channels after another."""
+    _, _, tile = _blocks(address, m, target)
+    positions, groups = (m + 2) ** 2, Steps(address.width_out, tile.channels)
+    matrix = np.array(transforms(m)[1], np.float64)
+
+    def pack(dense: np.ndarray) -> np.ndarray:
+        filters = dense.reshape(address.width_out, address.width_in, 3, 3).astype(np.float64)
+        moved = np.einsum("ia,kcab,jb->ijck", matrix, filters, matrix, optimize=True).reshape(
+            positions, address.width_in, address.width_out
+        )
+        chosen = [moved[:, :, (s := groups.start(i)) : s + tile.channels] for i in range(groups.count)]
+        return np.stack(chosen, axis=1).astype(dense.dtype).ravel()
+
+    return Packing((positions * groups.count * address.width_in * tile.channels,), pack)
 
 
 def _blocks(address: Address, m: int, target: CpuTarget) -> tuple[int, int, Tile]:
@@ -123,7 +136,7 @@ def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunctio
     """Code of a ``conv2d`` kernel with a 3x3 window of stride 1, by tiles of m x m outputs."""
     key, width_in, width_out = address.key, address.width_in, address.width_out
     shape = ConvolutionShape.of(key)
-    bt, g, at_matrix = transforms(m)
+    bt, _, at_matrix = transforms(m)
     side, positions = m + 2, (m + 2) ** 2
     down, across = math.ceil(shape.out_height / m), math.ceil(shape.out_width / m)
     tiles, block, tile = _blocks(address, m, target)
@@ -134,14 +147,8 @@ def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunctio
     pitch_in, pitch_out = pitch_of(key, "input", width_in, target), pitch_of(key, "output", width_out, target)
     # A little more than a block: powers of two would put all positions of a pixel in the same few cache lines.
     input_stride, product_stride = block * width_in + target.lanes, block * width_out + target.lanes
-    pixels = (key.batch, shape.out_height, shape.out_width)
-    output_shape = (*pixels, pitch_out)
-    arguments = [
-        Argument("activation", shape.image(pitch_in)),
-        *([Argument("residual", (*pixels, width_out))] if "add" in key.epilogue else []),
-        Argument("weight", (transformed_elements(address, m, target),)),
-        Argument("bias", (width_out,)),
-    ]
+    output_shape, packed = shape.output(pitch_out), transformed(address, m, target)
+    arguments = weighted_arguments(address, shape.image(pitch_in), packed.shape)
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, bias, output = others
@@ -234,16 +241,7 @@ def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunctio
     tensors = [(argument.role, argument.shape) for argument in arguments]
     code = kernel_code([*tensors, ("output", output_shape)], body)
 
-    def pack(dense: np.ndarray) -> np.ndarray:
-        filters = dense.reshape(width_out, width_in, 3, 3).astype(np.float64)
-        matrix = np.array(g, np.float64)
-        moved = np.einsum("ia,kcab,jb->ijck", matrix, filters, matrix, optimize=True).reshape(
-            positions, width_in, width_out
-        )
-        chosen = [moved[:, :, (s := groups.start(i)) : s + tile.channels] for i in range(groups.count)]
-        return np.stack(chosen, axis=1).astype(dense.dtype).ravel()
-
-    return KernelFunction(code, tuple(arguments), output_shape, pack)
+    return KernelFunction(code, tuple(arguments), output_shape, packed.pack)
 
 
 def _tile(tiles: int, channels: int, target: CpuTarget) -> Tile:

@@ -1,1 +1,34 @@
-"""What a key means, family by family: shapes and arithmetic, without TVM and without the program it came from."""
+"""What a key means, family by family: shapes and arithmetic, without TVM and without the program it came from.
+
+Importing the package fills the table in `family`.
+"""
+
+from aap_hw.compile.families import convolution, elementwise, movement, pooling, slow
+from aap_hw.compile.families.family import (
+    FAMILIES,
+    Family,
+    Shape,
+    family_of,
+    image_shape,
+    multiply_accumulates,
+    output_pixels,
+    weight_elements,
+    weight_shape,
+)
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Shape",
+    "convolution",
+    "elementwise",
+    "family_of",
+    "image_shape",
+    "movement",
+    "multiply_accumulates",
+    "output_pixels",
+    "pooling",
+    "slow",
+    "weight_elements",
+    "weight_shape",
+]

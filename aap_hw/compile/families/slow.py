@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from aap_hw.compile.families.family import FAMILIES, Family, Shape
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
@@ -131,7 +132,7 @@ def is_slow(key: KernelKey) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def multiply_accumulates(address: Address) -> int:
+def _multiply_accumulates(address: Address) -> int:
     """Multiply-accumulate operations as PyTorch counts them: of convolutions, products of matrices and attention."""
     call = SlowCall.of(address)
     with FlopCounterMode(display=False) as counter:
@@ -145,9 +146,8 @@ def constant_elements(address: Address, kinds: str = WEIGHT + CONSTANT) -> int:
     return sum(math.prod(operand.shape) for operand in operands if operand.kind in kinds)
 
 
-def output_pixels(key: KernelKey) -> int:
-    """Values that a kernel makes for each channel of its output width."""
-    return math.prod(SlowCall.of(Address(key, (1, 1))).output.shape)
+def _output(address: Address) -> Shape:
+    return SlowCall.of(address).output.stored
 
 
 def _adaptive_max_pool2d(image: torch.Tensor, size: list[int]) -> tuple[torch.Tensor]:
@@ -208,3 +208,6 @@ def _value(node: ast.expr, widths: Mapping[str, int]) -> Any:
             assert isinstance(kind, ast.Name)
             return Operand(kind.id, tuple(_value(axis, widths) for axis in axes), dtype)
     raise ValueError(ast.dump(node))
+
+
+FAMILIES.register(PREFIX.removesuffix("."))(Family(_output, _multiply_accumulates, constant_elements))

@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from aap_hw.compile.families import slow
-from aap_hw.compile.families.shape import multiply_accumulates, weight_elements
+from aap_hw.compile.families import family_of, multiply_accumulates, slow, weight_elements
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
@@ -115,7 +114,7 @@ def is_rectified(kernels: Iterable[Kernel], value: str, activation: str) -> bool
     maker = next((kernel for kernel in kernels if kernel.name == value), None)
     if maker is None or activation not in ("relu", "relu6"):
         return False
-    if maker.key.op in ("max_pool2d", "avg_pool2d", "global_avg_pool2d"):
+    if family_of(maker.key).keeps_range:
         return is_rectified(kernels, maker.inputs[0], activation)
     last = (maker.key.op, *maker.key.epilogue)[-1]
     return last in (("relu6",) if activation == "relu6" else ("relu", "relu6"))

@@ -15,11 +15,11 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from aap_hw.compile.families.elementwise import ACTIVATIONS
 from aap_hw.compile.front.aliases import Memory, is_same_view, writes_in_place
 from aap_hw.compile.front.network import Kernel, Network, Normalization, Output, is_rectified, with_layout_changes
 from aap_hw.compile.front.pitch import with_pitched_images
 from aap_hw.compile.front.rules import RULES
-from aap_hw.compile.front.rules.elementwise import ACTIVATIONS
 from aap_hw.compile.front.rules.slow import slow_kernel
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError

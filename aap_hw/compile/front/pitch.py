@@ -13,10 +13,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from aap_hw.compile.families.shape import output_pixels
+from aap_hw.compile.families import family_of, output_pixels
 from aap_hw.compile.front.network import Kernel, Network
-
-CONVOLUTIONS = frozenset({"conv2d", "depthwise_conv2d"})
 
 
 def with_pitched_images(network: Network) -> Network:
@@ -29,7 +27,7 @@ def with_pitched_images(network: Network) -> Network:
     pitched = {k.name for k in network.kernels if k.name not in returned and _gains(k, readers[k.name])}
 
     def with_pitch(kernel: Kernel) -> Kernel:
-        if kernel.key.op not in CONVOLUTIONS:
+        if not family_of(kernel.key).is_pitched:
             return kernel
         ends = [end for end, value in (("input", kernel.inputs[0]), ("output", kernel.name)) if value in pitched]
         return replace(kernel, key=kernel.key.having(pitched=ends))
@@ -39,8 +37,8 @@ def with_pitched_images(network: Network) -> Network:
 
 def _gains(maker: Kernel, readers: Sequence[Kernel]) -> bool:
     """Whether all that make or read a value are convolutions of its pixels, and one of them is depthwise."""
-    ops = {maker.key.op, *(reader.key.op for reader in readers)}
-    if not ops <= CONVOLUTIONS or "depthwise_conv2d" not in ops:
+    keys = [maker.key, *(reader.key for reader in readers)]
+    if not all(family_of(key).is_pitched for key in keys) or all(key.op != "depthwise_conv2d" for key in keys):
         return False
     if len(maker.width_out.terms) > 1:  # the memory that it takes could not be told group by group
         return False

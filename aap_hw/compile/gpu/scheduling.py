@@ -14,8 +14,9 @@ from tvm import te, tirx
 from tvm.s_tir import dlight
 
 from aap_hw.compile.code.function import OPAQUE, Argument, KernelFunction
-from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import GpuTarget
+from aap_hw.registry import Registry
 
 RULES = (
     dlight.gpu.Matmul,
@@ -26,8 +27,11 @@ RULES = (
 )
 
 
+KERNELS: Registry[Callable[[Address, GpuTarget], KernelFunction]] = Registry()
+"""What builds the kernels of an operator; importing the package fills it."""
+
+
 def gpu_kernel(
-    key: KernelKey,
     arguments: Sequence[Argument],
     output_shape: tuple[int, ...],
     compute: Callable[..., Any],

@@ -11,32 +11,27 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
+from aap_hw.compile.code.convolution import weighted_arguments
 from aap_hw.compile.code.expressions import number
-from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
-from aap_hw.compile.families.shape import ConvolutionShape
-from aap_hw.compile.gpu.scheduling import gpu_kernel
+from aap_hw.compile.code.function import KernelFunction, apply_epilogue
+from aap_hw.compile.families import weight_shape
+from aap_hw.compile.families.convolution import ConvolutionShape
+from aap_hw.compile.gpu.scheduling import KERNELS, gpu_kernel
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import GpuTarget
 
 
+@KERNELS.register("conv2d", "depthwise_conv2d", "linear")
 def weighted(address: Address, target: GpuTarget) -> KernelFunction:
     """A ``conv2d``, ``depthwise_conv2d`` or ``linear`` kernel; its weight is (C_out, KH, KW, C_in / groups)."""
     key, width_in, width_out = address.key, address.width_in, address.width_out
-    shape = ConvolutionShape.of(key)
-    is_depthwise = key.op == "depthwise_conv2d"
-    groups = width_in if is_depthwise else shape.groups
-    output_shape = (key.batch, shape.out_height, shape.out_width, width_out)
-    weight_shape = (width_out, *shape.kernel, width_in // groups)
-    arguments = [
-        Argument("activation", shape.image(width_in)),
-        *([Argument("residual", output_shape)] if "add" in key.epilogue else []),
-        Argument("weight", weight_shape),
-        Argument("bias", (width_out,)),
-    ]
+    shape, in_order = ConvolutionShape.of(key), weight_shape(address)
+    output_shape = shape.output(width_out)
+    arguments = weighted_arguments(address, shape.image(width_in), (width_out, *shape.kernel, in_order[1]))
 
     def compute(image: Any, *others: Any) -> Any:
         *residual, weight, bias = others
-        sums = _sums(_padded(image, shape, width_in), weight, shape, width_out, groups)
+        sums = _sums(_padded(image, shape, width_in), weight, shape, width_out, width_in // in_order[1])
 
         def value(*at: Any) -> Any:
             added = residual[0](*at) if residual else None
@@ -45,10 +40,9 @@ def weighted(address: Address, target: GpuTarget) -> KernelFunction:
         return te.compute(output_shape, value, name="output")
 
     def pack(dense: np.ndarray) -> np.ndarray:
-        taps = dense.reshape(width_out, width_in // groups, *shape.kernel)
-        return np.ascontiguousarray(taps.transpose(0, 2, 3, 1))
+        return np.ascontiguousarray(dense.reshape(in_order).transpose(0, 2, 3, 1))
 
-    return gpu_kernel(key, arguments, output_shape, compute, target, pack)
+    return gpu_kernel(arguments, output_shape, compute, target, pack)
 
 
 def _padded(image: Any, shape: ConvolutionShape, channels: int) -> Any:

@@ -17,6 +17,8 @@ SCHEDULES = 6
 
 _TEXT = re.compile(r"(?P<op>\S+) (?P<size>\d+(x\d+)*|-)(?P<attributes>( \w+=\S+)*) (?P<dtype>\w+) batch=(?P<batch>\d+)")
 
+_PAIR = re.compile(r"(\d+)x(\d+)")
+
 
 @dataclass(frozen=True, order=True)
 class KernelKey:
@@ -67,13 +69,33 @@ class KernelKey:
         """The text of one attribute."""
         return dict(self.attributes).get(name, default)
 
-    def pair(self, name: str, default: int = 0) -> tuple[int, int]:
-        """An attribute such as ``stride=2x2`` as two integers."""
-        value = self.attribute(name)
-        if not value:
-            return default, default
-        first, _, second = value.partition("x")
-        return int(first), int(second)
+    @property
+    def image(self) -> tuple[int, int]:
+        """Height and width of the input; a vector is an image of one pixel.
+
+        Raises
+        ------
+        UserError : the input has another number of axes, as no kernel of this version has.
+        """
+        if not self.size:
+            return 1, 1
+        if len(self.size) != 2:
+            raise UserError(f"the kernel {self} reads no image (H, W); it is not known to this version")
+        height, width = self.size
+        return height, width
+
+    def along(self, name: str, default: int = 0) -> tuple[int, int]:
+        """An attribute such as ``stride=2x1`` as a number for each axis of the image.
+
+        Raises
+        ------
+        UserError : it is not of that form.
+        """
+        text = self.attribute(name) or f"{default}x{default}"
+        match = _PAIR.fullmatch(text)
+        if match is None:
+            raise UserError(f"the kernel {self} is not known to this version: {name} is not two numbers")
+        return int(match[1]), int(match[2])
 
     @property
     def epilogue(self) -> tuple[str, ...]:

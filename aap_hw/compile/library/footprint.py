@@ -11,14 +11,12 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from aap_hw.compile.cpu import depthwise
-from aap_hw.compile.cpu.convolution import packed_elements
-from aap_hw.compile.families import slow
+from aap_hw.compile.cpu import PACKINGS
+from aap_hw.compile.families import family_of, output_pixels, weight_elements
 from aap_hw.compile.families.pitch import pitch_step
-from aap_hw.compile.families.shape import WITH_WEIGHTS, output_pixels, weight_elements
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.target import DeviceTarget, GpuTarget
+from aap_hw.compile.keys.target import CpuTarget, DeviceTarget, GpuTarget
 from aap_hw.graph import WidthExpr
 
 BYTES = 4  # of a float32
@@ -72,22 +70,13 @@ def peak_bytes(network: Network, widths: Mapping[str, int], target: DeviceTarget
 
 
 def constant_bytes(address: Address, target: DeviceTarget) -> int:
-    """Bytes of a kernel's weights and bias as they are packed into the library."""
+    """Bytes of a kernel's constants as they are packed into the library; none where a width of 0 removes it."""
     if not all(address.widths):
         return 0
-    key, width_out = address.key, address.width_out
-    if key.op in WITH_WEIGHTS:
-        if isinstance(target, GpuTarget):
-            weights = weight_elements(address)
-        elif key.op == "depthwise_conv2d":
-            weights = depthwise.packed_elements(address, target)
-        else:
-            weights = packed_elements(address, target)
-        return BYTES * (weights + width_out)
-    if slow.is_slow(key):
-        return BYTES * slow.constant_elements(address)
-    has_factors = key.op == "affine" or "affine" in key.epilogue
-    return BYTES * 2 * width_out if has_factors else 0
+    numbers = family_of(address.key).constants(address)
+    if isinstance(target, CpuTarget) and address.key.op in PACKINGS:
+        numbers += PACKINGS[address.key.op](address, target).elements - weight_elements(address)
+    return BYTES * numbers
 
 
 def moments(network: Network, target: DeviceTarget) -> Iterator[Moment]:

@@ -17,7 +17,7 @@ from torch.fx.node import map_arg
 from tvm import relax
 
 from aap_hw.compile.code.function import CONSTANTS, Argument, KernelFunction
-from aap_hw.compile.families.shape import weight_shape
+from aap_hw.compile.families import weight_shape
 from aap_hw.compile.families.slow import SlowCall
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.partition import is_of_shape, partition, state_names

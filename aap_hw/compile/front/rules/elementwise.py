@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.fx import Node
 
+from aap_hw.compile.families.elementwise import ACTIVATIONS
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.network import Normalization
 from aap_hw.compile.front.rules.registry import rule
@@ -15,8 +16,6 @@ from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
-
-ACTIVATIONS = ("relu", "relu6", "sigmoid", "silu", "hardsigmoid", "hardswish")
 
 
 def activation_name(node: Node) -> str | None:

@@ -1,0 +1,18 @@
+"""What kernels with weights read, whatever device they are for: an image, perhaps a residual, weights and a bias."""
+
+from __future__ import annotations
+
+from aap_hw.compile.code.function import Argument
+from aap_hw.compile.families import Shape
+from aap_hw.compile.families.convolution import ConvolutionShape
+from aap_hw.compile.keys.address import Address
+
+
+def weighted_arguments(
+    address: Address, image: Shape, weight: Shape, *, bias_of_any_width: bool = False
+) -> list[Argument]:
+    """Arguments in calling order, given how the image and the packed weight lie in memory."""
+    key, channels = address.key, address.width_out
+    residual = [Argument("residual", ConvolutionShape.of(key).output(channels))] if "add" in key.epilogue else []
+    bias = Argument("bias", (channels,), bias_of_any_width)
+    return [Argument("activation", image), *residual, Argument("weight", weight), bias]

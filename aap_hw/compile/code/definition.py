@@ -1,0 +1,37 @@
+"""What a kernel computes, said once for all back ends: what it reads, and the value at each index of its output.
+
+A back end makes its own loops around it. Kernels that sum over a whole image or over all channels, and those with
+weights, are not said in this way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aap_hw.compile.code.function import Argument
+from aap_hw.compile.families import Shape
+from aap_hw.compile.keys.address import Address
+from aap_hw.registry import Registry
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A kernel by its values.
+
+    Attributes
+    ----------
+    arguments : what it reads, in calling order.
+    shape : of what it makes.
+    value : ``value(inputs, *index)`` is the value at an index of the output; each of the inputs is called with an index
+        of its own.
+    """
+
+    arguments: tuple[Argument, ...]
+    shape: Shape
+    value: Callable[..., Any]
+
+
+DEFINITIONS: Registry[Callable[[Address], Definition]] = Registry()
+"""Definitions by operator; importing the package fills it."""

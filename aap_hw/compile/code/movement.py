@@ -1,0 +1,131 @@
+"""Kernels that move values: which value of the input each value of the output is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+
+from aap_hw.compile.code.definition import DEFINITIONS, Definition
+from aap_hw.compile.code.elementwise import scaled_and_shifted
+from aap_hw.compile.code.expressions import number
+from aap_hw.compile.code.function import activations, apply_epilogue, factors
+from aap_hw.compile.families import Shape, family_of, image_shape
+from aap_hw.compile.families.movement import even_split, slice_start
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
+
+
+def _moved(address: Address, source: Shape, place: Callable[..., tuple[Any, ...]]) -> Definition:
+    """Each value of the output is that at ``place(*index)`` of the input."""
+    shape = family_of(address.key).output(address)
+    return Definition(tuple(activations(source)), shape, lambda inputs, *index: inputs[0](*place(*index)))
+
+
+@DEFINITIONS.register("channel_shuffle")
+def channel_shuffle(address: Address) -> Definition:
+    """Groups of channels dealt out in turn: channel j of group g becomes channel j * groups + g."""
+    groups = int(address.key.attribute("groups"))
+    each = address.width_in // groups
+    source = image_shape(address.key, address.width_in)
+    return _moved(address, source, lambda n, y, x, c: (n, y, x, c % groups * each + c // groups))
+
+
+@DEFINITIONS.register("channel_slice")
+def channel_slice(address: Address) -> Definition:
+    """The first or last channels, or those behind some pieces as wide as this one."""
+    first = slice_start(address)
+    return _moved(address, image_shape(address.key, address.width_in), lambda n, y, x, c: (n, y, x, first + c))
+
+
+@DEFINITIONS.register("subsample")
+def subsample(address: Address) -> Definition:
+    """Every so many rows and columns."""
+    down, across = address.key.along("stride")
+    source = image_shape(address.key, address.width_in)
+    return _moved(address, source, lambda n, y, x, c: (n, y * down, x * across, c))
+
+
+@DEFINITIONS.register("to_nhwc")
+def to_nhwc(address: Address) -> Definition:
+    """The network's input, (N, C, H, W), as (N, H, W, C)."""
+    source = address.key.batch, address.width_in, *address.key.image
+    return _moved(address, source, lambda n, y, x, c: (n, c, y, x))
+
+
+@DEFINITIONS.register("to_nchw")
+def to_nchw(address: Address) -> Definition:
+    """A feature map as the output of a network: (N, C, H, W)."""
+    return _moved(address, image_shape(address.key, address.width_in), lambda n, c, y, x: (n, y, x, c))
+
+
+@DEFINITIONS.register("flatten")
+def flatten(address: Address) -> Definition:
+    """(N, H, W, C) to (N, 1, 1, C*H*W) in PyTorch's order: channel first."""
+    height, width = address.key.image
+
+    def place(n: Any, _y: Any, _x: Any, i: Any) -> tuple[Any, ...]:
+        return n, i // width % height, i % width, i // (height * width)
+
+    return _moved(address, image_shape(address.key, address.width_in), place)
+
+
+@DEFINITIONS.register("pad_channels")
+def pad_channels(address: Address) -> Definition:
+    """Channels of zeros before and behind those of the image."""
+    key, before = address.key, int(address.key.attribute("before", "0"))
+
+    def value(inputs: Any, n: Any, y: Any, x: Any, c: Any) -> Any:
+        is_inside = tirx.all(c >= before, c < before + address.width_in)
+        return tirx.if_then_else(is_inside, inputs[0](n, y, x, c - before), number(0.0))
+
+    tensors = activations(image_shape(key, address.width_in))
+    return Definition(tuple(tensors), image_shape(key, address.width_out), value)
+
+
+@DEFINITIONS.register("interleave")
+def interleave(address: Address) -> Definition:
+    """Images of the same width, their channels dealt out in turn: concatenation and shuffle in one."""
+    key, parts = address.key, int(address.key.attribute("parts"))
+
+    def value(inputs: Any, n: Any, y: Any, x: Any, c: Any) -> Any:
+        result = inputs[-1](n, y, x, c // parts)
+        for i in reversed(range(parts - 1)):
+            result = tirx.if_then_else(c % parts == i, inputs[i](n, y, x, c // parts), result)
+        return result
+
+    tensors = activations(*[image_shape(key, address.width_in // parts)] * parts)
+    return Definition(tuple(tensors), image_shape(key, address.width_in), value)
+
+
+def joined_value(key: KernelKey) -> Callable[..., Any]:
+    """What a concatenation makes of a value, given the factor and summand of its channel if it has a normalisation."""
+    steps = [step for step in key.epilogue if step != "affine"]
+
+    def joined(value: Any, *constants: Any) -> Any:
+        return apply_epilogue(scaled_and_shifted(value, *constants) if constants else value, steps, None, None)
+
+    return joined
+
+
+@DEFINITIONS.register("concat")
+def concat(address: Address) -> Definition:
+    """Images side by side along the channels, whose widths are read off the arguments when the kernel runs.
+
+    A table point has one input width, the sum, so the code must not depend on how the sum is split.
+    """
+    key, channels = address.key, address.width_in
+    parts, joined = int(key.attribute("parts")), joined_value(key)
+
+    def value(inputs: Any, n: Any, y: Any, x: Any, c: Any) -> Any:
+        images, constants = inputs[:parts], inputs[parts:]
+        starts = [sum((image.shape[-1] for image in images[:i]), tirx.const(0, "int32")) for i in range(parts)]
+        result = images[-1](n, y, x, c - starts[-1])
+        for image, start, end in reversed(list(zip(images, starts, starts[1:], strict=False))):
+            result = tirx.if_then_else(c < end, image(n, y, x, c - start), result)
+        return joined(result, *[constant(c) for constant in constants])
+
+    tensors = activations(*[image_shape(key, width) for width in even_split(channels, parts)], any_width=True)
+    constants = factors(channels) if "affine" in key.epilogue else []
+    return Definition((*tensors, *constants), image_shape(key, channels), value)

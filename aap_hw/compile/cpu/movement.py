@@ -1,0 +1,134 @@
+"""Kernels that move channels and pixels, each in the order in which memory is read and written the quickest.
+
+Where each value comes from is what `code.movement` defines.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from aap_hw.compile.code import DEFINITIONS
+from aap_hw.compile.code.function import KernelFunction
+from aap_hw.compile.cpu.kernels import KERNELS
+from aap_hw.compile.cpu.loops import channel_loop, light_kernel, pixel_loop, row_loop
+from aap_hw.compile.families.movement import slice_start
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.target import CpuTarget
+
+
+@KERNELS.register("to_nhwc")
+def to_nhwc(address: Address, target: CpuTarget) -> KernelFunction:
+    """Pixel by pixel."""
+    definition, area = DEFINITIONS["to_nhwc"](address), math.prod(address.key.image)
+    channels = address.width_in
+
+    def body(image: Any, output: Any) -> None:
+        with pixel_loop(definition.shape, target) as pixel:
+            first = T.bind(pixel // area * (channels * area) + pixel % area)
+            with T.serial(0, channels) as c:
+                T.buffer_store(output, image[first + c * area], [pixel * channels + c])
+
+    return light_kernel(definition.arguments, definition.shape, body)
+
+
+@KERNELS.register("to_nchw", "flatten")
+def planar(address: Address, target: CpuTarget) -> KernelFunction:
+    """Channel by channel."""
+    definition, area = DEFINITIONS[address.key.op](address), math.prod(address.key.image)
+    channels = address.width_in
+    planes = address.key.batch * channels
+
+    def body(image: Any, output: Any) -> None:
+        with row_loop(planes, target, planes * area) as plane:
+            first = T.bind(plane // channels * (area * channels) + plane % channels)
+            with T.serial(0, area) as pixel:
+                T.buffer_store(output, image[first + pixel * channels], [plane * area + pixel])
+
+    return light_kernel(definition.arguments, definition.shape, body)
+
+
+@KERNELS.register("subsample")
+def subsample(address: Address, target: CpuTarget) -> KernelFunction:
+    """Whole pixels."""
+    definition, (height, width) = DEFINITIONS["subsample"](address), address.key.image
+    _, rows, columns, channels = definition.shape
+    down, across = address.key.along("stride")
+
+    def body(image: Any, output: Any) -> None:
+        with pixel_loop(definition.shape, target) as pixel:
+            row, x = pixel // columns, pixel % columns
+            n, y = row // rows, row % rows
+            source = T.bind((n * height + y * down) * width + x * across)
+            with channel_loop(channels, target) as c:
+                T.buffer_store(output, image[source * channels + c], [pixel * channels + c])
+
+    return light_kernel(definition.arguments, definition.shape, body)
+
+
+@KERNELS.register("pad_channels")
+def pad_channels(address: Address, target: CpuTarget) -> KernelFunction:
+    """Zeros, the image, and zeros."""
+    definition, before = DEFINITIONS["pad_channels"](address), int(address.key.attribute("before", "0"))
+    width_in, width_out = address.width_in, address.width_out
+
+    def body(image: Any, output: Any) -> None:
+        def zeros(first: Any, count: int) -> None:
+            if count:
+                with channel_loop(count, target) as c:
+                    T.buffer_store(output, T.float32(0), [first + c])
+
+        with pixel_loop(definition.shape, target) as pixel:
+            zeros(pixel * width_out, before)
+            with channel_loop(width_in, target) as c:
+                T.buffer_store(output, image[pixel * width_in + c], [pixel * width_out + before + c])
+            zeros(pixel * width_out + before + width_in, width_out - before - width_in)
+
+    return light_kernel(definition.arguments, definition.shape, body)
+
+
+@KERNELS.register("channel_slice")
+def channel_slice(address: Address, target: CpuTarget) -> KernelFunction:
+    """A piece of each pixel."""
+    definition, first = DEFINITIONS["channel_slice"](address), slice_start(address)
+    width_in, width_out = address.width_in, address.width_out
+
+    def body(image: Any, output: Any) -> None:
+        with pixel_loop(definition.shape, target) as pixel, channel_loop(width_out, target) as c:
+            T.buffer_store(output, image[pixel * width_in + first + c], [pixel * width_out + c])
+
+    return light_kernel(definition.arguments, definition.shape, body)
+
+
+@KERNELS.register("channel_shuffle")
+def channel_shuffle(address: Address, target: CpuTarget) -> KernelFunction:
+    """One channel of each group at a time."""
+    definition, channels = DEFINITIONS["channel_shuffle"](address), address.width_in
+    groups = int(address.key.attribute("groups"))
+    each = channels // groups
+
+    def body(image: Any, output: Any) -> None:
+        # LLVM merges the strided stores of one iteration into whole vectors; so it does below.
+        with pixel_loop(definition.shape, target) as pixel, T.serial(0, each) as c:
+            for g in range(groups):
+                T.buffer_store(output, image[pixel * channels + g * each + c], [pixel * channels + c * groups + g])
+
+    return light_kernel(definition.arguments, definition.shape, body)
+
+
+@KERNELS.register("interleave")
+def interleave(address: Address, target: CpuTarget) -> KernelFunction:
+    """One channel of each image at a time."""
+    definition, channels = DEFINITIONS["interleave"](address), address.width_in
+    parts = len(definition.arguments)
+    each = channels // parts
+
+    def body(*buffers: Any) -> None:
+        *images, output = buffers
+        with pixel_loop(definition.shape, target) as pixel, T.serial(0, each) as c:
+            for i, image in enumerate(images):
+                T.buffer_store(output, image[pixel * each + c], [pixel * channels + c * parts + i])
+
+    return light_kernel(definition.arguments, definition.shape, body)

@@ -1,0 +1,106 @@
+"""Convolutions of images, dense, grouped and depthwise, and linear layers, which are convolutions of one pixel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from aap_hw.compile.families.family import FAMILIES, Family, Shape
+from aap_hw.compile.families.windows import Axis, axes_of
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
+
+
+@dataclass(frozen=True)
+class ConvolutionShape:
+    """The sizes of a convolution that do not depend on its widths.
+
+    ``groups`` divides both widths; a depthwise convolution, which has one channel a group, counts as 1 here.
+    """
+
+    batch: int
+    rows: Axis
+    columns: Axis
+    planar: bool
+    groups: int = 1
+
+    @classmethod
+    def of(cls, key: KernelKey) -> ConvolutionShape:
+        """Read the sizes off a key."""
+        rows, columns = axes_of(key)
+        groups = int(key.attribute("groups", "1"))
+        return cls(key.batch, rows, columns, key.attribute("layout") == "nchw", groups)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input."""
+        return self.rows.size, self.columns.size
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """Height and width of a window."""
+        return self.rows.kernel, self.columns.kernel
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """From one window to the next, down and across."""
+        return self.rows.stride, self.columns.stride
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Zeros above and below, and to the left and right."""
+        return self.rows.padding, self.columns.padding
+
+    @property
+    def dilation(self) -> tuple[int, int]:
+        """From one element of a window to the next, down and across."""
+        return self.rows.dilation, self.columns.dilation
+
+    @property
+    def out_height(self) -> int:
+        """Height of the output."""
+        return self.rows.windows
+
+    @property
+    def out_width(self) -> int:
+        """Width of the output."""
+        return self.columns.windows
+
+    def image(self, channels: int) -> Shape:
+        """Shape of the input: NCHW for a network's own input, else NHWC."""
+        n, (h, w) = self.batch, self.size
+        return (n, channels, h, w) if self.planar else (n, h, w, channels)
+
+    def output(self, channels: int) -> Shape:
+        """Shape of the output."""
+        return self.batch, self.out_height, self.out_width, channels
+
+
+def _output(address: Address) -> Shape:
+    return ConvolutionShape.of(address.key).output(address.width_out)
+
+
+def _weight(address: Address) -> Shape:
+    shape = ConvolutionShape.of(address.key)
+    return address.width_out, address.width_in // shape.groups, *shape.kernel
+
+
+def _weight_of_each(address: Address) -> Shape:
+    return address.width_out, 1, *ConvolutionShape.of(address.key).kernel
+
+
+def _family(weight: Callable[[Address], Shape]) -> Family:
+    """One that multiplies each weight once for each pixel of the output, and adds a bias."""
+    return Family(
+        output=_output,
+        multiply_accumulates=lambda address: math.prod(_output(address)[:-1]) * math.prod(weight(address)),
+        constants=lambda address: math.prod(weight(address)) + address.width_out,
+        weight=weight,
+        is_pitched=True,
+    )
+
+
+FAMILIES.register("conv2d")(_family(_weight))
+FAMILIES.register("depthwise_conv2d")(_family(_weight_of_each))
+FAMILIES.register("linear")(replace(_family(_weight), is_pitched=False))

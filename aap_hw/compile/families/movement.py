@@ -1,0 +1,59 @@
+"""Kernels that move values and change none: orders of axes, pieces of images, images side by side."""
+
+from __future__ import annotations
+
+from aap_hw.compile.families.elementwise import scale_and_shift
+from aap_hw.compile.families.family import FAMILIES, Family, Shape, image_shape, nothing
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
+
+
+def slice_start(address: Address) -> int:
+    """Where a slice of channels begins: at the first, so that it ends with the last, or behind equal pieces."""
+    match side := address.key.attribute("side"):
+        case "first":
+            return 0
+        case "last":
+            return address.width_in - address.width_out
+    return int(side) * address.width_out
+
+
+def even_split(channels: int, parts: int) -> list[int]:
+    """As equal widths as whole numbers allow: the split that a table measures."""
+    return [channels * (i + 1) // parts - channels * i // parts for i in range(parts)]
+
+
+def subsampled(key: KernelKey) -> tuple[int, int]:
+    """Rows and columns that are left of an image of which every so many are taken."""
+    height, width = (-(-size // step) for size, step in zip(key.image, key.along("stride"), strict=True))
+    return height, width
+
+
+def _same(address: Address) -> Shape:
+    return image_shape(address.key, address.width_out)
+
+
+def _planar(address: Address) -> Shape:
+    """(N, C, H, W)."""
+    return address.key.batch, address.width_out, *address.key.image
+
+
+def _vector(address: Address) -> Shape:
+    return address.key.batch, 1, 1, address.width_out
+
+
+def _subsampled(address: Address) -> Shape:
+    return address.key.batch, *subsampled(address.key), address.width_out
+
+
+def _constants(address: Address) -> int:
+    return scale_and_shift(address) if "affine" in address.key.epilogue else 0
+
+
+FAMILIES.register("interleave", "channel_shuffle", "channel_slice", "pad_channels", "to_nhwc")(
+    Family(_same, nothing, nothing)
+)
+FAMILIES.register("concat")(Family(_same, nothing, _constants))
+FAMILIES.register("to_nchw")(Family(_planar, nothing, nothing))
+FAMILIES.register("flatten")(Family(_vector, nothing, nothing))
+FAMILIES.register("subsample")(Family(_subsampled, nothing, nothing))

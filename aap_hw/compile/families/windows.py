@@ -1,0 +1,51 @@
+"""How the windows of a convolution or of pooling lie along the axes of an image, and the arithmetic of that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aap_hw.compile.keys.key import KernelKey
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Windows along one axis.
+
+    Attributes
+    ----------
+    size : of the image along this axis.
+    kernel, stride, padding, dilation : as PyTorch has them.
+    ceil : one more window may begin in the image and end outside, as with PyTorch's ``ceil_mode``.
+    """
+
+    size: int
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int = 1
+    ceil: bool = False
+
+    @property
+    def reach(self) -> int:
+        """From the first element of a window to behind its last."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    @property
+    def windows(self) -> int:
+        """How many there are."""
+        room = self.size + 2 * self.padding - self.reach
+        count = (-(-room // self.stride) if self.ceil else room // self.stride) + 1
+        return count - (self.ceil and (count - 1) * self.stride >= self.size + self.padding)
+
+    @property
+    def reaches_outside(self) -> bool:
+        """Whether some window has elements that are not of the image."""
+        return self.padding > 0 or (self.windows - 1) * self.stride + self.reach > self.size
+
+
+def axes_of(key: KernelKey) -> tuple[Axis, Axis]:
+    """The axes of a key with windows, outermost first; what a key does not say is that nothing is done."""
+    kernel, stride, dilation = (key.along(name, default=1) for name in ("kernel", "stride", "dilation"))
+    padding, ceil = key.along("padding"), bool(key.attribute("ceil"))
+    rows, columns = (Axis(*numbers, ceil) for numbers in zip(key.image, kernel, stride, padding, dilation, strict=True))
+    return rows, columns

@@ -1,0 +1,60 @@
+"""Kernels that are made value by value, as their definitions say, and the two that sum up before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import te
+
+from aap_hw.compile.code import DEFINITIONS
+from aap_hw.compile.code.expressions import exp, number
+from aap_hw.compile.code.function import KernelFunction, activations, unpacked
+from aap_hw.compile.families import image_shape
+from aap_hw.compile.gpu.scheduling import KERNELS, gpu_kernel
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.target import GpuTarget
+
+
+@KERNELS.register(*DEFINITIONS)
+def value_by_value(address: Address, target: GpuTarget) -> KernelFunction:
+    """A kernel from its definition."""
+    definition = DEFINITIONS[address.key.op](address)
+    arguments, shape = definition.arguments, definition.shape
+
+    def compute(*inputs: Any) -> Any:
+        return te.compute(shape, lambda *index: definition.value(inputs, *index), name="output")
+
+    return gpu_kernel(arguments, shape, compute, target, unpacked(arguments))
+
+
+@KERNELS.register("global_avg_pool2d")
+def global_average_pool(address: Address, target: GpuTarget) -> KernelFunction:
+    """The mean of each channel over a whole image."""
+    key, channels = address.key, address.width_in
+    shape = image_shape(key, channels)
+    output = key.batch, 1, 1, channels
+
+    def compute(image: Any) -> Any:
+        rows, columns = te.reduce_axis((0, shape[1]), name="row"), te.reduce_axis((0, shape[2]), name="column")
+        sums = te.compute(
+            output, lambda n, y, x, c: te.sum(image(n, y + rows, x + columns, c), axis=[rows, columns]), name="sums"
+        )
+        return te.compute(output, lambda *at: sums(*at) * number(1 / (shape[1] * shape[2])), name="output")
+
+    return gpu_kernel(activations(shape), output, compute, target)
+
+
+@KERNELS.register("softmax")
+def softmax(address: Address, target: GpuTarget) -> KernelFunction:
+    """e^(x - max) / sum over the channels of vectors, or of the pixels of an image."""
+    channels = address.width_in
+    shape = image_shape(address.key, channels)
+
+    def compute(image: Any) -> Any:
+        k, j = te.reduce_axis((0, channels), name="k"), te.reduce_axis((0, channels), name="j")
+        largest = te.compute(shape[:-1], lambda *pixel: te.max(image(*pixel, k), axis=k), name="largest")
+        powers = te.compute(shape, lambda *at: exp(image(*at) - largest(*at[:-1])), name="powers")
+        total = te.compute(shape[:-1], lambda *pixel: te.sum(powers(*pixel, j), axis=j), name="total")
+        return te.compute(shape, lambda *at: powers(*at) / total(*at[:-1]), name="output")
+
+    return gpu_kernel(activations(shape), shape, compute, target)
