@@ -6,6 +6,7 @@ overhead is included, the activations are warm and the weights are not, as in a 
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -18,13 +19,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-import numpy as np
 import torch
 from tvm import relax
 
-from aap_hw.compile.code.function import CONSTANTS
+from aap_hw.compile.code.function import CONSTANTS, Argument
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.precision import BYTES
 from aap_hw.compile.keys.target import DeviceTarget, GpuTarget, device_target
 from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.compile.library.lowering import lower_network
@@ -39,12 +40,13 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class CompiledBatch:
-    """Several points in one library: the i-th is its function ``point_i``."""
+    """Several points in one library: the i-th is its function ``point_i``, with inputs of these shapes and types."""
 
     library: Path
     points: tuple[Address, ...]
     copies: tuple[int, ...]
     shapes: tuple[tuple[tuple[int, ...], ...], ...]
+    types: tuple[tuple[str, ...], ...]
 
 
 def compile_batch(
@@ -52,37 +54,38 @@ def compile_batch(
 ) -> CompiledBatch:
     """Compile points into one library whose points ``time_point`` times, or take it from a cache."""
     builder = relax.BlockBuilder()
-    counts, shapes = [], []
+    counts, shapes, types = [], [], []
     for index, address in enumerate(points):
         function = build_kernel(address, target)
         code = builder.add_func(function.code, f"kernel_{index}")
-        constants = [a.shape for a in function.arguments if a.role in CONSTANTS]
-        activations = [a.shape for a in function.arguments if a.role not in (*CONSTANTS, "literal")]
+        constants = [a for a in function.arguments if a.role in CONSTANTS]
+        activations = [a for a in function.arguments if a.role not in (*CONSTANTS, "literal")]
         literals = [relax.const(literal, str(literal.dtype)) for literal in function.literals]
-        count = max(1, min(copies, COPIES_BYTES // max(1, 4 * sum(map(_size, constants)))))
-        all_shapes = [*activations, *constants * count]
-        inputs = [relax.Var(f"p{index}_{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(all_shapes)]
+        count = max(1, min(copies, COPIES_BYTES // max(1, sum(map(_bytes, constants)))))
+        tensors = [*activations, *constants * count]
+        inputs = [relax.Var(f"p{index}_{i}", relax.TensorType(a.shape, a.type)) for i, a in enumerate(tensors)]
         shared, own = inputs[: len(activations)], inputs[len(activations) :]
         with builder.function(f"point_{index}", inputs):
             with builder.dataflow():
                 for copy in range(count):
                     mine = own[copy * len(constants) : (copy + 1) * len(constants)]
-                    output_type = relax.TensorType(function.output_shape, "float32")
+                    output_type = relax.TensorType(function.output_shape, function.output_type)
                     value = builder.emit(relax.call_tir(code, [*shared, *mine, *literals], output_type))
                 result = builder.emit_output(value)
             builder.emit_func_output(result)
         counts.append(count)
-        shapes.append(tuple(all_shapes))
+        shapes.append(tuple(a.shape for a in tensors))
+        types.append(tuple(a.type for a in tensors))
     if cache is None or isinstance(target, GpuTarget):  # what a GPU runs is a second file
         export_library(builder.get(), target, library)
     else:
         made_from = [[str(point.key), *point.widths] for point in points], [*target.options], target.threads, copies
         cache.make(library, made_from, lambda path: export_library(builder.get(), target, path))
-    return CompiledBatch(library, tuple(points), tuple(counts), tuple(shapes))
+    return CompiledBatch(library, tuple(points), tuple(counts), tuple(shapes), tuple(types))
 
 
-def _size(shape: Sequence[int]) -> int:
-    return int(np.prod(shape))
+def _bytes(argument: Argument) -> int:
+    return math.prod(argument.shape) * BYTES[argument.type]
 
 
 class Compiler:

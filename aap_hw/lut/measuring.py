@@ -50,7 +50,9 @@ def time_point(library: LoadedLibrary, batch: CompiledBatch, index: int, measure
 
 def _call(library: LoadedLibrary, batch: CompiledBatch, index: int) -> Call:
     random = np.random.default_rng(0)
-    return Call(library, f"point_{index}", [random.random(shape, dtype=np.float32) for shape in batch.shapes[index]])
+    tensors = zip(batch.shapes[index], batch.types[index], strict=True)
+    inputs = [random.random(shape, dtype=np.float32).astype(type_) for shape, type_ in tensors]
+    return Call(library, f"point_{index}", inputs)
 
 
 class Reference:

@@ -13,6 +13,11 @@ def weighted_arguments(
 ) -> list[Argument]:
     """Arguments in calling order, given how the image and the packed weight lie in memory."""
     key, channels = address.key, address.width_out
-    residual = [Argument("residual", ConvolutionShape.of(key).output(channels))] if "add" in key.epilogue else []
-    bias = Argument("bias", (channels,), bias_of_any_width)
-    return [Argument("activation", image), *residual, Argument("weight", weight), bias]
+    types, made = key.types, ConvolutionShape.of(key).output(channels)
+    residual = [Argument("residual", made, type=types.made)] if "add" in key.epilogue else []
+    return [
+        Argument("activation", image, type=types.read),
+        *residual,
+        Argument("weight", weight, type=types.weight),
+        Argument("bias", (channels,), bias_of_any_width, types.sum),
+    ]

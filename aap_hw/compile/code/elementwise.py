@@ -62,8 +62,8 @@ def element_wise(address: Address) -> Definition:
     key, channels = address.key, address.width_in
     operation, shape = operation_of(key), image_shape(key, channels)
     shapes = {Reach.PLACE: shape, Reach.IMAGE: (key.batch, 1, 1, channels)}
-    tensors = activations(*[shapes[reach] for reach in operation.operands if reach in shapes])
-    constants = factors(channels) if Reach.CHANNEL in operation.operands else []
+    tensors = activations(key, *[shapes[reach] for reach in operation.operands if reach in shapes])
+    constants = factors(key, channels) if Reach.CHANNEL in operation.operands else []
 
     def value(inputs: Any, n: Any, y: Any, x: Any, c: Any) -> Any:
         places = {Reach.PLACE: (n, y, x, c), Reach.IMAGE: (n, 0, 0, c), Reach.CHANNEL: (c,)}

@@ -1,6 +1,7 @@
 """Activations as expressions of one value, made of arithmetic that LLVM turns into vector instructions.
 
-TVM's own ``exp`` becomes a call of the C library for every single value: 12 times slower with AVX-512.
+They are computed in float32, whatever type the value is read from and written as. TVM's own ``exp`` becomes a call of
+the C library for every single value: 12 times slower with AVX-512.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from tvm import te, tirx
 
 from aap_hw.compile.families import elementwise
+from aap_hw.compile.keys.precision import FLOAT32
 
 # ln 2 in two parts: products of the first with whole numbers below 2^9 are exact in float32.
 LN2_HIGH = 0.693359375
@@ -21,9 +23,9 @@ EXP_LOWEST, EXP_HIGHEST = -87.0, 88.0
 EXP_DEGREE = 6
 
 
-def number(value: float) -> Any:
-    """A float32 constant."""
-    return tirx.const(value, "float32")
+def number(value: float, type_: str = FLOAT32) -> Any:
+    """A constant."""
+    return tirx.const(value, type_)
 
 
 def exp(x: Any) -> Any:
@@ -37,7 +39,7 @@ def exp(x: Any) -> Any:
     series = number(1 / math.factorial(EXP_DEGREE))
     for k in reversed(range(EXP_DEGREE)):
         series = series * r + number(1 / math.factorial(k))
-    return series * tirx.reinterpret("float32", (tirx.Cast("int32", n) + 127) << 23)
+    return series * tirx.reinterpret(FLOAT32, (tirx.Cast("int32", n) + 127) << 23)
 
 
 def relu(x: Any) -> Any:

@@ -11,6 +11,8 @@ from tvm import tirx
 
 from aap_hw.compile.code.expressions import ACTIVATIONS
 from aap_hw.compile.families import Shape
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.precision import FLOAT32
 
 Role = Literal["activation", "residual", "weight", "bias", "constant", "literal"]
 # What a model keeps for a kernel; literals belong to its code.
@@ -30,6 +32,7 @@ class Argument:
     role: Role
     shape: tuple[int, ...]
     any_width: bool = False
+    type: str = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class KernelFunction:
     code : the PrimFunc; its parameters are ``arguments`` followed by the output.
     arguments : in calling order; constants last.
     output_shape : (N, H, W, C) or (N, C), or any other on the slow path.
+    output_type : name of the type of its values.
     pack : PyTorch weight (C_out, C_in, KH, KW) -> array of the weight argument's shape.
     literals : values of the arguments that belong to the code, not to the model.
     """
@@ -48,19 +52,20 @@ class KernelFunction:
     code: tirx.PrimFunc
     arguments: tuple[Argument, ...]
     output_shape: tuple[int, ...]
+    output_type: str = FLOAT32
     pack: Callable[[np.ndarray], np.ndarray] | None = field(default=None, compare=False)
     literals: tuple[np.ndarray, ...] = field(default=(), compare=False)
 
 
-def activations(*shapes: Shape, any_width: bool = False) -> list[Argument]:
+def activations(key: KernelKey, *shapes: Shape, any_width: bool = False) -> list[Argument]:
     """Tensors that a kernel reads, in calling order."""
     roles: list[Role] = ["activation", *["residual"] * (len(shapes) - 1)]  # type: ignore[list-item]
-    return [Argument(role, shape, any_width) for role, shape in zip(roles, shapes, strict=True)]
+    return [Argument(role, shape, any_width, key.types.read) for role, shape in zip(roles, shapes, strict=True)]
 
 
-def factors(channels: int) -> list[Argument]:
+def factors(key: KernelKey, channels: int) -> list[Argument]:
     """A factor and a summand of every channel, which a network's normalisations are folded into."""
-    return [Argument("weight", (channels,)), Argument("bias", (channels,))]
+    return [Argument("weight", (channels,), type=key.types.sum), Argument("bias", (channels,), type=key.types.sum)]
 
 
 def unpacked(arguments: Sequence[Argument]) -> Callable[[np.ndarray], np.ndarray] | None:

@@ -20,7 +20,7 @@ from aap_hw.compile.keys.key import KernelKey
 def _moved(address: Address, source: Shape, place: Callable[..., tuple[Any, ...]]) -> Definition:
     """Each value of the output is that at ``place(*index)`` of the input."""
     shape = family_of(address.key).output(address)
-    return Definition(tuple(activations(source)), shape, lambda inputs, *index: inputs[0](*place(*index)))
+    return Definition(tuple(activations(address.key, source)), shape, lambda inputs, *index: inputs[0](*place(*index)))
 
 
 @DEFINITIONS.register("channel_shuffle")
@@ -78,9 +78,9 @@ def pad_channels(address: Address) -> Definition:
 
     def value(inputs: Any, n: Any, y: Any, x: Any, c: Any) -> Any:
         is_inside = tirx.all(c >= before, c < before + address.width_in)
-        return tirx.if_then_else(is_inside, inputs[0](n, y, x, c - before), number(0.0))
+        return tirx.if_then_else(is_inside, inputs[0](n, y, x, c - before), number(0.0, key.types.made))
 
-    tensors = activations(image_shape(key, address.width_in))
+    tensors = activations(key, image_shape(key, address.width_in))
     return Definition(tuple(tensors), image_shape(key, address.width_out), value)
 
 
@@ -95,7 +95,7 @@ def interleave(address: Address) -> Definition:
             result = tirx.if_then_else(c % parts == i, inputs[i](n, y, x, c // parts), result)
         return result
 
-    tensors = activations(*[image_shape(key, address.width_in // parts)] * parts)
+    tensors = activations(key, *[image_shape(key, address.width_in // parts)] * parts)
     return Definition(tuple(tensors), image_shape(key, address.width_in), value)
 
 
@@ -126,6 +126,6 @@ def concat(address: Address) -> Definition:
             result = tirx.if_then_else(c < end, image(n, y, x, c - start), result)
         return joined(result, *[constant(c) for constant in constants])
 
-    tensors = activations(*[image_shape(key, width) for width in even_split(channels, parts)], any_width=True)
-    constants = factors(channels) if "affine" in key.epilogue else []
+    tensors = activations(key, *[image_shape(key, width) for width in even_split(channels, parts)], any_width=True)
+    constants = factors(key, channels) if "affine" in key.epilogue else []
     return Definition((*tensors, *constants), image_shape(key, channels), value)

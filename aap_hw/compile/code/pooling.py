@@ -20,6 +20,7 @@ from aap_hw.compile.families import family_of, image_shape
 from aap_hw.compile.families.windows import Axis, axes_of
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.precision import FLOAT32
 
 
 def _elements(axis: Axis, window: Any) -> list[Any]:
@@ -34,7 +35,7 @@ def _weights(axis: Axis, window: Any) -> list[Any]:
     """1 for the elements of a window that are in the image, 0 for the others."""
     first = window * axis.stride - axis.padding
     inside = [tirx.all(first + i >= 0, first + i < axis.size) for i in range(axis.kernel)]
-    return [tirx.Cast("float32", is_inside) for is_inside in inside]
+    return [tirx.Cast(FLOAT32, is_inside) for is_inside in inside]
 
 
 def _counted(axis: Axis, window: Any, with_padding: bool) -> Any:
@@ -76,7 +77,7 @@ def _mean_of(key: KernelKey) -> Summary:
             for row, weight in zip(rows, _weights(height, y), strict=True)
         ]
         counted = _counted(height, y, with_padding) * _counted(width, x, with_padding)
-        return functools.reduce(add, sums) * (number(1.0) / tirx.Cast("float32", counted))
+        return functools.reduce(add, sums) * (number(1.0) / tirx.Cast(FLOAT32, counted))
 
     return mean
 
@@ -90,5 +91,5 @@ def pool(address: Address) -> Definition:
     def value(inputs: Any, n: Any, y: Any, x: Any, c: Any) -> Any:
         return summary(lambda row, column: inputs[0](n, row, column, c), y, x)
 
-    tensors = activations(image_shape(key, address.width_in))
+    tensors = activations(key, image_shape(key, address.width_in))
     return Definition(tuple(tensors), family_of(key).output(address), value)

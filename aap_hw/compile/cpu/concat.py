@@ -49,7 +49,7 @@ def concat(address: Address, target: CpuTarget) -> KernelFunction:
                 placed = T.bind(placed + T.Cast("float32", own))
                 before = T.bind(T.Cast("int32", placed))
 
-    return light_kernel(definition.arguments, shape, body, widths)
+    return light_kernel(address.key, definition.arguments, shape, body, widths)
 
 
 def _copy_any_width(first: Any, pixels: int, width: Any, lanes: int, copy: Callable[[Any, Any], None]) -> None:

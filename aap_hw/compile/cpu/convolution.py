@@ -7,6 +7,7 @@ Weights are packed so that one tile's weights are contiguous. 3x3 convolutions t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,13 +16,24 @@ from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.convolution import weighted_arguments
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
-from aap_hw.compile.cpu.emit import Steps, accumulate, choose_tile, kernel_code, lane_loop, loop, padded_image, vector
+from aap_hw.compile.cpu.emit import (
+    Steps,
+    Tensor,
+    accumulate,
+    choose_tile,
+    kernel_code,
+    lane_loop,
+    loop,
+    padded_image,
+    vector,
+)
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
 from aap_hw.compile.cpu.winograd import build_winograd, choose_winograd, transformed
-from aap_hw.compile.families import weight_shape
+from aap_hw.compile.families import weight_elements, weight_shape
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.precision import BYTES
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.errors import UserError
 
@@ -41,7 +53,7 @@ def packing(address: Address, target: CpuTarget) -> Packing:
         return transformed(address, size, target)
     shape, (width_out, read, kh, kw) = ConvolutionShape.of(address.key), weight_shape(address)
     made = width_out // shape.groups
-    tile = choose_tile(_tiled(shape)[1], made, target)
+    tile = choose_tile(_tiled(shape)[1], made, target, address.key.types.sum)
     deep = Steps(made, tile.channels)
 
     def pack(dense: np.ndarray) -> np.ndarray:
@@ -77,7 +89,7 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
     pitch_in, pitch_out = pitch_of(key, "input", width_in, target), pitch_of(key, "output", width_out, target)
     pointwise = _is_pointwise(shape)
     rows, row = _tiled(shape)
-    tile = choose_tile(row, made, target)
+    tile = choose_tile(row, made, target, key.types.sum)
     along, deep = Steps(row, tile.pixels), Steps(made, tile.channels)
     slices = shape.groups * deep.count
     slice_size = kh * kw * read * tile.channels
@@ -112,7 +124,7 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
                 at = number * slice_size + _offset(taps, weight_strides) * tile.channels + v * tile.lanes
                 return vector(weights, at, tile.lanes)
 
-            sums = accumulate(tile, extents, pixel, weight)
+            sums = accumulate(tile, extents, pixel, weight, key.types.sum)
             for v in range(tile.vectors):
                 for p in range(tile.pixels):
                     c = first + v * tile.lanes
@@ -123,26 +135,26 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
                         T.buffer_store(output, value, [at + i])
 
         pixel_tiles = rows * along.count
-        if _weights_outermost(shape, width_in, width_out, target):
+        if _weights_outermost(address, target):
             with loop(slices * pixel_tiles, target) as i:
                 compute_tile(T.bind(i // pixel_tiles), T.bind(i % pixel_tiles))
         else:
             with loop(pixel_tiles, target) as pixels, T.serial(0, slices) as number:
                 compute_tile(number, pixels)
 
-    tensors = [(argument.role, argument.shape) for argument in arguments]
-    code = kernel_code([*tensors, ("output", output_shape)], body)
+    tensors = [Tensor(argument.role, argument.shape, argument.type) for argument in arguments]
+    code = kernel_code([*tensors, Tensor("output", output_shape, key.types.made)], body)
 
-    return KernelFunction(code, tuple(arguments), output_shape, packed.pack)
+    return KernelFunction(code, tuple(arguments), output_shape, key.types.made, packed.pack)
 
 
 def _offset(indices: Sequence[Any], strides: Sequence[int]) -> Any:
     return sum(index * stride for index, stride in zip(indices, strides, strict=True))
 
 
-def _weights_outermost(shape: ConvolutionShape, width_in: int, width_out: int, target: CpuTarget) -> bool:
+def _weights_outermost(address: Address, target: CpuTarget) -> bool:
     """Keep a tile's weights in cache and stream the image past them where the weights are the larger of the two."""
-    taps = shape.kernel[0] * shape.kernel[1]
-    weights = taps * width_in * width_out // shape.groups
-    image = shape.batch * shape.size[0] * shape.size[1] * width_in
-    return weights > image or weights * 4 > target.l2_bytes // 2
+    shape, types = ConvolutionShape.of(address.key), address.key.types
+    weights = weight_elements(address)
+    image = math.prod(shape.image(address.width_in))
+    return weights > image or weights * BYTES[types.weight] > target.l2_bytes // 2

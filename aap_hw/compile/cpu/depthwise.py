@@ -16,7 +16,18 @@ from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.convolution import weighted_arguments
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
-from aap_hw.compile.cpu.emit import Steps, kernel_code, lane_loop, lanes_for, loop, padded_image, scratch, store, vector
+from aap_hw.compile.cpu.emit import (
+    Steps,
+    Tensor,
+    kernel_code,
+    lane_loop,
+    lanes_for,
+    loop,
+    padded_image,
+    scratch,
+    store,
+    vector,
+)
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.pitch import pitch_of
@@ -35,7 +46,7 @@ LENGTH = 7
 def packing(address: Address, target: CpuTarget) -> Packing:
     """Vector by vector, so that no load crosses a cache line whatever the number of channels."""
     channels, kernel = address.width_out, ConvolutionShape.of(address.key).kernel
-    deep = Steps(channels, lanes_for(channels, target))
+    deep = Steps(channels, lanes_for(channels, target, address.key.types.sum))
 
     def pack(dense: np.ndarray) -> np.ndarray:
         filters = dense.reshape(channels, *kernel)
@@ -53,7 +64,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
     (height, width), (top, left) = shape.size, shape.padding
     pitch_in, pitch_out = pitch_of(key, "input", channels, target), pitch_of(key, "output", channels, target)
-    lanes = lanes_for(channels, target)
+    lanes = lanes_for(channels, target, key.types.sum)
     length = min(LENGTH, shape.out_width)
     along, deep = Steps(shape.out_width, length), Steps(channels, lanes)
     block = max(1, BLOCK // lanes)
@@ -81,7 +92,9 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
 
         def tile_at(n: Any, y: Any, x: Any, step: Any, c: Any) -> None:
             """One tile; of a place known as an integer, only the taps that exist."""
-            sums = scratch(length * lanes)  # small enough for the stack, where LLVM makes registers of it
+            sums = scratch(
+                length * lanes, key.types.sum
+            )  # small enough for the stack, where LLVM makes registers of it
             for p in range(length):
                 store(sums, vector(bias, c, lanes), p * lanes, lanes)
             first = T.bind(y * sh - top)
@@ -127,7 +140,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
                 with T.serial(0, along.count) as i, T.serial(first, end) as step:
                     tile_of(n, y, i, step, T.bind(deep.start(step)))
 
-    tensors: list[tuple[str, Any]] = [(a.role, (length_of_bias,) if a.any_width else a.shape) for a in arguments]
-    code = kernel_code([*tensors, ("output", output_shape)], body)
+    tensors = [Tensor(a.role, (length_of_bias,) if a.any_width else a.shape, a.type) for a in arguments]
+    code = kernel_code([*tensors, Tensor("output", output_shape, key.types.made)], body)
 
-    return KernelFunction(code, tuple(arguments), output_shape, packed.pack)
+    return KernelFunction(code, tuple(arguments), output_shape, key.types.made, packed.pack)

@@ -44,4 +44,4 @@ def element_wise(address: Address, target: CpuTarget) -> KernelFunction:
                 T.buffer_store(output, value(operands, places.__getitem__), [at])
 
     body = one_vector if set(operation.operands) == {Reach.PLACE} else pixel_by_pixel
-    return light_kernel(definition.arguments, shape, body)
+    return light_kernel(address.key, definition.arguments, shape, body)

@@ -17,32 +17,49 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import OPAQUE
 from aap_hw.compile.families.convolution import ConvolutionShape
+from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
 
 # Loads hide behind arithmetic but for about this share of a cycle each.
 COST_OF_LOAD = 0.15
 # Independent accumulators that keep two fused multiply-add units busy over their latency of about five cycles.
 ACCUMULATORS_FOR_FULL_RATE = 10
+AVX512_BYTES = 64
 
 
-def kernel_code(tensors: Sequence[tuple[str, tuple[int, ...]]], body: Callable[..., None]) -> tirx.PrimFunc:
-    """A PrimFunc over flat float32 buffers named and shaped as given, the last one its output.
+@dataclass(frozen=True)
+class Tensor:
+    """A parameter of a kernel; extents may be variables."""
+
+    name: str
+    shape: tuple[Any, ...]
+    type: str
+
+
+def kernel_code(tensors: Sequence[Tensor], body: Callable[..., None]) -> tirx.PrimFunc:
+    """A PrimFunc over flat buffers, the last one its output.
 
     ``body`` is called with the buffers and writes the loops. Their declared shapes are what callers see; indices are
     flat. The buffers must not overlap.
     """
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": OPAQUE})
-        buffers = [T.arg(name, T.buffer(shape, "float32")) for name, shape in tensors]
-        body(*[T.decl_buffer((math.prod(b.shape),), "float32", data=b.data) for b in buffers])
+        buffers = [T.arg(tensor.name, T.buffer(tensor.shape, tensor.type)) for tensor in tensors]
+        body(*[T.decl_buffer((math.prod(b.shape),), b.dtype, data=b.data) for b in buffers])
     return builder.get()
 
 
-def scratch(elements: int) -> Any:
-    """A float32 buffer in memory for intermediate values."""
-    return T.alloc_buffer((elements,), "float32")
+def scratch(elements: int, type_: str) -> Any:
+    """A buffer in memory for intermediate values."""
+    return T.alloc_buffer((elements,), type_)
+
+
+def registers(elements: int, type_: str) -> Any:
+    """A buffer for intermediate values that is small enough for registers."""
+    return T.alloc_buffer((elements,), type_, scope="local")
 
 
 def loop(extent: int, target: CpuTarget | None = None) -> Any:
@@ -65,9 +82,9 @@ def lane_loop(lanes: int) -> Any:
     return T.vectorized(0, lanes) if lanes > 1 else T.unroll(0, 1)
 
 
-def constant(value: float, lanes: int) -> Any:
+def constant(value: float, lanes: int, type_: str) -> Any:
     """A vector of one value."""
-    return T.broadcast(T.float32(value), lanes) if lanes > 1 else T.float32(value)
+    return spread(number(value, type_), lanes)
 
 
 def spread(value: Any, lanes: int) -> Any:
@@ -99,15 +116,16 @@ class Steps:
         )
 
 
-def lanes_for(channels: int, target: CpuTarget) -> int:
+def lanes_for(channels: int, target: CpuTarget, type_: str = FLOAT32) -> int:
     """Vector length for a channel count: the longest that fits, or half a register of AVX-512 where that has no tail.
 
     Half of a shorter register takes as long as all of it.
     """
-    half = target.lanes // 2
-    if half >= 8 and channels % target.lanes and channels % half == 0:
+    lanes = target.lanes_of(type_)
+    half = lanes // 2
+    if target.vector_bytes >= AVX512_BYTES and channels % lanes and channels % half == 0:
         return half
-    return min(target.lanes, 1 << (channels.bit_length() - 1))
+    return min(lanes, 1 << (channels.bit_length() - 1))
 
 
 @dataclass(frozen=True)
@@ -135,11 +153,11 @@ class Tile:
 
 
 @functools.cache
-def choose_tile(pixels: int, channels: int, target: CpuTarget) -> Tile:
+def choose_tile(pixels: int, channels: int, target: CpuTarget, type_: str = FLOAT32) -> Tile:
     """The tile that needs the fewest cycles for ``pixels`` x ``channels`` outputs, of those that fit the registers."""
-    lanes = lanes_for(channels, target)
+    lanes = lanes_for(channels, target, type_)
     # Beside the accumulators: a vector of weights each, and one pixel's value.
-    spare = target.registers + (target.lanes < 16)
+    spare = target.registers + (target.vector_bytes < AVX512_BYTES)
     candidates = [
         Tile(p, v, lanes)
         for v in range(1, min(channels // lanes, target.registers) + 1)
@@ -154,20 +172,21 @@ def accumulate(
     reduction: Sequence[int],
     pixel: Callable[..., Any],
     weight: Callable[..., Any],
+    type_: str,
 ) -> Callable[[int, int, Any], Any]:
     """Sum pixel x weight over the loops of ``reduction`` in registers.
 
-    ``pixel(*indices, p)`` is the scalar of pixel p, ``weight(*indices, v)`` the v-th vector of weights. Returns what
-    reads one lane of the sum of (p, v).
+    ``pixel(*indices, p)`` is the scalar of pixel p, ``weight(*indices, v)`` the v-th vector of weights, both of
+    the type that is summed up in. Returns what reads one lane of the sum of (p, v).
     """
-    sums = T.alloc_buffer((tile.pixels * tile.vectors * tile.lanes,), "float32", scope="local")
+    sums = registers(tile.pixels * tile.vectors * tile.lanes, type_)
 
     def at(p: int, v: int) -> int:
         return (p * tile.vectors + v) * tile.lanes
 
     for p in range(tile.pixels):
         for v in range(tile.vectors):
-            store(sums, constant(0.0, tile.lanes), at(p, v), tile.lanes)
+            store(sums, constant(0.0, tile.lanes, type_), at(p, v), tile.lanes)
     with ExitStack() as loops:
         indices = [loops.enter_context(T.serial(0, extent)) for extent in reduction]
         weights = [T.bind(weight(*indices, v)) for v in range(tile.vectors)]
@@ -187,7 +206,7 @@ def padded_image(
     if (top, left) == (0, 0) and not shape.planar:
         return image
     rows, row = height + 2 * top, (width + 2 * left) * channels
-    padded = scratch(shape.batch * rows * row)
+    padded = scratch(shape.batch * rows * row, image.dtype)
     with loop(shape.batch * rows, target) as r:
         n, y = T.bind(r // rows), T.bind(r % rows - top)
         start = T.bind(r * row)
@@ -215,13 +234,13 @@ def padded_image(
 
 def _fill(buffer: Any, start: Any, length: int, target: CpuTarget) -> None:
     if length:
-        steps = Steps(length, lanes_for(length, target))
+        steps = Steps(length, lanes_for(length, target, buffer.dtype))
         with T.serial(0, steps.count) as i:
-            store(buffer, constant(0.0, steps.length), start + steps.start(i), steps.length)
+            store(buffer, constant(0.0, steps.length, buffer.dtype), start + steps.start(i), steps.length)
 
 
 def _copy(source: Any, read: Any, buffer: Any, start: Any, length: int, target: CpuTarget) -> None:
-    steps = Steps(length, lanes_for(length, target))
+    steps = Steps(length, lanes_for(length, target, buffer.dtype))
     with T.serial(0, steps.count) as i:
         at = T.bind(steps.start(i))
         store(buffer, vector(source, read + at, steps.length), start + at, steps.length)

@@ -16,8 +16,9 @@ from tvm import s_tir, tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.function import Argument, KernelFunction, unpacked
-from aap_hw.compile.cpu.emit import Steps, kernel_code, lane_loop, lanes_for
+from aap_hw.compile.cpu.emit import Steps, Tensor, kernel_code, lane_loop, lanes_for
 from aap_hw.compile.families import Shape
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 
 # Waking the other threads takes as long as moving about this many values.
@@ -25,18 +26,23 @@ WORTH_SHARING = 1 << 14
 
 
 def light_kernel(
-    arguments: Sequence[Argument], output: Shape, body: Callable[..., None], widths: Sequence[tirx.Var] = ()
+    key: KernelKey,
+    arguments: Sequence[Argument],
+    output: Shape,
+    body: Callable[..., None],
+    widths: Sequence[tirx.Var] = (),
 ) -> KernelFunction:
     """A kernel from what it reads, the shape that it makes, and the loops that ``body`` writes over flat buffers.
 
     ``widths`` are the variables that stand for the channels of the arguments of any width, in order.
     """
     free = iter(widths)
-    tensors: list[tuple[str, Any]] = [
-        (f"input_{i}", (*a.shape[:-1], next(free)) if a.any_width else a.shape) for i, a in enumerate(arguments)
+    tensors = [
+        Tensor(f"input_{i}", (*a.shape[:-1], next(free)) if a.any_width else a.shape, a.type)
+        for i, a in enumerate(arguments)
     ]
-    code = _rooted(kernel_code([*tensors, ("output", output)], body))
-    return KernelFunction(code, tuple(arguments), output, unpacked(arguments))
+    code = _rooted(kernel_code([*tensors, Tensor("output", output, key.types.made)], body))
+    return KernelFunction(code, tuple(arguments), output, key.types.made, unpacked(arguments))
 
 
 def _rooted(code: tirx.PrimFunc) -> tirx.PrimFunc:

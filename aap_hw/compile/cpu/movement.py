@@ -11,6 +11,7 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code import DEFINITIONS
+from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, pixel_loop, row_loop
@@ -31,7 +32,7 @@ def to_nhwc(address: Address, target: CpuTarget) -> KernelFunction:
             with T.serial(0, channels) as c:
                 T.buffer_store(output, image[first + c * area], [pixel * channels + c])
 
-    return light_kernel(definition.arguments, definition.shape, body)
+    return light_kernel(address.key, definition.arguments, definition.shape, body)
 
 
 @KERNELS.register("to_nchw", "flatten")
@@ -47,7 +48,7 @@ def planar(address: Address, target: CpuTarget) -> KernelFunction:
             with T.serial(0, area) as pixel:
                 T.buffer_store(output, image[first + pixel * channels], [plane * area + pixel])
 
-    return light_kernel(definition.arguments, definition.shape, body)
+    return light_kernel(address.key, definition.arguments, definition.shape, body)
 
 
 @KERNELS.register("subsample")
@@ -65,7 +66,7 @@ def subsample(address: Address, target: CpuTarget) -> KernelFunction:
             with channel_loop(channels, target) as c:
                 T.buffer_store(output, image[source * channels + c], [pixel * channels + c])
 
-    return light_kernel(definition.arguments, definition.shape, body)
+    return light_kernel(address.key, definition.arguments, definition.shape, body)
 
 
 @KERNELS.register("pad_channels")
@@ -78,7 +79,7 @@ def pad_channels(address: Address, target: CpuTarget) -> KernelFunction:
         def zeros(first: Any, count: int) -> None:
             if count:
                 with channel_loop(count, target) as c:
-                    T.buffer_store(output, T.float32(0), [first + c])
+                    T.buffer_store(output, number(0.0, output.dtype), [first + c])
 
         with pixel_loop(definition.shape, target) as pixel:
             zeros(pixel * width_out, before)
@@ -86,7 +87,7 @@ def pad_channels(address: Address, target: CpuTarget) -> KernelFunction:
                 T.buffer_store(output, image[pixel * width_in + c], [pixel * width_out + before + c])
             zeros(pixel * width_out + before + width_in, width_out - before - width_in)
 
-    return light_kernel(definition.arguments, definition.shape, body)
+    return light_kernel(address.key, definition.arguments, definition.shape, body)
 
 
 @KERNELS.register("channel_slice")
@@ -99,7 +100,7 @@ def channel_slice(address: Address, target: CpuTarget) -> KernelFunction:
         with pixel_loop(definition.shape, target) as pixel, channel_loop(width_out, target) as c:
             T.buffer_store(output, image[pixel * width_in + first + c], [pixel * width_out + c])
 
-    return light_kernel(definition.arguments, definition.shape, body)
+    return light_kernel(address.key, definition.arguments, definition.shape, body)
 
 
 @KERNELS.register("channel_shuffle")
@@ -115,7 +116,7 @@ def channel_shuffle(address: Address, target: CpuTarget) -> KernelFunction:
             for g in range(groups):
                 T.buffer_store(output, image[pixel * channels + g * each + c], [pixel * channels + c * groups + g])
 
-    return light_kernel(definition.arguments, definition.shape, body)
+    return light_kernel(address.key, definition.arguments, definition.shape, body)
 
 
 @KERNELS.register("interleave")
@@ -131,4 +132,4 @@ def interleave(address: Address, target: CpuTarget) -> KernelFunction:
             for i, image in enumerate(images):
                 T.buffer_store(output, image[pixel * each + c], [pixel * channels + c * parts + i])
 
-    return light_kernel(definition.arguments, definition.shape, body)
+    return light_kernel(address.key, definition.arguments, definition.shape, body)

@@ -9,7 +9,7 @@ from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code import DEFINITIONS
 from aap_hw.compile.code.function import KernelFunction, activations
-from aap_hw.compile.cpu.emit import Steps, constant, lanes_for, store, vector
+from aap_hw.compile.cpu.emit import Steps, constant, lanes_for, registers, store, vector
 from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, row_loop
 from aap_hw.compile.families import image_shape
@@ -36,7 +36,7 @@ def pool(address: Address, target: CpuTarget) -> KernelFunction:
                 value = definition.value([pixel], n, y, x, c)
                 T.buffer_store(output, value, [(line * width + x) * channels + c])
 
-    return light_kernel(definition.arguments, definition.shape, body)
+    return light_kernel(address.key, definition.arguments, definition.shape, body)
 
 
 @KERNELS.register("global_avg_pool2d")
@@ -51,19 +51,19 @@ def global_average_pool(address: Address, target: CpuTarget) -> KernelFunction:
     def body(image: Any, output: Any) -> None:
         with row_loop(key.batch * blocks.count, target, key.batch * area * channels) as block:
             n, first = T.bind(block // blocks.count), T.bind(blocks.start(block % blocks.count))
-            sums = T.alloc_buffer((count * lanes,), "float32", scope="local")
+            sums = registers(count * lanes, key.types.sum)
             for v in range(count):
-                store(sums, constant(0.0, lanes), v * lanes, lanes)
+                store(sums, constant(0.0, lanes, sums.dtype), v * lanes, lanes)
             with T.serial(0, area) as pixel:
                 at = T.bind((n * area + pixel) * channels + first)
                 for v in range(count):
                     total = vector(sums, v * lanes, lanes) + vector(image, at + v * lanes, lanes)
                     store(sums, total, v * lanes, lanes)
             for v in range(count):
-                mean = vector(sums, v * lanes, lanes) * constant(1 / area, lanes)
+                mean = vector(sums, v * lanes, lanes) * constant(1 / area, lanes, sums.dtype)
                 store(output, mean, n * channels + first + v * lanes, lanes)
 
-    return light_kernel(activations(image_shape(key, channels)), (key.batch, 1, 1, channels), body)
+    return light_kernel(key, activations(key, image_shape(key, channels)), (key.batch, 1, 1, channels), body)
 
 
 def _vectors_at_once(channels: int, lanes: int) -> int:

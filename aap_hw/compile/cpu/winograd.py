@@ -21,6 +21,7 @@ from aap_hw.compile.code.convolution import weighted_arguments
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
 from aap_hw.compile.cpu.emit import (
     Steps,
+    Tensor,
     Tile,
     accumulate,
     choose_tile,
@@ -29,6 +30,7 @@ from aap_hw.compile.cpu.emit import (
     lane_loop,
     lanes_for,
     loop,
+    registers,
     scratch,
     store,
     vector,
@@ -37,6 +39,7 @@ from aap_hw.compile.cpu.kernels import Packing
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.precision import BYTES, FLOAT32, PRECISIONS
 from aap_hw.compile.keys.target import CpuTarget
 
 Matrix = list[list[Fraction]]
@@ -87,14 +90,15 @@ def choose_winograd(address: Address, target: CpuTarget) -> int | None:
     shape = ConvolutionShape.of(key)
     window = shape.kernel, shape.stride, shape.dilation, shape.groups
     fits = window == ((3, 3), (1, 1), (1, 1), 1) and not shape.planar
-    if key.op != "conv2d" or not fits or min(width_in, width_out) < target.lanes // 2:
+    is_float32 = key.types == PRECISIONS[FLOAT32]  # the matrices are exact in it, and smaller types would overflow
+    if key.op != "conv2d" or not (fits and is_float32) or min(width_in, width_out) < target.lanes // 2:
         return None
 
     def products(count: int, pixels: int, depth: int) -> float:
         """Cycles of ``count`` products of (pixels, depth) with (depth, width_out) matrices."""
         tile = _tile(pixels, width_out, target)
         arithmetic = count * (depth + STEPS_TO_START) * tile.cycles(pixels, width_out)
-        weights = 4 * count * depth * width_out
+        weights = BYTES[FLOAT32] * count * depth * width_out
         return max(arithmetic, weights / BYTES_A_CYCLE if weights > target.l2_bytes else 0.0)
 
     def cycles(m: int) -> float:
@@ -135,7 +139,7 @@ def _blocks(address: Address, m: int, target: CpuTarget) -> tuple[int, int, Tile
 def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunction:
     """Code of a ``conv2d`` kernel with a 3x3 window of stride 1, by tiles of m x m outputs."""
     key, width_in, width_out = address.key, address.width_in, address.width_out
-    shape = ConvolutionShape.of(key)
+    shape, type_ = ConvolutionShape.of(key), key.types.sum
     bt, _, at_matrix = transforms(m)
     side, positions = m + 2, (m + 2) ** 2
     down, across = math.ceil(shape.out_height / m), math.ceil(shape.out_width / m)
@@ -166,7 +170,7 @@ def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunctio
             def pixel(i: int, j: int, c: Any) -> Any:
                 value = vector(image, ((n * height + y + i) * width + x + j) * pitch_in + c, lanes)
                 exists = tirx.all(y + i >= 0, y + i < height, x + j >= 0, x + j < width)
-                return T.if_then_else(exists, value, constant(0.0, lanes)) if guarded else value
+                return T.if_then_else(exists, value, constant(0.0, lanes, type_)) if guarded else value
 
             with T.serial(0, read.count) as step:
                 c = T.bind(read.start(step))
@@ -174,12 +178,12 @@ def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunctio
                     column = [T.bind(pixel(i, j, c)) for i in range(side)]
                     for i in range(side):
                         at = (i * side + j) * input_stride + t * width_in + c
-                        store(inputs, _combine(bt[i], column, lanes), at, lanes)
+                        store(inputs, _combine(bt[i], column, lanes, type_), at, lanes)
                 with T.serial(0, side) as i:
                     places = [(i * side + j) * input_stride + t * width_in + c for j in range(side)]
                     line = [T.bind(vector(inputs, place, lanes)) for place in places]
                     for j in range(side):
-                        store(inputs, _combine(bt[j], line, lanes), places[j], lanes)
+                        store(inputs, _combine(bt[j], line, lanes, type_), places[j], lanes)
 
         def multiply(inputs: Any, products: Any, position: Any, group: Any, step: Any) -> None:
             """One register tile of the product of one position's inputs and weights."""
@@ -191,6 +195,7 @@ def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunctio
                 (width_in,),
                 lambda k, p: inputs[pixels + p * width_in + k],
                 lambda k, v: vector(weights, start + k * tile.channels + v * tile.lanes, tile.lanes),
+                type_,
             )
             for p in range(tile.pixels):
                 for v in range(tile.vectors):
@@ -204,17 +209,17 @@ def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunctio
             with T.serial(0, written.count) as step:
                 c = T.bind(written.start(step))
                 # Not in place: the last step meets channels again that the one before it has done.
-                half = T.alloc_buffer((m * side * lanes,), "float32", scope="local")
-                pixel = T.alloc_buffer((lanes,), "float32", scope="local")
+                half = registers(m * side * lanes, type_)
+                pixel = registers(lanes, type_)
                 with T.serial(0, side) as j:
                     places = [(i * side + j) * product_stride + t * width_out + c for i in range(side)]
                     column = [T.bind(vector(products, place, lanes)) for place in places]
                     for i in range(m):
-                        store(half, _combine(at_matrix[i], column, lanes), (i * side + j) * lanes, lanes)
+                        store(half, _combine(at_matrix[i], column, lanes, type_), (i * side + j) * lanes, lanes)
                 with T.serial(0, m) as i:
                     line = [T.bind(vector(half, (i * side + j) * lanes, lanes)) for j in range(side)]
                     for j in range(m):
-                        store(pixel, _combine(at_matrix[j], line, lanes), 0, lanes)
+                        store(pixel, _combine(at_matrix[j], line, lanes, type_), 0, lanes)
                         with T.If(tirx.all(y + i < shape.out_height, x + j < shape.out_width)), T.Then():
                             place = (n * shape.out_height + y + i) * shape.out_width + x + j
                             at = T.bind(place * pitch_out + c)
@@ -224,7 +229,7 @@ def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunctio
                                 T.buffer_store(output, value, [at + k])
 
         with loop(blocks, target) as number:
-            inputs, products = scratch(positions * input_stride), scratch(positions * product_stride)
+            inputs, products = (scratch(positions * n, type_) for n in (input_stride, product_stride))
             with T.serial(0, block) as t:
                 n, y, x = place_of(number * block + t)
                 y, x = T.bind(y - top), T.bind(x - left)
@@ -238,10 +243,10 @@ def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunctio
             with T.serial(0, block) as t:
                 transform_output(products, t, *place_of(number * block + t))
 
-    tensors = [(argument.role, argument.shape) for argument in arguments]
-    code = kernel_code([*tensors, ("output", output_shape)], body)
+    tensors = [Tensor(argument.role, argument.shape, argument.type) for argument in arguments]
+    code = kernel_code([*tensors, Tensor("output", output_shape, type_)], body)
 
-    return KernelFunction(code, tuple(arguments), output_shape, packed.pack)
+    return KernelFunction(code, tuple(arguments), output_shape, type_, packed.pack)
 
 
 def _tile(tiles: int, channels: int, target: CpuTarget) -> Tile:
@@ -250,22 +255,22 @@ def _tile(tiles: int, channels: int, target: CpuTarget) -> Tile:
 
 def _tiles_in_block(tiles: int, values_a_tile: int, target: CpuTarget) -> int:
     """Tiles whose transformed inputs and products stay in the core's own cache, in equal blocks for all threads."""
-    fitting = max(1, target.l2_bytes * 3 // 4 // (4 * values_a_tile))
+    fitting = max(1, target.l2_bytes * 3 // 4 // (BYTES[FLOAT32] * values_a_tile))
     least = min(8, tiles)  # below that, every weight that is loaded serves too few tiles
     blocks = math.ceil(tiles / min(tiles, max(fitting, least)))
     blocks = math.ceil(blocks / target.threads) * target.threads
     return math.ceil(tiles / min(blocks, tiles))
 
 
-def _combine(coefficients: Sequence[Fraction], values: Sequence[Any], lanes: int) -> Any:
+def _combine(coefficients: Sequence[Fraction], values: Sequence[Any], lanes: int, type_: str) -> Any:
     """The sum of coefficient x value."""
     total = None
     for coefficient, value in zip(coefficients, values, strict=True):
         if coefficient == 0:
             continue
-        term = value if abs(coefficient) == 1 else value * constant(float(abs(coefficient)), lanes)
+        term = value if abs(coefficient) == 1 else value * constant(float(abs(coefficient)), lanes, type_)
         if total is None:
-            total = term if coefficient > 0 else constant(0.0, lanes) - term
+            total = term if coefficient > 0 else constant(0.0, lanes, type_) - term
         else:
             total = total + term if coefficient > 0 else total - term
     return total

@@ -6,22 +6,24 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.precision import BYTES
 
 if TYPE_CHECKING:
     from aap_hw.compile.keys.target import CpuTarget
 
-# Floats of half a cache line. Longer vectors are loaded in halves.
-LARGEST_STEP = 8
+# Half a cache line. Longer vectors are loaded in halves.
+LARGEST_STEP_BYTES = 32
 
 End = Literal["input", "output"]
 
 
 def pitch_of(key: KernelKey, end: End, channels: int, target: CpuTarget) -> int:
-    """Floats from one pixel to the next of what a kernel reads or makes."""
+    """Values from one pixel to the next of what a kernel reads or makes."""
     step = pitch_step(key, end, target)
     return math.ceil(channels / step) * step
 
 
 def pitch_step(key: KernelKey, end: End, target: CpuTarget) -> int:
-    """Pixels begin at multiples of so many floats."""
-    return min(target.lanes, LARGEST_STEP) if end in key.pitched else 1
+    """Pixels begin at multiples of so many values."""
+    size = BYTES[key.types.read if end == "input" else key.types.made]
+    return min(target.vector_bytes, LARGEST_STEP_BYTES) // size if end in key.pitched else 1

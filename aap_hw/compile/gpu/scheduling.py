@@ -15,6 +15,7 @@ from tvm.s_tir import dlight
 
 from aap_hw.compile.code.function import OPAQUE, Argument, KernelFunction
 from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import GpuTarget
 from aap_hw.registry import Registry
 
@@ -32,6 +33,7 @@ KERNELS: Registry[Callable[[Address, GpuTarget], KernelFunction]] = Registry()
 
 
 def gpu_kernel(
+    key: KernelKey,
     arguments: Sequence[Argument],
     output_shape: tuple[int, ...],
     compute: Callable[..., Any],
@@ -40,9 +42,12 @@ def gpu_kernel(
 ) -> KernelFunction:
     """A kernel from what it reads, the shape that it makes, and ``compute``, which makes the output of the inputs."""
     shapes = [(*a.shape[:-1], te.var(f"width_{i}")) if a.any_width else a.shape for i, a in enumerate(arguments)]
-    inputs = [te.placeholder(shape, name=f"input_{i}") for i, shape in enumerate(shapes)]
+    inputs = [
+        te.placeholder(shape, argument.type, f"input_{i}")
+        for i, (shape, argument) in enumerate(zip(shapes, arguments, strict=True))
+    ]
     code = te.create_prim_func([*inputs, compute(*inputs)])
-    return KernelFunction(scheduled(code, target), tuple(arguments), output_shape, pack)
+    return KernelFunction(scheduled(code, target), tuple(arguments), output_shape, key.types.made, pack)
 
 
 def scheduled(code: tirx.PrimFunc, target: GpuTarget) -> tirx.PrimFunc:

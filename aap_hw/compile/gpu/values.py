@@ -24,7 +24,7 @@ def value_by_value(address: Address, target: GpuTarget) -> KernelFunction:
     def compute(*inputs: Any) -> Any:
         return te.compute(shape, lambda *index: definition.value(inputs, *index), name="output")
 
-    return gpu_kernel(arguments, shape, compute, target, unpacked(arguments))
+    return gpu_kernel(address.key, arguments, shape, compute, target, unpacked(arguments))
 
 
 @KERNELS.register("global_avg_pool2d")
@@ -41,14 +41,14 @@ def global_average_pool(address: Address, target: GpuTarget) -> KernelFunction:
         )
         return te.compute(output, lambda *at: sums(*at) * number(1 / (shape[1] * shape[2])), name="output")
 
-    return gpu_kernel(activations(shape), output, compute, target)
+    return gpu_kernel(key, activations(key, shape), output, compute, target)
 
 
 @KERNELS.register("softmax")
 def softmax(address: Address, target: GpuTarget) -> KernelFunction:
     """e^(x - max) / sum over the channels of vectors, or of the pixels of an image."""
-    channels = address.width_in
-    shape = image_shape(address.key, channels)
+    key, channels = address.key, address.width_in
+    shape = image_shape(key, channels)
 
     def compute(image: Any) -> Any:
         k, j = te.reduce_axis((0, channels), name="k"), te.reduce_axis((0, channels), name="j")
@@ -57,4 +57,4 @@ def softmax(address: Address, target: GpuTarget) -> KernelFunction:
         total = te.compute(shape[:-1], lambda *pixel: te.sum(powers(*pixel, j), axis=j), name="total")
         return te.compute(shape, lambda *at: powers(*at) / total(*at[:-1]), name="output")
 
-    return gpu_kernel(activations(shape), shape, compute, target)
+    return gpu_kernel(key, activations(key, shape), shape, compute, target)

@@ -42,7 +42,7 @@ def weighted(address: Address, target: GpuTarget) -> KernelFunction:
     def pack(dense: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(dense.reshape(in_order).transpose(0, 2, 3, 1))
 
-    return gpu_kernel(arguments, output_shape, compute, target, pack)
+    return gpu_kernel(key, arguments, output_shape, compute, target, pack)
 
 
 def _padded(image: Any, shape: ConvolutionShape, channels: int) -> Any:

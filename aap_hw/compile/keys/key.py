@@ -9,14 +9,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from aap_hw.compile.keys.precision import FLOAT32, PRECISIONS, Precision
 from aap_hw.errors import UserError
 
 # Raised with every change that makes other code of the same key, or other kernels of the same network: an older table
 # then says nothing of them.
 SCHEDULES = 6
 
-_TEXT = re.compile(r"(?P<op>\S+) (?P<size>\d+(x\d+)*|-)(?P<attributes>( \w+=\S+)*) (?P<dtype>\w+) batch=(?P<batch>\d+)")
-
+_TEXT = re.compile(
+    r"(?P<op>\S+) (?P<size>\d+(x\d+)*|-)(?P<attributes>( \w+=\S+)*) (?P<precision>\w+) batch=(?P<batch>\d+)"
+)
 _PAIR = re.compile(r"(\d+)x(\d+)")
 
 
@@ -29,14 +31,14 @@ class KernelKey:
     op : ``conv2d``, ``depthwise_conv2d``, ``linear``, ``max_pool2d``, ...
     size : spatial size of the input, (H, W), or () for a linear layer.
     attributes : what shapes the code, as sorted (name, value) pairs: kernel, stride, padding, epilogue, ...
-    dtype : type of the activations and weights.
+    precision : name of what it computes in; see `precision`.
     batch : images a call.
     """
 
     op: str
     size: tuple[int, ...]
     attributes: tuple[tuple[str, str], ...] = ()
-    dtype: str = "float32"
+    precision: str = FLOAT32
     batch: int = 1
 
     @classmethod
@@ -46,20 +48,35 @@ class KernelKey:
 
     @classmethod
     def parse(cls, text: str) -> KernelKey:
-        """Read a key from its text form. Raises UserError on anything that ``str`` does not write."""
+        """Read a key from its text form.
+
+        Raises
+        ------
+        UserError : it is nothing that ``str`` writes, or no kernel of this version computes in its precision.
+        """
         if match := _TEXT.fullmatch(text):
             size = () if match["size"] == "-" else tuple(int(n) for n in match["size"].split("x"))
             pairs = [item.partition("=") for item in match["attributes"].split()]
             attributes = {name: value for name, _, value in pairs}
-            key = cls(match["op"], size, tuple(sorted(attributes.items())), match["dtype"], int(match["batch"]))
-            if str(key) == text:
+            key = cls(match["op"], size, tuple(sorted(attributes.items())), match["precision"], int(match["batch"]))
+            if str(key) == text and key.precision in PRECISIONS:
                 return key
         raise UserError(f"{text!r} is not a kernel key; the file was written by another version or is damaged")
 
     def __str__(self) -> str:
         size = "x".join(map(str, self.size)) or "-"
         pairs = "".join(f" {name}={value}" for name, value in self.attributes)
-        return f"{self.op} {size}{pairs} {self.dtype} batch={self.batch}"
+        return f"{self.op} {size}{pairs} {self.precision} batch={self.batch}"
+
+    @property
+    def types(self) -> Precision:
+        """The types of its numbers."""
+        return PRECISIONS[self.precision]
+
+    def at_precision(self, name: str) -> KernelKey:
+        """The key of a kernel that computes in another precision."""
+        assert name in PRECISIONS, name
+        return replace(self, precision=name)
 
     def having(self, **attributes: object) -> KernelKey:
         """The key with other values of some attributes; empty values take them away."""

@@ -13,9 +13,9 @@ from typing import Any
 import tvm
 from tvm.target import codegen
 
+from aap_hw.compile.keys.precision import BYTES, FLOAT32
 from aap_hw.errors import UserError
 
-FLOAT_BITS = 32
 # Second-level cache of one core; shared caches are divided by the cores that share them.
 L2_BYTES = {
     "cortex-a72": 256 << 10,
@@ -40,14 +40,14 @@ class CpuTarget:
     Attributes
     ----------
     options : the TVM target, as the canonical tuple of its (key, value) pairs.
-    lanes : float32 values in one vector register.
+    vector_bytes : of one vector register.
     registers : vector registers that a kernel may use.
     l2_bytes : size of the cache that one core has for itself.
     threads : worker threads of the compiled network; 1 leaves out every parallel loop.
     """
 
     options: tuple[tuple[str, Any], ...] = field(hash=False)  # TVM has lists of features
-    lanes: int
+    vector_bytes: int
     registers: int
     threads: int
     l2_bytes: int = USUAL_L2_BYTES
@@ -57,6 +57,15 @@ class CpuTarget:
     def host(self) -> CpuTarget:
         """The CPU that runs the library: this one."""
         return self
+
+    @property
+    def lanes(self) -> int:
+        """Float32 values in one vector register."""
+        return self.lanes_of(FLOAT32)
+
+    def lanes_of(self, type_: str) -> int:
+        """Values of a type in one vector register."""
+        return self.vector_bytes // BYTES[type_]
 
     @classmethod
     def of(cls, options: Mapping[str, Any], threads: int) -> CpuTarget:
@@ -75,9 +84,9 @@ class CpuTarget:
         cpu = str(target.attrs.get("mcpu", "generic"))
         if not codegen.llvm_is_valid_cpu(cpu, triple):  # TVM would compile for a generic CPU instead
             raise _refused(options, f"LLVM knows no CPU {cpu!r} of the platform {triple}")
-        lanes, registers = _vector_unit(target, triple)
+        vector_bytes, registers = _vector_unit(target, triple)
         l2_bytes = L2_BYTES.get(cpu, USUAL_L2_BYTES)
-        return cls(tuple(sorted(options.items())), lanes, registers, threads, l2_bytes, tvm=target)
+        return cls(tuple(sorted(options.items())), vector_bytes, registers, threads, l2_bytes, tvm=target)
 
 
 @dataclass(frozen=True)
@@ -89,13 +98,13 @@ class GpuTarget:
     options : the TVM target, as the canonical tuple of its (key, value) pairs.
     arch : CUDA architecture, such as ``sm_87``.
     host : the CPU that runs the library, which launches the kernels.
-    lanes : float32 values of the widest load.
+    vector_bytes : of the widest load.
     """
 
     options: tuple[tuple[str, Any], ...]
     arch: str
     host: CpuTarget
-    lanes: int = 4
+    vector_bytes: int = 16
     tvm: tvm.target.Target = field(compare=False, hash=False, repr=False, default=None)
 
     @classmethod
@@ -124,6 +133,11 @@ class GpuTarget:
         host = CpuTarget.of(known, threads=1)
         target = tvm.target.Target(dict(options), host=host.tvm)
         return cls(tuple(sorted(options.items())), str(target.attrs["arch"]), host, tvm=target)
+
+    @property
+    def lanes(self) -> int:
+        """Float32 values of the widest load."""
+        return self.vector_bytes // BYTES[FLOAT32]
 
     @property
     def threads(self) -> int:
@@ -164,14 +178,13 @@ def _refused(options: Mapping[str, Any], reason: str) -> UserError:
 
 
 def _vector_unit(target: tvm.target.Target, triple: str) -> tuple[int, int]:
-    """Float32 lanes of a vector register, and how many registers there are."""
+    """Bytes of a vector register, and how many registers there are."""
     if not triple.startswith(("x86_64", "amd64", "i386", "i686")):
-        lanes = max(4, int(codegen.llvm_get_vector_width(target)) // FLOAT_BITS)
-        return lanes, 16 if triple.startswith("armv") else 32
+        return max(16, int(codegen.llvm_get_vector_width(target)) // 8), 16 if triple.startswith("armv") else 32
     # TVM's own answer is 512 bits for every x86 CPU, those without AVX-512 included.
     if codegen.llvm_cpu_has_features("avx512f", target):
-        return 16, 32
-    return (8 if codegen.llvm_cpu_has_features("avx", target) else 4), 16
+        return 64, 32
+    return (32 if codegen.llvm_cpu_has_features("avx", target) else 16), 16
 
 
 def host_options(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:

@@ -16,10 +16,9 @@ from aap_hw.compile.families import family_of, output_pixels, weight_elements
 from aap_hw.compile.families.pitch import pitch_step
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.precision import BYTES, FLOAT32
 from aap_hw.compile.keys.target import CpuTarget, DeviceTarget, GpuTarget
 from aap_hw.graph import WidthExpr
-
-BYTES = 4  # of a float32
 
 
 @dataclass(frozen=True)
@@ -30,16 +29,18 @@ class Value:
     ----------
     pixels : over the whole batch.
     channels : of each pixel.
-    step : pixels begin at multiples of so many floats.
+    step : pixels begin at multiples of so many values.
+    type : name of the type of its values.
     """
 
     pixels: int
     channels: WidthExpr
     step: int = 1
+    type: str = FLOAT32
 
     def bytes_at(self, widths: Mapping[str, int]) -> int:
         """Bytes under a width plan."""
-        return BYTES * self.pixels * math.ceil(self.channels.at(widths) / self.step) * self.step
+        return BYTES[self.type] * self.pixels * math.ceil(self.channels.at(widths) / self.step) * self.step
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,11 @@ def constant_bytes(address: Address, target: DeviceTarget) -> int:
     """Bytes of a kernel's constants as they are packed into the library; none where a width of 0 removes it."""
     if not all(address.widths):
         return 0
-    numbers = family_of(address.key).constants(address)
+    weights, types = weight_elements(address), address.key.types
+    others = family_of(address.key).constants(address) - weights
     if isinstance(target, CpuTarget) and address.key.op in PACKINGS:
-        numbers += PACKINGS[address.key.op](address, target).elements - weight_elements(address)
-    return BYTES * numbers
+        weights = PACKINGS[address.key.op](address, target).elements
+    return BYTES[types.weight] * weights + BYTES[types.sum] * others
 
 
 def moments(network: Network, target: DeviceTarget) -> Iterator[Moment]:
@@ -88,7 +90,7 @@ def moments(network: Network, target: DeviceTarget) -> Iterator[Moment]:
     for i, kernel in enumerate(network.kernels):
         living = {name: value for name, value in living.items() if last[name] >= i}
         step = 1 if isinstance(target, GpuTarget) else pitch_step(kernel.key, "output", target)
-        made = Value(output_pixels(kernel.key), kernel.width_out, step)
+        made = Value(output_pixels(kernel.key), kernel.width_out, step, kernel.key.types.made)
         yield Moment(kernel, tuple(living.values()), made)
         if kernel.name in last:
             living[kernel.name] = made

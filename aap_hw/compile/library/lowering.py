@@ -22,6 +22,7 @@ from aap_hw.compile.families.slow import SlowCall
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.partition import is_of_shape, partition, state_names
 from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.errors import UserError
@@ -50,7 +51,7 @@ def lower_network(
 ) -> tvm.IRModule:
     """The Relax module of a network at the given group widths, with the weights of ``state`` as constants."""
     builder = relax.BlockBuilder()
-    image = relax.Var(network.input, relax.TensorType(network.input_shape, "float32"))
+    image = relax.Var(network.input, relax.TensorType(network.input_shape, FLOAT32))
     values = {network.input: (image, network.input_shape)}
     functions: dict[Address, tuple[relax.GlobalVar, KernelFunction]] = {}
     with builder.function("main", [image]):
@@ -69,7 +70,7 @@ def lower_network(
                     else _argument(builder, *values[next(activations)], argument)
                     for argument in function.arguments
                 ]
-                output_type = relax.TensorType(function.output_shape, "float32")
+                output_type = relax.TensorType(function.output_shape, function.output_type)
                 output = builder.emit(relax.call_tir(code, arguments, output_type))
                 values[kernel.name] = output, function.output_shape
             outputs = [

@@ -42,7 +42,7 @@ def build_slow(address: Address, target: DeviceTarget) -> KernelFunction:
         code = scheduled(code, target)
     arguments = [
         *[Argument("constant" if operand.is_constant else "activation", operand.stored) for operand in _in_order(call)],
-        *[Argument("literal", literal.shape) for literal in literals],
+        *[Argument("literal", literal.shape, type=str(literal.dtype)) for literal in literals],
     ]
     return KernelFunction(code, tuple(arguments), call.output.stored, literals=literals)
 
