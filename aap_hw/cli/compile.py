@@ -23,17 +23,18 @@ def command(device: str, model_name: str, input_shape: tuple[int, ...] | None, o
 
     For a GPU, which this machine need not have, the kernels' CUDA source is compiled to the GPU's machine code.
     """
+    from aap_hw.compile.library.linking import command_of
     from aap_hw.deploy.compiling import compile_unseen
     from aap_hw.device import load_profile
     from aap_hw.device.connection import target_of
-    from aap_hw.files import require_writable_folder
+    from aap_hw.files import require_writable_file
     from aap_hw.models.origin import Origin
 
     profile, library = load_profile(device), Path(out) if out else None
     if library is not None:
-        require_writable_folder(library.parent)
-        library.parent.mkdir(parents=True, exist_ok=True)
+        require_writable_file(library)
     target = target_of(profile)
+    command_of(target.host)  # told before the work
     origin = Origin.of(model_name, input_shape)
     click.echo(f"compiling {origin.model} at {input_text(origin.input_shape)} for {profile.name}")
     module, start = origin.build(), time.monotonic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import nn
 
 from aap_hw.deploy.reference import Reference, by_output
 from aap_hw.errors import UserError
-from aap_hw.files import require_writable_folder, write_atomic
+from aap_hw.files import make_folder, require_writable_file, scratch_folder, write_atomic
 from aap_hw.graph.outputs import output_tensors
 from aap_hw.prune.run import RunFolder
 from aap_hw.train.data import LabelledImages
@@ -46,11 +45,11 @@ def export_onnx(run: RunFolder, data: LabelledImages, path: Path) -> Exported:
             f"exporting takes packages that are not installed: {', '.join(missing)}; "
             "install them with: pip install 'aap-hw[onnx]'"
         )
-    require_writable_folder(path.parent)
+    require_writable_file(path)
     network = run.load()
     reference = Reference.of(network, data)
-    with tempfile.TemporaryDirectory(prefix="aap-hw-export-") as scratch:
-        file = Path(scratch) / "model.onnx"
+    with scratch_folder("export") as scratch:
+        file = scratch / "model.onnx"
         torch.onnx.export(
             _Flat(network.module).eval(),
             (reference.images[:1],),
@@ -63,7 +62,7 @@ def export_onnx(run: RunFolder, data: LabelledImages, path: Path) -> Exported:
         )
         difference = reference.compare(_outputs(file, reference.images), "the ONNX file")
         content = file.read_bytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomic(path, content)
     return Exported(path, len(content), difference, len(reference.images))
 
