@@ -111,6 +111,14 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
         ) from error
 
 
+def read_cached(path: Path) -> bytes | None:
+    """The bytes of a file that can be done without; None if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
 def require_writable_folder(path: str | os.PathLike[str]) -> None:
     """Check, without making anything, that a folder is there and writable or can be made.
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from aap_hw.cli.options import data_options, trained_option
+from aap_hw.cli.output import tell
+from aap_hw.cli.streams import results_alone
 
 if TYPE_CHECKING:
     from aap_hw.train.sources import ImageSource
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 @click.option("--onnx", "onnx_file", required=True, metavar="FILE", help="The ONNX file to write.")
 @trained_option
 @data_options
+@results_alone
 def command(run_folder: str, onnx_file: str, weights: str | None, source: ImageSource | None) -> None:
     """Export a pruned network, checked against PyTorch before it is kept."""
     from aap_hw.deploy.onnx import export_onnx
@@ -26,7 +29,7 @@ def command(run_folder: str, onnx_file: str, weights: str | None, source: ImageS
 
     run = RunFolder.at(run_folder, weights)
     result = export_onnx(run, images_of(run.path, source), Path(onnx_file))
-    click.echo(
+    tell(
         f"{result.path}: {result.size / 1e6:.1f} MB; ONNX Runtime differs from PyTorch by at most "
         f"{result.max_abs_diff:.2g} on {result.images} images"
     )

@@ -4,6 +4,7 @@ Sub-commands are imported only when asked for, and are expected to import PyTorc
 so that `--help` answers at once. What each sub-command does is in its own module.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import shlex
@@ -18,7 +19,9 @@ import click
 from aap_hw import __version__
 from aap_hw.cli.help import WholeSentences
 from aap_hw.cli.output import logged_as_notices
+from aap_hw.cli.streams import standard_streams
 from aap_hw.errors import Fault, UserError, closest, reason
+from aap_hw.files import circumstance
 from aap_hw.interrupts import interruptible
 
 # In the order in which they are used; `--help` keeps it.
@@ -103,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _Options()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result = group.main(given, prog_name="aap-hw", standalone_mode=False, obj=options)
+        with standard_streams():
+            result = group.main(given, prog_name="aap-hw", standalone_mode=False, obj=options)
     except Exception as failure:
         # click.Abort, its form of KeyboardInterrupt, is an Exception.
         if options.debug:
@@ -114,6 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(failure: Exception, given: list[str]) -> int:
     """Print what went wrong on one line of standard error; return the exit code."""
+    if isinstance(failure, OSError):
+        failure = circumstance(failure) or failure
     match failure:
         case click.exceptions.NoArgsIsHelpError():
             failure.show()
@@ -146,7 +152,8 @@ def _where_to_look(failure: click.ClickException) -> str:
 
 def _say(sentence: str) -> None:
     one_line = " ".join(part for line in sentence.splitlines() if (part := line.strip()))
-    print(f"aap-hw: {one_line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # where nobody reads, nobody is to be told
+        print(f"aap-hw: {one_line}", file=sys.stderr)
 
 
 if __name__ == "__main__":
