@@ -7,6 +7,7 @@ so that `--help` answers at once. What each sub-command does is in its own modul
 import contextlib
 import importlib
 import importlib.util
+import os
 import shlex
 import sys
 import traceback
@@ -63,8 +64,19 @@ class LazyGroup(WholeSentences):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the sub-command."""
-        with interruptible(), logged_as_notices():
-            return super().invoke(ctx)
+        try:
+            os.getcwd()
+        except OSError as problem:
+            raise UserError(f"the working folder is gone ({problem.strerror}); change to another") from problem
+        try:
+            with interruptible(), logged_as_notices():
+                return super().invoke(ctx)
+        except SystemExit as ending:
+            if isinstance(ending.__cause__, UserError):  # which another process tells
+                raise
+            raise UserError(
+                f"the network's code ended the program ({reason(ending)}); let it return instead"
+            ) from ending
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
