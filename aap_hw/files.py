@@ -57,8 +57,8 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     target = Path(os.path.realpath(path))
     temporary = target.parent / _TEMPORARY.replace("*", secrets.token_hex(8))
     try:
-        if target.exists() and not target.is_file() and not target.is_dir():
-            target.write_bytes(content)
+        if _is_special(path):
+            Path(path).write_bytes(content)
             return
         # 0o666 lets the umask decide; tempfile's 0600 would hide a shared table from colleagues.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -127,12 +127,8 @@ def require_writable_folder(path: str | os.PathLike[str]) -> None:
     UserError
         If something on the way is not a folder or may not be written to.
     """
-    folder = Path(os.path.abspath(path))
-    nearest = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
-    if not os.path.isdir(nearest):
-        raise UserError(f"cannot write to the folder {path}: {nearest} is not a folder; choose another")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write to the folder {path}: {nearest} is read-only; choose another")
+    if (obstacle := _obstacle(Path(os.path.abspath(path)))) is not None:
+        raise UserError(f"cannot write to the folder {path}: {obstacle}; choose another")
 
 
 def require_writable_file(path: str | os.PathLike[str]) -> None:
@@ -143,9 +139,25 @@ def require_writable_file(path: str | os.PathLike[str]) -> None:
     UserError
         If it is a folder, or its folder cannot be made or written to.
     """
-    if os.path.isdir(path):
-        raise UserError(f"cannot write {path}: it is a folder; give the name of a file")
-    require_writable_folder(Path(os.path.realpath(path)).parent)
+    if _is_special(path):
+        return
+    target = Path(os.path.realpath(path))
+    obstacle = "it is a folder" if target.is_dir() else _obstacle(target.parent)
+    if obstacle is not None:
+        raise UserError(f"cannot write {path}: {obstacle}; choose another place")
+
+
+def _is_special(path: str | os.PathLike[str]) -> bool:
+    """Whether something is there that is neither a file nor a folder."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def _obstacle(folder: Path) -> str | None:
+    """What hinders a folder from being made and written to."""
+    nearest = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
+    if not os.path.isdir(nearest):
+        return f"{nearest} is not a folder"
+    return None if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} is read-only"
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:

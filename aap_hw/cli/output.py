@@ -9,11 +9,12 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
 from aap_hw.cli.streams import results
-from aap_hw.files import require_writable_file, write_atomic
+from aap_hw.files import make_folder, require_writable_file, write_atomic
 
 
 def _checked(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -80,4 +81,5 @@ def write_json(value: object, destination: str) -> None:
     if destination == "-":
         tell(text)
     else:
+        make_folder(Path(destination).parent)
         write_atomic(destination, text + "\n")

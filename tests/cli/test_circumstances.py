@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from aap_hw.prune.job import Job, Limit, start
+from aap_hw.prune.task import PruneSettings
 from tests.cli.test_bad_input import RESNET20, fails
-from tests.synthetic import of_this_device, write_table
+from tests.disks import remount
+from tests.synthetic import ORIGIN, of_this_device, table, write_table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,6 +73,58 @@ def test_without_a_temporary_folder_that_things_run_from_nothing_is_begun(
     monkeypatch.setattr("tempfile.tempdir", str(disk))
     fails(aap_hw("profile", "--device", "x86", "--model", "resnet20", "--out", str(tmp_path / "new.json")), sentence)
     assert not (tmp_path / "new.json").exists()
+
+
+WRITING: dict[str, tuple[str, ...]] = {
+    "devices": ("devices", "--json", "DISK/x.json"),
+    "doctor": ("doctor", "--device", "x86", "--json", "DISK/x.json"),
+    "lut show": ("lut", "show", "TABLE", "--json", "DISK/x.json"),
+    "lut plot": ("lut", "plot", "TABLE", "--out", "DISK/x.html"),
+    "lut diff": ("lut", "diff", "TABLE", "OTHER", "--out", "DISK/x.html"),
+    "lut merge": ("lut", "merge", "TABLE", "OTHER", "--out", "DISK/x.json"),
+    "plan": ("plan", *RESNET20, "--lut", "TABLE", "--budget", "50%", "--json", "DISK/x.json"),
+    "profile": ("profile", "--device", "x86", "--model", "resnet20", "--out", "DISK/x.json"),
+    "prune": ("prune", *RESNET20, "--lut", "TABLE", "--budget", "50%", "--out", "DISK/run"),
+    "report": ("report", "RUN", "--out", "DISK/x.html"),
+}
+
+
+@pytest.mark.parametrize("state", ["full", "read-only"])
+@pytest.mark.parametrize("name", WRITING)
+@pytest.mark.usefixtures("quick")
+def test_disk_that_nothing_can_be_written_to_is_one_sentence(
+    name: str,
+    state: str,
+    aap_hw: Callable[..., Any],
+    mounted: Callable[[str], Path],
+    pruned: Path,
+    tmp_path: Path,
+    table_file: Path,
+) -> None:
+    disk = mounted("size=4k")
+    (disk / "filler").write_bytes(bytes(4096))
+    if state == "read-only":
+        remount(disk, "ro")
+    places = {
+        "TABLE": str(table_file),
+        "OTHER": str(write_table(tmp_path / "other.json", date="2026-02-02")),
+        "RUN": str(pruned),
+    }
+    arguments = [places.get(each, each.replace("DISK", str(disk))) for each in WRITING[name]]
+    outcome = aap_hw(*arguments)
+    why = "No space left on device; " if state == "full" else "(is read-only|Read-only file system); "
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome
+    assert re.search(f"^aap-hw: error: cannot .*{disk}.*{why}", outcome.err)
+    if state == "read-only":
+        assert outcome.out == "", "told before the work"
+    assert [path.name for path in disk.iterdir() if path.is_file()] == ["filler"]
+
+
+@pytest.fixture(scope="session")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is finished."""
+    job = Job(ORIGIN, None, {"latency": Limit(0.5, True)}, settings=PruneSettings(calibration_images=8))
+    return start(job, table(), tmp_path_factory.mktemp("runs") / "half").folder
 
 
 STREAMS = {
