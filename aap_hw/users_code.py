@@ -114,7 +114,8 @@ def run_file(file: Path) -> ModuleType:
 def place_of(module: str) -> str:
     """How a module that is loaded is named from the working folder: by its name, or else by its file."""
     place = _LOADED.places.get(module.partition(".")[0])
-    return module if place in (None, Path.cwd()) else str(sys.modules[module].__file__)
+    by_name = place in (None, Path.cwd()) and not module.startswith(_PREFIX)
+    return module if by_name else str(sys.modules[module].__file__)
 
 
 def _root_of(file: Path) -> Path:
