@@ -19,9 +19,9 @@ from aap_hw.device import load_profile
 from aap_hw.device.connection import load_here, target_of
 from aap_hw.device.probe import Reader, compile_probe
 from aap_hw.errors import UserError
-from tests.needs import needs_cross_compiler
 from aap_hw.files import WriteError
 from tests.disks import mounted
+from tests.needs import needs_cross_compiler
 from tests.synthetic import this_device
 
 __all__ = ["mounted"]
