@@ -20,7 +20,7 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
         if subprocess.run(command, capture_output=True).returncode != 0:
             folder.rmdir()
-            pytest.skip("only root can mount a disk")
+            pytest.skip("only root can mount a small disk")
         made.append(folder)
         return folder
 

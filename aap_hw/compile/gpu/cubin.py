@@ -7,8 +7,8 @@ kept in the user's cache, by the source, if that can be written.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import logging
 import re
 import struct
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from aap_hw.errors import Fault, UserError
 from aap_hw.files import WriteError, make_folder, read_cached, write_atomic
 from aap_hw.home import cache_folder
 
+LOG = logging.getLogger(__name__)
 # TVM's sources name some of CUDA's headers; of what is in them, kernels of float32 use nothing.
 HEADERS = {
     "cuda/std/cstdint": """
@@ -55,9 +56,11 @@ def compile_cubin(source: str, arch: str) -> bytes:
     code = read_cached(cached)
     if code is None:
         code = _compiled(nvrtc, source, arch)
-        with contextlib.suppress(WriteError):  # it is soon made again
+        try:
             make_folder(cached.parent)
             write_atomic(cached, code)
+        except WriteError as problem:
+            LOG.warning("compiled GPU kernels are not kept: %s", problem)
     expected, found = kernels_in(source), kernels_of(code)
     if found != expected:
         raise Fault(
