@@ -28,8 +28,7 @@ from aap_hw.cli.options import (
     skip_option,
     weights_option,
 )
-from aap_hw.cli.output import json_option, tell, write_json
-from aap_hw.cli.streams import results_alone
+from aap_hw.cli.output import json_option, write_json
 
 if TYPE_CHECKING:
     from aap_hw.policy import Budget
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
 @depth_option
 @emulated_option
 @json_option
-@results_alone
 def command(
     model_name: str,
     lut_path: str,
@@ -121,7 +119,7 @@ def command(
         given += "".join(f" --skip {shlex.quote(pattern)}" for pattern in skip)
         given += " --allow-emulated" if allow_emulated else ""
         named = shlex.quote(proposal.model), shlex.quote(str(lut_path))
-        tell(f"next: aap-hw prune --model {named[0]} --lut {named[1]} {budget_text(budgets)}{given}")
+        click.echo(f"next: aap-hw prune --model {named[0]} --lut {named[1]} {budget_text(budgets)}{given}")
 
 
 def _print(document: dict[str, Any]) -> None:

@@ -94,11 +94,7 @@ class Journal:
             self.entries = [self._entry(value) for value in points]
         self._file.truncate(len(text) - len(cut_short))
         if not whole:
-            try:
-                self._append(identity)
-            except WriteError:
-                self.path.unlink()
-                raise
+            self._append(identity)
 
     def _append(self, value: dict[str, Any]) -> None:
         try:

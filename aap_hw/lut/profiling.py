@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from aap_hw.compile.families.slow import NoCode, is_slow
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
@@ -27,7 +29,7 @@ from aap_hw.device.connection import Device
 from aap_hw.device.description import MEASURED
 from aap_hw.device.timing import STATISTIC
 from aap_hw.errors import UserError
-from aap_hw.files import scratch_folder, sha256_of
+from aap_hw.files import sha256_of
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.belonging import difference, require_table_of
 from aap_hw.lut.compiling import CompiledBatch, Compiler, compiler
@@ -80,7 +82,6 @@ def profile_model(
         has no kernel.
     """
     boards = Boards.of(device)
-    boards.require_tools()
     identity = boards.describe().as_json()
     granularity = granularity_of(boards.profile, boards.target)
     journal = Journal(path.with_name(path.name + ".journal"), identity)
@@ -99,7 +100,10 @@ def profile_model(
             on_progress(Progress("points", 0, 0, search.kept, None))
             return table
         if unfinished:
-            _measure(search, job, plans, boards, workers or os.cpu_count() or 1, cache, on_progress)
+            try:
+                _measure(search, job, plans, boards, workers or os.cpu_count() or 1, cache, on_progress)
+            except NoCode as refusal:
+                raise refusal.at(network.source_of(refusal.key)) from refusal
         job.calibrate(plans)
         save_table(table, path)
     finally:
@@ -198,8 +202,8 @@ def _measure(
     """Measure points, then whole networks; the table holds each kind as soon as it is complete."""
     at_start = boards.conditions()
     with (
-        scratch_folder("profile") as folder,
-        compiler(boards.target, boards.profile.measure.copies, folder, workers, cache) as pool,
+        tempfile.TemporaryDirectory(prefix="aap-hw-profile-") as folder,
+        compiler(boards.target, boards.profile.measure.copies, Path(folder), workers, cache) as pool,
     ):
         reference = compile_reference(pool)
         _measure_points(search, boards, pool, workers, reference, on_progress)
@@ -277,7 +281,8 @@ def _measure_points(
         for batch in compiled:
             batch.library.unlink(missing_ok=True)
 
-    while missing := search.next():
+    while missing := sorted(search.next(), key=lambda address: not is_slow(address.key)):
+        # Only TVM knows which kernels on the slow path it has code for: a refusal comes before anything is timed.
         total = clock.measured + len(missing)
         if clock.measured == 0:
             clock.start(total)

@@ -21,6 +21,7 @@ from aap_hw.compile import cpu, gpu
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.cpu import loops
 from aap_hw.compile.families import FAMILIES
+from aap_hw.compile.families.slow import LIBRARIES
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.library.build import build_kernel
@@ -28,7 +29,7 @@ from aap_hw.errors import UserError
 from tests.compile.running import call, runnable, target
 
 BATCH, HEIGHT, WIDTH = 2, 6, 9
-LIGHT_KERNELS = {op for op, family in FAMILIES.items() if family.weight is None} - {"aten"}
+LIGHT_KERNELS = {op for op, family in FAMILIES.items() if family.weight is None} - {*LIBRARIES}
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def test_activation_is_exact_to_a_millionth_over_the_whole_range(
 def test_every_light_kernel_is_tried_here() -> None:
     by_themselves = set(re.findall(r'KernelKey.make\("(\w+)"', Path(__file__).read_text()))
     assert {case.name for case in CASES} | by_themselves >= LIGHT_KERNELS
-    assert set(cpu.KERNELS) == set(gpu.KERNELS) == FAMILIES.keys() - {"aten"}
+    assert set(cpu.KERNELS) == set(gpu.KERNELS) == FAMILIES.keys() - {*LIBRARIES}
 
 
 @pytest.mark.parametrize("name", ["relu", "add"])

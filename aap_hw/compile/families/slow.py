@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,16 +20,46 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from aap_hw.compile.families.family import FAMILIES, Family, Shape
+from aap_hw.compile.families.spelt import SPELT_OUT
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 
-PREFIX = "aten."
+# The libraries whose operators are known, by how PyTorch calls them.
+LIBRARIES = ("aten", "torchvision")
 # How a tensor lies in memory: an image (N, C, ...) as (N, ..., C), and what else the network computes, learned weights
 # and other constants in PyTorch's order.
 IMAGE, PLAIN, WEIGHT, CONSTANT = "image", "x", "w", "c"
 
 _ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}
+
+
+class NoCode(UserError):  # noqa: N818 - an answer about a kernel
+    """TVM cannot compile a kernel on the slow path either.
+
+    Parameters
+    ----------
+    key
+        The kernel's.
+    why
+        What TVM does instead, in words.
+    source
+        The call in the user's code, if it is known.
+    """
+
+    def __init__(self, key: KernelKey, why: str, source: str = "") -> None:
+        super().__init__(
+            f"{source or f'the operator {name_of(key)}'} has no kernel here, and {why}; replace it in the model, or "
+            "leave that part out of it"
+        )
+        self.key, self._why = key, why
+
+    def __reduce__(self) -> tuple[type[NoCode], tuple[KernelKey, str]]:
+        return NoCode, (self.key, self._why)
+
+    def at(self, source: str) -> NoCode:
+        """The same about a call of the user's."""
+        return NoCode(self.key, self._why, source)
 
 
 @dataclass(frozen=True)
@@ -65,7 +95,7 @@ class SlowCall:
 
     Attributes
     ----------
-    op : name and overload, such as ``layer_norm.default``.
+    op : library, name and overload, such as ``aten.layer_norm.default``.
     arguments, named : nested lists of operands, numbers, texts and None.
     output : what comes out; of several results, the one at ``piece``.
     """
@@ -94,7 +124,7 @@ class SlowCall:
                 piece, call = _value(call.slice, widths), call.value
             assert isinstance(call, ast.Call)
             return SlowCall(
-                key.op.removeprefix(PREFIX),
+                key.op,
                 tuple(_value(argument, widths) for argument in call.args),
                 {str(keyword.arg): _value(keyword.value, widths) for keyword in call.keywords},
                 _value(ast.parse(output, mode="eval").body, widths),
@@ -108,8 +138,8 @@ class SlowCall:
         """The tensors that go in, in the order of the arguments."""
         return list(_operands([*self.arguments, *self.named.values()]))
 
-    def run(self, tensors: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Call the operator with tensors in the order of `operands`, in PyTorch's layout."""
+    def run(self, tensors: Iterable[torch.Tensor], spelt_out: bool = False) -> torch.Tensor:
+        """Call the operator, or what it is spelt out as, with tensors of `operands`, in PyTorch's layout."""
         remaining = iter(tensors)
 
         def filled(argument: Any) -> Any:
@@ -118,17 +148,25 @@ class SlowCall:
                 return value if argument.dtype == "float32" else value.to(getattr(torch, argument.dtype))
             return [filled(item) for item in argument] if isinstance(argument, list) else argument
 
-        name, _, overload = self.op.partition(".")
-        function = SPELT_OUT.get(name) or getattr(getattr(torch.ops.aten, name), overload)
+        library, name, overload = self.op.split(".")
+        if library == "torchvision":
+            import torchvision  # noqa: F401 - which brings its operators with it
+        function = SPELT_OUT.get(name) if spelt_out else None
+        function = function or getattr(getattr(getattr(torch.ops, library), name), overload)
         arguments = [filled(argument) for argument in self.arguments]
         result: Any = function(*arguments, **{name: filled(value) for name, value in self.named.items()})
         made: torch.Tensor = result if self.piece is None else result[self.piece]
         return made.to(getattr(torch, self.output.dtype)).to(torch.float32)
 
 
+def name_of(key: KernelKey) -> str:
+    """What a kernel's operator is called, without library and overload."""
+    return key.op.split(".")[1]
+
+
 def is_slow(key: KernelKey) -> bool:
     """Whether a kernel has no schedule of ours."""
-    return key.op.startswith(PREFIX)
+    return key.op.partition(".")[0] in LIBRARIES
 
 
 @lru_cache(maxsize=4096)
@@ -148,36 +186,6 @@ def constant_elements(address: Address, kinds: str = WEIGHT + CONSTANT) -> int:
 
 def _output(address: Address) -> Shape:
     return SlowCall.of(address).output.stored
-
-
-def _adaptive_max_pool2d(image: torch.Tensor, size: list[int]) -> tuple[torch.Tensor]:
-    """Adaptive pooling, window by window, without the places of the maxima."""
-    rows, columns = (
-        [slice(i * extent // count, -(-(i + 1) * extent // count)) for i in range(count)]
-        for extent, count in zip(image.shape[-2:], size, strict=True)
-    )
-    windows = [image[..., row, column].amax((-2, -1)) for row in rows for column in columns]
-    return (torch.stack(windows, -1).reshape(*image.shape[:-2], *size),)
-
-
-def _unfold(values: torch.Tensor, axis: int, size: int, step: int) -> torch.Tensor:
-    """All windows along an axis, the elements of each along a new last one."""
-    beyond = values.shape[axis] - size + 1
-    return torch.stack([torch.ops.aten.slice(values, axis, at, beyond + at, step) for at in range(size)], -1)
-
-
-def _selu(x: torch.Tensor) -> torch.Tensor:
-    """As published (Klambauer et al., 2017, equation 2)."""
-    alpha, scale = 1.6732632423543772, 1.0507009873554805
-    return scale * (x.clamp(min=0) + alpha * (x.clamp(max=0).exp() - 1))
-
-
-# What TVM's importer does not know, or gets wrong, in operators that it does.
-SPELT_OUT: dict[str, Callable[..., Any]] = {
-    "adaptive_max_pool2d": _adaptive_max_pool2d,
-    "selu": _selu,
-    "unfold": _unfold,
-}
 
 
 def _operands(values: Iterable[Any]) -> Iterable[Operand]:
@@ -210,4 +218,4 @@ def _value(node: ast.expr, widths: Mapping[str, int]) -> Any:
     raise ValueError(ast.dump(node))
 
 
-FAMILIES.register(PREFIX.removesuffix("."))(Family(_output, _multiply_accumulates, constant_elements))
+FAMILIES.register(*LIBRARIES)(Family(_output, _multiply_accumulates, constant_elements))

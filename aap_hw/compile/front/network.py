@@ -32,7 +32,7 @@ class Kernel:
     """One kernel of a network: its key, the values it reads, its widths and the parameters folded into it.
 
     ``widths`` are those of its address. ``constants`` are what a kernel on the slow path takes as it is: weights, or
-    what is computed from weights alone.
+    what is computed from weights alone; ``source`` is the call in the user's code that became one.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Kernel:
     bias: str | None = None
     normalization: Normalization | None = None
     constants: tuple[str, ...] = ()
+    source: str = field(default="", compare=False)
 
     @property
     def width_in(self) -> WidthExpr:
@@ -101,10 +102,14 @@ class Network:
     dense: Mapping[str, int]
     fixed: Mapping[str, str] = field(default_factory=dict)
 
+    def source_of(self, key: KernelKey) -> str:
+        """The call in the user's code that became a kernel on the slow path; the first, if there are several."""
+        return next((kernel.source for kernel in self.kernels if kernel.key == key), "")
+
     @property
     def slow_path(self) -> str:
         """How many kernels have no schedule of ours, and of which operators; empty if none."""
-        counts = Counter(kernel.key.op.split(".")[1] for kernel in self.kernels if slow.is_slow(kernel.key))
+        counts = Counter(slow.name_of(kernel.key) for kernel in self.kernels if slow.is_slow(kernel.key))
         total, kinds = sum(counts.values()), ", ".join(f"{count} {op}" for op, count in counts.most_common())
         return f"{total} kernel{'s' * (total > 1)} on the slow path: {kinds}" if total else ""
 

@@ -18,14 +18,13 @@ from tvm import relax
 
 from aap_hw.compile.code.function import CONSTANTS, Argument, KernelFunction
 from aap_hw.compile.families import weight_shape
-from aap_hw.compile.families.slow import SlowCall
+from aap_hw.compile.families.slow import NoCode, SlowCall
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.partition import is_of_shape, partition, state_names
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.build import build_kernel, export_library
-from aap_hw.compile.library.linking import command_of
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.source import explain
@@ -38,9 +37,8 @@ def compile_network(model: nn.Module, example: torch.Tensor, target: DeviceTarge
 
     Raises
     ------
-    UserError : an operator of the model can have no kernel, or there is no linker for the target.
+    UserError : an operator of the model can have no kernel.
     """
-    command_of(target.host)  # told before the work
     graph = ChannelGraph.trace(model, (example,))
     network = partition(graph)
     state = state_of(graph.program)
@@ -61,7 +59,7 @@ def lower_network(
             for kernel in network.kernels:
                 address = kernel.at(widths)
                 if address not in functions:
-                    function = build_kernel(address, target)
+                    function = _built(kernel, address, target)
                     name = f"{address.key.op.replace('.', '_')}_{len(functions)}"
                     functions[address] = (builder.add_func(function.code, name), function)
                 code, function = functions[address]
@@ -80,6 +78,13 @@ def lower_network(
             ]
         builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
     return builder.get()
+
+
+def _built(kernel: Kernel, address: Address, target: DeviceTarget) -> KernelFunction:
+    try:
+        return build_kernel(address, target)
+    except NoCode as refusal:
+        raise refusal.at(kernel.source) from refusal
 
 
 def _constant(array: np.ndarray) -> relax.Expr:
@@ -130,7 +135,10 @@ def state_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
     def value(node: Node) -> Any:
         if node.name in names:
             return state[names[node.name]]
-        return computed[node] if node in computed else torch.empty(0, dtype=node.meta["val"].dtype)
+        if node in computed:
+            return computed[node]
+        made = node.meta["val"]  # of which only shape and type are asked
+        return torch.empty((), dtype=made.dtype).expand(made.shape)
 
     def read(node: Node) -> torch.Tensor:
         version = computed[node]._version

@@ -7,8 +7,6 @@ without a word, so every function is run here, once, and compared with PyTorch.
 
 from __future__ import annotations
 
-import functools
-import itertools
 import warnings
 from typing import Any
 
@@ -20,12 +18,11 @@ from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
 
 from aap_hw.compile.code.function import OPAQUE, Argument, KernelFunction
-from aap_hw.compile.families.slow import IMAGE, Operand, SlowCall
+from aap_hw.compile.families.slow import IMAGE, NoCode, Operand, SlowCall
 from aap_hw.compile.gpu.scheduling import scheduled
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import DeviceTarget, GpuTarget
-from aap_hw.errors import UserError, reason
 
 Function = tuple[Any, tuple[np.ndarray, ...]]
 """A PrimFunc, and the values of its last arguments, which belong to it."""
@@ -36,10 +33,10 @@ def build_slow(address: Address, target: DeviceTarget) -> KernelFunction:
 
     Raises
     ------
-    UserError : TVM cannot lower the operator either.
+    NoCode : TVM cannot lower the operator either.
     """
     call = SlowCall.of(address)
-    code, literals = _right_function(address)
+    code, literals = _right_function(address.key, call)
     if isinstance(target, GpuTarget):
         code = scheduled(code, target)
     arguments = [
@@ -49,66 +46,23 @@ def build_slow(address: Address, target: DeviceTarget) -> KernelFunction:
     return KernelFunction(code, tuple(arguments), call.output.stored, literals=literals)
 
 
-# Where an operator is tried first: what holds for one number of channels holds for all. Small, as what TVM makes of it
-# may be slow, but not so small that axes vanish.
-TRIED_WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
+# How each key was found to be imported right; at other widths it is no different.
+_PROVEN: dict[KernelKey, bool] = {}
 
 
-@functools.lru_cache(maxsize=4096)
-def _trial_of(key: KernelKey) -> Address | None:
-    """Where the operator of a key is tried: at the first usual widths that it can have; None if it can have none.
-
-    They follow from the key alone, as code must not depend on which widths of a kernel were asked for before.
-    """
-    pairs = [(width, width) for width in TRIED_WIDTHS] + list(itertools.permutations(TRIED_WIDTHS, 2))
-    return next((trial for pair in pairs if _exists(trial := Address(key, pair))), None)
-
-
-def _exists(address: Address) -> bool:
-    """Whether an operator can have these widths."""
-    try:
-        call = SlowCall.of(address)
-        made = call.run(torch.empty(operand.shape, device="meta") for operand in call.operands)
-    except Exception:  # whatever PyTorch says to operands that do not fit
-        return False
-    return tuple(made.shape) == call.output.shape
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_right_in_steps(trial: Address) -> bool:
-    """Whether TVM imports an operator rightly as the small steps that PyTorch makes of it, not as it is.
-
-    Raises
-    ------
-    UserError : neither is right.
-    """
-    call = SlowCall.of(trial)
-    model, problem = _OneCall(call), "it computes something else"
-    examples = [_example(operand) for operand in _in_order(call)]
-    for in_steps in (False, True):
+def _right_function(key: KernelKey, call: SlowCall) -> Function:
+    """The function as TVM imports the operator, else as it imports the small steps that PyTorch makes of it."""
+    examples, last = [_example(operand) for operand in _in_order(call)], None
+    problem = f"TVM {tvm.__version__} computes something else in its place"
+    for in_steps in [_PROVEN[key]] if key in _PROVEN else (False, True):
         try:
-            if _computes(_one_function(model, examples, in_steps), model, examples):
-                return in_steps
+            function = _one_function(_OneCall(call, spelt_out=True), examples, in_steps)
+            if key in _PROVEN or _computes(function, _OneCall(call), examples):
+                _PROVEN[key] = in_steps
+                return function
         except Exception as error:  # whatever TVM raises, it cannot do it
-            problem = reason(error)[:200]
-    raise _refused(trial.key, problem)
-
-
-def _right_function(address: Address) -> Function:
-    """The function of a call in the way that is right for its operator."""
-    call = SlowCall.of(address)
-    in_steps = _is_right_in_steps(_trial_of(address.key) or address)
-    try:
-        return _one_function(_OneCall(call), [_example(operand) for operand in _in_order(call)], in_steps)
-    except Exception as error:
-        raise _refused(address.key, reason(error)[:200]) from error
-
-
-def _refused(key: KernelKey, problem: str) -> UserError:
-    return UserError(
-        f"the operator {key.op} has no kernel here, and TVM {tvm.__version__} cannot compile it: {problem}; "
-        "replace it in the model or leave that part out"
-    )
+            problem, last = f"TVM {tvm.__version__} has no code for it", error
+    raise NoCode(key, problem) from last
 
 
 def _in_order(call: SlowCall) -> list[Operand]:
@@ -138,18 +92,19 @@ def _computes(function: Function, model: nn.Module, examples: list[torch.Tensor]
 class _OneCall(nn.Module):
     """The call as a model, of tensors as they lie in memory: activations first, then constants."""
 
-    def __init__(self, call: SlowCall) -> None:
+    def __init__(self, call: SlowCall, spelt_out: bool = False) -> None:
         super().__init__()
-        self._call = call
+        self._call, self._spelt_out = call, spelt_out
 
     def forward(self, *values: torch.Tensor) -> torch.Tensor:
         operands = self._call.operands
         order = sorted(range(len(operands)), key=lambda index: operands[index].is_constant)
         tensors = [values[order.index(index)] for index in range(len(operands))]
-        result = self._call.run(
+        in_pytorchs_order = [
             tensor.permute(0, -1, *range(1, tensor.dim() - 1)) if operand.kind == IMAGE else tensor
             for operand, tensor in zip(operands, tensors, strict=True)
-        )
+        ]
+        result = self._call.run(in_pytorchs_order, self._spelt_out)
         return result.permute(0, *range(2, result.dim()), 1) if self._call.output.kind == IMAGE else result
 
 
@@ -192,20 +147,35 @@ def _without_constants(function: relax.Function) -> tuple[relax.Function, tuple[
 
 def _imported(program: torch.export.ExportedProgram) -> tvm.IRModule:
     """A program as calls of functions of TVM's."""
-    module = from_exported_program(program, unwrap_unit_return_tuple=True, custom_convert_map=MISSING)
-    passes = [relax.transform.DecomposeOpsForInference(), relax.transform.LegalizeOps()]
+    module = from_exported_program(program, unwrap_unit_return_tuple=True, custom_convert_map=OURS)
+    passes = [
+        relax.transform.DeadCodeElimination(["main"]),
+        relax.transform.DecomposeOpsForInference(),
+        relax.transform.LegalizeOps(),
+    ]
     return tvm.transform.Sequential(passes)(module)
 
 
-def _extreme(reduction: Any) -> Any:
-    """How the importer is told to translate a maximum or minimum over axes."""
+def _reduction(operator: Any) -> Any:
+    """How the importer is told to translate a reduction over axes."""
 
     def convert(node: torch.fx.Node, importer: Any) -> relax.Var:
         value, *how = node.args
-        return importer.block_builder.emit(reduction(importer.env[value], *how))
+        return importer.block_builder.emit(operator(importer.env[value], *how))
 
     return convert
 
 
-# Operators that the importer lacks.
-MISSING = {"amax.default": _extreme(relax.op.max), "amin.default": _extreme(relax.op.min)}
+def _index_select(node: torch.fx.Node, importer: Any) -> relax.Var:
+    """Places are never out of bounds here, and TVM warns of them in the mode that the importer chooses."""
+    value, axis, places = node.args
+    return importer.block_builder.emit(relax.op.take(importer.env[value], importer.env[places], axis, mode="clip"))
+
+
+# Operators that the importer lacks, or translates in a way that we do without.
+OURS = {
+    "amax.default": _reduction(relax.op.max),
+    "amin.default": _reduction(relax.op.min),
+    "prod.dim_int": _reduction(relax.op.prod),
+    "index_select.default": _index_select,
+}

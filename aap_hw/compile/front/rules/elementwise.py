@@ -10,7 +10,7 @@ from torch.fx import Node
 from aap_hw.compile.families.elementwise import ACTIVATIONS
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.network import Normalization
-from aap_hw.compile.front.rules.registry import Takes, rule
+from aap_hw.compile.front.rules.registry import rule
 from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
@@ -39,8 +39,7 @@ def with_activation(partition: Partition, node: Node) -> tuple[Node, tuple[str, 
     return follower, (step,)
 
 
-@rule("hardtanh")
-@rule(*ACTIVATIONS, takes=Takes.ROWS)
+@rule(*ACTIVATIONS, "hardtanh")
 def activation(partition: Partition, node: Node) -> None:
     """An activation that no kernel took along."""
     name = activation_name(node)
@@ -54,7 +53,7 @@ def activation(partition: Partition, node: Node) -> None:
         partition.emit(node, name, image, [_read(partition, image, node, rows)], rows=rows)
 
 
-@rule("add", "mul", takes=Takes.ROWS)
+@rule("add", "mul")
 def combination(partition: Partition, node: Node) -> None:
     """Sums and products of equal shapes, and images times one factor a channel."""
     call = Call(node)
@@ -106,7 +105,7 @@ def normalization_of(partition: Partition, node: Node) -> Normalization:
     return Normalization(scale, shift, mean, variance, call["eps"])
 
 
-@rule("softmax", takes=Takes.ROWS)
+@rule("softmax")
 def softmax(partition: Partition, node: Node) -> None:
     """Softmax over the channels of vectors, or of rows of them."""
     call = Call(node)

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from aap_hw.compile.families.slow import CONSTANT, IMAGE, PLAIN, PREFIX, WEIGHT
+from aap_hw.compile.families.slow import CONSTANT, IMAGE, LIBRARIES, PLAIN, WEIGHT
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
 from aap_hw.graph.call import Call, is_tensor, shape_of
-from aap_hw.graph.source import explain, op_name
+from aap_hw.graph.source import explain, op_name, quoted
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 RESHAPES = {"view", "reshape", "_unsafe_view", "unflatten", "flatten", "view_as", "reshape_as"}
 EXPANSIONS = {"expand", "expand_as", "broadcast_to"}
 SPLITS = {"chunk", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "tensor_split"}
-# Arguments that only say where or how a tensor is kept.
-IGNORED = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "copy"}
+CONVERSIONS = {"to", "_to_copy", "type_as"}
+# Arguments that only say where or how a tensor is kept, or by which library it is made.
+IGNORED = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "copy", "cudnn_enabled", "cudnn_enable"}
 # What float32 carries without loss from kernel to kernel.
 TYPES = {torch.float32, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
@@ -77,15 +78,16 @@ class _Writer:
         """Add the kernel to the partition."""
         partition, node, shape = self._partition, self._node, shape_of(self._node)
         op, arguments = self._call()
-        has_piece = self._piece is not None and op.startswith(Call(self._source).name)
+        has_piece = self._piece is not None and op.split(".")[1] == Call(self._source).name
         output = self._tensor(node, self._lies_as)
         text = f"({','.join(arguments)}){f'[{self._piece}]' if has_piece else ''}->{output}"
         kernel = Kernel(
             node.name,
-            KernelKey.make(PREFIX + op, (), shape[0] if shape else 1, call=text),
+            KernelKey.make(op, (), shape[0] if shape else 1, call=text),
             tuple(partition.value_as_it_lies(n, node) for n in self._operands if not partition.is_parameter(n)),
             (self._read, self._made),
             constants=tuple(partition.constant(n) for n in self._operands if partition.is_parameter(n)),
+            source=op_name(self._source) + quoted(self._source),
         )
         partition.add(node, kernel, is_image=self._lies_as == IMAGE)
 
@@ -94,25 +96,33 @@ class _Writer:
         call, node = Call(self._source), self._node
         made = "[" + ",".join(map(self._text, self._lengths(node))) + "]"
         if call.name in RESHAPES:
-            return "reshape.default", [self._argument(call.first), made]
+            return "aten.reshape.default", [self._argument(call.first), made]
         if call.name in EXPANSIONS:
-            return "expand.default", [self._argument(call.first), made]
-        if call.name in ("to", "_to_copy"):
-            return "clone.default", [self._argument(call.first)]
+            return "aten.expand.default", [self._argument(call.first), made]
+        if call.name in CONVERSIONS:
+            return "aten.clone.default", [self._argument(call.first)]
         if call.name in ("max", "min") and self._piece == 0 and call.get("dim") is not None:
-            return f"a{call.name}.default", [self._argument(call.first), f"[{call['dim']}]", str(call["keepdim"])]
+            return f"aten.a{call.name}.default", [self._argument(call.first), f"[{call['dim']}]", str(call["keepdim"])]
         if call.name in SPLITS:
             dim = call["dim"] % len(shape_of(node))
             start = sum(value.shape[dim] for value in self._source.meta["val"][: self._piece])
-            return "narrow.default", self._place(call.first, dim, start)
+            return "aten.narrow.default", self._place(call.first, dim, start)
         if call.name == "slice" and call["step"] == 1:
             dim = call["dim"] % len(shape_of(node))
             size = shape_of(call.first)[dim]
-            return "narrow.default", self._place(call.first, dim, range(size)[slice(call["start"], None)].start)
-        schema = self._source.target._schema  # type: ignore[union-attr]
+            return "aten.narrow.default", self._place(call.first, dim, range(size)[slice(call["start"], None)].start)
+        schema: Any = getattr(self._source.target, "_schema", None)
+        library, _, name = getattr(schema, "name", "").partition("::")
+        if library not in LIBRARIES:
+            problem, advice = f"{op_name(self._source)} has no kernel here", "leave that part out of the model"
+            raise self._partition.refused(problem, self._source, advice)
         arguments = []
         for argument in schema.arguments:
             value = call[argument.name]
+            if argument.name == "dtype" and value == node.meta["val"].dtype:
+                value = argument.default_value  # which the result is converted to
+            if argument.name in IGNORED and argument.has_default_value():
+                continue
             if argument.name == "size" and isinstance(value, list | tuple):
                 text = made
             elif argument.name == "groups" and value == shape_of(call["input"])[1]:
@@ -121,12 +131,12 @@ class _Writer:
                 text = self._text(self._lengths(call["input"])[1], divisor=shape_of(call["input"])[1] // value)
             elif not argument.kwarg_only:
                 text = self._argument(value)
-            elif argument.name in IGNORED or value == argument.default_value:
+            elif value == argument.default_value:
                 continue
             else:
                 text = f"{argument.name}={self._argument(value)}"
             arguments.append(text)
-        return f"{call.name}.{schema.overload_name or 'default'}", arguments
+        return f"{library}.{call.name or name}.{schema.overload_name or 'default'}", arguments
 
     def _place(self, image: Node, dim: int, start: int) -> list[str]:
         """Arguments of a piece of an image along an axis."""

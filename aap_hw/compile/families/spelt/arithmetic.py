@@ -1,0 +1,34 @@
+"""Activations and other arithmetic in each place, and distances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def _selu(x: Tensor) -> Tensor:
+    """As published (Klambauer et al., 2017, equation 2)."""
+    alpha, scale = 1.6732632423543772, 1.0507009873554805
+    return scale * (x.clamp(min=0) + alpha * (x.clamp(max=0).exp() - 1))
+
+
+def _rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> Tensor:
+    """The slope that is drawn in training is the mean of its bounds afterwards."""
+    return torch.where(x >= 0, x, x * ((lower + upper) / 2))
+
+
+def _erfc(x: Tensor) -> Tensor:
+    return 1 - x.erf()
+
+
+def _cdist(left: Tensor, right: Tensor, p: float = 2.0, mode: int | None = None) -> Tensor:
+    """Distances between rows, without the expansion that PyTorch may use, which loses digits of short ones."""
+    differences = (left.unsqueeze(-2) - right.unsqueeze(-3)).abs()
+    if p == 1:
+        return differences.sum(-1)
+    return (differences**2).sum(-1).sqrt() if p == 2 else (differences**p).sum(-1) ** (1 / p)
+
+
+ARITHMETIC: dict[str, Callable[..., Tensor]] = {"selu": _selu, "rrelu": _rrelu, "erfc": _erfc, "cdist": _cdist}

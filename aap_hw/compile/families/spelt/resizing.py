@@ -1,0 +1,138 @@
+"""Interpolation: along each axis, every place of the result is a weighted sum of a few places of the image.
+
+Places and weights are computed in float32 as PyTorch does, so that they are the very same ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+HALF = np.float32(0.5)
+Taps = list[tuple[list[int], list[float]]]
+"""For each term of the sums, the place that each result reads and its weight."""
+
+
+def _nearest(size: int, made: int, scale: float | None) -> Taps:
+    return _picked(np.arange(made, dtype=np.float32) * _step(size, made, scale), size)
+
+
+def _nearest_exact(size: int, made: int, scale: float | None) -> Taps:
+    return _picked(_centres(size, made, scale) + HALF, size)
+
+
+def _centres(size: int, made: int, scale: float | None) -> np.ndarray:
+    """Where the middles of the pixels made are; rounded once, as processors that multiply and add in one step do."""
+    middles = np.arange(made) + 0.5
+    return (middles * float(_step(size, made, scale)) - 0.5).astype(np.float32)
+
+
+def _picked(at: np.ndarray, size: int) -> Taps:
+    return [(np.clip(np.floor(at).astype(int), 0, size - 1).tolist(), [1.0] * len(at))]
+
+
+def _step(size: int, made: int, scale: float | None) -> np.float32:
+    return np.float32(1.0 / scale) if scale else np.float32(size) / np.float32(made)
+
+
+def _linear(size: int, made: int, scale: float | None, align_corners: bool) -> Taps:
+    at = np.maximum(_corners(size, made) if align_corners else _centres(size, made, scale), 0)
+    low = np.minimum(at.astype(int), size - 1)
+    share = at - low.astype(np.float32)
+    return [(low.tolist(), (1 - share).tolist()), (np.minimum(low + 1, size - 1).tolist(), share.tolist())]
+
+
+def _cubic(size: int, made: int, scale: float | None, align_corners: bool) -> Taps:
+    at = _corners(size, made) if align_corners else _centres(size, made, scale)
+    low = np.floor(at).astype(int)
+    share = (at - low).astype(np.float64)
+    return [
+        (np.clip(low + term, 0, size - 1).tolist(), [_cubic_weight(x, -0.75) for x in (term - share).tolist()])
+        for term in (-1, 0, 1, 2)
+    ]
+
+
+def _corners(size: int, made: int) -> np.ndarray:
+    """Where the pixels made are, if the outer ones of both images lie upon each other."""
+    return np.arange(made, dtype=np.float32) * (np.float32(size - 1) / np.float32(max(made - 1, 1)))
+
+
+def _antialiased(reach: float, weight: Callable[[float], float]) -> Callable[..., Taps]:
+    """A filter of a reach in pixels of the smaller image, as Pillow does it."""
+
+    def taps(size: int, made: int, scale: float | None, align_corners: bool) -> Taps:
+        if align_corners:
+            step = (size - 1) / (made - 1) if made > 1 else 0.0
+        else:
+            step = 1.0 / scale if scale else size / made
+        wide = max(step, 1.0)
+        rows = []
+        for place in range(made):
+            centre = step * (place + 0.5)
+            first = max(int(centre - reach * wide + 0.5), 0)
+            last = min(int(centre + reach * wide + 0.5), size)
+            shares = [weight((at - centre + 0.5) / wide) for at in range(first, last)]
+            rows.append((first, [share / sum(shares) for share in shares]))
+        length = max(len(shares) for _, shares in rows)
+        return [
+            (
+                [min(first + term, size - 1) for first, _ in rows],
+                [shares[term] if term < len(shares) else 0.0 for _, shares in rows],
+            )
+            for term in range(length)
+        ]
+
+    return taps
+
+
+def _triangle(x: float) -> float:
+    return max(1 - abs(x), 0.0)
+
+
+def _cubic_weight(x: float, a: float = -0.5) -> float:
+    """Keys, 1981; PyTorch takes one ``a`` for plain and another for antialiased resizing."""
+    x = abs(x)
+    if x < 1:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+    return (((x - 5) * x + 8) * x - 4) * a if x < 2 else 0.0
+
+
+def _resizing(taps: Callable[..., Taps], has_corners: bool = True) -> Callable[..., Tensor]:
+    """The operator that resizes all axes behind the channels."""
+
+    def resize(image: Tensor, size: Sequence[int] | None, *how: Any) -> Tensor:
+        corners, scales = how[:1] if has_corners else (), how[has_corners:]
+        # In one overload all scales are in a list, in the other they follow one by one.
+        factors = scales[0] if len(scales) == 1 and not isinstance(scales[0], float) else scales
+        for axis, factor in zip(range(2, image.dim()), factors or itertools.repeat(None), strict=False):
+            length = image.shape[axis]
+            made = math.floor(length * factor) if size is None else size[axis - 2]
+            terms = [
+                image.index_select(axis, torch.tensor(places))
+                * torch.tensor(weights).reshape(-1, *[1] * (image.dim() - axis - 1))
+                if set(weights) != {1.0}
+                else image.index_select(axis, torch.tensor(places))
+                for places, weights in taps(length, made, factor, *corners)
+            ]
+            image = sum(terms[1:], start=terms[0])
+        return image
+
+    return resize
+
+
+RESIZING = {
+    **{f"upsample_nearest{rank}d": _resizing(_nearest, has_corners=False) for rank in (1, 2, 3)},
+    **{f"_upsample_nearest_exact{rank}d": _resizing(_nearest_exact, has_corners=False) for rank in (1, 2, 3)},
+    "upsample_linear1d": _resizing(_linear),
+    "upsample_bilinear2d": _resizing(_linear),
+    "upsample_trilinear3d": _resizing(_linear),
+    "upsample_bicubic2d": _resizing(_cubic),
+    "_upsample_bilinear2d_aa": _resizing(_antialiased(1.0, _triangle)),
+    "_upsample_bicubic2d_aa": _resizing(_antialiased(2.0, _cubic_weight)),
+}
