@@ -114,7 +114,7 @@ def test_library_holds_the_constants_and_tvms_plan_sets_aside_what_lives_at_once
         ]
     )(module)
     storages = [
-        4 * int(binding.value.args[0].values[0]) // 4
+        int(binding.value.args[0].values[0])
         for block in planned["main"].body.blocks
         for binding in block.bindings
         if isinstance(binding.value, tvm.ir.Call) and binding.value.op == tvm.ir.Op.get("relax.memory.alloc_storage")

@@ -14,7 +14,8 @@ import tvm
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aap_hw.compile.cpu.emit import Steps, choose_tile, lanes_for
+from aap_hw.compile.cpu.emit import Steps, lanes_for
+from aap_hw.compile.cpu.tiles import choose_tile
 from aap_hw.compile.keys import target as target_module
 from aap_hw.compile.keys.target import CpuTarget, GpuTarget, device_target, host_options
 from aap_hw.errors import UserError

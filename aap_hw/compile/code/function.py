@@ -64,7 +64,10 @@ def activations(key: KernelKey, *shapes: Shape, any_width: bool = False) -> list
 
 
 def factors(key: KernelKey, channels: int) -> list[Argument]:
-    """A factor and a summand of every channel, which a network's normalisations are folded into."""
+    """A factor and a summand of every channel, which a network's normalisations are folded into.
+
+    They are a weight and a bias as those of a convolution with one weight a channel would be.
+    """
     return [Argument("weight", (channels,), type=key.types.sum), Argument("bias", (channels,), type=key.types.sum)]
 
 

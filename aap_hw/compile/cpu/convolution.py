@@ -16,18 +16,10 @@ from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.convolution import weighted_arguments
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
-from aap_hw.compile.cpu.emit import (
-    Steps,
-    Tensor,
-    accumulate,
-    choose_tile,
-    kernel_code,
-    lane_loop,
-    loop,
-    padded_image,
-    vector,
-)
+from aap_hw.compile.cpu.emit import Steps, Tensor, kernel_code, lane_loop, loop, vector
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
+from aap_hw.compile.cpu.padding import padded_image
+from aap_hw.compile.cpu.tiles import accumulate, choose_tile
 from aap_hw.compile.cpu.winograd import build_winograd, choose_winograd, transformed
 from aap_hw.compile.families import weight_elements, weight_shape
 from aap_hw.compile.families.convolution import ConvolutionShape

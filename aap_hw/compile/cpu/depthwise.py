@@ -16,19 +16,9 @@ from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.convolution import weighted_arguments
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
-from aap_hw.compile.cpu.emit import (
-    Steps,
-    Tensor,
-    kernel_code,
-    lane_loop,
-    lanes_for,
-    loop,
-    padded_image,
-    scratch,
-    store,
-    vector,
-)
+from aap_hw.compile.cpu.emit import Steps, Tensor, kernel_code, lane_loop, lanes_for, loop, scratch, store, vector
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
+from aap_hw.compile.cpu.padding import padded_image
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.keys.address import Address

@@ -22,9 +22,6 @@ from aap_hw.compile.code.function import KernelFunction, apply_epilogue
 from aap_hw.compile.cpu.emit import (
     Steps,
     Tensor,
-    Tile,
-    accumulate,
-    choose_tile,
     constant,
     kernel_code,
     lane_loop,
@@ -36,6 +33,7 @@ from aap_hw.compile.cpu.emit import (
     vector,
 )
 from aap_hw.compile.cpu.kernels import Packing
+from aap_hw.compile.cpu.tiles import Tile, accumulate, choose_tile
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.keys.address import Address

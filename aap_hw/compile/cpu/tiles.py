@@ -1,0 +1,90 @@
+"""Register tiles: a few pixels times a few vectors of channels that are summed up without leaving the registers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from aap_hw.compile.cpu.emit import AVX512_BYTES, Steps, constant, lanes_for, registers, spread, store, vector
+from aap_hw.compile.keys.precision import FLOAT32
+from aap_hw.compile.keys.target import CpuTarget
+
+# Loads hide behind arithmetic but for about this share of a cycle each.
+COST_OF_LOAD = 0.15
+# Independent accumulators that keep two fused multiply-add units busy over their latency of about five cycles.
+ACCUMULATORS_FOR_FULL_RATE = 10
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Register tile: ``pixels`` x ``vectors`` accumulators of ``lanes`` output channels each."""
+
+    pixels: int
+    vectors: int
+    lanes: int
+
+    @property
+    def channels(self) -> int:
+        """Output channels of one tile."""
+        return self.vectors * self.lanes
+
+    def cycles(self, pixels: int, channels: int) -> float:
+        """Estimated cycles that one step of a reduction takes for ``pixels`` x ``channels`` outputs.
+
+        A tile takes a cycle for each accumulator (or each load where there are more of these), and never less than the
+        latency of the arithmetic. Work that the last tiles repeat counts.
+        """
+        accumulators, loads = self.pixels * self.vectors, self.pixels + self.vectors
+        step = max(accumulators, loads, ACCUMULATORS_FOR_FULL_RATE) + COST_OF_LOAD * loads
+        return step * Steps(pixels, self.pixels).count * Steps(channels, self.channels).count
+
+
+@functools.cache
+def choose_tile(pixels: int, channels: int, target: CpuTarget, type_: str = FLOAT32) -> Tile:
+    """The tile that needs the fewest cycles for ``pixels`` x ``channels`` outputs, of those that fit the registers."""
+    lanes = lanes_for(channels, target, type_)
+    # Beside the accumulators: a vector of weights each, and one pixel's value.
+    spare = target.registers + (target.vector_bytes < AVX512_BYTES)
+    candidates = [
+        Tile(p, v, lanes)
+        for v in range(1, min(channels // lanes, target.registers) + 1)
+        for p in range(1, min(pixels, target.registers) + 1)
+        if p * v + v + 1 < spare
+    ]
+    return min(candidates, key=lambda tile: (tile.cycles(pixels, channels), -tile.pixels))
+
+
+def accumulate(
+    tile: Tile,
+    reduction: Sequence[int],
+    pixel: Callable[..., Any],
+    weight: Callable[..., Any],
+    type_: str,
+) -> Callable[[int, int, Any], Any]:
+    """Sum pixel x weight over the loops of ``reduction`` in registers.
+
+    ``pixel(*indices, p)`` is the scalar of pixel p, ``weight(*indices, v)`` the v-th vector of weights, both of
+    the type that is summed up in. Returns what reads one lane of the sum of (p, v).
+    """
+    sums = registers(tile.pixels * tile.vectors * tile.lanes, type_)
+
+    def at(p: int, v: int) -> int:
+        return (p * tile.vectors + v) * tile.lanes
+
+    for p in range(tile.pixels):
+        for v in range(tile.vectors):
+            store(sums, constant(0.0, tile.lanes, type_), at(p, v), tile.lanes)
+    with ExitStack() as loops:
+        indices = [loops.enter_context(T.serial(0, extent)) for extent in reduction]
+        weights = [T.bind(weight(*indices, v)) for v in range(tile.vectors)]
+        for p in range(tile.pixels):
+            value = T.bind(spread(pixel(*indices, p), tile.lanes))
+            for v in range(tile.vectors):
+                index = at(p, v)
+                store(sums, vector(sums, index, tile.lanes) + value * weights[v], index, tile.lanes)
+    return lambda p, v, lane: sums[at(p, v) + lane]
