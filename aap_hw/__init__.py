@@ -7,6 +7,8 @@ TVM. What is not listed here is internal to its sub-package.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from aap_hw.home import provide_home
+
 if TYPE_CHECKING:
     from aap_hw.api import bundle, deploy, plan, profile, prune, report, resume
     from aap_hw.attention import attention_scores
@@ -57,6 +59,9 @@ __all__ = [
     "resume",
     "save",
 ]
+
+
+provide_home()
 
 
 def __getattr__(name: str) -> Any:

@@ -99,7 +99,7 @@ def profile(
     on_progress
         Called with a ``Progress`` as points and networks are measured.
     on_notice
-        Called with a sentence when one of several boards is lost or not used.
+        Called with a sentence when one of several boards is lost or not used, or compiled kernels cannot be kept.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def profile(
             (on_start or _ignored)(begun[0])
 
         shape, report_to = (1, *origin.input_shape), on_progress or _ignored
-        cache = users_cache() if use_cache else None
+        cache = users_cache().usable(on_notice or _ignored) if use_cache else None
         table = profile_model(
             origin.model,
             module,

@@ -1,19 +1,35 @@
 """Reading and writing small files so that a crash never leaves half a file and errors name the path.
 
-Covers text and bytes that fit in memory. Not covered: locking between processes (the last writer wins) and
-what the contents mean.
+Covers text and bytes that fit in memory, and temporary folders. Not covered: locking between processes (the last
+writer wins) and what the contents mean.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from aap_hw.errors import UserError
 
 # What a file is called until it is whole.
 _TEMPORARY = ".aap-hw-*.tmp"
+# What a program meets on a machine, whatever it does there, and what helps.
+_CIRCUMSTANCES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EROFS: "name a place that can be written to",
+    errno.EACCES: "name a place that you may use",
+    errno.EPERM: "name a place that you may use",
+    errno.EIO: "see whether its disk is well",
+    errno.EMFILE: "allow this process more open files (ulimit -n)",
+    errno.ENFILE: "end other programs",
+    errno.ENOMEM: "end other programs",
+    errno.ENAMETOOLONG: "name a place with a shorter path",
+}
 
 
 class WriteError(UserError):
@@ -36,12 +52,13 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     WriteError
         If the operating system refuses (missing or read-only folder, full disk, `path` is a folder).
     """
-    content = data.encode() if isinstance(data, str) else data
+    # A file's name that is no text, of which there are some on every disk, must not keep a page from being written.
+    content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     target = Path(os.path.realpath(path))
     temporary = target.parent / _TEMPORARY.replace("*", secrets.token_hex(8))
     try:
-        if target.exists() and not target.is_file() and not target.is_dir():
-            target.write_bytes(content)
+        if _is_special(path):
+            Path(path).write_bytes(content)
             return
         # 0o666 lets the umask decide; tempfile's 0600 would hide a shared table from colleagues.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -94,6 +111,14 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
         ) from error
 
 
+def read_cached(path: Path) -> bytes | None:
+    """The bytes of a file that can be done without; None if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
 def require_writable_folder(path: str | os.PathLike[str]) -> None:
     """Check, without making anything, that a folder is there and writable or can be made.
 
@@ -102,12 +127,110 @@ def require_writable_folder(path: str | os.PathLike[str]) -> None:
     UserError
         If something on the way is not a folder or may not be written to.
     """
-    folder = Path(os.path.abspath(path))
+    if (obstacle := _obstacle(Path(os.path.abspath(path)))) is not None:
+        raise UserError(f"cannot write to the folder {path}: {obstacle}; choose another")
+
+
+def require_writable_file(path: str | os.PathLike[str]) -> None:
+    """Check, without making anything, that a file can be written, its folder being made first if it is missing.
+
+    Raises
+    ------
+    UserError
+        If it is a folder, or its folder cannot be made or written to.
+    """
+    if _is_special(path):
+        return
+    target = Path(os.path.realpath(path))
+    obstacle = "it is a folder" if target.is_dir() else _obstacle(target.parent)
+    if obstacle is not None:
+        raise UserError(f"cannot write {path}: {obstacle}; choose another place")
+
+
+def _is_special(path: str | os.PathLike[str]) -> bool:
+    """Whether something is there that is neither a file nor a folder."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def _obstacle(folder: Path) -> str | None:
+    """What hinders a folder from being made and written to."""
     nearest = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     if not os.path.isdir(nearest):
-        raise UserError(f"cannot write to the folder {path}: {nearest} is not a folder; choose another")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write to the folder {path}: {nearest} is read-only; choose another")
+        return f"{nearest} is not a folder"
+    return None if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} is read-only"
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder, and those above it, if they are not there. Raises WriteError if that is impossible."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"cannot make the folder {path}: {_reason(error)}; choose another") from error
+
+
+@contextlib.contextmanager
+def scratch_folder(purpose: str) -> Iterator[Path]:
+    """A temporary folder, as long as the block takes.
+
+    Parameters
+    ----------
+    purpose
+        A word for its name, by which a person who finds it knows what it is.
+
+    Raises
+    ------
+    UserError
+        If there is none, or what the block writes there does not fit.
+    """
+    try:
+        holder = tempfile.TemporaryDirectory(prefix=f"aap-hw-{purpose}-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"there is no temporary folder to write to ({_reason(error)}); set TMPDIR to a folder that can be "
+            "written to and has room"
+        ) from error
+    with holder as folder:
+        try:
+            yield Path(folder)
+        except OSError as error:
+            # A write that fails names no file. All files of ours that are elsewhere are written by functions that
+            # tell of their failures themselves.
+            inside = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(folder)
+            if error.errno in _CIRCUMSTANCES and inside:
+                raise no_use_of_temporary(_reason(error)) from error
+            raise
+
+
+def no_use_of_temporary(reason: str) -> WriteError:
+    """That the temporary folder is of no use, for a reason that is the end of a sentence."""
+    return WriteError(
+        f"the temporary folder {tempfile.gettempdir()} is of no use: {reason}; make room there, or set TMPDIR to a "
+        "folder on another disk"
+    )
+
+
+def require_loading_from_temporary() -> None:
+    """Check that programs and libraries may be loaded from temporary folders.
+
+    Raises
+    ------
+    UserError
+        If they may not, or there are no such folders.
+    """
+    with scratch_folder("check") as folder:
+        if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+            raise UserError(
+                f"nothing may be run from the temporary folder {folder.parent}, which is mounted 'noexec'; set TMPDIR "
+                "to a folder that programs may be run from"
+            )
+
+
+def circumstance(error: OSError) -> UserError | None:
+    """What the operating system refuses, as a sentence, if it is something that a person can put right."""
+    if error.errno not in _CIRCUMSTANCES:
+        return None
+    what = "a file" if error.filename is None else os.fsdecode(error.filename)
+    return UserError(f"cannot use {what}: {_reason(error)}; {_CIRCUMSTANCES[error.errno]}")
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

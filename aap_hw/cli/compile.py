@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from aap_hw.cli.options import device_option, input_option, input_text, model_option
+from aap_hw.cli.output import tell
+from aap_hw.cli.streams import results_alone
 
 
 @click.command(
@@ -18,34 +20,36 @@ from aap_hw.cli.options import device_option, input_option, input_text, model_op
 @model_option
 @input_option
 @click.option("--out", metavar="FILE", help="Keep the library; default: only show that it compiles.")
+@results_alone
 def command(device: str, model_name: str, input_shape: tuple[int, ...] | None, out: str | None) -> None:
     """Compile a network for a device without running it.
 
     For a GPU, which this machine need not have, the kernels' CUDA source is compiled to the GPU's machine code.
     """
+    from aap_hw.compile.library.linking import command_of
     from aap_hw.deploy.compiling import compile_unseen
     from aap_hw.device import load_profile
     from aap_hw.device.connection import target_of
-    from aap_hw.files import require_writable_folder
+    from aap_hw.files import require_writable_file
     from aap_hw.models.origin import Origin
 
     profile, library = load_profile(device), Path(out) if out else None
     if library is not None:
-        require_writable_folder(library.parent)
-        library.parent.mkdir(parents=True, exist_ok=True)
+        require_writable_file(library)
     target = target_of(profile)
+    command_of(target.host)  # told before the work
     origin = Origin.of(model_name, input_shape)
-    click.echo(f"compiling {origin.model} at {input_text(origin.input_shape)} for {profile.name}")
+    tell(f"compiling {origin.model} at {input_text(origin.input_shape)} for {profile.name}")
     module, start = origin.build(), time.monotonic()
     result = compile_unseen(module, origin.input_shape, target, library)
     seconds = time.monotonic() - start
     size = f"{result.library_bytes / 1e6:.1f} MB"
-    click.echo(f"library: {size}, {result.calls} calls of {result.kernels} kernels{f'; kept as {out}' if out else ''}")
+    tell(f"library: {size}, {result.calls} calls of {result.kernels} kernels{f'; kept as {out}' if out else ''}")
     if result.slow_path:
-        click.echo(f"{result.slow_path}; there is no schedule for these")
+        tell(f"{result.slow_path}; there is no schedule for these")
     if result.gpu_kernels:
-        click.echo(
+        tell(
             f"cubin for {dict(target.tvm.attrs)['arch']}: {result.cubin_bytes:,} bytes, {len(result.gpu_kernels)} "
             "kernels, each of the source found in it"
         )
-    click.echo(f"compiled in {seconds:.1f} s; nothing was run, so nothing was timed")
+    tell(f"compiled in {seconds:.1f} s; nothing was run, so nothing was timed")

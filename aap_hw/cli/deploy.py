@@ -8,6 +8,7 @@ import click
 
 from aap_hw.cli.options import connect_option, data_options, device_option, trained_option
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
+from aap_hw.cli.streams import results_alone
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--no-run", is_flag=True, help="Only compile and write the bundle; the device need not be there.")
 @quiet_option
 @json_option
+@results_alone
 def command(
     run_folder: str,
     device: str,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aap_hw.cli.options import connect_option, device_option
-from aap_hw.cli.output import json_option, write_json
+from aap_hw.cli.output import json_option, tell, write_json
 
 if TYPE_CHECKING:
     from aap_hw.device.doctor import Finding
@@ -30,7 +30,7 @@ def command(device: str, connect_to: str | None, json_to: str | None) -> int:
     for finding in examine(device, connect_to):
         findings.append(finding)
         if json_to is None:
-            click.echo(_line(finding))
+            tell(_line(finding))
     is_well = all(finding.ok is not False for finding in findings)
     if json_to is not None:
         write_json({"ok": is_well, "findings": [finding.as_json() for finding in findings]}, json_to)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from aap_hw.cli.options import data_options, trained_option
+from aap_hw.cli.output import tell
+from aap_hw.cli.streams import results_alone
 
 if TYPE_CHECKING:
     from aap_hw.train.sources import ImageSource
@@ -16,17 +18,31 @@ if TYPE_CHECKING:
 @click.command(epilog="\b\nExample:\n  aap-hw export runs/demo --onnx demo.onnx")
 @click.argument("run_folder", metavar="RUN")
 @click.option("--onnx", "onnx_file", required=True, metavar="FILE", help="The ONNX file to write.")
+@click.option("--opset", type=int, metavar="N", help="Version of ONNX's operators, 9 to 23; default: PyTorch's own.")
+@click.option("--dynamic-batch", is_flag=True, help="Let the file take any number of images at once, instead of one.")
 @trained_option
 @data_options
-def command(run_folder: str, onnx_file: str, weights: str | None, source: ImageSource | None) -> None:
+@results_alone
+def command(
+    run_folder: str,
+    onnx_file: str,
+    opset: int | None,
+    dynamic_batch: bool,
+    weights: str | None,
+    source: ImageSource | None,
+) -> None:
     """Export a pruned network, checked against PyTorch before it is kept."""
-    from aap_hw.deploy.onnx import export_onnx
+    from aap_hw.deploy.onnx import BATCH, export_onnx
+    from aap_hw.deploy.onnx_file import Format
     from aap_hw.prune.job import images_of
     from aap_hw.prune.run import RunFolder
 
+    form = Format(opset, dynamic_batch)
     run = RunFolder.at(run_folder, weights)
-    result = export_onnx(run, images_of(run.path, source), Path(onnx_file))
-    click.echo(
-        f"{result.path}: {result.size / 1e6:.1f} MB; ONNX Runtime differs from PyTorch by at most "
+    result = export_onnx(run, images_of(run.path, source), Path(onnx_file), form)
+    tell(
+        f"{result.path}: {result.size / 1e6:.1f} MB, opset {result.opset}"
+        f"{', any number of images at once' if dynamic_batch else ''}; ONNX Runtime differs from PyTorch by at most "
         f"{result.max_abs_diff:.2g} on {result.images} images"
+        f"{f', alone and {BATCH} at once' if dynamic_batch else ''}"
     )

@@ -19,6 +19,7 @@ from aap_hw.cli.options import (
     read_table,
 )
 from aap_hw.cli.output import json_option, notice, write_json
+from aap_hw.cli.streams import results_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -64,6 +65,7 @@ def show(file: str, points: bool, json_to: str | None) -> None:
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Which plans are drawn.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
 @json_option
+@results_alone
 def validate(
     device: str,
     connect_to: str | None,

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from aap_hw.cli.options import read_table
-from aap_hw.cli.output import json_option, write_json
+from aap_hw.cli.output import json_option, tell, write_json
 
 # Points that differ the most, and conflicts, are listed up to this many.
 LISTED = 10
@@ -25,7 +25,7 @@ def plot(file: str, out: str, kernel: str) -> None:
     from aap_hw.report.tables import write_stairs
 
     drawn = write_stairs(read_table(file), kernel, Path(out))
-    click.echo(f"{out}: {drawn} kernel{'s' if drawn > 1 else ''}")
+    tell(f"{out}: {drawn} kernel{'s' if drawn > 1 else ''}")
 
 
 @click.command(

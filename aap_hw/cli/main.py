@@ -4,8 +4,10 @@ Sub-commands are imported only when asked for, and are expected to import PyTorc
 so that `--help` answers at once. What each sub-command does is in its own module.
 """
 
+import contextlib
 import importlib
 import importlib.util
+import os
 import shlex
 import sys
 import traceback
@@ -18,7 +20,9 @@ import click
 from aap_hw import __version__
 from aap_hw.cli.help import WholeSentences
 from aap_hw.cli.output import logged_as_notices
+from aap_hw.cli.streams import standard_streams
 from aap_hw.errors import Fault, UserError, closest, reason
+from aap_hw.files import circumstance
 from aap_hw.interrupts import interruptible
 
 # In the order in which they are used; `--help` keeps it.
@@ -60,8 +64,19 @@ class LazyGroup(WholeSentences):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the sub-command."""
-        with interruptible(), logged_as_notices():
-            return super().invoke(ctx)
+        try:
+            os.getcwd()
+        except OSError as problem:
+            raise UserError(f"the working folder is gone ({problem.strerror}); change to another") from problem
+        try:
+            with interruptible(), logged_as_notices():
+                return super().invoke(ctx)
+        except SystemExit as ending:
+            if isinstance(ending.__cause__, UserError):  # which another process tells
+                raise
+            raise UserError(
+                f"the network's code ended the program ({reason(ending)}); let it return instead"
+            ) from ending
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -103,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _Options()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result = group.main(given, prog_name="aap-hw", standalone_mode=False, obj=options)
+        with standard_streams():
+            result = group.main(given, prog_name="aap-hw", standalone_mode=False, obj=options)
     except Exception as failure:
         # click.Abort, its form of KeyboardInterrupt, is an Exception.
         if options.debug:
@@ -114,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(failure: Exception, given: list[str]) -> int:
     """Print what went wrong on one line of standard error; return the exit code."""
+    if isinstance(failure, OSError):
+        failure = circumstance(failure) or failure
     match failure:
         case click.exceptions.NoArgsIsHelpError():
             failure.show()
@@ -146,7 +164,8 @@ def _where_to_look(failure: click.ClickException) -> str:
 
 def _say(sentence: str) -> None:
     one_line = " ".join(part for line in sentence.splitlines() if (part := line.strip()))
-    print(f"aap-hw: {one_line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # where nobody reads, nobody is to be told
+        print(f"aap-hw: {one_line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

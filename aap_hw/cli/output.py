@@ -1,4 +1,6 @@
-"""The `--json` and `--quiet` options that sub-commands share, and notices, which what the library logs becomes as well.
+"""The `--json` and `--quiet` options that sub-commands share, lines of results, and notices.
+
+What the library logs becomes a notice, too.
 
 Not covered: tables for people, which each sub-command lays out itself.
 """
@@ -7,10 +9,20 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
-from aap_hw.files import write_atomic
+from aap_hw.cli.streams import results
+from aap_hw.files import make_folder, require_writable_file, write_atomic
+
+
+def _checked(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuse a file that cannot be written before the work of which it is to hold the result."""
+    if value not in (None, "-"):
+        require_writable_file(value)
+    return value
+
 
 json_option = click.option(
     "--json",
@@ -18,6 +30,7 @@ json_option = click.option(
     is_flag=False,
     flag_value="-",
     metavar="[FILE]",
+    callback=_checked,
     help="Write JSON to FILE instead of a table; '-' or nothing is standard output.",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but what goes wrong and what --json asks for.")
@@ -51,6 +64,11 @@ class _Notices(logging.Handler):
             notice(line)
 
 
+def tell(line: str) -> None:
+    """Write a line of a command's result."""
+    click.echo(line, file=results())
+
+
 def write_json(value: object, destination: str) -> None:
     """Write a value as indented JSON, with nothing else, to a file or, for ``"-"``, to standard output.
 
@@ -59,8 +77,9 @@ def write_json(value: object, destination: str) -> None:
     UserError
         If the file cannot be written.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(value, indent=2, allow_nan=False)
     if destination == "-":
-        click.echo(text)
+        tell(text)
     else:
+        make_folder(Path(destination).parent)
         write_atomic(destination, text + "\n")

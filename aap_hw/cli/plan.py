@@ -28,7 +28,8 @@ from aap_hw.cli.options import (
     skip_option,
     weights_option,
 )
-from aap_hw.cli.output import json_option, write_json
+from aap_hw.cli.output import json_option, tell, write_json
+from aap_hw.cli.streams import results_alone
 
 if TYPE_CHECKING:
     from aap_hw.policy import Budget
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 @depth_option
 @emulated_option
 @json_option
+@results_alone
 def command(
     model_name: str,
     lut_path: str,
@@ -119,7 +121,7 @@ def command(
         given += "".join(f" --skip {shlex.quote(pattern)}" for pattern in skip)
         given += " --allow-emulated" if allow_emulated else ""
         named = shlex.quote(proposal.model), shlex.quote(str(lut_path))
-        click.echo(f"next: aap-hw prune --model {named[0]} --lut {named[1]} {budget_text(budgets)}{given}")
+        tell(f"next: aap-hw prune --model {named[0]} --lut {named[1]} {budget_text(budgets)}{given}")
 
 
 def _print(document: dict[str, Any]) -> None:

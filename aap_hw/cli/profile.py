@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from aap_hw.cli.options import connect_option, device_option, input_option, input_text, model_option
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
+from aap_hw.cli.streams import results_alone
 
 
 @click.command(
@@ -26,6 +27,7 @@ from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 @quiet_option
 @json_option
 @click.pass_context
+@results_alone
 def command(
     ctx: click.Context,
     device: str,

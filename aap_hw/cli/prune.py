@@ -29,6 +29,7 @@ from aap_hw.cli.options import (
     weights_option,
 )
 from aap_hw.cli.output import json_option, quiet_option, write_json
+from aap_hw.cli.streams import results_alone
 from aap_hw.errors import UserError
 from aap_hw.prune.defaults import EPOCHS, LEARNING_RATE, MOST_ROUNDS, ROUNDS, SCHEDULES
 
@@ -117,6 +118,7 @@ OF_TRAINING = ("--rounds", "--schedule", "--epochs", "--learning-rate", "--train
 @quiet_option
 @json_option
 @click.pass_context
+@results_alone
 @one_of_several
 def command(
     ctx: click.Context,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from aap_hw.cli.output import tell
+
 
 @click.command(
     epilog="\b\nExamples:\n  aap-hw report runs/demo\n  aap-hw report runs/a runs/b runs/c --out compared.html"
@@ -16,4 +18,4 @@ def command(runs: tuple[str, ...], out: str | None) -> None:
     """Write a report of a run, or compare several: one HTML file that needs no network."""
     from aap_hw import api
 
-    click.echo(f"report: {api.report(*runs, out=out)}; open it in a browser")
+    tell(f"report: {api.report(*runs, out=out)}; open it in a browser")

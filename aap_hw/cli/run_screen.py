@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aap_hw.cli.profile_screen import duration
+from aap_hw.cli.streams import results
 from aap_hw.prune.words import amount_text, budget_sentences, error_text, figure_rows, time_text
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ SECONDS_BETWEEN_LINES = 30.0
 
 def plain_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """A console without colours or markup: paths and operators may contain brackets. A file's lines are not wrapped."""
-    console = Console(highlight=False, markup=False, stderr=stderr, quiet=quiet)
+    console = Console(highlight=False, markup=False, file=None if stderr else results(), stderr=stderr, quiet=quiet)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = UNWRAPPED
     return console
@@ -51,7 +52,7 @@ class PruneScreen:
         self._epoch_seconds: list[float] = []
         self._last_line = float("-inf")
         self._bar = _BarAndFigures(
-            SpinnerColumn(),
+            SpinnerColumn("dots" if console.encoding.startswith("utf") else "line"),
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             TextColumn("{task.fields[left]}"),

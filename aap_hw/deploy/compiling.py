@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.build import cubin_beside
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.errors import Fault
+from aap_hw.files import make_folder, scratch_folder, write_atomic
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,24 @@ def compile_unseen(
 
     Raises
     ------
-    UserError : an operator of the network has no kernel, or a tool that the target needs is not installed.
+    UserError : an operator of the network has no kernel, a tool that the target needs is not installed, or the library
+        cannot be kept.
     Fault : the GPU's machine code is not whole.
     """
-    with tempfile.TemporaryDirectory(prefix="aap-hw-compile-") as scratch:
-        path = library or Path(scratch) / "library.so"
+    with scratch_folder("compile") as scratch:
+        path = scratch / "library.so"
         network = compile_network(module, torch.zeros(1, *input_shape), target, path)
         code = cubin_beside(path).read_bytes() if cubin_beside(path).exists() else b""
-        size = path.stat().st_size
+        made = path.read_bytes()
+    if library is not None:
+        make_folder(library.parent)
+        if code:
+            write_atomic(cubin_beside(library), code)
+        write_atomic(library, made)
     kernels = {kernel.at(network.dense) for kernel in network.kernels}
     on_gpu = kernels_of(code)
     if code and len(on_gpu) < len(kernels):
         raise Fault(
             f"the network has {len(kernels)} kernels and the GPU's machine code {len(on_gpu)}; please report it"
         )
-    return Compiled(len(network.kernels), len(kernels), size, len(code), on_gpu, network.slow_path)
+    return Compiled(len(network.kernels), len(kernels), len(made), len(code), on_gpu, network.slow_path)

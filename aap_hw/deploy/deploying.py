@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import tvm
 
 from aap_hw.compile.keys.key import SCHEDULES
 from aap_hw.compile.keys.target import DeviceTarget
+from aap_hw.compile.library.linking import command_of
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.reference import FEW, Reference, by_output
@@ -25,7 +25,7 @@ from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.device.timing import STATISTIC, Timing, time_in_turn
 from aap_hw.errors import UserError
-from aap_hw.files import require_writable_folder
+from aap_hw.files import require_writable_folder, scratch_folder
 from aap_hw.models.weights import WeightsFile
 from aap_hw.policy import LATENCY, Budget
 from aap_hw.prune.run import PrunedNetwork, RunFolder
@@ -66,14 +66,15 @@ def deploy(run: RunFolder, device: Device | Boards, data: LabelledImages, folder
     Fault : the compiled network does not compute what PyTorch does.
     """
     boards = Boards.of(device)
+    boards.require_tools()
     description = boards.describe()
     boards.close()  # free for others while networks are compiled here
     is_real = description.provenance == MEASURED
     # An emulator computes what the device would, slowly, and how long it takes tells nothing.
     job = _Job.of(run, boards.profile, data, folder, None if is_real else FEW)
     networks = {"pruned": job.network.module, **({"dense": job.network.origin.skeleton()} if is_real else {})}
-    with tempfile.TemporaryDirectory(prefix="aap-hw-deploy-") as scratch:
-        files = {name: Path(scratch) / f"{name}.so" for name in networks}
+    with scratch_folder("deploy") as scratch:
+        files = {name: scratch / f"{name}.so" for name in networks}
         compiled = {
             name: compile_network(module, job.image, boards.target, files[name]) for name, module in networks.items()
         }
@@ -108,13 +109,14 @@ def bundle_unseen(run: RunFolder, profile: DeviceProfile, data: LabelledImages, 
     UserError : the run was pruned for another device.
     """
     target = target_of(profile)
+    command_of(target.host)  # told before the work
     job = _Job.of(run, profile, data, folder, FEW)
     device = DeviceDescription(
         profile.name, profile.profile_hash, "", profile.threads, dict(target.options), tvm.__version__, SCHEDULES
     ).as_json()
     del device["provenance"]  # only a device that was there is known to be real
-    with tempfile.TemporaryDirectory(prefix="aap-hw-deploy-") as scratch:
-        library = Path(scratch) / "pruned.so"
+    with scratch_folder("deploy") as scratch:
+        library = scratch / "pruned.so"
         compile_network(job.network.module, job.image, target, library)
         job.write(library, target, device, None)
     return job.folder

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from aap_hw.deploy.onnx_file import FIRST_OF_NEWER, Format, Session, fixed_batch, opset_of, write
 from aap_hw.deploy.reference import Reference, by_output
-from aap_hw.errors import UserError
-from aap_hw.files import require_writable_folder, write_atomic
+from aap_hw.errors import Fault, UserError
+from aap_hw.files import make_folder, require_writable_file, scratch_folder, write_atomic
 from aap_hw.graph.outputs import output_tensors
 from aap_hw.prune.run import RunFolder
 from aap_hw.train.data import LabelledImages
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+# Besides one alone, so many samples at once are compared. It is not what PyTorch is shown when it writes the file.
+BATCH = 3
 
 
 @dataclass(frozen=True)
@@ -27,60 +30,88 @@ class Exported:
 
     path: Path
     size: int
+    opset: int
     max_abs_diff: float
     images: int
 
 
-def export_onnx(run: RunFolder, data: LabelledImages, path: Path) -> Exported:
+def export_onnx(run: RunFolder, data: LabelledImages, path: Path, form: Format | None = None) -> Exported:
     """Write a finished run's network as ONNX: ``image`` (1, C, H, W) to ``logits``, or to outputs named as a bundle's.
 
     Code that makes the run's network is run again, with all your rights.
 
+    Parameters
+    ----------
+    form
+        The opset, and whether the file takes any number of images; by default PyTorch's own opset and one image.
+
     Raises
     ------
-    UserError : a package is missing, or the file cannot be written.
+    UserError : a package is missing, the network cannot be written like this, or the file cannot be written.
     Fault : ONNX Runtime computes something else than PyTorch.
     """
+    form = form or Format()
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(
             f"exporting takes packages that are not installed: {', '.join(missing)}; "
             "install them with: pip install 'aap-hw[onnx]'"
         )
-    require_writable_folder(path.parent)
+    require_writable_file(path)
     network = run.load()
     reference = Reference.of(network, data)
-    with tempfile.TemporaryDirectory(prefix="aap-hw-export-") as scratch:
-        file = Path(scratch) / "model.onnx"
-        torch.onnx.export(
-            _Flat(network.module).eval(),
-            (reference.images[:1],),
-            file,
-            input_names=["image"],
-            output_names=list(reference.outputs),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        difference = reference.compare(_outputs(file, reference.images), "the ONNX file")
+    inputs = {"image": reference.images}
+    checks = [(reference, [_part(inputs, i, 1) for i in range(len(reference.images))])]
+    if form.any_batch:
+        together = _part(inputs, 0, BATCH)
+        checks.append((_of_batch(network.module, reference, together), [together]))
+    with scratch_folder("export") as scratch:
+        file = scratch / "model.onnx"
+        write(network.module, inputs, list(reference.outputs), form, file)
+        session = Session(file)
+        difference = max(_difference(session, expected, calls, form) for expected, calls in checks)
+        opset = opset_of(file)
         content = file.read_bytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomic(path, content)
-    return Exported(path, len(content), difference, len(reference.images))
+    return Exported(path, len(content), opset, difference, len(reference.images))
 
 
-class _Flat(nn.Module):
-    """A network that returns its tensors and nothing else."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(output_tensors(self.network(image)))
+def _part(inputs: Mapping[str, Tensor], first: int, count: int) -> dict[str, Tensor]:
+    """So many samples from one on, beginning again after the last."""
+    return {name: each[torch.arange(first, first + count) % len(each)] for name, each in inputs.items()}
 
 
-def _outputs(file: Path, images: torch.Tensor) -> list[np.ndarray]:
-    import onnxruntime  # heavy, and an extra
+def _of_batch(module: nn.Module, reference: Reference, inputs: Mapping[str, Tensor]) -> Reference:
+    """What PyTorch computes for several samples at once. Raises UserError if it is not as much more than for one."""
+    count = len(next(iter(inputs.values())))
+    try:
+        with torch.no_grad():
+            outputs = [output.numpy() for output in output_tensors(module(*inputs.values()))]
+    except Exception as error:
+        raise UserError(fixed_batch(f"PyTorch itself fails at {count} samples")) from error
+    for (name, alone), output in zip(reference.outputs.items(), outputs, strict=True):
+        of_one = alone[0]
+        is_constant = output.shape == of_one.shape and np.array_equal(output, of_one)
+        grown = (count * of_one.shape[0], *of_one.shape[1:]) if of_one.shape else None
+        if not is_constant and output.shape != grown:
+            raise UserError(
+                fixed_batch(f"its {name} has the shape {of_one.shape} for one and {output.shape} for {count}")
+            )
+    return replace(
+        reference,
+        images=next(iter(inputs.values())),
+        outputs={name: output[None] for name, output in zip(reference.outputs, outputs, strict=True)},
+    )
 
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return by_output([session.run(None, {"image": image.numpy()}) for image in torch.split(images, 1)])
+
+def _difference(session: Session, reference: Reference, calls: Sequence[Mapping[str, Tensor]], form: Format) -> float:
+    """The largest difference between ONNX Runtime and PyTorch, whose outputs for these calls are the reference."""
+    try:
+        return reference.compare(by_output([session.run(inputs) for inputs in calls]), "the ONNX file")
+    except Fault as fault:
+        if not form.is_old:
+            raise
+        raise UserError(
+            f"an ONNX file of opset {form.opset} does not compute what this network does, as operators of that opset "
+            f"differ from PyTorch's; give --opset {FIRST_OF_NEWER} or more"
+        ) from fault

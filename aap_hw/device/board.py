@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import tempfile
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from aap_hw.device.probe import compile_probe
 from aap_hw.device.profile import DeviceProfile, MeasureSpec
 from aap_hw.device.session import serve
 from aap_hw.errors import UserError
+from aap_hw.files import scratch_folder
 
 # All sessions are forked from one process that has imported TVM already, so that a board is soon back in use.
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -89,8 +89,8 @@ class RemoteDevice:
             self.profile = profile.model_copy(update={"measure": MEASURED_ONCE})
 
     def _look_around(self) -> Facts:
-        with tempfile.TemporaryDirectory(prefix="aap-hw-probe-") as folder:
-            probe = Path(folder) / "probe.so"
+        with scratch_folder("probe") as folder:
+            probe = folder / "probe.so"
             compile_probe(self.target.host, probe)
             architecture = triple_of(self.target.host).split("-")[0]
             facts: Facts = self._ask("look_around", probe, architecture, self.profile.threads)

@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from aap_hw.compile.library.linking import command_of
 from aap_hw.device.board import Address, BoardLost, RemoteDevice
 from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device, LocalDevice, open_board, server_of, target_of, tracker_of
 from aap_hw.device.description import DeviceDescription
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
+from aap_hw.files import require_loading_from_temporary
 
 # A piece of work at which so many boards were lost is what loses them.
 LOSSES = 3
@@ -83,6 +85,17 @@ class Boards:
         boards._notify, boards._patience_s = lambda _: None, None
         boards._local, boards._places, boards._description = device, [], device.describe()
         return boards
+
+    def require_tools(self) -> None:
+        """See before the work whether this machine can compile for the device, and load that if it is the device.
+
+        Raises
+        ------
+        UserError : there is no linker, or the temporary folder is of no use.
+        """
+        command_of(self.target.host)
+        if self._local is not None:
+            require_loading_from_temporary()
 
     @property
     def at_once(self) -> int:

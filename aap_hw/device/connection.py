@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +26,7 @@ from aap_hw.device.machine import LoadedLibrary, LoadedModule
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.device.tracker import Tracker
 from aap_hw.errors import UserError
+from aap_hw.files import require_loading_from_temporary, scratch_folder
 
 
 class Device(Protocol):
@@ -89,13 +89,30 @@ class LocalDevice:
         return conditions()
 
     def load(self, library: Path) -> LoadedLibrary:
-        """Load a copy of a library into this process.
+        """Load a library into this process."""
+        return LoadedModule(load_here(library), self._device)
 
-        The dynamic linker takes two files of one path for the same library, even if one replaced the other.
-        """
-        with tempfile.TemporaryDirectory(prefix="aap-hw-load-") as folder:
-            copy = shutil.copy(library, folder)
-            return LoadedModule(tvm.runtime.load_module(copy), self._device)
+
+def load_here(library: Path) -> tvm.runtime.Module:
+    """Load a copy of a compiled library into this process.
+
+    The dynamic linker takes two files of one path for the same library, even if one replaced the other.
+
+    Raises
+    ------
+    UserError : libraries cannot be loaded from the temporary folder.
+    """
+    with scratch_folder("load") as folder:
+        copy = shutil.copy(library, folder)
+        try:
+            return tvm.runtime.load_module(copy)
+        except RuntimeError as problem:
+            require_loading_from_temporary()
+            why = str(problem).strip().splitlines()[-1].rpartition(f"{copy}: ")[2]
+            raise UserError(
+                f"this machine does not load what was compiled for it in {folder.parent}: {why}; set TMPDIR to another "
+                "folder if that is the reason"
+            ) from problem
 
 
 def _require_gpu(target: GpuTarget, device: tvm.runtime.Device) -> None:

@@ -5,7 +5,7 @@ A step that fails says what to do; those that need it are not tried.
 
 from __future__ import annotations
 
-import tempfile
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,16 +17,18 @@ import tvm
 from torch import nn
 
 from aap_hw.compile.keys.target import CpuTarget, DeviceTarget
-from aap_hw.compile.library.linking import linker_of
+from aap_hw.compile.library.linking import command_of, runs_here
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device.board import Address, BoardLost, RemoteDevice
 from aap_hw.device.conditions import Conditions
-from aap_hw.device.connection import Device, LocalDevice, server_of, target_of, tracker_of
+from aap_hw.device.connection import Device, LocalDevice, load_here, server_of, target_of, tracker_of
 from aap_hw.device.facts import free_memory_mb
 from aap_hw.device.machine import LoadedLibrary
+from aap_hw.device.probe import Reader, compile_probe
 from aap_hw.device.profile import DeviceProfile, load_profile
 from aap_hw.device.timing import Timing, time_function
 from aap_hw.errors import UserError
+from aap_hw.files import scratch_folder
 
 # Profiling holds a batch of kernels with copies of their weights in memory.
 LEAST_FREE_MB = 256
@@ -129,7 +131,17 @@ class _Examination:
         return f"{self._profile.target.summary()}{lanes}"
 
     def _linker(self) -> str:
-        return linker_of(self._target.host) or "this machine's own"
+        """Link something, and run it if the device is this machine."""
+        host = self._target.host
+        command = shlex.join(command_of(host))
+        with scratch_folder("doctor") as folder:
+            library = folder / "probe.so"
+            compile_probe(host, library)
+            if self._profile.connect.kind != "local" or not runs_here(host):
+                return f"{command}, which made a library in {folder.parent}"
+            if Reader(load_here(library), tvm.cpu()).read("/dev/null") != b"":
+                raise UserError(f"a library that {command} made does not work; install another compiler")
+        return f"{command}; a library that it made in {folder.parent} was loaded and run"
 
     def _reached(self) -> str:
         spec = self._profile.connect
@@ -174,8 +186,8 @@ class _Examination:
         self._image = torch.randn(TOY_SHAPE, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             self._expected = model(self._image).numpy()
-        with tempfile.TemporaryDirectory(prefix="aap-hw-doctor-") as folder:
-            library = Path(folder) / "toy.so"
+        with scratch_folder("doctor") as folder:
+            library = folder / "toy.so"
             compile_network(model, self._image, self._target, library)
             self._loaded = self._device.load(library)
             size = library.stat().st_size

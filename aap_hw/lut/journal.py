@@ -94,7 +94,11 @@ class Journal:
             self.entries = [self._entry(value) for value in points]
         self._file.truncate(len(text) - len(cut_short))
         if not whole:
-            self._append(identity)
+            try:
+                self._append(identity)
+            except WriteError:
+                self.path.unlink()
+                raise
 
     def _append(self, value: dict[str, Any]) -> None:
         try:

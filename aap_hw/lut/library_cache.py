@@ -2,11 +2,13 @@
 
 A library is found by all that it was made from: the points, the target, the compiler and the sources of our kernels.
 Loading a library runs it, so the folder must be the user's own, and a file whose contents are not those that its name
-tells is deleted and made again. Whole networks are not kept: their weights make them large, and few are compiled twice.
+tells is deleted and made again. What cannot be kept is done without. Whole networks are not kept: their weights make
+them large, and few are compiled twice.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -20,10 +22,13 @@ import tvm
 
 import aap_hw.compile
 from aap_hw.errors import UserError
-from aap_hw.files import write_atomic
+from aap_hw.files import WriteError, read_cached, write_atomic
+from aap_hw.home import cache_folder
 
 # Points of some twenty networks; the libraries that were used longest ago go first.
 AT_MOST_BYTES = 1 << 30
+# About a library of a few points: a disk without room for one is as good as none.
+TRIAL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,18 @@ class LibraryCache:
 
     folder: Path
     at_most_bytes: int = AT_MOST_BYTES
+
+    def usable(self, notify: Callable[[str], None]) -> LibraryCache | None:
+        """This cache, or None and a sentence of why, if libraries cannot be kept in it."""
+        try:
+            self._require_own_folder()
+            trial = self.folder / "trial"
+            write_atomic(trial, bytes(TRIAL_BYTES))
+            trial.unlink()
+        except UserError as problem:
+            notify(f"compiled kernels are not kept: {problem}")
+            return None
+        return self
 
     def make(self, library: Path, made_from: Any, compile_into: Callable[[Path], None]) -> None:
         """Write a library, by ``compile_into`` if it is not here.
@@ -46,7 +63,7 @@ class LibraryCache:
         depends_on = [made_from, tvm.__version__, kernel_sources()]
         key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
         for kept in self.folder.glob(f"{key}-*.so"):
-            contents = _read(kept)
+            contents = read_cached(kept)
             if contents is not None and kept.name == _name(key, contents):
                 library.write_bytes(contents)
                 os.utime(kept)
@@ -54,7 +71,8 @@ class LibraryCache:
             kept.unlink(missing_ok=True)
         compile_into(library)
         contents = library.read_bytes()
-        write_atomic(self.folder / _name(key, contents), contents)
+        with contextlib.suppress(WriteError):  # a disk that is full by now
+            write_atomic(self.folder / _name(key, contents), contents)
         self._shrink()
 
     def _require_own_folder(self) -> None:
@@ -89,7 +107,7 @@ class LibraryCache:
 
 def users_cache() -> LibraryCache:
     """The cache in the user's own folder: ``$XDG_CACHE_HOME/aap-hw/kernels``, or below ``~/.cache``."""
-    return LibraryCache(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aap-hw" / "kernels")
+    return LibraryCache(cache_folder("kernels"))
 
 
 @functools.cache
@@ -99,13 +117,6 @@ def kernel_sources() -> str:
     for path in [*sorted(Path(aap_hw.compile.__path__[0]).rglob("*.py")), Path(__file__).with_name("compiling.py")]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
 
 
 def _name(key: str, contents: bytes) -> str:

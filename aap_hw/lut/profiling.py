@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -29,7 +28,7 @@ from aap_hw.device.connection import Device
 from aap_hw.device.description import MEASURED
 from aap_hw.device.timing import STATISTIC
 from aap_hw.errors import UserError
-from aap_hw.files import sha256_of
+from aap_hw.files import scratch_folder, sha256_of
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.belonging import difference, require_table_of
 from aap_hw.lut.compiling import CompiledBatch, Compiler, compiler
@@ -82,6 +81,7 @@ def profile_model(
         has no kernel.
     """
     boards = Boards.of(device)
+    boards.require_tools()
     identity = boards.describe().as_json()
     granularity = granularity_of(boards.profile, boards.target)
     journal = Journal(path.with_name(path.name + ".journal"), identity)
@@ -202,8 +202,8 @@ def _measure(
     """Measure points, then whole networks; the table holds each kind as soon as it is complete."""
     at_start = boards.conditions()
     with (
-        tempfile.TemporaryDirectory(prefix="aap-hw-profile-") as folder,
-        compiler(boards.target, boards.profile.measure.copies, Path(folder), workers, cache) as pool,
+        scratch_folder("profile") as folder,
+        compiler(boards.target, boards.profile.measure.copies, folder, workers, cache) as pool,
     ):
         reference = compile_reference(pool)
         _measure_points(search, boards, pool, workers, reference, on_progress)

@@ -6,7 +6,6 @@ Nothing is added to the table's kernels: what a plan needs and the table lacks i
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import nn
 from aap_hw.compile.front.partition import partition
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
+from aap_hw.files import scratch_folder
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.belonging import require_table_of
 from aap_hw.lut.compiling import compiler
@@ -55,6 +55,7 @@ def validate_model(
     MissingKernelError : the table is not of this network.
     """
     boards = Boards.of(device)
+    boards.require_tools()
     # The journal is a profile's lock on the table's file: neither may overwrite what the other has measured, nor go on
     # with what the file held before the other ended.
     with closing(Journal(path.with_name(path.name + ".journal"), boards.describe().as_json())):
@@ -68,8 +69,8 @@ def validate_model(
         if job.missing(drawn):
             copies, workers = boards.profile.measure.copies, workers or os.cpu_count() or 1
             with (
-                tempfile.TemporaryDirectory(prefix="aap-hw-validate-") as folder,
-                compiler(boards.target, copies, Path(folder), workers) as pool,
+                scratch_folder("validate") as folder,
+                compiler(boards.target, copies, folder, workers) as pool,
             ):
                 reference = compile_reference(pool)
                 boards.share(

@@ -132,7 +132,7 @@ class Origin:
             module = source.make().eval()
             try:
                 module(torch.zeros(1, *self.input_shape))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 size = "x".join(map(str, self.input_shape))
                 raise UserError(
                     f"{self.model} does not take images of {size}: {reason(error)}; give their size with --input CxHxW"

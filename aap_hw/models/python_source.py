@@ -5,11 +5,8 @@ Making one runs the user's code with all the rights of this process; nothing is 
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,12 +14,9 @@ from typing import Any
 
 from torch import nn
 
-from aap_hw.errors import UserError, closest, reason
+from aap_hw.errors import UserError, closest
 from aap_hw.models.source import Source
-from aap_hw.starting_folder import importing_from
-
-# Of the names that files have as modules.
-_PREFIX = "_aap_hw_source_"
+from aap_hw.users_code import folders_of, importable, place_of, run_file, told
 
 
 @dataclass(frozen=True)
@@ -56,8 +50,10 @@ def of_file(path: str, factory: str) -> Source:
     text = f"{file.text}:{factory}"
 
     def make() -> nn.Module:
-        with importing_from(file.path.parent):
-            return _made(text, factory, _executed(file))
+        with importable(folders_of(file.path), str(file.path)):
+            with told(f"cannot run {file.text} for the model"):
+                module = run_file(file.path)
+            return _made(text, factory, module)
 
     return Source(text, f"{file.path.stem}-{factory}", None, make)
 
@@ -67,11 +63,9 @@ def of_module(module: str, factory: str) -> Source:
     text = f"{module}:{factory}"
 
     def make() -> nn.Module:
-        with importing_from(Path.cwd()):
-            try:
+        with importable([Path.cwd()], module):
+            with told(f"cannot import {module} for the model {text}"):
                 imported = importlib.import_module(module)
-            except (Exception, SystemExit) as error:
-                raise UserError(f"cannot import {module} for the model {text}: {reason(error)}") from error
             return _made(text, factory, imported)
 
     if not all(part.isidentifier() for part in module.split(".")):
@@ -94,8 +88,7 @@ def text_of(factory: type) -> str:
         raise UserError(
             f"{factory.__name__} is defined in the program itself; say where with source='FILE.py:FUNCTION'"
         )
-    place = sys.modules[module].__file__ if module.startswith(_PREFIX) else module
-    return f"{place}:{factory.__qualname__}"
+    return f"{place_of(module)}:{factory.__qualname__}"
 
 
 def _made(text: str, factory: str, module: ModuleType) -> nn.Module:
@@ -108,10 +101,8 @@ def _made(text: str, factory: str, module: ModuleType) -> nn.Module:
         found = getattr(found, part)
     if isinstance(found, nn.Module) or not callable(found):
         raise UserError(f"{text} is no function or class; name one that takes no arguments and returns the network")
-    try:
+    with told(f"{text} failed", "it is called without arguments"):
         network = found()
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{text} failed: {reason(error)}; it is called without arguments") from error
     if not isinstance(network, nn.Module):
         raise UserError(f"{text} returned {_a(type(network).__name__)}; it must return a torch.nn.Module")
     return network
@@ -119,20 +110,3 @@ def _made(text: str, factory: str, module: ModuleType) -> nn.Module:
 
 def _a(name: str) -> str:
     return "nothing" if name == "NoneType" else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
-
-
-def _executed(file: ExistingFile) -> ModuleType:
-    """Run a Python file as a module of its own."""
-    name = f"{_PREFIX}{hashlib.sha256(str(file.path).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, file.path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses and torch look the module of a class up here.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise UserError(f"cannot run {file.text} for the model: {reason(error)}") from error
-    return module

@@ -38,7 +38,8 @@ def device_of(
 
     Raises
     ------
-    UserError : a person said which or where the device is, and it is another than the table's or not to be had there.
+    UserError : a person said which or where the device is, and it is another than the table's or not to be had there;
+        or it is there, and nothing can be compiled for it.
     """
     reached: list[Boards] = []
 
@@ -92,4 +93,6 @@ def _reach(table: LatencyTable, device: str | None, connect_to: str | None, noti
         if is_told:
             raise UserError(f"{difference}, and without --device and --connect latencies are predicted")
         return difference
+    if not unmeasured:
+        boards.require_tools()
     return unmeasured or boards

@@ -21,7 +21,7 @@ import safetensors.torch
 
 from aap_hw import ranks
 from aap_hw.errors import UserError
-from aap_hw.files import WriteError, remove_temporaries, write_atomic
+from aap_hw.files import make_folder, remove_temporaries, write_atomic
 from aap_hw.jsonlines import JsonLines, read_lines
 from aap_hw.train.checkpoint import EpochRecord, TrainState
 
@@ -53,10 +53,7 @@ class Journal:
 
     def _open(self, run: Path) -> dict[str, Any]:
         self._folder = run / FOLDER
-        try:
-            self._folder.mkdir(exist_ok=True)
-        except OSError as problem:
-            raise WriteError(f"cannot make the folder {self._folder}: {problem.strerror}") from problem
+        make_folder(self._folder)
         self._log = JsonLines(run / FILE)
         for folder in (run, self._folder):
             remove_temporaries(folder)

@@ -5,7 +5,6 @@ A board is held no longer than that: while a network trains, others may use it.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +16,7 @@ from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.device.timing import Timing, time_in_turn
+from aap_hw.files import scratch_folder
 
 
 def measure_networks(
@@ -31,8 +31,8 @@ def measure_networks(
     boards = Boards.of(device)
     image = torch.zeros(1, *input_shape)
     timings: dict[str, Timing] = {}
-    with tempfile.TemporaryDirectory(prefix="aap-hw-measure-") as folder, closing(boards):
-        files = {name: Path(folder) / f"{name}.so" for name in networks}
+    with scratch_folder("measure") as folder, closing(boards):
+        files = {name: folder / f"{name}.so" for name in networks}
         for name, module in networks.items():
             compile_network(module, image, boards.target, files[name])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from pathlib import Path
 
 from aap_hw.errors import UserError
@@ -126,6 +127,8 @@ def _png_of_stairs(table: LatencyTable, uses: list[Use]) -> bytes:
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]):  # type: ignore[no-untyped-def]
+    # A home folder that it cannot write to is told at length, and is no matter here.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     # Without pyplot, which wants a display and keeps every figure.
     from matplotlib.figure import Figure
 

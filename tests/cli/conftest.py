@@ -1,5 +1,6 @@
-"""For the tests of this folder: the synthetic table, the shared ResNet-20, and few images instead of all."""
+"""For the tests of this folder: the synthetic table, the shared ResNet-20, few images instead of all, and disks."""
 
+from tests.disks import mounted
 from tests.synthetic import quick, quick_baseline, table_file
 
-__all__ = ["quick", "quick_baseline", "table_file"]
+__all__ = ["mounted", "quick", "quick_baseline", "table_file"]

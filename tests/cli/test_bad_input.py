@@ -142,6 +142,11 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("profile", "--device", "x86", "--model", "resnet20", "--out", "TABLE/x86.json"),
         "table.json is not a folder; choose another",
     ),
+    "opset": (
+        ("export", "RUN", "--onnx", "FOLDER/x.onnx", "--opset", "8"),
+        "no writing ONNX of opset 8: PyTorch .* writes opsets 9 to 23; give --opset one of these, or leave it out",
+    ),
+    "opset to come": (("export", "RUN", "--onnx", "FOLDER/x.onnx", "--opset", "40"), "no writing ONNX of opset 40"),
     "run": (("deploy", "RUN", "--device", "x86"), "there is no run folder .*RUN; 'aap-hw prune' makes one"),
     "sub-command": (("lut", "shwo", "TABLE"), "No such command 'shwo'"),
     "option": (("plan", "--bugdet", "50%", "--lut", "TABLE"), r"No such option '?--bugdet'?.*--budget"),
@@ -204,6 +209,7 @@ def test_command(
         "FOLDER/out.json": f"{tmp_path}/out.json",
         "FOLDER/x.svg": f"{tmp_path}/x.svg",
         "FOLDER/x.png": f"{tmp_path}/x.png",
+        "FOLDER/x.onnx": f"{tmp_path}/x.onnx",
         "RUN": str(tmp_path / "RUN"),
     }
     fails(aap_hw(*(places.get(argument, argument) for argument in arguments)), sentence)

@@ -52,6 +52,18 @@ def test_for_a_cpu_it_says_how_large_the_library_is_and_keeps_it_if_asked(
     assert (folder / "net.so").read_bytes()[:4] == b"\x7fELF"
 
 
+@pytest.mark.parametrize("options", ["size=4k", "ro"])
+def test_library_that_cannot_be_kept_is_one_sentence(
+    aap_hw: Callable[..., Any], mounted: Callable[[str], Path], options: str
+) -> None:
+    disk = mounted(options)
+    outcome = aap_hw("compile", "--device", "x86", *NETWORK, "--out", f"{disk}/net.so")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    why = "No space left on device" if options != "ro" else f"{disk} is read-only"
+    assert outcome.err.startswith(f"aap-hw: error: cannot write {disk}/net.so: {why}; ")
+    assert not list(disk.iterdir())
+
+
 def test_for_a_gpu_it_ends_with_the_cubin_and_its_kernels(aap_hw: Callable[..., Any], folder: Path) -> None:
     outcome = aap_hw("compile", "--device", "ampere.toml", *NETWORK)
     assert (outcome.code, outcome.err) == (0, "")

@@ -1,22 +1,30 @@
-"""Proves that code for another CPU is linked for it, or that the package of the missing linker is named."""
+"""Proves that code for another CPU is linked for it, and that what hinders linking and loading is named."""
 
 from __future__ import annotations
 
 import platform
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import tvm
 from torch import nn
 
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.compile.library.linking import linker_of
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device import load_profile
-from aap_hw.device.connection import target_of
+from aap_hw.device.connection import load_here, target_of
+from aap_hw.device.probe import Reader, compile_probe
 from aap_hw.errors import UserError
+from aap_hw.files import WriteError
+from tests.disks import mounted
 from tests.needs import needs_cross_compiler
+from tests.synthetic import this_device
+
+__all__ = ["mounted"]
 
 AARCH64 = 183  # in the header of an ELF file
 
@@ -50,3 +58,75 @@ def test_missing_linker_is_named_with_the_package_that_has_it(
 def test_this_machine_links_for_itself_however_its_platform_is_written() -> None:
     for triple in (f"{platform.machine()}-linux-gnu", f"{platform.machine()}-unknown-linux-gnu"):
         assert linker_of(CpuTarget.of({"kind": "llvm", "mtriple": triple, "mcpu": "generic"}, threads=1)) is None
+
+
+COMPILERS = {
+    "none": ("", None, "the path has none of g.., gcc, .*; install one with: sudo apt-get install g.."),
+    "one that is named and not there": (
+        "",
+        "clang++-99 -O1",
+        r"CXX says that clang\+\+-99 is the compiler, and it is not",
+    ),
+    "one without a linker": (
+        "echo 'collect2: fatal error: cannot find ld' >&2; exit 1",
+        None,
+        r"/g\+\+ does not link: collect2: fatal error: cannot find ld; see that",
+    ),
+    "one that says nothing": ("exit 3", None, r"/g\+\+ does not link: its exit code is 3; see that"),
+    "one that is no program": ("\0", None, r"cannot run the compiler .*/g\+\+: Exec format error"),
+    "one on a full disk": (
+        "echo 'ld: final link failed: No space left on device'; exit 1",
+        None,
+        "set TMPDIR to a folder",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPILERS)
+def test_compiler_that_does_not_link_is_one_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, named, sentence = COMPILERS[name]
+    if script:
+        (tmp_path / "g++").write_text(script if script == "\0" else f"#!/bin/sh\n{script}\n")
+        (tmp_path / "g++").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CXX", named)
+    with pytest.raises(UserError, match=sentence) as refused:
+        compile_probe(this_device().target.host, tmp_path / "probe.so")
+    assert "\n" not in str(refused.value)
+
+
+def test_compiler_may_be_named_with_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "env -u NOTHING g++ -O1")
+    compile_probe(this_device().target.host, tmp_path / "probe.so")
+    assert Reader(load_here(tmp_path / "probe.so"), tvm.cpu()).read(__file__) == Path(__file__).read_bytes()
+
+
+@pytest.mark.parametrize("room", ["4k", "300k"])
+def test_temporary_folder_without_room_is_one_sentence(
+    room: str, mounted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # LLVM, which writes objects, ends the process when it cannot.
+    monkeypatch.setattr("tempfile.tempdir", str(disk := mounted(f"size={room}")))
+    weights = nn.Conv2d(64, 64, 3)
+    with pytest.raises(
+        WriteError, match=f"the temporary folder {disk} is of no use: No space left on device; make room"
+    ):
+        compile_network(weights, torch.zeros(1, 64, 8, 8), this_device().target, disk / "net.so")
+    assert not list(disk.glob("aap-hw-*"))
+
+
+def test_library_that_cannot_be_loaded_is_one_sentence(
+    mounted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compile_probe(this_device().target.host, library := tmp_path / "probe.so")
+    (tmp_path / "short.so").write_bytes(library.read_bytes()[:10])
+    with pytest.raises(UserError, match=r"does not load what was compiled for it in .*: file too short; set TMPDIR"):
+        load_here(tmp_path / "short.so")
+    monkeypatch.setattr("tempfile.tempdir", str(disk := mounted("noexec")))
+    with pytest.raises(UserError, match=f"nothing may be run from the temporary folder {disk}, which is .* set TMPDIR"):
+        load_here(library)

@@ -1,4 +1,4 @@
-"""The synthetic table and the shared ResNet-20 for the tests of this folder, and a finished run."""
+"""The synthetic table, the shared ResNet-20 and small disks for the tests of this folder, and a finished run."""
 
 from pathlib import Path
 
@@ -8,9 +8,10 @@ from aap_hw.policy import Budget
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings, Task
+from tests.disks import mounted
 from tests.synthetic import ORIGIN, few_images, of_this_device, quick_baseline, table, table_file
 
-__all__ = ["finished", "quick_baseline", "table_file"]
+__all__ = ["finished", "mounted", "quick_baseline", "table_file"]
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ from aap_hw.device.boards import Boards
 from aap_hw.device.connection import LocalDevice
 from aap_hw.device.machine import LoadedLibrary
 from aap_hw.errors import Fault, UserError
+from aap_hw.files import WriteError
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.words import budget_sentences, figure_rows
 from aap_hw.resources import resource_dirs
@@ -315,3 +316,10 @@ def test_older_bundle_is_replaced_as_a_whole_or_no_longer_one(tmp_path: Path, mo
     with pytest.raises(UserError, match="no room"):
         make_bundle(folder)
     assert not (folder / "manifest.json").exists()
+
+
+def test_bundle_that_does_not_fit_is_one_sentence_and_no_bundle(mounted: Callable[[str], Path]) -> None:
+    disk = mounted("size=64k")
+    with pytest.raises(WriteError, match=f"cannot write {disk}/bundle/.*: No space left on device; check that"):
+        make_bundle(disk / "bundle")
+    assert not (disk / "bundle" / "manifest.json").exists()

@@ -3,20 +3,127 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from aap_hw.deploy import onnx as exporting
 from aap_hw.deploy.onnx import export_onnx
+from aap_hw.deploy.onnx_file import OPSETS, Format, Session, opset_of, write
 from aap_hw.deploy.reference import Reference
 from aap_hw.errors import Fault, UserError
 from aap_hw.prune.run import RunFolder
 from tests.synthetic import few_images
 
 onnxruntime = pytest.importorskip("onnxruntime")
+
+
+class Gate(nn.Module):
+    """A network of two inputs, one of them whole numbers, that returns two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look_up, self.convolution = nn.Embedding(5, 4), nn.Conv2d(3, 4, 3)
+
+    def forward(self, image: Tensor, word: Tensor) -> dict[str, Tensor]:
+        gate = self.look_up(word).mean(1)
+        maps = self.convolution(image) * gate[:, :, None, None].sigmoid()
+        return {"maps": nn.functional.gelu(maps), "means": maps.flatten(1).mean(1)}
+
+
+@pytest.mark.parametrize("opset", [9, 12, 17, 23])
+def test_any_number_of_samples_is_computed_at_every_opset(tmp_path: Path, opset: int) -> None:
+    torch.manual_seed(0)
+    module, file = Gate(), tmp_path / "gate.onnx"
+    inputs = {"image": torch.randn(4, 3, 6, 7), "word": torch.randint(5, (4, 9))}
+    write(module, inputs, ["maps", "means"], Format(opset, any_batch=True), file)
+    assert opset_of(file) == opset
+    session = Session(file)
+    for count in (1, 4):
+        batch = {name: each[:count] for name, each in inputs.items()}
+        with torch.no_grad():
+            expected = module(**batch).values()
+        for actual, right in zip(session.run(batch), expected, strict=True):
+            np.testing.assert_allclose(actual, right.numpy(), rtol=0, atol=1e-5)
+
+
+def test_the_opsets_are_those_of_pytorch() -> None:
+    from torch.onnx import _constants
+
+    assert (OPSETS[0], OPSETS[-1]) == (_constants.ONNX_BASE_OPSET, _constants.ONNX_MAX_OPSET)
+
+
+def of_inputs(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    class Network(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    return Network()
+
+
+@pytest.mark.parametrize("opset", [13, None])
+def test_an_operator_without_a_translation_is_named(tmp_path: Path, opset: int | None, capfd: Any) -> None:
+    module, inputs = of_inputs(torch.linalg.svdvals), {"x": torch.randn(2, 3, 3)}
+    with pytest.raises(UserError, match=r"as an ONNX file.*: it has no translation of 'linalg_svd") as refusal:
+        write(module, inputs, ["values"], Format(opset), tmp_path / "x.onnx")
+    assert not re.search("aten|Overload|TorchScript|torch.onnx", str(refusal.value))
+    assert capfd.readouterr().out == ""
+
+
+def test_a_network_that_fixes_the_batch_in_its_code_is_told_so(tmp_path: Path) -> None:
+    module, inputs = of_inputs(lambda x: torch.stack(list(x))), {"x": torch.randn(2, 3)}
+    with pytest.raises(UserError, match=r"cannot be written for any number of samples: its code fixes .*x\.shape\[0\]"):
+        write(module, inputs, ["y"], Format(any_batch=True), tmp_path / "x.onnx")
+
+
+FIXED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "one": (lambda x: x.mean((2, 3)).view(1, -1), r"its logits has the shape \(1, 3\) for one and \(1, 9\) for 3"),
+    "fails": (lambda x: x.reshape(1, 3, -1).mean(2) @ torch.eye(3)[:, :2] + x.view(3, 1024)[:, :2].sum(), "fails at 3"),
+    "a sum": (lambda x: x.sum(), r"its logits has the shape \(\) for one and \(\) for 3"),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_outputs_that_do_not_grow_with_the_batch_are_named(name: str) -> None:
+    function, sentence = FIXED[name]
+    inputs = {"image": torch.rand(3, 3, 32, 32)}
+    module = of_inputs(function)
+    reference = Reference(
+        inputs["image"], {"logits": np.stack([module(each).numpy() for each in inputs["image"].split(1)])}
+    )
+    with pytest.raises(UserError, match=sentence):
+        exporting._of_batch(module, reference, inputs)
+
+
+def test_weights_of_a_script_are_exported_for_any_number_of_images(
+    aap_hw: Callable[..., Any], finished: Path, tmp_path: Path
+) -> None:
+    module = RunFolder(finished).load().module
+    state = {name: value * 1.5 if name == "linear.bias" else value for name, value in module.state_dict().items()}
+    torch.save({"model": module.state_dict(), "model_ema": {**state, "loss.scale": torch.ones(1)}}, tmp_path / "c.pth")
+    file = tmp_path / "net.onnx"
+    asked = ("--onnx", str(file), "--weights", str(tmp_path / "c.pth"), "--opset", "13", "--dynamic-batch")
+    outcome = aap_hw("export", str(finished), *asked)
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"MB, opset 13, any number of images at once; .* on 8 images, alone and 3 at once\n", outcome.out)
+    taken, left_out = outcome.err.splitlines()
+    assert re.fullmatch(r"aap-hw: .*c\.pth: the weights under 'model_ema' are taken .* 'model', which fit too", taken)
+    assert re.fullmatch(
+        r"aap-hw: .*c\.pth: 'loss\.scale' left out, as the cut network of .* has no such tensors", left_out
+    )
+    images = torch.randn(5, 3, 32, 32)
+    module.load_state_dict(state)
+    with torch.no_grad():
+        expected = module(images).numpy()
+    (actual,) = onnxruntime.InferenceSession(file).run(["logits"], {"image": images.numpy()})
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
 
 
 def test_onnx_file_computes_what_pytorch_does(finished: Path, tmp_path: Path) -> None:
@@ -37,8 +144,9 @@ def test_file_that_computes_something_else_is_not_kept(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (expected,) = Reference.of(RunFolder(finished).load(), few_images()).outputs.values()
-    monkeypatch.setattr(torch.onnx, "export", lambda module, inputs, file, **how: file.write_bytes(b"a network"))
-    monkeypatch.setattr(exporting, "_outputs", lambda file, images: [expected + np.float32(0.01)])
+    answers = iter(expected + np.float32(0.01))
+    monkeypatch.setattr(exporting, "write", lambda module, inputs, outputs, form, file: file.write_bytes(b"a network"))
+    monkeypatch.setattr(exporting, "Session", lambda file: SimpleNamespace(run=lambda inputs: [next(answers)]))
     with pytest.raises(Fault, match=r"the ONNX file differs from PyTorch by 0\.01"):
         export_onnx(RunFolder(finished), few_images(), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())

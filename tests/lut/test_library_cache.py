@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from types import ModuleType
@@ -122,3 +123,35 @@ def test_cache_of_a_user_is_where_the_platform_has_it(monkeypatch: pytest.Monkey
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert users_cache().folder == Path("/home/somebody/.cache/aap-hw/kernels")
+
+
+@pytest.mark.parametrize("fault", ["a file in its place", "others can write", "no room"])
+def test_cache_that_cannot_be_used_is_done_without_and_said_once(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = LibraryCache(tmp_path / "cache")
+    if fault == "a file in its place":
+        cache.folder.write_text("")
+    elif fault == "others can write":
+        cache.folder.mkdir(mode=0o777)
+        cache.folder.chmod(0o777)
+    else:
+        monkeypatch.setattr("aap_hw.files.os.fsync", full_disk)
+    said: list[str] = []
+    assert cache.usable(said.append) is None
+    (sentence,) = said
+    assert sentence.startswith("compiled kernels are not kept: ")
+
+
+def test_disk_that_fills_up_meanwhile_keeps_no_library_and_stops_nobody(
+    cache: LibraryCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    assert (cache.usable(said.append), said, [*cache.folder.iterdir()]) == (cache, [], [])
+    monkeypatch.setattr("aap_hw.files.os.fsync", full_disk)
+    assert make(cache, tmp_path, "a", b"first") == b"first"
+    assert not [*cache.folder.iterdir()]
+
+
+def full_disk(_: int) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device")

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from aap_hw.prune.steps import Event
 from aap_hw.prune.task import PruneSettings
 from aap_hw.train.settings import TrainSettings
 from aap_hw.train.sources import ImageSource
+from tests.disks import remount
 from tests.prune.killed import result
 from tests.synthetic import ORIGIN, PretendedDevice, few_images, table
 
@@ -50,6 +51,7 @@ torch.set_num_threads(1)
 from aap_hw import files
 from aap_hw.prune.job import resume, start
 from aap_hw.train import data
+from tests.disks import remount
 from tests.prune.killed import in_child
 from tests.prune.test_resume import TO_ACCURACY, TO_BOTH, TO_BUDGET
 from tests.synthetic import few_images, table
@@ -250,27 +252,17 @@ def test_checkpoints_that_nobody_goes_on_from_are_deleted(tmp_path: Path) -> Non
     assert not left.parent.exists()
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a mebibyte."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
-    if done.returncode != 0:
-        pytest.skip("only root can mount a small disk")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 @pytest.mark.usefixtures("quick")
-def test_full_disk_is_one_sentence_and_the_last_checkpoint_survives(disk: Path, tmp_path: Path) -> None:
+def test_full_disk_is_one_sentence_and_the_last_checkpoint_survives(
+    mounted: Callable[[str], Path], tmp_path: Path
+) -> None:
     job = replace(TO_BUDGET, settings=replace(SETTINGS, rounds=1))
     undisturbed = tmp_path / "undisturbed"
     start(job, table(), undisturbed)
     sizes = {path.name: path.stat().st_size for path in undisturbed.iterdir()}
     # A checkpoint holds weights and momentum; there is room for one, but not for its successor beside it.
     room = sum(sizes.values()) - sizes["model.safetensors"] + 3 * sizes["model.safetensors"]
-    subprocess.run(["mount", "-o", f"remount,size={room}", str(disk)], check=True)
+    disk = mounted(f"size={room}")
     run = disk / "run"
     with pytest.raises(WriteError) as refused:
         start(job, table(), run)
@@ -279,7 +271,7 @@ def test_full_disk_is_one_sentence_and_the_last_checkpoint_survives(disk: Path, 
         f"is writable and has room; then 'aap-hw prune --resume {run}' goes on with the run"
     )
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["round-1.safetensors"]
-    subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+    remount(disk, "size=20m")
     events: list[Event] = []
     resume(run, events.append)
     assert [event.figures.get("epoch") for event in events if event.name == "epoch"] == [1, 2]

@@ -15,7 +15,6 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from aap_hw.compile.families.elementwise import ACTIVATIONS
 from aap_hw.compile.front.aliases import Memory, is_same_view, writes_in_place
 from aap_hw.compile.front.network import Kernel, Network, Normalization, Output, is_rectified, with_layout_changes
 from aap_hw.compile.front.pitch import with_pitched_images
@@ -40,11 +39,6 @@ TRANSPARENT = {
     "_to_copy",
     "type_as",
 }
-
-# Operators whose rules look after the rank of what they get; the others know images (N, C, H, W) and vectors (N, C).
-RESHAPES = {"flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze"}
-OF_ROWS = {"add", "mul", "softmax", *ACTIVATIONS}
-ANY_RANK = RESHAPES | {"linear", "permute", "transpose", "chunk", "split", "split_with_sizes"}
 
 
 def partition(graph: ChannelGraph) -> Network:
@@ -94,12 +88,14 @@ class Partition:
         self.image = self._value[image] = image.name
         if len(shape_of(image)) == 4:
             self._images.add(image)  # or is turned by a kernel that is added at the end
-        for node in self._nodes:
-            has_effect = node.users or writes_in_place(node)
-            if node.op == "call_function" and has_effect and not self._is_void(node):
-                if is_of_shape(node) or all(map(self.is_parameter, node.all_input_nodes)):
-                    self._constants.add(node)
-                    continue
+        operators = [n for n in self._nodes if n.op == "call_function" and (n.users or writes_in_place(n))]
+        for node in operators:  # all at once, as a kernel takes along what comes later
+            if self._makes_zeros(node):
+                self._void.add(node)
+            elif is_of_shape(node) or all(map(self.is_parameter, node.all_input_nodes)):
+                self._constants.add(node)
+        for node in operators:
+            if node not in self._void and node not in self._constants:
                 self._visit(node)
                 if writes_in_place(node) and node in self._value:
                     self._overwrite(node)
@@ -161,10 +157,10 @@ class Partition:
             return
         before = len(self._kernels), set(self._absorbed), dict(self._waiting)
         try:
-            rule = RULES.get(op) if op in ANY_RANK or self._is_known(node) else None
-            if rule is None:
+            rule = RULES.get(op)
+            if rule is None or not rule.is_for(self._tensors(node)):
                 raise self.refused(f"the operator {op_name(node)} has no kernel yet", node)
-            rule(self, node)
+            rule.make(self, node)
         except NoKernel:
             del self._kernels[before[0] :]
             self._absorbed, self._waiting = before[1], before[2]
@@ -173,19 +169,15 @@ class Partition:
             elif any(Call(user).name != "getitem" for user in node.users):
                 raise
 
-    def _is_known(self, node: Node) -> bool:
-        """Whether all that an operator reads and makes, but for weights, are float32 images, vectors or rows."""
-        tensors = [each for each in (node, *node.all_input_nodes) if is_tensor(each) and not self.is_parameter(each)]
-        ranks = {len(shape_of(each)) for each in tensors}
-        is_float = all(each.meta["val"].dtype == torch.float32 for each in tensors)
-        return is_float and (ranks <= {2, 4} or (Call(node).name in OF_ROWS and len(ranks) == 1))
+    def _tensors(self, node: Node) -> list[torch.Tensor]:
+        """All that an operator reads and makes, but for weights."""
+        nodes = [each for each in (node, *node.all_input_nodes) if is_tensor(each) and not self.is_parameter(each)]
+        return [each.meta["val"] for each in nodes]
 
-    def _is_void(self, node: Node) -> bool:
-        """Whether a value is made of zeros alone, as in a removed branch: no kernel makes it."""
+    def _makes_zeros(self, node: Node) -> bool:
+        """Whether a value is made of zeros alone, as in a removed branch."""
         sources = [source for source in node.all_input_nodes if not self.is_parameter(source)]
-        if Call(node).name == "zeros_like" or (sources and all(source in self._void for source in sources)):
-            self._void.add(node)
-        return node in self._void
+        return Call(node).name == "zeros_like" or bool(sources and all(source in self._void for source in sources))
 
     def _overwrite(self, node: Node) -> None:
         """Whoever reads the memory that an in-place operator wrote to sees its result from here on."""
@@ -245,9 +237,13 @@ class Partition:
         """Whether a node is a parameter of the model."""
         return node.name in self.graph.program.graph_signature.inputs_to_parameters
 
+    def is_void(self, node: Node) -> bool:
+        """Whether a value is made of zeros alone, so that no kernel makes it."""
+        return node in self._void
+
     def is_zero(self, node: Node) -> bool:
         """Whether a value is known to be zero everywhere."""
-        return node in self._void and Call(node).name == "zeros_like"
+        return self.is_void(node) and Call(node).name == "zeros_like"
 
     def is_rectified(self, node: Node, activation: str) -> bool:
         """Whether an activation would change nothing of the value of a node."""

@@ -2,24 +2,25 @@
 
 Without a driver TVM stores the kernels' source in the library and leaves it to the loader to compile it; whether it is
 valid would show on the device. Here NVRTC, which comes with PyTorch's packages, compiles it at once. What it made is
-kept in the user's cache, by the source.
+kept in the user's cache, by the source, if that can be written.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
 import re
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import tvm_ffi
 
 from aap_hw.errors import Fault, UserError
-from aap_hw.files import write_atomic
+from aap_hw.files import WriteError, make_folder, read_cached, write_atomic
+from aap_hw.home import cache_folder
 
+LOG = logging.getLogger(__name__)
 # TVM's sources name some of CUDA's headers; of what is in them, kernels of float32 use nothing.
 HEADERS = {
     "cuda/std/cstdint": """
@@ -51,12 +52,15 @@ def compile_cubin(source: str, arch: str) -> bytes:
     """
     nvrtc = _nvrtc()
     what = "\n".join([str(nvrtc.nvrtcVersion()), arch, *OPTIONS, *HEADERS.values(), source])
-    cached = _cache() / f"{hashlib.sha256(what.encode()).hexdigest()}.cubin"
-    code = cached.read_bytes() if cached.is_file() else None
+    cached = cache_folder("cubin") / f"{hashlib.sha256(what.encode()).hexdigest()}.cubin"
+    code = read_cached(cached)
     if code is None:
         code = _compiled(nvrtc, source, arch)
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(cached, code)
+        try:
+            make_folder(cached.parent)
+            write_atomic(cached, code)
+        except WriteError as problem:
+            LOG.warning("compiled GPU kernels are not kept: %s", problem)
     expected, found = kernels_in(source), kernels_of(code)
     if found != expected:
         raise Fault(
@@ -130,7 +134,3 @@ def _compiled(nvrtc: Any, source: str, arch: str) -> bytes:
     nvrtc.nvrtcGetCUBIN(program, code)
     nvrtc.nvrtcDestroyProgram(program)
     return bytes(code)
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aap-hw" / "cubin"

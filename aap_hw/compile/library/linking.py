@@ -5,8 +5,13 @@ LLVM makes code for every CPU, but the last step takes a linker with the C libra
 
 from __future__ import annotations
 
+import os
 import platform
+import shlex
 import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +19,57 @@ from tvm.target import codegen
 
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.errors import UserError
+from aap_hw.files import no_use_of_temporary, scratch_folder
 
 # Architectures that go by two names.
 _ALIASES = {"arm64": "aarch64", "amd64": "x86_64"}
+# Looked for in this order where neither CXX nor CC names one.
+COMPILERS = ("g++", "gcc", "clang++", "clang", "c++", "cc")
+# The objects of our kernels, and of what TVM adds: weights, and a GPU's code.
+WRITTEN_BY_LLVM = ("lib0.o", "devc.o")
 
 
 def linker_of(target: CpuTarget) -> str | None:
-    """The command that links for a target; None is the one that TVM takes for this machine.
+    """The cross linker for a target; None is this machine's own compiler.
 
     Raises
     ------
-    UserError : it is a cross linker, and it is not installed.
+    UserError : it is not installed.
     """
-    triple = triple_of(target)
-    if runs_here(target):
-        return None
+    command = command_of(target)
+    return None if runs_here(target) else command[0]
+
+
+def command_of(target: CpuTarget) -> list[str]:
+    """The command that links for a target, as words.
+
+    Raises
+    ------
+    UserError : there is none.
+    """
+    return _own() if runs_here(target) else [_cross(triple_of(target))]
+
+
+def _own() -> list[str]:
+    for variable in ("CXX", "CC"):
+        if words := shlex.split(os.environ.get(variable, "")):
+            if shutil.which(words[0]) is None:
+                raise UserError(
+                    f"{variable} says that {words[0]} is the compiler, and it is not there; correct it or unset it"
+                )
+            return words
+    for name in COMPILERS:
+        if command := shutil.which(name):
+            return [command]
+    raise UserError(
+        f"linking compiled code takes a C++ compiler, and the path has none of {', '.join(COMPILERS)}; install one "
+        "with: sudo apt-get install g++"
+    )
+
+
+def _cross(triple: str) -> str:
     # Debian's names have no vendor: aarch64-linux-gnu for LLVM's aarch64-unknown-linux-gnu.
-    parts = triple.split("-")
-    name = "-".join([_architecture(triple), *parts[-2:]])
+    name = "-".join([_architecture(triple), *triple.split("-")[-2:]])
     command = shutil.which(f"{name}-g++")
     if command is None:
         package = f"g++-{name.replace('_', '-')}"
@@ -47,10 +85,56 @@ def link(executable: Any, target: CpuTarget, library: Path) -> None:
 
     Raises
     ------
-    UserError : the cross linker is not installed.
+    UserError : there is no linker, it fails, or a disk is full.
     """
-    linker = linker_of(target)
-    executable.export_library(str(library), **({} if linker is None else {"cc": linker}))
+    command = command_of(target)
+    with scratch_folder("link") as folder, _kept_in_memory(folder):
+        executable.export_library(
+            str(library),
+            workspace_dir=str(folder),
+            fcompile=lambda _, files, options=(): _run(command, [*options, *files], library),
+        )
+
+
+@contextmanager
+def _kept_in_memory(folder: Path) -> Iterator[None]:
+    """Have the files that LLVM is about to write in a folder go to memory: on a full disk it ends the process."""
+    with ExitStack() as open_files:
+        for name in WRITTEN_BY_LLVM:
+            memory = os.memfd_create(name)
+            open_files.callback(os.close, memory)
+            (folder / name).symlink_to(f"/proc/self/fd/{memory}")
+        yield
+
+
+def _run(command: list[str], arguments: Sequence[str], library: Path) -> None:
+    objects = [path for path in map(Path, arguments) if path.is_symlink()]
+    for path in objects:
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+    try:
+        done = subprocess.run(
+            [*command, "-shared", "-fPIC", "-o", str(library), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except OSError as problem:
+        raise UserError(f"cannot run the compiler {command[0]}: {problem.strerror}; see that it works") from problem
+    if done.returncode == 0:
+        return
+    said = done.stdout.decode(errors="replace").splitlines()
+    # A linker that writes by way of memory crashes instead of telling that a disk is full.
+    wanted = sum(path.stat().st_size for path in objects)
+    if any("No space left" in line for line in said) or shutil.disk_usage(library.parent).free < wanted:
+        raise no_use_of_temporary("No space left on device")
+    why = next((line.strip() for line in said if "error" in line), "".join(said[-1:]).strip())
+    raise UserError(
+        f"{shlex.join(command)} does not link: {why or f'its exit code is {done.returncode}'}; see that it makes "
+        "shared libraries, or name another compiler with CXX"
+    )
 
 
 def runs_here(target: CpuTarget) -> bool:

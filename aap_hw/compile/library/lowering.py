@@ -25,6 +25,7 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.build import build_kernel, export_library
+from aap_hw.compile.library.linking import command_of
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.source import explain
@@ -37,8 +38,9 @@ def compile_network(model: nn.Module, example: torch.Tensor, target: DeviceTarge
 
     Raises
     ------
-    UserError : an operator of the model can have no kernel.
+    UserError : an operator of the model can have no kernel, or there is no linker for the target.
     """
+    command_of(target.host)  # told before the work
     graph = ChannelGraph.trace(model, (example,))
     network = partition(graph)
     state = state_of(graph.program)

@@ -7,6 +7,8 @@ without a word, so every function is run here, once, and compared with PyTorch.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import warnings
 from typing import Any
 
@@ -36,7 +38,7 @@ def build_slow(address: Address, target: DeviceTarget) -> KernelFunction:
     NoCode : TVM cannot lower the operator either.
     """
     call = SlowCall.of(address)
-    code, literals = _right_function(address.key, call)
+    code, literals = _right_function(address)
     if isinstance(target, GpuTarget):
         code = scheduled(code, target)
     arguments = [
@@ -46,23 +48,61 @@ def build_slow(address: Address, target: DeviceTarget) -> KernelFunction:
     return KernelFunction(code, tuple(arguments), call.output.stored, literals=literals)
 
 
-# How each key was found to be imported right; at other widths it is no different.
-_PROVEN: dict[KernelKey, bool] = {}
+NOT_COMPILED = f"TVM {tvm.__version__} has no code for it"
+# Where an operator is tried first: what holds for one number of channels holds for all. Small, as what TVM makes of it
+# may be slow, but not so small that axes vanish.
+TRIED_WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
 
 
-def _right_function(key: KernelKey, call: SlowCall) -> Function:
-    """The function as TVM imports the operator, else as it imports the small steps that PyTorch makes of it."""
+@functools.lru_cache(maxsize=4096)
+def _trial_of(key: KernelKey) -> Address | None:
+    """Where the operator of a key is tried: at the first usual widths that it can have; None if it can have none.
+
+    They follow from the key alone, as code must not depend on which widths of a kernel were asked for before.
+    """
+    pairs = [(width, width) for width in TRIED_WIDTHS] + list(itertools.permutations(TRIED_WIDTHS, 2))
+    return next((trial for pair in pairs if _exists(trial := Address(key, pair))), None)
+
+
+def _exists(address: Address) -> bool:
+    """Whether an operator can have these widths."""
+    try:
+        call = SlowCall.of(address)
+        made = call.run(torch.empty(operand.shape, device="meta") for operand in call.operands)
+    except Exception:  # whatever PyTorch says to operands that do not fit
+        return False
+    return tuple(made.shape) == call.output.shape
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_right_in_steps(trial: Address) -> bool:
+    """Whether TVM imports an operator rightly as the small steps that PyTorch makes of it, not as it is.
+
+    Raises
+    ------
+    NoCode : neither is right.
+    """
+    call = SlowCall.of(trial)
     examples, last = [_example(operand) for operand in _in_order(call)], None
     problem = f"TVM {tvm.__version__} computes something else in its place"
-    for in_steps in [_PROVEN[key]] if key in _PROVEN else (False, True):
+    for in_steps in (False, True):
         try:
-            function = _one_function(_OneCall(call, spelt_out=True), examples, in_steps)
-            if key in _PROVEN or _computes(function, _OneCall(call), examples):
-                _PROVEN[key] = in_steps
-                return function
+            if _computes(_one_function(_OneCall(call, spelt_out=True), examples, in_steps), _OneCall(call), examples):
+                return in_steps
         except Exception as error:  # whatever TVM raises, it cannot do it
-            problem, last = f"TVM {tvm.__version__} has no code for it", error
-    raise NoCode(key, problem) from last
+            problem, last = NOT_COMPILED, error
+    raise NoCode(trial.key, problem) from last
+
+
+def _right_function(address: Address) -> Function:
+    """The function of a call in the way that is right for its operator."""
+    call = SlowCall.of(address)
+    in_steps = _is_right_in_steps(_trial_of(address.key) or address)
+    examples = [_example(operand) for operand in _in_order(call)]
+    try:
+        return _one_function(_OneCall(call, spelt_out=True), examples, in_steps)
+    except Exception as error:
+        raise NoCode(address.key, NOT_COMPILED) from error
 
 
 def _in_order(call: SlowCall) -> list[Operand]:

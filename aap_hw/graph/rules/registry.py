@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from aap_hw.graph.call import Call
 from aap_hw.graph.labels import Labels
+from aap_hw.registry import Registry
 
 if TYPE_CHECKING:
     from aap_hw.graph.labelling import Labelling
@@ -19,17 +20,7 @@ if TYPE_CHECKING:
 Result: TypeAlias = Labels | tuple[Labels, ...] | None
 Rule: TypeAlias = "Callable[[Labelling, Call], Result]"
 
-RULES: dict[str, Rule] = {}
+RULES: Registry[Rule] = Registry()
 """Rule by op name (see `Call.name`)."""
 
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register the decorated function as the rule of the ops called `names`."""
-
-    def register(function: Rule) -> Rule:
-        for name in names:
-            assert name not in RULES, name
-            RULES[name] = function
-        return function
-
-    return register
+rule = RULES.register

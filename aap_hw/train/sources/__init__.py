@@ -18,10 +18,10 @@ import importlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aap_hw.errors import UserError, closest, reason
-from aap_hw.starting_folder import importing_from
+from aap_hw.errors import UserError, closest
 from aap_hw.train import data
 from aap_hw.train.data import InputShape, LabelledImages, Normalisation
+from aap_hw.users_code import importable, told
 
 KINDS = ("fashion-mnist", "cifar10", "imagefolder", "npz")
 DOWNLOADED = ("fashion-mnist", "cifar10")
@@ -123,13 +123,8 @@ def _is_function(module: str, function: str) -> bool:
 def _made(module: str, function: str, input_shape: InputShape) -> LabelledImages:
     """Call a function of the user's; modules are looked for in the working folder first."""
     text = f"{module}:{function}"
-    try:
-        with importing_from(Path.cwd()):
-            images = getattr(importlib.import_module(module), function)(input_shape)
-    except (Exception, SystemExit) as problem:
-        if isinstance(problem, UserError):
-            raise
-        raise UserError(f"{text} gives no images: {reason(problem)}; it is called with (C, H, W)") from problem
+    with importable([Path.cwd()], module), told(f"{text} gives no images", "it is called with (C, H, W)"):
+        images = getattr(importlib.import_module(module), function)(input_shape)
     if not isinstance(images, LabelledImages):
         raise UserError(f"{text} returned a {type(images).__name__}; return aap_hw.train.data.LabelledImages")
     return images

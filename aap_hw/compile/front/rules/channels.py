@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch.fx import Node
 
 from aap_hw.compile.front.rules.elementwise import normalization_of, with_activation
-from aap_hw.compile.front.rules.registry import rule
+from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
@@ -50,7 +50,7 @@ def concatenation(partition: Partition, node: Node) -> None:
         partition.emit(last, "concat", parts[0], inputs, width_in=width, parts=len(parts), epilogue=steps)
 
 
-@rule("chunk", "split", "split_with_sizes")
+@rule("chunk", "split", "split_with_sizes", takes=Takes.ANYTHING)
 def split(partition: Partition, node: Node) -> None:
     """Nothing yet: each piece that is read becomes a kernel of its own."""
     call = Call(node)

@@ -9,7 +9,7 @@ from torch.fx import Node
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.rules.elementwise import activation_name, normalization_of
 from aap_hw.compile.front.rules.pooling import two
-from aap_hw.compile.front.rules.registry import rule
+from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.graph.call import Call, shape_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def convolution(partition: Partition, node: Node) -> None:
     )
 
 
-@rule("linear")
+@rule("linear", takes=Takes.ANYTHING)
 def linear(partition: Partition, node: Node) -> None:
     """Linear layers of vectors (N, C), and of rows of them (N, ..., C), which are pixels to a 1x1 convolution."""
     vectors = Call(node)["input"]
@@ -106,8 +106,10 @@ def _weighted(partition: Partition, node: Node, op: str, *, rows: bool = False, 
 def _residual(partition: Partition, add: Node, this: Node, rows: bool) -> Node | None:
     """What ``add`` adds to ``this``, if it can be fused: another activation of the same shape."""
     others = [a for a in add.args if isinstance(a, Node) and a is not this]
-    if len(others) != 1 or Call(add)["alpha"] != 1 or partition.is_parameter(others[0]):
+    if len(others) != 1 or Call(add)["alpha"] != 1:
         return None
+    if partition.is_parameter(others[0]) or partition.is_void(others[0]):
+        return None  # nothing holds it
     if rows and not partition.is_rows(others[0]):
         return None
     if writes_in_place(add) and Call(add).first is not this and partition.memory.stale_after(add):

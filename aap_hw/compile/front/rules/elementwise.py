@@ -10,7 +10,7 @@ from torch.fx import Node
 from aap_hw.compile.families.elementwise import ACTIVATIONS
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.network import Normalization
-from aap_hw.compile.front.rules.registry import rule
+from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
@@ -39,7 +39,8 @@ def with_activation(partition: Partition, node: Node) -> tuple[Node, tuple[str, 
     return follower, (step,)
 
 
-@rule(*ACTIVATIONS, "hardtanh")
+@rule("hardtanh")
+@rule(*ACTIVATIONS, takes=Takes.ROWS)
 def activation(partition: Partition, node: Node) -> None:
     """An activation that no kernel took along."""
     name = activation_name(node)
@@ -53,7 +54,7 @@ def activation(partition: Partition, node: Node) -> None:
         partition.emit(node, name, image, [_read(partition, image, node, rows)], rows=rows)
 
 
-@rule("add", "mul")
+@rule("add", "mul", takes=Takes.ROWS)
 def combination(partition: Partition, node: Node) -> None:
     """Sums and products of equal shapes, and images times one factor a channel."""
     call = Call(node)
@@ -105,7 +106,7 @@ def normalization_of(partition: Partition, node: Node) -> Normalization:
     return Normalization(scale, shift, mean, variance, call["eps"])
 
 
-@rule("softmax")
+@rule("softmax", takes=Takes.ROWS)
 def softmax(partition: Partition, node: Node) -> None:
     """Softmax over the channels of vectors, or of rows of them."""
     call = Call(node)

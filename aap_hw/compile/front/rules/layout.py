@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch.fx import Node
 
 from aap_hw.compile.front.rules.channels import emit_slice, shuffle_at
-from aap_hw.compile.front.rules.registry import rule
+from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
 
 
-@rule("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze")
+@rule("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze", takes=Takes.ANYTHING)
 def reshape(partition: Partition, node: Node) -> None:
     """Nothing to do for what lies in PyTorch's order; an image as a vector, or the beginning of a channel shuffle."""
     image = Call(node).first
@@ -34,7 +34,7 @@ def reshape(partition: Partition, node: Node) -> None:
         partition.emit(node, "flatten", image, [partition.value_of(image, node)])
 
 
-@rule("permute", "transpose")
+@rule("permute", "transpose", takes=Takes.ANYTHING)
 def permute(partition: Partition, node: Node) -> None:
     """Axes in an order in which they lie already: to channels last and back, nothing moves."""
     call, rank = Call(node), len(shape_of(node))

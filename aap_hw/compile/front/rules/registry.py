@@ -1,29 +1,68 @@
-"""The table of rules: which function makes kernels of which operator.
+"""The table of rules: which function makes kernels of which operator, and on what.
 
-A rule is called once for each operator of its name that no kernel before it took along, in the program's order.
+A rule is called once for each operator of its name that no kernel before it took along, in the program's order. A case
+that it has no kernel for it refuses; the operator then becomes a kernel on the slow path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from torch.fx import Node
+import torch
+
+from aap_hw.registry import Registry
 
 if TYPE_CHECKING:
+    from torch.fx import Node
+
     from aap_hw.compile.front.partition import Partition
 
-Rule = Callable[["Partition", Node], None]
 
-RULES: dict[str, Rule] = {}
+class Takes(Enum):
+    """What a rule knows how to read."""
+
+    IMAGES = auto()
+    """Float32 images (N, C, H, W) and vectors (N, C)."""
+    ROWS = auto()
+    """These, and float32 tensors of any one rank."""
+    ANYTHING = auto()
+    """Whatever comes: the rule looks for itself."""
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+@dataclass(frozen=True)
+class Rule:
+    """What makes the kernels of an operator, and what it may be asked about."""
+
+    make: Callable[[Partition, Node], None]
+    takes: Takes
+
+    def is_for(self, tensors: Collection[torch.Tensor]) -> bool:
+        """Whether it may be asked about an operator that reads and makes these, weights aside."""
+        ranks = {tensor.dim() for tensor in tensors}
+        is_float = all(tensor.dtype == torch.float32 for tensor in tensors)
+        match self.takes:
+            case Takes.IMAGES:
+                return is_float and ranks <= {2, 4}
+            case Takes.ROWS:
+                return is_float and (ranks <= {2, 4} or len(ranks) == 1)
+            case Takes.ANYTHING:
+                return True
+
+
+RULES: Registry[Rule] = Registry()
+"""Rules by operator."""
+
+
+def rule(
+    *names: str, takes: Takes = Takes.IMAGES
+) -> Callable[[Callable[[Partition, Node], None]], Callable[[Partition, Node], None]]:
     """Register a function as the rule of the operators with these names."""
 
-    def register(function: Rule) -> Rule:
-        for name in names:
-            RULES[name] = function
-        return function
+    def register(make: Callable[[Partition, Node], None]) -> Callable[[Partition, Node], None]:
+        RULES.register(*names)(Rule(make, takes))
+        return make
 
     return register

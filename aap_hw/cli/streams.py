@@ -1,0 +1,133 @@
+"""Standard streams as people leave them: closed, cut off by their reader, on a full disk, without Unicode.
+
+And as networks leave them, whose code prints: while such a command runs, standard output is for its results alone, and
+all that is printed otherwise goes to standard error. What results look like is `aap_hw.cli.output`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, TextIO
+
+import click
+
+from aap_hw.errors import UserError
+
+# Where a command's context has the stream of its results.
+_RESULTS = f"{__name__}.results"
+
+
+class _Output(io.TextIOWrapper):
+    """A stream that says in a sentence why it cannot be written."""
+
+    def write(self, text: str, /) -> int:
+        if text == "":  # click tries whether it may, and is content with any answer
+            return 0
+        with self._told():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with self._told():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as failure:
+            # What is still held back goes nowhere, or Python would complain about it once more at its end.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            if failure.errno == errno.EPIPE:
+                raise UserError("what reads the output ended before all of it was written") from failure
+            raise UserError(
+                f"the output cannot be written: {failure.strerror}; make room, or send it somewhere else"
+            ) from failure
+
+
+@contextlib.contextmanager
+def standard_streams() -> Iterator[None]:
+    """Make standard output and standard error fit for whatever they are connected to.
+
+    Raises
+    ------
+    UserError : standard output is closed, or cannot be written.
+    """
+    _occupy()
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - for as long as the process is
+    if sys.stdout is None:
+        raise UserError("standard output is closed; send it to a file, or to /dev/null")
+    with contextlib.ExitStack() as afterwards:
+        for name, descriptor in (("stdout", 1), ("stderr", 2)):
+            stream = getattr(sys, name)
+            if _descriptor_of(stream) == descriptor:
+                stream.flush()
+                output = _Output(stream.buffer, stream.encoding, "backslashreplace", write_through=True)
+                setattr(sys, name, output)
+                afterwards.callback(output.detach)
+                afterwards.callback(setattr, sys, name, stream)
+        yield
+        sys.stdout.flush()
+
+
+def _occupy() -> None:
+    """Let no file be opened under the number of a stream that is closed, to be printed into."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
+def results_alone(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what code of other people prints out of a command's standard output."""
+
+    @wraps(command)
+    def alone(*arguments: Any, **options: Any) -> Any:
+        with _diverted() as results:
+            click.get_current_context().meta[_RESULTS] = results
+            return command(*arguments, **options)
+
+    return alone
+
+
+def results() -> TextIO:
+    """The stream that the results of the command that runs belong to."""
+    context = click.get_current_context(silent=True)
+    own: TextIO | None = None if context is None else context.meta.get(_RESULTS)
+    return own or sys.stdout
+
+
+@contextlib.contextmanager
+def _diverted() -> Iterator[TextIO]:
+    """Let standard output be standard error, and give what it was."""
+    stdout: TextIO = sys.stdout
+    results = stdout
+    with contextlib.ExitStack() as afterwards:
+        if _descriptor_of(stdout) == 1:
+            stdout.flush()
+            kept = os.dup(1)
+            results = _Output(open(kept, "wb"), stdout.encoding, stdout.errors, write_through=True)  # noqa: SIM115
+            afterwards.callback(results.close)
+            # Libraries written in C print there without asking Python.
+            os.dup2(2, 1)
+            afterwards.callback(os.dup2, kept, 1)
+        sys.stdout = sys.stderr
+        afterwards.callback(setattr, sys, "stdout", stdout)
+        yield results
+        results.flush()
+
+
+def _descriptor_of(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,243 @@
+"""Python code of the user's, loaded as Python itself would from the folder that the command is started in.
+
+Modules are looked for beside a file first, as for a script, and then in the working folder, as with ``python -m``. Each
+is run once, with all the rights of this process, until its file changes or another folder's code takes its place. Which
+function is called is for the caller to say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from aap_hw.errors import UserError, reason
+
+# Of the packages that stand for folders whose files have no name that Python would import them by.
+_PREFIX = "_aap_hw_source_"
+_PACKAGE = Path(__file__).parent
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+@contextmanager
+def importable(folders: Sequence[Path], argument: str) -> Iterator[None]:
+    """Let modules be found in some folders, the first ones first, and give them ``[argument]`` as their command line.
+
+    Afterwards they are still found where nothing else of their name is: a network may import when it is called.
+    """
+    _LOADED.forget_what_differs(folders)
+    finder, here, arguments = _Finder(folders), os.getcwd(), sys.argv
+    sys.meta_path.insert(sys.meta_path.index(PathFinder), finder)
+    sys.argv = [argument]
+    importlib.invalidate_caches()  # a file may be new
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+        os.chdir(here)
+        sys.meta_path[:] = [each for each in sys.meta_path if each is not finder and each is not _LOADED.finder]
+        sys.meta_path.append(finder)
+        finder.is_last, _LOADED.finder = True, finder
+        _LOADED.note()
+
+
+@contextmanager
+def told(what: str, advice: str = "") -> Iterator[None]:
+    """Say in a sentence which line of the user's code failed.
+
+    Parameters
+    ----------
+    what
+        How the sentence begins: what could not be done.
+    advice
+        What there is to know about how the code is called.
+
+    Raises
+    ------
+    UserError
+        If the block failed, or ended the program.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        missing = isinstance(error, ModuleNotFoundError) and "; install it, or start in the folder that has it"
+        raise UserError(f"{what}: {reason(error)}{missing or ''}{advice and f'; {advice}'}{_line_of(error)}") from error
+
+
+def folders_of(file: Path) -> list[Path]:
+    """Where the modules that a file imports are looked for."""
+    return list(dict.fromkeys([file.parent, Path.cwd(), _root_of(file)]))
+
+
+def run_file(file: Path) -> ModuleType:
+    """The module that a file is, run under the name that others import it by, or under one of its own."""
+    name = _name_of(file)
+    if name is not None:
+        return importlib.import_module(name)
+    package = f"{_PREFIX}{hashlib.sha256(str(file.parent).encode()).hexdigest()[:12]}"
+    if package not in sys.modules:
+        # Relative imports take a package, and this one is its folder.
+        spec = ModuleSpec(package, None, is_package=True)
+        spec.submodule_search_locations = [str(file.parent)]
+        sys.modules[package] = importlib.util.module_from_spec(spec)
+        _LOADED.places[package] = file.parent
+    name = ".".join([package, re.sub(r"\W", "_", file.stem)])
+    if name not in sys.modules:
+        found = importlib.util.spec_from_file_location(name, file)
+        assert found is not None
+        assert found.loader is not None
+        # Dataclasses and torch look the module of a class up here.
+        sys.modules[name] = importlib.util.module_from_spec(found)
+        try:
+            found.loader.exec_module(sys.modules[name])
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+def place_of(module: str) -> str:
+    """How a module that is loaded is named from the working folder: by its name, or else by its file."""
+    place = _LOADED.places.get(module.partition(".")[0])
+    by_name = place in (None, Path.cwd()) and not module.startswith(_PREFIX)
+    return module if by_name else str(sys.modules[module].__file__)
+
+
+def _root_of(file: Path) -> Path:
+    """The folder that a file's package is in, or else the working folder if the file is below it."""
+    folder = file.parent
+    if not (folder / "__init__.py").is_file():
+        return Path.cwd() if file.is_relative_to(Path.cwd()) else folder
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
+
+
+def _name_of(file: Path) -> str | None:
+    """The name by which a file below its root is imported, unless that means another one."""
+    parts = file.relative_to(_root_of(file)).with_suffix("").parts
+    if len(parts) == 1 or not all(part.isidentifier() for part in parts):
+        return None
+    path: Sequence[str] | None = [*map(str, folders_of(file)), *sys.path]
+    spec: ModuleSpec | None = None
+    for count in range(1, len(parts) + 1):
+        name = ".".join(parts[:count])
+        loaded = sys.modules.get(name)
+        spec = PathFinder.find_spec(name, path) if loaded is None else getattr(loaded, "__spec__", None)
+        if spec is None or (count < len(parts) and spec.submodule_search_locations is None):
+            return None
+        path = spec.submodule_search_locations
+    return ".".join(parts) if spec is not None and spec.origin == str(file) else None
+
+
+class _Finder(MetaPathFinder):
+    """Finds modules in the folders of the user's code, before those that are installed, and says that it did."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders, self.is_last = list(folders), False
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
+        if path is not None:  # a package says itself where its modules are
+            return None
+        spec = PathFinder.find_spec(name, [*map(str, self._folders), *sys.path])
+        if spec is None or _parent(spec) not in self._folders:
+            return None
+        if spec.loader is None:  # a folder without __init__.py
+            if self.is_last:  # what a library tries to import, such as wandb, is not the folder of its results
+                return None
+            # Python would look for it anew in sys.path.
+            spec.submodule_search_locations = list(spec.submodule_search_locations or ())
+        _LOADED.places[name] = _parent(spec)
+        return spec
+
+
+def _parent(spec: ModuleSpec) -> Path:
+    """The folder that a module or package is in."""
+    if spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations))).parent
+    return Path(spec.origin or "").parent
+
+
+@dataclass
+class _Loaded:
+    """The user's modules that are loaded: there is one ``sys.modules``, so there is one of these.
+
+    Attributes
+    ----------
+    start : the working folder that they were loaded from.
+    places : of those that are not part of another, the folder that each is in.
+    stamps : size and time of each file when it was loaded.
+    hidden : those that are called as modules of Python, which others are to find.
+    """
+
+    start: Path | None = None
+    places: dict[str, Path] = field(default_factory=dict)
+    stamps: dict[str, tuple[int, int] | None] = field(default_factory=dict)
+    hidden: dict[str, ModuleType] = field(default_factory=dict)
+    finder: _Finder | None = None
+
+    def forget_what_differs(self, folders: Sequence[Path]) -> None:
+        """Forget all, as they know each other, if any of them is not what would be loaded now."""
+        start, self.start = self.start, Path.cwd()
+        if start != self.start or self._changed() or any(self._is_elsewhere(top, folders) for top in self.places):
+            for name in self._names():
+                del sys.modules[name]
+            self.places, self.stamps, self.hidden = {}, {}, {}
+        sys.modules.update(self.hidden)
+
+    def note(self) -> None:
+        """Take note of what was loaded, and leave Python's own names to Python."""
+        for name in self._names():
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and file not in self.stamps:
+                self.stamps[file] = _stamp(file)
+            if name.partition(".")[0] in sys.stdlib_module_names:
+                self.hidden[name] = sys.modules.pop(name)
+
+    def _names(self) -> list[str]:
+        return [name for name in sys.modules if name.partition(".")[0] in self.places]
+
+    def _changed(self) -> bool:
+        return any(_stamp(file) != stamp for file, stamp in self.stamps.items())
+
+    def _is_elsewhere(self, top: str, folders: Sequence[Path]) -> bool:
+        spec = PathFinder.find_spec(top, [*map(str, folders)])
+        return spec is not None and _parent(spec) != self.places[top]
+
+
+_LOADED = _Loaded()
+
+
+def _stamp(file: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def _line_of(error: BaseException) -> str:
+    """The last line of the user's that an exception passed; a syntax error says itself where it is."""
+    if isinstance(error, SyntaxError):
+        return ""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_file() and not path.is_relative_to(_PACKAGE) and not frame.filename.startswith(_INSTALLED):
+            here = Path.cwd()
+            return f"; see line {frame.lineno} of {path.relative_to(here) if path.is_relative_to(here) else path}"
+    return ""
