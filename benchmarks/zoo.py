@@ -108,7 +108,7 @@ def _compared(model: Any, inputs: Any, threads: int, turns: int, folder: Path) -
     import numpy as np
     from _engines import ENGINES, kernel_times, milliseconds
 
-    from aap_hw.compile.families.slow import PREFIX
+    from aap_hw.compile.families.slow import LIBRARIES
     from aap_hw.graph.outputs import output_tensors
 
     began = time.perf_counter()
@@ -122,7 +122,9 @@ def _compared(model: Any, inputs: Any, threads: int, turns: int, folder: Path) -
         float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)) for a, b in zip(calls["ours"](), expected, strict=True)
     )
     times = kernel_times(folder / "ours.so", inputs, CALLS)
-    slow = {each: took for each, took in times.items() if each.startswith(PREFIX.replace(".", "_"))}
+    slow = {
+        each: took for each, took in times.items() if each.startswith(tuple(f"{library}_" for library in LIBRARIES))
+    }
     longest = sorted(slow, key=lambda each: -slow[each])[:3]
     row |= {
         "slow_kernels": len(slow),
