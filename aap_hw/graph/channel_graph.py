@@ -21,11 +21,13 @@ from aap_hw.errors import UserError, closest
 from aap_hw.graph import surgery
 from aap_hw.graph.blocks import Block, find_blocks
 from aap_hw.graph.call import is_tensor
+from aap_hw.graph.copying import copied
 from aap_hw.graph.exporting import export, traced
 from aap_hw.graph.groups import ChannelGroup, positions
 from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import IntArray
 from aap_hw.graph.readiness import require_traceable, unwrapped
+from aap_hw.graph.surroundings import undisturbed
 from aap_hw.graph.trial import Settled, settle
 from aap_hw.graph.widths import WidthExpr, width_along, width_of_ids
 
@@ -71,9 +73,9 @@ class ChannelGraph:
 
     @staticmethod
     def trace(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> ChannelGraph:
-        """Export a model as it runs in eval mode and find its channel groups.
+        """Run and export a copy of a model in eval mode, and find the model's channel groups.
 
-        The model is left as it was, training flags included.
+        The model is left as it was.
 
         Parameters
         ----------
@@ -85,20 +87,24 @@ class ChannelGraph:
         Raises
         ------
         UserError
-            If the model cannot be exported, or is of a kind that cannot be cut.
+            If the model fails, cannot be copied or exported, or is of a kind that cannot be cut.
         """
         if not isinstance(example_inputs, (tuple, list)):
             raise UserError("example_inputs must be a tuple with one tensor per input of the model")
         inputs, model = tuple(example_inputs), unwrapped(model)
         require_traceable(model, inputs)
-        program = traced(model, inputs)
-        labelling = Labelling(program, model)
-        if labelling.unread_parameters():
-            with suppress(Exception):  # a model that cannot be traced in training has no say in it
-                # Batch norm in training takes more than one value of each channel.
-                twice = tuple(torch.cat([each, each]) for each in inputs)
-                labelling.add_training(export(model, twice, training=True))
-        settled = settle(labelling, program, model, lambda trial: export(trial, inputs))
+        with undisturbed(model):
+            twin = copied(model)
+            program = traced(twin, inputs)
+            _require_whole(model, twin)
+            labelling = Labelling(program, model)
+            if labelling.unread_parameters():
+                with suppress(Exception):  # a model that cannot be traced in training has no say in it
+                    # Batch norm in training takes more than one value of each channel.
+                    twice = tuple(torch.cat([each, each]) for each in inputs)
+                    labelling.add_training(export(copied(model), twice, training=True))
+            settled = settle(labelling, program, model, twin, lambda trial: export(trial, inputs))
+        _share_tensors(program, model)
         return ChannelGraph(program, labelling, settled, _shapes(model))
 
     @property
@@ -225,6 +231,23 @@ class ChannelGraph:
         if not is_tensor(node):
             raise UserError(f"node '{node_name}' does not yield one tensor")
         return node
+
+
+def _require_whole(model: nn.Module, ran: nn.Module) -> None:
+    """Refuse a model that makes parameters when it is first called: there is nothing of them to cut yet."""
+    known = dict(model.named_parameters())
+    if late := [name for name, _ in ran.named_parameters() if name not in known]:
+        raise UserError(
+            f"this {type(model).__name__} makes its weights '{late[0]}' when it is first called; "
+            "call it once on an image before it is traced"
+        )
+
+
+def _share_tensors(program: ExportedProgram, model: nn.Module) -> None:
+    """Let a copy's program read the model's own weights."""
+    own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    for tensors in (program.state_dict, program.constants):
+        tensors.update({name: own[name] for name in tensors.keys() & own.keys()})
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -1,5 +1,10 @@
 """A model as the program that `torch.export` makes of it, or in one sentence the line of its code that has none.
 
+A model is run once before it is exported. What it keeps from one call to the next (a grid for the size that it saw last)
+is kept by then: the program is the same whether it had ever been called, and what is kept is made of numbers. Exporting
+alone would leave tensors without any where they are found again, in caches that all models share. All of this is done
+to copies (`copying`): a model changes as it runs.
+
 What can be told without running anything is told in `readiness`; what the program means is for `labelling`.
 """
 
@@ -11,7 +16,6 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,13 +26,15 @@ from aap_hw.foreign import DETAILS, is_raised_by_user, own_line, reason
 from aap_hw.graph.inlining import inline_regions
 from aap_hw.graph.outputs import plain
 
+Inputs = tuple[torch.Tensor, ...]
+
 # What PyTorch raises where code asks for the value of a tensor, by type and by a part of the message.
 _VALUES_ASKED = ("GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException")
 _OUTSIDE_ASKED = (".numpy() is not supported", "data pointer of Tensor", ".tolist()", "array_interface")
 
 
-def traced(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> ExportedProgram:
-    """Export a model as it runs in eval mode.
+def traced(model: nn.Module, inputs: Inputs) -> ExportedProgram:
+    """Run and export a model in eval mode.
 
     Raises
     ------
@@ -36,25 +42,36 @@ def traced(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> ExportedProgra
         If its code cannot be followed, or fails.
     """
     try:
-        return export(model, inputs)
+        _run(model.eval(), inputs)
+    except Exception as error:
+        did = "its code raised" if is_raised_by_user(error) else "it does not run on this input:"
+        raise UserError(f"cannot trace this {type(model).__name__}: {did} {reason(error)}{own_line(error)}") from error
+    try:
+        return _program(model, inputs)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(_why_not(model, error, inputs)) from error
+        raise UserError(f"cannot trace this {type(model).__name__}: {_why_not(error)}") from error
 
 
-def export(model: nn.Module, inputs: tuple[torch.Tensor, ...], training: bool = False) -> ExportedProgram:
-    """Export in eval mode or in training, and put every module's training flag back; raises whatever PyTorch does."""
-    flags = [(module, module.training) for module in model.modules()]
+def export(model: nn.Module, inputs: Inputs, training: bool = False) -> ExportedProgram:
+    """Run and export a model in eval mode or in training; raises whatever PyTorch or its code does."""
+    _run(model.train(training), inputs)
+    return _program(model, inputs)
+
+
+def _run(model: nn.Module, inputs: Inputs) -> None:
+    with _quiet(), torch.no_grad():
+        model(*(each.clone() for each in inputs))
+
+
+def _program(model: nn.Module, inputs: Inputs) -> ExportedProgram:
     returned = model.register_forward_hook(lambda _, __, output: plain(output))
-    model.train(training)
     try:
         with _quiet():
             program = torch.export.export(model, inputs, strict=False)
     finally:
         returned.remove()
-        for module, flag in flags:
-            module.training = flag
     inline_regions(program)
     return program
 
@@ -77,34 +94,19 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _why_not(model: nn.Module, error: Exception, inputs: tuple[Any, ...]) -> str:
-    what, where = f"cannot trace this {type(model).__name__}", own_line(error)
+def _why_not(error: Exception) -> str:
+    """What is in the way of a model that runs."""
+    where = own_line(error)
     if type(error).__name__ in _VALUES_ASKED or "data-dependent" in str(error):
         return (
-            f"{what}: its code looks at the values of an image{where}, and a compiled network is the same for all "
+            f"its code looks at the values of an image{where}, and a compiled network is the same for all "
             "images; what decides by the values of an image belongs behind the network"
         )
     if any(part in str(error) for part in _OUTSIDE_ASKED):
         return (
-            f"{what}: its code hands the values of an image to what is not PyTorch{where}; write that part with "
+            f"its code hands the values of an image to what is not PyTorch{where}; write that part with "
             "tensors, or do it behind the network"
         )
     if is_raised_by_user(error):
-        return f"{what}: its code raised {reason(error)}{where}"
-    if (failure := _fails_anyway(model, inputs)) is not None:
-        return f"{what}: it does not run on this input: {reason(failure)}{own_line(failure)}"
-    return f"{what}: it runs, but its code cannot be followed{where}; write that part in another way, or {DETAILS}"
-
-
-@torch.no_grad()
-def _fails_anyway(model: nn.Module, inputs: tuple[Any, ...]) -> Exception | None:
-    """What the model raises when it is called as usual."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()(*inputs)
-    except Exception as error:
-        return error
-    finally:
-        for module, flag in flags:
-            module.training = flag
-    return None
+        return f"its code raised {reason(error)}{where}"
+    return f"it runs, but its code cannot be followed{where}; write that part in another way, or {DETAILS}"

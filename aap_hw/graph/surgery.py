@@ -5,7 +5,6 @@ Works on what `groups` found; knows nothing of graphs.
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import pairwise
@@ -15,9 +14,13 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from aap_hw.errors import UserError, closest
 from aap_hw.graph.blocks import Block
+from aap_hw.graph.copying import copied
 from aap_hw.graph.groups import ChannelGroup
 from aap_hw.graph.labels import IntArray
 from aap_hw.graph.literals import Attribute
@@ -118,9 +121,11 @@ def cut(
         gone = np.setdiff1d(np.arange(group.width), kept)
         for axis in group.axes:
             removed[axis.parameter, axis.dim].append(axis.index[gone].ravel())
-    smaller = copy.deepcopy(model)
+    smaller = copied(model)
     for (name, dim), positions in removed.items():
         _shorten(smaller, name, dim, np.concatenate(positions))
+    for path in {name.rpartition(".")[0] for name, _ in removed}:
+        _recompute_weight(smaller.get_submodule(path))
     for module in smaller.modules():
         _refresh_attributes(module)
     for attribute in attributes:
@@ -147,21 +152,34 @@ def _shorten(model: nn.Module, name: str, dim: int, removed: IntArray) -> None:
                     store[own_name] = new  # type: ignore[assignment]
 
 
+def _recompute_weight(module: nn.Module) -> None:
+    """Let PyTorch's own hooks compute anew what they will at the next call: nobody shall find the old weight until."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
+            hook(module, ())
+
+
+def _weight_of(layer: nn.Module) -> torch.Tensor:
+    """The weight of a layer, or what it is computed from: asking for it might change it (spectral norm in training)."""
+    weight = layer._parameters.get("weight")
+    return max(layer.parameters(), key=lambda each: (each.dim(), each.numel())) if weight is None else weight
+
+
 def _refresh_attributes(module: nn.Module) -> None:
     """Bring the counts that a layer keeps in line with its weights; forward passes read `groups`."""
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        in_channels, out_per_group = module.weight.shape[:2]
+        in_channels, out_per_group = _weight_of(module).shape[:2]
         if module.groups == module.in_channels:
             module.groups = in_channels
         module.in_channels, module.out_channels = in_channels, out_per_group * module.groups
     elif isinstance(module, nn.modules.conv._ConvNd):
-        out_channels, in_per_group = module.weight.shape[:2]
+        out_channels, in_per_group = _weight_of(module).shape[:2]
         if module.groups > 1 and module.in_channels == module.groups:
             module.groups = out_channels // (module.out_channels // module.groups)
         module.out_channels = out_channels
         module.in_channels = in_per_group * module.groups
     elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
+        module.out_features, module.in_features = _weight_of(module).shape
     elif isinstance(module, (nn.modules.batchnorm._NormBase)):
         for tensor in (module.weight, module.running_mean):
             if tensor is not None:

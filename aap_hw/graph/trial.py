@@ -50,14 +50,17 @@ class Settled:
     attributes: tuple[Attribute, ...]
 
 
-def settle(labelling: Labelling, program: ExportedProgram, model: nn.Module, export: Exporter) -> Settled:
-    """Groups of a labelled program, those frozen that a trial cut shows to be wrong.
+def settle(
+    labelling: Labelling, program: ExportedProgram, model: nn.Module, ran: nn.Module, export: Exporter
+) -> Settled:
+    """Groups of a labelled program, those frozen that a trial cut of the model shows to be wrong.
 
-    If after several trials something still does not come out as predicted, all that reaches a doubtful node is frozen;
-    if the rest then does not, everything is.
+    Attributes are looked up in `ran`, a copy that has been run, as some are set by the first call. If after several
+    trials something still does not come out as predicted, all that reaches a doubtful node is frozen; if the rest then
+    does not, everything is.
     """
     for _ in range(ATTEMPTS):
-        settled = _with_attributes(labelling, model)
+        settled = _with_attributes(labelling, ran)
         blamed = _blamed(labelling, settled, program, model, export)
         if not blamed:
             return settled
@@ -67,21 +70,21 @@ def settle(labelling: Labelling, program: ExportedProgram, model: nn.Module, exp
             break
     for node in labelling.doubtful:
         _freeze_at(labelling, node)
-    settled = _with_attributes(labelling, model)
+    settled = _with_attributes(labelling, ran)
     surprise = _first_surprise(labelling, settled, program, model, export)
     if surprise is not None:
         reason = explain("is in a model that computes something else once it is cut", surprise.nodes[0])
         for ids in labelling.axes.values():
             labelling.partition.freeze(ids, reason)
-        settled = _with_attributes(labelling, model)
+        settled = _with_attributes(labelling, ran)
     return settled
 
 
-def _with_attributes(labelling: Labelling, model: nn.Module) -> Settled:
+def _with_attributes(labelling: Labelling, ran: nn.Module) -> Settled:
     """Group, and freeze what numbers count that no attribute explains, until all that is left are explained."""
     while True:
         grouping = find_groups(labelling)
-        explained = [(literal, explain_literal(literal, model, grouping)) for literal in labelling.literals]
+        explained = [(literal, explain_literal(literal, ran, grouping)) for literal in labelling.literals]
         lost = [(literal, ids) for literal, explanation in explained for ids in explanation.unexplained]
         for literal, ids in lost:
             labelling.partition.freeze(ids, explain(_LITERAL, literal.node))
