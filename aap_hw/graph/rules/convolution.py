@@ -15,7 +15,7 @@ from torch import nn
 
 from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.labels import IntArray, Labels
-from aap_hw.graph.rules.pointwise import merge
+from aap_hw.graph.rules.pointwise import merge, pointwise
 from aap_hw.graph.rules.registry import Result, rule
 
 if TYPE_CHECKING:
@@ -71,6 +71,12 @@ def transposed_convolution(state: Labelling, call: Call) -> Result:
         state.tie(read, read[:1], call)
         made = np.tile(state.parameter_axis(name, 1, "out"), groups)
     return _made(state, call, made, rank, channel_dim)
+
+
+@rule("_weight_norm")
+def weight_norm(state: Labelling, call: Call) -> Result:
+    """Each filter is brought to a length of its own: as to labels, it is multiplied with a number."""
+    return pointwise(state, call) if call["dim"] == 0 else state.not_understood(call)
 
 
 @rule("linear")

@@ -45,13 +45,17 @@ def merge(state: Labelling, call: Call, labels: Sequence[Labels], shapes: Sequen
             if shape[dim] < longest[dim]:  # one channel for all positions: it is alone in its group and stays
                 item = item.without(dim)
         wide.append(item)
-    labelled = [item for item in wide if item.dims]
+    labelled, free = [item for item in wide if item.dims], []
+    for item in labelled:
+        if any(shape[dim] > 1 for other, shape in zip(wide, padded, strict=True) for dim in item.dims - other.dims):
+            state.freeze(item, "is combined with channels that cannot be cut", call)
+        else:
+            free.append(item)
     if not labelled:
         return Labels.none(rank)
-    for item in labelled:
-        for other, shape in zip(wide, padded, strict=True):
-            if any(shape[dim] > 1 for dim in item.dims - other.dims):
-                state.freeze(item, "is combined with channels that cannot be cut", call)
+    if free:
+        # One value for each column of an image is there for all its channels, and has no say in theirs.
+        labelled = [item for item in labelled if any(item.dims & each.dims for each in free)]
     first = labelled[0]
     for item in labelled[1:]:
         if item.dims == first.dims:

@@ -280,7 +280,7 @@ class StandardisedByBatchNorm(Construct):
 
 
 class NormedFilters(Construct):
-    """Weight normalisation as a parametrisation: computed by an op that is not followed."""
+    """Weight normalisation as a parametrisation: whole filters can go, none of their inputs."""
 
     frozen = ("stem.0",)
     channels = 8
@@ -301,6 +301,17 @@ class BlurWithFixedFilters(Construct):
 
     def between(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.filters, padding=1, groups=self.count)
+
+
+class GridInBuffers(Construct):
+    """Values for each column and each row, which are there for all channels."""
+
+    def layers(self) -> None:
+        self.register_buffer("columns", torch.linspace(0, 1, 8))
+        self.register_buffer("rows", torch.linspace(0, 1, 8)[:, None])
+
+    def between(self, x: Tensor) -> Tensor:
+        return x * self.columns + self.rows
 
 
 class ReparameterisedBranches(Construct):
