@@ -1,12 +1,11 @@
 """Whether a network that was cut still computes what it did without the channels that are gone.
 
-The uncut network, in which nothing reads those channels, is the truth; both run in double precision, where
-rounding cannot be taken for a fault nor a fault for rounding.
+The uncut network, in which nothing reads those channels, is the truth. What rounding may make of it is told by
+`rounding`.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,14 +16,10 @@ from torch import nn
 
 from aap_hw.errors import UserError
 from aap_hw.graph.channel_graph import ChannelGraph
-from aap_hw.graph.outputs import output_tensors
+from aap_hw.graph.copying import copied
 from aap_hw.graph.readiness import unwrapped
+from aap_hw.graph.rounding import reference
 from aap_hw.graph.surgery import removed_blocks
-
-# As a share of an output's largest value. Rounding is about 1e-15; a channel taken for its neighbour is far above.
-TOLERANCE = 1e-8
-# An output whose values are below this share of another's may be what rounding left of a sum.
-SMALLEST = 1e-6
 
 Keep = Mapping[str, Sequence[int]]
 
@@ -77,43 +72,30 @@ def checked_cut(graph: ChannelGraph, model: nn.Module, keep: Keep, images: torch
     ------
     CutMismatchError
         If they differ; a group that is to blame is looked for.
+    UserError
+        If the uncut model fails, or the two cannot be compared.
     """
     model = unwrapped(model)
     smaller = graph.cut(model, keep)
     difference = _difference(graph, model, smaller, keep, images)
-    if difference <= TOLERANCE:
+    if not difference:
         return smaller
     for name, channels in keep.items():
         alone = {name: channels}
-        if _difference(graph, model, graph.cut(model, alone), alone, images) > TOLERANCE:
+        if _difference(graph, model, graph.cut(model, alone), alone, images):
             raise CutMismatchError(Mismatch(name, difference, keep))
     raise CutMismatchError(Mismatch(None, difference, keep))
 
 
-@torch.no_grad()
 def _difference(graph: ChannelGraph, model: nn.Module, smaller: nn.Module, keep: Keep, images: torch.Tensor) -> float:
-    expected = _outputs(_silenced(graph, model, keep), images)
-    try:
-        actual = _outputs(copy.deepcopy(smaller), images)
-    except Exception:
-        # Whatever the model's code raises when its numbers no longer fit together.
-        return float("inf")
-    if [each.shape for each in expected] != [each.shape for each in actual]:
-        return float("inf")
-    # Outputs that are not finite prove nothing.
-    pairs = [pair for pair in zip(expected, actual, strict=True) if pair[0].isfinite().all()]
-    scales = [float(there.abs().max()) for there, _ in pairs]
-    least = max(SMALLEST * max(scales, default=0.0), 1e-300)
-    shares = [
-        float((here - there).abs().max()) / max(scale, least)
-        for (there, here), scale in zip(pairs, scales, strict=True)
-    ]
-    return float(np.max(shares, initial=0.0))  # NaN if any is
+    batches = torch.split(images, graph.batch)
+    return reference(lambda: _silenced(graph, model, keep), batches).difference(copied(smaller))
 
 
+@torch.no_grad()
 def _silenced(graph: ChannelGraph, model: nn.Module, keep: Keep) -> nn.Module:
     """A copy of the uncut model in which nothing reads what `keep` leaves out, and branches that go are zero."""
-    whole = copy.deepcopy(model)
+    whole = copied(model)
     tensors = dict(whole.named_parameters(remove_duplicate=False))
     removed = removed_blocks(graph.blocks, keep)
     for path in (path for block in removed for path in block.modules):
@@ -131,7 +113,3 @@ def _silenced(graph: ChannelGraph, model: nn.Module, keep: Keep) -> nn.Module:
             if axis.role == "in":
                 tensors[axis.parameter].index_fill_(axis.dim, torch.from_numpy(axis.index[gone].ravel()), 0.0)
     return whole
-
-
-def _outputs(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
-    return [each.double() for each in output_tensors(model.double().eval()(images.double())) if each.numel()]

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph, surgery
+from aap_hw.graph.rounding import reference
 from aap_hw.graph.self_check import CutMismatchError, checked_cut
 from tests.graph.ground_truth import lively
 
@@ -136,3 +138,136 @@ def test_fault_of_several_groups_together_is_noticed(
     with pytest.raises(CutMismatchError, match="cutting several channel groups together") as found:
         checked_cut(graph, model, KEEP, images)
     assert found.value.mismatch.group is None
+
+
+class Float32Net(Net):
+    """As `Net`, but float32 is named, in one of the ways in which people do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constant = torch.linspace(0.5, 1.5, 8)
+        self.blur = torch.ones(1, 1, 3, 3) / 9
+        self.scale = np.float32(0.3)
+        self.table = [torch.rand(1, 12, 1, 1)]
+
+
+class Casts(Float32Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.float() / 2)
+
+
+class CastsInTheMiddle(Float32Net):
+    """Runs in double precision, but rounds on the way."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.second(self.first(x))
+        x = torch.nn.functional.normalize(x.to(torch.float32), dim=(2, 3)).type_as(x)
+        return self.head(self.fourth(x + self.third(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class FillsFloat32(Float32Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        padded = torch.zeros(len(x), 3, 10, 10, dtype=torch.float32)
+        padded[:, :, 1:-1, 1:-1] = x
+        return super().forward(padded)
+
+
+class SamplesAGrid(Float32Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        line = torch.linspace(-1, 1, 8)
+        grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)[None]
+        x = torch.nn.functional.grid_sample(x, grid.expand(len(x), 8, 8, 2) * 0.9, align_corners=True)
+        return super().forward(x)
+
+
+class BlursByAConstant(Float32Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([torch.nn.functional.conv2d(each, self.blur, padding=1) for each in x.split(1, 1)], 1)
+        return super().forward(x * self.constant * self.scale)
+
+
+NAMES_FLOAT32 = (Casts, CastsInTheMiddle, FillsFloat32, SamplesAGrid, BlursByAConstant)
+
+
+@pytest.mark.parametrize("kind", NAMES_FLOAT32, ids=lambda kind: kind.__name__)
+def test_networks_that_name_float32_are_checked_in_it(kind: type[Net], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, images = kind().eval(), torch.randn(2, 3, 8, 8)
+    graph = ChannelGraph.trace(model, (images[:1],))
+    assert {group.name for group in graph.groups if group.frozen is None} == KEEP.keys()
+    smaller = checked_cut(graph, model, KEEP, images)
+    assert {tensor.dtype for tensor in smaller.parameters()} == {torch.float32}
+    for what in ("columns of a reader", "filters", "depthwise filters", "variances of a batch norm"):
+        if what.startswith("variances"):  # statistics that are all alike would hide it
+            model.first[1].running_var.uniform_(0.5, 2)  # type: ignore[union-attr,operator]
+        fault, group = WRONG[what]
+        with monkeypatch.context() as patch:
+            cut_wrongly(patch, fault)
+            with pytest.raises(CutMismatchError, match=f"cutting the channel group '{group}'") as found:
+                checked_cut(graph, model, KEEP, images)
+        assert found.value.mismatch.difference > 1e-5
+
+
+@pytest.mark.parametrize("kind", NAMES_FLOAT32, ids=lambda kind: kind.__name__)
+def test_tolerance_is_above_rounding_and_far_below_a_channel(kind: type[Net]) -> None:
+    """The permuted network differs by rounding alone: what its filters make is added up in another order."""
+    torch.manual_seed(0)
+    model, images = kind().eval(), torch.randn(2, 3, 8, 8)
+    permuted = copy.deepcopy(model)
+    with torch.no_grad():
+        for seed, (made, read) in enumerate(((("first.0", "first.1"), "second.0"), (("fourth.0",), "head"))):
+            order = torch.randperm(
+                len(model.get_submodule(made[0]).weight), generator=torch.Generator().manual_seed(seed)
+            )
+            for name in made:
+                for tensor in (*permuted.get_submodule(name).parameters(), *permuted.get_submodule(name).buffers()):
+                    if tensor.dim():
+                        tensor.copy_(tensor[order].clone())
+            weight = permuted.get_submodule(read).weight
+            weight.copy_(weight[:, order].clone())
+    whole = reference(lambda: copy.deepcopy(model), [images])
+    assert whole.batches[0].dtype == torch.float32
+    assert 0 < (model(images) - permuted(images)).abs().max() < 1e-5
+    assert whole.difference(permuted) == 0
+    assert max(whole.tolerances) < 1e-4
+
+
+def test_double_precision_stays_where_nothing_is_rounded() -> None:
+    class Plain(Float32Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x * self.constant + torch.arange(8).float() * self.scale) * torch.tensor([0.1])
+
+    whole = reference(lambda: Plain().eval(), [torch.randn(2, 3, 8, 8)])
+    assert (whole.batches[0].dtype, whole.tolerances) == (torch.float64, [1e-8])
+
+
+class Decides(Float32Net):
+    """Returns what depends on the last digit alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = super().forward(x.float())
+        return (scores * 1e7).sin()
+
+
+class Refuses(Float32Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 1:
+            raise ValueError("one image at a time")
+        return super().forward(x)
+
+
+def test_networks_that_rounding_changes_completely_are_refused() -> None:
+    model, images = Decides().eval(), torch.randn(2, 3, 8, 8)
+    graph = ChannelGraph.trace(model, (images,))
+    with pytest.raises(UserError, match="rounding alone changes what the network computes too much for a wrong cut"):
+        checked_cut(graph, model, KEEP, images)
+
+
+def test_images_are_shown_as_many_at_a_time_as_the_network_was_traced_with() -> None:
+    model, images = Refuses().eval(), torch.randn(2, 3, 8, 8)
+    graph = ChannelGraph.trace(model, (images[:1],))
+    assert isinstance(checked_cut(graph, model, KEEP, images), nn.Module)
+    with pytest.raises(
+        UserError, match=r"fails on images of 2x3x8x8: ValueError: one image .*\(test_self_check\.py:\d+\)"
+    ):
+        reference(lambda: model, [images])

@@ -1,0 +1,182 @@
+"""What a network computes, and how far rounding alone may take an equal one from it.
+
+In double precision rounding is about 1e-15, and everything above a fixed share is a fault. Not every network can be run
+so: one that names float32 itself (``x.float()``, a grid or a constant that it makes in float32) fails, or rounds on the
+way. It is compared in its own precision, and what rounding does to it is measured: each weight of it is moved at random
+by as much as rounding a sum of its layer is worth, and the outputs that come of that are looked at.
+
+Why that is the right amount: whatever the order in which a sum of n products is rounded, the result is the exact one
+for factors that are each off by a share of sqrt(n) u at most, u being half the distance from 1 to the next number, but
+for a small constant and with high probability (Higham and Mary, "A new approach to probabilistic rounding error
+analysis", SIAM J. Sci. Comput. 41(5), 2019, theorem 3.1). To cut is to leave out zeros and so to add in another order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from aap_hw.errors import UserError
+from aap_hw.foreign import own_line, reason
+from aap_hw.graph.outputs import output_tensors
+
+# In double precision, as a share of an output's largest value. A channel taken for its neighbour is far above.
+TOLERANCE = 1e-8
+# In another precision: this many times what moved weights make of it. Two networks are rounded, and in more places.
+SAFETY = 4.0
+DRAWS = 3
+# An output that rounding moves further than this could hide a wrong channel.
+LARGEST_TOLERANCE = 1e-2
+# An output whose values are below this share of another's may be what rounding left of a sum.
+SMALLEST = 1e-6
+
+Outputs = list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a network computes for some batches of images, and what another one may differ by.
+
+    Parameters
+    ----------
+    batches
+        The images, in the precision that the network is run in.
+    outputs
+        Of all batches in turn.
+    tolerances
+        For each output, as a share of its largest value; infinite for one that proves nothing.
+    """
+
+    batches: list[torch.Tensor]
+    outputs: Outputs
+    tolerances: list[float]
+
+    def difference(self, network: nn.Module) -> float:
+        """The largest share by which an output differs by more than rounding: 0 if none does, infinite if it fails."""
+        try:
+            outputs = _run(network.to(self.batches[0].dtype), self.batches)
+        except Exception:
+            # Whatever the model's code raises when its numbers no longer fit together.
+            return math.inf
+        if [each.shape for each in outputs] != [each.shape for each in self.outputs]:
+            return math.inf
+        shares = zip(_shares(self.outputs, outputs), self.tolerances, strict=True)
+        found = [
+            math.inf if math.isnan(share) else share for share, most in shares if most < math.inf and not share <= most
+        ]
+        return max(found, default=0.0)
+
+
+def reference(make: Callable[[], nn.Module], batches: Iterable[torch.Tensor]) -> Reference:
+    """Run a network in double precision if that can be, else as it is.
+
+    Parameters
+    ----------
+    make
+        Makes the network, each time anew.
+
+    Raises
+    ------
+    UserError
+        If it fails, or rounding makes so much of a difference that nothing can be told from its outputs.
+    """
+    doubled = [each.double() for each in batches]
+    with _Narrowing() as narrowing:
+        try:
+            outputs = _run(make().double(), doubled)
+        except Exception:
+            outputs = None
+    if outputs is None or narrowing.types:
+        return _in_own_precision(make, doubled)
+    return Reference(doubled, outputs, [TOLERANCE if each.isfinite().all() else math.inf for each in outputs])
+
+
+def _in_own_precision(make: Callable[[], nn.Module], images: Iterable[torch.Tensor]) -> Reference:
+    whole = make()
+    floats = [each.dtype for each in whole.parameters() if each.is_floating_point()]
+    own = floats[0] if floats else torch.get_default_dtype()
+    batches = [each.to(own) for each in images]
+    with _Narrowing() as narrowing:
+        try:
+            outputs = _run(whole, batches)
+        except Exception as error:
+            sizes = "x".join(map(str, batches[0].shape))
+            raise UserError(
+                f"the network fails on images of {sizes}: {reason(error)}{own_line(error)}; correct it, or give it "
+                "images that it takes"
+            ) from error
+    unit = max(torch.finfo(each).eps for each in (own, *narrowing.types)) / 2
+    tolerances = [SAFETY * unit] * len(outputs)
+    for seed in range(DRAWS):
+        shares = _shares(outputs, _run(_moved(make(), unit, seed), batches))
+        tolerances = [max(most, SAFETY * share) for most, share in zip(tolerances, shares, strict=True)]
+    # Decisions are not moved a little: rounding leaves them as they are, or tips them over.
+    useful = [
+        each.is_floating_point() and bool(each.isfinite().all()) and most <= LARGEST_TOLERANCE
+        for each, most in zip(outputs, tolerances, strict=True)
+    ]
+    if not any(useful):
+        raise UserError(
+            "rounding alone changes what the network computes too much for a wrong cut to be told from a right one; "
+            "compute in the type of its weights, x.to(self.weight.dtype) instead of x.float(), and return scores "
+            "instead of decisions"
+        )
+    return Reference(
+        batches, outputs, [most if use else math.inf for most, use in zip(tolerances, useful, strict=True)]
+    )
+
+
+@torch.no_grad()
+def _run(network: nn.Module, batches: Iterable[torch.Tensor]) -> Outputs:
+    network.eval()
+    return [each for images in batches for each in output_tensors(network(images.clone())) if each.numel()]
+
+
+def _shares(expected: Outputs, actual: Outputs) -> list[float]:
+    """By how much each output differs from what it should be, as a share of its largest value."""
+    scales = [float(each.double().abs().max()) for each in expected]
+    least = max(SMALLEST * max(filter(math.isfinite, scales), default=0.0), 1e-300)
+    shares = [
+        float((here.double() - there.double()).abs().max()) / max(scale, least)
+        for there, here, scale in zip(expected, actual, scales, strict=True)
+    ]
+    return [math.inf if math.isnan(share) else share for share in shares]
+
+
+@torch.no_grad()
+def _moved(network: nn.Module, unit: float, seed: int) -> nn.Module:
+    """The network with each weight off by about as much as rounding the sums that it is in is worth."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        if parameter.is_floating_point():
+            terms = parameter.numel() / max(1, len(parameter)) if parameter.dim() else 1
+            factors = torch.empty(parameter.shape).normal_(1, math.sqrt(terms) * unit, generator=generator)
+            parameter.mul_(factors.to(parameter.device))
+    return network
+
+
+class _Narrowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the types of floating point that values of a wider one are rounded to."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.types: set[torch.dtype] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        widest = min((torch.finfo(each).eps for each in _float_types((args, kwargs))), default=1.0)
+        self.types.update(each for each in _float_types(result) if torch.finfo(each).eps > widest)
+        return result
+
+
+def _float_types(value: Any) -> set[torch.dtype]:
+    return {each.dtype for each in tree_leaves(value) if isinstance(each, torch.Tensor) and each.is_floating_point()}
