@@ -12,6 +12,7 @@ import platform
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from aap_hw.device.timing import STATISTIC
 from aap_hw.errors import UserError
 from aap_hw.files import scratch_folder, sha256_of
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.self_check import CutMismatchError, check_cutting
 from aap_hw.lut.belonging import difference, require_table_of
 from aap_hw.lut.compiling import CompiledBatch, Compiler, compiler
 from aap_hw.lut.enumeration import granularity_of, points_of
@@ -78,7 +80,7 @@ def profile_model(
     Raises
     ------
     UserError : the table or journal is of another device, damaged or cannot be written; a part of the model
-        has no kernel.
+        has no kernel, or its cuts could not be checked.
     """
     boards = Boards.of(device)
     boards.require_tools()
@@ -89,6 +91,9 @@ def profile_model(
         example = torch.zeros(input_shape)
         graph = ChannelGraph.trace(module, (example,))
         network = partition(graph)
+        with suppress(CutMismatchError):  # to leave such a group alone is asked of `plan` and `prune`
+            noise = torch.randn(input_shape, generator=torch.Generator().manual_seed(0))
+            check_cutting(graph.frozen(network.fixed), module, noise)
         on_network(network)
         table = _open_table(path, boards, granularity)
         job = MeasuredNetwork(name, module, graph, network, table, path)

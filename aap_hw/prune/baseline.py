@@ -24,6 +24,7 @@ from aap_hw.compile.front.removal import removable
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.selection import select
+from aap_hw.graph.self_check import check_cutting
 from aap_hw.lut.calibrating import ALONE
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.predicting import kernel_latencies
@@ -87,7 +88,9 @@ def baseline(
 
     Raises
     ------
-    UserError : the table was not measured on the device, or the network has no group to prune.
+    UserError : the table was not measured on the device, the network has no group to prune, or its cuts could not be
+        checked.
+    CutMismatchError : a cut changes what the network computes otherwise.
     MissingKernelError : the table was not made for this network or not for this input size.
     """
     _check_provenance(task)
@@ -101,6 +104,7 @@ def baseline(
     network = partition(graph)
     graph = graph.frozen(network.fixed)
     _check_kernels(network, task.origin, task.table)
+    check_cutting(graph, module, task.few_images)
     how = task.table.measurement
     candidates = group_candidates(graph, how["granularity"], how["at_most"])
     slowdown = task.table.slowdown(task.origin.model, network.input_shape)

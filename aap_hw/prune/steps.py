@@ -88,8 +88,7 @@ class State:
         ------
         CutMismatchError : it computes something else.
         """
-        images = task.data.tensors("test", task.origin.input_shape, task.data.spread("test", 2))
-        return checked_cut(self.graph, self.module, plan.keep, images)
+        return checked_cut(self.graph, self.module, plan.keep, task.few_images)
 
     def cut(self, plan: Plan, task: Task, dense: Mapping[str, int]) -> None:
         """Cut to a plan; the module before it stays as it is. ``dense`` are the unpruned widths."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from aap_hw.attention.sums import Reduction, check_score
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
@@ -130,3 +132,8 @@ class Task:
     retrain: bool = False
     device: Device | Boards | None = None
     allow_emulated: bool = False
+
+    @property
+    def few_images(self) -> Tensor:
+        """Two of the test images, as the network takes them: what cuts are checked with."""
+        return self.data.tensors("test", self.origin.input_shape, self.data.spread("test", 2))
