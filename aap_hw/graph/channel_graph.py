@@ -112,6 +112,12 @@ class ChannelGraph:
         """Width of every group, frozen ones included."""
         return {group.name: group.width for group in self.groups}
 
+    @property
+    def batch(self) -> int:
+        """How many images the network was traced with at a time."""
+        inputs = set(self.program.graph_signature.user_inputs)
+        return int(next(node.meta["val"].shape[0] for node in self._nodes.values() if node.name in inputs))
+
     def group(self, name: str) -> ChannelGroup:
         """The group called `name`.
 

@@ -1,9 +1,9 @@
 """A model as the program that `torch.export` makes of it, or in one sentence the line of its code that has none.
 
-A model is run once before it is exported. What it keeps from one call to the next (a grid for the size that it saw last)
-is kept by then: the program is the same whether it had ever been called, and what is kept is made of numbers. Exporting
-alone would leave tensors without any where they are found again, in caches that all models share. All of this is done
-to copies (`copying`): a model changes as it runs.
+A model is run once before it is exported. What it keeps from one call to the next (a grid for the size that it saw
+last) is kept by then: the program is the same whether it had ever been called, and what is kept is made of numbers.
+Exporting alone would leave tensors without any where they are found again, in caches that all models share. All of this
+is done to copies (`copying`): a model changes as it runs.
 
 What can be told without running anything is told in `readiness`; what the program means is for `labelling`.
 """
@@ -44,7 +44,8 @@ def traced(model: nn.Module, inputs: Inputs) -> ExportedProgram:
     try:
         _run(model.eval(), inputs)
     except Exception as error:
-        did = "its code raised" if is_raised_by_user(error) else "it does not run on this input:"
+        is_refusal = is_raised_by_user(error) and not isinstance(error, RuntimeError)  # which PyTorch raises, too
+        did = "its code raised" if is_refusal else "it does not run on this input:"
         raise UserError(f"cannot trace this {type(model).__name__}: {did} {reason(error)}{own_line(error)}") from error
     try:
         return _program(model, inputs)
