@@ -1,9 +1,9 @@
 """Copies of a model that share nothing with it, whatever its code keeps on it.
 
 Python's own copy refuses tensors that were computed with gradients (a map that a forward pass kept, the weight that an
-old-style weight norm computes), and lets functions that a module keeps go on with the model that they were made for.
-Here the former lose their history, and what the latter have captured of the model becomes the copy's. What Python
-cannot copy at all, such as a lock or an open file, is no part of what a network computes, and both have it.
+old-style weight norm computes), and lets functions and weak references that a module keeps go on with the model that
+they were made for. Here the former lose their history, and what the latter have of the model becomes the copy's.
+What Python cannot copy at all, such as a lock or an open file, is no part of what a network computes: both have it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import types
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -75,7 +76,7 @@ def _not_to_be_copied(error: Exception) -> list[object]:
 
 
 def _let_functions_follow(holder: Any, memo: Memo) -> None:
-    """Replace the functions in a copied container that have captured something of the model, in place."""
+    """Replace what in a copied container is about the model, though Python's copy left it alone, in place."""
     for key, value in list(holder.items() if isinstance(holder, dict) else enumerate(holder)):
         if isinstance(value, (dict, list)):
             if id(value) not in memo:
@@ -93,9 +94,11 @@ def _is_about_model(value: Any, memo: Memo, seen: set[int]) -> bool:
 
 
 def _captured(value: Any) -> list[Any]:
-    """What a function works with that is not its arguments."""
+    """What a function works with that is not its arguments, or a reference refers to."""
     if isinstance(value, types.MethodType):
         return [value.__self__]
+    if isinstance(value, weakref.ref):
+        return [value()]
     if isinstance(value, functools._lru_cache_wrapper):
         return [value.__wrapped__]
     if isinstance(value, types.FunctionType):
@@ -117,6 +120,8 @@ def _follower(value: Any, memo: Memo) -> Any:
         return memo.get(id(value), value)
     if isinstance(value, types.MethodType):
         return types.MethodType(value.__func__, _follower(value.__self__, memo))
+    if isinstance(value, weakref.ref):
+        return weakref.ref(_follower(value(), memo))
     if isinstance(value, functools._lru_cache_wrapper):
         return functools.lru_cache(**value.cache_parameters())(_follower(value.__wrapped__, memo))
     cells = [(cell, memo.setdefault(id(cell), types.CellType())) for cell in value.__closure__ or ()]

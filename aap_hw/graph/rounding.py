@@ -112,7 +112,8 @@ def _in_own_precision(make: Callable[[], nn.Module], images: Iterable[torch.Tens
                 f"the network fails on images of {sizes}: {reason(error)}{own_line(error)}; correct it, or give it "
                 "images that it takes"
             ) from error
-    unit = max(torch.finfo(each).eps for each in (own, *narrowing.types)) / 2
+    types = {own, *narrowing.types}
+    unit = max(torch.finfo(each).eps for each in types) / 2
     tolerances = [SAFETY * unit] * len(outputs)
     for seed in range(DRAWS):
         shares = _shares(outputs, _run(_moved(make(), unit, seed), batches))
@@ -123,10 +124,10 @@ def _in_own_precision(make: Callable[[], nn.Module], images: Iterable[torch.Tens
         for each, most in zip(outputs, tolerances, strict=True)
     ]
     if not any(useful):
+        names = " and ".join(sorted(str(each).removeprefix("torch.") for each in types))
         raise UserError(
-            "rounding alone changes what the network computes too much for a wrong cut to be told from a right one; "
-            "compute in the type of its weights, x.to(self.weight.dtype) instead of x.float(), and return scores "
-            "instead of decisions"
+            f"rounding to {names} alone changes what the network computes too much for a wrong cut to be told from "
+            "a right one; leave out casts such as x.float(), x.half() and autocast, and return scores, not decisions"
         )
     return Reference(
         batches, outputs, [most if use else math.inf for most, use in zip(tolerances, useful, strict=True)]

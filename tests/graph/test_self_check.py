@@ -259,7 +259,9 @@ class Refuses(Float32Net):
 def test_networks_that_rounding_changes_completely_are_refused() -> None:
     model, images = Decides().eval(), torch.randn(2, 3, 8, 8)
     graph = ChannelGraph.trace(model, (images,))
-    with pytest.raises(UserError, match="rounding alone changes what the network computes too much for a wrong cut"):
+    with pytest.raises(
+        UserError, match="rounding to float32 alone changes what the network computes too much for a wrong cut"
+    ):
         checked_cut(graph, model, KEEP, images)
 
 
