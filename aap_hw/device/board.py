@@ -7,7 +7,6 @@ answer in time. Several boards at once are ``aap_hw.device.boards``.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,10 +29,8 @@ from aap_hw.device.profile import DeviceProfile, MeasureSpec
 from aap_hw.device.session import serve
 from aap_hw.errors import UserError
 from aap_hw.files import scratch_folder
+from aap_hw.processes import FORKED, ctrl_c_blocked
 
-# All sessions are forked from one process that has imported TVM already, so that a board is soon back in use.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["aap_hw.device.session"])
 # An emulator's times mean nothing, however often they are taken.
 MEASURED_ONCE = MeasureSpec(warmup=0, repeats=1, copies=1)
 # Our own process, before it hears of any board: an import of TVM on a busy machine.
@@ -72,9 +69,10 @@ class RemoteDevice:
         self.profile, self.target, self.board = profile, target, str(address)
         self._timeout_s = profile.connect.timeout_s
         self._dropped: list[int] = []
-        self._pipe, theirs = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(target=serve, args=(theirs,), daemon=True)
-        self._process.start()
+        self._pipe, theirs = FORKED.Pipe()
+        self._process = FORKED.Process(target=serve, args=(theirs,), daemon=True)
+        with ctrl_c_blocked():
+            self._process.start()
         theirs.close()
         self._finalizer = weakref.finalize(self, _end, self._process, self._pipe)
         self._receive(SECONDS_TO_START)

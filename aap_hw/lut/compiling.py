@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -30,6 +29,7 @@ from aap_hw.compile.keys.target import DeviceTarget, GpuTarget, device_target
 from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.compile.library.lowering import lower_network
 from aap_hw.lut.library_cache import LibraryCache
+from aap_hw.processes import FORKED, ctrl_c_blocked
 
 # Copies of a kernel's weights beyond this many bytes would only fill memory: the caches are long full.
 COPIES_BYTES = 64 << 20
@@ -96,8 +96,7 @@ class Compiler:
     ) -> None:
         self._options, self._threads, self._copies = dict(target.options), target.threads, copies
         self._folder, self._cache = folder, cache
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent)
+        self._pool = ProcessPoolExecutor(workers, mp_context=FORKED, initializer=_die_with_parent)
         self._workers: set[BaseProcess] = set()
         self._count = 0
 
@@ -121,7 +120,7 @@ class Compiler:
         self, work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
     ) -> Future[_Result]:
         others = set(multiprocessing.active_children())
-        with _ctrl_c_blocked():
+        with ctrl_c_blocked():
             future = self._pool.submit(work, *arguments, **named)
         self._workers |= set(multiprocessing.active_children()) - others
         return future
@@ -159,17 +158,6 @@ def _compile_network(
     target = device_target(options, threads)
     export_library(lower_network(network, widths, state, target), target, library)
     return library
-
-
-@contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    # Ctrl-C reaches the whole process group, but what becomes of the work is for the parent to decide. Processes that
-    # are started here inherit the block, so that not even a worker that is still importing is disturbed.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _die_with_parent() -> None:

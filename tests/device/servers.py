@@ -1,6 +1,6 @@
 """Real TVM RPC servers and a tracker on the loopback address, each a process that can be killed, stopped and resumed.
 
-They are forked from one process that has imported TVM already, which is what makes them quick to start. What runs in
+They are forked from one process that has imported TVM already, as are sessions with boards. What runs in
 them is what ``tvm.exec.rpc_server`` and ``tvm.exec.rpc_tracker`` run.
 """
 
@@ -18,9 +18,7 @@ from typing import Any
 
 from tvm import rpc
 
-_context = multiprocessing.get_context("forkserver")
-# The process from which sessions with boards are forked too: there is one.
-_context.set_forkserver_preload(["aap_hw.device.session"])
+from aap_hw.processes import FORKED
 
 
 class Server:
@@ -28,7 +26,7 @@ class Server:
 
     def __init__(self, port: int, work: Callable[..., None], *arguments: Any) -> None:
         self.port = port
-        self._process = _context.Process(target=_run, args=(work, port, *arguments))
+        self._process = FORKED.Process(target=_run, args=(work, port, *arguments))
         self._process.start()
         deadline = time.monotonic() + 120
         while not _listens(port):

@@ -74,7 +74,11 @@ def wait_until(condition: Callable[[], object], process: subprocess.Popen[str] |
 
 
 def children_of(parent: int) -> set[int]:
-    return {pid for pid, (state, of) in processes().items() if of == parent and state != "Z"}
+    """All processes that a process started, and those that these started."""
+    found, running = {parent}, processes()
+    while more := {pid for pid, (state, of) in running.items() if of in found and state != "Z"} - found:
+        found |= more
+    return found - {parent}
 
 
 def processes() -> dict[int, tuple[str, int]]:
@@ -198,7 +202,7 @@ def test_ctrl_c_while_measuring_is_one_sentence_and_keeps_the_points(tmp_path: P
 def test_ctrl_c_while_the_workers_start_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     with child(profile_command(tmp_path), tmp_path) as command:
-        # A resource tracker and a worker that is importing.
+        # A resource tracker, and what workers are forked from, which is importing.
         wait_until(lambda: len(children_of(command.pid)) >= 2, command)
         workers = children_of(command.pid)
         os.killpg(command.pid, signal.SIGINT)
