@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,21 +59,48 @@ def export_onnx(run: RunFolder, data: LabelledImages, path: Path, form: Format |
     require_writable_file(path)
     network = run.load()
     reference = Reference.of(network, data)
-    inputs = {"image": reference.images}
-    checks = [(reference, [_part(inputs, i, 1) for i in range(len(reference.images))])]
-    if form.any_batch:
-        together = _part(inputs, 0, BATCH)
-        checks.append((_of_batch(network.module, reference, together), [together]))
     with scratch_folder("export") as scratch:
         file = scratch / "model.onnx"
-        write(network.module, inputs, list(reference.outputs), form, file)
-        session = Session(file)
-        difference = max(_difference(session, expected, calls, form) for expected, calls in checks)
-        opset = opset_of(file)
-        content = file.read_bytes()
+        difference = _written(network.module, {"image": reference.images}, reference, form, file)
+        opset, content = opset_of(file), file.read_bytes()
     make_folder(path.parent)
     write_atomic(path, content)
     return Exported(path, len(content), opset, difference, len(reference.images))
+
+
+def _written(module: nn.Module, inputs: Mapping[str, Tensor], reference: Reference, form: Format, file: Path) -> float:
+    """Write the file and return by how much it differs from PyTorch."""
+    checks = [(reference, [_part(inputs, i, 1) for i in range(len(reference.images))])]
+    if form.any_batch:
+        together = _part(inputs, 0, BATCH)
+        checks.append((_of_batch(module, reference, together), [together]))
+    write(module, inputs, list(reference.outputs), form, file)
+    try:
+        session = Session(file)
+        return max(
+            expected.compare(by_output([session.run(call) for call in calls]), "the ONNX file")
+            for expected, calls in checks
+        )
+    except Fault as fault:
+        if not form.is_old:
+            raise
+        if form.any_batch and _is_right_for_one(module, inputs, reference, form, file):
+            why = f"its code makes a number of the batch's size, which opsets below {FIRST_OF_NEWER} keep as it is"
+            raise UserError(fixed_batch(why)) from fault
+        raise UserError(
+            f"an ONNX file of opset {form.opset} does not compute what this network does, as operators of that opset "
+            "differ from PyTorch's; give a higher --opset"
+        ) from fault
+
+
+def _is_right_for_one(
+    module: nn.Module, inputs: Mapping[str, Tensor], reference: Reference, form: Format, file: Path
+) -> bool:
+    try:
+        _written(module, inputs, reference, Format(form.opset), file)
+    except UserError:
+        return False
+    return True
 
 
 def _part(inputs: Mapping[str, Tensor], first: int, count: int) -> dict[str, Tensor]:
@@ -102,16 +129,3 @@ def _of_batch(module: nn.Module, reference: Reference, inputs: Mapping[str, Tens
         images=next(iter(inputs.values())),
         outputs={name: output[None] for name, output in zip(reference.outputs, outputs, strict=True)},
     )
-
-
-def _difference(session: Session, reference: Reference, calls: Sequence[Mapping[str, Tensor]], form: Format) -> float:
-    """The largest difference between ONNX Runtime and PyTorch, whose outputs for these calls are the reference."""
-    try:
-        return reference.compare(by_output([session.run(inputs) for inputs in calls]), "the ONNX file")
-    except Fault as fault:
-        if not form.is_old:
-            raise
-        raise UserError(
-            f"an ONNX file of opset {form.opset} does not compute what this network does, as operators of that opset "
-            f"differ from PyTorch's; give --opset {FIRST_OF_NEWER} or more"
-        ) from fault

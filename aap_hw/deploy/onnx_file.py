@@ -6,6 +6,7 @@ covered: whether the file computes what it should; see `aap_hw.deploy.onnx`.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -84,9 +85,10 @@ def write(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str
         opset = f" of opset {form.opset}" if form.opset else ""
         operator = _operator_in(error)
         why = f": it has no translation of '{operator}' as this network uses it" if operator else ""
+        first = re.search(r"added in version (\d+)", str(error))
+        other = f"--opset {first[1]} or more" if first else f"another --opset ({OPSETS[0]} to {OPSETS[-1]})"
         raise UserError(
-            f"PyTorch cannot write this network as an ONNX file{opset}{why}; give another --opset ({OPSETS[0]} to "
-            f"{OPSETS[-1]}), or use other operators"
+            f"PyTorch cannot write this network as an ONNX file{opset}{why}; give {other}, or use other operators"
         ) from error
     if form.any_batch and not _takes_any_batch(file):
         # PyTorch's newer exporter does not fail then, but writes the number of the samples that it was shown.
@@ -122,8 +124,10 @@ class Session:
     def __init__(self, file: Path) -> None:
         import onnxruntime  # heavy, and an extra
 
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised, too
         try:
-            self._session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # each kind of its own
             raise UserError(
                 f"ONNX Runtime {onnxruntime.__version__} cannot run the file, so that it could not be checked and was "
@@ -154,7 +158,7 @@ def _is_writable(
 def _export(flat: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], form: Format, file: Path) -> None:
     # From one sample PyTorch would learn that there is one.
     samples = tuple(each[torch.arange(2 if form.any_batch else 1) % len(each)] for each in inputs.values())
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(action="ignore"), _unlogged():
         if form.is_old:
             axes = {name: {0: BATCH} for name in (*inputs, *outputs)} if form.any_batch else None
             with _silent():
@@ -205,6 +209,17 @@ def _operator_in(error: BaseException) -> str | None:
         found = next(iter(re.findall(r"aten(?:\.|::)_?(\w+)", str(cause))), found)
         cause = cause.__cause__
     return found
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep the exporters' logs, which are for their authors, from the terminal."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(previous)
 
 
 @contextmanager

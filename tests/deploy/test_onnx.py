@@ -83,6 +83,37 @@ def test_a_network_that_fixes_the_batch_in_its_code_is_told_so(tmp_path: Path) -
         write(module, inputs, ["y"], Format(any_batch=True), tmp_path / "x.onnx")
 
 
+class Small(nn.Module):
+    """A network whose code makes a number of the batch's size, and one that enlarges maps as old opsets do not."""
+
+    def __init__(self, is_baked: bool) -> None:
+        super().__init__()
+        self.is_baked = is_baked
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_baked:
+            return x.reshape(int(x.shape[0]), -1)
+        return nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
+
+
+@pytest.mark.parametrize(
+    ("is_baked", "sentence"),
+    [
+        (True, "any number of samples: its code makes a number of the batch's size, which opsets below 18 keep"),
+        (False, "of opset 10 does not compute what this network does, .*; give a higher --opset"),
+    ],
+)
+def test_what_an_old_opset_cannot_express_is_the_users_to_change(tmp_path: Path, is_baked: bool, sentence: str) -> None:
+    module, images, form = Small(is_baked), torch.randn(4, 3, 5, 5), Format(10, any_batch=True)
+    with pytest.raises(UserError, match=sentence):
+        exporting._written(module, {"image": images}, reference_of(module, images), form, tmp_path / "x.onnx")
+
+
+def reference_of(module: nn.Module, images: Tensor) -> Reference:
+    with torch.no_grad():
+        return Reference(images, {"logits": np.stack([module(each).numpy() for each in images.split(1)])})
+
+
 FIXED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "one": (lambda x: x.mean((2, 3)).view(1, -1), r"its logits has the shape \(1, 3\) for one and \(1, 9\) for 3"),
     "fails": (lambda x: x.reshape(1, 3, -1).mean(2) @ torch.eye(3)[:, :2] + x.view(3, 1024)[:, :2].sum(), "fails at 3"),
@@ -95,11 +126,8 @@ def test_outputs_that_do_not_grow_with_the_batch_are_named(name: str) -> None:
     function, sentence = FIXED[name]
     inputs = {"image": torch.rand(3, 3, 32, 32)}
     module = of_inputs(function)
-    reference = Reference(
-        inputs["image"], {"logits": np.stack([module(each).numpy() for each in inputs["image"].split(1)])}
-    )
     with pytest.raises(UserError, match=sentence):
-        exporting._of_batch(module, reference, inputs)
+        exporting._of_batch(module, reference_of(module, inputs["image"]), inputs)
 
 
 def test_weights_of_a_script_are_exported_for_any_number_of_images(
