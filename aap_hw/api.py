@@ -19,6 +19,7 @@ from aap_hw.errors import NOTHING_ASKED, UserError
 if TYPE_CHECKING:
     from aap_hw.compile.front.network import Network
     from aap_hw.deploy.deploying import Deployment
+    from aap_hw.graph.inputs import Given
     from aap_hw.lut.progress import ProgressCallback
     from aap_hw.lut.table import LatencyTable
     from aap_hw.models.origin import Origin
@@ -56,8 +57,7 @@ class Profile:
     @property
     def dense_ms(self) -> float | None:
         """Latency of the unpruned network in ms, once it is measured."""
-        shape = (1, *self.origin.input_shape)
-        return None if self.table is None else self.table.dense_ms(self.origin.model, shape)
+        return None if self.table is None else self.table.dense_ms(self.origin.model, self.origin.inputs)
 
 
 def profile(
@@ -65,7 +65,8 @@ def profile(
     model: str = "mobilenetv2",
     *,
     connect: str | None = None,
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: Given | None = None,
+    example: str | None = None,
     out: StrPath | None = None,
     workers: int | None = None,
     use_cache: bool = True,
@@ -86,7 +87,11 @@ def profile(
     connect
         How the device is reached, instead of as its profile says: ``"rpc://HOST:PORT"`` and the like.
     input_shape
-        (C, H, W) of an image; by default the network's usual one.
+        What the network takes: the shape of one sample, such as (C, H, W) of an image, or a text as of ``--input``,
+        such as ``"ids:int64:128"``; by default what is usual for the network.
+    example
+        A ``.npz`` file or function of yours with real inputs, of whose shapes and types the network is then; see
+        ``aap_hw.train.sources.example``.
     out
         The table to write or extend; by default ``lut/DEVICE.json``. A table of another machine that is there is then
         renamed first.
@@ -115,7 +120,7 @@ def profile(
     path = Path("lut") / f"{description.name}.json" if out is None else Path(out)
     require_writable_folder(path.parent)
     with closing(Boards(description, on_notice or _ignored)) as boards:
-        origin = _origin(model, input_shape)
+        origin = _origin(model, input_shape, example)
         module = origin.build()
         begun: list[Profile] = []
 
@@ -125,12 +130,12 @@ def profile(
             begun.append(Profile(path, origin, moved, slow_path=network.slow_path))
             (on_start or _ignored)(begun[0])
 
-        shape, report_to = (1, *origin.input_shape), on_progress or _ignored
+        report_to = on_progress or _ignored
         cache = users_cache().usable(on_notice or _ignored) if use_cache else None
         table = profile_model(
             origin.model,
             module,
-            shape,
+            origin.inputs,
             boards,
             path,
             on_network=start,
@@ -149,7 +154,8 @@ def plan(
     max_params: str | Budget | None = None,
     max_flops: str | Budget | None = None,
     max_memory: str | Budget | None = None,
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: Given | None = None,
+    example: str | None = None,
     data: str | ImageSource | None = None,
     weights: str | None = None,
     classes: int | None = None,
@@ -166,17 +172,16 @@ def plan(
     """
     from aap_hw.lut.fidelity import table_error
     from aap_hw.prune.baseline import plan_once
-    from aap_hw.prune.job import EMBEDDED
     from aap_hw.prune.proposal import Proposal
+    from aap_hw.prune.shown import samples_for
     from aap_hw.prune.task import PruneSettings, Task
 
     budgets = _budgets(budget, max_params, max_flops, max_memory)
     table, source = _table(lut), _source(data)
-    origin = _origin(model, input_shape, weights, classes, source)
-    images = (source or EMBEDDED).load(origin.input_shape)
-    task = Task(origin, table, images, allow_emulated=allow_emulated)
+    origin = _origin(model, input_shape, example, weights, classes, source)
+    task = Task(origin, table, samples_for(origin, source, example), allow_emulated=allow_emulated)
     dense, chosen = plan_once(task, budgets, settings or PruneSettings())
-    error = table_error(table, origin.model, dense.network.input_shape)
+    error = table_error(table, origin.model, origin.inputs)
     return Proposal(origin.model, dense, chosen, budgets, table.device, error)
 
 
@@ -189,7 +194,8 @@ def prune(
     max_flops: str | Budget | None = None,
     max_memory: str | Budget | None = None,
     max_accuracy_drop: float | None = None,
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: Given | None = None,
+    example: str | None = None,
     data: str | ImageSource | None = None,
     download: bool = False,
     train: bool = True,
@@ -217,9 +223,11 @@ def prune(
     max_accuracy_drop
         Percentage points of accuracy that may be lost, beside budgets or instead of them: then the network gets as
         fast as they allow.
+    input_shape, example
+        As of ``profile``. Without ``data``, the inputs of the example tell which filters matter, and check the result.
     data, download
         Images (``aap_hw.train.sources``) that tell which filters matter and are trained on, fetched first if that is
-        wanted; None cuts once by the embedded ones and trains nothing.
+        wanted; None cuts once by the example, the embedded images or made inputs and trains nothing.
     train
         False to cut once by ``data`` and train nothing: code of yours does.
     weights
@@ -253,10 +261,20 @@ def prune(
     if download and source is None:
         raise UserError("--download fetches the images of --data; say which")
     settings = settings or PruneSettings()
-    origin = _origin(model, input_shape, weights, classes, source)
+    origin = _origin(model, input_shape, example, weights, classes, source)
     limits = {each.resource.name: Limit(each.amount, each.relative) for each in budgets}
     job = Job(
-        origin, source, limits, max_accuracy_drop, settings, allow_emulated, connect, tensorboard, device, train=train
+        origin,
+        source,
+        limits,
+        max_accuracy_drop,
+        settings,
+        allow_emulated,
+        connect,
+        tensorboard,
+        device,
+        train=train,
+        example=example,
     )
     asked = [str(each).replace("%", "pct") + _SUFFIX[each.resource.name] for each in budgets]
     parts = [origin.short, table.device["name"], *asked]
@@ -326,13 +344,13 @@ def deploy(
     from aap_hw.deploy.deploying import deploy as deploy_run
     from aap_hw.device import load_profile
     from aap_hw.device.boards import PATIENCE_S, Boards
-    from aap_hw.prune.job import images_of
+    from aap_hw.prune.job import samples_of
     from aap_hw.prune.run import RunFolder
 
     description = load_profile(device).reached_by(connect)
-    images = images_of(Path(run), _source(data))
+    samples = samples_of(Path(run), _source(data))
     with closing(Boards(description, on_notice or _ignored, PATIENCE_S)) as boards:
-        return deploy_run(RunFolder.at(run, weights), boards, images, None if out is None else Path(out))
+        return deploy_run(RunFolder.at(run, weights), boards, samples, None if out is None else Path(out))
 
 
 def bundle(
@@ -353,11 +371,11 @@ def bundle(
     """
     from aap_hw.deploy.deploying import bundle_unseen
     from aap_hw.device import load_profile
-    from aap_hw.prune.job import images_of
+    from aap_hw.prune.job import samples_of
     from aap_hw.prune.run import RunFolder
 
-    images = images_of(Path(run), _source(data))
-    return bundle_unseen(RunFolder.at(run, weights), load_profile(device), images, None if out is None else Path(out))
+    samples = samples_of(Path(run), _source(data))
+    return bundle_unseen(RunFolder.at(run, weights), load_profile(device), samples, None if out is None else Path(out))
 
 
 def report(*runs: StrPath, out: StrPath | None = None) -> Path:
@@ -420,7 +438,8 @@ def _budgets(
 
 def _origin(
     model: object,
-    input_shape: tuple[int, ...] | None,
+    input_shape: Given | None,
+    example: str | None = None,
     weights: str | None = None,
     classes: int | None = None,
     source: ImageSource | None = None,
@@ -429,6 +448,7 @@ def _origin(
     from aap_hw.models import zoo
     from aap_hw.models.origin import Origin
     from aap_hw.models.weights import weights_of
+    from aap_hw.train.sources.example import inputs_given
 
     if not isinstance(model, str):
         raise UserError(
@@ -438,4 +458,4 @@ def _origin(
     is_embedded = source is not None and source.text == "embedded"
     if weights is None and is_embedded and model in zoo.names() and zoo.entry(model).embedded:
         weights = "embedded"
-    return Origin.of(model, input_shape, weights_of(weights), classes)
+    return Origin.of(model, inputs_given(input_shape, example), weights_of(weights), classes)

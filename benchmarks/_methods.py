@@ -44,7 +44,8 @@ class Chooser:
     def kept(self, method: str, budget_ms: float) -> Kept | None:
         """Channels kept of every group that is cut; None if the method cannot reach the budget."""
         if method == "torch_pruning":
-            shape = self._task.origin.input_shape
+            shape = self._task.origin.inputs.image
+            assert shape is not None
             return torch_pruning(
                 self._dense.module, self._dense.graph, shape, lambda widths: self.predicted_ms(widths) <= budget_ms
             )

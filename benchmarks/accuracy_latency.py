@@ -87,6 +87,7 @@ class Network:
     """One model with its images and its table; built when it is first needed."""
 
     def __init__(self, model: Mapping[str, Any], options: argparse.Namespace) -> None:
+        from aap_hw.graph.inputs import Inputs
         from aap_hw.lut.file import load_table
         from aap_hw.models import zoo
         from aap_hw.models.weights import WeightsFile
@@ -97,8 +98,8 @@ class Network:
         self.name, self.seeds = str(model["name"]), int(model["seeds"])
         path = model["checkpoint"]
         weights = "embedded" if path == "embedded" else WeightsFile.at(path)
-        origin = Origin(self.name, weights, zoo.entry(self.name).input_shape)
-        self.data = ImageSource(options.data).load(origin.input_shape)
+        origin = Origin(self.name, weights, Inputs.of(zoo.entry(self.name).input_shape))
+        self.data = ImageSource(options.data).load(origin.inputs)
         self.task = Task(origin, load_table(Path(options.lut)), self.data)
         self.dense = baseline(self.task)
 
@@ -133,7 +134,7 @@ def train(network: Network, cells: list[dict[str, Any]], journals: Mapping[str, 
     from aap_hw.train.loop import train as train_network
     from aap_hw.train.settings import Augmentation, Schedule, TrainSettings
 
-    shape = network.task.origin.input_shape
+    inputs = network.task.origin.inputs
     settings = TrainSettings(
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -144,7 +145,7 @@ def train(network: Network, cells: list[dict[str, Any]], journals: Mapping[str, 
     )
     how = {"limit": options.limit, **asdict(settings)}
     if journals["train"].find(model=network.name, method="dense") is None:
-        accuracy = evaluate(network.dense.module, network.data, shape)
+        accuracy = evaluate(network.dense.module, network.data, inputs)
         journals["train"].add({"model": network.name, "method": "dense", "accuracy": accuracy})
         say(f"{network.name} unpruned: {accuracy:.2f} %")
     for seed in range(network.seeds):
@@ -159,8 +160,8 @@ def train(network: Network, cells: list[dict[str, Any]], journals: Mapping[str, 
             began = time.monotonic()
             module = network.cut(planned["kept"])
             some = _some(network.data, options.limit, seed)
-            result = train_network(module, some, settings, seed=seed, input_shape=shape)
-            accuracy = evaluate(module, network.data, shape)
+            result = train_network(module, some, settings, seed=seed, inputs=inputs)
+            accuracy = evaluate(module, network.data, inputs)
             losses = [record.loss for record in result.history]
             journals["train"].add(
                 {**cell, **done, "accuracy": accuracy, "losses": losses, "seconds": time.monotonic() - began}
@@ -182,7 +183,7 @@ def measure(network: Network, cells: list[dict[str, Any]], journals: Mapping[str
     networks = {str(number): network.cut(kept) for number, kept in enumerate(different)}
     say(f"{network.name}: compiling and timing {len(networks)} pruned networks and the unpruned one")
     device = benchmark_device(options.device, quick=False)
-    timings = measure_networks({"dense": network.dense.module, **networks}, network.task.origin.input_shape, device)
+    timings = measure_networks({"dense": network.dense.module, **networks}, network.task.origin.inputs, device)
     dense_ms = timings["dense"].latency_us / 1e3
     for number, kept in enumerate(different):
         measured = {"measured_ms": timings[str(number)].latency_us / 1e3, "dense_measured_ms": dense_ms}

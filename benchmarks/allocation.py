@@ -70,7 +70,7 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
 
     model = zoo_name(name)
     table = load_table(Path(options.lut))
-    task = Task(Origin(model, None, _input_of(model)), table, load_embedded())
+    task = Task(Origin.of(model, _input_of(model)), table, load_embedded())
     dense = baseline(task)
     scores = dict(scores_of(task, dense.module, dense.graph, PruneSettings()))
     planner = dense.planner
@@ -126,7 +126,6 @@ def _measured(dense: Any, task: Any, options: argparse.Namespace, plans: list[An
     import hashlib
     import tempfile
 
-    import torch
     from _report import say
 
     from aap_hw.compile.keys.key import SCHEDULES
@@ -135,7 +134,7 @@ def _measured(dense: Any, task: Any, options: argparse.Namespace, plans: list[An
     from aap_hw.device.connection import LocalDevice
     from aap_hw.device.timing import time_in_turn
 
-    device, image = LocalDevice(load_profile(options.device)), torch.zeros(1, *task.origin.input_shape)
+    device, image = LocalDevice(load_profile(options.device)), task.origin.inputs.zeros()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.libraries or temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent.parent))  # processes are killed here as in the tests
 
 from aap_hw.device.connection import LocalDevice
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.file import load_table
 from aap_hw.lut.library_cache import LibraryCache
 from aap_hw.lut.profiling import profile_model
@@ -40,7 +41,7 @@ from aap_hw.train import data
 from aap_hw.train.settings import TrainSettings
 from tests.prune.killed import in_child, result
 
-ORIGIN = Origin("resnet20", "embedded", (3, 32, 32))
+ORIGIN = Origin("resnet20", "embedded", Inputs.of((3, 32, 32)))
 SETTINGS = PruneSettings(
     rounds=3, calibration_images=64, training=TrainSettings(epochs=3, batch_size=64, learning_rate=0.02)
 )
@@ -162,7 +163,7 @@ def profile_small(path: Path) -> None:
     device = LocalDevice(profile.model_copy(update={"widths": widths, "measure": measure}))
     # Below any error: every point is measured, none is interpolated.
     often = {"workers": 1, "tolerance": -1.0, "networks": 3, "cache": LibraryCache(path.parent / "kernels")}
-    profile_model("small", Small(), (1, 3, 6, 6), device, path, **often)
+    profile_model("small", Small(), Inputs.of((3, 6, 6)), device, path, **often)
 
 
 def profile_kills(kills: int, moments: random.Random) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aap_hw.device.connection import Device
+    from aap_hw.graph.inputs import Inputs
     from aap_hw.lut.table import Validation
 
 
@@ -73,13 +74,13 @@ def _row(
     from aap_hw.models import zoo
 
     model = zoo.build(zoo_name(name))
-    shape = (1, *model.input_shape)
+    inputs = Inputs.of(model.input_shape)
     say(f"{name}: profiling")
     began = time.perf_counter()
-    table = profile_model(model.name, model.module, shape, device, path, networks=networks)
+    table = profile_model(model.name, model.module, inputs, device, path, networks=networks)
     profile_s = time.perf_counter() - began
     say(f"{name}: measuring {plans} plans")
-    entries = validate_model(model.name, model.module, shape, device, path, plans=plans, seed=seed)
+    entries = validate_model(model.name, model.module, inputs, device, path, plans=plans, seed=seed)
     everything += entries
     fidelity = fidelity_of(entries)
     assert fidelity is not None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aap_hw.device.connection import Device
+    from aap_hw.graph.inputs import Inputs
     from aap_hw.lut.table import LatencyTable
 
 
@@ -70,7 +71,7 @@ def _profile(
     model = zoo.build(zoo_name(name))
     say(f"profiling {name}")
     began = time.perf_counter()
-    table = profile_model(model.name, model.module, (1, *model.input_shape), device, path, networks=networks)
+    table = profile_model(model.name, model.module, Inputs.of(model.input_shape), device, path, networks=networks)
     seconds, points = time.perf_counter() - began, len(table) - before
     return table, {
         "model": name,

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pydantic
-import torch
 from torch import nn
 
 from aap_hw import ranks
@@ -179,8 +178,8 @@ class Reproduction:
         graph = self._trace(start.module)
         network = partition(graph)
         count = self._setting.calibration_images
-        shape = self._origin.input_shape
-        batches = (images for images, _ in calibration_batches(self._data, shape, count, distributed=True))
+        inputs = self._origin.inputs
+        batches = (images for images, _ in calibration_batches(self._data, inputs, count, distributed=True))
         scores = attention_scores(start.module, batches, distributed=True)
         by_flops = self._setting.objective == "flops"
         shares = _shares(network, by_flops)
@@ -213,7 +212,7 @@ class Reproduction:
             self._data,
             setting.training,
             seed=setting.seed + number,
-            input_shape=self._origin.input_shape,
+            inputs=self._origin.inputs,
             on_epoch=tell,
             resume_from=state,
             on_checkpoint=save,
@@ -222,7 +221,7 @@ class Reproduction:
         return result.accuracy
 
     def _trace(self, module: nn.Module) -> ChannelGraph:
-        return ChannelGraph.trace(module, (torch.zeros(1, *self._origin.input_shape),))
+        return ChannelGraph.trace(module, self._origin.inputs.zeros())
 
     def _counts(self, kept: Mapping[str, list[int]]) -> Counts:
         """Parameters and operations that remain, counted both ways."""
@@ -281,10 +280,10 @@ def _shares(network: Network, by_flops: bool) -> dict[str, float]:
 
 def _images(source: str, limit: int | None, origin: Origin) -> LabelledImages:
     if source != "random":
-        return ImageSource(source, limit).load(origin.input_shape)
+        return ImageSource(source, limit).load(origin.inputs)
     # Only to see a configuration run where its images are not at hand.
     random, count = np.random.default_rng(0), limit or 512
-    images = random.integers(0, 256, (count, *origin.input_shape), np.uint8)
+    images = random.integers(0, 256, (count, *origin.inputs.each[0].shape), np.uint8)
     labels = np.arange(count, dtype=np.int64) % origin.classes
     return LabelledImages(images, labels, images[:64], labels[:64], tuple(map(str, range(origin.classes))))
 

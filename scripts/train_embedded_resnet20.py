@@ -22,6 +22,7 @@ from safetensors.torch import save
 
 from aap_hw.errors import UserError
 from aap_hw.files import write_atomic
+from aap_hw.graph.inputs import Inputs
 from aap_hw.models.cifar_resnet import CifarResNet
 from aap_hw.models.initialise import initialise
 from aap_hw.train.data import EMBEDDED_SHA256, load_embedded
@@ -67,7 +68,7 @@ def main() -> int:
         settings = dataclasses.replace(SETTINGS, epochs=arguments.epochs)
         model = CifarResNet(blocks=3, classes=10)
         initialise(model, seed=SEED)
-        result = train(model, load_embedded(), settings, seed=SEED, input_shape=INPUT_SHAPE, on_epoch=report)
+        result = train(model, load_embedded(), settings, seed=SEED, inputs=Inputs.of(INPUT_SHAPE), on_epoch=report)
         weights = save(model.state_dict())
         log = {
             "model": "resnet20",

@@ -27,6 +27,8 @@ from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
 from aap_hw.device.description import DeviceDescription
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.calling import Names
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.predicting import predict_us
@@ -36,7 +38,7 @@ from aap_hw.models.origin import Origin
 from aap_hw.prune import measuring
 from aap_hw.train.data import LabelledImages, load_embedded
 
-ORIGIN = Origin("resnet20", "embedded", (3, 32, 32))
+ORIGIN = Origin("resnet20", "embedded", Inputs.of((3, 32, 32)))
 # The whole network is said to take this many times the sum of its kernels.
 CALIBRATION = 1.25
 
@@ -79,7 +81,7 @@ def table(**device: Any) -> LatencyTable:
         made.add(address.key, LatencyPoint(address.widths, latency_us(address), 0.1, 20))
     predicted = predict_us(network, network.dense, made)
     measured = float(f"{CALIBRATION * predicted:.4g}")
-    made.validation.append(Validation("resnet20", (1, 3, 32, 32), "dense", network.dense, predicted, measured))
+    made.validation.append(Validation("resnet20", ORIGIN.inputs, "dense", network.dense, predicted, measured))
     return made
 
 
@@ -128,7 +130,7 @@ class PretendedDevice:
         """What the table says of its device."""
         return DeviceDescription(**{name: self._table.device[name] for name in DeviceDescription.__annotations__})
 
-    def _compile(self, model: nn.Module, example: torch.Tensor, target: object, library: Path) -> None:
+    def _compile(self, model: nn.Module, example: object, target: object, library: Path, *_: object) -> None:
         dense = resnet20()[2].dense
         layers = {name: getattr(model.get_submodule(name), "weight", torch.empty(0)) for name in dense}
         widths = {name: weight.shape[0] for name, weight in layers.items()}
@@ -169,8 +171,8 @@ def quick_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     real: Callable[..., Any] = ChannelGraph.trace
     module, graph, _ = resnet20()
 
-    def trace(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ChannelGraph:
-        return graph if model is module and example[0].shape == (1, 3, 32, 32) else real(model, example)
+    def trace(model: nn.Module, example: tuple[torch.Tensor, ...], names: Names = ()) -> ChannelGraph:
+        return graph if model is module and example[0].shape == (1, 3, 32, 32) else real(model, example, names)
 
     def build(self: Origin) -> nn.Module:
         return module if self == ORIGIN else zoo.build(self.model, self.weights).module

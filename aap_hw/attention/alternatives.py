@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.groups import Axis, ChannelGroup
+from aap_hw.graph.inputs import Batch, tensors_of
 
 Scores = dict[str, NDArray[np.float64]]
-LabelledBatches = Iterable[tuple[Tensor, Tensor]]
+LabelledBatches = Iterable[tuple[Batch, Tensor]]
 
 MAKERS = ("out", "depthwise")
 
@@ -71,9 +72,9 @@ def taylor(model: nn.Module, graph: ChannelGraph, batches: LabelledBatches) -> S
         model.eval()
         for parameter in weights.values():
             parameter.requires_grad_(True)
-        for images, labels in batches:
-            seen += len(images)
-            loss = F.cross_entropy(model(images), labels)
+        for batch, labels in batches:
+            seen += len(labels)
+            loss = F.cross_entropy(graph.call(model, tensors_of(batch)), labels)
             gradients = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
             for group in _cuttable(graph):
                 for axis in _axes(group, MAKERS):

@@ -19,17 +19,21 @@ from torch import Tensor, fx, nn
 from aap_hw.attention.sums import ActivationSums, check_score
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.calling import Names
+from aap_hw.graph.inputs import Batch, Tensors
 
+AXES = {1: "(N,)", 2: "(N, C)", 3: "(N, C, L)", 4: "(N, C, H, W)", 5: "(N, C, D, H, W)"}
 _NO_IMAGES = "there are no calibration images to measure attention with; pass at least one"
 
 
 def attention_scores(
     model: nn.Module,
-    batches: Iterable[Tensor],
+    batches: Iterable[Batch],
     *,
     reduction: str = "mean",
     p: float = 1.0,
     graph: ChannelGraph | None = None,
+    names: Names = (),
     distributed: bool = False,
 ) -> dict[str, NDArray[np.float64]]:
     """Attention of every channel of every group that may be cut.
@@ -41,15 +45,17 @@ def attention_scores(
     Parameters
     ----------
     model
-        The network, with one input of shape ``(N, C, H, W)``. It is left as it is.
+        The network. It is left as it is.
     batches
-        Calibration images in the model's input format, all of one size; batches may differ in length. They
-        are gone through once and none is kept.
+        Calibration images ``(N, C, H, W)``, or whatever the model takes, in its input format and all of one size; a
+        tuple of tensors for several inputs. Batches may differ in length. They are gone through once and none is kept.
     reduction, p
         As in `ActivationSums.scores`.
     graph
         The channel graph of `model`, if there is one already: its traced network is run, with the weights
         that it shares with `model`. Otherwise the model is traced with the first batch.
+    names
+        For that trace, see `ChannelGraph.trace`.
     distributed
         Several processes (`aap_hw.ranks`) show a part of the images each; all get the scores of all images.
 
@@ -65,20 +71,26 @@ def attention_scores(
         unknown.
     """
     check_score(reduction, p)
-    return observed(model, batches, graph=graph, distributed=distributed).scores(reduction, p)
+    return observed(model, batches, graph=graph, names=names, distributed=distributed).scores(reduction, p)
 
 
 def observed(
-    model: nn.Module, batches: Iterable[Tensor], *, graph: ChannelGraph | None = None, distributed: bool = False
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    graph: ChannelGraph | None = None,
+    names: Names = (),
+    distributed: bool = False,
 ) -> AttentionObserver:
     """The sums of a network's activations over calibration images; see `attention_scores`."""
     observer = AttentionObserver(graph) if graph is not None else None
     for batch in batches:
-        _check_images(batch)
-        if observer is None and not len(batch):
-            continue  # nothing can be traced with no image
         if observer is None:
-            observer = AttentionObserver(ChannelGraph.trace(model, (batch.to(_device_of(model)),)))
+            inputs = _tensors(batch)
+            if not len(inputs[0]):
+                continue  # nothing can be traced with no image
+            device = _device_of(model)
+            observer = AttentionObserver(ChannelGraph.trace(model, tuple(each.to(device) for each in inputs), names))
         observer.add(batch)
     if observer is None:
         raise UserError(_NO_IMAGES)
@@ -91,7 +103,7 @@ class AttentionObserver:
     """Sums of activations for all groups of one channel graph that may be cut.
 
     Images are run in batches of exactly the size that the graph was traced with, because a traced network may
-    contain that size (``x.view(8, -1)``); the last one is filled up with zeros that are not counted.
+    contain that size (``x.view(8, -1)``); the last one is filled up with images that are not counted again.
 
     Parameters
     ----------
@@ -117,37 +129,39 @@ class AttentionObserver:
             self._dims |= {node: dim for node, (dim, _) in places.items()}
         self.sums = {node: ActivationSums() for node in self._dims}
         self._network = up_to_last(graph.program.module(check_guards=False), self._dims)
-        self._input = _input_of(self._network)
+        self._examples = _examples_of(self._network)
 
-    def add(self, images: Tensor) -> None:
-        """Run images of shape ``(N, C, H, W)`` and add their activations.
+    def add(self, batch: Batch) -> None:
+        """Run a batch of any length and add its activations.
+
 
         Raises
         ------
         UserError
-            If they are not floating point images of the size that the graph was traced with.
+            If it is not of the shapes and types that the graph was traced with.
         """
-        _check_images(images)
-        batch, *size = self._input.shape
-        if list(images.shape[1:]) != size:
-            raise UserError(
-                f"calibration images of shape {tuple(images.shape[1:])} do not fit the network, which was "
-                f"traced with {tuple(size)}; resize all images to one size"
-            )
-        images = images.to(device=_device_of(self._network), dtype=self._input.dtype)
+        device, size = _device_of(self._network), len(self._examples[0])
+        given = _tensors(batch)
+        _check(given, self._examples)
+        inputs = [
+            each.to(device=device, dtype=example.dtype) for each, example in zip(given, self._examples, strict=True)
+        ]
         with torch.no_grad():
-            for start in range(0, len(images), batch):
-                part = images[start : start + batch]
-                missing = part.new_zeros(batch - len(part), *size)
-                Watcher(self._network, partial(self._see, images=len(part))).run(torch.cat([part, missing]))
+            for start in range(0, len(inputs[0]), size):
+                parts = [each[start : start + size] for each in inputs]
+                whole = torch.arange(size) % len(parts[0])  # the last ones again in place of those that are missing
+                shown = [part[whole] for part in parts]
+                Watcher(self._network, partial(self._see, images=len(parts[0]))).run(*shown)
 
     def _see(self, node: str, activation: object, images: int) -> None:
         if node not in self._dims:
             return
-        dim, batch = self._dims[node], self._input.shape[0]
-        if not isinstance(activation, Tensor) or dim == 0 or activation.shape[0] != batch:
+        dim, batch = self._dims[node], len(self._examples[0])
+        if not isinstance(activation, Tensor) or dim == 0:
             raise ValueError(f"the first axis of node {node} is not that of the {batch} images")
-        self.sums[node].add(activation[:images].movedim(dim, 1))
+        # Where code lays images side by side along it, or time, none can be told apart, and all count.
+        counted = activation[:images] if len(activation) == batch else activation
+        self.sums[node].add(counted.movedim(dim, 1))
 
     def gather(self) -> None:
         """Add up the sums of all processes that train together, each of which has shown other images."""
@@ -231,25 +245,41 @@ def up_to_last(network: fx.GraphModule, observed: Collection[str]) -> fx.GraphMo
     return fx.GraphModule(network, graph)
 
 
-def _input_of(network: fx.GraphModule) -> Tensor:
-    inputs = [node for node in network.graph.nodes if node.op == "placeholder"]
-    if len(inputs) != 1:
-        raise UserError(f"attention needs a network with one input, the images; this one has {len(inputs)}")
-    example = inputs[0].meta["val"]
-    assert isinstance(example, Tensor)
-    return example
+def _examples_of(network: fx.GraphModule) -> Tensors:
+    """The inputs that a network was traced with."""
+    return tuple(node.meta["val"] for node in network.graph.nodes if node.op == "placeholder")
 
 
 def _device_of(network: nn.Module) -> torch.device:
     return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
-def _check_images(images: object) -> None:
-    if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point():
-        what = type(images).__name__
-        if isinstance(images, Tensor):
-            what = f"{images.dtype} of shape {tuple(images.shape)}"
+def _tensors(batch: object) -> Tensors:
+    parts = batch if isinstance(batch, (tuple, list)) else (batch,)
+    tensors = tuple(each for each in parts if isinstance(each, Tensor))
+    if not tensors or len(tensors) < len(parts):
         raise UserError(
-            f"calibration batches must be floating point tensors of shape (N, C, H, W), normalised as for "
-            f"training, not {what}"
+            "calibration batches must be floating point tensors of shape (N, C, H, W), or whatever else the network "
+            f"takes, not {type(batch).__name__}"
         )
+    return tensors
+
+
+def _check(inputs: Tensors, examples: Tensors) -> None:
+    """Raise UserError if a batch is not of the kinds and sizes that a graph was traced with."""
+    given, wanted = ([_described(each) for each in tensors] for tensors in (inputs, examples))
+    if given != wanted:
+        raise UserError(
+            f"calibration batches must be {' and '.join(wanted)}, normalised as for training, not {' and '.join(given)}"
+        )
+    for each, example in zip(inputs, examples, strict=True):
+        if each.shape[1:] != example.shape[1:]:
+            raise UserError(
+                f"calibration images of shape {tuple(each.shape[1:])} do not fit the network, which was traced with "
+                f"{tuple(example.shape[1:])}; bring all of them to one size"
+            )
+
+
+def _described(tensor: Tensor) -> str:
+    kind = "floating point tensors" if tensor.is_floating_point() else f"{tensor.dtype} tensors".removeprefix("torch.")
+    return f"{kind} of shape {AXES.get(tensor.dim(), f'with {tensor.dim()} axes')}"

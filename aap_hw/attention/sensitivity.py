@@ -11,11 +11,12 @@ from torch import Tensor, fx
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.inputs import Batch, tensors_of
 from aap_hw.graph.labels import IntArray
 from aap_hw.graph.outputs import output_tensors
 
 
-def sensitivities(graph: ChannelGraph, images: Tensor) -> dict[str, float]:
+def sensitivities(graph: ChannelGraph, samples: Batch) -> dict[str, float]:
     """First-order change of the loss if all channels of a group went one by one, by the name of each that may be cut.
 
     ``sum over channels of the mean over images of |sum over pixels of Y * dL/dY|`` (Molchanov et al., 2017,
@@ -25,8 +26,8 @@ def sensitivities(graph: ChannelGraph, images: Tensor) -> dict[str, float]:
 
     Parameters
     ----------
-    images
-        Shape (N, C, H, W), of the size that the graph was traced with; they are run one traced batch at a time.
+    samples
+        Images (N, C, H, W), or whatever the graph was traced with; they are run one traced batch at a time.
 
     Raises
     ------
@@ -37,19 +38,20 @@ def sensitivities(graph: ChannelGraph, images: Tensor) -> dict[str, float]:
     dims = {node: dim for nodes in places.values() for node, (dim, _) in nodes.items()}
     network = graph.program.module(check_guards=False)
     batch = next(node.meta["val"].shape[0] for node in network.graph.nodes if node.op == "placeholder")
-    whole = len(images) // batch * batch
+    inputs = tensors_of(samples)
+    whole = len(inputs[0]) // batch * batch
     if not whole:
-        raise UserError(f"{len(images)} calibration images are not a whole batch of {batch}; pass more")
+        raise UserError(f"{len(inputs[0])} calibration images are not a whole batch of {batch}; pass more")
     sums: dict[str, Tensor] = {}
     with torch.enable_grad():
         for start in range(0, whole, batch):
-            # Not a leaf, so that a network may change its input in place.
-            given = images[start : start + batch].clone().requires_grad_(True)
-            outputs = output_tensors(_Gradients(network, dims, sums).run(given * 1))
+            watched = _Gradients(network, dims, sums)
+            outputs = output_tensors(watched.run(*(each[start : start + batch] for each in inputs)))
             if len(outputs) != 1 or outputs[0].dim() < 2:
                 return dict.fromkeys(places, 1.0)
             loss = F.cross_entropy(outputs[0], outputs[0].argmax(1), reduction="sum")
-            torch.autograd.grad(loss, given, allow_unused=True)
+            if loss.requires_grad:
+                torch.autograd.grad(loss, watched.nothing, allow_unused=True)
     found = {
         name: _mean([_of(sums.get(node), index) for node, (_, index) in at.items()]) for name, at in places.items()
     }
@@ -60,15 +62,30 @@ def sensitivities(graph: ChannelGraph, images: Tensor) -> dict[str, float]:
 
 
 class _Gradients(fx.Interpreter):
-    """Runs a graph and adds up |value * gradient| of each channel at some nodes, as the gradients come."""
+    """Runs a graph and adds up |value * gradient| of each channel at some nodes, as the gradients come.
+
+    Attributes
+    ----------
+    nothing
+        A zero that is added to what the network begins with, inputs or the embeddings of whole numbers: every value
+        depends on it, and so has a gradient, whether weights need one or not.
+    """
 
     def __init__(self, network: fx.GraphModule, dims: dict[str, int], sums: dict[str, Tensor]) -> None:
         super().__init__(network)
         self._dims, self._sums = dims, sums
+        self.nothing = torch.zeros((), requires_grad=True)
+        self._depending: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         """Compute a node; if it is observed, note what its gradient will say."""
         value = super().run_node(n)
+        depends = any(source in self._depending for source in n.all_input_nodes)
+        if not depends and n.op != "get_attr" and isinstance(value, Tensor) and value.is_floating_point():
+            # A new tensor, so that a network may change its input in place.
+            value, depends = value + self.nothing, True
+        if depends:
+            self._depending.add(n)
         if n.name in self._dims and isinstance(value, Tensor) and value.requires_grad:
             # A copy: a later operation may work in place.
             name, dim, before = n.name, self._dims[n.name], value.detach().clone()

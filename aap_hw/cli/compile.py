@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from aap_hw.cli.options import device_option, input_option, input_text, model_option
+from aap_hw.cli.options import device_option, input_options, model_option
 from aap_hw.cli.output import tell
 from aap_hw.cli.streams import results_alone
+
+if TYPE_CHECKING:
+    from aap_hw.graph.inputs import Inputs
 
 
 @click.command(
@@ -18,10 +22,10 @@ from aap_hw.cli.streams import results_alone
 )
 @device_option
 @model_option
-@input_option
+@input_options
 @click.option("--out", metavar="FILE", help="Keep the library; default: only show that it compiles.")
 @results_alone
-def command(device: str, model_name: str, input_shape: tuple[int, ...] | None, out: str | None) -> None:
+def command(device: str, model_name: str, inputs: Inputs | None, example: str | None, out: str | None) -> None:
     """Compile a network for a device without running it.
 
     For a GPU, which this machine need not have, the kernels' CUDA source is compiled to the GPU's machine code.
@@ -32,16 +36,17 @@ def command(device: str, model_name: str, input_shape: tuple[int, ...] | None, o
     from aap_hw.device.connection import target_of
     from aap_hw.files import require_writable_file
     from aap_hw.models.origin import Origin
+    from aap_hw.train.sources.example import inputs_given
 
     profile, library = load_profile(device), Path(out) if out else None
     if library is not None:
         require_writable_file(library)
     target = target_of(profile)
     command_of(target.host)  # told before the work
-    origin = Origin.of(model_name, input_shape)
-    tell(f"compiling {origin.model} at {input_text(origin.input_shape)} for {profile.name}")
+    origin = Origin.of(model_name, inputs_given(inputs, example))
+    tell(f"compiling {origin.model} at {origin.inputs.text} for {profile.name}")
     module, start = origin.build(), time.monotonic()
-    result = compile_unseen(module, origin.input_shape, target, library)
+    result = compile_unseen(module, origin.inputs, target, library)
     seconds = time.monotonic() - start
     size = f"{result.library_bytes / 1e6:.1f} MB"
     tell(f"library: {size}, {result.calls} calls of {result.kernels} kernels{f'; kept as {out}' if out else ''}")

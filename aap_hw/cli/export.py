@@ -34,12 +34,12 @@ def command(
     """Export a pruned network, checked against PyTorch before it is kept."""
     from aap_hw.deploy.onnx import BATCH, export_onnx
     from aap_hw.deploy.onnx_file import Format
-    from aap_hw.prune.job import images_of
+    from aap_hw.prune.job import samples_of
     from aap_hw.prune.run import RunFolder
 
     form = Format(opset, dynamic_batch)
     run = RunFolder.at(run_folder, weights)
-    result = export_onnx(run, images_of(run.path, source), Path(onnx_file), form)
+    result = export_onnx(run, samples_of(run.path, source), Path(onnx_file), form)
     tell(
         f"{result.path}: {result.size / 1e6:.1f} MB, opset {result.opset}"
         f"{', any number of images at once' if dynamic_batch else ''}; ONNX Runtime differs from PyTorch by at most "

@@ -13,8 +13,7 @@ from aap_hw.cli.lut_files import diff, merge, plot
 from aap_hw.cli.options import (
     connect_option,
     device_option,
-    input_option,
-    input_text,
+    input_options,
     model_option,
     read_table,
 )
@@ -24,6 +23,7 @@ from aap_hw.cli.streams import results_alone
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from aap_hw.graph.inputs import Inputs
     from aap_hw.lut.fidelity import Fidelity
     from aap_hw.lut.table import LatencyTable, Validation
 
@@ -54,7 +54,7 @@ def show(file: str, points: bool, json_to: str | None) -> None:
 @device_option
 @connect_option
 @model_option
-@input_option
+@input_options
 @click.option(
     "--lut",
     "lut",
@@ -70,7 +70,8 @@ def validate(
     device: str,
     connect_to: str | None,
     model_name: str,
-    input_shape: tuple[int, ...] | None,
+    inputs: Inputs | None,
+    example: str | None,
     lut: str | None,
     plans: int,
     seed: int,
@@ -84,20 +85,21 @@ def validate(
     from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.device import load_profile
     from aap_hw.device.boards import PATIENCE_S, Boards
+    from aap_hw.lut.file import inputs_json
     from aap_hw.lut.finding import find_file
     from aap_hw.lut.validating import validate_model
     from aap_hw.models.origin import Origin
+    from aap_hw.train.sources.example import inputs_given
 
     profile = load_profile(device).reached_by(connect_to)
     path = find_file(lut) if lut else Path("lut") / f"{profile.name}.json"
     table = read_table(str(path))
-    origin = Origin.of(model_name, input_shape)
-    shape = (1, *origin.input_shape)
+    origin = Origin.of(model_name, inputs_given(inputs, example))
     with closing(Boards(profile, notice, PATIENCE_S)) as boards, MeasuringScreen(path) as screen:
         entries = validate_model(
             origin.model,
             origin.build(),
-            shape,
+            origin.inputs,
             boards,
             path,
             plans=plans,
@@ -106,9 +108,9 @@ def validate(
             workers=workers,
         )
     if json_to is not None:
-        write_json({"model": origin.model, "input": list(shape), **_plans_document(entries)}, json_to)
+        write_json({"model": origin.model, "input": inputs_json(origin.inputs), **_plans_document(entries)}, json_to)
     else:
-        _print_plans(origin.model, origin.input_shape, entries, table.device["provenance"])
+        _print_plans(f"{origin.model} at {origin.inputs.text}", entries, table.device["provenance"])
 
 
 def _plans_document(entries: Sequence[Validation]) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def _plans_document(entries: Sequence[Validation]) -> dict[str, Any]:
     }
 
 
-def _print_plans(model: str, input_shape: Sequence[int], entries: Sequence[Validation], provenance: str) -> None:
+def _print_plans(network: str, entries: Sequence[Validation], provenance: str) -> None:
     from rich.table import Table
 
     from aap_hw.cli.run_screen import plain_console
@@ -137,12 +139,12 @@ def _print_plans(model: str, input_shape: Sequence[int], entries: Sequence[Valid
         grid.add_row(v.plan, f"{v.predicted_us / 1e3:.3f}", f"{v.measured_us / 1e3:.3f}", f"{error:+.1%}")
     console.print(grid)
     if (fidelity := fidelity_of(entries)) is not None:
-        console.print(
-            f"{model} at {input_text(tuple(input_shape))}: {fidelity.sentence()}{fidelity.order()}", soft_wrap=True
-        )
+        console.print(f"{network}: {fidelity.sentence()}{fidelity.order()}", soft_wrap=True)
 
 
 def _summary(table: LatencyTable) -> dict[str, object]:
+    from aap_hw.lut.file import inputs_json
+
     return {
         "device": table.device,
         "measurement": table.measurement,
@@ -158,7 +160,7 @@ def _summary(table: LatencyTable) -> dict[str, object]:
         "validation": [
             {
                 "model": v.model,
-                "input": list(v.input),
+                "input": inputs_json(v.inputs),
                 "plan": v.plan,
                 "widths": dict(v.widths),
                 "predicted_us": v.predicted_us,
@@ -167,8 +169,8 @@ def _summary(table: LatencyTable) -> dict[str, object]:
             for v in table.validation
         ],
         "table_error": [
-            {"model": model, "input": list(shape), **fidelity.as_json()}
-            for (model, shape), fidelity in _fidelities(table).items()
+            {"model": model, "input": inputs_json(inputs), **fidelity.as_json()}
+            for (model, inputs), fidelity in _fidelities(table).items()
         ],
     }
 
@@ -255,17 +257,17 @@ def _validation_lines(table: LatencyTable) -> Iterator[str]:
     for v in table.validation:
         if not is_random(v):
             yield (
-                f"{v.model} {input_text(v.input[1:])}, {v.plan}: predicted {v.predicted_us / 1e3:.3f} ms, "
+                f"{v.model} {v.inputs.text}, {v.plan}: predicted {v.predicted_us / 1e3:.3f} ms, "
                 f"{table.device['provenance']} {v.measured_us / 1e3:.3f} ms ({v.predicted_us / v.measured_us - 1:+.1%})"
             )
-    for (model, shape), fidelity in _fidelities(table).items():
-        yield f"{model} {input_text(shape[1:])}: {fidelity.sentence()}{fidelity.order()}"
+    for (model, inputs), fidelity in _fidelities(table).items():
+        yield f"{model} {inputs.text}: {fidelity.sentence()}{fidelity.order()}"
 
 
-def _fidelities(table: LatencyTable) -> dict[tuple[str, tuple[int, ...]], Fidelity]:
+def _fidelities(table: LatencyTable) -> dict[tuple[str, Inputs], Fidelity]:
     from aap_hw.lut.fidelity import table_error
 
-    networks = dict.fromkeys((v.model, v.input) for v in table.validation)
+    networks = dict.fromkeys((v.model, v.inputs) for v in table.validation)
     found = {network: table_error(table, *network) for network in networks}
     return {network: fidelity for network, fidelity in found.items() if fidelity is not None}
 

@@ -1,9 +1,8 @@
-"""What several sub-commands ask for in the same words: a model, its weights and input size, a table, a budget."""
+"""What several sub-commands ask for in the same words: a model, its weights and inputs, a table, a budget."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -22,18 +21,16 @@ Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 DEFAULT_MODEL = "mobilenetv2"
 
 
-class InputShape(click.ParamType[tuple[int, ...]]):
-    """``CxHxW``, such as ``3x224x224``."""
+class InputsText(click.ParamType[Any]):
+    """``3x224x224``, ``1x16000``, or ``ids:int64:128,mask:bool:128``: what a network takes."""
 
-    name = "CxHxW"
+    name = "SHAPE,..."
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Parse the text into three positive integers."""
-        if isinstance(value, tuple):
-            return value
-        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", value):
-            self.fail(f"'{value}' is not an input size; write channels, height and width like 3x224x224", param, ctx)
-        return tuple(int(part) for part in value.split("x"))
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the text into Inputs; bad text is a UserError that says what to type."""
+        from aap_hw.graph.inputs import Inputs
+
+        return Inputs.of(value)
 
 
 class Normalisation(click.ParamType[Any]):
@@ -89,12 +86,28 @@ connect_option = click.option(
     metavar="WHERE",
     help="Where the device is, if not where its profile says: local, rpc://HOST:PORT or tracker://HOST:PORT/KEY.",
 )
-input_option = click.option(
-    "--input",
-    "input_shape",
-    type=InputShape(),
-    help="Size of the images; default: the usual one of the network, if it has one.",
+_INPUTS = (
+    click.option(
+        "--input",
+        "inputs",
+        type=InputsText(),
+        help="What the network takes, without the batch: 3x224x224, 1x16000, or several as NAME:TYPE:SHAPE,...; "
+        "default: what is usual for it, if anything is.",
+    ),
+    click.option(
+        "--example",
+        metavar="FILE.npz",
+        help="Real inputs instead of --input: arrays, or a function of yours (FILE.py:FUNCTION), samples along the "
+        "first axes. Where there is no --data they also tell which filters matter.",
+    ),
 )
+
+
+def input_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What the network takes, as ``inputs`` or as ``example``."""
+    for option in reversed(_INPUTS):
+        command = option(command)
+    return command
 
 
 def lut_option_of(required: bool) -> Decorator:
@@ -311,8 +324,3 @@ def budget_text(budgets: Sequence[Budget]) -> str:
     """The options that ask for these budgets."""
     options = {"latency": "--budget", "parameters": "--max-params", "flops": "--max-flops", "memory": "--max-memory"}
     return " ".join(f"{options[budget.resource.name]} {budget}" for budget in budgets)
-
-
-def input_text(shape: tuple[int, ...]) -> str:
-    """``(3, 224, 224)`` as ``3x224x224``."""
-    return "x".join(map(str, shape))

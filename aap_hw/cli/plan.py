@@ -17,8 +17,7 @@ from aap_hw.cli.options import (
     data_options,
     depth_option,
     emulated_option,
-    input_option,
-    input_text,
+    input_options,
     lut_option,
     model_option_of,
     only_option,
@@ -32,6 +31,7 @@ from aap_hw.cli.output import json_option, tell, write_json
 from aap_hw.cli.streams import results_alone
 
 if TYPE_CHECKING:
+    from aap_hw.graph.inputs import Inputs
     from aap_hw.policy import Budget
     from aap_hw.prune.defaults import Allocator, Score, ScoreScale, ThresholdWeights
     from aap_hw.train.sources import ImageSource
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @model_option_of(required=True)
 @lut_option
 @budget_options
-@input_option
+@input_options
 @data_options
 @weights_option
 @classes_option
@@ -59,7 +59,8 @@ def command(
     model_name: str,
     lut_path: str,
     budgets: list[Budget],
-    input_shape: tuple[int, ...] | None,
+    inputs: Inputs | None,
+    example: str | None,
     source: ImageSource | None,
     weights: str | None,
     classes: int | None,
@@ -92,7 +93,8 @@ def command(
         model_name,
         read_table_to_predict(lut_path, model_name),
         **budget_arguments(budgets),
-        input_shape=input_shape,
+        input_shape=inputs,
+        example=example,
         data=source,
         weights=weights,
         classes=classes,
@@ -104,7 +106,8 @@ def command(
         write_json(document, json_to)
     else:
         _print(document)
-        given = f" --input {input_text(input_shape)}" if input_shape else ""
+        given = f" --input {inputs.text}" if inputs else ""
+        given += f" --example {shlex.quote(example)}" if example else ""
         given += f" --data {shlex.quote(source.text)}" if source else ""
         given += f" --limit {source.limit}" if source and source.limit else ""
         if source and (values := source.normalisation):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shlex
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from aap_hw.cli.options import connect_option, device_option, input_option, input_text, model_option
+from aap_hw.cli.options import connect_option, device_option, input_options, model_option
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
+
+if TYPE_CHECKING:
+    from aap_hw.graph.inputs import Inputs
 
 
 @click.command(
@@ -20,7 +24,7 @@ from aap_hw.cli.streams import results_alone
 @device_option
 @connect_option
 @model_option
-@input_option
+@input_options
 @click.option("--out", "out", metavar="FILE", help="The table to write or extend; default: lut/DEVICE.json.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
 @click.option("--no-cache", is_flag=True, help="Compile everything, and keep none of it in the user's cache folder.")
@@ -33,7 +37,8 @@ def command(
     device: str,
     connect_to: str | None,
     model_name: str,
-    input_shape: tuple[int, ...] | None,
+    inputs: Inputs | None,
+    example: str | None,
     out: str | None,
     workers: int | None,
     no_cache: bool,
@@ -59,7 +64,7 @@ def command(
             console.print(moved, soft_wrap=True)
         by_default = ctx.get_parameter_source("model_name") is ParameterSource.DEFAULT
         chosen = f"{begun.origin.model}{' (the default model)' if by_default else ''}"
-        size = input_text(begun.origin.input_shape)
+        size = begun.origin.inputs.text
         console.print(f"profiling {chosen} at {size} on {device} -> {begun.path}", soft_wrap=True)
         screens.append(stack.enter_context(MeasuringScreen(begun.path, quiet=quiet)))
 
@@ -68,7 +73,8 @@ def command(
             device,
             model_name,
             connect=connect_to,
-            input_shape=input_shape,
+            input_shape=inputs,
+            example=example,
             out=out,
             workers=workers,
             use_cache=not no_cache,
@@ -94,7 +100,8 @@ def command(
     if (sentence := disagreement(table.measurement.get("boards", {}))) is not None:
         console.print(sentence, soft_wrap=True)
     allow = "" if is_measured else " --allow-emulated"
-    size = f" --input {input_text(done.origin.input_shape)}" if input_shape else ""
+    size = f" --input {done.origin.inputs.text}" if inputs else ""
+    size += f" --example {shlex.quote(example)}" if example else ""
     if done.slow_path:
         console.print(f"{done.slow_path}; there is no schedule for these", soft_wrap=True)
     named = f"--model {shlex.quote(done.origin.model)}{size} --lut {shlex.quote(str(path))}"

@@ -17,7 +17,7 @@ from aap_hw.cli.options import (
     data_options,
     depth_option,
     emulated_option,
-    input_option,
+    input_options,
     lut_option_of,
     model_option_of,
     one_of_several,
@@ -35,6 +35,7 @@ from aap_hw.prune.defaults import EPOCHS, LEARNING_RATE, MOST_ROUNDS, ROUNDS, SC
 
 if TYPE_CHECKING:
     from aap_hw.cli.run_screen import PruneScreen
+    from aap_hw.graph.inputs import Inputs
     from aap_hw.policy import Budget
     from aap_hw.prune.defaults import Allocator, Schedule, Score, ScoreScale, ThresholdWeights
     from aap_hw.prune.job import Pruned
@@ -59,7 +60,7 @@ OF_TRAINING = ("--rounds", "--schedule", "--epochs", "--learning-rate", "--train
     help="Profile of the table's device, a name or the path of its TOML file; default: the one of the table's name.",
 )
 @connect_option
-@input_option
+@input_options
 @data_options
 @click.option("--download", is_flag=True, help="Fetch the images first (cifar10 and fashion-mnist).")
 @click.option(
@@ -125,7 +126,8 @@ def command(
     model_name: str | None,
     lut_path: str | None,
     budgets: list[Budget],
-    input_shape: tuple[int, ...] | None,
+    inputs: Inputs | None,
+    example: str | None,
     source: ImageSource | None,
     download: bool,
     no_training: bool,
@@ -198,7 +200,8 @@ def command(
             table,
             **budget_arguments(budgets),
             max_accuracy_drop=max_accuracy_drop,
-            input_shape=input_shape,
+            input_shape=inputs,
+            example=example,
             data=source,
             download=download,
             train=not no_training,

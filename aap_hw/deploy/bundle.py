@@ -35,10 +35,10 @@ class Bundle:
     Attributes
     ----------
     device : description of the device that the library was compiled for.
-    inputs : reference images, (n, C, H, W), float32.
+    inputs : reference samples, an array (n, ...) for each input under its name.
     outputs : what PyTorch makes of each, an array (n, ...) for each output under its name.
     tolerances : how far each of the library's outputs may be from these.
-    preprocessing : how pixels become an input: times ``scale``, minus ``mean``, over ``std``.
+    preprocessing : how pixels become an input: times ``scale``, minus ``mean``, over ``std``; None if it has none.
     latency : predicted and measured milliseconds with their provenance; see the schema.
     trained : the checkpoint that the weights are of; None if they are the run's own.
     """
@@ -46,11 +46,11 @@ class Bundle:
     model: str
     device: Mapping[str, Any]
     requires: Requirements
-    inputs: np.ndarray
+    inputs: Mapping[str, np.ndarray]
     outputs: Mapping[str, np.ndarray]
     tolerances: Mapping[str, float]
     labels: tuple[str, ...]
-    preprocessing: Mapping[str, Any]
+    preprocessing: Mapping[str, Any] | None
     latency: Mapping[str, Any]
     trained: WeightsFile | None = None
 
@@ -73,7 +73,7 @@ def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
     runners = resources.files("aap_hw.deploy.runners")
     files = {
         "model.so": library.read_bytes(),
-        "reference_inputs.npy": _npy(bundle.inputs),
+        "reference_inputs.npy": _npy(_together(bundle.inputs)),
         "reference_outputs.npy": _npy(rows_of(list(bundle.outputs.values()))),
         **({"kernels.cubin": cubin_beside(library).read_bytes()} if bundle.requires.accelerator == "cuda" else {}),
         **{name: runners.joinpath(name).read_bytes() for name in RUNNERS},
@@ -99,23 +99,32 @@ def _manifest(bundle: Bundle, sha256: Mapping[str, str]) -> dict[str, Any]:
         "trained": bundle.trained and asdict(bundle.trained),
         "device": dict(bundle.device),
         "requires": {**requires, "cpu_features": list(bundle.requires.cpu_features)},
-        "inputs": [{"name": "image", "shape": [1, *bundle.inputs.shape[1:]], "dtype": "float32", "layout": "NCHW"}],
+        "inputs": [
+            {"name": name, "shape": [1, *samples.shape[1:]], "dtype": samples.dtype.name}
+            for name, samples in bundle.inputs.items()
+        ],
         "outputs": [
             {"name": name, "shape": list(output.shape[1:]), "dtype": "float32", "tolerance": bundle.tolerances[name]}
             for name, output in bundle.outputs.items()
         ],
         "labels": list(bundle.labels),
-        "preprocessing": dict(bundle.preprocessing),
+        "preprocessing": bundle.preprocessing and dict(bundle.preprocessing),
         "reference": {
             "inputs": "reference_inputs.npy",
             "outputs": "reference_outputs.npy",
-            "count": len(bundle.inputs),
+            "count": len(next(iter(bundle.inputs.values()))),
         },
         "latency": dict(bundle.latency),
         "sha256": dict(sha256),
     }
     jsonschema.validate(manifest, manifest_schema())
     return manifest
+
+
+def _together(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One input as it is, (n, ...); of several a row for each sample, with all their values."""
+    arrays = list(inputs.values())
+    return arrays[0] if len(arrays) == 1 else rows_of([array.astype(np.float32) for array in arrays])
 
 
 def _npy(array: np.ndarray) -> bytes:

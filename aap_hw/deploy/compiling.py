@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from aap_hw.compile.gpu.cubin import kernels_of
@@ -14,6 +13,7 @@ from aap_hw.compile.library.build import cubin_beside
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.errors import Fault
 from aap_hw.files import make_folder, scratch_folder, write_atomic
+from aap_hw.graph.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,8 @@ class Compiled:
     slow_path: str = ""
 
 
-def compile_unseen(
-    module: nn.Module, input_shape: tuple[int, ...], target: DeviceTarget, library: Path | None = None
-) -> Compiled:
-    """Compile a network for one image of (C, H, W); the library is kept at ``library``, if that is given.
+def compile_unseen(module: nn.Module, inputs: Inputs, target: DeviceTarget, library: Path | None = None) -> Compiled:
+    """Compile a network for one sample of its inputs; the library is kept at ``library``, if that is given.
 
     Raises
     ------
@@ -50,7 +48,7 @@ def compile_unseen(
     """
     with scratch_folder("compile") as scratch:
         path = scratch / "library.so"
-        network = compile_network(module, torch.zeros(1, *input_shape), target, path)
+        network = compile_network(module, inputs.zeros(), target, path, inputs.names)
         code = cubin_beside(path).read_bytes() if cubin_beside(path).exists() else b""
         made = path.read_bytes()
     if library is not None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tvm
 
 from aap_hw.compile.keys.key import SCHEDULES
@@ -26,12 +25,16 @@ from aap_hw.device.profile import DeviceProfile
 from aap_hw.device.timing import STATISTIC, Timing, time_in_turn
 from aap_hw.errors import UserError
 from aap_hw.files import require_writable_folder, scratch_folder
+from aap_hw.graph.calling import Names, input_names
+from aap_hw.graph.inputs import Tensors, in_batches
 from aap_hw.models.weights import WeightsFile
 from aap_hw.policy import LATENCY, Budget
 from aap_hw.prune.run import PrunedNetwork, RunFolder
 from aap_hw.train.data import LabelledImages
+from aap_hw.train.samples import Samples
 
-# Checking stops at about this many pixels: all embedded test images at 32 x 32, a few dozen at 224 x 224.
+# Checking stops at about this many pixels, or other positions: all embedded test images at 32 x 32, a few dozen at
+# 224 x 224.
 CHECKED_PIXELS = 2_200_000
 
 
@@ -55,7 +58,7 @@ class Deployment:
     summary: dict[str, Any]
 
 
-def deploy(run: RunFolder, device: Device | Boards, data: LabelledImages, folder: Path | None = None) -> Deployment:
+def deploy(run: RunFolder, device: Device | Boards, data: Samples, folder: Path | None = None) -> Deployment:
     """Deploy a finished run to a device and write its bundle, by default inside the run folder.
 
     Of several boards, any one is used, and no longer than the network is checked and timed there.
@@ -76,11 +79,12 @@ def deploy(run: RunFolder, device: Device | Boards, data: LabelledImages, folder
     with scratch_folder("deploy") as scratch:
         files = {name: scratch / f"{name}.so" for name in networks}
         compiled = {
-            name: compile_network(module, job.image, boards.target, files[name]) for name, module in networks.items()
+            name: compile_network(module, job.sample, boards.target, files[name], job.names)
+            for name, module in networks.items()
         }
         outputs, timings = _run_and_time(files, job, boards, is_real)
         difference = job.reference.compare(outputs, "the compiled network")
-        checked = len(job.reference.images)
+        checked = job.reference.count
         figures: dict[str, Any] = {"max_abs_diff": difference, "images_checked": checked}
         figures["slow_path"] = compiled["pruned"].slow_path
         measured = None
@@ -99,7 +103,7 @@ def deploy(run: RunFolder, device: Device | Boards, data: LabelledImages, folder
     return Deployment(job.folder, difference, agreement, checked, timings, run.update_summary(figures))
 
 
-def bundle_unseen(run: RunFolder, profile: DeviceProfile, data: LabelledImages, folder: Path | None = None) -> Path:
+def bundle_unseen(run: RunFolder, profile: DeviceProfile, data: Samples, folder: Path | None = None) -> Path:
     """Compile a finished run for a device that is not at hand and write its bundle; returns the bundle's folder.
 
     Nothing is checked or measured: the bundle's own programs do that where it goes.
@@ -117,7 +121,7 @@ def bundle_unseen(run: RunFolder, profile: DeviceProfile, data: LabelledImages, 
     del device["provenance"]  # only a device that was there is known to be real
     with scratch_folder("deploy") as scratch:
         library = scratch / "pruned.so"
-        compile_network(job.network.module, job.image, target, library)
+        compile_network(job.network.module, job.sample, target, library, job.names)
         job.write(library, target, device, None)
     return job.folder
 
@@ -136,12 +140,12 @@ class _Job:
     trained: WeightsFile | None
     summary: Mapping[str, Any]
     folder: Path
-    data: LabelledImages
+    data: Samples
     reference: Reference
 
     @classmethod
     def of(
-        cls, run: RunFolder, profile: DeviceProfile, data: LabelledImages, folder: Path | None, count: int | None = None
+        cls, run: RunFolder, profile: DeviceProfile, data: Samples, folder: Path | None, count: int | None = None
     ) -> _Job:
         """Load the run and compute what PyTorch makes of ``count`` images, by default of many."""
         network = run.load()
@@ -152,31 +156,39 @@ class _Job:
             )
         folder = folder or run.path / f"bundle-{profile.name}"
         require_writable_folder(folder)
-        shape = network.origin.input_shape
-        count = count or max(FEW, CHECKED_PIXELS // (shape[1] * shape[2]))
+        count = count or max(FEW, CHECKED_PIXELS // network.origin.inputs.positions)
         return cls(network, run.trained, run.summary(), folder, data, Reference.of(network, data, count))
 
     @property
-    def image(self) -> torch.Tensor:
-        """One image, (1, C, H, W)."""
-        return self.reference.images[:1]
+    def sample(self) -> Tensors:
+        """One sample, as a batch of its own."""
+        return next(in_batches(self.reference.samples))
+
+    @property
+    def names(self) -> Names:
+        """How the network is called with it."""
+        return self.network.origin.inputs.names
 
     def write(
         self, library: Path, target: DeviceTarget, device: dict[str, Any], measured: Mapping[str, Any] | None
     ) -> None:
         """Write the bundle."""
-        mean, std = self.data.mean_and_std
         scores = self.reference.scores
         has_labels = scores is not None and scores.shape[1] == self.data.classes
         bundle = Bundle(
             self.network.origin.model,
             device,
             Requirements.of(library, target),
-            self.reference.images[:FEW].numpy(),
+            {
+                name: each[:FEW].numpy()
+                for name, each in zip(
+                    input_names(self.network.module, self.network.origin.inputs), self.reference.samples, strict=True
+                )
+            },
             {name: output[:FEW] for name, output in self.reference.outputs.items()},
             self.reference.tolerances,
             self.data.class_names if has_labels else (),
-            {"scale": 1 / 255, "mean": mean.flatten().tolist(), "std": std.flatten().tolist()},
+            _preprocessing(self.data),
             {"predicted": self._predicted(), "measured": measured},
             self.trained,
         )
@@ -187,6 +199,14 @@ class _Job:
         return predicted_ms and {"ms": predicted_ms, "provenance": self.summary["provenance"]}
 
 
+def _preprocessing(data: Samples) -> dict[str, Any] | None:
+    """How pixels become an input; None where samples are inputs already."""
+    if not isinstance(data, LabelledImages):
+        return None
+    mean, std = data.mean_and_std
+    return {"scale": 1 / 255, "mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
+
+
 def _run_and_time(
     files: Mapping[str, Path], job: _Job, boards: Boards, is_real: bool
 ) -> tuple[list[np.ndarray], dict[str, Timing]]:
@@ -195,17 +215,21 @@ def _run_and_time(
 
     def work(device: Device, files: Mapping[str, Path]) -> None:
         libraries = {name: device.load(file) for name, file in files.items()}
-        outputs, image = _outputs(libraries["pruned"], job.reference.images), job.image.numpy()
-        results.append((outputs, time_in_turn(libraries, "main", [image], device.profile.measure) if is_real else {}))
+        outputs, sample = _outputs(libraries["pruned"], job.reference.samples), _arrays(job.sample)
+        results.append((outputs, time_in_turn(libraries, "main", sample, device.profile.measure) if is_real else {}))
 
     boards.share([files], work)
     boards.close()
     return results[-1]
 
 
-def _outputs(library: LoadedLibrary, images: torch.Tensor) -> list[np.ndarray]:
+def _outputs(library: LoadedLibrary, samples: Tensors) -> list[np.ndarray]:
     answers = []
-    for image in torch.split(images, 1):
-        library.set_inputs("main", [image.numpy()])
+    for sample in in_batches(samples):
+        library.set_inputs("main", _arrays(sample))
         answers.append(library.run("main"))
     return by_output(answers)
+
+
+def _arrays(sample: Tensors) -> list[np.ndarray]:
+    return [each.numpy() for each in sample]

@@ -15,9 +15,10 @@ from aap_hw.deploy.onnx_file import FIRST_OF_NEWER, Format, Session, fixed_batch
 from aap_hw.deploy.reference import Reference, by_output
 from aap_hw.errors import Fault, UserError
 from aap_hw.files import make_folder, require_writable_file, scratch_folder, write_atomic
+from aap_hw.graph.calling import ByPlace, input_names
 from aap_hw.graph.outputs import output_tensors
 from aap_hw.prune.run import RunFolder
-from aap_hw.train.data import LabelledImages
+from aap_hw.train.samples import Samples
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Besides one alone, so many samples at once are compared. It is not what PyTorch is shown when it writes the file.
@@ -35,8 +36,8 @@ class Exported:
     images: int
 
 
-def export_onnx(run: RunFolder, data: LabelledImages, path: Path, form: Format | None = None) -> Exported:
-    """Write a finished run's network as ONNX: ``image`` (1, C, H, W) to ``logits``, or to outputs named as a bundle's.
+def export_onnx(run: RunFolder, data: Samples, path: Path, form: Format | None = None) -> Exported:
+    """Write a finished run's network as ONNX: ``image`` (1, C, H, W) to ``logits``, or what a bundle calls them.
 
     Code that makes the run's network is run again, with all your rights.
 
@@ -59,18 +60,20 @@ def export_onnx(run: RunFolder, data: LabelledImages, path: Path, form: Format |
     require_writable_file(path)
     network = run.load()
     reference = Reference.of(network, data)
+    taken = network.origin.inputs
+    inputs = dict(zip(input_names(network.module, taken), reference.samples, strict=True))
     with scratch_folder("export") as scratch:
         file = scratch / "model.onnx"
-        difference = _written(network.module, {"image": reference.images}, reference, form, file)
+        difference = _written(ByPlace(network.module, taken.names), inputs, reference, form, file)
         opset, content = opset_of(file), file.read_bytes()
     make_folder(path.parent)
     write_atomic(path, content)
-    return Exported(path, len(content), opset, difference, len(reference.images))
+    return Exported(path, len(content), opset, difference, reference.count)
 
 
 def _written(module: nn.Module, inputs: Mapping[str, Tensor], reference: Reference, form: Format, file: Path) -> float:
     """Write the file and return by how much it differs from PyTorch."""
-    checks = [(reference, [_part(inputs, i, 1) for i in range(len(reference.images))])]
+    checks = [(reference, [_part(inputs, i, 1) for i in range(reference.count)])]
     if form.any_batch:
         together = _part(inputs, 0, BATCH)
         checks.append((_of_batch(module, reference, together), [together]))
@@ -126,6 +129,6 @@ def _of_batch(module: nn.Module, reference: Reference, inputs: Mapping[str, Tens
             )
     return replace(
         reference,
-        images=next(iter(inputs.values())),
+        samples=tuple(inputs.values()),
         outputs={name: output[None] for name, output in zip(reference.outputs, outputs, strict=True)},
     )

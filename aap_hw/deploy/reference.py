@@ -1,4 +1,4 @@
-"""What a deployed network must compute: PyTorch's outputs for real images, and how far others may be from them."""
+"""What a deployed network must compute: PyTorch's outputs for real samples, and how far others may be from them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from aap_hw.errors import Fault, UserError
+from aap_hw.graph.inputs import Tensors, in_batches
 from aap_hw.graph.outputs import output_names, output_tensors
 from aap_hw.prune.run import PrunedNetwork
-from aap_hw.train.data import LabelledImages
+from aap_hw.train.samples import Samples
 
 # Outputs may differ from PyTorch's by rounding only: this share of an output's largest value, or of 1 if that is more.
 TOLERANCE = 1e-4
@@ -21,27 +22,29 @@ FEW = 8
 
 @dataclass(frozen=True)
 class Reference:
-    """Images (n, C, H, W), prepared as the network takes them, and PyTorch's outputs for them.
+    """Samples, prepared as the network takes them, and PyTorch's outputs for them.
 
     Attributes
     ----------
+    samples : a tensor for each input; one image alone is (n, C, H, W).
     outputs : an array for each output under its name: (n, ...), where ... is what the network returns for one image.
     """
 
-    images: torch.Tensor
+    samples: Tensors
     outputs: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, network: PrunedNetwork, data: LabelledImages, count: int = FEW) -> Reference:
-        """The network's outputs for ``count`` of the test images, spread over the classes.
+    def of(cls, network: PrunedNetwork, data: Samples, count: int = FEW) -> Reference:
+        """The network's outputs for ``count`` of the test samples, spread over the classes.
 
         Raises
         ------
         UserError : an output is not finite.
         """
-        images = data.tensors("test", network.origin.input_shape, data.spread("test", count))
+        origin = network.origin
+        samples = data.inputs("test", origin.inputs, data.spread("test", count))
         with torch.no_grad():
-            answers = [network.module(image) for image in torch.split(images, 1)]
+            answers = [origin.call(network.module, sample) for sample in in_batches(samples)]
         arrays = by_output([[output.numpy() for output in output_tensors(answer)] for answer in answers])
         outputs = dict(zip(output_names(answers[0]), arrays, strict=True))
         for name, output in outputs.items():
@@ -50,7 +53,12 @@ class Reference:
                     f"PyTorch's {name} is infinite or no number for some of the images, so that nothing can be "
                     "compared with it; check the weights, or return something finite"
                 )
-        return cls(images, outputs)
+        return cls(samples, outputs)
+
+    @property
+    def count(self) -> int:
+        """How many samples there are."""
+        return len(self.samples[0])
 
     @property
     def scores(self) -> np.ndarray | None:
@@ -86,11 +94,11 @@ class Reference:
             where = f" in {name}" if len(self.outputs) > 1 else ""
             if not np.issubdtype(expected.dtype, np.floating):
                 raise UserError(
-                    f"{what} decides otherwise than PyTorch{where} on {len(self.images)} images, as rounding may tip "
+                    f"{what} decides otherwise than PyTorch{where} on {self.count} images, as rounding may tip "
                     "the scales; return scores, and decide by them afterwards"
                 )
             raise Fault(
-                f"{what} differs from PyTorch by {difference:.3g}{where} on {len(self.images)} images; "
+                f"{what} differs from PyTorch by {difference:.3g}{where} on {self.count} images; "
                 "nothing was written; this is a fault of aap-hw, please report it with the run folder"
             )
         return max(differences)

@@ -34,7 +34,9 @@ class LoadedModule:
 
     def set_inputs(self, function: str, inputs: Sequence[np.ndarray]) -> None:
         """Upload the arguments that ``run`` and ``time_us`` use."""
-        self._machine.set_input(function, *[tvm.runtime.tensor(array, self._device) for array in inputs])
+        # Between kernels, and so at the border too, whole numbers and truth values are carried as float32.
+        arrays = [np.ascontiguousarray(array, np.float32) for array in inputs]
+        self._machine.set_input(function, *[tvm.runtime.tensor(array, self._device) for array in arrays])
 
     def run(self, function: str) -> list[np.ndarray]:
         """Call once and fetch the outputs."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,9 +22,11 @@ from aap_hw.errors import UserError, closest
 from aap_hw.graph import surgery
 from aap_hw.graph.blocks import Block, find_blocks
 from aap_hw.graph.call import is_tensor
+from aap_hw.graph.calling import Names, called
 from aap_hw.graph.copying import copied
 from aap_hw.graph.exporting import export, traced
 from aap_hw.graph.groups import ChannelGroup, positions
+from aap_hw.graph.inputs import Tensors
 from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import IntArray
 from aap_hw.graph.readiness import require_traceable, unwrapped
@@ -42,6 +45,8 @@ class ChannelGraph:
         the model that was traced.
     groups
         In the order in which the network first makes their channels.
+    names
+        The parameter of the model's ``forward`` that each input is given as; None gives it by its place.
     """
 
     def __init__(
@@ -50,8 +55,10 @@ class ChannelGraph:
         labelling: Labelling,
         settled: Settled,
         shapes: Mapping[str, tuple[int, ...]],
+        names: Names = (),
     ) -> None:
         self.program = program
+        self.names = names
         self.groups: list[ChannelGroup] = list(settled.grouping.groups)
         self._labelling = labelling
         self._grouping = settled.grouping
@@ -72,7 +79,7 @@ class ChannelGraph:
         )
 
     @staticmethod
-    def trace(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> ChannelGraph:
+    def trace(model: nn.Module, example_inputs: tuple[torch.Tensor, ...], names: Names = ()) -> ChannelGraph:
         """Run and export a copy of a model in eval mode, and find the model's channel groups.
 
         The model is left as it was.
@@ -83,6 +90,8 @@ class ChannelGraph:
             Any model that `torch.export` accepts; what `nn.DataParallel` or `torch.compile` put around it comes off.
         example_inputs
             One tensor per argument of the model; only their shapes and types matter.
+        names
+            The parameter of ``forward`` that each of them is; None gives it by its place, as all are by default.
 
         Raises
         ------
@@ -95,17 +104,21 @@ class ChannelGraph:
         require_traceable(model, inputs)
         with undisturbed(model):
             twin = copied(model)
-            program = traced(twin, inputs)
+            program = traced(twin, inputs, names)
             _require_whole(model, twin)
             labelling = Labelling(program, model)
             if labelling.unread_parameters():
                 with suppress(Exception):  # a model that cannot be traced in training has no say in it
                     # Batch norm in training takes more than one value of each channel.
                     twice = tuple(torch.cat([each, each]) for each in inputs)
-                    labelling.add_training(export(copied(model), twice, training=True))
-            settled = settle(labelling, program, model, twin, lambda trial: export(trial, inputs))
+                    labelling.add_training(export(copied(model), twice, names, training=True))
+            settled = settle(labelling, program, model, twin, lambda trial: export(trial, inputs, names))
         _share_tensors(program, model)
-        return ChannelGraph(program, labelling, settled, _shapes(model))
+        return ChannelGraph(program, labelling, settled, _shapes(model), names)
+
+    def call(self, model: nn.Module, inputs: Tensors) -> Any:
+        """What the traced model, or one that was cut along this graph, returns for a batch."""
+        return called(model, inputs, self.names)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -138,7 +151,7 @@ class ChannelGraph:
             for group in self.groups
         )
         settled = Settled(replace(self._grouping, groups=groups), self._attributes)
-        return ChannelGraph(self.program, self._labelling, settled, self._shapes)
+        return ChannelGraph(self.program, self._labelling, settled, self._shapes, self.names)
 
     def width_of(self, node_name: str, dim: int = 1, part: slice = slice(None)) -> WidthExpr:
         """How long an axis of a node's output is, as a function of the widths of the groups.

@@ -23,17 +23,17 @@ from torch.export import ExportedProgram
 
 from aap_hw.errors import UserError
 from aap_hw.foreign import DETAILS, is_raised_by_user, own_line, reason
+from aap_hw.graph.calling import Names, arguments, called
 from aap_hw.graph.inlining import inline_regions
+from aap_hw.graph.inputs import Tensors
 from aap_hw.graph.outputs import plain
-
-Inputs = tuple[torch.Tensor, ...]
 
 # What PyTorch raises where code asks for the value of a tensor, by type and by a part of the message.
 _VALUES_ASKED = ("GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException")
 _OUTSIDE_ASKED = (".numpy() is not supported", "data pointer of Tensor", ".tolist()", "array_interface")
 
 
-def traced(model: nn.Module, inputs: Inputs) -> ExportedProgram:
+def traced(model: nn.Module, inputs: Tensors, names: Names = ()) -> ExportedProgram:
     """Run and export a model in eval mode.
 
     Raises
@@ -42,35 +42,36 @@ def traced(model: nn.Module, inputs: Inputs) -> ExportedProgram:
         If its code cannot be followed, or fails.
     """
     try:
-        _run(model.eval(), inputs)
+        _run(model.eval(), inputs, names)
     except Exception as error:
         is_refusal = is_raised_by_user(error) and not isinstance(error, RuntimeError)  # which PyTorch raises, too
         did = "its code raised" if is_refusal else "it does not run on this input:"
         raise UserError(f"cannot trace this {type(model).__name__}: {did} {reason(error)}{own_line(error)}") from error
     try:
-        return _program(model, inputs)
+        return _program(model, inputs, names)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"cannot trace this {type(model).__name__}: {_why_not(error)}") from error
 
 
-def export(model: nn.Module, inputs: Inputs, training: bool = False) -> ExportedProgram:
+def export(model: nn.Module, inputs: Tensors, names: Names = (), training: bool = False) -> ExportedProgram:
     """Run and export a model in eval mode or in training; raises whatever PyTorch or its code does."""
-    _run(model.train(training), inputs)
-    return _program(model, inputs)
+    _run(model.train(training), inputs, names)
+    return _program(model, inputs, names)
 
 
-def _run(model: nn.Module, inputs: Inputs) -> None:
+def _run(model: nn.Module, inputs: Tensors, names: Names) -> None:
     with _quiet(), torch.no_grad():
-        model(*(each.clone() for each in inputs))
+        called(model, [each.clone() for each in inputs], names)
 
 
-def _program(model: nn.Module, inputs: Inputs) -> ExportedProgram:
+def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram:
+    by_place, by_name = arguments(inputs, names)
     returned = model.register_forward_hook(lambda _, __, output: plain(output))
     try:
         with _quiet():
-            program = torch.export.export(model, inputs, strict=False)
+            program = torch.export.export(model, tuple(by_place), by_name, strict=False)
     finally:
         returned.remove()
     inline_regions(program)

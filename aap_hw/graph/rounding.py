@@ -25,6 +25,8 @@ from torch.utils._pytree import tree_leaves
 
 from aap_hw.errors import UserError
 from aap_hw.foreign import own_line, reason
+from aap_hw.graph.calling import Names, called
+from aap_hw.graph.inputs import Batch, Tensors, tensors_of
 from aap_hw.graph.outputs import output_tensors
 
 # In double precision, as a share of an output's largest value. A channel taken for its neighbour is far above.
@@ -42,26 +44,30 @@ Outputs = list[torch.Tensor]
 
 @dataclass(frozen=True)
 class Reference:
-    """What a network computes for some batches of images, and what another one may differ by.
+    """What a network computes for some batches of its inputs, and what another one may differ by.
 
     Parameters
     ----------
-    batches
-        The images, in the precision that the network is run in.
+    precision
+        That the network is run in, and that of its inputs.
+    batches, names
+        The inputs, and the parameters that they are given as; see `calling.called`.
     outputs
         Of all batches in turn.
     tolerances
         For each output, as a share of its largest value; infinite for one that proves nothing.
     """
 
-    batches: list[torch.Tensor]
+    precision: torch.dtype
+    batches: list[Tensors]
+    names: Names
     outputs: Outputs
     tolerances: list[float]
 
     def difference(self, network: nn.Module) -> float:
         """The largest share by which an output differs by more than rounding: 0 if none does, infinite if it fails."""
         try:
-            outputs = _run(network.to(self.batches[0].dtype), self.batches)
+            outputs = _run(network.to(self.precision), self.batches, self.names)
         except Exception:
             # Whatever the model's code raises when its numbers no longer fit together.
             return math.inf
@@ -74,7 +80,7 @@ class Reference:
         return max(found, default=0.0)
 
 
-def reference(make: Callable[[], nn.Module], batches: Iterable[torch.Tensor]) -> Reference:
+def reference(make: Callable[[], nn.Module], batches: Iterable[Batch], names: Names = ()) -> Reference:
     """Run a network in double precision if that can be, else as it is.
 
     Parameters
@@ -87,27 +93,28 @@ def reference(make: Callable[[], nn.Module], batches: Iterable[torch.Tensor]) ->
     UserError
         If it fails, or rounding makes so much of a difference that nothing can be told from its outputs.
     """
-    doubled = [each.double() for each in batches]
+    doubled = [_in(torch.float64, tensors_of(each)) for each in batches]
     with _Narrowing() as narrowing:
         try:
-            outputs = _run(make().double(), doubled)
+            outputs = _run(make().double(), doubled, names)
         except Exception:
             outputs = None
     if outputs is None or narrowing.types:
-        return _in_own_precision(make, doubled)
-    return Reference(doubled, outputs, [TOLERANCE if each.isfinite().all() else math.inf for each in outputs])
+        return _in_own_precision(make, doubled, names)
+    tolerances = [TOLERANCE if each.isfinite().all() else math.inf for each in outputs]
+    return Reference(torch.float64, doubled, names, outputs, tolerances)
 
 
-def _in_own_precision(make: Callable[[], nn.Module], images: Iterable[torch.Tensor]) -> Reference:
+def _in_own_precision(make: Callable[[], nn.Module], samples: Iterable[Tensors], names: Names) -> Reference:
     whole = make()
     floats = [each.dtype for each in whole.parameters() if each.is_floating_point()]
     own = floats[0] if floats else torch.get_default_dtype()
-    batches = [each.to(own) for each in images]
+    batches = [_in(own, each) for each in samples]
     with _Narrowing() as narrowing:
         try:
-            outputs = _run(whole, batches)
+            outputs = _run(whole, batches, names)
         except Exception as error:
-            sizes = "x".join(map(str, batches[0].shape))
+            sizes = ", ".join("x".join(map(str, each.shape)) for each in batches[0])
             raise UserError(
                 f"the network fails on images of {sizes}: {reason(error)}{own_line(error)}; correct it, or give it "
                 "images that it takes"
@@ -116,7 +123,7 @@ def _in_own_precision(make: Callable[[], nn.Module], images: Iterable[torch.Tens
     unit = max(torch.finfo(each).eps for each in types) / 2
     tolerances = [SAFETY * unit] * len(outputs)
     for seed in range(DRAWS):
-        shares = _shares(outputs, _run(_moved(make(), unit, seed), batches))
+        shares = _shares(outputs, _run(_moved(make(), unit, seed), batches, names))
         tolerances = [max(most, SAFETY * share) for most, share in zip(tolerances, shares, strict=True)]
     # Decisions are not moved a little: rounding leaves them as they are, or tips them over.
     useful = [
@@ -129,15 +136,20 @@ def _in_own_precision(make: Callable[[], nn.Module], images: Iterable[torch.Tens
             f"rounding to {names} alone changes what the network computes too much for a wrong cut to be told from "
             "a right one; leave out casts such as x.float(), x.half() and autocast, and return scores, not decisions"
         )
-    return Reference(
-        batches, outputs, [most if use else math.inf for most, use in zip(tolerances, useful, strict=True)]
-    )
+    found = [most if use else math.inf for most, use in zip(tolerances, useful, strict=True)]
+    return Reference(own, batches, names, outputs, found)
+
+
+def _in(precision: torch.dtype, batch: Tensors) -> Tensors:
+    """A batch whose real numbers are of a precision; whole ones are what they are."""
+    return tuple(each.to(precision) if each.is_floating_point() else each for each in batch)
 
 
 @torch.no_grad()
-def _run(network: nn.Module, batches: Iterable[torch.Tensor]) -> Outputs:
+def _run(network: nn.Module, batches: Iterable[Tensors], names: Names) -> Outputs:
     network.eval()
-    return [each for images in batches for each in output_tensors(network(images.clone())) if each.numel()]
+    returned = [called(network, [each.clone() for each in batch], names) for batch in batches]
+    return [each for outputs in returned for each in output_tensors(outputs) if each.numel()]
 
 
 def _shares(expected: Outputs, actual: Outputs) -> list[float]:

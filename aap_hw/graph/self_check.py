@@ -17,6 +17,7 @@ from torch import nn
 from aap_hw.errors import UserError
 from aap_hw.graph.channel_graph import ChannelGraph
 from aap_hw.graph.copying import copied
+from aap_hw.graph.inputs import Batch, in_batches, tensors_of
 from aap_hw.graph.readiness import unwrapped
 from aap_hw.graph.rounding import reference
 from aap_hw.graph.surgery import removed_blocks
@@ -65,8 +66,8 @@ class CutMismatchError(UserError):
         )
 
 
-def checked_cut(graph: ChannelGraph, model: nn.Module, keep: Keep, images: torch.Tensor) -> nn.Module:
-    """Cut a model, and compare the result with the uncut model on images of (N, C, H, W).
+def checked_cut(graph: ChannelGraph, model: nn.Module, keep: Keep, samples: Batch) -> nn.Module:
+    """Cut a model, and compare the result with the uncut model on a batch of its inputs, such as images (N, C, H, W).
 
     Raises
     ------
@@ -77,28 +78,28 @@ def checked_cut(graph: ChannelGraph, model: nn.Module, keep: Keep, images: torch
     """
     model = unwrapped(model)
     smaller = graph.cut(model, keep)
-    difference = _difference(graph, model, smaller, keep, images)
+    difference = _difference(graph, model, smaller, keep, samples)
     if not difference:
         return smaller
     for name, channels in keep.items():
         alone = {name: channels}
-        if _difference(graph, model, graph.cut(model, alone), alone, images):
+        if _difference(graph, model, graph.cut(model, alone), alone, samples):
             raise CutMismatchError(Mismatch(name, difference, keep))
     raise CutMismatchError(Mismatch(None, difference, keep))
 
 
-def check_cutting(graph: ChannelGraph, model: nn.Module, images: torch.Tensor) -> None:
+def check_cutting(graph: ChannelGraph, model: nn.Module, samples: Batch) -> None:
     """Cut all that may be cut to about half, so that what would end a run later is told before anything is measured.
 
     Raises as `checked_cut` does.
     """
     keep = {group.name: range(0, group.width, 2) for group in graph.groups if group.frozen is None}
-    checked_cut(graph, model, keep, images)
+    checked_cut(graph, model, keep, samples)
 
 
-def _difference(graph: ChannelGraph, model: nn.Module, smaller: nn.Module, keep: Keep, images: torch.Tensor) -> float:
-    batches = torch.split(images, graph.batch)
-    return reference(lambda: _silenced(graph, model, keep), batches).difference(copied(smaller))
+def _difference(graph: ChannelGraph, model: nn.Module, smaller: nn.Module, keep: Keep, samples: Batch) -> float:
+    batches = in_batches(tensors_of(samples), graph.batch)
+    return reference(lambda: _silenced(graph, model, keep), batches, graph.names).difference(copied(smaller))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.table import LatencyTable, Validation
 
 # Plans that were drawn at random are called this, followed by seed and number.
@@ -55,16 +56,14 @@ def fidelity_of(entries: Sequence[Validation]) -> Fidelity | None:
     return Fidelity(len(entries), float(errors.mean()), float(errors.max()), kendall_tau(predicted, measured))
 
 
-def table_error(table: LatencyTable, model: str, input_shape: tuple[int, ...]) -> Fidelity | None:
-    """How far off the table was for random plans of a network at (N, C, H, W); None if it never was compared."""
-    return fidelity_of(random_plans_of(table, model, input_shape))
+def table_error(table: LatencyTable, model: str, inputs: Inputs) -> Fidelity | None:
+    """How far off the table was for random plans of a network; None if it never was compared."""
+    return fidelity_of(random_plans_of(table, model, inputs))
 
 
-def random_plans_of(table: LatencyTable, model: str, input_shape: tuple[int, ...]) -> list[Validation]:
-    """The random plans of a network, at (N, C, H, W), that the table holds measurements of."""
-    return [
-        entry for entry in table.validation if (entry.model, entry.input) == (model, input_shape) and is_random(entry)
-    ]
+def random_plans_of(table: LatencyTable, model: str, inputs: Inputs) -> list[Validation]:
+    """The random plans of a network that the table holds measurements of."""
+    return [entry for entry in table.validation if (entry.model, entry.inputs) == (model, inputs) and is_random(entry)]
 
 
 def is_random(entry: Validation) -> bool:

@@ -15,6 +15,7 @@ import jsonschema
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.files import read_text, write_atomic
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 
@@ -68,8 +69,9 @@ def dump_table(table: LatencyTable) -> str:
     validation = [
         json.dumps(
             {
-                **asdict(v),
-                "input": list(v.input),
+                "model": v.model,
+                "input": inputs_json(v.inputs),
+                "plan": v.plan,
                 "widths": dict(v.widths),
                 "predicted_us": _rounded(v.predicted_us),
                 "measured_us": _rounded(v.measured_us),
@@ -80,10 +82,11 @@ def dump_table(table: LatencyTable) -> str:
     ]
     slowdowns = [
         json.dumps(
-            {"model": model, "input": list(shape), **{name: _rounded(value) for name, value in asdict(slow).items()}},
+            {"model": model, "input": inputs_json(inputs)}
+            | {name: _rounded(value) for name, value in asdict(slow).items()},
             sort_keys=True,
         )
-        for (model, shape), slow in sorted(table.slowdowns.items())
+        for (model, inputs), slow in sorted(table.slowdowns.items(), key=_by_network)
     ]
     parts = {
         "device": _indented(table.device),
@@ -111,10 +114,29 @@ def _from_document(document: dict[str, Any], path: Path) -> LatencyTable:
             table.add(key, point)
     for entry in document["slowdowns"]:
         line = {name: _finite(entry[name], "slowdowns", path) for name in ("alone_us", "measured_us", "tilt")}
-        table.slowdowns[entry["model"], tuple(entry["input"])] = Slowdown(**line)
+        table.slowdowns[entry["model"], _inputs(entry["input"], path)] = Slowdown(**line)
     for entry in document["validation"]:
-        table.validation.append(Validation(**{**entry, "input": tuple(entry["input"])}))
+        values = {name: value for name, value in entry.items() if name != "input"}
+        table.validation.append(Validation(inputs=_inputs(entry["input"], path), **values))
     return table
+
+
+def inputs_json(inputs: Inputs) -> list[int] | str:
+    """A network's inputs as a table holds them: the shape of a batch of one if that says all, else their text."""
+    value = inputs.as_json()
+    return value if isinstance(value, str) else [1, *value]
+
+
+def _inputs(value: list[int] | str, path: Path) -> Inputs:
+    try:
+        return Inputs.of(value if isinstance(value, str) else value[1:])
+    except UserError as problem:
+        raise _damaged(path, f"is not valid: {value!r} are no inputs of a network") from problem
+
+
+def _by_network(item: tuple[tuple[str, Inputs], Slowdown]) -> tuple[str, tuple[tuple[int, ...], ...], str]:
+    (model, inputs), _ = item
+    return model, tuple(one.shape for one in inputs.each), inputs.text
 
 
 def _finite(value: float, key: str, path: Path) -> float:

@@ -133,13 +133,13 @@ def _settled(visits: Sequence[Visit]) -> bool:
 
 def time_networks(
     libraries: Mapping[str, LoadedLibrary],
-    image: np.ndarray,
+    inputs: Sequence[np.ndarray],
     measure: MeasureSpec,
     reference: Reference,
     turns: int = TURNS,
 ) -> dict[str, float]:
     """Latency of each network in units of the reference kernel's, all of them timed in turn."""
-    calls = {name: Call(library, "main", [image]) for name, library in libraries.items()}
+    calls = {name: Call(library, "main", inputs) for name, library in libraries.items()}
     timings = time_calls_in_turn({**calls, REFERENCE_NAME: reference.call}, measure, turns)
     reference_us = timings.pop(REFERENCE_NAME).latency_us / reference.calls
     return {name: timing.latency_us / reference_us for name, timing in timings.items()}

@@ -19,6 +19,7 @@ from aap_hw.device.description import MEASURED
 from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.timing import TURNS
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.calibrating import Observation, fitted_slowdown
 from aap_hw.lut.compiling import Compiler
 from aap_hw.lut.enumeration import group_candidates
@@ -72,10 +73,18 @@ class MeasuredNetwork:
     """A network of which width plans are measured for the table at ``path``."""
 
     def __init__(
-        self, name: str, module: nn.Module, graph: ChannelGraph, network: Network, table: LatencyTable, path: Path
+        self,
+        name: str,
+        module: nn.Module,
+        inputs: Inputs,
+        graph: ChannelGraph,
+        network: Network,
+        table: LatencyTable,
+        path: Path,
     ) -> None:
         graph = graph.frozen(network.fixed)
         self.name, self._module, self._graph, self.network = name, module, graph, network
+        self.inputs = inputs
         self._table, self.path = table, path
         measurement = table.measurement
         self.candidates = group_candidates(graph, measurement["granularity"], measurement["at_most"])
@@ -104,7 +113,7 @@ class MeasuredNetwork:
             Observation(predict_us(self.network, entry.widths, self._table), entry.measured_us)
             for entry in self.entries(plans)
         ]
-        self._table.slowdowns[self.name, self.network.input_shape] = fitted_slowdown(observations)
+        self._table.slowdowns[self.name, self.inputs] = fitted_slowdown(observations)
         self.predict_again()
 
     def predict_again(self) -> None:
@@ -145,25 +154,23 @@ class MeasuredNetwork:
                 known_us = {entry.plan: entry.measured_us for entry in self.entries(widths)}
                 anchors = self._load({plan: widths[plan] for plan in known_us}, device, pool)
             some = self._load({plan: plans[plan] for plan in missing[start : start + IN_TURN]}, device, pool)
-            image = np.zeros(self.network.input_shape, dtype=np.float32)
+            nothing = [each.numpy() for each in self.inputs.zeros()]
             turns = TURNS if device.describe().provenance == MEASURED else 1
-            ratios = time_networks({**anchors, **some}, image, device.profile.measure, reference, turns)
+            ratios = time_networks({**anchors, **some}, nothing, device.profile.measure, reference, turns)
             unit_us = statistics.median(
                 [us / ratios[plan] for plan, us in known_us.items()] or [self._table.measurement["reference_us"]]
             )
             self._table.validation = [
                 entry for entry in self._table.validation if not (self._is_mine(entry) and entry.plan in some)
             ] + [
-                Validation(
-                    self.name, self.network.input_shape, plan, plans[plan], predicted[plan], ratios[plan] * unit_us
-                )
+                Validation(self.name, self.inputs, plan, plans[plan], predicted[plan], ratios[plan] * unit_us)
                 for plan in some
             ]
             save_table(self._table, self.path)
             clock.count(len(missing), len(some))
 
     def _predict_us(self, widths: WidthPlan) -> float:
-        slowdown = self._table.slowdown(self.name, self.network.input_shape)
+        slowdown = self._table.slowdown(self.name, self.inputs)
         return predict_us(self.network, widths, self._table, slowdown)
 
     def _load(self, plans: Mapping[str, WidthPlan], device: Device, pool: Compiler) -> dict[str, LoadedLibrary]:
@@ -186,4 +193,4 @@ class MeasuredNetwork:
         return {**stand_ins(self.network, widths), **state}
 
     def _is_mine(self, entry: Validation) -> bool:
-        return (entry.model, entry.input) == (self.name, self.network.input_shape)
+        return (entry.model, entry.inputs) == (self.name, self.inputs)

@@ -16,7 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from aap_hw.compile.families.slow import NoCode, is_slow
@@ -31,6 +30,7 @@ from aap_hw.device.timing import STATISTIC
 from aap_hw.errors import UserError
 from aap_hw.files import scratch_folder, sha256_of
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.inputs import Inputs
 from aap_hw.graph.self_check import CutMismatchError, check_cutting
 from aap_hw.lut.belonging import difference, require_table_of
 from aap_hw.lut.compiling import CompiledBatch, Compiler, compiler
@@ -55,7 +55,7 @@ NETWORKS = 24
 def profile_model(
     name: str,
     module: nn.Module,
-    input_shape: tuple[int, ...],
+    inputs: Inputs,
     device: Device | Boards,
     path: Path,
     *,
@@ -68,7 +68,7 @@ def profile_model(
 ) -> LatencyTable:
     """Measure every point that the table at ``path`` lacks for a network, calibrate it, and write the table.
 
-    ``input_shape`` is (N, C, H, W); ``name`` is what the table calls the network; ``on_network`` is told its kernels
+    ``name`` is what the table calls the network; ``on_network`` is told its kernels
     once it is certain that all have one, before the table is read; ``tolerance`` is how far off a latency between
     measured points may seem to be, as a share of itself, before it is measured too; ``networks`` is how many cut
     networks are measured besides the unpruned one to calibrate the table (``aap_hw.lut.calibrating``); ``cache`` is
@@ -88,19 +88,17 @@ def profile_model(
     granularity = granularity_of(boards.profile, boards.target)
     journal = Journal(path.with_name(path.name + ".journal"), identity)
     try:
-        example = torch.zeros(input_shape)
-        graph = ChannelGraph.trace(module, (example,))
+        graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names)
         network = partition(graph)
         with suppress(CutMismatchError):  # to leave such a group alone is asked of `plan` and `prune`
-            noise = torch.randn(input_shape, generator=torch.Generator().manual_seed(0))
-            check_cutting(graph.frozen(network.fixed), module, noise)
+            check_cutting(graph.frozen(network.fixed), module, inputs.random(1, seed=0))
         on_network(network)
         table = _open_table(path, boards, granularity)
-        job = MeasuredNetwork(name, module, graph, network, table, path)
+        job = MeasuredNetwork(name, module, inputs, graph, network, table, path)
         search = _Search(points_of(network, job.candidates), table, journal, tolerance)
         plans = job.calibration_plans(networks)
         unfinished = bool(search.next() or journal.entries or job.missing(plans))
-        known_as = name, network.input_shape
+        known_as = name, inputs
         if not unfinished and known_as in table.slowdowns:
             on_progress(Progress("points", 0, 0, search.kept, None))
             return table

@@ -13,6 +13,7 @@ from typing import Any
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.errors import UserError
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.calibrating import ALONE, Slowdown
 
 
@@ -58,13 +59,13 @@ class Validation:
 
     Attributes
     ----------
-    input : shape of the images, (N, C, H, W).
+    inputs : what the network takes.
     plan : what its width plan is called.
     widths : the width of each channel group.
     """
 
     model: str
-    input: tuple[int, ...]
+    inputs: Inputs
     plan: str
     widths: Mapping[str, int]
     predicted_us: float
@@ -83,14 +84,14 @@ class LatencyTable:
     ----------
     device : what the latencies depend on, with provenance and date.
     measurement : how they were measured.
-    slowdowns : by model and input shape, how much longer a network takes than the sum of its kernels.
+    slowdowns : by model and inputs, how much longer a network takes than the sum of its kernels.
     """
 
     device: dict[str, Any]
     measurement: dict[str, Any]
     points: dict[KernelKey, dict[tuple[int, ...], LatencyPoint]] = field(default_factory=dict)
     validation: list[Validation] = field(default_factory=list)
-    slowdowns: dict[tuple[str, tuple[int, ...]], Slowdown] = field(default_factory=dict)
+    slowdowns: dict[tuple[str, Inputs], Slowdown] = field(default_factory=dict)
 
     @property
     def is_outdated(self) -> bool:
@@ -138,14 +139,14 @@ class LatencyTable:
             )
         return Latency(value, interpolated=True)
 
-    def slowdown(self, model: str, input_shape: tuple[int, ...]) -> Slowdown:
+    def slowdown(self, model: str, inputs: Inputs) -> Slowdown:
         """How much longer a network takes than the sum of its kernels; as long as the sum if that is not known."""
-        return self.slowdowns.get((model, input_shape), ALONE)
+        return self.slowdowns.get((model, inputs), ALONE)
 
-    def dense_ms(self, model: str, input_shape: tuple[int, ...]) -> float | None:
+    def dense_ms(self, model: str, inputs: Inputs) -> float | None:
         """Measured latency of a whole unpruned network, in milliseconds, if the table holds it."""
         for entry in self.validation:
-            if (entry.model, entry.input, entry.plan) == (model, input_shape, "dense"):
+            if (entry.model, entry.inputs, entry.plan) == (model, inputs, "dense"):
                 return entry.measured_us / 1e3
         return None
 

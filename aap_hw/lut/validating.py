@@ -9,7 +9,6 @@ import os
 from contextlib import closing
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from aap_hw.compile.front.partition import partition
@@ -17,6 +16,7 @@ from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.files import scratch_folder
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.belonging import require_table_of
 from aap_hw.lut.compiling import compiler
 from aap_hw.lut.fidelity import RANDOM
@@ -31,7 +31,7 @@ from aap_hw.lut.table import Validation
 def validate_model(
     name: str,
     module: nn.Module,
-    input_shape: tuple[int, ...],
+    inputs: Inputs,
     device: Device | Boards,
     path: Path,
     *,
@@ -42,7 +42,7 @@ def validate_model(
 ) -> list[Validation]:
     """Measure random width plans of a network and keep them in the table at ``path``, which is written as it grows.
 
-    Plans that the table already holds, at the same widths, are not measured again. ``input_shape`` is (N, C, H, W).
+    Plans that the table already holds, at the same widths, are not measured again.
     Of several boards one measures them all, as they are compared with each other.
 
     Returns
@@ -62,8 +62,8 @@ def validate_model(
         table = load_table(path)
         require_table_of(boards, table, path)
         boards.close()  # free for others until there is something to measure
-        graph = ChannelGraph.trace(module, (torch.zeros(input_shape),))
-        job = MeasuredNetwork(name, module, graph, partition(graph), table, path)
+        graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names)
+        job = MeasuredNetwork(name, module, inputs, graph, partition(graph), table, path)
         drawn = job.random_plans(f"{RANDOM}{seed}", plans, seed)
         job.predict_again()
         if job.missing(drawn):

@@ -24,6 +24,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from aap_hw.errors import UserError, reason
+from aap_hw.graph.inputs import Input, Inputs
 
 # What a program consists of. No two of these names differ by case only, which PyTorch does not tell apart.
 _PARTS = re.compile(
@@ -35,6 +36,9 @@ _EXTRA = "extra/"
 # Where a symbol is declared; what is left of a size is arithmetic on plain names.
 _SYMBOL = re.compile(r"Symbol\('[a-z]+\d*'(, (positive|nonnegative|integer)=True)*\)")
 _ARITHMETIC = re.compile(r"([A-Z][A-Za-z]*|[su]\d+|\d+(\.\d+)?|[-+*/%,() ])*")
+# That two sizes of inputs agree, such as of their batches: all that a guard may say.
+_SIZE = r"L(\[('\w+'|\d+)\])+\.size\(\)\[\d+\]"
+_GUARD = re.compile(f"{_SIZE} == {_SIZE}")
 _OPERATORS = re.compile(
     r"torch\.ops\.aten\.\w+\.\w+|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|eq|ne|ge|gt|le|lt)"
     r"|torch\.sym_(max|min|int|float|not|sum)"
@@ -46,6 +50,8 @@ _CONVOLUTIONS: dict[Any, type[nn.Module]] = {
 }
 _TRAINING: dict[Any, int] = {torch.ops.aten.batch_norm.default: 5, torch.ops.aten.dropout.default: 2}
 """Position of the argument that says whether the network trains."""
+# Numbers of the types in a program, and what they are called.
+_TYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 7: "float32", 12: "bool"}
 
 
 @dataclass(frozen=True)
@@ -65,16 +71,16 @@ class _Archive:
         return stream
 
 
-def input_shape(path: Path) -> tuple[int, int, int] | None:
-    """(C, H, W) that a program was exported for; None if it takes images of several sizes.
+def inputs(path: Path) -> Inputs | None:
+    """What a program was exported for; None if it takes tensors of several sizes.
 
     Raises
     ------
     UserError
-        If the file is no exported program that is safe to load, takes anything but a batch of images, or was
-        exported for one number of images only.
+        If the file is no exported program that is safe to load, takes anything but batches of tensors, or was
+        exported for batches of one length only.
     """
-    return _image_shape(path, _screened(path))
+    return _inputs(path, _screened(path))
 
 
 def load(path: Path) -> nn.Module:
@@ -83,10 +89,10 @@ def load(path: Path) -> nn.Module:
     Raises
     ------
     UserError
-        As `input_shape` does, or if PyTorch cannot load it.
+        As `inputs` does, or if PyTorch cannot load it.
     """
     archive = _screened(path)
-    _image_shape(path, archive)
+    _inputs(path, archive)
     try:
         module = torch.export.load(archive.anew()).module(check_guards=False)
     except Exception as error:
@@ -176,7 +182,7 @@ def _what_is_no_program(program: dict[str, Any], parts: Mapping[str, bytes]) -> 
         for name, payload in config.items():
             if payload["use_pickle"] or not re.fullmatch(r"(weight|tensor)_[0-9]+", payload["path_name"]):
                 yield f"the pickled object '{name}'"
-    if program["guards_code"]:
+    if not all(_GUARD.fullmatch(guard) for guard in program["guards_code"]):
         yield "guards in Python"
     for key, value in _items(program):
         if key == "expr_str" and not _ARITHMETIC.fullmatch(_SYMBOL.sub("", value)):
@@ -209,18 +215,25 @@ def _is_pickled(examples: bytes) -> bool:
     return False
 
 
-def _image_shape(path: Path, archive: _Archive) -> tuple[int, int, int] | None:
+def _inputs(path: Path, archive: _Archive) -> Inputs | None:
     graph = archive.program["graph_module"]
-    inputs = [spec["user_input"]["arg"] for spec in graph["signature"]["input_specs"] if "user_input" in spec]
-    sizes: list[dict[str, Any]] = []
-    if len(inputs) == 1 and "as_tensor" in inputs[0]:
-        sizes = graph["graph"]["tensor_values"][inputs[0]["as_tensor"]["name"]]["sizes"]
-    if len(sizes) != 4:
-        raise UserError(f"{path} does not take one batch of images (N, C, H, W), which is all that can be pruned yet")
-    if "as_expr" not in sizes[0]:
-        raise UserError(
-            f"{path} was exported for batches of exactly {sizes[0]['as_int']}; export it for any number of images, "
-            "with an example of two and dynamic_shapes=({0: torch.export.Dim('n', min=1)},)"
-        )
-    channels, height, width = (int(size.get("as_int", 0)) for size in sizes[1:])
-    return (channels, height, width) if channels and height and width else None
+    specs = graph["signature"]["input_specs"]
+    arguments = [spec["user_input"]["arg"] for spec in specs if "user_input" in spec]
+    others = any("constant_input" in spec for spec in specs)
+    if others or not arguments or not all("as_tensor" in argument for argument in arguments):
+        raise UserError(f"{path} does not take tensors alone, which is all that can be pruned")
+    found = []
+    for argument in arguments:
+        tensor = graph["graph"]["tensor_values"][argument["as_tensor"]["name"]]
+        batch, *sizes = tensor["sizes"] or [{"as_int": "no axis at all"}]
+        if "as_expr" not in batch:
+            raise UserError(
+                f"{path} was exported for batches of exactly {batch['as_int']}; export it for any number of images, "
+                "with an example of two and dynamic_shapes=({0: torch.export.Dim('n', min=1)},), one for each input"
+            )
+        if tensor["dtype"] not in _TYPES:
+            raise UserError(f"{path} takes tensors of other types than {', '.join(_TYPES.values())}")
+        if not all(size.get("as_int") for size in sizes):
+            return None
+        found.append(Input(tuple(int(size["as_int"]) for size in sizes), _TYPES[tensor["dtype"]]))
+    return Inputs(tuple(found))

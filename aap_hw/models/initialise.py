@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+
+from aap_hw.graph.calling import called
+from aap_hw.graph.inputs import Given, Input, Inputs
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# How a few numbers become many along so many axes, neighbours of which are alike.
+INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def initialise(model: nn.Module, seed: int) -> None:
@@ -32,25 +37,19 @@ def initialise(model: nn.Module, seed: int) -> None:
 
 
 @torch.no_grad()
-def calibrate_batch_norm(model: nn.Module, input_shape: tuple[int, int, int], seed: int, batch: int = 4) -> None:
+def calibrate_batch_norm(model: nn.Module, inputs: Given, seed: int, batch: int = 4) -> None:
     """Set all running means and variances, in place, to those of one seeded batch; the model ends in eval
     mode.
 
     Parameters
     ----------
-    input_shape
-        (C, H, W) of the images to use; half the network's own height and width is close enough and quicker.
+    inputs
+        What the model takes; of images, half their own height and width is close enough and quicker.
     batch
-        How many images.
+        How many samples.
     """
-    generator = torch.Generator().manual_seed(seed)
-    channels, height, width = input_shape
-    # Neighbouring pixels of photographs are alike; white noise would mostly cancel in the first convolution
-    # and leave statistics that are far too small for real images.
-    coarse = torch.randn(batch, channels, 8, 8, generator=generator)
-    fine = torch.randn(batch, channels, height, width, generator=generator)
-    images = F.interpolate(coarse, size=(height, width), mode="bilinear") + 0.2 * fine
-
+    generator, wanted = torch.Generator().manual_seed(seed), Inputs.of(inputs)
+    samples = tuple(_alike(one, batch, generator) for one in wanted.each)
     model.eval()
     norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
     momenta = [norm.momentum for norm in norms]
@@ -59,13 +58,26 @@ def calibrate_batch_norm(model: nn.Module, input_shape: tuple[int, int, int], se
         norm.momentum = None  # a plain average over batches: of one batch, that batch itself
         norm.train()  # only these, so that dropout draws nothing from the global generator
     try:
-        model(images)
+        called(model, samples, wanted.names)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.zero_()
+
+
+def _alike(one: Input, batch: int, generator: torch.Generator) -> Tensor:
+    """Numbers of which neighbours are alike, as in photographs and recordings; whole ones are drawn at random.
+
+    White noise would mostly cancel in the first convolution and leave statistics that are far too small for real data.
+    """
+    channels, *size = one.shape or (1,)
+    if not one.is_float or len(size) not in INTERPOLATION:
+        return one.random(batch, generator)
+    coarse = torch.randn(batch, channels, *[8] * len(size), generator=generator)
+    fine = torch.randn(batch, *one.shape, generator=generator)
+    return F.interpolate(coarse, size=size, mode=INTERPOLATION[len(size)]) + 0.2 * fine
 
 
 def is_untrained(model: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""The unpruned network that a table or a run is about: its source, its weights and the size of its images."""
+"""The unpruned network that a table or a run is about: its source, its weights and its inputs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
 import torch
 from torch import nn
 
 from aap_hw.errors import UserError, reason
+from aap_hw.graph.calling import called, check_call
+from aap_hw.graph.inputs import Given, Inputs, Tensors
 from aap_hw.models import zoo
 from aap_hw.models.initialise import calibrate_batch_norm, is_untrained
-from aap_hw.models.source import InputShape, Source, find, is_own, runs_code
+from aap_hw.models.source import Source, find, is_own, runs_code
 from aap_hw.models.weights import WeightsFile, load_weights
 from aap_hw.starting_folder import working_in
 
 SEED = 0
+
+StoredInputs = Annotated[Inputs, pydantic.BeforeValidator(Inputs.from_json)]
+"""Inputs as a file holds them."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,8 @@ class Origin:
         Canonical text of its source (`aap_hw.models.source`).
     weights
         ``"embedded"``, a checkpoint of the user's, or None: those that the source makes.
-    input_shape
-        (C, H, W) of its images.
+    inputs
+        What it takes.
     outputs
         How many classes it is made for; None: as many as is usual for it.
     folder
@@ -42,23 +48,23 @@ class Origin:
 
     model: str
     weights: str | WeightsFile | None
-    input_shape: InputShape
+    inputs: StoredInputs
     outputs: int | None = None
     folder: str = ""
 
     @staticmethod
     def of(
         text: str,
-        input_shape: tuple[int, ...] | None = None,
+        inputs: Given | None = None,
         weights: str | WeightsFile | None = None,
         outputs: int | None = None,
     ) -> Origin:
-        """Look up a source, at another input size than its usual one if one is given; nothing is made yet.
+        """Look up a source, with other inputs than its usual ones if they are given; nothing is made yet.
 
         Raises
         ------
         UserError
-            If there is no such source, it has no such weights, or it has no usual size and none is given.
+            If there is no such source, it has no such weights, or it has no usual inputs and none are given.
         """
         source = find(text, outputs)
         if isinstance(weights, str) and source.text in zoo.names():
@@ -67,20 +73,15 @@ class Origin:
             raise UserError(
                 f"{source.text} has no weights named '{weights}'; give a checkpoint's path, or leave --weights out"
             )
-        usual = source.input_shape
-        if input_shape is None:
-            if usual is None:
-                raise UserError(
-                    f"{source.text} has no usual image size; say channels, height and width: --input 3x96x96"
-                )
-            return Origin(source.text, weights, usual, outputs)
-        channels, height, width = input_shape
-        if usual is not None and channels != usual[0]:
+        usual, given = source.inputs, source.inputs if inputs is None else Inputs.of(inputs)
+        if given is None:
             raise UserError(
-                f"{source.text} takes images of {usual[0]} channels, not {channels}; "
-                f"write --input {usual[0]}x{height}x{width}"
+                f"{source.text} has no usual image size; say the shape of what it takes, without the batch: --input "
+                "3x96x96 for images, 1x16000 for recordings"
             )
-        return Origin(source.text, weights, (channels, height, width), outputs)
+        if usual is not None and (image := usual.image) is not None:
+            _check_image(source.text, image, given)
+        return Origin(source.text, weights, given, outputs)
 
     @property
     def short(self) -> str:
@@ -111,7 +112,7 @@ class Origin:
         Raises
         ------
         UserError
-            If its source does not make a network, it does not take images of this size, or the checkpoint is of
+            If its source does not make a network, it does not take these inputs, or the checkpoint is of
             another network.
         """
         if isinstance(self.weights, WeightsFile):
@@ -122,7 +123,7 @@ class Origin:
             return zoo.build(self.model, self.weights, self.outputs).module
         module = self.skeleton()
         if is_untrained(module):
-            calibrate_batch_norm(module, self.input_shape, seed=SEED)
+            calibrate_batch_norm(module, self.inputs, seed=SEED)
         return module
 
     def skeleton(self) -> nn.Module:
@@ -130,14 +131,18 @@ class Origin:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), self._found() as source:
             torch.manual_seed(SEED)
             module = source.make().eval()
+            check_call(module, self.inputs, self.model)
             try:
-                module(torch.zeros(1, *self.input_shape))
+                self.call(module)
             except (Exception, SystemExit) as error:
-                size = "x".join(map(str, self.input_shape))
                 raise UserError(
-                    f"{self.model} does not take images of {size}: {reason(error)}; give their size with --input CxHxW"
+                    f"{self.model} does not take {self.inputs.described}: {reason(error)}; give --input what it takes"
                 ) from error
         return module
+
+    def call(self, module: nn.Module, tensors: Tensors | None = None) -> Any:
+        """What the network, as it was made or cut, returns for a batch of its inputs; by default for one of zeros."""
+        return called(module, self.inputs.zeros() if tensors is None else tensors, self.inputs.names)
 
     @contextmanager
     def _found(self) -> Iterator[Source]:
@@ -155,11 +160,24 @@ class Origin:
     def as_json(self) -> dict[str, Any]:
         """For a file; of a checkpoint its path and digest."""
         weights = asdict(self.weights) if isinstance(self.weights, WeightsFile) else self.weights
-        return {"model": self.model, "weights": weights, "input": list(self.input_shape), "classes": self.outputs}
+        return {"model": self.model, "weights": weights, "input": self.inputs.as_json(), "classes": self.outputs}
 
 
 @functools.cache
 def _classes(origin: Origin) -> int | None:
     with torch.no_grad():
-        output = origin.build()(torch.zeros(1, *origin.input_shape))
+        output = origin.call(origin.build())
     return output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else None
+
+
+def _check_image(model: str, usual: tuple[int, int, int], given: Inputs) -> None:
+    """Refuse inputs of a network for images that are none, or have other channels."""
+    channels, image = usual[0], given.image
+    if image is None:
+        size = "x".join(map(str, usual))
+        raise UserError(f"{model} takes one image, not {given.text}; write channels, height and width like {size}")
+    if image[0] != channels:
+        raise UserError(
+            f"{model} takes images of {channels} channels, not {image[0]}; "
+            f"write --input {channels}x{image[1]}x{image[2]}"
+        )

@@ -1,7 +1,7 @@
 """A cut network in one file, without pickle: weights, and in its header what rebuilds the network around them.
 
 The file is a safetensors file whose metadata hold, as JSON, the source of the unpruned network, the channels that
-were kept, who wrote it, and a few outputs for one seeded image. Loading makes the unpruned network anew, cuts
+were kept, who wrote it, and a few outputs for one seeded input. Loading makes the unpruned network anew, cuts
 it, fills in the weights and refuses a network that computes something else: code that changed is found out,
 wherever it is. A source that is Python code is run for this, if the caller trusts it; the others run none.
 """
@@ -27,9 +27,10 @@ import aap_hw
 from aap_hw.errors import UserError, reason
 from aap_hw.files import write_atomic
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.inputs import Given
 from aap_hw.graph.outputs import output_tensors
 from aap_hw.models import python_source
-from aap_hw.models.origin import Origin
+from aap_hw.models.origin import Origin, StoredInputs
 from aap_hw.models.source import is_own, runs_code
 from aap_hw.models.weights import WeightsFile
 from aap_hw.validation import validated
@@ -61,11 +62,11 @@ class _Header(BaseModel):
 
     model: str = Field(description="the source of the unpruned network")
     weights: str | WeightsFile | None = Field(None, description="the name or the file of its weights or null")
-    input: tuple[int, int, int] = Field(description="channels, height and width of its images")
+    input: StoredInputs = Field(description="the shape of its input, or the text of its inputs")
     classes: int | None = Field(None, description="how many classes it was made for or null")
     folder: str = Field(description="the folder that a relative path or a module of the source starts from")
     kept_channels: dict[str, list[int]] = Field(description="a list of channels for every cut group")
-    outputs: list[float] = Field(description="some outputs for the seeded image")
+    outputs: list[float] = Field(description="some outputs for the seeded input")
 
 
 def save(
@@ -74,7 +75,7 @@ def save(
     path: str | Path,
     *,
     source: str | None = None,
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: Given | None = None,
 ) -> None:
     """Save a network that `ChannelGraph.cut` made, trained or not, so that `load` gives it back in any process.
 
@@ -90,7 +91,8 @@ def save(
         What makes the unpruned network, as for ``--model``: ``"torchvision:resnet18"``, ``"nets.py:make"``. By
         default the class of `model`, called without arguments.
     input_shape
-        (C, H, W) of its images; by default the usual one of the source, if it has one.
+        Shape of its input, such as (C, H, W), or the text of its inputs, as of ``--input``; by default what is usual
+        for the source, if anything is.
 
     Raises
     ------
@@ -196,7 +198,7 @@ def _state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def _rebuilt(origin: Origin, kept: Mapping[str, Sequence[int]], state: Mapping[str, torch.Tensor]) -> nn.Module:
     dense = origin.skeleton()
-    module = ChannelGraph.trace(dense, (torch.zeros(1, *origin.input_shape),)).cut(dense, kept)
+    module = ChannelGraph.trace(dense, origin.inputs.zeros(), origin.inputs.names).cut(dense, kept)
     for tensor in state.values():
         if tensor.is_floating_point():
             module.to(tensor.dtype)
@@ -212,11 +214,12 @@ def _rebuilt(origin: Origin, kept: Mapping[str, Sequence[int]], state: Mapping[s
 
 @torch.no_grad()
 def _outputs(module: nn.Module, origin: Origin) -> list[float]:
-    """Some of the outputs for an image that is the same everywhere."""
-    image = torch.randn(1, *origin.input_shape, generator=torch.Generator().manual_seed(0))
-    first = next(module.parameters(), image)
+    """Some of the outputs for an input that is the same everywhere."""
+    made = origin.inputs.random(1, seed=0)
+    first = next(module.parameters(), made[0])
+    inputs = tuple(each.to(first.device, first.dtype if each.is_floating_point() else None) for each in made)
     with _evaluating(module):
-        outputs = output_tensors(module(image.to(first.device, first.dtype)))
+        outputs = output_tensors(origin.call(module, inputs))
     values = torch.cat([each.double().flatten().cpu() for each in outputs])
     places = torch.linspace(0, len(values) - 1, min(OUTPUTS, len(values))).long()
     return values[places].tolist()

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from aap_hw.errors import UserError, closest
+from aap_hw.graph.inputs import Inputs
 from aap_hw.models import zoo
-
-InputShape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,15 @@ class Source:
         Its canonical text: two texts of one network have the same.
     short
         What a folder that is about this network may be called.
-    input_shape
-        (C, H, W) of its usual images; None if it has none.
+    inputs
+        What it usually takes; None if that is not known.
     make
         Makes the network, with the weights that it comes with.
     """
 
     text: str
     short: str
-    input_shape: InputShape | None
+    inputs: Inputs | None
     make: Callable[[], nn.Module]
 
 
@@ -89,7 +88,9 @@ def runs_code(text: str) -> bool:
 
 def _named(name: str, classes: int | None) -> Source:
     if name in zoo.names():
-        return Source(name, name, zoo.entry(name).input_shape, lambda: zoo.build(name, classes=classes).module)
+        return Source(
+            name, name, Inputs.of(zoo.entry(name).input_shape), lambda: zoo.build(name, classes=classes).module
+        )
     if name.endswith(".py"):
         raise UserError(f"{name} may define many things: name the function that makes the network, as in {name}:make")
     from aap_hw.models import libraries
@@ -108,11 +109,11 @@ def _of_library(library: str, name: str, classes: int | None) -> Source:
     from aap_hw.models import libraries
 
     usual, make = libraries.LOOK_UP[library](name, classes)
-    return Source(f"{library}:{name}", name, usual, make)
+    return Source(f"{library}:{name}", name, None if usual is None else Inputs.of(usual), make)
 
 
 def _exported(path: str) -> Source:
     from aap_hw.models import exported, python_source
 
     found = python_source.existing(path)
-    return Source(found.text, found.path.stem, exported.input_shape(found.path), lambda: exported.load(found.path))
+    return Source(found.text, found.path.stem, exported.inputs(found.path), lambda: exported.load(found.path))

@@ -79,7 +79,6 @@ def prune_within(
     check_classes(task)
     journal = journal or Journal()
     dense = baseline(task, settings, journal)
-    shape = task.origin.input_shape
     accuracy_dense = dense_accuracy(task, dense, journal)
     wanted = accuracy_dense - drop
     known = {**begun(task, dense, {}, settings), "accuracy_wanted": wanted}
@@ -94,7 +93,7 @@ def prune_within(
         began = time.monotonic()
         state = replace(states[controller.start])
         if controller.start:
-            state.retrace(shape)
+            state.retrace(task.origin.inputs)
         scores = scores_once(task, state, settings, number, journal)
         figures: dict[str, Any] = {
             "round": number,

@@ -23,6 +23,7 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.removal import removable
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.inputs import Inputs, Tensors
 from aap_hw.graph.selection import select
 from aap_hw.graph.self_check import check_cutting
 from aap_hw.lut.calibrating import ALONE
@@ -34,7 +35,7 @@ from aap_hw.policy import LATENCY, MEMORY, Budget
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.planning import Plan, Planner
 from aap_hw.prune.task import PruneSettings, Task
-from aap_hw.train.data import LabelledImages
+from aap_hw.train.samples import Samples
 
 if TYPE_CHECKING:
     from aap_hw.compile.keys.target import DeviceTarget
@@ -96,7 +97,7 @@ def baseline(
     _check_provenance(task)
     settings = settings or PruneSettings()
     module = task.origin.build()
-    graph = ChannelGraph.trace(module, (torch.zeros(1, *task.origin.input_shape),))
+    graph = ChannelGraph.trace(module, task.origin.inputs.zeros(), task.origin.inputs.names)
     graph = select(graph, settings.only, settings.skip)
     if all(group.frozen for group in graph.groups):
         reason = f"its first group {graph.groups[0].frozen}" if graph.groups else "it has no convolution"
@@ -104,10 +105,10 @@ def baseline(
     network = partition(graph)
     graph = graph.frozen(network.fixed)
     _check_kernels(network, task.origin, task.table)
-    check_cutting(graph, module, task.few_images)
+    check_cutting(graph, module, task.few_samples)
     how = task.table.measurement
     candidates = group_candidates(graph, how["granularity"], how["at_most"])
-    slowdown = task.table.slowdown(task.origin.model, network.input_shape)
+    slowdown = task.table.slowdown(task.origin.model, task.origin.inputs)
     planner = Planner(
         network,
         candidates,
@@ -122,7 +123,7 @@ def baseline(
     journal = journal or Journal()
     journal.recall("network", partial(_described, graph, network, task.table))
     predicted = planner.dense[LATENCY.name]
-    measured = task.table.dense_ms(task.origin.model, network.input_shape)
+    measured = task.table.dense_ms(task.origin.model, task.origin.inputs)
     if task.device is not None:
         measured = journal.recall(DENSE_MS, partial(_measured_ms, task, module, task.device))
     dense_ms = measured or predicted
@@ -148,7 +149,7 @@ def _measured_ms(task: Task, module: nn.Module, device: Device | Boards) -> floa
     from aap_hw.prune.measuring import measure_networks  # loads TVM: two seconds that planning does without
 
     def measure() -> float:
-        timing = measure_networks({"dense": module}, task.origin.input_shape, device)["dense"]
+        timing = measure_networks({"dense": module}, task.origin.inputs, device)["dense"]
         return timing.latency_us / 1e3
 
     return ranks.found_by_first(measure)
@@ -180,9 +181,9 @@ def amounts(budgets: Sequence[Budget], dense: Baseline) -> dict[str, float]:
 
 
 def calibration_batches(
-    data: LabelledImages, input_shape: tuple[int, int, int], count: int, *, distributed: bool = False
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Training images (n, C, H, W) and their labels, spread over the classes, a moderate number of pixels at a time.
+    data: Samples, inputs: Inputs, count: int, *, distributed: bool = False
+) -> Iterator[tuple[Tensors, torch.Tensor]]:
+    """Training samples and their labels, spread over the classes, a moderate number of pixels at a time.
 
     ``distributed`` gives this process its part of them only.
 
@@ -193,12 +194,12 @@ def calibration_batches(
     chosen = data.spread("train", count)
     if distributed:
         chosen = chosen[ranks.share_of(len(chosen))]
-    size, readable = max(1, min(64, (1 << 20) // (input_shape[1] * input_shape[2]))), False
+    size, readable = max(1, min(64, (1 << 20) // inputs.positions)), False
     for start in range(0, len(chosen), size):
-        images, labels = data.batch("train", chosen[start : start + size])
-        if len(images):
+        stored, labels = data.stored("train", chosen[start : start + size])
+        if len(labels):
             readable = True
-            yield data.normalise(images, input_shape).contiguous(), labels
+            yield tuple(each.contiguous() for each in data.prepared(stored, inputs)), labels
     if not readable:
         raise UserError(f"none of the {len(chosen)} training images to rank filters by can be read; get them again")
 
@@ -213,8 +214,8 @@ def scores_of(
 def _raw_scores(
     task: Task, module: nn.Module, graph: ChannelGraph, settings: PruneSettings
 ) -> Mapping[str, NDArray[np.float64]]:
-    shape = task.origin.input_shape
-    count = settings.images_for(shape)
+    inputs = task.origin.inputs
+    count = settings.images_for(inputs)
     if settings.scored_by == "taylor" and (classes := task.origin.classes) != task.data.classes:
         told = "returns no score for each class" if classes is None else f"tells {classes} classes apart"
         raise UserError(
@@ -222,12 +223,12 @@ def _raw_scores(
             f"{task.data.classes}; choose another --score"
         )
     if settings.scored_by in ALTERNATIVES:
-        return ALTERNATIVES[settings.scored_by](module, graph, calibration_batches(task.data, shape, count))
+        return ALTERNATIVES[settings.scored_by](module, graph, calibration_batches(task.data, inputs, count))
     distributed = min(count, task.data.count("train")) >= ranks.count()
-    batches = (images for images, _ in calibration_batches(task.data, shape, count, distributed=distributed))
+    batches = (samples for samples, _ in calibration_batches(task.data, inputs, count, distributed=distributed))
     # The graph was traced for one image at a time; for many, another trace for whole batches is soon paid back.
     traced = graph if count <= BATCHED_FROM else None
-    seen = observed(module, batches, graph=traced, distributed=distributed)
+    seen = observed(module, batches, graph=traced, names=inputs.names, distributed=distributed)
     if settings.scored_by == "attention":
         return seen.scores(settings.reduction, settings.p)
     return read_attention(module, graph, seen.variances())
@@ -242,10 +243,10 @@ def plan_once(task: Task, budgets: Sequence[Budget], settings: PruneSettings) ->
 
 def _sensitivities(task: Task, graph: ChannelGraph, settings: PruneSettings) -> dict[str, float]:
     """How much the network's answer depends on each of its groups."""
-    shape = task.origin.input_shape
-    count = min(settings.images_for(shape), SENSITIVITY_IMAGES)
-    images = torch.cat([images for images, _ in calibration_batches(task.data, shape, count)])
-    return sensitivities(graph, images)
+    inputs = task.origin.inputs
+    count = min(settings.images_for(inputs), SENSITIVITY_IMAGES)
+    batches = [samples for samples, _ in calibration_batches(task.data, inputs, count)]
+    return sensitivities(graph, tuple(map(torch.cat, zip(*batches, strict=True))))
 
 
 def _target_of(table: LatencyTable) -> DeviceTarget:
@@ -269,11 +270,9 @@ def _check_kernels(network: Network, origin: Origin, table: LatencyTable) -> Non
     needed = list(dict.fromkeys(kernel.key for kernel in network.kernels))
     missing = [key for key in needed if key not in table.points]
     if missing:
-        size = "x".join(map(str, origin.input_shape))
+        size = origin.inputs.text
         known = ", ".join(
-            f"{entry.model} at {'x'.join(map(str, entry.input[1:]))}"
-            for entry in table.validation
-            if entry.plan == "dense"
+            f"{entry.model} at {entry.inputs.text}" for entry in table.validation if entry.plan == "dense"
         )
         name, state, advice = table.device["name"], f"is not of {origin.model} at {size}", "extend it with"
         if table.is_outdated:

@@ -31,15 +31,15 @@ from aap_hw.prune.environment import note_environment
 from aap_hw.prune.journal import Journal, remove_checkpoints
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import EventLog, PrunedNetwork, RunFolder, resume_command
+from aap_hw.prune.shown import EMBEDDED, samples_for
 from aap_hw.prune.steps import Event, OnEvent
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.prune.tensorboard import TensorBoardLog, require_tensorboard
 from aap_hw.starting_folder import working_in
-from aap_hw.train.data import LabelledImages
+from aap_hw.train.samples import Samples
 from aap_hw.train.sources import ImageSource
 
 CONFIG, TABLE = "config.json", "table.json"
-EMBEDDED = ImageSource("embedded")
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Job:
     tensorboard : write the run's figures for TensorBoard, too.
     folder : the folder that relative paths, and modules that are named, start from.
     train : train on the images; else they only tell which filters matter, and the network is cut once.
+    example : what ``--example`` named, which stands in for ``data`` where there is none.
     """
 
     origin: Origin
@@ -77,6 +78,7 @@ class Job:
     device: str | None = None
     folder: str = field(default_factory=lambda: str(Path.cwd()))
     train: bool = True
+    example: str | None = None
 
     def __post_init__(self) -> None:
         if not self.budgets and self.max_accuracy_drop is None:
@@ -86,12 +88,17 @@ class Job:
 
     def as_json(self) -> dict[str, Any]:
         """The job as JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        values["origin"]["inputs"] = self.origin.inputs.as_json()
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Job:
-        """The job that ``as_json`` was of. Raises ``pydantic.ValidationError``."""
-        return _VALIDATOR.validate_python(values)
+        """The job that ``as_json`` was of. Raises ``KeyError`` or ``pydantic.ValidationError`` if it was of none."""
+        origin = dict(values["origin"])
+        if "input_shape" in origin:  # of a run that was begun when all networks took one image
+            origin["inputs"] = origin.pop("input_shape")
+        return _VALIDATOR.validate_python({**values, "origin": origin})
 
 
 _VALIDATOR = pydantic.TypeAdapter(Job)
@@ -134,7 +141,7 @@ def start(
     ranks.found_by_first(run.check_free)
     if download and job.data is not None:
         source = job.data
-        ranks.found_by_first(lambda: bool(source.load(job.origin.input_shape, download=True)))
+        ranks.found_by_first(lambda: bool(source.load(job.origin.inputs, download=True)))
     return _Execution(run, job, table, on_event).finish()
 
 
@@ -173,8 +180,8 @@ def resume(folder: Path, on_event: OnEvent = lambda _: None, connect_to: str | N
         return replace(execution.finish(), folder=folder)
 
 
-def images_of(folder: Path, source: ImageSource | None = None) -> LabelledImages:
-    """The images to try a run's network on: those given, else those that it was pruned with, else the embedded ones.
+def samples_of(folder: Path, source: ImageSource | None = None) -> Samples:
+    """The samples to try a run's network on: those given, else those that it was pruned with, else `default_samples`.
 
     Raises
     ------
@@ -184,16 +191,16 @@ def images_of(folder: Path, source: ImageSource | None = None) -> LabelledImages
         return (source or EMBEDDED).load((3, 32, 32))
     job = _job_in(folder)
     if source is not None:
-        return source.load(job.origin.input_shape)
+        return source.load(job.origin.inputs)
     with working_in(job.folder):
-        return (job.data or EMBEDDED).load(job.origin.input_shape)
+        return samples_for(job.origin, job.data, job.example)
 
 
 def _job_in(folder: Path) -> Job:
     text = read_text(folder / CONFIG, "configuration")
     try:
         return Job.from_json(json.loads(text))
-    except (ValueError, UserError) as problem:
+    except (ValueError, KeyError, TypeError, UserError) as problem:
         raise UserError(
             f"{folder / CONFIG} is damaged ({reason(problem)}); delete the folder and begin the run anew"
         ) from problem
@@ -248,9 +255,8 @@ class _Execution:
     def _prune(self) -> Callable[[OnEvent, Journal], tuple[PrunedNetwork, dict[str, Any]]]:
         job = self._job
         retrain = job.data is not None and job.train
-        source = job.data or EMBEDDED
-        images = source.load(job.origin.input_shape)
-        task = Task(job.origin, self._table, images, retrain, self._device, job.allow_emulated)
+        samples = samples_for(job.origin, job.data, job.example)
+        task = Task(job.origin, self._table, samples, retrain, self._device, job.allow_emulated)
         drop = job.max_accuracy_drop
         if drop is not None and not job.budgets:
             return lambda on_event, journal: prune_within(task, drop, job.settings, on_event, journal)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from aap_hw.compile.library.lowering import compile_network
@@ -17,28 +16,27 @@ from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.device.timing import Timing, time_in_turn
 from aap_hw.files import scratch_folder
+from aap_hw.graph.inputs import Inputs
 
 
-def measure_networks(
-    networks: Mapping[str, nn.Module], input_shape: tuple[int, ...], device: Device | Boards
-) -> dict[str, Timing]:
-    """Compile each network for one image of (C, H, W) and time them in turn on the device, or on one of several boards.
+def measure_networks(networks: Mapping[str, nn.Module], inputs: Inputs, device: Device | Boards) -> dict[str, Timing]:
+    """Compile each network for one sample and time them in turn on the device, or on one of several boards.
 
     Raises
     ------
     BoardLost : no board is left.
     """
     boards = Boards.of(device)
-    image = torch.zeros(1, *input_shape)
+    sample = inputs.zeros()
     timings: dict[str, Timing] = {}
     with scratch_folder("measure") as folder, closing(boards):
         files = {name: folder / f"{name}.so" for name in networks}
         for name, module in networks.items():
-            compile_network(module, image, boards.target, files[name])
+            compile_network(module, sample, boards.target, files[name], inputs.names)
 
         def measure(board: Device, files: Mapping[str, Path]) -> None:
             libraries = {name: board.load(file) for name, file in files.items()}
-            timings.update(time_in_turn(libraries, "main", [image.numpy()], board.profile.measure))
+            timings.update(time_in_turn(libraries, "main", [each.numpy() for each in sample], board.profile.measure))
 
         boards.share([files], measure)
     return timings

@@ -74,7 +74,6 @@ def prune(
     journal = journal or Journal()
     dense = baseline(task, settings, journal, [budget.resource.name for budget in budgets])
     wanted = amounts(budgets, dense)
-    shape = task.origin.input_shape
     state = State(dense.module, dense.graph, dense.planner)
     scores = scores_once(task, state, settings, 1, journal)
 
@@ -99,7 +98,7 @@ def prune(
         allowed = {name: step[min(number, rounds) - 1] for name, step in steps.items()}
         began = time.monotonic()
         if number > 1:
-            state.retrace(shape)
+            state.retrace(task.origin.inputs)
             scores = scores_once(task, state, settings, number, journal)
         if number < rounds or task.device is None:
             plan, measured = state.plan(scores, allowed, number, journal), None

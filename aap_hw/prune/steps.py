@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -21,6 +20,7 @@ from aap_hw import ranks
 from aap_hw.compile.front.network import Network
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.inputs import Inputs
 from aap_hw.graph.self_check import checked_cut
 from aap_hw.lut.fidelity import table_error
 from aap_hw.policy import LATENCY, MEMORY
@@ -82,13 +82,13 @@ class State:
         return Plan.from_json(journal.recall(f"round/{number}/plan", find)["plan"])
 
     def smaller(self, plan: Plan, task: Task) -> nn.Module:
-        """The module cut to a plan, and compared with the uncut one on two of the task's images.
+        """The module cut to a plan, and compared with the uncut one on two of the task's samples.
 
         Raises
         ------
         CutMismatchError : it computes something else.
         """
-        return checked_cut(self.graph, self.module, plan.keep, task.few_images)
+        return checked_cut(self.graph, self.module, plan.keep, task.few_samples)
 
     def cut(self, plan: Plan, task: Task, dense: Mapping[str, int]) -> None:
         """Cut to a plan; the module before it stays as it is. ``dense`` are the unpruned widths."""
@@ -96,10 +96,10 @@ class State:
         self.kept = compose(self.kept, plan.keep, dense)
         self.widths = plan.widths
 
-    def retrace(self, input_shape: tuple[int, int, int]) -> None:
+    def retrace(self, inputs: Inputs) -> None:
         """Find the channel groups of the module as it is now; what may not be cut stays so."""
         frozen = {group.name: group.frozen for group in self.graph.groups if group.frozen is not None}
-        self.graph = ChannelGraph.trace(self.module, (torch.zeros(1, *input_shape),)).frozen(frozen)
+        self.graph = ChannelGraph.trace(self.module, inputs.zeros(), inputs.names).frozen(frozen)
 
 
 def scores_once(
@@ -179,7 +179,7 @@ def measured_ms(task: Task, dense: Baseline, pruned: nn.Module) -> float:
     assert task.device is not None
     device = task.device
     networks = {"dense": dense.module, "pruned": pruned}
-    timings = ranks.found_by_first(lambda: measure_networks(networks, task.origin.input_shape, device))
+    timings = ranks.found_by_first(lambda: measure_networks(networks, task.origin.inputs, device))
     # The ratio to the dense network is what a budget is about; the clock may have drifted since it was measured.
     return dense.dense_ms * timings["pruned"].latency_us / timings["dense"].latency_us
 
@@ -241,7 +241,7 @@ def train_round(
         task.data,
         settings.training,
         seed=settings.seed + number,
-        input_shape=task.origin.input_shape,
+        inputs=task.origin.inputs,
         teacher=task.origin.build() if settings.training.loss.distillation else None,
         on_epoch=on_epoch,
         on_step=on_step,
@@ -254,7 +254,7 @@ def train_round(
 
 def dense_accuracy(task: Task, dense: Baseline, journal: Journal) -> float:
     """Accuracy of the unpruned network on the test images, in percent."""
-    found = journal.recall("dense/accuracy", lambda: evaluate(dense.module, task.data, task.origin.input_shape))
+    found = journal.recall("dense/accuracy", lambda: evaluate(dense.module, task.data, task.origin.inputs))
     return float(found)
 
 
@@ -289,7 +289,7 @@ def check_drop(task: Task, drop: float) -> None:
 
 def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: PruneSettings) -> dict[str, Any]:
     """Figures of a run that are known when it begins; ``wanted`` is what its budgets allow."""
-    error = table_error(task.table, task.origin.model, dense.network.input_shape)
+    error = table_error(task.table, task.origin.model, task.origin.inputs)
     return {
         "dense_ms": dense.dense_ms,
         "dense_is_measured": dense.measured,

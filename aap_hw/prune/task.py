@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from aap_hw.attention.sums import Reduction, check_score
+from aap_hw.graph.inputs import Inputs, Tensors
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
 from aap_hw.prune.defaults import (
@@ -27,7 +26,7 @@ from aap_hw.prune.defaults import (
     ScoreScale,
     ThresholdWeights,
 )
-from aap_hw.train.data import LabelledImages
+from aap_hw.train.samples import Samples
 from aap_hw.train.settings import TrainSettings
 from aap_hw.validation import one_of, require
 
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
     from aap_hw.device.boards import Boards
     from aap_hw.device.connection import Device
 
-# What attention is averaged over unless told otherwise: about so many pixels, within these numbers of images.
+# What attention is averaged over unless told otherwise: about so many pixels, or other positions, within these numbers
+# of images.
 CALIBRATION_PIXELS = 800_000
 FEWEST_IMAGES, MOST_IMAGES = 16, 512
 
@@ -107,11 +107,11 @@ class PruneSettings:
         """The score that is used: if none is asked for the best known, or the published one for the published rule."""
         return self.score or ("attention" if self.allocator == "threshold" else "read-attention")
 
-    def images_for(self, input_shape: tuple[int, int, int]) -> int:
-        """How many calibration images a network of (C, H, W) is shown."""
+    def images_for(self, inputs: Inputs) -> int:
+        """How many calibration images, or other samples, a network is shown."""
         if self.calibration_images is not None:
             return self.calibration_images
-        affordable = CALIBRATION_PIXELS // (input_shape[1] * input_shape[2])
+        affordable = CALIBRATION_PIXELS // inputs.positions
         return min(MOST_IMAGES, max(FEWEST_IMAGES, affordable))
 
 
@@ -121,19 +121,19 @@ class Task:
 
     Attributes
     ----------
-    data : images that attention is read from, and that training uses if ``retrain``.
+    data : images, or other samples, that attention is read from, and that training uses if ``retrain``.
     device : where the result is measured, held only while something is; None leaves every latency a prediction.
     allow_emulated : accept a table whose latencies were not measured on the device.
     """
 
     origin: Origin
     table: LatencyTable
-    data: LabelledImages
+    data: Samples
     retrain: bool = False
     device: Device | Boards | None = None
     allow_emulated: bool = False
 
     @property
-    def few_images(self) -> Tensor:
-        """Two of the test images, as the network takes them: what cuts are checked with."""
-        return self.data.tensors("test", self.origin.input_shape, self.data.spread("test", 2))
+    def few_samples(self) -> Tensors:
+        """Two of the test samples, as the network takes them: what cuts are checked with."""
+        return self.data.inputs("test", self.origin.inputs, self.data.spread("test", 2))

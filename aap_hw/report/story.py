@@ -16,6 +16,7 @@ from typing import Any
 from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError, reason
 from aap_hw.files import read_text
+from aap_hw.graph.inputs import Inputs
 from aap_hw.jsonlines import read_lines
 from aap_hw.lut.file import load_table
 from aap_hw.lut.predicting import KernelLatency
@@ -68,6 +69,11 @@ class Story:
     def name(self) -> str:
         """What the run is called: its folder's name."""
         return self.folder.resolve().name
+
+    @property
+    def inputs(self) -> Inputs:
+        """What the network takes."""
+        return Inputs.from_json(self.summary["input"])
 
     @property
     def chosen(self) -> int:

@@ -48,10 +48,9 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
 def page_of_run(story: Story) -> Page:
     """The page of one run."""
     s = story.summary
-    size = "x".join(map(str, s["input"]))
     return Page(
         title=f"{s['model']} on {s['device']}",
-        subtitle=f"{story.name}: images of {size}, round {story.chosen} of {len(story.rounds)} kept. "
+        subtitle=f"{story.name}: {story.inputs.described}, round {story.chosen} of {len(story.rounds)} kept. "
         + " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in budget_sentences(s)),
         columns=("unpruned", "pruned", "share"),
         facts=[(name, cells) for name, *cells in figure_rows(s)],
@@ -69,7 +68,7 @@ def page_of_runs(stories: Sequence[Story]) -> Page:
 
     summaries = [story.summary for story in stories]
     rows = [
-        row("network", [f"{s['model']} at {'x'.join(map(str, s['input']))}" for s in summaries]),
+        row("network", [f"{story.summary['model']} at {story.inputs.text}" for story in stories]),
         row("device", [s["device"] for s in summaries]),
         row("unpruned", [f"{s['dense_ms']:.3f} ms" for s in summaries]),
         row("pruned", [f"{story.latency[0]:.3f} ms {story.latency[1]}" for story in stories]),
@@ -126,8 +125,7 @@ def _footer(stories: Sequence[Story]) -> list[str]:
             f"{story.folder}: table of {device['name']} ({device['provenance']} {device['date']} on {device['cpu']}, "
             f"{device['threads']} thread{'s' if device['threads'] > 1 else ''}, TVM {device['tvm']})"
         )
-        shape = (1, *story.summary["input"])
-        if (error := table_error(story.table, story.summary["model"], shape)) is not None:
+        if (error := table_error(story.table, story.summary["model"], story.inputs)) is not None:
             lines[-1] += f"; {error.sentence()}"
     return lines
 

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from aap_hw.errors import UserError
+from aap_hw.graph.inputs import Tensors
 from aap_hw.train.data import LabelledImages
+from aap_hw.train.samples import Samples
 from aap_hw.train.settings import Augmentation
 
 
@@ -53,9 +55,9 @@ class Draws:
 
 
 def training_batch(
-    data: LabelledImages, chosen: torch.Tensor, how: Augmentation, draws: Draws
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Training images at some positions, varied, as bytes (n, C, H, W), and their labels.
+    data: Samples, chosen: torch.Tensor, how: Augmentation, draws: Draws
+) -> tuple[Tensors, torch.Tensor]:
+    """Training samples at some positions as they are kept, and their labels; images, bytes (n, C, H, W), are varied.
 
     Those that can be read stand in for those that cannot: batches stay as large as they were planned.
 
@@ -64,16 +66,18 @@ def training_batch(
     UserError
         If none can be read.
     """
+    if not isinstance(data, LabelledImages):
+        return data.stored("train", chosen)
     if not data.crops_are_random:
         images, labels = data.batch("train", chosen)
-        return vary(images, draws, how.crop_padding), labels
+        return (vary(images, draws, how.crop_padding),), labels
     images, labels = data.batch("train", chosen, draws.crops.numpy())
     if not len(images):
         raise UserError(f"none of the {len(chosen)} images of a batch can be read; get the data set again")
     if len(images) < len(chosen):
         again = torch.arange(len(chosen)) % len(images)
         images, labels = images[again], labels[again]
-    return vary(images, draws, 0), labels
+    return (vary(images, draws, 0),), labels
 
 
 def vary(images: torch.Tensor, draws: Draws, padding: int) -> torch.Tensor:

@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +21,11 @@ import torch
 import torch.nn.functional as F
 
 from aap_hw.errors import UserError
+from aap_hw.graph.inputs import Inputs, Tensors
 from aap_hw.train.checks import check_images, check_labels
+from aap_hw.train.samples import Indices, Samples, Split, positions
 
-Split = Literal["train", "test"]
 InputShape = tuple[int, int, int]
-Indices = torch.Tensor | npt.NDArray[np.integer] | list[int] | range | slice
 Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -116,7 +115,7 @@ class SomeImages(LazyImages):
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledImages:
+class LabelledImages(Samples):
     """A training and a test set of equally large images.
 
     Parameters
@@ -156,11 +155,6 @@ class LabelledImages:
                 f"training images have shape {self.train_images.shape[1:]}, test images "
                 f"{self.test_images.shape[1:]}; make them equally large"
             )
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
 
     @property
     def channels(self) -> int:
@@ -205,13 +199,24 @@ class LabelledImages:
             As in `LazyImages.read`; images in memory are always given whole.
         """
         images, labels = self._of(split)
-        chosen = _positions(indices, len(images))
+        chosen = positions(indices, len(images))
         if isinstance(images, LazyImages):
             picked, good = images.read(chosen, crops)
             picked, chosen = picked[good], chosen[good]
         else:
             picked = images[chosen] if images.ndim == 4 else images[chosen][:, None]
         return torch.from_numpy(picked), torch.from_numpy(labels[chosen].astype(np.int64))
+
+    def stored(self, split: Split, indices: Indices) -> tuple[Tensors, torch.Tensor]:
+        """See `batch`."""
+        images, labels = self.batch(split, indices)
+        return (images,), labels
+
+    def prepared(self, stored: Tensors, inputs: Inputs) -> Tensors:
+        """See `normalise`; raises UserError also if the network takes something else than one image."""
+        if inputs.image is None:
+            raise UserError(f"the network takes {inputs.text}, and these are images; give --data npz:FILE")
+        return (self.normalise(stored[0], inputs.image),)
 
     @property
     def crops_are_random(self) -> bool:
@@ -241,22 +246,6 @@ class LabelledImages:
 
     def _of(self, split: Split) -> tuple[Bytes | LazyImages, Labels]:
         return (self.train_images, self.train_labels) if split == "train" else (self.test_images, self.test_labels)
-
-    def spread(self, split: Split, count: int) -> npt.NDArray[np.int64]:
-        """Positions of `count` images (at most all of the split), evenly spaced over its order.
-
-        Of images in class order, such as the embedded ones, this is the same number of each class, or nearly.
-
-        Raises
-        ------
-        UserError
-            If `count` is not positive.
-        """
-        if count < 1:
-            raise UserError(f"{count} images were asked for; ask for at least 1")
-        total = self.count(split)
-        count = min(count, total)
-        return np.arange(count, dtype=np.int64) * total // count
 
     def normalise(self, images: torch.Tensor, input_shape: InputShape) -> torch.Tensor:
         """Bytes (n, C, h, w) to float32 network inputs (n, *input_shape).
@@ -290,16 +279,7 @@ class LabelledImages:
         UserError
             If none of them can be read.
         """
-        images, _ = self.batch(split, slice(None) if indices is None else indices)
-        if not len(images):
-            raise UserError(f"none of the {split} images that were to be looked at can be read; get them again")
-        return self.normalise(images, input_shape).contiguous()
-
-
-def _positions(indices: Indices, count: int) -> npt.NDArray[np.int64]:
-    if isinstance(indices, slice):
-        indices = range(*indices.indices(count))
-    return np.asarray(indices, dtype=np.int64)
+        return self.inputs(split, Inputs.of(input_shape), indices)[0]
 
 
 def load_embedded() -> LabelledImages:

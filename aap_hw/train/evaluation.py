@@ -1,4 +1,4 @@
-"""How many of some images a classifier gets right, and what every computation with it takes place in."""
+"""How many of some samples a classifier gets right, and what every computation with it takes place in."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from torch import nn
 
 from aap_hw import ranks
 from aap_hw.errors import UserError
-from aap_hw.train.data import InputShape, LabelledImages, Split
+from aap_hw.graph.calling import called
+from aap_hw.graph.inputs import Inputs, Tensors
+from aap_hw.train.samples import Samples, Split
 
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    data: LabelledImages,
-    input_shape: InputShape,
+    data: Samples,
+    inputs: Inputs,
     *,
     split: Split = "test",
     batch_size: int = 250,
 ) -> float:
-    """Share of the images that the model classifies correctly, in percent; its mode and device are left as they were.
+    """Share of the samples that the model classifies correctly, in percent; its mode and device are left as they were.
 
     Several processes evaluate a part each, and all get the figure for the whole.
 
@@ -39,9 +41,9 @@ def evaluate(
     try:
         with flushed_denormals(), placed(model, device):
             for start in range(mine.start, mine.stop, batch_size):
-                images, labels = data.batch(split, range(start, min(start + batch_size, mine.stop)))
-                inputs = data.normalise(images.to(device), input_shape)
-                outputs = model(inputs.contiguous(memory_format=torch.channels_last))
+                stored, labels = data.stored(split, range(start, min(start + batch_size, mine.stop)))
+                shown = data.prepared(tuple(each.to(device) for each in stored), inputs)
+                outputs = called(model, laid_out(shown), inputs.names)
                 right = int((outputs.argmax(1).cpu() == labels).sum())
                 tally += torch.tensor([right, len(labels)])
     finally:
@@ -50,6 +52,14 @@ def evaluate(
     if not seen:
         raise UserError(f"none of the {data.count(split)} {split} images can be read, so there is no accuracy")
     return float(100.0 * correct / seen)
+
+
+def laid_out(batch: Tensors) -> Tensors:
+    """A batch as PyTorch computes with it fastest: images with their channels last."""
+    return tuple(
+        each.contiguous(memory_format=torch.channels_last if each.dim() == 4 else torch.contiguous_format)
+        for each in batch
+    )
 
 
 @contextmanager

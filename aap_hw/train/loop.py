@@ -1,4 +1,4 @@
-"""Training an image classifier on labelled images.
+"""Training a classifier on labelled samples.
 
 What a round of pruning needs to recover accuracy, and what trains the embedded network: any settings of
 `aap_hw.train.settings`, on a GPU where there is one, in one process or in several that train together
@@ -23,16 +23,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aap_hw import ranks
 from aap_hw.errors import UserError
+from aap_hw.graph.calling import called
+from aap_hw.graph.inputs import Inputs, Tensors
 from aap_hw.train.augment import Draws, blend, draw_share, training_batch
 from aap_hw.train.checkpoint import EpochRecord, TrainState, copy_of, state_of, take_up
-from aap_hw.train.data import InputShape, LabelledImages
-from aap_hw.train.evaluation import evaluate, flushed_denormals, placed
+from aap_hw.train.evaluation import evaluate, flushed_denormals, laid_out, placed
+from aap_hw.train.samples import Samples
 from aap_hw.train.settings import TrainSettings
 
 OnEpoch = Callable[[int, int, float, float, float], None]
 OnStep = Callable[[int, float, float, float], None]
 OnCheckpoint = Callable[[TrainState], None]
-Batch = tuple[torch.Tensor, torch.Tensor, float]
+Batch = tuple[Tensors, torch.Tensor, float]
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class TrainResult:
 
 def train(
     model: nn.Module,
-    data: LabelledImages,
+    data: Samples,
     settings: TrainSettings,
     *,
     seed: int,
-    input_shape: InputShape,
+    inputs: Inputs,
     teacher: nn.Module | None = None,
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
@@ -63,8 +65,8 @@ def train(
     seed
         Of the order of the images, the augmentation and dropout. The model's own initial weights are the
         caller's.
-    input_shape
-        (C, H, W) that the model takes; images are resized to it.
+    inputs
+        What the model takes; images are resized to it.
     teacher
         The network whose outputs are distilled, if the settings say so; usually the unpruned one.
     on_epoch
@@ -89,7 +91,7 @@ def train(
     Whatever ends training early (that error, Ctrl-C, an error in `on_epoch`) leaves the weights as they were
     after the last complete epoch.
     """
-    _check(data, settings, teacher)
+    _check(data, settings, inputs, teacher)
     good_state = copy_of(model)
     history: list[EpochRecord] = []
     complete = False
@@ -99,7 +101,7 @@ def train(
         with flushed_denormals(), placed(model, device), torch.random.fork_rng():
             torch.manual_seed(seed)
             generator = torch.Generator().manual_seed(seed)
-            course = _Course(model, data, settings, input_shape, device, teacher)
+            course = _Course(model, data, settings, inputs, device, teacher)
             if resume_from is not None:
                 take_up(resume_from, *course.parts, generator)
                 good_state, history = copy_of(course.kept), list(resume_from.history)
@@ -108,7 +110,7 @@ def train(
                 loss = course.run_epoch(epoch, generator, on_step)
                 if not all(bool(t.isfinite().all()) for t in model.state_dict().values()):
                     raise _diverged(settings, epoch, "a weight or statistic")
-                accuracy = evaluate(course.kept, data, input_shape)
+                accuracy = evaluate(course.kept, data, inputs)
                 record = EpochRecord(epoch + 1, loss, accuracy, time.perf_counter() - started)
                 good_state = copy_of(course.kept)
                 history.append(record)
@@ -136,15 +138,15 @@ class _Course:
     def __init__(
         self,
         model: nn.Module,
-        data: LabelledImages,
+        data: Samples,
         settings: TrainSettings,
-        input_shape: InputShape,
+        inputs: Inputs,
         device: torch.device,
         teacher: nn.Module | None,
     ) -> None:
         self.model, self._data, self._settings = model, data, settings
-        self._input_shape, self._device = input_shape, device
-        model.to(memory_format=torch.channels_last)
+        self._inputs, self._device = inputs, device
+        _lay_out(model)
         self.optimizer = _optimizer(model, settings)
         self.average = None
         if settings.average:
@@ -152,7 +154,8 @@ class _Course:
             self.average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
         self._teacher = None
         if teacher is not None and settings.loss.distillation:
-            self._teacher = copy.deepcopy(teacher).to(device).to(memory_format=torch.channels_last).eval()
+            self._teacher = copy.deepcopy(teacher).to(device).eval()
+            _lay_out(self._teacher)
         self._bf16 = settings.precision == "bf16" or (settings.precision == "auto" and bf16_helps(model, device))
         self._parallel = model
         if ranks.count() > 1:
@@ -178,11 +181,11 @@ class _Course:
             batches = _ahead(batches)
         self.model.train()
         began, total = time.perf_counter(), 0.0
-        for step, (images, labels, share) in enumerate(batches):
+        for step, (stored, labels, share) in enumerate(batches):
             rate = settings.learning_rate_at(epoch + (step + 1) / steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss = self._loss(images, labels, share)
+            loss = self._loss(stored, labels, share)
             value = float(ranks.summed(loss.detach().clone())) / ranks.count()
             if not math.isfinite(value):
                 raise _diverged(settings, epoch, "the loss")
@@ -210,20 +213,20 @@ class _Course:
             chosen = order[step * size : (step + 1) * size]
             yield *training_batch(data, chosen[mine], how, draws[mine]), share
 
-    def _loss(self, images: torch.Tensor, labels: torch.Tensor, share: float) -> torch.Tensor:
+    def _loss(self, stored: Tensors, labels: torch.Tensor, share: float) -> torch.Tensor:
         wanted, smoothing = self._settings.loss, self._settings.loss.label_smoothing
-        inputs = blend(self._data.normalise(images.to(self._device), self._input_shape), share)
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        shown = self._data.prepared(tuple(each.to(self._device) for each in stored), self._inputs)
+        inputs = laid_out(tuple(blend(each, share) for each in shown))
         labels = labels.to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            outputs = self._parallel(inputs)
+            outputs = called(self._parallel, inputs, self._inputs.names)
             loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
             if share < 1:
                 other = F.cross_entropy(outputs, labels.flip(0), label_smoothing=smoothing)
                 loss = share * loss + (1 - share) * other
             if self._teacher is not None:
                 with torch.no_grad():
-                    taught = self._teacher(inputs)
+                    taught = called(self._teacher, inputs, self._inputs.names)
                 loss = (1 - wanted.distillation) * loss + wanted.distillation * distance(
                     outputs, taught, wanted.temperature
                 )
@@ -251,7 +254,7 @@ def bf16_helps(model: nn.Module, device: torch.device) -> bool:
     return native and not any(isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels for m in model.modules())
 
 
-def _check(data: LabelledImages, settings: TrainSettings, teacher: nn.Module | None) -> None:
+def _check(data: Samples, settings: TrainSettings, inputs: Inputs, teacher: nn.Module | None) -> None:
     if data.count("train") < max(2, ranks.count()):
         raise UserError(f"there are {data.count('train')} training images; give at least 2, and one for each process")
     if settings.batch_size % ranks.count():
@@ -259,8 +262,16 @@ def _check(data: LabelledImages, settings: TrainSettings, teacher: nn.Module | N
             f"batches of {settings.batch_size} images cannot be shared evenly by {ranks.count()} processes; "
             "choose a multiple"
         )
+    if settings.augmentation.mixup and not all(one.is_float for one in inputs.each):
+        raise UserError(f"inputs of whole numbers ({inputs.text}) cannot be blended; leave mixup out of the training")
     if settings.loss.distillation and teacher is None:
         raise UserError("distillation needs the unpruned network as its teacher; give one, or set distillation=0")
+
+
+def _lay_out(model: nn.Module) -> None:
+    """Keep the weights as images come, channels last, where PyTorch can: not in three dimensions."""
+    if all(parameter.dim() < 5 for parameter in model.parameters()):
+        model.to(memory_format=torch.channels_last)
 
 
 def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from aap_hw import ChannelGraph
-from aap_hw.attention import REDUCTIONS, AttentionObserver, attention_scores
+from aap_hw.attention import REDUCTIONS, attention_scores
 from aap_hw.errors import UserError
 
 
@@ -172,7 +172,8 @@ def test_images_of_another_size_are_refused_with_both_sizes(net):
 def test_what_is_no_batch_of_images_is_refused(net, batch):
     with pytest.raises(UserError, match="floating point tensors of shape"):
         attention_scores(net, [batch], graph=graph_of(net, 4))
-    with pytest.raises(UserError, match="floating point tensors of shape"):
+    # Without a graph, what the network takes is only known to itself.
+    with pytest.raises(UserError, match=r"floating point tensors of shape|cannot trace this SmallNet"):
         attention_scores(net, [batch])
 
 
@@ -201,19 +202,33 @@ def test_a_graph_that_contradicts_itself_is_an_error(net, observed, complaint):
         attention_scores(net, [images(4)], graph=graph_of(net, 4, narrow=observed))
 
 
-def test_a_network_with_two_inputs_is_refused():
-    class Two(nn.Module):
-        def forward(self, x, y):
-            return torch.relu(x) + y
+class Pair(nn.Module):
+    """Two images, laid side by side along the batch, through one trunk; a row of numbers says how much each counts."""
 
-    program = torch.export.export(Two(), (images(2), images(2)))
-    graph = SimpleNamespace(
-        program=program,
-        groups=named("g", observed=("relu",)),
-        positions_of=lambda _node, _group: (1, np.arange(3).reshape(-1, 1)),
-    )
-    with pytest.raises(UserError, match="this one has 2"):
-        AttentionObserver(graph)
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.apart = nn.Conv2d(3, 6, 3), nn.Conv2d(3, 4, 1)
+        self.head = nn.Linear(10, 2)
+
+    def forward(self, left, right, *, weight):
+        both = self.trunk(torch.cat([left, right])).relu().mean((2, 3))
+        alone = self.apart(left).relu().mean((2, 3)) * weight[:, None]
+        return self.head(torch.cat([both[: len(left)] - both[len(left) :], alone], 1))
+
+
+def test_each_of_several_inputs_reaches_its_channels_by_place_or_by_name():
+    torch.manual_seed(0)
+    net, names = Pair().double(), (None, None, "weight")
+    left, right, weight = images(5), images(5, seed=1), torch.arange(5).double()
+    batches = [tuple(each[part] for each in (left, right, weight)) for part in (slice(0, 2), slice(2, 4), slice(4, 5))]
+    found = attention_scores(net, batches, names=names)
+    both = net.trunk(torch.cat([left, right])).relu().abs()
+    np.testing.assert_allclose(found["apart"], net.apart(left).relu().mean((0, 2, 3)).detach().numpy())
+    # What fills the last batch up cannot be told from it along an axis that holds two batches: each image counts.
+    once_more = torch.cat([both, both[4:5], both[9:10]])
+    np.testing.assert_allclose(found["trunk"], once_more.mean((0, 2, 3)).detach().numpy())
+    with pytest.raises(UserError, match=r"\(N, C, H, W\) and .* and .*\(N,\), normalised .*, not .*\(N, C, H, W\)$"):
+        attention_scores(net, [batches[0], left], names=names)
 
 
 def test_channels_are_read_where_the_graph_says_that_they_are():

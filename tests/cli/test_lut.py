@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from aap_hw import resources
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.progress import Progress, ProgressCallback
 from aap_hw.lut.table import Validation
@@ -78,8 +79,8 @@ def test_help_of_every_level_ends_with_an_example(aap_hw: Callable[..., Any]) ->
 
 
 RANDOM_PLANS = [
-    Validation("resnet20", (1, 3, 32, 32), "random-0-0", {"conv1": 8}, 980.0, 1000.0),
-    Validation("resnet20", (1, 3, 32, 32), "random-0-1", {"conv1": 16}, 1260.0, 1200.0),
+    Validation("resnet20", Inputs.of((3, 32, 32)), "random-0-0", {"conv1": 8}, 980.0, 1000.0),
+    Validation("resnet20", Inputs.of((3, 32, 32)), "random-0-1", {"conv1": 16}, 1260.0, 1200.0),
 ]
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import Validation
 from aap_hw.resources import resource_dirs
@@ -218,7 +219,7 @@ def test_prediction_is_quoted_with_the_error_of_the_table(aap_hw: Callable[..., 
     table = load_table(table_file)
     for number, predicted_us in enumerate((980.0, 1050.0)):
         table.validation.append(
-            Validation("resnet20", (1, 3, 32, 32), f"random-0-{number}", {}, predicted_us, 1000.0 + number)
+            Validation("resnet20", Inputs.of((3, 32, 32)), f"random-0-{number}", {}, predicted_us, 1000.0 + number)
         )
     save_table(table, table_file)
     error = json.loads(aap_hw(*command, "--json").out)["table_error"]

@@ -22,6 +22,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aap_hw.graph import surgery
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import Validation
 from aap_hw.models import zoo
@@ -71,7 +72,7 @@ def test_predictions_are_quoted_with_the_error_of_the_table(
     aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
 ) -> None:
     table = load_table(table_file)
-    table.validation.append(Validation("resnet20", (1, 3, 32, 32), "random-0-0", {}, 980.0, 1000.0))
+    table.validation.append(Validation("resnet20", Inputs.of((3, 32, 32)), "random-0-0", {}, 980.0, 1000.0))
     save_table(table, table_file)
     out = tmp_path / "run"
     outcome = aap_hw("prune", *RESNET20, "--lut", str(table_file), "--budget", "50%", "--out", str(out))

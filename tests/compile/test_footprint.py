@@ -119,7 +119,7 @@ def test_library_holds_the_constants_and_tvms_plan_sets_aside_what_lives_at_once
         for binding in block.bindings
         if isinstance(binding.value, tvm.ir.Call) and binding.value.op == tvm.ir.Op.get("relax.memory.alloc_storage")
     ]
-    image_bytes = 4 * math.prod(parts.input_shape)
+    image_bytes = 4 * math.prod(parts.inputs[0].shape)
     alive = max(moment.bytes_at(parts.dense) for moment in moments(parts, target))
     # TVM reuses whole buffers, so that it may set aside a little more than lives; the image is the caller's.
     assert alive - image_bytes <= sum(storages) <= 1.5 * alive

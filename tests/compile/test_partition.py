@@ -253,15 +253,9 @@ def test_operator_in_another_precision_is_refused_by_name_and_line() -> None:
     assert "\n" not in str(refusal.value)
 
 
-class TwoInputs(nn.Module):
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + y
-
-
 @pytest.mark.parametrize(
     ("model", "inputs", "reason"),
     [
-        (TwoInputs(), (torch.zeros(1, 3, 4, 4),) * 2, "2 inputs, and only networks with one"),
         (nn.Conv2d(3, 3, 1).double(), (torch.zeros(1, 3, 4, 4).double(),), "4-D torch.float64"),
         (nn.LayerNorm(4), (torch.zeros(4),), "1-D torch.float32"),
         (nn.Identity(), (torch.zeros(1, 3, 4, 4),), "no kernel in it"),

@@ -111,7 +111,7 @@ def test_what_an_old_opset_cannot_express_is_the_users_to_change(tmp_path: Path,
 
 def reference_of(module: nn.Module, images: Tensor) -> Reference:
     with torch.no_grad():
-        return Reference(images, {"logits": np.stack([module(each).numpy() for each in images.split(1)])})
+        return Reference((images,), {"logits": np.stack([module(each).numpy() for each in images.split(1)])})
 
 
 FIXED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {

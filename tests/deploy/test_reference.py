@@ -11,7 +11,7 @@ from aap_hw.errors import Fault, UserError
 
 BOXES = np.array([[[1e4, 2.0]], [[3.0, -2e4]]], dtype=np.float32)
 SCORES = np.array([[[0.1, 0.9, 0.3]], [[0.8, 0.2, 0.4]]], dtype=np.float32)
-REFERENCE = Reference(torch.zeros(2, 3, 4, 4), {"output_boxes": BOXES, "output_scores": SCORES})
+REFERENCE = Reference((torch.zeros(2, 3, 4, 4),), {"output_boxes": BOXES, "output_scores": SCORES})
 
 
 def test_rounding_is_a_share_of_each_output() -> None:
@@ -28,15 +28,17 @@ def test_small_output_that_is_wrong_is_named_beside_a_large_one(wrong: np.ndarra
 
 
 def test_truth_values_are_compared_as_numbers() -> None:
-    reference = Reference(torch.zeros(2, 3, 4, 4), {"logits": SCORES > 0.35})
+    reference = Reference((torch.zeros(2, 3, 4, 4),), {"logits": SCORES > 0.35})
     assert reference.compare([(SCORES > 0.35).astype(np.float32)], "it") == 0
     with pytest.raises(UserError, match=r"it decides otherwise than PyTorch on 2 images, .*; return scores"):
         reference.compare([SCORES > 0.85], "it")
 
 
 def test_classes_agree_only_where_the_network_scores_classes() -> None:
-    alone = Reference(torch.zeros(2, 3, 4, 4), {"logits": SCORES})
+    alone = Reference((torch.zeros(2, 3, 4, 4),), {"logits": SCORES})
     assert alone.agreement([SCORES]) == 100.0
     assert alone.agreement([SCORES[:, :, [1, 0, 2]]]) == 0.0
     assert REFERENCE.agreement([BOXES, SCORES]) is None
-    assert Reference(alone.images, {"logits": np.zeros((2, 1, 5, 4, 4))}).agreement([np.zeros((2, 1, 5, 4, 4))]) is None
+    assert (
+        Reference(alone.samples, {"logits": np.zeros((2, 1, 5, 4, 4))}).agreement([np.zeros((2, 1, 5, 4, 4))]) is None
+    )

@@ -70,7 +70,7 @@ def make_bundle(folder: Path, target: DeviceTarget | None = None, module: nn.Mod
         write_bundle(
             folder,
             library,
-            Bundle("tiny", facts, requires, images.numpy(), outputs, tolerances, labels, how, latency),
+            Bundle("tiny", facts, requires, {"image": images.numpy()}, outputs, tolerances, labels, how, latency),
         )
     return np.concatenate([output.reshape(len(images), -1) for output in outputs.values()], axis=1)
 

@@ -226,7 +226,7 @@ def test_tolerance_is_above_rounding_and_far_below_a_channel(kind: type[Net]) ->
             weight = permuted.get_submodule(read).weight
             weight.copy_(weight[:, order].clone())
     whole = reference(lambda: copy.deepcopy(model), [images])
-    assert whole.batches[0].dtype == torch.float32
+    assert whole.precision == torch.float32
     assert 0 < (model(images) - permuted(images)).abs().max() < 1e-5
     assert whole.difference(permuted) == 0
     assert max(whole.tolerances) < 1e-4
@@ -238,7 +238,7 @@ def test_double_precision_stays_where_nothing_is_rounded() -> None:
             return super().forward(x * self.constant + torch.arange(8).float() * self.scale) * torch.tensor([0.1])
 
     whole = reference(lambda: Plain().eval(), [torch.randn(2, 3, 8, 8)])
-    assert (whole.batches[0].dtype, whole.tolerances) == (torch.float64, [1e-8])
+    assert (whole.precision, whole.tolerances) == (torch.float64, [1e-8])
 
 
 class Decides(Float32Net):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
+from tests.inputs import inputs_of_all_kinds
 
 KEY = KernelKey.make("conv2d", (7, 7), 1, kernel=(3, 3), stride=(1, 1), epilogue=("bias", "relu"))
 
@@ -68,7 +69,7 @@ measured_points = st.builds(
 validations = st.builds(
     Validation,
     st.text(min_size=1, max_size=8),
-    st.tuples(*[st.integers(1, 512)] * 4),
+    inputs_of_all_kinds(),
     st.sampled_from(["dense", "half"]),
     st.dictionaries(st.text(), st.integers(1, 2048), max_size=3),
     latencies,

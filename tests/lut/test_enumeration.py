@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-import torch
 
 from aap_hw.compile.front.partition import partition
 from aap_hw.device import load_profile
@@ -16,7 +15,7 @@ from tests.lut.tiny import CLASSES, FIRST_WIDTHS, INPUT, POINTS, SECOND_WIDTHS, 
 
 
 def test_points_of_a_small_network_are_those_written_down_by_hand() -> None:
-    graph = ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),))
+    graph = ChannelGraph.trace(Tiny(), INPUT.zeros())
     network = partition(graph)
     candidates = group_candidates(graph, 8, 8)
     assert candidates == {"first": FIRST_WIDTHS, "second": SECOND_WIDTHS, "linear": (CLASSES,)}
@@ -39,7 +38,7 @@ def test_points_of_a_small_network_are_those_written_down_by_hand() -> None:
 def test_kernels_of_many_groups_are_listed_by_the_sums_of_their_widths() -> None:
     """With 40 groups there are 3 ** 40 combinations."""
     for parts in (3, 40):
-        graph = ChannelGraph.trace(Joined(parts).eval(), (torch.zeros(INPUT),))
+        graph = ChannelGraph.trace(Joined(parts).eval(), INPUT.zeros())
         candidates = {**dict.fromkeys(group_candidates(graph, 8, 8), (8, 16, 24)), "last": (4,)}
         points = points_of(partition(graph), candidates)
         assert len(points) == len(set(points))
@@ -51,7 +50,7 @@ def test_kernels_of_many_groups_are_listed_by_the_sums_of_their_widths() -> None
 
 
 def test_at_most_limits_the_candidates_of_a_group() -> None:
-    graph = ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),))
+    graph = ChannelGraph.trace(Tiny(), INPUT.zeros())
     assert group_candidates(graph, 8, 2) == {"first": (16, 24), "second": (24, 40), "linear": (CLASSES,)}
     assert group_candidates(graph, 64, 8) == {"first": (24,), "second": (40,), "linear": (CLASSES,)}
 

@@ -7,11 +7,12 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.fidelity import fidelity_of, kendall_tau, table_error
 from aap_hw.lut.table import Validation
 from tests.lut.tables import empty
 
-INPUT = (1, 3, 8, 8)
+INPUT = Inputs.of((3, 8, 8))
 
 
 def plan(name: str, predicted_us: float, measured_us: float, model: str = "net") -> Validation:
@@ -57,7 +58,7 @@ def test_table_is_judged_by_random_plans_of_the_same_network_only() -> None:
     table.validation += [plan("dense", 50, 100), plan("calibration-0", 50, 100), plan("random-0-0", 99, 100)]
     table.validation += [
         plan("random-0-0", 10, 100, "other"),
-        Validation("net", (1, 3, 9, 9), "random-0-0", {}, 1, 100),
+        Validation("net", Inputs.of((3, 9, 9)), "random-0-0", {}, 1, 100),
     ]
     error = table_error(table, "net", INPUT)
     assert error is not None

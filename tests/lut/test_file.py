@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aap_hw.errors import UserError
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.file import dump_table, load_table, save_table
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
@@ -28,8 +29,8 @@ def table() -> LatencyTable:
     for width_in in (8, 16):
         for width_out in (8, 16):
             made.add(KEY, LatencyPoint((width_in, width_out), 1.5 * width_in + width_out, 0.25, 20))
-    made.validation.append(Validation("net", (1, 3, 8, 8), "dense", {"a": 8, "b": 16}, 40.5, 41.25))
-    made.slowdowns["net", (1, 3, 8, 8)] = Slowdown(40.0, 41.0, 0.03)
+    made.validation.append(Validation("net", Inputs.of((3, 8, 8)), "dense", {"a": 8, "b": 16}, 40.5, 41.25))
+    made.slowdowns["net", Inputs.of((3, 8, 8))] = Slowdown(40.0, 41.0, 0.03)
     return made
 
 

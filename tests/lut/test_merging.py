@@ -12,6 +12,7 @@ import pytest
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.comparing import compare
 from aap_hw.lut.file import load_table, save_table
@@ -20,7 +21,7 @@ from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 
 CONV = KernelKey.make("conv2d", (8, 8), 1, kernel=(3, 3))
 LINEAR = KernelKey.make("linear", (), 1)
-NETWORK = ("resnet20", (1, 3, 32, 32))
+NETWORK = ("resnet20", Inputs.of((3, 32, 32)))
 
 
 def table(points: dict[tuple[KernelKey, int, int], float], reference_us: float = 100.0, **device: Any) -> LatencyTable:
@@ -69,11 +70,11 @@ def test_calibration_of_a_network_stays_with_its_measurements() -> None:
     for each, slow in ((one, Slowdown(10.0, 12.0, 0.0)), (two, Slowdown(20.0, 28.0, 0.0))):
         each.slowdowns[NETWORK] = slow
         each.validation.append(Validation(*NETWORK, "dense", {"conv1": 16}, slow.measured_us, slow.measured_us))
-    two.slowdowns["vgg", (1, 3, 32, 32)] = Slowdown(20.0, 22.0, 0.1)
+    two.slowdowns["vgg", Inputs.of((3, 32, 32))] = Slowdown(20.0, 22.0, 0.1)
     merged = merge([("one", one), ("two", two)])
     assert merged.table.slowdowns == {
         NETWORK: Slowdown(10.0, 12.0, 0.0),
-        ("vgg", (1, 3, 32, 32)): Slowdown(10.0, 11.0, 0.1),
+        ("vgg", Inputs.of((3, 32, 32))): Slowdown(10.0, 11.0, 0.1),
     }
     assert [entry.measured_us for entry in merged.table.validation] == [12.0]
     assert merged.networks == ("resnet20 at 3x32x32, of two",)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +20,7 @@ from aap_hw.policy import KernelCost
 from tests.lut.tables import empty
 from tests.lut.tiny import FIRST, INPUT, SECOND, Joined, Tiny
 
-GRAPH = ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),))
+GRAPH = ChannelGraph.trace(Tiny(), INPUT.zeros())
 NETWORK = partition(GRAPH)
 CANDIDATES = group_candidates(GRAPH, 8, 8)
 TABLE = empty()
@@ -80,7 +79,7 @@ def test_sum_of_the_costs_is_the_prediction_for_every_plan() -> None:
         assert total == pytest.approx(predict_us(NETWORK, plan, TABLE))
 
 
-JOINED_GRAPH = ChannelGraph.trace(Joined(4).eval(), (torch.zeros(INPUT),))
+JOINED_GRAPH = ChannelGraph.trace(Joined(4).eval(), INPUT.zeros())
 JOINED = partition(JOINED_GRAPH)
 
 
@@ -114,7 +113,7 @@ def test_latency_of_a_kernel_that_reads_many_groups_is_never_promised_too_low(pl
 
 
 def test_kernel_that_the_table_lacks_is_an_error_and_never_nothing() -> None:
-    graph = ChannelGraph.trace(Tiny(kernel=3), (torch.zeros(INPUT),))
+    graph = ChannelGraph.trace(Tiny(kernel=3), INPUT.zeros())
     network = partition(graph)
     for ask in (
         lambda: predict_us(network, network.dense, TABLE),

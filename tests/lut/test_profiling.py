@@ -23,6 +23,7 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.device.boards import Boards
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut import profiling
 from aap_hw.lut.file import load_table
 from aap_hw.lut.measuring import Visit
@@ -93,11 +94,11 @@ def test_table_says_what_its_latencies_depend_on(measured: tuple[Path, LatencyTa
 def test_unpruned_network_is_measured_end_to_end(measured: tuple[Path, LatencyTable, list[Progress]]) -> None:
     _, table, _ = measured
     (entry,) = table.validation
-    assert (entry.model, entry.input, entry.plan) == ("tiny", INPUT, "dense")
+    assert (entry.model, entry.inputs, entry.plan) == ("tiny", INPUT, "dense")
     assert entry.predicted_us > 0
     assert entry.measured_us > 0
     assert table.dense_ms("tiny", INPUT) == entry.measured_us / 1e3
-    assert table.dense_ms("tiny", (1, 3, 7, 7)) is None
+    assert table.dense_ms("tiny", Inputs.of((3, 7, 7))) is None
     assert table.dense_ms("other", INPUT) is None
 
 
@@ -241,7 +242,7 @@ def test_cut_networks_calibrate_the_table(tmp_path: Path) -> None:
         "tiny", Tiny(), INPUT, tiny.device(), path, on_progress=progress.append, workers=1, tolerance=0.0, networks=2
     )
     assert [entry.plan for entry in table.validation] == ["dense", "calibration-0", "calibration-1"]
-    network = partition(ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),)))
+    network = partition(ChannelGraph.trace(Tiny(), INPUT.zeros()))
     slowdown = table.slowdown("tiny", INPUT)
     predicted = [entry.predicted_us for entry in table.validation]
     assert predicted[0] == pytest.approx(slowdown.network_us(predict_us(network, network.dense, table)))

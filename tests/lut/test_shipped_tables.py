@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
-import torch
 
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.key import SCHEDULES
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.file import dump_table, load_table
 from aap_hw.lut.sampling import next_points
@@ -32,12 +32,12 @@ def test_table_reads_and_is_written_the_same(path: Path) -> None:
 def test_table_of_x86_answers_for_every_point_of_its_networks(name: str) -> None:
     table = load_table(FOLDER / "x86.json")
     model = zoo.build(name)
-    shape = (1, *model.input_shape)
-    graph = ChannelGraph.trace(model.module, (torch.zeros(shape),))
+    inputs = Inputs.of(model.input_shape)
+    graph = ChannelGraph.trace(model.module, inputs.zeros())
     network = partition(graph)
     how = table.measurement
     points = points_of(network, group_candidates(graph, how["granularity"], how["at_most"]))
     # Raises for a point that is neither measured nor between measured ones.
     assert all(table.latency(point).us > 0 for point in points)
     assert next_points(points, lambda at: table.latency(at).us if at in table else None, tolerance=math.inf) == []
-    assert table.dense_ms(name, shape) is not None
+    assert table.dense_ms(name, inputs) is not None

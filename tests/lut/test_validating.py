@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from aap_hw.compile.front.partition import partition
 from aap_hw.errors import UserError
@@ -62,9 +61,9 @@ def test_plans_are_measured_and_kept_beside_the_predictions(path: Path) -> None:
     assert after.points == before.points
     assert after.slowdowns == before.slowdowns
     assert [entry.plan for entry in after.validation] == ["dense", *(entry.plan for entry in entries)]
-    network = partition(ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),)))
+    network = partition(ChannelGraph.trace(Tiny(), INPUT.zeros()))
     for entry, widths in zip(entries, random_plans(CANDIDATES, "random-0", 3, 0).values(), strict=True):
-        assert (entry.model, entry.input, entry.widths) == ("tiny", INPUT, widths)
+        assert (entry.model, entry.inputs, entry.widths) == ("tiny", INPUT, widths)
         predicted = after.slowdown("tiny", INPUT).network_us(predict_us(network, widths, after))
         assert entry.predicted_us == pytest.approx(predicted, rel=1e-3)
         assert 0 < entry.measured_us < 1e5
@@ -139,7 +138,7 @@ def test_table_of_another_network_is_refused_before_anything_is_compiled(
 
 
 def test_plans_are_of_candidate_widths_and_depend_on_seed_and_number_only() -> None:
-    candidates = group_candidates(ChannelGraph.trace(Tiny(), (torch.zeros(INPUT),)), 8, 8)
+    candidates = group_candidates(ChannelGraph.trace(Tiny(), INPUT.zeros()), 8, 8)
     assert candidates == CANDIDATES
     many = random_plans(candidates, "random-7", 200, 7)
     assert list(many)[:2] == ["random-7-0", "random-7-1"]

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from aap_hw.compile.front.network import Network
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.profiling import profile_model
 from aap_hw.lut.progress import Progress
 from aap_hw.lut.table import LatencyTable
 
-INPUT = (1, 3, 6, 6)
+INPUT = Inputs.of((3, 6, 6))
 # Candidate widths are multiples of 8: of the first convolution 8 to 24, of the second 8 to 40.
 FIRST, SECOND, CLASSES = 24, 40, 10
 FIRST_WIDTHS, SECOND_WIDTHS = (8, 16, 24), (8, 16, 24, 32, 40)

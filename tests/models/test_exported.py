@@ -67,7 +67,7 @@ def copied(file: Path, tmp_path: Path) -> Path:
 
 def test_program_says_its_size_and_computes_what_the_network_did(file: Path, original: nn.Module) -> None:
     origin = Origin.of(str(file))
-    assert (origin.model, origin.short, origin.input_shape) == (str(file), "my net", (3, 8, 8))
+    assert (origin.model, origin.short, origin.inputs.image) == (str(file), "my net", (3, 8, 8))
     assert origin.classes == 7
     images = torch.rand(5, 3, 8, 8)
     with torch.no_grad():
@@ -116,10 +116,33 @@ def test_program_of_several_sizes_of_images_has_no_usual_one(original: nn.Module
     assert Origin.of(str(tmp_path / "any.pt2"), (3, 16, 12)).classes == 7
 
 
-def test_program_of_anything_but_images_is_refused(tmp_path: Path) -> None:
-    torch.export.save(torch.export.export(nn.Linear(4, 4), (torch.zeros(2, 4),)), tmp_path / "rows.pt2")
-    with pytest.raises(UserError, match="does not take one batch of images"):
-        find(str(tmp_path / "rows.pt2"))
+class Looked(nn.Module):
+    """Rows of a table, as many times as is said beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 4)
+
+    def forward(self, ids: torch.Tensor, times: torch.Tensor | int) -> torch.Tensor:
+        return self.table(ids) * (times if isinstance(times, int) else times[..., None])  # type: ignore[no-any-return]
+
+
+def test_program_of_several_inputs_says_what_they_are_and_that_their_batches_agree(tmp_path: Path) -> None:
+    network, n = Looked(), torch.export.Dim("n", min=1)
+    example = torch.zeros(2, 5, dtype=torch.int64), torch.ones(2, 5)
+    program = torch.export.export(network, example, dynamic_shapes=({0: n}, {0: n}), strict=False)
+    torch.export.save(program, tmp_path / "two.pt2")
+    origin = Origin.of(str(tmp_path / "two.pt2"))
+    assert origin.inputs.text == "int64:5,5"
+    ids, times = torch.randint(9, (3, 5)), torch.rand(3, 5)
+    torch.testing.assert_close(origin.build()(ids, times), network(ids, times))
+
+
+def test_program_that_takes_more_than_tensors_is_refused(tmp_path: Path) -> None:
+    program = torch.export.export(Looked(), (torch.zeros(2, 5, dtype=torch.int64), 3), strict=False)
+    torch.export.save(program, tmp_path / "times.pt2")
+    with pytest.raises(UserError, match="does not take tensors alone"):
+        find(str(tmp_path / "times.pt2"))
 
 
 class Runs:

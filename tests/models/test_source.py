@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from aap_hw.errors import UserError
+from aap_hw.graph.inputs import Inputs
 from aap_hw.models import libraries
 from aap_hw.models.origin import Origin
 from aap_hw.models.source import find
@@ -79,7 +80,7 @@ def test_file_is_one_text_however_it_is_written(net: Path) -> None:
     ],
 )
 def test_usual_size_is_that_of_the_library(text: str, size: tuple[int, int, int] | None) -> None:
-    assert find(text).input_shape == size
+    assert find(text).inputs == (None if size is None else Inputs.of(size))
 
 
 @pytest.mark.parametrize("text", ["squeezenet1_1", "timm:test_resnet", "net.py:make", "net.py:Net", "net:make"])

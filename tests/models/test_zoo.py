@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from aap_hw.errors import UserError
+from aap_hw.graph.inputs import Inputs
 from aap_hw.models import zoo
 from aap_hw.train.data import EMBEDDED_SHA256, load_embedded
 from aap_hw.train.evaluation import evaluate
@@ -89,7 +90,7 @@ def test_weights_that_do_not_exist_are_refused_by_name():
 def test_embedded_resnet20_is_as_accurate_as_its_log_says():
     log = json.loads((DATA / "resnet20_fashion_mnist.json").read_text(encoding="utf-8"))
     model = zoo.build("resnet20", weights="embedded")
-    accuracy = evaluate(model.module, load_embedded(), model.input_shape)
+    accuracy = evaluate(model.module, load_embedded(), Inputs.of(model.input_shape))
     assert accuracy == pytest.approx(log["accuracy_percent"], abs=0.1)
     assert accuracy >= 91.0
 

@@ -15,6 +15,7 @@ import torch
 
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.errors import UserError
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.table import MissingKernelError
 from aap_hw.models.origin import Origin
 from aap_hw.policy import FLOPS, PARAMETERS, Budget
@@ -30,7 +31,7 @@ FEW = PruneSettings(calibration_images=8)
 def test_dense_latency_is_the_measured_one_of_the_table_and_calibrates_it() -> None:
     dense, plan = plan_once(Task(ORIGIN, table(), few_images()), [Budget.parse("60%")], FEW)
     assert dense.measured
-    assert dense.dense_ms == table().dense_ms("resnet20", (1, 3, 32, 32))
+    assert dense.dense_ms == table().dense_ms("resnet20", Inputs.of((3, 32, 32)))
     assert dense.planner.calibration == pytest.approx(CALIBRATION, rel=1e-3)
     assert 0.5 * dense.dense_ms < plan.predicted_ms <= 0.6 * dense.dense_ms
 
@@ -46,7 +47,7 @@ def test_table_without_the_whole_network_predicts_its_latency() -> None:
 
 @pytest.mark.parametrize(
     ("origin", "size"),
-    [(Origin("resnet20", None, (3, 40, 40)), "3x40x40"), (Origin("resnet18", None, (3, 64, 64)), "")],
+    [(Origin.of("resnet20", (3, 40, 40)), "3x40x40"), (Origin.of("resnet18", (3, 64, 64)), "")],
 )
 def test_table_of_another_input_size_or_model_is_refused_with_what_it_holds_and_what_to_do(
     origin: Origin, size: str
@@ -86,7 +87,7 @@ def test_one_kernel_missing_is_named() -> None:
 
 
 def test_table_of_resnet20_serves_resnet56_which_has_the_same_kernels() -> None:
-    dense = baseline(Task(Origin("resnet56", None, (3, 32, 32)), table(), few_images()))
+    dense = baseline(Task(Origin.of("resnet56", (3, 32, 32)), table(), few_images()))
     assert dense.dense_ms > 2.5 * formula_ms(dict(resnet20()[2].dense), 1.0)
 
 
@@ -118,7 +119,7 @@ def test_budget_that_is_met_unpruned_is_left_out_beside_one_that_is_not() -> Non
 @pytest.mark.usefixtures("quick_baseline")
 def test_taylor_scores_of_other_classes_are_refused() -> None:
     images = few_images()
-    origin = Origin("resnet18", None, (3, 32, 32))
+    origin = Origin.of("resnet18", (3, 32, 32))
     with pytest.raises(UserError, match="Taylor scores need the loss"):
         scores_of(Task(origin, table(), images), resnet20()[0], resnet20()[1], replace(FEW, score="taylor"))
 

@@ -21,7 +21,7 @@ from aap_hw.errors import UserError
 from aap_hw.files import WriteError
 from aap_hw.models.origin import Origin
 from aap_hw.prune import job as jobs
-from aap_hw.prune.job import EMBEDDED, Job, Limit, images_of, resume, start
+from aap_hw.prune.job import EMBEDDED, Job, Limit, resume, samples_of, start
 from aap_hw.prune.journal import read_journal
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.steps import Event
@@ -226,7 +226,7 @@ def test_run_of_relative_paths_goes_on_from_any_folder_and_with_another_address(
     assert reached == [("mine.toml", f"rpc://127.0.0.1:{port}") for port in (1, 2, 2)]
     assert (pruned.folder, pruned.summary["model"]) == (Path("../begun/run"), "nets.py:make")
     assert Path.cwd() == elsewhere
-    assert len(images_of(pruned.folder).test_labels) == 20
+    assert samples_of(pruned.folder).count("test") == 20
     assert RunFolder(pruned.folder).load().kept == pruned.network.kept
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.inputs import Inputs
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.models import zoo
 from aap_hw.models.origin import Origin
@@ -331,7 +332,7 @@ def test_images_of_other_classes_than_the_network_tells_apart_are_refused_at_onc
 ) -> None:
     monkeypatch.setattr(Origin, "build", None)
     monkeypatch.setattr(zoo, "build", None)
-    origin = Origin("mobilenetv2", None, (3, 224, 224))
+    origin = Origin("mobilenetv2", None, Inputs.of((3, 224, 224)))
     with pytest.raises(UserError, match="mobilenetv2 tells 1000 classes apart and the images are of 10"):
         prune(task(origin=origin, retrain=True), [HALF], TINY)
 

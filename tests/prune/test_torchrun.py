@@ -19,6 +19,7 @@ from torch import nn
 
 from aap_hw import ranks
 from aap_hw.device.boards import PATIENCE_S
+from aap_hw.graph.inputs import Inputs
 from aap_hw.prune.planning import Plan, Planner
 from tests.synthetic import write_table
 
@@ -61,7 +62,7 @@ def trained() -> nn.Module:
         pieces = [nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10)]
         model = nn.Sequential(*pieces)
     settings = TrainSettings(epochs=2, batch_size=64, learning_rate=0.05, augmentation=Augmentation(crop_padding=2))
-    train(model, few_images(), settings, seed=0, input_shape=(3, 28, 28))
+    train(model, few_images(), settings, seed=0, inputs=Inputs.of((3, 28, 28)))
     return model
 
 

@@ -37,9 +37,9 @@ def test_parts_of_a_batch_are_varied_as_the_whole_is():
     data = LabelledImages(images, np.arange(9), images, np.arange(9), tuple("abcdefghi"))
     how, chosen = Augmentation(), torch.randperm(9)
     drawn = draws(9)
-    whole, labels = training_batch(data, chosen, how, drawn)
+    (whole,), labels = training_batch(data, chosen, how, drawn)
     parts = [training_batch(data, chosen[part], how, drawn[part]) for part in (slice(0, 4), slice(4, 9))]
-    assert torch.equal(torch.cat([images for images, _ in parts]), whole)
+    assert torch.equal(torch.cat([images for (images,), _ in parts]), whole)
     assert torch.equal(torch.cat([labels for _, labels in parts]), labels)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from aap_hw.errors import UserError
+from aap_hw.graph.inputs import Inputs
 from aap_hw.prune.baseline import calibration_batches
 from aap_hw.train import data as data_module
 from aap_hw.train.augment import Draws, training_batch
@@ -239,11 +240,11 @@ def test_no_figure_is_made_of_images_that_cannot_be_read():
     data = LabelledImages(files, labels, files, labels, ("a", "b"), Normalisation((0.5,) * 3, (0.5,) * 3))
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
     with pytest.raises(UserError, match="none of the 6 test images can be read, so there is no accuracy"):
-        evaluate(network, data, (3, 8, 8))
+        evaluate(network, data, Inputs.of((3, 8, 8)))
     with pytest.raises(UserError, match="none of the test images that were to be looked at can be read"):
         data.tensors("test", (3, 8, 8), range(2))
     with pytest.raises(UserError, match="none of the 3 training images to rank filters by can be read"):
-        list(calibration_batches(data, (3, 8, 8), 3))
+        list(calibration_batches(data, Inputs.of((3, 8, 8)), 3))
     draws = Draws.of(4, Augmentation(), torch.Generator().manual_seed(0), crops=True)
     with pytest.raises(UserError, match="none of the 4 images of a batch can be read"):
         training_batch(data, torch.arange(4), Augmentation(), draws)

@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from aap_hw.errors import UserError
+from aap_hw.graph.inputs import Inputs
 from aap_hw.train.checkpoint import TrainState
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.evaluation import evaluate, flushed_denormals
 from aap_hw.train.loop import bf16_helps, distance, train
 from aap_hw.train.settings import Augmentation, Loss, Optimiser, Schedule, TrainSettings
 
-SHAPE = (3, 12, 12)
+SHAPE = Inputs.of((3, 12, 12))
 QUICK = TrainSettings(
     epochs=2,
     batch_size=20,
@@ -68,7 +69,7 @@ def same(a, b):
 def test_training_learns_what_an_untrained_network_does_not_know(stripes):
     model = small_model()
     before = evaluate(model, stripes, SHAPE)
-    result = train(model, stripes, TrainSettings(epochs=6, batch_size=20), seed=0, input_shape=SHAPE)
+    result = train(model, stripes, TrainSettings(epochs=6, batch_size=20), seed=0, inputs=SHAPE)
     assert before < 80
     assert result.accuracy > 95
     assert result.history[-1].loss < result.history[0].loss
@@ -80,7 +81,7 @@ def test_same_seed_gives_the_same_weights_and_another_seed_does_not(stripes):
     for seed, noise in ((3, 1), (3, 2), (4, 1)):
         torch.manual_seed(noise)  # the surrounding program's random numbers must not matter
         model = small_model(dropout=0.5)
-        train(model, stripes, QUICK, seed=seed, input_shape=SHAPE)
+        train(model, stripes, QUICK, seed=seed, inputs=SHAPE)
         models.append(state_of(model))
     assert same(models[0], models[1])
     assert not same(models[0], models[2])
@@ -90,22 +91,20 @@ def test_training_leaves_the_global_generator_alone(stripes):
     torch.manual_seed(7)
     expected = torch.rand(4)
     torch.manual_seed(7)
-    train(small_model(), stripes, QUICK, seed=0, input_shape=SHAPE)
+    train(small_model(), stripes, QUICK, seed=0, inputs=SHAPE)
     assert torch.equal(torch.rand(4), expected)
 
 
 def test_each_epoch_is_reported_once(stripes):
     reports = []
-    result = train(
-        small_model(), stripes, QUICK, seed=0, input_shape=SHAPE, on_epoch=lambda *args: reports.append(args)
-    )
+    result = train(small_model(), stripes, QUICK, seed=0, inputs=SHAPE, on_epoch=lambda *args: reports.append(args))
     assert [report[:2] for report in reports] == [(1, 2), (2, 2)]
     assert [report[2:] for report in reports] == [(r.loss, r.accuracy, r.seconds) for r in result.history]
 
 
 def test_trained_model_is_contiguous_and_in_eval_mode(stripes):
     model = small_model()
-    train(model, stripes, QUICK, seed=0, input_shape=SHAPE)
+    train(model, stripes, QUICK, seed=0, inputs=SHAPE)
     assert not any(module.training for module in model.modules())
     assert all(tensor.is_contiguous() for tensor in model.state_dict().values())
 
@@ -120,7 +119,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(stripes):
         model[0].weight.data.fill_(float("nan"))
 
     with pytest.raises(UserError, match=r"epoch 2 of 2: the loss .* after epoch 1; try a learning rate below 0.05"):
-        train(model, stripes, QUICK, seed=0, input_shape=SHAPE, on_epoch=poison)
+        train(model, stripes, QUICK, seed=0, inputs=SHAPE, on_epoch=poison)
     assert same(state_of(model), good)
     assert not model.training
 
@@ -130,7 +129,7 @@ def test_a_learning_rate_that_diverges_in_the_first_epoch_keeps_the_weights_from
     before = state_of(model)
     settings = TrainSettings(epochs=3, batch_size=20, learning_rate=1e30, schedule=Schedule(warmup_epochs=0.0))
     with pytest.raises(UserError, match="as they were before training"):
-        train(model, stripes, settings, seed=0, input_shape=SHAPE)
+        train(model, stripes, settings, seed=0, inputs=SHAPE)
     assert same(state_of(model), before)
 
 
@@ -144,7 +143,7 @@ def test_ctrl_c_passes_through_and_keeps_the_last_complete_epoch(stripes):
 
     model[0].register_forward_pre_hook(interrupt_in_second_epoch)
     with pytest.raises(KeyboardInterrupt):
-        train(model, stripes, QUICK, seed=0, input_shape=SHAPE, on_epoch=lambda *_: good.update(state_of(model)))
+        train(model, stripes, QUICK, seed=0, inputs=SHAPE, on_epoch=lambda *_: good.update(state_of(model)))
     assert same(state_of(model), good)
     assert not model.training
 
@@ -152,13 +151,13 @@ def test_ctrl_c_passes_through_and_keeps_the_last_complete_epoch(stripes):
 def test_training_goes_on_from_any_epoch_to_the_very_weights_of_an_uninterrupted_one(stripes):
     settings, states = replace(QUICK, epochs=3), []
     model = small_model()
-    whole = train(model, stripes, settings, seed=3, input_shape=SHAPE, on_checkpoint=states.append)
+    whole = train(model, stripes, settings, seed=3, inputs=SHAPE, on_checkpoint=states.append)
     assert [len(state.history) for state in states] == [1, 2, 3]
     for state in states:
         on_disk = safetensors.torch.load(safetensors.torch.save(state.tensors))
         other, reported = small_model(seed=9), []
         result = train(
-            other, stripes, settings, seed=3, input_shape=SHAPE,
+            other, stripes, settings, seed=3, inputs=SHAPE,
             resume_from=TrainState(state.history, on_disk), on_epoch=lambda epoch, *_, to=reported: to.append(epoch),
         )  # fmt: skip
         assert same(state_of(model), state_of(other))
@@ -239,14 +238,14 @@ def one_step(model, stripes, **changes):
         ),
         **changes,
     )
-    train(model, stripes, settings, seed=0, input_shape=SHAPE, teacher=small_model(seed=9))
+    train(model, stripes, settings, seed=0, inputs=SHAPE, teacher=small_model(seed=9))
     return model
 
 
 def gradients(model, stripes, loss_of):
     """Of a loss of all training images, in training mode, worked out beside the loop."""
     copied = deepcopy(model).train()
-    inputs = stripes.tensors("train", SHAPE)
+    inputs = stripes.tensors("train", (3, 12, 12))
     loss_of(copied(inputs), torch.from_numpy(stripes.train_labels), inputs).backward()
     return {name: p.grad for name, p in copied.named_parameters()}
 
@@ -281,7 +280,7 @@ def test_distillation_follows_the_teacher_and_the_labels_by_their_shares(stripes
     wanted = Loss(distillation=0.7, temperature=2.0)
     assert close(one_step(deepcopy(before), stripes, loss=wanted), expected)
     with pytest.raises(UserError, match="needs the unpruned network as its teacher"):
-        train(before, stripes, replace(QUICK, loss=wanted), seed=0, input_shape=SHAPE)
+        train(before, stripes, replace(QUICK, loss=wanted), seed=0, inputs=SHAPE)
 
 
 def test_a_network_is_at_no_distance_from_itself():
@@ -306,8 +305,8 @@ def test_the_average_of_the_weights_is_what_is_kept(stripes):
 
     model[0].register_forward_pre_hook(see)
     plain = small_model(dropout=0.0)
-    train(plain, stripes, replace(settings, average=0.0), seed=0, input_shape=SHAPE)
-    train(model, stripes, settings, seed=0, input_shape=SHAPE)
+    train(plain, stripes, replace(settings, average=0.0), seed=0, inputs=SHAPE)
+    train(model, stripes, settings, seed=0, inputs=SHAPE)
     # The first update copies; weights after the first, second and third step.
     first, second, third = seen[1], seen[2], plain[0].weight
     expected = 0.6 * (0.6 * first + 0.4 * second) + 0.4 * third
@@ -318,9 +317,9 @@ def test_the_average_of_the_weights_is_what_is_kept(stripes):
 def test_training_with_an_average_resumes_to_the_very_weights(stripes):
     settings, states = replace(QUICK, average=0.9, optimiser=Optimiser("adamw")), []
     whole = small_model()
-    train(whole, stripes, settings, seed=3, input_shape=SHAPE, on_checkpoint=states.append)
+    train(whole, stripes, settings, seed=3, inputs=SHAPE, on_checkpoint=states.append)
     other = small_model(seed=5)
-    train(other, stripes, settings, seed=3, input_shape=SHAPE, resume_from=states[0])
+    train(other, stripes, settings, seed=3, inputs=SHAPE, resume_from=states[0])
     assert same(state_of(whole), state_of(other))
 
 
@@ -339,7 +338,7 @@ def test_bf16_is_not_chosen_for_depthwise_convolutions():
 def test_mixup_learns_too_and_the_same_seed_gives_the_same_weights(stripes):
     settings = TrainSettings(epochs=5, batch_size=20, augmentation=Augmentation(mixup=0.4))
     models = [small_model(), small_model()]
-    results = [train(model, stripes, settings, seed=1, input_shape=SHAPE) for model in models]
+    results = [train(model, stripes, settings, seed=1, inputs=SHAPE) for model in models]
     assert results[0].accuracy > 90
     assert same(*map(state_of, models))
 
@@ -348,7 +347,7 @@ def test_a_single_image_is_refused():
     one = np.zeros((1, 12, 12), np.uint8)
     data = LabelledImages(one, np.zeros(1, np.int64), one, np.zeros(1, np.int64), ("a", "b"))
     with pytest.raises(UserError, match="give at least 2"):
-        train(small_model(), data, QUICK, seed=0, input_shape=SHAPE)
+        train(small_model(), data, QUICK, seed=0, inputs=SHAPE)
 
 
 def test_denormals_count_as_zero_inside_only():

@@ -1,6 +1,6 @@
 """A network as the compiler sees it: kernels in calling order, with widths that are functions of the group widths.
 
-The input and the outputs keep PyTorch's layout (N, C, H, W); everything between is NHWC. TVM is not needed here.
+Inputs and outputs keep PyTorch's layout (N, C, H, W); everything between is NHWC. TVM is not needed here.
 """
 
 from __future__ import annotations
@@ -80,25 +80,28 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Output:
-    """A value that a network returns, and its shape there, (N, C, H, W) for an image."""
+class Port:
+    """A value that a network takes or returns, and its shape there, (N, C, H, W) for an image.
+
+    ``is_image`` says of what it takes whether it is one; whole numbers are not, whatever their shape.
+    """
 
     name: str
     shape: tuple[int, ...]
+    is_image: bool = False
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network as the compiler sees it: kernels in calling order between one image and the outputs.
+    """A network as the compiler sees it: kernels in calling order between inputs and outputs.
 
     ``dense`` gives every channel group its full width; ``fixed`` those that must keep it though the graph would let
     them be cut, and why: a kernel on the slow path cannot follow them.
     """
 
     kernels: tuple[Kernel, ...]
-    input: str
-    input_shape: tuple[int, ...]
-    outputs: tuple[Output, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
     dense: Mapping[str, int]
     fixed: Mapping[str, str] = field(default_factory=dict)
 
@@ -126,24 +129,25 @@ def is_rectified(kernels: Iterable[Kernel], value: str, activation: str) -> bool
 
 
 def with_layout_changes(network: Network, to_turn: Sequence[bool]) -> Network:
-    """Add the kernels that bring the image to NHWC, if anything reads it so, and some of the outputs back.
+    """Add the kernels that bring images to NHWC, if anything reads them so, and some of the outputs back.
 
     ``to_turn`` says of each output whether it lies in NHWC and is returned in PyTorch's order.
     """
-    kernels, outputs = list(network.kernels), list(network.outputs)
-    # Of the image itself both orders are there: as it came, and as all other images lie.
-    has_two = len(network.input_shape) == 4 and min(network.input_shape[1], math.prod(network.input_shape[2:])) > 1
-    is_turned = [has_two and o.name == network.input and not turn for o, turn in zip(outputs, to_turn, strict=True)]
-    takes_planar = not any(is_turned) and all(_takes_planar(kernel, network.input) for kernel in kernels)
-    if len(network.input_shape) == 4 and not takes_planar:
-        shape = network.input_shape
-        width = WidthExpr(shape[1], ())
-        key = KernelKey.make("to_nhwc", shape[2:], shape[0])
-        first = Kernel("image_nhwc", key, (network.input,), (width, width))
-        kernels = [first, *(_renamed(k, network.input, "image_nhwc") for k in kernels)]
-        outputs = [replace(o, name="image_nhwc") if t else o for o, t in zip(outputs, is_turned, strict=True)]
+    kernels, outputs, first = list(network.kernels), list(network.outputs), list[Kernel]()
+    for image in (each for each in network.inputs if each.is_image):
+        # Of the image itself both orders are there: as it came, and as all other images lie.
+        has_two = min(image.shape[1], math.prod(image.shape[2:])) > 1
+        is_turned = [has_two and o.name == image.name and not turn for o, turn in zip(outputs, to_turn, strict=True)]
+        if any(is_turned) or not all(_takes_planar(kernel, image.name) for kernel in kernels):
+            name, width = f"{image.name}_nhwc", WidthExpr(image.shape[1], ())
+            key = KernelKey.make("to_nhwc", image.shape[2:], image.shape[0])
+            first.append(Kernel(name, key, (image.name,), (width, width)))
+            kernels = [_renamed(kernel, image.name, name) for kernel in kernels]
+            outputs = [replace(o, name=name) if t else o for o, t in zip(outputs, is_turned, strict=True)]
+    kernels = [*first, *kernels]
+    taken = {each.name for each in network.inputs}
     for i, (output, turn) in enumerate(zip(outputs, to_turn, strict=True)):
-        if turn and output.name != network.input:
+        if turn and output.name not in taken:
             name, returned = f"{output.name}_nchw", output.shape
             if all(kernel.name != name for kernel in kernels):
                 size = returned[2:] if len(returned) == 4 else (math.prod(returned[2:]), 1)
@@ -160,5 +164,7 @@ def _takes_planar(kernel: Kernel, image: str) -> bool:
 
 
 def _renamed(kernel: Kernel, old: str, new: str) -> Kernel:
+    if old not in kernel.inputs:
+        return kernel
     inputs = tuple(new if name == old else name for name in kernel.inputs)
-    return replace(kernel, key=kernel.key.having(layout=""), inputs=inputs)
+    return replace(kernel, key=kernel.key.having(layout="") if kernel.inputs[0] == old else kernel.key, inputs=inputs)

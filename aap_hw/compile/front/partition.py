@@ -16,10 +16,10 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from aap_hw.compile.front.aliases import Memory, is_same_view, writes_in_place
-from aap_hw.compile.front.network import Kernel, Network, Normalization, Output, is_rectified, with_layout_changes
+from aap_hw.compile.front.network import Kernel, Network, Normalization, Port, is_rectified, with_layout_changes
 from aap_hw.compile.front.pitch import with_pitched_images
 from aap_hw.compile.front.rules import RULES
-from aap_hw.compile.front.rules.slow import slow_kernel
+from aap_hw.compile.front.rules.slow import TYPES, slow_kernel
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph, WidthExpr
@@ -62,8 +62,8 @@ class Partition:
     ----------
     graph, memory
         Widths of the program's values, and which of them share memory.
-    image
-        Name of the network's input.
+    inputs
+        Names of the values that the network takes.
     """
 
     def __init__(self, graph: ChannelGraph) -> None:
@@ -71,7 +71,7 @@ class Partition:
         self._parameters = state_names(graph.program)
         self._nodes = list(graph.program.graph.nodes)
         self.memory = Memory(self._nodes)
-        self.image = ""
+        self.inputs: frozenset[str] = frozenset()
         self._value: dict[Node, str] = {}
         self._images: set[Node] = set()
         self._constants: set[Node] = set()
@@ -83,11 +83,14 @@ class Partition:
 
     def run(self) -> Network:
         """Visit every operator that has an effect once."""
-        image, outputs = self._ends()
+        inputs, outputs = self._ends()
         self._check_sizes()
-        self.image = self._value[image] = image.name
-        if len(shape_of(image)) == 4:
-            self._images.add(image)  # or is turned by a kernel that is added at the end
+        self.inputs = frozenset(node.name for node in inputs)
+        taken = tuple(Port(node.name, shape_of(node), _is_image(node)) for node in inputs)
+        for node, port in zip(inputs, taken, strict=True):
+            self._value[node] = node.name
+            if port.is_image:
+                self._images.add(node)  # or is turned by a kernel that is added at the end
         operators = [n for n in self._nodes if n.op == "call_function" and (n.users or writes_in_place(n))]
         for node in operators:  # all at once, as a kernel takes along what comes later
             if self._makes_zeros(node):
@@ -104,8 +107,7 @@ class Partition:
             raise UserError("the network computes nothing that takes time: there is no kernel in it")
         network = Network(
             tuple(self._kernels),
-            image.name,
-            shape_of(image),
+            taken,
             returned,
             {group.name: group.width for group in self.graph.groups},
             self._fixed,
@@ -113,26 +115,23 @@ class Partition:
         network = with_layout_changes(network, [not self.is_plain(output) for output in outputs])
         return with_pitched_images(network)
 
-    def _ends(self) -> tuple[Node, list[Node]]:
-        """The network's input and its outputs."""
-        images = [n for n in self._nodes if n.op == "placeholder" and n.name not in self._parameters]
-        if len(images) != 1:
-            raise UserError(
-                f"the network has {len(images)} inputs, and only networks with one can be compiled so far; "
-                "wrap the model in a module that takes one tensor"
-            )
+    def _ends(self) -> tuple[list[Node], list[Node]]:
+        """The network's inputs and outputs."""
+        inputs = [n for n in self._nodes if n.op == "placeholder" and n.name not in self._parameters]
         returned = next(n for n in self._nodes if n.op == "output").args[0]
         assert isinstance(returned, tuple | list)
         outputs = [each for each in returned if isinstance(each, Node)]
         if not outputs:
             raise UserError("the network returns no tensor, so that there is nothing to compute")
-        pixels = images[0].meta["val"]
-        if pixels.dim() < 2 or pixels.dtype != torch.float32:
-            raise UserError(
-                f"the network's input is {pixels.dim()}-D {pixels.dtype}, and only float32 tensors with a batch axis, "
-                "such as images (N, C, H, W), can be compiled so far; convert the model with .float()"
-            )
-        return images[0], outputs
+        for node in inputs:
+            value = node.meta["val"]
+            if value.dtype not in TYPES or value.dim() < (2 if len(inputs) == 1 else 1):
+                raise UserError(
+                    f"the network's input {node.name} is {value.dim()}-D {value.dtype}, and only float32 or whole "
+                    "numbers with a batch axis, such as images (N, C, H, W), can be compiled so far; convert the model "
+                    "with .float()"
+                )
+        return inputs, outputs
 
     def _check_sizes(self) -> None:
         for node in self._nodes:
@@ -140,11 +139,11 @@ class Partition:
                 problem = f"the size of what {op_name(node)} makes depends on the values of the image"
                 raise self.refused(problem, node, "return what it is made from, and do this behind the network")
 
-    def _returned(self, output: Node) -> Output:
+    def _returned(self, output: Node) -> Port:
         if output not in self._value:
             problem = f"the network returns {self.constant(output)}, which does not depend on the image"
             raise self.refused(problem, output, "leave it out of what forward returns")
-        return Output(self._value[output], shape_of(output))
+        return Port(self._value[output], shape_of(output))
 
     def _visit(self, node: Node) -> None:
         if node in self._waiting:
@@ -231,7 +230,7 @@ class Partition:
 
     def is_parameter(self, node: Node) -> bool:
         """Whether a node is a weight or constant of the model, or computed from these alone."""
-        return node in self._constants or (node.op != "call_function" and node.name != self.image)
+        return node in self._constants or (node.op != "call_function" and node.name not in self.inputs)
 
     def is_learned(self, node: Node) -> bool:
         """Whether a node is a parameter of the model."""
@@ -340,6 +339,10 @@ def state_names(program: ExportedProgram) -> dict[str, str]:
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
+
+
+def _is_image(node: Node) -> bool:
+    return len(shape_of(node)) == 4 and bool(node.meta["val"].dtype == torch.float32)
 
 
 def is_of_shape(node: Node) -> bool:

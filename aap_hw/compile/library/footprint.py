@@ -86,9 +86,9 @@ def moments(network: Network, target: DeviceTarget) -> Iterator[Moment]:
     last = {output.name: len(network.kernels) for output in network.outputs}
     for i, kernel in enumerate(network.kernels):
         last |= {name: max(i, last.get(name, 0)) for name in kernel.inputs}
-    living = {network.input: Value(math.prod(network.input_shape), WidthExpr(1))}
+    living = {port.name: Value(math.prod(port.shape), WidthExpr(1)) for port in network.inputs}
     for i, kernel in enumerate(network.kernels):
-        living = {name: value for name, value in living.items() if last[name] >= i}
+        living = {name: value for name, value in living.items() if last.get(name, -1) >= i}
         step = 1 if isinstance(target, GpuTarget) else pitch_step(kernel.key, "output", target)
         made = Value(output_pixels(kernel.key), kernel.width_out, step, kernel.key.types.made)
         yield Moment(kernel, tuple(living.values()), made)

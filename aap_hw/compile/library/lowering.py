@@ -28,11 +28,15 @@ from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.compile.library.linking import command_of
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.calling import Names
+from aap_hw.graph.inputs import Batch, tensors_of
 from aap_hw.graph.source import explain
 
 
-def compile_network(model: nn.Module, example: torch.Tensor, target: DeviceTarget, library: Path) -> Network:
-    """Compile ``model`` for inputs of ``example``'s shape (N, C, H, W) and write the shared library.
+def compile_network(
+    model: nn.Module, example: Batch, target: DeviceTarget, library: Path, names: Names = ()
+) -> Network:
+    """Compile ``model`` for inputs of the shapes of ``example`` and write the shared library.
 
     Returns the network that was compiled. The model is read in evaluation mode and left untouched.
 
@@ -41,7 +45,7 @@ def compile_network(model: nn.Module, example: torch.Tensor, target: DeviceTarge
     UserError : an operator of the model can have no kernel, or there is no linker for the target.
     """
     command_of(target.host)  # told before the work
-    graph = ChannelGraph.trace(model, (example,))
+    graph = ChannelGraph.trace(model, tensors_of(example), names)
     network = partition(graph)
     state = state_of(graph.program)
     export_library(lower_network(network, network.dense, state, target), target, library)
@@ -53,10 +57,10 @@ def lower_network(
 ) -> tvm.IRModule:
     """The Relax module of a network at the given group widths, with the weights of ``state`` as constants."""
     builder = relax.BlockBuilder()
-    image = relax.Var(network.input, relax.TensorType(network.input_shape, FLOAT32))
-    values = {network.input: (image, network.input_shape)}
+    taken = [relax.Var(port.name, relax.TensorType(port.shape, FLOAT32)) for port in network.inputs]
+    values = {port.name: (variable, port.shape) for port, variable in zip(network.inputs, taken, strict=True)}
     functions: dict[Address, tuple[relax.GlobalVar, KernelFunction]] = {}
-    with builder.function("main", [image]):
+    with builder.function("main", taken):
         with builder.dataflow():
             for kernel in network.kernels:
                 address = kernel.at(widths)

@@ -212,10 +212,20 @@ def _index_select(node: torch.fx.Node, importer: Any) -> relax.Var:
     return importer.block_builder.emit(relax.op.take(importer.env[value], importer.env[places], axis, mode="clip"))
 
 
+def _embedding(node: torch.fx.Node, importer: Any) -> relax.Var:
+    """Rows of a table. Beyond it the importer's would read memory that is not there: the nearest row is taken."""
+    table, places = (importer.env[each] for each in node.args[:2])
+    emit, shape = importer.block_builder.emit, places.ty.shape.values
+    flat = emit(relax.op.reshape(emit(relax.op.astype(places, "int32")), [-1]))
+    rows = emit(relax.op.take(table, flat, axis=0, mode="clip"))
+    return emit(relax.op.reshape(rows, [*shape, table.ty.shape.values[-1]]))
+
+
 # Operators that the importer lacks, or translates in a way that we do without.
 OURS = {
     "amax.default": _reduction(relax.op.max),
     "amin.default": _reduction(relax.op.min),
     "prod.dim_int": _reduction(relax.op.prod),
+    "embedding.default": _embedding,
     "index_select.default": _index_select,
 }

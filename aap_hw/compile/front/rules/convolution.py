@@ -38,7 +38,7 @@ def convolution(partition: Partition, node: Node) -> None:
         stride=two(call["stride"]),
         padding=two(padding),
         dilation=two(call["dilation"]),
-        layout="nchw" if partition.value_of(image, node) == partition.image else "",
+        layout="nchw" if partition.value_of(image, node) in partition.inputs else "",
     )
 
 

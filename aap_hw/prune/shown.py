@@ -1,0 +1,37 @@
+"""The samples that a network is shown: those of a source, else an example, else embedded images, else made ones."""
+
+from __future__ import annotations
+
+from aap_hw.errors import UserError
+from aap_hw.models.ceilings import ceilings
+from aap_hw.models.origin import Origin
+from aap_hw.train.arrays import MadeSamples
+from aap_hw.train.samples import Samples
+from aap_hw.train.sources import ImageSource
+from aap_hw.train.sources.example import Example
+
+EMBEDDED = ImageSource("embedded")
+MADE_UP = (
+    "no inputs were given and some were made up, so that what tells filters apart means little: give real ones with "
+    "--example FILE.npz or --data npz:FILE"
+)
+
+
+def samples_for(origin: Origin, source: ImageSource | None, example: str | None = None) -> Samples:
+    """The samples of a source, or what stands in for it where there is none; ``example`` as of `Example.read`.
+
+    Raises
+    ------
+    UserError
+        If they are missing, damaged, or do not fit the network.
+    """
+    if source is not None:
+        return source.load(origin.inputs)
+    if example is not None:
+        read = Example.read(example)
+        if read.inputs != origin.inputs:
+            raise UserError(f"{example} holds {read.inputs.text} now, and the run began with {origin.inputs.text}")
+        return read.samples
+    if origin.inputs.image is not None:
+        return EMBEDDED.load(origin.inputs)
+    return MadeSamples(origin.inputs, ceilings(origin))

@@ -1,0 +1,134 @@
+"""Samples of any shape: arrays that are ready for a network, one for each of its inputs, and samples that are made up.
+
+Arrays are taken as they are: nothing is resized, normalised or varied. How they are named in files is in
+`aap_hw.train.sources.arrays`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from aap_hw.errors import UserError
+from aap_hw.graph.inputs import TYPES, Input, Inputs, Tensors
+from aap_hw.train.samples import Indices, Samples, Split, positions
+
+Array = npt.NDArray[Any]
+# As float32, which carries whole numbers between kernels, no two of up to this size are the same.
+MOST_WHOLE = 1 << 24
+# Samples that are made up of each split: more than anything asks for.
+MADE = 512
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySamples(Samples):
+    """Samples that are in memory.
+
+    Attributes
+    ----------
+    train, test : an array for each input, with the samples along the first axis; see `fitted`.
+    train_labels, test_labels : class numbers of shape (n,), if there are any.
+    """
+
+    train: tuple[Array, ...]
+    test: tuple[Array, ...]
+    train_labels: npt.NDArray[np.int64] | None = None
+    test_labels: npt.NDArray[np.int64] | None = None
+    class_names: tuple[str, ...] = ()
+
+    def count(self, split: Split) -> int:
+        """Number of samples of a split."""
+        return len((self.train if split == "train" else self.test)[0])
+
+    def stored(self, split: Split, indices: Indices) -> tuple[Tensors, torch.Tensor]:
+        """Some samples, and their labels; zeros where there are none."""
+        arrays, labels = (self.train, self.train_labels) if split == "train" else (self.test, self.test_labels)
+        chosen = positions(indices, len(arrays[0]))
+        found = np.zeros(len(chosen), np.int64) if labels is None else labels[chosen]
+        return tuple(torch.from_numpy(array[chosen]) for array in arrays), torch.from_numpy(found)
+
+    def prepared(self, stored: Tensors, inputs: Inputs) -> Tensors:
+        """The samples as they are."""
+        return stored
+
+    def limited(self, limit: int) -> ArraySamples:
+        """At most so many samples of each split, spread over it."""
+        train, test = self.spread("train", limit), self.spread("test", limit)
+        return replace(
+            self,
+            train=tuple(array[train] for array in self.train),
+            test=tuple(array[test] for array in self.test),
+            train_labels=None if self.train_labels is None else self.train_labels[train],
+            test_labels=None if self.test_labels is None else self.test_labels[test],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class MadeSamples(Samples):
+    """Random samples, always the same, of which nobody knows the classes; ``ceilings`` as of `Inputs.random`."""
+
+    made_of: Inputs
+    ceilings: Sequence[int] | None = None
+
+    def count(self, split: Split) -> int:
+        """Number of samples of a split."""
+        return MADE
+
+    def stored(self, split: Split, indices: Indices) -> tuple[Tensors, torch.Tensor]:
+        """Some samples, each by its own seed."""
+        chosen = positions(indices, MADE) + (MADE if split == "test" else 0)
+        samples = [self.made_of.random(1, int(seed), self.ceilings) for seed in chosen]
+        return tuple(map(torch.cat, zip(*samples, strict=True))), torch.zeros(len(chosen), dtype=torch.int64)
+
+    def prepared(self, stored: Tensors, inputs: Inputs) -> Tensors:
+        """The samples as they are."""
+        return stored
+
+
+def fitted(array: Array, one: Input, what: str) -> Array:
+    """An array of samples in the type of an input; axes of length one may be missing or too many.
+
+    Raises
+    ------
+    UserError
+        If the array, called ``what`` in the sentence, holds something else.
+    """
+    if array.ndim == 0 or not len(array):
+        raise UserError(f"{what} holds no samples; its first axis counts them")
+    if array.shape[1:] != one.shape:
+        if [extent for extent in array.shape[1:] if extent > 1] != [extent for extent in one.shape if extent > 1]:
+            shape = "x".join(map(str, array.shape[1:])) or "one number"
+            last = array.ndim > 2 and (array.shape[-1], *array.shape[1:-1]) == one.shape
+            raise UserError(
+                f"{what} holds samples of {shape}, and the network takes {one.text}"
+                f"{'; put the channels before the other axes' if last else ''}"
+            )
+        array = array.reshape(len(array), *one.shape)
+    return _real(array, what) if one.is_float else _whole(array, one, what)
+
+
+def _real(array: Array, what: str) -> Array:
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{what} is of type {array.dtype}, and the network takes float32")
+    values = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(values).all():
+        raise UserError(f"{what} holds values that are infinite or no numbers; leave such samples out")
+    return values
+
+
+def _whole(array: Array, one: Input, what: str) -> Array:
+    if array.dtype.kind not in "iub":
+        raise UserError(f"{what} is of type {array.dtype}, and the network takes {one.dtype}")
+    limits = (0, 1) if one.dtype == "bool" else (torch.iinfo(TYPES[one.dtype]).min, torch.iinfo(TYPES[one.dtype]).max)
+    least, most = max(limits[0], -MOST_WHOLE), min(limits[1], MOST_WHOLE)
+    if not least <= int(array.min()) <= int(array.max()) <= most:
+        raise UserError(
+            f"{what} holds values from {array.min()} to {array.max()}, and what a compiled network takes as "
+            f"{one.dtype} lies between {least} and {most}"
+        )
+    return np.ascontiguousarray(array, one.dtype)

@@ -1,0 +1,95 @@
+"""What a network is shown to train, to tell its filters apart and to be checked: samples of its inputs, in two splits.
+
+Only what training and pruning need of them is here; pictures are in `aap_hw.train.data`, arrays of any shape and
+samples that are made up in `aap_hw.train.arrays`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from aap_hw.errors import UserError
+from aap_hw.graph.inputs import Inputs, Tensors
+
+Split = Literal["train", "test"]
+Indices = torch.Tensor | npt.NDArray[np.integer] | list[int] | range | slice
+
+
+class Samples(ABC):
+    """A training and a test set of samples.
+
+    Attributes
+    ----------
+    class_names : one name a class; none if nobody knows what the samples are.
+    """
+
+    class_names: tuple[str, ...] = ()
+
+    @abstractmethod
+    def count(self, split: Split) -> int:
+        """Number of samples of a split."""
+
+    @abstractmethod
+    def stored(self, split: Split, indices: Indices) -> tuple[Tensors, torch.Tensor]:
+        """Some samples as they are kept, and their labels (n,) as int64; without those that cannot be read."""
+
+    @abstractmethod
+    def prepared(self, stored: Tensors, inputs: Inputs) -> Tensors:
+        """Samples that were kept as a network takes them, on the device where they are.
+
+        Raises
+        ------
+        UserError
+            If the network takes something else.
+        """
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def crops_are_random(self) -> bool:
+        """Whether training takes random parts of the samples when it reads them, instead of shifting them."""
+        return False
+
+    def inputs(self, split: Split, inputs: Inputs, indices: Indices | None = None) -> Tensors:
+        """The samples at `indices` (None: the whole split) as a network takes them.
+
+        Raises
+        ------
+        UserError
+            If none of them can be read, or the network takes something else.
+        """
+        stored, labels = self.stored(split, slice(None) if indices is None else indices)
+        if not len(labels):
+            raise UserError(f"none of the {split} images that were to be looked at can be read; get them again")
+        return tuple(each.contiguous() for each in self.prepared(stored, inputs))
+
+    def spread(self, split: Split, count: int) -> npt.NDArray[np.int64]:
+        """Positions of `count` samples (at most all of the split), evenly spaced over its order.
+
+        Of samples in class order, such as the embedded ones, this is the same number of each class, or nearly.
+
+        Raises
+        ------
+        UserError
+            If `count` is not positive.
+        """
+        if count < 1:
+            raise UserError(f"{count} images were asked for; ask for at least 1")
+        total = self.count(split)
+        count = min(count, total)
+        return np.arange(count, dtype=np.int64) * total // count
+
+
+def positions(indices: Indices, count: int) -> npt.NDArray[np.int64]:
+    """Which of so many samples are meant."""
+    if isinstance(indices, slice):
+        indices = range(*indices.indices(count))
+    return np.asarray(indices, dtype=np.int64)
