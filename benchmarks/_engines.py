@@ -30,7 +30,7 @@ def ours(model: nn.Module, inputs: Inputs, threads: int, folder: Path) -> Call:
     from aap_hw.device.connection import LocalDevice
 
     device = LocalDevice(load_profile("x86").model_copy(update={"threads": threads}))
-    compile_network(model, *inputs, device.target, folder / "ours.so")
+    compile_network(model, inputs, device.target, folder / "ours.so")
     library = device.load(folder / "ours.so")
     library.set_inputs("main", [each.numpy() for each in inputs])
     return lambda: library.run("main")
