@@ -24,12 +24,15 @@ _CIRCUMSTANCES = {
     errno.EROFS: "name a place that can be written to",
     errno.EACCES: "name a place that you may use",
     errno.EPERM: "name a place that you may use",
+    errno.EFBIG: "allow this process larger files (ulimit -f)",
     errno.EIO: "see whether its disk is well",
+    errno.EAGAIN: "allow this user more processes (ulimit -u), or end some",
     errno.EMFILE: "allow this process more open files (ulimit -n)",
     errno.ENFILE: "end other programs",
     errno.ENOMEM: "end other programs",
     errno.ENAMETOOLONG: "name a place with a shorter path",
 }
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 
 
 class WriteError(UserError):
@@ -190,13 +193,17 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
             "written to and has room"
         ) from error
     with holder as folder:
+        if not folder.isprintable():  # letters that are none are not passed on between programs
+            raise UserError(
+                f"the temporary folder {tempfile.gettempdir()} has a name that is no text; set TMPDIR to another"
+            )
         try:
             yield Path(folder)
         except OSError as error:
             # A write that fails names no file. All files of ours that are elsewhere are written by functions that
             # tell of their failures themselves.
             inside = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(folder)
-            if error.errno in _CIRCUMSTANCES and inside:
+            if error.errno in _OF_DISKS and inside:
                 raise no_use_of_temporary(_reason(error)) from error
             raise
 

@@ -81,7 +81,7 @@ def told(what: str, advice: str = "") -> Iterator[None]:
 
 def folders_of(file: Path) -> list[Path]:
     """Where the modules that a file imports are looked for."""
-    return list(dict.fromkeys([file.parent, Path.cwd(), _root_of(file)]))
+    return list(dict.fromkeys([file.parent, Path.cwd(), _root_of(file), file.resolve().parent]))
 
 
 def run_file(file: Path) -> ModuleType:
@@ -131,7 +131,11 @@ def _root_of(file: Path) -> Path:
 def _name_of(file: Path) -> str | None:
     """The name by which a file below its root is imported, unless that means another one."""
     parts = file.relative_to(_root_of(file)).with_suffix("").parts
-    if len(parts) == 1 or not all(part.isidentifier() for part in parts):
+    if file.name == "__init__.py":
+        parts = parts[:-1]
+    elif len(parts) == 1:
+        return None
+    if not all(part.isidentifier() for part in parts):
         return None
     path: Sequence[str] | None = [*map(str, folders_of(file)), *sys.path]
     spec: ModuleSpec | None = None

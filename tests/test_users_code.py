@@ -58,6 +58,8 @@ IMPORTS = {
     "in a folder that is no name": ([], "my-nets/net.py", "from .layers import WIDTH"),
     "in a file that is no name": ([], "nets/net-2.0.py", "from .layers import WIDTH"),
     "in a file called as its folder": ([], "nets/nets.py", "from .layers import WIDTH"),
+    "a package itself": ([], "nets/__init__.py", "from .layers import WIDTH"),
+    "a package itself, from the start": ([], "nets/__init__.py", "from nets.layers import WIDTH"),
     "elsewhere": ([], "../elsewhere/nets/net.py", "from .layers import WIDTH"),
     "elsewhere in a package": (["../lib/nets/__init__.py"], "../lib/nets/net.py", "from nets.layers import WIDTH"),
     "beside a module of its folder's name": (["nets.py"], "nets/net.py", "from .layers import WIDTH"),
@@ -76,6 +78,15 @@ def test_file_imports_as_it_would_in_python(name: str, start: Path) -> None:
     assert sys.path == path
 
 
+def test_link_to_a_file_imports_what_is_beside_either(start: Path) -> None:
+    write(start / "nets/net.py", "from layers import WIDTH\nfrom more_layers import DEPTH")
+    write(start / "nets/layers.py", "WIDTH = 24")
+    write(start / "links/more_layers.py", "DEPTH = 2")
+    (start / "links/net.py").symlink_to("../nets/net.py")
+    with running(start / "links/net.py") as net:
+        assert (net.WIDTH, net.DEPTH) == (24, 2)
+
+
 def test_two_levels_of_relative_imports_are_those_of_a_package(start: Path) -> None:
     for package in ("repo/__init__.py", "repo/nets/__init__.py"):
         write(start / package, "")
@@ -83,6 +94,13 @@ def test_two_levels_of_relative_imports_are_those_of_a_package(start: Path) -> N
     os.chdir(start / "repo" / "nets")
     with running(write(start / "repo/nets/net.py", "from ..common import WIDTH")) as net:
         assert (net.WIDTH, net.__name__) == (12, "repo.nets.net")
+
+
+def test_package_itself_is_run_once(start: Path) -> None:
+    write(start / "nets/layers.py", "import nets\nRUNS = []")
+    write(start / "nets/__init__.py", "from .layers import RUNS\nRUNS.append('run')")
+    with running(start / "nets/__init__.py") as nets:
+        assert (nets.RUNS, nets.__name__) == (["run"], "nets")
 
 
 def test_module_is_run_once_whichever_way_it_is_named(start: Path) -> None:

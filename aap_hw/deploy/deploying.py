@@ -24,7 +24,7 @@ from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.device.timing import STATISTIC, Timing, time_in_turn
 from aap_hw.errors import UserError
-from aap_hw.files import require_writable_folder, scratch_folder
+from aap_hw.files import require_writable_file, require_writable_folder, scratch_folder
 from aap_hw.graph.calling import Names, input_names
 from aap_hw.graph.inputs import Tensors, in_batches
 from aap_hw.models.weights import WeightsFile
@@ -65,11 +65,12 @@ def deploy(run: RunFolder, device: Device | Boards, data: Samples, folder: Path 
 
     Raises
     ------
-    UserError : the run was pruned for another device.
+    UserError : the run was pruned for another device, or cannot be written to.
     Fault : the compiled network does not compute what PyTorch does.
     """
     boards = Boards.of(device)
     boards.require_tools()
+    require_writable_file(run.path / "summary.json")  # which the figures are added to
     description = boards.describe()
     boards.close()  # free for others while networks are compiled here
     is_real = description.provenance == MEASURED

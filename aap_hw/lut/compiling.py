@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -28,6 +29,7 @@ from aap_hw.compile.keys.precision import BYTES
 from aap_hw.compile.keys.target import DeviceTarget, GpuTarget, device_target
 from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.compile.library.lowering import lower_network
+from aap_hw.errors import UserError
 from aap_hw.lut.library_cache import LibraryCache
 from aap_hw.processes import FORKED, ctrl_c_blocked
 
@@ -96,7 +98,13 @@ class Compiler:
     ) -> None:
         self._options, self._threads, self._copies = dict(target.options), target.threads, copies
         self._folder, self._cache = folder, cache
-        self._pool = ProcessPoolExecutor(workers, mp_context=FORKED, initializer=_die_with_parent)
+        try:
+            self._pool = ProcessPoolExecutor(workers, mp_context=FORKED, initializer=_die_with_parent)
+        except OSError as problem:  # of a semaphore, the first thing that it makes
+            raise UserError(
+                f"processes that compile need shared memory in /dev/shm: {problem.strerror}; see that it is mounted, "
+                "can be written to and has room"
+            ) from problem
         self._workers: set[BaseProcess] = set()
         self._count = 0
 
@@ -180,6 +188,12 @@ def compiler(
     pool = Compiler(target, copies, folder, workers, cache)
     try:
         yield pool
+    except BrokenProcessPool as problem:
+        pool.kill()
+        raise UserError(
+            "a process that compiled was ended, most likely for want of memory; end other programs, or compile in "
+            "fewer processes with --workers 1"
+        ) from problem
     except BaseException:
         pool.kill()
         raise

@@ -165,3 +165,73 @@ def shell(script: str, encoding: str = "utf-8") -> subprocess.CompletedProcess[s
         encoding=encoding,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
+
+
+PRINTING = """
+from torch import nn
+print("imported")
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        print("made")
+        self.layer = nn.Conv2d(3, 8, 3)
+    def forward(self, x):
+        print("called")
+        return self.layer(x)
+"""
+
+
+def test_what_a_network_prints_is_no_result(
+    aap_hw: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(PRINTING)
+    outcome = aap_hw("compile", "--device", "x86", "--model", "net.py:Net", "--input", "3x8x8")
+    assert outcome.code == 0
+    assert {"imported", "made", "called"} == set(outcome.err.splitlines())
+    assert not {"imported", "made", "called"} & set(outcome.out.splitlines())
+
+
+PRINTS = """
+import os, subprocess, sys, click
+from aap_hw.cli.main import group, main
+from aap_hw.cli.output import tell
+from aap_hw.cli.streams import results_alone
+
+@results_alone
+def work():
+    print("a module")
+    os.write(1, b"a library\\n")
+    subprocess.run(["echo", "a program"])
+    tell("the result")
+    if "fails" in sys.argv:
+        sys.exit("the code of a network")
+
+type(group).get_command = lambda self, ctx, name: click.Command("work", callback=work)
+type(group).list_commands = lambda self, ctx: ["work"]
+code = main(["work"])
+print("afterwards")
+sys.exit(code)
+"""
+
+
+def test_whoever_prints_standard_output_is_for_results_alone() -> None:
+    outcome = shell(f"{sys.executable} -c '{PRINTS}'")
+    assert (outcome.returncode, outcome.stdout) == (0, "the result\nafterwards\n")
+    assert outcome.stderr == "a module\na library\na program\n"
+
+
+def test_code_that_ends_the_program_is_one_sentence() -> None:
+    outcome = shell(f"{sys.executable} -c '{PRINTS}' fails")
+    assert (outcome.returncode, outcome.stdout) == (2, "the result\nafterwards\n")
+    assert outcome.stderr.splitlines()[-1] == (
+        "aap-hw: error: the network's code ended the program (SystemExit: the code of a network); let it return instead"
+    )
+
+
+def test_working_folder_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
+    outcome = shell(f"mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir {tmp_path}/gone; aap-hw devices")
+    assert (outcome.returncode, outcome.stdout) == (2, "")
+    assert (
+        outcome.stderr == "aap-hw: error: the working folder is gone (No such file or directory); change to another\n"
+    )

@@ -6,6 +6,7 @@ Real child processes are ended with SIGKILL and with the SIGINT that a terminal 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -13,12 +14,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
 from aap_hw.errors import UserError
+from aap_hw.files import scratch_folder
+from aap_hw.lut import compiling
+from aap_hw.lut.compiling import compiler
 from aap_hw.lut.journal import Journal
+from aap_hw.lut.measuring import REFERENCE
 from aap_hw.lut.progress import Progress
 from tests.lut import tiny
 from tests.lut.tiny import POINTS, journal_of, journalled
@@ -212,3 +218,26 @@ def test_ctrl_c_while_the_workers_start_is_one_sentence_and_leaves_nothing(tmp_p
     assert re.fullmatch(r"aap-hw: interrupted; [^\n]*", err.strip()), err
     assert not path.exists()
     assert not journal_of(path).exists()
+
+
+def test_worker_that_the_system_ends_is_one_sentence(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"a process that compiled was ended, .*; end other programs, or .* --workers 1"),
+        compiler(tiny.device().target, 2, tmp_path, 1) as pool,
+    ):
+        raise BrokenProcessPool
+    with pytest.raises(RuntimeError, match="shutdown"):
+        pool.submit([REFERENCE])
+
+
+def test_system_without_shared_memory_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_semaphore(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(compiling, "ProcessPoolExecutor", no_semaphore)
+    with (
+        pytest.raises(UserError, match="need shared memory in /dev/shm: Read-only file system; see that it is mounted"),
+        scratch_folder("test") as folder,
+        compiler(tiny.device().target, 2, folder, 1),
+    ):
+        pass

@@ -100,7 +100,7 @@ def link(executable: Any, target: CpuTarget, library: Path) -> None:
 def _kept_in_memory(folder: Path) -> Iterator[None]:
     """Have the files that LLVM is about to write in a folder go to memory: on a full disk it ends the process."""
     with ExitStack() as open_files:
-        for name in WRITTEN_BY_LLVM:
+        for name in WRITTEN_BY_LLVM if Path("/proc/self/fd").exists() else ():
             memory = os.memfd_create(name)
             open_files.callback(os.close, memory)
             (folder / name).symlink_to(f"/proc/self/fd/{memory}")
@@ -119,7 +119,7 @@ def _run(command: list[str], arguments: Sequence[str], library: Path) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             check=False,
-            env={**os.environ, "LC_ALL": "C"},
+            env={"PATH": os.defpath, **os.environ, "LC_ALL": "C"},
         )
     except OSError as problem:
         raise UserError(f"cannot run the compiler {command[0]}: {problem.strerror}; see that it works") from problem
