@@ -83,6 +83,7 @@ CHOICES: dict[str, tuple[Any, str]] = {
     ),
     "DINO's": ({"student": OTHER, "teacher": TRAINED}, "the weights under 'teacher' are taken"),
     "stochastic weight averaging": ({"net": OTHER, "swa_model": average(TRAINED)}, "under 'swa_model' are taken"),
+    "an average under any key": ({"model": OTHER, "other": average(TRAINED)}, "under 'other' are taken"),
     "an average among the names": (
         {"state_dict": {**renamed(OTHER, "model."), **renamed(TRAINED, "ema_model.")}},
         r"the weights named 'ema_model\.\*' are taken .* and not those named 'model\.\*'",

@@ -235,12 +235,15 @@ class Other(nn.Module):
     ],
     ids=["alone", "under a key", "parallel", "in a list", "an attribute", "traced", "compiled"],
 )
-def test_a_network_that_was_saved_as_a_whole_is_read_without_its_code(tmp_path: Path, save: Any, wrap: Any) -> None:
+def test_a_network_that_was_saved_as_a_whole_is_read_without_its_code(
+    tmp_path: Path, save: Any, wrap: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     module = Other()
     module.layers.load_state_dict({name: tensor.half().float() for name, tensor in TRAINED.items()})
     save(wrap(module), tmp_path / "c.pt")
     wanted = Other()
     assert are_equal(loaded(tmp_path / "c.pt", wanted), module.state_dict())
+    assert not [each for each in caplog.records if each.name.startswith("aap_hw")]
 
 
 def test_an_average_of_ultralytics_is_read_in_half_precision(tmp_path: Path) -> None:
