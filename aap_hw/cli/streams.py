@@ -70,7 +70,7 @@ def standard_streams() -> Iterator[None]:
             stream = getattr(sys, name)
             if _descriptor_of(stream) == descriptor:
                 stream.flush()
-                output = _Output(stream.buffer, stream.encoding, "backslashreplace", write_through=True)
+                output = _Output(stream.buffer, stream.encoding, "backslashreplace", line_buffering=True)
                 setattr(sys, name, output)
                 afterwards.callback(output.detach)
                 afterwards.callback(setattr, sys, name, stream)
@@ -115,7 +115,7 @@ def _diverted() -> Iterator[TextIO]:
         if _descriptor_of(stdout) == 1:
             stdout.flush()
             kept = os.dup(1)
-            results = _Output(open(kept, "wb"), stdout.encoding, stdout.errors, write_through=True)  # noqa: SIM115
+            results = _Output(open(kept, "wb"), stdout.encoding, stdout.errors, line_buffering=True)  # noqa: SIM115
             afterwards.callback(results.close)
             # Libraries written in C print there without asking Python.
             os.dup2(2, 1)
