@@ -99,9 +99,13 @@ class Outcome:
 
 
 @pytest.fixture
-def aap_hw(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def aap_hw(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Call the command line in this process: ``aap_hw("devices", "--json").code == 0``."""
+    from aap_hw import activity
     from aap_hw.cli.main import main
+
+    # How long a test takes, and what is told meanwhile, is the machine's affair.
+    monkeypatch.setattr(activity, "PATIENCE_S", 1e6)
 
     def call(*arguments: str) -> Outcome:
         capsys.readouterr()

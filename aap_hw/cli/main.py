@@ -19,7 +19,7 @@ import click
 
 from aap_hw import __version__
 from aap_hw.cli.help import WholeSentences
-from aap_hw.cli.output import logged_as_notices
+from aap_hw.cli.output import logged_as_notices, told_what_takes_long
 from aap_hw.cli.streams import standard_streams
 from aap_hw.errors import Fault, UserError, closest, reason
 from aap_hw.files import circumstance
@@ -69,7 +69,7 @@ class LazyGroup(WholeSentences):
         except OSError as problem:
             raise UserError(f"the working folder is gone ({problem.strerror}); change to another") from problem
         try:
-            with interruptible(), logged_as_notices():
+            with interruptible(), logged_as_notices(), told_what_takes_long():
                 return super().invoke(ctx)
         except SystemExit as ending:
             if isinstance(ending.__cause__, UserError):  # which another process tells

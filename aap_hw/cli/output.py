@@ -7,12 +7,14 @@ Not covered: tables for people, which each sub-command lays out itself.
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import click
 
+from aap_hw.activity import telling
 from aap_hw.cli.streams import results
 from aap_hw.files import make_folder, require_writable_file, write_atomic
 
@@ -33,12 +35,29 @@ json_option = click.option(
     callback=_checked,
     help="Write JSON to FILE instead of a table; '-' or nothing is standard output.",
 )
-quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but what goes wrong and what --json asks for.")
+
+
+def _silence(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    """Let nobody be told what takes long."""
+    if value:
+        ctx.with_resource(telling(None))
+    return value
+
+
+quiet_option = click.option(
+    "--quiet", is_flag=True, callback=_silence, help="Print nothing but what goes wrong and what --json asks for."
+)
 
 
 def notice(line: str) -> None:
     """Tell what a person may want to see to while the work goes on, with or without ``--quiet``."""
     click.echo(f"aap-hw: {line}", err=True)
+
+
+def told_what_takes_long() -> AbstractContextManager[None]:
+    """Until this ends, tell after ten seconds of silence what is done."""
+    stream = sys.stderr  # as it is now: what the user's code prints may be held back later
+    return telling(lambda line: click.echo(f"aap-hw: {line}", file=stream))
 
 
 @contextmanager

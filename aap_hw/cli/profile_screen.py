@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
+
+from aap_hw.activity import telling
 
 if TYPE_CHECKING:
     from aap_hw.lut.progress import Progress
@@ -32,16 +35,19 @@ class MeasuringScreen:
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task(self._what, total=None, left="")
+        self._telling = beside_bar(self._console, self._bar)
         self._kept = 0
         self._last_line = float("-inf")
 
     def __enter__(self) -> Self:
         self._bar.start()
+        self._telling.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._telling.__exit__(kind, value, trace)
         self._bar.stop()
         if kind is KeyboardInterrupt:
             # Points are in a journal until all are there; whole networks are in the table at once.
@@ -67,6 +73,13 @@ class MeasuringScreen:
             done = f"measured {progress.measured} of {progress.total} {self._what}{kept}{tail}"
             nothing_left = f"all {progress.kept} {self._what} were there already"
             self._console.print(done if progress.total else nothing_left, soft_wrap=True)
+
+
+def beside_bar(console: Console, bar: Bar) -> AbstractContextManager[None]:
+    """Tell what takes long above a bar, which would otherwise be written over; without one, as usual."""
+    if bar.disable:
+        return nullcontext()
+    return telling(lambda line: console.print(line, soft_wrap=True, markup=False, highlight=False))
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from aap_hw.cli.profile_screen import duration
+from aap_hw.cli.profile_screen import beside_bar, duration
 from aap_hw.cli.streams import results
 from aap_hw.prune.words import amount_text, budget_sentences, error_text, figure_rows, time_text
 
@@ -60,13 +60,16 @@ class PruneScreen:
             transient=True,
             disable=not console.is_terminal or console.quiet,
         )
+        self._telling = beside_bar(console, self._bar)
         self._task = self._bar.add_task("measuring and scoring the unpruned network", total=None, left="", told="")
 
     def __enter__(self) -> Self:
         self._bar.start()
+        self._telling.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._telling.__exit__(None, None, None)
         self._bar.stop()
 
     def show(self, event: Event) -> None:

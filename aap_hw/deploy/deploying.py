@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tvm
 
+from aap_hw.activity import doing
 from aap_hw.compile.keys.key import SCHEDULES
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.linking import command_of
@@ -216,7 +217,8 @@ def _run_and_time(
 
     def work(device: Device, files: Mapping[str, Path]) -> None:
         libraries = {name: device.load(file) for name, file in files.items()}
-        outputs, sample = _outputs(libraries["pruned"], job.reference.samples), _arrays(job.sample)
+        with doing("running the network on the device"):
+            outputs, sample = _outputs(libraries["pruned"], job.reference.samples), _arrays(job.sample)
         results.append((outputs, time_in_turn(libraries, "main", sample, device.profile.measure) if is_real else {}))
 
     boards.share([files], work)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aap_hw.activity import doing
 from aap_hw.deploy.onnx_file import FIRST_OF_NEWER, Format, Session, fixed_batch, opset_of, write
 from aap_hw.deploy.reference import Reference, by_output
 from aap_hw.errors import Fault, UserError
@@ -79,11 +80,12 @@ def _written(module: nn.Module, inputs: Mapping[str, Tensor], reference: Referen
         checks.append((_of_batch(module, reference, together), [together]))
     write(module, inputs, list(reference.outputs), form, file)
     try:
-        session = Session(file)
-        return max(
-            expected.compare(by_output([session.run(call) for call in calls]), "the ONNX file")
-            for expected, calls in checks
-        )
+        with doing("comparing the ONNX file with PyTorch"):
+            session = Session(file)
+            return max(
+                expected.compare(by_output([session.run(call) for call in calls]), "the ONNX file")
+                for expected, calls in checks
+            )
     except Fault as fault:
         if not form.is_old:
             raise

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aap_hw.activity import doing
 from aap_hw.errors import Fault, UserError
 from aap_hw.graph.outputs import output_tensors
 
@@ -61,6 +62,7 @@ class Format:
             )
 
 
+@doing("writing the ONNX file")
 def write(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], form: Format, file: Path) -> None:
     """Write a network as an ONNX file.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from aap_hw.activity import doing
 from aap_hw.errors import Fault, UserError
 from aap_hw.graph.inputs import Tensors, in_batches
 from aap_hw.graph.outputs import output_names, output_tensors
@@ -34,6 +35,7 @@ class Reference:
     outputs: dict[str, np.ndarray]
 
     @classmethod
+    @doing("finding out what PyTorch computes")
     def of(cls, network: PrunedNetwork, data: Samples, count: int = FEW) -> Reference:
         """The network's outputs for ``count`` of the test samples, spread over the classes.
 

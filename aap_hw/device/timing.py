@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aap_hw.activity import doing
 from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.profile import MeasureSpec
 
@@ -62,6 +63,7 @@ class Call:
     inputs: Sequence[np.ndarray]
 
 
+@doing("timing networks on the device")
 def time_in_turn(
     libraries: Mapping[str, LoadedLibrary],
     function: str,

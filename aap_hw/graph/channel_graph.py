@@ -18,6 +18,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from aap_hw.activity import doing
 from aap_hw.errors import UserError, closest
 from aap_hw.graph import surgery
 from aap_hw.graph.blocks import Block, find_blocks
@@ -79,6 +80,7 @@ class ChannelGraph:
         )
 
     @staticmethod
+    @doing("tracing the network")
     def trace(model: nn.Module, example_inputs: tuple[torch.Tensor, ...], names: Names = ()) -> ChannelGraph:
         """Run and export a copy of a model in eval mode, and find the model's channel groups.
 
@@ -238,6 +240,24 @@ class ChannelGraph:
         smaller = surgery.cut(model, checked.values(), self._attributes, self.widths)
         surgery.remove(smaller, (path for block in removed for path in block.modules))
         return smaller
+
+    def require_free_group(self, what: str) -> None:
+        """Refuse a network, called ``what``, of which nothing can be cut.
+
+        Raises
+        ------
+        UserError
+            If no group is free; the most frequent reason is named.
+        """
+        if not all(group.frozen for group in self.groups):
+            return
+        alike: dict[str, list[ChannelGroup]] = {}
+        for group in self.groups:
+            alike.setdefault(str(group.frozen).partition(" (")[0], []).append(group)
+        most = max(alike.values(), key=len, default=[])
+        reason = f"'{most[0].name}' {most[0].frozen}" if most else "it has no convolution and no linear layer"
+        also = f"; so it is with {len(most) - 1} of the other {len(self.groups) - 1}" if len(most) > 1 else ""
+        raise UserError(f"{what} has no channel group that may be cut: {reason}{also}")
 
     def unsupported_ops(self) -> dict[str, int]:
         """How often channels reached an op without a rule, by op; those channels are frozen."""

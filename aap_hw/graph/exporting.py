@@ -14,8 +14,10 @@ import contextlib
 import io
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
+from typing import TextIO
 
 import torch
 from torch import nn
@@ -78,22 +80,33 @@ def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram
     return program
 
 
+class _Held(io.StringIO):
+    """What this thread writes, until it is known whether it is for the user; what others write goes where it should."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return super().write(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep PyTorch from telling on standard error what only its developers can do something about."""
-    before, said = logging.root.manager.disable, io.StringIO()
+    before, said = logging.root.manager.disable, _Held(sys.stderr)
     logging.disable(logging.ERROR)
+    is_for_developers = False
     try:
         with contextlib.redirect_stderr(said), warnings.catch_warnings(action="ignore"):
             yield
     except Exception as error:
-        if not hasattr(error, "partial_fx_graph"):  # which is what has been said
-            sys.stderr.write(said.getvalue())
+        is_for_developers = hasattr(error, "partial_fx_graph")  # which is what has been said
         raise
-    else:
-        sys.stderr.write(said.getvalue())
     finally:
         logging.disable(before)
+        if not is_for_developers:
+            sys.stderr.write(said.getvalue())
 
 
 def _why_not(error: Exception) -> str:

@@ -30,8 +30,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def require_traceable(model: nn.Module, inputs: Iterable[object] = ()) -> None:
+def require_traceable(model: nn.Module, inputs: Iterable[object] = (), *, has_run: bool = True) -> None:
     """Refuse a model whose weights or layers are of a kind that no trace can follow.
+
+    Layers that find their shapes when they run for the first time are refused only if they ``has_run``.
 
     Raises
     ------
@@ -45,7 +47,8 @@ def require_traceable(model: nn.Module, inputs: Iterable[object] = ()) -> None:
         _require_float(module, part)
     given = [each for each in inputs if isinstance(each, torch.Tensor)]
     for name, weight in model.named_parameters():
-        _require_values(name, weight, given)
+        if has_run or not is_lazy(weight):
+            _require_values(name, weight, given)
 
 
 def _require_python(module: nn.Module, part: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from aap_hw.activity import doing
 from aap_hw.errors import UserError
 from aap_hw.graph.channel_graph import ChannelGraph
 from aap_hw.graph.copying import copied
@@ -66,6 +67,7 @@ class CutMismatchError(UserError):
         )
 
 
+@doing("comparing the cut network with the whole one")
 def checked_cut(graph: ChannelGraph, model: nn.Module, keep: Keep, samples: Batch) -> nn.Module:
     """Cut a model, and compare the result with the uncut model on a batch of its inputs, such as images (N, C, H, W).
 

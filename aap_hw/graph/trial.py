@@ -18,6 +18,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from aap_hw.activity import doing
 from aap_hw.graph import surgery
 from aap_hw.graph.call import Call
 from aap_hw.graph.groups import Grouping, find_groups
@@ -59,9 +60,10 @@ def settle(
     trials something still does not come out as predicted, all that reaches a doubtful node is frozen; if the rest then
     does not, everything is.
     """
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         settled = _with_attributes(labelling, ran)
-        blamed = _blamed(labelling, settled, program, model, export)
+        with doing(f"tracing the network: cut on trial, time {attempt + 1} of at most {ATTEMPTS}"):
+            blamed = _blamed(labelling, settled, program, model, export)
         if not blamed:
             return settled
         for node in blamed:

@@ -142,6 +142,7 @@ class Compiler:
         self.close()
         for worker in self._workers:
             worker.kill()
+        self._pool.shutdown(wait=True)  # or what the pool shares with them is missed, aloud, when Python ends
 
 
 def _compile(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aap_hw.activity import doing
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.device.connection import Device
@@ -79,7 +80,8 @@ class Reference:
 
 def compile_reference(pool: Compiler) -> CompiledBatch:
     """The library that ``Reference`` times."""
-    return pool.submit([REFERENCE]).result()
+    with doing("starting the compiler"):
+        return pool.submit([REFERENCE]).result()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from aap_hw.activity import doing
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.library.lowering import stand_ins
 from aap_hw.device.connection import Device
@@ -179,7 +180,8 @@ class MeasuredNetwork:
             plan: pool.submit_network(self.network, widths, self._weights(widths)) for plan, widths in plans.items()
         }
         # All are awaited before anything is timed: a busy compiler would slow the networks down.
-        files = {plan: future.result() for plan, future in futures.items()}
+        with doing(f"compiling {len(futures)} networks of other widths"):
+            files = {plan: future.result() for plan, future in futures.items()}
         libraries = {plan: device.load(file) for plan, file in files.items()}
         for file in files.values():
             file.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import nn
 
+from aap_hw.activity import doing
 from aap_hw.compile.families.slow import NoCode, is_slow
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
@@ -46,6 +47,8 @@ from aap_hw.lut.sampling import TOLERANCE, next_points
 from aap_hw.lut.table import LatencyTable
 
 POINTS_A_BATCH = 16
+# Kernels of a batch that are named while it is compiled.
+NAMED = 3
 # Several boards share points in so many batches each, at least: who is done first takes over from the others.
 BATCHES_A_BOARD = 4
 # Cut networks that calibrate a table.
@@ -90,6 +93,7 @@ def profile_model(
     try:
         graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names)
         network = partition(graph)
+        graph.frozen(network.fixed).require_free_group(name)
         with suppress(CutMismatchError):  # to leave such a group alone is asked of `plan` and `prune`
             check_cutting(graph.frozen(network.fixed), module, inputs.random(1, seed=0))
         on_network(network)
@@ -106,7 +110,7 @@ def profile_model(
             try:
                 _measure(search, job, plans, boards, workers or os.cpu_count() or 1, cache, on_progress)
             except NoCode as refusal:
-                raise refusal.at(network.source_of(refusal.key)) from refusal
+                raise refusal.at(network.described(refusal.key)) from refusal
         job.calibrate(plans)
         save_table(table, path)
     finally:
@@ -209,7 +213,7 @@ def _measure(
         compiler(boards.target, boards.profile.measure.copies, folder, workers, cache) as pool,
     ):
         reference = compile_reference(pool)
-        _measure_points(search, boards, pool, workers, reference, on_progress)
+        _measure_points(search, job.network, boards, pool, workers, reference, on_progress)
         if not search.journal.entries and "reference_us" not in search.table.measurement:
             search.table.measurement["reference_us"] = _reference_us(boards, reference)
         gather(search.table, search.journal.entries)
@@ -236,6 +240,15 @@ class _Piece:
         self._futures = self._futures or [pool.submit(points) for points in self._batches]
         return self._futures
 
+    def compiled(self, pool: Compiler, network: Network) -> list[CompiledBatch]:
+        """Wait until all is compiled."""
+        found = []
+        for points, future in zip(self._batches, self.compile(pool), strict=True):
+            names = dict.fromkeys(network.described(point.key) for point in points)
+            with doing(f"compiling {', '.join(list(names)[:NAMED])}{' and others' if len(names) > NAMED else ''}"):
+                found.append(future.result())
+        return found
+
 
 def _batches_of(missing: Sequence[Address], boards: Boards) -> list[Sequence[Address]]:
     if boards.at_once == 1:
@@ -256,6 +269,7 @@ def _pieces_of(missing: Sequence[Address], boards: Boards, workers: int) -> list
 
 def _measure_points(
     search: _Search,
+    network: Network,
     boards: Boards,
     pool: Compiler,
     workers: int,
@@ -289,11 +303,12 @@ def _measure_points(
         total = clock.measured + len(missing)
         if clock.measured == 0:
             clock.start(total)
-        _share(missing, boards, pool, workers, measure)
+        _share(missing, network, boards, pool, workers, measure)
 
 
 def _share(
     points: Sequence[Address],
+    network: Network,
     boards: Boards,
     pool: Compiler,
     workers: int,
@@ -305,7 +320,7 @@ def _share(
         for piece in pieces:
             piece.compile(pool)
     # All of a piece are awaited before anything is timed: a busy compiler would slow this machine's kernels down.
-    boards.share(pieces, lambda device, piece: work(device, piece, [future.result() for future in piece.compile(pool)]))
+    boards.share(pieces, lambda device, piece: work(device, piece, piece.compiled(pool, network)))
 
 
 def _reference_us(boards: Boards, reference: CompiledBatch) -> float:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aap_hw.activity import doing
 from aap_hw.graph.calling import called
 from aap_hw.graph.inputs import Given, Input, Inputs
 
@@ -37,6 +38,7 @@ def initialise(model: nn.Module, seed: int) -> None:
 
 
 @torch.no_grad()
+@doing("giving the batch norms the statistics of a batch")
 def calibrate_batch_norm(model: nn.Module, inputs: Given, seed: int, batch: int = 4) -> None:
     """Set all running means and variances, in place, to those of one seeded batch; the model ends in eval
     mode.

@@ -13,9 +13,12 @@ import pydantic
 import torch
 from torch import nn
 
+from aap_hw.activity import doing
 from aap_hw.errors import UserError, reason
+from aap_hw.foreign import own_line
 from aap_hw.graph.calling import called, check_call
 from aap_hw.graph.inputs import Given, Inputs, Tensors
+from aap_hw.graph.readiness import require_traceable, unwrapped
 from aap_hw.models import zoo
 from aap_hw.models.initialise import calibrate_batch_norm, is_untrained
 from aap_hw.models.source import Source, find, is_own, runs_code
@@ -130,13 +133,16 @@ class Origin:
         """Make the unpruned network for weights that are still to be loaded; else as `build`."""
         with torch.random.fork_rng(devices=[]), torch.no_grad(), self._found() as source:
             torch.manual_seed(SEED)
-            module = source.make().eval()
+            module = unwrapped(source.make()).eval()
             check_call(module, self.inputs, self.model)
+            require_traceable(module, self.inputs.zeros(), has_run=False)
             try:
-                self.call(module)
+                with doing(f"running {self.model} for the first time"):
+                    self.call(module)
             except (Exception, SystemExit) as error:
                 raise UserError(
-                    f"{self.model} does not take {self.inputs.described}: {reason(error)}; give --input what it takes"
+                    f"{self.model} does not take {self.inputs.described}: {reason(error)}{own_line(error)}; "
+                    "give --input what it takes"
                 ) from error
         return module
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from aap_hw import ranks
+from aap_hw.activity import doing
 from aap_hw.attention import ALTERNATIVES, observed, read_attention, scaled, sensitivities
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
@@ -99,11 +100,9 @@ def baseline(
     module = task.origin.build()
     graph = ChannelGraph.trace(module, task.origin.inputs.zeros(), task.origin.inputs.names)
     graph = select(graph, settings.only, settings.skip)
-    if all(group.frozen for group in graph.groups):
-        reason = f"its first group {graph.groups[0].frozen}" if graph.groups else "it has no convolution"
-        raise UserError(f"{task.origin.model} has no channel group that may be cut: {reason}")
     network = partition(graph)
     graph = graph.frozen(network.fixed)
+    graph.require_free_group(task.origin.model)
     _check_kernels(network, task.origin, task.table)
     check_cutting(graph, module, task.few_samples)
     how = task.table.measurement
@@ -145,6 +144,7 @@ def _described(graph: ChannelGraph, network: Network, table: LatencyTable) -> di
     }
 
 
+@doing("measuring the unpruned network")
 def _measured_ms(task: Task, module: nn.Module, device: Device | Boards) -> float:
     from aap_hw.prune.measuring import measure_networks  # loads TVM: two seconds that planning does without
 
@@ -204,6 +204,7 @@ def calibration_batches(
         raise UserError(f"none of the {len(chosen)} training images to rank filters by can be read; get them again")
 
 
+@doing("scoring the filters by what they make of images")
 def scores_of(
     task: Task, module: nn.Module, graph: ChannelGraph, settings: PruneSettings
 ) -> Mapping[str, NDArray[np.float64]]:
@@ -241,6 +242,7 @@ def plan_once(task: Task, budgets: Sequence[Budget], settings: PruneSettings) ->
     return dense, dense.planner.plan(scores_of(task, dense.module, dense.graph, settings), allowed)
 
 
+@doing("finding out which groups the outputs depend on")
 def _sensitivities(task: Task, graph: ChannelGraph, settings: PruneSettings) -> dict[str, float]:
     """How much the network's answer depends on each of its groups."""
     inputs = task.origin.inputs

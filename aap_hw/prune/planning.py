@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aap_hw.activity import doing
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.errors import UserError
 from aap_hw.lut.calibrating import ALONE, Slowdown
@@ -163,6 +164,7 @@ class Planner:
     def _network_ms(self, alone_us: float) -> float:
         return self.slowdown.network_us(alone_us) * self.calibration / 1e3
 
+    @doing("choosing widths")
     def plan(self, scores: Scores, budgets: Mapping[str, float], at_most: Widths | None = None) -> Plan:
         """The plan with the most attention kept that is predicted to meet the budgets; none is slower than unpruned.
 

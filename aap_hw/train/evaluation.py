@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from aap_hw import ranks
+from aap_hw.activity import doing
 from aap_hw.errors import UserError
 from aap_hw.graph.calling import called
 from aap_hw.graph.inputs import Inputs, Tensors
@@ -16,6 +17,7 @@ from aap_hw.train.samples import Samples, Split
 
 
 @torch.no_grad()
+@doing("finding the accuracy")
 def evaluate(
     model: nn.Module,
     data: Samples,

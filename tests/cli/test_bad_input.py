@@ -216,6 +216,91 @@ def test_command(
     assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
 
 
+NETWORKS = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+
+    def between(self, x):
+        return x
+
+    def forward(self, x):
+        return self.b(self.between(self.a(x)))
+
+class Thresholded(Net):
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(x * 2 if x.std() < 1 else x)
+
+class Eigenvalues(Net):
+    def between(self, x):
+        return x * torch.linalg.eigvals(x).abs().unsqueeze(-1)
+
+class InHalf(Net):
+    def between(self, x):
+        return x.half().float()
+
+class Choosy(Net):
+    def forward(self, x):
+        if x.shape[-1] % 7:
+            raise ValueError("the width must be a multiple of 7")
+        return self.b(self.a(x))
+
+class Returned(Net):
+    def forward(self, x):
+        return self.a(x), self.b(self.a(x))
+
+def half():
+    return Net().half()
+
+def scripted():
+    return torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)))
+
+def on_meta():
+    with torch.device("meta"):
+        return Net()
+
+def for_eight_bits():
+    from torch.ao import quantization
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)).train()
+    model.qconfig = quantization.get_default_qat_qconfig("x86")
+    return quantization.prepare_qat(model)
+
+def pooling():
+    return nn.Sequential(nn.AvgPool2d(2), nn.Flatten())
+"""
+
+REFUSED = {
+    "Thresholded": r"cannot trace this Thresholded: its code looks at the values of an image \(net.py:\d+: return ",
+    "Eigenvalues": r"torch.linalg.eigvals computes in complex64, and only float32 .* \(net.py:\d+: return ",
+    "InHalf": r"x.half computes in float16, and only float32 can be compiled so far \(net.py:\d+: ",
+    "Choosy": r"does not take images of 3x16x16: ValueError: the width must be a multiple of 7 \(net.py:\d+: raise",
+    "Returned": r"be cut: 'a' reaches the network's output \(nn.Conv2d 'a', net.py:\d+\); so it is with 1 of the other",
+    "half": r"the weights 'a.weight' are float16 and the input is float32; convert the model",
+    "scripted": "this RecursiveScriptModule is TorchScript, whose code cannot be followed",
+    "on_meta": "the weights 'a.weight' are on the meta device, where they have no values",
+    "for_eight_bits": r"'0.weight_fake_quant' of this Sequential is prepared for quantization, .* cut the",
+    "pooling": "net.py:pooling has no channel group that may be cut: it has no convolution and no linear layer",
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of what PyTorch would rather have than scripts and its own quantization
+@pytest.mark.parametrize("name", REFUSED)
+def test_network_that_cannot_be_cut(
+    aap_hw: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NETWORKS)
+    network = ("--model", f"net.py:{name}", "--input", "3x16x16")
+    fails(aap_hw("profile", "--device", "x86", *network, "--out", "table.json"), REFUSED[name])
+    assert {path.name for path in tmp_path.iterdir()} <= {"net.py", "__pycache__"}
+
+
 def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
     def edit(text: str) -> str:
         document = json.loads(text)

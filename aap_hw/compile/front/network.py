@@ -55,6 +55,11 @@ class Kernel:
         """Channels that it makes."""
         return self.widths[-1]
 
+    @property
+    def described(self) -> str:
+        """What it is called towards people."""
+        return self.source or self.key.op.replace("_", " ")
+
     def at(self, widths: Mapping[str, int]) -> Address:
         """The kernel under a width plan: an address in the latency table."""
         return Address(self.key, tuple(width.at(widths) for width in self.widths))
@@ -105,9 +110,9 @@ class Network:
     dense: Mapping[str, int]
     fixed: Mapping[str, str] = field(default_factory=dict)
 
-    def source_of(self, key: KernelKey) -> str:
-        """The call in the user's code that became a kernel on the slow path; the first, if there are several."""
-        return next((kernel.source for kernel in self.kernels if kernel.key == key), "")
+    def described(self, key: KernelKey) -> str:
+        """What the first kernel of a key is called towards people."""
+        return next((kernel.described for kernel in self.kernels if kernel.key == key), key.op)
 
     @property
     def slow_path(self) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tvm
 
+from aap_hw.activity import doing
 from aap_hw.compile import cpu, gpu
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.families import family_of
@@ -44,11 +45,13 @@ def export_library(module: tvm.IRModule, target: DeviceTarget, library: Path) ->
     UserError : the linker for the target's platform, or the compiler for its GPU, is not installed.
     Fault : kernels are not valid code for the GPU.
     """
-    with target.tvm:
-        executable = tvm.compile(module, target=target.tvm)
-    if isinstance(target, GpuTarget):
-        write_atomic(cubin_beside(library), compile_cubin(cuda_source(executable), target.arch))
-    link(executable, target.host, library)
+    with doing("making machine code of the kernels"):
+        with target.tvm:
+            executable = tvm.compile(module, target=target.tvm)
+        if isinstance(target, GpuTarget):
+            write_atomic(cubin_beside(library), compile_cubin(cuda_source(executable), target.arch))
+    with doing("linking the library"):
+        link(executable, target.host, library)
 
 
 def cubin_beside(library: Path) -> Path:

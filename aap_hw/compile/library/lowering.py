@@ -16,6 +16,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 from tvm import relax
 
+from aap_hw.activity import doing
 from aap_hw.compile.code.function import CONSTANTS, Argument, KernelFunction
 from aap_hw.compile.families import weight_shape
 from aap_hw.compile.families.slow import NoCode, SlowCall
@@ -62,10 +63,11 @@ def lower_network(
     functions: dict[Address, tuple[relax.GlobalVar, KernelFunction]] = {}
     with builder.function("main", taken):
         with builder.dataflow():
-            for kernel in network.kernels:
+            for number, kernel in enumerate(network.kernels, start=1):
                 address = kernel.at(widths)
                 if address not in functions:
-                    function = _built(kernel, address, target)
+                    with doing(f"compiling kernel {number} of {len(network.kernels)}, {kernel.described}"):
+                        function = _built(kernel, address, target)
                     name = f"{address.key.op.replace('.', '_')}_{len(functions)}"
                     functions[address] = (builder.add_func(function.code, name), function)
                 code, function = functions[address]

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from aap_hw.activity import doing
 from aap_hw.errors import UserError, closest
 from aap_hw.graph.inputs import Given, Inputs
 from aap_hw.train import data
@@ -66,6 +67,7 @@ class ImageSource:
         if self.limit is not None and self.limit < 2:
             raise UserError(f"at most {self.limit} images of each split is too few; use at least 2")
 
+    @doing("reading the images")
     def load(self, inputs: Given, *, download: bool = False) -> LabelledImages | ArraySamples:
         """Read the images, or other samples, for a network, or fetch them first if that is asked for and possible.
 
