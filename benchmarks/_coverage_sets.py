@@ -54,7 +54,7 @@ def _torchvision() -> list[str]:
 
 
 SETS = {"torchvision": _torchvision(), "timm": TIMM}
-QUICK = {"torchvision": ("shufflenet_v2_x0_5", "squeezenet1_1"), "timm": ("lcnet_050", "ghostnet_100")}
+QUICK = {"torchvision": "shufflenet_v2_x0_5", "timm": "lcnet_050"}
 
 
 def side_of(kind: str, name: str) -> int:

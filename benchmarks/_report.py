@@ -11,6 +11,7 @@ from typing import Any
 
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice, cpu_model
+from aap_hw.lut.library_cache import LibraryCache, users_cache
 
 PACKAGES = ("torch", "apache-tvm", "onnxruntime", "numpy", "scipy")
 
@@ -49,11 +50,18 @@ def zoo_name(name: str) -> str:
 
 
 def benchmark_device(name: str, quick: bool) -> LocalDevice:
-    """This machine by a device profile; with few candidate widths if it is only to show that a benchmark runs."""
+    """This machine by a device profile; with few widths and samples if it is only to show that a benchmark runs."""
     profile = load_profile(name)
     if quick:
-        profile = profile.model_copy(update={"widths": profile.widths.model_copy(update={"at_most": 2})})
+        widths = profile.widths.model_copy(update={"at_most": 2})
+        measure = profile.measure.model_copy(update={"warmup": 1, "repeats": 3, "copies": 2})
+        profile = profile.model_copy(update={"widths": widths, "measure": measure})
     return LocalDevice(profile)
+
+
+def cache_of(quick: bool) -> LibraryCache | None:
+    """Where compiled points are kept: nowhere if it is told how long it takes to compile them."""
+    return users_cache() if quick else None
 
 
 def say(line: str) -> None:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aap_hw.device.connection import Device
-    from aap_hw.graph.inputs import Inputs
+    from aap_hw.lut.library_cache import LibraryCache
     from aap_hw.lut.table import Validation
 
 
 def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from _report import benchmark_device, print_report
+    from _report import benchmark_device, cache_of, print_report
 
     from aap_hw.lut.fidelity import fidelity_of
 
@@ -32,7 +32,7 @@ def main() -> None:
         path = Path(options.lut or Path(folder) / "table.json")
         everything: list[Validation] = []
         rows = [
-            _row(name, options.plans, options.seed, options.networks, device, path, everything)
+            _row(name, options.plans, options.seed, options.networks, device, path, cache_of(options.quick), everything)
             for name in options.models.split(",")
         ]
     together = fidelity_of(everything)
@@ -59,15 +59,23 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few plans of a small network: does it run?")
     options = parser.parse_args()
     if options.quick:
-        options.models, options.plans, options.networks = "resnet20", 2, 2
+        options.models, options.plans, options.networks = "resnet20", 2, 0
     return options
 
 
 def _row(
-    name: str, plans: int, seed: int, networks: int, device: Device, path: Path, everything: list[Validation]
+    name: str,
+    plans: int,
+    seed: int,
+    networks: int,
+    device: Device,
+    path: Path,
+    cache: LibraryCache | None,
+    everything: list[Validation],
 ) -> dict[str, object]:
     from _report import say, zoo_name
 
+    from aap_hw.graph.inputs import Inputs
     from aap_hw.lut.fidelity import fidelity_of
     from aap_hw.lut.profiling import profile_model
     from aap_hw.lut.validating import validate_model
@@ -77,7 +85,7 @@ def _row(
     inputs = Inputs.of(model.input_shape)
     say(f"{name}: profiling")
     began = time.perf_counter()
-    table = profile_model(model.name, model.module, inputs, device, path, networks=networks)
+    table = profile_model(model.name, model.module, inputs, device, path, networks=networks, cache=cache)
     profile_s = time.perf_counter() - began
     say(f"{name}: measuring {plans} plans")
     entries = validate_model(model.name, model.module, inputs, device, path, plans=plans, seed=seed)

@@ -17,25 +17,25 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aap_hw.device.connection import Device
-    from aap_hw.graph.inputs import Inputs
+    from aap_hw.lut.library_cache import LibraryCache
     from aap_hw.lut.table import LatencyTable
 
 
 def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from _report import benchmark_device, print_report
+    from _report import benchmark_device, cache_of, print_report
 
     options = _options()
-    device = benchmark_device(options.device, options.quick)
+    device, how = benchmark_device(options.device, options.quick), (options.networks, cache_of(options.quick))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(options.keep or Path(folder) / "first.json")
         if path.exists():
             raise SystemExit(f"{path} exists, and a table is measured from nothing; choose another file for --keep")
-        first, row = _profile(options.model, device, path, 0, options.networks)
+        first, row = _profile(options.model, device, path, 0, *how)
         rows = [row]
         for name in filter(None, options.then.split(",")):
-            rows.append(_profile(name, device, path, len(first), options.networks)[1])
-        second, row = _profile(options.model, device, Path(folder) / "second.json", 0, options.networks)
+            rows.append(_profile(name, device, path, len(first), *how)[1])
+        second, row = _profile(options.model, device, Path(folder) / "second.json", 0, *how)
         rows.append({**row, "agreement_pct": 100 * _disagreement(first, second)})
     summary = {
         "seconds": rows[0]["seconds"],
@@ -61,17 +61,19 @@ def _options() -> argparse.Namespace:
 
 
 def _profile(
-    name: str, device: Device, path: Path, before: int, networks: int
+    name: str, device: Device, path: Path, before: int, networks: int, cache: LibraryCache | None
 ) -> tuple[LatencyTable, dict[str, object]]:
     from _report import say, zoo_name
 
+    from aap_hw.graph.inputs import Inputs
     from aap_hw.lut.profiling import profile_model
     from aap_hw.models import zoo
 
     model = zoo.build(zoo_name(name))
     say(f"profiling {name}")
     began = time.perf_counter()
-    table = profile_model(model.name, model.module, Inputs.of(model.input_shape), device, path, networks=networks)
+    inputs = Inputs.of(model.input_shape)
+    table = profile_model(model.name, model.module, inputs, device, path, networks=networks, cache=cache)
     seconds, points = time.perf_counter() - began, len(table) - before
     return table, {
         "model": name,

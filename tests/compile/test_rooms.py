@@ -20,6 +20,8 @@ MAY_IMPORT = {
     "library": {"keys", "families", "front", "code", "cpu", "gpu"},
 }
 WITHOUT_TVM = {"families", "front"}
+# Names for code outside, which no room knows.
+DOORS = {"lowering.py", "target.py"}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -39,7 +41,7 @@ def rooms_in(path: Path) -> set[str]:
 
 
 def test_every_file_is_in_a_room() -> None:
-    assert {path.name for path in ROOT.iterdir() if path.suffix == ".py"} == {"__init__.py"}
+    assert {path.name for path in ROOT.iterdir() if path.suffix == ".py"} == {"__init__.py", *DOORS}
     assert {path.name for path in ROOT.iterdir() if path.is_dir() and any(path.glob("*.py"))} == MAY_IMPORT.keys()
 
 

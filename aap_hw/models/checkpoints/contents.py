@@ -109,7 +109,7 @@ def _entries(value: Any) -> dict[Any, Any]:
             return dict(enumerate(value))
         case Made():
             given: dict[Any, Any] = {}
-            for place, argument in enumerate(value.arguments):
+            for argument in value.arguments:
                 given |= _pairs(argument)
             slots = value.state if isinstance(value.state, tuple) else (value.state,)
             attributes = {key: inner for part in slots if isinstance(part, Mapping) for key, inner in part.items()}
