@@ -113,9 +113,9 @@ def run_file(file: Path) -> ModuleType:
 
 def place_of(module: str) -> str:
     """How a module that is loaded is named from the working folder: by its name, or else by its file."""
-    place = _LOADED.places.get(module.partition(".")[0])
-    by_name = place in (None, Path.cwd()) and not module.startswith(_PREFIX)
-    return module if by_name else str(sys.modules[module].__file__)
+    if _LOADED.places.get(module.partition(".")[0]) == Path.cwd() and not module.startswith(_PREFIX):
+        return module
+    return _LOADED.files.get(module, module)
 
 
 def _root_of(file: Path) -> Path:
@@ -186,12 +186,14 @@ class _Loaded:
     start : the working folder that they were loaded from.
     places : of those that are not part of another, the folder that each is in.
     stamps : size and time of each file when it was loaded.
+    files : of modules that are loaded or were, by name.
     hidden : those that are called as modules of Python, which others are to find.
     """
 
     start: Path | None = None
     places: dict[str, Path] = field(default_factory=dict)
     stamps: dict[str, tuple[int, int] | None] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     hidden: dict[str, ModuleType] = field(default_factory=dict)
     finder: _Finder | None = None
 
@@ -209,7 +211,7 @@ class _Loaded:
         for name in self._names():
             file = getattr(sys.modules[name], "__file__", None)
             if file is not None and file not in self.stamps:
-                self.stamps[file] = _stamp(file)
+                self.stamps[file], self.files[name] = _stamp(file), file
             if name.partition(".")[0] in sys.stdlib_module_names:
                 self.hidden[name] = sys.modules.pop(name)
 
