@@ -175,6 +175,7 @@ def plan(
     from aap_hw.prune.proposal import Proposal
     from aap_hw.prune.shown import samples_for
     from aap_hw.prune.task import PruneSettings, Task
+    from aap_hw.train.arrays import MadeSamples
 
     budgets = _budgets(budget, max_params, max_flops, max_memory)
     table, source = _table(lut), _source(data)
@@ -182,7 +183,8 @@ def plan(
     task = Task(origin, table, samples_for(origin, source, example), allow_emulated=allow_emulated)
     dense, chosen = plan_once(task, budgets, settings or PruneSettings())
     error = table_error(table, origin.model, origin.inputs)
-    return Proposal(origin.model, dense, chosen, budgets, table.device, error)
+    made_up = isinstance(task.data, MadeSamples)
+    return Proposal(origin.model, dense, chosen, budgets, table.device, error, made_up)
 
 
 def prune(

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from aap_hw.cli.profile_screen import beside_bar, duration
 from aap_hw.cli.streams import results
-from aap_hw.prune.words import amount_text, budget_sentences, error_text, figure_rows, time_text
+from aap_hw.prune.words import MADE_UP, amount_text, budget_sentences, error_text, figure_rows, time_text
 
 if TYPE_CHECKING:
     from aap_hw.prune.job import Pruned
@@ -117,6 +117,8 @@ class PruneScreen:
         match event.name:
             case "start":
                 self._error, self._provenance = error_text(figures["table_error"]), figures["provenance"]
+                if figures.get("made_up_inputs"):
+                    self._say(MADE_UP)
                 if figures["why_predicted"]:
                     self._say(f"latencies are predicted, not measured: {figures['why_predicted']}")
                 budgets = ", ".join(amount_text(name, amount) for name, amount in figures["budgets"].items())

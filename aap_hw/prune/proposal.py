@@ -23,6 +23,7 @@ class Proposal:
     dense : the unpruned network, with its channel groups and latency.
     device : facts of the table's device.
     error : how far off the table was for other plans of the network; None if it was never checked.
+    made_up : whether the network was shown inputs that were made up.
     """
 
     model: str
@@ -31,6 +32,7 @@ class Proposal:
     budgets: Sequence[Budget]
     device: Mapping[str, Any]
     error: Fidelity | None
+    made_up: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """All of it as JSON values.
@@ -60,6 +62,7 @@ class Proposal:
             "gap": plan.gap,
             "solver_seconds": plan.seconds,
             "slow_path": dense.network.slow_path,
+            "made_up_inputs": self.made_up,
             "interpolated_kernels": sum(row.interpolated for row in plan.kernels),
             "groups": [
                 {"name": g.name, "width": g.width, "kept": plan.widths[g.name], "frozen": g.frozen}

@@ -11,10 +11,6 @@ from aap_hw.train.sources import ImageSource
 from aap_hw.train.sources.example import Example
 
 EMBEDDED = ImageSource("embedded")
-MADE_UP = (
-    "no inputs were given and some were made up, so that what tells filters apart means little: give real ones with "
-    "--example FILE.npz or --data npz:FILE"
-)
 
 
 def samples_for(origin: Origin, source: ImageSource | None, example: str | None = None) -> Samples:

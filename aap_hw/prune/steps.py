@@ -30,6 +30,7 @@ from aap_hw.prune.measuring import measure_networks
 from aap_hw.prune.planning import Plan, Planner, Unreachable
 from aap_hw.prune.run import PrunedNetwork, compose
 from aap_hw.prune.task import PruneSettings, Task
+from aap_hw.train.arrays import MadeSamples
 from aap_hw.train.checkpoint import EpochRecord
 from aap_hw.train.evaluation import evaluate
 from aap_hw.train.loop import train
@@ -298,6 +299,7 @@ def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: Pr
         "budgets": dict(wanted),
         "score": settings.scored_by,
         "table_error": None if error is None else error.as_json(),
+        "made_up_inputs": isinstance(task.data, MadeSamples),
     }
 
 

@@ -119,3 +119,9 @@ def _pruned_latency(summary: Mapping[str, Any]) -> tuple[float, str]:
     predicted, provenance = summary["predicted_ms"], summary.get("provenance", "measured")
     error = error_text(summary.get("table_error")) if provenance == "measured" else ""
     return predicted, time_text(predicted, False, provenance) + error
+
+
+MADE_UP = (
+    "no inputs were given and some were made up, so that what tells filters apart means little: give real ones with "
+    "--example FILE.npz or --data npz:FILE"
+)

@@ -108,6 +108,38 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("prune", "--model", "mobilenetv2", "--data", "embedded", "--lut", "TABLE", "--budget", "50%"),
         "mobilenetv2 tells 1000 classes apart and the images are of 10",
     ),
+    "input that is no shape": (
+        ("plan", "--model", "resnet20", "--input", "3xAx32", "--lut", "TABLE", "--budget", "50%"),
+        "'3xAx32' is no input: write the shape of one sample",
+    ),
+    "type that no network takes": (
+        ("plan", "--model", "resnet20", "--input", "float16:3x32x32", "--lut", "TABLE", "--budget", "50%"),
+        "an input cannot be float16: give one of float32, int64",
+    ),
+    "several inputs of a network of one": (
+        ("plan", "--model", "resnet20", "--input", "3x32x32,3x32x32", "--lut", "TABLE", "--budget", "50%"),
+        "resnet20 takes one image, not 3x32x32,3x32x32",
+    ),
+    "input and example": (
+        (
+            "plan",
+            "--model",
+            "resnet20",
+            "--input",
+            "3x32x32",
+            "--example",
+            "a.npz",
+            "--lut",
+            "TABLE",
+            "--budget",
+            "50%",
+        ),
+        "--example says what the network takes; leave --input out",
+    ),
+    "example that is not there": (
+        ("plan", "--model", "resnet20", "--example", "nowhere.npz", "--lut", "TABLE", "--budget", "50%"),
+        "cannot read the example nowhere.npz: No such file",
+    ),
     "input": (
         ("plan", "--model", "resnet20", "--input", "224", "--lut", "TABLE", "--budget", "50%"),
         "write channels, height and width like",
