@@ -124,8 +124,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     given: dict[str, Any] = {}
 
     def validate_model(*what: Any, **how: Any) -> list[Validation]:
-        name, _, shape, _, path = what
-        given.update({"name": name, "shape": shape, "path": path, **how})
+        name, _, inputs, _, path = what
+        given.update({"name": name, "inputs": inputs, "path": path, **how})
         how["on_progress"](Progress("networks", 2, 2, 0, 0.0))
         return RANDOM_PLANS
 
@@ -141,7 +141,7 @@ def test_validate_prints_each_plan_and_the_summary(
 ) -> None:
     outcome = aap_hw(*VALIDATE, "--lut", str(table_file))
     assert outcome.code == 0, outcome.err
-    assert (asked["name"], asked["shape"], asked["path"]) == ("resnet20", (1, 3, 32, 32), table_file)
+    assert (asked["name"], asked["inputs"], asked["path"]) == ("resnet20", Inputs.of("3x32x32"), table_file)
     assert (asked["plans"], asked["seed"]) == (2, 3)
     lines = outcome.out.splitlines()
     assert lines[1].split() == ["random-0-0", "0.980", "1.000", "-2.0%"]
