@@ -95,7 +95,7 @@ def check_cutting(graph: ChannelGraph, model: nn.Module, samples: Batch) -> None
 
     Raises as `checked_cut` does.
     """
-    keep = {group.name: range(0, group.width, 2) for group in graph.groups if group.frozen is None}
+    keep = {group.name: list(range(0, group.width, 2)) for group in graph.groups if group.frozen is None}
     checked_cut(graph, model, keep, samples)
 
 

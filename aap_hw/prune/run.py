@@ -21,7 +21,7 @@ from torch import nn
 
 import aap_hw
 from aap_hw.errors import UserError, reason
-from aap_hw.files import read_text, require_writable_folder, sha256_of, write_atomic
+from aap_hw.files import make_folder, read_text, require_writable_folder, sha256_of, write_atomic
 from aap_hw.graph.self_check import Mismatch
 from aap_hw.jsonlines import JsonLines
 from aap_hw.models import saved
@@ -157,6 +157,7 @@ class RunFolder:
 
     def report_mismatch(self, mismatch: Mismatch) -> Path:
         """Write down, for who is to mend it, a cut that changed what the network computes; return the file."""
+        make_folder(self.path)  # a cut is tried before there is a run
         path = self.path / "self_check.json"
         versions = {"aap_hw": aap_hw.__version__, "torch": torch.__version__}
         write_atomic(path, _text({"written_by": versions, **mismatch.as_json()}))

@@ -127,6 +127,8 @@ def others() -> Any:
         yield "index.Tensor", (IMAGE, indices)
     yield "select.int", (IMAGE, 2, -1)
     yield "select.int", (IMAGE, -2, -3)
+    for kind, how in itertools.product((torch.float32, torch.int64, torch.uint8), ((2, None), (None, 3), (1, 4))):
+        yield "clamp.default", (torch.arange(8).to(kind), *how)
     for name in ("selu", "rrelu", "erfc"):
         yield f"{name}.default", (IMAGE,)
     for power in (1.0, 2.0, 3.0):

@@ -109,8 +109,8 @@ def _entries(value: Any) -> dict[Any, Any]:
             return dict(enumerate(value))
         case Made():
             given: dict[Any, Any] = {}
-            for argument in value.arguments:
-                given |= _pairs(argument)
+            for place, argument in enumerate(value.arguments):
+                given |= {place: argument} if isinstance(argument, Made) else _pairs(argument)
             slots = value.state if isinstance(value.state, tuple) else (value.state,)
             attributes = {key: inner for part in slots if isinstance(part, Mapping) for key, inner in part.items()}
             return given | attributes | dict(enumerate(value.elements)) | value.items
