@@ -173,7 +173,10 @@ def test_what_is_no_batch_of_images_is_refused(net, batch):
     with pytest.raises(UserError, match="floating point tensors of shape"):
         attention_scores(net, [batch], graph=graph_of(net, 4))
     # Without a graph, what the network takes is only known to itself.
-    with pytest.raises(UserError, match=r"floating point tensors of shape|cannot trace this SmallNet|weights .* are float64 and the input"):
+    with pytest.raises(
+        UserError,
+        match=r"floating point tensors of shape|cannot trace this SmallNet|weights .* are float64 and the input",
+    ):
         attention_scores(net, [batch])
 
 
