@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -233,3 +234,64 @@ def test_network_with_several_outputs_goes_the_whole_way(
         "output_boxes_0": [1, 4, 16, 16], "output_boxes_1": [1, 4, 8, 8],
         "output_scores_0": [1, 7, 16, 16], "output_scores_1": [1, 7, 8, 8],
     }  # fmt: skip
+
+
+OF_OTHER_INPUTS = """
+import torch
+from torch import nn
+
+class Alike(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 64, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.judge = nn.Linear(64, 1)
+
+    def forward(self, left, right):
+        return self.judge((self.trunk(left) - self.trunk(right)) ** 2)
+
+def sound():
+    return nn.Sequential(
+        nn.Conv1d(1, 64, 9, 4), nn.BatchNorm1d(64), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(64, 5)
+    )
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "takes"), [("Alike", "left:3x12x12,right:3x12x12"), ("sound", "1x200")], ids=["two images", "sound"]
+)
+def test_network_of_other_inputs_goes_the_whole_way(
+    quick_device: Path,
+    tmp_path: Path,
+    aap_hw: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    takes: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(profiling, "profile_model", functools.partial(profiling.profile_model, networks=0))
+    Path("others_of_mine.py").write_text(OF_OTHER_INPUTS)
+    network, device = ("--model", f"others_of_mine.py:{function}", "--input", takes), ("--device", str(quick_device))
+    for command in (
+        ("profile", *device, *network, "--out", "table.json", "--workers", "1"),
+        ("prune", *device, *network, "--lut", "table.json", "--max-params", "60%", "--out", "run"),
+        ("deploy", "run", *device),
+        ("export", "run", "--onnx", "net.onnx"),
+    ):
+        outcome = aap_hw(*command)
+        assert outcome.code == 0, (command, outcome)
+    smaller = load("run", trust_source=True)
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert sum(map(torch.numel, smaller.parameters())) == summary["params_pruned"] <= 0.6 * summary["params_dense"]
+    shapes = [tuple(map(int, each.rpartition(":")[2].split("x"))) for each in takes.split(",")]
+    arrays = [np.random.default_rng(i).random((1, *shape), np.float32) for i, shape in enumerate(shapes)]
+    with torch.no_grad():
+        expected = smaller.eval()(*map(torch.from_numpy, arrays)).numpy()
+    session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
+    (exported,) = session.run(
+        None, {place.name: each for place, each in zip(session.get_inputs(), arrays, strict=True)}
+    )
+    np.testing.assert_allclose(exported, expected, rtol=0, atol=1e-5)
+    bundle = next(Path("run").glob("bundle-*"))
+    subprocess.run([sys.executable, bundle / "run.py"], check=True)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert [tuple(each["shape"]) for each in manifest["inputs"]] == [(1, *shape) for shape in shapes]
