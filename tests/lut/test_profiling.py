@@ -333,6 +333,12 @@ class RecordingFuture:
         return self.first
 
 
+class Point(int):
+    """Stands for an address."""
+
+    key = "a kernel"
+
+
 class OneBoard:
     """This machine, or a board elsewhere; work is only handed over."""
 
@@ -349,8 +355,9 @@ class OneBoard:
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_next_points_compile_while_some_are_timed_only_on_another_machine(elsewhere: bool) -> None:
     events: list[str] = []
-    points, boards, pool = list(range(5 * POINTS_A_BATCH - 1)), OneBoard(elsewhere), RecordingPool(events)
-    _share(points, boards, pool, 2, lambda *given: events.append(f"time {given[-1]}"))  # type: ignore[arg-type]
+    points, boards, pool = [*map(Point, range(5 * POINTS_A_BATCH - 1))], OneBoard(elsewhere), RecordingPool(events)
+    network = SimpleNamespace(described=str)
+    _share(points, network, boards, pool, 2, lambda *given: events.append(f"time {given[-1]}"))  # type: ignore[arg-type]
     one, two, three = (
         [f"submit {number * POINTS_A_BATCH}" for number in numbers] for numbers in ((0, 1), (2, 3), (4,))
     )

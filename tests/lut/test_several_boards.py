@@ -133,7 +133,9 @@ def test_without_any_board_the_profile_ends_and_goes_on_later(
     with pytest.raises(UserError, match=r"no board has answered for \d+ s; the last: .*no board with the key 'x86'"):
         profile(tracker, path, lambda _: None, kill, timeout_s=2.0)
     kept = set(map(address_of, visits))
-    assert {(v["kernel"], *v["point"][:2]) for v in tiny.journalled(path)} == {(str(k), i, o) for k, i, o in kept}
+    assert {(v["kernel"], *v["point"][:2]) for v in tiny.journalled(path)} == {
+        (str(each.key), *each.widths) for each in kept
+    }
     visits.clear()
     with board(tracker):
         table = profile(tracker, path, lambda _: None)
