@@ -157,7 +157,8 @@ def _measured(dense: Any, task: Any, options: argparse.Namespace, plans: list[An
         for start in range(0, len(others), IN_TURN):
             some = [unpruned, *others[start : start + IN_TURN]]
             libraries = {str(number): device.load(files[known]) for number, known in enumerate(some)}
-            timings = time_in_turn(libraries, "main", [image.numpy()], device.profile.measure)
+            arrays = [each.numpy() for each in image]
+            timings = time_in_turn(libraries, "main", arrays, device.profile.measure)
             for number, known in enumerate(some):
                 us = timings[str(number)].latency_us
                 found[known] = us / 1e3, us / timings["0"].latency_us

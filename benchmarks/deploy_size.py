@@ -90,7 +90,7 @@ def make_bundle(model: str, folder: Path) -> Path:
     requires = Requirements.of(library, device.target)
     facts = device.describe().as_json()
     named, tolerances = {"logits": outputs[:, None]}, {"logits": 1e-3}
-    bundle = Bundle(model, facts, requires, image.numpy(), named, tolerances, (), how, latency)
+    bundle = Bundle(model, facts, requires, {"image": image.numpy()}, named, tolerances, (), how, latency)
     write_bundle(folder, library, bundle)
     return folder
 
