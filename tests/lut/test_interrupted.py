@@ -201,7 +201,7 @@ def test_ctrl_c_while_measuring_is_one_sentence_and_keeps_the_points(tmp_path: P
     assert kept, err
     # The interrupt may fall between a point's being written and its being counted.
     assert len(journalled(path)) - 1 <= int(kept[1]) <= len(journalled(path))
-    assert all(re.fullmatch(r"measured \d+ of \d+ points.*|aap-hw: [a-z ]+", line) for line in progress), err
+    assert all(re.fullmatch(r"measured \d+ of \d+ points.*|aap-hw: [a-z]+ing [^;]+", line) for line in progress), err
     assert not path.exists()
 
 
@@ -216,7 +216,7 @@ def test_ctrl_c_while_the_workers_start_is_one_sentence_and_leaves_nothing(tmp_p
         assert command.returncode == 130
         wait_until(lambda: not alive(workers))
     # What takes longer than ten seconds is said first.
-    assert re.fullmatch(r"(aap-hw: [a-z ]+\s+)?aap-hw: interrupted; [^\n]*", err.strip()), err
+    assert re.fullmatch(r"(aap-hw: [a-z]+ing [^;\n]+\s+)*aap-hw: interrupted; [^\n]*", err.strip()), err
     assert not path.exists()
     assert not journal_of(path).exists()
 
