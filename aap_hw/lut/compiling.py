@@ -127,10 +127,10 @@ class Compiler:
     def _submit(
         self, work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
     ) -> Future[_Result]:
-        others = set(multiprocessing.active_children())
-        with ctrl_c_blocked():
+        with ctrl_c_blocked():  # until a worker that was started is known, or nobody would end it
+            others = set(multiprocessing.active_children())
             future = self._pool.submit(work, *arguments, **named)
-        self._workers |= set(multiprocessing.active_children()) - others
+            self._workers |= set(multiprocessing.active_children()) - others
         return future
 
     def close(self) -> None:
