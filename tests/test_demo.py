@@ -112,5 +112,5 @@ def test_demo_and_its_report_go_through_without_a_warning(
     exported = aap_hw("export", "runs/demo", "--onnx", "net.onnx")
     assert (exported.code, exported.err) == (0, "")
     assert re.fullmatch(
-        r"net\.onnx: \d\.\d MB; ONNX Runtime differs from PyTorch by at most \S+ on 8 images\n", exported.out
+        r"net\.onnx: \d\.\d MB, opset \d+; ONNX Runtime differs from PyTorch by at most \S+ on 8 images\n", exported.out
     )
