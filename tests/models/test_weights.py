@@ -18,6 +18,7 @@ import torch.distributed.checkpoint
 from torch import nn
 
 from aap_hw.errors import UserError
+from aap_hw.graph.inputs import Inputs
 from aap_hw.models import zoo
 from aap_hw.models.origin import Origin
 from aap_hw.models.weights import WeightsFile, load_weights, weights_of
@@ -320,7 +321,7 @@ def test_a_network_with_a_name_takes_a_checkpoint_and_another_number_of_classes(
 
 def test_a_skeleton_does_not_need_the_checkpoint(tmp_path: Path) -> None:
     gone = WeightsFile(str(tmp_path / "gone.pth"), "0" * 64)
-    assert Origin("resnet20", gone, (3, 32, 32)).skeleton().linear.out_features == 10
+    assert Origin("resnet20", gone, Inputs.of((3, 32, 32))).skeleton().linear.out_features == 10
 
 
 def test_a_network_of_a_file_decides_itself_how_many_classes_it_has() -> None:
