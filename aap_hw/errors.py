@@ -7,8 +7,6 @@ reaches the terminal is decided in `aap_hw.cli.main`.
 import difflib
 from collections.abc import Iterable
 
-from aap_hw.foreign import reason as reason
-
 
 class UserError(Exception):
     """A mistake or a circumstance that the user can put right.

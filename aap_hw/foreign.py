@@ -36,9 +36,19 @@ def reason(error: BaseException) -> str:
     if is_raised_by_user(error):
         return _with_type(error, text)
     library = _LIBRARIES.get(type(error).__module__.partition(".")[0])
-    if _FOR_DEVELOPERS.search(text) or (library and not text):
-        return f"an internal error of {library or _raised_in(error) or 'a library'} ({DETAILS})"
+    if is_for_developers(text) or (library and not text):
+        return internal_error(library or _raised_in(error) or "a library")
     return shortened(text, LONGEST) if library else _with_type(error, text)
+
+
+def is_for_developers(text: str) -> bool:
+    """Whether a library's message speaks to those who develop it."""
+    return _FOR_DEVELOPERS.search(text) is not None
+
+
+def internal_error(library: str) -> str:
+    """What is said in place of such a message."""
+    return f"an internal error of {library} ({DETAILS})"
 
 
 def _with_type(error: BaseException, text: str) -> str:
@@ -46,7 +56,12 @@ def _with_type(error: BaseException, text: str) -> str:
 
 
 def own_line(error: BaseException) -> str:
-    """Where the user's code raised an exception or called what did: ``" (net.py:14: return self.head(x))"``, or ""."""
+    """Where the user's code raised an exception or called what did: ``" (net.py:14: return self.head(x))"``, or "".
+
+    A syntax error says itself where it is.
+    """
+    if isinstance(error, SyntaxError):
+        return ""
     for frame in reversed(list(_frames(error))):
         if is_own_file(frame.filename) and not _is_ours(frame.filename):
             where = f"{PurePath(frame.filename).name}:{frame.lineno}"

@@ -13,8 +13,6 @@ import importlib.util
 import os
 import re
 import sys
-import sysconfig
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,12 +22,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aap_hw.errors import UserError, reason
+from aap_hw.errors import UserError
+from aap_hw.foreign import own_line, reason
 
 # Of the packages that stand for folders whose files have no name that Python would import them by.
 _PREFIX = "_aap_hw_source_"
-_PACKAGE = Path(__file__).parent
-_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 @contextmanager
@@ -76,7 +73,7 @@ def told(what: str, advice: str = "") -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         missing = isinstance(error, ModuleNotFoundError) and "; install it, or start in the folder that has it"
-        raise UserError(f"{what}: {reason(error)}{missing or ''}{advice and f'; {advice}'}{_line_of(error)}") from error
+        raise UserError(f"{what}: {reason(error)}{own_line(error)}{missing or ''}{advice and f'; {advice}'}") from error
 
 
 def folders_of(file: Path) -> list[Path]:
@@ -235,15 +232,3 @@ def _stamp(file: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size
-
-
-def _line_of(error: BaseException) -> str:
-    """The last line of the user's that an exception passed; a syntax error says itself where it is."""
-    if isinstance(error, SyntaxError):
-        return ""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename)
-        if path.is_file() and not path.is_relative_to(_PACKAGE) and not frame.filename.startswith(_INSTALLED):
-            here = Path.cwd()
-            return f"; see line {frame.lineno} of {path.relative_to(here) if path.is_relative_to(here) else path}"
-    return ""

@@ -176,21 +176,21 @@ def test_network_may_import_when_it_is_called(start: Path) -> None:
 
 
 FAULTS = {
-    "an error": ("\n1 / 0", "cannot run net.py: ZeroDivisionError: division by zero; see line 2 of net.py$"),
-    "an error in a neighbour": ("import wrong", "ValueError: too wide; see line 3 of wrong.py$"),
-    "an error in a library": ("\n\nimport json; json.loads('')", "JSONDecodeError: .*; see line 3 of net.py$"),
+    "an error": ("\n1 / 0", r"cannot run net.py: ZeroDivisionError: division by zero \(net.py:2"),
+    "an error in a neighbour": ("import wrong", r"ValueError: too wide \(wrong.py:3"),
+    "an error in a library": ("\n\nimport json; json.loads('')", r"JSONDecodeError: .* \(net.py:3"),
     "no Python": ("def f(:", r"SyntaxError: .* \(net.py, line 1\)$"),
     "a neighbour that is no Python": ("import no_python", r"SyntaxError: .* \(no_python.py, line 2\)$"),
     "a package that is not installed": (
         "import flash_attention_9",
-        "No module named 'flash_attention_9'; install it, or start in the folder that has it; see line 1 of net.py$",
+        r"No module named 'flash_attention_9' \(net.py:1.*; install it, or start in the folder that has it$",
     ),
-    "an end of the program": ("import sys\nsys.exit('no GPU')", "SystemExit: no GPU; see line 2 of net.py$"),
+    "an end of the program": ("import sys\nsys.exit('no GPU')", r"SystemExit: no GPU \(net.py:2"),
     "a command line that it wants": (
         "import argparse\np = argparse.ArgumentParser()\np.add_argument('data')\np.parse_args()",
-        "SystemExit: 2; see line 4 of net.py$",
+        r"SystemExit: 2 \(net.py:4",
     ),
-    "a package above that is not there": ("from ..common import WIDTH", "ImportError: .*; see line 1 of net.py$"),
+    "a package above that is not there": ("from ..common import WIDTH", r"ImportError: .* \(net.py:1"),
 }
 
 

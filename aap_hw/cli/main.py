@@ -21,8 +21,9 @@ from aap_hw import __version__
 from aap_hw.cli.help import WholeSentences
 from aap_hw.cli.output import logged_as_notices, told_what_takes_long
 from aap_hw.cli.streams import standard_streams
-from aap_hw.errors import Fault, UserError, closest, reason
+from aap_hw.errors import Fault, UserError, closest
 from aap_hw.files import circumstance
+from aap_hw.foreign import reason
 from aap_hw.interrupts import interruptible
 
 # In the order in which they are used; `--help` keeps it.

@@ -180,7 +180,8 @@ class RemoteDevice:
             return answer.value
         if answer.lost:
             raise self._lost(answer.fault)
-        raise UserError(f"the board at {self.board}: {answer.fault}")
+        cause = RuntimeError(answer.details) if answer.details else None
+        raise UserError(f"the board at {self.board}: {answer.fault}") from cause
 
     def _lost(self, why: str) -> BoardLost:
         self.close()

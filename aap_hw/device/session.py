@@ -24,6 +24,7 @@ from tvm import rpc
 from aap_hw.device.facts import Facts, facts_of
 from aap_hw.device.machine import LoadedModule
 from aap_hw.device.probe import Reader
+from aap_hw.foreign import LONGEST, internal_error, is_for_developers, shortened
 
 # e_machine of an ELF file: a number, 18 bytes from its beginning.
 _ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
@@ -37,11 +38,13 @@ class Answer:
     ----------
     fault : why there is no value, in words; None if there is one.
     lost : whether the session is of no use any more.
+    details : what TVM says about it, for ``--debug``.
     """
 
     value: Any = None
     fault: str | None = None
     lost: bool = False
+    details: str = ""
 
 
 class Refusal(Exception):  # noqa: N818 - becomes an answer
@@ -126,8 +129,9 @@ class Session:
             return Answer(fault=str(refusal), lost=request in ("connect", "look_around"))
         except Exception as problem:  # whatever it is, it is for the other process to say
             if self._is_alive():
-                return Answer(fault=_last_line(problem))
-            return Answer(fault="the connection broke; its server's process died, or it is off", lost=True)
+                return Answer(fault=_last_line(str(problem)), details=str(problem))
+            broken = "the connection broke; its server's process died, or it is off"
+            return Answer(fault=broken, lost=True, details=str(problem))
 
     def _upload(self, library: Path) -> str:
         self._count += 1
@@ -145,7 +149,7 @@ class Session:
                 raise Refusal(
                     f"the board runs {there} programs, and the library is for {here}; correct [target] in the profile"
                 ) from problem
-            raise Refusal(f"the board cannot load what was compiled for it: {_last_line(problem)}") from problem
+            raise Refusal(f"the board cannot load what was compiled for it: {_last_line(str(problem))}") from problem
 
     def _is_alive(self) -> bool:
         try:
@@ -175,8 +179,10 @@ def _machine(elf: bytes) -> str:
     return _ELF_MACHINES.get(machine, f"ELF machine {machine}")
 
 
-def _last_line(problem: object) -> str:
-    return next(iter(reversed(str(problem).strip().splitlines())), type(problem).__name__)[:300]
+def _last_line(text: str) -> str:
+    """The line of TVM's message that has the cause, if it is for users."""
+    line = "".join(text.strip().splitlines()[-1:])
+    return internal_error("TVM") if not line or is_for_developers(line) else shortened(line, LONGEST)
 
 
 def serve(pipe: Connection) -> None:

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from aap_hw.errors import UserError, reason
+from aap_hw.errors import UserError
+from aap_hw.foreign import reason
 
 Module = TypeVar("Module", bound=nn.Module)
 Memo = dict[int, Any]

@@ -23,7 +23,8 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from aap_hw.errors import UserError, reason
+from aap_hw.errors import UserError
+from aap_hw.foreign import reason
 from aap_hw.graph.inputs import Input, Inputs
 
 # What a program consists of. No two of these names differ by case only, which PyTorch does not tell apart.

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from aap_hw.activity import doing
-from aap_hw.errors import UserError, reason
-from aap_hw.foreign import own_line
+from aap_hw.errors import UserError
+from aap_hw.foreign import own_line, reason
 from aap_hw.graph.calling import called, check_call
 from aap_hw.graph.inputs import Given, Inputs, Tensors
 from aap_hw.graph.readiness import require_traceable, unwrapped

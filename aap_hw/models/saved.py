@@ -24,8 +24,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 import aap_hw
-from aap_hw.errors import UserError, reason
+from aap_hw.errors import UserError
 from aap_hw.files import write_atomic
+from aap_hw.foreign import reason
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.inputs import Given
 from aap_hw.graph.outputs import output_tensors

@@ -15,7 +15,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from aap_hw.errors import UserError, closest, reason
+from aap_hw.errors import UserError, closest
+from aap_hw.foreign import reason
 from aap_hw.models.cifar_nets import CifarVGG, mobilenet_v2, shufflenet_v2
 from aap_hw.models.cifar_resnet import CifarResNet
 from aap_hw.models.initialise import calibrate_batch_norm, initialise

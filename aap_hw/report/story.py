@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from aap_hw.device.description import MEASURED
-from aap_hw.errors import UserError, reason
+from aap_hw.errors import UserError
 from aap_hw.files import read_text
+from aap_hw.foreign import reason
 from aap_hw.graph.inputs import Inputs
 from aap_hw.jsonlines import read_lines
 from aap_hw.lut.file import load_table

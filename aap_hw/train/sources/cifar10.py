@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from aap_hw.errors import UserError, reason
+from aap_hw.errors import UserError
+from aap_hw.foreign import reason
 from aap_hw.train.data import Bytes, LabelledImages, Labels, Normalisation
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

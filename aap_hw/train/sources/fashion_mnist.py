@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aap_hw.errors import UserError, reason
+from aap_hw.errors import UserError
+from aap_hw.foreign import reason
 from aap_hw.train.data import CLASS_NAMES, Bytes, LabelledImages, Labels
 
 HOW_TO_GET = (
