@@ -287,8 +287,18 @@ class Returned(Net):
     def forward(self, x):
         return self.a(x), self.b(self.a(x))
 
+class LastDigits(Net):
+    def forward(self, x):
+        return (super().forward(x.float()) * 1e7).sin()
+
 def half():
     return Net().half()
+
+def brain():
+    return Net().bfloat16()
+
+def double():
+    return Net().double()
 
 def scripted():
     return torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)))
@@ -314,6 +324,9 @@ REFUSED = {
     "Choosy": r"does not take images of 3x16x16: ValueError: the width must be a multiple of 7 \(net.py:\d+: raise",
     "Returned": r"be cut: 'a' reaches the network's output \(nn.Conv2d 'a', net.py:\d+\); so it is with 1 of the other",
     "half": r"the weights 'a.weight' are float16 and the input is float32; convert the model",
+    "brain": r"the weights 'a.weight' are bfloat16 and the input is float32; convert the model with",
+    "double": "the weights 'a.weight' are float64 and the input is float32; convert the model",
+    "LastDigits": "rounding to float32 alone changes what the network computes too much for a wrong cut to be told",
     "scripted": "this RecursiveScriptModule is TorchScript, whose code cannot be followed",
     "on_meta": "the weights 'a.weight' are on the meta device, where they have no values",
     "for_eight_bits": r"'0.weight_fake_quant' of this Sequential is prepared for quantization, .* cut the",

@@ -8,14 +8,16 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.errors import UserError
+from aap_hw.graph import surgery
 from aap_hw.graph.inputs import Inputs
+from aap_hw.graph.self_check import CutMismatchError
 from aap_hw.lut.table import MissingKernelError
 from aap_hw.models.origin import Origin
 from aap_hw.policy import FLOPS, PARAMETERS, Budget
@@ -122,6 +124,23 @@ def test_taylor_scores_of_other_classes_are_refused() -> None:
     origin = Origin.of("resnet18", (3, 32, 32))
     with pytest.raises(UserError, match="Taylor scores need the loss"):
         scores_of(Task(origin, table(), images), resnet20()[0], resnet20()[1], replace(FEW, score="taylor"))
+
+
+@pytest.mark.usefixtures("quick_baseline")
+def test_network_that_would_be_cut_wrongly_is_refused_before_it_is_measured_or_scored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = surgery._shorten
+
+    def faulty(smaller: torch.nn.Module, name: str, dim: int, removed: Any) -> None:
+        is_first = (name, dim) == ("layer1.0.conv1.weight", 0)
+        real(smaller, name, dim, (removed + 1) % 16 if is_first else removed)
+
+    monkeypatch.setattr(surgery, "_shorten", faulty)
+    for later in ("_sensitivities", "_described"):
+        monkeypatch.setattr(f"aap_hw.prune.baseline.{later}", lambda *_: pytest.fail("it was refused too late"))
+    with pytest.raises(CutMismatchError, match=r"cutting the channel group 'layer1\.0\.conv1'"):
+        baseline(Task(ORIGIN, table(), few_images()))
 
 
 def test_two_budgets_of_one_resource_are_refused() -> None:
