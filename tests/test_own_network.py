@@ -126,7 +126,7 @@ def test_network_that_names_float32_and_whose_kernels_have_no_schedule_goes_the_
     monkeypatch.setattr(profiling, "profile_model", functools.partial(profiling.profile_model, networks=2))
     Path("net_of_mine.py").write_text(WITHOUT_SCHEDULES)
     network, device = ("--model", "net_of_mine:BytesToFloats", "--input", "3x16x16"), ("--device", str(quick_device))
-    slow = "4 kernels on the slow path: 1 group_norm, 1 gelu, 1 add, 1 selu"
+    slow = "3 kernels on the slow path: 1 gelu, 1 add, 1 selu"
     profiled = aap_hw("profile", *device, *network, "--out", "table.json", "--workers", "1")
     assert (profiled.code, f"{slow}; there is no schedule for these" in profiled.out) == (0, True), profiled
     planned = aap_hw("plan", *network, "--lut", "table.json", "--budget", "80%")

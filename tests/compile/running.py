@@ -6,6 +6,7 @@ The reference is written with PyTorch's own calls from the sizes of a case; noth
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,14 @@ def call(function: KernelFunction, **given: np.ndarray) -> np.ndarray:
     # Whatever the kernel fails to write stays visible.
     output = tvm.runtime.tensor(np.full(function.output_shape, np.nan, "float32"))
     runnable(function)(*[tvm.runtime.tensor(array) for array in arrays], output)
+    result: np.ndarray = output.numpy()
+    return result
+
+
+def called(kernel: Any, function: KernelFunction, inputs: Sequence[torch.Tensor]) -> np.ndarray:
+    """What a compiled kernel makes of arrays in calling order."""
+    output = tvm.runtime.tensor(np.full(function.output_shape, np.nan, "float32"))
+    kernel(*[tvm.runtime.tensor(np.ascontiguousarray(each.numpy(), "float32")) for each in inputs], output)
     result: np.ndarray = output.numpy()
     return result
 

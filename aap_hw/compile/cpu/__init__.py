@@ -1,6 +1,17 @@
 """Kernels for CPUs: loops, vectors and register tiles written out. Importing the package fills the table of kernels."""
 
-from aap_hw.compile.cpu import concat, convolution, depthwise, elementwise, movement, pooling, softmax
+from aap_hw.compile.cpu import concat, convolution, depthwise, elementwise, movement, normalisation, pooling, softmax
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS
 
-__all__ = ["KERNELS", "PACKINGS", "concat", "convolution", "depthwise", "elementwise", "movement", "pooling", "softmax"]
+__all__ = [
+    "KERNELS",
+    "PACKINGS",
+    "concat",
+    "convolution",
+    "depthwise",
+    "elementwise",
+    "movement",
+    "normalisation",
+    "pooling",
+    "softmax",
+]

@@ -12,12 +12,10 @@ from aap_hw.compile.code.function import KernelFunction, activations
 from aap_hw.compile.cpu.emit import Steps, constant, lanes_for, registers, store, vector
 from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, row_loop
+from aap_hw.compile.cpu.sums import VECTORS_AT_ONCE
 from aap_hw.compile.families import image_shape
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
-
-# Independent vectors that hide the latency of an addition.
-VECTORS_AT_ONCE = 4
 
 
 @KERNELS.register("max_pool2d", "avg_pool2d")
@@ -45,7 +43,7 @@ def global_average_pool(address: Address, target: CpuTarget) -> KernelFunction:
     key, channels = address.key, address.width_in
     area = math.prod(key.image)
     lanes = lanes_for(channels, target)
-    count = _vectors_at_once(channels, lanes)
+    count = vectors_at_once(channels, lanes)
     blocks = Steps(channels, count * lanes)
 
     def body(image: Any, output: Any) -> None:
@@ -66,7 +64,7 @@ def global_average_pool(address: Address, target: CpuTarget) -> KernelFunction:
     return light_kernel(key, activations(key, image_shape(key, channels)), (key.batch, 1, 1, channels), body)
 
 
-def _vectors_at_once(channels: int, lanes: int) -> int:
+def vectors_at_once(channels: int, lanes: int) -> int:
     """Vectors summed together: a few, unless the last of them would then have much to do again."""
 
     def cost(count: int) -> tuple[int, int]:

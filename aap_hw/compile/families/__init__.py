@@ -3,7 +3,7 @@
 Importing the package fills the table in `family`.
 """
 
-from aap_hw.compile.families import convolution, elementwise, movement, pooling, slow
+from aap_hw.compile.families import convolution, elementwise, movement, normalisation, pooling, slow
 from aap_hw.compile.families.family import (
     FAMILIES,
     Family,
@@ -26,6 +26,7 @@ __all__ = [
     "image_shape",
     "movement",
     "multiply_accumulates",
+    "normalisation",
     "output_pixels",
     "pooling",
     "slow",

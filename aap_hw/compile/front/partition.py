@@ -199,14 +199,26 @@ class Partition:
         return users[0] if alone else None
 
     def value_of(self, node: Node, reader: Node) -> str:
-        """Name of what a node holds at this point of the program; what is 4-D lies as (N, H, W, C)."""
+        """Name of what a node holds at this point of the program; (N, C, ...) lies as (N, ..., C)."""
         name = self.value_as_it_lies(node, reader)
         if self.is_image(node) or not _has_two_orders(node):
             return name
         turned = f"{name}_nhwc"
         if all(kernel.name != turned for kernel in self._kernels):
             shape, width = shape_of(node), self.graph.width_of(node.name)
-            key = KernelKey.make("to_nhwc", shape[2:], shape[0])
+            key = KernelKey.make("to_nhwc", _area(shape), shape[0])
+            self._kernels.append(Kernel(turned, key, (name,), (width, width)))
+        return turned
+
+    def value_in_order(self, node: Node, reader: Node) -> str:
+        """Name of what a node holds at this point of the program, in PyTorch's order of axes."""
+        name = self.value_as_it_lies(node, reader)
+        if self.is_plain(node):
+            return name
+        turned, shape = f"{name}_nchw", shape_of(node)
+        if all(kernel.name != turned for kernel in self._kernels):
+            width = self.graph.width_of(node.name)
+            key = KernelKey.make("to_nchw", _area(shape), shape[0])
             self._kernels.append(Kernel(turned, key, (name,), (width, width)))
         return turned
 
@@ -227,6 +239,10 @@ class Partition:
     def is_rows(self, node: Node) -> bool:
         """Whether a value is vectors (N, ..., C) that lie one behind the other, as an image's pixels do."""
         return len(shape_of(node)) > 2 and not self.is_parameter(node) and not self.is_image(node)
+
+    def has_fixed_rows(self, node: Node) -> bool:
+        """Whether a value (N, ..., C) has as many vectors whatever the widths are."""
+        return not any(self.graph.width_of(node.name, dim).terms for dim in range(len(shape_of(node)) - 1))
 
     def is_parameter(self, node: Node) -> bool:
         """Whether a node is a weight or constant of the model, or computed from these alone."""
@@ -354,6 +370,11 @@ def _has_two_orders(node: Node) -> bool:
     """Whether (N, C, ...) and (N, ..., C) differ in memory."""
     shape = shape_of(node)
     return len(shape) > 2 and shape[1] > 1 and math.prod(shape[2:]) > 1
+
+
+def _area(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Height and width of (N, C, H, W); what has other axes is an image of one column."""
+    return shape[2:] if len(shape) == 4 else (math.prod(shape[2:]), 1)
 
 
 def _keeps_type(node: Node) -> bool:

@@ -26,6 +26,8 @@ RULES = (
     dlight.gpu.GeneralReduction,
     dlight.gpu.Fallback,
 )
+# For what the rules for reductions take for something else, and fail at.
+FALLBACK = RULES[-1:]
 
 
 KERNELS: Registry[Callable[[Address, GpuTarget], KernelFunction]] = Registry()
@@ -39,6 +41,7 @@ def gpu_kernel(
     compute: Callable[..., Any],
     target: GpuTarget,
     pack: Callable[[np.ndarray], np.ndarray] | None = None,
+    rules: Sequence[type] = RULES,
 ) -> KernelFunction:
     """A kernel from what it reads, the shape that it makes, and ``compute``, which makes the output of the inputs."""
     shapes = [(*a.shape[:-1], te.var(f"width_{i}")) if a.any_width else a.shape for i, a in enumerate(arguments)]
@@ -47,14 +50,14 @@ def gpu_kernel(
         for i, (shape, argument) in enumerate(zip(shapes, arguments, strict=True))
     ]
     code = te.create_prim_func([*inputs, compute(*inputs)])
-    return KernelFunction(scheduled(code, target), tuple(arguments), output_shape, key.types.made, pack)
+    return KernelFunction(scheduled(code, target, rules), tuple(arguments), output_shape, key.types.made, pack)
 
 
-def scheduled(code: tirx.PrimFunc, target: GpuTarget) -> tirx.PrimFunc:
+def scheduled(code: tirx.PrimFunc, target: GpuTarget, rules: Sequence[type] = RULES) -> tirx.PrimFunc:
     """The code with its loops bound to blocks and threads; Relax will not fuse it with others."""
     module = tvm.IRModule({"kernel": code.with_attr("target", target.tvm)})
     with target.tvm:
-        module = dlight.ApplyDefaultSchedule(*[rule() for rule in RULES])(module)
+        module = dlight.ApplyDefaultSchedule(*[rule() for rule in rules])(module)
     # Relax gives the function its name and the target of the network that it is called in.
     bare = module["kernel"].without_attr("target").without_attr("global_symbol")
     return bare.with_attr({"op_pattern": OPAQUE, "tirx.is_scheduled": True})

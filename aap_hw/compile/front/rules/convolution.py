@@ -48,11 +48,11 @@ def linear(partition: Partition, node: Node) -> None:
     vectors = Call(node)["input"]
     if len(shape_of(vectors)) == 2:
         _weighted(partition, node, "linear")
-    elif partition.is_rows(vectors):
+    elif len(shape_of(vectors)) > 2 and partition.has_fixed_rows(vectors):
         window = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
         _weighted(partition, node, "conv2d", rows=True, **window)
     else:
-        raise partition.refused("a linear layer along another axis than channels has no kernel yet", node)
+        raise partition.refused("a linear layer of as many vectors as there are channels has no kernel yet", node)
 
 
 def _weighted(partition: Partition, node: Node, op: str, *, rows: bool = False, **attributes: object) -> None:
@@ -76,7 +76,7 @@ def _weighted(partition: Partition, node: Node, op: str, *, rows: bool = False, 
         last = follower
         if activation is not None:
             break
-    read = partition.value_as_it_lies if rows else partition.value_of
+    read = partition.value_in_order if rows else partition.value_of
     inputs = [read(call["input"], node)]
 
     def emit() -> None:
@@ -110,7 +110,7 @@ def _residual(partition: Partition, add: Node, this: Node, rows: bool) -> Node |
         return None
     if partition.is_parameter(others[0]) or partition.is_void(others[0]):
         return None  # nothing holds it
-    if rows and not partition.is_rows(others[0]):
+    if rows and not partition.is_plain(others[0]):
         return None
     if writes_in_place(add) and Call(add).first is not this and partition.memory.stale_after(add):
         return None

@@ -1,0 +1,107 @@
+"""Sums of many values: several vectors of partial sums, in blocks, so that float32 stays right however many there are.
+
+The error of a sum in float32 grows with the length of its longest chain of additions, not with the number of values.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from aap_hw.compile.cpu.emit import constant, lanes_for, registers, store, vector
+from aap_hw.compile.keys.target import CpuTarget
+
+# Independent vectors that hide the latency of an addition.
+VECTORS_AT_ONCE = 4
+# Additions to one partial sum before it goes to the sum of them.
+LONGEST_CHAIN = 128
+
+Vector = Callable[[Any, int], Any]
+
+
+def vector_sums(count: int, vectors: int, lanes: int, type_: str, value: Vector) -> Any:
+    """A buffer with the sums of ``value(i, v)`` over i below ``count``, a vector of ``lanes`` for each v.
+
+    With few vectors, several i are summed apart from each other, and their sums at the end.
+    """
+    apart = max(1, min(VECTORS_AT_ONCE // vectors, count))
+    size = apart * vectors * lanes
+    turns, sums = count // apart, registers(size, type_)
+
+    def add(turn: Any, into: Any, at_once: int = apart) -> None:
+        for u in range(at_once):
+            for v in range(vectors):
+                at = (u * vectors + v) * lanes
+                store(into, vector(into, at, lanes) + value(turn + u, v), at, lanes)
+
+    def clear(buffer: Any) -> None:
+        for at in range(0, size, lanes):
+            store(buffer, constant(0.0, lanes, type_), at, lanes)
+
+    clear(sums)
+    blocks = turns // LONGEST_CHAIN if turns > 2 * LONGEST_CHAIN else 0
+    if blocks:
+        parts = registers(size, type_)
+        with T.serial(0, blocks) as block:
+            clear(parts)
+            with T.serial(0, LONGEST_CHAIN) as turn:
+                add((block * LONGEST_CHAIN + turn) * apart, parts)
+            for at in range(0, size, lanes):
+                store(sums, vector(sums, at, lanes) + vector(parts, at, lanes), at, lanes)
+    if turns > blocks * LONGEST_CHAIN:
+        with T.serial(0, turns - blocks * LONGEST_CHAIN) as turn:
+            add((blocks * LONGEST_CHAIN + turn) * apart, sums)
+    for left in range(turns * apart, count):
+        add(left, sums, 1)
+    for at in range(vectors * lanes, size, lanes):
+        own = at % (vectors * lanes)
+        store(sums, vector(sums, own, lanes) + vector(sums, at, lanes), own, lanes)
+    return sums
+
+
+def row_sum(extent: int, target: CpuTarget, type_: str, value: Callable[[Any, int], Any]) -> Any:
+    """The sum of a row of which ``value(i, lanes)`` are the values from i on."""
+    lanes = lanes_for(extent, target, type_)
+    full, tail = divmod(extent, lanes)
+    sums = vector_sums(full, 1, lanes, type_, lambda i, _: value(i * lanes, lanes))
+    if tail:  # the last vector, without what it has in common with the one before
+        is_new = T.ramp(0, 1, lanes) >= T.broadcast(lanes - tail, lanes)
+        last = T.Select(is_new, value(extent - lanes, lanes), constant(0.0, lanes, type_))
+        store(sums, vector(sums, 0, lanes) + last, 0, lanes)
+    return folded(sums, lanes, operator.add)
+
+
+def row_maximum(extent: int, target: CpuTarget, type_: str, value: Callable[[Any, int], Any]) -> Any:
+    """The largest value of a row of which ``value(i, lanes)`` are the values from i on."""
+    lanes = lanes_for(extent, target, type_)
+    full, tail = divmod(extent, lanes)
+    apart = min(VECTORS_AT_ONCE, full)
+    largest = registers(apart * lanes, type_)
+
+    def take(i: Any, at: int) -> None:
+        store(largest, T.max(vector(largest, at, lanes), value(i, lanes)), at, lanes)
+
+    for u in range(apart):
+        store(largest, value(u * lanes, lanes), u * lanes, lanes)
+    if full >= 2 * apart:
+        with T.serial(0, full // apart - 1) as turn:
+            for u in range(apart):
+                take(((turn + 1) * apart + u) * lanes, u * lanes)
+    for left in range(full // apart * apart, full):
+        take(left * lanes, 0)
+    if tail:
+        take(extent - lanes, 0)
+    for u in range(1, apart):
+        store(largest, T.max(vector(largest, 0, lanes), vector(largest, u * lanes, lanes)), 0, lanes)
+    return folded(largest, lanes, T.max)
+
+
+def folded(buffer: Any, lanes: int, combine: Callable[[Any, Any], Any]) -> Any:
+    """The values of the first vector of a buffer, combined with each other."""
+    while lanes > 1:
+        lanes //= 2
+        store(buffer, combine(vector(buffer, 0, lanes), vector(buffer, lanes, lanes)), 0, lanes)
+    return T.bind(buffer[0])

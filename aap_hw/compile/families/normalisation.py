@@ -1,0 +1,35 @@
+"""Normalisation by what an image has itself: over the channels of each pixel, or over the pixels of groups of channels.
+
+All of them take, for each channel, a factor and a summand from the model if their key says ``affine``. Pixels are
+counted and have no place, so that rows and images of as many are one key.
+"""
+
+from __future__ import annotations
+
+from aap_hw.compile.families.elementwise import scale_and_shift
+from aap_hw.compile.families.family import FAMILIES, Family, Shape, image_shape, nothing
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
+
+# Over the channels of each pixel: with the mean taken away, or without.
+OVER_CHANNELS = ("layer_norm", "rms_norm")
+
+
+def is_affine(key: KernelKey) -> bool:
+    """Whether a normalisation takes a factor and a summand of each channel."""
+    return bool(key.attribute("affine"))
+
+
+def _same(address: Address) -> Shape:
+    return image_shape(address.key, address.width_out)
+
+
+def _constants(address: Address) -> int:
+    return scale_and_shift(address) if is_affine(address.key) else 0
+
+
+def _weight(address: Address) -> Shape:
+    return (address.width_out,) if is_affine(address.key) else (0,)
+
+
+FAMILIES.register(*OVER_CHANNELS, "group_norm")(Family(_same, nothing, _constants, _weight))

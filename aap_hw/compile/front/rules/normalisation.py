@@ -1,0 +1,72 @@
+"""Normalisation by what an image has itself: layer, RMS, group and instance norms, with an activation behind them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch.fx import Node
+
+from aap_hw.compile.front.network import Kernel
+from aap_hw.compile.front.rules.elementwise import with_activation
+from aap_hw.compile.front.rules.registry import Takes, rule
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.source import op_name
+
+if TYPE_CHECKING:
+    from aap_hw.compile.front.partition import Partition
+
+
+@rule("layer_norm", "rms_norm", takes=Takes.ROWS)
+def over_channels(partition: Partition, node: Node) -> None:
+    """Over the last axis of vectors, or of rows of them."""
+    call = Call(node)
+    vectors, weight = call["input"], partition.parameter(call["weight"], node)
+    bias = partition.parameter(call.get("bias"), node)
+    if len(call["normalized_shape"]) != 1 or len(shape_of(vectors)) < 2 or (bias and not weight):
+        raise partition.refused(f"{op_name(node)} over several axes has no kernel yet", node)
+    if not partition.has_fixed_rows(vectors):
+        raise partition.refused("a normalisation of as many vectors as there are channels has no kernel yet", node)
+    epsilon = torch.finfo(torch.float32).eps if call["eps"] is None else call["eps"]
+    inputs = [partition.value_in_order(vectors, node)]
+    last, steps = with_activation(partition, node)
+    partition.emit(
+        last,
+        call.name,
+        vectors,
+        inputs,
+        rows=True,
+        weight=weight,
+        bias=bias,
+        eps=repr(float(epsilon)),
+        affine="1" if weight else "",
+        epilogue=steps,
+    )
+
+
+@rule("group_norm", "instance_norm", takes=Takes.ANYTHING)
+def over_pixels(partition: Partition, node: Node) -> None:
+    """Over the pixels of each group of channels of images (N, C, ...); an instance norm has groups of one."""
+    call = Call(node)
+    image, weight = call["input"], partition.parameter(call["weight"], node)
+    bias, shape = partition.parameter(call["bias"], node), shape_of(image)
+    with_statistics = call.name == "instance_norm" and not call["use_input_stats"]
+    is_float = image.meta["val"].dtype == torch.float32
+    if len(shape) < 3 or with_statistics or not is_float or (bias and not weight):
+        raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
+    each = 1 if call.name == "instance_norm" else shape[1] // call["num_groups"]
+    width = partition.graph.width_of(image.name)
+    inputs = (partition.value_of(image, node),)
+    last, steps = with_activation(partition, node)
+    key = KernelKey.make(
+        "group_norm",
+        (math.prod(shape[2:]), 1),
+        shape[0],
+        each=each,
+        eps=repr(float(call["eps"])),
+        affine="1" if weight else "",
+        epilogue=steps,
+    )
+    partition.add(last, Kernel(last.name, key, inputs, (width, width), weight, bias), is_image=True)
