@@ -92,7 +92,7 @@ def test_demo_and_its_report_go_through_without_a_warning(
     assert "latency, ms, measured" in demo.stdout
     assert "not measured" not in demo.stdout
     assert re.search(r"the budget of .* ms is (met|MISSED)", demo.stdout)
-    assert re.search(r"checked on \d+ images: largest difference from PyTorch", demo.stdout)
+    assert re.search(r"checked on \d+ samples: largest difference from PyTorch", demo.stdout)
     assert "bundle: runs/demo/bundle-x86" in demo.stdout
     assert re.search(r"demo finished in .* minutes \(profile \d+ s, prune \d+ s, deploy \d+ s\)", demo.stdout)
     summary = json.loads(Path("runs/demo/summary.json").read_text())
@@ -112,5 +112,6 @@ def test_demo_and_its_report_go_through_without_a_warning(
     exported = aap_hw("export", "runs/demo", "--onnx", "net.onnx")
     assert (exported.code, exported.err) == (0, "")
     assert re.fullmatch(
-        r"net\.onnx: \d\.\d MB, opset \d+; ONNX Runtime differs from PyTorch by at most \S+ on 8 images\n", exported.out
+        r"net\.onnx: \d\.\d MB, opset \d+; ONNX Runtime differs from PyTorch by at most \S+ on 8 samples\n",
+        exported.out,
     )

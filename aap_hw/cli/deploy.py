@@ -64,7 +64,7 @@ def command(
     else:
         console.print("the device is emulated: outputs are checked and nothing is timed", soft_wrap=True)
     console.print(
-        f"checked on {result.images} images: largest difference from PyTorch {result.max_abs_diff:.2g}"
+        f"checked on {result.images} samples: largest difference from PyTorch {result.max_abs_diff:.2g}"
         + ("" if result.agreement is None else f", the same class for {result.agreement:.1f} %"),
         soft_wrap=True,
     )

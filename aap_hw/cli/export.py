@@ -42,7 +42,7 @@ def command(
     result = export_onnx(run, samples_of(run.path, source), Path(onnx_file), form)
     tell(
         f"{result.path}: {result.size / 1e6:.1f} MB, opset {result.opset}"
-        f"{', any number of images at once' if dynamic_batch else ''}; ONNX Runtime differs from PyTorch by at most "
-        f"{result.max_abs_diff:.2g} on {result.images} images"
+        f"{', any number of samples at once' if dynamic_batch else ''}; ONNX Runtime differs from PyTorch by at most "
+        f"{result.max_abs_diff:.2g} on {result.images} samples"
         f"{f', alone and {BATCH} at once' if dynamic_batch else ''}"
     )

@@ -52,7 +52,7 @@ class Reference:
         for name, output in outputs.items():
             if not np.isfinite(output).all():
                 raise UserError(
-                    f"PyTorch's {name} is infinite or no number for some of the images, so that nothing can be "
+                    f"PyTorch's {name} is infinite or no number for some of the samples, so that nothing can be "
                     "compared with it; check the weights, or return something finite"
                 )
         return cls(samples, outputs)
@@ -96,11 +96,11 @@ class Reference:
             where = f" in {name}" if len(self.outputs) > 1 else ""
             if not np.issubdtype(expected.dtype, np.floating):
                 raise UserError(
-                    f"{what} decides otherwise than PyTorch{where} on {self.count} images, as rounding may tip "
+                    f"{what} decides otherwise than PyTorch{where} on {self.count} samples, as rounding may tip "
                     "the scales; return scores, and decide by them afterwards"
                 )
             raise Fault(
-                f"{what} differs from PyTorch by {difference:.3g}{where} on {self.count} images; "
+                f"{what} differs from PyTorch by {difference:.3g}{where} on {self.count} samples; "
                 "nothing was written; this is a fault of aap-hw, please report it with the run folder"
             )
         return max(differences)

@@ -278,7 +278,7 @@ def _require_whole(model: nn.Module, ran: nn.Module) -> None:
     if late := [name for name, _ in ran.named_parameters() if name not in known]:
         raise UserError(
             f"this {type(model).__name__} makes its weights '{late[0]}' when it is first called; "
-            "call it once on an image before it is traced"
+            "call it once before it is traced"
         )
 
 

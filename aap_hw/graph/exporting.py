@@ -114,12 +114,12 @@ def _why_not(error: Exception) -> str:
     where = own_line(error)
     if type(error).__name__ in _VALUES_ASKED or "data-dependent" in str(error):
         return (
-            f"its code looks at the values of an image{where}, and a compiled network is the same for all "
-            "images; what decides by the values of an image belongs behind the network"
+            f"its code looks at the values of its input{where}, and a compiled network is the same for all "
+            "inputs; what decides by their values belongs behind the network"
         )
     if any(part in str(error) for part in _OUTSIDE_ASKED):
         return (
-            f"its code hands the values of an image to what is not PyTorch{where}; write that part with "
+            f"its code hands the values of its input to what is not PyTorch{where}; write that part with "
             "tensors, or do it behind the network"
         )
     if is_raised_by_user(error):

@@ -71,7 +71,7 @@ def _require_float(module: nn.Module, part: str) -> None:
 
 def _require_values(name: str, weight: nn.Parameter, inputs: list[torch.Tensor]) -> None:
     if is_lazy(weight):
-        raise UserError(f"the weights '{name}' have no shape yet; call the model once on an image before it is traced")
+        raise UserError(f"the weights '{name}' have no shape yet; call the model once before it is traced")
     if weight.layout != torch.strided:
         raise UserError(f"the weights '{name}' are sparse, which cannot be cut; make them dense with .to_dense()")
     if weight.device.type == "meta":

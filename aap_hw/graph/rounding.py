@@ -116,8 +116,8 @@ def _in_own_precision(make: Callable[[], nn.Module], samples: Iterable[Tensors],
         except Exception as error:
             sizes = ", ".join("x".join(map(str, each.shape)) for each in batches[0])
             raise UserError(
-                f"the network fails on images of {sizes}: {reason(error)}{own_line(error)}; correct it, or give it "
-                "images that it takes"
+                f"the network fails on inputs of {sizes}: {reason(error)}{own_line(error)}; correct it, or give it "
+                "inputs that it takes"
             ) from error
     types = {own, *narrowing.types}
     unit = max(torch.finfo(each).eps for each in types) / 2

@@ -169,7 +169,7 @@ def test_output_that_does_not_depend_on_the_image_is_refused_by_name() -> None:
         def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
             return scores, self.anchors
 
-    with pytest.raises(UserError, match=r"returns anchors, which does not depend on the image.*; leave it out"):
+    with pytest.raises(UserError, match=r"returns anchors, which does not depend on the input.*; leave it out"):
         partition(ChannelGraph.trace(randomise(WithAnchors()), (torch.zeros(1, 3, 8, 8),)))
 
 
@@ -197,7 +197,7 @@ def test_output_whose_size_depends_on_the_image_is_refused() -> None:
         def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
             return scores, (scores > 0).nonzero()
 
-    with pytest.raises(UserError, match=r"the size of what x.nonzero makes depends on the values of the image"):
+    with pytest.raises(UserError, match=r"the size of what x.nonzero makes depends on the values of the input"):
         partition(ChannelGraph.trace(randomise(Chosen()), (torch.zeros(1, 3, 8, 8),)))
 
 
@@ -206,5 +206,5 @@ def test_network_that_branches_on_values_is_refused_with_advice() -> None:
         def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
             return scores if scores.max() > 0 else one
 
-    with pytest.raises(UserError, match="what decides by the values of an image belongs behind the network"):
+    with pytest.raises(UserError, match="what decides by their values belongs behind the network"):
         ChannelGraph.trace(randomise(Branching()), (torch.zeros(1, 3, 8, 8),))

@@ -265,7 +265,7 @@ def test_a_constant_that_an_image_is_written_into_is_refused(tmp_path: Path) -> 
         y[:].add_(x)
         return y * 2.0
 
-    with pytest.raises(UserError, match="writes what depends on the image into a tensor of constants"):
+    with pytest.raises(UserError, match="writes what depends on the input into a tensor of constants"):
         outputs(OneOperator(copied).eval(), torch.randn(1, 3, 5, 5), tmp_path)
 
 

@@ -140,7 +140,9 @@ def test_weights_of_a_script_are_exported_for_any_number_of_images(
     asked = ("--onnx", str(file), "--weights", str(tmp_path / "c.pth"), "--opset", "13", "--dynamic-batch")
     outcome = aap_hw("export", str(finished), *asked)
     assert outcome.code == 0, outcome.err
-    assert re.search(r"MB, opset 13, any number of images at once; .* on 8 images, alone and 3 at once\n", outcome.out)
+    assert re.search(
+        r"MB, opset 13, any number of samples at once; .* on 8 samples, alone and 3 at once\n", outcome.out
+    )
     taken, left_out = outcome.err.splitlines()
     assert re.fullmatch(r"aap-hw: .*c\.pth: the weights under 'model_ema' are taken .* 'model', which fit too", taken)
     assert re.fullmatch(

@@ -23,14 +23,14 @@ def test_rounding_is_a_share_of_each_output() -> None:
     "wrong", [SCORES + np.float32(0.01), SCORES * np.nan, SCORES[:, :, ::-1]], ids=["off", "nan", "turned"]
 )
 def test_small_output_that_is_wrong_is_named_beside_a_large_one(wrong: np.ndarray) -> None:
-    with pytest.raises(Fault, match=r"it differs from PyTorch by .* in output_scores on 2 images"):
+    with pytest.raises(Fault, match=r"it differs from PyTorch by .* in output_scores on 2 samples"):
         REFERENCE.compare([BOXES, wrong], "it")
 
 
 def test_truth_values_are_compared_as_numbers() -> None:
     reference = Reference((torch.zeros(2, 3, 4, 4),), {"logits": SCORES > 0.35})
     assert reference.compare([(SCORES > 0.35).astype(np.float32)], "it") == 0
-    with pytest.raises(UserError, match=r"it decides otherwise than PyTorch on 2 images, .*; return scores"):
+    with pytest.raises(UserError, match=r"it decides otherwise than PyTorch on 2 samples, .*; return scores"):
         reference.compare([SCORES > 0.85], "it")
 
 

@@ -270,6 +270,6 @@ def test_images_are_shown_as_many_at_a_time_as_the_network_was_traced_with() -> 
     graph = ChannelGraph.trace(model, (images[:1],))
     assert isinstance(checked_cut(graph, model, KEEP, images), nn.Module)
     with pytest.raises(
-        UserError, match=r"fails on images of 2x3x8x8: ValueError: one image at a time \(test_self_check\.py:\d+: raise"
+        UserError, match=r"fails on inputs of 2x3x8x8: ValueError: one image at a time \(test_self_check\.py:\d+: raise"
     ):
         reference(lambda: model, [images])

@@ -68,11 +68,11 @@ def crop_to_largest(x: Tensor) -> Tensor:
 
 
 IN_CODE: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "branch": (lambda x: x if x.mean() > 0 else -x, r"looks at the values of an image \(test_words.py:\d+: .*mean"),
+    "branch": (lambda x: x if x.mean() > 0 else -x, r"looks at the values of its input \(test_words.py:\d+: .*mean"),
     "loop": (halves_until_small, r"looks at the values .*while x.abs\(\).max\(\) > 1:\)"),
     "assertion": (refused_by_assertion, r"looks at the values .*assert x.isfinite\(\).all\(\)"),
     "size by value": (crop_to_largest, r"looks at the values .*int\(x.argmax\(\)\)"),
-    "NumPy": (clipped_by_numpy, r"hands the values of an image to what is not PyTorch \(test_words.py:\d+: .*np.clip"),
+    "NumPy": (clipped_by_numpy, r"hands the values of its input to what is not PyTorch \(test_words.py:\d+: .*np.clip"),
     "own error": (
         wants_two,
         r"its code raised ValueError: at least two images are needed \(test_words.py:\d+: raise ValueError",

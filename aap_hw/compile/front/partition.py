@@ -136,12 +136,12 @@ class Partition:
     def _check_sizes(self) -> None:
         for node in self._nodes:
             if is_tensor(node) and any(isinstance(extent, torch.SymInt) for extent in node.meta["val"].shape):
-                problem = f"the size of what {op_name(node)} makes depends on the values of the image"
+                problem = f"the size of what {op_name(node)} makes depends on the values of the input"
                 raise self.refused(problem, node, "return what it is made from, and do this behind the network")
 
     def _returned(self, output: Node) -> Port:
         if output not in self._value:
-            problem = f"the network returns {self.constant(output)}, which does not depend on the image"
+            problem = f"the network returns {self.constant(output)}, which does not depend on the input"
             raise self.refused(problem, output, "leave it out of what forward returns")
         return Port(self._value[output], shape_of(output))
 
@@ -184,7 +184,7 @@ class Partition:
             if not is_same_view(other, node):
                 problem = "writes into a tensor of which another view is read later"
             elif other in self._constants:
-                problem = "writes what depends on the image into a tensor of constants that is read later"
+                problem = "writes what depends on the input into a tensor of constants that is read later"
             else:
                 self._value[other] = self._value[node]
                 continue
@@ -269,7 +269,7 @@ class Partition:
         if node is None:
             return None
         if not self.is_parameter(node):
-            raise self.refused(f"{op_name(reader)} with weights that depend on the image has no kernel yet", reader)
+            raise self.refused(f"{op_name(reader)} with weights that depend on the input has no kernel yet", reader)
         return self.constant(node)
 
     def constant(self, node: Node) -> str:

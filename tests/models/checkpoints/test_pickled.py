@@ -70,11 +70,14 @@ class Labelled(dict[str, int]):
 def test_objects_are_notes_of_what_they_would_be() -> None:
     labelled = Labelled(a=1)
     labelled.label = "x"  # type: ignore[attr-defined]
-    note = read(pickle.dumps([labelled, Colour.RED, datetime.date(2026, 1, 2), collections.deque([4, 5])]))
+    by_name = Calls(getattr, Colour, "RED")  # as Python 3.11.0 to 3.11.3 write a member of an enumeration
+    note = read(pickle.dumps([labelled, Calls(Colour, 3), datetime.date(2026, 1, 2), collections.deque([4, 5])]))
     assert (str(note[0].by).rpartition(".")[2], note[0].items, note[0].state) == ("Labelled", {"a": 1}, {"label": "x"})
     assert note[1].arguments == (3,)
     assert str(note[2].by) == "datetime.date"
     assert note[3].elements == [4, 5]
+    named, colour, word = read(pickle.dumps(by_name)), f"{Colour.__module__}.Colour", "RED"
+    assert (str(named.by), *map(str, named.arguments)) == ("builtins.getattr", colour, word)
 
 
 class Calls:
