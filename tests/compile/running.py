@@ -66,6 +66,16 @@ class Convolution:
     def address(self) -> Address:
         return Address(self.key(), (self.width_in, self.width_out))
 
+    @property
+    def read(self) -> int:
+        """Channels that each output reads."""
+        return 1 if self.depthwise else self.width_in
+
+    def of(self, images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """What PyTorch makes of images, with weights (C_out, C_in / groups, KH, KW)."""
+        groups = self.width_in // self.read
+        return F.conv2d(images, weights, None, self.stride, self.padding, self.dilation, groups)
+
     def key(self) -> KernelKey:
         return KernelKey.make(
             "depthwise_conv2d" if self.depthwise else "conv2d",

@@ -92,7 +92,7 @@ def called(kernel: Any, function: KernelFunction, inputs: list[Any]) -> np.ndarr
 @pytest.mark.parametrize(
     "key",
     [
-        "conv_transpose2d 8x8 kernel=2x2 stride=2x2 float32 batch=1",
+        "conv_transpose3d 8x8 kernel=2x2 stride=2x2 float32 batch=1",
         "conv2d 8 kernel=3x3 float32 batch=1",
         "conv2d 4x4x4 kernel=3x3 float32 batch=1",
         "conv2d 8x8 kernel=3 float32 batch=1",

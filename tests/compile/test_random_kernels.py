@@ -144,10 +144,9 @@ def wrong_kernels(cases: Sequence[Convolution]) -> list[str]:
 def random_tensors(case: Convolution) -> dict[str, np.ndarray]:
     """A kernel's tensors as PyTorch lays them out; sums are a few units large, so that relu6 clips both ways."""
     random = np.random.default_rng([case.width_in, case.width_out, *case.size])
-    channels = 1 if case.depthwise else case.width_in
     image = random.standard_normal((case.batch, case.width_in, *case.size))
-    spread = 4 / math.sqrt(channels * math.prod(case.kernel))
-    weight = spread * random.standard_normal((case.width_out, channels, *case.kernel))
+    spread = 4 / math.sqrt(case.read * math.prod(case.kernel))
+    weight = spread * random.standard_normal((case.width_out, case.read, *case.kernel))
     output_shape = convolve(case, image, weight).shape
     tensors = {
         "activation": image,
@@ -187,9 +186,7 @@ def reference(case: Convolution, tensors: dict[str, np.ndarray]) -> tuple[np.nda
 
 
 def convolve(case: Convolution, image: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    groups = case.width_in if case.depthwise else 1
-    tensors = torch.from_numpy(image), torch.from_numpy(weight)
-    result: np.ndarray = F.conv2d(*tensors, None, case.stride, case.padding, case.dilation, groups).numpy()
+    result: np.ndarray = case.of(torch.from_numpy(image), torch.from_numpy(weight)).numpy()
     return result
 
 

@@ -388,7 +388,7 @@ class OnTheSlowPath(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 16, 3, padding=1)
-        self.larger, self.last = nn.ConvTranspose2d(16, 16, 2, 2), nn.Conv2d(16, 4, 1)
+        self.larger, self.last = nn.ConvTranspose2d(16, 16, 2, 2, dilation=2), nn.Conv2d(16, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = nn.functional.conv2d(x, self.first.weight / self.first.weight.std((1, 2, 3), keepdim=True), padding=1)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from aap_hw.compile.code.function import Argument
-from aap_hw.compile.families import Shape
-from aap_hw.compile.families.convolution import ConvolutionShape
+from aap_hw.compile.families import Shape, family_of
 from aap_hw.compile.keys.address import Address
 
 
@@ -13,7 +12,7 @@ def weighted_arguments(
 ) -> list[Argument]:
     """Arguments in calling order, given how the image and the packed weight lie in memory."""
     key, channels = address.key, address.width_out
-    types, made = key.types, ConvolutionShape.of(key).output(channels)
+    types, made = key.types, family_of(key).output(address)
     residual = [Argument("residual", made, type=types.made)] if "add" in key.epilogue else []
     return [
         Argument("activation", image, type=types.read),

@@ -1,6 +1,16 @@
 """Kernels for CPUs: loops, vectors and register tiles written out. Importing the package fills the table of kernels."""
 
-from aap_hw.compile.cpu import concat, convolution, depthwise, elementwise, movement, normalisation, pooling, softmax
+from aap_hw.compile.cpu import (
+    concat,
+    convolution,
+    depthwise,
+    elementwise,
+    movement,
+    normalisation,
+    pooling,
+    softmax,
+    transposed,
+)
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS
 
 __all__ = [
@@ -14,4 +24,5 @@ __all__ = [
     "normalisation",
     "pooling",
     "softmax",
+    "transposed",
 ]

@@ -18,7 +18,7 @@ from aap_hw.compile.code.convolution import weighted_arguments
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
 from aap_hw.compile.cpu.emit import Steps, Tensor, kernel_code, lane_loop, loop, vector
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
-from aap_hw.compile.cpu.padding import padded_image
+from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.cpu.tiles import accumulate, choose_tile
 from aap_hw.compile.cpu.winograd import build_winograd, choose_winograd, transformed
 from aap_hw.compile.families import weight_elements, weight_shape
@@ -85,7 +85,8 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
     along, deep = Steps(row, tile.pixels), Steps(made, tile.channels)
     slices = shape.groups * deep.count
     slice_size = kh * kw * read * tile.channels
-    height, width = shape.size[0] + 2 * shape.padding[0], shape.size[1] + 2 * shape.padding[1]
+    border = Border.of(shape)
+    height, width = border.around
     # Extents of the loops of the reduction, and how far a step of each goes in the image and in the weights.
     reduction = [(kh, dh * width * pitch_in, kw * read), (kw, dw * pitch_in, read), (read, 1, 1)]
     if dw == 1 and read == pitch_in:  # the columns of a window lie side by side in memory
@@ -96,7 +97,7 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, bias, output = others
-        source = padded_image(image, shape, pitch_in, target)
+        source = padded_image(image, border, pitch_in, target)
 
         def compute_tile(number: Any, pixels: Any) -> None:
             """One register tile: a slice of the output channels at a few pixels of one row."""

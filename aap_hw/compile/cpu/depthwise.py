@@ -18,7 +18,7 @@ from aap_hw.compile.code.convolution import weighted_arguments
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
 from aap_hw.compile.cpu.emit import Steps, Tensor, kernel_code, lane_loop, lanes_for, loop, scratch, store, vector
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
-from aap_hw.compile.cpu.padding import padded_image
+from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.keys.address import Address
@@ -78,7 +78,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, bias, output = others
-        source = padded_image(image, shape, pitch_in, target, padding=(0, 0))
+        source = padded_image(image, Border(shape.batch, shape.size, planar=shape.planar), pitch_in, target)
 
         def tile_at(n: Any, y: Any, x: Any, step: Any, c: Any) -> None:
             """One tile; of a place known as an integer, only the taps that exist."""

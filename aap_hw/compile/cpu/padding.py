@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -11,23 +12,51 @@ from aap_hw.compile.cpu.emit import Steps, constant, lanes_for, loop, scratch, s
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.keys.target import CpuTarget
 
+Sides = tuple[int, int]
 
-def padded_image(
-    image: Any, shape: ConvolutionShape, channels: int, target: CpuTarget, padding: tuple[int, int] | None = None
-) -> Any:
-    """The image as a flat NHWC buffer with zeros around it, as its shape says or as given; itself if it is that."""
-    (height, width), (top, left) = shape.size, shape.padding if padding is None else padding
-    if (top, left) == (0, 0) and not shape.planar:
+
+@dataclass(frozen=True)
+class Border:
+    """Images and the zeros around them.
+
+    Attributes
+    ----------
+    batch, size : how many images, and their height and width.
+    rows, columns : zeros above and below, and to the left and right.
+    planar : the images lie as (N, C, H, W).
+    """
+
+    batch: int
+    size: tuple[int, int]
+    rows: Sides = (0, 0)
+    columns: Sides = (0, 0)
+    planar: bool = False
+
+    @classmethod
+    def of(cls, shape: ConvolutionShape) -> Border:
+        """That of a convolution."""
+        return cls(shape.batch, shape.size, shape.rows.around, shape.columns.around, shape.planar)
+
+    @property
+    def around(self) -> tuple[int, int]:
+        """Height and width of the images with their zeros."""
+        return self.size[0] + sum(self.rows), self.size[1] + sum(self.columns)
+
+
+def padded_image(image: Any, border: Border, channels: int, target: CpuTarget) -> Any:
+    """The images as a flat NHWC buffer with zeros around them; themselves if they are that already."""
+    if border.rows == border.columns == (0, 0) and not border.planar:
         return image
-    rows, row = height + 2 * top, (width + 2 * left) * channels
-    padded = scratch(shape.batch * rows * row, image.dtype)
-    with loop(shape.batch * rows, target) as r:
+    (height, width), (top, (left, right)) = border.size, (border.rows[0], border.columns)
+    rows, row = border.around[0], border.around[1] * channels
+    padded = scratch(border.batch * rows * row, image.dtype)
+    with loop(border.batch * rows, target) as r:
         n, y = T.bind(r // rows), T.bind(r % rows - top)
         start = T.bind(r * row)
         with T.If(tirx.all(y >= 0, y < height)):
             with T.Then():
                 _fill(padded, start, left * channels, target)
-                if shape.planar:
+                if border.planar:
                     with T.serial(0, width) as x, T.serial(0, channels) as c:
                         source = ((n * channels + c) * height + y) * width + x
                         T.buffer_store(padded, image[source], [start + (left + x) * channels + c])
@@ -40,7 +69,7 @@ def padded_image(
                         width * channels,
                         target,
                     )
-                _fill(padded, start + (left + width) * channels, left * channels, target)
+                _fill(padded, start + (left + width) * channels, right * channels, target)
             with T.Else():
                 _fill(padded, start, row, target)
     return padded

@@ -61,15 +61,18 @@ def choose_tile(pixels: int, channels: int, target: CpuTarget, type_: str = FLOA
 
 def accumulate(
     tile: Tile,
-    reduction: Sequence[int],
+    reduction: Sequence[Any],
     pixel: Callable[..., Any],
     weight: Callable[..., Any],
     type_: str,
-) -> Callable[[int, int, Any], Any]:
+    *,
+    of_vectors: bool = False,
+) -> Callable[..., Any]:
     """Sum pixel x weight over the loops of ``reduction`` in registers.
 
     ``pixel(*indices, p)`` is the scalar of pixel p, ``weight(*indices, v)`` the v-th vector of weights, both of
-    the type that is summed up in. Returns what reads one lane of the sum of (p, v).
+    the type that is summed up in. With ``of_vectors`` pixels are vectors, too. Returns what reads one lane of the sum
+    of (p, v), or all of it.
     """
     sums = registers(tile.pixels * tile.vectors * tile.lanes, type_)
 
@@ -83,8 +86,12 @@ def accumulate(
         indices = [loops.enter_context(T.serial(0, extent)) for extent in reduction]
         weights = [T.bind(weight(*indices, v)) for v in range(tile.vectors)]
         for p in range(tile.pixels):
-            value = T.bind(spread(pixel(*indices, p), tile.lanes))
+            value = T.bind(pixel(*indices, p) if of_vectors else spread(pixel(*indices, p), tile.lanes))
             for v in range(tile.vectors):
                 index = at(p, v)
                 store(sums, vector(sums, index, tile.lanes) + value * weights[v], index, tile.lanes)
-    return lambda p, v, lane: sums[at(p, v) + lane]
+
+    def of(p: int, v: int, lane: Any = None) -> Any:
+        return vector(sums, at(p, v), tile.lanes) if lane is None else sums[at(p, v) + lane]
+
+    return of

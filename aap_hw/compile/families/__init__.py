@@ -3,7 +3,15 @@
 Importing the package fills the table in `family`.
 """
 
-from aap_hw.compile.families import convolution, elementwise, movement, normalisation, pooling, slow
+from aap_hw.compile.families import (
+    convolution,
+    elementwise,
+    movement,
+    normalisation,
+    pooling,
+    slow,
+    transposed,
+)
 from aap_hw.compile.families.family import (
     FAMILIES,
     Family,
@@ -30,6 +38,7 @@ __all__ = [
     "output_pixels",
     "pooling",
     "slow",
+    "transposed",
     "weight_elements",
     "weight_shape",
 ]

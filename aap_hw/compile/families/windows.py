@@ -14,8 +14,9 @@ class Axis:
     Attributes
     ----------
     size : of the image along this axis.
-    kernel, stride, padding, dilation : as PyTorch has them.
+    kernel, stride, padding, dilation : as PyTorch has them; ``padding`` is that before the image.
     ceil : one more window may begin in the image and end outside, as with PyTorch's ``ceil_mode``.
+    padding_end : padding behind the image.
     """
 
     size: int
@@ -24,6 +25,7 @@ class Axis:
     padding: int
     dilation: int = 1
     ceil: bool = False
+    padding_end: int = 0
 
     @property
     def reach(self) -> int:
@@ -31,21 +33,30 @@ class Axis:
         return self.dilation * (self.kernel - 1) + 1
 
     @property
+    def around(self) -> tuple[int, int]:
+        """Padding before the image and behind it."""
+        return self.padding, self.padding_end
+
+    @property
     def windows(self) -> int:
         """How many there are."""
-        room = self.size + 2 * self.padding - self.reach
+        room = self.size + sum(self.around) - self.reach
         count = (-(-room // self.stride) if self.ceil else room // self.stride) + 1
         return count - (self.ceil and (count - 1) * self.stride >= self.size + self.padding)
 
     @property
     def reaches_outside(self) -> bool:
         """Whether some window has elements that are not of the image."""
-        return self.padding > 0 or (self.windows - 1) * self.stride + self.reach > self.size
+        return max(self.around) > 0 or (self.windows - 1) * self.stride + self.reach > self.size
 
 
 def axes_of(key: KernelKey) -> tuple[Axis, Axis]:
     """The axes of a key with windows, outermost first; what a key does not say is that nothing is done."""
     kernel, stride, dilation = (key.along(name, default=1) for name in ("kernel", "stride", "dilation"))
     padding, ceil = key.along("padding"), bool(key.attribute("ceil"))
-    rows, columns = (Axis(*numbers, ceil) for numbers in zip(key.image, kernel, stride, padding, dilation, strict=True))
+    ends = key.along("padding_end") if key.attribute("padding_end") else padding
+    rows, columns = (
+        Axis(*numbers, ceil, end)
+        for numbers, end in zip(zip(key.image, kernel, stride, padding, dilation, strict=True), ends, strict=True)
+    )
     return rows, columns

@@ -5,7 +5,18 @@ kind of device it is for. Weights are not packed further: dlight's rules arrange
 package fills the table of kernels.
 """
 
-from aap_hw.compile.gpu import convolution, normalisation, values
+from aap_hw.compile.gpu import (
+    convolution,
+    normalisation,
+    transposed,
+    values,
+)
 from aap_hw.compile.gpu.scheduling import KERNELS
 
-__all__ = ["KERNELS", "convolution", "normalisation", "values"]
+__all__ = [
+    "KERNELS",
+    "convolution",
+    "normalisation",
+    "transposed",
+    "values",
+]

@@ -18,7 +18,7 @@ from tvm import relax
 
 from aap_hw.activity import doing
 from aap_hw.compile.code.function import CONSTANTS, Argument, KernelFunction
-from aap_hw.compile.families import weight_shape
+from aap_hw.compile.families import family_of, weight_shape
 from aap_hw.compile.families.slow import NoCode, SlowCall
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.partition import is_of_shape, partition, state_names
@@ -185,6 +185,13 @@ def stand_ins(network: Network, widths: Mapping[str, int]) -> dict[str, torch.Te
     return found
 
 
+def filters_first(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    """(C_out, C_in / groups, ...) of a transposed convolution's (C_in, C_out / groups, ...)."""
+    read, made, *kernel = weight.shape
+    by_group = weight.reshape(groups, read // groups, made, *kernel).transpose(1, 2)
+    return by_group.reshape(groups * made, read // groups, *kernel)
+
+
 def folded_weights(kernel: Kernel, state: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """Weight and bias of a kernel with its batch normalisation folded in, computed in float64.
 
@@ -194,6 +201,8 @@ def folded_weights(kernel: Kernel, state: Mapping[str, torch.Tensor]) -> tuple[n
     norm = kernel.normalization
     if kernel.weight is not None:
         weight = state[kernel.weight].double()
+        if family_of(kernel.key).reads_first:
+            weight = filters_first(weight, int(kernel.key.attribute("groups", "1")))
     else:
         assert norm is not None
         weight = torch.ones(len(state[norm.mean]), dtype=torch.float64)

@@ -42,6 +42,32 @@ def convolution(partition: Partition, node: Node) -> None:
     )
 
 
+@rule("conv_transpose2d")
+def transposed_convolution(partition: Partition, node: Node) -> None:
+    """Transposed convolutions of images: dense, grouped and depthwise."""
+    call = Call(node)
+    image, weight, groups = call["input"], call["weight"], call["groups"]
+    if len(shape_of(image)) != 4:
+        raise partition.refused("a transposed convolution of one image without a batch axis has no kernel", node)
+    if two(call["dilation"]) != (1, 1):
+        raise partition.refused("a transposed convolution with dilation has no kernel yet", node)
+    channels, made = shape_of(weight)[:2]
+    if 1 < groups == channels and made > 1:
+        # Cutting it would change the number of groups, which is part of the key.
+        raise partition.refused("a depthwise convolution that makes several channels of each has no kernel yet", node)
+    is_depthwise = 1 < groups == channels
+    _weighted(
+        partition,
+        node,
+        "depthwise_conv_transpose2d" if is_depthwise else "conv_transpose2d",
+        groups="" if is_depthwise or groups == 1 else groups,
+        kernel=shape_of(weight)[2:],
+        stride=two(call["stride"]),
+        padding=two(call["padding"]),
+        output_padding=two(call["output_padding"]) if any(two(call["output_padding"])) else "",
+    )
+
+
 @rule("linear", takes=Takes.ANYTHING)
 def linear(partition: Partition, node: Node) -> None:
     """Linear layers of vectors (N, C), and of rows of them (N, ..., C), which are pixels to a 1x1 convolution."""

@@ -1,0 +1,174 @@
+"""Transposed convolutions on a CPU: one loop nest over the phases of the output, each a small convolution.
+
+Phases with fewer taps than others have shorter loops, so that nothing is multiplied by zero. Where there are few
+output channels, vectors along them would be short: that is `narrow`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm.script.ir_builder import tirx as T
+
+from aap_hw.compile.code.convolution import weighted_arguments
+from aap_hw.compile.code.function import KernelFunction, apply_epilogue
+from aap_hw.compile.cpu.emit import Steps, Tensor, kernel_code, lane_loop, lanes_for, loop, vector
+from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
+from aap_hw.compile.cpu.narrow import build_narrow, is_narrow, narrow_packing
+from aap_hw.compile.cpu.padding import Border, padded_image
+from aap_hw.compile.cpu.tiles import Tile, accumulate, choose_tile
+from aap_hw.compile.families import image_shape, weight_elements
+from aap_hw.compile.families.transposed import TransposedAxis, TransposedShape
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.precision import BYTES
+from aap_hw.compile.keys.target import CpuTarget
+
+# Pixels of a tile of a depthwise kernel, as in `depthwise`.
+LENGTH = 7
+
+
+@PACKINGS.register("conv_transpose2d", "depthwise_conv_transpose2d")
+def packing(address: Address, target: CpuTarget) -> Packing:
+    """Of each slice of the output channels one phase behind the other, the taps of each last one first."""
+    if is_narrow(address, target):
+        return narrow_packing(address, target)
+    shape = TransposedShape.of(address.key)
+    (rows, columns), (read, made) = (shape.rows, shape.columns), _channels(address)
+    tile = _tile(address, target)
+    deep = Steps(made, tile.channels)
+
+    def pack(dense: np.ndarray) -> np.ndarray:
+        filters = dense.reshape(shape.groups, made, read, *shape.kernel).transpose(0, 3, 4, 2, 1)
+        slices = [group[..., s : s + tile.channels] for group in filters for s in map(deep.start, range(deep.count))]
+        phases = [(r, c) for r in range(rows.stride) for c in range(columns.stride)]
+        taps = [each[r :: rows.stride, c :: columns.stride][::-1, ::-1] for each in slices for r, c in phases]
+        return np.concatenate([each.ravel() for each in taps])
+
+    return Packing((shape.groups * deep.count * _slice_size(address, tile),), pack)
+
+
+@KERNELS.register("conv_transpose2d", "depthwise_conv_transpose2d")
+def transposed(address: Address, target: CpuTarget) -> KernelFunction:
+    """Dense, grouped and depthwise transposed convolutions."""
+    return build_narrow(address, target) if is_narrow(address, target) else _build(address, target)
+
+
+def _channels(address: Address) -> tuple[int, int]:
+    """Channels that are read for each that is made, and those that a group makes; a depthwise one is one group."""
+    if _is_depthwise(address):
+        return 1, address.width_out
+    groups = TransposedShape.of(address.key).groups
+    return address.width_in // groups, address.width_out // groups
+
+
+def _is_depthwise(address: Address) -> bool:
+    return address.key.op == "depthwise_conv_transpose2d"
+
+
+def _tile(address: Address, target: CpuTarget) -> Tile:
+    columns, made, type_ = TransposedShape.of(address.key).columns, _channels(address)[1], address.key.types.sum
+    shortest = columns.outputs(columns.phases[-1])
+    if _is_depthwise(address):
+        return Tile(min(LENGTH, shortest), 1, lanes_for(made, target, type_))
+    return choose_tile(shortest, made, target, type_)
+
+
+def _slice_size(address: Address, tile: Tile) -> int:
+    kh, kw = TransposedShape.of(address.key).kernel
+    return kh * kw * _channels(address)[0] * tile.channels
+
+
+def _taps_before(axis: TransposedAxis, remainder: Any) -> Any:
+    """How many taps the phases have that begin with a lower one."""
+    return axis.kernel // axis.stride * remainder + T.min(remainder, axis.kernel % axis.stride)
+
+
+def _build(address: Address, target: CpuTarget) -> KernelFunction:
+    key, width_in, width_out = address.key, address.width_in, address.width_out
+    shape, (read, made) = TransposedShape.of(key), _channels(address)
+    (rows, columns), depthwise = (shape.rows, shape.columns), _is_depthwise(address)
+    tile = _tile(address, target)
+    deep, slice_size = Steps(made, tile.channels), _slice_size(address, tile)
+    slices, phases = shape.groups * deep.count, len(rows.phases) * len(columns.phases)
+    lines, along = rows.outputs(0), Steps(columns.outputs(0), tile.pixels)
+    border = Border(key.batch, key.image, rows.border, columns.border)
+    height, width = border.around
+    output_shape, packed = shape.output(width_out), packing(address, target)
+    arguments = weighted_arguments(address, image_shape(key, width_in), packed.shape)
+    # The inputs of a row's taps lie side by side in memory.
+    is_row_one_loop = not depthwise and shape.groups == 1
+
+    def body(image: Any, *others: Any) -> None:
+        *residual, weights, bias, output = others
+        source = padded_image(image, border, width_in, target)
+
+        def compute_tile(number: Any, phase: Any, place: Any) -> None:
+            """One register tile: a slice of the output channels at a few pixels of one row of a phase."""
+            group, part = (0, number) if shape.groups == 1 else (number // deep.count, number % deep.count)
+            channel = T.bind(group * made + deep.start(part))
+            down, across = (T.bind(each) for each in (phase // len(columns.phases), phase % len(columns.phases)))
+            # The rows and columns that a phase has fewer than the first are done twice.
+            n, line, step = place // (lines * along.count), place // along.count % lines, place % along.count
+            y = T.bind(T.min(line, rows.outputs(down) - 1) if rows.made % rows.stride else line)
+            x = T.bind(T.min(step * tile.pixels, columns.outputs(across) - tile.pixels))
+            first_row = n * height + y + rows.first(down) + border.rows[0]
+            first = (first_row * width + x + columns.first(across) + border.columns[0]) * width_in
+            corner = T.bind(first + (channel if depthwise else group * read))
+            tall, wide = T.bind(rows.taps(down)), T.bind(columns.taps(across))
+            before = _taps_before(rows, rows.remainder(down)) * columns.kernel
+            before = before + tall * _taps_before(columns, columns.remainder(across))
+            start = T.bind(number * slice_size + before * (read * tile.channels))
+            # Extents of the loops of the reduction, and how far a step of each goes in the image and in the weights.
+            reduction = [(tall, width * width_in, wide * read), (wide, width_in, read), (read, 1, 1)]
+            if depthwise:
+                del reduction[2]
+            elif is_row_one_loop:
+                reduction[1:] = [(wide * read, 1, 1)]
+            extents, image_strides, weight_strides = zip(*reduction, strict=True)
+
+            def pixel(*indices: Any) -> Any:
+                *taps, p = indices
+                at = corner + p * width_in + _offset(taps, image_strides)
+                return vector(source, at, tile.lanes) if depthwise else source[at]
+
+            def weight(*indices: Any) -> Any:
+                *taps, v = indices
+                at = start + _offset(taps, weight_strides) * tile.channels + v * tile.lanes
+                return vector(weights, at, tile.lanes)
+
+            sums = accumulate(tile, extents, pixel, weight, key.types.sum, of_vectors=depthwise)
+            row = T.bind((n * rows.made + y * rows.stride + down) * columns.made + across)
+            for v in range(tile.vectors):
+                for p in range(tile.pixels):
+                    c = channel + v * tile.lanes
+                    at = T.bind((row + (x + p) * columns.stride) * width_out + c)
+                    with lane_loop(tile.lanes) as i:
+                        added = residual[0][at + i] if residual else None
+                        value = apply_epilogue(sums(p, v, i), key.epilogue, bias[c + i], added)
+                        T.buffer_store(output, value, [at + i])
+
+        places = key.batch * lines * along.count
+        if _weights_outermost(address, target):
+            with loop(slices * phases * places, target) as i:
+                rest = T.bind(i // places)
+                compute_tile(T.bind(rest // phases), T.bind(rest % phases), T.bind(i % places))
+        else:
+            with loop(places, target) as place, T.serial(0, slices) as number, T.serial(0, phases) as phase:
+                compute_tile(number, phase, place)
+
+    tensors = [Tensor(argument.role, argument.shape, argument.type) for argument in arguments]
+    code = kernel_code([*tensors, Tensor("output", output_shape, key.types.made)], body)
+    return KernelFunction(code, tuple(arguments), output_shape, key.types.made, packed.pack)
+
+
+def _offset(indices: Sequence[Any], strides: Sequence[Any]) -> Any:
+    return sum(index * stride for index, stride in zip(indices, strides, strict=True))
+
+
+def _weights_outermost(address: Address, target: CpuTarget) -> bool:
+    """Whether the weights are what should stay in the cache, as in `convolution`."""
+    weights = weight_elements(address)
+    image = np.prod(image_shape(address.key, address.width_in))
+    return bool(weights > image) or weights * BYTES[address.key.types.weight] > target.l2_bytes // 2

@@ -1,0 +1,121 @@
+"""Transposed convolutions, dense, grouped and depthwise, as the convolutions that their output's phases are.
+
+Along one axis the output at ``o`` is a sum over taps ``k`` with ``k = r + stride * m``, where ``r`` is what remains of
+``o + padding`` divided by the stride, of the input at ``(o + padding) // stride - m``. All outputs of one remainder, a
+phase, are therefore one convolution of stride 1 with every stride-th tap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from aap_hw.compile.families.family import FAMILIES, Family, Shape, image_shape
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
+
+
+@dataclass(frozen=True)
+class TransposedAxis:
+    """A transposed convolution along one axis.
+
+    Attributes
+    ----------
+    size : of the input along this axis.
+    kernel, stride, padding, beyond : as PyTorch has them; ``beyond`` is its ``output_padding``.
+    """
+
+    size: int
+    kernel: int
+    stride: int
+    padding: int
+    beyond: int
+
+    @property
+    def made(self) -> int:
+        """Size of the output."""
+        return (self.size - 1) * self.stride - 2 * self.padding + self.kernel + self.beyond
+
+    @property
+    def phases(self) -> range:
+        """First outputs of the phases."""
+        return range(min(self.stride, self.made))
+
+    def outputs(self, phase: int) -> int:
+        """How many outputs a phase has; like the three below also of a phase that is an expression."""
+        return (self.made - phase + self.stride - 1) // self.stride
+
+    def remainder(self, phase: int) -> int:
+        """First tap of a phase."""
+        return (phase + self.padding) % self.stride
+
+    def taps(self, phase: int) -> int:
+        """How many taps a phase has."""
+        return (self.kernel + self.stride - 1 - self.remainder(phase)) // self.stride
+
+    def first(self, phase: int) -> int:
+        """The input that the first output of a phase has with its last tap; the others lie behind it."""
+        return (phase + self.padding) // self.stride - self.taps(phase) + 1
+
+    @property
+    def border(self) -> tuple[int, int]:
+        """Zeros that the input must have before and behind it."""
+        reading = [phase for phase in self.phases if self.taps(phase)]
+        ends = [self.first(phase) + self.taps(phase) + self.outputs(phase) - 1 for phase in reading]
+        return max([0, *(-self.first(phase) for phase in reading)]), max([0, *(end - self.size for end in ends)])
+
+
+@dataclass(frozen=True)
+class TransposedShape:
+    """The sizes of a transposed convolution that do not depend on its widths.
+
+    ``groups`` divides both widths; a depthwise one, which has one channel a group, counts as 1 here.
+    """
+
+    batch: int
+    rows: TransposedAxis
+    columns: TransposedAxis
+    groups: int = 1
+
+    @classmethod
+    def of(cls, key: KernelKey) -> TransposedShape:
+        """Read the sizes off a key."""
+        kernel, stride = (key.along(name, default=1) for name in ("kernel", "stride"))
+        padding, beyond = (key.along(name) for name in ("padding", "output_padding"))
+        rows, columns = (TransposedAxis(*all_) for all_ in zip(key.image, kernel, stride, padding, beyond, strict=True))
+        return cls(key.batch, rows, columns, int(key.attribute("groups", "1")))
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """Height and width of a window."""
+        return self.rows.kernel, self.columns.kernel
+
+    def output(self, channels: int) -> Shape:
+        """Shape of the output."""
+        return self.batch, self.rows.made, self.columns.made, channels
+
+
+def _weight(address: Address) -> Shape:
+    shape = TransposedShape.of(address.key)
+    return address.width_in, address.width_out // shape.groups, *shape.kernel
+
+
+def _weight_of_each(address: Address) -> Shape:
+    return address.width_in, 1, *TransposedShape.of(address.key).kernel
+
+
+def _family(weight: Callable[[Address], Shape]) -> Family:
+    """One that multiplies each weight once for each pixel of the input, and adds a bias."""
+    return Family(
+        output=lambda address: TransposedShape.of(address.key).output(address.width_out),
+        multiply_accumulates=lambda address: math.prod(image_shape(address.key, 1)) * math.prod(weight(address)),
+        constants=lambda address: math.prod(weight(address)) + address.width_out,
+        weight=weight,
+        reads_first=True,
+    )
+
+
+FAMILIES.register("conv_transpose2d")(_family(_weight))
+# Of one channel a group the weight is (C, 1, KH, KW) in either order.
+FAMILIES.register("depthwise_conv_transpose2d")(replace(_family(_weight_of_each), reads_first=False))
