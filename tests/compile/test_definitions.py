@@ -50,6 +50,22 @@ EXAMPLES: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
     "flatten": ((3, 90), [{}]),
     "to_nhwc": ((13, 13), [{}]),
     "to_nchw": ((13, 13), [{}]),
+    "strided_copy": (
+        (26, 13),
+        [
+            {"parts": "x[30*i;3:i,10:3*i,o:1;o]"},  # vectors, and an offset
+            {"parts": "x[400*i;2:200*i,i:1,200:i]"},  # blocks, the last of which overlap
+            {"parts": "x[5*i;i:1,5:i]"},  # and small ones
+            {"parts": "x[12*i;3:i,4:-3*i,i:1;9*i]"},  # backwards
+            {"parts": "x[60;5:12,4:-3,3:1;9]"},
+            # Loops that go round, within images and along contiguous values.
+            {"parts": "x[48*i;4:12*i%9*i%48*i,4:2*i%i%8*i,3:12*i%9*i%48*i,2:2*i%i%8*i,i:1]"},
+            {"parts": "x[99;4:8%20%64,2:0,3:64,2:4%20%64,4:1%20%64]"},
+            {"parts": "x[20*i;2:10*i,i:1,10:i]x[2*i;2:i,i:1]c[5*i;2:0,5*i:1]w[2;2:1]", "rows": "2"},
+            {"parts": "x[20;20:1]x[30;10:1,3:10]", "rows": "10"},
+            {"parts": "x[7;;3]"},
+        ],
+    ),
 }
 ADDRESSES = [
     Address(KernelKey.make(op, SIZE, BATCH, **attributes), widths)

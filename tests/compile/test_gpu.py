@@ -196,9 +196,11 @@ def test_kernels_of_a_network_are_compiled_to_machine_code_and_all_there(branchi
 
 
 def test_points_of_a_table_are_compiled_for_a_gpu_like_any_other(tmp_path: Path) -> None:
-    points = [Convolution(8, 8).address(), Address(KernelKey.make("add", (4, 4), 1), (8, 8))]
+    parts = "x[16*i;4:2*i%i%4*i,2:8*i,i:1]c[2*i;2:i,i:1]"  # a walk that goes round, and a constant
+    copy = Address(KernelKey.make("strided_copy", (), 1, parts=parts, rows="2"), (8, 8))
+    points = [Convolution(8, 8).address(), Address(KernelKey.make("add", (4, 4), 1), (8, 8)), copy]
     batch = compile_batch(points, HERE, 2, tmp_path / "batch.so")
-    assert kernels_of(cubin_beside(batch.library).read_bytes()) == ("kernel_0_kernel", "kernel_1_kernel")
+    assert kernels_of(cubin_beside(batch.library).read_bytes()) == tuple(f"kernel_{i}_kernel" for i in range(3))
 
 
 @pytest.fixture

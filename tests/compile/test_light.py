@@ -29,7 +29,9 @@ from aap_hw.errors import UserError
 from tests.compile.running import call, runnable, target
 
 BATCH, HEIGHT, WIDTH = 2, 6, 9
-LIGHT_KERNELS = {op for op, family in FAMILIES.items() if family.weight is None} - {*LIBRARIES}
+# Those with a file of tests of their own.
+ELSEWHERE = {"strided_copy"}
+LIGHT_KERNELS = {op for op, family in FAMILIES.items() if family.weight is None} - {*LIBRARIES} - ELSEWHERE
 
 
 @dataclass(frozen=True)

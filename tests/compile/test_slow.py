@@ -28,12 +28,12 @@ from tests.graph.constructs import CONSTRUCTS
 from tests.graph.ground_truth import random_keep
 
 COMPILED = {
-    "Convolution3d": "4 kernels on the slow path: 1 tanh, 1 stack, 1 conv3d, 1 batch_norm",
+    "Convolution3d": "3 kernels on the slow path: 1 tanh, 1 conv3d, 1 batch_norm",
     "TransposedConvolution": "",
     "GroupNorm": "",
     "LayerNormMlp": "1 kernel on the slow path: 1 gelu",
-    "SelfAttention": "6 kernels on the slow path: 3 unbind, 1 permute, 1 scaled_dot_product_attention, 1 transpose",
-    "PixelShuffle": "1 kernel on the slow path: 1 pixel_shuffle",
+    "SelfAttention": "1 kernel on the slow path: 1 scaled_dot_product_attention",
+    "PixelShuffle": "",
     "ReflectedBorders": "2 kernels on the slow path: 2 pad",
     "SpatialGateOfMeanAndMaximum": "3 kernels on the slow path: 1 mean, 1 amax, 1 mul",
     "StandardisedFilters": "",

@@ -9,6 +9,7 @@ from aap_hw.compile.cpu import (
     normalisation,
     pooling,
     softmax,
+    strided,
     transposed,
 )
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS
@@ -24,5 +25,6 @@ __all__ = [
     "normalisation",
     "pooling",
     "softmax",
+    "strided",
     "transposed",
 ]

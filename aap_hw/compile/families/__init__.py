@@ -10,6 +10,7 @@ from aap_hw.compile.families import (
     normalisation,
     pooling,
     slow,
+    strided,
     transposed,
 )
 from aap_hw.compile.families.family import (
@@ -38,6 +39,7 @@ __all__ = [
     "output_pixels",
     "pooling",
     "slow",
+    "strided",
     "transposed",
     "weight_elements",
     "weight_shape",

@@ -88,6 +88,11 @@ class Operand:
         """Whether it does not depend on the network's input."""
         return self.kind in (WEIGHT, CONSTANT)
 
+    @property
+    def is_learned(self) -> bool:
+        """Whether it is a parameter of the model."""
+        return self.kind == WEIGHT
+
 
 @dataclass(frozen=True)
 class SlowCall:
@@ -194,6 +199,19 @@ def _operands(values: Iterable[Any]) -> Iterable[Operand]:
             yield value
         elif isinstance(value, list):
             yield from _operands(value)
+
+
+def length_at(text: str, widths: Mapping[str, int]) -> int:
+    """What a length in the text of a key is at the widths that its letters stand for.
+
+    Raises
+    ------
+    ValueError : it is no length.
+    """
+    length = _value(ast.parse(text, mode="eval").body, widths)
+    if not isinstance(length, int):
+        raise ValueError(text)
+    return length
 
 
 def _value(node: ast.expr, widths: Mapping[str, int]) -> Any:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from aap_hw.compile.families import family_of, multiply_accumulates, slow, weight_elements
+from aap_hw.compile.families import family_of, multiply_accumulates, slow, strided, weight_elements
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
@@ -72,6 +72,13 @@ class Kernel:
         """Multiply-accumulate operations under a width plan."""
         return multiply_accumulates(self.at(widths))
 
+    def constant_tensors(self, widths: Mapping[str, int]) -> list[slow.Operand]:
+        """What its ``constants`` are, in order."""
+        address = self.at(widths)
+        if slow.is_slow(self.key):
+            return [each for each in slow.SlowCall.of(address).operands if each.is_constant]
+        return strided.constants_of(address) if self.constants else []
+
     def parameters(self, widths: Mapping[str, int]) -> int:
         """Learned numbers of the layers that became this kernel, under a width plan."""
         if self.is_removed(widths):
@@ -79,7 +86,7 @@ class Kernel:
         norm = self.normalization
         vectors = [self.bias, norm and norm.weight, norm and norm.bias]
         if self.constants:
-            return slow.constant_elements(self.at(widths), slow.WEIGHT)
+            return sum(math.prod(each.shape) for each in self.constant_tensors(widths) if each.is_learned)
         weights = weight_elements(self.at(widths)) if self.weight else 0
         return weights + self.width_out.at(widths) * sum(name is not None for name in vectors)
 

@@ -9,22 +9,27 @@ every width plan. Nothing is compiled here, and TVM is not needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from aap_hw.compile.families.slow import CONSTANT, PLAIN, WEIGHT
 from aap_hw.compile.front.aliases import Memory, is_same_view, writes_in_place
+from aap_hw.compile.front.copies import image_order, strided_copy
+from aap_hw.compile.front.lengths import TooManyWidths
 from aap_hw.compile.front.network import Kernel, Network, Normalization, Port, is_rectified, with_layout_changes
 from aap_hw.compile.front.pitch import with_pitched_images
 from aap_hw.compile.front.rules import RULES
 from aap_hw.compile.front.rules.slow import TYPES, slow_kernel
+from aap_hw.compile.front.views import View
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph, WidthExpr
 from aap_hw.graph.call import Call, is_tensor, shape_of
-from aap_hw.graph.source import op_name, quoted
+from aap_hw.graph.source import explain, op_name, quoted
 
 # Operators that change nothing at inference.
 TRANSPARENT = {
@@ -79,6 +84,7 @@ class Partition:
         self._absorbed: set[Node] = set()
         self._void: set[Node] = set()
         self._waiting: dict[Node, Callable[[], None]] = {}
+        self._moved: dict[Node, Moved] = {}
         self._kernels: list[Kernel] = []
 
     def run(self) -> Network:
@@ -112,7 +118,8 @@ class Partition:
             {group.name: group.width for group in self.graph.groups},
             self._fixed,
         )
-        network = with_layout_changes(network, [not self.is_plain(output) for output in outputs])
+        to_turn = [not self.is_plain(output) and output not in self._moved for output in outputs]
+        network = with_layout_changes(network, to_turn)
         return with_pitched_images(network)
 
     def _ends(self) -> tuple[list[Node], list[Node]]:
@@ -140,10 +147,12 @@ class Partition:
                 raise self.refused(problem, node, "return what it is made from, and do this behind the network")
 
     def _returned(self, output: Node) -> Port:
-        if output not in self._value:
+        if output not in self._value and output not in self._moved:
             problem = f"the network returns {self.constant(output)}, which does not depend on the input"
             raise self.refused(problem, output, "leave it out of what forward returns")
-        return Port(self._value[output], shape_of(output))
+        if output in self._moved:
+            return Port(self._plain_copy(output), shape_of(output))
+        return Port(self.value_as_it_lies(output, output), shape_of(output))
 
     def _visit(self, node: Node) -> None:
         if node in self._waiting:
@@ -186,7 +195,7 @@ class Partition:
             elif other in self._constants:
                 problem = "writes what depends on the input into a tensor of constants that is read later"
             else:
-                self._value[other] = self._value[node]
+                self.same_value(other, node)
                 continue
             raise self.refused(f"{op_name(node)} {problem}", node, "use the form that does not work in place")
 
@@ -200,6 +209,11 @@ class Partition:
 
     def value_of(self, node: Node, reader: Node) -> str:
         """Name of what a node holds at this point of the program; (N, C, ...) lies as (N, ..., C)."""
+        if node in self._moved:
+            moved = self._moved[node]
+            if not _has_two_orders(node):
+                return self._plain_copy(node)
+            return self._copied(node, moved, f"{moved.node.name}_nhwc", image_order(node))
         name = self.value_as_it_lies(node, reader)
         if self.is_image(node) or not _has_two_orders(node):
             return name
@@ -212,21 +226,46 @@ class Partition:
 
     def value_in_order(self, node: Node, reader: Node) -> str:
         """Name of what a node holds at this point of the program, in PyTorch's order of axes."""
-        name = self.value_as_it_lies(node, reader)
+        if node in self._moved:
+            return self._plain_copy(node)
         if self.is_plain(node):
-            return name
-        turned, shape = f"{name}_nchw", shape_of(node)
-        if all(kernel.name != turned for kernel in self._kernels):
-            width = self.graph.width_of(node.name)
-            key = KernelKey.make("to_nchw", _area(shape), shape[0])
-            self._kernels.append(Kernel(turned, key, (name,), (width, width)))
-        return turned
+            return self.value_as_it_lies(node, reader)
+        moved = Moved(self.view_of(node, reader), node)
+        return self._copied(node, moved, f"{moved.view.name}_nchw", range(len(shape_of(node))))
 
     def value_as_it_lies(self, node: Node, reader: Node) -> str:
         """Name of what a node holds at this point of the program; see `is_image`."""
+        if node in self._moved:
+            return self.value_of(node, reader) if node in self._images else self._plain_copy(node)
         if node not in self._value:
             raise self.refused(f"{op_name(reader)} on a parameter or constant of the model has no kernel yet", reader)
         return self._value[node]
+
+    def view_of(self, node: Node, reader: Node) -> View:
+        """A value as a walk through the memory that it lies in, constants too."""
+        if node in self._moved:
+            return self._moved[node].view
+        lengths = [self.graph.width_of(node.name, dim) for dim in range(len(shape_of(node)))]
+        varying = [length for length in lengths if length.terms]
+        if len(varying) > 1:
+            self.fix(TooManyWidths(*varying).groups, explain("moves a value of which several axes can be cut", reader))
+            return self.view_of(node, reader)
+        if self.is_parameter(node):
+            name, kind = self.constant(node), WEIGHT if self.is_learned(node) else CONSTANT
+        else:
+            name, kind = self.value_as_it_lies(node, reader), PLAIN
+        order = image_order(node) if self.is_image(node) else range(len(lengths))
+        return View.of(name, lengths, shape_of(node), order, kind)
+
+    def plain_view_of(self, node: Node, reader: Node) -> View:
+        """A value as it lies, or is copied now to lie, in PyTorch's order."""
+        lengths = [self.graph.width_of(node.name, dim) for dim in range(len(shape_of(node)))]
+        order = range(len(lengths))
+        return View.of(self.value_in_order(node, reader), lengths, shape_of(node), order, PLAIN)
+
+    def is_moved(self, node: Node) -> bool:
+        """Whether a value is only moved, and nothing of it was copied yet."""
+        return node in self._moved
 
     def is_image(self, node: Node) -> bool:
         """Whether a value (N, C, ...) lies in memory as (N, ..., C), and not in PyTorch's order."""
@@ -280,6 +319,16 @@ class Partition:
         """The error that says that an operator cannot be compiled, with its source line."""
         return NoKernel(problem + quoted(node) + (f"; {advice}" if advice else ""))
 
+    @property
+    def batch(self) -> int:
+        """Images a call."""
+        return next(shape_of(node)[0] for node in self._nodes if node.name in self.inputs)
+
+    @property
+    def fixed_widths(self) -> dict[str, int]:
+        """Widths of the groups that keep them."""
+        return {group.name: group.width for group in self.graph.groups if group.frozen}
+
     # What rules do.
 
     def emit(
@@ -332,19 +381,52 @@ class Partition:
         """Operators that a kernel takes along: no rule is asked for them."""
         self._absorbed.update(nodes)
 
+    def move(self, node: Node, view: View) -> None:
+        """The value of ``node`` is what a walk through memory finds: nothing to do until something reads it."""
+        plain, image = range(len(shape_of(node))), image_order(node)
+        if view.kind == PLAIN and view.is_everything(plain):
+            self._value[node] = view.name
+        elif view.kind == PLAIN and len(shape_of(node)) > 2 and view.is_everything(image):
+            self._value[node] = view.name
+            self._images.add(node)
+        else:
+            self._moved[node] = Moved(view, node)
+            if len(shape_of(node)) > 2 and view.contiguous_axis == 1:
+                self._images.add(node)  # that is how to copy it quickly
+
+    def _plain_copy(self, node: Node) -> str:
+        moved = self._moved[node]
+        return self._copied(node, moved, moved.node.name, range(len(shape_of(node))))
+
+    def _copied(self, node: Node, moved: Moved, name: str, order: Sequence[int]) -> str:
+        """Name of what holds a moved value with its axes in some order."""
+        if all(kernel.name != name for kernel in self._kernels):
+            kernel = strided_copy(self, name, node, [moved.view], order)
+            assert kernel is not None
+            self._kernels.append(kernel)
+        return name
+
     def wait(self, node: Node, emit: Callable[[], None]) -> None:
         """Add a kernel only when the program reaches ``node``: it reads what is there by then."""
         self._waiting[node] = emit
 
     def same_value(self, node: Node, source: Node) -> None:
         """The value of ``node`` is that of ``source``."""
-        self.renamed(node, source, is_image=self.is_image(source))
+        self._moved.pop(node, None)
+        self._images.discard(node)
+        if source in self._moved:
+            self._moved[node] = self._moved[source]
+            self._images |= {node} if source in self._images else set()
+        else:
+            self.renamed(node, source, is_image=self.is_image(source))
 
     def renamed(self, node: Node, source: Node, *, is_image: bool) -> None:
         """The value of ``node`` is what ``source`` holds in memory, which is nothing to do."""
         self._value[node] = self.value_as_it_lies(source, node)
         if is_image and len(shape_of(node)) > 2:
             self._images.add(node)
+        else:
+            self._images.discard(node)
 
 
 def state_names(program: ExportedProgram) -> dict[str, str]:
@@ -355,6 +437,14 @@ def state_names(program: ExportedProgram) -> dict[str, str]:
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A value that is only moved: the walk that finds it, and the node that it was the value of first."""
+
+    view: View
+    node: Node
 
 
 def _is_image(node: Node) -> bool:

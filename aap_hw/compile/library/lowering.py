@@ -19,7 +19,7 @@ from tvm import relax
 from aap_hw.activity import doing
 from aap_hw.compile.code.function import CONSTANTS, Argument, KernelFunction
 from aap_hw.compile.families import family_of, weight_shape
-from aap_hw.compile.families.slow import NoCode, SlowCall
+from aap_hw.compile.families.slow import NoCode
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.partition import is_of_shape, partition, state_names
 from aap_hw.compile.keys.address import Address
@@ -73,7 +73,7 @@ def lower_network(
                 code, function = functions[address]
                 activations, constants = iter(kernel.inputs), _constants(kernel, function, state)
                 arguments = [
-                    _constant(next(constants))
+                    _constant(next(constants).reshape(argument.shape))
                     if argument.role in (*CONSTANTS, "literal")
                     else _argument(builder, *values[next(activations)], argument)
                     for argument in function.arguments
@@ -180,8 +180,8 @@ def stand_ins(network: Network, widths: Mapping[str, int]) -> dict[str, torch.Te
         if kernel.bias is not None:
             found[kernel.bias] = torch.ones(address.width_out)
         if kernel.constants:
-            constants = [each for each in SlowCall.of(address).operands if each.is_constant]
-            found |= {name: torch.ones(each.shape) for name, each in zip(kernel.constants, constants, strict=True)}
+            constants = zip(kernel.constants, kernel.constant_tensors(widths), strict=True)
+            found |= {name: torch.ones(each.shape) for name, each in constants}
     return found
 
 

@@ -6,24 +6,30 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import torch
 from torch.fx import Node
 
 from aap_hw.compile.front.rules.elementwise import normalization_of, with_activation
+from aap_hw.compile.front.rules.movement import moved, part, side_by_side
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.graph.call import Call, shape_of
-from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
 
 
-@rule("cat", "concat")
+@rule("cat", "concat", "concatenate", takes=Takes.ANYTHING)
 def concatenation(partition: Partition, node: Node) -> None:
     """Channels side by side; a shuffle, or a normalisation and activation, that alone reads them comes along."""
     call = Call(node)
     parts, rank = list(call["tensors"]), len(shape_of(node))
-    if rank not in (2, 4) or call["dim"] % rank != 1:
-        raise partition.refused(f"concatenation has a kernel only along channels so far, not axis {call['dim']}", node)
+    is_float = all(part.meta["val"].dtype == torch.float32 for part in parts)
+    is_constant = any(map(partition.is_parameter, parts))
+    if rank not in (2, 4) or call["dim"] % rank != 1 or not is_float or is_constant:
+        side_by_side(partition, node, parts, call["dim"] % rank)
+        return
+    if any(map(partition.is_moved, parts)) and side_by_side(partition, node, parts, 1, at_any_cost=False):
+        return
     inputs = [partition.value_of(part, node) for part in parts]
     width, follower = partition.graph.width_of(node.name), partition.next_alone(node)
     shuffle = shuffle_at(partition, follower, node) if follower is not None else None
@@ -50,30 +56,37 @@ def concatenation(partition: Partition, node: Node) -> None:
         partition.emit(last, "concat", parts[0], inputs, width_in=width, parts=len(parts), epilogue=steps)
 
 
-@rule("chunk", "split", "split_with_sizes", takes=Takes.ANYTHING)
+SPLITS = ("chunk", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "tensor_split")
+
+
+@rule(*SPLITS, "unbind", takes=Takes.ANYTHING)
 def split(partition: Partition, node: Node) -> None:
-    """Nothing yet: each piece that is read becomes a kernel of its own."""
-    call = Call(node)
-    if call["dim"] % len(shape_of(call.first)) != 1 or len(shape_of(call.first)) not in (2, 4):
-        raise partition.refused(f"{op_name(node)} has a kernel only along channels so far", node)
+    """Nothing yet: each piece that is read is a value of its own."""
 
 
-@rule("getitem")
+@rule("getitem", takes=Takes.ANYTHING)
 def piece(partition: Partition, node: Node) -> None:
     """One piece of a split.
 
-    The place of the first, of the last and of one behind equal pieces follows from two widths; any other is the first
-    of what is left behind those before it.
+    The place of the first, of the last and of one behind equal pieces of an image follows from two widths; any other is
+    the first of what is left behind those before it.
     """
     call, graph = Call(node), partition.graph
     pieces, index = call["self"], call["index"]
-    is_split = Call(pieces).name in ("chunk", "split", "split_with_sizes")
-    if not is_split or Call(pieces)["dim"] % len(shape_of(node)) != 1:
-        raise partition.refused("this piece has no kernel yet", node)
+    image, name = Call(pieces).first, Call(pieces).name
+    if name not in (*SPLITS, "unbind"):
+        raise partition.refused("this result has no kernel yet", node)
+    dim = Call(pieces)["dim"] % len(shape_of(image))
+    if name == "unbind":
+        moved(partition, node, lambda view: view.selected(dim, index % shape_of(image)[dim]), image)
+        return
+    sizes = [value.shape[dim] for value in pieces.meta["val"]]
+    places = [slice(stop - size, stop) for size, stop in zip(sizes, accumulate(sizes), strict=True)]
+    if dim != 1 or len(shape_of(image)) not in (2, 4) or not (partition.is_image(image) or len(shape_of(image)) == 2):
+        part(partition, node, image, dim, range(shape_of(image)[dim])[places[index]])
+        return
     # Sizes that are given may be equal by chance, and no longer so in a cut network.
     is_even = Call(pieces).name != "split_with_sizes"
-    image, sizes = Call(pieces).first, [value.shape[1] for value in pieces.meta["val"]]
-    places = [slice(stop - size, stop) for size, stop in zip(sizes, accumulate(sizes), strict=True)]
     if index in (0, len(sizes) - 1):
         emit_slice(partition, node, image, "last" if index else "first")
     elif is_even and len({graph.width_of(image.name, 1, place) for place in places[: index + 1]}) == 1:

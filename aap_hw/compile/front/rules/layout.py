@@ -1,4 +1,4 @@
-"""Operators that move pixels: flattening and subsampling."""
+"""Operators that say how the axes of a value are read: shapes, orders, slices. Most are nothing to do."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from torch.fx import Node
 
 from aap_hw.compile.front.rules.channels import emit_slice, shuffle_at
+from aap_hw.compile.front.rules.movement import moved, part
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.graph.call import Call, shape_of
-from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
@@ -20,60 +20,79 @@ def reshape(partition: Partition, node: Node) -> None:
     """Nothing to do for what lies in PyTorch's order; an image as a vector, or the beginning of a channel shuffle."""
     image = Call(node).first
     before, after = shape_of(image), shape_of(node)
+    is_image, is_moved = partition.is_image(image), partition.is_moved(image)
     if (shuffle := shuffle_at(partition, node, image)) is not None:
         partition.absorb(*shuffle.nodes)
         inputs = [partition.value_of(image, node)]
         partition.emit(shuffle.last, "channel_shuffle", image, inputs, groups=shuffle.groups)
-    elif partition.is_plain(image):
+    elif partition.is_plain(image) and not is_moved:
         partition.renamed(node, image, is_image=False)
-    elif len(after) > 2 and before[:2] == after[:2]:
+    elif len(after) > 2 and before[:2] == after[:2] and is_image and not is_moved:
         partition.renamed(node, image, is_image=True)
-    elif len(after) != 2 or len(before) != 4 or before[0] != after[0]:
-        raise partition.refused(f"reshaping {before} to {after} has no kernel yet", node)
-    else:
+    elif len(after) == 2 and len(before) == 4 and before[0] == after[0] and is_image and not is_moved:
         partition.emit(node, "flatten", image, [partition.value_of(image, node)])
+    else:
+        lengths = [partition.graph.width_of(node.name, dim) for dim in range(len(after))]
+        moved(partition, node, lambda view: view.reshaped(lengths, after))
 
 
-@rule("permute", "transpose", takes=Takes.ANYTHING)
+@rule("permute", "transpose", "swapaxes", "swapdims", "t", takes=Takes.ANYTHING)
 def permute(partition: Partition, node: Node) -> None:
     """Axes in an order in which they lie already: to channels last and back, nothing moves."""
     call, rank = Call(node), len(shape_of(node))
     order = list(range(rank))
     if call.name == "permute":
         order = [dim % rank for dim in call["dims"]]
+    elif call.name == "t":
+        order = order[::-1]
     else:
-        left, right = call["dim0"] % rank, call["dim1"] % rank
+        axes = ("axis0", "axis1") if call.name == "swapaxes" else ("dim0", "dim1")
+        left, right = (call[axis] % rank for axis in axes)
         order[left], order[right] = right, left
-    if order == [0, *range(2, rank), 1] and partition.is_image(call.first):
+    is_moved = partition.is_moved(call.first)
+    if order == [0, *range(2, rank), 1] and partition.is_image(call.first) and not is_moved:
         partition.renamed(node, call.first, is_image=False)
-    elif order == [0, rank - 1, *range(1, rank - 1)] and partition.is_rows(call.first):
+    elif order == [0, rank - 1, *range(1, rank - 1)] and partition.is_rows(call.first) and not is_moved:
         partition.renamed(node, call.first, is_image=True)
     else:
-        raise partition.refused(f"{op_name(node)} in this order has no kernel yet", node)
+        moved(partition, node, lambda view: view.permuted(order))
 
 
-@rule("slice")
-def subsample(partition: Partition, node: Node) -> None:
-    """Every so many rows and columns, or the first or last channels."""
+@rule("slice", takes=Takes.ANYTHING)
+def piece(partition: Partition, node: Node) -> None:
+    """Every so many rows and columns of an image, its first or last channels, or any piece of anything."""
     image = Call(node).first
+    if not partition.is_moved(image) and (partition.is_image(image) or len(shape_of(image)) == 2):
+        if side := _side(node):
+            emit_slice(partition, node, image, side)
+            return
+        if chain := _subsampling(partition, node):
+            steps = {2: 1, 3: 1}
+            for link in chain:
+                steps[Call(link)["dim"] % 4] *= Call(link)["step"]
+            partition.absorb(*chain)
+            stride = steps[2], steps[3]
+            partition.emit(chain[-1], "subsample", image, [partition.value_of(image, node)], stride=stride)
+            return
+    call = Call(node)
+    dim = call["dim"] % len(shape_of(node))
+    places = range(shape_of(image)[dim])[slice(call["start"], call["end"], call["step"])]
+    part(partition, node, image, dim, places)
+
+
+def _subsampling(partition: Partition, node: Node) -> list[Node]:
+    """The slices from this one on, if they take every so many rows and columns, from the first to the last."""
     chain = [node]
     while (follower := partition.next_alone(chain[-1])) is not None and Call(follower).name == "slice":
         chain.append(follower)
-    if len(chain) == 1 and (side := _side(node)):
-        emit_slice(partition, node, image, side)
-        return
-    steps = {2: 1, 3: 1}
     for link in chain:
         call = Call(link)
         shape = shape_of(call.first)
-        dim, start, step = call["dim"] % len(shape), call["start"] or 0, call["step"]
-        full = call["end"] is None or call["end"] >= shape[dim]
-        if len(shape) != 4 or start != 0 or not full or (dim not in steps and step != 1):
-            raise partition.refused("this slice has no kernel yet", link)
-        if dim in steps:
-            steps[dim] *= step
-    partition.absorb(*chain)
-    partition.emit(chain[-1], "subsample", image, [partition.value_of(image, node)], stride=(steps[2], steps[3]))
+        full = call["end"] is None or call["end"] >= shape[call["dim"] % len(shape)]
+        is_pixels = len(shape) == 4 and (call["dim"] % 4 > 1 or call["step"] == 1)
+        if not is_pixels or call["start"] or not full:
+            return []
+    return chain
 
 
 def _side(node: Node) -> str | None:

@@ -6,16 +6,13 @@ are fixed for the compiler: such a kernel has one size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from fractions import Fraction
-from math import lcm
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.fx import Node
 
 from aap_hw.compile.families.slow import CONSTANT, IMAGE, LIBRARIES, PLAIN, WEIGHT
+from aap_hw.compile.front.lengths import TooManyWidths, combination, length_text
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
@@ -33,13 +30,6 @@ CONVERSIONS = {"to", "_to_copy", "type_as"}
 IGNORED = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "copy", "cudnn_enabled", "cudnn_enable"}
 # What float32 carries without loss from kernel to kernel.
 TYPES = {torch.float32, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
-
-
-class TooManyWidths(Exception):  # noqa: N818 - a question that is answered by fixing them
-    """How a call depends on these widths cannot be told with two letters."""
-
-    def __init__(self, *lengths: WidthExpr) -> None:
-        self.groups = {name for length in lengths for name, _ in length.terms}
 
 
 def slow_kernel(partition: Partition, node: Node) -> None:
@@ -72,7 +62,7 @@ class _Writer:
             raise TooManyWidths(*varying)
         self._made = varying[0] if varying else WidthExpr(1)
         read = [length for n in self._source.all_input_nodes if is_tensor(n) for length in self._lengths(n)]
-        self._read = next((w for w in read if w.terms and _combination(w, [self._made]) is None), self._made)
+        self._read = next((w for w in read if w.terms and combination(w, [self._made]) is None), self._made)
 
     def add(self) -> None:
         """Add the kernel to the partition."""
@@ -177,42 +167,4 @@ class _Writer:
         return [self._partition.graph.width_of(node.name, dim) for dim in range(len(shape_of(node)))]
 
     def _text(self, length: WidthExpr, divisor: int = 1) -> str:
-        """A length, or a share of it, as a number or with the letters of the two widths."""
-        if not length.terms:
-            return str(length.constant // divisor)
-        for letters in ("o", "i", "io"):
-            widths = [self._made if letter == "o" else self._read for letter in letters]
-            if (factors := _combination(length, widths)) is not None:
-                return _sum_of(dict(zip([*letters, ""], factors, strict=True)), divisor)
-        raise TooManyWidths(length, self._made, self._read)
-
-
-def _combination(length: WidthExpr, widths: list[WidthExpr]) -> list[Fraction] | None:
-    """Factors of some widths, and a constant, that add up to a length whatever the groups' widths are."""
-    names = sorted({name for each in (length, *widths) for name, _ in each.terms})
-    columns = [[dict(width.terms).get(name, 0) for name in names] for width in widths]
-    wanted = [dict(length.terms).get(name, 0) for name in names]
-    solution = np.linalg.lstsq(np.array(columns, float).T, np.array(wanted, float), rcond=None)[0]
-    factors = [Fraction(float(factor)).limit_denominator(1000) for factor in solution]
-    if [sum(f * column[k] for f, column in zip(factors, columns, strict=True)) for k in range(len(names))] != wanted:
-        return None
-    constants = (factor * width.constant for factor, width in zip(factors, widths, strict=True))
-    return [*factors, length.constant - sum(constants, Fraction())]
-
-
-def _sum_of(factors: dict[str, Fraction], divisor: int) -> str:
-    """Such as ``2*i-o+3`` or ``(i+1)//4``."""
-    shares = {letter: factor / divisor for letter, factor in factors.items()}
-    common = lcm(*(share.denominator for share in shares.values()))
-
-    def parts() -> Iterator[str]:
-        for letter, share in shares.items():
-            if times := int(share * common):
-                yield (
-                    f"{times:+d}*{letter}"
-                    if letter and abs(times) > 1
-                    else f"{times:+d}"[:1] + (letter or str(abs(times)))
-                )
-
-    total = "".join(parts()).removeprefix("+")
-    return total if common == 1 else f"({total})//{common}"
+        return length_text(length, self._read, self._made, divisor)

@@ -1,0 +1,129 @@
+"""Strided copies: values that lie in some regular way in one or several tensors, brought into one row in a new one.
+
+The text of such a key says of every tensor how it is walked through, outermost loop first, with ``i`` and ``o`` for the
+widths that are read and made: ``x[588*i;3:i//3,196:i,64:1;64]`` is a tensor of 588 i values, walked through by three
+loops of 3, 196 and 64 steps, each with its stride, from value 64 on. A loop such as ``56:i%2*i%56*i`` goes round: its
+steps, 2 i added, are taken modulo 56 i. Several tensors lie side by side in each of ``rows`` rows.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aap_hw.compile.families.family import FAMILIES, Family, Shape, nothing
+from aap_hw.compile.families.slow import CONSTANT, WEIGHT, Operand, length_at
+from aap_hw.compile.keys.address import Address
+from aap_hw.errors import UserError
+
+_PART = re.compile(r"(?P<kind>[xwc])\[(?P<size>[^;\]]+);(?P<loops>[^;\]]*)(;(?P<offset>[^\]]+))?\]")
+
+
+@dataclass(frozen=True)
+class Wrap:
+    """A loop that goes round: its steps and ``shift`` are taken modulo ``modulus``, all three in values."""
+
+    shift: int
+    modulus: int
+
+
+@dataclass(frozen=True)
+class Loop:
+    """So many steps of so many values; ``wrap`` if they go round, together with other loops of the same."""
+
+    length: int
+    stride: int
+    wrap: Wrap | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """How a tensor is walked through.
+
+    Attributes
+    ----------
+    kind : ``x``, or ``w`` and ``c`` for learned weights and other constants.
+    size : values in the tensor.
+    loops : outermost first.
+    offset : where the first value is.
+    """
+
+    kind: str
+    size: int
+    loops: tuple[Loop, ...]
+    offset: int = 0
+
+    @property
+    def values(self) -> int:
+        """How many values are copied."""
+        return math.prod(loop.length for loop in self.loops)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it does not depend on the network's input."""
+        return self.kind in (WEIGHT, CONSTANT)
+
+
+@dataclass(frozen=True)
+class StridedCopy:
+    """A strided copy at fixed widths: of each part as many values follow in every row."""
+
+    parts: tuple[Part, ...]
+    rows: int
+
+    @staticmethod
+    def of(address: Address) -> StridedCopy:
+        """Read it off a key, at its widths.
+
+        Raises
+        ------
+        UserError : it is not the text of a strided copy.
+        """
+        key, widths = address.key, {"i": address.width_in, "o": address.width_out}
+        text, parts = key.attribute("parts"), list[Part]()
+        try:
+            while text:
+                match = _PART.match(text)
+                assert match is not None
+                loops = tuple(_loop(each, widths) for each in match["loops"].split(",") if each)
+                offset = length_at(match["offset"] or "0", widths)
+                parts.append(Part(match["kind"], length_at(match["size"], widths), loops, offset))
+                text = text[match.end() :]
+            copy = StridedCopy(tuple(parts), length_at(key.attribute("rows", "1"), widths))
+            assert parts
+            assert all(part.values % copy.rows == 0 for part in parts)
+            return copy
+        except (SyntaxError, ValueError, AssertionError) as problem:
+            raise UserError(f"'{key}' is not a kernel of this version; profile the device again") from problem
+
+    @property
+    def row(self) -> int:
+        """Values in a row."""
+        return sum(part.values for part in self.parts) // self.rows
+
+    @property
+    def shape(self) -> Shape:
+        """Of what is made."""
+        if len(self.parts) > 1:
+            return self.rows, self.row
+        return tuple(loop.length for loop in self.parts[0].loops) or (1,)
+
+
+def _loop(text: str, widths: Mapping[str, int]) -> Loop:
+    length, _, steps = text.partition(":")
+    stride, *wrap = (length_at(each, widths) for each in steps.split("%"))
+    return Loop(length_at(length, widths), stride, Wrap(*wrap) if wrap else None)
+
+
+def constants_of(address: Address) -> list[Operand]:
+    """The constants that a copy takes, in order."""
+    return [Operand(part.kind, (part.size,)) for part in StridedCopy.of(address).parts if part.is_constant]
+
+
+def _constants(address: Address) -> int:
+    return sum(math.prod(each.shape) for each in constants_of(address))
+
+
+FAMILIES.register("strided_copy")(Family(lambda address: StridedCopy.of(address).shape, nothing, _constants))

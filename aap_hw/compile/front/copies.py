@@ -1,0 +1,81 @@
+"""The kernels that bring values into another order, one or several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from torch.fx import Node
+
+from aap_hw.compile.families.slow import PLAIN
+from aap_hw.compile.front.lengths import TooManyWidths, combination, length_text, product, settled
+from aap_hw.compile.front.network import Kernel
+from aap_hw.compile.front.views import ONE, View
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.graph.call import shape_of
+from aap_hw.graph.source import explain, op_name, quoted
+
+if TYPE_CHECKING:
+    from aap_hw.compile.front.partition import Partition
+
+
+def image_order(node: Node) -> list[int]:
+    """The axes of (N, C, ...) as an image has them in memory."""
+    return [*range(min(len(shape_of(node)), 1)), *range(2, len(shape_of(node))), *range(1, len(shape_of(node)))[:1]]
+
+
+def strided_copy(
+    partition: Partition,
+    name: str,
+    node: Node,
+    views: Sequence[View],
+    order: Sequence[int],
+    axis: int | None = None,
+    *,
+    at_any_cost: bool = True,
+) -> Kernel | None:
+    """The kernel that makes the value of a node under a name, its axes in some order.
+
+    Of several views all places along ``axis`` follow on each other. Groups whose widths a key cannot follow are fixed,
+    if that may be; else there is no kernel.
+    """
+    try:
+        return _kernel(partition, name, node, views, order, axis)
+    except TooManyWidths as problem:
+        if not at_any_cost:
+            return None
+        partition.fix(problem.groups, explain("moves a value in a way that depends on more widths", node))
+        return _kernel(partition, name, node, views, order, axis)
+
+
+def _kernel(
+    partition: Partition, name: str, node: Node, views: Sequence[View], order: Sequence[int], axis: int | None
+) -> Kernel:
+    fixed = partition.fixed_widths
+    lengths = [partition.graph.width_of(node.name, dim) for dim in range(len(shape_of(node)))]
+    varying = [length for length in lengths if length.terms]
+    if len(varying) > 1:
+        raise TooManyWidths(*varying)
+    made = varying[0] if varying else ONE
+    widths = [settled(view.width, fixed) for view in views]
+    read = next((w for w in widths if w.terms and combination(w, [made]) is None), made)
+    rows = ONE
+    if axis is not None:
+        rows = reduce(product, [lengths[dim] for dim in order[: list(order).index(axis)]], ONE)
+    row_text = length_text(rows, read, made)
+    key = KernelKey.make(
+        "strided_copy",
+        (),
+        partition.batch,
+        parts="".join(view.text(order, read, made, fixed) for view in views),
+        rows=row_text if len(views) > 1 and row_text != "1" else "",
+    )
+    return Kernel(
+        name,
+        key,
+        tuple(view.name for view in views if view.kind == PLAIN),
+        (read, made),
+        constants=tuple(view.name for view in views if view.kind != PLAIN),
+        source=op_name(node) + quoted(node),
+    )

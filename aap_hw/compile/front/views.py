@@ -1,0 +1,260 @@
+"""Values that are only moved: how they lie in the memory of the value that they come from, whatever was done to them.
+
+A chain of views, permutations, slices, flips, rolls and repetitions is one walk through that memory: of each axis some
+loops, each with a length and a stride. Nothing is copied until something reads the value in another order than it lies
+in; then one kernel does it all. What a value looks like does not depend on the widths, lengths and strides may.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from aap_hw.compile.front.lengths import NoLength, length_text, product, quotient, settled, total
+from aap_hw.graph import WidthExpr
+
+ONE = WidthExpr(1)
+
+
+@dataclass(frozen=True)
+class Wrap:
+    """What makes loops go round: their steps and ``shift`` are taken modulo ``modulus``."""
+
+    shift: WidthExpr
+    modulus: WidthExpr
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Steps through memory, of ``size`` in the uncut network."""
+
+    length: WidthExpr
+    stride: WidthExpr
+    size: int
+    wrap: Wrap | None = None
+
+
+Axis = tuple[Loop, ...]
+
+
+class NoView(Exception):  # noqa: N818 - an answer
+    """What is asked for is no walk through the memory that a value lies in."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A value as a walk through the memory of another.
+
+    Attributes
+    ----------
+    name : of the value whose memory it is.
+    values : how many that has.
+    axes : the loops of each axis, outermost first.
+    width : the length that follows widths among those of its axes, 1 if none does.
+    offset : where the first value is.
+    kind : ``x``, or what a constant is called in the text of a key.
+    """
+
+    name: str
+    values: WidthExpr
+    axes: tuple[Axis, ...]
+    width: WidthExpr = ONE
+    offset: WidthExpr = WidthExpr(0)  # noqa: RUF009 - frozen
+    kind: str = "x"
+
+    @staticmethod
+    def of(name: str, lengths: Sequence[WidthExpr], sizes: Sequence[int], order: Sequence[int], kind: str) -> View:
+        """A value of whose axes, in some order, the last one is contiguous.
+
+        Raises
+        ------
+        NoView : more than one axis follows widths.
+        """
+        axes, stride, lengths = {}, ONE, [total(length) for length in lengths]
+        for axis in reversed(order):
+            axes[axis] = _trimmed([Loop(lengths[axis], stride, sizes[axis])])
+            stride = _times(stride, lengths[axis])
+        width = next((length for length in lengths if length.terms), ONE)
+        return View(name, stride, tuple(axes[axis] for axis in range(len(lengths))), width, kind=kind)
+
+    def permuted(self, order: Iterable[int]) -> View:
+        """Axes in another order."""
+        return replace(self, axes=tuple(self.axes[axis] for axis in order))
+
+    def reshaped(self, lengths: Sequence[WidthExpr], sizes: Sequence[int]) -> View:
+        """The same values, row by row, under another shape."""
+        waiting = [loop for axis in self.axes for loop in axis]
+        axes = list[Axis]()
+        for length, size in reversed(list(zip(lengths, sizes, strict=True))):
+            axis, left, left_length = list[Loop](), size, total(length) if size > 1 else ONE
+            while left > 1:
+                if not waiting:
+                    raise NoView
+                loop = waiting.pop()
+                if left % loop.size == 0:
+                    axis.insert(0, loop)
+                    left, left_length = left // loop.size, _share(left_length, loop.length)
+                elif loop.size % left == 0:
+                    axis.insert(0, replace(loop, length=left_length, size=left))
+                    outer = _share(loop.length, left_length)
+                    stride = _times(loop.stride, left_length)
+                    waiting.append(replace(loop, length=outer, stride=stride, size=loop.size // left))
+                    left, left_length = 1, ONE
+                else:
+                    raise NoView
+            if left_length != ONE:
+                raise NoView
+            axes.insert(0, tuple(axis))
+        if waiting:
+            raise NoView
+        return replace(self, axes=tuple(axes))
+
+    def sliced(self, axis: int, start: WidthExpr, length: WidthExpr, size: int, step: int = 1) -> View:
+        """Some of the places along an axis; backwards with a negative step."""
+        if size == 1 and not self.axes[axis]:
+            return self
+        loop, length = self._only(axis), total(length)
+        view, way = self, _times(start, loop.stride)
+        if loop.wrap is None:
+            view = replace(self, offset=total(self.offset, way))
+        elif step > 0:
+            wrap = replace(loop.wrap, shift=total(loop.wrap.shift, way))
+            view = self._rewrapped(loop.wrap, wrap)
+            loop = replace(loop, wrap=wrap)
+        else:
+            raise NoView
+        made = _trimmed([replace(loop, length=length, size=size, stride=_times(loop.stride, WidthExpr(step)))])
+        return view.with_axis(axis, made)
+
+    def selected(self, axis: int, index: int) -> View:
+        """One place of an axis, which is left out."""
+        view, rest, loops = self, index, self.axes[axis]
+        if any(loop.wrap is not None for loop in loops):
+            view, loops = self.sliced(axis, WidthExpr(index), ONE, 1), ()
+        for loop in reversed(loops):
+            view = replace(view, offset=total(view.offset, _times(loop.stride, WidthExpr(rest % loop.size))))
+            rest //= loop.size
+        return replace(view, axes=(*view.axes[:axis], *view.axes[axis + 1 :]))
+
+    def rolled(self, axis: int, shift: int, size: int) -> View:
+        """An axis of so many places, each of which moves on by so many, the last ones to the beginning."""
+        if not shift % size:
+            return self
+        loop = self._only(axis)
+        if loop.wrap is not None or loop.length.terms:
+            raise NoView
+        wrap = Wrap(_times(WidthExpr(-shift % size), loop.stride), _times(loop.length, loop.stride))
+        return self.with_axis(axis, (replace(loop, wrap=wrap),))
+
+    def repeated(self, axis: int, times: int, each: bool = False) -> View:
+        """An axis several times over: as a whole, or each of its places."""
+        again = _trimmed([Loop(WidthExpr(times), WidthExpr(0), times)])
+        loops = self.axes[axis]
+        return self.with_axis(axis, (*loops, *again) if each else (*again, *loops))
+
+    def windows(self, axis: int, count: int, size: int, step: int, dilation: int = 1) -> View:
+        """Windows along an axis, which may overlap; the places within them are a new last axis."""
+        loop = self._only(axis)
+        if loop.wrap is not None or loop.length.terms:
+            raise NoView
+        starts = Loop(WidthExpr(count), _times(loop.stride, WidthExpr(step)), count)
+        view = self.with_axis(axis, _trimmed([starts]))
+        stride = _times(loop.stride, WidthExpr(dilation))
+        within = _trimmed([replace(loop, length=WidthExpr(size), size=size, stride=stride)])
+        return replace(view, axes=(*view.axes, within))
+
+    def with_axis(self, axis: int, loops: Axis) -> View:
+        """The view with other loops along an axis."""
+        return replace(self, axes=(*self.axes[:axis], loops, *self.axes[axis + 1 :]))
+
+    @property
+    def contiguous_axis(self) -> int | None:
+        """The axis along which neighbours lie side by side, if there is one."""
+        inner = [axis[-1].stride if axis else None for axis in self.axes]
+        return inner.index(ONE) if ONE in inner else None
+
+    def is_everything(self, order: Iterable[int]) -> bool:
+        """Whether with its axes in this order, the view is its memory from end to end."""
+        loops = self._merged(order)
+        whole = [(self.values, ONE, None)]
+        found = [(loop.length, loop.stride, loop.wrap) for loop in loops]
+        return self.offset == WidthExpr(0) and (found == whole or (not found and self.values == ONE))
+
+    def text(self, order: Iterable[int], read: WidthExpr, made: WidthExpr, fixed: Mapping[str, int]) -> str:
+        """The walk as a key has it (see `families.strided`), with its axes in some order.
+
+        Raises
+        ------
+        TooManyWidths : it depends on more widths than these two.
+        """
+
+        def said(length: WidthExpr) -> str:
+            return length_text(settled(length, fixed), read, made)
+
+        loops = []
+        for loop in self._merged(order):
+            around = f"%{said(loop.wrap.shift)}%{said(loop.wrap.modulus)}" if loop.wrap is not None else ""
+            loops.append(f"{said(loop.length)}:{said(loop.stride)}{around}")
+        offset = said(self.offset)
+        return f"{self.kind}[{said(self.values)};{','.join(loops)}{f';{offset}' if offset != '0' else ''}]"
+
+    def _only(self, axis: int) -> Loop:
+        """The one loop of an axis."""
+        loops = _fused(self.axes[axis])
+        if len(loops) != 1:
+            raise NoView
+        return loops[0]
+
+    def _rewrapped(self, old: Wrap, new: Wrap) -> View:
+        """The view with another shift of the loops that go round together."""
+        axes = tuple(
+            tuple(replace(loop, wrap=new) if loop.wrap == old else loop for loop in axis) for axis in self.axes
+        )
+        return replace(self, axes=axes)
+
+    def _merged(self, order: Iterable[int]) -> list[Loop]:
+        return _fused([loop for axis in order for loop in self.axes[axis]])
+
+
+def _fused(loops: Iterable[Loop]) -> list[Loop]:
+    """As few loops as do the same."""
+    fused = list[Loop]()
+    for loop in loops:
+        outer = fused[-1] if fused else None
+        if outer is not None and outer.wrap == loop.wrap and _is_product(outer.stride, loop.length, loop.stride):
+            length = _times(outer.length, loop.length)
+            fused[-1] = replace(loop, length=length, size=outer.size * loop.size)
+        else:
+            fused.append(loop)
+    return fused
+
+
+def _trimmed(loops: Iterable[Loop]) -> Axis:
+    return tuple(loop for loop in loops if loop.size > 1)
+
+
+def _is_product(whole: WidthExpr, one: WidthExpr, other: WidthExpr) -> bool:
+    try:
+        return total(whole) == product(one, other)
+    except NoLength:
+        return False
+
+
+def _times(one: WidthExpr, other: WidthExpr) -> WidthExpr:
+    try:
+        return product(one, other)
+    except NoLength as problem:
+        raise NoView from problem
+
+
+def _share(whole: WidthExpr, part: WidthExpr) -> WidthExpr:
+    try:
+        return quotient(whole, part)
+    except NoLength as problem:
+        raise NoView from problem
+
+
+def size_of(axis: Axis) -> int:
+    """Places along an axis in the uncut network."""
+    return math.prod(loop.size for loop in axis)
