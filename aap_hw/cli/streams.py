@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 import click
 
+from aap_hw.descriptors import sent
 from aap_hw.errors import UserError
 
 # Where a command's context has the stream of its results.
@@ -114,12 +115,11 @@ def _diverted() -> Iterator[TextIO]:
     with contextlib.ExitStack() as afterwards:
         if _descriptor_of(stdout) == 1:
             stdout.flush()
-            kept = os.dup(1)
-            results = _Output(open(kept, "wb"), stdout.encoding, stdout.errors, line_buffering=True)  # noqa: SIM115
+            own = open(os.dup(1), "wb")  # noqa: SIM115 - closed with what is around it
+            results = _Output(own, stdout.encoding, stdout.errors, line_buffering=True)
             afterwards.callback(results.close)
             # Libraries written in C print there without asking Python.
-            os.dup2(2, 1)
-            afterwards.callback(os.dup2, kept, 1)
+            afterwards.enter_context(sent(1, to=2))
         sys.stdout = sys.stderr
         afterwards.callback(setattr, sys, "stdout", stdout)
         yield results

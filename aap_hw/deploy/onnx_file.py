@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from aap_hw.activity import doing
+from aap_hw.descriptors import sent
 from aap_hw.errors import Fault, UserError
 from aap_hw.graph.outputs import output_tensors
 
@@ -228,16 +229,7 @@ def _unlogged() -> Iterator[None]:
 def _silent() -> Iterator[None]:
     """Drop what is written to standard output, also by C++: the older exporter prints whole networks there."""
     sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-    except OSError:  # it is closed
+    with ExitStack() as afterwards, open(os.devnull, "wb") as nowhere:
+        with suppress(OSError):  # it is closed
+            afterwards.enter_context(sent(1, to=nowhere.fileno()))
         yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)

@@ -131,9 +131,9 @@ def _in_own_precision(make: Callable[[], nn.Module], samples: Iterable[Tensors],
         for each, most in zip(outputs, tolerances, strict=True)
     ]
     if not any(useful):
-        names = " and ".join(sorted(str(each).removeprefix("torch.") for each in types))
+        rounded = " and ".join(sorted(str(each).removeprefix("torch.") for each in types))
         raise UserError(
-            f"rounding to {names} alone changes what the network computes too much for a wrong cut to be told from "
+            f"rounding to {rounded} alone changes what the network computes too much for a wrong cut to be told from "
             "a right one; leave out casts such as x.float(), x.half() and autocast, and return scores, not decisions"
         )
     found = [most if use else math.inf for most, use in zip(tolerances, useful, strict=True)]

@@ -57,7 +57,7 @@ class Job:
 
     Attributes
     ----------
-    data : where the images come from; None takes the embedded ones and trains nothing.
+    data : where the images come from; None trains nothing, and shows the network what `samples_for` finds.
     budgets : by the resource's name; none if only an accuracy is to be kept.
     max_accuracy_drop : percentage points of accuracy that may be lost, beside budgets or instead of them.
     device : the profile's name or path of the device to measure on; None takes the one called as the table's device.
@@ -182,7 +182,7 @@ def resume(folder: Path, on_event: OnEvent = lambda _: None, connect_to: str | N
 
 
 def samples_of(folder: Path, source: ImageSource | None = None) -> Samples:
-    """The samples to try a run's network on: those given, else those that it was pruned with, else `default_samples`.
+    """The samples to try a run's network on: those given, or else those that it was pruned with.
 
     Raises
     ------

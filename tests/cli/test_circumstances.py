@@ -193,7 +193,7 @@ def test_what_a_network_prints_is_no_result(
 
 
 PRINTS = """
-import os, subprocess, sys, click
+import ctypes, os, subprocess, sys, click
 from aap_hw.cli.main import group, main
 from aap_hw.cli.output import tell
 from aap_hw.cli.streams import results_alone
@@ -202,6 +202,7 @@ from aap_hw.cli.streams import results_alone
 def work():
     print("a module")
     os.write(1, b"a library\\n")
+    ctypes.CDLL(None).printf(b"a library that holds back what it prints\\n")
     subprocess.run(["echo", "a program"])
     tell("the result")
     if "fails" in sys.argv:
@@ -216,9 +217,10 @@ sys.exit(code)
 
 
 def test_whoever_prints_standard_output_is_for_results_alone() -> None:
-    outcome = shell(f"{sys.executable} -c '{PRINTS}'")
+    outcome = shell(f"env -u PYTHONUNBUFFERED {sys.executable} -c '{PRINTS}'")
     assert (outcome.returncode, outcome.stdout) == (0, "the result\nafterwards\n")
-    assert outcome.stderr == "a module\na library\na program\n"
+    held_back = "a library that holds back what it prints\n"
+    assert outcome.stderr == f"a module\na library\na program\n{held_back}"
 
 
 def test_code_that_ends_the_program_is_one_sentence() -> None:

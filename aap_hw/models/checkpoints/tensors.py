@@ -81,7 +81,7 @@ def _refuse() -> torch.Tensor:
 def _strided(storage: Any, where: list[Any], dtype: torch.dtype | None) -> Stored:
     if isinstance(storage, Made) and storage.is_of("torch.storage", "_load_from_bytes"):
         # How a tensor gets into a pickle that torch.save did not write.
-        storage = files.content_of_stream(io.BytesIO(storage.arguments[0]), "inside the file")
+        storage = files.content_of_stream(io.BytesIO(_bytes(storage.arguments[0])), "inside the file")
     if not isinstance(storage, Storage):
         raise Damaged("a tensor has no numbers")
     numbers, (first, shape, strides) = storage, where
@@ -118,5 +118,5 @@ def _array_of(value: Made) -> Stored | None:
 
 def _bytes(content: Any) -> bytes | bytearray:
     if isinstance(content, Made) and content.is_of("_codecs", "encode"):
-        content = content.arguments[0]  # how an old protocol holds bytes
+        content = content.arguments[0]  # as pickle's protocols before 3 hold bytes
     return content.encode("latin-1") if isinstance(content, str) else bytes(content)

@@ -101,6 +101,10 @@ def save_pickle(content: Any, file: Path) -> None:
     file.write_bytes(pickle.dumps(content))
 
 
+def save_old_pickle(content: Any, file: Path) -> None:
+    file.write_bytes(pickle.dumps(content, protocol=2))
+
+
 def save_old(content: Any, file: Path) -> None:
     torch.save(content, file, _use_new_zipfile_serialization=False)
 
@@ -151,6 +155,7 @@ SAVED: dict[str, tuple[str, Callable[[Any, Path], None]]] = {
     "torch.save before 1.6": ("c.pth.tar", save_old),
     "without checksums": ("c.pt", save_without_checksums),
     "pickle": ("c.pkl", save_pickle),
+    "pickle, protocol 2": ("c.pkl", save_old_pickle),
     "NumPy arrays, protocol 2": ("c.pkl", save_arrays(2)),
     "NumPy arrays, protocol 5": ("c.pkl", save_arrays(5)),
     "safetensors": ("c.safetensors", lambda state, file: safetensors.torch.save_file(state, file)),
