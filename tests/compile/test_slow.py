@@ -28,7 +28,7 @@ from tests.graph.constructs import CONSTRUCTS
 from tests.graph.ground_truth import random_keep
 
 COMPILED = {
-    "Convolution3d": "3 kernels on the slow path: 1 tanh, 1 conv3d, 1 batch_norm",
+    "Convolution3d": "2 kernels on the slow path: 1 tanh, 1 conv3d",
     "TransposedConvolution": "",
     "GroupNorm": "",
     "LayerNormMlp": "1 kernel on the slow path: 1 gelu",

@@ -23,6 +23,7 @@ from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
+from aap_hw.errors import UserError
 
 # Channels that are computed for one tile of pixels before the next: their weights and pixels stay in the first cache,
 # and what a vector leaves of a cache line is used by the one beside it.
@@ -48,12 +49,15 @@ def packing(address: Address, target: CpuTarget) -> Packing:
 
 @KERNELS.register("depthwise_conv2d")
 def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
-    """Convolutions of each channel by itself."""
-    key, channels = address.key, address.width_in
+    """Convolutions of each channel by itself, or several of each, which then stands in the image as often."""
+    key, width_in, channels = address.key, address.width_in, address.width_out
     shape = ConvolutionShape.of(key)
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
     (height, width), (top, left) = shape.size, shape.padding
-    pitch_in, pitch_out = pitch_of(key, "input", channels, target), pitch_of(key, "output", channels, target)
+    read_pitch, pitch_out = pitch_of(key, "input", width_in, target), pitch_of(key, "output", channels, target)
+    pitch_in = read_pitch if width_in == channels else channels
+    if channels % width_in:
+        raise UserError(f"the kernel {key} cannot have {width_in} -> {channels} channels: it makes as many of each")
     lanes = lanes_for(channels, target, key.types.sum)
     length = min(LENGTH, shape.out_width)
     along, deep = Steps(shape.out_width, length), Steps(channels, lanes)
@@ -61,7 +65,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     blocks = math.ceil(deep.count / block)
     _, *steps_after_bias = key.epilogue  # sums begin with the bias
     output_shape, packed = shape.output(pitch_out), packing(address, target)
-    arguments = weighted_arguments(address, shape.image(pitch_in), packed.shape, bias_of_any_width=True)
+    arguments = weighted_arguments(address, shape.image(read_pitch), packed.shape, bias_of_any_width=True)
     # LLVM would unroll few steps along the channels completely, to more code than the first cache holds. So it is not
     # told how many there are, nor at most: that follows from the length of the bias which the kernel is given.
     length_of_bias = tirx.Var("channels", "int32")
@@ -78,7 +82,9 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, bias, output = others
-        source = padded_image(image, Border(shape.batch, shape.size, planar=shape.planar), pitch_in, target)
+        source = padded_image(image, Border(shape.batch, shape.size, planar=shape.planar), read_pitch, target)
+        if width_in != channels:
+            source = _repeated(source, shape, width_in, read_pitch, channels // width_in, target)
 
         def tile_at(n: Any, y: Any, x: Any, step: Any, c: Any) -> None:
             """One tile; of a place known as an integer, only the taps that exist."""
@@ -134,3 +140,13 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     code = kernel_code([*tensors, Tensor("output", output_shape, key.types.made)], body)
 
     return KernelFunction(code, tuple(arguments), output_shape, key.types.made, packed.pack)
+
+
+def _repeated(image: Any, shape: ConvolutionShape, channels: int, pitch: int, times: int, target: CpuTarget) -> Any:
+    """The images with every channel so many times, side by side."""
+    pixels = shape.batch * math.prod(shape.size)
+    repeated = scratch(pixels * channels * times, image.dtype)
+    with loop(pixels, target) as pixel, T.serial(0, channels) as c:
+        for i in range(times):
+            T.buffer_store(repeated, image[pixel * pitch + c], [(pixel * channels + c) * times + i])
+    return repeated

@@ -351,7 +351,7 @@ class Partition:
         unless it is given.
         """
         shape, channels = shape_of(image), -1 if rows else 1
-        size = (math.prod(shape[1:-1]), 1) if rows else shape[2:]
+        size = (math.prod(shape[1:-1]), 1) if rows else _size(shape)
         key = KernelKey.make(op, size, shape[0], **attributes)
         widths = width_in or self.graph.width_of(image.name, channels), self.graph.width_of(node.name, channels)
         kernel = Kernel(node.name, key, tuple(inputs), widths, weight, bias, normalization)
@@ -460,6 +460,11 @@ def _has_two_orders(node: Node) -> bool:
     """Whether (N, C, ...) and (N, ..., C) differ in memory."""
     shape = shape_of(node)
     return len(shape) > 2 and shape[1] > 1 and math.prod(shape[2:]) > 1
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Height and width of (N, C, ...); of one axis it is an image of one row, of a vector nothing."""
+    return (math.prod(shape[2:-1]), shape[-1]) if len(shape) > 2 else ()
 
 
 def _area(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from torch.fx import Node
 
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.rules.elementwise import activation_name, normalization_of
-from aap_hw.compile.front.rules.pooling import two
+from aap_hw.compile.front.rules.pooling import is_image_of, two
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.graph.call import Call, shape_of
 
@@ -16,17 +16,15 @@ if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
 
 
-@rule("conv2d")
+@rule("conv1d", "conv2d", takes=Takes.ANYTHING)
 def convolution(partition: Partition, node: Node) -> None:
-    """Convolutions of images: dense, grouped and depthwise."""
+    """Convolutions of images, and of (N, C, L), which is an image of one row: dense, grouped and depthwise."""
     call = Call(node)
     image, weight, groups, padding = call["input"], call["weight"], call["groups"], call["padding"]
-    if len(shape_of(image)) != 4:
+    axes = len(shape_of(weight)) - 2
+    if not is_image_of(image, 2 + axes):
         raise partition.refused("a convolution of one image without a batch axis has no kernel", node)
-    is_depthwise = 1 < groups == shape_of(image)[1] == shape_of(weight)[0]
-    if 1 < groups == shape_of(image)[1] != shape_of(weight)[0]:
-        # Cutting it would change the number of groups, which is part of the key.
-        raise partition.refused("a depthwise convolution that makes several channels of each has no kernel yet", node)
+    is_depthwise = 1 < groups == shape_of(image)[1]
     if isinstance(padding, str):
         raise partition.refused(f"padding={padding!r} has no kernel yet", node, "give it as numbers")
     _weighted(
@@ -34,37 +32,38 @@ def convolution(partition: Partition, node: Node) -> None:
         node,
         "depthwise_conv2d" if is_depthwise else "conv2d",
         groups="" if is_depthwise or groups == 1 else groups,
-        kernel=shape_of(weight)[2:],
-        stride=two(call["stride"]),
-        padding=two(padding),
-        dilation=two(call["dilation"]),
-        layout="nchw" if partition.value_of(image, node) in partition.inputs else "",
+        kernel=two(shape_of(weight)[2:], 1, axes),
+        stride=two(call["stride"], 1, axes),
+        padding=two(padding, 0, axes),
+        dilation=two(call["dilation"], 1, axes),
+        layout="nchw" if axes == 2 and partition.value_of(image, node) in partition.inputs else "",
     )
 
 
-@rule("conv_transpose2d")
+@rule("conv_transpose1d", "conv_transpose2d", takes=Takes.ANYTHING)
 def transposed_convolution(partition: Partition, node: Node) -> None:
-    """Transposed convolutions of images: dense, grouped and depthwise."""
+    """Transposed convolutions of images, and of (N, C, L): dense, grouped and depthwise."""
     call = Call(node)
     image, weight, groups = call["input"], call["weight"], call["groups"]
-    if len(shape_of(image)) != 4:
+    axes = len(shape_of(weight)) - 2
+    if not is_image_of(image, 2 + axes):
         raise partition.refused("a transposed convolution of one image without a batch axis has no kernel", node)
-    if two(call["dilation"]) != (1, 1):
+    if two(call["dilation"], 1, axes) != (1, 1):
         raise partition.refused("a transposed convolution with dilation has no kernel yet", node)
     channels, made = shape_of(weight)[:2]
     if 1 < groups == channels and made > 1:
         # Cutting it would change the number of groups, which is part of the key.
         raise partition.refused("a depthwise convolution that makes several channels of each has no kernel yet", node)
-    is_depthwise = 1 < groups == channels
+    is_depthwise, beyond = 1 < groups == channels, two(call["output_padding"], 0, axes)
     _weighted(
         partition,
         node,
         "depthwise_conv_transpose2d" if is_depthwise else "conv_transpose2d",
         groups="" if is_depthwise or groups == 1 else groups,
-        kernel=shape_of(weight)[2:],
-        stride=two(call["stride"]),
-        padding=two(call["padding"]),
-        output_padding=two(call["output_padding"]) if any(two(call["output_padding"])) else "",
+        kernel=two(shape_of(weight)[2:], 1, axes),
+        stride=two(call["stride"], 1, axes),
+        padding=two(call["padding"], 0, axes),
+        output_padding=beyond if any(beyond) else "",
     )
 
 

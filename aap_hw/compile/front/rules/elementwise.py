@@ -81,12 +81,12 @@ def combination(partition: Partition, node: Node) -> None:
 def _read(partition: Partition, node: Node, reader: Node, rows: bool) -> str:
     if rows:
         return partition.value_as_it_lies(node, reader)
-    if len(shape_of(node)) not in (2, 4):
+    if len(shape_of(node)) != 4 and not (len(shape_of(node)) == 2 or partition.is_image(node)):
         raise partition.refused(f"{op_name(reader)} on these operands has no kernel yet", reader)
     return partition.value_of(node, reader)
 
 
-@rule("batch_norm")
+@rule("batch_norm", takes=Takes.ROWS)
 def batch_norm(partition: Partition, node: Node) -> None:
     """A batch normalisation that no convolution before it can take along."""
     image, normalization = Call(node)["input"], normalization_of(partition, node)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.fx import Node
 
-from aap_hw.compile.front.rules.registry import rule
+from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
@@ -14,58 +16,68 @@ if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
 
 
-def two(value: Any) -> tuple[int, int]:
-    """A size for both axes, given as one number or two."""
-    pair = list(value) if isinstance(value, (list, tuple)) else [value]
-    return int(pair[0]), int(pair[-1])
+def two(value: Any, fill: int = 0, axes: int = 2) -> tuple[int, int]:
+    """A size for both axes of an image, given as one number or several; along one axis it is that of a row."""
+    numbers = list(value) if isinstance(value, (list, tuple)) else [value]
+    return (fill if axes == 1 else int(numbers[0])), int(numbers[-1])
 
 
-@rule("max_pool2d", "avg_pool2d")
+def is_image_of(node: Node, rank: int) -> bool:
+    """Whether a value is float32 (N, C, ...) of so many axes; of one axis it is an image of one row."""
+    return len(shape_of(node)) == rank and bool(node.meta["val"].dtype == torch.float32)
+
+
+@rule("max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", takes=Takes.ANYTHING)
 def pool(partition: Partition, node: Node) -> None:
     """Maximum or mean of windows."""
     call = Call(node)
-    image = call["self"]
-    if len(shape_of(image)) != 4:
+    image, axes = call["self"], int(call.name[-2])
+    if not is_image_of(image, 2 + axes):
         raise partition.refused("pooling of one image without a batch axis has no kernel", node)
-    if two(call.get("dilation", 1)) != (1, 1):
+    if two(call.get("dilation", 1), 1, axes) != (1, 1):
         raise partition.refused("pooling with dilation has no kernel yet", node)
     if call.get("divisor_override"):
         raise partition.refused("average pooling with its own divisor has no kernel yet", node)
-    kernel, padding = two(call["kernel_size"]), two(call["padding"])
-    stride = two(call["stride"] or kernel)
-    whole = tuple((shape_of(image)[2 + i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2))
+    kernel, padding = two(call["kernel_size"], 1, axes), two(call["padding"], 0, axes)
+    stride = two(call["stride"] or call["kernel_size"], 1, axes)
+    size = (1, *shape_of(image)[2:])[-2:]
+    whole = tuple((size[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2))
     partition.emit(
         node,
-        call.name,
+        f"{call.name[:-2]}2d",
         image,
         [partition.value_of(image, node)],
         kernel=kernel,
         stride=stride,
         padding=padding,
-        ceil="1" if shape_of(node)[2:] != whole else "",
+        ceil="1" if (1, *shape_of(node)[2:])[-2:] != whole else "",
         padding_counts="no" if any(padding) and call.get("count_include_pad") is False else "",
     )
 
 
-@rule("adaptive_avg_pool2d")
+@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", takes=Takes.ANYTHING)
 def adaptive_pool(partition: Partition, node: Node) -> None:
     """Pooling to a given size, where all windows are of one size."""
-    image = Call(node)["self"]
-    before, after = shape_of(image)[-2:], shape_of(node)[-2:]
-    if len(shape_of(image)) != 4 or before[0] % after[0] or before[1] % after[1]:
-        raise partition.refused(f"pooling {before} to {after} pixels has no kernel yet", node)
-    inputs, kernel = [partition.value_of(image, node)], (before[0] // after[0], before[1] // after[1])
-    if after == (1, 1):
+    image, axes = Call(node)["self"], int(Call(node).name[-2])
+    if not is_image_of(image, 2 + axes):
+        raise partition.refused("pooling of one image without a batch axis has no kernel", node)
+    inputs, (before, after) = [partition.value_of(image, node)], (shape_of(each)[2:] for each in (image, node))
+    if math.prod(after) == 1:
         partition.emit(node, "global_avg_pool2d", image, inputs)
-    else:
+    elif axes < 3 and not any(b % a for b, a in zip(before, after, strict=True)):
+        kernel = two([b // a for b, a in zip(before, after, strict=True)], 1, axes)
         partition.emit(node, "avg_pool2d", image, inputs, kernel=kernel, stride=kernel, padding=(0, 0))
+    else:
+        raise partition.refused(f"pooling {before} to {after} pixels has no kernel yet", node)
 
 
-@rule("mean")
+@rule("mean", takes=Takes.ANYTHING)
 def mean(partition: Partition, node: Node) -> None:
     """The mean over whole images, with or without the axes that it leaves empty."""
     call = Call(node)
     image = call["self"]
-    if len(shape_of(image)) != 4 or sorted(d % 4 for d in call.get("dim") or []) != [2, 3]:
+    rank = len(shape_of(image))
+    is_whole = rank > 2 and sorted(d % rank for d in call.get("dim") or []) == list(range(2, rank))
+    if not (is_whole and is_image_of(image, rank) and (rank == 4 or partition.is_image(image))):
         raise partition.refused(f"{op_name(node)} has a kernel only over whole images so far", node)
     partition.emit(node, "global_avg_pool2d", image, [partition.value_of(image, node)])
