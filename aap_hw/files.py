@@ -17,7 +17,7 @@ from aap_hw.errors import UserError
 
 # What a file is called until it is whole.
 _TEMPORARY = ".aap-hw-*.tmp"
-# What a program meets on a machine, whatever it does there, and what helps.
+# What the operating system may refuse to any program, and what to do about it.
 _CIRCUMSTANCES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
@@ -25,11 +25,11 @@ _CIRCUMSTANCES = {
     errno.EACCES: "name a place that you may use",
     errno.EPERM: "name a place that you may use",
     errno.EFBIG: "allow this process larger files (ulimit -f)",
-    errno.EIO: "see whether its disk is well",
-    errno.EAGAIN: "allow this user more processes (ulimit -u), or end some",
+    errno.EIO: "check that disk for errors",
+    errno.EAGAIN: "allow this user more processes (ulimit -u), or end some of them",
     errno.EMFILE: "allow this process more open files (ulimit -n)",
-    errno.ENFILE: "end other programs",
-    errno.ENOMEM: "end other programs",
+    errno.ENFILE: "close other programs",
+    errno.ENOMEM: "close other programs",
     errno.ENAMETOOLONG: "name a place with a shorter path",
 }
 _OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
@@ -55,7 +55,7 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     WriteError
         If the operating system refuses (missing or read-only folder, full disk, `path` is a folder).
     """
-    # A file's name that is no text, of which there are some on every disk, must not keep a page from being written.
+    # Text may quote a file name that is not valid UTF-8, which must not stop it from being written.
     content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     target = Path(os.path.realpath(path))
     temporary = target.parent / _TEMPORARY.replace("*", secrets.token_hex(8))
@@ -115,7 +115,7 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
 
 
 def read_cached(path: Path) -> bytes | None:
-    """The bytes of a file that can be done without; None if it cannot be read."""
+    """The bytes of an optional file; None if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:
@@ -178,12 +178,12 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
     Parameters
     ----------
     purpose
-        A word for its name, by which a person who finds it knows what it is.
+        A word for its name, so that whoever finds it knows what it is for.
 
     Raises
     ------
     UserError
-        If there is none, or what the block writes there does not fit.
+        If it cannot be made, or its disk cannot hold what the block writes.
     """
     try:
         holder = tempfile.TemporaryDirectory(prefix=f"aap-hw-{purpose}-", ignore_cleanup_errors=True)
@@ -193,15 +193,15 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
             "written to and has room"
         ) from error
     with holder as folder:
-        if not folder.isprintable():  # letters that are none are not passed on between programs
+        if not folder.isprintable():  # compilers are given its path as text
             raise UserError(
-                f"the temporary folder {tempfile.gettempdir()} has a name that is no text; set TMPDIR to another"
+                f"the name of the temporary folder {tempfile.gettempdir()!r} cannot be printed; set TMPDIR to another"
             )
         try:
             yield Path(folder)
         except OSError as error:
-            # A write that fails names no file. All files of ours that are elsewhere are written by functions that
-            # tell of their failures themselves.
+            # A failed write does not name its file. It is one in this folder, as all our files elsewhere are written by
+            # functions that report failures themselves.
             inside = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(folder)
             if error.errno in _OF_DISKS and inside:
                 raise no_use_of_temporary(_reason(error)) from error
@@ -209,9 +209,9 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 
 
 def no_use_of_temporary(reason: str) -> WriteError:
-    """That the temporary folder is of no use, for a reason that is the end of a sentence."""
+    """The error for a temporary folder that cannot be used, with the reason."""
     return WriteError(
-        f"the temporary folder {tempfile.gettempdir()} is of no use: {reason}; make room there, or set TMPDIR to a "
+        f"cannot use the temporary folder {tempfile.gettempdir()}: {reason}; make room there, or set TMPDIR to a "
         "folder on another disk"
     )
 
@@ -233,7 +233,7 @@ def require_loading_from_temporary() -> None:
 
 
 def circumstance(error: OSError) -> UserError | None:
-    """What the operating system refuses, as a sentence, if it is something that a person can put right."""
+    """What the operating system refused, as an error for the user, if the user can put it right."""
     if error.errno not in _CIRCUMSTANCES:
         return None
     what = "a file" if error.filename is None else os.fsdecode(error.filename)

@@ -91,14 +91,14 @@ _INPUTS = (
         "--input",
         "inputs",
         type=InputsText(),
-        help="What the network takes, without the batch: 3x224x224, 1x16000, or several as NAME:TYPE:SHAPE,...; "
-        "default: what is usual for it, if anything is.",
+        help="Shape of one input, without the batch: 3x224x224, 1x16000, or several as NAME:TYPE:SHAPE,...; default: "
+        "the network's usual one.",
     ),
     click.option(
         "--example",
         metavar="FILE.npz",
-        help="Real inputs instead of --input: arrays, or a function of yours (FILE.py:FUNCTION), samples along the "
-        "first axes. Where there is no --data they also tell which filters matter.",
+        help="Real inputs instead of --input: arrays with samples along the first axis, or a function of yours that "
+        "returns them (FILE.py:FUNCTION). Without --data they also tell which filters matter.",
     ),
 )
 

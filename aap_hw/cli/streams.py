@@ -47,7 +47,7 @@ class _Output(io.TextIOWrapper):
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
             if failure.errno == errno.EPIPE:
-                raise UserError("what reads the output ended before all of it was written") from failure
+                raise UserError("the program that reads the output ended before all of it was written") from failure
             raise UserError(
                 f"the output cannot be written: {failure.strerror}; make room, or send it somewhere else"
             ) from failure

@@ -22,7 +22,7 @@ from aap_hw.prune.run import RunFolder
 from aap_hw.train.samples import Samples
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-# Besides one alone, so many samples at once are compared. It is not what PyTorch is shown when it writes the file.
+# The second batch size that is compared, beside 1; PyTorch writes the file from another one.
 BATCH = 3
 
 
@@ -90,11 +90,11 @@ def _written(module: nn.Module, inputs: Mapping[str, Tensor], reference: Referen
         if not form.is_old:
             raise
         if form.any_batch and _is_right_for_one(module, inputs, reference, form, file):
-            why = f"its code makes a number of the batch's size, which opsets below {FIRST_OF_NEWER} keep as it is"
+            why = f"its code turns the batch size into a number, which opsets below {FIRST_OF_NEWER} keep as a constant"
             raise UserError(fixed_batch(why)) from fault
         raise UserError(
-            f"an ONNX file of opset {form.opset} does not compute what this network does, as operators of that opset "
-            "differ from PyTorch's; give a higher --opset"
+            f"an ONNX file of opset {form.opset} does not compute what this network does, because operators of "
+            "that opset differ from PyTorch's; give a higher --opset"
         ) from fault
 
 

@@ -25,7 +25,7 @@ from aap_hw.descriptors import sent
 from aap_hw.errors import Fault, UserError
 from aap_hw.graph.outputs import output_tensors
 
-# What PyTorch writes: from the one that its older exporter begins with to the last that it knows.
+# What PyTorch writes: from the first of its older exporter to the last of its newer one.
 OPSETS = range(9, 24)
 # The newer exporter begins here, and writes files of this one if it is asked for less.
 FIRST_OF_NEWER = 18
@@ -58,8 +58,8 @@ class Format:
     def __post_init__(self) -> None:
         if self.opset is not None and self.opset not in OPSETS:
             raise UserError(
-                f"there is no writing ONNX of opset {self.opset}: PyTorch {torch.__version__.partition('+')[0]} writes "
-                f"opsets {OPSETS[0]} to {OPSETS[-1]}; give --opset one of these, or leave it out"
+                f"PyTorch {torch.__version__.partition('+')[0]} writes ONNX opsets {OPSETS[0]} to {OPSETS[-1]}, not "
+                f"{self.opset}; give --opset one of these, or leave it out"
             )
 
 

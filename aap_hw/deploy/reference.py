@@ -1,4 +1,4 @@
-"""What a deployed network must compute: PyTorch's outputs for real samples, and how far others may be from them."""
+"""What a deployed network must compute: PyTorch's outputs for real samples, within a tolerance."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Reference:
     outputs: dict[str, np.ndarray]
 
     @classmethod
-    @doing("finding out what PyTorch computes")
+    @doing("computing PyTorch's outputs")
     def of(cls, network: PrunedNetwork, data: Samples, count: int = FEW) -> Reference:
         """The network's outputs for ``count`` of the test samples, spread over the classes.
 
@@ -52,8 +52,8 @@ class Reference:
         for name, output in outputs.items():
             if not np.isfinite(output).all():
                 raise UserError(
-                    f"PyTorch's {name} is infinite or no number for some of the samples, so that nothing can be "
-                    "compared with it; check the weights, or return something finite"
+                    f"PyTorch's {name} is infinite or NaN for some samples, so nothing can be compared with it; check "
+                    "the weights, or return finite values"
                 )
         return cls(samples, outputs)
 
@@ -84,7 +84,7 @@ class Reference:
         Raises
         ------
         Fault : it is more than rounding.
-        UserError : so it is, of an output that is decided by numbers and not made of them.
+        UserError : the same, for an output of decisions (truth values, whole numbers), which rounding can tip.
         """
         differences, tolerances = [], self.tolerances
         for (name, expected), output in zip(self.outputs.items(), outputs, strict=True):
@@ -96,8 +96,8 @@ class Reference:
             where = f" in {name}" if len(self.outputs) > 1 else ""
             if not np.issubdtype(expected.dtype, np.floating):
                 raise UserError(
-                    f"{what} decides otherwise than PyTorch{where} on {self.count} samples, as rounding may tip "
-                    "the scales; return scores, and decide by them afterwards"
+                    f"{what} decides differently from PyTorch{where} on {self.count} samples, as rounding can tip a "
+                    "close decision; return scores, and decide afterwards"
                 )
             raise Fault(
                 f"{what} differs from PyTorch by {difference:.3g}{where} on {self.count} samples; "

@@ -91,7 +91,7 @@ class Boards:
 
         Raises
         ------
-        UserError : there is no linker, or the temporary folder is of no use.
+        UserError : there is no linker, or the temporary folder cannot be used.
         """
         command_of(self.target.host)
         if self._local is not None:

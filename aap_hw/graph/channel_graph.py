@@ -256,7 +256,7 @@ class ChannelGraph:
             alike.setdefault(str(group.frozen).partition(" (")[0], []).append(group)
         most = max(alike.values(), key=len, default=[])
         reason = f"'{most[0].name}' {most[0].frozen}" if most else "it has no convolution and no linear layer"
-        also = f"; so it is with {len(most) - 1} of the other {len(self.groups) - 1}" if len(most) > 1 else ""
+        also = f"; the same holds for {len(most) - 1} of the other {len(self.groups) - 1}" if len(most) > 1 else ""
         raise UserError(f"{what} has no channel group that may be cut: {reason}{also}")
 
     def unsupported_ops(self) -> dict[str, int]:

@@ -1,9 +1,9 @@
-"""Copies of a model that share nothing with it, whatever its code keeps on it.
+"""Copies of a model that share nothing with it, even if its code keeps odd things on it.
 
 Python's own copy refuses tensors that were computed with gradients (a map that a forward pass kept, the weight that an
-old-style weight norm computes), and lets functions and weak references that a module keeps go on with the model that
-they were made for. Here the former lose their history, and what the latter have of the model becomes the copy's.
-What Python cannot copy at all, such as a lock or an open file, is no part of what a network computes: both have it.
+old-style weight norm computes). It also leaves functions and weak references that a module keeps pointing to the model
+that they were made for. Here such tensors lose their history, and such references point to the copy.
+What Python cannot copy at all, such as a lock or an open file, has no part in what a network computes and is shared.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def copied(model: Module) -> Module:
             found = _not_to_be_copied(error)
             if not found:
                 raise UserError(
-                    f"this {type(model).__name__} cannot be copied, as is done before it is cut: {reason(error)}; "
-                    "keep what is no part of the network outside of it"
+                    f"this {type(model).__name__} cannot be copied, and only a copy is cut: {reason(error)}; "
+                    "keep what is not part of the network outside it"
                 ) from error
             shared += found
         else:

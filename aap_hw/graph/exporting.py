@@ -81,7 +81,7 @@ def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram
 
 
 class _Held(io.StringIO):
-    """What this thread writes, until it is known whether it is for the user; what others write goes where it should."""
+    """Holds what this thread writes until it is known whether it is for the user; other threads write as usual."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class _Held(io.StringIO):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep PyTorch from telling on standard error what only its developers can do something about."""
+    """Keep PyTorch's messages to its own developers off standard error."""
     before, said = logging.root.manager.disable, _Held(sys.stderr)
     logging.disable(logging.ERROR)
     is_for_developers = False
@@ -114,13 +114,13 @@ def _why_not(error: Exception) -> str:
     where = own_line(error)
     if type(error).__name__ in _VALUES_ASKED or "data-dependent" in str(error):
         return (
-            f"its code looks at the values of its input{where}, and a compiled network is the same for all "
-            "inputs; what decides by their values belongs behind the network"
+            f"its code depends on the values of its input{where}, but a compiled network is the same for all inputs; "
+            "move that decision behind the network"
         )
     if any(part in str(error) for part in _OUTSIDE_ASKED):
         return (
-            f"its code hands the values of its input to what is not PyTorch{where}; write that part with "
-            "tensors, or do it behind the network"
+            f"its code passes the values of its input to code outside PyTorch{where}; write that part with "
+            "tensors, or move it behind the network"
         )
     if is_raised_by_user(error):
         return f"its code raised {reason(error)}{where}"

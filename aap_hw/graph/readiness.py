@@ -1,6 +1,6 @@
-"""What can be told of a model before it is traced: wrappers that come off, and weights that cannot be cut.
+"""What is checked before a model is traced: wrappers that come off, and weights that cannot be cut.
 
-Each refusal says what the model is and what to do about it. What tracing itself finds is told in `exporting`.
+Each refusal says what the model is and what to do about it. What tracing itself finds is in `exporting`.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def _require_python(module: nn.Module, part: str) -> None:
 
 def _require_float(module: nn.Module, part: str) -> None:
     """Refuse layers that quantisation made or prepared."""
-    cut_first = "cut the floating-point model first, and quantize what comes out"
+    cut_first = "cut the floating-point model first, and quantize the result"
     if _OBSERVERS & _ancestry(module):
-        raise UserError(f"{part} is prepared for quantization, so that nothing of the model can be cut; {cut_first}")
+        raise UserError(f"{part} is prepared for quantization, so nothing in the model can be cut; {cut_first}")
     weights = [weight for weight in module.parameters(recurse=False) if not is_lazy(weight)]
     kinds = [type(module).__module__, *(type(weight).__module__ for weight in weights)]
     if any(kind.startswith(_QUANTIZED) for kind in kinds) or any(weight.is_quantized for weight in weights):
-        raise UserError(f"{part} is quantized, so that nothing of the model can be cut; {cut_first}")
+        raise UserError(f"{part} is quantized, so nothing in the model can be cut; {cut_first}")
 
 
 def _require_values(name: str, weight: nn.Parameter, inputs: list[torch.Tensor]) -> None:

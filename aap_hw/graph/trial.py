@@ -62,7 +62,7 @@ def settle(
     """
     for attempt in range(ATTEMPTS):
         settled = _with_attributes(labelling, ran)
-        with doing(f"tracing the network: cut on trial, time {attempt + 1} of at most {ATTEMPTS}"):
+        with doing(f"tracing the network: trial cut {attempt + 1} of at most {ATTEMPTS}"):
             blamed = _blamed(labelling, settled, program, model, export)
         if not blamed:
             return settled

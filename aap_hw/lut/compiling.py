@@ -127,7 +127,7 @@ class Compiler:
     def _submit(
         self, work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
     ) -> Future[_Result]:
-        with ctrl_c_blocked():  # until a worker that was started is known, or nobody would end it
+        with ctrl_c_blocked():  # until the new worker is known, or nothing would end it
             others = set(multiprocessing.active_children())
             future = self._pool.submit(work, *arguments, **named)
             self._workers |= set(multiprocessing.active_children()) - others
@@ -142,7 +142,7 @@ class Compiler:
         self.close()
         for worker in self._workers:
             worker.kill()
-        self._pool.shutdown(wait=True)  # or what the pool shares with them is missed, aloud, when Python ends
+        self._pool.shutdown(wait=True)  # or Python warns of leaked semaphores when it ends
 
 
 def _compile(
@@ -192,8 +192,8 @@ def compiler(
     except BrokenProcessPool as problem:
         pool.kill()
         raise UserError(
-            "a process that compiled was ended, most likely for want of memory; end other programs, or compile in "
-            "fewer processes with --workers 1"
+            "a compiling process was killed, most likely because memory ran out; close other programs, or compile in "
+            "one process with --workers 1"
         ) from problem
     except BaseException:
         pool.kill()

@@ -2,8 +2,8 @@
 
 A library is found by all that it was made from: the points, the target, the compiler and the sources of our kernels.
 Loading a library runs it, so the folder must be the user's own, and a file whose contents are not those that its name
-tells is deleted and made again. What cannot be kept is done without. Whole networks are not kept: their weights make
-them large, and few are compiled twice.
+tells is deleted and made again. A library that cannot be kept is still used. Whole networks are not kept: their weights
+make them large, and few are compiled twice.
 """
 
 from __future__ import annotations

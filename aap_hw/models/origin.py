@@ -79,7 +79,7 @@ class Origin:
         usual, given = source.inputs, source.inputs if inputs is None else Inputs.of(inputs)
         if given is None:
             raise UserError(
-                f"{source.text} has no usual image size; say the shape of what it takes, without the batch: --input "
+                f"{source.text} has no usual image size; give the shape of one input, without the batch: --input "
                 "3x96x96 for images, 1x16000 for recordings"
             )
         if usual is not None and (image := usual.image) is not None:

@@ -204,7 +204,7 @@ def calibration_batches(
         raise UserError(f"none of the {len(chosen)} training images to rank filters by can be read; get them again")
 
 
-@doing("scoring the filters by what they make of images")
+@doing("scoring the filters")
 def scores_of(
     task: Task, module: nn.Module, graph: ChannelGraph, settings: PruneSettings
 ) -> Mapping[str, NDArray[np.float64]]:

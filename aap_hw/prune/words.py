@@ -122,6 +122,6 @@ def _pruned_latency(summary: Mapping[str, Any]) -> tuple[float, str]:
 
 
 MADE_UP = (
-    "no inputs were given and some were made up, so that what tells filters apart means little: give real ones with "
+    "no inputs were given, so filters were ranked on random ones, which says little about real ones: give those with "
     "--example FILE.npz or --data npz:FILE"
 )

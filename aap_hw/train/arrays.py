@@ -117,7 +117,7 @@ def _real(array: Array, what: str) -> Array:
         raise UserError(f"{what} is of type {array.dtype}, and the network takes float32")
     values = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(values).all():
-        raise UserError(f"{what} holds values that are infinite or no numbers; leave such samples out")
+        raise UserError(f"{what} holds infinite or NaN values; leave those samples out")
     return values
 
 

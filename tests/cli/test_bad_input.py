@@ -176,9 +176,12 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "opset": (
         ("export", "RUN", "--onnx", "FOLDER/x.onnx", "--opset", "8"),
-        "no writing ONNX of opset 8: PyTorch .* writes opsets 9 to 23; give --opset one of these, or leave it out",
+        "PyTorch .* writes ONNX opsets 9 to 23, not 8; give --opset one of these, or leave it out",
     ),
-    "opset to come": (("export", "RUN", "--onnx", "FOLDER/x.onnx", "--opset", "40"), "no writing ONNX of opset 40"),
+    "opset to come": (
+        ("export", "RUN", "--onnx", "FOLDER/x.onnx", "--opset", "40"),
+        "writes ONNX opsets 9 to 23, not 40",
+    ),
     "run": (("deploy", "RUN", "--device", "x86"), "there is no run folder .*RUN; 'aap-hw prune' makes one"),
     "sub-command": (("lut", "shwo", "TABLE"), "No such command 'shwo'"),
     "option": (("plan", "--bugdet", "50%", "--lut", "TABLE"), r"No such option '?--bugdet'?.*--budget"),
@@ -318,11 +321,11 @@ def pooling():
 """
 
 REFUSED = {
-    "Thresholded": r"cannot trace this Thresholded: its code looks at the values of its input \(net.py:\d+: return ",
+    "Thresholded": r"cannot trace this Thresholded: its code depends on the values of its input \(net.py:\d+: return ",
     "Eigenvalues": r"torch.linalg.eigvals computes in complex64, and only float32 .* \(net.py:\d+: return ",
     "InHalf": r"x.half computes in float16, and only float32 can be compiled so far \(net.py:\d+: ",
     "Choosy": r"does not take images of 3x16x16: ValueError: the width must be a multiple of 7 \(net.py:\d+: raise",
-    "Returned": r"be cut: 'a' reaches the network's output \(nn.Conv2d 'a', net.py:\d+\); so it is with 1 of the other",
+    "Returned": r"be cut: 'a' reaches the network's output \(nn.Conv2d 'a', net.py:\d+\); the same holds for 1 of",
     "half": r"the weights 'a.weight' are float16 and the input is float32; convert the model",
     "brain": r"the weights 'a.weight' are bfloat16 and the input is float32; convert the model with",
     "double": "the weights 'a.weight' are float64 and the input is float32; convert the model",

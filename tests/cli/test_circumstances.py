@@ -128,7 +128,10 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 STREAMS = {
-    "a reader that ends": ("aap-hw COMMAND | head -c 0; exit ${PIPESTATUS[0]}", "what reads the output ended before"),
+    "a reader that ends": (
+        "aap-hw COMMAND | head -c 0; exit ${PIPESTATUS[0]}",
+        "the program that reads the output ended before",
+    ),
     "a full disk": ("aap-hw COMMAND > /dev/full", "the output cannot be written: No space left on device; make room"),
     "closed": ("aap-hw COMMAND >&-", "standard output is closed; send it to a file"),
 }

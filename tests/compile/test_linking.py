@@ -113,9 +113,7 @@ def test_temporary_folder_without_room_is_one_sentence(
     # LLVM, which writes objects, ends the process when it cannot.
     monkeypatch.setattr("tempfile.tempdir", str(disk := mounted(f"size={room}")))
     weights = nn.Conv2d(64, 64, 3)
-    with pytest.raises(
-        WriteError, match=f"the temporary folder {disk} is of no use: No space left on device; make room"
-    ):
+    with pytest.raises(WriteError, match=f"cannot use the temporary folder {disk}: No space left on device; make room"):
         compile_network(weights, torch.zeros(1, 64, 8, 8), this_device().target, disk / "net.so")
     assert not list(disk.glob("aap-hw-*"))
 

@@ -84,7 +84,7 @@ def test_a_network_that_fixes_the_batch_in_its_code_is_told_so(tmp_path: Path) -
 
 
 class Small(nn.Module):
-    """A network whose code makes a number of the batch's size, and one that enlarges maps as old opsets do not."""
+    """A network whose code turns the batch size into a number, and one that enlarges maps as old opsets do not."""
 
     def __init__(self, is_baked: bool) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Small(nn.Module):
 @pytest.mark.parametrize(
     ("is_baked", "sentence"),
     [
-        (True, "any number of samples: its code makes a number of the batch's size, which opsets below 18 keep"),
+        (True, "any number of samples: its code turns the batch size into a number, which opsets below 18 keep"),
         (False, "of opset 10 does not compute what this network does, .*; give a higher --opset"),
     ],
 )

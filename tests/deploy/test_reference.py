@@ -30,7 +30,7 @@ def test_small_output_that_is_wrong_is_named_beside_a_large_one(wrong: np.ndarra
 def test_truth_values_are_compared_as_numbers() -> None:
     reference = Reference((torch.zeros(2, 3, 4, 4),), {"logits": SCORES > 0.35})
     assert reference.compare([(SCORES > 0.35).astype(np.float32)], "it") == 0
-    with pytest.raises(UserError, match=r"it decides otherwise than PyTorch on 2 samples, .*; return scores"):
+    with pytest.raises(UserError, match=r"it decides differently from PyTorch on 2 samples, .*; return scores"):
         reference.compare([SCORES > 0.85], "it")
 
 

@@ -330,7 +330,7 @@ class Fails(Net):
 REFUSED: dict[type[Net], str] = {
     ConstrainsWeights: "cannot trace this ConstrainsWeights: it runs, but its code cannot be followed",
     Late: r"this Late makes its weights 'late\.weight' when it is first called; call it once before it is traced",
-    Uncopied: "this Uncopied cannot be copied, as is done before it is cut: NotImplementedError: there is one of me",
+    Uncopied: "this Uncopied cannot be copied, and only a copy is cut: NotImplementedError: there is one of me",
     Fails: r"cannot trace this Fails: its code raised ValueError: not for small images \(test_untouched\.py:\d+: raise",
 }
 

@@ -68,11 +68,14 @@ def crop_to_largest(x: Tensor) -> Tensor:
 
 
 IN_CODE: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "branch": (lambda x: x if x.mean() > 0 else -x, r"looks at the values of its input \(test_words.py:\d+: .*mean"),
-    "loop": (halves_until_small, r"looks at the values .*while x.abs\(\).max\(\) > 1:\)"),
-    "assertion": (refused_by_assertion, r"looks at the values .*assert x.isfinite\(\).all\(\)"),
-    "size by value": (crop_to_largest, r"looks at the values .*int\(x.argmax\(\)\)"),
-    "NumPy": (clipped_by_numpy, r"hands the values of its input to what is not PyTorch \(test_words.py:\d+: .*np.clip"),
+    "branch": (lambda x: x if x.mean() > 0 else -x, r"depends on the values of its input \(test_words.py:\d+: .*mean"),
+    "loop": (halves_until_small, r"depends on the values .*while x.abs\(\).max\(\) > 1:\)"),
+    "assertion": (refused_by_assertion, r"depends on the values .*assert x.isfinite\(\).all\(\)"),
+    "size by value": (crop_to_largest, r"depends on the values .*int\(x.argmax\(\)\)"),
+    "NumPy": (
+        clipped_by_numpy,
+        r"passes the values of its input to code outside PyTorch \(test_words.py:\d+: .*np.clip",
+    ),
     "own error": (
         wants_two,
         r"its code raised ValueError: at least two images are needed \(test_words.py:\d+: raise ValueError",

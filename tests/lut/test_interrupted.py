@@ -223,7 +223,7 @@ def test_ctrl_c_while_the_workers_start_is_one_sentence_and_leaves_nothing(tmp_p
 
 def test_worker_that_the_system_ends_is_one_sentence(tmp_path: Path) -> None:
     with (
-        pytest.raises(UserError, match=r"a process that compiled was ended, .*; end other programs, or .* --workers 1"),
+        pytest.raises(UserError, match=r"a compiling process was killed, .*; close other programs, or .* --workers 1"),
         compiler(tiny.device().target, 2, tmp_path, 1) as pool,
     ):
         raise BrokenProcessPool

@@ -48,7 +48,9 @@ class Example:
             with opened(Path(text), "example") as archive:
                 return cls.of(dict(archive), text)
         if not (place and function):
-            raise UserError(f"'{text}' is no example of inputs: write FILE.npz, FILE.py:FUNCTION or MODULE:FUNCTION")
+            raise UserError(
+                f"'{text}' is not an example of inputs: write FILE.npz, FILE.py:FUNCTION or MODULE:FUNCTION"
+            )
         return cls.of(_returned(place, function, text), text)
 
     @classmethod

@@ -60,7 +60,7 @@ def test_bytes_for_a_network_of_images_are_images_by_either_name(tmp_path: Path)
     ("change", "sentence"),
     [
         ({"x_train": np.zeros((6, 1, 39))}, "x_train of .* holds samples of 1x39, and the network takes 1x40"),
-        ({"x_train": np.full((6, 1, 40), np.nan)}, "infinite or no numbers"),
+        ({"x_train": np.full((6, 1, 40), np.nan)}, "infinite or NaN values"),
         ({"x_train": np.zeros((6, 1, 40), complex)}, "is of type complex128"),
         ({"x_train": np.zeros((0, 1, 40))}, "holds no samples"),
         ({"y_test": np.array([0, 1, 2.5, 0])}, "y_test of .* is float64"),
