@@ -32,7 +32,7 @@ COMPILED = {
     "TransposedConvolution": "",
     "GroupNorm": "",
     "LayerNormMlp": "1 kernel on the slow path: 1 gelu",
-    "SelfAttention": "1 kernel on the slow path: 1 scaled_dot_product_attention",
+    "SelfAttention": "",
     "PixelShuffle": "",
     "ReflectedBorders": "2 kernels on the slow path: 2 pad",
     "SpatialGateOfMeanAndMaximum": "3 kernels on the slow path: 1 mean, 1 amax, 1 mul",

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from aap_hw.compile.families import family_of, multiply_accumulates, slow, strided, weight_elements
+from aap_hw.compile.families import family_of, multiply_accumulates, products, slow, strided, weight_elements
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
@@ -77,7 +77,9 @@ class Kernel:
         address = self.at(widths)
         if slow.is_slow(self.key):
             return [each for each in slow.SlowCall.of(address).operands if each.is_constant]
-        return strided.constants_of(address) if self.constants else []
+        if not self.constants:
+            return []
+        return products.constants_of(address) if self.key.op == "attention" else strided.constants_of(address)
 
     def parameters(self, widths: Mapping[str, int]) -> int:
         """Learned numbers of the layers that became this kernel, under a width plan."""

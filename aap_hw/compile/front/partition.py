@@ -263,6 +263,10 @@ class Partition:
         order = range(len(lengths))
         return View.of(self.value_in_order(node, reader), lengths, shape_of(node), order, PLAIN)
 
+    def is_made(self, node: Node) -> bool:
+        """Whether a kernel before this point of the program makes a value."""
+        return node in self._value or node in self._moved
+
     def is_moved(self, node: Node) -> bool:
         """Whether a value is only moved, and nothing of it was copied yet."""
         return node in self._moved
@@ -393,6 +397,11 @@ class Partition:
             self._moved[node] = Moved(view, node)
             if len(shape_of(node)) > 2 and view.contiguous_axis == 1:
                 self._images.add(node)  # that is how to copy it quickly
+
+    def add_moved(self, node: Node, kernel: Kernel, view: View) -> None:
+        """Add a kernel of whose result the value of ``node`` is a walk."""
+        self._kernels.append(kernel)
+        self.move(node, view)
 
     def _plain_copy(self, node: Node) -> str:
         moved = self._moved[node]

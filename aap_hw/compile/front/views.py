@@ -201,7 +201,7 @@ class View:
 
     def _only(self, axis: int) -> Loop:
         """The one loop of an axis."""
-        loops = _fused(self.axes[axis])
+        loops = fused(self.axes[axis])
         if len(loops) != 1:
             raise NoView
         return loops[0]
@@ -214,20 +214,20 @@ class View:
         return replace(self, axes=axes)
 
     def _merged(self, order: Iterable[int]) -> list[Loop]:
-        return _fused([loop for axis in order for loop in self.axes[axis]])
+        return fused([loop for axis in order for loop in self.axes[axis]])
 
 
-def _fused(loops: Iterable[Loop]) -> list[Loop]:
+def fused(loops: Iterable[Loop]) -> list[Loop]:
     """As few loops as do the same."""
-    fused = list[Loop]()
+    found = list[Loop]()
     for loop in loops:
-        outer = fused[-1] if fused else None
+        outer = found[-1] if found else None
         if outer is not None and outer.wrap == loop.wrap and _is_product(outer.stride, loop.length, loop.stride):
             length = _times(outer.length, loop.length)
-            fused[-1] = replace(loop, length=length, size=outer.size * loop.size)
+            found[-1] = replace(loop, length=length, size=outer.size * loop.size)
         else:
-            fused.append(loop)
-    return fused
+            found.append(loop)
+    return found
 
 
 def _trimmed(loops: Iterable[Loop]) -> Axis:
@@ -255,6 +255,6 @@ def _share(whole: WidthExpr, part: WidthExpr) -> WidthExpr:
         raise NoView from problem
 
 
-def size_of(axis: Axis) -> int:
+def size_of(axis: Iterable[Loop]) -> int:
     """Places along an axis in the uncut network."""
     return math.prod(loop.size for loop in axis)

@@ -123,6 +123,7 @@ def _constants(kernel: Kernel, function: KernelFunction, state: Mapping[str, tor
     yield from function.literals
 
 
+@torch.inference_mode(False)
 def state_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
     """The weights of a program, and what it computes of weights or of nothing, as its other operators read it.
 

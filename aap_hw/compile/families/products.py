@@ -1,0 +1,192 @@
+"""Products of values that the network computes: of matrices, and attention, which is two of them around a softmax.
+
+A key names the lengths of the axes in ``shape``, with ``i`` and ``o`` for the widths that are read and made. Of each
+tensor it says where the value (n, h, row, column) is: ``left=n;a,b,c,d;e`` for one of n values is e + a n + b h + ....
+A tensor of which it says nothing lies in this order of axes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aap_hw.compile.families.family import FAMILIES, Family, Shape, nothing
+from aap_hw.compile.families.slow import CONSTANT, Operand, length_at
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.errors import UserError
+
+# Lengths of the axes behind the batch, in the order of a key's ``shape``.
+MATMUL, ATTENTION = 4, 5
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How the values (N, H, rows, columns) of a tensor lie in memory.
+
+    Attributes
+    ----------
+    size : values in the tensor.
+    strides : from one place to the next along each axis; 0 along an axis that the tensor does not have.
+    offset : where the first value is.
+    """
+
+    size: int
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    @staticmethod
+    def plain(*lengths: int) -> Walk:
+        """That of a tensor whose last axis is contiguous."""
+        return Walk(math.prod(lengths), tuple(math.prod(lengths[axis + 1 :]) for axis in range(len(lengths))))
+
+
+@dataclass(frozen=True)
+class MatmulShape:
+    """The product of matrices (rows, inner) and (inner, columns) of each head of each image."""
+
+    batch: int
+    heads: int
+    rows: int
+    inner: int
+    columns: int
+    left: Walk
+    right: Walk
+
+    @staticmethod
+    def of(address: Address) -> MatmulShape:
+        """Read it off a key, at its widths.
+
+        Raises
+        ------
+        UserError : it is no such key.
+        """
+        read = _Reader(address)
+        n, (heads, rows, inner, columns) = address.key.batch, read.lengths(MATMUL)
+        left, right = read.walk("left", heads, rows, inner), read.walk("right", heads, inner, columns)
+        return MatmulShape(n, heads, rows, inner, columns, left, right)
+
+    @property
+    def output(self) -> Shape:
+        """Shape of what is made."""
+        return self.batch, self.heads, self.rows, self.columns
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """Attention: of each head of each image, ``queries`` rows attend to ``keys`` rows.
+
+    Attributes
+    ----------
+    inner : channels of queries and keys.
+    columns : channels of values and of what is made.
+    query, key, value : how these lie.
+    mask : how what is added to the products lies, (N, H, queries, keys), or what is 0 where a key is not to be seen.
+    scale : factor of the products.
+    by_head : what is made lies head by head, (N, H, queries, columns), and not query by query.
+    """
+
+    batch: int
+    heads: int
+    queries: int
+    keys: int
+    inner: int
+    columns: int
+    query: Walk
+    key: Walk
+    value: Walk
+    mask: Walk | None
+    scale: float
+    by_head: bool
+
+    @staticmethod
+    def of(address: Address) -> AttentionShape:
+        """Read it off a key, at its widths.
+
+        Raises
+        ------
+        UserError : it is no such key.
+        """
+        read, key = _Reader(address), address.key
+        heads, queries, keys, inner, columns = read.lengths(ATTENTION)
+        return AttentionShape(
+            key.batch,
+            heads,
+            queries,
+            keys,
+            inner,
+            columns,
+            read.walk("query", heads, queries, inner),
+            read.walk("key", heads, keys, inner),
+            read.walk("value", heads, keys, columns),
+            read.walk("mask", heads, queries, keys) if key.attribute("mask") else None,
+            float(key.attribute("scale") or 1 / math.sqrt(inner)),
+            key.attribute("made") == "heads",
+        )
+
+    @property
+    def output(self) -> Shape:
+        """Shape of what is made."""
+        outer = (self.heads, self.queries) if self.by_head else (self.queries, self.heads)
+        return self.batch, *outer, self.columns
+
+
+class _Reader:
+    """Reads lengths at widths off a key."""
+
+    def __init__(self, address: Address) -> None:
+        self._key: KernelKey = address.key
+        self._widths: Mapping[str, int] = {"i": address.width_in, "o": address.width_out}
+
+    def lengths(self, count: int) -> list[int]:
+        """The lengths of so many axes."""
+        found = self._numbers(self._key.attribute("shape"))
+        if len(found) != count:
+            raise self._unknown()
+        return found
+
+    def walk(self, name: str, *lengths: int) -> Walk:
+        """How a tensor lies that has these lengths behind the batch."""
+        text = self._key.attribute(name)
+        if not text or text == "plain":
+            return Walk.plain(self._key.batch, *lengths)
+        size, _, rest = text.partition(";")
+        strides, _, offset = rest.partition(";")
+        walk = Walk(self._numbers(size)[0], tuple(self._numbers(strides)), self._numbers(offset or "0")[0])
+        if len(walk.strides) != 1 + len(lengths):
+            raise self._unknown()
+        return walk
+
+    def _numbers(self, text: str) -> list[int]:
+        try:
+            return [length_at(each, self._widths) for each in text.split(",")]
+        except (SyntaxError, ValueError) as problem:
+            raise self._unknown() from problem
+
+    def _unknown(self) -> UserError:
+        return UserError(f"'{self._key}' is not a kernel of this version; profile the device again")
+
+
+def _matmul(address: Address) -> int:
+    shape = MatmulShape.of(address)
+    return shape.batch * shape.heads * shape.rows * shape.inner * shape.columns
+
+
+def _attention(address: Address) -> int:
+    shape = AttentionShape.of(address)
+    return shape.batch * shape.heads * shape.queries * shape.keys * (shape.inner + shape.columns)
+
+
+def constants_of(address: Address) -> list[Operand]:
+    """The constants that a product takes as they are: what attention is masked by, if that is one."""
+    mask = AttentionShape.of(address).mask if address.key.attribute("masked_by") else None
+    return [Operand(CONSTANT, (mask.size,))] if mask is not None else []
+
+
+def _constants(address: Address) -> int:
+    return sum(math.prod(each.shape) for each in constants_of(address))
+
+
+FAMILIES.register("matmul")(Family(lambda address: MatmulShape.of(address).output, _matmul, nothing))
+FAMILIES.register("attention")(Family(lambda address: AttentionShape.of(address).output, _attention, _constants))

@@ -1,0 +1,146 @@
+"""Operands of products of computed values: where they lie in memory, and the text of that in a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from torch.fx import Node
+
+from aap_hw.compile.families.slow import PLAIN
+from aap_hw.compile.front.lengths import NoLength, TooManyWidths, length_text, product, settled
+from aap_hw.compile.front.views import ONE, NoView, View, fused, size_of
+from aap_hw.graph import WidthExpr
+from aap_hw.graph.call import shape_of
+
+if TYPE_CHECKING:
+    from aap_hw.compile.front.partition import Partition
+
+NOWHERE = WidthExpr(0)
+# Axes of an operand that are one axis of the product each: images, heads, rows and columns.
+Groups = tuple[Sequence[int], ...]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A value as a product reads it: the memory that it lies in, and a walk through it along four axes.
+
+    ``sizes`` are those of the uncut network. Along an axis of one place there is no stride.
+    """
+
+    name: str
+    values: WidthExpr
+    sizes: tuple[int, ...]
+    strides: tuple[WidthExpr | None, ...]
+    offset: WidthExpr
+    is_constant: bool = False
+
+    @staticmethod
+    def of(partition: Partition, node: Node, reader: Node, groups: Groups) -> Operand:
+        """A value of which some axes each are one axis of a product; copied first if it lies too strangely."""
+        try:
+            return _operand(partition.view_of(node, reader), groups)
+        except NoView:
+            if partition.is_parameter(node):
+                raise partition.refused("a product with a constant that is moved has no kernel yet", reader) from None
+        try:
+            return _operand(partition.plain_view_of(node, reader), groups)
+        except NoView:
+            raise partition.refused("a product of these operands has no kernel yet", reader) from None
+
+    @property
+    def turned(self) -> Operand:
+        """The matrices transposed."""
+        sizes, strides = self.sizes, self.strides
+        return replace(self, sizes=(*sizes[:2], *sizes[:1:-1]), strides=(*strides[:2], *strides[:1:-1]))
+
+
+def _operand(view: View, groups: Groups) -> Operand:
+    sizes, strides = list[int](), list[WidthExpr | None]()
+    for group in groups:
+        loops = fused([loop for axis in group for loop in view.axes[axis]])
+        if len(loops) > 1 or any(loop.wrap is not None for loop in loops):
+            raise NoView
+        sizes.append(size_of(loops))
+        strides.append(loops[0].stride if loops else None)
+    return Operand(view.name, view.values, tuple(sizes), tuple(strides), view.offset, view.kind != PLAIN)
+
+
+def matrices(node: Node, rank: int = 0) -> Groups:
+    """The axes of (N, ..., rows, columns), or of what lacks some of the first of so many axes."""
+    own = len(shape_of(node))
+    missing = max(rank, own) - own
+    there = [axis - missing for axis in range(max(rank, own)) if axis >= missing]
+    images = [axis for axis in there if axis + missing == 0 and max(rank, own) > 2]
+    return images, [axis for axis in there[:-2] if axis not in images], there[-2:-1], there[-1:]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths of a product's axes behind the batch, by letter, and the widths that a key follows them with."""
+
+    batch: int
+    axes: Mapping[str, WidthExpr]
+    read: WidthExpr
+    made: WidthExpr
+    fixed: Mapping[str, int]
+
+    @staticmethod
+    def of(partition: Partition, batch: int, axes: Mapping[str, WidthExpr], made: str) -> Lengths:
+        """Lengths of axes, some of which are those of what is made.
+
+        Raises
+        ------
+        TooManyWidths : more can be cut than a key follows.
+        """
+        fixed = partition.fixed_widths
+        settled_axes = {letter: settled(length, fixed) for letter, length in axes.items()}
+        varying = {letter: length for letter, length in settled_axes.items() if length.terms}
+        widths = dict.fromkeys(length for letter, length in varying.items() if letter in made)
+        if len(widths) > 1:
+            raise TooManyWidths(*widths)
+        width = next(iter(widths), ONE)
+        read = next((length for length in varying.values() if length != width), width)
+        return Lengths(batch, settled_axes, read, width, fixed)
+
+    @property
+    def shape(self) -> str:
+        """All of them, as a key has them."""
+        return ",".join(map(self._text, self.axes.values()))
+
+    def walk(self, operand: Operand, letters: str) -> str:
+        """How an operand with these axes lies, as a key has it; empty if it lies in this order.
+
+        Raises
+        ------
+        TooManyWidths : it depends on more widths than a key follows.
+        """
+        plain = self._plain(letters)
+        is_whole = operand.offset == NOWHERE and bool(plain) and operand.values == self._all(letters)
+        is_in_order = all(s is None or s == p for s, p in zip(operand.strides, plain, strict=False))
+        own = (self.batch, *(self.axes[letter].constant for letter in letters))
+        is_broadcast = any(
+            size == 1 and (length > 1 or bool(letter and self.axes[letter].terms))
+            for size, length, letter in zip(operand.sizes, own, ["", *letters], strict=True)
+        )
+        if is_whole and is_in_order and not is_broadcast:
+            return ""
+        strides = ",".join(self._text(stride or NOWHERE) for stride in operand.strides)
+        offset = "" if operand.offset == NOWHERE else f";{self._text(operand.offset)}"
+        return f"{self._text(operand.values)};{strides}{offset}"
+
+    def _plain(self, letters: str) -> list[WidthExpr]:
+        """Strides in this order, none if two of the lengths follow widths."""
+        try:
+            lengths = [self.axes[letter] for letter in letters]
+            return [reduce(product, lengths[axis:], ONE) for axis in range(len(lengths) + 1)]
+        except NoLength:
+            return []
+
+    def _all(self, letters: str) -> WidthExpr:
+        return reduce(product, [self.axes[letter] for letter in letters], WidthExpr(self.batch))
+
+    def _text(self, length: WidthExpr) -> str:
+        return length_text(settled(length, self.fixed), self.read, self.made)
