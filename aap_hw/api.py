@@ -45,19 +45,28 @@ class Profile:
     origin : the network.
     set_aside : what a table of another machine that was there is called now, if there was one.
     table : all of it, once it is measured.
-    slow_path : how many of the network's kernels have no schedule; empty if none.
+    network : its kernels; `Network.slow_path` says which have no schedule.
     """
 
     path: Path
     origin: Origin
     set_aside: Path | None
+    network: Network
     table: LatencyTable | None = None
-    slow_path: str = ""
 
     @property
     def dense_ms(self) -> float | None:
         """Latency of the unpruned network in ms, once it is measured."""
         return None if self.table is None else self.table.dense_ms(self.origin.model, self.origin.inputs)
+
+    @property
+    def slow_share(self) -> float | None:
+        """Share of the unpruned network's time that kernels without a schedule take, once it is measured."""
+        from aap_hw.lut.predicting import kernel_latencies, slow_share
+
+        if self.table is None:
+            return None
+        return slow_share(kernel_latencies(self.network, self.network.dense, self.table))
 
 
 def profile(
@@ -127,7 +136,7 @@ def profile(
         def start(network: Network) -> None:
             # Only now, as a network that is refused must leave a table of another machine where it is.
             moved = set_aside(path, boards) if out is None else None
-            begun.append(Profile(path, origin, moved, slow_path=network.slow_path))
+            begun.append(Profile(path, origin, moved, network))
             (on_start or _ignored)(begun[0])
 
         report_to = on_progress or _ignored

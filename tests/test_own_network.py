@@ -128,9 +128,13 @@ def test_network_that_names_float32_and_whose_kernels_have_no_schedule_goes_the_
     network, device = ("--model", "net_of_mine:BytesToFloats", "--input", "3x16x16"), ("--device", str(quick_device))
     slow = "3 kernels on the slow path: 1 gelu, 1 add, 1 selu"
     profiled = aap_hw("profile", *device, *network, "--out", "table.json", "--workers", "1")
-    assert (profiled.code, f"{slow}; there is no schedule for these" in profiled.out) == (0, True), profiled
+    assert profiled.code == 0, profiled
+    told = profiled.out.index(f"{slow}; they have no schedule and may be slow")
+    assert told < profiled.out.index("unpruned net_of_mine:BytesToFloats"), "it is told before anything is measured"
+    share = rf"{slow}; without a schedule, they take [1-9]\d?% of the time"
+    assert re.search(share, profiled.out), profiled
     planned = aap_hw("plan", *network, "--lut", "table.json", "--budget", "80%")
-    assert (planned.code, slow in planned.out) == (0, True), planned
+    assert (planned.code, bool(re.search(share, planned.out))) == (0, True), planned
     pruned = aap_hw("prune", *device, *network, "--lut", "table.json", "--budget", "80%", "--out", "run")
     assert pruned.code == 0, pruned
     assert "latency, ms, measured" in pruned.out

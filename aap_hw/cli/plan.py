@@ -131,7 +131,7 @@ def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     from aap_hw.cli.run_screen import plain_console
-    from aap_hw.prune.words import MADE_UP, constraints_sentence, error_text, how_known, time_text
+    from aap_hw.prune.words import MADE_UP, constraints_sentence, error_text, how_known, slow_sentence, time_text
 
     console = plain_console()
     grid = Table(box=None, pad_edge=False)
@@ -156,7 +156,7 @@ def _print(document: dict[str, Any]) -> None:
     if document["made_up_inputs"]:
         console.print(MADE_UP, soft_wrap=True)
     if document["slow_path"]:
-        console.print(document["slow_path"], soft_wrap=True)
+        console.print(slow_sentence(document["slow_path"], document["slow_share"]), soft_wrap=True)
     if document["interpolated_kernels"]:
         console.print(
             f"{document['interpolated_kernels']} latencies are interpolated between measured widths", soft_wrap=True

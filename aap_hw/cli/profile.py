@@ -54,6 +54,7 @@ def command(
     from aap_hw.cli.run_screen import plain_console
     from aap_hw.device.description import MEASURED
     from aap_hw.lut.gathering import disagreement
+    from aap_hw.prune.words import slow_sentence
 
     console = plain_console(stderr=json_to is not None, quiet=quiet)
     screens: list[MeasuringScreen] = []
@@ -66,6 +67,8 @@ def command(
         chosen = f"{begun.origin.model}{' (the default model)' if by_default else ''}"
         size = begun.origin.inputs.text
         console.print(f"profiling {chosen} at {size} on {device} -> {begun.path}", soft_wrap=True)
+        if begun.network.slow_path:
+            console.print(f"{begun.network.slow_path}; they have no schedule and may be slow", soft_wrap=True)
         screens.append(stack.enter_context(MeasuringScreen(begun.path, quiet=quiet)))
 
     with ExitStack() as stack:
@@ -102,13 +105,15 @@ def command(
     allow = "" if is_measured else " --allow-emulated"
     size = f" --input {done.origin.inputs.text}" if inputs else ""
     size += f" --example {shlex.quote(example)}" if example else ""
-    if done.slow_path:
-        console.print(f"{done.slow_path}; there is no schedule for these", soft_wrap=True)
+    share = done.slow_share if is_measured else None
+    if share:
+        console.print(slow_sentence(done.network.slow_path, share), soft_wrap=True)
     named = f"--model {shlex.quote(done.origin.model)}{size} --lut {shlex.quote(str(path))}"
     console.print(f"next: aap-hw plan {named} --budget 60%{allow}", soft_wrap=True)
     if json_to is not None:
         figures = {
-            "slow_path": done.slow_path,
+            "slow_path": done.network.slow_path,
+            "slow_share": share,
             "points": len(table),
             "dense_ms": done.dense_ms,
             "provenance": provenance,

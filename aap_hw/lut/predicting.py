@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
+from aap_hw.compile.families.slow import is_slow
 from aap_hw.compile.front.network import Kernel, Network
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.lut.calibrating import ALONE, Slowdown
 from aap_hw.lut.enumeration import distinct_widths, groups_of
@@ -46,6 +49,12 @@ def kernel_latencies(network: Network, widths: Mapping[str, int], table: Latency
         ends = address.width_in, address.width_out
         rows.append(KernelLatency(kernel.name, str(address.key), *ends, found.us, found.interpolated))
     return rows
+
+
+def slow_share(rows: Sequence[KernelLatency]) -> float:
+    """Share of a network's time, between 0 and 1, that its kernels without a schedule of ours take."""
+    slow = math.fsum(row.latency_us for row in rows if is_slow(KernelKey.parse(row.key)))
+    return slow / math.fsum(row.latency_us for row in rows)
 
 
 def predict_us(network: Network, widths: Mapping[str, int], table: LatencyTable, slowdown: Slowdown = ALONE) -> float:

@@ -49,6 +49,8 @@ from aap_hw.lut.table import LatencyTable
 POINTS_A_BATCH = 16
 # Kernels of a batch that are named while it is compiled.
 NAMED = 3
+# A batch of kernels that TVM lowers; a table of what takes longer than this would take days.
+LONGEST_COMPILE_S = 900.0
 # Several boards share points in so many batches each, at least: who is done first takes over from the others.
 BATCHES_A_BOARD = 4
 # Cut networks that calibrate a table.
@@ -246,8 +248,19 @@ class _Piece:
         for points, future in zip(self._batches, self.compile(pool), strict=True):
             names = dict.fromkeys(network.described(point.key) for point in points)
             with doing(f"compiling {', '.join(list(names)[:NAMED])}{' and others' if len(names) > NAMED else ''}"):
-                found.append(future.result())
+                found.append(_in_time(future, network, points))
         return found
+
+
+def _in_time(future: Future[CompiledBatch], network: Network, points: Sequence[Address]) -> CompiledBatch:
+    """What a worker makes of points; only for kernels that TVM lowers can it take too long."""
+    slow = next((point.key for point in points if is_slow(point.key)), None)
+    try:
+        return future.result(None if slow is None else LONGEST_COMPILE_S)
+    except TimeoutError:
+        assert slow is not None
+        why = f"TVM takes more than {LONGEST_COMPILE_S / 60:.0f} minutes to compile it"
+        raise NoCode(slow, why, network.described(slow)) from None
 
 
 def _batches_of(missing: Sequence[Address], boards: Boards) -> list[Sequence[Address]]:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aap_hw.device.description import MEASURED
 from aap_hw.lut.fidelity import Fidelity
+from aap_hw.lut.predicting import slow_share
 from aap_hw.policy import Budget
 from aap_hw.prune.baseline import Baseline
 from aap_hw.prune.planning import Plan
@@ -37,8 +39,10 @@ class Proposal:
     def as_json(self) -> dict[str, Any]:
         """All of it as JSON values.
 
-        ``constraints`` holds each budget with what is spent of it, the tightest first. Of each kernel ``table_us`` is
-        the table's entry, and ``latency_us`` that times the calibration: what adds up to the predicted latency.
+        ``slow_share`` is the share of the planned network's time that kernels without a schedule take, if times were
+        measured. ``constraints`` holds each budget with what is spent of it, the tightest first. Of each kernel
+        ``table_us`` is the table's entry, and ``latency_us`` that times the calibration: what adds up to the predicted
+        latency.
         """
         dense, plan = self.dense, self.plan
         takes = dense.takes
@@ -62,6 +66,7 @@ class Proposal:
             "gap": plan.gap,
             "solver_seconds": plan.seconds,
             "slow_path": dense.network.slow_path,
+            "slow_share": slow_share(plan.kernels) if self.device["provenance"] == MEASURED else None,
             "made_up_inputs": self.made_up,
             "interpolated_kernels": sum(row.interpolated for row in plan.kernels),
             "groups": [

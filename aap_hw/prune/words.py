@@ -26,6 +26,11 @@ def error_text(table_error: Mapping[str, Any] | None) -> str:
     return "" if table_error is None else f" ({Fidelity(**table_error).sentence()})"
 
 
+def slow_sentence(slow_path: str, share: float | None) -> str:
+    """Kernels without a schedule (`Network.slow_path`), with their share of the time where that was measured."""
+    return slow_path if share is None else f"{slow_path}; without a schedule, they take {share:.0%} of the time"
+
+
 def figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """What a run comes to: rows of a name, the unpruned and the pruned network, and the share."""
     rows: list[tuple[str, str, str, str]] = []

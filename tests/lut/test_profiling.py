@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,14 +21,16 @@ from torch import Tensor, nn
 
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.address import Address
 from aap_hw.device.boards import Boards
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.inputs import Inputs
 from aap_hw.lut import profiling
+from aap_hw.lut.compiling import CompiledBatch
 from aap_hw.lut.file import load_table
 from aap_hw.lut.measuring import Visit
-from aap_hw.lut.predicting import predict_us
+from aap_hw.lut.predicting import kernel_latencies, predict_us, slow_share
 from aap_hw.lut.profiling import POINTS_A_BATCH, _batches_of, _share, profile_model, set_aside
 from aap_hw.lut.progress import Progress, ProgressCallback
 from aap_hw.lut.table import LatencyPoint, LatencyTable
@@ -406,4 +409,21 @@ def test_kernels_on_the_slow_path_are_measured_like_others_and_in_whole_networks
     assert {entry.plan for entry in table.validation} == {"dense", "calibration-0"}
     assert load_table(tmp_path / "slow.json").points.keys() == table.points.keys()
     widths = dict.fromkeys(networks[0].dense, 8) | {"last": 4}
+    rows = kernel_latencies(networks[0], networks[0].dense, table)
+    slow_us = sum(points[max(points)].latency_us for points in slow.values())
+    assert slow_share(rows) == pytest.approx(slow_us / sum(row.latency_us for row in rows))
     assert 0 < predict_us(networks[0], widths, table) < predict_us(networks[0], networks[0].dense, table) * 2
+
+
+def test_kernel_that_takes_too_long_to_compile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "LONGEST_COMPILE_S", 0.01)
+    module = OnTheSlowPath().eval()
+    network = partition(ChannelGraph.trace(module, INPUT.zeros()))
+    points = [kernel.at(network.dense) for kernel in network.kernels if kernel.key.op.startswith("aten.")]
+
+    class Sleeping:
+        def submit(self, points: Sequence[Address]) -> Future[CompiledBatch]:
+            return Future()
+
+    with pytest.raises(UserError, match=r"cumsum .*test_profiling\.py.* TVM takes more than 0 minutes to compile it"):
+        profiling._Piece([points]).compiled(cast(Any, Sleeping()), network)
