@@ -194,7 +194,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     """Give every batch norm statistics and an affine part that differ from channel to channel."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
             for tensor, low, high in (
                 (module.weight, 0.5, 1.5),
                 (module.bias, -0.5, 0.5),

@@ -12,6 +12,7 @@ from aap_hw.compile.cpu import (
     softmax,
     strided,
     transposed,
+    volume,
 )
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS
 
@@ -29,4 +30,5 @@ __all__ = [
     "softmax",
     "strided",
     "transposed",
+    "volume",
 ]

@@ -13,6 +13,7 @@ from aap_hw.compile.families import (
     slow,
     strided,
     transposed,
+    volume,
 )
 from aap_hw.compile.families.family import (
     FAMILIES,
@@ -43,6 +44,7 @@ __all__ = [
     "slow",
     "strided",
     "transposed",
+    "volume",
     "weight_elements",
     "weight_shape",
 ]

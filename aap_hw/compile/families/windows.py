@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,26 @@ class Axis:
 
 def axes_of(key: KernelKey) -> tuple[Axis, Axis]:
     """The axes of a key with windows, outermost first; what a key does not say is that nothing is done."""
-    kernel, stride, dilation = (key.along(name, default=1) for name in ("kernel", "stride", "dilation"))
-    padding, ceil = key.along("padding"), bool(key.attribute("ceil"))
-    ends = key.along("padding_end") if key.attribute("padding_end") else padding
-    rows, columns = (
-        Axis(*numbers, ceil, end)
-        for numbers, end in zip(zip(key.image, kernel, stride, padding, dilation, strict=True), ends, strict=True)
-    )
+    rows, columns = _axes(key, key.image)
     return rows, columns
+
+
+def axes_of_volume(key: KernelKey) -> tuple[Axis, Axis, Axis]:
+    """Those of a key that reads volumes (D, H, W).
+
+    Raises
+    ------
+    UserError : it does not.
+    """
+    if len(key.size) != 3:
+        raise UserError(f"the kernel {key} reads no volume (D, H, W); it is not known to this version")
+    planes, rows, columns = _axes(key, key.size)
+    return planes, rows, columns
+
+
+def _axes(key: KernelKey, size: tuple[int, ...]) -> list[Axis]:
+    kernel, stride, dilation = (key.numbers(name, len(size), 1) for name in ("kernel", "stride", "dilation"))
+    padding, ceil = key.numbers("padding", len(size)), bool(key.attribute("ceil"))
+    ends = key.numbers("padding_end", len(size)) if key.attribute("padding_end") else padding
+    numbers = zip(size, kernel, stride, padding, dilation, ends, strict=True)
+    return [Axis(extent, k, s, p, d, ceil, end) for extent, k, s, p, d, end in numbers]

@@ -343,6 +343,8 @@ class Partition:
         inputs: list[str],
         *,
         rows: bool = False,
+        size: tuple[int, ...] | None = None,
+        batch: int | None = None,
         width_in: WidthExpr | None = None,
         weight: str | None = None,
         bias: str | None = None,
@@ -351,12 +353,13 @@ class Partition:
     ) -> None:
         """Add the kernel that makes the value of ``node`` from images of the size and batch of ``image``.
 
-        With ``rows`` both are vectors (N, ..., C), which are so many pixels. ``width_in`` is the width of ``image``
-        unless it is given.
+        With ``rows`` both are vectors (N, ..., C), which are so many pixels. ``size``, ``batch`` and ``width_in`` are
+        those of ``image`` unless they are given.
         """
         shape, channels = shape_of(image), -1 if rows else 1
-        size = (math.prod(shape[1:-1]), 1) if rows else _size(shape)
-        key = KernelKey.make(op, size, shape[0], **attributes)
+        if size is None:
+            size = (math.prod(shape[1:-1]), 1) if rows else _size(shape)
+        key = KernelKey.make(op, size, batch or shape[0], **attributes)
         widths = width_in or self.graph.width_of(image.name, channels), self.graph.width_of(node.name, channels)
         kernel = Kernel(node.name, key, tuple(inputs), widths, weight, bias, normalization)
         self.add(node, kernel, is_image=not rows)
@@ -367,6 +370,11 @@ class Partition:
         self._kernels.append(kernel)
         if is_image and len(shape_of(node)) > 2:
             self._images.add(node)
+
+    def add_inner(self, kernel: Kernel) -> str:
+        """Add a kernel that makes no node's value, but something on the way to one; returns its name."""
+        self._kernels.append(kernel)
+        return kernel.name
 
     def add_rest(self, node: Node, image: Node, rest: WidthExpr) -> str:
         """Add a kernel that takes the last channels of an image for ``node``; returns the name of what it makes."""

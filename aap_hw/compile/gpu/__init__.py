@@ -5,7 +5,22 @@ kind of device it is for. Weights are not packed further: dlight's rules arrange
 package fills the table of kernels.
 """
 
-from aap_hw.compile.gpu import convolution, normalisation, products, transposed, values
+from aap_hw.compile.gpu import (
+    convolution,
+    normalisation,
+    products,
+    transposed,
+    values,
+    volume,
+)
 from aap_hw.compile.gpu.scheduling import KERNELS
 
-__all__ = ["KERNELS", "convolution", "normalisation", "products", "transposed", "values"]
+__all__ = [
+    "KERNELS",
+    "convolution",
+    "normalisation",
+    "products",
+    "transposed",
+    "values",
+    "volume",
+]

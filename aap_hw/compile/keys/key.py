@@ -19,7 +19,7 @@ SCHEDULES = 6
 _TEXT = re.compile(
     r"(?P<op>\S+) (?P<size>\d+(x\d+)*|-)(?P<attributes>( \w+=\S+)*) (?P<precision>\w+) batch=(?P<batch>\d+)"
 )
-_PAIR = re.compile(r"(\d+)x(\d+)")
+_NUMBERS = re.compile(r"\d+(x\d+)*")
 
 
 @dataclass(frozen=True, order=True)
@@ -108,11 +108,21 @@ class KernelKey:
         ------
         UserError : it is not of that form.
         """
-        text = self.attribute(name) or f"{default}x{default}"
-        match = _PAIR.fullmatch(text)
-        if match is None:
-            raise UserError(f"the kernel {self} is not known to this version: {name} is not two numbers")
-        return int(match[1]), int(match[2])
+        first, second = self.numbers(name, 2, default)
+        return first, second
+
+    def numbers(self, name: str, count: int, default: int = 0) -> tuple[int, ...]:
+        """An attribute such as ``stride=2x1x1`` as so many numbers.
+
+        Raises
+        ------
+        UserError : it is not of that form.
+        """
+        text = self.attribute(name) or "x".join([str(default)] * count)
+        if _NUMBERS.fullmatch(text) is None or text.count("x") != count - 1:
+            in_words = {2: "two", 3: "three"}[count]
+            raise UserError(f"the kernel {self} is not known to this version: {name} is not {in_words} numbers")
+        return tuple(map(int, text.split("x")))
 
     @property
     def epilogue(self) -> tuple[str, ...]:

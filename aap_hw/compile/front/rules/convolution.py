@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch.fx import Node
 
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.rules.elementwise import activation_name, normalization_of
-from aap_hw.compile.front.rules.pooling import is_image_of, two
+from aap_hw.compile.front.rules.pooling import is_image_of, three, two
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.graph.call import Call, shape_of
 
@@ -38,6 +38,35 @@ def convolution(partition: Partition, node: Node) -> None:
         dilation=two(call["dilation"], 1, axes),
         layout="nchw" if axes == 2 and partition.value_of(image, node) in partition.inputs else "",
     )
+
+
+@rule("conv3d", takes=Takes.ANYTHING)
+def convolution_of_volumes(partition: Partition, node: Node) -> None:
+    """Convolutions of volumes (N, C, D, H, W); along one or two axes they are those of images."""
+    call = Call(node)
+    image, weight, groups = call["input"], call["weight"], call["groups"]
+    if not is_image_of(image, 5):
+        raise partition.refused("a convolution of one volume without a batch axis has no kernel", node)
+    if isinstance(call["padding"], str):
+        raise partition.refused(f"padding={call['padding']!r} has no kernel yet", node, "give it as numbers")
+    (n, _, *size), kernel = shape_of(image), shape_of(weight)[2:]
+    window: dict[str, Any] = {
+        "kernel": kernel,
+        **{name: three(call[name]) for name in ("stride", "padding", "dilation")},
+    }
+    is_depthwise = 1 < groups == shape_of(image)[1]
+    of_images = "depthwise_conv2d" if is_depthwise else "conv2d"
+    attributes: dict[str, Any] = {"groups": "" if is_depthwise or groups == 1 else groups}
+    if (kernel[0], window["stride"][0], window["padding"][0]) == (1, 1, 0):
+        planes = {name: each[1:] for name, each in window.items()}
+        _weighted(partition, node, of_images, size=tuple(size[1:]), batch=n * size[0], **attributes, **planes)
+    elif (kernel[1:], window["stride"][1:], window["padding"][1:]) == ((1, 1), (1, 1), (0, 0)):
+        columns: dict[str, Any] = {name: (each[0], 0 if name == "padding" else 1) for name, each in window.items()}
+        _weighted(partition, node, of_images, size=(size[0], size[1] * size[2]), **attributes, **columns)
+    elif is_depthwise:
+        raise partition.refused("a depthwise convolution of volumes has no kernel yet", node)
+    else:
+        _weighted(partition, node, "conv3d", size=tuple(size), **attributes, **window)
 
 
 @rule("conv_transpose1d", "conv_transpose2d", takes=Takes.ANYTHING)
@@ -80,7 +109,7 @@ def linear(partition: Partition, node: Node) -> None:
         raise partition.refused("a linear layer of as many vectors as there are channels has no kernel yet", node)
 
 
-def _weighted(partition: Partition, node: Node, op: str, *, rows: bool = False, **attributes: object) -> None:
+def _weighted(partition: Partition, node: Node, op: str, *, rows: bool = False, **attributes: Any) -> None:
     """A kernel with weights, and the element-wise chain behind it that only it feeds."""
     call = Call(node)
     weight, bias = partition.parameter(call["weight"], node), partition.parameter(call["bias"], node)

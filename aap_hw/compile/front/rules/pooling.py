@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import Node
 
+from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.registry import Takes, rule
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
@@ -20,6 +22,12 @@ def two(value: Any, fill: int = 0, axes: int = 2) -> tuple[int, int]:
     """A size for both axes of an image, given as one number or several; along one axis it is that of a row."""
     numbers = list(value) if isinstance(value, (list, tuple)) else [value]
     return (fill if axes == 1 else int(numbers[0])), int(numbers[-1])
+
+
+def three(value: Any) -> tuple[int, int, int]:
+    """A size for all axes of a volume, given as one number or three."""
+    numbers = list(value) if isinstance(value, (list, tuple)) else [value]
+    return int(numbers[0]), int(numbers[len(numbers) // 2]), int(numbers[-1])
 
 
 def is_image_of(node: Node, rank: int) -> bool:
@@ -53,6 +61,33 @@ def pool(partition: Partition, node: Node) -> None:
         ceil="1" if (1, *shape_of(node)[2:])[-2:] != whole else "",
         padding_counts="no" if any(padding) and call.get("count_include_pad") is False else "",
     )
+
+
+@rule("max_pool3d", "avg_pool3d", takes=Takes.ANYTHING)
+def pool_of_volumes(partition: Partition, node: Node) -> None:
+    """Maximum or mean of windows of volumes: first in each plane, then across the planes."""
+    call = Call(node)
+    image, op = call["self"], f"{call.name[:-2]}2d"
+    kernel, padding = three(call["kernel_size"]), three(call["padding"])
+    stride = three(call["stride"] or kernel)
+    if not is_image_of(image, 5) or three(call.get("dilation", 1)) != (1, 1, 1) or call.get("divisor_override"):
+        raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
+    (n, _, *size), made = shape_of(image), shape_of(node)[2:]
+    whole = [(s + 2 * p - k) // t + 1 for s, p, k, t in zip(size, padding, kernel, stride, strict=True)]
+    common: dict[str, Any] = {
+        "ceil": "1" if list(made) != whole else "",
+        "padding_counts": "no" if any(padding) and call.get("count_include_pad") is False else "",
+    }
+    value, width = partition.value_of(image, node), partition.graph.width_of(image.name)
+    planes = {"kernel": kernel[1:], "stride": stride[1:], "padding": padding[1:], **common}
+    if (kernel[0], stride[0]) == (1, 1):
+        partition.emit(node, op, image, [value], size=tuple(size[1:]), batch=n * size[0], **planes)
+        return
+    if (kernel[1:], stride[1:]) != ((1, 1), (1, 1)):
+        key = KernelKey.make(op, size[1:], n * size[0], **planes)
+        value = partition.add_inner(Kernel(f"{node.name}_planes", key, (value,), (width, width)))
+    across = {"kernel": (kernel[0], 1), "stride": (stride[0], 1), "padding": (padding[0], 0), **common}
+    partition.emit(node, op, image, [value], size=(size[0], made[1] * made[2]), **across)
 
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", takes=Takes.ANYTHING)
