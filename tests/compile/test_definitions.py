@@ -50,6 +50,17 @@ EXAMPLES: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
     "flatten": ((3, 90), [{}]),
     "to_nhwc": ((13, 13), [{}]),
     "to_nchw": ((13, 13), [{}]),
+    "resize": (
+        (13, 13),
+        [
+            {"how": "nearest", "to": (10, 12)},
+            {"how": "linear", "to": (11, 9), "factors": "2.3,1.5"},
+            {"how": "cubic_corners", "to": (3, 2)},
+            {"how": "smooth_linear", "to": (2, 6)},
+            {"how": "mean", "to": (2, 4)},
+            {"how": "largest", "to": (1, 4)},
+        ],
+    ),
     "strided_copy": (
         (26, 13),
         [
@@ -59,8 +70,8 @@ EXAMPLES: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
             {"parts": "x[12*i;3:i,4:-3*i,i:1;9*i]"},  # backwards
             {"parts": "x[60;5:12,4:-3,3:1;9]"},
             # Loops that go round, within images and along contiguous values.
-            {"parts": "x[48*i;4:12*i%9*i%48*i,4:2*i%i%8*i,3:12*i%9*i%48*i,2:2*i%i%8*i,i:1]"},
-            {"parts": "x[99;4:8%20%64,2:0,3:64,2:4%20%64,4:1%20%64]"},
+            {"parts": "x[48*i;2:24*i%8*i%48*i,4:2*i%i%8*i,3:8*i%8*i%48*i,2:i%i%8*i,i:1]"},
+            {"parts": "x[192;4:8%40%64,2:0,3:64,2:4%40%64,4:1%40%64]"},
             {"parts": "x[20*i;2:10*i,i:1,10:i]x[2*i;2:i,i:1]c[5*i;2:0,5*i:1]w[2;2:1]", "rows": "2"},
             {"parts": "x[20;20:1]x[30;10:1,3:10]", "rows": "10"},
             {"parts": "x[7;;3]"},
@@ -77,7 +88,7 @@ ADDRESSES = [
 def as_defined(address: Address) -> tirx.PrimFunc:
     """A plain loop over the values that a definition gives."""
     definition = DEFINITIONS[address.key.op](address)
-    inputs = [te.placeholder(argument.shape, name=f"in_{i}") for i, argument in enumerate(definition.arguments)]
+    inputs = [te.placeholder(a.shape, a.type, f"in_{i}") for i, a in enumerate(definition.arguments)]
     output = te.compute(definition.shape, lambda *index: definition.value(inputs, *index))
     return te.create_prim_func([*inputs, output])
 
@@ -92,7 +103,8 @@ def test_cpu_kernels_compute_what_is_defined_for_both_back_ends() -> None:
     library = tvm.compile(module, target=target().tvm).jit()
     random = np.random.default_rng(3)
     for i, (address, function) in enumerate(zip(ADDRESSES, functions, strict=True)):
-        inputs = [tvm.runtime.tensor(random.normal(size=a.shape).astype("float32")) for a in function.arguments]
+        drawn = [random.normal(size=a.shape).astype("float32") for a in function.arguments if a.role != "literal"]
+        inputs = [tvm.runtime.tensor(array) for array in [*drawn, *function.literals]]
         defined, made = (called(library[f"{which}_{i}"], function, inputs) for which in ("defined", "made"))
         np.testing.assert_allclose(made, defined, rtol=1e-6, atol=1e-6, err_msg=str(address))
         assert made.shape == family_of(address.key).output(address), address

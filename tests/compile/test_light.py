@@ -30,7 +30,7 @@ from tests.compile.running import call, runnable, target
 
 BATCH, HEIGHT, WIDTH = 2, 6, 9
 # Those with a file of tests of their own.
-ELSEWHERE = {"attention", "matmul", "strided_copy"}
+ELSEWHERE = {"attention", "matmul", "resize", "strided_copy"}
 LIGHT_KERNELS = {op for op, family in FAMILIES.items() if family.weight is None} - {*LIBRARIES} - ELSEWHERE
 
 
@@ -57,6 +57,7 @@ CASES = [
     Case("max_pool2d", lambda x: F.max_pool2d(x, (2, 3), (1, 2), (1, 0)), windows((2, 3), (1, 2), (1, 0))),
     Case("max_pool2d", lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True), windows((3, 3), (2, 2), (0, 0), ceil="1")),
     Case("max_pool2d", lambda x: F.max_pool2d(x, 2, 2, 1, 1, True), windows((2, 2), (2, 2), (1, 1), ceil="1")),
+    Case("max_pool2d", lambda x: F.max_pool2d(x, 3, 2, 1, 2), windows((3, 3), (2, 2), (1, 1)) | {"dilation": (2, 2)}),
     Case("avg_pool2d", lambda x: F.avg_pool2d(x, 2), windows((2, 2), (2, 2), (0, 0))),
     Case("avg_pool2d", lambda x: F.avg_pool2d(x, 3, 1, 1), windows((3, 3), (1, 1), (1, 1))),
     Case("avg_pool2d", lambda x: F.avg_pool2d(x, 3, 2, 1, True), windows((3, 3), (2, 2), (1, 1), ceil="1")),

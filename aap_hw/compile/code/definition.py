@@ -7,8 +7,10 @@ weights, are not said in this way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from aap_hw.compile.code.function import Argument
 from aap_hw.compile.families import Shape
@@ -26,11 +28,13 @@ class Definition:
     shape : of what it makes.
     value : ``value(inputs, *index)`` is the value at an index of the output; each of the inputs is called with an index
         of its own.
+    literals : values of the arguments that belong to the code.
     """
 
     arguments: tuple[Argument, ...]
     shape: Shape
     value: Callable[..., Any]
+    literals: tuple[np.ndarray, ...] = field(default=(), compare=False)
 
 
 DEFINITIONS: Registry[Callable[[Address], Definition]] = Registry()

@@ -24,11 +24,14 @@ from aap_hw.compile.keys.precision import FLOAT32
 
 
 def _elements(axis: Axis, window: Any) -> list[Any]:
-    """Coordinates of a window's elements, those outside cut to the edge."""
+    """Coordinates of a window's elements, for those outside that of the outermost one inside."""
     first = window * axis.stride - axis.padding
     if not axis.reaches_outside:
-        return [first + i for i in range(axis.kernel)]
-    return [te.max(te.min(first + i, axis.size - 1), 0) for i in range(axis.kernel)]
+        return [first + i * axis.dilation for i in range(axis.kernel)]
+    low, high, step = 0, axis.size - 1, axis.dilation
+    if step > 1:  # the edge need not be of the window
+        low, high = tirx.floormod(first, step), high - tirx.floormod(high - first, step)
+    return [te.max(te.min(first + i * step, high), low) for i in range(axis.kernel)]
 
 
 def _weights(axis: Axis, window: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tvm import te
@@ -24,7 +25,8 @@ def value_by_value(address: Address, target: GpuTarget) -> KernelFunction:
     def compute(*inputs: Any) -> Any:
         return te.compute(shape, lambda *index: definition.value(inputs, *index), name="output")
 
-    return gpu_kernel(address.key, arguments, shape, compute, target, unpacked(arguments))
+    made = gpu_kernel(address.key, arguments, shape, compute, target, unpacked(arguments))
+    return replace(made, literals=definition.literals)
 
 
 @KERNELS.register("global_avg_pool2d")

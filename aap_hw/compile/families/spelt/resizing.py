@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,44 @@ def _resizing(taps: Callable[..., Taps], has_corners: bool = True) -> Callable[.
         return image
 
     return resize
+
+
+def _windows(size: int, made: int) -> list[range]:
+    """The windows of adaptive pooling."""
+    return [range(i * size // made, -(-(i + 1) * size // made)) for i in range(made)]
+
+
+def _mean(size: int, made: int, _: float | None) -> Taps:
+    windows = _windows(size, made)
+    return [
+        (
+            [min(w.start + term, size - 1) for w in windows],
+            [1 / len(w) if term < len(w) else 0.0 for w in windows],
+        )
+        for term in range(max(map(len, windows)))
+    ]
+
+
+def _largest(size: int, made: int, _: float | None) -> Taps:
+    windows = _windows(size, made)
+    return [([w[min(term, len(w) - 1)] for w in windows], [1.0] * made) for term in range(max(map(len, windows)))]
+
+
+TAPS: dict[str, Callable[[int, int, float | None], Taps]] = {
+    "nearest": _nearest,
+    "nearest_exact": _nearest_exact,
+    "linear": partial(_linear, align_corners=False),
+    "linear_corners": partial(_linear, align_corners=True),
+    "cubic": partial(_cubic, align_corners=False),
+    "cubic_corners": partial(_cubic, align_corners=True),
+    "smooth_linear": partial(_antialiased(1.0, _triangle), align_corners=False),
+    "smooth_linear_corners": partial(_antialiased(1.0, _triangle), align_corners=True),
+    "smooth_cubic": partial(_antialiased(2.0, _cubic_weight), align_corners=False),
+    "smooth_cubic_corners": partial(_antialiased(2.0, _cubic_weight), align_corners=True),
+    "mean": _mean,
+    "largest": _largest,
+}
+"""What each way of resizing reads along an axis of ``size`` places for one of ``made``, given a factor or none."""
 
 
 RESIZING = {

@@ -12,6 +12,7 @@ from torch.fx import Node
 from aap_hw.compile.front.rules.elementwise import normalization_of, with_activation
 from aap_hw.compile.front.rules.movement import moved, part, side_by_side
 from aap_hw.compile.front.rules.registry import Takes, rule
+from aap_hw.compile.front.rules.resizing import resized
 from aap_hw.graph.call import Call, shape_of
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ def piece(partition: Partition, node: Node) -> None:
     call, graph = Call(node), partition.graph
     pieces, index = call["self"], call["index"]
     image, name = Call(pieces).first, Call(pieces).name
+    if name == "adaptive_max_pool2d" and index == 0 and len(shape_of(image)) == 4:
+        resized(partition, node, image, "largest")
+        return
     if name not in (*SPLITS, "unbind"):
         raise partition.refused("this result has no kernel yet", node)
     dim = Call(pieces)["dim"] % len(shape_of(image))

@@ -10,6 +10,7 @@ from torch.fx import Node
 
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.registry import Takes, rule
+from aap_hw.compile.front.rules.resizing import resized
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
@@ -42,14 +43,12 @@ def pool(partition: Partition, node: Node) -> None:
     image, axes = call["self"], int(call.name[-2])
     if not is_image_of(image, 2 + axes):
         raise partition.refused("pooling of one image without a batch axis has no kernel", node)
-    if two(call.get("dilation", 1), 1, axes) != (1, 1):
-        raise partition.refused("pooling with dilation has no kernel yet", node)
     if call.get("divisor_override"):
         raise partition.refused("average pooling with its own divisor has no kernel yet", node)
     kernel, padding = two(call["kernel_size"], 1, axes), two(call["padding"], 0, axes)
-    stride = two(call["stride"] or call["kernel_size"], 1, axes)
-    size = (1, *shape_of(image)[2:])[-2:]
-    whole = tuple((size[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2))
+    stride, dilation = two(call["stride"] or call["kernel_size"], 1, axes), two(call.get("dilation", 1), 1, axes)
+    size, reach = (1, *shape_of(image)[2:])[-2:], [dilation[i] * (kernel[i] - 1) + 1 for i in range(2)]
+    whole = tuple((size[i] + 2 * padding[i] - reach[i]) // stride[i] + 1 for i in range(2))
     partition.emit(
         node,
         f"{call.name[:-2]}2d",
@@ -58,6 +57,7 @@ def pool(partition: Partition, node: Node) -> None:
         kernel=kernel,
         stride=stride,
         padding=padding,
+        dilation=dilation if dilation != (1, 1) else "",
         ceil="1" if (1, *shape_of(node)[2:])[-2:] != whole else "",
         padding_counts="no" if any(padding) and call.get("count_include_pad") is False else "",
     )
@@ -92,7 +92,7 @@ def pool_of_volumes(partition: Partition, node: Node) -> None:
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", takes=Takes.ANYTHING)
 def adaptive_pool(partition: Partition, node: Node) -> None:
-    """Pooling to a given size, where all windows are of one size."""
+    """Pooling to a given size; where all windows are of one size, as any other."""
     image, axes = Call(node)["self"], int(Call(node).name[-2])
     if not is_image_of(image, 2 + axes):
         raise partition.refused("pooling of one image without a batch axis has no kernel", node)
@@ -102,6 +102,8 @@ def adaptive_pool(partition: Partition, node: Node) -> None:
     elif axes < 3 and not any(b % a for b, a in zip(before, after, strict=True)):
         kernel = two([b // a for b, a in zip(before, after, strict=True)], 1, axes)
         partition.emit(node, "avg_pool2d", image, inputs, kernel=kernel, stride=kernel, padding=(0, 0))
+    elif axes < 3:
+        resized(partition, node, image, "mean")
     else:
         raise partition.refused(f"pooling {before} to {after} pixels has no kernel yet", node)
 
