@@ -25,7 +25,15 @@ import tvm
 import aap_hw.deploy.runners
 from aap_hw.compile.keys.target import device_target
 from aap_hw.deploy.runners import build_command
-from tests.deploy.tiny import Several, edit_manifest, make_bundle, replace_file, telltale_library
+from tests.deploy.tiny import (
+    Several,
+    SeveralInputs,
+    captioned,
+    edit_manifest,
+    make_bundle,
+    replace_file,
+    telltale_library,
+)
 from tests.needs import ARM_LINKER, needs_cross_compiler
 
 RUNNERS = Path(aap_hw.deploy.runners.__file__).parent
@@ -105,6 +113,62 @@ def test_several_outputs_are_those_of_pytorch(runner: Runner, tmp_path: Path) ->
     np.testing.assert_allclose([[float(v) for v in row.split()] for row in rows], expected, rtol=0, atol=1e-5)
     for name, verdict in zip(names, verdicts, strict=True):
         assert re.fullmatch(rf"3 reference inputs, {name}: largest .* PyTorch \S+, within 1e-05", verdict)
+
+
+@pytest.fixture(scope="session")
+def with_caption(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    folder = tmp_path_factory.mktemp("bundles") / "captioned"
+    return folder, make_bundle(folder, module=SeveralInputs(), samples=captioned())
+
+
+def test_several_inputs_of_several_types_are_taken(runner: Runner, with_caption: tuple[Path, np.ndarray]) -> None:
+    folder, expected = with_caption
+    done = runner.run(folder, "--print")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [[float(v) for v in row.split()] for row in done.stdout.splitlines()[:3]]
+    np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-5)
+    assert np.ptp(expected, axis=0).min() > 1e-2, "outputs that do not depend on the inputs prove nothing"
+
+
+CALLS = """
+import sys; sys.modules["torch"] = None
+import numpy as np
+from run import Model
+given = dict(np.load(sys.argv[1]))
+model = Model(".")
+for i in range(3):
+    image, ids, mask = (given[name][i : i + 1] for name in ("image", "ids", "mask"))
+    for scores in (model(image, ids, mask), model(image, mask=mask, ids=ids)):
+        print(*scores.ravel())
+for wrong in (
+    {"ids": ids + 0.5}, {"ids": ids + 2**24}, {"ids": np.full_like(ids, -(2**63))},
+    {"mask": mask * 2}, {"mask": mask[:, 1:]}, {"x": ids},
+):
+    try:
+        model(**{"image": image, "ids": ids, "mask": mask, **wrong})
+    except ValueError as refusal:
+        print(refusal)
+"""
+
+
+def test_a_program_gives_several_inputs_by_place_or_by_name(
+    with_caption: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    folder, expected = with_caption
+    np.savez(tmp_path / "given.npz", **{name: each.numpy() for name, each in captioned().items()})
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS, tmp_path / "given.npz"],
+        cwd=folder, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    found = [[float(value) for value in line.split()] for line in lines[:6]]
+    np.testing.assert_allclose(found, np.repeat(expected, 2, axis=0), rtol=0, atol=1e-5)
+    assert lines[6:] == [
+        *["the network takes ids as int64, with values up to 16777216"] * 3,
+        "the network takes mask as bool, with values up to 16777216",
+        "the network takes mask of shape (1, 7), not (1, 6)",
+        "the network takes image, ids, mask, each once",
+    ]
 
 
 def test_each_output_has_its_own_tolerance(runner: Runner, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.reference import by_output
 from aap_hw.deploy.requirements import Requirements
+from aap_hw.graph.inputs import in_batches
 from aap_hw.graph.outputs import output_names, output_tensors
 from tests.synthetic import this_device
 
@@ -49,30 +50,58 @@ class Several(nn.Module):
         return {"first": first, "scores": self.layers[2:](first), "again": first * 2}
 
 
-def make_bundle(folder: Path, target: DeviceTarget | None = None, module: nn.Module | None = None) -> np.ndarray:
-    """Write a bundle of three reference vectors, by default for this machine; returns all of PyTorch's outputs."""
-    images = 3 * torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(4))
-    module = network() if module is None else module
+class SeveralInputs(nn.Module):
+    """An image and a caption of words, some of which are masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.image, self.words, self.scores = nn.Conv2d(3, 8, 3), nn.Embedding(20, 8), nn.Linear(8, 5)
+
+    def forward(self, image: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        words = self.words(ids) * mask.unsqueeze(-1)
+        return self.scores(self.image(image).relu().mean((2, 3)) + words.sum(1))  # type: ignore[no-any-return]
+
+
+def images() -> dict[str, Tensor]:
+    """Three samples for `network` and `Several`."""
+    return {"image": 3 * torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(4))}
+
+
+def captioned() -> dict[str, Tensor]:
+    """Three samples for `SeveralInputs`."""
+    generator = torch.Generator().manual_seed(6)
+    ids = torch.randint(20, (3, 7), generator=generator)
+    return {**images(), "ids": ids, "mask": torch.rand(3, 7, generator=generator) < 0.6}
+
+
+def make_bundle(
+    folder: Path,
+    target: DeviceTarget | None = None,
+    module: nn.Module | None = None,
+    samples: dict[str, Tensor] | None = None,
+) -> np.ndarray:
+    """Write a bundle of three reference samples, by default for this machine; returns all of PyTorch's outputs."""
+    samples, module = samples or images(), network() if module is None else module
+    batches = list(in_batches(tuple(samples.values())))
     with torch.no_grad():
-        answers = [module.eval()(image) for image in torch.split(images, 1)]
+        answers = [module.eval()(*batch) for batch in batches]
     arrays = by_output([[output.numpy() for output in output_tensors(answer)] for answer in answers])
     outputs = dict(zip(output_names(answers[0]), arrays, strict=True))
     device = this_device()
     with tempfile.TemporaryDirectory() as scratch:
         library = Path(scratch) / "tiny.so"
-        compile_network(module, images[:1], target or device.target, library)
+        compile_network(module, batches[0], target or device.target, library)
         requires = Requirements.of(library, target or device.target)
         how = {"scale": 1 / 255, "mean": [0.5] * 3, "std": [0.25] * 3}
         latency = {"predicted": None, "measured": None}
         labels = tuple("abcde")
         facts = device.describe().as_json()
         tolerances = dict.fromkeys(outputs, 1e-5)
-        write_bundle(
-            folder,
-            library,
-            Bundle("tiny", facts, requires, {"image": images.numpy()}, outputs, tolerances, labels, how, latency),
-        )
-    return np.concatenate([output.reshape(len(images), -1) for output in outputs.values()], axis=1)
+        inputs = {name: each.numpy() for name, each in samples.items()}
+        bundle = Bundle("tiny", facts, requires, inputs, outputs, tolerances, labels, how, latency)
+        write_bundle(folder, library, bundle)
+    return np.concatenate([output.reshape(len(batches), -1) for output in outputs.values()], axis=1)
 
 
 @functools.cache

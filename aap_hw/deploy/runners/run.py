@@ -219,8 +219,11 @@ class Model:
             raise ValueError(f"the network takes {what} of shape {place.shape}, not {np.shape(value)}")
         if dtype != np.float32:
             whole = np.asarray(value)
-            if not np.array_equal(whole, whole.astype(dtype)) or np.abs(whole).max() > MOST_WHOLE:
-                raise ValueError(f"the network takes {name} as {dtype}, of values up to {MOST_WHOLE}")
+            if (
+                not np.array_equal(whole, whole.astype(dtype))
+                or not -MOST_WHOLE <= whole.min() <= whole.max() <= MOST_WHOLE
+            ):
+                raise ValueError(f"the network takes {name} as {dtype}, with values up to {MOST_WHOLE}")
         place[...] = value
 
     def run(self) -> None:
