@@ -1,8 +1,8 @@
-"""What a command is at, told when nothing has been heard of it for ten seconds.
+"""Telling the user what a command is doing, once it has been silent for ten seconds.
 
-Whatever may take long says what it does, ``with doing("tracing the network"):``, which costs nothing where nobody
-listens. A command with somebody to tell does its work within `telling`. What shows a progress of its own, such as
-measuring and training, is not covered here.
+Code that may take long says what it does, ``with doing("tracing the network"):``, at no cost if nobody listens. A
+command that can tell somebody does its work within `telling`. Work that shows its own progress, such as measuring and
+training, is not covered here.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-# How long a person waits without wondering, and how seldom the same sentence is told again.
+# How long a person waits without wondering, and the longest pause before the same sentence is repeated.
 PATIENCE_S, LONGEST_S = 10.0, 60.0
-# What has just begun may be over before it is read.
+# Work that has just begun may be over before its sentence is read.
 SHORTEST_S = 1.0
 
 Say = Callable[[str], None]
@@ -34,7 +34,7 @@ class _Listener:
     say: Say | None
 
 
-# Of this process: what is being done, the innermost last, and who is told, only the last of them.
+# Of this process: the work that goes on, innermost last, and the listeners, of which only the last is told.
 _doing: list[_Doing] = []
 _listeners: list[_Listener] = []
 _changed = threading.Condition()
@@ -42,14 +42,14 @@ _changed = threading.Condition()
 
 @contextmanager
 def doing(sentence: str) -> Iterator[None]:
-    """Say what is done until the block ends, as in ``"compiling the network"``."""
+    """Say what the block does, as in ``"compiling the network"``."""
     with _during(_doing, _Doing(sentence, time.monotonic())):
         yield
 
 
 @contextmanager
 def telling(say: Say | None) -> Iterator[None]:
-    """Tell a listener what takes long in the block, instead of one that was told before; with None nobody is told."""
+    """Tell this listener, and no earlier one, what takes long in the block; None tells nobody."""
     listener = _Listener(say)
     with _during(_listeners, listener):
         if say is not None:
@@ -71,7 +71,7 @@ def _during(entries: list[Entry], entry: Entry) -> Iterator[None]:
 
 
 def _watch(listener: _Listener, say: Say) -> None:
-    """Tell one listener, from a thread of its own, as all others may be busy."""
+    """Tell one listener; runs in its own thread, as all others may be busy."""
     last, told_at, pause_s = "", time.monotonic(), PATIENCE_S
     with _changed:
         while listener in _listeners:
@@ -86,5 +86,5 @@ def _watch(listener: _Listener, say: Say) -> None:
                 continue
             last, told_at, pause_s = current.sentence, now, min(2 * pause_s, LONGEST_S) if is_old else PATIENCE_S
             seconds = now - current.since
-            with suppress(OSError, ValueError):  # nobody can be told any more
+            with suppress(OSError, ValueError):  # the listener's stream is closed
                 say(current.sentence + (f" ({seconds:.0f} s so far)" if seconds >= PATIENCE_S else ""))

@@ -1,8 +1,8 @@
-"""Exceptions that are not ours, in words for the user: what of them is meant for him, and which line is to blame.
+"""Exceptions raised by other people's code, in words for the user: the message, and the line of their code to blame.
 
-A library's message for its users is passed on, one line of it. What libraries say to their own developers (asserts,
-guards, advice on how to extend them) is not: it helps nobody who only has a network, and ``--debug`` shows it all.
-Which sentence is put around either is for the place that knows what was tried.
+The first line of a library's message for its users is passed on. Messages for the library's own developers (asserts,
+guards, advice on how to extend it) are replaced: they do not help somebody who only has a network, and ``--debug``
+shows them. The sentence around the message is up to the caller, who knows what was tried.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import PurePath
 DETAILS = "run again with --debug for the details"
 LONGEST = 300
 
-# Libraries whose frames are not the user's code, and of whose exceptions not even the type means anything to him.
+# Libraries whose frames are not the user's code. Their types of exceptions mean nothing to the user either.
 _LIBRARIES = {"torch": "PyTorch", "torchgen": "PyTorch", "functorch": "PyTorch", "tvm": "TVM", "tvm_ffi": "TVM"}
 _FOR_DEVELOPERS = re.compile(
     r"INTERNAL ASSERT|Check failed|report (a|this) (bug|issue)|file an issue|TORCH_LOGS|torch\._|torch\.fx|\baten\W|"
@@ -28,9 +28,9 @@ _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says to users, on one line, with its type: ``"ValueError: bad shape"``.
+    """What an exception says, on one line, with its type: ``"ValueError: bad shape"``.
 
-    Of an exception that speaks to a library's developers, only whose it is.
+    If it speaks to a library's developers, only the library is named.
     """
     text = next((part for line in str(error).splitlines() if (part := line.strip())), "")
     if is_raised_by_user(error):
@@ -42,12 +42,12 @@ def reason(error: BaseException) -> str:
 
 
 def is_for_developers(text: str) -> bool:
-    """Whether a library's message speaks to those who develop it."""
+    """Whether a library's message is for its own developers."""
     return _FOR_DEVELOPERS.search(text) is not None
 
 
 def internal_error(library: str) -> str:
-    """What is said in place of such a message."""
+    """The sentence that replaces such a message."""
     return f"an internal error of {library} ({DETAILS})"
 
 
@@ -56,9 +56,9 @@ def _with_type(error: BaseException, text: str) -> str:
 
 
 def own_line(error: BaseException) -> str:
-    """Where the user's code raised an exception or called what did: ``" (net.py:14: return self.head(x))"``, or "".
+    """The user's line that raised an exception or led to it: ``" (net.py:14: return self.head(x))"``, or "".
 
-    A syntax error says itself where it is.
+    "" for a syntax error, whose message has the line.
     """
     if isinstance(error, SyntaxError):
         return ""
@@ -93,7 +93,7 @@ def _is_ours(path: str) -> bool:
 
 
 def _raised_in(error: BaseException) -> str:
-    """The library that the innermost code of an exception is of."""
+    """The library whose code is innermost in an exception's traceback; "" if there is none."""
     for frame in reversed(list(_frames(error))):
         for library, name in _LIBRARIES.items():
             if any(map(frame.filename.startswith, _folders([library]))):
@@ -102,7 +102,7 @@ def _raised_in(error: BaseException) -> str:
 
 
 def _frames(error: BaseException) -> Iterator[traceback.FrameSummary]:
-    """The frames of an exception, outermost first; of one that was raised anew, those of the first, too."""
+    """The frames of an exception, outermost first, then those of the exceptions that it was raised from."""
     yield from traceback.extract_tb(error.__traceback__)
     if error.__cause__ is not None and error.__cause__ is not error:
         yield from _frames(error.__cause__)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def provide_home() -> None:
-    """Let there be a home folder, which TVM asks for as it is imported.
+    """Set ``HOME`` if there is no home folder, without which TVM cannot be imported.
 
-    Containers run programs as users without a name and a folder. They get the root folder, as Docker gives it to them.
+    Containers run programs as users without a name and a folder. Docker gives such users ``/``, and so does this.
     """
     if not os.path.isabs(os.path.expanduser("~")):
         os.environ["HOME"] = "/"
@@ -17,6 +17,6 @@ def provide_home() -> None:
 
 def cache_folder(kind: str) -> Path:
     """The folder for a kind of cached files: in ``$XDG_CACHE_HOME/aap-hw``, or else in ``~/.cache/aap-hw``."""
-    told = os.environ.get("XDG_CACHE_HOME", "")
-    # As its specification says, one that is not absolute is none.
-    return (Path(told) if os.path.isabs(told) else Path.home() / ".cache") / "aap-hw" / kind
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    # Its specification says to ignore a path that is not absolute.
+    return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "aap-hw" / kind

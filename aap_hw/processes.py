@@ -1,7 +1,7 @@
-"""Processes beside this one, for compilers and for sessions with boards: forks of one that has imported all they need.
+"""Processes for compilers and for sessions with boards, forked from one that has already imported PyTorch and TVM.
 
-PyTorch and TVM take seconds to import. One process does it, at the first need, and forks whatever is started from then
-on, which is there at once.
+Importing them takes seconds. One process does it when the first of these processes is needed. All are forked from it,
+so that the later ones start at once.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ FORKED.set_forkserver_preload(["aap_hw.device.session", "aap_hw.lut.compiling"])
 
 @contextmanager
 def ctrl_c_blocked() -> Iterator[None]:
-    """Start processes that Ctrl-C, which reaches the whole process group, does not disturb, not even while they import.
+    """Start processes that Ctrl-C does not interrupt, although it reaches the whole process group.
 
-    What becomes of their work is for this process to decide, which is interrupted when this ends.
+    This process decides what becomes of their work: it is interrupted itself when the block ends.
     """
     pressed: list[int] = []
     # Another thread may be given the signal, and Python then runs the handler in this one all the same.

@@ -1,4 +1,4 @@
-"""Tables that are filled where their entries are written: one entry a name."""
+"""Tables whose entries register themselves by name, where they are defined."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Registry(dict[str, Entry]):
     """Entries by name."""
 
     def register(self, *names: str) -> Callable[[Entry], Entry]:
-        """Enter what is decorated under some names, each of which is still free."""
+        """Enter the decorated object under some names. Raises ValueError if one of them is taken."""
 
         def entered(entry: Entry) -> Entry:
             for name in names:

@@ -1,8 +1,8 @@
-"""Python code of the user's, loaded as Python itself would from the folder that the command is started in.
+"""The user's Python code, imported as Python itself would in the folder that the command is started in.
 
 Modules are looked for beside a file first, as for a script, and then in the working folder, as with ``python -m``. Each
-is run once, with all the rights of this process, until its file changes or another folder's code takes its place. Which
-function is called is for the caller to say.
+is run once, with all the rights of this process, until its file changes or code from another folder takes its place.
+Calling a function in it is up to the caller.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from typing import Any
 from aap_hw.errors import UserError
 from aap_hw.foreign import own_line, reason
 
-# Of the packages that stand for folders whose files have no name that Python would import them by.
+# Names of packages that stand for folders, for files that Python could not import by name.
 _PREFIX = "_aap_hw_source_"
 
 
 @contextmanager
 def importable(folders: Sequence[Path], argument: str) -> Iterator[None]:
-    """Let modules be found in some folders, the first ones first, and give them ``[argument]`` as their command line.
+    """Let modules be imported from some folders, in this order, and see ``[argument]`` as their command line.
 
-    Afterwards they are still found where nothing else of their name is: a network may import when it is called.
+    Afterwards they are still found if no other module has their name: a network may import when it is called.
     """
     _LOADED.forget_what_differs(folders)
     finder, here, arguments = _Finder(folders), os.getcwd(), sys.argv
@@ -53,14 +53,14 @@ def importable(folders: Sequence[Path], argument: str) -> Iterator[None]:
 
 @contextmanager
 def told(what: str, advice: str = "") -> Iterator[None]:
-    """Say in a sentence which line of the user's code failed.
+    """Turn a failure of the user's code into a sentence that names its line.
 
     Parameters
     ----------
     what
-        How the sentence begins: what could not be done.
+        The beginning of the sentence: what could not be done.
     advice
-        What there is to know about how the code is called.
+        How the code is called, if that helps.
 
     Raises
     ------
@@ -77,12 +77,12 @@ def told(what: str, advice: str = "") -> Iterator[None]:
 
 
 def folders_of(file: Path) -> list[Path]:
-    """Where the modules that a file imports are looked for."""
+    """The folders in which the imports of a file are looked up."""
     return list(dict.fromkeys([file.parent, Path.cwd(), _root_of(file), file.resolve().parent]))
 
 
 def run_file(file: Path) -> ModuleType:
-    """The module that a file is, run under the name that others import it by, or under one of its own."""
+    """Run a file as a module, under the name that other modules import it by if it has one."""
     name = _name_of(file)
     if name is not None:
         return importlib.import_module(name)
@@ -109,7 +109,7 @@ def run_file(file: Path) -> ModuleType:
 
 
 def place_of(module: str) -> str:
-    """How a module that is loaded is named from the working folder: by its name, or else by its file."""
+    """How a loaded module is named from the working folder: by its name, or else by its file."""
     if _LOADED.places.get(module.partition(".")[0]) == Path.cwd() and not module.startswith(_PREFIX):
         return module
     return _LOADED.files.get(module, module)
@@ -126,7 +126,7 @@ def _root_of(file: Path) -> Path:
 
 
 def _name_of(file: Path) -> str | None:
-    """The name by which a file below its root is imported, unless that means another one."""
+    """The name by which a file below its root is imported; None if that name means another file."""
     parts = file.relative_to(_root_of(file)).with_suffix("").parts
     if file.name == "__init__.py":
         parts = parts[:-1]
@@ -147,7 +147,7 @@ def _name_of(file: Path) -> str | None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds modules in the folders of the user's code, before those that are installed, and says that it did."""
+    """Finds modules in the folders of the user's code before installed ones, and records which."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders, self.is_last = list(folders), False
@@ -180,11 +180,11 @@ class _Loaded:
 
     Attributes
     ----------
-    start : the working folder that they were loaded from.
-    places : of those that are not part of another, the folder that each is in.
-    stamps : size and time of each file when it was loaded.
-    files : of modules that are loaded or were, by name.
-    hidden : those that are called as modules of Python, which others are to find.
+    start : the working folder when they were loaded.
+    places : the folder of each top-level module, by name.
+    stamps : time (ns) and size (bytes) of each file when it was loaded.
+    files : the file of each module that is or was loaded, by name.
+    hidden : modules with the name of a standard module, which other code must find.
     """
 
     start: Path | None = None
@@ -195,7 +195,7 @@ class _Loaded:
     finder: _Finder | None = None
 
     def forget_what_differs(self, folders: Sequence[Path]) -> None:
-        """Forget all, as they know each other, if any of them is not what would be loaded now."""
+        """Forget all of them, as they import each other, if any would now be loaded from elsewhere or has changed."""
         start, self.start = self.start, Path.cwd()
         if start != self.start or self._changed() or any(self._is_elsewhere(top, folders) for top in self.places):
             for name in self._names():
@@ -204,7 +204,7 @@ class _Loaded:
         sys.modules.update(self.hidden)
 
     def note(self) -> None:
-        """Take note of what was loaded, and leave Python's own names to Python."""
+        """Record what was loaded, and give names of standard modules back to Python."""
         for name in self._names():
             file = getattr(sys.modules[name], "__file__", None)
             if file is not None and file not in self.stamps:

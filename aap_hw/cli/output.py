@@ -20,7 +20,7 @@ from aap_hw.files import make_folder, require_writable_file, write_atomic
 
 
 def _checked(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Refuse a file that cannot be written before the work of which it is to hold the result."""
+    """Refuse a file that cannot be written before any work is done for it."""
     if value not in (None, "-"):
         require_writable_file(value)
     return value
@@ -38,7 +38,7 @@ json_option = click.option(
 
 
 def _silence(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
-    """Let nobody be told what takes long."""
+    """Do not tell what takes long."""
     if value:
         ctx.with_resource(telling(None))
     return value
@@ -50,19 +50,19 @@ quiet_option = click.option(
 
 
 def notice(line: str) -> None:
-    """Tell what a person may want to see to while the work goes on, with or without ``--quiet``."""
+    """Tell something that may need attention while the work goes on, with or without ``--quiet``."""
     click.echo(f"aap-hw: {line}", err=True)
 
 
 def told_what_takes_long() -> AbstractContextManager[None]:
-    """Until this ends, tell after ten seconds of silence what is done."""
-    stream = sys.stderr  # as it is now: what the user's code prints may be held back later
+    """Until the block ends, say what is being done after ten seconds of silence."""
+    stream = sys.stderr  # bound now, as it is replaced while a network is traced
     return telling(lambda line: click.echo(f"aap-hw: {line}", file=stream))
 
 
 @contextmanager
 def logged_as_notices() -> Iterator[None]:
-    """Until this ends, tell what the library warns of in its log, each sentence once."""
+    """Until the block ends, show warnings of the library's log as notices, each once."""
     logger, handler = logging.getLogger("aap_hw"), _Notices()
     logger.addHandler(handler)
     try:

@@ -1,7 +1,7 @@
-"""Standard streams as people leave them: closed, cut off by their reader, on a full disk, without Unicode.
+"""Standard streams that are closed, cut off by their reader, on a full disk, or without Unicode.
 
-And as networks leave them, whose code prints: while such a command runs, standard output is for its results alone, and
-all that is printed otherwise goes to standard error. What results look like is `aap_hw.cli.output`.
+Also keeps standard output for results: while a command runs a network's code, everything else that is printed goes to
+standard error. The form of results is in `aap_hw.cli.output`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import click
 from aap_hw.descriptors import sent
 from aap_hw.errors import UserError
 
-# Where a command's context has the stream of its results.
+# The key of the stream of results in a command's context.
 _RESULTS = f"{__name__}.results"
 
 
@@ -28,7 +28,7 @@ class _Output(io.TextIOWrapper):
     """A stream that says in a sentence why it cannot be written."""
 
     def write(self, text: str, /) -> int:
-        if text == "":  # click tries whether it may, and is content with any answer
+        if text == "":  # click's test whether the stream takes text
             return 0
         with self._told():
             return super().write(text)
@@ -42,7 +42,7 @@ class _Output(io.TextIOWrapper):
         try:
             yield
         except OSError as failure:
-            # What is still held back goes nowhere, or Python would complain about it once more at its end.
+            # Drop what is still buffered, or Python would report the same failure again when it ends.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
@@ -55,7 +55,7 @@ class _Output(io.TextIOWrapper):
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[None]:
-    """Make standard output and standard error fit for whatever they are connected to.
+    """Make standard output and standard error work with whatever they are connected to.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def standard_streams() -> Iterator[None]:
 
 
 def _occupy() -> None:
-    """Let no file be opened under the number of a stream that is closed, to be printed into."""
+    """Occupy the descriptors of closed streams, so that no file is opened under one and printed into."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -89,7 +89,7 @@ def _occupy() -> None:
 
 
 def results_alone(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep what code of other people prints out of a command's standard output."""
+    """Keep everything but a command's results out of its standard output."""
 
     @wraps(command)
     def alone(*arguments: Any, **options: Any) -> Any:
@@ -101,7 +101,7 @@ def results_alone(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def results() -> TextIO:
-    """The stream that the results of the command that runs belong to."""
+    """The stream for the results of the running command."""
     context = click.get_current_context(silent=True)
     own: TextIO | None = None if context is None else context.meta.get(_RESULTS)
     return own or sys.stdout
@@ -109,13 +109,13 @@ def results() -> TextIO:
 
 @contextlib.contextmanager
 def _diverted() -> Iterator[TextIO]:
-    """Let standard output be standard error, and give what it was."""
+    """Send standard output to standard error, and give the stream that it was."""
     stdout: TextIO = sys.stdout
     results = stdout
     with contextlib.ExitStack() as afterwards:
         if _descriptor_of(stdout) == 1:
             stdout.flush()
-            own = open(os.dup(1), "wb")  # noqa: SIM115 - closed with what is around it
+            own = open(os.dup(1), "wb")  # noqa: SIM115 - closed with `results`
             results = _Output(own, stdout.encoding, stdout.errors, line_buffering=True)
             afterwards.callback(results.close)
             # Libraries written in C print there without asking Python.

@@ -1,4 +1,4 @@
-"""Calling a network with its inputs: those that have a name as parameters of these names, the others by their place."""
+"""Calling a network with its inputs: those with a name as keyword arguments, the others by position."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aap_hw.errors import UserError, closest
 from aap_hw.graph.inputs import Inputs
 
 Names = Sequence[str | None]
-"""The parameter that each tensor is given as; None gives it by its place, and no names at all give all so."""
+"""The parameter that each tensor is passed as; None passes it by position, and no names pass all by position."""
 
 
 _MARKS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
@@ -20,13 +20,13 @@ _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_
 
 
 def called(model: nn.Module, tensors: Sequence[Tensor], names: Names = ()) -> Any:
-    """What a network returns for a batch."""
+    """What a network returns for a batch, one tensor (N, ...) for each input."""
     by_place, by_name = arguments(tensors, names)
     return model(*by_place, **by_name)
 
 
 class ByPlace(nn.Module):
-    """A network that takes all its inputs by their place."""
+    """A network that takes all its inputs by position."""
 
     def __init__(self, network: nn.Module, names: Names) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class ByPlace(nn.Module):
 
 
 def arguments(values: Sequence[Any], names: Names = ()) -> tuple[list[Any], dict[str, Any]]:
-    """Values for a call, by place and by name."""
+    """Values for a call, by position and by keyword."""
     paired = list(zip(names or [None] * len(values), values, strict=True))
     return [value for name, value in paired if name is None], {name: value for name, value in paired if name}
 
@@ -49,11 +49,11 @@ def check_call(model: nn.Module, inputs: Inputs, what: str) -> None:
     Raises
     ------
     UserError
-        If it takes more or fewer, or none of such a name.
+        If it takes more or fewer inputs, or has no parameter of a given name.
     """
     try:
         signature = inspect.signature(model.forward)
-    except (TypeError, ValueError):  # code that does not tell: calling it will
+    except (TypeError, ValueError):  # no signature; calling the network will show
         return
     parameters = signature.parameters
     takes = _listed(list(parameters.values()))
@@ -73,7 +73,7 @@ def check_call(model: nn.Module, inputs: Inputs, what: str) -> None:
 
 
 def input_names(model: nn.Module, inputs: Inputs) -> list[str]:
-    """A name for each input, no two the same: its own, ``image`` for one image alone, else its parameter of forward."""
+    """A unique name for each input: its own, ``image`` if one image is all, or else its parameter of ``forward``."""
     if inputs.image is not None and inputs.names == (None,):
         return ["image"]
     found = [name or f"input_{place}" for place, name in enumerate(inputs.names)]

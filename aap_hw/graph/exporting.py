@@ -1,11 +1,11 @@
 """A model as the program that `torch.export` makes of it, or in one sentence the line of its code that has none.
 
-A model is run once before it is exported. What it keeps from one call to the next (a grid for the size that it saw
-last) is kept by then: the program is the same whether it had ever been called, and what is kept is made of numbers.
-Exporting alone would leave tensors without any where they are found again, in caches that all models share. All of this
-is done to copies (`copying`): a model changes as it runs.
+A model is run once before it is exported, so that whatever it caches between calls (a grid for the size of its last
+input) is there and has values. The program is then the same whether or not the model was called before. Exporting alone
+would leave tensors without values in such caches, some of which all models share. All of this is done to copies
+(`copying`), as running a model changes it.
 
-What can be told without running anything is told in `readiness`; what the program means is for `labelling`.
+Checks that run nothing are in `readiness`; `labelling` finds out what the program means.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a network takes: its inputs, each with a shape, a type and perhaps a name, and one text for all of them.
 
 ``3x224x224`` is an image, ``1x16000`` a recording of one channel, ``int64:128`` a row of whole numbers, and
-``left:3x96x96,right:3x96x96`` two images for the parameters of these names. A shape is that of one sample: the axis of
-the batch comes first in every tensor, and is not a part of it. Which samples a network is shown is not decided here.
+``left:3x96x96,right:3x96x96`` two images for the parameters of these names. A shape is that of one sample, without the
+batch axis, which comes first in every tensor. Which samples a network is shown is not decided here.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ TYPES = {str(t).removeprefix("torch."): t for t in (
     torch.float32, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
 )}  # fmt: skip
 SCALAR = "scalar"
-# Of one tensor: what no device holds is more likely a slip of the pen.
+# Of one tensor. No device holds more, so it is more likely a typing error.
 MOST_ELEMENTS = 1 << 31
-# Whole numbers that are made up lie below this. Most tables that they are looked up in are longer.
+# Made-up whole numbers are below this: most embeddings have more rows.
 CEILING = 2
 
 
@@ -53,7 +53,7 @@ class Input:
             raise UserError(f"an input cannot be {self.dtype}: give one of {', '.join(TYPES)}")
         if any(extent < 1 for extent in self.shape) or math.prod(self.shape) > MOST_ELEMENTS:
             raise UserError(
-                f"an input cannot have the shape {self.shape}: give positive numbers, {MOST_ELEMENTS} in all"
+                f"an input cannot have the shape {self.shape}: give positive numbers, of {MOST_ELEMENTS} at most in all"
             )
         if self.name is not None and (not self.name.isidentifier() or _is_type(self.name)):
             raise UserError(f"'{self.name}' cannot be the name of an input: give that of a parameter of forward")
@@ -66,7 +66,7 @@ class Input:
 
     @property
     def is_float(self) -> bool:
-        """Whether it is made of real numbers, and not of whole ones or truth values."""
+        """Whether it is floating point, and not whole numbers or truth values."""
         return TYPES[self.dtype].is_floating_point
 
     @property
@@ -75,7 +75,7 @@ class Input:
         return math.prod(self.shape[1:] or self.shape)
 
     def random(self, batch: int, generator: torch.Generator, ceiling: int = CEILING) -> Tensor:
-        """A batch that is made up: normal numbers, or whole ones below the ceiling."""
+        """A made-up batch (N, ...): normally distributed numbers, or whole ones below the ceiling."""
         shape = batch, *self.shape
         if self.is_float:
             return torch.randn(shape, generator=generator)
@@ -84,7 +84,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All tensors that a network takes, those without a name first.
+    """All tensors that a network takes; those without a name come first.
 
     Examples
     --------
@@ -103,12 +103,12 @@ class Inputs:
 
     @classmethod
     def parse(cls, text: str) -> Inputs:
-        """The inputs that a text is about.
+        """The inputs that a text describes, such as ``"3x224x224"``.
 
         Raises
         ------
         UserError
-            If it is about none.
+            If it describes none.
         """
         return cls(tuple(_parsed(part.strip(), text) for part in text.split(",")))
 
@@ -121,7 +121,7 @@ class Inputs:
 
     @classmethod
     def from_json(cls, value: Any) -> Inputs:
-        """The inputs that `as_json` was of. Raises UserError if it was of none."""
+        """The inputs from what `as_json` returned. Raises UserError if it is nothing of the kind."""
         if isinstance(value, (Inputs, str)) or (
             isinstance(value, (list, tuple)) and all(type(extent) is int for extent in value)
         ):
@@ -158,15 +158,15 @@ class Inputs:
 
     @property
     def positions(self) -> int:
-        """Places of one channel of a sample, in all inputs together: what a sample costs grows with them."""
+        """Places of one channel of a sample, in all inputs together; the cost of a sample grows with them."""
         return sum(one.positions for one in self.each)
 
     def zeros(self, batch: int = 1) -> Tensors:
-        """A batch of nothing."""
+        """A batch (N, ...) of zeros for each input."""
         return tuple(torch.zeros(batch, *one.shape, dtype=TYPES[one.dtype]) for one in self.each)
 
     def random(self, batch: int, seed: int, ceilings: Sequence[int] | None = None) -> Tensors:
-        """A batch that is made up, the same for the same seed: normal numbers, and whole ones below ``ceilings``."""
+        """A made-up batch, the same for the same seed: normal numbers, and whole ones below each input's ceiling."""
         generator = torch.Generator().manual_seed(seed)
         ceilings = ceilings or [CEILING] * len(self.each)
         return tuple(one.random(batch, generator, most) for one, most in zip(self.each, ceilings, strict=True))
@@ -196,7 +196,7 @@ def _parsed(part: str, text: str) -> Input:
     extents = () if shape == SCALAR else shape.split("x")
     if len(words) > 1 or not all(re.fullmatch(r"[1-9]\d*", extent) for extent in extents):
         raise UserError(
-            f"'{text}' is no input: write the shape of one sample, such as 3x224x224 or 1x16000, with its name or type "
-            "in front where it needs them, ids:int64:128, and commas between several"
+            f"'{text}' is not an input: write the shape of one sample, such as 3x224x224 or 1x16000; write a name or "
+            "type in front of it, as in ids:int64:128, and commas between several"
         )
     return Input(tuple(map(int, extents)), dtype, *words)

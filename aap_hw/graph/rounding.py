@@ -1,14 +1,14 @@
-"""What a network computes, and how far rounding alone may take an equal one from it.
+"""What a network computes, and by how much rounding alone may change the outputs of an equal network.
 
-In double precision rounding is about 1e-15, and everything above a fixed share is a fault. Not every network can be run
-so: one that names float32 itself (``x.float()``, a grid or a constant that it makes in float32) fails, or rounds on the
-way. It is compared in its own precision, and what rounding does to it is measured: each weight of it is moved at random
-by as much as rounding a sum of its layer is worth, and the outputs that come of that are looked at.
+In double precision, rounding changes about 1e-15, and everything above a fixed share is a fault. Not every network runs
+in it: one that names float32 itself (``x.float()``, a grid or a constant made in float32) fails, or rounds on the way.
+Such a network is compared in its own precision, and the effect of rounding is measured: each weight is moved at random
+by as much as rounding a sum in its layer would do, and the change of the outputs is taken.
 
-Why that is the right amount: whatever the order in which a sum of n products is rounded, the result is the exact one
-for factors that are each off by a share of sqrt(n) u at most, u being half the distance from 1 to the next number, but
-for a small constant and with high probability (Higham and Mary, "A new approach to probabilistic rounding error
-analysis", SIAM J. Sci. Comput. 41(5), 2019, theorem 3.1). To cut is to leave out zeros and so to add in another order.
+Why by so much: in any order of summation, a rounded sum of n products is the exact one for factors that are each off by
+a share of at most sqrt(n) u, with u half the distance from 1 to the next number, up to a small constant and with high
+probability (Higham and Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41(5),
+2019, theorem 3.1). Cutting leaves out zeros, which changes the order of summation.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ TOLERANCE = 1e-8
 # In another precision: this many times what moved weights make of it. Two networks are rounded, and in more places.
 SAFETY = 4.0
 DRAWS = 3
-# An output that rounding moves further than this could hide a wrong channel.
+# If rounding moves an output further than this, a wrong channel could hide in it.
 LARGEST_TOLERANCE = 1e-2
-# An output whose values are below this share of another's may be what rounding left of a sum.
+# An output with values below this share of another's may be nothing but rounding errors.
 SMALLEST = 1e-6
 
 Outputs = list[torch.Tensor]
@@ -49,11 +49,11 @@ class Reference:
     Parameters
     ----------
     precision
-        That the network is run in, and that of its inputs.
+        In which the network is run, and its inputs are.
     batches, names
         The inputs, and the parameters that they are given as; see `calling.called`.
     outputs
-        Of all batches in turn.
+        Those of all batches, one after the other.
     tolerances
         For each output, as a share of its largest value; infinite for one that proves nothing.
     """
@@ -65,7 +65,7 @@ class Reference:
     tolerances: list[float]
 
     def difference(self, network: nn.Module) -> float:
-        """The largest share by which an output differs by more than rounding: 0 if none does, infinite if it fails."""
+        """The largest relative difference above the tolerance: 0 if there is none, infinite if the network fails."""
         try:
             outputs = _run(network.to(self.precision), self.batches, self.names)
         except Exception:
@@ -81,7 +81,7 @@ class Reference:
 
 
 def reference(make: Callable[[], nn.Module], batches: Iterable[Batch], names: Names = ()) -> Reference:
-    """Run a network in double precision if that can be, else as it is.
+    """Run a network in double precision if possible, or else as it is.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def reference(make: Callable[[], nn.Module], batches: Iterable[Batch], names: Na
     Raises
     ------
     UserError
-        If it fails, or rounding makes so much of a difference that nothing can be told from its outputs.
+        If it fails, or rounding changes its outputs so much that a wrong cut could not be seen.
     """
     doubled = [_in(torch.float64, tensors_of(each)) for each in batches]
     with _Narrowing() as narrowing:
@@ -125,7 +125,7 @@ def _in_own_precision(make: Callable[[], nn.Module], samples: Iterable[Tensors],
     for seed in range(DRAWS):
         shares = _shares(outputs, _run(_moved(make(), unit, seed), batches, names))
         tolerances = [max(most, SAFETY * share) for most, share in zip(tolerances, shares, strict=True)]
-    # Decisions are not moved a little: rounding leaves them as they are, or tips them over.
+    # Outputs of decisions prove nothing: rounding leaves them as they are, or tips them over.
     useful = [
         each.is_floating_point() and bool(each.isfinite().all()) and most <= LARGEST_TOLERANCE
         for each, most in zip(outputs, tolerances, strict=True)
@@ -141,7 +141,7 @@ def _in_own_precision(make: Callable[[], nn.Module], samples: Iterable[Tensors],
 
 
 def _in(precision: torch.dtype, batch: Tensors) -> Tensors:
-    """A batch whose real numbers are of a precision; whole ones are what they are."""
+    """A batch with its floating-point tensors in this precision."""
     return tuple(each.to(precision) if each.is_floating_point() else each for each in batch)
 
 
@@ -153,7 +153,7 @@ def _run(network: nn.Module, batches: Iterable[Tensors], names: Names) -> Output
 
 
 def _shares(expected: Outputs, actual: Outputs) -> list[float]:
-    """By how much each output differs from what it should be, as a share of its largest value."""
+    """By how much each output differs from the expected one, as a share of its largest value."""
     scales = [float(each.double().abs().max()) for each in expected]
     least = max(SMALLEST * max(filter(math.isfinite, scales), default=0.0), 1e-300)
     shares = [
@@ -165,7 +165,7 @@ def _shares(expected: Outputs, actual: Outputs) -> list[float]:
 
 @torch.no_grad()
 def _moved(network: nn.Module, unit: float, seed: int) -> nn.Module:
-    """The network with each weight off by about as much as rounding the sums that it is in is worth."""
+    """The network with each weight moved by about as much as rounding changes the sums that it is in."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         if parameter.is_floating_point():
@@ -176,7 +176,7 @@ def _moved(network: nn.Module, unit: float, seed: int) -> nn.Module:
 
 
 class _Narrowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the types of floating point that values of a wider one are rounded to."""
+    """Records the floating-point types that wider values are rounded to."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

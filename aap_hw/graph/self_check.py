@@ -1,7 +1,7 @@
 """Whether a network that was cut still computes what it did without the channels that are gone.
 
-The uncut network, in which nothing reads those channels, is the truth. What rounding may make of it is told by
-`rounding`.
+The ground truth is the uncut network, changed so that nothing reads those channels. How much may differ by rounding is
+decided in `rounding`.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def checked_cut(graph: ChannelGraph, model: nn.Module, keep: Keep, samples: Batc
 
 
 def check_cutting(graph: ChannelGraph, model: nn.Module, samples: Batch) -> None:
-    """Cut all that may be cut to about half, so that what would end a run later is told before anything is measured.
+    """Cut everything that may be cut to about half, to find what would end a run later before anything is measured.
 
     Raises as `checked_cut` does.
     """

@@ -153,7 +153,7 @@ def _shorten(model: nn.Module, name: str, dim: int, removed: IntArray) -> None:
 
 
 def _recompute_weight(module: nn.Module) -> None:
-    """Let PyTorch's own hooks compute anew what they will at the next call: nobody shall find the old weight until."""
+    """Run PyTorch's own hooks that compute a weight now, so that nobody finds the old one before the next call."""
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
             hook(module, ())

@@ -1,8 +1,8 @@
-"""What a model's code keeps outside of the model, and random numbers: as they were, after the model has been run.
+"""Restores what running a model changes outside of it: its code's global state, and the random generators.
 
-A copy of a model shares this with it: the dictionary that a hook writes maps into, a cache in a class or a module, a
-name that is global. It is found by following what the code of the model's own classes and functions names. Code of
-PyTorch's and of Python's own is not followed, and what a C library keeps (an ``lru_cache``) is not put back.
+A copy of a model shares this state with it: the dictionary that a hook writes maps into, a cache in a class or a
+module, a global variable. It is found by following the names in the code of the model's own classes and functions.
+PyTorch's and Python's own code is not followed, and the content of an ``lru_cache`` is not put back.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "input that is no shape": (
         ("plan", "--model", "resnet20", "--input", "3xAx32", "--lut", "TABLE", "--budget", "50%"),
-        "'3xAx32' is no input: write the shape of one sample",
+        "'3xAx32' is not an input: write the shape of one sample",
     ),
     "type that no network takes": (
         ("plan", "--model", "resnet20", "--input", "float16:3x32x32", "--lut", "TABLE", "--budget", "50%"),

@@ -51,12 +51,12 @@ def test_what_a_person_types_is_understood(text: str, shapes: list[tuple[int, ..
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "'' is no input: write the shape of one sample"),
-        ("3x0x8", "'3x0x8' is no input"),
-        ("3,", "'3,' is no input"),
-        ("3x8X8", "'3x8X8' is no input"),
-        ("a:b:3", "'a:b:3' is no input"),
-        ("ids:int64", "'ids:int64' is no input"),
+        ("", "'' is not an input: write the shape of one sample"),
+        ("3x0x8", "'3x0x8' is not an input"),
+        ("3,", "'3,' is not an input"),
+        ("3x8X8", "'3x8X8' is not an input"),
+        ("a:b:3", "'a:b:3' is not an input"),
+        ("ids:int64", "'ids:int64' is not an input"),
         ("float16:3x8x8", "an input cannot be float16: give one of float32, int64"),
         ("ids:long:8", "an input cannot be long"),
         ("a b:8", "'a b' cannot be the name of an input"),
