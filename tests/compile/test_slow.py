@@ -35,7 +35,7 @@ COMPILED = {
     "SelfAttention": "",
     "PixelShuffle": "",
     "ReflectedBorders": "2 kernels on the slow path: 2 pad",
-    "SpatialGateOfMeanAndMaximum": "3 kernels on the slow path: 1 mean, 1 amax, 1 mul",
+    "SpatialGateOfMeanAndMaximum": "1 kernel on the slow path: 1 mul",
     "StandardisedFilters": "",
     "LinearOnChannelsLast": "",
     "SplitByListOfSizes": "",

@@ -18,7 +18,7 @@ from aap_hw.compile.code.products import UNSEEN, attention_arguments, is_seen, m
 from aap_hw.compile.cpu.emit import Steps, lane_loop, lanes_for, loop, scratch, vector
 from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel
-from aap_hw.compile.cpu.sums import row_maximum, row_sum
+from aap_hw.compile.cpu.sums import row_extreme, row_sum
 from aap_hw.compile.cpu.tiles import accumulate, choose_tile
 from aap_hw.compile.families.products import AttentionShape, MatmulShape, Walk
 from aap_hw.compile.keys.address import Address
@@ -101,7 +101,7 @@ def attention(address: Address, target: CpuTarget) -> KernelFunction:
 
 def _powers(scores: Any, first: Any, shares: Any, row: Any, keys: int, target: CpuTarget) -> None:
     """Make e^(x - max) of a row of scores, and one over their sum, or 0 if no key was to be seen."""
-    largest = row_maximum(keys, target, scores.dtype, lambda i, lanes: vector(scores, first + i, lanes))
+    largest = row_extreme(keys, target, scores.dtype, lambda i, lanes: vector(scores, first + i, lanes), T.max)
     steps = Steps(keys, lanes_for(keys, target))
     if keys % steps.length:  # vectors that overlap would take the power of a power
         powers = scratch(keys, scores.dtype)

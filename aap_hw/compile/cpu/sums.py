@@ -74,29 +74,40 @@ def row_sum(extent: int, target: CpuTarget, type_: str, value: Callable[[Any, in
     return folded(sums, lanes, operator.add)
 
 
-def row_maximum(extent: int, target: CpuTarget, type_: str, value: Callable[[Any, int], Any]) -> Any:
-    """The largest value of a row of which ``value(i, lanes)`` are the values from i on."""
+def row_extreme(extent: int, target: CpuTarget, type_: str, value: Callable[[Any, int], Any], combine: Any) -> Any:
+    """The largest or smallest value of a row of which ``value(i, lanes)`` are the values from i on."""
     lanes = lanes_for(extent, target, type_)
     full, tail = divmod(extent, lanes)
-    apart = min(VECTORS_AT_ONCE, full)
-    largest = registers(apart * lanes, type_)
+    found = vector_extremes(full, 1, lanes, type_, lambda i, _: value(i * lanes, lanes), combine)
+    if tail:
+        store(found, combine(vector(found, 0, lanes), value(extent - lanes, lanes)), 0, lanes)
+    return folded(found, lanes, combine)
 
-    def take(i: Any, at: int) -> None:
-        store(largest, T.max(vector(largest, at, lanes), value(i, lanes)), at, lanes)
+
+def vector_extremes(count: int, vectors: int, lanes: int, type_: str, value: Vector, combine: Any) -> Any:
+    """A buffer with the largest or smallest of ``value(i, v)`` over i below ``count``, a vector for each v."""
+    apart = max(1, min(VECTORS_AT_ONCE // vectors, count))
+    size = apart * vectors * lanes
+    turns, found = count // apart, registers(size, type_)
+
+    def take(first: Any, at_once: int) -> None:
+        for u in range(at_once):
+            for v in range(vectors):
+                at = (u * vectors + v) * lanes
+                store(found, combine(vector(found, at, lanes), value(first + u, v)), at, lanes)
 
     for u in range(apart):
-        store(largest, value(u * lanes, lanes), u * lanes, lanes)
-    if full >= 2 * apart:
-        with T.serial(0, full // apart - 1) as turn:
-            for u in range(apart):
-                take(((turn + 1) * apart + u) * lanes, u * lanes)
-    for left in range(full // apart * apart, full):
-        take(left * lanes, 0)
-    if tail:
-        take(extent - lanes, 0)
-    for u in range(1, apart):
-        store(largest, T.max(vector(largest, 0, lanes), vector(largest, u * lanes, lanes)), 0, lanes)
-    return folded(largest, lanes, T.max)
+        for v in range(vectors):
+            store(found, value(u, v), (u * vectors + v) * lanes, lanes)
+    if turns > 1:
+        with T.serial(0, turns - 1) as turn:
+            take((turn + 1) * apart, apart)
+    for left in range(turns * apart, count):
+        take(left, 1)
+    for at in range(vectors * lanes, size, lanes):
+        own = at % (vectors * lanes)
+        store(found, combine(vector(found, own, lanes), vector(found, at, lanes)), own, lanes)
+    return found
 
 
 def folded(buffer: Any, lanes: int, combine: Callable[[Any, Any], Any]) -> Any:

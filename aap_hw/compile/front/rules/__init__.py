@@ -1,6 +1,25 @@
 """Which kernels each family of aten operators becomes; importing the package fills the table in `registry`."""
 
-from aap_hw.compile.front.rules import channels, convolution, elementwise, layout, normalisation, pooling, products
+from aap_hw.compile.front.rules import (
+    channels,
+    convolution,
+    elementwise,
+    layout,
+    normalisation,
+    pooling,
+    products,
+    reductions,
+)
 from aap_hw.compile.front.rules.registry import RULES
 
-__all__ = ["RULES", "channels", "convolution", "elementwise", "layout", "normalisation", "pooling", "products"]
+__all__ = [
+    "RULES",
+    "channels",
+    "convolution",
+    "elementwise",
+    "layout",
+    "normalisation",
+    "pooling",
+    "products",
+    "reductions",
+]

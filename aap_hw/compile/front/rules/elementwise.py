@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch.fx import Node
 
 from aap_hw.compile.families.elementwise import ACTIVATIONS
@@ -104,14 +103,3 @@ def normalization_of(partition: Partition, node: Node) -> Normalization:
         raise partition.refused("batch normalisation without running statistics has no kernel", node)
     scale, shift = partition.parameter(call["weight"], node), partition.parameter(call["bias"], node)
     return Normalization(scale, shift, mean, variance, call["eps"])
-
-
-@rule("softmax", takes=Takes.ROWS)
-def softmax(partition: Partition, node: Node) -> None:
-    """Softmax over the channels of vectors, or of rows of them."""
-    call = Call(node)
-    vectors, rows = call.first, partition.is_rows(call.first)
-    last = len(shape_of(vectors)) - 1
-    if not (last == 1 or rows) or call["dim"] % (last + 1) != last or call.get("dtype") not in (None, torch.float32):
-        raise partition.refused("softmax has a kernel only over the channels of vectors (N, C) so far", node)
-    partition.emit(node, "softmax", vectors, [_read(partition, vectors, node, rows)], rows=rows)

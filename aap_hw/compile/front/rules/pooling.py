@@ -13,7 +13,6 @@ from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.resizing import resized
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph.call import Call, shape_of
-from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
@@ -106,15 +105,3 @@ def adaptive_pool(partition: Partition, node: Node) -> None:
         resized(partition, node, image, "mean")
     else:
         raise partition.refused(f"pooling {before} to {after} pixels has no kernel yet", node)
-
-
-@rule("mean", takes=Takes.ANYTHING)
-def mean(partition: Partition, node: Node) -> None:
-    """The mean over whole images, with or without the axes that it leaves empty."""
-    call = Call(node)
-    image = call["self"]
-    rank = len(shape_of(image))
-    is_whole = rank > 2 and sorted(d % rank for d in call.get("dim") or []) == list(range(2, rank))
-    if not (is_whole and is_image_of(image, rank) and (rank == 4 or partition.is_image(image))):
-        raise partition.refused(f"{op_name(node)} has a kernel only over whole images so far", node)
-    partition.emit(node, "global_avg_pool2d", image, [partition.value_of(image, node)])

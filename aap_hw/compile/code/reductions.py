@@ -1,0 +1,20 @@
+"""What reductions make of sums, whatever device they are for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+
+from aap_hw.compile.code.expressions import number
+from aap_hw.compile.code.function import apply_epilogue
+from aap_hw.compile.keys.key import KernelKey
+
+
+def finished(key: KernelKey, reduced: int, value: Any) -> Any:
+    """The result of a reduction, of the sum or the extreme value of ``reduced`` values."""
+    kind = key.attribute("of")
+    if kind in ("mean", "var", "std"):
+        value = value * number(1 / (reduced - int(key.attribute("correction", "0"))))
+    value = tirx.sqrt(value) if kind in ("norm", "std") else value
+    return apply_epilogue(value, key.epilogue, None, None)

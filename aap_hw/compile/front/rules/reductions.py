@@ -1,0 +1,122 @@
+"""Reductions over any axes that lie side by side in memory, and softmax along one of any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import torch
+from torch.fx import Node
+
+from aap_hw.compile.families.slow import PLAIN
+from aap_hw.compile.front.lengths import NoLength, TooManyWidths, product
+from aap_hw.compile.front.network import Kernel
+from aap_hw.compile.front.operands import Lengths
+from aap_hw.compile.front.rules.elementwise import with_activation
+from aap_hw.compile.front.rules.pooling import is_image_of
+from aap_hw.compile.front.rules.registry import Takes, rule
+from aap_hw.compile.front.views import ONE, NoView, View
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.graph import WidthExpr
+from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.source import op_name, quoted
+
+if TYPE_CHECKING:
+    from aap_hw.compile.front.partition import Partition
+
+KINDS = {"linalg_vector_norm": "norm"}
+
+
+@rule("softmax", "log_softmax", takes=Takes.ANYTHING)
+def softmax(partition: Partition, node: Node) -> None:
+    """Softmax along any axis."""
+    call = Call(node)
+    image, dim = call.first, call["dim"] % len(shape_of(node))
+    _refuse_types(partition, node, image, call.get("dtype"))
+    if call.name == "softmax" and len(shape_of(node)) == 2 and dim == 1:
+        partition.emit(node, "softmax", image, [partition.value_of(image, node)])
+    else:
+        _reduce(partition, node, node, image, [dim], "axis_softmax", log="1" if call.name == "log_softmax" else "")
+
+
+@rule("mean", "sum", "amax", "amin", "linalg_vector_norm", "norm", "var", "std", takes=Takes.ANYTHING)
+def reduction(partition: Partition, node: Node) -> None:
+    """The sum and the like over some axes; the mean over whole images is global pooling."""
+    call = Call(node)
+    image, rank = call.first, len(shape_of(call.first))
+    _refuse_types(partition, node, image, call.get("dtype"))
+    given = call.get("dim")
+    dims = sorted({dim % rank for dim in ([given] if isinstance(given, int) else given or range(rank))})
+    is_whole = rank > 2 and dims == list(range(2, rank)) and is_image_of(image, rank)
+    if call.name == "mean" and is_whole and (rank == 4 or partition.is_image(image)):
+        partition.emit(node, "global_avg_pool2d", image, [partition.value_of(image, node)])
+        return
+    if call.name in ("norm", "linalg_vector_norm") and call.get("ord", call.get("p")) != 2:
+        raise partition.refused(f"{op_name(node)} of this order has no kernel yet", node)
+    correction = call.get("correction", int(bool(call.get("unbiased", True)))) if call.name in ("var", "std") else 0
+    correction = 1 if correction is None else int(correction)
+    last, steps = with_activation(partition, node)
+    kind = KINDS.get(call.name, call.name)
+    _reduce(partition, node, last, image, dims, "reduce", of=kind, correction=correction or "", epilogue=steps)
+
+
+def _refuse_types(partition: Partition, node: Node, image: Node, dtype: torch.dtype | None) -> None:
+    is_float = image.meta["val"].dtype == node.meta["val"].dtype == torch.float32 and dtype in (None, torch.float32)
+    if not is_float or partition.is_parameter(image):
+        raise partition.refused(f"{op_name(node)} of these numbers has no kernel yet", node)
+
+
+def _reduce(
+    partition: Partition, node: Node, last: Node, image: Node, dims: Sequence[int], op: str, **attributes: object
+) -> None:
+    """Add the kernel that goes along some axes, which it leaves out unless what it makes has as many."""
+    name, order = _lying(partition, image, node, dims)
+    lengths = [partition.graph.width_of(image.name, dim) for dim in range(len(shape_of(image)))]
+    first, behind = order.index(min(dims, key=order.index)), order.index(max(dims, key=order.index)) + 1
+    parts = order[:first], order[first:behind], order[behind:]
+    try:
+        joined = [reduce(product, [lengths[dim] for dim in part], ONE) for part in parts]
+        axes = dict(zip("abc", joined, strict=True))
+        made = Lengths.of(partition, 1, axes, made="abc" if op == "axis_softmax" else "ac")
+        text = made.shape
+        view = _made(partition, last, dims, order)
+    except (NoLength, NoView, TooManyWidths) as problem:
+        raise partition.refused(f"{op_name(node)} that can be cut in several ways has no kernel yet", node) from problem
+    batch = shape_of(image)[0] if shape_of(image) and order[0] == 0 else 1
+    key = KernelKey.make(op, (), batch, shape=text, **attributes)
+    kernel = Kernel(view.name, key, (name,), (made.read, made.made), source=op_name(node) + quoted(node))
+    partition.add_moved(last, kernel, view)
+
+
+def _lying(partition: Partition, image: Node, node: Node, dims: Iterable[int]) -> tuple[str, list[int]]:
+    """Name of a value, and the order in which its axes lie, some of which are side by side."""
+    rank, widths = len(shape_of(image)), {group.name: group.width for group in partition.graph.groups}
+
+    def stride(view: View, axis: int) -> int:
+        loops = view.axes[axis]
+        return loops[0].stride.at(widths) if loops else 0
+
+    for view_of in (partition.view_of, partition.plain_view_of):
+        found = view_of(image, node)
+        # Axes of one place lie anywhere, and are put where they disturb nothing.
+        ones = [axis for axis in range(rank) if not found.axes[axis]]
+        long = sorted((axis for axis in range(rank) if axis not in ones), key=lambda axis: -stride(found, axis))
+        order = [*(axis for axis in ones if axis not in dims), *long]
+        first = next((order.index(axis) for axis in order if axis in dims), len(order))
+        order[first:first] = [axis for axis in ones if axis in dims]
+        places = sorted(order.index(dim) for dim in dims)
+        if found.kind == PLAIN and found.is_everything(order) and places == list(range(places[0], places[-1] + 1)):
+            return found.name, order
+    raise partition.refused(f"{op_name(node)} over these axes has no kernel yet", node)
+
+
+def _made(partition: Partition, node: Node, dims: Sequence[int], order: Sequence[int]) -> View:
+    """How what is made lies, with its axes in the order of what was read."""
+    shape = shape_of(node)
+    if len(shape) < len(order):
+        left = [axis for axis in range(len(order)) if axis not in dims]
+        order = [left.index(axis) for axis in order if axis in left]
+    lengths: list[WidthExpr] = [partition.graph.width_of(node.name, dim) for dim in range(len(shape))]
+    is_plain = list(order) == list(range(len(shape)))
+    return View.of(node.name if is_plain else f"{node.name}_as_it_lies", lengths, shape, order, PLAIN)

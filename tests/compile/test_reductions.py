@@ -1,0 +1,110 @@
+"""Proves that reductions and softmax along any axis equal PyTorch's, however many values there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import tvm
+from torch import Tensor, nn
+
+from aap_hw.compile.families.reductions import KINDS
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import device_target
+from aap_hw.compile.library.build import build_kernel
+from aap_hw.compile.library.lowering import compile_network
+from aap_hw.graph import ChannelGraph
+from tests.compile.running import called, device, target
+from tests.compile.threads import in_series
+
+GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)
+# (outer, reduced, inner): along the last axis, and behind one.
+SHAPES = [(3, 1, 1), (2, 7, 1), (3, 100, 1), (2, 33, 5), (1, 20, 64), (2, 3, 130)]
+LONG = [(1, 40000, 1), (1, 20000, 3)]
+
+
+def reduced(kind: str, x: Tensor) -> Tensor:
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "sum": lambda x: x.sum(1),
+        "mean": lambda x: x.mean(1).relu(),
+        "amax": lambda x: x.amax(1),
+        "amin": lambda x: x.amin(1),
+        "norm": lambda x: x.norm(dim=1),
+        "var": lambda x: x.var(1, correction=0),
+        "std": lambda x: x.std(1),
+        "softmax": lambda x: x.softmax(1),
+        "log_softmax": lambda x: x.log_softmax(1),
+    }
+    return functions[kind](x)
+
+
+ATTRIBUTES: dict[str, dict[str, Any]] = {
+    **{kind: {"of": kind} for kind in KINDS},
+    "mean": {"of": "mean", "epilogue": ("relu",)},
+    "std": {"of": "std", "correction": 1},
+    "softmax": {},
+    "log_softmax": {"log": "1"},
+}
+CASES = [
+    (kind, shape)
+    for kind in ATTRIBUTES
+    for shape in [*SHAPES, *(LONG if kind in ("mean", "var") else [])]
+    if shape[1] > 1 or kind != "std"
+]
+
+
+@pytest.mark.parametrize("kind_of_device", ["cpu", "gpu"])
+def test_reductions_equal_pytorch(kind_of_device: str) -> None:
+    cases = CASES if kind_of_device == "cpu" else [case for case in CASES if case[1] in (SHAPES[1], SHAPES[3])]
+    functions = []
+    for kind, shape in cases:
+        op = "axis_softmax" if "softmax" in kind else "reduce"
+        key = KernelKey.make(op, (), 1, shape=",".join(map(str, shape)), **ATTRIBUTES[kind])
+        functions.append(build_kernel(Address(key, (1, 1)), target() if kind_of_device == "cpu" else GPU))
+    module = {f"k{i}": in_series(f.code).with_attr("global_symbol", f"k{i}") for i, f in enumerate(functions)}
+    library = tvm.compile(tvm.IRModule(module), target=target().tvm).jit()
+    random = torch.Generator().manual_seed(4)
+    for i, ((kind, shape), function) in enumerate(zip(cases, functions, strict=True)):
+        x = 3 * torch.randn(shape, generator=random) + 100 * (kind != "norm")
+        actual = torch.from_numpy(called(library[f"k{i}"], function, [x]))
+        expected = reduced(kind, x.double())
+        assert actual.shape == expected.shape
+        assert (actual - expected).abs().max() <= 1e-5 * (1 + expected.abs().max()), (kind, shape)
+
+
+class Reduced(nn.Module):
+    """Reductions of images, of rows and of what is only moved, with and without the axes that they leave empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.stem(x)
+        rows = x.flatten(2).transpose(1, 2)
+        gate = torch.sigmoid(self.last(x.amax((2, 3), keepdim=True)))
+        bins = x.view(2, 2, 4, 30).transpose(2, 1).softmax(1)
+        moments = x.mean((1, 2, 3), keepdim=True), x.var((2, 3)), x.std(1, unbiased=False), rows.norm(dim=-1)
+        others = x.sum(3), rows.amin(1), x.mean(1, keepdim=True), rows.log_softmax(1), F.softmax(x, 1), x.sum((1, 2))
+        return gate, bins, *moments, *others
+
+
+def test_a_network_of_reductions_has_no_slow_kernel(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    model, image = Reduced().eval(), torch.randn(2, 3, 6, 5)
+    network = partition(ChannelGraph.trace(model, (image,)))
+    assert network.slow_path == ""
+    compile_network(model, image, target(), tmp_path / "net.so")
+    loaded = device().load(tmp_path / "net.so")
+    loaded.set_inputs("main", [image.numpy()])
+    with torch.no_grad():
+        for i, (actual, expected) in enumerate(zip(loaded.run("main"), model(image), strict=True)):
+            assert actual.shape == expected.shape, i
+            assert np.abs(actual - expected.numpy()).max() <= 1e-5 * (1 + expected.abs().max()), i
