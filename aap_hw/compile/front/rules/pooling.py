@@ -13,6 +13,7 @@ from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.resizing import resized
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
