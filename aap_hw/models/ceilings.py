@@ -1,4 +1,4 @@
-"""Below what whole numbers must lie that a network takes, found by trying: indices into tables of unknown length."""
+"""Upper limits of the whole numbers that a network takes, such as indices into an embedding, found by trying."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TRIED = (1000, 100, 10, 2)
 
 @torch.no_grad()
 def ceilings(origin: Origin) -> tuple[int, ...]:
-    """For each input, the largest of `TRIED` below which all its values are taken, the other inputs being zero.
+    """For each input, the largest of `TRIED` for which the network takes all smaller numbers, other inputs being zero.
 
-    1, for zeros alone, where none is; real numbers and truth values are not tried.
+    1 if the network takes none of them but 0. Floating-point inputs and truth values are not tried.
     """
     inputs = origin.inputs
     module = None if all(one.is_float or one.dtype == "bool" for one in inputs.each) else origin.build()
@@ -26,7 +26,7 @@ def ceilings(origin: Origin) -> tuple[int, ...]:
         assert module is not None
         try:
             outputs = output_tensors(origin.call(module, tuple(tensors)))
-        except Exception:  # whatever the network's code raises for what it cannot look up
+        except Exception:  # its code may raise anything for an index that is too large
             return False
         return all(bool(output.isfinite().all()) for output in outputs)
 

@@ -1,7 +1,7 @@
-"""A user's checkpoint, put into a network, or refused in a sentence that says what differs.
+"""Puts a user's checkpoint into a network, or refuses it in a sentence that says what differs.
 
-What files there are and how they are read without running anything in them is in `aap_hw.models.checkpoints`. Nothing
-is downloaded, and nothing is known of which network a checkpoint is of but what its names and shapes say.
+How files are read without running anything in them is in `aap_hw.models.checkpoints`. Nothing is downloaded. Whether a
+checkpoint belongs to a network is known from its names and shapes alone.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A checkpoint that a network was built with: where it was, and the digest of its bytes.
+    """A checkpoint that a network was built with: its path, and the SHA-256 of its bytes.
 
-    Of an index it is the digest of all files that it names.
+    For an index, the digest covers all files that it names.
     """
 
     path: str
@@ -132,8 +132,8 @@ def _check(state: Mapping[str, torch.Tensor], network: Network, path: str) -> No
 def _tell(chosen: Candidate, candidates: Sequence[Candidate], found: Sequence[Found], path: str, what: str) -> None:
     if sentence := remarks.choice(chosen, candidates):
         LOG.warning("%s: %s", path, sentence)
-    if extra := remarks.left_out(beside(chosen, candidates, found)):
-        LOG.warning("%s: %s left out, as %s has no such tensors", path, extra, what)
+    if extra := beside(chosen, candidates, found):
+        LOG.warning("%s: %s left out, as %s has no such tensors", path, remarks.listed(extra), what)
 
 
 def _no_weights(content: Any, path: str) -> str:
@@ -158,11 +158,11 @@ def _digest(path: str | Path) -> str:
 
 
 def weights_of(text: str | None) -> str | WeightsFile | None:
-    """What a person means by a text: a checkpoint's path, ``embedded``, or ``none``.
+    """The weights that ``--weights`` names: a checkpoint's path, ``embedded``, or ``none``.
 
     Raises
     ------
-    UserError : it is no file that is there.
+    UserError : there is no such file.
     """
     if text is None or text == "none":
         return None

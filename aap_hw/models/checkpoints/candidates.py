@@ -1,8 +1,8 @@
-"""Which tensors of a checkpoint are a network's: those whose names begin alike and go on as the network's do.
+"""Which tensors of a checkpoint belong to a network: those with the network's own names behind one prefix.
 
 A script keeps the weights under a key, a wrapper puts a word before each name, a training module has a loss beside the
-network. All of that is one thing here: a text, ending in a point, after which the names of the network follow. So every
-text that is followed by one of its names is a candidate, and those fit after which all of them do.
+network. All of these are prefixes that end in a point. Every prefix that is followed by a name of the network is a
+candidate. It fits if all names of the network follow it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from aap_hw.models.checkpoints.tensors import Stored
 
 # Where training scripts keep the weights that they go on with, the usual ones first.
 USUAL = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "params", "student")
-# A word of a key or a name that means that the weights below are an average over training, which is what is evaluated.
+# A word in a key or name which says that the weights are an average over training, which scripts evaluate.
 _AVERAGE = re.compile(r"(^|[^a-z])(ema|swa|avg|average|averaged|polyak|shadow)([^a-z]|$)", re.IGNORECASE)
-# Counts batches: nothing here depends on it, and old checkpoints lack it.
+# The counter of batch norms: no output depends on it, and old checkpoints lack it.
 COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
 class Network:
-    """What a network wants.
+    """What a network needs.
 
     Attributes
     ----------
     tensors : its tensors by name.
-    same : for each name, the names of the same tensor, itself among them.
+    same : for each name, all names of its tensor.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -41,7 +41,7 @@ class Network:
 
     @classmethod
     def of(cls, module: torch.nn.Module) -> Network:
-        """The network's tensors, with those that have several names."""
+        """The parameters and persistent buffers of a network."""
         held = module.state_dict(keep_vars=True)
         tensors = {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
         names: dict[int, list[str]] = {}
@@ -52,13 +52,14 @@ class Network:
 
 @dataclass(frozen=True)
 class Candidate:
-    """The tensors of a checkpoint whose names begin alike.
+    """Tensors of a checkpoint that share a prefix.
 
     Attributes
     ----------
-    prefix : what they begin with, keys of the file included.
-    tensors : by the network's names; those that the file lacks are missing.
+    prefix : the prefix, keys of the file included.
+    tensors : those found, by the network's names.
     place : the keys to the dictionary that they are in.
+    order : the place of the prefix in the file.
     """
 
     prefix: str
@@ -70,12 +71,12 @@ class Candidate:
 
     @cached_property
     def missing(self) -> list[str]:
-        """Names that the network has and these tensors have not, under no name of the same tensor."""
+        """Names of the network's tensors that are not here under any of their names."""
         return [name for name in self.network.tensors if not name.endswith(COUNTER) and self.source_of(name) is None]
 
     @cached_property
     def misshapen(self) -> list[str]:
-        """Names of tensors that have another shape than the network's."""
+        """Names of tensors whose shape differs from the network's."""
         return [
             name
             for name, tensor in self.tensors.items()
@@ -84,12 +85,12 @@ class Candidate:
 
     @cached_property
     def mistyped(self) -> list[str]:
-        """Names of tensors that are numbers of another kind than the network's."""
+        """Names of tensors that are floating point where the network's is not, or the other way round."""
         return [
             name
             for name, tensor in self.tensors.items()
             if not tensor.obstacle
-            and not name.endswith(COUNTER)  # scripts that average everything average it, too
+            and not name.endswith(COUNTER)  # averaging makes it a float, too
             and tensor.dtype.is_floating_point != self.network.tensors[name].is_floating_point()
         ]
 
@@ -105,7 +106,7 @@ class Candidate:
 
     @property
     def rank(self) -> tuple[bool, list[int], int]:
-        """Smaller means taken first: averages, then the usual keys, then the file's order."""
+        """The smallest is taken first: averages, then the usual keys, then the file's order."""
         usual = [USUAL.index(word) if word in USUAL else len(USUAL) for word in self.prefix.split(".")]
         return not self.is_average, usual, self.order
 
@@ -115,9 +116,9 @@ class Candidate:
 
 
 def candidates_of(found: Sequence[Found], network: Network) -> list[Candidate]:
-    """Everything in a checkpoint that may be the network's weights, best first.
+    """Everything in a checkpoint that may be the network's weights, best first; empty if no name is found.
 
-    At least half of the network's names are there, or as many as there are anywhere; empty if there are none.
+    A candidate has at least half of the network's names, or the most names of any if none has so many.
     """
     by_name = {each.name: each for each in reversed(found)}
     counts: Counter[str] = Counter()
@@ -145,7 +146,7 @@ def candidates_of(found: Sequence[Found], network: Network) -> list[Candidate]:
 
 
 def beside(chosen: Candidate, candidates: Sequence[Candidate], found: Sequence[Found]) -> list[str]:
-    """What lies with the tensors of a candidate and is of no other one, by its name there; counters are left out."""
+    """Names of the tensors beside those of a candidate that belong to no other candidate; without counters."""
     taken = {chosen.prefix + name for name in chosen.tensors}
     others = tuple(each.prefix for each in candidates if not chosen.prefix.startswith(each.prefix))
     places = {each.place for each in found if each.name in taken}
@@ -165,7 +166,7 @@ def beside(chosen: Candidate, candidates: Sequence[Candidate], found: Sequence[F
 
 
 def _is_average(prefix: str, example: Found, by_name: Mapping[str, Found]) -> bool:
-    # A teacher with a state dict of its own is the average of its student. One inside the student's is another network.
+    # A teacher with its own state dict is the average of its student. One among the student's names is another network.
     return (
         _AVERAGE.search(prefix) is not None
         or (example.keys[0] == "teacher" and len(example.keys) > 1)

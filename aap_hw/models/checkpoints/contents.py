@@ -1,7 +1,7 @@
 """Every tensor of a checkpoint with the keys that lead to it, wherever a script put it.
 
-Covers dictionaries and lists of any kind, whole networks that were pickled (by what their `state_dict` would give), and
-whatever other objects have as attributes. Not covered: which of them a network takes; see `candidates`.
+Covers dictionaries and lists of any kind, whole networks that were pickled (as their `state_dict` would give them), and
+the attributes of other objects. Not covered: which of the tensors fit a network; see `candidates`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from aap_hw.models.checkpoints.pickled import Made
 from aap_hw.models.checkpoints.storages import Damaged
 from aap_hw.models.checkpoints.tensors import Stored, tensor_of
 
-# A pickle of a few bytes can hold lists in lists without end, or very many times the same.
+# A pickle of a few bytes can nest lists without end, or hold one object very many times.
 _DEEPEST, _MOST = 64, 5_000_000
 
 
 @dataclass(frozen=True)
 class Found:
-    """A tensor and the keys to it; the last one is its name, with points if it is of a network or a state dict."""
+    """A tensor and the keys to it. The last key is its name, with points if it is from a network or a state dict."""
 
     keys: tuple[str, ...]
     tensor: Stored
@@ -37,7 +37,7 @@ class Found:
 
 
 def tensors_in(content: Any) -> list[Found]:
-    """All tensors, in the file's order. Raises Damaged if the file is built to have no end, or a tensor cannot be."""
+    """All tensors, in the file's order. Raises Damaged if the file has no end, or a tensor is impossible."""
     return list(_Walk().below(content, ()))
 
 
@@ -47,7 +47,7 @@ def keys_of(content: Any) -> list[str]:
 
 
 def foreign_in(content: Any) -> list[str]:
-    """The functions and classes behind what a file holds under its keys, which were not run."""
+    """Names of the functions and classes, which were not run, that would make what a file holds."""
     values = [content, *_entries(content).values()]
     return list(dict.fromkeys(str(each.by) for each in values if isinstance(each, Made) and not _entries(each)))
 
@@ -92,7 +92,7 @@ class _Walk:
 
 
 def _network_in(value: Any) -> Mapping[str, Any] | None:
-    """The attributes of a network that was pickled as a whole, or None if a value is none."""
+    """The attributes of a network that was pickled as a whole, or None if the value is not one."""
     if isinstance(value, Made):
         for attributes in (value.state, *value.arguments):
             if isinstance(attributes, Mapping) and {"_parameters", "_modules"} <= attributes.keys():

@@ -1,8 +1,8 @@
 """The kinds of files that checkpoints come in, each read into plain values without running anything in it.
 
 Covers the archives of ``torch.save``, what it wrote before version 1.6, plain pickles, safetensors, and an index of
-several files of these. Programs, other libraries' files and folders are refused by name. Numbers are only read from
-the disk when they are asked for.
+several such files. Programs, other libraries' files and folders are refused by name. Numbers are read from the disk
+only when they are needed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from aap_hw.errors import UserError
 from aap_hw.models.checkpoints import pickled
 from aap_hw.models.checkpoints.storages import Damaged, Storage
 
-# The name of a file that says which tensors are in which other files ends so.
+# The ending of a file that says which tensors are in which other files.
 INDEX = ".index.json"
-# What the stream begins with that `torch.save` wrote before version 1.6.
+# The first value in a file that `torch.save` wrote before version 1.6.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _KINDS = {
     b"version https://git-lfs": "a pointer of Git LFS and not the file; fetch that with 'git lfs pull'",
@@ -34,7 +34,7 @@ _KINDS = {
 
 @contextmanager
 def whole(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into a sentence about the file."""
+    """Turn any failure to read a file into a sentence about the file."""
     try:
         yield
     except UserError:
@@ -81,7 +81,7 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def _named(content: Any) -> Mapping[str, Any]:
-    """A part of a state dict, of whatever kind."""
+    """A part of a state dict, which may be any kind of dictionary."""
     return content.items if isinstance(content, pickled.Made) else dict(content)
 
 
@@ -144,7 +144,7 @@ def _archived(stream: IO[bytes], name: str) -> Any:
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     info = archive.getinfo(name)
     if info.CRC == 0:
-        # PyTorch can be told to write no checksums.
+        # PyTorch has an option to write no checksums.
         info.CRC = None  # type: ignore[assignment]
     return archive.read(info)
 

@@ -1,12 +1,11 @@
-"""What a pickle says, without doing any of it.
+"""Reads what a pickle says without running it.
 
-A pickle is a program: it names functions and has them called. Python's unpickler and PyTorch's, restricted or not,
-run that program, with more or fewer functions. Both fall short for checkpoints: either an option of the training
-script, a path or a logger's history is enough to have the file refused, or somebody must vouch for what each function
-does with arguments from a stranger. Here no function is ever looked up, imported or called. `pickletools`, which Python
-has for looking at pickles, takes them apart, and what would be an object becomes a `Made`: a note of what was to be
-called with what. So a training script's own classes cost nothing, and of a pickle that is meant to do harm a note is
-left.
+A pickle is a program that names functions and has them called. Python's unpickler and PyTorch's run that program, with
+more or fewer functions allowed. Neither is right for checkpoints. With few functions, an option of the training script,
+a path or a logger's history is enough to refuse the file. With many, somebody must vouch for what each of them does with
+a stranger's arguments. Here no function is ever looked up, imported or called. Python's `pickletools`
+takes the pickle apart, and each object becomes a `Made`: a note of what was to be called, and with what. So a training
+script's own classes are no obstacle, and nothing is left of a harmful pickle but a note.
 
 Not covered: what a note means; see `tensors` and `contents`.
 """
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-# What Python 2 called them.
+# Names of Python 2's modules.
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _NUMBERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
 _TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
@@ -36,7 +35,7 @@ _LENGTHS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """A function or a class that a pickle names; it was not looked up."""
+    """A function or class that a pickle names. It was not looked up."""
 
     module: str
     name: str
@@ -47,15 +46,15 @@ class Named:
 
 @dataclass(eq=False)
 class Made:
-    """An object that a pickle would make; it was not made.
+    """An object that a pickle would make. It was not made.
 
     Attributes
     ----------
     by : what was to be called, a `Named` unless the pickle is odd.
-    arguments : with what.
-    state : its attributes, mostly a mapping; None if it has none.
-    items : what it holds by key, if it is a kind of dictionary.
-    elements : what it holds in order, if it is a kind of list or set.
+    arguments : its arguments.
+    state : the object's attributes, usually a mapping; None if it has none.
+    items : its items, if it is a kind of dictionary.
+    elements : its elements, if it is a kind of list or set.
     """
 
     by: Any
@@ -75,7 +74,7 @@ def read(stream: IO[bytes], persistent: Callable[[Any], Any] = lambda identity: 
     Parameters
     ----------
     persistent
-        What stands for an object that the pickle does not hold but names, by whatever it is named.
+        Gives the object for a persistent id, by which the pickle refers to something outside of it.
 
     Returns
     -------
@@ -85,7 +84,7 @@ def read(stream: IO[bytes], persistent: Callable[[Any], Any] = lambda identity: 
     Raises
     ------
     Exception
-        Of any kind but never by what the pickle names, if it is damaged.
+        Of any kind, if it is damaged; never raised by something that the pickle names.
     """
     machine = _Machine(persistent)
     for operation, argument, _ in pickletools.genops(stream):

@@ -1,4 +1,4 @@
-"""What is said about a checkpoint: which of its tensors were taken, what was left out, and why none can be."""
+"""Sentences about a checkpoint: which of its tensors were taken, what was left out, and why it does not fit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aap_hw.errors import closest
 from aap_hw.models.checkpoints.candidates import Candidate
 
 SHOWN = 3
-# What a network was changed by before it was saved, by the names that this leaves, and how to change it back.
+# Names that show how a network was changed before it was saved, and how to change it back.
 _CHANGED = {
     r"parametrizations\.": "parametrizations; take them off with torch.nn.utils.parametrize.remove_parametrizations "
     "and save it again",
@@ -23,7 +23,7 @@ _CHANGED = {
 
 
 def choice(chosen: Candidate, candidates: Sequence[Candidate]) -> str:
-    """Which of several candidates was taken and why, to go on from "the file"; empty if there was no choice."""
+    """Which of several candidates was taken and why; empty if there was no choice."""
     others = [each for each in candidates if each is not chosen]
     if not others:
         return ""
@@ -36,11 +36,6 @@ def choice(chosen: Candidate, candidates: Sequence[Candidate]) -> str:
             f"{_where(chosen, candidates)} are taken ({reason}) and not {_places(fitting, candidates)}, which fit too"
         )
     return f"{_where(chosen, candidates)} are taken, as {_places(others, candidates)} do not fit"
-
-
-def left_out(names: Sequence[str]) -> str:
-    """What the network has no place for, to go on from "the file holds"; empty if there is nothing."""
-    return listed(names) if names else ""
 
 
 def differences(nearest: Candidate, unknown: Sequence[str], what: str) -> str:
@@ -81,7 +76,7 @@ def _places(those: Sequence[Candidate], candidates: Sequence[Candidate]) -> str:
 
 
 def _label(candidate: Candidate, candidates: Sequence[Candidate]) -> str:
-    """How a person finds it: by the key it is under, or by how its names begin if others are there too."""
+    """How to find it in the file: by its key, or by its prefix if other candidates are under the same key."""
     if sum(each.place == candidate.place for each in candidates) > 1:
         begins = candidate.prefix.removeprefix(f"{candidate.place}." if candidate.place else "")
         return f"named '{begins}*'" if begins else "named as the network's"

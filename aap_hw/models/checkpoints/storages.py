@@ -1,4 +1,4 @@
-"""Runs of numbers in a checkpoint, which tensors are views of: read when they are asked for, and never beyond the end.
+"""Storages of a checkpoint: runs of numbers, of which tensors are views. Read when needed, never beyond their end.
 
 Covers every type of number that PyTorch saves. Not covered: where in a file the bytes are; see `files`.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-# Names that a pickle may use, and what they have always meant.
+# Names that a pickle may use for types.
 _DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 _OF_STORAGE = {
     "DoubleStorage": torch.float64,
@@ -35,11 +35,11 @@ _OF_STORAGE = {
 
 
 class Damaged(ValueError):  # noqa: N818 - what it reports is the damage
-    """What a file says of itself cannot be; the message says what."""
+    """A file contradicts itself; the message says how."""
 
 
 def dtype_named(name: str) -> torch.dtype:
-    """The type of numbers of such a name, such as ``float32``. Raises Damaged if there is none."""
+    """The type of this name, such as ``float32``. Raises Damaged if there is none."""
     if name not in _DTYPES:
         raise Damaged(f"it holds numbers of an unknown type, {name}")
     return _DTYPES[name]
@@ -53,7 +53,7 @@ class Storage:
     kind
         The name of PyTorch's class for them, such as ``FloatStorage``.
     count
-        How many there are said to be.
+        How many there are, according to the file.
     load
         Reads their bytes.
     """
@@ -72,13 +72,13 @@ class Storage:
         return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
 
     def part(self, kind: str, first: Any, count: Any) -> Storage:
-        """So many of the numbers as a storage of its own."""
+        """A storage of ``count`` of the numbers, from ``first`` on."""
         step = self.dtype.itemsize
         start = _whole(first) * step
         return Storage(kind, count, lambda: self._bytes[start : start + _whole(count) * step].numpy().tobytes())
 
     def view(self, dtype: torch.dtype, first: Any, shape: Sequence[Any], strides: Sequence[Any]) -> torch.Tensor:
-        """A tensor of these numbers. Raises Damaged if they are not enough for it."""
+        """A tensor of these numbers. Raises Damaged if it reaches beyond them."""
         numbers = self._bytes != 0 if dtype == torch.bool else self._bytes.view(dtype)
         shape, strides = [_whole(length) for length in shape], [_whole(stride) for stride in strides]
         if math.prod(shape) == 0:

@@ -1,7 +1,7 @@
-"""Which notes of a pickle are tensors: those of PyTorch's own ways to save one since 2016, and arrays of NumPy's.
+"""Which notes of a pickle are tensors: all ways in which PyTorch has saved one since 2016, and NumPy's arrays.
 
-Covers whatever has plain numbers behind it. Of other tensors (quantized, sparse, distributed, without numbers) it is
-only known what they are called, so that they can be refused by name.
+Covers every tensor with plain numbers behind it. Other tensors (quantized, sparse, distributed, without numbers) are
+only recognised, so that they can be refused by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aap_hw.models.checkpoints.pickled import Made, Named
 from aap_hw.models.checkpoints.storages import Damaged, Storage, dtype_named
 
 _UTILS = "torch._utils"
-# What only wraps a tensor, its first argument.
+# Functions that only wrap a tensor, which is their first argument.
 _WRAPPERS = (
     (_UTILS, "_rebuild_parameter", "_rebuild_parameter_with_state", "_rebuild_xla_tensor"),
     (_UTILS, "_rebuild_device_tensor_from_numpy", "_rebuild_device_tensor_from_cpu_tensor"),
@@ -43,7 +43,7 @@ class Stored:
 
     Attributes
     ----------
-    obstacle : why it cannot be read, in the words that follow "it is"; mostly empty.
+    obstacle : why it cannot be read, as the end of a sentence that begins "it is"; empty if it can.
     """
 
     shape: tuple[int, ...]
@@ -53,7 +53,7 @@ class Stored:
 
 
 def tensor_of(value: Any) -> Stored | None:
-    """The tensor that a value is, or None if it is none. Raises Damaged if it cannot be one and says so."""
+    """The value as a tensor; None if it is not one. Raises Damaged if it claims to be one and cannot be."""
     if isinstance(value, torch.Tensor):
         return Stored(tuple(value.shape), value.dtype, lambda: value)
     if not isinstance(value, Made) or not isinstance(value.by, Named):
