@@ -2,8 +2,8 @@
 
 A pickle is a program that names functions and has them called. Python's unpickler and PyTorch's run that program, with
 more or fewer functions allowed. Neither is right for checkpoints. With few functions, an option of the training script,
-a path or a logger's history is enough to refuse the file. With many, somebody must vouch for what each of them does with
-a stranger's arguments. Here no function is ever looked up, imported or called. Python's `pickletools`
+a path or a logger's history is enough to refuse the file. With many, somebody must vouch for what each of them does
+with a stranger's arguments. Here no function is ever looked up, imported or called. Python's `pickletools`
 takes the pickle apart, and each object becomes a `Made`: a note of what was to be called, and with what. So a training
 script's own classes are no obstacle, and nothing is left of a harmful pickle but a note.
 
