@@ -46,6 +46,14 @@ EXAMPLES: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
     "channel_shuffle": ((12, 12), [{"groups": 4}]),
     "channel_slice": ((13, 4), [{"side": side} for side in ("first", "last", "1")]),
     "pad_channels": ((7, 13), [{"before": 2}, {}]),
+    "pad": (
+        (13, 13),
+        [
+            {"padding": (1, 2), "padding_end": (3, 0), "value": 0.5},
+            {"padding": (0, 2)},
+            *[{"padding": (2, 0), "padding_end": (1, 4), "mode": m} for m in ("reflect", "replicate", "circular")],
+        ],
+    ),
     "subsample": ((13, 13), [{"stride": (2, 3)}]),
     "flatten": ((3, 90), [{}]),
     "to_nhwc": ((13, 13), [{}]),

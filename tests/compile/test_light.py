@@ -51,6 +51,10 @@ def windows(kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int
     return {"kernel": kernel, "stride": stride, "padding": padding, **more}
 
 
+def borders(before: tuple[int, int], behind: tuple[int, int] | str = "", **more: object) -> dict[str, Any]:
+    return {"padding": before, "padding_end": behind, **more}
+
+
 CASES = [
     Case("max_pool2d", lambda x: F.max_pool2d(x, 2), windows((2, 2), (2, 2), (0, 0))),
     Case("max_pool2d", lambda x: F.max_pool2d(x, 3, 2, 1), windows((3, 3), (2, 2), (1, 1))),
@@ -80,6 +84,11 @@ CASES = [
     Case("subsample", lambda x: x[:, :, :, ::3], {"stride": (1, 3)}),
     Case("pad_channels", lambda x: F.pad(x, (0, 0, 0, 0, 3, 5)), {"before": 3, "after": 5}),
     Case("pad_channels", lambda x: F.pad(x, (0, 0, 0, 0, 0, 8)), {"before": 0, "after": 8}),
+    Case("pad", lambda x: F.pad(x, (2, 0, 1, 3), value=-0.5), borders((1, 2), (3, 0), value=-0.5)),
+    Case("pad", lambda x: F.pad(x, (2, 2, 0, 0)), borders((0, 2))),
+    Case("pad", lambda x: F.pad(x, (3, 8, 5, 1), "reflect"), borders((5, 3), (1, 8), mode="reflect")),
+    Case("pad", lambda x: F.pad(x, (3, 3, 9, 9), "replicate"), borders((9, 3), mode="replicate")),
+    Case("pad", lambda x: F.pad(x, (9, 1, 0, 6), "circular"), borders((0, 9), (6, 1), mode="circular")),
     Case("channel_slice", lambda x: x[:, : -(-x.shape[1] // 3)], {"side": "first"}),
     Case("channel_slice", lambda x: x[:, x.shape[1] // 3 :], {"side": "last"}),
     Case("interleave", lambda x, y: torch.stack([x, y], 2).flatten(1, 2), {"parts": 2}, inputs=2),

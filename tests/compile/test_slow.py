@@ -34,7 +34,7 @@ COMPILED = {
     "LayerNormMlp": "1 kernel on the slow path: 1 gelu",
     "SelfAttention": "",
     "PixelShuffle": "",
-    "ReflectedBorders": "2 kernels on the slow path: 2 pad",
+    "ReflectedBorders": "",
     "SpatialGateOfMeanAndMaximum": "1 kernel on the slow path: 1 mul",
     "StandardisedFilters": "",
     "LinearOnChannelsLast": "",

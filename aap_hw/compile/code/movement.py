@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tvm import tirx
+from tvm import te, tirx
 
 from aap_hw.compile.code.definition import DEFINITIONS, Definition
 from aap_hw.compile.code.elementwise import scaled_and_shifted
 from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import activations, apply_epilogue, factors
 from aap_hw.compile.families import Shape, family_of, image_shape
-from aap_hw.compile.families.movement import even_split, slice_start
+from aap_hw.compile.families.movement import PADDING_MODES, borders_of, even_split, slice_start
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 
@@ -82,6 +82,37 @@ def pad_channels(address: Address) -> Definition:
 
     tensors = activations(key, image_shape(key, address.width_in))
     return Definition(tuple(tensors), image_shape(key, address.width_out), value)
+
+
+def padded_place(mode: str, place: Any, size: int) -> Any:
+    """Which pixel of ``size`` lies at a place before, in or behind them; anything where it is none of them."""
+    last = size - 1
+    match mode:
+        case "reflect":
+            from_last = last - te.max(place, 0 - place)
+            return last - te.max(from_last, 0 - from_last)
+        case "circular":
+            return (place + size) % size
+    return te.max(te.min(place, last), 0)
+
+
+@DEFINITIONS.register("pad")
+def pad(address: Address) -> Definition:
+    """Pixels around an image: of one value, its own in mirrored order, its outermost or those of its other end."""
+    key, (height, width) = address.key, address.key.image
+    (top, _), (left, _) = borders_of(key)
+    mode, value = key.attribute("mode", PADDING_MODES[0]), float(key.attribute("value", "0"))
+
+    def padded(inputs: Any, n: Any, y: Any, x: Any, c: Any) -> Any:
+        row, column = y - top, x - left
+        pixel = inputs[0](n, padded_place(mode, row, height), padded_place(mode, column, width), c)
+        if mode != "constant":
+            return pixel
+        is_inside = tirx.all(row >= 0, row < height, column >= 0, column < width)
+        return tirx.if_then_else(is_inside, pixel, number(value, key.types.made))
+
+    tensors = activations(key, image_shape(key, address.width_in))
+    return Definition(tuple(tensors), family_of(key).output(address), padded)
 
 
 @DEFINITIONS.register("interleave")

@@ -8,14 +8,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code import DEFINITIONS
 from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import KernelFunction
+from aap_hw.compile.code.movement import padded_place
+from aap_hw.compile.cpu.emit import loop
 from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, pixel_loop, row_loop
-from aap_hw.compile.families.movement import slice_start
+from aap_hw.compile.cpu.padding import copy, fill
+from aap_hw.compile.families.movement import PADDING_MODES, borders_of, slice_start
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
@@ -88,6 +92,44 @@ def pad_channels(address: Address, target: CpuTarget) -> KernelFunction:
             zeros(pixel * width_out + before + width_in, width_out - before - width_in)
 
     return light_kernel(address.key, definition.arguments, definition.shape, body)
+
+
+@KERNELS.register("pad")
+def pad(address: Address, target: CpuTarget) -> KernelFunction:
+    """Row by row: what lies before the image, the image's row as it is, what lies behind."""
+    key, definition, channels = address.key, DEFINITIONS["pad"](address), address.width_in
+    (batch, rows, columns, _), (height, width) = definition.shape, key.image
+    (top, bottom), (left, right) = borders_of(key)
+    mode, value = key.attribute("mode", PADDING_MODES[0]), float(key.attribute("value", "0"))
+
+    def body(image: Any, output: Any) -> None:
+        with row_loop(batch * rows, target, math.prod(definition.shape)) as line:
+            y, start = T.bind(line % rows - top), T.bind(line * columns * channels)
+            source = T.bind((line // rows * height + padded_place(mode, y, height)) * width * channels)
+
+            def pixel(x: int) -> None:
+                at = start + (left + x) * channels
+                if mode == "constant":
+                    fill(output, at, channels, target, value)
+                else:
+                    copy(image, source + padded_place(mode, x, width) * channels, output, at, channels, target)
+
+            def row() -> None:
+                for count, first in ((left, -left), (right, width)):
+                    with loop(count) as i:
+                        pixel(first + i)
+                copy(image, source, output, start + left * channels, width * channels, target)
+
+            if mode == "constant" and (top or bottom):
+                with T.If(tirx.all(y >= 0, y < height)):
+                    with T.Then():
+                        row()
+                    with T.Else():
+                        fill(output, start, columns * channels, target, value)
+            else:
+                row()
+
+    return light_kernel(key, definition.arguments, definition.shape, body)
 
 
 @KERNELS.register("channel_slice")

@@ -55,13 +55,13 @@ def padded_image(image: Any, border: Border, channels: int, target: CpuTarget) -
         start = T.bind(r * row)
         with T.If(tirx.all(y >= 0, y < height)):
             with T.Then():
-                _fill(padded, start, left * channels, target)
+                fill(padded, start, left * channels, target)
                 if border.planar:
                     with T.serial(0, width) as x, T.serial(0, channels) as c:
                         source = ((n * channels + c) * height + y) * width + x
                         T.buffer_store(padded, image[source], [start + (left + x) * channels + c])
                 else:
-                    _copy(
+                    copy(
                         image,
                         (n * height + y) * width * channels,
                         padded,
@@ -69,20 +69,22 @@ def padded_image(image: Any, border: Border, channels: int, target: CpuTarget) -
                         width * channels,
                         target,
                     )
-                _fill(padded, start + (left + width) * channels, right * channels, target)
+                fill(padded, start + (left + width) * channels, right * channels, target)
             with T.Else():
-                _fill(padded, start, row, target)
+                fill(padded, start, row, target)
     return padded
 
 
-def _fill(buffer: Any, start: Any, length: int, target: CpuTarget) -> None:
+def fill(buffer: Any, start: Any, length: int, target: CpuTarget, value: float = 0.0) -> None:
+    """Write one value so many times."""
     if length:
         steps = Steps(length, lanes_for(length, target, buffer.dtype))
         with T.serial(0, steps.count) as i:
-            store(buffer, constant(0.0, steps.length, buffer.dtype), start + steps.start(i), steps.length)
+            store(buffer, constant(value, steps.length, buffer.dtype), start + steps.start(i), steps.length)
 
 
-def _copy(source: Any, read: Any, buffer: Any, start: Any, length: int, target: CpuTarget) -> None:
+def copy(source: Any, read: Any, buffer: Any, start: Any, length: int, target: CpuTarget) -> None:
+    """Write so many values of another buffer, from ``read`` on."""
     steps = Steps(length, lanes_for(length, target, buffer.dtype))
     with T.serial(0, steps.count) as i:
         at = T.bind(steps.start(i))

@@ -29,6 +29,23 @@ def subsampled(key: KernelKey) -> tuple[int, int]:
     return height, width
 
 
+PADDING_MODES = ("constant", "reflect", "replicate", "circular")
+"""What `pad` may put around an image, as PyTorch calls it."""
+
+
+def borders_of(key: KernelKey) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Pixels above and below, and to the left and right, that are put around an image."""
+    (top, left), ends = key.along("padding"), key.along("padding_end")
+    bottom, right = ends if key.attribute("padding_end") else (top, left)
+    return (top, bottom), (left, right)
+
+
+def _padded(address: Address) -> Shape:
+    key = address.key
+    height, width = (size + sum(sides) for size, sides in zip(key.image, borders_of(key), strict=True))
+    return key.batch, height, width, address.width_out
+
+
 def _same(address: Address) -> Shape:
     return image_shape(address.key, address.width_out)
 
@@ -56,4 +73,5 @@ FAMILIES.register("interleave", "channel_shuffle", "channel_slice", "pad_channel
 FAMILIES.register("concat")(Family(_same, nothing, _constants))
 FAMILIES.register("to_nchw")(Family(_planar, nothing, nothing))
 FAMILIES.register("flatten")(Family(_vector, nothing, nothing))
+FAMILIES.register("pad")(Family(_padded, nothing, nothing))
 FAMILIES.register("subsample")(Family(_subsampled, nothing, nothing))

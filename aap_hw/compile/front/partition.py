@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch.export import ExportedProgram
@@ -60,6 +61,13 @@ class NoKernel(UserError):  # noqa: N818 - an answer of a rule
     """An operator, in the way it is used, has no kernel with a schedule."""
 
 
+class Unmade(Protocol):
+    """How the value of a node will be made, if anything asks for it."""
+
+    def emit(self, partition: Partition, node: Node) -> None:
+        """Add the kernel."""
+
+
 class Partition:
     """A partition in the making: what the rules read of the program, and where they put their kernels.
 
@@ -85,6 +93,7 @@ class Partition:
         self._void: set[Node] = set()
         self._waiting: dict[Node, Callable[[], None]] = {}
         self._moved: dict[Node, Moved] = {}
+        self._unmade: dict[Node, Unmade] = {}
         self._kernels: list[Kernel] = []
 
     def run(self) -> Network:
@@ -147,6 +156,7 @@ class Partition:
                 raise self.refused(problem, node, "return what it is made from, and do this behind the network")
 
     def _returned(self, output: Node) -> Port:
+        self._make(output)
         if output not in self._value and output not in self._moved:
             problem = f"the network returns {self.constant(output)}, which does not depend on the input"
             raise self.refused(problem, output, "leave it out of what forward returns")
@@ -163,7 +173,7 @@ class Partition:
         if (op in TRANSPARENT and _keeps_type(node)) or _is_identity(node):
             self.same_value(node, Call(node).first)
             return
-        before = len(self._kernels), set(self._absorbed), dict(self._waiting)
+        before, unmade = (len(self._kernels), set(self._absorbed), dict(self._waiting)), dict(self._unmade)
         try:
             rule = RULES.get(op)
             if rule is None or not rule.is_for(self._tensors(node)):
@@ -171,7 +181,9 @@ class Partition:
             rule.make(self, node)
         except NoKernel:
             del self._kernels[before[0] :]
-            self._absorbed, self._waiting = before[1], before[2]
+            self._absorbed, self._waiting, self._unmade = before[1], before[2], unmade
+            for each in unmade:
+                self._value.pop(each, None)
             if is_tensor(node):
                 slow_kernel(self, node)
             elif any(Call(user).name != "getitem" for user in node.users):
@@ -196,6 +208,7 @@ class Partition:
                 problem = "writes what depends on the input into a tensor of constants that is read later"
             else:
                 self.same_value(other, node)
+                self._unmade.pop(other, None)
                 continue
             raise self.refused(f"{op_name(node)} {problem}", node, "use the form that does not work in place")
 
@@ -206,6 +219,10 @@ class Partition:
         users = list(node.users)
         alone = len(users) == 1 and users[0].op == "call_function" and users[0] not in self._absorbed
         return users[0] if alone else None
+
+    def is_taken(self, node: Node) -> bool:
+        """Whether a kernel has taken an operator along."""
+        return node in self._absorbed
 
     def value_of(self, node: Node, reader: Node) -> str:
         """Name of what a node holds at this point of the program; (N, C, ...) lies as (N, ..., C)."""
@@ -235,6 +252,7 @@ class Partition:
 
     def value_as_it_lies(self, node: Node, reader: Node) -> str:
         """Name of what a node holds at this point of the program; see `is_image`."""
+        self._make(node)
         if node in self._moved:
             return self.value_of(node, reader) if node in self._images else self._plain_copy(node)
         if node not in self._value:
@@ -270,6 +288,14 @@ class Partition:
     def is_moved(self, node: Node) -> bool:
         """Whether a value is only moved, and nothing of it was copied yet."""
         return node in self._moved
+
+    def _make(self, node: Node) -> None:
+        if (unmade := self._unmade.pop(node, None)) is not None:
+            unmade.emit(self, node)
+
+    def unmade(self, node: Node) -> Unmade | None:
+        """How a value will be made, if no kernel makes it yet."""
+        return self._unmade.get(node)
 
     def is_image(self, node: Node) -> bool:
         """Whether a value (N, C, ...) lies in memory as (N, ..., C), and not in PyTorch's order."""
@@ -426,6 +452,18 @@ class Partition:
     def wait(self, node: Node, emit: Callable[[], None]) -> None:
         """Add a kernel only when the program reaches ``node``: it reads what is there by then."""
         self._waiting[node] = emit
+
+    def defer(self, node: Node, unmade: Unmade, *, is_image: bool) -> None:
+        """Make the value of ``node`` only when something asks for it."""
+        self._unmade[node] = unmade
+        if is_image and len(shape_of(node)) > 2:
+            self._images.add(node)
+
+    def stands_for(self, node: Node, value: str, *, is_image: bool) -> None:
+        """The value of ``node`` is one that a kernel has made, or the network takes."""
+        self._value[node] = value
+        if is_image and len(shape_of(node)) > 2:
+            self._images.add(node)
 
     def same_value(self, node: Node, source: Node) -> None:
         """The value of ``node`` is that of ``source``."""

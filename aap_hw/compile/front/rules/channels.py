@@ -1,4 +1,4 @@
-"""Operators that move channels: concatenation, splitting, shuffling and padding."""
+"""Operators that move channels: concatenation, splitting and shuffling."""
 
 from __future__ import annotations
 
@@ -112,18 +112,6 @@ def channel_shuffle(partition: Partition, node: Node) -> None:
     image = Call(node).first
     inputs = [partition.value_of(image, node)]
     partition.emit(node, "channel_shuffle", image, inputs, groups=int(Call(node)["groups"]))
-
-
-@rule("pad", "constant_pad_nd")
-def pad(partition: Partition, node: Node) -> None:
-    """Channels of zeros before and behind those of an image."""
-    call = Call(node)
-    image, amounts = call.first, [*call["pad"], *[0] * 8]
-    is_zero = call.get("mode", "constant") == "constant" and not call.get("value")
-    if amounts[:4] != [0] * 4 or any(amounts[6:]) or not is_zero or min(amounts) < 0:
-        raise partition.refused("this padding has no kernel yet", node, "only zero channels can be added")
-    inputs = [partition.value_of(image, node)]
-    partition.emit(node, "pad_channels", image, inputs, before=amounts[4], after=amounts[5])
 
 
 @dataclass(frozen=True)

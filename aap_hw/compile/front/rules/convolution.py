@@ -8,6 +8,7 @@ from torch.fx import Node
 
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.rules.elementwise import activation_name, normalization_of
+from aap_hw.compile.front.rules.padding import Padded, padded_by, padding_of, sides_of
 from aap_hw.compile.front.rules.pooling import is_image_of, three, two
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.graph.call import Call, shape_of
@@ -20,23 +21,24 @@ if TYPE_CHECKING:
 def convolution(partition: Partition, node: Node) -> None:
     """Convolutions of images, and of (N, C, L), which is an image of one row: dense, grouped and depthwise."""
     call = Call(node)
-    image, weight, groups, padding = call["input"], call["weight"], call["groups"], call["padding"]
+    image, weight, groups = call["input"], call["weight"], call["groups"]
     axes = len(shape_of(weight)) - 2
     if not is_image_of(image, 2 + axes):
         raise partition.refused("a convolution of one image without a batch axis has no kernel", node)
     is_depthwise = 1 < groups == shape_of(image)[1]
-    if isinstance(padding, str):
-        raise partition.refused(f"padding={padding!r} has no kernel yet", node, "give it as numbers")
+    kernel, dilation = two(shape_of(weight)[2:], 1, axes), two(call["dilation"], 1, axes)
+    read = padded_by(partition, node, sides_of(call["padding"], kernel, dilation, axes))
     _weighted(
         partition,
         node,
         "depthwise_conv2d" if is_depthwise else "conv2d",
+        read,
         groups="" if is_depthwise or groups == 1 else groups,
-        kernel=two(shape_of(weight)[2:], 1, axes),
+        kernel=kernel,
         stride=two(call["stride"], 1, axes),
-        padding=two(padding, 0, axes),
-        dilation=two(call["dilation"], 1, axes),
-        layout="nchw" if axes == 2 and partition.value_of(image, node) in partition.inputs else "",
+        dilation=dilation,
+        layout="nchw" if axes == 2 and read.value in partition.inputs else "",
+        **padding_of(read.sides),
     )
 
 
@@ -47,26 +49,32 @@ def convolution_of_volumes(partition: Partition, node: Node) -> None:
     image, weight, groups = call["input"], call["weight"], call["groups"]
     if not is_image_of(image, 5):
         raise partition.refused("a convolution of one volume without a batch axis has no kernel", node)
-    if isinstance(call["padding"], str):
-        raise partition.refused(f"padding={call['padding']!r} has no kernel yet", node, "give it as numbers")
-    (n, _, *size), kernel = shape_of(image), shape_of(weight)[2:]
-    window: dict[str, Any] = {
-        "kernel": kernel,
-        **{name: three(call[name]) for name in ("stride", "padding", "dilation")},
-    }
+    kernel, stride, dilation = shape_of(weight)[2:], list(three(call["stride"])), list(three(call["dilation"]))
+    read = padded_by(partition, node, sides_of(call["padding"], kernel, dilation, 3))
+    n, _, *size = shape_of(read.image)
     is_depthwise = 1 < groups == shape_of(image)[1]
     of_images = "depthwise_conv2d" if is_depthwise else "conv2d"
-    attributes: dict[str, Any] = {"groups": "" if is_depthwise or groups == 1 else groups}
-    if (kernel[0], window["stride"][0], window["padding"][0]) == (1, 1, 0):
-        planes = {name: each[1:] for name, each in window.items()}
-        _weighted(partition, node, of_images, size=tuple(size[1:]), batch=n * size[0], **attributes, **planes)
-    elif (kernel[1:], window["stride"][1:], window["padding"][1:]) == ((1, 1), (1, 1), (0, 0)):
-        columns: dict[str, Any] = {name: (each[0], 0 if name == "padding" else 1) for name, each in window.items()}
-        _weighted(partition, node, of_images, size=(size[0], size[1] * size[2]), **attributes, **columns)
+    in_groups: dict[str, Any] = {"groups": "" if is_depthwise or groups == 1 else groups}
+
+    def window(axes: slice) -> dict[str, Any]:
+        of_axes = {"kernel": kernel[axes], "stride": tuple(stride[axes]), "dilation": tuple(dilation[axes])}
+        return {**in_groups, **of_axes, **padding_of(read.sides[axes])}
+
+    def is_whole(axes: slice) -> bool:
+        """Whether nothing is done along some axes."""
+        return {*kernel[axes], *stride[axes]} == {1} and not any(map(any, read.sides[axes]))
+
+    if is_whole(slice(1)):
+        _weighted(partition, node, of_images, read, size=tuple(size[1:]), batch=n * size[0], **window(slice(1, 3)))
+    elif is_whole(slice(1, 3)):
+        columns: dict[str, Any] = {"kernel": (kernel[0], 1), "stride": (stride[0], 1), "dilation": (dilation[0], 1)}
+        around = padding_of((read.sides[0], (0, 0)))
+        of_columns = (size[0], size[1] * size[2])
+        _weighted(partition, node, of_images, read, size=of_columns, **in_groups, **columns, **around)
     elif is_depthwise:
         raise partition.refused("a depthwise convolution of volumes has no kernel yet", node)
     else:
-        _weighted(partition, node, "conv3d", size=tuple(size), **attributes, **window)
+        _weighted(partition, node, "conv3d", read, size=tuple(size), **window(slice(3)))
 
 
 @rule("conv_transpose1d", "conv_transpose2d", takes=Takes.ANYTHING)
@@ -103,13 +111,15 @@ def linear(partition: Partition, node: Node) -> None:
     if len(shape_of(vectors)) == 2:
         _weighted(partition, node, "linear")
     elif len(shape_of(vectors)) > 2 and partition.has_fixed_rows(vectors):
-        window = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+        window: dict[str, Any] = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
         _weighted(partition, node, "conv2d", rows=True, **window)
     else:
         raise partition.refused("a linear layer of as many vectors as there are channels has no kernel yet", node)
 
 
-def _weighted(partition: Partition, node: Node, op: str, *, rows: bool = False, **attributes: Any) -> None:
+def _weighted(
+    partition: Partition, node: Node, op: str, source: Padded | None = None, *, rows: bool = False, **attributes: Any
+) -> None:
     """A kernel with weights, and the element-wise chain behind it that only it feeds."""
     call = Call(node)
     weight, bias = partition.parameter(call["weight"], node), partition.parameter(call["bias"], node)
@@ -131,7 +141,8 @@ def _weighted(partition: Partition, node: Node, op: str, *, rows: bool = False, 
         if activation is not None:
             break
     read = partition.value_in_order if rows else partition.value_of
-    inputs = [read(call["input"], node)]
+    image = call["input"] if source is None else source.image
+    inputs = [read(image, node) if source is None else source.value]
 
     def emit() -> None:
         if addition is not None:
@@ -139,7 +150,7 @@ def _weighted(partition: Partition, node: Node, op: str, *, rows: bool = False, 
         partition.emit(
             last,
             op,
-            call["input"],
+            image,
             inputs,
             rows=rows,
             width_in=None,

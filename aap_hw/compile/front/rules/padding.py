@@ -1,0 +1,124 @@
+"""Padding: zeros around an image go into the convolution behind it, all else is a copy.
+
+A padded image is not made before something asks for it. A convolution does not: it pads on its own (`padded_by`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.fx import Node
+
+from aap_hw.compile.families.movement import PADDING_MODES
+from aap_hw.compile.front.network import Kernel
+from aap_hw.compile.front.rules.pooling import three, two
+from aap_hw.compile.front.rules.registry import Takes, rule
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.graph.call import Call, shape_of
+
+if TYPE_CHECKING:
+    from aap_hw.compile.front.partition import Partition
+
+Sides = tuple[int, int]
+
+# Of a padded tensor: the batch, channels, and the axes of a volume.
+MOST_AXES = 5
+
+
+@dataclass(frozen=True)
+class Padded:
+    """An image and what is put around it, not yet a kernel.
+
+    Attributes
+    ----------
+    image, value : the node that is padded, and the name of what it held then.
+    sides : before and behind along each axis of the image, outermost first.
+    mode, fill : as PyTorch has them.
+    rows : what is padded is vectors (N, ..., C) that lie in PyTorch's order, and not (N, C, ...).
+    """
+
+    image: Node
+    value: str
+    sides: tuple[Sides, ...]
+    mode: str = "constant"
+    fill: float = 0.0
+    rows: bool = False
+
+    @property
+    def is_zeros(self) -> bool:
+        """Whether a convolution could put the same around an image (N, C, ...)."""
+        return self.mode == "constant" and self.fill == 0 and not self.rows
+
+    def emit(self, partition: Partition, node: Node) -> None:
+        """Add the kernel that makes the padded image; a volume is padded in its planes, and then across them."""
+        shape = shape_of(self.image)
+        size, value, batch = list(shape[1:-1] if self.rows else shape[2:]), self.value, shape[0]
+        how: dict[str, Any] = {"mode": self.mode if self.mode != "constant" else "", "value": self.fill or ""}
+        sides = self.sides
+        if len(size) == 1:
+            size, sides = ([size[0], 1], (*sides, (0, 0))) if self.rows else ([1, size[0]], ((0, 0), *sides))
+        if len(size) == 3:
+            width = partition.graph.width_of(self.image.name, -1 if self.rows else 1)
+            key = KernelKey.make("pad", size[1:], batch * size[0], **how, **padding_of(sides[1:]))
+            value = partition.add_inner(Kernel(f"{node.name}_planes", key, (value,), (width, width)))
+            area = [extent + sum(each) for extent, each in zip(size[1:], sides[1:], strict=True)]
+            size, sides = [size[0], area[0] * area[1]], (sides[0], (0, 0))
+        partition.emit(node, "pad", self.image, [value], rows=self.rows, size=tuple(size), **how, **padding_of(sides))
+
+
+def padding_of(sides: Sequence[Sides]) -> dict[str, Any]:
+    """Attributes of a key; what is behind an image is only said where it differs from what is before it."""
+    before, behind = zip(*sides, strict=True)
+    return {"padding": before, "padding_end": behind if behind != before else ""}
+
+
+def sides_of(padding: Any, kernel: Sequence[int], dilation: Sequence[int], axes: int) -> tuple[Sides, ...]:
+    """What a convolution puts around an image of itself; for ``"same"`` the larger half of an odd number behind it."""
+    if padding == "same":
+        whole = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        return tuple((each // 2, each - each // 2) for each in whole)
+    if padding == "valid":
+        padding = 0
+    return tuple((each, each) for each in (three(padding) if axes == 3 else two(padding, 0, axes)))
+
+
+def padded_by(partition: Partition, node: Node, sides: Sequence[Sides]) -> Padded:
+    """What a convolution reads, and all the zeros around it: its own, and those that were put there before."""
+    image, around = Call(node)["input"], list(sides)
+    padded = partition.unmade(image)
+    if not isinstance(padded, Padded) or not padded.is_zeros:
+        return Padded(image, partition.value_of(image, node), tuple(around))
+    before = padded.sides if len(padded.sides) == len(around) else ((0, 0), *padded.sides)
+    both = zip(before, around, strict=True)
+    return Padded(padded.image, padded.value, tuple((a[0] + b[0], a[1] + b[1]) for a, b in both))
+
+
+@rule("pad", "constant_pad_nd", takes=Takes.ANYTHING)
+def pad(partition: Partition, node: Node) -> None:
+    """Channels of zeros before and behind those of an image, or anything around it."""
+    call = Call(node)
+    image, rank = call.first, len(shape_of(call.first))
+    pairs = list(zip(call["pad"][::2], call["pad"][1::2], strict=True))
+    amounts: list[Sides] = [*[(0, 0)] * (rank - len(pairs)), *pairs[::-1]]  # axis by axis
+    mode, fill = call.get("mode", "constant"), float(call.get("value") or 0)
+    is_float = image.meta["val"].dtype == torch.float32
+    if min(map(min, amounts)) < 0 or amounts[0] != (0, 0) or mode not in PADDING_MODES or not is_float or rank < 2:
+        raise partition.refused("this padding has no kernel yet", node)
+    if any(amounts[1]) and rank == 4 and not any(map(any, amounts[2:])) and (mode, fill) == ("constant", 0):
+        before, behind = amounts[1]
+        partition.emit(node, "pad_channels", image, [partition.value_of(image, node)], before=before, after=behind)
+        return
+    rows = (
+        not partition.is_image(image)
+        and 2 < rank <= MOST_AXES
+        and amounts[-1] == (0, 0)
+        and partition.has_fixed_rows(image)
+    )
+    if not rows and (amounts[1] != (0, 0) or not 2 < rank <= MOST_AXES):
+        raise partition.refused("this padding has no kernel yet", node)
+    value = (partition.value_in_order if rows else partition.value_of)(image, node)
+    sides = tuple(amounts[1:-1] if rows else amounts[2:])
+    partition.defer(node, Padded(image, value, sides, mode, fill, rows), is_image=not rows)
