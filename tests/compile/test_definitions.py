@@ -36,6 +36,14 @@ EXAMPLES: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
     "mul": ((13, 13), AFTER),
     "scale_channels": ((13, 13), AFTER),
     "affine": ((13, 13), AFTER),
+    "elementwise": (
+        (13, 13),
+        [
+            {"expr": "mul(gelu(x0),add(c0,x1))", "reads": ("nyxc", "nyx"), "constants": ("c",)},
+            {"expr": "where(gt(x0,c0),pow(c1,x0),elu(x1,1,1,1))", "reads": ("nyxc", "nc"), "constants": ("1", "yxc")},
+            {"expr": "sub(add(mul(x0,c0),c1),c2)", "reads": ("nyxc",), "constants": ("yc", "x", "n")},
+        ],
+    ),
     "max_pool2d": ((13, 13), [WINDOWS, WINDOWS | {"ceil": "1"}]),
     "avg_pool2d": ((13, 13), [WINDOWS, WINDOWS | {"ceil": "1"}, WINDOWS | {"padding_counts": "no"}]),
     "concat": (

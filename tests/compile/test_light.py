@@ -80,6 +80,8 @@ CASES = [
     Case("add", torch.add, inputs=2),
     Case("add", lambda x, y: F.relu(x + y), {"epilogue": ("relu",)}, inputs=2),
     Case("mul", torch.mul, inputs=2),
+    Case("elementwise", lambda x: F.gelu(x), {"expr": "gelu(x0)", "reads": ("nyxc",)}),
+    Case("elementwise", lambda x, y: torch.tanh(x - y), {"expr": "tanh(sub(x0,x1))", "reads": ("nyxc", "nyxc")}, 2),
     Case("subsample", lambda x: x[:, :, ::2, ::2], {"stride": (2, 2)}),
     Case("subsample", lambda x: x[:, :, :, ::3], {"stride": (1, 3)}),
     Case("pad_channels", lambda x: F.pad(x, (0, 0, 0, 0, 3, 5)), {"before": 3, "after": 5}),

@@ -45,7 +45,7 @@ class SmallResidualNet(nn.Module):
         out += x
         out = F.max_pool2d(self.relu(out), 2)
         out = self.conv4(out)
-        out = F.relu(out) + out  # two readers, so that neither the activation nor the sum can be fused
+        out = F.relu(out) + out
         out = F.adaptive_avg_pool2d(out, 1).flatten(1)
         return self.linear_bn(self.linear(self.drop(out)))
 
@@ -71,11 +71,9 @@ def test_small_residual_network_is_fused_as_by_hand(tmp_path: Path) -> None:
         ("depthwise_conv2d", "bias+relu", [1], 16, 16, True),
         ("conv2d", "bias+add+relu", [2, 0], 16, 8, True),
         ("max_pool2d", "", [3], 8, 8, False),
-        ("conv2d", "bias", [4], 8, 5, False),
-        ("relu", "", [5], 5, 5, False),
-        ("add", "", [6, 5], 5, 5, False),
-        ("global_avg_pool2d", "", [7], 5, 5, False),
-        ("linear", "bias", [8], 5, 6, True),
+        ("conv2d", "bias+add(relu(x),x)", [4], 8, 5, False),
+        ("global_avg_pool2d", "", [5], 5, 5, False),
+        ("linear", "bias", [6], 5, 6, True),
     ]
     assert [kernel.key.attribute("layout") for kernel in network.kernels[:2]] == ["nchw", ""]
     assert all(kernel.key.batch == 2 for kernel in network.kernels)
@@ -130,7 +128,7 @@ class Whole(nn.Module):
         (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 8), ["conv2d", "to_nchw"]),
         (lambda m, x: m.conv(m.conv(x)), ["conv2d", "conv2d", "to_nchw"]),
         (lambda m, x: F.relu6(m.conv(x).clone().contiguous()), ["conv2d", "relu6", "to_nchw"]),
-        (lambda m, x: F.hardtanh(m.conv(x).float(), 0, 6), ["conv2d", "relu6", "to_nchw"]),
+        (lambda m, x: F.hardtanh(m.conv(x).float(), 0, 6), ["conv2d", "to_nchw"]),
         (lambda m, x: F.silu(m.conv(x)), ["conv2d", "to_nchw"]),
         (lambda m, x: m.conv(x) * x, ["to_nhwc", "conv2d", "mul", "to_nchw"]),
         (lambda m, x: F.relu(m.conv(x) * m.conv(x).mean((2, 3), keepdim=True)), None),
@@ -202,21 +200,20 @@ def test_depthwise_first_layer_compiles_to_what_pytorch_computes(tmp_path: Path)
 @pytest.mark.parametrize(
     ("function", "slow"),
     [
-        (lambda m, x: F.gelu(m.conv(x)), "1 gelu"),
-        (lambda m, x: torch.tanh(m.conv(x)), "1 tanh"),
-        (lambda m, x: m.conv(x) * 2, "1 mul"),
-        (lambda m, x: m.conv(x) * x[:, :1], "1 mul"),
-        (lambda m, x: m.conv(x) + x.mean((2, 3), keepdim=True), "1 add"),
-        (lambda m, x: m.conv(x) + 1, "1 add"),
-        (lambda m, x: torch.add(m.conv(x), x, alpha=2), "1 add"),
-        (lambda m, x: m.conv(x) + m.table, "1 add"),
-        (lambda m, x: m.conv(x) + x[:, 1:2], "1 add"),
+        (lambda m, x: torch.atan(m.conv(x)), "1 atan"),
+        (lambda m, x: m.conv(x) * x[:, :1], ""),
+        (lambda m, x: m.conv(x) + x.mean((2, 3), keepdim=True), ""),
+        (lambda m, x: torch.add(m.conv(x), x, alpha=2), ""),
+        (lambda m, x: m.conv(x) + m.table, ""),
+        (lambda m, x: m.conv(x) + x[:, 1:2], ""),
+        (lambda m, x: torch.pow(m.conv(x), x), "1 pow"),
+        (lambda m, x: torch.div(m.conv(x), 2, rounding_mode="floor"), "1 div"),
+        (lambda m, x: m.conv(x) * x.permute(0, 1, 3, 2).contiguous(), ""),
         (lambda m, x: m.conv(x).chunk(2, 2)[1], ""),
         (lambda m, x: torch.cat([m.conv(x), x], 2), ""),
         (lambda m, x: m.conv(x).softmax(1), ""),
         (lambda m, x: m.linear(x.mean((2, 3))).softmax(0), ""),
         (lambda m, x: m.conv(x)[:, :, 1::2], ""),
-        (lambda m, x: F.hardtanh(m.conv(x)), "1 hardtanh"),
         (lambda m, x: F.avg_pool2d(m.conv(x), 3, divisor_override=2), "1 avg_pool2d"),
         (lambda m, x: m.conv(x).mean(1), ""),
         (lambda m, x: F.pad(m.conv(x), (1, 1, 1, 1)), ""),
@@ -228,7 +225,7 @@ def test_depthwise_first_layer_compiles_to_what_pytorch_computes(tmp_path: Path)
         (lambda m, x: m.conv(x).flatten(2), ""),
         (lambda m, x: m.conv(x) + torch.zeros_like(x), ""),
         (lambda m, x: F.relu(torch.zeros_like(x) + m.conv(x)), ""),
-        (lambda m, x: m.conv(x) + x.new_ones(x.shape), "1 add"),
+        (lambda m, x: m.conv(x) + x.new_ones(x.shape), ""),
         (lambda m, x: m.linear(m.conv(x).permute(0, 2, 3, 1)), ""),
         (lambda m, x: m.linear(m.conv(x).flatten(2).transpose(1, 2)).softmax(-1), ""),
         (lambda m, x: F.conv2d(x, m.conv.weight * 2), ""),

@@ -28,14 +28,14 @@ from tests.graph.constructs import CONSTRUCTS
 from tests.graph.ground_truth import random_keep
 
 COMPILED = {
-    "Convolution3d": "1 kernel on the slow path: 1 tanh",
+    "Convolution3d": "",
     "TransposedConvolution": "",
     "GroupNorm": "",
-    "LayerNormMlp": "1 kernel on the slow path: 1 gelu",
+    "LayerNormMlp": "",
     "SelfAttention": "",
     "PixelShuffle": "",
     "ReflectedBorders": "",
-    "SpatialGateOfMeanAndMaximum": "1 kernel on the slow path: 1 mul",
+    "SpatialGateOfMeanAndMaximum": "",
     "StandardisedFilters": "",
     "LinearOnChannelsLast": "",
     "SplitByListOfSizes": "",
@@ -193,7 +193,7 @@ def test_what_tvm_computes_differently_is_never_used(monkeypatch: pytest.MonkeyP
         slow, "_imported", lambda program: right(torch.export.export(Doubled(), (torch.zeros(1, 4, 4, 4),)))
     )
     with pytest.raises(UserError, match=r"TVM \S+ computes something else in its place"):
-        outputs(OneOperator(torch.erf).eval(), torch.randn(1, 3, 4, 4), tmp_path)
+        outputs(OneOperator(torch.atan).eval(), torch.randn(1, 3, 4, 4), tmp_path)
 
 
 class Doubled(nn.Module):

@@ -10,6 +10,7 @@ import numpy as np
 from tvm import tirx
 
 from aap_hw.compile.code.expressions import ACTIVATIONS
+from aap_hw.compile.code.functions import after_step
 from aap_hw.compile.families import Shape
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FLOAT32
@@ -87,5 +88,5 @@ def apply_epilogue(value: Any, steps: Sequence[str], bias: Any, residual: Any) -
             case _ if step in ACTIVATIONS:
                 value = ACTIVATIONS[step](value)
             case _:
-                raise ValueError(f"epilogue step {step!r} has no expression")
+                value = after_step(step, value)
     return value

@@ -6,6 +6,7 @@ Importing the package fills the table in `family`.
 from aap_hw.compile.families import (
     convolution,
     elementwise,
+    fused,
     movement,
     normalisation,
     pooling,
@@ -36,6 +37,7 @@ __all__ = [
     "convolution",
     "elementwise",
     "family_of",
+    "fused",
     "image_shape",
     "movement",
     "multiply_accumulates",

@@ -23,6 +23,10 @@ class Memory:
             if (storage := _storage(node)) is not None:
                 self._sharing[storage].append(node)
 
+    def place_of(self, node: Node) -> int:
+        """Where a node is in the program."""
+        return self._position[node]
+
     def stale_after(self, node: Node) -> list[Node]:
         """Values made before ``node``, in its memory, that something reads after it."""
         storage, now = _storage(node), self._position[node]
@@ -37,6 +41,11 @@ def writes_in_place(node: Node) -> bool:
     """Whether the operator of a node overwrites its first argument."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.name.endswith("_")
+
+
+def readers_of(node: Node) -> set[Node]:
+    """What reads a value and has an effect; checks that export inserts have none."""
+    return {user for user in node.users if user.op != "call_function" or user.users or writes_in_place(user)}
 
 
 def is_same_view(one: Node, other: Node) -> bool:

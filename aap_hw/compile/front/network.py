@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from aap_hw.compile.families import family_of, multiply_accumulates, products, slow, strided, weight_elements
+from aap_hw.compile.families import family_of, fused, multiply_accumulates, products, slow, strided, weight_elements
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
@@ -18,21 +18,26 @@ from aap_hw.graph import WidthExpr
 
 @dataclass(frozen=True)
 class Normalization:
-    """Parameter names of a batch normalisation that is folded into the weights before it."""
+    """Parameter names of a batch normalisation that is folded into the weights before it.
+
+    Without ``mean`` and ``variance`` it is but a factor for each channel.
+    """
 
     weight: str | None
-    bias: str | None
-    mean: str
-    variance: str
-    epsilon: float
+    bias: str | None = None
+    mean: str | None = None
+    variance: str | None = None
+    epsilon: float = 0.0
 
 
 @dataclass(frozen=True)
 class Kernel:
     """One kernel of a network: its key, the values it reads, its widths and the parameters folded into it.
 
-    ``widths`` are those of its address. ``constants`` are what a kernel on the slow path takes as it is: weights, or
-    what is computed from weights alone; ``source`` is the call in the user's code that became one.
+    ``widths`` are those of its address. ``constants`` are weights that a kernel takes as they are, or what is computed
+    from weights alone, of which ``learned`` are parameters of the model; where these have a ``channel_axis``, counted
+    from the last, the kernel takes it as the last. ``source`` is the call in the user's code that became a kernel on
+    the slow path.
     """
 
     name: str
@@ -43,6 +48,8 @@ class Kernel:
     bias: str | None = None
     normalization: Normalization | None = None
     constants: tuple[str, ...] = ()
+    learned: tuple[str, ...] = ()
+    channel_axis: int = -1
     source: str = field(default="", compare=False)
 
     @property
@@ -77,6 +84,10 @@ class Kernel:
         address = self.at(widths)
         if slow.is_slow(self.key):
             return [each for each in slow.SlowCall.of(address).operands if each.is_constant]
+        if self.key.op == "elementwise":
+            kinds = [slow.WEIGHT if name in self.learned else slow.CONSTANT for name in self.constants]
+            shapes = fused.constant_shapes(address)
+            return [slow.Operand(kind, shape) for kind, shape in zip(kinds, shapes, strict=True)]
         if not self.constants:
             return []
         return products.constants_of(address) if self.key.op == "attention" else strided.constants_of(address)

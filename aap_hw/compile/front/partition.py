@@ -371,6 +371,7 @@ class Partition:
         rows: bool = False,
         size: tuple[int, ...] | None = None,
         batch: int | None = None,
+        turned: bool = False,
         width_in: WidthExpr | None = None,
         weight: str | None = None,
         bias: str | None = None,
@@ -379,16 +380,17 @@ class Partition:
     ) -> None:
         """Add the kernel that makes the value of ``node`` from images of the size and batch of ``image``.
 
-        With ``rows`` both are vectors (N, ..., C), which are so many pixels. ``size``, ``batch`` and ``width_in`` are
-        those of ``image`` unless they are given.
+        With ``rows`` both are vectors (N, ..., C), which are so many pixels; ``turned`` if what is made of them goes by
+        as an image (N, C, ...). ``size``, ``batch`` and ``width_in`` are those of ``image`` unless they are given.
         """
         shape, channels = shape_of(image), -1 if rows else 1
         if size is None:
             size = (math.prod(shape[1:-1]), 1) if rows else _size(shape)
         key = KernelKey.make(op, size, batch or shape[0], **attributes)
-        widths = width_in or self.graph.width_of(image.name, channels), self.graph.width_of(node.name, channels)
+        made = self.graph.width_of(node.name, 1 if turned else channels)
+        widths = width_in or self.graph.width_of(image.name, channels), made
         kernel = Kernel(node.name, key, tuple(inputs), widths, weight, bias, normalization)
-        self.add(node, kernel, is_image=not rows)
+        self.add(node, kernel, is_image=turned or not rows)
 
     def add(self, node: Node, kernel: Kernel, *, is_image: bool) -> None:
         """Add a kernel that makes the value of ``node``; ``is_image`` is how that lies, if there are two ways."""

@@ -118,8 +118,12 @@ def _constants(kernel: Kernel, function: KernelFunction, state: Mapping[str, tor
     if function.pack is not None:
         weight, bias = folded_weights(kernel, state)
         yield from (function.pack(weight), bias)
-    for name in kernel.constants:
-        yield state[name].float().contiguous().numpy()
+    taken = [argument for argument in function.arguments if argument.role == "constant"]
+    for name, argument in zip(kernel.constants, taken, strict=True):
+        array = state[name].float()
+        if array.dim() >= -kernel.channel_axis:
+            array = array.movedim(kernel.channel_axis, -1)
+        yield array.reshape(argument.shape).contiguous().numpy()
     yield from function.literals
 
 
@@ -134,9 +138,10 @@ def state_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
     UserError : two operators read the same value, and it is written to between them.
     """
     tensors = {**program.state_dict, **program.constants}
-    state = {
-        name: tensor.detach().cpu().clone() for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)
-    }
+    with torch.inference_mode(False):  # whose tensors would not say how often they were written to
+        state = {
+            name: tensor.detach().cpu().clone() for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)
+        }
     names = state_names(program)
     computed: dict[Node, Any] = {}
     versions: dict[str, int] = {}
@@ -161,7 +166,7 @@ def state_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
     def is_known(node: Node) -> bool:
         return node.name in names or node in computed
 
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         for node in program.graph.nodes:
             if node.op == "call_function" and (is_of_shape(node) or all(map(is_known, node.all_input_nodes))):
                 assert callable(node.target)
@@ -206,14 +211,17 @@ def folded_weights(kernel: Kernel, state: Mapping[str, torch.Tensor]) -> tuple[n
             weight = filters_first(weight, int(kernel.key.attribute("groups", "1")))
     else:
         assert norm is not None
+        assert norm.mean is not None
         weight = torch.ones(len(state[norm.mean]), dtype=torch.float64)
     zeros = torch.zeros(len(weight), dtype=torch.float64)
     bias = state[kernel.bias].double() if kernel.bias else zeros
     if norm is not None:
-        scale = (state[norm.variance].double() + norm.epsilon).rsqrt()
+        scale = torch.ones(len(weight), dtype=torch.float64)
+        if norm.variance:
+            scale = (state[norm.variance].double() + norm.epsilon).rsqrt()
         if norm.weight:
-            scale = scale * state[norm.weight].double()
+            scale = scale * state[norm.weight].double().reshape(-1)
         weight = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
-        bias = (bias - state[norm.mean].double()) * scale
+        bias = (bias - state[norm.mean].double() if norm.mean else bias) * scale
         bias = bias + (state[norm.bias].double() if norm.bias else zeros)
     return weight.float().numpy(), bias.float().numpy()

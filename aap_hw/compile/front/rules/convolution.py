@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch.fx import Node
 
+from aap_hw.compile.families.elementwise import ACTIVATIONS
 from aap_hw.compile.front.aliases import writes_in_place
-from aap_hw.compile.front.rules.elementwise import activation_name, normalization_of
+from aap_hw.compile.front.network import Normalization
+from aap_hw.compile.front.rules.elementwise import normalization_of
 from aap_hw.compile.front.rules.padding import Padded, padded_by, padding_of, sides_of
 from aap_hw.compile.front.rules.pooling import is_image_of, three, two
 from aap_hw.compile.front.rules.registry import Takes, rule
+from aap_hw.compile.front.rules.steps import factor_of, step_behind, turns_to_image
 from aap_hw.graph.call import Call, shape_of
 
 if TYPE_CHECKING:
@@ -123,29 +126,50 @@ def _weighted(
     """A kernel with weights, and the element-wise chain behind it that only it feeds."""
     call = Call(node)
     weight, bias = partition.parameter(call["weight"], node), partition.parameter(call["bias"], node)
-    steps, normalization, last = ["bias"], None, node
+    normalization: Normalization | None = None
     addition: tuple[Node, Node] | None = None  # the operator and what it adds
-    while (follower := partition.next_alone(last)) is not None:
-        name, activation = Call(follower).name, activation_name(follower)
+    turned = False  # whether what is made of rows goes by as an image
+    steps, last = ["bias"], node
+
+    def takes(follower: Node) -> bool:
+        """Whether what follows is part of the kernel, beside steps of functions."""
+        nonlocal normalization, addition, turned
+        name, as_rows = Call(follower).name, rows and not turned
         if name == "batch_norm" and last is node and not rows:
             normalization = normalization_of(partition, follower)
-        elif name == "add" and addition is None and (other := _residual(partition, follower, last, rows)):
+        elif as_rows and turns_to_image(follower):
+            turned = True
+        elif (steps, normalization) == (["bias"], None) and (
+            factor := factor_of(partition, follower, last, -1 if as_rows else 1)
+        ):
+            normalization = Normalization(factor)
+        elif name == "add" and addition is None and (other := _residual(partition, follower, last, as_rows)):
             addition = follower, other
             steps.append("add")
-        elif activation is not None:
-            steps.append(activation)
+        else:
+            return False
+        return True
+
+    while True:
+        follower = partition.next_alone(last)
+        if follower is not None and takes(follower):
+            absorbed: tuple[Node, ...] = (follower,)
+        elif step := step_behind(partition, last):
+            absorbed = step.nodes
+            steps.append(step.text)
         else:
             break
-        partition.absorb(follower)
-        last = follower
-        if activation is not None:
+        partition.absorb(*absorbed)
+        last = absorbed[-1]
+        if steps[-1] in ACTIVATIONS:
             break
-    read = partition.value_in_order if rows else partition.value_of
     image = call["input"] if source is None else source.image
-    inputs = [read(image, node) if source is None else source.value]
+    read_input = partition.value_in_order if rows else partition.value_of
+    inputs = [read_input(image, node) if source is None else source.value]
 
     def emit() -> None:
         if addition is not None:
+            read = partition.value_in_order if rows and not turned else partition.value_of
             inputs.append(read(addition[1], addition[0]))
         partition.emit(
             last,
@@ -153,6 +177,7 @@ def _weighted(
             image,
             inputs,
             rows=rows,
+            turned=turned,
             width_in=None,
             weight=weight,
             bias=bias,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch.fx import Node
 
 from aap_hw.compile.families.elementwise import ACTIVATIONS
+from aap_hw.compile.families.expression import Expression, Term
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.network import Normalization
 from aap_hw.compile.front.rules.registry import Takes, rule
+from aap_hw.compile.front.rules.steps import step_behind
 from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
@@ -17,64 +21,61 @@ if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
 
 
-def activation_name(node: Node) -> str | None:
-    """The epilogue step that an operator is, if it is one."""
-    call = Call(node)
-    if call.name in ACTIVATIONS:
-        return call.name
-    is_relu6 = call.name == "hardtanh" and (call["min_val"], call["max_val"]) == (0, 6)
-    return "relu6" if is_relu6 else None
-
-
 def with_activation(partition: Partition, node: Node) -> tuple[Node, tuple[str, ...]]:
-    """A node and the activation behind it, if that alone reads it: the last of the two, and the epilogue."""
+    """A node and the activation behind it, if that alone reads it: the last operator of it all, and the epilogue."""
     if writes_in_place(node) and partition.memory.stale_after(node):
         return node, ()
-    follower = partition.next_alone(node)
-    step = activation_name(follower) if follower is not None else None
-    if follower is None or step is None:
+    step = step_behind(partition, node)
+    if step is None:
         return node, ()
-    partition.absorb(follower)
-    return follower, (step,)
+    partition.absorb(*step.nodes)
+    return step.nodes[-1], (step.text,)
 
 
-@rule("hardtanh")
-@rule(*ACTIVATIONS, takes=Takes.ROWS)
-def activation(partition: Partition, node: Node) -> None:
-    """An activation that no kernel took along."""
-    name = activation_name(node)
-    if name is None:
-        raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
-    image = Call(node).first
-    if partition.is_rectified(image, name):
-        partition.same_value(node, image)
-    else:
-        rows = partition.is_rows(image)
-        partition.emit(node, name, image, [_read(partition, image, node, rows)], rows=rows)
+@dataclass(frozen=True)
+class Operand:
+    """What an element-wise expression reads: a value of the network, or a constant of the model, under a name."""
+
+    node: Node
+    value: str
+    is_constant: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it goes by in the expression; an operator that works in place gives a node other values later."""
+        return f"{self.node.name} {self.value}"
 
 
-@rule("add", "mul", takes=Takes.ROWS)
-def combination(partition: Partition, node: Node) -> None:
-    """Sums and products of equal shapes, and images times one factor a channel."""
-    call = Call(node)
-    operands = [a for a in node.args if isinstance(a, Node)]
-    if len(operands) != 2 or call.get("alpha", 1) != 1:
-        raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
-    if call.name == "add" and any(map(partition.is_zero, operands)):
-        partition.same_value(node, next(each for each in operands if not partition.is_zero(each)))
-        return
-    images, scales = operands, [a for a in operands if shape_of(a)[2:] == (1, 1)]
-    op = call.name
-    if shape_of(operands[0]) != shape_of(operands[1]):
-        images = [a for a in operands if a not in scales]
-        one_each = len(images) == len(scales) == 1 and shape_of(images[0])[:2] == shape_of(scales[0])[:2]
-        if op != "mul" or not one_each:
-            raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
-        op, operands = "scale_channels", [*images, *scales]
-    rows = op != "scale_channels" and all(map(partition.is_rows, operands))
-    inputs = [_read(partition, operand, node, rows) for operand in operands]
-    last, steps = with_activation(partition, node)
-    partition.emit(last, op, operands[0], inputs, rows=rows, epilogue=steps)
+def emit_alone(
+    partition: Partition, node: Node, expression: Expression, operands: Mapping[str, Operand], *, is_image: bool
+) -> bool:
+    """Add the kernel of an expression that has a key without a text: whether it is one.
+
+    They are activations, sums and products of equal shapes with an activation behind them, and images times one factor
+    a channel.
+    """
+    steps: tuple[str, ...] = ()
+    match expression:
+        case Term(step, (Term() as inner,)) if step in ACTIVATIONS:
+            steps, expression = (step,), inner
+    match expression:
+        case Term(op, names) if (op in ACTIVATIONS and not steps) or op in ("add", "mul"):
+            if not all(isinstance(name, str) and not operands[name].is_constant for name in names):
+                return False
+        case _:
+            return False
+    read = [operands[str(name)] for name in names]
+    shape, shapes = shape_of(node), [shape_of(each.node) for each in read]
+    factors = *shape[:2], *[1] * (len(shape) - 2)
+    if op == "mul" and is_image and {*shapes} == {shape, factors} != {shape}:
+        op, read = "scale_channels", sorted(read, key=lambda each: shape_of(each.node) != shape)
+    elif {*shapes} != {shape} or len(shape) < 2:
+        return False
+    rows = not is_image and len(shape) > 2
+    if rows and not partition.has_fixed_rows(node):
+        return False
+    partition.emit(node, op, read[0].node, [each.value for each in read], rows=rows, epilogue=steps)
+    return True
 
 
 def _read(partition: Partition, node: Node, reader: Node, rows: bool) -> str:

@@ -1,0 +1,269 @@
+"""Functions that no processor has as an instruction, made of arithmetic that LLVM turns into vector instructions.
+
+Each says its largest error against the exact value, in float32 and with the approximation's own; relative errors are
+"of its size".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import te, tirx
+
+from aap_hw.compile.code.expressions import EXP_LOWEST, LN2_HIGH, LN2_LOW, exp, number
+from aap_hw.compile.keys.precision import FLOAT32
+
+# Where the hyperbolic tangent and the error function are 1 in float32.
+TANH_IS_ONE, ERF_IS_ONE = 9.0, 3.95
+# x P(x^2) / Q(x^2), lowest power first: least squares of the relative error up to there, weighted anew until the
+# largest errors were equal: 2e-8 of the size.
+TANH_ABOVE = (0.99999998, 0.13380975, 0.00349552687, 2.06080472e-05, 1.33532046e-08)
+TANH_BELOW = (1.0, 0.467142906, 0.0258767517, 0.000328553327, 7.7759654e-07)
+ERF_ABOVE = (1.12837914, 0.191536795, 0.0528734153, 0.00380751816, 0.000284662957, 2.02587686e-06)
+ERF_BELOW = (1.0, 0.503077744, 0.114553818, 0.015053805, 0.00117055071, 3.78301811e-05)
+# pi / 2 in three parts: products of the first two with whole numbers below 2^13 are exact in float32.
+HALF_PI = (1.5703125, 4.837512969970703e-4, 7.549789948768648e-8)
+SINE = tuple((-1) ** k / math.factorial(2 * k + 1) for k in range(5))
+COSINE = tuple((-1) ** k / math.factorial(2 * k) for k in range(5))
+# log((1 + s) / (1 - s)) = 2 s (1 + s^2 / 3 + s^4 / 5 + ...), for |s| <= 0.172 and |s| <= 1/3.
+LOG_SERIES = tuple(2 / (2 * k + 1) for k in range(5))
+LONG_LOG_SERIES = tuple(2 / (2 * k + 1) for k in range(9))
+SQRT_HALF_BITS, MANTISSA_BITS = 0x3F3504F3, 23
+SMALLEST_NORMAL = 2.0**-126
+# GELU is 0 in float32 from here down.
+GELU_IS_ZERO = -6.0
+
+
+def let(value: Any, body: Callable[[Any], Any]) -> Any:
+    """What ``body`` makes of a value that it uses several times, written once."""
+    name = tirx.Var("value", value.ty)
+    return tirx.Let(name, value, body(name))
+
+
+def polynomial(x: Any, coefficients: Sequence[float]) -> Any:
+    """The sum of coefficients times powers of x, lowest power first."""
+    result = number(coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        result = result * x + number(coefficient)
+    return result
+
+
+def between(x: Any, low: float, high: float) -> Any:
+    """X cut to a range."""
+    return te.min(te.max(x, number(low)), number(high))
+
+
+def _power_of_two(n: Any) -> Any:
+    """2^n for a whole number (int32) from -126 to 127."""
+    return tirx.reinterpret(FLOAT32, (n + 127) << MANTISSA_BITS)
+
+
+def _odd_ratio(x: Any, above: Sequence[float], below: Sequence[float]) -> Any:
+    return let(x * x, lambda square: x * polynomial(square, above) / polynomial(square, below))
+
+
+def tanh(x: Any) -> Any:
+    """The hyperbolic tangent within 5e-7 of its size."""
+    return let(
+        between(x, -TANH_IS_ONE, TANH_IS_ONE), lambda cut: between(_odd_ratio(cut, TANH_ABOVE, TANH_BELOW), -1.0, 1.0)
+    )
+
+
+def erf(x: Any) -> Any:
+    """The error function within 5e-7 of its size."""
+    return let(
+        between(x, -ERF_IS_ONE, ERF_IS_ONE), lambda cut: between(_odd_ratio(cut, ERF_ABOVE, ERF_BELOW), -1.0, 1.0)
+    )
+
+
+def gelu(x: Any) -> Any:
+    """X times the normal distribution, x (1 + erf(x / sqrt 2)) / 2, within 1e-6, or 5e-7 of its size above 1."""
+    return let(
+        te.max(x, number(GELU_IS_ZERO)), lambda cut: cut * (number(0.5) + number(0.5) * erf(cut * number(0.5**0.5)))
+    )
+
+
+def gelu_tanh(x: Any) -> Any:
+    """X (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 within 1e-6, or 5e-7 of its size above 1."""
+    inner = (math.sqrt(2 / math.pi), 0.044715 * math.sqrt(2 / math.pi))
+    return let(
+        te.max(x, number(GELU_IS_ZERO)),
+        lambda cut: cut * (number(0.5) + number(0.5) * tanh(cut * polynomial(cut * cut, inner))),
+    )
+
+
+def _reduced(x: Any, body: Callable[[Any, Any], Any]) -> Any:
+    """What ``body`` makes of n and r where x = n ln 2 + r, with whole n and |r| <= ln(2) / 2."""
+
+    def rest(x: Any, n: Any) -> Any:
+        return x - n * number(LN2_HIGH) - n * number(LN2_LOW)
+
+    return let(
+        x,
+        lambda x: let(
+            tirx.floor(x * number(math.log2(math.e)) + number(0.5)), lambda n: let(rest(x, n), lambda r: body(n, r))
+        ),
+    )
+
+
+def _exp_series(r: Any) -> Any:
+    """e^r for |r| <= ln(2) / 2 by Taylor's series."""
+    return polynomial(r, [1 / math.factorial(k) for k in range(7)])
+
+
+def full_exp(x: Any) -> Any:
+    """e^x within 3e-7 of its size where float32 has such a normal number; infinite above, 0 at the last below."""
+
+    def scaled(n: Any, rest: Any) -> Any:
+        half = tirx.Cast("int32", n) >> 1
+        other = tirx.Cast("int32", n) - half
+        return _exp_series(rest) * _power_of_two(half) * _power_of_two(other)
+
+    return _reduced(between(x, -104.0, 89.0), scaled)
+
+
+def expm1(x: Any) -> Any:
+    """e^x - 1 within 5e-7 of its size, for x cut to at most 88."""
+
+    def scaled(n: Any, r: Any) -> Any:
+        series = r * polynomial(r, [1 / math.factorial(k + 1) for k in range(7)])
+        power = _power_of_two(tirx.Cast("int32", n))
+        return let(power, lambda power: series * power + (power - number(1.0)))
+
+    return _reduced(between(x, -87.0, 88.0), scaled)
+
+
+def log(x: Any) -> Any:
+    """The natural logarithm within 3e-7 of its size; minus infinity of 0, not a number of negative numbers.
+
+    x = 2^e m with m from sqrt(1/2) to sqrt(2), and log m = log((1 + s) / (1 - s)) with s = (m - 1) / (m + 1).
+    """
+
+    def of_normal(x: Any, shift: Any) -> Any:
+        bits = tirx.reinterpret("int32", x)
+        return let(
+            (bits - SQRT_HALF_BITS) >> MANTISSA_BITS,
+            lambda e: let(
+                tirx.reinterpret(FLOAT32, bits - (e << MANTISSA_BITS)) - number(1.0),
+                lambda f: _log_of_parts(tirx.Cast(FLOAT32, e) - shift, f),
+            ),
+        )
+
+    def value(x: Any) -> Any:
+        is_tiny = x < number(SMALLEST_NORMAL)
+        scaled = tirx.Select(is_tiny, x * number(2.0**MANTISSA_BITS), x)
+        shift = tirx.Select(is_tiny, number(float(MANTISSA_BITS)), number(0.0))
+        usual = let(scaled, lambda scaled: of_normal(scaled, shift))
+        unusual = tirx.Select(x == number(0.0), number(-math.inf), number(math.nan))
+        return tirx.Select(x > number(0.0), tirx.Select(x < number(math.inf), usual, x), unusual)
+
+    return let(x, value)
+
+
+def _log_of_parts(e: Any, f: Any) -> Any:
+    """Of e and f, e ln 2 + log(1 + f)."""
+    return let(e, lambda e: e * number(LN2_HIGH) + (_log_by_series(f, LOG_SERIES) + e * number(LN2_LOW)))
+
+
+def _log_by_series(f: Any, series: Sequence[float]) -> Any:
+    return let(f / (f + number(2.0)), lambda s: s * polynomial(s * s, series))
+
+
+def log1p(x: Any) -> Any:
+    """log(1 + x) within 5e-7 of its size: by its series around 0, where 1 + x loses digits of x."""
+
+    def value(x: Any) -> Any:
+        is_near = tirx.all(x > number(-0.5), x < number(1.0))
+        return tirx.Select(is_near, _log_by_series(between(x, -0.5, 1.0), LONG_LOG_SERIES), log(number(1.0) + x))
+
+    return let(x, value)
+
+
+def log1p_of_power(x: Any) -> Any:
+    """log(1 + e^-|x|) within 5e-7 of its size."""
+    return let(exp(number(0.0) - tirx.abs(x)), lambda power: _log_by_series(power, LONG_LOG_SERIES))
+
+
+def softplus(x: Any, beta: Any, threshold: Any) -> Any:
+    """log(1 + e^(beta x)) / beta within 5e-7 of its size; x where beta x is above the threshold."""
+
+    def value(x: Any) -> Any:
+        scaled = x * beta
+        usual = (te.max(scaled, number(0.0)) + log1p_of_power(scaled)) / beta
+        return tirx.Select(scaled > threshold, x, usual)
+
+    return let(x, value)
+
+
+def log_sigmoid(x: Any) -> Any:
+    """log(1 / (1 + e^-x)) within 5e-7 of its size."""
+    return let(x, lambda x: te.min(x, number(0.0)) - log1p_of_power(x))
+
+
+def mish(x: Any) -> Any:
+    """X tanh(log(1 + e^x)) within 1e-6 of its size, or 1e-30: x n / (n + 2) with n = e^x (e^x + 2)."""
+
+    def value(x: Any) -> Any:
+        power = exp(te.min(x, number(20.0)))
+        product = let(power, lambda power: power * (power + number(2.0)))
+        return x * let(product, lambda product: product / (product + number(2.0)))
+
+    return let(te.max(x, number(EXP_LOWEST)), value)
+
+
+def elu(x: Any, alpha: Any, scale: Any, input_scale: Any) -> Any:
+    """X above 0, alpha (e^(input_scale x) - 1) below, both times scale, within 5e-7 of its size."""
+    return let(x, lambda x: scale * tirx.Select(x > number(0.0), x, alpha * expm1(x * input_scale)))
+
+
+_POWERS: dict[float, Callable[[Any], Any]] = {
+    2.0: lambda x: x * x,
+    3.0: lambda x: x * x * x,
+    4.0: lambda x: let(x * x, lambda square: square * square),
+    0.5: tirx.sqrt,
+    -0.5: lambda x: number(1.0) / tirx.sqrt(x),
+    -1.0: lambda x: number(1.0) / x,
+}
+
+
+def power(x: Any, exponent: Any) -> Any:
+    """x^exponent, within 3e-7 (1 + |exponent log x|) of its size, the usual exponents within 3e-7.
+
+    Of negative x it is a number only if the exponent is known to be whole.
+    """
+    known = float(exponent.value) if isinstance(exponent, tirx.FloatImm) else math.nan
+    if known in _POWERS:
+        return let(x, _POWERS[known])
+    if not known.is_integer():
+        return let(x, lambda x: tirx.Select(x < number(0.0), number(math.nan), full_exp(exponent * log(x))))
+    size = full_exp(exponent * log(tirx.abs(x)))
+    return let(x, lambda x: let(size, lambda size: tirx.Select(x < number(0.0), -size, size))) if known % 2 else size
+
+
+def sin(x: Any) -> Any:
+    """The sine within 3e-7, for |x| up to 8000."""
+    return _by_quadrant(x, 0)
+
+
+def cos(x: Any) -> Any:
+    """The cosine within 3e-7, for |x| up to 8000."""
+    return _by_quadrant(x, 1)
+
+
+def _by_quadrant(x: Any, ahead: int) -> Any:
+    """The sine of x, or of x and so many quarter turns, from that of what x is off the nearest quarter turn."""
+
+    def value(x: Any, n: Any) -> Any:
+        quadrant = tirx.Cast("int32", n) + ahead
+        r = x - n * number(HALF_PI[0]) - n * number(HALF_PI[1]) - n * number(HALF_PI[2])
+
+        def of_rest(r: Any) -> Any:
+            square = r * r
+            either = tirx.Select((quadrant & 1) == 0, r * polynomial(square, SINE), polynomial(square, COSINE))
+            return let(either, lambda either: tirx.Select((quadrant & 2) == 0, either, number(0.0) - either))
+
+        return let(r, of_rest)
+
+    return let(x, lambda x: let(tirx.floor(x * number(2 / math.pi) + number(0.5)), lambda n: value(x, n)))

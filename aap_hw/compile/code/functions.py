@@ -1,0 +1,101 @@
+"""What the functions of element-wise expressions compute, and expressions as code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tvm import te, tirx
+
+from aap_hw.compile.code import approximations, expressions
+from aap_hw.compile.code.approximations import let
+from aap_hw.compile.code.expressions import number
+from aap_hw.compile.families.expression import FUNCTIONS, Expression, Term, parse
+
+
+def _truth(condition: Any) -> Any:
+    return tirx.Select(condition, number(1.0), number(0.0))
+
+
+def _is_true(x: Any) -> Any:
+    return x != number(0.0)
+
+
+_ONE, _ZERO = number(1.0), number(0.0)
+CODE: dict[str, Callable[..., Any]] = {
+    **expressions.ACTIVATIONS,
+    "tanh": approximations.tanh,
+    "erf": approximations.erf,
+    "gelu": approximations.gelu,
+    "gelu_tanh": approximations.gelu_tanh,
+    "mish": approximations.mish,
+    "log_sigmoid": approximations.log_sigmoid,
+    "exp": approximations.full_exp,
+    "expm1": approximations.expm1,
+    "log": approximations.log,
+    "log1p": approximations.log1p,
+    "sin": approximations.sin,
+    "cos": approximations.cos,
+    "sqrt": tirx.sqrt,
+    "rsqrt": lambda x: _ONE / tirx.sqrt(x),
+    "reciprocal": lambda x: _ONE / x,
+    "neg": lambda x: _ZERO - x,
+    "abs": tirx.abs,
+    "square": lambda x: x * x,
+    "sign": lambda x: _truth(x > _ZERO) - _truth(x < _ZERO),
+    "floor": tirx.floor,
+    "ceil": tirx.ceil,
+    "logical_not": lambda x: _truth(x == _ZERO),
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "mul": lambda x, y: x * y,
+    "div": lambda x, y: x / y,
+    "pow": approximations.power,
+    "minimum": te.min,
+    "maximum": te.max,
+    "leaky_relu": lambda x, slope: tirx.Select(x > _ZERO, x, x * slope),
+    "lt": lambda x, y: _truth(x < y),
+    "le": lambda x, y: _truth(x <= y),
+    "gt": lambda x, y: _truth(x > y),
+    "ge": lambda x, y: _truth(x >= y),
+    "eq": lambda x, y: _truth(x == y),
+    "ne": lambda x, y: _truth(x != y),
+    "logical_and": lambda x, y: _truth(tirx.all(_is_true(x), _is_true(y))),
+    "logical_or": lambda x, y: _truth(tirx.any(_is_true(x), _is_true(y))),
+    "where": lambda condition, x, y: tirx.Select(_is_true(condition), x, y),
+    "clamp": lambda x, low, high: te.min(te.max(x, low), high),
+    "softplus": approximations.softplus,
+    "elu": approximations.elu,
+}
+"""Code of each function, value by value."""
+assert CODE.keys() == FUNCTIONS.keys()
+
+
+def value_of(expression: Expression, values: Mapping[str, Any]) -> Any:
+    """An expression as code, given the values that its names stand for."""
+    if isinstance(expression, str):
+        return values[expression]
+    if isinstance(expression, float):
+        return number(expression)
+    return _applied(expression, [value_of(operand, values) for operand in expression.operands], [])
+
+
+def _applied(term: Term, operands: list[Any], named: list[Any]) -> Any:
+    """A function of operands, each of which that is an expression itself is computed once."""
+    if len(named) == len(operands):
+        return CODE[term.function](*named)
+    operand = operands[len(named)]
+    if not isinstance(term.operands[len(named)], Term):
+        return _applied(term, operands, [*named, operand])
+    return let(operand, lambda name: _applied(term, operands, [*named, name]))
+
+
+def after_step(step: str, value: Any) -> Any:
+    """What a step of an epilogue makes of a value: the name of a function, or an expression in ``x``.
+
+    Raises
+    ------
+    UserError : no function of this version has the name.
+    """
+    expression = parse(step if "(" in step else f"{step}(x)")
+    return let(value, lambda x: value_of(expression, {"x": x}))

@@ -1,0 +1,175 @@
+"""Element-wise operators as expressions, in the shortest form that is known for what they compute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from aap_hw.compile.families.expression import Expression, Term
+from aap_hw.graph.call import Call
+
+# Operators that have the name of their function and take tensors alone.
+PLAIN = (
+    *("relu", "relu6", "sigmoid", "silu", "hardsigmoid", "hardswish", "tanh", "erf", "mish", "log_sigmoid", "exp"),
+    *("expm1", "log", "log1p", "sin", "cos", "sqrt", "rsqrt", "reciprocal", "neg", "abs", "square", "sign", "floor"),
+    *("ceil", "logical_not", "minimum", "maximum", "lt", "le", "gt", "ge", "eq", "ne", "logical_and", "logical_or"),
+)
+CONVERSIONS = ("to", "_to_copy", "type_as")
+COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
+BITWISE = ("__and__", "__or__", "bitwise_and", "bitwise_or", "bitwise_not")
+# What may be made of truth alone, which is 0 or 1 in float32.
+OF_TRUTH = (*BITWISE, *CONVERSIONS, "logical_and", "logical_or", "logical_not", "where", "masked_fill")
+# The numbers that SELU is defined with.
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+Reader = Callable[[Call, Callable[[str], Expression]], Expression]
+_READERS: dict[str, Reader] = {
+    "gelu": lambda call, at: Term("gelu_tanh" if call["approximate"] == "tanh" else "gelu", (at("self"),)),
+    "hardtanh": lambda call, at: Term("clamp", (at("self"), at("min_val"), at("max_val"))),
+    "clamp": lambda call, at: _clamped(call, at),
+    "clamp_min": lambda call, at: Term("maximum", (at("self"), at("min"))),
+    "clamp_max": lambda call, at: Term("minimum", (at("self"), at("max"))),
+    "leaky_relu": lambda call, at: Term("leaky_relu", (at("self"), at("negative_slope"))),
+    "elu": lambda call, at: Term("elu", (at("self"), at("alpha"), at("scale"), at("input_scale"))),
+    "selu": lambda call, at: Term("elu", (at("self"), SELU_ALPHA, SELU_SCALE, 1.0)),
+    "celu": lambda call, at: Term("elu", (at("self"), at("alpha"), 1.0, 1.0 / _number(at("alpha")))),
+    "softplus": lambda call, at: Term("softplus", (at("self"), at("beta"), at("threshold"))),
+    "add": lambda call, at: Term("add", (at("self"), _times(at("other"), call.get("alpha", 1)))),
+    "sub": lambda call, at: Term("sub", (at("self"), _times(at("other"), call.get("alpha", 1)))),
+    "rsub": lambda call, at: Term("sub", (_times(at("other"), 1), _times(at("self"), call.get("alpha", 1)))),
+    "mul": lambda call, at: Term("mul", (at("self"), at("other"))),
+    "div": lambda call, at: Term("div", (at("self"), at("other"))),
+    "pow": lambda call, at: _power(at("self"), at("exponent")),
+    "clip": lambda call, at: _clamped(call, at),
+    "where": lambda call, at: Term("where", (at("condition"), at("self"), at("other"))),
+    **dict.fromkeys(("__and__", "bitwise_and"), lambda call, at: Term("logical_and", (at("self"), at("other")))),
+    **dict.fromkeys(("__or__", "bitwise_or"), lambda call, at: Term("logical_or", (at("self"), at("other")))),
+    "bitwise_not": lambda call, at: Term("logical_not", (at("self"),)),
+    **dict.fromkeys(CONVERSIONS, lambda call, at: at("self")),
+    "masked_fill": lambda call, at: Term("where", (at("mask"), at("value"), at("self"))),
+}
+NAMES = (*PLAIN, *_READERS)
+"""Operators that may be expressions."""
+
+
+class NoExpression(Exception):  # noqa: N818 - an answer
+    """An operator computes something that no expression says."""
+
+
+def expression_of(node: Node) -> Expression:
+    """What an operator computes of the nodes that it reads, which go by their names.
+
+    Raises
+    ------
+    NoExpression : it is not element-wise, or in a way or type that has no code.
+    """
+    call = Call(node)
+    value = node.meta.get("val")
+    if call.name not in NAMES or not isinstance(value, torch.Tensor) or call.get("rounding_mode") is not None:
+        raise NoExpression
+    if call.name in BITWISE and value.dtype != torch.bool:
+        raise NoExpression
+    types = {getattr(source.meta["val"], "dtype", None) for source in node.all_input_nodes}
+    if not types <= {torch.float32, torch.bool}:
+        raise NoExpression
+    is_truth = call.name in COMPARISONS or (call.name in OF_TRUTH and types == {torch.bool})
+    if value.dtype != torch.float32 and not (value.dtype == torch.bool and is_truth):
+        raise NoExpression
+
+    def at(argument: str) -> Expression:
+        return _operand(call[argument])
+
+    if call.name in _READERS:
+        return simplified(_READERS[call.name](call, at))
+    names = ("self", "other")[: 2 if call.get("other") is not None else 1]
+    return simplified(Term(call.name, tuple(map(at, names))))
+
+
+def _operand(value: Any) -> Expression:
+    match value:
+        case Node():
+            return value.name
+        case bool() | int() | float() if value == value:
+            return float(value)
+    raise NoExpression
+
+
+def _number(expression: Expression) -> float:
+    if isinstance(expression, float):
+        return expression
+    raise NoExpression
+
+
+def _times(expression: Expression, alpha: Any) -> Expression:
+    return expression if alpha == 1 else Term("mul", (expression, _number(_operand(alpha))))
+
+
+def _clamped(call: Call, at: Callable[[str], Expression]) -> Expression:
+    if call["max"] is None:
+        return Term("maximum", (at("self"), at("min")))
+    if call["min"] is None:
+        return Term("minimum", (at("self"), at("max")))
+    return Term("clamp", (at("self"), at("min"), at("max")))
+
+
+def _power(base: Expression, exponent: Expression) -> Expression:
+    if isinstance(exponent, float) or (isinstance(base, float) and base > 0):
+        return Term("pow", (base, exponent))
+    raise NoExpression  # of a negative base what comes out depends on whether the exponent is whole
+
+
+def simplified(expression: Expression) -> Expression:
+    """An equal expression: numbers come second, what changes nothing is left out, known functions go by their names."""
+    if not isinstance(expression, Term):
+        return expression
+    operands = tuple(map(simplified, expression.operands))
+    match expression.function, *operands:
+        case ("add" | "mul") as function, float() as number, other if not isinstance(other, float):
+            return simplified(Term(function, (other, number)))
+        case "add", value, 0.0:
+            return value
+        case "mul", value, 1.0:
+            return value
+        case "sub", value, float() as number:
+            return simplified(Term("add", (value, -number)))
+        case "div", value, float() as number if number != 0:
+            return simplified(Term("mul", (value, 1 / number)))
+        case "pow", value, float() as number if number in _POWERS:
+            return Term(_POWERS[number], (value,))
+        case "clamp", value, 0.0, 6.0:
+            return simplified(Term("relu6", (value,)))
+        case "maximum", value, 0.0:
+            return simplified(Term("relu", (value,)))
+        case "relu", Term("relu" | "relu6") as value:
+            return value
+        case "relu6", Term("relu6") as value:
+            return value
+        case "mul", one, Term("sigmoid" | "hardsigmoid" as gate, (gated,)) if one == gated:
+            return Term(_GATED[gate], (one,))
+        case "mul", Term("sigmoid" | "hardsigmoid" as gate, (gated,)), one if one == gated:
+            return Term(_GATED[gate], (one,))
+        case "mul", Term("relu6", (Term("add", (value, 3.0)),)), float() as number if _is_sixth(number):
+            return Term("hardsigmoid", (value,))
+        case "mul", Term("mul", (one, Term("relu6", (Term("add", (value, 3.0)),)))), float() as number if (
+            one == value and _is_sixth(number)
+        ):
+            return Term("hardswish", (value,))
+        case "mul", one, Term("tanh", (Term("softplus", (value, 1.0, float() as threshold)),)) if (
+            one == value and threshold >= _SOFTPLUS_IS_LINEAR
+        ):
+            return Term("mish", (value,))
+    return Term(expression.function, operands)
+
+
+_POWERS = {2.0: "square", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
+_GATED = {"sigmoid": "silu", "hardsigmoid": "hardswish"}
+# From here on log(1 + e^x) is x in float32.
+_SOFTPLUS_IS_LINEAR = 17.0
+
+
+def _is_sixth(number: float) -> bool:
+    return math.isclose(number, 1 / 6, rel_tol=1e-6)

@@ -1,0 +1,230 @@
+"""Trees of element-wise operators: each becomes one kernel, whatever is broadcast in it.
+
+An operator waits until something other than an element-wise operator asks for its value. What asks takes it as part of
+its own expression if it has as many values, so that nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch.fx import Node
+
+from aap_hw.compile.families.expression import Expression, Term, renamed, size_of, text_of, variables
+from aap_hw.compile.families.fused import ALONE, AXES
+from aap_hw.compile.front.aliases import readers_of, writes_in_place
+from aap_hw.compile.front.network import Kernel
+from aap_hw.compile.front.rules.arithmetic import NAMES, NoExpression, expression_of, simplified
+from aap_hw.compile.front.rules.elementwise import Operand, emit_alone
+from aap_hw.compile.front.rules.registry import Takes, rule
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.graph.call import shape_of
+from aap_hw.graph.source import op_name
+
+if TYPE_CHECKING:
+    from aap_hw.compile.front.partition import Partition
+
+# Of one kernel: functions, what it reads, and operators that are looked at to see whether a value is needed elsewhere.
+MOST_FUNCTIONS, MOST_OPERANDS, MOST_AHEAD = 40, 8, 16
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What a node computes, not yet a kernel.
+
+    Attributes
+    ----------
+    expression : of the operands' names.
+    operands : by name.
+    is_image : whether operands and result (N, C, ...) lie as (N, ..., C), and not in PyTorch's order.
+    """
+
+    expression: Expression
+    operands: Mapping[str, Operand]
+    is_image: bool
+
+    def emit(self, partition: Partition, node: Node) -> None:
+        """Add the kernel that makes the value of ``node``."""
+        if not emit_alone(partition, node, self.expression, self.operands, is_image=self.is_image):
+            _emit(partition, node, self)
+
+
+@rule(*NAMES, takes=Takes.ANYTHING)
+def element_wise(partition: Partition, node: Node) -> None:
+    """An element-wise operator that no kernel took along."""
+    try:
+        read = expression_of(node)
+    except NoExpression:
+        raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node) from None
+    tree = _tree(partition, node, read, with_waiting=True)
+    if size_of(tree.expression) > MOST_FUNCTIONS or len(tree.operands) > MOST_OPERANDS:
+        tree = _tree(partition, node, read, with_waiting=False)
+    expression = tree.expression
+    if isinstance(expression, Term) and expression.function in ("relu", "relu6"):
+        (inner,) = expression.operands
+        if isinstance(inner, str) and partition.is_rectified(tree.operands[inner].node, expression.function):
+            expression = inner
+    if isinstance(expression, str) and shape_of(tree.operands[expression].node) == shape_of(node):
+        partition.stands_for(node, tree.operands[expression].value, is_image=tree.is_image)
+        return
+    if not isinstance(expression, Term) or not any(not each.is_constant for each in tree.operands.values()):
+        raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
+    _geometry(partition, node, tree)  # refuses what has no kernel before anything relies on it
+    if _may_wait(partition, node):
+        partition.defer(node, tree, is_image=tree.is_image)
+    else:
+        tree.emit(partition, node)
+
+
+def _tree(partition: Partition, node: Node, read: Expression, *, with_waiting: bool) -> Tree:
+    """The tree of a node, in which what waits stands as its own expression, if that is wanted."""
+    names = set(variables(read))
+    sources = [source for source in node.all_input_nodes if source.name in names]
+    varying = [source for source in sources if not partition.is_parameter(source)]
+    is_image = any(partition.is_image(source) and len(shape_of(source)) == len(shape_of(node)) for source in varying)
+    operands: dict[str, Operand] = {}
+    named: dict[str, Expression] = {}
+    for source in sources:
+        waiting = partition.unmade(source)
+        if partition.is_zero(source):
+            named[source.name] = 0.0
+        elif (
+            with_waiting
+            and isinstance(waiting, Tree)
+            and waiting.is_image == is_image
+            and math.prod(shape_of(source)) == math.prod(shape_of(node))
+        ):
+            named[source.name] = waiting.expression
+            operands |= waiting.operands
+        else:
+            operand = _operand(partition, source, node, is_image)
+            named[source.name] = operand.name
+            operands[operand.name] = operand
+    expression = simplified(renamed(read, named))
+    used = set(variables(expression))
+    return Tree(expression, {name: each for name, each in operands.items() if name in used}, is_image)
+
+
+def _operand(partition: Partition, source: Node, node: Node, is_image: bool) -> Operand:
+    if partition.is_parameter(source):
+        return Operand(source, partition.constant(source), is_constant=True)
+    shape, rank = shape_of(source), len(shape_of(node))
+    if not is_image:
+        return Operand(source, partition.value_in_order(source, node))
+    if len(shape) == rank:
+        return Operand(source, partition.value_of(source, node))
+    padded = _padded(shape, rank)
+    if len(shape) > 2 and min(padded[1], math.prod(padded[2:])) > 1:
+        raise partition.refused(f"{op_name(node)} of tensors in several orders has no kernel yet", node)
+    return Operand(source, partition.value_in_order(source, node))
+
+
+def _may_wait(partition: Partition, node: Node) -> bool:
+    """Whether all that read a value are element-wise operators, which end in one of them."""
+    if writes_in_place(node) and partition.memory.stale_after(node):
+        return False
+    ahead = readers_of(node)
+    for _ in range(MOST_AHEAD):
+        if not all(_is_fused(partition, reader) for reader in ahead):
+            return False
+        if len(ahead) == 1:
+            return True
+        first = min(ahead, key=partition.memory.place_of)
+        if shape_of(first) != shape_of(node):
+            return False
+        ahead = (ahead - {first}) | readers_of(first)
+    return False
+
+
+def _is_fused(partition: Partition, node: Node) -> bool:
+    if node.op != "call_function" or partition.is_taken(node):
+        return False
+    try:
+        expression_of(node)
+    except NoExpression:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """Size of the kernel that a tree becomes, and the axes of its operands; ``channels`` is the axis of its width."""
+
+    batch: int
+    size: tuple[int, int]
+    axes: Mapping[str, str]
+    channels: int
+
+
+def _geometry(partition: Partition, node: Node, tree: Tree) -> _Geometry:
+    shape, rank = shape_of(node) or (1,), max(1, len(shape_of(node)))
+    padded = {name: _padded(shape_of(operand.node), rank) for name, operand in tree.operands.items()}
+    widths = [partition.graph.width_of(node.name, axis) for axis in range(len(shape_of(node)))]
+    channels = 1 if tree.is_image else rank - 1
+    varying = [axis for axis, width in enumerate(widths) if width.terms]
+    if set(varying) - {channels}:
+        is_whole = all(own == shape or math.prod(own) == 1 for own in padded.values())
+        if len(varying) > 1 or not is_whole or tree.is_image:
+            raise partition.refused(f"{op_name(node)} along such axes has no kernel yet", node)
+        channels = varying[0]  # in whatever order values lie, each meets its own
+    first = 0 if rank > 1 and channels != 0 else None
+    between = [axis for axis in range(rank) if axis not in (first, channels)]
+    groups: list[tuple[int, frozenset[str]]] = []
+    for axis in between:
+        owners = frozenset(name for name, own in padded.items() if own[axis] == shape[axis])
+        if shape[axis] > 1 and groups and groups[-1][1] == owners:
+            groups[-1] = groups[-1][0] * shape[axis], owners
+        elif shape[axis] > 1:
+            groups.append((shape[axis], owners))
+    if len(groups) > 2:
+        raise partition.refused(f"{op_name(node)} of such shapes has no kernel yet", node)
+    batch = shape[first] if first is not None else 1
+    extents = [batch, *[extent for extent, _ in groups], *[1] * (2 - len(groups))]
+
+    def axes_of(name: str) -> str:
+        own = padded[name]
+        is_own = [
+            batch > 1 and first is not None and own[first] == batch,
+            *[name in owners for _, owners in groups],
+            *[False] * (2 - len(groups)),
+            own[channels] == shape[channels],
+        ]
+        return "".join(axis for axis, is_there in zip(AXES, is_own, strict=True) if is_there) or ALONE
+
+    return _Geometry(batch, (extents[1], extents[2]), {name: axes_of(name) for name in padded}, channels)
+
+
+def _emit(partition: Partition, node: Node, tree: Tree) -> None:
+    """The kernel of a tree that has no shorter key."""
+    geometry, order = _geometry(partition, node, tree), list(dict.fromkeys(variables(tree.expression)))
+    read = [name for name in order if not tree.operands[name].is_constant]
+    held = [name for name in order if tree.operands[name].is_constant]
+    letters: dict[str, Expression] = {name: f"x{i}" for i, name in enumerate(read)}
+    letters |= {name: f"c{i}" for i, name in enumerate(held)}
+    key = KernelKey.make(
+        "elementwise",
+        geometry.size,
+        geometry.batch,
+        expr=text_of(renamed(tree.expression, letters)),
+        reads=[geometry.axes[name] for name in read],
+        constants=[geometry.axes[name] for name in held],
+    )
+    rank, constants = len(shape_of(node)), [tree.operands[name] for name in held]
+    width = partition.graph.width_of(node.name, geometry.channels)
+    kernel = Kernel(
+        node.name,
+        key,
+        tuple(tree.operands[name].value for name in read),
+        (width, width),
+        constants=tuple(each.value for each in constants),
+        learned=tuple(each.value for each in constants if partition.is_learned(each.node)),
+        channel_axis=1 - rank if tree.is_image else -1,
+    )
+    partition.add(node, kernel, is_image=tree.is_image)
+
+
+def _padded(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    return (1,) * (rank - len(shape)) + shape

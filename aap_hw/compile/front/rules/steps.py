@@ -1,0 +1,98 @@
+"""What an epilogue can take along behind a kernel: operators that read nothing but its value and numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.fx import Node
+
+from aap_hw.compile.families.elementwise import ACTIVATIONS
+from aap_hw.compile.families.expression import Expression, Term, renamed, size_of, text_of, variables
+from aap_hw.compile.front.aliases import readers_of, writes_in_place
+from aap_hw.compile.front.rules.arithmetic import NoExpression, expression_of, simplified
+from aap_hw.graph.call import Call, shape_of
+
+if TYPE_CHECKING:
+    from aap_hw.compile.front.partition import Partition
+
+# Functions in a step: each is there once for every register of a kernel's tile.
+MOST_FUNCTIONS = 8
+# What a value is called in its step.
+VALUE = "x"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Operators as one step of an epilogue.
+
+    Attributes
+    ----------
+    nodes : the operators, in order; the value of the last is what the step makes.
+    text : of the step: the name of a function, or an expression in ``x``.
+    """
+
+    nodes: tuple[Node, ...]
+    text: str
+
+
+def step_behind(partition: Partition, node: Node) -> Step | None:
+    """The longest step behind a value, whose operators alone read it; an activation that has a key ends it."""
+    found: Step | None = None
+    known: dict[str, Expression] = {node.name: VALUE}
+    open_values, taken = {node}, list[Node]()
+    while readers := {user for value in open_values for user in readers_of(value) if user not in taken}:
+        follower = min(readers, key=partition.memory.place_of)
+        if follower.op != "call_function" or partition.is_taken(follower):
+            break
+        if writes_in_place(follower) and partition.memory.stale_after(follower):
+            break
+        try:
+            read = expression_of(follower)
+        except NoExpression:
+            break
+        if not set(variables(read)) <= known.keys():
+            break
+        expression = simplified(renamed(read, known))
+        if size_of(expression) > MOST_FUNCTIONS:
+            break
+        known[follower.name] = expression
+        taken.append(follower)
+        open_values.add(follower)
+        is_closed = all(user in taken for value in open_values - {follower} for user in readers_of(value))
+        if is_closed and isinstance(expression, Term) and follower.meta["val"].dtype == torch.float32:
+            is_bare = expression.operands == (VALUE,)
+            found = Step(tuple(taken), expression.function if is_bare else text_of(expression))
+            if found.text in ACTIVATIONS:
+                break
+    return found
+
+
+def factor_of(partition: Partition, node: Node, this: Node, axis: int) -> str | None:
+    """The constant that ``node`` multiplies each channel of ``this`` by, if it is such a product."""
+    others = [each for each in node.all_input_nodes if each is not this]
+    if Call(node).name != "mul" or len(others) != 1 or not partition.is_parameter(others[0]):
+        return None
+    if writes_in_place(node) and (Call(node).first is not this or partition.memory.stale_after(node)):
+        return None
+    shape, own = shape_of(this), shape_of(others[0])
+    each_channel = [1] * len(shape)
+    each_channel[axis] = shape[axis]
+    padded = [1] * (len(shape) - len(own)) + list(own)
+    return partition.constant(others[0]) if padded == each_channel and shape_of(node) == shape else None
+
+
+def turns_to_image(node: Node) -> bool:
+    """Whether an operator makes (N, C, ...) of rows (N, ..., C)."""
+    call = Call(node)
+    if call.name not in ("permute", "transpose"):
+        return False
+    rank = len(shape_of(node))
+    order = list(range(rank))
+    if call.name == "permute":
+        order = [dim % rank for dim in call["dims"]]
+    else:
+        left, right = call["dim0"] % rank, call["dim1"] % rank
+        order[left], order[right] = right, left
+    return order == [0, rank - 1, *range(1, rank - 1)]
