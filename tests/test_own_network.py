@@ -224,7 +224,7 @@ def test_network_with_several_outputs_goes_the_whole_way(
     torch.save(Origin.of("detector_of_mine.py:Detector", (3, 16, 16)).build().state_dict(), "dense.pt")
     before = (bundle / "manifest.json").read_bytes()
     wrong = aap_hw("deploy", "run", *device, "--weights", "dense.pt")
-    assert (wrong.code, "dense.pt are not of the cut network of run" in wrong.err) == (2, True), wrong
+    assert (wrong.code, "dense.pt do not fit the cut network of run" in wrong.err) == (2, True), wrong
     assert (bundle / "manifest.json").read_bytes() == before
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["max_abs_diff"] <= 1e-4

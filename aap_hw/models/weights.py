@@ -92,7 +92,7 @@ def _fitting(
     unknown = beside(best, candidates, found) if candidates else _most_together(found)
     place = f", under '{best.place}'," if best.place else ""
     raise UserError(
-        f"the weights {path}{place} are not of {what}: {remarks.differences(best, unknown, what)}; "
+        f"the weights {path}{place} do not fit {what}: {remarks.differences(best, unknown, what)}; "
         "give the checkpoint of this network"
     )
 

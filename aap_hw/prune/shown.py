@@ -1,4 +1,4 @@
-"""The samples that a network is shown: those of a source, else an example, else embedded images, else made ones."""
+"""The samples that a network is shown: of a source, else an example, else embedded images, else made-up ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EMBEDDED = ImageSource("embedded")
 
 
 def samples_for(origin: Origin, source: ImageSource | None, example: str | None = None) -> Samples:
-    """The samples of a source, or what stands in for it where there is none; ``example`` as of `Example.read`.
+    """The samples of a source, or if there is none those that replace it; ``example`` as of `Example.read`.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Samples of any shape: arrays that are ready for a network, one for each of its inputs, and samples that are made up.
+"""Samples of any shape: arrays that are ready for a network, one for each of its inputs, and made-up samples.
 
-Arrays are taken as they are: nothing is resized, normalised or varied. How they are named in files is in
+Arrays are used as they are: nothing is resized, normalised or augmented. How they are named in files is in
 `aap_hw.train.sources.arrays`.
 """
 
@@ -19,9 +19,9 @@ from aap_hw.graph.inputs import TYPES, Input, Inputs, Tensors
 from aap_hw.train.samples import Indices, Samples, Split, positions
 
 Array = npt.NDArray[Any]
-# As float32, which carries whole numbers between kernels, no two of up to this size are the same.
+# Kernels pass whole numbers on as float32, which holds all of them up to this size.
 MOST_WHOLE = 1 << 24
-# Samples that are made up of each split: more than anything asks for.
+# Made-up samples of each split: more than are ever needed.
 MADE = 512
 
 
@@ -70,7 +70,7 @@ class ArraySamples(Samples):
 
 @dataclass(frozen=True, eq=False)
 class MadeSamples(Samples):
-    """Random samples, always the same, of which nobody knows the classes; ``ceilings`` as of `Inputs.random`."""
+    """Random samples, always the same and without classes; ``ceilings`` as of `Inputs.random`."""
 
     made_of: Inputs
     ceilings: Sequence[int] | None = None
@@ -91,7 +91,7 @@ class MadeSamples(Samples):
 
 
 def fitted(array: Array, one: Input, what: str) -> Array:
-    """An array of samples in the type of an input; axes of length one may be missing or too many.
+    """An array of samples (n, ...) in the shape and type of an input; axes of length one are added or removed.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What a network is shown to train, to tell its filters apart and to be checked: samples of its inputs, in two splits.
+"""Samples of a network's inputs, in two splits: for training, for ranking filters and for checking results.
 
-Only what training and pruning need of them is here; pictures are in `aap_hw.train.data`, arrays of any shape and
-samples that are made up in `aap_hw.train.arrays`.
+Only the interface that training and pruning need is here. Pictures are in `aap_hw.train.data`, arrays of any shape and
+made-up samples in `aap_hw.train.arrays`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Samples(ABC):
 
     Attributes
     ----------
-    class_names : one name a class; none if nobody knows what the samples are.
+    class_names : one name a class; empty if the samples have no labels.
     """
 
     class_names: tuple[str, ...] = ()
@@ -36,11 +36,14 @@ class Samples(ABC):
 
     @abstractmethod
     def stored(self, split: Split, indices: Indices) -> tuple[Tensors, torch.Tensor]:
-        """Some samples as they are kept, and their labels (n,) as int64; without those that cannot be read."""
+        """Some samples as they are stored, (n, ...) for each input, and their labels (n,) as int64.
+
+        Samples that cannot be read are left out.
+        """
 
     @abstractmethod
     def prepared(self, stored: Tensors, inputs: Inputs) -> Tensors:
-        """Samples that were kept as a network takes them, on the device where they are.
+        """Stored samples as a network takes them, (n, ...) for each input, on the device that they are on.
 
         Raises
         ------
@@ -68,7 +71,7 @@ class Samples(ABC):
         """
         stored, labels = self.stored(split, slice(None) if indices is None else indices)
         if not len(labels):
-            raise UserError(f"none of the {split} images that were to be looked at can be read; get them again")
+            raise UserError(f"none of the {split} images that are needed can be read; get them again")
         return tuple(each.contiguous() for each in self.prepared(stored, inputs))
 
     def spread(self, split: Split, count: int) -> npt.NDArray[np.int64]:
@@ -89,7 +92,7 @@ class Samples(ABC):
 
 
 def positions(indices: Indices, count: int) -> npt.NDArray[np.int64]:
-    """Which of so many samples are meant."""
+    """Positions (n,) among ``count`` samples that indices stand for."""
     if isinstance(indices, slice):
         indices = range(*indices.indices(count))
     return np.asarray(indices, dtype=np.int64)

@@ -424,7 +424,10 @@ def _called(file: Path) -> None:
 
 
 WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no checkpoint": (_script, "the weights w.pt are no file of torch.save; give one, or a safetensors file"),
+    "no checkpoint": (
+        _script,
+        "the weights w.pt were not written by torch.save; give such a file, or a safetensors file",
+    ),
     "a program": (_program, r"w.pt is a TorchScript program and no checkpoint; .*torch.jit.load\('w.pt'\).state_dict"),
     "half a file": (_half, "cannot read the weights w.pt: the file is damaged or cut short; copy or download it again"),
     "code": (
@@ -434,7 +437,7 @@ WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing": (lambda file: torch.save({"args": {"lr": 0.1}}, file), "holds a dict with the keys args and no weights"),
     "another network": (
         lambda file: torch.save({"state_dict": {"conv1.weight": torch.zeros(16, 3, 3, 3)}}, file),
-        r"the weights w.pt, under 'state_dict', are not of resnet20: it lacks 'bn1.weight', .* of 116 tensors",
+        r"the weights w.pt, under 'state_dict', do not fit resnet20: they lack 'bn1.weight', .* of 116 tensors",
     ),
     "another width": (
         lambda file: torch.save({**resnet20()[0].state_dict(), "linear.bias": torch.zeros(7)}, file),

@@ -142,19 +142,19 @@ def test_what_was_chosen_and_left_out_is_said(tmp_path: Path, name: str, caplog:
 
 
 DIFFERENT: dict[str, tuple[Callable[[State], Any], str]] = {
-    "one is missing": (lambda s: without(s, "0.weight"), r"are not of mynet: it lacks '0.weight' of 9 tensors"),
+    "one is missing": (lambda s: without(s, "0.weight"), r"do not fit mynet: they lack '0.weight' of 9 tensors"),
     "one has another name": (
         lambda s: {**without(s, "0.weight"), "0.wieght": s["0.weight"]},
-        "it lacks '0.weight' of 9 tensors; did you mean '0.wieght'",
+        "they lack '0.weight' of 9 tensors; did you mean '0.wieght'",
     ),
-    "below a key": (lambda s: {"model": without(s, "0.bias")}, r"c.pth, under 'model', are not of mynet: it lacks"),
+    "below a key": (lambda s: {"model": without(s, "0.bias")}, r"c.pth, under 'model', do not fit mynet: they lack"),
     "all have other names": (
         lambda s: {name + "x": tensor for name, tensor in s.items()},
-        r"it lacks '0.weight', '0.bias', '1.weight' and 5 more of 9 tensors; did you mean '0.weightx'",
+        r"they lack '0.weight', '0.bias', '1.weight' and 5 more of 9 tensors; did you mean '0.weightx'",
     ),
     "prefixes of parts": (
         lambda s: {("a." if name[0] == "0" else "b.") + name: tensor for name, tensor in s.items()},
-        r"it lacks '0.weight', '0.bias' of 9 tensors",
+        r"they lack '0.weight', '0.bias' of 9 tensors",
     ),
     "shape": (lambda s: {**s, "3.weight": torch.zeros(10, 16)}, r"'3.weight' differ in shape: .*\(10, 16\).*\(3, 16\)"),
     "type": (
@@ -270,7 +270,7 @@ def test_a_truncated_file_is_refused_by_its_path(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize("content", [b"epoch,loss\n1,2.3\n", b"<!DOCTYPE html>", safetensors.torch.save({})])
 def test_a_file_of_something_else_is_refused_and_not_taken_for_code(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c.pth").write_bytes(content)
-    with pytest.raises(UserError, match=r"c\.pth are no file of torch\.save"):
+    with pytest.raises(UserError, match=r"c\.pth were not written by torch\.save"):
         loaded(tmp_path / "c.pth")
 
 

@@ -241,7 +241,7 @@ def test_no_figure_is_made_of_images_that_cannot_be_read():
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
     with pytest.raises(UserError, match="none of the 6 test images can be read, so there is no accuracy"):
         evaluate(network, data, Inputs.of((3, 8, 8)))
-    with pytest.raises(UserError, match="none of the test images that were to be looked at can be read"):
+    with pytest.raises(UserError, match="none of the test images that are needed can be read"):
         data.tensors("test", (3, 8, 8), range(2))
     with pytest.raises(UserError, match="none of the 3 training images to rank filters by can be read"):
         list(calibration_batches(data, Inputs.of((3, 8, 8)), 3))

@@ -100,8 +100,8 @@ def _content_of(path: Path, stack: ExitStack) -> Any:
         raise UserError(
             f"the weights {path} are {kind}"
             if kind
-            else f"the weights {path} are no file of torch.save; give one, or a safetensors file, whose name ends with "
-            ".safetensors"
+            else f"the weights {path} were not written by torch.save; give such a file, or a safetensors file, whose "
+            "name ends with .safetensors"
         )
 
 

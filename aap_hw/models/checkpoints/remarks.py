@@ -42,12 +42,12 @@ def differences(nearest: Candidate, unknown: Sequence[str], what: str) -> str:
     """Everything by which a candidate does not fit a network, which is called ``what``."""
     wanted, remarks = nearest.network.tensors, []
     if missing := nearest.missing:
-        remarks.append(f"it lacks {listed(missing)} of {len(wanted)} tensors{closest(missing[0], unknown)}")
+        remarks.append(f"they lack {listed(missing)} of {len(wanted)} tensors{closest(missing[0], unknown)}")
         if unknown:
             remarks.append(f"{what} has no {listed(unknown)}")
         for trace, change in _CHANGED.items():
             if any(re.search(trace, name) for name in unknown):
-                remarks.append(f"it was saved with {change}")
+                remarks.append(f"they were saved with {change}")
                 break
     if unreadable := nearest.unreadable:
         remarks.append(f"{listed(unreadable)} cannot be used: {nearest.tensors[unreadable[0]].obstacle}")

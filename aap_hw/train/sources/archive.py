@@ -1,4 +1,4 @@
-"""A NumPy archive as named arrays: nothing is unpickled, and what cannot be read is refused by name."""
+"""A NumPy archive as named arrays: nothing is unpickled, and arrays that cannot be read are refused by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.lib.npyio import NpzFile
 from aap_hw.errors import UserError
 
 Array = np.ndarray[Any, Any]
-# What a damaged archive or array may raise; encrypted ones, too.
+# Exceptions that a damaged or encrypted archive or array may raise.
 DAMAGE = (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error)
 ADVICE = "give an .npz file of plain arrays of numbers"
 

@@ -1,7 +1,7 @@
-"""Which of some named arrays are a network's samples and their labels: of an archive, or of a function of the user's.
+"""Finds a network's samples and their labels among the named arrays of an archive or a function of the user's.
 
-``x_train`` and ``y_train`` are those of a network's only input; of several, ``x1_train``, ``x2_train`` and so on, or
-each input's own name in place of ``x``. ``train_x`` is understood as well.
+``x_train`` and ``y_train`` are those of a network with one input. With several inputs they are ``x1_train``,
+``x2_train`` and so on, or have the input's own name in place of ``x``. ``train_x`` is understood as well.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def name_of(arrays: Mapping[str, Any], split: str, stems: tuple[str, ...]) -> st
 def samples_of(arrays: Mapping[str, Any], inputs: Inputs, where: str) -> ArraySamples:
     """The samples of a network among some arrays, by their names.
 
-    Without labels they tell filters apart and train nothing; then those of ``train`` are enough.
+    Samples without labels rank filters and train nothing; then those of ``train`` are enough.
 
     Raises
     ------
@@ -48,8 +48,8 @@ def samples_of(arrays: Mapping[str, Any], inputs: Inputs, where: str) -> ArraySa
     if None in (*names["train"], *names["test"]) or (is_labelled and None in labels.values()):
         wanted = [f"{each[0]}_{split}" for split in SPLITS for each in stems]
         raise UserError(
-            f"{where} needs {', '.join(wanted)}, and y_train and y_test where there are classes, and holds "
-            f"{held(arrays)}; name its arrays so"
+            f"{where} holds {held(arrays)}; name its arrays {', '.join(wanted)}, and if there are classes y_train and "
+            "y_test"
         )
     found = {split: _fitted(arrays, [str(name) for name in names[split]], inputs, where) for split in SPLITS}
     if not is_labelled:

@@ -1,4 +1,4 @@
-"""Real samples of a network's inputs, from which shapes, types and names are taken: what ``--example`` gives.
+"""Real samples of a network's inputs, which ``--example`` gives; shapes, types and names are taken from them.
 
 =========================  =================================================================================
 ``FILE.npz``               arrays, samples along their first axes; one alone, or several named as ``forward``
@@ -29,7 +29,7 @@ from aap_hw.users_code import folders_of, importable, run_file, told
 
 @dataclass(frozen=True)
 class Example:
-    """Samples, and what a network that takes them takes."""
+    """Samples, and the inputs of a network that takes them."""
 
     inputs: Inputs
     samples: ArraySamples
@@ -64,7 +64,7 @@ class Example:
         if not named:
             raise UserError(f"{where} holds no arrays; give one for each input of the network")
         arrays = [array_of(each, f"{name} of {where}" if len(named) > 1 else where) for name, each in named]
-        # Alone there is no doubt what it is; those that NumPy has numbered are in the order of the parameters.
+        # One array needs no name; those that NumPy has numbered are in the order of the parameters.
         unnamed = len(named) == 1 or all(re.fullmatch(r"arr_\d+", name) for name, _ in named)
         inputs = Inputs(
             tuple(
@@ -82,12 +82,12 @@ class Example:
 
 
 def inputs_given(inputs: Given | None, example: str | None) -> Inputs | None:
-    """What a network is said to take, by ``--input`` or by ``--example``; None leaves it to the network.
+    """The inputs given by ``--input`` or ``--example``; None if neither was given.
 
     Raises
     ------
     UserError
-        If both say it, or there is no such example.
+        If both were given, or there is no such example.
     """
     if inputs is not None and example is not None:
         raise UserError("--example says what the network takes; leave --input out")

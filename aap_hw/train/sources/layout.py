@@ -1,7 +1,7 @@
-"""What a folder of pictures holds, by its names alone: the two splits, their classes, and the files of each class.
+"""The two splits of a folder of pictures, their classes, and the files of each class, found by name alone.
 
-Covers what people and machines leave in such folders: other names for the splits, files that are no pictures, links,
-what desktops and notebooks hide there. No file is opened but a list of annotations.
+Covers folders as people and machines leave them: other names for the splits, files that are not pictures, links, and
+hidden files of desktops and notebooks. The only file that is opened is a list of annotations.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ TEST = (("val", "valid", "validation", "dev", "eval", "evaluation"), ("test", "t
 NO_FOLDERS = ("@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found")
 NO_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 NO_DATA = frozenset((*NO_FOLDERS, *NO_FILES, "__macosx", "__pycache__"))
-# Folders of these names side by side are pictures and what is to be found in them, not classes.
+# Folders of these names side by side are for detection or segmentation, not classes.
 PICTURES, FINDINGS = frozenset(("images", "imgs", "jpegimages")), frozenset(("labels", "annotations", "masks"))
-# Of a list of names so many are written out.
+# Names of a list that are written out.
 MOST_NAMED = 5
 ANNOTATIONS = "val_annotations.txt"
 LOG = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def _splits(folder: Path) -> tuple[Path, Path]:
 
 
 def _plain(name: str) -> str:
-    """A split's name without what says that it is one, such as ``train`` of ``Train_Set``."""
+    """A split's name in lower case without an added ``set`` or the like: ``train`` for ``Train_Set``."""
     return re.sub(r"[-_ ]*(set|data|images|imgs)?$", "", name.lower().strip(), count=1)
 
 
@@ -110,7 +110,7 @@ def _has_splits(folder: Path) -> bool:
     try:
         inner = {_plain(name) for name in _folders(folder)}
     except UserError:
-        return False  # one that cannot be listed is not the one that is meant
+        return False  # it cannot be listed
     return not inner.isdisjoint(TRAIN) and any(not inner.isdisjoint(names) for names in TEST)
 
 
@@ -161,7 +161,7 @@ def _same_classes(test: Path, names: Sequence[str], train: Path) -> list[Path]:
 
 
 def _by_looks(split: Path, names: Sequence[str]) -> dict[str, str]:
-    """Names by how they look: an accented letter is one character on most machines and two on a Mac."""
+    """Names by how they look (NFC): an accented letter is one character on most machines and two on a Mac."""
     found = {unicodedata.normalize("NFC", name): name for name in names}
     if len(found) < len(names):
         twice = sorted(set(names) - set(found.values()))
@@ -230,8 +230,8 @@ def _annotated(annotations: Path, names: Sequence[str]) -> SplitFiles:
 def _walk(folder: Path, seen: set[Path], above: frozenset[Path]) -> Iterator[Path]:
     """The files in a folder and, in the order of their names, those below it; without what is no data.
 
-    Links are followed, but not to a folder that was ``seen`` or lies ``above``, which contain one that led here: never
-    in circles, and never down into other classes.
+    Links are followed, but not to a folder that was ``seen`` or lies ``above`` this one: never in circles, and never
+    into other classes.
     """
     real = folder.resolve()
     if real in seen or real in above:
@@ -252,7 +252,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Also a link to nothing: a file that cannot be read, which is for its reader to say. A pipe is none."""
+    """Also a broken link, which its reader will report. Not a pipe."""
     return not Path(entry.path).exists() or Path(entry.path).is_file() if entry.is_symlink() else entry.is_file()
 
 

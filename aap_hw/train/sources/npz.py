@@ -62,7 +62,7 @@ def images_in(arrays: Mapping[str, Any], stem: str, channels: int, where: object
         f"{split}_{what}": found[split] for split in SPLITS for what, found in (("images", images), ("labels", labels))
     }
     if missing := [name for name, found in needed.items() if found is None]:
-        raise UserError(f"{where} lacks {', '.join(missing)} (it holds {held(arrays)}); name its arrays so")
+        raise UserError(f"{where} lacks {', '.join(missing)} (it holds {held(arrays)}); name its arrays like that")
     train, test = (_planes(arrays[str(images[split])], channels) for split in SPLITS)
     numbers = [class_numbers(arrays[str(labels[split])], f"{labels[split]} of {where}") for split in SPLITS]
     names = names_of(arrays, numbers, where)

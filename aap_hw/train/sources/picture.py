@@ -1,8 +1,8 @@
-"""One picture file, whatever its depth, colours and turn, as the bytes that a network is shown of it.
+"""One picture file, of any depth, colours and rotation, as the bytes that a network is shown.
 
-Turned upright as its EXIF data say, opaque (what is transparent becomes white), in 8 bits a value, and grey or in
-colour as the network takes it. Of an animation or a file of several pages it is the first one. Colour profiles are
-ignored. Where the files lie is not covered.
+It is turned upright by its EXIF data, made opaque (transparent parts become white), brought to 8 bits a value, and to
+grey or colour as the network takes it. Of an animation or a file of several pages, the first is used. Colour profiles
+are ignored. Where the files lie is not covered.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
-# The formats that are tried, whatever a file is called, and the endings of files that are taken for pictures. No
-# others: for some that Pillow knows it starts a program, and of JPEG 2000 it turns the white of deep colours black.
+# The formats that are tried, whatever the file is called, and the endings of files that are taken for pictures. No
+# other ones: for some formats Pillow starts a program, and in JPEG 2000 it turns the white of deep colours black.
 _NEEDS = {"WEBP": "webp", "AVIF": "avif"}
 FORMATS = {
     name: endings
@@ -60,13 +60,13 @@ _one_at_a_time = threading.Lock()
 
 
 class Unreadable(Exception):  # noqa: N818 - a circumstance of a file
-    """A file cannot be used as a picture; the text is the reason, a clause about "it"."""
+    """A file cannot be used as a picture; the text is the reason, a clause that begins with "it" or "its"."""
 
 
 def read_picture(
     file: Path, channels: int, size: tuple[int, int], crop: NDArray[np.float64] | None
 ) -> NDArray[np.uint8]:
-    """A picture (height, width, channels) of this size: its middle, or the part that four numbers from 0 to 1 choose.
+    """A picture (height, width, channels) of this size: its middle, or the part chosen by four numbers from 0 to 1.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def read_picture(
     except OSError as problem:
         raise Unreadable((problem.strerror or "it is damaged or cut short").lower()) from None
     except Exception:
-        # Decoders raise almost anything when they meet damaged data.
+        # Decoders may raise anything when they meet damaged data.
         raise Unreadable("it is damaged or cut short") from None
 
 

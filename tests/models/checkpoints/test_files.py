@@ -312,7 +312,7 @@ NO_CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "Keras": (text(b"\x89HDF\r\n\x1a\n...."), "an HDF5 file"),
     "gzip": (text(b"\x1f\x8b\x08...."), "packed with gzip; unpack it"),
-    "page": (text(b"<!DOCTYPE html>"), "are no file of torch.save"),
+    "page": (text(b"<!DOCTYPE html>"), "were not written by torch.save"),
     "empty": (text(b""), "damaged or cut short"),
     "a number": (lambda file: torch.save(7, file), "holds a int and no weights"),
 }
@@ -382,7 +382,7 @@ DAMAGED: dict[str, Callable[[Path], None]] = {
 @pytest.mark.filterwarnings("ignore:TypedStorage")
 def test_a_tensor_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
     DAMAGED[name](tmp_path / "c.pth")
-    with pytest.raises(UserError, match=r"c\.pth( are damaged|: the file is damaged| are not of mynet)"):
+    with pytest.raises(UserError, match=r"c\.pth( are damaged|: the file is damaged| do not fit mynet)"):
         loaded(tmp_path / "c.pth")
 
 
