@@ -100,6 +100,10 @@ def _captured(value: Any) -> list[Any]:
         return [value.__self__]
     if isinstance(value, weakref.ref):
         return [value()]
+    if isinstance(value, weakref.WeakValueDictionary):
+        return list(value.values())
+    if isinstance(value, weakref.WeakKeyDictionary):
+        return list(value)
     if isinstance(value, functools._lru_cache_wrapper):
         return [value.__wrapped__]
     if isinstance(value, types.FunctionType):
@@ -123,6 +127,10 @@ def _follower(value: Any, memo: Memo) -> Any:
         return types.MethodType(value.__func__, _follower(value.__self__, memo))
     if isinstance(value, weakref.ref):
         return weakref.ref(_follower(value(), memo))
+    if isinstance(value, weakref.WeakValueDictionary):
+        return weakref.WeakValueDictionary({key: _follower(each, memo) for key, each in value.items()})
+    if isinstance(value, weakref.WeakKeyDictionary):
+        return weakref.WeakKeyDictionary({_follower(key, memo): each for key, each in value.items()})
     if isinstance(value, functools._lru_cache_wrapper):
         return functools.lru_cache(**value.cache_parameters())(_follower(value.__wrapped__, memo))
     cells = [(cell, memo.setdefault(id(cell), types.CellType())) for cell in value.__closure__ or ()]
