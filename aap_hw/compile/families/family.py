@@ -95,6 +95,11 @@ def weight_shape(address: Address) -> Shape:
     return weight(address)
 
 
+def bias_elements(address: Address) -> int:
+    """Numbers in the bias of a kernel that has a weight."""
+    return family_of(address.key).constants(address) - weight_elements(address)
+
+
 def weight_elements(address: Address) -> int:
     """Numbers in a kernel's weight, its bias not among them; 0 if it has none."""
     return math.prod(weight_shape(address)) if family_of(address.key).weight is not None else 0

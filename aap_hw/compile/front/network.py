@@ -10,7 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from aap_hw.compile.families import family_of, fused, multiply_accumulates, products, slow, strided, weight_elements
+from aap_hw.compile.families import (
+    bias_elements,
+    family_of,
+    fused,
+    multiply_accumulates,
+    products,
+    slow,
+    strided,
+    weight_elements,
+)
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
@@ -100,8 +109,10 @@ class Kernel:
         vectors = [self.bias, norm and norm.weight, norm and norm.bias]
         if self.constants:
             return sum(math.prod(each.shape) for each in self.constant_tensors(widths) if each.is_learned)
-        weights = weight_elements(self.at(widths)) if self.weight else 0
-        return weights + self.width_out.at(widths) * sum(name is not None for name in vectors)
+        address = self.at(widths)
+        if not self.weight:
+            return address.width_out * sum(name is not None for name in vectors)
+        return weight_elements(address) + bias_elements(address) * sum(name is not None for name in vectors)
 
 
 @dataclass(frozen=True)

@@ -409,8 +409,7 @@ class Partition:
         name, shape = f"{node.name}_rest", shape_of(image)
         key = KernelKey.make("channel_slice", shape[2:], shape[0], side="last")
         width = self.graph.width_of(image.name)
-        self._kernels.append(Kernel(name, key, (self.value_of(image, node),), (width, rest)))
-        return name
+        return self.add_inner(Kernel(name, key, (self.value_of(image, node),), (width, rest)))
 
     def fix(self, groups: Iterable[str], reason: str) -> None:
         """Treat groups as frozen, as a kernel cannot follow their widths."""

@@ -5,15 +5,7 @@ kind of device it is for. Weights are not packed further: dlight's rules arrange
 package fills the table of kernels.
 """
 
-from aap_hw.compile.gpu import (
-    convolution,
-    normalisation,
-    products,
-    reductions,
-    transposed,
-    values,
-    volume,
-)
+from aap_hw.compile.gpu import convolution, normalisation, products, recurrent, reductions, transposed, values, volume
 from aap_hw.compile.gpu.scheduling import KERNELS
 
 __all__ = [
@@ -21,6 +13,7 @@ __all__ = [
     "convolution",
     "normalisation",
     "products",
+    "recurrent",
     "reductions",
     "transposed",
     "values",

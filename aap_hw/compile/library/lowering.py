@@ -18,7 +18,7 @@ from tvm import relax
 
 from aap_hw.activity import doing
 from aap_hw.compile.code.function import CONSTANTS, Argument, KernelFunction
-from aap_hw.compile.families import family_of, weight_shape
+from aap_hw.compile.families import bias_elements, family_of, weight_shape
 from aap_hw.compile.families.slow import NoCode
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.partition import is_of_shape, partition, state_names
@@ -184,7 +184,7 @@ def stand_ins(network: Network, widths: Mapping[str, int]) -> dict[str, torch.Te
         if kernel.weight is not None:
             found[kernel.weight] = torch.ones(weight_shape(address))
         if kernel.bias is not None:
-            found[kernel.bias] = torch.ones(address.width_out)
+            found[kernel.bias] = torch.ones(bias_elements(address))
         if kernel.constants:
             constants = zip(kernel.constants, kernel.constant_tensors(widths), strict=True)
             found |= {name: torch.ones(each.shape) for name, each in constants}

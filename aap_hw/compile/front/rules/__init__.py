@@ -10,6 +10,7 @@ from aap_hw.compile.front.rules import (
     padding,
     pooling,
     products,
+    recurrent,
     reductions,
 )
 from aap_hw.compile.front.rules.registry import RULES
@@ -25,5 +26,6 @@ __all__ = [
     "padding",
     "pooling",
     "products",
+    "recurrent",
     "reductions",
 ]

@@ -1,0 +1,45 @@
+"""One step of a recurrent layer for one channel of its state, as PyTorch defines it, whatever device it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aap_hw.compile.code.approximations import tanh
+from aap_hw.compile.code.expressions import relu, sigmoid
+from aap_hw.compile.code.function import Argument
+from aap_hw.compile.families import Shape, image_shape
+from aap_hw.compile.keys.address import Address
+
+Gate = Callable[[int], Any]
+
+
+def next_state(op: str, read: Gate, fed_back: Gate, state: Any, cell: Any) -> tuple[Any, Any]:
+    """The state of a step and, of an LSTM, its cell.
+
+    Parameters
+    ----------
+    op : ``lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu``.
+    read, fed_back : what a gate, in PyTorch's order, gets of the step's input and of the state before, biases included.
+    state, cell : those of the step before.
+    """
+    match op:
+        case "lstm":
+            into, kept, new, out = (read(gate) + fed_back(gate) for gate in range(4))
+            cell = sigmoid(kept) * cell + sigmoid(into) * tanh(new)
+            return sigmoid(out) * tanh(cell), cell
+        case "gru":
+            reset, kept = (sigmoid(read(gate) + fed_back(gate)) for gate in range(2))
+            new = tanh(read(2) + reset * fed_back(2))
+            return new + kept * (state - new), None
+    return (relu if op == "rnn_relu" else tanh)(read(0) + fed_back(0)), None
+
+
+def recurrent_arguments(address: Address, weight: Shape) -> tuple[Argument, ...]:
+    """What a kernel reads: the products of all steps, the weight of the state as it is packed, and its bias."""
+    key, gates = address.key, address.width_in
+    return (
+        Argument("activation", image_shape(key, gates), type=key.types.read),
+        Argument("weight", weight, type=key.types.weight),
+        Argument("bias", (gates,), type=key.types.sum),
+    )

@@ -1,0 +1,78 @@
+"""Recurrent layers on a GPU: a block of threads for each sample goes through its steps, its state in shared memory.
+
+The weight is taken as PyTorch has it, (gates x hidden, hidden).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from aap_hw.compile.code.expressions import number
+from aap_hw.compile.code.function import OPAQUE, KernelFunction
+from aap_hw.compile.code.recurrent import next_state, recurrent_arguments
+from aap_hw.compile.families import family_of, image_shape
+from aap_hw.compile.families.recurrent import GATES, is_backwards, steps_first
+from aap_hw.compile.gpu.scheduling import KERNELS
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.target import GpuTarget
+
+THREADS = 128
+
+
+@contextmanager
+def _each(extent: int) -> Iterator[Any]:
+    """A number below the extent, for each of which one thread does the work."""
+    with T.thread_binding(0, THREADS, "threadIdx.x") as thread, T.serial(0, math.ceil(extent / THREADS)) as turn:
+        index = T.bind(turn * THREADS + thread)
+        with T.If(index < extent), T.Then():
+            yield index
+
+
+@KERNELS.register(*GATES)
+def recurrent(address: Address, _: GpuTarget) -> KernelFunction:
+    """The states of all steps, from zeros on."""
+    key, gates, hidden = address.key, address.width_in, address.width_out
+    batch, steps, *_rest = image_shape(key, 1)
+    output_shape = family_of(key).output(address)
+    arguments = recurrent_arguments(address, (gates, hidden))
+
+    with IRBuilder() as builder, T.prim_func():
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": OPAQUE})
+        read, weight, bias = (T.arg(a.role, T.buffer(a.shape, a.type)) for a in arguments)
+        output = T.arg("output", T.buffer(output_shape, key.types.made))
+        with T.thread_binding(0, batch, "blockIdx.x") as n:
+            states, cells = (T.alloc_buffer((hidden,), key.types.sum, scope="shared") for _ in range(2))
+            products = T.alloc_buffer((gates,), key.types.sum, scope="shared")
+            total = T.alloc_buffer((1,), key.types.sum, scope="local")
+            with _each(hidden) as c:
+                T.buffer_store(states, number(0.0), [c])
+                T.buffer_store(cells, number(0.0), [c])
+            with T.serial(0, steps) as step:
+                time = T.bind(steps - 1 - step if is_backwards(key) else step)
+                row = T.bind(time * batch + n if steps_first(key) else n * steps + time)
+                place = T.bind(row // steps), T.bind(row % steps)
+                with _each(gates) as g:
+                    T.buffer_store(total, bias[g], [0])
+                    with T.serial(0, hidden) as k:
+                        T.buffer_store(total, total[0] + weight[g, k] * states[k], [0])
+                    T.buffer_store(products, total[0], [g])
+                with _each(hidden) as c:
+                    state, cell = next_state(
+                        key.op,
+                        lambda gate: read[*place, 0, gate * hidden + c],
+                        lambda gate: products[gate * hidden + c],
+                        states[c],
+                        cells[c],
+                    )
+                    made = T.bind(state)  # before the cell, which it was made from, is written to
+                    if cell is not None:
+                        T.buffer_store(cells, cell, [c])
+                    T.buffer_store(states, made, [c])
+                    T.buffer_store(output, made, [*place, 0, c])
+    return KernelFunction(builder.get(), arguments, output_shape, key.types.made, lambda packed: packed)
