@@ -178,7 +178,7 @@ _DATA = (
     click.option(
         "--data",
         metavar="SOURCE",
-        help="Images: embedded, cifar10:FOLDER, fashion-mnist:FOLDER, imagefolder:FOLDER, npz:FILE or "
+        help="Images or other samples: embedded, cifar10:FOLDER, fashion-mnist:FOLDER, imagefolder:FOLDER, npz:FILE or "
         "package.module:function.",
     ),
     click.option("--limit", type=click.IntRange(min=2), help="Use at most so many images of each split."),
