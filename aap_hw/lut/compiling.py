@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from tvm import relax
@@ -72,7 +72,8 @@ def compile_batch(
                 for copy in range(count):
                     mine = own[copy * len(constants) : (copy + 1) * len(constants)]
                     output_type = relax.TensorType(function.output_shape, function.output_type)
-                    value = builder.emit(relax.call_tir(code, [*shared, *mine, *literals], output_type))
+                    given = _in_order(function.arguments, shared, mine, literals)
+                    value = builder.emit(relax.call_tir(code, given, output_type))
                 result = builder.emit_output(value)
             builder.emit_func_output(result)
         counts.append(count)
@@ -84,6 +85,14 @@ def compile_batch(
         made_from = [[str(point.key), *point.widths] for point in points], [*target.options], target.threads, copies
         cache.make(library, made_from, lambda path: export_library(builder.get(), target, path))
     return CompiledBatch(library, tuple(points), tuple(counts), tuple(shapes), tuple(types))
+
+
+def _in_order(
+    arguments: Sequence[Argument], activations: Sequence[Any], constants: Sequence[Any], literals: Sequence[Any]
+) -> list[Any]:
+    """What a kernel is called with, each kind of which is in its order."""
+    values, kept, own = iter(activations), iter(constants), iter(literals)
+    return [next(kept if a.role in CONSTANTS else own if a.role == "literal" else values) for a in arguments]
 
 
 def _bytes(argument: Argument) -> int:

@@ -29,6 +29,7 @@ BATCH, SIZE = 2, (5, 6)
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)
 WINDOWS: dict[str, Any] = {"kernel": (3, 2), "stride": (2, 1), "padding": (1, 0)}
 AFTER: list[dict[str, Any]] = [{}, {"epilogue": ("hardswish", "relu")}]
+GRIDS: list[tuple[str, str, dict[str, Any]]] = [("bilinear", "zeros", {}), ("nearest", "border", {"corners": "1"})]
 # Attributes of keys, and widths; the same of all examples of an operator.
 EXAMPLES: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
     **{name: ((13, 13), [{}, {"epilogue": ("sigmoid",)}]) for name in ACTIVATIONS},
@@ -76,6 +77,11 @@ EXAMPLES: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
             {"how": "mean", "to": (2, 4)},
             {"how": "largest", "to": (1, 4)},
         ],
+    ),
+    "gather": ((26, 13), [{"table": "w[2,7,i]", "index": "x[5]"}, {"table": "x[30,o,1]", "index": "c[4]"}]),
+    "grid_sample": (
+        (13, 13),
+        [{"how": how, "padding": padding, "to": (3, 4)} | corners for how, padding, corners in GRIDS],
     ),
     "strided_copy": (
         (26, 13),

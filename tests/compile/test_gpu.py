@@ -198,9 +198,15 @@ def test_kernels_of_a_network_are_compiled_to_machine_code_and_all_there(branchi
 def test_points_of_a_table_are_compiled_for_a_gpu_like_any_other(tmp_path: Path) -> None:
     parts = "x[16*i;4:2*i%i%4*i,2:8*i,i:1]c[2*i;2:i,i:1]"  # a walk that goes round, and a constant
     copy = Address(KernelKey.make("strided_copy", (), 1, parts=parts, rows="2"), (8, 8))
-    points = [Convolution(8, 8).address(), Address(KernelKey.make("add", (4, 4), 1), (8, 8)), copy]
+    others = [
+        KernelKey.make("add", (4, 4), 1),
+        KernelKey.make("resize", (4, 4), 1, how="linear", to=(7, 8)),  # with tables among its arguments
+        KernelKey.make("gather", (), 1, table="w[1,9,o]", index="x[5]"),
+        KernelKey.make("grid_sample", (4, 4), 1, how="bilinear", padding="zeros", to=(3, 3)),
+    ]
+    points = [Convolution(8, 8).address(), copy, *[Address(key, (8, 8)) for key in others]]
     batch = compile_batch(points, HERE, 2, tmp_path / "batch.so")
-    assert kernels_of(cubin_beside(batch.library).read_bytes()) == tuple(f"kernel_{i}_kernel" for i in range(3))
+    assert kernels_of(cubin_beside(batch.library).read_bytes()) == tuple(f"kernel_{i}_kernel" for i in range(6))
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from tests.compile.running import call, runnable, target
 
 BATCH, HEIGHT, WIDTH = 2, 6, 9
 # Those with a file of tests of their own.
-ELSEWHERE = {"attention", "axis_softmax", "matmul", "reduce", "resize", "strided_copy"}
+ELSEWHERE = {"attention", "axis_softmax", "matmul", "reduce", "gather", "grid_sample", "resize", "strided_copy"}
 LIGHT_KERNELS = {op for op, family in FAMILIES.items() if family.weight is None} - {*LIBRARIES} - ELSEWHERE
 
 

@@ -1,4 +1,4 @@
-"""Proves that interpolation and adaptive pooling equal PyTorch's, on a CPU and as what dlight makes of them.
+"""Proves that interpolation and adaptive pooling equal PyTorch's.
 
 All of them are outputs of one network, so that they are compiled at once.
 """
@@ -12,23 +12,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import tvm
 from torch import Tensor, nn
-from tvm import tirx
 
 from aap_hw.compile.cpu import loops
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.compile.keys.target import device_target
 from aap_hw.compile.library.build import build_kernel
-from aap_hw.compile.library.lowering import compile_network, lower_network, state_of
+from aap_hw.compile.library.lowering import compile_network
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from tests.compile.running import device, target
-from tests.compile.threads import in_series
 
-GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)
 RESIZED: list[Callable[[Tensor], Tensor]] = [
     lambda x: F.interpolate(x, scale_factor=2),
     lambda x: F.interpolate(x, size=(13, 9)),
@@ -83,17 +78,6 @@ def test_resized_images_equal_pytorch(tmp_path: Path, monkeypatch: pytest.Monkey
     loaded = device(2).load(tmp_path / "resized.so")
     loaded.set_inputs("main", [IMAGE.numpy()])
     assert_equal(loaded.run("main"))
-
-
-def test_what_dlight_makes_of_them_equals_pytorch_too() -> None:
-    graph = ChannelGraph.trace(Resizing().eval(), (IMAGE,))
-    network = partition(graph)
-    module = lower_network(network, network.dense, state_of(graph.program), GPU)
-    for name, function in module.functions_items():
-        if isinstance(function, tirx.PrimFunc):
-            module.update_func(name, in_series(function))
-    machine = tvm.relax.VirtualMachine(tvm.compile(module, target=target().tvm), tvm.cpu())
-    assert_equal([each.numpy() for each in machine["main"](tvm.runtime.tensor(IMAGE.numpy()))])
 
 
 def test_a_factor_that_says_what_the_sizes_say_is_no_other_kernel() -> None:

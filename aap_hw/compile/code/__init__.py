@@ -3,7 +3,17 @@
 Importing the package fills the table of definitions.
 """
 
-from aap_hw.compile.code import elementwise, fused, movement, pooling, resizing, strided
+from aap_hw.compile.code import elementwise, fused, movement, pooling, resizing, sampling, strided
 from aap_hw.compile.code.definition import DEFINITIONS, Definition
 
-__all__ = ["DEFINITIONS", "Definition", "elementwise", "fused", "movement", "pooling", "resizing", "strided"]
+__all__ = [
+    "DEFINITIONS",
+    "Definition",
+    "elementwise",
+    "fused",
+    "movement",
+    "pooling",
+    "resizing",
+    "sampling",
+    "strided",
+]

@@ -16,6 +16,7 @@ from aap_hw.compile.families import (
     fused,
     multiply_accumulates,
     products,
+    sampling,
     slow,
     strided,
     weight_elements,
@@ -99,7 +100,12 @@ class Kernel:
             return [slow.Operand(kind, shape) for kind, shape in zip(kinds, shapes, strict=True)]
         if not self.constants:
             return []
-        return products.constants_of(address) if self.key.op == "attention" else strided.constants_of(address)
+        families = {
+            "attention": products.constants_of,
+            "gather": sampling.constants_of,
+            "strided_copy": strided.constants_of,
+        }
+        return families[self.key.op](address)
 
     def parameters(self, widths: Mapping[str, int]) -> int:
         """Learned numbers of the layers that became this kernel, under a width plan."""

@@ -6,12 +6,15 @@ from aap_hw.compile.front.rules import (
     elementwise,
     fused,
     layout,
+    movement,
     normalisation,
     padding,
     pooling,
     products,
     recurrent,
     reductions,
+    resizing,
+    sampling,
 )
 from aap_hw.compile.front.rules.registry import RULES
 
@@ -22,10 +25,13 @@ __all__ = [
     "elementwise",
     "fused",
     "layout",
+    "movement",
     "normalisation",
     "padding",
     "pooling",
     "products",
     "recurrent",
     "reductions",
+    "resizing",
+    "sampling",
 ]
