@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aap_hw.errors import UserError
+from aap_hw.errors import UserError, closest
 from aap_hw.foreign import own_line, reason
 
 # Names of packages that stand for folders, for files that Python could not import by name.
@@ -30,7 +30,7 @@ _PREFIX = "_aap_hw_source_"
 
 
 @contextmanager
-def importable(folders: Sequence[Path], argument: str) -> Iterator[None]:
+def _importable(folders: Sequence[Path], argument: str) -> Iterator[None]:
     """Let modules be imported from some folders, in this order, and see ``[argument]`` as their command line.
 
     Afterwards they are still found if no other module has their name: a network may import when it is called.
@@ -76,12 +76,50 @@ def told(what: str, advice: str = "") -> Iterator[None]:
         raise UserError(f"{what}: {reason(error)}{own_line(error)}{missing or ''}{advice and f'; {advice}'}") from error
 
 
-def folders_of(file: Path) -> list[Path]:
+@contextmanager
+def loaded(place: str, what: str) -> Iterator[ModuleType]:
+    """Run a file (``DIR/FILE.py``) or import a module (``PACKAGE.MODULE``), which may import others in the block, too.
+
+    Parameters
+    ----------
+    what
+        The beginning of the sentence if that fails, as of `told`.
+
+    Raises
+    ------
+    UserError
+        If its code fails, or there is no such module.
+    """
+    file = Path(place).absolute() if place.endswith(".py") else None
+    with _importable([Path.cwd()] if file is None else _folders_of(file), place if file is None else str(file)):
+        with told(what):
+            module = importlib.import_module(place) if file is None else _run(file)
+        yield module
+
+
+def named_in(module: ModuleType, name: str, place: str) -> Any:
+    """What a name, which may have points, means in a module that the user calls ``place``.
+
+    Raises
+    ------
+    UserError
+        If it means nothing.
+    """
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            known = [each for each, value in vars(found).items() if callable(value) and not each.startswith("_")]
+            raise UserError(f"there is no '{part}' in {place}{closest(part, known)}")
+        found = getattr(found, part)
+    return found
+
+
+def _folders_of(file: Path) -> list[Path]:
     """The folders in which the imports of a file are looked up."""
     return list(dict.fromkeys([file.parent, Path.cwd(), _root_of(file), file.resolve().parent]))
 
 
-def run_file(file: Path) -> ModuleType:
+def _run(file: Path) -> ModuleType:
     """Run a file as a module, under the name that other modules import it by if it has one."""
     name = _name_of(file)
     if name is not None:
@@ -134,7 +172,7 @@ def _name_of(file: Path) -> str | None:
         return None
     if not all(part.isidentifier() for part in parts):
         return None
-    path: Sequence[str] | None = [*map(str, folders_of(file)), *sys.path]
+    path: Sequence[str] | None = [*map(str, _folders_of(file)), *sys.path]
     spec: ModuleSpec | None = None
     for count in range(1, len(parts) + 1):
         name = ".".join(parts[:count])

@@ -7,7 +7,6 @@ import importlib
 import os
 import pickle
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +14,7 @@ import pytest
 import torch  # as in every command
 
 from aap_hw.errors import UserError
-from aap_hw.users_code import folders_of, importable, run_file, told
+from aap_hw.users_code import loaded
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +32,8 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def running(file: Path) -> Iterator[ModuleType]:
-    file = file.absolute()
-    with importable(folders_of(file), str(file)), told(f"cannot run {file.name}"):
-        yield run_file(file)
+def running(file: Path) -> contextlib.AbstractContextManager[ModuleType]:
+    return loaded(str(file), f"cannot run {file.name}")
 
 
 # What is in the working folder, the file, how it imports its neighbour, and whether Python could do so.

@@ -5,18 +5,16 @@ Making one runs the user's code with all the rights of this process; nothing is 
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from torch import nn
 
-from aap_hw.errors import UserError, closest
+from aap_hw.errors import UserError
 from aap_hw.models.source import Source
-from aap_hw.users_code import folders_of, importable, place_of, run_file, told
+from aap_hw.users_code import loaded, named_in, place_of, told
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,7 @@ def of_file(path: str, factory: str) -> Source:
     text = f"{file.text}:{factory}"
 
     def make() -> nn.Module:
-        with importable(folders_of(file.path), str(file.path)):
-            with told(f"cannot run {file.text} for the model"):
-                module = run_file(file.path)
+        with loaded(str(file.path), f"cannot run {file.text} for the model") as module:
             return _made(text, factory, module)
 
     return Source(text, f"{file.path.stem}-{factory}", None, make)
@@ -63,9 +59,7 @@ def of_module(module: str, factory: str) -> Source:
     text = f"{module}:{factory}"
 
     def make() -> nn.Module:
-        with importable([Path.cwd()], module):
-            with told(f"cannot import {module} for the model {text}"):
-                imported = importlib.import_module(module)
+        with loaded(module, f"cannot import {module} for the model {text}") as imported:
             return _made(text, factory, imported)
 
     if not all(part.isidentifier() for part in module.split(".")):
@@ -93,12 +87,7 @@ def text_of(factory: type) -> str:
 
 def _made(text: str, factory: str, module: ModuleType) -> nn.Module:
     """Call the factory, which may be nested in a class, and check what it returns."""
-    found: Any = module
-    for part in factory.split("."):
-        if not hasattr(found, part):
-            known = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
-            raise UserError(f"there is no '{part}' in {text.rpartition(':')[0]}{closest(part, known)}")
-        found = getattr(found, part)
+    found = named_in(module, factory, text.rpartition(":")[0])
     if isinstance(found, nn.Module) or not callable(found):
         raise UserError(f"{text} is no function or class; name one that takes no arguments and returns the network")
     with told(f"{text} failed", "it is called without arguments"):

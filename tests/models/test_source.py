@@ -138,7 +138,7 @@ WRONG = {
     "net.py:made": "net.py:made is no function or class",
     "net.py:nothing": "net.py:nothing returned nothing; it must return a torch.nn.Module",
     "net.py:a_list": "net.py:a_list returned a list; it must return",
-    "net.py:broken": "net.py:broken failed: RuntimeError: first; it is called without arguments",
+    "net.py:broken": r"net.py:broken failed: RuntimeError: first \(net.py:\d+: .*\); it is called without arguments",
     "net.py:quits": "net.py:quits failed: SystemExit: 3",
     "net.py:wants_more": "net.py:wants_more failed: TypeError: .*'width'; it is called without arguments",
     "no_such_module:make": "cannot import no_such_module .*No module named 'no_such_module'",

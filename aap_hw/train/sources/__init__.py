@@ -14,7 +14,6 @@ Each is normalised as is usual for it, or as the caller says.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from aap_hw.graph.inputs import Given, Inputs
 from aap_hw.train import data
 from aap_hw.train.arrays import ArraySamples
 from aap_hw.train.data import LabelledImages, Normalisation
-from aap_hw.users_code import importable, told
+from aap_hw.users_code import loaded, named_in, told
 
 KINDS = ("fashion-mnist", "cifar10", "imagefolder", "npz")
 OF_IMAGES = ("embedded", "fashion-mnist", "cifar10", "imagefolder")
@@ -143,8 +142,10 @@ def _made(module: str, function: str, inputs: Inputs) -> LabelledImages | ArrayS
 
     text, shapes = f"{module}:{function}", tuple(one.shape for one in inputs.each)
     given = shapes[0] if len(shapes) == 1 else shapes
-    with importable([Path.cwd()], module), told(f"{text} gives no images", f"it is called with {given}"):
-        images = getattr(importlib.import_module(module), function)(given)
+    with loaded(module, f"cannot import {module} for the images") as code:
+        make = named_in(code, function, module)
+        with told(f"{text} gives no images", f"it is called with {given}"):
+            images = make(given)
     if isinstance(images, Mapping):
         return npz.named_samples(images, inputs, text)
     if not isinstance(images, LabelledImages) or inputs.image is None:

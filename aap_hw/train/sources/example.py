@@ -12,19 +12,18 @@ They have no labels, so nothing is trained on them.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aap_hw.errors import UserError, closest
+from aap_hw.errors import UserError
 from aap_hw.graph.inputs import TYPES, Given, Input, Inputs
 from aap_hw.train.arrays import Array, ArraySamples, fitted
 from aap_hw.train.sources.archive import opened
 from aap_hw.train.sources.arrays import array_of
-from aap_hw.users_code import folders_of, importable, run_file, told
+from aap_hw.users_code import loaded, named_in, told
 
 
 @dataclass(frozen=True)
@@ -107,15 +106,11 @@ def _input(array: Array, name: str | None, what: str) -> Input:
 
 def _returned(place: str, function: str, text: str) -> Any:
     """What a function of the user's returns."""
-    is_file, file = place.endswith(".py"), Path(place).absolute()
-    if is_file and not file.is_file():
+    if place.endswith(".py") and not Path(place).is_file():
         raise UserError(f"there is no file {place} for the example; a relative path starts from {Path.cwd()}")
-    with importable(folders_of(file) if is_file else [Path.cwd()], str(file) if is_file else place):
-        with told(f"cannot run {place} for the example"):
-            module = run_file(file) if is_file else importlib.import_module(place)
-        found = getattr(module, function, None)
+    with loaded(place, f"cannot run {place} for the example") as module:
+        found = named_in(module, function, place)
         if not callable(found):
-            known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-            raise UserError(f"there is no function '{function}' in {place}{closest(function, known)}")
+            raise UserError(f"{text} is not a function; name one that takes no arguments and returns arrays")
         with told(f"{text} failed", "it is called without arguments"):
             return found()

@@ -138,6 +138,7 @@ def test_a_function_of_the_users_is_called_with_the_input_shape(tmp_path, monkey
         "def make(shape):\n    images = np.zeros((4, *shape), np.uint8)\n"
         "    return LabelledImages(images, np.arange(4), images, np.arange(4), tuple('abcd'))\n"
         "def wrong(shape):\n    return 3\n"
+        "def fails(shape):\n    return shape[7]\n"
         "def last(shape):\n    images = np.zeros((4, *shape[1:], shape[0]), np.uint8)\n"
         "    return LabelledImages(images, np.arange(4), images, np.arange(4), tuple('abcd'))\n"
     )
@@ -148,8 +149,12 @@ def test_a_function_of_the_users_is_called_with_the_input_shape(tmp_path, monkey
         ImageSource("my_images:wrong").load((3, 4, 4))
     with pytest.raises(UserError, match=r"channels come before rows: images\.transpose\(0, 3, 1, 2\)"):
         ImageSource("my_images:last").load((3, 4, 4))
-    with pytest.raises(UserError, match="gives no images"):
-        ImageSource("my_images:absent").load((3, 4, 4))
+    with pytest.raises(UserError, match=r"fails gives no images: IndexError.* it is called with \(3, 4, 4\)"):
+        ImageSource("my_images:fails").load((3, 4, 4))
+    with pytest.raises(UserError, match="there is no 'lost' in my_images; did you mean 'last'"):
+        ImageSource("my_images:lost").load((3, 4, 4))
+    with pytest.raises(UserError, match="cannot import no_images for the images: ModuleNotFoundError"):
+        ImageSource("no_images:make").load((3, 4, 4))
     assert sys.path == before, "what is imported later would be looked for there, too"
 
 
