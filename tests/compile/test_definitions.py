@@ -43,6 +43,7 @@ EXAMPLES: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
             {"expr": "mul(gelu(x0),add(c0,x1))", "reads": ("nyxc", "nyx"), "constants": ("c",)},
             {"expr": "where(gt(x0,c0),pow(c1,x0),elu(x1,1,1,1))", "reads": ("nyxc", "nc"), "constants": ("1", "yxc")},
             {"expr": "sub(add(mul(x0,c0),c1),c2)", "reads": ("nyxc",), "constants": ("yc", "x", "n")},
+            {"expr": "sub(mul(x0,c0),x1)", "reads": ("nyxc", "nc"), "constants": ("yx",), "order": "ncyx"},
         ],
     ),
     "max_pool2d": ((13, 13), [WINDOWS, WINDOWS | {"ceil": "1"}]),

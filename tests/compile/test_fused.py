@@ -14,14 +14,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import tvm
 from torch import Tensor, nn
 
 from aap_hw.compile.cpu import loops
 from aap_hw.compile.families.slow import is_slow
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.library.build import build_kernel
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.graph import ChannelGraph
-from tests.compile.running import device, target
+from tests.compile.running import assert_compiled_equals_pytorch, device, randomise, runnable, target
+from tests.graph.ground_truth import random_keep
 
 CHANNELS, SIZE = 13, (6, 7)
 
@@ -41,6 +46,7 @@ class Values(nn.Module):
             "one": (),
             "each": (2, 1, 1, 1),
             "last": (CHANNELS,),
+            "single": (1,),
             "token": (1, SIZE[0] * SIZE[1], CHANNELS),
         }
         for name, shape in shapes.items():
@@ -86,6 +92,9 @@ CASES = [
     Case(lambda m, a, b: a * F.relu6(a + 3) / 6 + F.relu(F.relu(b)), ("add(hardswish(x0),relu(x1)) nyc+nyc",)),
     Case(lambda m, a, b: (a + b).mul_(3).relu_().sub(b, alpha=2), ("sub(relu(mul(add(x0,x1),3)),mul(x1,2)) nyc+nyc",)),
     Case(lambda m, a, b: shared(a + b), ("add", "add(x0,silu(x1)) nyc+nyc")),
+    Case(lambda m, a, b: torch.addcmul(m.channel, a, b, value=2), ("add(c0,mul(mul(x0,x1),2)) nyc+nyc c",)),
+    Case(lambda m, a, b: F.prelu(a, m.last) - b, ("sub(leaky_relu(x0,c0),x1) nyc+nyc c",)),
+    Case(lambda m, a, b: F.prelu(b, m.single) * a, ("mul(leaky_relu(x0,c0),x1) nyc+nyc 1",)),
     Case(lambda m, a, b: a * 1 + b * 0.5 * 2, ("add(x0,mul(mul(x1,0.5),2)) nyc+nyc",)),
 ]  # fmt: skip
 
@@ -102,7 +111,7 @@ def kernels_of(model: Values) -> list[list[str]]:
             return []
         texts = list(dict.fromkeys(text for name in kernel.inputs for text in below(name)))
         if kernel.key.op == "elementwise":
-            attributes = (kernel.key.attribute(name) for name in ("expr", "reads", "constants"))
+            attributes = (kernel.key.attribute(name) for name in ("expr", "reads", "constants", "order"))
             return [*texts, " ".join(filter(None, attributes))]
         return [*texts, kernel.key.op] if kernel.key.op in ("sigmoid", "add", "mul") else texts
 
@@ -125,3 +134,56 @@ def test_each_tree_is_one_kernel_that_computes_what_pytorch_does(
         expected = model.double()(image.double())
     for case, actual, wanted in zip(CASES, loaded.run("main"), expected, strict=True):
         np.testing.assert_allclose(actual, wanted.numpy(), rtol=1e-5, atol=1e-5, err_msg=str(case.kernels))
+
+
+class Scaled(nn.Module):
+    """A block of ConvNeXt, and a normalised convolution with a factor, both added to what they read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise = (
+            nn.Conv2d(3, CHANNELS, 1),
+            nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS),
+        )
+        self.wide, self.narrow = nn.Linear(CHANNELS, 29), nn.Linear(29, CHANNELS)
+        self.last, self.norm, self.drop = nn.Conv2d(CHANNELS, CHANNELS, 1), nn.BatchNorm2d(CHANNELS), nn.Dropout()
+        self.one, self.two = nn.Parameter(torch.randn(CHANNELS)), nn.Parameter(torch.randn(CHANNELS, 1, 1))
+        self.head = nn.Linear(CHANNELS, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        rows = self.wide(self.depthwise(x).permute(0, 2, 3, 1))
+        x = x + self.narrow(F.gelu(rows)).permute(0, 3, 1, 2).mul(self.one.reshape(1, -1, 1, 1))
+        x = self.two * self.drop(self.norm(self.last(x))) + x
+        result: Tensor = self.head(x.mean((2, 3)))
+        return result
+
+
+def test_factors_and_shortcuts_are_part_of_the_weights_before_them_also_in_a_cut_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, image = randomise(Scaled()), torch.randn(2, 3, *SIZE)
+    graph = ChannelGraph.trace(model, (image,))
+    network = partition(graph)
+    epilogues = ["bias", "bias", "bias+gelu", "bias+add", "bias+add", "", "bias"]
+    assert [kernel.key.attribute("epilogue") for kernel in network.kernels] == epilogues
+    learned = sum(parameter.numel() for parameter in model.parameters())
+    assert sum(kernel.parameters(network.dense) for kernel in network.kernels) == learned
+    keep = random_keep(graph, seed=1)
+    widths = network.dense | {group: len(kept) for group, kept in keep.items()}
+    cut = graph.cut(model, keep)
+    again = partition(ChannelGraph.trace(cut, (image,)))
+    assert [kernel.at(widths) for kernel in network.kernels] == [kernel.at(again.dense) for kernel in again.kernels]
+    assert widths != network.dense
+    assert_compiled_equals_pytorch(cut, image, tmp_path)
+
+
+def test_values_may_be_cut_along_another_axis_than_the_last() -> None:
+    reads = {"reads": ("nyxc", "nc"), "constants": ("yx",), "order": "ncyx"}
+    key = KernelKey.make("elementwise", SIZE, 2, expr="sub(mul(x0,c0),x1)", **reads)
+    function = build_kernel(Address(key, (CHANNELS, CHANNELS)), target())
+    shapes = [(2, CHANNELS, *SIZE), (2, CHANNELS, 1, 1), (1, 1, *SIZE)]
+    assert [argument.shape for argument in function.arguments] == shapes
+    a, b, c = arrays = [np.random.default_rng(0).standard_normal(shape).astype("float32") for shape in shapes]
+    made = tvm.runtime.tensor(np.full(shapes[0], np.nan, "float32"))
+    runnable(function)(*map(tvm.runtime.tensor, arrays), made)
+    np.testing.assert_allclose(made.numpy(), a * c - b, rtol=1e-6, atol=1e-6)

@@ -127,7 +127,7 @@ class Whole(nn.Module):
         (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 1), ["conv2d", "global_avg_pool2d"]),
         (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 8), ["conv2d", "to_nchw"]),
         (lambda m, x: m.conv(m.conv(x)), ["conv2d", "conv2d", "to_nchw"]),
-        (lambda m, x: F.relu6(m.conv(x).clone().contiguous()), ["conv2d", "relu6", "to_nchw"]),
+        (lambda m, x: F.relu6(m.conv(x).clone().contiguous()), ["conv2d", "to_nchw"]),
         (lambda m, x: F.hardtanh(m.conv(x).float(), 0, 6), ["conv2d", "to_nchw"]),
         (lambda m, x: F.silu(m.conv(x)), ["conv2d", "to_nchw"]),
         (lambda m, x: m.conv(x) * x, ["to_nhwc", "conv2d", "mul", "to_nchw"]),

@@ -10,9 +10,8 @@ from aap_hw.compile.code.approximations import let
 from aap_hw.compile.code.definition import DEFINITIONS, Definition
 from aap_hw.compile.code.function import Argument, activations
 from aap_hw.compile.code.functions import value_of
-from aap_hw.compile.families import image_shape
 from aap_hw.compile.families.expression import Expression, variables
-from aap_hw.compile.families.fused import AXES, Fused, operand_shape
+from aap_hw.compile.families.fused import Fused, operand_shape
 from aap_hw.compile.keys.address import Address
 
 
@@ -44,9 +43,9 @@ def elementwise(address: Address) -> Definition:
 
     def value(inputs: Any, *index: Any) -> Any:
         def at(tensor: Any, axes: str) -> Any:
-            return tensor(*[i if axis in axes else 0 for axis, i in zip(AXES, index, strict=True)])
+            return tensor(*[i if axis in axes else 0 for axis, i in zip(fused.order, index, strict=True)])
 
         read = zip(fused.operands.items(), inputs, strict=True)
         return value_at(fused.expression, {name: at(tensor, axes) for (name, axes), tensor in read})
 
-    return Definition(fused_arguments(address), image_shape(address.key, address.width_out), value)
+    return Definition(fused_arguments(address), operand_shape(address), value)

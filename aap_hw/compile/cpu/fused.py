@@ -12,8 +12,7 @@ from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.code.fused import fused_arguments, value_at
 from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, row_loop, shares
-from aap_hw.compile.families import image_shape
-from aap_hw.compile.families.fused import AXES, Fused
+from aap_hw.compile.families.fused import Fused, operand_shape
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
@@ -35,7 +34,7 @@ class Extent:
 def _merged(address: Address, operands: dict[str, str]) -> list[Extent]:
     """The axes of a kernel, outermost first, as few as there can be."""
     result: list[Extent] = []
-    for axis, length in zip(AXES, image_shape(address.key, address.width_out), strict=True):
+    for axis, length in zip(Fused.of(address.key).order, operand_shape(address), strict=True):
         owners = frozenset(name for name, axes in operands.items() if axis in axes)
         if length > 1 and result and result[-1].owners == owners:
             result[-1] = Extent(result[-1].length * length, owners)
@@ -47,7 +46,7 @@ def _merged(address: Address, operands: dict[str, str]) -> list[Extent]:
 @KERNELS.register("elementwise")
 def elementwise(address: Address, target: CpuTarget) -> KernelFunction:
     """An expression of tensors that are broadcast."""
-    fused, shape = Fused.of(address.key), image_shape(address.key, address.width_out)
+    fused, shape = Fused.of(address.key), operand_shape(address)
     operands, values = fused.operands, math.prod(shape)
     *outer, inner = _merged(address, operands)
     if not outer and shares(target, values):  # threads share one long vector in as many parts as it has rows

@@ -2,8 +2,8 @@
 
 A key reads ``elementwise 196x1 constants=c expr=add(x0,mul(c0,x1)) reads=yc+yc``: in the expression ``x0``, ``x1``, ...
 are what the kernel reads and ``c0``, ``c1``, ... constants of the model; ``reads`` and ``constants`` say along which of
-the axes n, y, x and c each of them has values of its own, ``1`` along none. Axes of length 1 are left out, so that the
-same work has the same key.
+the axes n, y, x and c each of them has values of its own, ``1`` along none, and ``order`` how these axes lie. Axes of
+length 1 are left out, so that the same work has the same key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from aap_hw.compile.families.family import FAMILIES, Family, Shape, image_shape,
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 
-AXES = "nyxc"
+# How axes lie in memory: those of images and rows, and of values that are cut along another axis than the last.
+AXES, PLANAR = "nyxc", "ncyx"
 ALONE = "1"
 
 
@@ -29,18 +30,20 @@ class Fused:
     ----------
     expression : of the values at one place.
     reads, constants : the axes of each operand.
+    order : of the axes in memory.
     """
 
     expression: Expression
     reads: tuple[str, ...]
     constants: tuple[str, ...]
+    order: str
 
     @staticmethod
     @lru_cache(maxsize=4096)
     def of(key: KernelKey) -> Fused:
         """Read it off a key."""
         reads, constants = (tuple(filter(None, key.attribute(name).split("+"))) for name in ("reads", "constants"))
-        return Fused(parse(key.attribute("expr")), reads, constants)
+        return Fused(parse(key.attribute("expr")), reads, constants, key.attribute("order", AXES))
 
     @property
     def operands(self) -> dict[str, str]:
@@ -49,10 +52,10 @@ class Fused:
         return read | {f"c{i}": axes for i, axes in enumerate(self.constants)}
 
 
-def operand_shape(address: Address, axes: str) -> Shape:
-    """Shape of an operand, (N, H, W, C), with 1 along the axes that it has no values of its own along."""
-    extents = image_shape(address.key, address.width_out)
-    return tuple(extent if axis in axes else 1 for axis, extent in zip(AXES, extents, strict=True))
+def operand_shape(address: Address, axes: str = AXES) -> Shape:
+    """Shape of an operand, in the order of the key, with 1 along the axes that it has no values of its own along."""
+    extents = dict(zip(AXES, image_shape(address.key, address.width_out), strict=True))
+    return tuple(extents[axis] if axis in axes else 1 for axis in Fused.of(address.key).order)
 
 
 def constant_shapes(address: Address) -> list[Shape]:
@@ -62,7 +65,7 @@ def constant_shapes(address: Address) -> list[Shape]:
 
 FAMILIES.register("elementwise")(
     Family(
-        output=lambda address: image_shape(address.key, address.width_out),
+        output=operand_shape,
         multiply_accumulates=nothing,
         constants=lambda address: sum(map(math.prod, constant_shapes(address))),
     )

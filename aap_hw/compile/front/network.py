@@ -30,14 +30,15 @@ from aap_hw.graph import WidthExpr
 class Normalization:
     """Parameter names of a batch normalisation that is folded into the weights before it.
 
-    Without ``mean`` and ``variance`` it is but a factor for each channel.
+    What comes out is multiplied by ``factor``, one number a channel; without ``mean`` and ``variance`` that is all.
     """
 
-    weight: str | None
+    weight: str | None = None
     bias: str | None = None
     mean: str | None = None
     variance: str | None = None
     epsilon: float = 0.0
+    factor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Kernel:
         if self.is_removed(widths):
             return 0
         norm = self.normalization
-        vectors = [self.bias, norm and norm.weight, norm and norm.bias]
+        vectors = [self.bias, norm and norm.weight, norm and norm.bias, norm and norm.factor]
         if self.constants:
             return sum(math.prod(each.shape) for each in self.constant_tensors(widths) if each.is_learned)
         address = self.at(widths)

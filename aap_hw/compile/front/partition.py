@@ -170,7 +170,7 @@ class Partition:
         if node in self._absorbed:
             return
         op = Call(node).name
-        if (op in TRANSPARENT and _keeps_type(node)) or _is_identity(node):
+        if self.is_transparent(node) or _is_identity(node):
             self.same_value(node, Call(node).first)
             return
         before, unmade = (len(self._kernels), set(self._absorbed), dict(self._waiting)), dict(self._unmade)
@@ -219,6 +219,10 @@ class Partition:
         users = list(node.users)
         alone = len(users) == 1 and users[0].op == "call_function" and users[0] not in self._absorbed
         return users[0] if alone else None
+
+    def is_transparent(self, node: Node) -> bool:
+        """Whether an operator changes nothing of what it reads."""
+        return Call(node).name in TRANSPARENT and _keeps_type(node)
 
     def is_taken(self, node: Node) -> bool:
         """Whether a kernel has taken an operator along."""

@@ -220,8 +220,11 @@ def folded_weights(kernel: Kernel, state: Mapping[str, torch.Tensor]) -> tuple[n
         if norm.variance:
             scale = (state[norm.variance].double() + norm.epsilon).rsqrt()
         if norm.weight:
-            scale = scale * state[norm.weight].double().reshape(-1)
+            scale = scale * state[norm.weight].double()
         weight = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
         bias = (bias - state[norm.mean].double() if norm.mean else bias) * scale
         bias = bias + (state[norm.bias].double() if norm.bias else zeros)
+        if norm.factor:
+            factor = state[norm.factor].double().reshape(-1)
+            weight, bias = weight * factor.reshape(-1, *[1] * (weight.dim() - 1)), bias * factor
     return weight.float().numpy(), bias.float().numpy()

@@ -43,6 +43,9 @@ _READERS: dict[str, Reader] = {
     "rsub": lambda call, at: Term("sub", (_times(at("other"), 1), _times(at("self"), call.get("alpha", 1)))),
     "mul": lambda call, at: Term("mul", (at("self"), at("other"))),
     "div": lambda call, at: Term("div", (at("self"), at("other"))),
+    "addcmul": lambda call, at: Term("add", (at("self"), _product(call, at, "mul"))),
+    "addcdiv": lambda call, at: Term("add", (at("self"), _product(call, at, "div"))),
+    "prelu": lambda call, at: Term("leaky_relu", (at("self"), at("weight"))),
     "pow": lambda call, at: _power(at("self"), at("exponent")),
     "clip": lambda call, at: _clamped(call, at),
     "where": lambda call, at: Term("where", (at("condition"), at("self"), at("other"))),
@@ -106,6 +109,10 @@ def _number(expression: Expression) -> float:
 
 def _times(expression: Expression, alpha: Any) -> Expression:
     return expression if alpha == 1 else Term("mul", (expression, _number(_operand(alpha))))
+
+
+def _product(call: Call, at: Callable[[str], Expression], function: str) -> Expression:
+    return _times(Term(function, (at("tensor1"), at("tensor2"))), call["value"])
 
 
 def _clamped(call: Call, at: Callable[[str], Expression]) -> Expression:

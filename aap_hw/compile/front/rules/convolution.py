@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch.fx import Node
@@ -139,16 +140,18 @@ def _weighted(
             normalization = normalization_of(partition, follower)
         elif as_rows and turns_to_image(follower):
             turned = True
-        elif (steps, normalization) == (["bias"], None) and (
-            factor := factor_of(partition, follower, last, -1 if as_rows else 1)
-        ):
-            normalization = Normalization(factor)
+        elif is_plain_sum() and (factor := factor_of(partition, follower, last, -1 if as_rows else 1)):
+            normalization = replace(normalization or Normalization(), factor=factor)
         elif name == "add" and addition is None and (other := _residual(partition, follower, last, as_rows)):
             addition = follower, other
             steps.append("add")
         else:
-            return False
+            return partition.is_transparent(follower)
         return True
+
+    def is_plain_sum() -> bool:
+        """Whether the value so far is that of the sum of products, and not yet multiplied by a factor."""
+        return steps == ["bias"] and (normalization is None or normalization.factor is None)
 
     while True:
         follower = partition.next_alone(last)

@@ -38,12 +38,13 @@ class Operand:
 
     node: Node
     value: str
+    shape: tuple[int, ...]
     is_constant: bool = False
 
     @property
     def name(self) -> str:
         """What it goes by in the expression; an operator that works in place gives a node other values later."""
-        return f"{self.node.name} {self.value}"
+        return f"{self.node.name} {self.value} {self.shape}"
 
 
 def emit_alone(
@@ -65,10 +66,10 @@ def emit_alone(
         case _:
             return False
     read = [operands[str(name)] for name in names]
-    shape, shapes = shape_of(node), [shape_of(each.node) for each in read]
+    shape, shapes = shape_of(node), [each.shape for each in read]
     factors = *shape[:2], *[1] * (len(shape) - 2)
     if op == "mul" and is_image and {*shapes} == {shape, factors} != {shape}:
-        op, read = "scale_channels", sorted(read, key=lambda each: shape_of(each.node) != shape)
+        op, read = "scale_channels", sorted(read, key=lambda each: each.shape != shape)
     elif {*shapes} != {shape} or len(shape) < 2:
         return False
     rows = not is_image and len(shape) > 2

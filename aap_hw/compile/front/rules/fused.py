@@ -7,21 +7,21 @@ its own expression if it has as many values, so that nothing is computed twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch.fx import Node
 
 from aap_hw.compile.families.expression import Expression, Term, renamed, size_of, text_of, variables
-from aap_hw.compile.families.fused import ALONE, AXES
+from aap_hw.compile.families.fused import ALONE, AXES, PLANAR
 from aap_hw.compile.front.aliases import readers_of, writes_in_place
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.arithmetic import NAMES, NoExpression, expression_of, simplified
 from aap_hw.compile.front.rules.elementwise import Operand, emit_alone
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.graph.call import shape_of
+from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def element_wise(partition: Partition, node: Node) -> None:
         (inner,) = expression.operands
         if isinstance(inner, str) and partition.is_rectified(tree.operands[inner].node, expression.function):
             expression = inner
-    if isinstance(expression, str) and shape_of(tree.operands[expression].node) == shape_of(node):
+    if isinstance(expression, str) and tree.operands[expression].shape == shape_of(node):
         partition.stands_for(node, tree.operands[expression].value, is_image=tree.is_image)
         return
     if not isinstance(expression, Term) or not any(not each.is_constant for each in tree.operands.values()):
@@ -109,17 +109,19 @@ def _tree(partition: Partition, node: Node, read: Expression, *, with_waiting: b
 
 
 def _operand(partition: Partition, source: Node, node: Node, is_image: bool) -> Operand:
+    call, shape, rank = Call(node), shape_of(source), len(shape_of(node))
     if partition.is_parameter(source):
-        return Operand(source, partition.constant(source), is_constant=True)
-    shape, rank = shape_of(source), len(shape_of(node))
+        if call.name == "prelu" and source is call["weight"] and shape != (1,):
+            shape = *shape, *[1] * (rank - 2)  # one for each channel, which is the second axis
+        return Operand(source, partition.constant(source), shape, is_constant=True)
     if not is_image:
-        return Operand(source, partition.value_in_order(source, node))
+        return Operand(source, partition.value_in_order(source, node), shape)
     if len(shape) == rank:
-        return Operand(source, partition.value_of(source, node))
+        return Operand(source, partition.value_of(source, node), shape)
     padded = _padded(shape, rank)
     if len(shape) > 2 and min(padded[1], math.prod(padded[2:])) > 1:
         raise partition.refused(f"{op_name(node)} of tensors in several orders has no kernel yet", node)
-    return Operand(source, partition.value_in_order(source, node))
+    return Operand(source, partition.value_in_order(source, node), shape)
 
 
 def _may_wait(partition: Partition, node: Node) -> bool:
@@ -151,50 +153,51 @@ def _is_fused(partition: Partition, node: Node) -> bool:
 
 @dataclass(frozen=True)
 class _Geometry:
-    """Size of the kernel that a tree becomes, and the axes of its operands; ``channels`` is the axis of its width."""
+    """Size of the kernel that a tree becomes, how its axes lie, and those of its operands.
+
+    ``channels`` is the axis of its width.
+    """
 
     batch: int
     size: tuple[int, int]
+    order: str
     axes: Mapping[str, str]
     channels: int
 
 
 def _geometry(partition: Partition, node: Node, tree: Tree) -> _Geometry:
     shape, rank = shape_of(node) or (1,), max(1, len(shape_of(node)))
-    padded = {name: _padded(shape_of(operand.node), rank) for name, operand in tree.operands.items()}
-    widths = [partition.graph.width_of(node.name, axis) for axis in range(len(shape_of(node)))]
+    padded = {name: _padded(operand.shape, rank) for name, operand in tree.operands.items()}
     channels = 1 if tree.is_image else rank - 1
-    varying = [axis for axis, width in enumerate(widths) if width.terms]
-    if set(varying) - {channels}:
-        is_whole = all(own == shape or math.prod(own) == 1 for own in padded.values())
-        if len(varying) > 1 or not is_whole or tree.is_image:
-            raise partition.refused(f"{op_name(node)} along such axes has no kernel yet", node)
-        channels = varying[0]  # in whatever order values lie, each meets its own
-    first = 0 if rank > 1 and channels != 0 else None
-    between = [axis for axis in range(rank) if axis not in (first, channels)]
-    groups: list[tuple[int, frozenset[str]]] = []
-    for axis in between:
-        owners = frozenset(name for name, own in padded.items() if own[axis] == shape[axis])
-        if shape[axis] > 1 and groups and groups[-1][1] == owners:
-            groups[-1] = groups[-1][0] * shape[axis], owners
-        elif shape[axis] > 1:
-            groups.append((shape[axis], owners))
-    if len(groups) > 2:
-        raise partition.refused(f"{op_name(node)} of such shapes has no kernel yet", node)
-    batch = shape[first] if first is not None else 1
-    extents = [batch, *[extent for extent, _ in groups], *[1] * (2 - len(groups))]
+    varying = [axis for axis in range(len(shape_of(node))) if partition.graph.width_of(node.name, axis).terms]
+    is_planar = bool(set(varying) - {channels})
+    if is_planar and (len(varying) > 1 or tree.is_image):
+        raise partition.refused(f"{op_name(node)} of values of which several axes can be cut has no kernel yet", node)
+    channels = varying[0] if is_planar else channels
+    before = range(channels if is_planar else min(1, rank - 1))
+
+    def merged(axes: Iterable[int], most: int) -> list[tuple[int, frozenset[str]]]:
+        """Lengths of axes and who has values of his own along them, where all agree taken together."""
+        groups: list[tuple[int, frozenset[str]]] = []
+        for axis in axes:
+            owners = frozenset(name for name, own in padded.items() if own[axis] == shape[axis])
+            if shape[axis] > 1 and groups and groups[-1][1] == owners:
+                groups[-1] = groups[-1][0] * shape[axis], owners
+            elif shape[axis] > 1:
+                groups.append((shape[axis], owners))
+        if len(groups) > most:
+            raise partition.refused(f"{op_name(node)} of such shapes has no kernel yet", node)
+        return [*groups, *[(1, frozenset[str]())] * (most - len(groups))]
+
+    between = [axis for axis in range(rank) if axis not in (*before, channels)]
+    (batch, (height, _), (width, _)) = groups = merged(before, 1) + merged(between, 2)
 
     def axes_of(name: str) -> str:
-        own = padded[name]
-        is_own = [
-            batch > 1 and first is not None and own[first] == batch,
-            *[name in owners for _, owners in groups],
-            *[False] * (2 - len(groups)),
-            own[channels] == shape[channels],
-        ]
+        is_own = [*[name in owners for _, owners in groups], padded[name][channels] == shape[channels]]
         return "".join(axis for axis, is_there in zip(AXES, is_own, strict=True) if is_there) or ALONE
 
-    return _Geometry(batch, (extents[1], extents[2]), {name: axes_of(name) for name in padded}, channels)
+    axes = {name: axes_of(name) for name in padded}
+    return _Geometry(batch[0], (height, width), PLANAR if is_planar else AXES, axes, channels)
 
 
 def _emit(partition: Partition, node: Node, tree: Tree) -> None:
@@ -208,6 +211,7 @@ def _emit(partition: Partition, node: Node, tree: Tree) -> None:
         "elementwise",
         geometry.size,
         geometry.batch,
+        order="" if geometry.order == AXES else geometry.order,
         expr=text_of(renamed(tree.expression, letters)),
         reads=[geometry.axes[name] for name in read],
         constants=[geometry.axes[name] for name in held],
