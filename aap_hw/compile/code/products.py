@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from tvm import te, tirx
 
 from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import Argument, Role
@@ -30,13 +33,22 @@ def matmul_arguments(address: Address) -> list[Argument]:
 
 
 def attention_arguments(address: Address) -> list[Argument]:
-    """Queries, keys and values, and a mask if there is one, which the model may have as a constant."""
-    shape, is_constant = AttentionShape.of(address), address.key.attribute("masked_by") == "constant"
-    walks = [shape.query, shape.key, shape.value, *([shape.mask] if shape.mask and not is_constant else [])]
-    arguments = _arguments(address, *walks)
-    if shape.mask and is_constant:
-        arguments.append(Argument("constant", (shape.mask.size,), type=address.key.types.read))
-    return arguments
+    """Queries, keys and values, and masks: first those that the network computes, then constants of the model."""
+    shape = AttentionShape.of(address)
+    masks = list(zip(shape.masks, shape.constant, strict=True))
+    computed = [mask for mask, is_constant in masks if not is_constant]
+    constants = [Argument("constant", (mask.size,), type=address.key.types.read) for mask, known in masks if known]
+    return [*_arguments(address, shape.query, shape.key, shape.value, *computed), *constants]
+
+
+def masked(shape: AttentionShape, is_hiding: bool, score: Any, given: Sequence[Any], *at: Any) -> Any:
+    """A score at (n, h, query, key) with masks, which hide keys where they are 0 or are added."""
+    order = sorted(range(len(shape.masks)), key=lambda i: shape.constant[i])
+    for i, mask in zip(order, given, strict=True):
+        value = mask[place(shape.masks[i], *at)]
+        hidden = tirx.Select(value > number(0.0), score, number(UNSEEN))
+        score = hidden if is_hiding else te.max(score + value, number(UNSEEN))
+    return score
 
 
 def place(walk: Walk, *index: Any) -> Any:

@@ -14,7 +14,7 @@ from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.expressions import exp, number
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
-from aap_hw.compile.code.products import UNSEEN, attention_arguments, is_seen, matmul_arguments, place
+from aap_hw.compile.code.products import UNSEEN, attention_arguments, is_seen, masked, matmul_arguments, place
 from aap_hw.compile.cpu.emit import Steps, lane_loop, lanes_for, loop, scratch, vector
 from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel
@@ -59,7 +59,7 @@ def attention(address: Address, target: CpuTarget) -> KernelFunction:
     block = Steps(shape.queries, math.ceil(shape.queries / blocks))
 
     def body(queries: Any, keys_: Any, values: Any, *others: Any) -> None:
-        *mask, output = others
+        *masks, output = others
         with loop(shape.batch * shape.heads, target) as head:
             n, h = T.bind(head // shape.heads), T.bind(head % shape.heads)
             turned = Walk(shape.key.size, (*shape.key.strides[:2], *shape.key.strides[:1:-1]), shape.key.offset)
@@ -74,12 +74,8 @@ def attention(address: Address, target: CpuTarget) -> KernelFunction:
 
                 def score(row: Any, column: Any, result: Any) -> None:
                     q = first + row
-                    if shape.mask is not None:
-                        given = mask[0][place(shape.mask, n, h, q, column)]
-                        if key.attribute("masked") == "unseen":
-                            result = T.Select(given > number(0.0), result, number(UNSEEN))
-                        else:
-                            result = T.max(result + given, number(UNSEEN))
+                    is_hiding = key.attribute("masked") == "unseen"
+                    result = masked(shape, is_hiding, result, masks, n, h, q, column)
                     if key.attribute("causal"):
                         result = T.Select(column <= q, result, number(UNSEEN))
                     T.buffer_store(scores, result, [row * keys + column])

@@ -19,6 +19,8 @@ from aap_hw.errors import UserError
 
 # Lengths of the axes behind the batch, in the order of a key's ``shape``.
 MATMUL, ATTENTION = 4, 5
+# What a key calls that which is added to the products of attention.
+MASKS = ("mask", "mask_2")
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ class AttentionShape:
     inner : channels of queries and keys.
     columns : channels of values and of what is made.
     query, key, value : how these lie.
-    mask : how what is added to the products lies, (N, H, queries, keys), or what is 0 where a key is not to be seen.
+    masks : how what is added to the products lies, (N, H, queries, keys), or what is 0 where a key is not to be seen.
+    constant : which of the masks are constants of the model.
     scale : factor of the products.
     by_head : what is made lies head by head, (N, H, queries, columns), and not query by query.
     """
@@ -96,7 +99,8 @@ class AttentionShape:
     query: Walk
     key: Walk
     value: Walk
-    mask: Walk | None
+    masks: tuple[Walk, ...]
+    constant: tuple[bool, ...]
     scale: float
     by_head: bool
 
@@ -110,6 +114,8 @@ class AttentionShape:
         """
         read, key = _Reader(address), address.key
         heads, queries, keys, inner, columns = read.lengths(ATTENTION)
+        named = [name for name in MASKS if key.attribute(name)]
+        masks = tuple(read.walk(name, heads, queries, keys) for name in named)
         return AttentionShape(
             key.batch,
             heads,
@@ -120,7 +126,8 @@ class AttentionShape:
             read.walk("query", heads, queries, inner),
             read.walk("key", heads, keys, inner),
             read.walk("value", heads, keys, columns),
-            read.walk("mask", heads, queries, keys) if key.attribute("mask") else None,
+            masks,
+            tuple("constant" in each for each in (*key.attribute("masked_by").split("+"), ""))[: len(masks)],
             float(key.attribute("scale") or 1 / math.sqrt(inner)),
             key.attribute("made") == "heads",
         )
@@ -179,9 +186,9 @@ def _attention(address: Address) -> int:
 
 
 def constants_of(address: Address) -> list[Operand]:
-    """The constants that a product takes as they are: what attention is masked by, if that is one."""
-    mask = AttentionShape.of(address).mask if address.key.attribute("masked_by") else None
-    return [Operand(CONSTANT, (mask.size,))] if mask is not None else []
+    """The constants that a product takes as they are: those that attention is masked by."""
+    shape = AttentionShape.of(address)
+    return [Operand(CONSTANT, (mask.size,)) for mask, known in zip(shape.masks, shape.constant, strict=True) if known]
 
 
 def _constants(address: Address) -> int:

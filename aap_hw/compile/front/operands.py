@@ -13,7 +13,7 @@ from aap_hw.compile.families.slow import PLAIN
 from aap_hw.compile.front.lengths import NoLength, TooManyWidths, length_text, product, settled
 from aap_hw.compile.front.views import ONE, NoView, View, fused, size_of
 from aap_hw.graph import WidthExpr
-from aap_hw.graph.call import shape_of
+from aap_hw.graph.call import Call, shape_of
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
@@ -70,11 +70,74 @@ def _operand(view: View, groups: Groups) -> Operand:
 
 def matrices(node: Node, rank: int = 0) -> Groups:
     """The axes of (N, ..., rows, columns), or of what lacks some of the first of so many axes."""
-    own = len(shape_of(node))
-    missing = max(rank, own) - own
-    there = [axis - missing for axis in range(max(rank, own)) if axis >= missing]
-    images = [axis for axis in there if axis + missing == 0 and max(rank, own) > 2]
-    return images, [axis for axis in there[:-2] if axis not in images], there[-2:-1], there[-1:]
+    own, rank = len(shape_of(node)), max(rank, len(shape_of(node)))
+    axes = list(range(own))
+    return [axis for axis in axes if axis + rank - own < images_of(rank)], *_last(axes, rank - own, rank)
+
+
+def images_of(rank: int) -> int:
+    """How many of so many axes are images; the one behind them, before rows and columns, is of heads."""
+    return max(rank - 3, min(rank - 2, 1))
+
+
+def _last(axes: list[int], missing: int, rank: int) -> tuple[list[int], list[int], list[int]]:
+    heads = [axis for axis in axes[:-2] if axis + missing >= images_of(rank)]
+    return heads, axes[-2:-1], axes[-1:]
+
+
+@dataclass(frozen=True)
+class Einsum:
+    """The sum of products of two tensors, each letter an axis.
+
+    ``left`` and ``right`` are the letters of the operands, ``made`` those of the result.
+    """
+
+    operands: tuple[Node, Node]
+    left: str
+    right: str
+    made: str
+
+    @staticmethod
+    def of(node: Node) -> Einsum | None:
+        """That of an operator; None if it is one of another kind than a product of matrices."""
+        call = Call(node)
+        read, _, made = call["equation"].replace(" ", "").partition("->")
+        letters, tensors = read.split(","), list(call["tensors"])
+        if "." in read or not made or len(letters) != 2:
+            return None
+        sizes = [dict(zip(word, shape_of(each), strict=True)) for word, each in zip(letters, tensors, strict=True)]
+        is_alike = all(size == sizes[1].get(letter, size) for letter, size in sizes[0].items())
+        is_plain = all(len(set(word)) == len(word) for word in (*letters, made))
+        alone = set(letters[0]) ^ set(letters[1])  # what is in one of them alone is not summed over before
+        if not is_alike or not is_plain or not alone <= set(made) <= set(read):
+            return None
+        return Einsum((tensors[0], tensors[1]), letters[0], letters[1], made)
+
+    @property
+    def is_of_matrices(self) -> bool | None:
+        """Whether it is one of matrices (..., rows, columns), the right one transposed; None if it is none."""
+        letters = list(self.made)
+        heads, row, column = letters[:-2], letters[-2:-1], letters[-1:]
+        inner = [letter for letter in self.left if letter not in self.made]
+        if len(self.left) < 2 or len(inner) != 1 or list(self.left) != [*heads, *row, *inner]:
+            return None
+        if list(self.right) == [*heads, *column, *inner]:
+            return True
+        return False if list(self.right) == [*heads, *inner, *column] else None
+
+    @property
+    def axes(self) -> tuple[str, str, str, str]:
+        """Letters of the heads, of the rows, of what is summed over, and of the columns."""
+        heads = "".join(letter for letter in self.made if letter in self.left and letter in self.right)
+        rows = "".join(letter for letter in self.made if letter not in self.right)
+        inner = "".join(letter for letter in self.left if letter not in self.made)
+        return heads, rows, inner, "".join(letter for letter in self.made if letter not in self.left)
+
+    def groups(self, word: str, rows: str, columns: str) -> Groups:
+        """The axes of an operand or of the result, by those of the product."""
+        heads = self.axes[0]
+        parts = heads[: images_of(len(heads) + 2)], heads[images_of(len(heads) + 2) :], rows, columns
+        return tuple([word.index(letter) for letter in part] for part in parts)
 
 
 @dataclass(frozen=True)

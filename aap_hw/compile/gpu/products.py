@@ -8,7 +8,7 @@ from tvm import te, tirx
 
 from aap_hw.compile.code.expressions import exp, number
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
-from aap_hw.compile.code.products import UNSEEN, attention_arguments, is_seen, matmul_arguments, place
+from aap_hw.compile.code.products import UNSEEN, attention_arguments, is_seen, masked, matmul_arguments, place
 from aap_hw.compile.families.products import AttentionShape, MatmulShape
 from aap_hw.compile.gpu.scheduling import KERNELS, gpu_kernel
 from aap_hw.compile.keys.address import Address
@@ -39,7 +39,7 @@ def attention(address: Address, target: GpuTarget) -> KernelFunction:
     key, shape = address.key, AttentionShape.of(address)
     heads = shape.batch, shape.heads, shape.queries
 
-    def compute(queries: Any, keys: Any, values: Any, *mask: Any) -> Any:
+    def compute(queries: Any, keys: Any, values: Any, *masks: Any) -> Any:
         k = te.reduce_axis((0, shape.inner), name="k")
         a, b, c = (te.reduce_axis((0, shape.keys), name=name) for name in "abc")
 
@@ -51,12 +51,7 @@ def attention(address: Address, target: GpuTarget) -> KernelFunction:
         def score(n: Any, h: Any, q: Any, s: Any) -> Any:
             result = products(n, h, q, s) * number(shape.scale)
             unseen = number(UNSEEN)
-            if shape.mask is not None:
-                given = mask[0](place(shape.mask, n, h, q, s))
-                is_unseen = key.attribute("masked") == "unseen"
-                result = (
-                    tirx.Select(given > number(0.0), result, unseen) if is_unseen else te.max(result + given, unseen)
-                )
+            result = masked(shape, key.attribute("masked") == "unseen", result, masks, n, h, q, s)
             return tirx.Select(s <= q, result, unseen) if key.attribute("causal") else result
 
         scores = te.compute((*heads, shape.keys), score, name="scores")

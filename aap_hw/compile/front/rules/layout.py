@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 @rule("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze", takes=Takes.ANYTHING)
+@rule("view_as", "reshape_as", takes=Takes.ANYTHING)
 def reshape(partition: Partition, node: Node) -> None:
     """Nothing to do for what lies in PyTorch's order; an image as a vector, or the beginning of a channel shuffle."""
     image = Call(node).first

@@ -7,17 +7,20 @@ makes lies query by query, so that its heads are joined already.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from torch.fx import Node
 
+from aap_hw.compile.families.products import MASKS
 from aap_hw.compile.families.slow import PLAIN
 from aap_hw.compile.front.lengths import NoLength, TooManyWidths, product
 from aap_hw.compile.front.network import Kernel
-from aap_hw.compile.front.operands import Lengths, Operand, matrices
+from aap_hw.compile.front.operands import Einsum, Groups, Lengths, Operand, images_of, matrices
 from aap_hw.compile.front.rules.elementwise import with_activation
 from aap_hw.compile.front.rules.registry import Takes, rule
-from aap_hw.compile.front.rules.writtenout import Attention, attention_at
+from aap_hw.compile.front.rules.writtenout import Attention, Mask, attention_at
 from aap_hw.compile.front.views import NoView, View
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
@@ -31,34 +34,72 @@ if TYPE_CHECKING:
 @rule("matmul", "bmm", "mm", takes=Takes.ANYTHING)
 def matmul(partition: Partition, node: Node) -> None:
     """A product of matrices, or the whole of the attention that begins with it."""
-    left, right = [each for each in node.args if isinstance(each, Node)]
-    if (found := attention_at(partition, node)) is not None:
-        partition.absorb(*found.nodes)
-        partition.wait(found.nodes[-1], lambda: attend(partition, found))
+    if _attends(partition, node):
         return
+    left, right = [each for each in node.args if isinstance(each, Node)]
     rank = len(shape_of(node))
-    if min(len(shape_of(left)), len(shape_of(right))) < 2 or any(map(partition.is_parameter, (left, right))):
-        raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
-    operands = [Operand.of(partition, each, node, matrices(each, rank)) for each in (left, right)]
-    lengths = {
-        "h": _joined(partition, node),
-        "m": partition.graph.width_of(node.name, -2),
-        "k": partition.graph.width_of(left.name, -1),
-        "n": partition.graph.width_of(node.name, -1),
-    }
+    if min(len(shape_of(left)), len(shape_of(right))) < 2:
+        raise partition.refused(f"{op_name(node)} of vectors has no kernel yet", node)
+    inner = partition.graph.width_of(left.name, -1)
+    _product(partition, node, (left, right), (matrices(left, rank), matrices(right, rank)), matrices(node), inner)
+
+
+@rule("einsum", takes=Takes.ANYTHING)
+def einsum(partition: Partition, node: Node) -> None:
+    """The same of axes by letter, several of which may be one axis of the product."""
+    found = Einsum.of(node)
+    if found is None:
+        raise partition.refused(f"{op_name(node)} in this way has no kernel yet", node)
+    if _attends(partition, node):
+        return
+    _, rows, inner, columns = found.axes
+    left, right = found.groups(found.left, rows, inner), found.groups(found.right, inner, columns)
+    summed = _length(partition, found.operands[0], left[3])
+    _product(partition, node, found.operands, (left, right), found.groups(found.made, rows, columns), summed)
+
+
+def _attends(partition: Partition, node: Node) -> bool:
+    """Whether it is the beginning of attention that is written out; its kernel comes where the last of it is."""
+    if (found := attention_at(partition, node)) is None:
+        return False
     try:
-        axes = Lengths.of(partition, shape_of(node)[0] if rank > 2 else 1, lengths, made="hmn")
-        walks = {
-            name: axes.walk(*each)
-            for name, each in zip(("left", "right"), zip(operands, ("hmk", "hkn"), strict=True), strict=True)
-        }
-    except TooManyWidths as problem:
+        _lengths(partition, found)
+    except TooManyWidths:
+        return False
+    partition.absorb(*found.nodes)
+    partition.wait(found.nodes[-1], lambda: attend(partition, found))
+    return True
+
+
+def _product(
+    partition: Partition,
+    node: Node,
+    factors: tuple[Node, Node],
+    groups: tuple[Groups, Groups],
+    made: Groups,
+    inner: WidthExpr,
+) -> None:
+    """Add the kernel of a product of matrices, whose axes are groups of those of its operands and of its result."""
+    if any(map(partition.is_parameter, factors)):
+        raise partition.refused(f"{op_name(node)} with a constant has no kernel yet", node)
+    operands = [Operand.of(partition, *each) for each in zip(factors, (node, node), groups, strict=True)]
+    heads, rows, columns = (_length(partition, node, group) for group in made[1:])
+    try:
+        axes = Lengths.of(
+            partition, _images(partition, node, made[0]), {"h": heads, "m": rows, "k": inner, "n": columns}, "hmn"
+        )
+        walks = {"left": axes.walk(operands[0], "hmk"), "right": axes.walk(operands[1], "hkn")}
+        order = [axis for group in made for axis in group]
+        is_plain = order == list(range(len(order)))
+        last, steps = with_activation(partition, node)
+        of_axes = [partition.graph.width_of(last.name, dim) for dim in range(len(order))]
+        view = View.of(last.name if is_plain else f"{last.name}_by_head", of_axes, shape_of(last), order, PLAIN)
+    except (NoView, TooManyWidths) as problem:
         raise partition.refused(f"{op_name(node)} that can be cut in several ways has no kernel yet", node) from problem
-    last, steps = with_activation(partition, node)
     key = KernelKey.make("matmul", (), axes.batch, shape=axes.shape, epilogue=steps, **walks)
     names = tuple(operand.name for operand in operands)
-    kernel = Kernel(last.name, key, names, (axes.read, axes.made), source=op_name(node) + quoted(node))
-    partition.add(last, kernel, is_image=False)
+    kernel = Kernel(view.name, key, names, (axes.read, axes.made), source=op_name(node) + quoted(node))
+    partition.add_moved(last, kernel, view)
 
 
 @rule("scaled_dot_product_attention", takes=Takes.ANYTHING)
@@ -69,12 +110,13 @@ def attention(partition: Partition, node: Node) -> None:
     ranks = {len(shape_of(each)) for each in (query, key, value)}
     if any(map(partition.is_parameter, (query, key, value))) or min(ranks) < 3 or len(ranks) > 1 or call["dropout_p"]:
         raise partition.refused("attention with these operands has no kernel yet", node)
-    attend(partition, Attention((node,), query, key, value, mask, call["scale"], call["is_causal"]))
+    masks = () if mask is None else (Mask(mask, len(shape_of(node))),)
+    attend(partition, Attention((node,), query, key, value, masks, call["scale"], call["is_causal"]))
 
 
 def attend(partition: Partition, found: Attention) -> None:
     """Add the kernel of attention."""
-    node, graph = found.nodes[-1], partition.graph
+    node = found.nodes[-1]
     query, key, value = (
         Operand.of(partition, each, node, matrices(each, len(shape_of(node))))
         for each in (found.query, found.key, found.value)
@@ -83,40 +125,34 @@ def attend(partition: Partition, found: Attention) -> None:
         key = key.turned
     if found.is_turned:
         value = value.turned
-    queries, columns = (-1, -2) if found.is_turned else (-2, -1)
-    lengths = {
-        "h": _joined(partition, node),
-        "l": graph.width_of(node.name, queries),
-        "s": graph.width_of(found.key.name, -1 if found.key_is_turned else -2),
-        "d": graph.width_of(found.query.name, -1),
-        "v": graph.width_of(node.name, columns),
-    }
     try:
-        axes = Lengths.of(partition, shape_of(node)[0], lengths, made="hlv")
+        axes = _lengths(partition, found)
         walks = {"query": axes.walk(query, "hld"), "key": axes.walk(key, "hsd"), "value": axes.walk(value, "hsv")}
-        masked: list[Operand] = []
-        if found.mask is not None:
-            masked = [Operand.of(partition, found.mask, node, matrices(found.mask, len(shape_of(node))))]
-            walks["mask"] = axes.walk(masked[0], "hls") or "plain"
+        masks = [Operand.of(partition, each.node, node, matrices(each.node, each.rank)) for each in found.masks]
+        for name, mask in zip(MASKS, masks, strict=False):
+            walks[name] = axes.walk(mask, "hls") or "plain"
     except TooManyWidths as problem:
         raise partition.refused("attention that can be cut in several ways has no kernel yet", node) from problem
     scale = 1.0 if found.scale is None and len(found.nodes) > 1 else found.scale
-    is_usual = scale is None or (math.isclose(scale, lengths["d"].constant ** -0.5) and not lengths["d"].terms)
-    view = _by_query(partition, node, queries, columns)
+    is_usual = scale is None or (math.isclose(scale, axes.axes["d"].constant ** -0.5) and not axes.axes["d"].terms)
+    view = _by_query(partition, found)
+    is_hiding = any(not each.node.meta["val"].dtype.is_floating_point for each in found.masks)
+    known = ["constant" if mask.is_constant else "value" for mask in masks]
     attributes = {
         "shape": axes.shape,
         "scale": "" if is_usual else repr(float(scale or 1)),
         "causal": "1" if found.is_causal else "",
-        "masked": "unseen" if found.mask is not None and not found.mask.meta["val"].dtype.is_floating_point else "",
-        "masked_by": "constant" if masked and masked[0].is_constant else "",
+        "masked": "unseen" if is_hiding else "",
+        "masked_by": known if "constant" in known else "",
         "made": "heads" if view is None else "",
     }
+    constants = tuple(each.name for each in masks if each.is_constant)
     kernel = Kernel(
         node.name if view is None else view.name,
         KernelKey.make("attention", (), axes.batch, **attributes, **walks),
-        tuple(each.name for each in (query, key, value, *masked) if not each.is_constant),
+        tuple(each.name for each in (query, key, value, *masks) if not each.is_constant),
         (axes.read, axes.made),
-        constants=tuple(each.name for each in masked if each.is_constant),
+        constants=constants,
         source=op_name(node) + quoted(node),
     )
     if view is None:
@@ -125,23 +161,39 @@ def attend(partition: Partition, found: Attention) -> None:
         partition.add_moved(node, kernel, view)
 
 
-def _joined(partition: Partition, node: Node) -> WidthExpr:
-    """How many heads there are, over all axes that they have."""
-    heads = WidthExpr(1)
+def _lengths(partition: Partition, found: Attention) -> Lengths:
+    """Lengths of attention's axes: heads, queries, keys, and channels of these and of values."""
+    node, graph, (images, heads, *_) = found.nodes[-1], partition.graph, matrices(found.nodes[-1])
+    lengths = {
+        "h": _length(partition, node, heads),
+        "l": graph.width_of(node.name, -1 if found.is_turned else -2),
+        "s": graph.width_of(found.key.name, -1 if found.key_is_turned else -2),
+        "d": graph.width_of(found.query.name, -1),
+        "v": graph.width_of(node.name, -2 if found.is_turned else -1),
+    }
+    return Lengths.of(partition, _images(partition, node, images), lengths, made="hlv")
+
+
+def _length(partition: Partition, node: Node, axes: Sequence[int]) -> WidthExpr:
+    """How many places several axes have together."""
     try:
-        for dim in range(1, len(shape_of(node)) - 2):
-            heads = product(heads, partition.graph.width_of(node.name, dim))
+        return reduce(product, [partition.graph.width_of(node.name, axis) for axis in axes], WidthExpr(1))
     except NoLength as problem:
         raise partition.refused(f"{op_name(node)} that can be cut in several ways has no kernel yet", node) from problem
-    if len(shape_of(node)) > 2 and partition.graph.width_of(node.name, 0).terms:
+
+
+def _images(partition: Partition, node: Node, axes: Sequence[int]) -> int:
+    length = _length(partition, node, axes)
+    if length.terms:
         raise partition.refused(f"{op_name(node)} of as many images as channels has no kernel yet", node)
-    return heads
+    return length.constant
 
 
-def _by_query(partition: Partition, node: Node, queries: int, columns: int) -> View | None:
+def _by_query(partition: Partition, found: Attention) -> View | None:
     """What attention makes, if it lies as (N, queries, H, columns); that is nothing new where there is one head."""
-    rank = len(shape_of(node))
-    order = [0, queries % rank, *range(1, rank - 2), columns % rank]
+    node, rank = found.nodes[-1], len(shape_of(found.nodes[-1]))
+    images, (queries, columns) = images_of(rank), (rank - 1, rank - 2) if found.is_turned else (rank - 2, rank - 1)
+    order = [*range(images), queries, *range(images, rank - 2), columns]
     if order == list(range(rank)):
         return None
     lengths = [partition.graph.width_of(node.name, dim) for dim in range(rank)]

@@ -1,7 +1,7 @@
 """Attention that is written out: two products of matrices around a softmax, in either order of the operands.
 
-Between them a network may multiply by a number and add a bias or a mask of constants. What is found is only a
-description; the kernel is that of the operator.
+Between them a network may multiply by a number, add biases and masks, and look at windows as one axis or two. What is
+found is only a description; the kernel is that of the operator.
 """
 
 from __future__ import annotations
@@ -11,24 +11,34 @@ from typing import TYPE_CHECKING
 
 from torch.fx import Node
 
+from aap_hw.compile.families.products import MASKS
+from aap_hw.compile.front.operands import Einsum
 from aap_hw.graph.call import Call, shape_of
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.partition import Partition
 
 NOTHING = {"dropout", "contiguous", "clone", "alias", "detach"}
-PRODUCTS = {"matmul", "bmm"}
+VIEWS = {"view", "reshape", "_unsafe_view"}
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What is added to the products of attention, or says which of them count, for so many axes."""
+
+    node: Node
+    rank: int
 
 
 @dataclass(frozen=True)
 class Attention:
-    """softmax(Q K^T * scale + mask) V.
+    """softmax(Q K^T * scale + masks) V.
 
     Attributes
     ----------
     nodes : the operators that it consists of, the one that makes the result last.
     query, key, value : (N, ..., rows, columns), the keys transposed if ``key_is_turned``.
-    mask : what is added to the products, or says which of them count.
+    masks : what is added to the products, or says which of them count.
     scale : factor of the products; None for what PyTorch's operator takes by itself.
     is_causal : no query sees keys behind its own place.
     is_turned : values and result are transposed.
@@ -38,53 +48,79 @@ class Attention:
     query: Node
     key: Node
     value: Node
-    mask: Node | None = None
+    masks: tuple[Mask, ...] = ()
     scale: float | None = None
     is_causal: bool = False
     key_is_turned: bool = False
     is_turned: bool = False
 
 
+@dataclass(frozen=True)
+class Product:
+    """A product of matrices; the right one is transposed first if ``is_turned``."""
+
+    left: Node
+    right: Node
+    is_turned: bool = False
+
+    @staticmethod
+    def of(node: Node) -> Product | None:
+        """That of an operator, if it is one."""
+        call = Call(node)
+        if call.name in ("matmul", "bmm"):
+            left, right = node.args[:2]
+            return Product(left, right) if isinstance(left, Node) and isinstance(right, Node) else None
+        einsum = Einsum.of(node) if call.name == "einsum" else None
+        is_turned = einsum.is_of_matrices if einsum is not None else None
+        return None if einsum is None or is_turned is None else Product(*einsum.operands, is_turned)
+
+
 def attention_at(partition: Partition, node: Node) -> Attention | None:
     """The attention that begins with a product of matrices, if all that follows is read by it alone."""
-    query, key = node.args[:2]
-    if not isinstance(query, Node) or not isinstance(key, Node) or len(shape_of(node)) < 3:
+    first, rank, shape = Product.of(node), len(shape_of(node)), shape_of(node)
+    if first is None or rank < 3:
         return None
-    nodes, scale, mask, is_shared = [node], 1.0, None, False
-    while (follower := partition.next_alone(nodes[-1])) is not None and not is_shared:
-        call, before = Call(follower), nodes[-1]
-        number = _number(follower, before)
-        if call.name in ("mul", "div") and number is not None and mask is None:
+    nodes, scale, masks = [node], 1.0, list[Mask]()
+    while Call(nodes[-1]).name != "softmax":
+        follower = partition.next_alone(nodes[-1])
+        if follower is None:
+            return None
+        call, now = Call(follower), shape_of(nodes[-1])
+        number, added = _number(follower, nodes[-1]), _added(partition, follower, nodes[-1])
+        if call.name in ("mul", "div") and number is not None and not masks:
             scale = scale * number if call.name == "mul" else scale / number
-        elif call.name == "add" and mask is None and (mask := _mask(partition, follower, before)) is not None:
-            pass
+        elif added is not None and len(masks) < len(MASKS):
+            masks.append(Mask(added, len(now)))
         elif call.name == "softmax":
-            is_shared = True
-            if call["dim"] % len(shape_of(node)) != len(shape_of(node)) - 1:
+            if call["dim"] % rank != rank - 1 or now != shape:
                 return None
-        elif call.name not in NOTHING:
+        elif call.name not in NOTHING and not (call.name in VIEWS and _is_of_windows(shape_of(follower), shape)):
             return None
         nodes.append(follower)
-    if not is_shared:
-        return None
     is_turned = False
     while (follower := partition.next_alone(nodes[-1])) is not None:
         call, before = Call(follower), nodes[-1]
         nodes.append(follower)
-        if call.name in PRODUCTS:
-            value = follower.args[0 if is_turned else 1]
-            operands = (query, key, value)
-            if follower.args[1 if is_turned else 0] is not before or value is before or not isinstance(value, Node):
+        if (second := Product.of(follower)) is not None:
+            value, shares = (second.left, second.right) if is_turned else (second.right, second.left)
+            operands = first.left, first.right, value
+            is_alike = len({shape_of(each)[:-2] for each in operands}) == 1
+            if shares is not before or value is before or second.is_turned or not is_alike:
                 return None
-            outer = {shape_of(each)[:-2] for each in (query, key, value) if isinstance(each, Node)}
-            if len(outer) != 1 or any(partition.is_parameter(each) for each in operands if isinstance(each, Node)):
+            if any(map(partition.is_parameter, operands)):
                 return None
-            return Attention(tuple(nodes), query, key, value, mask, scale, key_is_turned=True, is_turned=is_turned)
-        if call.name == "transpose" and {call["dim0"] % 4, call["dim1"] % 4} == {2, 3} and not is_turned:
-            is_turned = len(shape_of(node)) == 4
+            turned = not first.is_turned
+            return Attention(tuple(nodes), *operands, tuple(masks), scale, key_is_turned=turned, is_turned=is_turned)
+        if call.name == "transpose" and {call["dim0"] % rank, call["dim1"] % rank} == {rank - 2, rank - 1}:
+            is_turned = not is_turned
         elif call.name not in NOTHING:
             return None
     return None
+
+
+def _is_of_windows(now: tuple[int, ...], before: tuple[int, ...]) -> bool:
+    """Whether a shape has the windows of one image as a second axis, or as it was: (1, W, H, L, L) or (W, H, L, L)."""
+    return now == before or now == (1, *before)
 
 
 def _number(node: Node, before: Node) -> float | None:
@@ -93,10 +129,11 @@ def _number(node: Node, before: Node) -> float | None:
     return float(other) if isinstance(other, (int, float)) and other else None
 
 
-def _mask(partition: Partition, node: Node, before: Node) -> Node | None:
-    """What an operator adds of the same shape for every image, or the like, if nothing else."""
+def _added(partition: Partition, node: Node, before: Node) -> Node | None:
+    """The tensor that an operator adds, if that is there already."""
     others = [each for each in node.args if isinstance(each, Node) and each is not before]
-    if len(others) != 1 or len(node.args) != 2 or Call(node).get("alpha", 1) != 1:
+    if Call(node).name != "add" or len(others) != 1 or len(node.args) != 2 or Call(node)["alpha"] != 1:
         return None
     is_there = partition.is_parameter(others[0]) or partition.is_made(others[0])
-    return others[0] if is_there and shape_of(node) == shape_of(before) else None
+    is_float = others[0].meta["val"].dtype == before.meta["val"].dtype
+    return others[0] if is_there and is_float and shape_of(node) == shape_of(before) else None
