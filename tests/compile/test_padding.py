@@ -114,6 +114,9 @@ class Whole(nn.Module):
         (lambda m, x: F.pad(m.conv(x), (1, 0, 2, 3), "replicate"), None),
         (lambda m, x: F.pad(m.conv(x), (1, 0), value=2.0), None),
         (lambda m, x: m.linear(F.pad(x.flatten(2).transpose(1, 2), (0, 0, 3, 1)).transpose(1, 2)[..., :8]), None),
+        # What no width cuts is padded along any axis.
+        (lambda m, x: F.pad(F.pad(x.flatten(2), (2, 1)).transpose(0, 1).flatten(1), (0, 3), value=1.0), None),
+        (lambda m, x: F.pad(x.softmax(3).reshape(2, 3, 5, 7).flatten(0, 1), (1, 0, 2, 1), "reflect"), None),
         (lambda m, x: F.pad(m.conv(x).permute(0, 2, 3, 1), (0, 0, 1, 2, 0, 1)), None),
         (lambda m, x: m.clip(F.pad(torch.stack([x, x + 1], 2), (0, 0, 0, 0, 2, 0))), None),
         (

@@ -5,6 +5,7 @@ A padded image is not made before something asks for it. A convolution does not:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.pooling import three, two
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.graph import WidthExpr
 from aap_hw.graph.call import Call, shape_of
 
 if TYPE_CHECKING:
@@ -29,6 +31,19 @@ MOST_AXES = 5
 
 
 @dataclass(frozen=True)
+class Padding:
+    """What is put around something: ``mode`` and ``fill`` as PyTorch has them."""
+
+    mode: str = "constant"
+    fill: float = 0.0
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Those of a key; zeros are not said."""
+        return {"mode": self.mode if self.mode != "constant" else "", "value": self.fill or ""}
+
+
+@dataclass(frozen=True)
 class Padded:
     """An image and what is put around it, not yet a kernel.
 
@@ -36,27 +51,26 @@ class Padded:
     ----------
     image, value : the node that is padded, and the name of what it held then.
     sides : before and behind along each axis of the image, outermost first.
-    mode, fill : as PyTorch has them.
+    how : what is put there.
     rows : what is padded is vectors (N, ..., C) that lie in PyTorch's order, and not (N, C, ...).
     """
 
     image: Node
     value: str
     sides: tuple[Sides, ...]
-    mode: str = "constant"
-    fill: float = 0.0
+    how: Padding = Padding()
     rows: bool = False
 
     @property
     def is_zeros(self) -> bool:
         """Whether a convolution could put the same around an image (N, C, ...)."""
-        return self.mode == "constant" and self.fill == 0 and not self.rows
+        return self.how == Padding() and not self.rows
 
     def emit(self, partition: Partition, node: Node) -> None:
         """Add the kernel that makes the padded image; a volume is padded in its planes, and then across them."""
         shape = shape_of(self.image)
         size, value, batch = list(shape[1:-1] if self.rows else shape[2:]), self.value, shape[0]
-        how: dict[str, Any] = {"mode": self.mode if self.mode != "constant" else "", "value": self.fill or ""}
+        how = self.how.attributes
         sides = self.sides
         if len(size) == 1:
             size, sides = ([size[0], 1], (*sides, (0, 0))) if self.rows else ([1, size[0]], ((0, 0), *sides))
@@ -103,22 +117,39 @@ def pad(partition: Partition, node: Node) -> None:
     image, rank = call.first, len(shape_of(call.first))
     pairs = list(zip(call["pad"][::2], call["pad"][1::2], strict=True))
     amounts: list[Sides] = [*[(0, 0)] * (rank - len(pairs)), *pairs[::-1]]  # axis by axis
-    mode, fill = call.get("mode", "constant"), float(call.get("value") or 0)
+    how = Padding(call.get("mode", "constant"), float(call.get("value") or 0))
     is_float = image.meta["val"].dtype == torch.float32
-    if min(map(min, amounts)) < 0 or amounts[0] != (0, 0) or mode not in PADDING_MODES or not is_float or rank < 2:
+    if min(map(min, amounts)) < 0 or amounts[0] != (0, 0) or how.mode not in PADDING_MODES or not is_float or rank < 2:
         raise partition.refused("this padding has no kernel yet", node)
-    if any(amounts[1]) and rank == 4 and not any(map(any, amounts[2:])) and (mode, fill) == ("constant", 0):
+    if any(amounts[1]) and rank == 4 and not any(map(any, amounts[2:])) and how == Padding():
         before, behind = amounts[1]
         partition.emit(node, "pad_channels", image, [partition.value_of(image, node)], before=before, after=behind)
         return
-    rows = (
-        not partition.is_image(image)
-        and 2 < rank <= MOST_AXES
-        and amounts[-1] == (0, 0)
-        and partition.has_fixed_rows(image)
-    )
+    is_image, feeds = partition.is_image(image), any(Call(user).name.startswith("conv") for user in node.users)
+    rows = not is_image and 2 < rank <= MOST_AXES and amounts[-1] == (0, 0) and partition.has_fixed_rows(image)
+    if not (rows or is_image or feeds) and _pad_numbers(partition, node, amounts, how):
+        return
     if not rows and (amounts[1] != (0, 0) or not 2 < rank <= MOST_AXES):
         raise partition.refused("this padding has no kernel yet", node)
     value = (partition.value_in_order if rows else partition.value_of)(image, node)
     sides = tuple(amounts[1:-1] if rows else amounts[2:])
-    partition.defer(node, Padded(image, value, sides, mode, fill, rows), is_image=not rows)
+    partition.defer(node, Padded(image, value, sides, how, rows), is_image=not rows)
+
+
+def _pad_numbers(partition: Partition, node: Node, amounts: Sequence[Sides], how: Padding) -> bool:
+    """Pad a tensor that no width cuts, along an axis or two side by side; whether that is what it is.
+
+    What lies behind these axes are channels, and what lies before them are images.
+    """
+    image = Call(node).first
+    shape, axes = shape_of(image), [axis for axis, each in enumerate(amounts) if any(each)]
+    is_cut = any(partition.graph.width_of(image.name, axis).terms for axis in range(len(shape)))
+    if is_cut or not axes or axes[-1] - axes[0] > 1:
+        return False
+    first, behind = axes[0], axes[-1] + 1
+    size, sides = (1, *shape[first:behind])[-2:], ((0, 0), *amounts[first:behind])[-2:]
+    key = KernelKey.make("pad", size, math.prod(shape[:first]), **how.attributes, **padding_of(sides))
+    width = WidthExpr(math.prod(shape[behind:]))
+    value = partition.value_in_order(image, node)
+    partition.add(node, Kernel(node.name, key, (value,), (width, width)), is_image=False)
+    return True
