@@ -152,6 +152,29 @@ def test_short_network_compiles_to_what_pytorch_computes(
     assert_compiled_equals_pytorch(model, image, tmp_path)
 
 
+class Conditioned(nn.Module):
+    """What no kernel of images makes lies in PyTorch's order: sums of maps and a value a channel, then activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Linear(6, 16)
+        self.first, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        step = self.step(image[:, 0, 0])
+        x = F.relu(self.first(image) + step[:, :, None, None])
+        lines = torch.sigmoid(x.mean(3) + step[:, :, None])
+        return self.last(F.silu(x + lines[..., None]) + lines[..., None])  # type: ignore[no-any-return]
+
+
+def test_kernels_of_a_cut_network_are_those_of_the_whole_one_where_images_lie_as_in_pytorch(tmp_path: Path) -> None:
+    model, image = Conditioned().eval(), torch.randn(1, 3, 4, 6)
+    graph = ChannelGraph.trace(model, (image,))
+    cut = graph.cut(model, {"step": range(5)})
+    assert [kernel.key for kernel in partitioned(cut, image).kernels] == [kernel.key for kernel in partition(graph).kernels]
+    assert_compiled_equals_pytorch(cut, image, tmp_path)
+
+
 class Normalised(nn.Module):
     """Batch norms that no convolution can take along: behind a pool, a concatenation and a second reader."""
 
