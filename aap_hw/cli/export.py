@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("run_folder", metavar="RUN")
 @click.option("--onnx", "onnx_file", required=True, metavar="FILE", help="The ONNX file to write.")
 @click.option("--opset", type=int, metavar="N", help="Version of ONNX's operators, 9 to 23; default: PyTorch's own.")
-@click.option("--dynamic-batch", is_flag=True, help="Let the file take any number of images at once, instead of one.")
+@click.option("--dynamic-batch", is_flag=True, help="Let the file take any number of samples at once, instead of one.")
 @trained_option
 @data_options
 @results_alone

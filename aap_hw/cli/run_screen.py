@@ -177,7 +177,7 @@ class PruneScreen:
             trust = ", trust_source=True" if is_code else ""
             self._say(
                 "the weights were cut in one round and not retrained, so expect a useless accuracy; to go on, train "
-                f"aap_hw.load({str(path)!r}{trust}) on your images and deploy what comes out with --weights FILE, or "
+                f"aap_hw.load({str(path)!r}{trust}) on your data and deploy what comes out with --weights FILE, or "
                 "prune in rounds that train, with --data and without --no-training"
             )
         folder = shlex.quote(str(path))

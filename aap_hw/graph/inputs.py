@@ -196,7 +196,7 @@ def _parsed(part: str, text: str) -> Input:
     extents = () if shape == SCALAR else shape.split("x")
     if len(words) > 1 or not all(re.fullmatch(r"[1-9]\d*", extent) for extent in extents):
         raise UserError(
-            f"'{text}' is not an input: write the shape of one sample, such as 3x224x224 or 1x16000; write a name or "
-            "type in front of it, as in ids:int64:128, and commas between several"
+            f"'{text}' is not an input: write the shape of one sample, such as 3x224x224 or 1x16000, or {SCALAR} for "
+            "one number; write a name or type in front of it, as in ids:int64:128, and commas between several"
         )
     return Input(tuple(map(int, extents)), dtype, *words)

@@ -220,7 +220,7 @@ def _raw_scores(
     if settings.scored_by == "taylor" and (classes := task.origin.classes) != task.data.classes:
         told = "returns no score for each class" if classes is None else f"tells {classes} classes apart"
         raise UserError(
-            f"Taylor scores need the loss on labelled images, and {task.origin.model} {told} where the images are of "
+            f"Taylor scores need the loss on labelled samples, and {task.origin.model} {told} where the samples are of "
             f"{task.data.classes}; choose another --score"
         )
     if settings.scored_by in ALTERNATIVES:
@@ -272,6 +272,7 @@ def _check_kernels(network: Network, origin: Origin, table: LatencyTable) -> Non
     needed = list(dict.fromkeys(kernel.key for kernel in network.kernels))
     missing = [key for key in needed if key not in table.points]
     if missing:
+        first = next(kernel.source or f"'{kernel.key}'" for kernel in network.kernels if kernel.key == missing[0])
         size = origin.inputs.text
         known = ", ".join(
             f"{entry.model} at {entry.inputs.text}" for entry in table.validation if entry.plan == "dense"
@@ -283,6 +284,6 @@ def _check_kernels(network: Network, origin: Origin, table: LatencyTable) -> Non
             state += f" but of {known}"
         raise MissingKernelError(
             f"the latency table of {name} {state}: "
-            f"it lacks {len(missing)} of {len(needed)} kernels, the first is '{missing[0]}'; {advice} "
+            f"it lacks {len(missing)} of {len(needed)} kernels, the first is {first}; {advice} "
             f"'aap-hw profile --device {name} --model {origin.model} --input {size}' (and --out unless it is in lut/)"
         )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+
 from aap_hw.errors import UserError
+from aap_hw.foreign import own_line, reason
+from aap_hw.graph.calling import input_names
 from aap_hw.models.ceilings import ceilings
 from aap_hw.models.origin import Origin
-from aap_hw.train.arrays import MadeSamples
-from aap_hw.train.samples import Samples
+from aap_hw.train.arrays import ArraySamples, MadeSamples
+from aap_hw.train.samples import Samples, Split
 from aap_hw.train.sources import ImageSource
 from aap_hw.train.sources.example import Example
 
@@ -22,12 +26,37 @@ def samples_for(origin: Origin, source: ImageSource | None, example: str | None 
         If they are missing, damaged, or do not fit the network.
     """
     if source is not None:
-        return source.load(origin.inputs)
+        return _taken(source.load(origin.inputs), origin, source.text)
     if example is not None:
         read = Example.read(example)
         if read.inputs != origin.inputs:
             raise UserError(f"{example} holds {read.inputs.text} now, and the run began with {origin.inputs.text}")
-        return read.samples
+        return _taken(read.samples, origin, example)
     if origin.inputs.image is not None:
         return EMBEDDED.load(origin.inputs)
     return MadeSamples(origin.inputs, ceilings(origin))
+
+
+def _taken(samples: Samples, origin: Origin, where: str) -> Samples:
+    """The samples, if the network takes the lowest and the highest of their whole numbers, which may be indices."""
+    places = [place for place, one in enumerate(origin.inputs.each) if not one.is_float and one.dtype != "bool"]
+    if not isinstance(samples, ArraySamples) or not places:
+        return samples
+    module = origin.build()
+    splits: tuple[Split, ...] = ("train", "test")
+    for split in splits:
+        arrays = samples.train if split == "train" else samples.test
+        for place in places:
+            rows = arrays[place].reshape(len(arrays[place]), -1)
+            for extreme in (rows.max(1).argmax(), rows.min(1).argmin()):
+                try:
+                    with torch.no_grad():
+                        origin.call(module, samples.inputs(split, origin.inputs, [int(extreme)]))
+                except Exception as error:  # its code may raise anything for an index that is too large
+                    name = input_names(module, origin.inputs)[place]
+                    raise UserError(
+                        f"{origin.model} fails on sample {extreme} of {where}, whose {name} holds numbers from "
+                        f"{rows[extreme].min()} to {rows[extreme].max()}: {reason(error)}{own_line(error)}; give it "
+                        "numbers that it takes"
+                    ) from error
+    return samples

@@ -265,7 +265,7 @@ def seconds_since(began: float) -> float:
 
 
 def check_classes(task: Task) -> None:
-    """Raise UserError if the images are not of as many classes as the network tells apart."""
+    """Raise UserError if the samples are not of as many classes as the network tells apart."""
     if task.origin.classes is None:
         raise UserError(
             f"training takes one score for each class and {task.origin.model} returns something else; cut it to a "
@@ -273,8 +273,8 @@ def check_classes(task: Task) -> None:
         )
     if task.origin.classes != task.data.classes:
         raise UserError(
-            f"{task.origin.model} tells {task.origin.classes} classes apart and the images are of {task.data.classes}; "
-            "choose a model for these images, or add --no-training to cut it without training"
+            f"{task.origin.model} tells {task.origin.classes} classes apart and the samples are of "
+            f"{task.data.classes}; choose a model for these samples, or add --no-training to cut it without training"
         )
 
 

@@ -256,10 +256,10 @@ def bf16_helps(model: nn.Module, device: torch.device) -> bool:
 
 def _check(data: Samples, settings: TrainSettings, inputs: Inputs, teacher: nn.Module | None) -> None:
     if data.count("train") < max(2, ranks.count()):
-        raise UserError(f"there are {data.count('train')} training images; give at least 2, and one for each process")
+        raise UserError(f"there are {data.count('train')} training samples; give at least 2, and one for each process")
     if settings.batch_size % ranks.count():
         raise UserError(
-            f"batches of {settings.batch_size} images cannot be shared evenly by {ranks.count()} processes; "
+            f"batches of {settings.batch_size} samples cannot be shared evenly by {ranks.count()} processes; "
             "choose a multiple"
         )
     if settings.augmentation.mixup and not all(one.is_float for one in inputs.each):

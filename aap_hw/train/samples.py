@@ -85,7 +85,7 @@ class Samples(ABC):
             If `count` is not positive.
         """
         if count < 1:
-            raise UserError(f"{count} images were asked for; ask for at least 1")
+            raise UserError(f"{count} samples were asked for; ask for at least 1")
         total = self.count(split)
         count = min(count, total)
         return np.arange(count, dtype=np.int64) * total // count

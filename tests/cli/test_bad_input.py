@@ -106,7 +106,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "data of other classes": (
         ("prune", "--model", "mobilenetv2", "--data", "embedded", "--lut", "TABLE", "--budget", "50%"),
-        "mobilenetv2 tells 1000 classes apart and the images are of 10",
+        "mobilenetv2 tells 1000 classes apart and the samples are of 10",
     ),
     "input that is no shape": (
         ("plan", "--model", "resnet20", "--input", "3xAx32", "--lut", "TABLE", "--budget", "50%"),

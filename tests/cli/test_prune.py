@@ -58,7 +58,7 @@ def test_without_data_it_cuts_once_and_says_that_nothing_was_retrained(
     assert re.search(r"latency, ms, predicted +1\.\d+ +0\.\d+ +(49|50)%", outcome.out)
     assert re.search(r"the budget of 0\.\d{3} ms is met: 0\.\d{3} ms predicted", outcome.out)
     (sentence,) = [line for line in lines if "not retrained" in line]
-    assert f"train aap_hw.load({str(out)!r}) on your images" in sentence
+    assert f"train aap_hw.load({str(out)!r}) on your data" in sentence
     assert "--data" in sentence
     assert lines[-1] == f"next: aap-hw deploy {shlex.quote(str(out))} --device x86"
     summary = json.loads((out / "summary.json").read_text())

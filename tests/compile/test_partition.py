@@ -171,7 +171,9 @@ def test_kernels_of_a_cut_network_are_those_of_the_whole_one_where_images_lie_as
     model, image = Conditioned().eval(), torch.randn(1, 3, 4, 6)
     graph = ChannelGraph.trace(model, (image,))
     cut = graph.cut(model, {"step": range(5)})
-    assert [kernel.key for kernel in partitioned(cut, image).kernels] == [kernel.key for kernel in partition(graph).kernels]
+    assert [kernel.key for kernel in partitioned(cut, image).kernels] == [
+        kernel.key for kernel in partition(graph).kernels
+    ]
     assert_compiled_equals_pytorch(cut, image, tmp_path)
 
 
@@ -271,12 +273,38 @@ def test_operator_in_another_precision_is_refused_by_name_and_line() -> None:
     assert "\n" not in str(refusal.value)
 
 
+class InBrain(nn.Conv2d):
+    """A convolution that autocast computes in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x).float()
+
+
 @pytest.mark.parametrize(
     ("model", "inputs", "reason"),
     [
         (nn.Conv2d(3, 3, 1).double(), (torch.zeros(1, 3, 4, 4).double(),), "4-D torch.float64"),
         (nn.LayerNorm(4), (torch.zeros(4),), "1-D torch.float32"),
         (nn.Identity(), (torch.zeros(1, 3, 4, 4),), "no kernel in it"),
+        (
+            Whole(lambda m, x: m.conv(torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x * 2, (x,)))),
+            (torch.zeros(1, 3, 4, 4),),
+            "torch.cond has no kernel here (test_partition.py:",
+        ),
+        (
+            InBrain(),
+            (torch.zeros(1, 3, 4, 4),),
+            "torch.autocast computes in bfloat16, and only float32 can be compiled so far (test_partition.py:",
+        ),
+        (
+            nn.Sequential(nn.Conv1d(1, 4, 9), nn.ReLU()),
+            (torch.zeros(1, 160),),
+            "nn.Conv1d '0' takes the batch for channels; give each sample an axis of channels: --input 1x160",
+        ),
     ],
 )
 def test_network_of_another_kind_is_refused(model: nn.Module, inputs: tuple[Tensor, ...], reason: str) -> None:

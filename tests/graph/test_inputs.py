@@ -54,6 +54,7 @@ def test_what_a_person_types_is_understood(text: str, shapes: list[tuple[int, ..
         ("", "'' is not an input: write the shape of one sample"),
         ("3x0x8", "'3x0x8' is not an input"),
         ("3,", "'3,' is not an input"),
+        ("3x8,t:float32:", "or scalar for one number"),
         ("3x8X8", "'3x8X8' is not an input"),
         ("a:b:3", "'a:b:3' is not an input"),
         ("ids:int64", "'ids:int64' is not an input"),

@@ -333,7 +333,7 @@ def test_images_of_other_classes_than_the_network_tells_apart_are_refused_at_onc
     monkeypatch.setattr(Origin, "build", None)
     monkeypatch.setattr(zoo, "build", None)
     origin = Origin("mobilenetv2", None, Inputs.of((3, 224, 224)))
-    with pytest.raises(UserError, match="mobilenetv2 tells 1000 classes apart and the images are of 10"):
+    with pytest.raises(UserError, match="mobilenetv2 tells 1000 classes apart and the samples are of 10"):
         prune(task(origin=origin, retrain=True), [HALF], TINY)
 
 

@@ -100,6 +100,7 @@ class Partition:
         """Visit every operator that has an effect once."""
         inputs, outputs = self._ends()
         self._check_sizes()
+        self._check_calls()
         self.inputs = frozenset(node.name for node in inputs)
         taken = tuple(Port(node.name, shape_of(node), _is_image(node)) for node in inputs)
         for node, port in zip(inputs, taken, strict=True):
@@ -154,6 +155,29 @@ class Partition:
             if is_tensor(node) and any(isinstance(extent, torch.SymInt) for extent in node.meta["val"].shape):
                 problem = f"the size of what {op_name(node)} makes depends on the values of the input"
                 raise self.refused(problem, node, "return what it is made from, and do this behind the network")
+
+    def _check_calls(self) -> None:
+        """Refuse calls of whole graphs, as ``torch.cond`` is, and convolutions of inputs that have no channels."""
+        for node in self._nodes:
+            call = Call(node)
+            read, weight = call.get("input"), call.get("weight")
+            if call.name.startswith("conv") and isinstance(read, Node) and read.op == "placeholder":
+                shape = shape_of(read)
+                if isinstance(weight, Node) and len(shape) < len(shape_of(weight)):
+                    advice = f"give each sample an axis of channels: --input {'x'.join(map(str, (1, *shape[1:])))}"
+                    raise self.refused(f"{op_name(node)} takes the batch for channels", node, advice)
+            if node.target is torch.ops.higher_order.wrap_with_autocast:
+                name = str(node.args[1]).removeprefix("torch.")
+                function = node.args[4]
+                assert isinstance(function, Node)
+                inside = self.graph.program.graph_module.get_submodule(str(function.target))
+                assert isinstance(inside, torch.fx.GraphModule)
+                first = next((n for n in inside.graph.nodes if quoted(n)), node)
+                problem = f"torch.autocast computes in {name}, and only float32 can be compiled so far"
+                raise self.refused(problem, first, "leave it out of the model")
+            if isinstance(node.target, torch._ops.HigherOrderOperator):
+                problem, advice = f"{op_name(node)} has no kernel here", "leave that part out of the model"
+                raise self.refused(problem, node, advice)
 
     def _returned(self, output: Node) -> Port:
         self._make(output)

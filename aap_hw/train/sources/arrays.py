@@ -86,6 +86,9 @@ def _fitted(arrays: Mapping[str, Any], names: list[str], inputs: Inputs, where: 
 def array_of(value: object, what: str) -> Array:
     """A tensor, an array or a list of numbers as an array. Raises UserError if it is none."""
     try:
-        return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-    except (TypeError, ValueError) as problem:
-        raise UserError(f"{what} is no array of numbers") from problem
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    except (TypeError, ValueError):
+        array = None
+    if array is None or (array.dtype == object and array.ndim == 0):
+        raise UserError(f"{what} is a {type(value).__name__} and not an array of numbers; give a tensor or an array")
+    return array

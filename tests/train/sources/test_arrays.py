@@ -113,6 +113,8 @@ def test_an_example_says_what_the_network_takes(value: object, text: str) -> Non
         ({"a": np.zeros((2, 3)), "b": np.zeros((3, 3))}, "the arrays of here differ in length"),
         (np.array(["a", "b"]), "is of type <U1; give numbers"),
         (np.float32(3), "holds no samples"),
+        ((each for each in (1, 2)), "here is a generator and not an array of numbers; give a tensor or an array"),
+        ([(torch.zeros(2, 3), torch.zeros(2, 4, 5))], "here is a tuple and not an array of numbers"),
     ],
 )
 def test_what_is_no_example_is_refused(value: object, sentence: str) -> None:
