@@ -280,6 +280,8 @@ def _check_kernels(network: Network, origin: Origin, table: LatencyTable) -> Non
         name, state, advice = table.device["name"], f"is not of {origin.model} at {size}", "extend it with"
         if table.is_outdated:
             state, advice = "was measured with another version of aap-hw", "measure another one with"
+        elif any((entry.model, entry.inputs) == (origin.model, origin.inputs) for entry in table.validation):
+            state = f"was measured before {origin.model} changed"
         elif known:
             state += f" but of {known}"
         raise MissingKernelError(
