@@ -17,6 +17,7 @@ from aap_hw.compile.keys.target import CpuTarget
 
 # Full registers only: an FMA of a single float32 (vfmadd231ss, fmadd s0) is what a tail left behind.
 _FUSED = re.compile(r"vfn?m(add|sub)\d+ps\s|fml[as]\s+v\d+\.4s")
+_EXCHANGE = re.compile(r"v(shuf|perm[it]?|unpck)\w*p[sd]\s|(zip|trn|uzp)[12]\s")
 _LABEL = re.compile(r"(\.L\w+):")
 _FUNCTION = re.compile(r"[^.\s]\S*:")
 _BRANCH = re.compile(r"(?:j\w+|b|b\.\w+|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\d+,)\s+(\.L\w+)$")
@@ -57,9 +58,19 @@ def multiplying_loops(text: str) -> list[Loop]:
 
     Where there are loops that sum up over their turns, only these: others run once for many of their turns.
     """
-    loops = [loop for function in _functions(text) for loop in _innermost_loops(function)]
+    loops = innermost_loops(text)
     multiplying = sorted((loop for loop in loops if loop.fused), key=lambda loop: -loop.fused)
     return [loop for loop in multiplying if loop.sums] or multiplying
+
+
+def innermost_loops(text: str) -> list[Loop]:
+    """All innermost loops."""
+    return [loop for function in _functions(text) for loop in _innermost_loops(function)]
+
+
+def turning_loops(text: str) -> list[Loop]:
+    """The innermost loops that exchange lanes of vectors."""
+    return [loop for loop in innermost_loops(text) if any(map(_EXCHANGE.match, loop.instructions))]
 
 
 def whole_vector_multiplications(text: str) -> int:

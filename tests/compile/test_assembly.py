@@ -17,7 +17,7 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.compile.library.build import build_kernel
-from tests.compile.assembly import assembly, multiplying_loops, whole_vector_multiplications
+from tests.compile.assembly import assembly, multiplying_loops, turning_loops, whole_vector_multiplications
 from tests.compile.running import Convolution
 
 TARGETS = {
@@ -50,6 +50,14 @@ def test_the_inner_loop_multiplies_whole_vectors_and_leaves_the_stack_alone(kern
     target = TARGETS[cpu]
     loops = multiplying_loops(assembly(build_kernel(KERNELS[kernel], target).code, target))
     assert loops, "no loop with a fused multiply-add was found"
+    assert [spill for loop in loops for spill in loop.spills] == []
+
+
+@pytest.mark.parametrize("cpu", TARGETS)
+def test_blocks_are_turned_without_leaving_the_registers(cpu: str) -> None:
+    address = Address(KernelKey.make("strided_copy", (), 1, parts="x[3136*i;i:1,3136:i]"), (57, 57))
+    loops = turning_loops(assembly(build_kernel(address, TARGETS[cpu]).code, TARGETS[cpu]))
+    assert loops
     assert [spill for loop in loops for spill in loop.spills] == []
 
 

@@ -5,6 +5,7 @@ All of them are outputs of one network, so that they are compiled at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,20 +14,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from tvm import tirx
 
 from aap_hw.compile.cpu import loops
 from aap_hw.compile.families import multiply_accumulates, output_pixels
-from aap_hw.compile.families.strided import StridedCopy, Wrap
+from aap_hw.compile.families.strided import Part, StridedCopy, Wrap
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.front.views import NoView, View
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import device_target
 from aap_hw.compile.library.lowering import compile_network, lower_network, state_of
 from aap_hw.errors import UserError
-from aap_hw.graph import ChannelGraph
+from aap_hw.graph import ChannelGraph, WidthExpr
 from tests.compile.running import device, target
 from tests.compile.threads import in_series
 from tests.graph.ground_truth import random_keep
@@ -128,6 +132,74 @@ def test_a_chain_of_movements_is_as_few_copies_as_can_be(move: Move, copies: int
     network = partitioned(Moving([move]).eval(), torch.zeros(2, 3, 8, 12))
     moving = [kernel for kernel in network.kernels if kernel.key.op not in ("conv2d", "global_avg_pool2d")]
     assert len(moving) == copies, moving
+
+
+def walked(part: Part) -> np.ndarray:
+    """The values of a tensor that holds 0, 1, 2 ... in the order of a walk."""
+    sums: dict[Wrap | None, np.ndarray] = {None: np.array(part.offset)}
+    for number, loop in enumerate(part.loops):
+        steps = (np.arange(loop.length) * loop.stride).reshape(-1, *[1] * (len(part.loops) - number - 1))
+        sums[loop.wrap] = sums.get(loop.wrap, np.array(0)) + steps
+    around = [(total + wrap.shift) % wrap.modulus for wrap, total in sums.items() if wrap is not None]
+    shape = tuple(loop.length for loop in part.loops)
+    return np.broadcast_to(sum(around, start=sums[None]), shape).ravel()
+
+
+def moved_at_random(draw: st.DrawFn, view: View, values: Tensor) -> tuple[View, Tensor]:
+    """One more movement of a view, and of the values themselves as PyTorch moves them."""
+    shape, axis = values.shape, draw(st.integers(0, values.dim() - 1))
+    size = shape[axis]
+    match draw(st.sampled_from(["permute", "split", "join", "slice", "select", "roll", "repeat", "each", "windows"])):
+        case "permute":
+            order = draw(st.permutations(range(len(shape))))
+            return view.permuted(order), values.permute(order)
+        case "split":
+            inner = draw(st.sampled_from([n for n in range(1, size + 1) if size % n == 0]))
+            made = [*shape[:axis], size // inner, inner, *shape[axis + 1 :]]
+            return view.reshaped([WidthExpr(each) for each in made], made), values.reshape(made)
+        case "join":
+            made = [*shape[:axis], math.prod(shape[axis : axis + 2]), *shape[axis + 2 :]]
+            return view.reshaped([WidthExpr(each) for each in made], made), values.reshape(made)
+        case "slice":
+            step, first = draw(st.sampled_from([-1, 1, 2])), draw(st.integers(0, size - 1))
+            places = range(first, size, step) if step > 0 else range(first, -1, -1)
+            made = view.sliced(axis, WidthExpr(first), WidthExpr(len(places)), len(places), step)
+            return made, values.index_select(axis, torch.tensor(places))
+        case "select" if len(shape) > 1:
+            place = draw(st.integers(0, size - 1))
+            return view.selected(axis, place), values.select(axis, place)
+        case "roll":
+            shift = draw(st.integers(-size, 2 * size))
+            return view.rolled(axis, shift, size), values.roll(shift, axis)
+        case "repeat":
+            times = [1 + (dim == axis) for dim in range(len(shape))]
+            return view.repeated(axis, 2), values.repeat(times)
+        case "each":
+            return view.repeated(axis, 2, each=True), values.repeat_interleave(2, axis)
+        case "windows" if size > 1:
+            return view.windows(axis, size - 1, 2, 1), values.unfold(axis, 2, 1)
+    return view, values
+
+
+@settings(max_examples=100, derandomize=True, database=None)
+@given(data=st.data())
+def test_random_chains_of_movements_are_walked_through_as_pytorch_moves_them(data: st.DataObject) -> None:
+    shape = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+    order = data.draw(st.permutations(range(len(shape))))
+    lying = torch.arange(math.prod(shape)).reshape([shape[axis] for axis in order])
+    values = lying.permute([order.index(axis) for axis in range(len(shape))])
+    view = View.of("x", [WidthExpr(size) for size in shape], shape, order, "x")
+    for _ in range(data.draw(st.integers(0, 6))):
+        try:
+            moved = moved_at_random(data.draw, view, values)
+        except NoView:
+            continue
+        if moved[1].numel() < 2000:
+            view, values = moved
+    text = view.text(range(values.dim()), WidthExpr(1), WidthExpr(1), {})
+    copy = StridedCopy.of(Address(KernelKey.make("strided_copy", (), 1, parts=text), (1, 1)))
+    assert walked(copy.parts[0]).tolist() == values.flatten().tolist()
+    assert view.is_everything(range(values.dim())) == (values.flatten().tolist() == list(range(math.prod(shape))))
 
 
 class Cuttable(nn.Module):

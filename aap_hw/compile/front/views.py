@@ -8,7 +8,7 @@ in; then one kernel does it all. What a value looks like does not depend on the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aap_hw.compile.front.lengths import NoLength, length_text, product, quotient, settled, total
@@ -23,6 +23,15 @@ class Wrap:
 
     shift: WidthExpr
     modulus: WidthExpr
+
+    def moved(self, way: WidthExpr) -> Wrap:
+        """The same from a later step on."""
+        shift = total(self.shift, way)
+        # Both are multiples of one stride, so that any of their parts says how often one is in the other.
+        known = dict(self.modulus.terms) or {"": self.modulus.constant}
+        name = next(iter(known))
+        times = (dict(shift.terms).get(name, 0) if name else shift.constant) // known[name]
+        return replace(self, shift=total(shift, product(WidthExpr(-times), self.modulus)))
 
 
 @dataclass(frozen=True)
@@ -114,18 +123,21 @@ class View:
         """Some of the places along an axis; backwards with a negative step."""
         if size == 1 and not self.axes[axis]:
             return self
-        loop, length = self._only(axis), total(length)
-        view, way = self, _times(start, loop.stride)
+        loop, length, view = self._only(axis), total(length), self
+        way = _times(start, loop.stride)
         if loop.wrap is None:
             view = replace(self, offset=total(self.offset, way))
         elif step > 0:
-            wrap = replace(loop.wrap, shift=total(loop.wrap.shift, way))
+            wrap = loop.wrap.moved(way)
             view = self._rewrapped(loop.wrap, wrap)
             loop = replace(loop, wrap=wrap)
         else:
             raise NoView
         made = _trimmed([replace(loop, length=length, size=size, stride=_times(loop.stride, WidthExpr(step)))])
-        return view.with_axis(axis, made)
+        view = view.with_axis(axis, made)
+        if loop.wrap is not None and all(each.wrap != loop.wrap for each in view._loops()):
+            view = replace(view, offset=total(view.offset, loop.wrap.shift))
+        return view
 
     def selected(self, axis: int, index: int) -> View:
         """One place of an axis, which is left out."""
@@ -144,7 +156,11 @@ class View:
         loop = self._only(axis)
         if loop.wrap is not None or loop.length.terms:
             raise NoView
+        if loop.stride == WidthExpr(0):
+            return self
         wrap = Wrap(_times(WidthExpr(-shift % size), loop.stride), _times(loop.length, loop.stride))
+        if any(each.wrap is not None and each.wrap.modulus == wrap.modulus for each in self._loops()):
+            raise NoView  # the two could not be told apart
         return self.with_axis(axis, (replace(loop, wrap=wrap),))
 
     def repeated(self, axis: int, times: int, each: bool = False) -> View:
@@ -198,6 +214,9 @@ class View:
             loops.append(f"{said(loop.length)}:{said(loop.stride)}{around}")
         offset = said(self.offset)
         return f"{self.kind}[{said(self.values)};{','.join(loops)}{f';{offset}' if offset != '0' else ''}]"
+
+    def _loops(self) -> Iterator[Loop]:
+        return (loop for axis in self.axes for loop in axis)
 
     def _only(self, axis: int) -> Loop:
         """The one loop of an axis."""
