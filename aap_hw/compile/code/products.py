@@ -27,9 +27,12 @@ def _arguments(address: Address, *walks: Walk) -> list[Argument]:
 
 
 def matmul_arguments(address: Address) -> list[Argument]:
-    """The left and the right matrices."""
+    """The left and the right matrices, a constant behind the other."""
     shape = MatmulShape.of(address)
-    return _arguments(address, shape.left, shape.right)
+    if not any(shape.constant):
+        return _arguments(address, shape.left, shape.right)
+    other, known = (shape.right, shape.left) if shape.constant[0] else (shape.left, shape.right)
+    return [*_arguments(address, other), Argument("constant", (known.size,), type=address.key.types.read)]
 
 
 def attention_arguments(address: Address) -> list[Argument]:

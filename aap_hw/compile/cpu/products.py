@@ -33,7 +33,8 @@ def matmul(address: Address, target: CpuTarget) -> KernelFunction:
     """One product of matrices for each head."""
     key, shape = address.key, MatmulShape.of(address)
 
-    def body(left: Any, right: Any, output: Any) -> None:
+    def body(one: Any, other: Any, output: Any) -> None:
+        left, right = (other, one) if shape.constant[0] else (one, other)
         with loop(shape.batch * shape.heads, target) as head:
             n, h = T.bind(head // shape.heads), T.bind(head % shape.heads)
             columns = _contiguous(right, shape.right, (n, h), (shape.inner, shape.columns), target)

@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aap_hw.compile.families.family import FAMILIES, Family, Shape, nothing
-from aap_hw.compile.families.slow import CONSTANT, Operand, length_at
+from aap_hw.compile.families.family import FAMILIES, Family, Shape
+from aap_hw.compile.families.slow import length_at
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
@@ -46,7 +46,10 @@ class Walk:
 
 @dataclass(frozen=True)
 class MatmulShape:
-    """The product of matrices (rows, inner) and (inner, columns) of each head of each image."""
+    """The product of matrices (rows, inner) and (inner, columns) of each head of each image.
+
+    ``constant`` says of both whether they are constants of the model.
+    """
 
     batch: int
     heads: int
@@ -55,6 +58,7 @@ class MatmulShape:
     columns: int
     left: Walk
     right: Walk
+    constant: tuple[bool, bool]
 
     @staticmethod
     def of(address: Address) -> MatmulShape:
@@ -67,7 +71,8 @@ class MatmulShape:
         read = _Reader(address)
         n, (heads, rows, inner, columns) = address.key.batch, read.lengths(MATMUL)
         left, right = read.walk("left", heads, rows, inner), read.walk("right", heads, inner, columns)
-        return MatmulShape(n, heads, rows, inner, columns, left, right)
+        known = address.key.attribute("constant")
+        return MatmulShape(n, heads, rows, inner, columns, left, right, (known == "left", known == "right"))
 
     @property
     def output(self) -> Shape:
@@ -185,15 +190,22 @@ def _attention(address: Address) -> int:
     return shape.batch * shape.heads * shape.queries * shape.keys * (shape.inner + shape.columns)
 
 
-def constants_of(address: Address) -> list[Operand]:
-    """The constants that a product takes as they are: those that attention is masked by."""
-    shape = AttentionShape.of(address)
-    return [Operand(CONSTANT, (mask.size,)) for mask, known in zip(shape.masks, shape.constant, strict=True) if known]
+def constant_shapes(address: Address) -> list[Shape]:
+    """Of the constants that a product takes as they are: one of its matrices, or what attention is masked by."""
+    walks: tuple[Walk, ...]
+    known: tuple[bool, ...]
+    if address.key.op == "matmul":
+        product = MatmulShape.of(address)
+        walks, known = (product.left, product.right), product.constant
+    else:
+        attention = AttentionShape.of(address)
+        walks, known = attention.masks, attention.constant
+    return [(walk.size,) for walk, is_known in zip(walks, known, strict=True) if is_known]
 
 
 def _constants(address: Address) -> int:
-    return sum(math.prod(each.shape) for each in constants_of(address))
+    return sum(map(math.prod, constant_shapes(address)))
 
 
-FAMILIES.register("matmul")(Family(lambda address: MatmulShape.of(address).output, _matmul, nothing))
+FAMILIES.register("matmul")(Family(lambda address: MatmulShape.of(address).output, _matmul, _constants))
 FAMILIES.register("attention")(Family(lambda address: AttentionShape.of(address).output, _attention, _constants))

@@ -95,14 +95,13 @@ class Kernel:
         address = self.at(widths)
         if slow.is_slow(self.key):
             return [each for each in slow.SlowCall.of(address).operands if each.is_constant]
-        if self.key.op == "elementwise":
-            kinds = [slow.WEIGHT if name in self.learned else slow.CONSTANT for name in self.constants]
-            shapes = fused.constant_shapes(address)
-            return [slow.Operand(kind, shape) for kind, shape in zip(kinds, shapes, strict=True)]
         if not self.constants:
             return []
+        if self.key.op in ("elementwise", "attention", "matmul"):
+            kinds = [slow.WEIGHT if name in self.learned else slow.CONSTANT for name in self.constants]
+            shapes = (fused if self.key.op == "elementwise" else products).constant_shapes(address)
+            return [slow.Operand(kind, shape) for kind, shape in zip(kinds, shapes, strict=True)]
         families = {
-            "attention": products.constants_of,
             "gather": sampling.constants_of,
             "strided_copy": strided.constants_of,
         }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch.fx import Node
 
-from aap_hw.compile.families.slow import PLAIN
+from aap_hw.compile.families.slow import PLAIN, WEIGHT
 from aap_hw.compile.front.lengths import NoLength, TooManyWidths, length_text, product, settled
 from aap_hw.compile.front.views import ONE, NoView, View, fused, size_of
 from aap_hw.graph import WidthExpr
@@ -35,7 +35,17 @@ class Operand:
     sizes: tuple[int, ...]
     strides: tuple[WidthExpr | None, ...]
     offset: WidthExpr
-    is_constant: bool = False
+    kind: str = PLAIN
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is no value that the network computes."""
+        return self.kind != PLAIN
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether it is a parameter of the model."""
+        return self.kind == WEIGHT
 
     @staticmethod
     def of(partition: Partition, node: Node, reader: Node, groups: Groups) -> Operand:
@@ -65,7 +75,7 @@ def _operand(view: View, groups: Groups) -> Operand:
             raise NoView
         sizes.append(size_of(loops))
         strides.append(loops[0].stride if loops else None)
-    return Operand(view.name, view.values, tuple(sizes), tuple(strides), view.offset, view.kind != PLAIN)
+    return Operand(view.name, view.values, tuple(sizes), tuple(strides), view.offset, view.kind)
 
 
 def matrices(node: Node, rank: int = 0) -> Groups:

@@ -20,12 +20,13 @@ def matmul(address: Address, target: GpuTarget) -> KernelFunction:
     """One product of matrices for each head."""
     key, shape = address.key, MatmulShape.of(address)
 
-    def compute(left: Any, right: Any) -> Any:
+    def compute(one: Any, other: Any) -> Any:
+        left, right = (other, one) if shape.constant[0] else (one, other)
         k = te.reduce_axis((0, shape.inner), name="k")
 
         def product(n: Any, h: Any, row: Any, column: Any) -> Any:
-            one, other = left(place(shape.left, n, h, row, k)), right(place(shape.right, n, h, k, column))
-            return te.sum(one * other, axis=k)
+            factors = left(place(shape.left, n, h, row, k)), right(place(shape.right, n, h, k, column))
+            return te.sum(factors[0] * factors[1], axis=k)
 
         sums = te.compute(shape.output, product, name="sums")
         return te.compute(shape.output, lambda *at: apply_epilogue(sums(*at), key.epilogue, None, None), name="output")

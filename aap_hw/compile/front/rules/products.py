@@ -80,8 +80,7 @@ def _product(
     inner: WidthExpr,
 ) -> None:
     """Add the kernel of a product of matrices, whose axes are groups of those of its operands and of its result."""
-    if any(map(partition.is_parameter, factors)):
-        raise partition.refused(f"{op_name(node)} with a constant has no kernel yet", node)
+    known = ["left", "right", ""][[*map(partition.is_parameter, factors), True].index(True)]
     operands = [Operand.of(partition, *each) for each in zip(factors, (node, node), groups, strict=True)]
     heads, rows, columns = (_length(partition, node, group) for group in made[1:])
     try:
@@ -96,9 +95,16 @@ def _product(
         view = View.of(last.name if is_plain else f"{last.name}_by_head", of_axes, shape_of(last), order, PLAIN)
     except (NoView, TooManyWidths) as problem:
         raise partition.refused(f"{op_name(node)} that can be cut in several ways has no kernel yet", node) from problem
-    key = KernelKey.make("matmul", (), axes.batch, shape=axes.shape, epilogue=steps, **walks)
-    names = tuple(operand.name for operand in operands)
-    kernel = Kernel(view.name, key, names, (axes.read, axes.made), source=op_name(node) + quoted(node))
+    key = KernelKey.make("matmul", (), axes.batch, shape=axes.shape, epilogue=steps, constant=known, **walks)
+    kernel = Kernel(
+        view.name,
+        key,
+        tuple(operand.name for operand in operands if not operand.is_constant),
+        (axes.read, axes.made),
+        constants=tuple(operand.name for operand in operands if operand.is_constant),
+        learned=tuple(operand.name for operand in operands if operand.is_learned),
+        source=op_name(node) + quoted(node),
+    )
     partition.add_moved(last, kernel, view)
 
 
@@ -146,13 +152,13 @@ def attend(partition: Partition, found: Attention) -> None:
         "masked_by": known if "constant" in known else "",
         "made": "heads" if view is None else "",
     }
-    constants = tuple(each.name for each in masks if each.is_constant)
     kernel = Kernel(
         node.name if view is None else view.name,
         KernelKey.make("attention", (), axes.batch, **attributes, **walks),
         tuple(each.name for each in (query, key, value, *masks) if not each.is_constant),
         (axes.read, axes.made),
-        constants=constants,
+        constants=tuple(each.name for each in masks if each.is_constant),
+        learned=tuple(each.name for each in masks if each.is_learned),
         source=op_name(node) + quoted(node),
     )
     if view is None:
