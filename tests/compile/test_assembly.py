@@ -62,6 +62,16 @@ def test_blocks_are_turned_without_leaving_the_registers(cpu: str) -> None:
 
 
 @pytest.mark.parametrize("cpu", TARGETS)
+@pytest.mark.parametrize("function", ["gelu(x0)", "exp(x0)", "elu(x0,1,1,1)"])
+def test_functions_are_whole_vectors_in_registers(function: str, cpu: str) -> None:
+    key = KernelKey.make("elementwise", (196, 1), 1, expr=function, reads=("yc",))
+    text = assembly(build_kernel(Address(key, (57, 57)), TARGETS[cpu]).code, TARGETS[cpu])
+    loop = multiplying_loops(text)[0]
+    assert loop.spills == ()
+    assert not [line for line in loop.instructions if line.split()[0] in ("call", "callq", "bl", "blr")]
+
+
+@pytest.mark.parametrize("cpu", TARGETS)
 @pytest.mark.parametrize("vectors", [1, 2, 4, 7, 8, 9, 40])
 def test_depthwise_code_is_not_repeated_for_each_vector_of_channels(vectors: int, cpu: str) -> None:
     target, width = TARGETS[cpu], vectors * TARGETS[cpu].lanes

@@ -32,7 +32,7 @@ LOG_SERIES = tuple(2 / (2 * k + 1) for k in range(5))
 LONG_LOG_SERIES = tuple(2 / (2 * k + 1) for k in range(9))
 SQRT_HALF_BITS, MANTISSA_BITS = 0x3F3504F3, 23
 SMALLEST_NORMAL = 2.0**-126
-# GELU is 0 in float32 from here down.
+# Its form with the hyperbolic tangent is 0 in float32 from here down.
 GELU_IS_ZERO = -6.0
 
 
@@ -60,29 +60,33 @@ def _power_of_two(n: Any) -> Any:
     return tirx.reinterpret(FLOAT32, (n + 127) << MANTISSA_BITS)
 
 
-def _odd_ratio(x: Any, above: Sequence[float], below: Sequence[float]) -> Any:
-    return let(x * x, lambda square: x * polynomial(square, above) / polynomial(square, below))
+def _odd_ratio(x: Any, above: Sequence[float], below: Sequence[float], square_to: float, limit: float) -> Any:
+    """X P(x^2) / Q(x^2) cut to a limit, which it passes where x^2 is cut, as from there on it grows with x."""
+
+    def value(x: Any, square: Any) -> Any:
+        return between(x * polynomial(square, above) / polynomial(square, below), -limit, limit)
+
+    return let(x, lambda x: let(te.min(x * x, number(square_to)), lambda square: value(x, square)))
 
 
 def tanh(x: Any) -> Any:
     """The hyperbolic tangent within 5e-7 of its size."""
-    return let(
-        between(x, -TANH_IS_ONE, TANH_IS_ONE), lambda cut: between(_odd_ratio(cut, TANH_ABOVE, TANH_BELOW), -1.0, 1.0)
-    )
+    return _odd_ratio(x, TANH_ABOVE, TANH_BELOW, TANH_IS_ONE**2, 1.0)
 
 
 def erf(x: Any) -> Any:
     """The error function within 5e-7 of its size."""
-    return let(
-        between(x, -ERF_IS_ONE, ERF_IS_ONE), lambda cut: between(_odd_ratio(cut, ERF_ABOVE, ERF_BELOW), -1.0, 1.0)
-    )
+    return _odd_ratio(x, ERF_ABOVE, ERF_BELOW, ERF_IS_ONE**2, 1.0)
 
 
 def gelu(x: Any) -> Any:
-    """X times the normal distribution, x (1 + erf(x / sqrt 2)) / 2, within 1e-6, or 5e-7 of its size above 1."""
-    return let(
-        te.max(x, number(GELU_IS_ZERO)), lambda cut: cut * (number(0.5) + number(0.5) * erf(cut * number(0.5**0.5)))
-    )
+    """X times the normal distribution, x (1 + erf(x / sqrt 2)) / 2, within 1e-6, or 5e-7 of its size above 1.
+
+    The constants are those of the error function with the two factors of 1/2 in them.
+    """
+    above = [c * 0.5 ** (k + 1.5) for k, c in enumerate(ERF_ABOVE)]
+    below = [c * 0.5**k for k, c in enumerate(ERF_BELOW)]
+    return let(x, lambda x: x * (_odd_ratio(x, above, below, 2 * ERF_IS_ONE**2, 0.5) + number(0.5)))
 
 
 def gelu_tanh(x: Any) -> Any:
