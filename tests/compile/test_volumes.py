@@ -18,10 +18,11 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import DeviceTarget, device_target
 from aap_hw.compile.library.build import build_kernel
+from aap_hw.compile.library.lowering import filters_first
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from tests.compile.assembly import assembly, multiplying_loops
-from tests.compile.running import assert_compiled_equals_pytorch, randomise, target
+from tests.compile.running import assert_compiled_equals_pytorch, call, randomise, target
 from tests.compile.test_assembly import TARGETS
 from tests.compile.threads import in_series
 
@@ -121,6 +122,44 @@ def test_the_inner_loops_leave_the_stack_alone() -> None:
 def test_keys_of_other_volumes_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="is not known to this version"):
         build_kernel(Address(KernelKey.parse(f"{text} float32 batch=1"), (8, 8)), target())
+
+
+class Grown(nn.Module):
+    """Transposed convolutions of volumes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.ConvTranspose3d(5, 18, 2, 2, bias=False), nn.BatchNorm3d(18)
+        self.second = nn.ConvTranspose3d(18, 6, (4, 3, 5), (2, 1, 3), (1, 1, 0), (1, 0, 2), groups=2)
+        self.last = nn.ConvTranspose3d(6, 37, (3, 4, 1), (3, 2, 2), (2, 1, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(F.relu(self.norm(self.first(x)))))
+
+
+@pytest.mark.parametrize("on", [None, GPU], ids=["cpu", "gpu"])
+def test_transposed_convolutions_of_volumes_equal_pytorch(on: DeviceTarget | None, tmp_path: Path) -> None:
+    model, clips = randomise(Grown()), torch.randn(2, 5, 3, 2, 4)
+    network = partition(ChannelGraph.trace(model, (clips,)))
+    kernels = [kernel for kernel in network.kernels if kernel.key.op == "conv_transpose3d"]
+    assert len(kernels) == 3
+    assert network.slow_path == ""
+    if on is None:
+        assert_compiled_equals_pytorch(model, clips, tmp_path)
+        return
+    layers, value = [model.first, model.second, model.last], clips
+    for kernel, layer in zip(kernels, layers, strict=True):
+        address = Address(kernel.key.having(epilogue=("bias",)), kernel.at(network.dense).widths)
+        assert multiply_accumulates(address) == value[:, 0].numel() * layer.weight.numel()
+        bias = torch.zeros(address.width_out) if layer.bias is None else layer.bias.detach()
+        actual = call(
+            build_kernel(address, on),
+            activation=value.permute(0, 2, 3, 4, 1).numpy(),
+            weight=filters_first(layer.weight.detach(), layer.groups).numpy(),
+            bias=bias.numpy(),
+        )
+        value = layer(value).detach()
+        assert np.abs(actual.transpose(0, 4, 1, 2, 3) - value.numpy()).max() < 1e-5
 
 
 class Clip(nn.Module):

@@ -6,7 +6,9 @@ output channels, vectors along them would be short: that is `narrow`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
 from aap_hw.compile.cpu.narrow import build_narrow, is_narrow, narrow_packing
 from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.cpu.tiles import Tile, accumulate, choose_tile
-from aap_hw.compile.families import image_shape, weight_elements
+from aap_hw.compile.families import weight_elements
 from aap_hw.compile.families.transposed import TransposedAxis, TransposedShape
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.precision import BYTES
@@ -29,27 +31,29 @@ from aap_hw.compile.keys.target import CpuTarget
 LENGTH = 7
 
 
-@PACKINGS.register("conv_transpose2d", "depthwise_conv_transpose2d")
+@PACKINGS.register("conv_transpose2d", "conv_transpose3d", "depthwise_conv_transpose2d")
 def packing(address: Address, target: CpuTarget) -> Packing:
     """Of each slice of the output channels one phase behind the other, the taps of each last one first."""
     if is_narrow(address, target):
         return narrow_packing(address, target)
     shape = TransposedShape.of(address.key)
-    (rows, columns), (read, made) = (shape.rows, shape.columns), _channels(address)
+    read, made = _channels(address)
     tile = _tile(address, target)
     deep = Steps(made, tile.channels)
 
     def pack(dense: np.ndarray) -> np.ndarray:
-        filters = dense.reshape(shape.groups, made, read, *shape.kernel).transpose(0, 3, 4, 2, 1)
+        filters = np.moveaxis(dense.reshape(shape.groups, made, read, *shape.kernel), (1, 2), (-1, -2))
         slices = [group[..., s : s + tile.channels] for group in filters for s in map(deep.start, range(deep.count))]
-        phases = [(r, c) for r in range(rows.stride) for c in range(columns.stride)]
-        taps = [each[r :: rows.stride, c :: columns.stride][::-1, ::-1] for each in slices for r, c in phases]
+        strides = [axis.stride for axis in shape.axes]
+        phases = [tuple(map(slice, at, repeat(None), strides)) for at in np.ndindex(*strides)]
+        last_first = (slice(None, None, -1),) * len(strides)
+        taps = [each[phase][last_first] for each in slices for phase in phases]
         return np.concatenate([each.ravel() for each in taps])
 
     return Packing((shape.groups * deep.count * _slice_size(address, tile),), pack)
 
 
-@KERNELS.register("conv_transpose2d", "depthwise_conv_transpose2d")
+@KERNELS.register("conv_transpose2d", "conv_transpose3d", "depthwise_conv_transpose2d")
 def transposed(address: Address, target: CpuTarget) -> KernelFunction:
     """Dense, grouped and depthwise transposed convolutions."""
     return build_narrow(address, target) if is_narrow(address, target) else _build(address, target)
@@ -76,8 +80,7 @@ def _tile(address: Address, target: CpuTarget) -> Tile:
 
 
 def _slice_size(address: Address, tile: Tile) -> int:
-    kh, kw = TransposedShape.of(address.key).kernel
-    return kh * kw * _channels(address)[0] * tile.channels
+    return math.prod(TransposedShape.of(address.key).kernel) * _channels(address)[0] * tile.channels
 
 
 def _taps_before(axis: TransposedAxis, remainder: Any) -> Any:
@@ -88,15 +91,16 @@ def _taps_before(axis: TransposedAxis, remainder: Any) -> Any:
 def _build(address: Address, target: CpuTarget) -> KernelFunction:
     key, width_in, width_out = address.key, address.width_in, address.width_out
     shape, (read, made) = TransposedShape.of(key), _channels(address)
-    (rows, columns), depthwise = (shape.rows, shape.columns), _is_depthwise(address)
+    (rows, columns), planes, depthwise = (shape.rows, shape.columns), shape.planes, _is_depthwise(address)
     tile = _tile(address, target)
     deep, slice_size = Steps(made, tile.channels), _slice_size(address, tile)
-    slices, phases = shape.groups * deep.count, len(rows.phases) * len(columns.phases)
+    slices, phases = shape.groups * deep.count, math.prod(len(axis.phases) for axis in shape.axes)
     lines, along = rows.outputs(0), Steps(columns.outputs(0), tile.pixels)
-    border = Border(key.batch, key.image, rows.border, columns.border)
+    images = key.batch * (planes.size if planes else 1)
+    border = Border(images, (rows.size, columns.size), rows.border, columns.border)
     height, width = border.around
     output_shape, packed = shape.output(width_out), packing(address, target)
-    arguments = weighted_arguments(address, image_shape(key, width_in), packed.shape)
+    arguments = weighted_arguments(address, shape.input(width_in), packed.shape)
     # The inputs of a row's taps lie side by side in memory.
     is_row_one_loop = not depthwise and shape.groups == 1
 
@@ -108,17 +112,33 @@ def _build(address: Address, target: CpuTarget) -> KernelFunction:
             """One register tile: a slice of the output channels at a few pixels of one row of a phase."""
             group, part = (0, number) if shape.groups == 1 else (number // deep.count, number % deep.count)
             channel = T.bind(group * made + deep.start(part))
-            down, across = (T.bind(each) for each in (phase // len(columns.phases), phase % len(columns.phases)))
+            down, across = (
+                T.bind(each) for each in (phase // len(columns.phases) % len(rows.phases), phase % len(columns.phases))
+            )
             # The rows and columns that a phase has fewer than the first are done twice.
             n, line, step = place // (lines * along.count), place // along.count % lines, place % along.count
             y = T.bind(T.min(line, rows.outputs(down) - 1) if rows.made % rows.stride else line)
             x = T.bind(T.min(step * tile.pixels, columns.outputs(across) - tile.pixels))
+            made_plane = n
+            if planes:
+                number_of_plane = T.bind(n)
+                layer = T.bind(phase // (len(rows.phases) * len(columns.phases)))
+                z = T.bind(T.min(number_of_plane % planes.outputs(0), planes.outputs(layer) - 1))
+                n = number_of_plane // planes.outputs(0)
+                made_plane = n * planes.made + z * planes.stride + layer
+                # Planes outside of the volume are left out.
+                first_plane, thick = T.bind(z + planes.first(layer)), T.bind(planes.taps(layer))
+                begin, end = T.bind(T.max(0, 0 - first_plane)), T.bind(T.min(thick, planes.size - first_plane))
+                n = T.bind(n * planes.size + first_plane + begin)
             first_row = n * height + y + rows.first(down) + border.rows[0]
             first = (first_row * width + x + columns.first(across) + border.columns[0]) * width_in
             corner = T.bind(first + (channel if depthwise else group * read))
             tall, wide = T.bind(rows.taps(down)), T.bind(columns.taps(across))
             before = _taps_before(rows, rows.remainder(down)) * columns.kernel
             before = before + tall * _taps_before(columns, columns.remainder(across))
+            if planes:
+                before = thick * before + _taps_before(planes, planes.remainder(layer)) * rows.kernel * columns.kernel
+                before = before + begin * tall * wide
             start = T.bind(number * slice_size + before * (read * tile.channels))
             # Extents of the loops of the reduction, and how far a step of each goes in the image and in the weights.
             reduction = [(tall, width * width_in, wide * read), (wide, width_in, read), (read, 1, 1)]
@@ -126,6 +146,8 @@ def _build(address: Address, target: CpuTarget) -> KernelFunction:
                 del reduction[2]
             elif is_row_one_loop:
                 reduction[1:] = [(wide * read, 1, 1)]
+            if planes:
+                reduction.insert(0, (T.max(end - begin, 0), height * width * width_in, tall * wide * read))
             extents, image_strides, weight_strides = zip(*reduction, strict=True)
 
             def pixel(*indices: Any) -> Any:
@@ -139,7 +161,7 @@ def _build(address: Address, target: CpuTarget) -> KernelFunction:
                 return vector(weights, at, tile.lanes)
 
             sums = accumulate(tile, extents, pixel, weight, key.types.sum, of_vectors=depthwise)
-            row = T.bind((n * rows.made + y * rows.stride + down) * columns.made + across)
+            row = T.bind((made_plane * rows.made + y * rows.stride + down) * columns.made + across)
             for v in range(tile.vectors):
                 for p in range(tile.pixels):
                     c = channel + v * tile.lanes
@@ -149,7 +171,7 @@ def _build(address: Address, target: CpuTarget) -> KernelFunction:
                         value = apply_epilogue(sums(p, v, i), key.epilogue, bias[c + i], added)
                         T.buffer_store(output, value, [at + i])
 
-        places = key.batch * lines * along.count
+        places = key.batch * (planes.outputs(0) if planes else 1) * lines * along.count
         if _weights_outermost(address, target):
             with loop(slices * phases * places, target) as i:
                 rest = T.bind(i // places)
@@ -170,5 +192,5 @@ def _offset(indices: Sequence[Any], strides: Sequence[Any]) -> Any:
 def _weights_outermost(address: Address, target: CpuTarget) -> bool:
     """Whether the weights are what should stay in the cache, as in `convolution`."""
     weights = weight_elements(address)
-    image = np.prod(image_shape(address.key, address.width_in))
-    return bool(weights > image) or weights * BYTES[address.key.types.weight] > target.l2_bytes // 2
+    image = math.prod(TransposedShape.of(address.key).input(address.width_in))
+    return weights > image or weights * BYTES[address.key.types.weight] > target.l2_bytes // 2

@@ -1,4 +1,4 @@
-"""Transposed convolutions, dense, grouped and depthwise, as the convolutions that their output's phases are.
+"""Transposed convolutions of images and volumes, as the convolutions that the phases of their output are.
 
 Along one axis the output at ``o`` is a sum over taps ``k`` with ``k = r + stride * m``, where ``r`` is what remains of
 ``o + padding`` divided by the stride, of the input at ``(o + padding) // stride - m``. All outputs of one remainder, a
@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from aap_hw.compile.families.family import FAMILIES, Family, Shape, image_shape
+from aap_hw.compile.families.family import FAMILIES, Family, Shape
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -70,30 +71,50 @@ class TransposedAxis:
 class TransposedShape:
     """The sizes of a transposed convolution that do not depend on its widths.
 
-    ``groups`` divides both widths; a depthwise one, which has one channel a group, counts as 1 here.
+    ``groups`` divides both widths; a depthwise one, which has one channel a group, counts as 1 here. Only volumes have
+    ``planes``.
     """
 
     batch: int
     rows: TransposedAxis
     columns: TransposedAxis
     groups: int = 1
+    planes: TransposedAxis | None = None
 
     @classmethod
     def of(cls, key: KernelKey) -> TransposedShape:
-        """Read the sizes off a key."""
-        kernel, stride = (key.along(name, default=1) for name in ("kernel", "stride"))
-        padding, beyond = (key.along(name) for name in ("padding", "output_padding"))
-        rows, columns = (TransposedAxis(*all_) for all_ in zip(key.image, kernel, stride, padding, beyond, strict=True))
-        return cls(key.batch, rows, columns, int(key.attribute("groups", "1")))
+        """Read the sizes off a key.
+
+        Raises
+        ------
+        UserError : it has another number of axes than its operator.
+        """
+        count = 3 if key.op == "conv_transpose3d" else 2
+        if len(key.size) != count:
+            raise UserError(f"the kernel {key} is not known to this version: it has another number of axes")
+        kernel, stride = (key.numbers(name, count, 1) for name in ("kernel", "stride"))
+        padding, beyond = (key.numbers(name, count) for name in ("padding", "output_padding"))
+        numbers = zip(key.size, kernel, stride, padding, beyond, strict=True)
+        *planes, rows, columns = (TransposedAxis(*of_axis) for of_axis in numbers)
+        return cls(key.batch, rows, columns, int(key.attribute("groups", "1")), *planes)
 
     @property
-    def kernel(self) -> tuple[int, int]:
-        """Height and width of a window."""
-        return self.rows.kernel, self.columns.kernel
+    def axes(self) -> tuple[TransposedAxis, ...]:
+        """Outermost first."""
+        return (self.rows, self.columns) if self.planes is None else (self.planes, self.rows, self.columns)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Extents of a window."""
+        return tuple(axis.kernel for axis in self.axes)
+
+    def input(self, channels: int) -> Shape:
+        """Shape of the input."""
+        return self.batch, *(axis.size for axis in self.axes), channels
 
     def output(self, channels: int) -> Shape:
         """Shape of the output."""
-        return self.batch, self.rows.made, self.columns.made, channels
+        return self.batch, *(axis.made for axis in self.axes), channels
 
 
 def _weight(address: Address) -> Shape:
@@ -109,13 +130,15 @@ def _family(weight: Callable[[Address], Shape]) -> Family:
     """One that multiplies each weight once for each pixel of the input, and adds a bias."""
     return Family(
         output=lambda address: TransposedShape.of(address.key).output(address.width_out),
-        multiply_accumulates=lambda address: math.prod(image_shape(address.key, 1)) * math.prod(weight(address)),
+        multiply_accumulates=lambda address: (
+            math.prod(TransposedShape.of(address.key).input(1)) * math.prod(weight(address))
+        ),
         constants=lambda address: math.prod(weight(address)) + address.width_out,
         weight=weight,
         reads_first=True,
     )
 
 
-FAMILIES.register("conv_transpose2d")(_family(_weight))
+FAMILIES.register("conv_transpose2d", "conv_transpose3d")(_family(_weight))
 # Of one channel a group the weight is (C, 1, KH, KW) in either order.
 FAMILIES.register("depthwise_conv_transpose2d")(replace(_family(_weight_of_each), reads_first=False))

@@ -81,29 +81,37 @@ def convolution_of_volumes(partition: Partition, node: Node) -> None:
         _weighted(partition, node, "conv3d", read, size=tuple(size), **window(slice(3)))
 
 
-@rule("conv_transpose1d", "conv_transpose2d", takes=Takes.ANYTHING)
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", takes=Takes.ANYTHING)
 def transposed_convolution(partition: Partition, node: Node) -> None:
-    """Transposed convolutions of images, and of (N, C, L): dense, grouped and depthwise."""
+    """Transposed convolutions of images, lines and volumes: dense, grouped and, of images and lines, depthwise."""
     call = Call(node)
     image, weight, groups = call["input"], call["weight"], call["groups"]
     axes = len(shape_of(weight)) - 2
     if not is_image_of(image, 2 + axes):
         raise partition.refused("a transposed convolution of one image without a batch axis has no kernel", node)
-    if two(call["dilation"], 1, axes) != (1, 1):
+
+    def along(name: str, fill: int) -> tuple[int, ...]:
+        return three(call[name]) if axes == 3 else two(call[name], fill, axes)
+
+    if set(along("dilation", 1)) != {1}:
         raise partition.refused("a transposed convolution with dilation has no kernel yet", node)
     channels, made = shape_of(weight)[:2]
     if 1 < groups == channels and made > 1:
         # Cutting it would change the number of groups, which is part of the key.
         raise partition.refused("a depthwise convolution that makes several channels of each has no kernel yet", node)
-    is_depthwise, beyond = 1 < groups == channels, two(call["output_padding"], 0, axes)
+    is_depthwise, beyond = 1 < groups == channels, along("output_padding", 0)
+    if is_depthwise and axes == 3:
+        raise partition.refused("a depthwise transposed convolution of volumes has no kernel yet", node)
+    op = "depthwise_conv_transpose2d" if is_depthwise else f"conv_transpose{max(axes, 2)}d"
     _weighted(
         partition,
         node,
-        "depthwise_conv_transpose2d" if is_depthwise else "conv_transpose2d",
+        op,
+        size=shape_of(image)[2:] if axes == 3 else None,
         groups="" if is_depthwise or groups == 1 else groups,
-        kernel=two(shape_of(weight)[2:], 1, axes),
-        stride=two(call["stride"], 1, axes),
-        padding=two(call["padding"], 0, axes),
+        kernel=(1, *shape_of(weight)[2:])[-max(axes, 2) :],
+        stride=along("stride", 1),
+        padding=along("padding", 0),
         output_padding=beyond if any(beyond) else "",
     )
 
