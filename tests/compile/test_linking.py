@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import resource
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import tvm
 from torch import nn
 
 from aap_hw.compile.keys.target import CpuTarget
-from aap_hw.compile.library.linking import linker_of
+from aap_hw.compile.library.linking import link, linker_of
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device import load_profile
 from aap_hw.device.connection import load_here, target_of
@@ -53,6 +54,16 @@ def test_missing_linker_is_named_with_the_package_that_has_it(
     target = CpuTarget.of({"kind": "llvm", "mtriple": triple, "mcpu": "generic"}, threads=1)
     with pytest.raises(UserError, match=rf"not installed; install it with: sudo apt-get install {package}$"):
         linker_of(target)
+
+
+def test_process_that_may_not_write_large_files_is_told_before_llvm_ends_it(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"at most 1 MB, and compiled code may be larger; .*\(ulimit -f 65536\)"):
+            link(None, this_device().target, tmp_path / "net.so")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_this_machine_links_for_itself_however_its_platform_is_written() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import shlex
 import shutil
 import subprocess
@@ -27,6 +28,8 @@ _ALIASES = {"arm64": "aarch64", "amd64": "x86_64"}
 COMPILERS = ("g++", "gcc", "clang++", "clang", "c++", "cc")
 # The objects of our kernels, and of what TVM adds: weights, and a GPU's code.
 WRITTEN_BY_LLVM = ("lib0.o", "devc.o")
+# Bytes that compiled code may have. Where a process may not write as many, LLVM ends it, with a sentence of its own.
+LARGEST_OBJECT = 64 << 20
 
 
 def linker_of(target: CpuTarget) -> str | None:
@@ -85,9 +88,15 @@ def link(executable: Any, target: CpuTarget, library: Path) -> None:
 
     Raises
     ------
-    UserError : there is no linker, it fails, or a disk is full.
+    UserError : there is no linker, it fails, a disk is full, or files of the process may not be large enough.
     """
     command = command_of(target)
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if allowed != resource.RLIM_INFINITY and allowed < LARGEST_OBJECT:
+        raise UserError(
+            f"this process may write files of at most {allowed / 1e6:.2g} MB, and compiled code may be larger; allow "
+            f"it files of {LARGEST_OBJECT >> 20} MiB (ulimit -f {LARGEST_OBJECT >> 10})"
+        )
     with scratch_folder("link") as folder, _kept_in_memory(folder):
         executable.export_library(
             str(library),
