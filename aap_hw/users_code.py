@@ -177,10 +177,15 @@ def _name_of(file: Path) -> str | None:
     for count in range(1, len(parts) + 1):
         name = ".".join(parts[:count])
         loaded = sys.modules.get(name)
-        spec = PathFinder.find_spec(name, path) if loaded is None else getattr(loaded, "__spec__", None)
+        # Without the parents in its name, which need not be loaded.
+        spec = PathFinder.find_spec(parts[count - 1], path) if loaded is None else getattr(loaded, "__spec__", None)
         if spec is None or (count < len(parts) and spec.submodule_search_locations is None):
             return None
-        path = spec.submodule_search_locations
+        if spec.loader is None:  # a folder without __init__.py, whose spec looks it up anew in sys.path
+            folders = [Path(each, parts[count - 1]) for each in path or ()]
+            path = [str(folder) for folder in folders if folder.is_dir()]
+        else:
+            path = spec.submodule_search_locations
     return ".".join(parts) if spec is not None and spec.origin == str(file) else None
 
 

@@ -51,6 +51,12 @@ IMPORTS = {
         "import nets.layers as it; WIDTH = it.WIDTH",
     ),
     "of a package above": (["a/__init__.py", "a/b/__init__.py"], "a/b/net.py", "from .layers import WIDTH"),
+    "in a folder of a package, without a file of its own": (
+        ["a/__init__.py"],
+        "a/b/net.py",
+        "from ..b.layers import WIDTH",
+    ),
+    "in folders of a package, from the start": (["a/__init__.py"], "a/b/c/net.py", "from a.b.c.layers import WIDTH"),
     "in a folder that is no name": ([], "my-nets/net.py", "from .layers import WIDTH"),
     "in a file that is no name": ([], "nets/net-2.0.py", "from .layers import WIDTH"),
     "in a file called as its folder": ([], "nets/nets.py", "from .layers import WIDTH"),
