@@ -200,6 +200,13 @@ def in_windows(m: Attending, x: Tensor) -> Tensor:
     return (scores.softmax(-1) @ v).transpose(1, 2).reshape(3, 4, 10)
 
 
+def written_between(m: Attending, x: Tensor) -> Tensor:
+    q, k, v = (each.clone() for each in m.packed(x))
+    scores = q @ k.transpose(-2, -1)
+    q.add_(1.0)
+    return (scores.softmax(-1) @ v + q).transpose(1, 2).reshape(2, 12, 10)
+
+
 def with_constants(m: Attending, x: Tensor) -> Tensor:
     rows = m.rows(x.flatten(2).transpose(1, 2))
     return torch.cat([m.bias @ rows, rows @ m.image.weight[:30, :, 0, 0] @ m.bias[0, :10]], 2)
@@ -214,6 +221,7 @@ def with_constants(m: Attending, x: Tensor) -> Tensor:
         (linear_attention, ["matmul", "matmul"]),
         (with_another_reader, ["matmul", "matmul", "matmul"]),
         (by_letters, ["attention", "matmul"]),
+        (written_between, ["matmul", "matmul"]),
         (with_constants, ["matmul", "matmul", "matmul"]),
         (in_windows, ["attention"]),
     ],
@@ -227,7 +235,13 @@ def test_products_in_networks_read_their_operands_where_they_lie(
     assert network.slow_path == ""
     assert [kernel.key.op for kernel in network.kernels if kernel.key.op in ("matmul", "attention")] == kernels
     copies = [kernel for kernel in network.kernels if kernel.key.op == "strided_copy"]
-    joining = (with_another_reader, linear_attention, with_constants, in_windows)  # or taking a part of the input
+    joining = (
+        with_another_reader,
+        linear_attention,
+        with_constants,
+        in_windows,
+        written_between,
+    )  # or taking a part of the input
     assert not copies or function in joining
     shapes = {parameter.shape: parameter.numel() for parameter in model.parameters()}
     taken = [kernel for kernel in network.kernels if kernel.learned and kernel.key.op in ("matmul", "attention")]

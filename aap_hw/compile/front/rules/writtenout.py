@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from torch.fx import Node
 
 from aap_hw.compile.families.products import MASKS
+from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.operands import Einsum
 from aap_hw.graph.call import Call, shape_of
 
@@ -107,7 +108,10 @@ def attention_at(partition: Partition, node: Node) -> Attention | None:
             is_alike = len({shape_of(each)[:-2] for each in operands}) == 1
             if shares is not before or value is before or second.is_turned or not is_alike:
                 return None
-            if any(map(partition.is_parameter, operands)):
+            read = [*operands, *(mask.node for mask in masks)]
+            # All is read where the last of it is, by when nothing may have been written to it.
+            is_written = any(writes_in_place(user) for each in read for user in each.users if user not in nodes)
+            if is_written or any(map(partition.is_parameter, operands)):
                 return None
             turned = not first.is_turned
             return Attention(tuple(nodes), *operands, tuple(masks), scale, key_is_turned=turned, is_turned=is_turned)
