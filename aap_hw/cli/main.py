@@ -4,6 +4,7 @@ Sub-commands are imported only when asked for, and are expected to import PyTorc
 so that `--help` answers at once. What each sub-command does is in its own module.
 """
 
+import atexit
 import contextlib
 import importlib
 import importlib.util
@@ -20,7 +21,7 @@ import click
 from aap_hw import __version__
 from aap_hw.cli.help import WholeSentences
 from aap_hw.cli.output import logged_as_notices, told_what_takes_long
-from aap_hw.cli.streams import standard_streams
+from aap_hw.cli.streams import no_results_follow, standard_streams
 from aap_hw.errors import Fault, UserError, closest
 from aap_hw.files import circumstance
 from aap_hw.foreign import reason
@@ -126,6 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             traceback.print_exc()
         return _report(failure, given)
+    finally:
+        if arguments is None:
+            atexit.register(no_results_follow)  # called before what the user's code has registered
     return result if isinstance(result, int) else 0
 
 

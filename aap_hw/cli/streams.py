@@ -79,6 +79,13 @@ def standard_streams() -> Iterator[None]:
         sys.stdout.flush()
 
 
+def no_results_follow() -> None:
+    """Send to standard error what is printed while the process ends, as by functions that were given to `atexit`."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+        sys.stdout.flush()
+        os.dup2(2, 1)
+
+
 def _occupy() -> None:
     """Occupy the descriptors of closed streams, so that no file is opened under one and printed into."""
     for descriptor in (0, 1, 2):

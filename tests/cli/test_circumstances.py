@@ -226,6 +226,14 @@ def test_whoever_prints_standard_output_is_for_results_alone() -> None:
     assert outcome.stderr == f"a module\na library\na program\n{held_back}"
 
 
+def test_what_is_printed_while_the_process_ends_is_no_result() -> None:
+    ends = PRINTS.replace('main(["work"])', "main()").replace('print("afterwards")', "")
+    ends = ends.replace("def work():", 'def work():\n    __import__("atexit").register(print, "the end")')
+    outcome = shell(f"{sys.executable} -c '{ends}' work")
+    assert (outcome.returncode, outcome.stdout) == (0, "the result\n")
+    assert outcome.stderr.endswith("the end\n")
+
+
 def test_code_that_ends_the_program_is_one_sentence() -> None:
     outcome = shell(f"{sys.executable} -c '{PRINTS}' fails")
     assert (outcome.returncode, outcome.stdout) == (2, "the result\nafterwards\n")
