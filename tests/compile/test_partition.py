@@ -311,3 +311,25 @@ def test_network_of_another_kind_is_refused(model: nn.Module, inputs: tuple[Tens
     with pytest.raises(UserError) as refusal:
         partition(ChannelGraph.trace(model, inputs))
     assert reason in str(refusal.value)
+
+
+class MakesMore(nn.Module):
+    """Computes a gate for a loss that its outputs do not depend on, as detectors do with boxes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        gate = self.gate(x).exp() + 1
+        gate.sin()
+        return x.relu()
+
+
+def test_what_the_outputs_do_not_depend_on_is_left_out(tmp_path: Path) -> None:
+    kernels = partitioned(MakesMore(), torch.randn(1, 3, 6, 6)).kernels
+    assert [(kernel.key.op, kernel.key.epilogue) for kernel in kernels] == [
+        ("conv2d", ("bias", "relu")), ("to_nchw", ())
+    ]  # fmt: skip
+    assert_compiled_equals_pytorch(MakesMore(), torch.randn(1, 3, 6, 6), tmp_path)

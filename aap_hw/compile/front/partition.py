@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from aap_hw.compile.families.slow import CONSTANT, PLAIN, WEIGHT
 from aap_hw.compile.front.aliases import Memory, is_same_view, writes_in_place
@@ -82,7 +82,7 @@ class Partition:
     def __init__(self, graph: ChannelGraph) -> None:
         self.graph = graph
         self._parameters = state_names(graph.program)
-        self._nodes = list(graph.program.graph.nodes)
+        self._nodes = list(_that_matter(graph.program.graph).nodes)
         self.memory = Memory(self._nodes)
         self.inputs: frozenset[str] = frozenset()
         self._value: dict[Node, str] = {}
@@ -107,7 +107,7 @@ class Partition:
             self._value[node] = node.name
             if port.is_image:
                 self._images.add(node)  # or is turned by a kernel that is added at the end
-        operators = [n for n in self._nodes if n.op == "call_function" and (n.users or writes_in_place(n))]
+        operators = [node for node in self._nodes if node.op == "call_function"]
         for node in operators:  # all at once, as a kernel takes along what comes later
             if self._makes_zeros(node):
                 self._void.add(node)
@@ -511,6 +511,16 @@ class Partition:
             self._images.add(node)
         else:
             self._images.discard(node)
+
+
+def _that_matter(program: Graph) -> Graph:
+    """A copy of a program, with the same names, without what nothing depends on that it returns."""
+    copied, copies = Graph(), dict[Node, Node]()
+    copied.output(copied.graph_copy(program, copies))
+    for original, copy in copies.items():
+        copy.name = original.name  # also where it would be given another, as one of Python's own
+    copied.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or writes_in_place(node))
+    return copied
 
 
 def state_names(program: ExportedProgram) -> dict[str, str]:

@@ -132,8 +132,8 @@ def _may_wait(partition: Partition, node: Node) -> bool:
     for _ in range(MOST_AHEAD):
         if not all(_is_fused(partition, reader) for reader in ahead):
             return False
-        if len(ahead) == 1:
-            return True
+        if len(ahead) < 2:
+            return bool(ahead)
         first = min(ahead, key=partition.memory.place_of)
         if shape_of(first) != shape_of(node):
             return False
