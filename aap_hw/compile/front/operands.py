@@ -51,7 +51,9 @@ class Operand:
     def of(partition: Partition, node: Node, reader: Node, groups: Groups) -> Operand:
         """A value of which some axes each are one axis of a product; copied first if it lies too strangely."""
         try:
-            return _operand(partition.view_of(node, reader), groups)
+            operand = _operand(partition.view_of(node, reader), groups)
+            if operand.is_constant or operand.has_neighbours:
+                return operand
         except NoView:
             if partition.is_parameter(node):
                 raise partition.refused("a product with a constant that is moved has no kernel yet", reader) from None
@@ -59,6 +61,11 @@ class Operand:
             return _operand(partition.plain_view_of(node, reader), groups)
         except NoView:
             raise partition.refused("a product of these operands has no kernel yet", reader) from None
+
+    @property
+    def has_neighbours(self) -> bool:
+        """Whether values of a row or of a column lie side by side; those of heads may instead, far from each other."""
+        return ONE in self.strides[2:] or 1 in self.sizes[2:]
 
     @property
     def turned(self) -> Operand:
