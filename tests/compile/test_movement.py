@@ -31,7 +31,7 @@ from aap_hw.compile.keys.target import device_target
 from aap_hw.compile.library.lowering import compile_network, lower_network, state_of
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph, WidthExpr
-from tests.compile.running import device, target
+from tests.compile.running import assert_compiled_equals_pytorch, device, target
 from tests.compile.threads import in_series
 from tests.graph.ground_truth import random_keep
 
@@ -250,3 +250,22 @@ def test_the_text_of_a_copy_is_read_at_its_widths() -> None:
 def test_a_text_that_is_no_copy_is_refused(parts: str) -> None:
     with pytest.raises(UserError, match="is not a kernel of this version"):
         StridedCopy.of(Address(KernelKey.make("strided_copy", (), 1, parts=parts, rows="3"), (1, 1)))
+
+
+def test_what_is_added_to_rows_stays_rows_where_the_sum_is_turned_to_an_image(tmp_path: Path) -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.norm, self.linear, self.last = nn.LayerNorm(6), nn.Linear(6, 6), nn.Conv2d(6, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.norm(x.flatten(2).transpose(1, 2))
+            rows = rows + self.linear(rows)
+            return self.last(rows.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+
+    image = torch.randn(1, 6, 5, 7)
+    assert [kernel.key.op for kernel in partitioned(Residual(), image).kernels][-4:] == [
+        "layer_norm", "conv2d", "conv2d", "to_nchw"
+    ]  # fmt: skip
+    assert_compiled_equals_pytorch(Residual(), image, tmp_path)

@@ -136,7 +136,7 @@ def _weighted(
     call = Call(node)
     weight, bias = partition.parameter(call["weight"], node), partition.parameter(call["bias"], node)
     normalization: Normalization | None = None
-    addition: tuple[Node, Node] | None = None  # the operator and what it adds
+    addition: tuple[Node, Node, bool] | None = None  # the operator, what it adds, and whether these are rows
     turned = False  # whether what is made of rows goes by as an image
     steps, last = ["bias"], node
 
@@ -151,7 +151,7 @@ def _weighted(
         elif is_plain_sum() and (factor := factor_of(partition, follower, last, -1 if as_rows else 1)):
             normalization = replace(normalization or Normalization(), factor=factor)
         elif name == "add" and addition is None and (other := _residual(partition, follower, last, as_rows)):
-            addition = follower, other
+            addition = follower, other, as_rows
             steps.append("add")
         else:
             return partition.is_transparent(follower)
@@ -180,8 +180,8 @@ def _weighted(
 
     def emit() -> None:
         if addition is not None:
-            read = partition.value_in_order if rows and not turned else partition.value_of
-            inputs.append(read(addition[1], addition[0]))
+            reader, added, are_rows = addition
+            inputs.append((partition.value_in_order if are_rows else partition.value_of)(added, reader))
         partition.emit(
             last,
             op,
