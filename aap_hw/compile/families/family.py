@@ -32,6 +32,8 @@ class Family:
         How many numbers of the model a kernel holds, before any of them is packed.
     weight
         Shape of the weight in PyTorch's order, if the kernels have one: (C_out, C_in / groups, KH, KW).
+    taken
+        Shapes of the constants that a kernel takes as the model has them, in order, if it takes any so.
     reads_first
         Whether that order is (C_in, C_out / groups, KH, KW) instead.
     is_pitched
@@ -44,6 +46,7 @@ class Family:
     multiply_accumulates: Callable[[Address], int]
     constants: Callable[[Address], int]
     weight: Callable[[Address], Shape] | None = None
+    taken: Callable[[Address], list[Shape]] | None = None
     reads_first: bool = False
     is_pitched: bool = False
     keeps_range: bool = False

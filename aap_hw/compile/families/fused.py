@@ -68,5 +68,6 @@ FAMILIES.register("elementwise")(
         output=operand_shape,
         multiply_accumulates=nothing,
         constants=lambda address: sum(map(math.prod, constant_shapes(address))),
+        taken=constant_shapes,
     )
 )

@@ -207,5 +207,9 @@ def _constants(address: Address) -> int:
     return sum(map(math.prod, constant_shapes(address)))
 
 
-FAMILIES.register("matmul")(Family(lambda address: MatmulShape.of(address).output, _matmul, _constants))
-FAMILIES.register("attention")(Family(lambda address: AttentionShape.of(address).output, _attention, _constants))
+FAMILIES.register("matmul")(
+    Family(lambda address: MatmulShape.of(address).output, _matmul, _constants, taken=constant_shapes)
+)
+FAMILIES.register("attention")(
+    Family(lambda address: AttentionShape.of(address).output, _attention, _constants, taken=constant_shapes)
+)

@@ -58,19 +58,18 @@ class Gather:
         return self.table.shape[0], *self.index.shape, self.table.shape[2]
 
 
-def constants_of(address: Address) -> list[Operand]:
-    """The constants that a gather takes, in order."""
+def _taken(address: Address) -> list[Shape]:
     gather = Gather.of(address)
-    return [each for each in (gather.table, gather.index) if each.is_constant]
+    return [each.shape for each in (gather.table, gather.index) if each.is_constant]
 
 
 def _constants(address: Address) -> int:
-    return sum(math.prod(each.shape) for each in constants_of(address))
+    return sum(map(math.prod, _taken(address)))
 
 
 def _sampled(address: Address) -> Shape:
     return address.key.batch, *address.key.along("to"), address.width_out
 
 
-FAMILIES.register("gather")(Family(lambda address: Gather.of(address).shape, nothing, _constants))
+FAMILIES.register("gather")(Family(lambda address: Gather.of(address).shape, nothing, _constants, taken=_taken))
 FAMILIES.register("grid_sample")(Family(_sampled, nothing, nothing))

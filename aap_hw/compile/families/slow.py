@@ -88,11 +88,6 @@ class Operand:
         """Whether it does not depend on the network's input."""
         return self.kind in (WEIGHT, CONSTANT)
 
-    @property
-    def is_learned(self) -> bool:
-        """Whether it is a parameter of the model."""
-        return self.kind == WEIGHT
-
 
 @dataclass(frozen=True)
 class SlowCall:
@@ -183,10 +178,12 @@ def _multiply_accumulates(address: Address) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def constant_elements(address: Address, kinds: str = WEIGHT + CONSTANT) -> int:
-    """Numbers in the constants that the kernel takes."""
-    operands = SlowCall.of(address).operands
-    return sum(math.prod(operand.shape) for operand in operands if operand.kind in kinds)
+def _taken(address: Address) -> list[Shape]:
+    return [operand.shape for operand in SlowCall.of(address).operands if operand.is_constant]
+
+
+def _constants(address: Address) -> int:
+    return sum(map(math.prod, _taken(address)))
 
 
 def _output(address: Address) -> Shape:
@@ -236,4 +233,4 @@ def _value(node: ast.expr, widths: Mapping[str, int]) -> Any:
     raise ValueError(ast.dump(node))
 
 
-FAMILIES.register(*LIBRARIES)(Family(_output, _multiply_accumulates, constant_elements))
+FAMILIES.register(*LIBRARIES)(Family(_output, _multiply_accumulates, _constants, taken=_taken))

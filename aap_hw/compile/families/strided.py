@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aap_hw.compile.families.family import FAMILIES, Family, Shape, nothing
-from aap_hw.compile.families.slow import CONSTANT, WEIGHT, Operand, length_at
+from aap_hw.compile.families.slow import CONSTANT, WEIGHT, length_at
 from aap_hw.compile.keys.address import Address
 from aap_hw.errors import UserError
 
@@ -117,13 +117,14 @@ def _loop(text: str, widths: Mapping[str, int]) -> Loop:
     return Loop(length_at(length, widths), stride, Wrap(*wrap) if wrap else None)
 
 
-def constants_of(address: Address) -> list[Operand]:
-    """The constants that a copy takes, in order."""
-    return [Operand(part.kind, (part.size,)) for part in StridedCopy.of(address).parts if part.is_constant]
+def _taken(address: Address) -> list[Shape]:
+    return [(part.size,) for part in StridedCopy.of(address).parts if part.is_constant]
 
 
 def _constants(address: Address) -> int:
-    return sum(math.prod(each.shape) for each in constants_of(address))
+    return sum(map(math.prod, _taken(address)))
 
 
-FAMILIES.register("strided_copy")(Family(lambda address: StridedCopy.of(address).shape, nothing, _constants))
+FAMILIES.register("strided_copy")(
+    Family(lambda address: StridedCopy.of(address).shape, nothing, _constants, taken=_taken)
+)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch.fx import Node
 
-from aap_hw.compile.families.slow import PLAIN
+from aap_hw.compile.families.slow import PLAIN, WEIGHT
 from aap_hw.compile.front.lengths import TooManyWidths, combination, length_text, product, settled
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.views import ONE, View
@@ -77,5 +77,6 @@ def _kernel(
         tuple(view.name for view in views if view.kind == PLAIN),
         (read, made),
         constants=tuple(view.name for view in views if view.kind != PLAIN),
+        learned=tuple(view.name for view in views if view.kind == WEIGHT),
         source=op_name(node) + quoted(node),
     )

@@ -13,12 +13,8 @@ from dataclasses import dataclass, field, replace
 from aap_hw.compile.families import (
     bias_elements,
     family_of,
-    fused,
     multiply_accumulates,
-    products,
-    sampling,
     slow,
-    strided,
     weight_elements,
 )
 from aap_hw.compile.keys.address import Address
@@ -90,22 +86,10 @@ class Kernel:
         """Multiply-accumulate operations under a width plan."""
         return multiply_accumulates(self.at(widths))
 
-    def constant_tensors(self, widths: Mapping[str, int]) -> list[slow.Operand]:
-        """What its ``constants`` are, in order."""
-        address = self.at(widths)
-        if slow.is_slow(self.key):
-            return [each for each in slow.SlowCall.of(address).operands if each.is_constant]
-        if not self.constants:
-            return []
-        if self.key.op in ("elementwise", "attention", "matmul"):
-            kinds = [slow.WEIGHT if name in self.learned else slow.CONSTANT for name in self.constants]
-            shapes = (fused if self.key.op == "elementwise" else products).constant_shapes(address)
-            return [slow.Operand(kind, shape) for kind, shape in zip(kinds, shapes, strict=True)]
-        families = {
-            "gather": sampling.constants_of,
-            "strided_copy": strided.constants_of,
-        }
-        return families[self.key.op](address)
+    def constant_shapes(self, widths: Mapping[str, int]) -> list[tuple[int, ...]]:
+        """Shapes of its ``constants`` under a width plan."""
+        taken = family_of(self.key).taken
+        return taken(self.at(widths)) if taken is not None and self.constants else []
 
     def parameters(self, widths: Mapping[str, int]) -> int:
         """Learned numbers of the layers that became this kernel, under a width plan."""
@@ -114,7 +98,8 @@ class Kernel:
         norm = self.normalization
         vectors = [self.bias, norm and norm.weight, norm and norm.bias, norm and norm.factor]
         if self.constants:
-            return sum(math.prod(each.shape) for each in self.constant_tensors(widths) if each.is_learned)
+            named = zip(self.constants, self.constant_shapes(widths), strict=True)
+            return sum(math.prod(shape) for name, shape in named if name in self.learned)
         address = self.at(widths)
         if not self.weight:
             return address.width_out * sum(name is not None for name in vectors)

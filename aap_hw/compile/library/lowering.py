@@ -186,8 +186,8 @@ def stand_ins(network: Network, widths: Mapping[str, int]) -> dict[str, torch.Te
         if kernel.bias is not None:
             found[kernel.bias] = torch.ones(bias_elements(address))
         if kernel.constants:
-            constants = zip(kernel.constants, kernel.constant_tensors(widths), strict=True)
-            found |= {name: torch.ones(each.shape) for name, each in constants}
+            constants = zip(kernel.constants, kernel.constant_shapes(widths), strict=True)
+            found |= {name: torch.ones(shape) for name, shape in constants}
     return found
 
 

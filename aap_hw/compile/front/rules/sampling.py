@@ -80,7 +80,15 @@ def _gather(partition: Partition, node: Node, table: Node, dim: int, numbers: No
             kinds.append(PLAIN)
     key = KernelKey.make("gather", (), partition.batch, table=f"{kinds[0]}[{shape}]", index=f"{kinds[1]}[{taken}]")
     source = op_name(node) + quoted(node)
-    kernel = Kernel(node.name, key, tuple(values), (read, made), constants=tuple(constants), source=source)
+    kernel = Kernel(
+        node.name,
+        key,
+        tuple(values),
+        (read, made),
+        constants=tuple(constants),
+        learned=tuple(partition.constant(each) for each in (table, numbers) if partition.is_learned(each)),
+        source=source,
+    )
     partition.add(node, kernel, is_image=lies_as_image)
 
 

@@ -77,6 +77,7 @@ class _Writer:
             tuple(partition.value_as_it_lies(n, node) for n in self._operands if not partition.is_parameter(n)),
             (self._read, self._made),
             constants=tuple(partition.constant(n) for n in self._operands if partition.is_parameter(n)),
+            learned=tuple(partition.constant(n) for n in self._operands if partition.is_learned(n)),
             source=op_name(self._source) + quoted(self._source),
         )
         partition.add(node, kernel, is_image=self._lies_as == IMAGE)
