@@ -18,7 +18,7 @@ from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.functions import CODE, value_of
 from aap_hw.compile.cpu.emit import Tensor, kernel_code, lane_loop
-from aap_hw.compile.families.expression import FUNCTIONS, Term, parse, text_of
+from aap_hw.compile.families.expression import FUNCTIONS, Term, depth_of, parse, text_of
 from aap_hw.errors import UserError
 from tests.compile.running import target
 
@@ -143,6 +143,11 @@ def test_text_of_an_expression_is_read_back_as_what_it_was() -> None:
     expression = Term("clamp", (Term("mul", ("x0", -0.1)), float("-inf"), 1e20))
     assert text_of(expression) == "clamp(mul(x0,-0.1),-1e999,1e20)"
     assert parse(text_of(expression)) == expression
+
+
+def test_depth_is_that_of_the_functions_that_are_nested() -> None:
+    assert depth_of(parse("add(mul(gelu(x),2),abs(abs(x)))")) == 1 + 1 + 3
+    assert depth_of(parse("silu(silu(add(x,silu(x))))")) == 3 + 3 + 1 + 3
 
 
 @pytest.mark.parametrize("text", ["erfinv(x)", "add(x)", "open(x)", "x.y", "add(x,'1')", "add(x", "__import__"])

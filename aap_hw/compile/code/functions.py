@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tvm import te, tirx
@@ -10,7 +11,7 @@ from tvm import te, tirx
 from aap_hw.compile.code import approximations, expressions
 from aap_hw.compile.code.approximations import let
 from aap_hw.compile.code.expressions import number
-from aap_hw.compile.families.expression import FUNCTIONS, Expression, Term, parse
+from aap_hw.compile.families.expression import FUNCTIONS, Expression, Term, parse, size_of, terms
 
 
 def _truth(condition: Any) -> Any:
@@ -72,16 +73,30 @@ assert CODE.keys() == FUNCTIONS.keys()
 
 
 def value_of(expression: Expression, values: Mapping[str, Any]) -> Any:
-    """An expression as code, given the values that its names stand for."""
-    if isinstance(expression, str):
-        return values[expression]
+    """An expression as code, given the values that its names stand for; what occurs several times is computed once."""
+    counts = Counter(terms(expression))
+    several = sorted((term for term, count in counts.items() if count > 1), key=size_of)
+
+    def bound(several: Sequence[Term], known: Mapping[Any, Any]) -> Any:
+        if not several:
+            return _value(expression, known)
+        first, *others = several
+        return let(_value(first, known), lambda name: bound(others, {**known, first: name}))
+
+    return bound(several, values)
+
+
+def _value(expression: Expression, known: Mapping[Any, Any]) -> Any:
+    if expression in known:
+        return known[expression]
     if isinstance(expression, float):
         return number(expression)
-    return _applied(expression, [value_of(operand, values) for operand in expression.operands], [])
+    assert isinstance(expression, Term)
+    return _applied(expression, [_value(operand, known) for operand in expression.operands], [])
 
 
 def _applied(term: Term, operands: list[Any], named: list[Any]) -> Any:
-    """A function of operands, each of which that is an expression itself is computed once."""
+    """A function of operands, each of which that is an expression itself is given a name."""
     if len(named) == len(operands):
         return CODE[term.function](*named)
     operand = operands[len(named)]

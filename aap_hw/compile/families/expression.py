@@ -26,6 +26,11 @@ FUNCTIONS = {
     **dict.fromkeys(("where", "clamp", "softplus"), 3),
     "elu": 4,
 }
+# Made of one operation, so that no names are needed inside.
+_SHALLOW = frozenset(
+    ("add", "sub", "mul", "div", "minimum", "maximum", "neg", "abs", "relu", "relu6", "clamp", "where")
+)
+_SHALLOW |= {"lt", "le", "gt", "ge", "eq", "ne", "logical_and", "logical_or", "logical_not", "sqrt", "rsqrt", "square"}
 _NAME = re.compile(r"[a-z]\d*")
 
 
@@ -93,9 +98,25 @@ def variables(expression: Expression) -> Iterator[str]:
         yield expression
 
 
+def terms(expression: Expression) -> Iterator[Term]:
+    """The functions in an expression with their operands, as often as they occur, itself the last."""
+    if isinstance(expression, Term):
+        for operand in expression.operands:
+            yield from terms(operand)
+        yield expression
+
+
 def size_of(expression: Expression) -> int:
     """How many functions are evaluated."""
     return 1 + sum(map(size_of, expression.operands)) if isinstance(expression, Term) else 0
+
+
+def depth_of(expression: Expression) -> int:
+    """How often TVM doubles the time that it takes for an expression, roughly: it looks at each named value twice."""
+    if not isinstance(expression, Term):
+        return 0
+    own = 1 if expression.function in _SHALLOW else 3
+    return own + max(map(depth_of, expression.operands))
 
 
 def renamed(expression: Expression, names: dict[str, Expression]) -> Expression:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch.fx import Node
 
-from aap_hw.compile.families.expression import Expression, Term, renamed, size_of, text_of, variables
+from aap_hw.compile.families.expression import Expression, Term, depth_of, renamed, size_of, text_of, variables
 from aap_hw.compile.families.fused import ALONE, AXES, PLANAR
 from aap_hw.compile.front.aliases import readers_of, writes_in_place
 from aap_hw.compile.front.network import Kernel
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Of one kernel: functions, what it reads, and operators that are looked at to see whether a value is needed elsewhere.
 MOST_FUNCTIONS, MOST_OPERANDS, MOST_AHEAD = 40, 8, 16
+# Of nested functions: beyond it TVM takes seconds; see `depth_of`.
+DEEPEST = 9
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def element_wise(partition: Partition, node: Node) -> None:
     except NoExpression:
         raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node) from None
     tree = _tree(partition, node, read, with_waiting=True)
-    if size_of(tree.expression) > MOST_FUNCTIONS or len(tree.operands) > MOST_OPERANDS:
+    is_large = size_of(tree.expression) > MOST_FUNCTIONS or len(tree.operands) > MOST_OPERANDS
+    if is_large or depth_of(tree.expression) > DEEPEST:
         tree = _tree(partition, node, read, with_waiting=False)
     expression = tree.expression
     if isinstance(expression, Term) and expression.function in ("relu", "relu6"):

@@ -9,7 +9,7 @@ import torch
 from torch.fx import Node
 
 from aap_hw.compile.families.elementwise import ACTIVATIONS
-from aap_hw.compile.families.expression import Expression, Term, renamed, size_of, text_of, variables
+from aap_hw.compile.families.expression import Expression, Term, depth_of, renamed, size_of, text_of, variables
 from aap_hw.compile.front.aliases import readers_of, writes_in_place
 from aap_hw.compile.front.rules.arithmetic import NoExpression, expression_of, simplified
 from aap_hw.graph.call import Call, shape_of
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Functions in a step: each is there once for every register of a kernel's tile.
 MOST_FUNCTIONS = 8
+DEEPEST = 7
 # What a value is called in its step.
 VALUE = "x"
 
@@ -55,7 +56,7 @@ def step_behind(partition: Partition, node: Node) -> Step | None:
         if not set(variables(read)) <= known.keys():
             break
         expression = simplified(renamed(read, known))
-        if size_of(expression) > MOST_FUNCTIONS:
+        if size_of(expression) > MOST_FUNCTIONS or depth_of(expression) > DEEPEST:
             break
         known[follower.name] = expression
         taken.append(follower)
