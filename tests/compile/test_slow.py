@@ -14,8 +14,8 @@ import tvm_ffi
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from aap_hw.compile.families import output_pixels
-from aap_hw.compile.families.slow import NoCode, SlowCall, constant_elements
+from aap_hw.compile.families import family_of, output_pixels
+from aap_hw.compile.families.slow import NoCode, SlowCall
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
@@ -128,7 +128,7 @@ def test_the_text_of_a_call_is_read_at_its_widths() -> None:
     assert (image.stored, weight.stored, weight.is_constant) == ((1, 8, 8, 5), (6, 5, 3, 3), True)
     assert call.arguments[2:] == (None, [1, 1], "a b", -0.5, 2)
     assert (call.op, call.piece, call.output.dtype, call.output.shape) == ("aten.conv2d.default", 1, "bool", (1, 3))
-    assert constant_elements(Address(key, (5, 3))) == 6 * 5 * 9
+    assert family_of(key).constants(Address(key, (5, 3))) == 6 * 5 * 9
     assert output_pixels(key) == 1
 
 
