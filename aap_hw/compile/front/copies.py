@@ -17,7 +17,7 @@ from aap_hw.graph.call import shape_of
 from aap_hw.graph.source import explain, op_name, quoted
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 
 def image_order(node: Node) -> list[int]:
@@ -53,7 +53,7 @@ def _kernel(
     partition: Partition, name: str, node: Node, views: Sequence[View], order: Sequence[int], axis: int | None
 ) -> Kernel:
     fixed = partition.fixed_widths
-    lengths = [partition.graph.width_of(node.name, dim) for dim in range(len(shape_of(node)))]
+    lengths = partition.lengths_of(node)
     varying = [length for length in lengths if length.terms]
     if len(varying) > 1:
         raise TooManyWidths(*varying)

@@ -16,7 +16,7 @@ from aap_hw.graph import WidthExpr
 from aap_hw.graph.call import Call, shape_of
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 NOWHERE = WidthExpr(0)
 # Axes of an operand that are one axis of the product each: images, heads, rows and columns.
@@ -51,14 +51,14 @@ class Operand:
     def of(partition: Partition, node: Node, reader: Node, groups: Groups) -> Operand:
         """A value of which some axes each are one axis of a product; copied first if it lies too strangely."""
         try:
-            operand = _operand(partition.view_of(node, reader), groups)
+            operand = _operand(partition.placement.view_of(node, reader), groups)
             if operand.is_constant or operand.has_neighbours:
                 return operand
         except NoView:
             if partition.is_parameter(node):
                 raise partition.refused("a product with a constant that is moved has no kernel yet", reader) from None
         try:
-            return _operand(partition.plain_view_of(node, reader), groups)
+            return _operand(partition.placement.plain_view_of(node, reader), groups)
         except NoView:
             raise partition.refused("a product of these operands has no kernel yet", reader) from None
 

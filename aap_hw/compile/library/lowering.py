@@ -21,7 +21,8 @@ from aap_hw.compile.code.function import CONSTANTS, Argument, KernelFunction
 from aap_hw.compile.families import bias_elements, family_of, weight_shape
 from aap_hw.compile.families.slow import NoCode
 from aap_hw.compile.front.network import Kernel, Network
-from aap_hw.compile.front.partition import is_of_shape, partition, state_names
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.front.program import is_of_shape, state_names
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import DeviceTarget

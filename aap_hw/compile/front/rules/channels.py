@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch.fx import Node
 
+from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.elementwise import normalization_of, with_activation
 from aap_hw.compile.front.rules.movement import moved, part, side_by_side
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.resizing import resized
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.graph import WidthExpr
 from aap_hw.graph.call import Call, shape_of
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 
 @rule("cat", "concat", "concatenate", takes=Takes.ANYTHING)
@@ -29,9 +32,9 @@ def concatenation(partition: Partition, node: Node) -> None:
     if rank not in (2, 4) or call["dim"] % rank != 1 or not is_float or is_constant:
         side_by_side(partition, node, parts, call["dim"] % rank)
         return
-    if any(map(partition.is_moved, parts)) and side_by_side(partition, node, parts, 1, at_any_cost=False):
+    if any(map(partition.placement.is_moved, parts)) and side_by_side(partition, node, parts, 1, at_any_cost=False):
         return
-    inputs = [partition.value_of(part, node) for part in parts]
+    inputs = [partition.placement.value_of(part, node) for part in parts]
     width, follower = partition.graph.width_of(node.name), partition.next_alone(node)
     shuffle = shuffle_at(partition, follower, node) if follower is not None else None
     widths = {partition.graph.width_of(part.name) for part in parts}
@@ -86,7 +89,8 @@ def piece(partition: Partition, node: Node) -> None:
         return
     sizes = [value.shape[dim] for value in pieces.meta["val"]]
     places = [slice(stop - size, stop) for size, stop in zip(sizes, accumulate(sizes), strict=True)]
-    if dim != 1 or len(shape_of(image)) not in (2, 4) or not (partition.is_image(image) or len(shape_of(image)) == 2):
+    rank = len(shape_of(image))
+    if dim != 1 or not (rank == 2 or (rank == 4 and partition.placement.is_image(image))):
         part(partition, node, image, dim, range(shape_of(image)[dim])[places[index]])
         return
     # Sizes that are given may be equal by chance, and no longer so in a cut network.
@@ -97,20 +101,28 @@ def piece(partition: Partition, node: Node) -> None:
         emit_slice(partition, node, image, str(index))
     else:
         rest = graph.width_of(image.name, 1, slice(places[index].start, None))
-        behind = partition.add_rest(node, image, rest)
+        behind = _add_rest(partition, node, image, rest)
         partition.emit(node, "channel_slice", image, [behind], width_in=rest, side="first")
+
+
+def _add_rest(partition: Partition, node: Node, image: Node, rest: WidthExpr) -> str:
+    """Add a kernel that takes the last channels of an image for ``node``; returns the name of what it makes."""
+    shape, width = shape_of(image), partition.graph.width_of(image.name)
+    key = KernelKey.make("channel_slice", shape[2:], shape[0], side="last")
+    inputs = (partition.placement.value_of(image, node),)
+    return partition.add_inner(Kernel(f"{node.name}_rest", key, inputs, (width, rest)))
 
 
 def emit_slice(partition: Partition, node: Node, image: Node, side: str) -> None:
     """The first or the last channels of an image, or those behind so many pieces as wide as they."""
-    partition.emit(node, "channel_slice", image, [partition.value_of(image, node)], side=side)
+    partition.emit(node, "channel_slice", image, [partition.placement.value_of(image, node)], side=side)
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(partition: Partition, node: Node) -> None:
     """The shuffle as one operator."""
     image = Call(node).first
-    inputs = [partition.value_of(image, node)]
+    inputs = [partition.placement.value_of(image, node)]
     partition.emit(node, "channel_shuffle", image, inputs, groups=int(Call(node)["groups"]))
 
 

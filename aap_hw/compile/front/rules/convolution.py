@@ -10,6 +10,7 @@ from torch.fx import Node
 from aap_hw.compile.families.elementwise import ACTIVATIONS
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.network import Normalization
+from aap_hw.compile.front.program import is_transparent
 from aap_hw.compile.front.rules.elementwise import normalization_of
 from aap_hw.compile.front.rules.padding import Padded, padded_by, padding_of, sides_of
 from aap_hw.compile.front.rules.pooling import is_image_of, three, two
@@ -18,7 +19,7 @@ from aap_hw.compile.front.rules.steps import factor_of, step_behind, turns_to_im
 from aap_hw.graph.call import Call, shape_of
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 
 @rule("conv1d", "conv2d", takes=Takes.ANYTHING)
@@ -154,7 +155,7 @@ def _weighted(
             addition = follower, other, as_rows
             steps.append("add")
         else:
-            return partition.is_transparent(follower)
+            return is_transparent(follower)
         return True
 
     def is_plain_sum() -> bool:
@@ -175,13 +176,14 @@ def _weighted(
         if steps[-1] in ACTIVATIONS:
             break
     image = call["input"] if source is None else source.image
-    read_input = partition.value_in_order if rows else partition.value_of
+    read_input = partition.placement.value_in_order if rows else partition.placement.value_of
     inputs = [read_input(image, node) if source is None else source.value]
 
     def emit() -> None:
         if addition is not None:
             reader, added, are_rows = addition
-            inputs.append((partition.value_in_order if are_rows else partition.value_of)(added, reader))
+            read_added = partition.placement.value_in_order if are_rows else partition.placement.value_of
+            inputs.append(read_added(added, reader))
         partition.emit(
             last,
             op,
@@ -211,7 +213,7 @@ def _residual(partition: Partition, add: Node, this: Node, rows: bool) -> Node |
         return None
     if partition.is_parameter(others[0]) or partition.is_void(others[0]):
         return None  # nothing holds it
-    if rows and not partition.is_plain(others[0]):
+    if rows and not partition.placement.is_plain(others[0]):
         return None
     if writes_in_place(add) and Call(add).first is not this and partition.memory.stale_after(add):
         return None

@@ -18,7 +18,7 @@ from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 
 def with_activation(partition: Partition, node: Node) -> tuple[Node, tuple[str, ...]]:
@@ -81,17 +81,17 @@ def emit_alone(
 
 def _read(partition: Partition, node: Node, reader: Node, rows: bool) -> str:
     if rows:
-        return partition.value_as_it_lies(node, reader)
-    if len(shape_of(node)) != 4 and not (len(shape_of(node)) == 2 or partition.is_image(node)):
+        return partition.placement.value_as_it_lies(node, reader)
+    if len(shape_of(node)) != 4 and not (len(shape_of(node)) == 2 or partition.placement.is_image(node)):
         raise partition.refused(f"{op_name(reader)} on these operands has no kernel yet", reader)
-    return partition.value_of(node, reader)
+    return partition.placement.value_of(node, reader)
 
 
 @rule("batch_norm", takes=Takes.ROWS)
 def batch_norm(partition: Partition, node: Node) -> None:
     """A batch normalisation that no convolution before it can take along."""
     image, normalization = Call(node)["input"], normalization_of(partition, node)
-    inputs = [partition.value_of(image, node)]
+    inputs = [partition.placement.value_of(image, node)]
     last, steps = with_activation(partition, node)
     partition.emit(last, "affine", image, inputs, normalization=normalization, epilogue=steps)
 

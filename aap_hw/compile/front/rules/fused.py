@@ -25,7 +25,7 @@ from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 # Of one kernel: functions, what it reads, and operators that are looked at to see whether a value is needed elsewhere.
 MOST_FUNCTIONS, MOST_OPERANDS, MOST_AHEAD = 40, 8, 16
@@ -71,13 +71,13 @@ def element_wise(partition: Partition, node: Node) -> None:
         if isinstance(inner, str) and partition.is_rectified(tree.operands[inner].node, expression.function):
             expression = inner
     if isinstance(expression, str) and tree.operands[expression].shape == shape_of(node):
-        partition.stands_for(node, tree.operands[expression].value, is_image=tree.is_image)
+        partition.placement.place(node, tree.operands[expression].value, is_image=tree.is_image)
         return
     if not isinstance(expression, Term) or not any(not each.is_constant for each in tree.operands.values()):
         raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
     _geometry(partition, node, tree)  # refuses what has no kernel before anything relies on it
     if _may_wait(partition, node):
-        partition.defer(node, tree, is_image=tree.is_image)
+        partition.placement.defer(node, tree, is_image=tree.is_image)
     else:
         tree.emit(partition, node)
 
@@ -87,11 +87,12 @@ def _tree(partition: Partition, node: Node, read: Expression, *, with_waiting: b
     names = set(variables(read))
     sources = [source for source in node.all_input_nodes if source.name in names]
     varying = [source for source in sources if not partition.is_parameter(source)]
-    is_image = any(partition.is_image(source) and len(shape_of(source)) == len(shape_of(node)) for source in varying)
+    rank = len(shape_of(node))
+    is_image = any(partition.placement.is_image(source) and len(shape_of(source)) == rank for source in varying)
     operands: dict[str, Operand] = {}
     named: dict[str, Expression] = {}
     for source in sources:
-        waiting = partition.unmade(source)
+        waiting = partition.placement.unmade(source)
         if partition.is_zero(source):
             named[source.name] = 0.0
         elif (
@@ -118,13 +119,13 @@ def _operand(partition: Partition, source: Node, node: Node, is_image: bool) -> 
             shape = *shape, *[1] * (rank - 2)  # one for each channel, which is the second axis
         return Operand(source, partition.constant(source), shape, is_constant=True)
     if not is_image:
-        return Operand(source, partition.value_in_order(source, node), shape)
+        return Operand(source, partition.placement.value_in_order(source, node), shape)
     if len(shape) == rank:
-        return Operand(source, partition.value_of(source, node), shape)
+        return Operand(source, partition.placement.value_of(source, node), shape)
     padded = _padded(shape, rank)
     if len(shape) > 2 and min(padded[1], math.prod(padded[2:])) > 1:
         raise partition.refused(f"{op_name(node)} of tensors in several orders has no kernel yet", node)
-    return Operand(source, partition.value_in_order(source, node), shape)
+    return Operand(source, partition.placement.value_in_order(source, node), shape)
 
 
 def _may_wait(partition: Partition, node: Node) -> bool:

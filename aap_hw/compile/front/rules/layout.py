@@ -12,7 +12,7 @@ from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.graph.call import Call, shape_of
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 
 @rule("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze", takes=Takes.ANYTHING)
@@ -21,19 +21,19 @@ def reshape(partition: Partition, node: Node) -> None:
     """Nothing to do for what lies in PyTorch's order; an image as a vector, or the beginning of a channel shuffle."""
     image = Call(node).first
     before, after = shape_of(image), shape_of(node)
-    is_image, is_moved = partition.is_image(image), partition.is_moved(image)
+    is_image, is_moved = partition.placement.is_image(image), partition.placement.is_moved(image)
     if (shuffle := shuffle_at(partition, node, image)) is not None:
         partition.absorb(*shuffle.nodes)
-        inputs = [partition.value_of(image, node)]
+        inputs = [partition.placement.value_of(image, node)]
         partition.emit(shuffle.last, "channel_shuffle", image, inputs, groups=shuffle.groups)
-    elif partition.is_plain(image) and not is_moved:
-        partition.renamed(node, image, is_image=False)
+    elif partition.placement.is_plain(image) and not is_moved:
+        partition.placement.renamed(node, image, is_image=False)
     elif len(after) > 2 and before[:2] == after[:2] and is_image and not is_moved:
-        partition.renamed(node, image, is_image=True)
+        partition.placement.renamed(node, image, is_image=True)
     elif len(after) == 2 and len(before) == 4 and before[0] == after[0] and is_image and not is_moved:
-        partition.emit(node, "flatten", image, [partition.value_of(image, node)])
+        partition.emit(node, "flatten", image, [partition.placement.value_of(image, node)])
     else:
-        lengths = [partition.graph.width_of(node.name, dim) for dim in range(len(after))]
+        lengths = partition.lengths_of(node)
         moved(partition, node, lambda view: view.reshaped(lengths, after))
 
 
@@ -50,11 +50,11 @@ def permute(partition: Partition, node: Node) -> None:
         axes = ("axis0", "axis1") if call.name == "swapaxes" else ("dim0", "dim1")
         left, right = (call[axis] % rank for axis in axes)
         order[left], order[right] = right, left
-    is_moved = partition.is_moved(call.first)
-    if order == [0, *range(2, rank), 1] and partition.is_image(call.first) and not is_moved:
-        partition.renamed(node, call.first, is_image=False)
-    elif order == [0, rank - 1, *range(1, rank - 1)] and partition.is_rows(call.first) and not is_moved:
-        partition.renamed(node, call.first, is_image=True)
+    is_moved = partition.placement.is_moved(call.first)
+    if order == [0, *range(2, rank), 1] and partition.placement.is_image(call.first) and not is_moved:
+        partition.placement.renamed(node, call.first, is_image=False)
+    elif order == [0, rank - 1, *range(1, rank - 1)] and partition.placement.is_rows(call.first) and not is_moved:
+        partition.placement.renamed(node, call.first, is_image=True)
     else:
         moved(partition, node, lambda view: view.permuted(order))
 
@@ -63,7 +63,7 @@ def permute(partition: Partition, node: Node) -> None:
 def piece(partition: Partition, node: Node) -> None:
     """Every so many rows and columns of an image, its first or last channels, or any piece of anything."""
     image = Call(node).first
-    if not partition.is_moved(image) and (partition.is_image(image) or len(shape_of(image)) == 2):
+    if not partition.placement.is_moved(image) and (partition.placement.is_image(image) or len(shape_of(image)) == 2):
         if side := _side(node):
             emit_slice(partition, node, image, side)
             return
@@ -73,7 +73,7 @@ def piece(partition: Partition, node: Node) -> None:
                 steps[Call(link)["dim"] % 4] *= Call(link)["step"]
             partition.absorb(*chain)
             stride = steps[2], steps[3]
-            partition.emit(chain[-1], "subsample", image, [partition.value_of(image, node)], stride=stride)
+            partition.emit(chain[-1], "subsample", image, [partition.placement.value_of(image, node)], stride=stride)
             return
     call = Call(node)
     dim = call["dim"] % len(shape_of(node))

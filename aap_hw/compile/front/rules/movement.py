@@ -19,7 +19,7 @@ from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 
 def moved(partition: Partition, node: Node, move: Callable[[View], View], source: Node | None = None) -> None:
@@ -28,15 +28,15 @@ def moved(partition: Partition, node: Node, move: Callable[[View], View], source
     if node.meta["val"].dtype not in TYPES:
         raise partition.refused(f"{op_name(node)} of numbers of this type has no kernel yet", node)
     try:
-        view = move(partition.view_of(source, node))
+        view = move(partition.placement.view_of(source, node))
     except NoView:
-        if not partition.is_moved(source) and not partition.is_image(source):
+        if not partition.placement.is_moved(source) and not partition.placement.is_image(source):
             raise partition.refused(f"{op_name(node)} in this way has no kernel yet", node) from None
         try:
-            view = move(partition.plain_view_of(source, node))
+            view = move(partition.placement.plain_view_of(source, node))
         except NoView:
             raise partition.refused(f"{op_name(node)} in this way has no kernel yet", node) from None
-    partition.move(node, view)
+    partition.placement.move(node, view)
 
 
 def part(partition: Partition, node: Node, source: Node, dim: int, places: range) -> None:
@@ -56,7 +56,7 @@ def side_by_side(
     if any(each.meta["val"].dtype not in TYPES for each in (node, *parts)):
         raise partition.refused(f"{op_name(node)} of numbers of this type has no kernel yet", node)
     parts = [each for each in parts if math.prod(shape_of(each))]
-    views = [partition.view_of(each, node) for each in parts]
+    views = [partition.placement.view_of(each, node) for each in parts]
     if stack:
         views = [replace(view, axes=(*view.axes[:axis], (), *view.axes[axis:])) for view in views]
     contiguous = {view.contiguous_axis for view in views if view.kind == PLAIN}
@@ -198,7 +198,7 @@ def pixel_shuffle(partition: Partition, node: Node) -> None:
     sizes = {"n": n, "c": channels, "h": height // factor, "w": width // factor, "a": factor, "b": factor}
     lengths = {"n": WidthExpr(n), "c": each, "h": rows, "w": columns, "a": block, "b": block}
     blocks, order = ("ncabhw", (0, 1, 4, 2, 5, 3)) if wide is node else ("nchawb", (0, 1, 3, 5, 2, 4))
-    made = [partition.graph.width_of(node.name, dim) for dim in range(4)]
+    made = partition.lengths_of(node)
 
     def shuffled(view: View) -> View:
         split = view.reshaped([lengths[axis] for axis in blocks], [sizes[axis] for axis in blocks])
@@ -222,7 +222,7 @@ def patches(partition: Partition, node: Node) -> None:
     if any(call["padding"]):
         raise partition.refused("windows that reach beyond the image have no kernel yet", node)
     pairs = list(zip(call["kernel_size"], call["stride"], call["dilation"], (height, width), strict=True))
-    made = [partition.graph.width_of(node.name, dim) for dim in range(3)]
+    made = partition.lengths_of(node)
 
     def columns(view: View) -> View:
         for axis, (size, step, dilation, length) in enumerate(pairs, start=2):

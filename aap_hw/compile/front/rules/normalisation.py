@@ -16,7 +16,7 @@ from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 
 @rule("layer_norm", "rms_norm", takes=Takes.ROWS)
@@ -30,7 +30,7 @@ def over_channels(partition: Partition, node: Node) -> None:
     if not partition.has_fixed_rows(vectors):
         raise partition.refused("a normalisation of as many vectors as there are channels has no kernel yet", node)
     epsilon = torch.finfo(torch.float32).eps if call["eps"] is None else call["eps"]
-    inputs = [partition.value_in_order(vectors, node)]
+    inputs = [partition.placement.value_in_order(vectors, node)]
     last, steps = with_activation(partition, node)
     partition.emit(
         last,
@@ -58,7 +58,7 @@ def over_pixels(partition: Partition, node: Node) -> None:
         raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
     each = 1 if call.name == "instance_norm" else shape[1] // call["num_groups"]
     width = partition.graph.width_of(image.name)
-    inputs = (partition.value_of(image, node),)
+    inputs = (partition.placement.value_of(image, node),)
     last, steps = with_activation(partition, node)
     key = KernelKey.make(
         "group_norm",

@@ -22,7 +22,7 @@ from aap_hw.graph import WidthExpr
 from aap_hw.graph.call import Call, shape_of
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 Sides = tuple[int, int]
 
@@ -102,9 +102,9 @@ def sides_of(padding: Any, kernel: Sequence[int], dilation: Sequence[int], axes:
 def padded_by(partition: Partition, node: Node, sides: Sequence[Sides]) -> Padded:
     """What a convolution reads, and all the zeros around it: its own, and those that were put there before."""
     image, around = Call(node)["input"], list(sides)
-    padded = partition.unmade(image)
+    padded = partition.placement.unmade(image)
     if not isinstance(padded, Padded) or not padded.is_zeros:
-        return Padded(image, partition.value_of(image, node), tuple(around))
+        return Padded(image, partition.placement.value_of(image, node), tuple(around))
     before = padded.sides if len(padded.sides) == len(around) else ((0, 0), *padded.sides)
     both = zip(before, around, strict=True)
     return Padded(padded.image, padded.value, tuple((a[0] + b[0], a[1] + b[1]) for a, b in both))
@@ -123,17 +123,19 @@ def pad(partition: Partition, node: Node) -> None:
         raise partition.refused("this padding has no kernel yet", node)
     if any(amounts[1]) and rank == 4 and not any(map(any, amounts[2:])) and how == Padding():
         before, behind = amounts[1]
-        partition.emit(node, "pad_channels", image, [partition.value_of(image, node)], before=before, after=behind)
+        inputs = [partition.placement.value_of(image, node)]
+        partition.emit(node, "pad_channels", image, inputs, before=before, after=behind)
         return
-    is_image, feeds = partition.is_image(image), any(Call(user).name.startswith("conv") for user in node.users)
+    is_image = partition.placement.is_image(image)
+    feeds = any(Call(user).name.startswith("conv") for user in node.users)
     rows = not is_image and 2 < rank <= MOST_AXES and amounts[-1] == (0, 0) and partition.has_fixed_rows(image)
     if not (rows or is_image or feeds) and _pad_numbers(partition, node, amounts, how):
         return
     if not rows and (amounts[1] != (0, 0) or not 2 < rank <= MOST_AXES):
         raise partition.refused("this padding has no kernel yet", node)
-    value = (partition.value_in_order if rows else partition.value_of)(image, node)
+    value = (partition.placement.value_in_order if rows else partition.placement.value_of)(image, node)
     sides = tuple(amounts[1:-1] if rows else amounts[2:])
-    partition.defer(node, Padded(image, value, sides, how, rows), is_image=not rows)
+    partition.placement.defer(node, Padded(image, value, sides, how, rows), is_image=not rows)
 
 
 def _pad_numbers(partition: Partition, node: Node, amounts: Sequence[Sides], how: Padding) -> bool:
@@ -143,13 +145,13 @@ def _pad_numbers(partition: Partition, node: Node, amounts: Sequence[Sides], how
     """
     image = Call(node).first
     shape, axes = shape_of(image), [axis for axis, each in enumerate(amounts) if any(each)]
-    is_cut = any(partition.graph.width_of(image.name, axis).terms for axis in range(len(shape)))
+    is_cut = any(length.terms for length in partition.lengths_of(image))
     if is_cut or not axes or axes[-1] - axes[0] > 1:
         return False
     first, behind = axes[0], axes[-1] + 1
     size, sides = (1, *shape[first:behind])[-2:], ((0, 0), *amounts[first:behind])[-2:]
     key = KernelKey.make("pad", size, math.prod(shape[:first]), **how.attributes, **padding_of(sides))
     width = WidthExpr(math.prod(shape[behind:]))
-    value = partition.value_in_order(image, node)
+    value = partition.placement.value_in_order(image, node)
     partition.add(node, Kernel(node.name, key, (value,), (width, width)), is_image=False)
     return True

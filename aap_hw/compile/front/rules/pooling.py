@@ -16,7 +16,7 @@ from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 
 def two(value: Any, fill: int = 0, axes: int = 2) -> tuple[int, int]:
@@ -53,7 +53,7 @@ def pool(partition: Partition, node: Node) -> None:
         node,
         f"{call.name[:-2]}2d",
         image,
-        [partition.value_of(image, node)],
+        [partition.placement.value_of(image, node)],
         kernel=kernel,
         stride=stride,
         padding=padding,
@@ -78,7 +78,7 @@ def pool_of_volumes(partition: Partition, node: Node) -> None:
         "ceil": "1" if list(made) != whole else "",
         "padding_counts": "no" if any(padding) and call.get("count_include_pad") is False else "",
     }
-    value, width = partition.value_of(image, node), partition.graph.width_of(image.name)
+    value, width = partition.placement.value_of(image, node), partition.graph.width_of(image.name)
     planes = {"kernel": kernel[1:], "stride": stride[1:], "padding": padding[1:], **common}
     if (kernel[0], stride[0]) == (1, 1):
         partition.emit(node, op, image, [value], size=tuple(size[1:]), batch=n * size[0], **planes)
@@ -96,7 +96,8 @@ def adaptive_pool(partition: Partition, node: Node) -> None:
     image, axes = Call(node)["self"], int(Call(node).name[-2])
     if not is_image_of(image, 2 + axes):
         raise partition.refused("pooling of one image without a batch axis has no kernel", node)
-    inputs, (before, after) = [partition.value_of(image, node)], (shape_of(each)[2:] for each in (image, node))
+    inputs = [partition.placement.value_of(image, node)]
+    before, after = shape_of(image)[2:], shape_of(node)[2:]
     if math.prod(after) == 1:
         partition.emit(node, "global_avg_pool2d", image, inputs)
     elif axes < 3 and not any(b % a for b, a in zip(before, after, strict=True)):

@@ -28,7 +28,7 @@ from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name, quoted
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 
 @rule("matmul", "bmm", "mm", takes=Takes.ANYTHING)
@@ -91,7 +91,7 @@ def _product(
         order = [axis for group in made for axis in group]
         is_plain = order == list(range(len(order)))
         last, steps = with_activation(partition, node)
-        of_axes = [partition.graph.width_of(last.name, dim) for dim in range(len(order))]
+        of_axes = partition.lengths_of(last)
         view = View.of(last.name if is_plain else f"{last.name}_by_head", of_axes, shape_of(last), order, PLAIN)
     except (NoView, TooManyWidths) as problem:
         raise partition.refused(f"{op_name(node)} that can be cut in several ways has no kernel yet", node) from problem
@@ -202,7 +202,7 @@ def _by_query(partition: Partition, found: Attention) -> View | None:
     order = [*range(images), queries, *range(images, rank - 2), columns]
     if order == list(range(rank)):
         return None
-    lengths = [partition.graph.width_of(node.name, dim) for dim in range(rank)]
+    lengths = partition.lengths_of(node)
     try:
         return View.of(f"{node.name}_by_query", lengths, shape_of(node), order, PLAIN)
     except NoView:

@@ -18,7 +18,7 @@ from aap_hw.graph import WidthExpr
 from aap_hw.graph.call import Call, shape_of
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 # Operators that make nothing but zeros, which is what the first states are unless they are given.
 ZEROS = ("zeros", "new_zeros", "zeros_like")
@@ -59,7 +59,8 @@ def recurrent(partition: Partition, node: Node) -> None:
     first, second, _ = shape_of(call["input"])
     sequences = Sequences(second, first, True) if not call["batch_first"] else Sequences(first, second, False)
     layers = list(_layers(partition, node))
-    value, width = partition.value_in_order(call["input"], node), partition.graph.width_of(call["input"].name, -1)
+    value = partition.placement.value_in_order(call["input"], node)
+    width = partition.graph.width_of(call["input"].name, -1)
     last: list[tuple[str, int, int]] = []
     for number, directions in enumerate(layers):
         made = []
@@ -130,13 +131,13 @@ def _hand_out(
     for user in node.users:
         match Call(user)["index"]:
             case 0:
-                partition.move(user, states)
+                partition.placement.move(user, states)
             case 1 if len(last) == 1:
                 view = _last_state(sequences, *last[0])
-                partition.move(user, replace(view, axes=((), *view.axes)))
+                partition.placement.move(user, replace(view, axes=((), *view.axes)))
             case 1 if all(Call(each).name == "select" and Call(each)["dim"] == 0 for each in user.users):
                 for each in user.users:
-                    partition.move(each, _last_state(sequences, *last[Call(each)["index"]]))
+                    partition.placement.move(each, _last_state(sequences, *last[Call(each)["index"]]))
                 partition.absorb(*user.users)
             case _ if user.users:
                 raise partition.refused("the last states of several layers, or a last cell, have no kernel yet", node)

@@ -18,12 +18,11 @@ from aap_hw.compile.front.rules.pooling import is_image_of
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.views import ONE, NoView, View
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.graph import WidthExpr
 from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name, quoted
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 KINDS = {"linalg_vector_norm": "norm"}
 
@@ -35,7 +34,7 @@ def softmax(partition: Partition, node: Node) -> None:
     image, dim = call.first, call["dim"] % len(shape_of(node))
     _refuse_types(partition, node, image, call.get("dtype"))
     if call.name == "softmax" and len(shape_of(node)) == 2 and dim == 1:
-        partition.emit(node, "softmax", image, [partition.value_of(image, node)])
+        partition.emit(node, "softmax", image, [partition.placement.value_of(image, node)])
     else:
         _reduce(partition, node, node, image, [dim], "axis_softmax", log="1" if call.name == "log_softmax" else "")
 
@@ -49,8 +48,8 @@ def reduction(partition: Partition, node: Node) -> None:
     given = call.get("dim")
     dims = sorted({dim % rank for dim in ([given] if isinstance(given, int) else given or range(rank))})
     is_whole = rank > 2 and dims == list(range(2, rank)) and is_image_of(image, rank)
-    if call.name == "mean" and is_whole and (rank == 4 or partition.is_image(image)):
-        partition.emit(node, "global_avg_pool2d", image, [partition.value_of(image, node)])
+    if call.name == "mean" and is_whole and (rank == 4 or partition.placement.is_image(image)):
+        partition.emit(node, "global_avg_pool2d", image, [partition.placement.value_of(image, node)])
         return
     if call.name in ("norm", "linalg_vector_norm") and call.get("ord", call.get("p")) != 2:
         raise partition.refused(f"{op_name(node)} of this order has no kernel yet", node)
@@ -72,7 +71,7 @@ def _reduce(
 ) -> None:
     """Add the kernel that goes along some axes, which it leaves out unless what it makes has as many."""
     name, order = _lying(partition, image, node, dims)
-    lengths = [partition.graph.width_of(image.name, dim) for dim in range(len(shape_of(image)))]
+    lengths = partition.lengths_of(image)
     first, behind = order.index(min(dims, key=order.index)), order.index(max(dims, key=order.index)) + 1
     parts = order[:first], order[first:behind], order[behind:]
     try:
@@ -97,7 +96,7 @@ def _lying(partition: Partition, image: Node, node: Node, dims: Iterable[int]) -
         loops = view.axes[axis]
         return loops[0].stride.at(widths) if loops else 0
 
-    for view_of in (partition.view_of, partition.plain_view_of):
+    for view_of in (partition.placement.view_of, partition.placement.plain_view_of):
         found = view_of(image, node)
         # Axes of one place lie anywhere, and are put where they disturb nothing.
         ones = [axis for axis in range(rank) if not found.axes[axis]]
@@ -117,6 +116,6 @@ def _made(partition: Partition, node: Node, dims: Sequence[int], order: Sequence
     if len(shape) < len(order):
         left = [axis for axis in range(len(order)) if axis not in dims]
         order = [left.index(axis) for axis in order if axis in left]
-    lengths: list[WidthExpr] = [partition.graph.width_of(node.name, dim) for dim in range(len(shape))]
+    lengths = partition.lengths_of(node)
     is_plain = list(order) == list(range(len(shape)))
     return View.of(node.name if is_plain else f"{node.name}_as_it_lies", lengths, shape, order, PLAIN)

@@ -18,7 +18,7 @@ from aap_hw.registry import Registry
 if TYPE_CHECKING:
     from torch.fx import Node
 
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 
 class Takes(Enum):

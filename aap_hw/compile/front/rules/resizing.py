@@ -15,7 +15,7 @@ from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 # How each operator resizes; those with corners have an argument that says whether these lie upon each other.
 WAYS = {
@@ -61,7 +61,7 @@ def resized(partition: Partition, node: Node, image: Node, how: str, factors: Se
         node,
         "resize",
         image,
-        [partition.value_of(image, node)],
+        [partition.placement.value_of(image, node)],
         how=how,
         to=(made_height, made_width),
         factors="" if is_plain else ",".join(map(repr, factors)),

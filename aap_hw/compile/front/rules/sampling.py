@@ -17,12 +17,11 @@ from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.slow import TYPES
 from aap_hw.compile.front.views import ONE
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.graph import WidthExpr
 from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name, quoted
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 WHOLE_NUMBERS = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 INTERPOLATIONS, PADDINGS = ("bilinear", "nearest"), ("zeros", "border")
@@ -55,15 +54,15 @@ def index(partition: Partition, node: Node) -> None:
 def _gather(partition: Partition, node: Node, table: Node, dim: int, numbers: Node) -> None:
     if any(each.meta["val"].dtype not in TYPES for each in (table, numbers, node)):
         raise partition.refused(f"{op_name(node)} of numbers of this type has no kernel yet", node)
-    lies_as_image = partition.is_image(table) and len(shape_of(numbers)) == 1
+    lies_as_image = partition.placement.is_image(table) and len(shape_of(numbers)) == 1
     order = image_order(table) if lies_as_image else list(range(len(shape_of(table))))
     lengths = [partition.graph.width_of(table.name, axis) for axis in order]
     place = order.index(dim)
     varying = [length for length in lengths if length.terms]
     taken = math.prod(shape_of(numbers))
-    if len(varying) > 1 or lengths[place].terms or any(_lengths(partition, numbers)):
+    if len(varying) > 1 or lengths[place].terms or any(length.terms for length in partition.lengths_of(numbers)):
         raise partition.refused(f"{op_name(node)} along an axis that can be cut has no kernel yet", node)
-    made = next((length for length in _widths(partition, node) if length.terms), ONE)
+    made = next((length for length in partition.lengths_of(node) if length.terms), ONE)
     read = next((w for w in varying if combination(w, [made]) is None), made)
     outer, inner = (reduce(product, part, ONE) for part in (lengths[:place], lengths[place + 1 :]))
     try:
@@ -76,7 +75,8 @@ def _gather(partition: Partition, node: Node, table: Node, dim: int, numbers: No
             constants.append(partition.constant(each))
             kinds.append(WEIGHT if partition.is_learned(each) else CONSTANT)
         else:
-            values.append(partition.value_of(each, node) if image else partition.value_in_order(each, node))
+            value = partition.placement.value_of if image else partition.placement.value_in_order
+            values.append(value(each, node))
             kinds.append(PLAIN)
     key = KernelKey.make("gather", (), partition.batch, table=f"{kinds[0]}[{shape}]", index=f"{kinds[1]}[{taken}]")
     source = op_name(node) + quoted(node)
@@ -90,14 +90,6 @@ def _gather(partition: Partition, node: Node, table: Node, dim: int, numbers: No
         source=source,
     )
     partition.add(node, kernel, is_image=lies_as_image)
-
-
-def _widths(partition: Partition, node: Node) -> list[WidthExpr]:
-    return [partition.graph.width_of(node.name, dim) for dim in range(len(shape_of(node)))]
-
-
-def _lengths(partition: Partition, node: Node) -> list[bool]:
-    return [bool(length.terms) for length in _widths(partition, node)]
 
 
 @rule("grid_sampler", "grid_sampler_2d", takes=Takes.ANYTHING)
@@ -114,7 +106,7 @@ def grid_sample(partition: Partition, node: Node) -> None:
         node,
         "grid_sample",
         image,
-        [partition.value_of(image, node), partition.value_in_order(grid, node)],
+        [partition.placement.value_of(image, node), partition.placement.value_in_order(grid, node)],
         how=INTERPOLATIONS[how],
         padding=PADDINGS[padding],
         corners="1" if call["align_corners"] else "",

@@ -20,7 +20,7 @@ from aap_hw.graph.call import Call, is_tensor, shape_of
 from aap_hw.graph.source import explain, op_name, quoted
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 RESHAPES = {"view", "reshape", "_unsafe_view", "unflatten", "flatten", "view_as", "reshape_as"}
 EXPANSIONS = {"expand", "expand_as", "broadcast_to"}
@@ -55,8 +55,9 @@ class _Writer:
         if Call(node).name == "getitem":
             self._source, self._piece = Call(node)["self"], Call(node)["index"]
         sources = [n for n in self._source.all_input_nodes if not partition.is_parameter(n)]
-        is_image = len(shape_of(node)) > 2 and all(partition.is_image(n) for n in sources if len(shape_of(n)) > 2)
-        self._lies_as = IMAGE if is_image and any(map(partition.is_image, sources)) else PLAIN
+        lies_as_image = partition.placement.is_image
+        is_image = len(shape_of(node)) > 2 and all(lies_as_image(n) for n in sources if len(shape_of(n)) > 2)
+        self._lies_as = IMAGE if is_image and any(map(lies_as_image, sources)) else PLAIN
         varying = [length for length in self._lengths(node) if length.terms]
         if len(varying) > 1:
             raise TooManyWidths(*varying)
@@ -67,6 +68,7 @@ class _Writer:
     def add(self) -> None:
         """Add the kernel to the partition."""
         partition, node, shape = self._partition, self._node, shape_of(self._node)
+        read = partition.placement.value_as_it_lies
         op, arguments = self._call()
         has_piece = self._piece is not None and op.split(".")[1] == Call(self._source).name
         output = self._tensor(node, self._lies_as)
@@ -74,7 +76,7 @@ class _Writer:
         kernel = Kernel(
             node.name,
             KernelKey.make(op, (), shape[0] if shape else 1, call=text),
-            tuple(partition.value_as_it_lies(n, node) for n in self._operands if not partition.is_parameter(n)),
+            tuple(read(n, node) for n in self._operands if not partition.is_parameter(n)),
             (self._read, self._made),
             constants=tuple(partition.constant(n) for n in self._operands if partition.is_parameter(n)),
             learned=tuple(partition.constant(n) for n in self._operands if partition.is_learned(n)),
@@ -132,7 +134,12 @@ class _Writer:
     def _place(self, image: Node, dim: int, start: int) -> list[str]:
         """Arguments of a piece of an image along an axis."""
         before = self._partition.graph.width_of(image.name, dim, slice(start))
-        return [self._argument(image), str(dim), self._text(before), self._text(self._lengths(self._node)[dim])]
+        return [
+            self._argument(image),
+            str(dim),
+            self._text(before),
+            self._text(self._lengths(self._node)[dim]),
+        ]
 
     def _argument(self, value: Any) -> str:
         match value:
@@ -162,10 +169,10 @@ class _Writer:
     def _kind(self, node: Node) -> str:
         if self._partition.is_parameter(node):
             return WEIGHT if self._partition.is_learned(node) else CONSTANT
-        return IMAGE if self._partition.is_image(node) else PLAIN
+        return IMAGE if self._partition.placement.is_image(node) else PLAIN
 
     def _lengths(self, node: Node) -> list[WidthExpr]:
-        return [self._partition.graph.width_of(node.name, dim) for dim in range(len(shape_of(node)))]
+        return self._partition.lengths_of(node)
 
     def _text(self, length: WidthExpr, divisor: int = 1) -> str:
         return length_text(length, self._read, self._made, divisor)

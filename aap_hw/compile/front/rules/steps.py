@@ -15,7 +15,7 @@ from aap_hw.compile.front.rules.arithmetic import NoExpression, expression_of, s
 from aap_hw.graph.call import Call, shape_of
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 # Functions in a step: each is there once for every register of a kernel's tile.
 MOST_FUNCTIONS = 8

@@ -17,7 +17,7 @@ from aap_hw.compile.front.operands import Einsum
 from aap_hw.graph.call import Call, shape_of
 
 if TYPE_CHECKING:
-    from aap_hw.compile.front.partition import Partition
+    from aap_hw.compile.front.making import Partition
 
 NOTHING = {"dropout", "contiguous", "clone", "alias", "detach"}
 VIEWS = {"view", "reshape", "_unsafe_view"}
@@ -138,6 +138,6 @@ def _added(partition: Partition, node: Node, before: Node) -> Node | None:
     others = [each for each in node.args if isinstance(each, Node) and each is not before]
     if Call(node).name != "add" or len(others) != 1 or len(node.args) != 2 or Call(node)["alpha"] != 1:
         return None
-    is_there = partition.is_parameter(others[0]) or partition.is_made(others[0])
+    is_there = partition.is_parameter(others[0]) or partition.placement.is_made(others[0])
     is_float = others[0].meta["val"].dtype == before.meta["val"].dtype
     return others[0] if is_there and is_float and shape_of(node) == shape_of(before) else None

@@ -1,0 +1,234 @@
+"""A partition in the making: what rules can ask about a program, and what they can do.
+
+A rule gets a `Partition`, asks about the nodes around its operator, and adds kernels. Where values lie in memory is in
+`placement`. Which rule is called when is decided in `partition`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from aap_hw.compile.front.aliases import Memory
+from aap_hw.compile.front.network import Kernel, Normalization, is_rectified
+from aap_hw.compile.front.placement import Placement, Unmade
+from aap_hw.compile.front.program import NoKernel, is_of_shape, state_names
+from aap_hw.compile.front.views import View
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.graph import ChannelGraph, WidthExpr
+from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.source import op_name
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What is put back when a rule refuses an operator that it has begun with."""
+
+    kernels: int
+    absorbed: frozenset[Node]
+    waiting: Mapping[Node, Callable[[], None]]
+    unmade: Mapping[Node, Unmade]
+
+
+class Partition:
+    """The kernels of a program up to a point, and what is known about its nodes.
+
+    Parameters
+    ----------
+    graph
+        The traced network.
+    nodes, inputs
+        Its program, and the nodes of it that the network takes.
+
+    Attributes
+    ----------
+    graph, memory
+        Widths of the program's values, and which of them share memory.
+    inputs
+        Names of the values that the network takes.
+    placement
+        Where values lie in memory.
+    kernels
+        Those that were added so far.
+    fixed
+        Groups whose widths some kernel cannot follow, and why.
+    """
+
+    def __init__(self, graph: ChannelGraph, nodes: Sequence[Node], inputs: Sequence[Node]) -> None:
+        self.graph, self.memory = graph, Memory(nodes)
+        self.inputs, self.batch = frozenset(node.name for node in inputs), shape_of(inputs[0])[0]
+        self.placement = Placement(self)
+        self.kernels: list[Kernel] = []
+        self.fixed: dict[str, str] = {}
+        self._parameters = state_names(graph.program)
+        self._constants: set[Node] = set()
+        self._void: set[Node] = set()
+        self._absorbed: set[Node] = set()
+        self._waiting: dict[Node, Callable[[], None]] = {}
+        for node in nodes:  # before any rule is called, as rules look ahead
+            if node.op == "call_function":
+                self._classify(node)
+
+    def _classify(self, node: Node) -> None:
+        """Note whether a value is made of zeros alone, as in a removed branch, or of weights and constants alone."""
+        sources = [source for source in node.all_input_nodes if not self.is_parameter(source)]
+        if Call(node).name == "zeros_like" or (sources and all(map(self.is_void, sources))):
+            self._void.add(node)
+        elif is_of_shape(node) or not sources:
+            self._constants.add(node)
+
+    # What rules read.
+
+    def next_alone(self, node: Node) -> Node | None:
+        """The one operator that reads a value, if there is one and no kernel took it along yet."""
+        users = list(node.users)
+        alone = len(users) == 1 and users[0].op == "call_function" and users[0] not in self._absorbed
+        return users[0] if alone else None
+
+    def has_kernel(self, name: str) -> bool:
+        """Whether there is a kernel of that name."""
+        return any(kernel.name == name for kernel in self.kernels)
+
+    def is_taken(self, node: Node) -> bool:
+        """Whether a kernel has taken an operator along."""
+        return node in self._absorbed
+
+    def lengths_of(self, node: Node) -> list[WidthExpr]:
+        """Lengths of a value's axes."""
+        return [self.graph.width_of(node.name, dim) for dim in range(len(shape_of(node)))]
+
+    def has_fixed_rows(self, node: Node) -> bool:
+        """Whether a value (N, ..., C) has as many vectors whatever the widths are."""
+        return not any(length.terms for length in self.lengths_of(node)[:-1])
+
+    def is_parameter(self, node: Node) -> bool:
+        """Whether a node is a weight or constant of the model, or computed from these alone."""
+        return self.is_constant(node) or (node.op != "call_function" and node.name not in self.inputs)
+
+    def is_learned(self, node: Node) -> bool:
+        """Whether a node is a parameter of the model."""
+        return node.name in self.graph.program.graph_signature.inputs_to_parameters
+
+    def is_constant(self, node: Node) -> bool:
+        """Whether an operator computes with weights and constants alone, or only with the shape of what it reads."""
+        return node in self._constants
+
+    def is_void(self, node: Node) -> bool:
+        """Whether a value is made of zeros alone, so that no kernel makes it."""
+        return node in self._void
+
+    def is_zero(self, node: Node) -> bool:
+        """Whether a value is known to be zero everywhere."""
+        return self.is_void(node) and Call(node).name == "zeros_like"
+
+    def is_rectified(self, node: Node, activation: str) -> bool:
+        """Whether an activation would change nothing of the value of a node."""
+        return is_rectified(self.kernels, self.placement.held_by(node), activation)
+
+    def parameter(self, node: Node | None, reader: Node) -> str | None:
+        """Name of a weight in the model's state, or of what is computed from weights alone; None stays None."""
+        if node is None:
+            return None
+        if not self.is_parameter(node):
+            raise self.refused(f"{op_name(reader)} with weights that depend on the input has no kernel yet", reader)
+        return self.constant(node)
+
+    def constant(self, node: Node) -> str:
+        """Name of a weight or constant, or of what is computed from these alone."""
+        return self._parameters.get(node.name, node.name)
+
+    def refused(self, problem: str, node: Node, advice: str = "") -> NoKernel:
+        """The error that says that an operator cannot be compiled, with its source line."""
+        return NoKernel.of(node, problem, advice)
+
+    @property
+    def fixed_widths(self) -> dict[str, int]:
+        """Widths of the groups that keep them."""
+        return {group.name: group.width for group in self.graph.groups if group.frozen}
+
+    # What rules do.
+
+    def emit(
+        self,
+        node: Node,
+        op: str,
+        image: Node,
+        inputs: list[str],
+        *,
+        rows: bool = False,
+        size: tuple[int, ...] | None = None,
+        batch: int | None = None,
+        turned: bool = False,
+        width_in: WidthExpr | None = None,
+        weight: str | None = None,
+        bias: str | None = None,
+        normalization: Normalization | None = None,
+        **attributes: object,
+    ) -> None:
+        """Add the kernel that makes the value of ``node`` from images of the size and batch of ``image``.
+
+        With ``rows`` both are vectors (N, ..., C), which are so many pixels; ``turned`` if what is made of them goes by
+        as an image (N, C, ...). ``size``, ``batch`` and ``width_in`` are those of ``image`` unless they are given.
+        """
+        shape, channels = shape_of(image), -1 if rows else 1
+        if size is None:
+            size = (math.prod(shape[1:-1]), 1) if rows else _size(shape)
+        key = KernelKey.make(op, size, batch or shape[0], **attributes)
+        made = self.graph.width_of(node.name, 1 if turned else channels)
+        widths = width_in or self.graph.width_of(image.name, channels), made
+        kernel = Kernel(node.name, key, tuple(inputs), widths, weight, bias, normalization)
+        self.add(node, kernel, is_image=turned or not rows)
+
+    def add(self, node: Node, kernel: Kernel, *, is_image: bool) -> None:
+        """Add a kernel that makes the value of ``node``; ``is_image`` is how that lies, if there are two ways."""
+        self.placement.place(node, node.name, is_image=is_image)
+        self.kernels.append(kernel)
+
+    def add_inner(self, kernel: Kernel) -> str:
+        """Add a kernel that makes no node's value, but something on the way to one; returns its name."""
+        self.kernels.append(kernel)
+        return kernel.name
+
+    def fix(self, groups: Iterable[str], reason: str) -> None:
+        """Treat groups as frozen, as a kernel cannot follow their widths."""
+        self.fixed.update(dict.fromkeys(groups, reason))
+        self.graph = self.graph.frozen(self.fixed)
+
+    def absorb(self, *nodes: Node) -> None:
+        """Operators that a kernel takes along: no rule is asked for them."""
+        self._absorbed.update(nodes)
+
+    def add_moved(self, node: Node, kernel: Kernel, view: View) -> None:
+        """Add a kernel of whose result the value of ``node`` is a walk."""
+        self.kernels.append(kernel)
+        self.placement.move(node, view)
+
+    def wait(self, node: Node, emit: Callable[[], None]) -> None:
+        """Add a kernel only when the program reaches ``node``: it reads what is there by then."""
+        self._waiting[node] = emit
+
+    # What the driver does.
+
+    def reach(self, node: Node) -> None:
+        """Add the kernel that waits for the program to come to ``node``, if there is one."""
+        if node in self._waiting:
+            self._waiting.pop(node)()
+
+    def saved(self) -> Saved:
+        """What `restore` needs to undo what a rule does from here on."""
+        absorbed, waiting = frozenset(self._absorbed), dict(self._waiting)
+        return Saved(len(self.kernels), absorbed, waiting, self.placement.all_unmade())
+
+    def restore(self, saved: Saved) -> None:
+        """Undo what a rule did before it refused an operator; groups that it fixed stay fixed."""
+        del self.kernels[saved.kernels :]
+        self._absorbed, self._waiting = set(saved.absorbed), dict(saved.waiting)
+        self.placement.unmake(saved.unmade)
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Height and width of (N, C, ...); of one axis it is an image of one row, of a vector nothing."""
+    return (math.prod(shape[2:-1]), shape[-1]) if len(shape) > 2 else ()
