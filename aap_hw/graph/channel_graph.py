@@ -7,14 +7,15 @@ program, `groups` reads off what belongs together, `trial` checks what the progr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
@@ -207,6 +208,34 @@ class ChannelGraph:
             if index.size:
                 return dim, index
         raise UserError(f"the channels of '{group_name}' do not run along one axis of node '{node_name}'")
+
+    def gone(self, keep: Mapping[str, Sequence[int]]) -> Callable[[Node], tuple[Tensor | None, ...]]:
+        """Where the channels that `keep` leaves out are in the values of the uncut network.
+
+        Returns
+        -------
+        Callable
+            Says of a node of `program`, for each tensor that it yields, which positions are gone: true there, of the
+            tensor's rank, and of length 1 along axes without channels. None stands for a tensor that stays whole.
+        """
+        atoms = np.zeros(self._grouping.member.size, dtype=bool)
+        for name, kept in keep.items():
+            group = self.group(name)
+            channels = np.setdiff1d(np.arange(group.width), np.asarray(kept, dtype=np.int64))
+            is_of_group = self._grouping.member == self.groups.index(group)
+            atoms |= is_of_group & np.isin(self._grouping.rank, channels)
+
+        def of(node: Node) -> tuple[Tensor | None, ...]:
+            result = self._labelling.of(node) if is_tensor(node) else self._labelling.labels[node]
+            found: list[Tensor | None] = []
+            for labels in result if isinstance(result, tuple) else (result,):
+                is_gone = (
+                    (labels.ids >= 0) & atoms[labels.ids] if labels is not None and atoms.size else np.array(False)
+                )
+                found.append(torch.from_numpy(is_gone) if is_gone.any() else None)
+            return tuple(found)
+
+        return of
 
     def cut(self, model: nn.Module, keep: Mapping[str, Sequence[int]]) -> nn.Module:
         """Copy `model` with only the channels in `keep`; groups that are not in it keep all of theirs.

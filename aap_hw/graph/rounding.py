@@ -38,6 +38,7 @@ DRAWS = 3
 LARGEST_TOLERANCE = 1e-2
 # An output with values below this share of another's may be nothing but rounding errors.
 SMALLEST = 1e-6
+_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 Outputs = list[torch.Tensor]
 
@@ -56,6 +57,8 @@ class Reference:
         Those of all batches, one after the other.
     tolerances
         For each output, as a share of its largest value; infinite for one that proves nothing.
+    unit
+        By how much a value is rounded, as a share of it, where that was measured; 0 in double precision.
     """
 
     precision: torch.dtype
@@ -63,6 +66,19 @@ class Reference:
     names: Names
     outputs: Outputs
     tolerances: list[float]
+    unit: float = 0.0
+
+    def of(self, make: Callable[[], nn.Module]) -> Reference:
+        """What another network computes, in the same precision.
+
+        Raises
+        ------
+        UserError
+            If rounding changes its outputs so much that a wrong cut could not be seen.
+        """
+        if self.unit:
+            return _measured(make, self.precision, self.unit, self.batches, self.names)
+        return _exact(_run(make().to(self.precision), self.batches, self.names), self.batches, self.names)
 
     def difference(self, network: nn.Module) -> float:
         """The largest relative difference above the tolerance: 0 if there is none, infinite if the network fails."""
@@ -80,18 +96,26 @@ class Reference:
         return max(found, default=0.0)
 
 
-def reference(make: Callable[[], nn.Module], batches: Iterable[Batch], names: Names = ()) -> Reference:
+def reference(
+    make: Callable[[], nn.Module],
+    batches: Iterable[Batch],
+    names: Names = (),
+    same: Callable[[], nn.Module] | None = None,
+) -> Reference:
     """Run a network in double precision if possible, or else as it is.
 
     Parameters
     ----------
     make
         Makes the network, each time anew.
+    same
+        Makes another form of it, which must compute the same in the precision that is chosen.
 
     Raises
     ------
     UserError
-        If it fails, or rounding changes its outputs so much that a wrong cut could not be seen.
+        If it fails, rounding changes its outputs so much that a wrong cut could not be seen, or its other form
+        computes something else.
     """
     doubled = [_in(torch.float64, tensors_of(each)) for each in batches]
     with _Narrowing() as narrowing:
@@ -99,10 +123,24 @@ def reference(make: Callable[[], nn.Module], batches: Iterable[Batch], names: Na
             outputs = _run(make().double(), doubled, names)
         except Exception:
             outputs = None
-    if outputs is None or narrowing.types:
-        return _in_own_precision(make, doubled, names)
+    if outputs is not None and not narrowing.types:
+        exact = _exact(outputs, doubled, names)
+        if same is None or not exact.difference(same()):
+            return exact
+    own = _in_own_precision(make, doubled, names)
+    if same is not None and (difference := own.difference(same())):
+        by = f"by {difference:.2g} of an output's largest value" if difference < math.inf else "altogether"
+        raise UserError(
+            f"the network computes something else than the program that was traced from it, {by}, so that no cut of it "
+            "can be compared with it; take out what changes its answer from one call to the next, such as random "
+            "numbers or what it keeps of earlier calls"
+        )
+    return own
+
+
+def _exact(outputs: Outputs, batches: list[Tensors], names: Names) -> Reference:
     tolerances = [TOLERANCE if each.isfinite().all() else math.inf for each in outputs]
-    return Reference(torch.float64, doubled, names, outputs, tolerances)
+    return Reference(torch.float64, batches, names, outputs, tolerances)
 
 
 def _in_own_precision(make: Callable[[], nn.Module], samples: Iterable[Tensors], names: Names) -> Reference:
@@ -112,15 +150,22 @@ def _in_own_precision(make: Callable[[], nn.Module], samples: Iterable[Tensors],
     batches = [_in(own, each) for each in samples]
     with _Narrowing() as narrowing:
         try:
-            outputs = _run(whole, batches, names)
+            _run(whole, batches, names)
         except Exception as error:
             sizes = ", ".join("x".join(map(str, each.shape)) for each in batches[0])
             raise UserError(
                 f"the network fails on inputs of {sizes}: {reason(error)}{own_line(error)}; correct it, or give it "
                 "inputs that it takes"
             ) from error
-    types = {own, *narrowing.types}
-    unit = max(torch.finfo(each).eps for each in types) / 2
+    unit = max(torch.finfo(each).eps for each in {own, *narrowing.types}) / 2
+    return _measured(make, own, unit, batches, names)
+
+
+def _measured(
+    make: Callable[[], nn.Module], own: torch.dtype, unit: float, batches: list[Tensors], names: Names
+) -> Reference:
+    """A reference whose tolerances are measured."""
+    outputs = _run(make(), batches, names)
     tolerances = [SAFETY * unit] * len(outputs)
     for seed in range(DRAWS):
         shares = _shares(outputs, _run(_moved(make(), unit, seed), batches, names))
@@ -131,13 +176,14 @@ def _in_own_precision(make: Callable[[], nn.Module], samples: Iterable[Tensors],
         for each, most in zip(outputs, tolerances, strict=True)
     ]
     if not any(useful):
+        types = {own, *(each for each in _TYPES if torch.finfo(each).eps / 2 == unit)}
         rounded = " and ".join(sorted(str(each).removeprefix("torch.") for each in types))
         raise UserError(
             f"rounding to {rounded} alone changes what the network computes too much for a wrong cut to be told from "
             "a right one; leave out casts such as x.float(), x.half() and autocast, and return scores, not decisions"
         )
     found = [most if use else math.inf for most, use in zip(tolerances, useful, strict=True)]
-    return Reference(own, batches, names, outputs, found)
+    return Reference(own, batches, names, outputs, found, unit)
 
 
 def _in(precision: torch.dtype, batch: Tensors) -> Tensors:

@@ -1,7 +1,7 @@
 """Whether a network that was cut still computes what it did without the channels that are gone.
 
-The ground truth is the uncut network, changed so that nothing reads those channels. How much may differ by rounding is
-decided in `rounding`.
+The ground truth is the exported program of the uncut network, run without those channels (`silenced`); that it is the
+network's own program is checked first, with all channels. How much may differ by rounding is decided in `rounding`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from aap_hw.activity import doing
@@ -21,7 +20,7 @@ from aap_hw.graph.copying import copied
 from aap_hw.graph.inputs import Batch, in_batches, tensors_of
 from aap_hw.graph.readiness import unwrapped
 from aap_hw.graph.rounding import reference
-from aap_hw.graph.surgery import removed_blocks
+from aap_hw.graph.silenced import Silenced
 
 Keep = Mapping[str, Sequence[int]]
 
@@ -80,14 +79,20 @@ def checked_cut(graph: ChannelGraph, model: nn.Module, keep: Keep, samples: Batc
     """
     model = unwrapped(model)
     smaller = graph.cut(model, keep)
-    difference = _difference(graph, model, smaller, keep, samples)
-    if not difference:
+    batches = in_batches(tensors_of(samples), graph.batch)
+    whole = reference(lambda: copied(model), batches, graph.names, same=lambda: Silenced(graph, model, {}))
+
+    def difference(kept: Keep, network: nn.Module) -> float:
+        return whole.of(lambda: Silenced(graph, model, kept)).difference(copied(network))
+
+    found = difference(keep, smaller)
+    if not found:
         return smaller
     for name, channels in keep.items():
         alone = {name: channels}
-        if _difference(graph, model, graph.cut(model, alone), alone, samples):
-            raise CutMismatchError(Mismatch(name, difference, keep))
-    raise CutMismatchError(Mismatch(None, difference, keep))
+        if difference(alone, graph.cut(model, alone)):
+            raise CutMismatchError(Mismatch(name, found, keep))
+    raise CutMismatchError(Mismatch(None, found, keep))
 
 
 def check_cutting(graph: ChannelGraph, model: nn.Module, samples: Batch) -> None:
@@ -97,31 +102,3 @@ def check_cutting(graph: ChannelGraph, model: nn.Module, samples: Batch) -> None
     """
     keep = {group.name: list(range(0, group.width, 2)) for group in graph.groups if group.frozen is None}
     checked_cut(graph, model, keep, samples)
-
-
-def _difference(graph: ChannelGraph, model: nn.Module, smaller: nn.Module, keep: Keep, samples: Batch) -> float:
-    batches = in_batches(tensors_of(samples), graph.batch)
-    return reference(lambda: _silenced(graph, model, keep), batches, graph.names).difference(copied(smaller))
-
-
-@torch.no_grad()
-def _silenced(graph: ChannelGraph, model: nn.Module, keep: Keep) -> nn.Module:
-    """A copy of the uncut model in which nothing reads what `keep` leaves out, and branches that go are zero."""
-    whole = copied(model)
-    tensors = dict(whole.named_parameters(remove_duplicate=False))
-    removed = removed_blocks(graph.blocks, keep)
-    for path in (path for block in removed for path in block.modules):
-        layer = whole.get_submodule(path)
-        for tensor in (*layer.parameters(), getattr(layer, "running_mean", None)):
-            if tensor is not None:
-                tensor.zero_()
-    gone_with_it = {name for block in removed for name in block.groups}
-    for name, kept in keep.items():
-        if name in gone_with_it:
-            continue
-        group = graph.group(name)
-        gone = np.setdiff1d(np.arange(group.width), kept)
-        for axis in group.axes:
-            if axis.role == "in":
-                tensors[axis.parameter].index_fill_(axis.dim, torch.from_numpy(axis.index[gone].ravel()), 0.0)
-    return whole

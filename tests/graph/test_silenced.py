@@ -1,0 +1,92 @@
+"""The exported program without what a plan removes computes what the model does when nothing reads it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from aap_hw.graph.self_check import checked_cut
+from aap_hw.graph.silenced import Silenced
+from tests.graph import nets
+from tests.graph.ground_truth import IMAGES, output, random_keep, silenced, traced
+
+
+@pytest.mark.parametrize("net", nets.SOUND, ids=lambda net: net.__name__)
+def test_program_without_channels_is_the_model_that_does_not_read_them(net: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, graph, images = traced(net(), IMAGES)
+    for keep in (random_keep(graph, 5), {}):
+        (found,) = Silenced(graph, model, keep)(images)
+        assert (found - output(silenced(model, graph, keep), images)).abs().max() < 1e-12
+
+
+class Branch(nn.Module):
+    """Adds what a branch makes, which is not zero where its channels are; one of them makes no numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.outer = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 8, 1), nn.Conv2d(8, 6, 1)
+        self.head = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).sigmoid_()
+        return self.head(x + self.outer(self.inner(x).log().exp()))  # type: ignore[no-any-return]
+
+
+def test_removed_branch_adds_nothing_and_what_is_gone_may_be_no_number() -> None:
+    torch.manual_seed(0)
+    model, images = Branch().double(), torch.rand(IMAGES, dtype=torch.float64)
+    with torch.no_grad():
+        for place, bias in enumerate((-9.0, 5.0, 5.0, -9.0, 5.0, 5.0, 5.0, 5.0)):
+            model.inner.bias[place] = bias
+    graph = ChannelGraph.trace(model, (images,))
+    assert output(model, images).isnan().all()
+    keep = {"stem": [0, 2, 3], "inner": [1, 2, 5, 7]}
+    with torch.no_grad():
+        x = model.stem(images).sigmoid()[:, keep["stem"]]
+        y = F.conv2d(x, model.inner.weight[keep["inner"]][:, keep["stem"]], model.inner.bias[keep["inner"]])
+        y = F.conv2d(y, model.outer.weight[keep["stem"]][:, keep["inner"]], model.outer.bias[keep["stem"]])
+        head = model.head.weight[:, keep["stem"]], model.head.bias
+    (found,) = Silenced(graph, model, keep)(images)
+    assert (found - F.conv2d(x + y, *head)).abs().max() < 1e-12
+    (found,) = Silenced(graph, model, keep | {"inner": []})(images)
+    assert (found - F.conv2d(x, *head)).abs().max() < 1e-12
+
+
+def test_weights_are_those_that_the_model_has_now() -> None:
+    torch.manual_seed(0)
+    model, graph, images = traced(nets.Concat(), IMAGES)
+    trained = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.mul_(1.5)
+    (found,) = Silenced(graph, trained, {})(images)
+    assert (found - output(trained, images)).abs().max() < 1e-12
+    assert (found - output(model, images)).abs().max() > 1e-3
+
+
+class Moody(nn.Module):
+    """Computes something else whenever it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.calls = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.b(self.a(x)) * self.calls  # type: ignore[no-any-return]
+
+
+def test_network_that_is_not_its_program_is_refused() -> None:
+    model, images = Moody(), torch.rand(IMAGES)
+    graph = ChannelGraph.trace(model, (images,))
+    for _ in range(3):
+        model(images)
+    with pytest.raises(UserError, match=r"computes something else than the program .* by 0.5 of an output's largest"):
+        checked_cut(graph, model, {"a": [0, 1]}, images)
