@@ -73,6 +73,16 @@ def shared(image: Tensor) -> Tensor:
     return F.max_pool2d(image, 1) + image * torch.sigmoid(image)
 
 
+def of_one(image: Tensor) -> Tensor:
+    """Three windows of the first image, two heads."""
+    return rows(image[:1]).view(1, 3, 2, 7, CHANNELS)
+
+
+def windows(a: Tensor, b: Tensor) -> Tensor:
+    """Two images, three windows of each, 14 heads."""
+    return (rows(a) @ rows(b).mT).view(2, 3, 14, 6, 7)
+
+
 CASES = [
     Case(lambda m, a, b: a + b + a, ("add(add(x0,x1),x0) nyc+nyc",)),
     Case(lambda m, a, b: F.gelu(a * b - a), ("gelu(sub(mul(x0,x1),x0)) nyc+nyc",)),
@@ -95,6 +105,9 @@ CASES = [
     Case(lambda m, a, b: torch.addcmul(m.channel, a, b, value=2), ("add(c0,mul(mul(x0,x1),2)) nyc+nyc c",)),
     Case(lambda m, a, b: F.prelu(a, m.last) - b, ("sub(leaky_relu(x0,c0),x1) nyc+nyc c",)),
     Case(lambda m, a, b: F.prelu(b, m.single) * a, ("mul(leaky_relu(x0,c0),x1) nyc+nyc 1",)),
+    Case(lambda m, a, b: of_one(a) + m.token[:, :21].view(1, 3, 1, 7, CHANNELS), ("add(x0,c0) yxc yc",)),
+    Case(lambda m, a, b: of_one(a) + m.token[:, :21, :1].view(1, 3, 1, 7, 1), ("add(x0,c0) nyxc nx",)),
+    Case(lambda m, a, b: windows(a, b) + m.place[:, :3].unsqueeze(2), ("add(x0,c0) nyxc yc",)),
     Case(lambda m, a, b: a * 1 + b * 0.5 * 2, ("add(x0,mul(mul(x1,0.5),2)) nyc+nyc",)),
 ]  # fmt: skip
 

@@ -212,9 +212,18 @@ def with_constants(m: Attending, x: Tensor) -> Tensor:
     return torch.cat([m.bias @ rows, rows @ m.image.weight[:30, :, 0, 0] @ m.bias[0, :10]], 2)
 
 
+def relative(m: Attending, x: Tensor) -> Tensor:
+    """What queries and learned rows and columns of an image have in common, as multi-scale attention adds it."""
+    q = m.packed(x)[0].reshape(2, 2, 3, 4, 5)
+    down, across = m.image.weight.flatten()[:300].split([105, 195])
+    rows = torch.einsum("byhwc,hkc->byhwk", q, down.view(3, 7, 5))
+    return rows.sum((1, 2)) + torch.einsum("byhwc,wkc->byhwk", q, across[:140].view(4, 7, 5)).sum((1, 2))
+
+
 @pytest.mark.parametrize(
     ("function", "kernels"),
     [
+        (relative, ["matmul", "matmul"]),
         (as_an_operator, ["attention", "attention"]),
         (written_out, ["attention"]),
         (on_images, ["attention"]),
@@ -241,6 +250,7 @@ def test_products_in_networks_read_their_operands_where_they_lie(
         with_constants,
         in_windows,
         written_between,
+        relative,
     )  # or taking a part of the input
     assert not copies or function in joining
     shapes = {parameter.shape: parameter.numel() for parameter in model.parameters()}

@@ -44,10 +44,11 @@ class Volume:
     groups: int = 1
     epilogue: tuple[str, ...] = ("bias", "add", "relu")
     batch: int = 1
+    depthwise: bool = False
 
     def address(self) -> Address:
         key = KernelKey.make(
-            "conv3d",
+            "depthwise_conv3d" if self.depthwise else "conv3d",
             self.size,
             self.batch,
             kernel=self.kernel,
@@ -69,6 +70,10 @@ CASES = [
     Volume(1, 3, (1, 1, 1)),
     Volume(64, 96, (2, 2, 3)),  # weights larger than the volume: the loops are the other way round
     Volume(8, 8, (3, 4, 5), (5, 1, 1), padding=(4, 0, 0)),  # windows that miss the volume
+    Volume(37, 37, (4, 5, 17), batch=2, depthwise=True),
+    Volume(24, 24, (5, 9, 11), (3, 5, 3), (1, 2, 2), (1, 2, 1), epilogue=("bias", "silu"), depthwise=True),
+    Volume(13, 13, (6, 8, 9), (2, 3, 3), (2, 1, 3), (2, 0, 3), (2, 2, 3), epilogue=("bias",), depthwise=True),
+    Volume(150, 150, (2, 3, 4), (5, 1, 2), padding=(4, 0, 1), depthwise=True),  # windows that miss the volume
 ]
 
 
@@ -81,7 +86,7 @@ def wrong(cases: list[Volume], on: DeviceTarget) -> list[str]:
     for i, (case, function) in enumerate(zip(cases, functions, strict=True)):
         shapes = [(case.batch, case.width_in, *case.size), weight_shape(case.address()), (case.width_out,)]
         image, weight, bias = (torch.randn(shape, generator=generator) for shape in shapes)
-        how = case.stride, case.padding, case.dilation, case.groups
+        how = case.stride, case.padding, case.dilation, case.width_in if case.depthwise else case.groups
         sums = F.conv3d(image.double(), weight.double(), bias.double(), *how)
         sizes = F.conv3d(image.double().abs(), weight.double().abs(), bias.double().abs(), *how)
         residual = torch.randn(sums.shape, generator=generator)
@@ -110,8 +115,9 @@ def test_convolutions_of_volumes_equal_pytorch(on: DeviceTarget) -> None:
     assert wrong(CASES, on) == []
 
 
-def test_the_inner_loops_leave_the_stack_alone() -> None:
-    case = Volume(64, 64, (4, 14, 14), epilogue=("bias", "relu")).address()
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_the_inner_loops_leave_the_stack_alone(depthwise: bool) -> None:
+    case = Volume(64, 64, (4, 14, 14), epilogue=("bias", "relu"), depthwise=depthwise).address()
     for processor in TARGETS.values():
         loops = multiplying_loops(assembly(build_kernel(case, processor).code, processor))
         assert loops
@@ -171,12 +177,13 @@ class Clip(nn.Module):
         self.grouped, self.one = nn.Conv3d(12, 18, 3, padding=1, groups=3), nn.Conv3d(18, 12, 1)
         self.planes = nn.Conv3d(12, 12, (1, 3, 3), padding=(0, 1, 1), groups=12)
         self.columns = nn.Conv3d(12, 12, (3, 1, 1), (2, 1, 1), (1, 0, 0))
+        self.each = nn.Conv3d(12, 12, 3, padding=1, groups=12)
         self.last, self.alone = nn.Conv3d(12, 7, (2, 3, 2), (2, 1, 2), (1, 2, 0), (2, 1, 2)), nn.BatchNorm3d(7)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.first(x)))
         x = F.max_pool3d(self.one(self.grouped(x)) + x, (2, 3, 2), (1, 2, 2), (1, 1, 0))
-        x = self.columns(self.planes(x))
+        x = self.each(self.columns(self.planes(x)))
         y = self.alone(F.relu(self.last(F.avg_pool3d(x, 3, 2, 1, True, False))))
         x = F.adaptive_avg_pool3d(F.avg_pool3d(x, (1, 2, 2), 1), 1).flatten(1)
         return torch.cat([x, y.mean((2, 3, 4)), y.flatten(1)], 1)
@@ -187,7 +194,7 @@ def test_networks_of_clips_compile_to_what_pytorch_computes(tmp_path: Path) -> N
     network = partition(ChannelGraph.trace(model, (clips,)))
     assert network.slow_path == ""
     found = [f"{key.op} {'x'.join(map(str, key.size))} {key.batch}" for key in (k.key for k in network.kernels)]
-    assert found[1:8] == [
+    assert found[1:9] == [
         "conv3d 6x21x17 2",
         "conv3d 6x11x9 2",
         "conv2d 11x9 12",
@@ -195,6 +202,7 @@ def test_networks_of_clips_compile_to_what_pytorch_computes(tmp_path: Path) -> N
         "max_pool2d 6x24 2",
         "depthwise_conv2d 6x4 14",
         "conv2d 7x24 2",
+        "depthwise_conv3d 4x6x4 2",
     ]
     assert network.kernels[3].key.epilogue == ("bias", "add")
     assert_compiled_equals_pytorch(model, clips, tmp_path)

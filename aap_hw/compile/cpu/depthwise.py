@@ -7,7 +7,6 @@ tiles at the left and right edge have code of their own.
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.convolution import weighted_arguments
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
+from aap_hw.compile.cpu.across import Across
 from aap_hw.compile.cpu.emit import Steps, Tensor, kernel_code, lane_loop, lanes_for, loop, scratch, store, vector
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
 from aap_hw.compile.cpu.padding import Border, padded_image
@@ -52,7 +52,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     """Convolutions of each channel by itself, or several of each, which then stands in the image as often."""
     key, width_in, channels = address.key, address.width_in, address.width_out
     shape = ConvolutionShape.of(key)
-    (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
+    (kh, kw), (sh, sw), (dh, _) = shape.kernel, shape.stride, shape.dilation
     (height, width), (top, left) = shape.size, shape.padding
     read_pitch, pitch_out = pitch_of(key, "input", width_in, target), pitch_of(key, "output", channels, target)
     pitch_in = read_pitch if width_in == channels else channels
@@ -60,7 +60,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
         raise UserError(f"the kernel {key} cannot have {width_in} -> {channels} channels: it makes as many of each")
     lanes = lanes_for(channels, target, key.types.sum)
     length = min(LENGTH, shape.out_width)
-    along, deep = Steps(shape.out_width, length), Steps(channels, lanes)
+    across, deep = Across(shape.columns, length), Steps(channels, lanes)
     block = max(1, BLOCK // lanes)
     blocks = math.ceil(deep.count / block)
     _, *steps_after_bias = key.epilogue  # sums begin with the bias
@@ -69,16 +69,6 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     # LLVM would unroll few steps along the channels completely, to more code than the first cache holds. So it is not
     # told how many there are, nor at most: that follows from the length of the bias which the kernel is given.
     length_of_bias = tirx.Var("channels", "int32")
-
-    # The pixels that a tile reads of one row, counted from the first one's.
-    offsets = sorted({p * sw + rx * dw for p in range(length) for rx in range(kw)})
-
-    def is_inside(x: int, offset: int) -> bool:
-        return 0 <= x * sw + offset - left < width
-
-    # Tiles at a known place may lack taps; those between the first and the last few that do are all alike.
-    whole = [all(is_inside(along.start(i), offset) for offset in offsets) for i in range(along.count)]
-    inner = range(whole.index(True), along.count - whole[::-1].index(True)) if True in whole else range(0)
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, bias, output = others
@@ -99,15 +89,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
             with T.serial(begin, end) as ry:
                 row = T.bind(((n * height + first + ry * dh) * width + x * sw - left) * pitch_in + c)
                 taps = [T.bind(vector(weights, ((step * kh + ry) * kw + rx) * lanes, lanes)) for rx in range(kw)]
-                # Pixel by pixel, so that each is loaded once for all the sums it belongs to.
-                for offset in offsets:
-                    if isinstance(x, int) and not is_inside(x, offset):
-                        continue
-                    value = T.bind(vector(source, row + offset * pitch_in, lanes))
-                    for p in range(length):
-                        rx, rest = divmod(offset - p * sw, dw)
-                        if rest == 0 and 0 <= rx < kw:
-                            store(sums, vector(sums, p * lanes, lanes) + value * taps[rx], p * lanes, lanes)
+                across.add_row(sums, taps, lambda offset: vector(source, row + offset * pitch_in, lanes), x, lanes)
             for p in range(length):
                 pixel = (n * shape.out_height + y) * shape.out_width + x + p
                 at = T.bind(pixel * pitch_out + c)
@@ -116,25 +98,15 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
                     value = apply_epilogue(sums[p * lanes + i], steps_after_bias, None, added)
                     T.buffer_store(output, value, [at + i])
 
-        def tile_of(n: Any, y: Any, i: Any, step: Any, c: Any) -> None:
-            """The i-th tile of a line."""
-            edges = [place for place in range(along.count) if place not in inner]
-            with ExitStack() as stack:
-                for place in edges[: None if len(inner) else -1]:
-                    stack.enter_context(T.If(i == place))
-                    with T.Then():
-                        tile_at(n, y, along.start(place), step, c)
-                    stack.enter_context(T.Else())
-                tile_at(n, y, T.bind(along.start(i)) if len(inner) else along.start(edges[-1]), step, c)
-
         with loop(key.batch * shape.out_height, target) as line:
             n, y = T.bind(line // shape.out_height), T.bind(line % shape.out_height)
             with T.serial(0, blocks) as number:
                 first, last = T.bind(number * block), tirx.ceildiv(length_of_bias, lanes)
                 end = T.bind(T.min(first + block, last) if blocks > 1 else last)
                 # One loop for tiles of all kinds: LLVM would unroll one with little in it, and spill.
-                with T.serial(0, along.count) as i, T.serial(first, end) as step:
-                    tile_of(n, y, i, step, T.bind(deep.start(step)))
+                with T.serial(0, across.steps.count) as i, T.serial(first, end) as step:
+                    c = T.bind(deep.start(step))
+                    across.tile(i, lambda x: tile_at(n, y, x, step, c))
 
     tensors = [Tensor(a.role, (length_of_bias,) if a.any_width else a.shape, a.type) for a in arguments]
     code = kernel_code([*tensors, Tensor("output", output_shape, key.types.made)], body)

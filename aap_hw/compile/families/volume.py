@@ -1,8 +1,9 @@
-"""Convolutions of volumes (D, H, W), such as clips: dense and grouped."""
+"""Convolutions of volumes (D, H, W), such as clips: dense, grouped and depthwise."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aap_hw.compile.families.family import FAMILIES, Family, Shape
@@ -54,11 +55,18 @@ def _weight(address: Address) -> Shape:
     return address.width_out, address.width_in // shape.groups, *shape.kernel
 
 
-FAMILIES.register("conv3d")(
-    Family(
+def _weight_of_each(address: Address) -> Shape:
+    return address.width_out, 1, *VolumeShape.of(address.key).kernel
+
+
+def _family(weight: Callable[[Address], Shape]) -> Family:
+    return Family(
         output=_output,
-        multiply_accumulates=lambda address: math.prod(_output(address)[:-1]) * math.prod(_weight(address)),
-        constants=lambda address: math.prod(_weight(address)) + address.width_out,
-        weight=_weight,
+        multiply_accumulates=lambda address: math.prod(_output(address)[:-1]) * math.prod(weight(address)),
+        constants=lambda address: math.prod(weight(address)) + address.width_out,
+        weight=weight,
     )
-)
+
+
+FAMILIES.register("conv3d")(_family(_weight))
+FAMILIES.register("depthwise_conv3d")(_family(_weight_of_each))

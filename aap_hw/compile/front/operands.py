@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -102,6 +102,28 @@ def _last(axes: list[int], missing: int, rank: int) -> tuple[list[int], list[int
     return heads, axes[-2:-1], axes[-1:]
 
 
+def is_walk(partition: Partition, node: Node, reader: Node, groups: Groups) -> bool:
+    """Whether each of some groups of axes is one axis of a product, as a value lies or in PyTorch's order of axes."""
+    view = partition.view_of(node, reader)
+    lengths = [partition.graph.width_of(node.name, dim) for dim in range(len(shape_of(node)))]
+    for each in (view, View.of(view.name, lengths, shape_of(node), range(len(lengths)), view.kind)):
+        try:
+            _operand(each, groups)
+        except NoView:
+            continue
+        return True
+    return False
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The axes of what is multiplied, and of what is made of it."""
+
+    left: Groups
+    right: Groups
+    made: Groups
+
+
 @dataclass(frozen=True)
 class Einsum:
     """The sum of products of two tensors, each letter an axis.
@@ -150,11 +172,24 @@ class Einsum:
         inner = "".join(letter for letter in self.left if letter not in self.made)
         return heads, rows, inner, "".join(letter for letter in self.made if letter not in self.left)
 
-    def groups(self, word: str, rows: str, columns: str) -> Groups:
-        """The axes of an operand or of the result, by those of the product."""
-        heads = self.axes[0]
-        parts = heads[: images_of(len(heads) + 2)], heads[images_of(len(heads) + 2) :], rows, columns
-        return tuple([word.index(letter) for letter in part] for part in parts)
+    def ways(self) -> Iterator[Factors]:
+        """The axes of the left and of the right operand, and of the result, by those of the product.
+
+        Several axes that do not lie side by side are no rows: the first of them may be images, which the right operand
+        is the same for.
+        """
+        heads, rows, inner, columns = self.axes
+        images = images_of(len(heads) + 2)
+        for first, second, rest in (
+            (heads[:images], heads[images:], rows),
+            *((rows[:many], heads, rows[many:]) for many in range(1, len(rows))),
+        ):
+            words = (self.left, rest, inner), (self.right, inner, columns), (self.made, rest, columns)
+            left, right, made = (
+                tuple([word.index(axis) for axis in part if axis in word] for part in (first, second, *matrix))
+                for word, *matrix in words
+            )
+            yield Factors(left, right, made)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import GpuTarget
 
 
-@KERNELS.register("conv3d")
+@KERNELS.register("conv3d", "depthwise_conv3d")
 def volume(address: Address, target: GpuTarget) -> KernelFunction:
-    """A ``conv3d`` kernel; its weight is (C_out, KD, KH, KW, C_in / groups)."""
+    """A ``conv3d`` or ``depthwise_conv3d`` kernel; its weight is (C_out, KD, KH, KW, C_in / groups)."""
     key, width_in, width_out = address.key, address.width_in, address.width_out
     shape = VolumeShape.of(key)
-    read, made = width_in // shape.groups, width_out // shape.groups
+    groups = shape.groups if key.op == "conv3d" else width_in
+    read, made = width_in // groups, width_out // groups
     output_shape = shape.output(width_out)
     arguments = weighted_arguments(address, shape.volume(width_in), (width_out, *shape.kernel, read))
 
@@ -33,7 +34,7 @@ def volume(address: Address, target: GpuTarget) -> KernelFunction:
 
         def product(n: Any, *at: Any) -> Any:
             *places, c = at
-            first = 0 if shape.groups == 1 else c // made * read
+            first = 0 if groups == 1 else c // made * read
             windows = zip(places, taps, shape.axes, strict=True)
             pixel = [place * axis.stride + tap * axis.dilation for place, tap, axis in windows]
             return te.sum(source(n, *pixel, first + channel) * weight(c, *taps, channel), axis=[*taps, channel])

@@ -76,10 +76,11 @@ def convolution_of_volumes(partition: Partition, node: Node) -> None:
         around = padding_of((read.sides[0], (0, 0)))
         of_columns = (size[0], size[1] * size[2])
         _weighted(partition, node, of_images, read, size=of_columns, **in_groups, **columns, **around)
-    elif is_depthwise:
-        raise partition.refused("a depthwise convolution of volumes has no kernel yet", node)
+    elif is_depthwise and shape_of(weight)[0] > groups:
+        raise partition.refused("a depthwise convolution that makes several channels of each has no kernel yet", node)
     else:
-        _weighted(partition, node, "conv3d", read, size=tuple(size), **window(slice(3)))
+        op = "depthwise_conv3d" if is_depthwise else "conv3d"
+        _weighted(partition, node, op, read, size=tuple(size), **window(slice(3)))
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", takes=Takes.ANYTHING)

@@ -21,6 +21,7 @@ from aap_hw.compile.front.rules.arithmetic import NAMES, NoExpression, expressio
 from aap_hw.compile.front.rules.elementwise import Operand, emit_alone
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.graph import WidthExpr
 from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.source import op_name
 
@@ -157,16 +158,21 @@ def _is_fused(partition: Partition, node: Node) -> bool:
 
 @dataclass(frozen=True)
 class _Geometry:
-    """Size of the kernel that a tree becomes, how its axes lie, and those of its operands.
-
-    ``channels`` is the axis of its width.
-    """
+    """Size of the kernel that a tree becomes, how its axes lie, those of its operands, and its width."""
 
     batch: int
     size: tuple[int, int]
     order: str
     axes: Mapping[str, str]
-    channels: int
+    width: WidthExpr
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Axes that are one: how many places they have, and who has values of his own along them."""
+
+    length: int
+    owners: frozenset[str]
 
 
 def _geometry(partition: Partition, node: Node, tree: Tree) -> _Geometry:
@@ -179,29 +185,43 @@ def _geometry(partition: Partition, node: Node, tree: Tree) -> _Geometry:
         raise partition.refused(f"{op_name(node)} of values of which several axes can be cut has no kernel yet", node)
     channels = varying[0] if is_planar else channels
     before = range(channels if is_planar else min(1, rank - 1))
+    between = [axis for axis in range(rank) if axis not in (*before, channels)]
 
-    def merged(axes: Iterable[int], most: int) -> list[tuple[int, frozenset[str]]]:
-        """Lengths of axes and who has values of his own along them, where all agree taken together."""
-        groups: list[tuple[int, frozenset[str]]] = []
+    def merged(axes: Iterable[int]) -> list[_Run]:
+        """Axes that follow on each other, taken together where all operands agree about them."""
+        runs: list[_Run] = []
         for axis in axes:
             owners = frozenset(name for name, own in padded.items() if own[axis] == shape[axis])
-            if shape[axis] > 1 and groups and groups[-1][1] == owners:
-                groups[-1] = groups[-1][0] * shape[axis], owners
+            if shape[axis] > 1 and runs and runs[-1].owners == owners:
+                runs[-1] = _Run(runs[-1].length * shape[axis], owners)
             elif shape[axis] > 1:
-                groups.append((shape[axis], owners))
-        if len(groups) > most:
-            raise partition.refused(f"{op_name(node)} of such shapes has no kernel yet", node)
-        return [*groups, *[(1, frozenset[str]())] * (most - len(groups))]
+                runs.append(_Run(shape[axis], owners))
+        return runs
 
-    between = [axis for axis in range(rank) if axis not in (*before, channels)]
-    (batch, (height, _), (width, _)) = groups = merged(before, 1) + merged(between, 2)
+    def filled(runs: list[_Run], most: int) -> list[_Run]:
+        if len(runs) > most:
+            raise partition.refused(f"{op_name(node)} of such shapes has no kernel yet", node)
+        return [*runs, *[_Run(1, frozenset())] * (most - len(runs))]
+
+    width = partition.graph.width_of(node.name, channels)
+    last = _Run(shape[channels], frozenset(name for name, own in padded.items() if own[channels] == shape[channels]))
+    outer, inner = merged(before), merged(between)
+    if len(outer) < 2 and len(inner) > 2 and not is_planar:  # what is an image's batch may be any axis
+        alike = not width.terms and inner[-1].owners == last.owners
+        if alike:
+            last, inner = _Run(inner[-1].length * last.length, last.owners), inner[:-1]
+            width = WidthExpr(last.length)
+        if len(inner) > 2 and not outer:
+            outer, inner = inner[:1], inner[1:]
+    runs = batch, height, columns = *filled(outer, 1), *filled(inner, 2)
 
     def axes_of(name: str) -> str:
-        is_own = [*[name in owners for _, owners in groups], padded[name][channels] == shape[channels]]
+        is_own = [name in run.owners for run in (*runs, last)]
         return "".join(axis for axis, is_there in zip(AXES, is_own, strict=True) if is_there) or ALONE
 
     axes = {name: axes_of(name) for name in padded}
-    return _Geometry(batch[0], (height, width), PLANAR if is_planar else AXES, axes, channels)
+    size = height.length, columns.length
+    return _Geometry(batch.length, size, PLANAR if is_planar else AXES, axes, width)
 
 
 def _emit(partition: Partition, node: Node, tree: Tree) -> None:
@@ -221,12 +241,11 @@ def _emit(partition: Partition, node: Node, tree: Tree) -> None:
         constants=[geometry.axes[name] for name in held],
     )
     rank, constants = len(shape_of(node)), [tree.operands[name] for name in held]
-    width = partition.graph.width_of(node.name, geometry.channels)
     kernel = Kernel(
         node.name,
         key,
         tuple(tree.operands[name].value for name in read),
-        (width, width),
+        (geometry.width, geometry.width),
         constants=tuple(each.value for each in constants),
         learned=tuple(each.value for each in constants if partition.is_learned(each.node)),
         channel_axis=1 - rank if tree.is_image else -1,

@@ -37,7 +37,7 @@ def reshape(partition: Partition, node: Node) -> None:
         moved(partition, node, lambda view: view.reshaped(lengths, after))
 
 
-@rule("permute", "transpose", "swapaxes", "swapdims", "t", takes=Takes.ANYTHING)
+@rule("permute", "transpose", "swapaxes", "swapdims", "t", "mT", "mH", takes=Takes.ANYTHING)
 def permute(partition: Partition, node: Node) -> None:
     """Axes in an order in which they lie already: to channels last and back, nothing moves."""
     call, rank = Call(node), len(shape_of(node))
@@ -46,6 +46,8 @@ def permute(partition: Partition, node: Node) -> None:
         order = [dim % rank for dim in call["dims"]]
     elif call.name == "t":
         order = order[::-1]
+    elif call.name in ("mT", "mH"):
+        order[-2:] = order[:-3:-1]
     else:
         axes = ("axis0", "axis1") if call.name == "swapaxes" else ("dim0", "dim1")
         left, right = (call[axis] % rank for axis in axes)

@@ -111,6 +111,17 @@ def flip(partition: Partition, node: Node) -> None:
     moved(partition, node, turned)
 
 
+@rule("copy", takes=Takes.ANYTHING)
+def copy(partition: Partition, node: Node) -> None:
+    """All of a tensor written over by another of its shape: the value is the other's."""
+    call = Call(node)
+    source = call["src"]
+    is_alike = shape_of(source) == shape_of(node) and source.meta["val"].dtype == node.meta["val"].dtype
+    if not is_alike or partition.is_parameter(source):
+        raise partition.refused(f"{op_name(node)} of other values has no kernel yet", node)
+    partition.renamed(node, source, is_image=partition.is_image(source))
+
+
 @rule("roll", takes=Takes.ANYTHING)
 def roll(partition: Partition, node: Node) -> None:
     """Axes that go round."""

@@ -17,7 +17,7 @@ from aap_hw.compile.families.products import MASKS
 from aap_hw.compile.families.slow import PLAIN
 from aap_hw.compile.front.lengths import NoLength, TooManyWidths, product
 from aap_hw.compile.front.network import Kernel
-from aap_hw.compile.front.operands import Einsum, Groups, Lengths, Operand, images_of, matrices
+from aap_hw.compile.front.operands import Einsum, Factors, Groups, Lengths, Operand, images_of, is_walk, matrices
 from aap_hw.compile.front.rules.elementwise import with_activation
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.writtenout import Attention, Mask, attention_at
@@ -52,10 +52,15 @@ def einsum(partition: Partition, node: Node) -> None:
         raise partition.refused(f"{op_name(node)} in this way has no kernel yet", node)
     if _attends(partition, node):
         return
-    _, rows, inner, columns = found.axes
-    left, right = found.groups(found.left, rows, inner), found.groups(found.right, inner, columns)
-    summed = _length(partition, found.operands[0], left[3])
-    _product(partition, node, found.operands, (left, right), found.groups(found.made, rows, columns), summed)
+    left, right = found.operands
+    ways = list(found.ways())
+
+    def fits(way: Factors) -> bool:
+        return is_walk(partition, left, node, way.left) and is_walk(partition, right, node, way.right)
+
+    way = next(filter(fits, ways), ways[0])
+    summed = _length(partition, left, way.left[3])
+    _product(partition, node, found.operands, (way.left, way.right), way.made, summed)
 
 
 def _attends(partition: Partition, node: Node) -> bool:
