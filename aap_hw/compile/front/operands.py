@@ -104,7 +104,7 @@ def _last(axes: list[int], missing: int, rank: int) -> tuple[list[int], list[int
 
 def is_walk(partition: Partition, node: Node, reader: Node, groups: Groups) -> bool:
     """Whether each of some groups of axes is one axis of a product, as a value lies or in PyTorch's order of axes."""
-    view = partition.view_of(node, reader)
+    view = partition.placement.view_of(node, reader)
     lengths = [partition.graph.width_of(node.name, dim) for dim in range(len(shape_of(node)))]
     for each in (view, View.of(view.name, lengths, shape_of(node), range(len(lengths)), view.kind)):
         try:

@@ -119,7 +119,7 @@ def copy(partition: Partition, node: Node) -> None:
     is_alike = shape_of(source) == shape_of(node) and source.meta["val"].dtype == node.meta["val"].dtype
     if not is_alike or partition.is_parameter(source):
         raise partition.refused(f"{op_name(node)} of other values has no kernel yet", node)
-    partition.renamed(node, source, is_image=partition.is_image(source))
+    partition.placement.renamed(node, source, is_image=partition.placement.is_image(source))
 
 
 @rule("roll", takes=Takes.ANYTHING)
