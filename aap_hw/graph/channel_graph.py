@@ -32,8 +32,9 @@ from aap_hw.graph.inputs import Tensors
 from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import IntArray
 from aap_hw.graph.readiness import require_traceable, unwrapped
+from aap_hw.graph.surprises import Settled
 from aap_hw.graph.surroundings import undisturbed
-from aap_hw.graph.trial import Settled, settle
+from aap_hw.graph.trial import settle
 from aap_hw.graph.widths import WidthExpr, width_along, width_of_ids
 
 

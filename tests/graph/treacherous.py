@@ -119,7 +119,7 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     "count of other channels": (
         lambda net, x: net.mixer(x).flatten(2).view(2, x.shape[1], 8, 8),
         8,
-        "computes something else",
+        "computes something else once it is cut (x.view",
     ),
     "repeat of a count": (lambda net, x: x.mean(1, keepdim=True).repeat(1, 8, 1, 1) + x, 8, "x.mean"),
     "division by the number of channels": (lambda net, x: x / x.shape[1], 8, "'/'"),

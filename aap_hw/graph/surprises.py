@@ -1,0 +1,154 @@
+"""What a trial cut does that was not predicted: the model is cut a little and exported again.
+
+Every tensor must come out as long as its labels say, every other number as it was, and a slice must begin and end where
+its channels do. The groups that a trial cuts can be chosen, so that `culprits` finds those that are to blame.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from aap_hw.graph import surgery
+from aap_hw.graph.call import Call
+from aap_hw.graph.groups import Grouping
+from aap_hw.graph.labelling import Labelling, Literal
+from aap_hw.graph.labels import Labels
+from aap_hw.graph.literals import Attribute
+from aap_hw.graph.rules.pieces import bounds
+from aap_hw.graph.source import own_frames
+from aap_hw.graph.widths import width_along, width_of_ids
+
+Exporter = Callable[[nn.Module], ExportedProgram]
+
+# Ops whose numbers are lengths, which the shapes of their results tell, and those of which a layer keeps them.
+SPLITS = frozenset({"split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "slice"})
+RESHAPES = frozenset({"view", "reshape", "_unsafe_view", "expand", "unflatten"})
+NEW = frozenset({"zeros", "ones", "empty", "new_zeros", "new_ones", "new_empty"})
+LAYERS = frozenset({"group_norm", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))})
+_LENGTHS = SPLITS | RESHAPES | NEW | LAYERS
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Groups that were tried, and the attributes of the model that must change with them."""
+
+    grouping: Grouping
+    attributes: tuple[Attribute, ...]
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """The nodes, in the order of the program, of which one is the first that a cut model computes differently."""
+
+    nodes: Sequence[Node]
+
+
+class Trials:
+    """Cuts a model a little, exports it and compares, and counts how often.
+
+    Attributes
+    ----------
+    made : number of exports so far.
+    """
+
+    def __init__(self, labelling: Labelling, program: ExportedProgram, model: nn.Module, export: Exporter) -> None:
+        self.made = 0
+        self._labelling, self._model, self._export = labelling, model, export
+        self._before = calls(program)
+
+    def first_surprise(self, settled: Settled, only: Collection[str] | None = None) -> Surprise | None:
+        """Cut all groups, or ``only`` those named, and return what first differs from what was predicted, if any."""
+        labelling, grouping = self._labelling, settled.grouping
+        keep: dict[str, list[int]] = {}
+        for number, group in enumerate(grouping.groups):
+            if group.frozen is None and group.width > 1 and (only is None or group.name in only):
+                # Neighbours lose different amounts, so that no length is right by chance.
+                keep[group.name] = list(range(group.width - 1 - number % (group.width // 2)))
+        if not keep or not labelling.doubtful:
+            return None
+        self.made += 1
+        checked = surgery.checked_keep(grouping.groups, keep)
+        full = {group.name: group.width for group in grouping.groups}
+        widths = full | {name: len(kept) for name, kept in keep.items()}
+        try:
+            trial = self._export(surgery.cut(self._model, checked.values(), settled.attributes, full))
+        except Exception as error:
+            # Whatever the model's code raises when its numbers no longer fit means the same: it does not follow.
+            return Surprise(_raised_at(error, self._before) or labelling.doubtful)
+        after = calls(trial)
+        literals = {literal.node: literal for literal in labelling.literals}
+        for old, new in zip(self._before, after, strict=False):
+            is_as_predicted = (
+                old.target == new.target
+                and _predicted(labelling, grouping, old, widths) == _shapes(new)
+                and (Call(old).name in _LENGTHS or _numbers(old) == _numbers(new))
+                and (old not in literals or _slice_follows(literals[old], new, grouping, widths))
+            )
+            if not is_as_predicted:
+                return Surprise([old])
+        return None if len(self._before) == len(after) else Surprise(self._before[-1:])
+
+
+def _raised_at(error: BaseException, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes in the innermost line of code that both raised an error and made nodes."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if found := [node for node in nodes if (frame.filename, frame.lineno) == next(own_frames(node), None)]:
+            return found
+    return []
+
+
+def _slice_follows(literal: Literal, new: Node, grouping: Grouping, widths: dict[str, int]) -> bool:
+    """Whether a slice begins and ends where predicted; of splits the lengths of the pieces tell."""
+    if Call(new).name != "slice":
+        return True
+    size = new.args[0].meta["val"].shape[Call(new)["dim"]]  # type: ignore[union-attr]
+    numbers = [number for number, _ in bounds(Call(new), torch.arange(size).numpy())]
+    return numbers == [width_of_ids(ids, grouping).at(widths) for _, ids in literal.counts]
+
+
+def calls(program: ExportedProgram) -> list[Node]:
+    """The calls of a program, in order."""
+    return [node for node in program.graph.nodes if node.op == "call_function"]
+
+
+def _numbers(node: Node) -> list[float | bool | str]:
+    """All the arguments of a node that are neither tensors nor types."""
+    found: list[float | bool | str] = []
+    torch.fx.node.map_aggregate(
+        (node.args, node.kwargs), lambda value: found.append(value) if isinstance(value, (int, float, str)) else None
+    )
+    return found
+
+
+def _values(node: Node) -> list[torch.Tensor]:
+    value = node.meta.get("val")
+    values = value if isinstance(value, (tuple, list)) else [value]
+    return [item for item in values if isinstance(item, torch.Tensor)]
+
+
+def _shapes(node: Node) -> list[list[int]]:
+    return [list(value.shape) for value in _values(node)]
+
+
+def _predicted(labelling: Labelling, grouping: Grouping, node: Node, widths: dict[str, int]) -> list[list[int]]:
+    result = labelling.labels[node]
+    parts = result if isinstance(result, tuple) else (result,)
+    predicted: list[list[int]] = []
+    for labels, value in zip(parts, _values(node), strict=False):
+        assert isinstance(labels, Labels)
+        predicted.append(
+            [
+                width_along(labels, dim, size, grouping).at(widths) if isinstance(size, int) else size
+                for dim, size in enumerate(value.shape)
+            ]
+        )
+    return predicted

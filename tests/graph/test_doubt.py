@@ -1,0 +1,120 @@
+"""Code that does not follow a cut freezes what it counts and no more, with a reason that names it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aap_hw.graph import ChannelGraph
+from aap_hw.graph.surprises import Trials
+from tests.graph.ground_truth import IMAGES, assert_cut_equals_silenced, assert_widths_follow, random_keep, traced
+from tests.graph.nets import Head, conv
+
+
+class CountedElsewhere(nn.Module):
+    """Reshapes one tensor to as many channels as another one has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.wide, self.mixed = conv(8, 6), conv(6, 8), conv(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = self.mixed(self.wide(self.narrow(x))).flatten(2)
+        return self.wide(self.narrow(x)) + y.view(n, c, h, w).tanh()
+
+
+class Halves(nn.Module):
+    """Innocent, but doubtful: two halves, of which only running the code tells that they follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 6
+        self.both, self.last = conv(8, 12), conv(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.both(x).split(self.width, 1)
+        return self.last(left * right.reshape(left.shape))
+
+
+class Several(nn.Module):
+    """Innocent blocks and others, a head."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.stem = conv(3, 8)
+        self.innocent = nn.ModuleList(Halves() for _ in range(3))
+        self.counting = nn.ModuleList(CountedElsewhere() for _ in range(blocks))
+        self.head = Head(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.innocent:
+            x = block(x)
+        for block in self.counting:
+            x = block(x)
+        return self.head(x)
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    made: list[object] = []
+    first = Trials.first_surprise
+
+    def counted(self: Trials, *arguments: object) -> object:
+        made.append(first(self, *arguments))  # type: ignore[arg-type]
+        return made[-1]
+
+    monkeypatch.setattr(Trials, "first_surprise", counted)
+    return made
+
+
+def test_only_the_channels_that_the_code_counts_freeze(trials: list[object]) -> None:
+    torch.manual_seed(0)
+    model, graph, images = traced(Several(3), IMAGES)
+    frozen = {group.name: str(group.frozen) for group in graph.groups if group.frozen}
+    counted = {"innocent.2.last.0", *(f"counting.{number}.wide.0" for number in range(3))}
+    assert frozen.keys() - {"head.linear"} == counted
+    assert all("x.view, test_doubt.py:" in frozen[name] for name in counted)
+    assert len(trials) <= 8
+    keep = random_keep(graph, seed=1)
+    smaller = assert_cut_equals_silenced(model, graph, images, keep)
+    assert_widths_follow(graph, smaller, keep, images)
+
+
+class Remembers(nn.Module):
+    """Computes with the width that it once had, far from where its channels are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = conv(8, 8), conv(8, 7), conv(7, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.c(self.b(self.a(x)))
+        return y * (2.0 if x.shape[1] == 8 else 1.0)
+
+
+def test_a_number_that_changes_freezes_the_group_it_depends_on(trials: list[object]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.innocent, self.block, self.head = conv(3, 8), Halves(), Remembers(), Head(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.block(self.innocent(self.stem(x))))
+
+    torch.manual_seed(0)
+    model, graph, images = traced(Net(), IMAGES)
+    frozen = {group.name for group in graph.groups if group.frozen}
+    assert frozen == {"block.c.0", "innocent.last.0", "head.linear"}
+    assert "'*', test_doubt.py:" in str(graph.group("innocent.last.0").frozen)
+    assert len(trials) <= 8
+    assert_cut_equals_silenced(model, graph, images, random_keep(graph, seed=1))
+
+
+def test_the_trial_sees_what_a_group_alone_does(trials: list[object]) -> None:
+    """A network whose code follows needs one trial."""
+    graph = ChannelGraph.trace(Several(0), (torch.zeros(IMAGES),))
+    assert [group.name for group in graph.groups if group.frozen] == ["head.linear"]
+    assert trials == [None]
