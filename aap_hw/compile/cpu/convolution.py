@@ -7,27 +7,32 @@ Weights are packed so that one tile's weights are contiguous. 3x3 convolutions t
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.convolution import weighted_arguments
-from aap_hw.compile.code.function import KernelFunction, apply_epilogue
-from aap_hw.compile.cpu.emit import Steps, Tensor, kernel_code, lane_loop, loop, vector
+from aap_hw.compile.code.function import KernelFunction
+from aap_hw.compile.cpu.emit import Steps, vector
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
 from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.cpu.tiles import accumulate, choose_tile
+from aap_hw.compile.cpu.weighted import (
+    channels_of_group,
+    first_channel,
+    offset,
+    slice_loops,
+    slices_of,
+    store_tile,
+    weighted_kernel,
+    weights_outermost,
+)
 from aap_hw.compile.cpu.winograd import build_winograd, choose_winograd, transformed
-from aap_hw.compile.families import weight_elements, weight_shape
+from aap_hw.compile.families import weight_shape
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import BYTES
 from aap_hw.compile.keys.target import CpuTarget
-from aap_hw.errors import UserError
 
 
 @KERNELS.register("conv2d", "linear")
@@ -46,14 +51,12 @@ def packing(address: Address, target: CpuTarget) -> Packing:
     shape, (width_out, read, kh, kw) = ConvolutionShape.of(address.key), weight_shape(address)
     made = width_out // shape.groups
     tile = choose_tile(_tiled(shape)[1], made, target, address.key.types.sum)
-    deep = Steps(made, tile.channels)
+    slices = shape.groups * Steps(made, tile.channels).count
 
     def pack(dense: np.ndarray) -> np.ndarray:
-        taps = dense.reshape(shape.groups, made, read, kh, kw).transpose(0, 3, 4, 2, 1).reshape(shape.groups, -1, made)
-        starts = [deep.start(part) for part in range(deep.count)]
-        return np.concatenate([group[:, s : s + tile.channels].ravel() for group in taps for s in starts])
+        return np.concatenate([each.ravel() for each in slices_of(dense, shape.groups, made, (kh, kw), tile)])
 
-    return Packing((shape.groups * deep.count * kh * kw * read * tile.channels,), pack)
+    return Packing((slices * kh * kw * read * tile.channels,), pack)
 
 
 def _tiled(shape: ConvolutionShape) -> tuple[int, int]:
@@ -73,11 +76,7 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
     key, width_in, width_out = address.key, address.width_in, address.width_out
     shape = ConvolutionShape.of(key)
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
-    if width_in % shape.groups or width_out % shape.groups:
-        raise UserError(
-            f"the kernel {key} cannot have {width_in} -> {width_out} channels: its groups do not divide them"
-        )
-    read, made = width_in // shape.groups, width_out // shape.groups  # channels that one group reads and makes
+    read, made = channels_of_group(address, shape.groups)
     pitch_in, pitch_out = pitch_of(key, "input", width_in, target), pitch_of(key, "output", width_out, target)
     pointwise = _is_pointwise(shape)
     rows, row = _tiled(shape)
@@ -92,8 +91,6 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
     if dw == 1 and read == pitch_in:  # the columns of a window lie side by side in memory
         reduction[1:] = [(kw * read, 1, 1)]
     extents, image_strides, weight_strides = zip(*reduction, strict=True)
-    output_shape, packed = shape.output(pitch_out), packing(address, target)
-    arguments = weighted_arguments(address, shape.image(pitch_in), packed.shape)
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, bias, output = others
@@ -101,8 +98,7 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
 
         def compute_tile(number: Any, pixels: Any) -> None:
             """One register tile: a slice of the output channels at a few pixels of one row."""
-            group, part = (0, number) if shape.groups == 1 else (number // deep.count, number % deep.count)
-            first = T.bind(group * made + deep.start(part))
+            group, first = first_channel(number, shape.groups, made, deep)
             y = T.bind(0 if rows == 1 else pixels // along.count)
             x = T.bind(along.start(pixels if rows == 1 else pixels % along.count))
             line = (y // shape.out_height * height + y % shape.out_height * sh) * width
@@ -110,44 +106,24 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
 
             def pixel(*indices: Any) -> Any:
                 *taps, p = indices
-                return source[corner + p * sw * pitch_in + _offset(taps, image_strides)]
+                return source[corner + p * sw * pitch_in + offset(taps, image_strides)]
 
             def weight(*indices: Any) -> Any:
                 *taps, v = indices
-                at = number * slice_size + _offset(taps, weight_strides) * tile.channels + v * tile.lanes
+                at = number * slice_size + offset(taps, weight_strides) * tile.channels + v * tile.lanes
                 return vector(weights, at, tile.lanes)
 
+            def place_made(p: int, c: Any) -> Any:
+                return (y * row + x + p) * pitch_out + c
+
+            def place_added(p: int, c: Any) -> Any:
+                return (y * row + x + p) * width_out + c
+
             sums = accumulate(tile, extents, pixel, weight, key.types.sum)
-            for v in range(tile.vectors):
-                for p in range(tile.pixels):
-                    c = first + v * tile.lanes
-                    at = T.bind((y * row + x + p) * pitch_out + c)
-                    with lane_loop(tile.lanes) as i:
-                        added = residual[0][(y * row + x + p) * width_out + c + i] if residual else None
-                        value = apply_epilogue(sums(p, v, i), key.epilogue, bias[c + i], added)
-                        T.buffer_store(output, value, [at + i])
+            store_tile(key, tile, sums, first, (residual, bias, output), place_made, place_added)
 
-        pixel_tiles = rows * along.count
-        if _weights_outermost(address, target):
-            with loop(slices * pixel_tiles, target) as i:
-                compute_tile(T.bind(i // pixel_tiles), T.bind(i % pixel_tiles))
-        else:
-            with loop(pixel_tiles, target) as pixels, T.serial(0, slices) as number:
-                compute_tile(number, pixels)
+        outermost = weights_outermost(address, shape.image(width_in), target)
+        slice_loops(slices, rows * along.count, compute_tile, target, slices_outermost=outermost)
 
-    tensors = [Tensor(argument.role, argument.shape, argument.type) for argument in arguments]
-    code = kernel_code([*tensors, Tensor("output", output_shape, key.types.made)], body)
-
-    return KernelFunction(code, tuple(arguments), output_shape, key.types.made, packed.pack)
-
-
-def _offset(indices: Sequence[Any], strides: Sequence[int]) -> Any:
-    return sum(index * stride for index, stride in zip(indices, strides, strict=True))
-
-
-def _weights_outermost(address: Address, target: CpuTarget) -> bool:
-    """Keep a tile's weights in cache and stream the image past them where the weights are the larger of the two."""
-    shape, types = ConvolutionShape.of(address.key), address.key.types
-    weights = weight_elements(address)
-    image = math.prod(shape.image(address.width_in))
-    return weights > image or weights * BYTES[types.weight] > target.l2_bytes // 2
+    packed = packing(address, target)
+    return weighted_kernel(address, shape.image(pitch_in), packed, shape.output(pitch_out), body)

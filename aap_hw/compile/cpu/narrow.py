@@ -19,12 +19,12 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.convolution import weighted_arguments
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
-from aap_hw.compile.cpu.emit import AVX512_BYTES, Steps, Tensor, kernel_code, loop, vector
+from aap_hw.compile.cpu.emit import AVX512_BYTES, Steps, loop, vector
 from aap_hw.compile.cpu.kernels import Packing
 from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.cpu.tiles import ACCUMULATORS_FOR_FULL_RATE, Tile, accumulate, choose_tile
+from aap_hw.compile.cpu.weighted import weighted_kernel
 from aap_hw.compile.families import image_shape
 from aap_hw.compile.families.transposed import TransposedAxis, TransposedShape
 from aap_hw.compile.keys.address import Address
@@ -185,8 +185,6 @@ def build_narrow(address: Address, target: CpuTarget) -> KernelFunction:
     tiles, lanes = Steps(plan.outputs, tile.vectors), tile.lanes
     block = math.prod(packed.shape[3:])
     is_whole = shape.rows.made % shape.rows.stride == shape.columns.made % shape.columns.stride == 0
-    output_shape = shape.output(width_out)
-    arguments = weighted_arguments(address, image_shape(key, width_in), packed.shape)
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, bias, output = others
@@ -232,9 +230,7 @@ def build_narrow(address: Address, target: CpuTarget) -> KernelFunction:
             with _turns(rows.count * columns.count) as window, _turns(tiles.count) as number:
                 compute_tile(n, y, x, window, number)
 
-    tensors = [Tensor(argument.role, argument.shape, argument.type) for argument in arguments]
-    code = kernel_code([*tensors, Tensor("output", output_shape, key.types.made)], body)
-    return KernelFunction(code, tuple(arguments), output_shape, key.types.made, packed.pack)
+    return weighted_kernel(address, image_shape(key, width_in), packed, shape.output(width_out), body)
 
 
 def _turns(count: int) -> Any:

@@ -7,24 +7,29 @@ output channels, vectors along them would be short: that is `narrow`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.convolution import weighted_arguments
-from aap_hw.compile.code.function import KernelFunction, apply_epilogue
-from aap_hw.compile.cpu.emit import Steps, Tensor, kernel_code, lane_loop, lanes_for, loop, vector
+from aap_hw.compile.code.function import KernelFunction
+from aap_hw.compile.cpu.emit import Steps, lanes_for, loop, vector
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
 from aap_hw.compile.cpu.narrow import build_narrow, is_narrow, narrow_packing
 from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.cpu.tiles import Tile, accumulate, choose_tile
-from aap_hw.compile.families import weight_elements
+from aap_hw.compile.cpu.weighted import (
+    channels_of_group,
+    first_channel,
+    offset,
+    slices_of,
+    store_tile,
+    weighted_kernel,
+    weights_outermost,
+)
 from aap_hw.compile.families.transposed import TransposedAxis, TransposedShape
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import BYTES
 from aap_hw.compile.keys.target import CpuTarget
 
 # Pixels of a tile of a depthwise kernel, as in `depthwise`.
@@ -37,13 +42,11 @@ def packing(address: Address, target: CpuTarget) -> Packing:
     if is_narrow(address, target):
         return narrow_packing(address, target)
     shape = TransposedShape.of(address.key)
-    read, made = _channels(address)
-    tile = _tile(address, target)
+    made, tile = _channels(address)[1], _tile(address, target)
     deep = Steps(made, tile.channels)
 
     def pack(dense: np.ndarray) -> np.ndarray:
-        filters = np.moveaxis(dense.reshape(shape.groups, made, read, *shape.kernel), (1, 2), (-1, -2))
-        slices = [group[..., s : s + tile.channels] for group in filters for s in map(deep.start, range(deep.count))]
+        slices = slices_of(dense, shape.groups, made, shape.kernel, tile)
         strides = [axis.stride for axis in shape.axes]
         phases = [tuple(map(slice, at, repeat(None), strides)) for at in np.ndindex(*strides)]
         last_first = (slice(None, None, -1),) * len(strides)
@@ -63,8 +66,7 @@ def _channels(address: Address) -> tuple[int, int]:
     """Channels that are read for each that is made, and those that a group makes; a depthwise one is one group."""
     if _is_depthwise(address):
         return 1, address.width_out
-    groups = TransposedShape.of(address.key).groups
-    return address.width_in // groups, address.width_out // groups
+    return channels_of_group(address, TransposedShape.of(address.key).groups)
 
 
 def _is_depthwise(address: Address) -> bool:
@@ -99,8 +101,6 @@ def _build(address: Address, target: CpuTarget) -> KernelFunction:
     images = key.batch * (planes.size if planes else 1)
     border = Border(images, (rows.size, columns.size), rows.border, columns.border)
     height, width = border.around
-    output_shape, packed = shape.output(width_out), packing(address, target)
-    arguments = weighted_arguments(address, shape.input(width_in), packed.shape)
     # The inputs of a row's taps lie side by side in memory.
     is_row_one_loop = not depthwise and shape.groups == 1
 
@@ -110,8 +110,7 @@ def _build(address: Address, target: CpuTarget) -> KernelFunction:
 
         def compute_tile(number: Any, phase: Any, place: Any) -> None:
             """One register tile: a slice of the output channels at a few pixels of one row of a phase."""
-            group, part = (0, number) if shape.groups == 1 else (number // deep.count, number % deep.count)
-            channel = T.bind(group * made + deep.start(part))
+            group, channel = first_channel(number, shape.groups, made, deep)
             down, across = (
                 T.bind(each) for each in (phase // len(columns.phases) % len(rows.phases), phase % len(columns.phases))
             )
@@ -152,27 +151,24 @@ def _build(address: Address, target: CpuTarget) -> KernelFunction:
 
             def pixel(*indices: Any) -> Any:
                 *taps, p = indices
-                at = corner + p * width_in + _offset(taps, image_strides)
+                at = corner + p * width_in + offset(taps, image_strides)
                 return vector(source, at, tile.lanes) if depthwise else source[at]
 
             def weight(*indices: Any) -> Any:
                 *taps, v = indices
-                at = start + _offset(taps, weight_strides) * tile.channels + v * tile.lanes
+                at = start + offset(taps, weight_strides) * tile.channels + v * tile.lanes
                 return vector(weights, at, tile.lanes)
 
             sums = accumulate(tile, extents, pixel, weight, key.types.sum, of_vectors=depthwise)
             row = T.bind((made_plane * rows.made + y * rows.stride + down) * columns.made + across)
-            for v in range(tile.vectors):
-                for p in range(tile.pixels):
-                    c = channel + v * tile.lanes
-                    at = T.bind((row + (x + p) * columns.stride) * width_out + c)
-                    with lane_loop(tile.lanes) as i:
-                        added = residual[0][at + i] if residual else None
-                        value = apply_epilogue(sums(p, v, i), key.epilogue, bias[c + i], added)
-                        T.buffer_store(output, value, [at + i])
+
+            def place_made(p: int, c: Any) -> Any:
+                return (row + (x + p) * columns.stride) * width_out + c
+
+            store_tile(key, tile, sums, channel, (residual, bias, output), place_made)
 
         places = key.batch * (planes.outputs(0) if planes else 1) * lines * along.count
-        if _weights_outermost(address, target):
+        if weights_outermost(address, shape.input(width_in), target):
             with loop(slices * phases * places, target) as i:
                 rest = T.bind(i // places)
                 compute_tile(T.bind(rest // phases), T.bind(rest % phases), T.bind(i % places))
@@ -180,17 +176,4 @@ def _build(address: Address, target: CpuTarget) -> KernelFunction:
             with loop(places, target) as place, T.serial(0, slices) as number, T.serial(0, phases) as phase:
                 compute_tile(number, phase, place)
 
-    tensors = [Tensor(argument.role, argument.shape, argument.type) for argument in arguments]
-    code = kernel_code([*tensors, Tensor("output", output_shape, key.types.made)], body)
-    return KernelFunction(code, tuple(arguments), output_shape, key.types.made, packed.pack)
-
-
-def _offset(indices: Sequence[Any], strides: Sequence[Any]) -> Any:
-    return sum(index * stride for index, stride in zip(indices, strides, strict=True))
-
-
-def _weights_outermost(address: Address, target: CpuTarget) -> bool:
-    """Whether the weights are what should stay in the cache, as in `convolution`."""
-    weights = weight_elements(address)
-    image = math.prod(TransposedShape.of(address.key).input(address.width_in))
-    return weights > image or weights * BYTES[address.key.types.weight] > target.l2_bytes // 2
+    return weighted_kernel(address, shape.input(width_in), packing(address, target), shape.output(width_out), body)

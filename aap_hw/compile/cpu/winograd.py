@@ -17,13 +17,10 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.convolution import weighted_arguments
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
 from aap_hw.compile.cpu.emit import (
     Steps,
-    Tensor,
     constant,
-    kernel_code,
     lane_loop,
     lanes_for,
     loop,
@@ -34,6 +31,7 @@ from aap_hw.compile.cpu.emit import (
 )
 from aap_hw.compile.cpu.kernels import Packing
 from aap_hw.compile.cpu.tiles import Tile, accumulate, choose_tile
+from aap_hw.compile.cpu.weighted import weighted_kernel
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.keys.address import Address
@@ -149,8 +147,6 @@ def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunctio
     pitch_in, pitch_out = pitch_of(key, "input", width_in, target), pitch_of(key, "output", width_out, target)
     # A little more than a block: powers of two would put all positions of a pixel in the same few cache lines.
     input_stride, product_stride = block * width_in + target.lanes, block * width_out + target.lanes
-    output_shape, packed = shape.output(pitch_out), transformed(address, m, target)
-    arguments = weighted_arguments(address, shape.image(pitch_in), packed.shape)
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, bias, output = others
@@ -241,10 +237,8 @@ def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunctio
             with T.serial(0, block) as t:
                 transform_output(products, t, *place_of(number * block + t))
 
-    tensors = [Tensor(argument.role, argument.shape, argument.type) for argument in arguments]
-    code = kernel_code([*tensors, Tensor("output", output_shape, type_)], body)
-
-    return KernelFunction(code, tuple(arguments), output_shape, type_, packed.pack)
+    packed = transformed(address, m, target)
+    return weighted_kernel(address, shape.image(pitch_in), packed, shape.output(pitch_out), body)
 
 
 def _tile(tiles: int, channels: int, target: CpuTarget) -> Tile:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from aap_hw.compile.families.family import FAMILIES, Family, Shape
 from aap_hw.compile.families.windows import Axis, axes_of
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
+
+# What a key says of a 1x1 window; a linear layer of rows (N, ..., C) is such a convolution, and each row a pixel.
+POINTWISE: Mapping[str, Any] = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
 
 
 @dataclass(frozen=True)

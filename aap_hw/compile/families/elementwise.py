@@ -1,4 +1,4 @@
-"""Kernels that make each value of an image from the values at the same place: activations, sums, products, softmax."""
+"""Kernels that make each value of an image from the values at the same place: activations, sums, products."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def scale_and_shift(address: Address) -> int:
     return 2 * address.width_out
 
 
-FAMILIES.register(*ACTIVATIONS, "add", "mul", "scale_channels", "softmax")(Family(_same, nothing, nothing))
+FAMILIES.register(*ACTIVATIONS, "add", "mul", "scale_channels")(Family(_same, nothing, nothing))
 FAMILIES.register("affine")(Family(_same, nothing, scale_and_shift))

@@ -1,4 +1,4 @@
-"""Reductions along neighbouring axes, and softmax: of (outer, reduced, inner) values as they lie, along the middle one.
+"""Reductions along neighbouring axes: of (outer, reduced, inner) values as they lie, along the middle one.
 
 A key names the three lengths in ``shape``, with ``i`` and ``o`` for the widths that are read and made.
 """
@@ -53,4 +53,3 @@ class Reduction:
 
 
 FAMILIES.register("reduce")(Family(lambda address: Reduction.of(address).output, nothing, nothing))
-FAMILIES.register("axis_softmax")(Family(lambda address: Reduction.of(address).source, nothing, nothing))

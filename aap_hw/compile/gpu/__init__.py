@@ -5,7 +5,17 @@ kind of device it is for. Weights are not packed further: dlight's rules arrange
 package fills the table of kernels.
 """
 
-from aap_hw.compile.gpu import convolution, normalisation, products, recurrent, reductions, transposed, values, volume
+from aap_hw.compile.gpu import (
+    convolution,
+    normalisation,
+    products,
+    recurrent,
+    reductions,
+    softmax,
+    transposed,
+    values,
+    volume,
+)
 from aap_hw.compile.gpu.scheduling import KERNELS
 
 __all__ = [
@@ -15,6 +25,7 @@ __all__ = [
     "products",
     "recurrent",
     "reductions",
+    "softmax",
     "transposed",
     "values",
     "volume",

@@ -1,4 +1,4 @@
-"""Kernels that are made value by value, as their definitions say, and the two that sum up before."""
+"""Kernels that are made value by value, as their definitions say, and the mean of an image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from tvm import te
 
 from aap_hw.compile.code import DEFINITIONS
-from aap_hw.compile.code.expressions import exp, number
+from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import KernelFunction, activations, unpacked
 from aap_hw.compile.families import image_shape
 from aap_hw.compile.gpu.scheduling import KERNELS, gpu_kernel
@@ -44,19 +44,3 @@ def global_average_pool(address: Address, target: GpuTarget) -> KernelFunction:
         return te.compute(output, lambda *at: sums(*at) * number(1 / (shape[1] * shape[2])), name="output")
 
     return gpu_kernel(key, activations(key, shape), output, compute, target)
-
-
-@KERNELS.register("softmax")
-def softmax(address: Address, target: GpuTarget) -> KernelFunction:
-    """e^(x - max) / sum over the channels of vectors, or of the pixels of an image."""
-    key, channels = address.key, address.width_in
-    shape = image_shape(key, channels)
-
-    def compute(image: Any) -> Any:
-        k, j = te.reduce_axis((0, channels), name="k"), te.reduce_axis((0, channels), name="j")
-        largest = te.compute(shape[:-1], lambda *pixel: te.max(image(*pixel, k), axis=k), name="largest")
-        powers = te.compute(shape, lambda *at: exp(image(*at) - largest(*at[:-1])), name="powers")
-        total = te.compute(shape[:-1], lambda *pixel: te.sum(powers(*pixel, j), axis=j), name="total")
-        return te.compute(shape, lambda *at: powers(*at) / total(*at[:-1]), name="output")
-
-    return gpu_kernel(key, activations(key, shape), shape, compute, target)

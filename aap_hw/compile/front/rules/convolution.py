@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.fx import Node
 
+from aap_hw.compile.families.convolution import POINTWISE
 from aap_hw.compile.families.elementwise import ACTIVATIONS
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.network import Normalization
@@ -125,8 +126,7 @@ def linear(partition: Partition, node: Node) -> None:
     if len(shape_of(vectors)) == 2:
         _weighted(partition, node, "linear")
     elif len(shape_of(vectors)) > 2 and partition.has_fixed_rows(vectors):
-        window: dict[str, Any] = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
-        _weighted(partition, node, "conv2d", rows=True, **window)
+        _weighted(partition, node, "conv2d", rows=True, **POINTWISE)
     else:
         raise partition.refused("a linear layer of as many vectors as there are channels has no kernel yet", node)
 

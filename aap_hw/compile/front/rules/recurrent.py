@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch.fx import Node
 
+from aap_hw.compile.families.convolution import POINTWISE
 from aap_hw.compile.families.recurrent import GATES
 from aap_hw.compile.families.slow import PLAIN
 from aap_hw.compile.front.network import Kernel
@@ -98,8 +99,7 @@ class Layer:
     ) -> str:
         """Add its two kernels; returns the name of the states of all steps."""
         gates, hidden = WidthExpr(GATES[self.op] * self.hidden), WidthExpr(self.hidden)
-        window = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
-        linear = sequences.key("conv2d", epilogue=("bias",), **window)
+        linear = sequences.key("conv2d", epilogue=("bias",), **POINTWISE)
         partition.add_inner(Kernel(f"{name}_read", linear, (value,), (width, gates), self.read, self.read_bias))
         order = "steps_first" if sequences.steps_first and sequences.samples > 1 else ""
         way = "backwards" if is_backwards else ""
