@@ -1,4 +1,4 @@
-"""What the code of both kinds of devices is made of: arguments, expressions of single values, and definitions.
+"""Code that CPUs and GPUs share: arguments of kernels, expressions of single values, and definitions of kernels.
 
 Importing the package fills the table of definitions.
 """

@@ -1,7 +1,6 @@
 """Functions that no processor has as an instruction, made of arithmetic that LLVM turns into vector instructions.
 
-Each says its largest error against the exact value, in float32 and with the approximation's own; relative errors are
-"of its size".
+Each docstring states the largest error in float32, rounding included. "Of its size" means a relative error.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from tvm import te, tirx
 from aap_hw.compile.code.expressions import EXP_LOWEST, LN2_HIGH, LN2_LOW, exp, number
 from aap_hw.compile.keys.precision import FLOAT32
 
-# Where the hyperbolic tangent and the error function are 1 in float32.
+# From here on the hyperbolic tangent and the error function are 1 in float32.
 TANH_IS_ONE, ERF_IS_ONE = 9.0, 3.95
-# x P(x^2) / Q(x^2), lowest power first: least squares of the relative error up to there, weighted anew until the
-# largest errors were equal: 2e-8 of the size.
+# Coefficients of x P(x^2) / Q(x^2) up to that limit, lowest power first. They are a least-squares fit of the relative
+# error, reweighted until its maxima were equal, at 2e-8.
 TANH_ABOVE = (0.99999998, 0.13380975, 0.00349552687, 2.06080472e-05, 1.33532046e-08)
 TANH_BELOW = (1.0, 0.467142906, 0.0258767517, 0.000328553327, 7.7759654e-07)
 ERF_ABOVE = (1.12837914, 0.191536795, 0.0528734153, 0.00380751816, 0.000284662957, 2.02587686e-06)
@@ -32,12 +31,12 @@ LOG_SERIES = tuple(2 / (2 * k + 1) for k in range(5))
 LONG_LOG_SERIES = tuple(2 / (2 * k + 1) for k in range(9))
 SQRT_HALF_BITS, MANTISSA_BITS = 0x3F3504F3, 23
 SMALLEST_NORMAL = 2.0**-126
-# Its form with the hyperbolic tangent is 0 in float32 from here down.
+# From here down the GELU that uses the hyperbolic tangent is 0 in float32.
 GELU_IS_ZERO = -6.0
 
 
 def let(value: Any, body: Callable[[Any], Any]) -> Any:
-    """What ``body`` makes of a value that it uses several times, written once."""
+    """Pass a value that ``body`` uses several times as a name, so that it is computed once."""
     name = tirx.Var("value", value.ty)
     return tirx.Let(name, value, body(name))
 
@@ -61,7 +60,7 @@ def _power_of_two(n: Any) -> Any:
 
 
 def _odd_ratio(x: Any, above: Sequence[float], below: Sequence[float], square_to: float, limit: float) -> Any:
-    """X P(x^2) / Q(x^2) cut to a limit, which it passes where x^2 is cut, as from there on it grows with x."""
+    """X P(x^2) / Q(x^2), where x^2 is cut to ``square_to``; beyond, this grows with x until ``limit`` cuts it."""
 
     def value(x: Any, square: Any) -> Any:
         return between(x * polynomial(square, above) / polynomial(square, below), -limit, limit)
@@ -99,7 +98,7 @@ def gelu_tanh(x: Any) -> Any:
 
 
 def _reduced(x: Any, body: Callable[[Any, Any], Any]) -> Any:
-    """What ``body`` makes of n and r where x = n ln 2 + r, with whole n and |r| <= ln(2) / 2."""
+    """Apply ``body`` to n and r, where x = n ln 2 + r with whole n and |r| <= ln(2) / 2."""
 
     def rest(x: Any, n: Any) -> Any:
         return x - n * number(LN2_HIGH) - n * number(LN2_LOW)
@@ -118,7 +117,7 @@ def _exp_series(r: Any) -> Any:
 
 
 def full_exp(x: Any) -> Any:
-    """e^x within 3e-7 of its size where float32 has such a normal number; infinite above, 0 at the last below."""
+    """e^x within 3e-7 of its size while that is a normal number of float32; infinite above, and 0 well below."""
 
     def scaled(n: Any, rest: Any) -> Any:
         half = tirx.Cast("int32", n) >> 1
@@ -140,7 +139,7 @@ def expm1(x: Any) -> Any:
 
 
 def log(x: Any) -> Any:
-    """The natural logarithm within 3e-7 of its size; minus infinity of 0, not a number of negative numbers.
+    """The natural logarithm within 3e-7 of its size: -inf at 0, NaN below.
 
     x = 2^e m with m from sqrt(1/2) to sqrt(2), and log m = log((1 + s) / (1 - s)) with s = (m - 1) / (m + 1).
     """
@@ -167,7 +166,7 @@ def log(x: Any) -> Any:
 
 
 def _log_of_parts(e: Any, f: Any) -> Any:
-    """Of e and f, e ln 2 + log(1 + f)."""
+    """The logarithm e ln 2 + log(1 + f) of a number in parts."""
     return let(e, lambda e: e * number(LN2_HIGH) + (_log_by_series(f, LOG_SERIES) + e * number(LN2_LOW)))
 
 
@@ -176,7 +175,7 @@ def _log_by_series(f: Any, series: Sequence[float]) -> Any:
 
 
 def log1p(x: Any) -> Any:
-    """log(1 + x) within 5e-7 of its size: by its series around 0, where 1 + x loses digits of x."""
+    """log(1 + x) within 5e-7 of its size; around 0, where 1 + x would lose digits of x, by its series."""
 
     def value(x: Any) -> Any:
         is_near = tirx.all(x > number(-0.5), x < number(1.0))
@@ -235,7 +234,7 @@ _POWERS: dict[float, Callable[[Any], Any]] = {
 def power(x: Any, exponent: Any) -> Any:
     """x^exponent, within 3e-7 (1 + |exponent log x|) of its size, the usual exponents within 3e-7.
 
-    Of negative x it is a number only if the exponent is known to be whole.
+    For negative x it is NaN unless the exponent is a constant whole number.
     """
     known = float(exponent.value) if isinstance(exponent, tirx.FloatImm) else math.nan
     if known in _POWERS:
@@ -257,7 +256,7 @@ def cos(x: Any) -> Any:
 
 
 def _by_quadrant(x: Any, ahead: int) -> Any:
-    """The sine of x, or of x and so many quarter turns, from that of what x is off the nearest quarter turn."""
+    """The sine of x plus ``ahead`` quarter turns, from the distance between x and the nearest quarter turn."""
 
     def value(x: Any, n: Any) -> Any:
         quadrant = tirx.Cast("int32", n) + ahead

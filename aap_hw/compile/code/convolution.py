@@ -1,4 +1,4 @@
-"""What kernels with weights read, whatever device they are for: an image, perhaps a residual, weights and a bias."""
+"""What kernels with weights read on any device: an image, perhaps a residual, weights and a bias."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a kernel computes, said once for all back ends: what it reads, and the value at each index of its output.
+"""What a kernel computes, defined once for all back ends: its arguments, and the value at each index of its output.
 
-A back end makes its own loops around it. Kernels that sum over a whole image or over all channels, and those with
-weights, are not said in this way.
+Each back end writes its own loops around a definition. Kernels with weights, and those that sum over a whole image or
+over all channels, have none.
 """
 
 from __future__ import annotations

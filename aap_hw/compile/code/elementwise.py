@@ -1,4 +1,4 @@
-"""Element-wise kernels: a function of the values at one place of one or several tensors."""
+"""Element-wise kernels: a function of the values at one index of one or several tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aap_hw.compile.keys.key import KernelKey
 
 
 class Reach(Enum):
-    """What a tensor has one value for."""
+    """What a tensor holds one value for."""
 
     PLACE = "each value of the image"
     IMAGE = "each channel of each image"
@@ -26,7 +26,7 @@ class Reach(Enum):
 
 @dataclass(frozen=True)
 class Operation:
-    """A function of values at one place, and what each of its operands has a value for."""
+    """A function of the values at one index, and what each of its operands holds a value for."""
 
     operands: tuple[Reach, ...]
     function: Callable[..., Any]

@@ -65,15 +65,15 @@ def activations(key: KernelKey, *shapes: Shape, any_width: bool = False) -> list
 
 
 def factors(key: KernelKey, channels: int) -> list[Argument]:
-    """A factor and a summand of every channel, which a network's normalisations are folded into.
+    """The factor and summand of every channel into which batch normalisations are folded.
 
-    They are a weight and a bias as those of a convolution with one weight a channel would be.
+    They are stored like the weight and bias of a convolution with one weight for each channel.
     """
     return [Argument("weight", (channels,), type=key.types.sum), Argument("bias", (channels,), type=key.types.sum)]
 
 
 def unpacked(arguments: Sequence[Argument]) -> Callable[[np.ndarray], np.ndarray] | None:
-    """How the weight among some arguments is packed that a kernel takes as it is; None if there is none."""
+    """The packing of a weight that a kernel reads unchanged; None if there is no weight among the arguments."""
     return (lambda weight: weight) if any(argument.role == "weight" for argument in arguments) else None
 
 

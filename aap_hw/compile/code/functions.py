@@ -73,7 +73,7 @@ assert CODE.keys() == FUNCTIONS.keys()
 
 
 def value_of(expression: Expression, values: Mapping[str, Any]) -> Any:
-    """An expression as code, given the values that its names stand for; what occurs several times is computed once."""
+    """An expression as code, given values for its names. Repeated terms are computed once."""
     counts = Counter(terms(expression))
     several = sorted((term for term, count in counts.items() if count > 1), key=size_of)
 
@@ -96,7 +96,7 @@ def _value(expression: Expression, known: Mapping[Any, Any]) -> Any:
 
 
 def _applied(term: Term, operands: list[Any], named: list[Any]) -> Any:
-    """A function of operands, each of which that is an expression itself is given a name."""
+    """A function of operands; operands that are expressions themselves are given names."""
     if len(named) == len(operands):
         return CODE[term.function](*named)
     operand = operands[len(named)]
@@ -106,7 +106,7 @@ def _applied(term: Term, operands: list[Any], named: list[Any]) -> Any:
 
 
 def after_step(step: str, value: Any) -> Any:
-    """What a step of an epilogue makes of a value: the name of a function, or an expression in ``x``.
+    """Apply a step of an epilogue, which is the name of a function or an expression in ``x``, to a value.
 
     Raises
     ------

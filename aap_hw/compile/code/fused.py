@@ -24,7 +24,7 @@ def fused_arguments(address: Address) -> tuple[Argument, ...]:
 
 
 def value_at(expression: Expression, operands: Mapping[str, Any]) -> Any:
-    """The expression of the operands' values, each of which is read once."""
+    """The value of an expression, in which each operand is read once."""
     counts = Counter(variables(expression))
     several = [name for name in operands if counts[name] > 1]
 

@@ -1,4 +1,4 @@
-"""Kernels that move values: which value of the input each value of the output is."""
+"""Kernels that move values: for each index of the output, the index of the input."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def channel_shuffle(address: Address) -> Definition:
 
 @DEFINITIONS.register("channel_slice")
 def channel_slice(address: Address) -> Definition:
-    """The first or last channels, or those behind some pieces as wide as this one."""
+    """The first or last channels, or those behind some pieces of the same width."""
     first = slice_start(address)
     return _moved(address, image_shape(address.key, address.width_in), lambda n, y, x, c: (n, y, x, first + c))
 
 
 @DEFINITIONS.register("subsample")
 def subsample(address: Address) -> Definition:
-    """Every so many rows and columns."""
+    """Every stride-th row and column."""
     down, across = address.key.along("stride")
     source = image_shape(address.key, address.width_in)
     return _moved(address, source, lambda n, y, x, c: (n, y * down, x * across, c))
@@ -85,7 +85,9 @@ def pad_channels(address: Address) -> Definition:
 
 
 def padded_place(mode: str, place: Any, size: int) -> Any:
-    """Which pixel of ``size`` lies at a place before, in or behind them; anything where it is none of them."""
+    """Index of the pixel that padding puts at a place before, in or behind an axis of ``size`` pixels; arbitrary if
+    none.
+    """
     last = size - 1
     match mode:
         case "reflect":
@@ -98,7 +100,7 @@ def padded_place(mode: str, place: Any, size: int) -> Any:
 
 @DEFINITIONS.register("pad")
 def pad(address: Address) -> Definition:
-    """Pixels around an image: of one value, its own in mirrored order, its outermost or those of its other end."""
+    """Padding with a constant, with mirrored pixels, with the outermost pixel, or with pixels of the opposite end."""
     key, (height, width) = address.key, address.key.image
     (top, _), (left, _) = borders_of(key)
     mode, value = key.attribute("mode", PADDING_MODES[0]), float(key.attribute("value", "0"))
@@ -131,7 +133,7 @@ def interleave(address: Address) -> Definition:
 
 
 def joined_value(key: KernelKey) -> Callable[..., Any]:
-    """What a concatenation makes of a value, given the factor and summand of its channel if it has a normalisation."""
+    """The output of a concatenation for a value, given its channel's factor and summand if there is a normalisation."""
     steps = [step for step in key.epilogue if step != "affine"]
 
     def joined(value: Any, *constants: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What normalisations read, whatever device they are for."""
+"""What normalisations read on any device."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Pooling: what is made of the windows of an image, as expressions of its pixels.
+"""Pooling: the value of each window of an image, as an expression of its pixels.
 
-Where a window reaches beyond the image, its coordinates are cut to the image: the maximum of a window is the same with
-an edge pixel seen twice, and averages weigh what lies outside with zero. So no lane of a vector is guarded.
+Where a window reaches beyond the image, its coordinates are cut to the image. The maximum is unchanged by an edge pixel
+that is read twice, and averages give elements outside a weight of zero. So no lane of a vector needs a guard.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from aap_hw.compile.keys.precision import FLOAT32
 
 
 def _elements(axis: Axis, window: Any) -> list[Any]:
-    """Coordinates of a window's elements, for those outside that of the outermost one inside."""
+    """Coordinates of a window's elements; those outside the image are moved to the nearest element inside."""
     first = window * axis.stride - axis.padding
     if not axis.reaches_outside:
         return [first + i * axis.dilation for i in range(axis.kernel)]
     low, high, step = 0, axis.size - 1, axis.dilation
-    if step > 1:  # the edge need not be of the window
+    if step > 1:  # with dilation, the edge pixel may not belong to the window
         low, high = tirx.floormod(first, step), high - tirx.floormod(high - first, step)
     return [te.max(te.min(first + i * step, high), low) for i in range(axis.kernel)]
 
@@ -42,7 +42,7 @@ def _weights(axis: Axis, window: Any) -> list[Any]:
 
 
 def _counted(axis: Axis, window: Any, with_padding: bool) -> Any:
-    """Elements that an average is divided by; what ``ceil`` adds beyond the padding never counts."""
+    """The divisor of an average; elements that ``ceil`` adds beyond the padding never count."""
     first = window * axis.stride - axis.padding
     around = axis.padding if with_padding else 0
     return te.min(first + axis.kernel, axis.size + around) - te.max(first, -around)

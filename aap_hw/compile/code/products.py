@@ -1,4 +1,4 @@
-"""What products of computed values read, whatever device they are for: tensors as one row of values each."""
+"""What products of computed values read on any device: flat tensors, and where their values lie."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from aap_hw.compile.code.function import Argument, Role
 from aap_hw.compile.families.products import AttentionShape, MatmulShape, Walk
 from aap_hw.compile.keys.address import Address
 
-# What a score is replaced by that is not to be seen: its power is nothing beside any other.
+# Score of a hidden key: its exponential is zero beside that of any other score.
 UNSEEN = -1e30
 
 
 def is_seen(largest: Any) -> Any:
-    """Whether any key of those was to be seen of whose scores this is the largest."""
+    """Whether at least one key is visible, given the largest score."""
     return largest > number(UNSEEN / 2)
 
 
@@ -27,7 +27,7 @@ def _arguments(address: Address, *walks: Walk) -> list[Argument]:
 
 
 def matmul_arguments(address: Address) -> list[Argument]:
-    """The left and the right matrices, a constant behind the other."""
+    """The left and the right matrices; if one is a constant it comes second."""
     shape = MatmulShape.of(address)
     if not any(shape.constant):
         return _arguments(address, shape.left, shape.right)
@@ -36,7 +36,7 @@ def matmul_arguments(address: Address) -> list[Argument]:
 
 
 def attention_arguments(address: Address) -> list[Argument]:
-    """Queries, keys and values, and masks: first those that the network computes, then constants of the model."""
+    """Queries, keys, values and masks; computed masks come before constant ones."""
     shape = AttentionShape.of(address)
     masks = list(zip(shape.masks, shape.constant, strict=True))
     computed = [mask for mask, is_constant in masks if not is_constant]
@@ -45,7 +45,7 @@ def attention_arguments(address: Address) -> list[Argument]:
 
 
 def masked(shape: AttentionShape, is_hiding: bool, score: Any, given: Sequence[Any], *at: Any) -> Any:
-    """A score at (n, h, query, key) with masks, which hide keys where they are 0 or are added."""
+    """A score at (n, h, query, key) after its masks, each of which is added or hides keys where it is 0."""
     order = sorted(range(len(shape.masks)), key=lambda i: shape.constant[i])
     for i, mask in zip(order, given, strict=True):
         value = mask[place(shape.masks[i], *at)]
@@ -55,6 +55,6 @@ def masked(shape: AttentionShape, is_hiding: bool, score: Any, given: Sequence[A
 
 
 def place(walk: Walk, *index: Any) -> Any:
-    """Where the value at an index (n, h, row, column) is."""
+    """A function that maps an index (n, h, row, column) to the place of its value."""
     steps = [i * stride for i, stride in zip(index, walk.strides, strict=True) if stride]
     return sum(steps, walk.offset)

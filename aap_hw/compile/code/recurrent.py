@@ -1,4 +1,4 @@
-"""One step of a recurrent layer for one channel of its state, as PyTorch defines it, whatever device it is for."""
+"""One step of a recurrent layer for one channel of its state, as PyTorch defines it, for any device."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ Gate = Callable[[int], Any]
 
 
 def next_state(op: str, read: Gate, fed_back: Gate, state: Any, cell: Any) -> tuple[Any, Any]:
-    """The state of a step and, of an LSTM, its cell.
+    """The state after a step and, for an LSTM, the cell.
 
     Parameters
     ----------
     op : ``lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu``.
-    read, fed_back : what a gate, in PyTorch's order, gets of the step's input and of the state before, biases included.
-    state, cell : those of the step before.
+    read, fed_back : by gate in PyTorch's order, the terms from the step's input and from the previous state, biases
+    included.
+    state, cell : those of the previous step.
     """
     match op:
         case "lstm":
@@ -36,7 +37,7 @@ def next_state(op: str, read: Gate, fed_back: Gate, state: Any, cell: Any) -> tu
 
 
 def recurrent_arguments(address: Address, weight: Shape) -> tuple[Argument, ...]:
-    """What a kernel reads: the products of all steps, the weight of the state as it is packed, and its bias."""
+    """What a kernel reads: the products of all steps' inputs, and the packed weight and the bias for the state."""
     key, gates = address.key, address.width_in
     return (
         Argument("activation", image_shape(key, gates), type=key.types.read),

@@ -1,4 +1,4 @@
-"""What reductions make of sums, whatever device they are for."""
+"""The last step of a reduction, from its sum to its result, for any device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aap_hw.compile.keys.key import KernelKey
 
 
 def finished(key: KernelKey, reduced: int, value: Any) -> Any:
-    """The result of a reduction, of the sum or the extreme value of ``reduced`` values."""
+    """The result of a reduction, given the sum or extreme value of ``reduced`` values."""
     kind = key.attribute("of")
     if kind in ("mean", "var", "std"):
         value = value * number(1 / (reduced - int(key.attribute("correction", "0"))))

@@ -1,4 +1,4 @@
-"""Resizing, as weighted sums, or the largest, of the pixels that tables name."""
+"""Resizing: weighted sums, or the largest, of the pixels that tables name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aap_hw.compile.keys.address import Address
 
 
 def combined(how: str, weights: Sequence[Any], values: Sequence[Any]) -> Any:
-    """What a way of resizing makes of some values and their weights, if they have any."""
+    """The output of a way of resizing for some values and their weights, if they have any."""
     if how == "largest":
         return reduce(te.max, values)
     return reduce(add, [weight * value for weight, value in zip(weights, values, strict=True)] if weights else values)
@@ -25,7 +25,7 @@ def combined(how: str, weights: Sequence[Any], values: Sequence[Any]) -> Any:
 
 @DEFINITIONS.register("resize")
 def resize(address: Address) -> Definition:
-    """Along the rows first, and of these down the columns; tables of places and weights are among the arguments."""
+    """Resize along the rows first, then down the columns. Tables of places and weights are among the arguments."""
     key = address.key
     how, axes = key.attribute("how"), axes_of(key)
     rows, columns = axes

@@ -1,4 +1,4 @@
-"""Values read at places that are computed, as expressions of these places."""
+"""Values read at computed places, as expressions of these places."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from aap_hw.compile.keys.key import KernelKey
 
 
 def row_number(value: Any, rows: int) -> Any:
-    """The row that a number names, from the end if it is negative, and never one that is not there."""
+    """The row of an index, which counts from the end if negative, and is cut to the rows that exist."""
     row = tirx.Cast("int32", value)
     row = tirx.if_then_else(row < 0, row + rows, row)
     return te.max(te.min(row, rows - 1), 0)
 
 
 def gather_arguments(address: Address) -> tuple[Argument, ...]:
-    """A table and the numbers of rows."""
+    """A table and the indices of rows."""
     gather, types = Gather.of(address), address.key.types
     roles: list[Role] = ["constant" if each.is_constant else "residual" for each in (gather.table, gather.index)]
     if "residual" in roles:
@@ -38,7 +38,7 @@ def gather_arguments(address: Address) -> tuple[Argument, ...]:
 
 @DEFINITIONS.register("gather")
 def gather(address: Address) -> Definition:
-    """Rows of a table by their numbers."""
+    """Rows of a table by index."""
     rows = Gather.of(address).table.shape[1]
 
     def value(inputs: Any, n: Any, k: Any, i: Any) -> Any:
@@ -50,7 +50,7 @@ def gather(address: Address) -> Definition:
 
 @dataclass(frozen=True)
 class Corner:
-    """A pixel that a point of the grid reads, and its weight, 0 if it is not of the image."""
+    """A pixel that a point of the grid reads, and its weight, which is 0 outside the image."""
 
     row: Any
     column: Any
@@ -58,13 +58,13 @@ class Corner:
 
 
 def corners_of(key: KernelKey, x: Any, y: Any, bind: Callable[[Any], Any] = lambda value: value) -> list[Corner]:
-    """The pixels that a point reads whose coordinates run from -1 to 1."""
+    """The pixels that a point reads, given its coordinates, which are -1 and 1 at the edges of the image."""
     is_cut, has_corners = key.attribute("padding") == "border", bool(key.attribute("corners"))
 
     def pixels(at: Any, size: int) -> Any:
         half = (at + number(1.0)) * number((size - 1) / 2) if has_corners else (at + number(1.0)) * number(size / 2)
         place = half if has_corners else half - number(0.5)
-        # Far outside, where whole numbers end, all pixels are alike.
+        # Coordinates too large for int32 are cut; all pixels that far outside are the same.
         low, high = (0.0, size - 1.0) if is_cut else (-2.0, size + 1.0)
         return bind(te.max(te.min(place, number(high)), number(low)))
 

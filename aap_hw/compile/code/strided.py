@@ -1,4 +1,4 @@
-"""Strided copies: which value of which tensor each value is."""
+"""Strided copies: for each value of the output, the tensor that it comes from and its place there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aap_hw.compile.keys.address import Address
 
 
 def place_of(loops: Sequence[Loop], steps: Sequence[Any], offset: Any) -> Any:
-    """Where a value is, given the step that each loop is at."""
+    """Place of a value, given the current step of each loop."""
     sums: dict[Wrap | None, Any] = {None: offset}
     for loop, step in zip(loops, steps, strict=True):
         sums[loop.wrap] = sums.get(loop.wrap, 0) + step * loop.stride
@@ -27,7 +27,7 @@ def place_of(loops: Sequence[Loop], steps: Sequence[Any], offset: Any) -> Any:
 
 
 def arguments_of(address: Address, parts: Sequence[Part]) -> tuple[Argument, ...]:
-    """The tensors that are read, flat."""
+    """The tensors that are read, as flat buffers."""
     roles: list[Role] = ["constant" if part.is_constant else "residual" for part in parts]
     if "residual" in roles:
         roles[roles.index("residual")] = "activation"
@@ -37,7 +37,7 @@ def arguments_of(address: Address, parts: Sequence[Part]) -> tuple[Argument, ...
 
 @DEFINITIONS.register("strided_copy")
 def strided_copy(address: Address) -> Definition:
-    """Each value by its place: of one tensor by the loops over it, of several by row and column."""
+    """Each value by its place: from one tensor by its loops, from several by row and column."""
     copy = StridedCopy.of(address)
 
     def alone(inputs: Any, *steps: Any) -> Any:

@@ -37,7 +37,8 @@ def concat(address: Address, target: CpuTarget) -> KernelFunction:
         images, (*constants, output) = buffers[: len(parts)], buffers[len(parts) :]
 
         with row_loop(rows, target, values) as row:
-            # Exact, and opaque to LLVM: its analysis of addresses takes time in the cube of the summands of an integer.
+            # Exact, and hides the sum from LLVM, whose analysis of addresses takes time cubic in the number of
+            # summands.
             placed, before = T.float32(0), T.int32(0)
             for image, own in zip(images, widths, strict=True):
 
@@ -55,7 +56,7 @@ def concat(address: Address, target: CpuTarget) -> KernelFunction:
 def _copy_any_width(first: Any, pixels: int, width: Any, lanes: int, copy: Callable[[Any, Any], None]) -> None:
     """``copy(pixel, c)`` for all pixels from ``first`` and all channels below ``width``.
 
-    Vectors of which the last overlaps the one before; single values where not one vector fits.
+    The last vector overlaps the one before; channels fewer than a vector are copied one by one.
     """
     with T.serial(0, pixels) as p:
         pixel = T.bind(first + p)

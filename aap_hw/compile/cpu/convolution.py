@@ -1,8 +1,8 @@
 """Dense convolutions and linear layers on a CPU: one register-tiled loop nest for all of them.
 
 A tile of pixels times a few vectors of output channels is accumulated in registers over the whole reduction.
-Weights are packed so that one tile's weights are contiguous. 3x3 convolutions that are cheaper another way are left to
-`winograd`; depthwise ones are elsewhere. A grouped convolution is several small ones that share an image.
+Weights are packed so that one tile's weights are contiguous. A grouped convolution is several small ones that read the
+same image. `winograd` takes over those 3x3 convolutions for which it is faster; depthwise ones are in `depthwise`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def convolution(address: Address, target: CpuTarget) -> KernelFunction:
 
 @PACKINGS.register("conv2d", "linear")
 def packing(address: Address, target: CpuTarget) -> Packing:
-    """The weights that one tile needs side by side, a slice of the output channels behind the other."""
+    """Slices of weights, one for each tile of output channels, one behind the other."""
     if (size := choose_winograd(address, target)) is not None:
         return transformed(address, size, target)
     shape, (width_out, read, kh, kw) = ConvolutionShape.of(address.key), weight_shape(address)
@@ -62,7 +62,7 @@ def packing(address: Address, target: CpuTarget) -> Packing:
 def _tiled(shape: ConvolutionShape) -> tuple[int, int]:
     """Rows of output pixels that tiles lie in, and pixels of a row.
 
-    Without a window every pixel of the batch is like every other: one row of them.
+    A 1x1 kernel treats all pixels of the batch alike, as one long row.
     """
     rows, row = shape.batch * shape.out_height, shape.out_width
     return (1, rows * row) if _is_pointwise(shape) else (rows, row)

@@ -1,7 +1,7 @@
 """Depthwise convolutions on a CPU: vectors along the channels, a few pixels of a row in registers.
 
-Nothing is padded: taps that fall outside the image are left out, rows by the bounds of a loop and columns because the
-tiles at the left and right edge have code of their own.
+Nothing is padded. Taps outside the image are left out: rows by the bounds of a loop, columns because the tiles at the
+left and right edge have code of their own.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def packing(address: Address, target: CpuTarget) -> Packing:
 
 @KERNELS.register("depthwise_conv2d")
 def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
-    """Convolutions of each channel by itself, or several of each, which then stands in the image as often."""
+    """One filter for each channel, or several; then the image is copied with every channel repeated as often."""
     key, width_in, channels = address.key, address.width_in, address.width_out
     shape = ConvolutionShape.of(key)
     (kh, kw), (sh, sw), (dh, _) = shape.kernel, shape.stride, shape.dilation
@@ -66,8 +66,9 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     _, *steps_after_bias = key.epilogue  # sums begin with the bias
     output_shape, packed = shape.output(pitch_out), packing(address, target)
     arguments = weighted_arguments(address, shape.image(read_pitch), packed.shape, bias_of_any_width=True)
-    # LLVM would unroll few steps along the channels completely, to more code than the first cache holds. So it is not
-    # told how many there are, nor at most: that follows from the length of the bias which the kernel is given.
+    # LLVM would fully unroll a short loop over the channels, to more code than fits the first-level cache. So the
+    # number of steps is hidden from it: it follows from the length of the bias, which is only known when the kernel is
+    # called.
     length_of_bias = tirx.Var("channels", "int32")
 
     def body(image: Any, *others: Any) -> None:
@@ -77,10 +78,8 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
             source = _repeated(source, shape, width_in, read_pitch, channels // width_in, target)
 
         def tile_at(n: Any, y: Any, x: Any, step: Any, c: Any) -> None:
-            """One tile; of a place known as an integer, only the taps that exist."""
-            sums = scratch(
-                length * lanes, key.types.sum
-            )  # small enough for the stack, where LLVM makes registers of it
+            """One tile. If ``x`` is an integer, taps outside the image are left out."""
+            sums = scratch(length * lanes, key.types.sum)  # small enough for the stack, which LLVM turns into registers
             for p in range(length):
                 store(sums, vector(bias, c, lanes), p * lanes, lanes)
             first = T.bind(y * sh - top)
@@ -103,7 +102,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
             with T.serial(0, blocks) as number:
                 first, last = T.bind(number * block), tirx.ceildiv(length_of_bias, lanes)
                 end = T.bind(T.min(first + block, last) if blocks > 1 else last)
-                # One loop for tiles of all kinds: LLVM would unroll one with little in it, and spill.
+                # One loop for all kinds of tiles: LLVM would unroll a loop with a small body, and spill registers.
                 with T.serial(0, across.steps.count) as i, T.serial(first, end) as step:
                     c = T.bind(deep.start(step))
                     across.tile(i, lambda x: tile_at(n, y, x, step, c))
@@ -115,7 +114,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
 
 
 def _repeated(image: Any, shape: ConvolutionShape, channels: int, pitch: int, times: int, target: CpuTarget) -> Any:
-    """The images with every channel so many times, side by side."""
+    """The images with every channel repeated ``times`` times, side by side."""
     pixels = shape.batch * math.prod(shape.size)
     repeated = scratch(pixels * channels * times, image.dtype)
     with loop(pixels, target) as pixel, T.serial(0, channels) as c:

@@ -1,4 +1,4 @@
-"""Depthwise convolutions of volumes on a CPU: those of images with a loop over the planes of a window around them.
+"""Depthwise convolutions of volumes on a CPU: like those of images, inside a loop over the planes of a window.
 
 Nothing is padded; see `across`.
 """
@@ -59,7 +59,7 @@ def depthwise_volume(address: Address, target: CpuTarget) -> KernelFunction:
         *residual, weights, bias, output = others
 
         def tile_at(n: Any, z: Any, y: Any, x: Any, step: Any, c: Any) -> None:
-            """One tile; of a place known as an integer, only the taps that exist."""
+            """One tile. If ``x`` is an integer, taps outside the image are left out."""
             sums = scratch(across.length * lanes, key.types.sum)
             for p in range(across.length):
                 store(sums, vector(bias, c, lanes), p * lanes, lanes)
@@ -96,7 +96,7 @@ def depthwise_volume(address: Address, target: CpuTarget) -> KernelFunction:
 
 
 def _taps_inside(axis: Axis, first: Any) -> tuple[Any, Any]:
-    """The taps of a window that begins at a place, from one to before another; none where it misses the volume."""
+    """The range of a window's taps that lie inside the volume; empty where it misses the volume."""
     begin = T.bind(T.max(0, (axis.dilation - 1 - first) // axis.dilation)) if axis.padding else 0
     end = T.min(axis.kernel, (axis.size - first + axis.dilation - 1) // axis.dilation)
     return begin, T.bind(T.max(begin, end))

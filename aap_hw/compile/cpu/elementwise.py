@@ -1,4 +1,4 @@
-"""Element-wise kernels: whatever `code.elementwise` defines, as few loops as the operands allow."""
+"""Element-wise kernels as `code.elementwise` defines them, in as few loops as the operands allow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aap_hw.compile.keys.target import CpuTarget
 
 @KERNELS.register(*OPERATIONS)
 def element_wise(address: Address, target: CpuTarget) -> KernelFunction:
-    """A function of the values at one place; without operands of a channel, an image is one long vector."""
+    """A function of the values at one index. Without an operand for each channel, an image is one long vector."""
     definition, operation = DEFINITIONS[address.key.op](address), operation_of(address.key)
     batch, height, width, channels = shape = definition.shape
     values = math.prod(shape)

@@ -1,7 +1,7 @@
 """Explicit loop nests for CPU kernels: loops, buffers, and vectors that cover any channel count.
 
-Thin helpers around TVM's IR builder. A kernel that is written with them says where every value lives; TVM's schedule
-primitives would have to prove what is plain here. What a kernel computes is in the module of its operator.
+Thin helpers around TVM's IR builder. A kernel written with them decides where every value lives, which TVM's schedule
+primitives would have to prove. What a kernel computes is in the module of its operator.
 """
 
 from __future__ import annotations

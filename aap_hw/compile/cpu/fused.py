@@ -19,12 +19,12 @@ from aap_hw.compile.keys.target import CpuTarget
 
 @dataclass(frozen=True)
 class Extent:
-    """Axes that lie one behind the other for all operands alike.
+    """Neighbouring axes that all operands either have or lack.
 
     Attributes
     ----------
-    length : values along them.
-    owners : which operands have values of their own along them.
+    length : their length.
+    owners : the operands that have these axes; others are broadcast.
     """
 
     length: int
@@ -32,7 +32,7 @@ class Extent:
 
 
 def _merged(address: Address, operands: dict[str, str]) -> list[Extent]:
-    """The axes of a kernel, outermost first, as few as there can be."""
+    """The axes of a kernel, outermost first, merged where possible."""
     result: list[Extent] = []
     for axis, length in zip(Fused.of(address.key).order, operand_shape(address), strict=True):
         owners = frozenset(name for name, axes in operands.items() if axis in axes)
@@ -45,17 +45,18 @@ def _merged(address: Address, operands: dict[str, str]) -> list[Extent]:
 
 @KERNELS.register("elementwise")
 def elementwise(address: Address, target: CpuTarget) -> KernelFunction:
-    """An expression of tensors that are broadcast."""
+    """An expression of broadcast tensors."""
     fused, shape = Fused.of(address.key), operand_shape(address)
     operands, values = fused.operands, math.prod(shape)
     *outer, inner = _merged(address, operands)
-    if not outer and shares(target, values):  # threads share one long vector in as many parts as it has rows
+    if not outer and shares(target, values):  # a single long vector is split into its rows, so that threads can share
+        # it
         rows = math.prod(shape[:2])
         outer, inner = [Extent(rows, inner.owners)], Extent(values // rows, inner.owners)
     count = math.prod(extent.length for extent in outer)
 
     def first_of(name: str, places: list[Any]) -> Any:
-        """Where the values of an operand begin, given the place along each of the outer axes."""
+        """Place of an operand's first value, given an index along each of the outer axes."""
         index: Any = 0
         for extent, place in zip(outer, places, strict=True):
             if name in extent.owners:

@@ -1,4 +1,4 @@
-"""The table of kernels for CPUs, and how the weights of those that arrange them anew lie in memory."""
+"""The table of kernels for CPUs, and the table of how their weights are packed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KERNELS: Registry[Callable[[Address, CpuTarget], KernelFunction]] = Registry()
 
 @dataclass(frozen=True)
 class Packing:
-    """How a kernel has its weight: an array of this shape, and what makes it of PyTorch's."""
+    """The packed weight of a kernel: its shape, and the function that makes it from PyTorch's."""
 
     shape: Shape
     pack: Callable[[np.ndarray], np.ndarray]
@@ -32,4 +32,4 @@ class Packing:
 
 
 PACKINGS: Registry[Callable[[Address, CpuTarget], Packing]] = Registry()
-"""How the weights of an operator are packed; others are taken as they are."""
+"""How an operator's weights are packed; without an entry they are not packed."""

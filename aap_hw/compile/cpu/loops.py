@@ -1,8 +1,8 @@
-"""What the light kernels are made of: loops over pixels, vectors along channels, and the kernel around them.
+"""Parts of the light kernels: loops over pixels, vectors along channels, and the kernel around them.
 
 Pixels of a tensor (N, H, W, C) are numbered across the batch, so that a value is at ``pixel * C + channel`` in its flat
-buffer. Vectors that overlap make up any number of channels (`emit.Steps`): such channels are computed twice, so that
-a kernel must not read what it stores.
+buffer. Overlapping vectors cover any number of channels (`emit.Steps`). Some channels are then computed twice, so a
+kernel must not read what it stores.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def light_kernel(
     body: Callable[..., None],
     widths: Sequence[tirx.Var] = (),
 ) -> KernelFunction:
-    """A kernel from what it reads, the shape that it makes, and the loops that ``body`` writes over flat buffers.
+    """A kernel from its arguments, its output's shape, and ``body``, which writes the loops over flat buffers.
 
-    ``widths`` are the variables that stand for the channels of the arguments of any width, in order.
+    ``widths`` are the variables for the channels of those arguments that may have any width, in order.
     """
     free = iter(widths)
     tensors = [
@@ -46,19 +46,19 @@ def light_kernel(
 
 
 def _rooted(code: tirx.PrimFunc) -> tirx.PrimFunc:
-    # Relax asks of every kernel with one argument whether it is a mere reshape, and expects a block to look into.
+    # Relax checks whether a kernel with one argument is a mere reshape, and expects a block to look into.
     root = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", code.body))
     return code.with_body(root).with_attr("s_tir", True)
 
 
 def shares(target: CpuTarget, values: int) -> bool:
-    """Whether threads share the work on so many values."""
+    """Whether it is worth sharing the work on so many values among threads."""
     return target.threads > 1 and values >= WORTH_SHARING
 
 
 @contextmanager
 def row_loop(rows: int, target: CpuTarget, values: int) -> Iterator[Any]:
-    """A loop over rows that have so many values together; over the threads if that is worth it."""
+    """A loop over rows, shared among threads if that is worth it for so many values."""
     with T.parallel(0, rows) if shares(target, values) else T.serial(0, rows) as row:
         yield row
 

@@ -1,4 +1,4 @@
-"""Kernels that move channels and pixels, each in the order in which memory is read and written the quickest.
+"""Kernels that move channels and pixels, each in the order in which reading and writing memory is fastest.
 
 Where each value comes from is what `code.movement` defines.
 """
@@ -153,7 +153,7 @@ def channel_shuffle(address: Address, target: CpuTarget) -> KernelFunction:
     each = channels // groups
 
     def body(image: Any, output: Any) -> None:
-        # LLVM merges the strided stores of one iteration into whole vectors; so it does below.
+        # LLVM merges the strided stores of one iteration into whole vectors, here and below.
         with pixel_loop(definition.shape, target) as pixel, T.serial(0, each) as c:
             for g in range(groups):
                 T.buffer_store(output, image[pixel * channels + g * each + c], [pixel * channels + c * groups + g])

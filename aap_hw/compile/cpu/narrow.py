@@ -1,8 +1,8 @@
-"""Transposed convolutions that make few channels, on a CPU: vectors along what is summed up.
+"""Transposed convolutions with few output channels on a CPU: vectors lie along the sum.
 
-One output channel fills no vector. But the inputs of a row of taps lie side by side in memory with all their channels,
-so that each sum is a product of vectors, whose lanes are added up at the end. Phases may share what they read: all that
-make outputs of one place are then sums over one window, with zeros where a phase has no tap.
+One output channel fills no vector. But the inputs of a row of taps lie side by side in memory with all their channels.
+So each output is a product of two vectors, whose lanes are added up at the end. Phases may share what they read: all
+outputs that belong to one input pixel are then sums over the same window, with zero weights where a phase has no tap.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from aap_hw.compile.families.transposed import TransposedAxis, TransposedShape
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
-# A load of a vector that may lie in two cache lines, in multiplications.
+# Cost of loading a vector that may span two cache lines, in multiplications.
 COST_OF_LOAD = 1.5
-# Multiplications that take as long as adding up the lanes of a vector, and storing the sum.
+# Cost of adding up the lanes of a vector and storing the sum, in multiplications.
 COST_OF_SUM = 10
 
 
 @dataclass(frozen=True)
 class _Windows:
-    """What the outputs of one place read along one axis: one window for all phases, or one for each."""
+    """The windows that the outputs of one input pixel read along an axis: one for all phases, or one for each."""
 
     axis: TransposedAxis
     is_shared: bool
@@ -49,15 +49,15 @@ class _Windows:
 
     @property
     def phases(self) -> int:
-        """Phases to a window."""
+        """Phases that share a window."""
         return len(self.axis.phases) // self.count
 
     def first(self, window: Any) -> Any:
-        """Where a window begins for the first outputs."""
+        """First input of a window, for the first outputs."""
         return min(map(self.axis.first, self.axis.phases)) if self.is_shared else self.axis.first(window)
 
     def length(self, window: Any) -> Any:
-        """How many inputs it has."""
+        """How many inputs a window has."""
         ends = [self.axis.first(phase) + self.axis.taps(phase) for phase in self.axis.phases]
         return max(ends) - self.first(0) if self.is_shared else self.axis.taps(window)
 
@@ -69,12 +69,12 @@ class _Windows:
     def border(self) -> tuple[int, int]:
         """Zeros that the input must have before and behind it."""
         starts = [self.first(window) for window in range(self.count)]
-        outputs = self.axis.outputs(0)  # the windows of what a phase has less are read, too
+        outputs = self.axis.outputs(0)  # windows are also read where a phase has one output fewer
         ends = [start + length + outputs - 1 for start, length in zip(starts, self.lengths, strict=True)]
         return max(0, *(-start for start in starts)), max(0, *(end - self.axis.size for end in ends))
 
     def tap(self, window: int, phase: int, place: int) -> int | None:
-        """Which tap the phase has at a place of the window."""
+        """The tap that a phase has at a place of a window, or None."""
         last = self.axis.first(phase) - self.first(window) + self.axis.taps(phase) - 1
         tap = self.axis.remainder(phase) + self.axis.stride * (last - place)
         return tap if 0 <= tap < self.axis.kernel else None
@@ -82,7 +82,7 @@ class _Windows:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Windows, and the register tile of pixels times outputs, in lanes along a row of a window."""
+    """Windows, and the register tile: pixels times outputs, with lanes along a row of a window."""
 
     rows: _Windows
     columns: _Windows
@@ -91,7 +91,7 @@ class _Plan:
     tile: Tile
 
     def steps(self, window: Any) -> tuple[Any, Any]:
-        """Values in a row of a window, and the vectors that it is read in."""
+        """Values in a row of a window, and how many vectors cover it."""
         extent = self.columns.length(window) * self.channels
         return extent, (extent + self.tile.lanes - 1) // self.tile.lanes
 
@@ -130,7 +130,7 @@ def _plan(address: Address, target: CpuTarget) -> _Plan:
 
 
 def is_narrow(address: Address, target: CpuTarget) -> bool:
-    """Whether vectors along what is summed up are estimated to be quicker than those along the output channels."""
+    """Whether vectors along the sum are estimated to be faster than vectors along the output channels."""
     shape, type_ = TransposedShape.of(address.key), address.key.types.sum
     few = address.width_out < target.lanes_of(type_)
     if address.key.op != "conv_transpose2d" or shape.groups > 1 or not few:
@@ -141,9 +141,9 @@ def is_narrow(address: Address, target: CpuTarget) -> bool:
 
 
 def narrow_packing(address: Address, target: CpuTarget) -> Packing:
-    """The weights of each output as its window lies in memory, zero where it has no tap.
+    """The weights of each output in the order of its window in memory, zero where there is no tap.
 
-    Of two vectors that overlap the second has zeros where they do.
+    Where two vectors overlap, the second has zeros.
     """
     plan, shape = _plan(address, target), TransposedShape.of(address.key)
     rows, columns, lanes = plan.rows, plan.columns, plan.tile.lanes
@@ -175,7 +175,7 @@ def narrow_packing(address: Address, target: CpuTarget) -> Packing:
 
 
 def build_narrow(address: Address, target: CpuTarget) -> KernelFunction:
-    """Code of a transposed convolution that makes few channels."""
+    """Code of a transposed convolution with few output channels."""
     key, width_in, width_out = address.key, address.width_in, address.width_out
     shape, plan, packed = TransposedShape.of(key), _plan(address, target), narrow_packing(address, target)
     rows, columns, tile = plan.rows, plan.columns, plan.tile
@@ -191,7 +191,7 @@ def build_narrow(address: Address, target: CpuTarget) -> KernelFunction:
         source = padded_image(image, border, width_in, target)
 
         def compute_tile(n: Any, y: Any, x: Any, window: Any, number: Any) -> None:
-            """A tile of the outputs of one window at a few places."""
+            """One register tile: a few outputs of one window at a few pixels."""
             i, j = window // columns.count, window % columns.count
             first_row = n * height + y + rows.first(i) + border.rows[0]
             corner = T.bind((first_row * width + x + columns.first(j) + border.columns[0]) * width_in)
@@ -234,12 +234,12 @@ def build_narrow(address: Address, target: CpuTarget) -> KernelFunction:
 
 
 def _turns(count: int) -> Any:
-    """A loop, or nothing around what is done once."""
+    """A loop, or no loop if it has one iteration."""
     return nullcontext(0) if count == 1 else T.serial(0, count)
 
 
 def _added_up(value: Any, lanes: int) -> Any:
-    """The sum of a vector's lanes, half and half."""
+    """The sum of a vector's lanes, by adding halves."""
     while lanes > 1:
         lanes //= 2
         value = T.bind(value)

@@ -1,4 +1,4 @@
-"""Normalisations on a CPU: each mean is known before squares of the differences from it are summed up."""
+"""Normalisations on a CPU, in two passes: first the mean, then the squared differences from it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def over_channels(address: Address, target: CpuTarget) -> KernelFunction:
 
 @KERNELS.register("group_norm")
 def group_norm(address: Address, target: CpuTarget) -> KernelFunction:
-    """The same over all pixels of ``each`` channels: first of every channel by itself, then of a group together."""
+    """The same over all pixels of a group of ``each`` channels: first channel by channel, then joined."""
     key, channels = address.key, address.width_in
     shape, epsilon, each = image_shape(key, channels), float(key.attribute("eps")), int(key.attribute("each"))
     pixels, type_, lanes = math.prod(key.image), key.types.sum, lanes_for(channels, target)
@@ -82,7 +82,7 @@ def group_norm(address: Address, target: CpuTarget) -> KernelFunction:
                     store(into, share, n * channels + first + v * lanes, lanes)
 
         def join(first: Any) -> None:
-            """Give the channels of a group its mean, and what its values are multiplied by."""
+            """Combine the statistics of a group's channels into its mean and the factor of its values."""
             mean, variance = (scratch(1, type_) for _ in range(2))
             T.buffer_store(mean, number(0.0, type_), [0])
             with T.serial(0, each) as c:

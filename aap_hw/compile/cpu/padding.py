@@ -34,7 +34,7 @@ class Border:
 
     @classmethod
     def of(cls, shape: ConvolutionShape) -> Border:
-        """That of a convolution."""
+        """The border of a convolution."""
         return cls(shape.batch, shape.size, shape.rows.around, shape.columns.around, shape.planar)
 
     @property
@@ -44,7 +44,7 @@ class Border:
 
 
 def padded_image(image: Any, border: Border, channels: int, target: CpuTarget) -> Any:
-    """The images as a flat NHWC buffer with zeros around them; themselves if they are that already."""
+    """The images as a flat NHWC buffer with zeros around them; not copied if there is nothing to change."""
     if border.rows == border.columns == (0, 0) and not border.planar:
         return image
     (height, width), (top, (left, right)) = border.size, (border.rows[0], border.columns)
@@ -76,7 +76,7 @@ def padded_image(image: Any, border: Border, channels: int, target: CpuTarget) -
 
 
 def fill(buffer: Any, start: Any, length: int, target: CpuTarget, value: float = 0.0) -> None:
-    """Write one value so many times."""
+    """Write one value ``length`` times."""
     if length:
         steps = Steps(length, lanes_for(length, target, buffer.dtype))
         with T.serial(0, steps.count) as i:
@@ -84,7 +84,7 @@ def fill(buffer: Any, start: Any, length: int, target: CpuTarget, value: float =
 
 
 def copy(source: Any, read: Any, buffer: Any, start: Any, length: int, target: CpuTarget) -> None:
-    """Write so many values of another buffer, from ``read`` on."""
+    """Copy ``length`` values of another buffer, from ``read`` on."""
     steps = Steps(length, lanes_for(length, target, buffer.dtype))
     with T.serial(0, steps.count) as i:
         at = T.bind(steps.start(i))

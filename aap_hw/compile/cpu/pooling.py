@@ -65,7 +65,7 @@ def global_average_pool(address: Address, target: CpuTarget) -> KernelFunction:
 
 
 def vectors_at_once(channels: int, lanes: int) -> int:
-    """Vectors summed together: a few, unless the last of them would then have much to do again."""
+    """How many vectors are summed together: a few, but so that the last ones do not repeat much work."""
 
     def cost(count: int) -> tuple[int, int]:
         blocks = Steps(channels, count * lanes).count

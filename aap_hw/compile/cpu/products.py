@@ -1,7 +1,7 @@
-"""Products of matrices that the network computes, and attention: the register tiles of convolutions, head by head.
+"""Products of computed matrices, and attention, head by head with the register tiles of convolutions.
 
-The right matrix is read where it lies if its rows are contiguous, and is else copied so first, a head at a time. The
-scores of a few queries stay in the cache until their softmax has met the values.
+If the rows of the right matrix are contiguous, it is read in place; otherwise it is copied first, one head at a time.
+The scores of a few queries stay in the cache until they are multiplied by the values.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from aap_hw.compile.families.products import AttentionShape, MatmulShape, Walk
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
-# Queries whose scores are kept at a time, and how many scores.
+# Most queries, and most scores, that are kept at a time.
 MOST_QUERIES, MOST_SCORES = 32, 1 << 14
 
 
@@ -97,10 +97,10 @@ def attention(address: Address, target: CpuTarget) -> KernelFunction:
 
 
 def _powers(scores: Any, first: Any, shares: Any, row: Any, keys: int, target: CpuTarget) -> None:
-    """Make e^(x - max) of a row of scores, and one over their sum, or 0 if no key was to be seen."""
+    """Turn a row of scores into e^(x - max), and store one over their sum, or 0 if no key is visible."""
     largest = row_extreme(keys, target, scores.dtype, lambda i, lanes: vector(scores, first + i, lanes), T.max)
     steps = Steps(keys, lanes_for(keys, target))
-    if keys % steps.length:  # vectors that overlap would take the power of a power
+    if keys % steps.length:  # not in place: overlapping vectors would take the exponential twice
         powers = scratch(keys, scores.dtype)
         with channel_loop(keys, target) as c:
             T.buffer_store(powers, exp(scores[first + c] - largest), [c])
@@ -120,7 +120,7 @@ Vectors = Callable[[Any, Any, int], Any]
 def _contiguous(
     buffer: Any, walk: Walk, head: tuple[Any, Any], sizes: tuple[int, int], target: CpuTarget, scale: float = 1.0
 ) -> Vectors:
-    """The matrix of a head as rows of neighbouring values, times a factor: as it lies, or copied."""
+    """The matrix of a head, times a factor, with contiguous rows: in place or copied."""
     if walk.strides[3] == 1 and scale == 1.0:
         return lambda k, column, lanes: vector(buffer, place(walk, *head, k, column), lanes)
     inner, columns = sizes
@@ -138,7 +138,7 @@ def _tiles(
     type_: str,
     target: CpuTarget,
 ) -> None:
-    """A product of matrices: ``left(row, k)`` times ``right``, and what ``write(row, column, result)`` does with it."""
+    """A product of matrices, ``left(row, k)`` times ``right``, whose results go to ``write(row, column, result)``."""
     rows, inner, columns = sizes
     tile = choose_tile(rows, columns, target, type_)
     along, deep = Steps(rows, tile.pixels), Steps(columns, tile.channels)

@@ -1,6 +1,6 @@
-"""Recurrent layers on a CPU: a loop over the steps, in each of them a product of the state with the weights.
+"""Recurrent layers on a CPU: a loop over the steps, each of which multiplies the state by the weights.
 
-The weights are packed as those of linear layers are. Code does not grow with the number of steps.
+Weights are packed like those of linear layers. The code does not grow with the number of steps.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from aap_hw.compile.keys.target import CpuTarget
 
 @PACKINGS.register(*GATES)
 def packing(address: Address, target: CpuTarget) -> Packing:
-    """The weights that one tile needs side by side, a slice of the gates' channels behind the other."""
+    """Slices of weights, one for each tile of the gates' channels, one behind the other."""
     gates, hidden = address.width_in, address.width_out
     tile = choose_tile(address.key.batch, gates, target, address.key.types.sum)
     deep = Steps(gates, tile.channels)
@@ -38,13 +38,13 @@ def packing(address: Address, target: CpuTarget) -> Packing:
 
 @KERNELS.register(*GATES)
 def recurrent(address: Address, target: CpuTarget) -> KernelFunction:
-    """The states of all steps, from zeros on."""
+    """The states of all steps; the first state is zero."""
     key, gates, hidden, types = address.key, address.width_in, address.width_out, address.key.types
     batch, steps, *_ = image_shape(key, 1)
     tile = choose_tile(batch, gates, target, types.sum)
     deep, along = Steps(gates, tile.channels), Steps(batch, tile.pixels)
     packed, output_shape = packing(address, target), family_of(key).output(address)
-    # What a step reads and what it writes lie apart: vectors overlap where the channels do not fill them.
+    # A step reads one copy of the state and writes another, because overlapping vectors would read new values.
     half = batch * hidden
 
     def body(read: Any, weights: Any, bias: Any, output: Any) -> None:

@@ -1,4 +1,4 @@
-"""Reductions along one axis: vectors along it where it is the last one, and else vectors behind it."""
+"""Reductions along one axis: with vectors along it if it is the last axis, else along the axes behind it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
 Value = Callable[[Any, Any], Any]
-"""``value(i, which)`` is a vector: along the axis of ``which`` lanes from i on, behind it the one ``which`` at i."""
+"""``value(i, which)`` is a vector: along the axis, ``which`` lanes from i on; behind it, vector ``which`` at i."""
 
 Summary = Callable[[Any], Any]
-"""``summary(which)`` is what such vectors were made to, as one of them."""
+"""``summary(which)`` is the result as a vector: of ``which`` lanes, or vector ``which``."""
 
 
 class Total(Protocol):
-    """What sums up vectors."""
+    """Sums up vectors."""
 
     def __call__(self, value: Value, factor: float = 1.0) -> Summary:
-        """Their sum times a factor."""
+        """The sum of all ``value(i, which)`` over i, times a factor."""
 
 
 def _summary(kind: str, reduced: int, value: Value, total: Total, extreme: Callable[[Any], Summary]) -> Summary:
-    """The sum or the extreme value that a reduction is made of."""
+    """The sum or extreme value that a reduction is computed from."""
     if kind in ("amax", "amin"):
         return extreme(T.max if kind == "amax" else T.min)
     if kind in ("sum", "mean"):
@@ -51,7 +51,7 @@ def _summary(kind: str, reduced: int, value: Value, total: Total, extreme: Calla
 
 @KERNELS.register("reduce")
 def reduction(address: Address, target: CpuTarget) -> KernelFunction:
-    """One value of those along an axis."""
+    """A reduction along an axis."""
     key, shape = address.key, Reduction.of(address)
     type_, values = key.types.sum, math.prod(shape.source)
     lanes = lanes_for(shape.inner, target, type_)

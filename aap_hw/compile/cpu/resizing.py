@@ -1,7 +1,7 @@
-"""Resizing on a CPU: first each row that is made from whole rows of the image, then its pixels from those of that row.
+"""Resizing on a CPU: whole rows of the image are combined first, then the pixels of the combined row.
 
-Where the image has many more columns than are made of it, most of such a row would not be read: there each pixel is
-made at once.
+If the image has many more columns than the output, most of such a row would not be read; then each pixel is computed in
+one step.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from aap_hw.compile.families.resizing import Taps, axes_of
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
-# More terms than these are summed in a loop.
+# Sums of more terms than this are loops.
 UNROLLED = 4
-# An image with so many times more columns than are made is not summed up row by row.
+# With more input columns than this for each output column, rows are not combined first.
 NARROWER = 2
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What is summed up: so many stretches of memory, where each begins, and its weight, if there are weights."""
+    """The terms of a sum: how many stretches of memory, where each begins, and its weight, if there are weights."""
 
     count: int
     start: Callable[[Any], Any]
@@ -41,7 +41,7 @@ class Terms:
 
 @KERNELS.register("resize")
 def resize(address: Address, target: CpuTarget) -> KernelFunction:
-    """The pixels of a row one after the other, a vector of channels at a time."""
+    """Row by row, pixel by pixel, a vector of channels at a time."""
     key, definition = address.key, DEFINITIONS["resize"](address)
     how, (rows, columns) = key.attribute("how"), axes_of(key)
     _, height, width, channels = image_shape(key, address.width_in)
@@ -79,7 +79,7 @@ def resize(address: Address, target: CpuTarget) -> KernelFunction:
 
 
 def _pairs(rows: Terms, columns: Terms) -> Terms:
-    """Each term of one with each of the other."""
+    """Every term along the rows paired with every term along the columns."""
 
     def weight(term: Any) -> Any:
         shares = [

@@ -1,4 +1,4 @@
-"""Values read at places that are computed: whole rows, or the channels of whole pixels."""
+"""Values read at computed places: whole rows, or all channels of a pixel."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def gather(address: Address, target: CpuTarget) -> KernelFunction:
 
 @KERNELS.register("grid_sample")
 def grid_sample(address: Address, target: CpuTarget) -> KernelFunction:
-    """Pixel by pixel: where the point lies, and then all channels."""
+    """Pixel by pixel: first the place of the point, then all channels."""
     definition, (_, height, width, channels) = (
         DEFINITIONS["grid_sample"](address),
         image_shape(address.key, address.width_in),

@@ -1,4 +1,4 @@
-"""Softmax over channels, and along one axis: vectors along it where it is the last one, and else vectors behind it."""
+"""Softmax over channels, and along any axis: vectors lie along it if it is the last one, else along those behind it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aap_hw.compile.keys.target import CpuTarget
 
 @KERNELS.register("softmax")
 def softmax(address: Address, target: CpuTarget) -> KernelFunction:
-    """e^(x - max) / sum: the exponentials are vectors, the two reductions go value by value."""
+    """e^(x - max) / sum: exponentials in vectors, maximum and sum value by value."""
     key, channels = address.key, address.width_in
     shape = image_shape(key, channels)
 

@@ -1,4 +1,4 @@
-"""Strided copies: whole vectors where both sides are contiguous, and square blocks turned in registers elsewhere."""
+"""Strided copies: whole vectors where both sides are contiguous, and blocks transposed in registers elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aap_hw.compile.families.strided import Loop, Part, StridedCopy
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
-# Blocks of fewer rows are not worth turning.
+# Smaller blocks are not worth transposing in registers.
 SMALLEST_BLOCK = 4
 # Loops as short as this are unrolled.
 UNROLLED = 4
@@ -27,25 +27,25 @@ UNROLLED = 4
 
 @dataclass(frozen=True)
 class Walk:
-    """One loop of a copy: how far each step goes in what is read, and in what is made."""
+    """One loop of a copy, with its stride in the source and in the output."""
 
     read: Loop
     made: int
 
     @property
     def length(self) -> int:
-        """Its steps."""
+        """How many steps it has."""
         return self.read.length
 
     @property
     def is_plain(self) -> bool:
-        """Whether its steps do not go round."""
+        """Whether it is not cyclic."""
         return self.read.wrap is None
 
 
 @KERNELS.register("strided_copy")
 def strided_copy(address: Address, target: CpuTarget) -> KernelFunction:
-    """The parts one after the other."""
+    """Copies the parts one after the other."""
     copy = StridedCopy.of(address)
 
     def body(*buffers: Any) -> None:
@@ -59,7 +59,7 @@ def strided_copy(address: Address, target: CpuTarget) -> KernelFunction:
 
 
 def walks_of(part: Part, copy: StridedCopy) -> list[Walk]:
-    """The loops over a part, outermost first, as few as there can be."""
+    """The loops over a part, outermost first, merged where possible."""
     width = part.values // copy.rows
     walks, done = list[Walk](), 1
     for loop in reversed(part.loops):
@@ -85,7 +85,7 @@ def walks_of(part: Part, copy: StridedCopy) -> list[Walk]:
 
 
 def _copy(part: Part, walks: Sequence[Walk], first: int, source: Any, output: Any, target: CpuTarget) -> None:
-    """The loops of one part, those over vectors innermost."""
+    """The loops of one part, with the loop over vectors innermost."""
     plain = [walk for walk in walks if walk.is_plain]
     made = next((walk for walk in plain if walk.made == 1), None)
     read = next((walk for walk in plain if walk.read.stride == 1), None)
@@ -108,7 +108,7 @@ def _copy(part: Part, walks: Sequence[Walk], first: int, source: Any, output: An
 
 
 class _outer:  # noqa: N801 - reads as the loops that it is
-    """Loops around what is copied at once; gives where that is read and where it is made."""
+    """The outer loops of a copy, which yield the places to read from and to write to."""
 
     def __init__(self, part: Part, walks: Sequence[Walk], first: int, target: CpuTarget) -> None:
         self._part, self._walks, self._first = part, list(walks), first
@@ -143,7 +143,7 @@ def _vectors(walk: Walk, source: Any, output: Any, taken: Any, placed: Any, targ
 
 
 def _blocks(made: Walk, read: Walk, size: int, source: Any, output: Any, taken: Any, placed: Any) -> None:
-    """Blocks of so many rows of as many values, of which rows become columns."""
+    """Square blocks that are transposed on the way, ``size`` rows of ``size`` values each."""
     rows, columns = Steps(made.length, size), Steps(read.length, size)
     with T.serial(0, columns.count) as across, T.serial(0, rows.count) as down:
         column, row = T.bind(columns.start(across)), T.bind(rows.start(down))
@@ -155,7 +155,7 @@ def _blocks(made: Walk, read: Walk, size: int, source: Any, output: Any, taken: 
 
 
 def _turned(rows: list[Any], size: int) -> list[Any]:
-    """The columns of a square of values, by exchanging halves, quarters and so on of pairs of rows."""
+    """The transpose of a square block, by exchanging halves, quarters and so on of pairs of rows."""
     step = 1
     while step < size:
         low = [lane if not lane & step else size + (lane ^ step) for lane in range(size)]

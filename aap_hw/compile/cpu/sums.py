@@ -1,4 +1,4 @@
-"""Sums of many values: several vectors of partial sums, in blocks, so that float32 stays right however many there are.
+"""Sums of many values: several vectors of partial sums, in blocks, so that float32 stays accurate for any number.
 
 The error of a sum in float32 grows with the length of its longest chain of additions, not with the number of values.
 """
@@ -23,9 +23,9 @@ Vector = Callable[[Any, int], Any]
 
 
 def vector_sums(count: int, vectors: int, lanes: int, type_: str, value: Vector) -> Any:
-    """A buffer with the sums of ``value(i, v)`` over i below ``count``, a vector of ``lanes`` for each v.
+    """A buffer with the sum of ``value(i, v)`` over i < ``count`` as a vector of ``lanes``, for each v.
 
-    With few vectors, several i are summed apart from each other, and their sums at the end.
+    With few vectors there are several partial sums for each, which are added at the end.
     """
     apart = max(1, min(VECTORS_AT_ONCE // vectors, count))
     size = apart * vectors * lanes
@@ -63,11 +63,11 @@ def vector_sums(count: int, vectors: int, lanes: int, type_: str, value: Vector)
 
 
 def row_sum(extent: int, target: CpuTarget, type_: str, value: Callable[[Any, int], Any]) -> Any:
-    """The sum of a row of which ``value(i, lanes)`` are the values from i on."""
+    """The sum of a row; ``value(i, lanes)`` are its values from i on."""
     lanes = lanes_for(extent, target, type_)
     full, tail = divmod(extent, lanes)
     sums = vector_sums(full, 1, lanes, type_, lambda i, _: value(i * lanes, lanes))
-    if tail:  # the last vector, without what it has in common with the one before
+    if tail:  # the last vector, without its overlap with the one before
         is_new = T.ramp(0, 1, lanes) >= T.broadcast(lanes - tail, lanes)
         last = T.Select(is_new, value(extent - lanes, lanes), constant(0.0, lanes, type_))
         store(sums, vector(sums, 0, lanes) + last, 0, lanes)
@@ -75,7 +75,7 @@ def row_sum(extent: int, target: CpuTarget, type_: str, value: Callable[[Any, in
 
 
 def row_extreme(extent: int, target: CpuTarget, type_: str, value: Callable[[Any, int], Any], combine: Any) -> Any:
-    """The largest or smallest value of a row of which ``value(i, lanes)`` are the values from i on."""
+    """The largest or smallest value of a row; ``value(i, lanes)`` are its values from i on."""
     lanes = lanes_for(extent, target, type_)
     full, tail = divmod(extent, lanes)
     found = vector_extremes(full, 1, lanes, type_, lambda i, _: value(i * lanes, lanes), combine)
@@ -85,7 +85,7 @@ def row_extreme(extent: int, target: CpuTarget, type_: str, value: Callable[[Any
 
 
 def vector_extremes(count: int, vectors: int, lanes: int, type_: str, value: Vector, combine: Any) -> Any:
-    """A buffer with the largest or smallest of ``value(i, v)`` over i below ``count``, a vector for each v."""
+    """A buffer with the largest or smallest ``value(i, v)`` over i < ``count`` as a vector, for each v."""
     apart = max(1, min(VECTORS_AT_ONCE // vectors, count))
     size = apart * vectors * lanes
     turns, found = count // apart, registers(size, type_)
@@ -111,7 +111,7 @@ def vector_extremes(count: int, vectors: int, lanes: int, type_: str, value: Vec
 
 
 def folded(buffer: Any, lanes: int, combine: Callable[[Any, Any], Any]) -> Any:
-    """The values of the first vector of a buffer, combined with each other."""
+    """The lanes of the first vector of a buffer, combined into one value."""
     while lanes > 1:
         lanes //= 2
         store(buffer, combine(vector(buffer, 0, lanes), vector(buffer, lanes, lanes)), 0, lanes)

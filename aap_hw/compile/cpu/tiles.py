@@ -1,4 +1,4 @@
-"""Register tiles: a few pixels times a few vectors of channels that are summed up without leaving the registers."""
+"""Register tiles: sums for a few pixels times a few vectors of channels, which stay in registers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aap_hw.compile.cpu.emit import AVX512_BYTES, Steps, constant, lanes_for, re
 from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
 
-# Loads hide behind arithmetic but for about this share of a cycle each.
+# Cost of a load in cycles; the rest of it is hidden behind arithmetic.
 COST_OF_LOAD = 0.15
 # Independent accumulators that keep two fused multiply-add units busy over their latency of about five cycles.
 ACCUMULATORS_FOR_FULL_RATE = 10
@@ -70,9 +70,9 @@ def accumulate(
 ) -> Callable[..., Any]:
     """Sum pixel x weight over the loops of ``reduction`` in registers.
 
-    ``pixel(*indices, p)`` is the scalar of pixel p, ``weight(*indices, v)`` the v-th vector of weights, both of
-    the type that is summed up in. With ``of_vectors`` pixels are vectors, too. Returns what reads one lane of the sum
-    of (p, v), or all of it.
+    ``pixel(*indices, p)`` is the scalar of pixel p, ``weight(*indices, v)`` the v-th vector of weights, both of the
+    type of the sums. With ``of_vectors`` pixels are vectors, too. Returns a function of p, v and a lane that reads the
+    sum of pixel p and vector v there, or the whole vector without a lane.
     """
     sums = registers(tile.pixels * tile.vectors * tile.lanes, type_)
 

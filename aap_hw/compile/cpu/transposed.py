@@ -38,7 +38,7 @@ LENGTH = 7
 
 @PACKINGS.register("conv_transpose2d", "conv_transpose3d", "depthwise_conv_transpose2d")
 def packing(address: Address, target: CpuTarget) -> Packing:
-    """Of each slice of the output channels one phase behind the other, the taps of each last one first."""
+    """For each slice of output channels all phases, each with its taps in reverse order."""
     if is_narrow(address, target):
         return narrow_packing(address, target)
     shape = TransposedShape.of(address.key)
@@ -63,7 +63,7 @@ def transposed(address: Address, target: CpuTarget) -> KernelFunction:
 
 
 def _channels(address: Address) -> tuple[int, int]:
-    """Channels that are read for each that is made, and those that a group makes; a depthwise one is one group."""
+    """Channels that one output channel reads, and channels that one group makes; a depthwise kernel is one group."""
     if _is_depthwise(address):
         return 1, address.width_out
     return channels_of_group(address, TransposedShape.of(address.key).groups)
@@ -86,7 +86,7 @@ def _slice_size(address: Address, tile: Tile) -> int:
 
 
 def _taps_before(axis: TransposedAxis, remainder: Any) -> Any:
-    """How many taps the phases have that begin with a lower one."""
+    """How many taps all phases with a smaller remainder have together."""
     return axis.kernel // axis.stride * remainder + T.min(remainder, axis.kernel % axis.stride)
 
 
@@ -101,7 +101,7 @@ def _build(address: Address, target: CpuTarget) -> KernelFunction:
     images = key.batch * (planes.size if planes else 1)
     border = Border(images, (rows.size, columns.size), rows.border, columns.border)
     height, width = border.around
-    # The inputs of a row's taps lie side by side in memory.
+    # The inputs of a row of taps lie side by side in memory.
     is_row_one_loop = not depthwise and shape.groups == 1
 
     def body(image: Any, *others: Any) -> None:
@@ -114,7 +114,7 @@ def _build(address: Address, target: CpuTarget) -> KernelFunction:
             down, across = (
                 T.bind(each) for each in (phase // len(columns.phases) % len(rows.phases), phase % len(columns.phases))
             )
-            # The rows and columns that a phase has fewer than the first are done twice.
+            # A phase with fewer rows or columns than the first computes its last ones twice.
             n, line, step = place // (lines * along.count), place // along.count % lines, place % along.count
             y = T.bind(T.min(line, rows.outputs(down) - 1) if rows.made % rows.stride else line)
             x = T.bind(T.min(step * tile.pixels, columns.outputs(across) - tile.pixels))
@@ -125,7 +125,7 @@ def _build(address: Address, target: CpuTarget) -> KernelFunction:
                 z = T.bind(T.min(number_of_plane % planes.outputs(0), planes.outputs(layer) - 1))
                 n = number_of_plane // planes.outputs(0)
                 made_plane = n * planes.made + z * planes.stride + layer
-                # Planes outside of the volume are left out.
+                # Planes outside the volume are left out.
                 first_plane, thick = T.bind(z + planes.first(layer)), T.bind(planes.taps(layer))
                 begin, end = T.bind(T.max(0, 0 - first_plane)), T.bind(T.min(thick, planes.size - first_plane))
                 n = T.bind(n * planes.size + first_plane + begin)

@@ -1,6 +1,6 @@
-"""Convolutions of volumes on a CPU: the loop nest of `convolution` with the planes of a window as one loop more.
+"""Convolutions of volumes on a CPU: the loop nest of `convolution` with one more loop over the planes of a window.
 
-Planes are padded on their own. Those that a window has outside of the volume its outermost loop leaves out.
+Each plane is padded. The planes of a window that lie outside the volume are left out by the bounds of that loop.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _tile(address: Address, target: CpuTarget) -> Tile:
 
 @PACKINGS.register("conv3d")
 def packing(address: Address, target: CpuTarget) -> Packing:
-    """The weights that one tile needs side by side, a slice of the output channels behind the other."""
+    """Slices of weights, one for each tile of output channels, one behind the other."""
     shape, tile = VolumeShape.of(address.key), _tile(address, target)
     read, made = address.width_in // shape.groups, address.width_out // shape.groups
     slices = shape.groups * Steps(made, tile.channels).count
@@ -60,8 +60,8 @@ def volume(address: Address, target: CpuTarget) -> KernelFunction:
     slices, plane_of_weights = shape.groups * deep.count, rows.kernel * columns.kernel * read * tile.channels
     border = Border(key.batch * planes.size, (rows.size, columns.size), rows.around, columns.around)
     height, width = border.around
-    # Extents of the loops of the reduction, and how far a step of each goes in the image and in the weights; planes are
-    # as many as are inside of the volume.
+    # Extents of the loops of the reduction, and the stride of each in the image and in the weights. Of the planes, only
+    # those inside the volume are visited.
     reduction = [
         (planes.kernel, planes.dilation * height * width * width_in, plane_of_weights // tile.channels),
         (rows.kernel, rows.dilation * width * width_in, columns.kernel * read),

@@ -12,7 +12,7 @@ from aap_hw.compile.families.windows import Axis, axes_of
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 
-# What a key says of a 1x1 window; a linear layer of rows (N, ..., C) is such a convolution, and each row a pixel.
+# Attributes of a 1x1 convolution. A linear layer of rows (N, ..., C) is one, each row being a pixel.
 POINTWISE: Mapping[str, Any] = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
 
 
@@ -20,7 +20,7 @@ POINTWISE: Mapping[str, Any] = {"kernel": (1, 1), "stride": (1, 1), "padding": (
 class ConvolutionShape:
     """The sizes of a convolution that do not depend on its widths.
 
-    ``groups`` divides both widths; a depthwise convolution, which has one channel a group, counts as 1 here.
+    ``groups`` divides both widths and is 1 for a depthwise convolution.
     """
 
     batch: int
@@ -95,7 +95,7 @@ def _weight_of_each(address: Address) -> Shape:
 
 
 def _family(weight: Callable[[Address], Shape]) -> Family:
-    """One that multiplies each weight once for each pixel of the output, and adds a bias."""
+    """The family of kernels that use each weight once for each pixel of the output, and add a bias."""
     return Family(
         output=_output,
         multiply_accumulates=lambda address: math.prod(_output(address)[:-1]) * math.prod(weight(address)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aap_hw.compile.families.family import FAMILIES, Family, Shape, image_shape, nothing
 from aap_hw.compile.keys.address import Address
 
-# What may end an epilogue, and what is a kernel of its own where nothing takes it along.
+# Each may end an epilogue, and is a kernel of its own if no kernel before it can include it.
 ACTIVATIONS = ("relu", "relu6", "sigmoid", "silu", "hardsigmoid", "hardswish")
 
 

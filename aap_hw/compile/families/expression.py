@@ -1,7 +1,7 @@
 """Expressions of element-wise operators: the canonical text that keys have for them, such as ``add(x0,mul(c0,x1))``.
 
-Functions, names of values and numbers; nothing else, and no spaces nor plus signs, which a key uses itself. What the
-functions compute is in `code.functions`.
+A text holds functions, names of values and numbers. It has no spaces or plus signs, because these separate the parts of
+a key. What each function computes is in `code.functions`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FUNCTIONS = {
     **dict.fromkeys(("where", "clamp", "softplus"), 3),
     "elu": 4,
 }
-# Made of one operation, so that no names are needed inside.
+# These are a single operation, so their code needs no names for intermediate values.
 _SHALLOW = frozenset(
     ("add", "sub", "mul", "div", "minimum", "maximum", "neg", "abs", "relu", "relu6", "clamp", "where")
 )
@@ -50,7 +50,7 @@ Expression = Term | str | float
 
 
 def text_of(expression: Expression) -> str:
-    """The canonical text; numbers as exact as float32 has them."""
+    """The canonical text. Numbers are written exactly to float32."""
     if isinstance(expression, float):
         text = f"{expression:.9g}".replace("e+", "e").replace("inf", "1e999")
         assert not math.isnan(expression)
@@ -99,7 +99,7 @@ def variables(expression: Expression) -> Iterator[str]:
 
 
 def terms(expression: Expression) -> Iterator[Term]:
-    """The functions in an expression with their operands, as often as they occur, itself the last."""
+    """All function terms in an expression, repeated ones too, from the innermost to the whole expression."""
     if isinstance(expression, Term):
         for operand in expression.operands:
             yield from terms(operand)
@@ -112,7 +112,7 @@ def size_of(expression: Expression) -> int:
 
 
 def depth_of(expression: Expression) -> int:
-    """How often TVM doubles the time that it takes for an expression, roughly: it looks at each named value twice."""
+    """Roughly how often TVM's time for an expression doubles: TVM visits each named value twice."""
     if not isinstance(expression, Term):
         return 0
     own = 1 if expression.function in _SHALLOW else 3

@@ -1,7 +1,7 @@
 """What a kernel key means: the questions that every family of kernels answers, and who answers for a key.
 
-A family answers in numbers alone, for whatever device its kernels are compiled. To add one is to write its file in this
-folder, and one of the same name in `front.rules`, `code`, `cpu` and `gpu` where it has something to say there.
+The answers are numbers and hold for every device. To add a family, write its file in this folder, and one of the same
+name in `front.rules`, `code`, `cpu` and `gpu` where it needs one.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Family:
     weight
         Shape of the weight in PyTorch's order, if the kernels have one: (C_out, C_in / groups, KH, KW).
     taken
-        Shapes of the constants that a kernel takes as the model has them, in order, if it takes any so.
+        Shapes of the constants that a kernel reads unpacked, in order; None if there are no such constants.
     reads_first
-        Whether that order is (C_in, C_out / groups, KH, KW) instead.
+        Whether PyTorch's order is (C_in, C_out / groups, KH, KW) instead.
     is_pitched
-        Whether the pixels that a kernel reads and makes may lie apart; see `pitch`.
+        Whether there may be gaps between the pixels that a kernel reads and makes; see `pitch`.
     keeps_range
-        Whether what is made lies between the smallest and the largest value that is read, zero among them.
+        Whether the output stays within the range of the values read and zero, as a maximum does.
     """
 
     output: Callable[[Address], Shape]
@@ -57,7 +57,7 @@ FAMILIES: Registry[Family] = Registry()
 
 
 def nothing(_: Address) -> int:
-    """The answer of kernels that multiply nothing up, or hold no constants."""
+    """The answer of kernels without multiply-accumulates, or without constants."""
     return 0
 
 
@@ -104,5 +104,5 @@ def bias_elements(address: Address) -> int:
 
 
 def weight_elements(address: Address) -> int:
-    """Numbers in a kernel's weight, its bias not among them; 0 if it has none."""
+    """Numbers in a kernel's weight, without its bias; 0 if it has no weight."""
     return math.prod(weight_shape(address)) if family_of(address.key).weight is not None else 0

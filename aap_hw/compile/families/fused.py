@@ -1,9 +1,10 @@
 """Kernels that a tree of element-wise operators becomes: an expression of tensors that are broadcast.
 
-A key reads ``elementwise 196x1 constants=c expr=add(x0,mul(c0,x1)) reads=yc+yc``: in the expression ``x0``, ``x1``, ...
-are what the kernel reads and ``c0``, ``c1``, ... constants of the model; ``reads`` and ``constants`` say along which of
-the axes n, y, x and c each of them has values of its own, ``1`` along none, and ``order`` how these axes lie. Axes of
-length 1 are left out, so that the same work has the same key.
+An example of a key is ``elementwise 196x1 constants=c expr=add(x0,mul(c0,x1)) reads=yc+yc``. In the expression, ``x0``,
+``x1``, ... are the values that the kernel reads, and ``c0``, ``c1``, ... are constants of the model. ``reads`` and
+``constants`` name the axes (n, y, x, c) that each operand has; it is broadcast along the others, and ``1`` stands for a
+scalar. ``order`` is the order of the axes in memory. Axes of length 1 are left out, so that the same work always has
+the same key.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from aap_hw.compile.families.family import FAMILIES, Family, Shape, image_shape,
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 
-# How axes lie in memory: those of images and rows, and of values that are cut along another axis than the last.
+# The order of axes in memory: of images and rows, and of values whose channels are not the last axis.
 AXES, PLANAR = "nyxc", "ncyx"
 ALONE = "1"
 
@@ -53,7 +54,7 @@ class Fused:
 
 
 def operand_shape(address: Address, axes: str = AXES) -> Shape:
-    """Shape of an operand, in the order of the key, with 1 along the axes that it has no values of its own along."""
+    """Shape of an operand, its axes in the key's order, with 1 for those along which it is broadcast."""
     extents = dict(zip(AXES, image_shape(address.key, address.width_out), strict=True))
     return tuple(extents[axis] if axis in axes else 1 for axis in Fused.of(address.key).order)
 

@@ -9,7 +9,7 @@ from aap_hw.compile.keys.key import KernelKey
 
 
 def slice_start(address: Address) -> int:
-    """Where a slice of channels begins: at the first, so that it ends with the last, or behind equal pieces."""
+    """First channel of a slice: 0, or such that the slice ends with the last channel, or behind some equal pieces."""
     match side := address.key.attribute("side"):
         case "first":
             return 0
@@ -19,12 +19,12 @@ def slice_start(address: Address) -> int:
 
 
 def even_split(channels: int, parts: int) -> list[int]:
-    """As equal widths as whole numbers allow: the split that a table measures."""
+    """Channels split into nearly equal parts, as a latency table measures a concatenation."""
     return [channels * (i + 1) // parts - channels * i // parts for i in range(parts)]
 
 
 def subsampled(key: KernelKey) -> tuple[int, int]:
-    """Rows and columns that are left of an image of which every so many are taken."""
+    """Rows and columns of an image after subsampling."""
     height, width = (-(-size // step) for size, step in zip(key.image, key.along("stride"), strict=True))
     return height, width
 
@@ -34,7 +34,7 @@ PADDING_MODES = ("constant", "reflect", "replicate", "circular")
 
 
 def borders_of(key: KernelKey) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Pixels above and below, and to the left and right, that are put around an image."""
+    """Pixels that padding adds above and below, and to the left and right."""
     (top, left), ends = key.along("padding"), key.along("padding_end")
     bottom, right = ends if key.attribute("padding_end") else (top, left)
     return (top, bottom), (left, right)

@@ -1,7 +1,8 @@
-"""Normalisation by what an image has itself: over the channels of each pixel, or over the pixels of groups of channels.
+"""Normalisation by an image's own statistics: over the channels of each pixel, or over all pixels of a group of
+channels.
 
-All of them take, for each channel, a factor and a summand from the model if their key says ``affine``. Pixels are
-counted and have no place, so that rows and images of as many are one key.
+If the key says ``affine``, each channel has a factor and a summand from the model. A key only counts the pixels, so
+that rows and images with equally many share it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from aap_hw.compile.families.family import FAMILIES, Family, Shape, image_shape,
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 
-# Over the channels of each pixel: with the mean taken away, or without.
+# Over the channels of each pixel; an RMS norm does not subtract the mean.
 OVER_CHANNELS = ("layer_norm", "rms_norm")
 
 
 def is_affine(key: KernelKey) -> bool:
-    """Whether a normalisation takes a factor and a summand of each channel."""
+    """Whether a normalisation has a factor and a summand for each channel."""
     return bool(key.attribute("affine"))
 
 

@@ -1,4 +1,4 @@
-"""How far apart the pixels of an image lie: side by side, or whole vectors apart where a key says ``pitched``."""
+"""The distance between neighbouring pixels in memory: no gap, or a multiple of a vector if a key says ``pitched``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def pitch_of(key: KernelKey, end: End, channels: int, target: CpuTarget) -> int:
 
 
 def pitch_step(key: KernelKey, end: End, target: CpuTarget) -> int:
-    """Pixels begin at multiples of so many values."""
+    """The number of values of which the pitch is a multiple; 1 without ``pitched``."""
     size = BYTES[key.types.read if end == "input" else key.types.made]
     return min(target.vector_bytes, LARGEST_STEP_BYTES) // size if end in key.pitched else 1

@@ -1,8 +1,9 @@
-"""Products of values that the network computes: of matrices, and attention, which is two of them around a softmax.
+"""Products of two computed values: matrix products, and attention, which is two of them with a softmax in between.
 
-A key names the lengths of the axes in ``shape``, with ``i`` and ``o`` for the widths that are read and made. Of each
-tensor it says where the value (n, h, row, column) is: ``left=n;a,b,c,d;e`` for one of n values is e + a n + b h + ....
-A tensor of which it says nothing lies in this order of axes.
+A key holds the lengths of the axes in ``shape``, with ``i`` and ``o`` for the widths read and made. It also says where
+the values (n, h, row, column) of each tensor lie: with ``left=n;a,b,c,d;e``, value (n, h, row, column) of a tensor of n
+values lies at e + a n + b h + c row + d column. A tensor that the key does not mention lies in this order of axes
+without gaps.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 
-# Lengths of the axes behind the batch, in the order of a key's ``shape``.
+# Axes behind the batch, in the order of a key's ``shape``.
 MATMUL, ATTENTION = 4, 5
-# What a key calls that which is added to the products of attention.
+# What a key calls the masks of attention.
 MASKS = ("mask", "mask_2")
 
 
@@ -89,10 +90,10 @@ class AttentionShape:
     inner : channels of queries and keys.
     columns : channels of values and of what is made.
     query, key, value : how these lie.
-    masks : how what is added to the products lies, (N, H, queries, keys), or what is 0 where a key is not to be seen.
+    masks : how the masks (N, H, queries, keys) lie: added to the scores, or 0 where a key is hidden.
     constant : which of the masks are constants of the model.
     scale : factor of the products.
-    by_head : what is made lies head by head, (N, H, queries, columns), and not query by query.
+    by_head : the output lies head by head, (N, H, queries, columns), not query by query.
     """
 
     batch: int
@@ -191,7 +192,7 @@ def _attention(address: Address) -> int:
 
 
 def constant_shapes(address: Address) -> list[Shape]:
-    """Of the constants that a product takes as they are: one of its matrices, or what attention is masked by."""
+    """Shapes of the constants that a product reads: one of its matrices, or masks of attention."""
     walks: tuple[Walk, ...]
     known: tuple[bool, ...]
     if address.key.op == "matmul":

@@ -1,7 +1,7 @@
-"""Recurrent layers without what they make of their inputs, which is a linear layer over all steps at once.
+"""Recurrent layers after the product with their inputs, which is a linear layer over all steps at once.
 
 A kernel reads that product, ``gates x hidden`` channels a step, and makes the ``hidden`` channels of each step's state.
-An image of it is (N, steps, 1, C), or the same with the steps first where the key says ``order=steps_first``.
+Both lie as (N, steps, 1, C), or as (steps, N, 1, C) if the key says ``order=steps_first``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
-"""How many channels a layer computes for each of its state, by operator."""
+"""Gates by operator: how many channels of the product belong to one channel of the state."""
 
 
 def is_backwards(key: KernelKey) -> bool:
@@ -22,7 +22,7 @@ def is_backwards(key: KernelKey) -> bool:
 
 
 def steps_first(key: KernelKey) -> bool:
-    """Whether the samples of a step lie side by side, and not the steps of a sample."""
+    """Whether the order in memory is (steps, N, C), not (N, steps, C)."""
     return key.attribute("order") == "steps_first"
 
 
@@ -31,7 +31,7 @@ def _output(address: Address) -> Shape:
 
 
 def _weight(address: Address) -> Shape:
-    """That of the state: (gates x hidden, hidden)."""
+    """Shape of the weight that multiplies the state: (gates x hidden, hidden)."""
     return address.width_in, address.width_out
 
 

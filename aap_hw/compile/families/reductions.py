@@ -1,6 +1,6 @@
 """Reductions along neighbouring axes: of (outer, reduced, inner) values as they lie, along the middle one.
 
-A key names the three lengths in ``shape``, with ``i`` and ``o`` for the widths that are read and made.
+A key holds the three lengths in ``shape``, with ``i`` and ``o`` for the widths read and made.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from aap_hw.compile.families.slow import length_at
 from aap_hw.compile.keys.address import Address
 from aap_hw.errors import UserError
 
-# What is made of the values along an axis; ``norm`` is the square root of the sum of their squares. Variances and
-# deviations divide by one less for each unit of ``correction``.
+# What a reduction computes. ``norm`` is the square root of the sum of squares. Variances and standard deviations divide
+# by the number of values minus ``correction``.
 KINDS = ("sum", "mean", "amax", "amin", "norm", "var", "std")
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """Lengths of what lies before, along and behind an axis."""
+    """Lengths of a value before, along and behind the reduced axis."""
 
     outer: int
     reduced: int
@@ -48,7 +48,7 @@ class Reduction:
 
     @property
     def output(self) -> Shape:
-        """Shape of what a reduction makes."""
+        """Shape of the result."""
         return self.outer, self.inner
 
 

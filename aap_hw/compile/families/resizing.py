@@ -1,6 +1,6 @@
-"""Resizing: images of any other size whose pixels are weighted sums, or the largest, of a few pixels along each axis.
+"""Resizing to any size: each pixel is a weighted sum, or the largest, of a few pixels along each axis.
 
-Interpolation and adaptive pooling differ in nothing but which pixels these are, and their weights.
+Interpolation and adaptive pooling differ only in which pixels these are and in their weights.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from aap_hw.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Taps:
-    """What is read along an axis: for each term, the place that each pixel made reads and its weight."""
+    """Taps along an axis: for each term of the sums, the input pixel of every output pixel and its weight."""
 
     places: np.ndarray
     weights: np.ndarray
 
     @property
     def terms(self) -> int:
-        """How many pixels a sum has."""
+        """How many input pixels an output pixel reads."""
         return len(self.places)
 
     @property
     def is_picked(self) -> bool:
-        """Whether each pixel is one of the image, unchanged."""
+        """Whether every output pixel is a copy of one input pixel."""
         return self.terms == 1 and bool((self.weights == 1).all())
 
 
 @lru_cache(maxsize=1024)
 def taps_of(how: str, size: int, made: int, factor: float | None) -> Taps:
-    """The taps along an axis of ``size`` pixels for one of ``made``."""
+    """The taps that resize an axis from ``size`` to ``made`` pixels."""
     taps = TAPS[how](size, made, factor)
     places, weights = ([tap[i] for tap in taps] for i in (0, 1))
     return Taps(np.array(places, "int32"), np.array(weights, "float32"))

@@ -1,7 +1,7 @@
-"""Values read at places that are computed: rows of a table by their numbers, and images at the points of a grid.
+"""Values read at computed places: rows of a table by index, and images at the points of a grid.
 
 The text of a ``gather`` says what it reads: ``table=w[1,30522,o] index=x[128]`` takes 128 of the 30522 rows of one
-learned table. A number beyond the table takes its last row.
+learned table. An index beyond the table reads its last row.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Gather:
 
     Attributes
     ----------
-    table : (how often, rows, values of a row).
-    index : (rows that are taken,).
+    table : (tables, rows, values of a row).
+    index : (rows taken,).
     """
 
     table: Operand

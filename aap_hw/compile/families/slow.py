@@ -1,9 +1,9 @@
-"""Kernels on the slow path: operators without a schedule of ours, each named by the text of its whole call.
+"""Kernels on the slow path: operators that we have no schedule for, each named by the text of its call.
 
 The text is part of the kernel's key, so it holds no channel counts: ``i`` and ``o`` stand for the kernel's input and
-output width. A layer normalisation of 196 tokens is ``aten.layer_norm.default`` with the call
-``(x[1,196,o],[384],w[384],w[384],1e-05)->x[1,196,o]``. How such a kernel is found is in `front.rules.slow`, how it is
-built in `library.slow`.
+output width. For example, a layer normalisation of 196 tokens is ``aten.layer_norm.default`` with the call
+``(x[1,196,o],[384],w[384],w[384],1e-05)->x[1,196,o]``. `front.rules.slow` writes these texts, `library.slow` builds the
+kernels.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 
-# The libraries whose operators are known, by how PyTorch calls them.
+# PyTorch's names for the libraries whose operators are known.
 LIBRARIES = ("aten", "torchvision")
-# How a tensor lies in memory: an image (N, C, ...) as (N, ..., C), and what else the network computes, learned weights
-# and other constants in PyTorch's order.
+# Kinds of tensors: an image (N, C, ...), which lies in memory as (N, ..., C), and, in PyTorch's order, any other
+# computed value, a learned weight, and another constant.
 IMAGE, PLAIN, WEIGHT, CONSTANT = "image", "x", "w", "c"
 
 _ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}
@@ -58,7 +58,7 @@ class NoCode(UserError):  # noqa: N818 - an answer about a kernel
         return NoCode, (self.key, self._why)
 
     def at(self, source: str) -> NoCode:
-        """The same about a call of the user's."""
+        """The same error, naming a call in the user's code."""
         return NoCode(self.key, self._why, source)
 
 
@@ -70,7 +70,7 @@ class Operand:
     ----------
     kind : ``IMAGE``, ``PLAIN``, ``WEIGHT`` or ``CONSTANT``.
     shape : in PyTorch's order of axes.
-    dtype : PyTorch's name; outside of the kernel it is float32 all the same.
+    dtype : PyTorch's name of the type inside the kernel. Between kernels every value is float32.
     """
 
     kind: str
@@ -97,7 +97,7 @@ class SlowCall:
     ----------
     op : library, name and overload, such as ``aten.layer_norm.default``.
     arguments, named : nested lists of operands, numbers, texts and None.
-    output : what comes out; of several results, the one at ``piece``.
+    output : the result; if there are several, the one at index ``piece``.
     """
 
     op: str
@@ -135,11 +135,11 @@ class SlowCall:
 
     @property
     def operands(self) -> list[Operand]:
-        """The tensors that go in, in the order of the arguments."""
+        """The tensors that the operator reads, in the order of its arguments."""
         return list(_operands([*self.arguments, *self.named.values()]))
 
     def run(self, tensors: Iterable[torch.Tensor], spelt_out: bool = False) -> torch.Tensor:
-        """Call the operator, or what it is spelt out as, with tensors of `operands`, in PyTorch's layout."""
+        """Call the operator, or the function it is spelt out as, with tensors for `operands` in PyTorch's layout."""
         remaining = iter(tensors)
 
         def filled(argument: Any) -> Any:
@@ -171,7 +171,7 @@ def is_slow(key: KernelKey) -> bool:
 
 @lru_cache(maxsize=4096)
 def _multiply_accumulates(address: Address) -> int:
-    """Multiply-accumulate operations as PyTorch counts them: of convolutions, products of matrices and attention."""
+    """Multiply-accumulate operations as PyTorch counts them: those of convolutions, matrix products and attention."""
     call = SlowCall.of(address)
     with FlopCounterMode(display=False) as counter:
         call.run(torch.empty(operand.shape, device="meta") for operand in call.operands)
@@ -199,7 +199,7 @@ def _operands(values: Iterable[Any]) -> Iterable[Operand]:
 
 
 def length_at(text: str, widths: Mapping[str, int]) -> int:
-    """What a length in the text of a key is at the widths that its letters stand for.
+    """The value of a length in the text of a key, given the widths that its letters stand for.
 
     Raises
     ------
@@ -212,7 +212,7 @@ def length_at(text: str, widths: Mapping[str, int]) -> int:
 
 
 def _value(node: ast.expr, widths: Mapping[str, int]) -> Any:
-    """What a part of a text stands for. Nothing in it is run: it may come from a file."""
+    """The value of a part of a text. The text is parsed, never run, because it may come from a file."""
     match node:
         case ast.Constant(value=value):
             return value

@@ -1,8 +1,8 @@
-"""Softmax, e^(x - max) / sum, of which there are two kinds of key.
+"""Softmax, e^(x - max) / sum, which has two kinds of key.
 
-``softmax`` is over the channels of vectors (N, C), or of the pixels of an image, as at the end of a classifier; its key
-needs no lengths. ``axis_softmax`` is along any axis: its key names lengths before, along and behind it, as that of a
-reduction does, and with ``log`` it makes the logarithm.
+``softmax`` is over the channels of vectors (N, C) or of the pixels of an image, as at the end of a classifier; its key
+needs no lengths. ``axis_softmax`` is along any axis. Its key holds the lengths before, along and behind that axis, as
+the key of a reduction does. With ``log`` the result is the logarithm.
 """
 
 from __future__ import annotations

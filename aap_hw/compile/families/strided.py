@@ -1,9 +1,9 @@
-"""Strided copies: values that lie in some regular way in one or several tensors, brought into one row in a new one.
+"""Strided copies: values at regular places in one or several tensors, copied side by side into a new one.
 
-The text of such a key says of every tensor how it is walked through, outermost loop first, with ``i`` and ``o`` for the
-widths that are read and made: ``x[588*i;3:i//3,196:i,64:1;64]`` is a tensor of 588 i values, walked through by three
-loops of 3, 196 and 64 steps, each with its stride, from value 64 on. A loop such as ``56:i%2*i%56*i`` goes round: its
-steps, 2 i added, are taken modulo 56 i. Several tensors lie side by side in each of ``rows`` rows.
+A key describes a walk through each tensor, outermost loop first, with ``i`` and ``o`` for the widths read and made. For
+example, ``x[588*i;3:i//3,196:i,64:1;64]`` is a tensor of 588 i values. The walk starts at value 64 and consists of
+three loops, of 3, 196 and 64 steps, each with its stride. A loop such as ``56:i%2*i%56*i`` is cyclic: its position plus
+2 i is taken modulo 56 i. If there are several tensors, each contributes a stretch to each of ``rows`` rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PART = re.compile(r"(?P<kind>[xwc])\[(?P<size>[^;\]]+);(?P<loops>[^;\]]*)(;(?P<
 
 @dataclass(frozen=True)
 class Wrap:
-    """A loop that goes round: its steps and ``shift`` are taken modulo ``modulus``, all three in values."""
+    """What makes a loop cyclic: its position plus ``shift`` is taken modulo ``modulus``, all in values."""
 
     shift: int
     modulus: int
@@ -31,7 +31,7 @@ class Wrap:
 
 @dataclass(frozen=True)
 class Loop:
-    """So many steps of so many values; ``wrap`` if they go round, together with other loops of the same."""
+    """``length`` steps of ``stride`` values each. Loops with the same ``wrap`` are cyclic together."""
 
     length: int
     stride: int
@@ -40,7 +40,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class Part:
-    """How a tensor is walked through.
+    """A walk through one tensor.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Part:
 
 @dataclass(frozen=True)
 class StridedCopy:
-    """A strided copy at fixed widths: of each part as many values follow in every row."""
+    """A strided copy at fixed widths; every row holds equally many values of each part."""
 
     parts: tuple[Part, ...]
     rows: int

@@ -1,8 +1,8 @@
-"""Transposed convolutions of images and volumes, as the convolutions that the phases of their output are.
+"""Transposed convolutions of images and volumes, split into one ordinary convolution for each phase of the output.
 
-Along one axis the output at ``o`` is a sum over taps ``k`` with ``k = r + stride * m``, where ``r`` is what remains of
-``o + padding`` divided by the stride, of the input at ``(o + padding) // stride - m``. All outputs of one remainder, a
-phase, are therefore one convolution of stride 1 with every stride-th tap.
+Along one axis let ``r`` be the remainder of ``o + padding`` divided by the stride. The output at ``o`` is the sum over
+``m`` of tap ``r + stride * m`` times the input at ``(o + padding) // stride - m``. All outputs with the same remainder
+are a phase, and a phase is a convolution of stride 1 with every stride-th tap.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class TransposedAxis:
 
     @property
     def phases(self) -> range:
-        """First outputs of the phases."""
+        """Index of the first output of each phase."""
         return range(min(self.stride, self.made))
 
     def outputs(self, phase: int) -> int:
-        """How many outputs a phase has; like the three below also of a phase that is an expression."""
+        """How many outputs a phase has. Here and below, ``phase`` may be an expression of TVM."""
         return (self.made - phase + self.stride - 1) // self.stride
 
     def remainder(self, phase: int) -> int:
-        """First tap of a phase."""
+        """Index of the first tap of a phase."""
         return (phase + self.padding) % self.stride
 
     def taps(self, phase: int) -> int:
@@ -56,12 +56,12 @@ class TransposedAxis:
         return (self.kernel + self.stride - 1 - self.remainder(phase)) // self.stride
 
     def first(self, phase: int) -> int:
-        """The input that the first output of a phase has with its last tap; the others lie behind it."""
+        """Index of the first input that the first output of a phase reads; the phase's last tap multiplies it."""
         return (phase + self.padding) // self.stride - self.taps(phase) + 1
 
     @property
     def border(self) -> tuple[int, int]:
-        """Zeros that the input must have before and behind it."""
+        """Zeros that the input needs before and behind it."""
         reading = [phase for phase in self.phases if self.taps(phase)]
         ends = [self.first(phase) + self.taps(phase) + self.outputs(phase) - 1 for phase in reading]
         return max([0, *(-self.first(phase) for phase in reading)]), max([0, *(end - self.size for end in ends)])
@@ -71,8 +71,7 @@ class TransposedAxis:
 class TransposedShape:
     """The sizes of a transposed convolution that do not depend on its widths.
 
-    ``groups`` divides both widths; a depthwise one, which has one channel a group, counts as 1 here. Only volumes have
-    ``planes``.
+    ``groups`` divides both widths and is 1 for a depthwise kernel. Only volumes have ``planes``.
     """
 
     batch: int
@@ -127,7 +126,7 @@ def _weight_of_each(address: Address) -> Shape:
 
 
 def _family(weight: Callable[[Address], Shape]) -> Family:
-    """One that multiplies each weight once for each pixel of the input, and adds a bias."""
+    """The family of kernels that use each weight once for each pixel of the input, and add a bias."""
     return Family(
         output=lambda address: TransposedShape.of(address.key).output(address.width_out),
         multiply_accumulates=lambda address: (
@@ -140,5 +139,5 @@ def _family(weight: Callable[[Address], Shape]) -> Family:
 
 
 FAMILIES.register("conv_transpose2d", "conv_transpose3d")(_family(_weight))
-# Of one channel a group the weight is (C, 1, KH, KW) in either order.
+# With one channel a group, the weight is (C, 1, KH, KW) in either order.
 FAMILIES.register("depthwise_conv_transpose2d")(replace(_family(_weight_of_each), reads_first=False))

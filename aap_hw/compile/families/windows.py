@@ -1,4 +1,4 @@
-"""How the windows of a convolution or of pooling lie along the axes of an image, and the arithmetic of that."""
+"""Where the windows of a convolution or of pooling lie along each axis of an image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Axis:
     ----------
     size : of the image along this axis.
     kernel, stride, padding, dilation : as PyTorch has them; ``padding`` is that before the image.
-    ceil : one more window may begin in the image and end outside, as with PyTorch's ``ceil_mode``.
+    ceil : PyTorch's ``ceil_mode``: one more window may begin in the image and end outside.
     padding_end : padding behind the image.
     """
 
@@ -30,7 +30,7 @@ class Axis:
 
     @property
     def reach(self) -> int:
-        """From the first element of a window to behind its last."""
+        """Extent of a window, dilation included."""
         return self.dilation * (self.kernel - 1) + 1
 
     @property
@@ -47,18 +47,18 @@ class Axis:
 
     @property
     def reaches_outside(self) -> bool:
-        """Whether some window has elements that are not of the image."""
+        """Whether some window has elements outside the image."""
         return max(self.around) > 0 or (self.windows - 1) * self.stride + self.reach > self.size
 
 
 def axes_of(key: KernelKey) -> tuple[Axis, Axis]:
-    """The axes of a key with windows, outermost first; what a key does not say is that nothing is done."""
+    """The axes of a key with windows, outermost first. Where the key says nothing, the window is one pixel."""
     rows, columns = _axes(key, key.image)
     return rows, columns
 
 
 def axes_of_volume(key: KernelKey) -> tuple[Axis, Axis, Axis]:
-    """Those of a key that reads volumes (D, H, W).
+    """The axes of a key that reads volumes (D, H, W).
 
     Raises
     ------

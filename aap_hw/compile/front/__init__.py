@@ -1,1 +1,1 @@
-"""From an exported program to the kernels of a network, with widths that are functions of the groups' widths."""
+"""From an exported program to the kernels of a network, whose widths are functions of the group widths."""

@@ -1,7 +1,7 @@
-"""Which values of an exported program share memory, so that an in-place operator is seen by all who read it.
+"""Which values of an exported program share memory, so that all readers see what an in-place operator writes.
 
-``torch.export`` keeps in-place operators. A later reader of the tensor itself is given the operator's result, but
-readers of its views and aliases (``detach``, a slice, ``flatten``) are not: those are found here.
+``torch.export`` keeps in-place operators. A later reader of the tensor itself reads the operator's result, but a reader
+of a view or alias of it (``detach``, a slice, ``flatten``) does not. Those views are found here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Memory:
                 self._sharing[storage].append(node)
 
     def place_of(self, node: Node) -> int:
-        """Where a node is in the program."""
+        """Position of a node in the program."""
         return self._position[node]
 
     def stale_after(self, node: Node) -> list[Node]:
@@ -44,7 +44,7 @@ def writes_in_place(node: Node) -> bool:
 
 
 def readers_of(node: Node) -> set[Node]:
-    """What reads a value and has an effect; checks that export inserts have none."""
+    """Nodes that read a value and have an effect; the checks that export inserts have none."""
     return {user for user in node.users if user.op != "call_function" or user.users or writes_in_place(user)}
 
 

@@ -1,4 +1,4 @@
-"""The kernels that bring values into another order, one or several side by side."""
+"""Kernels that copy values into another order of axes, one value or several side by side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def image_order(node: Node) -> list[int]:
-    """The axes of (N, C, ...) as an image has them in memory."""
+    """The axes of (N, C, ...) in the order in which an image lies in memory."""
     return [*range(min(len(shape_of(node)), 1)), *range(2, len(shape_of(node))), *range(1, len(shape_of(node)))[:1]]
 
 
@@ -35,10 +35,10 @@ def strided_copy(
     *,
     at_any_cost: bool = True,
 ) -> Kernel | None:
-    """The kernel that makes the value of a node under a name, its axes in some order.
+    """The kernel that copies views into the value of a node, with its axes in some order in memory.
 
-    Of several views all places along ``axis`` follow on each other. Groups whose widths a key cannot follow are fixed,
-    if that may be; else there is no kernel.
+    Several views are concatenated along ``axis``. If a key cannot follow the widths of some groups, these are fixed;
+    without ``at_any_cost`` there is no kernel then.
     """
     try:
         return _kernel(partition, name, node, views, order, axis)

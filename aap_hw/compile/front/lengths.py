@@ -1,4 +1,4 @@
-"""Lengths that follow the widths of channel groups: exact arithmetic with them, and their text in a key.
+"""Lengths that depend on the widths of channel groups: exact arithmetic, and their text in a key.
 
 In the text of a key ``i`` and ``o`` stand for the width that the kernel reads and the one that it makes.
 """
@@ -15,14 +15,14 @@ from aap_hw.graph import WidthExpr
 
 
 class TooManyWidths(Exception):  # noqa: N818 - a question that is answered by fixing them
-    """How a call depends on these widths cannot be told with two letters."""
+    """A kernel depends on more widths than the two that a key has letters for."""
 
     def __init__(self, *lengths: WidthExpr) -> None:
         self.groups = {name for length in lengths for name, _ in length.terms}
 
 
 class NoLength(Exception):  # noqa: N818 - an answer of arithmetic
-    """A product or quotient of lengths is not a sum of multiples of widths."""
+    """A product or quotient of lengths is not a linear function of widths."""
 
 
 def total(*lengths: WidthExpr) -> WidthExpr:
@@ -40,7 +40,7 @@ def product(one: WidthExpr, other: WidthExpr) -> WidthExpr:
 
     Raises
     ------
-    NoLength : both follow widths.
+    NoLength : both depend on widths.
     """
     if one.terms and other.terms:
         raise NoLength
@@ -49,11 +49,11 @@ def product(one: WidthExpr, other: WidthExpr) -> WidthExpr:
 
 
 def quotient(one: WidthExpr, other: WidthExpr) -> WidthExpr:
-    """What a length is the product of another with.
+    """The factor by which another length is multiplied to make this one.
 
     Raises
     ------
-    NoLength : it is no such product, whatever the widths are.
+    NoLength : there is none that holds for all widths.
     """
     divisor = other.constant if not other.terms else 1
     if other.terms:
@@ -68,7 +68,7 @@ def quotient(one: WidthExpr, other: WidthExpr) -> WidthExpr:
 
 
 def settled(length: WidthExpr, fixed: Mapping[str, int]) -> WidthExpr:
-    """A length where some groups keep a width."""
+    """A length, given the widths of the groups that are fixed."""
     free = tuple((name, times) for name, times in length.terms if name not in fixed)
     constant = sum(times * fixed[name] for name, times in length.terms if name in fixed)
     return total(WidthExpr(length.constant + constant, free))
@@ -91,7 +91,7 @@ def length_text(length: WidthExpr, read: WidthExpr, made: WidthExpr, divisor: in
 
 
 def combination(length: WidthExpr, widths: list[WidthExpr]) -> list[Fraction] | None:
-    """Factors of some widths, and a constant, that add up to a length whatever the groups' widths are."""
+    """Factors for some widths, and a constant, with which they add up to a length for any widths of the groups."""
     names = sorted({name for each in (length, *widths) for name, _ in each.terms})
     columns = [[dict(width.terms).get(name, 0) for name in names] for width in widths]
     wanted = [dict(length.terms).get(name, 0) for name in names]
@@ -104,7 +104,7 @@ def combination(length: WidthExpr, widths: list[WidthExpr]) -> list[Fraction] | 
 
 
 def _sum_of(factors: dict[str, Fraction], divisor: int) -> str:
-    """Such as ``2*i-o+3`` or ``(i+1)//4``."""
+    """Text such as ``2*i-o+3`` or ``(i+1)//4``."""
     shares = {letter: factor / divisor for letter, factor in factors.items()}
     common = lcm(*(share.denominator for share in shares.values()))
 

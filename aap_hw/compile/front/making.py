@@ -25,7 +25,7 @@ from aap_hw.graph.source import op_name
 
 @dataclass(frozen=True)
 class Saved:
-    """What is put back when a rule refuses an operator that it has begun with."""
+    """A snapshot before a rule is called, which may add kernels before it refuses."""
 
     kernels: int
     absorbed: frozenset[Node]
@@ -83,7 +83,7 @@ class Partition:
     # What rules read.
 
     def next_alone(self, node: Node) -> Node | None:
-        """The one operator that reads a value, if there is one and no kernel took it along yet."""
+        """The only operator that reads a value; None if there are several, or a kernel took it along already."""
         users = list(node.users)
         alone = len(users) == 1 and users[0].op == "call_function" and users[0] not in self._absorbed
         return users[0] if alone else None
@@ -146,7 +146,7 @@ class Partition:
 
     @property
     def fixed_widths(self) -> dict[str, int]:
-        """Widths of the groups that keep them."""
+        """Widths of the groups that are frozen."""
         return {group.name: group.width for group in self.graph.groups if group.frozen}
 
     # What rules do.
@@ -170,8 +170,8 @@ class Partition:
     ) -> None:
         """Add the kernel that makes the value of ``node`` from images of the size and batch of ``image``.
 
-        With ``rows`` both are vectors (N, ..., C), which are so many pixels; ``turned`` if what is made of them goes by
-        as an image (N, C, ...). ``size``, ``batch`` and ``width_in`` are those of ``image`` unless they are given.
+        With ``rows`` both are vectors (N, ..., C), each of which is a pixel; ``turned`` if the result is an image (N,
+        C, ...) all the same. ``size``, ``batch`` and ``width_in`` are those of ``image`` unless they are given.
         """
         shape, channels = shape_of(image), -1 if rows else 1
         if size is None:
@@ -183,42 +183,42 @@ class Partition:
         self.add(node, kernel, is_image=turned or not rows)
 
     def add(self, node: Node, kernel: Kernel, *, is_image: bool) -> None:
-        """Add a kernel that makes the value of ``node``; ``is_image`` is how that lies, if there are two ways."""
+        """Add a kernel that makes the value of ``node``, as an image or plain (see `placement`)."""
         self.placement.place(node, node.name, is_image=is_image)
         self.kernels.append(kernel)
 
     def add_inner(self, kernel: Kernel) -> str:
-        """Add a kernel that makes no node's value, but something on the way to one; returns its name."""
+        """Add a kernel for an intermediate value that belongs to no node; returns its name."""
         self.kernels.append(kernel)
         return kernel.name
 
     def fix(self, groups: Iterable[str], reason: str) -> None:
-        """Treat groups as frozen, as a kernel cannot follow their widths."""
+        """Treat groups as frozen, because a kernel cannot follow their widths."""
         self.fixed.update(dict.fromkeys(groups, reason))
         self.graph = self.graph.frozen(self.fixed)
 
     def absorb(self, *nodes: Node) -> None:
-        """Operators that a kernel takes along: no rule is asked for them."""
+        """Mark operators that a kernel takes along, so that no rule is called for them."""
         self._absorbed.update(nodes)
 
     def add_moved(self, node: Node, kernel: Kernel, view: View) -> None:
-        """Add a kernel of whose result the value of ``node`` is a walk."""
+        """Add a kernel; the value of ``node`` is a view of its result."""
         self.kernels.append(kernel)
         self.placement.move(node, view)
 
     def wait(self, node: Node, emit: Callable[[], None]) -> None:
-        """Add a kernel only when the program reaches ``node``: it reads what is there by then."""
+        """Call ``emit`` when the program reaches ``node``, so that the kernel reads the values of that point."""
         self._waiting[node] = emit
 
     # What the driver does.
 
     def reach(self, node: Node) -> None:
-        """Add the kernel that waits for the program to come to ``node``, if there is one."""
+        """Add the kernel that waits for ``node``, if there is one."""
         if node in self._waiting:
             self._waiting.pop(node)()
 
     def saved(self) -> Saved:
-        """What `restore` needs to undo what a rule does from here on."""
+        """A snapshot, from which `restore` undoes what a rule does."""
         absorbed, waiting = frozenset(self._absorbed), dict(self._waiting)
         return Saved(len(self.kernels), absorbed, waiting, self.placement.all_unmade())
 
@@ -230,5 +230,5 @@ class Partition:
 
 
 def _size(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Height and width of (N, C, ...); of one axis it is an image of one row, of a vector nothing."""
+    """Height and width of (N, C, ...): an axis alone is an image of one row, and a vector has neither."""
     return (math.prod(shape[2:-1]), shape[-1]) if len(shape) > 2 else ()

@@ -26,7 +26,8 @@ from aap_hw.graph import WidthExpr
 class Normalization:
     """Parameter names of a batch normalisation that is folded into the weights before it.
 
-    What comes out is multiplied by ``factor``, one number a channel; without ``mean`` and ``variance`` that is all.
+    The result is also multiplied by ``factor``, one number for each channel. Without ``mean`` and ``variance`` there is
+    only the factor.
     """
 
     weight: str | None = None
@@ -41,9 +42,9 @@ class Normalization:
 class Kernel:
     """One kernel of a network: its key, the values it reads, its widths and the parameters folded into it.
 
-    ``widths`` are those of its address. ``constants`` are weights that a kernel takes as they are, or what is computed
-    from weights alone, of which ``learned`` are parameters of the model; where these have a ``channel_axis``, counted
-    from the last, the kernel takes it as the last. ``source`` is the call in the user's code that became a kernel on
+    ``widths`` are those of its address. ``constants`` are weights that the kernel reads unpacked, and values computed
+    from weights alone; ``learned`` are those of them that are parameters of the model. Their ``channel_axis``, counted
+    from the last, is moved to the end for the kernel. ``source`` is the call in the user's code that became a kernel on
     the slow path.
     """
 
@@ -71,7 +72,7 @@ class Kernel:
 
     @property
     def described(self) -> str:
-        """What it is called towards people."""
+        """Its name in messages."""
         return self.source or self.key.op.replace("_", " ")
 
     def at(self, widths: Mapping[str, int]) -> Address:
@@ -110,7 +111,7 @@ class Kernel:
 class Port:
     """A value that a network takes or returns, and its shape there, (N, C, H, W) for an image.
 
-    ``is_image`` says of what it takes whether it is one; whole numbers are not, whatever their shape.
+    ``is_image`` is only used for inputs; whole numbers are no image, whatever their shape.
     """
 
     name: str
@@ -122,8 +123,8 @@ class Port:
 class Network:
     """A network as the compiler sees it: kernels in calling order between inputs and outputs.
 
-    ``dense`` gives every channel group its full width; ``fixed`` those that must keep it though the graph would let
-    them be cut, and why: a kernel on the slow path cannot follow them.
+    ``dense`` gives every channel group its full width. ``fixed`` gives the reasons for groups that must keep it because
+    some kernel cannot follow their widths, although the graph could be cut there.
     """
 
     kernels: tuple[Kernel, ...]
@@ -133,7 +134,7 @@ class Network:
     fixed: Mapping[str, str] = field(default_factory=dict)
 
     def described(self, key: KernelKey) -> str:
-        """What the first kernel of a key is called towards people."""
+        """The name in messages of the first kernel with a key."""
         return next((kernel.described for kernel in self.kernels if kernel.key == key), key.op)
 
     @property
@@ -145,7 +146,7 @@ class Network:
 
 
 def is_rectified(kernels: Iterable[Kernel], value: str, activation: str) -> bool:
-    """Whether an activation would change nothing of a value: it, or a narrower one, has been applied already."""
+    """Whether an activation would not change a value, because it or a narrower one has been applied already."""
     maker = next((kernel for kernel in kernels if kernel.name == value), None)
     if maker is None or activation not in ("relu", "relu6"):
         return False
@@ -156,13 +157,13 @@ def is_rectified(kernels: Iterable[Kernel], value: str, activation: str) -> bool
 
 
 def with_layout_changes(network: Network, to_turn: Sequence[bool]) -> Network:
-    """Add the kernels that bring images to NHWC, if anything reads them so, and some of the outputs back.
+    """Add the kernels that turn input images to NHWC, if anything reads them so, and outputs to NCHW.
 
-    ``to_turn`` says of each output whether it lies in NHWC and is returned in PyTorch's order.
+    ``to_turn`` says for each output whether it must be turned from NHWC to PyTorch's order.
     """
     kernels, outputs, first = list(network.kernels), list(network.outputs), list[Kernel]()
     for image in (each for each in network.inputs if each.is_image):
-        # Of the image itself both orders are there: as it came, and as all other images lie.
+        # An input image is there in both orders: as it came, and in NHWC like all other images.
         has_two = min(image.shape[1], math.prod(image.shape[2:])) > 1
         is_turned = [has_two and o.name == image.name and not turn for o, turn in zip(outputs, to_turn, strict=True)]
         if any(is_turned) or not all(_takes_planar(kernel, image.name) for kernel in kernels):
@@ -186,7 +187,7 @@ def with_layout_changes(network: Network, to_turn: Sequence[bool]) -> Network:
 
 
 def _takes_planar(kernel: Kernel, image: str) -> bool:
-    """Whether a kernel reads the image as it comes, if it reads it at all; a residual is NHWC always."""
+    """Whether a kernel reads the image as NCHW or not at all; a residual is always NHWC."""
     return image not in kernel.inputs or (kernel.key.attribute("layout") == "nchw" and image not in kernel.inputs[1:])
 
 

@@ -1,4 +1,4 @@
-"""Operands of products of computed values: where they lie in memory, and the text of that in a key."""
+"""Operands of products of computed values: where they lie in memory, and how a key says so."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
 
 NOWHERE = WidthExpr(0)
-# Axes of an operand that are one axis of the product each: images, heads, rows and columns.
+# For each axis of the product (images, heads, rows, columns), the axes of an operand that form it.
 Groups = tuple[Sequence[int], ...]
 
 
@@ -27,7 +27,7 @@ Groups = tuple[Sequence[int], ...]
 class Operand:
     """A value as a product reads it: the memory that it lies in, and a walk through it along four axes.
 
-    ``sizes`` are those of the uncut network. Along an axis of one place there is no stride.
+    ``sizes`` are those of the uncut network. An axis of length 1 has no stride.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Operand:
 
     @property
     def is_constant(self) -> bool:
-        """Whether it is no value that the network computes."""
+        """Whether it does not depend on the network's input."""
         return self.kind != PLAIN
 
     @property
@@ -49,7 +49,7 @@ class Operand:
 
     @staticmethod
     def of(partition: Partition, node: Node, reader: Node, groups: Groups) -> Operand:
-        """A value of which some axes each are one axis of a product; copied first if it lies too strangely."""
+        """A value as an operand, with its axes grouped into those of the product; copied first if it must be."""
         try:
             operand = _operand(partition.placement.view_of(node, reader), groups)
             if operand.is_constant or operand.has_neighbours:
@@ -64,12 +64,12 @@ class Operand:
 
     @property
     def has_neighbours(self) -> bool:
-        """Whether values of a row or of a column lie side by side; those of heads may instead, far from each other."""
+        """Whether the values of a row or of a column are contiguous; else only values of different heads may be."""
         return ONE in self.strides[2:] or 1 in self.sizes[2:]
 
     @property
     def turned(self) -> Operand:
-        """The matrices transposed."""
+        """The operand with its matrices transposed."""
         sizes, strides = self.sizes, self.strides
         return replace(self, sizes=(*sizes[:2], *sizes[:1:-1]), strides=(*strides[:2], *strides[:1:-1]))
 
@@ -86,14 +86,14 @@ def _operand(view: View, groups: Groups) -> Operand:
 
 
 def matrices(node: Node, rank: int = 0) -> Groups:
-    """The axes of (N, ..., rows, columns), or of what lacks some of the first of so many axes."""
+    """The groups of axes of (N, ..., rows, columns), or of an operand that lacks some of the first of ``rank`` axes."""
     own, rank = len(shape_of(node)), max(rank, len(shape_of(node)))
     axes = list(range(own))
     return [axis for axis in axes if axis + rank - own < images_of(rank)], *_last(axes, rank - own, rank)
 
 
 def images_of(rank: int) -> int:
-    """How many of so many axes are images; the one behind them, before rows and columns, is of heads."""
+    """How many of ``rank`` axes count as images; the axis between these and rows and columns is heads."""
     return max(rank - 3, min(rank - 2, 1))
 
 
@@ -138,7 +138,7 @@ class Einsum:
 
     @staticmethod
     def of(node: Node) -> Einsum | None:
-        """That of an operator; None if it is one of another kind than a product of matrices."""
+        """Read it off an operator; None unless it is a product of matrices."""
         call = Call(node)
         read, _, made = call["equation"].replace(" ", "").partition("->")
         letters, tensors = read.split(","), list(call["tensors"])
@@ -147,14 +147,16 @@ class Einsum:
         sizes = [dict(zip(word, shape_of(each), strict=True)) for word, each in zip(letters, tensors, strict=True)]
         is_alike = all(size == sizes[1].get(letter, size) for letter, size in sizes[0].items())
         is_plain = all(len(set(word)) == len(word) for word in (*letters, made))
-        alone = set(letters[0]) ^ set(letters[1])  # what is in one of them alone is not summed over before
+        alone = set(letters[0]) ^ set(letters[1])  # letters of one operand alone must not be summed over
         if not is_alike or not is_plain or not alone <= set(made) <= set(read):
             return None
         return Einsum((tensors[0], tensors[1]), letters[0], letters[1], made)
 
     @property
     def is_of_matrices(self) -> bool | None:
-        """Whether it is one of matrices (..., rows, columns), the right one transposed; None if it is none."""
+        """Whether the right matrix is transposed, if the operands are (..., rows, columns); None for other orders of
+        axes.
+        """
         letters = list(self.made)
         heads, row, column = letters[:-2], letters[-2:-1], letters[-1:]
         inner = [letter for letter in self.left if letter not in self.made]
@@ -166,7 +168,7 @@ class Einsum:
 
     @property
     def axes(self) -> tuple[str, str, str, str]:
-        """Letters of the heads, of the rows, of what is summed over, and of the columns."""
+        """Letters of the heads, the rows, the axes that are summed over, and the columns."""
         heads = "".join(letter for letter in self.made if letter in self.left and letter in self.right)
         rows = "".join(letter for letter in self.made if letter not in self.right)
         inner = "".join(letter for letter in self.left if letter not in self.made)
@@ -194,7 +196,7 @@ class Einsum:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lengths of a product's axes behind the batch, by letter, and the widths that a key follows them with."""
+    """Lengths of a product's axes behind the batch, by letter, and the two widths of its key."""
 
     batch: int
     axes: Mapping[str, WidthExpr]
@@ -204,11 +206,11 @@ class Lengths:
 
     @staticmethod
     def of(partition: Partition, batch: int, axes: Mapping[str, WidthExpr], made: str) -> Lengths:
-        """Lengths of axes, some of which are those of what is made.
+        """Lengths of axes; the letters in ``made`` are axes of the result.
 
         Raises
         ------
-        TooManyWidths : more can be cut than a key follows.
+        TooManyWidths : they depend on more widths than a key has.
         """
         fixed = partition.fixed_widths
         settled_axes = {letter: settled(length, fixed) for letter, length in axes.items()}
@@ -222,15 +224,15 @@ class Lengths:
 
     @property
     def shape(self) -> str:
-        """All of them, as a key has them."""
+        """The text of all lengths in a key."""
         return ",".join(map(self._text, self.axes.values()))
 
     def walk(self, operand: Operand, letters: str) -> str:
-        """How an operand with these axes lies, as a key has it; empty if it lies in this order.
+        """The text in a key of where an operand with these axes lies; empty if it lies in this order without gaps.
 
         Raises
         ------
-        TooManyWidths : it depends on more widths than a key follows.
+        TooManyWidths : it depends on more widths than a key has.
         """
         plain = self._plain(letters)
         is_whole = operand.offset == NOWHERE and bool(plain) and operand.values == self._all(letters)
@@ -247,7 +249,7 @@ class Lengths:
         return f"{self._text(operand.values)};{strides}{offset}"
 
     def _plain(self, letters: str) -> list[WidthExpr]:
-        """Strides in this order, none if two of the lengths follow widths."""
+        """Strides of axes that lie in this order; empty if two of the lengths depend on widths."""
         try:
             lengths = [self.axes[letter] for letter in letters]
             return [reduce(product, lengths[axis:], ONE) for axis in range(len(lengths) + 1)]

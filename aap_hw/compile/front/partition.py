@@ -1,10 +1,9 @@
 """Partition: an exported network becomes a list of kernels, each with what is fused into it.
 
-The program is walked through in order, and the rule of each operator (`rules`) is asked for its kernels; a rule takes
-along what follows its operator and has no other reader. An operator without a rule, or in a case that its rule refuses,
-becomes a kernel on the slow path (`rules.slow`). Channel counts stay functions of the group widths, so that one
-partition serves every width plan. What rules read and do is in `making`. Nothing is compiled here, and TVM is not
-needed.
+The program is visited in order. The rule of each operator (`rules`) adds its kernels, and takes along later operators
+that are the only readers of its result. An operator without a rule, or in a case that its rule refuses, becomes a
+kernel on the slow path (`rules.slow`). Channel counts stay functions of the group widths, so that one partition serves
+every width plan. What rules can ask and do is in `making`. Nothing is compiled here, and TVM is not needed.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def partition(graph: ChannelGraph) -> Network:
 
 
 def _visit(making: Partition, node: Node) -> None:
-    """Add the kernels of one operator, unless one before it took it along."""
+    """Add the kernels of one operator, unless an earlier kernel took it along."""
     making.reach(node)
     if making.is_taken(node):
         return
@@ -86,7 +85,7 @@ def _tensors(making: Partition, node: Node) -> list[torch.Tensor]:
 
 
 def _overwrite(making: Partition, node: Node) -> None:
-    """Whoever reads the memory that an in-place operator wrote to sees its result from here on."""
+    """Let later readers of the memory that an in-place operator wrote to read its result."""
     for other in making.memory.stale_after(node):
         if not is_same_view(other, node):
             problem = "writes into a tensor of which another view is read later"

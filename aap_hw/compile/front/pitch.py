@@ -1,9 +1,10 @@
-"""Images whose pixels lie whole vectors apart, as a depthwise convolution is quickest with.
+"""Images with gaps between pixels, so that every pixel begins at a whole vector: depthwise convolutions are faster
+then.
 
 A vector that spans two cache lines takes two accesses. A depthwise convolution does little else than load and store, so
-that 57 channels, the pixels side by side, cost it a tenth more than 64. Between a convolution and a depthwise one the
-pixels are set apart therefore, to the next multiple of a vector; what lies between is never computed with. A pointwise
-kernel takes no longer for it, and still computes 57 channels. A GPU's kernels leave the gaps out.
+that 57 channels without gaps take a tenth longer than 64. Between a convolution and a depthwise one the pixels are
+therefore padded to the next multiple of a vector; nothing computes with what lies in the gaps. A pointwise kernel is no
+slower for it, and still computes 57 channels. GPUs use no gaps.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ def with_pitched_images(network: Network) -> Network:
 
 
 def _gains(maker: Kernel, readers: Sequence[Kernel]) -> bool:
-    """Whether all that make or read a value are convolutions of its pixels, and one of them is depthwise."""
+    """Whether all kernels that make or read a value are convolutions, and one of them is depthwise."""
     keys = [maker.key, *(reader.key for reader in readers)]
     if not all(family_of(key).is_pitched for key in keys) or all(key.op != "depthwise_conv2d" for key in keys):
         return False
-    if len(maker.width_out.terms) > 1:  # the memory that it takes could not be told group by group
+    if len(maker.width_out.terms) > 1:  # its memory would not be a sum over channel groups
         return False
     return all(
         maker.name not in reader.inputs[1:]

@@ -147,12 +147,12 @@ class Placement:
     # Where a value is put.
 
     def place(self, node: Node, name: str, *, is_image: bool) -> None:
-        """The value of ``node`` is what goes by a name; ``is_image`` is how that lies, if there are two ways."""
+        """The value of ``node`` is the one with a name, which lies as an image or plain."""
         self._names[node] = name
         self._note_order(node, is_image)
 
     def move(self, node: Node, view: View) -> None:
-        """The value of ``node`` is what a walk through memory finds: nothing to do until something reads it."""
+        """The value of ``node`` is a view, which needs no kernel until something reads it in another order."""
         plain, image = range(len(shape_of(node))), image_order(node)
         if view.kind == PLAIN and view.is_everything(plain):
             self.place(node, view.name, is_image=False)
@@ -175,7 +175,7 @@ class Placement:
         self._unmade.pop(node, None)
 
     def renamed(self, node: Node, source: Node, *, is_image: bool) -> None:
-        """The value of ``node`` is what ``source`` holds in memory, under another shape: nothing to do."""
+        """The value of ``node`` is that of ``source`` in memory, read under another shape, which needs no kernel."""
         name = self.value_as_it_lies(source, node)
         self._images.discard(node)
         self.place(node, name, is_image=is_image)
@@ -192,7 +192,7 @@ class Placement:
         return self._unmade.get(node)
 
     def make(self, node: Node) -> None:
-        """Make a value that waits; nothing to do for any other."""
+        """Add the kernel of a value that waits."""
         if (unmade := self._unmade.pop(node, None)) is not None:
             unmade.emit(self._partition, node)
 
@@ -201,7 +201,7 @@ class Placement:
         return dict(self._unmade)
 
     def unmake(self, waiting: Mapping[Node, Unmade]) -> None:
-        """Let values wait again that waited at an earlier point: the kernels that were added since are dropped."""
+        """Let values wait again that waited at an earlier point; the kernels added since then are gone."""
         self._unmade = dict(waiting)
         for node in waiting:
             self._names.pop(node, None)

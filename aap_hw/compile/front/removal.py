@@ -1,8 +1,8 @@
-"""Which residual branches leave a compiled network without a trace when they are removed.
+"""Which residual branches can be removed from a compiled network without changing its other kernels.
 
-The kernels of the network without a branch must be those of the network with it, less the branch's own: then what is
-measured for a table says what removal saves. An activation behind the addition does not stay behind if the shortcut has
-been through it already, and the shortcut must not become an image with another pitch than it has.
+The network without a branch must have the same kernels as the network with it, except the branch's own. Only then does
+a latency table say what removal saves. An activation behind the addition is dropped if the shortcut has been through it
+already, and the shortcut's pitch must not change.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from aap_hw.graph.blocks import Block
 
 
 def removable(network: Network, blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """The blocks whose kernels all go with their groups, that leave no activation behind, and no other pitch.
+    """The blocks whose kernels all vanish with their groups, and which leave no activation and no other pitch behind.
 
-    From the last block back: a shortcut that a block still reads is added, so that it is not pitched, and only without
-    all blocks behind it can it become so. What holds for these removed together therefore holds for any of them.
+    Blocks are removed from the last one back. A shortcut has no pitch while a later block adds it, and may get one only
+    without all later blocks. So what holds when all of these are removed together holds for any of them.
     """
     found: list[Block] = []
     for block in reversed(blocks):
@@ -32,7 +32,7 @@ def removable(network: Network, blocks: Sequence[Block]) -> tuple[Block, ...]:
 
 
 def _all_its_kernels(network: Network, block: Block) -> list[Kernel]:
-    """The kernels of a block that vanishes with its groups; none if something of it would stay."""
+    """The kernels of a block; empty if some of them would stay when its groups vanish."""
     widths = {**network.dense, **dict.fromkeys(block.groups, 0)}
     gone = [kernel for kernel in network.kernels if kernel.is_removed(widths)]
     own = [
@@ -51,7 +51,7 @@ def _all_its_kernels(network: Network, block: Block) -> list[Kernel]:
 
 
 def _without(network: Network, branch: Sequence[Kernel]) -> Network:
-    """The network without a branch: what read its last kernel reads the shortcut."""
+    """The network without a branch: readers of its last kernel read the shortcut."""
     last, shortcut = branch[-1].name, branch[-1].inputs[-1]
 
     def name(value: str) -> str:

@@ -1,8 +1,8 @@
-"""Values that are only moved: how they lie in the memory of the value that they come from, whatever was done to them.
+"""Views: values that are only moved, as walks through the memory of the value that they come from.
 
-A chain of views, permutations, slices, flips, rolls and repetitions is one walk through that memory: of each axis some
-loops, each with a length and a stride. Nothing is copied until something reads the value in another order than it lies
-in; then one kernel does it all. What a value looks like does not depend on the widths, lengths and strides may.
+A chain of views, permutations, slices, flips, rolls and repetitions is one walk: for each axis some loops, each with a
+length and a stride. Nothing is copied until something reads the value in another order; then one kernel does it all.
+Lengths and strides may depend on widths, the number of loops does not.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ ONE = WidthExpr(1)
 
 @dataclass(frozen=True)
 class Wrap:
-    """What makes loops go round: their steps and ``shift`` are taken modulo ``modulus``."""
+    """What makes loops cyclic: their common position plus ``shift`` is taken modulo ``modulus``."""
 
     shift: WidthExpr
     modulus: WidthExpr
 
     def moved(self, way: WidthExpr) -> Wrap:
-        """The same from a later step on."""
+        """The same with a start that is ``way`` further on."""
         shift = total(self.shift, way)
-        # Both are multiples of one stride, so that any of their parts says how often one is in the other.
+        # Both are multiples of one stride, so that any one of their terms gives their quotient.
         known = dict(self.modulus.terms) or {"": self.modulus.constant}
         name = next(iter(known))
         times = (dict(shift.terms).get(name, 0) if name else shift.constant) // known[name]
@@ -36,7 +36,7 @@ class Wrap:
 
 @dataclass(frozen=True)
 class Loop:
-    """Steps through memory, of ``size`` in the uncut network."""
+    """Equal steps through memory; ``size`` is their number in the uncut network."""
 
     length: WidthExpr
     stride: WidthExpr
@@ -48,7 +48,7 @@ Axis = tuple[Loop, ...]
 
 
 class NoView(Exception):  # noqa: N818 - an answer
-    """What is asked for is no walk through the memory that a value lies in."""
+    """The result would not be a walk through the memory of one value."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class View:
 
     Attributes
     ----------
-    name : of the value whose memory it is.
-    values : how many that has.
+    name : of the value in whose memory it lies.
+    values : how many values that memory holds.
     axes : the loops of each axis, outermost first.
-    width : the length that follows widths among those of its axes, 1 if none does.
+    width : the one length of its axes that depends on widths; 1 if there is none.
     offset : where the first value is.
-    kind : ``x``, or what a constant is called in the text of a key.
+    kind : ``x``, or the letter of a constant in the text of a key.
     """
 
     name: str
@@ -74,11 +74,11 @@ class View:
 
     @staticmethod
     def of(name: str, lengths: Sequence[WidthExpr], sizes: Sequence[int], order: Sequence[int], kind: str) -> View:
-        """A value of whose axes, in some order, the last one is contiguous.
+        """A value that lies in memory without gaps, with its axes in some order.
 
         Raises
         ------
-        NoView : more than one axis follows widths.
+        NoView : the lengths of several axes depend on widths.
         """
         axes, stride, lengths = {}, ONE, [total(length) for length in lengths]
         for axis in reversed(order):
@@ -92,7 +92,7 @@ class View:
         return replace(self, axes=tuple(self.axes[axis] for axis in order))
 
     def reshaped(self, lengths: Sequence[WidthExpr], sizes: Sequence[int]) -> View:
-        """The same values, row by row, under another shape."""
+        """The same values in row-major order under another shape."""
         waiting = [loop for axis in self.axes for loop in axis]
         axes = list[Axis]()
         for length, size in reversed(list(zip(lengths, sizes, strict=True))):
@@ -120,7 +120,7 @@ class View:
         return replace(self, axes=tuple(axes))
 
     def sliced(self, axis: int, start: WidthExpr, length: WidthExpr, size: int, step: int = 1) -> View:
-        """Some of the places along an axis; backwards with a negative step."""
+        """A slice along an axis; backwards with a negative step."""
         if size == 1 and not self.axes[axis]:
             return self
         loop, length, view = self._only(axis), total(length), self
@@ -140,7 +140,7 @@ class View:
         return view
 
     def selected(self, axis: int, index: int) -> View:
-        """One place of an axis, which is left out."""
+        """One index of an axis, which is dropped."""
         view, rest, loops = self, index, self.axes[axis]
         if any(loop.wrap is not None for loop in loops):
             view, loops = self.sliced(axis, WidthExpr(index), ONE, 1), ()
@@ -150,7 +150,7 @@ class View:
         return replace(view, axes=(*view.axes[:axis], *view.axes[axis + 1 :]))
 
     def rolled(self, axis: int, shift: int, size: int) -> View:
-        """An axis of so many places, each of which moves on by so many, the last ones to the beginning."""
+        """An axis of ``size`` places rolled by ``shift``; the last ones move to the beginning."""
         if not shift % size:
             return self
         loop = self._only(axis)
@@ -160,11 +160,11 @@ class View:
             return self
         wrap = Wrap(_times(WidthExpr(-shift % size), loop.stride), _times(loop.length, loop.stride))
         if any(each.wrap is not None and each.wrap.modulus == wrap.modulus for each in self._loops()):
-            raise NoView  # the two could not be told apart
+            raise NoView  # loops with the same wrap count as one
         return self.with_axis(axis, (replace(loop, wrap=wrap),))
 
     def repeated(self, axis: int, times: int, each: bool = False) -> View:
-        """An axis several times over: as a whole, or each of its places."""
+        """An axis repeated, either as a whole or each of its places."""
         again = _trimmed([Loop(WidthExpr(times), WidthExpr(0), times)])
         loops = self.axes[axis]
         return self.with_axis(axis, (*loops, *again) if each else (*again, *loops))
@@ -186,19 +186,19 @@ class View:
 
     @property
     def contiguous_axis(self) -> int | None:
-        """The axis along which neighbours lie side by side, if there is one."""
+        """The axis along which the values are contiguous, if there is one."""
         inner = [axis[-1].stride if axis else None for axis in self.axes]
         return inner.index(ONE) if ONE in inner else None
 
     def is_everything(self, order: Iterable[int]) -> bool:
-        """Whether with its axes in this order, the view is its memory from end to end."""
+        """Whether the view, with its axes in this order, is its whole memory from end to end."""
         loops = self._merged(order)
         whole = [(self.values, ONE, None)]
         found = [(loop.length, loop.stride, loop.wrap) for loop in loops]
         return self.offset == WidthExpr(0) and (found == whole or (not found and self.values == ONE))
 
     def text(self, order: Iterable[int], read: WidthExpr, made: WidthExpr, fixed: Mapping[str, int]) -> str:
-        """The walk as a key has it (see `families.strided`), with its axes in some order.
+        """The text of the walk in a key (see `families.strided`), with its axes in some order.
 
         Raises
         ------
@@ -226,7 +226,7 @@ class View:
         return loops[0]
 
     def _rewrapped(self, old: Wrap, new: Wrap) -> View:
-        """The view with another shift of the loops that go round together."""
+        """The view with another wrap for all its loops that have the old one."""
         axes = tuple(
             tuple(replace(loop, wrap=new) if loop.wrap == old else loop for loop in axis) for axis in self.axes
         )
@@ -237,7 +237,7 @@ class View:
 
 
 def fused(loops: Iterable[Loop]) -> list[Loop]:
-    """As few loops as do the same."""
+    """The same loops, merged where possible."""
     found = list[Loop]()
     for loop in loops:
         outer = found[-1] if found else None
@@ -275,5 +275,5 @@ def _share(whole: WidthExpr, part: WidthExpr) -> WidthExpr:
 
 
 def size_of(axis: Iterable[Loop]) -> int:
-    """Places along an axis in the uncut network."""
+    """Length of an axis in the uncut network."""
     return math.prod(loop.size for loop in axis)

@@ -1,7 +1,8 @@
-"""Convolutions and linear layers as tensor expressions, in the form that dlight's rule for matrix products reads.
+"""Convolutions and linear layers as tensor expressions, in the form that dlight's rule for matrix products expects.
 
-Padding comes before and the epilogue behind the one sum of products; dlight inlines both. What it makes of a
-convolution is an implicit matrix product: pixels by taps and input channels, times these by output channels.
+There is one sum of products, with padding before it and the epilogue after it; dlight inlines both. It turns a
+convolution into an implicit matrix product, (pixels) x (taps and input channels) times (taps and input channels) x
+(output channels).
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _padded(image: Any, shape: ConvolutionShape, channels: int) -> Any:
 
 
 def _sums(image: Any, weight: Any, shape: ConvolutionShape, width_out: int, groups: int) -> Any:
-    """The convolution without what follows it."""
+    """The convolution without its epilogue."""
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
     rows, columns = te.reduce_axis((0, kh), name="row"), te.reduce_axis((0, kw), name="column")
     read, made = int(weight.shape[-1]), width_out // groups

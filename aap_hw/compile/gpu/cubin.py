@@ -1,8 +1,8 @@
 """Machine code of CUDA kernels, made and checked on machines without a GPU.
 
-Without a driver TVM stores the kernels' source in the library and leaves it to the loader to compile it; whether it is
-valid would show on the device. Here NVRTC, which comes with PyTorch's packages, compiles it at once. What it made is
-kept in the user's cache, by the source, if that can be written.
+Without a driver TVM stores the kernels' source in the library, and the loader compiles it on the device, where an
+invalid source would only then be found. Here NVRTC, which comes with PyTorch's packages, compiles it at once. The
+result is kept in the user's cache, by source, if that can be written.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aap_hw.files import WriteError, make_folder, read_cached, write_atomic
 from aap_hw.home import cache_folder
 
 LOG = logging.getLogger(__name__)
-# TVM's sources name some of CUDA's headers; of what is in them, kernels of float32 use nothing.
+# TVM's sources include some of CUDA's headers, but float32 kernels use nothing from them.
 HEADERS = {
     "cuda/std/cstdint": """
         namespace cuda { namespace std {
@@ -43,7 +43,7 @@ ELF_HEADER, SECTION = struct.Struct("<16sHHIQQQIHHHHHH"), struct.Struct("<IIQQQQ
 
 
 def compile_cubin(source: str, arch: str) -> bytes:
-    """Machine code of all kernels of a source, or what this very source became the last time.
+    """Machine code of all kernels of a source, from the cache if it was compiled before.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def compile_cubin(source: str, arch: str) -> bytes:
 
 
 def compile_for_loader(arch: str) -> None:
-    """Have TVM take machine code from `compile_cubin` whenever it loads a library with CUDA kernels."""
+    """Have TVM call `compile_cubin` for every library with CUDA kernels that it loads."""
     tvm_ffi.register_global_func("tvm_callback_cuda_compile", lambda source: compile_cubin(source, arch), override=True)
 
 
@@ -94,7 +94,7 @@ def kernels_of(cubin: bytes) -> tuple[str, ...]:
 
 
 def cuda_source(executable: Any) -> str:
-    """The source of all CUDA kernels of what TVM compiled; empty if there is none."""
+    """The source of all CUDA kernels in what TVM compiled; empty if there are none."""
 
     def modules(module: Any) -> Iterator[Any]:
         yield module

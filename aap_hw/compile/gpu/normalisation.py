@@ -1,4 +1,4 @@
-"""Normalisations as tensor expressions: means, then the squares of the differences from them, then the values."""
+"""Normalisations as tensor expressions: the means, the squared differences from them, then the values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def normalisation(address: Address, target: GpuTarget) -> KernelFunction:
     by_pixel = key.op in OVER_CHANNELS
     each = channels if by_pixel else int(key.attribute("each"))
     extents = {"channel": each} if by_pixel else {"row": height, "column": width, "channel": each}
-    # What has statistics of its own: pixels, or groups of channels.
+    # One set of statistics for each pixel, or for each group of channels.
     statistics = (batch, height, width) if by_pixel else (batch, channels // each)
     count = each if by_pixel else height * width * each
 
@@ -42,7 +42,7 @@ def normalisation(address: Address, target: GpuTarget) -> KernelFunction:
 
     def compute(image: Any, *affine: Any) -> Any:
         def one(*at: Any) -> Any:
-            """A value near the mean: sums of differences from it stay small far from zero, too."""
+            """A value near the mean. Sums of differences from it stay small even if all values are far from zero."""
             n, y, x, c = at
             return image(n, y, x, 0) if by_pixel else image(n, 0, 0, c // each * each)
 

@@ -1,6 +1,6 @@
-"""Recurrent layers on a GPU: a block of threads for each sample goes through its steps, its state in shared memory.
+"""Recurrent layers on a GPU: one block of threads for each sample, with its state in shared memory.
 
-The weight is taken as PyTorch has it, (gates x hidden, hidden).
+The weight is in PyTorch's order, (gates x hidden, hidden).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ THREADS = 128
 
 @contextmanager
 def _each(extent: int) -> Iterator[Any]:
-    """A number below the extent, for each of which one thread does the work."""
+    """The index of a loop whose iterations the threads share."""
     with T.thread_binding(0, THREADS, "threadIdx.x") as thread, T.serial(0, math.ceil(extent / THREADS)) as turn:
         index = T.bind(turn * THREADS + thread)
         with T.If(index < extent), T.Then():
@@ -36,7 +36,7 @@ def _each(extent: int) -> Iterator[Any]:
 
 @KERNELS.register(*GATES)
 def recurrent(address: Address, _: GpuTarget) -> KernelFunction:
-    """The states of all steps, from zeros on."""
+    """The states of all steps; the first state is zero."""
     key, gates, hidden = address.key, address.width_in, address.width_out
     batch, steps, *_rest = image_shape(key, 1)
     output_shape = family_of(key).output(address)

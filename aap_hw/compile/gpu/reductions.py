@@ -24,7 +24,7 @@ def along(shape: Reduction, name: str, value: Callable[..., Any], combine: Any =
 
 @KERNELS.register("reduce")
 def reduction(address: Address, target: GpuTarget) -> KernelFunction:
-    """One value of those along an axis."""
+    """A reduction along an axis."""
     key, shape = address.key, Reduction.of(address)
     kind = key.attribute("of")
 

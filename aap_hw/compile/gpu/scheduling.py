@@ -26,7 +26,7 @@ RULES = (
     dlight.gpu.GeneralReduction,
     dlight.gpu.Fallback,
 )
-# For what the rules for reductions take for something else, and fail at.
+# For code that dlight's rules for reductions misread and fail on.
 FALLBACK = RULES[-1:]
 
 
@@ -43,7 +43,7 @@ def gpu_kernel(
     pack: Callable[[np.ndarray], np.ndarray] | None = None,
     rules: Sequence[type] = RULES,
 ) -> KernelFunction:
-    """A kernel from what it reads, the shape that it makes, and ``compute``, which makes the output of the inputs."""
+    """A kernel from its arguments, its output's shape, and ``compute``, which makes the output from the inputs."""
     shapes = [(*a.shape[:-1], te.var(f"width_{i}")) if a.any_width else a.shape for i, a in enumerate(arguments)]
     inputs = [
         te.placeholder(shape, argument.type, f"input_{i}")

@@ -1,6 +1,6 @@
-"""Transposed convolutions on GPUs: the convolution of stride 1 of the input with zeros between its pixels.
+"""Transposed convolutions on a GPU: a convolution of stride 1 over the input with zeros between its pixels.
 
-That is a sum over one window, as dlight's rule for matrix products reads it.
+This is a sum over one window, the form that dlight's rule for matrix products expects.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aap_hw.compile.keys.target import GpuTarget
 
 @KERNELS.register("conv_transpose2d", "conv_transpose3d", "depthwise_conv_transpose2d")
 def transposed(address: Address, target: GpuTarget) -> KernelFunction:
-    """A transposed convolution; its weight is (C_out, KH, KW, C_in / groups), turned by 180 degrees."""
+    """A transposed convolution; its weight is (C_out, KH, KW, C_in / groups), rotated by 180 degrees."""
     key, width_in, width_out = address.key, address.width_in, address.width_out
     shape = TransposedShape.of(key)
     groups = width_in if key.op == "depthwise_conv_transpose2d" else shape.groups
@@ -60,7 +60,7 @@ def _spread(image: Any, shape: TransposedShape, channels: int) -> Any:
     """The input with zeros between its pixels and around them."""
 
     def source(axis: TransposedAxis, at: Any) -> tuple[Any, Any]:
-        """Which input lies at a place, and whether one does."""
+        """The index of the input at a place, and whether there is one."""
         behind = at - (axis.kernel - 1 - axis.padding)
         is_one = tirx.all(behind >= 0, behind < axis.size * axis.stride, tirx.floormod(behind, axis.stride) == 0)
         return tirx.floordiv(behind, axis.stride), is_one

@@ -1,4 +1,4 @@
-"""Kernels that are made value by value, as their definitions say, and the mean of an image."""
+"""Kernels made value by value from their definitions, and the mean over an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolutions of volumes as tensor expressions, in the form that dlight's rule for matrix products reads."""
+"""Convolutions of volumes as tensor expressions, in the form that dlight's rule for matrix products expects."""
 
 from __future__ import annotations
 

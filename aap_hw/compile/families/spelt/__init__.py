@@ -1,7 +1,7 @@
-"""Operators that TVM's importer does not know, or gets wrong, written with others that it gets right.
+"""Operators that TVM's importer lacks or gets wrong, spelt out with others that it gets right.
 
-Each function takes what the operator takes and returns what it returns, as far as a kernel reads it. The code of a
-kernel is made from the function, and compared with the operator itself before it is used.
+Each function has the operator's arguments and returns its results, or those of them that kernels read. Before its code
+is used for a kernel, it is compared with the operator itself.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Activations and other arithmetic in each place, and distances."""
+"""Activations, other element-wise arithmetic, and distances."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _selu(x: Tensor) -> Tensor:
 
 
 def _rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> Tensor:
-    """The slope that is drawn in training is the mean of its bounds afterwards."""
+    """At inference the random slope is the mean of its bounds."""
     return torch.where(x >= 0, x, x * ((lower + upper) / 2))
 
 
@@ -24,7 +24,9 @@ def _erfc(x: Tensor) -> Tensor:
 
 
 def _cdist(left: Tensor, right: Tensor, p: float = 2.0, mode: int | None = None) -> Tensor:
-    """Distances between rows, without the expansion that PyTorch may use, which loses digits of short ones."""
+    """Distances between rows, from their differences; PyTorch may expand the square, which loses digits of short
+    distances.
+    """
     differences = (left.unsqueeze(-2) - right.unsqueeze(-3)).abs()
     if p == 1:
         return differences.sum(-1)
@@ -32,7 +34,7 @@ def _cdist(left: Tensor, right: Tensor, p: float = 2.0, mode: int | None = None)
 
 
 def _clamp(values: Tensor, least: float | Tensor | None = None, most: float | Tensor | None = None) -> Tensor:
-    """Between two bounds, one of which may be missing: of whole numbers, TVM takes no infinite one for it."""
+    """Values cut to two bounds, one of which may be missing. TVM has no infinite bound for whole numbers."""
     if not values.is_floating_point():
         limits = torch.iinfo(values.dtype if values.dtype.itemsize < 4 else torch.int32)
         least, most = limits.min if least is None else least, limits.max if most is None else most

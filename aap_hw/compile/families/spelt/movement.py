@@ -1,4 +1,4 @@
-"""Places that are picked from a tensor by their numbers."""
+"""Values picked from a tensor by index."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def _select(values: Tensor, axis: int, index: int) -> Tensor:
-    """One place of an axis, which may be counted from its end."""
+    """One index of an axis, which may be negative."""
     return values.narrow(axis, index % values.shape[axis], 1).squeeze(axis)
 
 
 def _index(values: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
-    """What several tensors pick from as many axes: one place in all of these axes together.
+    """Indexing of several axes by as many tensors, element by element.
 
-    The axes of the picked places stand where the axes were, if these are neighbours, else first.
+    The new axes stand where the indexed ones were if these are neighbours, else first, as in PyTorch.
     """
     chosen = {axis: index for axis, index in enumerate(indices) if index is not None}
     first, last, rank = min(chosen), max(chosen), values.dim()

@@ -1,7 +1,8 @@
-"""Means and what is made of them, summed so that float32 keeps its digits however many values there are.
+"""Means and norms, summed so that float32 keeps its precision for any number of values.
 
-TVM sums one value after the other, and takes a variance for the mean square less the square of the mean: of an image of
-256x256 that leaves three digits. Here sums are made of sums of short rows, and a variance of differences from the mean.
+TVM adds one value after the other, and computes a variance as the mean square minus the squared mean. For a 256x256
+image that leaves three digits. Here a sum is a sum of sums of short rows, and a variance is the mean of squared
+differences from the mean.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-# A row of so many is summed one by one, which rounds at most as often.
+# A row of at most this many values is summed one by one.
 ROW = 256
 
 
 def long_sum(values: Tensor, axes: Sequence[int]) -> Tensor:
-    """The sum over some axes, which stay with a length of 1."""
+    """The sum over some axes, which are kept with length 1."""
     for axis in axes:
         axis %= values.dim()
         while (size := values.shape[axis]) > 1:
@@ -39,17 +40,17 @@ def _axes(values: Tensor, axes: Sequence[int] | int | None) -> list[int]:
 
 
 def _shaped(kept: Tensor, axes: Sequence[int], keepdim: bool) -> Tensor:
-    """What was reduced over some axes, without these if they are not to be kept."""
+    """A reduced value, without the reduced axes unless ``keepdim``."""
     return kept if keepdim else kept.reshape([size for axis, size in enumerate(kept.shape) if axis not in axes])
 
 
 def mean_of(values: Tensor, axes: Sequence[int]) -> Tensor:
-    """The mean over some axes, which stay."""
+    """The mean over some axes, which are kept."""
     return long_sum(values, axes) / math.prod(values.shape[axis] for axis in axes)
 
 
 def variance_of(values: Tensor, axes: Sequence[int], correction: float = 0) -> Tensor:
-    """The variance over some axes, which stay; of ``correction`` values fewer than there are."""
+    """The variance over some axes, which are kept; the divisor is the number of values minus ``correction``."""
     count = math.prod(values.shape[axis] for axis in axes)
     return long_sum((values - mean_of(values, axes)) ** 2, axes) / max(count - correction, 0)
 

@@ -1,4 +1,4 @@
-"""Values in their order: sorted, the first of them, where the largest is; and running sums, products and maxima."""
+"""Sorting, top k, the place of the largest; and running sums, products and maxima."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_ROW = 1024
 
 
 def _running(combine: Callable[[Tensor, Tensor], Tensor], neutral: float) -> Callable[..., Tensor]:
-    """What a row adds up to until each place: in as many steps as its length has binary digits."""
+    """Running results along a row, such as cumulative sums, in log2(length) steps."""
 
     def run(values: Tensor, dim: int, dtype: None = None) -> Tensor:
         row, distance = values.movedim(dim, -1), 1
@@ -35,7 +35,7 @@ def _running_minimum(values: Tensor, dim: int) -> tuple[Tensor]:
 
 
 def _in_order(values: Tensor, count: int, dim: int, descending: bool) -> tuple[Tensor, Tensor]:
-    """The first values of each row and their places: the rank of a value is how many come before it."""
+    """The first values of each row in order, and their places; a value's rank is how many come before it."""
     size = values.shape[dim]
     if size > LONGEST_ROW:
         raise NotImplementedError(f"rows of {size}")
@@ -63,7 +63,7 @@ def _topk(values: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: b
 
 
 def _maximum(values: Tensor, other: Tensor | int | None = None, keepdim: bool = False) -> Tensor | tuple[Tensor, ...]:
-    """Of everything; of two tensors; or over an axis, with the places of the maxima."""
+    """The maximum of everything, of two tensors, or over an axis, then with the places of the maxima."""
     if isinstance(other, Tensor):
         return torch.maximum(values, other)
     return values.amax() if other is None else (values.amax(other, keepdim), values.argmax(other, keepdim))

@@ -1,6 +1,6 @@
-"""Interpolation: along each axis, every place of the result is a weighted sum of a few places of the image.
+"""Interpolation: along each axis, every output pixel is a weighted sum of a few input pixels.
 
-Places and weights are computed in float32 as PyTorch does, so that they are the very same ones.
+Indices and weights are computed in float32 as in PyTorch, so that they are exactly the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 HALF = np.float32(0.5)
 Taps = list[tuple[list[int], list[float]]]
-"""For each term of the sums, the place that each result reads and its weight."""
+"""For each term of the sums: the input pixel of every output pixel, and its weight."""
 
 
 def _nearest(size: int, made: int, scale: float | None) -> Taps:
@@ -29,7 +29,7 @@ def _nearest_exact(size: int, made: int, scale: float | None) -> Taps:
 
 
 def _centres(size: int, made: int, scale: float | None) -> np.ndarray:
-    """Where the middles of the pixels made are; rounded once, as processors that multiply and add in one step do."""
+    """Input coordinates of the output pixels' centres, rounded once, as a fused multiply-add rounds."""
     middles = np.arange(made) + 0.5
     return (middles * float(_step(size, made, scale)) - 0.5).astype(np.float32)
 
@@ -60,12 +60,12 @@ def _cubic(size: int, made: int, scale: float | None, align_corners: bool) -> Ta
 
 
 def _corners(size: int, made: int) -> np.ndarray:
-    """Where the pixels made are, if the outer ones of both images lie upon each other."""
+    """Input coordinates of the output pixels if the corner pixels of both images are aligned."""
     return np.arange(made, dtype=np.float32) * (np.float32(size - 1) / np.float32(max(made - 1, 1)))
 
 
 def _antialiased(reach: float, weight: Callable[[float], float]) -> Callable[..., Taps]:
-    """A filter of a reach in pixels of the smaller image, as Pillow does it."""
+    """Taps of an antialiasing filter with a reach in pixels of the smaller image, as in Pillow."""
 
     def taps(size: int, made: int, scale: float | None, align_corners: bool) -> Taps:
         if align_corners:
@@ -105,11 +105,11 @@ def _cubic_weight(x: float, a: float = -0.5) -> float:
 
 
 def _resizing(taps: Callable[..., Taps], has_corners: bool = True) -> Callable[..., Tensor]:
-    """The operator that resizes all axes behind the channels."""
+    """The function that resizes all axes behind the channels."""
 
     def resize(image: Tensor, size: Sequence[int] | None, *how: Any) -> Tensor:
         corners, scales = how[:1] if has_corners else (), how[has_corners:]
-        # In one overload all scales are in a list, in the other they follow one by one.
+        # One overload has all scales in a list, the other has one argument for each.
         factors = scales[0] if len(scales) == 1 and not isinstance(scales[0], float) else scales
         for axis, factor in zip(range(2, image.dim()), factors or itertools.repeat(None), strict=False):
             length = image.shape[axis]
@@ -162,7 +162,7 @@ TAPS: dict[str, Callable[[int, int, float | None], Taps]] = {
     "mean": _mean,
     "largest": _largest,
 }
-"""What each way of resizing reads along an axis of ``size`` places for one of ``made``, given a factor or none."""
+"""By way of resizing: the taps that resize an axis from ``size`` to ``made`` pixels, given a factor or None."""
 
 
 RESIZING = {

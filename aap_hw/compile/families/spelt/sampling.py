@@ -1,6 +1,6 @@
-"""Images read at places that are computed: grid sampling and deformable convolution.
+"""Images read at computed coordinates: grid sampling and deformable convolution.
 
-Places are in pixels; what lies outside of the image is zero unless the operator says otherwise.
+Coordinates are in pixels. Outside the image values are zero unless the operator says otherwise.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _at(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _between(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pixels at places between others, each weighted by how near it is."""
+    """Bilinear interpolation at fractional coordinates."""
     top, left = rows.floor(), columns.floor()
     down, right = rows - top, columns - left
     corners = [
@@ -38,7 +38,7 @@ def _between(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _cubic_weights(share: Tensor) -> list[Tensor]:
-    """Of the pixels before, below, above and after a place (Keys, 1981, with a = -0.75)."""
+    """Cubic weights of the four pixels around a coordinate (Keys, 1981, with a = -0.75)."""
 
     def near(x: Tensor) -> Tensor:
         return (1.25 * x - 2.25) * x * x + 1
@@ -50,7 +50,7 @@ def _cubic_weights(share: Tensor) -> list[Tensor]:
 
 
 def _within(places: Tensor, size: int, padding: int, align_corners: bool) -> Tensor:
-    """Places moved into the image as the padding says."""
+    """Coordinates moved into the image as the padding mode says."""
     if padding == ZEROS:
         return places
     if padding != BORDER:  # reflection, at the outer pixels or at their outer edges
@@ -111,11 +111,11 @@ def _deform_conv2d(
     offset_groups: int,
     use_mask: bool,
 ) -> Tensor:
-    """Deformable convolution (Zhu et al., 2018, equation 1): each place of the filter is moved by a learned offset."""
+    """Deformable convolution (Zhu et al., 2018, equation 1): each tap of the filter is moved by an offset."""
     batch, channels = image.shape[:2]
     kernel_h, kernel_w = weight.shape[-2:]
     area, (rows, columns) = kernel_h * kernel_w, offset.shape[-2:]
-    # Offsets (N, groups, filter's places, 2, rows, columns) from where the filter's places would be.
+    # Offsets (N, groups, taps, 2, rows, columns) from where the taps would be.
     moved = offset.reshape(batch, offset_groups, area, 2, rows, columns)
     down = [[[y * stride_h - pad_h + place // kernel_w * dilation_h] for y in range(rows)] for place in range(area)]
     right = [[[x * stride_w - pad_w + place % kernel_w * dilation_w for x in range(columns)]] for place in range(area)]
@@ -130,7 +130,7 @@ def _deform_conv2d(
     read = sampled.reshape(batch, groups, channels // groups * area, rows * columns)
     filters = weight.reshape(1, groups, weight.shape[0] // groups, -1)
     made = (filters @ read).reshape(batch, weight.shape[0], rows, columns)
-    # A mask of zeros is given where none is used; TVM would leave an argument out that nothing reads.
+    # PyTorch passes an unused mask, which is read here all the same, because TVM drops arguments that nothing reads.
     return made + bias.reshape(-1, 1, 1) + (0.0 if use_mask else 0 * mask.sum())
 
 

@@ -1,4 +1,4 @@
-"""Windows of an image: taken apart, put together, pooled, and convolved backwards in three dimensions."""
+"""Windows of an image: unfolded, folded, pooled; and 3-D transposed convolution."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _adaptive_max_pool(image: Tensor, size: Sequence[int]) -> tuple[Tensor]:
 
 
 def _unfold(values: Tensor, axis: int, size: int, step: int) -> Tensor:
-    """All windows along an axis, the elements of each along a new last one."""
+    """All windows along an axis; the elements of a window are a new last axis."""
     beyond = values.shape[axis] - size + 1
     return torch.stack([torch.ops.aten.slice(values, axis, at, beyond + at, step) for at in range(size)], -1)
 
@@ -47,7 +47,7 @@ def _im2col(image: Tensor, kernel: Pair, dilation: Pair, padding: Pair, stride: 
 
 
 def _col2im(columns: Tensor, size: Pair, kernel: Pair, dilation: Pair, padding: Pair, stride: Pair) -> Tensor:
-    """The sum of windows where they came from: a transposed convolution, each of whose filters is one place."""
+    """Windows added up where they came from: a transposed convolution with one-hot filters."""
     reach = [by * (length - 1) + 1 for by, length in zip(dilation, kernel, strict=True)]
     span = [length + 2 * pad - far for length, pad, far in zip(size, padding, reach, strict=True)]
     counts = [length // step + 1 for length, step in zip(span, stride, strict=True)]
@@ -70,7 +70,7 @@ def _conv_transpose3d(
     groups: int = 1,
     dilation: Sequence[int] = (1, 1, 1),
 ) -> Tensor:
-    """A convolution with the filters turned round, of a volume with zeros between its values."""
+    """A convolution with flipped filters of a volume with zeros between its values."""
     pads: list[int] = []
     for axis, step in enumerate(stride, start=2):
         size, reach = x.shape[axis], dilation[axis - 2] * (weight.shape[axis] - 1)

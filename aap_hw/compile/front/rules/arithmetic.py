@@ -1,4 +1,4 @@
-"""Element-wise operators as expressions, in the shortest form that is known for what they compute."""
+"""Element-wise operators as expressions, simplified to the shortest known form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.fx import Node
 from aap_hw.compile.families.expression import Expression, Term
 from aap_hw.graph.call import Call
 
-# Operators that have the name of their function and take tensors alone.
+# Operators whose function has the same name, and whose arguments are all tensors.
 PLAIN = (
     *("relu", "relu6", "sigmoid", "silu", "hardsigmoid", "hardswish", "tanh", "erf", "mish", "log_sigmoid", "exp"),
     *("expm1", "log", "log1p", "sin", "cos", "sqrt", "rsqrt", "reciprocal", "neg", "abs", "square", "sign", "floor"),
@@ -21,7 +21,7 @@ PLAIN = (
 CONVERSIONS = ("to", "_to_copy", "type_as")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 BITWISE = ("__and__", "__or__", "bitwise_and", "bitwise_or", "bitwise_not")
-# What may be made of truth alone, which is 0 or 1 in float32.
+# Operators that may read only truth values, which are 0 or 1 in float32.
 OF_TRUTH = (*BITWISE, *CONVERSIONS, "logical_and", "logical_or", "logical_not", "where", "masked_fill")
 # The numbers that SELU is defined with.
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -56,19 +56,19 @@ _READERS: dict[str, Reader] = {
     "masked_fill": lambda call, at: Term("where", (at("mask"), at("value"), at("self"))),
 }
 NAMES = (*PLAIN, *_READERS)
-"""Operators that may be expressions."""
+"""Operators that can become expressions."""
 
 
 class NoExpression(Exception):  # noqa: N818 - an answer
-    """An operator computes something that no expression says."""
+    """No expression stands for what an operator computes."""
 
 
 def expression_of(node: Node) -> Expression:
-    """What an operator computes of the nodes that it reads, which go by their names.
+    """The expression that an operator computes; nodes that it reads are variables by name.
 
     Raises
     ------
-    NoExpression : it is not element-wise, or in a way or type that has no code.
+    NoExpression : it is not element-wise, or its arguments or types are not supported.
     """
     call = Call(node)
     value = node.meta.get("val")
@@ -126,11 +126,13 @@ def _clamped(call: Call, at: Callable[[str], Expression]) -> Expression:
 def _power(base: Expression, exponent: Expression) -> Expression:
     if isinstance(exponent, float) or (isinstance(base, float) and base > 0):
         return Term("pow", (base, exponent))
-    raise NoExpression  # of a negative base what comes out depends on whether the exponent is whole
+    raise NoExpression  # the power of a negative base depends on whether the exponent is whole
 
 
 def simplified(expression: Expression) -> Expression:
-    """An equal expression: numbers come second, what changes nothing is left out, known functions go by their names."""
+    """An equal expression with numbers second, without operations that change nothing, and with known functions by
+    name.
+    """
     if not isinstance(expression, Term):
         return expression
     operands = tuple(map(simplified, expression.operands))

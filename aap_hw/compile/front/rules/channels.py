@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @rule("cat", "concat", "concatenate", takes=Takes.ANYTHING)
 def concatenation(partition: Partition, node: Node) -> None:
-    """Channels side by side; a shuffle, or a normalisation and activation, that alone reads them comes along."""
+    """Concatenation of channels, with a shuffle, or a normalisation and activation, if that is its only reader."""
     call = Call(node)
     parts, rank = list(call["tensors"]), len(shape_of(node))
     is_float = all(part.meta["val"].dtype == torch.float32 for part in parts)
@@ -72,8 +72,8 @@ def split(partition: Partition, node: Node) -> None:
 def piece(partition: Partition, node: Node) -> None:
     """One piece of a split.
 
-    The place of the first, of the last and of one behind equal pieces of an image follows from two widths; any other is
-    the first of what is left behind those before it.
+    For the first piece of an image, the last, and one behind equal pieces, the two widths of a key say where it begins.
+    Any other takes two kernels: one for the rest behind the pieces before it, and one for the beginning of that rest.
     """
     call, graph = Call(node), partition.graph
     pieces, index = call["self"], call["index"]
@@ -93,7 +93,7 @@ def piece(partition: Partition, node: Node) -> None:
     if dim != 1 or not (rank == 2 or (rank == 4 and partition.placement.is_image(image))):
         part(partition, node, image, dim, range(shape_of(image)[dim])[places[index]])
         return
-    # Sizes that are given may be equal by chance, and no longer so in a cut network.
+    # Explicit sizes may be equal by chance, and differ in a cut network.
     is_even = Call(pieces).name != "split_with_sizes"
     if index in (0, len(sizes) - 1):
         emit_slice(partition, node, image, "last" if index else "first")
@@ -114,7 +114,7 @@ def _add_rest(partition: Partition, node: Node, image: Node, rest: WidthExpr) ->
 
 
 def emit_slice(partition: Partition, node: Node, image: Node, side: str) -> None:
-    """The first or the last channels of an image, or those behind so many pieces as wide as they."""
+    """The first or the last channels of an image, or those behind some pieces of the same width."""
     partition.emit(node, "channel_slice", image, [partition.placement.value_of(image, node)], side=side)
 
 

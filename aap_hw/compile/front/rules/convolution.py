@@ -50,7 +50,7 @@ def convolution(partition: Partition, node: Node) -> None:
 
 @rule("conv3d", takes=Takes.ANYTHING)
 def convolution_of_volumes(partition: Partition, node: Node) -> None:
-    """Convolutions of volumes (N, C, D, H, W); along one or two axes they are those of images."""
+    """Convolutions of volumes (N, C, D, H, W); if the window is 1 along some axes they are convolutions of images."""
     call = Call(node)
     image, weight, groups = call["input"], call["weight"], call["groups"]
     if not is_image_of(image, 5):
@@ -67,7 +67,7 @@ def convolution_of_volumes(partition: Partition, node: Node) -> None:
         return {**in_groups, **of_axes, **padding_of(read.sides[axes])}
 
     def is_whole(axes: slice) -> bool:
-        """Whether nothing is done along some axes."""
+        """Whether the window, the stride and the padding do nothing along some axes."""
         return {*kernel[axes], *stride[axes]} == {1} and not any(map(any, read.sides[axes]))
 
     if is_whole(slice(1)):
@@ -121,7 +121,7 @@ def transposed_convolution(partition: Partition, node: Node) -> None:
 
 @rule("linear", takes=Takes.ANYTHING)
 def linear(partition: Partition, node: Node) -> None:
-    """Linear layers of vectors (N, C), and of rows of them (N, ..., C), which are pixels to a 1x1 convolution."""
+    """Linear layers of vectors (N, C), and of rows (N, ..., C), which are the pixels of a 1x1 convolution."""
     vectors = Call(node)["input"]
     if len(shape_of(vectors)) == 2:
         _weighted(partition, node, "linear")
@@ -138,12 +138,12 @@ def _weighted(
     call = Call(node)
     weight, bias = partition.parameter(call["weight"], node), partition.parameter(call["bias"], node)
     normalization: Normalization | None = None
-    addition: tuple[Node, Node, bool] | None = None  # the operator, what it adds, and whether these are rows
-    turned = False  # whether what is made of rows goes by as an image
+    addition: tuple[Node, Node, bool] | None = None  # the operator, the value that it adds, and whether that is rows
+    turned = False  # whether the rows are permuted to an image
     steps, last = ["bias"], node
 
     def takes(follower: Node) -> bool:
-        """Whether what follows is part of the kernel, beside steps of functions."""
+        """Whether the kernel takes along an operator that is not a function in its epilogue."""
         nonlocal normalization, addition, turned
         name, as_rows = Call(follower).name, rows and not turned
         if name == "batch_norm" and last is node and not rows:
@@ -160,7 +160,7 @@ def _weighted(
         return True
 
     def is_plain_sum() -> bool:
-        """Whether the value so far is that of the sum of products, and not yet multiplied by a factor."""
+        """Whether the value so far is the sum of products plus bias, and has no factor yet."""
         return steps == ["bias"] and (normalization is None or normalization.factor is None)
 
     while True:
@@ -200,7 +200,7 @@ def _weighted(
             **attributes,
         )
 
-    # What is read is what is there now, and for a residual what is there when it is added.
+    # The input is read as it is now, but a residual as it is when the program adds it.
     if addition is None:
         emit()
     else:

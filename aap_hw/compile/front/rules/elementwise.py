@@ -1,4 +1,4 @@
-"""Operators that keep each channel where it is: activations, sums, products, batch normalisation, softmax."""
+"""Operators that keep each channel where it is and have keys of their own: activations, sums, batch normalisation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from aap_hw.compile.front.network import Normalization
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.steps import step_behind
 from aap_hw.graph.call import Call, shape_of
-from aap_hw.graph.source import op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
 
 
 def with_activation(partition: Partition, node: Node) -> tuple[Node, tuple[str, ...]]:
-    """A node and the activation behind it, if that alone reads it: the last operator of it all, and the epilogue."""
+    """A node with the activation behind it, if that is its only reader: the last node of the two, and the epilogue."""
     if writes_in_place(node) and partition.memory.stale_after(node):
         return node, ()
     step = step_behind(partition, node)
@@ -43,17 +42,19 @@ class Operand:
 
     @property
     def name(self) -> str:
-        """What it goes by in the expression; an operator that works in place gives a node other values later."""
+        """Its variable in the expression. It names the value too, because an in-place operator may give a node another
+        one.
+        """
         return f"{self.node.name} {self.value} {self.shape}"
 
 
 def emit_alone(
     partition: Partition, node: Node, expression: Expression, operands: Mapping[str, Operand], *, is_image: bool
 ) -> bool:
-    """Add the kernel of an expression that has a key without a text: whether it is one.
+    """Add the kernel of an expression that has a key of its own; returns whether it has.
 
-    They are activations, sums and products of equal shapes with an activation behind them, and images times one factor
-    a channel.
+    These are activations, sums and products of tensors of one shape, perhaps with an activation behind them, and images
+    times a factor for each channel.
     """
     steps: tuple[str, ...] = ()
     match expression:
@@ -77,14 +78,6 @@ def emit_alone(
         return False
     partition.emit(node, op, read[0].node, [each.value for each in read], rows=rows, epilogue=steps)
     return True
-
-
-def _read(partition: Partition, node: Node, reader: Node, rows: bool) -> str:
-    if rows:
-        return partition.placement.value_as_it_lies(node, reader)
-    if len(shape_of(node)) != 4 and not (len(shape_of(node)) == 2 or partition.placement.is_image(node)):
-        raise partition.refused(f"{op_name(reader)} on these operands has no kernel yet", reader)
-    return partition.placement.value_of(node, reader)
 
 
 @rule("batch_norm", takes=Takes.ROWS)

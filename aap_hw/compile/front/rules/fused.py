@@ -1,7 +1,7 @@
 """Trees of element-wise operators: each becomes one kernel, whatever is broadcast in it.
 
-An operator waits until something other than an element-wise operator asks for its value. What asks takes it as part of
-its own expression if it has as many values, so that nothing is computed twice.
+An operator is only recorded until something other than an element-wise operator asks for its value. An element-wise
+reader with equally many values takes it into its own expression, so that nothing is computed twice.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from aap_hw.graph.source import op_name
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
 
-# Of one kernel: functions, what it reads, and operators that are looked at to see whether a value is needed elsewhere.
+# Limits of one kernel: functions, operands, and operators ahead that are searched for other readers of a value.
 MOST_FUNCTIONS, MOST_OPERANDS, MOST_AHEAD = 40, 8, 16
-# Of nested functions: beyond it TVM takes seconds; see `depth_of`.
+# Limit of nesting, beyond which TVM takes seconds; see `depth_of`.
 DEEPEST = 9
 
 
@@ -40,7 +40,7 @@ class Tree:
 
     Attributes
     ----------
-    expression : of the operands' names.
+    expression : with operands by name.
     operands : by name.
     is_image : whether operands and result (N, C, ...) lie as (N, ..., C), and not in PyTorch's order.
     """
@@ -76,7 +76,7 @@ def element_wise(partition: Partition, node: Node) -> None:
         return
     if not isinstance(expression, Term) or not any(not each.is_constant for each in tree.operands.values()):
         raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
-    _geometry(partition, node, tree)  # refuses what has no kernel before anything relies on it
+    _geometry(partition, node, tree)  # refuses an unsupported tree before anything relies on it
     if _may_wait(partition, node):
         partition.placement.defer(node, tree, is_image=tree.is_image)
     else:
@@ -84,7 +84,7 @@ def element_wise(partition: Partition, node: Node) -> None:
 
 
 def _tree(partition: Partition, node: Node, read: Expression, *, with_waiting: bool) -> Tree:
-    """The tree of a node, in which what waits stands as its own expression, if that is wanted."""
+    """The tree of a node; if ``with_waiting``, operands that wait are replaced by their own expressions."""
     names = set(variables(read))
     sources = [source for source in node.all_input_nodes if source.name in names]
     varying = [source for source in sources if not partition.is_parameter(source)]
@@ -130,7 +130,7 @@ def _operand(partition: Partition, source: Node, node: Node, is_image: bool) -> 
 
 
 def _may_wait(partition: Partition, node: Node) -> bool:
-    """Whether all that read a value are element-wise operators, which end in one of them."""
+    """Whether only element-wise operators read a value, and they all lead to one of them."""
     if writes_in_place(node) and partition.memory.stale_after(node):
         return False
     ahead = readers_of(node)
@@ -158,7 +158,7 @@ def _is_fused(partition: Partition, node: Node) -> bool:
 
 @dataclass(frozen=True)
 class _Geometry:
-    """Size of the kernel that a tree becomes, how its axes lie, those of its operands, and its width."""
+    """The kernel that a tree becomes: its size, the order of its axes, the axes of its operands, and its width."""
 
     batch: int
     size: tuple[int, int]
@@ -169,7 +169,7 @@ class _Geometry:
 
 @dataclass(frozen=True)
 class _Run:
-    """Axes that are one: how many places they have, and who has values of his own along them."""
+    """Merged axes: their length, and the operands that are not broadcast along them."""
 
     length: int
     owners: frozenset[str]
@@ -188,7 +188,7 @@ def _geometry(partition: Partition, node: Node, tree: Tree) -> _Geometry:
     between = [axis for axis in range(rank) if axis not in (*before, channels)]
 
     def merged(axes: Iterable[int]) -> list[_Run]:
-        """Axes that follow on each other, taken together where all operands agree about them."""
+        """Neighbouring axes, merged where all operands have them or all lack them."""
         runs: list[_Run] = []
         for axis in axes:
             owners = frozenset(name for name, own in padded.items() if own[axis] == shape[axis])

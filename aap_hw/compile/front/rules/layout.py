@@ -1,4 +1,4 @@
-"""Operators that say how the axes of a value are read: shapes, orders, slices. Most are nothing to do."""
+"""Operators that change how the axes of a value are read: shapes, orders, slices. Most need no kernel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @rule("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze", takes=Takes.ANYTHING)
 @rule("view_as", "reshape_as", takes=Takes.ANYTHING)
 def reshape(partition: Partition, node: Node) -> None:
-    """Nothing to do for what lies in PyTorch's order; an image as a vector, or the beginning of a channel shuffle."""
+    """A new shape: no kernel for values in PyTorch's order; images as vectors, and channel shuffles, have one."""
     image = Call(node).first
     before, after = shape_of(image), shape_of(node)
     is_image, is_moved = partition.placement.is_image(image), partition.placement.is_moved(image)
@@ -39,7 +39,7 @@ def reshape(partition: Partition, node: Node) -> None:
 
 @rule("permute", "transpose", "swapaxes", "swapdims", "t", "mT", "mH", takes=Takes.ANYTHING)
 def permute(partition: Partition, node: Node) -> None:
-    """Axes in an order in which they lie already: to channels last and back, nothing moves."""
+    """Another order of axes: no kernel for channels last and back, as images lie so already."""
     call, rank = Call(node), len(shape_of(node))
     order = list(range(rank))
     if call.name == "permute":
@@ -63,7 +63,7 @@ def permute(partition: Partition, node: Node) -> None:
 
 @rule("slice", takes=Takes.ANYTHING)
 def piece(partition: Partition, node: Node) -> None:
-    """Every so many rows and columns of an image, its first or last channels, or any piece of anything."""
+    """Every n-th row and column of an image, its first or last channels, or any other slice."""
     image = Call(node).first
     if not partition.placement.is_moved(image) and (partition.placement.is_image(image) or len(shape_of(image)) == 2):
         if side := _side(node):
@@ -84,7 +84,7 @@ def piece(partition: Partition, node: Node) -> None:
 
 
 def _subsampling(partition: Partition, node: Node) -> list[Node]:
-    """The slices from this one on, if they take every so many rows and columns, from the first to the last."""
+    """This slice and those behind it, while they take every n-th row or column of the whole image."""
     chain = [node]
     while (follower := partition.next_alone(chain[-1])) is not None and Call(follower).name == "slice":
         chain.append(follower)
@@ -99,7 +99,7 @@ def _subsampling(partition: Partition, node: Node) -> list[Node]:
 
 
 def _side(node: Node) -> str | None:
-    """Whether a slice takes the first or the last channels, or something else."""
+    """``first`` or ``last`` if a slice takes these channels, else empty."""
     call = Call(node)
     shape = shape_of(call.first)
     if call["dim"] % len(shape) != 1 or call["step"] != 1 or len(shape) not in (2, 4):

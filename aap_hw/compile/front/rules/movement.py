@@ -1,4 +1,4 @@
-"""Operators that only move values: walks through memory, which become a kernel where something reads the result."""
+"""Operators that only move values: walks through memory, which become a kernel when something reads the result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def moved(partition: Partition, node: Node, move: Callable[[View], View], source: Node | None = None) -> None:
-    """The value of a node is that of its first operand, moved; what cannot be told as one walk is two."""
+    """The value of a node is its first operand, moved. If that is no single walk, the operand is copied first."""
     source = source or Call(node).first
     if node.meta["val"].dtype not in TYPES:
         raise partition.refused(f"{op_name(node)} of numbers of this type has no kernel yet", node)
@@ -40,7 +40,7 @@ def moved(partition: Partition, node: Node, move: Callable[[View], View], source
 
 
 def part(partition: Partition, node: Node, source: Node, dim: int, places: range) -> None:
-    """Some of the places along an axis."""
+    """A range of an axis."""
     start = partition.graph.width_of(source.name, dim, slice(places.start))
     length = partition.graph.width_of(node.name, dim)
     moved(partition, node, lambda view: view.sliced(dim, start, length, len(places), places.step), source)
@@ -49,9 +49,9 @@ def part(partition: Partition, node: Node, source: Node, dim: int, places: range
 def side_by_side(
     partition: Partition, node: Node, parts: Sequence[Node], axis: int, *, stack: bool = False, at_any_cost: bool = True
 ) -> bool:
-    """Values one behind the other along an axis, each moved on the way as it needs to be.
+    """Concatenate values along an axis; each may be moved on the way.
 
-    Returns whether there is a kernel now: there is none if it would cost groups their freedom, which it may not.
+    Returns whether there is a kernel. Without ``at_any_cost`` there is none if groups would have to be fixed for it.
     """
     if any(each.meta["val"].dtype not in TYPES for each in (node, *parts)):
         raise partition.refused(f"{op_name(node)} of numbers of this type has no kernel yet", node)
@@ -70,14 +70,14 @@ def side_by_side(
 
 @rule("stack", takes=Takes.ANYTHING)
 def stack(partition: Partition, node: Node) -> None:
-    """Values side by side along an axis of its own."""
+    """Values side by side along a new axis."""
     call = Call(node)
     side_by_side(partition, node, call["tensors"], call["dim"] % len(shape_of(node)), stack=True)
 
 
 @rule("select", takes=Takes.ANYTHING)
 def select(partition: Partition, node: Node) -> None:
-    """One place of an axis."""
+    """One index of an axis."""
     call = Call(node)
     shape = shape_of(call.first)
     dim = call["dim"] % len(shape)
@@ -86,7 +86,7 @@ def select(partition: Partition, node: Node) -> None:
 
 @rule("narrow", takes=Takes.ANYTHING)
 def narrow(partition: Partition, node: Node) -> None:
-    """Places of an axis from one on."""
+    """A range of an axis, from a start on."""
     call = Call(node)
     dim = call["dim"] % len(shape_of(node))
     length = shape_of(call.first)[dim]
@@ -98,7 +98,7 @@ def narrow(partition: Partition, node: Node) -> None:
 
 @rule("flip", takes=Takes.ANYTHING)
 def flip(partition: Partition, node: Node) -> None:
-    """Axes backwards."""
+    """Axes reversed."""
     call, shape = Call(node), shape_of(node)
 
     def turned(view: View) -> View:
@@ -113,7 +113,7 @@ def flip(partition: Partition, node: Node) -> None:
 
 @rule("copy", takes=Takes.ANYTHING)
 def copy(partition: Partition, node: Node) -> None:
-    """All of a tensor written over by another of its shape: the value is the other's."""
+    """A tensor overwritten by another of the same shape takes its value."""
     call = Call(node)
     source = call["src"]
     is_alike = shape_of(source) == shape_of(node) and source.meta["val"].dtype == node.meta["val"].dtype
@@ -124,7 +124,7 @@ def copy(partition: Partition, node: Node) -> None:
 
 @rule("roll", takes=Takes.ANYTHING)
 def roll(partition: Partition, node: Node) -> None:
-    """Axes that go round."""
+    """Axes rolled."""
     call, shape = Call(node), shape_of(node)
     shifts, dims = ([each] if isinstance(each, int) else list(each) for each in (call["shifts"], call["dims"]))
 
@@ -140,7 +140,7 @@ def roll(partition: Partition, node: Node) -> None:
 
 @rule("expand", "expand_as", "broadcast_to", takes=Takes.ANYTHING)
 def expand(partition: Partition, node: Node) -> None:
-    """Axes of one place, that place many times over."""
+    """Axes of length 1, repeated."""
     before, after = shape_of(Call(node).first), shape_of(node)
     new = len(after) - len(before)
 
@@ -159,7 +159,7 @@ def expand(partition: Partition, node: Node) -> None:
 
 @rule("repeat", "tile", takes=Takes.ANYTHING)
 def repeat(partition: Partition, node: Node) -> None:
-    """Axes several times over."""
+    """Axes repeated as a whole."""
     call = Call(node)
     times = list(call["repeats"] if call.name == "repeat" else call["dims"])
     rank = len(shape_of(node))
@@ -177,7 +177,7 @@ def repeat(partition: Partition, node: Node) -> None:
 
 @rule("repeat_interleave", takes=Takes.ANYTHING)
 def repeat_interleave(partition: Partition, node: Node) -> None:
-    """Each place of an axis several times over."""
+    """Each place of an axis repeated."""
     call = Call(node)
     if not isinstance(call["repeats"], int) or call["dim"] is None:
         raise partition.refused("repeating each value as often as is computed has no kernel yet", node)
@@ -186,7 +186,7 @@ def repeat_interleave(partition: Partition, node: Node) -> None:
 
 @rule("movedim", "moveaxis", takes=Takes.ANYTHING)
 def movedim(partition: Partition, node: Node) -> None:
-    """Axes at other places, the others in their order."""
+    """Some axes moved, the others in their order."""
     call, rank = Call(node), len(shape_of(node))
     taken, put = (
         [each % rank for each in ([axes] if isinstance(axes, int) else axes)]
@@ -228,7 +228,7 @@ def windows(partition: Partition, node: Node) -> None:
 
 @rule("im2col", takes=Takes.ANYTHING)
 def patches(partition: Partition, node: Node) -> None:
-    """Windows of an image as columns (N, C*KH*KW, windows), where none reaches beyond it."""
+    """Windows of an image as columns (N, C*KH*KW, windows), without padding."""
     call, (height, width) = Call(node), shape_of(Call(node).first)[2:]
     if any(call["padding"]):
         raise partition.refused("windows that reach beyond the image have no kernel yet", node)

@@ -1,4 +1,4 @@
-"""Normalisation by what an image has itself: layer, RMS, group and instance norms, with an activation behind them."""
+"""Normalisation by an image's own statistics: layer, RMS, group and instance norms, with an activation behind them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Padding: zeros around an image go into the convolution behind it, all else is a copy.
+"""Padding: a convolution takes along the zeros around its image; any other padding is a copy.
 
-A padded image is not made before something asks for it. A convolution does not: it pads on its own (`padded_by`).
+A padded image is only made when something asks for it. A convolution does not ask, as it pads by itself (`padded_by`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Sides = tuple[int, int]
 
-# Of a padded tensor: the batch, channels, and the axes of a volume.
+# Most axes of a padded tensor: the batch, channels, and the three axes of a volume.
 MOST_AXES = 5
 
 
@@ -39,7 +39,7 @@ class Padding:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Those of a key; zeros are not said."""
+        """The attributes in a key, which leaves zeros out."""
         return {"mode": self.mode if self.mode != "constant" else "", "value": self.fill or ""}
 
 
@@ -49,10 +49,10 @@ class Padded:
 
     Attributes
     ----------
-    image, value : the node that is padded, and the name of what it held then.
+    image, value : the padded node, and the name of its value at that point.
     sides : before and behind along each axis of the image, outermost first.
-    how : what is put there.
-    rows : what is padded is vectors (N, ..., C) that lie in PyTorch's order, and not (N, C, ...).
+    how : the kind of padding.
+    rows : the padded values are vectors (N, ..., C) in PyTorch's order, not an image.
     """
 
     image: Node
@@ -63,11 +63,11 @@ class Padded:
 
     @property
     def is_zeros(self) -> bool:
-        """Whether a convolution could put the same around an image (N, C, ...)."""
+        """Whether a convolution can do this padding itself."""
         return self.how == Padding() and not self.rows
 
     def emit(self, partition: Partition, node: Node) -> None:
-        """Add the kernel that makes the padded image; a volume is padded in its planes, and then across them."""
+        """Add the kernel that pads; a volume is padded within its planes first, then across them."""
         shape = shape_of(self.image)
         size, value, batch = list(shape[1:-1] if self.rows else shape[2:]), self.value, shape[0]
         how = self.how.attributes
@@ -84,13 +84,13 @@ class Padded:
 
 
 def padding_of(sides: Sequence[Sides]) -> dict[str, Any]:
-    """Attributes of a key; what is behind an image is only said where it differs from what is before it."""
+    """Attributes of a key, which names the padding behind an image only if it differs from that before it."""
     before, behind = zip(*sides, strict=True)
     return {"padding": before, "padding_end": behind if behind != before else ""}
 
 
 def sides_of(padding: Any, kernel: Sequence[int], dilation: Sequence[int], axes: int) -> tuple[Sides, ...]:
-    """What a convolution puts around an image of itself; for ``"same"`` the larger half of an odd number behind it."""
+    """A convolution's own padding; for ``"same"`` the larger half of an odd number lies behind the image."""
     if padding == "same":
         whole = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         return tuple((each // 2, each - each // 2) for each in whole)
@@ -100,7 +100,7 @@ def sides_of(padding: Any, kernel: Sequence[int], dilation: Sequence[int], axes:
 
 
 def padded_by(partition: Partition, node: Node, sides: Sequence[Sides]) -> Padded:
-    """What a convolution reads, and all the zeros around it: its own, and those that were put there before."""
+    """What a convolution reads, with all zeros around it: its own, and those of a padding before it."""
     image, around = Call(node)["input"], list(sides)
     padded = partition.placement.unmade(image)
     if not isinstance(padded, Padded) or not padded.is_zeros:
@@ -112,7 +112,7 @@ def padded_by(partition: Partition, node: Node, sides: Sequence[Sides]) -> Padde
 
 @rule("pad", "constant_pad_nd", takes=Takes.ANYTHING)
 def pad(partition: Partition, node: Node) -> None:
-    """Channels of zeros before and behind those of an image, or anything around it."""
+    """Zero channels before and behind those of an image, or any padding around it."""
     call = Call(node)
     image, rank = call.first, len(shape_of(call.first))
     pairs = list(zip(call["pad"][::2], call["pad"][1::2], strict=True))
@@ -139,9 +139,9 @@ def pad(partition: Partition, node: Node) -> None:
 
 
 def _pad_numbers(partition: Partition, node: Node, amounts: Sequence[Sides], how: Padding) -> bool:
-    """Pad a tensor that no width cuts, along an axis or two side by side; whether that is what it is.
+    """Pad a tensor of fixed size along one axis or two neighbouring ones; returns whether it was such a tensor.
 
-    What lies behind these axes are channels, and what lies before them are images.
+    The axes behind these count as channels, and the axes before them as images.
     """
     image = Call(node).first
     shape, axes = shape_of(image), [axis for axis, each in enumerate(amounts) if any(each)]

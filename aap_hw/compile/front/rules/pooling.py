@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def two(value: Any, fill: int = 0, axes: int = 2) -> tuple[int, int]:
-    """A size for both axes of an image, given as one number or several; along one axis it is that of a row."""
+    """A size for both axes of an image, given as one number or several. A single axis is the row of an image of one
+    row.
+    """
     numbers = list(value) if isinstance(value, (list, tuple)) else [value]
     return (fill if axes == 1 else int(numbers[0])), int(numbers[-1])
 
@@ -32,7 +34,7 @@ def three(value: Any) -> tuple[int, int, int]:
 
 
 def is_image_of(node: Node, rank: int) -> bool:
-    """Whether a value is float32 (N, C, ...) of so many axes; of one axis it is an image of one row."""
+    """Whether a value is float32 (N, C, ...) with ``rank`` axes."""
     return len(shape_of(node)) == rank and bool(node.meta["val"].dtype == torch.float32)
 
 
@@ -92,7 +94,7 @@ def pool_of_volumes(partition: Partition, node: Node) -> None:
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", takes=Takes.ANYTHING)
 def adaptive_pool(partition: Partition, node: Node) -> None:
-    """Pooling to a given size; where all windows are of one size, as any other."""
+    """Pooling to a given size; if all windows have the same size it is ordinary pooling."""
     image, axes = Call(node)["self"], int(Call(node).name[-2])
     if not is_image_of(image, 2 + axes):
         raise partition.refused("pooling of one image without a batch axis has no kernel", node)

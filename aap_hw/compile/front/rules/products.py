@@ -1,7 +1,7 @@
 """Products of values that the network computes: of matrices, and attention, also where it is written out.
 
-Operands are read where they lie: transposes, splits and permutations of heads before them cost nothing. What attention
-makes lies query by query, so that its heads are joined already.
+Operands are read where they lie, so transposes, splits and permutations of heads before them cost nothing. The result
+of attention lies query by query, so that joining its heads needs no kernel.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def einsum(partition: Partition, node: Node) -> None:
 
 
 def _attends(partition: Partition, node: Node) -> bool:
-    """Whether it is the beginning of attention that is written out; its kernel comes where the last of it is."""
+    """Whether a product begins attention that is written out, whose kernel is then added at its last operator."""
     if (found := attention_at(partition, node)) is None:
         return False
     try:
@@ -173,7 +173,7 @@ def attend(partition: Partition, found: Attention) -> None:
 
 
 def _lengths(partition: Partition, found: Attention) -> Lengths:
-    """Lengths of attention's axes: heads, queries, keys, and channels of these and of values."""
+    """Lengths of attention's axes: heads, queries, keys, channels of queries and keys, and channels of values."""
     node, graph, (images, heads, *_) = found.nodes[-1], partition.graph, matrices(found.nodes[-1])
     lengths = {
         "h": _length(partition, node, heads),
@@ -186,7 +186,7 @@ def _lengths(partition: Partition, found: Attention) -> Lengths:
 
 
 def _length(partition: Partition, node: Node, axes: Sequence[int]) -> WidthExpr:
-    """How many places several axes have together."""
+    """Length of several axes together."""
     try:
         return reduce(product, [partition.graph.width_of(node.name, axis) for axis in axes], WidthExpr(1))
     except NoLength as problem:
@@ -201,7 +201,7 @@ def _images(partition: Partition, node: Node, axes: Sequence[int]) -> int:
 
 
 def _by_query(partition: Partition, found: Attention) -> View | None:
-    """What attention makes, if it lies as (N, queries, H, columns); that is nothing new where there is one head."""
+    """The result of attention as (N, queries, H, columns); None if its axes lie in that order anyway."""
     node, rank = found.nodes[-1], len(shape_of(found.nodes[-1]))
     images, (queries, columns) = images_of(rank), (rank - 1, rank - 2) if found.is_turned else (rank - 2, rank - 1)
     order = [*range(images), queries, *range(images, rank - 2), columns]

@@ -1,4 +1,4 @@
-"""Recurrent layers: of each a linear layer over all steps, a loop over the steps, and both directions side by side."""
+"""Recurrent layers: each is a linear layer over all steps, a loop over the steps, and a concatenation of directions."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from aap_hw.graph.call import Call, shape_of
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
 
-# Operators that make nothing but zeros, which is what the first states are unless they are given.
+# Operators that make zeros, as first states are unless the caller gives them.
 ZEROS = ("zeros", "new_zeros", "zeros_like")
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """How the steps of some samples lie: (N, steps, C), or the steps first."""
+    """How sequences lie: as (N, steps, C), or as (steps, N, C)."""
 
     samples: int
     steps: int
@@ -39,7 +39,7 @@ class Sequences:
         return (self.steps, self.samples) if self.steps_first else (self.samples, self.steps)
 
     def view(self, name: str, width: WidthExpr) -> View:
-        """States of all steps."""
+        """A value that holds the states of all steps."""
         lengths = [*map(WidthExpr, self.lead), width]
         return View.of(name, lengths, [*self.lead, width.constant], range(3), PLAIN)
 
@@ -50,7 +50,7 @@ class Sequences:
 
 @rule(*GATES, takes=Takes.ANYTHING)
 def recurrent(partition: Partition, node: Node) -> None:
-    """All layers of one call, in both directions if need be, from states of zeros on."""
+    """All layers of one call, in one or both directions; the first states must be zero."""
     call = Call(node)
     if call.get("batch_first") is None or len(shape_of(call["input"])) != 3:
         raise partition.refused("a recurrent layer of packed sequences, or without a batch axis, has no kernel", node)
@@ -97,7 +97,7 @@ class Layer:
         *,
         is_backwards: bool,
     ) -> str:
-        """Add its two kernels; returns the name of the states of all steps."""
+        """Add the layer's two kernels; returns the name of the states of all steps."""
         gates, hidden = WidthExpr(GATES[self.op] * self.hidden), WidthExpr(self.hidden)
         linear = sequences.key("conv2d", epilogue=("bias",), **POINTWISE)
         partition.add_inner(Kernel(f"{name}_read", linear, (value,), (width, gates), self.read, self.read_bias))
@@ -109,7 +109,7 @@ class Layer:
 
 
 def _layers(partition: Partition, node: Node) -> Iterator[list[Layer]]:
-    """Of each layer its directions, the one forwards first."""
+    """The directions of each layer, forwards first."""
     call, op = Call(node), Call(node).name
     each, directions = 4 if call["has_biases"] else 2, 2 if call["bidirectional"] else 1
     if len(call["params"]) != each * directions * call["num_layers"]:
@@ -127,7 +127,7 @@ def _layers(partition: Partition, node: Node) -> Iterator[list[Layer]]:
 def _hand_out(
     partition: Partition, node: Node, sequences: Sequences, states: View, last: list[tuple[str, int, int]]
 ) -> None:
-    """Say where the states of all steps are, and the last one of each layer and direction."""
+    """Place the results of a call: the states of all steps, and the last state of each layer and direction."""
     for user in node.users:
         match Call(user)["index"]:
             case 0:
@@ -145,5 +145,5 @@ def _hand_out(
 
 
 def _last_state(sequences: Sequences, name: str, hidden: int, step: int) -> View:
-    """(N, hidden) of one layer in one direction."""
+    """The last state (N, hidden) of one layer in one direction."""
     return sequences.view(name, WidthExpr(hidden)).selected(0 if sequences.steps_first else 1, step)

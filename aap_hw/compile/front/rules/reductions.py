@@ -1,4 +1,4 @@
-"""Reductions over any axes that lie side by side in memory, and softmax along one of any."""
+"""Reductions over axes that are neighbours in memory, and softmax along any axis."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def softmax(partition: Partition, node: Node) -> None:
 
 @rule("mean", "sum", "amax", "amin", "linalg_vector_norm", "norm", "var", "std", takes=Takes.ANYTHING)
 def reduction(partition: Partition, node: Node) -> None:
-    """The sum and the like over some axes; the mean over whole images is global pooling."""
+    """Sums, means and the like over some axes; the mean over a whole image is global pooling."""
     call = Call(node)
     image, rank = call.first, len(shape_of(call.first))
     _refuse_types(partition, node, image, call.get("dtype"))
@@ -69,7 +69,7 @@ def _refuse_types(partition: Partition, node: Node, image: Node, dtype: torch.dt
 def _reduce(
     partition: Partition, node: Node, last: Node, image: Node, dims: Sequence[int], op: str, **attributes: object
 ) -> None:
-    """Add the kernel that goes along some axes, which it leaves out unless what it makes has as many."""
+    """Add a kernel along some axes; the result has them too for softmax, and lacks them for a reduction."""
     name, order = _lying(partition, image, node, dims)
     lengths = partition.lengths_of(image)
     first, behind = order.index(min(dims, key=order.index)), order.index(max(dims, key=order.index)) + 1
@@ -89,7 +89,7 @@ def _reduce(
 
 
 def _lying(partition: Partition, image: Node, node: Node, dims: Iterable[int]) -> tuple[str, list[int]]:
-    """Name of a value, and the order in which its axes lie, some of which are side by side."""
+    """Name of a value, and the order of its axes in memory, in which ``dims`` are neighbours."""
     rank, widths = len(shape_of(image)), {group.name: group.width for group in partition.graph.groups}
 
     def stride(view: View, axis: int) -> int:
@@ -98,7 +98,7 @@ def _lying(partition: Partition, image: Node, node: Node, dims: Iterable[int]) -
 
     for view_of in (partition.placement.view_of, partition.placement.plain_view_of):
         found = view_of(image, node)
-        # Axes of one place lie anywhere, and are put where they disturb nothing.
+        # Axes of length 1 fit anywhere, so they are put where they separate nothing.
         ones = [axis for axis in range(rank) if not found.axes[axis]]
         long = sorted((axis for axis in range(rank) if axis not in ones), key=lambda axis: -stride(found, axis))
         order = [*(axis for axis in ones if axis not in dims), *long]
@@ -111,7 +111,7 @@ def _lying(partition: Partition, image: Node, node: Node, dims: Iterable[int]) -
 
 
 def _made(partition: Partition, node: Node, dims: Sequence[int], order: Sequence[int]) -> View:
-    """How what is made lies, with its axes in the order of what was read."""
+    """Where the result lies, with its axes in the order of the input's."""
     shape = shape_of(node)
     if len(shape) < len(order):
         left = [axis for axis in range(len(order)) if axis not in dims]

@@ -1,7 +1,7 @@
 """The table of rules: which function makes kernels of which operator, and on what.
 
-A rule is called once for each operator of its name that no kernel before it took along, in the program's order. A case
-that it has no kernel for it refuses; the operator then becomes a kernel on the slow path.
+A rule is called in the program's order, once for each operator of its name that no earlier kernel took along. It
+refuses cases that it has no kernel for; the operator then becomes a kernel on the slow path.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ class Takes(Enum):
     IMAGES = auto()
     """Float32 images (N, C, H, W) and vectors (N, C)."""
     ROWS = auto()
-    """These, and float32 tensors of any one rank."""
+    """Images and vectors, and float32 tensors that all have the same rank."""
     ANYTHING = auto()
-    """Whatever comes: the rule looks for itself."""
+    """Anything: the rule checks for itself."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What makes the kernels of an operator, and what it may be asked about."""
+    """The function that makes the kernels of an operator, and what it can read."""
 
     make: Callable[[Partition, Node], None]
     takes: Takes
 
     def is_for(self, tensors: Collection[torch.Tensor]) -> bool:
-        """Whether it may be asked about an operator that reads and makes these, weights aside."""
+        """Whether it can be called for an operator that reads and makes these tensors, weights aside."""
         ranks = {tensor.dim() for tensor in tensors}
         is_float = all(tensor.dtype == torch.float32 for tensor in tensors)
         match self.takes:

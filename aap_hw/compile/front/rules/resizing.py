@@ -17,7 +17,7 @@ from aap_hw.graph.source import op_name
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
 
-# How each operator resizes; those with corners have an argument that says whether these lie upon each other.
+# How each operator resizes, with and without aligned corners.
 WAYS = {
     **{f"upsample_nearest{rank}d": "nearest" for rank in (1, 2)},
     **{f"_upsample_nearest_exact{rank}d": "nearest_exact" for rank in (1, 2)},
@@ -27,7 +27,7 @@ WAYS = {
     "_upsample_bilinear2d_aa": "smooth_linear",
     "_upsample_bicubic2d_aa": "smooth_cubic",
 }
-# A kernel that sums more pixels than these for each of its own is no kernel of a network that is in a hurry.
+# Most input pixels for one output pixel; a kernel with more would be slow, and its code long.
 MOST_TERMS = 256
 
 
@@ -44,7 +44,7 @@ def interpolation(partition: Partition, node: Node) -> None:
 
 
 def resized(partition: Partition, node: Node, image: Node, how: str, factors: Sequence[float] = ()) -> None:
-    """The kernel that resizes an image (N, C, H, W), or (N, C, L), which is one row high."""
+    """Add the kernel that resizes an image (N, C, H, W), or (N, C, L) as an image of one row."""
     (height, width), (made_height, made_width) = ((1, *shape_of(each)[2:])[-2:] for each in (image, node))
     factors = [1.0, *factors][-2:] if factors else []
     sizes = list(zip((height, width), (made_height, made_width), strict=True))
@@ -52,7 +52,7 @@ def resized(partition: Partition, node: Node, image: Node, how: str, factors: Se
     taps = [taps_of(how, *axis, factor) for axis, factor in zip(sizes, factors, strict=True)] if factors else plain
     if math.prod(each.terms for each in taps) > MOST_TERMS:
         raise partition.refused(f"{op_name(node)} over so many pixels has no kernel yet", node)
-    # Factors that give what the sizes alone would give are no other kernel.
+    # Factors that follow from the sizes are left out, so that the key is the same.
     is_plain = all(
         np.array_equal(a.places, b.places) and np.array_equal(a.weights, b.weights)
         for a, b in zip(taps, plain, strict=True)

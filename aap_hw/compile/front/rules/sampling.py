@@ -1,4 +1,4 @@
-"""Operators that read at places that are computed: embeddings, selections by number, and grids."""
+"""Operators that read at computed places: embeddings, selection by index, and grid sampling."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def embedding(partition: Partition, node: Node) -> None:
 
 @rule("index_select", takes=Takes.ANYTHING)
 def index_select(partition: Partition, node: Node) -> None:
-    """Places of an axis by their numbers."""
+    """Entries of an axis by index."""
     call = Call(node)
     _gather(partition, node, call.first, call["dim"] % len(shape_of(call.first)), call["index"])
 

@@ -1,7 +1,7 @@
-"""Operators without a schedule of ours: each becomes a kernel on the slow path, whose key holds the call itself.
+"""Operators that we have no schedule for: each becomes a kernel on the slow path, whose key holds the call itself.
 
-A key has two widths. Where a call depends on more, or on a width in a way that is not linear, the groups in question
-are fixed for the compiler: such a kernel has one size.
+A key has two widths. If a call depends on more, or on a width in a nonlinear way, the groups in question are fixed, and
+the kernel has one size.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ RESHAPES = {"view", "reshape", "_unsafe_view", "unflatten", "flatten", "view_as"
 EXPANSIONS = {"expand", "expand_as", "broadcast_to"}
 SPLITS = {"chunk", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "tensor_split"}
 CONVERSIONS = {"to", "_to_copy", "type_as"}
-# Arguments that only say where or how a tensor is kept, or by which library it is made.
+# Arguments that only say where a tensor is stored and by which library it is made.
 IGNORED = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "copy", "cudnn_enabled", "cudnn_enable"}
-# What float32 carries without loss from kernel to kernel.
+# Types whose values float32 can hold between kernels, whole numbers up to 2^24.
 TYPES = {torch.float32, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 
@@ -37,7 +37,7 @@ def slow_kernel(partition: Partition, node: Node) -> None:
 
     Raises
     ------
-    UserError : it computes in another precision, or is told things that no text holds.
+    UserError : it computes in another precision, or has arguments that cannot be written as text.
     """
     try:
         _Writer(partition, node).add()
@@ -85,7 +85,7 @@ class _Writer:
         partition.add(node, kernel, is_image=self._lies_as == IMAGE)
 
     def _call(self) -> tuple[str, list[str]]:
-        """The operator and its arguments, where what follows the widths is written with letters."""
+        """The operator and its arguments, with letters for lengths that depend on the widths."""
         call, node = Call(self._source), self._node
         made = "[" + ",".join(map(self._text, self._lengths(node))) + "]"
         if call.name in RESHAPES:

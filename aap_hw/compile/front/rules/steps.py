@@ -1,4 +1,4 @@
-"""What an epilogue can take along behind a kernel: operators that read nothing but its value and numbers."""
+"""Steps of an epilogue: operators behind a kernel that read nothing but its value and numbers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from aap_hw.graph.call import Call, shape_of
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
 
-# Functions in a step: each is there once for every register of a kernel's tile.
+# Most functions in a step: its code is repeated for every register of a kernel's tile.
 MOST_FUNCTIONS = 8
 DEEPEST = 7
-# What a value is called in its step.
+# The variable of a step.
 VALUE = "x"
 
 
@@ -30,8 +30,8 @@ class Step:
 
     Attributes
     ----------
-    nodes : the operators, in order; the value of the last is what the step makes.
-    text : of the step: the name of a function, or an expression in ``x``.
+    nodes : the operators, in order; the last one's value is the result.
+    text : the name of a function, or an expression in ``x``.
     """
 
     nodes: tuple[Node, ...]
@@ -39,7 +39,9 @@ class Step:
 
 
 def step_behind(partition: Partition, node: Node) -> Step | None:
-    """The longest step behind a value, whose operators alone read it; an activation that has a key ends it."""
+    """The longest chain behind a value that is one step and has no other readers; it ends with an activation from the
+    table.
+    """
     found: Step | None = None
     known: dict[str, Expression] = {node.name: VALUE}
     open_values, taken = {node}, list[Node]()
@@ -85,7 +87,7 @@ def factor_of(partition: Partition, node: Node, this: Node, axis: int) -> str | 
 
 
 def turns_to_image(node: Node) -> bool:
-    """Whether an operator makes (N, C, ...) of rows (N, ..., C)."""
+    """Whether an operator permutes rows (N, ..., C) to (N, C, ...)."""
     call = Call(node)
     if call.name not in ("permute", "transpose"):
         return False

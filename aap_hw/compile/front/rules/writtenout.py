@@ -1,7 +1,7 @@
 """Attention that is written out: two products of matrices around a softmax, in either order of the operands.
 
-Between them a network may multiply by a number, add biases and masks, and look at windows as one axis or two. What is
-found is only a description; the kernel is that of the operator.
+Between them a network may multiply by a number, add biases and masks, and view windows as one axis or two. Only a
+description is made here; the kernel is the same as that of the operator for attention.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VIEWS = {"view", "reshape", "_unsafe_view"}
 
 @dataclass(frozen=True)
 class Mask:
-    """What is added to the products of attention, or says which of them count, for so many axes."""
+    """A mask that is added to the scores of attention or says which keys are visible, for scores with ``rank`` axes."""
 
     node: Node
     rank: int
@@ -37,11 +37,11 @@ class Attention:
 
     Attributes
     ----------
-    nodes : the operators that it consists of, the one that makes the result last.
+    nodes : its operators; the last one makes the result.
     query, key, value : (N, ..., rows, columns), the keys transposed if ``key_is_turned``.
-    masks : what is added to the products, or says which of them count.
-    scale : factor of the products; None for what PyTorch's operator takes by itself.
-    is_causal : no query sees keys behind its own place.
+    masks : masks of the scores.
+    scale : factor of the scores; None for the default of PyTorch's operator.
+    is_causal : no query sees keys behind its own position.
     is_turned : values and result are transposed.
     """
 
@@ -66,7 +66,7 @@ class Product:
 
     @staticmethod
     def of(node: Node) -> Product | None:
-        """That of an operator, if it is one."""
+        """Read it off an operator; None if that is no product of matrices."""
         call = Call(node)
         if call.name in ("matmul", "bmm"):
             left, right = node.args[:2]
@@ -109,7 +109,7 @@ def attention_at(partition: Partition, node: Node) -> Attention | None:
             if shares is not before or value is before or second.is_turned or not is_alike:
                 return None
             read = [*operands, *(mask.node for mask in masks)]
-            # All is read where the last of it is, by when nothing may have been written to it.
+            # The kernel stands at the last operator, so nothing may have overwritten its inputs by then.
             is_written = any(writes_in_place(user) for each in read for user in each.users if user not in nodes)
             if is_written or any(map(partition.is_parameter, operands)):
                 return None
@@ -123,18 +123,18 @@ def attention_at(partition: Partition, node: Node) -> Attention | None:
 
 
 def _is_of_windows(now: tuple[int, ...], before: tuple[int, ...]) -> bool:
-    """Whether a shape has the windows of one image as a second axis, or as it was: (1, W, H, L, L) or (W, H, L, L)."""
+    """Whether a shape is unchanged, or has a new first axis of one image: (W, H, L, L) or (1, W, H, L, L)."""
     return now == before or now == (1, *before)
 
 
 def _number(node: Node, before: Node) -> float | None:
-    """What an operator multiplies or divides by, if that is a number."""
+    """The number that an operator multiplies or divides by, if it is one."""
     other = node.args[1] if len(node.args) > 1 and node.args[0] is before else None
     return float(other) if isinstance(other, (int, float)) and other else None
 
 
 def _added(partition: Partition, node: Node, before: Node) -> Node | None:
-    """The tensor that an operator adds, if that is there already."""
+    """The tensor that an operator adds, if it is available already."""
     others = [each for each in node.args if isinstance(each, Node) and each is not before]
     if Call(node).name != "add" or len(others) != 1 or len(node.args) != 2 or Call(node)["alpha"] != 1:
         return None
