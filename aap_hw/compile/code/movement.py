@@ -85,9 +85,7 @@ def pad_channels(address: Address) -> Definition:
 
 
 def padded_place(mode: str, place: Any, size: int) -> Any:
-    """Index of the pixel that padding puts at a place before, in or behind an axis of ``size`` pixels; arbitrary if
-    none.
-    """
+    """Index of the pixel that padding puts at a place in or around ``size`` pixels; arbitrary if there is none."""
     last = size - 1
     match mode:
         case "reflect":

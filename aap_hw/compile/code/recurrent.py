@@ -20,8 +20,7 @@ def next_state(op: str, read: Gate, fed_back: Gate, state: Any, cell: Any) -> tu
     Parameters
     ----------
     op : ``lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu``.
-    read, fed_back : by gate in PyTorch's order, the terms from the step's input and from the previous state, biases
-    included.
+    read, fed_back : by gate, in PyTorch's order: the terms of the input and of the previous state, with biases.
     state, cell : those of the previous step.
     """
     match op:

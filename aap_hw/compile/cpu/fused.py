@@ -49,8 +49,7 @@ def elementwise(address: Address, target: CpuTarget) -> KernelFunction:
     fused, shape = Fused.of(address.key), operand_shape(address)
     operands, values = fused.operands, math.prod(shape)
     *outer, inner = _merged(address, operands)
-    if not outer and shares(target, values):  # a single long vector is split into its rows, so that threads can share
-        # it
+    if not outer and shares(target, values):  # so that threads share one long vector row by row
         rows = math.prod(shape[:2])
         outer, inner = [Extent(rows, inner.owners)], Extent(values // rows, inner.owners)
     count = math.prod(extent.length for extent in outer)

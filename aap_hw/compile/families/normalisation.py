@@ -1,5 +1,4 @@
-"""Normalisation by an image's own statistics: over the channels of each pixel, or over all pixels of a group of
-channels.
+"""Normalisation by an image's own statistics: of the channels of each pixel, or of all pixels of a channel group.
 
 If the key says ``affine``, each channel has a factor and a summand from the model. A key only counts the pixels, so
 that rows and images with equally many share it.

@@ -154,9 +154,7 @@ class Einsum:
 
     @property
     def is_of_matrices(self) -> bool | None:
-        """Whether the right matrix is transposed, if the operands are (..., rows, columns); None for other orders of
-        axes.
-        """
+        """Whether the right one of operands (..., rows, columns) is transposed; None for other orders of axes."""
         letters = list(self.made)
         heads, row, column = letters[:-2], letters[-2:-1], letters[-1:]
         inner = [letter for letter in self.left if letter not in self.made]

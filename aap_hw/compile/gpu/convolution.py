@@ -1,8 +1,8 @@
 """Convolutions and linear layers as tensor expressions, in the form that dlight's rule for matrix products expects.
 
 There is one sum of products, with padding before it and the epilogue after it; dlight inlines both. It turns a
-convolution into an implicit matrix product, (pixels) x (taps and input channels) times (taps and input channels) x
-(output channels).
+convolution into an implicit matrix product: pixels x (taps and input channels) times (taps and input channels) x output
+channels.
 """
 
 from __future__ import annotations

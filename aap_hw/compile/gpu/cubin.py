@@ -1,7 +1,7 @@
 """Machine code of CUDA kernels, made and checked on machines without a GPU.
 
-Without a driver TVM stores the kernels' source in the library, and the loader compiles it on the device, where an
-invalid source would only then be found. Here NVRTC, which comes with PyTorch's packages, compiles it at once. The
+Without a driver TVM stores the kernels' source in the library and leaves compiling it to the device, where an error
+would show late. Here NVRTC, which comes with PyTorch's packages, compiles it at once. The
 result is kept in the user's cache, by source, if that can be written.
 """
 

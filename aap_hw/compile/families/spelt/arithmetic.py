@@ -24,9 +24,7 @@ def _erfc(x: Tensor) -> Tensor:
 
 
 def _cdist(left: Tensor, right: Tensor, p: float = 2.0, mode: int | None = None) -> Tensor:
-    """Distances between rows, from their differences; PyTorch may expand the square, which loses digits of short
-    distances.
-    """
+    """Distances between rows, from their differences: expanding the square would lose digits of short distances."""
     differences = (left.unsqueeze(-2) - right.unsqueeze(-3)).abs()
     if p == 1:
         return differences.sum(-1)

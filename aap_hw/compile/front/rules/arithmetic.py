@@ -130,9 +130,7 @@ def _power(base: Expression, exponent: Expression) -> Expression:
 
 
 def simplified(expression: Expression) -> Expression:
-    """An equal expression with numbers second, without operations that change nothing, and with known functions by
-    name.
-    """
+    """An equal expression: numbers come second, operations without effect are gone, and known functions have names."""
     if not isinstance(expression, Term):
         return expression
     operands = tuple(map(simplified, expression.operands))

@@ -42,9 +42,7 @@ class Operand:
 
     @property
     def name(self) -> str:
-        """Its variable in the expression. It names the value too, because an in-place operator may give a node another
-        one.
-        """
+        """Its variable in the expression, which names the value too: in-place operators give a node new ones."""
         return f"{self.node.name} {self.value} {self.shape}"
 
 

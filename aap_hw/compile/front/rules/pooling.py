@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 
 def two(value: Any, fill: int = 0, axes: int = 2) -> tuple[int, int]:
-    """A size for both axes of an image, given as one number or several. A single axis is the row of an image of one
-    row.
-    """
+    """A size for both axes of an image, given as one number or several; a line is an image of one row."""
     numbers = list(value) if isinstance(value, (list, tuple)) else [value]
     return (fill if axes == 1 else int(numbers[0])), int(numbers[-1])
 

@@ -39,9 +39,7 @@ class Step:
 
 
 def step_behind(partition: Partition, node: Node) -> Step | None:
-    """The longest chain behind a value that is one step and has no other readers; it ends with an activation from the
-    table.
-    """
+    """The longest chain behind a value that is one step and has no other readers; a named activation ends it."""
     found: Step | None = None
     known: dict[str, Expression] = {node.name: VALUE}
     open_values, taken = {node}, list[Node]()
