@@ -29,6 +29,7 @@ from aap_hw.graph.copying import copied
 from aap_hw.graph.exporting import export, traced
 from aap_hw.graph.groups import ChannelGroup, positions
 from aap_hw.graph.inputs import Tensors
+from aap_hw.graph.kept import kept_tensors
 from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import IntArray
 from aap_hw.graph.readiness import require_traceable, unwrapped
@@ -110,7 +111,7 @@ class ChannelGraph:
             twin = copied(model)
             program = traced(twin, inputs, names)
             _require_whole(model, twin)
-            labelling = Labelling(program, model)
+            labelling = Labelling(program, model, kept_tensors(program, twin))
             if labelling.unread_parameters():
                 with suppress(Exception):  # a model that cannot be traced in training has no say in it
                     # Batch norm in training takes more than one value of each channel.
@@ -267,7 +268,7 @@ class ChannelGraph:
                     f"the model is not the one that was traced: its parameter '{name}' {found}, "
                     f"not {shape}; trace it anew"
                 )
-        smaller = surgery.cut(model, checked.values(), self._attributes, self.widths)
+        smaller = surgery.cut(model, checked.values(), self._attributes, self.widths, self._labelling.kept)
         surgery.remove(smaller, (path for block in removed for path in block.modules))
         return smaller
 

@@ -8,7 +8,7 @@ which are known to be channel counts (`literals`). Grouping the result is done i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from aap_hw.graph.call import Call, is_static, is_tensor, shape_of
+from aap_hw.graph.kept import Kept
 from aap_hw.graph.labels import NO_ATOM, IntArray, Labels
 from aap_hw.graph.partition import Partition
 from aap_hw.graph.rules import RULES, Result
@@ -68,9 +69,11 @@ class Labelling:
         What `torch.export` made of the model.
     model
         The model itself: tells which parameters are one tensor under two names and which module owns them.
+    kept
+        Tensors beside the parameters that the model's code keeps, by the placeholder that stands for each.
     """
 
-    def __init__(self, program: ExportedProgram, model: nn.Module) -> None:
+    def __init__(self, program: ExportedProgram, model: nn.Module, kept: Mapping[str, Kept] | None = None) -> None:
         self.partition = Partition()
         self.labels: dict[Node, Result] = {}
         self.axes: dict[tuple[str, int], IntArray] = {}
@@ -84,7 +87,8 @@ class Labelling:
         self._parameters: dict[str, str] = {}
         self._parameter_shapes: dict[str, tuple[int, ...]] = {}
         self._read: set[str] = set()
-        self._walk(program)
+        self.kept = {each.name: each for each in (kept or {}).values()}
+        self._walk(program, {placeholder: each.name for placeholder, each in (kept or {}).items()})
 
     def unread_parameters(self) -> list[str]:
         """Parameters that the program never reads, such as those of heads that are there in training only."""
@@ -99,7 +103,7 @@ class Labelling:
         """
         kept = list(self.producers), list(self.doubtful), list(self.literals), Counter(self.unsupported)
         known, lines = set(self.axes), {next(own_frames(node), None) for node in self.doubtful}
-        self._walk(program)
+        self._walk(program, {})
         for key, atoms in self.axes.items():
             if key not in known and self.roles[key] == "out":
                 self.partition.freeze(atoms, f"is made by {key[0]}, which is there in training only")
@@ -218,8 +222,9 @@ class Labelling:
 
     # The walk.
 
-    def _walk(self, program: ExportedProgram) -> None:
+    def _walk(self, program: ExportedProgram, kept: Mapping[str, str]) -> None:
         signature = program.graph_signature
+        self._parameters.update(kept)
         for placeholder, name in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items():
             self._parameters[placeholder] = self._canonical.get(name, name)
         for node in program.graph.nodes:
@@ -242,6 +247,8 @@ class Labelling:
         call = Call(node)
         if not call.tensors and is_tensor(node) and is_static(node) and node.meta["val"].numel() > 1:
             self.doubt(call)
+        if any(self.parameter_name(source) in self.kept for source in call.tensors):
+            self.doubt(call)  # a model that keeps no such tensor yet will make one
         if not is_static(node) or not all(is_static(source) for source in node.all_input_nodes):
             return self.not_understood(call)
         function = RULES.get(call.name) or (pointwise if call.pointwise else None)

@@ -5,8 +5,9 @@ Works on what `groups` found; knows nothing of graphs.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from itertools import pairwise
 from operator import index as as_index
 from typing import TypeAlias
@@ -22,6 +23,7 @@ from aap_hw.errors import UserError, closest
 from aap_hw.graph.blocks import Block
 from aap_hw.graph.copying import copied
 from aap_hw.graph.groups import ChannelGroup
+from aap_hw.graph.kept import Kept
 from aap_hw.graph.labels import IntArray
 from aap_hw.graph.literals import Attribute
 
@@ -103,7 +105,11 @@ def remove(model: nn.Module, layers: Iterable[str]) -> None:
 
 
 def cut(
-    model: nn.Module, keep: Iterable[tuple[ChannelGroup, IntArray]], attributes: Sequence[Attribute], full: Widths
+    model: nn.Module,
+    keep: Collection[tuple[ChannelGroup, IntArray]],
+    attributes: Sequence[Attribute],
+    full: Widths,
+    kept: Mapping[str, Kept] | None = None,
 ) -> nn.Module:
     """Copy `model` without the channels that `keep` leaves out of its groups.
 
@@ -113,18 +119,18 @@ def cut(
         What the model's own code reads as counts of channels.
     full
         Width of every group before the cut.
+    kept
+        Tensors beside the parameters that the model's code keeps, by name.
     """
-    widths = dict(full)
-    removed: dict[tuple[str, int], list[IntArray]] = defaultdict(list)
-    for group, kept in keep:
-        widths[group.name] = kept.size
-        gone = np.setdiff1d(np.arange(group.width), kept)
-        for axis in group.axes:
-            removed[axis.parameter, axis.dim].append(axis.index[gone].ravel())
+    kept, removed = kept or {}, removed_positions(keep)
+    widths = {**full, **{group.name: stays.size for group, stays in keep}}
     smaller = copied(model)
     for (name, dim), positions in removed.items():
-        _shorten(smaller, name, dim, np.concatenate(positions))
-    for path in {name.rpartition(".")[0] for name, _ in removed}:
+        if name in kept:
+            kept[name].change(smaller, dim, functools.partial(without, dim=dim, removed=positions), kept.values())
+        else:
+            _shorten(smaller, name, dim, positions)
+    for path in {name.rpartition(".")[0] for name, _ in removed if name not in kept}:
         _recompute_weight(smaller.get_submodule(path))
     for module in smaller.modules():
         _refresh_attributes(module)
@@ -133,12 +139,27 @@ def cut(
     return smaller
 
 
+def removed_positions(keep: Iterable[tuple[ChannelGroup, IntArray]]) -> dict[tuple[str, int], IntArray]:
+    """Which positions of which axes of parameters go."""
+    removed: dict[tuple[str, int], list[IntArray]] = defaultdict(list)
+    for group, stays in keep:
+        gone = np.setdiff1d(np.arange(group.width), stays)
+        for axis in group.axes:
+            removed[axis.parameter, axis.dim].append(axis.index[gone].ravel())
+    return {axis: np.concatenate(positions) for axis, positions in removed.items()}
+
+
+def without(tensor: torch.Tensor, dim: int, removed: IntArray) -> torch.Tensor:
+    """A tensor without some positions of an axis."""
+    left = np.setdiff1d(np.arange(tensor.shape[dim]), removed)
+    return tensor.detach().index_select(dim, torch.from_numpy(left).to(tensor.device))
+
+
 def _shorten(model: nn.Module, name: str, dim: int, removed: IntArray) -> None:
     """Take positions out of one axis of a parameter or buffer, under all the names that it has."""
     path, _, leaf = name.rpartition(".")
     old: torch.Tensor = getattr(model.get_submodule(path), leaf)
-    left = np.setdiff1d(np.arange(old.shape[dim]), removed)
-    new = old.detach().index_select(dim, torch.from_numpy(left).to(old.device))
+    new = without(old, dim, removed)
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, requires_grad=old.requires_grad)
     for module in model.modules():

@@ -7,7 +7,7 @@ its channels do. The groups that a trial cuts can be chosen, so that `culprits` 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from aap_hw.graph import surgery
 from aap_hw.graph.call import Call
 from aap_hw.graph.groups import Grouping
 from aap_hw.graph.labelling import Labelling, Literal
-from aap_hw.graph.labels import Labels
+from aap_hw.graph.labels import IntArray, Labels
 from aap_hw.graph.literals import Attribute
 from aap_hw.graph.rules.pieces import bounds
 from aap_hw.graph.source import own_frames
@@ -61,7 +61,7 @@ class Trials:
     def __init__(self, labelling: Labelling, program: ExportedProgram, model: nn.Module, export: Exporter) -> None:
         self.made = 0
         self._labelling, self._model, self._export = labelling, model, export
-        self._before = calls(program)
+        self._program, self._before = program, calls(program)
 
     def first_surprise(self, settled: Settled, only: Collection[str] | None = None) -> Surprise | None:
         """Cut all groups, or ``only`` those named, and return what first differs from what was predicted, if any."""
@@ -78,11 +78,12 @@ class Trials:
         full = {group.name: group.width for group in grouping.groups}
         widths = full | {name: len(kept) for name, kept in keep.items()}
         try:
-            trial = self._export(surgery.cut(self._model, checked.values(), settled.attributes, full))
+            smaller = surgery.cut(self._model, checked.values(), settled.attributes, full, labelling.kept)
+            trial = self._export(smaller)
         except Exception as error:
             # Whatever the model's code raises when its numbers no longer fit means the same: it does not follow.
             return Surprise(_raised_at(error, self._before) or labelling.doubtful)
-        after = calls(trial)
+        after, removed = calls(trial), surgery.removed_positions(checked.values())
         literals = {literal.node: literal for literal in labelling.literals}
         for old, new in zip(self._before, after, strict=False):
             is_as_predicted = (
@@ -90,10 +91,35 @@ class Trials:
                 and _predicted(labelling, grouping, old, widths) == _shapes(new)
                 and (Call(old).name in _LENGTHS or _numbers(old) == _numbers(new))
                 and (old not in literals or _slice_follows(literals[old], new, grouping, widths))
+                and self._keeps_the_same(old, new, trial, removed)
             )
             if not is_as_predicted:
                 return Surprise([old])
         return None if len(self._before) == len(after) else Surprise(self._before[-1:])
+
+    def _keeps_the_same(
+        self, old: Node, new: Node, trial: ExportedProgram, removed: Mapping[tuple[str, int], IntArray]
+    ) -> bool:
+        """Whether the tensors that the model's code keeps are those of the uncut model without what is gone."""
+        for before, after in zip(old.all_input_nodes, new.all_input_nodes, strict=False):
+            name = self._labelling.parameter_name(before)
+            if name not in self._labelling.kept:
+                continue
+            expected, found = _constant(self._program, before), _constant(trial, after)
+            if expected is None or found is None:
+                return False
+            for (parameter, dim), positions in removed.items():
+                if parameter == name:
+                    expected = surgery.without(expected, dim, positions)
+            if expected.shape != found.shape or not torch.allclose(expected, found, equal_nan=True):
+                return False
+        return True
+
+
+def _constant(program: ExportedProgram, placeholder: Node) -> torch.Tensor | None:
+    name = program.graph_signature.inputs_to_lifted_tensor_constants.get(placeholder.name, "")
+    tensor = program.constants.get(name)
+    return tensor.double() if isinstance(tensor, torch.Tensor) else None
 
 
 def _raised_at(error: BaseException, nodes: Sequence[Node]) -> list[Node]:

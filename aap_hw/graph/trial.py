@@ -28,6 +28,7 @@ from aap_hw.graph.widths import width_of_ids
 TRIALS = 40
 _LITERAL = "is taken apart at positions that the model's code fixes"
 _RESHAPED = "is reshaped to lengths that do not follow when channels are cut"
+_MADE = "meets values that the model's code makes anew for fewer channels"
 _ELSEWHERE = "is in a model that computes something else once it is cut"
 
 
@@ -78,7 +79,8 @@ def _with_attributes(labelling: Labelling, ran: nn.Module) -> Settled:
 
 def _freeze_at(labelling: Labelling, node: Node) -> None:
     is_literal = any(literal.node is node for literal in labelling.literals)
-    reason = explain(_LITERAL if is_literal else _RESHAPED, node)
+    is_made = any(labelling.parameter_name(source) in labelling.kept for source in node.all_input_nodes)
+    reason = explain(_LITERAL if is_literal else _MADE if is_made else _RESHAPED, node)
     for source in _around(node):
         result = labelling.labels[source]
         for labels in result if isinstance(result, tuple) else (result,):
