@@ -3,6 +3,7 @@
 Makes a table in a temporary folder, or uses and extends the one of --lut. Run it with nothing else on the machine.
 
     python benchmarks/lut_fidelity.py --models mobilenet_v2,resnet50 --plans 50 --seed 1 --json -
+    python benchmarks/lut_fidelity.py --models "yolov8n raw heads,timm:mobilevit_s" --plans 15 --json -
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from aap_hw.device.connection import Device
+    from aap_hw.graph.inputs import Inputs
     from aap_hw.lut.library_cache import LibraryCache
     from aap_hw.lut.table import Validation
 
@@ -49,7 +53,11 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default="mobilenet_v2,resnet50", help="names of torchvision's or of aap-hw's zoo")
+    parser.add_argument(
+        "--models",
+        default="mobilenet_v2,resnet50",
+        help="names of aap-hw's zoo, torchvision's, or of benchmarks/_deployed_set.py",
+    )
     parser.add_argument("--networks", type=int, default=24, help="cut networks that calibrate a table made here")
     parser.add_argument("--device", default="x86", help="device profile")
     parser.add_argument("--plans", type=int, default=50, help="width plans of each model")
@@ -73,22 +81,19 @@ def _row(
     cache: LibraryCache | None,
     everything: list[Validation],
 ) -> dict[str, object]:
-    from _report import say, zoo_name
+    from _report import say
 
-    from aap_hw.graph.inputs import Inputs
     from aap_hw.lut.fidelity import fidelity_of
     from aap_hw.lut.profiling import profile_model
     from aap_hw.lut.validating import validate_model
-    from aap_hw.models import zoo
 
-    model = zoo.build(zoo_name(name))
-    inputs = Inputs.of(model.input_shape)
+    called, module, inputs = _built(name)
     say(f"{name}: profiling")
     began = time.perf_counter()
-    table = profile_model(model.name, model.module, inputs, device, path, networks=networks, cache=cache)
+    table = profile_model(called, module, inputs, device, path, networks=networks, cache=cache)
     profile_s = time.perf_counter() - began
     say(f"{name}: measuring {plans} plans")
-    entries = validate_model(model.name, model.module, inputs, device, path, plans=plans, seed=seed)
+    entries = validate_model(called, module, inputs, device, path, plans=plans, seed=seed)
     everything += entries
     fidelity = fidelity_of(entries)
     assert fidelity is not None
@@ -107,6 +112,20 @@ def _row(
         "points": len(table),
         "reference_drift": table.measurement["reference_drift"],
     }
+
+
+def _built(name: str) -> tuple[str, nn.Module, Inputs]:
+    """What a table calls a network, the network, and what it takes."""
+    from _deployed_set import NETWORKS
+    from _report import zoo_name
+
+    from aap_hw.graph.inputs import Inputs
+    from aap_hw.models import zoo
+
+    if name in NETWORKS:
+        return name, NETWORKS[name].build().eval(), Inputs.of(*NETWORKS[name].shapes)
+    model = zoo.build(zoo_name(name))
+    return model.name, model.module, Inputs.of(model.input_shape)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,16 @@ class Slowdown:
 ALONE = Slowdown()
 
 
+def uncertainty(observations: Sequence[Observation]) -> float:
+    """Standard error of the fitted line at the middle of the networks, as a share; infinite for fewer than three."""
+    if len(observations) < 3:
+        return float("inf")
+    line = fitted_slowdown(observations)
+    off = np.array([o.measured_us / line.network_us(o.alone_us) - 1 for o in observations])
+    # Two degrees of freedom are the line's.
+    return float(np.sqrt(np.square(off).sum() / (off.size - 2) / off.size))
+
+
 def fitted_slowdown(observations: Sequence[Observation]) -> Slowdown:
     """The line nearest to some networks, the tilt drawn towards 0 (ridge regression); ``ALONE`` if there are none."""
     if not observations:

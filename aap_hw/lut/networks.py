@@ -21,7 +21,7 @@ from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.timing import TURNS
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.inputs import Inputs
-from aap_hw.lut.calibrating import Observation, fitted_slowdown
+from aap_hw.lut.calibrating import Observation, fitted_slowdown, uncertainty
 from aap_hw.lut.compiling import Compiler
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.file import save_table
@@ -34,6 +34,10 @@ from aap_hw.lut.table import LatencyTable, Validation
 IN_TURN = 16
 # What the cut networks that calibrate a table are called in it.
 CALIBRATION = "calibration"
+# So many of them tell whether more are needed: until the line that they are predicted by is known as well as this, as a
+# share of the latency. A large network is mostly known by then, and each takes long to compile.
+FIRST_NETWORKS = 8
+WELL_KNOWN = 0.005
 # The first networks measured are timed again beside all later ones, whose latencies are scaled by how much slower these
 # have become: whole networks feel a cache that is shared with neighbours, which a reference kernel does not.
 ANCHORS = 4
@@ -98,6 +102,18 @@ class MeasuredNetwork:
         """The unpruned network and ``count`` cut ones, always the same."""
         return {"dense": self.network.dense, **self.random_plans(CALIBRATION, count, seed=0)}
 
+    def needed_plans(self, at_most: int) -> dict[str, WidthPlan]:
+        """The plans that calibrate the table, by what is known so far: ``at_most`` cut ones, or fewer if they do."""
+        first = self.calibration_plans(min(FIRST_NETWORKS, at_most))
+        if self.missing(first) or uncertainty(self._observations(first)) <= WELL_KNOWN:
+            return first
+        return self.calibration_plans(at_most)
+
+    def is_calibrated(self, at_most: int) -> bool:
+        """Whether the table knows the network's slowdown, and the plans that it begins with were measured."""
+        first = self.calibration_plans(min(FIRST_NETWORKS, at_most))
+        return (self.name, self.inputs) in self._table.slowdowns and not self.missing(first)
+
     def entries(self, plans: Mapping[str, WidthPlan]) -> list[Validation]:
         """What the table holds of these plans at these very widths, in their order."""
         held = {entry.plan: entry for entry in self._table.validation if self._is_mine(entry)}
@@ -110,12 +126,14 @@ class MeasuredNetwork:
 
     def calibrate(self, plans: Mapping[str, WidthPlan]) -> None:
         """Fit the network's slowdown to the measured ones of these plans, and bring all its predictions up to date."""
-        observations = [
+        self._table.slowdowns[self.name, self.inputs] = fitted_slowdown(self._observations(plans))
+        self.predict_again()
+
+    def _observations(self, plans: Mapping[str, WidthPlan]) -> list[Observation]:
+        return [
             Observation(predict_us(self.network, entry.widths, self._table), entry.measured_us)
             for entry in self.entries(plans)
         ]
-        self._table.slowdowns[self.name, self.inputs] = fitted_slowdown(observations)
-        self.predict_again()
 
     def predict_again(self) -> None:
         """Bring stored predictions up to date: the table may have changed since they were made.

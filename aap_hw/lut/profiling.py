@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -41,7 +41,7 @@ from aap_hw.lut.gathering import gather
 from aap_hw.lut.journal import Entry, Journal
 from aap_hw.lut.library_cache import LibraryCache
 from aap_hw.lut.measuring import VISITS, Reference, Visit, compile_reference, time_points
-from aap_hw.lut.networks import MeasuredNetwork, WidthPlan
+from aap_hw.lut.networks import MeasuredNetwork
 from aap_hw.lut.progress import Clock, Progress, ProgressCallback
 from aap_hw.lut.sampling import TOLERANCE, next_points
 from aap_hw.lut.table import LatencyTable
@@ -53,7 +53,7 @@ NAMED = 3
 LONGEST_COMPILE_S = 900.0
 # Several boards share points in so many batches each, at least: who is done first takes over from the others.
 BATCHES_A_BOARD = 4
-# Cut networks that calibrate a table.
+# Cut networks that calibrate a table, at most.
 NETWORKS = 24
 
 
@@ -76,8 +76,8 @@ def profile_model(
     ``name`` is what the table calls the network; ``on_network`` is told its kernels
     once it is certain that all have one, before the table is read; ``tolerance`` is how far off a latency between
     measured points may seem to be, as a share of itself, before it is measured too; ``networks`` is how many cut
-    networks are measured besides the unpruned one to calibrate the table (``aap_hw.lut.calibrating``); ``cache`` is
-    where compiled points are looked for and kept.
+    networks are measured at most besides the unpruned one to calibrate the table (``aap_hw.lut.calibrating``);
+    ``cache`` is where compiled points are looked for and kept.
 
     ``device`` may be several boards of a kind, which share the points. A table that exists is extended. An interrupted
     call is taken up where it ended by the next one.
@@ -102,18 +102,16 @@ def profile_model(
         table = _open_table(path, boards, granularity)
         job = MeasuredNetwork(name, module, inputs, graph, network, table, path)
         search = _Search(points_of(network, job.candidates), table, journal, tolerance)
-        plans = job.calibration_plans(networks)
-        unfinished = bool(search.next() or journal.entries or job.missing(plans))
-        known_as = name, inputs
-        if not unfinished and known_as in table.slowdowns:
+        lacks_points = bool(search.next() or journal.entries)
+        if not lacks_points and job.is_calibrated(networks):
             on_progress(Progress("points", 0, 0, search.kept, None))
             return table
-        if unfinished:
+        if lacks_points or job.missing(job.needed_plans(networks)):
             try:
-                _measure(search, job, plans, boards, workers or os.cpu_count() or 1, cache, on_progress)
+                _measure(search, job, networks, boards, workers or os.cpu_count() or 1, cache, on_progress)
             except NoCode as refusal:
                 raise refusal.at(network.described(refusal.key)) from refusal
-        job.calibrate(plans)
+        job.calibrate(job.calibration_plans(networks))
         save_table(table, path)
     finally:
         journal.close()
@@ -202,7 +200,7 @@ class _Search:
 def _measure(
     search: _Search,
     job: MeasuredNetwork,
-    plans: Mapping[str, WidthPlan],
+    networks: int,
     boards: Boards,
     workers: int,
     cache: LibraryCache | None,
@@ -222,10 +220,11 @@ def _measure(
         save_table(search.table, job.path)
         search.journal.empty()
         # All on one board: networks are compared with each other. On the next, what the table has is not done again.
-        boards.share(
-            [plans],
-            lambda device, some: job.measure(some, device, pool, Reference(device, reference), on_progress),
-        )
+        while job.missing(plans := job.needed_plans(networks)):
+            boards.share(
+                [plans],
+                lambda device, some: job.measure(some, device, pool, Reference(device, reference), on_progress),
+            )
     _record_conditions(search.table, at_start, boards.conditions())
 
 

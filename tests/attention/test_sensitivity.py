@@ -1,14 +1,14 @@
-"""How much the answer depends on a group is activation times gradient, as PyTorch computes it on the plain module."""
+"""How much the outputs depend on a group is activation times gradient, as PyTorch computes it on the plain module."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from aap_hw import ChannelGraph
 from aap_hw.attention import sensitivities
+from aap_hw.attention.sensitivity import DRAWS
 from aap_hw.errors import UserError
 
 
@@ -42,18 +42,19 @@ def traced(model: nn.Module) -> ChannelGraph:
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_it_is_activation_times_gradient_of_each_channel_and_image(inplace: bool) -> None:
+def test_it_is_activation_times_gradient_of_random_projections_of_the_outputs(inplace: bool) -> None:
     torch.manual_seed(0)
     model = Net(inplace=inplace).eval()
     found = sensitivities(traced(model), images())
-    expected = {"first": 0.0, "third": 0.0}
+    spread = model(images()).detach().double().std(0, correction=0).float()
+    draw, expected = torch.Generator().manual_seed(0), {"first": 0.0, "third": 0.0}
     for image in images():
-        model.seen.clear()
-        outputs = model(image[None])
-        F.cross_entropy(outputs, outputs.argmax(1)).backward()
-        for name, value in zip(expected, model.seen, strict=True):
-            assert value.grad is not None
-            expected[name] += float((value * value.grad).detach().sum((2, 3)).abs().sum()) / 5
+        for _ in range(DRAWS):
+            model.seen.clear()
+            (model(image[None]) / spread * torch.randn(1, 5, generator=draw)).sum().backward()
+            for name, value in zip(expected, model.seen, strict=True):
+                assert value.grad is not None
+                expected[name] += float((value * value.grad).detach().sum((2, 3)).abs().sum()) / (5 * DRAWS)
     assert found == pytest.approx(expected, rel=1e-4)
 
 
@@ -90,18 +91,49 @@ class Packed(Net):
 
 
 class Several(Net):
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
-        return super().forward(x), x.mean((2, 3))
+    """Scores, a map of the second group in other units, and a decision."""
+
+    def __init__(self, unit: float) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+        inner = self.third(torch.relu(self.first(x)))
+        scores = self.linear(inner.mean((2, 3)))
+        return scores, inner * self.unit, scores.argmax(1)
 
 
-def test_only_outputs_that_are_surely_scores_tell_groups_apart() -> None:
-    alone, packed, several = (traced(kind().eval()) for kind in (Net, Packed, Several))
-    for graph in (packed, several):
-        graph.program.state_dict.update(alone.program.state_dict)
+def test_outputs_count_alike_in_whatever_units_they_are() -> None:
+    small, large = (traced(Several(unit).eval()) for unit in (1e-3, 1e3))
+    large.program.state_dict.update(small.program.state_dict)
+    assert sensitivities(small, images()) == pytest.approx(sensitivities(large, images()), rel=1e-3)
+
+
+def test_packed_outputs_count_as_if_they_were_alone() -> None:
+    alone, packed = (traced(kind().eval()) for kind in (Net, Packed))
+    packed.program.state_dict.update(alone.program.state_dict)
     expected = sensitivities(alone, images())
     assert sensitivities(packed, images()) == expected
     assert expected["first"] != expected["third"]
-    assert sensitivities(several, images()) == {"first": 1.0, "third": 1.0}
+
+
+def test_a_group_that_more_of_the_outputs_are_made_from_counts_for_more() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.small, self.large = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 1)
+            self.one, self.many = nn.Conv2d(6, 1, 1), nn.Conv2d(6, 50, 1)
+            self.large.load_state_dict(self.small.state_dict())
+            self.many.load_state_dict(
+                {name: each.repeat_interleave(50, 0) for name, each in self.one.state_dict().items()}
+            )
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.one(self.small(x)), self.many(self.large(x))
+
+    torch.manual_seed(0)
+    found = sensitivities(traced(Heads().eval()), images())
+    assert found["large"] == pytest.approx(50**0.5 * found["small"], rel=0.3)
 
 
 def test_activations_without_a_gradient_count_for_nothing() -> None:

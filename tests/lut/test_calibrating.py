@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aap_hw.lut.calibrating import ALONE, MOST_TILT, Observation, Slowdown, fitted_slowdown
+from aap_hw.lut.calibrating import ALONE, MOST_TILT, Observation, Slowdown, fitted_slowdown, uncertainty
 
 MICROSECONDS = st.floats(1.0, 1e6)
 
@@ -69,3 +69,17 @@ def test_what_the_kernels_may_take_is_the_inverse(scale: float, tilt: float, us:
 def test_without_networks_a_network_takes_what_its_kernels_take() -> None:
     assert fitted_slowdown([]) == ALONE
     assert ALONE.network_us(123.0) == 123.0
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.05])
+def test_the_uncertainty_is_how_far_off_lines_through_other_networks_are(noise: float) -> None:
+    true = Slowdown(6000.0, 6600.0, 0.0)
+    several = [observations(true, 9, noise, seed) for seed in range(200)]
+    off = [fitted_slowdown(each).network_us(3500.0) / true.network_us(3500.0) - 1 for each in several]
+    told = np.mean(np.square([uncertainty(each) for each in several])) ** 0.5
+    assert told == pytest.approx(np.std(off), rel=0.2)
+
+
+def test_two_networks_leave_a_line_wholly_uncertain() -> None:
+    assert uncertainty(observations(ALONE, 2)) == float("inf")
+    assert uncertainty(observations(ALONE, 3)) == pytest.approx(0.0, abs=1e-9)

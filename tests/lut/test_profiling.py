@@ -27,6 +27,7 @@ from aap_hw.device.boards import Boards
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.inputs import Inputs
+from aap_hw.lut import networks as lut_networks
 from aap_hw.lut import profiling
 from aap_hw.lut.compiling import CompiledBatch
 from aap_hw.lut.file import load_table
@@ -257,6 +258,18 @@ def test_cut_networks_calibrate_the_table(tmp_path: Path) -> None:
     loaded = load_table(path).slowdown("tiny", INPUT)
     assert loaded.network_us(20.0) == pytest.approx(slowdown.network_us(20.0), rel=5e-3)
     assert [(p.measured, p.total) for p in progress if p.what == "networks"] == [(0, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(("uncertainty", "count"), [(0.004, 2), (0.006, 4)])
+def test_more_networks_are_measured_where_the_first_leave_the_slowdown_uncertain(
+    path: Path, monkeypatch: pytest.MonkeyPatch, uncertainty: float, count: int
+) -> None:
+    monkeypatch.setattr(lut_networks, "FIRST_NETWORKS", 1)
+    monkeypatch.setattr(lut_networks, "uncertainty", lambda observations: uncertainty)
+    document = json.loads(path.read_text())
+    document["slowdowns"] = []
+    path.write_text(json.dumps(document))
+    assert len(tiny.profile(path, networks=3).validation) == count
 
 
 def test_nobody_else_writes_the_table_before_the_last_network_is_in_it(path: Path) -> None:
