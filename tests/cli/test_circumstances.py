@@ -14,7 +14,7 @@ import pytest
 
 from aap_hw.prune.job import Job, Limit, start
 from aap_hw.prune.task import PruneSettings
-from tests.cli.test_bad_input import RESNET20, fails
+from tests.cli.failing import RESNET20, fails
 from tests.disks import remount
 from tests.synthetic import ORIGIN, of_this_device, table, write_table
 
