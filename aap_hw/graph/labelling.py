@@ -139,6 +139,11 @@ class Labelling:
         """Canonical name of the parameter or buffer that a node stands for, or None if it is neither."""
         return self._parameters.get(node.name) if isinstance(node, Node) else None
 
+    def weight_name(self, node: object) -> str | None:
+        """The same for what can be the weights of a layer: a tensor that the code keeps makes no channels."""
+        name = self.parameter_name(node)
+        return None if name in self.kept else name
+
     def parameter_axis(self, name: str, dim: int, role: str) -> IntArray:
         """Atoms of one axis of a parameter, which is used in `role` here."""
         key = (name, dim)
@@ -152,7 +157,7 @@ class Labelling:
     def filters(self, weight: Node) -> str | None:
         """Name of the parameter whose first axis is that of `weight`: itself, or what it is computed from."""
         if (name := self.parameter_name(weight)) is not None:
-            return name
+            return None if name in self.kept else name
         labels = self.of(weight)
         ids = labels.ids.ravel() if labels.dims == {0} else np.empty(0, dtype=np.int64)
         return next(

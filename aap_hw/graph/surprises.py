@@ -30,7 +30,7 @@ Exporter = Callable[[nn.Module], ExportedProgram]
 # Ops whose numbers are lengths, which the shapes of their results tell, and those of which a layer keeps them.
 SPLITS = frozenset({"split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "slice"})
 RESHAPES = frozenset({"view", "reshape", "_unsafe_view", "expand", "unflatten"})
-NEW = frozenset({"zeros", "ones", "empty", "new_zeros", "new_ones", "new_empty"})
+NEW = frozenset({"zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full"})
 LAYERS = frozenset({"group_norm", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))})
 _LENGTHS = SPLITS | RESHAPES | NEW | LAYERS
 

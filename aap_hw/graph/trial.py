@@ -15,13 +15,14 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from aap_hw.activity import doing
+from aap_hw.graph.call import Call
 from aap_hw.graph.culprits import freeze_culprit
 from aap_hw.graph.groups import Grouping, find_groups
 from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import Labels
 from aap_hw.graph.literals import explain_literal
 from aap_hw.graph.source import explain, own_frames
-from aap_hw.graph.surprises import Exporter, Settled, Surprise, Trials
+from aap_hw.graph.surprises import NEW, Exporter, Settled, Surprise, Trials
 from aap_hw.graph.widths import width_of_ids
 
 # Each trial is an export; a model whose code holds more numbers than these find out is frozen wherever it may hold one.
@@ -90,7 +91,8 @@ def _freeze_at(labelling: Labelling, node: Node) -> None:
 
 def _around(node: Node) -> list[Node]:
     """A node and what it reads; of a new tensor, what it meets."""
-    sources = node.all_input_nodes or [source for user in node.users for source in (user, *user.all_input_nodes)]
+    reads = [] if Call(node).name in NEW else node.all_input_nodes
+    sources = reads or [source for user in node.users for source in (user, *user.all_input_nodes)]
     return [node, *sources]
 
 

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from aap_hw.graph import ChannelGraph
@@ -26,6 +27,16 @@ class FactorThatIsNoParameter(Construct):
 
     def between(self, x: Tensor) -> Tensor:
         return x * self.factor
+
+
+class BlurThatIsNoParameter(Construct):
+    """One filter for each channel; a tensor that the code keeps makes no channels of its own."""
+
+    def layers(self) -> None:
+        self.count, self.filters = 12, torch.linspace(0, 1, 108, dtype=torch.float64).reshape(12, 1, 3, 3)
+
+    def between(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.filters, padding=1, groups=self.count)
 
 
 class MaskForASize(Construct):
@@ -77,7 +88,14 @@ class FrequenciesOfChannels(Construct):
         return x + self.codes
 
 
-KEEPING = [FactorThatIsNoParameter, MaskForASize, PositionsInADictionary, GridForAShape, FrequenciesOfChannels]
+KEEPING = [
+    FactorThatIsNoParameter,
+    BlurThatIsNoParameter,
+    MaskForASize,
+    PositionsInADictionary,
+    GridForAShape,
+    FrequenciesOfChannels,
+]
 
 
 @pytest.mark.parametrize("when", ["fresh", "after a run", "after a run at another size"])

@@ -29,8 +29,10 @@ def convolution(state: Labelling, call: Call) -> Result:
     """Input channels meet the weight's second axis, output channels are its first."""
     inputs, weight, groups = call["input"], call["weight"], int(call["groups"])
     filters = state.filters(weight)
-    if filters is None:
+    if filters is None and (groups == 1 or state.parameter_name(weight) is None):
         return state.not_understood(call, _COMPUTED)
+    if filters is None:
+        return _grouped_by_code(state, call)
     if groups > 1 and not isinstance(state.owner(filters), nn.modules.conv._ConvNd):
         return _grouped_by_code(state, call)
     rank = len(shape_of(inputs))
@@ -52,7 +54,7 @@ def convolution(state: Labelling, call: Call) -> Result:
 def transposed_convolution(state: Labelling, call: Call) -> Result:
     """Input channels are the weight's first axis; its second are the output channels of one group."""
     inputs, weight, groups = call["input"], call["weight"], int(call["groups"])
-    name = state.parameter_name(weight)
+    name = state.weight_name(weight)
     if name is None:
         return state.not_understood(call, _COMPUTED)
     if groups > 1 and not isinstance(state.owner(name), nn.modules.conv._ConvTransposeNd):
@@ -98,7 +100,7 @@ def matrix_product(state: Labelling, call: Call) -> Result:
     A matrix of parameters on the right is a linear layer written by hand.
     """
     left, right = call.tensors[0], call.tensors[-1]
-    name, ranks = state.parameter_name(right), (len(shape_of(left)), len(shape_of(right)))
+    name, ranks = state.weight_name(right), (len(shape_of(left)), len(shape_of(right)))
     if min(ranks) < 2 or len(call.tensors) != 2:
         return state.not_understood(call)
     if name is not None and ranks[1] == 2:

@@ -87,6 +87,13 @@ def same(state: Labelling, call: Call) -> Result:
     return state.of(call.first)
 
 
+@rule("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor")
+def new(state: Labelling, call: Call) -> Result:
+    """Of the first argument only the type counts; the shape is made of numbers."""
+    state.doubt(call)
+    return Labels.none(len(call.out_shape))
+
+
 @rule("_assert_tensor_metadata")
 def assertion(state: Labelling, call: Call) -> Result:
     """A check that export inserts; one that spells out a shape would fail after a cut."""
