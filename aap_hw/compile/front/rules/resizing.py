@@ -17,7 +17,7 @@ from aap_hw.graph.source import op_name
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
 
-# How each operator resizes, with and without aligned corners.
+# How each operator resizes; an argument says whether corners are aligned.
 WAYS = {
     **{f"upsample_nearest{rank}d": "nearest" for rank in (1, 2)},
     **{f"_upsample_nearest_exact{rank}d": "nearest_exact" for rank in (1, 2)},
@@ -27,7 +27,7 @@ WAYS = {
     "_upsample_bilinear2d_aa": "smooth_linear",
     "_upsample_bicubic2d_aa": "smooth_cubic",
 }
-# Most input pixels for one output pixel; a kernel with more would be slow, and its code long.
+# Most input pixels for one output pixel; a kernel with more would be slow in any case.
 MOST_TERMS = 256
 
 
