@@ -80,6 +80,7 @@ MOVES: list[tuple[Move, int]] = [
     (lambda _, x: torch.cat(x.permute(0, 2, 3, 1).split([5, 7], -1)[::-1], -1), 1),
     (lambda _, x: x.permute(0, 3, 1, 2).reshape(2, -1, 8).transpose(1, 2), 0),
     (lambda _, x: torch.roll(torch.roll(x, 3, 2), 2, 2).chunk(2, 3)[1], 2),
+    (lambda _, x: torch.roll(x.flip(2, 3), (3, 5), (2, 3))[:, :, 1:], 1),
 ]
 
 

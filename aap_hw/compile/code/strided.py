@@ -21,8 +21,9 @@ def place_of(loops: Sequence[Loop], steps: Sequence[Any], offset: Any) -> Any:
     place = sums.pop(None)
     for wrap, total in sums.items():
         assert wrap is not None
-        moved = total + wrap.shift  # less than twice the modulus
-        place = place + tirx.if_then_else(moved >= wrap.modulus, moved - wrap.modulus, moved)
+        moved = total + wrap.shift  # less than twice the modulus, and below 0 as it is: backwards
+        is_around = moved >= wrap.modulus if wrap.modulus > 0 else moved <= wrap.modulus
+        place = place + tirx.if_then_else(is_around, moved - wrap.modulus, moved)
     return place
 
 
