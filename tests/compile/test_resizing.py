@@ -39,6 +39,10 @@ RESIZED: list[Callable[[Tensor], Tensor]] = [
     lambda x: F.interpolate(x, size=(7, 25), mode="bicubic", align_corners=True),
     lambda x: F.interpolate(x, size=(3, 3), mode="bilinear", antialias=True),
     lambda x: F.interpolate(x, size=(3, 30), mode="bicubic", antialias=True),
+    # Of images PyTorch forgets a factor that makes as many pixels or twice as many, of lines it does not.
+    lambda x: F.interpolate(x[:, :, :4, :4], scale_factor=(1.2, 2.2)),
+    lambda x: F.interpolate(x.flatten(2)[..., :4], scale_factor=2.2),
+    lambda x: F.interpolate(x.flatten(2)[..., :4], scale_factor=1.2),
     lambda x: F.interpolate(x.flatten(2), scale_factor=2),
     lambda x: F.interpolate(x.flatten(2), size=150, mode="linear"),
     lambda x: F.adaptive_avg_pool2d(x, (3, 5)),

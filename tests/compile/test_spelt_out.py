@@ -42,6 +42,7 @@ def resizing() -> Any:
         for size in sizes:
             yield f"{kind}2d.vec", (IMAGE, list(size), None)
         yield f"{kind}2d.vec", (IMAGE, None, [0.7, 2.4])
+        yield f"{kind}2d.vec", (IMAGE[:, :, :4, :4], None, [1.2, 2.2])
         yield f"{kind}2d.default", (IMAGE, [19, 9], None, None)
         yield f"{kind}3d.vec", (VOLUME, [7, 3, 9], None)
         yield f"{kind}1d.vec", (IMAGE[:, 0], [40], None)

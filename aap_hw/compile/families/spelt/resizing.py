@@ -24,6 +24,15 @@ def _nearest(size: int, made: int, scale: float | None) -> Taps:
     return _picked(np.arange(made, dtype=np.float32) * _step(size, made, scale), size)
 
 
+def forgets_factor(size: int, made: int) -> bool:
+    """Whether PyTorch's nearest pixels of images, not those of lines and volumes, are the same whatever the factor."""
+    return made in (size, 2 * size)
+
+
+def _nearest_of_images(size: int, made: int, scale: float | None) -> Taps:
+    return _nearest(size, made, None if forgets_factor(size, made) else scale)
+
+
 def _nearest_exact(size: int, made: int, scale: float | None) -> Taps:
     return _picked(_centres(size, made, scale) + HALF, size)
 
@@ -166,7 +175,8 @@ TAPS: dict[str, Callable[[int, int, float | None], Taps]] = {
 
 
 RESIZING = {
-    **{f"upsample_nearest{rank}d": _resizing(_nearest, has_corners=False) for rank in (1, 2, 3)},
+    **{f"upsample_nearest{rank}d": _resizing(_nearest, has_corners=False) for rank in (1, 3)},
+    "upsample_nearest2d": _resizing(_nearest_of_images, has_corners=False),
     **{f"_upsample_nearest_exact{rank}d": _resizing(_nearest_exact, has_corners=False) for rank in (1, 2, 3)},
     "upsample_linear1d": _resizing(_linear),
     "upsample_bilinear2d": _resizing(_linear),
