@@ -24,7 +24,9 @@ _BRANCH = re.compile(r"(?:j\w+|b|b\.\w+|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\d+,)\s+(\.
 _VECTOR_REGISTER = re.compile(r"%[xyz]mm\d+|\b[qvds]\d+\b")
 # Functions that set up a frame pointer may reach their stack through it; in others it is a register like any other.
 _FRAME_POINTER = re.compile(r"movq\s+%rsp, %rbp|mov\s+x29, sp|add\s+x29, sp,")
+_WIDE = re.compile(r"%[yz]mm\d+|\bq\d+\b|\bv\d+\.4s\b")
 _STACK = re.compile(r"\(%rsp\b|\[sp\b")
+_STORED = re.compile(r"^st|\(%r[sb]p[^)]*\)$")
 _STACK_OR_FRAME = re.compile(r"\(%r[sb]p\b|\[(sp|x29)\b")
 
 
@@ -44,6 +46,11 @@ class Loop:
     fused: int
     sums: frozenset[str]
     spills: tuple[str, ...]
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Spills of what the loop computes; others read what was computed before it, as they would any constant."""
+        return tuple(line for line in self.spills if _STORED.search(line))
 
 
 def assembly(code: tirx.PrimFunc, target: CpuTarget) -> str:
@@ -71,6 +78,11 @@ def innermost_loops(text: str) -> list[Loop]:
 def turning_loops(text: str) -> list[Loop]:
     """The innermost loops that exchange lanes of vectors."""
     return [loop for loop in innermost_loops(text) if any(map(_EXCHANGE.match, loop.instructions))]
+
+
+def vector_loops(text: str) -> list[Loop]:
+    """The innermost loops that work on whole vectors."""
+    return [loop for loop in innermost_loops(text) if any(map(_WIDE.search, loop.instructions))]
 
 
 def whole_vector_multiplications(text: str) -> int:

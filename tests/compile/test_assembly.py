@@ -7,6 +7,8 @@ would notice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import tvm
 from tvm import te, tirx
@@ -17,7 +19,14 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.compile.library.build import build_kernel
-from tests.compile.assembly import assembly, multiplying_loops, turning_loops, whole_vector_multiplications
+from tests.compile.assembly import (
+    Loop,
+    assembly,
+    multiplying_loops,
+    turning_loops,
+    vector_loops,
+    whole_vector_multiplications,
+)
 from tests.compile.running import Convolution
 
 TARGETS = {
@@ -42,6 +51,44 @@ CONVOLUTIONS = {
 }
 KERNELS = {name: case.address() for name, case in CONVOLUTIONS.items()}
 KERNELS["linear"] = Address(KernelKey.make("linear", (), 1, epilogue=("bias",)), (512, 1000))
+# Of other families: keys, their widths, and the part of the innermost loops that leaves the stack alone.
+OTHERS = {
+    "layer_norm 197x1 affine=1 eps=1e-06": ((768, 768), vector_loops),
+    "rms_norm 197x1 affine=1 eps=1e-06": ((768, 768), vector_loops),
+    "attention - shape=6,197,197,64,64": ((1, 1), multiplying_loops),
+    "matmul - shape=6,49,33,57": ((1, 1), vector_loops),
+    "resize 28x28 how=linear to=56x56": ((57, 57), vector_loops),
+    "gru 50x1": ((384, 128), multiplying_loops),
+    "lstm 50x1": ((256, 64), multiplying_loops),
+    "conv_transpose2d 24x32 epilogue=bias+relu kernel=4x4 padding=1x1 stride=2x2": ((64, 64), vector_loops),
+    "conv_transpose3d 4x14x14 epilogue=bias+relu kernel=2x2x2 stride=2x2x2": ((64, 32), vector_loops),
+    "conv3d 4x14x14 epilogue=bias+relu kernel=3x3x3 padding=1x1x1": ((64, 64), vector_loops),
+    "reduce - of=mean shape=1,784,64": ((1, 1), vector_loops),
+    "grid_sample 14x14 how=bilinear padding=zeros to=14x14": ((57, 57), vector_loops),
+    "strided_copy - parts=x[3136*i;28:112*i,28:2*i,i:1]": ((57, 57), vector_loops),
+    "elementwise 196x1 constants=c expr=add(x1,mul(c0,gelu(x0))) reads=yc+yc": ((384, 384), vector_loops),
+}
+# Their constants fill the registers, and LLVM keeps some of them on the stack; what they compute it does not.
+FULL = {
+    "group_norm 3136x1 affine=1 each=8 eps=1e-05": (64, 64),
+    "group_norm 3136x1 affine=1 each=1 eps=1e-05": (57, 57),  # an instance norm
+    "axis_softmax - shape=4,49,64": (1, 1),
+}
+
+
+def loops_of(key: str, widths: tuple[int, int], cpu: str, kind: Callable[[str], list[Loop]]) -> list[Loop]:
+    address = Address(KernelKey.parse(f"{key} float32 batch=1"), widths)
+    loops = kind(assembly(build_kernel(address, TARGETS[cpu]).code, TARGETS[cpu]))
+    assert loops
+    return loops
+
+
+@pytest.mark.parametrize("cpu", TARGETS)
+def test_the_inner_loops_of_other_families_leave_the_stack_alone(cpu: str) -> None:
+    for key, (widths, kind) in OTHERS.items():
+        assert [spill for loop in loops_of(key, widths, cpu, kind) for spill in loop.spills] == [], key
+    for key, widths in FULL.items():
+        assert [spill for loop in loops_of(key, widths, cpu, multiplying_loops) for spill in loop.stored] == [], key
 
 
 @pytest.mark.parametrize("cpu", TARGETS)
@@ -94,6 +141,7 @@ def test_a_tile_of_more_sums_than_registers_is_seen_to_spill(cpu: str) -> None:
     assert fits.spills == ()
     # Each of the sums that found no register is read and written once a turn.
     assert len(too_large.spills) >= 4
+    assert len(too_large.stored) >= 4
 
 
 def outer_product(rows: int, columns: int, target: CpuTarget) -> tirx.PrimFunc:

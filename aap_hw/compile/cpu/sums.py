@@ -42,18 +42,20 @@ def vector_sums(count: int, vectors: int, lanes: int, type_: str, value: Vector)
             store(buffer, constant(0.0, lanes, type_), at, lanes)
 
     clear(sums)
-    blocks = turns // LONGEST_CHAIN if turns > 2 * LONGEST_CHAIN else 0
-    if blocks:
+    if turns <= 2 * LONGEST_CHAIN:
+        with T.serial(0, turns) as turn:
+            add(turn * apart, sums)
+    else:
+        # One loop for blocks of all lengths: of several in a row LLVM keeps the sums of one in memory.
         parts = registers(size, type_)
-        with T.serial(0, blocks) as block:
+        with T.serial(0, -(-turns // LONGEST_CHAIN)) as block:
+            first = T.bind(block * LONGEST_CHAIN)
+            length = T.bind(T.min(LONGEST_CHAIN, turns - first)) if turns % LONGEST_CHAIN else LONGEST_CHAIN
             clear(parts)
-            with T.serial(0, LONGEST_CHAIN) as turn:
-                add((block * LONGEST_CHAIN + turn) * apart, parts)
+            with T.serial(0, length) as turn:
+                add((first + turn) * apart, parts)
             for at in range(0, size, lanes):
                 store(sums, vector(sums, at, lanes) + vector(parts, at, lanes), at, lanes)
-    if turns > blocks * LONGEST_CHAIN:
-        with T.serial(0, turns - blocks * LONGEST_CHAIN) as turn:
-            add((blocks * LONGEST_CHAIN + turn) * apart, sums)
     for left in range(turns * apart, count):
         add(left, sums, 1)
     for at in range(vectors * lanes, size, lanes):
