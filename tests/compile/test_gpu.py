@@ -195,18 +195,40 @@ def test_kernels_of_a_network_are_compiled_to_machine_code_and_all_there(branchi
     assert operators - {"reshape"} == {kernel.key.op for kernel in network.kernels}
 
 
+# One of each family that a whole network has, and operators of which one schedule makes several kernels.
+POINTS = {
+    "conv2d 6x8 epilogue=bias kernel=3x3 padding=1x1": (8, 8),
+    # A walk that goes round, and a constant.
+    "strided_copy - parts=x[16*i;4:2*i%i%4*i,2:8*i,i:1]c[2*i;2:i,i:1] rows=2": (8, 8),
+    "add 4x4": (8, 8),
+    "elementwise 4x4 constants=c expr=gelu(mul(c0,x0)) reads=yxc": (8, 8),
+    "resize 4x4 how=linear to=7x8": (8, 8),  # with tables among its arguments
+    "gather - index=x[5] table=w[1,9,o]": (8, 8),
+    "grid_sample 4x4 how=bilinear padding=zeros to=3x3": (8, 8),
+    "pad 4x4 mode=reflect padding=1x2": (8, 8),
+    "reduce - of=amax shape=3,20,1": (1, 1),
+    "reduce - correction=1 of=std shape=3,20,5": (1, 1),
+    "axis_softmax - shape=3,20,5": (1, 1),
+    "layer_norm 9x1 affine=1 eps=1e-05": (13, 13),
+    "rms_norm 9x1 affine=1 eps=1e-05": (13, 13),
+    "group_norm 9x1 affine=1 each=4 eps=1e-05": (8, 8),
+    "matmul - shape=2,9,8,7": (1, 1),
+    "attention - mask=plain masked_by=constant shape=2,9,7,8,8": (1, 1),
+    "lstm 5x1": (52, 13),
+    "gru 5x1": (39, 13),
+    "rnn_tanh 5x1": (13, 13),
+    "conv3d 4x5x6 epilogue=bias kernel=3x3x3 padding=1x1x1": (8, 8),
+    "conv_transpose2d 5x6 epilogue=bias kernel=4x4 padding=1x1 stride=2x2": (8, 8),
+    "depthwise_conv_transpose2d 5x6 epilogue=bias kernel=4x4 padding=1x1 stride=2x2": (8, 8),
+    "conv_transpose3d 3x3x3 epilogue=bias kernel=2x2x2 stride=2x2x2": (8, 8),
+}
+
+
 def test_points_of_a_table_are_compiled_for_a_gpu_like_any_other(tmp_path: Path) -> None:
-    parts = "x[16*i;4:2*i%i%4*i,2:8*i,i:1]c[2*i;2:i,i:1]"  # a walk that goes round, and a constant
-    copy = Address(KernelKey.make("strided_copy", (), 1, parts=parts, rows="2"), (8, 8))
-    others = [
-        KernelKey.make("add", (4, 4), 1),
-        KernelKey.make("resize", (4, 4), 1, how="linear", to=(7, 8)),  # with tables among its arguments
-        KernelKey.make("gather", (), 1, table="w[1,9,o]", index="x[5]"),
-        KernelKey.make("grid_sample", (4, 4), 1, how="bilinear", padding="zeros", to=(3, 3)),
-    ]
-    points = [Convolution(8, 8).address(), copy, *[Address(key, (8, 8)) for key in others]]
+    points = [Address(KernelKey.parse(f"{key} float32 batch=1"), widths) for key, widths in POINTS.items()]
     batch = compile_batch(points, HERE, 2, tmp_path / "batch.so")
-    assert kernels_of(cubin_beside(batch.library).read_bytes()) == tuple(f"kernel_{i}_kernel" for i in range(6))
+    kernels = kernels_of(cubin_beside(batch.library).read_bytes())
+    assert {name.split("_")[1] for name in kernels} == {str(i) for i in range(len(points))}
 
 
 @pytest.fixture
