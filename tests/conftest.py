@@ -30,8 +30,11 @@ settings.load_profile("aap-hw")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option with which CI runs."""
+    """Add the option with which CI runs, and how much is tried at random."""
     parser.addoption("--no-unexpected-skips", action="store_true", help="fail on skips that tests/needs.py lacks")
+    parser.addoption(
+        "--random-kernels", type=int, default=39, help="random kernels to compare with PyTorch's operators"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -208,6 +208,6 @@ def guarded(array: np.ndarray) -> tuple[np.ndarray, tvm.runtime.Tensor]:
     spare = np.full(array.size + 3 * GUARD, np.nan, "float32")
     first = -spare.ctypes.data // 4 % GUARD
     memory = spare[first : first + array.size + 2 * GUARD]
-    middle = memory[GUARD : GUARD + array.size].reshape(array.shape)
+    middle = memory[GUARD : GUARD + array.size].reshape(array.shape).view(array.dtype)
     middle[...] = array
     return memory, tvm.runtime.from_dlpack(middle)
