@@ -79,6 +79,7 @@ EXAMPLES: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
             {"how": "largest", "to": (1, 4)},
         ],
     ),
+    "take_along": ((13, 13), [{"shape": "2,5,o", "taken": 7}, {"shape": "2,5,o", "taken": 3, "each": "row"}]),
     "gather": ((26, 13), [{"table": "w[2,7,i]", "index": "x[5]"}, {"table": "x[30,o,1]", "index": "c[4]"}]),
     "grid_sample": (
         (13, 13),

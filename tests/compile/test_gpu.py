@@ -221,6 +221,12 @@ POINTS = {
     "conv_transpose2d 5x6 epilogue=bias kernel=4x4 padding=1x1 stride=2x2": (8, 8),
     "depthwise_conv_transpose2d 5x6 epilogue=bias kernel=4x4 padding=1x1 stride=2x2": (8, 8),
     "conv_transpose3d 3x3x3 epilogue=bias kernel=2x2x2 stride=2x2x2": (8, 8),
+    "depthwise_conv3d 4x4x4 epilogue=bias kernel=3x3x3": (8, 8),
+    "argsort - count=20 order=descending shape=2,300,3": (1, 1),
+    "cumsum - shape=2,300,3": (1, 1),
+    "take_along - shape=2,30,o taken=5": (8, 8),
+    "reduce - of=argmax shape=2,30,o": (8, 8),
+    "elementwise 4x4 expr=floor_divide(round(x0),power(x0,3)) reads=yxc": (8, 8),
 }
 
 

@@ -31,6 +31,7 @@ from tests.compile.running import call, runnable, target
 BATCH, HEIGHT, WIDTH = 2, 6, 9
 # Those with a file of tests of their own.
 ELSEWHERE = {"attention", "axis_softmax", "matmul", "reduce", "gather", "grid_sample", "resize", "strided_copy"}
+ELSEWHERE |= {"argsort", "cumsum", "take_along"}
 LIGHT_KERNELS = {op for op, family in FAMILIES.items() if family.weight is None} - {*LIBRARIES} - ELSEWHERE
 
 

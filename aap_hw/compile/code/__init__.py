@@ -3,7 +3,7 @@
 Importing the package fills the table of definitions.
 """
 
-from aap_hw.compile.code import elementwise, fused, movement, pooling, resizing, sampling, strided
+from aap_hw.compile.code import elementwise, fused, movement, order, pooling, resizing, sampling, strided
 from aap_hw.compile.code.definition import DEFINITIONS, Definition
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "elementwise",
     "fused",
     "movement",
+    "order",
     "pooling",
     "resizing",
     "sampling",

@@ -245,6 +245,22 @@ def power(x: Any, exponent: Any) -> Any:
     return let(x, lambda x: let(size, lambda size: tirx.Select(x < number(0.0), -size, size))) if known % 2 else size
 
 
+def power_of_any(x: Any, exponent: Any) -> Any:
+    """x^exponent of any two numbers, within 3e-7 (1 + |exponent log x|) of its size; of no whole exponent, x >= 0."""
+
+    def value(x: Any, exponent: Any, size: Any) -> Any:
+        half = exponent * number(0.5)
+        is_whole, is_odd = tirx.floor(exponent) == exponent, tirx.floor(half) != half
+        below = tirx.Select(is_whole, tirx.Select(is_odd, -size, size), number(math.nan))
+        known = tirx.Select(x < number(0.0), below, size)
+        return tirx.Select(exponent == number(0.0), number(1.0), known)
+
+    def of(x: Any, exponent: Any) -> Any:
+        return let(full_exp(exponent * log(tirx.abs(x))), lambda size: value(x, exponent, size))
+
+    return let(x, lambda x: let(exponent, lambda exponent: of(x, exponent)))
+
+
 def sin(x: Any) -> Any:
     """The sine within 3e-7, for |x| up to 8000."""
     return _by_quadrant(x, 0)

@@ -12,6 +12,7 @@ from aap_hw.compile.code import approximations, expressions
 from aap_hw.compile.code.approximations import let
 from aap_hw.compile.code.expressions import number
 from aap_hw.compile.families.expression import FUNCTIONS, Expression, Term, parse, size_of, terms
+from aap_hw.compile.keys.precision import FLOAT32
 
 
 def _truth(condition: Any) -> Any:
@@ -20,6 +21,16 @@ def _truth(condition: Any) -> Any:
 
 def _is_true(x: Any) -> Any:
     return x != number(0.0)
+
+
+def _in_double(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A function of two numbers in float64, which tells quotients that are nearly whole from whole ones."""
+
+    def apply(x: Any, y: Any) -> Any:
+        wide = [tirx.Cast("float64", each) for each in (x, y)]
+        return tirx.Cast(FLOAT32, let(wide[0], lambda x: let(wide[1], lambda y: function(x, y))))
+
+    return apply
 
 
 _ONE, _ZERO = number(1.0), number(0.0)
@@ -46,12 +57,21 @@ CODE: dict[str, Callable[..., Any]] = {
     "sign": lambda x: _truth(x > _ZERO) - _truth(x < _ZERO),
     "floor": tirx.floor,
     "ceil": tirx.ceil,
+    "trunc": tirx.trunc,
+    "round": tirx.nearbyint,
     "logical_not": lambda x: _truth(x == _ZERO),
     "add": lambda x, y: x + y,
     "sub": lambda x, y: x - y,
     "mul": lambda x, y: x * y,
     "div": lambda x, y: x / y,
+    # Of a number, too, where a product with its reciprocal would be another: 41 / 41 is 1.
+    "quotient": lambda x, y: x / y,
+    "floor_divide": _in_double(lambda x, y: tirx.floor(x / y)),
+    "trunc_divide": _in_double(lambda x, y: tirx.trunc(x / y)),
+    "remainder": _in_double(lambda x, y: x - tirx.floor(x / y) * y),
+    "fmod": _in_double(lambda x, y: x - tirx.trunc(x / y) * y),
     "pow": approximations.power,
+    "power": approximations.power_of_any,
     "minimum": te.min,
     "maximum": te.max,
     "leaky_relu": lambda x, slope: tirx.Select(x > _ZERO, x, x * slope),

@@ -14,6 +14,7 @@ from aap_hw.compile.code.reductions import finished
 from aap_hw.compile.cpu.emit import Steps, constant, lane_loop, lanes_for, registers, spread, store, vector
 from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import light_kernel, row_loop
+from aap_hw.compile.cpu.places import place_of_extreme
 from aap_hw.compile.cpu.pooling import vectors_at_once
 from aap_hw.compile.cpu.sums import row_extreme, row_sum, vector_extremes, vector_sums
 from aap_hw.compile.families.reductions import Reduction
@@ -53,6 +54,8 @@ def _summary(kind: str, reduced: int, value: Value, total: Total, extreme: Calla
 def reduction(address: Address, target: CpuTarget) -> KernelFunction:
     """A reduction along an axis."""
     key, shape = address.key, Reduction.of(address)
+    if key.attribute("of") in ("argmax", "argmin"):
+        return place_of_extreme(address, target)
     type_, values = key.types.sum, math.prod(shape.source)
     lanes = lanes_for(shape.inner, target, type_)
     count = vectors_at_once(shape.inner, lanes)

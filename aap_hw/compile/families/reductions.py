@@ -13,8 +13,8 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.errors import UserError
 
 # What a reduction computes. ``norm`` is the square root of the sum of squares. Variances and standard deviations divide
-# by the number of values minus ``correction``.
-KINDS = ("sum", "mean", "amax", "amin", "norm", "var", "std")
+# by the number of values minus ``correction``. The place of an extreme value is the first that it has.
+KINDS = ("sum", "mean", "amax", "amin", "norm", "var", "std", "argmax", "argmin")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ package fills the table of kernels.
 from aap_hw.compile.gpu import (
     convolution,
     normalisation,
+    order,
     products,
     recurrent,
     reductions,
@@ -22,6 +23,7 @@ __all__ = [
     "KERNELS",
     "convolution",
     "normalisation",
+    "order",
     "products",
     "recurrent",
     "reductions",

@@ -29,7 +29,14 @@ def reduction(address: Address, target: GpuTarget) -> KernelFunction:
     kind = key.attribute("of")
 
     def compute(image: Any) -> Any:
-        if kind in ("amax", "amin"):
+        if kind in ("argmax", "argmin"):
+            extreme = along(shape, "extreme", image, te.max if kind == "argmax" else te.min)
+
+            def place(a: Any, i: Any, b: Any) -> Any:
+                return tirx.Select(image(a, i, b) == extreme(a, b), tirx.Cast(key.types.sum, i), number(shape.reduced))
+
+            found = along(shape, "places", place, te.min)
+        elif kind in ("amax", "amin"):
             found = along(shape, "extreme", image, te.max if kind == "amax" else te.min)
         elif kind in ("sum", "mean"):
             found = along(shape, "sums", image)

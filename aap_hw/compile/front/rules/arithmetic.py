@@ -10,19 +10,32 @@ import torch
 from torch.fx import Node
 
 from aap_hw.compile.families.expression import Expression, Term
-from aap_hw.graph.call import Call
+from aap_hw.graph.call import Call, is_tensor
 
 # Operators whose function has the same name, and whose arguments are all tensors.
 PLAIN = (
     *("relu", "relu6", "sigmoid", "silu", "hardsigmoid", "hardswish", "tanh", "erf", "mish", "log_sigmoid", "exp"),
     *("expm1", "log", "log1p", "sin", "cos", "sqrt", "rsqrt", "reciprocal", "neg", "abs", "square", "sign", "floor"),
+    *("trunc", "round", "floor_divide", "remainder", "fmod"),
     *("ceil", "logical_not", "minimum", "maximum", "lt", "le", "gt", "ge", "eq", "ne", "logical_and", "logical_or"),
 )
 CONVERSIONS = ("to", "_to_copy", "type_as")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 BITWISE = ("__and__", "__or__", "bitwise_and", "bitwise_or", "bitwise_not")
 # Operators that may read only truth values, which are 0 or 1 in float32.
-OF_TRUTH = (*BITWISE, *CONVERSIONS, "logical_and", "logical_or", "logical_not", "where", "masked_fill")
+OF_TRUTH = (*BITWISE, "where", "masked_fill")
+LOGICAL = ("logical_and", "logical_or", "logical_not")
+# Types that float32 holds: whole numbers are exact up to 2^24.
+WHOLE = {torch.int64, torch.int32}
+KNOWN = {torch.float32, torch.bool, *WHOLE}
+# What may be made of whole numbers as one.
+OF_WHOLE = (
+    *("add", "sub", "rsub", "mul", "div", "floor_divide", "remainder", "fmod", "pow", "square", "addcmul", "neg"),
+    *("abs", "sign", "relu", "floor", "ceil", "trunc", "round", "minimum", "maximum", "max", "min", "clamp", "clip"),
+    *("clamp_min", "clamp_max", "where", "masked_fill", *CONVERSIONS),
+)
+# Whoever reads a quotient so wants to know whether it is whole.
+ROUNDING = ("floor", "ceil", "trunc", "round")
 # The numbers that SELU is defined with.
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
@@ -42,17 +55,19 @@ _READERS: dict[str, Reader] = {
     "sub": lambda call, at: Term("sub", (at("self"), _times(at("other"), call.get("alpha", 1)))),
     "rsub": lambda call, at: Term("sub", (_times(at("other"), 1), _times(at("self"), call.get("alpha", 1)))),
     "mul": lambda call, at: Term("mul", (at("self"), at("other"))),
-    "div": lambda call, at: Term("div", (at("self"), at("other"))),
+    "div": lambda call, at: Term(_division(call), (at("self"), at("other"))),
+    "max": lambda call, at: Term("maximum", (at("self"), _tensor(call, "other"))),
+    "min": lambda call, at: Term("minimum", (at("self"), _tensor(call, "other"))),
     "addcmul": lambda call, at: Term("add", (at("self"), _product(call, at, "mul"))),
     "addcdiv": lambda call, at: Term("add", (at("self"), _product(call, at, "div"))),
     "prelu": lambda call, at: Term("leaky_relu", (at("self"), at("weight"))),
-    "pow": lambda call, at: _power(at("self"), at("exponent")),
+    "pow": lambda call, at: _power(call, at("self"), at("exponent")),
     "clip": lambda call, at: _clamped(call, at),
     "where": lambda call, at: Term("where", (at("condition"), at("self"), at("other"))),
     **dict.fromkeys(("__and__", "bitwise_and"), lambda call, at: Term("logical_and", (at("self"), at("other")))),
     **dict.fromkeys(("__or__", "bitwise_or"), lambda call, at: Term("logical_or", (at("self"), at("other")))),
     "bitwise_not": lambda call, at: Term("logical_not", (at("self"),)),
-    **dict.fromkeys(CONVERSIONS, lambda call, at: at("self")),
+    **dict.fromkeys(CONVERSIONS, lambda call, at: _converted(call, at("self"))),
     "masked_fill": lambda call, at: Term("where", (at("mask"), at("value"), at("self"))),
 }
 NAMES = (*PLAIN, *_READERS)
@@ -72,15 +87,13 @@ def expression_of(node: Node) -> Expression:
     """
     call = Call(node)
     value = node.meta.get("val")
-    if call.name not in NAMES or not isinstance(value, torch.Tensor) or call.get("rounding_mode") is not None:
-        raise NoExpression
-    if call.name in BITWISE and value.dtype != torch.bool:
+    if call.name not in NAMES or not isinstance(value, torch.Tensor):
         raise NoExpression
     types = {getattr(source.meta["val"], "dtype", None) for source in node.all_input_nodes}
-    if not types <= {torch.float32, torch.bool}:
+    is_truth = call.name in (*COMPARISONS, *LOGICAL, *CONVERSIONS) or (call.name in OF_TRUTH and types == {torch.bool})
+    if not types | {value.dtype} <= KNOWN or (value.dtype == torch.bool and not is_truth):
         raise NoExpression
-    is_truth = call.name in COMPARISONS or (call.name in OF_TRUTH and types == {torch.bool})
-    if value.dtype != torch.float32 and not (value.dtype == torch.bool and is_truth):
+    if value.dtype in WHOLE and call.name not in OF_WHOLE:
         raise NoExpression
 
     def at(argument: str) -> Expression:
@@ -99,6 +112,39 @@ def _operand(value: Any) -> Expression:
         case bool() | int() | float() if value == value:
             return float(value)
     raise NoExpression
+
+
+def _tensor(call: Call, argument: str) -> Expression:
+    """An operand that must be a tensor: the maximum over an axis has a number there, or nothing."""
+    if isinstance(call.get(argument), Node):
+        return _operand(call[argument])
+    raise NoExpression
+
+
+def _dtype(node: Node) -> torch.dtype:
+    found: torch.dtype = node.meta["val"].dtype
+    return found
+
+
+def _division(call: Call) -> str:
+    """The function of a division: rounded, or one whose result is whole where the exact one is."""
+    mode = call.get("rounding_mode")
+    if mode is not None:
+        return {"floor": "floor_divide", "trunc": "trunc_divide"}[mode]
+    read = [each for each in (call["self"], call["other"]) if isinstance(each, Node)]
+    is_of_whole = all(_dtype(each) in WHOLE for each in read)
+    is_rounded = any(
+        Call(user).name in ROUNDING or _dtype(user) in WHOLE for user in call.node.users if is_tensor(user)
+    )
+    return "quotient" if is_of_whole or is_rounded else "div"
+
+
+def _converted(call: Call, value: Expression) -> Expression:
+    """A value as one of another type."""
+    before, after = _dtype(call.first), _dtype(call.node)
+    if after == torch.bool != before:
+        return Term("ne", (value, 0.0))
+    return Term("trunc", (value,)) if after in WHOLE and before == torch.float32 else value
 
 
 def _number(expression: Expression) -> float:
@@ -123,10 +169,10 @@ def _clamped(call: Call, at: Callable[[str], Expression]) -> Expression:
     return Term("clamp", (at("self"), at("min"), at("max")))
 
 
-def _power(base: Expression, exponent: Expression) -> Expression:
-    if isinstance(exponent, float) or (isinstance(base, float) and base > 0):
-        return Term("pow", (base, exponent))
-    raise NoExpression  # the power of a negative base depends on whether the exponent is whole
+def _power(call: Call, base: Expression, exponent: Expression) -> Expression:
+    is_plain = isinstance(exponent, float) or (isinstance(base, float) and base > 0)
+    power = Term("pow" if is_plain else "power", (base, exponent))  # of a negative base, a whole exponent is told apart
+    return Term("round", (power,)) if _dtype(call.node) in WHOLE else power
 
 
 def simplified(expression: Expression) -> Expression:

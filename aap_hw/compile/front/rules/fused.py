@@ -55,7 +55,7 @@ class Tree:
             _emit(partition, node, self)
 
 
-@rule(*NAMES, takes=Takes.ANYTHING)
+@rule(*(name for name in NAMES if name not in ("max", "min")), takes=Takes.ANYTHING)
 def element_wise(partition: Partition, node: Node) -> None:
     """An element-wise operator that no kernel took along."""
     try:

@@ -14,8 +14,10 @@ from aap_hw.compile.front.lengths import NoLength, TooManyWidths, product
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.operands import Lengths
 from aap_hw.compile.front.rules.elementwise import with_activation
+from aap_hw.compile.front.rules.fused import element_wise
 from aap_hw.compile.front.rules.pooling import is_image_of
 from aap_hw.compile.front.rules.registry import Takes, rule
+from aap_hw.compile.front.rules.slow import TYPES
 from aap_hw.compile.front.views import ONE, NoView, View
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph.call import Call, shape_of
@@ -45,8 +47,7 @@ def reduction(partition: Partition, node: Node) -> None:
     call = Call(node)
     image, rank = call.first, len(shape_of(call.first))
     _refuse_types(partition, node, image, call.get("dtype"))
-    given = call.get("dim")
-    dims = sorted({dim % rank for dim in ([given] if isinstance(given, int) else given or range(rank))})
+    dims = _dims(call)
     is_whole = rank > 2 and dims == list(range(2, rank)) and is_image_of(image, rank)
     if call.name == "mean" and is_whole and (rank == 4 or partition.placement.is_image(image)):
         partition.emit(node, "global_avg_pool2d", image, [partition.placement.value_of(image, node)])
@@ -60,9 +61,42 @@ def reduction(partition: Partition, node: Node) -> None:
     _reduce(partition, node, last, image, dims, "reduce", of=kind, correction=correction or "", epilogue=steps)
 
 
+@rule("argmax", "argmin", "any", "all", takes=Takes.ANYTHING)
+def extreme(partition: Partition, node: Node) -> None:
+    """Where the largest or smallest value is; and whether any or all of some truth values are true."""
+    call = Call(node)
+    if call.name in ("any", "all") and call.first.meta["val"].dtype != torch.bool:
+        raise partition.refused(f"{op_name(node)} of numbers has no kernel yet", node)
+    of = {"any": "amax", "all": "amin"}.get(call.name, call.name)
+    _reduce(partition, node, node, call.first, _dims(call), "reduce", of=of)
+
+
+@rule("max", "min", takes=Takes.ANYTHING)
+def extreme_and_place(partition: Partition, node: Node) -> None:
+    """The largest or smallest value of all, or those along an axis with their places, or that of two tensors."""
+    call = Call(node)
+    if isinstance(call.get("other"), Node):
+        element_wise(partition, node)
+    elif call.get("dim") is None:
+        _reduce(partition, node, node, call.first, _dims(call), "reduce", of=f"a{call.name}")
+    else:
+        for user in node.users:
+            of = f"a{call.name}" if Call(user)["index"] == 0 else f"arg{call.name}"
+            _reduce(partition, node, user, call.first, _dims(call), "reduce", of=of)
+            partition.absorb(user)
+
+
+def _dims(call: Call) -> list[int]:
+    """The axes that a reduction goes over."""
+    rank, given = len(shape_of(call.first)), call.get("dim")
+    return sorted({dim % rank for dim in ([given] if isinstance(given, int) else given or range(rank))})
+
+
 def _refuse_types(partition: Partition, node: Node, image: Node, dtype: torch.dtype | None) -> None:
-    is_float = image.meta["val"].dtype == node.meta["val"].dtype == torch.float32 and dtype in (None, torch.float32)
-    if not is_float or partition.is_parameter(image):
+    before, after = image.meta["val"].dtype, node.meta["val"].dtype
+    is_of_whole = Call(node).name in ("sum", "amax", "amin") and {before, after} <= TYPES and before != torch.float32
+    is_float = before == after == torch.float32 and dtype in (None, torch.float32)
+    if not is_float and not is_of_whole:
         raise partition.refused(f"{op_name(node)} of these numbers has no kernel yet", node)
 
 
@@ -70,7 +104,10 @@ def _reduce(
     partition: Partition, node: Node, last: Node, image: Node, dims: Sequence[int], op: str, **attributes: object
 ) -> None:
     """Add a kernel along some axes; the result has them too for softmax, and lacks them for a reduction."""
-    name, order = _lying(partition, image, node, dims)
+    if partition.is_parameter(image) or image.meta["val"].dtype not in TYPES or not shape_of(image):
+        raise partition.refused(f"{op_name(node)} of these numbers has no kernel yet", node)
+    in_order = len(dims) > 1 and str(attributes.get("of")).startswith("arg")  # places are counted in PyTorch's order
+    name, order = _lying(partition, image, node, dims, in_order=in_order)
     lengths = partition.lengths_of(image)
     first, behind = order.index(min(dims, key=order.index)), order.index(max(dims, key=order.index)) + 1
     parts = order[:first], order[first:behind], order[behind:]
@@ -88,7 +125,9 @@ def _reduce(
     partition.add_moved(last, kernel, view)
 
 
-def _lying(partition: Partition, image: Node, node: Node, dims: Iterable[int]) -> tuple[str, list[int]]:
+def _lying(
+    partition: Partition, image: Node, node: Node, dims: Iterable[int], *, in_order: bool
+) -> tuple[str, list[int]]:
     """Name of a value, and the order of its axes in memory, in which ``dims`` are neighbours."""
     rank, widths = len(shape_of(image)), {group.name: group.width for group in partition.graph.groups}
 
@@ -96,7 +135,7 @@ def _lying(partition: Partition, image: Node, node: Node, dims: Iterable[int]) -
         loops = view.axes[axis]
         return loops[0].stride.at(widths) if loops else 0
 
-    for view_of in (partition.placement.view_of, partition.placement.plain_view_of):
+    for view_of in (partition.placement.view_of, partition.placement.plain_view_of)[in_order:]:
         found = view_of(image, node)
         # Axes of length 1 fit anywhere, so they are put where they separate nothing.
         ones = [axis for axis in range(rank) if not found.axes[axis]]
