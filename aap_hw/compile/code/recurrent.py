@@ -9,6 +9,7 @@ from aap_hw.compile.code.approximations import tanh
 from aap_hw.compile.code.expressions import relu, sigmoid
 from aap_hw.compile.code.function import Argument
 from aap_hw.compile.families import Shape, image_shape
+from aap_hw.compile.families.recurrent import is_given_first
 from aap_hw.compile.keys.address import Address
 
 Gate = Callable[[int], Any]
@@ -36,10 +37,12 @@ def next_state(op: str, read: Gate, fed_back: Gate, state: Any, cell: Any) -> tu
 
 
 def recurrent_arguments(address: Address, weight: Shape) -> tuple[Argument, ...]:
-    """What a kernel reads: the products of all steps' inputs, and the packed weight and the bias for the state."""
+    """What a kernel reads: the products of all steps, first states, the packed weight of the state, and its bias."""
     key, gates = address.key, address.width_in
+    state = Argument("residual", (key.batch, address.width_out), type=key.types.read)
     return (
         Argument("activation", image_shape(key, gates), type=key.types.read),
+        *[state] * (is_given_first(key) * (2 if key.op == "lstm" else 1)),
         Argument("weight", weight, type=key.types.weight),
         Argument("bias", (gates,), type=key.types.sum),
     )

@@ -15,9 +15,10 @@ from aap_hw.compile.code.recurrent import next_state, recurrent_arguments
 from aap_hw.compile.cpu.emit import Steps, Tensor, constant, kernel_code, lane_loop, lanes_for, scratch, store, vector
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
 from aap_hw.compile.cpu.loops import channel_loop
+from aap_hw.compile.cpu.padding import copy
 from aap_hw.compile.cpu.tiles import accumulate, choose_tile
 from aap_hw.compile.families import family_of, image_shape
-from aap_hw.compile.families.recurrent import GATES, is_backwards, steps_first
+from aap_hw.compile.families.recurrent import GATES, is_backwards, makes_cells, steps_first
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
@@ -38,7 +39,7 @@ def packing(address: Address, target: CpuTarget) -> Packing:
 
 @KERNELS.register(*GATES)
 def recurrent(address: Address, target: CpuTarget) -> KernelFunction:
-    """The states of all steps; the first state is zero."""
+    """The states of all steps, from zeros or those that are given on."""
     key, gates, hidden, types = address.key, address.width_in, address.width_out, address.key.types
     batch, steps, *_ = image_shape(key, 1)
     tile = choose_tile(batch, gates, target, types.sum)
@@ -47,15 +48,17 @@ def recurrent(address: Address, target: CpuTarget) -> KernelFunction:
     # A step reads one copy of the state and writes another, because overlapping vectors would read new values.
     half = batch * hidden
 
-    def body(read: Any, weights: Any, bias: Any, output: Any) -> None:
+    def body(read: Any, *others: Any) -> None:
+        *first_ones, weights, bias, output = others
         states, cells = scratch(2 * half, types.sum), scratch(2 * half if key.op == "lstm" else 1, types.sum)
         products = scratch(batch * gates, types.sum)
         lanes = lanes_for(half, target, types.sum)
         cleared = Steps(half, lanes)
         with T.serial(0, cleared.count) as i:
             start = T.bind(cleared.start(i))
-            for buffer in (states, cells) if key.op == "lstm" else (states,):
-                store(buffer, constant(0.0, lanes, types.sum), start, lanes)
+            for number, buffer in enumerate((states, cells) if key.op == "lstm" else (states,)):
+                zeros = constant(0.0, lanes, types.sum)
+                store(buffer, vector(first_ones[number], start, lanes) if first_ones else zeros, start, lanes)
         with T.serial(0, steps) as step:
             before, after = T.bind(step % 2 * half), T.bind((step + 1) % 2 * half)
             time = T.bind(steps - 1 - step if is_backwards(key) else step)
@@ -89,6 +92,8 @@ def recurrent(address: Address, target: CpuTarget) -> KernelFunction:
                         T.buffer_store(cells, cell, [after + at])
                     T.buffer_store(states, state, [after + at])
                     T.buffer_store(output, state, [row * hidden + c])
+        if makes_cells(key):
+            copy(cells, steps % 2 * half, output, batch * steps * hidden, half, target)
 
     arguments = recurrent_arguments(address, packed.shape)
     tensors = [Tensor(argument.role, argument.shape, argument.type) for argument in arguments]

@@ -1,7 +1,9 @@
 """Recurrent layers after the product with their inputs, which is a linear layer over all steps at once.
 
 A kernel reads that product, ``gates x hidden`` channels a step, and makes the ``hidden`` channels of each step's state.
-Both lie as (N, steps, 1, C), or as (steps, N, 1, C) if the key says ``order=steps_first``.
+Both lie as (N, steps, 1, C), or as (steps, N, 1, C) if the key says ``order=steps_first``. The first states are zeros or,
+with ``first=given``, read, (N, hidden), as first cells are then. With ``cells=last`` there are N more rows in what is
+made, behind those of the steps: the last cells.
 """
 
 from __future__ import annotations
@@ -26,8 +28,21 @@ def steps_first(key: KernelKey) -> bool:
     return key.attribute("order") == "steps_first"
 
 
+def is_given_first(key: KernelKey) -> bool:
+    """Whether a layer reads what its state is before the first step."""
+    return key.attribute("first") == "given"
+
+
+def makes_cells(key: KernelKey) -> bool:
+    """Whether a layer makes its last cells, too."""
+    return key.attribute("cells") == "last"
+
+
 def _output(address: Address) -> Shape:
-    return image_shape(address.key, address.width_out)
+    samples, steps, *_, hidden = image_shape(address.key, address.width_out)
+    if makes_cells(address.key):
+        return 1, samples * (steps + 1), 1, hidden
+    return image_shape(address.key, hidden)
 
 
 def _weight(address: Address) -> Shape:

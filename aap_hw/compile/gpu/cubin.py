@@ -36,6 +36,10 @@ HEADERS = {
         template <class...> struct is_signed; template <class...> struct is_unsigned;
         template <bool, class...> struct enable_if; template <bool, class...> struct conditional;
         } }""",
+    "math_constants.h": """
+        #define CUDART_INF_F __int_as_float(0x7f800000)
+        #define CUDART_NAN_F __int_as_float(0x7fffffff)
+        """,
 }
 # No fast mathematics: outputs are compared with PyTorch's.
 OPTIONS = ("-default-device", "-w")

@@ -17,7 +17,7 @@ from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import OPAQUE, KernelFunction
 from aap_hw.compile.code.recurrent import next_state, recurrent_arguments
 from aap_hw.compile.families import family_of, image_shape
-from aap_hw.compile.families.recurrent import GATES, is_backwards, steps_first
+from aap_hw.compile.families.recurrent import GATES, is_backwards, makes_cells, steps_first
 from aap_hw.compile.gpu.scheduling import KERNELS
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import GpuTarget
@@ -36,7 +36,7 @@ def _each(extent: int) -> Iterator[Any]:
 
 @KERNELS.register(*GATES)
 def recurrent(address: Address, _: GpuTarget) -> KernelFunction:
-    """The states of all steps; the first state is zero."""
+    """The states of all steps, from zeros or those that are given on."""
     key, gates, hidden = address.key, address.width_in, address.width_out
     batch, steps, *_rest = image_shape(key, 1)
     output_shape = family_of(key).output(address)
@@ -44,15 +44,17 @@ def recurrent(address: Address, _: GpuTarget) -> KernelFunction:
 
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": OPAQUE})
-        read, weight, bias = (T.arg(a.role, T.buffer(a.shape, a.type)) for a in arguments)
+        names = [f"{argument.role}_{i}" for i, argument in enumerate(arguments)]
+        named = zip(names, arguments, strict=True)
+        read, *first_ones, weight, bias = (T.arg(name, T.buffer(a.shape, a.type)) for name, a in named)
         output = T.arg("output", T.buffer(output_shape, key.types.made))
         with T.thread_binding(0, batch, "blockIdx.x") as n:
             states, cells = (T.alloc_buffer((hidden,), key.types.sum, scope="shared") for _ in range(2))
             products = T.alloc_buffer((gates,), key.types.sum, scope="shared")
             total = T.alloc_buffer((1,), key.types.sum, scope="local")
             with _each(hidden) as c:
-                T.buffer_store(states, number(0.0), [c])
-                T.buffer_store(cells, number(0.0), [c])
+                for buffer, first in zip((states, cells), [*first_ones, None, None], strict=False):
+                    T.buffer_store(buffer, number(0.0) if first is None else first[n, c], [c])
             with T.serial(0, steps) as step:
                 time = T.bind(steps - 1 - step if is_backwards(key) else step)
                 row = T.bind(time * batch + n if steps_first(key) else n * steps + time)
@@ -74,5 +76,8 @@ def recurrent(address: Address, _: GpuTarget) -> KernelFunction:
                     if cell is not None:
                         T.buffer_store(cells, cell, [c])
                     T.buffer_store(states, made, [c])
-                    T.buffer_store(output, made, [*place, 0, c])
+                    T.buffer_store(output, made, [*((0, row) if makes_cells(key) else place), 0, c])
+            if makes_cells(key):
+                with _each(hidden) as c:
+                    T.buffer_store(output, cells[c], [0, batch * steps + n, 0, c])
     return KernelFunction(builder.get(), arguments, output_shape, key.types.made, lambda packed: packed)

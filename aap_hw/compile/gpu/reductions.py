@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tvm import te
+from tvm import te, tirx
 
 from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import KernelFunction, activations

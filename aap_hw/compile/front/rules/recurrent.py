@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ from torch.fx import Node
 from aap_hw.compile.families.convolution import POINTWISE
 from aap_hw.compile.families.recurrent import GATES
 from aap_hw.compile.families.slow import PLAIN
+from aap_hw.compile.front.copies import strided_copy
 from aap_hw.compile.front.network import Kernel
+from aap_hw.compile.front.operands import NOWHERE
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.views import View
 from aap_hw.compile.keys.key import KernelKey
@@ -50,30 +53,57 @@ class Sequences:
 
 @rule(*GATES, takes=Takes.ANYTHING)
 def recurrent(partition: Partition, node: Node) -> None:
-    """All layers of one call, in one or both directions; the first states must be zero."""
+    """All layers of one call, in one or both directions."""
     call = Call(node)
     if call.get("batch_first") is None or len(shape_of(call["input"])) != 3:
         raise partition.refused("a recurrent layer of packed sequences, or without a batch axis, has no kernel", node)
     states = call["hx"] if isinstance(call["hx"], list | tuple) else [call["hx"]]
-    if any(Call(state).name not in ZEROS for state in states):
-        raise partition.refused("a recurrent layer with a first state that is given has no kernel yet", node)
+    given = [] if all(Call(state).name in ZEROS for state in states) else states
+    if any(map(partition.is_parameter, given)) or any(map(partition.is_void, given)):
+        raise partition.refused("a recurrent layer with a first state that is a constant has no kernel yet", node)
+    with_cells = call.name == "lstm" and any(Call(user)["index"] == 2 and user.users for user in node.users)
     first, second, _ = shape_of(call["input"])
     sequences = Sequences(second, first, True) if not call["batch_first"] else Sequences(first, second, False)
     layers = list(_layers(partition, node))
     value = partition.placement.value_in_order(call["input"], node)
     width = partition.graph.width_of(call["input"].name, -1)
-    last: list[tuple[str, int, int]] = []
+    last: list[Last] = []
     for number, directions in enumerate(layers):
         made = []
         for direction, layer in enumerate(directions):
             name = f"{node.name}_layer_{number}_{direction}"
-            made.append(layer.add(partition, name, value, width, sequences, is_backwards=direction == 1))
-            last.append((name, layer.hidden, 0 if direction else sequences.steps - 1))
+            first_ones = [_first(partition, state, node, len(last)) for state in given]
+            how = Way(direction == 1, with_cells, tuple(first_ones))
+            whole = layer.add(partition, name, value, width, sequences, how)
+            last.append(Last(whole, sequences, layer.hidden, 0 if direction else sequences.steps - 1, with_cells))
+            is_read = with_cells and (len(directions) > 1 or number + 1 < len(layers))
+            made.append(last[-1].states_alone(partition, node) if is_read else whole)
         value, width = made[0], WidthExpr(directions[0].hidden * len(directions))
         if len(directions) > 1:
             value = f"{node.name}_layer_{number}"
             partition.add_inner(Kernel(value, sequences.key("concat", parts=2), tuple(made), (width, width)))
-    _hand_out(partition, node, sequences, sequences.view(value, width), last)
+    is_one = with_cells and len(layers[-1]) == 1
+    _hand_out(partition, node, last[-1].states() if is_one else sequences.view(value, width), last)
+
+
+def _first(partition: Partition, states: Node, node: Node, number: int) -> str:
+    """Name of the first state (N, hidden) of one layer and direction, of those of all."""
+    view = partition.placement.view_of(states, node).selected(0, number)
+    if view.is_everything(range(2)):
+        return view.name
+    name = f"{node.name}_{states.name}_{number}"
+    kernel = strided_copy(partition, name, states, [view], range(2))
+    assert kernel is not None
+    return partition.add_inner(kernel)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a layer goes: from which step on, whether it makes its last cells, and from which states on, if not zeros."""
+
+    is_backwards: bool
+    with_cells: bool
+    first: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -94,17 +124,23 @@ class Layer:
         value: str,
         width: WidthExpr,
         sequences: Sequences,
-        *,
-        is_backwards: bool,
+        how: Way,
     ) -> str:
-        """Add the layer's two kernels; returns the name of the states of all steps."""
+        """Add its two kernels; returns the name of the states of all steps, and of the last cells behind them."""
         gates, hidden = WidthExpr(GATES[self.op] * self.hidden), WidthExpr(self.hidden)
         linear = sequences.key("conv2d", epilogue=("bias",), **POINTWISE)
         partition.add_inner(Kernel(f"{name}_read", linear, (value,), (width, gates), self.read, self.read_bias))
         order = "steps_first" if sequences.steps_first and sequences.samples > 1 else ""
-        way = "backwards" if is_backwards else ""
-        key = KernelKey.make(self.op, (sequences.steps, 1), sequences.samples, direction=way, order=order)
-        kernel = Kernel(name, key, (f"{name}_read",), (gates, hidden), self.fed_back, self.fed_back_bias)
+        key = KernelKey.make(
+            self.op,
+            (sequences.steps, 1),
+            sequences.samples,
+            direction="backwards" if how.is_backwards else "",
+            order=order,
+            first="given" if how.first else "",
+            cells="last" if how.with_cells else "",
+        )
+        kernel = Kernel(name, key, (f"{name}_read", *how.first), (gates, hidden), self.fed_back, self.fed_back_bias)
         return partition.add_inner(kernel)
 
 
@@ -124,26 +160,70 @@ def _layers(partition: Partition, node: Node) -> Iterator[list[Layer]]:
         yield layer
 
 
-def _hand_out(
-    partition: Partition, node: Node, sequences: Sequences, states: View, last: list[tuple[str, int, int]]
-) -> None:
-    """Place the results of a call: the states of all steps, and the last state of each layer and direction."""
+@dataclass(frozen=True)
+class Last:
+    """Where the last state of one layer in one direction is, and its last cell: in the states of all steps.
+
+    Attributes
+    ----------
+    name, sequences, hidden : what holds these states, how they lie, and their channels.
+    step : the one that is the last.
+    has_cells : whether the last cells lie behind them.
+    """
+
+    name: str
+    sequences: Sequences
+    hidden: int
+    step: int
+    has_cells: bool
+
+    def _whole(self) -> View:
+        """All rows that there are, with those of the cells."""
+        rows = math.prod(self.sequences.lead) + self.has_cells * self.sequences.samples
+        return View.of(self.name, [WidthExpr(rows), WidthExpr(self.hidden)], (rows, self.hidden), range(2), PLAIN)
+
+    def states(self) -> View:
+        """(N, steps, hidden), or the steps first."""
+        rows = math.prod(self.sequences.lead)
+        view = self._whole().sliced(0, NOWHERE, WidthExpr(rows), rows)
+        shape = *self.sequences.lead, self.hidden
+        return view.reshaped([*map(WidthExpr, shape)], shape)
+
+    def states_alone(self, partition: Partition, node: Node) -> str:
+        """Name of a copy of them without the cells."""
+        kernel = strided_copy(partition, f"{self.name}_states", next(iter(node.users)), [self.states()], range(3))
+        assert kernel is not None
+        return partition.add_inner(kernel)
+
+    def state(self) -> View:
+        """(N, hidden) of the last step."""
+        return self.states().selected(0 if self.sequences.steps_first else 1, self.step)
+
+    def cell(self) -> View:
+        """(N, hidden) behind the last step."""
+        samples = self.sequences.samples
+        start = WidthExpr(math.prod(self.sequences.lead))
+        return self._whole().sliced(0, start, WidthExpr(samples), samples)
+
+
+def _hand_out(partition: Partition, node: Node, states: View, last: Sequence[Last]) -> None:
+    """Say where the states of all steps are, and the last state and cell of each layer and direction."""
     for user in node.users:
-        match Call(user)["index"]:
-            case 0:
-                partition.placement.move(user, states)
-            case 1 if len(last) == 1:
-                view = _last_state(sequences, *last[0])
-                partition.placement.move(user, replace(view, axes=((), *view.axes)))
-            case 1 if all(Call(each).name == "select" and Call(each)["dim"] == 0 for each in user.users):
-                for each in user.users:
-                    partition.placement.move(each, _last_state(sequences, *last[Call(each)["index"]]))
-                partition.absorb(*user.users)
-            case _ if user.users:
-                raise partition.refused("the last states of several layers, or a last cell, have no kernel yet", node)
         partition.absorb(user)
-
-
-def _last_state(sequences: Sequences, name: str, hidden: int, step: int) -> View:
-    """The last state (N, hidden) of one layer in one direction."""
-    return sequences.view(name, WidthExpr(hidden)).selected(0 if sequences.steps_first else 1, step)
+        if (index := Call(user)["index"]) == 0:
+            partition.placement.move(user, states)
+            continue
+        if not user.users:
+            continue
+        views = [each.state() if index == 1 else each.cell() for each in last]
+        whole = [replace(view, axes=((), *view.axes)) for view in views]
+        if len(last) == 1:
+            partition.placement.move(user, whole[0])
+        elif all(Call(each).name == "select" and Call(each)["dim"] == 0 for each in user.users):
+            for each in user.users:
+                partition.placement.move(each, views[Call(each)["index"]])
+            partition.absorb(*user.users)
+        else:
+            kernel = strided_copy(partition, user.name, user, whole, range(3), 0)
+            assert kernel is not None
+            partition.add(user, kernel, is_image=False)
