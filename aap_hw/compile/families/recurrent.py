@@ -1,9 +1,9 @@
 """Recurrent layers after the product with their inputs, which is a linear layer over all steps at once.
 
 A kernel reads that product, ``gates x hidden`` channels a step, and makes the ``hidden`` channels of each step's state.
-Both lie as (N, steps, 1, C), or as (steps, N, 1, C) if the key says ``order=steps_first``. The first states are zeros or,
-with ``first=given``, read, (N, hidden), as first cells are then. With ``cells=last`` there are N more rows in what is
-made, behind those of the steps: the last cells.
+Both lie as (N, steps, 1, C), or as (steps, N, 1, C) if the key says ``order=steps_first``. The first states are zeros
+or, with ``first=given``, read, (N, hidden), as first cells are then. With ``cells=last`` there are N more rows in what
+is made, behind those of the steps: the last cells.
 """
 
 from __future__ import annotations
