@@ -281,7 +281,7 @@ def test_network_of_other_inputs_goes_the_whole_way(
     network, device = ("--model", f"others_of_mine.py:{function}", "--input", takes), ("--device", str(quick_device))
     for command in (
         ("profile", *device, *network, "--out", "table.json", "--workers", "1"),
-        ("prune", *device, *network, "--lut", "table.json", "--max-params", "60%", "--out", "run"),
+        ("prune", *device, *network, "--lut", "table.json", "--max-params", "60%", "--no-training", "--out", "run"),
         ("deploy", "run", *device),
         ("export", "run", "--onnx", "net.onnx"),
     ):

@@ -64,7 +64,8 @@ class Job:
     connect_to : where the device is, if not where its profile says.
     tensorboard : write the run's figures for TensorBoard, too.
     folder : the folder that relative paths, and modules that are named, start from.
-    train : train on the images; else they only tell which filters matter, and the network is cut once.
+    train : train on the images; else they only tell which filters matter, and the network is cut once, as it is
+        without images.
     example : what ``--example`` named, which stands in for ``data`` where there is none.
     """
 
@@ -84,8 +85,6 @@ class Job:
     def __post_init__(self) -> None:
         if not self.budgets and self.max_accuracy_drop is None:
             raise UserError(NOTHING_ASKED)
-        if self.data is None and not self.train:
-            raise UserError("--no-training is about the images of --data: say which, or leave it out")
 
     def as_json(self) -> dict[str, Any]:
         """The job as JSON values."""

@@ -176,10 +176,6 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("prune", "--model", "resnet20", "--max-accuracy-drop", "1", "--lut", "TABLE"),
         "an accuracy can only be kept by training: add --data",
     ),
-    "no training without images": (
-        ("prune", "--model", "resnet20", "--no-training", "--budget", "50%", "--lut", "TABLE"),
-        "--no-training is about the images of --data: say which, or leave it out",
-    ),
     "no training, and how": (
         (
             "prune",
