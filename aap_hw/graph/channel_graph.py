@@ -67,6 +67,7 @@ class ChannelGraph:
         self._labelling = labelling
         self._grouping = settled.grouping
         self._attributes = settled.attributes
+        self._rescalings = settled.rescalings
         self._shapes = dict(shapes)
         self._nodes: dict[str, Node] = {node.name: node for node in program.graph.nodes}
 
@@ -131,6 +132,11 @@ class ChannelGraph:
         return {group.name: group.width for group in self.groups}
 
     @property
+    def has_factors(self) -> bool:
+        """Whether a cut multiplies weights, as attention that divides by the root of a width needs it."""
+        return bool(self._rescalings)
+
+    @property
     def batch(self) -> int:
         """How many images the network was traced with at a time."""
         inputs = set(self.program.graph_signature.user_inputs)
@@ -155,7 +161,7 @@ class ChannelGraph:
             replace(group, frozen=reasons[group.name]) if group.frozen is None and group.name in reasons else group
             for group in self.groups
         )
-        settled = Settled(replace(self._grouping, groups=groups), self._attributes)
+        settled = Settled(replace(self._grouping, groups=groups), self._attributes, self._rescalings)
         return ChannelGraph(self.program, self._labelling, settled, self._shapes, self.names)
 
     def width_of(self, node_name: str, dim: int = 1, part: slice = slice(None)) -> WidthExpr:
@@ -268,7 +274,9 @@ class ChannelGraph:
                     f"the model is not the one that was traced: its parameter '{name}' {found}, "
                     f"not {shape}; trace it anew"
                 )
-        smaller = surgery.cut(model, checked.values(), self._attributes, self.widths, self._labelling.kept)
+        smaller = surgery.cut(
+            model, checked.values(), self._attributes, self.widths, self._labelling.kept, self._rescalings
+        )
         surgery.remove(smaller, (path for block in removed for path in block.modules))
         return smaller
 

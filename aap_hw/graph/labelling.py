@@ -17,6 +17,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from aap_hw.graph.absorbing import Rows
 from aap_hw.graph.call import Call, is_static, is_tensor, shape_of
 from aap_hw.graph.kept import Kept
 from aap_hw.graph.labels import NO_ATOM, IntArray, Labels
@@ -54,10 +55,32 @@ class Literal:
         The node, a split for example.
     counts
         Pairs of a number that it gets and the atoms that the number counts.
+    dim
+        Which length of a view the only number is: the code may ask a tensor for it, so that it follows by itself.
     """
 
     node: Node
     counts: tuple[tuple[int, IntArray], ...]
+    dim: int | None = None
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Attention that divides by the root of a width by itself.
+
+    Parameters
+    ----------
+    node
+        Its node.
+    rows
+        What makes up for it in a cut network.
+    ids
+        Atoms that the width counts.
+    """
+
+    node: Node
+    rows: tuple[Rows, ...]
+    ids: IntArray
 
 
 class Labelling:
@@ -81,6 +104,7 @@ class Labelling:
         self.producers: list[Producer] = []
         self.doubtful: list[Node] = []
         self.literals: list[Literal] = []
+        self.divided: list[Divided] = []
         self.unsupported: Counter[str] = Counter()
         self._model = model
         self._canonical = canonical_names(model)
@@ -102,6 +126,7 @@ class Labelling:
         nothing is tried out here.
         """
         kept = list(self.producers), list(self.doubtful), list(self.literals), Counter(self.unsupported)
+        divided = list(self.divided)
         known, lines = set(self.axes), {next(own_frames(node), None) for node in self.doubtful}
         self._walk(program, {})
         for key, atoms in self.axes.items():
@@ -112,6 +137,7 @@ class Labelling:
                 for source in (node, *node.all_input_nodes):
                     self.partition.freeze(self.of(source).ids, explain("meets a number in training only", node))
         self.producers, self.doubtful, self.literals, self.unsupported = kept
+        self.divided = divided
 
     # What the rules ask and say.
 
@@ -207,6 +233,20 @@ class Labelling:
         self.literals.append(Literal(call.node, tuple(counts)))
         self.doubt(call)
 
+    def length(self, call: Call, dim: int, number: int, ids: IntArray) -> None:
+        """Note that the code passes the length of an axis of a view, which may follow when `ids` are cut, or not."""
+        self.literals.append(Literal(call.node, ((number, ids),), dim))
+        self.doubt(call)
+
+    def rescaled(self, call: Call, rows: tuple[Rows, ...], ids: IntArray) -> None:
+        """Note that attention divides by the root of how many `ids` there are, for which `rows` can make up."""
+        self.divided.append(Divided(call.node, rows, ids))
+
+    def is_read_once(self, node: Node) -> bool:
+        """Whether a node is a parameter that nothing but one op reads."""
+        name = self.weight_name(node)
+        return name is not None and len(node.users) == 1 and list(self._parameters.values()).count(name) == 1
+
     def not_understood(
         self, call: Call, sentence: str = "reaches an operation that aap-hw does not understand"
     ) -> Result:
@@ -250,7 +290,8 @@ class Labelling:
         if node.op != "call_function":
             return None
         call = Call(node)
-        if not call.tensors and is_tensor(node) and is_static(node) and node.meta["val"].numel() > 1:
+        is_new = not node.all_input_nodes
+        if is_new and is_tensor(node) and is_static(node) and node.meta["val"].numel() > 1:
             self.doubt(call)
         if any(self.parameter_name(source) in self.kept for source in call.tensors):
             self.doubt(call)  # a model that keeps no such tensor yet will make one

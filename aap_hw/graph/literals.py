@@ -9,20 +9,22 @@ explains freezes the channels that it counts.
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 from torch.fx import Node
 
 from aap_hw.graph.groups import Grouping
-from aap_hw.graph.labelling import Literal
+from aap_hw.graph.labelling import Divided, Literal
 from aap_hw.graph.labels import IntArray
+from aap_hw.graph.scaling import ScaleAttribute
 from aap_hw.graph.source import own_frames
+from aap_hw.graph.syntax import functions_of, read_of_self, statement_at
+from aap_hw.graph.view_lengths import follower
 from aap_hw.graph.widths import WidthExpr, width_of_ids
 
 # An attribute may be this many times the number that is passed: ``x.split(self.expanded // 2, 1)``.
@@ -78,6 +80,8 @@ def explain_literal(literal: Literal, model: nn.Module, grouping: Grouping) -> E
     changing = [i for i, (_, count) in enumerate(numbers) if count.terms]
     if not changing:
         return Explanation()
+    if literal.dim is not None:
+        return _explained_length(literal, numbers[0][1], literal.dim, model)
     known = _derived(numbers)
     for path in _modules_around(literal.node):
         if (module := _module_at(model, path)) is None:
@@ -95,6 +99,25 @@ def explain_literal(literal: Literal, model: nn.Module, grouping: Grouping) -> E
                 left = [literal.counts[i][1] for i in changing if not is_complete and numbers[i][0] not in plain]
                 return Explanation(tuple(found.values()), tuple(left))
     return Explanation(unexplained=tuple(literal.counts[i][1] for i in changing))
+
+
+def scale_attributes(divided: Divided, width: WidthExpr, model: nn.Module) -> Iterable[ScaleAttribute]:
+    """What the module around attention keeps as the root by which PyTorch divides, for code of its that passes it."""
+    for path in _modules_around(divided.node)[:1]:
+        module = _module_at(model, path)
+        for name, value in vars(module).items() if module is not None else ():
+            if isinstance(value, float) and math.isclose(value, divided.ids.size**-0.5):
+                yield ScaleAttribute(path, name, width)
+
+
+def _explained_length(literal: Literal, count: WidthExpr, dim: int, model: nn.Module) -> Explanation:
+    """The attribute that a length of a view comes from; if there is none, the length may follow by itself."""
+    for path in _modules_around(literal.node):
+        module = _module_at(model, path)
+        found = None if module is None else follower(literal.node, dim, literal.counts[0][1], count, module)
+        if found is not None:
+            return Explanation((Attribute(path, found.name, (found.count,), None),))
+    return Explanation()
 
 
 def _module_at(model: nn.Module, path: str) -> nn.Module | None:
@@ -143,25 +166,19 @@ def _modules_around(node: Node) -> list[str]:
 def _names_around(node: Node) -> Iterable[list[str]]:
     """Names of attributes of ``self`` that the code reads: those of the statement first, then those of its function."""
     for path, line in own_frames(node):
-        functions = [f for f in _functions(path) if f.lineno <= line <= (f.end_lineno or f.lineno)]
+        functions = [f for f in functions_of(path) if f.lineno <= line <= (f.end_lineno or f.lineno)]
         if functions:
             function = max(functions, key=lambda f: f.lineno)
-            statements = [
-                s
-                for s in ast.walk(function)
-                if isinstance(s, ast.stmt) and s.lineno <= line <= (s.end_lineno or s.lineno)
-            ]
-            yield _read_of_self(max(statements, key=lambda s: s.lineno))
-            yield _read_of_self(function)
+            statement = statement_at(function, line)
+            yield [name for call in _splits(statement) for each in call.args for name in read_of_self(each)]
+            yield read_of_self(statement)
+            yield read_of_self(function)
 
 
-@functools.lru_cache(maxsize=256)
-def _functions(path: str) -> tuple[ast.FunctionDef, ...]:
-    try:
-        tree = ast.parse(Path(path).read_text("utf-8"))
-    except (OSError, SyntaxError, ValueError):
-        return ()
-    return tuple(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+def _splits(code: ast.AST) -> Iterable[ast.Call]:
+    for call in ast.walk(code):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr.startswith("split"):
+            yield call
 
 
 def _names_in_class(kind: type[nn.Module]) -> list[str]:
@@ -171,9 +188,4 @@ def _names_in_class(kind: type[nn.Module]) -> list[str]:
     except (OSError, TypeError, SyntaxError):
         return []
     methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name != "__init__"]
-    return [name for method in methods for name in _read_of_self(method)]
-
-
-def _read_of_self(code: ast.AST) -> list[str]:
-    reads = [node for node in ast.walk(code) if isinstance(node, ast.Attribute)]
-    return list(dict.fromkeys(n.attr for n in reads if isinstance(n.value, ast.Name) and n.value.id == "self"))
+    return [name for method in methods for name in read_of_self(method)]

@@ -42,6 +42,7 @@ class Partition:
         self._ties: list[tuple[IntArray, IntArray]] = []
         self._freezes: list[tuple[IntArray, int]] = []
         self._reasons: dict[str, int] = {}
+        self._frozen: set[int] = set()
 
     def new_atoms(self, count: int) -> IntArray:
         """`count` fresh atoms."""
@@ -54,6 +55,11 @@ class Partition:
         atoms = np.unique(ids[ids >= 0])
         if atoms.size:
             self._freezes.append((atoms, self._reasons.setdefault(reason, len(self._reasons))))
+            self._frozen.update(atoms.tolist())
+
+    def is_frozen(self, ids: IntArray) -> bool:
+        """Whether all of some positions were frozen themselves, not only something that they are tied to."""
+        return self._frozen.issuperset(ids[ids >= 0].tolist())
 
     def tie(self, left: IntArray, right: IntArray, reason: str) -> None:
         """Let `left` and `right`, position by position after broadcasting, be cut only together.

@@ -83,6 +83,8 @@ def checked_cut(graph: ChannelGraph, model: nn.Module, keep: Keep, samples: Batc
     whole = reference(lambda: copied(model), batches, graph.names, same=lambda: Silenced(graph, model, {}))
 
     def difference(kept: Keep, network: nn.Module) -> float:
+        if graph.has_factors:  # which would be rounded in the network's own precision
+            network = graph.cut(copied(model).to(whole.precision), kept)
         return whole.of(lambda: Silenced(graph, model, kept)).difference(copied(network))
 
     found = difference(keep, smaller)

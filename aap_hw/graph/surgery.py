@@ -25,7 +25,7 @@ from aap_hw.graph.copying import copied
 from aap_hw.graph.groups import ChannelGroup
 from aap_hw.graph.kept import Kept
 from aap_hw.graph.labels import IntArray
-from aap_hw.graph.literals import Attribute
+from aap_hw.graph.scaling import Rescaling, Setting
 
 Widths: TypeAlias = Mapping[str, int]
 
@@ -107,9 +107,10 @@ def remove(model: nn.Module, layers: Iterable[str]) -> None:
 def cut(
     model: nn.Module,
     keep: Collection[tuple[ChannelGroup, IntArray]],
-    attributes: Sequence[Attribute],
+    attributes: Sequence[Setting],
     full: Widths,
     kept: Mapping[str, Kept] | None = None,
+    rescalings: Iterable[Rescaling] = (),
 ) -> nn.Module:
     """Copy `model` without the channels that `keep` leaves out of its groups.
 
@@ -121,10 +122,14 @@ def cut(
         Width of every group before the cut.
     kept
         Tensors beside the parameters that the model's code keeps, by name.
+    rescalings
+        Rows of weights that must grow or shrink with a width.
     """
     kept, removed = kept or {}, removed_positions(keep)
     widths = {**full, **{group.name: stays.size for group, stays in keep}}
     smaller = copied(model)
+    for rescaling in rescalings:
+        rescaling.apply(smaller, widths, full)
     for (name, dim), positions in removed.items():
         if name in kept:
             kept[name].change(smaller, dim, functools.partial(without, dim=dim, removed=positions), kept.values())

@@ -20,8 +20,8 @@ from aap_hw.graph.call import Call
 from aap_hw.graph.groups import Grouping
 from aap_hw.graph.labelling import Labelling, Literal
 from aap_hw.graph.labels import IntArray, Labels
-from aap_hw.graph.literals import Attribute
 from aap_hw.graph.rules.pieces import bounds
+from aap_hw.graph.scaling import Rescaling, Setting
 from aap_hw.graph.source import own_frames
 from aap_hw.graph.widths import width_along, width_of_ids
 
@@ -37,10 +37,11 @@ _LENGTHS = SPLITS | RESHAPES | NEW | LAYERS
 
 @dataclass(frozen=True)
 class Settled:
-    """Groups that were tried, and the attributes of the model that must change with them."""
+    """Groups that were tried, and the attributes and rows of weights that must change with them."""
 
     grouping: Grouping
-    attributes: tuple[Attribute, ...]
+    attributes: tuple[Setting, ...]
+    rescalings: tuple[Rescaling, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ class Trials:
         full = {group.name: group.width for group in grouping.groups}
         widths = full | {name: len(kept) for name, kept in keep.items()}
         try:
-            smaller = surgery.cut(self._model, checked.values(), settled.attributes, full, labelling.kept)
+            smaller = surgery.cut(
+                self._model, checked.values(), settled.attributes, full, labelling.kept, settled.rescalings
+            )
             trial = self._export(smaller)
         except Exception as error:
             # Whatever the model's code raises when its numbers no longer fit means the same: it does not follow.
@@ -155,21 +158,22 @@ def _numbers(node: Node) -> list[float | bool | str]:
     return found
 
 
-def _values(node: Node) -> list[torch.Tensor]:
+def values(node: Node) -> list[torch.Tensor]:
+    """The tensors that a node yields."""
     value = node.meta.get("val")
     values = value if isinstance(value, (tuple, list)) else [value]
     return [item for item in values if isinstance(item, torch.Tensor)]
 
 
 def _shapes(node: Node) -> list[list[int]]:
-    return [list(value.shape) for value in _values(node)]
+    return [list(value.shape) for value in values(node)]
 
 
 def _predicted(labelling: Labelling, grouping: Grouping, node: Node, widths: dict[str, int]) -> list[list[int]]:
     result = labelling.labels[node]
     parts = result if isinstance(result, tuple) else (result,)
     predicted: list[list[int]] = []
-    for labels, value in zip(parts, _values(node), strict=False):
+    for labels, value in zip(parts, values(node), strict=False):
         assert isinstance(labels, Labels)
         predicted.append(
             [

@@ -10,6 +10,8 @@ doubtful nodes need no trial.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
@@ -18,11 +20,12 @@ from aap_hw.activity import doing
 from aap_hw.graph.call import Call
 from aap_hw.graph.culprits import freeze_culprit
 from aap_hw.graph.groups import Grouping, find_groups
-from aap_hw.graph.labelling import Labelling
-from aap_hw.graph.labels import Labels
-from aap_hw.graph.literals import explain_literal
+from aap_hw.graph.labelling import Labelling, Literal
+from aap_hw.graph.labels import IntArray, Labels
+from aap_hw.graph.literals import Attribute, Explanation, explain_literal, scale_attributes
+from aap_hw.graph.scaling import Rescaling
 from aap_hw.graph.source import explain, own_frames
-from aap_hw.graph.surprises import NEW, Exporter, Settled, Surprise, Trials
+from aap_hw.graph.surprises import NEW, Exporter, Settled, Surprise, Trials, values
 from aap_hw.graph.widths import width_of_ids
 
 # Each trial is an export; a model whose code holds more numbers than these find out is frozen wherever it may hold one.
@@ -73,13 +76,33 @@ def _with_attributes(labelling: Labelling, ran: nn.Module) -> Settled:
         lost = [(literal, ids) for literal, explanation in explained for ids in explanation.unexplained]
         for literal, ids in lost:
             labelling.partition.freeze(ids, explain(_LITERAL, literal.node))
-        if not lost:
+        if not lost and not _tied_by_one_number(labelling, explained, ran):
             found = {(a.module, a.name): a for _, explanation in explained for a in explanation.attributes}
-            return Settled(grouping, tuple(found.values()))
+            divided = [(each, width_of_ids(each.ids, grouping)) for each in labelling.divided]
+            rescalings = tuple(Rescaling(each.rows, width) for each, width in divided if width.terms)
+            scales = [scale for each, width in divided if width.terms for scale in scale_attributes(each, width, ran)]
+            return Settled(grouping, (*found.values(), *scales), rescalings)
+
+
+def _tied_by_one_number(labelling: Labelling, explained: Sequence[tuple[Literal, Explanation]], ran: nn.Module) -> bool:
+    """Whether one attribute counts several sets of channels, which have to be cut together, then."""
+    first: dict[tuple[str, str], tuple[Attribute, IntArray]] = {}
+    is_new = False
+    for literal, explanation in explained:
+        for attribute in explanation.attributes:
+            value = getattr(ran.get_submodule(attribute.module), attribute.name)
+            counted = next((ids for number, ids in literal.counts if number == value), None)
+            if counted is None:
+                continue
+            other, ids = first.setdefault((attribute.module, attribute.name), (attribute, counted))
+            if other.counts != attribute.counts:
+                labelling.partition.tie(ids, counted, explain(_LITERAL, literal.node))
+                is_new = True
+    return is_new
 
 
 def _freeze_at(labelling: Labelling, node: Node) -> None:
-    is_literal = any(literal.node is node for literal in labelling.literals)
+    is_literal = any(literal.node is node and literal.dim is None for literal in labelling.literals)
     is_made = any(labelling.parameter_name(source) in labelling.kept for source in node.all_input_nodes)
     reason = explain(_LITERAL if is_literal else _MADE if is_made else _RESHAPED, node)
     for source in _around(node):
@@ -106,10 +129,17 @@ def _blamed(labelling: Labelling, grouping: Grouping, surprise: Surprise) -> lis
     while before and not doubtful.intersection(before):  # backwards through the program
         before = [node for after in before for node in after.all_input_nodes if node not in seen]
         seen.update(before)
-    found = [node for node in before if node in doubtful]
-    lines = {next(own_frames(node), None) for node in found} - {None}
-    blamed = [node for node in labelling.doubtful if node in found or next(own_frames(node), None) in lines]
+    # An error is known by its line alone. What comes first in it is tried first, and the others after it.
+    free = [node for node in before if node in doubtful and _is_free(labelling, grouping, node)]
+    found = [node for node in labelling.doubtful if node in free][:1]
+    places = {_place(node) for node in found if next(own_frames(node), None)}
+    blamed = [node for node in labelling.doubtful if node in found or _place(node) in places]
     return blamed if any(_is_free(labelling, grouping, node) for node in blamed) else []
+
+
+def _place(node: Node) -> tuple[object, ...]:
+    """What a call has in common with the same call in another block: its line, what it calls, and how many axes."""
+    return next(own_frames(node), None), node.target, tuple(len(value.shape) for value in values(node))
 
 
 def _is_free(labelling: Labelling, grouping: Grouping, node: Node) -> bool:

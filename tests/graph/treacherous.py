@@ -84,7 +84,7 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     "maximum over channels": (lambda net, x: x - x.max(dim=1, keepdim=True).values, 8, "x.max"),
     "maximum over all": (lambda net, x: x / x.max(), 8, "x.max"),
     "product of matrices": (
-        lambda net, x: (x.flatten(2).transpose(1, 2) @ x.flatten(2))[:, None],
+        lambda net, x: (x.flatten(2) @ x.flatten(2).transpose(1, 2))[:, None],
         1,
         "'@'",
     ),

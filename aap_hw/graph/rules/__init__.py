@@ -1,6 +1,7 @@
 """How channels pass through each family of aten ops; importing the package fills the table in `registry`."""
 
 from aap_hw.graph.rules import (
+    contraction,
     convolution,
     layout,
     normalisation,
@@ -17,6 +18,7 @@ __all__ = [
     "RULES",
     "Result",
     "Rule",
+    "contraction",
     "convolution",
     "layout",
     "normalisation",

@@ -1,4 +1,4 @@
-"""Convolutions, linear layers and products of matrices: the ops that make channels, or mix them.
+"""Convolutions and linear layers: the ops that make channels.
 
 Three kinds of convolution, plain or transposed: dense (new channels), depthwise (channels pass through, each with
 its own filters) and grouped (new channels; all the groups keep the same local positions, so that the number of
@@ -15,7 +15,7 @@ from torch import nn
 
 from aap_hw.graph.call import Call, shape_of
 from aap_hw.graph.labels import IntArray, Labels
-from aap_hw.graph.rules.pointwise import merge, pointwise
+from aap_hw.graph.rules.pointwise import pointwise
 from aap_hw.graph.rules.registry import Result, rule
 
 if TYPE_CHECKING:
@@ -91,46 +91,6 @@ def linear(state: Labelling, call: Call) -> Result:
     rank = len(shape_of(inputs))
     _read(state, call, state.channels(inputs, rank - 1, call), 1)
     return _made(state, call, state.parameter_axis(filters, 0, "out"), rank, rank - 1)
-
-
-@rule("matmul", "bmm", "mm")
-def matrix_product(state: Labelling, call: Call) -> Result:
-    """Channels on the axis that is summed over are frozen, those of one operand's other axis pass.
-
-    A matrix of parameters on the right is a linear layer written by hand.
-    """
-    left, right = call.tensors[0], call.tensors[-1]
-    name, ranks = state.weight_name(right), (len(shape_of(left)), len(shape_of(right)))
-    if min(ranks) < 2 or len(call.tensors) != 2:
-        return state.not_understood(call)
-    if name is not None and ranks[1] == 2:
-        state.tie(state.channels(left, ranks[0] - 1, call), state.parameter_axis(name, 0, "in"), call)
-        made = state.parameter_axis(name, 1, "out")
-        state.produced(call.node, made)
-        return Labels.along(ranks[0], ranks[0] - 1, made)
-    sides = []
-    rank = len(call.out_shape)
-    for node, summed in ((left, rank - 1), (right, rank - 2)):
-        labels = state.of(node).with_rank(rank)
-        if summed in labels.dims:
-            state.freeze(labels, "is summed over with other channels", call)
-            labels = Labels.none(rank)
-        sides.append(labels)
-    labelled = [labels for labels in sides if labels.dims]
-    if len(labelled) == 2:
-        if any(labels.dims & {rank - 2, rank - 1} for labels in labelled):
-            return state.not_understood(call, "is multiplied with channels that run along another axis")
-        shapes = [(1,) * (rank - len(shape_of(n))) + (*shape_of(n)[:-2], 1, 1) for n in (left, right)]
-        return merge(state, call, sides, shapes)
-    if not labelled:
-        return Labels.none(rank)
-    (passing,) = labelled
-    other = shape_of(right if passing is sides[0] else left)
-    for dim in passing.dims - {rank - 2, rank - 1}:
-        place = dim - rank + len(other)
-        if place >= 0 and other[place] > 1:  # the other operand has as many matrices and cannot lose any
-            return state.not_understood(call)
-    return passing
 
 
 def _read(state: Labelling, call: Call, incoming: IntArray, dim: int) -> None:

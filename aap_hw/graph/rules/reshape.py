@@ -124,7 +124,7 @@ def _move(state: Labelling, call: Call, segments: list[Segment], literals: list[
         return state.not_understood(call)
     ids = np.broadcast_to(labels.ids, expanded).reshape(shape)
     dims: set[int] = set()
-    doubtful = False
+    passed: list[int] = []
     for segment in segments:
         channel_dims = labels.dims.intersection(segment.before)
         if not channel_dims:
@@ -143,7 +143,7 @@ def _move(state: Labelling, call: Call, segments: list[Segment], literals: list[
                 state.freeze(labels, "is reshaped to a length that the model's code fixes", call)
                 return Labels.none(len(after))
         elif literals is not None:
-            doubtful = True
+            passed.append(adaptive)
         for dim in varying:
             if dim != adaptive:
                 state.tie(ids, ids.take([0], axis=dim), call)
@@ -151,6 +151,9 @@ def _move(state: Labelling, call: Call, segments: list[Segment], literals: list[
         for dim in segment.after:
             if dim != adaptive:
                 ids = ids.take([0], axis=dim)
-    if doubtful:
-        state.doubt(call)
+    for dim in passed:
+        if len(dims) == 1:
+            state.length(call, dim, after[dim], ids.ravel())
+        else:
+            state.doubt(call)
     return Labels(ids, frozenset(dims))

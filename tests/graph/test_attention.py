@@ -1,0 +1,232 @@
+"""Widths of queries, keys and values are cut per head, and what is left is the attention of what is left.
+
+The expected result is computed here from the layers' weights, with masks over channels and a fixed scale, once as
+PyTorch defines attention and never by running the module or its exported program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aap_hw.graph import ChannelGraph, surgery
+from aap_hw.graph.self_check import CutMismatchError, checked_cut
+
+HEADS, WIDTH, VALUES, DIM = 3, 8, 4, 12
+SHAPE = (2, 5, DIM)
+READ, MADE = [0, 3, 4, 6, 7], [1, 2]
+
+
+class Fused(nn.Module):
+    """One layer for all three, in timm's way; PyTorch's own scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.attn_dim, self.scale = HEADS, WIDTH, HEADS * WIDTH, WIDTH**-0.5
+        self.qkv, self.proj = nn.Linear(DIM, 3 * self.attn_dim), nn.Linear(self.attn_dim, DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(b, n, self.attn_dim))  # type: ignore[no-any-return]
+
+
+class Separate(nn.Module):
+    """A layer each, values of their own width, PyTorch's own scale, views in a method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.key_dim, self.value_dim = HEADS, WIDTH, VALUES
+        self.q, self.k = nn.Linear(DIM, HEADS * WIDTH), nn.Linear(DIM, HEADS * WIDTH, bias=False)
+        self.v, self.proj = nn.Linear(DIM, HEADS * VALUES), nn.Linear(HEADS * VALUES, DIM)
+
+    def by_head(self, x: Tensor, width: int) -> Tensor:
+        return x.view(x.shape[0], x.shape[1], self.num_heads, width).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.by_head(self.q(x), self.key_dim), self.by_head(self.k(x), self.key_dim)
+        x = F.scaled_dot_product_attention(q, k, self.by_head(self.v(x), self.value_dim))
+        return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class WrittenOut(Separate):
+    """The two products with a scale that is kept, heads joined with those of the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 0.3
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q = self.q(x).view(b, n, self.num_heads, -1).transpose(1, 2).flatten(0, 1)
+        k = self.k(x).view(b, n, self.num_heads, -1).permute(0, 2, 3, 1).flatten(0, 1)
+        v = self.v(x).view(b, n, self.num_heads, -1).transpose(1, 2).flatten(0, 1)
+        x = torch.bmm((torch.bmm(q, k) * self.scale).softmax(-1), v)
+        x = x.view(b, self.num_heads, n, -1).transpose(1, 2).reshape(b, n, self.num_heads * self.value_dim)
+        return self.proj(x)  # type: ignore[no-any-return]
+
+
+class Einsum(Separate):
+    """Letters, with a split of one layer for keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kv, self.scale = nn.Linear(DIM, HEADS * (WIDTH + VALUES)), WIDTH**-0.5
+        del self.k, self.v
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q = self.q(x).reshape(b, n, self.num_heads, self.key_dim) * self.scale
+        k, v = self.kv(x).reshape(b, n, self.num_heads, -1).split([self.key_dim, self.value_dim], dim=-1)
+        weights = torch.einsum("nqhd,nkhd->nhqk", q, k).softmax(-1)
+        x = torch.einsum("nhqk,nkhv->nqhv", weights, v)
+        return self.proj(x.reshape(b, n, -1))  # type: ignore[no-any-return]
+
+
+def by_head(layer: nn.Linear, x: Tensor, first: int, step: int, width: int) -> Tensor:
+    """What a layer makes for each head, (N, heads, tokens, width): filters from ``first`` on, heads ``step`` apart."""
+    made = F.linear(x, layer.weight, layer.bias)
+    return torch.stack([made[..., first + step * head :][..., :width] for head in range(HEADS)], 1)
+
+
+def of_fused(net: nn.Module, x: Tensor) -> list[Tensor]:
+    return [by_head(net.qkv, x, part * HEADS * WIDTH, WIDTH, WIDTH) for part in range(3)]
+
+
+def of_separate(net: nn.Module, x: Tensor) -> list[Tensor]:
+    widths = (net.q, WIDTH), (net.k, WIDTH), (net.v, VALUES)
+    return [by_head(layer, x, 0, width, width) for layer, width in widths]
+
+
+def of_einsum(net: nn.Module, x: Tensor) -> list[Tensor]:
+    step = WIDTH + VALUES
+    parts = (net.q, 0, WIDTH, WIDTH), (net.kv, 0, step, WIDTH), (net.kv, WIDTH, step, VALUES)
+    return [by_head(layer, x, *places) for layer, *places in parts]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A module, how to read its queries, keys and values, its scale, and which groups its channels are in."""
+
+    kind: type[nn.Module]
+    operands: Callable[[nn.Module, Tensor], list[Tensor]]
+    scale: float
+    keep: dict[str, list[int]]
+    widths: dict[str, int]
+
+
+FORMS = {
+    "fused": Form(Fused, of_fused, WIDTH**-0.5, {"qkv": READ}, {"head_dim": 5, "attn_dim": 15, "num_heads": 3}),
+    "separate": Form(Separate, of_separate, WIDTH**-0.5, {"q": READ, "v": MADE}, {"key_dim": 5, "value_dim": 2}),
+    "written out": Form(WrittenOut, of_separate, 0.3, {"q": READ, "v": MADE}, {"value_dim": 2, "num_heads": 3}),
+    "einsum": Form(Einsum, of_einsum, WIDTH**-0.5, {"q": READ, "kv": MADE}, {"key_dim": 5, "value_dim": 2}),
+}
+
+
+def masked(width: int, kept: list[int]) -> Tensor:
+    return torch.zeros(width, dtype=torch.float64).index_fill_(0, torch.tensor(kept), 1.0)
+
+
+def expected(form: Form, net: nn.Module, x: Tensor) -> Tensor:
+    """Attention of the whole network in which channels are masked."""
+    q, k, v = form.operands(net, x)
+    values = form.keep[list(form.keep)[-1]]
+    q, k, v = q * masked(WIDTH, READ), k * masked(WIDTH, READ), v * masked(v.shape[-1], values)
+    weights = (torch.einsum("nhqd,nhkd->nhqk", q, k) * form.scale).softmax(-1)
+    made = torch.einsum("nhqk,nhkv->nqhv", weights, v)
+    return F.linear(made.flatten(2), net.proj.weight, net.proj.bias)
+
+
+@pytest.fixture(params=list(FORMS))
+def form(request: pytest.FixtureRequest) -> Form:
+    return FORMS[request.param]
+
+
+def traced(form: Form) -> tuple[nn.Module, ChannelGraph, Tensor]:
+    torch.manual_seed(1)
+    net, x = form.kind().double().eval(), torch.randn(SHAPE, dtype=torch.float64)
+    return net, ChannelGraph.trace(net, (x,)), x
+
+
+def test_what_is_left_is_the_attention_of_what_is_left(form: Form) -> None:
+    net, graph, x = traced(form)
+    assert {group.name for group in graph.groups if group.frozen is None} == set(form.keep)
+    smaller = graph.cut(net, form.keep)
+    with torch.no_grad():
+        wanted = expected(form, net, x)
+        assert (smaller(x) - wanted).abs().max() <= 1e-12
+        assert (net(x) - wanted).abs().max() > 1e-3
+    assert {name: getattr(smaller, name) for name in form.widths} == form.widths
+    checked_cut(graph, net.float(), form.keep, x.float())
+
+
+@pytest.mark.parametrize("layer", ["q.weight", "k.weight", "v.weight", "q.bias"])
+def test_a_wrong_index_is_seen(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, graph, x = traced(FORMS["separate"])
+    shorten = surgery._shorten
+
+    def shifted(model: nn.Module, name: str, dim: int, removed: object) -> None:
+        size = model.get_parameter(name).shape[dim]
+        shorten(model, name, dim, (removed + 1) % size if (name, dim) == (layer, 0) else removed)  # type: ignore
+
+    monkeypatch.setattr(surgery, "_shorten", shifted)
+    with pytest.raises(CutMismatchError):
+        checked_cut(graph, net, FORMS["separate"].keep, x)
+
+
+def test_the_kept_scale_follows_where_pytorch_divides_by_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, graph, x = traced(FORMS["fused"])
+    assert graph.cut(net, {"qkv": READ}).scale == 5**-0.5
+    monkeypatch.setattr("aap_hw.graph.scaling.Rescaling.apply", lambda *_: None)
+    with pytest.raises(CutMismatchError):
+        checked_cut(graph, net, {"qkv": READ}, x)
+
+
+class Mixed(Separate):
+    """Queries that a sigmoid changes: no weight before it can make up for another width's root."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.by_head(self.q(x).sigmoid(), self.key_dim), self.by_head(self.k(x).sigmoid(), self.key_dim)
+        x = F.scaled_dot_product_attention(q, k, self.by_head(self.v(x), self.value_dim))
+        return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class Shared(Separate):
+    """The layer that makes queries makes the keys as well: it cannot be scaled for one of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.by_head(self.q(x), self.key_dim)
+        x = F.scaled_dot_product_attention(q, q, self.by_head(self.v(x), self.value_dim))
+        return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class OverChannels(Separate):
+    """The products are over tokens, and their softmax mixes the channels of keys."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.by_head(self.q(x), self.key_dim), self.by_head(self.k(x), self.key_dim)
+        weights = (q.transpose(-2, -1) @ k).softmax(-1)
+        x = self.by_head(self.v(x), self.value_dim) @ weights[..., : self.value_dim, : self.value_dim]
+        return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (Mixed, "is divided by the root of its width"),
+        (Shared, "is divided by the root of its width"),
+        (OverChannels, "is multiplied with channels that run along another axis"),
+    ],
+)
+def test_what_cannot_be_made_up_for_is_frozen(kind: type[nn.Module], sentence: str) -> None:
+    torch.manual_seed(1)
+    net = kind().eval()
+    graph = ChannelGraph.trace(net, (torch.randn(SHAPE),))
+    frozen = {group.name: str(group.frozen) for group in graph.groups}
+    assert sentence in frozen["q"], frozen
