@@ -145,7 +145,8 @@ def attend(partition: Partition, found: Attention) -> None:
     except TooManyWidths as problem:
         raise partition.refused("attention that can be cut in several ways has no kernel yet", node) from problem
     scale = 1.0 if found.scale is None and len(found.nodes) > 1 else found.scale
-    is_usual = scale is None or (math.isclose(scale, axes.axes["d"].constant ** -0.5) and not axes.axes["d"].terms)
+    width = axes.axes["d"]
+    is_usual = scale is None or (not width.terms and math.isclose(scale, width.constant**-0.5))
     view = _by_query(partition, found)
     is_hiding = any(not each.node.meta["val"].dtype.is_floating_point for each in found.masks)
     known = ["constant" if mask.is_constant else "value" for mask in masks]

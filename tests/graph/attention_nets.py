@@ -1,0 +1,76 @@
+"""Attention as networks write it: one layer or several, products or PyTorch's own operator."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEADS, WIDTH, VALUES, DIM = 3, 8, 4, 12
+
+
+class Fused(nn.Module):
+    """One layer for all three, in timm's way; PyTorch's own scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.attn_dim, self.scale = HEADS, WIDTH, HEADS * WIDTH, WIDTH**-0.5
+        self.qkv, self.proj = nn.Linear(DIM, 3 * self.attn_dim), nn.Linear(self.attn_dim, DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(b, n, self.attn_dim))  # type: ignore[no-any-return]
+
+
+class Separate(nn.Module):
+    """A layer each, values of their own width, PyTorch's own scale, views in a method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.key_dim, self.value_dim = HEADS, WIDTH, VALUES
+        self.q, self.k = nn.Linear(DIM, HEADS * WIDTH), nn.Linear(DIM, HEADS * WIDTH, bias=False)
+        self.v, self.proj = nn.Linear(DIM, HEADS * VALUES), nn.Linear(HEADS * VALUES, DIM)
+
+    def by_head(self, x: Tensor, width: int) -> Tensor:
+        return x.view(x.shape[0], x.shape[1], self.num_heads, width).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.by_head(self.q(x), self.key_dim), self.by_head(self.k(x), self.key_dim)
+        x = F.scaled_dot_product_attention(q, k, self.by_head(self.v(x), self.value_dim))
+        return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class WrittenOut(Separate):
+    """The two products with a scale that is kept, heads joined with those of the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 0.3
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q = self.q(x).view(b, n, self.num_heads, -1).transpose(1, 2).flatten(0, 1)
+        k = self.k(x).view(b, n, self.num_heads, -1).permute(0, 2, 3, 1).flatten(0, 1)
+        v = self.v(x).view(b, n, self.num_heads, -1).transpose(1, 2).flatten(0, 1)
+        x = torch.bmm((torch.bmm(q, k) * self.scale).softmax(-1), v)
+        x = x.view(b, self.num_heads, n, -1).transpose(1, 2).reshape(b, n, self.num_heads * self.value_dim)
+        return self.proj(x)  # type: ignore[no-any-return]
+
+
+class Einsum(Separate):
+    """Letters, with a split of one layer for keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kv, self.scale = nn.Linear(DIM, HEADS * (WIDTH + VALUES)), WIDTH**-0.5
+        del self.k, self.v
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q = self.q(x).reshape(b, n, self.num_heads, self.key_dim) * self.scale
+        k, v = self.kv(x).reshape(b, n, self.num_heads, -1).split([self.key_dim, self.value_dim], dim=-1)
+        weights = torch.einsum("nqhd,nkhd->nhqk", q, k).softmax(-1)
+        x = torch.einsum("nhqk,nkhv->nqhv", weights, v)
+        return self.proj(x.reshape(b, n, -1))  # type: ignore[no-any-return]
