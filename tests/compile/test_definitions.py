@@ -29,7 +29,11 @@ BATCH, SIZE = 2, (5, 6)
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)
 WINDOWS: dict[str, Any] = {"kernel": (3, 2), "stride": (2, 1), "padding": (1, 0)}
 AFTER: list[dict[str, Any]] = [{}, {"epilogue": ("hardswish", "relu")}]
-GRIDS: list[tuple[str, str, dict[str, Any]]] = [("bilinear", "zeros", {}), ("nearest", "border", {"corners": "1"})]
+GRIDS: list[tuple[str, str, dict[str, Any]]] = [
+    ("bilinear", "zeros", {}),
+    ("nearest", "border", {"corners": "1"}),
+    ("bicubic", "border", {}),
+]
 # Attributes of keys, and widths; the same of all examples of an operator.
 EXAMPLES: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
     **{name: ((13, 13), [{}, {"epilogue": ("sigmoid",)}]) for name in ACTIVATIONS},
@@ -47,6 +51,7 @@ EXAMPLES: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
         ],
     ),
     "max_pool2d": ((13, 13), [WINDOWS, WINDOWS | {"ceil": "1"}]),
+    "sum_pool2d": ((13, 13), [WINDOWS | {"divisor": 3}]),
     "avg_pool2d": ((13, 13), [WINDOWS, WINDOWS | {"ceil": "1"}, WINDOWS | {"padding_counts": "no"}]),
     "concat": (
         (13, 13),

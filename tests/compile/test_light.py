@@ -71,6 +71,12 @@ CASES = [
         lambda x: F.avg_pool2d(x, 3, 2, 1, True, False),
         windows((3, 3), (2, 2), (1, 1), ceil="1", padding_counts="no"),
     ),
+    Case(
+        "sum_pool2d",
+        lambda x: F.avg_pool2d(x, 3, 2, 1, True, divisor_override=5),
+        windows((3, 3), (2, 2), (1, 1), ceil="1", divisor=5),
+    ),
+    Case("sum_pool2d", lambda x: F.avg_pool2d(x, 2, divisor_override=3), windows((2, 2), (2, 2), (0, 0), divisor=3)),
     Case("global_avg_pool2d", lambda x: F.adaptive_avg_pool2d(x, 1)),
     Case("relu", F.relu),
     Case("relu6", F.relu6),

@@ -240,7 +240,7 @@ def test_depthwise_first_layer_compiles_to_what_pytorch_computes(tmp_path: Path)
         (lambda m, x: m.conv(x).softmax(1), ""),
         (lambda m, x: m.linear(x.mean((2, 3))).softmax(0), ""),
         (lambda m, x: m.conv(x)[:, :, 1::2], ""),
-        (lambda m, x: F.avg_pool2d(m.conv(x), 3, divisor_override=2), "1 avg_pool2d"),
+        (lambda m, x: F.avg_pool2d(m.conv(x), 3, divisor_override=2), ""),
         (lambda m, x: m.conv(x).mean(1), ""),
         (lambda m, x: F.pad(m.conv(x), (1, 1, 1, 1)), ""),
         (lambda m, x: F.pad(m.conv(x), (0, 0, 0, 0, 1, 1), value=1.0), "1 pad"),

@@ -92,6 +92,7 @@ class Sequences(nn.Module):
         self.gru, self.rnn = nn.GRU(18, 11, num_layers=2), nn.RNN(11, 8, bias=False, batch_first=True)
         self.head = nn.Linear(8 + 11, 5)
         self.first, self.states = nn.Linear(6, 52), nn.LSTM(6, 13, num_layers=2, batch_first=True)
+        self.step, self.unit = nn.LSTMCell(6, 9), nn.GRUCell(6, 9)
         self.one, self.both = nn.LSTM(13, 4), nn.GRU(4, 4, bidirectional=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -102,7 +103,9 @@ class Sequences(nn.Module):
         steps, (states, cells) = self.states(x, (states.contiguous(), cells.contiguous()))
         ends, (state, cell) = self.one(steps.transpose(0, 1))
         both, joined = self.both(ends, ends[:2] * 0.5)
-        return made, states, cells, ends, state + cell, both, joined
+        unit = self.unit(x[:, 1])
+        next_state, next_cell = self.step(x[:, 2], (unit, unit * 0.5))
+        return made, states, cells, ends, state + cell, both, joined, next_state, next_cell
 
 
 def test_networks_of_recurrent_layers_have_no_slow_kernel(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def on_grid(mode: str, padding: str, *, align_corners: bool) -> Callable[[Sampli
 SAMPLES: list[Callable[[Sampling, Tensor, Tensor], Tensor]] = [
     *[on_grid("bilinear", padding, align_corners=True) for padding in ("zeros", "border")],
     *[on_grid("bilinear", padding, align_corners=False) for padding in ("zeros", "border")],
+    *[on_grid("bicubic", padding, align_corners=padding == "zeros") for padding in ("zeros", "border")],
     *[on_grid("nearest", padding, align_corners=False) for padding in ("zeros", "border")],
     lambda m, x, g: m.table(torch.argmax(F.adaptive_avg_pool2d(x, 1).flatten(1), 1)),
     lambda m, x, g: x.index_select(2, m.numbers),

@@ -184,7 +184,7 @@ class Clip(nn.Module):
         x = F.relu(self.norm(self.first(x)))
         x = F.max_pool3d(self.one(self.grouped(x)) + x, (2, 3, 2), (1, 2, 2), (1, 1, 0))
         x = self.each(self.columns(self.planes(x)))
-        y = self.alone(F.relu(self.last(F.avg_pool3d(x, 3, 2, 1, True, False))))
+        y = self.alone(F.relu(self.last(F.avg_pool3d(x, 3, 2, 1, True, False, 7))))
         x = F.adaptive_avg_pool3d(F.avg_pool3d(x, (1, 2, 2), 1), 1).flatten(1)
         return torch.cat([x, y.mean((2, 3, 4)), y.flatten(1)], 1)
 

@@ -65,27 +65,29 @@ def _largest_of(key: KernelKey) -> Summary:
 
 
 def _mean_of(key: KernelKey) -> Summary:
-    """The mean of each window; with ``padding_counts=no``, of its elements in the image."""
+    """The mean of each window; with ``padding_counts=no``, of its elements in the image; or its sum by a divisor."""
     height, width = axes_of(key)
-    with_padding = key.attribute("padding_counts") != "no"
+    with_padding, divisor = key.attribute("padding_counts") != "no", key.attribute("divisor")
 
     def mean(pixel: Pixel, y: Any, x: Any) -> Any:
         rows, columns = _elements(height, y), _elements(width, x)
         if not (height.reaches_outside or width.reaches_outside):
             total = functools.reduce(add, [pixel(row, column) for row in rows for column in columns])
-            return total * number(1 / (height.kernel * width.kernel))
+            return total * number(1 / (int(divisor) if divisor else height.kernel * width.kernel))
         in_row = _weights(width, x)
         sums = [
             functools.reduce(add, [pixel(row, column) * w for column, w in zip(columns, in_row, strict=True)]) * weight
             for row, weight in zip(rows, _weights(height, y), strict=True)
         ]
+        if divisor:
+            return functools.reduce(add, sums) * number(1 / int(divisor))
         counted = _counted(height, y, with_padding) * _counted(width, x, with_padding)
         return functools.reduce(add, sums) * (number(1.0) / tirx.Cast(FLOAT32, counted))
 
     return mean
 
 
-@DEFINITIONS.register("max_pool2d", "avg_pool2d")
+@DEFINITIONS.register("max_pool2d", "avg_pool2d", "sum_pool2d")
 def pool(address: Address) -> Definition:
     """Maximum or mean of windows."""
     key = address.key

@@ -60,17 +60,23 @@ class Corner:
 def corners_of(key: KernelKey, x: Any, y: Any, bind: Callable[[Any], Any] = lambda value: value) -> list[Corner]:
     """The pixels that a point reads, given its coordinates, which are -1 and 1 at the edges of the image."""
     is_cut, has_corners = key.attribute("padding") == "border", bool(key.attribute("corners"))
+    is_cubic = key.attribute("how") == "bicubic"
 
     def pixels(at: Any, size: int) -> Any:
         half = (at + number(1.0)) * number((size - 1) / 2) if has_corners else (at + number(1.0)) * number(size / 2)
         place = half if has_corners else half - number(0.5)
         # Coordinates too large for int32 are cut; all pixels that far outside are the same.
         low, high = (0.0, size - 1.0) if is_cut else (-2.0, size + 1.0)
+        low, high = (-3.0, size + 2.0) if is_cubic else (low, high)  # of which the pixels are cut, not the point
         return bind(te.max(te.min(place, number(high)), number(low)))
 
     def along(at: Any, size: int) -> list[tuple[Any, Any]]:
         if key.attribute("how") == "nearest":
             found = [(bind(tirx.nearbyint(at)), number(1.0))]
+        elif is_cubic:
+            low = bind(tirx.floor(at))
+            weights = map(bind, _cubic(bind(at - low)))
+            found = [(low + number(step), weight) for step, weight in zip((-1.0, 0.0, 1.0, 2.0), weights, strict=True)]
         else:
             low = bind(tirx.floor(at))
             share = bind(at - low)
@@ -79,12 +85,27 @@ def corners_of(key: KernelKey, x: Any, y: Any, bind: Callable[[Any], Any] = lamb
         for place, weight in found:
             whole = bind(tirx.Cast("int32", place))
             is_inside = tirx.all(whole >= 0, whole < size)
-            taken.append((te.max(te.min(whole, size - 1), 0), tirx.if_then_else(is_inside, weight, number(0.0))))
+            weight = weight if is_cubic and is_cut else tirx.if_then_else(is_inside, weight, number(0.0))
+            taken.append((te.max(te.min(whole, size - 1), 0), weight))
         return taken
 
     height, width = key.image
     rows, columns = along(pixels(y, height), height), along(pixels(x, width), width)
     return [Corner(row, column, down * across) for row, down in rows for column, across in columns]
+
+
+def _cubic(share: Any) -> list[Any]:
+    """Weights of four neighbours of a point between the second and the third (Keys, 1981, with a = -0.75)."""
+    a = -0.75
+
+    def near(distance: Any) -> Any:
+        return ((number(a + 2) * distance - number(a + 3)) * distance) * distance + number(1.0)
+
+    def far(distance: Any) -> Any:
+        return ((number(a) * distance - number(5 * a)) * distance + number(8 * a)) * distance - number(4 * a)
+
+    rest = number(1.0) - share
+    return [far(share + number(1.0)), near(share), near(rest), far(rest + number(1.0))]
 
 
 @DEFINITIONS.register("grid_sample")

@@ -18,7 +18,7 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
 
-@KERNELS.register("max_pool2d", "avg_pool2d")
+@KERNELS.register("max_pool2d", "avg_pool2d", "sum_pool2d")
 def pool(address: Address, target: CpuTarget) -> KernelFunction:
     """The largest value or the mean of each window."""
     definition, source = DEFINITIONS[address.key.op](address), image_shape(address.key, address.width_in)

@@ -1,4 +1,7 @@
-"""Pooling: one value for each window of an image, or for all of it."""
+"""Pooling: one value for each window of an image, or for all of it.
+
+A ``sum_pool2d`` divides the sum of a window by the ``divisor`` in its key, whatever the window holds.
+"""
 
 from __future__ import annotations
 
@@ -16,4 +19,5 @@ def _whole(address: Address) -> Shape:
 
 
 FAMILIES.register("max_pool2d", "avg_pool2d")(Family(_windows, nothing, nothing, keeps_range=True))
+FAMILIES.register("sum_pool2d")(Family(_windows, nothing, nothing))
 FAMILIES.register("global_avg_pool2d")(Family(_whole, nothing, nothing, keeps_range=True))

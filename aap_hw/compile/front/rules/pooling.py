@@ -43,15 +43,14 @@ def pool(partition: Partition, node: Node) -> None:
     image, axes = call["self"], int(call.name[-2])
     if not is_image_of(image, 2 + axes):
         raise partition.refused("pooling of one image without a batch axis has no kernel", node)
-    if call.get("divisor_override"):
-        raise partition.refused("average pooling with its own divisor has no kernel yet", node)
+    divisor = call.get("divisor_override") or ""
     kernel, padding = two(call["kernel_size"], 1, axes), two(call["padding"], 0, axes)
     stride, dilation = two(call["stride"] or call["kernel_size"], 1, axes), two(call.get("dilation", 1), 1, axes)
     size, reach = (1, *shape_of(image)[2:])[-2:], [dilation[i] * (kernel[i] - 1) + 1 for i in range(2)]
     whole = tuple((size[i] + 2 * padding[i] - reach[i]) // stride[i] + 1 for i in range(2))
     partition.emit(
         node,
-        f"{call.name[:-2]}2d",
+        "sum_pool2d" if divisor else f"{call.name[:-2]}2d",
         image,
         [partition.placement.value_of(image, node)],
         kernel=kernel,
@@ -59,7 +58,8 @@ def pool(partition: Partition, node: Node) -> None:
         padding=padding,
         dilation=dilation if dilation != (1, 1) else "",
         ceil="1" if (1, *shape_of(node)[2:])[-2:] != whole else "",
-        padding_counts="no" if any(padding) and call.get("count_include_pad") is False else "",
+        padding_counts="no" if any(padding) and call.get("count_include_pad") is False and not divisor else "",
+        divisor=divisor,
     )
 
 
@@ -67,16 +67,18 @@ def pool(partition: Partition, node: Node) -> None:
 def pool_of_volumes(partition: Partition, node: Node) -> None:
     """Maximum or mean of windows of volumes: first in each plane, then across the planes."""
     call = Call(node)
-    image, op = call["self"], f"{call.name[:-2]}2d"
+    divisor = call.get("divisor_override")
+    image, op = call["self"], "sum_pool2d" if divisor else f"{call.name[:-2]}2d"
     kernel, padding = three(call["kernel_size"]), three(call["padding"])
     stride = three(call["stride"] or kernel)
-    if not is_image_of(image, 5) or three(call.get("dilation", 1)) != (1, 1, 1) or call.get("divisor_override"):
+    if not is_image_of(image, 5) or three(call.get("dilation", 1)) != (1, 1, 1):
         raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
     (n, _, *size), made = shape_of(image), shape_of(node)[2:]
     whole = [(s + 2 * p - k) // t + 1 for s, p, k, t in zip(size, padding, kernel, stride, strict=True)]
     common: dict[str, Any] = {
         "ceil": "1" if list(made) != whole else "",
-        "padding_counts": "no" if any(padding) and call.get("count_include_pad") is False else "",
+        "padding_counts": "no" if any(padding) and call.get("count_include_pad") is False and not divisor else "",
+        "divisor": divisor or "",
     }
     value, width = partition.placement.value_of(image, node), partition.graph.width_of(image.name)
     planes = {"kernel": kernel[1:], "stride": stride[1:], "padding": padding[1:], **common}
@@ -84,7 +86,7 @@ def pool_of_volumes(partition: Partition, node: Node) -> None:
         partition.emit(node, op, image, [value], size=tuple(size[1:]), batch=n * size[0], **planes)
         return
     if (kernel[1:], stride[1:]) != ((1, 1), (1, 1)):
-        key = KernelKey.make(op, size[1:], n * size[0], **planes)
+        key = KernelKey.make(op, size[1:], n * size[0], **planes | {"divisor": "1" if divisor else ""})
         value = partition.add_inner(Kernel(f"{node.name}_planes", key, (value,), (width, width)))
     across = {"kernel": (kernel[0], 1), "stride": (stride[0], 1), "padding": (padding[0], 0), **common}
     partition.emit(node, op, image, [value], size=(size[0], made[1] * made[2]), **across)

@@ -86,6 +86,33 @@ def recurrent(partition: Partition, node: Node) -> None:
     _hand_out(partition, node, last[-1].states() if is_one else sequences.view(value, width), last)
 
 
+@rule(*(f"{op}_cell" for op in GATES), takes=Takes.ANYTHING)
+def cell(partition: Partition, node: Node) -> None:
+    """One step of one layer, whose state the network hands on by itself."""
+    call = Call(node)
+    op, vectors = call.name.removesuffix("_cell"), call["input"]
+    states = call["hx"] if isinstance(call["hx"], list | tuple) else [call["hx"]]
+    given = [] if all(Call(state).name in ZEROS for state in states) else states
+    if len(shape_of(vectors)) != 2 or any(partition.is_parameter(each) or partition.is_void(each) for each in given):
+        raise partition.refused("a recurrent layer with a first state that is a constant has no kernel yet", node)
+    samples, hidden = shape_of(vectors)[0], shape_of(call["w_hh"])[1]
+    results = {Call(user)["index"]: user for user in node.users} if op == "lstm" else {0: node}
+    weights = (partition.parameter(call[name], node) for name in ("w_ih", "w_hh", "b_ih", "b_hh"))
+    first_ones = tuple(partition.placement.value_in_order(state, node) for state in given)
+    layer, sequences, how = (
+        Layer(op, hidden, *weights),
+        Sequences(samples, 1, False),
+        Way(False, 1 in results, first_ones),
+    )
+    value, width = partition.placement.value_in_order(vectors, node), partition.graph.width_of(vectors.name, -1)
+    name = layer.add(partition, f"{node.name}_layer", value, width, sequences, how)
+    last = Last(name, sequences, hidden, 0, how.with_cells)
+    for index, result in results.items():
+        partition.placement.move(result, last.cell() if index else last.state())
+    if op == "lstm":
+        partition.absorb(*results.values())
+
+
 def _first(partition: Partition, states: Node, node: Node, number: int) -> str:
     """Name of the first state (N, hidden) of one layer and direction, of those of all."""
     view = partition.placement.view_of(states, node).selected(0, number)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 WHOLE_NUMBERS = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 # Numbers that float32 holds.
 MOST_ROWS = 1 << 24
-INTERPOLATIONS, PADDINGS = ("bilinear", "nearest"), ("zeros", "border")
+INTERPOLATIONS, PADDINGS = ("bilinear", "nearest", "bicubic"), ("zeros", "border")
 
 
 @dataclass(frozen=True)
