@@ -10,6 +10,7 @@ import pytest
 import torch
 import tvm
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
@@ -81,6 +82,11 @@ class Tail(nn.Module):
         floors = torch.div(rows, 3, rounding_mode="floor"), torch.remainder(boxes, 0.3), rows / 3, -rows // 4, rows % -4
         powers = boxes ** scores[:, :, :4].round(), torch.pow(boxes, kinds.unsqueeze(2)), torch.fmod(boxes, -0.7)
         sums = scores.cumsum(1), x.cumsum(-1), (scores > 0).cumsum(1), torch.argsort(boxes, 1)
+        more = torch.tan(boxes), torch.sinh(boxes), torch.cosh(boxes), torch.frac(boxes), torch.exp2(boxes), x.rad2deg()
+        logarithms = torch.log2(boxes.abs()), torch.log10(boxes.abs()), torch.deg2rad(x), torch.lerp(x, x.flip(3), 0.3)
+        shrunk = F.hardshrink(x), F.softshrink(x, 0.3), F.threshold(x, 0.1, -2.0), F.tanhshrink(x), F.softsign(x)
+        sums = *sums, *(torch.stack([each.flatten() for each in some]) for some in (more[:5], logarithms[2:], shrunk))
+        sums = *sums, *more[5:], *logarithms[:2]
         return found, places, *taken, ordered, order, *several, *whole, *floors, *powers, *sums
 
 

@@ -96,6 +96,7 @@ class Reduced(nn.Module):
         bins = x.view(2, 2, 4, 30).transpose(2, 1).softmax(1)
         moments = x.mean((1, 2, 3), keepdim=True), x.var((2, 3)), x.std(1, unbiased=False), rows.norm(dim=-1)
         largest, place = x.max(2)
+        moments = *moments, *torch.aminmax(x, dim=1), *torch.var_mean(x, (2, 3)), *torch.std_mean(rows, 1, correction=0)
         places = x.argmax(1), rows.argmin(), place, x.min(3, keepdim=True)[1], (x > 0).any(1), (x > 0).sum((2, 3))
         moments = (
             *moments,

@@ -68,6 +68,21 @@ _READERS: dict[str, Reader] = {
     **dict.fromkeys(("__or__", "bitwise_or"), lambda call, at: Term("logical_or", (at("self"), at("other")))),
     "bitwise_not": lambda call, at: Term("logical_not", (at("self"),)),
     **dict.fromkeys(CONVERSIONS, lambda call, at: _converted(call, at("self"))),
+    "exp2": lambda call, at: Term("pow", (2.0, at("self"))),
+    "log2": lambda call, at: Term("mul", (Term("log", (at("self"),)), 1 / math.log(2))),
+    "log10": lambda call, at: Term("mul", (Term("log", (at("self"),)), 1 / math.log(10))),
+    "tan": lambda call, at: Term("div", (Term("sin", (at("self"),)), Term("cos", (at("self"),)))),
+    "cosh": lambda call, at: Term("mul", (_both_ways("exp", "add", at("self")), 0.5)),
+    "sinh": lambda call, at: Term("mul", (_both_ways("expm1", "sub", at("self")), 0.5)),
+    "frac": lambda call, at: Term("sub", (at("self"), Term("trunc", (at("self"),)))),
+    "deg2rad": lambda call, at: Term("mul", (at("self"), math.pi / 180)),
+    "rad2deg": lambda call, at: Term("mul", (at("self"), 180 / math.pi)),
+    "lerp": lambda call, at: Term(
+        "add", (at("self"), Term("mul", (Term("sub", (at("end"), at("self"))), at("weight"))))
+    ),
+    "threshold": lambda call, at: Term("where", (_above(at("self"), at("threshold")), at("self"), at("value"))),
+    "hardshrink": lambda call, at: Term("where", (_above(_size(at("self")), at("lambd")), at("self"), 0.0)),
+    "softshrink": lambda call, at: Term("sub", (at("self"), _within(at("self"), at("lambd")))),
     "masked_fill": lambda call, at: Term("where", (at("mask"), at("value"), at("self"))),
 }
 NAMES = (*PLAIN, *_READERS)
@@ -159,6 +174,23 @@ def _times(expression: Expression, alpha: Any) -> Expression:
 
 def _product(call: Call, at: Callable[[str], Expression], function: str) -> Expression:
     return _times(Term(function, (at("tensor1"), at("tensor2"))), call["value"])
+
+
+def _both_ways(function: str, combined: str, value: Expression) -> Expression:
+    """A function of a value and of its negative, combined."""
+    return Term(combined, (Term(function, (value,)), Term(function, (Term("neg", (value,)),))))
+
+
+def _above(value: Expression, limit: Expression) -> Expression:
+    return Term("gt", (value, limit))
+
+
+def _size(value: Expression) -> Expression:
+    return Term("abs", (value,))
+
+
+def _within(value: Expression, limit: Expression) -> Expression:
+    return Term("clamp", (value, -_number(limit), limit))
 
 
 def _clamped(call: Call, at: Callable[[str], Expression]) -> Expression:

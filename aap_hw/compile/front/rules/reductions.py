@@ -54,8 +54,7 @@ def reduction(partition: Partition, node: Node) -> None:
         return
     if call.name in ("norm", "linalg_vector_norm") and call.get("ord", call.get("p")) != 2:
         raise partition.refused(f"{op_name(node)} of this order has no kernel yet", node)
-    correction = call.get("correction", int(bool(call.get("unbiased", True)))) if call.name in ("var", "std") else 0
-    correction = 1 if correction is None else int(correction)
+    correction = _correction(call) if call.name in ("var", "std") else 0
     last, steps = with_activation(partition, node)
     kind = KINDS.get(call.name, call.name)
     _reduce(partition, node, last, image, dims, "reduce", of=kind, correction=correction or "", epilogue=steps)
@@ -86,6 +85,26 @@ def extreme_and_place(partition: Partition, node: Node) -> None:
             partition.absorb(user)
 
 
+@rule("aminmax", "var_mean", "std_mean", takes=Takes.ANYTHING)
+def two_of_one(partition: Partition, node: Node) -> None:
+    """Two reductions of the same values."""
+    call = Call(node)
+    _refuse_types(partition, node, call.first, None)
+    kinds = ("amin", "amax") if call.name == "aminmax" else (call.name[:3], "mean")
+    correction = _correction(call)
+    for user in node.users:
+        of = kinds[Call(user)["index"]]
+        more = {"correction": correction or ""} if of in ("var", "std") else {}
+        _reduce(partition, node, user, call.first, _dims(call), "reduce", of=of, **more)
+        partition.absorb(user)
+
+
+def _correction(call: Call) -> int:
+    """What a variance divides by less than the number of values."""
+    correction = call.get("correction", int(bool(call.get("unbiased", True))))
+    return 1 if correction is None else int(correction)
+
+
 def _dims(call: Call) -> list[int]:
     """The axes that a reduction goes over."""
     rank, given = len(shape_of(call.first)), call.get("dim")
@@ -93,7 +112,8 @@ def _dims(call: Call) -> list[int]:
 
 
 def _refuse_types(partition: Partition, node: Node, image: Node, dtype: torch.dtype | None) -> None:
-    before, after = image.meta["val"].dtype, node.meta["val"].dtype
+    made = node.meta["val"]
+    before, after = image.meta["val"].dtype, (made if isinstance(made, torch.Tensor) else made[0]).dtype
     is_of_whole = Call(node).name in ("sum", "amax", "amin") and {before, after} <= TYPES and before != torch.float32
     is_float = before == after == torch.float32 and dtype in (None, torch.float32)
     if not is_float and not is_of_whole:
