@@ -10,7 +10,7 @@ import warnings
 
 import torch
 from _coverage_case import KEPT
-from _coverage_sets import build, side_of
+from _coverage_sets import inputs, network
 from torch import nn
 
 
@@ -19,12 +19,12 @@ def main() -> None:
 
     warnings.filterwarnings("ignore")
     kind, name = sys.argv[1:]
-    side = side_of(kind, name)
-    model, image = build(kind, name), torch.randn(1, 3, side, side)
+    found = network(kind, name)
+    model, examples = found.build().eval(), inputs(found)
     heads = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1000]
     pruner = torch_pruning.pruner.MagnitudePruner(
         model,
-        image,
+        examples[0] if len(examples) == 1 else examples,
         importance=torch_pruning.importance.MagnitudeImportance(p=1),
         pruning_ratio=1 - KEPT,
         ignored_layers=heads,
@@ -32,7 +32,7 @@ def main() -> None:
     before = sum(parameter.numel() for parameter in model.parameters())
     pruner.step()
     with torch.no_grad():
-        model(image)
+        model(*examples)
     if sum(parameter.numel() for parameter in model.parameters()) >= before:
         raise SystemExit("nothing was cut")
 

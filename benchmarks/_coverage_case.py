@@ -1,4 +1,4 @@
-"""One network of the coverage benchmark: traced, cut, compared with the masked one, exported and compiled."""
+"""One network of the coverage benchmark: traced, cut, compared with the uncut one, exported and compiled."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from _multiply_accumulates import multiply_accumulates, share_in_groups
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+
+from aap_hw.compile.front.partition import partition
+from aap_hw.graph import ChannelGraph
+from aap_hw.graph.outputs import output_tensors
+from aap_hw.graph.silenced import Silenced
 
 KEPT = 0.6
 EXACT = 1e-9
@@ -22,80 +27,102 @@ ROUNDED = 1e-5
 COMPILED = 1e-4
 
 
-def examine(kind: str, name: str) -> dict[str, Any]:
-    """The row of one network."""
-    from _coverage_sets import build, side_of
+def examine(kind: str, name: str, *, to_compile: bool = True) -> dict[str, Any]:
+    """The row of one network; without its kernels if they are not to be compiled."""
+    from _coverage_sets import inputs, network
     from _liven import enliven
-
-    from aap_hw.graph import ChannelGraph
 
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     torch.manual_seed(0)
-    side = side_of(kind, name)
-    model, image = build(kind, name), torch.zeros(1, 3, side, side)
-    row: dict[str, Any] = {"model": name, "status": "fails to trace", "input": f"3x{side}x{side}"}
+    found = network(kind, name)
+    model, example = found.build().eval(), tuple(torch.zeros(1, *shape) for shape in found.shapes)
+    row: dict[str, Any] = {
+        "model": name,
+        "status": "fails to trace",
+        "input": ",".join("x".join(map(str, shape)) for shape in found.shapes),
+    }
     began = time.process_time()
     try:
-        graph = ChannelGraph.trace(model, (image,))
+        graph = ChannelGraph.trace(model, example)
         traced_s = time.process_time() - began
+        row |= _groups(model, graph) | {"status": "fails to cut"}
+        enliven(model.double(), tuple(each.double() for each in inputs(found, 4)))
         random = np.random.default_rng(0)
         keep = {
             group.name: random.permutation(group.width)[: max(1, round(KEPT * group.width))].tolist()
             for group in graph.groups
             if group.frozen is None
         }
-        frozen = [group for group in graph.groups if group.frozen is not None]
-        reasons = Counter(_short(group.frozen) for group in frozen)
-        row |= {
-            "groups": len(graph.groups),
-            "frozen": len(frozen),
-            "prunable_share": _prunable_share(model, graph),
-            "frozen_because": "; ".join(f"{count} {reason}" for reason, count in reasons.most_common()),
-        }
-        row["status"] = "fails to cut"
-        enliven(model.double(), (torch.randn(4, 3, side, side, dtype=torch.float64),))
         began = time.process_time()
         smaller = graph.cut(model, keep)
         row["seconds"] = traced_s + time.process_time() - began
-        images = torch.randn(2, 3, side, side, dtype=torch.float64)
-        macs = _macs(model, images)
         row["status"] = "the cut network fails"
-        row["achieved_macs"] = _macs(smaller, images) / macs
-        actual = _outputs(smaller, images)
-        _silence(model, graph, keep)  # from here on the whole network is the masked one
-        expected = _outputs(model, images)
-        largest = max(float(value.abs().max()) for value in expected)
-        error = max(float((a - b).abs().max()) for a, b in zip(actual, expected, strict=True))
-        row["max_error"] = error / max(1.0, largest)
-        limit = ROUNDED if _rounds(graph) else EXACT
-        if not row["max_error"] <= limit or not largest > 0:
+        samples = [tuple(each.double() for each in inputs(found)) for _ in range(2)]
+        row["max_error"], is_alive = _difference(smaller, Silenced(graph, model, keep), samples)
+        if not row["max_error"] <= (ROUNDED if _rounds(graph) else EXACT) or not is_alive:
             return {**row, "status": "wrong"}
-        del model, graph, expected, actual
+        row["status"] = "fails to partition"
+        row |= _in_groups(graph.frozen(partition(graph).fixed))
+        macs = sum(multiply_accumulates(graph.program).values())
+        del model, graph
         smaller.float()
         row["status"] = "fails to export"
-        torch.export.export(smaller, (image,), strict=False)
+        program = torch.export.export(smaller, example, strict=False)
+        row["achieved_macs"] = sum(multiply_accumulates(program).values()) / macs
         row |= {"exported": True, "status": "fails to compile"}
-        return row | _compiled(smaller, images[:1].float())
+        images = tuple(each.float() for each in samples[0])
+        return row | (_compiled(smaller, images) if to_compile else {"status": "ok"})
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         return {**row, "reason": f"{type(error).__name__}: {first[:200]}"}
 
 
-def _compiled(model: nn.Module, image: Tensor) -> dict[str, Any]:
+def _groups(model: nn.Module, graph: ChannelGraph) -> dict[str, Any]:
+    """How many groups can be cut, and why others cannot."""
+    frozen = [group for group in graph.groups if group.frozen is not None]
+    reasons = Counter(_short(str(group.frozen)) for group in frozen)
+    return {
+        "groups": len(graph.groups),
+        "frozen": len(frozen),
+        "prunable_share": _prunable_share(model, graph),
+        "frozen_because": "; ".join(f"{count} {reason}" for reason, count in reasons.most_common()),
+    }
+
+
+def _in_groups(graph: ChannelGraph) -> dict[str, Any]:
+    """How many of the multiply-accumulates are in groups that can be cut, and why others are not."""
+    share = share_in_groups(graph)
+    reasons: Counter[str] = Counter()
+    for reason, part in share.frozen.items():
+        reasons[_short(reason)] += part  # type: ignore[assignment]
+    return {
+        "cuttable_macs_pct": 100 * share.cuttable,
+        "frozen_macs_because": "; ".join(f"{part:.1%} {reason}" for reason, part in reasons.most_common()),
+    }
+
+
+def _difference(smaller: nn.Module, whole: nn.Module, samples: list[tuple[Tensor, ...]]) -> tuple[float, bool]:
+    """By how much the outputs differ, as a share of the largest one or 1, and whether there are any but zeros."""
+    pairs = [pair for each in samples for pair in zip(_outputs(smaller, each), _outputs(whole, each), strict=True)]
+    largest = max(float(expected.abs().max()) for _, expected in pairs)
+    return max(float((a - b).abs().max()) for a, b in pairs) / max(1.0, largest), largest > 0
+
+
+def _compiled(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
     from aap_hw.compile.keys.target import CpuTarget, host_options
     from aap_hw.compile.library.lowering import compile_network
     from aap_hw.device import load_profile
     from aap_hw.device.connection import LocalDevice
 
-    expected = _outputs(model, image)
+    expected = _outputs(model, inputs)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "network.so"
-        network = compile_network(model, image, CpuTarget.of(host_options(), 1), library)
+        network = compile_network(model, inputs, CpuTarget.of(host_options(), 1), library)
         compile_s = time.process_time() - began
         loaded = LocalDevice(load_profile("x86").model_copy(update={"threads": 1})).load(library)
-        loaded.set_inputs("main", [image.numpy()])
+        loaded.set_inputs("main", [each.numpy() for each in inputs])
         actual = [torch.from_numpy(output) for output in loaded.run("main")]
     largest = max(float(output.abs().max()) for output in expected)
     difference = max(float((a - b).abs().max()) for a, b in zip(actual, expected, strict=True)) / largest
@@ -110,28 +137,20 @@ def _compiled(model: nn.Module, image: Tensor) -> dict[str, Any]:
     }
 
 
-def _prunable_share(model: nn.Module, graph: Any) -> float:
-    """Share of the convolutions' filters that are in a group that can be cut."""
-    layers = (nn.modules.conv._ConvNd,)
-    filters = {f"{name}.weight": m.out_channels for name, m in model.named_modules() if isinstance(m, layers)}
+def _prunable_share(model: nn.Module, graph: ChannelGraph) -> float:
+    """Share of the filters of convolutions and linear layers that are in a group that can be cut."""
+    layers = (nn.modules.conv._ConvNd, nn.Linear)
+    filters = {
+        f"{name}.weight": m.out_features if isinstance(m, nn.Linear) else m.out_channels
+        for name, m in model.named_modules()
+        if isinstance(m, layers)
+    }
     roles = ("out", "depthwise")
     axes = [axis for group in graph.groups if group.frozen is None for axis in group.axes if axis.role in roles]
     return sum(axis.index.size for axis in axes if axis.parameter in filters) / max(1, sum(filters.values()))
 
 
-@torch.no_grad()
-def _silence(model: nn.Module, graph: Any, keep: dict[str, list[int]]) -> None:
-    """Nothing reads the channels that were left out."""
-    tensors = dict(model.named_parameters())
-    for name, kept in keep.items():
-        group = graph.group(name)
-        gone = np.setdiff1d(np.arange(group.width), kept)
-        for axis in group.axes:
-            if axis.role == "in":
-                tensors[axis.parameter].index_fill_(axis.dim, torch.from_numpy(axis.index[gone].ravel()), 0.0)
-
-
-def _rounds(graph: Any) -> bool:
+def _rounds(graph: ChannelGraph) -> bool:
     """Whether the network converts to float32 somewhere inside."""
     return any(
         node.op == "call_function" and torch.float32 in (*node.args, *node.kwargs.values())
@@ -140,16 +159,8 @@ def _rounds(graph: Any) -> bool:
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    from aap_hw.graph.outputs import output_tensors
-
-    return output_tensors(model(images))
-
-
-def _macs(model: nn.Module, images: Tensor) -> int:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(images)
-    return int(counter.get_total_flops() // 2)
+def _outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    return output_tensors(model(*inputs))
 
 
 def _short(reason: str) -> str:

@@ -1,8 +1,10 @@
-"""The networks of the coverage benchmark, how each is built, and the images that it takes."""
+"""The networks of the coverage benchmark: how each is built, and what inputs it takes."""
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from _deployed_set import NETWORKS, Deployed
+from torch import Tensor, nn
 
 # Images are this large unless a network needs more.
 SIDE = 64
@@ -53,17 +55,25 @@ def _torchvision() -> list[str]:
     return [*torchvision.models.list_models(torchvision.models), *SEGMENTATION, SSD_BACKBONE]
 
 
-SETS = {"torchvision": _torchvision(), "timm": TIMM}
-QUICK = {"torchvision": "shufflenet_v2_x0_5", "timm": "lcnet_050"}
+SETS = {"torchvision": _torchvision(), "timm": TIMM, "deployed": list(NETWORKS)}
+QUICK = {"torchvision": "shufflenet_v2_x0_5", "timm": "lcnet_050", "deployed": "tc_resnet8"}
 
 
-def side_of(kind: str, name: str) -> int:
-    """Height and width of the images that a network is tried with."""
-    return SIDES[kind].get(name, SIDE)
+def network(kind: str, name: str) -> Deployed:
+    """A network of a set."""
+    if kind == "deployed":
+        return NETWORKS[name]
+    side = SIDES[kind].get(name, SIDE)
+    return Deployed(lambda: _built(kind, name), ((3, side, side),), kind)
 
 
-def build(kind: str, name: str) -> nn.Module:
-    """An untrained network in eval mode."""
+def inputs(network: Deployed, batch: int = 1) -> tuple[Tensor, ...]:
+    """Random inputs that a network takes."""
+    return tuple(torch.randn(batch, *shape) for shape in network.shapes)
+
+
+def _built(kind: str, name: str) -> nn.Module:
+    """An untrained network of torchvision's or timm's."""
     import torchvision
 
     model: nn.Module
@@ -78,4 +88,4 @@ def build(kind: str, name: str) -> nn.Module:
         own = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         own |= {"weights_backbone": None} if name in SEGMENTATION else {}
         model = torchvision.models.get_model(name, weights=None, **own)
-    return model.eval()
+    return model

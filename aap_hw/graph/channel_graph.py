@@ -164,6 +164,25 @@ class ChannelGraph:
         settled = Settled(replace(self._grouping, groups=groups), self._attributes, self._rescalings)
         return ChannelGraph(self.program, self._labelling, settled, self._shapes, self.names)
 
+    def groups_at(self, node_name: str) -> tuple[str, ...]:
+        """Names of the groups whose channels a node's value holds along any axis, in no order that means anything.
+
+        Raises
+        ------
+        UserError
+            If there is no such node.
+        """
+        if (node := self._nodes.get(node_name)) is None:
+            raise UserError(f"the graph has no node '{node_name}'{closest(node_name, self._nodes)}")
+        if (parameter := self._labelling.parameter_name(node)) is not None:
+            found = [ids for (name, _), ids in self._labelling.axes.items() if name == parameter]
+        else:
+            result = self._labelling.labels[node]
+            found = [each.ids for each in (result if isinstance(result, tuple) else (result,)) if each is not None]
+        atoms = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *(ids[ids >= 0] for ids in found)]))
+        members = np.unique(self._grouping.member[atoms])
+        return tuple(self.groups[number].name for number in members.tolist() if number >= 0)
+
     def width_of(self, node_name: str, dim: int = 1, part: slice = slice(None)) -> WidthExpr:
         """How long an axis of a node's output is, as a function of the widths of the groups.
 

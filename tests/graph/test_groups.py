@@ -9,6 +9,7 @@ import torch
 import torchvision.models as tv
 from torch import nn
 
+from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph, WidthExpr
 from aap_hw.graph.groups import find_groups
 from aap_hw.graph.labelling import Labelling
@@ -124,3 +125,31 @@ def test_arguments_by_keyword_give_the_same_groups(net: type[nn.Module]) -> None
         for some in (groups, graph.groups)
     ]
     assert described[0] == described[1]
+
+
+def test_values_and_parameters_say_which_groups_channels_they_hold() -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 5, 1), nn.Conv2d(9, 2, 1)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.cat([self.left(image), self.right(image)], 1))
+
+    graph = ChannelGraph.trace(Joined(), (torch.zeros(IMAGES),))
+    held = {node.name: set(graph.groups_at(node.name)) for node in graph.program.graph.nodes if node.op != "output"}
+    assert held == {
+        "p_left_weight": {"left"},
+        "p_left_bias": {"left"},
+        "p_right_weight": {"right"},
+        "p_right_bias": {"right"},
+        "p_last_weight": {"left", "right", "last"},
+        "p_last_bias": {"last"},
+        "image": set(),
+        "conv2d": {"left"},
+        "conv2d_1": {"right"},
+        "cat": {"left", "right"},
+        "conv2d_2": {"last"},
+    }
+    with pytest.raises(UserError, match="no node 'convolution'"):
+        graph.groups_at("convolution")
