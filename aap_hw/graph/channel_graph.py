@@ -127,6 +127,11 @@ class ChannelGraph:
         return called(model, inputs, self.names)
 
     @property
+    def computes_weights(self) -> bool:
+        """Whether weights that can be cut are computed from other parameters."""
+        return bool(self._labelling.computed)
+
+    @property
     def widths(self) -> dict[str, int]:
         """Width of every group, frozen ones included."""
         return {group.name: group.width for group in self.groups}
@@ -205,10 +210,9 @@ class ChannelGraph:
         if not -len(shape) <= dim < len(shape):
             raise UserError(f"node '{node_name}' has {len(shape)} axes, so there is no axis {dim}")
         dim %= len(shape)
-        parameter = self._labelling.parameter_name(node)
-        if parameter is None:
+        if self._labelling.parameter_name(node) is None and self._labelling.weight_name(node) is None:
             return width_along(self._labelling.of(node), dim, shape[dim], self._grouping, part)
-        ids = self._labelling.axes.get((parameter, dim))
+        ids = self._labelling.axis_of(node, dim)
         return WidthExpr(len(range(shape[dim])[part])) if ids is None else width_of_ids(ids[part], self._grouping)
 
     def positions_of(self, node_name: str, group_name: str) -> tuple[int, IntArray]:
@@ -256,9 +260,11 @@ class ChannelGraph:
             result = self._labelling.of(node) if is_tensor(node) else self._labelling.labels[node]
             found: list[Tensor | None] = []
             for labels in result if isinstance(result, tuple) else (result,):
-                is_gone = (
-                    (labels.ids >= 0) & atoms[labels.ids] if labels is not None and atoms.size else np.array(False)
-                )
+                ids = np.array(-1) if labels is None else labels.ids
+                is_known = (ids >= 0) & (
+                    ids < atoms.size
+                )  # parameters that weights are computed from have no atoms yet
+                is_gone = is_known & atoms[np.where(is_known, ids, 0)] if atoms.size else np.array(False)
                 found.append(torch.from_numpy(is_gone) if is_gone.any() else None)
             return tuple(found)
 
@@ -294,7 +300,13 @@ class ChannelGraph:
                     f"not {shape}; trace it anew"
                 )
         smaller = surgery.cut(
-            model, checked.values(), self._attributes, self.widths, self._labelling.kept, self._rescalings
+            model,
+            checked.values(),
+            self._attributes,
+            self.widths,
+            self._labelling.kept,
+            self._rescalings,
+            self._labelling.computed,
         )
         surgery.remove(smaller, (path for block in removed for path in block.modules))
         return smaller

@@ -103,7 +103,8 @@ def find_groups(labelling: Labelling) -> Grouping:
             channels = np.array(of_part, dtype=np.int64)
             member[channels] = len(made)
             rank[channels] = np.arange(channels.size)
-            made.append((name.rpartition(".")[0] or name, channels))
+            layer = labelling.computed[name].layer if name in labelling.computed else name.rpartition(".")[0]
+            made.append((layer or name, channels))
     member, rank = member[classes.root], rank[classes.root]
     axes = _axes_by_group(labelling, member, rank, len(made))
     observed = _observed_by_group(labelling, member, len(made))

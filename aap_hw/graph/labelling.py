@@ -19,6 +19,7 @@ from torch.fx import Node
 
 from aap_hw.graph.absorbing import Rows
 from aap_hw.graph.call import Call, is_static, is_tensor, shape_of
+from aap_hw.graph.computed import ComputedWeight, computed_weights
 from aap_hw.graph.kept import Kept
 from aap_hw.graph.labels import NO_ATOM, IntArray, Labels
 from aap_hw.graph.partition import Partition
@@ -111,6 +112,9 @@ class Labelling:
         self._parameters: dict[str, str] = {}
         self._parameter_shapes: dict[str, tuple[int, ...]] = {}
         self._read: set[str] = set()
+        self.computed: dict[str, ComputedWeight] = {}
+        self._weights: dict[Node, ComputedWeight] = {}
+        self.inside: set[Node] = set()
         self.kept = {each.name: each for each in (kept or {}).values()}
         self._walk(program, {placeholder: each.name for placeholder, each in (kept or {}).items()})
 
@@ -144,6 +148,8 @@ class Labelling:
     def of(self, node: Node) -> Labels:
         """Labels of a node that yields one tensor, a parameter that takes part in arithmetic included."""
         name = self.parameter_name(node)
+        if name in self.computed:
+            return Labels.none(len(shape_of(node)))
         if name is not None:
             return self._plain_parameter(node)
         labels = self.labels[node]
@@ -165,8 +171,24 @@ class Labelling:
         """Canonical name of the parameter or buffer that a node stands for, or None if it is neither."""
         return self._parameters.get(node.name) if isinstance(node, Node) else None
 
+    def axis_of(self, node: Node, dim: int) -> IntArray | None:
+        """Atoms of an axis of a parameter, or of a weight and what it is computed from; None if it has none."""
+        name = self._weights[node].source if node in self._weights else self.parameter_name(node)
+        if name is None:
+            return None
+        for weight in self.computed.values():
+            if name.startswith(weight.inside):
+                name, ids = weight.source, self.axes.get((weight.source, dim))
+                return ids if ids is not None and ids.size == shape_of(node)[dim] else None
+        return self.axes.get((name, dim))
+
     def weight_name(self, node: object) -> str | None:
-        """The same for what can be the weights of a layer: a tensor that the code keeps makes no channels."""
+        """Name of the parameter that is the weights of a layer, or that these are computed from by PyTorch.
+
+        A tensor that the code keeps makes no channels.
+        """
+        if isinstance(node, Node) and node in self._weights:
+            return self._weights[node].source
         name = self.parameter_name(node)
         return None if name in self.kept else name
 
@@ -182,8 +204,8 @@ class Labelling:
 
     def filters(self, weight: Node) -> str | None:
         """Name of the parameter whose first axis is that of `weight`: itself, or what it is computed from."""
-        if (name := self.parameter_name(weight)) is not None:
-            return None if name in self.kept else name
+        if (name := self.weight_name(weight)) is not None or self.parameter_name(weight) in self.kept:
+            return name
         labels = self.of(weight)
         ids = labels.ids.ravel() if labels.dims == {0} else np.empty(0, dtype=np.int64)
         return next(
@@ -192,7 +214,9 @@ class Labelling:
         )
 
     def owner(self, parameter: str) -> nn.Module:
-        """The module that holds a parameter."""
+        """The module that holds a parameter, or the weight that is computed from it."""
+        if parameter in self.computed:
+            return self._model.get_submodule(self.computed[parameter].layer)
         return self._model.get_submodule(parameter.rpartition(".")[0])
 
     def module(self, path: str) -> nn.Module:
@@ -276,6 +300,10 @@ class Labelling:
             if (parameter := self.parameter_name(node)) is not None:
                 self._parameter_shapes[parameter] = shape_of(node)
                 self._read.update([parameter] if node.users else [])
+        weights, inside = computed_weights(program, self._model, self._parameters)
+        self._weights.update(weights)
+        self.inside |= inside
+        self.computed.update({each.source: each for each in weights.values()})
         for node in program.graph.nodes:
             self.labels[node] = self._visit(node)
 
@@ -289,6 +317,11 @@ class Labelling:
             return None
         if node.op != "call_function":
             return None
+        if node in self.inside:
+            value = node.meta.get("val")
+            parts = value if isinstance(value, (tuple, list)) else [value]
+            labels = tuple(Labels.none(each.dim() if isinstance(each, torch.Tensor) else 0) for each in parts)
+            return labels if isinstance(value, (tuple, list)) else labels[0]
         call = Call(node)
         is_new = not node.all_input_nodes
         if is_new and is_tensor(node) and is_static(node) and node.meta["val"].numel() > 1:

@@ -82,17 +82,20 @@ def checked_cut(graph: ChannelGraph, model: nn.Module, keep: Keep, samples: Batc
     batches = in_batches(tensors_of(samples), graph.batch)
     whole = reference(lambda: copied(model), batches, graph.names, same=lambda: Silenced(graph, model, {}))
 
+    # What is stored of weights that were computed is rounded: they are compared as they are before.
+    exact = copied(model).to(whole.precision) if graph.computes_weights else model
+
     def difference(kept: Keep, network: nn.Module) -> float:
         if graph.has_factors:  # which would be rounded in the network's own precision
             network = graph.cut(copied(model).to(whole.precision), kept)
         return whole.of(lambda: Silenced(graph, model, kept)).difference(copied(network))
 
-    found = difference(keep, smaller)
+    found = difference(keep, graph.cut(exact, keep) if graph.computes_weights else smaller)
     if not found:
         return smaller
     for name, channels in keep.items():
         alone = {name: channels}
-        if difference(alone, graph.cut(model, alone)):
+        if difference(alone, graph.cut(exact, alone)):
             raise CutMismatchError(Mismatch(name, found, keep))
     raise CutMismatchError(Mismatch(None, found, keep))
 

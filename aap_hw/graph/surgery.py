@@ -21,6 +21,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from aap_hw.errors import UserError, closest
 from aap_hw.graph.blocks import Block
+from aap_hw.graph.computed import ComputedWeight
+from aap_hw.graph.computed import shorten as shorten_computed
 from aap_hw.graph.copying import copied
 from aap_hw.graph.groups import ChannelGroup
 from aap_hw.graph.kept import Kept
@@ -111,6 +113,7 @@ def cut(
     full: Widths,
     kept: Mapping[str, Kept] | None = None,
     rescalings: Iterable[Rescaling] = (),
+    computed: Mapping[str, ComputedWeight] | None = None,
 ) -> nn.Module:
     """Copy `model` without the channels that `keep` leaves out of its groups.
 
@@ -124,18 +127,26 @@ def cut(
         Tensors beside the parameters that the model's code keeps, by name.
     rescalings
         Rows of weights that must grow or shrink with a width.
+    computed
+        Weights that are computed, by the name of the parameter they are computed from.
     """
-    kept, removed = kept or {}, removed_positions(keep)
+    kept, computed, removed = kept or {}, computed or {}, removed_positions(keep)
     widths = {**full, **{group.name: stays.size for group, stays in keep}}
     smaller = copied(model)
     for rescaling in rescalings:
         rescaling.apply(smaller, widths, full)
+    for source in dict.fromkeys(name for name, _ in removed if name in computed):
+        shorten_computed(
+            smaller, computed[source], {dim: each for (name, dim), each in removed.items() if name == source}
+        )
     for (name, dim), positions in removed.items():
+        if name in computed:
+            continue
         if name in kept:
             kept[name].change(smaller, dim, functools.partial(without, dim=dim, removed=positions), kept.values())
         else:
             _shorten(smaller, name, dim, positions)
-    for path in {name.rpartition(".")[0] for name, _ in removed if name not in kept}:
+    for path in {name.rpartition(".")[0] for name, _ in removed if name not in kept and name not in computed}:
         _recompute_weight(smaller.get_submodule(path))
     for module in smaller.modules():
         _refresh_attributes(module)

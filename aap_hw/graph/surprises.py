@@ -17,6 +17,7 @@ from torch.fx import Node
 
 from aap_hw.graph import surgery
 from aap_hw.graph.call import Call
+from aap_hw.graph.computed import computed_weights
 from aap_hw.graph.groups import Grouping
 from aap_hw.graph.labelling import Labelling, Literal
 from aap_hw.graph.labels import IntArray, Labels
@@ -62,7 +63,8 @@ class Trials:
     def __init__(self, labelling: Labelling, program: ExportedProgram, model: nn.Module, export: Exporter) -> None:
         self.made = 0
         self._labelling, self._model, self._export = labelling, model, export
-        self._program, self._before = program, calls(program)
+        self._program = program
+        self._before = [node for node in calls(program) if node not in labelling.inside]
 
     def first_surprise(self, settled: Settled, only: Collection[str] | None = None) -> Surprise | None:
         """Cut all groups, or ``only`` those named, and return what first differs from what was predicted, if any."""
@@ -80,13 +82,23 @@ class Trials:
         widths = full | {name: len(kept) for name, kept in keep.items()}
         try:
             smaller = surgery.cut(
-                self._model, checked.values(), settled.attributes, full, labelling.kept, settled.rescalings
+                self._model,
+                checked.values(),
+                settled.attributes,
+                full,
+                labelling.kept,
+                settled.rescalings,
+                labelling.computed,
             )
             trial = self._export(smaller)
         except Exception as error:
             # Whatever the model's code raises when its numbers no longer fit means the same: it does not follow.
             return Surprise(_raised_at(error, self._before) or labelling.doubtful)
-        after, removed = calls(trial), surgery.removed_positions(checked.values())
+        # Whatever computes weights is checked where these are cut.
+        signature = trial.graph_signature
+        inside = computed_weights(trial, smaller, {**signature.inputs_to_parameters, **signature.inputs_to_buffers})[1]
+        after = [node for node in calls(trial) if node not in inside]
+        removed = surgery.removed_positions(checked.values())
         literals = {literal.node: literal for literal in labelling.literals}
         for old, new in zip(self._before, after, strict=False):
             is_as_predicted = (

@@ -46,9 +46,13 @@ def silenced(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[
         group = graph.group(name)
         gone = np.setdiff1d(np.arange(group.width), kept)
         for axis in group.axes:
-            if axis.role == "in":
+            places = torch.from_numpy(axis.index[gone].ravel())
+            layer, is_computed, _ = axis.parameter.partition(".parametrizations.")
+            if axis.role == "in" and is_computed:  # zeros in what the weight is computed from would change the rest
+                module = model.get_submodule(layer)
+                module.register_forward_pre_hook(lambda _, args, places=places: (args[0].index_fill(1, places, 0.0),))
+            elif axis.role == "in":
                 with torch.no_grad():
-                    places = torch.from_numpy(axis.index[gone].ravel())
                     tensors[axis.parameter].index_fill_(axis.dim, places, 0.0)
     return model
 

@@ -95,7 +95,7 @@ def linear(state: Labelling, call: Call) -> Result:
 
 def _read(state: Labelling, call: Call, incoming: IntArray, dim: int) -> None:
     """The channels `incoming` meet axis `dim` of the weight; of a computed weight none can go."""
-    name = state.parameter_name(call["weight"])
+    name = state.weight_name(call["weight"])
     if name is None:
         state.freeze(incoming, _COMPUTED, call)
     else:

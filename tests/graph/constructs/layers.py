@@ -280,9 +280,8 @@ class StandardisedByBatchNorm(Construct):
 
 
 class NormedFilters(Construct):
-    """Weight normalisation as a parametrisation: whole filters can go, none of their inputs."""
+    """Weight normalisation as a parametrisation: filters and inputs can go."""
 
-    frozen = ("stem.0",)
     channels = 8
 
     def layers(self) -> None:
