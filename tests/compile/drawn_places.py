@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -105,22 +104,24 @@ def recurrent_layers(draw: st.DrawFn) -> Case:
     }[op](1, hidden)  # fmt: skip
     gates = layer.weight_hh_l0.shape[0]
     given = 2 * torch.randn(batch, steps, gates)
-    made = states(layer.requires_grad_(False), given, backwards=backwards)
-    of_sum = rounding(hidden + 2) * (layer.weight_hh_l0.abs().sum(1).max() * made.abs().max() + given.abs().max() + 1)
+    count = draw(st.booleans()) * (2 if op == "lstm" else 1)
+    first = [torch.randn(batch, hidden) for _ in range(count)]
+    made, cells = states(layer.requires_grad_(False), given, first, backwards=backwards)
+    largest = max(float(each.abs().max()) for each in (made, *first))
+    of_sum = rounding(hidden + 2) * (layer.weight_hh_l0.abs().sum(1).max() * largest + given.abs().max() + 1)
     # A state is read again by a few steps, in which its error shrinks.
-    error = 4 * float(of_sum + EXPONENTIAL * made.abs().max().clamp(min=1))
+    error = 4 * float(of_sum + EXPONENTIAL * max(largest, 1))
     if steps_first:
         given, made = given.transpose(0, 1), made.transpose(0, 1)
     attributes = {"direction": "backwards" if backwards else "", "order": "steps_first" if steps_first else ""}
-    key = KernelKey.make(op, (steps, 1), batch, **attributes)
-    operands = [given.unsqueeze(2), layer.weight_hh_l0, layer.bias_hh_l0]
-    case = Case.of(key, (gates, hidden), operands, made, error)
-    first, *others = (*case.expected.shape, 1)[:-1]
-    return replace(
-        case,
-        expected=case.expected.reshape(first, others[0], 1, hidden),
-        tolerance=case.tolerance.reshape(first, others[0], 1, hidden),
-    )
+    made = made.unsqueeze(2)
+    if op == "lstm" and draw(st.booleans()):
+        assert cells is not None
+        attributes["cells"] = "last"
+        made = torch.cat([made.flatten(0, -2), cells])[None, :, None]
+    key = KernelKey.make(op, (steps, 1), batch, first="given" if first else "", **attributes)
+    operands = [given.unsqueeze(2), *first, layer.weight_hh_l0, layer.bias_hh_l0]
+    return Case.of(key, (gates, hidden), operands, made, error)
 
 
 def lying(draw: st.DrawFn, shape: list[int]) -> tuple[View, Tensor, Tensor]:
