@@ -1,7 +1,7 @@
 """Proves that random kernels of the families that do not convolve images equal PyTorch in float64.
 
 As many of each family, all of them compiled into few libraries; see `test_random_kernels`, which has the convolutions
-of images. A few are tried with the other tests, and as many as you like with
+of images. A few are tried with the other tests, and as many as you like, also those of a GPU, with
 
     python -m pytest tests/compile/test_random_families.py --random-kernels 300
 """
@@ -19,13 +19,14 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.compile.keys.target import DeviceTarget
+from aap_hw.compile.keys.target import DeviceTarget, device_target
 from aap_hw.compile.library.build import build_kernel
 from tests.compile import drawn, drawn_places
 from tests.compile.drawn import Case, rounding
 from tests.compile.drawn_expressions import expressions
-from tests.compile.running import target
-from tests.compile.test_random_kernels import GUARD, guarded
+from tests.compile.running import Convolution, target
+from tests.compile.test_random_kernels import GUARD, guarded, linear
+from tests.compile.test_transposed import Transposed
 from tests.compile.threads import in_series
 
 FAMILIES = {
@@ -44,6 +45,7 @@ FAMILIES = {
     "expressions": expressions(),
 }
 OF_EACH = 3
+GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)
 
 
 @pytest.mark.slow
@@ -54,7 +56,8 @@ def test_random_kernels_of_all_families_equal_pytorch(pytestconfig: pytest.Confi
     @settings(max_examples=libraries, derandomize=True, database=None, phases=[Phase.generate])
     @given(st.tuples(*[st.lists(f, min_size=OF_EACH, max_size=OF_EACH, unique_by=str) for f in FAMILIES.values()]))
     def compiled_and_compared(library: tuple[list[Case], ...]) -> None:
-        assert wrong([case for family in library for case in family], target()) == []
+        for on in (target(), GPU) if libraries > 1 else (target(),):
+            assert wrong([case for family in library for case in family], on) == []
 
     compiled_and_compared()
 
@@ -65,6 +68,13 @@ def test_a_single_value_left_out_of_a_sum_is_told() -> None:
     right, other = (Case.of(key, (1, 1), [values], values[:, first:].sum(1), error) for first in (0, 1))
     (told,) = wrong([right, other], target())
     assert told.startswith(f"{key} at 1, 1 is wrong by")
+
+
+def test_a_gpu_adds_a_bias_once_to_a_sum_of_one_term() -> None:
+    one = Convolution(1, 8, (5, 6), (1, 1), padding=(0, 0), epilogue=("bias", "relu"))
+    each = Convolution(7, 7, (5, 6), (1, 1), padding=(0, 0), depthwise=True)
+    cases = [one, each, linear(1, 9), Transposed(1, 6, (4, 5), (1, 1), padding=(0, 0))]
+    assert wrong([drawn.of_convolution(case) for case in cases], GPU) == []
 
 
 def wrong(cases: Sequence[Case], on: DeviceTarget) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import te, tirx
+import tvm_ffi
+from tvm import ir, s_tir, te, tirx
 from tvm.s_tir import dlight
 
 from aap_hw.compile.code.function import OPAQUE, Argument, KernelFunction
@@ -55,9 +56,36 @@ def gpu_kernel(
 
 def scheduled(code: tirx.PrimFunc, target: GpuTarget, rules: Sequence[type] = RULES) -> tirx.PrimFunc:
     """The code with its loops bound to blocks and threads; Relax will not fuse it with others."""
-    module = tvm.IRModule({"kernel": code.with_attr("target", target.tvm)})
+    module = tvm.IRModule({"kernel": _without_single_terms(code).with_attr("target", target.tvm)})
     with target.tvm:
-        module = dlight.ApplyDefaultSchedule(*[rule() for rule in rules])(module)
+        try:
+            module = dlight.ApplyDefaultSchedule(*[rule() for rule in rules])(module)
+        except AssertionError:  # the rule for matrices and vectors takes one pixel of one channel for a vector
+            module = dlight.ApplyDefaultSchedule(*[rule() for rule in FALLBACK])(module)
     # Relax gives the function its name and the target of the network that it is called in.
     bare = module["kernel"].without_attr("target").without_attr("global_symbol")
     return bare.with_attr({"op_pattern": OPAQUE, "tirx.is_scheduled": True})
+
+
+def _without_single_terms(code: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The code with values in place of sums of one term.
+
+    TVM drops axes of one step, but not what such a sum begins with. What it then inlines into the sum, such as a bias,
+    is part of that and of the term, and is added twice.
+    """
+
+    def block(given: s_tir.SBlock) -> s_tir.SBlock:
+        reduced = [var for var in given.iter_vars if var.iter_type == tirx.IterVar.CommReduce]
+        if given.init is None or not reduced or any(int(var.dom.extent) != 1 for var in reduced):
+            return given
+
+        def begun(load: ir.TensorLoad) -> Any:
+            return given.init.value if load.source.same_as(given.init.buffer) else load
+
+        axes = [
+            tirx.IterVar(var.dom, var.var, tirx.IterVar.DataPar, var.thread_tag, var.span) for var in given.iter_vars
+        ]
+        body = tvm_ffi.structural_map(given.body, (ir.TensorLoad, begun))
+        return s_tir.SBlock(axes, given.reads, given.writes, given.name_hint, body)
+
+    return code.with_body(tvm_ffi.structural_map(code.body, (s_tir.SBlock, block)))
