@@ -58,6 +58,9 @@ class ChannelGroup:
         Everything that has to be cut, in the order in which the network uses it.
     observed
         Names of the graph's nodes where the attention of the group is read.
+    renormalised
+        Which norm is taken over the channels, for the user to read: cutting some changes what it makes of the others.
+        None if there is none.
     """
 
     name: str
@@ -65,6 +68,7 @@ class ChannelGroup:
     frozen: str | None
     axes: tuple[Axis, ...]
     observed: tuple[str, ...]
+    renormalised: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ def find_groups(labelling: Labelling) -> Grouping:
     member, rank = member[classes.root], rank[classes.root]
     axes = _axes_by_group(labelling, member, rank, len(made))
     observed = _observed_by_group(labelling, member, len(made))
+    norms = _norms_by_group(labelling, member, len(made))
     groups: list[ChannelGroup] = []
     seen: dict[str, int] = {}
     for number, (module, channels) in enumerate(made):
@@ -115,7 +120,9 @@ def find_groups(labelling: Labelling) -> Grouping:
         name = module if seen[module] == 1 else f"{module}#{seen[module]}"
         first_reason = int(classes.reason[channels].min())
         frozen = classes.reasons[first_reason] if first_reason < len(classes.reasons) else None
-        groups.append(ChannelGroup(name, channels.size, frozen, tuple(axes[number]), tuple(observed[number])))
+        groups.append(
+            ChannelGroup(name, channels.size, frozen, tuple(axes[number]), tuple(observed[number]), norms[number])
+        )
     return Grouping(tuple(groups), member, rank)
 
 
@@ -173,3 +180,13 @@ def _observed_by_group(labelling: Labelling, member: IntArray, count: int) -> li
             if number >= 0:
                 observed[number][name] = None
     return [list(names) for names in observed]
+
+
+def _norms_by_group(labelling: Labelling, member: IntArray, count: int) -> list[str | None]:
+    """What is said of the first norm over channels of each group."""
+    norms: list[str | None] = [None] * count
+    for ids, sentence in labelling.renormalised:
+        for number in np.unique(member[ids[ids >= 0]]).tolist():
+            if number >= 0 and norms[number] is None:
+                norms[number] = sentence
+    return norms

@@ -58,11 +58,14 @@ class Literal:
         Pairs of a number that it gets and the atoms that the number counts.
     dim
         Which length of a view the only number is: the code may ask a tensor for it, so that it follows by itself.
+    asked
+        Whether the code may as well have asked a tensor for them, so that no attribute need be behind them.
     """
 
     node: Node
     counts: tuple[tuple[int, IntArray], ...]
     dim: int | None = None
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class Labelling:
         self.doubtful: list[Node] = []
         self.literals: list[Literal] = []
         self.divided: list[Divided] = []
+        self.renormalised: list[tuple[IntArray, str]] = []
         self.unsupported: Counter[str] = Counter()
         self._model = model
         self._canonical = canonical_names(model)
@@ -145,13 +149,16 @@ class Labelling:
 
     # What the rules ask and say.
 
-    def of(self, node: Node) -> Labels:
-        """Labels of a node that yields one tensor, a parameter that takes part in arithmetic included."""
+    def of(self, node: Node, beside: Sequence[Labels] = ()) -> Labels:
+        """Labels of a node that yields one tensor, a parameter that takes part in arithmetic included.
+
+        Such a parameter is followed along the axis that meets the channels of what is `beside` it.
+        """
         name = self.parameter_name(node)
         if name in self.computed:
             return Labels.none(len(shape_of(node)))
         if name is not None:
-            return self._plain_parameter(node)
+            return self._plain_parameter(node, beside)
         labels = self.labels[node]
         return labels if isinstance(labels, Labels) else Labels.none(len(shape_of(node)))
 
@@ -227,13 +234,13 @@ class Labelling:
         """Cut `left` and `right` only together; a partner that cannot be cut freezes the other."""
         self.partition.tie(left, right, explain("is combined with channels that cannot be cut", call.node))
 
-    def tie_parameter(self, node: Node | None, ids: IntArray, role: str, call: Call) -> None:
-        """Let the first axis of a per-channel parameter follow `ids`; None as a parameter is no parameter."""
+    def tie_parameter(self, node: Node | None, ids: IntArray, role: str, call: Call, dim: int = 0) -> None:
+        """Let an axis of a per-channel parameter follow `ids`; None as a parameter is no parameter."""
         if node is None:
             return
         name = self.parameter_name(node)
         if name is not None:
-            self.tie(ids, self.parameter_axis(name, 0, role), call)
+            self.tie(ids, self.parameter_axis(name, dim, role), call)
         elif len(self.of(node).dims) == 1:
             self.tie(ids, self.of(node).ids.ravel(), call)
         else:
@@ -248,13 +255,17 @@ class Labelling:
         ids = channels.ids if isinstance(channels, Labels) else channels
         self.partition.freeze(ids, explain(sentence, call.node))
 
+    def renormalise(self, labels: Labels, call: Call) -> None:
+        """Note that `call` normalises over these channels, so that a cut changes what it makes of the others."""
+        self.renormalised.append((labels.ids, explain("is normalised over", call.node)))
+
     def doubt(self, call: Call) -> None:
         """Note that the model's own code may hold a channel count as a number here: to be tried out."""
         self.doubtful.append(call.node)
 
-    def literal(self, call: Call, counts: Sequence[tuple[int, IntArray]]) -> None:
+    def literal(self, call: Call, counts: Sequence[tuple[int, IntArray]], *, asked: bool = False) -> None:
         """Note that numbers which the code passes count atoms, so that they must follow when these are cut."""
-        self.literals.append(Literal(call.node, tuple(counts)))
+        self.literals.append(Literal(call.node, tuple(counts), asked=asked))
         self.doubt(call)
 
     def length(self, call: Call, dim: int, number: int, ids: IntArray) -> None:
@@ -333,16 +344,21 @@ class Labelling:
         function = RULES.get(call.name) or (pointwise if call.pointwise else None)
         return function(self, call) if function else self.not_understood(call)
 
-    def _plain_parameter(self, node: Node) -> Labels:
+    def _plain_parameter(self, node: Node, beside: Sequence[Labels]) -> Labels:
         """Labels of a parameter that an op reads as an ordinary tensor.
 
-        A vector (in any orientation) is one value per channel. Of anything larger only the first axis, that of
-        filters, is followed; the others are frozen.
+        A vector (in any orientation) is one value per channel. Anything larger is followed along one axis, and frozen
+        along the others: the axis that meets other channels, or else the first, that of filters, or if there is but one
+        the last of a table (1, N, C) and the second of a map (1, C, H, W).
         """
         shape, name = shape_of(node), self.parameter_name(node)
         assert name is not None
         long = [dim for dim, size in enumerate(shape) if size > 1]
-        followed = long[0] if len(long) == 1 or long[:1] == [0] else None
+        met = {dim - each.rank + len(shape) for each in beside for dim in each.dims}
+        usual = 0 if shape[:1] != (1,) else len(shape) - 1 if len(shape) == 3 else 1
+        followed = next((dim for dim in long if len(long) == 1 or dim == usual), None)
+        if len(met.intersection(long)) == 1:
+            (followed,) = met.intersection(long)
         for dim in long:
             if dim != followed:
                 reason = f"depends on {name}, which is also used outside of its layer"

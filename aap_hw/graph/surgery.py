@@ -225,6 +225,10 @@ def _refresh_attributes(module: nn.Module) -> None:
         if module.affine:
             size = module.num_channels // module.num_groups
             module.num_channels = module.weight.shape[0]
-            module.num_groups = module.num_channels // size
+            # One group stays one, over fewer channels; of several whole ones go.
+            module.num_groups = module.num_channels // size if module.num_groups > 1 else 1
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        if module.weight is not None:
+            module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.shape[0]

@@ -32,7 +32,8 @@ Exporter = Callable[[nn.Module], ExportedProgram]
 SPLITS = frozenset({"split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "slice"})
 RESHAPES = frozenset({"view", "reshape", "_unsafe_view", "expand", "unflatten"})
 NEW = frozenset({"zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full"})
-LAYERS = frozenset({"group_norm", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))})
+NORMS = frozenset({"group_norm", "layer_norm", "rms_norm"})
+LAYERS = NORMS.union(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
 _LENGTHS = SPLITS | RESHAPES | NEW | LAYERS
 
 

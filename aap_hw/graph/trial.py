@@ -73,7 +73,9 @@ def _with_attributes(labelling: Labelling, ran: nn.Module) -> Settled:
     while True:
         grouping = find_groups(labelling)
         explained = [(literal, explain_literal(literal, ran, grouping)) for literal in labelling.literals]
-        lost = [(literal, ids) for literal, explanation in explained for ids in explanation.unexplained]
+        lost = [
+            (literal, ids) for literal, explanation in explained if not literal.asked for ids in explanation.unexplained
+        ]
         for literal, ids in lost:
             labelling.partition.freeze(ids, explain(_LITERAL, literal.node))
         if not lost and not _tied_by_one_number(labelling, explained, ran):

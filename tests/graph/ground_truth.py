@@ -58,11 +58,14 @@ def silenced(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[
 
 
 def random_keep(graph: ChannelGraph, seed: int, least: float = 0.3) -> dict[str, list[int]]:
-    """Some channels of every group that can be cut."""
+    """Some channels of every group that can be cut, but for channels that a norm is taken over.
+
+    Of those, silencing does not tell what a cut network computes: see `test_norms`.
+    """
     random = np.random.default_rng(seed)
     keep = {}
     for group in graph.groups:
-        if group.frozen is None:
+        if group.frozen is None and group.renormalised is None:
             width = int(random.integers(max(1, int(least * group.width)), group.width + 1))
             keep[group.name] = random.permutation(group.width)[:width].tolist()
     return keep

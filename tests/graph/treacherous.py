@@ -23,7 +23,6 @@ class Net(nn.Module):
         self.between = between
         self.filters = nn.Parameter(torch.randn(8, 1, 3, 3))
         self.mixer = nn.Conv2d(8, 8, 1)
-        self.layer_norm = nn.LayerNorm(8)
         self.transposed = nn.ConvTranspose2d(8, 8, 3)
         self.last = conv(channels, 6)
         self.head = Head(6)
@@ -72,12 +71,6 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     "halves of the batch": (lambda net, x: x.view(-1, 4, 8, 8)[:2], 4, "nn.Conv2d 'last.0'"),
     "squeeze all": (lambda net, x: x.mean((2, 3), keepdim=True).squeeze()[:, :, None, None], 8, "squeeze"),
     "squeeze channels": (lambda net, x: x.squeeze(1), 8, "x.squeeze"),
-    "layer norm": (
-        lambda net, x: net.layer_norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
-        8,
-        "nn.LayerNorm 'layer_norm'",
-    ),
-    "group norm over everything": (lambda net, x: F.group_norm(x, 1), 8, "F.group_norm"),
     "group norm without a layer": (lambda net, x: F.group_norm(x, 2), 8, "F.group_norm"),
     "softmax": (lambda net, x: x.softmax(1), 8, "x.softmax"),
     "sum over channels": (lambda net, x: x - x.mean(1, keepdim=True), 8, "x.mean"),

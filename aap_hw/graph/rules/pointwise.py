@@ -27,7 +27,8 @@ def pointwise(state: Labelling, call: Call) -> Result:
     shapes = [shape_of(node) for node in call.tensors]
     if not shapes or np.broadcast_shapes(*shapes) != call.out_shape:
         return state.not_understood(call)
-    labels = [state.of(node) for node in call.tensors]
+    beside = [state.of(node) for node in call.tensors if state.parameter_name(node) is None]
+    labels = [state.of(node, beside) for node in call.tensors]
     if call.name in _ARITHMETIC and len(shapes) == 1 and labels[0].dims:
         state.doubt(call)  # the other operand is a number, which may be a count of channels
     return merge(state, call, labels, shapes)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aap_hw.graph.call import Call
 from aap_hw.graph.labels import Labels
 from aap_hw.graph.rules.registry import Result, rule
+from aap_hw.graph.rules.statistics import is_of_norm
 
 if TYPE_CHECKING:
     from aap_hw.graph.labelling import Labelling
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     "linalg_vector_norm",
 )
 def reduce(state: Labelling, call: Call) -> Result:
-    """Channels along a reduced axis are mixed and frozen; along other axes they pass."""
+    """Channels along a reduced axis are mixed and frozen, but for norms; along other axes they pass."""
     if len(call.tensors) != 1:
         return state.not_understood(call)
     labels = state.of(call.first)
@@ -41,6 +42,9 @@ def reduce(state: Labelling, call: Call) -> Result:
         reduced = frozenset(range(labels.rank))
     else:
         reduced = frozenset(dim % labels.rank for dim in ([named] if isinstance(named, int) else named))
+    if len(labels.dims) == 1 and labels.dims <= reduced and is_of_norm(call):
+        state.renormalise(labels, call)
+        return _each(call, [Labels.none(len(shape)) for shape in call.out_shapes])
     if reduced & labels.dims:
         state.freeze(labels, "is reduced together with other channels", call)
         return _each(call, [Labels.none(len(shape)) for shape in call.out_shapes])

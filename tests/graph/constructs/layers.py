@@ -172,9 +172,7 @@ class GroupNormOfEveryChannel(Construct):
 
 
 class LayerNormMlp(Construct):
-    """The stream is normalised over its channels; the hidden layer is free."""
-
-    frozen = ("stem.0",)
+    """The stream is normalised over its channels; the hidden layer is a group of its own."""
 
     def layers(self) -> None:
         self.norm = nn.LayerNorm(12)

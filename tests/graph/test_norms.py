@@ -1,0 +1,291 @@
+"""Channels that a norm is taken over: cutting them is the whole network with the norm taken over those that stay.
+
+The reference of each norm is its formula on the selected channels, written here once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aap_hw.graph import ChannelGraph, silenced, surgery
+from aap_hw.graph.self_check import CutMismatchError, checked_cut
+from tests.graph.ground_truth import IMAGES, output
+
+KEEP = [0, 2, 3, 7, 10]
+EPS = 1e-5
+
+
+class Affine(nn.Module):
+    """A norm with a weight and a bias for each of its channels."""
+
+    def __init__(self, channels: int = 12) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(channels) + 0.5), nn.Parameter(torch.randn(channels))
+        self.normalized_shape = (channels,)
+
+
+class Written(Affine):
+    def forward(self, x: Tensor) -> Tensor:
+        u = x.mean(1, keepdim=True)
+        s = (x - u).pow(2).mean(1, keepdim=True)
+        x = (x - u) / torch.sqrt(s + EPS)
+        return self.weight[:, None, None] * x + self.bias[:, None, None]
+
+
+class ByVarMean(Affine):
+    def forward(self, x: Tensor) -> Tensor:
+        s, u = torch.var_mean(x, dim=1, unbiased=False, keepdim=True)
+        return (x - u) * torch.rsqrt(s + EPS) * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
+
+
+class ByTwoStatistics(Affine):
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - x.mean(1, True)) / (x.var(1, unbiased=False, keepdim=True) + EPS) ** 0.5
+        return x * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
+class OfItsShape(Affine):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, EPS)
+        return x.permute(0, 3, 1, 2)
+
+
+class OfTheTensor(Affine):
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, EPS).permute(0, 3, 1, 2)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+class RootMeanSquare(Affine):
+    def forward(self, x: Tensor) -> Tensor:
+        variance = x.to(x.dtype).pow(2).mean(1, keepdim=True)
+        return self.weight[:, None, None] * (x * torch.rsqrt(variance + EPS))
+
+
+class RootMeanSquare2d(nn.RMSNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Length(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 7 * F.normalize(x, dim=1)
+
+
+class GlobalResponse(Affine):
+    def forward(self, x: Tensor) -> Tensor:
+        response = x.norm(p=2, dim=(2, 3), keepdim=True)
+        share = response / (response.mean(dim=1, keepdim=True) + 1e-6)
+        return torch.addcmul(self.bias.view(1, -1, 1, 1), self.weight.view(1, -1, 1, 1), x * share) + x
+
+
+class OneGroup(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, 1, eps=EPS)
+
+
+def layer_norm(norm: Any, x: Tensor, axes: tuple[int, ...] = (1,)) -> Tensor:
+    centred = x - x.sum(axes, keepdim=True) / np.prod([x.shape[axis] for axis in axes])
+    scaled = (
+        centred / (centred.square().sum(axes, keepdim=True) / np.prod([x.shape[axis] for axis in axes]) + EPS).sqrt()
+    )
+    if getattr(norm, "weight", None) is None:
+        return scaled
+    shape = (-1, *norm.weight.shape[1:]) if norm.weight.dim() > 1 else (-1, 1, 1)
+    return scaled * norm.weight[KEEP].view(shape) + norm.bias[KEEP].view(shape)
+
+
+def root_mean_square(norm: Any, x: Tensor) -> Tensor:
+    return x / (x.square().sum(1, keepdim=True) / len(KEEP) + EPS).sqrt() * norm.weight[KEEP].view(-1, 1, 1)
+
+
+def global_response(norm: Any, x: Tensor) -> Tensor:
+    lengths = x.square().sum((2, 3), keepdim=True).sqrt()
+    share = lengths / (lengths.sum(1, keepdim=True) / len(KEEP) + 1e-6)
+    return norm.bias[KEEP].view(-1, 1, 1) + norm.weight[KEEP].view(-1, 1, 1) * (x * share) + x
+
+
+def whole_image(norm: Any, x: Tensor) -> Tensor:
+    return layer_norm(norm, x, (1, 2, 3))
+
+
+Reference = Callable[[Any, Tensor], Tensor]
+NORMS: dict[str, tuple[Callable[[], nn.Module], Reference, str]] = {
+    # the norm, what it computes of some of its channels, and a word of what is said of it
+    "layer": (lambda: LayerNorm2d(12), layer_norm, "F.layer_norm"),
+    "layer without weights": (lambda: LayerNorm2d(12, elementwise_affine=False), layer_norm, "F.layer_norm"),
+    "layer of a whole image": (lambda: nn.LayerNorm((12, 8, 8)), whole_image, "nn.LayerNorm 'norm'"),
+    "layer of its shape": (OfItsShape, layer_norm, "F.layer_norm"),
+    "layer of the tensor": (OfTheTensor, layer_norm, "F.layer_norm"),
+    "layer written out": (Written, layer_norm, "x.mean"),
+    "layer by var_mean": (ByVarMean, layer_norm, "torch.var_mean"),
+    "layer by mean and var": (ByTwoStatistics, layer_norm, "x.mean"),
+    "root mean square": (lambda: RootMeanSquare2d(12, eps=EPS), root_mean_square, "F.rms_norm"),
+    "root mean square written out": (RootMeanSquare, root_mean_square, "x.mean"),
+    "length": (Length, lambda _, x: 7 * x / x.square().sum(1, keepdim=True).sqrt(), "F.normalize"),
+    "global response": (GlobalResponse, global_response, "x.mean"),
+    "one group": (lambda: nn.GroupNorm(1, 12), whole_image, "nn.GroupNorm 'norm'"),
+    "one group without a layer": (OneGroup, whole_image, "F.group_norm"),
+}
+
+
+class Net(nn.Module):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.norm, self.last = nn.Conv2d(3, 12, 3, padding=1), norm, nn.Conv2d(12, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.stem(x)).sigmoid())  # type: ignore[no-any-return]
+
+
+def ready(make: Callable[[], nn.Module]) -> tuple[Net, ChannelGraph, Tensor]:
+    torch.manual_seed(0)
+    net, images = Net(make()).double().eval(), torch.randn(IMAGES, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in net.norm.parameters():
+            parameter.uniform_(0.5, 1.5)
+    return net, ChannelGraph.trace(net, (images,)), images
+
+
+def expected(net: Net, formula: Reference, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        x = F.conv2d(images, net.stem.weight[KEEP], net.stem.bias[KEEP], padding=1)  # type: ignore[index]
+        return F.conv2d(formula(net.norm, x).sigmoid(), net.last.weight[:, KEEP], net.last.bias)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_cut_norm_is_taken_over_the_channels_that_stay(name: str) -> None:
+    make, formula, word = NORMS[name]
+    net, graph, images = ready(make)
+    stem = graph.group("stem")
+    assert stem.frozen is None
+    assert (stem.renormalised or "").startswith("is normalised over (")
+    assert word in (stem.renormalised or "")
+    assert graph.group("last").renormalised is None
+    (masked,) = silenced.Silenced(graph, net, {"stem": KEEP})(images)
+    wanted = expected(net, formula, images)
+    assert (masked - wanted).abs().max() < 1e-12
+    smaller = checked_cut(graph, net, {"stem": KEEP}, images)
+    assert (output(smaller, images) - wanted).abs().max() < 1e-9
+    again = ChannelGraph.trace(smaller, (images,))
+    assert again.widths == {"stem": 5, "last": 5}
+    assert isinstance(checked_cut(again, smaller, {"stem": [1, 2]}, images), nn.Module)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norm_over_all_channels_is_another(name: str) -> None:
+    """Guards the test above: what is compared differs from what silencing alone would compute."""
+    make, formula, _ = NORMS[name]
+    net, _, images = ready(make)
+    with torch.no_grad():
+        gone = [channel for channel in range(12) if channel not in KEEP]
+        net.last.weight[:, gone] = 0
+    assert (output(net, images) - expected(net, formula, images)).abs().max() > 1e-3
+
+
+def test_attributes_of_a_cut_norm_are_those_of_its_weights() -> None:
+    for make, shape in ((lambda: LayerNorm2d(12), (5,)), (lambda: nn.LayerNorm((12, 8, 8)), (5, 8, 8))):
+        net, graph, _ = ready(make)
+        assert graph.cut(net, {"stem": KEEP}).norm.normalized_shape == shape
+    net, graph, _ = ready(lambda: nn.GroupNorm(1, 12))
+    norm = graph.cut(net, {"stem": KEEP}).norm
+    assert (norm.num_groups, norm.num_channels) == (1, 5)
+
+
+@pytest.mark.parametrize("fault", ["weight", "reference"])
+def test_fault_in_a_norm_is_noticed(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, graph, images = ready(lambda: LayerNorm2d(12))
+    real = surgery._shorten
+
+    def shifted(model: nn.Module, name: str, dim: int, removed: Any) -> None:
+        real(model, name, dim, (removed + 1) % 12 if name == "norm.weight" else removed)
+
+    if fault == "weight":
+        monkeypatch.setattr(surgery, "_shorten", shifted)
+    else:
+        monkeypatch.setattr(silenced, "_NORMS", {})
+    with pytest.raises(CutMismatchError, match="cutting the channel group 'stem'"):
+        checked_cut(graph, net, {"stem": KEEP}, images)
+
+
+NO_NORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean taken away": lambda x: x - x.mean(1, keepdim=True),
+    "gate": lambda x: x * x.mean(1, keepdim=True).sigmoid(),
+    "product with a mean": lambda x: x * x.mean(1, keepdim=True),
+    "square without a root": lambda x: x / (x.pow(2).mean(1, keepdim=True) + 1),
+    "fourth power": lambda x: x / (x.pow(4).mean(1, keepdim=True) + 1).sqrt(),
+    "root of a product of statistics": lambda x: x / (x.pow(2).mean(1, True) * x.pow(2).mean(1, True)).sqrt(),
+    "mean of something else": lambda x: x / (x.exp().mean(1, keepdim=True) + 1),
+    "norm that is read elsewhere": lambda x: x / x.norm(dim=1, keepdim=True) + x.norm(dim=1, keepdim=True),
+    "statistic that is kept": lambda x: (lambda s: x / s + s)(x.std(1, keepdim=True)),
+    "statistic over itself": lambda x: x + (lambda s: s / s)(x.std(1, keepdim=True)),
+    "sum over the count": lambda x: x / (x.square().sum(1, keepdim=True) / 12 + 1).sqrt(),
+    "largest": lambda x: x / x.amax(1, keepdim=True),
+    "number of channels": lambda x: F.normalize(x, dim=1) * x.shape[1] ** 0.5,
+    "two groups without a layer": lambda x: F.group_norm(x, 2),
+}
+
+
+class Other(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize("name", NO_NORMS)
+def test_other_reductions_over_channels_leave_them_alone(name: str) -> None:
+    _, graph, _ = ready(lambda: Other(NO_NORMS[name]))
+    assert graph.group("stem").frozen is not None
+
+
+class Tokens(nn.Module):
+    """As vision transformers begin: patches, a token more, positions, a block with layer scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.first = nn.Conv2d(3, 12, 4, stride=4), nn.Parameter(torch.randn(1, 1, 12))
+        self.positions, self.scale = nn.Parameter(torch.randn(1, 5, 12)), nn.Parameter(torch.rand(12))
+        self.norm1, self.fc1, self.fc2 = nn.LayerNorm(12), nn.Linear(12, 16), nn.Linear(16, 12)
+        self.norm2, self.head = nn.LayerNorm(12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.first.expand(len(x), -1, -1), x], 1) + self.positions
+        x = x + self.scale * self.fc2(F.gelu(self.fc1(self.norm1(x))))
+        return self.head(self.norm2(x)[:, 0])  # type: ignore[no-any-return]
+
+
+def test_stream_of_a_transformer_is_cut_with_its_positions() -> None:
+    torch.manual_seed(0)
+    net, images = Tokens().double(), torch.randn(IMAGES, dtype=torch.float64)
+    graph = ChannelGraph.trace(net, (images,))
+    assert graph.widths == {"patches": 12, "fc1": 16, "head": 4}
+    assert [group.frozen is None for group in graph.groups] == [True, True, False]
+    assert [group.renormalised is not None for group in graph.groups] == [True, False, False]
+    inner = [0, 1, 5, 8, 9, 15]
+    smaller = checked_cut(graph, net, {"patches": KEEP, "fc1": inner}, images)
+    with torch.no_grad():
+        x = F.conv2d(images, net.patches.weight[KEEP], net.patches.bias[KEEP], stride=4).flatten(2).mT
+        x = torch.cat([net.first[..., KEEP].expand(2, 1, 5), x], 1) + net.positions[..., KEEP]
+        y = F.layer_norm(x, (5,), net.norm1.weight[KEEP], net.norm1.bias[KEEP])
+        y = F.gelu(F.linear(y, net.fc1.weight[inner][:, KEEP], net.fc1.bias[inner]))
+        x = x + net.scale[KEEP] * F.linear(y, net.fc2.weight[KEEP][:, inner], net.fc2.bias[KEEP])
+        x = F.layer_norm(x, (5,), net.norm2.weight[KEEP], net.norm2.bias[KEEP])[:, 0]
+        wanted = F.linear(x, net.head.weight[:, KEEP], net.head.bias)
+    assert (output(smaller, images) - wanted).abs().max() < 1e-9
