@@ -189,7 +189,8 @@ def plan(
     budgets = _budgets(budget, max_params, max_flops, max_memory)
     table, source = _table(lut), _source(data)
     origin = _origin(model, input_shape, example, weights, classes, source)
-    task = Task(origin, table, samples_for(origin, source, example), allow_emulated=allow_emulated)
+    # As `prune` does, which trains on the images of a source.
+    task = Task(origin, table, samples_for(origin, source, example), source is not None, allow_emulated=allow_emulated)
     dense, chosen = plan_once(task, budgets, settings or PruneSettings())
     error = table_error(table, origin.model, origin.inputs)
     made_up = isinstance(task.data, MadeSamples)

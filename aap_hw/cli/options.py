@@ -250,6 +250,12 @@ depth_option = click.option(
     "--no-depth", "depth", flag_value=False, default=True, help="Never remove a residual branch altogether."
 )
 
+renormalised_option = click.option(
+    "--renormalised/--no-renormalised",
+    default=None,
+    help="Cut channels that a norm is taken over, as a layer norm is, or never; default: if the network is trained.",
+)
+
 
 def allocator_options(command: Callable[..., None]) -> Callable[..., None]:
     """How widths are chosen."""

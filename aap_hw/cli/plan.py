@@ -22,6 +22,7 @@ from aap_hw.cli.options import (
     model_option_of,
     only_option,
     read_table_to_predict,
+    renormalised_option,
     score_option,
     score_scale_option,
     skip_option,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 @only_option
 @skip_option
 @depth_option
+@renormalised_option
 @emulated_option
 @json_option
 @results_alone
@@ -72,6 +74,7 @@ def command(
     only: tuple[str, ...],
     skip: tuple[str, ...],
     depth: bool,
+    renormalised: bool | None,
     allow_emulated: bool,
     json_to: str | None,
 ) -> None:
@@ -88,6 +91,7 @@ def command(
         only=only,
         skip=skip,
         depth=depth,
+        renormalised=renormalised,
     )
     proposal = api.plan(
         model_name,
@@ -119,6 +123,8 @@ def command(
         given += f" --allocator {allocator}" if allocator != "exact" else ""
         given += f" --threshold-weights {threshold_weights}" if threshold_weights else ""
         given += "" if depth else " --no-depth"
+        if renormalised is not None:
+            given += " --renormalised" if renormalised else " --no-renormalised"
         given += f" --calibration-images {calibration_images}" if calibration_images else ""
         given += "".join(f" --only {shlex.quote(pattern)}" for pattern in only)
         given += "".join(f" --skip {shlex.quote(pattern)}" for pattern in skip)
@@ -139,6 +145,8 @@ def _print(document: dict[str, Any]) -> None:
         grid.add_column(heading, justify="right" if heading in ("width", "kept") else "left", overflow="fold")
     for group in document["groups"]:
         note = f"frozen: {group['frozen']}" if group["frozen"] else "" if group["kept"] else "branch removed"
+        if group["renormalised"] and group["kept"] < group["width"]:
+            note = note or f"renormalised: {group['renormalised']}"
         grid.add_row(group["name"], str(group["width"]), str(group["kept"]), note)
     console.print(grid)
     provenance = document["provenance"]

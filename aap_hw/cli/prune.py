@@ -23,6 +23,7 @@ from aap_hw.cli.options import (
     one_of_several,
     only_option,
     read_table_to_predict,
+    renormalised_option,
     score_option,
     score_scale_option,
     skip_option,
@@ -108,6 +109,7 @@ OF_TRAINING = ("--rounds", "--schedule", "--epochs", "--learning-rate", "--train
 @only_option
 @skip_option
 @depth_option
+@renormalised_option
 @emulated_option
 @click.option("--out", metavar="FOLDER", help="Run folder; default: runs/MODEL-DEVICE-BUDGET.")
 @click.option("--tensorboard", is_flag=True, help="Write the figures for TensorBoard into the run's folder, too.")
@@ -148,6 +150,7 @@ def command(
     only: tuple[str, ...],
     skip: tuple[str, ...],
     depth: bool,
+    renormalised: bool | None,
     allow_emulated: bool,
     device: str | None,
     connect_to: str | None,
@@ -190,6 +193,7 @@ def command(
         only=only,
         skip=skip,
         depth=depth,
+        renormalised=renormalised,
         training=_training(training, epochs, learning_rate),
         seed=seed,
     )

@@ -1,4 +1,4 @@
-"""Which channel groups the user allows to be cut, by shell patterns over their names."""
+"""Which channel groups the user allows to be cut: by shell patterns over their names, and by what they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from aap_hw.errors import UserError
 from aap_hw.graph.channel_graph import ChannelGraph
 
 
-def select(graph: ChannelGraph, only: Sequence[str] = (), skip: Sequence[str] = ()) -> ChannelGraph:
+def select(
+    graph: ChannelGraph, only: Sequence[str] = (), skip: Sequence[str] = (), *, renormalised: bool | None = True
+) -> ChannelGraph:
     """The same graph with all groups frozen that are not wanted; what was frozen stays so.
 
     Parameters
@@ -19,6 +21,8 @@ def select(graph: ChannelGraph, only: Sequence[str] = (), skip: Sequence[str] = 
         Patterns of groups that may be cut; none means all of them.
     skip
         Patterns of groups that may not be, whatever `only` says.
+    renormalised
+        Whether channels that a norm is taken over may be. None leaves them alone as nothing is trained afterwards.
 
     Raises
     ------
@@ -44,8 +48,17 @@ def select(graph: ChannelGraph, only: Sequence[str] = (), skip: Sequence[str] = 
         for pattern in skip:
             if _matches(name, pattern):
                 reasons[name] = f"is left alone by --skip {pattern}"
+        if not renormalised and (sentence := graph.group(name).renormalised):
+            left = "by --no-renormalised" if renormalised is False else "as nothing is trained; --renormalised cuts it"
+            reasons[name] = f"{sentence} and left alone {left}"
     if free and len(reasons) == len(free):
         asked = [f"{option} '{pattern}'" for option, each in (("--only", only), ("--skip", skip)) for pattern in each]
+        asked += ["--no-renormalised"] if renormalised is False else []
+        if not asked:
+            raise UserError(
+                f"all that could be cut is normalised over, as '{free[0]}' is, and left alone as nothing is trained; "
+                "add --renormalised, or let the network be trained"
+            )
         raise UserError(
             f"nothing is left that may be cut with {' '.join(asked)}; 'aap-hw plan' without them lists the groups"
         )

@@ -99,7 +99,7 @@ def baseline(
     settings = settings or PruneSettings()
     module = task.origin.build()
     graph = ChannelGraph.trace(module, task.origin.inputs.zeros(), task.origin.inputs.names)
-    graph = select(graph, settings.only, settings.skip)
+    graph = select(graph, settings.only, settings.skip, renormalised=settings.cuts_renormalised(task.retrain))
     network = partition(graph)
     graph = graph.frozen(network.fixed)
     graph.require_free_group(task.origin.model)

@@ -70,7 +70,13 @@ class Proposal:
             "made_up_inputs": self.made_up,
             "interpolated_kernels": sum(row.interpolated for row in plan.kernels),
             "groups": [
-                {"name": g.name, "width": g.width, "kept": plan.widths[g.name], "frozen": g.frozen}
+                {
+                    "name": g.name,
+                    "width": g.width,
+                    "kept": plan.widths[g.name],
+                    "frozen": g.frozen,
+                    "renormalised": g.renormalised,
+                }
                 for g in dense.graph.groups
             ],
             "kernels": [

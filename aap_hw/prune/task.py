@@ -57,6 +57,7 @@ class PruneSettings:
     threshold_weights : what the paper's rule weights groups by, ``parameters``, ``flops`` or ``latency``; None takes
         what is limited.
     depth : whether residual branches may be removed altogether; a threshold never does.
+    renormalised : whether channels that a norm is taken over may be cut; None cuts them if the network is trained.
     reduction, p : the paper's family (mean, sum, max) and exponent of the score ``attention``.
     only, skip : patterns of the channel groups that may be cut, and of those that may not (``aap_hw.graph.selection``).
     training : how each round trains; its learning-rate schedule starts anew each time.
@@ -75,6 +76,7 @@ class PruneSettings:
     allocator: Allocator = "exact"
     threshold_weights: ThresholdWeights | None = None
     depth: bool = True
+    renormalised: bool | None = None
     reduction: Reduction = "mean"
     p: float = 1.0
     only: tuple[str, ...] = ()
@@ -106,6 +108,10 @@ class PruneSettings:
     def scored_by(self) -> Score:
         """The score that is used: if none is asked for the best known, or the published one for the published rule."""
         return self.score or ("attention" if self.allocator == "threshold" else "read-attention")
+
+    def cuts_renormalised(self, retrain: bool) -> bool | None:
+        """Whether channels that a norm is taken over may be cut; None if they may not as nothing is trained."""
+        return True if retrain and self.renormalised is None else self.renormalised
 
     def images_for(self, inputs: Inputs) -> int:
         """How many calibration images, or other samples, a network is shown."""

@@ -147,6 +147,7 @@ def test_groups_that_are_not_to_be_cut_stay_and_are_passed_on(aap_hw: Callable[.
     assert set() < cut <= {f"layer{stage}.{block}.conv1" for stage in (2, 3) for block in (1, 2)}
     shown = aap_hw("plan", *RESNET20, *asked)
     assert "--only 'layer[23].*' --skip '*.0.conv1'" in shown.out.splitlines()[-1]
+    assert " --no-renormalised" in aap_hw("plan", *RESNET20, *asked, "--no-renormalised").out.splitlines()[-1]
     refused = aap_hw("plan", *RESNET20, *asked, "--skip", "layer4.*")
     assert refused.code == 2
     assert "--skip 'layer4.*' matches no channel group; the nearest are " in refused.err

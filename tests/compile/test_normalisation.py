@@ -52,7 +52,7 @@ CASES: list[tuple[str, int, Callable[[Tensor, Affine], Tensor]]] = [
     ),
     ("group_norm 7x1 each=5 eps=1e-05 float32 batch=1", 35, lambda x, a: F.group_norm(x, 7)),
     ("group_norm 9000x1 affine=1 each=1 eps=1e-05 float32 batch=1", 3, lambda x, a: F.instance_norm(x, None, None, *a)),
-    ("group_norm 1037x1 affine=1 each=21 eps=1e-05 float32 batch=1", 21, lambda x, a: F.group_norm(x, 1, *a)),
+    ("group_norm 1037x1 affine=1 each=all eps=1e-05 float32 batch=1", 21, lambda x, a: F.group_norm(x, 1, *a)),
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
 from aap_hw.graph.selection import select
 from tests.synthetic import resnet20
 
@@ -29,6 +30,25 @@ def test_patterns_choose_by_name() -> None:
     assert free(only=("layer1.*", "layer2.0.conv1")) == first_stage | {"layer2.0.conv1"}
     assert free(only=("layer1.*",), skip=("*.1.conv1",)) == first_stage - {"layer1.1.conv1"}
     assert free(skip=("layer1.0.conv1",)) == ALL - {"layer1.0.conv1"}
+
+
+def test_channels_that_a_norm_is_taken_over_can_be_left_alone() -> None:
+    class Normed(torch.nn.Sequential):
+        def __init__(self) -> None:
+            layers = torch.nn.Linear(3, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 6), torch.nn.Linear(6, 2)
+            super().__init__(*layers)
+
+    graph = ChannelGraph.trace(Normed(), (torch.zeros(1, 3),))
+    assert [group.frozen is None for group in select(graph).groups] == [True, True, False]
+    first, second, _ = select(graph, renormalised=False).groups
+    assert first.frozen == "is normalised over (nn.LayerNorm '1') and left alone by --no-renormalised"
+    assert second.frozen is None
+    with pytest.raises(UserError, match="nothing is left that may be cut with --skip '2' --no-renormalised"):
+        select(graph, skip=("2",), renormalised=False)
+    first, *_ = select(graph, renormalised=None).groups
+    assert str(first.frozen).endswith("and left alone as nothing is trained; --renormalised cuts it")
+    with pytest.raises(UserError, match=r"all that could be cut is normalised over, as '0' is, .* add --renormalised"):
+        select(graph.frozen({"2": "is not wanted"}), renormalised=None)
 
 
 def test_reason_names_the_option_and_what_was_frozen_keeps_its_own() -> None:

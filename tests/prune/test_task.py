@@ -41,6 +41,12 @@ def test_setting_that_nothing_can_be_pruned_by_is_refused(wrong: dict[str, Any],
         PruneSettings(**wrong)
 
 
+def test_norms_are_cut_into_by_default_only_if_training_follows() -> None:
+    for asked, trained, untrained in ((None, True, None), (True, True, True), (False, False, False)):
+        settings = PruneSettings(renormalised=asked)
+        assert (settings.cuts_renormalised(True), settings.cuts_renormalised(False)) == (trained, untrained)
+
+
 def test_words_are_those_that_the_parts_of_a_run_know() -> None:
     assert set(defaults.SCORES) == {"attention", "read-attention", *ALTERNATIVES}
     assert set(defaults.SCORE_SCALES) == set(SCALES)

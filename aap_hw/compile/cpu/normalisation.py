@@ -16,7 +16,7 @@ from aap_hw.compile.cpu.loops import channel_loop, light_kernel, row_loop
 from aap_hw.compile.cpu.pooling import vectors_at_once
 from aap_hw.compile.cpu.sums import row_sum, vector_sums
 from aap_hw.compile.families import image_shape
-from aap_hw.compile.families.normalisation import OVER_CHANNELS
+from aap_hw.compile.families.normalisation import OVER_CHANNELS, channels_together
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
@@ -55,7 +55,7 @@ def over_channels(address: Address, target: CpuTarget) -> KernelFunction:
 def group_norm(address: Address, target: CpuTarget) -> KernelFunction:
     """The same over all pixels of a group of ``each`` channels: first channel by channel, then joined."""
     key, channels = address.key, address.width_in
-    shape, epsilon, each = image_shape(key, channels), float(key.attribute("eps")), int(key.attribute("each"))
+    shape, epsilon, each = image_shape(key, channels), float(key.attribute("eps")), channels_together(address)
     pixels, type_, lanes = math.prod(key.image), key.types.sum, lanes_for(channels, target)
     count = vectors_at_once(channels, lanes)
     blocks = Steps(channels, count * lanes)

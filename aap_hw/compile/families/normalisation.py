@@ -20,6 +20,12 @@ def is_affine(key: KernelKey) -> bool:
     return bool(key.attribute("affine"))
 
 
+def channels_together(address: Address) -> int:
+    """How many channels of a group norm share their statistics: so many each, or ``all``, as many as there are."""
+    each = address.key.attribute("each")
+    return address.width_in if each == "all" else int(each)
+
+
 def _same(address: Address) -> Shape:
     return image_shape(address.key, address.width_out)
 

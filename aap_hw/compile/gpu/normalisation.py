@@ -10,7 +10,7 @@ from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue, unpacked
 from aap_hw.compile.code.normalisation import normalised_arguments
 from aap_hw.compile.families import image_shape
-from aap_hw.compile.families.normalisation import OVER_CHANNELS
+from aap_hw.compile.families.normalisation import OVER_CHANNELS, channels_together
 from aap_hw.compile.gpu.scheduling import FALLBACK, KERNELS, RULES, gpu_kernel
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import GpuTarget
@@ -22,7 +22,7 @@ def normalisation(address: Address, target: GpuTarget) -> KernelFunction:
     key, channels = address.key, address.width_in
     shape = batch, height, width, _ = image_shape(key, channels)
     by_pixel = key.op in OVER_CHANNELS
-    each = channels if by_pixel else int(key.attribute("each"))
+    each = channels if by_pixel else channels_together(address)
     extents = {"channel": each} if by_pixel else {"row": height, "column": width, "channel": each}
     # One set of statistics for each pixel, or for each group of channels.
     statistics = (batch, height, width) if by_pixel else (batch, channels // each)

@@ -56,7 +56,9 @@ def over_pixels(partition: Partition, node: Node) -> None:
     is_float = image.meta["val"].dtype == torch.float32
     if len(shape) < 3 or with_statistics or not is_float or (bias and not weight):
         raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
-    each = 1 if call.name == "instance_norm" else shape[1] // call["num_groups"]
+    # One group stays one when its channels get fewer; of several, whole ones go.
+    is_one = call.name == "group_norm" and call["num_groups"] == 1
+    each = "all" if is_one else 1 if call.name == "instance_norm" else shape[1] // call["num_groups"]
     width = partition.graph.width_of(image.name)
     inputs = (partition.placement.value_of(image, node),)
     last, steps = with_activation(partition, node)
