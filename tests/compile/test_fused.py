@@ -83,6 +83,10 @@ def windows(a: Tensor, b: Tensor) -> Tensor:
     return (rows(a) @ rows(b).mT).view(2, 3, 14, 6, 7)
 
 
+def beside_their_means(heads: Tensor) -> Tensor:
+    return heads + heads.mean(4, keepdim=True).mean(2, keepdim=True)
+
+
 CASES = [
     Case(lambda m, a, b: a + b + a, ("add(add(x0,x1),x0) nyc+nyc",)),
     Case(lambda m, a, b: F.gelu(a * b - a), ("gelu(sub(mul(x0,x1),x0)) nyc+nyc",)),
@@ -108,6 +112,7 @@ CASES = [
     Case(lambda m, a, b: of_one(a) + m.token[:, :21].view(1, 3, 1, 7, CHANNELS), ("add(x0,c0) yxc yc",)),
     Case(lambda m, a, b: of_one(a) + m.token[:, :21, :1].view(1, 3, 1, 7, 1), ("add(x0,c0) nyxc nx",)),
     Case(lambda m, a, b: windows(a, b) + m.place[:, :3].unsqueeze(2), ("add(x0,c0) nyxc yc",)),
+    Case(lambda m, a, b: beside_their_means(windows(a, b)), ("add(x0,x1) nyxc+nx",)),
     Case(lambda m, a, b: a * 1 + b * 0.5 * 2, ("add(x0,mul(mul(x1,0.5),2)) nyc+nyc",)),
 ]  # fmt: skip
 

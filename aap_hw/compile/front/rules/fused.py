@@ -211,8 +211,9 @@ def _geometry(partition: Partition, node: Node, tree: Tree) -> _Geometry:
         if alike:
             last, inner = _Run(inner[-1].length * last.length, last.owners), inner[:-1]
             width = WidthExpr(last.length)
-        if len(inner) > 2 and not outer:
-            outer, inner = inner[:1], inner[1:]
+        if len(inner) > 2 and (not outer or outer[0].owners == inner[0].owners):
+            first, *inner = inner
+            outer = [_Run(first.length * (outer[0].length if outer else 1), first.owners)]
     runs = batch, height, columns = *filled(outer, 1), *filled(inner, 2)
 
     def axes_of(name: str) -> str:
