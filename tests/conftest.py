@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option with which CI runs, and how much is tried at random."""
     parser.addoption("--no-unexpected-skips", action="store_true", help="fail on skips that tests/needs.py lacks")
     parser.addoption(
-        "--random-kernels", type=int, default=39, help="random kernels to compare with PyTorch's operators"
+        "--random-kernels", type=int, default=42, help="random kernels to compare with PyTorch's operators"
     )
 
 

@@ -72,7 +72,7 @@ def samplings(draw: st.DrawFn) -> Case:
         key = KernelKey.make("gather", (), batch, **texts)
         return Case.of(key, (width, width), [table, index.float()], table[:, index], 0.0)
     size, to = (draw(SIZE), draw(SIZE)), (draw(SIZE), draw(SIZE))
-    how, padding = draw(st.sampled_from(["bilinear", "nearest"])), draw(st.sampled_from(["zeros", "border"]))
+    how, padding = draw(st.sampled_from(["bilinear", "nearest", "bicubic"])), draw(st.sampled_from(["zeros", "border"]))
     has_corners = draw(st.booleans())
     image, axes = torch.randn(batch, width, *size, generator=random), list[Tensor]()
     for length in (size[1], size[0]):

@@ -24,6 +24,7 @@ from aap_hw.compile.library.build import build_kernel
 from tests.compile import drawn, drawn_places
 from tests.compile.drawn import Case, rounding
 from tests.compile.drawn_expressions import expressions
+from tests.compile.drawn_order import orders
 from tests.compile.running import Convolution, target
 from tests.compile.test_random_kernels import GUARD, guarded, linear
 from tests.compile.test_transposed import Transposed
@@ -43,6 +44,7 @@ FAMILIES = {
     "volumes": drawn_places.volumes(),
     "transposed": drawn_places.transposed(),
     "expressions": expressions(),
+    "orders": orders(),
 }
 OF_EACH = 3
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)
