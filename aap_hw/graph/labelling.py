@@ -280,6 +280,8 @@ class Labelling:
     def is_read_once(self, node: Node) -> bool:
         """Whether a node is a parameter that nothing but one op reads."""
         name = self.weight_name(node)
+        if node in self._weights:
+            return False
         return name is not None and len(node.users) == 1 and list(self._parameters.values()).count(name) == 1
 
     def not_understood(

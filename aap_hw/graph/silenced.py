@@ -10,6 +10,7 @@ not belong to it there, so that the two differ.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -103,6 +104,7 @@ class _Run(fx.Interpreter):
             return None
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         args, kwargs = fx.node.map_aggregate((args, kwargs), self._in_own_type)
+        args = self._fed_back(n, args)
         value = self._over_what_stays(n, args, kwargs)
         if value is None:
             value = n.target(*args, **kwargs)  # type: ignore[operator]
@@ -123,6 +125,26 @@ class _Run(fx.Interpreter):
                 tensor.masked_fill_(gone, 0)
         return value
 
+    def _fed_back(self, node: Node, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of a recurrent layer, with zeros for weights that multiply its own states that are gone."""
+        name = Call(node).name.removesuffix("_cell")
+        gone = [each for each in self._gone(node) if each is not None] if name in _RECURRENT else []
+        if not gone:
+            return args
+        if name != Call(node).name:
+            return (*args[:2], args[2], _without(args[3], gone[0].ravel()), *args[4:])
+        states, units = self._gone(node)[1], self._gone(node)[-1]
+        weights = []
+        for weight, each in zip(args[2], Call(node)["params"], strict=True):
+            if states is not None and _FED_BACK.search(each.name):
+                weight = _without(weight, states.ravel())
+            elif states is not None and _NEXT.search(each.name):
+                weight = _without(weight, states.ravel().repeat(2 if Call(node)["bidirectional"] else 1))
+            elif units is not None and _PROJECTS.search(each.name):
+                weight = _without(weight, units.ravel())
+            weights.append(weight)
+        return (*args[:2], weights, *args[3:])
+
     def _over_what_stays(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The value of a node that reduces or normalises channels of which some are gone; None for any other."""
         source = node.all_input_nodes[0] if node.all_input_nodes else None
@@ -138,6 +160,18 @@ class _Run(fx.Interpreter):
         if Call(node).name in _REDUCTIONS and axis in _reduced(node, gone[0].dim()):
             return node.target(args[0].index_select(axis, stays), *args[1:], **kwargs)  # type: ignore[operator]
         return None
+
+
+_RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
+# Names of the weights that a layer multiplies its states by, those of the layer before, and its units.
+_FED_BACK = re.compile(r"_weight_hh_l\d+(_reverse)?$")
+_PROJECTS = re.compile(r"_weight_hr_l\d+(_reverse)?$")
+_NEXT = re.compile(r"_weight_ih_l[1-9]\d*(_reverse)?$")
+
+
+def _without(weight: Tensor, gone: Tensor) -> Tensor:
+    """A matrix with zeros in columns."""
+    return weight.masked_fill(gone, 0)
 
 
 def _memory(value: Tensor) -> int:

@@ -230,5 +230,19 @@ def _refresh_attributes(module: nn.Module) -> None:
     elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         if module.weight is not None:
             module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        _refresh_recurrent(module)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.shape[0]
+
+
+def _refresh_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> None:
+    """A layer keeps its weights in a list, too, which is what it computes with."""
+    weights = dict(module.named_parameters(recurse=False))
+    suffix = "_l0" if isinstance(module, nn.RNNBase) else ""
+    gates = 4 if isinstance(module, (nn.LSTM, nn.LSTMCell)) else 3 if isinstance(module, (nn.GRU, nn.GRUCell)) else 1
+    rows, module.input_size = weights[f"weight_ih{suffix}"].shape
+    module.hidden_size = rows // gates
+    if isinstance(module, nn.RNNBase):
+        module.proj_size = weights["weight_hr_l0"].shape[0] if module.proj_size else 0
+        module._flat_weights = [weights[name] for name in module._flat_weights_names]

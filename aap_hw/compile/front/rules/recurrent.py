@@ -13,6 +13,7 @@ from aap_hw.compile.families.convolution import POINTWISE
 from aap_hw.compile.families.recurrent import GATES
 from aap_hw.compile.families.slow import PLAIN
 from aap_hw.compile.front.copies import strided_copy
+from aap_hw.compile.front.lengths import total
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.operands import NOWHERE
 from aap_hw.compile.front.rules.registry import Takes, rule
@@ -41,10 +42,10 @@ class Sequences:
         """Lengths of the axes before the channels."""
         return (self.steps, self.samples) if self.steps_first else (self.samples, self.steps)
 
-    def view(self, name: str, width: WidthExpr) -> View:
-        """A value that holds the states of all steps."""
+    def view(self, name: str, width: WidthExpr, channels: int) -> View:
+        """A value that holds the states of all steps, ``channels`` wide if nothing is cut."""
         lengths = [*map(WidthExpr, self.lead), width]
-        return View.of(name, lengths, [*self.lead, width.constant], range(3), PLAIN)
+        return View.of(name, lengths, [*self.lead, channels], range(3), PLAIN)
 
     def key(self, op: str, **attributes: object) -> KernelKey:
         """The key of a kernel over the states of all steps."""
@@ -66,7 +67,7 @@ def recurrent(partition: Partition, node: Node) -> None:
     sequences = Sequences(second, first, True) if not call["batch_first"] else Sequences(first, second, False)
     layers = list(_layers(partition, node))
     value = partition.placement.value_in_order(call["input"], node)
-    width = partition.graph.width_of(call["input"].name, -1)
+    width, channels = partition.graph.width_of(call["input"].name, -1), shape_of(call["input"])[-1]
     last: list[Last] = []
     for number, directions in enumerate(layers):
         made = []
@@ -75,15 +76,18 @@ def recurrent(partition: Partition, node: Node) -> None:
             first_ones = [_first(partition, state, node, len(last)) for state in given]
             how = Way(direction == 1, with_cells, tuple(first_ones))
             whole = layer.add(partition, name, value, width, sequences, how)
-            last.append(Last(whole, sequences, layer.hidden, 0 if direction else sequences.steps - 1, with_cells))
+            last.append(
+                Last(whole, sequences, layer.hidden, layer.width, 0 if direction else sequences.steps - 1, with_cells)
+            )
             is_read = with_cells and (len(directions) > 1 or number + 1 < len(layers))
             made.append(last[-1].states_alone(partition, node) if is_read else whole)
-        value, width = made[0], WidthExpr(directions[0].hidden * len(directions))
+        value, width = made[0], total(*(each.width for each in directions))
+        channels = directions[0].hidden * len(directions)
         if len(directions) > 1:
             value = f"{node.name}_layer_{number}"
             partition.add_inner(Kernel(value, sequences.key("concat", parts=2), tuple(made), (width, width)))
     is_one = with_cells and len(layers[-1]) == 1
-    _hand_out(partition, node, last[-1].states() if is_one else sequences.view(value, width), last)
+    _hand_out(partition, node, last[-1].states() if is_one else sequences.view(value, width, channels), last)
 
 
 @rule(*(f"{op}_cell" for op in GATES), takes=Takes.ANYTHING)
@@ -96,17 +100,18 @@ def cell(partition: Partition, node: Node) -> None:
     if len(shape_of(vectors)) != 2 or any(partition.is_parameter(each) or partition.is_void(each) for each in given):
         raise partition.refused("a recurrent layer with a first state that is a constant has no kernel yet", node)
     samples, hidden = shape_of(vectors)[0], shape_of(call["w_hh"])[1]
+    units = partition.graph.width_of(call["w_hh"].name, 1)
     results = {Call(user)["index"]: user for user in node.users} if op == "lstm" else {0: node}
     weights = (partition.parameter(call[name], node) for name in ("w_ih", "w_hh", "b_ih", "b_hh"))
     first_ones = tuple(partition.placement.value_in_order(state, node) for state in given)
     layer, sequences, how = (
-        Layer(op, hidden, *weights),
+        Layer(op, hidden, units, *weights),
         Sequences(samples, 1, False),
         Way(False, 1 in results, first_ones),
     )
     value, width = partition.placement.value_in_order(vectors, node), partition.graph.width_of(vectors.name, -1)
     name = layer.add(partition, f"{node.name}_layer", value, width, sequences, how)
-    last = Last(name, sequences, hidden, 0, how.with_cells)
+    last = Last(name, sequences, hidden, units, 0, how.with_cells)
     for index, result in results.items():
         partition.placement.move(result, last.cell() if index else last.state())
     if op == "lstm":
@@ -135,10 +140,11 @@ class Way:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer in one direction: names of its weights."""
+    """One layer in one direction: its hidden units, if nothing is cut and as a width, and names of its weights."""
 
     op: str
     hidden: int
+    width: WidthExpr
     read: str | None
     fed_back: str | None
     read_bias: str | None
@@ -154,7 +160,7 @@ class Layer:
         how: Way,
     ) -> str:
         """Add its two kernels; returns the name of the states of all steps, and of the last cells behind them."""
-        gates, hidden = WidthExpr(GATES[self.op] * self.hidden), WidthExpr(self.hidden)
+        gates, hidden = total(*[self.width] * GATES[self.op]), self.width
         linear = sequences.key("conv2d", epilogue=("bias",), **POINTWISE)
         partition.add_inner(Kernel(f"{name}_read", linear, (value,), (width, gates), self.read, self.read_bias))
         order = "steps_first" if sequences.steps_first and sequences.samples > 1 else ""
@@ -182,8 +188,9 @@ def _layers(partition: Partition, node: Node) -> Iterator[list[Layer]]:
         layer = list[Layer]()
         for at in range(first, first + each * directions, each):
             read, fed_back, *biases = names[at : at + each]
-            hidden = shape_of(call["params"][at + 1])[1]
-            layer.append(Layer(op, hidden, read, fed_back, *(biases or (None, None))))
+            states = call["params"][at + 1]
+            hidden, width = shape_of(states)[1], partition.graph.width_of(states.name, 1)
+            layer.append(Layer(op, hidden, width, read, fed_back, *(biases or (None, None))))
         yield layer
 
 
@@ -193,7 +200,8 @@ class Last:
 
     Attributes
     ----------
-    name, sequences, hidden : what holds these states, how they lie, and their channels.
+    name, sequences : what holds these states, and how they lie.
+    hidden, width : their channels, if nothing is cut and as a width.
     step : the one that is the last.
     has_cells : whether the last cells lie behind them.
     """
@@ -201,20 +209,21 @@ class Last:
     name: str
     sequences: Sequences
     hidden: int
+    width: WidthExpr
     step: int
     has_cells: bool
 
     def _whole(self) -> View:
         """All rows that there are, with those of the cells."""
         rows = math.prod(self.sequences.lead) + self.has_cells * self.sequences.samples
-        return View.of(self.name, [WidthExpr(rows), WidthExpr(self.hidden)], (rows, self.hidden), range(2), PLAIN)
+        return View.of(self.name, [WidthExpr(rows), self.width], (rows, self.hidden), range(2), PLAIN)
 
     def states(self) -> View:
         """(N, steps, hidden), or the steps first."""
         rows = math.prod(self.sequences.lead)
         view = self._whole().sliced(0, NOWHERE, WidthExpr(rows), rows)
         shape = *self.sequences.lead, self.hidden
-        return view.reshaped([*map(WidthExpr, shape)], shape)
+        return view.reshaped([*map(WidthExpr, self.sequences.lead), self.width], shape)
 
     def states_alone(self, partition: Partition, node: Node) -> str:
         """Name of a copy of them without the cells."""
