@@ -123,7 +123,13 @@ def normalisations(draw: st.DrawFn) -> Case:
         error = error * scale + 2 * HALF_ULP * (made.abs() + shift.abs())
     made, error = after(steps, made, error)
     key = KernelKey.make(
-        op, (pixels, 1), batch, affine="1" if is_affine else "", eps=epsilon, each=each or "", epilogue=steps
+        op,
+        (pixels, 1),
+        batch,
+        affine="1" if is_affine else "",
+        eps=epsilon,
+        each="all" if each == width else each or "",
+        epilogue=steps,
     )
     operands = [rows.reshape(batch, pixels, 1, width), *([scale, shift] if is_affine else [])]
     return Case.of(key, (width, width), operands, made.unsqueeze(2), error.unsqueeze(2))
