@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from itertools import pairwise
 from operator import index as as_index
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -139,13 +139,14 @@ def cut(
         shorten_computed(
             smaller, computed[source], {dim: each for (name, dim), each in removed.items() if name == source}
         )
+    places = _Places(smaller)
     for (name, dim), positions in removed.items():
         if name in computed:
             continue
         if name in kept:
             kept[name].change(smaller, dim, functools.partial(without, dim=dim, removed=positions), kept.values())
         else:
-            _shorten(smaller, name, dim, positions)
+            _shorten(places, name, dim, positions)
     for path in {name.rpartition(".")[0] for name, _ in removed if name not in kept and name not in computed}:
         _recompute_weight(smaller.get_submodule(path))
     for module in smaller.modules():
@@ -171,22 +172,37 @@ def without(tensor: torch.Tensor, dim: int, removed: IntArray) -> torch.Tensor:
     return tensor.detach().index_select(dim, torch.from_numpy(left).to(tensor.device))
 
 
-def _shorten(model: nn.Module, name: str, dim: int, removed: IntArray) -> None:
+class _Places:
+    """Where the parameters and buffers of a model are, each under all the names that it has."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        # The tensors are held, so that none is taken for a later one at its address.
+        self._of: dict[int, tuple[torch.Tensor, list[tuple[dict[str, Any], str]]]] = {}
+        for module in model.modules():
+            for store in (module._parameters, module._buffers):
+                for leaf, tensor in store.items():
+                    if tensor is not None:
+                        self._of.setdefault(id(tensor), (tensor, []))[1].append((store, leaf))
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        path, _, leaf = name.rpartition(".")
+        tensor: torch.Tensor = getattr(self._model.get_submodule(path), leaf)
+        return tensor
+
+    def replace(self, old: torch.Tensor, new: torch.Tensor) -> None:
+        """Put a tensor in the place of another, wherever that is."""
+        _, places = self._of[id(old)]
+        self._of[id(new)] = new, places
+        for store, leaf in places:
+            store[leaf] = new
+
+
+def _shorten(places: _Places, name: str, dim: int, removed: IntArray) -> None:
     """Take positions out of one axis of a parameter or buffer, under all the names that it has."""
-    path, _, leaf = name.rpartition(".")
-    old: torch.Tensor = getattr(model.get_submodule(path), leaf)
+    old = places[name]
     new = without(old, dim, removed)
-    if isinstance(old, nn.Parameter):
-        new = nn.Parameter(new, requires_grad=old.requires_grad)
-    for module in model.modules():
-        stores: tuple[dict[str, nn.Parameter | None] | dict[str, torch.Tensor | None], ...] = (
-            module._parameters,
-            module._buffers,
-        )
-        for store in stores:
-            for own_name, tensor in store.items():
-                if tensor is old:
-                    store[own_name] = new  # type: ignore[assignment]
+    places.replace(old, nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
 
 def _recompute_weight(module: nn.Module) -> None:

@@ -210,8 +210,8 @@ def test_fault_in_a_norm_is_noticed(fault: str, monkeypatch: pytest.MonkeyPatch)
     net, graph, images = ready(lambda: LayerNorm2d(12))
     real = surgery._shorten
 
-    def shifted(model: nn.Module, name: str, dim: int, removed: Any) -> None:
-        real(model, name, dim, (removed + 1) % 12 if name == "norm.weight" else removed)
+    def shifted(places: Any, name: str, dim: int, removed: Any) -> None:
+        real(places, name, dim, (removed + 1) % 12 if name == "norm.weight" else removed)
 
     if fault == "weight":
         monkeypatch.setattr(surgery, "_shorten", shifted)
