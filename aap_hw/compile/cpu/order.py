@@ -23,23 +23,25 @@ from aap_hw.compile.keys.target import CpuTarget
 
 @KERNELS.register("argsort")
 def argsort(address: Address, target: CpuTarget) -> KernelFunction:
-    """Runs of 1, 2, 4, ... values are merged, each only as far as is asked for; the left one goes first of equals."""
+    """Runs of 1, 2, 4, ... values are merged, each only as far as is asked for; the left one goes first of equals.
+
+    Where few are asked for, those that are no better than the last of the best so far are passed over, and the others
+    sorted together with these when there are as many.
+    """
     key, shape, made = address.key, Reduction.of(address), ordered_shape(address)
     size, count, type_ = shape.reduced, made[1], key.types.sum
-    turns = (size - 1).bit_length()
+    room = min(size, 2 * count)
+    turns = (room - 1).bit_length()
 
     def body(image: Any, output: Any) -> None:
         with row_loop(shape.outer * shape.inner, target, math.prod(shape.source)) as row:
             outer, inner = T.bind(row // shape.inner), T.bind(row % shape.inner)
-            values, places = scratch(2 * size, type_), scratch(2 * size, "int32")
-            heads = registers(2, "int32")
-            with T.serial(0, size) as i:
-                T.buffer_store(values, image[(outer * size + i) * shape.inner + inner], [i])
-                T.buffer_store(places, i, [i])
+            values, places = scratch(2 * room, type_), scratch(2 * room, "int32")
+            heads, found = registers(2, "int32"), registers(1, "int32")
 
-            def merge(turn: Any, run: Any) -> None:
+            def merge(turn: Any, run: Any, size: Any) -> None:
                 length = T.bind(tirx.const(1, "int32") << turn)
-                source, goal = T.bind(turn % 2 * size), T.bind((turn + 1) % 2 * size)
+                source, goal = T.bind(turn % 2 * room), T.bind((turn + 1) % 2 * room)
                 start = T.bind(run * 2 * length)
                 middle = T.bind(T.min(start + length, size))
                 ends = T.bind(T.min(middle, start + count)), T.bind(T.min(T.min(middle + length, size), middle + count))
@@ -56,13 +58,29 @@ def argsort(address: Address, target: CpuTarget) -> KernelFunction:
                     T.buffer_store(heads, left + 1 - is_right, [0])
                     T.buffer_store(heads, right + is_right, [1])
 
-            if turns:
-                with T.serial(0, turns) as turn:
-                    pair = T.bind(tirx.const(2, "int32") << turn)
-                    with T.serial(0, (size + pair - 1) // pair) as run:
-                        merge(turn, run)
+            def sort(size: Any) -> None:
+                if turns:
+                    with T.serial(0, turns) as turn:
+                        pair = T.bind(tirx.const(2, "int32") << turn)
+                        with T.serial(0, (size + pair - 1) // pair) as run:
+                            merge(turn, run, size)
+                if turns % 2:
+                    with T.serial(0, count) as k:
+                        T.buffer_store(values, values[room + k], [k])
+                        T.buffer_store(places, places[room + k], [k])
+
+            T.buffer_store(found, tirx.const(0, "int32"), [0])
+            with T.serial(0, size) as i:
+                value = T.bind(image[(outer * size + i) * shape.inner + inner])
+                with T.If(tirx.any(i < room, comes_before(key, value, values[count - 1]))), T.Then():
+                    T.buffer_store(values, value, [found[0]])
+                    T.buffer_store(places, i, [found[0]])
+                    T.buffer_store(found, found[0] + 1, [0])
+                with T.If(tirx.any(found[0] == room, i == size - 1)), T.Then():
+                    sort(T.bind(found[0]))
+                    T.buffer_store(found, tirx.const(count, "int32"), [0])
             with T.serial(0, count) as k:
-                place = tirx.Cast(key.types.made, places[turns % 2 * size + k])
+                place = tirx.Cast(key.types.made, places[k])
                 T.buffer_store(output, place, [(outer * count + k) * shape.inner + inner])
 
     return light_kernel(key, activations(key, shape.source), made, body)
