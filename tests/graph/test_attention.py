@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -104,9 +105,9 @@ def test_a_wrong_index_is_seen(layer: str, monkeypatch: pytest.MonkeyPatch) -> N
     net, graph, x = traced(FORMS["separate"])
     shorten = surgery._shorten
 
-    def shifted(model: nn.Module, name: str, dim: int, removed: object) -> None:
-        size = model.get_parameter(name).shape[dim]
-        shorten(model, name, dim, (removed + 1) % size if (name, dim) == (layer, 0) else removed)  # type: ignore
+    def shifted(places: Any, name: str, dim: int, removed: object) -> None:
+        size = places[name].shape[dim]
+        shorten(places, name, dim, (removed + 1) % size if (name, dim) == (layer, 0) else removed)  # type: ignore
 
     monkeypatch.setattr(surgery, "_shorten", shifted)
     with pytest.raises(CutMismatchError):
