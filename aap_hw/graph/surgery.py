@@ -248,6 +248,8 @@ def _refresh_attributes(module: nn.Module) -> None:
             module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         _refresh_recurrent(module)
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = module.weight.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.shape[0]
 

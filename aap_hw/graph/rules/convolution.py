@@ -93,6 +93,19 @@ def linear(state: Labelling, call: Call) -> Result:
     return _made(state, call, state.parameter_axis(filters, 0, "out"), rank, rank - 1)
 
 
+@rule("embedding")
+def embedding(state: Labelling, call: Call) -> Result:
+    """Rows of a table, whose columns are the channels."""
+    name, rank = state.weight_name(call["weight"]), len(call.out_shape)
+    is_computed = state.parameter_name(call["indices"]) is None
+    if name is None or (is_computed and state.of(call["indices"]).dims):
+        return state.not_understood(call)
+    state.freeze(state.parameter_axis(name, 0, "fixed"), "is a row of a table that is read by its number", call)
+    made = state.parameter_axis(name, 1, "out")
+    state.produced(call.node, made)
+    return Labels.along(rank, rank - 1, made)
+
+
 def _read(state: Labelling, call: Call, incoming: IntArray, dim: int) -> None:
     """The channels `incoming` meet axis `dim` of the weight; of a computed weight none can go."""
     name = state.weight_name(call["weight"])

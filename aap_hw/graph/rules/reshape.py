@@ -15,13 +15,18 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch.fx import Node
 
-from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.call import Call, is_tensor, shape_of
 from aap_hw.graph.labels import Labels
 from aap_hw.graph.rules.registry import Result, rule
 
 if TYPE_CHECKING:
     from aap_hw.graph.labelling import Labelling
+
+
+# Ops beside element-wise ones after which each axis is what it was.
+_KEEP_AXES = frozenset({"contiguous", "clone", "dropout", "pad", "upsample_nearest2d", "upsample_bilinear2d"})
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def _move(state: Labelling, call: Call, segments: list[Segment], literals: list[
             if not varying:
                 state.freeze(labels, "is a single channel whose axis is reshaped", call)
                 return Labels.none(len(after))
-        adaptive = varying[-1]
+        adaptive = next((dim for dim in varying if dim == _channel_axis(call.node)), varying[-1])
         if literals is not None and any(literals[dim] == -1 for dim in segment.after):
             adaptive = next(dim for dim in segment.after if literals[dim] == -1)
             if adaptive not in varying:
@@ -157,3 +162,22 @@ def _move(state: Labelling, call: Call, segments: list[Segment], literals: list[
         else:
             state.doubt(call)
     return Labels(ids, frozenset(dims))
+
+
+def _channel_axis(node: Node) -> int | None:
+    """The axis that the next convolution or batch norm takes for channels, if nothing moves axes before it."""
+    rank = len(shape_of(node))
+    seen, waiting = {node}, [node]
+    for each in waiting:
+        for user in each.users:
+            if user.op != "call_function" or not is_tensor(user) or len(shape_of(user)) != rank:
+                continue
+            call = Call(user)
+            if call.name.startswith("conv") and call.get("weight") is not None and call["input"] is each:
+                return rank - len(shape_of(call["weight"])) + 1
+            if call.name in ("batch_norm", "instance_norm"):
+                return 1
+            if (call.pointwise or call.name in _KEEP_AXES) and user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return None

@@ -55,3 +55,13 @@ def pad(state: Labelling, call: Call) -> Result:
             state.freeze(labels, "is padded with extra channels", call)
             return labels.none(labels.rank)
     return labels
+
+
+@rule("grid_sampler")
+def sampled(state: Labelling, call: Call) -> Result:
+    """Each channel is sampled at the same places; of what says where nothing can go."""
+    labels = state.of(call["input"])
+    if labels.dims - {1}:
+        return state.not_understood(call)
+    state.freeze(state.of(call["grid"]), "says where an image is sampled", call)
+    return labels
