@@ -27,9 +27,10 @@ from aap_hw.graph.call import is_tensor
 from aap_hw.graph.calling import Names, called
 from aap_hw.graph.copying import copied
 from aap_hw.graph.exporting import export, traced
-from aap_hw.graph.groups import ChannelGroup, positions
+from aap_hw.graph.groups import ChannelGroup, held_by, positions
 from aap_hw.graph.inputs import Tensors
 from aap_hw.graph.kept import kept_tensors
+from aap_hw.graph.kinds import kinds_of
 from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import IntArray
 from aap_hw.graph.readiness import require_traceable, unwrapped
@@ -141,6 +142,12 @@ class ChannelGraph:
         """Whether a cut multiplies weights, as attention that divides by the root of a width needs it."""
         return bool(self._rescalings)
 
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """What kind of channels each group holds: one of the words of `aap_hw.graph.kinds`."""
+        inputs = frozenset(self.program.graph_signature.user_inputs)
+        return kinds_of(self._nodes.values(), self.groups, inputs, self.groups_at)
+
     @property
     def batch(self) -> int:
         """How many images the network was traced with at a time."""
@@ -169,8 +176,8 @@ class ChannelGraph:
         settled = Settled(replace(self._grouping, groups=groups), self._attributes, self._rescalings)
         return ChannelGraph(self.program, self._labelling, settled, self._shapes, self.names)
 
-    def groups_at(self, node_name: str) -> tuple[str, ...]:
-        """Names of the groups whose channels a node's value holds along any axis, in no order that means anything.
+    def groups_at(self, node_name: str) -> dict[str, frozenset[int]]:
+        """Names of the groups whose channels a node's value holds, each with the axes that they run along.
 
         Raises
         ------
@@ -179,14 +186,7 @@ class ChannelGraph:
         """
         if (node := self._nodes.get(node_name)) is None:
             raise UserError(f"the graph has no node '{node_name}'{closest(node_name, self._nodes)}")
-        if (parameter := self._labelling.parameter_name(node)) is not None:
-            found = [ids for (name, _), ids in self._labelling.axes.items() if name == parameter]
-        else:
-            result = self._labelling.labels[node]
-            found = [each.ids for each in (result if isinstance(result, tuple) else (result,)) if each is not None]
-        atoms = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *(ids[ids >= 0] for ids in found)]))
-        members = np.unique(self._grouping.member[atoms])
-        return tuple(self.groups[number].name for number in members.tolist() if number >= 0)
+        return held_by(self._labelling, self._grouping, node)
 
     def width_of(self, node_name: str, dim: int = 1, part: slice = slice(None)) -> WidthExpr:
         """How long an axis of a node's output is, as a function of the widths of the groups.

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from torch.fx import Node
 
 from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import IntArray, Labels
@@ -162,6 +163,25 @@ def _axes_by_group(labelling: Labelling, member: IntArray, rank: IntArray, count
             if number >= 0:
                 axes[number].append(Axis(parameter, dim, role, positions(ids, member, rank, number)))
     return axes
+
+
+def held_by(labelling: Labelling, grouping: Grouping, node: Node) -> dict[str, frozenset[int]]:
+    """Names of the groups whose channels a node's value holds, each with the axes that they run along."""
+    parameter = labelling.parameter_name(node)
+    if parameter is not None:
+        along = [(ids, {dim}) for (name, dim), ids in labelling.axes.items() if name == parameter]
+    else:
+        result = labelling.labels[node]
+        parts = [each for each in (result if isinstance(result, tuple) else (result,)) if each is not None]
+        along = [(each.ids, set(each.dims)) for each in parts]
+    found: dict[str, frozenset[int]] = {}
+    for ids, dims in along:
+        member = np.where(ids >= 0, grouping.member[ids], -1)
+        for number in np.unique(member[member >= 0]).tolist():
+            rank, name = np.where(member == number, grouping.rank[ids], -1), grouping.groups[number].name
+            axes = {dim for dim in dims if len(dims) == 1 or (rank != rank.take([0], axis=dim)).any()}
+            found[name] = found.get(name, frozenset()) | axes
+    return found
 
 
 def positions(ids: IntArray, member: IntArray, rank: IntArray, number: int) -> IntArray:

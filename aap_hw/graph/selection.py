@@ -1,4 +1,7 @@
-"""Which channel groups the user allows to be cut: by shell patterns over their names, and by what they are."""
+"""Which channel groups the user allows to be cut: by shell patterns over their names, and by what they are.
+
+A pattern that begins with ``kind:`` is one over kinds (`kinds`), as in ``kind:mlp``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from fnmatch import fnmatchcase
 
 from aap_hw.errors import UserError
 from aap_hw.graph.channel_graph import ChannelGraph
+from aap_hw.graph.kinds import KINDS
+
+KIND = "kind:"
 
 
 def select(
@@ -32,21 +38,19 @@ def select(
     free = [group.name for group in graph.groups if group.frozen is None]
     for option, patterns in (("--only", only), ("--skip", skip)):
         for pattern in patterns:
-            matched = [group for group in graph.groups if _matches(group.name, pattern)]
+            matched = [group for group in graph.groups if _matches(graph, group.name, pattern)]
             if not matched:
-                raise UserError(
-                    f"{option} '{pattern}' matches no channel group; {_nearest(pattern, list(graph.widths))}"
-                )
+                raise UserError(f"{option} '{pattern}' matches no channel group; {_instead(graph, pattern)}")
             if option == "--only" and all(group.frozen for group in matched):
                 raise UserError(
                     f"{option} '{pattern}' matches nothing that can be cut: '{matched[0].name}' {matched[0].frozen}"
                 )
     reasons: dict[str, str] = {}
     for name in free:
-        if only and not any(_matches(name, pattern) for pattern in only):
+        if only and not any(_matches(graph, name, pattern) for pattern in only):
             reasons[name] = f"is not among --only {' '.join(only)}"
         for pattern in skip:
-            if _matches(name, pattern):
+            if _matches(graph, name, pattern):
                 reasons[name] = f"is left alone by --skip {pattern}"
         if not renormalised and (sentence := graph.group(name).renormalised):
             left = "by --no-renormalised" if renormalised is False else "as nothing is trained; --renormalised cuts it"
@@ -65,10 +69,16 @@ def select(
     return graph.frozen(reasons)
 
 
-def _matches(name: str, pattern: str) -> bool:
+def _matches(graph: ChannelGraph, name: str, pattern: str) -> bool:
+    if pattern.startswith(KIND):
+        return fnmatchcase(graph.kinds[name], pattern.removeprefix(KIND))
     return name == pattern or fnmatchcase(name, pattern)
 
 
-def _nearest(pattern: str, names: list[str]) -> str:
+def _instead(graph: ChannelGraph, pattern: str) -> str:
+    """What there is to choose from."""
+    if pattern.startswith(KIND):
+        return f"the kinds of this network are {', '.join(kind for kind in KINDS if kind in graph.kinds.values())}"
+    names = list(graph.widths)
     near = difflib.get_close_matches(pattern.strip("*"), names, n=3, cutoff=0.4) or names[:3]
     return f"the nearest are {', '.join(near)}"

@@ -137,19 +137,18 @@ def test_values_and_parameters_say_which_groups_channels_they_hold() -> None:
             return self.last(torch.cat([self.left(image), self.right(image)], 1))
 
     graph = ChannelGraph.trace(Joined(), (torch.zeros(IMAGES),))
-    held = {node.name: set(graph.groups_at(node.name)) for node in graph.program.graph.nodes if node.op != "output"}
-    assert held == {
-        "p_left_weight": {"left"},
-        "p_left_bias": {"left"},
-        "p_right_weight": {"right"},
-        "p_right_bias": {"right"},
-        "p_last_weight": {"left", "right", "last"},
-        "p_last_bias": {"last"},
-        "image": set(),
-        "conv2d": {"left"},
-        "conv2d_1": {"right"},
-        "cat": {"left", "right"},
-        "conv2d_2": {"last"},
+    assert {node.name: graph.groups_at(node.name) for node in graph.program.graph.nodes if node.op != "output"} == {
+        "p_left_weight": {"left": {0}},
+        "p_left_bias": {"left": {0}},
+        "p_right_weight": {"right": {0}},
+        "p_right_bias": {"right": {0}},
+        "p_last_weight": {"last": {0}, "left": {1}, "right": {1}},
+        "p_last_bias": {"last": {0}},
+        "image": {},
+        "conv2d": {"left": {1}},
+        "conv2d_1": {"right": {1}},
+        "cat": {"left": {1}, "right": {1}},
+        "conv2d_2": {"last": {1}},
     }
     with pytest.raises(UserError, match="no node 'convolution'"):
         graph.groups_at("convolution")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
@@ -82,9 +83,31 @@ def test_graph_with_fewer_free_groups_refuses_them_and_has_their_widths_as_numbe
         ),
         ("skip", "", "matches no channel group; the nearest are conv1"),
         ("skip", "*", r"nothing is left that may be cut with --skip '\*'; 'aap-hw plan' without them lists the groups"),
+        (
+            "skip",
+            "kind:mlp",
+            "--skip 'kind:mlp' matches no channel group; the kinds of this network are output, stream, ",
+        ),
+        ("only", "kind:output", "--only 'kind:output' matches nothing that can be cut: 'linear' reaches the network's"),
         ("only", "linear", "--only 'linear' matches nothing that can be cut: 'linear' reaches the network's output"),
     ],
 )
 def test_pattern_that_means_nothing_is_one_sentence(option: str, pattern: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         select(resnet20()[1], **{option: (pattern,)})
+
+
+def test_kinds_choose_too() -> None:
+    layers = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Flatten(), nn.Linear(24, 9), nn.Linear(9, 2)
+    graph = ChannelGraph.trace(nn.Sequential(*layers), (torch.zeros(1, 3, 2, 2),))
+
+    def chosen(**patterns: tuple[str, ...]) -> list[str]:
+        return [group.name for group in select(graph, **patterns).groups if group.frozen is None]
+
+    assert graph.kinds == {"0": "inner", "1": "inner", "3": "mlp", "4": "output"}
+    assert chosen(only=("kind:mlp",)) == ["3"]
+    assert chosen(skip=("kind:mlp",)) == ["0", "1"]
+    assert chosen(only=("kind:*n*", "3"), skip=("1",)) == ["0", "3"]
+    assert select(graph, skip=("kind:mlp",)).group("3").frozen == "is left alone by --skip kind:mlp"
+    with pytest.raises(UserError, match="nothing is left that may be cut with --skip 'kind:inner' --skip 'kind:mlp'"):
+        select(graph, skip=("kind:inner", "kind:mlp"))
