@@ -268,10 +268,13 @@ only_option = click.option(
     "--only",
     multiple=True,
     metavar="GLOB",
-    help="Cut only channel groups of such names, as 'layer1.*'; repeatable.",
+    help="Cut only channel groups of such names, as 'layer1.*', or of such a kind, as 'kind:mlp'; repeatable.",
 )
 skip_option = click.option(
-    "--skip", multiple=True, metavar="GLOB", help="Do not cut channel groups of such names; repeatable."
+    "--skip",
+    multiple=True,
+    metavar="GLOB",
+    help="Do not cut channel groups of such names or kinds ('plan' shows both); repeatable.",
 )
 emulated_option = click.option(
     "--allow-emulated", is_flag=True, help="Accept a table that was not measured on the device, to try things out."

@@ -141,13 +141,13 @@ def _print(document: dict[str, Any]) -> None:
 
     console = plain_console()
     grid = Table(box=None, pad_edge=False)
-    for heading in ("channel group", "width", "kept", ""):
+    for heading in ("channel group", "kind", "width", "kept", ""):
         grid.add_column(heading, justify="right" if heading in ("width", "kept") else "left", overflow="fold")
     for group in document["groups"]:
         note = f"frozen: {group['frozen']}" if group["frozen"] else "" if group["kept"] else "branch removed"
         if group["renormalised"] and group["kept"] < group["width"]:
             note = note or f"renormalised: {group['renormalised']}"
-        grid.add_row(group["name"], str(group["width"]), str(group["kept"]), note)
+        grid.add_row(group["name"], group["kind"], str(group["width"]), str(group["kept"]), note)
     console.print(grid)
     provenance = document["provenance"]
     dense = time_text(document["dense_ms"], document["dense_is_measured"], provenance)

@@ -72,6 +72,7 @@ class Proposal:
             "groups": [
                 {
                     "name": g.name,
+                    "kind": dense.graph.kinds[g.name],
                     "width": g.width,
                     "kept": plan.widths[g.name],
                     "frozen": g.frozen,

@@ -59,7 +59,8 @@ class PruneSettings:
     depth : whether residual branches may be removed altogether; a threshold never does.
     renormalised : whether channels that a norm is taken over may be cut; None cuts them if the network is trained.
     reduction, p : the paper's family (mean, sum, max) and exponent of the score ``attention``.
-    only, skip : patterns of the channel groups that may be cut, and of those that may not (``aap_hw.graph.selection``).
+    only, skip : patterns of the channel groups that may be cut, and of those that may not, by name or by
+        kind, as ``kind:mlp`` (``aap_hw.graph.selection``, ``aap_hw.graph.kinds``).
     training : how each round trains; its learning-rate schedule starts anew each time.
     seed : of the training's order and augmentation.
 

@@ -48,6 +48,8 @@ def test_json_is_alone_on_standard_output_and_its_kernels_keep_the_budget(
     assert plan["interpolated_kernels"] == 0
     frozen = [group for group in plan["groups"] if group["frozen"]]
     assert {group["name"] for group in frozen} >= {"conv1", "linear"}
+    kinds = {group["name"]: group["kind"] for group in plan["groups"]}
+    assert kinds.items() >= {"conv1": "stream", "layer1.0.conv1": "inner", "linear": "output"}.items()
     assert all(group["kept"] == group["width"] for group in frozen)
     assert any(group["kept"] < group["width"] for group in plan["groups"])
     assert 0 < plan["kept_attention"] < 1
@@ -147,10 +149,15 @@ def test_groups_that_are_not_to_be_cut_stay_and_are_passed_on(aap_hw: Callable[.
     assert set() < cut <= {f"layer{stage}.{block}.conv1" for stage in (2, 3) for block in (1, 2)}
     shown = aap_hw("plan", *RESNET20, *asked)
     assert "--only 'layer[23].*' --skip '*.0.conv1'" in shown.out.splitlines()[-1]
+    assert re.search(r"^channel group +kind +width +kept *$", shown.out, re.MULTILINE)
+    assert re.search(r"^layer2\.1\.conv1 +inner +32 +\d+ *$", shown.out, re.MULTILINE)
     assert " --no-renormalised" in aap_hw("plan", *RESNET20, *asked, "--no-renormalised").out.splitlines()[-1]
     refused = aap_hw("plan", *RESNET20, *asked, "--skip", "layer4.*")
     assert refused.code == 2
     assert "--skip 'layer4.*' matches no channel group; the nearest are " in refused.err
+    refused = aap_hw("plan", *RESNET20, *asked, "--skip", "kind:heads")
+    assert (refused.code, refused.out) == (2, "")
+    assert "--skip 'kind:heads' matches no channel group; the kinds of this network are output, " in refused.err
 
 
 def test_without_any_budget_there_is_nothing_to_plan(aap_hw: Callable[..., Any], table_file: Path) -> None:

@@ -137,6 +137,25 @@ def test_products_by_hand_are_told_from_products_with_parameters() -> None:
     }
 
 
+class Recurrent(nn.Module):
+    """A convolution, two layers of LSTM, a cell of GRU that is run twice, and a head of two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.columns, self.lstm = nn.Conv1d(3, 6, 1), nn.LSTM(6, 7, num_layers=2, batch_first=True)
+        self.cell, self.middle, self.last = nn.GRUCell(7, 8), nn.Linear(8, 9), nn.Linear(9, 2)
+
+    def forward(self, series: Tensor) -> Tensor:
+        states, _ = self.lstm(self.columns(series).transpose(1, 2))
+        state = self.cell(states[:, -1], self.cell(states[:, 0]))
+        return self.last(self.middle(state).relu())
+
+
+def test_states_of_recurrent_layers_and_cells_are_hidden() -> None:
+    found = kinds(Recurrent(), 1, 3, 5)
+    assert found == {"columns": "inner", "lstm": "hidden", "cell": "hidden", "middle": "mlp", "last": "output"}
+
+
 def test_every_kind_is_defined_once() -> None:
     lines = str(module.__doc__).splitlines()
     assert [line.strip("`") for line in lines if line.startswith("``")] == list(KINDS)
