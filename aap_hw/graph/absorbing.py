@@ -42,7 +42,7 @@ class Rows:
 def absorbing(state: Labelling, attention: Node, operand: str) -> tuple[Rows, ...] | None:
     """The parameters whose rows make an operand of attention and nothing else, if a layer does that can be scaled."""
     node = Call(attention)[operand]
-    while (source := _moved(node)) is not None:
+    while (source := moved(node)) is not None:
         node = source
     call = Call(node)
     if node.op != "call_function" or call.name not in _MAKERS:
@@ -60,7 +60,7 @@ def absorbing(state: Labelling, attention: Node, operand: str) -> tuple[Rows, ..
     return tuple(Rows(str(state.parameter_name(each)), rows) for each in parameters)
 
 
-def _moved(node: Node) -> Node | None:
+def moved(node: Node) -> Node | None:
     """What a node moves, if it does nothing else."""
     sources = node.all_input_nodes
     if node.op != "call_function" or len(sources) != 1:
@@ -82,16 +82,13 @@ def _reached(maker: Node, axis: int, attention: Node) -> dict[str, IntArray]:
         for user in node.users:
             if user in values:
                 continue
-            if _moved(user) is node:
+            if moved(user) is node:
                 values[user] = _replayed(user, node, values[node])
                 waiting.append(user)
                 continue
             found = values[node] if isinstance(values[node], (tuple, list)) else [values[node]]
             ids = np.unique(torch.cat([each.ravel() for each in found]).numpy())
-            names = [user.name]
-            if user is attention:
-                call = Call(user)
-                names = [name for name in ("query", "key", "value", "attn_mask") if call[name] is node]
+            names = Call(user).names_of(node) if user is attention else [user.name]
             for name in names:
                 reached[name] = np.union1d(reached.get(name, np.empty(0, dtype=np.int64)), ids)
     return reached

@@ -82,6 +82,10 @@ class Call:
         """The argument's value, or `default` if this overload has no such argument."""
         return self._arguments.get(argument, default)
 
+    def names_of(self, value: Node) -> list[str]:
+        """The arguments that are a node."""
+        return [name for name, given in self._arguments.items() if given is value]
+
     @property
     def first(self) -> Node:
         """The first argument, which for most ops is the tensor that they transform."""

@@ -110,6 +110,8 @@ class Labelling:
         self.literals: list[Literal] = []
         self.divided: list[Divided] = []
         self.renormalised: list[tuple[IntArray, str]] = []
+        self.products: dict[Node, IntArray] = {}
+        self.roots: dict[Node, Node] = {}
         self.unsupported: Counter[str] = Counter()
         self._model = model
         self._canonical = canonical_names(model)
@@ -273,9 +275,9 @@ class Labelling:
         self.literals.append(Literal(call.node, ((number, ids),), dim))
         self.doubt(call)
 
-    def rescaled(self, call: Call, rows: tuple[Rows, ...], ids: IntArray) -> None:
+    def rescaled(self, node: Node, rows: tuple[Rows, ...], ids: IntArray) -> None:
         """Note that attention divides by the root of how many `ids` there are, for which `rows` can make up."""
-        self.divided.append(Divided(call.node, rows, ids))
+        self.divided.append(Divided(node, rows, ids))
 
     def is_read_once(self, node: Node) -> bool:
         """Whether a node is a parameter that nothing but one op reads."""

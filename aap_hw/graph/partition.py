@@ -57,6 +57,16 @@ class Partition:
             self._freezes.append((atoms, self._reasons.setdefault(reason, len(self._reasons))))
             self._frozen.update(atoms.tolist())
 
+    def mark(self) -> tuple[int, int]:
+        """How much has been collected so far, for `back_to`."""
+        return len(self._ties), len(self._freezes)
+
+    def back_to(self, mark: tuple[int, int]) -> None:
+        """Forget what was collected since."""
+        del self._ties[mark[0] :]
+        del self._freezes[mark[1] :]
+        self._frozen = {atom for atoms, _ in self._freezes for atom in atoms.tolist()}
+
     def is_frozen(self, ids: IntArray) -> bool:
         """Whether all of some positions were frozen themselves, not only something that they are tied to."""
         return self._frozen.issuperset(ids[ids >= 0].tolist())

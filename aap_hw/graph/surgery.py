@@ -250,6 +250,10 @@ def _refresh_attributes(module: nn.Module) -> None:
         _refresh_recurrent(module)
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = module.weight.shape[1]
+    elif isinstance(module, nn.MultiheadAttention):
+        if module.in_proj_weight is not None:
+            module.embed_dim = module.kdim = module.vdim = module.in_proj_weight.shape[1]
+            module.head_dim = module.embed_dim // module.num_heads
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.shape[0]
 

@@ -21,6 +21,7 @@ from aap_hw.graph.computed import computed_weights
 from aap_hw.graph.groups import Grouping
 from aap_hw.graph.labelling import Labelling, Literal
 from aap_hw.graph.labels import IntArray, Labels
+from aap_hw.graph.roots import Root
 from aap_hw.graph.rules.pieces import bounds
 from aap_hw.graph.scaling import Rescaling, Setting
 from aap_hw.graph.source import own_frames
@@ -48,9 +49,13 @@ class Settled:
 
 @dataclass(frozen=True)
 class Surprise:
-    """The nodes, in the order of the program, of which one is the first that a cut model computes differently."""
+    """The nodes, in the order of the program, of which one is the first that a cut model computes differently.
+
+    ``root`` says that a number changed only as the root of a width did.
+    """
 
     nodes: Sequence[Node]
+    root: Root | None = None
 
 
 class Trials:
@@ -110,7 +115,11 @@ class Trials:
                 and self._keeps_the_same(old, new, trial, removed)
             )
             if not is_as_predicted:
-                return Surprise([old])
+                root = Root.at(labelling, old) if old.target == new.target else None
+                if root is None or not root.explains(new, grouping, widths):
+                    return Surprise([old])
+                if old not in labelling.roots:
+                    return Surprise([old], root)
         return None if len(self._before) == len(after) else Surprise(self._before[-1:])
 
     def _keeps_the_same(

@@ -18,11 +18,13 @@ from torch.fx import Node
 
 from aap_hw.activity import doing
 from aap_hw.graph.call import Call
+from aap_hw.graph.counted import tie_to_what_is_read
 from aap_hw.graph.culprits import freeze_culprit
 from aap_hw.graph.groups import Grouping, find_groups
 from aap_hw.graph.labelling import Labelling, Literal
 from aap_hw.graph.labels import IntArray, Labels
 from aap_hw.graph.literals import Attribute, Explanation, explain_literal, scale_attributes
+from aap_hw.graph.roots import take_up
 from aap_hw.graph.scaling import Rescaling
 from aap_hw.graph.source import explain, own_frames
 from aap_hw.graph.surprises import NEW, Exporter, Settled, Surprise, Trials, values
@@ -47,14 +49,14 @@ def settle(
     """
     trials = Trials(labelling, program, model, export)
     while trials.made < TRIALS:
-        settled = _with_attributes(labelling, ran)
         with doing(f"tracing the network: trial cut {trials.made + 1} of at most {TRIALS}"):
-            surprise = trials.first_surprise(settled)
+            settled, surprise = _tried(labelling, trials, ran)
             if surprise is None:
                 return settled
             if blamed := _blamed(labelling, settled.grouping, surprise):
-                for node in blamed:
-                    _freeze_at(labelling, node)
+                if not _follow_when_tied(labelling, settled.grouping, trials, blamed, ran):
+                    for node in blamed:
+                        _freeze_at(labelling, node)
             else:
                 freeze_culprit(labelling, settled, trials, surprise)
     for node in labelling.doubtful:
@@ -66,6 +68,29 @@ def settle(
             labelling.partition.freeze(ids, explain(_ELSEWHERE, surprise.nodes[0]))
         settled = _with_attributes(labelling, ran)
     return settled
+
+
+def _tried(labelling: Labelling, trials: Trials, ran: nn.Module) -> tuple[Settled, Surprise | None]:
+    """Groups, and what surprises when they are cut; not the roots of widths that weights can make up for."""
+    while True:
+        settled = _with_attributes(labelling, ran)
+        surprise = trials.first_surprise(settled)
+        if surprise is None or surprise.root is None or not take_up(labelling, surprise.root):
+            return settled, surprise
+
+
+def _follow_when_tied(
+    labelling: Labelling, grouping: Grouping, trials: Trials, blamed: Sequence[Node], ran: nn.Module
+) -> bool:
+    """Whether views come out as predicted once their channels are cut with those that the layers before them read."""
+    before = labelling.partition.mark()
+    if tie_to_what_is_read(labelling, grouping, blamed):
+        settled, surprise = _tried(labelling, trials, ran)
+        others = [] if surprise is None else _blamed(labelling, settled.grouping, surprise)
+        if surprise is None or (others and not set(others) & set(blamed)):
+            return True
+    labelling.partition.back_to(before)
+    return False
 
 
 def _with_attributes(labelling: Labelling, ran: nn.Module) -> Settled:

@@ -74,3 +74,61 @@ class Einsum(Separate):
         weights = torch.einsum("nqhd,nkhd->nhqk", q, k).softmax(-1)
         x = torch.einsum("nhqk,nkhv->nqhv", weights, v)
         return self.proj(x.reshape(b, n, -1))  # type: ignore[no-any-return]
+
+
+class Shares(nn.Module):
+    """Heads are shares of the embedding, which the code divides: neither can be cut without the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.scale = HEADS, 0.4
+        self.qkv, self.proj = nn.Linear(DIM, 3 * DIM), nn.Linear(DIM, DIM)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, width: int) -> Tensor:
+        return (q * self.scale @ k.transpose(-2, -1)).softmax(-1) @ v
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        width = c // self.num_heads
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, width).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(self.attend(q, k, v, width).transpose(1, 2).reshape(b, n, c))  # type: ignore[no-any-return]
+
+
+class DividedBehind(Shares):
+    """The products are divided by the root of a width that the code computes."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, width: int) -> Tensor:
+        return (q @ k.transpose(-2, -1) / width**0.5).softmax(-1) @ v
+
+
+class DividedBefore(Shares):
+    """The queries are."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, width: int) -> Tensor:
+        return (q * width**-0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
+class DividedByMore(Shares):
+    """The products are divided by something else that changes with the width."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, width: int) -> Tensor:
+        return (q @ k.transpose(-2, -1) / width).softmax(-1) @ v
+
+
+class FixedWidth(Shares):
+    """The width of a head is a number in the code."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, width: int) -> Tensor:
+        return super().attend(q.reshape(*q.shape[:-1], 2, 2).flatten(-2), k, v, width)
+
+
+class OfPyTorch(nn.Module):
+    """PyTorch's own layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(DIM, HEADS, batch_first=True)
+        nn.init.normal_(self.inner.in_proj_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x, x, x, need_weights=False)[0]  # type: ignore[no-any-return]

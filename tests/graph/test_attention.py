@@ -17,7 +17,22 @@ from torch import Tensor, nn
 
 from aap_hw.graph import ChannelGraph, surgery
 from aap_hw.graph.self_check import CutMismatchError, checked_cut
-from tests.graph.attention_nets import DIM, HEADS, VALUES, WIDTH, Einsum, Fused, Separate, WrittenOut
+from tests.graph.attention_nets import (
+    DIM,
+    HEADS,
+    VALUES,
+    WIDTH,
+    DividedBefore,
+    DividedBehind,
+    DividedByMore,
+    Einsum,
+    FixedWidth,
+    Fused,
+    OfPyTorch,
+    Separate,
+    Shares,
+    WrittenOut,
+)
 
 SHAPE = (2, 5, DIM)
 READ, MADE = [0, 3, 4, 6, 7], [1, 2]
@@ -164,3 +179,61 @@ def test_what_cannot_be_made_up_for_is_frozen(kind: type[nn.Module], sentence: s
     graph = ChannelGraph.trace(net, (torch.randn(SHAPE),))
     frozen = {group.name: str(group.frozen) for group in graph.groups}
     assert sentence in frozen["q"], frozen
+
+
+class Embedded(nn.Module):
+    """Two blocks on one embedding."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.head = nn.Linear(3, DIM), nn.ModuleList([kind(), kind()]), nn.Linear(DIM, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def layers_of(block: nn.Module) -> tuple[Tensor, Tensor, nn.Linear]:
+    """Weight and bias of a block's three parts, and what follows."""
+    if isinstance(block, Shares):
+        return block.qkv.weight, block.qkv.bias, block.proj
+    inner = block.inner
+    return inner.in_proj_weight, inner.in_proj_bias, inner.out_proj
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale"),
+    [(Shares, 0.4), (DividedBehind, 0.5), (DividedBefore, 0.5), (OfPyTorch, 0.5)],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_heads_that_are_shares_of_the_embedding_are_cut_with_it(kind: type[nn.Module], scale: float) -> None:
+    torch.manual_seed(1)
+    net, x = Embedded(kind).double().eval(), torch.randn((2, 5, 3), dtype=torch.float64)
+    graph = ChannelGraph.trace(net, (x,))
+    assert [(group.name, group.width) for group in graph.groups if group.frozen is None] == [("stem", DIM // HEADS)]
+    keep = {"stem": [0, 2, 3]}
+    mask = masked(DIM // HEADS, keep["stem"]).repeat(HEADS)
+    with torch.no_grad():
+        y = net.stem(x) * mask
+        for block in net.blocks:
+            weight, bias, last = layers_of(block)
+            q, k, v = (
+                (part * mask).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+                for part in F.linear(y, weight, bias).split(DIM, -1)
+            )
+            made = (torch.einsum("nhqd,nhkd->nhqk", q, k) * scale).softmax(-1) @ v
+            y = y + F.linear(made.transpose(1, 2).flatten(2), last.weight, last.bias) * mask
+        wanted = net.head(y)
+        assert (graph.cut(net, keep)(x) - wanted).abs().max() <= 1e-12
+        assert (net(x) - wanted).abs().max() > 1e-3
+    checked_cut(graph, net.float(), keep, x.float())
+
+
+@pytest.mark.parametrize("kind", [DividedByMore, FixedWidth])
+def test_shares_that_do_not_follow_are_frozen(kind: type[nn.Module]) -> None:
+    torch.manual_seed(1)
+    net = Embedded(kind).eval()
+    graph = ChannelGraph.trace(net, (torch.randn(2, 5, 3),))
+    assert all(group.frozen for group in graph.groups), graph.groups

@@ -71,6 +71,8 @@ def product(state: Labelling, call: Call, left: Factor, right: Factor, made: str
             continue
         if found[0] is not None and found[1] is not None:
             state.tie(found[0], found[1], call)
+            if letter not in made:
+                state.products[call.node] = ids
         elif letter not in made:
             state.freeze(ids, "is summed over with other channels", call)
         elif left.has(letter) and right.has(letter):
@@ -165,7 +167,7 @@ def attention(state: Labelling, call: Call) -> Result:
         if taken is None:
             state.freeze(width, "is divided by the root of its width, which no weight before it can make up for", call)
         else:
-            state.rescaled(call, taken, width)
+            state.rescaled(call.node, taken, width)
     weights = product(state, call, q, k, letters(rank, "ls"))
     shape = (*call.out_shape[:-1], shape_of(key)[-2])
     if mask is not None and is_tensor(mask):
