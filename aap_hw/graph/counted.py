@@ -15,7 +15,7 @@ from aap_hw.graph.call import Call
 from aap_hw.graph.groups import Grouping
 from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import IntArray
-from aap_hw.graph.source import explain
+from aap_hw.graph.source import explain, module_of, path_of
 from aap_hw.graph.widths import width_of_ids
 
 _LAYERS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
@@ -36,10 +36,15 @@ def tie_to_what_is_read(labelling: Labelling, grouping: Grouping, views: Sequenc
 
 
 def _read_before(labelling: Labelling, view: Node, number: int) -> IntArray | None:
-    """Channels that one of the nearest layers before a view reads, if they are as many as a number or a multiple."""
-    waiting, seen = [view], {view}
+    """Channels that one of the nearest layers before a view reads, if they are as many as a number or a multiple.
+
+    Only layers of the module whose code the view is in: it counts on what it reads itself.
+    """
+    inside, waiting, seen = module_of(view), [view], {view}
     for node in waiting:
         call = Call(node)
+        if inside and not f"{path_of(node)}.".startswith(f"{inside}."):
+            continue
         if call.name in _LAYERS:
             labels = labelling.of(call["input"])
             ids = labels.ids.ravel()

@@ -17,7 +17,7 @@ from torch.fx import Node
 from aap_hw.graph.groups import Grouping
 from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import IntArray, Labels
-from aap_hw.graph.source import explain, own_frames
+from aap_hw.graph.source import explain, module_of, own_frames, path_of
 from aap_hw.graph.surprises import Settled, Surprise, Trials
 
 _COUNTED = "is counted where the model computes something else once it is cut"
@@ -52,9 +52,9 @@ def freeze_culprit(labelling: Labelling, settled: Settled, trials: Trials, surpr
 
 def _read_alike(labelling: Labelling, grouping: Grouping, culprit: int, surprising: Node) -> Iterator[Node]:
     """What the module of a surprise reads of the culprit, in all modules that do the same."""
-    inside = _module_of(surprising)
+    inside = module_of(surprising)
     for reader in _outwards([surprising]):
-        if not f"{_path(reader)}.".startswith(f"{inside}."):
+        if not f"{path_of(reader)}.".startswith(f"{inside}."):
             continue
         for place, source in enumerate(reader.all_input_nodes):
             if _free(labelling, grouping, source) == [culprit]:
@@ -67,23 +67,9 @@ def _is_like(node: Node, other: Node) -> bool:
     return (
         node.target == other.target
         and list(own_frames(node)) == list(own_frames(other))
-        and re.sub(r"\d+", "*", _path(node)) == re.sub(r"\d+", "*", _path(other))
+        and re.sub(r"\d+", "*", path_of(node)) == re.sub(r"\d+", "*", path_of(other))
         and len(node.all_input_nodes) == len(other.all_input_nodes)
     )
-
-
-def _stack(node: Node) -> list[tuple[str, object]]:
-    return list((node.meta.get("nn_module_stack") or {}).values())
-
-
-def _path(node: Node) -> str:
-    """Of the innermost module in whose code a node is."""
-    return next((path for path, _ in reversed(_stack(node))), "")
-
-
-def _module_of(node: Node) -> str:
-    """Path of the innermost module that is not one of PyTorch's."""
-    return next((path for path, kind in reversed(_stack(node)) if "torch.nn.modules." not in str(kind)), "")
 
 
 def _outwards(nodes: Sequence[Node]) -> Iterator[Node]:

@@ -93,6 +93,20 @@ def quoted(node: Node) -> str:
     return f" ({line}{f': {shortened(code)}' if code else ''})" if line else ""
 
 
+def _stack(node: Node) -> list[tuple[str, object]]:
+    return list((node.meta.get("nn_module_stack") or {}).values())
+
+
+def path_of(node: Node) -> str:
+    """Of the innermost module in whose code a node is."""
+    return next((path for path, _ in reversed(_stack(node))), "")
+
+
+def module_of(node: Node) -> str:
+    """Path of the innermost module that is not one of PyTorch's."""
+    return next((path for path, kind in reversed(_stack(node)) if "torch.nn.modules." not in str(kind)), "")
+
+
 def _layer(node: Node) -> str:
     """The layer of PyTorch's that a node belongs to, with its place in the model."""
     path, kind = next(reversed(dict(node.meta.get("nn_module_stack") or {}).values()), ("", ""))
