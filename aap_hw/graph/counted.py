@@ -38,12 +38,12 @@ def tie_to_what_is_read(labelling: Labelling, grouping: Grouping, views: Sequenc
 def _read_before(labelling: Labelling, view: Node, number: int) -> IntArray | None:
     """Channels that one of the nearest layers before a view reads, if they are as many as a number or a multiple.
 
-    Only layers of the module whose code the view is in: it counts on what it reads itself.
+    Only layers inside of the module whose code the view is in: it counts on what it reads itself.
     """
     inside, waiting, seen = module_of(view), [view], {view}
     for node in waiting:
         call = Call(node)
-        if inside and not f"{path_of(node)}.".startswith(f"{inside}."):
+        if not f"{path_of(node)}.".startswith(f"{inside}."):
             continue
         if call.name in _LAYERS:
             labels = labelling.of(call["input"])
