@@ -244,7 +244,7 @@ def plan_once(task: Task, budgets: Sequence[Budget], settings: PruneSettings) ->
 
 @doing("finding out which groups the outputs depend on")
 def _sensitivities(task: Task, graph: ChannelGraph, settings: PruneSettings) -> dict[str, float]:
-    """How much the network's answer depends on each of its groups."""
+    """How much the network's outputs depend on each of its groups."""
     inputs = task.origin.inputs
     count = min(settings.images_for(inputs), SENSITIVITY_IMAGES)
     batches = [samples for samples, _ in calibration_batches(task.data, inputs, count)]

@@ -87,7 +87,7 @@ class Plan:
     predicted_ms : what the network takes if its kernels take ``kernels``.
     spent : what it takes of every resource, by name; latency in ms as predicted.
     kept_attention : geometric mean over the free groups of the share of attention kept, weighted by how much the
-        network's answer depends on each; see ``Planner.plan`` for what a removed branch keeps.
+        network's outputs depend on each; see ``Planner.plan`` for what a removed branch keeps.
     gap : how far the choice may be from the best, as a share of its value; proven by the solver. None if nothing is
         proven, as of a threshold.
     """
@@ -123,7 +123,7 @@ class Planner:
     calibration : latency measured on the device over what the table predicts; 1 if nothing was measured.
     unpruned_ms : latency of the unpruned network that shares are of; None if it is only predicted.
     blocks : residual branches that may be removed, each by the groups that go with it.
-    sensitivities : how much the network's answer depends on each group, in any unit; empty counts all alike.
+    sensitivities : how much the network's outputs depend on each group, in any unit; empty counts all alike.
     allocator : how widths are chosen: ``exact`` or ``threshold``, see ``aap_hw.policy``.
     target : the machine that memory is counted for; None leaves memory out.
     threshold_weights : the resource that a threshold's weights are shares of; None takes the first limited one of
