@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from aap_hw.attention.products import products_of
 from aap_hw.attention.sums import ActivationSums, check_score
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
@@ -127,13 +128,15 @@ class AttentionObserver:
             places = {node: graph.positions_of(node, group.name) for node in group.observed}
             self._positions[group.name] = {node: index for node, (_, index) in places.items()}
             self._dims |= {node: dim for node, (dim, _) in places.items()}
+        self._products = {group.name: products_of(graph, group.name) for group in cuttable}
+        for product in (each for found in self._products.values() for each in found):
+            self._dims |= {operand.node: operand.dim for operand in product.operands}
         self.sums = {node: ActivationSums() for node in self._dims}
         self._network = up_to_last(graph.program.module(check_guards=False), self._dims)
         self._examples = _examples_of(self._network)
 
     def add(self, batch: Batch) -> None:
         """Run a batch of any length and add its activations.
-
 
         Raises
         ------
@@ -201,6 +204,18 @@ class AttentionObserver:
                     f"the activations of group {group} are not finite; check the weights and how images are normalised"
                 )
         return found
+
+    def products(self) -> dict[str, NDArray[np.float64]]:
+        """Variance that each channel adds to products with other activations, of the groups that have any.
+
+        Of queries and keys that is ``sum over heads of scale^2 (V(q) E[k^2] + V(k) E[q^2])``, the variance of what the
+        softmax gets: the other side is what reads a channel. Heads are taken to be alike.
+        """
+        return {
+            group: np.sum([product.variance(self.sums) for product in products], axis=0)
+            for group, products in self._products.items()
+            if products
+        }
 
     def _by_group(self, read: Callable[[ActivationSums], NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
         """What is read of each channel: the mean over the nodes and positions where a group is observed."""

@@ -25,7 +25,12 @@ Array = NDArray[np.float64]
 READERS = frozenset({"conv1d", "conv2d", "conv3d", "linear"})
 
 
-def read_attention(model: nn.Module, graph: ChannelGraph, variances: Mapping[str, Array]) -> dict[str, Array]:
+def read_attention(
+    model: nn.Module,
+    graph: ChannelGraph,
+    variances: Mapping[str, Array],
+    products: Mapping[str, Array] | None = None,
+) -> dict[str, Array]:
     """Score of every channel of every group that may be cut: ``V_c * sum over readers of |W[:, c]|^2``.
 
     That is the variance that a channel adds to what its readers compute, if channels vary independently. W are a
@@ -36,6 +41,9 @@ def read_attention(model: nn.Module, graph: ChannelGraph, variances: Mapping[str
     ----------
     variances
         ``V_c`` of every channel by group, shape ``(width,)``; see ``AttentionObserver.variances``.
+    products
+        What products with other activations read of channels, such as those of queries and keys, in the same unit; see
+        ``AttentionObserver.products``.
     """
     state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     scales = _normalised(graph, state)
@@ -44,7 +52,11 @@ def read_attention(model: nn.Module, graph: ChannelGraph, variances: Mapping[str
         if group.frozen is None:
             readers = [axis for axis in group.axes if axis.role == "in"]
             squares = [_squares(state[axis.parameter], axis, scales.get(axis.parameter)) for axis in readers]
-            found[group.name] = variances[group.name] * (np.sum(squares, axis=0) if squares else 1.0)
+            by_products = (products or {}).get(group.name)
+            if squares or by_products is None:
+                found[group.name] = variances[group.name] * (np.sum(squares, axis=0) if squares else 1.0)
+            if by_products is not None:
+                found[group.name] = found.get(group.name, 0.0) + by_products
     return found
 
 

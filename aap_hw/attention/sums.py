@@ -98,6 +98,19 @@ class ActivationSums:
         array: NDArray[np.float64] = reduced.cpu().numpy()
         return array
 
+    def energy(self) -> NDArray[np.float64]:
+        """Mean of the square of Y over images and pixels, of each channel, shape ``(C,)``.
+
+        Raises
+        ------
+        ValueError
+            If no image has been added.
+        """
+        if self.total is None or self.moments is None:
+            raise ValueError("no image has been added")
+        energy: NDArray[np.float64] = (self.moments[1] / (self.images * self.total[0].numel())).cpu().numpy()
+        return energy
+
     def variance(self) -> NDArray[np.float64]:
         """Variance of Y over images and pixels, of each channel, shape ``(C,)``.
 

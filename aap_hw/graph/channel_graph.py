@@ -33,6 +33,7 @@ from aap_hw.graph.kept import kept_tensors
 from aap_hw.graph.kinds import kinds_of
 from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import IntArray
+from aap_hw.graph.noted import Meeting
 from aap_hw.graph.readiness import require_traceable, unwrapped
 from aap_hw.graph.surprises import Settled
 from aap_hw.graph.surroundings import undisturbed
@@ -214,6 +215,11 @@ class ChannelGraph:
             return width_along(self._labelling.of(node), dim, shape[dim], self._grouping, part)
         ids = self._labelling.axis_of(node, dim)
         return WidthExpr(len(range(shape[dim])[part])) if ids is None else width_of_ids(ids[part], self._grouping)
+
+    @property
+    def meetings(self) -> tuple[Meeting, ...]:
+        """Where channels of two activations are multiplied and summed over, as those of queries and keys."""
+        return tuple(self._labelling.products.values())
 
     def positions_of(self, node_name: str, group_name: str) -> tuple[int, IntArray]:
         """Where the channels of a group are in a node's output.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,69 +21,13 @@ from aap_hw.graph.call import Call, is_static, is_tensor, shape_of
 from aap_hw.graph.computed import ComputedWeight, computed_weights
 from aap_hw.graph.kept import Kept
 from aap_hw.graph.labels import NO_ATOM, IntArray, Labels
+from aap_hw.graph.noted import Divided, Literal, Meeting, Producer
 from aap_hw.graph.partition import Partition
 from aap_hw.graph.rules import RULES, Result
 from aap_hw.graph.rules.pointwise import pointwise
 from aap_hw.graph.source import explain, op_name, own_frames
 
 _ROLE_RANK = {"out": 0, "depthwise": 0, "in": 0, "norm": 1, "scale": 2, "bias": 3, "fixed": 4}
-
-
-@dataclass(frozen=True)
-class Producer:
-    """A convolution or linear layer whose filters make channels.
-
-    Parameters
-    ----------
-    node
-        Its node in the graph.
-    ids
-        Atom of each of its output channels.
-    """
-
-    node: Node
-    ids: IntArray
-
-
-@dataclass(frozen=True)
-class Literal:
-    """A node to which the model's code passes channel counts as numbers.
-
-    Parameters
-    ----------
-    node
-        The node, a split for example.
-    counts
-        Pairs of a number that it gets and the atoms that the number counts.
-    dim
-        Which length of a view the only number is: the code may ask a tensor for it, so that it follows by itself.
-    asked
-        Whether the code may as well have asked a tensor for them, so that no attribute need be behind them.
-    """
-
-    node: Node
-    counts: tuple[tuple[int, IntArray], ...]
-    dim: int | None = None
-    asked: bool = False
-
-
-@dataclass(frozen=True)
-class Divided:
-    """Attention that divides by the root of a width by itself.
-
-    Parameters
-    ----------
-    node
-        Its node.
-    rows
-        What makes up for it in a cut network.
-    ids
-        Atoms that the width counts.
-    """
-
-    node: Node
-    rows: tuple[Rows, ...]
-    ids: IntArray
 
 
 class Labelling:
@@ -110,7 +53,7 @@ class Labelling:
         self.literals: list[Literal] = []
         self.divided: list[Divided] = []
         self.renormalised: list[tuple[IntArray, str]] = []
-        self.products: dict[Node, IntArray] = {}
+        self.products: dict[Node, Meeting] = {}
         self.roots: dict[Node, Node] = {}
         self.unsupported: Counter[str] = Counter()
         self._model = model
@@ -136,7 +79,7 @@ class Labelling:
         nothing is tried out here.
         """
         kept = list(self.producers), list(self.doubtful), list(self.literals), Counter(self.unsupported)
-        divided = list(self.divided)
+        divided, products = list(self.divided), dict(self.products)
         known, lines = set(self.axes), {next(own_frames(node), None) for node in self.doubtful}
         self._walk(program, {})
         for key, atoms in self.axes.items():
@@ -147,7 +90,7 @@ class Labelling:
                 for source in (node, *node.all_input_nodes):
                     self.partition.freeze(self.of(source).ids, explain("meets a number in training only", node))
         self.producers, self.doubtful, self.literals, self.unsupported = kept
-        self.divided = divided
+        self.divided, self.products = divided, products
 
     # What the rules ask and say.
 

@@ -19,8 +19,8 @@ from torch import nn
 from torch.fx import Node
 
 from aap_hw.graph.groups import Grouping
-from aap_hw.graph.labelling import Divided, Literal
 from aap_hw.graph.labels import IntArray
+from aap_hw.graph.noted import Divided, Literal
 from aap_hw.graph.scaling import ScaleAttribute
 from aap_hw.graph.source import own_frames
 from aap_hw.graph.syntax import functions_of, read_of_self, statement_at

@@ -49,7 +49,7 @@ class Root:
             return None
         for product in (_behind(labelling, node), _before(labelling, node)):
             if product is not None and Call(product).name in _OPERANDS:
-                return Root(node, product, labelling.products[product])
+                return Root(node, product, labelling.products[product].ids)
         return None
 
     def explains(self, new: Node, grouping: Grouping, widths: Mapping[str, int]) -> bool:

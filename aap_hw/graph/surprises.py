@@ -19,8 +19,9 @@ from aap_hw.graph import surgery
 from aap_hw.graph.call import Call
 from aap_hw.graph.computed import computed_weights
 from aap_hw.graph.groups import Grouping
-from aap_hw.graph.labelling import Labelling, Literal
+from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import IntArray, Labels
+from aap_hw.graph.noted import Literal
 from aap_hw.graph.roots import Root
 from aap_hw.graph.rules.pieces import bounds
 from aap_hw.graph.scaling import Rescaling, Setting

@@ -21,9 +21,10 @@ from aap_hw.graph.call import Call
 from aap_hw.graph.counted import tie_to_what_is_read
 from aap_hw.graph.culprits import freeze_culprit
 from aap_hw.graph.groups import Grouping, find_groups
-from aap_hw.graph.labelling import Labelling, Literal
+from aap_hw.graph.labelling import Labelling
 from aap_hw.graph.labels import IntArray, Labels
 from aap_hw.graph.literals import Attribute, Explanation, explain_literal, scale_attributes
+from aap_hw.graph.noted import Literal
 from aap_hw.graph.roots import take_up
 from aap_hw.graph.scaling import Rescaling
 from aap_hw.graph.source import explain, own_frames

@@ -232,7 +232,7 @@ def _raw_scores(
     seen = observed(module, batches, graph=traced, names=inputs.names, distributed=distributed)
     if settings.scored_by == "attention":
         return seen.scores(settings.reduction, settings.p)
-    return read_attention(module, graph, seen.variances())
+    return read_attention(module, graph, seen.variances(), seen.products())
 
 
 def plan_once(task: Task, budgets: Sequence[Budget], settings: PruneSettings) -> tuple[Baseline, Plan]:

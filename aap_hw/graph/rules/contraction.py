@@ -17,6 +17,7 @@ from torch.fx import Node
 from aap_hw.graph.absorbing import absorbing
 from aap_hw.graph.call import Call, is_tensor, shape_of
 from aap_hw.graph.labels import IntArray, Labels
+from aap_hw.graph.noted import Meeting
 from aap_hw.graph.rules.pointwise import merge
 from aap_hw.graph.rules.registry import Result, rule
 
@@ -41,11 +42,12 @@ class Factor:
     labels: Labels
     shape: tuple[int, ...]
     axes: str
+    node: Node | None = None
 
     @staticmethod
     def of(state: Labelling, node: Node, axes: str) -> Factor:
         """A node with its axes named."""
-        return Factor(state.of(node), shape_of(node), axes)
+        return Factor(state.of(node), shape_of(node), axes, node)
 
     def channels(self, letter: str) -> IntArray | None:
         """Atoms along an axis; of an axis that is stretched to the other side's length there are none to follow."""
@@ -71,8 +73,8 @@ def product(state: Labelling, call: Call, left: Factor, right: Factor, made: str
             continue
         if found[0] is not None and found[1] is not None:
             state.tie(found[0], found[1], call)
-            if letter not in made:
-                state.products[call.node] = ids
+            if letter not in made and left.node is not None and right.node is not None:
+                state.products[call.node] = Meeting(call.node, left.node, right.node, ids)
         elif letter not in made:
             state.freeze(ids, "is summed over with other channels", call)
         elif left.has(letter) and right.has(letter):
