@@ -76,7 +76,7 @@ def products_of(graph: ChannelGraph, group: str) -> list[Product]:
         sides = [_operand(graph, node, group) for node in (meeting.left, meeting.right)]
         left, right = sides
         if left is not None and right is not None and left.index.shape == right.index.shape:
-            found.append(Product((left, right), math.prod(shape_of(meeting.left)[1:-2]), _scale(meeting.node)))
+            found.append(Product((left, right), _heads(graph, meeting.left), _scale(meeting.node)))
     return found
 
 
@@ -84,6 +84,12 @@ def _operand(graph: ChannelGraph, node: Node, group: str) -> Operand | None:
     names = [{name for name, _ in graph.width_of(node.name, dim).terms} for dim in range(len(shape_of(node)))]
     along = [dim for dim, found in enumerate(names) if group in found]
     return Operand(node.name, along[0], graph.positions_of(node.name, group)[1]) if along else None
+
+
+def _heads(graph: ChannelGraph, operand: Node) -> int:
+    """The axis behind the images, or what lies among them: (N, heads, rows, columns) or (N heads, rows, columns)."""
+    images, *heads = shape_of(operand)[:-2] or (1,)
+    return math.prod(heads) if heads else max(1, images // graph.batch)
 
 
 def _scale(product: Node) -> float:
