@@ -72,7 +72,7 @@ def graph_of(net, batch, **changed):
     } | changed
     groups = [SimpleNamespace(name=name, frozen=None, observed=nodes) for name, nodes in observed.items()]
     groups.append(SimpleNamespace(name="classifier", frozen="reaches the output", observed=()))
-    return SimpleNamespace(program=program, groups=groups, positions_of=one_to_one)
+    return SimpleNamespace(program=program, groups=groups, positions_of=one_to_one, meetings=())
 
 
 def one_to_one(_node, group):
@@ -241,6 +241,7 @@ def test_channels_are_read_where_the_graph_says_that_they_are():
         "row": (2, np.arange(8).reshape(4, 2)),
     }
     graph = SimpleNamespace(
+        meetings=(),
         program=torch.export.export(nn.ReLU(), (images(2),)),
         groups=named("pair", "single", observed=("relu",)),
         positions_of=lambda _node, group: places[group],
@@ -258,6 +259,7 @@ def test_channels_are_read_where_the_graph_says_that_they_are():
 
 def test_channels_along_the_axis_of_the_images_are_an_error():
     graph = SimpleNamespace(
+        meetings=(),
         program=torch.export.export(nn.ReLU(), (images(2),)),
         groups=named("g", observed=("relu",)),
         positions_of=lambda _node, _group: (0, np.arange(2).reshape(-1, 1)),
