@@ -80,7 +80,7 @@ def _spreads(network: fx.GraphModule, batches: Sequence[Tensors]) -> list[Tensor
     """What each output's values are divided by, in a shape that fits them; None for outputs of whole numbers."""
     moments: list[_Moments | None] = []
     for given in batches:
-        outputs = output_tensors(network(*(each.clone() for each in given)))
+        outputs = output_tensors(fx.Interpreter(network).run(*(each.clone() for each in given)))
         moments = moments or [_Moments(each) if _is_continuous(each) else None for each in outputs]
         for seen, output in zip(moments, outputs, strict=True):
             if seen is not None:

@@ -148,3 +148,14 @@ def test_too_few_images_for_a_traced_batch_are_refused() -> None:
     graph = ChannelGraph.trace(Net().eval(), (torch.zeros(4, 3, 6, 6),))
     with pytest.raises(UserError, match="2 calibration images are not a whole batch of 4"):
         sensitivities(graph, images(2))
+
+
+def test_inputs_that_forward_takes_by_name_arrive() -> None:
+    class Named(Net):
+        def forward(self, *, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(image)
+
+    named, plain = Named().eval(), Net().eval()
+    named.load_state_dict(plain.state_dict())
+    graph = ChannelGraph.trace(named, (torch.zeros(1, 3, 6, 6),), ("image",))
+    assert sensitivities(graph, images()) == pytest.approx(sensitivities(traced(plain), images()), rel=1e-6)

@@ -97,7 +97,7 @@ def test_names_reach_the_parameters_of_forward_and_a_trace_follows(text: str) ->
     assert list(by_name) == {3: ["ids", "scale", "mask"]}.get(len(samples), [one or "ids" for one in inputs.names])
     torch.testing.assert_close(called(model, samples, inputs.names), model(**by_name))
     graph = ChannelGraph.trace(model, samples, inputs.names)
-    assert [group.name for group in graph.groups if group.frozen is None] == ["inner"]
+    assert [group.name for group in graph.groups if group.frozen is None] == ["table", "inner"]
     smaller = graph.cut(model, {"inner": [0, 3, 5]})
     assert smaller.inner.out_features == 3  # type: ignore[union-attr]
     assert graph.call(smaller, samples).shape == (1, 3)

@@ -38,7 +38,7 @@ SETTINGS = PruneSettings(
 TO_BUDGET = Job(ORIGIN, EMBEDDED, {"latency": Limit(0.6, True)}, settings=SETTINGS)
 # No accuracy is kept so soon: a further round follows the one to the budget.
 TO_BOTH = replace(TO_BUDGET, max_accuracy_drop=0.0, settings=replace(SETTINGS, rounds=1))
-TO_ACCURACY = Job(ORIGIN, EMBEDDED, max_accuracy_drop=30.0, settings=replace(SETTINGS, rounds=3))
+TO_ACCURACY = Job(ORIGIN, EMBEDDED, max_accuracy_drop=45.0, settings=replace(SETTINGS, rounds=3))
 
 # Forks for each moment, so that all is imported once. A child dies at its n-th event or just before its n-th file is
 # put in place, and another one goes on where it was.

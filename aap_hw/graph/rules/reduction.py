@@ -56,7 +56,7 @@ def reduce(state: Labelling, call: Call) -> Result:
     return _each(call, [Labels(ids, dims) for _ in call.out_shapes])
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum")
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "cumprod")
 def along_axis(state: Labelling, call: Call) -> Result:
     """The shape stays, but positions along one axis depend on each other."""
     labels = state.of(call.first)
