@@ -106,10 +106,8 @@ class ActivationSums:
         ValueError
             If no image has been added.
         """
-        if self.total is None or self.moments is None:
-            raise ValueError("no image has been added")
-        energy: NDArray[np.float64] = (self.moments[1] / (self.images * self.total[0].numel())).cpu().numpy()
-        return energy
+        _, square = self._means()
+        return square
 
     def variance(self) -> NDArray[np.float64]:
         """Variance of Y over images and pixels, of each channel, shape ``(C,)``.
@@ -119,12 +117,16 @@ class ActivationSums:
         ValueError
             If no image has been added.
         """
-        if self.total is None or self.moments is None:
-            raise ValueError("no image has been added")
-        values = self.images * self.total[0].numel()
-        mean, square = (self.moments / values).cpu().numpy()
+        mean, square = self._means()
         spread: NDArray[np.float64] = np.maximum(square - mean**2, 0.0)
         return spread
+
+    def _means(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Means of Y and of its square, of each channel, each of shape ``(C,)``."""
+        if self.total is None or self.moments is None:
+            raise ValueError("no image has been added")
+        mean, square = (self.moments / (self.images * self.total[0].numel())).cpu().numpy()
+        return mean, square
 
 
 def check_score(reduction: str, p: float) -> None:
