@@ -19,7 +19,7 @@ from aap_hw.errors import NOTHING_ASKED, UserError
 if TYPE_CHECKING:
     from aap_hw.compile.front.network import Network
     from aap_hw.deploy.deploying import Deployment
-    from aap_hw.graph.inputs import Given
+    from aap_hw.graph.program.inputs import Given
     from aap_hw.lut.progress import ProgressCallback
     from aap_hw.lut.table import LatencyTable
     from aap_hw.models.origin import Origin

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from aap_hw.compile.front.partition import partition
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.exporting import export
-from aap_hw.graph.outputs import output_tensors
-from aap_hw.graph.silenced import Silenced
+from aap_hw.graph.check.silenced import Silenced
+from aap_hw.graph.program.exporting import export
+from aap_hw.graph.program.outputs import output_tensors
 
 KEPT = 0.6
 EXACT = 1e-9

@@ -16,7 +16,7 @@ from torch.fx import Node
 from torch.utils.flop_counter import FlopCounterMode
 
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.call import Call, is_tensor, shape_of
+from aap_hw.graph.program.call import Call, is_tensor, shape_of
 
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 

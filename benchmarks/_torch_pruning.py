@@ -17,7 +17,7 @@ from _allocators import LATENCY, Allocator, Chosen
 from torch import nn
 
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.groups import Axis
+from aap_hw.graph.groups.groups import Axis
 from aap_hw.policy.problem import Plan, Problem
 from aap_hw.prune.planning import Planner
 

@@ -87,7 +87,7 @@ class Network:
     """One model with its images and its table; built when it is first needed."""
 
     def __init__(self, model: Mapping[str, Any], options: argparse.Namespace) -> None:
-        from aap_hw.graph.inputs import Inputs
+        from aap_hw.graph.program.inputs import Inputs
         from aap_hw.lut.file import load_table
         from aap_hw.models import zoo
         from aap_hw.models.weights import WeightsFile

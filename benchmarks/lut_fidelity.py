@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from aap_hw.device.connection import Device
-    from aap_hw.graph.inputs import Inputs
+    from aap_hw.graph.program.inputs import Inputs
     from aap_hw.lut.library_cache import LibraryCache
     from aap_hw.lut.table import Validation
 
@@ -119,7 +119,7 @@ def _built(name: str) -> tuple[str, nn.Module, Inputs]:
     from _deployed_set import NETWORKS
     from _report import zoo_name
 
-    from aap_hw.graph.inputs import Inputs
+    from aap_hw.graph.program.inputs import Inputs
     from aap_hw.models import zoo
 
     if name in NETWORKS:

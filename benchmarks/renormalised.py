@@ -169,7 +169,7 @@ def _pruned(
     from aap_hw.compile.front.network import Kernel
     from aap_hw.compile.front.partition import partition
     from aap_hw.graph import ChannelGraph
-    from aap_hw.graph.self_check import checked_cut
+    from aap_hw.graph.check.self_check import checked_cut
     from aap_hw.lut.predicting import kernel_costs
     from aap_hw.policy import GroupChoice, Infeasible, Problem, allocate, best_channels, candidate_widths, kept_share
 

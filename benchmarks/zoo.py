@@ -109,7 +109,7 @@ def _compared(model: Any, inputs: Any, threads: int, turns: int, folder: Path) -
     from _engines import ENGINES, kernel_times, milliseconds
 
     from aap_hw.compile.families.slow import LIBRARIES
-    from aap_hw.graph.outputs import output_tensors
+    from aap_hw.graph.program.outputs import output_tensors
 
     began = time.perf_counter()
     try:

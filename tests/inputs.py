@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from aap_hw.graph.inputs import TYPES, Input, Inputs
+from aap_hw.graph.program.inputs import TYPES, Input, Inputs
 
 shapes = st.lists(st.integers(1, 9), max_size=5).map(tuple)
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True).filter(lambda name: not hasattr(torch, name))

@@ -27,8 +27,8 @@ from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
 from aap_hw.device.description import DeviceDescription
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.calling import Names
-from aap_hw.graph.inputs import Inputs
+from aap_hw.graph.program.calling import Names
+from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.predicting import predict_us

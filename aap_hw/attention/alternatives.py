@@ -1,7 +1,7 @@
 """Other scores of channels than attention, for comparison: weight magnitude, batch-norm scale, first-order Taylor.
 
 Each gives what ``attention_scores`` gives: for every group that may be cut, one number a channel, finite and not
-negative. They are read off the parameters that a group's channels own, see ``aap_hw.graph.groups.Axis``.
+negative. They are read off the parameters that a group's channels own, see ``aap_hw.graph.groups.groups.Axis``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.groups import Axis, ChannelGroup
-from aap_hw.graph.inputs import Batch, tensors_of
+from aap_hw.graph.groups.groups import Axis, ChannelGroup
+from aap_hw.graph.program.inputs import Batch, tensors_of
 
 Scores = dict[str, NDArray[np.float64]]
 LabelledBatches = Iterable[tuple[Batch, Tensor]]

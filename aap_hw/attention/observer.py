@@ -20,8 +20,8 @@ from aap_hw.attention.products import products_of
 from aap_hw.attention.sums import ActivationSums, check_score
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.calling import Names
-from aap_hw.graph.inputs import Batch, Tensors
+from aap_hw.graph.program.calling import Names
+from aap_hw.graph.program.inputs import Batch, Tensors
 
 AXES = {1: "(N,)", 2: "(N, C)", 3: "(N, C, L)", 4: "(N, C, H, W)", 5: "(N, C, D, H, W)"}
 _NO_IMAGES = "there are no calibration images to measure attention with; pass at least one"

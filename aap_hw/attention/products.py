@@ -16,8 +16,8 @@ from torch.fx import Node
 
 from aap_hw.attention.sums import ActivationSums
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.call import Call, shape_of
-from aap_hw.graph.labels import IntArray
+from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.walk.labels import IntArray
 
 Array = NDArray[np.float64]
 

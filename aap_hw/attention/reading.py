@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.call import Call
-from aap_hw.graph.groups import Axis
+from aap_hw.graph.groups.groups import Axis
+from aap_hw.graph.program.call import Call
 
 Array = NDArray[np.float64]
 READERS = frozenset({"conv1d", "conv2d", "conv3d", "linear"})

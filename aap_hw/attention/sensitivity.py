@@ -15,9 +15,9 @@ from torch import Tensor, fx
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.inputs import Batch, Tensors, tensors_of
-from aap_hw.graph.labels import IntArray
-from aap_hw.graph.outputs import output_tensors
+from aap_hw.graph.program.inputs import Batch, Tensors, tensors_of
+from aap_hw.graph.program.outputs import output_tensors
+from aap_hw.graph.walk.labels import IntArray
 
 # Random projections of the outputs that each sample is judged by.
 DRAWS = 4

@@ -13,7 +13,7 @@ from aap_hw.cli.output import tell
 from aap_hw.cli.streams import results_alone
 
 if TYPE_CHECKING:
-    from aap_hw.graph.inputs import Inputs
+    from aap_hw.graph.program.inputs import Inputs
 
 
 @click.command(

@@ -23,7 +23,7 @@ from aap_hw.cli.streams import results_alone
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from aap_hw.graph.inputs import Inputs
+    from aap_hw.graph.program.inputs import Inputs
     from aap_hw.lut.fidelity import Fidelity
     from aap_hw.lut.table import LatencyTable, Validation
 

@@ -32,7 +32,7 @@ from aap_hw.cli.output import json_option, tell, write_json
 from aap_hw.cli.streams import results_alone
 
 if TYPE_CHECKING:
-    from aap_hw.graph.inputs import Inputs
+    from aap_hw.graph.program.inputs import Inputs
     from aap_hw.policy import Budget
     from aap_hw.prune.defaults import Allocator, Score, ScoreScale, ThresholdWeights
     from aap_hw.train.sources import ImageSource

@@ -14,7 +14,7 @@ from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
 
 if TYPE_CHECKING:
-    from aap_hw.graph.inputs import Inputs
+    from aap_hw.graph.program.inputs import Inputs
 
 
 @click.command(

@@ -36,7 +36,7 @@ from aap_hw.prune.defaults import EPOCHS, LEARNING_RATE, MOST_ROUNDS, ROUNDS, SC
 
 if TYPE_CHECKING:
     from aap_hw.cli.run_screen import PruneScreen
-    from aap_hw.graph.inputs import Inputs
+    from aap_hw.graph.program.inputs import Inputs
     from aap_hw.policy import Budget
     from aap_hw.prune.defaults import Allocator, Schedule, Score, ScoreScale, ThresholdWeights
     from aap_hw.prune.job import Pruned

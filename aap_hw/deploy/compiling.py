@@ -13,7 +13,7 @@ from aap_hw.compile.library.build import cubin_beside
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.errors import Fault
 from aap_hw.files import make_folder, scratch_folder, write_atomic
-from aap_hw.graph.inputs import Inputs
+from aap_hw.graph.program.inputs import Inputs
 
 
 @dataclass(frozen=True)

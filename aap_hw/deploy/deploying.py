@@ -26,8 +26,8 @@ from aap_hw.device.profile import DeviceProfile
 from aap_hw.device.timing import STATISTIC, Timing, time_in_turn
 from aap_hw.errors import UserError
 from aap_hw.files import require_writable_file, require_writable_folder, scratch_folder
-from aap_hw.graph.calling import Names, input_names
-from aap_hw.graph.inputs import Tensors, in_batches
+from aap_hw.graph.program.calling import Names, input_names
+from aap_hw.graph.program.inputs import Tensors, in_batches
 from aap_hw.models.weights import WeightsFile
 from aap_hw.policy import LATENCY, Budget
 from aap_hw.prune.run import PrunedNetwork, RunFolder

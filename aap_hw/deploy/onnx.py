@@ -16,8 +16,8 @@ from aap_hw.deploy.onnx_file import FIRST_OF_NEWER, Format, Session, fixed_batch
 from aap_hw.deploy.reference import Reference, by_output
 from aap_hw.errors import Fault, UserError
 from aap_hw.files import make_folder, require_writable_file, scratch_folder, write_atomic
-from aap_hw.graph.calling import ByPlace, input_names
-from aap_hw.graph.outputs import output_tensors
+from aap_hw.graph.program.calling import ByPlace, input_names
+from aap_hw.graph.program.outputs import output_tensors
 from aap_hw.prune.run import RunFolder
 from aap_hw.train.samples import Samples
 

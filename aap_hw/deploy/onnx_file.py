@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from aap_hw.activity import doing
 from aap_hw.descriptors import sent
 from aap_hw.errors import Fault, UserError
-from aap_hw.graph.outputs import output_tensors
+from aap_hw.graph.program.outputs import output_tensors
 
 # What PyTorch writes: from the first of its older exporter to the last of its newer one.
 OPSETS = range(9, 24)

@@ -10,8 +10,8 @@ import torch
 
 from aap_hw.activity import doing
 from aap_hw.errors import Fault, UserError
-from aap_hw.graph.inputs import Tensors, in_batches
-from aap_hw.graph.outputs import output_names, output_tensors
+from aap_hw.graph.program.inputs import Tensors, in_batches
+from aap_hw.graph.program.outputs import output_names, output_tensors
 from aap_hw.prune.run import PrunedNetwork
 from aap_hw.train.samples import Samples
 

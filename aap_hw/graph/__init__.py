@@ -4,7 +4,7 @@ Start with `ChannelGraph.trace`. What no rule understands is frozen with a reaso
 """
 
 from aap_hw.graph.channel_graph import ChannelGraph
-from aap_hw.graph.groups import Axis, ChannelGroup
-from aap_hw.graph.widths import WidthExpr
+from aap_hw.graph.groups.groups import Axis, ChannelGroup
+from aap_hw.graph.groups.widths import WidthExpr
 
 __all__ = ["Axis", "ChannelGraph", "ChannelGroup", "WidthExpr"]

@@ -1,8 +1,8 @@
 """The channel graph of a model: its channel groups, and models cut down along them.
 
-This is the package's front door; each step behind it has its own file: `labelling` walks the exported
-program, `groups` reads off what belongs together, `trial` checks what the program alone cannot show,
-`surgery` cuts.
+This is the package's front door; each step behind it has a room of its own: `program` is what `torch.export` makes
+of the model, `walk` labels its tensors, `groups` reads off what belongs together, `cut` cuts, `trial` checks what the
+program alone cannot show, and `check` compares every network that was cut with the uncut one.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from torch.fx import Node
 
 from aap_hw.activity import doing
 from aap_hw.errors import UserError, closest
-from aap_hw.graph import surgery
-from aap_hw.graph.blocks import Block, find_blocks
-from aap_hw.graph.call import is_tensor
-from aap_hw.graph.calling import Names, called
-from aap_hw.graph.copying import copied
-from aap_hw.graph.exporting import export, traced
-from aap_hw.graph.groups import ChannelGroup, held_by, positions
-from aap_hw.graph.inputs import Tensors
-from aap_hw.graph.kept import kept_tensors
-from aap_hw.graph.kinds import kinds_of
-from aap_hw.graph.labelling import Labelling
-from aap_hw.graph.labels import IntArray
-from aap_hw.graph.noted import Meeting
-from aap_hw.graph.readiness import require_traceable, unwrapped
-from aap_hw.graph.surprises import Settled
-from aap_hw.graph.surroundings import undisturbed
-from aap_hw.graph.trial import settle
-from aap_hw.graph.widths import WidthExpr, width_along, width_of_ids
+from aap_hw.graph.cut import surgery
+from aap_hw.graph.groups.blocks import Block, find_blocks
+from aap_hw.graph.groups.groups import ChannelGroup, held_by, positions
+from aap_hw.graph.groups.kinds import kinds_of
+from aap_hw.graph.groups.widths import WidthExpr, width_along, width_of_ids
+from aap_hw.graph.program.call import is_tensor
+from aap_hw.graph.program.calling import Names, called
+from aap_hw.graph.program.copying import copied
+from aap_hw.graph.program.exporting import export, traced
+from aap_hw.graph.program.inputs import Tensors
+from aap_hw.graph.program.kept import kept_tensors
+from aap_hw.graph.program.readiness import require_traceable, unwrapped
+from aap_hw.graph.program.surroundings import undisturbed
+from aap_hw.graph.trial.surprises import Settled
+from aap_hw.graph.trial.trial import settle
+from aap_hw.graph.walk.labelling import Labelling
+from aap_hw.graph.walk.labels import IntArray
+from aap_hw.graph.walk.noted import Meeting
 
 
 class ChannelGraph:
@@ -145,7 +145,7 @@ class ChannelGraph:
 
     @cached_property
     def kinds(self) -> dict[str, str]:
-        """What kind of channels each group holds: one of the words of `aap_hw.graph.kinds`."""
+        """What kind of channels each group holds: one of the words of `aap_hw.graph.groups.kinds`."""
         inputs = frozenset(self.program.graph_signature.user_inputs)
         return kinds_of(self._nodes.values(), self.groups, inputs, self.groups_at)
 

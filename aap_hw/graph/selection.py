@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from aap_hw.errors import UserError
 from aap_hw.graph.channel_graph import ChannelGraph
-from aap_hw.graph.kinds import KINDS
+from aap_hw.graph.groups.kinds import KINDS
 
 KIND = "kind:"
 

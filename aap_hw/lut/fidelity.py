@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aap_hw.graph.inputs import Inputs
+from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.table import LatencyTable, Validation
 
 # Plans that were drawn at random are called this, followed by seed and number.

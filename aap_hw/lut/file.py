@@ -15,7 +15,7 @@ import jsonschema
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.files import read_text, write_atomic
-from aap_hw.graph.inputs import Inputs
+from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 

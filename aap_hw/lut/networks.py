@@ -20,7 +20,7 @@ from aap_hw.device.description import MEASURED
 from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.timing import TURNS
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.inputs import Inputs
+from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.calibrating import Observation, fitted_slowdown, uncertainty
 from aap_hw.lut.compiling import Compiler
 from aap_hw.lut.enumeration import group_candidates

@@ -31,8 +31,8 @@ from aap_hw.device.timing import STATISTIC
 from aap_hw.errors import UserError
 from aap_hw.files import scratch_folder, sha256_of
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.inputs import Inputs
-from aap_hw.graph.self_check import CutMismatchError, check_cutting
+from aap_hw.graph.check.self_check import CutMismatchError, check_cutting
+from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.belonging import difference, require_table_of
 from aap_hw.lut.compiling import CompiledBatch, Compiler, compiler
 from aap_hw.lut.enumeration import granularity_of, points_of

@@ -13,7 +13,7 @@ from typing import Any
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.errors import UserError
-from aap_hw.graph.inputs import Inputs
+from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.calibrating import ALONE, Slowdown
 
 

@@ -16,7 +16,7 @@ from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.files import scratch_folder
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.inputs import Inputs
+from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.belonging import require_table_of
 from aap_hw.lut.compiling import compiler
 from aap_hw.lut.fidelity import RANDOM

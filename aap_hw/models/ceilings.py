@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from aap_hw.graph.inputs import TYPES, Input
-from aap_hw.graph.outputs import output_tensors
+from aap_hw.graph.program.inputs import TYPES, Input
+from aap_hw.graph.program.outputs import output_tensors
 from aap_hw.models.origin import Origin
 
 TRIED = (1000, 100, 10, 2)

@@ -16,9 +16,9 @@ from torch import nn
 from aap_hw.activity import doing
 from aap_hw.errors import UserError
 from aap_hw.foreign import own_line, reason
-from aap_hw.graph.calling import called, check_call
-from aap_hw.graph.inputs import Given, Inputs, Tensors
-from aap_hw.graph.readiness import require_traceable, unwrapped
+from aap_hw.graph.program.calling import called, check_call
+from aap_hw.graph.program.inputs import Given, Inputs, Tensors
+from aap_hw.graph.program.readiness import require_traceable, unwrapped
 from aap_hw.models import zoo
 from aap_hw.models.initialise import calibrate_batch_norm, is_untrained
 from aap_hw.models.source import Source, find, is_own, runs_code

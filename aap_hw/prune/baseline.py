@@ -24,9 +24,9 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.removal import removable
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.inputs import Inputs, Tensors
+from aap_hw.graph.check.self_check import check_cutting
+from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.graph.selection import select
-from aap_hw.graph.self_check import check_cutting
 from aap_hw.lut.calibrating import ALONE
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.predicting import kernel_latencies

@@ -19,7 +19,7 @@ from aap_hw.device.board import BoardLost
 from aap_hw.errors import NOTHING_ASKED, UserError
 from aap_hw.files import WriteError, read_text, write_atomic
 from aap_hw.foreign import reason
-from aap_hw.graph.self_check import CutMismatchError
+from aap_hw.graph.check.self_check import CutMismatchError
 from aap_hw.interrupts import interruptible
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import LatencyTable

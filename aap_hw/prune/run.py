@@ -23,7 +23,7 @@ import aap_hw
 from aap_hw.errors import UserError
 from aap_hw.files import make_folder, read_text, require_writable_folder, sha256_of, write_atomic
 from aap_hw.foreign import reason
-from aap_hw.graph.self_check import Mismatch
+from aap_hw.graph.check.self_check import Mismatch
 from aap_hw.jsonlines import JsonLines
 from aap_hw.models import saved
 from aap_hw.models.origin import Origin

@@ -20,8 +20,8 @@ from aap_hw import ranks
 from aap_hw.compile.front.network import Network
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.inputs import Inputs
-from aap_hw.graph.self_check import checked_cut
+from aap_hw.graph.check.self_check import checked_cut
+from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.fidelity import table_error
 from aap_hw.policy import LATENCY, MEMORY
 from aap_hw.prune.baseline import Baseline, scores_of

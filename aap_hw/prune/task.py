@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aap_hw.attention.sums import Reduction, check_score
-from aap_hw.graph.inputs import Inputs, Tensors
+from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
 from aap_hw.prune.defaults import (
@@ -60,7 +60,7 @@ class PruneSettings:
     renormalised : whether channels that a norm is taken over may be cut; None cuts them if the network is trained.
     reduction, p : the paper's family (mean, sum, max) and exponent of the score ``attention``.
     only, skip : patterns of the channel groups that may be cut, and of those that may not, by name or by
-        kind, as ``kind:mlp`` (``aap_hw.graph.selection``, ``aap_hw.graph.kinds``).
+        kind, as ``kind:mlp`` (``aap_hw.graph.selection``, ``aap_hw.graph.groups.kinds``).
     training : how each round trains; its learning-rate schedule starts anew each time.
     seed : of the training's order and augmentation.
 

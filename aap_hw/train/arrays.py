@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from aap_hw.errors import UserError
-from aap_hw.graph.inputs import TYPES, Input, Inputs, Tensors
+from aap_hw.graph.program.inputs import TYPES, Input, Inputs, Tensors
 from aap_hw.train.samples import Indices, Samples, Split, positions
 
 Array = npt.NDArray[Any]

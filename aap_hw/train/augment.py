@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from aap_hw.errors import UserError
-from aap_hw.graph.inputs import Tensors
+from aap_hw.graph.program.inputs import Tensors
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.samples import Samples
 from aap_hw.train.settings import Augmentation

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from aap_hw.errors import UserError
-from aap_hw.graph.inputs import Inputs, Tensors
+from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.train.checks import check_images, check_labels
 from aap_hw.train.samples import Indices, Samples, Split, positions
 

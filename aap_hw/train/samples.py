@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from aap_hw.errors import UserError
-from aap_hw.graph.inputs import Inputs, Tensors
+from aap_hw.graph.program.inputs import Inputs, Tensors
 
 Split = Literal["train", "test"]
 Indices = torch.Tensor | npt.NDArray[np.integer] | list[int] | range | slice

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aap_hw import resources
-from aap_hw.graph.inputs import Inputs
+from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.progress import Progress, ProgressCallback
 from aap_hw.lut.table import Validation

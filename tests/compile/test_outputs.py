@@ -18,7 +18,7 @@ from aap_hw.compile.library.footprint import moments
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.outputs import output_names, output_tensors
+from aap_hw.graph.program.outputs import output_names, output_tensors
 from aap_hw.models.initialise import initialise
 from tests.compile.running import device, randomise, target
 

@@ -20,8 +20,8 @@ from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.reference import by_output
 from aap_hw.deploy.requirements import Requirements
-from aap_hw.graph.inputs import in_batches
-from aap_hw.graph.outputs import output_names, output_tensors
+from aap_hw.graph.program.inputs import in_batches
+from aap_hw.graph.program.outputs import output_names, output_tensors
 from tests.synthetic import this_device
 
 # Its constructor runs when the dynamic linker maps it, before anybody can look at what it holds.

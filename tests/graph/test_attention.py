@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aap_hw.graph import ChannelGraph, surgery
-from aap_hw.graph.self_check import CutMismatchError, checked_cut
+from aap_hw.graph import ChannelGraph
+from aap_hw.graph.check.self_check import CutMismatchError, checked_cut
+from aap_hw.graph.cut import surgery
 from tests.graph.attention_nets import (
     DIM,
     HEADS,
@@ -132,7 +133,7 @@ def test_a_wrong_index_is_seen(layer: str, monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_kept_scale_follows_where_pytorch_divides_by_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     net, graph, x = traced(FORMS["fused"])
     assert graph.cut(net, {"qkv": READ}).scale == 5**-0.5
-    monkeypatch.setattr("aap_hw.graph.scaling.Rescaling.apply", lambda *_: None)
+    monkeypatch.setattr("aap_hw.graph.cut.scaling.Rescaling.apply", lambda *_: None)
     with pytest.raises(CutMismatchError):
         checked_cut(graph, net, {"qkv": READ}, x)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.self_check import checked_cut
+from aap_hw.graph.check.self_check import checked_cut
 from tests.graph.ground_truth import lively, output
 
 

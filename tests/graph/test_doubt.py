@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.surprises import Trials
+from aap_hw.graph.trial.surprises import Trials
 from tests.graph.ground_truth import IMAGES, assert_cut_equals_silenced, assert_widths_follow, random_keep, traced
 from tests.graph.nets import Head, conv
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph, WidthExpr
-from aap_hw.graph.groups import find_groups
-from aap_hw.graph.labelling import Labelling
+from aap_hw.graph.groups.groups import find_groups
+from aap_hw.graph.walk.labelling import Labelling
 from tests.graph import nets
 from tests.graph.ground_truth import IMAGES
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from aap_hw import ChannelGraph
 from aap_hw.errors import UserError
-from aap_hw.graph.calling import called, check_call, input_names
-from aap_hw.graph.inputs import TYPES, Inputs, in_batches
+from aap_hw.graph.program.calling import called, check_call, input_names
+from aap_hw.graph.program.inputs import TYPES, Inputs, in_batches
 from tests.inputs import inputs_of_all_kinds
 
 

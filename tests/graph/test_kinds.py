@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention, silu
 
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph import kinds as module
-from aap_hw.graph.kinds import KINDS
+from aap_hw.graph.groups import kinds as module
+from aap_hw.graph.groups.kinds import KINDS
 
 
 def kinds(model: nn.Module, *shape: int) -> Mapping[str, str]:

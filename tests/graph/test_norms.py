@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aap_hw.graph import ChannelGraph, silenced, surgery
-from aap_hw.graph.self_check import CutMismatchError, checked_cut
+from aap_hw.graph import ChannelGraph
+from aap_hw.graph.check import silenced
+from aap_hw.graph.check.self_check import CutMismatchError, checked_cut
+from aap_hw.graph.cut import surgery
 from tests.graph.ground_truth import IMAGES, output
 
 KEEP = [0, 2, 3, 7, 10]

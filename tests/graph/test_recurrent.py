@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.self_check import checked_cut
+from aap_hw.graph.check.self_check import checked_cut
 from tests.compile.running import assert_compiled_equals_pytorch
 from tests.graph.ground_truth import assert_widths_follow, output
 

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from aap_hw.errors import UserError
-from aap_hw.graph import ChannelGraph, surgery
-from aap_hw.graph.rounding import reference
-from aap_hw.graph.self_check import CutMismatchError, checked_cut
+from aap_hw.graph import ChannelGraph
+from aap_hw.graph.check.rounding import reference
+from aap_hw.graph.check.self_check import CutMismatchError, checked_cut
+from aap_hw.graph.cut import surgery
 from tests.graph.ground_truth import lively
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.self_check import checked_cut
-from aap_hw.graph.silenced import Silenced
+from aap_hw.graph.check.self_check import checked_cut
+from aap_hw.graph.check.silenced import Silenced
 from tests.graph import nets
 from tests.graph.ground_truth import IMAGES, output, random_keep, silenced, traced
 

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrizations, prune
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.self_check import checked_cut
+from aap_hw.graph.check.self_check import checked_cut
 
 IMAGES = (2, 3, 8, 8)
 Contents = list[tuple[str, Any]]

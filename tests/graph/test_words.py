@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.outputs import output_names, output_tensors
-from aap_hw.graph.self_check import checked_cut
-from aap_hw.graph.source import op_name
+from aap_hw.graph.check.self_check import checked_cut
+from aap_hw.graph.program.outputs import output_names, output_tensors
+from aap_hw.graph.program.source import op_name
 
 IMAGE = torch.rand(1, 3, 8, 8)
 FOR_DEVELOPERS = re.compile(

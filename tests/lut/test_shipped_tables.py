@@ -10,7 +10,7 @@ import pytest
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.key import SCHEDULES
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.inputs import Inputs
+from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.file import dump_table, load_table
 from aap_hw.lut.sampling import next_points

@@ -15,9 +15,9 @@ import torch
 
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.errors import UserError
-from aap_hw.graph import surgery
-from aap_hw.graph.inputs import Inputs
-from aap_hw.graph.self_check import CutMismatchError
+from aap_hw.graph.check.self_check import CutMismatchError
+from aap_hw.graph.cut import surgery
+from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.table import MissingKernelError
 from aap_hw.models.origin import Origin
 from aap_hw.policy import FLOPS, PARAMETERS, Budget

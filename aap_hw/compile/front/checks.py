@@ -13,8 +13,8 @@ from torch.fx import GraphModule, Node
 from aap_hw.compile.front.program import NoKernel
 from aap_hw.compile.front.rules.slow import TYPES
 from aap_hw.errors import UserError
-from aap_hw.graph.call import Call, is_tensor, shape_of
-from aap_hw.graph.source import op_name, quoted
+from aap_hw.graph.program.call import Call, is_tensor, shape_of
+from aap_hw.graph.program.source import op_name, quoted
 
 
 def ends(nodes: Sequence[Node], state: Collection[str]) -> tuple[list[Node], list[Node]]:

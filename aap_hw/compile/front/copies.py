@@ -13,8 +13,8 @@ from aap_hw.compile.front.lengths import TooManyWidths, combination, length_text
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.views import ONE, View
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.graph.call import shape_of
-from aap_hw.graph.source import explain, op_name, quoted
+from aap_hw.graph.program.call import shape_of
+from aap_hw.graph.program.source import explain, op_name, quoted
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition

@@ -19,8 +19,8 @@ from aap_hw.compile.front.program import NoKernel, is_of_shape, state_names
 from aap_hw.compile.front.views import View
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import ChannelGraph, WidthExpr
-from aap_hw.graph.call import Call, shape_of
-from aap_hw.graph.source import op_name
+from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.source import op_name
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from aap_hw.compile.families.slow import PLAIN, WEIGHT
 from aap_hw.compile.front.lengths import NoLength, TooManyWidths, length_text, product, settled
 from aap_hw.compile.front.views import ONE, NoView, View, fused, size_of
 from aap_hw.graph import WidthExpr
-from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.program.call import Call, shape_of
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition

@@ -21,8 +21,8 @@ from aap_hw.compile.front.rules import RULES
 from aap_hw.compile.front.rules.slow import slow_kernel
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.call import Call, is_tensor, shape_of
-from aap_hw.graph.source import op_name
+from aap_hw.graph.program.call import Call, is_tensor, shape_of
+from aap_hw.graph.program.source import op_name
 
 
 def partition(graph: ChannelGraph) -> Network:

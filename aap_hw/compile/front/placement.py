@@ -26,8 +26,8 @@ from aap_hw.compile.front.lengths import TooManyWidths
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.views import View
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.graph.call import shape_of
-from aap_hw.graph.source import explain, op_name
+from aap_hw.graph.program.call import shape_of
+from aap_hw.graph.program.source import explain, op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition

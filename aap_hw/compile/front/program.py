@@ -7,8 +7,8 @@ from torch.fx import Graph, Node
 
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.errors import UserError
-from aap_hw.graph.call import Call
-from aap_hw.graph.source import quoted
+from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.source import quoted
 
 # Operators that change nothing at inference, but for a type.
 TRANSPARENT = {

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from aap_hw.compile.front.network import Kernel, Network, is_rectified
 from aap_hw.compile.front.pitch import with_pitched_images
-from aap_hw.graph.blocks import Block
+from aap_hw.graph.groups.blocks import Block
 
 
 def removable(network: Network, blocks: Sequence[Block]) -> tuple[Block, ...]:

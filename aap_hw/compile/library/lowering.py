@@ -30,9 +30,9 @@ from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.compile.library.linking import command_of
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.calling import Names
-from aap_hw.graph.inputs import Batch, tensors_of
-from aap_hw.graph.source import explain
+from aap_hw.graph.program.calling import Names
+from aap_hw.graph.program.inputs import Batch, tensors_of
+from aap_hw.graph.program.source import explain
 
 
 def compile_network(

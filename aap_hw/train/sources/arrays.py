@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from aap_hw.errors import UserError
-from aap_hw.graph.inputs import Inputs
+from aap_hw.graph.program.inputs import Inputs
 from aap_hw.train.arrays import Array, ArraySamples, fitted
 from aap_hw.train.checks import check_labels
 from aap_hw.train.sources.archive import held

@@ -10,7 +10,7 @@ import torch
 from torch.fx import Node
 
 from aap_hw.compile.families.expression import Expression, Term
-from aap_hw.graph.call import Call, is_tensor
+from aap_hw.graph.program.call import Call, is_tensor
 
 # Operators whose function has the same name, and whose arguments are all tensors.
 PLAIN = (

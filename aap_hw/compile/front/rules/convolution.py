@@ -17,7 +17,7 @@ from aap_hw.compile.front.rules.padding import Padded, padded_by, padding_of, si
 from aap_hw.compile.front.rules.pooling import is_image_of, three, two
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.steps import factor_of, step_behind, turns_to_image
-from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.program.call import Call, shape_of
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition

@@ -14,7 +14,7 @@ from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.network import Normalization
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.steps import step_behind
-from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.program.call import Call, shape_of
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition

@@ -22,8 +22,8 @@ from aap_hw.compile.front.rules.elementwise import Operand, emit_alone
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
-from aap_hw.graph.call import Call, shape_of
-from aap_hw.graph.source import op_name
+from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.source import op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition

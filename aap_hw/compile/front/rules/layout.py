@@ -9,7 +9,7 @@ from torch.fx import Node
 from aap_hw.compile.front.rules.channels import emit_slice, shuffle_at
 from aap_hw.compile.front.rules.movement import moved, part
 from aap_hw.compile.front.rules.registry import Takes, rule
-from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.program.call import Call, shape_of
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition

@@ -19,7 +19,7 @@ from aap_hw.compile.front.rules.pooling import three, two
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
-from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.program.call import Call, shape_of
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition

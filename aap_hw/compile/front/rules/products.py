@@ -24,8 +24,8 @@ from aap_hw.compile.front.rules.writtenout import Attention, Mask, attention_at
 from aap_hw.compile.front.views import NoView, View
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
-from aap_hw.graph.call import Call, shape_of
-from aap_hw.graph.source import op_name, quoted
+from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.source import op_name, quoted
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition

@@ -11,8 +11,8 @@ from torch.fx import Node
 
 from aap_hw.compile.families.resizing import taps_of
 from aap_hw.compile.front.rules.registry import Takes, rule
-from aap_hw.graph.call import Call, shape_of
-from aap_hw.graph.source import op_name
+from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.source import op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition

@@ -16,8 +16,8 @@ from aap_hw.compile.front.lengths import TooManyWidths, combination, length_text
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
-from aap_hw.graph.call import Call, is_tensor, shape_of
-from aap_hw.graph.source import explain, op_name, quoted
+from aap_hw.graph.program.call import Call, is_tensor, shape_of
+from aap_hw.graph.program.source import explain, op_name, quoted
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition

@@ -12,7 +12,7 @@ from aap_hw.compile.families.elementwise import ACTIVATIONS
 from aap_hw.compile.families.expression import Expression, Term, depth_of, renamed, size_of, text_of, variables
 from aap_hw.compile.front.aliases import readers_of, writes_in_place
 from aap_hw.compile.front.rules.arithmetic import NoExpression, expression_of, simplified
-from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.program.call import Call, shape_of
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition

@@ -14,7 +14,7 @@ from torch.fx import Node
 from aap_hw.compile.families.products import MASKS
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.operands import Einsum
-from aap_hw.graph.call import Call, shape_of
+from aap_hw.graph.program.call import Call, shape_of
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition

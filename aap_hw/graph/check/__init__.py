@@ -1,0 +1,1 @@
+"""Whether a network that was cut computes what it should."""

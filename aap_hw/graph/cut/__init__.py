@@ -1,0 +1,1 @@
+"""Cutting a model: its parameters, its attributes, and the factors that attention computes from widths."""

@@ -1,0 +1,270 @@
+"""Cutting channels out of an eager model: a copy whose parameters, buffers and layer attributes are shorter.
+
+Works on what `groups` found; knows nothing of graphs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
+from itertools import pairwise
+from operator import index as as_index
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from aap_hw.errors import UserError, closest
+from aap_hw.graph.cut.scaling import Rescaling, Setting
+from aap_hw.graph.groups.blocks import Block
+from aap_hw.graph.groups.groups import ChannelGroup
+from aap_hw.graph.program.copying import copied
+from aap_hw.graph.program.kept import Kept
+from aap_hw.graph.walk.computed import ComputedWeight
+from aap_hw.graph.walk.computed import shorten as shorten_computed
+from aap_hw.graph.walk.labels import IntArray
+
+Widths: TypeAlias = Mapping[str, int]
+
+
+def checked_keep(
+    groups: Sequence[ChannelGroup], keep: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[ChannelGroup, IntArray]]:
+    """Look up the groups in `keep` and sort their indices.
+
+    Raises
+    ------
+    UserError
+        If a group is unknown or frozen, or its indices are empty, not whole numbers, out of range or not
+        distinct.
+    """
+    by_name = {group.name: group for group in groups}
+    checked: dict[str, tuple[ChannelGroup, IntArray]] = {}
+    for name, indices in keep.items():
+        group = by_name.get(name)
+        if group is None:
+            raise UserError(f"the network has no channel group '{name}'{closest(name, by_name)}")
+        if group.frozen is not None:
+            raise UserError(f"channel group '{name}' cannot be cut: it {group.frozen}; leave it out of the plan")
+        try:
+            numbers = sorted(as_index(number) for number in indices)
+        except TypeError as error:
+            raise UserError(f"channels of '{name}' to keep must be whole numbers: {error}") from error
+        if not numbers:
+            raise UserError(f"channel group '{name}' must keep at least one of its {group.width} channels")
+        if numbers[0] < 0 or numbers[-1] >= group.width:
+            wrong = numbers[0] if numbers[0] < 0 else numbers[-1]
+            raise UserError(f"channel {wrong} of '{name}' does not exist: it has channels 0 to {group.width - 1}")
+        for left, right in pairwise(numbers):
+            if left == right:
+                raise UserError(f"channel {left} of '{name}' is listed twice; list every kept channel once")
+        checked[name] = (group, np.array(numbers, dtype=np.int64))
+    return checked
+
+
+class Removed(nn.Module):
+    """Stands where a layer of a removed branch was."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Zeros, as many as there are values in (N, C, ...)."""
+        return torch.zeros_like(x)
+
+
+def removed_blocks(blocks: Iterable[Block], keep: Mapping[str, Sequence[int]]) -> tuple[Block, ...]:
+    """The blocks of which a group keeps no channel.
+
+    Raises
+    ------
+    UserError
+        If another group of such a block is to keep some.
+    """
+    removed = tuple(block for block in blocks if any(name in keep and is_empty(keep[name]) for name in block.groups))
+    for block in removed:
+        for name in block.groups:
+            if name in keep and not is_empty(keep[name]):
+                raise UserError(
+                    f"channel group '{name}' is to keep channels of a block that is removed with "
+                    f"'{block.name}'; leave it out of the plan"
+                )
+    return removed
+
+
+def is_empty(indices: object) -> bool:
+    """Whether a plan keeps no channel of a group; what is no collection at all is refused elsewhere."""
+    return isinstance(indices, Sized) and not len(indices)
+
+
+def remove(model: nn.Module, layers: Iterable[str]) -> None:
+    """Put something that makes zeros in the place of layers, by their paths: a branch of them then adds nothing."""
+    for path in layers:
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, Removed())
+
+
+def cut(
+    model: nn.Module,
+    keep: Collection[tuple[ChannelGroup, IntArray]],
+    attributes: Sequence[Setting],
+    full: Widths,
+    kept: Mapping[str, Kept] | None = None,
+    rescalings: Iterable[Rescaling] = (),
+    computed: Mapping[str, ComputedWeight] | None = None,
+) -> nn.Module:
+    """Copy `model` without the channels that `keep` leaves out of its groups.
+
+    Parameters
+    ----------
+    attributes
+        What the model's own code reads as counts of channels.
+    full
+        Width of every group before the cut.
+    kept
+        Tensors beside the parameters that the model's code keeps, by name.
+    rescalings
+        Rows of weights that must grow or shrink with a width.
+    computed
+        Weights that are computed, by the name of the parameter they are computed from.
+    """
+    kept, computed, removed = kept or {}, computed or {}, removed_positions(keep)
+    widths = {**full, **{group.name: stays.size for group, stays in keep}}
+    smaller = copied(model)
+    for rescaling in rescalings:
+        rescaling.apply(smaller, widths, full)
+    for source in dict.fromkeys(name for name, _ in removed if name in computed):
+        shorten_computed(
+            smaller, computed[source], {dim: each for (name, dim), each in removed.items() if name == source}
+        )
+    places = _Places(smaller)
+    for (name, dim), positions in removed.items():
+        if name in computed:
+            continue
+        if name in kept:
+            kept[name].change(smaller, dim, functools.partial(without, dim=dim, removed=positions), kept.values())
+        else:
+            _shorten(places, name, dim, positions)
+    for path in {name.rpartition(".")[0] for name, _ in removed if name not in kept and name not in computed}:
+        _recompute_weight(smaller.get_submodule(path))
+    for module in smaller.modules():
+        _refresh_attributes(module)
+    for attribute in attributes:
+        attribute.set_in(smaller, widths)
+    return smaller
+
+
+def removed_positions(keep: Iterable[tuple[ChannelGroup, IntArray]]) -> dict[tuple[str, int], IntArray]:
+    """Which positions of which axes of parameters go."""
+    removed: dict[tuple[str, int], list[IntArray]] = defaultdict(list)
+    for group, stays in keep:
+        gone = np.setdiff1d(np.arange(group.width), stays)
+        for axis in group.axes:
+            removed[axis.parameter, axis.dim].append(axis.index[gone].ravel())
+    return {axis: np.concatenate(positions) for axis, positions in removed.items()}
+
+
+def without(tensor: torch.Tensor, dim: int, removed: IntArray) -> torch.Tensor:
+    """A tensor without some positions of an axis."""
+    left = np.setdiff1d(np.arange(tensor.shape[dim]), removed)
+    return tensor.detach().index_select(dim, torch.from_numpy(left).to(tensor.device))
+
+
+class _Places:
+    """Where the parameters and buffers of a model are, each under all the names that it has."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        # The tensors are held, so that none is taken for a later one at its address.
+        self._of: dict[int, tuple[torch.Tensor, list[tuple[dict[str, Any], str]]]] = {}
+        for module in model.modules():
+            for store in (module._parameters, module._buffers):
+                for leaf, tensor in store.items():
+                    if tensor is not None:
+                        self._of.setdefault(id(tensor), (tensor, []))[1].append((store, leaf))
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        path, _, leaf = name.rpartition(".")
+        tensor: torch.Tensor = getattr(self._model.get_submodule(path), leaf)
+        return tensor
+
+    def replace(self, old: torch.Tensor, new: torch.Tensor) -> None:
+        """Put a tensor in the place of another, wherever that is."""
+        _, places = self._of[id(old)]
+        self._of[id(new)] = new, places
+        for store, leaf in places:
+            store[leaf] = new
+
+
+def _shorten(places: _Places, name: str, dim: int, removed: IntArray) -> None:
+    """Take positions out of one axis of a parameter or buffer, under all the names that it has."""
+    old = places[name]
+    new = without(old, dim, removed)
+    places.replace(old, nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new)
+
+
+def _recompute_weight(module: nn.Module) -> None:
+    """Run PyTorch's own hooks that compute a weight now, so that nobody finds the old one before the next call."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
+            hook(module, ())
+
+
+def _weight_of(layer: nn.Module) -> torch.Tensor:
+    """The weight of a layer, or what it is computed from: asking for it might change it (spectral norm in training)."""
+    weight = layer._parameters.get("weight")
+    return max(layer.parameters(), key=lambda each: (each.dim(), each.numel())) if weight is None else weight
+
+
+def _refresh_attributes(module: nn.Module) -> None:
+    """Bring the counts that a layer keeps in line with its weights; forward passes read `groups`."""
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        in_channels, out_per_group = _weight_of(module).shape[:2]
+        if module.groups == module.in_channels:
+            module.groups = in_channels
+        module.in_channels, module.out_channels = in_channels, out_per_group * module.groups
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        out_channels, in_per_group = _weight_of(module).shape[:2]
+        if module.groups > 1 and module.in_channels == module.groups:
+            module.groups = out_channels // (module.out_channels // module.groups)
+        module.out_channels = out_channels
+        module.in_channels = in_per_group * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = _weight_of(module).shape
+    elif isinstance(module, (nn.modules.batchnorm._NormBase)):
+        for tensor in (module.weight, module.running_mean):
+            if tensor is not None:
+                module.num_features = tensor.shape[0]
+    elif isinstance(module, nn.GroupNorm):
+        if module.affine:
+            size = module.num_channels // module.num_groups
+            module.num_channels = module.weight.shape[0]
+            # One group stays one, over fewer channels; of several whole ones go.
+            module.num_groups = module.num_channels // size if module.num_groups > 1 else 1
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        if module.weight is not None:
+            module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        _refresh_recurrent(module)
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = module.weight.shape[1]
+    elif isinstance(module, nn.MultiheadAttention):
+        if module.in_proj_weight is not None:
+            module.embed_dim = module.kdim = module.vdim = module.in_proj_weight.shape[1]
+            module.head_dim = module.embed_dim // module.num_heads
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.shape[0]
+
+
+def _refresh_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> None:
+    """A layer keeps its weights in a list, too, which is what it computes with."""
+    weights = dict(module.named_parameters(recurse=False))
+    suffix = "_l0" if isinstance(module, nn.RNNBase) else ""
+    gates = 4 if isinstance(module, (nn.LSTM, nn.LSTMCell)) else 3 if isinstance(module, (nn.GRU, nn.GRUCell)) else 1
+    rows, module.input_size = weights[f"weight_ih{suffix}"].shape
+    module.hidden_size = rows // gates
+    if isinstance(module, nn.RNNBase):
+        module.proj_size = weights["weight_hr_l0"].shape[0] if module.proj_size else 0
+        module._flat_weights = [weights[name] for name in module._flat_weights_names]

@@ -1,0 +1,131 @@
+"""Residual branches that can be removed: x + F(x) becomes x.
+
+A branch is found in the exported program as everything that only one operand of an addition needs, if all of it is made
+from the other operand. It can be removed if that is of the same shape and the branch consists of layers that can be
+replaced one by one. What removal does to the model is in `surgery`, to the compiled network in
+``aap_hw.compile.front.removal``.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.fx import Node
+
+from aap_hw.graph.groups.groups import ChannelGroup
+from aap_hw.graph.groups.widths import WidthExpr
+from aap_hw.graph.program.call import Call, is_tensor, shape_of
+
+# What a removed branch's layers must be, so that zeros can stand for what they make.
+REPLACEABLE = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual branch that can be removed.
+
+    Attributes
+    ----------
+    groups : names of the channel groups within the branch: removed together, by the width 0.
+    modules : paths of the branch's layers.
+    nodes : names of the program's nodes that only the branch needs.
+    branch, shortcut : names of the nodes whose values are added.
+    """
+
+    groups: tuple[str, ...]
+    modules: tuple[str, ...]
+    nodes: frozenset[str]
+    branch: str
+    shortcut: str
+
+    @property
+    def name(self) -> str:
+        """The first of its groups."""
+        return self.groups[0]
+
+
+def find_blocks(
+    nodes: Sequence[Node],
+    groups: Sequence[ChannelGroup],
+    parameters: dict[str, str],
+    width_of: Callable[[str], WidthExpr],
+    module_of: Callable[[str], nn.Module],
+) -> tuple[Block, ...]:
+    """The removable branches of a program, no group in two of them; of nested ones the inner.
+
+    Parameters
+    ----------
+    parameters
+        Names of the parameters and buffers that placeholders stand for.
+    width_of, module_of
+        Width of a node's channels by its name; a module by its path.
+    """
+    carried: dict[str, set[Node]] = defaultdict(set)
+    for node in nodes:
+        if node.op == "call_function" and is_tensor(node) and len(shape_of(node)) > 1:
+            for name, _ in width_of(node.name).terms:
+                carried[name].add(node)
+    free = [group.name for group in groups if group.frozen is None]
+    found: list[Block] = []
+    for node in nodes:
+        if node.op != "call_function" or Call(node).name != "add" or Call(node).get("alpha", 1) != 1:
+            continue
+        operands = [each for each in node.args if isinstance(each, Node)]
+        if len(operands) != 2 or len({shape_of(node), *map(shape_of, operands)}) != 1:
+            continue
+        for branch, shortcut in (operands, operands[::-1]):
+            members = _only_for(branch, node)
+            paths = _layers(members, parameters, module_of)
+            if paths is None or not _reads_only(members, shortcut, parameters) or not _is_layer(branch, parameters):
+                continue
+            inner = tuple(name for name in free if carried[name] and carried[name] <= members)
+            if inner and not any(set(inner) & set(other.groups) for other in found):
+                names = frozenset(member.name for member in members)
+                found.append(Block(inner, paths, names, branch.name, shortcut.name))
+    return tuple(found)
+
+
+def _only_for(branch: Node, addition: Node) -> set[Node]:
+    """The nodes that nothing but the addition needs, and that only through ``branch``."""
+    if set(branch.users) != {addition} or branch.op != "call_function":
+        return set()
+    members, waiting = {branch}, list(branch.all_input_nodes)
+    while waiting:
+        node = waiting.pop()
+        if node.op == "call_function" and node not in members and set(node.users) <= members:
+            members.add(node)
+            waiting += node.all_input_nodes
+    return members
+
+
+def _reads_only(members: set[Node], shortcut: Node, parameters: dict[str, str]) -> bool:
+    """Whether a branch is made from the shortcut alone."""
+    read = {source for node in members for source in node.all_input_nodes if source not in members}
+    return {source for source in read if source.name not in parameters} == {shortcut}
+
+
+def _layers(
+    members: set[Node], parameters: dict[str, str], module_of: Callable[[str], nn.Module]
+) -> tuple[str, ...] | None:
+    """Paths of the layers of a branch, or None if one of them cannot be replaced."""
+    paths: dict[str, None] = {}
+    for node in sorted(members):
+        used = [source for source in node.all_input_nodes if source.name in parameters]
+        if not used:
+            continue
+        # Zeros as large as what a layer reads stand for what it makes.
+        if shape_of(node)[2:] != shape_of(Call(node).first)[2:]:
+            return None
+        for source in used:
+            path = parameters[source.name].rpartition(".")[0]
+            if not isinstance(module_of(path), REPLACEABLE) or not set(source.users) <= members:
+                return None
+            paths[path] = None
+    return tuple(paths)
+
+
+def _is_layer(node: Node, parameters: dict[str, str]) -> bool:
+    return any(source.name in parameters for source in node.all_input_nodes)

@@ -1,0 +1,191 @@
+"""Numbers that a model's code passes where it could have asked for a length: found among a module's attributes.
+
+``x.split(self.width, 1)`` shows up in an exported program as a split by 26. Which attribute the 26 came from is read
+off the source around the line that export recorded, and its value after a cut is set by `surgery`. That is a
+conjecture: `trial` cuts a little and looks whether the program then is what was predicted. A number that no attribute
+explains freezes the channels that it counts.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.fx import Node
+
+from aap_hw.graph.cut.scaling import ScaleAttribute
+from aap_hw.graph.groups.groups import Grouping
+from aap_hw.graph.groups.widths import WidthExpr, width_of_ids
+from aap_hw.graph.program.source import own_frames
+from aap_hw.graph.program.syntax import functions_of, read_of_self, statement_at
+from aap_hw.graph.trial.view_lengths import follower
+from aap_hw.graph.walk.labels import IntArray
+from aap_hw.graph.walk.noted import Divided, Literal
+
+# An attribute may be this many times the number that is passed: ``x.split(self.expanded // 2, 1)``.
+MULTIPLES = (2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A whole number, or a sequence of them, that a module keeps and that counts channels.
+
+    Parameters
+    ----------
+    module
+        Path of the module.
+    name
+        Of the attribute.
+    counts
+        The number, or each of the numbers, as a function of group widths.
+    sequence
+        The type of a sequence, None for a single number.
+    """
+
+    module: str
+    name: str
+    counts: tuple[WidthExpr, ...]
+    sequence: type[list[int]] | type[tuple[int, ...]] | None
+
+    def set_in(self, model: nn.Module, widths: Mapping[str, int]) -> None:
+        """Give the attribute the value that belongs to the widths."""
+        numbers = [count.at(widths) for count in self.counts]
+        setattr(model.get_submodule(self.module), self.name, self.sequence(numbers) if self.sequence else numbers[0])
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where the numbers of a literal come from.
+
+    Parameters
+    ----------
+    attributes
+        Those that have to change with a width.
+    unexplained
+        Atoms that are counted by a number of which nothing is known.
+    """
+
+    attributes: tuple[Attribute, ...] = ()
+    unexplained: tuple[IntArray, ...] = ()
+
+
+def explain_literal(literal: Literal, model: nn.Module, grouping: Grouping) -> Explanation:
+    """Look for the attributes behind the numbers that change with a width."""
+    numbers = [(number, width_of_ids(ids, grouping)) for number, ids in literal.counts]
+    changing = [i for i, (_, count) in enumerate(numbers) if count.terms]
+    if not changing:
+        return Explanation()
+    if literal.dim is not None:
+        return _explained_length(literal, numbers[0][1], literal.dim, model)
+    known = _derived(numbers)
+    for path in _modules_around(literal.node):
+        if (module := _module_at(model, path)) is None:
+            continue
+        for names in [*_names_around(literal.node), _names_in_class(type(module))]:
+            values = {name: getattr(module, name, None) for name in names}
+            found = {
+                name: attribute
+                for name, value in values.items()
+                if (attribute := _counting(path, name, value, known, numbers)) is not None
+            }
+            if found:
+                plain = {value for name, value in values.items() if name in found and type(value) is int}
+                is_complete = len(plain) < len(found) or any(value not in dict(numbers) for value in plain)
+                left = [literal.counts[i][1] for i in changing if not is_complete and numbers[i][0] not in plain]
+                return Explanation(tuple(found.values()), tuple(left))
+    return Explanation(unexplained=tuple(literal.counts[i][1] for i in changing))
+
+
+def scale_attributes(divided: Divided, width: WidthExpr, model: nn.Module) -> Iterable[ScaleAttribute]:
+    """What the module around attention keeps as the root by which PyTorch divides, for code of its that passes it."""
+    for path in _modules_around(divided.node)[:1]:
+        module = _module_at(model, path)
+        for name, value in vars(module).items() if module is not None else ():
+            if isinstance(value, float) and math.isclose(value, divided.ids.size**-0.5):
+                yield ScaleAttribute(path, name, width)
+
+
+def _explained_length(literal: Literal, count: WidthExpr, dim: int, model: nn.Module) -> Explanation:
+    """The attribute that a length of a view comes from; if there is none, the length may follow by itself."""
+    for path in _modules_around(literal.node):
+        module = _module_at(model, path)
+        found = None if module is None else follower(literal.node, dim, literal.counts[0][1], count, module)
+        if found is not None:
+            return Explanation((Attribute(path, found.name, (found.count,), None),))
+    return Explanation()
+
+
+def _module_at(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _derived(numbers: Sequence[tuple[int, WidthExpr]]) -> dict[int, WidthExpr]:
+    """What an attribute may count: the numbers, their sum, and multiples of them."""
+    known: dict[int, WidthExpr] = {}
+    for number, count in numbers:
+        known.setdefault(number, count)
+    known.setdefault(sum(number for number, _ in numbers), _sum([count for _, count in numbers]))
+    for factor in MULTIPLES:
+        for number, count in numbers:
+            known.setdefault(factor * number, _sum([count] * factor))
+    return known
+
+
+def _counting(
+    path: str, name: str, value: object, known: Mapping[int, WidthExpr], numbers: Sequence[tuple[int, WidthExpr]]
+) -> Attribute | None:
+    if type(value) is int and value in known:
+        return Attribute(path, name, (known[value],), None) if known[value].terms else None
+    if isinstance(value, (list, tuple)) and list(value) == [number for number, _ in numbers]:
+        return Attribute(path, name, tuple(count for _, count in numbers), type(value))
+    return None
+
+
+def _sum(counts: Sequence[WidthExpr]) -> WidthExpr:
+    terms: dict[str, int] = {}
+    for count in counts:
+        for name, multiplicity in count.terms:
+            terms[name] = terms.get(name, 0) + multiplicity
+    return WidthExpr(sum(count.constant for count in counts), tuple(terms.items()))
+
+
+def _modules_around(node: Node) -> list[str]:
+    """Paths of the modules in whose code a node is, innermost first."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return [path for path, _ in reversed(stack.values())]
+
+
+def _names_around(node: Node) -> Iterable[list[str]]:
+    """Names of attributes of ``self`` that the code reads: those of the statement first, then those of its function."""
+    for path, line in own_frames(node):
+        functions = [f for f in functions_of(path) if f.lineno <= line <= (f.end_lineno or f.lineno)]
+        if functions:
+            function = max(functions, key=lambda f: f.lineno)
+            statement = statement_at(function, line)
+            yield [name for call in _splits(statement) for each in call.args for name in read_of_self(each)]
+            yield read_of_self(statement)
+            yield read_of_self(function)
+
+
+def _splits(code: ast.AST) -> Iterable[ast.Call]:
+    for call in ast.walk(code):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr.startswith("split"):
+            yield call
+
+
+def _names_in_class(kind: type[nn.Module]) -> list[str]:
+    """What the methods of a class read of ``self``: export records no frames between ``forward`` and PyTorch."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    except (OSError, TypeError, SyntaxError):
+        return []
+    methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name != "__init__"]
+    return [name for method in methods for name in read_of_self(method)]

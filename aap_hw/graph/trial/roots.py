@@ -1,0 +1,107 @@
+"""The factor of attention that a model's code computes from a shape: ``q * q.shape[-1] ** -0.5``.
+
+It changes with the width of queries and keys as PyTorch's own does, and is made up for in the same way; see `scaling`.
+That a number is such a root shows when a trial cut changes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from aap_hw.graph.groups.groups import Grouping
+from aap_hw.graph.groups.widths import width_of_ids
+from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.source import own_frames
+from aap_hw.graph.walk.absorbing import Rows, absorbing, moved
+from aap_hw.graph.walk.labelling import Labelling
+from aap_hw.graph.walk.labels import IntArray
+
+_OPERANDS = {"matmul": ("self", "other"), "bmm": ("self", "mat2")}
+
+
+@dataclass(frozen=True, eq=False)
+class Root:
+    """A product with a number, before or behind a product of queries and keys.
+
+    Parameters
+    ----------
+    node
+        Where the number is.
+    product
+        Where queries and keys meet.
+    ids
+        Atoms along the axis that is summed over.
+    """
+
+    node: Node
+    product: Node
+    ids: IntArray
+
+    @staticmethod
+    def at(labelling: Labelling, node: Node) -> Root | None:
+        """What a node may be by its place."""
+        number = node.args[1] if len(node.args) == 2 else None
+        if Call(node).name not in ("mul", "div") or not isinstance(number, (int, float)):
+            return None
+        for product in (_behind(labelling, node), _before(labelling, node)):
+            if product is not None and Call(product).name in _OPERANDS:
+                return Root(node, product, labelling.products[product].ids)
+        return None
+
+    def explains(self, new: Node, grouping: Grouping, widths: Mapping[str, int]) -> bool:
+        """Whether the number has changed as the root of the width has, and nothing else."""
+        width = width_of_ids(self.ids, grouping)
+        old_number, number = self.node.args[1], new.args[1]
+        if not width.terms or not isinstance(old_number, (int, float)) or not isinstance(number, (int, float)):
+            return False
+        ratio = math.sqrt(width.at(widths) / self.ids.size)
+        return math.isclose(number, old_number * (ratio if Call(new).name == "div" else 1 / ratio), rel_tol=1e-9)
+
+
+def take_up(labelling: Labelling, root: Root) -> bool:
+    """Let the weights before a product make up for a root, here and in all blocks alike; whether that is possible."""
+    alike = [node for node in labelling.labels if node.op == "call_function" and _is_like(node, root.node)]
+    found = [Root.at(labelling, node) for node in alike]
+    if root.node in labelling.roots or not all(found):
+        return False
+    rows: dict[Root, tuple[Rows, ...]] = {}
+    for each in filter(None, found):
+        for operand in _OPERANDS[Call(each.product).name]:
+            if taken := absorbing(labelling, each.product, operand):
+                rows[each] = taken
+                break
+        else:
+            return False
+    for each, taken in rows.items():
+        labelling.rescaled(each.product, taken, each.ids)
+        labelling.roots[each.node] = each.product
+    return True
+
+
+def _is_like(node: Node, other: Node) -> bool:
+    return node.target == other.target and list(own_frames(node)) == list(own_frames(other))
+
+
+def _behind(labelling: Labelling, node: Node) -> Node | None:
+    """The product that a node's value goes to, by moves alone."""
+    while len(node.users) == 1:
+        user = next(iter(node.users))
+        if user in labelling.products:
+            return user
+        if moved(user) is not node:
+            return None
+        node = user
+    return None
+
+
+def _before(labelling: Labelling, node: Node) -> Node | None:
+    """The product that a node's value comes from, by moves alone, and that goes nowhere else."""
+    while (source := moved(node)) is not None and len(source.users) == 1:
+        if source in labelling.products:
+            return source
+        node = source
+    return None

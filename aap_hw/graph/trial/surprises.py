@@ -1,0 +1,207 @@
+"""What a trial cut does that was not predicted: the model is cut a little and exported again.
+
+Every tensor must come out as long as its labels say, every other number as it was, and a slice must begin and end where
+its channels do. The groups that a trial cuts can be chosen, so that `culprits` finds those that are to blame.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from aap_hw.graph.cut import surgery
+from aap_hw.graph.cut.scaling import Rescaling, Setting
+from aap_hw.graph.groups.groups import Grouping
+from aap_hw.graph.groups.widths import width_along, width_of_ids
+from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.source import own_frames
+from aap_hw.graph.trial.roots import Root
+from aap_hw.graph.walk.computed import computed_weights
+from aap_hw.graph.walk.labelling import Labelling
+from aap_hw.graph.walk.labels import IntArray, Labels
+from aap_hw.graph.walk.noted import Literal
+from aap_hw.graph.walk.rules.pieces import bounds
+
+Exporter = Callable[[nn.Module], ExportedProgram]
+
+# Ops whose numbers are lengths, which the shapes of their results tell, and those of which a layer keeps them.
+SPLITS = frozenset({"split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "slice"})
+RESHAPES = frozenset({"view", "reshape", "_unsafe_view", "expand", "unflatten"})
+NEW = frozenset({"zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full"})
+NORMS = frozenset({"group_norm", "layer_norm", "rms_norm"})
+LAYERS = NORMS.union(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
+_LENGTHS = SPLITS | RESHAPES | NEW | LAYERS
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Groups that were tried, and the attributes and rows of weights that must change with them."""
+
+    grouping: Grouping
+    attributes: tuple[Setting, ...]
+    rescalings: tuple[Rescaling, ...] = ()
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """The nodes, in the order of the program, of which one is the first that a cut model computes differently.
+
+    ``root`` says that a number changed only as the root of a width did.
+    """
+
+    nodes: Sequence[Node]
+    root: Root | None = None
+
+
+class Trials:
+    """Cuts a model a little, exports it and compares, and counts how often.
+
+    Attributes
+    ----------
+    made : number of exports so far.
+    """
+
+    def __init__(self, labelling: Labelling, program: ExportedProgram, model: nn.Module, export: Exporter) -> None:
+        self.made = 0
+        self._labelling, self._model, self._export = labelling, model, export
+        self._program = program
+        self._before = [node for node in calls(program) if node not in labelling.inside]
+
+    def first_surprise(self, settled: Settled, only: Collection[str] | None = None) -> Surprise | None:
+        """Cut all groups, or ``only`` those named, and return what first differs from what was predicted, if any."""
+        labelling, grouping = self._labelling, settled.grouping
+        keep: dict[str, list[int]] = {}
+        for number, group in enumerate(grouping.groups):
+            if group.frozen is None and group.width > 1 and (only is None or group.name in only):
+                # Neighbours lose different amounts, so that no length is right by chance.
+                keep[group.name] = list(range(group.width - 1 - number % (group.width // 2)))
+        if not keep or not labelling.doubtful:
+            return None
+        self.made += 1
+        checked = surgery.checked_keep(grouping.groups, keep)
+        full = {group.name: group.width for group in grouping.groups}
+        widths = full | {name: len(kept) for name, kept in keep.items()}
+        try:
+            smaller = surgery.cut(
+                self._model,
+                checked.values(),
+                settled.attributes,
+                full,
+                labelling.kept,
+                settled.rescalings,
+                labelling.computed,
+            )
+            trial = self._export(smaller)
+        except Exception as error:
+            # Whatever the model's code raises when its numbers no longer fit means the same: it does not follow.
+            return Surprise(_raised_at(error, self._before) or labelling.doubtful)
+        # Whatever computes weights is checked where these are cut.
+        signature = trial.graph_signature
+        inside = computed_weights(trial, smaller, {**signature.inputs_to_parameters, **signature.inputs_to_buffers})[1]
+        after = [node for node in calls(trial) if node not in inside]
+        removed = surgery.removed_positions(checked.values())
+        literals = {literal.node: literal for literal in labelling.literals}
+        for old, new in zip(self._before, after, strict=False):
+            is_as_predicted = (
+                old.target == new.target
+                and _predicted(labelling, grouping, old, widths) == _shapes(new)
+                and (Call(old).name in _LENGTHS or _numbers(old) == _numbers(new))
+                and (old not in literals or _slice_follows(literals[old], new, grouping, widths))
+                and self._keeps_the_same(old, new, trial, removed)
+            )
+            if not is_as_predicted:
+                root = Root.at(labelling, old) if old.target == new.target else None
+                if root is None or not root.explains(new, grouping, widths):
+                    return Surprise([old])
+                if old not in labelling.roots:
+                    return Surprise([old], root)
+        return None if len(self._before) == len(after) else Surprise(self._before[-1:])
+
+    def _keeps_the_same(
+        self, old: Node, new: Node, trial: ExportedProgram, removed: Mapping[tuple[str, int], IntArray]
+    ) -> bool:
+        """Whether the tensors that the model's code keeps are those of the uncut model without what is gone."""
+        for before, after in zip(old.all_input_nodes, new.all_input_nodes, strict=False):
+            name = self._labelling.parameter_name(before)
+            if name not in self._labelling.kept:
+                continue
+            expected, found = _constant(self._program, before), _constant(trial, after)
+            if expected is None or found is None:
+                return False
+            for (parameter, dim), positions in removed.items():
+                if parameter == name:
+                    expected = surgery.without(expected, dim, positions)
+            if expected.shape != found.shape or not torch.allclose(expected, found, equal_nan=True):
+                return False
+        return True
+
+
+def _constant(program: ExportedProgram, placeholder: Node) -> torch.Tensor | None:
+    name = program.graph_signature.inputs_to_lifted_tensor_constants.get(placeholder.name, "")
+    tensor = program.constants.get(name)
+    return tensor.double() if isinstance(tensor, torch.Tensor) else None
+
+
+def _raised_at(error: BaseException, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes in the innermost line of code that both raised an error and made nodes."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if found := [node for node in nodes if (frame.filename, frame.lineno) == next(own_frames(node), None)]:
+            return found
+    return []
+
+
+def _slice_follows(literal: Literal, new: Node, grouping: Grouping, widths: dict[str, int]) -> bool:
+    """Whether a slice begins and ends where predicted; of splits the lengths of the pieces tell."""
+    if Call(new).name != "slice":
+        return True
+    size = new.args[0].meta["val"].shape[Call(new)["dim"]]  # type: ignore[union-attr]
+    numbers = [number for number, _ in bounds(Call(new), torch.arange(size).numpy())]
+    return numbers == [width_of_ids(ids, grouping).at(widths) for _, ids in literal.counts]
+
+
+def calls(program: ExportedProgram) -> list[Node]:
+    """The calls of a program, in order."""
+    return [node for node in program.graph.nodes if node.op == "call_function"]
+
+
+def _numbers(node: Node) -> list[float | bool | str]:
+    """All the arguments of a node that are neither tensors nor types."""
+    found: list[float | bool | str] = []
+    torch.fx.node.map_aggregate(
+        (node.args, node.kwargs), lambda value: found.append(value) if isinstance(value, (int, float, str)) else None
+    )
+    return found
+
+
+def values(node: Node) -> list[torch.Tensor]:
+    """The tensors that a node yields."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, (tuple, list)) else [value]
+    return [item for item in values if isinstance(item, torch.Tensor)]
+
+
+def _shapes(node: Node) -> list[list[int]]:
+    return [list(value.shape) for value in values(node)]
+
+
+def _predicted(labelling: Labelling, grouping: Grouping, node: Node, widths: dict[str, int]) -> list[list[int]]:
+    result = labelling.labels[node]
+    parts = result if isinstance(result, tuple) else (result,)
+    predicted: list[list[int]] = []
+    for labels, value in zip(parts, values(node), strict=False):
+        assert isinstance(labels, Labels)
+        predicted.append(
+            [
+                width_along(labels, dim, size, grouping).at(widths) if isinstance(size, int) else size
+                for dim, size in enumerate(value.shape)
+            ]
+        )
+    return predicted

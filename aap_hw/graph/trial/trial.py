@@ -1,0 +1,177 @@
+"""A trial cut shows whether the model's own code follows when its channels get fewer.
+
+An exported program shows the value of a number but not where the code took it from, so where channels are reshaped,
+taken apart or calculated with (`Labelling.doubtful`), only running the code with fewer channels tells. All groups are
+cut a little, and what the cut model does is compared with what was predicted (`surprises`). What does not follow
+freezes the channels that reach it, and the rest is tried again. If none that reaches it can be cut, its numbers count
+other channels: the groups that are enough to surprise are looked for (`culprits`), and freeze alone. Nets without
+doubtful nodes need no trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from aap_hw.activity import doing
+from aap_hw.graph.cut.scaling import Rescaling
+from aap_hw.graph.groups.groups import Grouping, find_groups
+from aap_hw.graph.groups.widths import width_of_ids
+from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.source import explain, own_frames
+from aap_hw.graph.trial.counted import tie_to_what_is_read
+from aap_hw.graph.trial.culprits import freeze_culprit
+from aap_hw.graph.trial.literals import Attribute, Explanation, explain_literal, scale_attributes
+from aap_hw.graph.trial.roots import take_up
+from aap_hw.graph.trial.surprises import NEW, Exporter, Settled, Surprise, Trials, values
+from aap_hw.graph.walk.labelling import Labelling
+from aap_hw.graph.walk.labels import IntArray, Labels
+from aap_hw.graph.walk.noted import Literal
+
+# Each trial is an export; a model whose code holds more numbers than these find out is frozen wherever it may hold one.
+TRIALS = 40
+_LITERAL = "is taken apart at positions that the model's code fixes"
+_RESHAPED = "is reshaped to lengths that do not follow when channels are cut"
+_MADE = "meets values that the model's code makes anew for fewer channels"
+_ELSEWHERE = "is in a model that computes something else once it is cut"
+
+
+def settle(
+    labelling: Labelling, program: ExportedProgram, model: nn.Module, ran: nn.Module, export: Exporter
+) -> Settled:
+    """Groups of a labelled program, those frozen that a trial cut of the model shows to be wrong.
+
+    Attributes are looked up in `ran`, a copy that has been run, as some are set by the first call. If after many trials
+    something still does not come out as predicted, all that reaches a doubtful node is frozen; if the rest then does
+    not, everything is.
+    """
+    trials = Trials(labelling, program, model, export)
+    while trials.made < TRIALS:
+        with doing(f"tracing the network: trial cut {trials.made + 1} of at most {TRIALS}"):
+            settled, surprise = _tried(labelling, trials, ran)
+            if surprise is None:
+                return settled
+            if blamed := _blamed(labelling, settled.grouping, surprise):
+                if not _follow_when_tied(labelling, settled.grouping, trials, blamed, ran):
+                    for node in blamed:
+                        _freeze_at(labelling, node)
+            else:
+                freeze_culprit(labelling, settled, trials, surprise)
+    for node in labelling.doubtful:
+        _freeze_at(labelling, node)
+    settled = _with_attributes(labelling, ran)
+    surprise = trials.first_surprise(settled)
+    if surprise is not None:
+        for ids in labelling.axes.values():
+            labelling.partition.freeze(ids, explain(_ELSEWHERE, surprise.nodes[0]))
+        settled = _with_attributes(labelling, ran)
+    return settled
+
+
+def _tried(labelling: Labelling, trials: Trials, ran: nn.Module) -> tuple[Settled, Surprise | None]:
+    """Groups, and what surprises when they are cut; not the roots of widths that weights can make up for."""
+    while True:
+        settled = _with_attributes(labelling, ran)
+        surprise = trials.first_surprise(settled)
+        if surprise is None or surprise.root is None or not take_up(labelling, surprise.root):
+            return settled, surprise
+
+
+def _follow_when_tied(
+    labelling: Labelling, grouping: Grouping, trials: Trials, blamed: Sequence[Node], ran: nn.Module
+) -> bool:
+    """Whether views come out as predicted once their channels are cut with those that the layers before them read."""
+    before = labelling.partition.mark()
+    if tie_to_what_is_read(labelling, grouping, blamed):
+        settled, surprise = _tried(labelling, trials, ran)
+        others = [] if surprise is None else _blamed(labelling, settled.grouping, surprise)
+        if surprise is None or (others and not set(others) & set(blamed)):
+            return True
+    labelling.partition.back_to(before)
+    return False
+
+
+def _with_attributes(labelling: Labelling, ran: nn.Module) -> Settled:
+    """Group, and freeze what numbers count that no attribute explains, until all that is left are explained."""
+    while True:
+        grouping = find_groups(labelling)
+        explained = [(literal, explain_literal(literal, ran, grouping)) for literal in labelling.literals]
+        lost = [
+            (literal, ids) for literal, explanation in explained if not literal.asked for ids in explanation.unexplained
+        ]
+        for literal, ids in lost:
+            labelling.partition.freeze(ids, explain(_LITERAL, literal.node))
+        if not lost and not _tied_by_one_number(labelling, explained, ran):
+            found = {(a.module, a.name): a for _, explanation in explained for a in explanation.attributes}
+            divided = [(each, width_of_ids(each.ids, grouping)) for each in labelling.divided]
+            rescalings = tuple(Rescaling(each.rows, width) for each, width in divided if width.terms)
+            scales = [scale for each, width in divided if width.terms for scale in scale_attributes(each, width, ran)]
+            return Settled(grouping, (*found.values(), *scales), rescalings)
+
+
+def _tied_by_one_number(labelling: Labelling, explained: Sequence[tuple[Literal, Explanation]], ran: nn.Module) -> bool:
+    """Whether one attribute counts several sets of channels, which have to be cut together, then."""
+    first: dict[tuple[str, str], tuple[Attribute, IntArray]] = {}
+    is_new = False
+    for literal, explanation in explained:
+        for attribute in explanation.attributes:
+            value = getattr(ran.get_submodule(attribute.module), attribute.name)
+            counted = next((ids for number, ids in literal.counts if number == value), None)
+            if counted is None:
+                continue
+            other, ids = first.setdefault((attribute.module, attribute.name), (attribute, counted))
+            if other.counts != attribute.counts:
+                labelling.partition.tie(ids, counted, explain(_LITERAL, literal.node))
+                is_new = True
+    return is_new
+
+
+def _freeze_at(labelling: Labelling, node: Node) -> None:
+    is_literal = any(literal.node is node and literal.dim is None for literal in labelling.literals)
+    is_made = any(labelling.parameter_name(source) in labelling.kept for source in node.all_input_nodes)
+    reason = explain(_LITERAL if is_literal else _MADE if is_made else _RESHAPED, node)
+    for source in _around(node):
+        result = labelling.labels[source]
+        for labels in result if isinstance(result, tuple) else (result,):
+            if isinstance(labels, Labels):
+                labelling.partition.freeze(labels.ids, reason)
+
+
+def _around(node: Node) -> list[Node]:
+    """A node and what it reads; of a new tensor, what it meets."""
+    reads = [] if Call(node).name in NEW else node.all_input_nodes
+    sources = reads or [source for user in node.users for source in (user, *user.all_input_nodes)]
+    return [node, *sources]
+
+
+def _blamed(labelling: Labelling, grouping: Grouping, surprise: Surprise) -> list[Node]:
+    """The nodes that a trial finds fault with: the nearest doubtful ones, and those in the same lines of code.
+
+    None if their channels are frozen already, as a number then counts other channels.
+    """
+    doubtful, before = set(labelling.doubtful), list(surprise.nodes)
+    seen = set(before)
+    while before and not doubtful.intersection(before):  # backwards through the program
+        before = [node for after in before for node in after.all_input_nodes if node not in seen]
+        seen.update(before)
+    # An error is known by its line alone. What comes first in it is tried first, and the others after it.
+    free = [node for node in before if node in doubtful and _is_free(labelling, grouping, node)]
+    found = [node for node in labelling.doubtful if node in free][:1]
+    places = {_place(node) for node in found if next(own_frames(node), None)}
+    blamed = [node for node in labelling.doubtful if node in found or _place(node) in places]
+    return blamed if any(_is_free(labelling, grouping, node) for node in blamed) else []
+
+
+def _place(node: Node) -> tuple[object, ...]:
+    """What a call has in common with the same call in another block: its line, what it calls, and how many axes."""
+    return next(own_frames(node), None), node.target, tuple(len(value.shape) for value in values(node))
+
+
+def _is_free(labelling: Labelling, grouping: Grouping, node: Node) -> bool:
+    """Whether a channel that can be cut reaches a node."""
+    results = [labelling.labels[source] for source in _around(node)]
+    parts = [part for result in results for part in (result if isinstance(result, tuple) else (result,))]
+    return any(isinstance(part, Labels) and width_of_ids(part.ids.ravel(), grouping).terms for part in parts)

@@ -1,0 +1,179 @@
+"""Which attribute of a module the length of an axis comes from that the module's code passes to a view.
+
+``x.reshape(n, -1, self.num_heads, self.head_dim)`` shows up in an exported program as four numbers. Export recorded the
+line, and the source tells what of ``self`` the argument reads, also by way of local variables. As with other numbers
+(`literals`), that is a conjecture, which `trial` tries out. A length that the code asks a tensor for reads nothing
+of ``self`` and follows without help.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.fx import Node
+
+from aap_hw.graph.groups.widths import WidthExpr
+from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.source import own_frames
+from aap_hw.graph.program.syntax import functions_of, read_of_self, statement_at
+from aap_hw.graph.walk.labels import IntArray
+
+_VIEWS = frozenset({"view", "reshape", "unflatten", "expand", "broadcast_to"})
+# How often a local variable is looked up in another one's assignment.
+_DEPTH = 4
+# An attribute that says how many heads there are is not one that says how wide they are, though the numbers be equal.
+_IS_COUNT = re.compile(r"(num|nb|^n|_n)_?.*head|^heads?$|_heads$")
+
+
+@dataclass(frozen=True)
+class Follower:
+    """An attribute that has to change with a length.
+
+    Parameters
+    ----------
+    name
+        Of the attribute.
+    count
+        What it is as a function of group widths.
+    """
+
+    name: str
+    count: WidthExpr
+
+
+def follower(node: Node, dim: int, ids: IntArray, count: WidthExpr, module: nn.Module) -> Follower | None:
+    """The attribute of a module that the length of axis ``dim`` of a view comes from, if one does.
+
+    Parameters
+    ----------
+    ids
+        Atoms along the axis.
+    count
+        How many there are.
+    """
+    number, neighbours_are_one = ids.size, ids.size > 1 and bool(ids[0] == ids[1])
+    found: list[tuple[int, Follower]] = []
+    for name in dict.fromkeys(_names(node, dim)):
+        value = getattr(module, name, None)
+        if type(value) is not int or value < 1:
+            continue
+        as_count, counts_heads = _as(value, number, count), bool(_IS_COUNT.search(name))
+        if as_count is not None and (value == number or counts_heads <= neighbours_are_one):
+            found.append(((value != number) * 2 + counts_heads, Follower(name, as_count)))
+    return min(found, key=lambda each: each[0])[1] if found else None
+
+
+def _as(value: int, number: int, count: WidthExpr) -> WidthExpr | None:
+    """What a value is if it is the number, a multiple of it or a divisor."""
+    if value % number == 0:
+        times = value // number
+        return WidthExpr(count.constant * times, tuple((name, each * times) for name, each in count.terms))
+    parts = number // value
+    if number % value or count.constant % parts or any(each % parts for _, each in count.terms):
+        return None
+    return WidthExpr(count.constant // parts, tuple((name, each // parts) for name, each in count.terms))
+
+
+def _names(node: Node, dim: int) -> Iterable[str]:
+    """Attributes of ``self`` that the code reads for one argument of a view."""
+    frames = tuple(_frames(node))
+    shape, place = shape_of(node), dim
+    if Call(node).name == "unflatten":
+        place = dim - Call(node)["dim"] % len(shape_of(Call(node).first))
+    for at in [frames, *_inside(frames)] if frames else []:
+        fitting = [
+            each for each in _views(at[0].statement) if 0 <= place < len(each) and _fits(each, shape[dim - place :])
+        ]
+        for arguments in fitting:
+            yield from _reads(arguments[place], at, _DEPTH)
+        if fitting:
+            return
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A statement that is being run, and the function that it is in."""
+
+    path: str
+    function: ast.FunctionDef
+    statement: ast.stmt
+
+
+def _inside(frames: tuple[_Frame, ...]) -> Iterable[tuple[_Frame, ...]]:
+    """The functions of the same file that the innermost statement calls: export does not tell that it was in one."""
+    called = [_called(call) for call in ast.walk(frames[0].statement) if isinstance(call, ast.Call)]
+    for function in functions_of(frames[0].path):
+        if function.name in called and function is not frames[0].function:
+            yield (_Frame(frames[0].path, function, function), *frames)
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else str(getattr(call.func, "id", ""))
+
+
+def _frames(node: Node) -> Iterable[_Frame]:
+    for path, line in own_frames(node):
+        functions = [f for f in functions_of(path) if f.lineno <= line <= (f.end_lineno or f.lineno)]
+        if functions:
+            function = max(functions, key=lambda f: f.lineno)
+            yield _Frame(path, function, statement_at(function, line))
+
+
+def _views(code: ast.AST) -> Iterable[list[ast.expr]]:
+    """The lengths that each view in a piece of code passes."""
+    for call in ast.walk(code):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in _VIEWS:
+            arguments = [*call.args, *(word.value for word in call.keywords if word.arg in ("shape", "size", "sizes"))]
+            if arguments and isinstance(arguments[-1], (ast.Tuple, ast.List)):
+                arguments = list(arguments[-1].elts)
+            if arguments and not any(isinstance(each, ast.Starred) for each in arguments):
+                yield arguments
+
+
+def _fits(arguments: list[ast.expr], shape: tuple[int, ...]) -> bool:
+    """Whether the numbers among the lengths are those of a shape."""
+    numbers = [each.value if isinstance(each, ast.Constant) else None for each in arguments]
+    return len(arguments) <= len(shape) and all(
+        number is None or number == size for number, size in zip(numbers, shape, strict=False)
+    )
+
+
+def _reads(code: ast.expr, frames: Sequence[_Frame], depth: int) -> Iterable[str]:
+    yield from read_of_self(code)
+    if not depth or not frames:
+        return
+    wanted = {each.id for each in ast.walk(code) if isinstance(each, ast.Name) and each.id != "self"}
+    for statement in ast.walk(frames[0].function):
+        if isinstance(statement, ast.Assign):
+            for target in statement.targets:
+                for name, value in _assigned(target, statement.value):
+                    if name in wanted:
+                        yield from _reads(value, frames, depth - 1)
+    for name, value in _passed(frames):
+        if name in wanted:
+            yield from _reads(value, frames[1:], depth - 1)
+
+
+def _passed(frames: Sequence[_Frame]) -> Iterable[tuple[str, ast.expr]]:
+    """Parameters of a function with what the statement that called it passes."""
+    if len(frames) < 2:
+        return
+    function = frames[0].function
+    names = [each.arg for each in function.args.args if each.arg != "self"]
+    for call in ast.walk(frames[1].statement):
+        if isinstance(call, ast.Call) and _called(call) == function.name:
+            yield from zip(names, call.args, strict=False)
+            yield from ((str(word.arg), word.value) for word in call.keywords)
+
+
+def _assigned(target: ast.expr, value: ast.expr) -> Iterable[tuple[str, ast.expr]]:
+    """Names with what they are given; what is taken apart only if it is written out."""
+    if isinstance(target, ast.Name) and isinstance(value, (ast.Attribute, ast.BinOp, ast.Name, ast.Constant)):
+        yield target.id, value
+    elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+        for each, its in zip(target.elts, value.elts, strict=True):
+            yield from _assigned(each, its)

@@ -1,0 +1,101 @@
+"""Which layer can take up a factor of what attention reads: that which makes it, if values are only moved in between.
+
+Used for queries, or else keys, that must be multiplied by a number; see `scaling`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.fx import Node
+
+from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.walk.labels import IntArray
+
+if TYPE_CHECKING:
+    from aap_hw.graph.walk.labelling import Labelling
+
+_MOVES = frozenset(
+    {
+        "chunk", "clone", "contiguous", "flatten", "flip", "getitem", "movedim", "permute", "reshape", "roll", "select",
+        "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "transpose",
+        "unbind", "unflatten", "unsafe_split", "unsafe_split_with_sizes", "unsqueeze", "view", "_unsafe_view",
+    }
+)  # fmt: skip
+# What a factor passes as it is: a multiple stays one.
+_HOMOGENEOUS = frozenset({"alias", "detach", "dropout", "mul", "div", "neg"})
+# Which axis of the result a layer's filters or factors run along, counted from the last if it is negative.
+_MAKERS = {"linear": -1, "conv1d": 1, "conv2d": 1, "conv3d": 1, "batch_norm": 1, "layer_norm": -1, "rms_norm": -1}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Places along the first axis of a parameter that make the queries (or the keys) of one attention."""
+
+    parameter: str
+    places: IntArray
+
+
+def absorbing(state: Labelling, attention: Node, operand: str) -> tuple[Rows, ...] | None:
+    """The parameters whose rows make an operand of attention and nothing else, if a layer does that can be scaled."""
+    node = Call(attention)[operand]
+    while (source := moved(node)) is not None:
+        node = source
+    call = Call(node)
+    if node.op != "call_function" or call.name not in _MAKERS:
+        return None
+    parameters = [each for each in (call.get("weight"), call.get("bias")) if isinstance(each, Node)]
+    is_norm = call.name.endswith("_norm")
+    if not isinstance(call.get("weight"), Node) or (is_norm and any(len(shape_of(each)) != 1 for each in parameters)):
+        return None
+    if not all(state.is_read_once(each) for each in parameters):
+        return None
+    reached = _reached(node, _MAKERS[call.name], attention)
+    rows = reached.pop(operand, None)
+    if rows is None or any(np.isin(rows, other).any() for other in reached.values()):
+        return None
+    return tuple(Rows(str(state.parameter_name(each)), rows) for each in parameters)
+
+
+def moved(node: Node) -> Node | None:
+    """What a node moves, if it does nothing else."""
+    sources = node.all_input_nodes
+    if node.op != "call_function" or len(sources) != 1:
+        return None
+    name = Call(node).name
+    if name in ("mul", "div") and (node.args[0] is not sources[0] or node.args[1] is sources[0]):
+        return None
+    return sources[0] if name in _MOVES or name in _HOMOGENEOUS else None
+
+
+def _reached(maker: Node, axis: int, attention: Node) -> dict[str, IntArray]:
+    """Which filters of a layer reach each operand of attention, and what else they reach, by moves alone."""
+    shape = shape_of(maker)
+    places = torch.arange(shape[axis]).reshape([-1 if dim == axis % len(shape) else 1 for dim in range(len(shape))])
+    values: dict[Node, Any] = {maker: places.expand(shape).contiguous()}
+    reached: dict[str, IntArray] = {}
+    waiting = [maker]
+    for node in waiting:
+        for user in node.users:
+            if user in values:
+                continue
+            if moved(user) is node:
+                values[user] = _replayed(user, node, values[node])
+                waiting.append(user)
+                continue
+            found = values[node] if isinstance(values[node], (tuple, list)) else [values[node]]
+            ids = np.unique(torch.cat([each.ravel() for each in found]).numpy())
+            names = Call(user).names_of(node) if user is attention else [user.name]
+            for name in names:
+                reached[name] = np.union1d(reached.get(name, np.empty(0, dtype=np.int64)), ids)
+    return reached
+
+
+def _replayed(user: Node, source: Node, value: Any) -> Any:
+    if Call(user).name in _HOMOGENEOUS:
+        return value
+    arguments, keywords = torch.fx.node.map_arg((user.args, user.kwargs), lambda _: value)
+    return user.target(*arguments, **keywords)  # type: ignore[operator]

@@ -1,0 +1,328 @@
+"""The walk through an exported program that gives every tensor its labels.
+
+Keeps the state that the rules in `rules` read and change: labels per node, atoms per parameter axis, ties and
+freezes, and the nodes whose correctness after a cut depends on numbers in the model's own code (`doubtful`), some of
+which are known to be channel counts (`literals`). Grouping the result is done in `groups`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from aap_hw.graph.program.call import Call, is_static, is_tensor, shape_of
+from aap_hw.graph.program.kept import Kept
+from aap_hw.graph.program.source import explain, op_name, own_frames
+from aap_hw.graph.walk.absorbing import Rows
+from aap_hw.graph.walk.computed import ComputedWeight, computed_weights
+from aap_hw.graph.walk.labels import NO_ATOM, IntArray, Labels
+from aap_hw.graph.walk.noted import Divided, Literal, Meeting, Producer
+from aap_hw.graph.walk.partition import Partition
+from aap_hw.graph.walk.rules import RULES, Result
+from aap_hw.graph.walk.rules.pointwise import pointwise
+
+_ROLE_RANK = {"out": 0, "depthwise": 0, "in": 0, "norm": 1, "scale": 2, "bias": 3, "fixed": 4}
+
+
+class Labelling:
+    """Labels of all the tensors of a program.
+
+    Parameters
+    ----------
+    program
+        What `torch.export` made of the model.
+    model
+        The model itself: tells which parameters are one tensor under two names and which module owns them.
+    kept
+        Tensors beside the parameters that the model's code keeps, by the placeholder that stands for each.
+    """
+
+    def __init__(self, program: ExportedProgram, model: nn.Module, kept: Mapping[str, Kept] | None = None) -> None:
+        self.partition = Partition()
+        self.labels: dict[Node, Result] = {}
+        self.axes: dict[tuple[str, int], IntArray] = {}
+        self.roles: dict[tuple[str, int], str] = {}
+        self.producers: list[Producer] = []
+        self.doubtful: list[Node] = []
+        self.literals: list[Literal] = []
+        self.divided: list[Divided] = []
+        self.renormalised: list[tuple[IntArray, str]] = []
+        self.products: dict[Node, Meeting] = {}
+        self.roots: dict[Node, Node] = {}
+        self.unsupported: Counter[str] = Counter()
+        self._model = model
+        self._canonical = canonical_names(model)
+        self._parameters: dict[str, str] = {}
+        self._parameter_shapes: dict[str, tuple[int, ...]] = {}
+        self._read: set[str] = set()
+        self.computed: dict[str, ComputedWeight] = {}
+        self._weights: dict[Node, ComputedWeight] = {}
+        self.inside: set[Node] = set()
+        self.kept = {each.name: each for each in (kept or {}).values()}
+        self._walk(program, {placeholder: each.name for placeholder, each in (kept or {}).items()})
+
+    def unread_parameters(self) -> list[str]:
+        """Parameters that the program never reads, such as those of heads that are there in training only."""
+        names = {self._canonical.get(name, name) for name, _ in self._model.named_parameters()}
+        return sorted(names - self._read)
+
+    def add_training(self, program: ExportedProgram) -> None:
+        """Walk what the model computes in training, too: what more it reads is cut along with the rest.
+
+        Filters of which only training knows are frozen, as are channels that meet numbers which only training passes:
+        nothing is tried out here.
+        """
+        kept = list(self.producers), list(self.doubtful), list(self.literals), Counter(self.unsupported)
+        divided, products = list(self.divided), dict(self.products)
+        known, lines = set(self.axes), {next(own_frames(node), None) for node in self.doubtful}
+        self._walk(program, {})
+        for key, atoms in self.axes.items():
+            if key not in known and self.roles[key] == "out":
+                self.partition.freeze(atoms, f"is made by {key[0]}, which is there in training only")
+        for node in self.doubtful[len(kept[1]) :]:
+            if next(own_frames(node), None) not in lines:
+                for source in (node, *node.all_input_nodes):
+                    self.partition.freeze(self.of(source).ids, explain("meets a number in training only", node))
+        self.producers, self.doubtful, self.literals, self.unsupported = kept
+        self.divided, self.products = divided, products
+
+    # What the rules ask and say.
+
+    def of(self, node: Node, beside: Sequence[Labels] = ()) -> Labels:
+        """Labels of a node that yields one tensor, a parameter that takes part in arithmetic included.
+
+        Such a parameter is followed along the axis that meets the channels of what is `beside` it.
+        """
+        name = self.parameter_name(node)
+        if name in self.computed:
+            return Labels.none(len(shape_of(node)))
+        if name is not None:
+            return self._plain_parameter(node, beside)
+        labels = self.labels[node]
+        return labels if isinstance(labels, Labels) else Labels.none(len(shape_of(node)))
+
+    def channels(self, node: Node, dim: int, call: Call) -> IntArray:
+        """Atoms of a tensor along one axis, `NO_ATOM` where there are none.
+
+        Channels that run along another axis of the tensor are frozen, because `call` mixes them.
+        """
+        labels = self.of(node)
+        size = shape_of(node)[dim]
+        if labels.dims == {dim}:
+            return labels.ids.ravel()
+        self.freeze(labels, "mixes channels that run along another axis", call)
+        return np.full(size, NO_ATOM, dtype=np.int64)
+
+    def parameter_name(self, node: object) -> str | None:
+        """Canonical name of the parameter or buffer that a node stands for, or None if it is neither."""
+        return self._parameters.get(node.name) if isinstance(node, Node) else None
+
+    def axis_of(self, node: Node, dim: int) -> IntArray | None:
+        """Atoms of an axis of a parameter, or of a weight and what it is computed from; None if it has none."""
+        name = self._weights[node].source if node in self._weights else self.parameter_name(node)
+        if name is None:
+            return None
+        for weight in self.computed.values():
+            if name.startswith(weight.inside):
+                name, ids = weight.source, self.axes.get((weight.source, dim))
+                return ids if ids is not None and ids.size == shape_of(node)[dim] else None
+        return self.axes.get((name, dim))
+
+    def weight_name(self, node: object) -> str | None:
+        """Name of the parameter that is the weights of a layer, or that these are computed from by PyTorch.
+
+        A tensor that the code keeps makes no channels.
+        """
+        if isinstance(node, Node) and node in self._weights:
+            return self._weights[node].source
+        name = self.parameter_name(node)
+        return None if name in self.kept else name
+
+    def parameter_axis(self, name: str, dim: int, role: str) -> IntArray:
+        """Atoms of one axis of a parameter, which is used in `role` here."""
+        key = (name, dim)
+        if key not in self.axes:
+            self.axes[key] = self.partition.new_atoms(self._parameter_shapes[name][dim])
+            self.roles[key] = role
+        elif _ROLE_RANK[role] < _ROLE_RANK[self.roles[key]]:
+            self.roles[key] = role
+        return self.axes[key]
+
+    def filters(self, weight: Node) -> str | None:
+        """Name of the parameter whose first axis is that of `weight`: itself, or what it is computed from."""
+        if (name := self.weight_name(weight)) is not None or self.parameter_name(weight) in self.kept:
+            return name
+        labels = self.of(weight)
+        ids = labels.ids.ravel() if labels.dims == {0} else np.empty(0, dtype=np.int64)
+        return next(
+            (name for (name, dim), atoms in self.axes.items() if dim == 0 and np.array_equal(atoms, ids)),
+            None,
+        )
+
+    def owner(self, parameter: str) -> nn.Module:
+        """The module that holds a parameter, or the weight that is computed from it."""
+        if parameter in self.computed:
+            return self._model.get_submodule(self.computed[parameter].layer)
+        return self._model.get_submodule(parameter.rpartition(".")[0])
+
+    def module(self, path: str) -> nn.Module:
+        """The model's module at a path."""
+        return self._model.get_submodule(path)
+
+    def tie(self, left: IntArray, right: IntArray, call: Call) -> None:
+        """Cut `left` and `right` only together; a partner that cannot be cut freezes the other."""
+        self.partition.tie(left, right, explain("is combined with channels that cannot be cut", call.node))
+
+    def tie_parameter(self, node: Node | None, ids: IntArray, role: str, call: Call, dim: int = 0) -> None:
+        """Let an axis of a per-channel parameter follow `ids`; None as a parameter is no parameter."""
+        if node is None:
+            return
+        name = self.parameter_name(node)
+        if name is not None:
+            self.tie(ids, self.parameter_axis(name, dim, role), call)
+        elif len(self.of(node).dims) == 1:
+            self.tie(ids, self.of(node).ids.ravel(), call)
+        else:
+            self.freeze(ids, "meets a weight that the model computes", call)
+
+    def produced(self, node: Node, ids: IntArray) -> None:
+        """Note that the filters of `node` make the channels `ids`."""
+        self.producers.append(Producer(node, ids))
+
+    def freeze(self, channels: Labels | IntArray, sentence: str, call: Call) -> None:
+        """Forbid cutting any of the channels; the reason is `sentence` and where `call` stands."""
+        ids = channels.ids if isinstance(channels, Labels) else channels
+        self.partition.freeze(ids, explain(sentence, call.node))
+
+    def renormalise(self, labels: Labels, call: Call) -> None:
+        """Note that `call` normalises over these channels, so that a cut changes what it makes of the others."""
+        self.renormalised.append((labels.ids, explain("is normalised over", call.node)))
+
+    def doubt(self, call: Call) -> None:
+        """Note that the model's own code may hold a channel count as a number here: to be tried out."""
+        self.doubtful.append(call.node)
+
+    def literal(self, call: Call, counts: Sequence[tuple[int, IntArray]], *, asked: bool = False) -> None:
+        """Note that numbers which the code passes count atoms, so that they must follow when these are cut."""
+        self.literals.append(Literal(call.node, tuple(counts), asked=asked))
+        self.doubt(call)
+
+    def length(self, call: Call, dim: int, number: int, ids: IntArray) -> None:
+        """Note that the code passes the length of an axis of a view, which may follow when `ids` are cut, or not."""
+        self.literals.append(Literal(call.node, ((number, ids),), dim))
+        self.doubt(call)
+
+    def rescaled(self, node: Node, rows: tuple[Rows, ...], ids: IntArray) -> None:
+        """Note that attention divides by the root of how many `ids` there are, for which `rows` can make up."""
+        self.divided.append(Divided(node, rows, ids))
+
+    def is_read_once(self, node: Node) -> bool:
+        """Whether a node is a parameter that nothing but one op reads."""
+        name = self.weight_name(node)
+        if node in self._weights:
+            return False
+        return name is not None and len(node.users) == 1 and list(self._parameters.values()).count(name) == 1
+
+    def not_understood(
+        self, call: Call, sentence: str = "reaches an operation that aap-hw does not understand"
+    ) -> Result:
+        """Freeze all that goes into an op, for the reason `sentence`, and label nothing that comes out."""
+        reached = False
+        for node in call.node.all_input_nodes:
+            result = self.labels.get(node)
+            parts = result if isinstance(result, tuple) else (self.of(node),) if is_tensor(node) else ()
+            for labels in parts:
+                reached = reached or bool(labels.dims)
+                self.freeze(labels, sentence, call)
+        if reached:
+            self.unsupported[op_name(call.node)] += 1
+        value = call.node.meta.get("val")
+        if isinstance(value, (tuple, list)):
+            return tuple(Labels.none(item.dim() if isinstance(item, torch.Tensor) else 0) for item in value)
+        return Labels.none(value.dim()) if isinstance(value, torch.Tensor) else None
+
+    # The walk.
+
+    def _walk(self, program: ExportedProgram, kept: Mapping[str, str]) -> None:
+        signature = program.graph_signature
+        self._parameters.update(kept)
+        for placeholder, name in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items():
+            self._parameters[placeholder] = self._canonical.get(name, name)
+        for node in program.graph.nodes:
+            if (parameter := self.parameter_name(node)) is not None:
+                self._parameter_shapes[parameter] = shape_of(node)
+                self._read.update([parameter] if node.users else [])
+        weights, inside = computed_weights(program, self._model, self._parameters)
+        self._weights.update(weights)
+        self.inside |= inside
+        self.computed.update({each.source: each for each in weights.values()})
+        for node in program.graph.nodes:
+            self.labels[node] = self._visit(node)
+
+    def _visit(self, node: Node) -> Result:
+        if node.op == "placeholder":
+            return Labels.none(len(shape_of(node))) if is_tensor(node) else None
+        if node.op == "output":
+            for source in node.all_input_nodes:
+                if is_tensor(source):
+                    self.partition.freeze(self.of(source).ids, explain("reaches the network's output", source))
+            return None
+        if node.op != "call_function":
+            return None
+        if node in self.inside:
+            value = node.meta.get("val")
+            parts = value if isinstance(value, (tuple, list)) else [value]
+            labels = tuple(Labels.none(each.dim() if isinstance(each, torch.Tensor) else 0) for each in parts)
+            return labels if isinstance(value, (tuple, list)) else labels[0]
+        call = Call(node)
+        is_new = not node.all_input_nodes
+        if is_new and is_tensor(node) and is_static(node) and node.meta["val"].numel() > 1:
+            self.doubt(call)
+        if any(self.parameter_name(source) in self.kept for source in call.tensors):
+            self.doubt(call)  # a model that keeps no such tensor yet will make one
+        if not is_static(node) or not all(is_static(source) for source in node.all_input_nodes):
+            return self.not_understood(call)
+        function = RULES.get(call.name) or (pointwise if call.pointwise else None)
+        return function(self, call) if function else self.not_understood(call)
+
+    def _plain_parameter(self, node: Node, beside: Sequence[Labels]) -> Labels:
+        """Labels of a parameter that an op reads as an ordinary tensor.
+
+        A vector (in any orientation) is one value per channel. Anything larger is followed along one axis, and frozen
+        along the others: the axis that meets other channels, or else the first, that of filters, or if there is but one
+        the last of a table (1, N, C) and the second of a map (1, C, H, W).
+        """
+        shape, name = shape_of(node), self.parameter_name(node)
+        assert name is not None
+        long = [dim for dim, size in enumerate(shape) if size > 1]
+        met = {dim - each.rank + len(shape) for each in beside for dim in each.dims}
+        usual = 0 if shape[:1] != (1,) else len(shape) - 1 if len(shape) == 3 else 1
+        followed = next((dim for dim in long if len(long) == 1 or dim == usual), None)
+        if len(met.intersection(long)) == 1:
+            (followed,) = met.intersection(long)
+        for dim in long:
+            if dim != followed:
+                reason = f"depends on {name}, which is also used outside of its layer"
+                self.partition.freeze(self.parameter_axis(name, dim, "fixed"), reason)
+        if followed is None:
+            return Labels.none(len(shape))
+        return Labels.along(len(shape), followed, self.parameter_axis(name, followed, "scale"))
+
+
+def canonical_names(model: nn.Module) -> dict[str, str]:
+    """For every name of a parameter or buffer, the first name under which the same tensor is known."""
+    first: dict[int, str] = {}
+    names: dict[str, str] = {}
+    for pairs in (
+        model.named_parameters(remove_duplicate=False),
+        model.named_buffers(remove_duplicate=False),
+    ):
+        for name, tensor in pairs:
+            names[name] = first.setdefault(id(tensor), name)
+    return names

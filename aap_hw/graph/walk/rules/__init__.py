@@ -1,0 +1,33 @@
+"""How channels pass through each family of aten ops; importing the package fills the table in `registry`."""
+
+from aap_hw.graph.walk.rules import (
+    contraction,
+    convolution,
+    layout,
+    normalisation,
+    pieces,
+    pointwise,
+    recurrent,
+    reduction,
+    reshape,
+    shuffle,
+    spatial,
+)
+from aap_hw.graph.walk.rules.registry import RULES, Result, Rule
+
+__all__ = [
+    "RULES",
+    "Result",
+    "Rule",
+    "contraction",
+    "convolution",
+    "layout",
+    "normalisation",
+    "pieces",
+    "pointwise",
+    "recurrent",
+    "reduction",
+    "reshape",
+    "shuffle",
+    "spatial",
+]

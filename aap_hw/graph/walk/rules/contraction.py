@@ -1,0 +1,179 @@
+"""Products of two tensors that the network computes: of matrices, einsum, attention.
+
+An axis that is summed over has channels on both sides, as the queries and keys of attention have: channel d of one
+meets channel d of the other and nothing else, so that they are cut together, and the sum lacks one term. Axes that both
+sides have and that are not summed over (images, heads) are cut together, too. All other axes pass into the result,
+which can have channels along one axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch.fx import Node
+
+from aap_hw.graph.program.call import Call, is_tensor, shape_of
+from aap_hw.graph.walk.absorbing import absorbing
+from aap_hw.graph.walk.labels import IntArray, Labels
+from aap_hw.graph.walk.noted import Meeting
+from aap_hw.graph.walk.rules.pointwise import merge
+from aap_hw.graph.walk.rules.registry import Result, rule
+
+if TYPE_CHECKING:
+    from aap_hw.graph.walk.labelling import Labelling
+
+_SEVERAL = "is multiplied with channels that run along another axis"
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One side of a product.
+
+    Parameters
+    ----------
+    labels, shape
+        Of the tensor.
+    axes
+        A letter for each of its axes; axes of the same letter meet.
+    """
+
+    labels: Labels
+    shape: tuple[int, ...]
+    axes: str
+    node: Node | None = None
+
+    @staticmethod
+    def of(state: Labelling, node: Node, axes: str) -> Factor:
+        """A node with its axes named."""
+        return Factor(state.of(node), shape_of(node), axes, node)
+
+    def channels(self, letter: str) -> IntArray | None:
+        """Atoms along an axis; of an axis that is stretched to the other side's length there are none to follow."""
+        dim = self.axes.find(letter)
+        return self.labels.ids.ravel() if dim in self.labels.dims and self.has(letter) else None
+
+    def has(self, letter: str) -> bool:
+        """Whether it has values of its own at each place of an axis."""
+        dim = self.axes.find(letter)
+        return dim >= 0 and self.shape[dim] > 1
+
+
+def product(state: Labelling, call: Call, left: Factor, right: Factor, made: str) -> Labels:
+    """Labels of what two factors give when they are multiplied and summed over all letters that are not ``made``."""
+    sides = (left, right)
+    if any(len(side.labels.dims) > 1 for side in sides):
+        return _frozen(state, call, sides, _SEVERAL, len(made))
+    passing: dict[str, IntArray] = {}
+    for letter in dict.fromkeys(left.axes + right.axes):
+        found = [_free(state, side.channels(letter)) for side in sides]
+        ids = next((each for each in found if each is not None), None)
+        if ids is None:
+            continue
+        if found[0] is not None and found[1] is not None:
+            state.tie(found[0], found[1], call)
+            if letter not in made and left.node is not None and right.node is not None:
+                state.products[call.node] = Meeting(call.node, left.node, right.node, ids)
+        elif letter not in made:
+            state.freeze(ids, "is summed over with other channels", call)
+        elif left.has(letter) and right.has(letter):
+            state.freeze(ids, "is combined with channels that cannot be cut", call)
+        if letter in made:
+            passing[letter] = ids
+    return _passed(state, call, passing, made)
+
+
+def _free(state: Labelling, ids: IntArray | None) -> IntArray | None:
+    return None if ids is None or state.partition.is_frozen(ids) else ids
+
+
+def _passed(state: Labelling, call: Call, passing: Mapping[str, IntArray], made: str) -> Labels:
+    if len(passing) > 1:
+        for ids in passing.values():
+            state.freeze(ids, _SEVERAL, call)
+        return Labels.none(len(made))
+    for letter, ids in passing.items():
+        return Labels.along(len(made), made.index(letter), ids)
+    return Labels.none(len(made))
+
+
+def _frozen(state: Labelling, call: Call, sides: Sequence[Factor], sentence: str, rank: int) -> Labels:
+    for side in sides:
+        state.freeze(side.labels, sentence, call)
+    return Labels.none(rank)
+
+
+def letters(rank: int, last: str) -> str:
+    """Names of axes, of which the last are given; those before are named from the right, as broadcasting counts."""
+    before = rank - len(last)
+    return "".join(chr(ord("A") + place) for place in reversed(range(before))) + last
+
+
+@rule("matmul", "bmm", "mm", "baddbmm", "addbmm")
+def matrix_product(state: Labelling, call: Call) -> Result:
+    """Rows of the left side times columns of the right one.
+
+    A matrix of parameters on the right is a linear layer written by hand.
+    """
+    pairs = {"matmul": ("self", "other"), "baddbmm": ("batch1", "batch2"), "addbmm": ("batch1", "batch2")}
+    left, right = (call[name] for name in pairs.get(call.name, ("self", "mat2")))
+    ranks = (len(shape_of(left)), len(shape_of(right)))
+    if min(ranks) < 2 or call.name == "addbmm":
+        return state.not_understood(call)
+    name = state.weight_name(right)
+    if name is not None and ranks[1] == 2 and call.name != "baddbmm":
+        state.tie(state.channels(left, ranks[0] - 1, call), state.parameter_axis(name, 0, "in"), call)
+        made = state.parameter_axis(name, 1, "out")
+        state.produced(call.node, made)
+        return Labels.along(ranks[0], ranks[0] - 1, made)
+    sides = Factor.of(state, left, letters(ranks[0], "ik")), Factor.of(state, right, letters(ranks[1], "kj"))
+    result = product(state, call, *sides, letters(max(ranks), "ij"))
+    if call.name == "baddbmm":
+        return merge(state, call, [result, state.of(call["self"])], [call.out_shape, shape_of(call["self"])])
+    return result
+
+
+@rule("einsum")
+def einsum(state: Labelling, call: Call) -> Result:
+    """Axes by their letters; of two tensors, each with distinct letters."""
+    equation, operands = str(call["equation"]).replace(" ", ""), call["tensors"]
+    words, arrow, made = equation.partition("->")
+    sides = words.split(",")
+    if not arrow or "." in equation or len(operands) != 2 or len(sides) != 2:
+        return state.not_understood(call)
+    if any(len(set(word)) < len(word) for word in (*sides, made)):
+        return state.not_understood(call)
+    left, right = (Factor.of(state, node, word) for node, word in zip(operands, sides, strict=True))
+    return product(state, call, left, right, made)
+
+
+@rule("scaled_dot_product_attention")
+def attention(state: Labelling, call: Call) -> Result:
+    """softmax(Q Kᵀ scale + mask) V: channels of queries and keys meet, those of the values pass.
+
+    Without a scale, PyTorch divides by the root of the width of the queries, which a cut changes: the rows of the
+    weights that make the queries must make up for it.
+    """
+    query, key, value, mask = (call[name] for name in ("query", "key", "value", "attn_mask"))
+    rank = max(len(shape_of(each)) for each in (query, key, value))
+    if call.get("enable_gqa") or min(len(shape_of(each)) for each in (query, key, value)) < 2:
+        return state.not_understood(call)
+    q, k, v = (
+        Factor.of(state, node, letters(len(shape_of(node)), last))
+        for node, last in ((query, "le"), (key, "se"), (value, "sv"))
+    )
+    width = q.channels("e")
+    if width is not None and call.get("scale") is None:
+        taken = absorbing(state, call.node, "query") or absorbing(state, call.node, "key")
+        if taken is None:
+            state.freeze(width, "is divided by the root of its width, which no weight before it can make up for", call)
+        else:
+            state.rescaled(call.node, taken, width)
+    weights = product(state, call, q, k, letters(rank, "ls"))
+    shape = (*call.out_shape[:-1], shape_of(key)[-2])
+    if mask is not None and is_tensor(mask):
+        weights = merge(state, call, [weights, state.of(mask)], [shape, shape_of(mask)])
+    if rank - 1 in weights.dims:
+        state.freeze(weights, "is normalised or accumulated over channels", call)
+    return product(state, call, Factor(weights, shape, letters(rank, "ls")), v, letters(rank, "lv"))

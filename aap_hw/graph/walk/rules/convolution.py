@@ -1,0 +1,137 @@
+"""Convolutions and linear layers: the ops that make channels.
+
+Three kinds of convolution, plain or transposed: dense (new channels), depthwise (channels pass through, each with
+its own filters) and grouped (new channels; all the groups keep the same local positions, so that the number of
+groups stays). Filters that the model computes from a parameter, as weight standardisation does, can lose whole
+filters but no inputs: what is computed of a filter depends on all of its inputs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.walk.labels import IntArray, Labels
+from aap_hw.graph.walk.rules.pointwise import pointwise
+from aap_hw.graph.walk.rules.registry import Result, rule
+
+if TYPE_CHECKING:
+    from aap_hw.graph.walk.labelling import Labelling
+
+_COMPUTED = "meets filters that the model computes"
+
+
+@rule("conv1d", "conv2d", "conv3d")
+def convolution(state: Labelling, call: Call) -> Result:
+    """Input channels meet the weight's second axis, output channels are its first."""
+    inputs, weight, groups = call["input"], call["weight"], int(call["groups"])
+    filters = state.filters(weight)
+    if filters is None and (groups == 1 or state.parameter_name(weight) is None):
+        return state.not_understood(call, _COMPUTED)
+    if filters is None:
+        return _grouped_by_code(state, call)
+    if groups > 1 and not isinstance(state.owner(filters), nn.modules.conv._ConvNd):
+        return _grouped_by_code(state, call)
+    rank = len(shape_of(inputs))
+    channel_dim = rank - len(shape_of(weight)) + 1
+    incoming = state.channels(inputs, channel_dim, call)
+    out_width, in_per_group = shape_of(weight)[:2]
+    if groups > 1 and in_per_group == 1:
+        made = state.parameter_axis(filters, 0, "depthwise")
+        state.tie(incoming.repeat(out_width // groups), made, call)
+    else:
+        made = state.parameter_axis(filters, 0, "out")
+        _read(state, call, incoming.reshape(groups, in_per_group), 1)
+        by_group = made.reshape(groups, -1)
+        state.tie(by_group, by_group[:1], call)
+    return _made(state, call, made, rank, channel_dim)
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def transposed_convolution(state: Labelling, call: Call) -> Result:
+    """Input channels are the weight's first axis; its second are the output channels of one group."""
+    inputs, weight, groups = call["input"], call["weight"], int(call["groups"])
+    name = state.weight_name(weight)
+    if name is None:
+        return state.not_understood(call, _COMPUTED)
+    if groups > 1 and not isinstance(state.owner(name), nn.modules.conv._ConvTransposeNd):
+        return state.not_understood(call, "meets grouped filters whose number of groups the code fixes")
+    rank = len(shape_of(inputs))
+    channel_dim = rank - len(shape_of(weight)) + 1
+    incoming = state.channels(inputs, channel_dim, call)
+    in_width, out_per_group = shape_of(weight)[:2]
+    if groups == in_width > 1:
+        passing = state.parameter_axis(name, 0, "depthwise")
+        state.tie(incoming, passing, call)
+        made = passing.repeat(out_per_group)
+    else:
+        read = state.parameter_axis(name, 0, "in").reshape(groups, -1)
+        state.tie(incoming.reshape(groups, -1), read, call)
+        state.tie(read, read[:1], call)
+        made = np.tile(state.parameter_axis(name, 1, "out"), groups)
+    return _made(state, call, made, rank, channel_dim)
+
+
+@rule("_weight_norm")
+def weight_norm(state: Labelling, call: Call) -> Result:
+    """Each filter is brought to a length of its own: as to labels, it is multiplied with a number."""
+    return pointwise(state, call) if call["dim"] == 0 else state.not_understood(call)
+
+
+@rule("linear")
+def linear(state: Labelling, call: Call) -> Result:
+    """Features run along the last axis of input and output."""
+    inputs, weight = call["input"], call["weight"]
+    filters = state.filters(weight)
+    if filters is None or len(shape_of(weight)) != 2:
+        return state.not_understood(call, _COMPUTED)
+    rank = len(shape_of(inputs))
+    _read(state, call, state.channels(inputs, rank - 1, call), 1)
+    return _made(state, call, state.parameter_axis(filters, 0, "out"), rank, rank - 1)
+
+
+@rule("embedding")
+def embedding(state: Labelling, call: Call) -> Result:
+    """Rows of a table, whose columns are the channels."""
+    name, rank = state.weight_name(call["weight"]), len(call.out_shape)
+    is_computed = state.parameter_name(call["indices"]) is None
+    if name is None or (is_computed and state.of(call["indices"]).dims):
+        return state.not_understood(call)
+    state.freeze(state.parameter_axis(name, 0, "fixed"), "is a row of a table that is read by its number", call)
+    made = state.parameter_axis(name, 1, "out")
+    state.produced(call.node, made)
+    return Labels.along(rank, rank - 1, made)
+
+
+def _read(state: Labelling, call: Call, incoming: IntArray, dim: int) -> None:
+    """The channels `incoming` meet axis `dim` of the weight; of a computed weight none can go."""
+    name = state.weight_name(call["weight"])
+    if name is None:
+        state.freeze(incoming, _COMPUTED, call)
+    else:
+        state.tie(incoming, state.parameter_axis(name, dim, "in"), call)
+
+
+def _made(state: Labelling, call: Call, made: IntArray, rank: int, dim: int) -> Labels:
+    state.tie_parameter(call["bias"], made, "bias", call)
+    state.produced(call.node, made)
+    return Labels.along(rank, dim, made)
+
+
+def _grouped_by_code(state: Labelling, call: Call) -> Result:
+    """Depthwise filters that no layer holds: the code passes the number of groups, which must follow."""
+    inputs, weight, groups = call["input"], call["weight"], int(call["groups"])
+    rank = len(shape_of(inputs))
+    channel_dim = rank - len(shape_of(weight)) + 1
+    labels = state.of(weight)
+    is_depthwise = groups == shape_of(weight)[0] == shape_of(inputs)[channel_dim]
+    if not is_depthwise or call["bias"] is not None or labels.dims - {0}:
+        return state.not_understood(call, "meets grouped filters whose number of groups the code fixes")
+    incoming = state.channels(inputs, channel_dim, call)
+    if labels.dims:
+        state.tie(incoming, labels.ids.ravel(), call)
+    state.literal(call, [(groups, incoming)])
+    return Labels.along(rank, channel_dim, incoming)

@@ -1,0 +1,109 @@
+"""Axes that trade places, appear or vanish without any element moving between axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.walk.labels import Labels
+from aap_hw.graph.walk.rules.registry import Result, rule
+
+if TYPE_CHECKING:
+    from aap_hw.graph.walk.labelling import Labelling
+
+
+def _reorder(labels: Labels, order: Sequence[int]) -> Labels:
+    return Labels(labels.ids.transpose(order), frozenset(new for new, old in enumerate(order) if old in labels.dims))
+
+
+@rule("permute")
+def permute(state: Labelling, call: Call) -> Result:
+    """Axes in a new order."""
+    labels = state.of(call.first)
+    return _reorder(labels, [dim % labels.rank for dim in call["dims"]])
+
+
+@rule("transpose", "swapaxes", "swapdims")
+def transpose(state: Labelling, call: Call) -> Result:
+    """Two axes trade places; their argument names depend on the op."""
+    labels = state.of(call.first)
+    names = ("dim0", "dim1") if call.get("dim0") is not None else ("axis0", "axis1")
+    if call.get(names[0]) is None:
+        return state.not_understood(call)
+    left, right = (call[name] % labels.rank for name in names)
+    order = list(range(labels.rank))
+    order[left], order[right] = right, left
+    return _reorder(labels, order)
+
+
+@rule("movedim", "moveaxis")
+def move(state: Labelling, call: Call) -> Result:
+    """Some axes go to new places, the others keep their order."""
+    labels = state.of(call.first)
+    source, destination = (
+        [dim % labels.rank for dim in ([dims] if isinstance(dims, int) else dims)]
+        for dims in (call["source"], call["destination"])
+    )
+    order = [dim for dim in range(labels.rank) if dim not in source]
+    for place, dim in sorted(zip(destination, source, strict=True)):
+        order.insert(place, dim)
+    return _reorder(labels, order)
+
+
+@rule("t", "numpy_T")
+def matrix_transpose(state: Labelling, call: Call) -> Result:
+    """A matrix turned over; a vector stays."""
+    labels = state.of(call.first)
+    return _reorder(labels, range(labels.rank)[::-1])
+
+
+@rule("unsqueeze")
+def unsqueeze(state: Labelling, call: Call) -> Result:
+    """A new axis of length 1."""
+    labels = state.of(call.first)
+    new = call["dim"] % (labels.rank + 1)
+    return Labels(np.expand_dims(labels.ids, new), frozenset(dim + (dim >= new) for dim in labels.dims))
+
+
+@rule("squeeze")
+def squeeze(state: Labelling, call: Call) -> Result:
+    """Axes of length 1 vanish: all of them, or those that are named.
+
+    A channel axis that could vanish once it is cut to length 1 freezes its channels.
+    """
+    labels = state.of(call.first)
+    shape = shape_of(call.first)
+    named = call.get("dim")
+    if named is None:
+        candidates = set(range(labels.rank))
+    else:
+        candidates = {dim % labels.rank for dim in ([named] if isinstance(named, int) else named)}
+    if candidates & labels.dims:
+        state.freeze(labels, "would lose its channel axis if only one channel were kept", call)
+    gone = {dim for dim in candidates if shape[dim] == 1}
+    stays = [dim for dim in range(labels.rank) if dim not in gone]
+    ids = labels.ids.reshape([labels.ids.shape[dim] for dim in stays])
+    dims = frozenset(new for new, old in enumerate(stays) if old in labels.dims)
+    return Labels(ids, dims) if dims else Labels.none(len(stays))
+
+
+@rule("roll", "flip")
+def around(state: Labelling, call: Call) -> Result:
+    """Positions of some axes change places; along a channel axis that is not followed."""
+    labels = state.of(call.first)
+    moved = {dim % labels.rank for dim in call["dims"]} or set(range(labels.rank))
+    return state.not_understood(call) if moved & labels.dims else labels
+
+
+@rule("repeat", "tile")
+def repeat(state: Labelling, call: Call) -> Result:
+    """Whole copies side by side: each channel occurs as often as there are copies."""
+    counts = list(call["repeats"] if call.get("repeats") is not None else call["dims"])
+    labels = state.of(call.first)
+    labels = labels.with_rank(max(labels.rank, len(counts)))
+    counts = [1] * (labels.rank - len(counts)) + counts
+    copies = [count if dim in labels.dims else 1 for dim, count in enumerate(counts)]
+    return Labels(np.tile(labels.ids, copies), labels.dims)

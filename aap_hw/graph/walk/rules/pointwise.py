@@ -1,0 +1,111 @@
+"""Element-wise arithmetic with broadcasting, and ops that hand a tensor on as it is.
+
+Covers activations, residual additions, squeeze-and-excitation products and per-channel factors, in place or
+not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.walk.labels import Labels
+from aap_hw.graph.walk.rules.registry import Result, rule
+
+if TYPE_CHECKING:
+    from aap_hw.graph.walk.labelling import Labelling
+
+_ARITHMETIC = frozenset({"add", "sub", "rsub", "mul", "div", "pow", "floor_divide", "remainder"})
+
+
+@rule("expand_as")
+def pointwise(state: Labelling, call: Call) -> Result:
+    """Element by element: channels that meet in one position are cut together."""
+    shapes = [shape_of(node) for node in call.tensors]
+    if not shapes or np.broadcast_shapes(*shapes) != call.out_shape:
+        return state.not_understood(call)
+    beside = [state.of(node) for node in call.tensors if state.parameter_name(node) is None]
+    labels = [state.of(node, beside) for node in call.tensors]
+    if call.name in _ARITHMETIC and len(shapes) == 1 and labels[0].dims:
+        state.doubt(call)  # the other operand is a number, which may be a count of channels
+    return merge(state, call, labels, shapes)
+
+
+def merge(state: Labelling, call: Call, labels: Sequence[Labels], shapes: Sequence[tuple[int, ...]]) -> Labels:
+    """Labels of what tensors with `labels` and `shapes` give when they meet position by position."""
+    rank = max(len(shape) for shape in shapes)
+    padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    longest = [max(sizes) for sizes in zip(*padded, strict=True)]
+    wide: list[Labels] = []
+    for item, shape in zip(labels, padded, strict=True):
+        item = item.with_rank(rank)
+        for dim in item.dims:
+            if shape[dim] < longest[dim]:  # one channel for all positions: it is alone in its group and stays
+                item = item.without(dim)
+        wide.append(item)
+    labelled, free = [item for item in wide if item.dims], []
+    for item in labelled:
+        if any(shape[dim] > 1 for other, shape in zip(wide, padded, strict=True) for dim in item.dims - other.dims):
+            state.freeze(item, "is combined with channels that cannot be cut", call)
+        else:
+            free.append(item)
+    if not labelled:
+        return Labels.none(rank)
+    if free:
+        # One value for each column of an image is there for all its channels, and has no say in theirs.
+        labelled = [item for item in labelled if any(item.dims & each.dims for each in free)]
+    first = labelled[0]
+    for item in labelled[1:]:
+        if item.dims == first.dims:
+            state.tie(first.ids, item.ids, call)
+        else:
+            for side in (first, item):
+                state.freeze(side, "is combined with channels that run along another axis", call)
+    return first if all(item.dims == first.dims for item in labelled) else Labels.none(rank)
+
+
+@rule(
+    "alias",
+    "alpha_dropout",
+    "clone",
+    "contiguous",
+    "detach",
+    "dropout",
+    "feature_dropout",
+    "full_like",
+    "lift_fresh_copy",
+    "ones_like",
+    "to",
+    "_to_copy",
+    "type_as",
+    "zeros_like",
+)
+def same(state: Labelling, call: Call) -> Result:
+    """The result has the shape and the channels of the first argument."""
+    return state.of(call.first)
+
+
+@rule("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor")
+def new(state: Labelling, call: Call) -> Result:
+    """Of the first argument only the type counts; the shape is made of numbers."""
+    state.doubt(call)
+    return Labels.none(len(call.out_shape))
+
+
+@rule("_assert_tensor_metadata")
+def assertion(state: Labelling, call: Call) -> Result:
+    """A check that export inserts; one that spells out a shape would fail after a cut."""
+    spelled_out = call.get("size") is not None or call.get("stride") is not None
+    return state.not_understood(call) if spelled_out else None
+
+
+@rule("prelu")
+def prelu(state: Labelling, call: Call) -> Result:
+    """One slope per channel, along the second axis, or one for all."""
+    inputs, weight = call["self"], call["weight"]
+    if shape_of(weight) != (1,):
+        state.tie_parameter(weight, state.channels(inputs, 1, call), "scale", call)
+    return state.of(inputs)

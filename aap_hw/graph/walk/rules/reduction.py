@@ -1,0 +1,69 @@
+"""Ops that take a mean, a maximum or the like over some axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aap_hw.graph.program.call import Call
+from aap_hw.graph.walk.labels import Labels
+from aap_hw.graph.walk.rules.registry import Result, rule
+from aap_hw.graph.walk.rules.statistics import is_of_norm
+
+if TYPE_CHECKING:
+    from aap_hw.graph.walk.labelling import Labelling
+
+
+@rule(
+    "mean",
+    "sum",
+    "nansum",
+    "amax",
+    "amin",
+    "aminmax",
+    "argmax",
+    "argmin",
+    "max",
+    "min",
+    "var",
+    "std",
+    "var_mean",
+    "std_mean",
+    "logsumexp",
+    "prod",
+    "linalg_vector_norm",
+)
+def reduce(state: Labelling, call: Call) -> Result:
+    """Channels along a reduced axis are mixed and frozen, but for norms; along other axes they pass."""
+    if len(call.tensors) != 1:
+        return state.not_understood(call)
+    labels = state.of(call.first)
+    named = call.get("dim")
+    if named is None or named == []:
+        reduced = frozenset(range(labels.rank))
+    else:
+        reduced = frozenset(dim % labels.rank for dim in ([named] if isinstance(named, int) else named))
+    if len(labels.dims) == 1 and labels.dims <= reduced and is_of_norm(call):
+        state.renormalise(labels, call)
+        return _each(call, [Labels.none(len(shape)) for shape in call.out_shapes])
+    if reduced & labels.dims:
+        state.freeze(labels, "is reduced together with other channels", call)
+        return _each(call, [Labels.none(len(shape)) for shape in call.out_shapes])
+    if call.get("keepdim", False):
+        return _each(call, [labels for _ in call.out_shapes])
+    stays = [dim for dim in range(labels.rank) if dim not in reduced]
+    ids = labels.ids.reshape([labels.ids.shape[dim] for dim in stays])
+    dims = frozenset(new for new, old in enumerate(stays) if old in labels.dims)
+    return _each(call, [Labels(ids, dims) for _ in call.out_shapes])
+
+
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "cumprod")
+def along_axis(state: Labelling, call: Call) -> Result:
+    """The shape stays, but positions along one axis depend on each other."""
+    labels = state.of(call.first)
+    if call["dim"] % labels.rank in labels.dims:
+        state.freeze(labels, "is normalised or accumulated over channels", call)
+    return labels
+
+
+def _each(call: Call, labels: list[Labels]) -> Result:
+    return tuple(labels) if isinstance(call.node.meta["val"], (tuple, list)) else labels[0]

@@ -1,0 +1,37 @@
+"""Ops that deal channels out anew: channel shuffle, pixel shuffle and its inverse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aap_hw.graph.program.call import Call
+from aap_hw.graph.walk.labels import Labels
+from aap_hw.graph.walk.rules.registry import Result, rule
+
+if TYPE_CHECKING:
+    from aap_hw.graph.walk.labelling import Labelling
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(state: Labelling, call: Call) -> Result:
+    """Channel j of group g becomes channel j * groups + g; all groups lose the same positions."""
+    rank = len(call.out_shape)
+    ids = state.channels(call.first, 1, call).reshape(int(call["groups"]), -1)
+    state.tie(ids, ids[:1], call)
+    return Labels.along(rank, 1, ids.T.ravel())
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(state: Labelling, call: Call) -> Result:
+    """Factor squared neighbouring channels become the pixels of one."""
+    rank, factor = len(call.out_shape), int(call["upscale_factor"])
+    ids = state.channels(call.first, rank - 3, call).reshape(-1, factor**2)
+    state.tie(ids, ids[:, :1], call)
+    return Labels.along(rank, rank - 3, ids[:, 0])
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(state: Labelling, call: Call) -> Result:
+    """The pixels of one channel become factor squared neighbouring channels."""
+    rank, factor = len(call.out_shape), int(call["downscale_factor"])
+    return Labels.along(rank, rank - 3, state.channels(call.first, rank - 3, call).repeat(factor**2))

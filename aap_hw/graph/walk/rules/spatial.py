@@ -1,0 +1,67 @@
+"""Pooling, resampling and padding: ops on the last axes that leave the channels alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aap_hw.graph.program.call import Call
+from aap_hw.graph.walk.rules.registry import Result, rule
+
+if TYPE_CHECKING:
+    from aap_hw.graph.walk.labelling import Labelling
+
+
+@rule(
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool2d_with_indices",
+    "max_pool3d",
+    "_upsample_bicubic2d_aa",
+    "_upsample_bilinear2d_aa",
+    "upsample_bicubic2d",
+    "upsample_bilinear2d",
+    "upsample_linear1d",
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "upsample_trilinear3d",
+)
+def pool_or_resample(state: Labelling, call: Call) -> Result:
+    """The last 1, 2 or 3 axes, as the op's name says, are worked on; channels run before them."""
+    labels = state.of(call.first)
+    worked_on = next(count for count in (1, 2, 3) if f"{count}d" in call.name)
+    if any(dim >= labels.rank - worked_on for dim in labels.dims):
+        return state.not_understood(call)
+    return (labels,) * len(call.out_shapes) if len(call.out_shapes) > 1 else labels
+
+
+@rule("pad", "constant_pad_nd")
+def pad(state: Labelling, call: Call) -> Result:
+    """Padding a channel axis adds channels that no filter makes, in a number that the code fixes."""
+    labels = state.of(call.first)
+    amounts = call["pad"]
+    for dim in sorted(labels.dims):
+        place = 2 * (labels.rank - 1 - dim)
+        if any(amounts[place : place + 2]):
+            state.freeze(labels, "is padded with extra channels", call)
+            return labels.none(labels.rank)
+    return labels
+
+
+@rule("grid_sampler")
+def sampled(state: Labelling, call: Call) -> Result:
+    """Each channel is sampled at the same places; of what says where nothing can go."""
+    labels = state.of(call["input"])
+    if labels.dims - {1}:
+        return state.not_understood(call)
+    state.freeze(state.of(call["grid"]), "says where an image is sampled", call)
+    return labels
