@@ -1,10 +1,14 @@
-"""What kernels compute in: a closed list of the combinations of types that there is code for."""
+"""What kernels compute in: a closed list of the combinations of types that there is code for.
+
+A uint8 activation stands for ``scale * (number - zero_point)``, an int8 weight for ``scale * number`` with a scale for
+each output channel. Scales and zero points are constants of a kernel, no part of its key.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-BYTES = {"float32": 4}
+BYTES = {"float32": 4, "int32": 4, "uint8": 1, "int8": 1}
 """Size of a number, by the name of its type."""
 
 
@@ -16,7 +20,7 @@ class Precision:
     ----------
     read : of what it reads but for constants.
     weight : of its weight as it is packed.
-    sum : what products are added up in, and what bias and epilogue are computed in.
+    sum : what products are added up in. Bias and epilogue are computed in float32.
     made : of what it makes.
     """
 
@@ -25,7 +29,25 @@ class Precision:
     sum: str
     made: str
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether integers stand for what the kernel reads or makes."""
+        return "uint8" in (self.read, self.made)
 
-FLOAT32 = "float32"
-PRECISIONS = {FLOAT32: Precision(FLOAT32, FLOAT32, FLOAT32, FLOAT32)}
-"""Precisions by the name that a kernel key has for them."""
+
+@dataclass(frozen=True)
+class Scale:
+    """What the numbers of a uint8 tensor stand for: ``scale * (number - zero_point)``."""
+
+    scale: float
+    zero_point: int
+
+
+FLOAT32, INT8, INT8_FLOAT32, FLOAT32_INT8 = "float32", "int8", "int8_float32", "float32_int8"
+PRECISIONS = {
+    FLOAT32: Precision(FLOAT32, FLOAT32, FLOAT32, FLOAT32),
+    INT8: Precision("uint8", "int8", "int32", "uint8"),
+    INT8_FLOAT32: Precision("uint8", "int8", "int32", FLOAT32),
+    FLOAT32_INT8: Precision(FLOAT32, FLOAT32, FLOAT32, "uint8"),
+}
+"""Precisions by the name that a kernel key has for them. One of two names turns what it reads into the other."""
