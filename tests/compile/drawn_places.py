@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from aap_hw.compile.front.views import NoView, View
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.compile.library.lowering import filters_first
+from aap_hw.compile.library.folding import filters_first
 from aap_hw.graph import WidthExpr
 from tests.compile import test_transposed
 from tests.compile.drawn import BATCH, ODD, Case, after, numbers, of_convolution, rounding

@@ -20,7 +20,7 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import device_target
 from aap_hw.compile.library.build import build_kernel
-from aap_hw.compile.library.lowering import filters_first
+from aap_hw.compile.library.folding import filters_first
 from aap_hw.graph import ChannelGraph
 from tests.compile.assembly import assembly, multiplying_loops
 from tests.compile.running import (

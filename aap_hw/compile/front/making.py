@@ -7,7 +7,7 @@ A rule gets a `Partition`, asks about the nodes around its operator, and adds ke
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch.fx import Node
@@ -42,6 +42,8 @@ class Partition:
         The traced network.
     nodes, inputs
         Its program, and the nodes of it that the network takes.
+    stored
+        Names of nodes whose values something holds, so that no kernel may compute past them.
 
     Attributes
     ----------
@@ -57,10 +59,12 @@ class Partition:
         Groups whose widths some kernel cannot follow, and why.
     """
 
-    def __init__(self, graph: ChannelGraph, nodes: Sequence[Node], inputs: Sequence[Node]) -> None:
+    def __init__(
+        self, graph: ChannelGraph, nodes: Sequence[Node], inputs: Sequence[Node], stored: Collection[str] = ()
+    ) -> None:
         self.graph, self.memory = graph, Memory(nodes)
         self.inputs, self.batch = frozenset(node.name for node in inputs), shape_of(inputs[0])[0]
-        self.placement = Placement(self)
+        self.placement, self._stored = Placement(self), stored
         self.kernels: list[Kernel] = []
         self.fixed: dict[str, str] = {}
         self._parameters = state_names(graph.program)
@@ -84,9 +88,13 @@ class Partition:
 
     def next_alone(self, node: Node) -> Node | None:
         """The only operator that reads a value; None if there are several, or a kernel took it along already."""
-        users = list(node.users)
+        users = list(node.users) if not self.is_stored(node) else []
         alone = len(users) == 1 and users[0].op == "call_function" and users[0] not in self._absorbed
         return users[0] if alone else None
+
+    def is_stored(self, node: Node) -> bool:
+        """Whether something must hold the value of a node, even if a kernel could take its reader along."""
+        return node.name in self._stored
 
     def has_kernel(self, name: str) -> bool:
         """Whether there is a kernel of that name."""

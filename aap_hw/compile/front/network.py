@@ -124,7 +124,8 @@ class Network:
     """A network as the compiler sees it: kernels in calling order between inputs and outputs.
 
     ``dense`` gives every channel group its full width. ``fixed`` gives the reasons for groups that must keep it because
-    some kernel cannot follow their widths, although the graph could be cut there.
+    some kernel cannot follow their widths, although the graph could be cut there. ``scaled`` names for each value that
+    is stored as bytes the one of the program whose scale it has.
     """
 
     kernels: tuple[Kernel, ...]
@@ -132,6 +133,7 @@ class Network:
     outputs: tuple[Port, ...]
     dense: Mapping[str, int]
     fixed: Mapping[str, str] = field(default_factory=dict)
+    scaled: Mapping[str, str] = field(default_factory=dict)
 
     def described(self, key: KernelKey) -> str:
         """The name in messages of the first kernel with a key."""

@@ -8,6 +8,8 @@ every width plan. What rules can ask and do is in `making`. Nothing is compiled 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.fx import Node
 
@@ -16,17 +18,23 @@ from aap_hw.compile.front.checks import check_calls, check_sizes, ends
 from aap_hw.compile.front.making import Partition
 from aap_hw.compile.front.network import Network, Port, with_layout_changes
 from aap_hw.compile.front.pitch import with_pitched_images
+from aap_hw.compile.front.precision import with_int8
 from aap_hw.compile.front.program import NoKernel, is_identity, is_transparent, nodes_that_matter, state_names
+from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.front.rules import RULES
 from aap_hw.compile.front.rules.slow import slow_kernel
+from aap_hw.compile.keys.precision import FLOAT32, INT8, Scale
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.call import Call, is_tensor, shape_of
 from aap_hw.graph.program.source import op_name
 
 
-def partition(graph: ChannelGraph) -> Network:
+def partition(graph: ChannelGraph, precision: str = FLOAT32, quantisation: Quantisation | None = None) -> Network:
     """Split a traced network into kernels.
+
+    With the precision `INT8`, kernels that have a form in int8 are in it where what they read is quantised. Without a
+    ``quantisation``, which says what is, that is everything that lets a kernel be in int8 that gains by it.
 
     Raises
     ------
@@ -36,7 +44,7 @@ def partition(graph: ChannelGraph) -> Network:
     inputs, outputs = ends(nodes, state_names(graph.program))
     check_sizes(nodes)
     check_calls(nodes, graph.program.graph_module)
-    making = Partition(graph, nodes, inputs)
+    making = Partition(graph, nodes, inputs, quantisation.values if quantisation is not None else ())
     taken = tuple(Port(node.name, shape_of(node), _is_image(node)) for node in inputs)
     for node, port in zip(inputs, taken, strict=True):
         # It comes in PyTorch's order: `with_layout_changes` turns it, or has its kernels read it so.
@@ -52,6 +60,8 @@ def partition(graph: ChannelGraph) -> Network:
     dense = {group.name: group.width for group in making.graph.groups}
     network = Network(tuple(making.kernels), taken, returned, dense, making.fixed)
     placement = making.placement
+    if precision == INT8:
+        network = with_int8(network, None if quantisation is None else _as_held(making, nodes, quantisation))
     to_turn = [not placement.is_plain(output) and not placement.is_moved(output) for output in outputs]
     return with_pitched_images(with_layout_changes(network, to_turn))
 
@@ -105,6 +115,18 @@ def _returned(making: Partition, output: Node) -> Port:
         raise making.refused(problem, output, "leave it out of what forward returns")
     read = placement.value_in_order if placement.is_moved(output) else placement.value_as_it_lies
     return Port(read(output, output), shape_of(output))
+
+
+def _as_held(making: Partition, nodes: Sequence[Node], quantisation: Quantisation) -> Quantisation:
+    """The quantisation with the names of what holds the values, in place of those of the program's nodes."""
+    by_name, scales = {node.name: node for node in nodes}, dict[str, Scale]()
+    for name, scale in quantisation.values.items():
+        held = making.placement.held_by(by_name[name]) if name in by_name else ""
+        if not held:
+            raise UserError(f"the value {name} is quantised, but no kernel of the network makes it")
+        if scales.setdefault(held, scale) != scale:
+            raise UserError(f"the value {name} is quantised in two ways, and a kernel makes only one")
+    return Quantisation(scales, quantisation.weights)
 
 
 def _is_image(node: Node) -> bool:

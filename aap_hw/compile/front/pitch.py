@@ -3,7 +3,7 @@
 A vector that spans two cache lines takes two accesses. A depthwise convolution does little else than load and store, so
 that 57 channels without gaps take a tenth longer than 64. Between a convolution and a depthwise one the pixels are
 therefore padded to the next multiple of a vector; nothing computes with what lies in the gaps. A pointwise kernel is no
-slower for it, and still computes 57 channels. GPUs use no gaps.
+slower for it, and still computes 57 channels. GPUs use no gaps, and neither do kernels in int8.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from aap_hw.compile.families import family_of, output_pixels
 from aap_hw.compile.front.network import Kernel, Network
+from aap_hw.compile.keys.precision import FLOAT32
 
 
 def with_pitched_images(network: Network) -> Network:
@@ -38,6 +39,8 @@ def with_pitched_images(network: Network) -> Network:
 def _gains(maker: Kernel, readers: Sequence[Kernel]) -> bool:
     """Whether all kernels that make or read a value are convolutions, and one of them is depthwise."""
     keys = [maker.key, *(reader.key for reader in readers)]
+    if any(key.precision != FLOAT32 for key in keys):
+        return False
     if not all(family_of(key).is_pitched for key in keys) or all(key.op != "depthwise_conv2d" for key in keys):
         return False
     if len(maker.width_out.terms) > 1:  # its memory would not be a sum over channel groups

@@ -18,7 +18,7 @@ from tvm import relax
 
 from aap_hw.activity import doing
 from aap_hw.compile.code.function import CONSTANTS, Argument, KernelFunction
-from aap_hw.compile.families import bias_elements, family_of, weight_shape
+from aap_hw.compile.families import bias_elements, weight_shape
 from aap_hw.compile.families.slow import NoCode
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.partition import partition
@@ -27,6 +27,7 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.build import build_kernel, export_library
+from aap_hw.compile.library.folding import folded_weights
 from aap_hw.compile.library.linking import command_of
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
@@ -190,42 +191,3 @@ def stand_ins(network: Network, widths: Mapping[str, int]) -> dict[str, torch.Te
             constants = zip(kernel.constants, kernel.constant_shapes(widths), strict=True)
             found |= {name: torch.ones(shape) for name, shape in constants}
     return found
-
-
-def filters_first(weight: torch.Tensor, groups: int) -> torch.Tensor:
-    """(C_out, C_in / groups, ...) of a transposed convolution's (C_in, C_out / groups, ...)."""
-    read, made, *kernel = weight.shape
-    by_group = weight.reshape(groups, read // groups, made, *kernel).transpose(1, 2)
-    return by_group.reshape(groups * made, read // groups, *kernel)
-
-
-def folded_weights(kernel: Kernel, state: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and bias of a kernel with its batch normalisation folded in, computed in float64.
-
-    y = gamma * (w x + b - mean) / sqrt(variance + epsilon) + beta  =  (s w) x + (b - mean) s + beta,
-    s = gamma / sqrt(variance + epsilon). Without a convolution before it, w = 1 and b = 0 for each channel.
-    """
-    norm = kernel.normalization
-    if kernel.weight is not None:
-        weight = state[kernel.weight].double()
-        if family_of(kernel.key).reads_first:
-            weight = filters_first(weight, int(kernel.key.attribute("groups", "1")))
-    else:
-        assert norm is not None
-        assert norm.mean is not None
-        weight = torch.ones(len(state[norm.mean]), dtype=torch.float64)
-    zeros = torch.zeros(len(weight), dtype=torch.float64)
-    bias = state[kernel.bias].double() if kernel.bias else zeros
-    if norm is not None:
-        scale = torch.ones(len(weight), dtype=torch.float64)
-        if norm.variance:
-            scale = (state[norm.variance].double() + norm.epsilon).rsqrt()
-        if norm.weight:
-            scale = scale * state[norm.weight].double()
-        weight = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
-        bias = (bias - state[norm.mean].double() if norm.mean else bias) * scale
-        bias = bias + (state[norm.bias].double() if norm.bias else zeros)
-        if norm.factor:
-            factor = state[norm.factor].double().reshape(-1)
-            weight, bias = weight * factor.reshape(-1, *[1] * (weight.dim() - 1)), bias * factor
-    return weight.float().numpy(), bias.float().numpy()

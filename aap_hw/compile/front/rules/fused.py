@@ -131,7 +131,7 @@ def _operand(partition: Partition, source: Node, node: Node, is_image: bool) -> 
 
 def _may_wait(partition: Partition, node: Node) -> bool:
     """Whether only element-wise operators read a value, and they all lead to one of them."""
-    if writes_in_place(node) and partition.memory.stale_after(node):
+    if partition.is_stored(node) or (writes_in_place(node) and partition.memory.stale_after(node)):
         return False
     ahead = readers_of(node)
     for _ in range(MOST_AHEAD):

@@ -43,6 +43,8 @@ def step_behind(partition: Partition, node: Node) -> Step | None:
     found: Step | None = None
     known: dict[str, Expression] = {node.name: VALUE}
     open_values, taken = {node}, list[Node]()
+    if partition.is_stored(node):
+        return None
     while readers := {user for value in open_values for user in readers_of(value) if user not in taken}:
         follower = min(readers, key=partition.memory.place_of)
         if follower.op != "call_function" or partition.is_taken(follower):
@@ -67,6 +69,8 @@ def step_behind(partition: Partition, node: Node) -> Step | None:
             found = Step(tuple(taken), expression.function if is_bare else text_of(expression))
             if found.text in ACTIVATIONS:
                 break
+        if partition.is_stored(follower):
+            break
     return found
 
 

@@ -1,0 +1,175 @@
+"""Kernels in int8: which values of a network are stored as bytes, and the kernels that change the type of a value.
+
+A kernel with weights reads bytes if it has a form that does. A light kernel does where everything that it reads is
+bytes anyway; the others read float32. Between the two stand ``quantize`` and ``dequantize`` kernels, which a latency
+table holds like all others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from aap_hw.compile.families import family_of
+from aap_hw.compile.families.quantised import LIGHT, MOVING, WEIGHTED, has_int8_form
+from aap_hw.compile.front.network import Kernel, Network
+from aap_hw.compile.front.quantisation import Quantisation
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.precision import FLOAT32_INT8, INT8, INT8_FLOAT32, Scale
+from aap_hw.graph import WidthExpr
+
+
+def with_int8(network: Network, quantisation: Quantisation | None = None) -> Network:
+    """The network with kernels in int8, of the order of axes that `partition` makes.
+
+    Without a ``quantisation``, the values that `values_in_int8` names are stored as bytes, and all weights that can be.
+    """
+    if quantisation is None:
+        return _Rewriting(network, dict.fromkeys(values_in_int8(network)), None).result()
+    return _Rewriting(network, quantisation.values, quantisation.weights).result()
+
+
+def values_in_int8(network: Network) -> frozenset[str]:
+    """The values whose storing as bytes lets every kernel be in int8 that gains by it."""
+    makers = {kernel.name: kernel for kernel in network.kernels}
+    able: set[str] = set()  # names of kernels whose result comes from a kernel with a form in int8
+    for kernel in network.kernels:
+        if _is_weighted(kernel) or (
+            kernel.key.op in LIGHT | MOVING and all(_origin(name, makers) in able for name in kernel.inputs)
+        ):
+            able.add(kernel.name)
+    found: set[str] = set()
+    for kernel in reversed(network.kernels):
+        is_asked_for = kernel.key.op in LIGHT and kernel.name in able & found
+        if _is_weighted(kernel) or is_asked_for:
+            found.update(_origin(name, makers) for name in kernel.inputs)
+    return frozenset(found)
+
+
+def weights_in_int8(network: Network) -> frozenset[str]:
+    """The names of the weights that kernels in int8 hold."""
+    return frozenset(kernel.weight for kernel in network.kernels if kernel.weight and kernel.key.types.read == "uint8")
+
+
+def _is_weighted(kernel: Kernel) -> bool:
+    return kernel.key.op in WEIGHTED and kernel.weight is not None
+
+
+def _origin(name: str, makers: Mapping[str, Kernel], scaled: Collection[str] = ()) -> str:
+    """The value that a value was moved from, whose scale it has; those that are ``scaled`` have their own."""
+    while name not in scaled and (maker := makers.get(name)) is not None and maker.key.op in MOVING:
+        if len(maker.inputs) != 1 or maker.constants:
+            break
+        name = maker.inputs[0]
+    return name
+
+
+class _Rewriting:
+    """The kernels of a network up to a point, some of them in int8.
+
+    Parameters
+    ----------
+    network
+        In float32.
+    scales
+        Of the values that are stored as bytes. None stands for one that is not known yet.
+    weights
+        The weights that are; None stands for all that can be.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        scales: Mapping[str, Scale | None],
+        weights: Collection[str] | None,
+    ) -> None:
+        self._network, self._scales, self._weights = network, scales, weights
+        self._makers = {kernel.name: kernel for kernel in network.kernels}
+        self._inputs = {port.name: port for port in network.inputs}
+        self._kernels: list[Kernel] = []
+        # For each value, what holds it as bytes, and what holds it in float32 again.
+        self._bytes: dict[str, str] = {}
+        self._floats: dict[str, str] = {}
+
+    def result(self) -> Network:
+        """The whole network."""
+        for kernel in self._network.kernels:
+            self._add(kernel)
+        returned = [
+            port if port.name in self._inputs else replace(port, name=self._in_float32(port.name))
+            for port in self._network.outputs
+        ]
+        scaled = {held: self._origin(name) for name, held in self._bytes.items()}
+        return replace(self._network, kernels=tuple(self._kernels), outputs=tuple(returned), scaled=scaled)
+
+    def _add(self, kernel: Kernel) -> None:
+        if not self._is_in_int8(kernel):
+            self._kernels.append(self._reading(kernel, [self._in_float32(name) for name in kernel.inputs]))
+            return
+        kernel = self._reading(kernel, [self._in_bytes(name) for name in kernel.inputs])
+        makes_bytes = self._is_quantised(kernel.name)
+        key = kernel.key.at_precision(INT8 if makes_bytes else INT8_FLOAT32)
+        self._kernels.append(replace(kernel, key=key))
+        if makes_bytes:
+            self._bytes[kernel.name] = kernel.name
+
+    def _is_in_int8(self, kernel: Kernel) -> bool:
+        if not has_int8_form(kernel.key) or not kernel.inputs or not all(map(self._is_quantised, kernel.inputs)):
+            return False
+        if kernel.key.op in MOVING:
+            return all(self._scale(name) == self._scale(kernel.name) for name in kernel.inputs)
+        return not _is_weighted(kernel) or self._weights is None or kernel.weight in self._weights
+
+    def _is_quantised(self, name: str) -> bool:
+        return self._origin(name) in self._scales
+
+    def _origin(self, name: str) -> str:
+        return _origin(name, self._makers, self._scales)
+
+    def _scale(self, name: str) -> Scale | None:
+        return self._scales[self._origin(name)]
+
+    def _reading(self, kernel: Kernel, inputs: list[str]) -> Kernel:
+        """The kernel with other inputs; what took the place of an input image lies as all other images do."""
+        is_turned = kernel.inputs[:1] != tuple(inputs[:1]) and kernel.key.attribute("layout") == "nchw"
+        return replace(kernel, key=kernel.key.having(layout="") if is_turned else kernel.key, inputs=tuple(inputs))
+
+    def _in_bytes(self, name: str) -> str:
+        """Name of what holds a value as bytes; the kernel that makes it so is added if there is none yet."""
+        if name not in self._bytes:
+            self._bytes[name] = f"{name}_quantised"
+            self._kernels.append(self._changed(name, name, self._bytes[name], "quantize", FLOAT32_INT8))
+        return self._bytes[name]
+
+    def _in_float32(self, name: str) -> str:
+        """Name of what holds a value in float32, rounded to its scale if it has one."""
+        is_moved_in_float32 = self._origin(name) != name and self._bytes.get(name) != name
+        if not self._is_quantised(name) or is_moved_in_float32:
+            return name
+        if name not in self._floats:
+            self._floats[name] = f"{name}_dequantised"
+            self._kernels.append(
+                self._changed(name, self._in_bytes(name), self._floats[name], "dequantize", INT8_FLOAT32)
+            )
+        return self._floats[name]
+
+    def _changed(self, value: str, read: str, made: str, op: str, precision: str) -> Kernel:
+        """The kernel that changes the type of a value."""
+        if (port := self._inputs.get(value)) is not None:
+            shape, width = port.shape, WidthExpr(port.shape[1 if port.is_image else -1])
+            size = shape[2:] if port.is_image else _rows(shape[1:-1])
+            layout = "nchw" if port.is_image and read == value else ""
+            key = KernelKey.make(op, size, shape[0], layout=layout)
+        else:
+            maker = self._makers[value]
+            shape, width = family_of(maker.key).output(Address(maker.key, (1,) * len(maker.widths))), maker.width_out
+            size = shape[1:-1] if len(shape) == 4 else _rows(shape[1:-1])
+            key = KernelKey.make(op, size, shape[0])
+        return Kernel(made, key.at_precision(precision), (read,), (width, width))
+
+
+def _rows(axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Height and width of rows (N, ..., C), which are an image of one column; a vector has neither."""
+    return (math.prod(axes), 1) if axes else ()

@@ -1,0 +1,80 @@
+"""Which values of a network torchao quantises: those that kernels in int8 read, as the partition says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e.observer import HistogramObserver, PerChannelMinMaxObserver
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.front.precision import weights_in_int8
+from aap_hw.compile.keys.precision import INT8
+from aap_hw.graph import ChannelGraph
+from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.inputs import Tensors
+
+# The smallest scale. A value that is always 0 in calibration would have none.
+SMALLEST = 2.0**-20
+# Affine, one scale and zero point for the tensor. The range is the one that rounds the histogram's values best.
+VALUES = QuantizationSpec(
+    dtype=torch.uint8,
+    quant_min=0,
+    quant_max=255,
+    qscheme=torch.per_tensor_affine,
+    observer_or_fake_quant_ctr=HistogramObserver.with_args(eps=SMALLEST),
+)
+# Symmetric, one scale for each output channel.
+WEIGHTS = QuantizationSpec(
+    dtype=torch.int8,
+    quant_min=-127,
+    quant_max=127,
+    qscheme=torch.per_channel_symmetric,
+    ch_axis=0,
+    observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=SMALLEST),
+)
+
+
+class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
+    """Has everything quantised that kernels in int8 read, and nothing within a kernel.
+
+    Parameters
+    ----------
+    inputs
+        A batch as the network takes it; only shapes and types matter.
+    """
+
+    def __init__(self, inputs: Tensors) -> None:
+        self._inputs = inputs
+        self._values: frozenset[str] = frozenset()
+        self._weights: frozenset[str] = frozenset()
+
+    def transform_for_annotation(self, model: GraphModule) -> GraphModule:
+        """The program as the partition sees it. By now batch normalisation is folded into the weights."""
+        graph = ChannelGraph.trace(GraphModule(model, model.graph), self._inputs)
+        network = partition(graph, INT8)
+        self._values, self._weights = frozenset(network.scaled.values()), weights_in_int8(network)
+        return graph.program.module(check_guards=False)
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        """Mark nodes for torchao."""
+        for node in model.graph.nodes:
+            weight = Call(node).get("weight") if node.op == "call_function" else None
+            is_held = isinstance(weight, Node) and name_of(weight) in self._weights
+            node.meta["quantization_annotation"] = QuantizationAnnotation(
+                input_qspec_map={weight: WEIGHTS} if is_held else {},
+                output_qspec=VALUES if node.name in self._values else None,
+                _annotated=True,
+            )
+        return model
+
+    def validate(self, model: GraphModule) -> None:
+        """Nothing that was marked can be wrong."""
+
+
+def name_of(weight: Node) -> str:
+    """The name of a weight in the model's state, or of what is computed from weights alone."""
+    target: Any = weight.target
+    return str(target) if weight.op == "get_attr" else weight.name

@@ -1,0 +1,152 @@
+"""A quantised program, taken apart: the float program without its roundings, and the scales of its values.
+
+Programs are those of torchao's PT2E flow, whichever quantizer made them. A value goes through a ``quantize_per_tensor``
+and then a ``dequantize_per_tensor`` operator. So does a weight, or it is stored as int8 and only dequantised; it may
+have a scale for each channel.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from aap_hw.compile.front.quantisation import Quantisation
+from aap_hw.compile.keys.precision import Scale
+from aap_hw.errors import UserError
+from aap_hw.graph.program.call import Call
+from aap_hw.quantize.quantizer import name_of
+
+# What is subtracted from the numbers of a type, to store them as uint8, and the numbers that must be in use.
+_AS_UINT8 = {torch.uint8: (0, (0, 255)), torch.int8: (-128, (-128, 127))}
+_SMALLEST_WEIGHT = -127
+
+
+def read_quantised(module: GraphModule) -> tuple[GraphModule, Quantisation]:
+    """The float network of a quantised one, and the scales of its values and weights.
+
+    Parameters
+    ----------
+    module
+        What ``convert_pt2e`` made, as it is or exported and loaded again. It stays as it is.
+
+    Raises
+    ------
+    UserError
+        If a value is stored in a way that no kernel knows.
+    """
+    reading = _Reading(GraphModule(module, copy.deepcopy(module.graph)))
+    nodes = reading.floating.graph.nodes
+    for node in list(nodes):
+        if _operator(node).startswith("dequantize"):
+            reading.take_out(node)
+    reading.floating.graph.eliminate_dead_code()
+    if left := next((node for node in nodes if _operator(node)), None):
+        raise UserError(f"the quantised network has {left.name}, which no int8 kernel knows")
+    # Made anew, so that what only roundings held is gone.
+    floating = GraphModule(reading.floating, reading.floating.graph)
+    return floating, Quantisation(reading.values, reading.weights)
+
+
+def _operator(node: Node) -> str:
+    """The name of an operator that rounds or comes back from rounding; empty for others."""
+    schema = getattr(node.target, "_schema", None)
+    namespace, _, name = schema.name.partition("::") if schema is not None else ("", "", "")
+    return name if namespace in ("quantized_decomposed", "torchao") else ""
+
+
+class _Reading:
+    """A program of which some roundings were taken out, and their scales."""
+
+    def __init__(self, floating: GraphModule) -> None:
+        self.floating = floating
+        self.values: dict[str, Scale] = {}
+        self.weights: dict[str, np.ndarray] = {}
+
+    def take_out(self, back: Node) -> None:
+        """Let the readers of a rounded value read the value itself."""
+        if _operator(back) not in ("dequantize_per_tensor", "dequantize_per_channel"):
+            raise UserError(f"the quantised network has {back.name}, which no int8 kernel knows")
+        stored = Call(back).first
+        is_rounded = _operator(stored).startswith("quantize_per_")
+        value = Call(stored).first if is_rounded else stored
+        if is_rounded and self._rounding(stored) != self._rounding(back):
+            raise UserError(f"the quantised network reads {stored.name} with other scales than it was made with")
+        if not _is_constant(value):
+            self._take_value(back, value)
+        elif Call(back)["dtype"] == torch.int8:
+            self._take_weight(back, value, is_rounded)
+        else:
+            self._hold(back, self._tensor(back))
+
+    def _take_value(self, back: Node, value: Node) -> None:
+        scale, zero_point, _, lowest, highest, dtype = self._rounding(back)
+        shift, numbers = _AS_UINT8.get(dtype, (0, ()))
+        if (lowest, highest) != numbers or _operator(back) != "dequantize_per_tensor":
+            raise UserError(f"the value {value.name} is not quantised to all numbers of 8 bits with one scale")
+        found = Scale(scale[0], zero_point[0] - shift)
+        if any(not _operator(user).startswith("quantize") for user in value.users):
+            raise UserError(f"the value {value.name} is read both as it is and quantised, which no int8 kernel makes")
+        if self.values.setdefault(value.name, found) != found:
+            raise UserError(f"the value {value.name} is quantised in two ways, and a kernel makes only one")
+        back.replace_all_uses_with(value)
+
+    def _take_weight(self, back: Node, value: Node, is_rounded: bool) -> None:
+        scales, zero_points, axis, *_ = self._rounding(back)
+        numbers = self._tensor(Call(back).first)
+        if any(zero_points) or axis != 0 or numbers.min() < _SMALLEST_WEIGHT:
+            raise UserError(
+                f"the weights {name_of(value)} are not quantised symmetrically to -127 to 127 by output channel"
+            )
+        name = name_of(value)
+        if is_rounded:
+            back.replace_all_uses_with(value)
+        else:
+            name = self._hold(back, self._tensor(back))
+        found = np.array(scales, np.float32) * np.ones(len(numbers), np.float32)
+        if not np.array_equal(self.weights.setdefault(name, found), found):
+            raise UserError(f"the weights {name} are quantised in two ways, and a kernel has one")
+
+    def _hold(self, back: Node, tensor: Tensor) -> str:
+        """Put a tensor of constants in place of an operator that makes it; returns its name."""
+        name = f"{name_of(Call(back).first).replace('.', '_').lstrip('_')}_{back.name}"
+        self.floating.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+        with self.floating.graph.inserting_before(back):
+            held = self.floating.graph.get_attr(name)
+        held.meta["val"] = tensor
+        back.replace_all_uses_with(held)
+        return name
+
+    def _rounding(self, node: Node) -> tuple[Any, ...]:
+        """Scales, zero points, axis, smallest and largest number, and type of an operator."""
+        call = Call(node)
+        scales, zero_points = (self._numbers(call.get(f"{name}s", call.get(name))) for name in ("scale", "zero_point"))
+        return scales, zero_points, call.get("axis", 0), call["quant_min"], call["quant_max"], call["dtype"]
+
+    def _numbers(self, value: Any) -> tuple[Any, ...]:
+        if isinstance(value, Node):
+            return tuple(self._tensor(value).reshape(-1).tolist())
+        return (value,)
+
+    def _tensor(self, node: Node) -> Tensor:
+        """The value of a node that depends on constants alone."""
+        if node.op == "get_attr":
+            path, _, leaf = str(node.target).rpartition(".")
+            held = getattr(self.floating.get_submodule(path), leaf)
+            assert isinstance(held, Tensor)
+            return held.detach()
+        target: Any = node.target
+        arguments = torch.fx.node.map_arg(node.args, self._tensor)
+        with torch.no_grad():
+            made: Tensor = target(*arguments, **torch.fx.node.map_arg(node.kwargs, self._tensor))
+        return made
+
+
+def _is_constant(node: Node) -> bool:
+    if node.op == "get_attr":
+        return True
+    return node.op == "call_function" and bool(node.all_input_nodes) and all(map(_is_constant, node.all_input_nodes))

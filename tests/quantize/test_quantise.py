@@ -1,0 +1,135 @@
+"""Proves that quantising a network gives what int8 kernels compute, and that it can be taken apart without loss."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import GraphModule, Interpreter, Node
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.front.quantisation import Quantisation
+from aap_hw.compile.keys.precision import INT8
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from aap_hw.quantize import quantise, read_quantised
+from aap_hw.quantize.quantizer import KernelQuantizer, name_of
+
+
+class Residual(nn.Module):
+    """What kernels take along: batch normalisation, sums and activations; a pool and a view between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_bn = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv, self.conv_bn = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.stem_bn(self.stem(x))), 2)
+        x = F.relu(self.conv_bn(self.conv(x)) + x)
+        x = F.hardswish(self.depthwise(x))
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return self.head(F.dropout(x, 0.5, self.training))
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(3)
+    model = Residual()
+    for norm in (model.stem_bn, model.conv_bn):
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            assert tensor is not None
+            tensor.data.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Tensor]:
+    torch.manual_seed(4)
+    return [torch.randn(2, 3, 8, 8) for _ in range(4)]
+
+
+@pytest.fixture(scope="module")
+def reference(model: nn.Module, images: list[Tensor]) -> GraphModule:
+    return quantise(model, images)
+
+
+class Rounding(Interpreter):
+    """Runs a float network and rounds what a quantisation says is rounded."""
+
+    def __init__(self, module: GraphModule, quantisation: Quantisation) -> None:
+        super().__init__(module)
+        self._quantisation = quantisation
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if (scale := self._quantisation.values.get(n.name)) is not None:
+            steps = (value * (1.0 / scale.scale)).round() + scale.zero_point
+            return (steps.clamp(0, 255) - scale.zero_point) * scale.scale
+        if n.op == "get_attr" and name_of(n) in self._quantisation.weights:
+            scales = torch.tensor(self._quantisation.weights[name_of(n)]).reshape(-1, *[1] * (value.dim() - 1))
+            return (value * (1.0 / scales)).round().clamp(-127, 127) * scales
+        return value
+
+
+def test_the_float_network_rounded_by_the_scales_is_the_quantised_one(
+    reference: GraphModule, images: list[Tensor]
+) -> None:
+    floating, quantisation = read_quantised(reference)
+    for image in images:
+        assert torch.equal(Rounding(floating, quantisation).run(image), reference(image))
+
+
+def test_the_float_network_is_the_model(model: nn.Module, reference: GraphModule, images: list[Tensor]) -> None:
+    floating, _ = read_quantised(reference)
+    torch.testing.assert_close(floating(images[0]), model(images[0]), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(reference(images[0]), model(images[0]))
+
+
+def test_values_between_kernels_are_quantised_and_none_within(model: nn.Module, reference: GraphModule) -> None:
+    floating, quantisation = read_quantised(reference)
+    network = partition(ChannelGraph.trace(floating, (torch.zeros(2, 3, 8, 8),)), INT8, quantisation)
+    plain = partition(ChannelGraph.trace(model, (torch.zeros(2, 3, 8, 8),)), INT8)
+    assert [kernel.key for kernel in network.kernels] == [kernel.key for kernel in plain.kernels]
+    assert set(network.scaled.values()) == set(quantisation.values)
+    assert set(quantisation.weights) == {f"{name}.weight" for name in ("stem", "conv", "depthwise", "head")}
+    assert {"x", "relu", "relu_1"} <= set(quantisation.values)
+    assert not {"conv2d", "conv2d_1", "add", "linear"} & set(quantisation.values)
+
+
+def test_a_saved_program_with_weights_in_int8_says_the_same(
+    model: nn.Module, reference: GraphModule, images: list[Tensor]
+) -> None:
+    """As you would quantise and save a network yourself."""
+    prepared = prepare_pt2e(torch.export.export(model, (images[0],)).module(), KernelQuantizer((images[0],)))
+    for image in images:
+        prepared(image)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(convert_pt2e(prepared), (images[0],)), file)
+    file.seek(0)
+    floating, quantisation = read_quantised(torch.export.load(file).module(check_guards=False))
+    assert quantisation.values == read_quantised(reference)[1].values
+    assert all(parameter.dtype == torch.float32 for parameter in floating.parameters())
+    assert torch.equal(Rounding(floating, quantisation).run(images[1]), reference(images[1]))
+
+
+def test_one_value_in_two_types_is_refused(reference: GraphModule) -> None:
+    changed = GraphModule(reference, copy.deepcopy(reference.graph))
+    relu = next(node for node in changed.graph.nodes if node.name == "relu")
+    output = next(node for node in changed.graph.nodes if node.op == "output")
+    output.args = ((*output.args[0], relu),)
+    with pytest.raises(UserError, match="the value relu is read both as it is and quantised"):
+        read_quantised(changed)
+
+
+def test_no_images_are_refused(model: nn.Module) -> None:
+    with pytest.raises(UserError, match="needs images"):
+        quantise(model, [])
