@@ -57,7 +57,7 @@ def test_what_is_read_is_written_the_same_or_refused(junk: str, key: KernelKey, 
         "conv2d 7x7 kernel=3x3 kernel=3x3 float32 batch=1",
         "conv2d  7x7 float32 batch=1",
         "conv2d 7x7 float32 batch=one",
-        "relu 4x4 int8 batch=1",  # nothing computes in it
+        "relu 4x4 int4 batch=1",  # nothing computes in it
     ],
 )
 def test_text_that_no_key_has_is_refused(text: str) -> None:

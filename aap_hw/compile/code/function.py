@@ -11,6 +11,7 @@ from tvm import tirx
 
 from aap_hw.compile.code.expressions import ACTIVATIONS
 from aap_hw.compile.code.functions import after_step
+from aap_hw.compile.code.quantized import Quantized
 from aap_hw.compile.families import Shape
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FLOAT32
@@ -48,6 +49,7 @@ class KernelFunction:
     output_type : name of the type of its values.
     pack : PyTorch weight (C_out, C_in, KH, KW) -> array of the weight argument's shape.
     literals : values of the arguments that belong to the code, not to the model.
+    quantized : of a quantised kernel, all its constant arguments, in order, from what it holds of a model.
     """
 
     code: tirx.PrimFunc
@@ -56,6 +58,7 @@ class KernelFunction:
     output_type: str = FLOAT32
     pack: Callable[[np.ndarray], np.ndarray] | None = field(default=None, compare=False)
     literals: tuple[np.ndarray, ...] = field(default=(), compare=False)
+    quantized: Callable[[Quantized], tuple[np.ndarray, ...]] | None = field(default=None, compare=False)
 
 
 def activations(key: KernelKey, *shapes: Shape, any_width: bool = False) -> list[Argument]:

@@ -7,6 +7,7 @@ from aap_hw.compile.cpu import (
     depthwise_volume,
     elementwise,
     fused,
+    int8,
     movement,
     normalisation,
     order,
@@ -21,20 +22,24 @@ from aap_hw.compile.cpu import (
     transposed,
     volume,
 )
-from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS
+from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, QUANTIZED, built, packing_of
 
 __all__ = [
     "KERNELS",
     "PACKINGS",
+    "QUANTIZED",
+    "built",
     "concat",
     "convolution",
     "depthwise",
     "depthwise_volume",
     "elementwise",
     "fused",
+    "int8",
     "movement",
     "normalisation",
     "order",
+    "packing_of",
     "pooling",
     "products",
     "recurrent",

@@ -46,14 +46,14 @@ def concat(address: Address, target: CpuTarget) -> KernelFunction:
                     value = joined(image[pixel * own + c], *[constant[before + c] for constant in constants])
                     T.buffer_store(output, value, [pixel * channels + before + c])
 
-                _copy_any_width(row * (pixels // rows), pixels // rows, own, target.lanes, copy)
+                copy_any_width(row * (pixels // rows), pixels // rows, own, target.lanes, copy)
                 placed = T.bind(placed + T.Cast("float32", own))
                 before = T.bind(T.Cast("int32", placed))
 
     return light_kernel(address.key, definition.arguments, shape, body, widths)
 
 
-def _copy_any_width(first: Any, pixels: int, width: Any, lanes: int, copy: Callable[[Any, Any], None]) -> None:
+def copy_any_width(first: Any, pixels: int, width: Any, lanes: int, copy: Callable[[Any, Any], None]) -> None:
     """``copy(pixel, c)`` for all pixels from ``first`` and all channels below ``width``.
 
     The last vector overlaps the one before; channels fewer than a vector are copied one by one.

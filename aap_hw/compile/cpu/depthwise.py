@@ -75,7 +75,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
         *residual, weights, bias, output = others
         source = padded_image(image, Border(shape.batch, shape.size, planar=shape.planar), read_pitch, target)
         if width_in != channels:
-            source = _repeated(source, shape, width_in, read_pitch, channels // width_in, target)
+            source = repeated(source, shape, width_in, read_pitch, channels // width_in, target)
 
         def tile_at(n: Any, y: Any, x: Any, step: Any, c: Any) -> None:
             """One tile. If ``x`` is an integer, taps outside the image are left out."""
@@ -113,7 +113,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     return KernelFunction(code, tuple(arguments), output_shape, key.types.made, packed.pack)
 
 
-def _repeated(image: Any, shape: ConvolutionShape, channels: int, pitch: int, times: int, target: CpuTarget) -> Any:
+def repeated(image: Any, shape: ConvolutionShape, channels: int, pitch: int, times: int, target: CpuTarget) -> Any:
     """The images with every channel repeated ``times`` times, side by side."""
     pixels = shape.batch * math.prod(shape.size)
     repeated = scratch(pixels * channels * times, image.dtype)

@@ -19,6 +19,7 @@ from aap_hw.compile.code.function import Argument, KernelFunction, unpacked
 from aap_hw.compile.cpu.emit import Steps, Tensor, kernel_code, lane_loop, lanes_for
 from aap_hw.compile.families import Shape
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
 
 # Waking the other threads takes as long as moving about this many values.
@@ -76,9 +77,9 @@ def pixel_loop(shape: Shape, target: CpuTarget) -> Iterator[Any]:
 
 
 @contextmanager
-def channel_loop(channels: int, target: CpuTarget) -> Iterator[Any]:
-    """A loop over channels, a vector at a time."""
-    steps = Steps(channels, lanes_for(channels, target))
+def channel_loop(channels: int, target: CpuTarget, type_: str = FLOAT32) -> Iterator[Any]:
+    """A loop over channels, a vector of values of a type at a time."""
+    steps = Steps(channels, lanes_for(channels, target, type_))
     with T.serial(0, steps.count) as step:
         first = T.bind(steps.start(step))
         with lane_loop(steps.length) as lane:

@@ -67,7 +67,7 @@ def subsample(address: Address, target: CpuTarget) -> KernelFunction:
             row, x = pixel // columns, pixel % columns
             n, y = row // rows, row % rows
             source = T.bind((n * height + y * down) * width + x * across)
-            with channel_loop(channels, target) as c:
+            with channel_loop(channels, target, output.dtype) as c:
                 T.buffer_store(output, image[source * channels + c], [pixel * channels + c])
 
     return light_kernel(address.key, definition.arguments, definition.shape, body)
@@ -139,7 +139,7 @@ def channel_slice(address: Address, target: CpuTarget) -> KernelFunction:
     width_in, width_out = address.width_in, address.width_out
 
     def body(image: Any, output: Any) -> None:
-        with pixel_loop(definition.shape, target) as pixel, channel_loop(width_out, target) as c:
+        with pixel_loop(definition.shape, target) as pixel, channel_loop(width_out, target, output.dtype) as c:
             T.buffer_store(output, image[pixel * width_in + first + c], [pixel * width_out + c])
 
     return light_kernel(address.key, definition.arguments, definition.shape, body)

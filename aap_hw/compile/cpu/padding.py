@@ -1,4 +1,4 @@
-"""Copies of images with zeros around them, for kernels whose windows reach over the edge."""
+"""Copies of images with zeros around them, or another number, for kernels whose windows reach over the edge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.cpu.emit import Steps, constant, lanes_for, loop, scratch, store, vector
+from aap_hw.compile.code.expressions import number
+from aap_hw.compile.cpu.emit import Steps, lanes_for, loop, scratch, spread, store, vector
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.keys.target import CpuTarget
 
@@ -43,8 +44,8 @@ class Border:
         return self.size[0] + sum(self.rows), self.size[1] + sum(self.columns)
 
 
-def padded_image(image: Any, border: Border, channels: int, target: CpuTarget) -> Any:
-    """The images as a flat NHWC buffer with zeros around them; not copied if there is nothing to change."""
+def padded_image(image: Any, border: Border, channels: int, target: CpuTarget, value: Any = 0.0) -> Any:
+    """The images as a flat NHWC buffer with a value around them; not copied if there is nothing to change."""
     if border.rows == border.columns == (0, 0) and not border.planar:
         return image
     (height, width), (top, (left, right)) = border.size, (border.rows[0], border.columns)
@@ -55,7 +56,7 @@ def padded_image(image: Any, border: Border, channels: int, target: CpuTarget) -
         start = T.bind(r * row)
         with T.If(tirx.all(y >= 0, y < height)):
             with T.Then():
-                fill(padded, start, left * channels, target)
+                fill(padded, start, left * channels, target, value)
                 if border.planar:
                     with T.serial(0, width) as x, T.serial(0, channels) as c:
                         source = ((n * channels + c) * height + y) * width + x
@@ -69,18 +70,19 @@ def padded_image(image: Any, border: Border, channels: int, target: CpuTarget) -
                         width * channels,
                         target,
                     )
-                fill(padded, start + (left + width) * channels, right * channels, target)
+                fill(padded, start + (left + width) * channels, right * channels, target, value)
             with T.Else():
-                fill(padded, start, row, target)
+                fill(padded, start, row, target, value)
     return padded
 
 
-def fill(buffer: Any, start: Any, length: int, target: CpuTarget, value: float = 0.0) -> None:
-    """Write one value ``length`` times."""
+def fill(buffer: Any, start: Any, length: int, target: CpuTarget, value: Any = 0.0) -> None:
+    """Write one value ``length`` times, a number or a scalar of the buffer's type."""
     if length:
         steps = Steps(length, lanes_for(length, target, buffer.dtype))
         with T.serial(0, steps.count) as i:
-            store(buffer, constant(value, steps.length, buffer.dtype), start + steps.start(i), steps.length)
+            one = number(value, buffer.dtype) if isinstance(value, float) else value
+            store(buffer, spread(one, steps.length), start + steps.start(i), steps.length)
 
 
 def copy(source: Any, read: Any, buffer: Any, start: Any, length: int, target: CpuTarget) -> None:

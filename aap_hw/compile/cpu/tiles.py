@@ -47,16 +47,26 @@ class Tile:
 @functools.cache
 def choose_tile(pixels: int, channels: int, target: CpuTarget, type_: str = FLOAT32) -> Tile:
     """The tile that needs the fewest cycles for ``pixels`` x ``channels`` outputs, of those that fit the registers."""
-    lanes = lanes_for(channels, target, type_)
     # Beside the accumulators: a vector of weights each, and one pixel's value.
     spare = target.registers + (target.vector_bytes < AVX512_BYTES)
+    lanes = lanes_for(channels, target, type_)
+    return cheapest_tile(pixels, channels, lanes, target.registers, lambda p, v: p * v + v + 1 < spare)
+
+
+def cheapest_tile(pixels: int, channels: int, lanes: int, most: int, fits: Callable[[int, int], bool]) -> Tile:
+    """The tile of vectors of so many lanes that needs the fewest cycles, of those that ``fits`` and has ``most`` of."""
     candidates = [
         Tile(p, v, lanes)
-        for v in range(1, min(channels // lanes, target.registers) + 1)
-        for p in range(1, min(pixels, target.registers) + 1)
-        if p * v + v + 1 < spare
+        for v in range(1, min(channels // lanes, most) + 1)
+        for p in range(1, min(pixels, most) + 1)
+        if fits(p, v)
     ]
     return min(candidates, key=lambda tile: (tile.cycles(pixels, channels), -tile.pixels))
+
+
+def multiplied_and_added(total: Any, value: Any, weight: Any) -> Any:
+    """The sum with a product added."""
+    return total + value * weight
 
 
 def accumulate(
@@ -67,21 +77,25 @@ def accumulate(
     type_: str,
     *,
     of_vectors: bool = False,
+    add: Callable[[Any, Any, Any], Any] = multiplied_and_added,
+    begin: Callable[[int], Any] | None = None,
 ) -> Callable[..., Any]:
     """Sum pixel x weight over the loops of ``reduction`` in registers.
 
     ``pixel(*indices, p)`` is the scalar of pixel p, ``weight(*indices, v)`` the v-th vector of weights, both of the
-    type of the sums. With ``of_vectors`` pixels are vectors, too. Returns a function of p, v and a lane that reads the
-    sum of pixel p and vector v there, or the whole vector without a lane.
+    type of the sums, or whatever ``add(sum, pixel, weight)`` takes. With ``of_vectors`` pixels are vectors, too. Sums
+    begin with zeros, or with the vector ``begin(v)``. Returns a function of p, v and a lane that reads the sum of pixel
+    p and vector v there, or the whole vector without a lane.
     """
     sums = registers(tile.pixels * tile.vectors * tile.lanes, type_)
 
     def at(p: int, v: int) -> int:
         return (p * tile.vectors + v) * tile.lanes
 
+    first = [T.bind(begin(v)) for v in range(tile.vectors)] if begin else None
     for p in range(tile.pixels):
         for v in range(tile.vectors):
-            store(sums, constant(0.0, tile.lanes, type_), at(p, v), tile.lanes)
+            store(sums, first[v] if first else constant(0.0, tile.lanes, type_), at(p, v), tile.lanes)
     with ExitStack() as loops:
         indices = [loops.enter_context(T.serial(0, extent)) for extent in reduction]
         weights = [T.bind(weight(*indices, v)) for v in range(tile.vectors)]
@@ -89,7 +103,7 @@ def accumulate(
             value = T.bind(pixel(*indices, p) if of_vectors else spread(pixel(*indices, p), tile.lanes))
             for v in range(tile.vectors):
                 index = at(p, v)
-                store(sums, vector(sums, index, tile.lanes) + value * weights[v], index, tile.lanes)
+                store(sums, add(vector(sums, index, tile.lanes), value, weights[v]), index, tile.lanes)
 
     def of(p: int, v: int, lane: Any = None) -> Any:
         return vector(sums, at(p, v), tile.lanes) if lane is None else sums[at(p, v) + lane]

@@ -13,9 +13,10 @@ from aap_hw.compile.families import family_of
 from aap_hw.compile.families.slow import is_slow
 from aap_hw.compile.gpu.cubin import compile_cubin, cuda_source
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.target import DeviceTarget, GpuTarget
+from aap_hw.compile.keys.target import CpuTarget, DeviceTarget, GpuTarget
 from aap_hw.compile.library.linking import link
 from aap_hw.compile.library.slow import build_slow
+from aap_hw.errors import UserError
 from aap_hw.files import write_atomic
 
 
@@ -26,15 +27,17 @@ def build_kernel(address: Address, target: DeviceTarget) -> KernelFunction:
 
     Raises
     ------
-    UserError : the operator of the key has no kernel in this version.
+    UserError : the operator of the key has no kernel in this version, or none for the device in its precision.
     """
     key = address.key
     family_of(key)  # refuses keys of other versions
     if is_slow(key):
         return build_slow(address, target)
-    if isinstance(target, GpuTarget):
-        return gpu.KERNELS[key.op](address, target)
-    return cpu.KERNELS[key.op](address, target)
+    if isinstance(target, CpuTarget):
+        return cpu.built(address, target)
+    if key.types.is_quantized:
+        raise UserError(f"the kernel {key} has no code for GPUs in this version; compile for float32 there")
+    return gpu.KERNELS[key.op](address, target)
 
 
 def export_library(module: tvm.IRModule, target: DeviceTarget, library: Path) -> None:

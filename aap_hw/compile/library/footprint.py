@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from aap_hw.compile.cpu import PACKINGS
+from aap_hw.compile.cpu import packing_of
 from aap_hw.compile.families import family_of, output_pixels, weight_elements
 from aap_hw.compile.families.pitch import pitch_step
 from aap_hw.compile.front.network import Kernel, Network
@@ -76,9 +76,11 @@ def constant_bytes(address: Address, target: DeviceTarget) -> int:
         return 0
     weights, types = weight_elements(address), address.key.types
     others = family_of(address.key).constants(address) - weights
-    if isinstance(target, CpuTarget) and address.key.op in PACKINGS:
-        weights = PACKINGS[address.key.op](address, target).elements
-    return BYTES[types.weight] * weights + BYTES[types.sum] * others
+    if isinstance(target, CpuTarget) and (packing := packing_of(address, target)) is not None:
+        weights = packing.elements
+    # Of a quantised kernel, each output channel has a factor and what its sums begin with, beside its bias.
+    each = 3 if types.is_quantized else 1
+    return BYTES[types.weight] * weights + BYTES[types.sum] * each * others
 
 
 def moments(network: Network, target: DeviceTarget) -> Iterator[Moment]:

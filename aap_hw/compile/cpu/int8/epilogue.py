@@ -1,0 +1,86 @@
+"""What quantised kernels with weights share on a CPU: their arguments, and the way from a sum to what is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import te
+from tvm.script.ir_builder import tirx as T
+
+from aap_hw.compile.code.expressions import number
+from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
+from aap_hw.compile.code.quantized import (
+    Number,
+    Quantized,
+    channel_constants,
+    made_in_steps,
+    numbers_of,
+    unclipped,
+)
+from aap_hw.compile.cpu.emit import Tensor, kernel_code
+from aap_hw.compile.cpu.kernels import Packing
+from aap_hw.compile.families import Shape, family_of
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.precision import FLOAT32
+
+# Added to a float32 below 2^22 in size, it leaves no room for a fraction. The sum is rounded to the nearest whole
+# number, of two to the even one, which stands in its last bits.
+WITHOUT_FRACTION = 1.5 * 2**23
+BITS_OF_IT = int(np.float32(WITHOUT_FRACTION).view(np.int32))
+
+Numbers = Callable[[Number], Any]
+
+
+def quantized_kernel(
+    address: Address, image: Shape, packed: Packing, order: np.ndarray, shift: int, body: Callable[..., None]
+) -> KernelFunction:
+    """A kernel with weights, whose loops ``body`` writes over flat buffers.
+
+    These are: image, perhaps a residual, packed weights, what sums begin with, factors and behind them offsets, numbers
+    of the whole kernel, and the output. ``order`` says which channel's are at each place.
+    """
+    key = address.key
+    types, output = key.types, family_of(key).output(address)
+    residual = [Argument("residual", output, type=types.read)] if "add" in key.epilogue else []
+    arguments = [
+        Argument("activation", image, type=types.read),
+        *residual,
+        Argument("weight", packed.shape, type=types.weight),
+        Argument("constant", (len(order),), type=types.sum),
+        Argument("constant", (2, len(order))),
+        Argument("constant", (len(Number),)),
+    ]
+    tensors = [Tensor(f"input_{i}", argument.shape, argument.type) for i, argument in enumerate(arguments)]
+    code = kernel_code([*tensors, Tensor("output", output, types.made)], body)
+
+    def quantized(model: Quantized) -> tuple[Any, ...]:
+        assert model.weight is not None
+        return packed.pack(model.weight), *channel_constants(key, model, order, shift), numbers_of(key, model)
+
+    return KernelFunction(code, tuple(arguments), output, types.made, quantized=quantized)
+
+
+def finished(key: KernelKey, total: Any, factor: Any, offset: Any, numbers: Numbers, residual: Any) -> Any:
+    """What a kernel makes of the sum at one place; ``residual`` is the number to add there, if any."""
+    value = T.Cast(FLOAT32, total) * factor + offset
+    steps: Sequence[str] = [step for step in unclipped(key) if step != "bias"]
+    if residual is not None:
+        residual = (T.Cast(FLOAT32, residual) - numbers(Number.ZERO_ADDED)) * numbers(Number.STEP_ADDED)
+    return made_of(key, apply_epilogue(value, steps, None, residual), numbers)
+
+
+def made_of(key: KernelKey, value: Any, numbers: Numbers) -> Any:
+    """What a kernel writes for a real number at the end of its epilogue."""
+    if key.types.made == FLOAT32:
+        return value
+    return T.Cast("uint8", in_whole_steps(value if made_in_steps(key) else value * numbers(Number.STEPS_MADE), numbers))
+
+
+def in_whole_steps(value: Any, numbers: Numbers) -> Any:
+    """A real number of steps as the int32 that stands for it, rounded to the nearest, of two to the even one."""
+    inside = te.min(te.max(value, numbers(Number.LOWEST)), numbers(Number.HIGHEST))
+    bits = T.reinterpret("int32", inside + number(WITHOUT_FRACTION))
+    return bits - (BITS_OF_IT - T.Cast("int32", numbers(Number.ZERO_MADE)))

@@ -1,0 +1,152 @@
+"""Dot products of small integers, by instruction set.
+
+All of them add the products of four uint8 activations and four int8 weights to each int32 sum, exactly: nothing
+saturates on the way. One packing of weights serves all: four inputs of a channel side by side, then the next channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+from tvm.target import codegen
+
+from aap_hw.compile.cpu.emit import AVX512_BYTES, spread
+from aap_hw.compile.keys.target import CpuTarget
+from aap_hw.errors import UserError
+
+GROUP = 4
+"""Inputs of a dot product."""
+FEWEST_LANES = 4
+"""Sums in the shortest vector that has such instructions."""
+
+
+@dataclass(frozen=True)
+class DotProduct:
+    """How an instruction set multiplies.
+
+    Attributes
+    ----------
+    add
+        Sum, and vectors with four bytes of activations and of weights a lane -> the new sum.
+    split
+        How many registers hold one of these vectors in the form that the instructions take.
+    working
+        Registers that hold intermediate results.
+    shift
+        What is subtracted from activations for instructions that take signed numbers.
+    """
+
+    add: Callable[[Any, Any, Any], Any]
+    split: int = 1
+    working: int = 0
+    shift: int = 0
+
+    def fits(self, pixels: int, vectors: int, target: CpuTarget) -> bool:
+        """Whether a tile's sums, its weights and one pixel's activations stay in registers."""
+        # Without AVX-512 one operand of an instruction may also come from memory.
+        spare = target.registers + (target.vector_bytes < AVX512_BYTES and self.split == 1)
+        return pixels * vectors + self.split * (vectors + 1) + self.working < spare
+
+
+def dot_product(lanes: int, target: CpuTarget) -> DotProduct:
+    """The best that a CPU has for vectors of so many sums, at least ``FEWEST_LANES``.
+
+    Raises
+    ------
+    UserError : its instructions are not known here.
+    """
+    bits = 32 * lanes
+    if _has(target, "neon"):
+        if _has(target, "i8mm"):
+            return _quads("llvm.aarch64.neon.usdot.v4i32.v16i8", lanes)
+        return _signed_quads(lanes) if _has(target, "dotprod") else _products(lanes)
+    if not _has(target, "sse2"):
+        raise UserError(f"there are no kernels of bytes for the CPU of {dict(target.options)}; compile for float32")
+    vnni = "avx512vnni" if bits == AVX512_BITS else "avx512vl+avx512vnni"
+    if _has(target, vnni) or (bits < AVX512_BITS and _has(target, "avxvnni")):
+        return _quads(f"llvm.x86.avx512.vpdpbusd.{bits}", lanes)
+    return _pairs(MULTIPLY_AND_ADD[bits], lanes)
+
+
+AVX512_BITS = 8 * AVX512_BYTES
+MULTIPLY_AND_ADD = {
+    128: "llvm.x86.sse2.pmadd.wd",
+    256: "llvm.x86.avx2.pmadd.wd",
+    AVX512_BITS: "llvm.x86.avx512.pmaddw.d.512",
+}
+
+
+def _has(target: CpuTarget, features: str) -> bool:
+    return all(codegen.llvm_cpu_has_features(feature, target.tvm) for feature in features.split("+"))
+
+
+def _quads(name: str, lanes: int) -> DotProduct:
+    """One instruction multiplies unsigned by signed bytes and adds the products of a lane."""
+    quads = f"int8x{GROUP * lanes}"
+
+    def add(total: Any, activations: Any, weights: Any) -> Any:
+        operands = T.reinterpret(quads, activations), T.reinterpret(quads, weights)
+        return T.call_llvm_pure_intrin(f"int32x{lanes}", name, total, *operands)
+
+    return DotProduct(add)
+
+
+def _pairs(name: str, lanes: int) -> DotProduct:
+    """Bytes with even and odd numbers become 16-bit numbers, whose products the instruction adds in pairs.
+
+    The instruction for bytes (vpmaddubsw) would add two products in 16 bits, where 2 * 255 * 127 has no room.
+    """
+    halves, eight = f"int16x{2 * lanes}", spread(T.int16(8), 2 * lanes)
+
+    def add(total: Any, activations: Any, weights: Any) -> Any:
+        low = spread(T.int32(0x00FF00FF), lanes)
+        odd_bytes = T.shift_right(activations, spread(T.int32(8), lanes))
+        even, odd = (T.reinterpret(halves, T.bitwise_and(each, low)) for each in (activations, odd_bytes))
+        pairs = T.reinterpret(halves, weights)
+        signed = T.shift_right(T.shift_left(pairs, eight), eight), T.shift_right(pairs, eight)
+        for operands in zip((even, odd), signed, strict=True):
+            total = total + T.call_llvm_pure_intrin(f"int32x{lanes}", name, *operands)
+        return total
+
+    return DotProduct(add, split=2, working=1)
+
+
+# Makes unsigned bytes signed ones that are smaller by 128.
+SIGN_BITS = -0x7F7F7F80
+
+
+def _signed_quads(lanes: int) -> DotProduct:
+    """As above, but both are signed."""
+    quads = f"int8x{GROUP * lanes}"
+
+    def add(total: Any, activations: Any, weights: Any) -> Any:
+        signed = T.bitwise_xor(activations, spread(T.int32(SIGN_BITS), lanes))
+        operands = T.reinterpret(quads, signed), T.reinterpret(quads, weights)
+        return T.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.aarch64.neon.sdot.v4i32.v16i8", total, *operands)
+
+    return DotProduct(add, working=1, shift=128)
+
+
+def _products(lanes: int) -> DotProduct:
+    """Products of signed bytes in 16 bits, added in pairs there and then in 32 bits: 2 * 128 * 127 has room."""
+    size = GROUP * lanes
+
+    def add(total: Any, activations: Any, weights: Any) -> Any:
+        signed = T.bitwise_xor(activations, spread(T.int32(SIGN_BITS), lanes))
+        operands = [T.reinterpret(f"int8x{size}", each) for each in (signed, weights)]
+        halves = [
+            [
+                T.Cast(f"int16x{size // 2}", tirx.Shuffle([each], list(range(start, start + size // 2))))
+                for each in operands
+            ]
+            for start in (0, size // 2)
+        ]
+        products = [one * other for one, other in halves]
+        pairs = T.call_llvm_pure_intrin(f"int16x{size // 2}", "llvm.aarch64.neon.addp.v8i16", *products)
+        return total + T.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.aarch64.neon.saddlp.v4i32.v8i16", pairs)
+
+    return DotProduct(add, working=3, shift=128)

@@ -1,0 +1,144 @@
+"""Proves that kernels of bytes equal an integer reference at any width, with and without instructions for bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from aap_hw.compile.code.function import KernelFunction
+from aap_hw.compile.code.quantized import Quantized
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.precision import INT8, INT8_FLOAT32, Scale
+from aap_hw.compile.keys.target import CpuTarget, GpuTarget, host_options
+from aap_hw.compile.library.build import build_kernel
+from aap_hw.errors import UserError
+from tests.compile.quantized import Case, called, random_numbers, reference, wrong, wrong_kernels
+
+ODD_WIDTHS = (1, 3, 5, 17, 57, 96)
+
+
+def on(name: str) -> CpuTarget:
+    """This machine, with all it has or with AVX2 at most."""
+    options = host_options()
+    return CpuTarget.of(options if name == "own" else {**options, "mcpu": "haswell"}, threads=1)
+
+
+TARGETS = ("own", "avx2")
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    widths, precision = st.integers(1, 70), draw(st.sampled_from([INT8, INT8, INT8, INT8_FLOAT32]))
+    added, last = (
+        draw(st.sampled_from([(), ("add",)])),
+        draw(st.sampled_from([(), ("relu",), ("relu6",), ("hardswish",)])),
+    )
+    middle: tuple[str, ...] = draw(st.sampled_from([(), (), ("relu",), ("silu",)]))
+    epilogue, batch = ("bias", *middle, *added, *last), draw(st.integers(1, 2))
+    kind = draw(st.sampled_from(["dense", "dense", "depthwise", "depthwise", "grouped", "pointwise", "linear"]))
+    if kind == "linear":
+        return Case(draw(widths), draw(widths), (1, 1), (0, 0), epilogue=epilogue, batch=batch, precision=precision)
+
+    def pair(low: int, high: int) -> tuple[int, int]:
+        return draw(st.integers(low, high)), draw(st.integers(low, high))
+
+    kernel = (1, 1) if kind == "pointwise" else draw(st.sampled_from([(3, 3), (5, 5), (7, 7), (1, 1), (2, 4), (1, 5)]))
+    padding, dilation = pair(0, 2), draw(st.sampled_from([(1, 1), (1, 1), (2, 2)]))
+    smallest = [max(1, d * (k - 1) + 1 - 2 * p) for k, p, d in zip(kernel, padding, dilation, strict=True)]
+    height, width = (draw(st.integers(low, low + 12)) for low in smallest)
+    groups = draw(st.integers(2, 4)) if kind == "grouped" else 1
+    width_in = draw(widths) if groups == 1 else groups * draw(st.integers(1, 20))
+    made = {"depthwise": width_in * draw(st.sampled_from([1, 1, 1, 2])), "grouped": groups * draw(st.integers(1, 20))}
+    return Case(
+        width_in,
+        made.get(kind) or draw(widths),
+        (height, width),
+        kernel,
+        pair(1, 2),
+        padding,
+        dilation,
+        epilogue,
+        batch,
+        planar=draw(st.booleans()),
+        depthwise=kind == "depthwise",
+        groups=groups,
+        precision=precision,
+    )
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=1, derandomize=True, database=None, phases=[Phase.generate])
+@given(some=st.lists(cases(), min_size=12, max_size=12, unique=True))
+def test_random_kernels_equal_an_integer_reference(name: str, some: list[Case]) -> None:
+    assert wrong_kernels(some, on(name)) == []
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_kernels_of_odd_widths_equal_an_integer_reference(name: str) -> None:
+    some = []
+    for width in ODD_WIDTHS:
+        some += [Case(width, 33, (4, 5), (1, 1), padding=(0, 0), epilogue=("bias", "add", "relu"))]
+        some += [Case(width, width, (5, 9), depthwise=True, epilogue=("bias", "relu6"), batch=2)]
+    some += [Case(7, width, (4, 5), epilogue=("bias", "relu")) for width in ODD_WIDTHS]
+    assert wrong_kernels(some, on(name)) == []
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_no_sum_saturates(name: str) -> None:
+    extremes = [
+        Case(64, 16, (3, 3), padding=(0, 0), extreme=True, precision=INT8_FLOAT32),
+        Case(64, 64, (5, 5), (5, 5), padding=(0, 0), extreme=True, precision=INT8_FLOAT32, depthwise=True),
+        Case(4096, 32, (1, 1), (0, 0), extreme=True, precision=INT8_FLOAT32),
+    ]
+    assert wrong_kernels(extremes, on(name)) == []
+
+
+def test_one_product_left_out_is_seen() -> None:
+    case = Case(70, 16, (6, 6))
+    numbers = random_numbers(case)
+    model, expected = numbers.model, reference(case, numbers)
+    assert model.made is not None
+    assert model.weight is not None
+    right = np.clip(np.rint(expected / model.made.scale) + model.made.zero_point, 0, 255)
+    assert wrong(right, expected, model.made) == ""
+    model.weight[:, 0, 0, 0] = 0
+    assert "wrong" in wrong(right, reference(case, numbers), model.made)
+
+
+def test_halves_are_rounded_to_even_before_the_zero_point_is_added() -> None:
+    """A sum of one product: 0.5, 1.5, 2.5 steps and so on, and a zero point that is odd."""
+    key = KernelKey.make("linear", (), 1, epilogue=("bias",)).at_precision(INT8)
+    function = build_kernel(Address(key, (1, 16)), on("own"))
+    model = Quantized(
+        (Scale(1.0, 0),), Scale(2.0, 3), np.arange(16, dtype=np.int8).reshape(16, 1, 1, 1), np.ones(16, "float32")
+    )
+    assert function.quantized is not None
+    made = called_once(function, np.ones((1, 1, 1, 1), np.uint8), *function.quantized(model))
+    assert made.ravel().tolist() == [round(i / 2) + 3 for i in range(16)]
+
+
+def called_once(function: KernelFunction, *arrays: np.ndarray) -> np.ndarray:
+    code = tvm.IRModule({"kernel": function.code.with_attr("global_symbol", "kernel")})
+    kernel = tvm.compile(code, target=on("own").tvm).jit()["kernel"]
+    return called(kernel, arrays, function.output_shape, function.output_type)[0]
+
+
+def test_a_sum_that_overflows_is_refused() -> None:
+    key = KernelKey.make("linear", (), 1, epilogue=("bias",)).at_precision(INT8)
+    function = build_kernel(Address(key, (70_000, 1)), on("own"))
+    weight = np.full((1, 70_000, 1, 1), 127, np.int8)
+    assert function.quantized is not None
+    with pytest.raises(UserError, match="32 bits"):
+        function.quantized(Quantized((Scale(1.0, 0),), Scale(1.0, 0), weight, np.ones(1, "float32")))
+
+
+def test_what_has_no_code_in_a_precision_is_refused() -> None:
+    with pytest.raises(UserError, match="layer_norm does not compute in int8"):
+        build_kernel(Address(KernelKey.make("layer_norm", (4, 4), 1).at_precision(INT8), (8, 8)), on("own"))
+    gpu = GpuTarget.of({"kind": "cuda", "arch": "sm_87"})
+    with pytest.raises(UserError, match="no code for GPUs"):
+        build_kernel(Case(8, 8).address(), gpu)
