@@ -1,0 +1,135 @@
+"""Light kernels that compute with bytes: into bytes and out of them, sums and products, functions by table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from aap_hw.compile.code.elementwise import OPERATIONS, Reach
+from aap_hw.compile.code.function import Argument, KernelFunction, activations, apply_epilogue
+from aap_hw.compile.code.quantized import Number, Quantized, numbers_of, unclipped
+from aap_hw.compile.code.tables import ENTRIES, FUNCTIONS, table_of
+from aap_hw.compile.cpu.int8.epilogue import Numbers, made_of
+from aap_hw.compile.cpu.kernels import QUANTIZED
+from aap_hw.compile.cpu.loops import channel_loop, light_kernel, pixel_loop, row_loop, shares
+from aap_hw.compile.families import Shape, image_shape
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.precision import FLOAT32
+from aap_hw.compile.keys.target import CpuTarget
+
+# Values that a turn of a loop over a table looks up: enough to hide what the loop itself takes.
+AT_ONCE = 16
+_PLACES = (Number.ZERO_READ, Number.STEP_READ), (Number.ZERO_ADDED, Number.STEP_ADDED)
+
+
+def numbered_kernel(
+    key: KernelKey, tensors: Sequence[Argument], output: Shape, body: Callable[..., None]
+) -> KernelFunction:
+    """A light kernel; ``body`` is called with the buffers of the tensors and the output, and the kernel's numbers."""
+
+    def whole(*buffers: Any) -> None:
+        *images, numbers, output = buffers
+        known = {n: T.bind(numbers[int(n)]) for n in Number}
+        body(*images, output, known.__getitem__)
+
+    made = light_kernel(key, [*tensors, Argument("constant", (len(Number),))], output, whole)
+    return replace(made, quantized=lambda model: (numbers_of(key, model),))
+
+
+def real(value: Any, numbers: Numbers, operand: int = 0) -> Any:
+    """What a byte of an operand stands for, in the unit that the epilogue counts in."""
+    zero, step = _PLACES[operand]
+    return (T.Cast(FLOAT32, value) - numbers(zero)) * numbers(step)
+
+
+@QUANTIZED.register("quantize")
+def quantize(address: Address, target: CpuTarget) -> KernelFunction:
+    """Real numbers (N, H, W, C), or (N, C, H, W) if the key says so, as bytes (N, H, W, C)."""
+    key, channels = address.key, address.width_in
+    shape, area = image_shape(key, channels), math.prod(key.image)
+    is_planar = key.attribute("layout") == "nchw"
+    source = (key.batch, channels, *key.image) if is_planar else shape
+
+    def in_order(image: Any, output: Any, numbers: Numbers) -> None:
+        _one_vector(shape, target, lambda i: T.buffer_store(output, made_of(key, image[i], numbers), [i]))
+
+    def planes(image: Any, output: Any, numbers: Numbers) -> None:
+        with row_loop(key.batch, target, math.prod(shape)) as n, T.serial(0, channels) as c:
+            first = T.bind((n * channels + c) * area)
+            with channel_loop(area, target) as pixel:
+                value = made_of(key, image[first + pixel], numbers)
+                T.buffer_store(output, value, [(n * area + pixel) * channels + c])
+
+    return numbered_kernel(key, activations(key, source), shape, planes if is_planar else in_order)
+
+
+@QUANTIZED.register("dequantize")
+def dequantize(address: Address, target: CpuTarget) -> KernelFunction:
+    """Bytes as the real numbers that they stand for."""
+    key, shape = address.key, image_shape(address.key, address.width_in)
+
+    def body(image: Any, output: Any, numbers: Numbers) -> None:
+        _one_vector(shape, target, lambda i: T.buffer_store(output, real(image[i], numbers), [i]))
+
+    return numbered_kernel(key, activations(key, shape), shape, body)
+
+
+@QUANTIZED.register("add", "mul", "scale_channels")
+def of_two(address: Address, target: CpuTarget) -> KernelFunction:
+    """Sums and products of two tensors of bytes, each with a scale of its own."""
+    key, channels = address.key, address.width_in
+    shape, operation = image_shape(key, channels), OPERATIONS[key.op]
+    is_flat, area = Reach.IMAGE not in operation.operands, math.prod(key.image)
+    other = shape if is_flat else (key.batch, 1, 1, channels)
+
+    def body(one: Any, two: Any, output: Any, numbers: Numbers) -> None:
+        def make(at: Any, beside: Any) -> None:
+            value = operation.function(real(one[at], numbers), real(two[beside], numbers, 1))
+            value = apply_epilogue(value, unclipped(key), None, None)
+            T.buffer_store(output, made_of(key, value, numbers), [at])
+
+        if is_flat:
+            _one_vector(shape, target, lambda i: make(i, i))
+        else:
+            with pixel_loop(shape, target) as pixel:
+                own = T.bind(pixel // area * channels)
+                with channel_loop(channels, target) as c:
+                    make(pixel * channels + c, own + c)
+
+    return numbered_kernel(key, activations(key, shape, other), shape, body)
+
+
+@QUANTIZED.register(*FUNCTIONS)
+def by_table(address: Address, target: CpuTarget) -> KernelFunction:
+    """An activation, looked up."""
+    key, shape = address.key, image_shape(address.key, address.width_in)
+    values = math.prod(shape)
+
+    def body(image: Any, table: Any, output: Any) -> None:
+        turns = values // AT_ONCE
+        with row_loop(turns, target, values) as turn:
+            for i in range(AT_ONCE):
+                at = turn * AT_ONCE + i
+                T.buffer_store(output, table[T.Cast("int32", image[at])], [at])
+        for at in range(turns * AT_ONCE, values):
+            T.buffer_store(output, table[T.Cast("int32", image[at])], [at])
+
+    arguments = [*activations(key, shape), Argument("constant", (ENTRIES,), type=key.types.made)]
+
+    def quantized(model: Quantized) -> tuple[Any, ...]:
+        return (table_of(key, model),)
+
+    return replace(light_kernel(key, arguments, shape, body), quantized=quantized)
+
+
+def _one_vector(shape: Shape, target: CpuTarget, make: Callable[[Any], None]) -> None:
+    """``make`` for all values of an image, as one long vector that threads share row by row."""
+    values = math.prod(shape)
+    rows = math.prod(shape[:2]) if shares(target, values) else 1
+    with row_loop(rows, target, values) as row, channel_loop(values // rows, target) as i:
+        make(row * (values // rows) + i)
