@@ -1,4 +1,4 @@
-"""What a test may need besides Python's packages: without it the test skips and says which Debian package has it.
+"""What a test may need besides the packages of ``aap-hw[dev]``: without it the test skips and says how to get it.
 
 CI installs the packages, and there ``--no-unexpected-skips`` takes a skip for a failure unless a machine may well be
 like that.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,15 @@ def _needs(what: object, package: str) -> pytest.MarkDecorator:
 needs_browser = _needs(CHROMIUM, "chromium")
 needs_cross_compiler = _needs(ARM_LINKER, "g++-aarch64-linux-gnu")
 needs_fashion_mnist = _needs(FASHION_MNIST.is_dir(), "dataset-fashion-mnist")
+needs_ultralytics = pytest.mark.skipif(
+    find_spec("ultralytics") is None, reason="needs ultralytics: pip install ultralytics"
+)
 
 # Reasons that no package can take away, each with what must be true of such a machine.
 EXPECTED_SKIPS = {
     r"there is a GPU here": "what is said where there is none cannot be said there",
     r"this machine is of the board's kind": "it is an Arm board itself, and no other kind than one",
+    r"needs ultralytics": "its licence and its OpenCV, which needs a screen, are for who uses it to choose",
     r"only root can mount a small disk": "a container's root may lack the right to mount",
     r"this processor always flushes denormals": "it has no mode in which it does not",
 }

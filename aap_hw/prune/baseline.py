@@ -99,9 +99,10 @@ def baseline(
     settings = settings or PruneSettings()
     module = task.origin.build()
     graph = ChannelGraph.trace(module, task.origin.inputs.zeros(), task.origin.inputs.names)
-    graph = select(graph, settings.only, settings.skip, renormalised=settings.cuts_renormalised(task.retrain))
+    # Before the user's choice, as the table's kernels are those of all groups that can be cut.
     network = partition(graph)
     graph = graph.frozen(network.fixed)
+    graph = select(graph, settings.only, settings.skip, renormalised=settings.cuts_renormalised(task.retrain))
     graph.require_free_group(task.origin.model)
     _check_kernels(network, task.origin, task.table)
     check_cutting(graph, module, task.few_samples)
@@ -138,7 +139,16 @@ def baseline(
 def _described(graph: ChannelGraph, network: Network, table: LatencyTable) -> dict[str, Any]:
     """The unpruned network for who wants to see it later: its groups, and its kernels by the table."""
     return {
-        "groups": [{"name": group.name, "width": group.width, "frozen": group.frozen} for group in graph.groups],
+        "groups": [
+            {
+                "name": group.name,
+                "kind": graph.kinds[group.name],
+                "width": group.width,
+                "frozen": group.frozen,
+                "renormalised": group.renormalised,
+            }
+            for group in graph.groups
+        ],
         "kernels": [asdict(row) for row in kernel_latencies(network, network.dense, table)],
         "layers": [(kernel.weight or kernel.name).removesuffix(".weight") for kernel in network.kernels],
     }

@@ -30,12 +30,21 @@ from aap_hw.prune.run import resume_command
 
 @dataclass(frozen=True)
 class Group:
-    """A channel group before and after; ``frozen`` says why it could not be cut, if so."""
+    """A channel group before and after.
+
+    Attributes
+    ----------
+    kind : what its channels are, as `plan` says; empty if the run was made by an aap-hw that did not note it.
+    frozen : why it could not be cut, if so.
+    renormalised : how a norm mixes its channels, if one does.
+    """
 
     name: str
+    kind: str
     width: int
     kept: int
     frozen: str | None
+    renormalised: str | None
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,14 @@ class Story:
         plan = self.plan(self.chosen)
         assert plan is not None
         return [
-            Group(each["name"], each["width"], plan.widths[each["name"]], each["frozen"])
+            Group(
+                each["name"],
+                each.get("kind", ""),
+                each["width"],
+                plan.widths[each["name"]],
+                each["frozen"],
+                each.get("renormalised"),
+            )
             for each in self.journal["network"]["groups"]
         ]
 

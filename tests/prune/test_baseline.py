@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 
+from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import CutMismatchError
 from aap_hw.graph.cut import surgery
 from aap_hw.graph.program.inputs import Inputs
-from aap_hw.lut.table import MissingKernelError
+from aap_hw.lut.enumeration import group_candidates, points_of
+from aap_hw.lut.table import LatencyPoint, MissingKernelError
 from aap_hw.models.origin import Origin
 from aap_hw.policy import FLOPS, PARAMETERS, Budget
 from aap_hw.prune.baseline import Baseline, amounts, baseline, plan_once, scores_of
 from aap_hw.prune.task import PruneSettings, Task
 from tests.prune.test_planning import formula_ms
-from tests.synthetic import CALIBRATION, ORIGIN, few_images, resnet20, table
+from tests.synthetic import CALIBRATION, ORIGIN, few_images, latency_us, resnet20, table
 
 FEW = PruneSettings(calibration_images=8)
 
@@ -164,3 +168,37 @@ def test_network_without_a_group_to_cut_is_refused_with_the_reason(monkeypatch: 
     monkeypatch.setattr(Origin, "build", lambda self: torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval())
     with pytest.raises(UserError, match="no channel group that may be cut: '0' reaches the network's output"):
         baseline(Task(ORIGIN, table(), few_images()))
+
+
+TOKENS = """
+import torch
+from torch import nn
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 48, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 48))
+        self.inner, self.outer, self.head = nn.Linear(48, 96), nn.Linear(96, 48), nn.Linear(48, 5)
+
+    def forward(self, x):
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), self.patches(x).flatten(2).transpose(1, 2)], 1)
+        return self.head((x + self.outer(torch.relu(self.inner(x))))[:, 0])
+"""
+
+
+def test_groups_that_are_left_alone_have_the_kernels_that_were_measured(tmp_path: Path) -> None:
+    """Where tokens lie behind one another depends on the number of channels: that is part of a copy's key."""
+    (tmp_path / "tokens.py").write_text(TOKENS)
+    origin = Origin.of(f"{tmp_path / 'tokens.py'}:Tokens", (3, 8, 8))
+    graph = ChannelGraph.trace(origin.build(), origin.inputs.zeros())
+    network = partition(graph)
+    latencies = table()
+    latencies.points.clear()
+    for address in points_of(network, group_candidates(graph, 16, 3)):
+        latencies.add(address.key, LatencyPoint(address.widths, latency_us(address), 0.1, 20))
+    dense = baseline(Task(origin, latencies, few_images()), replace(FEW, skip=("kind:embedding",)))
+    assert {group.name: bool(group.frozen) for group in dense.graph.groups} == {
+        "patches": True, "inner": False, "head": True,
+    }  # fmt: skip
+    assert [kernel.key for kernel in dense.network.kernels] == [kernel.key for kernel in network.kernels]

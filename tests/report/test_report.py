@@ -167,7 +167,10 @@ def test_charts_show_the_figures_of_the_run(runs: list[Path]) -> None:
     ]
 
     kept = {name: len(channels) for name, channels in RunFolder(folder).load().kept.items()}
-    for name, width, left, *_ in charts["widths"].views[0].rows:
+    kinds = resnet20()[1].kinds
+    assert {row[1] for row in charts["widths"].views[0].rows} == {"stream", "inner", "output"}
+    for name, kind, width, left, *_ in charts["widths"].views[0].rows:
+        assert kind == kinds[name]
         assert width == resnet20()[2].dense[name]
         assert left == kept.get(name, width)
 

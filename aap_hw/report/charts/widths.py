@@ -10,7 +10,7 @@ def widths_chart(story: Story) -> Chart:
     """Width of every group before and after."""
     names = [group.name for group in story.groups]
     frozen = [group for group in story.groups if group.frozen]
-    notes = [f"{g.kept} of {g.width} kept ({g.kept / g.width:.0%}){_frozen_text(g)}" for g in story.groups]
+    notes = [f"{_kind_text(g)}{g.kept} of {g.width} kept ({g.kept / g.width:.0%}){_note_text(g)}" for g in story.groups]
     common = {"type": "bar", "orientation": "h", "y": names, "customdata": notes}
     hover = "%{y}<br>%{customdata}<extra></extra>"
     kept, total = sum(g.kept for g in story.groups), sum(g.width for g in story.groups)
@@ -31,15 +31,28 @@ def widths_chart(story: Story) -> Chart:
             "xaxis": axis("channels", rangemode="tozero"),
             "yaxis": group_axis(names),
         },
-        headings=("group", "unpruned", "kept", "share", "frozen because"),
-        rows=[(g.name, g.width, g.kept, f"{g.kept / g.width:.0%}", g.frozen or "") for g in story.groups],
+        headings=("group", "kind", "unpruned", "kept", "share", "note"),
+        rows=[(g.name, g.kind, g.width, g.kept, f"{g.kept / g.width:.0%}", _note(g)) for g in story.groups],
     )  # fmt: skip
-    note = "Channels of each group before and after. Grey groups are frozen, for the reason given."
+    note = "Channels of each group before and after, with their kind. Grey groups are frozen, for the reason given."
     return Chart("widths", "Widths before and after", note, [view], height=list_height(len(names)))
 
 
-def _frozen_text(group: Group) -> str:
-    return f"<br>frozen: {_wrapped(group.frozen)}" if group.frozen else ""
+def _kind_text(group: Group) -> str:
+    return f"{group.kind}: " if group.kind else ""
+
+
+def _note(group: Group) -> str:
+    """As `plan` has it beside a group."""
+    if group.frozen:
+        return f"frozen: {group.frozen}"
+    if not group.kept:
+        return "branch removed"
+    return f"renormalised: {group.renormalised}" if group.renormalised and group.kept < group.width else ""
+
+
+def _note_text(group: Group) -> str:
+    return f"<br>{_wrapped(note)}" if (note := _note(group)) else ""
 
 
 def _wrapped(text: str, width: int = 60) -> str:
