@@ -32,7 +32,9 @@ BATCH, HEIGHT, WIDTH = 2, 6, 9
 # Those with a file of tests of their own.
 ELSEWHERE = {"attention", "axis_softmax", "matmul", "reduce", "gather", "grid_sample", "resize", "strided_copy"}
 ELSEWHERE |= {"argsort", "cumsum", "take_along"}
-LIGHT_KERNELS = {op for op, family in FAMILIES.items() if family.weight is None} - {*LIBRARIES} - ELSEWHERE
+# Of bytes only.
+BYTES = {"quantize", "dequantize"}
+LIGHT_KERNELS = {op for op, family in FAMILIES.items() if family.weight is None} - {*LIBRARIES} - ELSEWHERE - BYTES
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def test_activation_is_exact_to_a_millionth_over_the_whole_range(
 def test_every_light_kernel_is_tried_here() -> None:
     by_themselves = set(re.findall(r'KernelKey.make\("(\w+)"', Path(__file__).read_text()))
     assert {case.name for case in CASES} | by_themselves >= LIGHT_KERNELS
-    assert set(cpu.KERNELS) == set(gpu.KERNELS) == FAMILIES.keys() - {*LIBRARIES}
+    assert set(cpu.KERNELS) == set(gpu.KERNELS) == FAMILIES.keys() - {*LIBRARIES} - BYTES
 
 
 @pytest.mark.parametrize("name", ["relu", "add"])

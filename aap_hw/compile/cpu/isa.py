@@ -6,7 +6,7 @@ saturates on the way. One packing of weights serves all: four inputs of a channe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,3 +150,38 @@ def _products(lanes: int) -> DotProduct:
         return total + T.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.aarch64.neon.saddlp.v4i32.v8i16", pairs)
 
     return DotProduct(add, working=3, shift=128)
+
+
+def to_bytes(values: Sequence[Any], zero: Any, lanes: int, target: CpuTarget) -> Any:
+    """Four vectors of float32 as one of uint8: rounded to the nearest, of two to the even one, and ``zero`` added.
+
+    What is beyond 0 and 255 becomes these. Of each 128 bits the bytes of the first vector come first, then those of the
+    second, and so on. ``zero`` is an int16.
+    """
+    bits, is_arm = 32 * lanes, _has(target, "neon")
+    whole = [T.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.lrint.v{lanes}i32.v{lanes}f32", each) for each in values]
+    if is_arm:
+        pairs = [_joined("int16x4", "llvm.aarch64.neon.sqxtn.v4i16", whole[i : i + 2]) for i in (0, 2)]
+    else:
+        pairs = [T.call_llvm_pure_intrin(f"int16x{2 * lanes}", PACK[bits][0], *whole[i : i + 2]) for i in (0, 2)]
+    sums = [_saturated_sum(each, spread(zero, 2 * lanes), 2 * lanes) for each in pairs]
+    if is_arm:
+        return _joined("uint8x8", "llvm.aarch64.neon.sqxtun.v8i8", sums)
+    return T.reinterpret(f"uint8x{4 * lanes}", T.call_llvm_pure_intrin(f"int8x{4 * lanes}", PACK[bits][1], *sums))
+
+
+PACK = {
+    128: ("llvm.x86.sse2.packssdw.128", "llvm.x86.sse2.packuswb.128"),
+    256: ("llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb"),
+    AVX512_BITS: ("llvm.x86.avx512.packssdw.512", "llvm.x86.avx512.packuswb.512"),
+}
+
+
+def _saturated_sum(one: Any, other: Any, lanes: int) -> Any:
+    return T.call_llvm_pure_intrin(f"int16x{lanes}", f"llvm.sadd.sat.v{lanes}i16", one, other)
+
+
+def _joined(type_: str, name: str, vectors: Sequence[Any]) -> Any:
+    """Narrower vectors side by side."""
+    narrow = [T.call_llvm_pure_intrin(type_, name, each) for each in vectors]
+    return tirx.Shuffle(narrow, list(range(len(narrow) * int(type_.rpartition("x")[2]))))

@@ -17,16 +17,17 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.function import KernelFunction
-from aap_hw.compile.code.quantized import Number
+from aap_hw.compile.code.quantized import Number, unclipped
 from aap_hw.compile.cpu.depthwise import repeated
-from aap_hw.compile.cpu.emit import Steps, lane_loop, loop, registers, store, vector
+from aap_hw.compile.cpu.emit import Steps, lane_loop, loop, registers, spread, store, vector
 from aap_hw.compile.cpu.int8.convolution import widened
 from aap_hw.compile.cpu.int8.epilogue import finished, quantized_kernel
-from aap_hw.compile.cpu.isa import GROUP, DotProduct, dot_product
+from aap_hw.compile.cpu.isa import GROUP, DotProduct, dot_product, to_bytes
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
 from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.errors import UserError
 
@@ -182,6 +183,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     along, border, pitch = Steps(shape.out_width, length), Border.of(shape), max(channels, GROUP)
     plain = Border(shape.batch, shape.size, planar=shape.planar)
     is_repeated = width_in != channels
+    is_plain = block.vectors == GROUP and key.types.made == "uint8" and {*unclipped(key)} <= {"bias"}
     height, width = border.around
     packed, order, size = packing(address, target), plan.order, block.lanes * GROUP
 
@@ -189,6 +191,8 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
         *residual, weights, starts, factors, numbers, output = others
         whole = {n: T.bind(numbers[int(n)]) for n in Number}
         zero = T.bind(T.Cast(image.dtype, whole[Number.ZERO_READ]))
+        zero_made = T.bind(T.Cast("int16", whole[Number.ZERO_MADE]))
+        lowest = T.bind(T.Cast("uint8", whole[Number.ZERO_MADE] + whole[Number.LOWEST]))
         if is_repeated:
             image = padded_image(image, plain, width_in, target)
             image = repeated(image, shape, width_in, width_in, channels // width_in, target)
@@ -197,9 +201,24 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
         if channels < GROUP:
             source = widened(source, shape.batch * height * width, channels, target)
 
+        def bytes_of(totals: Sequence[Any], first: Any, factors: Any) -> Any:
+            """The sums of a block as bytes, if nothing but bounds stands between."""
+            lanes, values = block.lanes, list[Any]()
+            for v, total in enumerate(totals):
+                factor, offset = (vector(factors, begin + first + v * lanes, lanes) for begin in (0, len(order)))
+                value = T.Cast(f"{FLOAT32}x{lanes}", total) * factor + offset
+                values.append(T.min(value, spread(whole[Number.HIGHEST], lanes)))
+            made = to_bytes(values, zero_made, lanes, target)
+            return T.max(made, spread(lowest, block.channels))
+
         def pixel_done(sums: Any, p: int, step: Any, c: Any, pixel: Any) -> None:
             """Write the outputs of one pixel of a tile."""
             at = T.bind(pixel * channels + c)
+            if is_plain:
+                places = [(p * block.vectors + v) * block.lanes for v in range(block.vectors)]
+                totals = [vector(sums, place, block.lanes) for place in places]
+                store(output, bytes_of(totals, step * block.channels, factors), at, block.channels)
+                return
             made = registers(block.channels, key.types.made)
             for v in range(block.vectors):
                 first = T.bind(step * block.channels + v * block.lanes)
