@@ -3,10 +3,14 @@
 The width of a head is then a share of the width of the embedding, and neither can be cut alone. If channel j of every
 head goes together with channel j of every part of the embedding, the code's own arithmetic is right again. That is
 tried where a view does not follow by itself, before its channels are frozen.
+
+So are slices that take a share of what they slice, such as a half: ``x[:, : x.shape[1] // 2]`` is right if channel j of
+every share goes together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch.fx import Node
@@ -20,6 +24,7 @@ from aap_hw.graph.walk.labels import IntArray
 
 _LAYERS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 _COUNTED = "is reshaped to lengths that are counted on other channels"
+_SHARED = "is taken apart at shares of its length"
 
 
 def tie_to_what_is_read(labelling: Labelling, grouping: Grouping, views: Sequence[Node]) -> bool:
@@ -32,6 +37,22 @@ def tie_to_what_is_read(labelling: Labelling, grouping: Grouping, views: Sequenc
             if read is not None and width_of_ids(read, grouping).terms:
                 labelling.partition.tie(read.reshape(-1, number), ids[None], explain(_COUNTED, literal.node))
                 found = True
+    return found
+
+
+def tie_equal_parts(labelling: Labelling, slices: Sequence[Node]) -> bool:
+    """Tie the shares of what slices take apart, if they begin and end at multiples of one; whether there are any."""
+    found = False
+    for literal in labelling.literals:
+        call = Call(literal.node)
+        if literal.node not in slices or call.name != "slice" or not literal.counts:
+            continue
+        ids = labelling.of(call.first).ids.ravel()
+        share = math.gcd(ids.size, *(number for number, _ in literal.counts))
+        if 1 < share < ids.size:
+            parts = ids.reshape(-1, share)
+            labelling.partition.tie(parts, parts[:1], explain(_SHARED, literal.node))
+            found = True
     return found
 
 

@@ -2,8 +2,8 @@
 
 ``x.split(self.width, 1)`` shows up in an exported program as a split by 26. Which attribute the 26 came from is read
 off the source around the line that export recorded, and its value after a cut is set by `surgery`. That is a
-conjecture: `trial` cuts a little and looks whether the program then is what was predicted. A number that no attribute
-explains freezes the channels that it counts.
+conjecture: `trial` cuts a little and looks whether the program then is what was predicted. So it does with a number
+that no attribute explains, as the code may have asked a tensor for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from aap_hw.graph.groups.widths import WidthExpr, width_of_ids
 from aap_hw.graph.program.source import own_frames
 from aap_hw.graph.program.syntax import functions_of, read_of_self, statement_at
 from aap_hw.graph.trial.view_lengths import follower
-from aap_hw.graph.walk.labels import IntArray
 from aap_hw.graph.walk.noted import Divided, Literal
 
 # An attribute may be this many times the number that is passed: ``x.split(self.expanded // 2, 1)``.
@@ -58,47 +57,23 @@ class Attribute:
         setattr(model.get_submodule(self.module), self.name, self.sequence(numbers) if self.sequence else numbers[0])
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """Where the numbers of a literal come from.
-
-    Parameters
-    ----------
-    attributes
-        Those that have to change with a width.
-    unexplained
-        Atoms that are counted by a number of which nothing is known.
-    """
-
-    attributes: tuple[Attribute, ...] = ()
-    unexplained: tuple[IntArray, ...] = ()
-
-
-def explain_literal(literal: Literal, model: nn.Module, grouping: Grouping) -> Explanation:
-    """Look for the attributes behind the numbers that change with a width."""
+def attributes_behind(literal: Literal, model: nn.Module, grouping: Grouping) -> tuple[Attribute, ...]:
+    """The attributes that the numbers come from which change with a width; none if nothing is known of these."""
     numbers = [(number, width_of_ids(ids, grouping)) for number, ids in literal.counts]
-    changing = [i for i, (_, count) in enumerate(numbers) if count.terms]
-    if not changing:
-        return Explanation()
+    if not any(count.terms for _, count in numbers):
+        return ()
     if literal.dim is not None:
-        return _explained_length(literal, numbers[0][1], literal.dim, model)
+        return _of_length(literal, numbers[0][1], literal.dim, model)
     known = _derived(numbers)
     for path in _modules_around(literal.node):
         if (module := _module_at(model, path)) is None:
             continue
         for names in [*_names_around(literal.node), _names_in_class(type(module))]:
             values = {name: getattr(module, name, None) for name in names}
-            found = {
-                name: attribute
-                for name, value in values.items()
-                if (attribute := _counting(path, name, value, known, numbers)) is not None
-            }
-            if found:
-                plain = {value for name, value in values.items() if name in found and type(value) is int}
-                is_complete = len(plain) < len(found) or any(value not in dict(numbers) for value in plain)
-                left = [literal.counts[i][1] for i in changing if not is_complete and numbers[i][0] not in plain]
-                return Explanation(tuple(found.values()), tuple(left))
-    return Explanation(unexplained=tuple(literal.counts[i][1] for i in changing))
+            found = [_counting(path, name, value, known, numbers) for name, value in values.items()]
+            if any(found):
+                return tuple(filter(None, found))
+    return ()
 
 
 def scale_attributes(divided: Divided, width: WidthExpr, model: nn.Module) -> Iterable[ScaleAttribute]:
@@ -110,14 +85,14 @@ def scale_attributes(divided: Divided, width: WidthExpr, model: nn.Module) -> It
                 yield ScaleAttribute(path, name, width)
 
 
-def _explained_length(literal: Literal, count: WidthExpr, dim: int, model: nn.Module) -> Explanation:
+def _of_length(literal: Literal, count: WidthExpr, dim: int, model: nn.Module) -> tuple[Attribute, ...]:
     """The attribute that a length of a view comes from; if there is none, the length may follow by itself."""
     for path in _modules_around(literal.node):
         module = _module_at(model, path)
         found = None if module is None else follower(literal.node, dim, literal.counts[0][1], count, module)
         if found is not None:
-            return Explanation((Attribute(path, found.name, (found.count,), None),))
-    return Explanation()
+            return (Attribute(path, found.name, (found.count,), None),)
+    return ()
 
 
 def _module_at(model: nn.Module, path: str) -> nn.Module | None:

@@ -22,9 +22,9 @@ from aap_hw.graph.groups.groups import Grouping, find_groups
 from aap_hw.graph.groups.widths import width_of_ids
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.source import explain, own_frames
-from aap_hw.graph.trial.counted import tie_to_what_is_read
+from aap_hw.graph.trial.counted import tie_equal_parts, tie_to_what_is_read
 from aap_hw.graph.trial.culprits import freeze_culprit
-from aap_hw.graph.trial.literals import Attribute, Explanation, explain_literal, scale_attributes
+from aap_hw.graph.trial.literals import Attribute, attributes_behind, scale_attributes
 from aap_hw.graph.trial.roots import take_up
 from aap_hw.graph.trial.surprises import NEW, Exporter, Settled, Surprise, Trials, values
 from aap_hw.graph.walk.labelling import Labelling
@@ -83,9 +83,12 @@ def _tried(labelling: Labelling, trials: Trials, ran: nn.Module) -> tuple[Settle
 def _follow_when_tied(
     labelling: Labelling, grouping: Grouping, trials: Trials, blamed: Sequence[Node], ran: nn.Module
 ) -> bool:
-    """Whether views come out as predicted once their channels are cut with those that the layers before them read."""
+    """Whether nodes come out as predicted once more channels are cut together.
+
+    Those of views with the ones that the layers before them read, and the halves or thirds that slices take.
+    """
     before = labelling.partition.mark()
-    if tie_to_what_is_read(labelling, grouping, blamed):
+    if tie_to_what_is_read(labelling, grouping, blamed) or tie_equal_parts(labelling, blamed):
         settled, surprise = _tried(labelling, trials, ran)
         others = [] if surprise is None else _blamed(labelling, settled.grouping, surprise)
         if surprise is None or (others and not set(others) & set(blamed)):
@@ -95,29 +98,29 @@ def _follow_when_tied(
 
 
 def _with_attributes(labelling: Labelling, ran: nn.Module) -> Settled:
-    """Group, and freeze what numbers count that no attribute explains, until all that is left are explained."""
+    """Group, and look for the attributes that numbers come from, until none counts channels of several fates.
+
+    A number that no attribute explains may be one that the code asks a tensor for: the trial tells.
+    """
     while True:
         grouping = find_groups(labelling)
-        explained = [(literal, explain_literal(literal, ran, grouping)) for literal in labelling.literals]
-        lost = [
-            (literal, ids) for literal, explanation in explained if not literal.asked for ids in explanation.unexplained
-        ]
-        for literal, ids in lost:
-            labelling.partition.freeze(ids, explain(_LITERAL, literal.node))
-        if not lost and not _tied_by_one_number(labelling, explained, ran):
-            found = {(a.module, a.name): a for _, explanation in explained for a in explanation.attributes}
+        explained = [(literal, attributes_behind(literal, ran, grouping)) for literal in labelling.literals]
+        if not _tied_by_one_number(labelling, explained, ran):
+            found = {(a.module, a.name): a for _, attributes in explained for a in attributes}
             divided = [(each, width_of_ids(each.ids, grouping)) for each in labelling.divided]
             rescalings = tuple(Rescaling(each.rows, width) for each, width in divided if width.terms)
             scales = [scale for each, width in divided if width.terms for scale in scale_attributes(each, width, ran)]
             return Settled(grouping, (*found.values(), *scales), rescalings)
 
 
-def _tied_by_one_number(labelling: Labelling, explained: Sequence[tuple[Literal, Explanation]], ran: nn.Module) -> bool:
+def _tied_by_one_number(
+    labelling: Labelling, explained: Sequence[tuple[Literal, tuple[Attribute, ...]]], ran: nn.Module
+) -> bool:
     """Whether one attribute counts several sets of channels, which have to be cut together, then."""
     first: dict[tuple[str, str], tuple[Attribute, IntArray]] = {}
     is_new = False
-    for literal, explanation in explained:
-        for attribute in explanation.attributes:
+    for literal, attributes in explained:
+        for attribute in attributes:
             value = getattr(ran.get_submodule(attribute.module), attribute.name)
             counted = next((ids for number, ids in literal.counts if number == value), None)
             if counted is None:

@@ -208,9 +208,9 @@ class Labelling:
         """Note that the model's own code may hold a channel count as a number here: to be tried out."""
         self.doubtful.append(call.node)
 
-    def literal(self, call: Call, counts: Sequence[tuple[int, IntArray]], *, asked: bool = False) -> None:
+    def literal(self, call: Call, counts: Sequence[tuple[int, IntArray]]) -> None:
         """Note that numbers which the code passes count atoms, so that they must follow when these are cut."""
-        self.literals.append(Literal(call.node, tuple(counts), asked=asked))
+        self.literals.append(Literal(call.node, tuple(counts)))
         self.doubt(call)
 
     def length(self, call: Call, dim: int, number: int, ids: IntArray) -> None:

@@ -38,14 +38,11 @@ class Literal:
         Pairs of a number that it gets and the atoms that the number counts.
     dim
         Which length of a view the only number is: the code may ask a tensor for it, so that it follows by itself.
-    asked
-        Whether the code may as well have asked a tensor for them, so that no attribute need be behind them.
     """
 
     node: Node
     counts: tuple[tuple[int, IntArray], ...]
     dim: int | None = None
-    asked: bool = False
 
 
 @dataclass(frozen=True)

@@ -289,6 +289,18 @@ class NormedFilters(Construct):
         return self.a(x)
 
 
+class BiasOfWhichAPartIsZero(Construct):
+    """As of the keys in Swin Transformer V2; where the part begins, the code asks the bias."""
+
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 12, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        bias = self.a.bias.clone()
+        bias[bias.numel() // 2 :].zero_()
+        return F.conv2d(x, self.a.weight, bias)
+
+
 class BlurWithFixedFilters(Construct):
     """Filters in a buffer, one per channel; how many there are is an attribute."""
 

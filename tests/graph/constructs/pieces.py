@@ -124,6 +124,25 @@ class SliceFromTheEnd(Construct):
         return x[:, -self.tail :]
 
 
+class SlicesOfHalves(Construct):
+    """Where the halves meet, the code asks the tensor."""
+
+    def between(self, x: Tensor) -> Tensor:
+        half = x.shape[1] // 2
+        return torch.cat([x[:, half:], x[:, :half]], 1)
+
+
+class SlicesOfWhatAnotherHas(Construct):
+    """A piece is as long as another tensor."""
+
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 5, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return torch.cat([x[:, : y.size(1)] + y, x[:, y.size(1) :]], 1)
+
+
 class SliceOfPixels(Construct):
     def between(self, x: Tensor) -> Tensor:
         return x[:, :, 1:7:2, :-1]

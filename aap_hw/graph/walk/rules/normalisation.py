@@ -52,7 +52,7 @@ def over_last_axes(state: Labelling, call: Call) -> Result:
         # Of PyTorch's layers `surgery` knows the shape by the weight.
         fixed = [(size, np.full(size, NO_ATOM)) for size in sizes]
         fixed[dim - first] = (sizes[dim - first], channels)
-        state.literal(call, fixed, asked=True)
+        state.literal(call, fixed)
     state.renormalise(labels, call)
     return labels
 

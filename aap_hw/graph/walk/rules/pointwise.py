@@ -75,12 +75,14 @@ def merge(state: Labelling, call: Call, labels: Sequence[Labels], shapes: Sequen
     "detach",
     "dropout",
     "feature_dropout",
+    "fill",
     "full_like",
     "lift_fresh_copy",
     "ones_like",
     "to",
     "_to_copy",
     "type_as",
+    "zero",
     "zeros_like",
 )
 def same(state: Labelling, call: Call) -> Result:
