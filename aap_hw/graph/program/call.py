@@ -45,7 +45,7 @@ class Call:
     Attributes
     ----------
     name
-        Name of the aten op without namespace, overload and the underscore of in-place variants;
+        Name of an op of aten or torchvision without namespace, overload and the underscore of in-place variants;
         ``"getitem"``; or ``""`` for what is neither.
     pointwise
         Whether each element of the result depends only on the elements at its position.
@@ -70,7 +70,7 @@ class Call:
                     value = argument.default_value
                 self._arguments[argument.name] = value
             namespace, _, name = schema.name.partition("::")
-            if namespace == "aten":
+            if namespace in ("aten", "torchvision"):
                 self.name = name if name.startswith("__") else name.removesuffix("_")
                 tagged = torch.Tag.pointwise in getattr(node.target, "tags", ())
                 self.pointwise = tagged or self.name in POINTWISE_WITHOUT_TAG

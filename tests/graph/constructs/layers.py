@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torchvision.ops import DeformConv2d
 
 from tests.graph.constructs.base import Construct
 from tests.graph.nets import conv
@@ -77,6 +78,18 @@ class Convolution3d(Construct):
 
     def between(self, x: Tensor) -> Tensor:
         return self.norm(self.a(torch.stack([x, x.tanh()], 2))).squeeze(2)
+
+
+class DeformableConvolution(Construct):
+    channels = 10
+    frozen = ("where", "how_much")
+
+    def layers(self) -> None:
+        self.where, self.how_much = nn.Conv2d(12, 18, 3, padding=1), nn.Conv2d(12, 9, 3, padding=1)
+        self.a = DeformConv2d(12, 10, 3, padding=1)
+
+    def between(self, x: Tensor) -> Tensor:
+        return F.relu(self.a(x, self.where(x), self.how_much(x).sigmoid()))
 
 
 class TransposedConvolution(Construct):

@@ -75,6 +75,18 @@ def transposed_convolution(state: Labelling, call: Call) -> Result:
     return _made(state, call, made, rank, channel_dim)
 
 
+@rule("deform_conv2d")
+def deformable_convolution(state: Labelling, call: Call) -> Result:
+    """A dense convolution whose taps are moved; of what says where to nothing can go."""
+    name = state.weight_name(call["weight"])
+    if name is None or call["groups"] != 1 or call["offset_groups"] != 1:
+        return state.not_understood(call)
+    for argument in ("offset", "mask"):
+        state.freeze(state.of(call[argument]), "says where an image is read", call)
+    _read(state, call, state.channels(call["input"], 1, call), 1)
+    return _made(state, call, state.parameter_axis(name, 0, "out"), 4, 1)
+
+
 @rule("_weight_norm")
 def weight_norm(state: Labelling, call: Call) -> Result:
     """Each filter is brought to a length of its own: as to labels, it is multiplied with a number."""
