@@ -7,10 +7,16 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.observer import HistogramObserver, PerChannelMinMaxObserver
-from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+from torchao.quantization.pt2e.quantizer import (
+    QuantizationAnnotation,
+    QuantizationSpec,
+    QuantizationSpecBase,
+    Quantizer,
+    SharedQuantizationSpec,
+)
 
 from aap_hw.compile.front.partition import partition
-from aap_hw.compile.front.precision import weights_in_int8
+from aap_hw.compile.front.precision import values_of_one_scale, weights_in_int8
 from aap_hw.compile.keys.precision import INT8
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.call import Call
@@ -49,6 +55,7 @@ class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
     def __init__(self, inputs: Tensors) -> None:
         self._inputs = inputs
         self._values: frozenset[str] = frozenset()
+        self._alike: tuple[frozenset[str], ...] = ()
         self._weights: frozenset[str] = frozenset()
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
@@ -56,19 +63,26 @@ class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
         graph = ChannelGraph.trace(GraphModule(model, model.graph), self._inputs)
         network = partition(graph, INT8)
         self._values, self._weights = frozenset(network.scaled.values()), weights_in_int8(network)
+        self._alike = values_of_one_scale(network)
         return graph.program.module(check_guards=False)
 
     def annotate(self, model: GraphModule) -> GraphModule:
         """Mark nodes for torchao."""
+        first: dict[frozenset[str], Node] = {}  # of the values of one scale
         for node in model.graph.nodes:
             weight = Call(node).get("weight") if node.op == "call_function" else None
             is_held = isinstance(weight, Node) and name_of(weight) in self._weights
             node.meta["quantization_annotation"] = QuantizationAnnotation(
                 input_qspec_map={weight: WEIGHTS} if is_held else {},
-                output_qspec=VALUES if node.name in self._values else None,
+                output_qspec=self._specification(node, first) if node.name in self._values else None,
                 _annotated=True,
             )
         return model
+
+    def _specification(self, node: Node, first: dict[frozenset[str], Node]) -> QuantizationSpecBase:
+        alike = next((each for each in self._alike if node.name in each), frozenset({node.name}))
+        leader = first.setdefault(alike, node)
+        return VALUES if leader is node else SharedQuantizationSpec(leader)
 
     def validate(self, model: GraphModule) -> None:
         """Nothing that was marked can be wrong."""

@@ -89,7 +89,7 @@ class _Reading:
         if (lowest, highest) != numbers or _operator(back) != "dequantize_per_tensor":
             raise UserError(f"the value {value.name} is not quantised to all numbers of 8 bits with one scale")
         found = Scale(scale[0], zero_point[0] - shift)
-        if any(not _operator(user).startswith("quantize") for user in value.users):
+        if value.name not in self.values and any(not _operator(user).startswith("quantize") for user in value.users):
             raise UserError(f"the value {value.name} is read both as it is and quantised, which no int8 kernel makes")
         if self.values.setdefault(value.name, found) != found:
             raise UserError(f"the value {value.name} is quantised in two ways, and a kernel makes only one")

@@ -33,8 +33,8 @@ class Residual(nn.Module):
         self.head = nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.stem_bn(self.stem(x))), 2)
-        x = F.relu(self.conv_bn(self.conv(x)) + x)
+        x = F.relu(self.stem_bn(self.stem(x)))
+        x = F.max_pool2d(F.relu(self.conv_bn(self.conv(x)) + x), 2)
         x = F.hardswish(self.depthwise(x))
         x = F.adaptive_avg_pool2d(x, 1).flatten(1)
         return self.head(F.dropout(x, 0.5, self.training))

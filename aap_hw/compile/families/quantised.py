@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aap_hw.compile.families.elementwise import ACTIVATIONS
 from aap_hw.compile.families.family import FAMILIES, Family, Shape, image_shape, nothing
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
@@ -9,16 +10,17 @@ from aap_hw.compile.keys.key import KernelKey
 # Most of a network's time: what these read is quantised for their sake.
 WEIGHTED = frozenset(("conv2d", "depthwise_conv2d", "linear"))
 # In int8 where all that they read is quantised anyway.
-LIGHT: frozenset[str] = frozenset()
-# Each value that they make is one that they read, so both have one scale. Not all of them have a form in int8.
+LIGHT = frozenset(
+    ("add", "mul", "scale_channels", "avg_pool2d", "sum_pool2d", "global_avg_pool2d", "concat", *ACTIVATIONS)
+)
+# Each value that they make is one that they read, so all of these have one scale.
 MOVING = frozenset(("to_nhwc", "to_nchw", "strided_copy", "flatten", "channel_shuffle", "channel_slice", "subsample"))
-MOVING |= {"max_pool2d"}
-MOVING_IN_INT8: frozenset[str] = frozenset()
+MOVING |= {"interleave", "max_pool2d"}
 
 
 def has_int8_form(key: KernelKey) -> bool:
     """Whether there is a kernel of this operator that reads bytes."""
-    return key.op in WEIGHTED | LIGHT | MOVING_IN_INT8
+    return key.op in WEIGHTED | LIGHT | MOVING and "affine" not in key.epilogue
 
 
 def _same(address: Address) -> Shape:

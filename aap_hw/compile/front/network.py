@@ -17,6 +17,7 @@ from aap_hw.compile.families import (
     slow,
     weight_elements,
 )
+from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
@@ -125,7 +126,8 @@ class Network:
 
     ``dense`` gives every channel group its full width. ``fixed`` gives the reasons for groups that must keep it because
     some kernel cannot follow their widths, although the graph could be cut there. ``scaled`` names for each value that
-    is stored as bytes the one of the program whose scale it has.
+    is stored as bytes the one whose scale it has. These scales, and those of the weights, are in ``quantisation`` once
+    they are known; before that a network can only be timed.
     """
 
     kernels: tuple[Kernel, ...]
@@ -134,6 +136,7 @@ class Network:
     dense: Mapping[str, int]
     fixed: Mapping[str, str] = field(default_factory=dict)
     scaled: Mapping[str, str] = field(default_factory=dict)
+    quantisation: Quantisation | None = None
 
     def described(self, key: KernelKey) -> str:
         """The name in messages of the first kernel with a key."""

@@ -8,11 +8,11 @@ table holds like all others.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from aap_hw.compile.families import family_of
-from aap_hw.compile.families.quantised import LIGHT, MOVING, WEIGHTED, has_int8_form
+from aap_hw.compile.families.quantised import MOVING, WEIGHTED, has_int8_form
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.keys.address import Address
@@ -28,24 +28,36 @@ def with_int8(network: Network, quantisation: Quantisation | None = None) -> Net
     """
     if quantisation is None:
         return _Rewriting(network, dict.fromkeys(values_in_int8(network)), None).result()
-    return _Rewriting(network, quantisation.values, quantisation.weights).result()
+    rewritten = _Rewriting(network, quantisation.values, quantisation.weights).result()
+    return replace(rewritten, quantisation=quantisation)
 
 
 def values_in_int8(network: Network) -> frozenset[str]:
     """The values whose storing as bytes lets every kernel be in int8 that gains by it."""
     makers = {kernel.name: kernel for kernel in network.kernels}
-    able: set[str] = set()  # names of kernels whose result comes from a kernel with a form in int8
+    able: set[str] = set()  # names of what kernels make that have a form in int8
+
+    def origins(kernel: Kernel) -> set[str]:
+        return {_origin(name, makers) for name in kernel.inputs}
+
     for kernel in network.kernels:
-        if _is_weighted(kernel) or (
-            kernel.key.op in LIGHT | MOVING and all(_origin(name, makers) in able for name in kernel.inputs)
-        ):
+        is_led = has_int8_form(kernel.key) and not _is_weighted(kernel) and origins(kernel) <= able
+        if (_is_weighted(kernel) or is_led) and not kernel.constants:
             able.add(kernel.name)
     found: set[str] = set()
     for kernel in reversed(network.kernels):
-        is_asked_for = kernel.key.op in LIGHT and kernel.name in able & found
-        if _is_weighted(kernel) or is_asked_for:
-            found.update(_origin(name, makers) for name in kernel.inputs)
+        is_asked_for = kernel.name in able & found
+        if (_is_weighted(kernel) or is_asked_for) and all(
+            name in able or name not in makers or _lies_in_vectors(makers[name]) for name in origins(kernel)
+        ):
+            found |= origins(kernel)
     return frozenset(found)
+
+
+def values_of_one_scale(network: Network) -> tuple[frozenset[str], ...]:
+    """Values of the program that kernels in int8 put side by side as they are, so that they must have one scale."""
+    joined = [k for k in network.kernels if k.key.op in MOVING and k.key.precision == INT8 and len(k.inputs) > 1]
+    return _merged(frozenset(network.scaled[name] for name in (k.name, *k.inputs)) for k in joined)
 
 
 def weights_in_int8(network: Network) -> frozenset[str]:
@@ -64,6 +76,27 @@ def _origin(name: str, makers: Mapping[str, Kernel], scaled: Collection[str] = (
             break
         name = maker.inputs[0]
     return name
+
+
+def _made(kernel: Kernel, width: int) -> tuple[int, ...]:
+    """Shape of what a kernel makes at some width."""
+    return family_of(kernel.key).output(Address(kernel.key, (width,) * len(kernel.widths)))
+
+
+def _lies_in_vectors(kernel: Kernel) -> bool:
+    """Whether what a kernel makes is (N, ..., C), with the width that it makes as C."""
+    one, two = _made(kernel, 1), _made(kernel, 2)
+    return two == (*one[:-1], 2 * one[-1])
+
+
+def _merged(sets: Iterable[frozenset[str]]) -> tuple[frozenset[str], ...]:
+    """Sets of which those that share something are one."""
+    apart: list[frozenset[str]] = []
+    for each in sets:
+        met = [other for other in apart if other & each]
+        apart = [other for other in apart if not other & each]
+        apart.append(each.union(*met))
+    return tuple(apart)
 
 
 class _Rewriting:
@@ -119,7 +152,8 @@ class _Rewriting:
         if not has_int8_form(kernel.key) or not kernel.inputs or not all(map(self._is_quantised, kernel.inputs)):
             return False
         if kernel.key.op in MOVING:
-            return all(self._scale(name) == self._scale(kernel.name) for name in kernel.inputs)
+            is_stored = self._is_quantised(kernel.name)
+            return is_stored and all(self._scale(name) == self._scale(kernel.name) for name in kernel.inputs)
         return not _is_weighted(kernel) or self._weights is None or kernel.weight in self._weights
 
     def _is_quantised(self, name: str) -> bool:
@@ -164,7 +198,7 @@ class _Rewriting:
             key = KernelKey.make(op, size, shape[0], layout=layout)
         else:
             maker = self._makers[value]
-            shape, width = family_of(maker.key).output(Address(maker.key, (1,) * len(maker.widths))), maker.width_out
+            shape, width = _made(maker, 1), maker.width_out
             size = shape[1:-1] if len(shape) == 4 else _rows(shape[1:-1])
             key = KernelKey.make(op, size, shape[0])
         return Kernel(made, key.at_precision(precision), (read,), (width, width))

@@ -23,12 +23,14 @@ from aap_hw.compile.families.slow import NoCode
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.program import is_of_shape, state_names
+from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import FLOAT32
+from aap_hw.compile.keys.precision import FLOAT32, INT8
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.compile.library.folding import folded_weights
 from aap_hw.compile.library.linking import command_of
+from aap_hw.compile.library.quantised import quantised
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.calling import Names
@@ -37,11 +39,17 @@ from aap_hw.graph.program.source import explain
 
 
 def compile_network(
-    model: nn.Module, example: Batch, target: DeviceTarget, library: Path, names: Names = ()
+    model: nn.Module,
+    example: Batch,
+    target: DeviceTarget,
+    library: Path,
+    names: Names = (),
+    quantisation: Quantisation | None = None,
 ) -> Network:
     """Compile ``model`` for inputs of the shapes of ``example`` and write the shared library.
 
-    Returns the network that was compiled. The model is read in evaluation mode and left untouched.
+    Returns the network that was compiled. The model is read in evaluation mode and left untouched. With a
+    ``quantisation`` of its values and weights, all kernels are in int8 that can be.
 
     Raises
     ------
@@ -49,7 +57,7 @@ def compile_network(
     """
     command_of(target.host)  # told before the work
     graph = ChannelGraph.trace(model, tensors_of(example), names)
-    network = partition(graph)
+    network = partition(graph, FLOAT32 if quantisation is None else INT8, quantisation)
     state = state_of(graph.program)
     export_library(lower_network(network, network.dense, state, target), target, library)
     return network
@@ -73,7 +81,11 @@ def lower_network(
                     name = f"{address.key.op.replace('.', '_')}_{len(functions)}"
                     functions[address] = (builder.add_func(function.code, name), function)
                 code, function = functions[address]
-                activations, constants = iter(kernel.inputs), _constants(kernel, function, state)
+                activations = iter(kernel.inputs)
+                if function.quantized is not None:
+                    constants = iter(function.quantized(quantised(kernel, network, state)))
+                else:
+                    constants = _constants(kernel, function, state)
                 arguments = [
                     _constant(next(constants).reshape(argument.shape))
                     if argument.role in (*CONSTANTS, "literal")

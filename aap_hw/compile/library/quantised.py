@@ -1,0 +1,40 @@
+"""What a kernel in int8 holds of a model: its weights as int8, and the scales of what it reads and makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from aap_hw.compile.code.quantized import Quantized
+from aap_hw.compile.front.network import Kernel, Network
+from aap_hw.compile.library.folding import folded, weight_of
+
+_LARGEST_WEIGHT = 127
+
+
+def quantised(kernel: Kernel, network: Network, state: Mapping[str, torch.Tensor]) -> Quantized:
+    """The weights and scales of a kernel, with its batch normalisation folded into the scales.
+
+    y = s (w x + b - mean) + beta, and w = q * scale, so that the weights q stay as they are, and their scales become
+    s * scale.
+    """
+    quantisation = network.quantisation
+    assert quantisation is not None, "without scales there are no constants"
+    scales = {held: quantisation.values[name] for held, name in network.scaled.items()}
+    read, made = tuple(scales[name] for name in kernel.inputs if name in scales), scales.get(kernel.name)
+    if kernel.weight is None:
+        return Quantized(read, made)
+    weight, scale = weight_of(kernel, state), torch.from_numpy(quantisation.weights[kernel.weight])
+    factors, bias = folded(kernel, torch.ones(len(weight), dtype=torch.float64), state)
+    return Quantized(
+        read, made, _rounded(weight, scale), (factors * scale.double()).float().numpy(), bias.float().numpy()
+    )
+
+
+def _rounded(weight: torch.Tensor, scale: torch.Tensor) -> np.ndarray:
+    """Weights (C_out, ...) as int8, to the bit as PyTorch's reference rounds them."""
+    steps = weight.float() * (1.0 / scale).reshape(-1, *[1] * (weight.dim() - 1))
+    numbers: np.ndarray = steps.round().clamp(-_LARGEST_WEIGHT, _LARGEST_WEIGHT).to(torch.int8).numpy()
+    return numbers
