@@ -67,6 +67,15 @@ def this_device() -> LocalDevice:
 def table(**device: Any) -> LatencyTable:
     """The table of ResNet-20 at 3 x 32 x 32; keywords replace facts of the device, which is not this machine."""
     _, graph, network = resnet20()
+    made = table_of(graph, network, **device)
+    predicted = predict_us(network, network.dense, made)
+    measured = float(f"{CALIBRATION * predicted:.4g}")
+    made.validation.append(Validation("resnet20", ORIGIN.inputs, "dense", network.dense, predicted, measured))
+    return made
+
+
+def table_of(graph: ChannelGraph, network: Network, **device: Any) -> LatencyTable:
+    """The table of any network."""
     facts = {
         "name": "x86",
         "profile_hash": "0" * 12,
@@ -79,9 +88,6 @@ def table(**device: Any) -> LatencyTable:
     made = LatencyTable({**facts, **device}, {**how, "reference_us": 80.0, "reference_drift": 0.01})
     for address in points_of(network, group_candidates(graph, 4, 8)):
         made.add(address.key, LatencyPoint(address.widths, latency_us(address), 0.1, 20))
-    predicted = predict_us(network, network.dense, made)
-    measured = float(f"{CALIBRATION * predicted:.4g}")
-    made.validation.append(Validation("resnet20", ORIGIN.inputs, "dense", network.dense, predicted, measured))
     return made
 
 

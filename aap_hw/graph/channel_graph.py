@@ -7,7 +7,7 @@ program alone cannot show, and `check` compares every network that was cut with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -34,6 +34,7 @@ from aap_hw.graph.program.inputs import Tensors
 from aap_hw.graph.program.kept import kept_tensors
 from aap_hw.graph.program.readiness import require_traceable, unwrapped
 from aap_hw.graph.program.surroundings import undisturbed
+from aap_hw.graph.trial.removing import modules_that_stay
 from aap_hw.graph.trial.surprises import Settled
 from aap_hw.graph.trial.trial import settle
 from aap_hw.graph.walk.labelling import Labelling
@@ -62,8 +63,10 @@ class ChannelGraph:
         settled: Settled,
         shapes: Mapping[str, tuple[int, ...]],
         names: Names = (),
+        stay: Collection[str] = (),
     ) -> None:
         self.program = program
+        self._stay = stay
         self.names = names
         self.groups: list[ChannelGroup] = list(settled.grouping.groups)
         self._labelling = labelling
@@ -76,6 +79,10 @@ class ChannelGraph:
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """Residual branches that `cut` can remove."""
+        return self._blocks_if(self._stay)
+
+    def _blocks_if(self, stay: Collection[str]) -> tuple[Block, ...]:
+        """The branches that can be removed if some modules must stay."""
         signature = self.program.graph_signature
         return find_blocks(
             list(self._nodes.values()),
@@ -83,6 +90,7 @@ class ChannelGraph:
             {**signature.inputs_to_parameters, **signature.inputs_to_buffers},
             self.width_of,
             self._labelling.module,
+            stay,
         )
 
     @staticmethod
@@ -121,8 +129,10 @@ class ChannelGraph:
                     twice = tuple(torch.cat([each, each]) for each in inputs)
                     labelling.add_training(export(copied(model), twice, names, training=True))
             settled = settle(labelling, program, model, twin, lambda trial: export(trial, inputs, names))
+            graph = ChannelGraph(program, labelling, settled, _shapes(model), names)
+            stay = modules_that_stay(graph._blocks_if, model, inputs, names)
         _share_tensors(program, model)
-        return ChannelGraph(program, labelling, settled, _shapes(model), names)
+        return ChannelGraph(program, labelling, settled, _shapes(model), names, stay)
 
     def call(self, model: nn.Module, inputs: Tensors) -> Any:
         """What the traced model, or one that was cut along this graph, returns for a batch."""
@@ -175,7 +185,7 @@ class ChannelGraph:
             for group in self.groups
         )
         settled = Settled(replace(self._grouping, groups=groups), self._attributes, self._rescalings)
-        return ChannelGraph(self.program, self._labelling, settled, self._shapes, self.names)
+        return ChannelGraph(self.program, self._labelling, settled, self._shapes, self.names, self._stay)
 
     def groups_at(self, node_name: str) -> dict[str, frozenset[int]]:
         """Names of the groups whose channels a node's value holds, each with the axes that they run along.

@@ -33,16 +33,11 @@ def group_candidates(graph: ChannelGraph, granularity: int, at_most: int) -> dic
     }
 
 
-def groups_of(kernel: Kernel) -> tuple[str, ...]:
-    """Names of the channel groups that a kernel's latency depends on, in order."""
-    return tuple(dict.fromkeys(name for width in kernel.widths for name, _ in width.terms))
-
-
 def points_of(network: Network, candidates: Mapping[str, Sequence[int]]) -> list[Address]:
     """Table addresses of a network in calling order, each once."""
     found: dict[Address, None] = {}
     for kernel in network.kernels:
-        for widths in distinct_widths(kernel, groups_of(kernel), candidates):
+        for widths in distinct_widths(kernel, kernel.groups, candidates):
             found[kernel.at(widths)] = None
     return list(found)
 

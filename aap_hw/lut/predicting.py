@@ -14,7 +14,7 @@ from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.lut.calibrating import ALONE, Slowdown
-from aap_hw.lut.enumeration import distinct_widths, groups_of
+from aap_hw.lut.enumeration import distinct_widths
 from aap_hw.lut.table import LatencyTable
 from aap_hw.policy import KernelCost
 
@@ -87,7 +87,7 @@ def kernel_costs(network: Network, candidates: Mapping[str, Sequence[int]], cost
 
 def _costs(kernel: Kernel, candidates: Mapping[str, Sequence[int]], cost: CostOfKernel) -> Iterator[KernelCost]:
     # A group with one candidate is a constant; only free groups make a dimension.
-    names = groups_of(kernel)
+    names = kernel.groups
     free = tuple(name for name in names if len(candidates[name]) > 1)
     if len(free) > 2:
         yield from _costs_of_sum(kernel, free, candidates, cost)
@@ -112,7 +112,7 @@ def _costs_of_sum(
             f"the widths of kernel '{kernel.name}' cannot be planned: it writes {len(written)} groups of channels and "
             "reads others; freeze all but one of them"
         )
-    fixed = {name: candidates[name][0] for name in groups_of(kernel) if name not in free}
+    fixed = {name: candidates[name][0] for name in kernel.groups if name not in free}
     sums = distinct_widths(kernel, [name for name, _ in read], candidates)
     at_least, slopes = [], []
     for width in candidates[written[0]] if written else [None]:

@@ -100,7 +100,7 @@ def baseline(
     module = task.origin.build()
     graph = ChannelGraph.trace(module, task.origin.inputs.zeros(), task.origin.inputs.names)
     # Before the user's choice, as the table's kernels are those of all groups that can be cut.
-    network = partition(graph)
+    network, traced = partition(graph), graph
     graph = graph.frozen(network.fixed)
     graph = select(graph, settings.only, settings.skip, renormalised=settings.cuts_renormalised(task.retrain))
     graph.require_free_group(task.origin.model)
@@ -108,13 +108,14 @@ def baseline(
     check_cutting(graph, module, task.few_samples)
     how = task.table.measurement
     candidates = group_candidates(graph, how["granularity"], how["at_most"])
+    network, blocks = removable(network, traced, graph) if settings.depth else (network, ())
     slowdown = task.table.slowdown(task.origin.model, task.origin.inputs)
     planner = Planner(
         network,
         candidates,
         task.table,
         slowdown,
-        blocks=tuple(block.groups for block in removable(network, graph.blocks)) if settings.depth else (),
+        blocks=tuple(block.groups for block in blocks),
         allocator=settings.allocator,
         threshold_weights=settings.threshold_weights,
         sensitivities=_sensitivities(task, graph, settings),

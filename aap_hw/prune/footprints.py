@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,19 +21,30 @@ Candidates = Mapping[str, Sequence[int]]
 class _Need:
     """What one moment needs: bytes whatever is chosen, bytes by the candidates of some groups, and what may be removed.
 
-    ``removable`` is a kernel that may be removed, whose output is not in the bytes, and the group that it goes with.
+    ``removable`` are values that are not in the bytes, each with the group whose width 0 removes it.
     """
 
     fixed: float = 0.0
     by_group: dict[str, FloatArray] = field(default_factory=dict)
-    removable: tuple[str, Moment] | None = None
+    removable: list[tuple[str, Value]] = field(default_factory=list)
 
     def add(self, value: Value, candidates: Candidates) -> None:
         """Count a value."""
+        if value.branch:
+            self.add_removable(value.branch, replace(value, branch=""), candidates)
+            return
         fixed, by_group = _parts(value, candidates)
         self.fixed += fixed
         for name, each in by_group.items():
             self.by_group[name] = self.by_group.get(name, 0.0) + each
+
+    def add_removable(self, group: str, value: Value, candidates: Candidates) -> None:
+        """Count a value that goes with a group."""
+        least, *others = candidates[group]
+        if least > 0:
+            self.add(value, candidates)
+        elif others:
+            self.removable.append((group, value))
 
     def is_within(self, other: _Need, most: float) -> bool:
         """Whether the other never needs less, this one's removable part being at most ``most``."""
@@ -50,7 +61,7 @@ class _Need:
 def memory_cost(network: Network, candidates: Candidates, target: DeviceTarget) -> PeakCost:
     """Bytes that a network needs, by its groups' candidate widths."""
     needs = [_need(moment, candidates) for moment in moments(network, target)]
-    most = [0.0 if each.removable is None else _made(each.removable[1], candidates) for each in needs]
+    most = [sum(_most(value, candidates) for _, value in each.removable) for each in needs]
     kept: list[_Need] = []
     # The largest first: most of the others need less than one of them at every choice of widths.
     for i in sorted(range(len(needs)), key=lambda i: -needs[i].largest):
@@ -65,14 +76,14 @@ def _need(moment: Moment, candidates: Candidates) -> _Need:
     for value in moment.held:
         need.add(value, candidates)
     # A kernel goes with a group that it reads and nothing else; what it makes may be of a group that stays.
-    read = [name for name, _ in moment.kernel.width_in.terms]
-    if len(read) == 1 and not moment.kernel.width_in.constant and candidates[read[0]][0] == 0:
-        if len(candidates[read[0]]) > 1 and moment.kernel.width_out != moment.kernel.width_in:
-            need.removable = read[0], moment
-        elif len(candidates[read[0]]) > 1:
-            need.add(moment.made, candidates)
+    read, made = moment.kernel.width_in, moment.made
+    own = moment.kernel.branch.group if moment.kernel.branch is not None else ""
+    if not own and len(read.terms) == 1 and not read.constant and moment.kernel.width_out != read:
+        ((own, _),) = read.terms
+    if own:
+        need.add_removable(own, replace(made, branch=""), candidates)
     else:
-        need.add(moment.made, candidates)
+        need.add(made, candidates)
     return need
 
 
@@ -91,17 +102,16 @@ def _parts(value: Value, candidates: Candidates) -> tuple[float, dict[str, Float
     return fixed, more
 
 
-def _made(moment: Moment, candidates: Candidates) -> float:
-    return moment.made.bytes_at({name: candidates[name][-1] for name, _ in moment.made.channels.terms})
+def _most(value: Value, candidates: Candidates) -> float:
+    return value.bytes_at({name: candidates[name][-1] for name, _ in value.channels.terms})
 
 
 def _costs(need: _Need, candidates: Candidates) -> list[KernelCost]:
     costs = [KernelCost((), np.array(need.fixed))]
     costs += [KernelCost((name,), each) for name, each in need.by_group.items()]
-    if need.removable is not None:
-        group, moment = need.removable
+    for group, value in need.removable:
         stays = (np.array(candidates[group]) > 0).astype(float)
-        fixed, by_group = _parts(moment.made, candidates)
+        fixed, by_group = _parts(value, candidates)
         costs.append(KernelCost((group,), fixed * stays))
         for name, each in by_group.items():
             costs.append(

@@ -15,14 +15,18 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.models import zoo
 from tests.compile.running import assert_compiled_equals_pytorch
 from tests.graph.test_blocks import REMOVABLE, Residual, conv, net
+from tests.graph.test_branches import BODIES, Net
 
 
-@pytest.mark.parametrize(("name", "side"), [("resnet20", 32), ("resnet18", 64), ("mobilenetv2", 64)])
+@pytest.mark.parametrize(
+    ("name", "side"), [("resnet20", 32), ("resnet18", 64), ("mobilenetv2", 64), *((kind, 6) for kind in BODIES)]
+)
 def test_kernels_without_some_blocks_are_the_others_of_the_unpruned_network(name: str, side: int) -> None:
-    model, example = zoo.build(name).module, (torch.zeros(1, 3, side, side),)
+    model = Net(BODIES[name][0]()).eval() if name in BODIES else zoo.build(name).module
+    example = (torch.zeros(1, 3, side, side),)
     graph = ChannelGraph.trace(model, example)
     network = partition(graph)
-    blocks = removable(network, graph.blocks)
+    network, blocks = removable(network, graph, graph)
     assert blocks == graph.blocks
     for some in (blocks, blocks[::2], blocks[-1:]):
         keep: dict[str, list[int]] = {group: [] for block in some for group in block.groups}
@@ -36,10 +40,12 @@ def test_kernels_without_some_blocks_are_the_others_of_the_unpruned_network(name
 
 
 def test_network_without_branches_computes_what_pytorch_computes(tmp_path: Path) -> None:
-    model, example = net(*REMOVABLE.values()), torch.randn(1, 3, 12, 12)
-    graph = ChannelGraph.trace(model, (example,))
-    keep: dict[str, list[int]] = {group: [] for block in graph.blocks[::2] for group in block.groups}
-    assert_compiled_equals_pytorch(graph.cut(model, keep), example, tmp_path)
+    example = torch.randn(1, 3, 12, 12)
+    of_modules = nn.Sequential(*(BODIES[kind][0]() for kind in ("ConvNeXt", "C2f", "C3k2")))
+    for model in (net(*REMOVABLE.values()), Net(of_modules).eval()):
+        graph = ChannelGraph.trace(model, (example,))
+        keep: dict[str, list[int]] = {group: [] for block in graph.blocks[::2] for group in block.groups}
+        assert_compiled_equals_pytorch(graph.cut(model, keep), example, tmp_path)
 
 
 def test_block_that_leaves_an_activation_behind_is_not_offered() -> None:
@@ -49,7 +55,7 @@ def test_block_that_leaves_an_activation_behind_is_not_offered() -> None:
     network = partition(graph)
     assert len(graph.blocks) == 2
     # Behind the first block there are negative values, so that the second one's activation has something to do.
-    assert removable(network, graph.blocks) == graph.blocks[:1]
+    assert removable(network, graph, graph)[1] == graph.blocks[:1]
     without = partition(ChannelGraph.trace(graph.cut(model, {graph.blocks[1].name: []}), (torch.zeros(1, 3, 12, 12),)))
     assert "relu" in [kernel.key.op for kernel in without.kernels]
     assert all(a.name != b.name for a, b in pairwise(without.kernels))
@@ -74,7 +80,7 @@ def test_no_shortcut_becomes_pitched_when_blocks_are_removed(pieces: str, offere
     model, example = net(*[made[piece]() for piece in pieces.split()]), (torch.zeros(1, 3, 12, 12),)
     graph = ChannelGraph.trace(model, example)
     network = partition(graph)
-    found = removable(network, graph.blocks)
+    network, found = removable(network, graph, graph)
     assert found == tuple(graph.blocks[i] for i in offered)
     for some in [found[i:j] for j in range(len(found) + 1) for i in range(j)]:
         keep: dict[str, list[int]] = {group: [] for block in some for group in block.groups}

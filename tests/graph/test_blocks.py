@@ -117,16 +117,16 @@ class Shared(nn.Module):
         return torch.relu(x + self.two(torch.relu(self.one(x))))
 
 
-class Scaled(nn.Module):
-    """A branch that ends in a factor of the block's own."""
+class Shifted(nn.Module):
+    """A branch that ends in a sum with a parameter of the block's own, which stays when its layers go."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.two, self.factor = conv(8, 6), conv(6, 8), nn.Parameter(torch.ones(8, 1, 1))
+        self.one, self.two, self.shift = conv(8, 6), conv(6, 8), nn.Parameter(torch.ones(8, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the block."""
-        return x + self.factor * self.two(torch.relu(self.one(x)))  # type: ignore[no-any-return]
+        return x + (self.two(torch.relu(self.one(x))) + self.shift)  # type: ignore[no-any-return]
 
 
 class TwoSources(nn.Module):
@@ -142,7 +142,7 @@ class TwoSources(nn.Module):
         return torch.relu(x + self.two(torch.relu(self.one(y)))) + y
 
 
-@pytest.mark.parametrize("block", [Shared(), Scaled(), TwoSources()], ids=lambda b: type(b).__name__)
+@pytest.mark.parametrize("block", [Shared(), Shifted(), TwoSources()], ids=lambda b: type(b).__name__)
 def test_branch_that_cannot_go_alone_is_left(block: nn.Module) -> None:
     assert trace(net(block)).blocks == ()
 

@@ -9,7 +9,7 @@ import pytest
 from aap_hw.compile.front.partition import partition
 from aap_hw.device import load_profile
 from aap_hw.graph import ChannelGraph
-from aap_hw.lut.enumeration import granularity_of, group_candidates, groups_of, points_of
+from aap_hw.lut.enumeration import granularity_of, group_candidates, points_of
 from tests.compile.running import target
 from tests.lut.tiny import CLASSES, FIRST_WIDTHS, INPUT, POINTS, SECOND_WIDTHS, Joined, Tiny
 
@@ -27,7 +27,7 @@ def test_points_of_a_small_network_are_those_written_down_by_hand() -> None:
         *(("global_avg_pool2d", width, width) for width in SECOND_WIDTHS),
         *(("linear", width, CLASSES) for width in SECOND_WIDTHS),
     }
-    assert [groups_of(kernel) for kernel in network.kernels] == [
+    assert [kernel.groups for kernel in network.kernels] == [
         ("first",),
         ("first", "second"),
         ("second",),

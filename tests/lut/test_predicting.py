@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.partition import partition
 from aap_hw.graph import ChannelGraph
-from aap_hw.lut.enumeration import group_candidates, groups_of, points_of
+from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.predicting import kernel_costs, kernel_latencies, latency_costs, predict_us
 from aap_hw.lut.table import LatencyPoint, MissingKernelError
 from aap_hw.policy import KernelCost
@@ -63,7 +63,7 @@ def test_group_with_one_candidate_is_no_axis_of_a_cost(fixed: str) -> None:
     (free,) = {"first", "second"} - {fixed}
     costs = latency_costs(NETWORK, candidates, TABLE)
     assert [cost.groups for cost in costs] == [
-        tuple(name for name in groups_of(kernel) if name == free) for kernel in NETWORK.kernels
+        tuple(name for name in kernel.groups if name == free) for kernel in NETWORK.kernels
     ]
     for i, width in enumerate(CANDIDATES[free]):
         total = sum(float(cost.cost[i] if cost.groups else cost.cost) for cost in costs)

@@ -11,15 +11,22 @@ import pytest
 import torch
 
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.front.removal import removable
+from aap_hw.compile.library.footprint import peak_bytes
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.check.self_check import checked_cut
+from aap_hw.lut.enumeration import group_candidates
+from aap_hw.lut.predicting import predict_us
 from aap_hw.policy import Budget
 from aap_hw.prune.baseline import baseline, plan_once
-from aap_hw.prune.planning import REMOVED_SHARE, Unreachable
+from aap_hw.prune.planning import REMOVED_SHARE, Planner, Unreachable
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.settings import TrainSettings
-from tests.synthetic import ORIGIN, few_images, resnet20, table
+from tests.compile.running import assert_compiled_equals_pytorch
+from tests.graph.test_branches import Net, OnTokens, TransformerBlock
+from tests.synthetic import ORIGIN, few_images, resnet20, table, table_of, this_device
 
 FEW = PruneSettings(rounds=2, calibration_images=8, training=TrainSettings(epochs=1, learning_rate=0.02))
 REMOVABLE = {f"layer{stage}.{block}.conv1" for stage, block in ((1, 0), (1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2))}
@@ -92,3 +99,40 @@ def test_without_depth_no_branch_is_removed() -> None:
     dense = baseline(task(), replace(FEW, depth=False))
     assert dense.planner.blocks == ()
     assert all(widths[0] > 0 for widths in dense.planner.candidates.values())
+
+
+def test_plan_without_an_attention_and_an_mlp_is_what_is_compiled(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, image = Net(OnTokens(TransformerBlock(), TransformerBlock())).eval(), torch.randn(1, 3, 6, 6)
+    graph = ChannelGraph.trace(model, (image,))
+    whole = partition(graph)
+    network, blocks = removable(whole, graph, graph)
+    assert blocks == graph.blocks
+    latencies, target = table_of(graph, whole), this_device().target
+    removed = {blocks[0].name, blocks[3].name}
+    planner = Planner(
+        network,
+        group_candidates(graph, 4, 8),
+        latencies,
+        blocks=tuple(block.groups for block in blocks),
+        sensitivities={group.name: 1e-6 if group.name in removed else 1.0 for group in graph.groups},
+        target=target,
+    )
+    random = np.random.default_rng(0)
+    scores = {group.name: random.random(group.width) for group in graph.groups if not group.frozen}
+    without_both = planner.spent({**network.dense, **dict.fromkeys(removed, 0)})
+    plan = planner.plan(scores, {"latency": 0.95 * without_both["latency"]})
+    assert {name for name, kept in plan.keep.items() if not kept} == removed
+    assert any(kept for kept in plan.keep.values())
+    smaller = checked_cut(graph, model, plan.keep, image)
+    compiled = partition(ChannelGraph.trace(smaller, (image,)))
+    kernels = {kernel.name: kernel for kernel in network.kernels}
+    predicted = [kernels[row.kernel].at(plan.widths) for row in plan.kernels]
+    assert [kernel.at(compiled.dense) for kernel in compiled.kernels] == predicted
+    assert plan.spent == {
+        "latency": pytest.approx(predict_us(compiled, compiled.dense, latencies) / 1e3),
+        "parameters": sum(kernel.parameters(compiled.dense) for kernel in compiled.kernels),
+        "flops": sum(kernel.multiply_accumulates(compiled.dense) for kernel in compiled.kernels),
+        "memory": peak_bytes(compiled, compiled.dense, target),
+    }
+    assert_compiled_equals_pytorch(smaller, image, tmp_path)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.front.removal import removable
 from aap_hw.compile.library.footprint import peak_bytes
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
@@ -22,6 +23,7 @@ from aap_hw.prune.baseline import plan_once
 from aap_hw.prune.footprints import memory_cost
 from aap_hw.prune.planning import Planner, Unreachable
 from aap_hw.prune.task import PruneSettings, Task
+from tests.graph.test_branches import BODIES, Net
 from tests.synthetic import ORIGIN, few_images, resnet20, table, this_device
 
 
@@ -29,6 +31,9 @@ from tests.synthetic import ORIGIN, few_images, resnet20, table, this_device
 def traced(name: str) -> tuple[ChannelGraph, Network]:
     if name == "resnet20":
         return resnet20()[1:]
+    if name in BODIES:
+        graph = ChannelGraph.trace(Net(BODIES[name][0]()).eval(), (torch.zeros(1, 3, 6, 6),))
+        return graph, removable(partition(graph), graph, graph)[0]
     graph = ChannelGraph.trace(zoo.build(name).module, (torch.zeros(1, 3, 64, 64),))
     return graph, partition(graph)
 
@@ -54,6 +59,8 @@ def problem(name: str, removable: tuple[str, ...], granularity: int = 16) -> tup
             ("resnet20", ()),
             ("resnet20", ("layer1.1.conv1", "layer2.1.conv1", "layer3.2.conv1")),
             ("mobilenetv2", ("features.3.conv.0.0", "features.5.conv.0.0")),
+            ("timm's", ("body.blocks.0.attn.qkv", "body.blocks.0.mlp.fc1")),
+            ("ConvNeXt", ("body.0.mlp.fc1",)),
         ]
     ),
     # With 5, images between a convolution and a depthwise one have gaps.

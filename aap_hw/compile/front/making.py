@@ -19,6 +19,8 @@ from aap_hw.compile.front.program import NoKernel, is_of_shape, state_names
 from aap_hw.compile.front.views import View
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import ChannelGraph, WidthExpr
+from aap_hw.graph.groups.blocks import Block
+from aap_hw.graph.groups.branches import keeps_zero
 from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.program.source import op_name
 
@@ -44,6 +46,8 @@ class Partition:
         Its program, and the nodes of it that the network takes.
     stored
         Names of nodes whose values something holds, so that no kernel may compute past them.
+    without
+        Residual branches that are left out.
 
     Attributes
     ----------
@@ -60,7 +64,12 @@ class Partition:
     """
 
     def __init__(
-        self, graph: ChannelGraph, nodes: Sequence[Node], inputs: Sequence[Node], stored: Collection[str] = ()
+        self,
+        graph: ChannelGraph,
+        nodes: Sequence[Node],
+        inputs: Sequence[Node],
+        stored: Collection[str] = (),
+        without: Sequence[Block] = (),
     ) -> None:
         self.graph, self.memory = graph, Memory(nodes)
         self.inputs, self.batch = frozenset(node.name for node in inputs), shape_of(inputs[0])[0]
@@ -69,7 +78,9 @@ class Partition:
         self.fixed: dict[str, str] = {}
         self._parameters = state_names(graph.program)
         self._constants: set[Node] = set()
+        self._left_out = frozenset(name for block in without for name in block.nodes)
         self._void: set[Node] = set()
+        self._zeros = {node for node in nodes if node.name in {block.branch for block in without}}
         self._absorbed: set[Node] = set()
         self._waiting: dict[Node, Callable[[], None]] = {}
         for node in nodes:  # before any rule is called, as rules look ahead
@@ -79,8 +90,13 @@ class Partition:
     def _classify(self, node: Node) -> None:
         """Note whether a value is made of zeros alone, as in a removed branch, or of weights and constants alone."""
         sources = [source for source in node.all_input_nodes if not self.is_parameter(source)]
-        if Call(node).name == "zeros_like" or (sources and all(map(self.is_void, sources))):
+        if Call(node).name == "zeros_like":
+            self._zeros.add(node)
             self._void.add(node)
+        elif node.name in self._left_out or (sources and all(map(self.is_void, sources))):
+            self._void.add(node)
+            if keeps_zero(node) and all(map(self.is_zero, sources)):
+                self._zeros.add(node)
         elif is_of_shape(node) or not sources:
             self._constants.add(node)
 
@@ -125,12 +141,12 @@ class Partition:
         return node in self._constants
 
     def is_void(self, node: Node) -> bool:
-        """Whether a value is made of zeros alone, so that no kernel makes it."""
+        """Whether a value is made of zeros alone, or left out, so that no kernel makes it."""
         return node in self._void
 
     def is_zero(self, node: Node) -> bool:
         """Whether a value is known to be zero everywhere."""
-        return self.is_void(node) and Call(node).name == "zeros_like"
+        return node in self._zeros
 
     def is_rectified(self, node: Node, activation: str) -> bool:
         """Whether an activation would change nothing of the value of a node."""

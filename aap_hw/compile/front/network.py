@@ -40,6 +40,17 @@ class Normalization:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """The residual branch that a kernel is removed with, where its own widths do not tell.
+
+    It is there unless the width of ``group`` is 0. What reads the value of the last kernel reads the shortcut then.
+    """
+
+    group: str
+    is_last: bool = False
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One kernel of a network: its key, the values it reads, its widths and the parameters folded into it.
 
@@ -59,6 +70,7 @@ class Kernel:
     constants: tuple[str, ...] = ()
     learned: tuple[str, ...] = ()
     channel_axis: int = -1
+    branch: Branch | None = None
     source: str = field(default="", compare=False)
 
     @property
@@ -81,12 +93,20 @@ class Kernel:
         return Address(self.key, tuple(width.at(widths) for width in self.widths))
 
     def is_removed(self, widths: Mapping[str, int]) -> bool:
-        """Whether a width plan leaves nothing to read or to make: then the kernel is not there."""
+        """Whether a width plan leaves nothing to read or to make, or no branch: then the kernel is not there."""
+        if self.branch is not None and not widths[self.branch.group]:
+            return True
         return not all(width.at(widths) for width in self.widths)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the channel groups that its latency depends on, in order."""
+        named = [name for width in self.widths for name, _ in width.terms]
+        return tuple(dict.fromkeys([*named, self.branch.group] if self.branch else named))
 
     def multiply_accumulates(self, widths: Mapping[str, int]) -> int:
         """Multiply-accumulate operations under a width plan."""
-        return multiply_accumulates(self.at(widths))
+        return 0 if self.is_removed(widths) else multiply_accumulates(self.at(widths))
 
     def constant_shapes(self, widths: Mapping[str, int]) -> list[tuple[int, ...]]:
         """Shapes of its ``constants`` under a width plan."""

@@ -26,15 +26,22 @@ from aap_hw.compile.front.rules.slow import slow_kernel
 from aap_hw.compile.keys.precision import FLOAT32, INT8, Scale
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.groups.blocks import Block
 from aap_hw.graph.program.call import Call, is_tensor, shape_of
 from aap_hw.graph.program.source import op_name
 
 
-def partition(graph: ChannelGraph, precision: str = FLOAT32, quantisation: Quantisation | None = None) -> Network:
+def partition(
+    graph: ChannelGraph,
+    precision: str = FLOAT32,
+    quantisation: Quantisation | None = None,
+    without: Sequence[Block] = (),
+) -> Network:
     """Split a traced network into kernels.
 
     With the precision `INT8`, kernels that have a form in int8 are in it where what they read is quantised. Without a
-    ``quantisation``, which says what is, that is everything that lets a kernel be in int8 that gains by it.
+    ``quantisation``, which says what is, that is everything that lets a kernel be in int8 that gains by it. The
+    residual branches ``without`` are left out, as if they had been cut.
 
     Raises
     ------
@@ -44,7 +51,7 @@ def partition(graph: ChannelGraph, precision: str = FLOAT32, quantisation: Quant
     inputs, outputs = ends(nodes, state_names(graph.program))
     check_sizes(nodes)
     check_calls(nodes, graph.program.graph_module)
-    making = Partition(graph, nodes, inputs, quantisation.values if quantisation is not None else ())
+    making = Partition(graph, nodes, inputs, quantisation.values if quantisation is not None else (), without)
     taken = tuple(Port(node.name, shape_of(node), _is_image(node)) for node in inputs)
     for node, port in zip(inputs, taken, strict=True):
         # It comes in PyTorch's order: `with_layout_changes` turns it, or has its kernels read it so.

@@ -1,61 +1,101 @@
 """Which residual branches can be removed from a compiled network without changing its other kernels.
 
 The network without a branch must have the same kernels as the network with it, except the branch's own. Only then does
-a latency table say what removal saves. An activation behind the addition is dropped if the shortcut has been through it
-already, and the shortcut's pitch must not change.
+a latency table say what removal saves. So the network is partitioned again without the branch, and compared. What may
+stand in the way: an activation behind the addition that has something to do again, a shortcut that becomes pitched, or
+an addition that was fused with others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
-from aap_hw.compile.front.network import Kernel, Network, is_rectified
-from aap_hw.compile.front.pitch import with_pitched_images
+from aap_hw.compile.front.network import Branch, Kernel, Network
+from aap_hw.compile.front.partition import partition
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
 from aap_hw.graph.groups.blocks import Block
 
 
-def removable(network: Network, blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """The blocks whose kernels all vanish with their groups, and which leave no activation and no other pitch behind.
+def removable(network: Network, graph: ChannelGraph, chosen: ChannelGraph) -> tuple[Network, tuple[Block, ...]]:
+    """The branches that can go, and the network whose kernels know which of them they go with.
 
-    Blocks are removed from the last one back. A shortcut has no pitch while a later block adds it, and may get one only
-    without all later blocks. So what holds when all of these are removed together holds for any of them.
+    Branches are removed from the last one back. A shortcut has no pitch while a later branch adds it, and may get one
+    only without all later branches. So what holds when all of these are removed together holds for any of them.
+
+    Parameters
+    ----------
+    network, graph
+        ``network`` is what ``partition`` makes of ``graph``.
+    chosen
+        The same graph with more groups frozen, whose branches may be removed.
     """
+    free = frozenset(group.name for group in chosen.groups if group.frozen is None)
     found: list[Block] = []
-    for block in reversed(blocks):
-        if gone := _all_its_kernels(network, block):
-            left = _without(network, gone)
-            if with_pitched_images(left) == left:
-                network = left
-                found.append(block)
-    return tuple(reversed(found))
+    left = network
+    for block in reversed(chosen.blocks):
+        try:
+            smaller = partition(graph, without=[block, *found])
+            network = _marked(network, block, _difference(left, smaller), free)
+        except UserError as reason:
+            logging.getLogger(__name__).debug("the branch of '%s' stays: %s", block.name, reason)
+            continue
+        found.append(block)
+        left = smaller
+    return network, tuple(reversed(found))
 
 
-def _all_its_kernels(network: Network, block: Block) -> list[Kernel]:
-    """The kernels of a block; empty if some of them would stay when its groups vanish."""
+@dataclass(frozen=True)
+class _Gone:
+    """Names of the kernels that go with a branch, and of the last, in whose place others read the shortcut."""
+
+    names: frozenset[str]
+    last: str
+
+
+def _difference(network: Network, smaller: Network) -> _Gone:
+    """What a network loses without a branch.
+
+    Raises
+    ------
+    UserError : other kernels have changed.
+    """
+    names = {kernel.name for kernel in smaller.kernels}
+    gone = frozenset(kernel.name for kernel in network.kernels if kernel.name not in names)
+    stay = [kernel for kernel in network.kernels if kernel.name in names]
+    if [kernel.name for kernel in stay] != [kernel.name for kernel in smaller.kernels]:
+        raise UserError("without it, there would be other kernels")
+    read = [(old.name, new.name) for old, new in zip(network.outputs, smaller.outputs, strict=True)]
+    for before, after in zip(stay, smaller.kernels, strict=True):
+        if replace(before, inputs=after.inputs) != after:
+            raise UserError(f"without it, '{before.key}' would be '{after.key}'")
+        read += zip(before.inputs, after.inputs, strict=True)
+    changed = {(old, new) for old, new in read if old != new}
+    last, *others = [old for old, _ in changed] or [""]
+    if others or last not in gone:
+        raise UserError("its sum is not the only value that others read")
+    return _Gone(gone, last)
+
+
+def _marked(network: Network, block: Block, gone: _Gone, free: Collection[str]) -> Network:
+    """The network whose kernels know that they go with a branch, where their widths do not tell.
+
+    Raises
+    ------
+    UserError : no table of costs by the widths of two groups tells what goes.
+    """
     widths = {**network.dense, **dict.fromkeys(block.groups, 0)}
-    gone = [kernel for kernel in network.kernels if kernel.is_removed(widths)]
-    own = [
-        kernel
-        for kernel in network.kernels
-        if kernel.name in block.nodes or (kernel.weight or "").rpartition(".")[0] in block.modules
-    ]
-    if not gone or gone != own:
-        return []
-    # The last kernel adds the shortcut, which is its second input.
-    steps = gone[-1].key.epilogue
-    if "add" not in steps:
-        return []
-    behind = steps[steps.index("add") + 1 :]
-    return [] if behind and not is_rectified(network.kernels, gone[-1].inputs[-1], behind[0]) else gone
-
-
-def _without(network: Network, branch: Sequence[Kernel]) -> Network:
-    """The network without a branch: readers of its last kernel read the shortcut."""
-    last, shortcut = branch[-1].name, branch[-1].inputs[-1]
-
-    def name(value: str) -> str:
-        return shortcut if value == last else value
-
-    kernels = tuple(replace(k, inputs=tuple(map(name, k.inputs))) for k in network.kernels if k not in branch)
-    return replace(network, kernels=kernels, outputs=tuple(replace(o, name=name(o.name)) for o in network.outputs))
+    kernels: list[Kernel] = []
+    for kernel in network.kernels:
+        if kernel.name in gone.names:
+            if not kernel.is_removed(widths):
+                group = next((name for name in kernel.groups if name in block.groups), block.name)
+                kernel = replace(kernel, branch=Branch(group, is_last=kernel.name == gone.last))
+            if len(set(kernel.groups) & set(free)) > 2:
+                raise UserError(f"the kernel '{kernel.name}' depends on more than two groups of channels")
+        elif kernel.is_removed(widths) and kernel.branch is None:
+            raise UserError(f"the kernel '{kernel.name}' has no channels without it")
+        kernels.append(kernel)
+    return replace(network, kernels=tuple(kernels))

@@ -31,15 +31,19 @@ class Value:
     channels : of each pixel.
     step : pixels begin at multiples of so many values.
     type : name of the type of its values.
+    branch : a channel group without which the value is not there; empty if it always is.
     """
 
     pixels: int
     channels: WidthExpr
     step: int = 1
     type: str = FLOAT32
+    branch: str = ""
 
     def bytes_at(self, widths: Mapping[str, int]) -> int:
         """Bytes under a width plan."""
+        if self.branch and not widths[self.branch]:
+            return 0
         return BYTES[self.type] * self.pixels * math.ceil(self.channels.at(widths) / self.step) * self.step
 
 
@@ -66,14 +70,13 @@ class Moment:
 
 def peak_bytes(network: Network, widths: Mapping[str, int], target: DeviceTarget) -> int:
     """Memory that a network needs under a width plan: all constants, and the most that lives at one moment."""
-    constants = sum(constant_bytes(kernel.at(widths), target) for kernel in network.kernels)
+    there = [kernel for kernel in network.kernels if not kernel.is_removed(widths)]
+    constants = sum(constant_bytes(kernel.at(widths), target) for kernel in there)
     return constants + max(moment.bytes_at(widths) for moment in moments(network, target))
 
 
 def constant_bytes(address: Address, target: DeviceTarget) -> int:
-    """Bytes of a kernel's constants as they are packed into the library; none where a width of 0 removes it."""
-    if not all(address.widths):
-        return 0
+    """Bytes of a kernel's constants as they are packed into the library."""
     weights, types = weight_elements(address), address.key.types
     others = family_of(address.key).constants(address) - weights
     if isinstance(target, CpuTarget) and (packing := packing_of(address, target)) is not None:
@@ -92,7 +95,9 @@ def moments(network: Network, target: DeviceTarget) -> Iterator[Moment]:
     for i, kernel in enumerate(network.kernels):
         living = {name: value for name, value in living.items() if last.get(name, -1) >= i}
         step = 1 if isinstance(target, GpuTarget) else pitch_step(kernel.key, "output", target)
-        made = Value(output_pixels(kernel.key), kernel.width_out, step, kernel.key.types.made)
+        # The shortcut takes the place of what the last kernel of a branch makes.
+        branch = kernel.branch.group if kernel.branch is not None and not kernel.branch.is_last else ""
+        made = Value(output_pixels(kernel.key), kernel.width_out, step, kernel.key.types.made, branch)
         yield Moment(kernel, tuple(living.values()), made)
         if kernel.name in last:
             living[kernel.name] = made

@@ -68,11 +68,19 @@ def checked_keep(
 
 
 class Removed(nn.Module):
-    """Stands where a layer of a removed branch was."""
+    """Stands where a layer or module of a removed branch was."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Zeros, as many as there are values in (N, C, ...)."""
-        return torch.zeros_like(x)
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """Zeros, as many as there are values in the first tensor, (N, C, ...) or (N, ..., C)."""
+        return torch.zeros_like(next(each for each in (*given, *named.values()) if isinstance(each, torch.Tensor)))
+
+
+class RemovedAttention(Removed):
+    """Stands where an `nn.MultiheadAttention` was, which returns its weights, too."""
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """Zeros, and no weights."""
+        return super().forward(*given, **named), None
 
 
 def removed_blocks(blocks: Iterable[Block], keep: Mapping[str, Sequence[int]]) -> tuple[Block, ...]:
@@ -103,7 +111,8 @@ def remove(model: nn.Module, layers: Iterable[str]) -> None:
     """Put something that makes zeros in the place of layers, by their paths: a branch of them then adds nothing."""
     for path in layers:
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, Removed())
+        is_attention = isinstance(model.get_submodule(path), nn.MultiheadAttention)
+        setattr(model.get_submodule(parent), name, RemovedAttention() if is_attention else Removed())
 
 
 def cut(

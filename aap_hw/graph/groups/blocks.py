@@ -2,25 +2,23 @@
 
 A branch is found in the exported program as everything that only one operand of an addition needs, if all of it is made
 from the other operand. It can be removed if that is of the same shape and the branch consists of layers that can be
-replaced one by one. What removal does to the model is in `surgery`, to the compiled network in
-``aap_hw.compile.front.removal``.
+replaced one by one, or of modules that can (`branches`). What removal does to the model is in `surgery`, to the
+compiled network in ``aap_hw.compile.front.removal``.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from torch.fx import Node
 
+from aap_hw.graph.groups.branches import REPLACEABLE, replaced_modules
 from aap_hw.graph.groups.groups import ChannelGroup
 from aap_hw.graph.groups.widths import WidthExpr
 from aap_hw.graph.program.call import Call, is_tensor, shape_of
-
-# What a removed branch's layers must be, so that zeros can stand for what they make.
-REPLACEABLE = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase)
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Block:
     Attributes
     ----------
     groups : names of the channel groups within the branch: removed together, by the width 0.
-    modules : paths of the branch's layers.
+    modules : paths of the branch's layers, or of modules that hold them.
     nodes : names of the program's nodes that only the branch needs.
     branch, shortcut : names of the nodes whose values are added.
     """
@@ -51,8 +49,9 @@ def find_blocks(
     nodes: Sequence[Node],
     groups: Sequence[ChannelGroup],
     parameters: dict[str, str],
-    width_of: Callable[[str], WidthExpr],
+    width_of: Callable[[str, int], WidthExpr],
     module_of: Callable[[str], nn.Module],
+    stay: Collection[str] = (),
 ) -> tuple[Block, ...]:
     """The removable branches of a program, no group in two of them; of nested ones the inner.
 
@@ -61,13 +60,16 @@ def find_blocks(
     parameters
         Names of the parameters and buffers that placeholders stand for.
     width_of, module_of
-        Width of a node's channels by its name; a module by its path.
+        Width of a node along an axis, by its name; a module by its path.
+    stay
+        Paths of modules in whose place no zeros can stand.
     """
     carried: dict[str, set[Node]] = defaultdict(set)
     for node in nodes:
-        if node.op == "call_function" and is_tensor(node) and len(shape_of(node)) > 1:
-            for name, _ in width_of(node.name).terms:
-                carried[name].add(node)
+        if node.op == "call_function" and is_tensor(node):
+            for dim in range(len(shape_of(node))):
+                for name, _ in width_of(node.name, dim).terms:
+                    carried[name].add(node)
     free = [group.name for group in groups if group.frozen is None]
     found: list[Block] = []
     for node in nodes:
@@ -78,8 +80,12 @@ def find_blocks(
             continue
         for branch, shortcut in (operands, operands[::-1]):
             members = _only_for(branch, node)
-            paths = _layers(members, parameters, module_of)
-            if paths is None or not _reads_only(members, shortcut, parameters) or not _is_layer(branch, parameters):
+            if not _reads_only(members, shortcut, parameters):
+                continue
+            paths = _layers(members, parameters, module_of, stay) if _is_layer(branch, parameters) else None
+            if paths is None:
+                paths = replaced_modules(nodes, members, branch, parameters, module_of, stay)
+            if paths is None:
                 continue
             inner = tuple(name for name in free if carried[name] and carried[name] <= members)
             if inner and not any(set(inner) & set(other.groups) for other in found):
@@ -108,7 +114,7 @@ def _reads_only(members: set[Node], shortcut: Node, parameters: dict[str, str]) 
 
 
 def _layers(
-    members: set[Node], parameters: dict[str, str], module_of: Callable[[str], nn.Module]
+    members: set[Node], parameters: dict[str, str], module_of: Callable[[str], nn.Module], stay: Collection[str]
 ) -> tuple[str, ...] | None:
     """Paths of the layers of a branch, or None if one of them cannot be replaced."""
     paths: dict[str, None] = {}
@@ -121,7 +127,7 @@ def _layers(
             return None
         for source in used:
             path = parameters[source.name].rpartition(".")[0]
-            if not isinstance(module_of(path), REPLACEABLE) or not set(source.users) <= members:
+            if path in stay or not isinstance(module_of(path), REPLACEABLE) or not set(source.users) <= members:
                 return None
             paths[path] = None
     return tuple(paths)

@@ -17,7 +17,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 from torch import nn
@@ -44,7 +44,7 @@ def traced(model: nn.Module, inputs: Tensors, names: Names = ()) -> ExportedProg
         If its code cannot be followed, or fails.
     """
     try:
-        _run(model.eval(), inputs, names)
+        run(model.eval(), inputs, names)
     except Exception as error:
         is_refusal = is_raised_by_user(error) and not isinstance(error, RuntimeError)  # which PyTorch raises, too
         did = "its code raised" if is_refusal else "it does not run on this input:"
@@ -59,13 +59,14 @@ def traced(model: nn.Module, inputs: Tensors, names: Names = ()) -> ExportedProg
 
 def export(model: nn.Module, inputs: Tensors, names: Names = (), training: bool = False) -> ExportedProgram:
     """Run and export a model in eval mode or in training; raises whatever PyTorch or its code does."""
-    _run(model.train(training), inputs, names)
+    run(model.train(training), inputs, names)
     return _program(model, inputs, names)
 
 
-def _run(model: nn.Module, inputs: Tensors, names: Names) -> None:
+def run(model: nn.Module, inputs: Tensors, names: Names = ()) -> Any:
+    """What a model returns, whose code may write into its inputs; raises whatever PyTorch or its code does."""
     with _quiet(), torch.no_grad():
-        called(model, [each.clone() for each in inputs], names)
+        return called(model, [each.clone() for each in inputs], names)
 
 
 def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram:
