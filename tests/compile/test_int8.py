@@ -16,6 +16,7 @@ from aap_hw.compile.keys.precision import INT8, INT8_FLOAT32, Scale
 from aap_hw.compile.keys.target import CpuTarget, GpuTarget, host_options
 from aap_hw.compile.library.build import build_kernel
 from aap_hw.errors import UserError
+from tests.compile.assembly import assembly, innermost_loops
 from tests.compile.quantized import Case, called, random_numbers, reference, wrong, wrong_kernels
 
 ODD_WIDTHS = (1, 3, 5, 17, 57, 96)
@@ -95,6 +96,32 @@ def test_no_sum_saturates(name: str) -> None:
         Case(4096, 32, (1, 1), (0, 0), extreme=True, precision=INT8_FLOAT32),
     ]
     assert wrong_kernels(extremes, on(name)) == []
+
+
+MACHINES = {
+    "haswell": ("x86_64", "vpmaddwd"),
+    "skylake-avx512": ("x86_64", "vpmaddwd"),
+    "alderlake": ("x86_64", "vpdpbusd"),
+    "znver4": ("x86_64", "vpdpbusd"),
+    "cortex-a72": ("aarch64", "sadalp"),
+    "cortex-a76": ("aarch64", "sdot"),
+    "neoverse-v2": ("aarch64", "usdot"),
+}
+
+
+@pytest.mark.parametrize("cpu", MACHINES)
+def test_the_inner_loop_multiplies_bytes_and_leaves_the_stack_alone(cpu: str) -> None:
+    platform, instruction = MACHINES[cpu]
+    machine = CpuTarget.of({"kind": "llvm", "mcpu": cpu, "mtriple": f"{platform}-linux-gnu"}, threads=1)
+    for case in (
+        Case(64, 384, (14, 14), (1, 1), padding=(0, 0), epilogue=("bias", "relu6")),
+        Case(57, 113, (14, 14), (1, 1), padding=(0, 0), epilogue=("bias", "add")),
+        Case(64, 64, (28, 28), epilogue=("bias", "relu")),
+    ):
+        loops = innermost_loops(assembly(build_kernel(case.address(), machine).code, machine))
+        multiplying = [loop for loop in loops if any(instruction in line for line in loop.instructions)]
+        assert multiplying, case
+        assert [spill for loop in multiplying for spill in loop.spills] == [], case
 
 
 def test_one_product_left_out_is_seen() -> None:

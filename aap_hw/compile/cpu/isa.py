@@ -15,6 +15,7 @@ from tvm.script.ir_builder import tirx as T
 from tvm.target import codegen
 
 from aap_hw.compile.cpu.emit import AVX512_BYTES, spread
+from aap_hw.compile.cpu.tiles import FUSED, Costs
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.errors import UserError
 
@@ -38,12 +39,15 @@ class DotProduct:
         Registers that hold intermediate results.
     shift
         What is subtracted from activations for instructions that take signed numbers.
+    costs
+        Of a tile, beside what ``add`` does.
     """
 
     add: Callable[[Any, Any, Any], Any]
     split: int = 1
     working: int = 0
     shift: int = 0
+    costs: Costs = FUSED
 
     def fits(self, pixels: int, vectors: int, target: CpuTarget) -> bool:
         """Whether a tile's sums, its weights and one pixel's activations stay in registers."""
@@ -112,7 +116,8 @@ def _pairs(name: str, lanes: int) -> DotProduct:
             total = total + T.call_llvm_pure_intrin(f"int32x{lanes}", name, *operands)
         return total
 
-    return DotProduct(add, split=2, working=1)
+    # Seven instructions prepare a vector of either kind, four add a product, and none waits for long.
+    return DotProduct(add, split=2, working=1, costs=Costs(load=7 / 8, accumulators=2))
 
 
 # Makes unsigned bytes signed ones that are smaller by 128.
@@ -149,7 +154,8 @@ def _products(lanes: int) -> DotProduct:
         pairs = T.call_llvm_pure_intrin(f"int16x{size // 2}", "llvm.aarch64.neon.addp.v8i16", *products)
         return total + T.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.aarch64.neon.saddlp.v4i32.v8i16", pairs)
 
-    return DotProduct(add, working=3, shift=128)
+    # LLVM multiplies well before it adds.
+    return DotProduct(add, split=2, working=7, shift=128)
 
 
 def to_bytes(values: Sequence[Any], zero: Any, lanes: int, target: CpuTarget) -> Any:

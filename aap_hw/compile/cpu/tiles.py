@@ -21,6 +21,24 @@ ACCUMULATORS_FOR_FULL_RATE = 10
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What else a tile costs, in units of what is done once for each accumulator.
+
+    Attributes
+    ----------
+    load : to load a vector, and to bring it into the form that is multiplied.
+    accumulators : fewest accumulators that keep the arithmetic busy.
+    """
+
+    load: float = COST_OF_LOAD
+    accumulators: int = ACCUMULATORS_FOR_FULL_RATE
+
+
+FUSED = Costs()
+"""Of fused multiply-adds."""
+
+
+@dataclass(frozen=True)
 class Tile:
     """Register tile: ``pixels`` x ``vectors`` accumulators of ``lanes`` output channels each."""
 
@@ -33,14 +51,14 @@ class Tile:
         """Output channels of one tile."""
         return self.vectors * self.lanes
 
-    def cycles(self, pixels: int, channels: int) -> float:
+    def cycles(self, pixels: int, channels: int, costs: Costs = FUSED) -> float:
         """Estimated cycles that one step of a reduction takes for ``pixels`` x ``channels`` outputs.
 
         A tile takes a cycle for each accumulator (or each load where there are more of these), and never less than the
         latency of the arithmetic. Work that the last tiles repeat counts.
         """
         accumulators, loads = self.pixels * self.vectors, self.pixels + self.vectors
-        step = max(accumulators, loads, ACCUMULATORS_FOR_FULL_RATE) + COST_OF_LOAD * loads
+        step = max(accumulators, loads, costs.accumulators) + costs.load * loads
         return step * Steps(pixels, self.pixels).count * Steps(channels, self.channels).count
 
 
@@ -53,7 +71,9 @@ def choose_tile(pixels: int, channels: int, target: CpuTarget, type_: str = FLOA
     return cheapest_tile(pixels, channels, lanes, target.registers, lambda p, v: p * v + v + 1 < spare)
 
 
-def cheapest_tile(pixels: int, channels: int, lanes: int, most: int, fits: Callable[[int, int], bool]) -> Tile:
+def cheapest_tile(
+    pixels: int, channels: int, lanes: int, most: int, fits: Callable[[int, int], bool], costs: Costs = FUSED
+) -> Tile:
     """The tile of vectors of so many lanes that needs the fewest cycles, of those that ``fits`` and has ``most`` of."""
     candidates = [
         Tile(p, v, lanes)
@@ -61,7 +81,7 @@ def cheapest_tile(pixels: int, channels: int, lanes: int, most: int, fits: Calla
         for p in range(1, min(pixels, most) + 1)
         if fits(p, v)
     ]
-    return min(candidates, key=lambda tile: (tile.cycles(pixels, channels), -tile.pixels))
+    return min(candidates, key=lambda tile: (tile.cycles(pixels, channels, costs), -tile.pixels))
 
 
 def multiplied_and_added(total: Any, value: Any, weight: Any) -> Any:

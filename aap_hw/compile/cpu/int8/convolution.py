@@ -52,7 +52,7 @@ class _Plan:
         channels = max(made, FEWEST_LANES)
         lanes = max(lanes_for(channels, target, address.key.types.sum), FEWEST_LANES)
         dot, row = dot_product(lanes, target), _tiled(shape)[1]
-        tile = cheapest_tile(row, channels, lanes, target.registers, lambda p, v: dot.fits(p, v, target))
+        tile = cheapest_tile(row, channels, lanes, target.registers, lambda p, v: dot.fits(p, v, target), dot.costs)
         return cls(shape, read, made, dot, tile)
 
     @property
