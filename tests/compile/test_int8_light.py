@@ -81,6 +81,14 @@ CASES = [
     Case("channel_shuffle", shuffled, {"groups": "3"}, lambda c: [3 * c], made=KEPT),
     Case("channel_slice", lambda x: x[:, x.shape[1] // 2 :], {"side": "last"}, lambda c: [2 * c], made=KEPT),
     Case("flatten", lambda x: x.flatten(1)[:, :, None, None], made=KEPT),
+    Case("elementwise", F.gelu, {"expr": "gelu(x0)", "reads": ("nyxc",)}),
+    Case("elementwise", F.mish, {"expr": "mish(x0)", "reads": ("nyxc",)}, precision=INT8_FLOAT32),
+    Case(
+        "elementwise",
+        lambda x, y: torch.minimum(x, 2 * y[:, :, :1, :1]),
+        {"expr": "minimum(x0,mul(x1,2))", "reads": ("nyxc", "nc")},
+        TWO,
+    ),
     Case("interleave", lambda *x: torch.stack(x, 2).flatten(1, 2), {"parts": "2"}, TWO, made=KEPT),
 ]
 
@@ -105,7 +113,7 @@ def test_light_kernels_equal_pytorch(threads: int) -> None:
         expected = case.operator(*[torch.from_numpy(np.asarray(x, "f8")) for x in real]).numpy()
         order = (0, 1, 2, 3) if case.attributes.get("layout") == "nchw" else (0, 2, 3, 1)
         tensors = [image.transpose(order) for image in images]
-        if case.name == "scale_channels":
+        if case.name == "scale_channels" or "nc" in case.attributes.get("reads", ()):
             tensors[1] = tensors[1][:, :1, :1]
         assert function.quantized is not None
         arrays = [*tensors, *function.quantized(Quantized(tuple(read), made))]

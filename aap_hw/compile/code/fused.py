@@ -17,10 +17,10 @@ from aap_hw.compile.keys.address import Address
 
 def fused_arguments(address: Address) -> tuple[Argument, ...]:
     """What the kernel reads, and its constants."""
-    fused, type_ = Fused.of(address.key), address.key.types.sum
+    fused = Fused.of(address.key)
     shapes = [operand_shape(address, axes) for axes in fused.reads]
     read = activations(address.key, *shapes) if shapes else []
-    return (*read, *[Argument("constant", operand_shape(address, axes), type=type_) for axes in fused.constants])
+    return (*read, *[Argument("constant", operand_shape(address, axes)) for axes in fused.constants])
 
 
 def value_at(expression: Expression, operands: Mapping[str, Any]) -> Any:

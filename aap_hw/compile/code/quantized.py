@@ -17,7 +17,7 @@ from aap_hw.errors import UserError
 
 LARGEST = 255
 # Operators of which the output does not have a step in proportion to that of the input.
-CURVED = {"mul", "scale_channels", "quantize", *ACTIVATIONS}
+CURVED = {"mul", "scale_channels", "quantize", "elementwise", *ACTIVATIONS}
 # Steps of an epilogue under which the size of a step of the output can be divided out beforehand.
 HOMOGENEOUS = {"bias", "add", "relu"}
 # Functions that only cut values off, which uint8 does anyway. So they cost nothing at the end of an epilogue.
@@ -35,6 +35,7 @@ class Quantized:
     weight : int8, in PyTorch's order.
     weight_scales : float32, one an output channel.
     bias : float32, one an output channel.
+    constants : float32, those that an expression names, in order, each in its argument's shape.
     """
 
     read: tuple[Scale, ...] = ()
@@ -42,6 +43,7 @@ class Quantized:
     weight: np.ndarray | None = None
     weight_scales: np.ndarray | None = None
     bias: np.ndarray | None = None
+    constants: tuple[np.ndarray, ...] = ()
 
 
 class Number(IntEnum):
@@ -116,3 +118,9 @@ def channel_constants(
     factors = model.read[0].scale * model.weight_scales.astype(np.float64) / unit
     offsets = np.zeros(len(weight)) if model.bias is None else model.bias.astype(np.float64) / unit
     return starts[order], np.stack([factors, offsets]).astype(np.float32)[:, order]
+
+
+def scales_of(key: KernelKey, model: Quantized) -> np.ndarray:
+    """Zero point and step of each tensor that a kernel reads, the step in the unit of its epilogue: (tensors, 2)."""
+    unit = unit_of(key, model)
+    return np.array([(scale.zero_point, scale.scale / unit) for scale in model.read], np.float32)

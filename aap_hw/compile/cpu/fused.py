@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,26 @@ def _merged(address: Address, operands: dict[str, str]) -> list[Extent]:
 @KERNELS.register("elementwise")
 def elementwise(address: Address, target: CpuTarget) -> KernelFunction:
     """An expression of broadcast tensors."""
+
+    def body(*buffers: Any) -> None:
+        *tensors, output = buffers
+        write_loops(address, target, tensors, output, lambda _, value: value, lambda value: value)
+
+    return light_kernel(address.key, fused_arguments(address), operand_shape(address), body)
+
+
+def write_loops(
+    address: Address,
+    target: CpuTarget,
+    tensors: Sequence[Any],
+    output: Any,
+    real: Callable[[str, Any], Any],
+    made: Callable[[Any], Any],
+) -> None:
+    """Write the loops of an expression over flat buffers.
+
+    ``real`` is what the expression computes with for an operand's name and value, and ``made`` what is stored for it.
+    """
     fused, shape = Fused.of(address.key), operand_shape(address)
     operands, values = fused.operands, math.prod(shape)
     *outer, inner = _merged(address, operands)
@@ -62,19 +83,15 @@ def elementwise(address: Address, target: CpuTarget) -> KernelFunction:
                 index = index * extent.length + place
         return index * inner.length if name in inner.owners else index
 
-    def body(*buffers: Any) -> None:
-        *tensors, output = buffers
-        with row_loop(count, target, values) as row:
-            places, rest = list[Any](), row
-            for extent in reversed(outer):
-                places.insert(0, rest if extent is outer[0] else rest % extent.length)
-                rest = rest // extent.length
-            firsts = {name: T.bind(first_of(name, places)) for name in operands}
-            with channel_loop(inner.length, target) as i:
-                read = {
-                    name: tensor[firsts[name] + i if name in inner.owners else firsts[name]]
-                    for name, tensor in zip(operands, tensors, strict=True)
-                }
-                T.buffer_store(output, value_at(fused.expression, read), [row * inner.length + i])
-
-    return light_kernel(address.key, fused_arguments(address), shape, body)
+    with row_loop(count, target, values) as row:
+        places, rest = list[Any](), row
+        for extent in reversed(outer):
+            places.insert(0, rest if extent is outer[0] else rest % extent.length)
+            rest = rest // extent.length
+        firsts = {name: T.bind(first_of(name, places)) for name in operands}
+        with channel_loop(inner.length, target) as i:
+            read = {
+                name: real(name, tensor[firsts[name] + i if name in inner.owners else firsts[name]])
+                for name, tensor in zip(operands, tensors, strict=True)
+            }
+            T.buffer_store(output, made(value_at(fused.expression, read)), [row * inner.length + i])

@@ -11,12 +11,15 @@ from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.elementwise import OPERATIONS, Reach
 from aap_hw.compile.code.function import Argument, KernelFunction, activations, apply_epilogue
-from aap_hw.compile.code.quantized import Number, Quantized, numbers_of, unclipped
+from aap_hw.compile.code.fused import fused_arguments
+from aap_hw.compile.code.quantized import Number, Quantized, numbers_of, scales_of, unclipped
 from aap_hw.compile.code.tables import ENTRIES, FUNCTIONS, table_of
+from aap_hw.compile.cpu.fused import write_loops
 from aap_hw.compile.cpu.int8.epilogue import Numbers, made_of
 from aap_hw.compile.cpu.kernels import QUANTIZED
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, pixel_loop, row_loop, shares
 from aap_hw.compile.families import Shape, image_shape
+from aap_hw.compile.families.fused import Fused, operand_shape
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FLOAT32
@@ -125,6 +128,32 @@ def by_table(address: Address, target: CpuTarget) -> KernelFunction:
         return (table_of(key, model),)
 
     return replace(light_kernel(key, arguments, shape, body), quantized=quantized)
+
+
+@QUANTIZED.register("elementwise")
+def expression(address: Address, target: CpuTarget) -> KernelFunction:
+    """An expression of broadcast tensors of bytes and of constants, computed in float32."""
+    key, read = address.key, Fused.of(address.key).reads
+
+    def body(*buffers: Any) -> None:
+        *tensors, scales, numbers, output = buffers
+        known = {n: T.bind(numbers[int(n)]) for n in Number}
+        pairs = {f"x{i}": [T.bind(scales[2 * i + j]) for j in (0, 1)] for i in range(len(read))}
+
+        def real_of(name: str, value: Any) -> Any:
+            if name not in pairs:
+                return value
+            zero, step = pairs[name]
+            return (T.Cast(FLOAT32, value) - zero) * step
+
+        write_loops(address, target, tensors, output, real_of, lambda value: made_of(key, value, known.__getitem__))
+
+    def quantized(model: Quantized) -> tuple[Any, ...]:
+        return *model.constants, scales_of(key, model), numbers_of(key, replace(model, read=()))
+
+    own = Argument("constant", (len(read), 2)), Argument("constant", (len(Number),))
+    function = light_kernel(key, [*fused_arguments(address), *own], operand_shape(address), body)
+    return replace(function, quantized=quantized)
 
 
 def _one_vector(shape: Shape, target: CpuTarget, make: Callable[[Any], None]) -> None:

@@ -13,7 +13,7 @@ from tvm.script.ir_builder import tirx as T
 from aap_hw.compile.code import DEFINITIONS
 from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
-from aap_hw.compile.code.quantized import Number, Quantized, clip_of, numbers_of, unclipped, unit_of
+from aap_hw.compile.code.quantized import Number, Quantized, clip_of, numbers_of, scales_of, unclipped
 from aap_hw.compile.cpu.concat import copy_any_width
 from aap_hw.compile.cpu.int8.epilogue import made_of
 from aap_hw.compile.cpu.kernels import KERNELS, QUANTIZED
@@ -100,9 +100,7 @@ def concat(address: Address, target: CpuTarget) -> KernelFunction:
                 before = T.bind(T.Cast("int32", placed))
 
     def quantized(model: Quantized) -> tuple[np.ndarray, ...]:
-        unit = unit_of(key, model)
-        scales = [(scale.zero_point, scale.scale / unit) for scale in model.read]
-        return np.array(scales, np.float32), numbers_of(key, replace(model, read=()))
+        return scales_of(key, model), numbers_of(key, replace(model, read=()))
 
     arguments = [*definition.arguments, Argument("constant", (len(parts), 2)), Argument("constant", (len(Number),))]
     return replace(light_kernel(key, arguments, shape, body, widths), quantized=quantized)
