@@ -222,7 +222,7 @@ class ChannelGraph:
             raise UserError(f"node '{node_name}' has {len(shape)} axes, so there is no axis {dim}")
         dim %= len(shape)
         if self._labelling.parameter_name(node) is None and self._labelling.weight_name(node) is None:
-            return width_along(self._labelling.of(node), dim, shape[dim], self._grouping, part)
+            return width_along(self._labelling.all_labels(node)[0], dim, shape[dim], self._grouping, part)
         ids = self._labelling.axis_of(node, dim)
         return WidthExpr(len(range(shape[dim])[part])) if ids is None else width_of_ids(ids[part], self._grouping)
 
@@ -274,6 +274,8 @@ class ChannelGraph:
 
         def of(node: Node) -> tuple[Tensor | None, ...]:
             result = self._labelling.of(node) if is_tensor(node) else self._labelling.labels[node]
+            if node in self._labelling.inputs:  # nothing reads which filters of a weight are gone
+                result = self._labelling.inputs[node]
             found: list[Tensor | None] = []
             for labels in result if isinstance(result, tuple) else (result,):
                 ids = np.array(-1) if labels is None else labels.ids

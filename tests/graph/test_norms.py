@@ -223,6 +223,51 @@ def test_fault_in_a_norm_is_noticed(fault: str, monkeypatch: pytest.MonkeyPatch)
         checked_cut(graph, net, {"stem": KEEP}, images)
 
 
+class Neighbours(nn.Module):
+    """Efficient channel attention, as timm and its authors write it."""
+
+    def __init__(self, by_view: bool) -> None:
+        super().__init__()
+        self.line, self.by_view = nn.Conv1d(1, 1, 5, padding=2, bias=not by_view), by_view
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.by_view:
+            gate = self.line(x.mean((2, 3)).view(x.shape[0], 1, -1)).sigmoid().view(x.shape[0], -1, 1, 1)
+            return x * gate.expand_as(x)
+        y = F.adaptive_avg_pool2d(x, 1)
+        return x * self.line(y.squeeze(-1).transpose(-1, -2)).transpose(-1, -2).unsqueeze(-1).sigmoid()
+
+
+@pytest.mark.parametrize("by_view", [True, False])
+def test_window_slides_along_the_channels_that_stay(by_view: bool) -> None:
+    net, graph, images = ready(lambda: Neighbours(by_view))
+    assert (graph.group("stem").renormalised or "").startswith("is mixed with neighbouring channels (nn.Conv1d")
+    assert graph.group("norm.line").frozen is not None
+
+    def formula(norm: Any, x: Tensor) -> Tensor:
+        means = F.pad(x.mean((2, 3)), (2, 2)).unfold(1, 5, 1)
+        gate = (means * norm.line.weight[0, 0]).sum(2) + (0 if by_view else norm.line.bias)
+        return x * gate.sigmoid()[:, :, None, None]
+
+    wanted = expected(net, formula, images)
+    smaller = checked_cut(graph, net, {"stem": KEEP}, images)
+    assert (output(smaller, images) - wanted).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("window", [nn.Conv1d(1, 1, 3), nn.Conv1d(1, 1, 2, stride=2), nn.Conv1d(1, 4, 3, padding=1)])
+def test_other_windows_along_channels_leave_them_alone(window: nn.Module) -> None:
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.window = window
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.window(x.mean((2, 3))[:, None]).sum((1, 2))[:, None, None, None]
+
+    _, graph, _ = ready(Gate)
+    assert graph.group("stem").frozen is not None
+
+
 NO_NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean taken away": lambda x: x - x.mean(1, keepdim=True),
     "gate": lambda x: x * x.mean(1, keepdim=True).sigmoid(),

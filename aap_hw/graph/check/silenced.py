@@ -1,8 +1,9 @@
 """The uncut network without the channels that a plan removes: what a cut network is compared with.
 
 It runs the exported program, not the model's code, and sets to zero what is gone wherever an operator makes it, so that
-nothing behind reads it. A norm over channels is taken over those that stay, and a removed branch is zero where it is
-added. Not a single tensor is shorter, and nothing of `surgery` is used.
+nothing behind reads it. A norm over channels is taken over those that stay, a window that slides along channels slides
+along those that stay, and a removed branch is zero where it is added. Not a single tensor is shorter, and nothing of
+`surgery` is used.
 
 Positions come from the labels, as in a cut. A label that is wrong removes the wrong value here and a weight that does
 not belong to it there, so that the two differ.
@@ -211,8 +212,25 @@ def _over_groups(node: Node, args: tuple[Any, ...], axis: int, stays: Tensor) ->
     return made if axis == 1 else None
 
 
+def _over_the_batch(node: Node, args: tuple[Any, ...], axis: int, stays: Tensor) -> Tensor | None:
+    if axis == 1 or not Call(node)["training"]:
+        return None
+    part = node.target(args[0].index_select(axis, stays), *args[1:])  # type: ignore[operator]
+    return torch.zeros_like(args[0]).index_copy(axis, stays, part)
+
+
+def _along_channels(node: Node, args: tuple[Any, ...], axis: int, stays: Tensor) -> Tensor | None:
+    if axis < 2:
+        return None
+    part = node.target(args[0].index_select(axis, stays), *args[1:])  # type: ignore[operator]
+    return torch.zeros(node.meta["val"].shape, dtype=part.dtype, device=part.device).index_copy(axis, stays, part)
+
+
 _NORMS: dict[str, Callable[[Node, tuple[Any, ...], int, Tensor], Tensor | None]] = {
     "layer_norm": _over_last_axes,
     "rms_norm": _over_last_axes,
     "group_norm": _over_groups,
+    "batch_norm": _over_the_batch,
+    "conv1d": _along_channels,
+    "conv2d": _along_channels,
 }

@@ -60,8 +60,8 @@ class ChannelGroup:
     observed
         Names of the graph's nodes where the attention of the group is read.
     renormalised
-        Which norm is taken over the channels, for the user to read: cutting some changes what it makes of the others.
-        None if there is none.
+        Which norm is taken over the channels, or which window slides along them, for the user to read: cutting some
+        changes what it makes of the others. None if there is none.
     """
 
     name: str
@@ -171,9 +171,7 @@ def held_by(labelling: Labelling, grouping: Grouping, node: Node) -> dict[str, f
     if parameter is not None:
         along = [(ids, {dim}) for (name, dim), ids in labelling.axes.items() if name == parameter]
     else:
-        result = labelling.labels[node]
-        parts = [each for each in (result if isinstance(result, tuple) else (result,)) if each is not None]
-        along = [(each.ids, set(each.dims)) for each in parts]
+        along = [(each.ids, set(each.dims)) for part in labelling.all_labels(node) for each in part]
     found: dict[str, frozenset[int]] = {}
     for ids, dims in along:
         member = np.where(ids >= 0, grouping.member[ids], -1)
@@ -205,8 +203,8 @@ def _observed_by_group(labelling: Labelling, member: IntArray, count: int) -> li
 def _norms_by_group(labelling: Labelling, member: IntArray, count: int) -> list[str | None]:
     """What is said of the first norm over channels of each group."""
     norms: list[str | None] = [None] * count
-    for ids, sentence in labelling.renormalised:
-        for number in np.unique(member[ids[ids >= 0]]).tolist():
+    for norm in labelling.renormalised:
+        for number in np.unique(member[norm.ids[norm.ids >= 0]]).tolist():
             if number >= 0 and norms[number] is None:
-                norms[number] = sentence
+                norms[number] = norm.sentence
     return norms

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,12 +37,15 @@ class WidthExpr:
         return self.constant + sum(multiplicity * widths[name] for name, multiplicity in self.terms)
 
 
-def width_along(labels: Labels, dim: int, size: int, grouping: Grouping, part: slice = slice(None)) -> WidthExpr:
-    """Length of the axis `dim`, now `size` long, of a tensor with `labels`, or of a part of it."""
+def width_along(
+    labels: Sequence[Labels], dim: int, size: int, grouping: Grouping, part: slice = slice(None)
+) -> WidthExpr:
+    """Length of the axis `dim`, now `size` long, of a tensor, or of a part of it, by all labels that the tensor has."""
     fixed = WidthExpr(len(range(size)[part]))
-    if dim not in labels.dims:
+    along = next((each for each in labels if dim in each.dims), None)
+    if along is None:
         return fixed
-    rows = np.moveaxis(labels.ids, dim, 0).reshape(size, -1)
+    rows = np.moveaxis(along.ids, dim, 0).reshape(size, -1)
     channel = np.where(rows >= 0, grouping.rank[rows], -1)
     group = np.where(rows >= 0, grouping.member[rows], -1)
     if (group != group[:, :1]).any() or (channel != channel[:, :1]).any():

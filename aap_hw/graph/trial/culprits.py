@@ -18,7 +18,7 @@ from aap_hw.graph.groups.groups import Grouping
 from aap_hw.graph.program.source import explain, module_of, own_frames, path_of
 from aap_hw.graph.trial.surprises import Settled, Surprise, Trials
 from aap_hw.graph.walk.labelling import Labelling
-from aap_hw.graph.walk.labels import IntArray, Labels
+from aap_hw.graph.walk.labels import IntArray
 
 _COUNTED = "is counted where the model computes something else once it is cut"
 
@@ -91,7 +91,6 @@ def _free(labelling: Labelling, grouping: Grouping, node: Node) -> list[int]:
 
 
 def _ids(labelling: Labelling, node: Node) -> IntArray:
-    result = labelling.labels.get(node)
-    parts = result if isinstance(result, tuple) else (result,)
-    arrays = [part.ids.ravel() for part in parts if isinstance(part, Labels)]
+    parts = labelling.all_labels(node) if node in labelling.labels else ()
+    arrays = [labels.ids.ravel() for part in parts for labels in part]
     return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int64)

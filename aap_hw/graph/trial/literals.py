@@ -91,7 +91,7 @@ def _of_length(literal: Literal, count: WidthExpr, dim: int, model: nn.Module) -
         module = _module_at(model, path)
         found = None if module is None else follower(literal.node, dim, literal.counts[0][1], count, module)
         if found is not None:
-            return (Attribute(path, found.name, (found.count,), None),)
+            return (Attribute(path, found.name, found.counts, found.sequence),)
     return ()
 
 

@@ -24,7 +24,7 @@ from aap_hw.graph.program.source import own_frames
 from aap_hw.graph.trial.roots import Root
 from aap_hw.graph.walk.computed import computed_weights
 from aap_hw.graph.walk.labelling import Labelling
-from aap_hw.graph.walk.labels import IntArray, Labels
+from aap_hw.graph.walk.labels import IntArray
 from aap_hw.graph.walk.noted import Literal
 from aap_hw.graph.walk.rules.pieces import bounds
 
@@ -193,15 +193,10 @@ def _shapes(node: Node) -> list[list[int]]:
 
 
 def _predicted(labelling: Labelling, grouping: Grouping, node: Node, widths: dict[str, int]) -> list[list[int]]:
-    result = labelling.labels[node]
-    parts = result if isinstance(result, tuple) else (result,)
-    predicted: list[list[int]] = []
-    for labels, value in zip(parts, values(node), strict=False):
-        assert isinstance(labels, Labels)
-        predicted.append(
-            [
-                width_along(labels, dim, size, grouping).at(widths) if isinstance(size, int) else size
-                for dim, size in enumerate(value.shape)
-            ]
-        )
-    return predicted
+    return [
+        [
+            width_along(labels, dim, size, grouping).at(widths) if isinstance(size, int) else size
+            for dim, size in enumerate(value.shape)
+        ]
+        for labels, value in zip(labelling.all_labels(node), values(node), strict=False)
+    ]

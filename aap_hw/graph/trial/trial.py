@@ -28,7 +28,7 @@ from aap_hw.graph.trial.literals import Attribute, attributes_behind, scale_attr
 from aap_hw.graph.trial.roots import take_up
 from aap_hw.graph.trial.surprises import NEW, Exporter, Settled, Surprise, Trials, values
 from aap_hw.graph.walk.labelling import Labelling
-from aap_hw.graph.walk.labels import IntArray, Labels
+from aap_hw.graph.walk.labels import IntArray
 from aap_hw.graph.walk.noted import Literal
 
 # Each trial is an export; a model whose code holds more numbers than these find out is frozen wherever it may hold one.
@@ -137,9 +137,8 @@ def _freeze_at(labelling: Labelling, node: Node) -> None:
     is_made = any(labelling.parameter_name(source) in labelling.kept for source in node.all_input_nodes)
     reason = explain(_LITERAL if is_literal else _MADE if is_made else _RESHAPED, node)
     for source in _around(node):
-        result = labelling.labels[source]
-        for labels in result if isinstance(result, tuple) else (result,):
-            if isinstance(labels, Labels):
+        for part in labelling.all_labels(source):
+            for labels in part:
                 labelling.partition.freeze(labels.ids, reason)
 
 
@@ -175,6 +174,5 @@ def _place(node: Node) -> tuple[object, ...]:
 
 def _is_free(labelling: Labelling, grouping: Grouping, node: Node) -> bool:
     """Whether a channel that can be cut reaches a node."""
-    results = [labelling.labels[source] for source in _around(node)]
-    parts = [part for result in results for part in (result if isinstance(result, tuple) else (result,))]
-    return any(isinstance(part, Labels) and width_of_ids(part.ids.ravel(), grouping).terms for part in parts)
+    parts = [part for source in _around(node) for part in labelling.all_labels(source)]
+    return any(width_of_ids(labels.ids.ravel(), grouping).terms for part in parts for labels in part)

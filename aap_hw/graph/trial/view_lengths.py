@@ -37,12 +37,15 @@ class Follower:
     ----------
     name
         Of the attribute.
-    count
-        What it is as a function of group widths.
+    counts
+        The number, or each of the numbers, as a function of group widths.
+    sequence
+        The type of a sequence that is a whole shape, None for a single number.
     """
 
     name: str
-    count: WidthExpr
+    counts: tuple[WidthExpr, ...]
+    sequence: type[list[int]] | type[tuple[int, ...]] | None = None
 
 
 def follower(node: Node, dim: int, ids: IntArray, count: WidthExpr, module: nn.Module) -> Follower | None:
@@ -63,8 +66,23 @@ def follower(node: Node, dim: int, ids: IntArray, count: WidthExpr, module: nn.M
             continue
         as_count, counts_heads = _as(value, number, count), bool(_IS_COUNT.search(name))
         if as_count is not None and (value == number or counts_heads <= neighbours_are_one):
-            found.append(((value != number) * 2 + counts_heads, Follower(name, as_count)))
-    return min(found, key=lambda each: each[0])[1] if found else None
+            found.append(((value != number) * 2 + counts_heads, Follower(name, (as_count,))))
+    if found:
+        return min(found, key=lambda each: each[0])[1]
+    return _whole_shape(node, dim, count, module)
+
+
+def _whole_shape(node: Node, dim: int, count: WidthExpr, module: nn.Module) -> Follower | None:
+    """The attribute that holds all lengths of a view: ``x.view(self.shape)``."""
+    shape = shape_of(node)
+    for frame in _frames(node):
+        alone = [each[0] for each in _views(frame.statement) if len(each) == 1 and isinstance(each[0], ast.Attribute)]
+        for name in (name for argument in alone for name in read_of_self(argument)):
+            value = getattr(module, name, None)
+            if type(value) in (tuple, list) and list(value) == list(shape):
+                counts = [count if axis == dim else WidthExpr(size) for axis, size in enumerate(shape)]
+                return Follower(name, tuple(counts), type(value))
+    return None
 
 
 def _as(value: int, number: int, count: WidthExpr) -> WidthExpr | None:

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 _MOVES = frozenset(
     {
-        "chunk", "clone", "contiguous", "flatten", "flip", "getitem", "movedim", "permute", "reshape", "roll", "select",
-        "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "transpose",
-        "unbind", "unflatten", "unsafe_split", "unsafe_split_with_sizes", "unsqueeze", "view", "_unsafe_view",
+        "chunk", "clone", "contiguous", "flatten", "flip", "getitem", "mH", "mT", "movedim", "permute", "reshape",
+        "roll", "select", "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split",
+        "transpose", "unbind", "unflatten", "unsafe_split", "unsafe_split_with_sizes", "unsqueeze", "view",
+        "_unsafe_view",
     }
 )  # fmt: skip
 # What a factor passes as it is: a multiple stays one.

@@ -75,19 +75,20 @@ def computed_weights(
         weight = Call(node)["weight"]
         if weight in found or weight.op != "call_function" or not is_tensor(weight):
             continue
-        members = _closure(weight)
+        members = made_from(weight)
         read = {source for member in members for source in member.all_input_nodes if source not in members}
-        if {source.name for source in read} <= parameters.keys() and _only_for_layers(members, weight):
+        if {source.name for source in read} <= parameters.keys() and only_for_layers(members, weight):
             alike = [each for each in read if shape_of(each) == shape_of(weight) and set(each.users) <= members]
             sources = [parameters[each.name] for each in alike]
             known = [each for each in (_of_layer(model, source) for source in sources) if each is not None]
             if len(known) == 1:
                 found[weight] = known[0]
-                inside |= members | {user for member in members for user in member.users if _is_assertion(user)}
+                inside |= members | {user for member in members for user in member.users if is_assertion(user)}
     return found, inside
 
 
-def _closure(weight: Node) -> set[Node]:
+def made_from(weight: Node) -> set[Node]:
+    """The operators that a value is computed by, the one that makes it among them."""
     members, waiting = {weight}, [weight]
     while waiting:
         for source in waiting.pop().all_input_nodes:
@@ -97,15 +98,16 @@ def _closure(weight: Node) -> set[Node]:
     return members
 
 
-def _is_assertion(node: Node) -> bool:
+def is_assertion(node: Node) -> bool:
+    """Whether a node is a check that export inserts."""
     return node.op == "call_function" and Call(node).name == "_assert_tensor_metadata"
 
 
-def _only_for_layers(members: set[Node], weight: Node) -> bool:
+def only_for_layers(members: set[Node], weight: Node) -> bool:
     """Whether nothing but layers reads a weight, and nothing but the weight what it is computed from."""
     readers = weight.users
     return all(Call(each).name in _READERS and Call(each)["weight"] is weight for each in readers) and all(
-        user in members or _is_assertion(user) for member in members if member is not weight for user in member.users
+        user in members or is_assertion(user) for member in members if member is not weight for user in member.users
     )
 
 

@@ -7,6 +7,7 @@ which are known to be channel counts (`literals`). Grouping the result is done i
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -20,9 +21,10 @@ from aap_hw.graph.program.call import Call, is_static, is_tensor, shape_of
 from aap_hw.graph.program.kept import Kept
 from aap_hw.graph.program.source import explain, op_name, own_frames
 from aap_hw.graph.walk.absorbing import Rows
+from aap_hw.graph.walk.code_weights import INPUTS, code_weights, label_inputs
 from aap_hw.graph.walk.computed import ComputedWeight, computed_weights
-from aap_hw.graph.walk.labels import NO_ATOM, IntArray, Labels
-from aap_hw.graph.walk.noted import Divided, Literal, Meeting, Producer
+from aap_hw.graph.walk.labels import NO_ATOM, IntArray, Labels, parts_of
+from aap_hw.graph.walk.noted import Divided, Literal, Meeting, Producer, Renormalised
 from aap_hw.graph.walk.partition import Partition
 from aap_hw.graph.walk.rules import RULES, Result
 from aap_hw.graph.walk.rules.pointwise import pointwise
@@ -46,13 +48,14 @@ class Labelling:
     def __init__(self, program: ExportedProgram, model: nn.Module, kept: Mapping[str, Kept] | None = None) -> None:
         self.partition = Partition()
         self.labels: dict[Node, Result] = {}
+        self.inputs: dict[Node, Result] = {}
         self.axes: dict[tuple[str, int], IntArray] = {}
         self.roles: dict[tuple[str, int], str] = {}
         self.producers: list[Producer] = []
         self.doubtful: list[Node] = []
         self.literals: list[Literal] = []
         self.divided: list[Divided] = []
-        self.renormalised: list[tuple[IntArray, str]] = []
+        self.renormalised: list[Renormalised] = []
         self.products: dict[Node, Meeting] = {}
         self.roots: dict[Node, Node] = {}
         self.unsupported: Counter[str] = Counter()
@@ -64,6 +67,7 @@ class Labelling:
         self.computed: dict[str, ComputedWeight] = {}
         self._weights: dict[Node, ComputedWeight] = {}
         self.inside: set[Node] = set()
+        self._with_inputs: set[Node] = set()
         self.kept = {each.name: each for each in (kept or {}).values()}
         self._walk(program, {placeholder: each.name for placeholder, each in (kept or {}).items()})
 
@@ -165,6 +169,17 @@ class Labelling:
             None,
         )
 
+    def inside_of_weights(self, labels: dict[Node, Result]) -> Labelling:
+        """The same state for operators that compute weights, in which parameters are tensors like any others."""
+        inner = copy.copy(self)
+        inner._parameters, inner._weights, inner.inputs, inner.labels = {}, {}, {}, labels
+        return inner
+
+    def all_labels(self, node: Node) -> list[tuple[Labels, ...]]:
+        """For each tensor that a node yields its labels, and those along the inputs of weights if it computes any."""
+        inputs = self.inputs.get(node)
+        return list(zip(*[parts_of(each) for each in (self.labels[node], inputs) if each is not None], strict=True))
+
     def owner(self, parameter: str) -> nn.Module:
         """The module that holds a parameter, or the weight that is computed from it."""
         if parameter in self.computed:
@@ -200,9 +215,9 @@ class Labelling:
         ids = channels.ids if isinstance(channels, Labels) else channels
         self.partition.freeze(ids, explain(sentence, call.node))
 
-    def renormalise(self, labels: Labels, call: Call) -> None:
+    def renormalise(self, labels: Labels, call: Call, sentence: str = "is normalised over") -> None:
         """Note that `call` normalises over these channels, so that a cut changes what it makes of the others."""
-        self.renormalised.append((labels.ids, explain("is normalised over", call.node)))
+        self.renormalised.append(Renormalised(call.node, labels.ids, explain(sentence, call.node)))
 
     def doubt(self, call: Call) -> None:
         """Note that the model's own code may hold a channel count as a number here: to be tried out."""
@@ -262,8 +277,12 @@ class Labelling:
         self._weights.update(weights)
         self.inside |= inside
         self.computed.update({each.source: each for each in weights.values()})
+        by_code = {each.weight: each for each in code_weights(program, self._parameters) if each.weight not in weights}
+        self._with_inputs.update(source for each in by_code.values() for source in each.sources)
         for node in program.graph.nodes:
             self.labels[node] = self._visit(node)
+            if node in by_code:
+                self.inputs.update(label_inputs(self, by_code[node]))
 
     def _visit(self, node: Node) -> Result:
         if node.op == "placeholder":
@@ -307,7 +326,7 @@ class Labelling:
         if len(met.intersection(long)) == 1:
             (followed,) = met.intersection(long)
         for dim in long:
-            if dim != followed:
+            if dim != followed and not (dim == INPUTS and node in self._with_inputs):
                 reason = f"depends on {name}, which is also used outside of its layer"
                 self.partition.freeze(self.parameter_axis(name, dim, "fixed"), reason)
         if followed is None:

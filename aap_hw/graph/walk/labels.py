@@ -61,3 +61,8 @@ class Labels:
         extra = rank - self.rank
         ids = self.ids.reshape((1,) * extra + self.ids.shape)
         return Labels(ids, frozenset(dim + extra for dim in self.dims))
+
+
+def parts_of(result: Labels | tuple[Labels, ...] | None) -> tuple[Labels, ...]:
+    """The labels of each tensor that a node yields."""
+    return result if isinstance(result, tuple) else () if result is None else (result,)

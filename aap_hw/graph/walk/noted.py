@@ -46,6 +46,25 @@ class Literal:
 
 
 @dataclass(frozen=True)
+class Renormalised:
+    """A norm over channels.
+
+    Parameters
+    ----------
+    node
+        Where it is taken.
+    ids
+        Atoms of the channels.
+    sentence
+        What is said of them, for the user to read.
+    """
+
+    node: Node
+    ids: IntArray
+    sentence: str
+
+
+@dataclass(frozen=True)
 class Divided:
     """Attention that divides by the root of a width by itself.
 

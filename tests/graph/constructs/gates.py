@@ -77,9 +77,9 @@ class SpatialGateOfMeanAndMaximum(Construct):
 
 
 class ChannelGateByConvolution1d(Construct):
-    """A window slides over the channels, so that none can go."""
+    """A window slides over the channels."""
 
-    frozen = ("stem.0", "gate")
+    frozen = ("gate",)
 
     def layers(self) -> None:
         self.gate = nn.Conv1d(1, 1, 3, padding=1, bias=False)

@@ -262,9 +262,8 @@ class BlockUsedTwice(Construct):
 
 
 class StandardisedFilters(Construct):
-    """Filters may go; what they read may not, as it takes part in their mean and variance."""
+    """Filters and inputs may go; these take part in their mean and variance."""
 
-    frozen = ("stem.0",)
     channels = 8
 
     def layers(self) -> None:
@@ -277,7 +276,6 @@ class StandardisedFilters(Construct):
 
 
 class StandardisedByBatchNorm(Construct):
-    frozen = ("stem.0",)
     channels = 8
 
     def layers(self) -> None:

@@ -126,3 +126,14 @@ class StatisticsPerChannel(Construct):
         return (x - x.mean((2, 3), keepdim=True)) / (x.var((2, 3), keepdim=True) + 1e-3).sqrt() + x.norm(dim=(2, 3))[
             :, :, None, None
         ]
+
+
+class FactorInAShapeOfAnAttribute(Construct):
+    """As MetaFormer scales its branches: the lengths of a view are one attribute."""
+
+    def layers(self) -> None:
+        self.size = (12, 1, 1)
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 12))
+
+    def between(self, x: Tensor) -> Tensor:
+        return x + x.sigmoid() * self.scale.view(self.size)

@@ -95,9 +95,9 @@ class SampledGrid(Construct):
 
 
 class EfficientChannelAttention(Construct):
-    """A convolution along the channels, whose neighbours would be others after a cut."""
+    """A convolution along the channels, whose neighbours are others after a cut."""
 
-    frozen = ("stem.0",)
+    frozen = ("line",)
 
     def layers(self) -> None:
         self.line = nn.Conv1d(1, 1, 3, padding=1, bias=False)

@@ -31,6 +31,8 @@ def convolution(partition: Partition, node: Node) -> None:
     axes = len(shape_of(weight)) - 2
     if not is_image_of(image, 2 + axes):
         raise partition.refused("a convolution of one image without a batch axis has no kernel", node)
+    if any(length.terms for length in partition.lengths_of(image)[2:]):
+        raise partition.refused("a convolution that slides along channels has no kernel yet", node)
     is_depthwise = 1 < groups == shape_of(image)[1]
     kernel, dilation = two(shape_of(weight)[2:], 1, axes), two(call["dilation"], 1, axes)
     read = padded_by(partition, node, sides_of(call["padding"], kernel, dilation, axes))

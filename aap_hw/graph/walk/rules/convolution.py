@@ -37,8 +37,10 @@ def convolution(state: Labelling, call: Call) -> Result:
         return _grouped_by_code(state, call)
     rank = len(shape_of(inputs))
     channel_dim = rank - len(shape_of(weight)) + 1
-    incoming = state.channels(inputs, channel_dim, call)
     out_width, in_per_group = shape_of(weight)[:2]
+    if (labels := state.of(inputs)).dims and min(labels.dims) > channel_dim and out_width == in_per_group == 1:
+        return _along_channels(state, call, labels, filters)
+    incoming = state.channels(inputs, channel_dim, call)
     if groups > 1 and in_per_group == 1:
         made = state.parameter_axis(filters, 0, "depthwise")
         state.tie(incoming.repeat(out_width // groups), made, call)
@@ -118,13 +120,27 @@ def embedding(state: Labelling, call: Call) -> Result:
     return Labels.along(rank, rank - 1, made)
 
 
+def _along_channels(state: Labelling, call: Call, labels: Labels, filters: str) -> Result:
+    """A window of one filter that slides along channels, of which each place makes one."""
+    made = state.parameter_axis(filters, 0, "out")
+    state.tie_parameter(call["bias"], made, "bias", call)
+    state.produced(call.node, made)
+    state.freeze(made, "slides along other channels", call)
+    if len(labels.dims) > 1 or any(call.out_shape[dim] != shape_of(call["input"])[dim] for dim in labels.dims):
+        return state.not_understood(call, "is mixed with neighbouring channels")
+    state.renormalise(labels, call, "is mixed with neighbouring channels")
+    return labels
+
+
 def _read(state: Labelling, call: Call, incoming: IntArray, dim: int) -> None:
-    """The channels `incoming` meet axis `dim` of the weight; of a computed weight none can go."""
-    name = state.weight_name(call["weight"])
-    if name is None:
-        state.freeze(incoming, _COMPUTED, call)
-    else:
+    """The channels `incoming` meet axis `dim` of the weight; of a computed weight that is not followed none can go."""
+    name, inputs = state.weight_name(call["weight"]), state.inputs.get(call["weight"])
+    if name is not None:
         state.tie(incoming, state.parameter_axis(name, dim, "in"), call)
+    elif isinstance(inputs, Labels) and inputs.dims == {dim}:
+        state.tie(incoming, inputs.ids.ravel(), call)
+    else:
+        state.freeze(incoming, _COMPUTED, call)
 
 
 def _made(state: Labelling, call: Call, made: IntArray, rank: int, dim: int) -> Labels:

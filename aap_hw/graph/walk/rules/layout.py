@@ -60,6 +60,13 @@ def matrix_transpose(state: Labelling, call: Call) -> Result:
     return _reorder(labels, range(labels.rank)[::-1])
 
 
+@rule("mT", "mH", "adjoint")
+def transpose_of_matrices(state: Labelling, call: Call) -> Result:
+    """The last two axes trade places."""
+    labels = state.of(call.first)
+    return _reorder(labels, [*range(labels.rank - 2), labels.rank - 1, labels.rank - 2])
+
+
 @rule("unsqueeze")
 def unsqueeze(state: Labelling, call: Call) -> Result:
     """A new axis of length 1."""

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
 @rule("batch_norm", "instance_norm")
 def per_channel(state: Labelling, call: Call) -> Result:
-    """Weight, bias and running statistics follow the channels, which run along the second axis."""
+    """Weight, bias and running statistics follow the channels, which run along the second axis.
+
+    What runs along another axis is normalised over if the statistics are those of the batch: code standardises weights
+    with it.
+    """
+    labels = state.of(call["input"])
+    if call.get("training") and labels.dims and 1 not in labels.dims and len(labels.dims) == 1:
+        state.renormalise(labels, call)
+        return labels
     channels = state.channels(call["input"], 1, call)
     for argument in ("weight", "bias", "running_mean", "running_var"):
         state.tie_parameter(call[argument], channels, "norm", call)

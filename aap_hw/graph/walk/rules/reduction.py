@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.walk.labels import Labels
 from aap_hw.graph.walk.rules.registry import Result, rule
-from aap_hw.graph.walk.rules.statistics import is_of_norm
+from aap_hw.graph.walk.rules.statistics import is_of_norm, meets_factor
 
 if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
@@ -44,6 +44,8 @@ def reduce(state: Labelling, call: Call) -> Result:
         reduced = frozenset(dim % labels.rank for dim in ([named] if isinstance(named, int) else named))
     if len(labels.dims) == 1 and labels.dims <= reduced and is_of_norm(call):
         state.renormalise(labels, call)
+        if meets_factor(call.node):
+            state.doubt(call)  # which may be a count of channels
         return _each(call, [Labels.none(len(shape)) for shape in call.out_shapes])
     if reduced & labels.dims:
         state.freeze(labels, "is reduced together with other channels", call)

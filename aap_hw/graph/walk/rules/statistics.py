@@ -23,6 +23,7 @@ from aap_hw.graph.program.call import Call, is_tensor, shape_of
 _SAME = frozenset({"to", "_to_copy", "contiguous", "clone", "detach", "alias", "type_as"})
 # What leaves a statistic one number for all channels of its position, and of the same power.
 _KEEPS = _SAME | {"clamp", "clamp_min", "maximum", "add", "mul", "expand_as", "expand", "unsqueeze"}
+_POWERS = frozenset({"sqrt", "rsqrt", "pow", "reciprocal"})
 _DEVIATIONS = frozenset({"std", "std_mean", "linalg_vector_norm"})
 _VARIANCES = frozenset({"var", "var_mean"})
 
@@ -43,6 +44,15 @@ def is_of_norm(call: Call) -> bool:
     if squared is not None:
         return _scales(node, squared, 2.0)
     return call.name == "mean" and (_scales(node, source, 1.0) or _centres(node, source))
+
+
+def meets_factor(statistic: Node) -> bool:
+    """Whether a statistic of a norm is multiplied by a number of the code's on its way."""
+    for user in statistic.users:
+        name = Call(user).name if user.op == "call_function" and user.all_input_nodes == [statistic] else ""
+        if name == "mul" or (name in _KEEPS | _POWERS and meets_factor(user)):
+            return True
+    return False
 
 
 def _plain(node: Node) -> Node:
