@@ -128,12 +128,21 @@ class StatisticsPerChannel(Construct):
         ]
 
 
-class FactorInAShapeOfAnAttribute(Construct):
+class Scale(nn.Module):
     """As MetaFormer scales its branches: the lengths of a view are one attribute."""
 
-    def layers(self) -> None:
+    def __init__(self) -> None:
+        super().__init__()
         self.size = (12, 1, 1)
         self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 12))
 
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale.view(self.size)
+
+
+class FactorInAShapeOfAnAttribute(Construct):
+    def layers(self) -> None:
+        self.scale = Scale()
+
     def between(self, x: Tensor) -> Tensor:
-        return x + x.sigmoid() * self.scale.view(self.size)
+        return x + self.scale(x.sigmoid())
