@@ -84,7 +84,7 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     "computed weight": (
         lambda net, x: F.conv2d(x, net.mixer.weight - net.mixer.weight.mean()),
         8,
-        "F.conv2d",
+        "x.mean",
     ),
     "depthwise without a layer": (
         lambda net, x: F.conv2d(x, net.filters, padding=1, groups=8),
