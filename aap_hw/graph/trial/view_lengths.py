@@ -79,7 +79,7 @@ def _whole_shape(node: Node, dim: int, count: WidthExpr, module: nn.Module) -> F
         alone = [each[0] for each in _views(frame.statement) if len(each) == 1 and isinstance(each[0], ast.Attribute)]
         for name in (name for argument in alone for name in read_of_self(argument)):
             value = getattr(module, name, None)
-            if type(value) in (tuple, list) and list(value) == list(shape):
+            if isinstance(value, (tuple, list)) and list(value) == list(shape):
                 counts = [count if axis == dim else WidthExpr(size) for axis, size in enumerate(shape)]
                 return Follower(name, tuple(counts), type(value))
     return None
