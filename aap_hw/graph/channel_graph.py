@@ -34,7 +34,7 @@ from aap_hw.graph.program.inputs import Tensors
 from aap_hw.graph.program.kept import kept_tensors
 from aap_hw.graph.program.readiness import require_traceable, unwrapped
 from aap_hw.graph.program.surroundings import undisturbed
-from aap_hw.graph.trial.removing import modules_that_stay
+from aap_hw.graph.trial.removing import removable_blocks
 from aap_hw.graph.trial.surprises import Settled
 from aap_hw.graph.trial.trial import settle
 from aap_hw.graph.walk.labelling import Labelling
@@ -52,6 +52,8 @@ class ChannelGraph:
         the model that was traced.
     groups
         In the order in which the network first makes their channels.
+    blocks
+        Residual branches that `cut` can remove.
     names
         The parameter of the model's ``forward`` that each input is given as; None gives it by its place.
     """
@@ -63,11 +65,11 @@ class ChannelGraph:
         settled: Settled,
         shapes: Mapping[str, tuple[int, ...]],
         names: Names = (),
-        stay: Collection[str] = (),
+        blocks: Sequence[Block] = (),
     ) -> None:
         self.program = program
-        self._stay = stay
         self.names = names
+        self.blocks = tuple(blocks)
         self.groups: list[ChannelGroup] = list(settled.grouping.groups)
         self._labelling = labelling
         self._grouping = settled.grouping
@@ -76,13 +78,8 @@ class ChannelGraph:
         self._shapes = dict(shapes)
         self._nodes: dict[str, Node] = {node.name: node for node in program.graph.nodes}
 
-    @cached_property
-    def blocks(self) -> tuple[Block, ...]:
-        """Residual branches that `cut` can remove."""
-        return self._blocks_if(self._stay)
-
     def _blocks_if(self, stay: Collection[str]) -> tuple[Block, ...]:
-        """The branches that can be removed if some modules must stay."""
+        """The residual branches that can be removed if some modules must stay."""
         signature = self.program.graph_signature
         return find_blocks(
             list(self._nodes.values()),
@@ -130,9 +127,9 @@ class ChannelGraph:
                     labelling.add_training(export(copied(model), twice, names, training=True))
             settled = settle(labelling, program, model, twin, lambda trial: export(trial, inputs, names))
             graph = ChannelGraph(program, labelling, settled, _shapes(model), names)
-            stay = modules_that_stay(graph._blocks_if, model, inputs, names)
+            blocks = removable_blocks(graph._blocks_if, model, inputs, names)
         _share_tensors(program, model)
-        return ChannelGraph(program, labelling, settled, _shapes(model), names, stay)
+        return ChannelGraph(program, labelling, settled, _shapes(model), names, blocks)
 
     def call(self, model: nn.Module, inputs: Tensors) -> Any:
         """What the traced model, or one that was cut along this graph, returns for a batch."""
@@ -178,14 +175,23 @@ class ChannelGraph:
                 return group
         raise UserError(f"the network has no channel group '{name}'{closest(name, self.widths)}")
 
-    def frozen(self, reasons: Mapping[str, str]) -> ChannelGraph:
-        """The same graph with more groups frozen, each with a reason; those that are frozen already stay so."""
+    def frozen(self, reasons: Mapping[str, str], *, with_branches: bool = False) -> ChannelGraph:
+        """The same graph with more groups frozen, each with a reason; those that are frozen already stay so.
+
+        A residual branch can be removed as long as one of its groups is free, or all are ``with_branches``.
+        """
         groups = tuple(
             replace(group, frozen=reasons[group.name]) if group.frozen is None and group.name in reasons else group
             for group in self.groups
         )
         settled = Settled(replace(self._grouping, groups=groups), self._attributes, self._rescalings)
-        return ChannelGraph(self.program, self._labelling, settled, self._shapes, self.names, self._stay)
+        left = {group.name for group in groups if group.frozen is None}
+        blocks = [
+            replace(block, groups=tuple(name for name in block.groups if name in left))
+            for block in self.blocks
+            if (left.issuperset if with_branches else left.intersection)(block.groups)
+        ]
+        return ChannelGraph(self.program, self._labelling, settled, self._shapes, self.names, blocks)
 
     def groups_at(self, node_name: str) -> dict[str, frozenset[int]]:
         """Names of the groups whose channels a node's value holds, each with the axes that they run along.

@@ -66,7 +66,7 @@ def select(
         raise UserError(
             f"nothing is left that may be cut with {' '.join(asked)}; 'aap-hw plan' without them lists the groups"
         )
-    return graph.frozen(reasons)
+    return graph.frozen(reasons, with_branches=True)
 
 
 def _matches(graph: ChannelGraph, name: str, pattern: str) -> bool:

@@ -8,6 +8,7 @@ from torch import nn
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.selection import select
 from aap_hw.models import zoo
 from aap_hw.models.initialise import calibrate_batch_norm, initialise
 
@@ -102,6 +103,16 @@ def test_all_groups_within_a_branch_go_together() -> None:
     assert by_one.state_dict().keys() == by_all.state_dict().keys() < model.state_dict().keys()
     with pytest.raises(UserError, match="is to keep channels of a block that is removed"):
         graph.cut(model, {first[0]: [], first[1]: [0, 1]})
+
+
+def test_branch_with_a_group_that_the_user_leaves_alone_stays() -> None:
+    graph = trace(net(REMOVABLE["bottleneck"], REMOVABLE["excited"]))
+    first, second = graph.blocks
+    assert select(graph, skip=(first.groups[0],)).blocks == (second,)
+    # Where only its width must stay, it can still go, by the others.
+    fixed = graph.frozen({first.groups[0]: "is of one width"})
+    assert [block.groups for block in fixed.blocks] == [first.groups[1:], second.groups]
+    assert fixed.blocks[0].modules == first.modules
 
 
 class Shared(nn.Module):

@@ -1,4 +1,4 @@
-"""Which modules' results no zeros can stand for, found by running the network without them.
+"""Which residual branches can be removed, found by running the network without them.
 
 What a module returns beside a tensor, and what other code reads of it, is not in the exported program.
 """
@@ -22,15 +22,15 @@ from aap_hw.graph.program.outputs import output_tensors
 Shapes = list[tuple[int, ...]]
 
 
-def modules_that_stay(
+def removable_blocks(
     blocks_if: Callable[[Collection[str]], Sequence[Block]], model: nn.Module, inputs: Tensors, names: Names = ()
-) -> frozenset[str]:
-    """Paths of modules that must not be replaced.
+) -> Sequence[Block]:
+    """The branches without which a network runs and returns as much as before.
 
     Parameters
     ----------
     blocks_if
-        The branches that can be removed if some modules stay.
+        The branches that can be removed if some modules stay, by their paths.
     """
     stay: set[str] = set()
     shapes: Shapes | None = None
@@ -44,7 +44,7 @@ def modules_that_stay(
             break
         failing = [block for block in blocks if not runs([block])] or blocks
         stay |= {path for block in failing for path in block.modules}
-    return frozenset(stay)
+    return blocks
 
 
 def _shapes_and_odd_modules(model: nn.Module, inputs: Tensors, names: Names) -> tuple[Shapes, set[str]]:
