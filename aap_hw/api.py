@@ -129,7 +129,7 @@ def profile(
     path = Path("lut") / f"{description.name}.json" if out is None else Path(out)
     require_writable_folder(path.parent)
     with closing(Boards(description, on_notice or _ignored)) as boards:
-        origin = _origin(model, input_shape, example)
+        origin = origin_of(model, input_shape, example)
         module = origin.build()
         begun: list[Profile] = []
 
@@ -188,7 +188,7 @@ def plan(
 
     budgets = _budgets(budget, max_params, max_flops, max_memory)
     table, source = _table(lut), _source(data)
-    origin = _origin(model, input_shape, example, weights, classes, source)
+    origin = origin_of(model, input_shape, example, weights, classes, source)
     # As `prune` does, which trains on the images of a source.
     task = Task(origin, table, samples_for(origin, source, example), source is not None, allow_emulated=allow_emulated)
     dense, chosen = plan_once(task, budgets, settings or PruneSettings())
@@ -273,7 +273,7 @@ def prune(
     if download and source is None:
         raise UserError("--download fetches the images of --data; say which")
     settings = settings or PruneSettings()
-    origin = _origin(model, input_shape, example, weights, classes, source)
+    origin = origin_of(model, input_shape, example, weights, classes, source)
     limits = {each.resource.name: Limit(each.amount, each.relative) for each in budgets}
     job = Job(
         origin,
@@ -448,7 +448,7 @@ def _budgets(
     return budgets
 
 
-def _origin(
+def origin_of(
     model: object,
     input_shape: Given | None,
     example: str | None = None,

@@ -8,48 +8,103 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aap_hw.cli.options import device_option, input_options, model_option
+from aap_hw.cli.options import (
+    classes_option,
+    data_options,
+    device_option,
+    input_options,
+    model_option,
+    weights_option,
+)
 from aap_hw.cli.output import tell
 from aap_hw.cli.streams import results_alone
+from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
     from aap_hw.graph.program.inputs import Inputs
+    from aap_hw.train.sources import ImageSource
+
+DEFAULT_IMAGES = 128
 
 
 @click.command(
     epilog="\b\nExamples:\n  aap-hw compile --device jetson-orin --model mobilenetv2\n"
-    "  aap-hw compile --device x86 --model resnet20 --out resnet20.so"
+    "  aap-hw compile --device x86 --model resnet20 --data embedded --precision int8 --out resnet20.so"
 )
 @device_option
 @model_option
 @input_options
+@weights_option
+@classes_option
+@click.option(
+    "--precision",
+    type=click.Choice(("fp32", "int8")),
+    default="fp32",
+    show_default=True,
+    help="int8 quantises the network first, on samples of --data or --example: weights and values are stored in a byte "
+    "each wherever there are kernels for it. For CPUs.",
+)
+@data_options
+@click.option(
+    "--calibration-images",
+    type=click.IntRange(min=1),
+    help=f"Images, or other samples, that the ranges of values are measured on for int8; default: {DEFAULT_IMAGES}.",
+)
 @click.option("--out", metavar="FILE", help="Keep the library; default: only show that it compiles.")
 @results_alone
-def command(device: str, model_name: str, inputs: Inputs | None, example: str | None, out: str | None) -> None:
+def command(
+    device: str,
+    model_name: str,
+    inputs: Inputs | None,
+    example: str | None,
+    weights: str | None,
+    classes: int | None,
+    precision: str,
+    source: ImageSource | None,
+    calibration_images: int | None,
+    out: str | None,
+) -> None:
     """Compile a network for a device without running it.
 
     For a GPU, which this machine need not have, the kernels' CUDA source is compiled to the GPU's machine code.
     """
+    from aap_hw.api import origin_of
+    from aap_hw.compile.keys.target import GpuTarget
     from aap_hw.compile.library.linking import command_of
-    from aap_hw.deploy.compiling import compile_unseen
+    from aap_hw.deploy.compiling import calibration_of, compile_unseen
     from aap_hw.device import load_profile
     from aap_hw.device.connection import target_of
     from aap_hw.files import require_writable_file
-    from aap_hw.models.origin import Origin
-    from aap_hw.train.sources.example import inputs_given
+    from aap_hw.prune.shown import samples_for
 
+    is_int8, has_samples = precision == "int8", source is not None or example is not None
+    if is_int8 and not has_samples:
+        raise UserError(
+            "int8 needs samples of what the network will see, on which it measures the ranges of values: give --data "
+            "or --example"
+        )
+    if not is_int8 and (source is not None or calibration_images is not None):
+        raise UserError("--data and --calibration-images are for --precision int8; fp32 needs no samples")
     profile, library = load_profile(device), Path(out) if out else None
     if library is not None:
         require_writable_file(library)
     target = target_of(profile)
+    if is_int8 and isinstance(target, GpuTarget):
+        raise UserError(f"kernels in int8 are for CPUs so far, and {profile.name} is a GPU; leave --precision out")
     command_of(target.host)  # told before the work
-    origin = Origin.of(model_name, inputs_given(inputs, example))
-    tell(f"compiling {origin.model} at {origin.inputs.text} for {profile.name}")
+    origin = origin_of(model_name, inputs, example, weights, classes, source)
+    tell(f"compiling {origin.model} at {origin.inputs.text} for {profile.name}{' in int8' if is_int8 else ''}")
+    samples = samples_for(origin, source, example) if is_int8 else None
     module, start = origin.build(), time.monotonic()
-    result = compile_unseen(module, origin.inputs, target, library)
+    calibration = None
+    if samples is not None:
+        calibration = calibration_of(samples, origin.inputs, calibration_images or DEFAULT_IMAGES)
+    result = compile_unseen(module, origin.inputs, target, library, calibration)
     seconds = time.monotonic() - start
     size = f"{result.library_bytes / 1e6:.1f} MB"
     tell(f"library: {size}, {result.calls} calls of {result.kernels} kernels{f'; kept as {out}' if out else ''}")
+    if is_int8:
+        tell(f"int8: {result.in_int8} of the {result.calls} calls read bytes")
     if result.slow_path:
         tell(f"{result.slow_path}; there is no schedule for these")
     if result.gpu_kernels:

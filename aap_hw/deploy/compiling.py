@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from aap_hw.compile.library.build import cubin_beside
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.errors import Fault
 from aap_hw.files import make_folder, scratch_folder, write_atomic
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.graph.program.calling import ByPlace
+from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
+from aap_hw.prune.baseline import calibration_batches
+from aap_hw.train.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Compiled:
     Attributes
     ----------
     slow_path : how many of them have no schedule; empty if none.
+    in_int8 : calls of kernels that compute with bytes.
     calls : kernels that one inference calls, one after the other.
     kernels : different ones of them.
     library_bytes : size of the shared library, weights included.
@@ -35,10 +40,25 @@ class Compiled:
     cubin_bytes: int = 0
     gpu_kernels: tuple[str, ...] = ()
     slow_path: str = ""
+    in_int8: int = 0
 
 
-def compile_unseen(module: nn.Module, inputs: Inputs, target: DeviceTarget, library: Path | None = None) -> Compiled:
+def calibration_of(samples: Samples, inputs: Inputs, count: int) -> Iterator[Tensors]:
+    """Training samples, spread over the classes, as batches of one, as the compiled network takes them."""
+    for batch, _ in calibration_batches(samples, inputs, count):
+        yield from in_batches(batch)
+
+
+def compile_unseen(
+    module: nn.Module,
+    inputs: Inputs,
+    target: DeviceTarget,
+    library: Path | None = None,
+    calibration: Iterable[Tensors] | None = None,
+) -> Compiled:
     """Compile a network for one sample of its inputs; the library is kept at ``library``, if that is given.
+
+    With samples for ``calibration``, one a batch, it is quantised first: then all kernels are in int8 that can be.
 
     Raises
     ------
@@ -48,7 +68,15 @@ def compile_unseen(module: nn.Module, inputs: Inputs, target: DeviceTarget, libr
     """
     with scratch_folder("compile") as scratch:
         path = scratch / "library.so"
-        network = compile_network(module, inputs.zeros(), target, path, inputs.names)
+        names, quantisation = inputs.names, None
+        if calibration is not None:
+            from aap_hw.quantize import quantise, read_quantised  # torchao takes a second to load
+
+            module, quantisation = read_quantised(
+                quantise(ByPlace(module, names) if any(names) else module, calibration)
+            )
+            names = ()
+        network = compile_network(module, inputs.zeros(), target, path, names, quantisation)
         code = cubin_beside(path).read_bytes() if cubin_beside(path).exists() else b""
         made = path.read_bytes()
     if library is not None:
@@ -62,4 +90,12 @@ def compile_unseen(module: nn.Module, inputs: Inputs, target: DeviceTarget, libr
         raise Fault(
             f"the network has {len(kernels)} kernels and the GPU's machine code {len(on_gpu)}; please report it"
         )
-    return Compiled(len(network.kernels), len(kernels), len(made), len(code), on_gpu, network.slow_path)
+    return Compiled(
+        len(network.kernels),
+        len(kernels),
+        len(made),
+        len(code),
+        on_gpu,
+        network.slow_path,
+        sum(kernel.key.types.read == "uint8" for kernel in network.kernels),
+    )

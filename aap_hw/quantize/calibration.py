@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 from torch.fx import GraphModule
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from aap_hw.activity import doing
 from aap_hw.errors import UserError
 from aap_hw.graph.program.copying import copied
 from aap_hw.graph.program.exporting import traced
 from aap_hw.graph.program.inputs import Batch, tensors_of
+from aap_hw.quantize.pt2e import convert_pt2e, prepare_pt2e
 from aap_hw.quantize.quantizer import KernelQuantizer
 
 

@@ -6,14 +6,6 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e.observer import HistogramObserver, PerChannelMinMaxObserver
-from torchao.quantization.pt2e.quantizer import (
-    QuantizationAnnotation,
-    QuantizationSpec,
-    QuantizationSpecBase,
-    Quantizer,
-    SharedQuantizationSpec,
-)
 
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.precision import values_of_one_scale, weights_in_int8
@@ -21,6 +13,15 @@ from aap_hw.compile.keys.precision import INT8
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.inputs import Tensors
+from aap_hw.quantize.pt2e import (
+    HistogramObserver,
+    PerChannelMinMaxObserver,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    QuantizationSpecBase,
+    Quantizer,
+    SharedQuantizationSpec,
+)
 
 # The smallest scale. A value that is always 0 in calibration would have none.
 SMALLEST = 2.0**-20
@@ -69,18 +70,21 @@ class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
     def annotate(self, model: GraphModule) -> GraphModule:
         """Mark nodes for torchao."""
         first: dict[frozenset[str], Node] = {}  # of the values of one scale
+        names = {name_of(node) for node in model.graph.nodes}
+        assert self._values | self._weights <= names, (self._values | self._weights) - names
         for node in model.graph.nodes:
             weight = Call(node).get("weight") if node.op == "call_function" else None
             is_held = isinstance(weight, Node) and name_of(weight) in self._weights
             node.meta["quantization_annotation"] = QuantizationAnnotation(
                 input_qspec_map={weight: WEIGHTS} if is_held else {},
-                output_qspec=self._specification(node, first) if node.name in self._values else None,
+                output_qspec=self._specification(node, first) if name_of(node) in self._values else None,
                 _annotated=True,
             )
         return model
 
     def _specification(self, node: Node, first: dict[frozenset[str], Node]) -> QuantizationSpecBase:
-        alike = next((each for each in self._alike if node.name in each), frozenset({node.name}))
+        name = name_of(node)
+        alike = next((each for each in self._alike if name in each), frozenset({name}))
         leader = first.setdefault(alike, node)
         return VALUES if leader is node else SharedQuantizationSpec(leader)
 
@@ -88,7 +92,10 @@ class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
         """Nothing that was marked can be wrong."""
 
 
-def name_of(weight: Node) -> str:
-    """The name of a weight in the model's state, or of what is computed from weights alone."""
-    target: Any = weight.target
-    return str(target) if weight.op == "get_attr" else weight.name
+def name_of(node: Node) -> str:
+    """The name of a value in the traced program, or of a weight in the model's state.
+
+    fx calls an input `input_1` where the program has `input`, which is a function of Python's.
+    """
+    target: Any = node.target
+    return str(target) if node.op in ("get_attr", "placeholder") else node.name

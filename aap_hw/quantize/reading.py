@@ -89,10 +89,11 @@ class _Reading:
         if (lowest, highest) != numbers or _operator(back) != "dequantize_per_tensor":
             raise UserError(f"the value {value.name} is not quantised to all numbers of 8 bits with one scale")
         found = Scale(scale[0], zero_point[0] - shift)
-        if value.name not in self.values and any(not _operator(user).startswith("quantize") for user in value.users):
-            raise UserError(f"the value {value.name} is read both as it is and quantised, which no int8 kernel makes")
-        if self.values.setdefault(value.name, found) != found:
-            raise UserError(f"the value {value.name} is quantised in two ways, and a kernel makes only one")
+        name = name_of(value)
+        if name not in self.values and any(not _operator(user).startswith("quantize") for user in value.users):
+            raise UserError(f"the value {name} is read both as it is and quantised, which no int8 kernel makes")
+        if self.values.setdefault(name, found) != found:
+            raise UserError(f"the value {name} is quantised in two ways, and a kernel makes only one")
         back.replace_all_uses_with(value)
 
     def _take_weight(self, back: Node, value: Node, is_rounded: bool) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tvm_ffi
 
@@ -85,3 +86,32 @@ def test_kernels_that_are_no_valid_cuda_are_a_failure(aap_hw: Callable[..., Any]
     assert outcome.code == 1
     assert re.fullmatch(r"aap-hw: error: the CUDA kernels do not compile for sm_80: .*error: .*\n", outcome.err)
     assert not (folder / "net.so").exists()
+
+
+def test_in_int8_it_says_how_many_kernels_read_bytes(aap_hw: Callable[..., Any], folder: Path) -> None:
+    np.savez(folder / "seen.npz", x=np.random.default_rng(1).standard_normal((6, 3, 16, 16), "float32"))
+    network = ("--model", "net.py:make", "--example", "seen.npz")
+    outcome = aap_hw("compile", "--device", "x86", *network, "--precision", "int8", "--out", "net.so")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert re.search(r"^library: 0\.\d MB, 4 calls of 4 kernels; kept as net\.so$", outcome.out, re.MULTILINE)
+    assert re.search(r"^int8: 3 of the 4 calls read bytes$", outcome.out, re.MULTILINE)
+    assert (folder / "net.so").read_bytes()[:4] == b"\x7fELF"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--device", "x86", *NETWORK, "--precision", "int8"), "int8 needs samples .*: give --data or --example"),
+        (("--device", "x86", *NETWORK, "--data", "embedded"), "--data and --calibration-images are for .*int8"),
+        (
+            ("--device", "ampere.toml", *NETWORK, "--precision", "int8", "--data", "embedded"),
+            "kernels in int8 are for CPUs so far, and ampere is a GPU; leave --precision out",
+        ),
+    ],
+)
+def test_int8_without_samples_or_a_cpu_is_refused(
+    aap_hw: Callable[..., Any], options: tuple[str, ...], sentence: str
+) -> None:
+    outcome = aap_hw("compile", *options)
+    assert outcome.code == 2
+    assert re.fullmatch(f"aap-hw: error: {sentence}.*\n", outcome.err)

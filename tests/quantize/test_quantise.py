@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.quantisation import Quantisation
@@ -19,6 +18,7 @@ from aap_hw.compile.keys.precision import INT8
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.quantize import quantise, read_quantised
+from aap_hw.quantize.pt2e import convert_pt2e, prepare_pt2e
 from aap_hw.quantize.quantizer import KernelQuantizer, name_of
 
 
@@ -32,8 +32,8 @@ class Residual(nn.Module):
         self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
         self.head = nn.Linear(8, 5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.stem_bn(self.stem(x)))
+    def forward(self, input: Tensor) -> Tensor:
+        x = F.relu(self.stem_bn(self.stem(input)))
         x = F.max_pool2d(F.relu(self.conv_bn(self.conv(x)) + x), 2)
         x = F.hardswish(self.depthwise(x))
         x = F.adaptive_avg_pool2d(x, 1).flatten(1)
@@ -71,7 +71,7 @@ class Rounding(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
-        if (scale := self._quantisation.values.get(n.name)) is not None:
+        if (scale := self._quantisation.values.get(name_of(n))) is not None:
             steps = (value * (1.0 / scale.scale)).round() + scale.zero_point
             return (steps.clamp(0, 255) - scale.zero_point) * scale.scale
         if n.op == "get_attr" and name_of(n) in self._quantisation.weights:
@@ -101,7 +101,7 @@ def test_values_between_kernels_are_quantised_and_none_within(model: nn.Module, 
     assert [kernel.key for kernel in network.kernels] == [kernel.key for kernel in plain.kernels]
     assert set(network.scaled.values()) == set(quantisation.values)
     assert set(quantisation.weights) == {f"{name}.weight" for name in ("stem", "conv", "depthwise", "head")}
-    assert {"x", "relu", "relu_1"} <= set(quantisation.values)
+    assert {"input", "relu", "relu_1"} <= set(quantisation.values)
     assert not {"conv2d", "conv2d_1", "add", "linear"} & set(quantisation.values)
 
 
