@@ -1,8 +1,8 @@
 """Depthwise convolutions of bytes on a CPU: four taps of a column for one dot product.
 
 The bytes of four rows are interleaved, so that each channel has its four taps of a column side by side. All windows
-that the column belongs to use them. Vectors of bytes are interleaved within each 128 bits, as such instructions do; so
-the sums of a block of channels are in another order than the channels, and are brought back when they become bytes.
+that the column belongs to use them, and so does the row below where its windows lie within the same four rows. Sums are
+in the order of `interleaving`, and come back to that of the channels when they become bytes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from aap_hw.compile.cpu.depthwise import repeated
 from aap_hw.compile.cpu.emit import Steps, lane_loop, loop, registers, spread, store, vector
 from aap_hw.compile.cpu.int8.convolution import widened
 from aap_hw.compile.cpu.int8.epilogue import finished, quantized_kernel
+from aap_hw.compile.cpu.int8.interleaving import Block, Rows
 from aap_hw.compile.cpu.isa import GROUP, DotProduct, dot_product, to_bytes
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
 from aap_hw.compile.cpu.padding import Border, padded_image
@@ -31,77 +32,12 @@ from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.errors import UserError
 
-LANE_BYTES = 16
-"""Bytes within which vectors are interleaved."""
 LONGEST = 7
 """Pixels of a tile at most; 7 divides the usual image sizes."""
+MOST_ROWS = 2
+"""Rows of a tile at most."""
 OVERHEAD = 16
 """Cost of a block of channels beside its bytes, in bytes."""
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Channels that are computed together.
-
-    Attributes
-    ----------
-    channels : how many.
-    vectors : vectors of sums for them; the j-th has of each 128 bits' channels four, from the 4j-th on.
-    """
-
-    channels: int
-
-    @property
-    def piece(self) -> int:
-        """Channels within which bytes are interleaved."""
-        return min(self.channels, LANE_BYTES)
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of sums."""
-        return self.piece // GROUP
-
-    @property
-    def lanes(self) -> int:
-        """Sums of a vector."""
-        return self.channels // self.vectors
-
-    def channel(self, vector: int, lane: Any) -> Any:
-        """Whose sum is in a lane of a vector; the lane may be an expression."""
-        return lane // GROUP * self.piece + vector * GROUP + lane % GROUP
-
-    @property
-    def order(self) -> list[int]:
-        """The channels vector by vector, lane by lane."""
-        return [self.channel(v, lane) for v in range(self.vectors) for lane in range(self.lanes)]
-
-    def interleaved(self, rows: Sequence[Any]) -> list[Any]:
-        """Four vectors of bytes, as vectors with the four bytes of each channel side by side."""
-        if self.piece < LANE_BYTES:
-            taken = [row * self.channels + c for c in self.order for row in range(GROUP)]
-            size = self.lanes * GROUP
-            return [tirx.Shuffle(list(rows), taken[v * size : (v + 1) * size]) for v in range(self.vectors)]
-        pairs = [self._halves(rows[i], rows[i + 1], 1) for i in (0, 2)]
-        return [T.bind(each) for low, high in zip(*pairs, strict=True) for each in self._halves(low, high, 2)]
-
-    def _halves(self, one: Any, other: Any, size: int) -> list[Any]:
-        """Units of so many bytes of two vectors in turn: those of the first half of each 128 bits, then the others."""
-        half = LANE_BYTES // 2
-        return [
-            T.bind(
-                tirx.Shuffle(
-                    [one, other],
-                    [
-                        source * self.channels + first + start + unit + byte
-                        for first in range(0, self.channels, LANE_BYTES)
-                        for unit in range(0, half, size)
-                        for source in (0, 1)
-                        for byte in range(size)
-                    ],
-                )
-            )
-            for start in (0, half)
-        ]
 
 
 @dataclass(frozen=True)
@@ -110,8 +46,9 @@ class _Plan:
 
     shape: ConvolutionShape
     channels: int
-    block: _Block
+    block: Block
     dot: DotProduct
+    rows: Rows
     length: int
 
     @classmethod
@@ -120,20 +57,20 @@ class _Plan:
         shape, channels = ConvolutionShape.of(address.key), address.width_out
         read = max(channels, GROUP)
         sizes = [2**n for n in range(2, target.lanes_of("uint8").bit_length()) if 2**n <= read]
-        block = _Block(min(sizes, key=lambda size: Steps(read, size).count * (size + OVERHEAD)))
+        block = Block(min(sizes, key=lambda size: Steps(read, size).count * (size + OVERHEAD)))
         lengths = range(1, min(LONGEST, shape.out_width) + 1)
         length = min(lengths, key=lambda length: (Steps(shape.out_width, length).count * (length + 2), -length))
-        return cls(shape, channels, block, dot_product(block.lanes, target), length)
+        # With gaps between the rows that a window reads, the rows of two windows lie between each other.
+        most = min(MOST_ROWS, shape.out_height) if shape.rows.dilation == 1 else 1
+        # And of windows with more than four rows the registers hold one row's sums.
+        several = [Rows(shape.rows, count) for count in range(most, 1, -1)]
+        rows = next((rows for rows in several if rows.quads == 1), Rows(shape.rows, 1))
+        return cls(shape, channels, block, dot_product(block.lanes, target), rows, length)
 
     @property
     def deep(self) -> Steps:
         """Blocks over the channels."""
         return Steps(max(self.channels, GROUP), self.block.channels)
-
-    @property
-    def quads(self) -> int:
-        """Groups of four rows of a window."""
-        return math.ceil(self.shape.kernel[0] / GROUP)
 
     @property
     def order(self) -> np.ndarray:
@@ -144,16 +81,20 @@ class _Plan:
 
     @property
     def packed_shape(self) -> tuple[int, ...]:
-        """(block, group of rows, column, vector, lane, row)."""
+        """(block, use of a quad, column, vector, lane, place in the quad)."""
         block = self.block
-        return self.deep.count, self.quads, self.shape.kernel[1], block.vectors, block.lanes, GROUP
+        return self.deep.count, len(self.rows.uses), self.shape.kernel[1], block.vectors, block.lanes, GROUP
 
     def pack(self, weight: np.ndarray) -> np.ndarray:
-        """The weights as ``packed_shape`` says, zero for rows behind the last."""
-        kh, kw = self.shape.kernel
-        filters = np.pad(weight.reshape(self.channels, kh, kw), [(0, 0), (0, self.quads * GROUP - kh), (0, 0)])
-        filters = filters[self.order].reshape(self.deep.count, -1, self.quads, GROUP, kw)
-        return np.ascontiguousarray(filters.transpose(0, 2, 4, 1, 3).reshape(self.packed_shape))
+        """The weights as ``packed_shape`` says, zero where a quad has rows that a window does not read."""
+        filters = weight.reshape(self.channels, *self.shape.kernel)[self.order]
+        blocks, uses, columns, *lanes, _ = self.packed_shape
+        packed = np.zeros((blocks, uses, columns, math.prod(lanes), GROUP), np.int8)
+        for use, (row, quad) in enumerate(self.rows.uses):
+            for place in range(GROUP):
+                if (tap := self.rows.tap(row, quad, place)) is not None:
+                    packed[:, use, :, :, place] = filters[:, tap].reshape(blocks, -1, columns).transpose(0, 2, 1)
+        return packed.reshape(self.packed_shape)
 
     @property
     def columns(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
@@ -178,9 +119,12 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     if channels % width_in:
         raise UserError(f"the kernel {key} cannot have {width_in} -> {channels} channels: it makes as many of each")
     plan, shape = _Plan.of(address, target), ConvolutionShape.of(key)
-    block, deep, length = plan.block, plan.deep, plan.length
-    (kh, kw), (sh, sw), dh = shape.kernel, shape.stride, shape.dilation[0]
-    along, border, pitch = Steps(shape.out_width, length), Border.of(shape), max(channels, GROUP)
+    block, deep, rows, length = plan.block, plan.deep, plan.rows, plan.length
+    kw, (sh, sw), (dh, dw) = shape.kernel[1], shape.stride, shape.dilation
+    down, along = Steps(shape.out_height, rows.count), Steps(shape.out_width, length)
+    border, pitch = Border.of(shape), max(channels, GROUP)
+    # Either the quads of a window wait for its last column, or the sums of all windows do that share a column.
+    is_gathered = kw * rows.quads + rows.count <= kw * rows.count + rows.quads
     plain = Border(shape.batch, shape.size, planar=shape.planar)
     is_repeated = width_in != channels
     is_plain = block.vectors == GROUP and key.types.made == "uint8" and {*unclipped(key)} <= {"bias"}
@@ -211,22 +155,20 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
             made = to_bytes(values, zero_made, lanes, target)
             return T.max(made, spread(lowest, block.channels))
 
-        def pixel_done(sums: Any, p: int, step: Any, c: Any, pixel: Any) -> None:
-            """Write the outputs of one pixel of a tile."""
+        def pixel_done(totals: Sequence[Any], step: Any, c: Any, pixel: Any) -> None:
+            """Write the outputs of one pixel."""
             at = T.bind(pixel * channels + c)
             if is_plain:
-                places = [(p * block.vectors + v) * block.lanes for v in range(block.vectors)]
-                totals = [vector(sums, place, block.lanes) for place in places]
                 store(output, bytes_of(totals, step * block.channels, factors), at, block.channels)
                 return
-            made = registers(block.channels, key.types.made)
-            for v in range(block.vectors):
+            sums, made = registers(block.channels, key.types.sum), registers(block.channels, key.types.made)
+            for v, total in enumerate(totals):
                 first = T.bind(step * block.channels + v * block.lanes)
+                store(sums, total, v * block.lanes, block.lanes)
                 with lane_loop(block.lanes) as i:
                     added = residual[0][at + block.channel(v, i)] if residual else None
-                    total = sums[(p * block.vectors + v) * block.lanes + i]
                     factor, offset = factors[first + i], factors[len(order) + first + i]
-                    value = finished(key, total, factor, offset, whole.__getitem__, added)
+                    value = finished(key, sums[v * block.lanes + i], factor, offset, whole.__getitem__, added)
                     T.buffer_store(made, value, [v * block.lanes + i])
             inverse = [block.order.index(place) for place in range(block.channels)]
             if channels < block.channels:
@@ -237,37 +179,50 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
                 in_order = tirx.Shuffle(vectors, inverse) if len(vectors) > 1 else vectors[0]
                 store(output, in_order, at, block.channels)
 
-        def tile_at(line: Any, n: Any, y: Any, x: Any, step: Any) -> None:
+        def tile_at(n: Any, y: Any, x: Any, step: Any) -> None:
             c = T.bind(deep.start(step))
-            sums = registers(length * block.channels, key.types.sum)
-            for v in range(block.vectors):
-                begin = T.bind(vector(starts, step * block.channels + v * block.lanes, block.lanes))
-                for p in range(length):
-                    store(sums, begin, (p * block.vectors + v) * block.lanes, block.lanes)
             corner = T.bind(((n * height + y * sh) * width + x * sw) * pitch + c)
-            first_weight = T.bind(step * (plan.quads * kw * block.vectors * size))
-            for column, used in plan.columns:
-                for quad in range(plan.quads):
-                    rows = [min(quad * GROUP + row, kh - 1) * dh * width + column for row in range(GROUP)]
-                    values = {row: T.bind(vector(source, corner + row * pitch, block.channels)) for row in {*rows}}
-                    taps = [
-                        T.bind(T.reinterpret(f"int32x{block.lanes}", each))
-                        for each in block.interleaved([values[row] for row in rows])
-                    ]
-                    for (p, rx), v in ((use, v) for use in used for v in range(block.vectors)):
-                        at = (p * block.vectors + v) * block.lanes
-                        weight = ((quad * kw + rx) * block.vectors + v) * size
-                        total = plan.dot.add(
-                            vector(sums, at, block.lanes), taps[v], vector(weights, first_weight + weight, size)
-                        )
-                        store(sums, total, at, block.lanes)
-                for p, rx in used:
-                    if rx == kw - 1:
-                        pixel_done(sums, p, step, c, line * shape.out_width + x + p)
+            first_weight = T.bind(step * math.prod(packed.shape[1:]))
+            quads: dict[tuple[int, int], list[Any]] = {}
+            sums: dict[tuple[int, int], list[Any]] = {}
 
-        with loop(shape.batch * shape.out_height, target) as line:
-            n, y = T.bind(line // shape.out_height), T.bind(line % shape.out_height)
+            def build(column: int) -> None:
+                for quad in range(rows.quads):
+                    places = [min(quad * GROUP + place, rows.last) for place in range(GROUP)]
+                    starts_ = {place: corner + (place * dh * width + column) * pitch for place in places}
+                    values = {place: T.bind(vector(source, at, block.channels)) for place, at in starts_.items()}
+                    quads[column, quad] = [
+                        T.bind(T.reinterpret(f"int32x{block.lanes}", each))
+                        for each in block.interleaved([values[place] for place in places])
+                    ]
+
+            def add(p: int, rx: int) -> None:
+                for use, (row, quad) in enumerate(rows.uses):
+                    totals = sums.setdefault((p, row), list(begin))
+                    for v in range(block.vectors):
+                        at = first_weight + ((use * kw + rx) * block.vectors + v) * size
+                        taps = quads[p * sw + rx * dw, quad][v]
+                        totals[v] = T.bind(plan.dot.add(totals[v], taps, vector(weights, at, size)))
+
+            begin = [
+                T.bind(vector(starts, step * block.channels + v * block.lanes, block.lanes))
+                for v in range(block.vectors)
+            ]
+            for column, uses in plan.columns:
+                build(column)
+                for p, rx in uses:
+                    if not is_gathered:
+                        add(p, rx)
+                    if rx == kw - 1:
+                        for each in range(kw if is_gathered else 0):
+                            add(p, each)
+                        for row in range(rows.count):
+                            line = (n * shape.out_height + y + row) * shape.out_width
+                            pixel_done(sums.pop((p, row)), step, c, line + x + p)
+
+        with loop(shape.batch * down.count, target) as line:
+            n, y = T.bind(line // down.count), T.bind(down.start(line % down.count))
             with T.serial(0, deep.count) as step, T.serial(0, along.count) as i:
-                tile_at(line, n, y, T.bind(along.start(i)), step)
+                tile_at(n, y, T.bind(along.start(i)), step)
 
     return quantized_kernel(address, shape.image(width_in), packed, order, plan.dot.shift, body)
