@@ -42,6 +42,20 @@ class Separate(nn.Module):
         return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
+class SharedKeys(Separate):
+    """One head of keys and values for all queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.k, self.v = nn.Linear(DIM, WIDTH), nn.Linear(DIM, VALUES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.by_head(self.q(x), self.key_dim)
+        k, v = (layer(x)[:, None].repeat_interleave(self.num_heads, dim=1) for layer in (self.k, self.v))
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
 class WrittenOut(Separate):
     """The two products with a scale that is kept, heads joined with those of the images."""
 
@@ -120,6 +134,20 @@ class FixedWidth(Shares):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, width: int) -> Tensor:
         return super().attend(q.reshape(*q.shape[:-1], 2, 2).flatten(-2), k, v, width)
+
+
+class Beside(nn.Module):
+    """PyTorch's own layer beside those of the embedding, in no module of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, DIM), nn.Linear(DIM, 4)
+        self.inner = nn.MultiheadAttention(DIM, HEADS, batch_first=True)
+        nn.init.normal_(self.inner.in_proj_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.inner(x, x, x)[0])  # type: ignore[no-any-return]
 
 
 class OfPyTorch(nn.Module):

@@ -23,6 +23,7 @@ from tests.graph.attention_nets import (
     HEADS,
     VALUES,
     WIDTH,
+    Beside,
     DividedBefore,
     DividedBehind,
     DividedByMore,
@@ -31,6 +32,7 @@ from tests.graph.attention_nets import (
     Fused,
     OfPyTorch,
     Separate,
+    SharedKeys,
     Shares,
     WrittenOut,
 )
@@ -54,6 +56,10 @@ def of_separate(net: nn.Module, x: Tensor) -> list[Tensor]:
     return [by_head(layer, x, 0, width, width) for layer, width in widths]
 
 
+def of_shared(net: nn.Module, x: Tensor) -> list[Tensor]:
+    return [by_head(net.q, x, 0, WIDTH, WIDTH), net.k(x)[:, None], net.v(x)[:, None]]
+
+
 def of_einsum(net: nn.Module, x: Tensor) -> list[Tensor]:
     step = WIDTH + VALUES
     parts = (net.q, 0, WIDTH, WIDTH), (net.kv, 0, step, WIDTH), (net.kv, WIDTH, step, VALUES)
@@ -74,6 +80,7 @@ class Form:
 FORMS = {
     "fused": Form(Fused, of_fused, WIDTH**-0.5, {"qkv": READ}, {"head_dim": 5, "attn_dim": 15, "num_heads": 3}),
     "separate": Form(Separate, of_separate, WIDTH**-0.5, {"q": READ, "v": MADE}, {"key_dim": 5, "value_dim": 2}),
+    "shared": Form(SharedKeys, of_shared, WIDTH**-0.5, {"q": READ, "v": MADE}, {"key_dim": 5}),
     "written out": Form(WrittenOut, of_separate, 0.3, {"q": READ, "v": MADE}, {"value_dim": 2, "num_heads": 3}),
     "einsum": Form(Einsum, of_einsum, WIDTH**-0.5, {"q": READ, "kv": MADE}, {"key_dim": 5, "value_dim": 2}),
 }
@@ -206,19 +213,20 @@ def layers_of(block: nn.Module) -> tuple[Tensor, Tensor, nn.Linear]:
 
 @pytest.mark.parametrize(
     ("kind", "scale"),
-    [(Shares, 0.4), (DividedBehind, 0.5), (DividedBefore, 0.5), (OfPyTorch, 0.5)],
+    [(Shares, 0.4), (DividedBehind, 0.5), (DividedBefore, 0.5), (OfPyTorch, 0.5), (Beside, 0.5)],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_heads_that_are_shares_of_the_embedding_are_cut_with_it(kind: type[nn.Module], scale: float) -> None:
     torch.manual_seed(1)
-    net, x = Embedded(kind).double().eval(), torch.randn((2, 5, 3), dtype=torch.float64)
+    whole = kind() if kind is Beside else Embedded(kind)
+    net, x = whole.double().eval(), torch.randn((2, 5, 3), dtype=torch.float64)
     graph = ChannelGraph.trace(net, (x,))
     assert [(group.name, group.width) for group in graph.groups if group.frozen is None] == [("stem", DIM // HEADS)]
     keep = {"stem": [0, 2, 3]}
     mask = masked(DIM // HEADS, keep["stem"]).repeat(HEADS)
     with torch.no_grad():
         y = net.stem(x) * mask
-        for block in net.blocks:
+        for block in [net] if kind is Beside else net.blocks:
             weight, bias, last = layers_of(block)
             q, k, v = (
                 (part * mask).unflatten(-1, (HEADS, -1)).transpose(1, 2)

@@ -64,7 +64,7 @@ def _read_before(labelling: Labelling, view: Node, number: int) -> IntArray | No
     inside, waiting, seen = module_of(view), [view], {view}
     for node in waiting:
         call = Call(node)
-        if not f"{path_of(node)}.".startswith(f"{inside}."):
+        if inside and not f"{path_of(node)}.".startswith(f"{inside}."):
             continue
         if call.name in _LAYERS:
             labels = labelling.of(call["input"])

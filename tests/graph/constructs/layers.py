@@ -323,6 +323,28 @@ class BlurWithFixedFilters(Construct):
         return F.conv2d(x, self.filters, padding=1, groups=self.count)
 
 
+class BlurOfAllChannels(Construct):
+    """The code asks how many there are."""
+
+    def layers(self) -> None:
+        self.register_buffer("filters", torch.rand(12, 1, 3, 3))
+
+    def between(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.filters, padding=1, groups=x.shape[1])
+
+
+class BlurOfTwelveChannels(Construct):
+    """The code says how many there are."""
+
+    frozen = ("stem.0",)
+
+    def layers(self) -> None:
+        self.register_buffer("filters", torch.rand(12, 1, 3, 3))
+
+    def between(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.filters, padding=1, groups=12)
+
+
 class GridInBuffers(Construct):
     """Values for each column and each row, which are there for all channels."""
 

@@ -213,6 +213,13 @@ class RepeatedChannels(Construct):
         return x.repeat(1, 2, 1, 1)
 
 
+class ChannelsRepeatedInTurn(Construct):
+    channels = 24
+
+    def between(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(2, dim=1).repeat_interleave(2, dim=-1)
+
+
 class CheapFeatures(Construct):
     """The ghost of a feature map beside it, cut off where the code says."""
 

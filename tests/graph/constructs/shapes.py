@@ -57,6 +57,16 @@ class TokensAndBack(Construct):
         return tokens.transpose(1, 2).reshape(n, -1, h, w)
 
 
+class MatricesTransposed(Construct):
+    """Tokens and back by properties."""
+
+    def layers(self) -> None:
+        self.a = nn.Linear(12, 12)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x.flatten(2).mT).mH.unflatten(2, x.shape[2:])
+
+
 class PixelsAsFeatures(Construct):
     """A linear layer along the pixels, once for each channel; its hidden positions are filters like any others."""
 

@@ -114,3 +114,13 @@ def repeat(state: Labelling, call: Call) -> Result:
     counts = [1] * (labels.rank - len(counts)) + counts
     copies = [count if dim in labels.dims else 1 for dim, count in enumerate(counts)]
     return Labels(np.tile(labels.ids, copies), labels.dims)
+
+
+@rule("repeat_interleave")
+def repeat_each(state: Labelling, call: Call) -> Result:
+    """Each position of an axis so many times in a row, as heads that share keys have these."""
+    labels, count, dim = state.of(call.first), call.get("repeats"), call.get("dim")
+    if not isinstance(count, int) or dim is None:
+        return state.not_understood(call)
+    dim %= labels.rank
+    return Labels(np.repeat(labels.ids, count, dim), labels.dims) if dim in labels.dims else labels
