@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aap_hw.compile.families.slow import SlowCall, is_slow
 from aap_hw.compile.front.partition import partition
 from aap_hw.graph import ChannelGraph
 from tests.compile.running import assert_compiled_equals_pytorch
@@ -58,9 +59,28 @@ def test_norms_over_channels_that_are_cut_to_odd_widths(tmp_path: Path) -> None:
         "stem": True, "second": True, "expand": True,
     }  # fmt: skip
     keep = {"stem": [*range(0, 20, 2), 3], "second": [*range(3, 22)], "expand": [*range(0, 26, 2), 1, 27]}
-    smaller = graph.cut(net, keep)
+    assert_kernels_follow(net, graph, keep, image, tmp_path)
+
+
+def test_a_norm_over_channels_and_pixels_follows_on_the_slow_path(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 20, 3, stride=5), nn.LayerNorm([20, 2, 2]), nn.ReLU(), nn.Conv2d(20, 5, 2)).eval()
+    nn.init.normal_(net[1].weight)
+    image = torch.randn(2, 3, 10, 10)
+    graph = ChannelGraph.trace(net, (image,))
+    assert partition(graph).slow_path == "1 kernel on the slow path: 1 layer_norm"
+    assert graph.group("0").renormalised
+    assert_kernels_follow(net, graph, {"0": [*range(0, 20, 2), 3]}, image, tmp_path)
+
+
+def assert_kernels_follow(
+    net: nn.Module, graph: ChannelGraph, keep: dict[str, list[int]], image: Tensor, folder: Path
+) -> None:
+    """A cut network has the kernels that the whole one foretold, and they compute what PyTorch does."""
+    whole, smaller = partition(graph), graph.cut(net, keep)
     widths = whole.dense | {name: len(kept) for name, kept in keep.items()}
-    foretold = [kernel.at(widths) for kernel in whole.kernels]
     cut = partition(ChannelGraph.trace(smaller, (image,)))
-    assert [kernel.at(cut.dense) for kernel in cut.kernels] == foretold
-    assert_compiled_equals_pytorch(smaller, image, tmp_path)
+    for one, other in zip(whole.kernels, cut.kernels, strict=True):
+        foretold, found = one.at(widths), other.at(cut.dense)
+        assert SlowCall.of(foretold) == SlowCall.of(found) if is_slow(one.key) else foretold == found
+    assert_compiled_equals_pytorch(smaller, image, folder)

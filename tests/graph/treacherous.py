@@ -110,7 +110,7 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
         "F.max_pool2d",
     ),
     "count of other channels": (
-        lambda net, x: net.mixer(x).flatten(2).view(2, x.shape[1], 8, 8),
+        lambda net, x: net.mixer(net.transposed(x)[..., 1:-1, 1:-1]).flatten(2).view(2, x.shape[1], 8, 8),
         8,
         "computes something else once it is cut (x.view",
     ),

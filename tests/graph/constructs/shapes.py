@@ -57,6 +57,16 @@ class TokensAndBack(Construct):
         return tokens.transpose(1, 2).reshape(n, -1, h, w)
 
 
+class ViewCountedOnWhatALayerReads(Construct):
+    """As many channels as before: the layer's go together with those that it reads."""
+
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 12, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x).flatten(2).view(2, x.shape[1], 8, 8)
+
+
 class MatricesTransposed(Construct):
     """Tokens and back by properties."""
 

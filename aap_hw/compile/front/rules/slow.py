@@ -120,6 +120,8 @@ class _Writer:
                 text = made
             elif argument.name == "groups" and value == shape_of(call["input"])[1]:
                 text = self._text(self._lengths(call["input"])[1])
+            elif argument.name == "normalized_shape":
+                text = f"[{','.join(map(self._text, self._lengths(call['input'])[-len(value) :]))}]"
             elif argument.name == "num_groups":
                 text = self._text(self._lengths(call["input"])[1], divisor=shape_of(call["input"])[1] // value)
             elif not argument.kwarg_only:
