@@ -161,5 +161,5 @@ def _grouped_by_code(state: Labelling, call: Call) -> Result:
     incoming = state.channels(inputs, channel_dim, call)
     if labels.dims:
         state.tie(incoming, labels.ids.ravel(), call)
-    state.literal(call, [(groups, incoming)], asked=True)
+    state.literal(call, [(groups, incoming)])
     return Labels.along(rank, channel_dim, incoming)
