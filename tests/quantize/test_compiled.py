@@ -24,6 +24,7 @@ class Varied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.stem_bn = nn.Conv2d(3, 20, 3, 2, 1, bias=False), nn.BatchNorm2d(20)
+        self.gain = nn.Parameter(torch.linspace(0.5, 2, 20).reshape(20, 1, 1))
         self.conv, self.conv_bn = nn.Conv2d(20, 20, 3, padding=1), nn.BatchNorm2d(20)
         self.depthwise, self.grouped = nn.Conv2d(20, 20, 3, padding=1, groups=20), nn.Conv2d(20, 20, 1, groups=2)
         self.squeeze, self.excite = nn.Conv2d(20, 6, 1), nn.Conv2d(6, 20, 1)
@@ -32,6 +33,7 @@ class Varied(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = F.max_pool2d(F.relu(self.stem_bn(self.stem(x))), 2)
+        x = F.gelu(x * self.gain + 0.1)
         x = F.relu(self.conv_bn(self.conv(x)) + x)
         y = F.hardswish(self.depthwise(x))
         y = y * F.hardsigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(y, 1)))))
@@ -53,6 +55,7 @@ def test_the_compiled_network_is_the_quantised_one(tmp_path: Path) -> None:
     network = compile_network(floating, images[0], target(), tmp_path / "network.so", quantisation=quantisation)
     in_float32 = [kernel.key.op for kernel in network.kernels if kernel.key.precision == "float32"]
     assert in_float32 == ["axis_softmax", "reduce", "concat", "global_avg_pool2d", "to_nchw"]
+    assert "elementwise" in [kernel.key.op for kernel in network.kernels if kernel.key.precision == "int8"]
     changes = Counter(kernel.key.op for kernel in network.kernels)
     assert (changes["quantize"], changes["dequantize"]) == (2, 1)
     loaded = device().load(tmp_path / "network.so")

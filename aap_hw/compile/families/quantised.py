@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from aap_hw.compile.families.elementwise import ACTIVATIONS
+from aap_hw.compile.families.expression import terms
 from aap_hw.compile.families.family import FAMILIES, Family, Shape, image_shape, nothing
+from aap_hw.compile.families.fused import AXES, Fused
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 
@@ -18,8 +20,16 @@ MOVING = frozenset(("to_nhwc", "to_nchw", "strided_copy", "flatten", "channel_sh
 MOVING |= {"interleave", "max_pool2d"}
 
 
+# Functions that make no rounding of what they read much larger. Quotients, powers and logarithms near 0 do.
+GENTLE = frozenset(("add", "sub", "mul", "neg", "abs", "minimum", "maximum", "clamp", *ACTIVATIONS))
+GENTLE |= {"tanh", "erf", "gelu", "gelu_tanh", "mish", "log_sigmoid", "leaky_relu", "softplus", "elu"}
+
+
 def has_int8_form(key: KernelKey) -> bool:
     """Whether there is a kernel of this operator that reads bytes."""
+    if key.op == "elementwise":
+        fused = Fused.of(key)
+        return fused.order == AXES and {term.function for term in terms(fused.expression)} <= GENTLE
     return key.op in WEIGHTED | LIGHT | MOVING and "affine" not in key.epilogue
 
 

@@ -42,7 +42,8 @@ def values_in_int8(network: Network) -> frozenset[str]:
 
     for kernel in network.kernels:
         is_led = has_int8_form(kernel.key) and not _is_weighted(kernel) and origins(kernel) <= able
-        if (_is_weighted(kernel) or is_led) and not kernel.constants:
+        is_led = is_led and bool(kernel.inputs) and not (kernel.constants and kernel.key.op in MOVING)
+        if _is_weighted(kernel) or is_led:
             able.add(kernel.name)
     found: set[str] = set()
     for kernel in reversed(network.kernels):

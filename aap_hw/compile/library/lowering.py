@@ -83,7 +83,8 @@ def lower_network(
                 code, function = functions[address]
                 activations = iter(kernel.inputs)
                 if function.quantized is not None:
-                    constants = iter(function.quantized(quantised(kernel, network, state)))
+                    model = quantised(kernel, network, state, tuple(_taken(kernel, function, state)))
+                    constants = iter(function.quantized(model))
                 else:
                     constants = _constants(kernel, function, state)
                 arguments = [
@@ -132,13 +133,18 @@ def _constants(kernel: Kernel, function: KernelFunction, state: Mapping[str, tor
     if function.pack is not None:
         weight, bias = folded_weights(kernel, state)
         yield from (function.pack(weight), bias)
-    taken = [argument for argument in function.arguments if argument.role == "constant"]
-    for name, argument in zip(kernel.constants, taken, strict=True):
+    yield from _taken(kernel, function, state)
+    yield from function.literals
+
+
+def _taken(kernel: Kernel, function: KernelFunction, state: Mapping[str, torch.Tensor]) -> Iterator[np.ndarray]:
+    """The constants of a kernel that are not packed, which come before all others that are not."""
+    arguments = [argument for argument in function.arguments if argument.role == "constant"]
+    for name, argument in zip(kernel.constants, arguments, strict=function.quantized is None):
         array = state[name].float()
         if array.dim() >= -kernel.channel_axis:
             array = array.movedim(kernel.channel_axis, -1)
         yield array.reshape(argument.shape).contiguous().numpy()
-    yield from function.literals
 
 
 @torch.inference_mode(False)

@@ -14,8 +14,10 @@ from aap_hw.compile.library.folding import folded, weight_of
 _LARGEST_WEIGHT = 127
 
 
-def quantised(kernel: Kernel, network: Network, state: Mapping[str, torch.Tensor]) -> Quantized:
-    """The weights and scales of a kernel, with its batch normalisation folded into the scales.
+def quantised(
+    kernel: Kernel, network: Network, state: Mapping[str, torch.Tensor], constants: tuple[np.ndarray, ...] = ()
+) -> Quantized:
+    """The weights, constants and scales of a kernel, with its batch normalisation folded into the scales.
 
     y = s (w x + b - mean) + beta, and w = q * scale, so that the weights q stay as they are, and their scales become
     s * scale.
@@ -25,7 +27,7 @@ def quantised(kernel: Kernel, network: Network, state: Mapping[str, torch.Tensor
     scales = {held: quantisation.values[name] for held, name in network.scaled.items()}
     read, made = tuple(scales[name] for name in kernel.inputs if name in scales), scales.get(kernel.name)
     if kernel.weight is None:
-        return Quantized(read, made)
+        return Quantized(read, made, constants=constants)
     weight, scale = weight_of(kernel, state), torch.from_numpy(quantisation.weights[kernel.weight])
     factors, bias = folded(kernel, torch.ones(len(weight), dtype=torch.float64), state)
     return Quantized(
