@@ -91,10 +91,18 @@ class Convolution:
         )
 
 
-def assert_convolution_equals_pytorch(case: Convolution, threads: int = 1, on: DeviceTarget | None = None) -> None:
-    """Compare a kernel for this machine, or one ``on`` a GPU, with PyTorch."""
+def assert_convolutions_equal_pytorch(
+    cases: Sequence[Convolution], threads: int = 1, on: DeviceTarget | None = None
+) -> None:
+    """Compare kernels for this machine, or some ``on`` a GPU, with PyTorch; all are compiled together."""
+    functions = [build_kernel(case.address(), on or target(threads)) for case in cases]
+    kernels = compiled(functions)
+    made = zip(cases, functions, kernels, strict=True)
+    assert [case for case, function, kernel in made if not _is_right(case, function, kernel)] == []
+
+
+def _is_right(case: Convolution, function: KernelFunction, kernel: Any) -> bool:
     random = np.random.default_rng(7)
-    function = build_kernel(case.address(), on or target(threads))
     groups = case.width_in if case.depthwise else 1
     image = random.standard_normal((case.batch, case.width_in, *case.size)).astype("float32")
     weight = random.standard_normal((case.width_out, case.width_in // groups, *case.kernel)).astype("float32")
@@ -114,14 +122,14 @@ def assert_convolution_equals_pytorch(case: Convolution, threads: int = 1, on: D
         expected = after(step, expected, torch.from_numpy(residual).double())
     actual = call(
         function,
+        kernel,
         activation=image if case.planar else image.transpose(0, 2, 3, 1),
         residual=residual.transpose(0, 2, 3, 1),
         weight=weight,
         bias=bias,
     )[..., : case.width_out]
     difference = np.abs(actual.transpose(0, 3, 1, 2) - expected.numpy())
-    assert difference.shape == expected.shape
-    assert (difference <= 2e-6 * (1 + sizes.numpy())).all()
+    return difference.shape == expected.shape and bool((difference <= 2e-6 * (1 + sizes.numpy())).all())
 
 
 def after(step: str, value: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -132,8 +140,8 @@ def after(step: str, value: torch.Tensor, residual: torch.Tensor) -> torch.Tenso
     return result
 
 
-def call(function: KernelFunction, **given: np.ndarray) -> np.ndarray:
-    """Compile a kernel, pack its weights as a network would, and call it once."""
+def call(function: KernelFunction, kernel: Any = None, **given: np.ndarray) -> np.ndarray:
+    """Pack the weights of a kernel as a network would, and call it once; it is compiled unless it is given compiled."""
     arrays = []
     for argument in function.arguments:
         array = given[argument.role]
@@ -143,7 +151,7 @@ def call(function: KernelFunction, **given: np.ndarray) -> np.ndarray:
         arrays.append(np.ascontiguousarray(as_pitched(array, argument.shape)))
     # Whatever the kernel fails to write stays visible.
     output = tvm.runtime.tensor(np.full(function.output_shape, np.nan, "float32"))
-    runnable(function)(*[tvm.runtime.tensor(array) for array in arrays], output)
+    (kernel or compiled([function])[0])(*[tvm.runtime.tensor(array) for array in arrays], output)
     result: np.ndarray = output.numpy()
     return result
 
@@ -163,10 +171,12 @@ def as_pitched(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.pad(array, gap, constant_values=np.nan)
 
 
-def runnable(function: KernelFunction) -> Any:
-    code = in_series(function.code).with_attr("global_symbol", "kernel")
-    compiled = tvm.compile(tvm.IRModule({"kernel": code}), target=target().tvm)
-    return compiled.jit()["kernel"]
+def compiled(functions: Sequence[KernelFunction]) -> list[Any]:
+    """All of them in one library for this machine's CPU, which is much quicker than one by one."""
+    codes = {f"kernel_{i}": in_series(function.code) for i, function in enumerate(functions)}
+    module = tvm.IRModule({name: code.with_attr("global_symbol", name) for name, code in codes.items()})
+    library = tvm.compile(module, target=target().tvm).jit()
+    return [library[name] for name in codes]
 
 
 def outputs(model: nn.Module, image: torch.Tensor, folder: Path, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:

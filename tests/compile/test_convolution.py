@@ -9,34 +9,29 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import tvm_ffi
-from hypothesis import assume, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.library.build import build_kernel
-from tests.compile.running import EPILOGUES, Convolution, assert_convolution_equals_pytorch, call, target
+from tests.compile.running import EPILOGUES, Convolution, assert_convolutions_equal_pytorch, call, compiled, target
 
 WIDTHS = (1, 3, 5, 17, 24, 37)
 
 
-@pytest.mark.parametrize(
-    ("width_in", "width_out"), [(1, 1), (3, 5), (5, 24), (17, 3), (24, 37), (37, 17), (1, 32), (8, 8), (16, 48)]
-)
-def test_convolution_of_any_width_equals_pytorch(width_in: int, width_out: int) -> None:
-    assert_convolution_equals_pytorch(Convolution(width_in, width_out, epilogue=("bias", "relu")))
+def test_convolution_of_any_width_equals_pytorch() -> None:
+    widths = [(1, 1), (3, 5), (5, 24), (17, 3), (24, 37), (37, 17), (1, 32), (8, 8), (16, 48)]
+    assert_convolutions_equal_pytorch([Convolution(*pair, epilogue=("bias", "relu")) for pair in widths])
 
 
-@pytest.mark.parametrize("epilogue", EPILOGUES, ids="+".join)
-def test_every_epilogue_is_applied_in_its_order(epilogue: tuple[str, ...]) -> None:
-    assert_convolution_equals_pytorch(Convolution(5, 24, epilogue=epilogue, batch=2))
+def test_every_epilogue_is_applied_in_its_order() -> None:
+    assert_convolutions_equal_pytorch([Convolution(5, 24, epilogue=epilogue, batch=2) for epilogue in EPILOGUES])
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
+def test_convolution_of_any_geometry_equals_pytorch() -> None:
+    cases = [
         Convolution(17, 24, kernel=(1, 1), padding=(0, 0)),
         Convolution(24, 37, kernel=(1, 1), padding=(0, 0), stride=(2, 2), size=(7, 9)),
         Convolution(5, 17, kernel=(5, 5), padding=(2, 2)),
@@ -47,70 +42,67 @@ def test_every_epilogue_is_applied_in_its_order(epilogue: tuple[str, ...]) -> No
         Convolution(5, 8, kernel=(2, 4), padding=(0, 3), stride=(3, 1), size=(8, 6)),
         Convolution(3, 5, size=(1, 1)),
         Convolution(3, 5, size=(5, 13)),
-    ],
-    ids=repr,
-)
-def test_convolution_of_any_geometry_equals_pytorch(case: Convolution) -> None:
-    assert_convolution_equals_pytorch(case)
+    ]
+    assert_convolutions_equal_pytorch(cases)
 
 
-@pytest.mark.parametrize(("width_in", "padding"), [(1, (1, 1)), (3, (0, 0)), (5, (1, 1))])
-def test_first_layer_reads_the_image_as_pytorch_lays_it_out(width_in: int, padding: tuple[int, int]) -> None:
-    assert_convolution_equals_pytorch(
-        Convolution(width_in, 17, size=(9, 7), stride=(2, 2), padding=padding, planar=True, batch=2)
-    )
+def test_first_layer_reads_the_image_as_pytorch_lays_it_out() -> None:
+    first = Convolution(1, 17, size=(9, 7), stride=(2, 2), planar=True, batch=2)
+    others = replace(first, width_in=3, padding=(0, 0)), replace(first, width_in=5)
+    assert_convolutions_equal_pytorch([first, *others])
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
+def test_two_threads_compute_what_pytorch_computes() -> None:
+    cases = [
         Convolution(5, 17, epilogue=("bias", "add", "relu"), batch=2),
         Convolution(3, 24, planar=True, stride=(2, 2), size=(9, 9)),
         Convolution(37, 40, kernel=(1, 1), padding=(0, 0)),
         # Weights larger than the image: the loops are the other way round.
         Convolution(64, 96, size=(2, 2), epilogue=("bias", "relu")),
-    ],
-    ids=repr,
-)
-def test_two_threads_compute_what_pytorch_computes(case: Convolution) -> None:
-    assert_convolution_equals_pytorch(case, threads=2)
+    ]
+    assert_convolutions_equal_pytorch(cases, threads=2)
 
 
-@settings(max_examples=16)
-@given(data=st.data())
-def test_random_convolutions_equal_pytorch(data: st.DataObject) -> None:
+@st.composite
+def convolutions(draw: st.DrawFn) -> Convolution:
     def pair(low: int, high: int) -> tuple[int, int]:
-        return data.draw(st.integers(low, high)), data.draw(st.integers(low, high))
+        return draw(st.integers(low, high)), draw(st.integers(low, high))
 
     case = Convolution(
-        data.draw(st.sampled_from(WIDTHS)),
-        data.draw(st.sampled_from(WIDTHS)),
+        draw(st.sampled_from(WIDTHS)),
+        draw(st.sampled_from(WIDTHS)),
         size=pair(1, 9),
         kernel=pair(1, 4),
         stride=pair(1, 3),
         padding=pair(0, 2),
         dilation=pair(1, 2),
-        epilogue=data.draw(st.sampled_from(EPILOGUES)),
-        batch=data.draw(st.integers(1, 2)),
-        planar=data.draw(st.booleans()),
+        epilogue=draw(st.sampled_from(EPILOGUES)),
+        batch=draw(st.integers(1, 2)),
+        planar=draw(st.booleans()),
     )
     reach = [d * (k - 1) + 1 for d, k in zip(case.dilation, case.kernel, strict=True)]
     assume(all(s + 2 * p >= r for s, p, r in zip(case.size, case.padding, reach, strict=True)))
-    assert_convolution_equals_pytorch(case, threads=data.draw(st.integers(1, 2)))
+    return case
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize(("width_in", "width_out"), [(1, 1), (5, 3), (37, 24), (64, 10), (24, 100)])
-def test_linear_layer_equals_pytorch(width_in: int, width_out: int, batch: int) -> None:
+# Those of one thread are in `test_random_kernels`.
+@settings(max_examples=2, phases=[Phase.generate])
+@given(cases=st.lists(convolutions(), min_size=8, max_size=8, unique=True))
+def test_random_convolutions_of_two_threads_equal_pytorch(cases: list[Convolution]) -> None:
+    assert_convolutions_equal_pytorch(cases, threads=2)
+
+
+def test_linear_layer_equals_pytorch() -> None:
+    widths = [(1, 1), (5, 3), (37, 24), (64, 10), (24, 100)]
+    cases = [(batch, *pair) for batch in (1, 2) for pair in widths]
+    keys = {batch: KernelKey.make("linear", (), batch, epilogue=("bias", "relu")) for batch in (1, 2)}
+    functions = [build_kernel(Address(keys[batch], (read, made)), target()) for batch, read, made in cases]
     random = np.random.default_rng(0)
-    key = KernelKey.make("linear", (), batch, epilogue=("bias", "relu"))
-    x, w, b = (
-        random.standard_normal(s).astype("float32") for s in ((batch, width_in), (width_out, width_in), width_out)
-    )
-    function = build_kernel(Address(key, (width_in, width_out)), target())
-    actual = call(function, activation=x.reshape(batch, 1, 1, width_in), weight=w, bias=b)
-    expected = np.maximum(x.astype(float) @ w.astype(float).T + b, 0)
-    assert np.abs(actual.reshape(batch, width_out) - expected).max() < 1e-5 * np.sqrt(width_in)
+    for (batch, read, made), function, kernel in zip(cases, functions, compiled(functions), strict=True):
+        x, w, b = (random.standard_normal(s).astype("float32") for s in ((batch, read), (made, read), made))
+        actual = call(function, kernel, activation=x.reshape(batch, 1, 1, read), weight=w, bias=b)
+        expected = np.maximum(x.astype(float) @ w.astype(float).T + b, 0)
+        assert np.abs(actual.reshape(batch, made) - expected).max() < 1e-5 * np.sqrt(read), (batch, read, made)
 
 
 def test_every_weight_is_packed_and_nothing_else() -> None:

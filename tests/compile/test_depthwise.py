@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import assume, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.compile.running import Convolution, assert_convolution_equals_pytorch
+from tests.compile.running import Convolution, assert_convolutions_equal_pytorch
 
 Pair = tuple[int, int]
 
@@ -26,14 +25,12 @@ def depthwise(
     return Convolution(width, width, size, kernel, stride, padding, dilation, epilogue, batch, planar, True)
 
 
-@pytest.mark.parametrize("width", [1, 3, 5, 17, 24, 37, 48])
-def test_depthwise_convolution_of_any_width_equals_pytorch(width: int) -> None:
-    assert_convolution_equals_pytorch(depthwise(width))
+def test_depthwise_convolution_of_any_width_equals_pytorch() -> None:
+    assert_convolutions_equal_pytorch([depthwise(width) for width in (1, 3, 5, 17, 24, 37, 48)])
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
+def test_depthwise_convolution_of_any_geometry_equals_pytorch() -> None:
+    cases = [
         depthwise(24, (7, 9), stride=(2, 2), batch=2),
         depthwise(5, (8, 8), stride=(2, 2)),
         depthwise(24, (9, 9), kernel=(5, 5), padding=(2, 2)),
@@ -42,44 +39,45 @@ def test_depthwise_convolution_of_any_width_equals_pytorch(width: int) -> None:
         depthwise(24, (4, 10), kernel=(1, 3), padding=(0, 1), stride=(2, 1)),
         depthwise(16, (9, 15), kernel=(13, 13), padding=(6, 6)),
         depthwise(32, (1, 1)),
-    ],
-    ids=repr,
-)
-def test_depthwise_convolution_of_any_geometry_equals_pytorch(case: Convolution) -> None:
-    assert_convolution_equals_pytorch(case)
+    ]
+    assert_convolutions_equal_pytorch(cases)
 
 
-@pytest.mark.parametrize("epilogue", [("bias",), ("bias", "relu"), ("bias", "add"), ("bias", "add", "relu")])
-def test_every_epilogue_is_applied_in_its_order(epilogue: tuple[str, ...]) -> None:
-    assert_convolution_equals_pytorch(depthwise(24, epilogue=epilogue, batch=2))
+def test_every_epilogue_is_applied_in_its_order() -> None:
+    epilogues = [("bias",), ("bias", "relu"), ("bias", "add"), ("bias", "add", "relu")]
+    assert_convolutions_equal_pytorch([depthwise(24, epilogue=epilogue, batch=2) for epilogue in epilogues])
 
 
-@pytest.mark.parametrize("padding", [(0, 0), (1, 1)])
-def test_first_layer_reads_the_image_as_pytorch_lays_it_out(padding: Pair) -> None:
-    assert_convolution_equals_pytorch(depthwise(3, planar=True, padding=padding, batch=2))
+def test_first_layer_reads_the_image_as_pytorch_lays_it_out() -> None:
+    assert_convolutions_equal_pytorch([depthwise(3, planar=True, padding=each, batch=2) for each in ((0, 0), (1, 1))])
 
 
-@pytest.mark.parametrize(("width", "size"), [(17, (7, 9)), (64, (24, 60))])
-def test_two_threads_compute_what_pytorch_computes(width: int, size: Pair) -> None:
+def test_two_threads_compute_what_pytorch_computes() -> None:
     # The larger one is computed in several bands of rows.
-    assert_convolution_equals_pytorch(depthwise(width, size), threads=2)
+    assert_convolutions_equal_pytorch([depthwise(17, (7, 9)), depthwise(64, (24, 60))], threads=2)
 
 
-@settings(max_examples=8)
-@given(data=st.data())
-def test_random_depthwise_convolutions_equal_pytorch(data: st.DataObject) -> None:
+@st.composite
+def convolutions(draw: st.DrawFn) -> Convolution:
     def pair(low: int, high: int) -> Pair:
-        return data.draw(st.integers(low, high)), data.draw(st.integers(low, high))
+        return draw(st.integers(low, high)), draw(st.integers(low, high))
 
     case = depthwise(
-        data.draw(st.sampled_from((1, 3, 8, 24, 40))),
+        draw(st.sampled_from((1, 3, 8, 24, 40))),
         pair(1, 7),
         kernel=pair(1, 3),
         stride=pair(1, 2),
         padding=pair(0, 2),
         dilation=pair(1, 2),
-        batch=data.draw(st.integers(1, 2)),
+        batch=draw(st.integers(1, 2)),
     )
     reach = [d * (k - 1) + 1 for d, k in zip(case.dilation, case.kernel, strict=True)]
     assume(all(s + 2 * p >= r for s, p, r in zip(case.size, case.padding, reach, strict=True)))
-    assert_convolution_equals_pytorch(case, threads=data.draw(st.integers(1, 2)))
+    return case
+
+
+# Those of one thread are in `test_random_kernels`.
+@settings(max_examples=2, phases=[Phase.generate])
+@given(cases=st.lists(convolutions(), min_size=4, max_size=4, unique=True))
+def test_random_depthwise_convolutions_of_two_threads_equal_pytorch(cases: list[Convolution]) -> None:
+    assert_convolutions_equal_pytorch(cases, threads=2)

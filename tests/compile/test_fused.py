@@ -25,7 +25,7 @@ from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.library.build import build_kernel
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.graph import ChannelGraph
-from tests.compile.running import assert_compiled_equals_pytorch, device, randomise, runnable, target
+from tests.compile.running import assert_compiled_equals_pytorch, compiled, device, randomise, target
 from tests.graph.ground_truth import random_keep
 
 CHANNELS, SIZE = 13, (6, 7)
@@ -203,5 +203,5 @@ def test_values_may_be_cut_along_another_axis_than_the_last() -> None:
     assert [argument.shape for argument in function.arguments] == shapes
     a, b, c = arrays = [np.random.default_rng(0).standard_normal(shape).astype("float32") for shape in shapes]
     made = tvm.runtime.tensor(np.full(shapes[0], np.nan, "float32"))
-    runnable(function)(*map(tvm.runtime.tensor, arrays), made)
+    compiled([function])[0](*map(tvm.runtime.tensor, arrays), made)
     np.testing.assert_allclose(made.numpy(), a * c - b, rtol=1e-6, atol=1e-6)

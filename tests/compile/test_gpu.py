@@ -6,7 +6,7 @@ disturb each other, and that the GPU is quick, is not shown here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from aap_hw.compile.library.lowering import compile_network, lower_network
 from aap_hw.errors import Fault
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.compiling import compile_batch
-from tests.compile.running import Convolution, assert_convolution_equals_pytorch, target
+from tests.compile.running import Convolution, assert_convolutions_equal_pytorch, compiled, target
 from tests.compile.test_light import BATCH, CASES, HEIGHT, LIGHT_KERNELS, WIDTH, Case, nhwc, random_images
 from tests.compile.threads import in_series
 
@@ -64,15 +64,6 @@ def function_of(case: Case) -> KernelFunction:
     return build_kernel(Address(key, (made if case.name == "interleave" else CHANNELS, made)), ORIN)
 
 
-def compiled(functions: Sequence[KernelFunction]) -> Callable[[int], Any]:
-    """All of them in one library for this machine's CPU, which is much quicker than one by one."""
-    codes = {
-        f"kernel_{i}": in_series(f.code).with_attr("global_symbol", f"kernel_{i}") for i, f in enumerate(functions)
-    }
-    library = tvm.compile(tvm.IRModule(codes), target=target().tvm).jit()
-    return lambda i: library[f"kernel_{i}"]
-
-
 def run(kernel: Any, function: KernelFunction, inputs: Sequence[np.ndarray]) -> np.ndarray:
     output = tvm.runtime.tensor(np.full(function.output_shape, np.nan, "float32"))
     kernel(*[tvm.runtime.tensor(np.ascontiguousarray(array, dtype="float32")) for array in inputs], output)
@@ -82,11 +73,10 @@ def run(kernel: Any, function: KernelFunction, inputs: Sequence[np.ndarray]) -> 
 
 def test_light_kernels_equal_pytorch() -> None:
     functions = [function_of(case) for case in CASES]
-    kernels = compiled(functions)
-    for i, (case, function) in enumerate(zip(CASES, functions, strict=True)):
+    for case, function, kernel in zip(CASES, functions, compiled(functions), strict=True):
         assert has_threads(function.code), case
         images, expected = expected_of(case)
-        actual = run(kernels(i), function, [x.numpy() if case.name == "to_nhwc" else nhwc(x).numpy() for x in images])
+        actual = run(kernel, function, [x.numpy() if case.name == "to_nhwc" else nhwc(x).numpy() for x in images])
         actual = actual if case.name == "to_nchw" else actual.transpose(0, 3, 1, 2)
         assert actual.shape == expected.shape, case
         assert np.abs(actual - expected.numpy()).max() <= 1e-5, case
@@ -121,7 +111,7 @@ def test_kernels_with_several_kinds_of_arguments_equal_pytorch() -> None:
     functions = [build_kernel(Address(key, (width, width)), ORIN) for key, width, *_ in cases]
     kernels = compiled(functions)
     for i, (key, _, inputs, expected) in enumerate(cases):
-        actual = run(kernels(i), functions[i], [tensor.numpy() for tensor in inputs]).transpose(0, 3, 1, 2)
+        actual = run(kernels[i], functions[i], [tensor.numpy() for tensor in inputs]).transpose(0, 3, 1, 2)
         assert np.abs(actual - expected.numpy()).max() <= 1e-5, key
     tried = {case.name for case in CASES} | {key.op for key, *_ in cases}
     assert tried == LIGHT_KERNELS
@@ -139,9 +129,8 @@ CONVOLUTIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
-def test_convolution_equals_pytorch(case: Convolution) -> None:
-    assert_convolution_equals_pytorch(case, on=ORIN)
+def test_convolutions_equal_pytorch() -> None:
+    assert_convolutions_equal_pytorch(CONVOLUTIONS, on=ORIN)
 
 
 class Branching(nn.Module):

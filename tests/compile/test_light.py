@@ -15,10 +15,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import tvm
 
 from aap_hw.compile import cpu, gpu
-from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.cpu import loops
 from aap_hw.compile.families import FAMILIES
 from aap_hw.compile.families.slow import LIBRARIES
@@ -26,7 +24,7 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.library.build import build_kernel
 from aap_hw.errors import UserError
-from tests.compile.running import call, runnable, target
+from tests.compile.running import call, called, compiled, target
 
 BATCH, HEIGHT, WIDTH = 2, 6, 9
 # Those with a file of tests of their own.
@@ -110,18 +108,24 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize(("channels", "threads"), [(1, 1), (3, 2), (7, 1), (13, 2), (17, 1), (30, 2), (57, 1)])
-def test_light_kernel_equals_pytorch(case: Case, channels: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_light_kernels_equal_pytorch(channels: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "WORTH_SHARING", 1)
-    # Shifted so that padding with zeros instead of nothing would be seen.
-    images = [image - 3 * (case.name == "max_pool2d") for image in random_images(case.inputs, channels)]
-    expected = case.operator(*[image.double() for image in images])
-    total = expected.shape[1] if case.name == "interleave" else channels
-    key = KernelKey.make(case.name, (HEIGHT, WIDTH), BATCH, **case.attributes)
-    function = build_kernel(Address(key, (total, expected.shape[1])), target(threads))
-    actual = run(function, [image if case.name == "to_nhwc" else nhwc(image) for image in images])
-    assert_close(actual if case.name == "to_nchw" else actual.transpose(0, 3, 1, 2), expected)
+    functions, inputs, outputs = [], [], []
+    for case in CASES:
+        # Shifted so that padding with zeros instead of nothing would be seen.
+        images = [image - 3 * (case.name == "max_pool2d") for image in random_images(case.inputs, channels)]
+        expected = case.operator(*[image.double() for image in images])
+        total = expected.shape[1] if case.name == "interleave" else channels
+        key = KernelKey.make(case.name, (HEIGHT, WIDTH), BATCH, **case.attributes)
+        functions.append(build_kernel(Address(key, (total, expected.shape[1])), target(threads)))
+        inputs.append([image if case.name == "to_nhwc" else nhwc(image) for image in images])
+        outputs.append(expected)
+    for case, function, kernel, given, expected in zip(
+        CASES, functions, compiled(functions), inputs, outputs, strict=True
+    ):
+        actual = called(kernel, function, given)
+        assert_close(actual if case.name == "to_nchw" else actual.transpose(0, 3, 1, 2), expected, str(case))
 
 
 def random_images(count: int, channels: int) -> list[torch.Tensor]:
@@ -133,93 +137,90 @@ def nhwc(image: torch.Tensor) -> torch.Tensor:
     return image.permute(0, 2, 3, 1)
 
 
-def run(function: KernelFunction, inputs: list[torch.Tensor]) -> np.ndarray:
-    """Call a kernel with tensors in its own layout; whatever it fails to write stays visible."""
-    output = tvm.runtime.tensor(np.full(function.output_shape, np.nan, "float32"))
-    arrays = [tvm.runtime.tensor(np.ascontiguousarray(tensor.numpy())) for tensor in inputs]
-    runnable(function)(*arrays, output)
-    result: np.ndarray = output.numpy()
-    return result
+def assert_close(actual: np.ndarray, expected: torch.Tensor, what: object = "") -> None:
+    assert actual.shape == expected.shape, what
+    assert np.abs(actual - expected.numpy()).max() <= 1e-5, what
 
 
-def assert_close(actual: np.ndarray, expected: torch.Tensor) -> None:
-    assert actual.shape == expected.shape
-    assert np.abs(actual - expected.numpy()).max() <= 1e-5
+def test_shuffle_deals_out_the_channels_of_each_group_as_pytorch_does() -> None:
+    cases = [(6, 2), (30, 3), (114, 2), (232, 4)]
+    keys = [KernelKey.make("channel_shuffle", (HEIGHT, WIDTH), BATCH, groups=groups) for _, groups in cases]
+    functions = [build_kernel(Address(key, (c, c)), target()) for key, (c, _) in zip(keys, cases, strict=True)]
+    for (channels, groups), function, kernel in zip(cases, functions, compiled(functions), strict=True):
+        (image,) = random_images(1, channels)
+        actual = called(kernel, function, [nhwc(image)])
+        expected = torch.nn.ChannelShuffle(groups)(image)
+        assert np.array_equal(actual.transpose(0, 3, 1, 2), expected.numpy()), (channels, groups)
 
 
-@pytest.mark.parametrize(("channels", "groups"), [(6, 2), (30, 3), (114, 2), (232, 4)])
-def test_shuffle_deals_out_the_channels_of_each_group_as_pytorch_does(channels: int, groups: int) -> None:
-    (image,) = random_images(1, channels)
-    key = KernelKey.make("channel_shuffle", (HEIGHT, WIDTH), BATCH, groups=groups)
-    actual = run(build_kernel(Address(key, (channels, channels)), target()), [nhwc(image)])
-    expected = torch.nn.ChannelShuffle(groups)(image)
-    assert np.array_equal(actual.transpose(0, 3, 1, 2), expected.numpy())
-
-
-@pytest.mark.parametrize("channels", [1, 7, 30, 57, 64])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_factor_of_each_channel_is_that_of_its_own_image(
-    channels: int, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_factor_of_each_channel_is_that_of_its_own_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "WORTH_SHARING", 1)
-    (image,), gate = random_images(1, channels), torch.rand(BATCH, channels, 1, 1)
+    cases = [(channels, threads) for channels in (1, 7, 30, 57, 64) for threads in (1, 2)]
     key = KernelKey.make("scale_channels", (HEIGHT, WIDTH), BATCH)
-    function = build_kernel(Address(key, (channels, channels)), target(threads))
-    assert_close(run(function, [nhwc(image), nhwc(gate)]).transpose(0, 3, 1, 2), image.double() * gate)
+    functions = [build_kernel(Address(key, (channels, channels)), target(threads)) for channels, threads in cases]
+    for case, function, kernel in zip(cases, functions, compiled(functions), strict=True):
+        (image,), gate = random_images(1, case[0]), torch.rand(BATCH, case[0], 1, 1)
+        actual = called(kernel, function, [nhwc(image), nhwc(gate)])
+        assert_close(actual.transpose(0, 3, 1, 2), image.double() * gate, case)
 
 
-@pytest.mark.parametrize("channels", [1, 7, 30, 57, 64])
-@pytest.mark.parametrize("steps", [(), ("relu",), ("silu",)])
-def test_affine_kernel_scales_and_shifts_each_channel_before_the_activation(
-    channels: int, steps: tuple[str, ...]
-) -> None:
-    (image,), scale, shift = random_images(1, channels), torch.rand(channels), torch.randn(channels)
-    key = KernelKey.make("affine", (HEIGHT, WIDTH), BATCH, epilogue=steps)
-    function = build_kernel(Address(key, (channels, channels)), target())
-    actual = call(function, activation=nhwc(image).numpy(), weight=scale.numpy(), bias=shift.numpy())
-    expected = image.double() * scale[:, None, None] + shift[:, None, None]
-    for step in steps:
-        expected = getattr(F, step)(expected)
-    assert_close(actual.transpose(0, 3, 1, 2), expected)
+def test_affine_kernel_scales_and_shifts_each_channel_before_the_activation() -> None:
+    cases: list[tuple[int, tuple[str, ...]]] = [
+        (channels, steps) for channels in (1, 7, 30, 57, 64) for steps in ((), ("relu",), ("silu",))
+    ]
+    keys = {steps: KernelKey.make("affine", (HEIGHT, WIDTH), BATCH, epilogue=steps) for _, steps in cases}
+    functions = [build_kernel(Address(keys[steps], (channels, channels)), target()) for channels, steps in cases]
+    for (channels, steps), function, kernel in zip(cases, functions, compiled(functions), strict=True):
+        (image,), scale, shift = random_images(1, channels), torch.rand(channels), torch.randn(channels)
+        actual = call(function, kernel, activation=nhwc(image).numpy(), weight=scale.numpy(), bias=shift.numpy())
+        expected = image.double() * scale[:, None, None] + shift[:, None, None]
+        for step in steps:
+            expected = getattr(F, step)(expected)
+        assert_close(actual.transpose(0, 3, 1, 2), expected, (channels, steps))
 
 
-@pytest.mark.parametrize("widths", [(5,), (1, 3), (16, 16), (7, 64, 13), (57, 2, 17, 30)])
-@pytest.mark.parametrize(("threads", "normalised"), [(1, False), (2, False), (1, True)])
 def test_concatenation_of_any_widths_is_one_kernel_that_depends_on_their_sum_alone(
-    widths: tuple[int, ...], threads: int, normalised: bool, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(loops, "WORTH_SHARING", 1)
-    images, total = [random_images(1, width)[0] for width in widths], sum(widths)
-    epilogue = ("affine", "relu") if normalised else ()
-    key = KernelKey.make("concat", (HEIGHT, WIDTH), BATCH, parts=len(widths), epilogue=epilogue)
-    function = build_kernel(Address(key, (total, total)), target(threads))
-    scale, shift = torch.rand(total), torch.randn(total)
-    actual = run(function, [*map(nhwc, images), *([scale, shift] if normalised else [])])
-    expected = torch.cat(images, 1).double()
-    if normalised:
-        expected = F.relu(expected * scale[:, None, None] + shift[:, None, None])
-    assert_close(actual.transpose(0, 3, 1, 2), expected)
+    cases = [
+        (widths, threads, normalised)
+        for widths in ((5,), (1, 3), (16, 16), (7, 64, 13), (57, 2, 17, 30))
+        for threads, normalised in ((1, False), (2, False), (1, True))
+    ]
+    functions = []
+    for widths, threads, normalised in cases:
+        epilogue = ("affine", "relu") if normalised else ()
+        key = KernelKey.make("concat", (HEIGHT, WIDTH), BATCH, parts=len(widths), epilogue=epilogue)
+        functions.append(build_kernel(Address(key, (sum(widths), sum(widths))), target(threads)))
+    for case, function, kernel in zip(cases, functions, compiled(functions), strict=True):
+        widths, _, normalised = case
+        images, total = [random_images(1, width)[0] for width in widths], sum(widths)
+        scale, shift = torch.rand(total), torch.randn(total)
+        actual = called(kernel, function, [*map(nhwc, images), *([scale, shift] if normalised else [])])
+        expected = torch.cat(images, 1).double()
+        if normalised:
+            expected = F.relu(expected * scale[:, None, None] + shift[:, None, None])
+        assert_close(actual.transpose(0, 3, 1, 2), expected, case)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 17, 57, 1000])
-def test_softmax_equals_pytorch_also_for_large_values(channels: int) -> None:
-    image = 60 * torch.randn(BATCH, channels, generator=torch.Generator().manual_seed(2))
-    function = build_kernel(Address(KernelKey.make("softmax", (), BATCH), (channels, channels)), target())
-    actual = run(function, [image.reshape(BATCH, 1, 1, channels)])
-    assert_close(actual.reshape(BATCH, channels), image.double().softmax(1))
+def test_softmax_equals_pytorch_also_for_large_values() -> None:
+    widths, key = (1, 3, 17, 57, 1000), KernelKey.make("softmax", (), BATCH)
+    functions = [build_kernel(Address(key, (channels, channels)), target()) for channels in widths]
+    for channels, function, kernel in zip(widths, functions, compiled(functions), strict=True):
+        image = 60 * torch.randn(BATCH, channels, generator=torch.Generator().manual_seed(2))
+        actual = called(kernel, function, [image.reshape(BATCH, 1, 1, channels)])
+        assert_close(actual.reshape(BATCH, channels), image.double().softmax(1), channels)
 
 
-@pytest.mark.parametrize(
-    ("name", "operator"), [("sigmoid", torch.sigmoid), ("silu", F.silu), ("hardswish", F.hardswish)]
-)
-def test_activation_is_exact_to_a_millionth_over_the_whole_range(
-    name: str, operator: Callable[[torch.Tensor], torch.Tensor]
-) -> None:
+def test_activations_are_exact_to_a_millionth_over_the_whole_range() -> None:
     x = torch.cat([torch.linspace(-80, 80, 4001), torch.tensor([-1e30, -200.0, 200.0, 1e30])])
-    function = build_kernel(Address(KernelKey.make(name, (), 1), (len(x), len(x))), target())
-    actual = run(function, [x.reshape(1, 1, 1, -1)]).ravel()
-    expected = operator(x.double()).numpy()
-    assert (np.abs(actual - expected) <= 1e-6 * np.abs(expected) + 1e-8).all()
+    operators = {"sigmoid": torch.sigmoid, "silu": F.silu, "hardswish": F.hardswish}
+    functions = [build_kernel(Address(KernelKey.make(name, (), 1), (len(x), len(x))), target()) for name in operators]
+    for name, function, kernel in zip(operators, functions, compiled(functions), strict=True):
+        actual = called(kernel, function, [x.reshape(1, 1, 1, -1)]).ravel()
+        expected = operators[name](x.double()).numpy()
+        assert (np.abs(actual - expected) <= 1e-6 * np.abs(expected) + 1e-8).all(), name
 
 
 def test_every_light_kernel_is_tried_here() -> None:
