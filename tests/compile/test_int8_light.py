@@ -81,6 +81,10 @@ CASES = [
     Case("channel_shuffle", shuffled, {"groups": "3"}, lambda c: [3 * c], made=KEPT),
     Case("channel_slice", lambda x: x[:, x.shape[1] // 2 :], {"side": "last"}, lambda c: [2 * c], made=KEPT),
     Case("flatten", lambda x: x.flatten(1)[:, :, None, None], made=KEPT),
+    Case("pad", lambda x: F.pad(x, (2, 1, 0, 3)), {"padding": (0, 2), "padding_end": (3, 1)}, made=KEPT),
+    Case("pad", lambda x: F.pad(x, (1, 1, 1, 1), value=-2.0), {"padding": (1, 1), "value": "-2"}, made=KEPT),
+    Case("pad", lambda x: F.pad(x, (1, 1, 1, 1), "reflect"), {"padding": (1, 1), "mode": "reflect"}, made=KEPT),
+    Case("pad_channels", lambda x: F.pad(x, (0, 0, 0, 0, 3, 5)), {"before": "3"}, made=KEPT),
     Case("elementwise", F.gelu, {"expr": "gelu(x0)", "reads": ("nyxc",)}),
     Case("elementwise", F.mish, {"expr": "mish(x0)", "reads": ("nyxc",)}, precision=INT8_FLOAT32),
     Case(
@@ -135,7 +139,7 @@ def images_of(case: Case, width: int) -> list[np.ndarray]:
 
 def address_of(case: Case, width: int) -> Address:
     read = sum(case.widths(width)) if case.name in ("concat", "interleave") else case.widths(width)[0]
-    made = {"channel_slice": read // 2, "flatten": read * HEIGHT * WIDTH}.get(case.name, read)
+    made = {"channel_slice": read // 2, "flatten": read * HEIGHT * WIDTH, "pad_channels": read + 8}.get(case.name, read)
     key = KernelKey.make(case.name, (HEIGHT, WIDTH), BATCH, **case.attributes)
     return Address(key.at_precision(case.precision), (read, made))
 

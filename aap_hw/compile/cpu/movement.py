@@ -19,6 +19,7 @@ from aap_hw.compile.cpu.emit import loop
 from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, pixel_loop, row_loop
 from aap_hw.compile.cpu.padding import copy, fill
+from aap_hw.compile.families import family_of
 from aap_hw.compile.families.movement import PADDING_MODES, borders_of, slice_start
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
@@ -73,63 +74,72 @@ def subsample(address: Address, target: CpuTarget) -> KernelFunction:
     return light_kernel(address.key, definition.arguments, definition.shape, body)
 
 
-@KERNELS.register("pad_channels")
-def pad_channels(address: Address, target: CpuTarget) -> KernelFunction:
-    """Zeros, the image, and zeros."""
-    definition, before = DEFINITIONS["pad_channels"](address), int(address.key.attribute("before", "0"))
-    width_in, width_out = address.width_in, address.width_out
+@KERNELS.register("pad_channels", "pad")
+def padded(address: Address, target: CpuTarget) -> KernelFunction:
+    """An image among zeros or another number, or among copies of its own pixels."""
+    definition, filling = DEFINITIONS[address.key.op](address), float(address.key.attribute("value", "0"))
 
     def body(image: Any, output: Any) -> None:
-        def zeros(first: Any, count: int) -> None:
-            if count:
-                with channel_loop(count, target) as c:
-                    T.buffer_store(output, number(0.0, output.dtype), [first + c])
-
-        with pixel_loop(definition.shape, target) as pixel:
-            zeros(pixel * width_out, before)
-            with channel_loop(width_in, target) as c:
-                T.buffer_store(output, image[pixel * width_in + c], [pixel * width_out + before + c])
-            zeros(pixel * width_out + before + width_in, width_out - before - width_in)
+        write_padded(address, target, image, output, number(filling, output.dtype))
 
     return light_kernel(address.key, definition.arguments, definition.shape, body)
 
 
-@KERNELS.register("pad")
-def pad(address: Address, target: CpuTarget) -> KernelFunction:
+def write_padded(address: Address, target: CpuTarget, image: Any, output: Any, filling: Any) -> None:
+    """Write the loops of a ``pad_channels`` or ``pad`` kernel, which puts a scalar where there is no image."""
+    write = _write_channels if address.key.op == "pad_channels" else _write_rows
+    write(address, target, image, output, filling)
+
+
+def _write_channels(address: Address, target: CpuTarget, image: Any, output: Any, filling: Any) -> None:
+    """The filling, the image, and the filling."""
+    shape, before = family_of(address.key).output(address), int(address.key.attribute("before", "0"))
+    width_in, width_out = address.width_in, address.width_out
+
+    def fill_channels(first: Any, count: int) -> None:
+        if count:
+            with channel_loop(count, target) as c:
+                T.buffer_store(output, filling, [first + c])
+
+    with pixel_loop(shape, target) as pixel:
+        fill_channels(pixel * width_out, before)
+        with channel_loop(width_in, target) as c:
+            T.buffer_store(output, image[pixel * width_in + c], [pixel * width_out + before + c])
+        fill_channels(pixel * width_out + before + width_in, width_out - before - width_in)
+
+
+def _write_rows(address: Address, target: CpuTarget, image: Any, output: Any, filling: Any) -> None:
     """Row by row: what lies before the image, the image's row as it is, what lies behind."""
-    key, definition, channels = address.key, DEFINITIONS["pad"](address), address.width_in
-    (batch, rows, columns, _), (height, width) = definition.shape, key.image
+    key, channels = address.key, address.width_in
+    (batch, rows, columns, _), (height, width) = family_of(key).output(address), key.image
     (top, bottom), (left, right) = borders_of(key)
-    mode, value = key.attribute("mode", PADDING_MODES[0]), float(key.attribute("value", "0"))
+    mode = key.attribute("mode", PADDING_MODES[0])
 
-    def body(image: Any, output: Any) -> None:
-        with row_loop(batch * rows, target, math.prod(definition.shape)) as line:
-            y, start = T.bind(line % rows - top), T.bind(line * columns * channels)
-            source = T.bind((line // rows * height + padded_place(mode, y, height)) * width * channels)
+    with row_loop(batch * rows, target, batch * rows * columns * channels) as line:
+        y, start = T.bind(line % rows - top), T.bind(line * columns * channels)
+        source = T.bind((line // rows * height + padded_place(mode, y, height)) * width * channels)
 
-            def pixel(x: int) -> None:
-                at = start + (left + x) * channels
-                if mode == "constant":
-                    fill(output, at, channels, target, value)
-                else:
-                    copy(image, source + padded_place(mode, x, width) * channels, output, at, channels, target)
-
-            def row() -> None:
-                for count, first in ((left, -left), (right, width)):
-                    with loop(count) as i:
-                        pixel(first + i)
-                copy(image, source, output, start + left * channels, width * channels, target)
-
-            if mode == "constant" and (top or bottom):
-                with T.If(tirx.all(y >= 0, y < height)):
-                    with T.Then():
-                        row()
-                    with T.Else():
-                        fill(output, start, columns * channels, target, value)
+        def pixel(x: int) -> None:
+            at = start + (left + x) * channels
+            if mode == "constant":
+                fill(output, at, channels, target, filling)
             else:
-                row()
+                copy(image, source + padded_place(mode, x, width) * channels, output, at, channels, target)
 
-    return light_kernel(key, definition.arguments, definition.shape, body)
+        def row() -> None:
+            for count, first in ((left, -left), (right, width)):
+                with loop(count) as i:
+                    pixel(first + i)
+            copy(image, source, output, start + left * channels, width * channels, target)
+
+        if mode == "constant" and (top or bottom):
+            with T.If(tirx.all(y >= 0, y < height)):
+                with T.Then():
+                    row()
+                with T.Else():
+                    fill(output, start, columns * channels, target, filling)
+        else:
+            row()
 
 
 @KERNELS.register("channel_slice")

@@ -13,11 +13,12 @@ from tvm.script.ir_builder import tirx as T
 from aap_hw.compile.code import DEFINITIONS
 from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
-from aap_hw.compile.code.quantized import Number, Quantized, clip_of, numbers_of, scales_of, unclipped
+from aap_hw.compile.code.quantized import LARGEST, Number, Quantized, clip_of, numbers_of, scales_of, unclipped
 from aap_hw.compile.cpu.concat import copy_any_width
 from aap_hw.compile.cpu.int8.epilogue import made_of
 from aap_hw.compile.cpu.kernels import KERNELS, QUANTIZED
 from aap_hw.compile.cpu.loops import light_kernel, row_loop, shares
+from aap_hw.compile.cpu.movement import write_padded
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
@@ -44,6 +45,23 @@ def moved(address: Address, target: CpuTarget) -> KernelFunction:
     if key.types.made != key.types.read or any(argument.role == "constant" for argument in function.arguments):
         raise UserError(f"the kernel {key} has no code in this version: it would have to compute what it moves")
     return replace(function, quantized=lambda _: ())
+
+
+@QUANTIZED.register("pad_channels", "pad")
+def padded(address: Address, target: CpuTarget) -> KernelFunction:
+    """An image among the byte that stands for zero, or for the number that the key names."""
+    key, definition = address.key, DEFINITIONS[address.key.op](address)
+
+    def body(image: Any, filling: Any, output: Any) -> None:
+        write_padded(address, target, image, output, T.bind(filling[0]))
+
+    def quantized(model: Quantized) -> tuple[np.ndarray, ...]:
+        (read,) = model.read
+        filling = np.rint(float(key.attribute("value", "0")) / read.scale) + read.zero_point
+        return (np.array([np.clip(filling, 0, LARGEST)], np.uint8),)
+
+    arguments = [*definition.arguments, Argument("constant", (1,), type=key.types.read)]
+    return replace(light_kernel(key, arguments, definition.shape, body), quantized=quantized)
 
 
 @QUANTIZED.register("concat")
