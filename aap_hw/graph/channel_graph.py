@@ -280,8 +280,8 @@ class ChannelGraph:
 
         def of(node: Node) -> tuple[Tensor | None, ...]:
             result = self._labelling.of(node) if is_tensor(node) else self._labelling.labels[node]
-            if node in self._labelling.inputs:  # nothing reads which filters of a weight are gone
-                result = self._labelling.inputs[node]
+            if node in self._labelling.across:  # what is gone along the other axis is zero in what reads the node
+                result = self._labelling.across[node]
             found: list[Tensor | None] = []
             for labels in result if isinstance(result, tuple) else (result,):
                 ids = np.array(-1) if labels is None else labels.ids

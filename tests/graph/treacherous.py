@@ -52,7 +52,7 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     "unbind": (lambda net, x: torch.stack(x.unbind(1)[:3], 1), 3, "x.unbind"),
     "split": (lambda net, x: x.split(4, 1)[1], 4, "split"),
     "split into unequal pieces": (lambda net, x: x.split((3, 5), 1)[0], 3, "split"),
-    "chunks of unequal size": (lambda net, x: x.chunk(3, 1)[2], 2, "x.chunk"),
+    "fewer chunks than asked for": (lambda net, x: x.chunk(5, 1)[2], 2, "x.chunk"),
     "assignment to a slice": (_assign, 8, "x[...]"),
     "copy into a new tensor": (_fill, 8, "x.copy_"),
     "option A": (lambda net, x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)), 12, "F.pad"),

@@ -226,11 +226,20 @@ def _along_channels(node: Node, args: tuple[Any, ...], axis: int, stays: Tensor)
     return torch.zeros(node.meta["val"].shape, dtype=part.dtype, device=part.device).index_copy(axis, stays, part)
 
 
+def _over_columns(node: Node, args: tuple[Any, ...], axis: int, stays: Tensor) -> Tensor | None:
+    if Call(node)["dim"] % args[0].dim() != axis:
+        return None
+    part = node.target(args[0].index_select(axis, stays), *args[1:])  # type: ignore[operator]
+    return torch.zeros_like(args[0]).index_copy(axis, stays, part)
+
+
 _NORMS: dict[str, Callable[[Node, tuple[Any, ...], int, Tensor], Tensor | None]] = {
     "layer_norm": _over_last_axes,
     "rms_norm": _over_last_axes,
     "group_norm": _over_groups,
     "batch_norm": _over_the_batch,
+    "softmax": _over_columns,
+    "_softmax": _over_columns,
     "conv1d": _along_channels,
     "conv2d": _along_channels,
 }

@@ -87,7 +87,7 @@ def label_inputs(state: Labelling, weight: CodeWeight) -> dict[Node, Result]:
     """Labels along the inputs of a weight, for all that it is computed from."""
     read = {source for member in weight.members for source in member.all_input_nodes}
     labels: dict[Node, Result] = {node: Labels.none(len(shape_of(node))) for node in read if is_tensor(node)}
-    over_filters = {norm.node for norm in state.renormalised if norm.node not in state.inputs}
+    over_filters = {norm.node for norm in state.renormalised if norm.node not in state.across}
     followed: list[IntArray] = []
     for source in weight.sources:
         name = state.parameter_name(source)

@@ -48,7 +48,7 @@ class Labelling:
     def __init__(self, program: ExportedProgram, model: nn.Module, kept: Mapping[str, Kept] | None = None) -> None:
         self.partition = Partition()
         self.labels: dict[Node, Result] = {}
-        self.inputs: dict[Node, Result] = {}
+        self.across: dict[Node, Result] = {}
         self.axes: dict[tuple[str, int], IntArray] = {}
         self.roles: dict[tuple[str, int], str] = {}
         self.producers: list[Producer] = []
@@ -172,13 +172,16 @@ class Labelling:
     def inside_of_weights(self, labels: dict[Node, Result]) -> Labelling:
         """The same state for operators that compute weights, in which parameters are tensors like any others."""
         inner = copy.copy(self)
-        inner._parameters, inner._weights, inner.inputs, inner.labels = {}, {}, {}, labels
+        inner._parameters, inner._weights, inner.across, inner.labels = {}, {}, {}, labels
         return inner
 
     def all_labels(self, node: Node) -> list[tuple[Labels, ...]]:
-        """For each tensor that a node yields its labels, and those along the inputs of weights if it computes any."""
-        inputs = self.inputs.get(node)
-        return list(zip(*[parts_of(each) for each in (self.labels[node], inputs) if each is not None], strict=True))
+        """For each tensor that a node yields its labels, and those across if it has channels along a second axis.
+
+        Inputs of weights that the code computes are across, and the columns of products of channels with channels.
+        """
+        found = (self.labels[node], self.across.get(node))
+        return list(zip(*[parts_of(each) for each in found if each is not None], strict=True))
 
     def owner(self, parameter: str) -> nn.Module:
         """The module that holds a parameter, or the weight that is computed from it."""
@@ -282,7 +285,7 @@ class Labelling:
         for node in program.graph.nodes:
             self.labels[node] = self._visit(node)
             if node in by_code:
-                self.inputs.update(label_inputs(self, by_code[node]))
+                self.across.update(label_inputs(self, by_code[node]))
 
     def _visit(self, node: Node) -> Result:
         if node.op == "placeholder":

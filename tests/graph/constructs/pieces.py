@@ -47,6 +47,20 @@ class Chunks(Construct):
         return torch.cat([left, self.a(right)], 1)
 
 
+class ChunksOfUnequalSize(Construct):
+    """Of 3, 3 and 2 channels: the first two of each go together, what is beyond stays."""
+
+    frozen = ("a",)
+    channels = 8
+
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 8, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        one, two, three = self.a(x).chunk(3, 1)
+        return torch.cat([one.sigmoid(), one + two, three], 1)
+
+
 class ChunksAlongPixels(Construct):
     def between(self, x: Tensor) -> Tensor:
         top, bottom = x.chunk(2, 2)

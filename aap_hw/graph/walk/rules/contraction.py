@@ -4,6 +4,10 @@ An axis that is summed over has channels on both sides, as the queries and keys 
 meets channel d of the other and nothing else, so that they are cut together, and the sum lacks one term. Axes that both
 sides have and that are not summed over (images, heads) are cut together, too. All other axes pass into the result,
 which can have channels along one axis.
+
+Attention between channels (XCiT, arXiv 2106.09681, equation 2) is the exception: a matrix of channels by channels, each
+row of which a softmax may normalise, times the values of its columns. Its columns are labelled across. The softmax is
+taken over the columns that stay, so that their channels are renormalised.
 """
 
 from __future__ import annotations
@@ -24,6 +28,9 @@ from aap_hw.graph.walk.rules.registry import Result, rule
 if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
+_MATRIX_PRODUCTS = frozenset({"matmul", "bmm"})
+_SOFTMAX = frozenset({"softmax", "_softmax"})
+_SAME = frozenset({"contiguous", "clone", "dropout", "to", "_to_copy"})
 _SEVERAL = "is multiplied with channels that run along another axis"
 
 
@@ -37,22 +44,29 @@ class Factor:
         Of the tensor.
     axes
         A letter for each of its axes; axes of the same letter meet.
+    node
+        That yields it, if one does.
+    across
+        Labels along a second axis, of a matrix of channels by channels.
     """
 
     labels: Labels
     shape: tuple[int, ...]
     axes: str
     node: Node | None = None
+    across: Labels | None = None
 
     @staticmethod
     def of(state: Labelling, node: Node, axes: str) -> Factor:
         """A node with its axes named."""
-        return Factor(state.of(node), shape_of(node), axes, node)
+        across = state.across.get(node)
+        return Factor(state.of(node), shape_of(node), axes, node, across if isinstance(across, Labels) else None)
 
     def channels(self, letter: str) -> IntArray | None:
         """Atoms along an axis; of an axis that is stretched to the other side's length there are none to follow."""
         dim = self.axes.find(letter)
-        return self.labels.ids.ravel() if dim in self.labels.dims and self.has(letter) else None
+        along = (each for each in (self.labels, self.across) if each is not None and dim in each.dims)
+        return next((each.ids.ravel() for each in along if self.has(letter)), None)
 
     def has(self, letter: str) -> bool:
         """Whether it has values of its own at each place of an axis."""
@@ -73,7 +87,7 @@ def product(state: Labelling, call: Call, left: Factor, right: Factor, made: str
             continue
         if found[0] is not None and found[1] is not None:
             state.tie(found[0], found[1], call)
-            if letter not in made and left.node is not None and right.node is not None:
+            if letter not in made and left.node is not None and right.node is not None and left.across is None:
                 state.products[call.node] = Meeting(call.node, left.node, right.node, ids)
         elif letter not in made:
             state.freeze(ids, "is summed over with other channels", call)
@@ -81,7 +95,34 @@ def product(state: Labelling, call: Call, left: Factor, right: Factor, made: str
             state.freeze(ids, "is combined with channels that cannot be cut", call)
         if letter in made:
             passing[letter] = ids
+    if [*passing] == [*made[-2:]] and (matrix := _until_it_is_summed(call)):
+        columns = Labels.along(len(made), len(made) - 1, passing.pop(made[-1]))
+        for node in matrix:
+            state.across[node] = columns
+            if Call(node).name in _SOFTMAX:
+                state.renormalise(columns, Call(node))
     return _passed(state, call, passing, made)
+
+
+def _until_it_is_summed(call: Call) -> list[Node]:
+    """A product and what its value goes through until another product sums over its columns; empty if none does."""
+    found = [call.node]
+    while len(found[-1].users) == 1 and call.name in _MATRIX_PRODUCTS:
+        (user,), last = found[-1].users, found[-1]
+        reader = Call(user)
+        if reader.name in _MATRIX_PRODUCTS:
+            return found if reader.names_of(last) == ["self"] else []
+        if not is_tensor(user) or shape_of(user) != shape_of(last):
+            return []
+        is_softmax = reader.name in _SOFTMAX and reader["dim"] % len(shape_of(user)) == len(shape_of(user)) - 1
+        others = [each for each in user.all_input_nodes if each is not last]
+        is_same = (reader.pointwise or reader.name in _SAME) and all(
+            is_tensor(each) and set(shape_of(each)[-2:]) <= {1} for each in others
+        )
+        if not is_softmax and not is_same:
+            return []
+        found.append(user)
+    return []
 
 
 def _free(state: Labelling, ids: IntArray | None) -> IntArray | None:

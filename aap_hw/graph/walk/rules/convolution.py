@@ -134,7 +134,7 @@ def _along_channels(state: Labelling, call: Call, labels: Labels, filters: str) 
 
 def _read(state: Labelling, call: Call, incoming: IntArray, dim: int) -> None:
     """The channels `incoming` meet axis `dim` of the weight; of a computed weight that is not followed none can go."""
-    name, inputs = state.weight_name(call["weight"]), state.inputs.get(call["weight"])
+    name, inputs = state.weight_name(call["weight"]), state.across.get(call["weight"])
     if name is not None:
         state.tie(incoming, state.parameter_axis(name, dim, "in"), call)
     elif isinstance(inputs, Labels) and inputs.dims == {dim}:

@@ -42,11 +42,21 @@ def concatenate(state: Labelling, call: Call) -> Result:
 
 @rule("chunk", "tensor_split")
 def equal_pieces(state: Labelling, call: Call) -> Result:
-    """A given number of pieces: they stay equally long if each loses the same positions."""
+    """A given number of pieces: they stay as long beside each other if each loses the same positions.
+
+    Of those that are longer than the shortest, what is beyond its length stays.
+    """
     count = call.get("chunks", call.get("sections"))
     dim = call["dim"] % len(shape_of(call.first))
-    sizes = {shape[dim] for shape in call.out_shapes}
-    return _pieces(state, call, dim, fit=isinstance(count, int) and len(sizes) == 1)
+    sizes = [shape[dim] for shape in call.out_shapes]
+    is_fit = count == len(sizes)
+    parts = _pieces(state, call, dim, fit=is_fit)
+    if is_fit and isinstance(parts, tuple) and len(set(sizes)) > 1:
+        alike = [part.ids.ravel() for part in parts if dim in part.dims]
+        for ids in alike:
+            state.tie(ids[: min(sizes)], alike[0][: min(sizes)], call)
+            state.freeze(ids[min(sizes) :], _LITERAL, call)
+    return parts
 
 
 @rule("split", "unsafe_split")
