@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aap_hw.lut.table import LatencyTable
     from aap_hw.models.origin import Origin
     from aap_hw.policy import Budget
+    from aap_hw.prune.defaults import AttentionCuts
     from aap_hw.prune.job import Pruned
     from aap_hw.prune.proposal import Proposal
     from aap_hw.prune.steps import OnEvent
@@ -79,6 +80,7 @@ def profile(
     out: StrPath | None = None,
     workers: int | None = None,
     use_cache: bool = True,
+    attention_cuts: AttentionCuts = "widths",
     on_start: Callable[[Profile], None] | None = None,
     on_progress: ProgressCallback | None = None,
     on_notice: Callable[[str], None] | None = None,
@@ -108,6 +110,8 @@ def profile(
         Processes that compile; by default one a core.
     use_cache
         Whether compiled kernels are looked for and kept in the user's cache folder.
+    attention_cuts
+        What plans may cut attention in, ``"widths"`` of heads or whole ``"heads"``: their kernels are other ones.
     on_start
         Called once with what is about to be measured, when the device and all files are found to be in order.
     on_progress
@@ -151,6 +155,7 @@ def profile(
             on_progress=report_to,
             workers=workers,
             cache=cache,
+            heads=attention_cuts == "heads",
         )
     return replace(begun[0], table=table)
 

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from aap_hw.attention.products import products_of
 from aap_hw.attention.sums import ActivationSums, check_score
 from aap_hw.errors import UserError
-from aap_hw.graph import ChannelGraph
+from aap_hw.graph import ChannelGraph, WholeHeads
 from aap_hw.graph.program.calling import Names
 from aap_hw.graph.program.inputs import Batch, Tensors
 
@@ -35,6 +35,7 @@ def attention_scores(
     p: float = 1.0,
     graph: ChannelGraph | None = None,
     names: Names = (),
+    heads: WholeHeads | None = None,
     distributed: bool = False,
 ) -> dict[str, NDArray[np.float64]]:
     """Attention of every channel of every group that may be cut.
@@ -55,7 +56,7 @@ def attention_scores(
     graph
         The channel graph of `model`, if there is one already: its traced network is run, with the weights
         that it shares with `model`. Otherwise the model is traced with the first batch.
-    names
+    names, heads
         For that trace, see `ChannelGraph.trace`.
     distributed
         Several processes (`aap_hw.ranks`) show a part of the images each; all get the scores of all images.
@@ -72,7 +73,7 @@ def attention_scores(
         unknown.
     """
     check_score(reduction, p)
-    return observed(model, batches, graph=graph, names=names, distributed=distributed).scores(reduction, p)
+    return observed(model, batches, graph=graph, names=names, heads=heads, distributed=distributed).scores(reduction, p)
 
 
 def observed(
@@ -81,6 +82,7 @@ def observed(
     *,
     graph: ChannelGraph | None = None,
     names: Names = (),
+    heads: WholeHeads | None = None,
     distributed: bool = False,
 ) -> AttentionObserver:
     """The sums of a network's activations over calibration images; see `attention_scores`."""
@@ -91,7 +93,8 @@ def observed(
             if not len(inputs[0]):
                 continue  # nothing can be traced with no image
             device = _device_of(model)
-            observer = AttentionObserver(ChannelGraph.trace(model, tuple(each.to(device) for each in inputs), names))
+            example = tuple(each.to(device) for each in inputs)
+            observer = AttentionObserver(ChannelGraph.trace(model, example, names, heads=heads))
         observer.add(batch)
     if observer is None:
         raise UserError(_NO_IMAGES)

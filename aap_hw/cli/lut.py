@@ -11,6 +11,7 @@ import click
 from aap_hw.cli.help import WholeSentences
 from aap_hw.cli.lut_files import diff, merge, plot
 from aap_hw.cli.options import (
+    attention_cuts_option,
     connect_option,
     device_option,
     input_options,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from aap_hw.graph.program.inputs import Inputs
     from aap_hw.lut.fidelity import Fidelity
     from aap_hw.lut.table import LatencyTable, Validation
+    from aap_hw.prune.defaults import AttentionCuts
 
 
 @click.group(cls=WholeSentences, epilog="\b\nExample:\n  aap-hw lut show lut/x86.json")
@@ -61,6 +63,7 @@ def show(file: str, points: bool, json_to: str | None) -> None:
     metavar="FILE",
     help="The table to check, or a bare name as of --lut of 'plan'; default: lut/DEVICE.json.",
 )
+@attention_cuts_option
 @click.option("--plans", default=20, show_default=True, type=click.IntRange(min=1), help="How many width plans.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Which plans are drawn.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
@@ -73,6 +76,7 @@ def validate(
     inputs: Inputs | None,
     example: str | None,
     lut: str | None,
+    attention_cuts: AttentionCuts,
     plans: int,
     seed: int,
     workers: int | None,
@@ -106,6 +110,7 @@ def validate(
             seed=seed,
             on_progress=screen.update,
             workers=workers,
+            heads=attention_cuts == "heads",
         )
     if json_to is not None:
         write_json({"model": origin.model, "input": inputs_json(origin.inputs), **_plans_document(entries)}, json_to)

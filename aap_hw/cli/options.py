@@ -11,7 +11,7 @@ import click
 
 from aap_hw.cli.output import notice
 from aap_hw.errors import NOTHING_ASKED, UserError
-from aap_hw.prune.defaults import ALLOCATORS, SCORE_SCALES, SCORES, THRESHOLD_WEIGHTS
+from aap_hw.prune.defaults import ALLOCATORS, ATTENTION_CUTS, SCORE_SCALES, SCORES, THRESHOLD_WEIGHTS
 
 if TYPE_CHECKING:
     from aap_hw.lut.table import LatencyTable
@@ -248,6 +248,14 @@ _ALLOCATORS = (
 
 depth_option = click.option(
     "--no-depth", "depth", flag_value=False, default=True, help="Never remove a residual branch altogether."
+)
+
+attention_cuts_option = click.option(
+    "--attention-cuts",
+    type=click.Choice(ATTENTION_CUTS),
+    default="widths",
+    show_default=True,
+    help="Cut the widths of attention's heads, alike in all heads of a block, or whole heads where the code allows it.",
 )
 
 renormalised_option = click.option(

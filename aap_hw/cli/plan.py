@@ -9,6 +9,7 @@ import click
 
 from aap_hw.cli.options import (
     allocator_options,
+    attention_cuts_option,
     budget_arguments,
     budget_options,
     budget_text,
@@ -34,7 +35,7 @@ from aap_hw.cli.streams import results_alone
 if TYPE_CHECKING:
     from aap_hw.graph.program.inputs import Inputs
     from aap_hw.policy import Budget
-    from aap_hw.prune.defaults import Allocator, Score, ScoreScale, ThresholdWeights
+    from aap_hw.prune.defaults import Allocator, AttentionCuts, Score, ScoreScale, ThresholdWeights
     from aap_hw.train.sources import ImageSource
 
 
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 @only_option
 @skip_option
 @depth_option
+@attention_cuts_option
 @renormalised_option
 @emulated_option
 @json_option
@@ -74,6 +76,7 @@ def command(
     only: tuple[str, ...],
     skip: tuple[str, ...],
     depth: bool,
+    attention_cuts: AttentionCuts,
     renormalised: bool | None,
     allow_emulated: bool,
     json_to: str | None,
@@ -91,6 +94,7 @@ def command(
         only=only,
         skip=skip,
         depth=depth,
+        attention_cuts=attention_cuts,
         renormalised=renormalised,
     )
     proposal = api.plan(
@@ -123,6 +127,7 @@ def command(
         given += f" --allocator {allocator}" if allocator != "exact" else ""
         given += f" --threshold-weights {threshold_weights}" if threshold_weights else ""
         given += "" if depth else " --no-depth"
+        given += f" --attention-cuts {attention_cuts}" if attention_cuts != "widths" else ""
         if renormalised is not None:
             given += " --renormalised" if renormalised else " --no-renormalised"
         given += f" --calibration-images {calibration_images}" if calibration_images else ""
@@ -149,6 +154,8 @@ def _print(document: dict[str, Any]) -> None:
             note = note or f"renormalised: {group['renormalised']}"
         grid.add_row(group["name"], group["kind"], str(group["width"]), str(group["kept"]), note)
     console.print(grid)
+    for path, reason in document["heads_left"].items():
+        console.print(f"the heads of '{path}' stay, and their widths may be cut: it {reason}", soft_wrap=True)
     provenance = document["provenance"]
     dense = time_text(document["dense_ms"], document["dense_is_measured"], provenance)
     doubt = "" if provenance == "measured" else f" ({how_known(False, provenance)})"

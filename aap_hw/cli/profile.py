@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from aap_hw.cli.options import connect_option, device_option, input_options, model_option
+from aap_hw.cli.options import attention_cuts_option, connect_option, device_option, input_options, model_option
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
 
 if TYPE_CHECKING:
     from aap_hw.graph.program.inputs import Inputs
+    from aap_hw.prune.defaults import AttentionCuts
 
 
 @click.command(
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--out", "out", metavar="FILE", help="The table to write or extend; default: lut/DEVICE.json.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
 @click.option("--no-cache", is_flag=True, help="Compile everything, and keep none of it in the user's cache folder.")
+@attention_cuts_option
 @quiet_option
 @json_option
 @click.pass_context
@@ -42,6 +44,7 @@ def command(
     out: str | None,
     workers: int | None,
     no_cache: bool,
+    attention_cuts: AttentionCuts,
     quiet: bool,
     json_to: str | None,
 ) -> None:
@@ -81,6 +84,7 @@ def command(
             out=out,
             workers=workers,
             use_cache=not no_cache,
+            attention_cuts=attention_cuts,
             on_start=on_start,
             on_progress=lambda progress: screens[0].update(progress),
             on_notice=notice,
@@ -105,6 +109,7 @@ def command(
     allow = "" if is_measured else " --allow-emulated"
     size = f" --input {done.origin.inputs.text}" if inputs else ""
     size += f" --example {shlex.quote(example)}" if example else ""
+    size += f" --attention-cuts {attention_cuts}" if attention_cuts != "widths" else ""
     share = done.slow_share if is_measured else None
     if share:
         console.print(slow_sentence(done.network.slow_path, share), soft_wrap=True)

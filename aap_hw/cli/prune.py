@@ -9,6 +9,7 @@ import click
 
 from aap_hw.cli.options import (
     allocator_options,
+    attention_cuts_option,
     budget_arguments,
     budget_options,
     calibration_option,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from aap_hw.cli.run_screen import PruneScreen
     from aap_hw.graph.program.inputs import Inputs
     from aap_hw.policy import Budget
-    from aap_hw.prune.defaults import Allocator, Schedule, Score, ScoreScale, ThresholdWeights
+    from aap_hw.prune.defaults import Allocator, AttentionCuts, Schedule, Score, ScoreScale, ThresholdWeights
     from aap_hw.prune.job import Pruned
     from aap_hw.train.settings import TrainSettings
     from aap_hw.train.sources import ImageSource
@@ -109,6 +110,7 @@ OF_TRAINING = ("--rounds", "--schedule", "--epochs", "--learning-rate", "--train
 @only_option
 @skip_option
 @depth_option
+@attention_cuts_option
 @renormalised_option
 @emulated_option
 @click.option("--out", metavar="FOLDER", help="Run folder; default: runs/MODEL-DEVICE-BUDGET.")
@@ -150,6 +152,7 @@ def command(
     only: tuple[str, ...],
     skip: tuple[str, ...],
     depth: bool,
+    attention_cuts: AttentionCuts,
     renormalised: bool | None,
     allow_emulated: bool,
     device: str | None,
@@ -193,6 +196,7 @@ def command(
         only=only,
         skip=skip,
         depth=depth,
+        attention_cuts=attention_cuts,
         renormalised=renormalised,
         training=_training(training, epochs, learning_rate),
         seed=seed,

@@ -34,12 +34,14 @@ from aap_hw.graph.program.inputs import Tensors
 from aap_hw.graph.program.kept import kept_tensors
 from aap_hw.graph.program.readiness import require_traceable, unwrapped
 from aap_hw.graph.program.surroundings import undisturbed
+from aap_hw.graph.trial.heads import WholeHeads, with_whole_heads
 from aap_hw.graph.trial.removing import removable_blocks
 from aap_hw.graph.trial.surprises import Settled
 from aap_hw.graph.trial.trial import settle
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray
 from aap_hw.graph.walk.noted import Meeting
+from aap_hw.graph.walk.places import Place
 
 
 class ChannelGraph:
@@ -56,6 +58,8 @@ class ChannelGraph:
         Residual branches that `cut` can remove.
     names
         The parameter of the model's ``forward`` that each input is given as; None gives it by its place.
+    heads
+        Where whole heads of attention can be cut, if that was asked for; otherwise None.
     """
 
     def __init__(
@@ -66,10 +70,12 @@ class ChannelGraph:
         shapes: Mapping[str, tuple[int, ...]],
         names: Names = (),
         blocks: Sequence[Block] = (),
+        heads: WholeHeads | None = None,
     ) -> None:
         self.program = program
         self.names = names
         self.blocks = tuple(blocks)
+        self.heads = heads
         self.groups: list[ChannelGroup] = list(settled.grouping.groups)
         self._labelling = labelling
         self._grouping = settled.grouping
@@ -92,7 +98,13 @@ class ChannelGraph:
 
     @staticmethod
     @doing("tracing the network")
-    def trace(model: nn.Module, example_inputs: tuple[torch.Tensor, ...], names: Names = ()) -> ChannelGraph:
+    def trace(
+        model: nn.Module,
+        example_inputs: tuple[torch.Tensor, ...],
+        names: Names = (),
+        *,
+        heads: bool | WholeHeads | None = None,
+    ) -> ChannelGraph:
         """Run and export a copy of a model in eval mode, and find the model's channel groups.
 
         The model is left as it was.
@@ -105,6 +117,9 @@ class ChannelGraph:
             One tensor per argument of the model; only their shapes and types matter.
         names
             The parameter of ``forward`` that each of them is; None gives it by its place, as all are by default.
+        heads
+            True cuts whole heads of attention wherever the code follows, instead of the widths of all heads of a block
+            alike. A network that was cut along another graph is traced with that graph's ``heads``.
 
         Raises
         ------
@@ -119,17 +134,30 @@ class ChannelGraph:
             twin = copied(model)
             program = traced(twin, inputs, names)
             _require_whole(model, twin)
-            labelling = Labelling(program, model, kept_tensors(program, twin))
-            if labelling.unread_parameters():
-                with suppress(Exception):  # a model that cannot be traced in training has no say in it
-                    # Batch norm in training takes more than one value of each channel.
-                    twice = tuple(torch.cat([each, each]) for each in inputs)
-                    labelling.add_training(export(copied(model), twice, names, training=True))
-            settled = settle(labelling, program, model, twin, lambda trial: export(trial, inputs, names))
-            graph = ChannelGraph(program, labelling, settled, _shapes(model), names)
+            kept = kept_tensors(program, twin)
+
+            def walked(views: Mapping[Place, int]) -> Labelling:
+                labelling = Labelling(program, model, kept, views)
+                if labelling.unread_parameters():
+                    with suppress(Exception):  # a model that cannot be traced in training has no say in it
+                        # Batch norm in training takes more than one value of each channel.
+                        twice = tuple(torch.cat([each, each]) for each in inputs)
+                        labelling.add_training(export(copied(model), twice, names, training=True))
+                return labelling
+
+            def settled(labelling: Labelling) -> Settled:
+                return settle(labelling, program, model, twin, lambda trial: export(trial, inputs, names))
+
+            where = heads if isinstance(heads, WholeHeads) else None
+            if heads is True:
+                labelling, found, where = with_whole_heads(walked, settled)
+            else:
+                labelling = walked({} if where is None else where.axes)
+                found = settled(labelling)
+            graph = ChannelGraph(program, labelling, found, _shapes(model), names)
             blocks = removable_blocks(graph._blocks_if, model, inputs, names)
         _share_tensors(program, model)
-        return ChannelGraph(program, labelling, settled, _shapes(model), names, blocks)
+        return ChannelGraph(program, labelling, found, _shapes(model), names, blocks, where)
 
     def call(self, model: nn.Module, inputs: Tensors) -> Any:
         """What the traced model, or one that was cut along this graph, returns for a batch."""
@@ -191,7 +219,7 @@ class ChannelGraph:
             for block in self.blocks
             if (left.issuperset if with_branches else left.intersection)(block.groups)
         ]
-        return ChannelGraph(self.program, self._labelling, settled, self._shapes, self.names, blocks)
+        return ChannelGraph(self.program, self._labelling, settled, self._shapes, self.names, blocks, self.heads)
 
     def groups_at(self, node_name: str) -> dict[str, frozenset[int]]:
         """Names of the groups whose channels a node's value holds, each with the axes that they run along.

@@ -69,6 +69,21 @@ def select(
     return graph.frozen(reasons, with_branches=True)
 
 
+def require_whole_heads(graph: ChannelGraph, what: str) -> None:
+    """Refuse a network, called ``what``, that was traced for whole heads and has none that can be cut.
+
+    Raises
+    ------
+    UserError
+        If it is one; it names an attention that has heads, and why these stay.
+    """
+    if graph.heads is None or graph.heads.axes:
+        return
+    path, reason = next(iter(graph.heads.left.items()), ("", ""))
+    why = f"the attention '{path}' {reason}" if reason else "it has no attention with several heads"
+    raise UserError(f"{what} has no whole heads that can be cut: {why}; leave --attention-cuts heads out")
+
+
 def _matches(graph: ChannelGraph, name: str, pattern: str) -> bool:
     if pattern.startswith(KIND):
         return fnmatchcase(graph.kinds[name], pattern.removeprefix(KIND))

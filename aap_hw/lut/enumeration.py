@@ -26,9 +26,14 @@ def granularity_of(profile: DeviceProfile, target: DeviceTarget) -> int:
 
 
 def group_candidates(graph: ChannelGraph, granularity: int, at_most: int) -> dict[str, tuple[int, ...]]:
-    """Candidate widths of each channel group, ascending; a frozen group has its own width only."""
+    """Candidate widths of each channel group, ascending; a frozen group has its own width only.
+
+    Heads are computed one by one, so that any number of them is worth considering.
+    """
     return {
-        group.name: (group.width,) if group.frozen else candidate_widths(group.width, granularity, at_most)
+        group.name: (group.width,)
+        if group.frozen
+        else candidate_widths(group.width, 1 if group.is_of_heads else granularity, at_most)
         for group in graph.groups
     }
 

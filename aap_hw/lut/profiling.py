@@ -33,6 +33,7 @@ from aap_hw.files import scratch_folder, sha256_of
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import CutMismatchError, check_cutting
 from aap_hw.graph.program.inputs import Inputs
+from aap_hw.graph.selection import require_whole_heads
 from aap_hw.lut.belonging import difference, require_table_of
 from aap_hw.lut.compiling import CompiledBatch, Compiler, compiler
 from aap_hw.lut.enumeration import granularity_of, points_of
@@ -70,6 +71,7 @@ def profile_model(
     tolerance: float = TOLERANCE,
     networks: int = NETWORKS,
     cache: LibraryCache | None = None,
+    heads: bool = False,
 ) -> LatencyTable:
     """Measure every point that the table at ``path`` lacks for a network, calibrate it, and write the table.
 
@@ -77,7 +79,8 @@ def profile_model(
     once it is certain that all have one, before the table is read; ``tolerance`` is how far off a latency between
     measured points may seem to be, as a share of itself, before it is measured too; ``networks`` is how many cut
     networks are measured at most besides the unpruned one to calibrate the table (``aap_hw.lut.calibrating``);
-    ``cache`` is where compiled points are looked for and kept.
+    ``cache`` is where compiled points are looked for and kept; ``heads`` asks for whole heads of attention instead of
+    their widths.
 
     ``device`` may be several boards of a kind, which share the points. A table that exists is extended. An interrupted
     call is taken up where it ended by the next one.
@@ -93,7 +96,8 @@ def profile_model(
     granularity = granularity_of(boards.profile, boards.target)
     journal = Journal(path.with_name(path.name + ".journal"), identity)
     try:
-        graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names)
+        graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names, heads=heads)
+        require_whole_heads(graph, name)
         network = partition(graph)
         graph.frozen(network.fixed).require_free_group(name)
         with suppress(CutMismatchError):  # to leave such a group alone is asked of `plan` and `prune`

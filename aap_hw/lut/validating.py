@@ -17,6 +17,7 @@ from aap_hw.device.connection import Device
 from aap_hw.files import scratch_folder
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.inputs import Inputs
+from aap_hw.graph.selection import require_whole_heads
 from aap_hw.lut.belonging import require_table_of
 from aap_hw.lut.compiling import compiler
 from aap_hw.lut.fidelity import RANDOM
@@ -39,11 +40,12 @@ def validate_model(
     seed: int,
     on_progress: ProgressCallback = lambda _: None,
     workers: int | None = None,
+    heads: bool = False,
 ) -> list[Validation]:
     """Measure random width plans of a network and keep them in the table at ``path``, which is written as it grows.
 
-    Plans that the table already holds, at the same widths, are not measured again.
-    Of several boards one measures them all, as they are compared with each other.
+    Plans that the table already holds, at the same widths, are not measured again. ``heads`` plans whole heads of
+    attention, as ``profile_model`` does. Of several boards one measures them all, as they are compared with each other.
 
     Returns
     -------
@@ -62,7 +64,8 @@ def validate_model(
         table = load_table(path)
         require_table_of(boards, table, path)
         boards.close()  # free for others until there is something to measure
-        graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names)
+        graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names, heads=heads)
+        require_whole_heads(graph, name)
         job = MeasuredNetwork(name, module, inputs, graph, partition(graph), table, path)
         drawn = job.random_plans(f"{RANDOM}{seed}", plans, seed)
         job.predict_again()

@@ -28,6 +28,7 @@ from aap_hw.errors import UserError
 from aap_hw.files import write_atomic
 from aap_hw.foreign import reason
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.groups.groups import names_heads
 from aap_hw.graph.program.inputs import Given
 from aap_hw.graph.program.outputs import output_tensors
 from aap_hw.models import python_source
@@ -199,7 +200,8 @@ def _state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def _rebuilt(origin: Origin, kept: Mapping[str, Sequence[int]], state: Mapping[str, torch.Tensor]) -> nn.Module:
     dense = origin.skeleton()
-    module = ChannelGraph.trace(dense, origin.inputs.zeros(), origin.inputs.names).cut(dense, kept)
+    heads = any(map(names_heads, kept))  # the plan counts what it was made for
+    module = ChannelGraph.trace(dense, origin.inputs.zeros(), origin.inputs.names, heads=heads).cut(dense, kept)
     for tensor in state.values():
         if tensor.is_floating_point():
             module.to(tensor.dtype)

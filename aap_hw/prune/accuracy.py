@@ -85,7 +85,7 @@ def prune_within(
     on_event(Event("start", {**known, "accuracy": accuracy_dense}))
     first_step = FIRST_STEP[settings.allocator]
     controller = Controller.begin(first_step)
-    states = {0: State(dense.module, dense.graph, dense.planner)}
+    states = {0: State.of(dense)}
     history: list[dict[str, Any]] = []
     best: tuple[State, dict[str, Any]] | None = None
     rounds = settings.rounds or MOST_ROUNDS

@@ -25,8 +25,9 @@ from aap_hw.compile.front.removal import removable
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import check_cutting
+from aap_hw.graph.groups.groups import names_heads
 from aap_hw.graph.program.inputs import Inputs, Tensors
-from aap_hw.graph.selection import select
+from aap_hw.graph.selection import require_whole_heads, select
 from aap_hw.lut.calibrating import ALONE
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.predicting import kernel_latencies
@@ -98,13 +99,15 @@ def baseline(
     _check_provenance(task)
     settings = settings or PruneSettings()
     module = task.origin.build()
-    graph = ChannelGraph.trace(module, task.origin.inputs.zeros(), task.origin.inputs.names)
+    heads = settings.attention_cuts == "heads"
+    graph = ChannelGraph.trace(module, task.origin.inputs.zeros(), task.origin.inputs.names, heads=heads)
+    require_whole_heads(graph, task.origin.model)
     # Before the user's choice, as the table's kernels are those of all groups that can be cut.
     network, traced = partition(graph), graph
     graph = graph.frozen(network.fixed)
     graph = select(graph, settings.only, settings.skip, renormalised=settings.cuts_renormalised(task.retrain))
     graph.require_free_group(task.origin.model)
-    _check_kernels(network, task.origin, task.table)
+    _check_kernels(network, task.origin, task.table, heads)
     check_cutting(graph, module, task.few_samples)
     how = task.table.measurement
     candidates = group_candidates(graph, how["granularity"], how["at_most"])
@@ -240,7 +243,7 @@ def _raw_scores(
     batches = (samples for samples, _ in calibration_batches(task.data, inputs, count, distributed=distributed))
     # The graph was traced for one image at a time; for many, another trace for whole batches is soon paid back.
     traced = graph if count <= BATCHED_FROM else None
-    seen = observed(module, batches, graph=traced, names=inputs.names, distributed=distributed)
+    seen = observed(module, batches, graph=traced, names=inputs.names, heads=graph.heads, distributed=distributed)
     if settings.scored_by == "attention":
         return seen.scores(settings.reduction, settings.p)
     return read_attention(module, graph, seen.variances(), seen.products())
@@ -278,25 +281,29 @@ def _check_provenance(task: Task) -> None:
         )
 
 
-def _check_kernels(network: Network, origin: Origin, table: LatencyTable) -> None:
+def _check_kernels(network: Network, origin: Origin, table: LatencyTable, heads: bool) -> None:
     """Tell a table of another network or input size from one that merely lacks a width."""
     needed = list(dict.fromkeys(kernel.key for kernel in network.kernels))
     missing = [key for key in needed if key not in table.points]
     if missing:
         first = next(kernel.source or f"'{kernel.key}'" for kernel in network.kernels if kernel.key == missing[0])
-        size = origin.inputs.text
+        size, cuts = origin.inputs.text, " --attention-cuts heads" if heads else ""
         known = ", ".join(
             f"{entry.model} at {entry.inputs.text}" for entry in table.validation if entry.plan == "dense"
         )
+        mine = [each for each in table.validation if (each.model, each.inputs) == (origin.model, origin.inputs)]
         name, state, advice = table.device["name"], f"is not of {origin.model} at {size}", "extend it with"
         if table.is_outdated:
             state, advice = "was measured with another version of aap-hw", "measure another one with"
-        elif any((entry.model, entry.inputs) == (origin.model, origin.inputs) for entry in table.validation):
+        elif mine and heads not in {any(map(names_heads, entry.widths)) for entry in mine}:
+            state = f"was measured for {'the widths of heads' if heads else 'whole heads'} of {origin.model}"
+        elif mine:
             state = f"was measured before {origin.model} changed"
         elif known:
             state += f" but of {known}"
         raise MissingKernelError(
             f"the latency table of {name} {state}: "
             f"it lacks {len(missing)} of {len(needed)} kernels, the first is {first}; {advice} "
-            f"'aap-hw profile --device {name} --model {origin.model} --input {size}' (and --out unless it is in lut/)"
+            f"'aap-hw profile --device {name} --model {origin.model} --input {size}{cuts}' "
+            "(and --out unless it is in lut/)"
         )

@@ -12,11 +12,13 @@ Score = Literal["read-attention", "attention", "taylor", "bn-scale", "weight-l1"
 ScoreScale = Literal["raw", "mean", "l2", "max", "rank"]
 Schedule = Literal["geometric", "additive"]
 Allocator = Literal["exact", "threshold"]
+AttentionCuts = Literal["widths", "heads"]
 ThresholdWeights = Literal["latency", "flops", "parameters"]
 SCORES: tuple[Score, ...] = get_args(Score)
 SCORE_SCALES: tuple[ScoreScale, ...] = get_args(ScoreScale)
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 ALLOCATORS: tuple[Allocator, ...] = get_args(Allocator)
+ATTENTION_CUTS: tuple[AttentionCuts, ...] = get_args(AttentionCuts)
 THRESHOLD_WEIGHTS: tuple[ThresholdWeights, ...] = get_args(ThresholdWeights)
 
 # Steps to a budget, and the most steps that an accuracy drop alone may take.

@@ -39,10 +39,10 @@ class Proposal:
     def as_json(self) -> dict[str, Any]:
         """All of it as JSON values.
 
-        ``slow_share`` is the share of the planned network's time that kernels without a schedule take, if times were
-        measured. ``constraints`` holds each budget with what is spent of it, the tightest first. Of each kernel
-        ``table_us`` is the table's entry, and ``latency_us`` that times the calibration: what adds up to the predicted
-        latency.
+        ``heads_left`` says of which attention whole heads were asked for and cannot be cut, and why. ``slow_share`` is
+        the share of the planned network's time that kernels without a schedule take, if times were measured.
+        ``constraints`` holds each budget with what is spent of it, the tightest first. Of each kernel ``table_us`` is
+        the table's entry, and ``latency_us`` that times the calibration: what adds up to the predicted latency.
         """
         dense, plan = self.dense, self.plan
         takes = dense.takes
@@ -80,6 +80,7 @@ class Proposal:
                 }
                 for g in dense.graph.groups
             ],
+            "heads_left": {} if dense.graph.heads is None else dict(dense.graph.heads.left),
             "kernels": [
                 {
                     "kernel": row.key,

@@ -74,7 +74,7 @@ def prune(
     journal = journal or Journal()
     dense = baseline(task, settings, journal, [budget.resource.name for budget in budgets])
     wanted = amounts(budgets, dense)
-    state = State(dense.module, dense.graph, dense.planner)
+    state = State.of(dense)
     scores = scores_once(task, state, settings, 1, journal)
 
     def reachable() -> bool:

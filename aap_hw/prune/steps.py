@@ -73,6 +73,13 @@ class State:
     kept: dict[str, list[int]] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
 
+    @staticmethod
+    def of(dense: Baseline) -> State:
+        """The unpruned network. That its heads are whole must show even in a plan that cuts none."""
+        free = [group for group in dense.graph.groups if group.frozen is None]
+        heads = {group.name: list(range(group.width)) for group in free if group.is_of_heads}
+        return State(dense.module, dense.graph, dense.planner, heads)
+
     def plan(self, scores: Callable[[], Scores], allowed: Mapping[str, float], number: int, journal: Journal) -> Plan:
         """A round's plan, by the table alone."""
 
@@ -100,7 +107,9 @@ class State:
     def retrace(self, inputs: Inputs) -> None:
         """Find the channel groups of the module as it is now; what may not be cut stays so."""
         frozen = {group.name: group.frozen for group in self.graph.groups if group.frozen is not None}
-        self.graph = ChannelGraph.trace(self.module, inputs.zeros(), inputs.names).frozen(frozen)
+        self.graph = ChannelGraph.trace(self.module, inputs.zeros(), inputs.names, heads=self.graph.heads).frozen(
+            frozen
+        )
 
 
 def scores_once(

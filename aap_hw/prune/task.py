@@ -14,6 +14,7 @@ from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
 from aap_hw.prune.defaults import (
     ALLOCATORS,
+    ATTENTION_CUTS,
     EPOCHS,
     LEARNING_RATE,
     SCHEDULES,
@@ -21,6 +22,7 @@ from aap_hw.prune.defaults import (
     SCORES,
     THRESHOLD_WEIGHTS,
     Allocator,
+    AttentionCuts,
     Schedule,
     Score,
     ScoreScale,
@@ -57,6 +59,8 @@ class PruneSettings:
     threshold_weights : what the paper's rule weights groups by, ``parameters``, ``flops`` or ``latency``; None takes
         what is limited.
     depth : whether residual branches may be removed altogether; a threshold never does.
+    attention_cuts : what attention is cut in: the ``widths`` of heads, of all heads of a block alike, or whole
+        ``heads``, where the model's code follows.
     renormalised : whether channels that a norm is taken over may be cut; None cuts them if the network is trained.
     reduction, p : the paper's family (mean, sum, max) and exponent of the score ``attention``.
     only, skip : patterns of the channel groups that may be cut, and of those that may not, by name or by
@@ -77,6 +81,7 @@ class PruneSettings:
     allocator: Allocator = "exact"
     threshold_weights: ThresholdWeights | None = None
     depth: bool = True
+    attention_cuts: AttentionCuts = "widths"
     renormalised: bool | None = None
     reduction: Reduction = "mean"
     p: float = 1.0
@@ -97,6 +102,7 @@ class PruneSettings:
             one_of("score_scale", self.score_scale, SCORE_SCALES),
             one_of("schedule", self.schedule, SCHEDULES),
             one_of("allocator", self.allocator, ALLOCATORS),
+            one_of("attention_cuts", self.attention_cuts, ATTENTION_CUTS),
             one_of("threshold_weights", self.threshold_weights, (None, *THRESHOLD_WEIGHTS)),
             (
                 self.threshold_weights is None or self.allocator == "threshold",

@@ -40,3 +40,24 @@ def test_what_a_layer_and_a_product_read_of_one_channel_adds_up() -> None:
     squares = net.proj.weight.detach().square().sum(0).view(HEADS, WIDTH).sum(0).double().numpy()
     scores = read_attention(net, graph, seen.variances(), seen.products())["qkv"]
     np.testing.assert_allclose(scores, made.var(0).mean(0) * squares + seen.products()["qkv"], rtol=1e-4)
+
+
+def test_heads_count_by_what_they_made_where_the_projection_reads_it() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 5, DIM)
+    for kind in (Fused, Separate):
+        net = kind().eval()
+        seen: list[torch.Tensor] = []
+        net.proj.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
+        with torch.no_grad():
+            net(x)
+        made = seen[0].unflatten(-1, (HEADS, -1)).flatten(0, 1).double().numpy()
+        squares = net.proj.weight.detach().square().sum(0).view(HEADS, -1).sum(1).double().numpy()
+        graph = ChannelGraph.trace(net, (x[:2],), heads=True)
+        (group,) = (each.name for each in graph.groups if each.frozen is None)
+        observer = observed(net, [x], graph=graph)
+        scores = read_attention(net, graph, observer.variances(), observer.products())[group]
+        np.testing.assert_allclose(scores, made.var(0).mean(1) * squares, rtol=1e-4)
+        np.testing.assert_allclose(observer.scores()[group], np.abs(made).mean((0, 2)), rtol=1e-4)
+        traced_anew = observed(net, [x], heads=graph.heads)
+        np.testing.assert_allclose(traced_anew.scores()[group], observer.scores()[group], rtol=1e-4)

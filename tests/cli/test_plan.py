@@ -152,6 +152,9 @@ def test_groups_that_are_not_to_be_cut_stay_and_are_passed_on(aap_hw: Callable[.
     assert re.search(r"^channel group +kind +width +kept *$", shown.out, re.MULTILINE)
     assert re.search(r"^layer2\.1\.conv1 +inner +32 +\d+ *$", shown.out, re.MULTILINE)
     assert " --no-renormalised" in aap_hw("plan", *RESNET20, *asked, "--no-renormalised").out.splitlines()[-1]
+    refused = aap_hw("plan", *RESNET20, *asked, "--attention-cuts", "heads")
+    assert (refused.code, refused.out) == (2, "")
+    assert "resnet20 has no whole heads that can be cut: it has no attention with several heads; leave" in refused.err
     refused = aap_hw("plan", *RESNET20, *asked, "--skip", "layer4.*")
     assert refused.code == 2
     assert "--skip 'layer4.*' matches no channel group; the nearest are " in refused.err

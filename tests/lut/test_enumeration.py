@@ -5,12 +5,14 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+import torch
 
 from aap_hw.compile.front.partition import partition
 from aap_hw.device import load_profile
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import granularity_of, group_candidates, points_of
 from tests.compile.running import target
+from tests.graph.attention_nets import DIM, Fused
 from tests.lut.tiny import CLASSES, FIRST_WIDTHS, INPUT, POINTS, SECOND_WIDTHS, Joined, Tiny
 
 
@@ -53,6 +55,12 @@ def test_at_most_limits_the_candidates_of_a_group() -> None:
     graph = ChannelGraph.trace(Tiny(), INPUT.zeros())
     assert group_candidates(graph, 8, 2) == {"first": (16, 24), "second": (24, 40), "linear": (CLASSES,)}
     assert group_candidates(graph, 64, 8) == {"first": (24,), "second": (40,), "linear": (CLASSES,)}
+
+
+def test_any_number_of_heads_is_a_candidate() -> None:
+    graph = ChannelGraph.trace(Fused().eval(), (torch.zeros(1, 5, DIM),), heads=True)
+    assert group_candidates(graph, 8, 8) == {"qkv:heads": (1, 2, 3), "proj": (DIM,)}
+    assert group_candidates(graph, 8, 2)["qkv:heads"] == (2, 3)
 
 
 @pytest.mark.parametrize(("granularity", "expected"), [("vector", target().lanes), (3, 3)])

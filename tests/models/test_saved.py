@@ -21,6 +21,7 @@ import aap_hw
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.models import saved
+from tests.graph.attention_nets import DIM, Fused
 
 LOADS_AND_PRINTS = """
 import sys, torch, aap_hw
@@ -324,3 +325,15 @@ def test_what_could_not_be_loaded_again_is_not_saved(
     with pytest.raises(UserError, match="has no usual image size"):
         aap_hw.save(cut, keep, path, source=source)
     assert not path.exists()
+
+
+def test_a_network_without_some_heads_is_rebuilt_by_its_plan_alone(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    dense, rows = Fused().eval(), torch.randn(2, 5, DIM)
+    keep = {"qkv:heads": [0, 2]}
+    smaller = ChannelGraph.trace(dense, (rows,), heads=True).cut(dense, keep)
+    aap_hw.save(smaller, keep, tmp_path / "a.safetensors", input_shape=(5, DIM))
+    loaded = aap_hw.load(tmp_path / "a.safetensors", trust_source=True)
+    assert loaded.num_heads == 2
+    with torch.no_grad():
+        assert torch.equal(loaded(rows), smaller(rows))

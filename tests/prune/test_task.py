@@ -50,6 +50,7 @@ def test_norms_are_cut_into_by_default_only_if_training_follows() -> None:
 def test_words_are_those_that_the_parts_of_a_run_know() -> None:
     assert set(defaults.SCORES) == {"attention", "read-attention", *ALTERNATIVES}
     assert set(defaults.SCORE_SCALES) == set(SCALES)
+    assert set(defaults.ATTENTION_CUTS) == {"widths", "heads"}
     assert set(defaults.SCHEDULES) == set(SCHEDULES)
 
 
@@ -60,6 +61,7 @@ def test_command_offers_every_word_and_no_other() -> None:
         "score_scale": defaults.SCORE_SCALES,
         "schedule": defaults.SCHEDULES,
         "allocator": defaults.ALLOCATORS,
+        "attention_cuts": defaults.ATTENTION_CUTS,
         "threshold_weights": defaults.THRESHOLD_WEIGHTS,
     }
     for name, words in offered.items():

@@ -85,11 +85,14 @@ def _operand(view: View, groups: Groups) -> Operand:
     return Operand(view.name, view.values, tuple(sizes), tuple(strides), view.offset, view.kind)
 
 
-def matrices(node: Node, rank: int = 0) -> Groups:
-    """The groups of axes of (N, ..., rows, columns), or of an operand that lacks some of the first of ``rank`` axes."""
+def matrices(node: Node, rank: int = 0, images: int | None = None) -> Groups:
+    """The groups of axes of (N, ..., rows, columns), or of an operand that lacks some of the first of ``rank`` axes.
+
+    ``images`` is how many axes count as images, if not as many as usual.
+    """
     own, rank = len(shape_of(node)), max(rank, len(shape_of(node)))
-    axes = list(range(own))
-    return [axis for axis in axes if axis + rank - own < images_of(rank)], *_last(axes, rank - own, rank)
+    axes, images = list(range(own)), images_of(rank) if images is None else images
+    return [axis for axis in axes if axis + rank - own < images], *_last(axes, rank - own, images)
 
 
 def images_of(rank: int) -> int:
@@ -97,8 +100,8 @@ def images_of(rank: int) -> int:
     return max(rank - 3, min(rank - 2, 1))
 
 
-def _last(axes: list[int], missing: int, rank: int) -> tuple[list[int], list[int], list[int]]:
-    heads = [axis for axis in axes[:-2] if axis + missing >= images_of(rank)]
+def _last(axes: list[int], missing: int, images: int) -> tuple[list[int], list[int], list[int]]:
+    heads = [axis for axis in axes[:-2] if axis + missing >= images]
     return heads, axes[-2:-1], axes[-1:]
 
 

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from torch.fx import Node
 
-from aap_hw.graph.groups.observed import observed_node
+from aap_hw.graph.groups.observed import observed_by_group
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray, Labels
 from aap_hw.graph.walk.partition import Classes
+
+# What is appended to the name of a group of whole heads, so that a plan says what its numbers count.
+WHOLE_HEADS = ":heads"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +53,10 @@ class ChannelGroup:
     Parameters
     ----------
     name
-        Path of the first module that makes the channels; a second group made by it gets ``#2`` appended.
+        Path of the first module that makes the channels; a second group made by it gets ``#2`` appended, and one of
+        whole heads `WHOLE_HEADS`.
     width
-        Number of channels.
+        Number of channels, or of heads.
     frozen
         Why the group cannot be cut, for the user to read; None if it can.
     axes
@@ -70,6 +74,16 @@ class ChannelGroup:
     axes: tuple[Axis, ...]
     observed: tuple[str, ...]
     renormalised: str | None = None
+
+    @property
+    def is_of_heads(self) -> bool:
+        """Whether it counts whole heads of attention, as was asked for."""
+        return names_heads(self.name)
+
+
+def names_heads(name: str) -> bool:
+    """Whether a group of this name is of whole heads."""
+    return name.partition("#")[0].endswith(WHOLE_HEADS)
 
 
 @dataclass(frozen=True)
@@ -112,11 +126,13 @@ def find_groups(labelling: Labelling) -> Grouping:
             made.append((layer or name, channels))
     member, rank = member[classes.root], rank[classes.root]
     axes = _axes_by_group(labelling, member, rank, len(made))
-    observed = _observed_by_group(labelling, member, len(made))
+    heads = {int(member[ids[0]]) for ids in labelling.whole_heads.values()}
+    observed = observed_by_group(labelling, member, len(made), heads)
     norms = _norms_by_group(labelling, member, len(made))
     groups: list[ChannelGroup] = []
     seen: dict[str, int] = {}
     for number, (module, channels) in enumerate(made):
+        module += WHOLE_HEADS if number in heads else ""
         seen[module] = seen.get(module, 0) + 1
         name = module if seen[module] == 1 else f"{module}#{seen[module]}"
         first_reason = int(classes.reason[channels].min())
@@ -188,16 +204,6 @@ def positions(ids: IntArray, member: IntArray, rank: IntArray, number: int) -> I
     in_order = places[np.argsort(rank[ids[places]], kind="stable")]
     width = np.unique(rank[ids[places]]).size
     return in_order.reshape(width, -1)
-
-
-def _observed_by_group(labelling: Labelling, member: IntArray, count: int) -> list[list[str]]:
-    observed: list[dict[str, None]] = [{} for _ in range(count)]
-    for producer in labelling.producers:
-        name = observed_node(producer.node).name
-        for number in set(member[producer.ids].tolist()):
-            if number >= 0:
-                observed[number][name] = None
-    return [list(names) for names in observed]
 
 
 def _norms_by_group(labelling: Labelling, member: IntArray, count: int) -> list[str | None]:

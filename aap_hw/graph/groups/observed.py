@@ -1,13 +1,18 @@
 """Where the attention of a group's channels is read: after the activation that follows their filters.
 
-The attention itself is computed in `aap_hw.attention`.
+That of whole heads is read where a layer reads what they made: their queries and keys are only means to it. The
+attention itself is computed in `aap_hw.attention`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from torch.fx import Node
 
 from aap_hw.graph.program.call import Call, is_static, is_tensor, shape_of
+from aap_hw.graph.walk.labelling import Labelling
+from aap_hw.graph.walk.labels import IntArray
 
 _ACTIVATIONS = frozenset(
     {
@@ -31,6 +36,7 @@ _ACTIVATIONS = frozenset(
         "tanh",
     }
 )
+_LAYERS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 _BEFORE_ACTIVATION = frozenset({"batch_norm", "add"})
 
 
@@ -53,3 +59,29 @@ def observed_node(producer: Node) -> Node:
             break
         node = reader
     return node
+
+
+def observed_by_group(labelling: Labelling, member: IntArray, count: int, heads: Set[int]) -> list[list[str]]:
+    """Names of the nodes where each of ``count`` groups is read.
+
+    Parameters
+    ----------
+    member
+        The group of each atom, or -1.
+    heads
+        Groups of whole heads.
+    """
+    observed: list[dict[str, None]] = [{} for _ in range(count)]
+    for node in labelling.labels if heads else ():
+        call = Call(node)
+        if node.op == "call_function" and call.name in _LAYERS:
+            ids = labelling.of(call["input"]).ids
+            for number in heads & set(member[ids[ids >= 0]].tolist()):
+                observed[number][call["input"].name] = None
+    read = {number for number in heads if observed[number]}
+    for producer in labelling.producers:
+        name = observed_node(producer.node).name
+        for number in set(member[producer.ids].tolist()):
+            if number >= 0 and number not in read:
+                observed[number][name] = None
+    return [list(names) for names in observed]

@@ -31,7 +31,7 @@ def tie_to_what_is_read(labelling: Labelling, grouping: Grouping, views: Sequenc
     """Tie the channels of views to those that the layers before them read; whether there is anything to tie."""
     found = False
     for literal in labelling.literals:
-        if literal.node in views and literal.dim is not None:
+        if literal.node in views and literal.dim is not None and literal.node not in labelling.whole_heads:
             ((number, ids),) = literal.counts
             read = _read_before(labelling, literal.node, number)
             if read is not None and width_of_ids(read, grouping).terms:

@@ -9,6 +9,7 @@ of ``self`` and follows without help.
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -60,13 +61,13 @@ def follower(node: Node, dim: int, ids: IntArray, count: WidthExpr, module: nn.M
     """
     number, neighbours_are_one = ids.size, ids.size > 1 and bool(ids[0] == ids[1])
     found: list[tuple[int, Follower]] = []
-    for name in dict.fromkeys(_names(node, dim)):
+    for name in dict.fromkeys(_names(node, dim, module)):
         value = getattr(module, name, None)
         if type(value) is not int or value < 1:
             continue
         as_count, counts_heads = _as(value, number, count), bool(_IS_COUNT.search(name))
         if as_count is not None and (value == number or counts_heads <= neighbours_are_one):
-            found.append(((value != number) * 2 + counts_heads, Follower(name, (as_count,))))
+            found.append(((value != number) * 2 + (counts_heads != neighbours_are_one), Follower(name, (as_count,))))
     if found:
         return min(found, key=lambda each: each[0])[1]
     return _whole_shape(node, dim, count, module)
@@ -96,13 +97,13 @@ def _as(value: int, number: int, count: WidthExpr) -> WidthExpr | None:
     return WidthExpr(count.constant // parts, tuple((name, each // parts) for name, each in count.terms))
 
 
-def _names(node: Node, dim: int) -> Iterable[str]:
+def _names(node: Node, dim: int, module: nn.Module) -> Iterable[str]:
     """Attributes of ``self`` that the code reads for one argument of a view."""
     frames = tuple(_frames(node))
     shape, place = shape_of(node), dim
     if Call(node).name == "unflatten":
         place = dim - Call(node)["dim"] % len(shape_of(Call(node).first))
-    for at in [frames, *_inside(frames)] if frames else []:
+    for at in [frames, *_inside(frames, module)] if frames else []:
         fitting = [
             each for each in _views(at[0].statement) if 0 <= place < len(each) and _fits(each, shape[dim - place :])
         ]
@@ -121,12 +122,18 @@ class _Frame:
     statement: ast.stmt
 
 
-def _inside(frames: tuple[_Frame, ...]) -> Iterable[tuple[_Frame, ...]]:
-    """The functions of the same file that the innermost statement calls: export does not tell that it was in one."""
+def _inside(frames: tuple[_Frame, ...], module: nn.Module) -> Iterable[tuple[_Frame, ...]]:
+    """The functions that the innermost statement calls: export does not tell that it was in one.
+
+    They are looked for in the same file, and in those of the classes that a module's own inherits from.
+    """
     called = [_called(call) for call in ast.walk(frames[0].statement) if isinstance(call, ast.Call)]
-    for function in functions_of(frames[0].path):
-        if function.name in called and function is not frames[0].function:
-            yield (_Frame(frames[0].path, function, function), *frames)
+    methods = [vars(kind)[name] for kind in type(module).__mro__ for name in called if name in vars(kind)]
+    files = [each.__code__.co_filename for each in methods if inspect.isfunction(each)]
+    for path in dict.fromkeys([frames[0].path, *files]):
+        for function in functions_of(path):
+            if function.name in called and function is not frames[0].function:
+                yield (_Frame(path, function, function), *frames)
 
 
 def _called(call: ast.Call) -> str:

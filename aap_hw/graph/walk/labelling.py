@@ -26,6 +26,7 @@ from aap_hw.graph.walk.computed import ComputedWeight, computed_weights
 from aap_hw.graph.walk.labels import NO_ATOM, IntArray, Labels, parts_of
 from aap_hw.graph.walk.noted import Divided, Literal, Meeting, Producer, Renormalised
 from aap_hw.graph.walk.partition import Partition
+from aap_hw.graph.walk.places import Place, places_of
 from aap_hw.graph.walk.rules import RULES, Result
 from aap_hw.graph.walk.rules.pointwise import pointwise
 
@@ -43,9 +44,18 @@ class Labelling:
         The model itself: tells which parameters are one tensor under two names and which module owns them.
     kept
         Tensors beside the parameters that the model's code keeps, by the placeholder that stands for each.
+    heads
+        Views that take heads apart and of which whole heads are to be cut, each with the axis of its heads. Views are
+        told by their places, see `places_of`.
     """
 
-    def __init__(self, program: ExportedProgram, model: nn.Module, kept: Mapping[str, Kept] | None = None) -> None:
+    def __init__(
+        self,
+        program: ExportedProgram,
+        model: nn.Module,
+        kept: Mapping[str, Kept] | None = None,
+        heads: Mapping[Place, int] | None = None,
+    ) -> None:
         self.partition = Partition()
         self.labels: dict[Node, Result] = {}
         self.across: dict[Node, Result] = {}
@@ -57,6 +67,11 @@ class Labelling:
         self.divided: list[Divided] = []
         self.renormalised: list[Renormalised] = []
         self.products: dict[Node, Meeting] = {}
+        self.splits: dict[Node, tuple[int, ...]] = {}
+        self.whole_heads: dict[Node, IntArray] = {}
+        self.side_by_side: list[IntArray] = []
+        self._heads: Mapping[Place, int] = heads or {}
+        self._places: dict[Node, Place] = {}
         self.roots: dict[Node, Node] = {}
         self.unsupported: Counter[str] = Counter()
         self._model = model
@@ -236,6 +251,14 @@ class Labelling:
         self.literals.append(Literal(call.node, ((number, ids),), dim))
         self.doubt(call)
 
+    def place(self, node: Node) -> Place:
+        """The place of a call in the model's code."""
+        return self._places[node]
+
+    def heads_axis(self, call: Call) -> int | None:
+        """Along which axis of a view whole heads are to be cut, if they are."""
+        return self._heads.get(self._places[call.node])
+
     def rescaled(self, node: Node, rows: tuple[Rows, ...], ids: IntArray) -> None:
         """Note that attention divides by the root of how many `ids` there are, for which `rows` can make up."""
         self.divided.append(Divided(node, rows, ids))
@@ -269,6 +292,7 @@ class Labelling:
 
     def _walk(self, program: ExportedProgram, kept: Mapping[str, str]) -> None:
         signature = program.graph_signature
+        self._places |= places_of(program)
         self._parameters.update(kept)
         for placeholder, name in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items():
             self._parameters[placeholder] = self._canonical.get(name, name)

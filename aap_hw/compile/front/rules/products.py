@@ -40,8 +40,9 @@ def matmul(partition: Partition, node: Node) -> None:
     rank = len(shape_of(node))
     if min(len(shape_of(left)), len(shape_of(right))) < 2:
         raise partition.refused(f"{op_name(node)} of vectors has no kernel yet", node)
-    inner = partition.graph.width_of(left.name, -1)
-    _product(partition, node, (left, right), (matrices(left, rank), matrices(right, rank)), matrices(node), inner)
+    inner, images = partition.graph.width_of(left.name, -1), _image_axes(partition, node)
+    factors = matrices(left, rank, images), matrices(right, rank, images)
+    _product(partition, node, (left, right), factors, matrices(node, images=images), inner)
 
 
 @rule("einsum", takes=Takes.ANYTHING)
@@ -128,8 +129,9 @@ def attention(partition: Partition, node: Node) -> None:
 def attend(partition: Partition, found: Attention) -> None:
     """Add the kernel of attention."""
     node = found.nodes[-1]
+    images = _image_axes(partition, node)
     query, key, value = (
-        Operand.of(partition, each, node, matrices(each, len(shape_of(node))))
+        Operand.of(partition, each, node, matrices(each, len(shape_of(node)), images))
         for each in (found.query, found.key, found.value)
     )
     if found.key_is_turned:
@@ -139,7 +141,7 @@ def attend(partition: Partition, found: Attention) -> None:
     try:
         axes = _lengths(partition, found)
         walks = {"query": axes.walk(query, "hld"), "key": axes.walk(key, "hsd"), "value": axes.walk(value, "hsv")}
-        masks = [Operand.of(partition, each.node, node, matrices(each.node, each.rank)) for each in found.masks]
+        masks = [Operand.of(partition, each.node, node, matrices(each.node, each.rank, images)) for each in found.masks]
         for name, mask in zip(MASKS, masks, strict=False):
             walks[name] = axes.walk(mask, "hls") or "plain"
     except TooManyWidths as problem:
@@ -175,7 +177,11 @@ def attend(partition: Partition, found: Attention) -> None:
 
 def _lengths(partition: Partition, found: Attention) -> Lengths:
     """Lengths of attention's axes: heads, queries, keys, channels of queries and keys, and channels of values."""
-    node, graph, (images, heads, *_) = found.nodes[-1], partition.graph, matrices(found.nodes[-1])
+    node, graph = found.nodes[-1], partition.graph
+    images, heads, *_ = matrices(node, images=_image_axes(partition, node))
+    if not images and any(mask.rank > len(shape_of(node)) for mask in found.masks):
+        # Which of the heads that lie among the images a mask of more axes is for cannot be told.
+        raise TooManyWidths(graph.width_of(node.name, 0))
     lengths = {
         "h": _length(partition, node, heads),
         "l": graph.width_of(node.name, -1 if found.is_turned else -2),
@@ -194,6 +200,11 @@ def _length(partition: Partition, node: Node, axes: Sequence[int]) -> WidthExpr:
         raise partition.refused(f"{op_name(node)} that can be cut in several ways has no kernel yet", node) from problem
 
 
+def _image_axes(partition: Partition, node: Node) -> int | None:
+    """How many axes of a product count as images: none if the heads that lie among them can be cut, else as usual."""
+    return 0 if len(shape_of(node)) == 3 and partition.graph.width_of(node.name, 0).terms else None
+
+
 def _images(partition: Partition, node: Node, axes: Sequence[int]) -> int:
     length = _length(partition, node, axes)
     if length.terms:
@@ -202,7 +213,10 @@ def _images(partition: Partition, node: Node, axes: Sequence[int]) -> int:
 
 
 def _by_query(partition: Partition, found: Attention) -> View | None:
-    """The result of attention as (N, queries, H, columns); None if its axes lie in that order anyway."""
+    """The result of attention as (N, queries, H, columns); None if its axes lie in that order anyway.
+
+    Heads that lie among the images stay there.
+    """
     node, rank = found.nodes[-1], len(shape_of(found.nodes[-1]))
     images, (queries, columns) = images_of(rank), (rank - 1, rank - 2) if found.is_turned else (rank - 2, rank - 1)
     order = [*range(images), queries, *range(images, rank - 2), columns]

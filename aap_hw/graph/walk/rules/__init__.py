@@ -3,6 +3,7 @@
 from aap_hw.graph.walk.rules import (
     contraction,
     convolution,
+    gather,
     layout,
     normalisation,
     pieces,
@@ -21,6 +22,7 @@ __all__ = [
     "Rule",
     "contraction",
     "convolution",
+    "gather",
     "layout",
     "normalisation",
     "pieces",

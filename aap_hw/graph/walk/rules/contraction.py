@@ -93,6 +93,8 @@ def product(state: Labelling, call: Call, left: Factor, right: Factor, made: str
             state.freeze(ids, "is summed over with other channels", call)
         elif left.has(letter) and right.has(letter):
             state.freeze(ids, "is combined with channels that cannot be cut", call)
+        if letter in made and left.has(letter) and right.has(letter):
+            state.side_by_side.append(ids)
         if letter in made:
             passing[letter] = ids
     if [*passing] == [*made[-2:]] and (matrix := _until_it_is_summed(call)):

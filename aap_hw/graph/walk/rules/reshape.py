@@ -4,7 +4,7 @@ The axes of input and output fall into *segments*, runs of neighbouring axes wit
 labels move only within a segment. Where channels are spread over several axes (a channel shuffle), every row
 must lose the same columns: from then on only the columns are a channel axis. Which of the axes that is depends
 on the numbers that the model's code passes, and an exported program shows only their values: such nodes are
-noted as doubtful, and `trial` tries them out.
+noted as doubtful, and `trial` tries them out. Where whole heads of attention are to be cut, it is their axis.
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ def _move(state: Labelling, call: Call, segments: list[Segment], literals: list[
     ids = np.broadcast_to(labels.ids, expanded).reshape(shape)
     dims: set[int] = set()
     passed: list[int] = []
+    heads = state.heads_axis(call)
     for segment in segments:
         channel_dims = labels.dims.intersection(segment.before)
         if not channel_dims:
@@ -138,16 +139,16 @@ def _move(state: Labelling, call: Call, segments: list[Segment], literals: list[
             varying = [segment.after.start]
         else:
             varying = [dim for dim in segment.after if (ids != ids.take([0], axis=dim)).any()]
-            if not varying:
+            if not varying and heads not in segment.after:
                 state.freeze(labels, "is a single channel whose axis is reshaped", call)
                 return Labels.none(len(after))
-        adaptive = next((dim for dim in varying if dim == _channel_axis(call.node)), varying[-1])
-        if literals is not None and any(literals[dim] == -1 for dim in segment.after):
-            adaptive = next(dim for dim in segment.after if literals[dim] == -1)
-            if adaptive not in varying:
-                state.freeze(labels, "is reshaped to a length that the model's code fixes", call)
-                return Labels.none(len(after))
-        elif literals is not None:
+        if len(varying) > 1:
+            state.splits[call.node] = tuple(varying)
+        adaptive = _adaptive(call.node, segment, varying, literals, heads)
+        if adaptive is None:
+            state.freeze(labels, "is reshaped to a length that the model's code fixes", call)
+            return Labels.none(len(after))
+        if literals is not None and literals[adaptive] != -1:
             passed.append(adaptive)
         for dim in varying:
             if dim != adaptive:
@@ -156,12 +157,26 @@ def _move(state: Labelling, call: Call, segments: list[Segment], literals: list[
         for dim in segment.after:
             if dim != adaptive:
                 ids = ids.take([0], axis=dim)
+        if adaptive == heads and len(segment.after) > 1:
+            state.whole_heads[call.node] = ids.ravel()
     for dim in passed:
         if len(dims) == 1:
             state.length(call, dim, after[dim], ids.ravel())
         else:
             state.doubt(call)
     return Labels(ids, frozenset(dims))
+
+
+def _adaptive(
+    node: Node, segment: Segment, varying: Sequence[int], literals: Sequence[int] | None, heads: int | None
+) -> int | None:
+    """Which axis of a segment gets shorter in a cut network; None if that is one whose length the code fixes."""
+    if heads in segment.after and len(segment.after) > 1:
+        return heads  # of one head, too, which does not vary
+    free = next((dim for dim in segment.after if literals is not None and literals[dim] == -1), None)
+    if free is not None:
+        return free if free in varying else None
+    return next((dim for dim in varying if dim == _channel_axis(node)), varying[-1])
 
 
 def _channel_axis(node: Node) -> int | None:

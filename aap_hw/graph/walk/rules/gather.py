@@ -1,0 +1,47 @@
+"""Taking positions by their numbers, as relative position biases are taken from a table for each pair of tokens.
+
+Channels along the other axes pass: those of a table (positions, heads) are one value for each head.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch.fx import Node
+
+from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.walk.labels import Labels
+from aap_hw.graph.walk.rules.registry import Result, rule
+
+if TYPE_CHECKING:
+    from aap_hw.graph.walk.labelling import Labelling
+
+
+@rule("index")
+def by_numbers(state: Labelling, call: Call) -> Result:
+    """Positions along some axes, whose numbers have axes of their own; the axes that are not asked for stay."""
+    source, numbers = call.first, list(call["indices"])
+    rank = len(shape_of(source))
+    asked = [dim for dim, each in enumerate(numbers) if each is not None]
+    labels = _labels(state, source, asked)
+    if not asked or labels.dims.intersection(asked) or not all(isinstance(numbers[dim], Node) for dim in asked):
+        return state.not_understood(call)
+    for dim in asked:
+        state.freeze(state.of(numbers[dim]), "says which positions are taken", call)
+    ids = labels.ids.squeeze(axis=tuple(asked))
+    first = asked[0] if asked == list(range(asked[0], asked[-1] + 1)) else 0
+    new = len(call.out_shape) - (rank - len(asked))
+    stays = [dim for dim in range(rank) if dim not in asked]
+    after = {dim: place + (new if place >= first else 0) for place, dim in enumerate(stays)}
+    ids = np.expand_dims(ids, tuple(range(first, first + new)))
+    return Labels(ids, frozenset(after[dim] for dim in labels.dims))
+
+
+def _labels(state: Labelling, source: Node, asked: list[int]) -> Labels:
+    """Labels of what positions are taken from: of a parameter, along the only axis that is not asked for."""
+    shape, name = shape_of(source), state.weight_name(source)
+    long = [dim for dim, size in enumerate(shape) if size > 1 and dim not in asked]
+    if name is None or state.parameter_name(source) is None or name in state.computed or len(long) != 1:
+        return state.of(source)
+    return Labels.along(len(shape), long[0], state.parameter_axis(name, long[0], "scale"))
