@@ -61,6 +61,8 @@ class Partition:
         Those that were added so far.
     fixed
         Groups whose widths some kernel cannot follow, and why.
+    moved_behind
+        For each kernel whose result is the value of a node in another order, that node's name.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Partition:
         self.placement, self._stored = Placement(self), stored
         self.kernels: list[Kernel] = []
         self.fixed: dict[str, str] = {}
+        self.moved_behind: dict[str, str] = {}
         self._parameters = state_names(graph.program)
         self._constants: set[Node] = set()
         self._left_out = frozenset(name for block in without for name in block.nodes)
@@ -229,6 +232,7 @@ class Partition:
         """Add a kernel; the value of ``node`` is a view of its result."""
         self.kernels.append(kernel)
         self.placement.move(node, view)
+        self.moved_behind[kernel.name] = node.name
 
     def wait(self, node: Node, emit: Callable[[], None]) -> None:
         """Call ``emit`` when the program reaches ``node``, so that the kernel reads the values of that point."""

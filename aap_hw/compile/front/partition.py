@@ -68,7 +68,9 @@ def partition(
     network = Network(tuple(making.kernels), taken, returned, dense, making.fixed)
     placement = making.placement
     if precision == INT8:
-        network = with_int8(network, None if quantisation is None else _as_held(making, nodes, quantisation))
+        named = {**{node.name: node.name for node in nodes}, **making.moved_behind}
+        held = None if quantisation is None else _as_held(making, nodes, quantisation)
+        network = with_int8(network, named, held)
     to_turn = [not placement.is_plain(output) and not placement.is_moved(output) for output in outputs]
     return with_pitched_images(with_layout_changes(network, to_turn))
 
@@ -127,8 +129,10 @@ def _returned(making: Partition, output: Node) -> Port:
 def _as_held(making: Partition, nodes: Sequence[Node], quantisation: Quantisation) -> Quantisation:
     """The quantisation with the names of what holds the values, in place of those of the program's nodes."""
     by_name, scales = {node.name: node for node in nodes}, dict[str, Scale]()
+    before_moving = {node: kernel for kernel, node in making.moved_behind.items()}
     for name, scale in quantisation.values.items():
         held = making.placement.held_by(by_name[name]) if name in by_name else ""
+        held = held or before_moving.get(name, "")
         if not held:
             raise UserError(f"the value {name} is quantised, but no kernel of the network makes it")
         if scales.setdefault(held, scale) != scale:

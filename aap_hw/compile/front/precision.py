@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from aap_hw.compile.families import family_of
 from aap_hw.compile.families.quantised import MOVING, WEIGHTED, has_int8_form
@@ -18,27 +18,35 @@ from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FLOAT32_INT8, INT8, INT8_FLOAT32, Scale
+from aap_hw.errors import UserError
 from aap_hw.graph import WidthExpr
 
 
-def with_int8(network: Network, quantisation: Quantisation | None = None) -> Network:
+def with_int8(network: Network, named: Mapping[str, str], quantisation: Quantisation | None = None) -> Network:
     """The network with kernels in int8, of the order of axes that `partition` makes.
 
     Without a ``quantisation``, the values that `values_in_int8` names are stored as bytes, and all weights that can be.
+    ``named`` gives the values of the network that are values of the program, perhaps in another order, their names
+    there. No other can be stored, as its scale would not be known.
     """
     if quantisation is None:
-        return _Rewriting(network, dict.fromkeys(values_in_int8(network)), None).result()
-    rewritten = _Rewriting(network, quantisation.values, quantisation.weights).result()
-    return replace(rewritten, quantisation=quantisation)
+        return _Rewriting(network, named, dict.fromkeys(values_in_int8(network, named)), None).result()
+    rewritten = _Rewriting(network, named, quantisation.values, quantisation.weights).result()
+    scales = {named[name]: scale for name, scale in quantisation.values.items()}
+    return replace(rewritten, quantisation=replace(quantisation, values=scales))
 
 
-def values_in_int8(network: Network) -> frozenset[str]:
+def values_in_int8(network: Network, named: Mapping[str, str]) -> frozenset[str]:
     """The values whose storing as bytes lets every kernel be in int8 that gains by it."""
     makers = {kernel.name: kernel for kernel in network.kernels}
     able: set[str] = set()  # names of what kernels make that have a form in int8
 
     def origins(kernel: Kernel) -> set[str]:
         return {_origin(name, makers) for name in kernel.inputs}
+
+    def can_be_stored(name: str) -> bool:
+        has_shape = name in able or name not in makers or _image_made_by(makers[name]) is not None
+        return name in named and has_shape
 
     for kernel in network.kernels:
         is_led = has_int8_form(kernel.key) and not _is_weighted(kernel) and origins(kernel) <= able
@@ -48,9 +56,7 @@ def values_in_int8(network: Network) -> frozenset[str]:
     found: set[str] = set()
     for kernel in reversed(network.kernels):
         is_asked_for = kernel.name in able & found
-        if (_is_weighted(kernel) or is_asked_for) and all(
-            name in able or name not in makers or _lies_in_vectors(makers[name]) for name in origins(kernel)
-        ):
+        if (_is_weighted(kernel) or is_asked_for) and all(map(can_be_stored, origins(kernel))):
             found |= origins(kernel)
     return frozenset(found)
 
@@ -79,15 +85,32 @@ def _origin(name: str, makers: Mapping[str, Kernel], scaled: Collection[str] = (
     return name
 
 
-def _made(kernel: Kernel, width: int) -> tuple[int, ...]:
-    """Shape of what a kernel makes at some width."""
-    return family_of(kernel.key).output(Address(kernel.key, (width,) * len(kernel.widths)))
+@dataclass(frozen=True)
+class _Image:
+    """What a kernel that changes the type of a value calls it: so many images of a size, and channels of each pixel."""
+
+    batch: int
+    size: tuple[int, ...]
+    width: WidthExpr
 
 
-def _lies_in_vectors(kernel: Kernel) -> bool:
-    """Whether what a kernel makes is (N, ..., C), with the width that it makes as C."""
-    one, two = _made(kernel, 1), _made(kernel, 2)
-    return two == (*one[:-1], 2 * one[-1])
+def _image_made_by(kernel: Kernel) -> _Image | None:
+    """What a kernel makes, whose values are any number of pixels for each channel of its last width, or of none."""
+    one, two, other = (_made(kernel, *widths) for widths in ((1, 1), (1, 2), (2, 1)))
+    batch, values = kernel.key.batch, math.prod(one)
+    if math.prod(other) != values and len(kernel.widths) > 1:
+        return None
+    if two == (*one[:-1], 2) and len(one) == 4 and one[-1] == 1:
+        return _Image(one[0], one[1:-1], kernel.width_out)
+    batch = batch if values % batch == 0 else 1
+    if math.prod(two) == 2 * values:
+        return _Image(batch, (values // batch, 1), kernel.width_out)
+    return _Image(batch, (values // batch, 1), WidthExpr(1)) if math.prod(two) == values else None
+
+
+def _made(kernel: Kernel, first: int, last: int) -> tuple[int, ...]:
+    """Shape of what a kernel makes if all its widths but the last are the same."""
+    return family_of(kernel.key).output(Address(kernel.key, (*(first,) * (len(kernel.widths) - 1), last)))
 
 
 def _merged(sets: Iterable[frozenset[str]]) -> tuple[frozenset[str], ...]:
@@ -107,6 +130,8 @@ class _Rewriting:
     ----------
     network
         In float32.
+    named
+        As of `with_int8`.
     scales
         Of the values that are stored as bytes. None stands for one that is not known yet.
     weights
@@ -116,10 +141,11 @@ class _Rewriting:
     def __init__(
         self,
         network: Network,
+        named: Mapping[str, str],
         scales: Mapping[str, Scale | None],
         weights: Collection[str] | None,
     ) -> None:
-        self._network, self._scales, self._weights = network, scales, weights
+        self._network, self._named, self._scales, self._weights = network, named, scales, weights
         self._makers = {kernel.name: kernel for kernel in network.kernels}
         self._inputs = {port.name: port for port in network.inputs}
         self._kernels: list[Kernel] = []
@@ -135,7 +161,7 @@ class _Rewriting:
             port if port.name in self._inputs else replace(port, name=self._in_float32(port.name))
             for port in self._network.outputs
         ]
-        scaled = {held: self._origin(name) for name, held in self._bytes.items()}
+        scaled = {held: self._named[self._origin(name)] for name, held in self._bytes.items()}
         return replace(self._network, kernels=tuple(self._kernels), outputs=tuple(returned), scaled=scaled)
 
     def _add(self, kernel: Kernel) -> None:
@@ -192,17 +218,18 @@ class _Rewriting:
 
     def _changed(self, value: str, read: str, made: str, op: str, precision: str) -> Kernel:
         """The kernel that changes the type of a value."""
-        if (port := self._inputs.get(value)) is not None:
-            shape, width = port.shape, WidthExpr(port.shape[1 if port.is_image else -1])
-            size = shape[2:] if port.is_image else _rows(shape[1:-1])
-            layout = "nchw" if port.is_image and read == value else ""
-            key = KernelKey.make(op, size, shape[0], layout=layout)
+        layout = ""
+        if (port := self._inputs.get(value)) is None:
+            image = _image_made_by(self._makers[value])
+            if image is None:
+                raise UserError(f"the value {value} is quantised, but its shape depends on several widths")
+        elif port.is_image:
+            image = _Image(port.shape[0], port.shape[2:], WidthExpr(port.shape[1]))
+            layout = "nchw" if read == value else ""
         else:
-            maker = self._makers[value]
-            shape, width = _made(maker, 1), maker.width_out
-            size = shape[1:-1] if len(shape) == 4 else _rows(shape[1:-1])
-            key = KernelKey.make(op, size, shape[0])
-        return Kernel(made, key.at_precision(precision), (read,), (width, width))
+            image = _Image(port.shape[0], _rows(port.shape[1:-1]), WidthExpr(port.shape[-1]))
+        key = KernelKey.make(op, image.size, image.batch, layout=layout)
+        return Kernel(made, key.at_precision(precision), (read,), (image.width, image.width))
 
 
 def _rows(axes: tuple[int, ...]) -> tuple[int, ...]:
