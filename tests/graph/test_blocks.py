@@ -153,7 +153,34 @@ class TwoSources(nn.Module):
         return torch.relu(x + self.two(torch.relu(self.one(y)))) + y
 
 
-@pytest.mark.parametrize("block", [Shared(), Shifted(), TwoSources()], ids=lambda b: type(b).__name__)
+class WeightTakenApart(nn.Module):
+    """Both layers of the branch have their filters from one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters = nn.Parameter(torch.randn(16, 8, 1, 1) / 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the block."""
+        first, second = self.filters.split([8, 8])
+        return x + nn.functional.conv2d(torch.relu(nn.functional.conv2d(x, first)), second)
+
+
+class WithFactors(nn.Module):
+    """The branch multiplies its channels by numbers that it has put together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.conv = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8)), conv(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the block."""
+        return x + self.conv(x) * torch.stack([self.one, self.two]).sum(0)[:, None, None]
+
+
+@pytest.mark.parametrize(
+    "block", [Shared(), Shifted(), TwoSources(), WeightTakenApart(), WithFactors()], ids=lambda b: type(b).__name__
+)
 def test_branch_that_cannot_go_alone_is_left(block: nn.Module) -> None:
     assert trace(net(block)).blocks == ()
 

@@ -123,7 +123,8 @@ def _layers(
         if not used:
             continue
         # Zeros as large as what a layer reads stand for what it makes.
-        if shape_of(node)[2:] != shape_of(Call(node).first)[2:]:
+        read = node.args[0]
+        if not is_tensor(node) or not isinstance(read, Node) or shape_of(node)[2:] != shape_of(read)[2:]:
             return None
         for source in used:
             path = parameters[source.name].rpartition(".")[0]

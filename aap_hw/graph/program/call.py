@@ -34,6 +34,11 @@ def is_static(node: Node) -> bool:
     )
 
 
+def is_empty(node: Node) -> bool:
+    """Whether a node yields one tensor, of known lengths of which one is 0."""
+    return is_tensor(node) and all(type(size) is int for size in shape_of(node)) and 0 in shape_of(node)
+
+
 class Call:
     """A call node read through its schema.
 

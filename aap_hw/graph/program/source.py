@@ -107,6 +107,15 @@ def module_of(node: Node) -> str:
     return next((path for path, kind in reversed(_stack(node)) if "torch.nn.modules." not in str(kind)), "")
 
 
+def is_inside(node: Node, other: Node) -> bool:
+    """Whether a node is in the code of the module whose code another is in, or of one that it calls.
+
+    A layer of PyTorch's that is made of others, as attention is, is a module of its own.
+    """
+    module = path_of(other) if _layer(other).startswith("nn.MultiheadAttention") else module_of(other)
+    return not module or f"{path_of(node)}.".startswith(f"{module}.")
+
+
 def _layer(node: Node) -> str:
     """The layer of PyTorch's that a node belongs to, with its place in the model."""
     path, kind = next(reversed(dict(node.meta.get("nn_module_stack") or {}).values()), ("", ""))

@@ -18,7 +18,7 @@ from torch.fx import Node
 from aap_hw.graph.groups.groups import Grouping
 from aap_hw.graph.groups.widths import width_of_ids
 from aap_hw.graph.program.call import Call
-from aap_hw.graph.program.source import explain, module_of, path_of
+from aap_hw.graph.program.source import explain, is_inside
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray
 
@@ -61,10 +61,10 @@ def _read_before(labelling: Labelling, view: Node, number: int) -> IntArray | No
 
     Only layers inside of the module whose code the view is in: it counts on what it reads itself.
     """
-    inside, waiting, seen = module_of(view), [view], {view}
+    waiting, seen = [view], {view}
     for node in waiting:
         call = Call(node)
-        if inside and not f"{path_of(node)}.".startswith(f"{inside}."):
+        if not is_inside(node, view):
             continue
         if call.name in _LAYERS:
             labels = labelling.of(call["input"])

@@ -15,7 +15,7 @@ import numpy as np
 from torch.fx import Node
 
 from aap_hw.graph.groups.groups import Grouping
-from aap_hw.graph.program.source import explain, module_of, own_frames, path_of
+from aap_hw.graph.program.source import explain, is_inside, own_frames, path_of
 from aap_hw.graph.trial.surprises import Settled, Surprise, Trials
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray
@@ -52,9 +52,8 @@ def freeze_culprit(labelling: Labelling, settled: Settled, trials: Trials, surpr
 
 def _read_alike(labelling: Labelling, grouping: Grouping, culprit: int, surprising: Node) -> Iterator[Node]:
     """What the module of a surprise reads of the culprit, in all modules that do the same."""
-    inside = module_of(surprising)
     for reader in _outwards([surprising]):
-        if not f"{path_of(reader)}.".startswith(f"{inside}."):
+        if not is_inside(reader, surprising):
             continue
         for place, source in enumerate(reader.all_input_nodes):
             if _free(labelling, grouping, source) == [culprit]:

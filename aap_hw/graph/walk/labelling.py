@@ -17,7 +17,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from aap_hw.graph.program.call import Call, is_static, is_tensor, shape_of
+from aap_hw.graph.program.call import Call, is_empty, is_static, is_tensor, shape_of
 from aap_hw.graph.program.kept import Kept
 from aap_hw.graph.program.source import explain, op_name, own_frames
 from aap_hw.graph.walk.absorbing import Rows
@@ -30,6 +30,8 @@ from aap_hw.graph.walk.places import Place, places_of
 from aap_hw.graph.walk.rules import RULES, Result
 from aap_hw.graph.walk.rules.pointwise import pointwise
 
+# Of nothing at all, too: some encoders stand in for a missing map with one of no channels.
+_JOINS = frozenset({"cat", "concat", "concatenate"})
 _ROLE_RANK = {"out": 0, "depthwise": 0, "in": 0, "norm": 1, "scale": 2, "bias": 3, "fixed": 4}
 
 
@@ -228,6 +230,12 @@ class Labelling:
         """Note that the filters of `node` make the channels `ids`."""
         self.producers.append(Producer(node, ids))
 
+    def is_made(self, labels: Labels) -> bool:
+        """Whether a layer makes the channels, and nothing is known that forbids to cut them."""
+        if self.partition.is_frozen(labels.ids):
+            return False
+        return any(np.isin(labels.ids, producer.ids).any() for producer in self.producers)
+
     def freeze(self, channels: Labels | IntArray, sentence: str, call: Call) -> None:
         """Forbid cutting any of the channels; the reason is `sentence` and where `call` stands."""
         ids = channels.ids if isinstance(channels, Labels) else channels
@@ -332,7 +340,8 @@ class Labelling:
             self.doubt(call)
         if any(self.parameter_name(source) in self.kept for source in call.tensors):
             self.doubt(call)  # a model that keeps no such tensor yet will make one
-        if not is_static(node) or not all(is_static(source) for source in node.all_input_nodes):
+        joined = [each for each in node.all_input_nodes if not (call.name in _JOINS and is_empty(each))]
+        if not is_static(node) or not all(map(is_static, joined)):
             return self.not_understood(call)
         function = RULES.get(call.name) or (pointwise if call.pointwise else None)
         return function(self, call) if function else self.not_understood(call)

@@ -152,6 +152,17 @@ class MatrixOfParameters(Construct):
         return (x.movedim(1, -1) @ self.matrix).movedim(-1, 1)
 
 
+class MatrixOfParametersOnTheLeft(Construct):
+    channels = 9
+
+    def layers(self) -> None:
+        self.first, self.second = nn.Parameter(torch.randn(10, 12) / 4), nn.Parameter(torch.randn(10, 9) / 4)
+
+    def between(self, x: Tensor) -> Tensor:
+        y = F.relu(self.first @ x.flatten(2)).unflatten(2, (8, 8))
+        return torch.einsum("nchw,cd->ndhw", y, self.second)
+
+
 class BatchNormBeforeConvolution(Construct):
     def layers(self) -> None:
         self.norm = nn.BatchNorm2d(12)

@@ -19,6 +19,14 @@ class Concatenation(Construct):
         return torch.cat([x, self.a(x), self.b(x)], 1)
 
 
+class ConcatenationWithNothing(Construct):
+    """An encoder without a map of some size hands on one of no channels."""
+
+    def between(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        return torch.cat([x, torch.empty([n, 0, h, w], dtype=x.dtype)], 1)
+
+
 class DenseBlock(Construct):
     channels = 12 + 4 + 4
 
@@ -146,6 +154,17 @@ class SlicesOfHalves(Construct):
         return torch.cat([x[:, half:], x[:, :half]], 1)
 
 
+class SlicesOfAQuarter(Construct):
+    """In place; a quarter of 12 channels is 3 of them, and one of 9 is 2: rounding must not be taken for counting."""
+
+    def between(self, x: Tensor) -> Tensor:
+        quarter = x.shape[1] // 4
+        y = torch.zeros_like(x)
+        y[:, :quarter] = torch.roll(x[:, :quarter], 1, 2)
+        y[:, quarter:] = x[:, quarter:]
+        return y
+
+
 class SlicesOfWhatAnotherHas(Construct):
     """A piece is as long as another tensor."""
 
@@ -218,6 +237,23 @@ class FocusOfPixels(Construct):
 
     def between(self, x: Tensor) -> Tensor:
         return torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
+
+
+class Patches(Construct):
+    """The pixels of a patch become channels, and pixels again."""
+
+    def layers(self) -> None:
+        self.a = nn.Conv1d(12 * 4, 12 * 4, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        return F.fold(self.a(F.unfold(x, 2, stride=2)), x.shape[-2:], 2, stride=2)
+
+
+class EachChannelTwice(Construct):
+    channels = 24
+
+    def between(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(2, 1)
 
 
 class RepeatedChannels(Construct):

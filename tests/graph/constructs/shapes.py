@@ -78,15 +78,33 @@ class MatricesTransposed(Construct):
 
 
 class PixelsAsFeatures(Construct):
-    """A linear layer along the pixels, once for each channel; its hidden positions are filters like any others."""
+    """A linear layer along the pixels, once for each channel: the channels pass, and its filters are none."""
 
-    frozen = ("stem.0", "b")
+    frozen = ("a", "b")
 
     def layers(self) -> None:
         self.a, self.b = nn.Linear(8, 10), nn.Linear(10, 8)
 
     def between(self, x: Tensor) -> Tensor:
         return x + self.b(F.relu(self.a(x)))
+
+
+class ViewCountedOnWhatIsRead(Construct):
+    """The code counts what the layer reads where it means what the layer makes."""
+
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 12, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x).flatten(2).view(*x.shape)
+
+
+class PickedPixels(Construct):
+    """Rows and columns by lists of numbers; pairs of them move no axis."""
+
+    def between(self, x: Tensor) -> Tensor:
+        some = torch.tensor([[0, 2], [5, 4]])
+        return x[:, :, some, some + 1] + torch.index_select(x, 3, torch.tensor([1, 6]))[:, :, :2]
 
 
 class MaximumPooling(Construct):

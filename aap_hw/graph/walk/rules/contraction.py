@@ -3,7 +3,7 @@
 An axis that is summed over has channels on both sides, as the queries and keys of attention have: channel d of one
 meets channel d of the other and nothing else, so that they are cut together, and the sum lacks one term. Axes that both
 sides have and that are not summed over (images, heads) are cut together, too. All other axes pass into the result,
-which can have channels along one axis.
+which can have channels along one axis: where both factors bring one, as in linear attention, the first's are frozen.
 
 Attention between channels (XCiT, arXiv 2106.09681, equation 2) is the exception: a matrix of channels by channels, each
 row of which a softmax may normalise, times the values of its columns. Its columns are labelled across. The softmax is
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 from torch.fx import Node
@@ -132,13 +133,11 @@ def _free(state: Labelling, ids: IntArray | None) -> IntArray | None:
 
 
 def _passed(state: Labelling, call: Call, passing: Mapping[str, IntArray], made: str) -> Labels:
-    if len(passing) > 1:
-        for ids in passing.values():
-            state.freeze(ids, _SEVERAL, call)
-        return Labels.none(len(made))
-    for letter, ids in passing.items():
-        return Labels.along(len(made), made.index(letter), ids)
-    return Labels.none(len(made))
+    """Labels along the one axis that the last factor has channels on; those along any other axis are frozen."""
+    *others, last = [*passing] or [""]
+    for letter in others:
+        state.freeze(passing[letter], _SEVERAL, call)
+    return Labels.along(len(made), made.index(last), passing[last]) if last else Labels.none(len(made))
 
 
 def _frozen(state: Labelling, call: Call, sides: Sequence[Factor], sentence: str, rank: int) -> Labels:
@@ -157,7 +156,7 @@ def letters(rank: int, last: str) -> str:
 def matrix_product(state: Labelling, call: Call) -> Result:
     """Rows of the left side times columns of the right one.
 
-    A matrix of parameters on the right is a linear layer written by hand.
+    A matrix of parameters on either side is a linear layer written by hand.
     """
     pairs = {"matmul": ("self", "other"), "baddbmm": ("batch1", "batch2"), "addbmm": ("batch1", "batch2")}
     left, right = (call[name] for name in pairs.get(call.name, ("self", "mat2")))
@@ -170,6 +169,12 @@ def matrix_product(state: Labelling, call: Call) -> Result:
         made = state.parameter_axis(name, 1, "out")
         state.produced(call.node, made)
         return Labels.along(ranks[0], ranks[0] - 1, made)
+    name = state.weight_name(left)
+    if name is not None and ranks[0] == 2 and call.name != "baddbmm":
+        state.tie(state.channels(right, ranks[1] - 2, call), state.parameter_axis(name, 1, "in"), call)
+        made = state.parameter_axis(name, 0, "out")
+        state.produced(call.node, made)
+        return Labels.along(ranks[1], ranks[1] - 2, made)
     sides = Factor.of(state, left, letters(ranks[0], "ik")), Factor.of(state, right, letters(ranks[1], "kj"))
     result = product(state, call, *sides, letters(max(ranks), "ij"))
     if call.name == "baddbmm":
@@ -179,7 +184,7 @@ def matrix_product(state: Labelling, call: Call) -> Result:
 
 @rule("einsum")
 def einsum(state: Labelling, call: Call) -> Result:
-    """Axes by their letters; of two tensors, each with distinct letters."""
+    """Axes by their letters; of two tensors, each with distinct letters. One may be a matrix of parameters."""
     equation, operands = str(call["equation"]).replace(" ", ""), call["tensors"]
     words, arrow, made = equation.partition("->")
     sides = words.split(",")
@@ -187,6 +192,15 @@ def einsum(state: Labelling, call: Call) -> Result:
         return state.not_understood(call)
     if any(len(set(word)) < len(word) for word in (*sides, made)):
         return state.not_understood(call)
+    for (weight, of_weight), (other, of_other) in permutations(zip(operands, sides, strict=True)):
+        name, summed, new = state.weight_name(weight), set(of_weight) & set(of_other), set(of_weight) & set(made)
+        if name is not None and len(of_weight) == 2 and len(summed) == len(new) == 1 and not summed & new:
+            (read,), (filters,) = summed, new
+            channels = state.channels(other, of_other.index(read), call)
+            state.tie(channels, state.parameter_axis(name, of_weight.index(read), "in"), call)
+            ids = state.parameter_axis(name, of_weight.index(filters), "out")
+            state.produced(call.node, ids)
+            return Labels.along(len(made), made.index(filters), ids)
     left, right = (Factor.of(state, node, word) for node, word in zip(operands, sides, strict=True))
     return product(state, call, left, right, made)
 

@@ -97,14 +97,18 @@ def weight_norm(state: Labelling, call: Call) -> Result:
 
 @rule("linear")
 def linear(state: Labelling, call: Call) -> Result:
-    """Features run along the last axis of input and output."""
+    """Features run along the last axis of input and output; channels that run along another axis pass."""
     inputs, weight = call["input"], call["weight"]
     filters = state.filters(weight)
     if filters is None or len(shape_of(weight)) != 2:
         return state.not_understood(call, _COMPUTED)
-    rank = len(shape_of(inputs))
+    rank, labels, made = len(shape_of(inputs)), state.of(inputs), state.parameter_axis(filters, 0, "out")
+    if rank - 1 not in labels.dims and state.is_made(labels):  # tokens are mixed, of each channel alone
+        state.freeze(made, "is made along another axis than that of the channels", call)
+        state.tie_parameter(call["bias"], made, "bias", call)
+        return labels
     _read(state, call, state.channels(inputs, rank - 1, call), 1)
-    return _made(state, call, state.parameter_axis(filters, 0, "out"), rank, rank - 1)
+    return _made(state, call, made, rank, rank - 1)
 
 
 @rule("embedding")

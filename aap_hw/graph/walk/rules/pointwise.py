@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ARITHMETIC = frozenset({"add", "sub", "rsub", "mul", "div", "pow", "floor_divide", "remainder"})
 
 
-@rule("expand_as")
+@rule("copy", "expand_as")
 def pointwise(state: Labelling, call: Call) -> Result:
     """Element by element: channels that meet in one position are cut together."""
     shapes = [shape_of(node) for node in call.tensors]
