@@ -15,7 +15,7 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.models import zoo
 from tests.compile.running import assert_compiled_equals_pytorch
 from tests.graph.test_blocks import REMOVABLE, Residual, conv, net
-from tests.graph.test_branches import BODIES, Net
+from tests.graph.test_branches import BODIES, Behind, Mlp, Net, OnTokens
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,26 @@ def test_no_shortcut_becomes_pitched_when_blocks_are_removed(pieces: str, offere
         widths = {**network.dense, **dict.fromkeys(keep, 0)}
         left = [kernel for kernel in network.kernels if not kernel.is_removed(widths)]
         assert [kernel.key for kernel in left] == [kernel.key for kernel in without.kernels]
+
+
+class Mixing(nn.Module):
+    """An MLP over tokens: its sum lies in the order of tokens, whatever the shortcut lies in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.mlp = nn.LayerNorm(12), nn.Sequential(nn.Linear(36, 20), nn.GELU(), nn.Linear(20, 36))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.mlp(self.norm(x).transpose(1, 2)).transpose(1, 2)
+
+
+def test_branches_whose_order_of_axes_others_depend_on_stay() -> None:
+    body = OnTokens(Behind(Mlp()), Behind(Mlp()), Mixing(), Behind(Mlp()))
+    graph = ChannelGraph.trace(Net(body).eval(), (torch.zeros(1, 3, 6, 6),))
+    network, found = removable(partition(graph), graph, graph)
+    assert (len(graph.blocks), found) == (4, graph.blocks[:1])
+    for block in graph.blocks:
+        without = partition(graph, without=[block])
+        left = [kernel for kernel in network.kernels if kernel.name in {each.name for each in without.kernels}]
+        is_foretold = [kernel.at(network.dense) for kernel in left] == [k.at(network.dense) for k in without.kernels]
+        assert is_foretold == (block in found)

@@ -2,28 +2,41 @@
 
 The network without a branch must have the same kernels as the network with it, except the branch's own. Only then does
 a latency table say what removal saves. So the network is partitioned again without the branch, and compared. What may
-stand in the way: an activation behind the addition that has something to do again, a shortcut that becomes pitched, or
-an addition that was fused with others.
+stand in the way: an activation behind the addition that has something to do again, a shortcut that becomes pitched or
+lies in another order than the sum, or an addition that was fused with others.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from aap_hw.compile.front.network import Branch, Kernel, Network
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.front.pitch import with_pitched_images
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.groups.blocks import Block
 
 
+@dataclass(frozen=True)
+class _Gone:
+    """Names of the kernels that go with a branch, and of the last, in whose place others read the shortcut."""
+
+    block: Block
+    names: frozenset[str]
+    last: str
+    shortcut: str
+
+
 def removable(network: Network, graph: ChannelGraph, chosen: ChannelGraph) -> tuple[Network, tuple[Block, ...]]:
     """The branches that can go, and the network whose kernels know which of them they go with.
 
-    Branches are removed from the last one back. A shortcut has no pitch while a later branch adds it, and may get one
-    only without all later branches. So what holds when all of these are removed together holds for any of them.
+    A branch is removed alone first. If all others then read the shortcut just as they read the sum, the same holds for
+    any number of branches, but for pitch: a shortcut has none while a later branch adds it, and may get one only
+    without all later branches. So branches are also removed from the last one back. That no more can happen is tried
+    with all of them and with every other one.
 
     Parameters
     ----------
@@ -33,37 +46,40 @@ def removable(network: Network, graph: ChannelGraph, chosen: ChannelGraph) -> tu
         The same graph with more groups frozen, whose branches may be removed.
     """
     free = frozenset(group.name for group in chosen.groups if group.frozen is None)
-    found: list[Block] = []
-    left = network
+    found: list[_Gone] = []
+    left, marked = network, network
     for block in reversed(chosen.blocks):
         try:
-            smaller = partition(graph, without=[block, *found])
-            network = _marked(network, block, _difference(left, smaller), free)
+            gone = _difference(network, graph, block)
+            smaller = _without(left, [gone])
+            if with_pitched_images(smaller) != smaller:
+                raise UserError("its shortcut would be pitched")
+            marked = _marked(marked, gone, free)
         except UserError as reason:
-            logging.getLogger(__name__).debug("the branch of '%s' stays: %s", block.name, reason)
+            _log(f"the branch of '{block.name}' stays: {reason}")
             continue
-        found.append(block)
+        found.append(gone)
         left = smaller
-    return network, tuple(reversed(found))
+    for some in {tuple(found[first::step]) for first, step in ((0, 1), (0, 2), (1, 2))}:
+        if some and partition(graph, without=[gone.block for gone in some]) != _without(network, some):
+            _log("all branches stay, as without several of them others change")
+            return network, ()
+    return marked, tuple(gone.block for gone in reversed(found))
 
 
-@dataclass(frozen=True)
-class _Gone:
-    """Names of the kernels that go with a branch, and of the last, in whose place others read the shortcut."""
-
-    names: frozenset[str]
-    last: str
+def _log(sentence: str) -> None:
+    logging.getLogger(__name__).debug(sentence)
 
 
-def _difference(network: Network, smaller: Network) -> _Gone:
+def _difference(network: Network, graph: ChannelGraph, block: Block) -> _Gone:
     """What a network loses without a branch.
 
     Raises
     ------
     UserError : other kernels have changed.
     """
+    smaller = partition(graph, without=[block])
     names = {kernel.name for kernel in smaller.kernels}
-    gone = frozenset(kernel.name for kernel in network.kernels if kernel.name not in names)
     stay = [kernel for kernel in network.kernels if kernel.name in names]
     if [kernel.name for kernel in stay] != [kernel.name for kernel in smaller.kernels]:
         raise UserError("without it, there would be other kernels")
@@ -73,19 +89,39 @@ def _difference(network: Network, smaller: Network) -> _Gone:
             raise UserError(f"without it, '{before.key}' would be '{after.key}'")
         read += zip(before.inputs, after.inputs, strict=True)
     changed = {(old, new) for old, new in read if old != new}
-    last, *others = [old for old, _ in changed] or [""]
-    if others or last not in gone:
+    if len(changed) != 1:
         raise UserError("its sum is not the only value that others read")
-    return _Gone(gone, last)
+    ((last, shortcut),) = changed
+    gone = _Gone(
+        block, frozenset(kernel.name for kernel in network.kernels if kernel.name not in names), last, shortcut
+    )
+    if _without(network, [gone]) != smaller:
+        raise UserError("without it, others would read something else")
+    return gone
 
 
-def _marked(network: Network, block: Block, gone: _Gone, free: Collection[str]) -> Network:
+def _without(network: Network, branches: Iterable[_Gone]) -> Network:
+    """The network without branches, the last one first: readers of a branch's last kernel read the shortcut."""
+    for gone in branches:
+        name = {gone.last: gone.shortcut}
+        kernels = tuple(
+            replace(kernel, inputs=tuple(name.get(value, value) for value in kernel.inputs))
+            for kernel in network.kernels
+            if kernel.name not in gone.names
+        )
+        outputs = tuple(replace(each, name=name.get(each.name, each.name)) for each in network.outputs)
+        network = replace(network, kernels=kernels, outputs=outputs)
+    return network
+
+
+def _marked(network: Network, gone: _Gone, free: Collection[str]) -> Network:
     """The network whose kernels know that they go with a branch, where their widths do not tell.
 
     Raises
     ------
     UserError : no table of costs by the widths of two groups tells what goes.
     """
+    block = gone.block
     widths = {**network.dense, **dict.fromkeys(block.groups, 0)}
     kernels: list[Kernel] = []
     for kernel in network.kernels:
