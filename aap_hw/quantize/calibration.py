@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_leaves
 
 from aap_hw.activity import doing
-from aap_hw.errors import UserError
+from aap_hw.errors import Fault, UserError
+from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.copying import copied
 from aap_hw.graph.program.exporting import traced
 from aap_hw.graph.program.inputs import Batch, tensors_of
@@ -44,11 +47,38 @@ def quantise(model: nn.Module, batches: Iterable[Batch]) -> GraphModule:
         raise UserError("quantisation needs images to measure the ranges of values on, and there are none")
     inputs = tensors_of(first)
     program = traced(copied(model), inputs)
-    prepared = prepare_pt2e(program.module(check_guards=False), KernelQuantizer(inputs))
+    module = program.module(check_guards=False)
     with doing("measuring the ranges of values"), torch.no_grad():
-        prepared(*inputs)
+        expected = module(*inputs)
+        _keep_apart(module)
+        prepared = prepare_pt2e(module, KernelQuantizer(inputs))
+        _require_same(prepared(*inputs), expected)  # which only watches so far
         for batch in several:
             prepared(*tensors_of(batch))
     # Weights stay in float32 in front of their quantize operators, so that they keep their names.
     converted: GraphModule = convert_pt2e(prepared, fold_quantize=False)
     return converted
+
+
+def _keep_apart(module: GraphModule) -> None:
+    """Put something between a layer and a batch norm that it must not be folded into.
+
+    torchao folds without a look at what else reads the layer's result or its weight.
+    """
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or Call(node).name != "batch_norm":
+            continue
+        layer = Call(node)["input"]
+        weight = Call(layer).get("weight") if layer.op == "call_function" else None
+        if len(layer.users) > 1 or (isinstance(weight, Node) and len(weight.users) > 1):
+            with module.graph.inserting_before(node):
+                between = module.graph.call_function(torch.ops.aten.alias.default, (layer,))
+            between.meta.update(layer.meta)
+            node.replace_input_with(layer, between)
+    module.recompile()
+
+
+def _require_same(found: Any, expected: Any) -> None:
+    pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)
+    if not all(torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max())) for one, other in pairs):
+        raise Fault("torchao changed what the network computes before it quantised anything; please report it")

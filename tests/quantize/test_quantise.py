@@ -20,6 +20,7 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.quantize import quantise, read_quantised
 from aap_hw.quantize.pt2e import convert_pt2e, prepare_pt2e
 from aap_hw.quantize.quantizer import KernelQuantizer, name_of
+from tests.compile.running import randomise
 
 
 class Residual(nn.Module):
@@ -133,3 +134,19 @@ def test_one_value_in_two_types_is_refused(reference: GraphModule) -> None:
 def test_no_images_are_refused(model: nn.Module) -> None:
     with pytest.raises(UserError, match="needs images"):
         quantise(model, [])
+
+
+def test_batch_norm_is_not_folded_into_what_others_read(images: list[Tensor]) -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.other = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return self.norm(y) + y + self.norm(self.conv(self.other(x)))
+
+    torch.manual_seed(6)
+    model = randomise(Shared())
+    floating, _ = read_quantised(quantise(model, images))
+    torch.testing.assert_close(floating(images[0]), model(images[0]), rtol=1e-4, atol=1e-4)
