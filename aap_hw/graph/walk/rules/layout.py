@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.walk.labels import Labels
@@ -134,18 +133,3 @@ def selected(state: Labelling, call: Call) -> Result:
     if call["dim"] % labels.rank in labels.dims or state.of(call["index"]).dims:
         return state.not_understood(call)
     return labels
-
-
-@rule("index")
-def picked(state: Labelling, call: Call) -> Result:
-    """Positions along neighbouring axes that tensors of numbers say; channels pass along the other axes."""
-    labels, indices = state.of(call.first), list(call["indices"])
-    picked_axes = [dim for dim, each in enumerate(indices) if each is not None]
-    first, last = picked_axes[0], picked_axes[-1]
-    tensors = [each for each in indices if each is not None]
-    is_plain = all(each.meta["val"].dtype != torch.bool and not state.of(each).dims for each in tensors)
-    if not is_plain or last - first + 1 != len(picked_axes) or labels.dims.intersection(picked_axes):
-        return state.not_understood(call)
-    more = len(call.out_shape) - labels.rank
-    shape = [*labels.ids.shape[:first], *[1] * (len(picked_axes) + more), *labels.ids.shape[last + 1 :]]
-    return Labels(labels.ids.reshape(shape), frozenset(dim + more * (dim > last) for dim in labels.dims))
