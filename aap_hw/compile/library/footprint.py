@@ -81,8 +81,8 @@ def constant_bytes(address: Address, target: DeviceTarget) -> int:
     others = family_of(address.key).constants(address) - weights
     if isinstance(target, CpuTarget) and (packing := packing_of(address, target)) is not None:
         weights = packing.elements
-    # Of a quantised kernel, each output channel has a factor and what its sums begin with, beside its bias.
-    each = 3 if types.is_quantized else 1
+    # Beside its bias, each channel of a quantised kernel has a factor and what its sums begin with.
+    each = 3 if weights and types.is_quantized else 1
     return BYTES[types.weight] * weights + BYTES[types.sum] * each * others
 
 
