@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch.fx import Node
 
 from aap_hw.graph.program.call import Call, shape_of
@@ -25,7 +26,8 @@ def by_numbers(state: Labelling, call: Call) -> Result:
     rank = len(shape_of(source))
     asked = [dim for dim, each in enumerate(numbers) if each is not None]
     labels = _labels(state, source, asked)
-    if not asked or labels.dims.intersection(asked) or not all(isinstance(numbers[dim], Node) for dim in asked):
+    are_numbers = all(isinstance(numbers[dim], Node) and not _is_mask(numbers[dim]) for dim in asked)
+    if not asked or labels.dims.intersection(asked) or not are_numbers:
         return state.not_understood(call)
     for dim in asked:
         state.freeze(state.of(numbers[dim]), "says which positions are taken", call)
@@ -36,6 +38,10 @@ def by_numbers(state: Labelling, call: Call) -> Result:
     after = {dim: place + (new if place >= first else 0) for place, dim in enumerate(stays)}
     ids = np.expand_dims(ids, tuple(range(first, first + new)))
     return Labels(ids, frozenset(after[dim] for dim in labels.dims))
+
+
+def _is_mask(node: Node) -> bool:
+    return bool(node.meta["val"].dtype == torch.bool)
 
 
 def _labels(state: Labelling, source: Node, asked: list[int]) -> Labels:
