@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ COLUMNS = """
 - **Difference**: between the cut network and the whole one, relative to the largest output.
 - **Seconds**: the processor's, to trace and to cut.
 - **Slow path**: kernels of the cut network, compiled, that have no schedule of ours and are lowered by TVM itself. A
-  network is **ok** if the compiled one also computes what PyTorch does.
+  network is **ok** if the compiled one also computes what PyTorch does; some runs leave the compiling out and say so.
 - **torch-pruning**: what its version 1.6.1 makes of the same network. ok means that something was cut and the network
   still runs, not that it is right.
 """
@@ -53,7 +54,7 @@ def write_document(results: list[Path], destination: Path) -> None:
     parts = [HEAD]
     parts.append("| set | networks | silently wrong | ok | 95 % of the MACs can go | MACs that can go, median |")
     parts.append("|---|---|---|---|---|---|")
-    parts += [_overview(name, report["summary"]) for name, report in reports.items()]
+    parts += [_overview(name, report["rows"]) for name, report in reports.items()]
     parts.append(COLUMNS)
     for name, report in reports.items():
         parts += _section(name, report, named[name])
@@ -72,14 +73,15 @@ def _anchor(name: str) -> str:
     return _title(name).lower().replace(" ", "-")
 
 
-def _overview(name: str, summary: dict[str, Any]) -> str:
+def _overview(name: str, rows: list[dict[str, Any]]) -> str:
+    shares = [row["cuttable_macs_pct"] for row in rows if "cuttable_macs_pct" in row]
     cells = [
         f"[{_title(name)}](#{_anchor(name)})",
-        str(summary["networks"]),
-        str(summary["silent_errors"]),
-        str(summary["ok"]),
-        f"{summary['share_of_networks_with_95_pct']:.0%}",
-        f"{summary['median_macs_pct']:.1f} %",
+        str(len(rows)),
+        str(sum(row["status"] == "wrong" for row in rows)),
+        str(sum(row["status"] == "ok" for row in rows)),
+        f"{sum(share >= ENOUGH for share in shares)} of {len(rows)}" if shares else "",
+        f"{statistics.median(shares):.1f} %" if shares else "",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -103,7 +105,7 @@ def _section(name: str, report: dict[str, Any], path: Path) -> list[str]:
         f"|{'---|' * len(columns)}",
         *(f"| {' | '.join(_cells(row, has_peer))} |" for row in rows),
     ]
-    below = [row for row in rows if row.get("cuttable_macs_pct", 0.0) < ENOUGH]
+    below = [row for row in rows if row.get("cuttable_macs_pct", ENOUGH) < ENOUGH]
     if below:
         lines.append(
             "\nWhere less than 95 % can go, the shares that cannot and what is in the way of their channels:\n"
@@ -120,7 +122,9 @@ def _cells(row: dict[str, Any], has_peer: bool) -> list[str]:
     def shown(name: str, form: str) -> str:
         return format(row[name], form) if name in row else ""
 
-    status = row["status"] if row["status"] == "ok" else f"{row['status']} {row.get('reason', '')}".strip()
+    status = f"{row['status']} {row.get('reason', '')}".strip()
+    if status == "ok" and not row.get("compiled"):
+        status = "ok, not compiled"
     cells = [
         row["model"],
         row.get("input", ""),
