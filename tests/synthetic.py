@@ -181,6 +181,11 @@ _KNOWN: dict[tuple[object, ...], Any] = {}
 @pytest.fixture
 def quick_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build and trace ResNet-20 once for all tests instead of once for each, and judge it by the same images once."""
+    share_resnet20(monkeypatch)
+
+
+def share_resnet20(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the fixture `quick_baseline` does."""
     real: Callable[..., Any] = ChannelGraph.trace
     module, graph, _ = resnet20()
 

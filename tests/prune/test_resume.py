@@ -40,13 +40,13 @@ TO_BUDGET = Job(ORIGIN, EMBEDDED, {"latency": Limit(0.6, True)}, settings=SETTIN
 TO_BOTH = replace(TO_BUDGET, max_accuracy_drop=0.0, settings=replace(SETTINGS, rounds=1))
 TO_ACCURACY = Job(ORIGIN, EMBEDDED, max_accuracy_drop=45.0, settings=replace(SETTINGS, rounds=3))
 
-# Forks for each moment, so that all is imported once. A child dies at its n-th event or just before its n-th file is
-# put in place, and another one goes on where it was.
+# Forks for each moment, so that all is imported and ResNet-20 is traced once. A child dies at its n-th event or just
+# before its n-th file is put in place, and another one goes on where it was.
 DIES_AND_RESUMES = """
 import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
-import torch
+import pytest, torch
 torch.set_num_threads(1)
 from aap_hw import files
 from aap_hw.prune.job import resume, start
@@ -54,8 +54,9 @@ from aap_hw.train import data
 from tests.disks import remount
 from tests.prune.killed import in_child
 from tests.prune.test_resume import TO_ACCURACY, TO_BOTH, TO_BUDGET
-from tests.synthetic import few_images, table
+from tests.synthetic import few_images, share_resnet20, table
 few, latencies = few_images(), table()
+share_resnet20(pytest.MonkeyPatch())
 few = replace(few, train_images=few.train_images[:64], train_labels=few.train_labels[:64])
 data.load_embedded = lambda: few
 
@@ -96,15 +97,15 @@ def test_killed_at_any_event_and_before_any_file_it_resumes_to_the_same_weights_
         # In the further round, before and after its first epoch.
         "both": ["event-6", "event-7"],
     }
-    for kind, ways in moments.items():
-        words = [f"{kind}-{way}" for way in ("event-0", *ways)]
-        subprocess.run(
-            [sys.executable, "-c", DIES_AND_RESUMES, str(tmp_path), *words],
-            check=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        undisturbed = result(tmp_path / words[0])
+    words = {kind: [f"{kind}-{way}" for way in ("event-0", *ways)] for kind, ways in moments.items()}
+    subprocess.run(
+        [sys.executable, "-c", DIES_AND_RESUMES, str(tmp_path), *(word for each in words.values() for word in each)],
+        check=True, timeout=840, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    for first, *others in words.values():
+        undisturbed = result(tmp_path / first)
         assert len(undisturbed["rounds"]) >= 2
-        for word in words[1:]:
+        for word in others:
             assert result(tmp_path / word) == undisturbed, word
             assert sorted(path.name for path in (tmp_path / word).iterdir()) == [
                 "config.json", "environment.json", "events.jsonl", "journal.jsonl", "model.safetensors", "run.json",
