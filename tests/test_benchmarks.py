@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(ROOT.glob("benchmarks/[a-z]*.py"))
@@ -16,9 +16,7 @@ SCRIPTS = sorted(ROOT.glob("benchmarks/[a-z]*.py"))
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_the_quick_form_of_a_benchmark_prints_one_report(script: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(script), "--quick", "--json", "-"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = forked.run(script, ["--quick", "--json", "-"], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert set(report) == {"machine", "command", "rows", "summary"}
