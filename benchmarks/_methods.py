@@ -30,11 +30,11 @@ METHODS = {
 class Chooser:
     """Chooses for one network; what methods have in common is worked out once."""
 
-    def __init__(self, task: Task, dense: Baseline) -> None:
+    def __init__(self, task: Task, dense: Baseline, settings: PruneSettings) -> None:
         self._task, self._dense = task, dense
         module, graph, planner = dense.module, dense.graph, dense.planner
-        self._read = dict(scores_of(task, module, graph, PruneSettings()))
-        self._attention = dict(scores_of(task, module, graph, PruneSettings(score="attention")))
+        self._read = dict(scores_of(task, module, graph, settings))
+        self._attention = dict(scores_of(task, module, graph, replace(settings, score="attention")))
         self._magnitude = weight_l1(module, graph)
         # Depth and the sensitivity of groups are ours: what our choice is compared with knows nothing of them.
         self._ours = planner.problem(self._read, [FLOPS])

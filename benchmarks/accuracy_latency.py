@@ -92,7 +92,7 @@ class Network:
         from aap_hw.models import zoo
         from aap_hw.models.weights import WeightsFile
         from aap_hw.prune.baseline import baseline
-        from aap_hw.prune.task import Origin, Task
+        from aap_hw.prune.task import Origin, PruneSettings, Task
         from aap_hw.train.sources import ImageSource
 
         self.name, self.seeds = str(model["name"]), int(model["seeds"])
@@ -100,8 +100,11 @@ class Network:
         weights = "embedded" if path == "embedded" else WeightsFile.at(path)
         origin = Origin(self.name, weights, Inputs.of(zoo.entry(self.name).input_shape))
         self.data = ImageSource(options.data).load(origin.inputs)
+        if options.quick:
+            self.data = self.data.limited(options.limit)
+        self.settings = PruneSettings(calibration_images=8 if options.quick else None)
         self.task = Task(origin, load_table(Path(options.lut)), self.data)
-        self.dense = baseline(self.task)
+        self.dense = baseline(self.task, self.settings)
 
     def cut(self, kept: Mapping[str, list[int]]) -> Any:
         """The network with some channels of its groups."""
@@ -116,7 +119,7 @@ def plan(network: Network, cells: list[dict[str, Any]], journal: Journal) -> Non
     missing = [cell for cell in cells if journal.find(**cell) is None]
     if not missing:
         return
-    chooser = Chooser(network.task, network.dense)
+    chooser = Chooser(network.task, network.dense, network.settings)
     for cell in missing:
         kept = chooser.kept(cell["method"], cell["budget"] * network.dense.dense_ms)
         widths = None if kept is None else {group: len(channels) for group, channels in kept.items()}
@@ -287,7 +290,7 @@ def _options() -> argparse.Namespace:
         options.models, options.checkpoints, options.seeds = "resnet20", "embedded", "1"
         options.data, options.lut = "embedded", str(ROOT / "lut" / "x86.json")
         options.budgets, options.methods = "60", "exact,torch_pruning"
-        options.limit, options.epochs = 256, 1
+        options.limit, options.epochs = 64, 1
     elif options.stages != "report" and not (options.checkpoints and options.data):
         parser.error("give the user's own --data cifar10:FOLDER and --checkpoints FILE,FILE")
     return options

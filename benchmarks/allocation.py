@@ -53,7 +53,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one small network, predicted only: does it run?")
     options = parser.parse_args()
     if options.quick:
-        options.models, options.budgets, options.no_measure = "resnet20", "70,50", True
+        options.models, options.budgets, options.no_measure = "resnet20", "50", True
     return options
 
 
@@ -71,8 +71,9 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
     model = zoo_name(name)
     table = load_table(Path(options.lut))
     task = Task(Origin.of(model, _input_of(model)), table, load_embedded())
-    dense = baseline(task)
-    scores = dict(scores_of(task, dense.module, dense.graph, PruneSettings()))
+    settings = PruneSettings(calibration_images=8 if options.quick else None)
+    dense = baseline(task, settings)
+    scores = dict(scores_of(task, dense.module, dense.graph, settings))
     planner = dense.planner
     # Whole branches are removed by our choice only; the published ones that are compared know nothing of depth.
     deep, flat = planner.problem(scores, [FLOPS]), replace(planner, blocks=()).problem(scores, [FLOPS])

@@ -29,6 +29,8 @@ def main() -> None:
     if options.quick:
         options.model, options.runs = "resnet20", 1
     plan = ["plan", "--model", options.model, "--lut", options.lut, "--budget", "60%", "--json", "-"]
+    if options.quick:
+        plan += ["--calibration-images", "8"]
     rows = []
     for run in range(options.runs):
         seconds, output = _timed(plan)

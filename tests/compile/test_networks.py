@@ -7,6 +7,7 @@ classifier like it. The architectures that take long to compile are marked slow;
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,9 @@ NETWORKS = [
 ]
 
 
+@functools.cache
 def network(name: str) -> nn.Module:
-    """A calibrated network whose batch norms also scale and shift."""
+    """A calibrated network whose batch norms also scale and shift; shared, so leave it as it is."""
     if name in zoo.names():
         model = zoo.build(name).module
     else:

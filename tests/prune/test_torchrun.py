@@ -28,7 +28,7 @@ from tests.synthetic import write_table
 DOES = """
 import json, os, sys
 from pathlib import Path
-import numpy as np, safetensors.torch
+import numpy as np, pytest, safetensors.torch
 import aap_hw.train.data
 from aap_hw import ranks
 from aap_hw.cli.main import main
@@ -36,7 +36,8 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.prune.baseline import scores_of
 from aap_hw.prune.task import PruneSettings, Task
 from tests.prune.test_torchrun import planned, trained
-from tests.synthetic import ORIGIN, few_images, resnet20, table
+from tests.synthetic import ORIGIN, few_images, resnet20, share_resnet20, table
+share_resnet20(pytest.MonkeyPatch())
 aap_hw.train.data.load_embedded = few_images
 out = Path(sys.argv[1])
 with ranks.joined(os.environ):
