@@ -141,7 +141,11 @@ def test_two_processes_make_the_same_plan_as_one_and_one_of_them_writes(outputs:
         for folder in outputs
     ]
     assert events[0] == events[1]
-    one, two = ((folder / "screen.txt").read_text().splitlines() for folder in outputs)
+    # How far an epoch is that takes seconds is the machine's affair.
+    one, two = (
+        [line for line in (folder / "screen.txt").read_text().splitlines() if "% of it" not in line]
+        for folder in outputs
+    )
     assert len(one) == len(two) > 5
 
 
