@@ -17,7 +17,6 @@ import random
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -61,14 +60,11 @@ def main() -> None:
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--quick", action="store_true", help="two kills and one: does it run?")
     options = parser.parse_args()
-    jobs, images, granularity = JOBS, 256, 8
     if options.quick:
         options.kills, options.profile_kills = 2, 1
-        jobs, images, granularity = {name: _quick(job) for name, job in JOBS.items()}, 64, 32
     torch.set_num_threads(1)
     moments = random.Random(options.seed)
-    rows = prune_kills(jobs, images, options.kills, moments, options.lut)
-    rows += profile_kills(granularity, options.profile_kills, moments)
+    rows = [*prune_kills(options.kills, moments, options.lut), *profile_kills(options.profile_kills, moments)]
     summary = {
         "seed": options.seed,
         "prune_kills": sum(row["kills"] for row in rows if row["command"] == "prune"),
@@ -79,16 +75,9 @@ def main() -> None:
     sys.exit(1 if summary["failed"] else 0)
 
 
-def _quick(job: Job) -> Job:
-    training = replace(SETTINGS.training, epochs=1)
-    return replace(job, settings=replace(job.settings, rounds=2, calibration_images=8, training=training))
-
-
-def prune_kills(
-    jobs: Mapping[str, Job], images: int, kills: int, moments: random.Random, lut: Path
-) -> list[dict[str, Any]]:
+def prune_kills(kills: int, moments: random.Random, lut: Path) -> list[dict[str, Any]]:
     everything = data.load_embedded()
-    train, test = everything.spread("train", images), everything.spread("test", 100)
+    train, test = everything.spread("train", 256), everything.spread("test", 100)
     few = replace(
         everything,
         train_images=everything.train_images[train],
@@ -103,16 +92,16 @@ def prune_kills(
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="aap-hw-kills-") as scratch:
         expected, seconds = {}, {}
-        for name, job in jobs.items():
+        for name, job in JOBS.items():
             code, seconds[name] = in_child(partial(start, allowed(job), table, Path(scratch) / name))
             assert code == 0
             expected[name] = result(Path(scratch) / name)
             say(f"undisturbed, to a {name}: {seconds[name]:.1f} s of CPU")
         drawn = 0
         while len(rows) < kills:
-            name, drawn = list(jobs)[len(rows) % len(jobs)], drawn + 1
+            name, drawn = list(JOBS)[len(rows) % len(JOBS)], drawn + 1
             folder = Path(scratch) / f"{name}-{drawn}"
-            begin, go_on = partial(start, allowed(jobs[name]), table, folder), partial(resume, folder)
+            begin, go_on = partial(start, allowed(JOBS[name]), table, folder), partial(resume, folder)
             moment = moments.uniform(0, seconds[name])
             code, took = in_child(begin, moment)
             if code == 0:
@@ -167,9 +156,9 @@ class Small(nn.Module):
         return self.linear(torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3)))
 
 
-def profile_small(granularity: int, path: Path) -> None:
+def profile_small(path: Path) -> None:
     profile = benchmark_device("x86", quick=False).profile
-    widths = profile.widths.model_copy(update={"granularity": granularity, "at_most": 8})
+    widths = profile.widths.model_copy(update={"granularity": 8, "at_most": 8})
     measure = profile.measure.model_copy(update={"copies": 2})
     device = LocalDevice(profile.model_copy(update={"widths": widths, "measure": measure}))
     # Below any error: every point is measured, none is interpolated.
@@ -177,13 +166,12 @@ def profile_small(granularity: int, path: Path) -> None:
     profile_model("small", Small(), Inputs.of((3, 6, 6)), device, path, **often)
 
 
-def profile_kills(granularity: int, kills: int, moments: random.Random) -> list[dict[str, Any]]:
+def profile_kills(kills: int, moments: random.Random) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    profile_to = partial(profile_small, granularity)
     with tempfile.TemporaryDirectory(prefix="aap-hw-kills-") as scratch:
         # The first fills the cache of compiled kernels, so that the others are killed while they measure.
         for name in ("first", "whole"):
-            code, seconds = in_child(partial(profile_to, Path(scratch) / f"{name}.json"))
+            code, seconds = in_child(partial(profile_small, Path(scratch) / f"{name}.json"))
             assert code == 0
         points = measured_in(Path(scratch) / "whole.json")
         say(f"an undisturbed profile: {seconds:.1f} s of CPU, {len(points)} points")
@@ -191,12 +179,12 @@ def profile_kills(granularity: int, kills: int, moments: random.Random) -> list[
         while len(rows) < kills:
             drawn += 1
             path, moment = Path(scratch) / f"{drawn}.json", moments.uniform(0, seconds)
-            code, took = in_child(partial(profile_to, path), moment)
+            code, took = in_child(partial(profile_small, path), moment)
             if code == 0:
                 seconds = took
                 continue
             before, is_written = measured_in(path), path.exists()
-            assert in_child(partial(profile_to, path))[0] == 0
+            assert in_child(partial(profile_small, path))[0] == 0
             after = measured_in(path)
             rows.append(
                 {

@@ -38,7 +38,10 @@ for stream, name in enumerate((os.devnull, program["out"], program["err"])):
     os.close(opened)
 sys.stdin, sys.argv = open(0), program["argv"]
 sys.path[:] = [program["place"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *places]
-runpy.run_path(program["script"], run_name="__main__")
+if program["script"]:
+    runpy.run_path(program["script"], run_name="__main__")
+else:
+    exec(compile(program["text"], "<string>", "exec"), {"__name__": "__main__"})
 """
 
 
@@ -46,19 +49,22 @@ def run(
     program: Path | str, arguments: Sequence[str] = (), *, cwd: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a file, or the text of a program, as ``python FILE ARGUMENTS`` or ``python -c TEXT`` would."""
+    is_file = isinstance(program, Path)
+    command = [str(program) if is_file else "-c", *arguments]
+    asked = {
+        "script": str(program) if is_file else "",
+        "text": "" if is_file else str(program),
+        "place": str(Path(program).parent) if is_file else "",
+        "argv": command,
+        "cwd": str(cwd),
+        "env": dict(env or os.environ),
+    }
     with tempfile.TemporaryDirectory() as folder:
-        out, err, script = (Path(folder) / name for name in ("out", "err", "program.py"))
-        if isinstance(program, Path):
-            script = program
-        else:
-            script.write_text(program, "utf-8")
-        command = [str(script), *arguments]
-        place = str(script.parent) if isinstance(program, Path) else ""
-        asked = {"argv": command, "cwd": str(cwd), "env": dict(env or os.environ), "script": str(script)}
+        out, err = Path(folder) / "out", Path(folder) / "err"
         parent = _parent()
         assert parent.stdin is not None
         assert parent.stdout is not None
-        parent.stdin.write(json.dumps({**asked, "place": place, "out": str(out), "err": str(err)}) + "\n")
+        parent.stdin.write(json.dumps({**asked, "out": str(out), "err": str(err)}) + "\n")
         parent.stdin.flush()
         code = int(parent.stdout.readline())
         return subprocess.CompletedProcess(command, code, out.read_text("utf-8"), err.read_text("utf-8"))
