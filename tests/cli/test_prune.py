@@ -38,7 +38,9 @@ from tests.synthetic import few_images
 from aap_hw.graph import ChannelGraph
 aap_hw.train.data.load_embedded = few_images
 trace = ChannelGraph.trace
-ChannelGraph.trace = staticmethod(lambda *given: print("tracing", file=sys.stderr) or trace(*given))
+ChannelGraph.trace = staticmethod(
+    lambda *given, **named: print("tracing", file=sys.stderr) or trace(*given, **named)
+)
 from aap_hw.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """

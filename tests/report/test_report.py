@@ -86,7 +86,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         module, graph, _ = resnet20()
         real = ChannelGraph.trace
         patch.setattr(
-            ChannelGraph, "trace", staticmethod(lambda model, *x: graph if same(model, module) else real(model, *x))
+            ChannelGraph,
+            "trace",
+            staticmethod(lambda model, *x, **named: graph if same(model, module) else real(model, *x, **named)),
         )
         start(Job(ORIGIN, EMBEDDED, {"latency": Limit(0.6, True)}, settings=SETTINGS), latencies, folder / "trained")
         start(Job(ORIGIN, None, {"latency": Limit(0.7, True)}, settings=SETTINGS), latencies, folder / "cut only")

@@ -18,7 +18,7 @@ from torch.fx import Node
 from aap_hw.graph.groups.branches import REPLACEABLE, replaced_modules
 from aap_hw.graph.groups.groups import ChannelGroup
 from aap_hw.graph.groups.widths import WidthExpr
-from aap_hw.graph.program.call import Call, is_tensor, shape_of
+from aap_hw.graph.program.call import Call, is_static, is_tensor, shape_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def find_blocks(
     """
     carried: dict[str, set[Node]] = defaultdict(set)
     for node in nodes:
-        if node.op == "call_function" and is_tensor(node):
+        if node.op == "call_function" and is_tensor(node) and is_static(node):
             for dim in range(len(shape_of(node))):
                 for name, _ in width_of(node.name, dim).terms:
                     carried[name].add(node)
