@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check import silenced
 from aap_hw.graph.check.self_check import CutMismatchError, checked_cut
+from aap_hw.graph.walk.heads import heads_axes
+from aap_hw.graph.walk.labels import Labels
 from tests.graph.ground_truth import output
 
 HEADS = 2
@@ -153,3 +155,13 @@ def test_softmax_over_all_channels_is_noticed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(silenced, "_NORMS", {})
     with pytest.raises(CutMismatchError, match=r"cutting the channel group 'layer.k'"):
         checked_cut(graph, net, {"layer.k": [0, 1, 4]}, images)
+
+
+def test_looking_for_heads_leaves_the_labels_as_they_were() -> None:
+    _, graph, _ = ready(Crossed, 12)
+    labelling = graph._labelling
+    before = {node: labels.ids.tolist() for node, labels in labelling.across.items() if isinstance(labels, Labels)}
+    assert before
+    heads_axes(labelling)
+    after = {node: labels.ids.tolist() for node, labels in labelling.across.items() if isinstance(labels, Labels)}
+    assert after == before

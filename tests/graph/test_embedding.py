@@ -1,4 +1,7 @@
-"""The columns of a table are channels, its rows are not, even where a linear layer shares the table."""
+"""The columns of a table are channels, its rows are not, even where a linear layer shares the table.
+
+Nor is any parameter cut that something else reads along another axis.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import copy
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aap_hw.graph import ChannelGraph
@@ -48,3 +52,39 @@ def test_columns_of_a_tied_table_are_cut_and_its_rows_are_not(tmp_path: Path) ->
     assert smaller.head.weight is smaller.table.weight
     assert repr(smaller.table) == "Embedding(20, 4)"
     assert_compiled_equals_pytorch(smaller.float(), ids[:1], tmp_path)
+
+
+class Codebook(nn.Module):
+    """Rows that code takes by their numbers, and that are the filters of a layer as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.randn(10, 6))
+        self.stem, self.mix, self.skip, self.last = (nn.Linear(*sizes) for sizes in ((3, 6), (10, 4), (6, 4), (4, 2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        likely = F.linear(self.stem(x), self.rows).relu()
+        taken = self.rows[(x[:, 0].abs() * 3).long().clamp(0, 9)]
+        return self.last((self.mix(likely) + self.skip(taken)).relu())  # type: ignore[no-any-return]
+
+
+class Mixed(nn.Module):
+    """One layer for tokens and for channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.both, self.last = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.both(self.both(self.stem(x)).mT).mT)  # type: ignore[no-any-return]
+
+
+def test_a_parameter_with_two_uses_is_cut_only_where_both_follow() -> None:
+    torch.manual_seed(0)
+    model, inputs = Codebook().double().eval(), torch.randn(8, 3, dtype=torch.float64)
+    graph = ChannelGraph.trace(model, (inputs,))
+    assert [group.name for group in graph.groups if group.frozen is None] == ["stem", "mix"]
+    assert "is a row of a table that is read by its number" in str(graph.group("rows").frozen)
+    checked_cut(graph, model, {"stem": [0, 2, 5], "mix": [1, 2]}, inputs)
+    mixed = ChannelGraph.trace(Mixed().eval(), (torch.randn(1, 4, 3),))
+    assert all("another axis" in str(mixed.group(name).frozen) for name in ("stem", "both"))

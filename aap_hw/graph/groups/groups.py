@@ -126,7 +126,7 @@ def find_groups(labelling: Labelling) -> Grouping:
             made.append((layer or name, channels))
     member, rank = member[classes.root], rank[classes.root]
     axes = _axes_by_group(labelling, member, rank, len(made))
-    heads = {int(member[ids[0]]) for ids in labelling.whole_heads.values()}
+    heads = {int(n) for ids in labelling.whole_heads.values() for n in member[ids[ids >= 0]][:1] if n >= 0}
     observed = observed_by_group(labelling, member, len(made), heads)
     norms = _norms_by_group(labelling, member, len(made))
     groups: list[ChannelGroup] = []

@@ -68,7 +68,7 @@ def _frozen(labelling: Labelling, settled: Settled) -> dict[Node, str]:
     """Views whose whole heads cannot be cut, each with the reason."""
     lost: dict[Node, str] = {}
     for view, ids in labelling.whole_heads.items():
-        for number in np.unique(settled.grouping.member[ids]).tolist():
+        for number in np.unique(np.where(ids >= 0, settled.grouping.member[ids], -1)).tolist():
             group = settled.grouping.groups[number] if number >= 0 else None
             if group is None or group.frozen is not None or group.width < 2:
                 lost[view] = group.frozen if group is not None and group.frozen is not None else _TIED

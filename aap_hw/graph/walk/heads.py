@@ -40,7 +40,7 @@ class _Followed(Labelling):
         vars(self).update(vars(labelling))
         self.partition, self.axes, self.roles = Partition(), {}, {}
         self.producers, self.doubtful, self.literals, self.divided = [], [], [], []
-        self.renormalised, self.side_by_side = [], []
+        self.renormalised, self.side_by_side, self.across = [], [], {}
         self.products, self.splits, self.whole_heads = {}, {}, {}
         self.unsupported = labelling.unsupported.copy()
         self._heads = {}

@@ -104,7 +104,8 @@ def linear(state: Labelling, call: Call) -> Result:
         return state.not_understood(call, _COMPUTED)
     rank, labels, made = len(shape_of(inputs)), state.of(inputs), state.parameter_axis(filters, 0, "out")
     if rank - 1 not in labels.dims and state.is_made(labels):  # tokens are mixed, of each channel alone
-        state.freeze(made, "is made along another axis than that of the channels", call)
+        for axis in (made, state.parameter_axis(filters, 1, "in")):
+            state.freeze(axis, "is made along another axis than that of the channels", call)
         state.tie_parameter(call["bias"], made, "bias", call)
         return labels
     _read(state, call, state.channels(inputs, rank - 1, call), 1)

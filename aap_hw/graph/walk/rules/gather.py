@@ -25,7 +25,7 @@ def by_numbers(state: Labelling, call: Call) -> Result:
     source, numbers = call.first, list(call["indices"])
     rank = len(shape_of(source))
     asked = [dim for dim, each in enumerate(numbers) if each is not None]
-    labels = _labels(state, source, asked)
+    labels = _labels(state, call, asked)
     are_numbers = all(isinstance(numbers[dim], Node) and not _is_mask(numbers[dim]) for dim in asked)
     if not asked or labels.dims.intersection(asked) or not are_numbers:
         return state.not_understood(call)
@@ -44,10 +44,16 @@ def _is_mask(node: Node) -> bool:
     return bool(node.meta["val"].dtype == torch.bool)
 
 
-def _labels(state: Labelling, source: Node, asked: list[int]) -> Labels:
-    """Labels of what positions are taken from: of a parameter, along the only axis that is not asked for."""
+def _labels(state: Labelling, call: Call, asked: list[int]) -> Labels:
+    """Labels of what positions are taken from: of a parameter, along the only axis that is not asked for.
+
+    Its rows keep their numbers, even if they are filters of a layer as well.
+    """
+    source = call.first
     shape, name = shape_of(source), state.weight_name(source)
     long = [dim for dim, size in enumerate(shape) if size > 1 and dim not in asked]
     if name is None or state.parameter_name(source) is None or name in state.computed or len(long) != 1:
         return state.of(source)
+    for dim in asked:
+        state.freeze(state.parameter_axis(name, dim, "fixed"), "is a row of a table that is read by its number", call)
     return Labels.along(len(shape), long[0], state.parameter_axis(name, long[0], "scale"))
