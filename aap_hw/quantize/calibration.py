@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
@@ -15,7 +15,7 @@ from aap_hw.errors import Fault, UserError
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.copying import copied
 from aap_hw.graph.program.exporting import traced
-from aap_hw.graph.program.inputs import Batch, tensors_of
+from aap_hw.graph.program.inputs import Batch, Tensors, tensors_of
 from aap_hw.quantize.pt2e import convert_pt2e, prepare_pt2e
 from aap_hw.quantize.quantizer import KernelQuantizer
 
@@ -49,15 +49,20 @@ def quantise(model: nn.Module, batches: Iterable[Batch]) -> GraphModule:
     program = traced(copied(model), inputs)
     module = program.module(check_guards=False)
     with doing("measuring the ranges of values"), torch.no_grad():
-        expected = module(*inputs)
+        expected = module(*_fresh(inputs))
         _keep_apart(module)
         prepared = prepare_pt2e(module, KernelQuantizer(inputs))
-        _require_same(prepared(*inputs), expected)  # which only watches so far
+        _require_same(prepared(*_fresh(inputs)), expected)  # which only watches so far
         for batch in several:
-            prepared(*tensors_of(batch))
+            prepared(*_fresh(tensors_of(batch)))
     # Weights stay in float32 in front of their quantize operators, so that they keep their names.
     converted: GraphModule = convert_pt2e(prepared, fold_quantize=False)
     return converted
+
+
+def _fresh(inputs: Tensors) -> Tensors:
+    """Copies, as a network may write into what it takes."""
+    return tuple(each.clone() for each in inputs)
 
 
 def _keep_apart(module: GraphModule) -> None:
@@ -79,6 +84,10 @@ def _keep_apart(module: GraphModule) -> None:
 
 
 def _require_same(found: Any, expected: Any) -> None:
-    pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)
-    if not all(torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max())) for one, other in pairs):
+    pairs = zip(*([each.double() for each in tree_leaves(given)] for given in (found, expected)), strict=True)
+
+    def is_same(one: Tensor, other: Tensor) -> bool:
+        return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()), equal_nan=True)
+
+    if not all(is_same(*pair) for pair in pairs):
         raise Fault("torchao changed what the network computes before it quantised anything; please report it")

@@ -104,7 +104,8 @@ class _Reading:
                 f"the weights {name_of(value)} are not quantised symmetrically to -127 to 127 by output channel"
             )
         name = name_of(value)
-        if is_rounded:
+        # What else reads them reads them as they are, which a copy keeps apart.
+        if is_rounded and (name in self.weights or all(map(_operator, value.users))):
             back.replace_all_uses_with(value)
         else:
             name = self._hold(back, self._tensor(back))

@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aap_hw.compile.front.network import Network
+from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.library.lowering import compile_network
+from aap_hw.errors import UserError
 from aap_hw.quantize import quantise, read_quantised
 from tests.compile.running import device, randomise, target
 
@@ -101,3 +104,33 @@ def test_linear_layers_of_a_transformer_read_bytes(tmp_path: Path) -> None:
     weighted = [kernel.key.precision for kernel in network.kernels if kernel.weight]
     assert weighted.count("float32") == 1, weighted  # the layer norm
     assert all((found - expected).abs().max() < 0.02 for found, expected in pairs)
+
+
+def test_quantised_weights_of_a_layer_in_float32_are_rounded(tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    images = [torch.randn(1, 3, 8, 8) for _ in range(2)]
+    floating, whole = read_quantised(quantise(randomise(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh())), images))
+    network = compile_network(
+        floating, images[0], target(), tmp_path / "n.so", quantisation=Quantisation({}, whole.weights)
+    )
+    assert {kernel.key.precision for kernel in network.kernels} == {"float32"}
+    ((name, scales),) = whole.weights.items()
+    weight = floating.get_parameter(name)
+    steps = torch.tensor(scales).reshape(-1, 1, 1, 1)
+    loaded = device().load(tmp_path / "n.so")
+    loaded.set_inputs("main", [images[1].numpy()])
+    with torch.no_grad():
+        unrounded = floating(images[1])
+        weight.copy_((weight / steps).round() * steps)
+        expected = floating(images[1])
+    (found,) = map(torch.from_numpy, loaded.run("main"))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert (unrounded - expected).abs().max() > 1e-3
+    with pytest.raises(UserError, match="the weights nowhere are quantised, but the network reads none of that name"):
+        compile_network(
+            floating,
+            images[0],
+            target(),
+            tmp_path / "n.so",
+            quantisation=Quantisation({}, {"nowhere": scales}),
+        )

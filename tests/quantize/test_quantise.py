@@ -150,3 +150,37 @@ def test_batch_norm_is_not_folded_into_what_others_read(images: list[Tensor]) ->
     model = randomise(Shared())
     floating, _ = read_quantised(quantise(model, images))
     torch.testing.assert_close(floating(images[0]), model(images[0]), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_are_also_read_as_they_are_are_kept_apart() -> None:
+    class Reused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.layer = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(self.stem(x).relu()) * self.layer.weight.abs().sum((1, 2, 3)).reshape(1, -1, 1, 1)
+
+    torch.manual_seed(7)
+    images = [torch.randn(1, 3, 8, 8) for _ in range(3)]
+    reference = quantise(randomise(Reused()), images)
+    floating, quantisation = read_quantised(reference)
+    assert "layer.weight" not in quantisation.weights
+    assert torch.equal(Rounding(floating, quantisation).run(images[0]), reference(images[0]))
+
+
+@pytest.mark.parametrize("answer", [lambda y: y > 0, lambda y: y.argmax(1)])
+def test_answers_that_are_no_real_numbers_are_compared(answer: Any) -> None:
+    class Decides(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x.mul_(2.0)  # in place, which no later batch must feel
+            return answer(self.layer(x))  # type: ignore[no-any-return]
+
+    model, images = Decides(), [torch.randn(1, 3, 8, 8) for _ in range(2)]
+    before = [image.clone() for image in images]
+    quantise(model, images)
+    assert all(map(torch.equal, images, before))

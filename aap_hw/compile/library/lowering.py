@@ -30,7 +30,7 @@ from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.compile.library.folding import folded_weights
 from aap_hw.compile.library.linking import command_of
-from aap_hw.compile.library.quantised import quantised
+from aap_hw.compile.library.quantised import quantised, with_rounded_weights
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.calling import Names
@@ -59,6 +59,8 @@ def compile_network(
     graph = ChannelGraph.trace(model, tensors_of(example), names)
     network = partition(graph, FLOAT32 if quantisation is None else INT8, quantisation)
     state = state_of(graph.program)
+    if quantisation is not None:
+        state = with_rounded_weights(quantisation, state)
     export_library(lower_network(network, network.dense, state, target), target, library)
     return network
 

@@ -9,7 +9,9 @@ import torch
 
 from aap_hw.compile.code.quantized import Quantized
 from aap_hw.compile.front.network import Kernel, Network
+from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.library.folding import folded, weight_of
+from aap_hw.errors import UserError
 
 _LARGEST_WEIGHT = 127
 
@@ -33,6 +35,22 @@ def quantised(
     return Quantized(
         read, made, _rounded(weight, scale), (factors * scale.double()).float().numpy(), bias.float().numpy()
     )
+
+
+def with_rounded_weights(quantisation: Quantisation, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A model's tensors, of which those are rounded that were quantised: kernels in float32 may read some of them.
+
+    Raises
+    ------
+    UserError : there are no weights of a name.
+    """
+    if lost := sorted(quantisation.weights.keys() - state.keys()):
+        raise UserError(f"the weights {lost[0]} are quantised, but the network reads none of that name")
+    rounded = dict(state)
+    for name, scale in quantisation.weights.items():
+        steps = torch.from_numpy(scale).reshape(-1, *[1] * (state[name].dim() - 1))
+        rounded[name] = torch.from_numpy(_rounded(state[name], torch.from_numpy(scale))).float() * steps
+    return rounded
 
 
 def _rounded(weight: torch.Tensor, scale: torch.Tensor) -> np.ndarray:
