@@ -19,25 +19,14 @@ from aap_hw.compile.cpu.int8.epilogue import made_of
 from aap_hw.compile.cpu.kernels import KERNELS, QUANTIZED
 from aap_hw.compile.cpu.loops import light_kernel, row_loop, shares
 from aap_hw.compile.cpu.movement import write_padded
+from aap_hw.compile.families.quantised import MOVING
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.errors import UserError
 
-MOVING = (
-    "to_nhwc",
-    "to_nchw",
-    "flatten",
-    "subsample",
-    "channel_slice",
-    "channel_shuffle",
-    "interleave",
-    "strided_copy",
-)
-"""Operators whose output has the scale of all that they read."""
 
-
-@QUANTIZED.register(*MOVING)
+@QUANTIZED.register(*sorted(MOVING - {"max_pool2d"}))
 def moved(address: Address, target: CpuTarget) -> KernelFunction:
     """The code of float32's kernel, which never looks at a value."""
     key = address.key
