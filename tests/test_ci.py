@@ -91,8 +91,8 @@ def test_ci_fails_as_make_fails_and_tests_even_if_nothing_can_be_installed(machi
 
 
 def test_ci_installs_every_package_that_a_test_may_need() -> None:
-    marks = [mark for name, mark in vars(needs).items() if name.startswith("needs_")]
-    named = [re.search(r"apt-get install (\S+)$", mark.kwargs["reason"])[1] for mark in marks]
+    reasons = [mark.kwargs["reason"] for name, mark in vars(needs).items() if name.startswith("needs_")]
+    named = [re.search(r"apt-get install (\S+)$", each)[1] for each in reasons if not needs.is_expected(each)]
     assert sorted(named) == sorted(PACKAGES)
     assert f"packages=({' '.join(PACKAGES)})" in (ROOT / ".ci" / "run").read_text()
 
