@@ -5,16 +5,26 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from aap_hw import ChannelGraph
 from aap_hw.attention import observed, read_attention
 from tests.graph.attention_nets import DIM, HEADS, WIDTH, Fused, Separate, WrittenOut
 
 
+class Divided(Separate):
+    """The products are divided by a number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.by_head(self.q(x), self.key_dim), self.by_head(self.k(x), self.key_dim)
+        x = (q @ k.mT / 0.4).softmax(-1) @ self.by_head(self.v(x), self.value_dim)
+        return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
 def test_queries_and_keys_count_by_the_variance_that_they_add_to_their_products() -> None:
     torch.manual_seed(0)
     x = torch.randn(6, 5, DIM)
-    for kind, scale in ((Separate, WIDTH**-0.5), (WrittenOut, 0.3)):
+    for kind, scale in ((Separate, WIDTH**-0.5), (WrittenOut, 0.3), (Divided, 2.5)):
         net = kind().eval()
         with torch.no_grad():
             net.q.weight.view(HEADS, WIDTH, DIM)[:, 2] = net.q.bias.view(HEADS, WIDTH)[:, 2] = 0

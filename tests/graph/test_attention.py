@@ -173,9 +173,19 @@ class OverChannels(Separate):
         return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
+class KeysOfTheInput(Separate):
+    """The keys are the network's input, of which no channel can go."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = (self.by_head(self.q(x), self.key_dim) @ x[:, None, :, :WIDTH].mT).softmax(-1)
+        x = weights @ self.by_head(self.v(x), self.value_dim)
+        return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
+        (KeysOfTheInput, "is summed over with other channels"),
         (Mixed, "is divided by the root of its width"),
         (Shared, "is divided by the root of its width"),
         (OverChannels, "is multiplied with channels that run along another axis"),
@@ -235,8 +245,11 @@ def test_heads_that_are_shares_of_the_embedding_are_cut_with_it(kind: type[nn.Mo
             made = (torch.einsum("nhqd,nhkd->nhqk", q, k) * scale).softmax(-1) @ v
             y = y + F.linear(made.transpose(1, 2).flatten(2), last.weight, last.bias) * mask
         wanted = net.head(y)
-        assert (graph.cut(net, keep)(x) - wanted).abs().max() <= 1e-12
+        smaller = graph.cut(net, keep)
+        assert (smaller(x) - wanted).abs().max() <= 1e-12
         assert (net(x) - wanted).abs().max() > 1e-3
+    for layer in (each for each in smaller.modules() if isinstance(each, nn.MultiheadAttention)):
+        assert (layer.embed_dim, layer.kdim, layer.vdim, layer.head_dim) == (9, 9, 9, 3)
     checked_cut(graph, net.float(), keep, x.float())
 
 

@@ -65,6 +65,20 @@ class OfTheTensor(Affine):
         return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, EPS).permute(0, 3, 1, 2)
 
 
+class OfItsImage(nn.Module):
+    normalized_shape = (12, 8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.normalized_shape, eps=EPS)
+
+
+class OfItsTokens(nn.LayerNorm):
+    """Over all tokens and their channels, which come last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(2).mT).mT.unflatten(2, x.shape[2:])
+
+
 class LayerNorm2d(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
@@ -124,12 +138,19 @@ def whole_image(norm: Any, x: Tensor) -> Tensor:
     return layer_norm(norm, x, (1, 2, 3))
 
 
+def all_tokens(norm: Any, x: Tensor) -> Tensor:
+    weight, bias = (each.mT[KEEP].unflatten(1, (8, 8)) for each in (norm.weight, norm.bias))
+    return layer_norm(None, x, (1, 2, 3)) * weight + bias
+
+
 Reference = Callable[[Any, Tensor], Tensor]
 NORMS: dict[str, tuple[Callable[[], nn.Module], Reference, str]] = {
     # the norm, what it computes of some of its channels, and a word of what is said of it
     "layer": (lambda: LayerNorm2d(12), layer_norm, "F.layer_norm"),
     "layer without weights": (lambda: LayerNorm2d(12, elementwise_affine=False), layer_norm, "F.layer_norm"),
     "layer of a whole image": (lambda: nn.LayerNorm((12, 8, 8)), whole_image, "nn.LayerNorm 'norm'"),
+    "layer of all tokens": (lambda: OfItsTokens((64, 12)), all_tokens, "F.layer_norm"),
+    "layer of its image's shape": (OfItsImage, whole_image, "F.layer_norm"),
     "layer of its shape": (OfItsShape, layer_norm, "F.layer_norm"),
     "layer of the tensor": (OfTheTensor, layer_norm, "F.layer_norm"),
     "layer written out": (Written, layer_norm, "x.mean"),
@@ -207,6 +228,22 @@ def test_attributes_of_a_cut_norm_are_those_of_its_weights() -> None:
     assert (norm.num_groups, norm.num_channels) == (1, 5)
 
 
+def test_of_several_groups_whole_ones_stay_and_keep_their_statistics() -> None:
+    net, graph, images = ready(lambda: nn.GroupNorm(4, 12))
+    assert (graph.widths["stem"], graph.group("stem").renormalised) == (4, None)
+    keep, channels = {"stem": [0, 2]}, [0, 1, 2, 6, 7, 8]
+    with torch.no_grad():
+        x = net.stem(images)[:, channels].unflatten(1, (2, 3))
+        x = layer_norm(None, x, (2, 3, 4)).flatten(1, 2) * net.norm.weight[channels].view(-1, 1, 1)  # type: ignore
+        x = (x + net.norm.bias[channels].view(-1, 1, 1)).sigmoid()  # type: ignore[index]
+        wanted = F.conv2d(x, net.last.weight[:, channels], net.last.bias)
+    (masked,) = silenced.Silenced(graph, net, keep)(images)
+    assert (masked - wanted).abs().max() < 1e-12
+    smaller = checked_cut(graph, net, keep, images)
+    assert (output(smaller, images) - wanted).abs().max() < 1e-9
+    assert (smaller.norm.num_groups, smaller.norm.num_channels) == (2, 6)
+
+
 @pytest.mark.parametrize("fault", ["weight", "reference"])
 def test_fault_in_a_norm_is_noticed(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net, graph, images = ready(lambda: LayerNorm2d(12))
@@ -273,13 +310,19 @@ NO_NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "gate": lambda x: x * x.mean(1, keepdim=True).sigmoid(),
     "product with a mean": lambda x: x * x.mean(1, keepdim=True),
     "square without a root": lambda x: x / (x.pow(2).mean(1, keepdim=True) + 1),
+    "inverse square": lambda x: x * (x.pow(2).mean(1, keepdim=True) + 1).reciprocal(),
     "fourth power": lambda x: x / (x.pow(4).mean(1, keepdim=True) + 1).sqrt(),
     "root of a product of statistics": lambda x: x / (x.pow(2).mean(1, True) * x.pow(2).mean(1, True)).sqrt(),
     "mean of something else": lambda x: x / (x.exp().mean(1, keepdim=True) + 1),
     "norm that is read elsewhere": lambda x: x / x.norm(dim=1, keepdim=True) + x.norm(dim=1, keepdim=True),
     "statistic that is kept": lambda x: (lambda s: x / s + s)(x.std(1, keepdim=True)),
+    "square of a statistic": lambda x: (lambda s: x / (s * s + 1))(x.norm(dim=1, keepdim=True)),
     "statistic over itself": lambda x: x + (lambda s: s / s)(x.std(1, keepdim=True)),
     "sum over the count": lambda x: x / (x.square().sum(1, keepdim=True) / 12 + 1).sqrt(),
+    "spread over more than the mean": lambda x: (x - x.mean(1, True)) / (x.var((1, 2, 3), keepdim=True) + 1).sqrt(),
+    "spread of what is centred over more": lambda x: (
+        lambda y: y / (y.pow(2).mean((1, 2, 3), keepdim=True) + 1).sqrt()
+    )(x - x.mean(1, keepdim=True)),
     "largest": lambda x: x / x.amax(1, keepdim=True),
     "number of channels": lambda x: F.normalize(x, dim=1) * x.shape[1] ** 0.5,
     "two groups without a layer": lambda x: F.group_norm(x, 2),

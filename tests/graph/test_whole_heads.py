@@ -93,17 +93,27 @@ class Biased(Separate):
         places = torch.arange(5)
         self.register_buffer("places", places[:, None] - places[None] + 4)
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        return (q @ k.transpose(-2, -1) * self.factor + bias).softmax(-1) @ v
+
     def forward(self, x: Tensor) -> Tensor:
         q, k = self.by_head(self.q(x), self.key_dim), self.by_head(self.k(x), self.key_dim)
         bias = self.table[self.places.view(-1)].view(5, 5, -1).permute(2, 0, 1).contiguous().unsqueeze(0)
-        weights = (q @ k.transpose(-2, -1) * self.factor + bias).softmax(-1)
-        x = weights @ self.by_head(self.v(x), self.value_dim)
+        x = self.attend(q, k, self.by_head(self.v(x), self.value_dim), bias)
         return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-def test_what_a_table_or_a_factor_says_of_each_head_follows() -> None:
+class BiasedByPyTorch(Biased):
+    """The bias is the mask of PyTorch's own operator."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q * self.factor, k, v, attn_mask=bias, scale=1.0)
+
+
+@pytest.mark.parametrize("kind", [Biased, BiasedByPyTorch])
+def test_what_a_table_or_a_factor_says_of_each_head_follows(kind: type[Biased]) -> None:
     torch.manual_seed(1)
-    net, graph, x = traced(Biased())
+    net, graph, x = traced(kind())
     assert free(graph) == {"q:heads": HEADS}
     smaller = graph.cut(net, {"q:heads": STAY})
     q, k, v = FORMS["separate"].operands(net, x)
