@@ -44,9 +44,7 @@ def examine(kind: str, name: str, *, to_compile: bool = True) -> dict[str, Any]:
         "input": ",".join("x".join(map(str, shape)) for shape in found.shapes),
     }
     try:
-        enliven(
-            model, inputs(found, 4)
-        )  # before it is traced, as some networks keep what they compute of their weights
+        enliven(model, inputs(found, 4))  # first, as some networks keep what they compute of their weights
         began = time.process_time()
         graph = ChannelGraph.trace(model, example)
         traced_s = time.process_time() - began

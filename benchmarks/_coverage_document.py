@@ -58,10 +58,7 @@ def write_document(results: list[Path], destination: Path) -> None:
     parts.append(COLUMNS)
     for name, report in reports.items():
         parts += _section(name, report, named[name])
-    made = (
-        "Made by `python benchmarks/coverage.py --document docs/coverage.md` from the results beside it; do not edit."
-    )
-    parts.append(f"{made}\n")
+    parts.append(MADE)
     destination.write_text("\n".join(parts), "utf-8")
 
 
