@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from aap_hw.graph.program.call import Call, is_static, is_tensor, shape_of
-from aap_hw.graph.walk.computed import is_assertion, made_from, only_for_layers
+from aap_hw.graph.walk.computed import is_assertion, weights_from
 from aap_hw.graph.walk.labels import IntArray, Labels, parts_of
 from aap_hw.graph.walk.rules import RULES, Result
 from aap_hw.graph.walk.rules.pointwise import pointwise
@@ -61,19 +61,12 @@ def code_weights(program: ExportedProgram, parameters: Mapping[str, str]) -> tup
         Names of the parameters and buffers that placeholders stand for.
     """
     found: dict[Node, CodeWeight] = {}
-    for node in program.graph.nodes:
-        if node.op != "call_function" or Call(node).name not in _READERS:
-            continue
-        weight = Call(node)["weight"]
-        if weight in found or weight.op != "call_function" or not is_tensor(weight):
-            continue
-        members = made_from(weight)
-        read = {source for member in members for source in member.all_input_nodes if source not in members}
+    for weight, members, read in weights_from(program, parameters, _READERS):
         shape = shape_of(weight)
         sources = [
             each for each in read if len(shape_of(each)) == len(shape) and shape_of(each)[INPUTS] == shape[INPUTS] > 1
         ]
-        if sources and {source.name for source in read} <= parameters.keys() and only_for_layers(members, weight):
+        if sources:
             found[weight] = CodeWeight(weight, tuple(sorted(members)), tuple(sorted(sources)))
     inside = {member for each in found.values() for member in each.members}
     return tuple(

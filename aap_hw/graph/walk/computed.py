@@ -9,7 +9,7 @@ is, cut, and its parametrisation goes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -69,25 +69,38 @@ def computed_weights(
     """
     found: dict[Node, ComputedWeight] = {}
     inside: set[Node] = set()
-    for node in program.graph.nodes:
-        if node.op != "call_function" or Call(node).name not in _READERS:
-            continue
-        weight = Call(node)["weight"]
-        if weight in found or weight.op != "call_function" or not is_tensor(weight):
-            continue
-        members = made_from(weight)
-        read = {source for member in members for source in member.all_input_nodes if source not in members}
-        if {source.name for source in read} <= parameters.keys() and only_for_layers(members, weight):
-            alike = [each for each in read if shape_of(each) == shape_of(weight) and set(each.users) <= members]
-            sources = [parameters[each.name] for each in alike]
-            known = [each for each in (_of_layer(model, source) for source in sources) if each is not None]
-            if len(known) == 1:
-                found[weight] = known[0]
-                inside |= members | {user for member in members for user in member.users if is_assertion(user)}
+    for weight, members, read in weights_from(program, parameters, _READERS):
+        alike = [each for each in read if shape_of(each) == shape_of(weight) and set(each.users) <= members]
+        sources = [parameters[each.name] for each in alike]
+        known = [each for each in (_of_layer(model, source) for source in sources) if each is not None]
+        if len(known) == 1:
+            found[weight] = known[0]
+            inside |= members | {user for member in members for user in member.users if is_assertion(user)}
     return found, inside
 
 
-def made_from(weight: Node) -> set[Node]:
+def weights_from(
+    program: ExportedProgram, parameters: Mapping[str, str], readers: Collection[str]
+) -> Iterator[tuple[Node, set[Node], set[Node]]]:
+    """Each weight that operators compute from parameters alone and for layers alone; these operators and parameters.
+
+    Only weights of the layers that ``readers`` names are looked at.
+    """
+    seen: set[Node] = set()
+    for node in program.graph.nodes:
+        if node.op != "call_function" or Call(node).name not in readers:
+            continue
+        weight = Call(node)["weight"]
+        if weight in seen or weight.op != "call_function" or not is_tensor(weight):
+            continue
+        seen.add(weight)
+        members = _made_from(weight)
+        read = {source for member in members for source in member.all_input_nodes if source not in members}
+        if {source.name for source in read} <= parameters.keys() and _only_for_layers(members, weight):
+            yield weight, members, read
+
+
+def _made_from(weight: Node) -> set[Node]:
     """The operators that a value is computed by, the one that makes it among them."""
     members, waiting = {weight}, [weight]
     while waiting:
@@ -103,7 +116,7 @@ def is_assertion(node: Node) -> bool:
     return node.op == "call_function" and Call(node).name == "_assert_tensor_metadata"
 
 
-def only_for_layers(members: set[Node], weight: Node) -> bool:
+def _only_for_layers(members: set[Node], weight: Node) -> bool:
     """Whether nothing but layers reads a weight, and nothing but the weight what it is computed from."""
     readers = weight.users
     return all(Call(each).name in _READERS and Call(each)["weight"] is weight for each in readers) and all(
