@@ -14,10 +14,12 @@ from aap_hw.cli.options import (
     device_option,
     input_options,
     model_option,
+    precision_option,
     weights_option,
 )
 from aap_hw.cli.output import tell
 from aap_hw.cli.streams import results_alone
+from aap_hw.compile.keys.precision import INT8, NetworkPrecision
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,14 +38,7 @@ DEFAULT_IMAGES = 128
 @input_options
 @weights_option
 @classes_option
-@click.option(
-    "--precision",
-    type=click.Choice(("fp32", "int8")),
-    default="fp32",
-    show_default=True,
-    help="int8 quantises the network first, on samples of --data or --example: weights and values are stored in a byte "
-    "each wherever there are kernels for it. For CPUs.",
-)
+@precision_option
 @data_options
 @click.option(
     "--calibration-images",
@@ -59,17 +54,19 @@ def command(
     example: str | None,
     weights: str | None,
     classes: int | None,
-    precision: str,
+    precision: NetworkPrecision,
     source: ImageSource | None,
     calibration_images: int | None,
     out: str | None,
 ) -> None:
     """Compile a network for a device without running it.
 
+    In int8 it is quantised first, on samples of --data or --example.
+
     For a GPU, which this machine need not have, the kernels' CUDA source is compiled to the GPU's machine code.
     """
     from aap_hw.api import origin_of
-    from aap_hw.compile.keys.target import GpuTarget
+    from aap_hw.compile.keys.target import require_precision
     from aap_hw.compile.library.linking import command_of
     from aap_hw.deploy.compiling import calibration_of, compile_unseen
     from aap_hw.device import load_profile
@@ -77,7 +74,7 @@ def command(
     from aap_hw.files import require_writable_file
     from aap_hw.prune.shown import samples_for
 
-    is_int8, has_samples = precision == "int8", source is not None or example is not None
+    is_int8, has_samples = precision == INT8, source is not None or example is not None
     if is_int8 and not has_samples:
         raise UserError(
             "int8 needs samples of what the network will see, on which it measures the ranges of values: give --data "
@@ -89,8 +86,7 @@ def command(
     if library is not None:
         require_writable_file(library)
     target = target_of(profile)
-    if is_int8 and isinstance(target, GpuTarget):
-        raise UserError(f"kernels in int8 are for CPUs so far, and {profile.name} is a GPU; leave --precision out")
+    require_precision(precision, target, profile.name)
     command_of(target.host)  # told before the work
     origin = origin_of(model_name, inputs, example, weights, classes, source)
     tell(f"compiling {origin.model} at {origin.inputs.text} for {profile.name}{' in int8' if is_int8 else ''}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aap_hw.cli.output import notice
+from aap_hw.compile.keys.precision import FP32, NETWORK_PRECISIONS
 from aap_hw.errors import NOTHING_ASKED, UserError
 from aap_hw.prune.defaults import ALLOCATORS, ATTENTION_CUTS, SCORE_SCALES, SCORES, THRESHOLD_WEIGHTS
 
@@ -162,6 +163,13 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
     return with_budgets
 
 
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(NETWORK_PRECISIONS),
+    default=FP32,
+    show_default=True,
+    help="What the network computes in. In int8, weights and values are bytes wherever there are kernels for it.",
+)
 weights_option = click.option(
     "--weights",
     metavar="FILE",

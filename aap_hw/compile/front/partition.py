@@ -23,7 +23,7 @@ from aap_hw.compile.front.program import NoKernel, is_identity, is_transparent, 
 from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.front.rules import RULES
 from aap_hw.compile.front.rules.slow import slow_kernel
-from aap_hw.compile.keys.precision import FLOAT32, INT8, Scale
+from aap_hw.compile.keys.precision import FP32, INT8, NetworkPrecision, Scale
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.groups.blocks import Block
@@ -33,7 +33,7 @@ from aap_hw.graph.program.source import op_name
 
 def partition(
     graph: ChannelGraph,
-    precision: str = FLOAT32,
+    precision: NetworkPrecision = FP32,
     quantisation: Quantisation | None = None,
     without: Sequence[Block] = (),
 ) -> Network:

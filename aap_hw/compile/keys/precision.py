@@ -1,4 +1,7 @@
-"""What kernels compute in: a closed list of the combinations of types that there is code for.
+"""What networks and their kernels compute in.
+
+A network is asked for in one of a few precisions. Its kernels come in a closed list of combinations of types that there
+is code for: a network in int8 has kernels in several of them, and some in float32.
 
 A uint8 activation stands for ``scale * (number - zero_point)``, an int8 weight for ``scale * number`` with a scale for
 each output channel. Scales and zero points are constants of a kernel, no part of its key.
@@ -7,6 +10,15 @@ each output channel. Scales and zero points are constants of a kernel, no part o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+NetworkPrecision = Literal["fp32", "half", "int8"]
+"""What a network is asked for in, as `--precision` has it."""
+NETWORK_PRECISIONS: tuple[NetworkPrecision, ...] = get_args(NetworkPrecision)
+FP32: Final = "fp32"
+HALF: Final = "half"
+INT8: Final = "int8"
+"""Of a network, and of its kernels that read bytes and make bytes."""
 
 BYTES = {"float32": 4, "int32": 4, "uint8": 1, "int8": 1}
 """Size of a number, by the name of its type."""
@@ -43,7 +55,7 @@ class Scale:
     zero_point: int
 
 
-FLOAT32, INT8, INT8_FLOAT32, FLOAT32_INT8 = "float32", "int8", "int8_float32", "float32_int8"
+FLOAT32, INT8_FLOAT32, FLOAT32_INT8 = "float32", "int8_float32", "float32_int8"
 PRECISIONS = {
     FLOAT32: Precision(FLOAT32, FLOAT32, FLOAT32, FLOAT32),
     INT8: Precision("uint8", "int8", "int32", "uint8"),

@@ -13,7 +13,7 @@ from typing import Any
 import tvm
 from tvm.target import codegen
 
-from aap_hw.compile.keys.precision import BYTES, FLOAT32
+from aap_hw.compile.keys.precision import BYTES, FLOAT32, FP32, HALF, NetworkPrecision
 from aap_hw.errors import UserError
 
 # Second-level cache of one core; shared caches are divided by the cores that share them.
@@ -167,6 +167,14 @@ def device_target(options: Mapping[str, Any], threads: int) -> DeviceTarget:
     if kind not in ("llvm", "cuda"):
         raise _refused(options, f"there are kernels for the kinds llvm and cuda and not for {kind!r}")
     return GpuTarget.of(options) if kind == "cuda" else CpuTarget.of(options, threads)
+
+
+def require_precision(precision: NetworkPrecision, target: DeviceTarget, device: str) -> None:
+    """Raise UserError if there are no kernels of a precision for the target of a device, which is named."""
+    if precision == HALF:
+        raise UserError("there are no kernels in half precision yet; give --precision int8, or leave it out")
+    if precision != FP32 and isinstance(target, GpuTarget):
+        raise UserError(f"kernels in {precision} are for CPUs so far, and {device} is a GPU; leave --precision out")
 
 
 def _refused(options: Mapping[str, Any], reason: str) -> UserError:

@@ -25,7 +25,7 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.program import is_of_shape, state_names
 from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import FLOAT32, INT8
+from aap_hw.compile.keys.precision import FLOAT32, FP32, INT8
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.compile.library.folding import folded_weights
@@ -57,7 +57,7 @@ def compile_network(
     """
     command_of(target.host)  # told before the work
     graph = ChannelGraph.trace(model, tensors_of(example), names)
-    network = partition(graph, FLOAT32 if quantisation is None else INT8, quantisation)
+    network = partition(graph, FP32 if quantisation is None else INT8, quantisation)
     state = state_of(graph.program)
     if quantisation is not None:
         state = with_rounded_weights(quantisation, state)
