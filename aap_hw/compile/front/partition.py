@@ -8,7 +8,7 @@ every width plan. What rules can ask and do is in `making`. Nothing is compiled 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch.fx import Node
@@ -36,11 +36,13 @@ def partition(
     precision: NetworkPrecision = FP32,
     quantisation: Quantisation | None = None,
     without: Sequence[Block] = (),
+    floats: Collection[str] = (),
 ) -> Network:
     """Split a traced network into kernels.
 
     With the precision `INT8`, kernels that have a form in int8 are in it where what they read is quantised. Without a
-    ``quantisation``, which says what is, that is everything that lets a kernel be in int8 that gains by it. The
+    ``quantisation``, which says what is, that is everything that lets a kernel be in int8 that gains by it, but for the
+    layers ``floats``, whose weights stay in float32. Layers are named as in the model, such as ``layer1.0.conv1``. The
     residual branches ``without`` are left out, as if they had been cut.
 
     Raises
@@ -70,7 +72,7 @@ def partition(
     if precision == INT8:
         named = {**{node.name: node.name for node in nodes}, **making.moved_behind}
         held = None if quantisation is None else _as_held(making, nodes, quantisation)
-        network = with_int8(network, named, held)
+        network = with_int8(network, named, held, floats)
     to_turn = [not placement.is_plain(output) and not placement.is_moved(output) for output in outputs]
     return with_pitched_images(with_layout_changes(network, to_turn))
 

@@ -22,22 +22,30 @@ from aap_hw.errors import UserError
 from aap_hw.graph import WidthExpr
 
 
-def with_int8(network: Network, named: Mapping[str, str], quantisation: Quantisation | None = None) -> Network:
+def with_int8(
+    network: Network,
+    named: Mapping[str, str],
+    quantisation: Quantisation | None = None,
+    floats: Collection[str] = (),
+) -> Network:
     """The network with kernels in int8, of the order of axes that `partition` makes.
 
-    Without a ``quantisation``, the values that `values_in_int8` names are stored as bytes, and all weights that can be.
-    ``named`` gives the values of the network that are values of the program, perhaps in another order, their names
-    there. No other can be stored, as its scale would not be known.
+    Without a ``quantisation``, the values that `values_in_int8` names are stored as bytes, and all weights that can be
+    but those of the layers ``floats``. ``named`` gives the values of the network that are values of the program,
+    perhaps in another order, their names there. No other can be stored, as its scale would not be known.
     """
     if quantisation is None:
-        return _Rewriting(network, named, dict.fromkeys(values_in_int8(network, named)), None).result()
+        weighted = filter(_is_weighted, network.kernels)
+        weights = {kernel.weight or "" for kernel in weighted if layer_of(kernel) not in floats}
+        values = dict.fromkeys(values_in_int8(network, named, floats))
+        return _Rewriting(network, named, values, weights).result()
     rewritten = _Rewriting(network, named, quantisation.values, quantisation.weights).result()
     scales = {named[name]: scale for name, scale in quantisation.values.items()}
     return replace(rewritten, quantisation=replace(quantisation, values=scales))
 
 
-def values_in_int8(network: Network, named: Mapping[str, str]) -> frozenset[str]:
-    """The values whose storing as bytes lets every kernel be in int8 that gains by it."""
+def values_in_int8(network: Network, named: Mapping[str, str], floats: Collection[str] = ()) -> frozenset[str]:
+    """The values whose storing as bytes lets every kernel be in int8 that gains by it, but for ``floats``."""
     makers = {kernel.name: kernel for kernel in network.kernels}
     able: set[str] = set()  # names of what kernels make that have a form in int8
 
@@ -55,8 +63,8 @@ def values_in_int8(network: Network, named: Mapping[str, str]) -> frozenset[str]
             able.add(kernel.name)
     found: set[str] = set()
     for kernel in reversed(network.kernels):
-        is_asked_for = kernel.name in able & found
-        if (_is_weighted(kernel) or is_asked_for) and all(map(can_be_stored, origins(kernel))):
+        gains = layer_of(kernel) not in floats if _is_weighted(kernel) else kernel.name in able & found
+        if gains and all(map(can_be_stored, origins(kernel))):
             found |= origins(kernel)
     return frozenset(found)
 
@@ -70,6 +78,11 @@ def values_of_one_scale(network: Network) -> tuple[frozenset[str], ...]:
 def weights_in_int8(network: Network) -> frozenset[str]:
     """The names of the weights that kernels in int8 hold."""
     return frozenset(kernel.weight for kernel in network.kernels if kernel.weight and kernel.key.types.read == "uint8")
+
+
+def layer_of(kernel: Kernel) -> str:
+    """The name of the layer whose weight a kernel holds, as it is in the model."""
+    return (kernel.weight or "").removesuffix(".weight")
 
 
 def _is_weighted(kernel: Kernel) -> bool:
@@ -135,7 +148,7 @@ class _Rewriting:
     scales
         Of the values that are stored as bytes. None stands for one that is not known yet.
     weights
-        The weights that are; None stands for all that can be.
+        The weights that are.
     """
 
     def __init__(
@@ -143,7 +156,7 @@ class _Rewriting:
         network: Network,
         named: Mapping[str, str],
         scales: Mapping[str, Scale | None],
-        weights: Collection[str] | None,
+        weights: Collection[str],
     ) -> None:
         self._network, self._named, self._scales, self._weights = network, named, scales, weights
         self._makers = {kernel.name: kernel for kernel in network.kernels}
@@ -181,7 +194,7 @@ class _Rewriting:
         if kernel.key.op in MOVING:
             is_stored = self._is_quantised(kernel.name)
             return is_stored and all(self._scale(name) == self._scale(kernel.name) for name in kernel.inputs)
-        return not _is_weighted(kernel) or self._weights is None or kernel.weight in self._weights
+        return not _is_weighted(kernel) or kernel.weight in self._weights
 
     def _is_quantised(self, name: str) -> bool:
         return self._origin(name) in self._scales
