@@ -13,7 +13,7 @@ from torch.fx import Node
 from aap_hw.graph.program.call import is_tensor, shape_of
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray, Labels
-from aap_hw.graph.walk.partition import Partition
+from aap_hw.graph.walk.notes import Notes
 from aap_hw.graph.walk.places import Place
 from aap_hw.graph.walk.rules import Result
 
@@ -38,11 +38,7 @@ class _Followed(Labelling):
 
     def __init__(self, labelling: Labelling, start: Node, axis: int) -> None:
         vars(self).update(vars(labelling))
-        self.partition, self.axes, self.roles = Partition(), {}, {}
-        self.producers, self.doubtful, self.literals, self.divided = [], [], [], []
-        self.renormalised, self.side_by_side, self.across = [], [], {}
-        self.products, self.splits, self.whole_heads = {}, {}, {}
-        self.unsupported = labelling.unsupported.copy()
+        Notes.__init__(self)  # the labelling keeps its own
         self._heads = {}
         rank, size = len(shape_of(start)), shape_of(start)[axis]
         atoms = self.partition.new_atoms(size)

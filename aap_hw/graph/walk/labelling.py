@@ -1,8 +1,7 @@
 """The walk through an exported program that gives every tensor its labels.
 
-Keeps the state that the rules in `rules` read and change: labels per node, atoms per parameter axis, ties and
-freezes, and the nodes whose correctness after a cut depends on numbers in the model's own code (`doubtful`), some of
-which are known to be channel counts (`literals`). Grouping the result is done in `groups`.
+The rules in `rules` ask it about tensors and parameters; what they say is kept in `notes`. Grouping the result is done
+in `groups`.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ from torch.fx import Node
 
 from aap_hw.graph.program.call import Call, is_empty, is_static, is_tensor, shape_of
 from aap_hw.graph.program.kept import Kept
+from aap_hw.graph.program.names import canonical_names
 from aap_hw.graph.program.source import explain, op_name, own_frames
-from aap_hw.graph.walk.absorbing import Rows
 from aap_hw.graph.walk.code_weights import INPUTS, code_weights, label_inputs
 from aap_hw.graph.walk.computed import ComputedWeight, computed_weights
 from aap_hw.graph.walk.labels import NO_ATOM, IntArray, Labels, parts_of
-from aap_hw.graph.walk.noted import Divided, Literal, Meeting, Producer, Renormalised
-from aap_hw.graph.walk.partition import Partition
+from aap_hw.graph.walk.notes import Notes
 from aap_hw.graph.walk.places import Place, places_of
 from aap_hw.graph.walk.rules import RULES, Result
 from aap_hw.graph.walk.rules.pointwise import pointwise
@@ -35,7 +33,7 @@ _JOINS = frozenset({"cat", "concat", "concatenate"})
 _ROLE_RANK = {"out": 0, "depthwise": 0, "in": 0, "norm": 1, "scale": 2, "bias": 3, "fixed": 4}
 
 
-class Labelling:
+class Labelling(Notes):
     """Labels of all the tensors of a program.
 
     Parameters
@@ -58,24 +56,9 @@ class Labelling:
         kept: Mapping[str, Kept] | None = None,
         heads: Mapping[Place, int] | None = None,
     ) -> None:
-        self.partition = Partition()
-        self.labels: dict[Node, Result] = {}
-        self.across: dict[Node, Result] = {}
-        self.axes: dict[tuple[str, int], IntArray] = {}
-        self.roles: dict[tuple[str, int], str] = {}
-        self.producers: list[Producer] = []
-        self.doubtful: list[Node] = []
-        self.literals: list[Literal] = []
-        self.divided: list[Divided] = []
-        self.renormalised: list[Renormalised] = []
-        self.products: dict[Node, Meeting] = {}
-        self.splits: dict[Node, tuple[int, ...]] = {}
-        self.whole_heads: dict[Node, IntArray] = {}
-        self.side_by_side: list[IntArray] = []
+        super().__init__()
         self._heads: Mapping[Place, int] = heads or {}
         self._places: dict[Node, Place] = {}
-        self.roots: dict[Node, Node] = {}
-        self.unsupported: Counter[str] = Counter()
         self._model = model
         self._canonical = canonical_names(model)
         self._parameters: dict[str, str] = {}
@@ -100,7 +83,12 @@ class Labelling:
         nothing is tried out here.
         """
         kept = list(self.producers), list(self.doubtful), list(self.literals), Counter(self.unsupported)
-        divided, products = list(self.divided), dict(self.products)
+        divided, products, labels, across = (
+            list(self.divided),
+            dict(self.products),
+            dict(self.labels),
+            dict(self.across),
+        )
         known, lines = set(self.axes), {next(own_frames(node), None) for node in self.doubtful}
         self._walk(program, {})
         for key, atoms in self.axes.items():
@@ -111,9 +99,9 @@ class Labelling:
                 for source in (node, *node.all_input_nodes):
                     self.partition.freeze(self.of(source).ids, explain("meets a number in training only", node))
         self.producers, self.doubtful, self.literals, self.unsupported = kept
-        self.divided, self.products = divided, products
+        self.divided, self.products, self.labels, self.across = divided, products, labels, across
 
-    # What the rules ask and say.
+    # What the rules ask.
 
     def of(self, node: Node, beside: Sequence[Labels] = ()) -> Labels:
         """Labels of a node that yields one tensor, a parameter that takes part in arithmetic included.
@@ -210,10 +198,6 @@ class Labelling:
         """The model's module at a path."""
         return self._model.get_submodule(path)
 
-    def tie(self, left: IntArray, right: IntArray, call: Call) -> None:
-        """Cut `left` and `right` only together; a partner that cannot be cut freezes the other."""
-        self.partition.tie(left, right, explain("is combined with channels that cannot be cut", call.node))
-
     def tie_parameter(self, node: Node | None, ids: IntArray, role: str, call: Call, dim: int = 0) -> None:
         """Let an axis of a per-channel parameter follow `ids`; None as a parameter is no parameter."""
         if node is None:
@@ -226,39 +210,6 @@ class Labelling:
         else:
             self.freeze(ids, "meets a weight that the model computes", call)
 
-    def produced(self, node: Node, ids: IntArray) -> None:
-        """Note that the filters of `node` make the channels `ids`."""
-        self.producers.append(Producer(node, ids))
-
-    def is_made(self, labels: Labels) -> bool:
-        """Whether a layer makes the channels, and nothing is known that forbids to cut them."""
-        if self.partition.is_frozen(labels.ids):
-            return False
-        return any(np.isin(labels.ids, producer.ids).any() for producer in self.producers)
-
-    def freeze(self, channels: Labels | IntArray, sentence: str, call: Call) -> None:
-        """Forbid cutting any of the channels; the reason is `sentence` and where `call` stands."""
-        ids = channels.ids if isinstance(channels, Labels) else channels
-        self.partition.freeze(ids, explain(sentence, call.node))
-
-    def renormalise(self, labels: Labels, call: Call, sentence: str = "is normalised over") -> None:
-        """Note that `call` normalises over these channels, so that a cut changes what it makes of the others."""
-        self.renormalised.append(Renormalised(call.node, labels.ids, explain(sentence, call.node)))
-
-    def doubt(self, call: Call) -> None:
-        """Note that the model's own code may hold a channel count as a number here: to be tried out."""
-        self.doubtful.append(call.node)
-
-    def literal(self, call: Call, counts: Sequence[tuple[int, IntArray]]) -> None:
-        """Note that numbers which the code passes count atoms, so that they must follow when these are cut."""
-        self.literals.append(Literal(call.node, tuple(counts)))
-        self.doubt(call)
-
-    def length(self, call: Call, dim: int, number: int, ids: IntArray) -> None:
-        """Note that the code passes the length of an axis of a view, which may follow when `ids` are cut, or not."""
-        self.literals.append(Literal(call.node, ((number, ids),), dim))
-        self.doubt(call)
-
     def place(self, node: Node) -> Place:
         """The place of a call in the model's code."""
         return self._places[node]
@@ -266,10 +217,6 @@ class Labelling:
     def heads_axis(self, call: Call) -> int | None:
         """Along which axis of a view whole heads are to be cut, if they are."""
         return self._heads.get(self._places[call.node])
-
-    def rescaled(self, node: Node, rows: tuple[Rows, ...], ids: IntArray) -> None:
-        """Note that attention divides by the root of how many `ids` there are, for which `rows` can make up."""
-        self.divided.append(Divided(node, rows, ids))
 
     def is_read_once(self, node: Node) -> bool:
         """Whether a node is a parameter that nothing but one op reads."""
@@ -368,16 +315,3 @@ class Labelling:
         if followed is None:
             return Labels.none(len(shape))
         return Labels.along(len(shape), followed, self.parameter_axis(name, followed, "scale"))
-
-
-def canonical_names(model: nn.Module) -> dict[str, str]:
-    """For every name of a parameter or buffer, the first name under which the same tensor is known."""
-    first: dict[int, str] = {}
-    names: dict[str, str] = {}
-    for pairs in (
-        model.named_parameters(remove_duplicate=False),
-        model.named_buffers(remove_duplicate=False),
-    ):
-        for name, tensor in pairs:
-            names[name] = first.setdefault(id(tensor), name)
-    return names
