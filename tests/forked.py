@@ -1,7 +1,7 @@
 """Python programs in processes of their own, forked from one that has imported PyTorch and TVM, which takes seconds.
 
-Nothing of this package is imported beforehand: a program finds it as it would in a process that was started. Programs
-that are killed, interrupted or measured are better started.
+Nothing of this package is imported beforehand: a program finds it as it would in a process that was started. A program
+has ten minutes. Programs that are killed, interrupted or measured are better started.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 # Reads a program a line, forks, and answers with the exit code, negative for a signal.
 _PARENT = """
-import json, os, runpy, sys
+import json, os, runpy, signal, sys
 import torch, torchvision, tvm
 
 places = sys.path[1:]
@@ -28,6 +28,7 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 else:
     sys.exit()
+signal.alarm(600)  # a program that hangs ends with this signal, and its test names it
 program = json.loads(line)
 os.chdir(program["cwd"])
 os.environ.clear()

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -23,6 +22,7 @@ from aap_hw.activity import doing
 from aap_hw.errors import UserError, closest
 from aap_hw.graph.cut import surgery
 from aap_hw.graph.groups.blocks import Block, find_blocks
+from aap_hw.graph.groups.gone import gone_from
 from aap_hw.graph.groups.groups import ChannelGroup, held_by, positions
 from aap_hw.graph.groups.kinds import kinds_of
 from aap_hw.graph.groups.widths import WidthExpr, width_along, width_of_ids
@@ -291,36 +291,8 @@ class ChannelGraph:
         raise UserError(f"the channels of '{group_name}' do not run along one axis of node '{node_name}'")
 
     def gone(self, keep: Mapping[str, Sequence[int]]) -> Callable[[Node], tuple[Tensor | None, ...]]:
-        """Where the channels that `keep` leaves out are in the values of the uncut network.
-
-        Returns
-        -------
-        Callable
-            Says of a node of `program`, for each tensor that it yields, which positions are gone: true there, of the
-            tensor's rank, and of length 1 along axes without channels. None stands for a tensor that stays whole.
-        """
-        atoms = np.zeros(self._grouping.member.size, dtype=bool)
-        for name, kept in keep.items():
-            group = self.group(name)
-            channels = np.setdiff1d(np.arange(group.width), np.asarray(kept, dtype=np.int64))
-            is_of_group = self._grouping.member == self.groups.index(group)
-            atoms |= is_of_group & np.isin(self._grouping.rank, channels)
-
-        def of(node: Node) -> tuple[Tensor | None, ...]:
-            result = self._labelling.of(node) if is_tensor(node) else self._labelling.labels[node]
-            if node in self._labelling.across:  # what is gone along the other axis is zero in what reads the node
-                result = self._labelling.across[node]
-            found: list[Tensor | None] = []
-            for labels in result if isinstance(result, tuple) else (result,):
-                ids = np.array(-1) if labels is None else labels.ids
-                is_known = (ids >= 0) & (
-                    ids < atoms.size
-                )  # parameters that weights are computed from have no atoms yet
-                is_gone = is_known & atoms[np.where(is_known, ids, 0)] if atoms.size else np.array(False)
-                found.append(torch.from_numpy(is_gone) if is_gone.any() else None)
-            return tuple(found)
-
-        return of
+        """Where the channels that `keep` leaves out are in the values of the uncut network: see `gone_from`."""
+        return gone_from(self._labelling, self._grouping, keep)
 
     def cut(self, model: nn.Module, keep: Mapping[str, Sequence[int]]) -> nn.Module:
         """Copy `model` with only the channels in `keep`; groups that are not in it keep all of theirs.
@@ -362,24 +334,6 @@ class ChannelGraph:
         )
         surgery.remove(smaller, (path for block in removed for path in block.modules))
         return smaller
-
-    def require_free_group(self, what: str) -> None:
-        """Refuse a network, called ``what``, of which nothing can be cut.
-
-        Raises
-        ------
-        UserError
-            If no group is free; the most frequent reason is named.
-        """
-        if not all(group.frozen for group in self.groups):
-            return
-        alike: dict[str, list[ChannelGroup]] = {}
-        for group in self.groups:
-            alike.setdefault(str(group.frozen).partition(" (")[0], []).append(group)
-        most = max(alike.values(), key=len, default=[])
-        reason = f"'{most[0].name}' {most[0].frozen}" if most else "it has no convolution and no linear layer"
-        also = f"; the same holds for {len(most) - 1} of the other {len(self.groups) - 1}" if len(most) > 1 else ""
-        raise UserError(f"{what} has no channel group that may be cut: {reason}{also}")
 
     def unsupported_ops(self) -> dict[str, int]:
         """How often channels reached an op without a rule, by op; those channels are frozen."""

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 
 from aap_hw.errors import UserError
 from aap_hw.graph.channel_graph import ChannelGraph
+from aap_hw.graph.groups.groups import ChannelGroup
 from aap_hw.graph.groups.kinds import KINDS
 
 KIND = "kind:"
@@ -82,6 +83,25 @@ def require_whole_heads(graph: ChannelGraph, what: str) -> None:
     path, reason = next(iter(graph.heads.left.items()), ("", ""))
     why = f"the attention '{path}' {reason}" if reason else "it has no attention with several heads"
     raise UserError(f"{what} has no whole heads that can be cut: {why}; leave --attention-cuts heads out")
+
+
+def require_free_group(graph: ChannelGraph, what: str) -> None:
+    """Refuse a network, called ``what``, of which nothing can be cut.
+
+    Raises
+    ------
+    UserError
+        If no group is free; the most frequent reason is named.
+    """
+    if not all(group.frozen for group in graph.groups):
+        return
+    alike: dict[str, list[ChannelGroup]] = {}
+    for group in graph.groups:
+        alike.setdefault(str(group.frozen).partition(" (")[0], []).append(group)
+    most = max(alike.values(), key=len, default=[])
+    reason = f"'{most[0].name}' {most[0].frozen}" if most else "it has no convolution and no linear layer"
+    also = f"; the same holds for {len(most) - 1} of the other {len(graph.groups) - 1}" if len(most) > 1 else ""
+    raise UserError(f"{what} has no channel group that may be cut: {reason}{also}")
 
 
 def _matches(graph: ChannelGraph, name: str, pattern: str) -> bool:

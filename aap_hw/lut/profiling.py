@@ -33,7 +33,7 @@ from aap_hw.files import scratch_folder, sha256_of
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import CutMismatchError, check_cutting
 from aap_hw.graph.program.inputs import Inputs
-from aap_hw.graph.selection import require_whole_heads
+from aap_hw.graph.selection import require_free_group, require_whole_heads
 from aap_hw.lut.belonging import difference, require_table_of
 from aap_hw.lut.compiling import CompiledBatch, Compiler, compiler
 from aap_hw.lut.enumeration import granularity_of, points_of
@@ -99,7 +99,7 @@ def profile_model(
         graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names, heads=heads)
         require_whole_heads(graph, name)
         network = partition(graph)
-        graph.frozen(network.fixed).require_free_group(name)
+        require_free_group(graph.frozen(network.fixed), name)
         with suppress(CutMismatchError):  # to leave such a group alone is asked of `plan` and `prune`
             check_cutting(graph.frozen(network.fixed), module, inputs.random(1, seed=0))
         on_network(network)

@@ -27,7 +27,7 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import check_cutting
 from aap_hw.graph.groups.groups import names_heads
 from aap_hw.graph.program.inputs import Inputs, Tensors
-from aap_hw.graph.selection import require_whole_heads, select
+from aap_hw.graph.selection import require_free_group, require_whole_heads, select
 from aap_hw.lut.calibrating import ALONE
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.predicting import kernel_latencies
@@ -106,7 +106,7 @@ def baseline(
     network, traced = partition(graph), graph
     graph = graph.frozen(network.fixed)
     graph = select(graph, settings.only, settings.skip, renormalised=settings.cuts_renormalised(task.retrain))
-    graph.require_free_group(task.origin.model)
+    require_free_group(graph, task.origin.model)
     _check_kernels(network, task.origin, task.table, heads)
     check_cutting(graph, module, task.few_samples)
     how = task.table.measurement
@@ -123,6 +123,12 @@ def baseline(
         threshold_weights=settings.threshold_weights,
         sensitivities=_sensitivities(task, graph, settings),
         target=_target_of(task.table) if MEMORY.name in resources else None,
+        limits=(
+            *(f"--only {pattern}" for pattern in settings.only),
+            *(f"--skip {pattern}" for pattern in settings.skip),
+            *(("--no-renormalised",) if settings.renormalised is False else ()),
+            *(() if settings.depth or not traced.blocks else ("--no-depth",)),
+        ),
     )
     journal = journal or Journal()
     journal.recall("network", partial(_described, graph, network, task.table))

@@ -65,7 +65,13 @@ class Unreachable(UserError):  # noqa: N818 - an answer about the budgets, not a
     """
 
     def __init__(
-        self, resource: str, budget: float, smallest: float, dense: float, given: tuple[str, ...] = ()
+        self,
+        resource: str,
+        budget: float,
+        smallest: float,
+        dense: float,
+        given: tuple[str, ...] = (),
+        limits: tuple[str, ...] = (),
     ) -> None:
         self.resource, self.smallest, self.given = resource, smallest, given
         unit = f" {RESOURCES[resource].unit}".rstrip() or f" {resource}"
@@ -73,6 +79,7 @@ class Unreachable(UserError):  # noqa: N818 - an answer about the budgets, not a
         super().__init__(
             f"no plan reaches {budget:.4g}{unit}: the smallest reachable {resource}{within} is {_up(smallest)}{unit} "
             f"({_up(100 * smallest / dense)}% of the unpruned network); allow at least that"
+            + (f", or leave out {' '.join(limits)}" if limits else "")
         )
 
 
@@ -128,6 +135,7 @@ class Planner:
     target : the machine that memory is counted for; None leaves memory out.
     threshold_weights : the resource that a threshold's weights are shares of; None takes the first limited one of
         latency, FLOPs and parameters, and parameters if none is.
+    limits : the user's options that keep groups or branches from being cut, for who wonders why so little can be.
     """
 
     network: Network
@@ -141,6 +149,7 @@ class Planner:
     allocator: str = "exact"
     threshold_weights: str | None = None
     target: DeviceTarget | None = None
+    limits: tuple[str, ...] = ()
 
     @property
     def dense(self) -> dict[str, float]:
@@ -220,7 +229,8 @@ class Planner:
 
         Latency is always among them, in microseconds of the kernels on their own.
         """
-        allowed = self._allowed(at_most)
+        # A group that a cut network does not show any more stays as wide as it is.
+        allowed = {name: each if name in scores else each[-1:] for name, each in self._allowed(at_most).items()}
         open_to_choice = {name: widths for name, widths in allowed.items() if len(widths) > 1}
         importance = self._importance(list(open_to_choice))
         choices = [
@@ -297,7 +307,7 @@ class Planner:
 
         asked = budgets.get(refusal.resource, dense[refusal.resource])
         smallest = amount(refusal.resource, refusal.smallest)
-        found = Unreachable(refusal.resource, asked, smallest, dense[refusal.resource], refusal.given)
+        found = Unreachable(refusal.resource, asked, smallest, dense[refusal.resource], refusal.given, self.limits)
         if len(budgets) > 1:
             least = {name: amount(name, each) for name, each in least_amounts(problem, budgets).items()}
             rows = [

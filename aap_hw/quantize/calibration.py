@@ -87,7 +87,8 @@ def _require_same(found: Any, expected: Any) -> None:
     pairs = zip(*([each.double() for each in tree_leaves(given)] for given in (found, expected)), strict=True)
 
     def is_same(one: Tensor, other: Tensor) -> bool:
-        return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()), equal_nan=True)
+        scale = float(other.abs().max()) if other.numel() else 0.0
+        return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
 
     if not all(is_same(*pair) for pair in pairs):
         raise Fault("torchao changed what the network computes before it quantised anything; please report it")

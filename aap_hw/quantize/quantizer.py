@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.precision import values_of_one_scale, weights_in_int8
 from aap_hw.compile.keys.precision import INT8
+from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.inputs import Tensors
@@ -65,6 +66,8 @@ class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
         network = partition(graph, INT8)
         self._values, self._weights = frozenset(network.scaled.values()), weights_in_int8(network)
         self._alike = values_of_one_scale(network)
+        if not self._values:
+            raise UserError("the network has no kernel that could compute in int8; leave it in float")
         return graph.program.module(check_guards=False)
 
     def annotate(self, model: GraphModule) -> GraphModule:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check import silenced
 from aap_hw.graph.check.self_check import CutMismatchError, checked_cut
-from aap_hw.graph.walk.heads import heads_axes
 from aap_hw.graph.walk.labels import Labels
+from aap_hw.graph.walk.views_of_heads import heads_axes
 from tests.graph.ground_truth import output
 
 HEADS = 2

@@ -147,6 +147,17 @@ def test_threshold_is_weighted_by_what_is_limited_unless_told_otherwise() -> Non
     assert widths({"flops": half["flops"]}) != widths({"flops": half["flops"]}, weights="parameters")
 
 
+def test_a_group_without_scores_stays_as_wide_as_it_is() -> None:
+    scores = random_scores(5)
+    before = planner().plan(scores, {"latency": reachable(0.6)}).widths
+    lost = next(name for name in scores if before[name] < resnet20()[2].dense[name])
+    left = {name: each for name, each in random_scores(6, before).items() if name != lost}
+    plan = planner().plan(left, {"latency": reachable(0.4)}, before)
+    assert plan.widths[lost] == before[lost]
+    assert lost not in plan.keep
+    assert plan.keep
+
+
 def test_more_time_never_keeps_less_attention() -> None:
     scores = random_scores(3)
     budgets = [{"latency": reachable(share)} for share in (0.1, 0.3, 0.5, 0.7, 0.9, 1.001)]
@@ -166,8 +177,9 @@ def test_smallest_reachable_latency_is_named_and_can_be_asked_for_and_less_canno
     assert smallest_ms() <= named_ms <= 1.01 * smallest_ms()
     for budget in (named_ms, named_share / 100 * planner().dense["latency"]):
         assert planner().plan(scores, {"latency": budget}).predicted_ms <= budget
-    with pytest.raises(Unreachable):
-        planner().plan(scores, {"latency": smallest_ms() * (1 - 1e-6)})
+    held_back = replace(planner(), limits=("--skip x", "--no-depth"))
+    with pytest.raises(Unreachable, match=r"allow at least that, or leave out --skip x --no-depth$"):
+        held_back.plan(scores, {"latency": smallest_ms() * (1 - 1e-6)})
 
 
 @settings(max_examples=10)

@@ -15,9 +15,9 @@ from torch.fx import Node
 
 from aap_hw.graph.program.source import path_of
 from aap_hw.graph.trial.surprises import Settled
-from aap_hw.graph.walk.heads import heads_axes
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.places import Place
+from aap_hw.graph.walk.views_of_heads import heads_axes
 
 _TIED = "has heads that can only be cut together"
 
