@@ -7,7 +7,6 @@ in `groups`.
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -31,6 +30,11 @@ from aap_hw.graph.walk.rules.pointwise import pointwise
 # Of nothing at all, too: some encoders stand in for a missing map with one of no channels.
 _JOINS = frozenset({"cat", "concat", "concatenate"})
 _ROLE_RANK = {"out": 0, "depthwise": 0, "in": 0, "norm": 1, "scale": 2, "bias": 3, "fixed": 4}
+# Notes about the nodes of one program, which do not outlast it; those about parameters and their atoms do.
+_OF_ONE_PROGRAM = (
+    *("labels", "across", "producers", "doubtful", "literals", "divided", "products", "splits", "whole_heads"),
+    "unsupported",
+)
 
 
 class Labelling(Notes):
@@ -82,24 +86,17 @@ class Labelling(Notes):
         Filters of which only training knows are frozen, as are channels that meet numbers which only training passes:
         nothing is tried out here.
         """
-        kept = list(self.producers), list(self.doubtful), list(self.literals), Counter(self.unsupported)
-        divided, products, labels, across = (
-            list(self.divided),
-            dict(self.products),
-            dict(self.labels),
-            dict(self.across),
-        )
+        kept = {name: copy.copy(vars(self)[name]) for name in _OF_ONE_PROGRAM}
         known, lines = set(self.axes), {next(own_frames(node), None) for node in self.doubtful}
         self._walk(program, {})
         for key, atoms in self.axes.items():
             if key not in known and self.roles[key] == "out":
                 self.partition.freeze(atoms, f"is made by {key[0]}, which is there in training only")
-        for node in self.doubtful[len(kept[1]) :]:
+        for node in self.doubtful[len(kept["doubtful"]) :]:
             if next(own_frames(node), None) not in lines:
                 for source in (node, *node.all_input_nodes):
                     self.partition.freeze(self.of(source).ids, explain("meets a number in training only", node))
-        self.producers, self.doubtful, self.literals, self.unsupported = kept
-        self.divided, self.products, self.labels, self.across = divided, products, labels, across
+        vars(self).update(kept)
 
     # What the rules ask.
 
