@@ -31,10 +31,18 @@ from aap_hw.graph.walk.rules.pointwise import pointwise
 _JOINS = frozenset({"cat", "concat", "concatenate"})
 _ROLE_RANK = {"out": 0, "depthwise": 0, "in": 0, "norm": 1, "scale": 2, "bias": 3, "fixed": 4}
 # Notes about the nodes of one program, which do not outlast it; those about parameters and their atoms do.
-_OF_ONE_PROGRAM = (
-    *("labels", "across", "producers", "doubtful", "literals", "divided", "products", "splits", "whole_heads"),
+_OF_ONE_PROGRAM = [
+    "labels",
+    "across",
+    "producers",
+    "doubtful",
+    "literals",
+    "divided",
+    "products",
+    "splits",
+    "whole_heads",
     "unsupported",
-)
+]
 
 
 class Labelling(Notes):
