@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import _deployed_nets as nets
 import torch
 from torch import nn
+from torchvision import models
 
 Shape = tuple[int, ...]
 
@@ -117,3 +118,13 @@ NETWORKS: dict[str, Deployed] = {
 }
 SETS = {"deployed": NETWORKS}
 QUICK = ("tc_resnet8", "espcn")
+
+
+def network(name: str, side: int = 224) -> Deployed:
+    """A network of a set by its name there, or of torchvision by its name, or of timm by its name after ``timm:``."""
+    for each in SETS.values():
+        if name in each:
+            return each[name]
+    if name.startswith("timm:"):
+        return _timm(name.removeprefix("timm:"), side)
+    return Deployed(lambda: models.get_model(name, weights=None), ((3, side, side),))

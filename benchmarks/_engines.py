@@ -7,12 +7,16 @@ them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from aap_hw.device.connection import LocalDevice
 
 SAMPLE_S = 0.05
 SPINNING_S = 0.1
@@ -26,14 +30,25 @@ Engine = Callable[[nn.Module, Inputs, int, Path], Call]
 def ours(model: nn.Module, inputs: Inputs, threads: int, folder: Path) -> Call:
     """The network compiled for this machine by aap-hw."""
     from aap_hw.compile.library.lowering import compile_network
+
+    device = device_of(threads)
+    compile_network(model, inputs, device.target, folder / "ours.so")
+    return our_call(folder / "ours.so", [each.numpy() for each in inputs], threads)
+
+
+def our_call(path: Path, inputs: Sequence[np.ndarray], threads: int) -> Call:
+    """A network that aap-hw has compiled for this machine."""
+    library = device_of(threads).load(path)
+    library.set_inputs("main", list(inputs))
+    return lambda: library.run("main")
+
+
+def device_of(threads: int) -> LocalDevice:
+    """This machine with so many threads."""
     from aap_hw.device import load_profile
     from aap_hw.device.connection import LocalDevice
 
-    device = LocalDevice(load_profile("x86").model_copy(update={"threads": threads}))
-    compile_network(model, inputs, device.target, folder / "ours.so")
-    library = device.load(folder / "ours.so")
-    library.set_inputs("main", [each.numpy() for each in inputs])
-    return lambda: library.run("main")
+    return LocalDevice(load_profile("x86").model_copy(update={"threads": threads}))
 
 
 def kernel_times(library: Path, inputs: Inputs, calls: int) -> dict[str, float]:
@@ -59,26 +74,37 @@ def kernel_times(library: Path, inputs: Inputs, calls: int) -> dict[str, float]:
 
 def onnxruntime(model: nn.Module, inputs: Inputs, threads: int, folder: Path) -> Call:
     """ONNX Runtime, with all graph optimisations."""
+    return onnxruntime_call(onnx_file(model, inputs, folder), [each.numpy() for each in inputs], threads)
+
+
+def onnxruntime_call(path: Path, inputs: Sequence[np.ndarray], threads: int) -> Call:
+    """ONNX Runtime running a file, with all graph optimisations."""
     import onnxruntime as runtime
 
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
     settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = runtime.InferenceSession(str(_onnx(model, inputs, folder)), settings, providers=["CPUExecutionProvider"])
-    feed = {place.name: each.numpy() for place, each in zip(session.get_inputs(), inputs, strict=True)}
+    session = runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    feed = {place.name: each for place, each in zip(session.get_inputs(), inputs, strict=True)}
     return lambda: session.run(None, feed)
 
 
 def openvino(model: nn.Module, inputs: Inputs, threads: int, folder: Path) -> Call:
     """OpenVINO, told to compute in float32: on a CPU with AVX512-BF16 it would not."""
+    return openvino_call(onnx_file(model, inputs, folder), [each.numpy() for each in inputs], threads, "f32")
+
+
+def openvino_call(path: Path, inputs: Sequence[np.ndarray], threads: int, precision: str | None) -> Call:
+    """OpenVINO running a file; what is float in it is computed in ``precision``, by default as OpenVINO likes."""
     import openvino as runtime
 
     core = runtime.Core()
-    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    request = core.compile_model(core.read_model(_onnx(model, inputs, folder)), "CPU", hints).create_infer_request()
+    hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    hints |= {"INFERENCE_PRECISION_HINT": precision} if precision else {}
+    request = core.compile_model(core.read_model(path), "CPU", hints).create_infer_request()
     for i, each in enumerate(inputs):
-        request.set_input_tensor(i, runtime.Tensor(each.numpy()))
+        request.set_input_tensor(i, runtime.Tensor(each))
     count = len(request.model_outputs) if hasattr(request, "model_outputs") else len(request.output_tensors)
 
     def call() -> list[np.ndarray]:
@@ -88,10 +114,11 @@ def openvino(model: nn.Module, inputs: Inputs, threads: int, folder: Path) -> Ca
     return call
 
 
-def _onnx(model: nn.Module, inputs: Inputs, folder: Path) -> Path:
+def onnx_file(model: nn.Module, inputs: Inputs, folder: Path) -> Path:
+    """The network as ONNX, in the folder; made if it is not there yet."""
     path = folder / "model.onnx"
     if not path.exists():
-        torch.onnx.export(model, inputs, str(path), dynamo=True, verbose=False)
+        torch.onnx.export(model, inputs, str(path), dynamo=True, verbose=False, external_data=False)
     return path
 
 
@@ -116,12 +143,9 @@ def tvm_default(model: nn.Module, inputs: Inputs, threads: int, folder: Path) ->
     from tvm import relax
     from tvm.relax.frontend.torch import from_exported_program
 
-    from aap_hw.device import load_profile
-    from aap_hw.device.connection import LocalDevice
-
     with torch.no_grad():
         module = from_exported_program(torch.export.export(model, inputs), keep_params_as_input=False)
-    target = LocalDevice(load_profile("x86").model_copy(update={"threads": threads})).target.tvm
+    target = device_of(threads).target.tvm
     machine = relax.VirtualMachine(tvm.compile(module, target=target), tvm.cpu())
     tensors = [tvm.runtime.tensor(each.numpy()) for each in inputs]
     return lambda: [each.numpy() for each in machine["main"](*tensors)]

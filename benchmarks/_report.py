@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from aap_hw.device import load_profile
@@ -14,6 +15,8 @@ from aap_hw.device.connection import LocalDevice, cpu_model
 from aap_hw.lut.library_cache import LibraryCache, users_cache
 
 PACKAGES = ("torch", "apache-tvm", "onnxruntime", "numpy", "scipy")
+PEERS = ("openvino", "nncf")
+"""Reported where they are installed."""
 
 
 def machine() -> dict[str, Any]:
@@ -24,6 +27,7 @@ def machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
+        **{name: version(name) for name in PEERS if find_spec(name)},
     }
 
 
