@@ -8,12 +8,13 @@ sentence for what a person can put right. What takes long tells how far it is th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aap_hw.compile.keys.precision import FP32, INT8, NETWORK_PRECISIONS, NetworkPrecision
 from aap_hw.errors import NOTHING_ASKED, UserError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Profile:
     set_aside : what a table of another machine that was there is called now, if there was one.
     table : all of it, once it is measured.
     network : its kernels; `Network.slow_path` says which have no schedule.
+    precision : what it computes in.
     """
 
     path: Path
@@ -54,11 +56,14 @@ class Profile:
     set_aside: Path | None
     network: Network
     table: LatencyTable | None = None
+    precision: NetworkPrecision = FP32
 
     @property
     def dense_ms(self) -> float | None:
         """Latency of the unpruned network in ms, once it is measured."""
-        return None if self.table is None else self.table.dense_ms(self.origin.model, self.origin.inputs)
+        if self.table is None:
+            return None
+        return self.table.dense_ms(self.origin.model, self.origin.inputs, self.precision)
 
     @property
     def slow_share(self) -> float | None:
@@ -81,6 +86,8 @@ def profile(
     workers: int | None = None,
     use_cache: bool = True,
     attention_cuts: AttentionCuts = "widths",
+    precision: NetworkPrecision = FP32,
+    float_layers: Collection[str] = (),
     on_start: Callable[[Profile], None] | None = None,
     on_progress: ProgressCallback | None = None,
     on_notice: Callable[[str], None] | None = None,
@@ -112,6 +119,11 @@ def profile(
         Whether compiled kernels are looked for and kept in the user's cache folder.
     attention_cuts
         What plans may cut attention in, ``"widths"`` of heads or whole ``"heads"``: their kernels are other ones.
+    precision
+        What the network computes in: ``"fp32"``, ``"half"`` or ``"int8"``. One table holds them all.
+    float_layers
+        Layers of the network in int8 that may stay in float32, such as ``"layer1.0.conv1"``: what their kernels cost is
+        measured too.
     on_start
         Called once with what is about to be measured, when the device and all files are found to be in order.
     on_progress
@@ -121,14 +133,21 @@ def profile(
 
     Raises
     ------
-    UserError : the device cannot be reached, or the table is of another one, damaged, or cannot be written.
+    UserError : the device cannot be reached or has no kernels of the precision, or the table is of another one,
+        damaged, or cannot be written.
     """
     from aap_hw.device import load_profile
     from aap_hw.device.boards import Boards
     from aap_hw.files import require_writable_folder
     from aap_hw.lut.library_cache import users_cache
     from aap_hw.lut.profiling import profile_model, set_aside
+    from aap_hw.validation import one_of, require
 
+    require(
+        "profile",
+        one_of("precision", precision, NETWORK_PRECISIONS),
+        (precision == INT8 or not float_layers, "layers stay in float32 in a network in int8; add --precision int8"),
+    )
     description = load_profile(device).reached_by(connect)
     path = Path("lut") / f"{description.name}.json" if out is None else Path(out)
     require_writable_folder(path.parent)
@@ -140,7 +159,7 @@ def profile(
         def start(network: Network) -> None:
             # Only now, as a network that is refused must leave a table of another machine where it is.
             moved = set_aside(path, boards) if out is None else None
-            begun.append(Profile(path, origin, moved, network))
+            begun.append(Profile(path, origin, moved, network, precision=precision))
             (on_start or _ignored)(begun[0])
 
         report_to = on_progress or _ignored
@@ -156,6 +175,8 @@ def profile(
             workers=workers,
             cache=cache,
             heads=attention_cuts == "heads",
+            precision=precision,
+            floats=float_layers,
         )
     return replace(begun[0], table=table)
 
@@ -178,7 +199,7 @@ def plan(
 ) -> Proposal:
     """The widths that ``prune`` would choose in one step, without anything being cut.
 
-    The parameters are those of ``prune``.
+    The parameters are those of ``prune``. Latencies are of ``settings.precision``, and so is the share of a budget.
 
     Raises
     ------
@@ -196,10 +217,11 @@ def plan(
     origin = origin_of(model, input_shape, example, weights, classes, source)
     # As `prune` does, which trains on the images of a source.
     task = Task(origin, table, samples_for(origin, source, example), source is not None, allow_emulated=allow_emulated)
-    dense, chosen = plan_once(task, budgets, settings or PruneSettings())
-    error = table_error(table, origin.model, origin.inputs)
+    settings = settings or PruneSettings()
+    dense, chosen = plan_once(task, budgets, settings)
+    error = table_error(table, origin.model, origin.inputs, settings.precision)
     made_up = isinstance(task.data, MadeSamples)
-    return Proposal(origin.model, dense, chosen, budgets, table.device, error, made_up)
+    return Proposal(origin.model, dense, chosen, budgets, table.device, error, made_up, settings.precision)
 
 
 def prune(

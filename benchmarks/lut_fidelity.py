@@ -3,6 +3,7 @@
 Makes a table in a temporary folder, or uses and extends the one of --lut. Run it with nothing else on the machine.
 
     python benchmarks/lut_fidelity.py --models mobilenet_v2,resnet50 --plans 50 --seed 1 --json -
+    python benchmarks/lut_fidelity.py --precision int8 --models mobilenet_v2,resnet50 --plans 25 --json -
     python benchmarks/lut_fidelity.py --models "yolov8n raw heads,timm:mobilevit_s" --plans 15 --json -
 """
 
@@ -36,8 +37,7 @@ def main() -> None:
         path = Path(options.lut or Path(folder) / "table.json")
         everything: list[Validation] = []
         rows = [
-            _row(name, options.plans, options.seed, options.networks, device, path, cache_of(options.quick), everything)
-            for name in options.models.split(",")
+            _row(name, options, device, path, cache_of(options.quick), everything) for name in options.models.split(",")
         ]
     together = fidelity_of(everything)
     assert together is not None
@@ -52,6 +52,8 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
+    from aap_hw.compile.keys.precision import FP32, NETWORK_PRECISIONS
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--models",
@@ -60,6 +62,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--networks", type=int, default=24, help="cut networks that calibrate a table made here")
     parser.add_argument("--device", default="x86", help="device profile")
+    parser.add_argument("--precision", choices=NETWORK_PRECISIONS, default=FP32, help="what the models compute in")
     parser.add_argument("--plans", type=int, default=50, help="width plans of each model")
     parser.add_argument("--seed", type=int, default=0, help="which plans are drawn")
     parser.add_argument("--lut", help="table to use, and to extend by what it lacks")
@@ -73,9 +76,7 @@ def _options() -> argparse.Namespace:
 
 def _row(
     name: str,
-    plans: int,
-    seed: int,
-    networks: int,
+    options: argparse.Namespace,
     device: Device,
     path: Path,
     cache: LibraryCache | None,
@@ -88,20 +89,24 @@ def _row(
     from aap_hw.lut.validating import validate_model
 
     called, module, inputs = _built(name)
-    say(f"{name}: profiling")
+    say(f"{name}: profiling in {options.precision}")
     began = time.perf_counter()
-    table = profile_model(called, module, inputs, device, path, networks=networks, cache=cache)
+    precision, plans = options.precision, options.plans
+    table = profile_model(
+        called, module, inputs, device, path, networks=options.networks, cache=cache, precision=precision
+    )
     profile_s = time.perf_counter() - began
     say(f"{name}: measuring {plans} plans")
-    entries = validate_model(called, module, inputs, device, path, plans=plans, seed=seed)
+    entries = validate_model(called, module, inputs, device, path, plans=plans, seed=options.seed, precision=precision)
     everything += entries
     fidelity = fidelity_of(entries)
     assert fidelity is not None
     return {
         "model": name,
+        "precision": precision,
         "threads": device.profile.threads,
         "plans": fidelity.plans,
-        "seed": seed,
+        "seed": options.seed,
         "mape_pct": fidelity.mean_pct,
         "max_error_pct": fidelity.worst_pct,
         "kendall_tau": fidelity.kendall_tau,

@@ -16,6 +16,7 @@ from aap_hw.cli.options import (
     device_option,
     input_options,
     model_option,
+    precision_option,
     read_table,
 )
 from aap_hw.cli.output import json_option, notice, write_json
@@ -24,9 +25,10 @@ from aap_hw.cli.streams import results_alone
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from aap_hw.compile.keys.precision import NetworkPrecision
     from aap_hw.graph.program.inputs import Inputs
     from aap_hw.lut.fidelity import Fidelity
-    from aap_hw.lut.table import LatencyTable, Validation
+    from aap_hw.lut.table import LatencyTable, NetworkName, Validation
     from aap_hw.prune.defaults import AttentionCuts
 
 
@@ -64,6 +66,7 @@ def show(file: str, points: bool, json_to: str | None) -> None:
     help="The table to check, or a bare name as of --lut of 'plan'; default: lut/DEVICE.json.",
 )
 @attention_cuts_option
+@precision_option
 @click.option("--plans", default=20, show_default=True, type=click.IntRange(min=1), help="How many width plans.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Which plans are drawn.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
@@ -77,6 +80,7 @@ def validate(
     example: str | None,
     lut: str | None,
     attention_cuts: AttentionCuts,
+    precision: NetworkPrecision,
     plans: int,
     seed: int,
     workers: int | None,
@@ -89,8 +93,8 @@ def validate(
     from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.device import load_profile
     from aap_hw.device.boards import PATIENCE_S, Boards
-    from aap_hw.lut.file import inputs_json
     from aap_hw.lut.finding import find_file
+    from aap_hw.lut.table import NetworkName
     from aap_hw.lut.validating import validate_model
     from aap_hw.models.origin import Origin
     from aap_hw.train.sources.example import inputs_given
@@ -111,11 +115,19 @@ def validate(
             on_progress=screen.update,
             workers=workers,
             heads=attention_cuts == "heads",
+            precision=precision,
         )
+    name = NetworkName(origin.model, origin.inputs, precision)
     if json_to is not None:
-        write_json({"model": origin.model, "input": inputs_json(origin.inputs), **_plans_document(entries)}, json_to)
+        write_json({**_network_document(name), **_plans_document(entries)}, json_to)
     else:
-        _print_plans(f"{origin.model} at {origin.inputs.text}", entries, table.device["provenance"])
+        _print_plans(name.text, entries, table.device["provenance"])
+
+
+def _network_document(name: NetworkName) -> dict[str, Any]:
+    from aap_hw.lut.file import inputs_json
+
+    return {"model": name.model, "input": inputs_json(name.inputs), "precision": name.precision}
 
 
 def _plans_document(entries: Sequence[Validation]) -> dict[str, Any]:
@@ -148,8 +160,6 @@ def _print_plans(network: str, entries: Sequence[Validation], provenance: str) -
 
 
 def _summary(table: LatencyTable) -> dict[str, object]:
-    from aap_hw.lut.file import inputs_json
-
     return {
         "device": table.device,
         "measurement": table.measurement,
@@ -164,8 +174,7 @@ def _summary(table: LatencyTable) -> dict[str, object]:
         },
         "validation": [
             {
-                "model": v.model,
-                "input": inputs_json(v.inputs),
+                **_network_document(v.network),
                 "plan": v.plan,
                 "widths": dict(v.widths),
                 "predicted_us": v.predicted_us,
@@ -174,8 +183,7 @@ def _summary(table: LatencyTable) -> dict[str, object]:
             for v in table.validation
         ],
         "table_error": [
-            {"model": model, "input": inputs_json(inputs), **fidelity.as_json()}
-            for (model, inputs), fidelity in _fidelities(table).items()
+            {**_network_document(name), **fidelity.as_json()} for name, fidelity in _fidelities(table).items()
         ],
     }
 
@@ -262,19 +270,23 @@ def _validation_lines(table: LatencyTable) -> Iterator[str]:
     for v in table.validation:
         if not is_random(v):
             yield (
-                f"{v.model} {v.inputs.text}, {v.plan}: predicted {v.predicted_us / 1e3:.3f} ms, "
+                f"{_short(v.network)}, {v.plan}: predicted {v.predicted_us / 1e3:.3f} ms, "
                 f"{table.device['provenance']} {v.measured_us / 1e3:.3f} ms ({v.predicted_us / v.measured_us - 1:+.1%})"
             )
-    for (model, inputs), fidelity in _fidelities(table).items():
-        yield f"{model} {inputs.text}: {fidelity.sentence()}{fidelity.order()}"
+    for name, fidelity in _fidelities(table).items():
+        yield f"{_short(name)}: {fidelity.sentence()}{fidelity.order()}"
 
 
-def _fidelities(table: LatencyTable) -> dict[tuple[str, Inputs], Fidelity]:
+def _short(name: NetworkName) -> str:
+    return name.text.replace(" at ", " ", 1)
+
+
+def _fidelities(table: LatencyTable) -> dict[NetworkName, Fidelity]:
     from aap_hw.lut.fidelity import table_error
 
-    networks = dict.fromkeys((v.model, v.inputs) for v in table.validation)
-    found = {network: table_error(table, *network) for network in networks}
-    return {network: fidelity for network, fidelity in found.items() if fidelity is not None}
+    names = dict.fromkeys(v.network for v in table.validation)
+    found = {name: table_error(table, name.model, name.inputs, name.precision) for name in names}
+    return {name: fidelity for name, fidelity in found.items() if fidelity is not None}
 
 
 def _range(values: list[float] | list[int]) -> str:

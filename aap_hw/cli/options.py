@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aap_hw.cli.output import notice
-from aap_hw.compile.keys.precision import FP32, NETWORK_PRECISIONS
+from aap_hw.compile.keys.precision import FP32, NETWORK_PRECISIONS, NetworkPrecision
 from aap_hw.errors import NOTHING_ASKED, UserError
 from aap_hw.prune.defaults import ALLOCATORS, ATTENTION_CUTS, SCORE_SCALES, SCORES, THRESHOLD_WEIGHTS
 
@@ -170,6 +170,13 @@ precision_option = click.option(
     show_default=True,
     help="What the network computes in. In int8, weights and values are bytes wherever there are kernels for it.",
 )
+float_layers_option = click.option(
+    "--float-layer",
+    "float_layers",
+    multiple=True,
+    metavar="NAME",
+    help="A layer of a network in int8 that may stay in float32, such as 'layer1.0.conv1'; repeatable.",
+)
 weights_option = click.option(
     "--weights",
     metavar="FILE",
@@ -325,16 +332,17 @@ def read_table(text: str) -> LatencyTable:
     return find_table(text)
 
 
-def read_table_to_predict(text: str, model: str) -> LatencyTable:
+def read_table_to_predict(text: str, model: str, precision: NetworkPrecision = FP32) -> LatencyTable:
     """The latency table that an option names, with a notice if its latencies are no longer those of today's kernels."""
     from aap_hw import ranks
 
     table = read_table(text)
     if table.is_outdated and ranks.is_first():
-        device = table.device["name"]
+        asked = f"--device {table.device['name']} --model {model}"
+        asked += "" if precision == FP32 else f" --precision {precision}"
         notice(
             f"the latencies in {text} are of kernels as another version of aap-hw compiled them, so that predictions "
-            f"may be off; measure them anew with 'aap-hw profile --device {device} --model {model}'"
+            f"may be off; measure them anew with 'aap-hw profile {asked}'"
         )
     return table
 

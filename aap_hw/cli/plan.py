@@ -22,6 +22,7 @@ from aap_hw.cli.options import (
     lut_option,
     model_option_of,
     only_option,
+    precision_option,
     read_table_to_predict,
     renormalised_option,
     score_option,
@@ -31,8 +32,10 @@ from aap_hw.cli.options import (
 )
 from aap_hw.cli.output import json_option, tell, write_json
 from aap_hw.cli.streams import results_alone
+from aap_hw.compile.keys.precision import FP32
 
 if TYPE_CHECKING:
+    from aap_hw.compile.keys.precision import NetworkPrecision
     from aap_hw.graph.program.inputs import Inputs
     from aap_hw.policy import Budget
     from aap_hw.prune.defaults import Allocator, AttentionCuts, Score, ScoreScale, ThresholdWeights
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
 @depth_option
 @attention_cuts_option
 @renormalised_option
+@precision_option
 @emulated_option
 @json_option
 @results_alone
@@ -78,6 +82,7 @@ def command(
     depth: bool,
     attention_cuts: AttentionCuts,
     renormalised: bool | None,
+    precision: NetworkPrecision,
     allow_emulated: bool,
     json_to: str | None,
 ) -> None:
@@ -96,10 +101,11 @@ def command(
         depth=depth,
         attention_cuts=attention_cuts,
         renormalised=renormalised,
+        precision=precision,
     )
     proposal = api.plan(
         model_name,
-        read_table_to_predict(lut_path, model_name),
+        read_table_to_predict(lut_path, model_name, precision),
         **budget_arguments(budgets),
         input_shape=inputs,
         example=example,
@@ -130,6 +136,7 @@ def command(
         given += f" --attention-cuts {attention_cuts}" if attention_cuts != "widths" else ""
         if renormalised is not None:
             given += " --renormalised" if renormalised else " --no-renormalised"
+        given += "" if precision == FP32 else f" --precision {precision}"
         given += f" --calibration-images {calibration_images}" if calibration_images else ""
         given += "".join(f" --only {shlex.quote(pattern)}" for pattern in only)
         given += "".join(f" --skip {shlex.quote(pattern)}" for pattern in skip)
@@ -142,6 +149,7 @@ def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     from aap_hw.cli.run_screen import plain_console
+    from aap_hw.lut.table import in_precision
     from aap_hw.prune.words import MADE_UP, constraints_sentence, error_text, how_known, slow_sentence, time_text
 
     console = plain_console()
@@ -161,7 +169,7 @@ def _print(document: dict[str, Any]) -> None:
     doubt = "" if provenance == "measured" else f" ({how_known(False, provenance)})"
     budget = "" if document["budget_ms"] is None else f"budget {document['budget_ms']:.3f} ms, "
     console.print(
-        f"{document['device']} ({provenance} table): unpruned {dense}, "
+        f"{document['device']} ({provenance} table){in_precision(document['precision'])}: unpruned {dense}, "
         f"{budget}predicted {document['predicted_ms']:.3f} ms{doubt}"
         f"{error_text(document['table_error'])}, "
         f"{document['kept_attention']:.1%} of the attention kept",

@@ -9,18 +9,28 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from aap_hw.cli.options import attention_cuts_option, connect_option, device_option, input_options, model_option
+from aap_hw.cli.options import (
+    attention_cuts_option,
+    connect_option,
+    device_option,
+    float_layers_option,
+    input_options,
+    model_option,
+    precision_option,
+)
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
+from aap_hw.compile.keys.precision import FP32
 
 if TYPE_CHECKING:
+    from aap_hw.compile.keys.precision import NetworkPrecision
     from aap_hw.graph.program.inputs import Inputs
     from aap_hw.prune.defaults import AttentionCuts
 
 
 @click.command(
     epilog="\b\nExamples:\n  aap-hw profile --device x86\n"
-    "  aap-hw profile --device x86 --model resnet20 --out lut/x86.json"
+    "  aap-hw profile --device x86 --model resnet20 --precision int8 --out lut/x86.json"
 )
 @device_option
 @connect_option
@@ -30,6 +40,8 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
 @click.option("--no-cache", is_flag=True, help="Compile everything, and keep none of it in the user's cache folder.")
 @attention_cuts_option
+@precision_option
+@float_layers_option
 @quiet_option
 @json_option
 @click.pass_context
@@ -45,6 +57,8 @@ def command(
     workers: int | None,
     no_cache: bool,
     attention_cuts: AttentionCuts,
+    precision: NetworkPrecision,
+    float_layers: tuple[str, ...],
     quiet: bool,
     json_to: str | None,
 ) -> None:
@@ -57,10 +71,12 @@ def command(
     from aap_hw.cli.run_screen import plain_console
     from aap_hw.device.description import MEASURED
     from aap_hw.lut.gathering import disagreement
+    from aap_hw.lut.table import in_precision
     from aap_hw.prune.words import slow_sentence
 
     console = plain_console(stderr=json_to is not None, quiet=quiet)
     screens: list[MeasuringScreen] = []
+    computed = in_precision(precision)
 
     def on_start(begun: api.Profile) -> None:
         if begun.set_aside is not None:
@@ -69,7 +85,7 @@ def command(
         by_default = ctx.get_parameter_source("model_name") is ParameterSource.DEFAULT
         chosen = f"{begun.origin.model}{' (the default model)' if by_default else ''}"
         size = begun.origin.inputs.text
-        console.print(f"profiling {chosen} at {size} on {device} -> {begun.path}", soft_wrap=True)
+        console.print(f"profiling {chosen} at {size}{computed} on {device} -> {begun.path}", soft_wrap=True)
         if begun.network.slow_path:
             console.print(f"{begun.network.slow_path}; they have no schedule and may be slow", soft_wrap=True)
         screens.append(stack.enter_context(MeasuringScreen(begun.path, quiet=quiet)))
@@ -85,6 +101,8 @@ def command(
             workers=workers,
             use_cache=not no_cache,
             attention_cuts=attention_cuts,
+            precision=precision,
+            float_layers=float_layers,
             on_start=on_start,
             on_progress=lambda progress: screens[0].update(progress),
             on_notice=notice,
@@ -95,7 +113,11 @@ def command(
     is_measured = provenance == MEASURED
     console.print(
         f"{path}: {len(table)} points of {len(table.points)} kernels; "
-        + (f"unpruned {done.origin.model} {done.dense_ms:.2f} ms" if is_measured else f"{provenance}: no latencies"),
+        + (
+            f"unpruned {done.origin.model}{computed} {done.dense_ms:.2f} ms"
+            if is_measured
+            else f"{provenance}: no latencies"
+        ),
         soft_wrap=True,
     )
     drift = table.measurement["reference_drift"]
@@ -110,6 +132,7 @@ def command(
     size = f" --input {done.origin.inputs.text}" if inputs else ""
     size += f" --example {shlex.quote(example)}" if example else ""
     size += f" --attention-cuts {attention_cuts}" if attention_cuts != "widths" else ""
+    size += "" if precision == FP32 else f" --precision {precision}"
     share = done.slow_share if is_measured else None
     if share:
         console.print(slow_sentence(done.network.slow_path, share), soft_wrap=True)
@@ -121,6 +144,7 @@ def command(
             "slow_share": share,
             "points": len(table),
             "dense_ms": done.dense_ms,
+            "precision": precision,
             "provenance": provenance,
             "reference_drift": drift,
         }

@@ -12,6 +12,9 @@ import numpy as np
 import tvm
 from tvm.runtime.vm import VirtualMachine
 
+# The function of a library that is a whole network.
+NETWORK = "main"
+
 
 class LoadedLibrary(Protocol):
     """A compiled library on a device."""
@@ -34,8 +37,9 @@ class LoadedModule:
 
     def set_inputs(self, function: str, inputs: Sequence[np.ndarray]) -> None:
         """Upload the arguments that ``run`` and ``time_us`` use."""
-        # Between kernels, and so at the border too, whole numbers and truth values are carried as float32.
-        arrays = [np.ascontiguousarray(array, np.float32) for array in inputs]
+        # Between a network's kernels, and so at its border too, whole numbers and truth values are carried as float32.
+        # A kernel on its own takes arrays of its types.
+        arrays = [np.ascontiguousarray(array, np.float32 if function == NETWORK else None) for array in inputs]
         self._machine.set_input(function, *[tvm.runtime.tensor(array, self._device) for array in arrays])
 
     def run(self, function: str) -> list[np.ndarray]:

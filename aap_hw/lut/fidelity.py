@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.graph.program.inputs import Inputs
-from aap_hw.lut.table import LatencyTable, Validation
+from aap_hw.lut.table import LatencyTable, NetworkName, Validation
 
 # Plans that were drawn at random are called this, followed by seed and number.
 RANDOM = "random-"
@@ -56,14 +57,10 @@ def fidelity_of(entries: Sequence[Validation]) -> Fidelity | None:
     return Fidelity(len(entries), float(errors.mean()), float(errors.max()), kendall_tau(predicted, measured))
 
 
-def table_error(table: LatencyTable, model: str, inputs: Inputs) -> Fidelity | None:
+def table_error(table: LatencyTable, model: str, inputs: Inputs, precision: NetworkPrecision = FP32) -> Fidelity | None:
     """How far off the table was for random plans of a network; None if it never was compared."""
-    return fidelity_of(random_plans_of(table, model, inputs))
-
-
-def random_plans_of(table: LatencyTable, model: str, inputs: Inputs) -> list[Validation]:
-    """The random plans of a network that the table holds measurements of."""
-    return [entry for entry in table.validation if (entry.model, entry.inputs) == (model, inputs) and is_random(entry)]
+    network = NetworkName(model, inputs, precision)
+    return fidelity_of([entry for entry in table.validation if entry.network == network and is_random(entry)])
 
 
 def is_random(entry: Validation) -> bool:

@@ -13,11 +13,12 @@ from typing import Any, NoReturn
 import jsonschema
 
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.errors import UserError
 from aap_hw.files import read_text, write_atomic
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.calibrating import Slowdown
-from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
+from aap_hw.lut.table import LatencyPoint, LatencyTable, NetworkName, Validation
 
 SCHEMA_VERSION = 4
 
@@ -75,6 +76,7 @@ def dump_table(table: LatencyTable) -> str:
                 "widths": dict(v.widths),
                 "predicted_us": _rounded(v.predicted_us),
                 "measured_us": _rounded(v.measured_us),
+                **_precision_json(v.precision),
             },
             sort_keys=True,
         )
@@ -82,11 +84,11 @@ def dump_table(table: LatencyTable) -> str:
     ]
     slowdowns = [
         json.dumps(
-            {"model": model, "input": inputs_json(inputs)}
+            {"model": network.model, "input": inputs_json(network.inputs), **_precision_json(network.precision)}
             | {name: _rounded(value) for name, value in asdict(slow).items()},
             sort_keys=True,
         )
-        for (model, inputs), slow in sorted(table.slowdowns.items(), key=_by_network)
+        for network, slow in sorted(table.slowdowns.items(), key=_by_network)
     ]
     parts = {
         "device": _indented(table.device),
@@ -114,7 +116,8 @@ def _from_document(document: dict[str, Any], path: Path) -> LatencyTable:
             table.add(key, point)
     for entry in document["slowdowns"]:
         line = {name: _finite(entry[name], "slowdowns", path) for name in ("alone_us", "measured_us", "tilt")}
-        table.slowdowns[entry["model"], _inputs(entry["input"], path)] = Slowdown(**line)
+        network = NetworkName(entry["model"], _inputs(entry["input"], path), entry.get("precision", FP32))
+        table.slowdowns[network] = Slowdown(**line)
     for entry in document["validation"]:
         values = {name: value for name, value in entry.items() if name != "input"}
         table.validation.append(Validation(inputs=_inputs(entry["input"], path), **values))
@@ -134,9 +137,15 @@ def _inputs(value: list[int] | str, path: Path) -> Inputs:
         raise _damaged(path, f"is not valid: {value!r} are no inputs of a network") from problem
 
 
-def _by_network(item: tuple[tuple[str, Inputs], Slowdown]) -> tuple[str, tuple[tuple[int, ...], ...], str]:
-    (model, inputs), _ = item
-    return model, tuple(one.shape for one in inputs.each), inputs.text
+def _precision_json(precision: NetworkPrecision) -> dict[str, str]:
+    """What a table says of a precision: nothing of float32, the only one that older versions knew."""
+    return {} if precision == FP32 else {"precision": precision}
+
+
+def _by_network(item: tuple[NetworkName, Slowdown]) -> tuple[str, tuple[tuple[int, ...], ...], str, str]:
+    network, _ = item
+    inputs, precision = network.inputs, _precision_json(network.precision).get("precision", "")
+    return network.model, tuple(one.shape for one in inputs.each), inputs.text, precision
 
 
 def _finite(value: float, key: str, path: Path) -> float:

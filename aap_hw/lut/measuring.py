@@ -52,8 +52,14 @@ def time_point(library: LoadedLibrary, batch: CompiledBatch, index: int, measure
 def _call(library: LoadedLibrary, batch: CompiledBatch, index: int) -> Call:
     random = np.random.default_rng(0)
     tensors = zip(batch.shapes[index], batch.types[index], strict=True)
-    inputs = [random.random(shape, dtype=np.float32).astype(type_) for shape, type_ in tensors]
-    return Call(library, f"point_{index}", inputs)
+    return Call(library, f"point_{index}", [_random(random, shape, type_) for shape, type_ in tensors])
+
+
+def _random(random: np.random.Generator, shape: tuple[int, ...], type_: str) -> np.ndarray:
+    """Numbers from 0 to 1, or all that a byte can be."""
+    if np.dtype(type_).itemsize == 1:
+        return random.integers(0, 256, shape, dtype=np.uint8).view(type_)
+    return random.random(shape, dtype=np.float32).astype(type_)
 
 
 class Reference:

@@ -63,15 +63,15 @@ def merge(named: Sequence[tuple[str, LatencyTable]]) -> Merged:
             for point in points.values():
                 scaled = replace(point, latency_us=point.latency_us * scale, spread_us=point.spread_us * scale)
                 _add(result, key, scaled, name, origin, conflicts)
-        taken = {(entry.model, entry.inputs) for entry in result.validation} | set(result.slowdowns)
-        for network in dict.fromkeys([*((v.model, v.inputs) for v in table.validation), *table.slowdowns]):
+        taken = {entry.network for entry in result.validation} | set(result.slowdowns)
+        for network in dict.fromkeys([*(v.network for v in table.validation), *table.slowdowns]):
             if network in taken:
-                networks[f"{network[0]} at {network[1].text}, of {name}"] = None
+                networks[f"{network.text}, of {name}"] = None
                 continue
             result.validation += [
                 replace(v, predicted_us=v.predicted_us * scale, measured_us=v.measured_us * scale)
                 for v in table.validation
-                if (v.model, v.inputs) == network
+                if v.network == network
             ]
             if (slow := table.slowdowns.get(network)) is not None:
                 result.slowdowns[network] = replace(

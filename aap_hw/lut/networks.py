@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,20 +16,20 @@ from torch import nn
 from aap_hw.activity import doing
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.library.lowering import stand_ins
+from aap_hw.compile.library.quantised import stand_in_scales
 from aap_hw.device.connection import Device
 from aap_hw.device.description import MEASURED
 from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.timing import TURNS
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.program.inputs import Inputs
-from aap_hw.lut.calibrating import Observation, fitted_slowdown, uncertainty
+from aap_hw.lut.calibrating import ALONE, Observation, fitted_slowdown, uncertainty
 from aap_hw.lut.compiling import Compiler
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.file import save_table
 from aap_hw.lut.measuring import Reference, time_networks
 from aap_hw.lut.predicting import predict_us
 from aap_hw.lut.progress import Clock, ProgressCallback
-from aap_hw.lut.table import LatencyTable, Validation
+from aap_hw.lut.table import LatencyTable, NetworkName, Validation
 
 # Networks that are loaded side by side and timed in turn: a disturbance of seconds then hits a part of each of them.
 IN_TURN = 16
@@ -75,13 +76,15 @@ def random_plans(candidates: Mapping[str, Sequence[int]], prefix: str, count: in
 
 
 class MeasuredNetwork:
-    """A network of which width plans are measured for the table at ``path``."""
+    """A network of which width plans are measured for the table at ``path``.
+
+    ``network`` is what ``graph`` becomes in the precision of the network's ``name``.
+    """
 
     def __init__(
         self,
-        name: str,
+        name: NetworkName,
         module: nn.Module,
-        inputs: Inputs,
         graph: ChannelGraph,
         network: Network,
         table: LatencyTable,
@@ -89,7 +92,6 @@ class MeasuredNetwork:
     ) -> None:
         graph = graph.frozen(network.fixed)
         self.name, self._module, self._graph, self.network = name, module, graph, network
-        self.inputs = inputs
         self._table, self.path = table, path
         measurement = table.measurement
         self.candidates = group_candidates(graph, measurement["granularity"], measurement["at_most"])
@@ -112,7 +114,7 @@ class MeasuredNetwork:
     def is_calibrated(self, at_most: int) -> bool:
         """Whether the table knows the network's slowdown, and the plans that it begins with were measured."""
         first = self.calibration_plans(min(FIRST_NETWORKS, at_most))
-        return (self.name, self.inputs) in self._table.slowdowns and not self.missing(first)
+        return self.name in self._table.slowdowns and not self.missing(first)
 
     def entries(self, plans: Mapping[str, WidthPlan]) -> list[Validation]:
         """What the table holds of these plans at these very widths, in their order."""
@@ -126,7 +128,7 @@ class MeasuredNetwork:
 
     def calibrate(self, plans: Mapping[str, WidthPlan]) -> None:
         """Fit the network's slowdown to the measured ones of these plans, and bring all its predictions up to date."""
-        self._table.slowdowns[self.name, self.inputs] = fitted_slowdown(self._observations(plans))
+        self._table.slowdowns[self.name] = fitted_slowdown(self._observations(plans))
         self.predict_again()
 
     def _observations(self, plans: Mapping[str, WidthPlan]) -> list[Observation]:
@@ -173,7 +175,7 @@ class MeasuredNetwork:
                 known_us = {entry.plan: entry.measured_us for entry in self.entries(widths)}
                 anchors = self._load({plan: widths[plan] for plan in known_us}, device, pool)
             some = self._load({plan: plans[plan] for plan in missing[start : start + IN_TURN]}, device, pool)
-            nothing = [each.numpy() for each in self.inputs.zeros()]
+            nothing = [each.numpy() for each in self.name.inputs.zeros()]
             turns = TURNS if device.describe().provenance == MEASURED else 1
             ratios = time_networks({**anchors, **some}, nothing, device.profile.measure, reference, turns)
             unit_us = statistics.median(
@@ -182,21 +184,27 @@ class MeasuredNetwork:
             self._table.validation = [
                 entry for entry in self._table.validation if not (self._is_mine(entry) and entry.plan in some)
             ] + [
-                Validation(self.name, self.inputs, plan, plans[plan], predicted[plan], ratios[plan] * unit_us)
+                Validation(
+                    self.name.model,
+                    self.name.inputs,
+                    plan,
+                    plans[plan],
+                    predicted[plan],
+                    ratios[plan] * unit_us,
+                    self.name.precision,
+                )
                 for plan in some
             ]
             save_table(self._table, self.path)
             clock.count(len(missing), len(some))
 
     def _predict_us(self, widths: WidthPlan) -> float:
-        slowdown = self._table.slowdown(self.name, self.inputs)
+        slowdown = self._table.slowdowns.get(self.name, ALONE)
         return predict_us(self.network, widths, self._table, slowdown)
 
     def _load(self, plans: Mapping[str, WidthPlan], device: Device, pool: Compiler) -> dict[str, LoadedLibrary]:
         """Each plan's network, compiled."""
-        futures = {
-            plan: pool.submit_network(self.network, widths, self._weights(widths)) for plan, widths in plans.items()
-        }
+        futures = {plan: self._compile(widths, pool) for plan, widths in plans.items()}
         # All are awaited before anything is timed: a busy compiler would slow the networks down.
         with doing(f"compiling {len(futures)} networks of other widths"):
             files = {plan: future.result() for plan, future in futures.items()}
@@ -204,6 +212,12 @@ class MeasuredNetwork:
         for file in files.values():
             file.unlink(missing_ok=True)
         return libraries
+
+    def _compile(self, widths: WidthPlan, pool: Compiler) -> Future[Path]:
+        """Begin to compile the network at some widths; where it needs scales to be quantised by, any will do."""
+        weights = self._weights(widths)
+        network = replace(self.network, quantisation=stand_in_scales(self.network, weights))
+        return pool.submit_network(network, widths, weights)
 
     def _weights(self, widths: WidthPlan) -> dict[str, torch.Tensor]:
         """Weights at the given widths; which channels stay makes no difference to latency, so the first do."""
@@ -213,4 +227,4 @@ class MeasuredNetwork:
         return {**stand_ins(self.network, widths), **state}
 
     def _is_mine(self, entry: Validation) -> bool:
-        return (entry.model, entry.inputs) == (self.name, self.inputs)
+        return entry.network == self.name

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +23,8 @@ from aap_hw.compile.families.slow import NoCode, is_slow
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.precision import FP32, NetworkPrecision
+from aap_hw.compile.keys.target import require_precision
 from aap_hw.device.boards import Boards
 from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device
@@ -40,12 +42,13 @@ from aap_hw.lut.enumeration import granularity_of, points_of
 from aap_hw.lut.file import OtherVersion, load_table, save_table
 from aap_hw.lut.gathering import gather
 from aap_hw.lut.journal import Entry, Journal
+from aap_hw.lut.lacking import require_layers
 from aap_hw.lut.library_cache import LibraryCache
 from aap_hw.lut.measuring import VISITS, Reference, Visit, compile_reference, time_points
 from aap_hw.lut.networks import MeasuredNetwork
 from aap_hw.lut.progress import Clock, Progress, ProgressCallback
 from aap_hw.lut.sampling import TOLERANCE, next_points
-from aap_hw.lut.table import LatencyTable
+from aap_hw.lut.table import LatencyTable, NetworkName
 
 POINTS_A_BATCH = 16
 # Kernels of a batch that are named while it is compiled.
@@ -72,6 +75,8 @@ def profile_model(
     networks: int = NETWORKS,
     cache: LibraryCache | None = None,
     heads: bool = False,
+    precision: NetworkPrecision = FP32,
+    floats: Collection[str] = (),
 ) -> LatencyTable:
     """Measure every point that the table at ``path`` lacks for a network, calibrate it, and write the table.
 
@@ -80,7 +85,9 @@ def profile_model(
     measured points may seem to be, as a share of itself, before it is measured too; ``networks`` is how many cut
     networks are measured at most besides the unpruned one to calibrate the table (``aap_hw.lut.calibrating``);
     ``cache`` is where compiled points are looked for and kept; ``heads`` asks for whole heads of attention instead of
-    their widths.
+    their widths; ``precision`` is what the network computes in, one of several that a table may hold. Points of a
+    network in int8 with the layers ``floats`` in float32 are measured too; it is the whole network in int8 that
+    calibrates.
 
     ``device`` may be several boards of a kind, which share the points. A table that exists is extended. An interrupted
     call is taken up where it ended by the next one.
@@ -92,20 +99,26 @@ def profile_model(
     """
     boards = Boards.of(device)
     boards.require_tools()
+    require_precision(precision, boards.target, boards.profile.name)
     identity = boards.describe().as_json()
     granularity = granularity_of(boards.profile, boards.target)
     journal = Journal(path.with_name(path.name + ".journal"), identity)
     try:
         graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names, heads=heads)
         require_whole_heads(graph, name)
-        network = partition(graph)
+        network = partition(graph, precision)
         require_free_group(graph.frozen(network.fixed), name)
         with suppress(CutMismatchError):  # to leave such a group alone is asked of `plan` and `prune`
             check_cutting(graph.frozen(network.fixed), module, inputs.random(1, seed=0))
         on_network(network)
         table = _open_table(path, boards, granularity)
-        job = MeasuredNetwork(name, module, inputs, graph, network, table, path)
-        search = _Search(points_of(network, job.candidates), table, journal, tolerance)
+        job = MeasuredNetwork(NetworkName(name, inputs, precision), module, graph, network, table, path)
+        wanted = points_of(network, job.candidates)
+        if floats:
+            require_layers(network, floats)
+            mixed = partition(graph, precision, floats=floats)
+            wanted = list(dict.fromkeys([*wanted, *points_of(mixed, job.candidates)]))
+        search = _Search(wanted, table, journal, tolerance)
         lacks_points = bool(search.next() or journal.entries)
         if not lacks_points and job.is_calibrated(networks):
             on_progress(Progress("points", 0, 0, search.kept, None))

@@ -12,6 +12,7 @@ from typing import Any
 
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
+from aap_hw.compile.keys.precision import FP32, HALF, INT8, NetworkPrecision
 from aap_hw.errors import UserError
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.calibrating import ALONE, Slowdown
@@ -54,6 +55,25 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class NetworkName:
+    """What a table calls a whole network: the model, what it takes, and what it computes in."""
+
+    model: str
+    inputs: Inputs
+    precision: NetworkPrecision = FP32
+
+    @property
+    def text(self) -> str:
+        """Such as ``resnet20 at 3x32x32``, or ``resnet20 at 3x32x32 in int8``."""
+        return f"{self.model} at {self.inputs.text}{in_precision(self.precision)}"
+
+
+def in_precision(precision: NetworkPrecision) -> str:
+    """Such as `` in int8``, to put behind what a network is called; empty for float32."""
+    return {FP32: "", HALF: " in half precision"}.get(precision, f" in {precision}")
+
+
+@dataclass(frozen=True)
 class Validation:
     """A whole network that was measured on the device, beside what the table says of it.
 
@@ -62,6 +82,7 @@ class Validation:
     inputs : what the network takes.
     plan : what its width plan is called.
     widths : the width of each channel group.
+    precision : what the network computes in.
     """
 
     model: str
@@ -70,6 +91,12 @@ class Validation:
     widths: Mapping[str, int]
     predicted_us: float
     measured_us: float
+    precision: NetworkPrecision = FP32
+
+    @property
+    def network(self) -> NetworkName:
+        """The network that this is a plan of."""
+        return NetworkName(self.model, self.inputs, self.precision)
 
 
 class MissingKernelError(UserError):
@@ -84,14 +111,14 @@ class LatencyTable:
     ----------
     device : what the latencies depend on, with provenance and date.
     measurement : how they were measured.
-    slowdowns : by model and inputs, how much longer a network takes than the sum of its kernels.
+    slowdowns : how much longer a network takes than the sum of its kernels.
     """
 
     device: dict[str, Any]
     measurement: dict[str, Any]
     points: dict[KernelKey, dict[tuple[int, ...], LatencyPoint]] = field(default_factory=dict)
     validation: list[Validation] = field(default_factory=list)
-    slowdowns: dict[tuple[str, Inputs], Slowdown] = field(default_factory=dict)
+    slowdowns: dict[NetworkName, Slowdown] = field(default_factory=dict)
 
     @property
     def is_outdated(self) -> bool:
@@ -125,7 +152,7 @@ class LatencyTable:
         if not measured:
             raise MissingKernelError(
                 f"the latency table of {self.device['name']} has no kernel '{key}'; "
-                f"measure it with 'aap-hw profile --device {self.device['name']}' and this model and input size"
+                f"measure it with {self._command(key)} and this model and input size"
             )
         if (point := measured.get(address.widths)) is not None:
             return Latency(point.latency_us, interpolated=False)
@@ -133,22 +160,26 @@ class LatencyTable:
         if value is None:
             raise MissingKernelError(
                 f"the latency table of {self.device['name']} has the kernel '{key}' only up to other widths than "
-                f"{' -> '.join(map(str, address.widths))}; measure it with "
-                f"'aap-hw profile --device {self.device['name']}' and "
-                "this model"
+                f"{' -> '.join(map(str, address.widths))}; measure it with {self._command(key)} and this model"
             )
         return Latency(value, interpolated=True)
 
-    def slowdown(self, model: str, inputs: Inputs) -> Slowdown:
+    def slowdown(self, model: str, inputs: Inputs, precision: NetworkPrecision = FP32) -> Slowdown:
         """How much longer a network takes than the sum of its kernels; as long as the sum if that is not known."""
-        return self.slowdowns.get((model, inputs), ALONE)
+        return self.slowdowns.get(NetworkName(model, inputs, precision), ALONE)
 
-    def dense_ms(self, model: str, inputs: Inputs) -> float | None:
+    def dense_ms(self, model: str, inputs: Inputs, precision: NetworkPrecision = FP32) -> float | None:
         """Measured latency of a whole unpruned network, in milliseconds, if the table holds it."""
+        network = NetworkName(model, inputs, precision)
         for entry in self.validation:
-            if (entry.model, entry.inputs, entry.plan) == (model, inputs, "dense"):
+            if (entry.network, entry.plan) == (network, "dense"):
                 return entry.measured_us / 1e3
         return None
+
+    def _command(self, key: KernelKey) -> str:
+        """The command that measures networks with kernels as this one."""
+        precision = f" --precision {INT8}" if key.types.is_quantized else ""
+        return f"'aap-hw profile --device {self.device['name']}{precision}'"
 
 
 Latencies = Mapping[tuple[int, ...], float]

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.files import scratch_folder
@@ -23,10 +24,11 @@ from aap_hw.lut.compiling import compiler
 from aap_hw.lut.fidelity import RANDOM
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.journal import Journal
+from aap_hw.lut.lacking import require_kernels
 from aap_hw.lut.measuring import Reference, compile_reference
 from aap_hw.lut.networks import MeasuredNetwork
 from aap_hw.lut.progress import ProgressCallback
-from aap_hw.lut.table import Validation
+from aap_hw.lut.table import NetworkName, Validation
 
 
 def validate_model(
@@ -41,11 +43,13 @@ def validate_model(
     on_progress: ProgressCallback = lambda _: None,
     workers: int | None = None,
     heads: bool = False,
+    precision: NetworkPrecision = FP32,
 ) -> list[Validation]:
     """Measure random width plans of a network and keep them in the table at ``path``, which is written as it grows.
 
     Plans that the table already holds, at the same widths, are not measured again. ``heads`` plans whole heads of
-    attention, as ``profile_model`` does. Of several boards one measures them all, as they are compared with each other.
+    attention, and ``precision`` is what the network computes in, as for ``profile_model``. Of several boards one
+    measures them all, as they are compared with each other.
 
     Returns
     -------
@@ -66,7 +70,9 @@ def validate_model(
         boards.close()  # free for others until there is something to measure
         graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names, heads=heads)
         require_whole_heads(graph, name)
-        job = MeasuredNetwork(name, module, inputs, graph, partition(graph), table, path)
+        network, called = partition(graph, precision), NetworkName(name, inputs, precision)
+        require_kernels(network, called, table, heads=heads)
+        job = MeasuredNetwork(called, module, graph, network, table, path)
         drawn = job.random_plans(f"{RANDOM}{seed}", plans, seed)
         job.predict_again()
         if job.missing(drawn):

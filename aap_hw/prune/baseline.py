@@ -25,14 +25,13 @@ from aap_hw.compile.front.removal import removable
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import check_cutting
-from aap_hw.graph.groups.groups import names_heads
 from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.graph.selection import require_free_group, require_whole_heads, select
 from aap_hw.lut.calibrating import ALONE
 from aap_hw.lut.enumeration import group_candidates
+from aap_hw.lut.lacking import require_kernels
 from aap_hw.lut.predicting import kernel_latencies
-from aap_hw.lut.table import LatencyTable, MissingKernelError
-from aap_hw.models.origin import Origin
+from aap_hw.lut.table import LatencyTable, NetworkName
 from aap_hw.policy import LATENCY, MEMORY, Budget
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.planning import Plan, Planner
@@ -103,16 +102,18 @@ def baseline(
     graph = ChannelGraph.trace(module, task.origin.inputs.zeros(), task.origin.inputs.names, heads=heads)
     require_whole_heads(graph, task.origin.model)
     # Before the user's choice, as the table's kernels are those of all groups that can be cut.
-    network, traced = partition(graph), graph
+    precision = settings.precision
+    network, traced = partition(graph, precision), graph
     graph = graph.frozen(network.fixed)
     graph = select(graph, settings.only, settings.skip, renormalised=settings.cuts_renormalised(task.retrain))
     require_free_group(graph, task.origin.model)
-    _check_kernels(network, task.origin, task.table, heads)
+    name = NetworkName(task.origin.model, task.origin.inputs, precision)
+    require_kernels(network, name, task.table, heads=heads)
     check_cutting(graph, module, task.few_samples)
     how = task.table.measurement
     candidates = group_candidates(graph, how["granularity"], how["at_most"])
-    network, blocks = removable(network, traced, graph) if settings.depth else (network, ())
-    slowdown = task.table.slowdown(task.origin.model, task.origin.inputs)
+    network, blocks = removable(network, traced, graph, precision) if settings.depth else (network, ())
+    slowdown = task.table.slowdown(name.model, name.inputs, precision)
     planner = Planner(
         network,
         candidates,
@@ -133,7 +134,7 @@ def baseline(
     journal = journal or Journal()
     journal.recall("network", partial(_described, graph, network, task.table))
     predicted = planner.dense[LATENCY.name]
-    measured = task.table.dense_ms(task.origin.model, task.origin.inputs)
+    measured = task.table.dense_ms(name.model, name.inputs, precision)
     if task.device is not None:
         measured = journal.recall(DENSE_MS, partial(_measured_ms, task, module, task.device))
     dense_ms = measured or predicted
@@ -284,32 +285,4 @@ def _check_provenance(task: Task) -> None:
         raise UserError(
             f"the latencies in the table of {name} are {provenance}, not measured on the device, so a plan made with "
             f"them may be slower there; use a measured table, or add --allow-emulated to try things out"
-        )
-
-
-def _check_kernels(network: Network, origin: Origin, table: LatencyTable, heads: bool) -> None:
-    """Tell a table of another network or input size from one that merely lacks a width."""
-    needed = list(dict.fromkeys(kernel.key for kernel in network.kernels))
-    missing = [key for key in needed if key not in table.points]
-    if missing:
-        first = next(kernel.source or f"'{kernel.key}'" for kernel in network.kernels if kernel.key == missing[0])
-        size, cuts = origin.inputs.text, " --attention-cuts heads" if heads else ""
-        known = ", ".join(
-            f"{entry.model} at {entry.inputs.text}" for entry in table.validation if entry.plan == "dense"
-        )
-        mine = [each for each in table.validation if (each.model, each.inputs) == (origin.model, origin.inputs)]
-        name, state, advice = table.device["name"], f"is not of {origin.model} at {size}", "extend it with"
-        if table.is_outdated:
-            state, advice = "was measured with another version of aap-hw", "measure another one with"
-        elif mine and heads not in {any(map(names_heads, entry.widths)) for entry in mine}:
-            state = f"was measured for {'the widths of heads' if heads else 'whole heads'} of {origin.model}"
-        elif mine:
-            state = f"was measured before {origin.model} changed"
-        elif known:
-            state += f" but of {known}"
-        raise MissingKernelError(
-            f"the latency table of {name} {state}: "
-            f"it lacks {len(missing)} of {len(needed)} kernels, the first is {first}; {advice} "
-            f"'aap-hw profile --device {name} --model {origin.model} --input {size}{cuts}' "
-            "(and --out unless it is in lut/)"
         )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.device.description import MEASURED
 from aap_hw.lut.fidelity import Fidelity
 from aap_hw.lut.predicting import slow_share
@@ -26,6 +27,7 @@ class Proposal:
     device : facts of the table's device.
     error : how far off the table was for other plans of the network; None if it was never checked.
     made_up : whether the network was shown inputs that were made up.
+    precision : what the network will compute in.
     """
 
     model: str
@@ -35,6 +37,7 @@ class Proposal:
     device: Mapping[str, Any]
     error: Fidelity | None
     made_up: bool = False
+    precision: NetworkPrecision = FP32
 
     def as_json(self) -> dict[str, Any]:
         """All of it as JSON values.
@@ -55,6 +58,7 @@ class Proposal:
         return {
             "device": self.device["name"],
             "provenance": self.device["provenance"],
+            "precision": self.precision,
             "dense_ms": dense.dense_ms,
             "dense_is_measured": dense.measured,
             "budget_ms": allowed.get("latency"),

@@ -299,7 +299,7 @@ def check_drop(task: Task, drop: float) -> None:
 
 def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: PruneSettings) -> dict[str, Any]:
     """Figures of a run that are known when it begins; ``wanted`` is what its budgets allow."""
-    error = table_error(task.table, task.origin.model, task.origin.inputs)
+    error = table_error(task.table, task.origin.model, task.origin.inputs, settings.precision)
     return {
         "dense_ms": dense.dense_ms,
         "dense_is_measured": dense.measured,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aap_hw.attention.sums import Reduction, check_score
+from aap_hw.compile.keys.precision import FP32, NETWORK_PRECISIONS, NetworkPrecision
 from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
@@ -67,6 +68,7 @@ class PruneSettings:
         kind, as ``kind:mlp`` (``aap_hw.graph.selection``, ``aap_hw.graph.groups.kinds``).
     training : how each round trains; its learning-rate schedule starts anew each time.
     seed : of the training's order and augmentation.
+    precision : what the pruned network will compute in, and latencies are of: ``fp32``, ``half`` or ``int8``.
 
     Raises
     ------
@@ -89,6 +91,7 @@ class PruneSettings:
     skip: tuple[str, ...] = ()
     training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=EPOCHS, learning_rate=LEARNING_RATE))
     seed: int = 0
+    precision: NetworkPrecision = FP32
 
     def __post_init__(self) -> None:
         require(
@@ -103,6 +106,7 @@ class PruneSettings:
             one_of("schedule", self.schedule, SCHEDULES),
             one_of("allocator", self.allocator, ALLOCATORS),
             one_of("attention_cuts", self.attention_cuts, ATTENTION_CUTS),
+            one_of("precision", self.precision, NETWORK_PRECISIONS),
             one_of("threshold_weights", self.threshold_weights, (None, *THRESHOLD_WEIGHTS)),
             (
                 self.threshold_weights is None or self.allocator == "threshold",

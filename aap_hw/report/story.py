@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from aap_hw.compile.keys.precision import FP32
 from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
 from aap_hw.files import read_text
@@ -21,7 +22,7 @@ from aap_hw.graph.program.inputs import Inputs
 from aap_hw.jsonlines import read_lines
 from aap_hw.lut.file import load_table
 from aap_hw.lut.predicting import KernelLatency
-from aap_hw.lut.table import LatencyTable
+from aap_hw.lut.table import LatencyTable, NetworkName
 from aap_hw.prune.job import TABLE
 from aap_hw.prune.journal import read_journal
 from aap_hw.prune.planning import Plan
@@ -84,6 +85,11 @@ class Story:
     def inputs(self) -> Inputs:
         """What the network takes."""
         return Inputs.from_json(self.summary["input"])
+
+    @property
+    def network_name(self) -> NetworkName:
+        """What its table calls the network."""
+        return NetworkName(self.summary["model"], self.inputs, self.summary.get("precision", FP32))
 
     @property
     def chosen(self) -> int:

@@ -125,7 +125,8 @@ def _footer(stories: Sequence[Story]) -> list[str]:
             f"{story.folder}: table of {device['name']} ({device['provenance']} {device['date']} on {device['cpu']}, "
             f"{device['threads']} thread{'s' if device['threads'] > 1 else ''}, TVM {device['tvm']})"
         )
-        if (error := table_error(story.table, story.summary["model"], story.inputs)) is not None:
+        name = story.network_name
+        if (error := table_error(story.table, name.model, name.inputs, name.precision)) is not None:
             lines[-1] += f"; {error.sentence()}"
     return lines
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,23 @@ def test_random_plans_are_summed_up_in_one_line(aap_hw: Callable[..., Any], chec
     assert error == {
         "model": "resnet20",
         "input": [1, 3, 32, 32],
+        "precision": "fp32",
         "plans": 2,
         "mean_pct": pytest.approx(3.5),
         "worst_pct": pytest.approx(5.0),
         "kendall_tau": 1.0,
     }
+
+
+def test_plans_in_int8_are_summed_up_apart(aap_hw: Callable[..., Any], checked_file: Path) -> None:
+    table = load_table(checked_file)
+    table.validation.append(replace(RANDOM_PLANS[1], precision="int8"))
+    save_table(table, checked_file)
+    lines = aap_hw("lut", "show", str(checked_file)).out.splitlines()
+    assert lines[-2].startswith("resnet20 3x32x32: table error on 2 random plans: mean 3.5 %")
+    assert lines[-1] == "resnet20 3x32x32 in int8: table error on 1 random plan: mean 5.0 %, worst 5.0 %"
+    errors = json.loads(aap_hw("lut", "show", str(checked_file), "--json").out)["table_error"]
+    assert [(error["precision"], error["plans"]) for error in errors] == [("fp32", 2), ("int8", 1)]
 
 
 def test_clock_and_heat_are_shown_where_they_are_known(aap_hw: Callable[..., Any], table_file: Path) -> None:
@@ -154,7 +167,13 @@ def test_validate_prints_json_alone(aap_hw: Callable[..., Any], table_file: Path
     document = json.loads(aap_hw(*VALIDATE, "--lut", str(table_file), "--json", "-").out)
     assert document["plans"][1] == {"plan": "random-0-1", "predicted_ms": 1.26, "measured_ms": 1.2}
     assert document["summary"]["worst_pct"] == pytest.approx(5.0)
-    assert asked["seed"] == 3
+    assert (asked["seed"], asked["precision"], document["precision"]) == (3, "fp32", "fp32")
+
+
+def test_validate_in_int8_says_so(aap_hw: Callable[..., Any], table_file: Path, asked: dict[str, Any]) -> None:
+    outcome = aap_hw(*VALIDATE, "--lut", str(table_file), "--precision", "int8")
+    assert asked["precision"] == "int8"
+    assert outcome.out.splitlines()[3].startswith("resnet20 at 3x32x32 in int8: table error on 2 random plans")
 
 
 def test_validate_keeps_to_the_default_table_of_the_device(

@@ -15,13 +15,15 @@ from unittest.mock import ANY
 
 import pytest
 
+from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.precision import INT8
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import Validation
 from aap_hw.resources import resource_dirs
-from tests.synthetic import resnet20, write_table
+from tests.synthetic import ORIGIN, resnet20, table_of, write_table
 
 pytestmark = pytest.mark.usefixtures("quick")
 RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8")
@@ -243,6 +245,28 @@ def test_prediction_is_quoted_with_the_error_of_the_table(aap_hw: Callable[..., 
     error = json.loads(aap_hw(*command, "--json").out)["table_error"]
     assert (error["plans"], error["worst_pct"]) == (2, pytest.approx(4.9, abs=0.01))
     assert " ms (table error on 2 random plans: mean 3.4 %, worst 4.9 %), " in " ".join(aap_hw(*command).out.split())
+
+
+def test_plan_in_int8_is_made_of_kernels_in_int8(aap_hw: Callable[..., Any], table_file: Path) -> None:
+    command = ("plan", *RESNET20, "--lut", str(table_file), "--budget", "60%", "--precision", "int8")
+    refused = aap_hw(*command)
+    assert refused.code == 2
+    assert "x86 is not of resnet20 at 3x32x32 in int8 but of resnet20 at 3x32x32: it lacks" in refused.err
+    assert "with 'aap-hw profile --device x86 --model resnet20 --input 3x32x32 --precision int8'" in refused.err
+    _, graph, _ = resnet20()
+    network, table = partition(graph, INT8), load_table(table_file)
+    table.points |= table_of(graph, network).points
+    table.validation.append(Validation("resnet20", ORIGIN.inputs, "dense", network.dense, 900.0, 800.0, INT8))
+    save_table(table, table_file)
+    plan = json.loads(aap_hw(*command, "--json").out)
+    assert (plan["precision"], plan["dense_ms"], plan["dense_is_measured"]) == ("int8", 0.8, True)
+    assert plan["predicted_ms"] <= plan["budget_ms"] == pytest.approx(0.6 * 0.8)
+    widths = {group["name"]: group["kept"] for group in plan["groups"]}
+    left = [kernel for kernel in network.kernels if not kernel.is_removed(widths)]
+    assert [shown["kernel"] for shown in plan["kernels"]] == [str(kernel.key) for kernel in left]
+    shown = aap_hw(*command).out
+    assert "x86 (measured table) in int8: unpruned 0.800 ms measured" in " ".join(shown.split())
+    assert " --precision int8" in shown.splitlines()[-1]
 
 
 def test_json_goes_to_the_file_that_is_named(aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path) -> None:

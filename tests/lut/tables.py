@@ -8,6 +8,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
+from aap_hw.compile.keys.precision import NETWORK_PRECISIONS, PRECISIONS
+from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 from tests.inputs import inputs_of_all_kinds
 
@@ -58,10 +60,13 @@ def of_formula(
 # What survives four significant digits.
 latencies = st.builds(lambda digits, power: float(f"{digits}e{power}"), st.integers(1000, 9999), st.integers(-5, 3))
 keys = st.builds(
-    lambda op, size, kernel: KernelKey.make(op, size, 1, kernel=kernel, epilogue=("bias",)),
+    lambda op, size, kernel, precision: KernelKey.make(op, size, 1, kernel=kernel, epilogue=("bias",)).at_precision(
+        precision
+    ),
     st.sampled_from(["conv2d", "depthwise_conv2d", "linear", "add"]),
     st.one_of(st.just(()), st.tuples(st.integers(1, 224), st.integers(1, 224))),
     st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    st.sampled_from(sorted(PRECISIONS)),
 )
 measured_points = st.builds(
     LatencyPoint, st.tuples(st.integers(1, 4096), st.integers(1, 4096)), latencies, latencies, st.integers(1, 100)
@@ -74,6 +79,7 @@ validations = st.builds(
     st.dictionaries(st.text(), st.integers(1, 2048), max_size=3),
     latencies,
     latencies,
+    st.sampled_from(NETWORK_PRECISIONS),
 )
 
 
@@ -85,4 +91,6 @@ def tables(draw: st.DrawFn) -> LatencyTable:
         for point in draw(st.lists(measured_points, min_size=1, max_size=6)):
             table.add(key, point)
     table.validation.extend(draw(st.lists(validations, max_size=3)))
+    for entry in table.validation:
+        table.slowdowns[entry.network] = Slowdown(draw(latencies), draw(latencies), 0.5)
     return table

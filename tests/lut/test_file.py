@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from aap_hw.errors import UserError
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.file import dump_table, load_table, save_table
-from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
+from aap_hw.lut.table import LatencyPoint, LatencyTable, NetworkName, Validation
 from tests.lut.tables import KEY, empty, tables
 
 
@@ -30,7 +31,7 @@ def table() -> LatencyTable:
         for width_out in (8, 16):
             made.add(KEY, LatencyPoint((width_in, width_out), 1.5 * width_in + width_out, 0.25, 20))
     made.validation.append(Validation("net", Inputs.of((3, 8, 8)), "dense", {"a": 8, "b": 16}, 40.5, 41.25))
-    made.slowdowns["net", Inputs.of((3, 8, 8))] = Slowdown(40.0, 41.0, 0.03)
+    made.slowdowns[NetworkName("net", Inputs.of((3, 8, 8)))] = Slowdown(40.0, 41.0, 0.03)
     return made
 
 
@@ -80,6 +81,21 @@ def test_a_new_point_is_one_new_line(table: LatencyTable) -> None:
     assert len(after) == len(before) + 1
     (new,) = set(after) - set(before)
     assert new == "   [8, 12, 20.12, 0.1, 20],"
+
+
+def test_precision_is_written_of_networks_that_are_not_in_float32(table: LatencyTable, tmp_path: Path) -> None:
+    before = dump_table(table)
+    assert "precision" not in before
+    (entry,), (name,) = table.validation, table.slowdowns
+    table.validation.append(replace(entry, measured_us=11.0, precision="int8"))
+    table.slowdowns[replace(name, precision="int8")] = Slowdown(10.0, 11.0, 0.02)
+    save_table(table, tmp_path / "table.json")
+    assert load_table(tmp_path / "table.json") == table
+    new = [line.strip().rstrip(",") for line in dump_table(table).splitlines() if '"precision": "int8"' in line]
+    assert [json.loads(line).get("measured_us") for line in new] == [11.0, 11.0]
+    # What was there is as it was, line by line.
+    kept = [line.rstrip(",") for line in dump_table(table).splitlines() if "int8" not in line]
+    assert kept == [line.rstrip(",") for line in before.splitlines()]
 
 
 def test_every_cut_off_file_is_refused(table: LatencyTable, tmp_path: Path) -> None:
@@ -137,6 +153,8 @@ POINT = ("kernels", "*", "points", 1)
         (set_at("measurement", "reference_us"), float("nan")),
         (set_at("validation", 0, "measured_us"), float("inf")),
         (set_at("validation", 0, "input"), [1, 3, 0, 8]),
+        (set_at("validation", 0, "precision"), "fp32"),
+        (set_at("slowdowns", 0, "precision"), "int4"),
         (set_at("validation"), None),
         (set_at("surplus"), {}),
         (set_at("schema_version"), True),

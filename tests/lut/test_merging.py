@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.comparing import compare
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.merging import merge
-from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
+from aap_hw.lut.table import LatencyPoint, LatencyTable, NetworkName, Validation
 
 CONV = KernelKey.make("conv2d", (8, 8), 1, kernel=(3, 3))
 LINEAR = KernelKey.make("linear", (), 1)
-NETWORK = ("resnet20", Inputs.of((3, 32, 32)))
+NETWORK, VGG = (NetworkName(name, Inputs.of((3, 32, 32))) for name in ("resnet20", "vgg"))
 
 
 def table(points: dict[tuple[KernelKey, int, int], float], reference_us: float = 100.0, **device: Any) -> LatencyTable:
@@ -69,15 +70,30 @@ def test_calibration_of_a_network_stays_with_its_measurements() -> None:
     one, two = table({(CONV, 8, 8): 10.0}), table({(CONV, 8, 8): 20.0}, reference_us=200.0)
     for each, slow in ((one, Slowdown(10.0, 12.0, 0.0)), (two, Slowdown(20.0, 28.0, 0.0))):
         each.slowdowns[NETWORK] = slow
-        each.validation.append(Validation(*NETWORK, "dense", {"conv1": 16}, slow.measured_us, slow.measured_us))
-    two.slowdowns["vgg", Inputs.of((3, 32, 32))] = Slowdown(20.0, 22.0, 0.1)
+        each.validation.append(
+            Validation(NETWORK.model, NETWORK.inputs, "dense", {"conv1": 16}, slow.measured_us, slow.measured_us)
+        )
+    two.slowdowns[VGG] = Slowdown(20.0, 22.0, 0.1)
     merged = merge([("one", one), ("two", two)])
     assert merged.table.slowdowns == {
         NETWORK: Slowdown(10.0, 12.0, 0.0),
-        ("vgg", Inputs.of((3, 32, 32))): Slowdown(10.0, 11.0, 0.1),
+        VGG: Slowdown(10.0, 11.0, 0.1),
     }
     assert [entry.measured_us for entry in merged.table.validation] == [12.0]
     assert merged.networks == ("resnet20 at 3x32x32, of two",)
+
+
+def test_a_network_in_int8_is_another_than_in_float32() -> None:
+    in_int8 = replace(NETWORK, precision="int8")
+    tables = [table({}), table({}, reference_us=200.0), table({})]
+    for each, name, us in zip(tables, (NETWORK, in_int8, in_int8), (12.0, 8.0, 3.0), strict=True):
+        each.slowdowns[name] = Slowdown(us, us, 0.0)
+        each.validation.append(Validation(name.model, name.inputs, "dense", {"conv1": 16}, us, us, name.precision))
+    merged = merge(list(zip(("one", "two", "three"), tables, strict=True)))
+    assert merged.table.slowdowns == {NETWORK: Slowdown(12.0, 12.0, 0.0), in_int8: Slowdown(4.0, 4.0, 0.0)}
+    assert merged.table.dense_ms(NETWORK.model, NETWORK.inputs) == 0.012
+    assert merged.table.dense_ms(NETWORK.model, NETWORK.inputs, "int8") == 0.004
+    assert merged.networks == ("resnet20 at 3x32x32 in int8, of three",)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from aap_hw.lut.measuring import Visit
 from aap_hw.lut.predicting import kernel_latencies, predict_us, slow_share
 from aap_hw.lut.profiling import profile_model, set_aside
 from aap_hw.lut.progress import Progress, ProgressCallback
-from aap_hw.lut.table import LatencyPoint, LatencyTable
+from aap_hw.lut.table import LatencyPoint, LatencyTable, NetworkName
 from tests.lut import tiny
 from tests.lut.tiny import INPUT, POINTS, Tiny, journal_of
 
@@ -294,13 +294,13 @@ def test_profile_that_ended_before_it_calibrated_does_so_from_what_is_there(
     table = tiny.profile(path)
     calibrated = measured[1].slowdown("tiny", INPUT)
     assert table.slowdown("tiny", INPUT).network_us(20.0) == pytest.approx(calibrated.network_us(20.0), rel=1e-2)
-    assert load_table(path).slowdowns.keys() == table.slowdowns.keys() == {("tiny", INPUT)}
+    assert load_table(path).slowdowns.keys() == table.slowdowns.keys() == {NetworkName("tiny", INPUT)}
 
 
 def test_second_network_leaves_the_slowdown_of_the_first(path: Path) -> None:
     before = load_table(path)
     after = tiny.profile(path, Tiny(kernel=3), "tiny3")
-    assert after.slowdowns == {**before.slowdowns, ("tiny3", INPUT): after.slowdown("tiny3", INPUT)}
+    assert after.slowdowns == {**before.slowdowns, NetworkName("tiny3", INPUT): after.slowdown("tiny3", INPUT)}
     assert after.points.keys() > before.points.keys()
 
 

@@ -12,6 +12,7 @@ import torch
 
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.removal import removable
+from aap_hw.compile.keys.precision import INT8
 from aap_hw.compile.library.footprint import peak_bytes
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import checked_cut
@@ -74,6 +75,18 @@ def test_removal_reaches_what_narrowing_cannot_and_its_kernels_are_not_predicted
     network = partition(ChannelGraph.trace(cut, (torch.zeros(1, 3, 32, 32),)))
     compiled = [kernel.at(network.dense) for kernel in network.kernels]
     assert compiled == [kernel.at(plan.widths) for kernel in predicted]
+
+
+def test_branches_of_a_network_in_int8_can_be_removed_too() -> None:
+    module, graph, _ = resnet20()
+    network, blocks = removable(partition(graph, INT8), graph, graph, INT8)
+    # Before a stage's last sum is padded it may be turned into float32, which then the shortcut would be.
+    assert REMOVABLE - {"layer1.2.conv1", "layer2.2.conv1"} <= {block.groups[0] for block in blocks} <= REMOVABLE
+    widths = {**network.dense, **dict.fromkeys((name for block in blocks[::2] for name in block.groups), 0)}
+    cut = graph.cut(module, {name: [] for name, width in widths.items() if width == 0})
+    compiled = partition(ChannelGraph.trace(cut, (torch.zeros(1, 3, 32, 32),)), INT8)
+    left = [kernel for kernel in network.kernels if not kernel.is_removed(widths)]
+    assert [kernel.at(widths) for kernel in left] == [kernel.at(compiled.dense) for kernel in compiled.kernels]
 
 
 def test_run_that_removes_branches_can_be_saved_and_loaded_and_its_rounds_go_on_from_it(tmp_path: Path) -> None:

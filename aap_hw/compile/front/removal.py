@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from aap_hw.compile.front.network import Branch, Kernel, Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.pitch import with_pitched_images
+from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.groups.blocks import Block
@@ -30,7 +31,13 @@ class _Gone:
     shortcut: str
 
 
-def removable(network: Network, graph: ChannelGraph, chosen: ChannelGraph) -> tuple[Network, tuple[Block, ...]]:
+def removable(
+    network: Network,
+    graph: ChannelGraph,
+    chosen: ChannelGraph,
+    precision: NetworkPrecision = FP32,
+    floats: Collection[str] = (),
+) -> tuple[Network, tuple[Block, ...]]:
     """The branches that can go, and the network whose kernels know which of them they go with.
 
     A branch is removed alone first. If all others then read the shortcut just as they read the sum, the same holds for
@@ -41,7 +48,8 @@ def removable(network: Network, graph: ChannelGraph, chosen: ChannelGraph) -> tu
     Parameters
     ----------
     network, graph
-        ``network`` is what ``partition`` makes of ``graph``.
+        ``network`` is what ``partition`` makes of ``graph`` in the ``precision``, with the layers ``floats`` in
+        float32.
     chosen
         The same graph with more groups frozen, whose branches may be removed.
     """
@@ -50,7 +58,7 @@ def removable(network: Network, graph: ChannelGraph, chosen: ChannelGraph) -> tu
     left, marked = network, network
     for block in reversed(chosen.blocks):
         try:
-            gone = _difference(network, graph, block)
+            gone = _difference(network, partition(graph, precision, without=[block], floats=floats), block)
             smaller = _without(left, [gone])
             if with_pitched_images(smaller) != smaller:
                 raise UserError("its shortcut would be pitched")
@@ -61,7 +69,8 @@ def removable(network: Network, graph: ChannelGraph, chosen: ChannelGraph) -> tu
         found.append(gone)
         left = smaller
     for some in {tuple(found[first::step]) for first, step in ((0, 1), (0, 2), (1, 2))}:
-        if some and partition(graph, without=[gone.block for gone in some]) != _without(network, some):
+        without = [gone.block for gone in some]
+        if some and partition(graph, precision, without=without, floats=floats) != _without(network, some):
             _log("all branches stay, as without several of them others change")
             return network, ()
     return marked, tuple(gone.block for gone in reversed(found))
@@ -71,14 +80,13 @@ def _log(sentence: str) -> None:
     logging.getLogger(__name__).debug(sentence)
 
 
-def _difference(network: Network, graph: ChannelGraph, block: Block) -> _Gone:
-    """What a network loses without a branch.
+def _difference(network: Network, smaller: Network, block: Block) -> _Gone:
+    """What a network loses without a branch; ``smaller`` is what is left.
 
     Raises
     ------
     UserError : other kernels have changed.
     """
-    smaller = partition(graph, without=[block])
     names = {kernel.name for kernel in smaller.kernels}
     stay = [kernel for kernel in network.kernels if kernel.name in names]
     if [kernel.name for kernel in stay] != [kernel.name for kernel in smaller.kernels]:
@@ -110,7 +118,8 @@ def _without(network: Network, branches: Iterable[_Gone]) -> Network:
             if kernel.name not in gone.names
         )
         outputs = tuple(replace(each, name=name.get(each.name, each.name)) for each in network.outputs)
-        network = replace(network, kernels=kernels, outputs=outputs)
+        scaled = {held: value for held, value in network.scaled.items() if held not in gone.names}
+        network = replace(network, kernels=kernels, outputs=outputs, scaled=scaled)
     return network
 
 

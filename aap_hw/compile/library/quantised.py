@@ -10,10 +10,13 @@ import torch
 from aap_hw.compile.code.quantized import Quantized
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.quantisation import Quantisation
+from aap_hw.compile.keys.precision import Scale
 from aap_hw.compile.library.folding import folded, weight_of
 from aap_hw.errors import UserError
 
 _LARGEST_WEIGHT = 127
+# Of stand-ins: values from -4 to 4, which no float kernel makes extreme.
+_SCALE, _MIDDLE = 2.0**-5, 128
 
 
 def quantised(
@@ -51,6 +54,18 @@ def with_rounded_weights(quantisation: Quantisation, state: Mapping[str, torch.T
         steps = torch.from_numpy(scale).reshape(-1, *[1] * (state[name].dim() - 1))
         rounded[name] = torch.from_numpy(_rounded(state[name], torch.from_numpy(scale))).float() * steps
     return rounded
+
+
+def stand_in_scales(network: Network, state: Mapping[str, torch.Tensor]) -> Quantisation | None:
+    """Scales for a network that is only timed, by the widths of its weights; None if nothing in it is quantised."""
+    if not network.scaled:
+        return None
+    scales = {
+        kernel.weight: np.full(len(weight_of(kernel, state)), _SCALE, np.float32)
+        for kernel in network.kernels
+        if kernel.weight is not None and kernel.key.types.read == "uint8"
+    }
+    return Quantisation(dict.fromkeys(network.scaled.values(), Scale(_SCALE, _MIDDLE)), scales)
 
 
 def _rounded(weight: torch.Tensor, scale: torch.Tensor) -> np.ndarray:

@@ -21,8 +21,8 @@ def predictions_chart(stories: Sequence[Story]) -> Chart | None:
     for number, story in enumerate(stories):
         name = f"{story.name}, " if len(stories) > 1 else ""
         color = SERIES[number % len(SERIES)]
-        network = story.summary["model"], story.inputs
-        held = [v for v in story.table.validation if (v.model, v.inputs) == network]
+        network = story.network_name
+        held = [v for v in story.table.validation if v.network == network]
         kinds = {
             "random plans": [(v.plan, v.predicted_us / 1e3, v.measured_us / 1e3) for v in held if is_random(v)],
             "plans that calibrated the table": [
@@ -57,7 +57,7 @@ def predictions_chart(stories: Sequence[Story]) -> Chart | None:
             worst = max(abs(p / m - 1) for _, p, m in plans)
             count = f"{len(plans)} plan{'s' if len(plans) > 1 else ''}"
             sentences.append(f"{name}{count} of the run {story.how(True)}, predictions off by at most {worst:.1%}")
-        if (error := table_error(story.table, *network)) is not None:
+        if (error := table_error(story.table, network.model, network.inputs, network.precision)) is not None:
             sentences.append(f"{name}{error.sentence()}{error.order()}")
     if not rows:
         return None
