@@ -19,7 +19,7 @@ from aap_hw.cli.options import (
 )
 from aap_hw.cli.output import tell
 from aap_hw.cli.streams import results_alone
-from aap_hw.compile.keys.precision import INT8, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, INT8, NetworkPrecision
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def command(
     For a GPU, which this machine need not have, the kernels' CUDA source is compiled to the GPU's machine code.
     """
     from aap_hw.api import origin_of
-    from aap_hw.compile.keys.target import require_precision
+    from aap_hw.compile.keys.target import half_precision_of, require_precision
     from aap_hw.compile.library.linking import command_of
     from aap_hw.deploy.compiling import calibration_of, compile_unseen
     from aap_hw.device import load_profile
@@ -81,7 +81,7 @@ def command(
             "or --example"
         )
     if not is_int8 and (source is not None or calibration_images is not None):
-        raise UserError("--data and --calibration-images are for --precision int8; fp32 needs no samples")
+        raise UserError("--data and --calibration-images are for --precision int8; fp32 and half need no samples")
     profile, library = load_profile(device), Path(out) if out else None
     if library is not None:
         require_writable_file(library)
@@ -89,18 +89,21 @@ def command(
     require_precision(precision, target, profile.name)
     command_of(target.host)  # told before the work
     origin = origin_of(model_name, inputs, example, weights, classes, source)
-    tell(f"compiling {origin.model} at {origin.inputs.text} for {profile.name}{' in int8' if is_int8 else ''}")
+    chosen = "" if precision == FP32 else f" in {precision}"
+    tell(f"compiling {origin.model} at {origin.inputs.text} for {profile.name}{chosen}")
     samples = samples_for(origin, source, example) if is_int8 else None
     module, start = origin.build(), time.monotonic()
     calibration = None
     if samples is not None:
         calibration = calibration_of(samples, origin.inputs, calibration_images or DEFAULT_IMAGES)
-    result = compile_unseen(module, origin.inputs, target, library, calibration)
+    result = compile_unseen(module, origin.inputs, target, library, calibration, precision)
     seconds = time.monotonic() - start
     size = f"{result.library_bytes / 1e6:.1f} MB"
     tell(f"library: {size}, {result.calls} calls of {result.kernels} kernels{f'; kept as {out}' if out else ''}")
     if is_int8:
         tell(f"int8: {result.in_int8} of the {result.calls} calls read bytes")
+    if result.in_half:
+        tell(f"half: {result.in_half} of the {result.calls} calls read {half_precision_of(target)}")
     if result.slow_path:
         tell(f"{result.slow_path}; there is no schedule for these")
     if result.gpu_kernels:

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from aap_hw.compile.gpu.cubin import kernels_of
+from aap_hw.compile.keys.precision import FP32, HALVES, NetworkPrecision
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.build import cubin_beside
 from aap_hw.compile.library.lowering import compile_network
@@ -27,7 +28,7 @@ class Compiled:
     Attributes
     ----------
     slow_path : how many of them have no schedule; empty if none.
-    in_int8 : calls of kernels that compute with bytes.
+    in_int8, in_half : calls of kernels that read bytes, or half precision.
     calls : kernels that one inference calls, one after the other.
     kernels : different ones of them.
     library_bytes : size of the shared library, weights included.
@@ -41,6 +42,7 @@ class Compiled:
     gpu_kernels: tuple[str, ...] = ()
     slow_path: str = ""
     in_int8: int = 0
+    in_half: int = 0
 
 
 def calibration_of(samples: Samples, inputs: Inputs, count: int) -> Iterator[Tensors]:
@@ -55,10 +57,12 @@ def compile_unseen(
     target: DeviceTarget,
     library: Path | None = None,
     calibration: Iterable[Tensors] | None = None,
+    precision: NetworkPrecision = FP32,
 ) -> Compiled:
     """Compile a network for one sample of its inputs; the library is kept at ``library``, if that is given.
 
     With samples for ``calibration``, one a batch, it is quantised first: then all kernels are in int8 that can be.
+    With the ``precision`` `HALF` all are in half precision that can be.
 
     Raises
     ------
@@ -76,7 +80,7 @@ def compile_unseen(
                 quantise(ByPlace(module, names) if any(names) else module, calibration)
             )
             names = ()
-        network = compile_network(module, inputs.zeros(), target, path, names, quantisation)
+        network = compile_network(module, inputs.zeros(), target, path, names, quantisation, precision)
         code = cubin_beside(path).read_bytes() if cubin_beside(path).exists() else b""
         made = path.read_bytes()
     if library is not None:
@@ -98,4 +102,5 @@ def compile_unseen(
         on_gpu,
         network.slow_path,
         sum(kernel.key.types.read == "uint8" for kernel in network.kernels),
+        sum(kernel.key.types.read in HALVES for kernel in network.kernels),
     )

@@ -39,6 +39,7 @@ EXAMPLES: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
     **{name: ((13, 13), [{}, {"epilogue": ("sigmoid",)}]) for name in ACTIVATIONS},
     "add": ((13, 13), AFTER),
     "mul": ((13, 13), AFTER),
+    "cast": ((13, 13), [{}]),
     "scale_channels": ((13, 13), AFTER),
     "affine": ((13, 13), AFTER),
     "elementwise": (

@@ -39,6 +39,8 @@ def scaled_and_shifted(value: Any, scale: Any, shift: Any) -> Any:
 
 OPERATIONS: dict[str, Operation] = {
     **{name: Operation((Reach.PLACE,), function) for name, function in ACTIVATIONS.items()},
+    # Into another type, as the precision of its key says.
+    "cast": Operation((Reach.PLACE,), lambda value: value),
     "add": Operation((Reach.PLACE, Reach.PLACE), operator.add),
     "mul": Operation((Reach.PLACE, Reach.PLACE), operator.mul),
     "scale_channels": Operation((Reach.PLACE, Reach.IMAGE), operator.mul),

@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import tirx
+import tvm_ffi
+from tvm import ir, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from aap_hw.compile.code.approximations import let
 from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import OPAQUE
-from aap_hw.compile.keys.precision import FLOAT32
+from aap_hw.compile.keys.precision import BFLOAT16, FLOAT16, FLOAT32, HALVES
 from aap_hw.compile.keys.target import CpuTarget
 
 AVX512_BYTES = 64
@@ -25,11 +27,21 @@ AVX512_BYTES = 64
 
 @dataclass(frozen=True)
 class Tensor:
-    """A parameter of a kernel; extents may be variables."""
+    """A parameter of a kernel; extents may be variables.
+
+    What lies in memory in half precision is float32 to the kernel's code, unless it ``is_raw``. TVM has no bfloat16 for
+    CPUs; raw, it is uint16.
+    """
 
     name: str
     shape: tuple[Any, ...]
     type: str
+    is_raw: bool = False
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether memory has another type than the kernel's code sees."""
+        return self.type in HALVES and not self.is_raw
 
 
 def kernel_code(tensors: Sequence[Tensor], body: Callable[..., None]) -> tirx.PrimFunc:
@@ -38,11 +50,71 @@ def kernel_code(tensors: Sequence[Tensor], body: Callable[..., None]) -> tirx.Pr
     ``body`` is called with the buffers and writes the loops. Their declared shapes are what callers see; indices are
     flat. The buffers must not overlap.
     """
+    rounded = list[tuple[Any, Any]]()
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": OPAQUE})
         buffers = [T.arg(tensor.name, T.buffer(tensor.shape, tensor.type)) for tensor in tensors]
-        body(*[T.decl_buffer((math.prod(b.shape),), b.dtype, data=b.data) for b in buffers])
-    return builder.get()
+        types = ["uint16" if tensor.type == BFLOAT16 else tensor.type for tensor in tensors]
+        flat = [
+            T.decl_buffer((math.prod(b.shape),), type_, data=b.data) for b, type_ in zip(buffers, types, strict=True)
+        ]
+        for i, tensor in enumerate(tensors):
+            if tensor.is_rounded:
+                seen = T.decl_buffer(flat[i].shape, FLOAT32, data=buffers[i].data)
+                rounded.append((seen, flat[i]))
+                flat[i] = seen
+        body(*flat)
+    return _with_rounded(builder.get(), rounded) if rounded else builder.get()
+
+
+def _with_rounded(code: tirx.PrimFunc, rounded: Sequence[tuple[Any, Any]]) -> tirx.PrimFunc:
+    """The code with the second of each two buffers, in half precision, in place of the first one, in float32."""
+
+    def stored(buffer: Any) -> Any:
+        return next((half for seen, half in rounded if seen.same_as(buffer)), None)
+
+    def load(given: Any) -> Any:
+        half = stored(given.source)
+        return given if half is None else widened(half[tuple(given.indices)])
+
+    def store(given: Any) -> Any:
+        half = stored(given.buffer)
+        return given if half is None else tirx.BufferStore(half, narrowed(given.value, half.dtype), given.indices)
+
+    return code.with_body(tvm_ffi.structural_map(code.body, ((ir.TensorLoad, load), (tirx.BufferStore, store))))
+
+
+def widened(value: Any) -> Any:
+    """A number in half precision, or a vector of them, as float32; bfloat16 comes as uint16."""
+    type_, lanes = _split(value)
+    if type_ == FLOAT16:
+        return tirx.Cast(_typed(FLOAT32, lanes), value)
+    bits = tirx.Cast(_typed("uint32", lanes), value)
+    return tirx.reinterpret(_typed(FLOAT32, lanes), T.shift_left(bits, constant(16, lanes, "uint32")))
+
+
+def narrowed(value: Any, type_: str) -> Any:
+    """A number in float32, or a vector of them, in half precision: the nearest, of two the even one."""
+    _, lanes = _split(value)
+    if type_ == FLOAT16:
+        return tirx.Cast(_typed(FLOAT16, lanes), value)
+
+    def upper_half(bits: Any) -> Any:
+        below, sixteen = constant(0x7FFF, lanes, "uint32"), constant(16, lanes, "uint32")
+        is_odd = T.bitwise_and(T.shift_right(bits, sixteen), constant(1, lanes, "uint32"))
+        return tirx.Cast(_typed("uint16", lanes), T.shift_right(bits + below + is_odd, sixteen))
+
+    return let(tirx.reinterpret(_typed("uint32", lanes), value), upper_half)
+
+
+def _split(value: Any) -> tuple[str, int]:
+    """Type of a number, and lanes of a vector of them."""
+    type_, _, lanes = str(value.ty.dtype).partition("x")
+    return type_, int(lanes or 1)
+
+
+def _typed(type_: str, lanes: int) -> str:
+    return f"{type_}x{lanes}" if lanes > 1 else type_
 
 
 def scratch(elements: int, type_: str) -> Any:

@@ -21,7 +21,7 @@ from aap_hw.compile.cpu.tiles import Tile
 from aap_hw.compile.families import Shape, weight_elements
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.compile.keys.precision import BYTES
+from aap_hw.compile.keys.precision import BYTES, HALVES
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.errors import UserError
 
@@ -29,9 +29,13 @@ from aap_hw.errors import UserError
 def weighted_kernel(
     address: Address, image: Shape, packed: Packing, output: Shape, body: Callable[..., None]
 ) -> KernelFunction:
-    """A kernel whose loops ``body`` writes over flat buffers: image, perhaps a residual, weights, bias and output."""
-    arguments, made = weighted_arguments(address, image, packed.shape), address.key.types.made
-    tensors = [Tensor(argument.role, argument.shape, argument.type) for argument in arguments]
+    """A kernel whose loops ``body`` writes over flat buffers: image, perhaps a residual, weights, bias and output.
+
+    If the weights are in half precision, ``body`` gets them and the image as they are.
+    """
+    arguments, made = weighted_arguments(address, image, packed.shape, packed.type), address.key.types.made
+    raw = ("activation", "weight") if packed.type in HALVES else ()
+    tensors = [Tensor(a.role, a.shape, a.type, is_raw=a.role in raw) for a in arguments]
     code = kernel_code([*tensors, Tensor("output", output, made)], body)
     return KernelFunction(code, tuple(arguments), output, made, packed.pack)
 

@@ -35,7 +35,7 @@ from aap_hw.compile.cpu.weighted import weighted_kernel
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.pitch import pitch_of
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import BYTES, FLOAT32, PRECISIONS
+from aap_hw.compile.keys.precision import BYTES, FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
 
 Matrix = list[list[Fraction]]
@@ -80,14 +80,17 @@ def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-def choose_winograd(address: Address, target: CpuTarget) -> int | None:
-    """The output tile size m that is estimated to take the fewest cycles, or None where the direct way does."""
+def choose_winograd(address: Address, target: CpuTarget, direct: float | None = None) -> int | None:
+    """The output tile size m that is estimated to take the fewest cycles, or None where the direct way does.
+
+    The direct way takes so many cycles, or what it takes in float32.
+    """
     key, width_in, width_out = address.key, address.width_in, address.width_out
     shape = ConvolutionShape.of(key)
     window = shape.kernel, shape.stride, shape.dilation, shape.groups
     fits = window == ((3, 3), (1, 1), (1, 1), 1) and not shape.planar
-    is_float32 = key.types == PRECISIONS[FLOAT32]  # the matrices are exact in it, and smaller types would overflow
-    if key.op != "conv2d" or not (fits and is_float32) or min(width_in, width_out) < target.lanes // 2:
+    # The matrices are exact in float32, and smaller types would overflow.
+    if key.op != "conv2d" or not (fits and key.types.sum == FLOAT32) or min(width_in, width_out) < target.lanes // 2:
         return None
 
     def products(count: int, pixels: int, depth: int) -> float:
@@ -104,7 +107,9 @@ def choose_winograd(address: Address, target: CpuTarget) -> int | None:
         return products(positions, tiles, width_in) + moved
 
     best = min(POINTS, key=cycles)
-    return best if cycles(best) < products(1, key.batch * shape.out_height * shape.out_width, 9 * width_in) else None
+    if direct is None:
+        direct = products(1, key.batch * shape.out_height * shape.out_width, 9 * width_in)
+    return best if cycles(best) < direct else None
 
 
 def transformed(address: Address, m: int, target: CpuTarget) -> Packing:

@@ -18,5 +18,5 @@ def scale_and_shift(address: Address) -> int:
     return 2 * address.width_out
 
 
-FAMILIES.register(*ACTIVATIONS, "add", "mul", "scale_channels")(Family(_same, nothing, nothing))
+FAMILIES.register(*ACTIVATIONS, "cast", "add", "mul", "scale_channels")(Family(_same, nothing, nothing))
 FAMILIES.register("affine")(Family(_same, nothing, scale_and_shift))

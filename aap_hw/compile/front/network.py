@@ -213,7 +213,8 @@ def with_layout_changes(network: Network, to_turn: Sequence[bool]) -> Network:
 
 def _takes_planar(kernel: Kernel, image: str) -> bool:
     """Whether a kernel reads the image as NCHW or not at all; a residual is always NHWC."""
-    return image not in kernel.inputs or (kernel.key.attribute("layout") == "nchw" and image not in kernel.inputs[1:])
+    is_planar = kernel.key.op == "to_nhwc" or kernel.key.attribute("layout") == "nchw"
+    return image not in kernel.inputs or (is_planar and image not in kernel.inputs[1:])
 
 
 def _renamed(kernel: Kernel, old: str, new: str) -> Kernel:

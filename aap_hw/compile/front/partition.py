@@ -15,6 +15,7 @@ from torch.fx import Node
 
 from aap_hw.compile.front.aliases import is_same_view, writes_in_place
 from aap_hw.compile.front.checks import check_calls, check_sizes, ends
+from aap_hw.compile.front.half import with_half
 from aap_hw.compile.front.making import Partition
 from aap_hw.compile.front.network import Network, Port, with_layout_changes
 from aap_hw.compile.front.pitch import with_pitched_images
@@ -23,7 +24,7 @@ from aap_hw.compile.front.program import NoKernel, is_identity, is_transparent, 
 from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.front.rules import RULES
 from aap_hw.compile.front.rules.slow import slow_kernel
-from aap_hw.compile.keys.precision import FP32, INT8, NetworkPrecision, Scale
+from aap_hw.compile.keys.precision import BFLOAT16, FP32, HALF, INT8, NetworkPrecision, Scale
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.groups.blocks import Block
@@ -37,12 +38,14 @@ def partition(
     quantisation: Quantisation | None = None,
     without: Sequence[Block] = (),
     floats: Collection[str] = (),
+    half: str = BFLOAT16,
 ) -> Network:
     """Split a traced network into kernels.
 
     With the precision `INT8`, kernels that have a form in int8 are in it where what they read is quantised. Without a
     ``quantisation``, which says what is, that is everything that lets a kernel be in int8 that gains by it, but for the
-    layers ``floats``, whose weights stay in float32. Layers are named as in the model, such as ``layer1.0.conv1``. The
+    layers ``floats``, whose weights stay in float32. Layers are named as in the model, such as ``layer1.0.conv1``. With
+    the precision `HALF` they are in ``half``, ``bfloat16`` or ``float16``, where they have a form in it. The
     residual branches ``without`` are left out, as if they had been cut.
 
     Raises
@@ -73,6 +76,8 @@ def partition(
         named = {**{node.name: node.name for node in nodes}, **making.moved_behind}
         held = None if quantisation is None else _as_held(making, nodes, quantisation)
         network = with_int8(network, named, held, floats)
+    if precision == HALF:
+        network = with_half(network, half)
     to_turn = [not placement.is_plain(output) and not placement.is_moved(output) for output in outputs]
     return with_pitched_images(with_layout_changes(network, to_turn))
 

@@ -7,19 +7,15 @@ table holds like all others.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from aap_hw.compile.families import family_of
 from aap_hw.compile.families.quantised import MOVING, WEIGHTED, has_int8_form
+from aap_hw.compile.front.changes import change, image_made_by, image_taken_by, reading
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.quantisation import Quantisation
-from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FLOAT32_INT8, INT8, INT8_FLOAT32, Scale
 from aap_hw.errors import UserError
-from aap_hw.graph import WidthExpr
 
 
 def with_int8(
@@ -53,7 +49,7 @@ def values_in_int8(network: Network, named: Mapping[str, str], floats: Collectio
         return {_origin(name, makers) for name in kernel.inputs}
 
     def can_be_stored(name: str) -> bool:
-        has_shape = name in able or name not in makers or _image_made_by(makers[name]) is not None
+        has_shape = name in able or name not in makers or image_made_by(makers[name]) is not None
         return name in named and has_shape
 
     for kernel in network.kernels:
@@ -96,34 +92,6 @@ def _origin(name: str, makers: Mapping[str, Kernel], scaled: Collection[str] = (
             break
         name = maker.inputs[0]
     return name
-
-
-@dataclass(frozen=True)
-class _Image:
-    """What a kernel that changes the type of a value calls it: so many images of a size, and channels of each pixel."""
-
-    batch: int
-    size: tuple[int, ...]
-    width: WidthExpr
-
-
-def _image_made_by(kernel: Kernel) -> _Image | None:
-    """What a kernel makes, whose values are any number of pixels for each channel of its last width, or of none."""
-    one, two, other = (_made(kernel, *widths) for widths in ((1, 1), (1, 2), (2, 1)))
-    batch, values = kernel.key.batch, math.prod(one)
-    if math.prod(other) != values and len(kernel.widths) > 1:
-        return None
-    if two == (*one[:-1], 2) and len(one) == 4 and one[-1] == 1:
-        return _Image(one[0], one[1:-1], kernel.width_out)
-    batch = batch if values % batch == 0 else 1
-    if math.prod(two) == 2 * values:
-        return _Image(batch, (values // batch, 1), kernel.width_out)
-    return _Image(batch, (values // batch, 1), WidthExpr(1)) if math.prod(two) == values else None
-
-
-def _made(kernel: Kernel, first: int, last: int) -> tuple[int, ...]:
-    """Shape of what a kernel makes if all its widths but the last are the same."""
-    return family_of(kernel.key).output(Address(kernel.key, (*(first,) * (len(kernel.widths) - 1), last)))
 
 
 def _merged(sets: Iterable[frozenset[str]]) -> tuple[frozenset[str], ...]:
@@ -179,9 +147,9 @@ class _Rewriting:
 
     def _add(self, kernel: Kernel) -> None:
         if not self._is_in_int8(kernel):
-            self._kernels.append(self._reading(kernel, [self._in_float32(name) for name in kernel.inputs]))
+            self._kernels.append(reading(kernel, [self._in_float32(name) for name in kernel.inputs]))
             return
-        kernel = self._reading(kernel, [self._in_bytes(name) for name in kernel.inputs])
+        kernel = reading(kernel, [self._in_bytes(name) for name in kernel.inputs])
         makes_bytes = self._is_quantised(kernel.name)
         key = kernel.key.at_precision(INT8 if makes_bytes else INT8_FLOAT32)
         self._kernels.append(replace(kernel, key=key))
@@ -205,11 +173,6 @@ class _Rewriting:
     def _scale(self, name: str) -> Scale | None:
         return self._scales[self._origin(name)]
 
-    def _reading(self, kernel: Kernel, inputs: list[str]) -> Kernel:
-        """The kernel with other inputs; what took the place of an input image lies as all other images do."""
-        is_turned = kernel.inputs[:1] != tuple(inputs[:1]) and kernel.key.attribute("layout") == "nchw"
-        return replace(kernel, key=kernel.key.having(layout="") if is_turned else kernel.key, inputs=tuple(inputs))
-
     def _in_bytes(self, name: str) -> str:
         """Name of what holds a value as bytes; the kernel that makes it so is added if there is none yet."""
         if name not in self._bytes:
@@ -231,20 +194,9 @@ class _Rewriting:
 
     def _changed(self, value: str, read: str, made: str, op: str, precision: str) -> Kernel:
         """The kernel that changes the type of a value."""
-        layout = ""
-        if (port := self._inputs.get(value)) is None:
-            image = _image_made_by(self._makers[value])
-            if image is None:
-                raise UserError(f"the value {value} is quantised, but its shape depends on several widths")
-        elif port.is_image:
-            image = _Image(port.shape[0], port.shape[2:], WidthExpr(port.shape[1]))
-            layout = "nchw" if read == value else ""
-        else:
-            image = _Image(port.shape[0], _rows(port.shape[1:-1]), WidthExpr(port.shape[-1]))
-        key = KernelKey.make(op, image.size, image.batch, layout=layout)
-        return Kernel(made, key.at_precision(precision), (read,), (image.width, image.width))
-
-
-def _rows(axes: tuple[int, ...]) -> tuple[int, ...]:
-    """Height and width of rows (N, ..., C), which are an image of one column; a vector has neither."""
-    return (math.prod(axes), 1) if axes else ()
+        port = self._inputs.get(value)
+        image = image_taken_by(port) if port is not None else image_made_by(self._makers[value])
+        if image is None:
+            raise UserError(f"the value {value} is quantised, but its shape depends on several widths")
+        is_planar = port is not None and port.is_image and read == value
+        return change(made, read, image, op, precision, is_planar=is_planar)

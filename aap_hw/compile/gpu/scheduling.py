@@ -5,7 +5,7 @@ dlight's rules are tried in the order in which TVM itself tries them; the last o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ import tvm_ffi
 from tvm import ir, s_tir, te, tirx
 from tvm.s_tir import dlight
 
-from aap_hw.compile.code.function import OPAQUE, Argument, KernelFunction
+from aap_hw.compile.code.function import OPAQUE, Argument, KernelFunction, Role
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.precision import FLOAT32, HALVES
 from aap_hw.compile.keys.target import GpuTarget
 from aap_hw.registry import Registry
 
@@ -43,15 +44,30 @@ def gpu_kernel(
     target: GpuTarget,
     pack: Callable[[np.ndarray], np.ndarray] | None = None,
     rules: Sequence[type] = RULES,
+    raw: Collection[Role] = (),
 ) -> KernelFunction:
-    """A kernel from its arguments, its output's shape, and ``compute``, which makes the output from the inputs."""
+    """A kernel from its arguments, its output's shape, and ``compute``, which makes the output from the inputs.
+
+    ``compute`` sees float32 in place of half precision but for ``raw`` arguments, and what it makes is rounded to that.
+    """
     shapes = [(*a.shape[:-1], te.var(f"width_{i}")) if a.any_width else a.shape for i, a in enumerate(arguments)]
     inputs = [
         te.placeholder(shape, argument.type, f"input_{i}")
         for i, (shape, argument) in enumerate(zip(shapes, arguments, strict=True))
     ]
-    code = te.create_prim_func([*inputs, compute(*inputs)])
+    seen = [
+        tensor if argument.role in raw else _as(FLOAT32, tensor)
+        for tensor, argument in zip(inputs, arguments, strict=True)
+    ]
+    code = te.create_prim_func([*inputs, _as(key.types.made, compute(*seen))])
     return KernelFunction(scheduled(code, target, rules), tuple(arguments), output_shape, key.types.made, pack)
+
+
+def _as(type_: str, tensor: te.Tensor) -> te.Tensor:
+    """A tensor in another type, if one of the two is a half precision."""
+    if str(tensor.dtype) == type_ or {str(tensor.dtype), type_}.isdisjoint(HALVES):
+        return tensor
+    return te.compute(tensor.shape, lambda *at: tirx.Cast(type_, tensor(*at)), name=f"{tensor.op.name}_{type_}")
 
 
 def scheduled(code: tirx.PrimFunc, target: GpuTarget, rules: Sequence[type] = RULES) -> tirx.PrimFunc:

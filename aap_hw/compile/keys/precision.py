@@ -3,8 +3,9 @@
 A network is asked for in one of a few precisions. Its kernels come in a closed list of combinations of types that there
 is code for: a network in int8 has kernels in several of them, and some in float32.
 
-A uint8 activation stands for ``scale * (number - zero_point)``, an int8 weight for ``scale * number`` with a scale for
-each output channel. Scales and zero points are constants of a kernel, no part of its key.
+A number in half precision, bfloat16 or float16, is one of float32 that was rounded to be stored: sums and epilogues
+stay in float32. A uint8 activation stands for ``scale * (number - zero_point)``, an int8 weight for ``scale * number``
+with a scale for each output channel. Scales and zero points are constants of a kernel, no part of its key.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ HALF: Final = "half"
 INT8: Final = "int8"
 """Of a network, and of its kernels that read bytes and make bytes."""
 
-BYTES = {"float32": 4, "int32": 4, "uint8": 1, "int8": 1}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint16": 2, "int32": 4, "uint8": 1, "int8": 1}
 """Size of a number, by the name of its type."""
 
 
@@ -46,6 +47,11 @@ class Precision:
         """Whether integers stand for what the kernel reads or makes."""
         return "uint8" in (self.read, self.made)
 
+    @property
+    def is_half(self) -> bool:
+        """Whether what the kernel reads or makes is stored in half precision."""
+        return not {self.read, self.made}.isdisjoint(HALVES)
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -55,11 +61,17 @@ class Scale:
     zero_point: int
 
 
+BFLOAT16, FLOAT16 = "bfloat16", "float16"
+HALVES = (BFLOAT16, FLOAT16)
+"""The two kinds of half precision. Which of them a network in `HALF` is in depends on the device."""
 FLOAT32, INT8_FLOAT32, FLOAT32_INT8 = "float32", "int8_float32", "float32_int8"
 PRECISIONS = {
     FLOAT32: Precision(FLOAT32, FLOAT32, FLOAT32, FLOAT32),
     INT8: Precision("uint8", "int8", "int32", "uint8"),
     INT8_FLOAT32: Precision("uint8", "int8", "int32", FLOAT32),
     FLOAT32_INT8: Precision(FLOAT32, FLOAT32, FLOAT32, "uint8"),
+    **{half: Precision(half, half, FLOAT32, half) for half in HALVES},
+    **{f"{half}_{FLOAT32}": Precision(half, half, FLOAT32, FLOAT32) for half in HALVES},
+    **{f"{FLOAT32}_{half}": Precision(FLOAT32, FLOAT32, FLOAT32, half) for half in HALVES},
 }
 """Precisions by the name that a kernel key has for them. One of two names turns what it reads into the other."""

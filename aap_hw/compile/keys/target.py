@@ -5,7 +5,7 @@ Nothing here knows how to reach a device or how a kernel is scheduled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import tvm
 from tvm.target import codegen
 
-from aap_hw.compile.keys.precision import BYTES, FLOAT32, FP32, HALF, NetworkPrecision
+from aap_hw.compile.keys.precision import BFLOAT16, BYTES, FLOAT16, FLOAT32, HALF, INT8, NetworkPrecision
 from aap_hw.errors import UserError
 
 # Second-level cache of one core; shared caches are divided by the cores that share them.
@@ -31,6 +31,8 @@ USUAL_L2_BYTES = 512 << 10
 # What every GPU grants a block without being asked.
 SHARED_MEMORY = {"max_shared_memory_per_block": 48 << 10}
 VECTOR_FEATURES = ("avx", "avx2", "fma", "avx512f")
+# Further ones of AVX-512: without that, none of these is there.
+DOT_PRODUCTS = ("avx512vnni", "avx512bf16")
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,23 @@ def _cpu_of(host: tvm.target.Target) -> dict[str, str]:
 DeviceTarget = CpuTarget | GpuTarget
 
 
+def half_precision_of(target: DeviceTarget) -> str:
+    """The half precision that a device has instructions for: ``bfloat16`` or ``float16``.
+
+    Raises
+    ------
+    UserError : it has none.
+    """
+    if isinstance(target, GpuTarget) or codegen.llvm_cpu_has_features("fullfp16", target.tvm):
+        return FLOAT16
+    if all(codegen.llvm_cpu_has_features(feature, target.tvm) for feature in ("avx512bf16", "avx512vl")):
+        return BFLOAT16
+    raise UserError(
+        f"the CPU of {dict(target.options)} has no instructions for half precision (AVX512-BF16, or float16 of "
+        "Armv8.2); compile for fp32 or int8 there"
+    )
+
+
 def device_target(options: Mapping[str, Any], threads: int) -> DeviceTarget:
     """The device of a TVM target given as a mapping such as ``{"kind": "llvm", "mcpu": "znver4"}``.
 
@@ -170,10 +189,13 @@ def device_target(options: Mapping[str, Any], threads: int) -> DeviceTarget:
 
 
 def require_precision(precision: NetworkPrecision, target: DeviceTarget, device: str) -> None:
-    """Raise UserError if there are no kernels of a precision for the target of a device, which is named."""
+    """Raise UserError if there are no kernels of a precision for the target of a device, which is named.
+
+    As `half_precision_of` does, which says what a network in half precision is in.
+    """
     if precision == HALF:
-        raise UserError("there are no kernels in half precision yet; give --precision int8, or leave it out")
-    if precision != FP32 and isinstance(target, GpuTarget):
+        half_precision_of(target)
+    if precision == INT8 and isinstance(target, GpuTarget):
         raise UserError(f"kernels in {precision} are for CPUs so far, and {device} is a GPU; leave --precision out")
 
 
@@ -206,8 +228,14 @@ def host_options(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
     except OSError:
         lines = []
     if lines:
-        target, present = tvm.target.Target(options), set(lines[0].split())
-        hidden = [f for f in VECTOR_FEATURES if codegen.llvm_cpu_has_features(f, target) and f not in present]
+        # The kernel writes avx512_bf16 where LLVM writes avx512bf16.
+        target, present = tvm.target.Target(options), set(lines[0].replace("_", "").split())
+
+        def hidden_of(features: Sequence[str]) -> list[str]:
+            return [f for f in features if codegen.llvm_cpu_has_features(f, target) and f not in present]
+
+        hidden = hidden_of(VECTOR_FEATURES)
+        hidden += [] if "avx512f" in hidden else hidden_of(DOT_PRODUCTS)
         if hidden:
             options["mattr"] = [f"-{feature}" for feature in hidden]
     return options

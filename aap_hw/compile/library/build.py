@@ -13,6 +13,7 @@ from aap_hw.compile.families import family_of
 from aap_hw.compile.families.slow import is_slow
 from aap_hw.compile.gpu.cubin import compile_cubin, cuda_source
 from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.precision import BFLOAT16
 from aap_hw.compile.keys.target import CpuTarget, DeviceTarget, GpuTarget
 from aap_hw.compile.library.linking import link
 from aap_hw.compile.library.slow import build_slow
@@ -37,6 +38,8 @@ def build_kernel(address: Address, target: DeviceTarget) -> KernelFunction:
         return cpu.built(address, target)
     if key.types.is_quantized:
         raise UserError(f"the kernel {key} has no code for GPUs in this version; compile for float32 there")
+    if BFLOAT16 in (key.types.read, key.types.made):
+        raise UserError(f"the kernel {key} has no code for GPUs, whose half precision is float16")
     return gpu.KERNELS[key.op](address, target)
 
 

@@ -78,12 +78,12 @@ def peak_bytes(network: Network, widths: Mapping[str, int], target: DeviceTarget
 def constant_bytes(address: Address, target: DeviceTarget) -> int:
     """Bytes of a kernel's constants as they are packed into the library."""
     weights, types = weight_elements(address), address.key.types
-    others = family_of(address.key).constants(address) - weights
+    others, type_ = family_of(address.key).constants(address) - weights, types.weight
     if isinstance(target, CpuTarget) and (packing := packing_of(address, target)) is not None:
-        weights = packing.elements
+        weights, type_ = packing.elements, packing.type
     # Beside its bias, each channel of a quantised kernel has a factor and what its sums begin with.
     each = 3 if weights and types.is_quantized else 1
-    return BYTES[types.weight] * weights + BYTES[types.sum] * each * others
+    return BYTES[type_] * weights + BYTES[types.sum] * each * others
 
 
 def moments(network: Network, target: DeviceTarget) -> Iterator[Moment]:

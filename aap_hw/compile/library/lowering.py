@@ -25,8 +25,8 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.program import is_of_shape, state_names
 from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import FLOAT32, FP32, INT8
-from aap_hw.compile.keys.target import DeviceTarget
+from aap_hw.compile.keys.precision import BFLOAT16, FLOAT32, FP32, HALF, HALVES, INT8, NetworkPrecision
+from aap_hw.compile.keys.target import DeviceTarget, half_precision_of
 from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.compile.library.folding import folded_weights
 from aap_hw.compile.library.linking import command_of
@@ -45,19 +45,23 @@ def compile_network(
     library: Path,
     names: Names = (),
     quantisation: Quantisation | None = None,
+    precision: NetworkPrecision = FP32,
 ) -> Network:
     """Compile ``model`` for inputs of the shapes of ``example`` and write the shared library.
 
     Returns the network that was compiled. The model is read in evaluation mode and left untouched. With a
-    ``quantisation`` of its values and weights, all kernels are in int8 that can be.
+    ``quantisation`` of its values and weights, all kernels are in int8 that can be. With
+    the precision `HALF` they are in the device's half precision.
 
     Raises
     ------
-    UserError : an operator of the model can have no kernel, or there is no linker for the target.
+    UserError : an operator of the model can have no kernel, there is no linker for the target, or the target
+        has no half precision.
     """
     command_of(target.host)  # told before the work
     graph = ChannelGraph.trace(model, tensors_of(example), names)
-    network = partition(graph, FP32 if quantisation is None else INT8, quantisation)
+    half = half_precision_of(target) if precision == HALF else BFLOAT16
+    network = partition(graph, precision if quantisation is None else INT8, quantisation, half=half)
     state = state_of(graph.program)
     if quantisation is not None:
         state = with_rounded_weights(quantisation, state)
@@ -90,7 +94,7 @@ def lower_network(
                 else:
                     constants = _constants(kernel, function, state)
                 arguments = [
-                    _constant(next(constants).reshape(argument.shape))
+                    _constant(next(constants), argument)
                     if argument.role in (*CONSTANTS, "literal")
                     else _argument(builder, *values[next(activations)], argument)
                     for argument in function.arguments
@@ -112,7 +116,10 @@ def _built(kernel: Kernel, address: Address, target: DeviceTarget) -> KernelFunc
         raise refusal.at(kernel.source) from refusal
 
 
-def _constant(array: np.ndarray) -> relax.Expr:
+def _constant(array: np.ndarray, argument: Argument) -> relax.Expr:
+    array = array.reshape(argument.shape)
+    if argument.type in HALVES:
+        array = array.astype(argument.type)  # bfloat16 is a type of NumPy's as soon as TVM is loaded
     return relax.const(array, str(array.dtype))  # without its type, TVM would make 32 bits of 64
 
 

@@ -19,8 +19,8 @@ from tvm.script.ir_builder import tirx as T
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.code.quantized import Number, unclipped
 from aap_hw.compile.cpu.depthwise import repeated
+from aap_hw.compile.cpu.dots import widened
 from aap_hw.compile.cpu.emit import Steps, lane_loop, loop, registers, spread, store, vector
-from aap_hw.compile.cpu.int8.convolution import widened
 from aap_hw.compile.cpu.int8.epilogue import finished, quantized_kernel
 from aap_hw.compile.cpu.int8.interleaving import Block, Rows
 from aap_hw.compile.cpu.isa import GROUP, DotProduct, dot_product, to_bytes
@@ -109,7 +109,7 @@ class _Plan:
 def packing(address: Address, target: CpuTarget) -> Packing:
     """Block by block, each vector's weights in the order of its lanes."""
     plan = _Plan.of(address, target)
-    return Packing(plan.packed_shape, plan.pack)
+    return Packing(plan.packed_shape, plan.pack, address.key.types.weight)
 
 
 @QUANTIZED.register("depthwise_conv2d")
@@ -143,7 +143,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
         around = replace(border, planar=False) if is_repeated else border
         source = padded_image(image, around, channels, target, zero)
         if channels < GROUP:
-            source = widened(source, shape.batch * height * width, channels, target)
+            source = widened(source, shape.batch * height * width, channels, GROUP, target)
 
         def bytes_of(totals: Sequence[Any], first: Any, factors: Any) -> Any:
             """The sums of a block as bytes, if nothing but bounds stands between."""
