@@ -318,6 +318,7 @@ def prune(
     asked = [str(each).replace("%", "pct") + _SUFFIX[each.resource.name] for each in budgets]
     parts = [origin.short, table.device["name"], *asked]
     parts += [] if max_accuracy_drop is None else [f"{max_accuracy_drop:g}-drop"]
+    parts += [settings.precision] if settings.precision != "fp32" else []
     parts += [settings.score] if settings.score else []
     parts += [settings.allocator] if settings.allocator != "exact" else []
     folder = Path("runs") / "-".join(parts) if out is None else Path(out)

@@ -33,9 +33,9 @@ from aap_hw.files import read_text, write_atomic
 from aap_hw.graph import ChannelGraph
 from aap_hw.models.origin import Origin
 from aap_hw.policy.controller import Controller
-from aap_hw.prune.baseline import calibration_batches
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.run import compose
+from aap_hw.prune.shown import calibration_batches
 from aap_hw.train.checkpoint import EpochRecord, TrainState
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.loop import train

@@ -23,6 +23,7 @@ from aap_hw.cli.options import (
     model_option_of,
     one_of_several,
     only_option,
+    precision_option,
     read_table_to_predict,
     renormalised_option,
     score_option,
@@ -37,6 +38,7 @@ from aap_hw.prune.defaults import EPOCHS, LEARNING_RATE, MOST_ROUNDS, ROUNDS, SC
 
 if TYPE_CHECKING:
     from aap_hw.cli.run_screen import PruneScreen
+    from aap_hw.compile.keys.precision import NetworkPrecision
     from aap_hw.graph.program.inputs import Inputs
     from aap_hw.policy import Budget
     from aap_hw.prune.defaults import Allocator, AttentionCuts, Schedule, Score, ScoreScale, ThresholdWeights
@@ -45,12 +47,22 @@ if TYPE_CHECKING:
     from aap_hw.train.sources import ImageSource
 
 
-OF_TRAINING = ("--rounds", "--schedule", "--epochs", "--learning-rate", "--training", "--seed", "--max-accuracy-drop")
+OF_TRAINING = (
+    "--rounds",
+    "--schedule",
+    "--epochs",
+    "--learning-rate",
+    "--training",
+    "--seed",
+    "--max-accuracy-drop",
+    "--qat",
+)
 
 
 @click.command(
     epilog="\b\nExamples:\n  aap-hw prune --model mobilenetv2 --lut lut/x86.json --budget 60%\n"
     "  aap-hw prune --model resnet20 --data embedded --lut lut/x86.json --budget 50% --out runs/first\n"
+    "  aap-hw prune --model resnet20 --data embedded --lut lut/x86.json --budget 50% --precision int8 --qat\n"
     "  aap-hw prune --resume runs/first"
 )
 @model_option_of()
@@ -103,6 +115,13 @@ OF_TRAINING = ("--rounds", "--schedule", "--epochs", "--learning-rate", "--train
     help="TOML file of how to train: optimiser, schedule, augmentation, loss and more; see docs/data_and_training.md.",
 )
 @click.option("--seed", default=0, show_default=True, type=int, help="Of training.")
+@precision_option
+@click.option(
+    "--qat",
+    is_flag=True,
+    help="With --precision int8: train the last round with all roundings in place (quantisation-aware). With "
+    "--max-accuracy-drop alone every round, as each may be the last.",
+)
 @calibration_option
 @score_option
 @score_scale_option
@@ -144,6 +163,8 @@ def command(
     learning_rate: float | None,
     training: str | None,
     seed: int,
+    precision: NetworkPrecision,
+    qat: bool,
     calibration_images: int | None,
     score: Score | None,
     score_scale: ScoreScale,
@@ -168,6 +189,9 @@ def command(
     With --data it is trained in rounds; without, or with --no-training, it is cut in one go and not trained. With
     --max-accuracy-drop it gets as fast as the accuracy allows, rounds that lose too much being undone, or keeps it
     within the budgets. Whatever ends it early, --resume goes on.
+
+    With --precision int8 latencies, budgets and the final accuracy are those of the network in int8. It is trained in
+    float32 and quantised then; layers that lose too much stay in float32.
     """
     from aap_hw import api, ranks
     from aap_hw.cli.run_screen import PruneScreen, plain_console
@@ -200,8 +224,10 @@ def command(
         renormalised=renormalised,
         training=_training(training, epochs, learning_rate),
         seed=seed,
+        precision=precision,
+        qat=qat,
     )
-    table = read_table_to_predict(lut_path, model_name)
+    table = read_table_to_predict(lut_path, model_name, precision)
     with screen:
         pruned = api.prune(
             model_name,

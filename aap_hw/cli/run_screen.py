@@ -15,7 +15,15 @@ from rich.text import Text
 
 from aap_hw.cli.profile_screen import beside_bar, duration
 from aap_hw.cli.streams import results
-from aap_hw.prune.words import MADE_UP, amount_text, budget_sentences, error_text, figure_rows, time_text
+from aap_hw.prune.words import (
+    MADE_UP,
+    amount_text,
+    budget_sentences,
+    error_text,
+    figure_rows,
+    float_layers_sentence,
+    time_text,
+)
 
 if TYPE_CHECKING:
     from aap_hw.prune.job import Pruned
@@ -127,7 +135,11 @@ class PruneScreen:
                     goals.append(f"to keep: {figures['accuracy_wanted']:.2f} %")
                 goal = ", ".join(goals)
                 unpruned = time_text(figures["dense_ms"], figures["dense_is_measured"], self._provenance)
+                if figures.get("dense_float_ms") is not None:
+                    unpruned = f"in {figures['precision']} {unpruned} (in float32 {figures['dense_float_ms']:.3f} ms)"
                 self._say(f"unpruned {unpruned}{_accuracy(figures)}; {goal}")
+                if (layers := figures.get("float_layers")) and (sentence := float_layers_sentence(layers)):
+                    self._say(sentence)
             case "waiting":
                 self._say(f"  {figures['reason']}")
             case "measured":
@@ -155,6 +167,8 @@ class PruneScreen:
                     f"loss {figures['loss']:.4f}{_accuracy(figures)}, {figures['seconds']:.0f} s"
                 )
 
+            case "quantised":
+                self._say(f"  in int8{_accuracy(figures)}; in float32 {figures['accuracy_float']:.2f} %")
             case "round" if not figures.get("accuracy_kept", True):
                 reason = "finds nothing left to cut" if figures["accuracy"] is None else "has too low an accuracy"
                 self._say(f"round {figures['round']} {reason}: undone")

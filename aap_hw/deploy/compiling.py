@@ -17,7 +17,7 @@ from aap_hw.errors import Fault
 from aap_hw.files import make_folder, scratch_folder, write_atomic
 from aap_hw.graph.program.calling import ByPlace
 from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
-from aap_hw.prune.baseline import calibration_batches
+from aap_hw.prune.shown import calibration_batches
 from aap_hw.train.samples import Samples
 
 

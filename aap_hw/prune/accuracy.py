@@ -28,12 +28,14 @@ from aap_hw.prune.steps import (
     OnEvent,
     Scores,
     State,
+    as_quantised,
     begun,
     check_classes,
     check_drop,
     dense_accuracy,
     finished,
     measured_ms,
+    quantise_round,
     scores_once,
     seconds_since,
     train_round,
@@ -78,7 +80,7 @@ def prune_within(
     check_drop(task, drop)
     check_classes(task)
     journal = journal or Journal()
-    dense = baseline(task, settings, journal)
+    dense = baseline(task, settings, journal, drop=drop)
     accuracy_dense = dense_accuracy(task, dense, journal)
     wanted = accuracy_dense - drop
     known = {**begun(task, dense, {}, settings), "accuracy_wanted": wanted}
@@ -116,7 +118,11 @@ def prune_within(
             figures["predicted_ms"], figures["measured_ms"] = plan.predicted_ms, latency
             figures["kept_attention"] = plan.kept_attention
             on_event(Event("cut", figures))
-            figures["accuracy"] = train_round(task, state.module, settings, number, on_event, journal)
+            # Each round may be the last.
+            aware_of = dense.floats if settings.qat else None
+            figures["accuracy"] = train_round(task, state.module, settings, number, on_event, journal, aware_of)
+            if dense.in_float32 is not None:
+                figures |= quantise_round(task, dense, state, settings, number, on_event, journal)
             met = figures["accuracy"] >= wanted - ROUNDING
         figures |= {
             "accuracy_kept": met,
@@ -141,6 +147,7 @@ def prune_within(
         )
     state, last = best
     record = {"rounds": history, "budgets": {}, "max_accuracy_drop": drop, "score": settings.scored_by}
+    record |= as_quantised(task, settings, state)
     return finished(task, dense, state, known, accuracy_dense, last, record)
 
 

@@ -6,7 +6,7 @@ pruning) before anything is trained or written.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,10 +22,10 @@ from aap_hw.attention import ALTERNATIVES, observed, read_attention, scaled, sen
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.removal import removable
+from aap_hw.compile.keys.precision import FP32, INT8, NetworkPrecision
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import check_cutting
-from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.graph.selection import require_free_group, require_whole_heads, select
 from aap_hw.lut.calibrating import ALONE
 from aap_hw.lut.enumeration import group_candidates
@@ -35,8 +35,9 @@ from aap_hw.lut.table import LatencyTable, NetworkName
 from aap_hw.policy import LATENCY, MEMORY, Budget
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.planning import Plan, Planner
+from aap_hw.prune.quantised import layers_in_float32
+from aap_hw.prune.shown import calibration_batches
 from aap_hw.prune.task import PruneSettings, Task
-from aap_hw.train.samples import Samples
 
 if TYPE_CHECKING:
     from aap_hw.compile.keys.target import DeviceTarget
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 # What a journal calls the unpruned latency that was measured.
 DENSE_MS = "dense/ms"
+# In int8 and in float32.
+BOTH_MS = "dense/both_ms"
 # Calibration images from which on attention is read batch by batch.
 BATCHED_FROM = 64
 # Images that tell how much depends on each group: at most so many.
@@ -58,6 +61,9 @@ class Baseline:
     Attributes
     ----------
     dense_ms : its latency on the device, if ``measured``, else what the table predicts.
+    precision : what it computes in there.
+    in_float32 : which layers of a network in int8 stay in float32, and why; see ``aap_hw.prune.quantised``.
+    float_ms : its latency on the device if it computes in float32 alone, if that is another one and was measured.
     """
 
     module: nn.Module
@@ -65,6 +71,14 @@ class Baseline:
     planner: Planner
     dense_ms: float
     measured: bool
+    precision: NetworkPrecision = FP32
+    in_float32: Mapping[str, Any] | None = None
+    float_ms: float | None = None
+
+    @property
+    def floats(self) -> tuple[str, ...]:
+        """Layers of a network in int8 that stay in float32."""
+        return () if self.in_float32 is None else tuple(self.in_float32["names"])
 
     @property
     def takes(self) -> dict[str, float]:
@@ -82,11 +96,12 @@ def baseline(
     settings: PruneSettings | None = None,
     journal: Journal | None = None,
     resources: Collection[str] = (),
+    drop: float | None = None,
 ) -> Baseline:
     """Trace the unpruned network and find its latency: measured on the device now, else from the table.
 
     Its planner chooses widths as the settings say, and counts memory only if that is one of ``resources``. A latency
-    that the journal knows is not measured again.
+    that the journal knows is not measured again. ``drop`` is how much accuracy may be lost in all, if that is limited.
 
     Raises
     ------
@@ -110,9 +125,18 @@ def baseline(
     name = NetworkName(task.origin.model, task.origin.inputs, precision)
     require_kernels(network, name, task.table, heads=heads)
     check_cutting(graph, module, task.few_samples)
+    journal = journal or Journal()
+    in_float32: Mapping[str, Any] | None = None
+    floats: Sequence[str] = ()
+    float_ms: float | None = None
+    if precision == INT8:
+        in_float32 = layers_in_float32(task, module, settings, drop, journal)
+        if floats := in_float32["names"]:
+            network = partition(traced, precision, floats=floats)
+            require_kernels(network, name, task.table, heads=heads, floats=floats)
     how = task.table.measurement
     candidates = group_candidates(graph, how["granularity"], how["at_most"])
-    network, blocks = removable(network, traced, graph, precision) if settings.depth else (network, ())
+    network, blocks = removable(network, traced, graph, precision, floats) if settings.depth else (network, ())
     slowdown = task.table.slowdown(name.model, name.inputs, precision)
     planner = Planner(
         network,
@@ -131,12 +155,15 @@ def baseline(
             *(() if settings.depth or not traced.blocks else ("--no-depth",)),
         ),
     )
-    journal = journal or Journal()
     journal.recall("network", partial(_described, graph, network, task.table))
     predicted = planner.dense[LATENCY.name]
     measured = task.table.dense_ms(name.model, name.inputs, precision)
     if task.device is not None:
-        measured = journal.recall(DENSE_MS, partial(_measured_ms, task, module, task.device))
+        found = partial(_measured, task, module, task.device, precision, floats)
+        if precision == INT8:
+            found = partial(journal.recall, BOTH_MS, found)
+            float_ms = found()["float"]
+        measured = journal.recall(DENSE_MS, lambda: found()["dense"])
     dense_ms = measured or predicted
     calibration = dense_ms / predicted
     if task.device is None:
@@ -144,7 +171,7 @@ def baseline(
         # measure, is never faster than the sum of its kernels.
         calibration = max(1.0, calibration) if slowdown == ALONE else 1.0
     planner = replace(planner, calibration=calibration, unpruned_ms=measured)
-    return Baseline(module, graph, planner, dense_ms, measured is not None)
+    return Baseline(module, graph, planner, dense_ms, measured is not None, precision, in_float32, float_ms)
 
 
 def _described(graph: ChannelGraph, network: Network, table: LatencyTable) -> dict[str, Any]:
@@ -166,12 +193,15 @@ def _described(graph: ChannelGraph, network: Network, table: LatencyTable) -> di
 
 
 @doing("measuring the unpruned network")
-def _measured_ms(task: Task, module: nn.Module, device: Device | Boards) -> float:
+def _measured(
+    task: Task, module: nn.Module, device: Device | Boards, precision: NetworkPrecision, floats: Sequence[str]
+) -> dict[str, float]:
     from aap_hw.prune.measuring import measure_networks  # loads TVM: two seconds that planning does without
 
-    def measure() -> float:
-        timing = measure_networks({"dense": module}, task.origin.inputs, device)["dense"]
-        return timing.latency_us / 1e3
+    def measure() -> dict[str, float]:
+        networks = {"dense": module} if precision != INT8 else {"dense": module, "float": module}
+        timings = measure_networks(networks, task.origin.inputs, device, precision, floats, in_float32=["float"])
+        return {name: timing.latency_us / 1e3 for name, timing in timings.items()}
 
     return ranks.found_by_first(measure)
 
@@ -199,30 +229,6 @@ def amounts(budgets: Sequence[Budget], dense: Baseline) -> dict[str, float]:
     if not allowed:
         raise UserError(f"nothing needs pruning: the unpruned network {', '.join(met)}; ask for less")
     return allowed
-
-
-def calibration_batches(
-    data: Samples, inputs: Inputs, count: int, *, distributed: bool = False
-) -> Iterator[tuple[Tensors, torch.Tensor]]:
-    """Training samples and their labels, spread over the classes, a moderate number of pixels at a time.
-
-    ``distributed`` gives this process its part of them only.
-
-    Raises
-    ------
-    UserError : none of them can be read.
-    """
-    chosen = data.spread("train", count)
-    if distributed:
-        chosen = chosen[ranks.share_of(len(chosen))]
-    size, readable = max(1, min(64, (1 << 20) // inputs.positions)), False
-    for start in range(0, len(chosen), size):
-        stored, labels = data.stored("train", chosen[start : start + size])
-        if len(labels):
-            readable = True
-            yield tuple(each.contiguous() for each in data.prepared(stored, inputs)), labels
-    if not readable:
-        raise UserError(f"none of the {len(chosen)} training images to rank filters by can be read; get them again")
 
 
 @doing("scoring the filters")

@@ -23,5 +23,7 @@ THRESHOLD_WEIGHTS: tuple[ThresholdWeights, ...] = get_args(ThresholdWeights)
 
 # Steps to a budget, and the most steps that an accuracy drop alone may take.
 ROUNDS, MOST_ROUNDS = 3, 10
+# Percentage points of accuracy that int8 may cost the unpruned network; layers that cost more stay in float32.
+LARGEST_LOSS = 0.5
 # Of each round's training.
 EPOCHS, LEARNING_RATE = 4, 0.05

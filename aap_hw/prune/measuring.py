@@ -5,12 +5,13 @@ A board is held no longer than that: while a network trains, others may use it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from pathlib import Path
 
 from torch import nn
 
+from aap_hw.compile.keys.precision import FP32, INT8, NetworkPrecision
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
@@ -19,8 +20,24 @@ from aap_hw.files import scratch_folder
 from aap_hw.graph.program.inputs import Inputs
 
 
-def measure_networks(networks: Mapping[str, nn.Module], inputs: Inputs, device: Device | Boards) -> dict[str, Timing]:
+def measure_networks(
+    networks: Mapping[str, nn.Module],
+    inputs: Inputs,
+    device: Device | Boards,
+    precision: NetworkPrecision = FP32,
+    floats: Collection[str] = (),
+    in_float32: Collection[str] = (),
+) -> dict[str, Timing]:
     """Compile each network for one sample and time them in turn on the device, or on one of several boards.
+
+    In int8, scales are arbitrary: they change nothing about how long a network takes.
+
+    Parameters
+    ----------
+    floats
+        Layers that stay in float32 in int8.
+    in_float32
+        Which of the networks are compiled in float32 all the same.
 
     Raises
     ------
@@ -32,7 +49,13 @@ def measure_networks(networks: Mapping[str, nn.Module], inputs: Inputs, device: 
     with scratch_folder("measure") as folder, closing(boards):
         files = {name: folder / f"{name}.so" for name in networks}
         for name, module in networks.items():
-            compile_network(module, sample, boards.target, files[name], inputs.names)
+            if precision == INT8 and name not in in_float32:
+                from aap_hw.quantize.form import for_timing  # torchao takes a second to load
+
+                placed, scales = for_timing(module, inputs, floats)
+                compile_network(placed, sample, boards.target, files[name], quantisation=scales)
+            else:
+                compile_network(module, sample, boards.target, files[name], inputs.names)
 
         def measure(board: Device, files: Mapping[str, Path]) -> None:
             libraries = {name: board.load(file) for name, file in files.items()}

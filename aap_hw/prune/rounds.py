@@ -25,12 +25,14 @@ from aap_hw.prune.steps import (
     Event,
     OnEvent,
     State,
+    as_quantised,
     begun,
     check_classes,
     check_drop,
     dense_accuracy,
     finished,
     plan_measured,
+    quantise_round,
     scores_once,
     seconds_since,
     train_round,
@@ -72,7 +74,7 @@ def prune(
     if task.retrain:
         check_classes(task)
     journal = journal or Journal()
-    dense = baseline(task, settings, journal, [budget.resource.name for budget in budgets])
+    dense = baseline(task, settings, journal, [budget.resource.name for budget in budgets], max_drop)
     wanted = amounts(budgets, dense)
     state = State.of(dense)
     scores = scores_once(task, state, settings, 1, journal)
@@ -119,7 +121,10 @@ def prune(
         }
         on_event(Event("cut", figures))
         if task.retrain:
-            figures["accuracy"] = train_round(task, state.module, settings, number, on_event, journal)
+            aware_of = dense.floats if settings.qat and number >= rounds else None
+            figures["accuracy"] = train_round(task, state.module, settings, number, on_event, journal, aware_of)
+        if dense.in_float32 is not None and (figures["budget_met"] or number >= rounds):
+            figures |= quantise_round(task, dense, state, settings, number, on_event, journal)
         figures["seconds"] = journal.recall(f"round/{number}/seconds", partial(seconds_since, began))
         history.append(figures)
         on_event(Event("round", figures))
@@ -134,4 +139,5 @@ def prune(
     _, state, last = best
     asked = {budget.resource.name: str(budget) for budget in budgets}
     record = {"rounds": history, "budgets": asked, "score": settings.scored_by, "max_accuracy_drop": max_drop}
+    record |= as_quantised(task, settings, state)
     return finished(task, dense, state, known, accuracy_dense, last, record)

@@ -1,12 +1,19 @@
-"""The samples that a network is shown: of a source, else an example, else embedded images, else made-up ones."""
+"""The samples that a network is shown: of a source, else an example, else embedded images, else made-up ones.
+
+Also those that filters are ranked by, and that a network is quantised on.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
+from aap_hw import ranks
 from aap_hw.errors import UserError
 from aap_hw.foreign import own_line, reason
 from aap_hw.graph.program.calling import input_names
+from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.models.ceilings import ceilings
 from aap_hw.models.origin import Origin
 from aap_hw.train.arrays import ArraySamples, MadeSamples
@@ -35,6 +42,30 @@ def samples_for(origin: Origin, source: ImageSource | None, example: str | None 
     if origin.inputs.image is not None:
         return EMBEDDED.load(origin.inputs)
     return MadeSamples(origin.inputs, ceilings(origin))
+
+
+def calibration_batches(
+    data: Samples, inputs: Inputs, count: int, *, distributed: bool = False
+) -> Iterator[tuple[Tensors, torch.Tensor]]:
+    """Training samples and their labels, spread over the classes, a moderate number of pixels at a time.
+
+    ``distributed`` gives this process its part of them only.
+
+    Raises
+    ------
+    UserError : none of them can be read.
+    """
+    chosen = data.spread("train", count)
+    if distributed:
+        chosen = chosen[ranks.share_of(len(chosen))]
+    size, readable = max(1, min(64, (1 << 20) // inputs.positions)), False
+    for start in range(0, len(chosen), size):
+        stored, labels = data.stored("train", chosen[start : start + size])
+        if len(labels):
+            readable = True
+            yield tuple(each.contiguous() for each in data.prepared(stored, inputs)), labels
+    if not readable:
+        raise UserError(f"none of the {len(chosen)} training images to rank filters by can be read; get them again")
 
 
 def _taken(samples: Samples, origin: Origin, where: str) -> Samples:

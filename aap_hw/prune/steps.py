@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from torch import nn
 
 from aap_hw import ranks
 from aap_hw.compile.front.network import Network
+from aap_hw.compile.keys.precision import FP32
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import checked_cut
@@ -28,12 +29,13 @@ from aap_hw.prune.baseline import Baseline, scores_of
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.measuring import measure_networks
 from aap_hw.prune.planning import Plan, Planner, Unreachable
+from aap_hw.prune.quantised import accuracy_in_int8, quantised
 from aap_hw.prune.run import PrunedNetwork, compose
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.arrays import MadeSamples
 from aap_hw.train.checkpoint import EpochRecord
 from aap_hw.train.evaluation import evaluate
-from aap_hw.train.loop import train
+from aap_hw.train.loop import share_of_batch, train
 
 # Plans tried for a round until one is measured within the budget.
 ATTEMPTS = 4
@@ -52,8 +54,9 @@ class Event:
     """Something that happened in a run, for a screen and the log: a name and its figures.
 
     In this order: ``start`` once it is certain that there is something to do, then for each round ``measured`` for
-    each plan that is tried on the device, ``cut``, ``epoch`` for each epoch, and ``round``; ``waiting`` whenever a
-    board does not answer or is taken; and ``step`` for each batch of training, which is not logged.
+    each plan that is tried on the device, ``cut``, ``epoch`` for each epoch, ``quantised`` if its network is, and
+    ``round``; ``waiting`` whenever a board does not answer or is taken; and ``step`` for each batch of training, which
+    is not logged.
     """
 
     name: str
@@ -65,13 +68,19 @@ OnEvent = Callable[[Event], None]
 
 @dataclass
 class State:
-    """The network as it shrinks."""
+    """The network as it shrinks.
+
+    Attributes
+    ----------
+    int8 : its form in int8 as JSON values, if it was quantised as it is.
+    """
 
     module: nn.Module
     graph: ChannelGraph
     planner: Planner
     kept: dict[str, list[int]] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
+    int8: dict[str, Any] | None = None
 
     @staticmethod
     def of(dense: Baseline) -> State:
@@ -100,7 +109,7 @@ class State:
 
     def cut(self, plan: Plan, task: Task, dense: Mapping[str, int]) -> None:
         """Cut to a plan; the module before it stays as it is. ``dense`` are the unpruned widths."""
-        self.module = self.smaller(plan, task)
+        self.module, self.int8 = self.smaller(plan, task), None
         self.kept = compose(self.kept, plan.keep, dense)
         self.widths = plan.widths
 
@@ -189,7 +198,9 @@ def measured_ms(task: Task, dense: Baseline, pruned: nn.Module) -> float:
     assert task.device is not None
     device = task.device
     networks = {"dense": dense.module, "pruned": pruned}
-    timings = ranks.found_by_first(lambda: measure_networks(networks, task.origin.inputs, device))
+    timings = ranks.found_by_first(
+        lambda: measure_networks(networks, task.origin.inputs, device, dense.precision, dense.floats)
+    )
     # The ratio to the dense network is what a budget is about; the clock may have drifted since it was measured.
     return dense.dense_ms * timings["pruned"].latency_us / timings["dense"].latency_us
 
@@ -222,9 +233,18 @@ def _plan_with_margin(state: State, scores: Scores, allowed: Mapping[str, float]
 
 
 def train_round(
-    task: Task, module: nn.Module, settings: PruneSettings, number: int, on_event: OnEvent, journal: Journal
+    task: Task,
+    module: nn.Module,
+    settings: PruneSettings,
+    number: int,
+    on_event: OnEvent,
+    journal: Journal,
+    aware_of: Collection[str] | None = None,
 ) -> float:
     """Train a module for one round, from where an interruption left it; its accuracy in percent.
+
+    It is trained in float32, or rounded as it will be in int8, but for the layers that ``aware_of`` names. Then its
+    accuracy is that of the last epoch's roundings.
 
     A round that was trained before, and of which no checkpoint is left, leaves the module's weights as they are: it is
     neither the last one nor the one to be kept.
@@ -246,20 +266,57 @@ def train_round(
         on_epoch(record.epoch, settings.training.epochs, record.loss, record.accuracy, record.seconds)
     if trained in journal and state is None:
         return history[-1].accuracy
+    learns, how, aware = module, settings.training, None
+    if aware_of is not None:
+        from aap_hw.quantize.aware import AwareProgram  # torchao takes a second to load
+
+        how = replace(how, precision="fp32")  # in which everything is rounded
+        learns = aware = AwareProgram(module, task.origin.inputs, share_of_batch(task.data, how), aware_of)
     result = train(
-        module,
+        learns,
         task.data,
-        settings.training,
+        how,
         seed=settings.seed + number,
         inputs=task.origin.inputs,
-        teacher=task.origin.build() if settings.training.loss.distillation else None,
+        teacher=task.origin.build() if how.loss.distillation else None,
         on_epoch=on_epoch,
         on_step=on_step,
         resume_from=state,
         on_checkpoint=partial(journal.save_training, number),
     )
+    if aware is not None:
+        aware.give(module)
     journal.recall(trained, lambda: [asdict(record) for record in result.history])
     return result.accuracy
+
+
+def quantise_round(
+    task: Task,
+    dense: Baseline,
+    state: State,
+    settings: PruneSettings,
+    number: int,
+    on_event: OnEvent,
+    journal: Journal,
+) -> dict[str, float]:
+    """Quantise what a round trained; the accuracies of the network in int8 and in float32, if anything is trained."""
+
+    def find() -> dict[str, Any]:
+        from aap_hw.quantize.form import Int8Form
+
+        form = quantised(task, state.module, settings, dense.floats)
+        found: dict[str, Any] = {"form": form}
+        if task.retrain:
+            found["accuracy_float"] = evaluate(state.module, task.data, task.origin.inputs)
+            found["accuracy"] = accuracy_in_int8(task, state.module, Int8Form.from_json(form))
+        return found
+
+    found = journal.recall(f"round/{number}/quantised", find)
+    state.int8 = found["form"]
+    accuracies = {name: value for name, value in found.items() if name != "form"}
+    if accuracies:
+        on_event(Event("quantised", {"round": number, **accuracies}))
+    return accuracies
 
 
 def dense_accuracy(task: Task, dense: Baseline, journal: Journal) -> float:
@@ -309,7 +366,17 @@ def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: Pr
         "score": settings.scored_by,
         "table_error": None if error is None else error.as_json(),
         "made_up_inputs": isinstance(task.data, MadeSamples),
+        **({} if settings.precision == FP32 else {"precision": settings.precision}),
+        **({} if dense.in_float32 is None else {"float_layers": dense.in_float32, "dense_float_ms": dense.float_ms}),
     }
+
+
+def as_quantised(task: Task, settings: PruneSettings, state: State) -> dict[str, Any]:
+    """What a run's record says of its network in int8; nothing if it is not."""
+    if state.int8 is None:
+        return {}
+    count = settings.images_for(task.origin.inputs)
+    return {"precision": settings.precision, "quantisation": state.int8, "calibration_images": count}
 
 
 def finished(
@@ -333,6 +400,7 @@ def finished(
         "pruned_ms": last["measured_ms"],
         "accuracy_dense": accuracy_dense,
         "accuracy_pruned": last.get("accuracy"),
+        **({"accuracy_pruned_float": last["accuracy_float"]} if "accuracy_float" in last else {}),
         "retrained": task.retrain,
         **_sizes(dense.module, state.module, dense.network, state.widths),
     }

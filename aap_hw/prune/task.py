@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aap_hw.attention.sums import Reduction, check_score
-from aap_hw.compile.keys.precision import FP32, NETWORK_PRECISIONS, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, INT8, NETWORK_PRECISIONS, NetworkPrecision
 from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
@@ -68,6 +68,8 @@ class PruneSettings:
         kind, as ``kind:mlp`` (``aap_hw.graph.selection``, ``aap_hw.graph.groups.kinds``).
     training : how each round trains; its learning-rate schedule starts anew each time.
     seed : of the training's order and augmentation.
+    qat : train the last round with the roundings of int8 (quantisation-aware); with an accuracy drop alone each round,
+        as each may be the last.
     precision : what the pruned network will compute in, and latencies are of: ``fp32``, ``half`` or ``int8``.
 
     Raises
@@ -92,6 +94,7 @@ class PruneSettings:
     training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=EPOCHS, learning_rate=LEARNING_RATE))
     seed: int = 0
     precision: NetworkPrecision = FP32
+    qat: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -111,6 +114,10 @@ class PruneSettings:
             (
                 self.threshold_weights is None or self.allocator == "threshold",
                 "threshold_weights say what a threshold weights groups by; add --allocator threshold",
+            ),
+            (
+                self.precision == INT8 or not self.qat,
+                "qat trains with the roundings of int8; add --precision int8",
             ),
         )
         check_score(self.reduction, self.p)

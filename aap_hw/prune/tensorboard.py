@@ -44,6 +44,8 @@ class TensorBoardLog:
                 self._epochs += 1
                 for name in ("loss", "accuracy"):
                     self._scalar(name, event.figures[name], self._epochs)
+            case "quantised":
+                self._scalar("float_accuracy", event.figures["accuracy_float"], self._round)
             case "round":
                 self._scalar("round_accuracy", event.figures.get("accuracy"), self._round)
 

@@ -52,9 +52,15 @@ def figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         summary["predicted_ms"],
         "{:.3f}",
     )
+    if (in_float32 := summary.get("dense_float_ms")) is not None:
+        rows.append(("the same in float32, ms", f"{in_float32:.3f}", "", ""))
     dense, pruned = summary.get("accuracy_dense"), summary.get("accuracy_pruned")
+    pruned_float = summary.get("accuracy_pruned_float")
     if dense is not None and pruned is not None:
-        rows.append(("accuracy, %", f"{dense:.2f}", f"{pruned:.2f}", f"{pruned - dense:+.2f}"))
+        name = "accuracy, %" if pruned_float is None else "accuracy in int8 (unpruned: float32), %"
+        rows.append((name, f"{dense:.2f}", f"{pruned:.2f}", f"{pruned - dense:+.2f}"))
+    if dense is not None and pruned_float is not None:
+        rows.append(("accuracy in float32, %", f"{dense:.2f}", f"{pruned_float:.2f}", f"{pruned_float - dense:+.2f}"))
     row("parameters", summary.get("params_dense"), summary.get("params_pruned"), "{:,}")
     row("multiply-accumulates", summary.get("macs_dense"), summary.get("macs_pruned"), "{:,}")
     for name, key in (("memory, MB", "memory"), ("weights, MB", "bytes")):
@@ -87,6 +93,17 @@ def budget_sentences(summary: Mapping[str, Any]) -> list[str]:
                 "ask for less, or profile the device again if it has changed"
             )
     return sentences
+
+
+def float_layers_sentence(chosen: Mapping[str, Any]) -> str:
+    """Which layers stay in float32, as `aap_hw.prune.quantised` found it; empty if none does."""
+    if not chosen["names"]:
+        return ""
+    listed, unit = ", ".join(chosen["names"]), chosen["unit"]
+    return (
+        f"in float32 stay {listed}: int8 everywhere would lose {chosen['lost_by_all']:.2f} {unit}, and so it loses "
+        f"{chosen['lost']:.2f} of the {chosen['allowed']:.2f} that are allowed"
+    )
 
 
 def constraints_sentence(constraints: Sequence[Mapping[str, Any]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from aap_hw.quantize.pt2e import convert_pt2e, prepare_pt2e
 from aap_hw.quantize.quantizer import KernelQuantizer
 
 
-def quantise(model: nn.Module, batches: Iterable[Batch]) -> GraphModule:
+def quantise(model: nn.Module, batches: Iterable[Batch], floats: Collection[str] = ()) -> GraphModule:
     """A copy of a model whose weights and values are rounded as int8 kernels round them.
 
     Parameters
@@ -30,6 +30,8 @@ def quantise(model: nn.Module, batches: Iterable[Batch]) -> GraphModule:
     batches
         What the ranges of values are measured on, such as a few hundred images, in batches of one shape. The quantised
         model takes batches of that shape.
+    floats
+        Names of layers whose weights stay in float32.
 
     Returns
     -------
@@ -46,18 +48,32 @@ def quantise(model: nn.Module, batches: Iterable[Batch]) -> GraphModule:
     if first is None:
         raise UserError("quantisation needs images to measure the ranges of values on, and there are none")
     inputs = tensors_of(first)
-    program = traced(copied(model), inputs)
-    module = program.module(check_guards=False)
+    module = exported(model, inputs)
     with doing("measuring the ranges of values"), torch.no_grad():
         expected = module(*_fresh(inputs))
-        _keep_apart(module)
-        prepared = prepare_pt2e(module, KernelQuantizer(inputs))
+        prepared = prepare_pt2e(module, KernelQuantizer(inputs, floats))
         _require_same(prepared(*_fresh(inputs)), expected)  # which only watches so far
         for batch in several:
             prepared(*_fresh(tensors_of(batch)))
     # Weights stay in float32 in front of their quantize operators, so that they keep their names.
     converted: GraphModule = convert_pt2e(prepared, fold_quantize=False)
     return converted
+
+
+def folded(model: nn.Module, inputs: Tensors) -> GraphModule:
+    """The float program that `quantise` rounds: batch normalisation is folded into the weights, and nothing rounded.
+
+    It takes batches of the shape of ``inputs``. Its values and weights are called as in any other batch.
+    """
+    prepared = prepare_pt2e(exported(model, inputs), KernelQuantizer(inputs, how=None))
+    return GraphModule(prepared, prepared.graph)
+
+
+def exported(model: nn.Module, inputs: Tensors) -> GraphModule:
+    """A copy of a model as a program for batches of the shape of ``inputs``, as torchao takes it."""
+    module = traced(copied(model), inputs).module(check_guards=False)
+    _keep_apart(module)
+    return module
 
 
 def _fresh(inputs: Tensors) -> Tensors:

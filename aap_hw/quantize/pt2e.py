@@ -8,8 +8,18 @@ _LOG = logging.getLogger("torch.utils._pytree")
 _BEFORE = _LOG.level
 _LOG.setLevel(logging.ERROR)
 
-from torchao.quantization.pt2e.observer import HistogramObserver, PerChannelMinMaxObserver  # noqa: E402
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e  # noqa: E402
+from torchao.quantization.pt2e.fake_quantize import (  # noqa: E402
+    FusedMovingAvgObsFakeQuantize,
+    disable_observer,
+    enable_observer,
+)
+from torchao.quantization.pt2e.observer import (  # noqa: E402
+    HistogramObserver,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    PerChannelMinMaxObserver,
+)
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e  # noqa: E402
 from torchao.quantization.pt2e.quantizer import (  # noqa: E402
     QuantizationAnnotation,
     QuantizationSpec,
@@ -21,7 +31,10 @@ from torchao.quantization.pt2e.quantizer import (  # noqa: E402
 _LOG.setLevel(_BEFORE)
 
 __all__ = [
+    "FusedMovingAvgObsFakeQuantize",
     "HistogramObserver",
+    "MovingAverageMinMaxObserver",
+    "MovingAveragePerChannelMinMaxObserver",
     "PerChannelMinMaxObserver",
     "QuantizationAnnotation",
     "QuantizationSpec",
@@ -29,5 +42,8 @@ __all__ = [
     "Quantizer",
     "SharedQuantizationSpec",
     "convert_pt2e",
+    "disable_observer",
+    "enable_observer",
     "prepare_pt2e",
+    "prepare_qat_pt2e",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +17,10 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.inputs import Tensors
 from aap_hw.quantize.pt2e import (
+    FusedMovingAvgObsFakeQuantize,
     HistogramObserver,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
     PerChannelMinMaxObserver,
     QuantizationAnnotation,
     QuantizationSpec,
@@ -45,6 +50,32 @@ WEIGHTS = QuantizationSpec(
 )
 
 
+@dataclass(frozen=True)
+class Roundings:
+    """How values and weights are rounded, and how their ranges are found."""
+
+    values: QuantizationSpec = VALUES
+    weights: QuantizationSpec = WEIGHTS
+
+
+MEASURED = Roundings()
+"""Ranges are measured on images, and nothing is rounded meanwhile."""
+
+LEARNT = Roundings(
+    replace(
+        VALUES,
+        observer_or_fake_quant_ctr=FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver),
+    ),
+    replace(
+        WEIGHTS,
+        observer_or_fake_quant_ctr=FusedMovingAvgObsFakeQuantize.with_args(
+            observer=MovingAveragePerChannelMinMaxObserver
+        ),
+    ),
+)
+"""Ranges follow what is seen in training, and everything is rounded to them at once."""
+
+
 class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
     """Has everything quantised that kernels in int8 read, and nothing within a kernel.
 
@@ -52,10 +83,14 @@ class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
     ----------
     inputs
         A batch as the network takes it; only shapes and types matter.
+    floats
+        Layers whose weights stay in float32.
+    how
+        What is done to values and weights. None leaves them alone, so that only batch normalisation is folded.
     """
 
-    def __init__(self, inputs: Tensors) -> None:
-        self._inputs = inputs
+    def __init__(self, inputs: Tensors, floats: Collection[str] = (), how: Roundings | None = MEASURED) -> None:
+        self._inputs, self._floats, self._how = inputs, floats, how
         self._values: frozenset[str] = frozenset()
         self._alike: tuple[frozenset[str], ...] = ()
         self._weights: frozenset[str] = frozenset()
@@ -63,7 +98,7 @@ class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """The program as the partition sees it. By now batch normalisation is folded into the weights."""
         graph = ChannelGraph.trace(GraphModule(model, model.graph), self._inputs)
-        network = partition(graph, INT8)
+        network = partition(graph, INT8, floats=self._floats)
         self._values, self._weights = frozenset(network.scaled.values()), weights_in_int8(network)
         self._alike = values_of_one_scale(network)
         if not self._values:
@@ -76,20 +111,30 @@ class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
         names = {name_of(node) for node in model.graph.nodes}
         assert self._values | self._weights <= names, (self._values | self._weights) - names
         for node in model.graph.nodes:
-            weight = Call(node).get("weight") if node.op == "call_function" else None
-            is_held = isinstance(weight, Node) and name_of(weight) in self._weights
             node.meta["quantization_annotation"] = QuantizationAnnotation(
-                input_qspec_map={weight: WEIGHTS} if is_held else {},
+                input_qspec_map=self._read_specifications(node),
                 output_qspec=self._specification(node, first) if name_of(node) in self._values else None,
                 _annotated=True,
             )
         return model
 
-    def _specification(self, node: Node, first: dict[frozenset[str], Node]) -> QuantizationSpecBase:
+    def _read_specifications(self, node: Node) -> dict[Node, QuantizationSpecBase | None]:
+        weight = Call(node).get("weight") if node.op == "call_function" else None
+        if self._how is None or not isinstance(weight, Node):
+            return {}
+        specification = self._how.weights if name_of(weight) in self._weights else None
+        if self._how is LEARNT:
+            # Of layers with batch norm torchao wants both in training: first what is read, then the weight.
+            return {Call(node).first: None, weight: specification}
+        return {} if specification is None else {weight: specification}
+
+    def _specification(self, node: Node, first: dict[frozenset[str], Node]) -> QuantizationSpecBase | None:
+        if self._how is None:
+            return None
         name = name_of(node)
         alike = next((each for each in self._alike if name in each), frozenset({name}))
         leader = first.setdefault(alike, node)
-        return VALUES if leader is node else SharedQuantizationSpec(leader)
+        return self._how.values if leader is node else SharedQuantizationSpec(leader)
 
     def validate(self, model: GraphModule) -> None:
         """Nothing that was marked can be wrong."""

@@ -9,7 +9,7 @@ from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
 from aap_hw.files import write_atomic
 from aap_hw.lut.fidelity import table_error
-from aap_hw.prune.words import budget_sentences, figure_rows
+from aap_hw.prune.words import budget_sentences, figure_rows, float_layers_sentence
 from aap_hw.report.chart import Page
 from aap_hw.report.charts import charts_of, comparison_of
 from aap_hw.report.page import html_of
@@ -70,6 +70,7 @@ def page_of_runs(stories: Sequence[Story]) -> Page:
     rows = [
         row("network", [f"{story.summary['model']} at {story.inputs.text}" for story in stories]),
         row("device", [s["device"] for s in summaries]),
+        row("precision", [s.get("precision", "fp32") for s in summaries]),
         row("unpruned", [f"{s['dense_ms']:.3f} ms" for s in summaries]),
         row("pruned", [f"{story.latency[0]:.3f} ms {story.latency[1]}" for story in stories]),
         row("share", [f"{story.latency[0] / story.summary['dense_ms']:.0%}" for story in stories]),
@@ -110,6 +111,8 @@ def _notes(stories: Sequence[Story]) -> list[str]:
             started = next((event for event in story.events if event["event"] == "start"), {})
             why = started.get("why_predicted")
             notes.append(f"{name}the pruned latency is predicted, not measured{f': {why}' if why else ''}.")
+        if (layers := story.summary.get("float_layers")) and (sentence := float_layers_sentence(layers)):
+            notes.append(f"{name}{sentence}.")
         if not story.summary["retrained"]:
             notes.append(f"{name}the run trained nothing: there is no accuracy to show.")
     if len({(story.summary["device"], story.table.device["cpu"]) for story in stories}) > 1:

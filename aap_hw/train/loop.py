@@ -172,8 +172,7 @@ class _Course:
     def run_epoch(self, epoch: int, generator: torch.Generator, on_step: OnStep | None) -> float:
         """One pass over the shuffled training images; the mean loss. An incomplete last batch is left out."""
         settings = self._settings
-        size = min(settings.batch_size, self._data.count("train"))
-        size -= size % ranks.count()
+        size = size_of_batch(self._data, settings)
         steps = self._data.count("train") // size
         batches = self._batches(size, steps, generator)
         # Decoding the next images meanwhile; those in memory take no time worth a thread.
@@ -231,6 +230,17 @@ class _Course:
                     outputs, taught, wanted.temperature
                 )
         return loss
+
+
+def size_of_batch(data: Samples, settings: TrainSettings) -> int:
+    """How many samples all processes take in a step."""
+    size = min(settings.batch_size, data.count("train"))
+    return size - size % ranks.count()
+
+
+def share_of_batch(data: Samples, settings: TrainSettings) -> int:
+    """How many samples this process takes in a step."""
+    return size_of_batch(data, settings) // ranks.count()
 
 
 def distance(outputs: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:

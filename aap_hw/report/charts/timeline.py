@@ -80,6 +80,7 @@ _LANES = {
     "measured": "plan tried",
     "waiting": "waiting",
     "epoch": "epoch",
+    "quantised": "quantised",
     "round": "round done",
     "resumed": "resumed",
 }
@@ -108,6 +109,9 @@ def _told(event: Mapping[str, Any], story: Story) -> str:
         case "epoch":
             accuracy = event["accuracy"]
             return f"epoch {event['epoch']} of {event['epochs']}: loss {event['loss']:.4f}, accuracy {accuracy:.2f} %"
+        case "quantised":
+            accuracy, in_float32 = event["accuracy"], event["accuracy_float"]
+            return f"round {event['round']} in int8: accuracy {accuracy:.2f} %, in float32 {in_float32:.2f} %"
         case "round":
             accuracy = event.get("accuracy")
             return f"round {event['round']}" + ("" if accuracy is None else f": accuracy {accuracy:.2f} %")

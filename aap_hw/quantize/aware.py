@@ -1,0 +1,100 @@
+"""Training that knows of rounding: a model's program, with torchao's fake quantisation in it, and back.
+
+The program trains like any model, every value and weight being rounded as kernels in int8 round them. Then the model
+takes back its weights and the statistics of its batch norms, and is quantised like any other. So nothing depends on
+the ranges that training followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.inputs import Inputs
+from aap_hw.quantize.calibration import exported
+from aap_hw.quantize.form import Program, by_place
+from aap_hw.quantize.pt2e import disable_observer, enable_observer, prepare_qat_pt2e
+from aap_hw.quantize.quantizer import LEARNT, KernelQuantizer, name_of
+
+_MODES = {"batch_norm": "training", "dropout": "train"}
+
+
+class AwareProgram(Program):
+    """A model's program that rounds as it trains, for batches of one size; batches of other sizes only evaluate it.
+
+    Parameters
+    ----------
+    floats
+        Names of layers whose weights stay in float32.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs, size: int, floats: Collection[str] = ()) -> None:
+        program = exported(by_place(model, inputs.names), inputs.zeros(size))
+        settings = _settings(program)
+        prefix = "network." if any(inputs.names) else ""
+        quantizer = KernelQuantizer(inputs.zeros(size), {prefix + layer for layer in floats}, LEARNT)
+        prepared = prepare_qat_pt2e(program, quantizer)
+        _restore(prepared, settings)
+        learns = {prefix + name: each.requires_grad for name, each in model.named_parameters()}
+        for name, each in prepared.named_parameters():
+            each.requires_grad_(learns.get(name, True))
+        super().__init__(prepared, inputs.names, size)
+        self._prefix = prefix
+        self.train(model.training)
+
+    def train(self, mode: bool = True) -> AwareProgram:
+        """Let batch norms take the statistics of the batch, dropout drop and ranges follow what is seen, or not."""
+        self.training = mode
+        for node in self.program.graph.nodes:
+            if (argument := _MODES.get(_name(node))) is not None:
+                _set(node, argument, mode)
+        self.program.recompile()
+        self.program.apply(enable_observer if mode else disable_observer)
+        return self
+
+    def give(self, model: nn.Module) -> None:
+        """Let the model that the program was made of have what was learned."""
+        learned = self.program.state_dict()
+        state = model.state_dict()
+        known = {name: learned[self._prefix + name] for name in state if self._prefix + name in learned}
+        model.load_state_dict({**state, **known})
+
+
+def _name(node: Node) -> str:
+    return Call(node).name if node.op == "call_function" else ""
+
+
+def _settings(program: GraphModule) -> dict[str, tuple[float, float]]:
+    """Momentum and epsilon of each batch norm, by the name of its running mean."""
+    norms = [Call(node) for node in program.graph.nodes if _name(node) == "batch_norm"]
+    return {name_of(norm["running_mean"]): (norm["momentum"], norm["eps"]) for norm in norms}
+
+
+def _restore(program: GraphModule, settings: dict[str, tuple[float, float]]) -> None:
+    """Give batch norms their own momentum and epsilon again: torchao puts others in their place."""
+    for node in program.graph.nodes:
+        if _name(node) != "batch_norm":
+            continue
+        mean, variance = (Call(node)[each] for each in ("running_mean", "running_var"))
+        momentum, eps = settings[name_of(mean)]
+        _set(node, "momentum", momentum)
+        _set(node, "eps", eps)
+        for user in list(variance.users):
+            if _name(user) == "add":
+                user.args = (user.args[0], eps, *user.args[2:])
+    program.recompile()
+
+
+def _set(node: Node, argument: str, value: Any) -> None:
+    """Change an argument of a call, wherever it stands."""
+    target: Any = node.target
+    for place, each in enumerate(target._schema.arguments):
+        if each.name == argument:
+            if place < len(node.args):
+                node.update_arg(place, value)
+            else:
+                node.update_kwarg(argument, value)

@@ -1,0 +1,203 @@
+"""A network in int8 as a run keeps it: which layers stay in float32, and the scales of the values of the others.
+
+Scales of weights are not kept, as they follow from the weights. Everything is named as in the program of the network,
+whose names are the same for one sample and for many. So what was calibrated in large batches holds for the network that
+is compiled, which takes one sample.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from aap_hw.compile.front.network import Network
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.front.precision import weights_in_int8
+from aap_hw.compile.front.quantisation import Quantisation
+from aap_hw.compile.keys.precision import INT8, Scale
+from aap_hw.compile.library.lowering import state_of
+from aap_hw.compile.library.quantised import stand_in_scales
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from aap_hw.graph.program.calling import ByPlace, Names
+from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
+from aap_hw.quantize.calibration import folded, quantise
+from aap_hw.quantize.quantizer import SMALLEST, WEIGHTS, name_of
+from aap_hw.quantize.reading import read_quantised
+
+
+@dataclass(frozen=True)
+class Int8Form:
+    """What is stored in bytes, and how.
+
+    Attributes
+    ----------
+    floats : names of layers that stay in float32, as they are called in the model.
+    values : scales of values by their names in the program.
+    """
+
+    floats: tuple[str, ...]
+    values: Mapping[str, Scale]
+
+    def as_json(self) -> dict[str, Any]:
+        """The form as JSON values."""
+        values = {name: [each.scale, each.zero_point] for name, each in self.values.items()}
+        return {"floats": list(self.floats), "values": values}
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> Int8Form:
+        """The form that ``as_json`` was of."""
+        values = {name: Scale(float(scale), int(zero)) for name, (scale, zero) in written["values"].items()}
+        return cls(tuple(written["floats"]), values)
+
+    def of(self, model: nn.Module, inputs: Inputs, batch: int = 1) -> tuple[GraphModule, Quantisation]:
+        """The float program of a model for a batch, and its quantisation in this form.
+
+        Raises
+        ------
+        UserError : the model is another than the one that was calibrated.
+        """
+        floating, network = program_of(model, inputs, inputs.zeros(batch), self.floats)
+        if lost := sorted(self.values.keys() ^ set(network.scaled.values())):
+            raise UserError(f"the scales are of another network: {lost[0]} is not quantised in both")
+        return floating, Quantisation(self.values, _weight_scales(floating, network))
+
+
+def calibrated(model: nn.Module, inputs: Inputs, batches: Sequence[Tensors], floats: Collection[str] = ()) -> Int8Form:
+    """The form that a model is given by what it computes for some samples, in batches of one shape.
+
+    Some networks have another program for several samples; they are shown one after the other.
+    """
+    _, network = program_of(model, inputs, inputs.zeros(), floats)
+    wanted = set(network.scaled.values())
+
+    def found(shown: Iterable[Tensors]) -> Mapping[str, Scale]:
+        reference = quantise(by_place(model, inputs.names), shown, _inside(floats, inputs.names))
+        return read_quantised(reference)[1].values
+
+    values = found(batches)
+    if values.keys() != wanted:
+        values = found(each for batch in batches for each in in_batches(batch))
+    return Int8Form(tuple(floats), values)
+
+
+def for_timing(model: nn.Module, inputs: Inputs, floats: Collection[str] = ()) -> tuple[nn.Module, Quantisation | None]:
+    """A model as it is compiled, with stand-ins for its scales: enough to see how fast it is for one sample."""
+    placed = by_place(model, inputs.names)
+    graph = ChannelGraph.trace(placed, inputs.zeros())
+    network = partition(graph, INT8, floats=_inside(floats, inputs.names))
+    return placed, stand_in_scales(network, state_of(graph.program))
+
+
+def program_of(
+    model: nn.Module, inputs: Inputs, batch: Tensors, floats: Collection[str] = ()
+) -> tuple[GraphModule, Network]:
+    """The float program of a model for batches of a shape, and its kernels in int8."""
+    floating = folded(by_place(model, inputs.names), batch)
+    network = partition(ChannelGraph.trace(floating, batch), INT8, floats=_inside(floats, inputs.names))
+    return floating, network
+
+
+def by_place(model: nn.Module, names: Names) -> nn.Module:
+    """The model as torchao takes it."""
+    return ByPlace(model, names) if any(names) else model
+
+
+def _inside(layers: Collection[str], names: Names) -> set[str]:
+    """What layers of a model are called in the model as torchao takes it."""
+    return {f"network.{layer}" for layer in layers} if any(names) else set(layers)
+
+
+def restricted(floating: GraphModule, values: Mapping[str, Scale], network: Network) -> Quantisation:
+    """The quantisation of those values and weights that are in bytes in a network of kernels."""
+    held = set(network.scaled.values())
+    return Quantisation({name: values[name] for name in held}, _weight_scales(floating, network))
+
+
+def _weight_scales(floating: GraphModule, network: Network) -> dict[str, np.ndarray]:
+    """One scale an output channel: as torchao's observer has it, to the bit."""
+    state, found = floating.state_dict(), {}
+    for name in sorted(weights_in_int8(network)):
+        rows = state[name].detach().flatten(1)
+        largest = torch.maximum(-rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0))
+        scale = largest / (float(WEIGHTS.quant_max - WEIGHTS.quant_min) / 2)
+        found[name] = scale.clamp(min=SMALLEST).numpy()
+    return found
+
+
+def rounded(floating: GraphModule, quantisation: Quantisation) -> GraphModule:
+    """A float program with the roundings of a quantisation: the reference of the compiled network."""
+    module = GraphModule(floating, copy.deepcopy(floating.graph))
+    decomposed = torch.ops.quantized_decomposed
+    for node in list(module.graph.nodes):
+        name = name_of(node)
+        if node.op == "get_attr" and name in quantisation.weights:
+            scales = torch.from_numpy(quantisation.weights[name])
+            held = [
+                _held(module, node, f"{name.replace('.', '_')}_{what}", each)
+                for what, each in (("scales", scales), ("zero_points", torch.zeros(len(scales), dtype=torch.int64)))
+            ]
+            rest = (*held, 0, WEIGHTS.quant_min, WEIGHTS.quant_max, torch.int8)
+            _round(
+                module, node, decomposed.quantize_per_channel.default, decomposed.dequantize_per_channel.default, rest
+            )
+        elif node.op != "get_attr" and (scale := quantisation.values.get(name)) is not None:
+            rest = (scale.scale, scale.zero_point, 0, 255, torch.uint8)
+            _round(module, node, decomposed.quantize_per_tensor.default, decomposed.dequantize_per_tensor.default, rest)
+    module.recompile()
+    return module
+
+
+def _held(module: GraphModule, before: Node, name: str, tensor: Tensor) -> Node:
+    module.register_buffer(name, tensor)
+    with module.graph.inserting_after(before):
+        return module.graph.get_attr(name)
+
+
+def _round(module: GraphModule, node: Node, there: Any, back: Any, rest: tuple[Any, ...]) -> None:
+    last = max((node, *(each for each in rest if isinstance(each, Node))), key=_place_in(module))
+    with module.graph.inserting_after(last):
+        stored = module.graph.call_function(there, (node, *rest))
+    with module.graph.inserting_after(stored):
+        again = module.graph.call_function(back, (stored, *rest))
+    node.replace_all_uses_with(again, delete_user_cb=lambda user: user is not stored)
+
+
+def _place_in(module: GraphModule) -> Any:
+    places = {node: place for place, node in enumerate(module.graph.nodes)}
+    return places.__getitem__
+
+
+class Program(nn.Module):
+    """A program for batches of one size, called as the model that it was made of, with batches of any size.
+
+    Its outputs have one row for each sample. It has no other mode than the one that it was made in.
+    """
+
+    def __init__(self, program: GraphModule, names: Names, size: int) -> None:
+        super().__init__()
+        self.program, self._names, self._size = program, names, size
+
+    def train(self, mode: bool = True) -> Program:
+        """Only noted."""
+        self.training = mode
+        return self
+
+    def forward(self, *by_place: Tensor, **by_name: Tensor) -> Tensor:
+        """What the model returns for a batch."""
+        places = iter(by_place)
+        given = tuple(next(places) if name is None else by_name[name] for name in self._names or [None] * len(by_place))
+        made = []
+        for part in in_batches(given, self._size):
+            count = len(part[0])
+            if missing := self._size - count:
+                part = tuple(torch.cat([each, each[-1:].expand(missing, *each.shape[1:])]) for each in part)
+            made.append(self.program(*part)[:count])
+        return made[0] if len(made) == 1 else torch.cat(made)

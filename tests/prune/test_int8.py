@@ -1,0 +1,166 @@
+"""A run in int8 plans, trains and judges the network that is deployed: the quantised one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.precision import INT8
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from aap_hw.graph.program.inputs import Inputs
+from aap_hw.lut.enumeration import group_candidates, points_of
+from aap_hw.lut.table import LatencyPoint, LatencyTable
+from aap_hw.models.origin import Origin
+from aap_hw.prune.job import EMBEDDED, Job, Limit, resume, start
+from aap_hw.prune.quantised import quantised_of
+from aap_hw.prune.run import RunFolder
+from aap_hw.prune.steps import Event
+from aap_hw.prune.task import PruneSettings
+from aap_hw.quantize import read_quantised, sensitivity
+from aap_hw.report.writing import write_report
+from aap_hw.train.data import LabelledImages
+from aap_hw.train.evaluation import evaluate
+from aap_hw.train.settings import TrainSettings
+from tests.prune.killed import result
+from tests.synthetic import few_images, latency_us, table_of
+
+NETWORK = """
+import torch
+from torch import nn
+def make():
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 24, 3, 2, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10),
+    )
+"""
+INPUTS = Inputs.of((3, 16, 16))
+SETTINGS = PruneSettings(
+    rounds=2,
+    calibration_images=32,
+    precision="int8",
+    qat=True,
+    training=TrainSettings(epochs=2, batch_size=24, learning_rate=0.05),
+)
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Origin:
+    path = tmp_path_factory.mktemp("network") / "net.py"
+    path.write_text(NETWORK)
+    return Origin.of(f"{path}:make", INPUTS)
+
+
+@pytest.fixture(scope="module")
+def latencies(origin: Origin) -> LatencyTable:
+    """Of the network in int8, with the kernels that it has if its second layer stays in float32, at all widths."""
+    graph = ChannelGraph.trace(origin.build(), INPUTS.zeros())
+    made = table_of(graph, partition(graph, INT8))
+    for address in points_of(partition(graph, INT8, floats=["3"]), group_candidates(graph, 4, 8)):
+        made.add(address.key, LatencyPoint(address.widths, latency_us(address), 0.1, 20))
+    return made
+
+
+@cache
+def images() -> LabelledImages:
+    """64 training and 100 test images."""
+    data = few_images()
+    return replace(data, train_images=data.train_images[::4], train_labels=data.train_labels[::4])
+
+
+def show_few(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("aap_hw.train.data.load_embedded", images)
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    show_few(monkeypatch)
+
+
+def job(origin: Origin, **changes: Any) -> Job:
+    return Job(origin, EMBEDDED, {"latency": Limit(0.7, True)}, settings=replace(SETTINGS, **changes))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(origin: Origin, latencies: LatencyTable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    with pytest.MonkeyPatch.context() as patch:
+        show_few(patch)
+        start(job(origin), latencies, folder)
+    return folder
+
+
+def test_a_run_says_what_the_quantised_network_does(undisturbed: Path, latencies: LatencyTable) -> None:
+    summary = json.loads((undisturbed / "summary.json").read_text())
+    assert summary["precision"] == "int8"
+    assert summary["float_layers"]["names"] == []
+    events = [json.loads(line) for line in (undisturbed / "events.jsonl").read_text().splitlines()]
+    (told,) = (event for event in events if event["event"] == "quantised")
+    assert (told["accuracy"], told["accuracy_float"]) == (summary["accuracy_pruned"], summary["accuracy_pruned_float"])
+    network = RunFolder(undisturbed).load()
+    data = images()
+    assert evaluate(network.module, data, INPUTS) == summary["accuracy_pruned_float"]
+    reference = quantised_of(network, data)
+    (shown,) = data.inputs("test", INPUTS)
+    with torch.no_grad():
+        answers = torch.stack([reference(image[None])[0] for image in shown]).argmax(1)
+    labels = data.stored("test", slice(None))[1]
+    assert 100 * float((answers == labels).float().mean()) == pytest.approx(summary["accuracy_pruned"], abs=1.01)
+    _, scales = read_quantised(reference)
+    assert set(scales.weights) == {"0.weight", "3.weight", "6.weight", "10.weight"}
+    page = write_report([undisturbed]).read_text()
+    assert "accuracy in int8 (unpruned: float32), %" in page
+
+
+@pytest.mark.parametrize(("name", "nth"), [("epoch", 3), ("quantised", 1)])
+def test_ended_while_it_trains_or_quantises_it_resumes_to_the_same_run(
+    undisturbed: Path, origin: Origin, latencies: LatencyTable, tmp_path: Path, name: str, nth: int
+) -> None:
+    folder, seen = tmp_path / "run", 0
+
+    def end(event: Event) -> None:
+        nonlocal seen
+        seen += event.name == name
+        if seen == nth:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(job(origin), latencies, folder, end)
+    assert not (folder / "run.json").exists()
+    resume(folder)
+    assert result(folder) == result(undisturbed)
+
+
+def test_a_layer_that_loses_too_much_stays_in_float32_in_plan_and_network(
+    origin: Origin, latencies: LatencyTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = sensitivity.FloatLayers(("3",), 0.1, 2.0, {"3": 0.5, "0": 0.1})
+    monkeypatch.setattr(sensitivity, "float_layers", lambda *_: chosen)
+    done = start(replace(job(origin, rounds=1, qat=False), data=None), latencies, tmp_path / "run")
+    assert done.summary["float_layers"]["names"] == ["3"]
+    kernels = [row["key"] for row in _plan_rows(tmp_path / "run")]
+    assert sum("int8" not in key for key in kernels) == 1
+    _, scales = read_quantised(quantised_of(done.network, images()))
+    assert set(scales.weights) == {"0.weight", "6.weight", "10.weight"}
+    assert done.summary["accuracy_pruned"] is None
+
+
+def _plan_rows(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    (found,) = (line["value"]["plan"]["kernels"] for line in lines if line["name"] == "round/1/plan")
+    return list(found)
+
+
+def test_roundings_in_training_are_only_for_int8() -> None:
+    with pytest.raises(UserError, match="qat trains with the roundings of int8; add --precision int8"):
+        PruneSettings(qat=True)

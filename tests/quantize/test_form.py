@@ -1,0 +1,161 @@
+"""Proves that what a run keeps of a quantised network gives it back, that rounding is blamed on the layers that it
+hurts, and that training with rounding trains the very network.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.front.precision import layer_of
+from aap_hw.compile.keys.precision import INT8
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from aap_hw.graph.program.inputs import Inputs, Tensors
+from aap_hw.quantize import (
+    AwareProgram,
+    Int8Form,
+    Program,
+    calibrated,
+    float_layers,
+    noise_share,
+    quantise,
+    read_quantised,
+    rounded,
+)
+from tests.compile.running import randomise
+
+INPUTS = Inputs.of((3, 10, 8))
+
+
+class Small(nn.Module):
+    """A residual block between two layers; its norms have settings of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_bn = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8, eps=0.1, momentum=0.3)
+        self.conv, self.conv_bn = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8, eps=0.2, momentum=0.4)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.relu(self.stem_bn(self.stem(image)))
+        x = F.relu(self.conv_bn(self.conv(x)) + x)
+        return self.head(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(2)
+    return randomise(Small()).eval()
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[Tensors]:
+    torch.manual_seed(3)
+    return [(torch.randn(4, 3, 10, 8),) for _ in range(3)]
+
+
+@pytest.fixture(scope="module")
+def form(model: nn.Module, batches: list[Tensors]) -> Int8Form:
+    return calibrated(model, INPUTS, batches)
+
+
+def test_a_form_gives_the_reference_back_to_the_bit(model: nn.Module, batches: list[Tensors], form: Int8Form) -> None:
+    reference = quantise(model, batches)
+    written = Int8Form.from_json(json.loads(json.dumps(form.as_json())))
+    assert written == form
+    floating, quantisation = written.of(model, INPUTS, batch=4)
+    _, expected = read_quantised(reference)
+    assert quantisation.values == expected.values
+    assert quantisation.weights.keys() == expected.weights.keys() == {"stem.weight", "conv.weight", "head.weight"}
+    for name, scales in expected.weights.items():
+        np.testing.assert_array_equal(quantisation.weights[name], scales)
+    with torch.no_grad():
+        assert torch.equal(rounded(floating, quantisation)(*batches[0]), reference(*batches[0]))
+        assert not torch.equal(floating(*batches[0]), reference(*batches[0]))
+
+
+def test_a_form_holds_for_any_number_of_samples(model: nn.Module, batches: list[Tensors], form: Int8Form) -> None:
+    images = torch.cat([each for (each,) in batches])[:7]
+    by_one, by_three = (rounded(*form.of(model, INPUTS, size)) for size in (1, 3))
+    with torch.no_grad():
+        expected = torch.cat([by_one(image[None]) for image in images])
+        found = Program(by_three, INPUTS.names, 3)(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_form_of_another_network_is_refused(form: Int8Form) -> None:
+    with pytest.raises(UserError, match="the scales are of another network"):
+        form.of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), INPUTS)
+
+
+def test_layers_that_stay_in_float32_read_and_make_float32(model: nn.Module, batches: list[Tensors]) -> None:
+    graph = ChannelGraph.trace(model, INPUTS.zeros())
+    kernels = {layer_of(k): k.key.precision for k in partition(graph, INT8, floats=["conv"]).kernels if k.weight}
+    assert kernels == {"stem": "int8_float32", "conv": "float32", "head": "int8_float32"}
+    form = calibrated(model, INPUTS, batches, ["conv"])
+    floating, quantisation = form.of(model, INPUTS, 4)
+    assert quantisation.weights.keys() == {"stem.weight", "head.weight"}
+    found = partition(ChannelGraph.trace(floating, INPUTS.zeros(4)), INT8, quantisation)
+    assert {layer_of(k): k.key.precision for k in found.kernels if k.weight} == kernels
+
+
+def test_the_layer_that_rounding_hurts_stays_in_float32(model: nn.Module, batches: list[Tensors]) -> None:
+    hurt = copy.deepcopy(model)
+    with torch.no_grad():
+        hurt.get_parameter("conv.weight")[:, :, 1, 1] = 0
+        hurt.get_parameter("conv.weight")[:, 0, 0, 0] += 60  # beside which all other weights are rounded to nothing
+
+    def loss(exact: list[Tensor], found: list[Tensor]) -> float:
+        return 100 * noise_share(exact, found)
+
+    every = float_layers(hurt, INPUTS, batches, loss, allowed=1e6)
+    assert (every.names, every.noise) == ((), {})
+    chosen = float_layers(hurt, INPUTS, batches, loss, allowed=every.lost_by_all / 3)
+    assert chosen.names == ("conv",)
+    assert chosen.lost <= every.lost_by_all / 3 < every.lost_by_all == chosen.lost_by_all
+    assert chosen.noise.keys() == {"stem", "conv", "head"}
+    assert float_layers(hurt, INPUTS, batches, loss, allowed=0.0).names[0] == "conv"
+
+
+def test_training_with_rounding_trains_the_network(model: nn.Module, batches: list[Tensors]) -> None:
+    module = copy.deepcopy(model)
+    program = AwareProgram(module, INPUTS, 4, floats=["stem"])
+    (images,), labels = batches[0], torch.arange(4)
+
+    def plain(of: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        program.give(copied := copy.deepcopy(of))
+        yield from copied.state_dict().items()
+
+    assert all(torch.equal(tensor, module.state_dict()[name]) for name, tensor in plain(module))
+    twin = copy.deepcopy(module).train()
+    optimisers = [torch.optim.SGD(each.parameters(), lr=0.05) for each in (program, twin)]
+    losses: list[Tensor] = []
+    for _ in range(20):
+        for network, optimiser in zip((program.train(), twin), optimisers, strict=True):
+            losses.append(F.cross_entropy(network(images), labels))
+            optimiser.zero_grad()
+            losses[-1].backward()
+            optimiser.step()
+        if len(losses) == 2:
+            # Up to rounding it is the same training, with each norm's own momentum.
+            program.give(module)
+            for name in ("stem_bn.running_mean", "conv_bn.running_var"):
+                first, other = (each.state_dict()[name] - model.state_dict()[name] for each in (module, twin))
+                assert 0 < (first - other).norm() < 0.1 * other.norm(), name
+    assert losses[-2] < 0.9 * losses[0]
+    program.give(module)
+    program.eval()
+    ranges = {name: each.clone() for name, each in program.state_dict().items()}
+    with torch.no_grad():
+        found, expected = program(torch.cat([images, images[:1]])), module.eval()(torch.cat([images, images[:1]]))
+    assert 0 < (found - expected).abs().max() < 0.3 * expected.abs().max()
+    assert all(torch.equal(each, ranges[name]) for name, each in program.state_dict().items())
