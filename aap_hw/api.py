@@ -30,9 +30,14 @@ if TYPE_CHECKING:
     from aap_hw.prune.proposal import Proposal
     from aap_hw.prune.steps import OnEvent
     from aap_hw.prune.task import PruneSettings
+    from aap_hw.train.samples import Samples
     from aap_hw.train.sources import ImageSource
 
 StrPath = str | os.PathLike[str]
+NO_SAMPLES = (
+    "int8 needs samples of what the network will see, on which it measures the ranges of values: give --data or "
+    "--example"
+)
 # What tells budgets of different resources apart in the name of a run's folder.
 _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": "-memory"}
 
@@ -353,6 +358,8 @@ def deploy(
     connect: str | None = None,
     weights: StrPath | None = None,
     data: str | ImageSource | None = None,
+    precision: str | None = None,
+    pixels: bool = False,
     out: StrPath | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> Deployment:
@@ -371,6 +378,11 @@ def deploy(
         A checkpoint of the cut network, ``aap_hw.load(run)``, which code of yours has trained; by default the run's.
     data
         Images to check it with; by default those that the run was pruned with, else the embedded ones.
+    precision
+        ``"fp32"``, or ``"int8"``, for which ranges of values are measured on training images; by default what the run
+        was pruned for.
+    pixels
+        In int8, let the network take bytes (1, H, W, C) from 0 to 255 and normalise them itself.
     out
         The bundle's folder; by default ``RUN/bundle-DEVICE``.
     on_notice
@@ -390,7 +402,8 @@ def deploy(
     description = load_profile(device).reached_by(connect)
     samples = samples_of(Path(run), _source(data))
     with closing(Boards(description, on_notice or _ignored, PATIENCE_S)) as boards:
-        return deploy_run(RunFolder.at(run, weights), boards, samples, None if out is None else Path(out))
+        folder = None if out is None else Path(out)
+        return deploy_run(RunFolder.at(run, weights), boards, samples, folder, precision, pixels=pixels)
 
 
 def bundle(
@@ -399,6 +412,8 @@ def bundle(
     *,
     weights: StrPath | None = None,
     data: str | ImageSource | None = None,
+    precision: str | None = None,
+    pixels: bool = False,
     out: StrPath | None = None,
 ) -> Path:
     """Compile a run's network for a device that is not at hand, and write its bundle; the bundle's folder.
@@ -415,7 +430,108 @@ def bundle(
     from aap_hw.prune.run import RunFolder
 
     samples = samples_of(Path(run), _source(data))
-    return bundle_unseen(RunFolder.at(run, weights), load_profile(device), samples, None if out is None else Path(out))
+    folder = None if out is None else Path(out)
+    return bundle_unseen(RunFolder.at(run, weights), load_profile(device), samples, folder, precision, pixels=pixels)
+
+
+def deploy_model(
+    model: str,
+    device: str,
+    *,
+    connect: str | None = None,
+    input_shape: Given | None = None,
+    example: str | None = None,
+    weights: str | None = None,
+    classes: int | None = None,
+    data: str | ImageSource | None = None,
+    precision: str | None = None,
+    pixels: bool = False,
+    out: StrPath | None = None,
+    on_notice: Callable[[str], None] | None = None,
+) -> Deployment:
+    """Compile a network as it is for a device, check it there against PyTorch, time it, and write its bundle.
+
+    Parameters
+    ----------
+    model, input_shape, example, weights, classes, data
+        As of ``prune``. The network may be a ``.pt2`` file that is quantised already.
+    device, connect, on_notice
+        As of ``deploy``.
+    precision
+        ``"int8"`` quantises the network on training samples of ``data`` or ``example``; by default it stays as it is.
+    pixels
+        As of ``deploy``.
+    out
+        The bundle's folder; by default ``bundle-MODEL-DEVICE``.
+
+    Raises
+    ------
+    UserError : the network or the samples cannot be used, or the device cannot be reached.
+    Fault : the compiled network does not compute what PyTorch does.
+    """
+    from aap_hw.deploy.deploying import deploy_model as deploy_origin
+    from aap_hw.device import load_profile
+    from aap_hw.device.boards import PATIENCE_S, Boards
+
+    description = load_profile(device).reached_by(connect)
+    origin, samples, folder = _to_deploy(
+        model, input_shape, example, weights, classes, data, precision, out, description.name
+    )
+    with closing(Boards(description, on_notice or _ignored, PATIENCE_S)) as boards:
+        return deploy_origin(origin, boards, samples, folder, precision, pixels=pixels)
+
+
+def bundle_model(
+    model: str,
+    device: str,
+    *,
+    input_shape: Given | None = None,
+    example: str | None = None,
+    weights: str | None = None,
+    classes: int | None = None,
+    data: str | ImageSource | None = None,
+    precision: str | None = None,
+    pixels: bool = False,
+    out: StrPath | None = None,
+) -> Path:
+    """Compile a network as it is for a device that is not at hand, and write its bundle; the bundle's folder.
+
+    The parameters are those of ``deploy_model``.
+
+    Raises
+    ------
+    UserError : the network or the samples cannot be used, or there is no compiler for the device.
+    """
+    from aap_hw.deploy.deploying import bundle_model_unseen
+    from aap_hw.device import load_profile
+
+    profile = load_profile(device)
+    origin, samples, folder = _to_deploy(
+        model, input_shape, example, weights, classes, data, precision, out, profile.name
+    )
+    return bundle_model_unseen(origin, profile, samples, folder, precision, pixels=pixels)
+
+
+def _to_deploy(
+    model: str,
+    input_shape: Given | None,
+    example: str | None,
+    weights: str | None,
+    classes: int | None,
+    data: str | ImageSource | None,
+    precision: str | None,
+    out: StrPath | None,
+    device: str,
+) -> tuple[Origin, Samples, Path]:
+    """A network, the samples to try it on, and the folder of its bundle."""
+    from aap_hw.prune.shown import samples_for
+
+    source = _source(data)
+    origin = origin_of(model, input_shape, example, weights, classes, source, may_be_quantised=True)
+    if precision == "int8" and source is None and example is None and not origin.is_quantised:
+        raise UserError(NO_SAMPLES)
+    samples = samples_for(origin, source, example)
+    return origin, samples, Path(f"bundle-{origin.short}-{device}") if out is None else Path(out)
 
 
 def report(*runs: StrPath, out: StrPath | None = None) -> Path:
@@ -483,6 +599,8 @@ def origin_of(
     weights: str | None = None,
     classes: int | None = None,
     source: ImageSource | None = None,
+    *,
+    may_be_quantised: bool = False,
 ) -> Origin:
     """The network that is asked for; with the embedded images, what was trained on them is trained."""
     from aap_hw.models import zoo
@@ -498,4 +616,5 @@ def origin_of(
     is_embedded = source is not None and source.text == "embedded"
     if weights is None and is_embedded and model in zoo.names() and zoo.entry(model).embedded:
         weights = "embedded"
-    return Origin.of(model, inputs_given(input_shape, example), weights_of(weights), classes)
+    inputs = inputs_given(input_shape, example)
+    return Origin.of(model, inputs, weights_of(weights), classes, may_be_quantised=may_be_quantised)

@@ -124,7 +124,7 @@ def _compiled(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
         network = compile_network(model, inputs, CpuTarget.of(host_options(), 1), library)
         compile_s = time.process_time() - began
         loaded = LocalDevice(load_profile("x86").model_copy(update={"threads": 1})).load(library)
-        loaded.set_inputs("main", [each.numpy() for each in inputs])
+        loaded.set_inputs("main", [each.float().numpy() for each in inputs])
         actual = [torch.from_numpy(output) for output in loaded.run("main")]
     largest = max(float(output.abs().max()) for output in expected)
     difference = max(float((a - b).abs().max()) for a, b in zip(actual, expected, strict=True)) / largest

@@ -86,7 +86,10 @@ def make_bundle(model: str, folder: Path) -> Path:
     compile_network(made.module, image, device.target, library)
     with torch.no_grad():
         outputs = made.module(image).numpy()
-    how, latency = {"scale": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3}, {"predicted": None, "measured": None}
+    how, latency = (
+        {"scale": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3, "in_network": False},
+        {"predicted": None, "measured": None},
+    )
     requires = Requirements.of(library, device.target)
     facts = device.describe().as_json()
     named, tolerances = {"logits": outputs[:, None]}, {"logits": 1e-3}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from aap_hw.cli.options import (
     classes_option,
@@ -24,6 +25,7 @@ from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
     from aap_hw.graph.program.inputs import Inputs
+    from aap_hw.models.origin import Origin
     from aap_hw.train.sources import ImageSource
 
 DEFAULT_IMAGES = 128
@@ -61,11 +63,12 @@ def command(
 ) -> None:
     """Compile a network for a device without running it.
 
-    In int8 it is quantised first, on samples of --data or --example.
+    In int8 it is quantised first, on samples of --data or --example. A .pt2 file may hold a network that torchao's PT2E
+    flow has quantised already; it is compiled in int8 as it is.
 
     For a GPU, which this machine need not have, the kernels' CUDA source is compiled to the GPU's machine code.
     """
-    from aap_hw.api import origin_of
+    from aap_hw.api import NO_SAMPLES, origin_of
     from aap_hw.compile.keys.target import half_precision_of, require_precision
     from aap_hw.compile.library.linking import command_of
     from aap_hw.deploy.compiling import calibration_of, compile_unseen
@@ -74,12 +77,13 @@ def command(
     from aap_hw.files import require_writable_file
     from aap_hw.prune.shown import samples_for
 
+    origin = origin_of(model_name, inputs, example, weights, classes, source, may_be_quantised=True)
+    if origin.is_quantised:
+        _check_options(origin, source, calibration_images)
+        precision = INT8
     is_int8, has_samples = precision == INT8, source is not None or example is not None
-    if is_int8 and not has_samples:
-        raise UserError(
-            "int8 needs samples of what the network will see, on which it measures the ranges of values: give --data "
-            "or --example"
-        )
+    if is_int8 and not has_samples and not origin.is_quantised:
+        raise UserError(NO_SAMPLES)
     if not is_int8 and (source is not None or calibration_images is not None):
         raise UserError("--data and --calibration-images are for --precision int8; fp32 and half need no samples")
     profile, library = load_profile(device), Path(out) if out else None
@@ -88,10 +92,9 @@ def command(
     target = target_of(profile)
     require_precision(precision, target, profile.name)
     command_of(target.host)  # told before the work
-    origin = origin_of(model_name, inputs, example, weights, classes, source)
     chosen = "" if precision == FP32 else f" in {precision}"
     tell(f"compiling {origin.model} at {origin.inputs.text} for {profile.name}{chosen}")
-    samples = samples_for(origin, source, example) if is_int8 else None
+    samples = samples_for(origin, source, example) if is_int8 and not origin.is_quantised else None
     module, start = origin.build(), time.monotonic()
     calibration = None
     if samples is not None:
@@ -112,3 +115,12 @@ def command(
             "kernels, each of the source found in it"
         )
     tell(f"compiled in {seconds:.1f} s; nothing was run, so nothing was timed")
+
+
+def _check_options(origin: Origin, source: ImageSource | None, calibration_images: int | None) -> None:
+    """Refuse what has no meaning for a network that is quantised already."""
+    asked = click.get_current_context()
+    if asked.get_parameter_source("precision") is ParameterSource.COMMANDLINE and asked.params["precision"] != "int8":
+        raise UserError(f"{origin.model} is quantised in int8 already; leave --precision out")
+    if source is not None or calibration_images is not None:
+        raise UserError(f"{origin.model} is quantised already; leave --data and --calibration-images out")

@@ -1,77 +1,134 @@
-"""``aap-hw deploy``: compile a run for a device, check it there, time it and write its bundle."""
+"""``aap-hw deploy``: compile a run or a network for a device, check it there, time it and write its bundle."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from aap_hw.cli.options import connect_option, data_options, device_option, trained_option
+from aap_hw.cli.options import (
+    classes_option,
+    connect_option,
+    data_options,
+    device_option,
+    input_options,
+    model_option_of,
+)
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from aap_hw.deploy.deploying import Deployment
+    from aap_hw.graph.program.inputs import Inputs
     from aap_hw.train.sources import ImageSource
 
 
 @click.command(
-    epilog="\b\nExamples:\n  aap-hw deploy runs/demo --device x86\n  aap-hw deploy runs/demo --device x86 --no-run"
+    epilog="\b\nExamples:\n  aap-hw deploy runs/demo --device x86\n  aap-hw deploy runs/demo --device x86 --no-run\n"
+    "  aap-hw deploy --model resnet20 --device x86 --data embedded --precision int8"
 )
-@click.argument("run_folder", metavar="RUN")
+@click.argument("run_folder", metavar="[RUN]", required=False)
+@model_option_of()
+@input_options
+@classes_option
 @device_option
 @connect_option
 @click.option("--out", metavar="FOLDER", help="Where to write the bundle; default: RUN/bundle-DEVICE.")
-@trained_option
+@click.option(
+    "--weights",
+    metavar="FILE",
+    help="Weights of the pruned network that code of yours has trained: a checkpoint of aap_hw.load(RUN), of any "
+    "kind that 'aap-hw prune' takes; default: the run's own. With --model, its weights as for 'aap-hw prune'.",
+)
 @data_options
+@click.option(
+    "--precision",
+    type=click.Choice(("fp32", "int8")),
+    help="int8 quantises the network first, on training samples of the run's data, of --data or of --example, unless "
+    "it is quantised already; default: as the run was pruned, or as the network is.",
+)
+@click.option(
+    "--pixels",
+    is_flag=True,
+    help="In int8: let the network take pixels as they are, bytes (1, H, W, C), and normalise them itself.",
+)
 @click.option("--no-run", is_flag=True, help="Only compile and write the bundle; the device need not be there.")
 @quiet_option
 @json_option
 @results_alone
 def command(
-    run_folder: str,
+    run_folder: str | None,
+    model_name: str | None,
+    inputs: Inputs | None,
+    example: str | None,
+    classes: int | None,
     device: str,
     connect_to: str | None,
     out: str | None,
     weights: str | None,
-    no_run: bool,
     source: ImageSource | None,
+    precision: str | None,
+    pixels: bool,
+    no_run: bool,
     quiet: bool,
     json_to: str | None,
 ) -> None:
-    """Deploy a pruned network: the compiled library with all that is needed to run and to check it."""
+    """Deploy a pruned network, or any other: the compiled library with all that is needed to run and to check it."""
     from aap_hw import api
-    from aap_hw.cli.run_screen import plain_console, summary_table
-    from aap_hw.prune.words import budget_sentences
+    from aap_hw.cli.run_screen import plain_console
 
+    what = run_folder or model_name
+    if what is None or (run_folder is not None and model_name is not None):
+        raise UserError("say what to deploy: the folder of a run, or a network with --model")
+    if run_folder is not None and (inputs is not None or example is not None or classes is not None):
+        raise UserError("--input, --example and --classes are for --model; a run has its own")
     if no_run and connect_to is not None:
         raise UserError("--no-run does not reach the device, so --connect would do nothing; leave one of them out")
     console = plain_console(stderr=json_to is not None, quiet=quiet)
+    how: dict[str, Any] = {"weights": weights, "data": source, "precision": precision, "pixels": pixels, "out": out}
+    if model_name is not None:
+        how |= {"input_shape": inputs, "example": example, "classes": classes}
     if no_run:
-        written = api.bundle(run_folder, device, weights=weights, data=source, out=out)
+        written = api.bundle(what, device, **how) if run_folder else api.bundle_model(what, device, **how)
         console.print("nothing was run: outputs are not checked and latency is not measured", soft_wrap=True)
         console.print(f"bundle: {written}; on the device: python3 run.py --time", soft_wrap=True)
         if json_to is not None:
             write_json({"bundle": str(written)}, json_to)
         return
-    result = api.deploy(run_folder, device, connect=connect_to, weights=weights, data=source, out=out, on_notice=notice)
-    if result.latencies:
-        console.print(summary_table(result.summary))
-        for sentence in budget_sentences(result.summary):
+    how |= {"connect": connect_to, "on_notice": notice}
+    result = api.deploy(what, device, **how) if run_folder else api.deploy_model(what, device, **how)
+    _show(result, console, weights)
+    if json_to is not None:
+        write_json({"bundle": str(result.bundle), **result.summary}, json_to)
+
+
+def _show(result: Deployment, console: Console, weights: str | None) -> None:
+    from aap_hw.cli.run_screen import summary_table
+    from aap_hw.prune.words import budget_sentences
+
+    summary, is_run = result.summary, "retrained" in result.summary
+    if not result.latencies:
+        console.print("the device is emulated: outputs are checked and nothing is timed", soft_wrap=True)
+    elif is_run:
+        console.print(summary_table(summary))
+        for sentence in budget_sentences(summary):
             console.print(sentence, soft_wrap=True)
-        if weights is not None and result.summary.get("accuracy_pruned") is not None:
+        if weights is not None and summary.get("accuracy_pruned") is not None:
             console.print(f"accuracies are those of the run's own weights, not of {weights}", soft_wrap=True)
     else:
-        console.print("the device is emulated: outputs are checked and nothing is timed", soft_wrap=True)
+        console.print(f"{summary['ms']:.3f} ms a call, measured, in {result.precision}", soft_wrap=True)
+    theirs = "PyTorch" if result.precision == "fp32" else "PyTorch's quantised network"
     console.print(
-        f"checked on {result.images} samples: largest difference from PyTorch {result.max_abs_diff:.2g}"
+        f"checked on {result.images} samples: largest difference from {theirs} {result.max_abs_diff:.2g}"
+        + ("" if result.precision == "fp32" else f", none on {result.equal} of them")
         + ("" if result.agreement is None else f", the same class for {result.agreement:.1f} %"),
         soft_wrap=True,
     )
-    if not result.summary["retrained"]:
+    if is_run and not summary["retrained"]:
         console.print(f"weights: {weights or 'as they were cut; --weights FILE takes trained ones'}", soft_wrap=True)
-    if slow := result.summary["slow_path"]:
+    if slow := summary["slow_path"]:
         console.print(f"{slow}; there is no schedule for these", soft_wrap=True)
     console.print(f"bundle: {result.bundle}", soft_wrap=True)
-    if json_to is not None:
-        write_json({"bundle": str(result.bundle), **result.summary}, json_to)

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 @click.option("--onnx", "onnx_file", required=True, metavar="FILE", help="The ONNX file to write.")
 @click.option("--opset", type=int, metavar="N", help="Version of ONNX's operators, 9 to 23; default: PyTorch's own.")
 @click.option("--dynamic-batch", is_flag=True, help="Let the file take any number of samples at once, instead of one.")
+@click.option(
+    "--precision",
+    type=click.Choice(("fp32", "int8")),
+    help="int8 quantises the network first, on training samples, and writes QuantizeLinear and DequantizeLinear around "
+    "each operator; default: as the run was pruned.",
+)
 @trained_option
 @data_options
 @results_alone
@@ -28,6 +34,7 @@ def command(
     onnx_file: str,
     opset: int | None,
     dynamic_batch: bool,
+    precision: str | None,
     weights: str | None,
     source: ImageSource | None,
 ) -> None:
@@ -39,10 +46,16 @@ def command(
 
     form = Format(opset, dynamic_batch)
     run = RunFolder.at(run_folder, weights)
-    result = export_onnx(run, samples_of(run.path, source), Path(onnx_file), form)
+    result = export_onnx(run, samples_of(run.path, source), Path(onnx_file), form, precision)
+    theirs = "PyTorch" if result.precision == "fp32" else "PyTorch's quantised network"
     tell(
         f"{result.path}: {result.size / 1e6:.1f} MB, opset {result.opset}"
-        f"{', any number of samples at once' if dynamic_batch else ''}; ONNX Runtime differs from PyTorch by at most "
-        f"{result.max_abs_diff:.2g} on {result.images} samples"
+        f"{', any number of samples at once' if dynamic_batch else ''}; ONNX Runtime differs from {theirs} by at "
+        f"most {result.max_abs_diff:.2g} on {result.images} samples"
         f"{f', alone and {BATCH} at once' if dynamic_batch else ''}"
+        + (
+            ""
+            if result.agreement is None
+            else f", and its int8 kernels give the same class for {result.agreement:.1f} %"
+        )
     )

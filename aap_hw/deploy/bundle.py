@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import jsonschema
 import numpy as np
 
 from aap_hw import __version__
+from aap_hw.compile.keys.precision import FLOAT32, Scale
 from aap_hw.compile.library.build import cubin_beside
 from aap_hw.deploy.requirements import Requirements
 from aap_hw.deploy.runners.run import SCHEMA_VERSION, rows_of
@@ -39,8 +40,11 @@ class Bundle:
     outputs : what PyTorch makes of each, an array (n, ...) for each output under its name.
     tolerances : how far each of the library's outputs may be from these.
     preprocessing : how pixels become an input: times ``scale``, minus ``mean``, over ``std``; None if it has none.
+        ``in_network`` says that the network does it, and takes pixels as bytes.
     latency : predicted and measured milliseconds with their provenance; see the schema.
     trained : the checkpoint that the weights are of; None if they are the run's own.
+    precision : of the network, ``fp32`` or ``int8``.
+    scales : by the names of inputs that the network stores as bytes: what these stand for.
     """
 
     model: str
@@ -53,6 +57,8 @@ class Bundle:
     preprocessing: Mapping[str, Any] | None
     latency: Mapping[str, Any]
     trained: WeightsFile | None = None
+    precision: str = "fp32"
+    scales: Mapping[str, Scale | None] = field(default_factory=dict)
 
 
 def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
@@ -96,11 +102,18 @@ def _manifest(bundle: Bundle, sha256: Mapping[str, str]) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "aap_hw": __version__,
         "model": bundle.model,
+        "precision": bundle.precision,
         "trained": bundle.trained and asdict(bundle.trained),
         "device": dict(bundle.device),
         "requires": {**requires, "cpu_features": list(bundle.requires.cpu_features)},
         "inputs": [
-            {"name": name, "shape": [1, *samples.shape[1:]], "dtype": samples.dtype.name}
+            {
+                "name": name,
+                "shape": [1, *samples.shape[1:]],
+                "dtype": samples.dtype.name,
+                "passed_as": "uint8" if (bundle.preprocessing or {}).get("in_network") else FLOAT32,
+                "quantisation": asdict(scale) if (scale := bundle.scales.get(name)) is not None else None,
+            }
             for name, samples in bundle.inputs.items()
         ],
         "outputs": [

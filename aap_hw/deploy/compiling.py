@@ -13,9 +13,9 @@ from aap_hw.compile.keys.precision import FP32, HALVES, NetworkPrecision
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.build import cubin_beside
 from aap_hw.compile.library.lowering import compile_network
+from aap_hw.deploy.form import form_of, in_int8
 from aap_hw.errors import Fault
 from aap_hw.files import make_folder, scratch_folder, write_atomic
-from aap_hw.graph.program.calling import ByPlace
 from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
 from aap_hw.prune.shown import calibration_batches
 from aap_hw.train.samples import Samples
@@ -61,8 +61,8 @@ def compile_unseen(
 ) -> Compiled:
     """Compile a network for one sample of its inputs; the library is kept at ``library``, if that is given.
 
-    With samples for ``calibration``, one a batch, it is quantised first: then all kernels are in int8 that can be.
-    With the ``precision`` `HALF` all are in half precision that can be.
+    With samples for ``calibration``, one a batch, it is quantised first, if it is not yet: then all kernels are in int8
+    that can be. With the ``precision`` `HALF` all are in half precision that can be.
 
     Raises
     ------
@@ -72,15 +72,8 @@ def compile_unseen(
     """
     with scratch_folder("compile") as scratch:
         path = scratch / "library.so"
-        names, quantisation = inputs.names, None
-        if calibration is not None:
-            from aap_hw.quantize import quantise, read_quantised  # torchao takes a second to load
-
-            module, quantisation = read_quantised(
-                quantise(ByPlace(module, names) if any(names) else module, calibration)
-            )
-            names = ()
-        network = compile_network(module, inputs.zeros(), target, path, names, quantisation, precision)
+        form = form_of(module, inputs.names) if calibration is None else in_int8(module, inputs.names, calibration)
+        network = compile_network(form.compiled, inputs.zeros(), target, path, form.names, form.quantisation, precision)
         code = cubin_beside(path).read_bytes() if cubin_beside(path).exists() else b""
         made = path.read_bytes()
     if library is not None:

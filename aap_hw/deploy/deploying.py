@@ -1,8 +1,11 @@
-"""Deploying a run: compile it for a device, check it there against PyTorch on real images, time it, bundle it."""
+"""Deploying a run or a network: compile it for a device, check it there against PyTorch, time it, bundle it.
+
+A run is deployed with its weights, and timed beside the network that it was cut from; any other network as it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,32 +14,30 @@ import numpy as np
 import tvm
 
 from aap_hw.activity import doing
+from aap_hw.compile.front.network import Network
 from aap_hw.compile.keys.key import SCHEDULES
-from aap_hw.compile.keys.target import DeviceTarget
+from aap_hw.compile.keys.precision import FP32
+from aap_hw.compile.keys.target import DeviceTarget, require_precision
 from aap_hw.compile.library.linking import command_of
 from aap_hw.compile.library.lowering import compile_network
-from aap_hw.deploy.bundle import Bundle, write_bundle
-from aap_hw.deploy.reference import FEW, Reference, by_output
-from aap_hw.deploy.requirements import Requirements
+from aap_hw.deploy.form import Form
+from aap_hw.deploy.job import Job
+from aap_hw.deploy.reference import by_output
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device, target_of
 from aap_hw.device.description import MEASURED, DeviceDescription
 from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.device.timing import STATISTIC, Timing, time_in_turn
-from aap_hw.errors import UserError
-from aap_hw.files import require_writable_file, require_writable_folder, scratch_folder
-from aap_hw.graph.program.calling import Names, input_names
-from aap_hw.graph.program.inputs import Tensors, in_batches
-from aap_hw.models.weights import WeightsFile
-from aap_hw.policy import LATENCY, Budget
-from aap_hw.prune.run import PrunedNetwork, RunFolder
-from aap_hw.train.data import LabelledImages
+from aap_hw.files import require_writable_file, scratch_folder
+from aap_hw.graph.program.inputs import in_batches
+from aap_hw.models.origin import Origin
+from aap_hw.policy import Budget
+from aap_hw.prune.run import RunFolder
 from aap_hw.train.samples import Samples
 
-# Checking stops at about this many pixels, or other positions: all embedded test images at 32 x 32, a few dozen at
-# 224 x 224.
-CHECKED_PIXELS = 2_200_000
+# Names of what is compiled and timed: what is deployed, and what it was cut from.
+DEPLOYED, UNPRUNED = "pruned", "dense"
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,11 @@ class Deployment:
     ----------
     max_abs_diff : largest difference of any output from PyTorch's, over ``images`` images.
     agreement : share of the images that get PyTorch's class, in percent; None if the network scores no classes.
-    latencies : of ``dense`` and ``pruned``, timed in turn on the device; none where an emulator stands in for it.
-    summary : the run's figures, with those of this deployment.
+    latencies : of ``pruned``, which is what was deployed, and of ``dense``, what it was cut from if it was, timed in
+        turn on the device; none where an emulator stands in for it.
+    summary : the run's figures, if it is one, with those of this deployment.
+    precision : ``fp32`` or ``int8``.
+    equal : how many of the images have PyTorch's outputs up to the rounding of float32; in int8 not all need to.
     """
 
     bundle: Path
@@ -57,12 +61,24 @@ class Deployment:
     images: int
     latencies: Mapping[str, Timing]
     summary: dict[str, Any]
+    precision: str
+    equal: int
 
 
-def deploy(run: RunFolder, device: Device | Boards, data: Samples, folder: Path | None = None) -> Deployment:
+def deploy(
+    run: RunFolder,
+    device: Device | Boards,
+    data: Samples,
+    folder: Path | None = None,
+    precision: str | None = None,
+    *,
+    pixels: bool = False,
+) -> Deployment:
     """Deploy a finished run to a device and write its bundle, by default inside the run folder.
 
-    Of several boards, any one is used, and no longer than the network is checked and timed there.
+    Of several boards, any one is used, and no longer than the network is checked and timed there. In int8, which is
+    asked for or what the run was pruned for, the unpruned network that it is timed beside is in int8, too; and it may
+    take ``pixels``, bytes (1, H, W, C), and normalise them itself.
 
     Raises
     ------
@@ -72,40 +88,90 @@ def deploy(run: RunFolder, device: Device | Boards, data: Samples, folder: Path 
     boards = Boards.of(device)
     boards.require_tools()
     require_writable_file(run.path / "summary.json")  # which the figures are added to
+
+    def load(is_real: bool) -> Job:
+        return Job.of_run(run, boards.profile, data, folder, precision, is_timed=is_real, pixels=pixels)
+
+    done = _deployed(boards, load)
+    # What a run was pruned to in one precision says nothing of another.
+    is_its_own = done.precision == run.summary().get("precision", FP32)
+    merged = run.update_summary(done.summary) if is_its_own else {**run.summary(), **done.summary}
+    return Deployment(**{**vars(done), "summary": merged})
+
+
+def deploy_model(
+    origin: Origin,
+    device: Device | Boards,
+    data: Samples,
+    folder: Path,
+    precision: str | None = None,
+    *,
+    pixels: bool = False,
+) -> Deployment:
+    """Deploy a network as it is, quantised by training samples if it is asked for in int8 and not quantised yet.
+
+    Raises
+    ------
+    UserError : the bundle cannot be written, or the network is quantised and asked for in float.
+    Fault : the compiled network does not compute what PyTorch does.
+    """
+    boards = Boards.of(device)
+    boards.require_tools()
+
+    def load(is_real: bool) -> Job:
+        return Job.of_model(origin, data, folder, precision, is_timed=is_real, pixels=pixels)
+
+    return _deployed(boards, load)
+
+
+def _deployed(boards: Boards, load: Callable[[bool], Job]) -> Deployment:
+    """Compile, check and time a network that is loaded for a device that is real or emulated, and write its bundle."""
     description = boards.describe()
     boards.close()  # free for others while networks are compiled here
-    is_real = description.provenance == MEASURED
     # An emulator computes what the device would, slowly, and how long it takes tells nothing.
-    job = _Job.of(run, boards.profile, data, folder, None if is_real else FEW)
-    networks = {"pruned": job.network.module, **({"dense": job.network.origin.skeleton()} if is_real else {})}
+    is_real = description.provenance == MEASURED
+    job = load(is_real)
+    require_precision(job.form.precision, boards.target, boards.profile.name)
+    forms = {DEPLOYED: job.form, **({UNPRUNED: job.dense} if job.dense is not None else {})}
     with scratch_folder("deploy") as scratch:
-        files = {name: scratch / f"{name}.so" for name in networks}
-        compiled = {
-            name: compile_network(module, job.sample, boards.target, files[name], job.names)
-            for name, module in networks.items()
-        }
+        files = {name: scratch / f"{name}.so" for name in forms}
+        compiled = {name: _compile(form, job, boards.target, files[name]) for name, form in forms.items()}
         outputs, timings = _run_and_time(files, job, boards, is_real)
         difference = job.reference.compare(outputs, "the compiled network")
-        checked = job.reference.count
-        figures: dict[str, Any] = {"max_abs_diff": difference, "images_checked": checked}
-        figures["slow_path"] = compiled["pruned"].slow_path
+        figures: dict[str, Any] = {"max_abs_diff": difference, "images_checked": job.reference.count}
+        figures["slow_path"] = compiled[DEPLOYED].slow_path
+        figures |= {"deployed_precision": job.form.precision} if job.form.quantisation is not None else {}
         measured = None
         if is_real:
-            dense_ms, pruned_ms = (timings[name].latency_us / 1e3 for name in ("dense", "pruned"))
-            measured = {"ms": pruned_ms, "unpruned_ms": dense_ms, "statistic": STATISTIC, "provenance": MEASURED}
-            budget = job.network.record["budgets"].get(LATENCY.name)
-            figures |= {
-                "dense_ms": dense_ms,
-                "budget_ms": None if budget is None else Budget.parse(budget).of(dense_ms),
-                "pruned_ms": pruned_ms,
-                "dense_is_measured": True,
-            }
-        job.write(files["pruned"], boards.target, description.as_json(), measured)
-    agreement = job.reference.agreement(outputs)
-    return Deployment(job.folder, difference, agreement, checked, timings, run.update_summary(figures))
+            ms = {name: timing.latency_us / 1e3 for name, timing in timings.items()}
+            dense_ms = ms.get(UNPRUNED)
+            measured = {"ms": ms[DEPLOYED], "unpruned_ms": dense_ms, "statistic": STATISTIC, "provenance": MEASURED}
+            figures["pruned_ms" if dense_ms is not None else "ms"] = ms[DEPLOYED]
+            if dense_ms is not None:
+                budget_ms = None if job.budget is None else Budget.parse(job.budget).of(dense_ms)
+                figures |= {"dense_ms": dense_ms, "budget_ms": budget_ms, "dense_is_measured": True}
+        job.write(files[DEPLOYED], boards.target, description.as_json(), measured)
+    return Deployment(
+        job.folder,
+        difference,
+        job.reference.agreement(outputs),
+        job.reference.count,
+        timings,
+        figures,
+        job.form.precision,
+        job.reference.equal(outputs),
+    )
 
 
-def bundle_unseen(run: RunFolder, profile: DeviceProfile, data: Samples, folder: Path | None = None) -> Path:
+def bundle_unseen(
+    run: RunFolder,
+    profile: DeviceProfile,
+    data: Samples,
+    folder: Path | None = None,
+    precision: str | None = None,
+    *,
+    pixels: bool = False,
+) -> Path:
     """Compile a finished run for a device that is not at hand and write its bundle; returns the bundle's folder.
 
     Nothing is checked or measured: the bundle's own programs do that where it goes.
@@ -114,111 +180,53 @@ def bundle_unseen(run: RunFolder, profile: DeviceProfile, data: Samples, folder:
     ------
     UserError : the run was pruned for another device.
     """
+    return _bundled(profile, lambda: Job.of_run(run, profile, data, folder, precision, pixels=pixels))
+
+
+def bundle_model_unseen(
+    origin: Origin,
+    profile: DeviceProfile,
+    data: Samples,
+    folder: Path,
+    precision: str | None = None,
+    *,
+    pixels: bool = False,
+) -> Path:
+    """As `bundle_unseen`, for a network as it is; see `deploy_model`."""
+    return _bundled(profile, lambda: Job.of_model(origin, data, folder, precision, pixels=pixels))
+
+
+def _bundled(profile: DeviceProfile, load: Callable[[], Job]) -> Path:
     target = target_of(profile)
     command_of(target.host)  # told before the work
-    job = _Job.of(run, profile, data, folder, FEW)
+    job = load()
+    require_precision(job.form.precision, target, profile.name)
     device = DeviceDescription(
         profile.name, profile.profile_hash, "", profile.threads, dict(target.options), tvm.__version__, SCHEDULES
     ).as_json()
     del device["provenance"]  # only a device that was there is known to be real
     with scratch_folder("deploy") as scratch:
-        library = scratch / "pruned.so"
-        compile_network(job.network.module, job.sample, target, library, job.names)
+        library = scratch / f"{DEPLOYED}.so"
+        _compile(job.form, job, target, library)
         job.write(library, target, device, None)
     return job.folder
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A run on its way into a bundle.
-
-    Attributes
-    ----------
-    trained : the checkpoint that its weights are of, if they are not the run's own.
-    reference : what is computed there to be compared; the first of them go into the bundle.
-    """
-
-    network: PrunedNetwork
-    trained: WeightsFile | None
-    summary: Mapping[str, Any]
-    folder: Path
-    data: Samples
-    reference: Reference
-
-    @classmethod
-    def of(
-        cls, run: RunFolder, profile: DeviceProfile, data: Samples, folder: Path | None, count: int | None = None
-    ) -> _Job:
-        """Load the run and compute what PyTorch makes of ``count`` images, by default of many."""
-        network = run.load()
-        if network.device != profile.name:
-            raise UserError(
-                f"{run.path} was pruned with the latency table of {network.device}, and its widths mean nothing on "
-                f"{profile.name}; deploy it with --device {network.device}, or prune with a table of {profile.name}"
-            )
-        folder = folder or run.path / f"bundle-{profile.name}"
-        require_writable_folder(folder)
-        count = count or max(FEW, CHECKED_PIXELS // network.origin.inputs.positions)
-        return cls(network, run.trained, run.summary(), folder, data, Reference.of(network, data, count))
-
-    @property
-    def sample(self) -> Tensors:
-        """One sample, as a batch of its own."""
-        return next(in_batches(self.reference.samples))
-
-    @property
-    def names(self) -> Names:
-        """How the network is called with it."""
-        return self.network.origin.inputs.names
-
-    def write(
-        self, library: Path, target: DeviceTarget, device: dict[str, Any], measured: Mapping[str, Any] | None
-    ) -> None:
-        """Write the bundle."""
-        scores = self.reference.scores
-        has_labels = scores is not None and scores.shape[1] == self.data.classes
-        bundle = Bundle(
-            self.network.origin.model,
-            device,
-            Requirements.of(library, target),
-            {
-                name: each[:FEW].numpy()
-                for name, each in zip(
-                    input_names(self.network.module, self.network.origin.inputs), self.reference.samples, strict=True
-                )
-            },
-            {name: output[:FEW] for name, output in self.reference.outputs.items()},
-            self.reference.tolerances,
-            self.data.class_names if has_labels else (),
-            _preprocessing(self.data),
-            {"predicted": self._predicted(), "measured": measured},
-            self.trained,
-        )
-        write_bundle(self.folder, library, bundle)
-
-    def _predicted(self) -> dict[str, Any] | None:
-        predicted_ms = self.summary.get("predicted_ms")
-        return predicted_ms and {"ms": predicted_ms, "provenance": self.summary["provenance"]}
-
-
-def _preprocessing(data: Samples) -> dict[str, Any] | None:
-    """How pixels become an input; None where samples are inputs already."""
-    if not isinstance(data, LabelledImages):
-        return None
-    mean, std = data.mean_and_std
-    return {"scale": 1 / 255, "mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
+def _compile(form: Form, job: Job, target: DeviceTarget, library: Path) -> Network:
+    how = form.names, form.quantisation, form.precision, form.pixels is not None
+    return compile_network(form.compiled, job.sample, target, library, *how)
 
 
 def _run_and_time(
-    files: Mapping[str, Path], job: _Job, boards: Boards, is_real: bool
+    files: Mapping[str, Path], job: Job, boards: Boards, is_real: bool
 ) -> tuple[list[np.ndarray], dict[str, Timing]]:
-    """What the pruned network computes on one of the boards, and latencies of all, if it is a real one."""
+    """What the deployed network computes on one of the boards, and latencies of all, if it is a real one."""
     results: list[tuple[list[np.ndarray], dict[str, Timing]]] = []
 
     def work(device: Device, files: Mapping[str, Path]) -> None:
         libraries = {name: device.load(file) for name, file in files.items()}
         with doing("running the network on the device"):
-            outputs, sample = _outputs(libraries["pruned"], job.reference.samples), _arrays(job.sample)
+            outputs, sample = _outputs(libraries[DEPLOYED], job), job.form.passed(job.sample)
         results.append((outputs, time_in_turn(libraries, "main", sample, device.profile.measure) if is_real else {}))
 
     boards.share([files], work)
@@ -226,13 +234,9 @@ def _run_and_time(
     return results[-1]
 
 
-def _outputs(library: LoadedLibrary, samples: Tensors) -> list[np.ndarray]:
+def _outputs(library: LoadedLibrary, job: Job) -> list[np.ndarray]:
     answers = []
-    for sample in in_batches(samples):
-        library.set_inputs("main", _arrays(sample))
+    for sample in in_batches(job.reference.samples):
+        library.set_inputs("main", job.form.passed(sample))
         answers.append(library.run("main"))
     return by_output(answers)
-
-
-def _arrays(sample: Tensors) -> list[np.ndarray]:
-    return [each.numpy() for each in sample]

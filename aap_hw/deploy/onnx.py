@@ -1,4 +1,7 @@
-"""Export of a run as an ONNX file, checked against PyTorch by ONNX Runtime before it is kept."""
+"""Export of a run as an ONNX file, checked against PyTorch by ONNX Runtime before it is kept.
+
+In int8 the file has QuantizeLinear and DequantizeLinear around each operator, and weights as int8.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from aap_hw.activity import doing
+from aap_hw.deploy.form import Form
+from aap_hw.deploy.job import form_of_run
 from aap_hw.deploy.onnx_file import FIRST_OF_NEWER, Format, Session, fixed_batch, opset_of, write
 from aap_hw.deploy.reference import Reference, by_output
 from aap_hw.errors import Fault, UserError
@@ -28,16 +34,27 @@ BATCH = 3
 
 @dataclass(frozen=True)
 class Exported:
-    """An ONNX file that computes what PyTorch does, up to ``max_abs_diff``, on ``images`` images."""
+    """An ONNX file that computes what PyTorch does, up to ``max_abs_diff``, on ``images`` images.
+
+    Attributes
+    ----------
+    precision : ``fp32`` or ``int8``.
+    agreement : share of the images that get PyTorch's class by ONNX Runtime's own kernels of bytes, in percent; None in
+        float, and for a network that scores no classes.
+    """
 
     path: Path
     size: int
     opset: int
     max_abs_diff: float
     images: int
+    precision: str = "fp32"
+    agreement: float | None = None
 
 
-def export_onnx(run: RunFolder, data: Samples, path: Path, form: Format | None = None) -> Exported:
+def export_onnx(
+    run: RunFolder, data: Samples, path: Path, form: Format | None = None, precision: str | None = None
+) -> Exported:
     """Write a finished run's network as ONNX: ``image`` (1, C, H, W) to ``logits``, or what a bundle calls them.
 
     Code that makes the run's network is run again, with all your rights.
@@ -46,6 +63,9 @@ def export_onnx(run: RunFolder, data: Samples, path: Path, form: Format | None =
     ----------
     form
         The opset, and whether the file takes any number of images; by default PyTorch's own opset and one image.
+    precision
+        ``"fp32"`` or ``"int8"``, for which ranges of values are measured on training samples; by default what the run
+        was pruned for.
 
     Raises
     ------
@@ -60,16 +80,38 @@ def export_onnx(run: RunFolder, data: Samples, path: Path, form: Format | None =
         )
     require_writable_file(path)
     network = run.load()
-    reference = Reference.of(network, data)
-    taken = network.origin.inputs
+    computed, taken = form_of_run(network, data, precision, is_retrained=run.trained is not None), network.origin.inputs
+    if computed.quantisation is not None and (form.any_batch or form.is_old):
+        raise UserError(
+            f"a network in int8 is written for one sample and opset {FIRST_OF_NEWER} or more; leave --dynamic-batch "
+            "out, and give no lower --opset"
+        )
+    reference = Reference.of(computed, taken, data)
     inputs = dict(zip(input_names(network.module, taken), reference.samples, strict=True))
     with scratch_folder("export") as scratch:
         file = scratch / "model.onnx"
-        difference = _written(ByPlace(network.module, taken.names), inputs, reference, form, file)
+        difference = _written(_to_write(computed), inputs, reference, form, file)
+        agreement = None
+        if computed.quantisation is not None:
+            # Its kernels of bytes round biases, and sums in other places than the file says.
+            session = Session(file)
+            agreement = reference.agreement(
+                by_output([session.run(_part(inputs, i, 1)) for i in range(reference.count)])
+            )
         opset, content = opset_of(file), file.read_bytes()
     make_folder(path.parent)
     write_atomic(path, content)
-    return Exported(path, len(content), opset, difference, reference.count)
+    return Exported(path, len(content), opset, difference, reference.count, computed.precision, agreement)
+
+
+def _to_write(form: Form) -> nn.Module:
+    """The network with its inputs by place and, if it is quantised, with its weights as the numbers that are stored."""
+    if form.quantisation is None:
+        return ByPlace(form.reference, form.names)
+    from aap_hw.quantize.storing import with_stored_weights  # torchao takes a second to load
+
+    assert isinstance(form.reference, GraphModule), "only programs are quantised"
+    return with_stored_weights(form.reference)
 
 
 def _written(module: nn.Module, inputs: Mapping[str, Tensor], reference: Reference, form: Format, file: Path) -> float:
@@ -81,7 +123,8 @@ def _written(module: nn.Module, inputs: Mapping[str, Tensor], reference: Referen
     write(module, inputs, list(reference.outputs), form, file)
     try:
         with doing("comparing the ONNX file with PyTorch"):
-            session = Session(file)
+            # In int8 the file says to the letter what is computed, and where it is rounded.
+            session = Session(file, node_by_node=bool(reference.swayed))
             return max(
                 expected.compare(by_output([session.run(call) for call in calls]), "the ONNX file")
                 for expected, calls in checks

@@ -122,12 +122,17 @@ def fixed_batch(why: str) -> str:
 
 
 class Session:
-    """An ONNX file that ONNX Runtime has loaded. Raises UserError if it cannot."""
+    """An ONNX file that ONNX Runtime has loaded, to run it node by node or, as it usually does, several nodes at once.
 
-    def __init__(self, file: Path) -> None:
+    Raises UserError if it cannot.
+    """
+
+    def __init__(self, file: Path, *, node_by_node: bool = False) -> None:
         import onnxruntime  # heavy, and an extra
 
         options = onnxruntime.SessionOptions()
+        if node_by_node:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4  # what goes wrong is raised, too
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

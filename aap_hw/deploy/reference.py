@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from aap_hw.activity import doing
+from aap_hw.deploy.form import Form
 from aap_hw.errors import Fault, UserError
-from aap_hw.graph.program.inputs import Tensors, in_batches
+from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
 from aap_hw.graph.program.outputs import output_names, output_tensors
-from aap_hw.prune.run import PrunedNetwork
 from aap_hw.train.samples import Samples
 
 # Outputs may differ from PyTorch's by rounding only: this share of an output's largest value, or of 1 if that is more.
 TOLERANCE = 1e-4
+# In int8 a value that lies halfway between two steps may be rounded to either, and all that is computed of it differs.
+# So outputs may be apart by a step of them, if they were stored in 8 bits, or by this many times what comes of many
+# such roundings, if that is more.
+STEPS, SWAYS = 255, 2
 # How many go into a bundle, or are enough to see that a format was translated right.
 FEW = 8
+
+
+@dataclass(frozen=True)
+class Sway:
+    """How far an output moves if many of the values that it is computed from are rounded to the other side."""
+
+    largest: float
+    mean: float
+
+    @classmethod
+    def of(cls, moved: np.ndarray, expected: np.ndarray) -> Sway:
+        """By the outputs for some samples."""
+        apart = np.abs(moved - expected)
+        return cls(float(apart.max()), float(apart.mean()))
 
 
 @dataclass(frozen=True)
@@ -29,24 +47,25 @@ class Reference:
     ----------
     samples : a tensor for each input; one image alone is (n, C, H, W).
     outputs : an array for each output under its name: (n, ...), where ... is what the network returns for one image.
+    swayed : in int8, how far each output moves by roundings.
     """
 
     samples: Tensors
     outputs: dict[str, np.ndarray]
+    swayed: Mapping[str, Sway] = field(default_factory=dict)
 
     @classmethod
     @doing("computing PyTorch's outputs")
-    def of(cls, network: PrunedNetwork, data: Samples, count: int = FEW) -> Reference:
+    def of(cls, form: Form, inputs: Inputs, data: Samples, count: int = FEW) -> Reference:
         """The network's outputs for ``count`` of the test samples, spread over the classes.
 
         Raises
         ------
         UserError : an output is not finite.
         """
-        origin = network.origin
-        samples = data.inputs("test", origin.inputs, data.spread("test", count))
+        samples = form.taken(data.inputs("test", inputs, data.spread("test", count)))
         with torch.no_grad():
-            answers = [origin.call(network.module, sample) for sample in in_batches(samples)]
+            answers = [form.call(sample) for sample in in_batches(samples)]
         arrays = by_output([[output.numpy() for output in output_tensors(answer)] for answer in answers])
         outputs = dict(zip(output_names(answers[0]), arrays, strict=True))
         for name, output in outputs.items():
@@ -55,7 +74,15 @@ class Reference:
                     f"PyTorch's {name} is infinite or NaN for some samples, so nothing can be compared with it; check "
                     "the weights, or return finite values"
                 )
-        return cls(samples, outputs)
+        swayed: dict[str, Sway] = {}
+        if form.quantisation is not None:
+            few = tuple(each[:FEW] for each in samples)
+            other = by_output(
+                [[o.numpy() for o in form.swayed(sample, seed)] for seed, sample in enumerate(in_batches(few))]
+            )
+            pairs = zip(outputs.items(), other, strict=True)
+            swayed = {name: Sway.of(moved, output[:FEW]) for (name, output), moved in pairs}
+        return cls(samples, outputs, swayed)
 
     @property
     def count(self) -> int:
@@ -76,7 +103,31 @@ class Reference:
     @property
     def tolerances(self) -> dict[str, float]:
         """How far each output may be from PyTorch's."""
-        return {name: TOLERANCE * max(1.0, float(np.abs(output).max())) for name, output in self.outputs.items()}
+        return {name: self._allowed(name) for name in self.outputs}
+
+    def _allowed(self, name: str) -> float:
+        largest = float(np.abs(self.outputs[name]).max())
+        rounding = TOLERANCE * max(1.0, largest)
+        sway = self.swayed.get(name)
+        return rounding if sway is None else max(rounding, largest / STEPS, SWAYS * sway.largest)
+
+    def _is_near(self, name: str, output: np.ndarray) -> bool:
+        """Whether an output is as near as rounding lets it be, and in int8 also on average."""
+        expected, sway = self.outputs[name], self.swayed.get(name)
+        if not _apart(output, expected) <= self._allowed(name):  # not so for NaN
+            return False
+        rounding = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        return sway is None or float(np.abs(output - expected).mean()) <= max(rounding, SWAYS * sway.mean)
+
+    def equal(self, outputs: Sequence[np.ndarray]) -> int:
+        """For how many samples all outputs are PyTorch's, but for the rounding of float32."""
+        pairs = zip(self.outputs.values(), outputs, strict=True)
+        near = [
+            np.abs(output.astype(np.float32) - expected).reshape(self.count, -1).max(axis=1)
+            <= TOLERANCE * max(1.0, float(np.abs(expected).max()))
+            for expected, output in pairs
+        ]
+        return int(np.logical_and.reduce(near).sum())
 
     def compare(self, outputs: Sequence[np.ndarray], what: str) -> float:
         """The largest difference of any output from PyTorch's.
@@ -86,12 +137,11 @@ class Reference:
         Fault : it is more than rounding.
         UserError : the same, for an output of decisions (truth values, whole numbers), which rounding can tip.
         """
-        differences, tolerances = [], self.tolerances
+        differences = []
         for (name, expected), output in zip(self.outputs.items(), outputs, strict=True):
-            # ONNX Runtime gives truth values as such, and these cannot be subtracted.
-            difference = float(np.abs(output.astype(np.float32) - expected).max())
+            difference = _apart(output, expected)
             differences.append(difference)
-            if difference <= tolerances[name]:  # not so for NaN
+            if self._is_near(name, output):
                 continue
             where = f" in {name}" if len(self.outputs) > 1 else ""
             if not np.issubdtype(expected.dtype, np.floating):
@@ -104,6 +154,11 @@ class Reference:
                 "nothing was written; this is a fault of aap-hw, please report it with the run folder"
             )
         return max(differences)
+
+
+def _apart(output: np.ndarray, expected: np.ndarray) -> float:
+    # ONNX Runtime gives truth values as such, and these cannot be subtracted.
+    return float(np.abs(output.astype(np.float32) - expected).max())
 
 
 def by_output(answers: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:

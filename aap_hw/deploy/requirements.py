@@ -13,8 +13,20 @@ from aap_hw.deploy.runners.run import machine_of
 
 # Extensions that not every CPU of a kind has, by LLVM's name and by that of /proc/cpuinfo.
 CPU_FEATURES = {
-    "x86_64": {name: name for name in ("avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")},
-    "aarch64": {"lse": "atomics", "rdm": "asimdrdm", "dotprod": "asimddp", "fullfp16": "asimdhp"},
+    "x86_64": {
+        **{name: name for name in ("avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")},
+        "avx512vnni": "avx512_vnni",
+        "avxvnni": "avx_vnni",
+        "avx512bf16": "avx512_bf16",
+    },
+    "aarch64": {
+        "lse": "atomics",
+        "rdm": "asimdrdm",
+        "dotprod": "asimddp",
+        "fullfp16": "asimdhp",
+        "i8mm": "i8mm",
+        "bf16": "bf16",
+    },
 }
 
 

@@ -20,7 +20,7 @@ class LoadedLibrary(Protocol):
     """A compiled library on a device."""
 
     def set_inputs(self, function: str, inputs: Sequence[np.ndarray]) -> None:
-        """Upload the arguments that ``run`` and ``time_us`` use."""
+        """Upload the arguments that ``run`` and ``time_us`` use; bytes only where the library takes bytes."""
 
     def run(self, function: str) -> list[np.ndarray]:
         """Call once and fetch the outputs."""
@@ -36,10 +36,13 @@ class LoadedModule:
         self._machine, self._device = VirtualMachine(module, device), device
 
     def set_inputs(self, function: str, inputs: Sequence[np.ndarray]) -> None:
-        """Upload the arguments that ``run`` and ``time_us`` use."""
-        # Between a network's kernels, and so at its border too, whole numbers and truth values are carried as float32.
-        # A kernel on its own takes arrays of its types.
-        arrays = [np.ascontiguousarray(array, np.float32 if function == NETWORK else None) for array in inputs]
+        """Upload the arguments that ``run`` and ``time_us`` use; a network takes bytes as they are."""
+        # Between a network's kernels, and so at its border too, whole numbers and truth values are carried as float32,
+        # but for bytes of networks that take them. A kernel on its own takes arrays of its types.
+        arrays = [
+            np.ascontiguousarray(each, None if function != NETWORK or each.dtype == np.uint8 else np.float32)
+            for each in inputs
+        ]
         self._machine.set_input(function, *[tvm.runtime.tensor(array, self._device) for array in arrays])
 
     def run(self, function: str) -> list[np.ndarray]:

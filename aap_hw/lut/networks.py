@@ -175,7 +175,7 @@ class MeasuredNetwork:
                 known_us = {entry.plan: entry.measured_us for entry in self.entries(widths)}
                 anchors = self._load({plan: widths[plan] for plan in known_us}, device, pool)
             some = self._load({plan: plans[plan] for plan in missing[start : start + IN_TURN]}, device, pool)
-            nothing = [each.numpy() for each in self.name.inputs.zeros()]
+            nothing = [each.float().numpy() for each in self.name.inputs.zeros()]
             turns = TURNS if device.describe().provenance == MEASURED else 1
             ratios = time_networks({**anchors, **some}, nothing, device.profile.measure, reference, turns)
             unit_us = statistics.median(

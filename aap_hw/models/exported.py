@@ -4,10 +4,13 @@
 `torch.ops.aten`, sizes that are arithmetic, and nothing else. It is given an archive of just the parts that were
 screened, since two readers of one archive may find different things in it. The program is made to follow when it is
 cut and trained: grouped convolutions become layers, and batch norms and dropout obey the training flag.
+
+A program may be quantised, as by torchao's PT2E flow. It is then compiled as it is, for one sample, and never cut.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import re
@@ -40,8 +43,11 @@ _ARITHMETIC = re.compile(r"([A-Z][A-Za-z]*|[su]\d+|\d+(\.\d+)?|[-+*/%,() ])*")
 # That two sizes of inputs agree, such as of their batches: all that a guard may say.
 _SIZE = r"L(\[('\w+'|\d+)\])+\.size\(\)\[\d+\]"
 _GUARD = re.compile(f"{_SIZE} == {_SIZE}")
+# The operators that round values and come back from rounding, and what registers them with PyTorch.
+_ROUNDING = re.compile(r"torch\.ops\.quantized_decomposed\.(de)?quantize_per_(tensor|channel)\.\w+")
+_REGISTERS_ROUNDING = "torch.ao.quantization.fx._decomposed"
 _OPERATORS = re.compile(
-    r"torch\.ops\.aten\.\w+\.\w+|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|eq|ne|ge|gt|le|lt)"
+    rf"{_ROUNDING.pattern}|torch\.ops\.aten\.\w+\.\w+|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|eq|ne|ge|gt|le|lt)"
     r"|torch\.sym_(max|min|int|float|not|sum)"
 )
 _CONVOLUTIONS: dict[Any, type[nn.Module]] = {
@@ -62,6 +68,11 @@ class _Archive:
     parts: Mapping[str, bytes]
     program: dict[str, Any]
 
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the program rounds values or weights."""
+        return any(key == "target" and _ROUNDING.fullmatch(value) for key, value in _items(self.program))
+
     def anew(self) -> io.BytesIO:
         """An archive of these parts and nothing else."""
         stream = io.BytesIO()
@@ -72,28 +83,51 @@ class _Archive:
         return stream
 
 
-def inputs(path: Path) -> Inputs | None:
-    """What a program was exported for; None if it takes tensors of several sizes.
+@dataclass(frozen=True)
+class Program:
+    """What a file holds, without its being loaded.
+
+    Attributes
+    ----------
+    inputs : what it was exported for; None if it takes tensors of several sizes.
+    is_quantised : whether values or weights are rounded in it.
+    """
+
+    inputs: Inputs | None
+    is_quantised: bool
+
+
+def look_at(path: Path) -> Program:
+    """Read what a file holds.
 
     Raises
     ------
     UserError
-        If the file is no exported program that is safe to load, takes anything but batches of tensors, or was
-        exported for batches of one length only.
+        If it is no exported program that is safe to load, takes anything but batches of tensors, or was exported for
+        batches of one length only, unless that is 1 and the program is quantised.
     """
-    return _inputs(path, _screened(path))
+    archive = _screened(path)
+    return Program(_inputs(path, archive), archive.is_quantised)
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether a network is a program that rounds values or weights."""
+    nodes = module.graph.nodes if isinstance(module, GraphModule) else ()
+    return any(_ROUNDING.fullmatch(f"torch.ops.{node.target}") for node in nodes)
 
 
 def load(path: Path) -> nn.Module:
-    """The program as a module that can be cut, trained and exported again.
+    """The program as a module that can be cut, trained and exported again, unless it is quantised.
 
     Raises
     ------
     UserError
-        As `inputs` does, or if PyTorch cannot load it.
+        As `look_at` does, or if PyTorch cannot load it.
     """
     archive = _screened(path)
     _inputs(path, archive)
+    if archive.is_quantised:
+        importlib.import_module(_REGISTERS_ROUNDING)
     try:
         module = torch.export.load(archive.anew()).module(check_guards=False)
     except Exception as error:
@@ -227,7 +261,8 @@ def _inputs(path: Path, archive: _Archive) -> Inputs | None:
     for argument in arguments:
         tensor = graph["graph"]["tensor_values"][argument["as_tensor"]["name"]]
         batch, *sizes = tensor["sizes"] or [{"as_int": "no axis at all"}]
-        if "as_expr" not in batch:
+        is_compiled_only = archive.is_quantised and batch.get("as_int") == 1
+        if "as_expr" not in batch and not is_compiled_only:
             raise UserError(
                 f"{path} was exported for batches of exactly {batch['as_int']}; export it for any number of images, "
                 "with an example of two and dynamic_shapes=({0: torch.export.Dim('n', min=1)},), one for each input"

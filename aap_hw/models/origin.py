@@ -61,15 +61,23 @@ class Origin:
         inputs: Given | None = None,
         weights: str | WeightsFile | None = None,
         outputs: int | None = None,
+        *,
+        may_be_quantised: bool = False,
     ) -> Origin:
         """Look up a source, with other inputs than its usual ones if they are given; nothing is made yet.
 
         Raises
         ------
         UserError
-            If there is no such source, it has no such weights, or it has no usual inputs and none are given.
+            If there is no such source, it has no such weights, it has no usual inputs and none are given, or it is
+            quantised and may not be.
         """
         source = find(text, outputs)
+        if source.is_quantised and not may_be_quantised:
+            raise UserError(
+                f"{source.text} is quantised already, and can only be compiled and deployed as it is; to prune it, "
+                "give the network that was quantised"
+            )
         if isinstance(weights, str) and source.text in zoo.names():
             zoo.entry(source.text, weights, outputs)
         elif isinstance(weights, str):
@@ -91,6 +99,12 @@ class Origin:
         """What a folder that is about this network may be called."""
         with self._found() as source:
             return source.short
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether it computes with rounded values already."""
+        with self._found() as source:
+            return source.is_quantised
 
     @property
     def is_untrained(self) -> bool:

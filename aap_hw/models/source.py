@@ -6,7 +6,7 @@
 ``timm:ghostnet_100``          a name of timm's, if that is installed
 ``nets/mine.py:make``          a function or class in a Python file, which is run: only name files you trust
 ``package.module:make``        the same in a module that Python can import
-``mine.pt2``                   a program that `torch.export.save` wrote
+``mine.pt2``                   a program that `torch.export.save` wrote, which may be quantised
 =============================  ==========================================================================
 
 Looking a text up is cheap and runs no code of the user's; weights from a file are not covered here.
@@ -38,12 +38,15 @@ class Source:
         What it usually takes; None if that is not known.
     make
         Makes the network, with the weights that it comes with.
+    is_quantised
+        Whether it computes with rounded values already.
     """
 
     text: str
     short: str
     inputs: Inputs | None
     make: Callable[[], nn.Module]
+    is_quantised: bool = False
 
 
 def find(text: str, classes: int | None = None) -> Source:
@@ -116,4 +119,5 @@ def _exported(path: str) -> Source:
     from aap_hw.models import exported, python_source
 
     found = python_source.existing(path)
-    return Source(found.text, found.path.stem, exported.inputs(found.path), lambda: exported.load(found.path))
+    program = exported.look_at(found.path)
+    return Source(found.text, found.path.stem, program.inputs, lambda: exported.load(found.path), program.is_quantised)

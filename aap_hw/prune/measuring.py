@@ -59,7 +59,9 @@ def measure_networks(
 
         def measure(board: Device, files: Mapping[str, Path]) -> None:
             libraries = {name: board.load(file) for name, file in files.items()}
-            timings.update(time_in_turn(libraries, "main", [each.numpy() for each in sample], board.profile.measure))
+            timings.update(
+                time_in_turn(libraries, "main", [each.float().numpy() for each in sample], board.profile.measure)
+            )
 
         boards.share([files], measure)
     return timings

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
-from aap_hw.compile.front.quantisation import Quantisation
+from aap_hw.compile.front.quantisation import LARGEST_WEIGHT, Quantisation
 from aap_hw.compile.keys.precision import Scale
 from aap_hw.errors import UserError
 from aap_hw.graph.program.call import Call
@@ -23,7 +24,8 @@ from aap_hw.quantize.quantizer import name_of
 
 # What is subtracted from the numbers of a type, to store them as uint8, and the numbers that must be in use.
 _AS_UINT8 = {torch.uint8: (0, (0, 255)), torch.int8: (-128, (-128, 127))}
-_SMALLEST_WEIGHT = -127
+# The smallest number of weights that are symmetric about 0, or of those that use all numbers there are.
+_LOWEST_WEIGHTS = (-LARGEST_WEIGHT, -LARGEST_WEIGHT - 1)
 
 
 def read_quantised(module: GraphModule) -> tuple[GraphModule, Quantisation]:
@@ -42,17 +44,17 @@ def read_quantised(module: GraphModule) -> tuple[GraphModule, Quantisation]:
     reading = _Reading(GraphModule(module, copy.deepcopy(module.graph)))
     nodes = reading.floating.graph.nodes
     for node in list(nodes):
-        if _operator(node).startswith("dequantize"):
+        if operator_of(node).startswith("dequantize"):
             reading.take_out(node)
     reading.floating.graph.eliminate_dead_code()
-    if left := next((node for node in nodes if _operator(node)), None):
+    if left := next((node for node in nodes if operator_of(node)), None):
         raise UserError(f"the quantised network has {left.name}, which no int8 kernel knows")
     # Made anew, so that what only roundings held is gone.
     floating = GraphModule(reading.floating, reading.floating.graph)
-    return floating, Quantisation(reading.values, reading.weights)
+    return floating, Quantisation(reading.values, reading.weights, reading.lowest)
 
 
-def _operator(node: Node) -> str:
+def operator_of(node: Node) -> str:
     """The name of an operator that rounds or comes back from rounding; empty for others."""
     schema = getattr(node.target, "_schema", None)
     namespace, _, name = schema.name.partition("::") if schema is not None else ("", "", "")
@@ -66,17 +68,18 @@ class _Reading:
         self.floating = floating
         self.values: dict[str, Scale] = {}
         self.weights: dict[str, np.ndarray] = {}
+        self.lowest: dict[str, int] = {}
 
     def take_out(self, back: Node) -> None:
         """Let the readers of a rounded value read the value itself."""
-        if _operator(back) not in ("dequantize_per_tensor", "dequantize_per_channel"):
+        if operator_of(back) not in ("dequantize_per_tensor", "dequantize_per_channel"):
             raise UserError(f"the quantised network has {back.name}, which no int8 kernel knows")
         stored = Call(back).first
-        is_rounded = _operator(stored).startswith("quantize_per_")
+        is_rounded = operator_of(stored).startswith("quantize_per_")
         value = Call(stored).first if is_rounded else stored
         if is_rounded and self._rounding(stored) != self._rounding(back):
             raise UserError(f"the quantised network reads {stored.name} with other scales than it was made with")
-        if not _is_constant(value):
+        if not is_constant(value):
             self._take_value(back, value)
         elif Call(back)["dtype"] == torch.int8:
             self._take_weight(back, value, is_rounded)
@@ -86,32 +89,34 @@ class _Reading:
     def _take_value(self, back: Node, value: Node) -> None:
         scale, zero_point, _, lowest, highest, dtype = self._rounding(back)
         shift, numbers = _AS_UINT8.get(dtype, (0, ()))
-        if (lowest, highest) != numbers or _operator(back) != "dequantize_per_tensor":
+        if (lowest, highest) != numbers or operator_of(back) != "dequantize_per_tensor":
             raise UserError(f"the value {value.name} is not quantised to all numbers of 8 bits with one scale")
         found = Scale(scale[0], zero_point[0] - shift)
         name = name_of(value)
-        if name not in self.values and any(not _operator(user).startswith("quantize") for user in value.users):
+        if name not in self.values and any(not operator_of(user).startswith("quantize") for user in value.users):
             raise UserError(f"the value {name} is read both as it is and quantised, which no int8 kernel makes")
         if self.values.setdefault(name, found) != found:
             raise UserError(f"the value {name} is quantised in two ways, and a kernel makes only one")
         back.replace_all_uses_with(value)
 
     def _take_weight(self, back: Node, value: Node, is_rounded: bool) -> None:
-        scales, zero_points, axis, *_ = self._rounding(back)
+        scales, zero_points, axis, lowest, highest, _ = self._rounding(back)
         numbers = self._tensor(Call(back).first)
-        if any(zero_points) or axis != 0 or numbers.min() < _SMALLEST_WEIGHT:
+        if any(zero_points) or axis != 0 or highest != LARGEST_WEIGHT or lowest not in _LOWEST_WEIGHTS:
             raise UserError(
                 f"the weights {name_of(value)} are not quantised symmetrically to -127 to 127 by output channel"
             )
         name = name_of(value)
         # What else reads them reads them as they are, which a copy keeps apart.
-        if is_rounded and (name in self.weights or all(map(_operator, value.users))):
+        if is_rounded and (name in self.weights or all(map(operator_of, value.users))):
             back.replace_all_uses_with(value)
         else:
             name = self._hold(back, self._tensor(back))
         found = np.array(scales, np.float32) * np.ones(len(numbers), np.float32)
         if not np.array_equal(self.weights.setdefault(name, found), found):
             raise UserError(f"the weights {name} are quantised in two ways, and a kernel has one")
+        if lowest != -LARGEST_WEIGHT:
+            self.lowest[name] = lowest
 
     def _hold(self, back: Node, tensor: Tensor) -> str:
         """Put a tensor of constants in place of an operator that makes it; returns its name."""
@@ -135,20 +140,26 @@ class _Reading:
         return (value,)
 
     def _tensor(self, node: Node) -> Tensor:
-        """The value of a node that depends on constants alone."""
-        if node.op == "get_attr":
-            path, _, leaf = str(node.target).rpartition(".")
-            held = getattr(self.floating.get_submodule(path), leaf)
-            assert isinstance(held, Tensor)
-            return held.detach()
-        target: Any = node.target
-        arguments = torch.fx.node.map_arg(node.args, self._tensor)
-        with torch.no_grad():
-            made: Tensor = target(*arguments, **torch.fx.node.map_arg(node.kwargs, self._tensor))
-        return made
+        return value_of(node, self.floating)
 
 
-def _is_constant(node: Node) -> bool:
+def value_of(node: Node, module: GraphModule) -> Tensor:
+    """The value of a node of a program that depends on constants alone."""
+    if node.op == "get_attr":
+        path, _, leaf = str(node.target).rpartition(".")
+        held = getattr(module.get_submodule(path), leaf)
+        assert isinstance(held, Tensor)
+        return held.detach()
+    target: Any = node.target
+    arguments: Any = map_arg(node.args, lambda each: value_of(each, module))
+    named: Any = map_arg(node.kwargs, lambda each: value_of(each, module))
+    with torch.no_grad():
+        made: Tensor = target(*arguments, **named)
+    return made
+
+
+def is_constant(node: Node) -> bool:
+    """Whether the value of a node depends on weights and numbers alone."""
     if node.op == "get_attr":
         return True
-    return node.op == "call_function" and bool(node.all_input_nodes) and all(map(_is_constant, node.all_input_nodes))
+    return node.op == "call_function" and bool(node.all_input_nodes) and all(map(is_constant, node.all_input_nodes))

@@ -113,10 +113,15 @@ def test_outputs_on_the_board_are_those_of_pytorch(
     assert_alike(loaded.run("main")[0], expected)
 
     requires, facts = Requirements.of(library, device.target), device.describe().as_json()
-    how, latency = {"scale": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3}, {"predicted": None, "measured": None}
+    how, latency = (
+        {"scale": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3, "in_network": False},
+        {"predicted": None, "measured": None},
+    )
     outputs = {"logits": expected[:, None]}
     tolerances = {"logits": TOLERANCE * max(1.0, float(np.abs(expected).max()))}
-    write_bundle(bundle, library, Bundle(name, facts, requires, image.numpy(), outputs, tolerances, (), how, latency))
+    write_bundle(
+        bundle, library, Bundle(name, facts, requires, {"image": image.numpy()}, outputs, tolerances, (), how, latency)
+    )
     assert_runners_print(expected, bundle, runner_in_cpp)
 
 

@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import tvm_ffi
+
+from tests.needs import needs_cross_compiler
+from tests.quantize.saved import quantised_program
 
 NET = """
 from torch import nn
@@ -96,6 +100,27 @@ def test_in_int8_it_says_how_many_kernels_read_bytes(aap_hw: Callable[..., Any],
     assert re.search(r"^library: 0\.\d MB, 4 calls of 4 kernels; kept as net\.so$", outcome.out, re.MULTILINE)
     assert re.search(r"^int8: 3 of the 4 calls read bytes$", outcome.out, re.MULTILINE)
     assert (folder / "net.so").read_bytes()[:4] == b"\x7fELF"
+
+
+def test_a_program_that_torchao_quantised_is_compiled_as_it_is(aap_hw: Callable[..., Any], folder: Path) -> None:
+    torch.export.save(quantised_program(), folder / "q.pt2")
+    outcome = aap_hw("compile", "--device", "x86", "--model", "q.pt2", "--out", "q.so")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "compiling q.pt2 at 3x16x16 for x86 in int8\n" in outcome.out
+    assert re.search(r"^int8: 6 of the \d+ calls read bytes$", outcome.out, re.MULTILINE)
+    for wrong, sentence in (
+        (("--precision", "fp32"), "is quantised in int8 already; leave --precision out"),
+        (("--data", "embedded"), "is quantised already; leave --data and --calibration-images out"),
+    ):
+        assert sentence in aap_hw("compile", "--device", "x86", "--model", "q.pt2", *wrong).err
+
+
+@needs_cross_compiler
+def test_weights_that_a_cpu_has_no_room_for_are_refused(aap_hw: Callable[..., Any], folder: Path) -> None:
+    torch.export.save(quantised_program(), folder / "q.pt2")
+    refused = aap_hw("compile", "--device", "rpi4", "--model", "q.pt2")
+    assert refused.code == 2
+    assert re.search(r"quantised weights \S+ reach -128, and kernels for this CPU add up weights of -127", refused.err)
 
 
 @pytest.mark.parametrize(

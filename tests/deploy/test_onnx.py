@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aap_hw.deploy import job
 from aap_hw.deploy import onnx as exporting
+from aap_hw.deploy.form import form_of
 from aap_hw.deploy.onnx import export_onnx
 from aap_hw.deploy.onnx_file import OPSETS, Format, Session, opset_of, write
 from aap_hw.deploy.reference import Reference
@@ -170,13 +172,37 @@ def test_onnx_file_computes_what_pytorch_does(finished: Path, tmp_path: Path) ->
     assert result.max_abs_diff <= 1e-4
 
 
+def test_file_in_int8_holds_bytes_and_gives_the_same_classes(
+    aap_hw: Callable[..., Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    monkeypatch.setattr(job, "CALIBRATION_IMAGES", 16)
+    asked = ("export", str(finished), "--onnx", str(tmp_path / "net.onnx"), "--precision", "int8", "--data", "embedded")
+    outcome = aap_hw(*asked)
+    assert outcome.code == 0, outcome.err
+    assert re.search(
+        r"ONNX Runtime differs from PyTorch's quantised network by at most \S+ on 8 samples, and its int8 kernels give "
+        r"the same class for 100\.0 %\n",
+        outcome.out,
+    )
+    graph = onnx.load(tmp_path / "net.onnx").graph
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.node}
+    assert sum(each.data_type == onnx.TensorProto.INT8 for each in graph.initializer if len(each.dims) > 1) == 20
+    assert not any(each.data_type == onnx.TensorProto.FLOAT for each in graph.initializer if len(each.dims) > 1)
+    refused = aap_hw(*asked, "--dynamic-batch")
+    assert "in int8 is written for one sample and opset 18 or more; leave --dynamic-batch out" in refused.err
+
+
 def test_file_that_computes_something_else_is_not_kept(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (expected,) = Reference.of(RunFolder(finished).load(), few_images()).outputs.values()
+    network = RunFolder(finished).load()
+    form = form_of(network.module, network.origin.inputs.names)
+    (expected,) = Reference.of(form, network.origin.inputs, few_images()).outputs.values()
     answers = iter(expected + np.float32(0.01))
     monkeypatch.setattr(exporting, "write", lambda module, inputs, outputs, form, file: file.write_bytes(b"a network"))
-    monkeypatch.setattr(exporting, "Session", lambda file: SimpleNamespace(run=lambda inputs: [next(answers)]))
+    monkeypatch.setattr(exporting, "Session", lambda file, **how: SimpleNamespace(run=lambda inputs: [next(answers)]))
     with pytest.raises(Fault, match=r"the ONNX file differs from PyTorch by 0\.01"):
         export_onnx(RunFolder(finished), few_images(), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from aap_hw.deploy.reference import TOLERANCE, Reference
+from aap_hw.deploy.reference import TOLERANCE, Reference, Sway
 from aap_hw.errors import Fault, UserError
 
 BOXES = np.array([[[1e4, 2.0]], [[3.0, -2e4]]], dtype=np.float32)
@@ -42,3 +44,19 @@ def test_classes_agree_only_where_the_network_scores_classes() -> None:
     assert (
         Reference(alone.samples, {"logits": np.zeros((2, 1, 5, 4, 4))}).agreement([np.zeros((2, 1, 5, 4, 4))]) is None
     )
+
+
+def test_in_int8_outputs_may_be_apart_by_a_step_but_not_all_of_them() -> None:
+    """Of a hundred scores, one that is rounded to the other side is no fault; a hundred that are a little off are."""
+    scores = np.linspace(-2, 2, 100, dtype=np.float32).reshape(10, 1, 10)
+    plain = Reference((torch.zeros(10, 3, 4, 4),), {"logits": scores})
+    in_int8 = replace(plain, swayed={"logits": Sway(largest=0.02, mean=0.001)})
+    assert plain.tolerances == {"logits": pytest.approx(2e-4)}
+    assert in_int8.tolerances == {"logits": pytest.approx(0.04)}
+    one_off = scores.copy()
+    one_off[3, 0, 4] += 0.03
+    assert in_int8.compare([one_off], "it") == pytest.approx(0.03)
+    assert (in_int8.equal([one_off]), in_int8.equal([scores])) == (9, 10)
+    for reference, wrong in ((plain, one_off), (in_int8, scores + np.float32(0.003)), (in_int8, one_off * np.nan)):
+        with pytest.raises(Fault, match="it differs from PyTorch by"):
+            reference.compare([wrong], "it")

@@ -31,6 +31,7 @@ from tests.deploy.tiny import (
     captioned,
     edit_manifest,
     make_bundle,
+    make_int8_bundle,
     replace_file,
     telltale_library,
 )
@@ -113,6 +114,40 @@ def test_several_outputs_are_those_of_pytorch(runner: Runner, tmp_path: Path) ->
     np.testing.assert_allclose([[float(v) for v in row.split()] for row in rows], expected, rtol=0, atol=1e-5)
     for name, verdict in zip(names, verdicts, strict=True):
         assert re.fullmatch(rf"3 reference inputs, {name}: largest .* PyTorch \S+, within 1e-05", verdict)
+
+
+@pytest.fixture(scope="session", params=["float32", "pixels"])
+def in_int8(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    folder = tmp_path_factory.mktemp("bundles") / request.param
+    return folder, make_int8_bundle(folder, pixels=request.param == "pixels")
+
+
+def test_outputs_in_int8_are_those_of_the_quantised_network(runner: Runner, in_int8: tuple[Path, np.ndarray]) -> None:
+    folder, expected = in_int8
+    done = runner.run(folder, "--print", "--time")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [[float(v) for v in row.split()] for row in done.stdout.splitlines()[:3]]
+    np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-5)
+    assert np.ptp(expected, axis=0).min() > 1e-2, "outputs that do not depend on the image prove nothing"
+
+
+def test_only_bytes_are_taken_as_pixels(tmp_path: Path) -> None:
+    make_int8_bundle(tmp_path / "bundle", pixels=True)
+    script = (
+        "import numpy as np; from run import Model; model = Model('.'); whole = np.full((1, 12, 12, 3), 7)\n"
+        "print(np.array_equal(model(whole), model(whole.astype(np.uint8))))\n"
+        "for wrong in (whole + 0.5, whole + 256, whole - 8, whole.transpose(0, 3, 1, 2)):\n"
+        "    try: model(wrong)\n"
+        "    except ValueError as refusal: print(refusal)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path / "bundle", capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "True",
+        *["the network takes image as uint8, with values up to 255"] * 3,
+        "the network takes images of shape (1, 12, 12, 3), not (1, 3, 12, 12)",
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -244,6 +279,9 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "two inputs": (
         manifest_with(lambda m: m["inputs"].append({**m["inputs"][0], "name": "mask"})),
         r"reference_inputs\.npy does not hold the values that manifest\.json says",
+    ),
+    "passed as": (
+        manifest_with(lambda m: m["inputs"][0].update(passed_as="int4")), r"is damaged \(at inputs"
     ),
     "tolerance of none": (manifest_with(lambda m: m["outputs"][0].update(tolerance=0)), r"is damaged \(at .*outputs"),
     "no shape": (manifest_with(lambda m: m["outputs"][0].pop("shape")), r"manifest\.json is damaged \(.*shape"),

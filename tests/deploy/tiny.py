@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy.bundle import Bundle, write_bundle
+from aap_hw.deploy.form import in_int8, taking_pixels
+from aap_hw.deploy.pixels import Preprocessing
 from aap_hw.deploy.reference import by_output
 from aap_hw.deploy.requirements import Requirements
-from aap_hw.graph.program.inputs import in_batches
+from aap_hw.graph.program.inputs import Inputs, in_batches
 from aap_hw.graph.program.outputs import output_names, output_tensors
 from tests.synthetic import this_device
 
@@ -93,7 +95,7 @@ def make_bundle(
         library = Path(scratch) / "tiny.so"
         compile_network(module, batches[0], target or device.target, library)
         requires = Requirements.of(library, target or device.target)
-        how = {"scale": 1 / 255, "mean": [0.5] * 3, "std": [0.25] * 3}
+        how = {"scale": 1 / 255, "mean": [0.5] * 3, "std": [0.25] * 3, "in_network": False}
         latency = {"predicted": None, "measured": None}
         labels = tuple("abcde")
         facts = device.describe().as_json()
@@ -102,6 +104,39 @@ def make_bundle(
         bundle = Bundle("tiny", facts, requires, inputs, outputs, tolerances, labels, how, latency)
         write_bundle(folder, library, bundle)
     return np.concatenate([output.reshape(len(batches), -1) for output in outputs.values()], axis=1)
+
+
+def make_int8_bundle(folder: Path, *, pixels: bool = False) -> np.ndarray:
+    """Write a bundle of `network` in int8, which may take pixels; returns PyTorch's outputs for three samples."""
+    form = in_int8(network(), (None,), images()["image"].split(1))
+    if pixels:
+        form = taking_pixels(form, Inputs.of((3, 12, 12)), Preprocessing(1 / 255, (0.5,) * 3, (0.25, 0.3, 0.35)))
+    samples = form.taken((images()["image"],))
+    device = this_device()
+    with torch.no_grad():
+        outputs = np.stack([form.call(sample).numpy() for sample in in_batches(samples)])
+    with tempfile.TemporaryDirectory() as scratch:
+        library = Path(scratch) / "tiny.so"
+        sample = next(in_batches(samples))
+        compile_network(
+            form.compiled, sample, device.target, library, form.names, form.quantisation, takes_bytes=pixels
+        )
+        bundle = Bundle(
+            "tiny",
+            device.describe().as_json(),
+            Requirements.of(library, device.target),
+            {"image": form.passed(samples)[0]},
+            {"logits": outputs},
+            {"logits": 1e-5},
+            (),
+            {"scale": 1 / 255, "mean": [0.5], "std": [0.25], "in_network": pixels},
+            {"predicted": None, "measured": None},
+            None,
+            form.precision,
+            {"image": form.input_scales()[0]},
+        )
+        write_bundle(folder, library, bundle)
+    return outputs.reshape(3, -1)
 
 
 @functools.cache

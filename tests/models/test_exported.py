@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.models.exported import is_quantised
 from aap_hw.models.origin import Origin
 from aap_hw.models.source import find
 from tests.graph.ground_truth import assert_cut_equals_silenced, lively, random_keep
+from tests.quantize.saved import quantised_program
 
 
 class Net(nn.Module):
@@ -105,6 +107,22 @@ def test_program_for_one_number_of_images_is_refused_with_what_to_write(original
     torch.export.save(torch.export.export(original, (torch.zeros(1, 3, 8, 8),)), tmp_path / "one.pt2")
     with pytest.raises(UserError, match=r"exported for batches of exactly 1; .*dynamic_shapes=\(\{0: torch.export.Dim"):
         find(str(tmp_path / "one.pt2"))
+
+
+def test_quantised_program_is_one_for_compiling_only(tmp_path: Path) -> None:
+    program = quantised_program()
+    torch.export.save(program, tmp_path / "q.pt2")
+    with pytest.raises(UserError, match=r"q\.pt2 is quantised already, and can only be compiled and deployed as it is"):
+        Origin.of(str(tmp_path / "q.pt2"))
+    origin = Origin.of(str(tmp_path / "q.pt2"), may_be_quantised=True)
+    assert (origin.is_quantised, origin.inputs.image) == (True, (3, 16, 16))
+    module, image = origin.build(), torch.rand(1, 3, 16, 16)
+    assert is_quantised(module)
+    assert not is_quantised(Net())
+    assert torch.equal(module(image), program.module()(image))
+    torch.export.save(quantised_program(batch=2), tmp_path / "two.pt2")
+    with pytest.raises(UserError, match=r"two\.pt2 was exported for batches of exactly 2; "):
+        Origin.of(str(tmp_path / "two.pt2"), may_be_quantised=True)
 
 
 def test_program_of_several_sizes_of_images_has_no_usual_one(original: nn.Module, tmp_path: Path) -> None:
@@ -243,6 +261,17 @@ UNSAFE: dict[str, tuple[Callable[[Members], Members], str]] = {
             edited(lambda d: d["graph_module"]["graph"]["nodes"][0].update(target="torch.hub.load")),
         ),
         "the operator 'torch.hub.load'",
+    ),
+    "rounding that is none of those known": (
+        in_member(
+            "models/model.json",
+            edited(
+                lambda d: d["graph_module"]["graph"]["nodes"][0].update(
+                    target="torch.ops.quantized_decomposed.fake_quant_per_channel.default"
+                )
+            ),
+        ),
+        "the operator 'torch.ops.quantized_decomposed.fake",
     ),
     "guards": (
         in_member("models/model.json", edited(lambda d: d.update(guards_code=["print(1)"]))),

@@ -50,6 +50,7 @@ class DotProduct:
         Products that may be added up before the sum is moved to one in float32; None if there is no need to.
     sum : type of the sums, if it is not that of the kernel.
     code : functions in LLVM's language that ``add`` calls; `imported` makes them known.
+    lowest_weight : the smallest weight that sums on their way have room for.
     """
 
     add: Callable[[Any, Any, Any], Any]
@@ -61,6 +62,7 @@ class DotProduct:
     most: int | None = None
     sum: str = ""
     code: str = ""
+    lowest_weight: int = -128
 
     def fits(self, pixels: int, vectors: int, target: CpuTarget) -> bool:
         """Whether a tile's sums, its weights and one pixel's activations stay in registers."""
@@ -207,7 +209,7 @@ def _products(lanes: int) -> DotProduct:
         return total + T.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.aarch64.neon.saddlp.v4i32.v8i16", pairs)
 
     # LLVM multiplies well before it adds.
-    return DotProduct(add, split=2, working=7, shift=128)
+    return DotProduct(add, split=2, working=7, shift=128, lowest_weight=-127)
 
 
 def to_bytes(values: Sequence[Any], zero: Any, lanes: int, target: CpuTarget) -> Any:

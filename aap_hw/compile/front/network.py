@@ -20,6 +20,7 @@ from aap_hw.compile.families import (
 from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.graph import WidthExpr
 
 
@@ -132,12 +133,14 @@ class Kernel:
 class Port:
     """A value that a network takes or returns, and its shape there, (N, C, H, W) for an image.
 
-    ``is_image`` is only used for inputs; whole numbers are no image, whatever their shape.
+    ``is_image`` is only used for inputs; whole numbers are no image, whatever their shape. ``type`` is that of the
+    numbers: uint8 only of inputs that are taken as bytes.
     """
 
     name: str
     shape: tuple[int, ...]
     is_image: bool = False
+    type: str = FLOAT32
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ every width plan. What rules can ask and do is in `making`. Nothing is compiled 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import torch
 from torch.fx import Node
@@ -144,7 +145,7 @@ def _as_held(making: Partition, nodes: Sequence[Node], quantisation: Quantisatio
             raise UserError(f"the value {name} is quantised, but no kernel of the network makes it")
         if scales.setdefault(held, scale) != scale:
             raise UserError(f"the value {name} is quantised in two ways, and a kernel makes only one")
-    return Quantisation(scales, quantisation.weights)
+    return replace(quantisation, values=scales)
 
 
 def _is_image(node: Node) -> bool:

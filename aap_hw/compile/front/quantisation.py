@@ -9,6 +9,8 @@ import numpy as np
 
 from aap_hw.compile.keys.precision import Scale
 
+LARGEST_WEIGHT = 127
+
 
 @dataclass(frozen=True)
 class Quantisation:
@@ -21,7 +23,14 @@ class Quantisation:
     weights
         By the names that weights have in the model's state: one scale for each output channel, (C_out,) float32. The
         weights are stored as int8, symmetric about 0.
+    lowest
+        The smallest number that weights may be stored as, by their names, where it is not -127.
     """
 
     values: Mapping[str, Scale] = field(default_factory=dict)
     weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+    lowest: Mapping[str, int] = field(default_factory=dict)
+
+    def lowest_weight(self, name: str) -> int:
+        """The smallest number that weights of this name may be stored as."""
+        return self.lowest.get(name, -LARGEST_WEIGHT)

@@ -91,7 +91,7 @@ def moments(network: Network, target: DeviceTarget) -> Iterator[Moment]:
     last = {output.name: len(network.kernels) for output in network.outputs}
     for i, kernel in enumerate(network.kernels):
         last |= {name: max(i, last.get(name, 0)) for name in kernel.inputs}
-    living = {port.name: Value(math.prod(port.shape), WidthExpr(1)) for port in network.inputs}
+    living = {port.name: Value(math.prod(port.shape), WidthExpr(1), type=port.type) for port in network.inputs}
     for i, kernel in enumerate(network.kernels):
         living = {name: value for name, value in living.items() if last.get(name, -1) >= i}
         step = 1 if isinstance(target, GpuTarget) else pitch_step(kernel.key, "output", target)

@@ -18,15 +18,18 @@ from tvm import relax
 
 from aap_hw.activity import doing
 from aap_hw.compile.code.function import CONSTANTS, Argument, KernelFunction
+from aap_hw.compile.code.quantized import Quantized
+from aap_hw.compile.cpu.isa import FEWEST_LANES, dot_product
 from aap_hw.compile.families import bias_elements, weight_shape
 from aap_hw.compile.families.slow import NoCode
+from aap_hw.compile.front.byte_inputs import with_bytes_taken
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.program import is_of_shape, state_names
-from aap_hw.compile.front.quantisation import Quantisation
+from aap_hw.compile.front.quantisation import LARGEST_WEIGHT, Quantisation
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import BFLOAT16, FLOAT32, FP32, HALF, HALVES, INT8, NetworkPrecision
-from aap_hw.compile.keys.target import DeviceTarget, half_precision_of
+from aap_hw.compile.keys.precision import BFLOAT16, FP32, HALF, HALVES, INT8, NetworkPrecision
+from aap_hw.compile.keys.target import CpuTarget, DeviceTarget, half_precision_of
 from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.compile.library.folding import folded_weights
 from aap_hw.compile.library.linking import command_of
@@ -46,12 +49,14 @@ def compile_network(
     names: Names = (),
     quantisation: Quantisation | None = None,
     precision: NetworkPrecision = FP32,
+    takes_bytes: bool = False,
 ) -> Network:
     """Compile ``model`` for inputs of the shapes of ``example`` and write the shared library.
 
     Returns the network that was compiled. The model is read in evaluation mode and left untouched. With a
-    ``quantisation`` of its values and weights, all kernels are in int8 that can be. With
-    the precision `HALF` they are in the device's half precision.
+    ``quantisation`` of its values and weights, all kernels are in int8 that can be; then inputs may be taken as the
+    bytes that they are quantised to, images as (N, H, W, C). With the precision `HALF` they are in the device's half
+    precision.
 
     Raises
     ------
@@ -62,6 +67,7 @@ def compile_network(
     graph = ChannelGraph.trace(model, tensors_of(example), names)
     half = half_precision_of(target) if precision == HALF else BFLOAT16
     network = partition(graph, precision if quantisation is None else INT8, quantisation, half=half)
+    network = with_bytes_taken(network) if takes_bytes else network
     state = state_of(graph.program)
     if quantisation is not None:
         state = with_rounded_weights(quantisation, state)
@@ -74,7 +80,7 @@ def lower_network(
 ) -> tvm.IRModule:
     """The Relax module of a network at the given group widths, with the weights of ``state`` as constants."""
     builder = relax.BlockBuilder()
-    taken = [relax.Var(port.name, relax.TensorType(port.shape, FLOAT32)) for port in network.inputs]
+    taken = [relax.Var(port.name, relax.TensorType(port.shape, port.type)) for port in network.inputs]
     values = {port.name: (variable, port.shape) for port, variable in zip(network.inputs, taken, strict=True)}
     functions: dict[Address, tuple[relax.GlobalVar, KernelFunction]] = {}
     with builder.function("main", taken):
@@ -90,6 +96,7 @@ def lower_network(
                 activations = iter(kernel.inputs)
                 if function.quantized is not None:
                     model = quantised(kernel, network, state, tuple(_taken(kernel, function, state)))
+                    _check_weights(model, kernel, target)
                     constants = iter(function.quantized(model))
                 else:
                     constants = _constants(kernel, function, state)
@@ -114,6 +121,16 @@ def _built(kernel: Kernel, address: Address, target: DeviceTarget) -> KernelFunc
         return build_kernel(address, target)
     except NoCode as refusal:
         raise refusal.at(kernel.source) from refusal
+
+
+def _check_weights(model: Quantized, kernel: Kernel, target: DeviceTarget) -> None:
+    """Refuse weights that the target's instructions have no room for."""
+    lowest = dot_product(FEWEST_LANES, target).lowest_weight if isinstance(target, CpuTarget) else -LARGEST_WEIGHT
+    if model.weight is not None and model.weight.min(initial=0) < lowest:
+        raise UserError(
+            f"the quantised weights {kernel.weight} reach {model.weight.min()}, and kernels for this CPU add up "
+            f"weights of {lowest} at least; quantise them with quant_min={lowest}"
+        )
 
 
 def _constant(array: np.ndarray, argument: Argument) -> relax.Expr:

@@ -9,12 +9,11 @@ import torch
 
 from aap_hw.compile.code.quantized import Quantized
 from aap_hw.compile.front.network import Kernel, Network
-from aap_hw.compile.front.quantisation import Quantisation
+from aap_hw.compile.front.quantisation import LARGEST_WEIGHT, Quantisation
 from aap_hw.compile.keys.precision import Scale
 from aap_hw.compile.library.folding import folded, weight_of
 from aap_hw.errors import UserError
 
-_LARGEST_WEIGHT = 127
 # Of stand-ins: values from -4 to 4, which no float kernel makes extreme.
 _SCALE, _MIDDLE = 2.0**-5, 128
 
@@ -35,9 +34,8 @@ def quantised(
         return Quantized(read, made, constants=constants)
     weight, scale = weight_of(kernel, state), torch.from_numpy(quantisation.weights[kernel.weight])
     factors, bias = folded(kernel, torch.ones(len(weight), dtype=torch.float64), state)
-    return Quantized(
-        read, made, _rounded(weight, scale), (factors * scale.double()).float().numpy(), bias.float().numpy()
-    )
+    numbers = _rounded(weight, scale, quantisation.lowest_weight(kernel.weight))
+    return Quantized(read, made, numbers, (factors * scale.double()).float().numpy(), bias.float().numpy())
 
 
 def with_rounded_weights(quantisation: Quantisation, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -52,7 +50,8 @@ def with_rounded_weights(quantisation: Quantisation, state: Mapping[str, torch.T
     rounded = dict(state)
     for name, scale in quantisation.weights.items():
         steps = torch.from_numpy(scale).reshape(-1, *[1] * (state[name].dim() - 1))
-        rounded[name] = torch.from_numpy(_rounded(state[name], torch.from_numpy(scale))).float() * steps
+        numbers = _rounded(state[name], torch.from_numpy(scale), quantisation.lowest_weight(name))
+        rounded[name] = torch.from_numpy(numbers).float() * steps
     return rounded
 
 
@@ -68,8 +67,8 @@ def stand_in_scales(network: Network, state: Mapping[str, torch.Tensor]) -> Quan
     return Quantisation(dict.fromkeys(network.scaled.values(), Scale(_SCALE, _MIDDLE)), scales)
 
 
-def _rounded(weight: torch.Tensor, scale: torch.Tensor) -> np.ndarray:
+def _rounded(weight: torch.Tensor, scale: torch.Tensor, lowest: int) -> np.ndarray:
     """Weights (C_out, ...) as int8, to the bit as PyTorch's reference rounds them."""
     steps = weight.float() * (1.0 / scale).reshape(-1, *[1] * (weight.dim() - 1))
-    numbers: np.ndarray = steps.round().clamp(-_LARGEST_WEIGHT, _LARGEST_WEIGHT).to(torch.int8).numpy()
+    numbers: np.ndarray = steps.round().clamp(lowest, LARGEST_WEIGHT).to(torch.int8).numpy()
     return numbers

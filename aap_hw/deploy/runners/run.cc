@@ -33,7 +33,7 @@ namespace ffi = tvm::ffi;
 using ffi::json::Array;
 using ffi::json::Object;
 
-constexpr int64_t kSchemaVersion = 4;
+constexpr int64_t kSchemaVersion = 5;
 constexpr size_t kAlignment = 64;  // bytes; compiled code takes it for granted
 constexpr int kPooledAllocator = 2;
 constexpr int kRunsOfOneTiming = 50;
@@ -133,12 +133,13 @@ T Field(const Object& object, const char* name) {
   return *value;
 }
 
-// A tensor that goes into the library or comes out of it, and then how far it may be from PyTorch's.
+// A tensor that goes into the library, perhaps as bytes, or comes out of it, and then how far it may be from PyTorch's.
 struct Tensor {
   std::string name;
   ffi::Shape shape;
   size_t elements;
   double tolerance;
+  bool is_bytes;
 };
 
 // What the manifest lists as "inputs" or "outputs".
@@ -158,9 +159,10 @@ std::vector<Tensor> TensorsOf(const Object& manifest, const char* kind) {
       elements *= size_t(extents.back());
     }
     const double tolerance = is_output ? Field<double>(*object, "tolerance") : 1;
-    if (!(tolerance > 0)) throw damaged;
+    const std::string type = is_output ? std::string("float32") : std::string(Field<ffi::String>(*object, "passed_as"));
+    if (!(tolerance > 0) || (type != "float32" && type != "uint8")) throw damaged;
     names.push_back(Field<ffi::String>(*object, "name"));
-    tensors.push_back({names.back(), ffi::Shape(extents.begin(), extents.end()), elements, tolerance});
+    tensors.push_back({names.back(), ffi::Shape(extents.begin(), extents.end()), elements, tolerance, type == "uint8"});
   }
   std::sort(names.begin(), names.end());
   const bool is_twice = std::adjacent_find(names.begin(), names.end()) != names.end();
@@ -229,7 +231,9 @@ class Model {
   Model(const std::string& folder, const Object& manifest)
       : outputs_(TensorsOf(manifest, "outputs")), machine_(Load(folder, Field<Object>(manifest, "requires"))) {
     for (const Tensor& input : TensorsOf(manifest, "inputs"))
-      inputs_.push_back(ffi::Tensor::FromNDAlloc(AlignedMemory(), input.shape, {kDLFloat, 32, 1}, {kDLCPU, 0}));
+      inputs_.push_back(ffi::Tensor::FromNDAlloc(
+          AlignedMemory(), input.shape, input.is_bytes ? DLDataType{kDLUInt, 8, 1} : DLDataType{kDLFloat, 32, 1},
+          {kDLCPU, 0}));
     set_input_ = Of("set_input"), invoke_ = Of("invoke_stateful"), get_output_ = Of("get_output");
     copy_ = ffi::Function::GetGlobalRequired("runtime.TVMTensorCopyToBytes");
     size_t elements = 0;
@@ -245,11 +249,14 @@ class Model {
   const std::vector<Tensor>& Outputs() const { return outputs_; }
 
   // All outputs for one sample, one behind the other, as its inputs are; the next call overwrites them. Inputs of whole
-  // numbers are given as float, which knows all of up to 2^24.
+  // numbers are given as float, which knows all of up to 2^24; those that the library takes as bytes are made so.
   const std::vector<float>& operator()(const float* sample) {
     std::vector<ffi::AnyView> arguments = {"main"};
     for (const ffi::Tensor& input : inputs_) {
-      std::memcpy(input.data_ptr(), sample, input.numel() * sizeof(float));
+      if (input.dtype().bits == 8)
+        std::copy(sample, sample + input.numel(), static_cast<uint8_t*>(input.data_ptr()));
+      else
+        std::memcpy(input.data_ptr(), sample, input.numel() * sizeof(float));
       sample += input.numel();
       arguments.push_back(input);
     }

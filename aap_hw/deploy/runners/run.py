@@ -30,13 +30,14 @@ from typing import Any
 
 import numpy as np
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 # What an ELF file says of the processor that it is for.
 ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
 # TVM's numbers for devices (DLPack) and for the allocator that keeps memory for the next call.
 CPU, CUDA, POOLED = 1, 2, 2
 ALIGNMENT = 64  # bytes; compiled code takes it for granted
 TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
+PASSED_AS = ("float32", "uint8")
 MOST_WHOLE = 1 << 24  # whole numbers are carried as float32, which knows all of up to this size
 RUNS_OF_ONE_TIMING = 50
 
@@ -106,7 +107,8 @@ def check_tensors(manifest: dict[str, Any]) -> None:
             raise Refused(f"manifest.json is damaged (at {kind}); copy the bundle again")
         if len({str(tensor["name"]) for tensor in tensors}) < len(tensors):
             raise Refused(f"manifest.json is damaged (at {kind}); copy the bundle again")
-    if not all(output["tolerance"] > 0 for output in outputs) or not all(each["dtype"] in TYPES for each in inputs):
+    are_known = all(each["dtype"] in TYPES and each["passed_as"] in PASSED_AS for each in inputs)
+    if not are_known or not all(output["tolerance"] > 0 for output in outputs):
         raise Refused("manifest.json is damaged (at inputs or outputs); copy the bundle again")
 
 
@@ -179,7 +181,9 @@ class Model:
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder).resolve()
         self.manifest = check(folder)
-        self._inputs = {each["name"]: aligned(tuple(each["shape"])) for each in self.manifest["inputs"]}
+        self._inputs = {
+            each["name"]: aligned(tuple(each["shape"]), np.dtype(each["passed_as"])) for each in self.manifest["inputs"]
+        }
         self._types = {each["name"]: np.dtype(each["dtype"]) for each in self.manifest["inputs"]}
         self._outputs = {each["name"]: np.empty(each["shape"], np.float32) for each in self.manifest["outputs"]}
         requires = self.manifest["requires"]
@@ -218,12 +222,9 @@ class Model:
             what = "images" if name == "image" else name
             raise ValueError(f"the network takes {what} of shape {place.shape}, not {np.shape(value)}")
         if dtype != np.float32:
-            whole = np.asarray(value)
-            if (
-                not np.array_equal(whole, whole.astype(dtype))
-                or not -MOST_WHOLE <= whole.min() <= whole.max() <= MOST_WHOLE
-            ):
-                raise ValueError(f"the network takes {name} as {dtype}, with values up to {MOST_WHOLE}")
+            whole, most = np.asarray(value), 255 if place.dtype == np.uint8 else MOST_WHOLE
+            if not np.array_equal(whole, whole.astype(dtype)) or not -most <= whole.min() <= whole.max() <= most:
+                raise ValueError(f"the network takes {name} as {dtype}, with values up to {most}")
         place[...] = value
 
     def run(self) -> None:
@@ -248,12 +249,12 @@ def load_runtime(accelerator: str) -> Any:
     return tvm_ffi
 
 
-def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """A float32 array of zeros where compiled code may read it."""
-    size = 4 * int(np.prod(shape))
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array of zeros where compiled code may read it."""
+    size = dtype.itemsize * int(np.prod(shape))
     memory = np.zeros(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size].view(np.float32).reshape(shape)
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def main() -> int:

@@ -1,0 +1,229 @@
+"""What is deployed: a run's network or any other, in its precision, and what PyTorch computes with it.
+
+Nothing is compiled here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aap_hw.compile.keys.precision import FP32, INT8
+from aap_hw.compile.keys.target import DeviceTarget
+from aap_hw.deploy.bundle import Bundle, write_bundle
+from aap_hw.deploy.compiling import calibration_of
+from aap_hw.deploy.form import Form, form_of, in_int8, in_int8_for_timing, taking_pixels
+from aap_hw.deploy.pixels import Preprocessing
+from aap_hw.deploy.reference import FEW, Reference
+from aap_hw.deploy.requirements import Requirements
+from aap_hw.device.profile import DeviceProfile
+from aap_hw.errors import UserError
+from aap_hw.files import require_writable_folder
+from aap_hw.graph.program.calling import input_names
+from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
+from aap_hw.models.origin import Origin
+from aap_hw.models.weights import WeightsFile
+from aap_hw.policy import LATENCY
+from aap_hw.prune.run import PrunedNetwork, RunFolder
+from aap_hw.train.data import LabelledImages
+from aap_hw.train.samples import Samples
+
+# Checking stops at about this many pixels, or other positions: all embedded test images at 32 x 32, a few dozen at
+# 224 x 224.
+CHECKED_PIXELS = 2_200_000
+# Training samples that ranges of values are measured on for int8, where a run has none of its own.
+CALIBRATION_IMAGES = 128
+
+
+@dataclass(frozen=True)
+class Job:
+    """A network on its way into a bundle.
+
+    Attributes
+    ----------
+    model : the text of its source.
+    form : the network.
+    names : what its inputs are called.
+    dense : the unpruned network in the same precision, with any weights; None if it was not cut.
+    folder : of the bundle.
+    reference : what is computed there to be compared; the first of the samples go into the bundle.
+    predicted : latency in milliseconds by a table, and how that came about.
+    budget : of latency, as text, if it was cut to one.
+    trained : the checkpoint that its weights are of, if they are not its own.
+    """
+
+    model: str
+    form: Form
+    inputs: Inputs
+    names: list[str]
+    dense: Form | None
+    folder: Path
+    data: Samples
+    reference: Reference
+    predicted: Mapping[str, Any] | None = None
+    budget: str | None = None
+    trained: WeightsFile | None = None
+
+    @classmethod
+    def of_run(
+        cls,
+        run: RunFolder,
+        profile: DeviceProfile,
+        data: Samples,
+        folder: Path | None,
+        precision: str | None = None,
+        *,
+        is_timed: bool = False,
+        pixels: bool = False,
+    ) -> Job:
+        """Load a run, and compute what PyTorch makes of many images, or of few if it is not to be timed.
+
+        By default the precision is the one that it was pruned for. In int8 it may take ``pixels`` instead of images.
+
+        Raises
+        ------
+        UserError : the run was pruned for another device, or the folder cannot be written.
+        """
+        network = run.load()
+        if network.device != profile.name:
+            raise UserError(
+                f"{run.path} was pruned with the latency table of {network.device}, and its widths mean nothing on "
+                f"{profile.name}; deploy it with --device {network.device}, or prune with a table of {profile.name}"
+            )
+        folder = folder or run.path / f"bundle-{profile.name}"
+        require_writable_folder(folder)
+        origin, inputs = network.origin, network.origin.inputs
+        form, dense = form_of_run(network, data, precision, is_retrained=run.trained is not None), None
+        form = taking_pixels(form, inputs, _pixels(data)) if pixels else form
+        if is_timed:
+            dense = _unpruned(network, data, form)
+        reference = Reference.of(form, inputs, data, _count(inputs, is_timed))
+        summary = run.summary()
+        predicted_ms = summary.get("predicted_ms") if form.precision == network.record.get("precision", FP32) else None
+        return cls(
+            origin.model,
+            form,
+            inputs,
+            input_names(network.module, inputs),
+            dense,
+            folder,
+            data,
+            reference,
+            predicted_ms and {"ms": predicted_ms, "provenance": summary["provenance"]},
+            network.record.get("budgets", {}).get(LATENCY.name),
+            run.trained,
+        )
+
+    @classmethod
+    def of_model(
+        cls,
+        origin: Origin,
+        data: Samples,
+        folder: Path,
+        precision: str | None = None,
+        *,
+        is_timed: bool = False,
+        pixels: bool = False,
+    ) -> Job:
+        """Any network, with its weights; by default in the precision that it has.
+
+        Raises
+        ------
+        UserError : it is quantised already and asked for in float, or the folder cannot be written.
+        """
+        require_writable_folder(folder)
+        module, inputs = origin.build(), origin.inputs
+        form = form_of(module, inputs.names)
+        precision = precision or form.precision
+        if form.quantisation is not None and precision != form.precision:
+            raise UserError(f"{origin.model} is quantised in {form.precision} already; leave --precision out")
+        if precision != form.precision:
+            form = in_int8(module, inputs.names, calibration_of(data, inputs, CALIBRATION_IMAGES))
+        form = taking_pixels(form, inputs, _pixels(data)) if pixels else form
+        reference = Reference.of(form, inputs, data, _count(inputs, is_timed))
+        trained = origin.weights if isinstance(origin.weights, WeightsFile) else None
+        names = input_names(module, inputs)
+        return cls(origin.model, form, inputs, names, None, folder, data, reference, trained=trained)
+
+    @property
+    def sample(self) -> Tensors:
+        """One sample, as a batch of its own."""
+        return next(in_batches(self.reference.samples))
+
+    def _first_samples(self) -> list[np.ndarray]:
+        """Some of the samples, as they are stored in a bundle."""
+        few = tuple(each[:FEW] for each in self.reference.samples)
+        return [each.numpy() for each in few] if self.form.pixels is None else self.form.passed(few)
+
+    def write(
+        self, library: Path, target: DeviceTarget, device: dict[str, Any], measured: Mapping[str, Any] | None
+    ) -> None:
+        """Write the bundle."""
+        scores = self.reference.scores
+        has_labels = scores is not None and scores.shape[1] == self.data.classes
+        bundle = Bundle(
+            self.model,
+            device,
+            Requirements.of(library, target),
+            dict(zip(self.names, self._first_samples(), strict=True)),
+            {name: output[:FEW] for name, output in self.reference.outputs.items()},
+            self.reference.tolerances,
+            self.data.class_names if has_labels else (),
+            _preprocessing(self.data, self.form.pixels),
+            {"predicted": self.predicted, "measured": measured},
+            self.trained,
+            self.form.precision,
+            dict(zip(self.names, self.form.input_scales(), strict=True)),
+        )
+        write_bundle(self.folder, library, bundle)
+
+
+def form_of_run(network: PrunedNetwork, data: Samples, precision: str | None, *, is_retrained: bool = False) -> Form:
+    """A run's network in a precision, by default the one that it was pruned for, with its scales if it has any.
+
+    If other code trained its weights since, the ranges of values are measured anew.
+    """
+    names = network.origin.inputs.names
+    form, of_run = form_of(network.module, names), network.record.get("precision", FP32)
+    if (precision or of_run) == form.precision:
+        return form
+    if of_run == INT8:
+        from aap_hw.prune.quantised import quantised_of
+
+        return form_of(quantised_of(network, data, trained=is_retrained), ())
+    return in_int8(network.module, names, calibration_of(data, network.origin.inputs, CALIBRATION_IMAGES))
+
+
+def _unpruned(network: PrunedNetwork, data: Samples, form: Form) -> Form:
+    """What a run's network was cut from, to be timed beside a form of it."""
+    inputs, module = network.origin.inputs, network.origin.skeleton()
+    if form.quantisation is None:
+        return form_of(module, inputs.names)
+    if form.pixels is not None:
+        return taking_pixels(in_int8(module, inputs.names, calibration_of(data, inputs, 1)), inputs, form.pixels)
+    return in_int8_for_timing(module, inputs, network.record.get("quantisation", {}).get("floats", ()))
+
+
+def _count(inputs: Inputs, is_timed: bool) -> int:
+    """How many samples are checked: few where an emulator computes them, slowly, or nothing does."""
+    return max(FEW, CHECKED_PIXELS // inputs.positions) if is_timed else FEW
+
+
+def _preprocessing(data: Samples, in_network: Preprocessing | None) -> dict[str, Any] | None:
+    """How pixels become an input; None where samples are inputs already."""
+    if not isinstance(data, LabelledImages):
+        return None
+    how = _pixels(data)
+    return {"scale": how.scale, "mean": [*how.mean], "std": [*how.std], "in_network": in_network is not None}
+
+
+def _pixels(data: Samples) -> Preprocessing:
+    """Raises UserError if samples are made of no pixels."""
+    if not isinstance(data, LabelledImages):
+        raise UserError("samples of --data that are no pictures are made of no pixels; leave --pixels out")
+    mean, std = (tuple(each.flatten().tolist()) for each in data.mean_and_std)
+    return Preprocessing(1 / 255, mean, std)

@@ -1,0 +1,123 @@
+"""A network in int8 is deployed if it computes what its quantised form does in PyTorch, with what its bytes stand for.
+
+PyTorch adds up in float32 what kernels add up in whole numbers. Where a value lies halfway between two steps, they may
+round it to different ones, and what is computed of it differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from aap_hw.compile.library.lowering import compile_network
+from aap_hw.deploy import deploying, job
+from aap_hw.deploy.form import in_int8, taking_pixels
+from aap_hw.deploy.pixels import Preprocessing
+from aap_hw.errors import Fault
+from aap_hw.graph.program.inputs import Inputs
+from tests.quantize.saved import quantised_program
+from tests.synthetic import few_images, this_device
+
+NET = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(2)
+    layers = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(8, 10))
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "net.py").write_text(NET)
+    monkeypatch.setattr(job, "CHECKED_PIXELS", 40 * 16 * 16)
+    monkeypatch.setattr(job, "CALIBRATION_IMAGES", 16)
+    monkeypatch.setattr("aap_hw.train.data.load_embedded", few_images)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_a_network_is_quantised_and_deployed(aap_hw: Callable[..., Any], folder: Path, pixels: bool) -> None:
+    network = ("--model", "net.py:make", "--input", "3x16x16", "--data", "embedded", "--precision", "int8")
+    done = aap_hw("deploy", *network, "--device", "x86", *(["--pixels"] if pixels else []), "--out", "bundle", "--json")
+    assert done.code == 0, done.err
+    assert "ms a call, measured, in int8" in done.err
+    figures, manifest = json.loads(done.out), json.loads((folder / "bundle" / "manifest.json").read_text())
+    assert figures["deployed_precision"] == manifest["precision"] == "int8"
+    assert figures["images_checked"] == 40
+    assert figures["ms"] == manifest["latency"]["measured"]["ms"]
+    assert manifest["latency"]["measured"]["unpruned_ms"] is None
+    (taken,) = manifest["inputs"]
+    samples = np.load(folder / "bundle" / "reference_inputs.npy")
+    assert list(samples.shape[1:]) == taken["shape"][1:] == ([16, 16, 3] if pixels else [3, 16, 16])
+    assert manifest["preprocessing"]["in_network"] is pixels
+    if pixels:
+        assert (taken["dtype"], taken["passed_as"]) == ("uint8", "uint8")
+        assert taken["quantisation"] == {"scale": 1.0, "zero_point": 0}
+        assert np.array_equal(samples, samples.astype(np.uint8))
+    else:
+        assert (taken["dtype"], taken["passed_as"]) == ("float32", "float32")
+        steps = samples / taken["quantisation"]["scale"] + taken["quantisation"]["zero_point"]
+        assert -1 < steps.min() < 5, "all numbers of a byte are in use"
+        assert 240 < steps.max() < 256
+
+
+def test_a_quantised_program_is_deployed_as_it_is(aap_hw: Callable[..., Any], folder: Path) -> None:
+    torch.export.save(quantised_program(), folder / "q.pt2")
+    done = aap_hw("deploy", "--model", "q.pt2", "--device", "x86", "--data", "embedded", "--out", "bundle")
+    assert done.code == 0, done.err
+    assert "checked on 40 samples: largest difference from PyTorch's quantised network" in done.out
+    assert json.loads((folder / "bundle" / "manifest.json").read_text())["precision"] == "int8"
+    for wrong, sentence in (
+        (("deploy", "--precision", "fp32"), "q.pt2 is quantised in int8 already; leave --precision out"),
+        (("profile",), "q.pt2 is quantised already, and can only be compiled and deployed as it is; to prune it, give"),
+    ):
+        refused = aap_hw(wrong[0], "--model", "q.pt2", "--device", "x86", *wrong[1:])
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert sentence in refused.err
+
+
+def test_a_network_with_other_scales_is_a_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a scale cuts off large values."""
+    from dataclasses import replace
+
+    from aap_hw.models.origin import Origin
+
+    def with_other_scales(*given: Any) -> Any:
+        *others, quantisation, precision, takes_bytes = given
+        values = dict(quantisation.values)
+        name = next(name for name in values if name.startswith("relu"))
+        values[name] = replace(values[name], scale=values[name].scale * 0.5)
+        return compile_network(*others, replace(quantisation, values=values), precision, takes_bytes)
+
+    monkeypatch.setattr(deploying, "compile_network", with_other_scales)
+    origin = Origin.of("net.py:make", (3, 16, 16))
+    with pytest.raises(Fault, match="the compiled network differs from PyTorch by"):
+        deploying.deploy_model(origin, this_device(), few_images(), folder / "bundle", "int8")
+    assert not (folder / "bundle").exists()
+
+
+def test_pixels_are_what_the_float_image_is_of() -> None:
+    how = Preprocessing(1 / 255, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+    pixels = torch.arange(256.0).expand(1, 3, 1, 256)
+    mean, std = (torch.tensor(each).reshape(3, 1, 1) for each in (how.mean, how.std))
+    assert torch.equal(how.undone((pixels * how.scale - mean) / std), pixels)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Flatten()).eval()
+    images = [torch.randn(1, 3, 5, 6) for _ in range(3)]
+    form = in_int8(module, (None,), images)
+    behind = taking_pixels(form, Inputs.of((3, 5, 6)), how)
+    some = torch.randint(256, (1, 3, 5, 6), generator=torch.Generator().manual_seed(1)).float()
+    apart = (behind.call((some,)) - form.call(((some * how.scale - mean) / std,))).abs()
+    assert apart.median() == 0
+    (passed,) = behind.passed((some,))
+    assert (passed.shape, passed.dtype) == ((1, 5, 6, 3), np.uint8)
+    assert np.array_equal(passed[0, 2, 4], some[0, :, 2, 4])
