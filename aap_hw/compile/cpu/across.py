@@ -35,7 +35,8 @@ class Across:
         axis = self.columns
         return sorted({p * axis.stride + rx * axis.dilation for p in range(self.length) for rx in range(axis.kernel)})
 
-    def _is_inside(self, x: int, offset: int) -> bool:
+    def is_inside(self, x: int, offset: int) -> bool:
+        """Whether the tile at ``x`` has a pixel of the image at an offset."""
         return 0 <= x * self.columns.stride + offset - self.columns.padding < self.columns.size
 
     def add_row(self, sums: Any, taps: Sequence[Any], pixel: Callable[[int], Any], x: Any, lanes: int) -> None:
@@ -46,7 +47,7 @@ class Across:
         axis = self.columns
         # Pixel by pixel, so that each is loaded once for all the sums it belongs to.
         for offset in self.offsets:
-            if isinstance(x, int) and not self._is_inside(x, offset):
+            if isinstance(x, int) and not self.is_inside(x, offset):
                 continue
             value = T.bind(pixel(offset))
             for p in range(self.length):
@@ -58,7 +59,7 @@ class Across:
         """The i-th tile of a line; ``at`` writes the one at a place, which is an integer at the edges."""
         steps, offsets = self.steps, self.offsets
         # Tiles at a known place may lack taps; those between the first and the last few that do are all alike.
-        whole = [all(self._is_inside(steps.start(j), offset) for offset in offsets) for j in range(steps.count)]
+        whole = [all(self.is_inside(steps.start(j), offset) for offset in offsets) for j in range(steps.count)]
         inner = range(whole.index(True), steps.count - whole[::-1].index(True)) if True in whole else range(0)
         edges = [place for place in range(steps.count) if place not in inner]
         with ExitStack() as stack:

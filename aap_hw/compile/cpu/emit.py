@@ -11,15 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tvm_ffi
-from tvm import ir, tirx
+from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.approximations import let
 from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import OPAQUE
-from aap_hw.compile.keys.precision import BFLOAT16, FLOAT16, FLOAT32, HALVES
+from aap_hw.compile.cpu.rounding import with_rounded
+from aap_hw.compile.keys.precision import BFLOAT16, FLOAT32, HALVES
 from aap_hw.compile.keys.target import CpuTarget
 
 AVX512_BYTES = 64
@@ -64,57 +63,7 @@ def kernel_code(tensors: Sequence[Tensor], body: Callable[..., None]) -> tirx.Pr
                 rounded.append((seen, flat[i]))
                 flat[i] = seen
         body(*flat)
-    return _with_rounded(builder.get(), rounded) if rounded else builder.get()
-
-
-def _with_rounded(code: tirx.PrimFunc, rounded: Sequence[tuple[Any, Any]]) -> tirx.PrimFunc:
-    """The code with the second of each two buffers, in half precision, in place of the first one, in float32."""
-
-    def stored(buffer: Any) -> Any:
-        return next((half for seen, half in rounded if seen.same_as(buffer)), None)
-
-    def load(given: Any) -> Any:
-        half = stored(given.source)
-        return given if half is None else widened(half[tuple(given.indices)])
-
-    def store(given: Any) -> Any:
-        half = stored(given.buffer)
-        return given if half is None else tirx.BufferStore(half, narrowed(given.value, half.dtype), given.indices)
-
-    return code.with_body(tvm_ffi.structural_map(code.body, ((ir.TensorLoad, load), (tirx.BufferStore, store))))
-
-
-def widened(value: Any) -> Any:
-    """A number in half precision, or a vector of them, as float32; bfloat16 comes as uint16."""
-    type_, lanes = _split(value)
-    if type_ == FLOAT16:
-        return tirx.Cast(_typed(FLOAT32, lanes), value)
-    bits = tirx.Cast(_typed("uint32", lanes), value)
-    return tirx.reinterpret(_typed(FLOAT32, lanes), T.shift_left(bits, constant(16, lanes, "uint32")))
-
-
-def narrowed(value: Any, type_: str) -> Any:
-    """A number in float32, or a vector of them, in half precision: the nearest, of two the even one."""
-    _, lanes = _split(value)
-    if type_ == FLOAT16:
-        return tirx.Cast(_typed(FLOAT16, lanes), value)
-
-    def upper_half(bits: Any) -> Any:
-        below, sixteen = constant(0x7FFF, lanes, "uint32"), constant(16, lanes, "uint32")
-        is_odd = T.bitwise_and(T.shift_right(bits, sixteen), constant(1, lanes, "uint32"))
-        return tirx.Cast(_typed("uint16", lanes), T.shift_right(bits + below + is_odd, sixteen))
-
-    return let(tirx.reinterpret(_typed("uint32", lanes), value), upper_half)
-
-
-def _split(value: Any) -> tuple[str, int]:
-    """Type of a number, and lanes of a vector of them."""
-    type_, _, lanes = str(value.ty.dtype).partition("x")
-    return type_, int(lanes or 1)
-
-
-def _typed(type_: str, lanes: int) -> str:
-    return f"{type_}x{lanes}" if lanes > 1 else type_
+    return with_rounded(builder.get(), rounded) if rounded else builder.get()
 
 
 def scratch(elements: int, type_: str) -> Any:
