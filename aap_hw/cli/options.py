@@ -168,7 +168,8 @@ precision_option = click.option(
     type=click.Choice(NETWORK_PRECISIONS),
     default=FP32,
     show_default=True,
-    help="What the network computes in. In int8, weights and values are bytes wherever there are kernels for it.",
+    help="What the network computes in: half is bfloat16 or float16, whichever the device has; in int8, weights and "
+    "values are bytes wherever there are kernels for it.",
 )
 float_layers_option = click.option(
     "--float-layer",

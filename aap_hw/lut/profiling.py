@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.precision import FP32, NetworkPrecision
-from aap_hw.compile.keys.target import require_precision
+from aap_hw.compile.keys.target import half_of, require_precision
 from aap_hw.device.boards import Boards
 from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device
@@ -106,7 +107,8 @@ def profile_model(
     try:
         graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names, heads=heads)
         require_whole_heads(graph, name)
-        network = partition(graph, precision)
+        split = partial(partition, graph, precision, half=half_of(precision, boards.target))
+        network = split()
         require_free_group(graph.frozen(network.fixed), name)
         with suppress(CutMismatchError):  # to leave such a group alone is asked of `plan` and `prune`
             check_cutting(graph.frozen(network.fixed), module, inputs.random(1, seed=0))
@@ -116,8 +118,7 @@ def profile_model(
         wanted = points_of(network, job.candidates)
         if floats:
             require_layers(network, floats)
-            mixed = partition(graph, precision, floats=floats)
-            wanted = list(dict.fromkeys([*wanted, *points_of(mixed, job.candidates)]))
+            wanted = list(dict.fromkeys([*wanted, *points_of(split(floats=floats), job.candidates)]))
         search = _Search(wanted, table, journal, tolerance)
         lacks_points = bool(search.next() or journal.entries)
         if not lacks_points and job.is_calibrated(networks):

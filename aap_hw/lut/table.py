@@ -178,8 +178,9 @@ class LatencyTable:
 
     def _command(self, key: KernelKey) -> str:
         """The command that measures networks with kernels as this one."""
-        precision = f" --precision {INT8}" if key.types.is_quantized else ""
-        return f"'aap-hw profile --device {self.device['name']}{precision}'"
+        precision = INT8 if key.types.is_quantized else HALF if key.types.is_half else FP32
+        option = "" if precision == FP32 else f" --precision {precision}"
+        return f"'aap-hw profile --device {self.device['name']}{option}'"
 
 
 Latencies = Mapping[tuple[int, ...], float]

@@ -13,6 +13,7 @@ from torch import nn
 
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.precision import FP32, NetworkPrecision
+from aap_hw.compile.keys.target import half_of, require_precision
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.files import scratch_folder
@@ -62,6 +63,7 @@ def validate_model(
     """
     boards = Boards.of(device)
     boards.require_tools()
+    require_precision(precision, boards.target, boards.profile.name)
     # The journal is a profile's lock on the table's file: neither may overwrite what the other has measured, nor go on
     # with what the file held before the other ended.
     with closing(Journal(path.with_name(path.name + ".journal"), boards.describe().as_json())):
@@ -70,7 +72,8 @@ def validate_model(
         boards.close()  # free for others until there is something to measure
         graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names, heads=heads)
         require_whole_heads(graph, name)
-        network, called = partition(graph, precision), NetworkName(name, inputs, precision)
+        called = NetworkName(name, inputs, precision)
+        network = partition(graph, precision, half=half_of(precision, boards.target))
         require_kernels(network, called, table, heads=heads)
         job = MeasuredNetwork(called, module, graph, network, table, path)
         drawn = job.random_plans(f"{RANDOM}{seed}", plans, seed)

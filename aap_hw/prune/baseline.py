@@ -22,7 +22,7 @@ from aap_hw.attention import ALTERNATIVES, observed, read_attention, scaled, sen
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.removal import removable
-from aap_hw.compile.keys.precision import FP32, INT8, NetworkPrecision
+from aap_hw.compile.keys.precision import BFLOAT16, FP32, HALF, INT8, NetworkPrecision
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import check_cutting
@@ -118,7 +118,8 @@ def baseline(
     require_whole_heads(graph, task.origin.model)
     # Before the user's choice, as the table's kernels are those of all groups that can be cut.
     precision = settings.precision
-    network, traced = partition(graph, precision), graph
+    half = _half_of(precision, task.table)
+    network, traced = partition(graph, precision, half=half), graph
     graph = graph.frozen(network.fixed)
     graph = select(graph, settings.only, settings.skip, renormalised=settings.cuts_renormalised(task.retrain))
     require_free_group(graph, task.origin.model)
@@ -136,7 +137,7 @@ def baseline(
             require_kernels(network, name, task.table, heads=heads, floats=floats)
     how = task.table.measurement
     candidates = group_candidates(graph, how["granularity"], how["at_most"])
-    network, blocks = removable(network, traced, graph, precision, floats) if settings.depth else (network, ())
+    network, blocks = removable(network, traced, graph, precision, floats, half) if settings.depth else (network, ())
     slowdown = task.table.slowdown(name.model, name.inputs, precision)
     planner = Planner(
         network,
@@ -283,6 +284,15 @@ def _target_of(table: LatencyTable) -> DeviceTarget:
     from aap_hw.compile.keys.target import device_target  # loads TVM: two seconds that planning does without
 
     return device_target(table.device["target"], table.device["threads"])
+
+
+def _half_of(precision: NetworkPrecision, table: LatencyTable) -> str:
+    """What half precision is on the table's device."""
+    if precision != HALF:
+        return BFLOAT16
+    from aap_hw.compile.keys.target import half_of
+
+    return half_of(precision, _target_of(table))
 
 
 def _check_provenance(task: Task) -> None:

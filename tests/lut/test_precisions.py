@@ -12,7 +12,8 @@ import pytest
 
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
-from aap_hw.compile.keys.precision import INT8
+from aap_hw.compile.keys.precision import HALF, INT8
+from aap_hw.compile.keys.target import half_precision_of
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut import profiling, validating
@@ -122,6 +123,21 @@ def test_a_table_without_the_precision_is_refused_with_the_command_that_measures
         f"first is '{partition(GRAPH, INT8).kernels[0].key}'; extend it with 'aap-hw profile --device x86 --model tiny "
         "--input 3x6x6 --precision int8' (and --out unless it is in lut/)"
     )
+
+
+def test_in_half_precision_the_table_is_asked_for_what_the_device_has(in_float32: Path) -> None:
+    target = tiny.device().target
+    try:
+        half = half_precision_of(target)
+    except UserError as refusal:
+        pytest.skip(str(refusal))
+    first = partition(GRAPH, HALF, half=half).kernels[0].key
+    assert half in first.precision
+    with pytest.raises(MissingKernelError) as refused:
+        validate_model("tiny", Tiny(), INPUT, tiny.device(), in_float32, plans=1, seed=0, precision=HALF)
+    assert "is not of tiny at 3x6x6 in half precision but of tiny at 3x6x6: it lacks" in str(refused.value)
+    assert f"the first is '{first}'; extend it with 'aap-hw profile --device x86 " in str(refused.value)
+    assert "--input 3x6x6 --precision half'" in str(refused.value)
 
 
 def test_a_device_without_kernels_of_the_precision_is_refused_before_anything_is_traced(

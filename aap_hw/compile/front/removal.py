@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from aap_hw.compile.front.network import Branch, Kernel, Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.pitch import with_pitched_images
-from aap_hw.compile.keys.precision import FP32, NetworkPrecision
+from aap_hw.compile.keys.precision import BFLOAT16, FP32, NetworkPrecision
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.groups.blocks import Block
@@ -37,6 +38,7 @@ def removable(
     chosen: ChannelGraph,
     precision: NetworkPrecision = FP32,
     floats: Collection[str] = (),
+    half: str = BFLOAT16,
 ) -> tuple[Network, tuple[Block, ...]]:
     """The branches that can go, and the network whose kernels know which of them they go with.
 
@@ -49,16 +51,17 @@ def removable(
     ----------
     network, graph
         ``network`` is what ``partition`` makes of ``graph`` in the ``precision``, with the layers ``floats`` in
-        float32.
+        float32 or in ``half``, as of `partition`.
     chosen
         The same graph with more groups frozen, whose branches may be removed.
     """
+    split = partial(partition, graph, precision, floats=floats, half=half)
     free = frozenset(group.name for group in chosen.groups if group.frozen is None)
     found: list[_Gone] = []
     left, marked = network, network
     for block in reversed(chosen.blocks):
         try:
-            gone = _difference(network, partition(graph, precision, without=[block], floats=floats), block)
+            gone = _difference(network, split(without=[block]), block)
             smaller = _without(left, [gone])
             if with_pitched_images(smaller) != smaller:
                 raise UserError("its shortcut would be pitched")
@@ -70,7 +73,7 @@ def removable(
         left = smaller
     for some in {tuple(found[first::step]) for first, step in ((0, 1), (0, 2), (1, 2))}:
         without = [gone.block for gone in some]
-        if some and partition(graph, precision, without=without, floats=floats) != _without(network, some):
+        if some and split(without=without) != _without(network, some):
             _log("all branches stay, as without several of them others change")
             return network, ()
     return marked, tuple(gone.block for gone in reversed(found))

@@ -171,6 +171,16 @@ def half_precision_of(target: DeviceTarget) -> str:
     )
 
 
+def half_of(precision: NetworkPrecision, target: DeviceTarget) -> str:
+    """What a network that is asked for in half precision is in on a device; of others it does not matter.
+
+    Raises
+    ------
+    UserError : it is asked for in half precision, and the device has none.
+    """
+    return half_precision_of(target) if precision == HALF else BFLOAT16
+
+
 def device_target(options: Mapping[str, Any], threads: int) -> DeviceTarget:
     """The device of a TVM target given as a mapping such as ``{"kind": "llvm", "mcpu": "znver4"}``.
 

@@ -28,8 +28,8 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.program import is_of_shape, state_names
 from aap_hw.compile.front.quantisation import LARGEST_WEIGHT, Quantisation
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import BFLOAT16, FP32, HALF, HALVES, INT8, NetworkPrecision
-from aap_hw.compile.keys.target import CpuTarget, DeviceTarget, half_precision_of
+from aap_hw.compile.keys.precision import FP32, HALVES, INT8, NetworkPrecision
+from aap_hw.compile.keys.target import CpuTarget, DeviceTarget, half_of
 from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.compile.library.folding import folded_weights
 from aap_hw.compile.library.linking import command_of
@@ -65,7 +65,7 @@ def compile_network(
     """
     command_of(target.host)  # told before the work
     graph = ChannelGraph.trace(model, tensors_of(example), names)
-    half = half_precision_of(target) if precision == HALF else BFLOAT16
+    half = half_of(precision, target)
     network = partition(graph, precision if quantisation is None else INT8, quantisation, half=half)
     network = with_bytes_taken(network) if takes_bytes else network
     state = state_of(graph.program)
