@@ -49,13 +49,14 @@ def measure_networks(
     with scratch_folder("measure") as folder, closing(boards):
         files = {name: folder / f"{name}.so" for name in networks}
         for name, module in networks.items():
-            if precision == INT8 and name not in in_float32:
+            computed = FP32 if name in in_float32 else precision
+            if computed == INT8:
                 from aap_hw.quantize.form import for_timing  # torchao takes a second to load
 
                 placed, scales = for_timing(module, inputs, floats)
                 compile_network(placed, sample, boards.target, files[name], quantisation=scales)
             else:
-                compile_network(module, sample, boards.target, files[name], inputs.names)
+                compile_network(module, sample, boards.target, files[name], inputs.names, precision=computed)
 
         def measure(board: Device, files: Mapping[str, Path]) -> None:
             libraries = {name: board.load(file) for name, file in files.items()}
