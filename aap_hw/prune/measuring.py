@@ -53,10 +53,10 @@ def measure_networks(
             if computed == INT8:
                 from aap_hw.quantize.form import for_timing  # torchao takes a second to load
 
-                placed, scales = for_timing(module, inputs, floats)
-                compile_network(placed, sample, boards.target, files[name], quantisation=scales)
+                program, scales = for_timing(module, inputs, floats)
+                compile_network(program, sample, boards.target, files[name], (), scales)
             else:
-                compile_network(module, sample, boards.target, files[name], inputs.names, precision=computed)
+                compile_network(module, sample, boards.target, files[name], inputs.names, None, computed)
 
         def measure(board: Device, files: Mapping[str, Path]) -> None:
             libraries = {name: board.load(file) for name, file in files.items()}

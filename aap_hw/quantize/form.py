@@ -88,12 +88,13 @@ def calibrated(model: nn.Module, inputs: Inputs, batches: Sequence[Tensors], flo
     return Int8Form(tuple(floats), values)
 
 
-def for_timing(model: nn.Module, inputs: Inputs, floats: Collection[str] = ()) -> tuple[nn.Module, Quantisation | None]:
-    """A model as it is compiled, with stand-ins for its scales: enough to see how fast it is for one sample."""
-    placed = by_place(model, inputs.names)
-    graph = ChannelGraph.trace(placed, inputs.zeros())
+def for_timing(
+    model: nn.Module, inputs: Inputs, floats: Collection[str] = ()
+) -> tuple[GraphModule, Quantisation | None]:
+    """A model's program for one sample, with stand-ins for its scales: enough to see how fast it is."""
+    graph = ChannelGraph.trace(by_place(model, inputs.names), inputs.zeros())
     network = partition(graph, INT8, floats=_inside(floats, inputs.names))
-    return placed, stand_in_scales(network, state_of(graph.program))
+    return graph.program.module(check_guards=False), stand_in_scales(network, state_of(graph.program))
 
 
 def program_of(

@@ -26,6 +26,7 @@ from aap_hw.quantize import (
     Program,
     calibrated,
     float_layers,
+    for_timing,
     noise_share,
     quantise,
     read_quantised,
@@ -106,6 +107,13 @@ def test_layers_that_stay_in_float32_read_and_make_float32(model: nn.Module, bat
     assert quantisation.weights.keys() == {"stem.weight", "head.weight"}
     found = partition(ChannelGraph.trace(floating, INPUTS.zeros(4)), INT8, quantisation)
     assert {layer_of(k): k.key.precision for k in found.kernels if k.weight} == kernels
+
+
+def test_what_is_timed_has_the_kernels_of_the_plan(model: nn.Module) -> None:
+    program, quantisation = for_timing(model, INPUTS, ["conv"])
+    planned = partition(ChannelGraph.trace(model, INPUTS.zeros()), INT8, floats=["conv"])
+    timed = partition(ChannelGraph.trace(program, INPUTS.zeros()), INT8, quantisation)
+    assert [kernel.key for kernel in timed.kernels] == [kernel.key for kernel in planned.kernels]
 
 
 def test_the_layer_that_rounding_hurts_stays_in_float32(model: nn.Module, batches: list[Tensors]) -> None:
