@@ -1,12 +1,14 @@
 """Kernels of bytes beside an integer reference: random cases, their tensors, and what is wrong with what is made.
 
 Sums are computed by PyTorch in float64, which has every integer below 2^53. What follows is computed in float64 as
-well, so that a kernel's float32 may end on the other side of the middle between two steps: there, and only there, is
-it allowed to be one step off.
+well. If all scales are powers of two, a kernel's float32 rounds nothing either, and must make the same number, halves
+included. Otherwise it may end on the other side of the middle between two steps: there, and only there, is it allowed
+to be one step off.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,11 +33,12 @@ UNSURE = 1e-3
 
 @dataclass(frozen=True)
 class Case(Convolution):
-    """A convolution of bytes; linear if it has the kernel's size 0."""
+    """A convolution of bytes; linear if it has the kernel's size 0, and ``exact`` if its scales are powers of two."""
 
     groups: int = 1
     precision: str = INT8
     extreme: bool = False
+    exact: bool = False
 
     @property
     def is_linear(self) -> bool:
@@ -74,15 +77,17 @@ def random_numbers(case: Case) -> Numbers:
     if case.extreme:  # the largest products of one sign
         image[:], weight[:] = 255, 127
         weight[::2] = -127
-    read = Scale(0.037, 0 if case.extreme else int(random.integers(0, 256)))
+    read = Scale(2.0**-5 if case.exact else 0.037, 0 if case.extreme else int(random.integers(0, 256)))
     weight_scales = random.uniform(0.001, 0.02, case.width_out).astype("float32")
     bias = random.standard_normal(case.width_out).astype("float32")
+    if case.exact:
+        weight_scales, bias = 2 ** np.round(np.log2(weight_scales)), np.round(bias * 64) / 64
     made, added = Scale(1.0, int(random.integers(0, 256))), Scale(0.05, int(random.integers(0, 256)))
     numbers = Numbers(image, image, Quantized((read, added), made, weight, weight_scales, bias))
     plain = replace(case, epilogue=("bias",))
     spread = float(reference(plain, numbers).std()) + 1e-3
-    made = replace(made, scale=float(np.float32(spread / 64)))
-    added = replace(added, scale=float(np.float32(spread / 50)))
+    steps = [2.0 ** round(math.log2(spread / n)) if case.exact else float(np.float32(spread / n)) for n in (64, 50)]
+    made, added = (replace(scale, scale=step) for scale, step in zip((made, added), steps, strict=True))
     residual = random.integers(0, 256, reference(plain, numbers).shape, np.uint8)
     scales = (read, added) if "add" in case.epilogue else (read,)
     is_float = case.key().types.made == "float32"
@@ -98,7 +103,7 @@ def reference(case: Case, numbers: Numbers) -> np.ndarray:
     read, *added = model.read
     image = torch.from_numpy(numbers.image.astype("float64") - read.zero_point)
     sums = case.of(image, torch.from_numpy(model.weight.astype("float64")))
-    assert sums.abs().max() < 2**31
+    assert sums.abs().max() < (2**23 if case.exact else 2**31)
     per_channel = (1, -1, 1, 1)
     value = sums * torch.from_numpy(read.scale * model.weight_scales.astype("float64")).reshape(per_channel)
     for step in case.epilogue:
@@ -134,20 +139,20 @@ def wrong_kernels(cases: Sequence[Case], target: CpuTarget) -> list[str]:
         expected = reference(case, numbers)
         if is_beside:
             found.append(f"{case} writes beside its output")
-        if said := wrong(made.transpose(0, 3, 1, 2), expected, numbers.model.made):
+        if said := wrong(made.transpose(0, 3, 1, 2), expected, numbers.model.made, exact=case.exact):
             found.append(f"{case} {said}")
     return found
 
 
-def wrong(made: np.ndarray, expected: np.ndarray, scale: Scale | None) -> str:
+def wrong(made: np.ndarray, expected: np.ndarray, scale: Scale | None, *, exact: bool = False) -> str:
     """What is wrong with what a kernel made in place of real numbers; nothing if it is right."""
     if scale is None:
-        tolerance = 1e-5 * np.abs(expected).max() + 1e-6
+        tolerance = 0.0 if exact else 1e-5 * np.abs(expected).max() + 1e-6
         worst = float(np.abs(made - expected).max())
         return f"is wrong by {worst:.3g} of {tolerance:.3g}" if not worst <= tolerance else ""
     steps = expected / scale.scale
     right = np.clip(np.rint(steps) + scale.zero_point, 0, 255)
-    is_unsure = np.abs(np.abs(steps - np.floor(steps)) - 0.5) < UNSURE
+    is_unsure = np.abs(np.abs(steps - np.floor(steps)) - 0.5) < (0 if exact else UNSURE)
     off = np.abs(made.astype(int) - right)
     share = float((off > is_unsure).mean())
     return f"is wrong at {share:.1%}, by {int(off.max())} steps" if share else ""

@@ -51,6 +51,17 @@ def shuffled(x: torch.Tensor) -> torch.Tensor:
     return F.channel_shuffle(x, 3)
 
 
+def factors(channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of a normalisation, for each channel; some are below zero."""
+    random = np.random.default_rng(channels)
+    return random.uniform(-0.5, 1.5, channels).astype("float32"), random.standard_normal(channels).astype("float32")
+
+
+def normalised(x: torch.Tensor) -> torch.Tensor:
+    factor, summand = (torch.from_numpy(each.astype("f8"))[:, None, None] for each in factors(x.shape[1]))
+    return x * factor + summand
+
+
 TWO = lambda c: [c, c]  # noqa: E731
 PARTS = lambda c: [c, 2 * c + 1]  # noqa: E731
 CASES = [
@@ -93,6 +104,26 @@ CASES = [
         {"expr": "minimum(x0,mul(x1,2))", "reads": ("nyxc", "nc")},
         TWO,
     ),
+    Case("affine", lambda x: normalised(x)),
+    Case("affine", lambda x: F.relu(normalised(x)), {"epilogue": ("relu",)}),
+    Case("affine", lambda x: normalised(x), precision=INT8_FLOAT32),
+    Case("concat", lambda *x: normalised(torch.cat(x, 1)), {"parts": "2", "epilogue": ("affine",)}, PARTS),
+    Case(
+        "concat",
+        lambda *x: F.relu(normalised(torch.cat(x, 1))),
+        {"parts": "2", "epilogue": ("affine", "relu")},
+        PARTS,
+        made=KEPT,
+    ),
+    Case("resize", lambda x: F.interpolate(x, (12, 18)), {"how": "nearest", "to": (12, 18)}, made=KEPT),
+    Case("resize", lambda x: F.adaptive_max_pool2d(x, (4, 5)), {"how": "largest", "to": (4, 5)}, made=KEPT),
+    Case("resize", lambda x: F.interpolate(x, (12, 15), mode="bilinear"), {"how": "linear", "to": (12, 15)}),
+    Case(
+        "resize",
+        lambda x: F.interpolate(x, (3, 4), mode="bilinear"),
+        {"how": "linear", "to": (3, 4)},
+        precision=INT8_FLOAT32,
+    ),
     Case("interleave", lambda *x: torch.stack(x, 2).flatten(1, 2), {"parts": "2"}, TWO, made=KEPT),
 ]
 
@@ -120,7 +151,9 @@ def test_light_kernels_equal_pytorch(threads: int) -> None:
         if case.name == "scale_channels" or "nc" in case.attributes.get("reads", ()):
             tensors[1] = tensors[1][:, :1, :1]
         assert function.quantized is not None
-        arrays = [*tensors, *function.quantized(Quantized(tuple(read), made))]
+        factor, summand = factors(sum(image.shape[1] for image in images))
+        model = Quantized(tuple(read), made, weight_scales=factor, bias=summand)
+        arrays = [*tensors, *function.quantized(model)]
         result, is_beside = called(library[f"kernel_{i}"], arrays, function.output_shape, function.output_type)
         if is_beside:
             found.append(f"{case.name} {width} writes beside its output")

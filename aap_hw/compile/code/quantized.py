@@ -16,10 +16,12 @@ from aap_hw.compile.keys.precision import Scale
 from aap_hw.errors import UserError
 
 LARGEST = 255
+MOST_STEPS = 2.0**29
+"""Larger sums of steps are not told from this one."""
 # Operators of which the output does not have a step in proportion to that of the input.
 CURVED = {"mul", "scale_channels", "quantize", "elementwise", *ACTIVATIONS}
 # Steps of an epilogue under which the size of a step of the output can be divided out beforehand.
-HOMOGENEOUS = {"bias", "add", "relu"}
+HOMOGENEOUS = {"bias", "add", "relu", "affine"}
 # Functions that only cut values off, which uint8 does anyway. So they cost nothing at the end of an epilogue.
 CLIPS = {"relu", "relu6"}
 
@@ -33,7 +35,7 @@ class Quantized:
     read : scales of the tensors that it reads, in calling order; none for a float32 tensor.
     made : scale of what it makes; None if that is float32.
     weight : int8, in PyTorch's order.
-    weight_scales : float32, one an output channel.
+    weight_scales : float32, one an output channel; without a weight, the factors of a normalisation.
     bias : float32, one an output channel.
     constants : float32, those that an expression names, in order, each in its argument's shape.
     """
@@ -96,13 +98,14 @@ def numbers_of(key: KernelKey, model: Quantized) -> np.ndarray:
 
 
 def channel_constants(
-    key: KernelKey, model: Quantized, order: np.ndarray, shift: int = 0
+    key: KernelKey, model: Quantized, order: np.ndarray, shift: int = 0, reached: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the sum of each channel begins with, int32, and its factor and offset (2, channels), float32.
+    """What the sum of each channel begins with (kinds, channels), int32; its factor and offset (2, channels), float32.
 
     ``order`` says which channel is at each place. A sum begins with minus the zero point times the sum of its weights.
     Where the kernel subtracts ``shift`` from all that it reads, so does this. Then ``sum * factor + offset`` is what
-    the epilogue goes on with.
+    the epilogue goes on with. ``reached``, (kinds, taps), says which weights of a channel there are in each kind of
+    windows, if some lack any.
 
     Raises
     ------
@@ -111,13 +114,26 @@ def channel_constants(
     assert model.weight is not None
     assert model.weight_scales is not None
     weight, unit = model.weight.reshape(len(model.weight), -1).astype(np.int64), unit_of(key, model)
-    if LARGEST * np.abs(weight).sum(axis=1).max(initial=0) > np.iinfo(np.int32).max:
+    sizes = LARGEST * np.abs(weight).sum(axis=1)
+    if sizes.max(initial=0) > np.iinfo(np.int32).max:
         raise UserError(f"the kernel {key} cannot add up its products in 32 bits: one output has too many of them")
     # May overflow, as may sums on their way. Those at the end do not, and so are right.
-    starts = ((shift - model.read[0].zero_point) * weight.sum(axis=1)).astype(np.int32)
+    parts = weight.sum(axis=1)[None] if reached is None else reached.astype(np.int64) @ weight.T
+    starts = ((shift - model.read[0].zero_point) * parts).astype(np.int32)
     factors = model.read[0].scale * model.weight_scales.astype(np.float64) / unit
     offsets = np.zeros(len(weight)) if model.bias is None else model.bias.astype(np.float64) / unit
-    return starts[order], np.stack([factors, offsets]).astype(np.float32)[:, order]
+    if made_in_steps(key):  # larger numbers of steps are cut off whatever they are, but would not fit an int32
+        steepest = np.maximum(MOST_STEPS / np.maximum(sizes, 1), 2 * LARGEST)
+        factors = np.clip(factors, -steepest, steepest)
+        offsets = np.clip(offsets, -MOST_STEPS, MOST_STEPS)
+    return starts[:, order], np.stack([factors, offsets]).astype(np.float32)[:, order]
+
+
+def normalisation_of(key: KernelKey, model: Quantized) -> np.ndarray:
+    """Factor and summand of each channel (2, channels), float32, in the unit of the epilogue."""
+    assert model.weight_scales is not None
+    assert model.bias is not None
+    return np.stack([model.weight_scales, model.bias / unit_of(key, model)]).astype(np.float32)
 
 
 def scales_of(key: KernelKey, model: Quantized) -> np.ndarray:

@@ -42,6 +42,8 @@ class DotProduct:
         Registers that hold intermediate results.
     shift
         What is subtracted from activations for instructions that take signed numbers.
+    add_halves
+        As ``add``, of weights in two vectors of 16-bit numbers, those of even and of odd inputs; if that is faster.
     costs
         Of a tile, beside what ``add`` does.
     group
@@ -63,6 +65,7 @@ class DotProduct:
     sum: str = ""
     code: str = ""
     lowest_weight: int = -128
+    add_halves: Callable[[Any, Any, Sequence[Any]], Any] | None = None
 
     def fits(self, pixels: int, vectors: int, target: CpuTarget) -> bool:
         """Whether a tile's sums, its weights and one pixel's activations stay in registers."""
@@ -160,18 +163,22 @@ def _pairs(name: str, lanes: int) -> DotProduct:
     """
     halves, eight = f"int16x{2 * lanes}", spread(T.int16(8), 2 * lanes)
 
-    def add(total: Any, activations: Any, weights: Any) -> Any:
+    def add_halves(total: Any, activations: Any, weights: Sequence[Any]) -> Any:
         low = spread(T.int32(0x00FF00FF), lanes)
         odd_bytes = T.shift_right(activations, spread(T.int32(8), lanes))
         even, odd = (T.reinterpret(halves, T.bitwise_and(each, low)) for each in (activations, odd_bytes))
-        pairs = T.reinterpret(halves, weights)
-        signed = T.shift_right(T.shift_left(pairs, eight), eight), T.shift_right(pairs, eight)
-        for operands in zip((even, odd), signed, strict=True):
+        for operands in zip((even, odd), weights, strict=True):
             total = total + T.call_llvm_pure_intrin(f"int32x{lanes}", name, *operands)
         return total
 
+    def add(total: Any, activations: Any, weights: Any) -> Any:
+        pairs = T.reinterpret(halves, weights)
+        return add_halves(
+            total, activations, (T.shift_right(T.shift_left(pairs, eight), eight), T.shift_right(pairs, eight))
+        )
+
     # Seven instructions prepare a vector of either kind, four add a product, and none waits for long.
-    return DotProduct(add, split=2, working=1, costs=Costs(load=7 / 8, accumulators=2))
+    return DotProduct(add, split=2, working=1, costs=Costs(load=7 / 8, accumulators=2), add_halves=add_halves)
 
 
 # Makes unsigned bytes signed ones that are smaller by 128.
@@ -212,22 +219,73 @@ def _products(lanes: int) -> DotProduct:
     return DotProduct(add, split=2, working=7, shift=128, lowest_weight=-127)
 
 
-def to_bytes(values: Sequence[Any], zero: Any, lanes: int, target: CpuTarget) -> Any:
-    """Four vectors of float32 as one of uint8: rounded to the nearest, of two to the even one, and ``zero`` added.
+def has_byte_shuffles(target: CpuTarget) -> bool:
+    """Whether one instruction puts bytes of two vectors into any order."""
+    return not _has(target, "neon") and _has(target, "avx512vbmi")
 
-    What is beyond 0 and 255 becomes these. Of each 128 bits the bytes of the first vector come first, then those of the
-    second, and so on. ``zero`` is an int16.
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a tensor of uint8 can hold: its zero point as int16, and its lowest and highest number as uint8."""
+
+    zero: Any
+    lowest: Any
+    highest: Any
+
+    def cut(self, values: Any, type_: str) -> Any:
+        """A vector of integers with what is beyond the bounds replaced by these."""
+        lanes = int(type_.rpartition("x")[2])
+        low, high = (spread(T.Cast(type_.rpartition("x")[0], each), lanes) for each in (self.lowest, self.highest))
+        return T.min(T.max(values, low), high)
+
+    def cut_and_moved(self, values: Any, type_: str) -> Any:
+        """A vector of integers to which the zero point is not added yet, with it added."""
+        scalar, _, lanes = type_.rpartition("x")
+        zero = T.Cast(scalar, self.zero)
+        # Before it is added there is room for it.
+        from_zero = Bounds(zero, *(T.Cast(scalar, each) - zero for each in (self.lowest, self.highest)))
+        return from_zero.cut(values, type_) + spread(zero, int(lanes))
+
+
+def to_bytes(several: Sequence[Sequence[Any]], bounds: Bounds, lanes: int, target: CpuTarget) -> list[Any]:
+    """Vectors of float32 as one of uint8: rounded to the nearest, of two to the even one, and the zero point added.
+
+    What is beyond the bounds becomes these. Of each 128 bits the bytes of the first vector come first, then those of
+    the second, and so on. No value may be above 2^31. ``several`` such are done at once.
     """
-    bits, is_arm = 32 * lanes, _has(target, "neon")
-    whole = [T.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.lrint.v{lanes}i32.v{lanes}f32", each) for each in values]
-    if is_arm:
-        pairs = [_joined("int16x4", "llvm.aarch64.neon.sqxtn.v4i16", whole[i : i + 2]) for i in (0, 2)]
-    else:
-        pairs = [T.call_llvm_pure_intrin(f"int16x{2 * lanes}", PACK[bits][0], *whole[i : i + 2]) for i in (0, 2)]
-    sums = [_saturated_sum(each, spread(zero, 2 * lanes), 2 * lanes) for each in pairs]
-    if is_arm:
-        return _joined("uint8x8", "llvm.aarch64.neon.sqxtun.v8i8", sums)
-    return T.reinterpret(f"uint8x{4 * lanes}", T.call_llvm_pure_intrin(f"int8x{4 * lanes}", PACK[bits][1], *sums))
+    bits, is_arm, count = 32 * lanes, _has(target, "neon"), len(several[0])
+    rounded = f"llvm.lrint.v{lanes}i32.v{lanes}f32"
+    whole = [[T.call_llvm_pure_intrin(f"int32x{lanes}", rounded, each) for each in values] for values in several]
+    if count == 2 and bits == AVX512_BITS:
+        type_ = f"int16x{2 * lanes}"
+        pairs = [T.call_llvm_pure_intrin(type_, PACK[bits][0], *values) for values in whole]
+        return [T.Cast(f"uint8x{2 * lanes}", bounds.cut_and_moved(pair, type_)) for pair in pairs]
+    if count < GROUP:
+        return [_one_by_one(each, bounds, lanes) for each in whole]
+
+    def halves(values: Sequence[Any]) -> Any:
+        if is_arm:
+            made = _joined("int16x4", "llvm.aarch64.neon.sqxtn.v4i16", values)
+        else:
+            made = T.call_llvm_pure_intrin(f"int16x{2 * lanes}", PACK[bits][0], *values)
+        return _saturated_sum(made, spread(bounds.zero, 2 * lanes), 2 * lanes)
+
+    def packed(pair: Sequence[Any]) -> Any:
+        if is_arm:
+            return bounds.cut(_joined("uint8x8", "llvm.aarch64.neon.sqxtun.v8i8", pair), f"uint8x{4 * lanes}")
+        made = T.call_llvm_pure_intrin(f"int8x{4 * lanes}", PACK[bits][1], *pair)
+        return T.bind(bounds.cut(T.reinterpret(f"uint8x{4 * lanes}", made), f"uint8x{4 * lanes}"))
+
+    return [packed([halves(each[:2]), halves(each[2:])]) for each in whole]
+
+
+def _one_by_one(whole: Sequence[Any], bounds: Bounds, lanes: int) -> Any:
+    """Vectors of int32, to which the zero point is not added yet, as one of uint8."""
+    made = [bounds.cut_and_moved(each, f"int32x{lanes}") for each in whole]
+    pieces, count = range(0, lanes, GROUP), len(made)
+    order = [v * lanes + first + i for first in pieces for v in range(count) for i in range(GROUP)]
+    joined = made[0] if count == 1 else tirx.Shuffle(made, order)
+    return T.Cast(f"uint8x{count * lanes}", joined)
 
 
 PACK = {

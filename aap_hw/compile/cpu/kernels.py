@@ -22,11 +22,15 @@ KERNELS: Registry[Callable[[Address, CpuTarget], KernelFunction]] = Registry()
 
 @dataclass(frozen=True)
 class Packing:
-    """The packed weight of a kernel: its shape, the function that makes it from PyTorch's, and the type it gets."""
+    """The packed weight of a kernel: its shape, the function that makes it from PyTorch's, and the type it gets.
+
+    ``constant_bytes`` is the size of all constants of the kernel where the family's count of them does not say.
+    """
 
     shape: Shape
     pack: Callable[[np.ndarray], np.ndarray]
     type: str = FLOAT32
+    constant_bytes: int | None = None
 
     @property
     def elements(self) -> int:

@@ -16,12 +16,13 @@ from tvm.script.ir_builder import tirx as T
 from aap_hw.compile.code import DEFINITIONS
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.code.resizing import combined
-from aap_hw.compile.cpu.emit import Steps, lanes_for, registers, scratch, spread, store, vector
+from aap_hw.compile.cpu.emit import Steps, lane_loop, lanes_for, registers, scratch, spread, store, vector
 from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import light_kernel, row_loop
 from aap_hw.compile.families import image_shape
 from aap_hw.compile.families.resizing import Taps, axes_of
 from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
 
 # Sums of more terms than this are loops.
@@ -39,9 +40,25 @@ class Terms:
     weight: Callable[[Any], Any] | None
 
 
+Made = Callable[[Any], Any]
+"""What is written for the number that a sum comes to."""
+
+
 @KERNELS.register("resize")
 def resize(address: Address, target: CpuTarget) -> KernelFunction:
     """Row by row, pixel by pixel, a vector of channels at a time."""
+    key, definition = address.key, DEFINITIONS["resize"](address)
+    made = light_kernel(key, definition.arguments, definition.shape, resizing_loops(address, target))
+    return replace(made, literals=definition.literals)
+
+
+def resizing_loops(
+    address: Address, target: CpuTarget, summed: str = FLOAT32, made: Made | None = None
+) -> Callable[..., None]:
+    """What writes the loops over the buffers: image, places and weights of the rows and of the columns, output.
+
+    Values are combined as numbers of the type ``summed``, and ``made`` is written for one, or else itself.
+    """
     key, definition = address.key, DEFINITIONS["resize"](address)
     how, (rows, columns) = key.attribute("how"), axes_of(key)
     _, height, width, channels = image_shape(key, address.width_in)
@@ -60,8 +77,8 @@ def resize(address: Address, target: CpuTarget) -> KernelFunction:
                 weight(rows, lambda term: row_weights[term * made_height + y]),
             )
             if by_row:
-                source = scratch(width * channels, key.types.sum)
-                _sum(how, of_rows, width * channels, image, source, 0, target)
+                source = scratch(width * channels, summed)
+                _sum(how, of_rows, width * channels, image, source, 0, target, summed)
                 of_rows = Terms(1, lambda _: 0, None)
             else:
                 source = image
@@ -72,10 +89,9 @@ def resize(address: Address, target: CpuTarget) -> KernelFunction:
                     weight(columns, lambda term: column_weights[term * made_width + x]),
                 )
                 first = T.bind((line * made_width + x) * channels)
-                _sum(how, _pairs(of_rows, of_columns), channels, source, out, first, target)
+                _sum(how, _pairs(of_rows, of_columns), channels, source, out, first, target, summed, made)
 
-    made = light_kernel(key, definition.arguments, definition.shape, body)
-    return replace(made, literals=definition.literals)
+    return body
 
 
 def _pairs(rows: Terms, columns: Terms) -> Terms:
@@ -96,29 +112,49 @@ def _pairs(rows: Terms, columns: Terms) -> Terms:
     )
 
 
-def _sum(how: str, terms: Terms, extent: int, source: Any, output: Any, first: Any, target: CpuTarget) -> None:
+def _sum(
+    how: str,
+    terms: Terms,
+    extent: int,
+    source: Any,
+    output: Any,
+    first: Any,
+    target: CpuTarget,
+    summed: str,
+    made: Made | None = None,
+) -> None:
     """Combine the stretches of ``source`` into one of ``extent`` values of the output."""
-    lanes = lanes_for(extent, target)
+    lanes = lanes_for(extent, target, summed)
     steps = Steps(extent, lanes)
     is_unrolled = terms.count <= UNROLLED
     known = range(terms.count) if is_unrolled else range(0)
     starts = [T.bind(terms.start(term)) for term in known]
     weights = [T.bind(terms.weight(term)) for term in known] if terms.weight is not None else []
+
+    def values_at(place: Any) -> Any:
+        value = vector(source, place, lanes)
+        return value if source.dtype == summed else T.Cast(f"{summed}x{lanes}" if lanes > 1 else summed, value)
+
+    def term_at(term: Any, at: Any) -> Any:
+        value = values_at(T.bind(terms.start(term)) + at)
+        return value if terms.weight is None else spread(T.bind(terms.weight(term)), lanes) * value
+
     with T.serial(0, steps.count) as step:
         at = T.bind(steps.start(step))
         if is_unrolled:
-            values = [vector(source, start + at, lanes) for start in starts]
+            values = [values_at(start + at) for start in starts]
             value = combined(how, [spread(weight, lanes) for weight in weights], values)
         else:
-            sums = registers(lanes, output.dtype)
-            store(sums, _term(terms, 0, source, at, lanes), 0, lanes)
+            sums = registers(lanes, summed)
+            store(sums, term_at(0, at), 0, lanes)
             with T.serial(1, terms.count) as term:
-                both = [vector(sums, 0, lanes), _term(terms, term, source, at, lanes)]
+                both = [vector(sums, 0, lanes), term_at(term, at)]
                 store(sums, combined(how, [], both), 0, lanes)
             value = vector(sums, 0, lanes)
-        store(output, value, first + at, lanes)
-
-
-def _term(terms: Terms, term: Any, source: Any, at: Any, lanes: int) -> Any:
-    value = vector(source, T.bind(terms.start(term)) + at, lanes)
-    return value if terms.weight is None else spread(T.bind(terms.weight(term)), lanes) * value
+        if made is None:
+            store(output, value, first + at, lanes)
+        else:
+            found = registers(lanes, summed)
+            store(found, value, 0, lanes)
+            with lane_loop(lanes) as i:
+                T.buffer_store(output, made(found[i]), [first + at + i])

@@ -6,6 +6,8 @@ from aap_hw.compile.families.elementwise import ACTIVATIONS
 from aap_hw.compile.families.expression import terms
 from aap_hw.compile.families.family import FAMILIES, Family, Shape, image_shape, nothing
 from aap_hw.compile.families.fused import AXES, Fused
+from aap_hw.compile.families.movement import PADDING_MODES
+from aap_hw.compile.families.resizing import axes_of
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 
@@ -13,7 +15,7 @@ from aap_hw.compile.keys.key import KernelKey
 WEIGHTED = frozenset(("conv2d", "depthwise_conv2d", "linear"))
 # In int8 where all that they read is quantised anyway.
 LIGHT = frozenset(
-    ("add", "mul", "scale_channels", "avg_pool2d", "sum_pool2d", "global_avg_pool2d", "concat", *ACTIVATIONS)
+    ("add", "mul", "scale_channels", "affine", "avg_pool2d", "sum_pool2d", "global_avg_pool2d", "concat", *ACTIVATIONS)
 )
 # Each value that they make is one that they read, so all of these have one scale.
 MOVING = frozenset(("to_nhwc", "to_nchw", "strided_copy", "flatten", "channel_shuffle", "channel_slice", "subsample"))
@@ -25,12 +27,21 @@ GENTLE = frozenset(("add", "sub", "mul", "neg", "abs", "minimum", "maximum", "cl
 GENTLE |= {"tanh", "erf", "gelu", "gelu_tanh", "mish", "log_sigmoid", "leaky_relu", "softplus", "elu"}
 
 
+def is_moving(key: KernelKey) -> bool:
+    """Whether each value that a kernel makes is one that it reads, or zero. Then all of these have one scale."""
+    if key.op == "resize":
+        return key.attribute("how") == "largest" or all(taps.is_picked for taps in axes_of(key))
+    if key.op == "pad":
+        return key.attribute("mode", PADDING_MODES[0]) != PADDING_MODES[0] or not float(key.attribute("value", "0"))
+    return key.op in MOVING or key.op == "pad_channels"
+
+
 def has_int8_form(key: KernelKey) -> bool:
     """Whether there is a kernel of this operator that reads bytes."""
     if key.op == "elementwise":
         fused = Fused.of(key)
         return fused.order == AXES and {term.function for term in terms(fused.expression)} <= GENTLE
-    return key.op in WEIGHTED | LIGHT | MOVING and "affine" not in key.epilogue
+    return key.op in WEIGHTED | LIGHT or key.op == "resize" or is_moving(key)
 
 
 def _same(address: Address) -> Shape:

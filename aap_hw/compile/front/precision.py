@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from aap_hw.compile.families.quantised import MOVING, WEIGHTED, has_int8_form
+from aap_hw.compile.families.quantised import WEIGHTED, has_int8_form, is_moving
 from aap_hw.compile.front.changes import change, image_made_by, image_taken_by, reading
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.quantisation import Quantisation
@@ -54,7 +54,7 @@ def values_in_int8(network: Network, named: Mapping[str, str], floats: Collectio
 
     for kernel in network.kernels:
         is_led = has_int8_form(kernel.key) and not _is_weighted(kernel) and origins(kernel) <= able
-        is_led = is_led and bool(kernel.inputs) and not (kernel.constants and kernel.key.op in MOVING)
+        is_led = is_led and bool(kernel.inputs) and not (kernel.constants and is_moving(kernel.key))
         if _is_weighted(kernel) or is_led:
             able.add(kernel.name)
     found: set[str] = set()
@@ -67,7 +67,7 @@ def values_in_int8(network: Network, named: Mapping[str, str], floats: Collectio
 
 def values_of_one_scale(network: Network) -> tuple[frozenset[str], ...]:
     """Values of the program that kernels in int8 put side by side as they are, so that they must have one scale."""
-    joined = [k for k in network.kernels if k.key.op in MOVING and k.key.precision == INT8 and len(k.inputs) > 1]
+    joined = [k for k in network.kernels if is_moving(k.key) and k.key.precision == INT8 and len(k.inputs) > 1]
     return _merged(frozenset(network.scaled[name] for name in (k.name, *k.inputs)) for k in joined)
 
 
@@ -87,7 +87,7 @@ def _is_weighted(kernel: Kernel) -> bool:
 
 def _origin(name: str, makers: Mapping[str, Kernel], scaled: Collection[str] = ()) -> str:
     """The value that a value was moved from, whose scale it has; those that are ``scaled`` have their own."""
-    while name not in scaled and (maker := makers.get(name)) is not None and maker.key.op in MOVING:
+    while name not in scaled and (maker := makers.get(name)) is not None and is_moving(maker.key):
         if len(maker.inputs) != 1 or maker.constants:
             break
         name = maker.inputs[0]
@@ -159,7 +159,7 @@ class _Rewriting:
     def _is_in_int8(self, kernel: Kernel) -> bool:
         if not has_int8_form(kernel.key) or not kernel.inputs or not all(map(self._is_quantised, kernel.inputs)):
             return False
-        if kernel.key.op in MOVING:
+        if is_moving(kernel.key):
             is_stored = self._is_quantised(kernel.name)
             return is_stored and all(self._scale(name) == self._scale(kernel.name) for name in kernel.inputs)
         return not _is_weighted(kernel) or kernel.weight in self._weights

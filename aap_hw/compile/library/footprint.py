@@ -80,6 +80,8 @@ def constant_bytes(address: Address, target: DeviceTarget) -> int:
     weights, types = weight_elements(address), address.key.types
     others, type_ = family_of(address.key).constants(address) - weights, types.weight
     if isinstance(target, CpuTarget) and (packing := packing_of(address, target)) is not None:
+        if packing.constant_bytes is not None:
+            return packing.constant_bytes
         weights, type_ = packing.elements, packing.type
     # Beside its bias, each channel of a quantised kernel has a factor and what its sums begin with.
     each = 3 if weights and types.is_quantized else 1

@@ -11,7 +11,7 @@ from aap_hw.compile.code.quantized import Quantized
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.quantisation import LARGEST_WEIGHT, Quantisation
 from aap_hw.compile.keys.precision import Scale
-from aap_hw.compile.library.folding import folded, weight_of
+from aap_hw.compile.library.folding import folded, folded_weights, weight_of
 from aap_hw.errors import UserError
 
 # Of stand-ins: values from -4 to 4, which no float kernel makes extreme.
@@ -31,7 +31,10 @@ def quantised(
     scales = {held: quantisation.values[name] for held, name in network.scaled.items()}
     read, made = tuple(scales[name] for name in kernel.inputs if name in scales), scales.get(kernel.name)
     if kernel.weight is None:
-        return Quantized(read, made, constants=constants)
+        if kernel.normalization is None:
+            return Quantized(read, made, constants=constants)
+        factors_and_summands = folded_weights(kernel, state)
+        return Quantized(read, made, None, *factors_and_summands)
     weight, scale = weight_of(kernel, state), torch.from_numpy(quantisation.weights[kernel.weight])
     factors, bias = folded(kernel, torch.ones(len(weight), dtype=torch.float64), state)
     numbers = _rounded(weight, scale, quantisation.lowest_weight(kernel.weight))

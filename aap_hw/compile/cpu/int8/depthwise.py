@@ -8,11 +8,9 @@ in the order of `interleaving`, and come back to that of the channels when they 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
@@ -20,96 +18,56 @@ from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.code.quantized import Number, unclipped
 from aap_hw.compile.cpu.depthwise import repeated
 from aap_hw.compile.cpu.dots import widened
-from aap_hw.compile.cpu.emit import Steps, lane_loop, loop, registers, spread, store, vector
-from aap_hw.compile.cpu.int8.epilogue import finished, quantized_kernel
-from aap_hw.compile.cpu.int8.interleaving import Block, Rows
-from aap_hw.compile.cpu.isa import GROUP, DotProduct, dot_product, to_bytes
+from aap_hw.compile.cpu.emit import lane_loop, loop, registers, store, vector
+from aap_hw.compile.cpu.int8.depthwise_plan import TOGETHER, Plan, weights_of_vector
+from aap_hw.compile.cpu.int8.epilogue import in_steps, quantized_kernel, real
+from aap_hw.compile.cpu.isa import GROUP, Bounds, to_bytes
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
 from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import FLOAT32
+from aap_hw.compile.keys.precision import BYTES, FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.errors import UserError
 
-LONGEST = 7
-"""Pixels of a tile at most; 7 divides the usual image sizes."""
-MOST_ROWS = 2
-"""Rows of a tile at most."""
-OVERHEAD = 16
-"""Cost of a block of channels beside its bytes, in bytes."""
+Held = dict[int, list[list[Any]]]
+"""Vectors of int32: of columns their quads, or of pixels their sums."""
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How a kernel goes through its channels and pixels."""
+class _Kept:
+    """What one turn of a loop leaves to the next."""
 
-    shape: ConvolutionShape
-    channels: int
-    block: Block
-    dot: DotProduct
-    rows: Rows
-    length: int
+    def __init__(self, held: Held, lanes: int) -> None:
+        self._lanes = lanes
+        self._buffers = {
+            at: [[registers(lanes, "int32") for _ in vectors] for vectors in each] for at, each in held.items()
+        }
+        self.write(held)
 
-    @classmethod
-    def of(cls, address: Address, target: CpuTarget) -> _Plan:
-        """The plan of a kernel for a CPU."""
-        shape, channels = ConvolutionShape.of(address.key), address.width_out
-        read = max(channels, GROUP)
-        sizes = [2**n for n in range(2, target.lanes_of("uint8").bit_length()) if 2**n <= read]
-        block = Block(min(sizes, key=lambda size: Steps(read, size).count * (size + OVERHEAD)))
-        lengths = range(1, min(LONGEST, shape.out_width) + 1)
-        length = min(lengths, key=lambda length: (Steps(shape.out_width, length).count * (length + 2), -length))
-        # With gaps between the rows that a window reads, the rows of two windows lie between each other.
-        most = min(MOST_ROWS, shape.out_height) if shape.rows.dilation == 1 else 1
-        # And of windows with more than four rows the registers hold one row's sums.
-        several = [Rows(shape.rows, count) for count in range(most, 1, -1)]
-        rows = next((rows for rows in several if rows.quads == 1), Rows(shape.rows, 1))
-        return cls(shape, channels, block, dot_product(block.lanes, target), rows, length)
+    def write(self, held: Held) -> None:
+        """Keep these."""
+        assert held.keys() == self._buffers.keys()
+        for at, each in self._buffers.items():
+            for buffers, vectors in zip(each, held[at], strict=True):
+                for buffer, value in zip(buffers, vectors, strict=True):
+                    store(buffer, value, 0, self._lanes)
 
-    @property
-    def deep(self) -> Steps:
-        """Blocks over the channels."""
-        return Steps(max(self.channels, GROUP), self.block.channels)
-
-    @property
-    def order(self) -> np.ndarray:
-        """Channels of all blocks in the order of the sums; of places behind the last channel, that one."""
-        starts = np.array([[self.deep.start(i)] for i in range(self.deep.count)])
-        channels: np.ndarray = np.minimum(starts + np.array(self.block.order), self.channels - 1)
-        return channels.ravel()
-
-    @property
-    def packed_shape(self) -> tuple[int, ...]:
-        """(block, use of a quad, column, vector, lane, place in the quad)."""
-        block = self.block
-        return self.deep.count, len(self.rows.uses), self.shape.kernel[1], block.vectors, block.lanes, GROUP
-
-    def pack(self, weight: np.ndarray) -> np.ndarray:
-        """The weights as ``packed_shape`` says, zero where a quad has rows that a window does not read."""
-        filters = weight.reshape(self.channels, *self.shape.kernel)[self.order]
-        blocks, uses, columns, *lanes, _ = self.packed_shape
-        packed = np.zeros((blocks, uses, columns, math.prod(lanes), GROUP), np.int8)
-        for use, (row, quad) in enumerate(self.rows.uses):
-            for place in range(GROUP):
-                if (tap := self.rows.tap(row, quad, place)) is not None:
-                    packed[:, use, :, :, place] = filters[:, tap].reshape(blocks, -1, columns).transpose(0, 2, 1)
-        return packed.reshape(self.packed_shape)
-
-    @property
-    def columns(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        """Columns that a tile reads, counted from its first, and the pixels and taps that use each."""
-        stride, dilation = self.shape.stride[1], self.shape.dilation[1]
-        taps = [(p, rx) for p in range(self.length) for rx in range(self.shape.kernel[1])]
-        for column in sorted({p * stride + rx * dilation for p, rx in taps}):
-            yield column, [(p, rx) for p, rx in taps if p * stride + rx * dilation == column]
+    def read(self) -> Held:
+        """What was kept."""
+        return {
+            at: [[T.bind(vector(buffer, 0, self._lanes)) for buffer in buffers] for buffers in each]
+            for at, each in self._buffers.items()
+        }
 
 
 @QUANTIZED_PACKINGS.register("depthwise_conv2d")
 def packing(address: Address, target: CpuTarget) -> Packing:
     """Block by block, each vector's weights in the order of its lanes."""
-    plan = _Plan.of(address, target)
-    return Packing(plan.packed_shape, plan.pack, address.key.types.weight)
+    plan = Plan.of(address, target)
+    type_ = "int16" if plan.in_halves else address.key.types.weight
+    numbers = (len(plan.windows) + 2) * len(plan.order)  # what sums begin with, factors and offsets
+    constant_bytes = BYTES[type_] * math.prod(plan.packed_shape) + BYTES[FLOAT32] * numbers
+    return Packing(plan.packed_shape, plan.pack, type_, constant_bytes)
 
 
 @QUANTIZED.register("depthwise_conv2d")
@@ -118,111 +76,209 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     key, width_in, channels = address.key, address.width_in, address.width_out
     if channels % width_in:
         raise UserError(f"the kernel {key} cannot have {width_in} -> {channels} channels: it makes as many of each")
-    plan, shape = _Plan.of(address, target), ConvolutionShape.of(key)
-    block, deep, rows, length = plan.block, plan.deep, plan.rows, plan.length
-    kw, (sh, sw), (dh, dw) = shape.kernel[1], shape.stride, shape.dilation
-    down, along = Steps(shape.out_height, rows.count), Steps(shape.out_width, length)
-    border, pitch = Border.of(shape), max(channels, GROUP)
-    # Either the quads of a window wait for its last column, or the sums of all windows do that share a column.
-    is_gathered = kw * rows.quads + rows.count <= kw * rows.count + rows.quads
-    plain = Border(shape.batch, shape.size, planar=shape.planar)
-    is_repeated = width_in != channels
-    is_plain = block.vectors == GROUP and key.types.made == "uint8" and {*unclipped(key)} <= {"bias"}
-    height, width = border.around
-    packed, order, size = packing(address, target), plan.order, block.lanes * GROUP
+    given, plan = ConvolutionShape.of(key), Plan.of(address, target)
+    shape, block, deep, rows, down = plan.shape, plan.block, plan.deep, plan.rows, plan.down
+    (height, width), kw, (sh, sw), (top, left) = shape.size, shape.kernel[1], shape.stride, shape.padding
+    dw = shape.columns.dilation
+    pitch, is_plain = max(channels, GROUP), {*unclipped(key)} <= {"bias"}
+    packed, order, lanes, size = packing(address, target), plan.order, block.lanes, weights_of_vector(plan)
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, starts, factors, numbers, output = others
         whole = {n: T.bind(numbers[int(n)]) for n in Number}
-        zero = T.bind(T.Cast(image.dtype, whole[Number.ZERO_READ]))
-        zero_made = T.bind(T.Cast("int16", whole[Number.ZERO_MADE]))
-        lowest = T.bind(T.Cast("uint8", whole[Number.ZERO_MADE] + whole[Number.LOWEST]))
-        if is_repeated:
-            image = padded_image(image, plain, width_in, target)
-            image = repeated(image, shape, width_in, width_in, channels // width_in, target)
-        around = replace(border, planar=False) if is_repeated else border
-        source = padded_image(image, around, channels, target, zero)
+        zero_made = whole[Number.ZERO_MADE]
+        ends = (T.bind(T.Cast("uint8", zero_made + whole[n])) for n in (Number.LOWEST, Number.HIGHEST))
+        bounds = Bounds(T.bind(T.Cast("int16", zero_made)), *ends)
+        source = image
+        if width_in != channels:
+            plain = Border(given.batch, given.size, planar=given.planar)
+            source = padded_image(image, plain, width_in, target)
+            source = repeated(source, given, width_in, width_in, channels // width_in, target)
+        if plan.is_padded:
+            is_planar = given.planar and source is image
+            border = Border(given.batch, given.size, given.rows.around, given.columns.around, is_planar)
+            zero = T.bind(T.Cast(image.dtype, whole[Number.ZERO_READ]))
+            source = padded_image(source, border, channels, target, zero)
         if channels < GROUP:
             source = widened(source, shape.batch * height * width, channels, GROUP, target)
 
-        def bytes_of(totals: Sequence[Any], first: Any, factors: Any) -> Any:
-            """The sums of a block as bytes, if nothing but bounds stands between."""
-            lanes, values = block.lanes, list[Any]()
+        def reals(totals: Sequence[Any], first: Any, at: Any) -> list[Any]:
+            """The numbers that the sums of a block come to, in steps if bytes are made."""
+            values = list[Any]()
             for v, total in enumerate(totals):
-                factor, offset = (vector(factors, begin + first + v * lanes, lanes) for begin in (0, len(order)))
-                value = T.Cast(f"{FLOAT32}x{lanes}", total) * factor + offset
-                values.append(T.min(value, spread(whole[Number.HIGHEST], lanes)))
-            made = to_bytes(values, zero_made, lanes, target)
-            return T.max(made, spread(lowest, block.channels))
-
-        def pixel_done(totals: Sequence[Any], step: Any, c: Any, pixel: Any) -> None:
-            """Write the outputs of one pixel."""
-            at = T.bind(pixel * channels + c)
-            if is_plain:
-                store(output, bytes_of(totals, step * block.channels, factors), at, block.channels)
-                return
-            sums, made = registers(block.channels, key.types.sum), registers(block.channels, key.types.made)
-            for v, total in enumerate(totals):
-                first = T.bind(step * block.channels + v * block.lanes)
-                store(sums, total, v * block.lanes, block.lanes)
-                with lane_loop(block.lanes) as i:
+                c = T.bind(first + v * lanes)
+                if is_plain:
+                    factor, offset = (vector(factors, begin + c, lanes) for begin in (0, len(order)))
+                    values.append(T.Cast(f"{FLOAT32}x{lanes}", total) * factor + offset)
+                    continue
+                sums, made = registers(lanes, key.types.sum), registers(lanes, FLOAT32)
+                store(sums, total, 0, lanes)
+                with lane_loop(lanes) as i:
                     added = residual[0][at + block.channel(v, i)] if residual else None
-                    factor, offset = factors[first + i], factors[len(order) + first + i]
-                    value = finished(key, sums[v * block.lanes + i], factor, offset, whole.__getitem__, added)
-                    T.buffer_store(made, value, [v * block.lanes + i])
-            inverse = [block.order.index(place) for place in range(block.channels)]
-            if channels < block.channels:
-                for place in range(channels):
-                    T.buffer_store(output, made[inverse[place]], [at + place])
+                    value = real(key, sums[i], factors[c + i], factors[len(order) + c + i], whole.__getitem__, added)
+                    if key.types.made != FLOAT32:
+                        # Larger ones would not fit an int32. With a bias only, constants are such that there are none.
+                        value = in_steps(key, value, whole.__getitem__)
+                        value = T.min(value, whole[Number.HIGHEST])
+                    T.buffer_store(made, value, [i])
+                values.append(vector(made, 0, lanes))
+            return [T.bind(value) for value in values]
+
+        def pixels_done(sums: Sequence[Sequence[Any]], step: Any, c: Any, pixels: Sequence[Any]) -> None:
+            """Write the outputs of pixels."""
+            places = [T.bind(pixel * channels + c) for pixel in pixels]
+            first = T.bind(step * block.channels)
+            several = [reals(totals, first, at) for totals, at in zip(sums, places, strict=True)]
+            if key.types.made == FLOAT32:
+                inverse = [block.order.index(place) for place in range(block.channels)]
+                made = [tirx.Shuffle(values, inverse) if len(values) > 1 else values[0] for values in several]
             else:
-                vectors = [T.bind(vector(made, v * block.lanes, block.lanes)) for v in range(block.vectors)]
-                in_order = tirx.Shuffle(vectors, inverse) if len(vectors) > 1 else vectors[0]
-                store(output, in_order, at, block.channels)
+                made = to_bytes(several, bounds, lanes, target)
+            for values, at in zip(made, places, strict=True):
+                if channels >= block.channels:
+                    store(output, values, at, block.channels)
+                    continue
+                few = registers(block.channels, key.types.made)
+                store(few, values, 0, block.channels)
+                for place in range(channels):
+                    T.buffer_store(output, few[place], [at + place])
 
-        def tile_at(n: Any, y: Any, x: Any, step: Any) -> None:
-            c = T.bind(deep.start(step))
-            corner = T.bind(((n * height + y * sh) * width + x * sw) * pitch + c)
-            first_weight = T.bind(step * math.prod(packed.shape[1:]))
-            quads: dict[tuple[int, int], list[Any]] = {}
-            sums: dict[tuple[int, int], list[Any]] = {}
+        def row_at(n: Any, tile: Any, kind: Any, step: Any) -> None:
+            """A row of pixels of a block of channels, or the rows that are computed together."""
+            c, y = T.bind(deep.start(step)), T.bind(down.start(tile))
+            first_weight = T.bind((kind * deep.count + step) * math.prod(packed.shape[2:]))
+            first_start = T.bind(kind * (rows.count * len(plan.ends) * len(order)) + step * block.channels)
+            lines, made_at = {}, []
+            for place in range(rows.last + 1):
+                row = y * sh - top + place * shape.rows.dilation
+                if len(plan.kinds) > 1:
+                    row = T.max(T.min(row, height - 1), 0)
+                lines[place] = T.bind(((n * height + row) * width - left) * pitch + c)
+            for row in range(rows.count):
+                made_at.append(T.bind((n * shape.out_height + y + row) * shape.out_width))
 
-            def build(column: int) -> None:
+            def quads_of(column: Any) -> list[list[Any]]:
+                found = []
                 for quad in range(rows.quads):
                     places = [min(quad * GROUP + place, rows.last) for place in range(GROUP)]
-                    starts_ = {place: corner + (place * dh * width + column) * pitch for place in places}
-                    values = {place: T.bind(vector(source, at, block.channels)) for place, at in starts_.items()}
-                    quads[column, quad] = [
-                        T.bind(T.reinterpret(f"int32x{block.lanes}", each))
-                        for each in block.interleaved([values[place] for place in places])
-                    ]
+                    values = {p: T.bind(vector(source, lines[p] + column * pitch, block.channels)) for p in places}
+                    interleaved = block.interleaved([values[place] for place in places])
+                    found.append([T.bind(T.reinterpret(f"int32x{lanes}", each)) for each in interleaved])
+                return found
 
-            def add(p: int, rx: int) -> None:
+            def begin(x: Any) -> list[list[Any]]:
+                firsts = [first_start + plan.window(0, row, plan.reached(x)) * len(order) for row in range(rows.count)]
+                return [
+                    [T.bind(vector(starts, first + v * lanes, lanes)) for v in range(block.vectors)] for first in firsts
+                ]
+
+            def add(sums: list[list[Any]], quads: list[list[Any]], rx: int) -> None:
                 for use, (row, quad) in enumerate(rows.uses):
-                    totals = sums.setdefault((p, row), list(begin))
                     for v in range(block.vectors):
-                        at = first_weight + ((use * kw + rx) * block.vectors + v) * size
-                        taps = quads[p * sw + rx * dw, quad][v]
-                        totals[v] = T.bind(plan.dot.add(totals[v], taps, vector(weights, at, size)))
+                        at, taps = first_weight + ((use * kw + rx) * block.vectors + v) * size, quads[quad][v]
+                        if plan.dot.add_halves is None:
+                            total = plan.dot.add(sums[row][v], taps, vector(weights, at, size))
+                        else:
+                            parts = [vector(weights, at + part * (size // 2), size // 2) for part in range(2)]
+                            total = plan.dot.add_halves(sums[row][v], taps, parts)
+                        sums[row][v] = T.bind(total)
 
-            begin = [
-                T.bind(vector(starts, step * block.channels + v * block.lanes, block.lanes))
-                for v in range(block.vectors)
-            ]
-            for column, uses in plan.columns:
-                build(column)
-                for p, rx in uses:
-                    if not is_gathered:
-                        add(p, rx)
-                    if rx == kw - 1:
-                        for each in range(kw if is_gathered else 0):
-                            add(p, each)
-                        for row in range(rows.count):
-                            line = (n * shape.out_height + y + row) * shape.out_width
-                            pixel_done(sums.pop((p, row)), step, c, line + x + p)
+            def finish(done: Iterable[tuple[int, Any]], x: Any) -> None:
+                for p, sums in done:
+                    pixels_done(sums, step, c, [line + (x + p) for line in made_at])
+
+            def uses_of(x: Any, column: int) -> list[tuple[int, int]]:
+                """Pixels and taps that use a column; both pixels and columns are counted from those of ``x``."""
+                return [(p, rx) for p, rx in plan.uses(column) if not isinstance(x, int) or x + p < shape.out_width]
+
+            def inside(x: Any) -> list[int]:
+                return [rx for rx, is_there in enumerate(plan.reached(x)) if is_there]
+
+            def built(x: Any, columns: Iterable[int]) -> Held:
+                used = [each for each in columns if any(rx in inside(x + p) for p, rx in uses_of(x, each))]
+                return {column: quads_of(x * sw + column) for column in used}
+
+            def summed(x: Any, columns: Iterable[int], waiting: Held, fresh: Held) -> list[tuple[int, Any]]:
+                """Go on with columns, which are ``fresh``; returns the pixels that they end, with their sums.
+
+                ``waiting`` holds the quads of columns before, or the sums of pixels.
+                """
+                done = []
+                for column in columns:
+                    if plan.is_gathered and column in fresh:
+                        waiting[column] = fresh[column]
+                    for p, rx in uses_of(x, column):
+                        taps = inside(x + p)
+                        if not plan.is_gathered and rx in taps:
+                            if rx == taps[0]:
+                                waiting[p] = begin(x + p)
+                            add(waiting[p], fresh[column], rx)
+                        if rx == kw - 1:
+                            sums = begin(x + p) if plan.is_gathered or not taps else waiting.pop(p)
+                            for each in taps if plan.is_gathered else ():
+                                add(sums, waiting[p * sw + each * dw], each)
+                            done.append((p, sums))
+                return done
+
+            def later(held: Held, pixels: int, *, by_column: bool) -> Held:
+                """What is held, counted from so many pixels later on."""
+                shift = pixels * sw if by_column else pixels
+                return {at - shift: each for at, each in held.items() if at >= shift}
+
+            def columns_of(p: int) -> range:
+                """The columns of a pixel's window that the one before does not have."""
+                return range(p * sw + plan.overlap, p * sw + shape.columns.reach)
+
+            def pixels(x: int, count: int, waiting: Held, fresh: Held) -> Held:
+                """So many pixels from a known place on; returns what waits behind them."""
+                for p in range(count):
+                    missing = [column for column in columns_of(p) if column not in fresh]
+                    finish(summed(x, columns_of(p), waiting, {**fresh, **built(x, missing)}), x)
+                return later(waiting, count, by_column=plan.is_gathered)
+
+            waiting: Held = {}
+            summed(0, range(plan.overlap), waiting, built(0, range(plan.overlap)))
+            inner, ahead = plan.inner, max((shape.columns.reach - 1) // sw, TOGETHER)
+            turns = (len(inner) - ahead) // TOGETHER
+            if turns < 3:
+                pixels(0, shape.out_width, waiting, {})
+                return
+            # Each turn builds the columns of the next and finishes the pixels of the one before, as processors do not
+            # look far enough ahead.
+            group = [column for p in range(TOGETHER) for column in columns_of(p)]
+            next_group = [column + TOGETHER * sw for column in group]
+            first = inner.start
+            waiting = pixels(0, first, waiting, {})
+            done = summed(first, group, waiting, built(first, group))
+            fresh = later(built(first, next_group), TOGETHER, by_column=True)
+            waiting = later(waiting, TOGETHER, by_column=plan.is_gathered)
+            kept = [_Kept(held, lanes) for held in (waiting, fresh, dict(done))]
+            with T.serial(0, turns - 1) as turn:
+                x = T.bind(first + (turn + 1) * TOGETHER)
+                waiting, fresh, ready = (each.read() for each in kept)
+                done = summed(x, group, waiting, fresh)
+                finish(ready.items(), x - TOGETHER)
+                fresh = later(built(x, next_group), TOGETHER, by_column=True)
+                waiting = later(waiting, TOGETHER, by_column=plan.is_gathered)
+                for each, held in zip(kept, (waiting, fresh, dict(done)), strict=True):
+                    each.write(held)
+            waiting, fresh, ready = (each.read() for each in kept)
+            after = first + turns * TOGETHER
+            finish(ready.items(), after - TOGETHER)
+            pixels(after, shape.out_width - after, waiting, fresh)
 
         with loop(shape.batch * down.count, target) as line:
-            n, y = T.bind(line // down.count), T.bind(down.start(line % down.count))
-            with T.serial(0, deep.count) as step, T.serial(0, along.count) as i:
-                tile_at(n, y, T.bind(along.start(i)), step)
+            n, tile = T.bind(line // down.count), T.bind(line % down.count)
+            kind = T.bind(plan.kind(tile))
+            with T.serial(0, deep.count) as step:
+                row_at(n, tile, kind, step)
 
-    return quantized_kernel(address, shape.image(width_in), packed, order, plan.dot.shift, body)
+    return quantized_kernel(
+        address,
+        given.image(width_in),
+        packed,
+        order,
+        plan.dot.shift,
+        body,
+        reached=plan.windows,
+    )

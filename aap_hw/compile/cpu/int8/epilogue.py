@@ -35,12 +35,20 @@ Numbers = Callable[[Number], Any]
 
 
 def quantized_kernel(
-    address: Address, image: Shape, packed: Packing, order: np.ndarray, shift: int, body: Callable[..., None]
+    address: Address,
+    image: Shape,
+    packed: Packing,
+    order: np.ndarray,
+    shift: int,
+    body: Callable[..., None],
+    *,
+    reached: np.ndarray | None = None,
 ) -> KernelFunction:
     """A kernel with weights, whose loops ``body`` writes over flat buffers.
 
     These are: image, perhaps a residual, packed weights, what sums begin with, factors and behind them offsets, numbers
-    of the whole kernel, and the output. ``order`` says which channel's are at each place.
+    of the whole kernel, and the output. ``order`` says which channel's are at each place. Where windows lack taps that
+    lie outside of the image, ``reached`` is (kinds of windows, taps), and sums begin with something else for each kind.
     """
     key = address.key
     types, output = key.types, family_of(key).output(address)
@@ -48,8 +56,8 @@ def quantized_kernel(
     arguments = [
         Argument("activation", image, type=types.read),
         *residual,
-        Argument("weight", packed.shape, type=types.weight),
-        Argument("constant", (len(order),), type=types.sum),
+        Argument("weight", packed.shape, type=packed.type),
+        Argument("constant", (1 if reached is None else len(reached), len(order)), type=types.sum),
         Argument("constant", (2, len(order))),
         Argument("constant", (len(Number),)),
     ]
@@ -58,25 +66,35 @@ def quantized_kernel(
 
     def quantized(model: Quantized) -> tuple[Any, ...]:
         assert model.weight is not None
-        return packed.pack(model.weight), *channel_constants(key, model, order, shift), numbers_of(key, model)
+        return packed.pack(model.weight), *channel_constants(key, model, order, shift, reached), numbers_of(key, model)
 
     return KernelFunction(code, tuple(arguments), output, types.made, quantized=quantized)
 
 
 def finished(key: KernelKey, total: Any, factor: Any, offset: Any, numbers: Numbers, residual: Any) -> Any:
     """What a kernel makes of the sum at one place; ``residual`` is the number to add there, if any."""
+    return made_of(key, real(key, total, factor, offset, numbers, residual), numbers)
+
+
+def real(key: KernelKey, total: Any, factor: Any, offset: Any, numbers: Numbers, residual: Any) -> Any:
+    """The number at the end of a kernel's epilogue, before it is rounded."""
     value = T.Cast(FLOAT32, total) * factor + offset
     steps: Sequence[str] = [step for step in unclipped(key) if step != "bias"]
     if residual is not None:
         residual = (T.Cast(FLOAT32, residual) - numbers(Number.ZERO_ADDED)) * numbers(Number.STEP_ADDED)
-    return made_of(key, apply_epilogue(value, steps, None, residual), numbers)
+    return apply_epilogue(value, steps, None, residual)
 
 
 def made_of(key: KernelKey, value: Any, numbers: Numbers) -> Any:
     """What a kernel writes for a real number at the end of its epilogue."""
     if key.types.made == FLOAT32:
         return value
-    return T.Cast("uint8", in_whole_steps(value if made_in_steps(key) else value * numbers(Number.STEPS_MADE), numbers))
+    return T.Cast("uint8", in_whole_steps(in_steps(key, value, numbers), numbers))
+
+
+def in_steps(key: KernelKey, value: Any, numbers: Numbers) -> Any:
+    """A real number at the end of an epilogue in steps of the output."""
+    return value if made_in_steps(key) else value * numbers(Number.STEPS_MADE)
 
 
 def in_whole_steps(value: Any, numbers: Numbers) -> Any:

@@ -1,6 +1,7 @@
-"""Bytes of four rows side by side, for dot products down a column: which channels and which rows go together.
+"""Bytes of four rows side by side, for dot products down a column: which channels, rows and taps go together.
 
-Vectors are interleaved within each 128 bits, as such instructions do. So sums are in another order than the channels.
+Vectors are interleaved within each 128 bits, as most such instructions do. So sums are in another order than the
+channels.
 """
 
 from __future__ import annotations
@@ -26,20 +27,16 @@ class Block:
     Attributes
     ----------
     channels : how many.
-    vectors : vectors of sums for them; the j-th has of each 128 bits' channels four, from the 4j-th on.
+    vectors : vectors of sums for them.
     """
 
     channels: int
+    vectors: int
 
-    @property
-    def piece(self) -> int:
-        """Channels within which bytes are interleaved."""
-        return min(self.channels, LANE_BYTES)
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of sums."""
-        return self.piece // GROUP
+    @classmethod
+    def of(cls, channels: int, lanes: int) -> Block:
+        """As many vectors as bytes have places within 128 bits; or as few as there can be of vectors of ``lanes``."""
+        return cls(channels, max(channels // lanes, 1) if lanes else min(channels, LANE_BYTES) // GROUP)
 
     @property
     def lanes(self) -> int:
@@ -47,8 +44,11 @@ class Block:
         return self.channels // self.vectors
 
     def channel(self, vector: int, lane: Any) -> Any:
-        """Whose sum is in a lane of a vector; the lane may be an expression."""
-        return lane // GROUP * self.piece + vector * GROUP + lane % GROUP
+        """Whose sum is in a lane of a vector; the lane may be an expression.
+
+        Packed in pairs of vectors, as 16-bit numbers and then as bytes, the sums are in the order of the channels.
+        """
+        return lane // GROUP * (self.vectors * GROUP) + vector * GROUP + lane % GROUP
 
     @property
     def order(self) -> list[int]:
@@ -57,31 +57,34 @@ class Block:
 
     def interleaved(self, rows: Sequence[Any]) -> list[Any]:
         """Four vectors of bytes, as vectors with the four bytes of each channel side by side."""
-        if self.piece < LANE_BYTES:
-            taken = [row * self.channels + c for c in self.order for row in range(GROUP)]
-            size = self.lanes * GROUP
-            return [tirx.Shuffle(list(rows), taken[v * size : (v + 1) * size]) for v in range(self.vectors)]
+        if self.vectors * GROUP < LANE_BYTES:
+            halves = [self._shuffled(rows[i : i + 2], range(2 * self.channels)) for i in (0, 2)]
+            firsts = [next(i for i, other in enumerate(rows) if other is row) for row in rows]
+            taken, size = [first * self.channels + c for c in self.order for first in firsts], self.lanes * GROUP
+            return [self._shuffled(halves, taken[v * size : (v + 1) * size]) for v in range(self.vectors)]
         pairs = [self._halves(rows[i], rows[i + 1], 1) for i in (0, 2)]
-        return [T.bind(each) for low, high in zip(*pairs, strict=True) for each in self._halves(low, high, 2)]
+        return [each for low, high in zip(*pairs, strict=True) for each in self._halves(low, high, 2)]
 
     def _halves(self, one: Any, other: Any, size: int) -> list[Any]:
         """Units of so many bytes of two vectors in turn: those of the first half of each 128 bits, then the others."""
         half = LANE_BYTES // 2
         return [
-            T.bind(
-                tirx.Shuffle(
-                    [one, other],
-                    [
-                        source * self.channels + first + start + unit + byte
-                        for first in range(0, self.channels, LANE_BYTES)
-                        for unit in range(0, half, size)
-                        for source in (0, 1)
-                        for byte in range(size)
-                    ],
-                )
+            self._shuffled(
+                [one, other],
+                [
+                    source * self.channels + first + start + unit + byte
+                    for first in range(0, self.channels, LANE_BYTES)
+                    for unit in range(0, half, size)
+                    for source in (0, 1)
+                    for byte in range(size)
+                ],
             )
             for start in (0, half)
         ]
+
+    @staticmethod
+    def _shuffled(vectors: Sequence[Any], places: Sequence[int]) -> Any:
+        return T.bind(tirx.Shuffle(list(vectors), list(places)))
 
 
 @dataclass(frozen=True)
@@ -121,3 +124,9 @@ class Rows:
         """The row of a window of which a quad holds at a place what it multiplies, or None."""
         tap = quad * GROUP + place - row * self.axis.stride
         return tap if 0 <= tap < self.axis.kernel else None
+
+
+def reached(axis: Axis, window: int) -> tuple[bool, ...]:
+    """Which taps of a window lie within the image."""
+    first = window * axis.stride - axis.padding
+    return tuple(0 <= first + tap * axis.dilation < axis.size for tap in range(axis.kernel))

@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.elementwise import OPERATIONS, Reach
 from aap_hw.compile.code.function import Argument, KernelFunction, activations, apply_epilogue
 from aap_hw.compile.code.fused import fused_arguments
-from aap_hw.compile.code.quantized import Number, Quantized, numbers_of, scales_of, unclipped
+from aap_hw.compile.code.quantized import Number, Quantized, normalisation_of, numbers_of, scales_of, unclipped
 from aap_hw.compile.code.tables import ENTRIES, FUNCTIONS, table_of
+from aap_hw.compile.cpu.emit import Steps, lane_loop, registers, store, vector
 from aap_hw.compile.cpu.fused import write_loops
 from aap_hw.compile.cpu.int8.epilogue import Numbers, made_of
 from aap_hw.compile.cpu.kernels import QUANTIZED
@@ -27,6 +29,8 @@ from aap_hw.compile.keys.target import CpuTarget
 
 # Values that a turn of a loop over a table looks up: enough to hide what the loop itself takes.
 AT_ONCE = 16
+FEW = 4
+"""Channels of an image as cameras make them, at most."""
 _PLACES = (Number.ZERO_READ, Number.STEP_READ), (Number.ZERO_ADDED, Number.STEP_ADDED)
 
 
@@ -62,11 +66,29 @@ def quantize(address: Address, target: CpuTarget) -> KernelFunction:
         _one_vector(shape, target, lambda i: T.buffer_store(output, made_of(key, image[i], numbers), [i]))
 
     def planes(image: Any, output: Any, numbers: Numbers) -> None:
+        if channels <= FEW and area >= target.lanes:
+            few_planes(image, output, numbers)
+            return
         with row_loop(key.batch, target, math.prod(shape)) as n, T.serial(0, channels) as c:
             first = T.bind((n * channels + c) * area)
             with channel_loop(area, target) as pixel:
                 value = made_of(key, image[first + pixel], numbers)
                 T.buffer_store(output, value, [(n * area + pixel) * channels + c])
+
+    def few_planes(image: Any, output: Any, numbers: Numbers) -> None:
+        """A vector of each plane, and all of them side by side."""
+        lanes = target.lanes
+        along, places = Steps(area, lanes), [c * lanes + i for i in range(lanes) for c in range(channels)]
+        with row_loop(key.batch * along.count, target, math.prod(shape)) as turn:
+            n, first = T.bind(turn // along.count), T.bind(along.start(turn % along.count))
+            made = [registers(lanes, key.types.made) for _ in range(channels)]
+            for c, plane in enumerate(made):
+                with lane_loop(lanes) as i:
+                    value = made_of(key, image[(n * channels + c) * area + first + i], numbers)
+                    T.buffer_store(plane, value, [i])
+            vectors = [vector(plane, 0, lanes) for plane in made]
+            joined = tirx.Shuffle(vectors, places) if channels > 1 else vectors[0]
+            store(output, joined, (n * area + first) * channels, lanes * channels)
 
     return numbered_kernel(key, activations(key, source), shape, planes if is_planar else in_order)
 
@@ -105,6 +127,23 @@ def of_two(address: Address, target: CpuTarget) -> KernelFunction:
                     make(pixel * channels + c, own + c)
 
     return numbered_kernel(key, activations(key, shape, other), shape, body)
+
+
+@QUANTIZED.register("affine")
+def normalised(address: Address, target: CpuTarget) -> KernelFunction:
+    """A factor and a summand for each channel."""
+    key, channels = address.key, address.width_in
+    shape = image_shape(key, channels)
+
+    def body(image: Any, factors: Any, output: Any, numbers: Numbers) -> None:
+        with pixel_loop(shape, target) as pixel, channel_loop(channels, target) as c:
+            value = real(image[pixel * channels + c], numbers) * factors[c] + factors[channels + c]
+            value = apply_epilogue(value, unclipped(key), None, None)
+            T.buffer_store(output, made_of(key, value, numbers), [pixel * channels + c])
+
+    arguments = [*activations(key, shape), Argument("constant", (2, channels))]
+    function = numbered_kernel(key, arguments, shape, body)
+    return replace(function, quantized=lambda model: (normalisation_of(key, model), numbers_of(key, model)))
 
 
 @QUANTIZED.register(*FUNCTIONS)

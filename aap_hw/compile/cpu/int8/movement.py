@@ -13,7 +13,15 @@ from tvm.script.ir_builder import tirx as T
 from aap_hw.compile.code import DEFINITIONS
 from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
-from aap_hw.compile.code.quantized import LARGEST, Number, Quantized, clip_of, numbers_of, scales_of, unclipped
+from aap_hw.compile.code.quantized import (
+    LARGEST,
+    Number,
+    Quantized,
+    normalisation_of,
+    numbers_of,
+    scales_of,
+    unclipped,
+)
 from aap_hw.compile.cpu.concat import copy_any_width
 from aap_hw.compile.cpu.int8.epilogue import made_of
 from aap_hw.compile.cpu.kernels import KERNELS, QUANTIZED
@@ -55,19 +63,21 @@ def padded(address: Address, target: CpuTarget) -> KernelFunction:
 
 @QUANTIZED.register("concat")
 def concat(address: Address, target: CpuTarget) -> KernelFunction:
-    """Images side by side along the channels; those that have the scale of the output are copied."""
+    """Images side by side along the channels; those that have the scale of the output are copied.
+
+    With ``affine`` in the epilogue, each channel has a factor and a summand.
+    """
     key, definition = address.key, DEFINITIONS["concat"](address)
-    if "affine" in key.epilogue:
-        raise UserError(f"the kernel {key} has no code in this version: bytes are not normalised")
+    is_normalised, steps = "affine" in key.epilogue, [step for step in unclipped(key) if step != "affine"]
     batch, height, width, channels = shape = definition.shape
     parts = [argument for argument in definition.arguments if argument.any_width]
     widths = [tirx.Var(f"width_{i}", "int32") for i in range(len(parts))]
     pixels, values = batch * height * width, math.prod(shape)
     rows = batch * height if shares(target, values) else 1
-    may_copy = key.types.made == key.types.read and not clip_of(key)
+    may_copy = key.types.made == key.types.read and not key.epilogue
 
     def body(*buffers: Any) -> None:
-        images, (scales, numbers, output) = buffers[: len(parts)], buffers[len(parts) :]
+        images, (*factors, scales, numbers, output) = buffers[: len(parts)], buffers[len(parts) :]
         known = {n: T.bind(numbers[int(n)]) for n in Number}
 
         with row_loop(rows, target, values) as row:
@@ -90,8 +100,10 @@ def concat(address: Address, target: CpuTarget) -> KernelFunction:
                     step: Any = step,
                 ) -> None:
                     value = (T.Cast(FLOAT32, image[pixel * own + c]) - zero) * step
-                    value = apply_epilogue(value, unclipped(key), None, None)
-                    value = made_of(key, value, known.__getitem__)
+                    if factors:
+                        at = before + c
+                        value = value * factors[0][at] + factors[0][channels + at]
+                    value = made_of(key, apply_epilogue(value, steps, None, None), known.__getitem__)
                     T.buffer_store(output, value, [pixel * channels + before + c])
 
                 first, count = row * (pixels // rows), pixels // rows
@@ -107,7 +119,9 @@ def concat(address: Address, target: CpuTarget) -> KernelFunction:
                 before = T.bind(T.Cast("int32", placed))
 
     def quantized(model: Quantized) -> tuple[np.ndarray, ...]:
-        return scales_of(key, model), numbers_of(key, replace(model, read=()))
+        normalisation = [normalisation_of(key, model)] if is_normalised else []
+        return *normalisation, scales_of(key, model), numbers_of(key, replace(model, read=()))
 
-    arguments = [*definition.arguments, Argument("constant", (len(parts), 2)), Argument("constant", (len(Number),))]
+    factors = [Argument("constant", (2, channels))] if is_normalised else []
+    arguments = [*parts, *factors, Argument("constant", (len(parts), 2)), Argument("constant", (len(Number),))]
     return replace(light_kernel(key, arguments, shape, body, widths), quantized=quantized)
