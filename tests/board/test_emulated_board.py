@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from aap_hw.device import load_profile
 from aap_hw.device.connection import Device
 from aap_hw.lut.file import load_table
 from aap_hw.models import zoo
+from tests.deploy.tiny import make_int8_bundle
 from tests.device.reaching import connect
 
 pytestmark = pytest.mark.board
@@ -70,6 +72,11 @@ def on_board(*command: str | Path) -> str:
     done = subprocess.run([SCRIPT, "run", *command], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def on_this_machine(*command: str | Path) -> str:
+    """What a program prints that runs here."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +130,30 @@ def test_outputs_on_the_board_are_those_of_pytorch(
         bundle, library, Bundle(name, facts, requires, {"image": image.numpy()}, outputs, tolerances, (), how, latency)
     )
     assert_runners_print(expected, bundle, runner_in_cpp)
+
+
+@pytest.mark.parametrize("pixels", [False, True], ids=["floats", "pixels"])
+def test_a_network_in_int8_computes_on_the_board_what_it_does_here(
+    device: Device, runner_in_cpp: Path, tmp_path: Path, pixels: bool
+) -> None:
+    """To the bit, as an Arm CPU without dot products adds up whole numbers, too; floats only scale them."""
+    name = "pixels" if pixels else "floats"
+    expected = make_int8_bundle(tmp_path / "here", pixels=pixels)
+    make_int8_bundle(tmp_path / name, pixels=pixels, target=device.target)
+    found = []
+    for bundle, programs in (
+        (tmp_path / "here", [[sys.executable, tmp_path / "here" / "run.py"]]),
+        (tmp_path / name, [["python3", tmp_path / name / "run.py"], [runner_in_cpp]]),
+    ):
+        for program in programs:
+            run = on_this_machine if program[0] == sys.executable else on_board
+            *rows, verdict = run(*program, bundle, "--print").splitlines()
+            found.append(np.array([[float(value) for value in row.split()] for row in rows], np.float32))
+            assert "within 1e-05" in verdict
+    here, *there = found
+    np.testing.assert_allclose(here, expected, rtol=0, atol=1e-5)
+    for each in there:
+        assert np.array_equal(each, here), np.abs(each - here).max()
 
 
 def test_examined_profiled_pruned_for_and_deployed_to(

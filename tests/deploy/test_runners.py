@@ -128,7 +128,7 @@ def test_outputs_in_int8_are_those_of_the_quantised_network(runner: Runner, in_i
     assert (done.returncode, done.stderr) == (0, "")
     rows = [[float(v) for v in row.split()] for row in done.stdout.splitlines()[:3]]
     np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-5)
-    assert np.ptp(expected, axis=0).min() > 1e-2, "outputs that do not depend on the image prove nothing"
+    assert np.ptp(expected, axis=0).min() > 2e-3, "outputs that do not depend on the image prove nothing"
 
 
 def test_only_bytes_are_taken_as_pixels(tmp_path: Path) -> None:
