@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aap_hw.home import provide_home
 
 if TYPE_CHECKING:
-    from aap_hw.api import bundle, deploy, plan, profile, prune, report, resume
+    from aap_hw.api import bundle, bundle_model, deploy, deploy_model, plan, profile, prune, report, resume
     from aap_hw.attention import attention_scores
     from aap_hw.errors import UserError
     from aap_hw.graph import ChannelGraph
@@ -31,7 +31,9 @@ _HOME = {
     "UserError": "aap_hw.errors",
     "attention_scores": "aap_hw.attention",
     "bundle": "aap_hw.api",
+    "bundle_model": "aap_hw.api",
     "deploy": "aap_hw.api",
+    "deploy_model": "aap_hw.api",
     "load": "aap_hw.models.saved",
     "plan": "aap_hw.api",
     "profile": "aap_hw.api",
@@ -50,7 +52,9 @@ __all__ = [
     "__version__",
     "attention_scores",
     "bundle",
+    "bundle_model",
     "deploy",
+    "deploy_model",
     "load",
     "plan",
     "profile",

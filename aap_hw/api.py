@@ -1,8 +1,9 @@
 """What the command line can do, as functions: the same names, the same values, the same result.
 
-``aap_hw.profile``, ``plan``, ``prune``, ``resume``, ``deploy``, ``bundle`` and ``report``. Each takes texts as a
-person types them (``"60%"``, ``"20ms"``, ``"imagefolder:photos"``) or values, and raises ``aap_hw.UserError`` with one
-sentence for what a person can put right. What takes long tells how far it is through a callback.
+``aap_hw.profile``, ``plan``, ``prune``, ``resume``, ``deploy``, ``bundle`` and ``report``; ``deploy_model`` and
+``bundle_model`` are ``deploy`` with ``--model`` instead of a run. Each takes texts as a person types them (``"60%"``,
+``"20ms"``, ``"imagefolder:photos"``) or values, and raises ``aap_hw.UserError`` with one sentence for what a person can
+put right. What takes long tells how far it is through a callback.
 """
 
 from __future__ import annotations

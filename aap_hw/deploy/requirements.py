@@ -17,6 +17,7 @@ CPU_FEATURES = {
         **{name: name for name in ("avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")},
         "avx512vnni": "avx512_vnni",
         "avxvnni": "avx_vnni",
+        "avx512vbmi": "avx512vbmi",
         "avx512bf16": "avx512_bf16",
     },
     "aarch64": {

@@ -7,20 +7,27 @@ walking the calls of the module, and compared with what TVM's own memory planner
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import tvm
 from tvm import relax
 
+from aap_hw.compile.front.byte_inputs import with_bytes_taken
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.precision import INT8
 from aap_hw.compile.library.build import export_library
 from aap_hw.compile.library.footprint import constant_bytes, moments, peak_bytes
-from aap_hw.compile.library.lowering import lower_network
+from aap_hw.compile.library.lowering import lower_network, state_of
+from aap_hw.compile.library.quantised import stand_in_scales
 from aap_hw.graph import ChannelGraph
 from tests.compile.test_networks import cut_to_odd_widths, image, network
+from tests.deploy.tiny import int8_network
 from tests.synthetic import this_device
 
 
@@ -35,7 +42,8 @@ def lowered(name: str, side: int, cut: bool, batch: int = 1) -> tuple[Network, A
 
 
 def size_of(value: Any) -> int:
-    return 4 * math.prod(int(extent) for extent in value.ty.shape.values)
+    extents = [int(extent) for extent in value.ty.shape.values]
+    return np.dtype(str(value.ty.dtype)).itemsize * math.prod(extents)
 
 
 def calls(module: Any) -> list[tuple[Any, list[Any]]]:
@@ -93,6 +101,23 @@ def test_constants_and_the_most_that_lives_at_once_are_those_of_the_lowered_netw
     alive = max(moment.bytes_at(parts.dense) for moment in moments(parts, target))
     assert alive == most_alive(module)
     assert peak_bytes(parts, parts.dense, target) == held + alive
+
+
+@pytest.mark.parametrize("takes_bytes", [False, True])
+def test_values_and_weights_of_a_network_in_int8_are_counted_as_bytes(takes_bytes: bool) -> None:
+    model, example, target = int8_network(), torch.zeros(1, 3, 12, 12), this_device().target
+    graph = ChannelGraph.trace(model, (example,))
+    parts, state = partition(graph, INT8), state_of(graph.program)
+    parts = replace(parts, quantisation=stand_in_scales(parts, state))
+    parts = with_bytes_taken(parts) if takes_bytes else parts
+    module = lower_network(parts, parts.dense, state, target)
+    assert parts.inputs[0].type == ("uint8" if takes_bytes else "float32")
+    alive = max(moment.bytes_at(parts.dense) for moment in moments(parts, target))
+    assert alive == most_alive(module) == (3 * 12 * 12 + 8 * 5 * 5 if takes_bytes else 5 * 3 * 12 * 12)
+    held = sum(size_of(part) for _, made_of in calls(module) for part in made_of if not isinstance(part, relax.Var))
+    counted = sum(constant_bytes(kernel.at(parts.dense), target) for kernel in parts.kernels)
+    # The few numbers that hold for a whole kernel are left out.
+    assert counted <= held <= counted + 64 * len(parts.kernels)
 
 
 def test_library_holds_the_constants_and_tvms_plan_sets_aside_what_lives_at_once(tmp_path: Path) -> None:
