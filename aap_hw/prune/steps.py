@@ -18,6 +18,7 @@ from torch import nn
 
 from aap_hw import ranks
 from aap_hw.compile.front.network import Network
+from aap_hw.compile.front.precision import weights_in_int8
 from aap_hw.compile.keys.precision import FP32
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
@@ -414,11 +415,16 @@ def _sizes(dense: nn.Module, pruned: nn.Module, network: Network, widths: Mappin
     def macs(plan: Mapping[str, int]) -> int:
         return sum(kernel.multiply_accumulates(plan) for kernel in network.kernels)
 
+    def stored(module: nn.Module) -> int:
+        sizes = {name: (1 if name in in_bytes else t.element_size()) for name, t in module.state_dict().items()}
+        return sum(t.numel() * sizes[name] for name, t in module.state_dict().items())
+
+    in_bytes = weights_in_int8(network)
     return {
         "params_dense": sum(p.numel() for p in dense.parameters()),
         "params_pruned": sum(p.numel() for p in pruned.parameters()),
         "macs_dense": macs(network.dense),
         "macs_pruned": macs(widths),
-        "bytes_dense": sum(t.numel() * t.element_size() for t in dense.state_dict().values()),
-        "bytes_pruned": sum(t.numel() * t.element_size() for t in pruned.state_dict().values()),
+        "bytes_dense": stored(dense),
+        "bytes_pruned": stored(pruned),
     }

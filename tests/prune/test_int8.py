@@ -104,6 +104,7 @@ def test_a_run_says_what_the_quantised_network_does(undisturbed: Path, latencies
     summary = json.loads((undisturbed / "summary.json").read_text())
     assert summary["precision"] == "int8"
     assert summary["float_layers"]["names"] == []
+    assert 4 * summary["params_pruned"] > summary["bytes_pruned"] > summary["params_pruned"]
     events = [json.loads(line) for line in (undisturbed / "events.jsonl").read_text().splitlines()]
     (told,) = (event for event in events if event["event"] == "quantised")
     assert (told["accuracy"], told["accuracy_float"]) == (summary["accuracy_pruned"], summary["accuracy_pruned_float"])
