@@ -16,6 +16,7 @@ from torch import nn
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.families.half import has_half_form
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.gpu.cubin import compile_cubin, cuda_source, kernels_of
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import BFLOAT16, FLOAT16, HALF
@@ -214,3 +215,20 @@ def test_a_cpu_without_instructions_for_it_is_refused(tmp_path: Path) -> None:
     machine = device_target({"kind": "llvm", "mcpu": "cortex-a76", "mtriple": "aarch64-linux-gnu"}, 1)
     with pytest.raises(UserError, match=r"relu 4x4 bfloat16 .* has another half precision"):
         build_kernel(Address(key, (8, 8)), machine)
+
+
+def test_kernels_in_float16_are_valid_code_for_a_gpu() -> None:
+    machine = device_target({"kind": "cuda", "arch": "sm_87"}, 1)
+    convolution = Case(16, 33, (6, 6), epilogue=("bias", "add", "relu"), precision=FLOAT16)
+    keys = [(KernelKey.make(op, (4, 4), 1), "float16") for op in ("add", "global_avg_pool2d")]
+    keys += [
+        (KernelKey.make("to_nhwc", (4, 4), 1), "float32_float16"),
+        (KernelKey.make("cast", (4, 4), 1), "float16_float32"),
+    ]
+    addresses = [convolution.address(), *[Address(key.at_precision(name), (16, 16)) for key, name in keys]]
+    codes = {f"kernel_{i}": build_kernel(address, machine).code for i, address in enumerate(addresses)}
+    module = tvm.IRModule({name: code.with_attr("global_symbol", name) for name, code in codes.items()})
+    with machine.tvm:
+        source = cuda_source(tvm.compile(module, target=machine.tvm))
+    assert "half* __restrict__" in source
+    assert len(kernels_of(compile_cubin(source, machine.arch))) == len(addresses)

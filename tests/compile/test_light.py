@@ -84,6 +84,7 @@ CASES = [
     Case("sigmoid", torch.sigmoid),
     Case("hardsigmoid", F.hardsigmoid),
     Case("hardswish", F.hardswish),
+    Case("cast", lambda x: x),
     Case("add", torch.add, inputs=2),
     Case("add", lambda x, y: F.relu(x + y), {"epilogue": ("relu",)}, inputs=2),
     Case("mul", torch.mul, inputs=2),

@@ -19,7 +19,6 @@ from aap_hw.compile.families import weight_shape
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.gpu.scheduling import KERNELS, gpu_kernel
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import GpuTarget
 
 
@@ -46,7 +45,7 @@ def weighted(address: Address, target: GpuTarget) -> KernelFunction:
     def pack(dense: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(dense.reshape(in_order).transpose(0, 2, 3, 1))
 
-    return gpu_kernel(key, arguments, output_shape, compute, target, pack, raw=("activation", "weight"))
+    return gpu_kernel(key, arguments, output_shape, compute, target, pack)
 
 
 def _padded(image: Any, shape: ConvolutionShape, channels: int) -> Any:
@@ -60,7 +59,7 @@ def _padded(image: Any, shape: ConvolutionShape, channels: int) -> Any:
         if shape.padding == (0, 0):
             return image(*at)
         is_inside = tirx.all(y >= top, y < top + height, x >= left, x < left + width)
-        return tirx.if_then_else(is_inside, image(*at), number(0.0, image.dtype))
+        return tirx.if_then_else(is_inside, image(*at), number(0.0))
 
     return te.compute((shape.batch, height + 2 * top, width + 2 * left, channels), pixel, name="padded")
 
@@ -76,12 +75,6 @@ def _sums(image: Any, weight: Any, shape: ConvolutionShape, width_out: int, grou
         channel = channels[0] if channels else 0
         first = 0 if groups == 1 else c // made * read
         pixel = image(n, y * sh + rows * dh, x * sw + columns * dw, first + channel)
-        factors = [_real(pixel), _real(weight(c, rows, columns, channel))]
-        return te.sum(factors[0] * factors[1], axis=[rows, columns, *channels])
+        return te.sum(pixel * weight(c, rows, columns, channel), axis=[rows, columns, *channels])
 
     return te.compute((shape.batch, shape.out_height, shape.out_width, width_out), product, name="sums")
-
-
-def _real(value: Any) -> Any:
-    """A number in float32."""
-    return value if value.ty.dtype == FLOAT32 else tirx.Cast(FLOAT32, value)

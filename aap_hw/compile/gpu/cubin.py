@@ -21,8 +21,29 @@ from aap_hw.files import WriteError, make_folder, read_cached, write_atomic
 from aap_hw.home import cache_folder
 
 LOG = logging.getLogger(__name__)
-# TVM's sources include some of CUDA's headers, but float32 kernels use nothing from them.
+# TVM's sources include some of CUDA's headers. Kernels use nothing from them but float16, as a type that is stored.
 HEADERS = {
+    "cuda_fp16.h": """
+        struct __align__(2) __half {
+            unsigned short bits;
+            __half() = default;
+            __device__ __half(float value) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value)); }
+            __device__ operator float() const {
+                float value;
+                asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+                return value;
+            }
+        };
+        struct __align__(4) __half2 { __half x, y; };
+        typedef __half half;
+        typedef __half2 half2;
+        inline __device__ float __half2float(half x) { return x; }
+        inline __device__ half __float2half(float x) { return x; }
+        inline __device__ half __float2half_rn(float x) { return x; }
+        inline __device__ half2 make_half2(half x, half y) { half2 both = {x, y}; return both; }
+        inline __device__ bool __hgt(half x, half y) { return float(x) > float(y); }
+        inline __device__ bool __hlt(half x, half y) { return float(x) < float(y); }
+        """,
     "cuda/std/cstdint": """
         namespace cuda { namespace std {
         typedef signed char int8_t; typedef short int16_t; typedef int int32_t; typedef long long int64_t;

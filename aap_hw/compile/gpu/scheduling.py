@@ -5,7 +5,7 @@ dlight's rules are tried in the order in which TVM itself tries them; the last o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import tvm_ffi
 from tvm import ir, s_tir, te, tirx
 from tvm.s_tir import dlight
 
-from aap_hw.compile.code.function import OPAQUE, Argument, KernelFunction, Role
+from aap_hw.compile.code.function import OPAQUE, Argument, KernelFunction
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FLOAT32, HALVES
@@ -44,11 +44,10 @@ def gpu_kernel(
     target: GpuTarget,
     pack: Callable[[np.ndarray], np.ndarray] | None = None,
     rules: Sequence[type] = RULES,
-    raw: Collection[Role] = (),
 ) -> KernelFunction:
     """A kernel from its arguments, its output's shape, and ``compute``, which makes the output from the inputs.
 
-    ``compute`` sees float32 in place of half precision but for ``raw`` arguments, and what it makes is rounded to that.
+    ``compute`` sees float32 in place of half precision, and what it makes is rounded to that.
     """
     shapes = [(*a.shape[:-1], te.var(f"width_{i}")) if a.any_width else a.shape for i, a in enumerate(arguments)]
     inputs = [
@@ -56,7 +55,7 @@ def gpu_kernel(
         for i, (shape, argument) in enumerate(zip(shapes, arguments, strict=True))
     ]
     seen = [
-        tensor if argument.role in raw else _as(FLOAT32, tensor)
+        _as(FLOAT32, tensor) if argument.type in HALVES else tensor
         for tensor, argument in zip(inputs, arguments, strict=True)
     ]
     code = te.create_prim_func([*inputs, _as(key.types.made, compute(*seen))])
