@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -123,20 +124,26 @@ def test_a_run_says_what_the_quantised_network_does(undisturbed: Path, latencies
     assert "accuracy in int8 (unpruned: float32), %" in page
 
 
-@pytest.mark.parametrize(("name", "nth"), [("epoch", 3), ("quantised", 1)])
-def test_ended_while_it_trains_or_quantises_it_resumes_to_the_same_run(
-    undisturbed: Path, origin: Origin, latencies: LatencyTable, tmp_path: Path, name: str, nth: int
+def test_ended_while_it_trains_and_when_it_is_quantised_it_resumes_to_the_same_run(
+    undisturbed: Path, origin: Origin, latencies: LatencyTable, tmp_path: Path
 ) -> None:
-    folder, seen = tmp_path / "run", 0
+    folder = tmp_path / "run"
 
-    def end(event: Event) -> None:
-        nonlocal seen
-        seen += event.name == name
-        if seen == nth:
-            raise KeyboardInterrupt
+    def end_at(name: str, nth: int) -> Callable[[Event], None]:
+        left = nth
+
+        def on_event(event: Event) -> None:
+            nonlocal left
+            left -= event.name == name
+            if left == 0:
+                raise KeyboardInterrupt
+
+        return on_event
 
     with pytest.raises(KeyboardInterrupt):
-        start(job(origin), latencies, folder, end)
+        start(job(origin), latencies, folder, end_at("epoch", 3))  # the first with roundings
+    with pytest.raises(KeyboardInterrupt):
+        resume(folder, end_at("quantised", 1))
     assert not (folder / "run.json").exists()
     resume(folder)
     assert result(folder) == result(undisturbed)
