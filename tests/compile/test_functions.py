@@ -16,6 +16,7 @@ import torch.nn.functional as F
 import tvm
 from tvm.script.ir_builder import tirx as T
 
+from aap_hw.compile.code.approximations import sigmoid_for_bytes, silu_for_bytes
 from aap_hw.compile.code.functions import CODE, value_of
 from aap_hw.compile.cpu.emit import Tensor, kernel_code, lane_loop
 from aap_hw.compile.families.expression import FUNCTIONS, Term, depth_of, parse, text_of
@@ -34,6 +35,7 @@ class Case:
     of_size: float = 1e-7
     at_all: float = 1e-37
     within: float = 3e38
+    value: Callable[[Any], Any] | None = None  # in place of that of the text
 
 
 CASES = [
@@ -89,6 +91,8 @@ CASES = [
     Case("hardswish(x)", F.hardswish, 2e-7, 2e-7),
     Case("sigmoid(x)", torch.sigmoid, 1e-6),
     Case("silu(x)", F.silu, 1e-6, 1e-7, within=1e30),
+    Case("sigmoid for bytes", torch.sigmoid, 0, 3e-7, value=sigmoid_for_bytes),
+    Case("silu for bytes", F.silu, 3e-7, 5e-7, 1e30, silu_for_bytes),
     Case(
         "where(logical_and(gt(x,-1),le(x,2)),add(x,1),sub(x,3))",
         lambda x: torch.where((x > -1) & (x <= 2), x + 1, x - 3),
@@ -118,15 +122,16 @@ def numbers() -> np.ndarray:
 def test_functions_keep_within_the_errors_that_they_state() -> None:
     x = numbers()
 
-    def kernel(text: str) -> Any:
+    def kernel(case: Case) -> Any:
         def body(taken: Any, made: Any) -> None:
             with T.serial(0, len(x) // LANES) as step, lane_loop(LANES) as lane:
                 at = step * LANES + lane
-                T.buffer_store(made, value_of(parse(text), {"x": taken[at]}), [at])
+                value = case.value(taken[at]) if case.value else value_of(parse(case.text), {"x": taken[at]})
+                T.buffer_store(made, value, [at])
 
         return kernel_code([Tensor("taken", x.shape, "float32"), Tensor("made", x.shape, "float32")], body)
 
-    codes = {f"case_{i}": kernel(case.text).with_attr("global_symbol", f"case_{i}") for i, case in enumerate(CASES)}
+    codes = {f"case_{i}": kernel(case).with_attr("global_symbol", f"case_{i}") for i, case in enumerate(CASES)}
     library = tvm.compile(tvm.IRModule(codes), target=target().tvm).jit()
     for i, case in enumerate(CASES):
         output = tvm.runtime.tensor(np.full_like(x, np.nan))

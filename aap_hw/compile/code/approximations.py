@@ -31,6 +31,10 @@ LOG_SERIES = tuple(2 / (2 * k + 1) for k in range(5))
 LONG_LOG_SERIES = tuple(2 / (2 * k + 1) for k in range(9))
 SQRT_HALF_BITS, MANTISSA_BITS = 0x3F3504F3, 23
 SMALLEST_NORMAL = 2.0**-126
+# 2^f for |f| <= 1/2, lowest power first, fitted like those above: within 2e-7 of its size.
+POWER_OF_FRACTION = (1.00000008, 0.693147188, 0.240221075, 0.0555035711, 0.00967603192, 0.00133908634)
+# Added to a float32 below 2^22 in size, it leaves the nearest whole number in the last bits.
+WITHOUT_FRACTION = 1.5 * 2.0**23
 # From here down the GELU that uses the hyperbolic tangent is 0 in float32.
 GELU_IS_ZERO = -6.0
 
@@ -125,6 +129,28 @@ def full_exp(x: Any) -> Any:
         return _exp_series(rest) * _power_of_two(half) * _power_of_two(other)
 
     return _reduced(between(x, -104.0, 89.0), scaled)
+
+
+def _one_and_exp_of_minus(x: Any) -> Any:
+    """1 + e^-x within 1e-7 (2 + |x|) of its size, for x cut to [-86, 86], in two thirds of the instructions of exp."""
+
+    def of_power(power: Any, shifted: Any) -> Any:
+        series = polynomial(power - (shifted - number(WITHOUT_FRACTION)), POWER_OF_FRACTION)
+        bits = tirx.reinterpret("int32", series) + (tirx.reinterpret("int32", shifted) << MANTISSA_BITS)
+        return number(1.0) + tirx.reinterpret(FLOAT32, bits)
+
+    power = between(x * number(-math.log2(math.e)), -125.0, 125.0)
+    return let(power, lambda power: let(power + number(WITHOUT_FRACTION), lambda shifted: of_power(power, shifted)))
+
+
+def sigmoid_for_bytes(x: Any) -> Any:
+    """1 / (1 + e^-x) within 3e-7."""
+    return number(1.0) / _one_and_exp_of_minus(x)
+
+
+def silu_for_bytes(x: Any) -> Any:
+    """X / (1 + e^-x) within 5e-7, or 3e-7 of its size above 1."""
+    return let(x, lambda x: x / _one_and_exp_of_minus(x))
 
 
 def expm1(x: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -80,7 +80,13 @@ def unpacked(arguments: Sequence[Argument]) -> Callable[[np.ndarray], np.ndarray
     return (lambda weight: weight) if any(argument.role == "weight" for argument in arguments) else None
 
 
-def apply_epilogue(value: Any, steps: Sequence[str], bias: Any, residual: Any) -> Any:
+def apply_epilogue(
+    value: Any,
+    steps: Sequence[str],
+    bias: Any,
+    residual: Any,
+    activations: Mapping[str, Callable[[Any], Any]] = ACTIVATIONS,
+) -> Any:
     """Extend a scalar expression by the epilogue of a kernel key, in its order."""
     for step in steps:
         match step:
@@ -88,8 +94,8 @@ def apply_epilogue(value: Any, steps: Sequence[str], bias: Any, residual: Any) -
                 value = value + bias
             case "add":
                 value = value + residual
-            case _ if step in ACTIVATIONS:
-                value = ACTIVATIONS[step](value)
+            case _ if step in activations:
+                value = activations[step](value)
             case _:
                 value = after_step(step, value)
     return value

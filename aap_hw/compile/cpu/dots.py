@@ -53,17 +53,22 @@ class DotPlan:
         target: CpuTarget,
         dot_of: Callable[[int, CpuTarget], DotProduct],
         sums: str | None = None,
+        most: int | None = None,
     ) -> DotPlan:
         """The plan of a kernel for a CPU; ``dot_of`` gives the instructions for vectors of so many sums.
 
-        ``sums`` is their type, if it is not that of the kernel.
+        ``sums`` is their type, if it is not that of the kernel. A tile has at most ``most`` vectors of them.
         """
         shape = ConvolutionShape.of(address.key)
         read, made = channels_of_group(address, shape.groups)
         channels = max(made, FEWEST_LANES)
         lanes = max(lanes_for(channels, target, sums or address.key.types.sum), FEWEST_LANES)
         dot, row = dot_of(lanes, target), _tiled(shape)[1]
-        tile = cheapest_tile(row, channels, lanes, target.registers, lambda p, v: dot.fits(p, v, target), dot.costs)
+
+        def fits(pixels: int, vectors: int) -> bool:
+            return dot.fits(pixels, vectors, target) and (most is None or pixels * vectors <= most)
+
+        tile = cheapest_tile(row, channels, lanes, target.registers, fits, dot.costs)
         return cls(address, shape, read, made, dot, tile)
 
     @property

@@ -11,23 +11,29 @@ from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.code.quantized import Number
 from aap_hw.compile.cpu.dots import DotPlan
 from aap_hw.compile.cpu.emit import vector
-from aap_hw.compile.cpu.int8.epilogue import finished, quantized_kernel
+from aap_hw.compile.cpu.int8.epilogue import LONG, finished, quantized_kernel
 from aap_hw.compile.cpu.isa import dot_product
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
 
+def _plan(address: Address, target: CpuTarget) -> DotPlan:
+    # The constants of a function of many steps want registers, too: with full tiles, sums were spilled for them.
+    most = None if LONG.isdisjoint(address.key.epilogue) else target.registers // 2 - 2
+    return DotPlan.of(address, target, dot_product, most=most)
+
+
 @QUANTIZED_PACKINGS.register("conv2d", "linear")
 def packing(address: Address, target: CpuTarget) -> Packing:
     """Slices of weights, one for each tile of output channels, one behind the other."""
-    return DotPlan.of(address, target, dot_product).packing
+    return _plan(address, target).packing
 
 
 @QUANTIZED.register("conv2d", "linear")
 def convolution(address: Address, target: CpuTarget) -> KernelFunction:
     """Dense and grouped convolutions, and linear layers."""
-    key, width_out, plan = address.key, address.width_out, DotPlan.of(address, target, dot_product)
+    key, width_out, plan = address.key, address.width_out, _plan(address, target)
     # The last vector may reach behind the last channel.
     order = np.minimum(np.arange(width_out + plan.deep.extent - plan.made), width_out - 1)
 

@@ -9,7 +9,8 @@ import numpy as np
 from tvm import te
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.expressions import number
+from aap_hw.compile.code.approximations import sigmoid_for_bytes, silu_for_bytes
+from aap_hw.compile.code.expressions import ACTIVATIONS, number
 from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
 from aap_hw.compile.code.quantized import (
     Number,
@@ -32,6 +33,10 @@ WITHOUT_FRACTION = 1.5 * 2**23
 BITS_OF_IT = int(np.float32(WITHOUT_FRACTION).view(np.int32))
 
 Numbers = Callable[[Number], Any]
+
+FOR_BYTES = {**ACTIVATIONS, "sigmoid": sigmoid_for_bytes, "silu": silu_for_bytes}
+"""As float32's, but those of many steps in fewer of them."""
+LONG = {"sigmoid", "silu"}
 
 
 def quantized_kernel(
@@ -82,7 +87,7 @@ def real(key: KernelKey, total: Any, factor: Any, offset: Any, numbers: Numbers,
     steps: Sequence[str] = [step for step in unclipped(key) if step != "bias"]
     if residual is not None:
         residual = (T.Cast(FLOAT32, residual) - numbers(Number.ZERO_ADDED)) * numbers(Number.STEP_ADDED)
-    return apply_epilogue(value, steps, None, residual)
+    return apply_epilogue(value, steps, None, residual, FOR_BYTES)
 
 
 def made_of(key: KernelKey, value: Any, numbers: Numbers) -> Any:

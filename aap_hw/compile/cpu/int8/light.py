@@ -10,7 +10,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.elementwise import OPERATIONS, Reach
+from aap_hw.compile.code.elementwise import OPERATIONS
 from aap_hw.compile.code.function import Argument, KernelFunction, activations, apply_epilogue
 from aap_hw.compile.code.fused import fused_arguments
 from aap_hw.compile.code.quantized import Number, Quantized, normalisation_of, numbers_of, scales_of, unclipped
@@ -104,29 +104,20 @@ def dequantize(address: Address, target: CpuTarget) -> KernelFunction:
     return numbered_kernel(key, activations(key, shape), shape, body)
 
 
-@QUANTIZED.register("add", "mul", "scale_channels")
+@QUANTIZED.register("add", "mul")
 def of_two(address: Address, target: CpuTarget) -> KernelFunction:
     """Sums and products of two tensors of bytes, each with a scale of its own."""
-    key, channels = address.key, address.width_in
-    shape, operation = image_shape(key, channels), OPERATIONS[key.op]
-    is_flat, area = Reach.IMAGE not in operation.operands, math.prod(key.image)
-    other = shape if is_flat else (key.batch, 1, 1, channels)
+    key, shape, operation = address.key, image_shape(address.key, address.width_in), OPERATIONS[address.key.op]
 
     def body(one: Any, two: Any, output: Any, numbers: Numbers) -> None:
-        def make(at: Any, beside: Any) -> None:
-            value = operation.function(real(one[at], numbers), real(two[beside], numbers, 1))
+        def make(at: Any) -> None:
+            value = operation.function(real(one[at], numbers), real(two[at], numbers, 1))
             value = apply_epilogue(value, unclipped(key), None, None)
             T.buffer_store(output, made_of(key, value, numbers), [at])
 
-        if is_flat:
-            _one_vector(shape, target, lambda i: make(i, i))
-        else:
-            with pixel_loop(shape, target) as pixel:
-                own = T.bind(pixel // area * channels)
-                with channel_loop(channels, target) as c:
-                    make(pixel * channels + c, own + c)
+        _one_vector(shape, target, make)
 
-    return numbered_kernel(key, activations(key, shape, other), shape, body)
+    return numbered_kernel(key, activations(key, shape, shape), shape, body)
 
 
 @QUANTIZED.register("affine")
