@@ -24,6 +24,7 @@ import pytest
 import torch
 
 import aap_hw.deploy.runners
+from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.reference import TOLERANCE
@@ -33,6 +34,7 @@ from aap_hw.device import load_profile
 from aap_hw.device.connection import Device
 from aap_hw.lut.file import load_table
 from aap_hw.models import zoo
+from tests.compile.quantized import Case, images_of, library_of, random_numbers, reference, wrong
 from tests.deploy.tiny import make_int8_bundle
 from tests.device.reaching import connect
 
@@ -154,6 +156,26 @@ def test_a_network_in_int8_computes_on_the_board_what_it_does_here(
     np.testing.assert_allclose(here, expected, rtol=0, atol=1e-5)
     for each in there:
         assert np.array_equal(each, here), np.abs(each - here).max()
+
+
+def test_kernels_of_bytes_equal_an_integer_reference_on_the_board(device: Device, tmp_path: Path) -> None:
+    clipped = ("bias", "relu6")
+    cases = [
+        Case(33, 18, (5, 6), epilogue=clipped, exact=True),
+        Case(70, 41, (4, 5), (1, 1), padding=(0, 0), epilogue=("bias", "add", "relu"), exact=True),
+        Case(57, 57, (9, 11), depthwise=True, epilogue=clipped, exact=True),
+        Case(24, 24, (9, 8), (5, 5), (2, 2), (2, 2), depthwise=True, epilogue=clipped, exact=True),
+        Case(128, 10, (1, 1), (0, 0), exact=True),
+    ]
+    assert isinstance(device.target, CpuTarget)
+    library_of(cases, device.target, tmp_path / "kernels.so")
+    loaded = device.load(tmp_path / "kernels.so")
+    for i, case in enumerate(cases):
+        numbers = random_numbers(case)
+        loaded.set_inputs(f"kernel_{i}", [np.ascontiguousarray(image) for image in images_of(case, numbers)])
+        (made,) = loaded.run(f"kernel_{i}")
+        expected = reference(case, numbers)
+        assert wrong(made.transpose(0, 3, 1, 2), expected, numbers.model.made, exact=True) == "", case
 
 
 def test_examined_profiled_pruned_for_and_deployed_to(

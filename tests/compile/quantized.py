@@ -11,18 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import tvm
+from tvm import relax
 
 from aap_hw.compile.code.quantized import Quantized
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import INT8, Scale
 from aap_hw.compile.keys.target import CpuTarget
-from aap_hw.compile.library.build import build_kernel
+from aap_hw.compile.library.build import build_kernel, export_library
 from tests.compile.running import Convolution
 
 GUARD = 64  # bytes before and behind an output that a kernel must not write
@@ -129,10 +131,7 @@ def wrong_kernels(cases: Sequence[Case], target: CpuTarget) -> list[str]:
     for name, function, case in zip(names, functions, cases, strict=True):
         numbers = random_numbers(case)
         assert function.quantized is not None
-        tensors = [numbers.image if case.planar else numbers.image.transpose(0, 2, 3, 1)]
-        if "add" in case.epilogue:
-            tensors.append(numbers.residual.transpose(0, 2, 3, 1))
-        arrays = [*tensors, *function.quantized(numbers.model)]
+        arrays = [*images_of(case, numbers), *function.quantized(numbers.model)]
         for array, argument in zip(arrays, function.arguments, strict=True):
             assert (array.shape, str(array.dtype)) == (argument.shape, argument.type), case
         made, is_beside = called(library[name], arrays, function.output_shape, function.output_type)
@@ -142,6 +141,30 @@ def wrong_kernels(cases: Sequence[Case], target: CpuTarget) -> list[str]:
         if said := wrong(made.transpose(0, 3, 1, 2), expected, numbers.model.made, exact=case.exact):
             found.append(f"{case} {said}")
     return found
+
+
+def images_of(case: Case, numbers: Numbers) -> list[np.ndarray]:
+    """What a case reads, as the kernel has it."""
+    images = [numbers.image if case.planar else numbers.image.transpose(0, 2, 3, 1)]
+    return [*images, *([numbers.residual.transpose(0, 2, 3, 1)] if "add" in case.epilogue else [])]
+
+
+def library_of(cases: Sequence[Case], target: CpuTarget, path: Path) -> None:
+    """Write a library in which ``kernel_i`` is a function of what the i-th case reads."""
+    builder = relax.BlockBuilder()
+    for i, case in enumerate(cases):
+        function, numbers = build_kernel(case.address(), target), random_numbers(case)
+        assert function.quantized is not None
+        code = builder.add_func(function.code, f"code_{i}")
+        read = [argument for argument in function.arguments if argument.role in ("activation", "residual")]
+        images = [relax.Var(f"x{n}", relax.TensorType(each.shape, each.type)) for n, each in enumerate(read)]
+        constants = [relax.const(array, str(array.dtype)) for array in function.quantized(numbers.model)]
+        with builder.function(f"kernel_{i}", images):
+            made = relax.TensorType(function.output_shape, function.output_type)
+            with builder.dataflow():
+                output = builder.emit_output(relax.call_tir(code, [*images, *constants], made))
+            builder.emit_func_output(output)
+    export_library(builder.get(), target, path)
 
 
 def wrong(made: np.ndarray, expected: np.ndarray, scale: Scale | None, *, exact: bool = False) -> str:

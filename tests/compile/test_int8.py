@@ -138,6 +138,18 @@ def test_the_inner_loop_multiplies_bytes_and_leaves_the_stack_alone(cpu: str) ->
         assert [spill for loop in multiplying for spill in loop.spills] == [], case
 
 
+@pytest.mark.parametrize("cpu", ["alderlake", "znver4", "neoverse-v2"])
+def test_the_loop_of_a_depthwise_kernel_stores_nothing_beside_its_output(cpu: str) -> None:
+    platform, instruction = MACHINES[cpu]
+    machine = CpuTarget.of({"kind": "llvm", "mcpu": cpu, "mtriple": f"{platform}-linux-gnu"}, threads=1)
+    case = Case(96, 96, (28, 28), depthwise=True, epilogue=("bias", "relu6"))
+    loops = innermost_loops(assembly(build_kernel(case.address(), machine).code, machine))
+    multiplying = [loop for loop in loops if any(instruction in line for line in loop.instructions)]
+    along_a_row = min(multiplying, key=lambda loop: len(loop.instructions))
+    assert sum(instruction in line for line in along_a_row.instructions) in (12, 24)  # of one row of pixels, or of two
+    assert along_a_row.stored == ()
+
+
 def test_one_product_left_out_is_seen() -> None:
     case = Case(70, 16, (6, 6))
     numbers = random_numbers(case)

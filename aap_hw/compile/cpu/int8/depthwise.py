@@ -19,7 +19,7 @@ from aap_hw.compile.code.quantized import Number, unclipped
 from aap_hw.compile.cpu.depthwise import repeated
 from aap_hw.compile.cpu.dots import widened
 from aap_hw.compile.cpu.emit import lane_loop, loop, registers, store, vector
-from aap_hw.compile.cpu.int8.depthwise_plan import TOGETHER, Plan, weights_of_vector
+from aap_hw.compile.cpu.int8.depthwise_plan import Plan, weights_of_vector
 from aap_hw.compile.cpu.int8.epilogue import in_steps, quantized_kernel, real
 from aap_hw.compile.cpu.isa import GROUP, Bounds, to_bytes
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
@@ -79,7 +79,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     given, plan = ConvolutionShape.of(key), Plan.of(address, target)
     shape, block, deep, rows, down = plan.shape, plan.block, plan.deep, plan.rows, plan.down
     (height, width), kw, (sh, sw), (top, left) = shape.size, shape.kernel[1], shape.stride, shape.padding
-    dw = shape.columns.dilation
+    dw, together = shape.columns.dilation, plan.together
     pitch, is_plain = max(channels, GROUP), {*unclipped(key)} <= {"bias"}
     packed, order, lanes, size = packing(address, target), plan.order, block.lanes, weights_of_vector(plan)
 
@@ -238,33 +238,44 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
 
             waiting: Held = {}
             summed(0, range(plan.overlap), waiting, built(0, range(plan.overlap)))
-            inner, ahead = plan.inner, max((shape.columns.reach - 1) // sw, TOGETHER)
-            turns = (len(inner) - ahead) // TOGETHER
+            inner, ahead = plan.inner, max((shape.columns.reach - 1) // sw, together)
+            turns = (len(inner) - ahead) // together
             if turns < 3:
                 pixels(0, shape.out_width, waiting, {})
                 return
+            if not plan.looks_ahead:
+                group = [column for p in range(together) for column in columns_of(p)]
+                waiting = pixels(0, inner.start, waiting, {})
+                several = _Kept(waiting, lanes)
+                with T.serial(0, turns) as turn:
+                    x, waiting = T.bind(inner.start + turn * together), several.read()
+                    finish(summed(x, group, waiting, built(x, group)), x)
+                    several.write(later(waiting, together, by_column=plan.is_gathered))
+                after = inner.start + turns * together
+                pixels(after, shape.out_width - after, several.read(), {})
+                return
             # Each turn builds the columns of the next and finishes the pixels of the one before, as processors do not
             # look far enough ahead.
-            group = [column for p in range(TOGETHER) for column in columns_of(p)]
-            next_group = [column + TOGETHER * sw for column in group]
+            group = [column for p in range(together) for column in columns_of(p)]
+            next_group = [column + together * sw for column in group]
             first = inner.start
             waiting = pixels(0, first, waiting, {})
             done = summed(first, group, waiting, built(first, group))
-            fresh = later(built(first, next_group), TOGETHER, by_column=True)
-            waiting = later(waiting, TOGETHER, by_column=plan.is_gathered)
+            fresh = later(built(first, next_group), together, by_column=True)
+            waiting = later(waiting, together, by_column=plan.is_gathered)
             kept = [_Kept(held, lanes) for held in (waiting, fresh, dict(done))]
             with T.serial(0, turns - 1) as turn:
-                x = T.bind(first + (turn + 1) * TOGETHER)
+                x = T.bind(first + (turn + 1) * together)
                 waiting, fresh, ready = (each.read() for each in kept)
                 done = summed(x, group, waiting, fresh)
-                finish(ready.items(), x - TOGETHER)
-                fresh = later(built(x, next_group), TOGETHER, by_column=True)
-                waiting = later(waiting, TOGETHER, by_column=plan.is_gathered)
+                finish(ready.items(), x - together)
+                fresh = later(built(x, next_group), together, by_column=True)
+                waiting = later(waiting, together, by_column=plan.is_gathered)
                 for each, held in zip(kept, (waiting, fresh, dict(done)), strict=True):
                     each.write(held)
             waiting, fresh, ready = (each.read() for each in kept)
-            after = first + turns * TOGETHER
-            finish(ready.items(), after - TOGETHER)
+            after = first + turns * together
+            finish(ready.items(), after - together)
             pixels(after, shape.out_width - after, waiting, fresh)
 
         with loop(shape.batch * down.count, target) as line:

@@ -22,8 +22,6 @@ from aap_hw.compile.families.windows import Axis
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
-TOGETHER = 1
-"""Pixels of a turn of the loop along a row."""
 MOST_ROWS = 2
 """Rows of a tile at most."""
 MOST_KINDS = 8
@@ -40,6 +38,7 @@ class Plan:
     ----------
     shape : its sizes.
     is_padded : the image is copied, with the zero point around it. ``shape`` is that of the copy.
+    looks_ahead : turns of the loop along a row do parts of the turns before and behind; there are registers for that.
     """
 
     shape: ConvolutionShape
@@ -48,6 +47,7 @@ class Plan:
     block: Block
     dot: DotProduct
     rows: Rows
+    looks_ahead: bool = True
 
     @classmethod
     def of(cls, address: Address, target: CpuTarget) -> Plan:
@@ -60,10 +60,13 @@ class Plan:
         block = Block.of(min(sizes, key=lambda size: Steps(read, size).count * (size + OVERHEAD)), lanes)
         # With gaps between the rows that a window reads, the rows of two windows lie between each other.
         count = min(MOST_ROWS, shape.out_height) if shape.rows.dilation == 1 else 1
+        dot = dot_product(block.lanes, target)
+        if target.registers < 32 and dot.add_halves is None:
+            count = 1  # with which nothing is spilled
         # And of windows with more than four rows the registers hold one row's sums.
         several = [Rows(shape.rows, rows) for rows in range(count, 1, -1)]
         rows = next((rows for rows in several if rows.quads == 1), Rows(shape.rows, 1))
-        plan = cls(shape, False, channels, block, dot_product(block.lanes, target), rows)
+        plan = cls(shape, False, channels, block, dot, rows, bool(lanes))
         is_copied = shape.planar and address.width_in == channels
         return plan._padded() if is_copied or len(plan.kinds) > MOST_KINDS else plan
 
@@ -164,6 +167,11 @@ class Plan:
         windows = range(self.shape.out_width)
         found = [x for x in windows if all(self.reached(x))]
         return range(found[0], found[-1] + 1) if found else range(0)
+
+    @property
+    def together(self) -> int:
+        """Pixels of a turn of that loop."""
+        return 3 if self.in_halves else 1
 
     @property
     def is_gathered(self) -> bool:
