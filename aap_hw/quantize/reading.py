@@ -24,6 +24,8 @@ from aap_hw.quantize.quantizer import name_of
 
 # What is subtracted from the numbers of a type, to store them as uint8, and the numbers that must be in use.
 _AS_UINT8 = {torch.uint8: (0, (0, 255)), torch.int8: (-128, (-128, 127))}
+# What a value is copied by, as PyTorch names the results; these must stay as they are when it is exported again.
+_COPY = "leaky_relu"
 # The smallest number of weights that are symmetric about 0, or of those that use all numbers there are.
 _LOWEST_WEIGHTS = (-LARGEST_WEIGHT, -LARGEST_WEIGHT - 1)
 
@@ -69,6 +71,7 @@ class _Reading:
         self.values: dict[str, Scale] = {}
         self.weights: dict[str, np.ndarray] = {}
         self.lowest: dict[str, int] = {}
+        self._copies: dict[Node, Node] = {}
 
     def take_out(self, back: Node) -> None:
         """Let the readers of a rounded value read the value itself."""
@@ -92,12 +95,32 @@ class _Reading:
         if (lowest, highest) != numbers or operator_of(back) != "dequantize_per_tensor":
             raise UserError(f"the value {value.name} is not quantised to all numbers of 8 bits with one scale")
         found = Scale(scale[0], zero_point[0] - shift)
+        is_read = any(not operator_of(user).startswith("quantize") for user in value.users)
+        if value in self._copies or (name_of(value) not in self.values and is_read):
+            value = self._copied(back, value)
         name = name_of(value)
-        if name not in self.values and any(not operator_of(user).startswith("quantize") for user in value.users):
-            raise UserError(f"the value {name} is read both as it is and quantised, which no int8 kernel makes")
         if self.values.setdefault(name, found) != found:
             raise UserError(f"the value {name} is quantised in two ways, and a kernel makes only one")
         back.replace_all_uses_with(value)
+
+    def _copied(self, back: Node, value: Node) -> Node:
+        """A copy of a value that others read as it is: only the copy is stored in bytes.
+
+        It is one by an operator that leaves all numbers as they are, and that no compiler leaves out.
+        """
+        nodes = self.floating.graph.nodes
+        if value not in self._copies:
+            if any(node.name.startswith(_COPY) and node not in self._copies.values() for node in nodes):
+                raise UserError(
+                    f"the value {name_of(value)} is read both as it is and quantised, which no int8 kernel makes in a "
+                    f"network that has {_COPY}, too"
+                )
+            with self.floating.graph.inserting_before(back):
+                copy_of = torch.ops.aten.leaky_relu.default
+                copied = self.floating.graph.create_node("call_function", copy_of, (value, 1.0), name=_COPY)
+            copied.meta.update(value.meta)
+            self._copies[value] = copied
+        return self._copies[value]
 
     def _take_weight(self, back: Node, value: Node, is_rounded: bool) -> None:
         scales, zero_points, axis, lowest, highest, _ = self._rounding(back)

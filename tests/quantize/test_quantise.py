@@ -122,13 +122,23 @@ def test_a_saved_program_with_weights_in_int8_says_the_same(
     assert torch.equal(Rounding(floating, quantisation).run(images[1]), reference(images[1]))
 
 
-def test_one_value_in_two_types_is_refused(reference: GraphModule) -> None:
+def test_a_value_that_is_also_read_as_it_is_is_rounded_for_the_others(
+    reference: GraphModule, images: list[Tensor]
+) -> None:
     changed = GraphModule(reference, copy.deepcopy(reference.graph))
     relu = next(node for node in changed.graph.nodes if node.name == "relu")
     output = next(node for node in changed.graph.nodes if node.op == "output")
-    output.args = ((*output.args[0], relu),)
-    with pytest.raises(UserError, match="the value relu is read both as it is and quantised"):
-        read_quantised(changed)
+    with changed.graph.inserting_before(output):
+        total = changed.graph.call_function(torch.ops.aten.sum.default, (relu,))
+        output.args = ((changed.graph.call_function(torch.ops.aten.add.Tensor, (output.args[0][0], total)),),)
+    changed.recompile()
+    floating, quantisation = read_quantised(changed)
+    assert "relu" not in quantisation.values
+    assert torch.equal(Rounding(floating, quantisation).run(images[1]), changed(images[1]))
+    assert not torch.equal(changed(images[1]), reference(images[1]))
+    network = partition(ChannelGraph.trace(floating, (images[0],)), INT8, quantisation)
+    made = {kernel.name: kernel.key.types.made for kernel in network.kernels}
+    assert (made["relu"], made["leaky_relu_quantised"]) == ("float32", "uint8")
 
 
 def test_no_images_are_refused(model: nn.Module) -> None:
