@@ -232,3 +232,30 @@ def test_kernels_in_float16_are_valid_code_for_a_gpu() -> None:
         source = cuda_source(tvm.compile(module, target=machine.tvm))
     assert "half* __restrict__" in source
     assert len(kernels_of(compile_cubin(source, machine.arch))) == len(addresses)
+
+
+@needs_bfloat16
+def test_light_kernels_round_once_what_those_of_float32_make() -> None:
+    window = {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}
+    keys = [
+        KernelKey.make("affine", (6, 9), 2, epilogue=("relu",)),
+        KernelKey.make("concat", (6, 9), 2, parts=2, epilogue=("affine", "silu")),
+        KernelKey.make("pad", (6, 9), 2, padding=(1, 2), padding_end=(3, 0), value=0.5),
+        KernelKey.make("layer_norm", (6, 9), 2, affine="1", eps=1e-5),
+        KernelKey.make("softmax", (), 2),
+        KernelKey.make("conv_transpose2d", (6, 9), 1, epilogue=("bias", "relu"), dilation=(1, 1), **window),
+        KernelKey.make("avg_pool2d", (6, 9), 2, **window),
+    ]
+    names = "float32", BFLOAT16
+    functions = [build_kernel(Address(key.at_precision(name), (18, 18)), OWN) for key in keys for name in names]
+    kernels = compiled(functions)
+    for i, key in enumerate(keys):
+        random, made = np.random.default_rng(i), list[np.ndarray]()
+        arrays = [rounded(random.uniform(0, 1, a.shape), BFLOAT16) for a in functions[2 * i].arguments]
+        for function, kernel in zip(functions[2 * i : 2 * i + 2], kernels[2 * i : 2 * i + 2], strict=True):
+            output = tvm.runtime.empty(function.output_shape, function.output_type)
+            types = [argument.type for argument in function.arguments]
+            kernel(*[tvm.runtime.tensor(a.astype(type_)) for a, type_ in zip(arrays, types, strict=True)], output)
+            made.append(output.numpy().astype("float64"))
+        exact, once = made
+        assert (once == rounded(exact, BFLOAT16)).all(), key
