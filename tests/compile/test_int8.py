@@ -98,6 +98,8 @@ def test_kernels_of_odd_widths_equal_an_integer_reference(name: str) -> None:
         some += [Case(width, 33, (4, 5), (1, 1), padding=(0, 0), epilogue=("bias", "add", "relu"))]
         some += [Case(width, width, (5, 9), depthwise=True, epilogue=("bias", "relu6"), batch=2)]
     some += [Case(7, width, (4, 5), epilogue=("bias", "relu")) for width in ODD_WIDTHS]
+    # All windows lie above or below the image, all in one tile.
+    some += [Case(43, 86, (1, 11), (1, 1), (2, 2), (1, 0), depthwise=True, epilogue=("bias",))]
     some += [Case(20, 97, (4, 5), (1, 1), padding=(0, 0), epilogue=("bias", name)) for name in ("silu", "sigmoid")]
     assert wrong_kernels(some, on(name)) == []
 

@@ -151,7 +151,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
             lines, made_at = {}, []
             for place in range(rows.last + 1):
                 row = y * sh - top + place * shape.rows.dilation
-                if len(plan.kinds) > 1:
+                if plan.reads_outside:
                     row = T.max(T.min(row, height - 1), 0)
                 lines[place] = T.bind(((n * height + row) * width - left) * pitch + c)
             for row in range(rows.count):

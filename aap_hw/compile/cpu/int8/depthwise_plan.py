@@ -97,6 +97,13 @@ class Plan:
         reached = [self._reached(i) for i in range(self.down.count)]
         return [i for i, taps in enumerate(reached) if i == 0 or taps != reached[i - 1]]
 
+    @property
+    def reads_outside(self) -> bool:
+        """Whether some tile has rows above or below the image."""
+        axis = self.shape.rows
+        end = self.down.start(self.down.count - 1) * axis.stride - axis.padding + self.rows.last * axis.dilation
+        return axis.padding > 0 or end >= axis.size
+
     def kind(self, i: Any) -> Any:
         """Which kind the i-th of them is."""
         return sum((T.Cast("int32", i >= first) for first in self.kinds[1:]), T.int32(0))
