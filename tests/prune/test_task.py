@@ -9,6 +9,7 @@ import pytest
 
 from aap_hw.attention import ALTERNATIVES, SCALES
 from aap_hw.cli.prune import command
+from aap_hw.compile.keys.precision import NETWORK_PRECISIONS
 from aap_hw.errors import UserError
 from aap_hw.policy import SCHEDULES
 from aap_hw.prune import defaults
@@ -63,6 +64,7 @@ def test_command_offers_every_word_and_no_other() -> None:
         "allocator": defaults.ALLOCATORS,
         "attention_cuts": defaults.ATTENTION_CUTS,
         "threshold_weights": defaults.THRESHOLD_WEIGHTS,
+        "precision": NETWORK_PRECISIONS,
     }
     for name, words in offered.items():
         for word in words:
