@@ -476,7 +476,7 @@ def deploy_model(
 
     description = load_profile(device).reached_by(connect)
     origin, samples, folder = _to_deploy(
-        model, input_shape, example, weights, classes, data, precision, out, description.name
+        model, input_shape, example, weights, classes, data, precision, pixels, out, description.name
     )
     with closing(Boards(description, on_notice or _ignored, PATIENCE_S)) as boards:
         return deploy_origin(origin, boards, samples, folder, precision, pixels=pixels)
@@ -508,7 +508,7 @@ def bundle_model(
 
     profile = load_profile(device)
     origin, samples, folder = _to_deploy(
-        model, input_shape, example, weights, classes, data, precision, out, profile.name
+        model, input_shape, example, weights, classes, data, precision, pixels, out, profile.name
     )
     return bundle_model_unseen(origin, profile, samples, folder, precision, pixels=pixels)
 
@@ -521,6 +521,7 @@ def _to_deploy(
     classes: int | None,
     data: str | ImageSource | None,
     precision: str | None,
+    pixels: bool,
     out: StrPath | None,
     device: str,
 ) -> tuple[Origin, Samples, Path]:
@@ -531,6 +532,8 @@ def _to_deploy(
     origin = origin_of(model, input_shape, example, weights, classes, source, may_be_quantised=True)
     if precision == "int8" and source is None and example is None and not origin.is_quantised:
         raise UserError(NO_SAMPLES)
+    if pixels and source is None:
+        raise UserError("with --pixels the network normalises its image as those of --data are; give --data")
     samples = samples_for(origin, source, example)
     return origin, samples, Path(f"bundle-{origin.short}-{device}") if out is None else Path(out)
 

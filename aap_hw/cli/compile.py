@@ -20,15 +20,14 @@ from aap_hw.cli.options import (
 )
 from aap_hw.cli.output import tell
 from aap_hw.cli.streams import results_alone
-from aap_hw.compile.keys.precision import FP32, INT8, NetworkPrecision
+from aap_hw.compile.keys.precision import INT8, NetworkPrecision
 from aap_hw.errors import UserError
+from aap_hw.prune.defaults import CALIBRATION_IMAGES
 
 if TYPE_CHECKING:
     from aap_hw.graph.program.inputs import Inputs
     from aap_hw.models.origin import Origin
     from aap_hw.train.sources import ImageSource
-
-DEFAULT_IMAGES = 128
 
 
 @click.command(
@@ -45,7 +44,8 @@ DEFAULT_IMAGES = 128
 @click.option(
     "--calibration-images",
     type=click.IntRange(min=1),
-    help=f"Images, or other samples, that the ranges of values are measured on for int8; default: {DEFAULT_IMAGES}.",
+    help="Images, or other samples, that the ranges of values are measured on for int8; default: "
+    f"{CALIBRATION_IMAGES}.",
 )
 @click.option("--out", metavar="FILE", help="Keep the library; default: only show that it compiles.")
 @results_alone
@@ -75,6 +75,7 @@ def command(
     from aap_hw.device import load_profile
     from aap_hw.device.connection import target_of
     from aap_hw.files import require_writable_file
+    from aap_hw.lut.table import in_precision
     from aap_hw.prune.shown import samples_for
 
     origin = origin_of(model_name, inputs, example, weights, classes, source, may_be_quantised=True)
@@ -92,13 +93,12 @@ def command(
     target = target_of(profile)
     require_precision(precision, target, profile.name)
     command_of(target.host)  # told before the work
-    chosen = "" if precision == FP32 else f" in {precision}"
-    tell(f"compiling {origin.model} at {origin.inputs.text} for {profile.name}{chosen}")
+    tell(f"compiling {origin.model} at {origin.inputs.text} for {profile.name}{in_precision(precision)}")
     samples = samples_for(origin, source, example) if is_int8 and not origin.is_quantised else None
     module, start = origin.build(), time.monotonic()
     calibration = None
     if samples is not None:
-        calibration = calibration_of(samples, origin.inputs, calibration_images or DEFAULT_IMAGES)
+        calibration = calibration_of(samples, origin.inputs, calibration_images or CALIBRATION_IMAGES)
     result = compile_unseen(module, origin.inputs, target, library, calibration, precision)
     seconds = time.monotonic() - start
     size = f"{result.library_bytes / 1e6:.1f} MB"

@@ -25,18 +25,20 @@ from aap_hw.errors import UserError
 from aap_hw.files import require_writable_folder
 from aap_hw.graph.program.calling import input_names
 from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
+from aap_hw.lut.table import in_precision
 from aap_hw.models.origin import Origin
 from aap_hw.models.weights import WeightsFile
 from aap_hw.policy import LATENCY
+from aap_hw.prune.defaults import CALIBRATION_IMAGES
 from aap_hw.prune.run import PrunedNetwork, RunFolder
+from aap_hw.train.arrays import MadeSamples
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.samples import Samples
 
 # Checking stops at about this many pixels, or other positions: all embedded test images at 32 x 32, a few dozen at
 # 224 x 224.
 CHECKED_PIXELS = 2_200_000
-# Training samples that ranges of values are measured on for int8, where a run has none of its own.
-CALIBRATION_IMAGES = 128
+DEPLOYED_PRECISIONS = (FP32, INT8)
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class Job:
         require_writable_folder(folder)
         module, inputs = origin.build(), origin.inputs
         form = form_of(module, inputs.names)
-        precision = precision or form.precision
+        precision = _supported(precision or form.precision)
         if form.quantisation is not None and precision != form.precision:
             raise UserError(f"{origin.model} is quantised in {form.precision} already; leave --precision out")
         if precision != form.precision:
@@ -185,17 +187,36 @@ class Job:
 def form_of_run(network: PrunedNetwork, data: Samples, precision: str | None, *, is_retrained: bool = False) -> Form:
     """A run's network in a precision, by default the one that it was pruned for, with its scales if it has any.
 
-    If other code trained its weights since, the ranges of values are measured anew.
+    If other code trained its weights since, or its scales are of made-up samples, ranges of values are measured anew.
+
+    Raises
+    ------
+    UserError : there is no such precision here, or it is int8 and there are no samples to measure ranges on.
     """
-    names = network.origin.inputs.names
-    form, of_run = form_of(network.module, names), network.record.get("precision", FP32)
-    if (precision or of_run) == form.precision:
+    names, record = network.origin.inputs.names, network.record
+    form, of_run = form_of(network.module, names), record.get("precision", FP32)
+    if _supported(precision or of_run) == form.precision:
         return form
+    if isinstance(data, MadeSamples):
+        raise UserError(
+            "the run has no samples of what the network will see, on which int8 measures the ranges of values; "
+            "give --data"
+        )
     if of_run == INT8:
         from aap_hw.prune.quantised import quantised_of
 
-        return form_of(quantised_of(network, data, trained=is_retrained), ())
+        return form_of(quantised_of(network, data, anew=is_retrained or record.get("made_up_inputs", False)), ())
     return in_int8(network.module, names, calibration_of(data, network.origin.inputs, CALIBRATION_IMAGES))
+
+
+def _supported(precision: str) -> str:
+    """The precision, if networks can be deployed in it; else raises UserError."""
+    if precision not in DEPLOYED_PRECISIONS:
+        raise UserError(
+            f"a network{in_precision(precision)} cannot be deployed or exported; give --precision "
+            f"{' or '.join(DEPLOYED_PRECISIONS)}"
+        )
+    return precision
 
 
 def _unpruned(network: PrunedNetwork, data: Samples, form: Form) -> Form:

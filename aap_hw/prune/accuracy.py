@@ -28,7 +28,7 @@ from aap_hw.prune.steps import (
     OnEvent,
     Scores,
     State,
-    as_quantised,
+    as_computed,
     begun,
     check_classes,
     check_drop,
@@ -147,7 +147,7 @@ def prune_within(
         )
     state, last = best
     record = {"rounds": history, "budgets": {}, "max_accuracy_drop": drop, "score": settings.scored_by}
-    record |= as_quantised(task, settings, state)
+    record |= as_computed(task, settings, state)
     return finished(task, dense, state, known, accuracy_dense, last, record)
 
 

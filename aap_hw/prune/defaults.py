@@ -25,5 +25,7 @@ THRESHOLD_WEIGHTS: tuple[ThresholdWeights, ...] = get_args(ThresholdWeights)
 ROUNDS, MOST_ROUNDS = 3, 10
 # Percentage points of accuracy that int8 may cost the unpruned network; layers that cost more stay in float32.
 LARGEST_LOSS = 0.5
+# Training samples that ranges of values are measured on for int8, where a run has none of its own.
+CALIBRATION_IMAGES = 128
 # Of each round's training.
 EPOCHS, LEARNING_RATE = 4, 0.05

@@ -21,7 +21,7 @@ from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.prune.defaults import LARGEST_LOSS
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.run import PrunedNetwork
-from aap_hw.prune.shown import calibration_batches
+from aap_hw.prune.shown import batch_size, calibration_batches
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.evaluation import evaluate
 from aap_hw.train.samples import Samples
@@ -85,7 +85,7 @@ def accuracy_in_int8(task: Task, module: nn.Module, form: Int8Form) -> float:
     from aap_hw.quantize.form import Program, rounded
 
     inputs = task.origin.inputs
-    size = _batch_size(inputs)
+    size = batch_size(inputs)
     try:
         program = rounded(*form.of(module, inputs, size))
     except UserError:  # for several samples it has another program
@@ -94,10 +94,10 @@ def accuracy_in_int8(task: Task, module: nn.Module, form: Int8Form) -> float:
     return evaluate(Program(program, inputs.names, size), task.data, inputs, batch_size=4 * size)
 
 
-def quantised_of(network: PrunedNetwork, data: Samples, *, trained: bool = False) -> GraphModule:
+def quantised_of(network: PrunedNetwork, data: Samples, *, anew: bool = False) -> GraphModule:
     """The reference of a run's network in int8, for one sample.
 
-    If other code has ``trained`` its weights since, its values are calibrated anew.
+    Its scales are those of the run, or are measured ``anew`` on the samples.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def quantised_of(network: PrunedNetwork, data: Samples, *, trained: bool = False
 
     inputs, record = network.origin.inputs, network.record
     form = Int8Form.from_json(record["quantisation"])
-    if trained:
+    if anew:
         form = _calibrated(network.module, inputs, data, record["calibration_images"], form.floats)
     return rounded(*form.of(network.module, inputs))
 
@@ -122,7 +122,3 @@ def _shown(data: Samples, inputs: Inputs, count: int) -> list[tuple[Tensors, Ten
     """Calibration samples and their labels, in batches of one size."""
     batches = list(calibration_batches(data, inputs, count))
     return [batch for batch in batches if len(batch[1]) == len(batches[0][1])]
-
-
-def _batch_size(inputs: Inputs) -> int:
-    return max(1, min(64, (1 << 20) // inputs.positions))

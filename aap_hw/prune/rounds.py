@@ -25,7 +25,7 @@ from aap_hw.prune.steps import (
     Event,
     OnEvent,
     State,
-    as_quantised,
+    as_computed,
     begun,
     check_classes,
     check_drop,
@@ -139,5 +139,5 @@ def prune(
     _, state, last = best
     asked = {budget.resource.name: str(budget) for budget in budgets}
     record = {"rounds": history, "budgets": asked, "score": settings.scored_by, "max_accuracy_drop": max_drop}
-    record |= as_quantised(task, settings, state)
+    record |= as_computed(task, settings, state)
     return finished(task, dense, state, known, accuracy_dense, last, record)

@@ -44,6 +44,11 @@ def samples_for(origin: Origin, source: ImageSource | None, example: str | None 
     return MadeSamples(origin.inputs, ceilings(origin))
 
 
+def batch_size(inputs: Inputs) -> int:
+    """Samples at a time that make a moderate number of pixels."""
+    return max(1, min(64, (1 << 20) // inputs.positions))
+
+
 def calibration_batches(
     data: Samples, inputs: Inputs, count: int, *, distributed: bool = False
 ) -> Iterator[tuple[Tensors, torch.Tensor]]:
@@ -58,7 +63,7 @@ def calibration_batches(
     chosen = data.spread("train", count)
     if distributed:
         chosen = chosen[ranks.share_of(len(chosen))]
-    size, readable = max(1, min(64, (1 << 20) // inputs.positions)), False
+    size, readable = batch_size(inputs), False
     for start in range(0, len(chosen), size):
         stored, labels = data.stored("train", chosen[start : start + size])
         if len(labels):

@@ -372,12 +372,13 @@ def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: Pr
     }
 
 
-def as_quantised(task: Task, settings: PruneSettings, state: State) -> dict[str, Any]:
-    """What a run's record says of its network in int8; nothing if it is not."""
+def as_computed(task: Task, settings: PruneSettings, state: State) -> dict[str, Any]:
+    """What a run's record says of its network's precision, and of its form in int8; nothing of float32."""
+    record: dict[str, Any] = {} if settings.precision == FP32 else {"precision": settings.precision}
     if state.int8 is None:
-        return {}
-    count = settings.images_for(task.origin.inputs)
-    return {"precision": settings.precision, "quantisation": state.int8, "calibration_images": count}
+        return record
+    count, made_up = settings.images_for(task.origin.inputs), isinstance(task.data, MadeSamples)
+    return {**record, "quantisation": state.int8, "calibration_images": count, "made_up_inputs": made_up}
 
 
 def finished(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy import deploying, job
 from aap_hw.deploy.form import in_int8, taking_pixels
 from aap_hw.deploy.pixels import Preprocessing
-from aap_hw.errors import Fault
+from aap_hw.errors import Fault, UserError
 from aap_hw.graph.program.inputs import Inputs
+from aap_hw.train.arrays import MadeSamples
+from tests.prune.test_run import half_pruned
 from tests.quantize.saved import quantised_program
 from tests.synthetic import few_images, this_device
 
@@ -78,6 +81,7 @@ def test_a_quantised_program_is_deployed_as_it_is(aap_hw: Callable[..., Any], fo
     assert "checked on 40 samples: largest difference from PyTorch's quantised network" in done.out
     assert json.loads((folder / "bundle" / "manifest.json").read_text())["precision"] == "int8"
     for wrong, sentence in (
+        (("deploy", "--pixels"), "the network normalises its image as those of --data are; give --data"),
         (("deploy", "--precision", "fp32"), "q.pt2 is quantised in int8 already; leave --precision out"),
         (("profile",), "q.pt2 is quantised already, and can only be compiled and deployed as it is; to prune it, give"),
     ):
@@ -88,8 +92,6 @@ def test_a_quantised_program_is_deployed_as_it_is(aap_hw: Callable[..., Any], fo
 
 def test_a_network_with_other_scales_is_a_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a scale cuts off large values."""
-    from dataclasses import replace
-
     from aap_hw.models.origin import Origin
 
     def with_other_scales(*given: Any) -> Any:
@@ -104,6 +106,18 @@ def test_a_network_with_other_scales_is_a_fault(folder: Path, monkeypatch: pytes
     with pytest.raises(Fault, match="the compiled network differs from PyTorch by"):
         deploying.deploy_model(origin, this_device(), few_images(), folder / "bundle", "int8")
     assert not (folder / "bundle").exists()
+
+
+def test_no_run_is_deployed_in_another_precision_than_it_says_or_by_scales_of_made_up_samples() -> None:
+    network = half_pruned()
+    in_half = replace(network, record={**network.record, "precision": "half"})
+    for wrong, asked, named in ((in_half, None, "half"), (network, "half", "half"), (network, "int9", "int9")):
+        sentence = f"a network in {named}.*cannot be deployed or exported; give --precision fp32 or int8"
+        with pytest.raises(UserError, match=sentence):
+            job.form_of_run(wrong, few_images(), asked)
+    assert job.form_of_run(in_half, few_images(), "fp32").precision == "fp32"
+    with pytest.raises(UserError, match=r"the run has no samples of what the network will see.*; give --data"):
+        job.form_of_run(network, MadeSamples(network.origin.inputs), "int8")
 
 
 def test_pixels_are_what_the_float_image_is_of() -> None:

@@ -18,12 +18,12 @@ from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.enumeration import group_candidates, points_of
-from aap_hw.lut.table import LatencyPoint, LatencyTable
+from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 from aap_hw.models.origin import Origin
 from aap_hw.prune.job import EMBEDDED, Job, Limit, resume, start
 from aap_hw.prune.quantised import quantised_of
 from aap_hw.prune.run import RunFolder
-from aap_hw.prune.steps import Event
+from aap_hw.prune.steps import Event, State, as_computed
 from aap_hw.prune.task import PruneSettings
 from aap_hw.quantize import read_quantised, sensitivity
 from aap_hw.report.writing import write_report
@@ -154,10 +154,13 @@ def test_a_layer_that_loses_too_much_stays_in_float32_in_plan_and_network(
 ) -> None:
     chosen = sensitivity.FloatLayers(("3",), 0.1, 2.0, {"3": 0.5, "0": 0.1})
     monkeypatch.setattr(sensitivity, "float_layers", lambda *_: chosen)
-    done = start(replace(job(origin, rounds=1, qat=False), data=None), latencies, tmp_path / "run")
+    whole = partition(ChannelGraph.trace(origin.build(), INPUTS.zeros()), INT8).dense
+    table = replace(latencies, validation=[Validation(origin.model, INPUTS, "dense", whole, 100.0, 100.0, INT8)])
+    done = start(replace(job(origin, rounds=1, qat=False), data=None), table, tmp_path / "run")
     assert done.summary["float_layers"]["names"] == ["3"]
     kernels = [row["key"] for row in _plan_rows(tmp_path / "run")]
     assert sum("int8" not in key for key in kernels) == 1
+    assert not done.summary["dense_is_measured"], "the table's whole network has no layer in float32"
     _, scales = read_quantised(quantised_of(done.network, images()))
     assert set(scales.weights) == {"0.weight", "6.weight", "10.weight"}
     assert done.summary["accuracy_pruned"] is None
@@ -167,6 +170,13 @@ def _plan_rows(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     (found,) = (line["value"]["plan"]["kernels"] for line in lines if line["name"] == "round/1/plan")
     return list(found)
+
+
+def test_the_record_of_a_run_names_its_precision() -> None:
+    nothing: Any = None
+    state = State(nothing, nothing, nothing)
+    assert as_computed(nothing, PruneSettings(precision="half"), state) == {"precision": "half"}
+    assert as_computed(nothing, PruneSettings(), state) == {}
 
 
 def test_roundings_in_training_are_only_for_int8() -> None:
