@@ -35,7 +35,7 @@ class Sway:
     @classmethod
     def of(cls, moved: np.ndarray, expected: np.ndarray) -> Sway:
         """By the outputs for some samples."""
-        apart = np.abs(moved - expected)
+        apart = np.abs(moved.astype(np.float32) - expected)
         return cls(float(apart.max()), float(apart.mean()))
 
 
@@ -117,7 +117,8 @@ class Reference:
         if not _apart(output, expected) <= self._allowed(name):  # not so for NaN
             return False
         rounding = TOLERANCE * max(1.0, float(np.abs(expected).max()))
-        return sway is None or float(np.abs(output - expected).mean()) <= max(rounding, SWAYS * sway.mean)
+        mean = float(np.abs(output.astype(np.float32) - expected).mean())
+        return sway is None or mean <= max(rounding, SWAYS * sway.mean)
 
     def equal(self, outputs: Sequence[np.ndarray]) -> int:
         """For how many samples all outputs are PyTorch's, but for the rounding of float32."""

@@ -8,6 +8,8 @@ have a scale for each channel.
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -95,6 +97,9 @@ class _Reading:
         if (lowest, highest) != numbers or operator_of(back) != "dequantize_per_tensor":
             raise UserError(f"the value {value.name} is not quantised to all numbers of 8 bits with one scale")
         found = Scale(scale[0], zero_point[0] - shift)
+        _require_scales(value.name, scale)
+        if not 0 <= found.zero_point <= 255:
+            raise UserError(f"the value {value.name} has a zero point that is no number of 8 bits: {zero_point[0]}")
         is_read = any(not operator_of(user).startswith("quantize") for user in value.users)
         if value in self._copies or (name_of(value) not in self.values and is_read):
             value = self._copied(back, value)
@@ -129,6 +134,7 @@ class _Reading:
             raise UserError(
                 f"the weights {name_of(value)} are not quantised symmetrically to -127 to 127 by output channel"
             )
+        _require_scales(name_of(value), scales)
         name = name_of(value)
         # What else reads them reads them as they are, which a copy keeps apart.
         if is_rounded and (name in self.weights or all(map(operator_of, value.users))):
@@ -164,6 +170,12 @@ class _Reading:
 
     def _tensor(self, node: Node) -> Tensor:
         return value_of(node, self.floating)
+
+
+def _require_scales(name: str, scales: Iterable[float]) -> None:
+    """Refuse scales that make no number of what is stored."""
+    if not all(0 < scale < math.inf for scale in scales):
+        raise UserError(f"{name} is quantised with a scale that is no positive number")
 
 
 def value_of(node: Node, module: GraphModule) -> Tensor:

@@ -36,6 +36,14 @@ def test_truth_values_are_compared_as_numbers() -> None:
         reference.compare([SCORES > 0.85], "it")
 
 
+def test_truth_values_of_a_network_in_int8_are_compared_as_numbers() -> None:
+    decided = SCORES > 0.35
+    reference = Reference((torch.zeros(2, 3, 4, 4),), {"logits": decided}, {"logits": Sway.of(decided, decided)})
+    assert reference.compare([decided], "it") == 0
+    with pytest.raises(UserError, match="it decides differently from PyTorch"):
+        reference.compare([~decided], "it")
+
+
 def test_classes_agree_only_where_the_network_scores_classes() -> None:
     alone = Reference((torch.zeros(2, 3, 4, 4),), {"logits": SCORES})
     assert alone.agreement([SCORES]) == 100.0

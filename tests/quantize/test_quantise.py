@@ -122,6 +122,19 @@ def test_a_saved_program_with_weights_in_int8_says_the_same(
     assert torch.equal(Rounding(floating, quantisation).run(images[1]), reference(images[1]))
 
 
+@pytest.mark.parametrize(
+    ("place", "wrong", "sentence"),
+    [(1, 0.0, "a scale that is no positive number"), (2, 300, "a zero point that is no number of 8 bits: 300")],
+)
+def test_scales_that_make_no_bytes_are_refused(reference: GraphModule, place: int, wrong: float, sentence: str) -> None:
+    changed = GraphModule(reference, copy.deepcopy(reference.graph))
+    for node in changed.graph.nodes:
+        if "quantize_per_tensor" in str(node.target):
+            node.update_arg(place, wrong)
+    with pytest.raises(UserError, match=sentence):
+        read_quantised(changed)
+
+
 def test_a_value_that_is_also_read_as_it_is_is_rounded_for_the_others(
     reference: GraphModule, images: list[Tensor]
 ) -> None:
