@@ -130,8 +130,8 @@ def test_what_a_virtual_machine_hides_of_its_cpu_is_not_used(tmp_path: Path, mon
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu sse2 avx avx2 fma\n")
     assert host_options(cpuinfo) == {"kind": "llvm", "mcpu": "znver4", "mattr": ["-avx512f"]}
-    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu sse2 avx avx2 fma avx512f avx512_vnni avx512_bf16\n")
+    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu sse2 avx avx2 fma avx512f avx512_vnni avx512_bf16 avx512vbmi\n")
     assert host_options(cpuinfo) == {"kind": "llvm", "mcpu": "znver4"}
-    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu sse2 avx avx2 fma avx512f avx512_vnni\n")
+    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu sse2 avx avx2 fma avx512f avx512_vnni avx512vbmi\n")
     assert host_options(cpuinfo) == {"kind": "llvm", "mcpu": "znver4", "mattr": ["-avx512bf16"]}
     assert host_options(tmp_path / "missing") == {"kind": "llvm", "mcpu": "znver4"}

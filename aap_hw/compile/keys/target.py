@@ -30,9 +30,9 @@ L2_BYTES = {
 USUAL_L2_BYTES = 512 << 10
 # What every GPU grants a block without being asked.
 SHARED_MEMORY = {"max_shared_memory_per_block": 48 << 10}
-VECTOR_FEATURES = ("avx", "avx2", "fma", "avx512f")
+VECTOR_FEATURES = ("avx", "avx2", "fma", "avxvnni", "avx512f")
 # Further ones of AVX-512: without that, none of these is there.
-DOT_PRODUCTS = ("avx512vnni", "avx512bf16")
+OF_AVX512 = ("avx512vnni", "avx512bf16", "avx512vbmi")
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def host_options(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
             return [f for f in features if codegen.llvm_cpu_has_features(f, target) and f not in present]
 
         hidden = hidden_of(VECTOR_FEATURES)
-        hidden += [] if "avx512f" in hidden else hidden_of(DOT_PRODUCTS)
+        hidden += [] if "avx512f" in hidden else hidden_of(OF_AVX512)
         if hidden:
             options["mattr"] = [f"-{feature}" for feature in hidden]
     return options
