@@ -59,9 +59,9 @@ class AwareProgram(Program):
     def give(self, model: nn.Module) -> None:
         """Let the model that the program was made of have what was learned."""
         learned = self.program.state_dict()
-        state = model.state_dict()
-        known = {name: learned[self._prefix + name] for name in state if self._prefix + name in learned}
-        model.load_state_dict({**state, **known})
+        known = {name: learned[self._prefix + name] for name in model.state_dict() if self._prefix + name in learned}
+        # Of a tensor with several names the program knows one. Its value under another one would be the old one.
+        model.load_state_dict(known, strict=False)
 
 
 def _name(node: Node) -> str:

@@ -167,3 +167,14 @@ def test_training_with_rounding_trains_the_network(model: nn.Module, batches: li
         found, expected = program(torch.cat([images, images[:1]])), module.eval()(torch.cat([images, images[:1]]))
     assert 0 < (found - expected).abs().max() < 0.3 * expected.abs().max()
     assert all(torch.equal(each, ranges[name]) for name, each in program.state_dict().items())
+
+
+def test_a_layer_with_two_names_is_given_what_was_learned() -> None:
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    model = nn.Sequential(layer, nn.ReLU(), layer).eval()
+    program, before = AwareProgram(model, INPUTS, 2), layer.weight.clone()
+    with torch.no_grad():
+        for each in program.parameters():
+            each += 1
+    program.give(model)
+    assert torch.equal(layer.weight, before + 1)
