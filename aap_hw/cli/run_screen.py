@@ -15,6 +15,7 @@ from rich.text import Text
 
 from aap_hw.cli.profile_screen import beside_bar, duration
 from aap_hw.cli.streams import results
+from aap_hw.compile.keys.precision import FP32, HALF
 from aap_hw.prune.words import (
     MADE_UP,
     amount_text,
@@ -166,7 +167,6 @@ class PruneScreen:
                     f"  epoch {figures['epoch']} of {figures['epochs']}: "
                     f"loss {figures['loss']:.4f}{_accuracy(figures)}, {figures['seconds']:.0f} s"
                 )
-
             case "quantised":
                 self._say(f"  in int8{_accuracy(figures)}; in float32 {figures['accuracy_float']:.2f} %")
             case "round" if not figures.get("accuracy_kept", True):
@@ -197,6 +197,7 @@ class PruneScreen:
         folder = shlex.quote(str(path))
         self._say(f"look at it: aap-hw report {folder}")
         where = "" if pruned.connect_to is None else f" --connect {shlex.quote(pruned.connect_to)}"
+        where += f" --precision {FP32}" if summary.get("precision") == HALF else ""  # which cannot be deployed
         self._say(f"next: aap-hw deploy {folder} --device {shlex.quote(pruned.device)}{where}")
 
     def _say(self, line: str) -> None:
