@@ -25,7 +25,6 @@ from aap_hw.errors import UserError
 from aap_hw.files import require_writable_folder
 from aap_hw.graph.program.calling import input_names
 from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
-from aap_hw.lut.table import in_precision
 from aap_hw.models.origin import Origin
 from aap_hw.models.weights import WeightsFile
 from aap_hw.policy import LATENCY
@@ -213,7 +212,7 @@ def _supported(precision: str) -> str:
     """The precision, if networks can be deployed in it; else raises UserError."""
     if precision not in DEPLOYED_PRECISIONS:
         raise UserError(
-            f"a network{in_precision(precision)} cannot be deployed or exported; give --precision "
+            f"a network in {precision} cannot be deployed or exported; give --precision "
             f"{' or '.join(DEPLOYED_PRECISIONS)}"
         )
     return precision
