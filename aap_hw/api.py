@@ -8,15 +8,15 @@ put right. What takes long tells how far it is through a callback.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aap_hw.compile.keys.precision import FP32, INT8, NETWORK_PRECISIONS, NetworkPrecision
-from aap_hw.errors import NOTHING_ASKED, UserError
+from aap_hw.errors import UserError
+from aap_hw.given import StrPath, budgets_of, origin_of, source_of, table_of, to_deploy
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.network import Network
@@ -31,14 +31,8 @@ if TYPE_CHECKING:
     from aap_hw.prune.proposal import Proposal
     from aap_hw.prune.steps import OnEvent
     from aap_hw.prune.task import PruneSettings
-    from aap_hw.train.samples import Samples
     from aap_hw.train.sources import ImageSource
 
-StrPath = str | os.PathLike[str]
-NO_SAMPLES = (
-    "int8 needs samples of what the network will see, on which it measures the ranges of values: give --data or "
-    "--example"
-)
 # What tells budgets of different resources apart in the name of a run's folder.
 _SUFFIX = {"latency": "", "parameters": "-params", "flops": "-flops", "memory": "-memory"}
 
@@ -218,8 +212,8 @@ def plan(
     from aap_hw.prune.task import PruneSettings, Task
     from aap_hw.train.arrays import MadeSamples
 
-    budgets = _budgets(budget, max_params, max_flops, max_memory)
-    table, source = _table(lut), _source(data)
+    budgets = budgets_of(budget, max_params, max_flops, max_memory)
+    table, source = table_of(lut), source_of(data)
     origin = origin_of(model, input_shape, example, weights, classes, source)
     # As `prune` does, which trains on the images of a source.
     task = Task(origin, table, samples_for(origin, source, example), source is not None, allow_emulated=allow_emulated)
@@ -301,8 +295,8 @@ def prune(
     from aap_hw.prune.job import Job, Limit, start
     from aap_hw.prune.task import PruneSettings
 
-    budgets = _budgets(budget, max_params, max_flops, max_memory, needed=max_accuracy_drop is None)
-    table, source = _table(lut), _source(data)
+    budgets = budgets_of(budget, max_params, max_flops, max_memory, needed=max_accuracy_drop is None)
+    table, source = table_of(lut), source_of(data)
     if download and source is None:
         raise UserError("--download fetches the images of --data; say which")
     settings = settings or PruneSettings()
@@ -401,7 +395,7 @@ def deploy(
     from aap_hw.prune.run import RunFolder
 
     description = load_profile(device).reached_by(connect)
-    samples = samples_of(Path(run), _source(data))
+    samples = samples_of(Path(run), source_of(data))
     with closing(Boards(description, on_notice or _ignored, PATIENCE_S)) as boards:
         folder = None if out is None else Path(out)
         return deploy_run(RunFolder.at(run, weights), boards, samples, folder, precision, pixels=pixels)
@@ -430,7 +424,7 @@ def bundle(
     from aap_hw.prune.job import samples_of
     from aap_hw.prune.run import RunFolder
 
-    samples = samples_of(Path(run), _source(data))
+    samples = samples_of(Path(run), source_of(data))
     folder = None if out is None else Path(out)
     return bundle_unseen(RunFolder.at(run, weights), load_profile(device), samples, folder, precision, pixels=pixels)
 
@@ -475,7 +469,7 @@ def deploy_model(
     from aap_hw.device.boards import PATIENCE_S, Boards
 
     description = load_profile(device).reached_by(connect)
-    origin, samples, folder = _to_deploy(
+    origin, samples, folder = to_deploy(
         model, input_shape, example, weights, classes, data, precision, pixels, out, description.name
     )
     with closing(Boards(description, on_notice or _ignored, PATIENCE_S)) as boards:
@@ -507,35 +501,10 @@ def bundle_model(
     from aap_hw.device import load_profile
 
     profile = load_profile(device)
-    origin, samples, folder = _to_deploy(
+    origin, samples, folder = to_deploy(
         model, input_shape, example, weights, classes, data, precision, pixels, out, profile.name
     )
     return bundle_model_unseen(origin, profile, samples, folder, precision, pixels=pixels)
-
-
-def _to_deploy(
-    model: str,
-    input_shape: Given | None,
-    example: str | None,
-    weights: str | None,
-    classes: int | None,
-    data: str | ImageSource | None,
-    precision: str | None,
-    pixels: bool,
-    out: StrPath | None,
-    device: str,
-) -> tuple[Origin, Samples, Path]:
-    """A network, the samples to try it on, and the folder of its bundle."""
-    from aap_hw.prune.shown import samples_for
-
-    source = _source(data)
-    origin = origin_of(model, input_shape, example, weights, classes, source, may_be_quantised=True)
-    if precision == "int8" and source is None and example is None and not origin.is_quantised:
-        raise UserError(NO_SAMPLES)
-    if pixels and source is None:
-        raise UserError("with --pixels the network normalises its image as those of --data are; give --data")
-    samples = samples_for(origin, source, example)
-    return origin, samples, Path(f"bundle-{origin.short}-{device}") if out is None else Path(out)
 
 
 def report(*runs: StrPath, out: StrPath | None = None) -> Path:
@@ -552,73 +521,3 @@ def report(*runs: StrPath, out: StrPath | None = None) -> Path:
 
 def _ignored(_: object) -> None:
     """Nobody wants to know."""
-
-
-def _table(lut: StrPath | LatencyTable) -> LatencyTable:
-    from aap_hw.lut.finding import find_table
-    from aap_hw.lut.table import LatencyTable
-
-    return lut if isinstance(lut, LatencyTable) else find_table(os.fspath(lut))
-
-
-def _source(data: str | ImageSource | None) -> ImageSource | None:
-    from aap_hw.train.sources import ImageSource
-
-    return ImageSource(data) if isinstance(data, str) else data
-
-
-def _budgets(
-    latency: str | Budget | None,
-    parameters: str | Budget | None,
-    flops: str | Budget | None,
-    memory: str | Budget | None,
-    *,
-    needed: bool = True,
-) -> Sequence[Budget]:
-    from aap_hw.policy import RESOURCES, Budget
-
-    given: dict[str, object] = {"latency": latency, "parameters": parameters, "flops": flops, "memory": memory}
-    budgets: list[Budget] = []
-    for name, asked in given.items():
-        if asked is None:
-            continue
-        resource = RESOURCES[name]
-        budget = Budget.parse(asked, resource) if isinstance(asked, str) else asked
-        if isinstance(budget, Budget) and budget.resource == resource:
-            budgets.append(budget)
-            continue
-        wrong = f"given a budget of {budget.resource.name}" if isinstance(budget, Budget) else repr(asked)
-        raise UserError(
-            f"the budget of {name} is {wrong}; write it as text, for example {resource.examples[0]} or '55%'"
-        )
-    if needed and not budgets:
-        raise UserError(NOTHING_ASKED)
-    return budgets
-
-
-def origin_of(
-    model: object,
-    input_shape: Given | None,
-    example: str | None = None,
-    weights: str | None = None,
-    classes: int | None = None,
-    source: ImageSource | None = None,
-    *,
-    may_be_quantised: bool = False,
-) -> Origin:
-    """The network that is asked for; with the embedded images, what was trained on them is trained."""
-    from aap_hw.models import zoo
-    from aap_hw.models.origin import Origin
-    from aap_hw.models.weights import weights_of
-    from aap_hw.train.sources.example import inputs_given
-
-    if not isinstance(model, str):
-        raise UserError(
-            f"a network is given by a text, from which a run makes it again, and not by a {type(model).__name__}; "
-            "write a function that returns it and name that: 'FILE.py:FUNCTION' or 'PACKAGE.MODULE:FUNCTION'"
-        )
-    is_embedded = source is not None and source.text == "embedded"
-    if weights is None and is_embedded and model in zoo.names() and zoo.entry(model).embedded:
-        weights = "embedded"
-    inputs = inputs_given(input_shape, example)
-    return Origin.of(model, inputs, weights_of(weights), classes, may_be_quantised=may_be_quantised)

@@ -68,13 +68,13 @@ def command(
 
     For a GPU, which this machine need not have, the kernels' CUDA source is compiled to the GPU's machine code.
     """
-    from aap_hw.api import NO_SAMPLES, origin_of
     from aap_hw.compile.keys.target import half_precision_of, require_precision
     from aap_hw.compile.library.linking import command_of
     from aap_hw.deploy.compiling import calibration_of, compile_unseen
     from aap_hw.device import load_profile
     from aap_hw.device.connection import target_of
     from aap_hw.files import require_writable_file
+    from aap_hw.given import NO_SAMPLES, origin_of
     from aap_hw.lut.table import in_precision
     from aap_hw.prune.shown import samples_for
 

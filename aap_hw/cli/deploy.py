@@ -16,6 +16,7 @@ from aap_hw.cli.options import (
 )
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
+from aap_hw.compile.keys.precision import DEPLOYED_PRECISIONS
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 @data_options
 @click.option(
     "--precision",
-    type=click.Choice(("fp32", "int8")),
+    type=click.Choice(DEPLOYED_PRECISIONS),
     help="int8 quantises the network first, on training samples of the run's data, of --data or of --example, unless "
     "it is quantised already; default: as the run was pruned, or as the network is.",
 )

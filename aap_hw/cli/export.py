@@ -10,6 +10,7 @@ import click
 from aap_hw.cli.options import data_options, trained_option
 from aap_hw.cli.output import tell
 from aap_hw.cli.streams import results_alone
+from aap_hw.compile.keys.precision import DEPLOYED_PRECISIONS
 
 if TYPE_CHECKING:
     from aap_hw.train.sources import ImageSource
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--dynamic-batch", is_flag=True, help="Let the file take any number of samples at once, instead of one.")
 @click.option(
     "--precision",
-    type=click.Choice(("fp32", "int8")),
+    type=click.Choice(DEPLOYED_PRECISIONS),
     help="int8 quantises the network first, on training samples, and writes QuantizeLinear and DequantizeLinear around "
     "each operator; default: as the run was pruned.",
 )

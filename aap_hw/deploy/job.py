@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from aap_hw.compile.keys.precision import FP32, INT8
+from aap_hw.compile.keys.precision import DEPLOYED_PRECISIONS, FP32, INT8
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.compiling import calibration_of
@@ -37,7 +37,6 @@ from aap_hw.train.samples import Samples
 # Checking stops at about this many pixels, or other positions: all embedded test images at 32 x 32, a few dozen at
 # 224 x 224.
 CHECKED_PIXELS = 2_200_000
-DEPLOYED_PRECISIONS = (FP32, INT8)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.quantize.calibration import exported
-from aap_hw.quantize.form import Program, by_place
+from aap_hw.quantize.form import Program, by_place, prefix_by_place
 from aap_hw.quantize.pt2e import disable_observer, enable_observer, prepare_qat_pt2e
 from aap_hw.quantize.quantizer import LEARNT, KernelQuantizer, name_of
 
@@ -35,7 +35,7 @@ class AwareProgram(Program):
     def __init__(self, model: nn.Module, inputs: Inputs, size: int, floats: Collection[str] = ()) -> None:
         program = exported(by_place(model, inputs.names), inputs.zeros(size))
         settings = _settings(program)
-        prefix = "network." if any(inputs.names) else ""
+        prefix = prefix_by_place(inputs.names)
         quantizer = KernelQuantizer(inputs.zeros(size), {prefix + layer for layer in floats}, LEARNT)
         prepared = prepare_qat_pt2e(program, quantizer)
         _restore(prepared, settings)

@@ -111,9 +111,14 @@ def by_place(model: nn.Module, names: Names) -> nn.Module:
     return ByPlace(model, names) if any(names) else model
 
 
+def prefix_by_place(names: Names) -> str:
+    """What `by_place` puts before the names of a model's layers."""
+    return "network." if any(names) else ""
+
+
 def _inside(layers: Collection[str], names: Names) -> set[str]:
     """What layers of a model are called in the model as torchao takes it."""
-    return {f"network.{layer}" for layer in layers} if any(names) else set(layers)
+    return {prefix_by_place(names) + layer for layer in layers}
 
 
 def restricted(floating: GraphModule, values: Mapping[str, Scale], network: Network) -> Quantisation:

@@ -21,7 +21,7 @@ from aap_hw.compile.keys.precision import INT8
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.quantize.calibration import quantise
-from aap_hw.quantize.form import by_place, restricted, rounded
+from aap_hw.quantize.form import by_place, prefix_by_place, restricted, rounded
 from aap_hw.quantize.reading import read_quantised
 
 Outputs = list[Tensor]
@@ -60,7 +60,7 @@ def float_layers(
     loss
         What is lost, in any unit, by the float outputs and the rounded ones; each in a list, batch by batch.
     """
-    prefix = "network." if any(inputs.names) else ""
+    prefix = prefix_by_place(inputs.names)
     floating, quantisation = read_quantised(quantise(by_place(model, inputs.names), batches))
     graph = ChannelGraph.trace(floating, batches[0])
     whole = partition(graph, INT8)

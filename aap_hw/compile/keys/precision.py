@@ -21,6 +21,9 @@ HALF: Final = "half"
 INT8: Final = "int8"
 """Of a network, and of its kernels that read bytes and make bytes."""
 
+DEPLOYED_PRECISIONS: tuple[NetworkPrecision, ...] = (FP32, INT8)
+"""Those that networks can be deployed and exported in."""
+
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint16": 2, "int32": 4, "int16": 2, "uint8": 1, "int8": 1}
 """Size of a number, by the name of its type."""
 

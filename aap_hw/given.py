@@ -1,0 +1,122 @@
+"""What a caller gives, as a text that a person types or as a value, turned into what the package works with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aap_hw.errors import NOTHING_ASKED, UserError
+
+if TYPE_CHECKING:
+    from aap_hw.graph.program.inputs import Given
+    from aap_hw.lut.table import LatencyTable
+    from aap_hw.models.origin import Origin
+    from aap_hw.policy import Budget
+    from aap_hw.train.samples import Samples
+    from aap_hw.train.sources import ImageSource
+
+StrPath = str | os.PathLike[str]
+NO_SAMPLES = (
+    "int8 needs samples of what the network will see, on which it measures the ranges of values: give --data or "
+    "--example"
+)
+
+
+def table_of(lut: StrPath | LatencyTable) -> LatencyTable:
+    """A latency table, or the one of a file."""
+    from aap_hw.lut.finding import find_table
+    from aap_hw.lut.table import LatencyTable
+
+    return lut if isinstance(lut, LatencyTable) else find_table(os.fspath(lut))
+
+
+def source_of(data: str | ImageSource | None) -> ImageSource | None:
+    """Where images come from, if any are given."""
+    from aap_hw.train.sources import ImageSource
+
+    return ImageSource(data) if isinstance(data, str) else data
+
+
+def budgets_of(
+    latency: str | Budget | None,
+    parameters: str | Budget | None,
+    flops: str | Budget | None,
+    memory: str | Budget | None,
+    *,
+    needed: bool = True,
+) -> Sequence[Budget]:
+    """The budgets that are given, of which there must be one if it is ``needed``."""
+    from aap_hw.policy import RESOURCES, Budget
+
+    given: dict[str, object] = {"latency": latency, "parameters": parameters, "flops": flops, "memory": memory}
+    budgets: list[Budget] = []
+    for name, asked in given.items():
+        if asked is None:
+            continue
+        resource = RESOURCES[name]
+        budget = Budget.parse(asked, resource) if isinstance(asked, str) else asked
+        if isinstance(budget, Budget) and budget.resource == resource:
+            budgets.append(budget)
+            continue
+        wrong = f"given a budget of {budget.resource.name}" if isinstance(budget, Budget) else repr(asked)
+        raise UserError(
+            f"the budget of {name} is {wrong}; write it as text, for example {resource.examples[0]} or '55%'"
+        )
+    if needed and not budgets:
+        raise UserError(NOTHING_ASKED)
+    return budgets
+
+
+def origin_of(
+    model: object,
+    input_shape: Given | None,
+    example: str | None = None,
+    weights: str | None = None,
+    classes: int | None = None,
+    source: ImageSource | None = None,
+    *,
+    may_be_quantised: bool = False,
+) -> Origin:
+    """The network that is asked for; with the embedded images, what was trained on them is trained."""
+    from aap_hw.models import zoo
+    from aap_hw.models.origin import Origin
+    from aap_hw.models.weights import weights_of
+    from aap_hw.train.sources.example import inputs_given
+
+    if not isinstance(model, str):
+        raise UserError(
+            f"a network is given by a text, from which a run makes it again, and not by a {type(model).__name__}; "
+            "write a function that returns it and name that: 'FILE.py:FUNCTION' or 'PACKAGE.MODULE:FUNCTION'"
+        )
+    is_embedded = source is not None and source.text == "embedded"
+    if weights is None and is_embedded and model in zoo.names() and zoo.entry(model).embedded:
+        weights = "embedded"
+    inputs = inputs_given(input_shape, example)
+    return Origin.of(model, inputs, weights_of(weights), classes, may_be_quantised=may_be_quantised)
+
+
+def to_deploy(
+    model: str,
+    input_shape: Given | None,
+    example: str | None,
+    weights: str | None,
+    classes: int | None,
+    data: str | ImageSource | None,
+    precision: str | None,
+    pixels: bool,
+    out: StrPath | None,
+    device: str,
+) -> tuple[Origin, Samples, Path]:
+    """A network, the samples to try it on, and the folder of its bundle."""
+    from aap_hw.prune.shown import samples_for
+
+    source = source_of(data)
+    origin = origin_of(model, input_shape, example, weights, classes, source, may_be_quantised=True)
+    if precision == "int8" and source is None and example is None and not origin.is_quantised:
+        raise UserError(NO_SAMPLES)
+    if pixels and source is None:
+        raise UserError("with --pixels the network normalises its image as those of --data are; give --data")
+    samples = samples_for(origin, source, example)
+    return origin, samples, Path(f"bundle-{origin.short}-{device}") if out is None else Path(out)
