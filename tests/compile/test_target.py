@@ -34,6 +34,7 @@ CPUS: list[tuple[dict[str, Any], int, int]] = [
 MODELS = [CpuTarget.of(options, 1) for options, *_ in CPUS]
 AVX2 = CpuTarget.of({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"}, 1)
 AVX512 = CpuTarget.of({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "skylake-avx512"}, 1)
+AVX512_IN_HALVES = CpuTarget.of({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "znver4"}, 1)
 
 
 @pytest.mark.parametrize(("options", "lanes", "registers"), CPUS, ids=str)
@@ -71,6 +72,13 @@ def test_tile_keeps_the_multipliers_busy_where_sizes_allow_it() -> None:
     ("channels", "lanes"), [(16, 16), (8, 8), (24, 8), (40, 8), (48, 16), (37, 16), (13, 8), (3, 2), (1, 1)]
 )
 def test_vector_is_no_longer_than_the_channels_and_half_a_register_where_that_leaves_no_tail(
+    channels: int, lanes: int
+) -> None:
+    assert lanes_for(channels, AVX512_IN_HALVES) == lanes
+
+
+@pytest.mark.parametrize(("channels", "lanes"), [(16, 16), (8, 8), (24, 16), (104, 16), (37, 16), (15, 8)])
+def test_half_an_avx512_register_is_for_fewer_channels_only_where_a_whole_one_takes_as_long(
     channels: int, lanes: int
 ) -> None:
     assert lanes_for(channels, AVX512) == lanes

@@ -131,12 +131,12 @@ class Steps:
 
 
 def lanes_for(channels: int, target: CpuTarget, type_: str = FLOAT32) -> int:
-    """Vector length for a channel count: the longest that fits, or half a register of AVX-512 where that has no tail.
+    """Vector length for a channel count: the longest that fits.
 
-    Half of a shorter register takes as long as all of it.
+    Or half a register where that has no tail, on a CPU that computes half of one in half the time.
     """
     lanes = target.lanes_of(type_)
     half = lanes // 2
-    if target.vector_bytes >= AVX512_BYTES and channels % lanes and channels % half == 0:
+    if target.unit_bytes < target.vector_bytes and channels % lanes and channels % half == 0:
         return half
     return min(lanes, 1 << (channels.bit_length() - 1))

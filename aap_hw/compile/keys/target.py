@@ -28,6 +28,8 @@ L2_BYTES = {
     "znver5": 1 << 20,
 }
 USUAL_L2_BYTES = 512 << 10
+# CPUs that compute with a register of AVX-512 in two halves, one after the other.
+IN_TWO_HALVES = ("znver4",)
 # What every GPU grants a block without being asked.
 SHARED_MEMORY = {"max_shared_memory_per_block": 48 << 10}
 VECTOR_FEATURES = ("avx", "avx2", "fma", "avxvnni", "avx512f")
@@ -43,6 +45,7 @@ class CpuTarget:
     ----------
     options : the TVM target, as the canonical tuple of its (key, value) pairs.
     vector_bytes : of one vector register.
+    unit_bytes : of it, what an arithmetic unit computes at once.
     registers : vector registers that a kernel may use.
     l2_bytes : size of the cache that one core has for itself.
     threads : worker threads of the compiled network; 1 leaves out every parallel loop.
@@ -50,6 +53,7 @@ class CpuTarget:
 
     options: tuple[tuple[str, Any], ...] = field(hash=False)  # TVM has lists of features
     vector_bytes: int
+    unit_bytes: int
     registers: int
     threads: int
     l2_bytes: int = USUAL_L2_BYTES
@@ -87,8 +91,9 @@ class CpuTarget:
         if not codegen.llvm_is_valid_cpu(cpu, triple):  # TVM would compile for a generic CPU instead
             raise _refused(options, f"LLVM knows no CPU {cpu!r} of the platform {triple}")
         vector_bytes, registers = _vector_unit(target, triple)
+        unit_bytes = min(vector_bytes, 32) if cpu in IN_TWO_HALVES else vector_bytes
         l2_bytes = L2_BYTES.get(cpu, USUAL_L2_BYTES)
-        return cls(tuple(sorted(options.items())), vector_bytes, registers, threads, l2_bytes, tvm=target)
+        return cls(tuple(sorted(options.items())), vector_bytes, unit_bytes, registers, threads, l2_bytes, tvm=target)
 
 
 @dataclass(frozen=True)
