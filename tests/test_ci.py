@@ -1,4 +1,4 @@
-"""What CI adds to ``make test``: it installs what tests need, and a skip that nobody expects is a failure.
+"""What CI adds to ``make test``: it installs what tests need, leaves none out, and a skip that nobody expects fails.
 
 Nothing is installed here: ``.ci/run`` finds only programs of these tests on its path.
 """
@@ -63,7 +63,7 @@ def machine(tmp_path: Path) -> Machine:
 def test_ci_installs_what_is_missing_and_tests_with_no_skip_allowed(machine: Machine) -> None:
     done = machine.runs_ci()
     assert (done.returncode, done.stdout.splitlines()) == (0, [str(ROOT), " --no-unexpected-skips"])
-    assert machine.calls("make") == ["test"]
+    assert machine.calls("make") == ["test-all"]
     update, install = machine.calls("apt-get")
     assert update == "update"
     assert install == "install -y --no-install-recommends g++-aarch64-linux-gnu dataset-fashion-mnist"
@@ -88,6 +88,19 @@ def test_ci_fails_as_make_fails_and_tests_even_if_nothing_can_be_installed(machi
         done.stderr == "apt-get could not install g++-aarch64-linux-gnu dataset-fashion-mnist: "
         "the tests that need them fail\n"
     )
+
+
+def test_no_test_is_left_out_by_what_ci_makes() -> None:
+    """Only those of an emulated board, which is downloaded: tests/conftest.py leaves them out of every other run."""
+    some, every = (_pytest_command(target) for target in ("test", "test-all"))
+    assert some == f'{every} -m "not slow"'
+    assert not re.search(r" (-m|-k|--deselect|--ignore)\b(?! pytest)", every)
+
+
+def _pytest_command(target: str) -> str:
+    made = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = (line for line in made.splitlines() if " -m pytest " in line)
+    return line
 
 
 def test_ci_installs_every_package_that_a_test_may_need() -> None:
