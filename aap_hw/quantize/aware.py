@@ -43,18 +43,27 @@ class AwareProgram(Program):
         for name, each in prepared.named_parameters():
             each.requires_grad_(learns.get(name, True))
         super().__init__(prepared, inputs.names, size)
-        self._prefix = prefix
+        self._prefix, self._is_settled = prefix, False
         self.train(model.training)
 
     def train(self, mode: bool = True) -> AwareProgram:
-        """Let batch norms take the statistics of the batch, dropout drop and ranges follow what is seen, or not."""
+        """Let dropout drop or not. Unless settled, norms take the batch's statistics and ranges follow what is seen."""
         self.training = mode
+        follows = mode and not self._is_settled
         for node in self.program.graph.nodes:
             if (argument := _MODES.get(_name(node))) is not None:
-                _set(node, argument, mode)
+                _set(node, argument, follows if argument == "training" else mode)
         self.program.recompile()
-        self.program.apply(enable_observer if mode else disable_observer)
+        self.program.apply(enable_observer if follows else disable_observer)
         return self
+
+    def settle(self, settled: bool) -> None:
+        """Keep statistics of batch norms and ranges in training, too, or no longer.
+
+        Weights then learn with what is deployed: a batch's own statistics and moving ranges are noise to them.
+        """
+        self._is_settled = settled
+        self.train(self.training)
 
     def give(self, model: nn.Module) -> None:
         """Let the model that the program was made of have what was learned."""

@@ -167,6 +167,11 @@ def test_training_with_rounding_trains_the_network(model: nn.Module, batches: li
         found, expected = program(torch.cat([images, images[:1]])), module.eval()(torch.cat([images, images[:1]]))
     assert 0 < (found - expected).abs().max() < 0.3 * expected.abs().max()
     assert all(torch.equal(each, ranges[name]) for name, each in program.state_dict().items())
+    program.settle(True)
+    F.cross_entropy(program.train()(images), labels).backward()
+    optimisers[0].step()
+    changed = {name for name, each in program.state_dict().items() if not torch.equal(each, ranges[name])}
+    assert changed == dict(program.named_parameters()).keys(), "norms and ranges stay, weights learn on"
 
 
 def test_a_layer_with_two_names_is_given_what_was_learned() -> None:
