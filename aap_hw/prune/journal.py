@@ -12,18 +12,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
-
 from aap_hw import ranks
-from aap_hw.errors import UserError
-from aap_hw.files import make_folder, remove_temporaries, write_atomic
+from aap_hw.files import make_folder, remove_temporaries
 from aap_hw.jsonlines import JsonLines, read_lines
-from aap_hw.train.checkpoint import EpochRecord, TrainState
+from aap_hw.train.checkpoint import TrainState
 
 FILE = "journal.jsonl"
 FOLDER = "checkpoints"
@@ -97,23 +92,12 @@ class Journal:
 
     def _training(self, number: int) -> TrainState | None:
         path = self._checkpoint(number)
-        if path is None or not path.exists():
-            return None
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                history = json.loads(file.metadata()["history"])
-            records = tuple(EpochRecord(**record) for record in history)
-            return TrainState(records, safetensors.torch.load_file(path))
-        except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as problem:
-            raise UserError(
-                f"the checkpoint {path} is damaged ({problem}); delete the folder and begin the run anew"
-            ) from problem
+        return None if path is None else TrainState.load(path, "delete the folder and begin the run anew")
 
     def save_training(self, number: int, state: TrainState) -> None:
         """Write a round's checkpoint in place of its last one."""
         if (path := self._checkpoint(number)) is not None:
-            history = json.dumps([asdict(record) for record in state.history])
-            write_atomic(path, safetensors.torch.save(state.tensors, {"history": history}))
+            state.save(path)
 
     def keep_rounds(self, needed: Iterable[int], done: int) -> None:
         """Delete the checkpoints of the rounds up to ``done`` that are not needed any more."""

@@ -1,20 +1,24 @@
-"""A training between two epochs as plain tensors, from which it goes on as if it had not been interrupted.
-
-How it is kept on disk is ``aap_hw.prune.journal``.
-"""
+"""A training between two epochs, as tensors and as a file: it goes on from there as if it had not been interrupted."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import nn
+
+from aap_hw.errors import UserError
+from aap_hw.files import write_atomic
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch gave: mean training loss, accuracy on the test images in percent, seconds spent."""
+    """What one epoch gave: mean training loss, accuracy on the split that decides in percent, seconds spent."""
 
     epoch: int
     loss: float
@@ -38,6 +42,30 @@ class TrainState:
 
     history: tuple[EpochRecord, ...]
     tensors: dict[str, torch.Tensor]
+
+    def save(self, path: Path) -> None:
+        """Write the state in place of an earlier one: whole, or not at all."""
+        history = json.dumps([asdict(record) for record in self.history])
+        write_atomic(path, safetensors.torch.save(self.tensors, {"history": history}))
+
+    @classmethod
+    def load(cls, path: Path, advice: str) -> TrainState | None:
+        """The state in a file; None if there is none.
+
+        Raises
+        ------
+        UserError
+            If the file is damaged; ``advice`` is what to do then.
+        """
+        if not path.exists():
+            return None
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                history = json.loads(file.metadata()["history"])
+            records = tuple(EpochRecord(**record) for record in history)
+            return cls(records, safetensors.torch.load_file(path))
+        except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as problem:
+            raise UserError(f"the checkpoint {path} is damaged ({problem}); {advice}") from problem
 
 
 def state_of(
