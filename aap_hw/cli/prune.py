@@ -34,7 +34,7 @@ from aap_hw.cli.options import (
 from aap_hw.cli.output import json_option, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
 from aap_hw.errors import UserError
-from aap_hw.prune.defaults import EPOCHS, LEARNING_RATE, MOST_ROUNDS, ROUNDS, SCHEDULES
+from aap_hw.prune.defaults import DISTILLATION, EPOCHS, LEARNING_RATE, MOST_ROUNDS, ROUNDS, SCHEDULES
 
 if TYPE_CHECKING:
     from aap_hw.cli.run_screen import PruneScreen
@@ -56,6 +56,7 @@ OF_TRAINING = (
     "--seed",
     "--max-accuracy-drop",
     "--qat",
+    "--distill",
 )
 
 
@@ -114,6 +115,12 @@ OF_TRAINING = (
     metavar="FILE",
     help="TOML file of how to train: optimiser, schedule, augmentation, loss and more; see docs/data_and_training.md.",
 )
+@click.option(
+    "--distill/--no-distill",
+    default=None,
+    help="Let the unpruned network teach the pruned one: its outputs are half of what training aims at, labels the "
+    "other half. Default: what --training says, else off.",
+)
 @click.option("--seed", default=0, show_default=True, type=int, help="Of training.")
 @precision_option
 @click.option(
@@ -162,6 +169,7 @@ def command(
     epochs: int | None,
     learning_rate: float | None,
     training: str | None,
+    distill: bool | None,
     seed: int,
     precision: NetworkPrecision,
     qat: bool,
@@ -222,7 +230,7 @@ def command(
         depth=depth,
         attention_cuts=attention_cuts,
         renormalised=renormalised,
-        training=_training(training, epochs, learning_rate),
+        training=_training(training, epochs, learning_rate, distill),
         seed=seed,
         precision=precision,
         qat=qat,
@@ -263,13 +271,18 @@ def _finish(screen: PruneScreen, pruned: Pruned, json_to: str | None) -> None:
         screen.finish(pruned)
 
 
-def _training(path: str | None, epochs: int | None, learning_rate: float | None) -> TrainSettings:
+def _training(path: str | None, epochs: int | None, learning_rate: float | None, distill: bool | None) -> TrainSettings:
     """How to train: by a file, or else shortly; options win."""
     from aap_hw.prune.task import PruneSettings
     from aap_hw.train.settings import TrainSettings
 
     chosen = PruneSettings().training if path is None else TrainSettings.read(path)
-    return replace(chosen, epochs=epochs or chosen.epochs, learning_rate=learning_rate or chosen.learning_rate)
+    loss = chosen.loss
+    if distill is not None:
+        loss = replace(loss, distillation=(loss.distillation or DISTILLATION) if distill else 0.0)
+    return replace(
+        chosen, epochs=epochs or chosen.epochs, learning_rate=learning_rate or chosen.learning_rate, loss=loss
+    )
 
 
 def _given(ctx: click.Context) -> list[str]:

@@ -29,3 +29,5 @@ LARGEST_LOSS = 0.5
 CALIBRATION_IMAGES = 128
 # Of each round's training.
 EPOCHS, LEARNING_RATE = 4, 0.05
+# Share of the loss that is the distance to the unpruned network's outputs, where it teaches.
+DISTILLATION = 0.5
