@@ -20,6 +20,7 @@ from aap_hw.prune.words import (
     MADE_UP,
     amount_text,
     budget_sentences,
+    chosen_by_sentence,
     error_text,
     figure_rows,
     float_layers_sentence,
@@ -169,6 +170,11 @@ class PruneScreen:
                 )
             case "quantised":
                 self._say(f"  in int8{_accuracy(figures)}; in float32 {figures['accuracy_float']:.2f} %")
+            case "tested":
+                self._say(
+                    f"on the test split: accuracy {figures['accuracy_pruned']:.2f} %, unpruned "
+                    f"{figures['accuracy_dense']:.2f} %"
+                )
             case "round" if not figures.get("accuracy_kept", True):
                 reason = "finds nothing left to cut" if figures["accuracy"] is None else "has too low an accuracy"
                 self._say(f"round {figures['round']} {reason}: undone")
@@ -178,6 +184,8 @@ class PruneScreen:
         path, summary = pruned.folder, pruned.summary
         self._console.print(summary_table(summary))
         for sentence in budget_sentences(summary):
+            self._say(sentence)
+        if sentence := chosen_by_sentence(summary):
             self._say(sentence)
         if not summary["retrained"]:
             if summary["untrained"]:

@@ -30,17 +30,21 @@ from aap_hw.prune.steps import (
     State,
     as_computed,
     begun,
-    check_classes,
-    check_drop,
-    dense_accuracy,
     finished,
     measured_ms,
     quantise_round,
     scores_once,
     seconds_since,
-    train_round,
 )
 from aap_hw.prune.task import PruneSettings, Task
+from aap_hw.prune.training import (
+    accuracy_figures,
+    check_classes,
+    check_drop,
+    dense_accuracy,
+    tested,
+    train_round,
+)
 
 # By how much the severity grows at first. Of the exact allocator a severity of 1 halves the latency, so that the first
 # step leaves 84 % of it and the next 71 %; of the paper's rule it is T, whose published first step is 1.
@@ -63,7 +67,8 @@ def prune_within(
     Parameters
     ----------
     drop
-        Percentage points of accuracy on the test images that may be lost.
+        Percentage points of accuracy that may be lost, on the samples for validation, or on those to test with if there
+        are no such.
     settings
         ``settings.rounds`` is the largest number of rounds, ``defaults.MOST_ROUNDS`` if it is None.
 
@@ -148,7 +153,9 @@ def prune_within(
     state, last = best
     record = {"rounds": history, "budgets": {}, "max_accuracy_drop": drop, "score": settings.scored_by}
     record |= as_computed(task, settings, state)
-    return finished(task, dense, state, known, accuracy_dense, last, record)
+    on_test = tested(task, dense, state, on_event, journal)
+    accuracies = accuracy_figures(task, accuracy_dense, last, True, on_test)
+    return finished(task, dense, state, known, accuracies, last, record)
 
 
 def _plan(

@@ -24,7 +24,7 @@ from aap_hw.prune.run import PrunedNetwork
 from aap_hw.prune.shown import batch_size, calibration_batches
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.evaluation import evaluate
-from aap_hw.train.samples import Samples
+from aap_hw.train.samples import Samples, Split
 
 if TYPE_CHECKING:
     from aap_hw.quantize.form import Int8Form
@@ -80,8 +80,8 @@ def quantised(task: Task, module: nn.Module, settings: PruneSettings, floats: Co
 
 
 @doing("finding the accuracy in int8")
-def accuracy_in_int8(task: Task, module: nn.Module, form: Int8Form) -> float:
-    """Accuracy of a quantised network on the test images, in percent."""
+def accuracy_in_int8(task: Task, module: nn.Module, form: Int8Form, split: Split) -> float:
+    """Accuracy of a quantised network on a split, in percent."""
     from aap_hw.quantize.form import Program, rounded
 
     inputs = task.origin.inputs
@@ -91,7 +91,8 @@ def accuracy_in_int8(task: Task, module: nn.Module, form: Int8Form) -> float:
     except UserError:  # for several samples it has another program
         size = 1
         program = rounded(*form.of(module, inputs))
-    return evaluate(Program(program, inputs.names, size), task.data, inputs, batch_size=4 * size)
+    quantised = Program(program, inputs.names, size)
+    return evaluate(quantised, task.data, inputs, split=split, batch_size=4 * size)
 
 
 def quantised_of(network: PrunedNetwork, data: Samples, *, anew: bool = False) -> GraphModule:

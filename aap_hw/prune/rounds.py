@@ -27,17 +27,21 @@ from aap_hw.prune.steps import (
     State,
     as_computed,
     begun,
-    check_classes,
-    check_drop,
-    dense_accuracy,
     finished,
     plan_measured,
     quantise_round,
     scores_once,
     seconds_since,
-    train_round,
 )
 from aap_hw.prune.task import PruneSettings, Task
+from aap_hw.prune.training import (
+    accuracy_figures,
+    check_classes,
+    check_drop,
+    dense_accuracy,
+    tested,
+    train_round,
+)
 
 
 def prune(
@@ -140,4 +144,6 @@ def prune(
     asked = {budget.resource.name: str(budget) for budget in budgets}
     record = {"rounds": history, "budgets": asked, "score": settings.scored_by, "max_accuracy_drop": max_drop}
     record |= as_computed(task, settings, state)
-    return finished(task, dense, state, known, accuracy_dense, last, record)
+    on_test = tested(task, dense, state, on_event, journal)
+    accuracies = accuracy_figures(task, accuracy_dense, last, len(history) > 1 or max_drop is not None, on_test)
+    return finished(task, dense, state, known, accuracies, last, record)

@@ -17,7 +17,7 @@ from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.models.ceilings import ceilings
 from aap_hw.models.origin import Origin
 from aap_hw.train.arrays import ArraySamples, MadeSamples
-from aap_hw.train.samples import Samples, Split
+from aap_hw.train.samples import Samples
 from aap_hw.train.sources import ImageSource
 from aap_hw.train.sources.example import Example
 
@@ -79,9 +79,8 @@ def _taken(samples: Samples, origin: Origin, where: str) -> Samples:
     if not isinstance(samples, ArraySamples) or not places:
         return samples
     module = origin.build()
-    splits: tuple[Split, ...] = ("train", "test")
-    for split in splits:
-        arrays = samples.train if split == "train" else samples.test
+    for split in samples.splits:
+        arrays = samples.arrays(split)
         for place in places:
             rows = arrays[place].reshape(len(arrays[place]), -1)
             for extreme in (rows.max(1).argmax(), rows.min(1).argmin()):

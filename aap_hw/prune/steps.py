@@ -1,14 +1,14 @@
-"""What a run is made of, whatever its objective: a network that shrinks, plans tried on the device, training.
+"""What a run is made of, whatever its objective: a network that shrinks, and plans tried on the device.
 
-Here is also what a run tells: its events, and the summary that it ends with.
+Here is also what a run tells: its events, and the summary that it ends with. Training is in ``aap_hw.prune.training``.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -34,9 +34,7 @@ from aap_hw.prune.quantised import accuracy_in_int8, quantised
 from aap_hw.prune.run import PrunedNetwork, compose
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.arrays import MadeSamples
-from aap_hw.train.checkpoint import EpochRecord
 from aap_hw.train.evaluation import evaluate
-from aap_hw.train.loop import share_of_batch, train
 
 # Plans tried for a round until one is measured within the budget.
 ATTEMPTS = 4
@@ -56,8 +54,8 @@ class Event:
 
     In this order: ``start`` once it is certain that there is something to do, then for each round ``measured`` for
     each plan that is tried on the device, ``cut``, ``epoch`` for each epoch, ``quantised`` if its network is, and
-    ``round``; ``waiting`` whenever a board does not answer or is taken; and ``step`` for each batch of training, which
-    is not logged.
+    ``round``; at last ``tested`` if the test split decided nothing. ``waiting`` comes whenever a board does not answer
+    or is taken, and ``step`` for each batch of training, which is not logged.
     """
 
     name: str
@@ -233,64 +231,6 @@ def _plan_with_margin(state: State, scores: Scores, allowed: Mapping[str, float]
         return state.planner.plan(scores, allowed, state.widths)
 
 
-def train_round(
-    task: Task,
-    module: nn.Module,
-    settings: PruneSettings,
-    number: int,
-    on_event: OnEvent,
-    journal: Journal,
-    aware_of: Collection[str] | None = None,
-) -> float:
-    """Train a module for one round, from where an interruption left it; its accuracy in percent.
-
-    It is trained in float32, or rounded as it will be in int8, but for the layers that ``aware_of`` names. Then its
-    accuracy is that of the last epoch's roundings.
-
-    A round that was trained before, and of which no checkpoint is left, leaves the module's weights as they are: it is
-    neither the last one nor the one to be kept.
-    """
-
-    def on_epoch(epoch: int, epochs: int, loss: float, accuracy: float, seconds: float) -> None:
-        figures = {"epoch": epoch, "epochs": epochs, "loss": loss, "accuracy": accuracy, "seconds": seconds}
-        on_event(Event("epoch", figures))
-
-    def on_step(epoch: int, share: float, loss: float, seconds: float) -> None:
-        figures = {"epoch": epoch, "epochs": settings.training.epochs, "share": share, "loss": loss, "seconds": seconds}
-        on_event(Event("step", figures))
-
-    trained, state = f"round/{number}/trained", journal.training(number)
-    history = (
-        state.history if state else [EpochRecord(**r) for r in (journal.value(trained) if trained in journal else ())]
-    )
-    for record in history:
-        on_epoch(record.epoch, settings.training.epochs, record.loss, record.accuracy, record.seconds)
-    if trained in journal and state is None:
-        return history[-1].accuracy
-    learns, how, aware = module, settings.training, None
-    if aware_of is not None:
-        from aap_hw.quantize.aware import AwareProgram  # torchao takes a second to load
-
-        how = replace(how, precision="fp32")  # in which everything is rounded
-        learns = aware = AwareProgram(module, task.origin.inputs, share_of_batch(task.data, how), aware_of)
-    result = train(
-        learns,
-        task.data,
-        how,
-        seed=settings.seed + number,
-        inputs=task.origin.inputs,
-        teacher=task.origin.build() if how.loss.distillation else None,
-        on_epoch=on_epoch,
-        on_step=on_step,
-        resume_from=state,
-        on_checkpoint=partial(journal.save_training, number),
-    )
-    if aware is not None:
-        aware.give(module)
-    journal.recall(trained, lambda: [asdict(record) for record in result.history])
-    return result.accuracy
-
-
 def quantise_round(
     task: Task,
     dense: Baseline,
@@ -308,8 +248,9 @@ def quantise_round(
         form = quantised(task, state.module, settings, dense.floats)
         found: dict[str, Any] = {"form": form}
         if task.retrain:
-            found["accuracy_float"] = evaluate(state.module, task.data, task.origin.inputs)
-            found["accuracy"] = accuracy_in_int8(task, state.module, Int8Form.from_json(form))
+            split = task.data.chosen_by
+            found["accuracy_float"] = evaluate(state.module, task.data, task.origin.inputs, split=split)
+            found["accuracy"] = accuracy_in_int8(task, state.module, Int8Form.from_json(form), split)
         return found
 
     found = journal.recall(f"round/{number}/quantised", find)
@@ -320,39 +261,9 @@ def quantise_round(
     return accuracies
 
 
-def dense_accuracy(task: Task, dense: Baseline, journal: Journal) -> float:
-    """Accuracy of the unpruned network on the test images, in percent."""
-    found = journal.recall("dense/accuracy", lambda: evaluate(dense.module, task.data, task.origin.inputs))
-    return float(found)
-
-
 def seconds_since(began: float) -> float:
     """Seconds since a moment of the monotonic clock."""
     return time.monotonic() - began
-
-
-def check_classes(task: Task) -> None:
-    """Raise UserError if the samples are not of as many classes as the network tells apart."""
-    if task.origin.classes is None:
-        raise UserError(
-            f"training takes one score for each class and {task.origin.model} returns something else; cut it to a "
-            "budget with --no-training, and train it by your own code"
-        )
-    if task.origin.classes != task.data.classes:
-        raise UserError(
-            f"{task.origin.model} tells {task.origin.classes} classes apart and the samples are of "
-            f"{task.data.classes}; choose a model for these samples, or add --no-training to cut it without training"
-        )
-
-
-def check_drop(task: Task, drop: float) -> None:
-    """Raise UserError if an accuracy may not drop by so many percentage points, or nothing is trained."""
-    if not 0 <= drop <= 100:
-        raise UserError(f"an accuracy may drop by 0 to 100 percentage points, not by {drop}")
-    if not task.retrain:
-        raise UserError(
-            "an accuracy can only be kept by training: add --data without --no-training, or give a --budget instead"
-        )
 
 
 def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: PruneSettings) -> dict[str, Any]:
@@ -386,11 +297,14 @@ def finished(
     dense: Baseline,
     state: State,
     known: Mapping[str, Any],
-    accuracy_dense: float | None,
+    accuracies: Mapping[str, Any],
     last: Mapping[str, Any],
     record: dict[str, Any],
 ) -> tuple[PrunedNetwork, dict[str, Any]]:
-    """The pruned network and the run's summary, given what was ``known`` at the start and the figures of its round."""
+    """The pruned network and the run's summary.
+
+    Given are what was ``known`` at the start, what is known of accuracy, and the figures of the round that was kept.
+    """
     summary = {
         **task.origin.as_json(),
         "untrained": task.origin.is_untrained,
@@ -400,9 +314,7 @@ def finished(
         "round": last["round"],
         "predicted_ms": last["predicted_ms"],
         "pruned_ms": last["measured_ms"],
-        "accuracy_dense": accuracy_dense,
-        "accuracy_pruned": last.get("accuracy"),
-        **({"accuracy_pruned_float": last["accuracy_float"]} if "accuracy_float" in last else {}),
+        **accuracies,
         "retrained": task.retrain,
         **_sizes(dense.module, state.module, dense.network, state.widths),
     }

@@ -159,5 +159,5 @@ class Task:
 
     @property
     def few_samples(self) -> Tensors:
-        """Two of the test samples, as the network takes them: what cuts are checked with."""
-        return self.data.inputs("test", self.origin.inputs, self.data.spread("test", 2))
+        """Two samples of the split that decides, as the network takes them: what cuts are checked with."""
+        return self.data.inputs(self.data.chosen_by, self.origin.inputs, self.data.spread(self.data.chosen_by, 2))

@@ -48,6 +48,8 @@ class TensorBoardLog:
                 self._scalar("float_accuracy", event.figures["accuracy_float"], self._round)
             case "round":
                 self._scalar("round_accuracy", event.figures.get("accuracy"), self._round)
+            case "tested":
+                self._scalar("test_accuracy", event.figures["accuracy_pruned"], self._round)
 
     def close(self) -> None:
         """Write all that is not written yet."""

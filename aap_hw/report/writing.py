@@ -9,7 +9,7 @@ from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
 from aap_hw.files import write_atomic
 from aap_hw.lut.fidelity import table_error
-from aap_hw.prune.words import budget_sentences, figure_rows, float_layers_sentence
+from aap_hw.prune.words import budget_sentences, chosen_by_sentence, figure_rows, float_layers_sentence
 from aap_hw.report.chart import Page
 from aap_hw.report.charts import charts_of, comparison_of
 from aap_hw.report.page import html_of
@@ -112,6 +112,8 @@ def _notes(stories: Sequence[Story]) -> list[str]:
             why = started.get("why_predicted")
             notes.append(f"{name}the pruned latency is predicted, not measured{f': {why}' if why else ''}.")
         if (layers := story.summary.get("float_layers")) and (sentence := float_layers_sentence(layers)):
+            notes.append(f"{name}{sentence}.")
+        if sentence := chosen_by_sentence(story.summary):
             notes.append(f"{name}{sentence}.")
         if not story.summary["retrained"]:
             notes.append(f"{name}the run trained nothing: there is no accuracy to show.")

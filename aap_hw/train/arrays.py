@@ -31,8 +31,9 @@ class ArraySamples(Samples):
 
     Attributes
     ----------
-    train, test : an array for each input, with the samples along the first axis; see `fitted`.
-    train_labels, test_labels : class numbers of shape (n,), if there are any.
+    train, test : an array for each input, with the samples along the first axis; see `fitted`. ``val``, too, if there
+        is a split for validation.
+    train_labels, test_labels, val_labels : class numbers of shape (n,), if there are any.
     """
 
     train: tuple[Array, ...]
@@ -40,14 +41,21 @@ class ArraySamples(Samples):
     train_labels: npt.NDArray[np.int64] | None = None
     test_labels: npt.NDArray[np.int64] | None = None
     class_names: tuple[str, ...] = ()
+    val: tuple[Array, ...] | None = None
+    val_labels: npt.NDArray[np.int64] | None = None
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are samples for validation."""
+        return self.val is not None
 
     def count(self, split: Split) -> int:
         """Number of samples of a split."""
-        return len((self.train if split == "train" else self.test)[0])
+        return len(self.arrays(split)[0])
 
     def stored(self, split: Split, indices: Indices) -> tuple[Tensors, torch.Tensor]:
         """Some samples, and their labels; zeros where there are none."""
-        arrays, labels = (self.train, self.train_labels) if split == "train" else (self.test, self.test_labels)
+        arrays, labels = self.arrays(split), self._labels(split)
         chosen = positions(indices, len(arrays[0]))
         found = np.zeros(len(chosen), np.int64) if labels is None else labels[chosen]
         return tuple(torch.from_numpy(array[chosen]) for array in arrays), torch.from_numpy(found)
@@ -58,14 +66,24 @@ class ArraySamples(Samples):
 
     def limited(self, limit: int) -> ArraySamples:
         """At most so many samples of each split, spread over it."""
-        train, test = self.spread("train", limit), self.spread("test", limit)
-        return replace(
-            self,
-            train=tuple(array[train] for array in self.train),
-            test=tuple(array[test] for array in self.test),
-            train_labels=None if self.train_labels is None else self.train_labels[train],
-            test_labels=None if self.test_labels is None else self.test_labels[test],
-        )
+        kept: dict[str, Any] = {}
+        for split in self.splits:
+            chosen, labels = self.spread(split, limit), self._labels(split)
+            kept[split] = tuple(array[chosen] for array in self.arrays(split))
+            kept[f"{split}_labels"] = None if labels is None else labels[chosen]
+        return replace(self, **kept)
+
+    def arrays(self, split: Split) -> tuple[Array, ...]:
+        """The arrays of a split, one for each input."""
+        if split == "val":
+            assert self.val is not None
+            return self.val
+        return self.train if split == "train" else self.test
+
+    def _labels(self, split: Split) -> npt.NDArray[np.int64] | None:
+        if split == "val":
+            return self.val_labels
+        return self.train_labels if split == "train" else self.test_labels
 
 
 @dataclass(frozen=True, eq=False)

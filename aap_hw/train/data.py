@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,9 +121,9 @@ class LabelledImages(Samples):
 
     Parameters
     ----------
-    train_images, test_images
-        Bytes of shape (N, H, W) for grey images, or (N, C, H, W).
-    train_labels, test_labels
+    train_images, test_images, val_images
+        Bytes of shape (N, H, W) for grey images, or (N, C, H, W). Those for validation may be left out.
+    train_labels, test_labels, val_labels
         Class numbers of shape (N,), from 0 to ``len(class_names) - 1``, of any type of whole numbers.
     class_names
         One name per class.
@@ -141,20 +142,28 @@ class LabelledImages(Samples):
     test_labels: Labels
     class_names: tuple[str, ...]
     normalisation: Normalisation | None = None
+    val_images: Bytes | LazyImages | None = None
+    val_labels: Labels | None = None
 
     def __post_init__(self) -> None:
-        for split, images, labels in (
-            ("training", self.train_images, self.train_labels),
-            ("test", self.test_images, self.test_labels),
-        ):
+        if (self.val_images is None) != (self.val_labels is None):
+            raise UserError("for validation there are images or labels alone; give both, or none")
+        names: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
+        for split in self.splits:
+            images, labels = self._of(split)
             if not isinstance(images, LazyImages):
-                check_images(split, images)
-            check_labels(split, labels, len(images), len(self.class_names))
-        if self.train_images.shape[1:] != self.test_images.shape[1:]:
-            raise UserError(
-                f"training images have shape {self.train_images.shape[1:]}, test images "
-                f"{self.test_images.shape[1:]}; make them equally large"
-            )
+                check_images(names[split], images)
+            check_labels(names[split], labels, len(images), len(self.class_names))
+            if images.shape[1:] != self.train_images.shape[1:]:
+                raise UserError(
+                    f"training images have shape {self.train_images.shape[1:]}, {names[split]} images "
+                    f"{images.shape[1:]}; make them equally large"
+                )
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are images for validation."""
+        return self.val_images is not None
 
     @property
     def channels(self) -> int:
@@ -225,26 +234,22 @@ class LabelledImages(Samples):
 
     def limited(self, limit: int) -> LabelledImages:
         """At most so many images of each split, spread over it."""
-
-        def some(split: Split) -> tuple[Bytes | LazyImages, Labels]:
+        kept: dict[str, Any] = {}
+        for split in self.splits:
             images, labels = self._of(split)
             chosen = self.spread(split, limit)
             picked = SomeImages(images, chosen) if isinstance(images, LazyImages) else images[chosen]
-            return picked, labels[chosen]
-
-        (train_images, train_labels), (test_images, test_labels) = some("train"), some("test")
+            kept[f"{split}_images"] = picked
+            kept[f"{split}_labels"] = labels[chosen]
         # Unlike the images, what they are normalised by must not depend on how many are taken.
         mean, std = (tuple(values.flatten().tolist()) for values in self.mean_and_std)
-        return replace(
-            self,
-            train_images=train_images,
-            train_labels=train_labels,
-            test_images=test_images,
-            test_labels=test_labels,
-            normalisation=Normalisation(mean, std),
-        )
+        return replace(self, normalisation=Normalisation(mean, std), **kept)
 
     def _of(self, split: Split) -> tuple[Bytes | LazyImages, Labels]:
+        if split == "val":
+            assert self.val_images is not None
+            assert self.val_labels is not None
+            return self.val_images, self.val_labels
         return (self.train_images, self.train_labels) if split == "train" else (self.test_images, self.test_labels)
 
     def normalise(self, images: torch.Tensor, input_shape: InputShape) -> torch.Tensor:

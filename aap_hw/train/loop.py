@@ -31,6 +31,7 @@ from aap_hw.train.evaluation import evaluate, flushed_denormals, laid_out, place
 from aap_hw.train.samples import Samples
 from aap_hw.train.settings import TrainSettings
 
+BeforeEpoch = Callable[[int], None]
 OnEpoch = Callable[[int, int, float, float, float], None]
 OnStep = Callable[[int, float, float, float], None]
 OnCheckpoint = Callable[[TrainState], None]
@@ -39,7 +40,7 @@ Batch = tuple[Tensors, torch.Tensor, float]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Accuracy after the last epoch in percent, and every epoch's record."""
+    """Accuracy after the last epoch in percent, on the split that decides, and every epoch's record."""
 
     accuracy: float
     history: tuple[EpochRecord, ...]
@@ -53,6 +54,7 @@ def train(
     seed: int,
     inputs: Inputs,
     teacher: nn.Module | None = None,
+    before_epoch: BeforeEpoch | None = None,
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
     resume_from: TrainState | None = None,
@@ -69,6 +71,8 @@ def train(
         What the model takes; images are resized to it.
     teacher
         The network whose outputs are distilled, if the settings say so; usually the unpruned one.
+    before_epoch
+        Called before each epoch with the number of those that are done.
     on_epoch
         Called after each epoch with (epoch from 1, epochs, loss, accuracy in percent, seconds of that epoch).
     on_step
@@ -106,11 +110,13 @@ def train(
                 take_up(resume_from, *course.parts, generator)
                 good_state, history = copy_of(course.kept), list(resume_from.history)
             for epoch in range(len(history), settings.epochs):
+                if before_epoch is not None:
+                    before_epoch(epoch)
                 started = time.perf_counter()
                 loss = course.run_epoch(epoch, generator, on_step)
                 if not all(bool(t.isfinite().all()) for t in model.state_dict().values()):
                     raise _diverged(settings, epoch, "a weight or statistic")
-                accuracy = evaluate(course.kept, data, inputs)
+                accuracy = evaluate(course.kept, data, inputs, split=data.chosen_by)
                 record = EpochRecord(epoch + 1, loss, accuracy, time.perf_counter() - started)
                 good_state = copy_of(course.kept)
                 history.append(record)

@@ -1,4 +1,4 @@
-"""Samples of a network's inputs, in two splits: for training, for ranking filters and for checking results.
+"""Samples of a network's inputs, in two or three splits: to train and rank filters with, to choose by, and to test.
 
 Only the interface that training and pruning need is here. Pictures are in `aap_hw.train.data`, arrays of any shape and
 made-up samples in `aap_hw.train.arrays`.
@@ -16,12 +16,12 @@ import torch
 from aap_hw.errors import UserError
 from aap_hw.graph.program.inputs import Inputs, Tensors
 
-Split = Literal["train", "test"]
+Split = Literal["train", "val", "test"]
 Indices = torch.Tensor | npt.NDArray[np.integer] | list[int] | range | slice
 
 
 class Samples(ABC):
-    """A training and a test set of samples.
+    """A training and a test set of samples, and perhaps a third one for validation.
 
     Attributes
     ----------
@@ -50,6 +50,21 @@ class Samples(ABC):
         UserError
             If the network takes something else.
         """
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a split for validation, so that the test split decides nothing."""
+        return False
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that there are."""
+        return ("train", "val", "test") if self.has_validation else ("train", "test")
+
+    @property
+    def chosen_by(self) -> Split:
+        """The split whose accuracy decides: which round is kept, and whether it is good enough."""
+        return "val" if self.has_validation else "test"
 
     @property
     def classes(self) -> int:

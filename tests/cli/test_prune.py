@@ -195,9 +195,13 @@ def test_what_is_not_given_is_as_in_python(aap_hw: Callable[..., Any], monkeypat
         raise KeyboardInterrupt
 
     monkeypatch.setattr("aap_hw.api.prune", prune)
-    for asked in (("--budget", "50%"), ("--max-accuracy-drop", "1")):
+    to_half = ("--budget", "50%")
+    for asked in (to_half, ("--max-accuracy-drop", "1"), (*to_half, "--distill"), (*to_half, "--no-distill")):
         assert aap_hw("prune", "--model", "resnet20", "--lut", "x86", *asked).code == 130
-    assert seen == [PruneSettings()] * 2
+    assert seen[:2] == [PruneSettings()] * 2
+    training = PruneSettings().training
+    taught = [replace(training, loss=replace(training.loss, distillation=share)) for share in (0.5, 0.0)]
+    assert seen[2:] == [PruneSettings(training=each) for each in taught]
 
 
 def start_pruning(table_file: Path, out: Path) -> subprocess.Popen[str]:
@@ -319,8 +323,9 @@ def test_own_weights_classes_images_and_training_settings_arrive_in_the_run(
         {"state_dict": {f"module.{name}": value for name, value in mine.state_dict().items()}}, tmp_path / "my.pt"
     )
     images = np.random.default_rng(6).integers(0, 256, (24, 32, 32, 3), np.uint8)
-    splits = {f"{split}_images": images for split in ("train", "test")}
-    np.savez(tmp_path / "my.npz", **splits, **{f"{split}_labels": np.arange(24) % 4 for split in ("train", "test")})
+    splits = ("train", "val", "test")
+    arrays = {f"{split}_images": images for split in splits}
+    np.savez(tmp_path / "my.npz", **arrays, **{f"{split}_labels": np.arange(24) % 4 for split in splits})
     # So small a step leaves the weights as they were given.
     (tmp_path / "my.toml").write_text('epochs = 1\nlearning_rate = 1e-12\noptimiser = { name = "adamw" }\n')
     out = tmp_path / "run"
@@ -329,6 +334,7 @@ def test_own_weights_classes_images_and_training_settings_arrive_in_the_run(
     how = ("--training", str(tmp_path / "my.toml"), "--rounds", "1", "--calibration-images", "8", "--tensorboard")
     outcome = aap_hw("prune", *network, *data, *how, "--lut", str(table_file), "--budget", "60%", "--out", str(out))
     assert outcome.code == 0, outcome.err
+    assert "the test split was looked at once, at the end" in outcome.out
 
     config = json.loads((out / "config.json").read_text())
     assert config["data"]["normalisation"] == {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
@@ -345,5 +351,6 @@ def test_own_weights_classes_images_and_training_settings_arrive_in_the_run(
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     assert (process["git"] or {"commit": ""})["commit"] == head
     figures = EventAccumulator(str(out / "tensorboard")).Reload()
-    (accuracy,) = figures.Scalars("accuracy")
-    assert accuracy.value == pytest.approx(json.loads((out / "summary.json").read_text())["accuracy_pruned"])
+    reached = json.loads((out / "summary.json").read_text())
+    for name, value in (("accuracy", "accuracy_val_pruned"), ("test_accuracy", "accuracy_pruned")):
+        assert [each.value for each in figures.Scalars(name)] == [pytest.approx(reached[value])]

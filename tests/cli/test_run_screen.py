@@ -15,6 +15,7 @@ from aap_hw.cli.run_screen import PruneScreen, summary_table
 from aap_hw.prune.job import Pruned
 from aap_hw.prune.run import PrunedNetwork
 from aap_hw.prune.steps import Event
+from aap_hw.prune.words import budget_sentences, chosen_by_sentence
 
 RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8", "--budget", "50%")
 CUT = {"round": 2, "rounds": 3, "measured_ms": None, "predicted_ms": 0.5, "kept_attention": 0.75}
@@ -95,6 +96,22 @@ def test_what_to_do_next_is_to_deploy_to_the_device_where_it_was(where: str | No
     PruneScreen(Console(file=text, width=140, highlight=False, markup=False)).finish(pruned)
     connect = "" if where is None else f" --connect {where}"
     assert text.getvalue().splitlines()[-1] == f"next: aap-hw deploy 'runs/my pi' --device rpi4{connect}"
+
+
+def test_what_decided_is_said_and_the_accuracy_to_keep_is_that_of_the_split_that_decided() -> None:
+    assert chosen_by_sentence({**SUMMARY, "chosen_by": None}) == chosen_by_sentence(SUMMARY) == ""
+    assert chosen_by_sentence({**SUMMARY, "chosen_by": "test"}) == (
+        "the test split guides decisions, so the reported accuracy is optimistic"
+    )
+    three = {**SUMMARY, "chosen_by": "val", "accuracy_val_dense": 93.0, "accuracy_val_pruned": 92.6}
+    assert chosen_by_sentence(three) == (
+        "the validation split guides decisions (there 93.00 % unpruned and 92.60 % pruned); the test split was looked "
+        "at once, at the end"
+    )
+    assert budget_sentences({**three, "accuracy_wanted": 92.5})[0] == (
+        "the accuracy to keep on the validation split, 92.50 %, is kept: 92.60 %"
+    )
+    assert "MISSED" in budget_sentences({**SUMMARY, "accuracy_wanted": 92.5})[0]
 
 
 def test_final_table_has_both_latencies_accuracy_and_sizes() -> None:

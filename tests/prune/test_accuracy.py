@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from aap_hw.errors import UserError
-from aap_hw.prune import steps
+from aap_hw.prune import training
 from aap_hw.prune.accuracy import prune_within
 from aap_hw.prune.steps import Event
 from aap_hw.prune.task import PruneSettings, Task
@@ -48,8 +48,8 @@ def trained_to(monkeypatch: pytest.MonkeyPatch) -> Script:
                 module.linear.bias.fill_(found := next(left))  # type: ignore[operator, union-attr]
             return TrainResult(found, ())
 
-        monkeypatch.setattr(steps, "train", train)
-        monkeypatch.setattr(steps, "evaluate", lambda *_: 95.0)
+        monkeypatch.setattr(training, "train", train)
+        monkeypatch.setattr(training, "evaluate", lambda *_, **__: 95.0)
         return begun
 
     return prepare

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,21 +20,25 @@ from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.enumeration import group_candidates, points_of
+from aap_hw.lut.file import save_table
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 from aap_hw.models.origin import Origin
-from aap_hw.prune.job import EMBEDDED, Job, Limit, resume, start
+from aap_hw.prune.job import EMBEDDED, Job, Limit, start
 from aap_hw.prune.quantised import quantised_of
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.steps import Event, State, as_computed
 from aap_hw.prune.task import PruneSettings
+from aap_hw.prune.training import settle
 from aap_hw.quantize import read_quantised, sensitivity
 from aap_hw.report.writing import write_report
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.evaluation import evaluate
-from aap_hw.train.settings import TrainSettings
+from aap_hw.train.settings import Loss, TrainSettings
+from tests import forked
 from tests.prune.killed import result
 from tests.synthetic import few_images, latency_us, table_of
 
+ROOT = Path(__file__).resolve().parents[2]
 NETWORK = """
 import torch
 from torch import nn
@@ -51,7 +57,7 @@ SETTINGS = PruneSettings(
     calibration_images=32,
     precision="int8",
     qat=True,
-    training=TrainSettings(epochs=2, batch_size=24, learning_rate=0.05),
+    training=TrainSettings(epochs=2, batch_size=24, learning_rate=0.05, loss=Loss(distillation=0.5)),
 )
 
 
@@ -124,28 +130,47 @@ def test_a_run_says_what_the_quantised_network_does(undisturbed: Path, latencies
     assert "accuracy in int8 (unpruned: float32), %" in page
 
 
-def test_ended_while_it_trains_and_when_it_is_quantised_it_resumes_to_the_same_run(
+def die_at(name: str, nth: int) -> Callable[[Event], None]:
+    """Kills the process at an event, when it is told the n-th time."""
+    left = nth
+
+    def on_event(event: Event) -> None:
+        nonlocal left
+        left -= event.name == name
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return on_event
+
+
+# After the first epoch with roundings, which is before the one in which norms and ranges are settled; then when it is
+# quantised.
+DIES_TWICE = """
+import sys
+from pathlib import Path
+import pytest
+from aap_hw.lut.file import load_table
+from aap_hw.models.origin import Origin
+from aap_hw.prune.job import resume, start
+from tests.prune.killed import in_child
+from tests.prune.test_int8 import INPUTS, die_at, job, show_few
+network, latencies, folder = map(Path, sys.argv[1:])
+show_few(pytest.MonkeyPatch())
+asked, table = job(Origin.of(f"{network}:make", INPUTS)), load_table(latencies)
+print(in_child(lambda: start(asked, table, folder, die_at("epoch", 3)))[0])
+print(in_child(lambda: resume(folder, die_at("quantised", 1)))[0])
+print((folder / "run.json").exists())
+print(in_child(lambda: resume(folder))[0])
+"""
+
+
+def test_killed_while_it_trains_and_when_it_is_quantised_it_resumes_to_the_same_run(
     undisturbed: Path, origin: Origin, latencies: LatencyTable, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run"
-
-    def end_at(name: str, nth: int) -> Callable[[Event], None]:
-        left = nth
-
-        def on_event(event: Event) -> None:
-            nonlocal left
-            left -= event.name == name
-            if left == 0:
-                raise KeyboardInterrupt
-
-        return on_event
-
-    with pytest.raises(KeyboardInterrupt):
-        start(job(origin), latencies, folder, end_at("epoch", 3))  # the first with roundings
-    with pytest.raises(KeyboardInterrupt):
-        resume(folder, end_at("quantised", 1))
-    assert not (folder / "run.json").exists()
-    resume(folder)
+    save_table(latencies, tmp_path / "table.json")
+    network, folder = origin.model.removesuffix(":make"), tmp_path / "run"
+    done = forked.run(DIES_TWICE, [network, str(tmp_path / "table.json"), str(folder)], cwd=ROOT)
+    assert done.stdout.split() == ["-9", "-9", "False", "0"], done.stderr
     assert result(folder) == result(undisturbed)
 
 
@@ -177,6 +202,18 @@ def test_the_record_of_a_run_names_its_precision() -> None:
     state = State(nothing, nothing, nothing)
     assert as_computed(nothing, PruneSettings(precision="half"), state) == {"precision": "half"}
     assert as_computed(nothing, PruneSettings(), state) == {}
+
+
+@pytest.mark.parametrize(("epochs", "settled"), [(1, 0), (2, 1), (4, 1), (30, 7)])
+def test_norms_and_ranges_are_settled_in_the_last_quarter_of_a_training(epochs: int, settled: int) -> None:
+    class Told:
+        def settle(self, is_settled: bool) -> None:
+            told.append(is_settled)
+
+    told: list[bool] = []
+    for done in range(epochs):
+        settle(cast("Any", Told()), epochs, done)
+    assert told == [False] * (epochs - settled) + [True] * settled
 
 
 def test_roundings_in_training_are_only_for_int8() -> None:

@@ -24,7 +24,7 @@ from aap_hw.lut.enumeration import group_candidates
 from aap_hw.models import zoo
 from aap_hw.models.origin import Origin
 from aap_hw.policy import PARAMETERS, Budget
-from aap_hw.prune import rounds, steps
+from aap_hw.prune import rounds, training
 from aap_hw.prune.planning import Unreachable
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import compose
@@ -85,8 +85,8 @@ def test_two_cuts_are_one_cut_of_their_composition() -> None:
 def test_without_training_there_is_one_round_and_the_weights_are_those_of_the_network(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(steps, "train", None)
-    monkeypatch.setattr(steps, "evaluate", None)
+    monkeypatch.setattr(training, "train", None)
+    monkeypatch.setattr(training, "evaluate", None)
     before = {name: tensor.clone() for name, tensor in resnet20()[0].state_dict().items()}
     events: list[Event] = []
     pruned, summary = prune(task(), [HALF], TINY, events.append)
@@ -211,7 +211,7 @@ def test_device_that_gets_ever_slower_ends_after_the_allowed_attempts_with_the_f
 def test_network_that_is_slower_than_the_unpruned_one_is_refused_before_it_trains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(steps, "train", None)
+    monkeypatch.setattr(training, "train", None)
     device = PretendedDevice(monkeypatch, table(), [8.0])
     for budget in (HALF, Budget.parse("60%", PARAMETERS)):
         with pytest.raises(UserError, match=r"is faster than the unpruned one on this device: .* profile it again"):
@@ -242,8 +242,8 @@ def three_equal_rounds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[fl
                 module.linear.bias.fill_(accuracy)  # type: ignore[operator, union-attr]
             return TrainResult(accuracy, ())
 
-        monkeypatch.setattr(steps, "train", train)
-        monkeypatch.setattr(steps, "evaluate", lambda *_: 95.0)
+        monkeypatch.setattr(training, "train", train)
+        monkeypatch.setattr(training, "evaluate", lambda *_, **__: 95.0)
         monkeypatch.setattr(rounds, "round_budgets", lambda dense, budget, count, _: [budget] * count)
 
     return prepare
@@ -261,6 +261,34 @@ def test_most_accurate_of_the_rounds_that_meet_the_budget_is_kept(
     assert float(pruned.module.linear.bias.detach()[0]) == max(accuracies)  # type: ignore[operator, union-attr]
     widths = {name: pruned.module.get_submodule(name).weight.shape[0] for name in pruned.kept}  # type: ignore[index]
     assert widths == {name: len(channels) for name, channels in pruned.kept.items()}
+
+
+def test_a_validation_split_decides_and_the_test_split_is_looked_at_once_at_the_end(
+    three_equal_rounds: Callable[[Sequence[float]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_equal_rounds((90, 94.5))
+    few = few_images()
+    looked_at: list[tuple[str, bool]] = []
+    three_splits = replace(few, val_images=few.test_images[:10], val_labels=few.test_labels[:10])
+    accuracies = iter((95.0, 88.0, 87.0))
+
+    def evaluate(module: nn.Module, *_: Any, split: str = "test") -> float:
+        looked_at.append((split, module is resnet20()[0]))
+        return next(accuracies)
+
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    events: list[Event] = []
+    settings = replace(TINY, rounds=1)
+    _, summary = prune(task(retrain=True, data=three_splits), [HALF], settings, events.append, max_drop=1.0)
+    assert looked_at == [("val", True), ("test", True), ("test", False)]
+    assert events[-1] == Event("tested", {"accuracy_dense": 88.0, "accuracy_pruned": 87.0})
+    assert (summary["round"], summary["chosen_by"]) == (2, "val")
+    assert (summary["accuracy_val_dense"], summary["accuracy_val_pruned"]) == (95.0, 94.5)
+    assert (summary["accuracy_dense"], summary["accuracy_pruned"]) == (88.0, 87.0)
+    three_equal_rounds((90, 91))
+    assert prune(task(retrain=True), [HALF], TINY)[1]["chosen_by"] == "test"
+    three_equal_rounds((90,))
+    assert prune(task(retrain=True), [HALF], settings)[1]["chosen_by"] is None
 
 
 def test_round_that_was_only_predicted_does_not_beat_one_that_was_measured(
@@ -340,7 +368,7 @@ def test_images_of_other_classes_than_the_network_tells_apart_are_refused_at_onc
 def test_budget_that_the_last_round_cannot_reach_is_refused_before_the_first_trains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(steps, "train", None)
+    monkeypatch.setattr(training, "train", None)
     events: list[Event] = []
     with pytest.raises(Unreachable, match=r"no plan reaches 0\.1 ms: the smallest reachable latency is"):
         prune(task(retrain=True), [Budget.parse("0.1ms")], replace(TINY, rounds=5), events.append)

@@ -112,6 +112,9 @@ def _told(event: Mapping[str, Any], story: Story) -> str:
         case "quantised":
             accuracy, in_float32 = event["accuracy"], event["accuracy_float"]
             return f"round {event['round']} in int8: accuracy {accuracy:.2f} %, in float32 {in_float32:.2f} %"
+        case "tested":
+            accuracy, unpruned = event["accuracy_pruned"], event["accuracy_dense"]
+            return f"on the test split: accuracy {accuracy:.2f} %, unpruned {unpruned:.2f} %"
         case "round":
             accuracy = event.get("accuracy")
             return f"round {event['round']}" + ("" if accuracy is None else f": accuracy {accuracy:.2f} %")

@@ -86,11 +86,13 @@ def trade_chart(stories: Sequence[Story]) -> Chart:
 
 def _unpruned(story: Story, trained: bool) -> dict[str, Any]:
     ms, how = story.unpruned
+    # Of the split that the rounds were judged by.
+    accuracy = story.summary.get("accuracy_val_dense", story.summary["accuracy_dense"])
     return {
         "label": "unpruned",
         "ms": ms,
         "how": how,
-        "value": story.summary["accuracy_dense"] if trained else 100.0,
+        "value": accuracy if trained else 100.0,
         "measured": bool(story.summary["dense_is_measured"]),
         "chosen": False,
     }

@@ -1,7 +1,8 @@
 """Finds a network's samples and their labels among the named arrays of an archive or a function of the user's.
 
 ``x_train`` and ``y_train`` are those of a network with one input. With several inputs they are ``x1_train``,
-``x2_train`` and so on, or have the input's own name in place of ``x``. ``train_x`` is understood as well.
+``x2_train`` and so on, or have the input's own name in place of ``x``. ``train_x`` is understood as well. Arrays of a
+split ``val`` are for validation.
 """
 
 from __future__ import annotations
@@ -16,11 +17,16 @@ from aap_hw.errors import UserError
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.train.arrays import Array, ArraySamples, fitted
 from aap_hw.train.checks import check_labels
+from aap_hw.train.samples import Split
 from aap_hw.train.sources.archive import held
 from aap_hw.train.sources.labels import class_numbers, names_of
 
-SPLITS = ("train", "test")
 ALONE, LABELS = ("x", "inputs", "images"), ("y", "labels")
+
+
+def splits_of(arrays: Mapping[str, Any], stems: tuple[str, ...]) -> tuple[Split, ...]:
+    """The splits that there are or should be: one for validation only if samples or labels are called so."""
+    return ("train", "test") if name_of(arrays, "val", (*stems, *LABELS)) is None else ("train", "val", "test")
 
 
 def name_of(arrays: Mapping[str, Any], split: str, stems: tuple[str, ...]) -> str | None:
@@ -40,30 +46,34 @@ def samples_of(arrays: Mapping[str, Any], inputs: Inputs, where: str) -> ArraySa
         If one is missing or does not fit the network; ``where`` is what the sentence calls all of them.
     """
     stems = _stems(inputs)
-    labels = {split: name_of(arrays, split, LABELS) for split in SPLITS}
+    splits = splits_of(arrays, tuple(name for each in stems for name in each))
+    labels = {split: name_of(arrays, split, LABELS) for split in splits}
     is_labelled = any(labels.values())
-    names = {split: [name_of(arrays, split, each) for each in stems] for split in SPLITS}
+    names = {split: [name_of(arrays, split, each) for each in stems] for split in splits}
     if not is_labelled and not any(names["test"]):
         names["test"] = names["train"]
-    if None in (*names["train"], *names["test"]) or (is_labelled and None in labels.values()):
-        wanted = [f"{each[0]}_{split}" for split in SPLITS for each in stems]
+    if any(None in each for each in names.values()) or (is_labelled and None in labels.values()):
+        wanted = [f"{each[0]}_{split}" for split in splits for each in stems]
         raise UserError(
-            f"{where} holds {held(arrays)}; name its arrays {', '.join(wanted)}, and if there are classes y_train and "
-            "y_test"
+            f"{where} holds {held(arrays)}; name its arrays {', '.join(wanted)}, and if there are classes "
+            f"{', '.join(f'y_{split}' for split in splits[:-1])} and y_test"
         )
-    found = {split: _fitted(arrays, [str(name) for name in names[split]], inputs, where) for split in SPLITS}
+    found = {split: _fitted(arrays, [str(name) for name in names[split]], inputs, where) for split in splits}
     if not is_labelled:
-        return ArraySamples(found["train"], found["test"])
+        return ArraySamples(found["train"], found["test"], val=found.get("val"))
     numbers = [
         class_numbers(
             array_of(arrays[str(labels[split])], f"{labels[split]} of {where}"), f"{labels[split]} of {where}"
         )
-        for split in SPLITS
+        for split in splits
     ]
     classes = names_of(arrays, numbers, where)
-    for split, each in zip(SPLITS, numbers, strict=True):
+    of = dict(zip(splits, numbers, strict=True))
+    for split, each in of.items():
         check_labels(split, each, len(found[split][0]), len(classes))
-    return ArraySamples(found["train"], found["test"], numbers[0], numbers[1], classes)
+    return ArraySamples(
+        found["train"], found["test"], of["train"], of["test"], classes, found.get("val"), of.get("val")
+    )
 
 
 def _stems(inputs: Inputs) -> list[tuple[str, ...]]:

@@ -37,9 +37,9 @@ LOG = logging.getLogger(__name__)
 
 
 def load_folder(folder: Path, input_shape: InputShape) -> LabelledImages:
-    """The images below ``train`` and ``val`` (or ``test``), a sub-folder a class, as the network takes them.
+    """The images below ``train`` and ``val`` (or ``test``, or both), a sub-folder a class, as the network takes them.
 
-    The test images of Tiny-ImageNet may lie as it is published, with their classes in ``val_annotations.txt``.
+    The validation images of Tiny-ImageNet may lie as it is published, with their classes in ``val_annotations.txt``.
 
     Raises
     ------
@@ -53,10 +53,13 @@ def load_folder(folder: Path, input_shape: InputShape) -> LabelledImages:
             f"the pictures of a folder are grey or in colour and the network takes {channels} channels; give images of "
             "as many as npz:FILE or by a function of yours"
         )
-    names, *both = find_splits(folder)
-    small = max(size) <= SMALL_SIDE and sum(len(each.files) for each in both) * int(np.prod(input_shape)) <= MOST_BYTES
-    train, test = (_split(each, names, input_shape, small) for each in both)
-    return LabelledImages(*train, *test, names, USUAL[channels])
+    names, splits = find_splits(folder)
+    count = sum(len(each.files) for each in splits.values())
+    small = max(size) <= SMALL_SIDE and count * int(np.prod(input_shape)) <= MOST_BYTES
+    read = {split: _split(each, names, input_shape, small) for split, each in splits.items()}
+    none: tuple[None, None] = (None, None)
+    val_images, val_labels = read.get("val", none)
+    return LabelledImages(*read["train"], *read["test"], names, USUAL[channels], val_images, val_labels)
 
 
 @dataclass(eq=False)

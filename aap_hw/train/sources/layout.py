@@ -1,4 +1,4 @@
-"""The two splits of a folder of pictures, their classes, and the files of each class, found by name alone.
+"""The two or three splits of a folder of pictures, their classes, and the files of each class, found by name alone.
 
 Covers folders as people and machines leave them: other names for the splits, files that are not pictures, links, and
 hidden files of desktops and notebooks. The only file that is opened is a list of annotations.
@@ -13,15 +13,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from aap_hw.errors import UserError
+from aap_hw.train.samples import Split
 from aap_hw.train.sources.picture import SUFFIXES
 
 TRAIN = ("train", "training")
-# The first kind that is there is used.
-TEST = (("val", "valid", "validation", "dev", "eval", "evaluation"), ("test", "testing"))
+VALIDATION, TEST = ("val", "valid", "validation", "dev", "eval", "evaluation"), ("test", "testing")
 # Beside names that begin with a dot: what servers, Windows, macOS and Python leave in folders.
 NO_FOLDERS = ("@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found")
 NO_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
@@ -49,8 +48,11 @@ class SplitFiles:
     labels: tuple[int, ...]
 
 
-def find_splits(folder: Path) -> tuple[tuple[str, ...], SplitFiles, SplitFiles]:
-    """The names of the classes, and the files to train and to test with.
+def find_splits(folder: Path) -> tuple[tuple[str, ...], dict[Split, SplitFiles]]:
+    """The names of the classes, and the files to train and to test with, and for validation if there are three splits.
+
+    Of two splits the second is the one to test with, whatever it is called. A third one without classes, as those of
+    competitions are, is left out, and it is said.
 
     Raises
     ------
@@ -61,13 +63,25 @@ def find_splits(folder: Path) -> tuple[tuple[str, ...], SplitFiles, SplitFiles]:
         raise UserError(f"{shown(folder)} is a file and not a folder of images; unpack it if it is an archive")
     if not folder.is_dir():
         raise UserError(f"there is no folder of images {shown(folder)}; name the one that has them with --data")
-    train, test = _splits(folder)
+    train, *others = _splits(folder)
     names = _classes(train)
-    if (test / ANNOTATIONS).exists():
-        to_test = _annotated(test / ANNOTATIONS, names)
-    else:
-        to_test = _files(test, _same_classes(test, names, train))
-    return names, _files(train, [train / name for name in names]), to_test
+    if len(others) > 1 and not _has_classes(others[1], names):
+        LOG.warning("%s: left out, as its pictures have no classes", shown(others.pop()))
+    found: dict[Split, SplitFiles] = {"train": _files(train, [train / name for name in names])}
+    splits: tuple[Split, ...] = ("val", "test")
+    for split, place in zip(splits[-len(others) :], others, strict=True):
+        listed = place / ANNOTATIONS
+        found[split] = _annotated(listed, names) if listed.exists() else _of_classes(place, names, train)
+    return names, found
+
+
+def _has_classes(split: Path, names: Sequence[str]) -> bool:
+    here = _by_looks(split, _folders(split)).keys()
+    return (split / ANNOTATIONS).exists() or not here.isdisjoint(_by_looks(split, names))
+
+
+def _of_classes(split: Path, names: Sequence[str], train: Path) -> SplitFiles:
+    return _files(split, _same_classes(split, names, train))
 
 
 def shown(path: Path | str) -> str:
@@ -75,23 +89,23 @@ def shown(path: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(path))
 
 
-def _splits(folder: Path) -> tuple[Path, Path]:
+def _splits(folder: Path) -> list[Path]:
+    """The folder to train with, and one or two others: first the one for validation."""
     inner = _folders(folder)
-    found = [[name for name in inner if _plain(name) in names] for names in (TRAIN, *TEST)]
+    found = [[name for name in inner if _plain(name) in names] for names in (TRAIN, VALIDATION, TEST)]
     for alike in found:
         if len(alike) > 1:
             raise UserError(
                 f"{shown(folder)} has both '{shown(alike[0])}' and '{shown(alike[1])}', and either could be meant; "
                 "rename or move one of them"
             )
-    train, *tests = (folder / names[0] if names else None for names in found)
-    test = next((place for place in tests if place is not None), None)
-    if train is not None and test is not None:
-        return train, test
+    places = [folder / names[0] for names in found if names]
+    if found[0] and len(places) > 1:
+        return places
     if _is_for_finding(inner):
         raise _for_finding(folder)
     near = [folder / name for name in inner]
-    if _plain(folder.name) in chain(TRAIN, *TEST):
+    if _plain(folder.name) in (*TRAIN, *VALIDATION, *TEST):
         near.append(folder.absolute().parent)
     meant = next((place for place in near if _has_splits(place)), None)
     there = f"it has {_listed(inner) or 'no folders'}" if meant is None else f"give {shown(meant)}, which has them"
@@ -111,7 +125,7 @@ def _has_splits(folder: Path) -> bool:
         inner = {_plain(name) for name in _folders(folder)}
     except UserError:
         return False  # it cannot be listed
-    return not inner.isdisjoint(TRAIN) and any(not inner.isdisjoint(names) for names in TEST)
+    return not inner.isdisjoint(TRAIN) and not inner.isdisjoint((*VALIDATION, *TEST))
 
 
 def _is_for_finding(names: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ from aap_hw.graph.program.inputs import Inputs
 from aap_hw.train.arrays import ArraySamples
 from aap_hw.train.data import LabelledImages, Normalisation
 from aap_hw.train.sources.archive import held, opened
-from aap_hw.train.sources.arrays import LABELS, SPLITS, name_of, samples_of
+from aap_hw.train.sources.arrays import LABELS, name_of, samples_of, splits_of
 from aap_hw.train.sources.labels import class_numbers, names_of
 
 USUAL_CHANNELS = (1, 3, 4)
@@ -43,7 +43,8 @@ def named_samples(arrays: Mapping[str, Any], inputs: Inputs, where: object) -> L
 
 
 def images_in(arrays: Mapping[str, Any], stem: str, channels: int, where: object) -> LabelledImages:
-    """``train_images``, ``train_labels``, ``test_images`` and ``test_labels`` among some arrays.
+    """``train_images``, ``train_labels``, ``test_images`` and ``test_labels`` among some arrays, and ``val_images`` and
+    ``val_labels`` if there are any.
 
     Images are bytes (N, H, W), (N, C, H, W) or (N, H, W, C); labels (N,) or (N, 1). ``class_names`` may name the
     classes, and ``mean`` and ``std`` the normalisation of images between 0 and 1, one number a channel each. Nothing is
@@ -56,17 +57,28 @@ def images_in(arrays: Mapping[str, Any], stem: str, channels: int, where: object
     channels
         That the network takes: tells images with channels last if there are neither 1, 3 nor 4.
     """
-    images = {split: name_of(arrays, split, (stem,)) for split in SPLITS}
-    labels = {split: name_of(arrays, split, LABELS) for split in SPLITS}
+    splits = splits_of(arrays, (stem,))
+    images = {split: name_of(arrays, split, (stem,)) for split in splits}
+    labels = {split: name_of(arrays, split, LABELS) for split in splits}
     needed = {
-        f"{split}_{what}": found[split] for split in SPLITS for what, found in (("images", images), ("labels", labels))
+        f"{split}_{what}": found[split] for split in splits for what, found in (("images", images), ("labels", labels))
     }
     if missing := [name for name, found in needed.items() if found is None]:
         raise UserError(f"{where} lacks {', '.join(missing)} (it holds {held(arrays)}); name its arrays like that")
-    train, test = (_planes(arrays[str(images[split])], channels) for split in SPLITS)
-    numbers = [class_numbers(arrays[str(labels[split])], f"{labels[split]} of {where}") for split in SPLITS]
+    planes = {split: _planes(arrays[str(images[split])], channels) for split in splits}
+    numbers = [class_numbers(arrays[str(labels[split])], f"{labels[split]} of {where}") for split in splits]
     names = names_of(arrays, numbers, where)
-    return LabelledImages(train, numbers[0], test, numbers[1], names, _normalisation(arrays, where))
+    of = dict(zip(splits, numbers, strict=True))
+    return LabelledImages(
+        planes["train"],
+        of["train"],
+        planes["test"],
+        of["test"],
+        names,
+        _normalisation(arrays, where),
+        planes.get("val"),
+        of.get("val"),
+    )
 
 
 def _planes(images: np.ndarray[Any, Any], channels: int) -> np.ndarray[Any, Any]:

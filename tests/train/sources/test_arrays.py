@@ -39,6 +39,17 @@ def test_recordings_are_taken_as_they_are(tmp_path: Path) -> None:
     assert data.stored("train", [4, 1])[1].tolist() == [0, 1]
 
 
+def test_recordings_may_have_a_split_for_validation(tmp_path: Path) -> None:
+    more = {"x_val": np.full((5, 1, 40), 3.0), "y_val": np.array([1, 1, 0, 1, 0])}
+    data = saved(tmp_path, **recordings(**more)).load(WAVE)
+    assert (data.chosen_by, data.count("val"), data.count("test")) == ("val", 5, 4)
+    taken, labels = data.limited(2).stored("val", slice(None))
+    assert float(taken[0].mean()) == 3.0
+    assert labels.tolist() == [1, 0]
+    with pytest.raises(UserError, match=r"name its arrays x_train, x_val, x_test, .* y_train, y_val and y_test"):
+        saved(tmp_path, **recordings(x_val=more["x_val"])).load(WAVE)
+
+
 def test_several_inputs_are_found_by_name_or_by_number(tmp_path: Path) -> None:
     ids, scale = np.arange(15).reshape(3, 5), np.ones((3, 5), np.float32)
     for names in (("ids_train", "scale_train"), ("x1_train", "x2_train"), ("train_ids", "x2_train")):

@@ -39,10 +39,34 @@ def test_a_split_may_have_any_of_its_usual_names(pictures, train, test):
     assert (data.count("train"), data.count("test")) == (8, 4)
 
 
-def test_the_images_to_test_with_are_those_to_validate_with_if_there_are_both(pictures):
+def test_of_three_splits_one_is_for_validation_and_of_two_the_second_is_to_test_with(pictures):
+    assert (load(pictures).has_validation, load(pictures).chosen_by) == (False, "test")
     for name in ("cat", "dog"):
-        picture(pictures / "test" / name / "0.png")
-    assert load(pictures).count("test") == 4
+        picture(pictures / "test" / name / "0.png", (1, 2, 99))
+    for shape in (SMALL, LARGE):
+        data = load(pictures, shape)
+        assert (data.count("train"), data.count("val"), data.count("test")) == (8, 4, 2)
+        assert data.chosen_by == "val"
+        assert colours(data, "val") == [colour(0, 0), colour(0, 1), colour(1, 0), colour(1, 1)]
+        assert colours(data, "test") == [(1, 2, 99)] * 2
+        fewer = data.limited(2)
+        assert [fewer.count(split) for split in fewer.splits] == [2, 2, 2]
+        assert colours(fewer, "val") == [colour(0, 0), colour(1, 0)]
+
+
+def test_a_test_split_without_classes_is_left_out_and_one_of_some_classes_refused(pictures, caplog):
+    picture(pictures / "test" / "images" / "0.png")
+    with caplog.at_level(logging.WARNING):
+        data = load(pictures)
+    assert (data.has_validation, data.count("test")) == (False, 4)
+    assert [record.message for record in caplog.records] == [
+        f"{pictures}/test: left out, as its pictures have no classes"
+    ]
+    picture(pictures / "test" / "cat" / "0.png")
+    assert refused(pictures) == (
+        "FOLDER/test has other classes than the folder 'train': dog only in 'train' and images only in 'test'; give "
+        "each class a sub-folder of one name in both"
+    )
 
 
 @pytest.mark.parametrize(("first", "second"), [("Train", "train"), ("val", "valid"), ("eval", "val"), ("VAL", "val")])

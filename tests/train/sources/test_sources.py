@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from aap_hw.errors import UserError
+from aap_hw.graph.program.inputs import Inputs
 from aap_hw.train.data import Normalisation
-from aap_hw.train.sources import ImageSource
+from aap_hw.train.sources import ImageSource, npz
 
 
 def write_idx(path, array):
@@ -65,6 +66,19 @@ def test_an_archive_of_arrays_is_read_with_channels_last_and_labels_in_columns(t
     assert data.normalisation == Normalisation((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
 
 
+def test_an_archive_may_have_a_split_for_validation(tmp_path):
+    given = arrays()
+    given |= {"val_images": given["train_images"][:4] // 2, "val_labels": np.array([2, 2, 1, 0])}
+    np.savez(tmp_path / "a.npz", **given)
+    data = ImageSource(f"npz:{tmp_path / 'a.npz'}", limit=2).load((3, 8, 8))
+    assert (data.chosen_by, [data.count(split) for split in data.splits]) == ("val", [2, 2, 2])
+    images, labels = data.batch("val", range(2))
+    assert np.array_equal(images, given["val_images"][[0, 2]].transpose(0, 3, 1, 2))
+    assert labels.tolist() == [2, 1]
+    with pytest.raises(UserError, match=r"lacks val_labels \(it holds"):
+        npz.named_samples({k: v for k, v in given.items() if k != "val_labels"}, Inputs.of((3, 8, 8)), "it")
+
+
 @pytest.mark.parametrize("channels", [1, 3, 13])
 @pytest.mark.parametrize("side", [4, 8])
 def test_channels_come_first_or_last(tmp_path, channels, side):
@@ -105,6 +119,7 @@ LABELS = np.arange(6) % 3
         ({"mean": np.array([0.5])}, "lacks the other"),
         ({"mean": np.array(["a"] * 3), "std": np.ones(3)}, "'mean' and 'std' of .* are not numbers"),
         ({"train_images": np.zeros((6, 8, 8, 3))}, "give bytes"),
+        ({"val_images": np.zeros((6, 4, 4, 3), np.uint8), "val_labels": LABELS}, "validation images .*equally large"),
     ],
 )
 def test_an_archive_of_something_else_is_refused(tmp_path, change, sentence):
