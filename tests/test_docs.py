@@ -49,7 +49,10 @@ def test_commands_of_the_pages_exist_and_have_the_options_that_they_are_given() 
     found = 0
     for page in PAGES:
         text = page.read_text("utf-8").replace("\\\n", " ")
-        lines = re.findall(r"^(?:torchrun .*/)?aap-hw +([a-z].*)", text, re.MULTILINE)
+        # In blocks of code, also of a list; a sentence may begin with the name, too.
+        blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+        commands = "".join(block for language, block in blocks if not language)
+        lines = re.findall(r"^ *(?:torchrun .*/)?aap-hw +([a-z].*)", commands, re.MULTILINE)
         inline = re.findall(r"`aap-hw ([a-z][^`]*)`", text)
         for typed in (*lines, *inline):
             command: click.Command = group
@@ -62,7 +65,7 @@ def test_commands_of_the_pages_exist_and_have_the_options_that_they_are_given() 
             try:
                 command.make_parser(context).parse_args(words)
             except click.UsageError as problem:
-                pytest.fail(f"{page.name} names aap-hw {typed}: {problem.format_message()}")
+                pytest.fail(f"{page.parent.name}/{page.name} names aap-hw {typed}: {problem.format_message()}")
             found += 1
     assert found > 30
 
@@ -71,3 +74,17 @@ def test_every_page_of_docs_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert f"docs/{page.name}" in readme, page.name
+
+
+def test_readme_can_be_read_in_a_sitting() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+
+
+def test_picture_of_the_readme_is_drawn_from_the_stored_run_in_both_themes(tmp_path: Path) -> None:
+    done = forked.run(ROOT / "scripts" / "readme_pictures.py", ["--out", str(tmp_path)], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    drawn = sorted(path.name for path in tmp_path.iterdir())
+    assert drawn == ["overview-dark.svg", "overview-light.svg"]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert all(f"docs/images/{name}" in readme and (ROOT / "docs" / "images" / name).exists() for name in drawn)
+    assert (tmp_path / drawn[0]).read_bytes() != (tmp_path / drawn[1]).read_bytes()

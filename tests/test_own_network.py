@@ -1,4 +1,4 @@
-"""What a network of one's own can be: the README's section runs as it is written, and others go the whole way."""
+"""A network of one's own: the section of docs/networks.md runs as it is written, and others go the whole way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from aap_hw.resources import resource_dirs
 from tests.synthetic import few_images
 
 ROOT = Path(__file__).resolve().parent.parent
-SECTION = (ROOT / "README.md").read_text().partition("## Your own network\n")[2].partition("\n## ")[0]
+PAGE = (ROOT / "docs" / "networks.md").read_text("utf-8")
+SECTION = PAGE.partition("## Your own network\n")[2].partition("\n## ")[0]
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", SECTION, re.DOTALL)
 
 
@@ -86,7 +87,7 @@ def test_python_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.Monkey
     (program,) = [text for kind, text in BLOCKS if kind == "python"]
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT))
-    where = {"__name__": "readme"}
+    where = {"__name__": "page"}
     exec(program.replace('"smaller.safetensors"', repr(str(tmp_path / "smaller.safetensors"))), where)
     image = torch.rand(2, 3, 96, 96)
     assert torch.equal(where["again"](image), where["smaller"](image))  # type: ignore[operator]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def command(device: str, connect_to: str | None, json_to: str | None) -> int:
     """Try each step that measuring on a device takes, and say what to do about those that fail.
 
-    The exit code is 0 if none does.
+    Exit code 0 if every step passes.
     """
     from aap_hw.device.doctor import examine
 

@@ -108,7 +108,7 @@ OF_TRAINING = (
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
-    help=f"Of each round's start; default {LEARNING_RATE}.",
+    help=f"Initial learning rate of each round; default {LEARNING_RATE}.",
 )
 @click.option(
     "--training",
@@ -121,7 +121,7 @@ OF_TRAINING = (
     help="Let the unpruned network teach the pruned one: its outputs are half of what training aims at, labels the "
     "other half. Default: what --training says, else off.",
 )
-@click.option("--seed", default=0, show_default=True, type=int, help="Of training.")
+@click.option("--seed", default=0, show_default=True, type=int, help="Random seed of training.")
 @precision_option
 @click.option(
     "--qat",
