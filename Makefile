@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-board lint bench clean
+.PHONY: help demo test test-all test-board lint bench docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test-board  from an emulated Arm board to outputs that equal PyTorch's"
 	@echo "make lint    format, lint and types only"
 	@echo "make bench   every benchmark in its quick form"
+	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make clean   remove .venv and caches; runs/ and lut/ stay"
 
 demo: $(VENV)/.installed
@@ -45,6 +46,11 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	set -e; for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do $(RUN) $$script --quick; done
 
+# Strictly: a link or an anchor that leads nowhere is an error. The variable silences an advertisement of the theme's.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	@echo "open build/site/index.html; for search, serve it: $(RUN) -m http.server --bind 127.0.0.1 -d build/site"
+
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -63,4 +69,8 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(RUN) -m pip install -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(RUN) -m pip install -e '.[docs]'
 	touch $@

@@ -1,0 +1,169 @@
+"""What the documentation site has besides docs/: the README, examples, a page for each command, and the API.
+
+MkDocs calls ``on_config``, ``on_files`` and ``on_page_markdown``. Links are rewritten from where files are in the
+repository to where they are on the site, and the files that they lead to are taken along.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from posixpath import dirname, normpath, relpath
+from typing import Any
+
+import click
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+import aap_hw
+from aap_hw.cli.main import COMMANDS, group
+
+ROOT = Path(__file__).parent.parent.parent
+# Relative targets of Markdown's links and pictures, and of HTML's.
+LINK = re.compile(r"""(?P<before>\]\(|(?:src|srcset|href)=")(?P<target>(?![a-z]+:|\#|/)[^)\#"\s]+)""")
+# What the functions of the API return and hand to callbacks.
+RESULTS = (
+    "aap_hw.api.Profile",
+    "aap_hw.lut.progress.Progress",
+    "aap_hw.prune.proposal.Proposal",
+    "aap_hw.prune.steps.Event",
+    "aap_hw.prune.job.Pruned",
+    "aap_hw.deploy.deploying.Deployment",
+    "aap_hw.lut.table.LatencyTable",
+)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the pages that are made here to the navigation."""
+    examples = [_on_site(path) for path in _example_pages()]
+    assert config.nav is not None
+    config.nav += [
+        {"Examples": examples},
+        {"Commands": ["commands/index.md", *(f"commands/{name}.md" for name in COMMANDS)]},
+        {"Reference": ["reference/functions.md", "reference/classes.md", "reference/results.md"]},
+    ]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add pages that are elsewhere or made here, and the files that pages link to."""
+    outside = ["README.md", *_example_pages()]
+    for page in outside:
+        files.append(File.generated(config, _on_site(page), content=(ROOT / page).read_text("utf-8")))
+    for name, text in {**_command_pages(), **_reference_pages()}.items():
+        files.append(File.generated(config, name, content=text))
+    for page in [*outside, *(f"docs/{file.src_uri}" for file in files.documentation_pages() if _is_in_docs(file))]:
+        for target in _targets(page):
+            if not target.startswith("docs/") and (ROOT / target).is_file() and _on_site(target) not in files.src_uris:
+                files.append(File.generated(config, _on_site(target), abs_src_path=str(ROOT / target)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Rewrite links of pages that are in the repository."""
+    here = page.file.src_uri
+    if here.startswith(("commands/", "reference/")):
+        return markdown
+    source = _in_repository(here)
+
+    def moved(link: re.Match[str]) -> str:
+        target = normpath(f"{dirname(source)}/{link['target']}").lstrip("/")
+        return link["before"] + relpath(_on_site(target), dirname(here) or ".")
+
+    return LINK.sub(moved, markdown)
+
+
+def _targets(page: str) -> list[str]:
+    """Paths in the repository that a page links to."""
+    text = (ROOT / page).read_text("utf-8")
+    return [normpath(f"{dirname(page)}/{link['target']}").lstrip("/") for link in LINK.finditer(text)]
+
+
+def _on_site(path: str) -> str:
+    """Where a file of the repository is on the site."""
+    return "index.md" if path == "README.md" else path.removeprefix("docs/")
+
+
+def _in_repository(place: str) -> str:
+    """The inverse of ``_on_site``."""
+    if place == "index.md":
+        return "README.md"
+    return place if place.startswith("examples/") else f"docs/{place}"
+
+
+def _is_in_docs(file: File) -> bool:
+    return file.generated_by is None
+
+
+def _example_pages() -> list[str]:
+    pages = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").rglob("*.md"))
+    return sorted(pages, key=lambda page: page != "examples/README.md")
+
+
+def _command_pages() -> dict[str, str]:
+    """A page for each command, made from what its ``--help`` says."""
+    context = click.Context(group, info_name="aap-hw")
+    rows, pages = [], {}
+    for name in COMMANDS:
+        command = group.get_command(context, name)
+        assert command is not None
+        rows.append(f"| [{name}]({name}.md) | {command.get_short_help_str(limit=1000)} |")
+        pages[f"commands/{name}.md"] = _command_page(command, click.Context(command, context, name), 1)
+    head = "# Commands\n\n`aap-hw COMMAND --help` prints what these pages say.\n\n| | |\n|---|---|\n"
+    options = _options(group, context)
+    pages["commands/index.md"] = "\n".join([head + "\n".join(rows), "", "## Options of all commands", "", options])
+    return pages
+
+
+def _command_page(command: click.Command, context: click.Context, level: int) -> str:
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    parts = [f"{'#' * level} {context.command_path}", _prose(command.help or ""), f"```\n{usage}\n```"]
+    if command.epilog:
+        title, _, lines = command.epilog.replace("\b", "").strip().partition("\n")
+        examples = "\n".join(line.strip() for line in lines.splitlines())
+        parts.append(f"**{title.rstrip(':')}**\n\n```\n{examples}\n```")
+    parts.append(_options(command, context))
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            member = command.get_command(context, name)
+            assert member is not None
+            parts.append(_command_page(member, click.Context(member, context, name), level + 1))
+    return "\n\n".join(parts)
+
+
+def _options(command: click.Command, context: click.Context) -> str:
+    records = [record for each in command.get_params(context) if (record := each.get_help_record(context))]
+    # Within code, a bar separates no cells.
+    rows = [f"| `{' '.join(names.split())}` | {_cell(_prose(text))} |" for names, text in records]
+    return "\n".join(["| option | |", "|---|---|", *rows])
+
+
+def _cell(text: str) -> str:
+    """Text as one cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _prose(text: str) -> str:
+    """Text of a help as Markdown: stars and angle brackets are meant, options and quoted words are code."""
+    text = re.sub(r"([*<>_\[\]])", r"\\\1", text)
+    return re.sub(r"(?<![\w-])(--[a-z][a-z-]*)", r"`\1`", text)
+
+
+def _reference_pages() -> dict[str, str]:
+    """The public names of the package, by what they are."""
+    homes = aap_hw._HOME
+    functions = [f"{home}.{name}" for name, home in homes.items() if name[0].islower()]
+    classes = [f"{home}.{name}" for name, home in homes.items() if name[0].isupper()]
+    intro = "Import them from `aap_hw`. [From Python](../api.md) shows them at work."
+    return {
+        "reference/functions.md": _reference("Functions", intro, functions),
+        "reference/classes.md": _reference("Classes", intro, classes),
+        "reference/results.md": _reference(
+            "Results and events", "What the functions return and hand to your callbacks.", RESULTS
+        ),
+    }
+
+
+def _reference(title: str, intro: str, names: Any) -> str:
+    return "\n\n".join([f"# {title}", intro, *(f"::: {name}" for name in names)]) + "\n"
