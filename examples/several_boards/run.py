@@ -1,0 +1,95 @@
+"""Two servers on this machine share a profile through a tracker, as two boards would.
+
+    python examples/several_boards/run.py [--quick]
+
+Two servers on one computer disturb each other, so its latencies are of no use. With boards, start the servers there
+(README.md) and give the tracker's address to ``aap-hw profile --connect``.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # what recipes share
+
+from steps import QUICK_DEVICE, Steps
+from tvm import rpc
+
+HERE = Path(__file__).parent
+HOST, KEY = "127.0.0.1", "board"
+TRACKER, PORTS = 9190, (9091, 9093)
+START_S = 60
+
+
+def main() -> None:
+    aap_hw = Steps(__doc__, device=str(QUICK_DEVICE))
+    where = ("--connect", f"tracker://{HOST}:{TRACKER}/{KEY}")
+    model = ("--model", str(HERE.parent / "user_net.py:make"), "--input", "3x32x32")
+    with two_boards():
+        if not aap_hw.quick:
+            aap_hw("doctor", "--device", aap_hw.device, *where)
+        aap_hw("profile", "--device", aap_hw.device, *where, *model, "--out", "lut/boards.json")
+    aap_hw("lut", "show", "lut/boards.json")
+
+
+@contextmanager
+def two_boards() -> Iterator[None]:
+    """A tracker and two servers, until the end."""
+    tracker = ["tvm.exec.rpc_tracker", "--port", str(TRACKER), "--port-end", str(TRACKER + 1)]
+    servers = [
+        [
+            "tvm.exec.rpc_server",
+            "--port",
+            str(port),
+            "--port-end",
+            str(port + 1),
+            "--tracker",
+            f"{HOST}:{TRACKER}",
+            "--key",
+            KEY,
+        ]
+        for port in PORTS
+    ]
+    started = [start(*tracker)]
+    try:
+        wait_for(0)
+        started += [start(*server) for server in servers]
+        wait_for(len(servers))
+        yield
+    finally:
+        for process in started:
+            os.killpg(process.pid, signal.SIGTERM)
+        for process in started:
+            process.wait()
+
+
+def start(module: str, *options: str) -> subprocess.Popen[bytes]:
+    """A module of TVM's as a program that listens on the loopback address only, in a group of its own."""
+    command = [sys.executable, "-m", module, "--host", HOST, *options]
+    environment = {**os.environ, "TVM_USE_RUNTIME_LIB": "1"} if module.endswith("server") else None
+    return subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
+
+
+def wait_for(boards: int) -> None:
+    """Wait until the tracker knows of so many boards."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        try:
+            queues = rpc.connect_tracker(HOST, TRACKER).summary()["queue_info"]
+            if queues.get(KEY, {}).get("free", 0) >= boards:
+                return
+        except (RuntimeError, OSError):  # it does not listen yet
+            pass
+        time.sleep(0.2)
+    raise SystemExit(f"no tracker with {boards} boards at {HOST}:{TRACKER} after {START_S} s; is the port in use?")
+
+
+if __name__ == "__main__":
+    main()
