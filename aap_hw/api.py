@@ -140,7 +140,8 @@ def profile(
     from aap_hw.device.boards import Boards
     from aap_hw.files import require_writable_folder
     from aap_hw.lut.library_cache import users_cache
-    from aap_hw.lut.profiling import profile_model, set_aside
+    from aap_hw.lut.opening import set_aside
+    from aap_hw.lut.profiling import profile_model
     from aap_hw.validation import one_of, require
 
     require(

@@ -6,29 +6,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from tvm.target import codegen
-
+from aap_hw.compile.keys.features import cpu_features_of
 from aap_hw.compile.keys.target import DeviceTarget, GpuTarget
 from aap_hw.deploy.runners.run import machine_of
-
-# Extensions that not every CPU of a kind has, by LLVM's name and by that of /proc/cpuinfo.
-CPU_FEATURES = {
-    "x86_64": {
-        **{name: name for name in ("avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")},
-        "avx512vnni": "avx512_vnni",
-        "avxvnni": "avx_vnni",
-        "avx512vbmi": "avx512vbmi",
-        "avx512bf16": "avx512_bf16",
-    },
-    "aarch64": {
-        "lse": "atomics",
-        "rdm": "asimdrdm",
-        "dotprod": "asimddp",
-        "fullfp16": "asimdhp",
-        "i8mm": "i8mm",
-        "bf16": "bf16",
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -53,8 +33,6 @@ class Requirements:
     @classmethod
     def of(cls, library: Path, target: DeviceTarget) -> Requirements:
         """What a library that was compiled for ``target`` needs."""
-        machine = machine_of(library)
-        known = CPU_FEATURES.get(machine, {})
-        features = [linux for llvm, linux in known.items() if codegen.llvm_cpu_has_features(llvm, target.host.tvm)]
         accelerator = "cuda" if isinstance(target, GpuTarget) else "cpu"
-        return cls(machine, tuple(features), accelerator, target.threads, version("apache-tvm"))
+        features = tuple(cpu_features_of(target.host))
+        return cls(machine_of(library), features, accelerator, target.threads, version("apache-tvm"))

@@ -16,6 +16,18 @@ from tvm.runtime.vm import VirtualMachine
 NETWORK = "main"
 
 
+def made_up(shapes: Sequence[Sequence[int]], types: Sequence[str]) -> list[np.ndarray]:
+    """The same arguments each time: numbers from 0 to 1, or all that a byte can be."""
+    random = np.random.default_rng(0)
+    return [_random(random, tuple(shape), type_) for shape, type_ in zip(shapes, types, strict=True)]
+
+
+def _random(random: np.random.Generator, shape: tuple[int, ...], type_: str) -> np.ndarray:
+    if np.dtype(type_).itemsize == 1:
+        return random.integers(0, 256, shape, dtype=np.uint8).view(type_)
+    return random.random(shape, dtype=np.float32).astype(type_)
+
+
 class LoadedLibrary(Protocol):
     """A compiled library on a device."""
 

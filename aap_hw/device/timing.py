@@ -1,18 +1,19 @@
 """How a function is timed: warmed up, in samples of about half a millisecond, and against others in turn.
 
-Every latency of this project, of one kernel or of a whole network, comes from here.
+Every latency of this project, of one kernel or of a whole network, comes from here. A pack (``aap_hw.pack``) takes this
+file along to devices that have nothing else of the project.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from aap_hw.activity import doing
 from aap_hw.device.machine import LoadedLibrary
-from aap_hw.device.profile import MeasureSpec
 
 # Well below the time slice of a scheduler: on a busy machine most samples then are not interrupted.
 SAMPLE_US = 500.0
@@ -24,6 +25,18 @@ LEAST_SAMPLES = 3
 # What a latency is made of its samples. Whatever disturbs a device only ever adds to a sample, so the quick ones are
 # closest to the truth; the quickest of all may be an accident.
 STATISTIC = "10th percentile"
+
+
+class Measure(Protocol):
+    """What a device profile says of timing."""
+
+    @property
+    def warmup(self) -> int:
+        """Calls before a function is timed."""
+
+    @property
+    def repeats(self) -> int:
+        """Samples of it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,7 @@ class Timing:
         return cls(float(low), float(quarter - least), len(samples_us))
 
 
-def time_function(library: LoadedLibrary, function: str, inputs: Sequence[np.ndarray], measure: MeasureSpec) -> Timing:
+def time_function(library: LoadedLibrary, function: str, inputs: Sequence[np.ndarray], measure: Measure) -> Timing:
     """Time one function of a library."""
     library.set_inputs(function, inputs)
     number = _calls_a_sample(_warm_us(library, function, measure))
@@ -68,14 +81,14 @@ def time_in_turn(
     libraries: Mapping[str, LoadedLibrary],
     function: str,
     inputs: Sequence[np.ndarray],
-    measure: MeasureSpec,
+    measure: Measure,
     turns: int = TURNS,
 ) -> dict[str, Timing]:
     """Time the same function of several libraries, taking turns, so that a drifting clock hits all alike."""
     return time_calls_in_turn({n: Call(library, function, inputs) for n, library in libraries.items()}, measure, turns)
 
 
-def time_calls_in_turn(calls: Mapping[str, Call], measure: MeasureSpec, turns: int = TURNS) -> dict[str, Timing]:
+def time_calls_in_turn(calls: Mapping[str, Call], measure: Measure, turns: int = TURNS) -> dict[str, Timing]:
     """Time several functions, taking turns; each is summarised over all of its turns."""
     numbers, repeats = {}, {}
     for name, call in calls.items():
@@ -90,7 +103,7 @@ def time_calls_in_turn(calls: Mapping[str, Call], measure: MeasureSpec, turns: i
     return {name: Timing.of(values) for name, values in samples.items()}
 
 
-def _warm_us(library: LoadedLibrary, function: str, measure: MeasureSpec) -> float:
+def _warm_us(library: LoadedLibrary, function: str, measure: Measure) -> float:
     return max(0.1, min(library.time_us(function, number=1, repeats=max(1, measure.warmup))))
 
 

@@ -1,8 +1,4 @@
-"""Timing compiled points and networks on a device, beside a reference kernel that says how fast it is just then.
-
-What disturbs a device only ever adds to a latency, and often for seconds: neighbours in a cache that is shared, a
-process that wakes up. So everything is visited several times, with other work in between.
-"""
+"""Timing compiled points and networks on a device, beside a reference kernel that says how fast it is just then."""
 
 from __future__ import annotations
 
@@ -15,15 +11,15 @@ from aap_hw.activity import doing
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.device.connection import Device
-from aap_hw.device.machine import LoadedLibrary
+from aap_hw.device.machine import LoadedLibrary, made_up
 from aap_hw.device.profile import MeasureSpec
 from aap_hw.device.timing import TURNS, Call, time_calls_in_turn, time_function
+from aap_hw.device.visiting import VISITS, visit_in_turn
 from aap_hw.lut.compiling import CompiledBatch, Compiler
 from aap_hw.lut.table import LatencyPoint
 
-# A point is settled when its two quickest visits agree to this share of the quickest, or after the last visit.
-AGREEMENT = 0.03
-VISITS = 8
+Place = tuple[LoadedLibrary, CompiledBatch, int]
+"""A point of a loaded batch, by its number there."""
 # Beside the names of width plans.
 REFERENCE_NAME = "the reference kernel"
 REFERENCE = Address(
@@ -50,16 +46,7 @@ def time_point(library: LoadedLibrary, batch: CompiledBatch, index: int, measure
 
 
 def _call(library: LoadedLibrary, batch: CompiledBatch, index: int) -> Call:
-    random = np.random.default_rng(0)
-    tensors = zip(batch.shapes[index], batch.types[index], strict=True)
-    return Call(library, f"point_{index}", [_random(random, shape, type_) for shape, type_ in tensors])
-
-
-def _random(random: np.random.Generator, shape: tuple[int, ...], type_: str) -> np.ndarray:
-    """Numbers from 0 to 1, or all that a byte can be."""
-    if np.dtype(type_).itemsize == 1:
-        return random.integers(0, 256, shape, dtype=np.uint8).view(type_)
-    return random.random(shape, dtype=np.float32).astype(type_)
+    return Call(library, f"point_{index}", made_up(batch.shapes[index], batch.types[index]))
 
 
 class Reference:
@@ -118,25 +105,25 @@ def time_points(
     were made already, and grows; ``most`` is how many a point has at most.
     """
     made: dict[Address, list[Visit]] = {} if visits is None else visits
-    points = [(library, batch, index) for library, batch in batches for index in range(len(batch.points))]
-    before = reference.time_us()
-    while left := [each for each in points if not _is_done(made.get(each[1].points[each[2]], ()), most)]:
-        for library, batch, index in left:
-            address = batch.points[index]
-            point = time_point(library, batch, index, measure)
-            after = reference.time_us()
-            made.setdefault(address, []).append(Visit(address.key, point, (before + after) / 2))
-            before = after
-            on_visit(made[address][-1], len(made[address]))
+
+    def record(place: Place, point: LatencyPoint, reference_us: float) -> None:
+        address = _address(place)
+        made.setdefault(address, []).append(Visit(address.key, point, reference_us))
+        on_visit(made[address][-1], len(made[address]))
+
+    visit_in_turn(
+        [(library, batch, index) for library, batch in batches for index in range(len(batch.points))],
+        lambda place: time_point(*place, measure),
+        reference.time_us,
+        lambda place: [visit.ratio for visit in made.get(_address(place), ())],
+        record,
+        most,
+    )
 
 
-def _is_done(visits: Sequence[Visit], most: int) -> bool:
-    return len(visits) == most or _settled(visits)
-
-
-def _settled(visits: Sequence[Visit]) -> bool:
-    quickest = sorted(visit.ratio for visit in visits)[:2]
-    return len(quickest) == 2 and quickest[1] <= quickest[0] * (1 + AGREEMENT)
+def _address(place: Place) -> Address:
+    _, batch, index = place
+    return batch.points[index]
 
 
 def time_networks(

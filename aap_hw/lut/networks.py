@@ -92,7 +92,7 @@ class MeasuredNetwork:
     ) -> None:
         graph = graph.frozen(network.fixed)
         self.name, self._module, self._graph, self.network = name, module, graph, network
-        self._table, self.path = table, path
+        self.table, self.path = table, path
         measurement = table.measurement
         self.candidates = group_candidates(graph, measurement["granularity"], measurement["at_most"])
 
@@ -114,11 +114,11 @@ class MeasuredNetwork:
     def is_calibrated(self, at_most: int) -> bool:
         """Whether the table knows the network's slowdown, and the plans that it begins with were measured."""
         first = self.calibration_plans(min(FIRST_NETWORKS, at_most))
-        return self.name in self._table.slowdowns and not self.missing(first)
+        return self.name in self.table.slowdowns and not self.missing(first)
 
     def entries(self, plans: Mapping[str, WidthPlan]) -> list[Validation]:
         """What the table holds of these plans at these very widths, in their order."""
-        held = {entry.plan: entry for entry in self._table.validation if self._is_mine(entry)}
+        held = {entry.plan: entry for entry in self.table.validation if self._is_mine(entry)}
         return [held[plan] for plan, widths in plans.items() if plan in held and held[plan].widths == widths]
 
     def missing(self, plans: Mapping[str, WidthPlan]) -> list[str]:
@@ -128,12 +128,12 @@ class MeasuredNetwork:
 
     def calibrate(self, plans: Mapping[str, WidthPlan]) -> None:
         """Fit the network's slowdown to the measured ones of these plans, and bring all its predictions up to date."""
-        self._table.slowdowns[self.name] = fitted_slowdown(self._observations(plans))
+        self.table.slowdowns[self.name] = fitted_slowdown(self._observations(plans))
         self.predict_again()
 
     def _observations(self, plans: Mapping[str, WidthPlan]) -> list[Observation]:
         return [
-            Observation(predict_us(self.network, entry.widths, self._table), entry.measured_us)
+            Observation(predict_us(self.network, entry.widths, self.table), entry.measured_us)
             for entry in self.entries(plans)
         ]
 
@@ -143,9 +143,9 @@ class MeasuredNetwork:
         Measurements of a network with other channel groups, which is what the tracer once made of it, are dropped.
         """
         groups = self.network.dense.keys()
-        self._table.validation = [
+        self.table.validation = [
             replace(entry, predicted_us=self._predict_us(entry.widths)) if self._is_mine(entry) else entry
-            for entry in self._table.validation
+            for entry in self.table.validation
             if not self._is_mine(entry) or entry.widths.keys() == groups
         ]
 
@@ -164,47 +164,60 @@ class MeasuredNetwork:
         MissingKernelError : the table lacks a kernel of the network; nothing has been compiled by then.
         """
         missing = self.missing(plans)
-        predicted = {plan: self._predict_us(plans[plan]) for plan in missing}
+        for plan in missing:
+            self._predict_us(plans[plan])
         clock = Clock("networks", len(plans) - len(missing), on_progress)
         clock.start(len(missing))
-        known_us: dict[str, float] = {}
         anchors: dict[str, LoadedLibrary] = {}
         for start in range(0, len(missing), IN_TURN):
             if not anchors:
-                widths = self.calibration_plans(ANCHORS - 1)
-                known_us = {entry.plan: entry.measured_us for entry in self.entries(widths)}
-                anchors = self._load({plan: widths[plan] for plan in known_us}, device, pool)
-            some = self._load({plan: plans[plan] for plan in missing[start : start + IN_TURN]}, device, pool)
+                anchors = self._load(self.anchors(), device, pool)
+            widths = {plan: plans[plan] for plan in missing[start : start + IN_TURN]}
+            some = self._load(widths, device, pool)
             nothing = [each.float().numpy() for each in self.name.inputs.zeros()]
             turns = TURNS if device.describe().provenance == MEASURED else 1
             ratios = time_networks({**anchors, **some}, nothing, device.profile.measure, reference, turns)
-            unit_us = statistics.median(
-                [us / ratios[plan] for plan, us in known_us.items()] or [self._table.measurement["reference_us"]]
-            )
-            self._table.validation = [
-                entry for entry in self._table.validation if not (self._is_mine(entry) and entry.plan in some)
-            ] + [
-                Validation(
-                    self.name.model,
-                    self.name.inputs,
-                    plan,
-                    plans[plan],
-                    predicted[plan],
-                    ratios[plan] * unit_us,
-                    self.name.precision,
-                )
-                for plan in some
-            ]
-            save_table(self._table, self.path)
+            self.take(ratios, widths)
             clock.count(len(missing), len(some))
 
+    def anchors(self) -> dict[str, WidthPlan]:
+        """The plans to time beside others, of those that the table has measured."""
+        widths = self.calibration_plans(ANCHORS - 1)
+        return {entry.plan: widths[entry.plan] for entry in self.entries(widths)}
+
+    def take(self, ratios: Mapping[str, float], plans: Mapping[str, WidthPlan]) -> None:
+        """Take measured networks into the table, and write it.
+
+        ``ratios`` are latencies in units of the reference kernel's, of these plans and of anchors beside them.
+        """
+        known_us = {entry.plan: entry.measured_us for entry in self.entries(self.anchors())}
+        unit_us = statistics.median(
+            [us / ratios[plan] for plan, us in known_us.items() if plan in ratios and plan not in plans]
+            or [self.table.measurement["reference_us"]]
+        )
+        self.table.validation = [
+            entry for entry in self.table.validation if not (self._is_mine(entry) and entry.plan in plans)
+        ] + [
+            Validation(
+                self.name.model,
+                self.name.inputs,
+                plan,
+                widths,
+                self._predict_us(widths),
+                ratios[plan] * unit_us,
+                self.name.precision,
+            )
+            for plan, widths in plans.items()
+        ]
+        save_table(self.table, self.path)
+
     def _predict_us(self, widths: WidthPlan) -> float:
-        slowdown = self._table.slowdowns.get(self.name, ALONE)
-        return predict_us(self.network, widths, self._table, slowdown)
+        slowdown = self.table.slowdowns.get(self.name, ALONE)
+        return predict_us(self.network, widths, self.table, slowdown)
 
     def _load(self, plans: Mapping[str, WidthPlan], device: Device, pool: Compiler) -> dict[str, LoadedLibrary]:
         """Each plan's network, compiled."""
-        futures = {plan: self._compile(widths, pool) for plan, widths in plans.items()}
+        futures = {plan: self.compile(widths, pool) for plan, widths in plans.items()}
         # All are awaited before anything is timed: a busy compiler would slow the networks down.
         with doing(f"compiling {len(futures)} networks of other widths"):
             files = {plan: future.result() for plan, future in futures.items()}
@@ -213,9 +226,15 @@ class MeasuredNetwork:
             file.unlink(missing_ok=True)
         return libraries
 
-    def _compile(self, widths: WidthPlan, pool: Compiler) -> Future[Path]:
-        """Begin to compile the network at some widths; where it needs scales to be quantised by, any will do."""
+    def compile(self, widths: WidthPlan, pool: Compiler, *, alike: bool = False) -> Future[Path]:
+        """Begin to compile the network at some widths; where it needs scales to be quantised by, any will do.
+
+        With ``alike`` every output channel has the weights of the first, which makes no difference to latency, and the
+        library a tenth as large once it is compressed.
+        """
         weights = self._weights(widths)
+        if alike:
+            weights = {name: _alike(tensor) for name, tensor in weights.items()}
         network = replace(self.network, quantisation=stand_in_scales(self.network, weights))
         return pool.submit_network(network, widths, weights)
 
@@ -228,3 +247,9 @@ class MeasuredNetwork:
 
     def _is_mine(self, entry: Validation) -> bool:
         return entry.network == self.name
+
+
+def _alike(weights: torch.Tensor) -> torch.Tensor:
+    if weights.ndim == 0 or not weights.is_floating_point():
+        return weights
+    return weights[:1].expand_as(weights).contiguous()

@@ -8,48 +8,38 @@ once, at the end.
 from __future__ import annotations
 
 import os
-import platform
 import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from aap_hw.activity import doing
 from aap_hw.compile.families.slow import NoCode, is_slow
 from aap_hw.compile.front.network import Network
-from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.precision import FP32, NetworkPrecision
-from aap_hw.compile.keys.target import half_of, require_precision
 from aap_hw.device.boards import Boards
-from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device
 from aap_hw.device.description import MEASURED
-from aap_hw.device.timing import STATISTIC
-from aap_hw.errors import UserError
-from aap_hw.files import scratch_folder, sha256_of
-from aap_hw.graph import ChannelGraph
-from aap_hw.graph.check.self_check import CutMismatchError, check_cutting
+from aap_hw.device.visiting import VISITS
+from aap_hw.files import scratch_folder
 from aap_hw.graph.program.inputs import Inputs
-from aap_hw.graph.selection import require_free_group, require_whole_heads
-from aap_hw.lut.belonging import difference, require_table_of
 from aap_hw.lut.compiling import CompiledBatch, Compiler, compiler
-from aap_hw.lut.enumeration import granularity_of, points_of
-from aap_hw.lut.file import OtherVersion, load_table, save_table
+from aap_hw.lut.enumeration import granularity_of
+from aap_hw.lut.file import save_table
 from aap_hw.lut.gathering import gather
 from aap_hw.lut.journal import Entry, Journal
-from aap_hw.lut.lacking import require_layers
 from aap_hw.lut.library_cache import LibraryCache
-from aap_hw.lut.measuring import VISITS, Reference, Visit, compile_reference, time_points
+from aap_hw.lut.measuring import Reference, Visit, compile_reference, time_points
 from aap_hw.lut.networks import MeasuredNetwork
+from aap_hw.lut.opening import open_table, record_conditions
 from aap_hw.lut.progress import Clock, Progress, ProgressCallback
-from aap_hw.lut.sampling import TOLERANCE, next_points
-from aap_hw.lut.table import LatencyTable, NetworkName
+from aap_hw.lut.sampling import TOLERANCE
+from aap_hw.lut.searching import Search
+from aap_hw.lut.subject import Subject
+from aap_hw.lut.table import LatencyTable
 
 POINTS_A_BATCH = 16
 # Kernels of a batch that are named while it is compiled.
@@ -100,26 +90,24 @@ def profile_model(
     """
     boards = Boards.of(device)
     boards.require_tools()
-    require_precision(precision, boards.target, boards.profile.name)
     identity = boards.describe().as_json()
-    granularity = granularity_of(boards.profile, boards.target)
     journal = Journal(path.with_name(path.name + ".journal"), identity)
     try:
-        graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names, heads=heads)
-        require_whole_heads(graph, name)
-        split = partial(partition, graph, precision, half=half_of(precision, boards.target))
-        network = split()
-        require_free_group(graph.frozen(network.fixed), name)
-        with suppress(CutMismatchError):  # to leave such a group alone is asked of `plan` and `prune`
-            check_cutting(graph.frozen(network.fixed), module, inputs.random(1, seed=0))
+        subject = Subject.traced(
+            name,
+            module,
+            inputs,
+            boards.target,
+            boards.profile.name,
+            heads=heads,
+            precision=precision,
+            floats=floats,
+        )
+        network = subject.network
         on_network(network)
-        table = _open_table(path, boards, granularity)
-        job = MeasuredNetwork(NetworkName(name, inputs, precision), module, graph, network, table, path)
-        wanted = points_of(network, job.candidates)
-        if floats:
-            require_layers(network, floats)
-            wanted = list(dict.fromkeys([*wanted, *points_of(split(floats=floats), job.candidates)]))
-        search = _Search(wanted, table, journal, tolerance)
+        table = open_table(path, boards, granularity_of(boards.profile, boards.target))
+        job = subject.job(table, path)
+        search = Search(subject.points(job), table, journal, tolerance)
         lacks_points = bool(search.next() or journal.entries)
         if not lacks_points and job.is_calibrated(networks):
             on_progress(Progress("points", 0, 0, search.kept, None))
@@ -136,87 +124,8 @@ def profile_model(
     return table
 
 
-def set_aside(path: Path, device: Device | Boards) -> Path | None:
-    """Rename the table at ``path`` if it is of another device, or of another version; its new name, or None.
-
-    This keeps the default path free for the device: a table that ships with the package may be of another CPU.
-
-    Raises
-    ------
-    UserError : there is a file, but it is no table, or it cannot be renamed.
-    """
-    if not path.exists():
-        return None
-    try:
-        if difference(load_table(path), device) is None:
-            return None
-    except OtherVersion:
-        pass  # measured with care, for another version
-    kept = path.with_name(f"{path.stem}-{sha256_of(path)[:8]}.json")
-    try:
-        path.rename(kept)
-    except OSError as problem:
-        raise UserError(f"cannot rename {path} to {kept}: {problem.strerror}; write elsewhere with --out") from problem
-    return kept
-
-
-def _open_table(path: Path, device: Boards, granularity: int) -> LatencyTable:
-    if path.exists():
-        table = load_table(path)
-        require_table_of(device, table, path)
-        steps = {"granularity": granularity, "at_most": device.profile.widths.at_most}
-        if any(table.measurement[name] != value for name, value in steps.items()):
-            # Its other networks would then be planned over widths that were never measured.
-            raise UserError(
-                f"{path} was measured with other candidate widths than the device profile asks for now "
-                f"({steps}); write to another file with --out, or delete it"
-            )
-        return table
-    facts: dict[str, Any] = {
-        **device.describe().as_json(),
-        "host": platform.platform(),
-        "date": "",
-    }
-    measurement: dict[str, Any] = {
-        **device.profile.measure.model_dump(),
-        "statistic": STATISTIC,
-        "granularity": granularity,
-        "at_most": device.profile.widths.at_most,
-    }
-    return LatencyTable(facts, measurement)
-
-
-class _Search:
-    """What is still to be measured, given a table and a journal of points that are on their way into it."""
-
-    def __init__(self, wanted: Sequence[Address], table: LatencyTable, journal: Journal, tolerance: float) -> None:
-        self._wanted, self._tolerance = wanted, tolerance
-        self.table, self.journal = table, journal
-        # Without a table to agree with, only ratios matter, and any unit will do.
-        self._normal_us = float(table.measurement.get("reference_us", 1.0))
-        self._journalled: dict[Address, float] = {}
-        self._taken_up = 0
-        known = {Address(key, point.widths) for key, point, *_ in journal.entries}
-        self.kept = sum(address in known or address in table for address in wanted)
-
-    def next(self) -> list[Address]:
-        """The points to measure next; none when all others can be interpolated."""
-        for key, point, reference_us, _ in self.journal.entries[self._taken_up :]:
-            at = Address(key, point.widths)
-            us = point.latency_us * self._normal_us / reference_us
-            self._journalled[at] = min(us, self._journalled.get(at, us))
-        self._taken_up = len(self.journal.entries)
-        return next_points(self._wanted, self._known_us, self._tolerance)
-
-    def _known_us(self, address: Address) -> float | None:
-        if (us := self._journalled.get(address)) is not None:
-            return us
-        point = self.table.point(address)
-        return None if point is None else point.latency_us
-
-
 def _measure(
-    search: _Search,
+    search: Search,
     job: MeasuredNetwork,
     networks: int,
     boards: Boards,
@@ -243,7 +152,7 @@ def _measure(
                 [plans],
                 lambda device, some: job.measure(some, device, pool, Reference(device, reference), on_progress),
             )
-    _record_conditions(search.table, at_start, boards.conditions())
+    record_conditions(search.table, at_start, boards.conditions())
 
 
 class _Piece:
@@ -265,11 +174,11 @@ class _Piece:
         for points, future in zip(self._batches, self.compile(pool), strict=True):
             names = dict.fromkeys(network.described(point.key) for point in points)
             with doing(f"compiling {', '.join(list(names)[:NAMED])}{' and others' if len(names) > NAMED else ''}"):
-                found.append(_in_time(future, network, points))
+                found.append(in_time(future, network, points))
         return found
 
 
-def _in_time(future: Future[CompiledBatch], network: Network, points: Sequence[Address]) -> CompiledBatch:
+def in_time(future: Future[CompiledBatch], network: Network, points: Sequence[Address]) -> CompiledBatch:
     """What a worker makes of points; only for kernels that TVM lowers can it take too long."""
     slow = next((point.key for point in points if is_slow(point.key)), None)
     try:
@@ -298,7 +207,7 @@ def _pieces_of(missing: Sequence[Address], boards: Boards, workers: int) -> list
 
 
 def _measure_points(
-    search: _Search,
+    search: Search,
     network: Network,
     boards: Boards,
     pool: Compiler,
@@ -357,13 +266,3 @@ def _reference_us(boards: Boards, reference: CompiledBatch) -> float:
     timed: list[float] = []
     boards.share([reference], lambda device, compiled: timed.append(Reference(device, compiled).time_us()))
     return round(timed[-1], 3)
-
-
-def _record_conditions(table: LatencyTable, start: Conditions, end: Conditions) -> None:
-    """Note clock and heat of the last run; what the operating system does not show is left out."""
-    governors = list(dict.fromkeys(c.governor for c in (start, end) if c.governor is not None))
-    if governors:
-        table.measurement["governor"] = ", then ".join(governors)
-    temperatures = [c.temperature_c for c in (start, end) if c.temperature_c is not None]
-    if temperatures:
-        table.measurement["temperature_c"] = [temperatures[0], temperatures[-1]]

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import aap_hw.compile
+from aap_hw.compile.keys.features import CPU_FEATURES
 from aap_hw.compile.keys.target import device_target
-from aap_hw.deploy.requirements import CPU_FEATURES, Requirements
+from aap_hw.deploy.requirements import Requirements
 
 # Every CPU that code is compiled for has these.
 ALWAYS = {"sse2", "neon", "x86_64", "aarch64"}

@@ -16,9 +16,10 @@ import pytest
 
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.device.visiting import VISITS
 from aap_hw.lut import measuring
 from aap_hw.lut.compiling import compile_batch
-from aap_hw.lut.measuring import VISITS, Reference, Visit, time_point, time_points
+from aap_hw.lut.measuring import Reference, Visit, time_point, time_points
 from aap_hw.lut.table import LatencyPoint
 from tests.lut.tiny import device
 

@@ -16,7 +16,7 @@ from aap_hw.compile.keys.precision import HALF, INT8
 from aap_hw.compile.keys.target import half_precision_of
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.lut import profiling, validating
+from aap_hw.lut import profiling, subject, validating
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.file import load_table, save_table
@@ -146,8 +146,8 @@ def test_a_device_without_kernels_of_the_precision_is_refused_before_anything_is
     def refuse(*_: object) -> None:
         raise UserError("no such kernels")
 
-    monkeypatch.setattr(profiling, "require_precision", refuse)
-    monkeypatch.setattr(profiling.ChannelGraph, "trace", None)
+    monkeypatch.setattr(subject, "require_precision", refuse)
+    monkeypatch.setattr(subject.ChannelGraph, "trace", None)
     with pytest.raises(UserError, match="no such kernels"):
         profile(tmp_path / "table.json")
     assert not list(tmp_path.iterdir())

@@ -27,8 +27,9 @@ from aap_hw.lut import profiling
 from aap_hw.lut.compiling import CompiledBatch
 from aap_hw.lut.file import load_table
 from aap_hw.lut.measuring import Visit
+from aap_hw.lut.opening import set_aside
 from aap_hw.lut.predicting import kernel_latencies, predict_us, slow_share
-from aap_hw.lut.profiling import profile_model, set_aside
+from aap_hw.lut.profiling import profile_model
 from aap_hw.lut.progress import Progress, ProgressCallback
 from aap_hw.lut.table import LatencyPoint, LatencyTable, NetworkName
 from tests.lut import tiny

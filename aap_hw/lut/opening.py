@@ -1,0 +1,88 @@
+"""The table that a profile writes: taken up if it is of the device at hand, begun anew, or moved out of the way."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+from aap_hw.device.boards import Boards
+from aap_hw.device.conditions import Conditions
+from aap_hw.device.connection import Device
+from aap_hw.device.timing import STATISTIC
+from aap_hw.errors import UserError
+from aap_hw.files import sha256_of
+from aap_hw.lut.belonging import difference, require_table_of
+from aap_hw.lut.file import OtherVersion, load_table
+from aap_hw.lut.table import LatencyTable
+
+
+def set_aside(path: Path, device: Device | Boards) -> Path | None:
+    """Rename the table at ``path`` if it is of another device, or of another version; its new name, or None.
+
+    This keeps the default path free for the device: a table that ships with the package may be of another CPU.
+
+    Raises
+    ------
+    UserError : there is a file, but it is no table, or it cannot be renamed.
+    """
+    if not path.exists():
+        return None
+    try:
+        if difference(load_table(path), device) is None:
+            return None
+    except OtherVersion:
+        pass  # measured with care, for another version
+    kept = path.with_name(f"{path.stem}-{sha256_of(path)[:8]}.json")
+    try:
+        path.rename(kept)
+    except OSError as problem:
+        raise UserError(f"cannot rename {path} to {kept}: {problem.strerror}; write elsewhere with --out") from problem
+    return kept
+
+
+def open_table(path: Path, device: Device | Boards, granularity: int) -> LatencyTable:
+    """The table at ``path``, or an empty one if there is no file.
+
+    Raises
+    ------
+    UserError : it is of another device, of other candidate widths, or damaged.
+    """
+    if path.exists():
+        table = load_table(path)
+        require_table_of(device, table, path)
+        steps = {"granularity": granularity, "at_most": device.profile.widths.at_most}
+        if any(table.measurement[name] != value for name, value in steps.items()):
+            # Its other networks would then be planned over widths that were never measured.
+            raise UserError(
+                f"{path} was measured with other candidate widths than the device profile asks for now "
+                f"({steps}); write to another file with --out, or delete it"
+            )
+        return table
+    return new_table(device, granularity)
+
+
+def new_table(device: Device | Boards, granularity: int) -> LatencyTable:
+    """A table of a device without anything measured."""
+    facts: dict[str, Any] = {
+        **device.describe().as_json(),
+        "host": platform.platform(),
+        "date": "",
+    }
+    measurement: dict[str, Any] = {
+        **device.profile.measure.model_dump(),
+        "statistic": STATISTIC,
+        "granularity": granularity,
+        "at_most": device.profile.widths.at_most,
+    }
+    return LatencyTable(facts, measurement)
+
+
+def record_conditions(table: LatencyTable, start: Conditions, end: Conditions) -> None:
+    """Note clock and heat of the last run; what the operating system does not show is left out."""
+    governors = list(dict.fromkeys(c.governor for c in (start, end) if c.governor is not None))
+    if governors:
+        table.measurement["governor"] = ", then ".join(governors)
+    temperatures = [c.temperature_c for c in (start, end) if c.temperature_c is not None]
+    if temperatures:
+        table.measurement["temperature_c"] = [temperatures[0], temperatures[-1]]
