@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aap_hw.errors import UserError
     from aap_hw.graph import ChannelGraph
     from aap_hw.models.saved import load, save
+    from aap_hw.pack.commands import pack_profile, unpack_profile
     from aap_hw.policy import Budget
     from aap_hw.prune.task import PruneSettings
     from aap_hw.train.settings import TrainSettings
@@ -35,12 +36,14 @@ _HOME = {
     "deploy": "aap_hw.api",
     "deploy_model": "aap_hw.api",
     "load": "aap_hw.models.saved",
+    "pack_profile": "aap_hw.pack.commands",
     "plan": "aap_hw.api",
     "profile": "aap_hw.api",
     "prune": "aap_hw.api",
     "report": "aap_hw.api",
     "resume": "aap_hw.api",
     "save": "aap_hw.models.saved",
+    "unpack_profile": "aap_hw.pack.commands",
 }
 __all__ = [
     "Budget",
@@ -56,12 +59,14 @@ __all__ = [
     "deploy",
     "deploy_model",
     "load",
+    "pack_profile",
     "plan",
     "profile",
     "prune",
     "report",
     "resume",
     "save",
+    "unpack_profile",
 ]
 
 

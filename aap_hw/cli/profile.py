@@ -1,10 +1,10 @@
-"""``aap-hw profile``: build or extend a device's latency table."""
+"""``aap-hw profile``: build or extend a device's latency table, through a connection or a folder that is carried."""
 
 from __future__ import annotations
 
 import shlex
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -21,16 +21,23 @@ from aap_hw.cli.options import (
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
 from aap_hw.compile.keys.precision import FP32
+from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from aap_hw.api import Profile
     from aap_hw.compile.keys.precision import NetworkPrecision
     from aap_hw.graph.program.inputs import Inputs
+    from aap_hw.pack.folder import Packed
     from aap_hw.prune.defaults import AttentionCuts
 
 
 @click.command(
     epilog="\b\nExamples:\n  aap-hw profile --device x86\n"
-    "  aap-hw profile --device x86 --model resnet20 --precision int8 --out lut/x86.json"
+    "  aap-hw profile --device x86 --model resnet20 --precision int8 --out lut/x86.json\n"
+    "  aap-hw profile --device rpi4 --model resnet20 --pack to-the-board\n"
+    "  aap-hw profile --device rpi4 --model resnet20 --unpack to-the-board"
 )
 @device_option
 @connect_option
@@ -39,6 +46,14 @@ if TYPE_CHECKING:
 @click.option("--out", "out", metavar="FILE", help="The table to write or extend; default: lut/DEVICE.json.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
 @click.option("--no-cache", is_flag=True, help="Compile everything, and keep none of it in the user's cache folder.")
+@click.option(
+    "--pack",
+    "pack_into",
+    metavar="FOLDER",
+    help="For a device that cannot be reached from here: compile what is to be measured into this new folder. Carry it "
+    "there, run 'python3 run.py' in it, and carry it back.",
+)
+@click.option("--unpack", "unpack_from", metavar="FOLDER", help="Take what came back in such a folder into the table.")
 @attention_cuts_option
 @precision_option
 @float_layers_option
@@ -56,6 +71,8 @@ def command(
     out: str | None,
     workers: int | None,
     no_cache: bool,
+    pack_into: str | None,
+    unpack_from: str | None,
     attention_cuts: AttentionCuts,
     precision: NetworkPrecision,
     float_layers: tuple[str, ...],
@@ -66,47 +83,100 @@ def command(
 
     Interrupt it at any time: the same command goes on where it ended.
     """
-    from aap_hw import api
+    import aap_hw
     from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.cli.run_screen import plain_console
-    from aap_hw.device.description import MEASURED
-    from aap_hw.lut.gathering import disagreement
     from aap_hw.lut.table import in_precision
-    from aap_hw.prune.words import slow_sentence
 
+    if pack_into is not None and unpack_from is not None:
+        raise UserError("--pack makes a folder and --unpack reads one that came back; give one of them")
+    folder = pack_into if unpack_from is None else unpack_from
+    if folder is not None and connect_to is not None:
+        raise UserError("--pack and --unpack are for a device that is not reached; leave --connect out")
     console = plain_console(stderr=json_to is not None, quiet=quiet)
     screens: list[MeasuringScreen] = []
     computed = in_precision(precision)
 
-    def on_start(begun: api.Profile) -> None:
+    def on_start(begun: Profile) -> None:
         if begun.set_aside is not None:
             moved = f"{begun.path} is of another machine or version; it is kept as {begun.set_aside}"
             console.print(moved, soft_wrap=True)
         by_default = ctx.get_parameter_source("model_name") is ParameterSource.DEFAULT
         chosen = f"{begun.origin.model}{' (the default model)' if by_default else ''}"
         size = begun.origin.inputs.text
-        console.print(f"profiling {chosen} at {size}{computed} on {device} -> {begun.path}", soft_wrap=True)
+        doing = "profiling" if folder is None else "packing" if unpack_from is None else "unpacking"
+        into = begun.path if pack_into is None else pack_into
+        console.print(f"{doing} {chosen} at {size}{computed} on {device} -> {into}", soft_wrap=True)
         if begun.network.slow_path:
             console.print(f"{begun.network.slow_path}; they have no schedule and may be slow", soft_wrap=True)
-        screens.append(stack.enter_context(MeasuringScreen(begun.path, quiet=quiet)))
+        screens.append(stack.enter_context(MeasuringScreen(begun.path, quiet=quiet, packing=folder is not None)))
 
+    options: dict[str, Any] = {
+        "input_shape": inputs,
+        "example": example,
+        "out": out,
+        "workers": workers,
+        "use_cache": not no_cache,
+        "attention_cuts": attention_cuts,
+        "precision": precision,
+        "float_layers": float_layers,
+        "on_start": on_start,
+        "on_progress": lambda progress: screens[0].update(progress),
+        "on_notice": notice,
+    }
+    done: Profile | None = None
+    another: Packed | None = None
     with ExitStack() as stack:
-        done = api.profile(
-            device,
-            model_name,
-            connect=connect_to,
-            input_shape=inputs,
-            example=example,
-            out=out,
-            workers=workers,
-            use_cache=not no_cache,
-            attention_cuts=attention_cuts,
-            precision=precision,
-            float_layers=float_layers,
-            on_start=on_start,
-            on_progress=lambda progress: screens[0].update(progress),
-            on_notice=notice,
+        if pack_into is not None:
+            another = aap_hw.pack_profile(device, model_name, pack_into, **options)
+        elif unpack_from is not None:
+            unpacked = aap_hw.unpack_profile(device, model_name, unpack_from, **options)
+            done, another = unpacked.profile, unpacked.another
+        else:
+            done = aap_hw.profile(device, model_name, connect=connect_to, **options)
+    size = f" --input {inputs.text}" if inputs else ""
+    size += f" --example {shlex.quote(example)}" if example else ""
+    size += f" --attention-cuts {attention_cuts}" if attention_cuts != "widths" else ""
+    size += "" if precision == FP32 else f" --precision {precision}"
+    figures = {} if done is None else _told(done, size, console)
+    if folder is not None:
+        again = f"--device {shlex.quote(device)} --model {shlex.quote(model_name)}{size}"
+        again += "".join(f" --float-layer {shlex.quote(layer)}" for layer in float_layers)
+        again += f" --out {shlex.quote(out)}" if out else ""
+        if pack_into is not None and another is None:
+            console.print("the table lacks nothing of this network; nothing was packed", soft_wrap=True)
+        elif another is not None:
+            _tell_trip(another, again, first=pack_into is not None, console=console)
+        figures["pack"] = None if another is None else str(another.folder)
+    if json_to is not None:
+        write_json(figures, json_to)
+
+
+def _tell_trip(packed: Packed, again: str, *, first: bool, console: Console) -> None:
+    """Say what is to be carried where, and how to go on."""
+    if not first:
+        console.print(
+            "the table can be used; one more trip makes it as certain as a profile by connection", soft_wrap=True
         )
+    console.print(
+        f"{packed.folder}: {packed.points} points and {packed.networks} networks, {packed.bytes / 1e6:.1f} MB",
+        soft_wrap=True,
+    )
+    console.print(
+        f"next: carry it to the device, run 'python3 run.py' in it, carry it back, and then: aap-hw profile {again} "
+        f"--unpack {shlex.quote(str(packed.folder))}",
+        soft_wrap=True,
+    )
+
+
+def _told(done: Profile, size: str, console: Console) -> dict[str, Any]:
+    """Say what was measured, and how to go on; the figures."""
+    from aap_hw.device.description import MEASURED
+    from aap_hw.lut.gathering import disagreement
+    from aap_hw.lut.table import in_precision
+    from aap_hw.prune.words import slow_sentence
+
+    computed = in_precision(done.precision)
     table, path = done.table, done.path
     assert table is not None
     provenance = table.device["provenance"]
@@ -129,23 +199,18 @@ def command(
     if (sentence := disagreement(table.measurement.get("boards", {}))) is not None:
         console.print(sentence, soft_wrap=True)
     allow = "" if is_measured else " --allow-emulated"
-    size = f" --input {done.origin.inputs.text}" if inputs else ""
-    size += f" --example {shlex.quote(example)}" if example else ""
-    size += f" --attention-cuts {attention_cuts}" if attention_cuts != "widths" else ""
-    size += "" if precision == FP32 else f" --precision {precision}"
     share = done.slow_share if is_measured else None
     if share:
         console.print(slow_sentence(done.network.slow_path, share), soft_wrap=True)
     named = f"--model {shlex.quote(done.origin.model)}{size} --lut {shlex.quote(str(path))}"
     console.print(f"next: aap-hw plan {named} --budget 60%{allow}", soft_wrap=True)
-    if json_to is not None:
-        figures = {
-            "slow_path": done.network.slow_path,
-            "slow_share": share,
-            "points": len(table),
-            "dense_ms": done.dense_ms,
-            "precision": precision,
-            "provenance": provenance,
-            "reference_drift": drift,
-        }
-        write_json({"table": str(path), **figures}, json_to)
+    return {
+        "table": str(path),
+        "slow_path": done.network.slow_path,
+        "slow_share": share,
+        "points": len(table),
+        "dense_ms": done.dense_ms,
+        "precision": done.precision,
+        "provenance": provenance,
+        "reference_drift": drift,
+    }

@@ -21,13 +21,17 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class MeasuringScreen:
-    """Shows progress while it is entered; Ctrl-C becomes a sentence that says what was kept beside or in a table."""
+    """Shows progress while it is entered; Ctrl-C becomes a sentence that says what was kept beside or in a table.
 
-    def __init__(self, path: Path, *, quiet: bool = False) -> None:
-        self._path, self._what = path, "points"
+    With ``packing`` things are compiled for a folder, and nothing of them is measured here.
+    """
+
+    def __init__(self, path: Path, *, quiet: bool = False, packing: bool = False) -> None:
+        self._path, self._what, self._packing = path, "points", packing
+        self._done = "compiled" if packing else "measured"
         self._console = Console(stderr=True, quiet=quiet)
         self._bar = Bar(
-            TextColumn("measuring {task.description}"),
+            TextColumn(f"{'compiling' if packing else 'measuring'} {{task.description}}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[left]}"),
@@ -49,6 +53,8 @@ class MeasuringScreen:
     ) -> None:
         self._telling.__exit__(kind, value, trace)
         self._bar.stop()
+        if kind is KeyboardInterrupt and self._packing:
+            raise KeyboardInterrupt("nothing was packed; the same command begins with the kernels that are compiled")
         if kind is KeyboardInterrupt:
             # Points are in a journal until all are there; whole networks are in the table at once.
             where = "beside" if self._what == "points" else "in"
@@ -70,7 +76,7 @@ class MeasuringScreen:
             self._last_line = now
             kept = f" ({progress.kept} were there already)" if progress.measured == 0 and progress.kept else ""
             tail = f", {left}" if left and not ends else ""
-            done = f"measured {progress.measured} of {progress.total} {self._what}{kept}{tail}"
+            done = f"{self._done} {progress.measured} of {progress.total} {self._what}{kept}{tail}"
             nothing_left = f"all {progress.kept} {self._what} were there already"
             self._console.print(done if progress.total else nothing_left, soft_wrap=True)
 

@@ -31,7 +31,10 @@ class _Table(BaseModel):
 
 
 class TargetSpec(_Table):
-    """What TVM compiles for. With ``kind = "host"`` the CPU is detected, so no other key is allowed."""
+    """What TVM compiles for. With ``kind = "host"`` the CPU is detected, so no other key is allowed.
+
+    Of a GPU, ``mtriple`` and ``mcpu`` are those of the CPU that it serves, by default this machine's.
+    """
 
     kind: Literal["host", "llvm", "cuda"] = Field(description='"host", "llvm" or "cuda"')
     tag: _Line | None = Field(None, description="the name of one of TVM's target tags")
@@ -47,7 +50,8 @@ class TargetSpec(_Table):
 
     @model_validator(mode="after")
     def _only_keys_of_its_kind(self) -> Self:
-        allowed = {"host": (), "llvm": ("tag", "mtriple", "mcpu", "mattr"), "cuda": ("tag", "arch")}[self.kind]
+        cpu = ("tag", "mtriple", "mcpu")
+        allowed = {"host": (), "llvm": (*cpu, "mattr"), "cuda": (*cpu, "arch")}[self.kind]
         if self.tag is not None:
             # TVM lets keys given beside a tag silently replace the tag's own, its host CPU included.
             allowed = ("tag",)
@@ -186,9 +190,13 @@ class DeviceProfile(_Table):
             config: dict[str, object] = {"tag": target.tag}
         else:
             config = {"kind": "llvm" if target.kind == "host" else target.kind}
-            for key in ("mtriple", "mcpu", "arch"):
-                if (value := getattr(target, key)) is not None:
-                    config[key] = value
+            cpu = {key: value for key in ("mtriple", "mcpu") if (value := getattr(target, key)) is not None}
+            if target.kind != "cuda":
+                config.update(cpu)
+            elif cpu:
+                config["host"] = {"kind": "llvm", **cpu}
+            if target.arch is not None:
+                config["arch"] = target.arch
             if target.mattr:
                 config["mattr"] = list(target.mattr)
         if target.kind != "cuda":

@@ -201,6 +201,17 @@ def test_examined_profiled_pruned_for_and_deployed_to(
     assert [facts["points"] for facts in table.measurement["boards"].values()] == [len(table)]
     assert not re.search(r"\d ms", profiled.out)
 
+    # The same by a folder that is carried, as if no connection reached the board.
+    carried = ("profile", "--device", str(quick_profile), "--model", "resnet20", "--out", "carried.json")
+    packed = aap_hw(*carried, "--pack", "to-the-board")
+    assert packed.code == 0, packed.err
+    on_board("python3", tmp_path / "to-the-board" / "run.py")
+    unpacked = aap_hw(*carried, "--unpack", "to-the-board")
+    assert unpacked.code == 0, unpacked.err
+    came = load_table(Path("carried.json"))
+    assert came.points.keys() == table.points.keys()
+    assert came.device == table.device
+
     command = ("prune", "--model", "resnet20", "--lut", "rpi4.json", "--budget", "70%", "--out", "run")
     refused = aap_hw(*command)
     assert refused.code == 2

@@ -19,6 +19,7 @@ from torch import nn
 
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.families.elementwise import ACTIVATIONS
+from aap_hw.compile.gpu.series import in_series
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget, DeviceTarget
@@ -26,7 +27,6 @@ from aap_hw.compile.library.build import build_kernel
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
-from tests.compile.threads import in_series
 
 Pair = tuple[int, int]
 

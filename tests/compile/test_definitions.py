@@ -16,6 +16,7 @@ from aap_hw.compile.code import DEFINITIONS
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.families import family_of, multiply_accumulates, output_pixels
 from aap_hw.compile.families.elementwise import ACTIVATIONS
+from aap_hw.compile.gpu.series import in_series
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import device_target
@@ -23,7 +24,6 @@ from aap_hw.compile.library.build import build_kernel
 from aap_hw.compile.library.footprint import constant_bytes
 from aap_hw.errors import UserError
 from tests.compile.running import target
-from tests.compile.threads import in_series
 
 BATCH, SIZE = 2, (5, 6)
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)

@@ -1,6 +1,6 @@
 """Proves that kernels for GPUs equal PyTorch's operators and are valid CUDA, on a machine without a GPU.
 
-What dlight made of them is run on the CPU, its blocks and threads one after the other (`threads`). That no two threads
+What dlight made of them is run on the CPU, its blocks and threads one after the other (`series`). That no two threads
 disturb each other, and that the GPU is quick, is not shown here.
 """
 
@@ -23,6 +23,7 @@ from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.gpu import cubin
 from aap_hw.compile.gpu.cubin import compile_cubin, kernels_of
+from aap_hw.compile.gpu.series import in_series
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import GpuTarget, device_target
@@ -32,9 +33,9 @@ from aap_hw.compile.library.lowering import compile_network, lower_network
 from aap_hw.errors import Fault
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.compiling import compile_batch
+from aap_hw.pack.checks import FAMILY_POINTS
 from tests.compile.running import Convolution, assert_convolutions_equal_pytorch, compiled, target
 from tests.compile.test_light import BATCH, CASES, HEIGHT, LIGHT_KERNELS, WIDTH, Case, nhwc, random_images
-from tests.compile.threads import in_series
 
 CHANNELS = 13
 ORIN = device_target({"tag": "nvidia/jetson-agx-orin-64gb"}, 1)
@@ -184,43 +185,8 @@ def test_kernels_of_a_network_are_compiled_to_machine_code_and_all_there(branchi
     assert operators - {"reshape"} == {kernel.key.op for kernel in network.kernels}
 
 
-# One of each family that a whole network has, and operators of which one schedule makes several kernels.
-POINTS = {
-    "conv2d 6x8 epilogue=bias kernel=3x3 padding=1x1": (8, 8),
-    # A walk that goes round, and a constant.
-    "strided_copy - parts=x[16*i;4:2*i%i%4*i,2:8*i,i:1]c[2*i;2:i,i:1] rows=2": (8, 8),
-    "add 4x4": (8, 8),
-    "elementwise 4x4 constants=c expr=gelu(mul(c0,x0)) reads=yxc": (8, 8),
-    "resize 4x4 how=linear to=7x8": (8, 8),  # with tables among its arguments
-    "gather - index=x[5] table=w[1,9,o]": (8, 8),
-    "grid_sample 4x4 how=bilinear padding=zeros to=3x3": (8, 8),
-    "pad 4x4 mode=reflect padding=1x2": (8, 8),
-    "reduce - of=amax shape=3,20,1": (1, 1),
-    "reduce - correction=1 of=std shape=3,20,5": (1, 1),
-    "axis_softmax - shape=3,20,5": (1, 1),
-    "layer_norm 9x1 affine=1 eps=1e-05": (13, 13),
-    "rms_norm 9x1 affine=1 eps=1e-05": (13, 13),
-    "group_norm 9x1 affine=1 each=4 eps=1e-05": (8, 8),
-    "matmul - shape=2,9,8,7": (1, 1),
-    "attention - mask=plain masked_by=constant shape=2,9,7,8,8": (1, 1),
-    "lstm 5x1": (52, 13),
-    "gru 5x1": (39, 13),
-    "rnn_tanh 5x1": (13, 13),
-    "conv3d 4x5x6 epilogue=bias kernel=3x3x3 padding=1x1x1": (8, 8),
-    "conv_transpose2d 5x6 epilogue=bias kernel=4x4 padding=1x1 stride=2x2": (8, 8),
-    "depthwise_conv_transpose2d 5x6 epilogue=bias kernel=4x4 padding=1x1 stride=2x2": (8, 8),
-    "conv_transpose3d 3x3x3 epilogue=bias kernel=2x2x2 stride=2x2x2": (8, 8),
-    "depthwise_conv3d 4x4x4 epilogue=bias kernel=3x3x3": (8, 8),
-    "argsort - count=20 order=descending shape=2,300,3": (1, 1),
-    "cumsum - shape=2,300,3": (1, 1),
-    "take_along - shape=2,30,o taken=5": (8, 8),
-    "reduce - of=argmax shape=2,30,o": (8, 8),
-    "elementwise 4x4 expr=floor_divide(round(x0),power(x0,3)) reads=yxc": (8, 8),
-}
-
-
 def test_points_of_a_table_are_compiled_for_a_gpu_like_any_other(tmp_path: Path) -> None:
-    points = [Address(KernelKey.parse(f"{key} float32 batch=1"), widths) for key, widths in POINTS.items()]
+    points = [Address(KernelKey.parse(f"{key} float32 batch=1"), widths) for key, widths in FAMILY_POINTS.items()]
     batch = compile_batch(points, HERE, 2, tmp_path / "batch.so")
     kernels = kernels_of(cubin_beside(batch.library).read_bytes())
     assert {name.split("_")[1] for name in kernels} == {str(i) for i in range(len(points))}

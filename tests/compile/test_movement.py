@@ -25,6 +25,7 @@ from aap_hw.compile.families.strided import Part, StridedCopy, Wrap
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.views import NoView, View
+from aap_hw.compile.gpu.series import in_series
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import device_target
@@ -32,7 +33,6 @@ from aap_hw.compile.library.lowering import compile_network, lower_network, stat
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph, WidthExpr
 from tests.compile.running import assert_compiled_equals_pytorch, device, target
-from tests.compile.threads import in_series
 from tests.graph.ground_truth import random_keep
 
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)

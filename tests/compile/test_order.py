@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.gpu.series import in_series
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import device_target
@@ -20,7 +21,6 @@ from aap_hw.compile.library.build import build_kernel
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.graph import ChannelGraph
 from tests.compile.running import called, device, target
-from tests.compile.threads import in_series
 
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)
 # (outer, reduced, inner), and how many are asked for.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from aap_hw.compile.families import multiply_accumulates
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.gpu.series import in_series
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import device_target
@@ -25,7 +26,6 @@ from aap_hw.compile.library.build import build_kernel
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from tests.compile.running import assert_compiled_equals_pytorch, called, target
-from tests.compile.threads import in_series
 
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)
 View = Callable[[Tensor], Tensor]

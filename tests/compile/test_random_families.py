@@ -18,6 +18,7 @@ import tvm
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from aap_hw.compile.gpu.series import in_series
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import DeviceTarget, device_target
 from aap_hw.compile.library.build import build_kernel
@@ -28,7 +29,6 @@ from tests.compile.drawn_order import orders
 from tests.compile.running import Convolution, target
 from tests.compile.test_random_kernels import GUARD, guarded, linear
 from tests.compile.test_transposed import Transposed
-from tests.compile.threads import in_series
 
 FAMILIES = {
     "normalisations": drawn.normalisations(),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aap_hw.compile.families import multiply_accumulates
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.gpu.cubin import compile_cubin, cuda_source
+from aap_hw.compile.gpu.series import in_series
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import GpuTarget, device_target
@@ -21,7 +22,6 @@ from aap_hw.compile.library.lowering import compile_network
 from aap_hw.graph import ChannelGraph
 from tests.compile.running import called, target
 from tests.compile.running import device as this_machine
-from tests.compile.threads import in_series
 
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)
 STEPS, SAMPLES = 7, 3

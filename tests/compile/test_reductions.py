@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from aap_hw.compile.families.reductions import KINDS
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.gpu.series import in_series
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import device_target
@@ -22,7 +23,6 @@ from aap_hw.compile.library.build import build_kernel
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.graph import ChannelGraph
 from tests.compile.running import called, device, target
-from tests.compile.threads import in_series
 
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)
 # (outer, reduced, inner): along the last axis, and behind one.

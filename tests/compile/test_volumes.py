@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from aap_hw.compile.families import family_of, multiply_accumulates, weight_shape
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.gpu.series import in_series
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import DeviceTarget, device_target
@@ -24,7 +25,6 @@ from aap_hw.graph import ChannelGraph
 from tests.compile.assembly import assembly, multiplying_loops
 from tests.compile.running import assert_compiled_equals_pytorch, call, randomise, target
 from tests.compile.test_assembly import TARGETS
-from tests.compile.threads import in_series
 
 Triple = tuple[int, int, int]
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)

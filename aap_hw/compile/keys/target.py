@@ -108,7 +108,7 @@ class GpuTarget:
     vector_bytes : of the widest load.
     """
 
-    options: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, Any], ...] = field(hash=False)  # the host is a mapping
     arch: str
     host: CpuTarget
     vector_bytes: int = 16
@@ -117,6 +117,8 @@ class GpuTarget:
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> GpuTarget:
         """Describe the GPU of a TVM target such as ``{"kind": "cuda", "arch": "sm_87"}``; of this machine without arch.
+
+        The CPU that it serves is the target's ``host``, or this machine's.
 
         Raises
         ------
@@ -135,10 +137,9 @@ class GpuTarget:
             target = tvm.target.Target(dict(options))
         except (ValueError, TypeError) as problem:
             raise _refused(options, str(problem)) from problem
-        # Only tags bring a host along.
         known = host_options() if target.host is None else {"kind": "llvm", **_cpu_of(target.host)}
         host = CpuTarget.of(known, threads=1)
-        target = tvm.target.Target(dict(options), host=host.tvm)
+        target = tvm.target.Target({name: v for name, v in options.items() if name != "host"}, host=host.tvm)
         return cls(tuple(sorted(options.items())), str(target.attrs["arch"]), host, tvm=target)
 
     @property

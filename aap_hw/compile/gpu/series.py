@@ -14,8 +14,14 @@ def in_series(code: tirx.PrimFunc) -> tirx.PrimFunc:
     """The same code with plain loops."""
 
     def unbound(loop: tirx.For) -> tirx.For:
-        if loop.kind != tirx.ForKind.THREAD_BINDING:
+        # What dlight asks of a GPU's compiler in annotations, LLVM would only warn of.
+        if loop.kind != tirx.ForKind.THREAD_BINDING and not any(map(_is_pragma, loop.annotations)):
             return loop
-        return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body)
+        kind = tirx.ForKind.SERIAL if loop.kind == tirx.ForKind.THREAD_BINDING else loop.kind
+        return tirx.For(loop.loop_var, loop.min, loop.extent, kind, loop.body)
 
     return code.with_body(tvm_ffi.structural_map(code.body, (tirx.For, unbound)))
+
+
+def _is_pragma(name: object) -> bool:
+    return str(name).startswith("pragma_")

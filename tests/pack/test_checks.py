@@ -1,0 +1,153 @@
+"""A check of a device by folder finds what is computed wrong, and its results are a table."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import aap_hw.compile.gpu
+from aap_hw.compile.families import FAMILIES
+from aap_hw.compile.families.slow import LIBRARIES
+from aap_hw.compile.gpu.cubin import kernels_of
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.precision import FP32
+from aap_hw.device import load_profile
+from aap_hw.device.profile import TargetSpec
+from aap_hw.errors import UserError
+from aap_hw.models import zoo
+from aap_hw.pack.beside import module_of
+from aap_hw.pack.checks import FAMILY_POINTS, pack_check
+from aap_hw.pack.folder import Packed
+from aap_hw.pack.lightening import lighten
+from aap_hw.pack.programs import program_of
+from aap_hw.pack.run import digest_of
+from aap_hw.pack.tables import read_check
+from tests.lut import tiny
+
+FEW = dict(list(FAMILY_POINTS.items())[:4])
+# Of one spelling: code of a family's other operators is made in the same way.
+ALIKE = {"relu6", "silu", "sigmoid", "hardsigmoid", "hardswish", "cast", "mul", "sum_pool2d", "l2_norm", "rnn_relu"}
+ALIKE |= {"channel_slice"}
+
+
+def test_every_family_that_a_gpu_has_is_checked() -> None:
+    assert aap_hw.compile.gpu.KERNELS
+    tried = {KernelKey.parse(f"{text} float32 batch=1").op for text in FAMILY_POINTS}
+    of_bytes = {"quantize", "dequantize"}
+    assert set(FAMILIES) - set(LIBRARIES) - of_bytes - ALIKE == tried
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    folder = tmp_path_factory.mktemp("check") / "pack"
+    return pack_check(folder, tiny.device().profile, ["resnet20"], precisions=(FP32,), families=FEW, workers=1)
+
+
+def run(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, folder / "run.py"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def returned(packed: Packed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("returned") / "pack"
+    shutil.copytree(packed.folder, folder)
+    done = run(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(FEW) + 2} of {len(FEW) + 2} outputs are right" in done.stdout
+    return folder
+
+
+def test_results_of_a_check_are_a_table_that_can_be_merged(
+    aap_hw: Callable[..., Any], returned: Path, tmp_path: Path
+) -> None:
+    table = read_check(returned / "results.json")
+    assert [(v.model, v.plan) for v in table.validation] == [("resnet20", "dense"), ("resnet20", "pruned")]
+    dense, pruned = table.validation
+    assert pruned.measured_us < dense.measured_us
+    assert sum(pruned.widths.values()) < sum(dense.widths.values())
+    assert table.device["provenance"] == "measured"
+    merged = aap_hw("lut", "merge", *2 * [str(returned / "results.json")], "--out", str(tmp_path / "both.json"))
+    assert merged.code == 0, merged.err
+    assert f"both.json: {len(table)} points of {len(table.points)} kernels" in merged.out
+    refused = aap_hw("profile", "--device", "x86", "--unpack", str(returned), "--out", str(tmp_path / "table.json"))
+    assert refused.code == 2
+    assert "was not packed by 'aap-hw profile --pack'" in refused.err
+
+
+def test_wrong_output_is_named_and_has_no_latency(packed: Packed, tmp_path: Path) -> None:
+    folder = tmp_path / "pack"
+    shutil.copytree(packed.folder, folder)
+    with np.load(folder / "values.npz") as archive:
+        values = dict(archive)
+    values["point_2"][..., 3] += 0.5
+    stream = io.BytesIO()
+    np.savez(stream, **values)
+    (folder / "values.npz").write_bytes(stream.getvalue())
+    pack = json.loads((folder / "pack.json").read_text())
+    from aap_hw.files import sha256_of
+
+    pack["sha256"]["values.npz"] = sha256_of(folder / "values.npz")
+    pack["digest"] = digest_of(pack)
+    (folder / "pack.json").write_text(json.dumps(pack))
+    done = run(folder)
+    assert done.returncode == 1
+    assert "WRONG: linear - epilogue=bias float32 batch=1 at 64 -> 48 differs by 0.5" in done.stdout
+    with pytest.raises(UserError, match="1 of 6 outputs are wrong there, linear"):
+        read_check(folder / "results.json")
+
+
+def test_pack_for_a_gpu_holds_its_machine_code_and_says_what_it_takes(tmp_path: Path) -> None:
+    fields = {"kind": "cuda", "arch": "sm_90", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2"}
+    profile = load_profile("cuda").model_copy(update={"target": TargetSpec(**fields)})
+    made = pack_check(tmp_path / "pack", profile, [], families=FEW, workers=1)
+    pack = json.loads((made.folder / "pack.json").read_text())
+    assert pack["requires"]["arch"] == "sm_90"
+    assert pack["requires"]["cpu_features"] == [], "any server's CPU"
+    (library,) = pack["libraries"]
+    kernels = kernels_of(gzip.decompress((made.folder / library["cubin"]).read_bytes()))
+    assert {name.split("_")[1] for name in kernels} == {str(i) for i in range(made.points)}
+    in_half = [point["kernel"] for point in library["points"] if " float16 " in point["kernel"]]
+    assert len(in_half) == 4
+    done = run(made.folder)
+    assert done.returncode == 2
+    assert done.stderr.startswith("refused: TVM cannot use a GPU here (libcuda.so.1")
+
+
+def test_lighter_network_computes_what_its_program_says_and_nearly_what_it_did() -> None:
+    model = zoo.build("mobilenetv2_cifar")
+    image = torch.randn(2, *model.input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = model.module(image)
+        lighten(model.module)
+        after = model.module(image)
+    weights = [m.weight for m in model.module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert all((torch.frexp(weight)[0] * 8 % 1 == 0).all() for weight in weights)
+    assert torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1] > 0.8
+    program = program_of(model.module, (image,), "float32")
+    assert program is not None
+    made = module_of(json.loads(json.dumps(program)))
+    state = dict(model.module.named_parameters()) | dict(model.module.named_buffers())
+    for buffer, tensor in zip(made.buffers(), of_shapes(program, state), strict=True):
+        buffer.copy_(tensor)
+    with torch.no_grad():
+        torch.testing.assert_close(made(image)[0], after)
+
+
+def of_shapes(program: dict[str, Any], state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors of a state that the weights of its program are, found by their names."""
+    by_name = {name.replace(".", "_").lower(): tensor.detach() for name, tensor in state.items()}
+    names = [node["name"] for node in program["nodes"] if "shape" in node]
+    return [by_name[name.split("_", 1)[1].lower()] for name in names]
