@@ -16,7 +16,7 @@ from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.cpu.emit import Steps, vector
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
 from aap_hw.compile.cpu.padding import Border, padded_image
-from aap_hw.compile.cpu.tiles import accumulate, choose_tile
+from aap_hw.compile.cpu.tiles import Tile, accumulate, choose_tile, run_of
 from aap_hw.compile.cpu.weighted import (
     channels_of_group,
     first_channel,
@@ -49,8 +49,7 @@ def packing(address: Address, target: CpuTarget) -> Packing:
     if (size := choose_winograd(address, target)) is not None:
         return transformed(address, size, target)
     shape, (width_out, read, kh, kw) = ConvolutionShape.of(address.key), weight_shape(address)
-    made = width_out // shape.groups
-    tile = choose_tile(_tiled(shape)[1], made, target, address.key.types.sum)
+    made, (tile, _) = width_out // shape.groups, _tile(address, target)
     slices = shape.groups * Steps(made, tile.channels).count
 
     def pack(dense: np.ndarray) -> np.ndarray:
@@ -72,6 +71,20 @@ def _is_pointwise(shape: ConvolutionShape) -> bool:
     return (shape.kernel, shape.stride, shape.padding) == ((1, 1), (1, 1), (0, 0))
 
 
+def _is_joined(address: Address, target: CpuTarget) -> bool:
+    """Whether the columns of a window lie side by side in memory."""
+    shape, width_in = ConvolutionShape.of(address.key), address.width_in
+    return shape.groups == 1 and shape.dilation[1] == 1 and width_in == pitch_of(address.key, "input", width_in, target)
+
+
+def _tile(address: Address, target: CpuTarget) -> tuple[Tile, int]:
+    """The register tile of a kernel, and for how many steps of its innermost loop a pixel is loaded at once."""
+    shape = ConvolutionShape.of(address.key)
+    read, made = channels_of_group(address, shape.groups)
+    run = run_of(read * (shape.kernel[1] if _is_joined(address, target) else 1), target)
+    return choose_tile(_tiled(shape)[1], made, target, address.key.types.sum, run), run
+
+
 def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
     key, width_in, width_out = address.key, address.width_in, address.width_out
     shape = ConvolutionShape.of(key)
@@ -80,7 +93,7 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
     pitch_in, pitch_out = pitch_of(key, "input", width_in, target), pitch_of(key, "output", width_out, target)
     pointwise = _is_pointwise(shape)
     rows, row = _tiled(shape)
-    tile = choose_tile(row, made, target, key.types.sum)
+    tile, run = _tile(address, target)
     along, deep = Steps(row, tile.pixels), Steps(made, tile.channels)
     slices = shape.groups * deep.count
     slice_size = kh * kw * read * tile.channels
@@ -88,9 +101,12 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
     height, width = border.around
     # Extents of the loops of the reduction, and how far a step of each goes in the image and in the weights.
     reduction = [(kh, dh * width * pitch_in, kw * read), (kw, dw * pitch_in, read), (read, 1, 1)]
-    if dw == 1 and read == pitch_in:  # the columns of a window lie side by side in memory
+    if _is_joined(address, target):
         reduction[1:] = [(kw * read, 1, 1)]
     extents, image_strides, weight_strides = zip(*reduction, strict=True)
+    # A register is set to the bias as quickly as to zero, and an addition is saved. Not timed on x86.
+    begins_with_bias = target.multiplies_by_lane and key.epilogue[:1] == ("bias",)
+    steps = key.epilogue[1:] if begins_with_bias else key.epilogue
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, bias, output = others
@@ -106,7 +122,7 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
 
             def pixel(*indices: Any) -> Any:
                 *taps, p = indices
-                return source[corner + p * sw * pitch_in + offset(taps, image_strides)]
+                return vector(source, corner + p * sw * pitch_in + offset(taps, image_strides), run)
 
             def weight(*indices: Any) -> Any:
                 *taps, v = indices
@@ -119,8 +135,12 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
             def place_added(p: int, c: Any) -> Any:
                 return (y * row + x + p) * width_out + c
 
-            sums = accumulate(tile, extents, pixel, weight, key.types.sum)
-            store_tile(key, tile, sums, first, (residual, bias, output), place_made, place_added)
+            def bias_of(v: int) -> Any:
+                return vector(bias, first + v * tile.lanes, tile.lanes)
+
+            begin = bias_of if begins_with_bias else None
+            sums = accumulate(tile, extents, pixel, weight, key.types.sum, run=run, begin=begin)
+            store_tile(key, tile, sums, first, (residual, bias, output), place_made, place_added, steps)
 
         outermost = weights_outermost(address, shape.image(width_in), target)
         slice_loops(slices, rows * along.count, compute_tile, target, slices_outermost=outermost)

@@ -7,19 +7,20 @@ first layer of three channels wastes little.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.cpu.emit import Steps, constant, lane_loop, lanes_for, loop, scratch, store, vector
+from aap_hw.compile.cpu.emit import Steps, constant, lane_loop, lanes_for, loop, scratch, spread, store, vector
 from aap_hw.compile.cpu.isa import FEWEST_LANES, DotProduct
 from aap_hw.compile.cpu.kernels import Packing
 from aap_hw.compile.cpu.padding import Border, padded_image
-from aap_hw.compile.cpu.tiles import Tile, accumulate, cheapest_tile
+from aap_hw.compile.cpu.tiles import Costs, Tile, accumulate, cheapest_tile, lane_in_all
 from aap_hw.compile.cpu.weighted import channels_of_group, first_channel, slice_loops, weights_outermost
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.keys.address import Address
@@ -64,12 +65,13 @@ class DotPlan:
         channels = max(made, FEWEST_LANES)
         lanes = max(lanes_for(channels, target, sums or address.key.types.sum), FEWEST_LANES)
         dot, row = dot_of(lanes, target), _tiled(shape)[1]
+        plan = cls(address, shape, read, made, dot, Tile(1, 1, lanes))
 
         def fits(pixels: int, vectors: int) -> bool:
-            return dot.fits(pixels, vectors, target) and (most is None or pixels * vectors <= most)
+            return dot.fits(pixels, vectors, target, plan.run) and (most is None or pixels * vectors <= most)
 
-        tile = cheapest_tile(row, channels, lanes, target.registers, fits, dot.costs)
-        return cls(address, shape, read, made, dot, tile)
+        tile = cheapest_tile(row, channels, lanes, target.registers, fits, plan.costs)
+        return replace(plan, tile=tile)
 
     @property
     def is_joined(self) -> bool:
@@ -94,6 +96,17 @@ class DotPlan:
         return Steps(self.shape.kernel[1] // self.taps[1] * self.wide, self.dot.group)
 
     @property
+    def run(self) -> int:
+        """Steps for which one load brings the values of a pixel: these must follow each other without an overlap."""
+        steps = self.steps
+        return self.dot.run if steps.extent % steps.length == 0 and steps.count >= self.dot.run else 1
+
+    @property
+    def costs(self) -> Costs:
+        """Of a tile, beside what the instructions do."""
+        return replace(self.dot.costs, run=self.run)
+
+    @property
     def deep(self) -> Steps:
         """Tiles over the channels that a group makes."""
         return Steps(max(self.made, FEWEST_LANES), self.tile.channels)
@@ -103,7 +116,7 @@ class DotPlan:
         """Estimated cycles of the whole kernel."""
         rows, row = _tiled(self.shape)
         steps = rows * self.shape.groups * self.taps[0] * self.taps[1] * self.steps.count
-        return steps * self.tile.cycles(row, max(self.made, FEWEST_LANES), self.dot.costs)
+        return steps * self.tile.cycles(row, max(self.made, FEWEST_LANES), self.costs)
 
     @property
     def slice_shape(self) -> tuple[int, ...]:
@@ -118,7 +131,7 @@ class DotPlan:
         )
 
     def _pack(self, weight: np.ndarray) -> np.ndarray:
-        """(slice, row, piece, step, channel, place in the dot product)."""
+        """(slice, row, piece, step, channel, place in the dot product); with ``pairs_apart``, pairs before channels."""
         groups, (rows, pieces), steps, deep = self.shape.groups, self.taps, self.steps, self.deep
         group = self.dot.group
         filters = weight.reshape(groups, self.made, self.read, *self.shape.kernel).transpose(0, 1, 3, 4, 2)
@@ -131,6 +144,9 @@ class DotPlan:
             taken[..., k, again:] = filters[..., k * group : (k + 1) * group]
         slices = [taken[:, s : s + self.tile.channels] for s in map(deep.start, range(deep.count))]
         packed = np.stack(slices, axis=1).transpose(0, 1, 3, 4, 5, 2, 6)
+        if self.dot.pairs_apart:
+            vectors = packed.reshape(*packed.shape[:-2], self.tile.vectors, self.tile.lanes, 2, 2)
+            packed = vectors.swapaxes(-2, -3)
         return np.ascontiguousarray(packed.reshape(-1, *self.slice_shape))
 
     def write(
@@ -142,15 +158,17 @@ class DotPlan:
         target: CpuTarget,
         padding: Any = 0.0,
         begin: Callable[[Any], Any] | None = None,
+        together: Callable[[Sequence[tuple[Any, Any, Any]]], None] | None = None,
     ) -> None:
         """Write the loops of the kernel.
 
         ``finished(sum, channel, place)`` is what is stored for a sum; places are those of the output. Around the image
-        lies ``padding``. The sums of a vector begin with ``begin(channel)``, that of its first lane, or with 0.
+        lies ``padding``. The sums of a vector begin with ``begin(channel)``, that of its first lane, or with 0. With
+        ``together`` that stores the sums of a tile instead: vectors, each with channel and place of its first lane.
         """
         address, shape, tile, deep, steps = self.address, self.shape, self.tile, self.deep, self.steps
         group, made, width_out = self.dot.group, self.made, address.width_out
-        (_, pieces), (sh, sw), (dh, dw) = self.taps, shape.stride, shape.dilation
+        (_, pieces), (sh, sw), (dh, dw), run = self.taps, shape.stride, shape.dilation, self.run
         pitch, (rows, row), border = shape.groups * self.wide, _tiled(shape), Border.of(shape)
         along, (height, width) = Steps(row, tile.pixels), border.around
         slice_size = int(np.prod(self.slice_shape))
@@ -167,7 +185,13 @@ class DotPlan:
 
             def pixel(ry: Any, rx: Any, step: Any, p: int) -> Any:
                 at = corner + p * sw * pitch + ry * (dh * width * pitch) + rx * (dw * pitch) + steps.start(step)
-                return T.reinterpret("int32", vector(source, at, group)) if group > 1 else source[at]
+                if group == 1:
+                    return spread(source[at], tile.lanes)
+                values = T.reinterpret(f"int32x{run}" if run > 1 else "int32", vector(source, at, run * group))
+                if run > 1:
+                    return self.dot.prepare(values, tile.lanes)
+                value = self.dot.prepare(spread(values, tile.lanes), tile.lanes)
+                return value if self.dot.lane is None else self.dot.lane(value, 0, tile.lanes)
 
             def weight(ry: Any, rx: Any, step: Any, v: int) -> Any:
                 block = (ry * pieces + rx) * steps.count + step
@@ -179,6 +203,11 @@ class DotPlan:
                 return begin(first + v * tile.lanes)
 
             sums = self._sums(pixel, weight, of_vector if begin is not None else None)
+            if together is not None:
+                places = [(y * row + x + p) * width_out + first for p in range(tile.pixels)]
+                parts = itertools.product(enumerate(map(T.bind, places)), range(tile.vectors))
+                together([(sums(p, v), first + v * tile.lanes, at + v * tile.lanes) for (p, at), v in parts])
+                return
             for v in range(tile.vectors):
                 for p in range(tile.pixels):
                     c = first + v * tile.lanes
@@ -199,7 +228,18 @@ class DotPlan:
         type_ = dot.sum or self.address.key.types.sum
         # Not two blocks either: LLVM would unroll them and spill registers.
         if dot.most is None or rows * pieces * steps <= 2 * dot.most:
-            return accumulate(tile, (rows, pieces, steps), pixel, weight, type_, add=dot.add, begin=begin)
+            return accumulate(
+                tile,
+                (rows, pieces, steps),
+                pixel,
+                weight,
+                type_,
+                of_vectors=True,
+                run=self.run,
+                lane=dot.lane or lane_in_all,
+                add=dot.add,
+                begin=begin,
+            )
         most, totals = dot.most, scratch(tile.pixels * tile.channels, FLOAT32)
 
         def place(p: int, v: int) -> int:
@@ -217,6 +257,7 @@ class DotPlan:
                 lambda step, p: pixel(ry, rx, first + step, p),
                 lambda step, v: weight(ry, rx, first + step, v),
                 type_,
+                of_vectors=True,
                 add=dot.add,
             )
             for p, v in places:

@@ -53,6 +53,10 @@ class DotProduct:
     sum : type of the sums, if it is not that of the kernel.
     code : functions in LLVM's language that ``add`` calls; `imported` makes them known.
     lowest_weight : the smallest weight that sums on their way have room for.
+    pairs_apart : in a vector of weights the first two inputs of all channels come first, then their last two.
+    run : how many groups of a pixel one load brings, if ``add`` can take them as lanes of a vector. Else 1.
+    prepare : what is done to activations before they are multiplied.
+    lane : what ``add`` takes of prepared activations at a step of a run, as `tiles.lane_in_all` if it is None.
     """
 
     add: Callable[[Any, Any, Any], Any]
@@ -66,9 +70,15 @@ class DotProduct:
     code: str = ""
     lowest_weight: int = -128
     add_halves: Callable[[Any, Any, Sequence[Any]], Any] | None = None
+    pairs_apart: bool = False
+    run: int = 1
+    prepare: Callable[[Any, int], Any] = lambda activations, lanes: activations
+    lane: Callable[[Any, int, int], Any] | None = None
 
-    def fits(self, pixels: int, vectors: int, target: CpuTarget) -> bool:
-        """Whether a tile's sums, its weights and one pixel's activations stay in registers."""
+    def fits(self, pixels: int, vectors: int, target: CpuTarget, run: int = 1) -> bool:
+        """Whether a tile's sums, its weights and one pixel's activations, or a run of all pixels, stay in registers."""
+        if run > 1:
+            return pixels * vectors + self.split * vectors + pixels + self.working < target.registers
         # Without AVX-512 one operand of an instruction may also come from memory.
         spare = target.registers + (target.vector_bytes < AVX512_BYTES and self.split == 1)
         return pixels * vectors + self.split * (vectors + 1) + self.working < spare
@@ -185,16 +195,20 @@ def _pairs(name: str, lanes: int) -> DotProduct:
 SIGN_BITS = -0x7F7F7F80
 
 
+def _signed(activations: Any, lanes: int) -> Any:
+    return T.bitwise_xor(activations, spread(T.int32(SIGN_BITS), lanes))
+
+
 def _signed_quads(lanes: int) -> DotProduct:
     """As above, but both are signed."""
     quads = f"int8x{GROUP * lanes}"
 
     def add(total: Any, activations: Any, weights: Any) -> Any:
-        signed = T.bitwise_xor(activations, spread(T.int32(SIGN_BITS), lanes))
-        operands = T.reinterpret(quads, signed), T.reinterpret(quads, weights)
+        # The second one may be a lane of a vector.
+        operands = T.reinterpret(quads, weights), T.reinterpret(quads, activations)
         return T.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.aarch64.neon.sdot.v4i32.v16i8", total, *operands)
 
-    return DotProduct(add, working=1, shift=128)
+    return DotProduct(add, working=1, shift=128, run=lanes, prepare=_signed)
 
 
 def _products(lanes: int) -> DotProduct:
@@ -202,8 +216,7 @@ def _products(lanes: int) -> DotProduct:
     size = GROUP * lanes
 
     def add(total: Any, activations: Any, weights: Any) -> Any:
-        signed = T.bitwise_xor(activations, spread(T.int32(SIGN_BITS), lanes))
-        operands = [T.reinterpret(f"int8x{size}", each) for each in (signed, weights)]
+        operands = [T.reinterpret(f"int8x{size}", each) for each in (activations, weights)]
         halves = [
             [
                 T.Cast(f"int16x{size // 2}", tirx.Shuffle([each], list(range(start, start + size // 2))))
@@ -216,7 +229,45 @@ def _products(lanes: int) -> DotProduct:
         return total + T.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.aarch64.neon.saddlp.v4i32.v8i16", pairs)
 
     # LLVM multiplies well before it adds.
-    return DotProduct(add, split=2, working=7, shift=128, lowest_weight=-127)
+    return DotProduct(add, split=2, working=7, shift=128, lowest_weight=-127, run=lanes, prepare=_signed)
+
+
+def dense_product(lanes: int, target: CpuTarget) -> DotProduct:
+    """As `dot_product`, for convolutions whose weights may lie in memory as the instructions like them."""
+    without = _has(target, "neon") and not _has(target, "dotprod") and not _has(target, "i8mm")
+    return _products_of_pairs(lanes) if without else dot_product(lanes, target)
+
+
+def _products_of_pairs(lanes: int) -> DotProduct:
+    """Products of signed bytes, two of them added in 16 bits, and these in pairs in 32 bits: 2 * 128 * 127 has room."""
+    size, half = GROUP * lanes, GROUP * lanes // 2
+
+    def lane(activations: Any, i: int, lanes: int) -> Any:
+        """The first two inputs for all channels, and then the last two."""
+        pairs = T.reinterpret(f"int16x{2 * lanes}", activations)
+        return T.reinterpret(f"int8x{size}", tirx.Shuffle([pairs], [2 * i] * lanes + [2 * i + 1] * lanes))
+
+    def add(total: Any, activations: Any, weights: Any) -> Any:
+        operands = activations, T.reinterpret(f"int8x{size}", weights)
+        first, second = (
+            [T.Cast(f"int16x{half}", tirx.Shuffle([each], list(range(start, start + half)))) for each in operands]
+            for start in (0, half)
+        )
+        products = first[0] * first[1] + second[0] * second[1]
+        return total + T.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products)
+
+    # A product takes three instructions, to place activations one.
+    return DotProduct(
+        add,
+        working=13,
+        shift=128,
+        costs=Costs(load=1 / 3, placing=1 / 3),
+        lowest_weight=-127,
+        run=lanes,
+        prepare=_signed,
+        lane=lane,
+        pairs_apart=True,
+    )
 
 
 def has_byte_shuffles(target: CpuTarget) -> bool:

@@ -1,4 +1,8 @@
-"""Register tiles: sums for a few pixels times a few vectors of channels, which stay in registers."""
+"""Register tiles: sums for a few pixels times a few vectors of channels, which stay in registers.
+
+Where an instruction multiplies a vector by one value of another, one load brings the values of a pixel for several
+steps of the reduction. Elsewhere each is loaded into all lanes of a register.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.cpu.emit import AVX512_BYTES, Steps, constant, lanes_for, registers, spread, store, vector
@@ -28,10 +33,14 @@ class Costs:
     ----------
     load : to load a vector, and to bring it into the form that is multiplied.
     accumulators : fewest accumulators that keep the arithmetic busy.
+    run : steps for which one load brings the values of a pixel.
+    placing : to put a pixel's value of one step where it is multiplied, if that takes an instruction.
     """
 
     load: float = COST_OF_LOAD
     accumulators: int = ACCUMULATORS_FOR_FULL_RATE
+    run: int = 1
+    placing: float = 0.0
 
 
 FUSED = Costs()
@@ -57,18 +66,27 @@ class Tile:
         A tile takes a cycle for each accumulator (or each load where there are more of these), and never less than the
         latency of the arithmetic. Work that the last tiles repeat counts.
         """
-        accumulators, loads = self.pixels * self.vectors, self.pixels + self.vectors
-        step = max(accumulators, loads, costs.accumulators) + costs.load * loads
+        accumulators, loads = self.pixels * self.vectors, self.pixels / costs.run + self.vectors
+        step = max(accumulators, loads, costs.accumulators) + costs.load * loads + costs.placing * self.pixels
         return step * Steps(pixels, self.pixels).count * Steps(channels, self.channels).count
 
 
+def run_of(depth: int, target: CpuTarget) -> int:
+    """Steps for which one load brings a pixel's values in float32, if ``depth`` steps read neighbours; often 1."""
+    return target.lanes if target.multiplies_by_lane and depth >= target.lanes else 1
+
+
 @functools.cache
-def choose_tile(pixels: int, channels: int, target: CpuTarget, type_: str = FLOAT32) -> Tile:
+def choose_tile(pixels: int, channels: int, target: CpuTarget, type_: str = FLOAT32, run: int = 1) -> Tile:
     """The tile that needs the fewest cycles for ``pixels`` x ``channels`` outputs, of those that fit the registers."""
-    # Beside the accumulators: a vector of weights each, and one pixel's value.
-    spare = target.registers + (target.vector_bytes < AVX512_BYTES)
+    # Beside the accumulators: a vector of weights each, and one pixel's value, or the values of all for some steps.
+    spare = target.registers + (target.vector_bytes < AVX512_BYTES and run == 1)
     lanes = lanes_for(channels, target, type_)
-    return cheapest_tile(pixels, channels, lanes, target.registers, lambda p, v: p * v + v + 1 < spare)
+
+    def fits(pixels: int, vectors: int) -> bool:
+        return pixels * vectors + vectors + (1 if run == 1 else pixels) < spare
+
+    return cheapest_tile(pixels, channels, lanes, target.registers, fits, Costs(run=run))
 
 
 def cheapest_tile(
@@ -89,6 +107,11 @@ def multiplied_and_added(total: Any, value: Any, weight: Any) -> Any:
     return total + value * weight
 
 
+def lane_in_all(values: Any, i: int, lanes: int) -> Any:
+    """One lane of a vector in all lanes of another, which LLVM makes part of the multiplication."""
+    return tirx.Shuffle([values], [i] * lanes)
+
+
 def accumulate(
     tile: Tile,
     reduction: Sequence[Any],
@@ -97,33 +120,58 @@ def accumulate(
     type_: str,
     *,
     of_vectors: bool = False,
+    run: int = 1,
+    lane: Callable[[Any, int, int], Any] = lane_in_all,
     add: Callable[[Any, Any, Any], Any] = multiplied_and_added,
     begin: Callable[[int], Any] | None = None,
 ) -> Callable[..., Any]:
     """Sum pixel x weight over the loops of ``reduction`` in registers.
 
     ``pixel(*indices, p)`` is the scalar of pixel p, ``weight(*indices, v)`` the v-th vector of weights, both of the
-    type of the sums, or whatever ``add(sum, pixel, weight)`` takes. With ``of_vectors`` pixels are vectors, too. Sums
-    begin with zeros, or with the vector ``begin(v)``. Returns a function of p, v and a lane that reads the sum of pixel
-    p and vector v there, or the whole vector without a lane.
+    type of the sums, or whatever ``add(sum, pixel, weight)`` takes. With ``of_vectors`` pixels are vectors, too. With a
+    ``run`` a pixel is the vector of its scalars at so many steps of the innermost loop, which is at least as long;
+    ``lane`` makes what is multiplied of such a vector, a step, and the lanes of a sum. Sums begin with zeros, or with
+    the vector ``begin(v)``. Returns a function of p, v and a lane that reads the sum of pixel p and vector v there, or
+    the whole vector without a lane.
     """
     sums = registers(tile.pixels * tile.vectors * tile.lanes, type_)
 
     def at(p: int, v: int) -> int:
         return (p * tile.vectors + v) * tile.lanes
 
+    def add_step(indices: Sequence[Any], value_of: Callable[[int], Any]) -> None:
+        weights = [T.bind(weight(*indices, v)) for v in range(tile.vectors)]
+        for p in range(tile.pixels):
+            value = T.bind(value_of(p))
+            for v in range(tile.vectors):
+                index = at(p, v)
+                store(sums, add(vector(sums, index, tile.lanes), value, weights[v]), index, tile.lanes)
+
+    def add_run(around: Sequence[Any], start: Any, places: range) -> None:
+        """The steps at some places of the run that begins at ``start``."""
+        values = [T.bind(pixel(*around, start, p)) for p in range(tile.pixels)]
+
+        def lanes_at(i: int) -> Callable[[int], Any]:
+            return lambda p: lane(values[p], i, tile.lanes)
+
+        for i in places:
+            add_step((*around, start + i), lanes_at(i))
+
     first = [T.bind(begin(v)) for v in range(tile.vectors)] if begin else None
     for p in range(tile.pixels):
         for v in range(tile.vectors):
             store(sums, first[v] if first else constant(0.0, tile.lanes, type_), at(p, v), tile.lanes)
     with ExitStack() as loops:
-        indices = [loops.enter_context(T.serial(0, extent)) for extent in reduction]
-        weights = [T.bind(weight(*indices, v)) for v in range(tile.vectors)]
-        for p in range(tile.pixels):
-            value = T.bind(pixel(*indices, p) if of_vectors else spread(pixel(*indices, p), tile.lanes))
-            for v in range(tile.vectors):
-                index = at(p, v)
-                store(sums, add(vector(sums, index, tile.lanes), value, weights[v]), index, tile.lanes)
+        if run == 1:
+            indices = [loops.enter_context(T.serial(0, extent)) for extent in reduction]
+            add_step(indices, lambda p: pixel(*indices, p) if of_vectors else spread(pixel(*indices, p), tile.lanes))
+        else:
+            *outer, depth = reduction
+            around = [loops.enter_context(T.serial(0, extent)) for extent in outer]
+            with T.serial(0, depth // run) as turn:
+                add_run(around, T.bind(turn * run), range(run))
+            if rest := depth % run:
+                add_run(around, depth - run, range(run - rest, run))
 
     def of(p: int, v: int, lane: Any = None) -> Any:
         return vector(sums, at(p, v), tile.lanes) if lane is None else sums[at(p, v) + lane]

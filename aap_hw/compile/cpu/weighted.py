@@ -97,20 +97,23 @@ def store_tile(
     tensors: tuple[Sequence[Any], Any, Any],
     place_made: Callable[[int, Any], Any],
     place_added: Callable[[int, Any], Any] | None = None,
+    steps: Sequence[str] | None = None,
 ) -> None:
     """Bring the sums of a tile, whose first channel is ``channel``, through the epilogue into memory.
 
     ``tensors`` are the residual, if there is one, the bias and the output. Channel c of pixel p lies at
-    ``place_made(p, c)`` in the output, and in the residual at the same place unless ``place_added`` is given.
+    ``place_made(p, c)`` in the output, and in the residual at the same place unless ``place_added`` is given. ``steps``
+    are what is left of the epilogue, if that is not all of it.
     """
     residual, bias, output = tensors
+    steps = key.epilogue if steps is None else steps
     for v in range(tile.vectors):
         for p in range(tile.pixels):
             c = channel + v * tile.lanes
             at = T.bind(place_made(p, c))
             with lane_loop(tile.lanes) as i:
                 added = residual[0][(place_added(p, c) if place_added else at) + i] if residual else None
-                T.buffer_store(output, apply_epilogue(sums(p, v, i), key.epilogue, bias[c + i], added), [at + i])
+                T.buffer_store(output, apply_epilogue(sums(p, v, i), steps, bias[c + i], added), [at + i])
 
 
 def offset(indices: Sequence[Any], strides: Sequence[Any]) -> Any:

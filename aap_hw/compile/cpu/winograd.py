@@ -30,7 +30,7 @@ from aap_hw.compile.cpu.emit import (
     vector,
 )
 from aap_hw.compile.cpu.kernels import Packing
-from aap_hw.compile.cpu.tiles import Tile, accumulate, choose_tile
+from aap_hw.compile.cpu.tiles import Costs, Tile, accumulate, choose_tile, run_of
 from aap_hw.compile.cpu.weighted import weighted_kernel
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.pitch import pitch_of
@@ -95,8 +95,9 @@ def choose_winograd(address: Address, target: CpuTarget, direct: float | None = 
 
     def products(count: int, pixels: int, depth: int) -> float:
         """Cycles of ``count`` products of (pixels, depth) with (depth, width_out) matrices."""
-        tile = _tile(pixels, width_out, target)
-        arithmetic = count * (depth + STEPS_TO_START) * tile.cycles(pixels, width_out)
+        run = run_of(depth, target)
+        tile = _tile(pixels, depth, width_out, target)
+        arithmetic = count * (depth + STEPS_TO_START) * tile.cycles(pixels, width_out, Costs(run=run))
         weights = BYTES[FLOAT32] * count * depth * width_out
         return max(arithmetic, weights / BYTES_A_CYCLE if weights > target.l2_bytes else 0.0)
 
@@ -134,7 +135,7 @@ def _blocks(address: Address, m: int, target: CpuTarget) -> tuple[int, int, Tile
     shape = ConvolutionShape.of(address.key)
     tiles = shape.batch * math.ceil(shape.out_height / m) * math.ceil(shape.out_width / m)
     block = _tiles_in_block(tiles, (m + 2) ** 2 * (address.width_in + address.width_out), target)
-    return tiles, block, _tile(block, address.width_out, target)
+    return tiles, block, _tile(block, address.width_in, address.width_out, target)
 
 
 def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunction:
@@ -144,6 +145,7 @@ def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunctio
     bt, _, at_matrix = transforms(m)
     side, positions = m + 2, (m + 2) ** 2
     down, across = math.ceil(shape.out_height / m), math.ceil(shape.out_width / m)
+    run = run_of(width_in, target)
     tiles, block, tile = _blocks(address, m, target)
     blocks = math.ceil(tiles / block)
     along, groups = Steps(block, tile.pixels), Steps(width_out, tile.channels)
@@ -192,9 +194,10 @@ def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunctio
             sums = accumulate(
                 tile,
                 (width_in,),
-                lambda k, p: inputs[pixels + p * width_in + k],
+                lambda k, p: vector(inputs, pixels + p * width_in + k, run),
                 lambda k, v: vector(weights, start + k * tile.channels + v * tile.lanes, tile.lanes),
                 type_,
+                run=run,
             )
             for p in range(tile.pixels):
                 for v in range(tile.vectors):
@@ -246,8 +249,9 @@ def build_winograd(address: Address, m: int, target: CpuTarget) -> KernelFunctio
     return weighted_kernel(address, shape.image(pitch_in), packed, shape.output(pitch_out), body)
 
 
-def _tile(tiles: int, channels: int, target: CpuTarget) -> Tile:
-    return choose_tile(tiles, channels, replace(target, registers=target.registers - HELD_REGISTERS))
+def _tile(tiles: int, depth: int, channels: int, target: CpuTarget) -> Tile:
+    fewer = replace(target, registers=target.registers - HELD_REGISTERS)
+    return choose_tile(tiles, channels, fewer, run=run_of(depth, target))
 
 
 def _tiles_in_block(tiles: int, values_a_tile: int, target: CpuTarget) -> int:

@@ -65,6 +65,12 @@ class CpuTarget:
         return self
 
     @property
+    def multiplies_by_lane(self) -> bool:
+        """Whether an instruction multiplies a vector by one value of another: on 64-bit Arm."""
+        triple = str(self.tvm.attrs.get("mtriple", codegen.llvm_get_system_triple()))
+        return triple.startswith(("aarch64", "arm64")) and codegen.llvm_cpu_has_features("neon", self.tvm)
+
+    @property
     def lanes(self) -> int:
         """Float32 values in one vector register."""
         return self.lanes_of(FLOAT32)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.code.quantized import Number
 from aap_hw.compile.cpu.dots import DotPlan
-from aap_hw.compile.cpu.emit import vector
-from aap_hw.compile.cpu.int8.epilogue import LONG, finished, quantized_kernel
-from aap_hw.compile.cpu.isa import dot_product
+from aap_hw.compile.cpu.emit import store, vector
+from aap_hw.compile.cpu.int8.epilogue import LONG, bounds_of, finished, quantized_kernel, reals
+from aap_hw.compile.cpu.isa import GROUP, dense_product, to_bytes
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
 from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
 
 
 def _plan(address: Address, target: CpuTarget) -> DotPlan:
     # The constants of a function of many steps want registers, too: with full tiles, sums were spilled for them.
     most = None if LONG.isdisjoint(address.key.epilogue) else target.registers // 2 - 2
-    return DotPlan.of(address, target, dot_product, most=most)
+    return DotPlan.of(address, target, dense_product, most=most)
 
 
 @QUANTIZED_PACKINGS.register("conv2d", "linear")
@@ -34,12 +38,15 @@ def packing(address: Address, target: CpuTarget) -> Packing:
 def convolution(address: Address, target: CpuTarget) -> KernelFunction:
     """Dense and grouped convolutions, and linear layers."""
     key, width_out, plan = address.key, address.width_out, _plan(address, target)
+    lanes = plan.tile.lanes
+    by_vectors = target.multiplies_by_lane and key.types.made != FLOAT32 and plan.made >= lanes
     # The last vector may reach behind the last channel.
     order = np.minimum(np.arange(width_out + plan.deep.extent - plan.made), width_out - 1)
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, starts, factors, numbers, output = others
         whole = {n: T.bind(numbers[int(n)]) for n in Number}
+        bounds = bounds_of(whole.__getitem__) if by_vectors else None
         zero = T.bind(T.Cast(image.dtype, whole[Number.ZERO_READ]))
 
         def made_of(total: Any, channel: Any, place: Any) -> Any:
@@ -47,9 +54,29 @@ def convolution(address: Address, target: CpuTarget) -> KernelFunction:
             factor, summand = factors[channel], factors[len(order) + channel]
             return finished(key, total, factor, summand, whole.__getitem__, added)
 
-        plan.write(
-            image, weights, output, made_of, target, zero, lambda channel: vector(starts, channel, plan.tile.lanes)
-        )
+        def made_together(sums: Sequence[tuple[Any, Any, Any]]) -> None:
+            """Four vectors of sums at once, as four bytes alone would take as many instructions."""
+            for i in range(0, len(sums), GROUP):
+                some = sums[i : i + GROUP]
+
+                def added(v: int, lane: Any, some: Sequence[tuple[Any, Any, Any]] = some) -> Any:
+                    return residual[0][some[v][2] + lane]
+
+                channels = [(total, channel) for total, channel, _ in some]
+                constants = factors, len(order)
+                values = reals(key, channels, lanes, constants, whole.__getitem__, added if residual else None)
+                filled = [*values, *values[-1:] * (GROUP - len(values))]
+                (made,) = to_bytes([filled], bounds, lanes, target)
+                for _, of_pixel in itertools.groupby(range(len(some)), lambda v, i=i: (i + v) // plan.tile.vectors):
+                    first, *others = of_pixel
+                    size = (1 + len(others)) * lanes
+                    part = tirx.Shuffle([made], list(range(first * lanes, first * lanes + size)))
+                    store(output, part, some[first][2], size)
+
+        def begin(channel: Any) -> Any:
+            return vector(starts, channel, lanes)
+
+        plan.write(image, weights, output, made_of, target, zero, begin, together=made_together if by_vectors else None)
 
     image = plan.shape.image(address.width_in)
     return quantized_kernel(address, image, plan.packing, order, plan.dot.shift, body)

@@ -15,13 +15,13 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.function import KernelFunction
-from aap_hw.compile.code.quantized import Number, unclipped
+from aap_hw.compile.code.quantized import Number
 from aap_hw.compile.cpu.depthwise import repeated
 from aap_hw.compile.cpu.dots import widened
-from aap_hw.compile.cpu.emit import lane_loop, loop, registers, store, vector
+from aap_hw.compile.cpu.emit import loop, registers, store, vector
 from aap_hw.compile.cpu.int8.depthwise_plan import Plan, weights_of_vector
-from aap_hw.compile.cpu.int8.epilogue import in_steps, quantized_kernel, real
-from aap_hw.compile.cpu.isa import GROUP, Bounds, to_bytes
+from aap_hw.compile.cpu.int8.epilogue import bounds_of, quantized_kernel, reals
+from aap_hw.compile.cpu.isa import GROUP, to_bytes
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
 from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.families.convolution import ConvolutionShape
@@ -80,15 +80,13 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     shape, block, deep, rows, down = plan.shape, plan.block, plan.deep, plan.rows, plan.down
     (height, width), kw, (sh, sw), (top, left) = shape.size, shape.kernel[1], shape.stride, shape.padding
     dw, together = shape.columns.dilation, plan.together
-    pitch, is_plain = max(channels, GROUP), {*unclipped(key)} <= {"bias"}
+    pitch = max(channels, GROUP)
     packed, order, lanes, size = packing(address, target), plan.order, block.lanes, weights_of_vector(plan)
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, starts, factors, numbers, output = others
         whole = {n: T.bind(numbers[int(n)]) for n in Number}
-        zero_made = whole[Number.ZERO_MADE]
-        ends = (T.bind(T.Cast("uint8", zero_made + whole[n])) for n in (Number.LOWEST, Number.HIGHEST))
-        bounds = Bounds(T.bind(T.Cast("int16", zero_made)), *ends)
+        bounds = bounds_of(whole.__getitem__)
         source = image
         if width_in != channels:
             plain = Border(given.batch, given.size, planar=given.planar)
@@ -102,33 +100,20 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
         if channels < GROUP:
             source = widened(source, shape.batch * height * width, channels, GROUP, target)
 
-        def reals(totals: Sequence[Any], first: Any, at: Any) -> list[Any]:
+        def reals_of(totals: Sequence[Any], first: Any, at: Any) -> list[Any]:
             """The numbers that the sums of a block come to, in steps if bytes are made."""
-            values = list[Any]()
-            for v, total in enumerate(totals):
-                c = T.bind(first + v * lanes)
-                if is_plain:
-                    factor, offset = (vector(factors, begin + c, lanes) for begin in (0, len(order)))
-                    values.append(T.Cast(f"{FLOAT32}x{lanes}", total) * factor + offset)
-                    continue
-                sums, made = registers(lanes, key.types.sum), registers(lanes, FLOAT32)
-                store(sums, total, 0, lanes)
-                with lane_loop(lanes) as i:
-                    added = residual[0][at + block.channel(v, i)] if residual else None
-                    value = real(key, sums[i], factors[c + i], factors[len(order) + c + i], whole.__getitem__, added)
-                    if key.types.made != FLOAT32:
-                        # Larger ones would not fit an int32. With a bias only, constants are such that there are none.
-                        value = in_steps(key, value, whole.__getitem__)
-                        value = T.min(value, whole[Number.HIGHEST])
-                    T.buffer_store(made, value, [i])
-                values.append(vector(made, 0, lanes))
-            return [T.bind(value) for value in values]
+
+            def added(v: int, i: Any) -> Any:
+                return residual[0][at + block.channel(v, i)]
+
+            sums = [(total, first + v * lanes) for v, total in enumerate(totals)]
+            return reals(key, sums, lanes, (factors, len(order)), whole.__getitem__, added if residual else None)
 
         def pixels_done(sums: Sequence[Sequence[Any]], step: Any, c: Any, pixels: Sequence[Any]) -> None:
             """Write the outputs of pixels."""
             places = [T.bind(pixel * channels + c) for pixel in pixels]
             first = T.bind(step * block.channels)
-            several = [reals(totals, first, at) for totals, at in zip(sums, places, strict=True)]
+            several = [reals_of(totals, first, at) for totals, at in zip(sums, places, strict=True)]
             if key.types.made == FLOAT32:
                 inverse = [block.order.index(place) for place in range(block.channels)]
                 made = [tirx.Shuffle(values, inverse) if len(values) > 1 else values[0] for values in several]
@@ -163,7 +148,8 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
                     places = [min(quad * GROUP + place, rows.last) for place in range(GROUP)]
                     values = {p: T.bind(vector(source, lines[p] + column * pitch, block.channels)) for p in places}
                     interleaved = block.interleaved([values[place] for place in places])
-                    found.append([T.bind(T.reinterpret(f"int32x{lanes}", each)) for each in interleaved])
+                    taps = [T.reinterpret(f"int32x{lanes}", each) for each in interleaved]
+                    found.append([T.bind(plan.dot.prepare(each, lanes)) for each in taps])
                 return found
 
             def begin(x: Any) -> list[list[Any]]:

@@ -20,7 +20,8 @@ from aap_hw.compile.code.quantized import (
     numbers_of,
     unclipped,
 )
-from aap_hw.compile.cpu.emit import Tensor, kernel_code
+from aap_hw.compile.cpu.emit import Tensor, kernel_code, lane_loop, registers, store, vector
+from aap_hw.compile.cpu.isa import Bounds
 from aap_hw.compile.cpu.kernels import Packing
 from aap_hw.compile.families import Shape, family_of
 from aap_hw.compile.keys.address import Address
@@ -107,3 +108,44 @@ def in_whole_steps(value: Any, numbers: Numbers) -> Any:
     inside = te.min(te.max(value, numbers(Number.LOWEST)), numbers(Number.HIGHEST))
     bits = T.reinterpret("int32", inside + number(WITHOUT_FRACTION))
     return bits - (BITS_OF_IT - T.Cast("int32", numbers(Number.ZERO_MADE)))
+
+
+def bounds_of(numbers: Numbers) -> Bounds:
+    """What a kernel's output can hold."""
+    zero = numbers(Number.ZERO_MADE)
+    ends = (T.bind(T.Cast("uint8", zero + numbers(n))) for n in (Number.LOWEST, Number.HIGHEST))
+    return Bounds(T.bind(T.Cast("int16", zero)), *ends)
+
+
+def reals(
+    key: KernelKey,
+    sums: Sequence[tuple[Any, Any]],
+    lanes: int,
+    constants: tuple[Any, int],
+    numbers: Numbers,
+    added: Callable[[int, Any], Any] | None,
+) -> list[Any]:
+    """The numbers that vectors of sums come to, in steps if bytes are made, for `to_bytes`.
+
+    With each vector comes the place of its first channel among the factors, ``constants``; offsets lie so much further
+    on. ``added(v, i)`` is what is added to lane i of vector v, if anything is.
+    """
+    factors, apart = constants
+    is_plain, values = {*unclipped(key)} <= {"bias"}, list[Any]()
+    for v, (total, place) in enumerate(sums):
+        c = T.bind(place)
+        if is_plain:
+            factor, offset = (vector(factors, begin + c, lanes) for begin in (0, apart))
+            values.append(T.Cast(f"{FLOAT32}x{lanes}", total) * factor + offset)
+            continue
+        whole, made = registers(lanes, key.types.sum), registers(lanes, FLOAT32)
+        store(whole, total, 0, lanes)
+        with lane_loop(lanes) as i:
+            residual = added(v, i) if added is not None else None
+            value = real(key, whole[i], factors[c + i], factors[apart + c + i], numbers, residual)
+            if key.types.made != FLOAT32:
+                # Larger ones would not fit an int32. With a bias only, constants are such that there are none.
+                value = T.min(in_steps(key, value, numbers), numbers(Number.HIGHEST))
+            T.buffer_store(made, value, [i])
+        values.append(vector(made, 0, lanes))
+    return [T.bind(value) for value in values]
