@@ -5,16 +5,19 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: scripts/emulated_board.sh up [--boards N] [--tracker] | run PROGRAM... | down | status | remove
+usage: scripts/emulated_board.sh up [--boards N] [--tracker] | run PROGRAM... | peers | down | status | remove
 
   up        build the board if need be (about 140 MB of downloads, 200 MB on disk) and start N servers, one by default;
             with --tracker they register at a tracker under the key rpi4
   run       run one program on the board and wait for it: "python3", or the path of one for aarch64
+  peers     add ONNX Runtime and LiteRT to what "run python3" can import, and what counts their instructions: the
+            header of QEMU's plugins (its source is 130 MB) and LLVM's analyser of machine code
   down      stop servers and tracker
   status    say what runs, and how to reach it
   remove    down, and delete the board
 
-It is kept in AAP_HW_EMULATED_BOARD (default: ~/.cache/aap-hw/emulated-board); servers listen from port
+AAP_HW_EMULATED_CPU names the CPU that "run" emulates, cortex-a72 (the default) or cortex-a76.
+The board is kept in AAP_HW_EMULATED_BOARD (default: ~/.cache/aap-hw/emulated-board); servers listen from port
 AAP_HW_EMULATED_PORT on (default: 9100), the tracker on the port before.
 TEXT
 }
@@ -27,6 +30,7 @@ python=${PYTHON:-$here/.venv/bin/python}
 [ -x "$(command -v "$python")" ] || python=python3
 system=$home/system
 site=$system/opt/site
+cpu=${AAP_HW_EMULATED_CPU:-}
 emulator=(qemu-aarch64 -cpu cortex-a72 -L "$system"
   -E "LD_LIBRARY_PATH=$system/usr/lib/aarch64-linux-gnu:$system/lib/aarch64-linux-gnu")
 
@@ -37,13 +41,17 @@ require() {
   command -v qemu-aarch64 >/dev/null || missing+=(qemu-user)
   command -v aarch64-linux-gnu-g++ >/dev/null || missing+=(g++-aarch64-linux-gnu)
   command -v apt-get >/dev/null && command -v dpkg >/dev/null || fail "this script takes Debian's packages and needs apt-get and dpkg"
-  [ ${#missing[@]} -eq 0 ] && return
-  local install="apt-get install -y --no-install-recommends ${missing[*]}"
+  install_missing "${missing[@]}"
+}
+
+install_missing() {
+  [ $# -gt 0 ] || return 0
+  local install="apt-get install -y --no-install-recommends $*"
   if [ "$(id -u)" -eq 0 ]; then
-    echo "installing ${missing[*]}"
-    apt-get update -qq && $install >/dev/null || fail "apt-get could not install ${missing[*]}"
+    echo "installing $*"
+    apt-get update -qq && $install >/dev/null || fail "apt-get could not install $*"
   else
-    fail "${missing[*]} missing; install with: sudo $install"
+    fail "$* missing; install with: sudo $install"
   fi
 }
 
@@ -56,30 +64,21 @@ build() {
   [ -f "$built" ] && [ "$(cat "$built")" = "$wanted" ] && return
   echo "building the board in $home"
   rm -rf "$home"
-  mkdir -p "$site" "$home"/{apt/lists/partial,apt/archives/partial,apt/none,wheels,bin,run}
+  mkdir -p "$site" "$home"/{apt/lists/partial,apt/archives/partial,apt/none,bin,run}
   debian
   packages
   programs
   TVM_USE_RUNTIME_LIB=1 "$home/bin/python" -c 'import platform, tvm; assert platform.machine() == "aarch64"' ||
     fail "the emulated Python cannot import TVM"
-  rm -rf "$home/apt" "$home/wheels"
+  rm -rf "$home/apt"
   echo "$wanted" >"$built"
 }
 
 # Debian's arm64 packages, from the mirrors that this machine's own apt uses; its package database stays untouched.
 debian() {
-  # shellcheck disable=SC2016 # these are apt's variables
-  apt-get indextargets --format '$(REPO_URI) $(RELEASE)' | sort -u | grep -i debian |
-    sed 's#^\(\S*\) \(\S*\)#deb [arch=arm64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] \1 \2 main#' \
-      >"$home/apt/sources.list"
-  [ -s "$home/apt/sources.list" ] || fail "apt knows no Debian mirror; run this on Debian, with its package sources"
+  mirrors "deb [arch=arm64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" >"$home/apt/sources.list"
   : >"$home/apt/status"
-  cat >"$home/apt/apt.conf" <<TEXT
-APT::Architecture "arm64"; APT::Architectures { "arm64"; }; APT::Install-Recommends "false"; Debug::NoLocking "1";
-APT::Sandbox::User "";
-Dir::Etc::sourcelist "$home/apt/sources.list"; Dir::Etc::sourceparts "$home/apt/none"; Dir::Etc::parts "$home/apt/none";
-Dir::State "$home/apt"; Dir::State::status "$home/apt/status"; Dir::Cache "$home/apt";
-TEXT
+  { apt_settings "$home/apt"; echo "APT::Architecture \"arm64\"; APT::Architectures { \"arm64\"; };"; } >"$home/apt/apt.conf"
   export APT_CONFIG=$home/apt/apt.conf
   apt-get update -qq || fail "apt-get cannot read the package lists for arm64"
   apt-get install -qq -y --download-only python3.11 libstdc++6 libgomp1 || fail "apt-get cannot download Python for arm64"
@@ -88,14 +87,39 @@ TEXT
   for package in "$home"/apt/archives/*.deb; do dpkg -x "$package" "$system"; done
 }
 
-packages() {
-  local platforms=() version
-  for version in manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux2014; do platforms+=(--platform "${version}_aarch64"); done
+# mirrors KIND: a list of sources of that kind, from those of this machine.
+mirrors() {
+  local found
+  # shellcheck disable=SC2016 # these are apt's variables
+  found=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' | sort -u | grep -i debian) ||
+    fail "apt knows no Debian mirror; run this on Debian, with its package sources"
+  sed "s#^\\(\\S*\\) \\(\\S*\\)#$1 \\1 \\2 main#" <<<"$found"
+}
+
+# apt_settings FOLDER: those with which apt keeps all that it writes in a folder.
+apt_settings() {
+  cat <<TEXT
+APT::Install-Recommends "false"; Debug::NoLocking "1"; APT::Sandbox::User "";
+Dir::Etc::sourcelist "$1/sources.list"; Dir::Etc::sourceparts "$1/none"; Dir::Etc::parts "$1/none";
+Dir::State "$1"; Dir::State::status "$1/status"; Dir::Cache "$1";
+TEXT
+}
+
+# wheels FOLDER PACKAGE...: unpack packages for the board into a folder, without what they depend on.
+wheels() {
+  local folder=$1 platforms=() version wheel downloads
+  shift
+  downloads=$(mktemp -d)
+  for version in manylinux_2_3{5,4,1} manylinux_2_2{8,7,4} manylinux2014; do platforms+=(--platform "${version}_aarch64"); done
   "$python" -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.11 \
-    "${platforms[@]}" -d "$home/wheels" "$(requirement apache-tvm)" "$(requirement apache-tvm-ffi)" \
-    'numpy>=2.2,<3' ml_dtypes typing_extensions psutil cloudpickle || fail "pip cannot download TVM for aarch64"
-  local wheel
-  for wheel in "$home"/wheels/*.whl; do "$python" -m zipfile -e "$wheel" "$site"; done
+    "${platforms[@]}" -d "$downloads" "$@" || fail "pip cannot download $* for aarch64"
+  for wheel in "$downloads"/*.whl; do "$python" -m zipfile -e "$wheel" "$folder"; done
+  rm -rf "$downloads"
+}
+
+packages() {
+  wheels "$site" "$(requirement apache-tvm)" "$(requirement apache-tvm-ffi)" 'numpy>=2.2,<3' ml_dtypes typing_extensions psutil \
+    cloudpickle
   # Only the compiler needs it, and it is most of what there is.
   rm -f "$site"/tvm/lib/libtvm_compiler.so
 }
@@ -171,8 +195,61 @@ run() {
   [ $# -gt 0 ] || { usage >&2; exit 2; }
   require
   build >&2
-  [ "$1" != python3 ] || { shift; exec "$home/bin/python" "$@"; }
+  [ -z "$cpu" ] || as_cpu
+  if [ "$1" = python3 ]; then
+    shift
+    [ -n "$cpu" ] || exec "$home/bin/python" "$@"
+    emulator+=(-E "PYTHONHOME=$system/usr" -E "PYTHONPATH=$site:$home/peers")
+    set -- "$system/usr/bin/python3.11" "$@"
+  fi
   exec "${emulator[@]}" "$@"
+}
+
+# Engines choose their code by what /proc/cpuinfo says of the CPU; QEMU would show them this machine's.
+as_cpu() {
+  local part features root=$home/cpus/$cpu entry
+  case $cpu in
+    cortex-a72) part=0xd08 features="fp asimd evtstrm crc32 cpuid" ;;
+    cortex-a76) part=0xd0b features="fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp" ;;
+    *) fail "AAP_HW_EMULATED_CPU is $cpu; cortex-a72 and cortex-a76 are known" ;;
+  esac
+  mkdir -p "$root/proc"
+  for entry in "$system"/*; do ln -sfn "$entry" "$root/$(basename "$entry")"; done
+  for ((entry = 0; entry < $(nproc); entry++)); do
+    printf "%s\t: %s\n" processor $entry BogoMIPS 108.00 Features "$features" "CPU implementer" 0x41 \
+      "CPU architecture" 8 "CPU variant" 0x0 "CPU part" $part "CPU revision" 3
+    echo
+  done >"$root/proc/cpuinfo"
+  emulator=(qemu-aarch64 -cpu "$cpu" -L "$root" "${emulator[@]:5}")
+}
+
+peers() {
+  require
+  build
+  local missing=() newest
+  command -v gcc >/dev/null || missing+=(gcc)
+  # Older ones know no pipeline of a Cortex-A76.
+  newest=$(apt-cache pkgnames llvm- | grep -xE "llvm-[0-9]+" | sort -V | tail -n 1)
+  [ -x "/usr/lib/${newest:-llvm}/bin/llvm-mca" ] || missing+=("${newest:-llvm}")
+  install_missing "${missing[@]}"
+  wheels "$home/peers" onnxruntime ai-edge-litert flatbuffers protobuf packaging tqdm backports.strenum
+  header
+  echo "peers are in $home/peers, the header in $home/include"
+}
+
+# The header fits the QEMU that is installed: both are of one source package.
+header() {
+  [ ! -f "$home/include/qemu-plugin.h" ] || return 0
+  local folder=$home/source
+  mkdir -p "$folder"/{lists/partial,none} "$home/include"
+  mirrors "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" >"$folder/sources.list"
+  : >"$folder/status"
+  apt_settings "$folder" >"$folder/apt.conf"
+  (cd "$folder" && export APT_CONFIG=$folder/apt.conf && apt-get update -qq && apt-get source -qq --download-only qemu) ||
+    fail "apt-get cannot download the source of QEMU"
+  tar -xJf "$folder"/qemu_*.orig.tar.xz -C "$home/include" --strip-components=3 --wildcards "*/include/qemu/qemu-plugin.h" ||
+    fail "the source of QEMU has no include/qemu/qemu-plugin.h"
+  rm -rf "$folder"
 }
 
 running() { compgen -G "$home/run/*.pid" >/dev/null; }
@@ -208,6 +285,7 @@ status() {
 
 case ${1:-} in
   up) shift; up "$@" ;;
+  peers) peers ;;
   run) shift; run "$@" ;;
   down) down ;;
   status) status ;;

@@ -1,0 +1,300 @@
+"""Code for Arm boards judged by its instructions: ours beside ONNX Runtime's and LiteRT's, on an emulated CPU.
+
+No board is needed. QEMU runs each engine's own code for aarch64 with one thread and counts what one inference executes:
+vector multiply-adds, loads and stores of vectors, and the rest. Counts are facts about the code and no latencies.
+``ratio`` is ours over those of the better peer; LiteRT's kernels are XNNPACK's. ``fma_share`` is the share of
+multiply-adds in our dense convolutions. LLVM's model of a pipeline tells how near to its peak the heaviest loops can
+come, with all data in the first cache (``share_of_peak``).
+
+Get what it needs (Debian, 1 GB of downloads) with: scripts/emulated_board.sh peers
+
+    python benchmarks/arm_code.py --models mobilenet_v2,resnet18 --precisions fp32 --json -
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from _settings import Case
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "scripts" / "emulated_board.sh"
+BOARD = Path(os.environ.get("AAP_HW_EMULATED_BOARD") or Path.home() / ".cache" / "aap-hw" / "emulated-board")
+HERE = Path(__file__).parent
+
+MODELS = "mobilenet_v2,resnet18,mobilenet_v3_large,efficientnet_b0"
+PROFILES = {"cortex-a72": "rpi4", "cortex-a76": "rpi5"}
+PEERS = ("onnxruntime", "litert")
+PRECISIONS = ("fp32", "int8")
+HEAVIEST = 10
+"""Kernels of a network whose loops are looked at."""
+LIMIT_S = 1500
+
+
+def main() -> None:
+    options = _options()
+    os.environ["OMP_NUM_THREADS"] = os.environ["TVM_NUM_THREADS"] = "1"
+    from _report import print_report, say
+
+    if missing := _missing():
+        say(f"arm_code: {missing}; get what is needed with: scripts/emulated_board.sh peers")
+        if not options.quick:
+            sys.exit(2)
+        print_report([{"skipped": missing}], {"skipped": missing}, options.json)
+        return
+    from _settings import Case
+
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        counter = _counter(Path(folder))
+        for name in options.models.split(","):
+            case = Case(name, options.size, Path(folder) / name)
+            case.folder.mkdir()
+            case.prepare()
+            for precision, cpu in product(options.precisions.split(","), options.cpus.split(",")):
+                rows += _rows(case, precision, cpu, list(filter(None, options.engines.split(","))), counter)
+    print_report(rows, summary_of(rows), options.json)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=MODELS, help="torchvision names, separated by commas")
+    parser.add_argument("--engines", default=",".join(PEERS), help="peers, of onnxruntime,litert")
+    parser.add_argument("--precisions", default="fp32,int8", help="of fp32,int8")
+    parser.add_argument("--cpus", default=",".join(PROFILES), help=f"of {','.join(PROFILES)}")
+    parser.add_argument("--size", type=int, default=224, help="height and width of the image")
+    parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
+    parser.add_argument("--quick", action="store_true", help="one network, a small image: does it run?")
+    options = parser.parse_args()
+    for option, known in (("engines", PEERS), ("precisions", PRECISIONS), ("cpus", PROFILES)):
+        if unknown := {*filter(None, getattr(options, option).split(","))} - {*known}:
+            parser.error(f"--{option}: there is no {min(unknown)}; there are {', '.join(known)}")
+    if options.quick:
+        options.models, options.size, options.precisions, options.cpus = "mobilenet_v2", 64, "fp32", "cortex-a72"
+    return options
+
+
+def _missing() -> str:
+    """What is needed and not there."""
+    from _arm_blocks import found_tool
+
+    if not (BOARD / "peers").is_dir() or not (BOARD / "include" / "qemu-plugin.h").is_file():
+        return f"there is no emulated board with peers in {BOARD}"
+    try:
+        for name in ("llvm-mc", "llvm-mca", "llvm-objdump", "llvm-nm"):
+            found_tool(name)
+    except FileNotFoundError as problem:
+        return f"{problem} is not installed"
+    return ""
+
+
+def _counter(folder: Path) -> Path:
+    """The plugin that counts, compiled for the QEMU that is here."""
+    made = folder / "count_blocks.so"
+    command = ["gcc", "-O2", "-shared", "-fPIC", f"-I{BOARD / 'include'}", "-o", str(made)]
+    subprocess.run([*command, str(HERE / "_count_blocks.c")], check=True)
+    return made
+
+
+@dataclass(frozen=True)
+class Run:
+    """One inference by one engine, and the folder with what is known of it."""
+
+    engine: str
+    folder: Path
+    network: Path
+    correlation: float
+
+
+def _rows(case: Case, precision: str, cpu: str, peers: Sequence[str], counter: Path) -> list[dict[str, Any]]:
+    """The counts of a network in a precision for a CPU, and the heaviest loops."""
+    from _report import say
+
+    where = {"model": case.name, "precision": precision, "cpu": cpu}
+    row: dict[str, Any] = {"kind": "network", **where}
+    loops: list[dict[str, Any]] = []
+    for engine in ("ours", *peers):
+        say(f"{case.name} {precision} {cpu}: {engine}")
+        try:
+            run = _run(case, precision, cpu, engine, counter)
+        except (subprocess.CalledProcessError, NotImplementedError) as problem:
+            row[f"{engine}_problem"] = _last_line(problem)
+            say(row[f"{engine}_problem"])
+            continue
+        counts, found = _judged(run, cpu)
+        row |= {f"{engine}_{name}": value for name, value in counts.items()}
+        loops += [{"kind": "loop", **where, "engine": engine, **each} for each in found]
+    row |= compared(row, peers)
+    if "ratio" in row:
+        say(f"{case.name} {precision} {cpu}: {row['ratio']:.2f} of {row['best']}")
+    return [row, *loops]
+
+
+def _last_line(problem: Exception) -> str:
+    said = getattr(problem, "stderr", None) or str(problem)
+    return said.strip().splitlines()[-1]
+
+
+def _run(case: Case, precision: str, cpu: str, engine: str, counter: Path) -> Run:
+    folder = case.folder / f"{engine}_{precision}_{cpu}"
+    folder.mkdir()
+    network, image = _network(case, precision, cpu, engine), case.folder / "image.npy"
+    np.save(image, case.arrays()[0])
+    environment = {
+        **os.environ,
+        "AAP_HW_EMULATED_BOARD": str(BOARD),
+        "AAP_HW_EMULATED_CPU": cpu,
+        "QEMU_PLUGIN": f"file={counter},out={folder / 'blocks'}",
+        "TVM_USE_RUNTIME_LIB": "1",
+    }
+    arguments = [engine, str(network), str(image), str(folder)]
+    done = subprocess.run(
+        [str(SCRIPT), "run", "python3", str(HERE / "_arm_guest.py"), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LIMIT_S,
+    )
+    # Without it, LiteRT would go on with kernels that nobody uses.
+    if engine == "litert" and "XNNPACK delegate" not in done.stdout + done.stderr:
+        raise NotImplementedError("LiteRT did not hand the network to XNNPACK")
+    return Run(engine, folder, network, case.correlation([np.load(folder / "outputs.npy")]))
+
+
+def _network(case: Case, precision: str, cpu: str, engine: str) -> Path:
+    """The file that an engine runs."""
+    from _settings import setting_of
+
+    if engine == "ours":
+        return _ours(case, precision, cpu)
+    if engine == "onnxruntime":
+        path = case.folder / ("model.onnx" if precision == "fp32" else "onnxruntime_int8.onnx")
+        if not path.exists():
+            setting_of(engine, precision).build(case, [1])
+        return path
+    from _litert_file import schema_of, write_litert
+
+    path = case.folder / f"litert_{precision}.tflite"
+    if not path.exists():
+        write_litert(case.model(), case.inputs()[0], schema_of(BOARD / "peers"), path, precision == "int8")
+    return path
+
+
+def _ours(case: Case, precision: str, cpu: str) -> Path:
+    from aap_hw.compile.keys.target import device_target
+    from aap_hw.compile.library.lowering import compile_network
+    from aap_hw.device import load_profile
+
+    path = case.folder / f"ours_{precision}_{cpu}.so"
+    model, quantisation = _quantised(case) if precision == "int8" else (case.model(), None)
+    target = device_target(load_profile(PROFILES[cpu]).target_config(), threads=1)
+    compile_network(model, case.inputs(), target, path, quantisation=quantisation)
+    return path
+
+
+@functools.cache
+def _quantised(case: Case) -> tuple[Any, Any]:
+    """A float network and the scales of its values."""
+    from aap_hw.quantize import quantise, read_quantised
+
+    return read_quantised(quantise(case.model(), case.calibration()))
+
+
+def _judged(run: Run, cpu: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Counts of a run, and its heaviest loops beside the peak of the pipeline."""
+    from _arm_blocks import KINDS, MULTIPLY_ADDS, PRODUCTS, counted, executed, functions, loops
+
+    instructions = executed(run.folder / "blocks")
+    kinds = counted(instructions)
+    counts: dict[str, Any] = {"instructions": sum(kinds.values()), **{kind: kinds[kind] for kind in KINDS}}
+    counts["correlation"] = run.correlation
+    if run.engine != "ours":
+        return counts, [_loop(each, cpu) for each in loops(instructions)[:HEAVIEST] if each.multiply_adds]
+    ours = functions(instructions, run.network, run.folder / "maps")
+    dense = [each for each in ours if each.name.removeprefix("__tvm_ffi_").startswith(("conv2d", "linear"))]
+    in_dense = counted([each for function in dense for each in function.instructions])
+    counts["dense_share"] = sum(in_dense.values()) / counts["instructions"]
+    counts["fma_share"] = (in_dense[MULTIPLY_ADDS] + in_dense[PRODUCTS]) / max(1, sum(in_dense.values()))
+    heaviest = sorted(ours, key=lambda function: -sum(each.count for each in function.instructions))[:HEAVIEST]
+    found = []
+    for function in heaviest:
+        multiplying = [each for each in loops(function.instructions) if each.multiply_adds]
+        found += [{"name": function.name, **_loop(multiplying[0], cpu)}] if multiplying else []
+    return counts, found
+
+
+def _loop(loop: Any, cpu: str) -> dict[str, Any]:
+    from _arm_blocks import MEMORY, cycles, share_of_peak
+
+    return {
+        "is_dense": loop.is_dense,
+        "executed": loop.executed,
+        "instructions": len(loop.body),
+        "multiply_adds": loop.multiply_adds,
+        "loads_and_stores": sum(each.kind == MEMORY for each in loop.body),
+        "cycles": cycles(loop.body, MODELS_OF_PIPELINE[cpu]),
+        "share_of_peak": share_of_peak(loop, MODELS_OF_PIPELINE[cpu]),
+    }
+
+
+# LLVM's name of the model; a Neoverse N1 is a Cortex-A76 for servers.
+MODELS_OF_PIPELINE = {"cortex-a72": "cortex-a72", "cortex-a76": "neoverse-n1"}
+
+
+def compared(row: Mapping[str, Any], peers: Sequence[str]) -> dict[str, Any]:
+    """The peer with the fewest instructions, and ours over its."""
+    counts = {peer: row[f"{peer}_instructions"] for peer in peers if f"{peer}_instructions" in row}
+    if not counts or "ours_instructions" not in row:
+        return {}
+    best = min(counts, key=counts.__getitem__)
+    return {"best": best, "ratio": row["ours_instructions"] / counts[best]}
+
+
+def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means and the worst over networks; shares of multiply-adds and of the peak are the lowest of dense kernels."""
+    summary: dict[str, Any] = {}
+    networks = [row for row in rows if row["kind"] == "network"]
+    ratios = [row["ratio"] for row in networks if "ratio" in row]
+    summary["instructions_ratio"] = statistics.geometric_mean(ratios) if ratios else None
+    summary["worst_ratio"] = max(ratios, default=None)
+    for precision, cpu in sorted({(row["precision"], row["cpu"]) for row in networks}):
+        some = [
+            row["ratio"] for row in networks if (row["precision"], row["cpu"]) == (precision, cpu) and "ratio" in row
+        ]
+        if some:
+            summary[f"instructions_ratio_{precision}_{cpu}"] = statistics.geometric_mean(some)
+    fp32 = [row["ours_fma_share"] for row in networks if row["precision"] == "fp32" and "ours_fma_share" in row]
+    summary["fma_share"] = min(fp32, default=None)
+    for engine, name in (("ours", "mca_share_of_peak"), ("litert", "mca_share_of_peak_xnnpack")):
+        dense = [row for row in rows if row["kind"] == "loop" and row["engine"] == engine and row["is_dense"]]
+        summary[name] = min((row["share_of_peak"] for row in dense), default=None)
+        summary[f"mean_{name}"] = _weighted(dense)
+    summary["lowest_correlation"] = min(
+        (row["ours_correlation"] for row in networks if "ours_correlation" in row), default=None
+    )
+    return summary
+
+
+def _weighted(loops: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mean share of the peak, by what each loop executes."""
+    total = sum(row["executed"] for row in loops)
+    return sum(row["executed"] * row["share_of_peak"] for row in loops) / total if total else None
+
+
+if __name__ == "__main__":
+    main()
