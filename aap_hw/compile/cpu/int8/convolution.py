@@ -55,9 +55,10 @@ def convolution(address: Address, target: CpuTarget) -> KernelFunction:
             return finished(key, total, factor, summand, whole.__getitem__, added)
 
         def made_together(sums: Sequence[tuple[Any, Any, Any]]) -> None:
-            """Four vectors of sums at once, as four bytes alone would take as many instructions."""
-            for i in range(0, len(sums), GROUP):
-                some = sums[i : i + GROUP]
+            """Four vectors of sums at once: their bytes fill a register, and those of one would take as long."""
+            assert bounds is not None
+            for start in range(0, len(sums), GROUP):
+                some = sums[start : start + GROUP]
 
                 def added(v: int, lane: Any, some: Sequence[tuple[Any, Any, Any]] = some) -> Any:
                     return residual[0][some[v][2] + lane]
@@ -67,11 +68,11 @@ def convolution(address: Address, target: CpuTarget) -> KernelFunction:
                 values = reals(key, channels, lanes, constants, whole.__getitem__, added if residual else None)
                 filled = [*values, *values[-1:] * (GROUP - len(values))]
                 (made,) = to_bytes([filled], bounds, lanes, target)
-                for _, of_pixel in itertools.groupby(range(len(some)), lambda v, i=i: (i + v) // plan.tile.vectors):
-                    first, *others = of_pixel
-                    size = (1 + len(others)) * lanes
-                    part = tirx.Shuffle([made], list(range(first * lanes, first * lanes + size)))
-                    store(output, part, some[first][2], size)
+                # Those of a pixel lie side by side.
+                firsts = [v for v in range(len(some)) if v == 0 or (start + v) % plan.tile.vectors == 0]
+                for first, end in itertools.pairwise([*firsts, len(some)]):
+                    part = tirx.Shuffle([made], list(range(first * lanes, end * lanes)))
+                    store(output, part, some[first][2], (end - first) * lanes)
 
         def begin(channel: Any) -> Any:
             return vector(starts, channel, lanes)
