@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aap_hw.home import provide_home
 
 if TYPE_CHECKING:
-    from aap_hw.api import bundle, bundle_model, deploy, deploy_model, plan, profile, prune, report, resume
+    from aap_hw.api import bundle, bundle_model, deploy, deploy_model, plan, plan_curve, profile, prune, report, resume
     from aap_hw.attention import attention_scores
     from aap_hw.errors import UserError
     from aap_hw.graph import ChannelGraph
@@ -38,6 +38,7 @@ _HOME = {
     "load": "aap_hw.models.saved",
     "pack_profile": "aap_hw.pack.commands",
     "plan": "aap_hw.api",
+    "plan_curve": "aap_hw.api",
     "profile": "aap_hw.api",
     "prune": "aap_hw.api",
     "report": "aap_hw.api",
@@ -61,6 +62,7 @@ __all__ = [
     "load",
     "pack_profile",
     "plan",
+    "plan_curve",
     "profile",
     "prune",
     "report",

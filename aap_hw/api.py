@@ -1,14 +1,15 @@
 """What the command line can do, as functions: the same names, the same values, the same result.
 
-``aap_hw.profile``, ``plan``, ``prune``, ``resume``, ``deploy``, ``bundle`` and ``report``; ``deploy_model`` and
-``bundle_model`` are ``deploy`` with ``--model`` instead of a run. Each takes texts as a person types them (``"60%"``,
-``"20ms"``, ``"imagefolder:photos"``) or values, and raises ``aap_hw.UserError`` with one sentence for what a person can
-put right. What takes long tells how far it is through a callback.
+``aap_hw.profile``, ``plan``, ``prune``, ``resume``, ``deploy``, ``bundle`` and ``report``; ``plan_curve`` is ``plan``
+with several budgets, and ``deploy_model`` and ``bundle_model`` are ``deploy`` with ``--model`` instead of a run. Each
+takes texts as a person types them (``"60%"``, ``"20ms"``, ``"imagefolder:photos"``) or values, and raises
+``aap_hw.UserError`` with one sentence for what a person can put right. What takes long tells how far it is through a
+callback.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
     from aap_hw.lut.table import LatencyTable
     from aap_hw.models.origin import Origin
     from aap_hw.policy import Budget
+    from aap_hw.prune.baseline import Baseline
+    from aap_hw.prune.curve import CurvePoint
     from aap_hw.prune.defaults import AttentionCuts
     from aap_hw.prune.job import Pruned
+    from aap_hw.prune.planning import Plan
     from aap_hw.prune.proposal import Proposal
     from aap_hw.prune.steps import OnEvent
-    from aap_hw.prune.task import PruneSettings
+    from aap_hw.prune.task import PruneSettings, Task
     from aap_hw.train.sources import ImageSource
 
 # What tells budgets of different resources apart in the name of a run's folder.
@@ -206,23 +210,92 @@ def plan(
     ------
     UserError : the network, the table or the images cannot be used, or no plan keeps the budgets.
     """
-    from aap_hw.lut.fidelity import table_error
     from aap_hw.prune.baseline import plan_once
-    from aap_hw.prune.proposal import Proposal
-    from aap_hw.prune.shown import samples_for
-    from aap_hw.prune.task import PruneSettings, Task
-    from aap_hw.train.arrays import MadeSamples
+    from aap_hw.prune.task import PruneSettings
 
     budgets = budgets_of(budget, max_params, max_flops, max_memory)
+    task = _task_of(model, lut, input_shape, example, data, weights, classes, allow_emulated)
+    settings = settings or PruneSettings()
+    dense, chosen = plan_once(task, budgets, settings)
+    return _proposal(task, dense, chosen, budgets, settings)
+
+
+def plan_curve(
+    model: str,
+    lut: StrPath | LatencyTable,
+    budgets: Sequence[str | Budget],
+    *,
+    max_params: str | Budget | None = None,
+    max_flops: str | Budget | None = None,
+    max_memory: str | Budget | None = None,
+    input_shape: Given | None = None,
+    example: str | None = None,
+    data: str | ImageSource | None = None,
+    weights: str | None = None,
+    classes: int | None = None,
+    settings: PruneSettings | None = None,
+    allow_emulated: bool = False,
+) -> list[CurvePoint]:
+    """What ``plan`` would choose for each of several budgets of latency: the network is traced and scored once.
+
+    Parameters
+    ----------
+    budgets
+        Budgets of latency, such as ``["20%", "40%", "60%"]`` or ``["5ms", "8ms"]``; the points keep their order. The
+        other budgets hold for every point.
+
+    Raises
+    ------
+    UserError : none of the budgets can be kept, one needs no pruning, or as for ``plan``.
+    """
+    from aap_hw.prune.curve import CurvePoint, plans_for
+    from aap_hw.prune.planning import Plan
+    from aap_hw.prune.task import PruneSettings
+
+    if not budgets:
+        raise UserError("a curve needs budgets of latency; give some, such as ['20%', '40%', '60%']")
+    others = budgets_of(None, max_params, max_flops, max_memory, needed=False)
+    latencies = [budgets_of(each, None, None, None)[0] for each in budgets]
+    task = _task_of(model, lut, input_shape, example, data, weights, classes, allow_emulated)
+    settings = settings or PruneSettings()
+    dense, found = plans_for(task, latencies, others, settings)
+    return [
+        CurvePoint(latency, _proposal(task, dense, each, [latency, *others], settings))
+        if isinstance(each, Plan)
+        else CurvePoint(latency, None, str(each))
+        for latency, each in zip(latencies, found, strict=True)
+    ]
+
+
+def _task_of(
+    model: str,
+    lut: StrPath | LatencyTable,
+    input_shape: Given | None,
+    example: str | None,
+    data: str | ImageSource | None,
+    weights: str | None,
+    classes: int | None,
+    allow_emulated: bool,
+) -> Task:
+    from aap_hw.prune.shown import samples_for
+    from aap_hw.prune.task import Task
+
     table, source = table_of(lut), source_of(data)
     origin = origin_of(model, input_shape, example, weights, classes, source)
     # As `prune` does, which trains on the images of a source.
-    task = Task(origin, table, samples_for(origin, source, example), source is not None, allow_emulated=allow_emulated)
-    settings = settings or PruneSettings()
-    dense, chosen = plan_once(task, budgets, settings)
-    error = table_error(table, origin.model, origin.inputs, settings.precision)
+    return Task(origin, table, samples_for(origin, source, example), source is not None, allow_emulated=allow_emulated)
+
+
+def _proposal(
+    task: Task, dense: Baseline, chosen: Plan, budgets: Sequence[Budget], settings: PruneSettings
+) -> Proposal:
+    from aap_hw.lut.fidelity import table_error
+    from aap_hw.prune.proposal import Proposal
+    from aap_hw.train.arrays import MadeSamples
+
+    error = table_error(task.table, task.origin.model, task.origin.inputs, settings.precision)
     made_up = isinstance(task.data, MadeSamples)
-    return Proposal(origin.model, dense, chosen, budgets, table.device, error, made_up, settings.precision)
+    return Proposal(task.origin.model, dense, chosen, budgets, task.table.device, error, made_up, settings.precision)
 
 
 def prune(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import wraps
+from glob import glob
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from aap_hw.lut.table import LatencyTable
     from aap_hw.policy import Budget
 
-Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
 DEFAULT_MODEL = "mobilenetv2"
 
 
@@ -53,16 +55,21 @@ class Normalisation(click.ParamType[Any]):
 
 
 class BudgetText(click.ParamType[Any]):
-    """A budget of a resource, such as ``20ms``, ``0.02s`` or ``55%`` of latency."""
+    """A budget of a resource, such as ``20ms``, ``0.02s`` or ``55%`` of latency; with ``several``, a list of them."""
 
-    def __init__(self, name: str, resource: str) -> None:
-        self.name, self._resource = name, resource
+    def __init__(self, name: str, resource: str, *, several: bool = False) -> None:
+        self.name, self._resource, self._several = name, resource, several
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse the text into a Budget; bad text is a UserError that says what to type."""
+        """Parse the text into a Budget, or a tuple of Budgets; bad text is a UserError that says what to type."""
         from aap_hw.policy.budget import RESOURCES, Budget
 
-        return Budget.parse(value, RESOURCES[self._resource]) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        resource = RESOURCES[self._resource]
+        if self._several and "," in value:
+            return tuple(Budget.parse(each.strip(), resource) for each in value.split(","))
+        return Budget.parse(value, resource)
 
 
 def model_option_of(**how: Any) -> Decorator:
@@ -78,28 +85,46 @@ def model_option_of(**how: Any) -> Decorator:
 
 
 model_option = model_option_of(default=DEFAULT_MODEL, show_default=True)
-device_option = click.option(
-    "--device", required=True, metavar="NAME", help="A device profile's name, or the path of its TOML file."
-)
+
+
+def _devices(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from aap_hw.device.profile import profile_names
+
+    return [name for name in profile_names() if name.startswith(incomplete)]
+
+
+def device_option_of(required: bool) -> Decorator:
+    """The option that names a device profile."""
+    return click.option(
+        "--device",
+        required=required,
+        metavar="NAME",
+        shell_complete=_devices,
+        help="A device profile: its name ('aap-hw devices' lists them) or the path of a TOML file.",
+    )
+
+
+device_option = device_option_of(required=True)
 connect_option = click.option(
     "--connect",
     "connect_to",
     metavar="WHERE",
-    help="Where the device is, if not where its profile says: local, rpc://HOST:PORT or tracker://HOST:PORT/KEY.",
+    help="Where the device is, if not where its profile says: local, rpc://HOST:PORT or tracker://HOST:PORT/KEY. Write "
+    "rpc://HOST:PORT/KEY if the board's server was started with another --key than the device's name.",
 )
 _INPUTS = (
     click.option(
         "--input",
         "inputs",
         type=InputsText(),
-        help="Shape of one input, without the batch: 3x224x224, 1x16000, or several as NAME:TYPE:SHAPE,...; default: "
-        "the network's usual one.",
+        help="Shape of one input, without the batch: 3x224x224 for images, 1x16000 for sound, NAME:TYPE:SHAPE,... for "
+        "several inputs; default: what is usual for the network.",
     ),
     click.option(
         "--example",
         metavar="FILE.npz",
-        help="Real inputs instead of --input: arrays with samples along the first axis, or a function of yours that "
-        "returns them (FILE.py:FUNCTION). Without --data they also tell which filters matter.",
+        help="Real inputs, instead of --input: arrays with one sample per row, or a function of yours that returns "
+        "them (FILE.py:FUNCTION). Without --data, filters are also ranked by them.",
     ),
 )
 
@@ -111,6 +136,15 @@ def input_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _tables(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from aap_hw.lut.finding import shipped_tables
+
+    # A shell that is told to look for files itself forgets the names.
+    folders = [f"{folder}/" for folder in glob(f"{incomplete}*") if os.path.isdir(folder)]
+    names = [name for name in shipped_tables() if name.startswith(incomplete)]
+    return [*names, *folders, *glob(f"{incomplete}*.json")]
+
+
 def lut_option_of(required: bool) -> Decorator:
     """The option that names a table."""
     return click.option(
@@ -118,37 +152,55 @@ def lut_option_of(required: bool) -> Decorator:
         "lut_path",
         required=required,
         metavar="FILE",
-        help="The device's latency table, from 'aap-hw profile'; a bare name such as x86 is a table that aap-hw ships.",
+        shell_complete=_tables,
+        help="The device's latency table: a file that 'aap-hw profile' wrote, such as lut/x86.json, or the name of a "
+        "table that comes with aap-hw, such as x86 (see 'aap-hw lut list').",
     )
 
 
 lut_option = lut_option_of(required=True)
+_LATENCY_HELP = "Latency to reach on the device: 20ms, 0.02s, or 55% of the unpruned network's"
+_LATENCY = click.option("--budget", type=BudgetText("TIME", "latency"), help=f"{_LATENCY_HELP}.")
+_LATENCIES = click.option(
+    "--budget",
+    type=BudgetText("TIME,...", "latency", several=True),
+    help=f"{_LATENCY_HELP}. Several, such as 20%,40%,60%,80%, give the trade-off curve.",
+)
 _BUDGETS = (
     click.option(
-        "--budget",
-        type=BudgetText("TIME", "latency"),
-        help="Latency to reach: 20ms, 0.02s, or 55% of the unpruned network's on the device.",
-    ),
-    click.option(
-        "--max-params", type=BudgetText("NUMBER", "parameters"), help="Parameters to keep at most: 2M, 500k, or 40%."
+        "--max-params", type=BudgetText("NUMBER", "parameters"), help="At most so many parameters: 2M, 500k, or 40%."
     ),
     click.option(
         "--max-flops",
         type=BudgetText("NUMBER", "flops"),
-        help="Multiply-accumulates to keep at most: 150M, 1.2G, or 50%.",
+        help="At most so many multiply-accumulates (many call these FLOPs): 150M, 1.2G, or 50%.",
     ),
     click.option(
         "--max-memory",
         type=BudgetText("SIZE", "memory"),
-        help="Memory to need at most: 5MB, 800kB, or 40%. Of the compiled network's packed weights and the feature "
-        "maps that live at one time.",
+        help="At most so much memory: 5MB, 800kB, or 40%. What counts is the weights as compiled and the feature maps "
+        "that are needed at the same time.",
     ),
 )
 
 
 def budget_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say what to prune to; the command takes them as one list, ``budgets``."""
+    return _with_budgets(command, _LATENCY)
 
+
+def budgets_options(command: Callable[..., None]) -> Callable[..., None]:
+    """As `budget_options`, but several budgets of latency may be given; ``latencies`` is empty or has them all."""
+
+    @wraps(command)
+    def with_latencies(*, budgets: list[Any], **others: Any) -> None:
+        latencies = budgets[0] if isinstance(budgets[0], tuple) else ()
+        command(budgets=budgets[1:] if latencies else budgets, latencies=latencies, **others)
+
+    return _with_budgets(with_latencies, _LATENCIES)
+
+
+def _with_budgets(command: Callable[..., None], latency: Decorator) -> Callable[..., None]:
     @wraps(command)
     def with_budgets(
         *, budget: Budget, max_params: Budget, max_flops: Budget, max_memory: Budget, **others: Any
@@ -158,9 +210,10 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
             raise UserError(NOTHING_ASKED)
         command(budgets=budgets, **others)
 
-    for option in reversed(_BUDGETS):
-        with_budgets = option(with_budgets)
-    return with_budgets
+    result: Callable[..., None] = with_budgets
+    for option in reversed((latency, *_BUDGETS)):
+        result = option(result)
+    return result
 
 
 precision_option = click.option(
@@ -168,41 +221,43 @@ precision_option = click.option(
     type=click.Choice(NETWORK_PRECISIONS),
     default=FP32,
     show_default=True,
-    help="What the network computes in: half is bfloat16 or float16, whichever the device has; in int8, weights and "
-    "values are bytes wherever there are kernels for it.",
+    help="What the network computes in. half: bfloat16 or float16, whichever the device has. int8: bytes, wherever "
+    "there are kernels for them.",
 )
 float_layers_option = click.option(
     "--float-layer",
     "float_layers",
     multiple=True,
     metavar="NAME",
-    help="A layer of a network in int8 that may stay in float32, such as 'layer1.0.conv1'; repeatable.",
+    help="With --precision int8: a layer that may stay in float32, such as 'layer1.0.conv1'; can be repeated.",
 )
 weights_option = click.option(
     "--weights",
-    metavar="FILE",
-    help="Trained weights: a checkpoint of yours (safetensors or what torch.save wrote), 'embedded' (resnet20 only) "
-    "or 'none'; default: none, and with --data embedded what there is.",
+    metavar="WEIGHTS",
+    help="Trained weights: 'pretrained' for those that torchvision or timm publish, or one of these by name "
+    "(IMAGENET1K_V2, timm:NAME.TAG, hf-hub:ORG/NAME); a checkpoint file of yours (safetensors or torch.save); "
+    "'embedded' (resnet20 only); 'none'. Default: random ones, or what your own code sets; 'embedded' with "
+    "--data embedded.",
 )
 trained_option = click.option(
     "--weights",
     metavar="FILE",
-    help="Weights of the pruned network that code of yours has trained: a checkpoint of aap_hw.load(RUN), of any "
-    "kind that 'aap-hw prune' takes; default: the run's own.",
+    help="A checkpoint of the pruned network, aap_hw.load(RUN), after code of yours has trained it; default: the "
+    "weights that the run ended with.",
 )
 _DATA = (
     click.option(
         "--data",
         metavar="SOURCE",
-        help="Images or other samples: embedded, cifar10:FOLDER, fashion-mnist:FOLDER, imagefolder:FOLDER, npz:FILE or "
-        "package.module:function.",
+        help="Images or other samples: embedded, cifar10:FOLDER, fashion-mnist:FOLDER, imagefolder:FOLDER, npz:FILE, "
+        "or a function of yours as MODULE:FUNCTION.",
     ),
-    click.option("--limit", type=click.IntRange(min=2), help="Use at most so many images of each split."),
+    click.option("--limit", type=click.IntRange(min=2), metavar="N", help="At most N images per split."),
     click.option(
         "--normalise",
         type=Normalisation(),
-        help="What images between 0 and 1 are normalised by, a number a channel: MEAN,MEAN,MEAN/STD,STD,STD; default: "
-        "what is usual for them.",
+        help="Mean and deviation of each channel, for pixels between 0 and 1: 0.5,0.5,0.5/0.25,0.25,0.25; default: as "
+        "the weights or the images have it.",
     ),
 )
 
@@ -226,25 +281,28 @@ def data_options(command: Callable[..., None]) -> Callable[..., None]:
 classes_option = click.option(
     "--classes",
     type=click.IntRange(min=2),
-    help="Classes that a network with a name is made for; default: as is usual for it.",
+    metavar="N",
+    help="Build a network that has a name for N classes; default: its usual number.",
 )
 calibration_option = click.option(
     "--calibration-images",
     type=click.IntRange(min=1),
-    help="Images that attention is averaged over; default: 16 at 224x224 up to 512 at 32x32.",
+    metavar="N",
+    help="Rank filters by N images; default: from 16 at 224x224 to 512 at 32x32.",
 )
 score_option = click.option(
     "--score",
     type=click.Choice(SCORES),
-    help="What tells which filters are important: 'attention' is the paper's and the default with --allocator "
-    "threshold, 'read-attention' is what the next layers get of a filter and the default otherwise.",
+    help="Filter importance criterion. read-attention (default): what a filter adds to what the next layers read. "
+    "attention (default with --allocator threshold): the paper's mean activation, which has nothing to do with "
+    "transformers.",
 )
 score_scale_option = click.option(
     "--score-scale",
     type=click.Choice(SCORE_SCALES),
     default="raw",
     show_default=True,
-    help="How scores are brought to one scale in all groups; matters to the threshold, 'rank' to the exact choice too.",
+    help="How scores of different groups are made comparable. Only 'rank' changes what --allocator exact chooses.",
 )
 _ALLOCATORS = (
     click.option(
@@ -252,18 +310,24 @@ _ALLOCATORS = (
         type=click.Choice(ALLOCATORS),
         default="exact",
         show_default=True,
-        help="How widths are chosen: the best that fit, or the paper's threshold on attention.",
+        help="How widths are chosen. exact: the plan that keeps the most within the budget. threshold: the paper's "
+        "rule.",
     ),
     click.option(
         "--threshold-weights",
         type=click.Choice(THRESHOLD_WEIGHTS),
-        help="What the threshold weights a group by; default: the first of these that is limited, else parameters.",
+        help="What --allocator threshold weighs a group by; default: the first of these that has a budget, else "
+        "parameters.",
     ),
 )
 
 
 depth_option = click.option(
-    "--no-depth", "depth", flag_value=False, default=True, help="Never remove a residual branch altogether."
+    "--no-depth",
+    "depth",
+    flag_value=False,
+    default=True,
+    help="Keep every residual branch, however narrow; without this, whole branches may go.",
 )
 
 attention_cuts_option = click.option(
@@ -271,13 +335,14 @@ attention_cuts_option = click.option(
     type=click.Choice(ATTENTION_CUTS),
     default="widths",
     show_default=True,
-    help="Cut the widths of attention's heads, alike in all heads of a block, or whole heads where the code allows it.",
+    help="In transformers: narrow all heads of a block alike (widths), or remove whole heads where the code allows it.",
 )
 
 renormalised_option = click.option(
     "--renormalised/--no-renormalised",
     default=None,
-    help="Cut channels that a norm is taken over, as a layer norm is, or never; default: if the network is trained.",
+    help="Whether to cut channels that a norm averages over, as a layer norm does; default: only if the network is "
+    "trained afterwards.",
 )
 
 
@@ -292,16 +357,16 @@ only_option = click.option(
     "--only",
     multiple=True,
     metavar="GLOB",
-    help="Cut only channel groups of such names, as 'layer1.*', or of such a kind, as 'kind:mlp'; repeatable.",
+    help="Cut only channel groups with such a name, like 'layer1.*', or kind, like 'kind:mlp'; can be repeated.",
 )
 skip_option = click.option(
     "--skip",
     multiple=True,
     metavar="GLOB",
-    help="Do not cut channel groups of such names or kinds ('plan' shows both); repeatable.",
+    help="Do not cut channel groups with such a name or kind ('aap-hw plan' shows both); can be repeated.",
 )
 emulated_option = click.option(
-    "--allow-emulated", is_flag=True, help="Accept a table that was not measured on the device, to try things out."
+    "--allow-emulated", is_flag=True, help="Accept a table whose latencies were not measured on the device."
 )
 
 

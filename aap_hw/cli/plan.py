@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,8 +12,8 @@ from aap_hw.cli.options import (
     allocator_options,
     attention_cuts_option,
     budget_arguments,
-    budget_options,
     budget_text,
+    budgets_options,
     calibration_option,
     classes_option,
     data_options,
@@ -33,19 +34,29 @@ from aap_hw.cli.options import (
 from aap_hw.cli.output import json_option, tell, write_json
 from aap_hw.cli.streams import results_alone
 from aap_hw.compile.keys.precision import FP32
+from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aap_hw.compile.keys.precision import NetworkPrecision
     from aap_hw.graph.program.inputs import Inputs
     from aap_hw.policy import Budget
+    from aap_hw.prune.curve import CurvePoint
     from aap_hw.prune.defaults import Allocator, AttentionCuts, Score, ScoreScale, ThresholdWeights
     from aap_hw.train.sources import ImageSource
 
+# The bar of all the attention, in a table on a terminal.
+BAR, BARS = "▇", 24
 
-@click.command(epilog="\b\nExample:\n  aap-hw plan --model mobilenetv2 --lut lut/x86.json --budget 60%")
+
+@click.command(
+    epilog="\b\nExamples:\n  aap-hw plan --model mobilenetv2 --lut lut/x86.json --budget 60%\n"
+    "  aap-hw plan --model mobilenetv2 --lut lut/x86.json --budget 20%,40%,60%,80% --plot curve.html"
+)
 @model_option_of(required=True)
 @lut_option
-@budget_options
+@budgets_options
 @input_options
 @data_options
 @weights_option
@@ -61,12 +72,14 @@ if TYPE_CHECKING:
 @renormalised_option
 @precision_option
 @emulated_option
+@click.option("--plot", metavar="PICTURE", help="Draw the curve of several budgets: an .html or .png file.")
 @json_option
 @results_alone
 def command(
     model_name: str,
     lut_path: str,
     budgets: list[Budget],
+    latencies: tuple[Budget, ...],
     inputs: Inputs | None,
     example: str | None,
     source: ImageSource | None,
@@ -84,6 +97,7 @@ def command(
     renormalised: bool | None,
     precision: NetworkPrecision,
     allow_emulated: bool,
+    plot: str | None,
     json_to: str | None,
 ) -> None:
     """Show what 'prune' would choose: how wide each channel group, how fast by the table, how much attention kept."""
@@ -103,18 +117,23 @@ def command(
         renormalised=renormalised,
         precision=precision,
     )
-    proposal = api.plan(
-        model_name,
-        read_table_to_predict(lut_path, model_name, precision),
+    if plot is not None:
+        _check_plot(plot, latencies)
+    table = read_table_to_predict(lut_path, model_name, precision)
+    asked: dict[str, Any] = {
         **budget_arguments(budgets),
-        input_shape=inputs,
-        example=example,
-        data=source,
-        weights=weights,
-        classes=classes,
-        settings=settings,
-        allow_emulated=allow_emulated,
-    )
+        "input_shape": inputs,
+        "example": example,
+        "data": source,
+        "weights": weights,
+        "classes": classes,
+        "settings": settings,
+        "allow_emulated": allow_emulated,
+    }
+    if latencies:
+        _show_curve(api.plan_curve(model_name, table, latencies, **asked), plot, json_to)
+        return
+    proposal = api.plan(model_name, table, **asked)
     document = proposal.as_json()
     if json_to is not None:
         write_json(document, json_to)
@@ -143,6 +162,72 @@ def command(
         given += " --allow-emulated" if allow_emulated else ""
         named = shlex.quote(proposal.model), shlex.quote(str(lut_path))
         tell(f"next: aap-hw prune --model {named[0]} --lut {named[1]} {budget_text(budgets)}{given}")
+
+
+def _check_plot(plot: str, latencies: tuple[Budget, ...]) -> None:
+    """Refuse, before any work, a picture that could not be drawn."""
+    from aap_hw.files import require_writable_file
+    from aap_hw.report.png import is_png
+
+    if not latencies:
+        raise UserError("--plot draws the curve of several budgets; give some, such as --budget 20%,40%,60%,80%")
+    is_png(Path(plot))
+    require_writable_file(plot)
+
+
+def _show_curve(points: Sequence[CurvePoint], plot: str | None, json_to: str | None) -> None:
+    if plot is not None:
+        from aap_hw.report.curve import write_curve
+
+        write_curve(points, Path(plot))
+    if json_to is not None:
+        write_json([point.as_json() for point in points], json_to)
+        return
+    _print_curve(points)
+    if plot is not None:
+        tell(f"{plot}: the curve as a picture")
+
+
+def _print_curve(points: Sequence[CurvePoint]) -> None:
+    from rich.table import Table
+
+    from aap_hw.cli.run_screen import plain_console
+    from aap_hw.lut.table import in_precision
+    from aap_hw.prune.words import MADE_UP, error_text, how_known, time_text
+
+    console, grid = plain_console(), Table(box=None, pad_edge=False)
+    for heading in ("budget", "predicted ms", "speed-up", "parameters", "attention kept", ""):
+        grid.add_column(heading, justify="left" if heading == "" else "right", overflow="fold")
+    for point in points:
+        if (proposal := point.proposal) is None:
+            grid.add_row(str(point.budget), "out of reach", "", "", "", "")
+            continue
+        plan, takes = proposal.plan, proposal.dense.takes
+        kept = plan.kept_attention
+        grid.add_row(
+            str(point.budget),
+            f"{plan.predicted_ms:.3f}",
+            f"{proposal.dense.dense_ms / plan.predicted_ms:.2f}x",
+            f"{plan.spent['parameters'] / takes['parameters']:.0%}",
+            f"{kept:.1%}",
+            BAR * round(BARS * kept),
+        )
+    console.print(grid)
+    for point in points:
+        if point.refusal:
+            console.print(f"{point.budget}: {point.refusal}", soft_wrap=True)
+    first = next(point.proposal for point in points if point.proposal is not None)
+    provenance = first.device["provenance"]
+    doubt = "" if provenance == "measured" else f"; all are {how_known(False, provenance)}"
+    error = None if first.error is None else first.error.as_json()
+    console.print(
+        f"{first.device['name']} ({provenance} table){in_precision(first.precision)}: unpruned "
+        f"{time_text(first.dense.dense_ms, first.dense.measured, provenance)}{error_text(error)}{doubt}",
+        soft_wrap=True,
+    )
+    if first.made_up:
+        console.print(MADE_UP, soft_wrap=True)
+    console.print("for the widths behind a point, ask for its budget alone", soft_wrap=True)
 
 
 def _print(document: dict[str, Any]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import logging
 from pathlib import Path
 
 from aap_hw.errors import UserError
@@ -13,6 +11,7 @@ from aap_hw.lut.table import LatencyTable
 from aap_hw.report.chart import KEPT, MUTED, Chart, Page, View, axis
 from aap_hw.report.charts.stairs import Use, axis_is_input, lines_of, stairs_chart
 from aap_hw.report.page import html_of
+from aap_hw.report.png import figure_of, is_png, png_of
 
 # As many kernels as fit on a page of a PNG.
 ON_A_PAGE = 12
@@ -31,7 +30,7 @@ def write_stairs(table: LatencyTable, matching: str, out: Path) -> int:
         raise UserError(
             f"the table has no kernel of several widths whose key contains '{matching}'; see 'aap-hw lut show'"
         )
-    if _is_png(out):
+    if is_png(out):
         chosen = [view.label for view in chart.views[:ON_A_PAGE]]
         write_atomic(out, _png_of_stairs(table, [use for use in uses if use.name in chosen]))
         return len(chosen)
@@ -58,13 +57,13 @@ def write_comparison(names: tuple[str, str], comparison: Comparison, out: Path) 
     points = comparison.shared
     if not points:
         raise UserError(f"{names[0]} and {names[1]} have no point in common, so there is nothing to draw")
-    if _is_png(out):
-        figure, axes = _figure(1, 1, (7, 6))
+    if is_png(out):
+        figure, axes = figure_of(1, 1, (7, 6))
         axes[0].loglog([p.first_us for p in points], [p.second_us for p in points], ".", markersize=4)
         ends = [min(p.first_us for p in points), max(p.first_us for p in points)]
         axes[0].loglog(ends, ends, color="0.6", linewidth=1)
         axes[0].set(xlabel=f"{names[0]}, µs", ylabel=f"{names[1]}, µs", title=f"{len(points)} points of both")
-        write_atomic(out, _png(figure))
+        write_atomic(out, png_of(figure))
         return
     ends = [min(p.first_us for p in points), max(p.first_us for p in points)]
     quantiles = comparison.quantiles()
@@ -100,16 +99,10 @@ def write_comparison(names: tuple[str, str], comparison: Comparison, out: Path) 
     write_atomic(out, html_of(Page(f"{names[0]} against {names[1]}", "Two latency tables", names, facts, (), [chart])))
 
 
-def _is_png(out: Path) -> bool:
-    if out.suffix.lower() not in (".png", ".html"):
-        raise UserError(f"{out} is neither a .png nor an .html file; give --out a name that ends in one of them")
-    return out.suffix.lower() == ".png"
-
-
 def _png_of_stairs(table: LatencyTable, uses: list[Use]) -> bytes:
     columns = min(3, len(uses))
     rows = -(-len(uses) // columns)
-    figure, axes = _figure(rows, columns, (5 * columns, 3.2 * rows))
+    figure, axes = figure_of(rows, columns, (5 * columns, 3.2 * rows))
     for place, use in zip(axes, uses, strict=False):
         points = list(table.points[use.key].values())
         over_input = axis_is_input(points)
@@ -123,20 +116,4 @@ def _png_of_stairs(table: LatencyTable, uses: list[Use]) -> bytes:
         place.legend(fontsize=6, frameon=False)
     for place in axes[len(uses) :]:
         place.set_axis_off()
-    return _png(figure)
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float]):  # type: ignore[no-untyped-def]
-    # A home folder that it cannot write to is told at length, and is no matter here.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    # Without pyplot, which wants a display and keeps every figure.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False).flatten().tolist()
-
-
-def _png(figure) -> bytes:  # type: ignore[no-untyped-def]
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    return content.getvalue()
+    return png_of(figure)

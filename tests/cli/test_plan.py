@@ -77,6 +77,50 @@ def test_several_budgets_are_shown_with_what_is_spent_and_the_tightest_first(
     assert "--budget 70% --max-params 40% --max-flops 39000000" in shown.out
 
 
+def test_several_budgets_are_a_curve_of_the_plans_that_each_would_be(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
+) -> None:
+    asked = ("plan", *RESNET20, "--lut", str(table_file), "--max-params", "90%", "--budget")
+    picture = tmp_path / "curve.html"
+    outcome = aap_hw(*asked, "1%,40%,60%,80%", "--plot", str(picture), "--json", "-")
+    assert (outcome.code, outcome.err) == (0, "")
+    out_of_reach, *points = json.loads(outcome.out)
+    assert (out_of_reach["budget"], out_of_reach["plan"]) == ("1%", None)
+    assert out_of_reach["refusal"].startswith("no plan reaches")
+    assert [point["budget"] for point in points] == ["40%", "60%", "80%"]
+    kept = [point["plan"]["kept_attention"] for point in points]
+    assert kept == sorted(kept)
+    alone = json.loads(aap_hw(*asked, "60%", "--json", "-").out)
+    assert points[1]["plan"] == {**alone, "solver_seconds": ANY}
+    assert all(text in picture.read_text("utf-8") for text in ("Trade-off curve", "resnet20 on x86", "unpruned"))
+    shown = aap_hw(*asked, "80%,1%", "--plot", str(tmp_path / "curve.png"))
+    assert (shown.code, shown.err) == (0, "")
+    heading, first, second, refusal, table, *_ = shown.out.splitlines()
+    assert heading.split() == ["budget", "predicted", "ms", "speed-up", "parameters", "attention", "kept"]
+    assert re.match(r" *80% +\d\.\d{3} +1\.\d\dx +\d\d% +\d\d\.\d% +▇{10,24}$", first)
+    assert second.split() == ["1%", "out", "of", "reach"]
+    assert refusal.startswith("1%: no plan reaches ")
+    assert table.startswith("x86 (measured table): unpruned ")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--budget", "2%,1%"), "no plan reaches"),
+        (("--budget", "60%,x"), "budget 'x' is not a number"),
+        (("--budget", "60%", "--plot", "a.png"), "--plot draws the curve of several budgets"),
+        (("--budget", "60%,40%", "--plot", "a.svg"), "neither a .png nor an .html file"),
+    ],
+)
+def test_a_curve_that_cannot_be_is_refused(
+    aap_hw: Callable[..., Any], table_file: Path, options: tuple[str, ...], sentence: str
+) -> None:
+    outcome = aap_hw("plan", *RESNET20, "--lut", str(table_file), *options)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert sentence in outcome.err
+
+
 @pytest.mark.parametrize("score", ["attention", "taylor", "bn-scale", "weight-l1"])
 def test_filters_can_be_told_by_other_scores(aap_hw: Callable[..., Any], table_file: Path, score: str) -> None:
     asked = ("--lut", str(table_file), "--budget", "60%", "--json", "-")
