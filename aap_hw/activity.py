@@ -88,3 +88,9 @@ def _watch(listener: _Listener, say: Say) -> None:
             seconds = now - current.since
             with suppress(OSError, ValueError):  # the listener's stream is closed
                 say(current.sentence + (f" ({seconds:.0f} s so far)" if seconds >= PATIENCE_S else ""))
+
+
+def is_silenced() -> bool:
+    """Whether nobody wants to be told what takes long."""
+    with _changed:
+        return bool(_listeners) and _listeners[-1].say is None

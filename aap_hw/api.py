@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from aap_hw.compile.keys.precision import FP32, INT8, NETWORK_PRECISIONS, NetworkPrecision
 from aap_hw.errors import UserError
-from aap_hw.given import StrPath, budgets_of, origin_of, source_of, table_of, to_deploy
+from aap_hw.given import StrPath, budgets_of, origin_of, source_of, table_of, tell_of_published, to_deploy
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.network import Network
@@ -344,7 +344,9 @@ def prune(
     train
         False to cut once by ``data`` and train nothing: code of yours does.
     weights
-        ``"embedded"``, a checkpoint's path, ``"none"``; None takes embedded ones where embedded images are used.
+        A checkpoint's path, a name (``aap_hw.models.published``: ``"pretrained"``, ``"IMAGENET1K_V2"``,
+        ``"timm:NAME.TAG"``, ``"hf-hub:ORG/NAME"``), ``"embedded"`` or ``"none"``. None takes embedded ones where
+        embedded images are used. Published weights also say how pictures are prepared and what classes are called.
     settings
         Rounds, training, score, allocator, seed, and what may be cut.
     allow_emulated
@@ -375,6 +377,8 @@ def prune(
         raise UserError("--download fetches the images of --data; say which")
     settings = settings or PruneSettings()
     origin = origin_of(model, input_shape, example, weights, classes, source)
+    if weights is None:
+        tell_of_published(origin)
     limits = {each.resource.name: Limit(each.amount, each.relative) for each in budgets}
     job = Job(
         origin,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,12 @@ if TYPE_CHECKING:
     from aap_hw.graph.program.inputs import Given
     from aap_hw.lut.table import LatencyTable
     from aap_hw.models.origin import Origin
+    from aap_hw.models.weights import WeightsFile
     from aap_hw.policy import Budget
     from aap_hw.train.samples import Samples
     from aap_hw.train.sources import ImageSource
 
+LOG = logging.getLogger(__name__)
 StrPath = str | os.PathLike[str]
 NO_SAMPLES = (
     "int8 needs samples of what the network will see, on which it measures the ranges of values: give --data or "
@@ -79,8 +82,11 @@ def origin_of(
     *,
     may_be_quantised: bool = False,
 ) -> Origin:
-    """The network that is asked for; with the embedded images, what was trained on them is trained."""
-    from aap_hw.models import zoo
+    """The network that is asked for, published weights being fetched; with the embedded images, what was trained on
+    them is trained.
+    """
+    from aap_hw.models import published, zoo
+    from aap_hw.models import source as sources
     from aap_hw.models.origin import Origin
     from aap_hw.models.weights import weights_of
     from aap_hw.train.sources.example import inputs_given
@@ -94,7 +100,29 @@ def origin_of(
     if weights is None and is_embedded and model in zoo.names() and zoo.entry(model).embedded:
         weights = "embedded"
     inputs = inputs_given(input_shape, example)
-    return Origin.of(model, inputs, weights_of(weights), classes, may_be_quantised=may_be_quantised)
+    if weights is not None and published.is_name(weights):
+        given: str | WeightsFile | None = published.file_of(sources.find(model).text, weights, classes)
+    else:
+        given = weights_of(weights)
+    return Origin.of(model, inputs, given, classes, may_be_quantised=may_be_quantised)
+
+
+def tell_of_published(origin: Origin) -> None:
+    """Say, where a network gets random weights, which ones its library publishes for it."""
+    from aap_hw import ranks
+    from aap_hw.models import published
+
+    if origin.weights is not None or not ranks.is_first():
+        return
+    name = published.known(origin.model)
+    if name is None:
+        return
+    if origin.outputs is None or published.find(origin.model, name).count == origin.outputs:
+        LOG.warning(
+            "%s gets random weights, with which the choice of filters means nothing; --weights pretrained takes those "
+            "that are published for it (%s)",
+            origin.model, name,
+        )  # fmt: skip
 
 
 def to_deploy(

@@ -54,6 +54,7 @@ class Job:
     predicted : latency in milliseconds by a table, and how that came about.
     budget : of latency, as text, if it was cut to one.
     trained : the checkpoint that its weights are of, if they are not its own.
+    classes : what its own weights call its classes, where that is known.
     """
 
     model: str
@@ -67,6 +68,7 @@ class Job:
     predicted: Mapping[str, Any] | None = None
     budget: str | None = None
     trained: WeightsFile | None = None
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def of_run(
@@ -116,6 +118,7 @@ class Job:
             predicted_ms and {"ms": predicted_ms, "provenance": summary["provenance"]},
             network.record.get("budgets", {}).get(LATENCY.name),
             run.trained,
+            _classes(origin),
         )
 
     @classmethod
@@ -147,7 +150,8 @@ class Job:
         reference = Reference.of(form, inputs, data, _count(inputs, is_timed))
         trained = origin.weights if isinstance(origin.weights, WeightsFile) else None
         names = input_names(module, inputs)
-        return cls(origin.model, form, inputs, names, None, folder, data, reference, trained=trained)
+        known = _classes(origin)
+        return cls(origin.model, form, inputs, names, None, folder, data, reference, trained=trained, classes=known)
 
     @property
     def sample(self) -> Tensors:
@@ -159,12 +163,16 @@ class Job:
         few = tuple(each[:FEW] for each in self.reference.samples)
         return [each.numpy() for each in few] if self.form.pixels is None else self.form.passed(few)
 
+    def _labels(self) -> tuple[str, ...]:
+        """What the outputs are called: as the samples call them, or else as the weights do; empty if neither can be."""
+        scores = self.reference.scores
+        both = (self.data.class_names, self.classes)
+        return next((each for each in both if scores is not None and scores.shape[1] == len(each)), ())
+
     def write(
         self, library: Path, target: DeviceTarget, device: dict[str, Any], measured: Mapping[str, Any] | None
     ) -> None:
         """Write the bundle."""
-        scores = self.reference.scores
-        has_labels = scores is not None and scores.shape[1] == self.data.classes
         bundle = Bundle(
             self.model,
             device,
@@ -172,7 +180,7 @@ class Job:
             dict(zip(self.names, self._first_samples(), strict=True)),
             {name: output[:FEW] for name, output in self.reference.outputs.items()},
             self.reference.tolerances,
-            self.data.class_names if has_labels else (),
+            self._labels(),
             _preprocessing(self.data, self.form.pixels),
             {"predicted": self.predicted, "measured": measured},
             self.trained,
@@ -215,6 +223,10 @@ def _supported(precision: str) -> str:
             f"{' or '.join(DEPLOYED_PRECISIONS)}"
         )
     return precision
+
+
+def _classes(origin: Origin) -> tuple[str, ...]:
+    return () if (known := origin.published) is None else known.classes
 
 
 def _unpruned(network: PrunedNetwork, data: Samples, form: Form) -> Form:

@@ -1,12 +1,13 @@
 """Networks of torchvision and timm by their names there, with weights as each library draws them for an untrained one.
 
-No weights are downloaded.
+No weights are downloaded; published ones are in `aap_hw.models.published`.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -37,14 +38,21 @@ def _of_torchvision(name: str, classes: int | None) -> Found:
     crop = getattr(transforms, "keywords", {}).get("crop_size")
     usual = (3, crop, crop) if isinstance(crop, int) else None
 
-    given: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    return usual, functools.partial(torchvision_network, name, classes)
 
-    def make() -> nn.Module:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):
-            module: nn.Module = torchvision.models.get_model(name, weights=None, **given)
-        return module
 
-    return usual, make
+def torchvision_network(name: str, classes: int | None, **how: Any) -> nn.Module:
+    """A network of torchvision's without trained weights, for so many classes if that is said."""
+    import torchvision
+
+    builder = torchvision.models.get_model_builder(name)
+    if "weights_backbone" in inspect.signature(builder).parameters:
+        how["weights_backbone"] = None  # or those are downloaded
+    if classes is not None:
+        how["num_classes"] = classes
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        module: nn.Module = builder(weights=None, **how)
+    return module
 
 
 def _of_timm(name: str, classes: int | None) -> Found:

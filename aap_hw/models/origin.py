@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,10 +19,12 @@ from aap_hw.foreign import own_line, reason
 from aap_hw.graph.program.calling import called, check_call
 from aap_hw.graph.program.inputs import Given, Inputs, Tensors
 from aap_hw.graph.program.readiness import require_traceable, unwrapped
+from aap_hw.models import published as by_name
 from aap_hw.models import zoo
 from aap_hw.models.initialise import calibrate_batch_norm, is_untrained
+from aap_hw.models.published import Published
 from aap_hw.models.source import Source, find, is_own, runs_code
-from aap_hw.models.weights import WeightsFile, load_weights
+from aap_hw.models.weights import WeightsFile, load_weights, state_of
 from aap_hw.starting_folder import working_in
 
 SEED = 0
@@ -40,7 +42,7 @@ class Origin:
     model
         Canonical text of its source (`aap_hw.models.source`).
     weights
-        ``"embedded"``, a checkpoint of the user's, or None: those that the source makes.
+        ``"embedded"``, a checkpoint, of the user's or published by name, or None: those that the source makes.
     inputs
         What it takes.
     outputs
@@ -84,7 +86,9 @@ class Origin:
             raise UserError(
                 f"{source.text} has no weights named '{weights}'; give a checkpoint's path, or leave --weights out"
             )
-        usual, given = source.inputs, source.inputs if inputs is None else Inputs.of(inputs)
+        found = _published(source.text, weights)
+        usual = source.inputs if found is None or found.size is None else Inputs.of(found.size)
+        given = usual if inputs is None else Inputs.of(inputs)
         if given is None:
             raise UserError(
                 f"{source.text} has no usual image size; give the shape of one input, without the batch: --input "
@@ -107,6 +111,11 @@ class Origin:
             return source.is_quantised
 
     @property
+    def published(self) -> Published | None:
+        """What is known of its weights if they are published by a name."""
+        return _published(self.model, self.weights)
+
+    @property
     def is_untrained(self) -> bool:
         """Whether the weights are random for certain; what code of the user's makes is not known."""
         return self.weights is None and not is_own(self.model)
@@ -116,6 +125,8 @@ class Origin:
         """How many classes the network tells apart; None if it does not return one score for each."""
         if self.outputs is not None:
             return self.outputs
+        if (found := self.published) is not None and found.count is not None:
+            return found.count
         if self.model in zoo.names():
             return zoo.entry(self.model).classes
         return _classes(self)
@@ -133,8 +144,11 @@ class Origin:
             another network.
         """
         if isinstance(self.weights, WeightsFile):
+            found = self.published
+            if found is not None and found.filled is not None:
+                return self._checked(functools.partial(found.filled, state_of(self.weights)))
             module = self.skeleton()
-            load_weights(module, self.weights, self.model)
+            load_weights(module, self.weights, self.model, str if found is None else found.renamed)
             return module
         if self.model in zoo.names():
             return zoo.build(self.model, self.weights, self.outputs).module
@@ -145,9 +159,14 @@ class Origin:
 
     def skeleton(self) -> nn.Module:
         """Make the unpruned network for weights that are still to be loaded; else as `build`."""
+        found = self.published
+        return self._checked(None if found is None else found.make)
+
+    def _checked(self, make: Callable[[], nn.Module] | None) -> nn.Module:
+        """What `make`, or else the source, makes, in evaluation mode, if it takes the inputs."""
         with torch.random.fork_rng(devices=[]), torch.no_grad(), self._found() as source:
             torch.manual_seed(SEED)
-            module = unwrapped(source.make()).eval()
+            module = unwrapped((make or source.make)()).eval()
             check_call(module, self.inputs, self.model)
             require_traceable(module, self.inputs.zeros(), has_run=False)
             try:
@@ -181,6 +200,10 @@ class Origin:
         """For a file; of a checkpoint its path and digest."""
         weights = asdict(self.weights) if isinstance(self.weights, WeightsFile) else self.weights
         return {"model": self.model, "weights": weights, "input": self.inputs.as_json(), "classes": self.outputs}
+
+
+def _published(model: str, weights: str | WeightsFile | None) -> Published | None:
+    return by_name.find(model, weights.name) if isinstance(weights, WeightsFile) and weights.name else None
 
 
 @functools.cache

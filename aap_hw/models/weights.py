@@ -1,15 +1,15 @@
 """Puts a user's checkpoint into a network, or refuses it in a sentence that says what differs.
 
-How files are read without running anything in them is in `aap_hw.models.checkpoints`. Nothing is downloaded. Whether a
-checkpoint belongs to a network is known from its names and shapes alone.
+How files are read without running anything in them is in `aap_hw.models.checkpoints`; what libraries publish is
+found by `aap_hw.models.published`. Whether a checkpoint belongs to a network is known from its names and shapes alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,21 @@ LOG = logging.getLogger(__name__)
 class WeightsFile:
     """A checkpoint that a network was built with: its path, and the SHA-256 of its bytes.
 
-    For an index, the digest covers all files that it names.
+    For an index, the digest covers all files that it names. ``name`` is what it is published as
+    (`aap_hw.models.published`), and empty of a user's own.
     """
 
     path: str
     sha256: str
+    name: str = ""
 
     @classmethod
-    def at(cls, path: str | Path) -> WeightsFile:
+    def at(cls, path: str | Path, name: str = "") -> WeightsFile:
         """The file as it is now. Raises UserError if it cannot be read."""
-        return cls(str(path), _digest(path))
+        return cls(str(path), _digest(path), name)
 
 
-def load_weights(module: nn.Module, file: WeightsFile, what: str) -> None:
+def load_weights(module: nn.Module, file: WeightsFile, what: str, renamed: Callable[[str], str] = str) -> None:
     """Put a checkpoint's tensors into a network, in place; every tensor of the network must be in it.
 
     Where a choice was made, or something was left out, it is logged as a warning.
@@ -54,6 +56,8 @@ def load_weights(module: nn.Module, file: WeightsFile, what: str) -> None:
     ----------
     what
         The network's name, for the sentence of an error.
+    renamed
+        The network's name of a tensor of the file, where they differ.
 
     Raises
     ------
@@ -61,16 +65,13 @@ def load_weights(module: nn.Module, file: WeightsFile, what: str) -> None:
         If the file is not a checkpoint, is no longer the one of ``file.sha256``, or is of another network: the names
         that are missing, unknown or of another shape or type are given.
     """
-    if (now := _digest(file.path)) != file.sha256:
-        raise UserError(
-            f"{file.path} has changed (sha256 {now[:12]}... instead of {file.sha256[:12]}...); restore the file that "
-            "the run began with"
-        )
-    path = Path(file.path)
+    path = _unchanged(file)
     network = Network.of(module)
     with opened(path) as content:
         with whole(path):
-            found = tensors_in(content)
+            found = [
+                replace(each, keys=(*each.keys[:-1], *map(renamed, each.keys[-1:]))) for each in tensors_in(content)
+            ]
         if not any(each.keys for each in found):
             raise UserError(_no_weights(content, file.path))
         candidates = candidates_of(found, network)
@@ -78,9 +79,31 @@ def load_weights(module: nn.Module, file: WeightsFile, what: str) -> None:
         with whole(path):
             state = _read(chosen)
     _check(state, network, file.path)
-    module.load_state_dict({**module.state_dict(), **state})
+    whole_state = module.state_dict()
+    whole_state.update(state)  # in place, as some modules ask for the version that it carries
+    module.load_state_dict(whole_state)
     if ranks.is_first():
         _tell(chosen, candidates, found, file.path, what)
+
+
+def state_of(file: WeightsFile) -> dict[str, torch.Tensor]:
+    """All tensors of a published checkpoint, by their own names. Raises UserError as `load_weights` does."""
+    path = _unchanged(file)
+    with opened(path) as content, whole(path):
+        found = {each.keys[-1]: each.tensor for each in tensors_in(content) if each.keys}
+        if not found:
+            raise UserError(_no_weights(content, file.path))
+        return {name: each.read() for name, each in found.items()}
+
+
+def _unchanged(file: WeightsFile) -> Path:
+    """Where a file is. Raises UserError if it is not the one that it was."""
+    if (now := _digest(file.path)) != file.sha256:
+        raise UserError(
+            f"{file.path} has changed (sha256 {now[:12]}... instead of {file.sha256[:12]}...); restore the file that "
+            "the run began with"
+        )
+    return Path(file.path)
 
 
 def _fitting(
@@ -158,7 +181,7 @@ def _digest(path: str | Path) -> str:
 
 
 def weights_of(text: str | None) -> str | WeightsFile | None:
-    """The weights that ``--weights`` names: a checkpoint's path, ``embedded``, or ``none``.
+    """The weights that ``--weights`` names if they are not published: a checkpoint's path, ``embedded``, or ``none``.
 
     Raises
     ------
@@ -176,7 +199,8 @@ def weights_of(text: str | None) -> str | WeightsFile | None:
         )
     if not Path(text).is_file():
         raise UserError(
-            f"there are no weights '{text}': give the path of a checkpoint, 'embedded' or 'none'"
-            f"{closest(text, ['embedded', 'none'])}"
+            f"there are no weights '{text}': give the path of a checkpoint, 'pretrained', a name such as "
+            f"IMAGENET1K_V1, timm:NAME.TAG or hf-hub:ORG/NAME, 'embedded' or 'none'"
+            f"{closest(text, ['pretrained', 'embedded', 'none'])}"
         )
     return WeightsFile.at(text)

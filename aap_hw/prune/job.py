@@ -191,7 +191,7 @@ def samples_of(folder: Path, source: ImageSource | None = None) -> Samples:
         return (source or EMBEDDED).load((3, 32, 32))
     job = _job_in(folder)
     if source is not None:
-        return source.load(job.origin.inputs)
+        return samples_for(job.origin, source)
     with working_in(job.folder):
         return samples_for(job.origin, job.data, job.example)
 

@@ -17,6 +17,8 @@ from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.models.ceilings import ceilings
 from aap_hw.models.origin import Origin
 from aap_hw.train.arrays import ArraySamples, MadeSamples
+from aap_hw.train.classes import as_classes_of
+from aap_hw.train.data import LabelledImages
 from aap_hw.train.samples import Samples
 from aap_hw.train.sources import ImageSource
 from aap_hw.train.sources.example import Example
@@ -27,20 +29,27 @@ EMBEDDED = ImageSource("embedded")
 def samples_for(origin: Origin, source: ImageSource | None, example: str | None = None) -> Samples:
     """The samples of a source, or if there is none those that replace it; ``example`` as of `Example.read`.
 
+    Pictures are prepared and labelled as the network's weights are published for, if they are.
+
     Raises
     ------
     UserError
         If they are missing, damaged, or do not fit the network.
     """
+    known = origin.published
+    how = None if known is None else known.prepared(origin.inputs)
     if source is not None:
-        return _taken(source.load(origin.inputs), origin, source.text)
+        samples = source.load(origin.inputs, how=how)
+        if known is not None and isinstance(samples, LabelledImages):
+            samples = as_classes_of(samples, known.classes, known.folders)
+        return _taken(samples, origin, source.text)
     if example is not None:
         read = Example.read(example)
         if read.inputs != origin.inputs:
             raise UserError(f"{example} holds {read.inputs.text} now, and the run began with {origin.inputs.text}")
         return _taken(read.samples, origin, example)
     if origin.inputs.image is not None:
-        return EMBEDDED.load(origin.inputs)
+        return EMBEDDED.load(origin.inputs, how=how)
     return MadeSamples(origin.inputs, ceilings(origin))
 
 

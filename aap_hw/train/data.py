@@ -274,6 +274,8 @@ class LabelledImages(Samples):
         if images.shape[2:] != (height, width):
             shrinks = height < images.shape[2] or width < images.shape[3]
             result = F.interpolate(result, size=(height, width), mode="bilinear", antialias=shrinks)
+        if mean.numel() > result.shape[1]:  # grey, and each colour has a mean of its own
+            result = result.repeat(1, mean.numel(), 1, 1)
         return result.sub_(mean).div_(std).expand(-1, channels, -1, -1)
 
     def tensors(self, split: Split, input_shape: InputShape, indices: Indices | None = None) -> torch.Tensor:

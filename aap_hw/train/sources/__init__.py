@@ -9,7 +9,7 @@
 ``package.module:function``    a function of the user's, called with the input shape, such as (C, H, W)
 =============================  ==========================================================================
 
-Each is normalised as is usual for it, or as the caller says.
+Each is normalised as the caller says, else as the network's published weights want it, else as is usual for it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from aap_hw.graph.program.inputs import Given, Inputs
 from aap_hw.train import data
 from aap_hw.train.arrays import ArraySamples
 from aap_hw.train.data import LabelledImages, Normalisation
+from aap_hw.train.preparation import Preparation
 from aap_hw.users_code import loaded, named_in, told
 
 KINDS = ("fashion-mnist", "cifar10", "imagefolder", "npz")
@@ -67,8 +68,16 @@ class ImageSource:
             raise UserError(f"at most {self.limit} images of each split is too few; use at least 2")
 
     @doing("reading the images")
-    def load(self, inputs: Given, *, download: bool = False) -> LabelledImages | ArraySamples:
+    def load(
+        self, inputs: Given, *, download: bool = False, how: Preparation | None = None
+    ) -> LabelledImages | ArraySamples:
         """Read the images, or other samples, for a network, or fetch them first if that is asked for and possible.
+
+        Parameters
+        ----------
+        how
+            What the network's weights were evaluated on: pictures are then prepared like that, unless the source is a
+            function, which decides itself.
 
         Raises
         ------
@@ -79,19 +88,20 @@ class ImageSource:
         if download and kind not in DOWNLOADED:
             raise UserError(f"{self.text} cannot be downloaded ({', '.join(DOWNLOADED)} can); leave --download out")
         wanted = Inputs.of(inputs)
-        samples = _load(kind, rest, wanted, download)
+        samples = _load(kind, rest, wanted, download, how)
         if isinstance(samples, LabelledImages):
-            samples = self._images(samples, wanted.each[0].shape[0])
+            of_weights = None if how is None or kind not in ("embedded", *KINDS) else how.normalisation
+            samples = self._images(samples, wanted.each[0].shape[0], self.normalisation or of_weights)
         elif self.normalisation is not None:
             raise UserError(f"--normalise is about bytes of images, and {self.text} gives what networks take as it is")
         return samples if self.limit is None else samples.limited(self.limit)
 
-    def _images(self, images: LabelledImages, needed: int) -> LabelledImages:
-        """Images, normalised as asked for, for a network of so many channels."""
-        if self.normalisation is not None:
-            images = replace(images, normalisation=self.normalisation)
+    def _images(self, images: LabelledImages, needed: int, normalisation: Normalisation | None) -> LabelledImages:
+        """Images, normalised as asked for or else as is usual for them, for a network of so many channels."""
+        if normalisation is not None:
+            images = replace(images, normalisation=normalisation)
         channels, given = images.channels, images.mean_and_std[0].numel()
-        if channels not in (1, needed) or given not in (1, channels):
+        if channels not in (1, needed) or given not in (1, channels, needed):
             last = images.train_images.ndim == 4 and images.train_images.shape[3] == needed != channels
             raise UserError(
                 f"the images of {self.text} have {channels} channels, are normalised by {given} and the network takes "
@@ -101,7 +111,9 @@ class ImageSource:
         return images
 
 
-def _load(kind: str, rest: str, inputs: Inputs, download: bool) -> LabelledImages | ArraySamples:
+def _load(
+    kind: str, rest: str, inputs: Inputs, download: bool, how: Preparation | None
+) -> LabelledImages | ArraySamples:
     from aap_hw.train.sources import cifar10, fashion_mnist, folder, npz
 
     if kind in OF_IMAGES and inputs.image is None:
@@ -117,7 +129,7 @@ def _load(kind: str, rest: str, inputs: Inputs, download: bool) -> LabelledImage
             return cifar10.load_cifar10(_path(rest), download=download)
         case "imagefolder":
             assert inputs.image is not None
-            return folder.load_folder(_path(rest), inputs.image)
+            return folder.load_folder(_path(rest), inputs.image, how)
         case "npz":
             return npz.load_npz(_path(rest), inputs)
         case _:

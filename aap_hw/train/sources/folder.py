@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from aap_hw.errors import UserError
 from aap_hw.train.data import Bytes, InputShape, LabelledImages, Labels, LazyImages, Normalisation, SomeImages
+from aap_hw.train.preparation import Preparation
 from aap_hw.train.sources.layout import SplitFiles, find_splits, shown
 from aap_hw.train.sources.picture import SMALL_SIDE, Unreadable, read_picture
 
@@ -36,8 +37,10 @@ Images = Bytes | LazyImages
 LOG = logging.getLogger(__name__)
 
 
-def load_folder(folder: Path, input_shape: InputShape) -> LabelledImages:
+def load_folder(folder: Path, input_shape: InputShape, how: Preparation | None = None) -> LabelledImages:
     """The images below ``train`` and ``val`` (or ``test``, or both), a sub-folder a class, as the network takes them.
+
+    With ``how`` they are prepared as those that published weights were evaluated on.
 
     The validation images of Tiny-ImageNet may lie as it is published, with their classes in ``val_annotations.txt``.
 
@@ -56,7 +59,7 @@ def load_folder(folder: Path, input_shape: InputShape) -> LabelledImages:
     names, splits = find_splits(folder)
     count = sum(len(each.files) for each in splits.values())
     small = max(size) <= SMALL_SIDE and count * int(np.prod(input_shape)) <= MOST_BYTES
-    read = {split: _split(each, names, input_shape, small) for split, each in splits.items()}
+    read = {split: _split(each, names, input_shape, small, how) for split, each in splits.items()}
     none: tuple[None, None] = (None, None)
     val_images, val_labels = read.get("val", none)
     return LabelledImages(*read["train"], *read["test"], names, USUAL[channels], val_images, val_labels)
@@ -68,6 +71,7 @@ class FolderImages(LazyImages):
 
     files: Sequence[Path]
     input_shape: InputShape
+    how: Preparation | None = None
     broken: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -85,7 +89,7 @@ class FolderImages(LazyImages):
         def decode(position: int) -> None:
             index, crop = int(indices[position]), None if crops is None else crops[position]
             try:
-                results[position] = read_picture(self.files[index], channels, (height, width), crop)
+                results[position] = read_picture(self.files[index], channels, (height, width), crop, self.how)
             except Unreadable as problem:
                 good[position] = False
                 broken[index] = str(problem)
@@ -117,8 +121,10 @@ class FolderImages(LazyImages):
         return f"{few} and {len(indices) - 3} more" if len(indices) > 3 else few
 
 
-def _split(split: SplitFiles, names: Sequence[str], input_shape: InputShape, small: bool) -> tuple[Images, Labels]:
-    images, labels = FolderImages(split.files, input_shape), np.array(split.labels, np.int64)
+def _split(
+    split: SplitFiles, names: Sequence[str], input_shape: InputShape, small: bool, how: Preparation | None
+) -> tuple[Images, Labels]:
+    images, labels = FolderImages(split.files, input_shape, how), np.array(split.labels, np.int64)
     decoded: list[Bytes] = []
     good = np.ones(len(labels), bool)
     for some in [np.arange(len(labels))] if small else _first_of_each(good, labels):

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
+from aap_hw.train.preparation import Preparation
+
 # The formats that are tried, whatever the file is called, and the endings of files that are taken for pictures. No
 # other ones: for some formats Pillow starts a program, and in JPEG 2000 it turns the white of deep colours black.
 _NEEDS = {"WEBP": "webp", "AVIF": "avif"}
@@ -64,9 +66,15 @@ class Unreadable(Exception):  # noqa: N818 - a circumstance of a file
 
 
 def read_picture(
-    file: Path, channels: int, size: tuple[int, int], crop: NDArray[np.float64] | None
+    file: Path,
+    channels: int,
+    size: tuple[int, int],
+    crop: NDArray[np.float64] | None,
+    how: Preparation | None = None,
 ) -> NDArray[np.uint8]:
     """A picture (height, width, channels) of this size: its middle, or the part chosen by four numbers from 0 to 1.
+
+    With ``how`` its middle is what published weights were evaluated on, to the byte but for rounding.
 
     Raises
     ------
@@ -76,13 +84,14 @@ def read_picture(
     try:
         with Image.open(file, formats=tuple(FORMATS)) as image:
             _check_tags(getattr(image, "tag_v2", {}))
-            # Lets JPEG decode at a half or a quarter of its size where that is still large enough.
-            least = round(max(size) * (SHORTER_SIDE if crop is None else 1.0))
-            image.draft("RGB", (least, least))
+            if how is None or crop is not None:
+                # Lets JPEG decode at a half or a quarter of its size where that is still large enough.
+                least = round(max(size) * (SHORTER_SIDE if crop is None else 1.0))
+                image.draft("RGB", (least, least))
             with _one_at_a_time if image.width * image.height > HUGE else contextlib.nullcontext():
                 # TIFF is upright from here on by itself, and does not say any more that it was turned.
                 image.load()
-                return _fitted(_plain(_upright(image), channels), size, crop)
+                return _fitted(_plain(_upright(image), channels), size, crop, how)
     except (Unreadable, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -152,20 +161,45 @@ def _floats(image: Image.Image) -> NDArray[np.uint8]:
     return np.rint(values * 255).astype(np.uint8)
 
 
-def _fitted(image: Image.Image, size: tuple[int, int], crop: NDArray[np.float64] | None) -> NDArray[np.uint8]:
+def _fitted(
+    image: Image.Image, size: tuple[int, int], crop: NDArray[np.float64] | None, how: Preparation | None
+) -> NDArray[np.uint8]:
     height, width = size
-    box = _centre(image.size, size) if crop is None else _random_crop(image.size, crop)
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
-    return pixels.reshape(height, width, -1)
+    filtered = Image.Resampling.BILINEAR if how is None else Image.Resampling[how.interpolation.upper()]
+    if crop is not None:
+        box = _random_crop(image.size, crop)
+    else:
+        scaled, left, top = _middle(image.size, size, how)
+        if how is not None and scaled[0] * scaled[1] <= HUGE:
+            # As torchvision and timm do it: Pillow rounds in between, and in another order if it scales only a part.
+            image, box = image.resize(scaled, filtered), (left, top, left + width, top + height)
+        else:
+            across, down = image.width / scaled[0], image.height / scaled[1]
+            right, bottom = min(image.width, (left + width) * across), min(image.height, (top + height) * down)
+            box = (left * across, top * down, right, bottom)
+    return np.asarray(image.resize((width, height), filtered, box=box)).reshape(height, width, -1)
 
 
-def _centre(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The middle part of an image that is left if its shorter side is scaled and the rest cut off."""
+def _middle(
+    size: tuple[int, int], wanted: tuple[int, int], how: Preparation | None
+) -> tuple[tuple[int, int], int, int]:
+    """What an image is scaled to, its shorter side being a little longer than wanted, and where its middle begins."""
     width, height = size
-    pixels = min(width / wanted[1], height / wanted[0]) / (SHORTER_SIDE if max(wanted) > SMALL_SIDE else 1.0)
-    across, down = wanted[1] * pixels, wanted[0] * pixels
-    left, top = (width - across) / 2, (height - down) / 2
-    return left, top, left + across, top + down
+    rows, columns = wanted
+    down, across = (_scaled(side, wanted, how) for side in wanted)
+    if how is not None and how.squash:
+        scaled = across, down
+    elif width * down <= height * across:
+        scaled = across, across * height // width
+    else:
+        scaled = down * width // height, down
+    return scaled, round((scaled[0] - columns) / 2), round((scaled[1] - rows) / 2)
+
+
+def _scaled(side: int, wanted: tuple[int, int], how: Preparation | None) -> int:
+    if how is not None:
+        return how.scaled(side)
+    return round(side * SHORTER_SIDE) if max(wanted) > SMALL_SIDE else side
 
 
 def _random_crop(size: tuple[int, int], uniform: NDArray[np.float64]) -> tuple[float, float, float, float]:
