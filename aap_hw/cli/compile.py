@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 @click.option(
     "--calibration-images",
     type=click.IntRange(min=1),
-    help="Images, or other samples, that the ranges of values are measured on for int8; default: "
-    f"{CALIBRATION_IMAGES}.",
+    metavar="N",
+    help=f"For int8: measure the ranges of values on N samples; default {CALIBRATION_IMAGES}.",
 )
-@click.option("--out", metavar="FILE", help="Keep the library; default: only show that it compiles.")
+@click.option("--out", metavar="FILE", help="Keep the compiled library; default: only show that it compiles.")
 @results_alone
 def command(
     device: str,
@@ -61,12 +61,10 @@ def command(
     calibration_images: int | None,
     out: str | None,
 ) -> None:
-    """Compile a network for a device without running it.
+    """Compile a network for a device, which need not be there: nothing is run.
 
-    In int8 it is quantised first, on samples of --data or --example. A .pt2 file may hold a network that torchao's PT2E
-    flow has quantised already; it is compiled in int8 as it is.
-
-    For a GPU, which this machine need not have, the kernels' CUDA source is compiled to the GPU's machine code.
+    With --precision int8 the network is quantised first, on samples of --data or --example. A .pt2 file that torchao's
+    PT2E flow has quantised is compiled in int8 as it is. For a GPU, kernels are compiled to its machine code.
     """
     from aap_hw.compile.keys.target import half_precision_of, require_precision
     from aap_hw.compile.library.linking import command_of

@@ -37,26 +37,26 @@ if TYPE_CHECKING:
 @classes_option
 @device_option
 @connect_option
-@click.option("--out", metavar="FOLDER", help="Where to write the bundle; default: RUN/bundle-DEVICE.")
+@click.option("--out", metavar="FOLDER", help="Folder of the bundle; default: RUN/bundle-DEVICE.")
 @click.option(
     "--weights",
-    metavar="FILE",
-    help="Weights of the pruned network that code of yours has trained: a checkpoint of aap_hw.load(RUN), of any "
-    "kind that 'aap-hw prune' takes; default: the run's own. With --model, its weights as for 'aap-hw prune'.",
+    metavar="WEIGHTS",
+    help="A checkpoint of the pruned network, aap_hw.load(RUN), after code of yours has trained it; default: the "
+    "weights that the run ended with. With --model: the network's weights, as for 'aap-hw prune'.",
 )
 @data_options
 @click.option(
     "--precision",
     type=click.Choice(DEPLOYED_PRECISIONS),
-    help="int8 quantises the network first, on training samples of the run's data, of --data or of --example, unless "
-    "it is quantised already; default: as the run was pruned, or as the network is.",
+    help="Precision to deploy in; default: that of the run or network. int8: the network is quantised first, on "
+    "samples of the run's data, --data or --example.",
 )
 @click.option(
     "--pixels",
     is_flag=True,
-    help="In int8: let the network take pixels as they are, bytes (1, H, W, C), and normalise them itself.",
+    help="With --precision int8: take raw pixels, bytes of shape (1, H, W, C), and normalise them inside the network.",
 )
-@click.option("--no-run", is_flag=True, help="Only compile and write the bundle; the device need not be there.")
+@click.option("--no-run", is_flag=True, help="Only compile and write the bundle; the device is not needed.")
 @quiet_option
 @json_option
 @results_alone
@@ -77,7 +77,10 @@ def command(
     quiet: bool,
     json_to: str | None,
 ) -> None:
-    """Deploy a pruned network, or any other: the compiled library with all that is needed to run and to check it."""
+    """Compile a pruned network, or any other, for a device; check and time it there; write a bundle that runs alone.
+
+    A bundle holds the compiled library, programs that run it, and reference outputs to check it with.
+    """
     from aap_hw import api
     from aap_hw.cli.run_screen import plain_console
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command(epilog="\b\nExample:\n  aap-hw devices --json")
 @json_option
 def command(json_to: str | None) -> None:
-    """List the devices that a network can be profiled on and pruned for."""
+    """List the devices that have a profile: what you can measure on and prune for."""
     from aap_hw.device.profile import load_profile, profile_names
 
     profiles = [load_profile(name) for name in profile_names()]

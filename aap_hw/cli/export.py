@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 @click.command(epilog="\b\nExample:\n  aap-hw export runs/demo --onnx demo.onnx")
 @click.argument("run_folder", metavar="RUN")
 @click.option("--onnx", "onnx_file", required=True, metavar="FILE", help="The ONNX file to write.")
-@click.option("--opset", type=int, metavar="N", help="Version of ONNX's operators, 9 to 23; default: PyTorch's own.")
-@click.option("--dynamic-batch", is_flag=True, help="Let the file take any number of samples at once, instead of one.")
+@click.option("--opset", type=int, metavar="N", help="Version of ONNX's operators, 9 to 23; default: PyTorch's choice.")
+@click.option("--dynamic-batch", is_flag=True, help="Let the file take any number of samples at once, not just one.")
 @click.option(
     "--precision",
     type=click.Choice(DEPLOYED_PRECISIONS),
-    help="int8 quantises the network first, on training samples, and writes QuantizeLinear and DequantizeLinear around "
-    "each operator; default: as the run was pruned.",
+    help="Precision of the file; default: the one that the run was pruned in. int8: the network is quantised on "
+    "training samples, and each operator gets QuantizeLinear and DequantizeLinear around it.",
 )
 @trained_option
 @data_options
@@ -39,7 +39,7 @@ def command(
     weights: str | None,
     source: ImageSource | None,
 ) -> None:
-    """Export a pruned network, checked against PyTorch before it is kept."""
+    """Write a pruned network as ONNX, and check the file against PyTorch."""
     from aap_hw.deploy.onnx import BATCH, export_onnx
     from aap_hw.deploy.onnx_file import Format
     from aap_hw.prune.job import samples_of

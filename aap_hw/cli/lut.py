@@ -10,6 +10,7 @@ import click
 
 from aap_hw.cli.help import WholeSentences
 from aap_hw.cli.lut_files import diff, merge, plot
+from aap_hw.cli.lut_list import list_tables
 from aap_hw.cli.options import (
     attention_cuts_option,
     connect_option,
@@ -34,19 +35,19 @@ if TYPE_CHECKING:
 
 @click.group(cls=WholeSentences, epilog="\b\nExample:\n  aap-hw lut show lut/x86.json")
 def command() -> None:
-    """Look into latency tables, compare and merge them, and check them on the device."""
+    """List, show, compare and merge latency tables, and check them on the device."""
 
 
-for each in (plot, diff, merge):
+for each in (list_tables, plot, diff, merge):
     command.add_command(each)
 
 
 @command.command(epilog="\b\nExample:\n  aap-hw lut show lut/x86.json")
 @click.argument("file", metavar="FILE")
-@click.option("--points", is_flag=True, help="Print every measured point too.")
+@click.option("--points", is_flag=True, help="Also print every measured point.")
 @json_option
 def show(file: str, points: bool, json_to: str | None) -> None:
-    """Print what is in a latency table: its device, how it was measured, its kernels."""
+    """Show a latency table: its device, how it was measured, and its kernels."""
     table = read_table(file)
     if json_to is not None:
         write_json(_summary(table), json_to)
@@ -63,13 +64,13 @@ def show(file: str, points: bool, json_to: str | None) -> None:
     "--lut",
     "lut",
     metavar="FILE",
-    help="The table to check, or a bare name as of --lut of 'plan'; default: lut/DEVICE.json.",
+    help="The table to check, a file or the name of a shipped one; default: lut/DEVICE.json.",
 )
 @attention_cuts_option
 @precision_option
-@click.option("--plans", default=20, show_default=True, type=click.IntRange(min=1), help="How many width plans.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Which plans are drawn.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
+@click.option("--plans", default=20, show_default=True, type=click.IntRange(min=1), help="Number of width plans.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed of the plans.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one per core.")
 @json_option
 @results_alone
 def validate(
@@ -86,9 +87,9 @@ def validate(
     workers: int | None,
     json_to: str | None,
 ) -> None:
-    """Measure random width plans of a network end to end, beside what the table predicts for them.
+    """Check a table: measure a network at random widths, and compare with what the table predicts.
 
-    The result is stored in the table, and 'plan' and 'prune' quote it. Plans that it holds are not measured again.
+    The result is kept in the table, where 'plan' and 'prune' quote it. What it holds already is not measured again.
     """
     from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.device import load_profile
@@ -201,19 +202,18 @@ def _print(table: LatencyTable, points: bool) -> None:
     )
     console.print(f"target {device['target']}, TVM {device['tvm']}, compiled on {device['host']}", soft_wrap=True)
     console.print(
-        f"{how['statistic']} of {how['repeats']} samples; reference kernel {how['reference_us']} us, "
-        f"drift {how['reference_drift']:.1%}; {len(table)} points of {len(table.points)} kernels",
+        f"{len(table)} points of {len(table.points)} kernels, each the {how['statistic']} of {how['repeats']} samples",
         soft_wrap=True,
     )
     if clock := _clock_and_heat(how):
         console.print(clock, soft_wrap=True)
     console.print(
-        "drift: how far the quickest and the slowest timing of the reference kernel were apart; each point is divided "
-        "by the one beside it",
+        f"the machine's speed changed by up to {how['reference_drift']:.1%} meanwhile, which is taken out of every "
+        f"point: a reference kernel of {how['reference_us']} us was timed beside it",
         soft_wrap=True,
     )
     console.print(
-        f"widths between those of the table are interpolated linearly ({_between(table)}); wider ones are refused",
+        f"between the widths of the table, latencies are interpolated ({_between(table)}); wider layers are refused",
         soft_wrap=True,
     )
     grid = Table(box=None, pad_edge=False)

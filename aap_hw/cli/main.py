@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from aap_hw import __version__
+from aap_hw.cli import version
 from aap_hw.cli.help import WholeSentences
 from aap_hw.cli.output import logged_as_notices, told_what_takes_long
 from aap_hw.cli.streams import no_results_follow, standard_streams
@@ -39,6 +39,7 @@ COMMANDS = {
     "deploy": "aap_hw.cli.deploy:command",
     "export": "aap_hw.cli.export:command",
     "report": "aap_hw.cli.report:command",
+    "completion": "aap_hw.cli.completion:command",
 }
 
 
@@ -95,8 +96,10 @@ class LazyGroup(WholeSentences):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="\b\nExample:\n  aap-hw devices",
 )
-@click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
-@click.version_option(__version__, prog_name="aap-hw")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=version.show, help="Show versions and exit."
+)
 @click.pass_obj
 def group(options: _Options, debug: bool) -> None:
     """Prune a network to a latency budget measured on the device it will run on."""

@@ -7,15 +7,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from aap_hw.cli.options import (
     attention_cuts_option,
     connect_option,
-    device_option,
+    device_option_of,
     float_layers_option,
     input_options,
-    model_option,
+    model_option_of,
     precision_option,
 )
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
@@ -34,26 +33,31 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  aap-hw profile --device x86\n"
+    epilog="\b\nExamples:\n  aap-hw profile --device x86 --model mobilenetv2\n"
     "  aap-hw profile --device x86 --model resnet20 --precision int8 --out lut/x86.json\n"
     "  aap-hw profile --device rpi4 --model resnet20 --pack to-the-board\n"
     "  aap-hw profile --device rpi4 --model resnet20 --unpack to-the-board"
 )
-@device_option
+@device_option_of(required=False)
 @connect_option
-@model_option
+@model_option_of()
 @input_options
 @click.option("--out", "out", metavar="FILE", help="The table to write or extend; default: lut/DEVICE.json.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one a core.")
-@click.option("--no-cache", is_flag=True, help="Compile everything, and keep none of it in the user's cache folder.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one per core.")
+@click.option("--no-cache", is_flag=True, help="Compile everything anew, and keep no compiled kernels.")
 @click.option(
     "--pack",
     "pack_into",
     metavar="FOLDER",
-    help="For a device that cannot be reached from here: compile what is to be measured into this new folder. Carry it "
-    "there, run 'python3 run.py' in it, and carry it back.",
+    help="For a device that cannot be reached from here: compile what is to be measured into a new folder. Carry it to "
+    "the device, run 'python3 run.py' in it, and carry it back.",
 )
-@click.option("--unpack", "unpack_from", metavar="FOLDER", help="Take what came back in such a folder into the table.")
+@click.option(
+    "--unpack",
+    "unpack_from",
+    metavar="FOLDER",
+    help="Read a folder of --pack that came back, and add what was measured to the table.",
+)
 @attention_cuts_option
 @precision_option
 @float_layers_option
@@ -63,9 +67,9 @@ if TYPE_CHECKING:
 @results_alone
 def command(
     ctx: click.Context,
-    device: str,
+    device: str | None,
     connect_to: str | None,
-    model_name: str,
+    model_name: str | None,
     inputs: Inputs | None,
     example: str | None,
     out: str | None,
@@ -78,11 +82,19 @@ def command(
     float_layers: tuple[str, ...],
     quiet: bool,
     json_to: str | None,
-) -> None:
-    """Measure on the device what each width of each kernel of a network costs.
+) -> int:
+    """Measure what each kernel of a network costs at different widths, on the device, and keep it in a latency table.
 
-    Interrupt it at any time: the same command goes on where it ended.
+    You can interrupt it at any time: the same command goes on where it stopped. Without --model it lists the networks
+    that it can measure.
     """
+    if model_name is None:
+        from aap_hw.cli.profile_choices import show_choices
+
+        show_choices(device, out)
+        return 2
+    if device is None:
+        raise click.UsageError("Missing option '--device'.", ctx)
     import aap_hw
     from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.cli.run_screen import plain_console
@@ -101,12 +113,10 @@ def command(
         if begun.set_aside is not None:
             moved = f"{begun.path} is of another machine or version; it is kept as {begun.set_aside}"
             console.print(moved, soft_wrap=True)
-        by_default = ctx.get_parameter_source("model_name") is ParameterSource.DEFAULT
-        chosen = f"{begun.origin.model}{' (the default model)' if by_default else ''}"
         size = begun.origin.inputs.text
         doing = "profiling" if folder is None else "packing" if unpack_from is None else "unpacking"
         into = begun.path if pack_into is None else pack_into
-        console.print(f"{doing} {chosen} at {size}{computed} on {device} -> {into}", soft_wrap=True)
+        console.print(f"{doing} {begun.origin.model} at {size}{computed} on {device} -> {into}", soft_wrap=True)
         if begun.network.slow_path:
             console.print(f"{begun.network.slow_path}; they have no schedule and may be slow", soft_wrap=True)
         screens.append(stack.enter_context(MeasuringScreen(begun.path, quiet=quiet, packing=folder is not None)))
@@ -150,6 +160,7 @@ def command(
         figures["pack"] = None if another is None else str(another.folder)
     if json_to is not None:
         write_json(figures, json_to)
+    return 0
 
 
 def _tell_trip(packed: Packed, again: str, *, first: bool, console: Console) -> None:
@@ -193,7 +204,7 @@ def _told(done: Profile, size: str, console: Console) -> dict[str, Any]:
     drift = table.measurement["reference_drift"]
     if is_measured:
         console.print(
-            f"the reference kernel varied by {drift:.0%} meanwhile, which the latencies are corrected for",
+            f"the machine's speed changed by up to {drift:.0%} meanwhile, which the latencies are corrected for",
             soft_wrap=True,
         )
     if (sentence := disagreement(table.measurement.get("boards", {}))) is not None:

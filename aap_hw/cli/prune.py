@@ -72,39 +72,41 @@ OF_TRAINING = (
 @click.option(
     "--device",
     metavar="NAME",
-    help="Profile of the table's device, a name or the path of its TOML file; default: the one of the table's name.",
+    help="The profile of the table's device, by name or path; default: the one that the table names.",
 )
 @connect_option
 @input_options
 @data_options
-@click.option("--download", is_flag=True, help="Fetch the images first (cifar10 and fashion-mnist).")
+@click.option("--download", is_flag=True, help="Download the images first (cifar10 and fashion-mnist only).")
 @click.option(
     "--no-training",
     is_flag=True,
-    help="Let the images of --data only tell which filters matter, and cut once: code of yours trains the network.",
+    help="Cut once and train nothing: --data only ranks the filters, and code of yours trains what is left.",
 )
 @weights_option
 @classes_option
 @click.option(
     "--max-accuracy-drop",
     type=click.FloatRange(0, 100),
-    help="Percentage points of accuracy that may be lost. Without budgets: prune as far as that allows. With budgets: "
-    "train on within them until it is kept.",
+    metavar="POINTS",
+    help="Percentage points of accuracy that may be lost. Alone: prune as far as that allows. With a budget: once that "
+    "is met, train on until the accuracy is back.",
 )
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
-    help=f"Steps to the budget; default {ROUNDS}. With --max-accuracy-drop alone at most so many; default "
-    f"{MOST_ROUNDS}.",
+    metavar="N",
+    help=f"Reach the budget in N rounds of pruning and training; default {ROUNDS}. With --max-accuracy-drop alone: at "
+    f"most N; default {MOST_ROUNDS}.",
 )
 @click.option(
     "--schedule",
     type=click.Choice(SCHEDULES),
     default="geometric",
     show_default=True,
-    help="Whether each round takes the same share of what is left, or the same amount.",
+    help="What each round removes: the same share of what is left (geometric), or the same amount (additive).",
 )
-@click.option("--epochs", type=click.IntRange(min=1), help=f"Epochs of training a round; default {EPOCHS}.")
+@click.option("--epochs", type=click.IntRange(min=1), help=f"Epochs of training in each round; default {EPOCHS}.")
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
@@ -113,7 +115,8 @@ OF_TRAINING = (
 @click.option(
     "--training",
     metavar="FILE",
-    help="TOML file of how to train: optimiser, schedule, augmentation, loss and more; see docs/data_and_training.md.",
+    help="TOML file with training settings: optimiser, schedule, augmentation, loss and more; see "
+    "docs/data_and_training.md.",
 )
 @click.option(
     "--distill/--no-distill",
@@ -126,8 +129,8 @@ OF_TRAINING = (
 @click.option(
     "--qat",
     is_flag=True,
-    help="With --precision int8: train the last round with all roundings in place (quantisation-aware). With "
-    "--max-accuracy-drop alone every round, as each may be the last.",
+    help="With --precision int8: train the last round with int8's rounding simulated (quantisation-aware training); "
+    "with --max-accuracy-drop alone, every round, as each may be the last.",
 )
 @calibration_option
 @score_option
@@ -139,12 +142,12 @@ OF_TRAINING = (
 @attention_cuts_option
 @renormalised_option
 @emulated_option
-@click.option("--out", metavar="FOLDER", help="Run folder; default: runs/MODEL-DEVICE-BUDGET.")
-@click.option("--tensorboard", is_flag=True, help="Write the figures for TensorBoard into the run's folder, too.")
+@click.option("--out", metavar="FOLDER", help="Folder of the run; default: runs/MODEL-DEVICE-BUDGET.")
+@click.option("--tensorboard", is_flag=True, help="Also write figures for TensorBoard into the run's folder.")
 @click.option(
     "--resume",
     metavar="RUN",
-    help="Go on with a run that was ended early; only --connect, if its device is elsewhere now, is to be given.",
+    help="Go on with an interrupted run, given its folder. Add --connect if the device has moved, and nothing else.",
 )
 @quiet_option
 @json_option
@@ -192,14 +195,14 @@ def command(
     quiet: bool,
     json_to: str | None,
 ) -> None:
-    """Prune a network until it meets its budgets, keeping the filters with the most attention.
+    """Prune a network until it meets its budgets, keeping the filters that matter most.
 
-    With --data it is trained in rounds; without, or with --no-training, it is cut in one go and not trained. With
-    --max-accuracy-drop it gets as fast as the accuracy allows, rounds that lose too much being undone, or keeps it
-    within the budgets. Whatever ends it early, --resume goes on.
+    With --data, rounds of pruning and training alternate. Without it, or with --no-training, the network is cut once
+    and not trained. --max-accuracy-drop makes it as fast as the accuracy allows, and undoes rounds that lose too much.
+    An interrupted run goes on with --resume.
 
-    With --precision int8 latencies, budgets and the final accuracy are those of the network in int8. It is trained in
-    float32 and quantised then; layers that lose too much stay in float32.
+    With --precision int8, latencies, budgets and the final accuracy are those of the network in int8: it is trained in
+    float32 and then quantised, and layers that would lose too much stay in float32.
     """
     from aap_hw import api, ranks
     from aap_hw.cli.run_screen import PruneScreen, plain_console

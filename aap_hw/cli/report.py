@@ -12,10 +12,10 @@ from aap_hw.cli.output import tell
 )
 @click.argument("runs", metavar="RUN [RUN ...]", nargs=-1, required=True)
 @click.option(
-    "--out", metavar="FILE", help="The file to write; default: RUN/report.html, or comparison.html beside it."
+    "--out", metavar="FILE", help="The file to write; default: RUN/report.html, or comparison.html beside the runs."
 )
 def command(runs: tuple[str, ...], out: str | None) -> None:
-    """Write a report of a run, or compare several: one HTML file that needs no network."""
+    """Write an HTML report of a run, or of several side by side. It is one file and needs no network."""
     from aap_hw import api
 
     tell(f"report: {api.report(*runs, out=out)}; open it in a browser")

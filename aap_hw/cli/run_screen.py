@@ -190,16 +190,16 @@ class PruneScreen:
         if not summary["retrained"]:
             if summary["untrained"]:
                 real = "widths and latencies" if summary.get("provenance", "measured") == "measured" else "widths"
-                self._say(f"the network had random weights: {real} are real, which filters stay is not")
+                self._say(f"the network had random weights: {real} are real, but the choice of filters means nothing")
             from aap_hw.models.source import runs_code  # loads PyTorch
 
             is_code = runs_code(summary["model"])
             if is_code and pruned.network.origin.weights is None:
-                self._say(f"no --weights were given: filters are ranked by those that {summary['model']} made")
+                self._say(f"no --weights were given: filters were ranked by the weights that {summary['model']} sets")
             trust = ", trust_source=True" if is_code else ""
             self._say(
-                "the weights were cut in one round and not retrained, so expect a useless accuracy; to go on, train "
-                f"aap_hw.load({str(path)!r}{trust}) on your data and deploy what comes out with --weights FILE, or "
+                "the network was cut once and not retrained, so expect a useless accuracy: train "
+                f"aap_hw.load({str(path)!r}{trust}) on your data and deploy the checkpoint with --weights FILE, or "
                 "prune in rounds that train, with --data and without --no-training"
             )
         folder = shlex.quote(str(path))

@@ -71,7 +71,7 @@ class Session:
         else:
             raise Refusal(
                 f"the server at {where} is not registered as {' or '.join(map(repr, filter(None, keys)))}; give the "
-                "key that it was started with, as in rpc://HOST:PORT/KEY"
+                "key that it was started with: --connect rpc://HOST:PORT/KEY"
             )
         self._device = self._remote.cuda(0) if on_gpu else self._remote.cpu(0)
         if not self._device.exist:

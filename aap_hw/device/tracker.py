@@ -87,7 +87,8 @@ class Tracker:
                 yield connection
         except (ConnectionRefusedError, socket.gaierror) as problem:
             raise BoardLost(
-                f"{self} cannot be reached ({problem.strerror}); start it with: python -m tvm.exec.rpc_tracker "
+                f"{self} cannot be reached ({problem.strerror}); if there is only one board, leave the tracker out and "
+                "give --connect rpc://HOST:PORT, else start it with: python -m tvm.exec.rpc_tracker "
                 f"--host {self.host} --port {self.port}"
             ) from problem
         except TimeoutError as problem:

@@ -23,7 +23,9 @@ def find_table(text: str) -> LatencyTable:
     except UserError as problem:
         if path.exists():
             raise
-        raise UserError(f"{problem}; measure one with 'aap-hw profile --device NAME --out {text}'") from problem
+        raise UserError(
+            f"{problem}; measure one with 'aap-hw profile --device NAME --model NAME --out {text}'"
+        ) from problem
 
 
 def find_file(text: str) -> Path:
@@ -36,7 +38,7 @@ def find_file(text: str) -> Path:
     path = Path(text)
     if path.exists() or path.suffix or len(path.parts) != 1:
         return path
-    shipped = {file.stem: file for folder in reversed(resources.resource_dirs("lut")) for file in folder.glob("*.json")}
+    shipped = shipped_tables()
     if text not in shipped:
         known = f"there are tables for {', '.join(sorted(shipped))}" if shipped else "none is shipped"
         raise UserError(
@@ -44,3 +46,9 @@ def find_file(text: str) -> Path:
             "'aap-hw profile' makes one"
         )
     return shipped[text]
+
+
+def shipped_tables() -> dict[str, Path]:
+    """The tables that come with the package, by the names that they are asked for by."""
+    folders = reversed(resources.resource_dirs("lut"))
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.json"))}

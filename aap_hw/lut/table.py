@@ -180,7 +180,7 @@ class LatencyTable:
         """The command that measures networks with kernels as this one."""
         precision = INT8 if key.types.is_quantized else HALF if key.types.is_half else FP32
         option = "" if precision == FP32 else f" --precision {precision}"
-        return f"'aap-hw profile --device {self.device['name']}{option}'"
+        return f"'aap-hw profile --device {self.device['name']} --model NAME{option}'"
 
 
 Latencies = Mapping[tuple[int, ...], float]

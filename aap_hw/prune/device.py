@@ -88,7 +88,8 @@ def _reach(table: LatencyTable, device: str | None, connect_to: str | None, noti
         where = "" if connect_to is None else f" --connect {shlex.quote(connect_to)}"
         difference = (
             f"{sentence.format(there, here)}; "
-            f"'aap-hw profile --device {shlex.quote(device or name)}{where} --out FILE' makes a table of what is here"
+            f"'aap-hw profile --device {shlex.quote(device or name)}{where} --model NAME --out FILE' "
+            "makes a table of what is here"
         )
         if is_told:
             raise UserError(f"{difference}, and without --device and --connect latencies are predicted")

@@ -52,6 +52,7 @@ def as_classes_of(images: LabelledImages, classes: Sequence[str], folders: Seque
                 images,
                 train_labels=numbers[images.train_labels],
                 test_labels=numbers[images.test_labels],
+                val_labels=None if images.val_labels is None else numbers[images.val_labels],
                 class_names=tuple(classes),
             )
     return images

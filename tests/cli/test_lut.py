@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +28,10 @@ def test_text_names_device_measurement_kernels_and_validation(
     table, lines = load_table(table_file), outcome.out.splitlines()
     assert lines[0] == "x86: a CPU elsewhere, 1 thread, measured 2026-01-01"
     assert f"{len(table)} points of {len(table.points)} kernels" in lines[2]
-    assert "drift 1.0%" in lines[2]
-    assert "each point is divided by the one beside it" in outcome.out
-    assert "interpolated linearly (no kernel of this one has a grid of widths); wider ones are refused" in outcome.out
+    assert "the machine's speed changed by up to 1.0% meanwhile, which is taken out of every point" in outcome.out
+    assert "are interpolated (no kernel of this one has a grid of widths); wider layers are refused" in outcome.out
     shipped = aap_hw("lut", "show", "x86").out
-    assert re.search(r"interpolated linearly \(\d+ of \d+ pairs of input and output width were measured\)", shipped)
+    assert re.search(r"are interpolated \(\d+ of \d+ pairs of input and output width were measured\)", shipped)
     for key, rows in table.points.items():
         (line,) = [line for line in lines if line.startswith(f"{key} ")]
         values = [point.latency_us for point in rows.values()]
@@ -39,6 +39,25 @@ def test_text_names_device_measurement_kernels_and_validation(
         assert line.split()[-1].split("-")[0] == f"{min(values):.4g}"
         assert line.split()[-1].split("-")[-1] == f"{max(values):.4g}"
     assert re.match(r"resnet20 3x32x32, dense: predicted 1\.\d+ ms, measured 1\.\d+ ms \(-20\.0%\)", lines[-1])
+
+
+def test_tables_are_listed_by_what_names_them(
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work" / "lut").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("COLUMNS", "200")
+    shutil.copy(table_file, "lut/mine.json")
+    Path("lut/broken.json").write_text("{")
+    lines = aap_hw("lut", "list").out.splitlines()
+    shipped, mine, broken = lines[1:]
+    assert shipped.split()[:2] == ["x86", "x86"]
+    assert "lut/broken.json" in broken
+    assert re.match(r"lut/mine.json +x86 +a CPU elsewhere +1 +measured 2026-01-01 .*resnet20 at 3x32x32 *$", mine)
+    rows = json.loads(aap_hw("lut", "list", "--json").out)
+    assert [row["table"] for row in rows] == ["x86", "lut/broken.json", "lut/mine.json"]
+    assert rows[2]["networks"] == ["resnet20 at 3x32x32"]
+    assert rows[2]["points"] == len(load_table(table_file))
 
 
 def test_points_are_printed_when_asked_for(

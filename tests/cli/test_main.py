@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -143,8 +144,28 @@ def test_wrong_usage_is_one_line_and_code_2(
     assert sentence in outcome.err
 
 
-def test_version(aap_hw: Callable[..., Any]) -> None:
-    assert __version__ in aap_hw("--version").out
+def test_version_is_shown_with_those_of_torch_and_tvm(aap_hw: Callable[..., Any]) -> None:
+    import torch
+    import tvm
+
+    shown = aap_hw("--version").out
+    assert shown.startswith(f"aap-hw {__version__} (torch {torch.__version__.partition('+')[0]}")
+    assert f"TVM {tvm.__version__}" in shown
+
+
+def test_shell_completes_commands_devices_and_tables(aap_hw: Callable[..., Any], tmp_path: Path) -> None:
+    (command := tmp_path / "aap-hw").write_text(f'#!/bin/sh\nexec {sys.executable} -m aap_hw.cli.main "$@"\n')
+    command.chmod(0o755)
+    script = aap_hw("completion", "bash").out
+    for typed, expected in (
+        ("aap-hw pr", {"profile", "prune"}),
+        ("aap-hw doctor --device rp", {"rpi4", "rpi5"}),
+        ("aap-hw plan --lut x", {"x86"}),
+    ):
+        asked = f"COMP_WORDS=({typed}); COMP_CWORD={len(typed.split()) - 1}; _aap_hw_completion {command}"
+        lines = f'{script}\n{asked}\nprintf "%s\\n" "${{COMPREPLY[@]}}"\n'
+        done = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, check=True)
+        assert set(done.stdout.split()) >= expected, done.stderr
 
 
 def test_help_lists_every_sub_command_that_exists(aap_hw: Callable[..., Any]) -> None:

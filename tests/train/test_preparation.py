@@ -102,13 +102,15 @@ def test_grey_images_take_a_mean_for_each_colour_of_the_network() -> None:
 
 def images_of(*names: str) -> LabelledImages:
     pixels, labels = np.zeros((len(names), 8, 8), np.uint8), np.arange(len(names))
-    return LabelledImages(pixels, labels, pixels, labels, names)
+    return LabelledImages(pixels, labels, pixels, labels, names, None, pixels, labels)
 
 
 def test_a_part_of_imagenets_folders_is_labelled_as_its_networks_label_them() -> None:
     found = published.find("resnet50", "IMAGENET1K_V1")
     images = as_classes_of(images_of("n01440764", "n02102040", "n03445777"), found.classes, found.folders)
     assert images.class_names == found.classes
+    assert images.val_labels is not None
+    assert images.val_labels.tolist() == images.train_labels.tolist() == images.test_labels.tolist()
     assert [found.classes[label] for label in images.test_labels] == ["tench", "English springer", "golf ball"]
     by_word = as_classes_of(images_of("golf ball", "tench"), found.classes, found.folders)
     assert by_word.test_labels.tolist() == [images.test_labels[2], images.test_labels[0]]

@@ -1,0 +1,34 @@
+"""What ``aap-hw profile`` could measure, for whoever does not say which network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aap_hw.cli.output import tell
+
+
+def show_choices(device: str | None, out: str | None) -> None:
+    """List the networks that have a name, how others are given, and what the device's table holds already."""
+    from aap_hw.models import zoo
+
+    tell("which network? aap-hw profile times each of its kernels at several widths; name one with --model:")
+    for name in zoo.names():
+        tell(f"  {name:24}{'x'.join(map(str, zoo.entry(name).input_shape))}")
+    tell(f"  {'torchvision:NAME':24}any of torchvision's, such as torchvision:efficientnet_b0")
+    tell(f"  {'timm:NAME':24}any of timm's, such as timm:mobilenetv4_conv_small (pip install 'aap-hw[timm]')")
+    tell(f"  {'FILE.py:FUNCTION':24}yours, if the function returns it; add --input 3x224x224")
+    tell(f"  {'FILE.pt2':24}yours, as torch.export.save wrote it")
+    known = device or "NAME"
+    table = Path(out) if out is not None else Path("lut") / f"{known}.json"
+    if device is None:
+        tell("and which device? 'aap-hw devices' lists them")
+    elif table.exists():
+        tell(f"{table} holds {_networks(table)} already")
+    tell(f"for example: aap-hw profile --device {known} --model mobilenetv2")
+
+
+def _networks(table: Path) -> str:
+    from aap_hw.lut.finding import find_table
+
+    names = [name.text for name in dict.fromkeys(entry.network for entry in find_table(str(table)).validation)]
+    return ", ".join(names) or "no whole network"
