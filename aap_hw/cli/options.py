@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 from glob import glob
@@ -67,7 +68,8 @@ class BudgetText(click.ParamType[Any]):
         if not isinstance(value, str):
             return value
         resource = RESOURCES[self._resource]
-        if self._several and "," in value:
+        # One number with a comma in it, as half the world writes them, is told from a list.
+        if self._several and "," in value and not re.fullmatch(r"\d+,\d+ *[^\d,]*", value.strip()):
             return tuple(Budget.parse(each.strip(), resource) for each in value.split(","))
         return Budget.parse(value, resource)
 

@@ -74,6 +74,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("plan", "--model", "resnet21", "--lut", "TABLE", "--budget", "50%"),
         r"no model named 'resnet21' \(known: .*\); did you mean 'resnet",
     ),
+    "no device to profile on": (("profile", "--model", "vgg"), "Missing option '--device'"),
     "model to profile": (("profile", "--device", "x86", "--model", "vgg"), "no model named 'vgg'"),
     "weights": (
         ("prune", "--model", "resnet20", "--weights", "mine", "--lut", "TABLE", "--budget", "50%"),
@@ -92,7 +93,19 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         "--download fetches the images of --data; say which",
     ),
     "data of other classes": (
-        ("prune", "--model", "mobilenetv2", "--data", "embedded", "--lut", "TABLE", "--budget", "50%"),
+        (
+            "prune",
+            "--model",
+            "mobilenetv2",
+            "--weights",
+            "none",
+            "--data",
+            "embedded",
+            "--lut",
+            "TABLE",
+            "--budget",
+            "50%",
+        ),
         "mobilenetv2 tells 1000 classes apart and the samples are of 10",
     ),
     "input that is no shape": (
@@ -150,11 +163,11 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "device": (("deploy", "RUN", "--device", "x68"), "there is no device 'x68' .*did you mean 'x86'?"),
     "board": (("deploy", "RUN", "--device", "rpi4"), "tracker at 127.0.0.1:9190 cannot be reached .* start it with"),
     "board to profile": (
-        ("profile", "--device", "rpi5", "--connect", "rpc://127.0.0.1:1"),
+        ("profile", "--device", "rpi5", "--model", "resnet20", "--connect", "rpc://127.0.0.1:1"),
         "nothing listens at 127.0.0.1:1; start the server there",
     ),
     "connect": (
-        ("profile", "--device", "rpi5", "--connect", "pi:9090"),
+        ("profile", "--device", "rpi5", "--model", "resnet20", "--connect", "pi:9090"),
         "'pi:9090' is no way to reach a device; write",
     ),
     "table in an impossible folder": (

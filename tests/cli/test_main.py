@@ -15,6 +15,7 @@ import pytest
 from aap_hw import __version__
 from aap_hw.cli.main import COMMANDS, LazyGroup, group
 from aap_hw.errors import Fault, UserError
+from aap_hw.resources import resource_dirs
 
 AVAILABLE = group.list_commands(click.Context(group))
 
@@ -166,6 +167,14 @@ def test_shell_completes_commands_devices_and_tables(aap_hw: Callable[..., Any],
         lines = f'{script}\n{asked}\nprintf "%s\\n" "${{COMPREPLY[@]}}"\n'
         done = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, check=True)
         assert set(done.stdout.split()) >= expected, done.stderr
+
+
+def test_profile_without_a_network_lists_what_it_can_measure(aap_hw: Callable[..., Any]) -> None:
+    outcome = aap_hw("profile", "--device", "x86", "--out", str(resource_dirs("lut")[0] / "x86.json"))
+    assert (outcome.code, outcome.err) == (2, "")
+    assert re.search(r"\n  resnet20 +3x32x32\n", outcome.out)
+    assert re.search(r"x86.json holds .*resnet20 at 3x32x32.* already\n", outcome.out)
+    assert outcome.out.endswith("for example: aap-hw profile --device x86 --model mobilenetv2\n")
 
 
 def test_help_lists_every_sub_command_that_exists(aap_hw: Callable[..., Any]) -> None:
