@@ -15,7 +15,7 @@ from steps import Steps
 
 # Your pictures: a folder with train/CLASS/* and val/CLASS/*.
 IMAGES = "imagefolder:photos"
-WEIGHTS = "mobilenetv4.safetensors"
+WEIGHTS = "pretrained"
 RUN = "runs/imagenet_to_pi"
 
 

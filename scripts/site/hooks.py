@@ -20,6 +20,8 @@ import aap_hw
 from aap_hw.cli.main import COMMANDS, group
 
 ROOT = Path(__file__).parent.parent.parent
+# Pages at the top of the repository, besides the README.
+AT_THE_TOP = ("CONTRIBUTING.md", "CHANGELOG.md")
 # Relative targets of Markdown's links and pictures, and of HTML's.
 LINK = re.compile(r"""(?P<before>\]\(|(?:src|srcset|href)=")(?P<target>(?![a-z]+:|\#|/)[^)\#"\s]+)""")
 # What the functions of the API return and hand to callbacks.
@@ -48,7 +50,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add pages that are elsewhere or made here, and the files that pages link to."""
-    outside = ["README.md", *_example_pages()]
+    outside = ["README.md", *AT_THE_TOP, *_example_pages()]
     for page in outside:
         files.append(File.generated(config, _on_site(page), content=(ROOT / page).read_text("utf-8")))
     for name, text in {**_command_pages(), **_reference_pages()}.items():
@@ -89,7 +91,7 @@ def _in_repository(place: str) -> str:
     """The inverse of ``_on_site``."""
     if place == "index.md":
         return "README.md"
-    return place if place.startswith("examples/") else f"docs/{place}"
+    return place if place.startswith("examples/") or place in AT_THE_TOP else f"docs/{place}"
 
 
 def _is_in_docs(file: File) -> bool:
