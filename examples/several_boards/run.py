@@ -29,7 +29,7 @@ START_S = 60
 def main() -> None:
     aap_hw = Steps(__doc__, device=str(QUICK_DEVICE))
     where = ("--connect", f"tracker://{HOST}:{TRACKER}/{KEY}")
-    model = ("--model", str(HERE.parent / "user_net.py:make"), "--input", "3x32x32")
+    model = ("--model", str(HERE.parent / "keyword_spotting" / "net.py:make"), "--input", "1x4000")
     with two_boards():
         if not aap_hw.quick:
             aap_hw("doctor", "--device", aap_hw.device, *where)
