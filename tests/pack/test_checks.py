@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tvm
 from torch import nn
 
 import aap_hw.compile.gpu
@@ -55,9 +57,9 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     return pack_check(folder, tiny.device().profile, ["resnet20"], precisions=(FP32,), families=FEW, workers=1)
 
 
-def run(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, folder / "run.py"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command, environment = [sys.executable, folder / "run.py"], {**os.environ, **environment}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +123,32 @@ def test_pack_for_a_gpu_holds_its_machine_code_and_says_what_it_takes(tmp_path: 
     assert {name.split("_")[1] for name in kernels} == {str(i) for i in range(made.points)}
     in_half = [point["kernel"] for point in library["points"] if " float16 " in point["kernel"]]
     assert len(in_half) == 4
-    done = run(made.folder)
-    assert done.returncode == 2
-    assert done.stderr.startswith("refused: TVM cannot use a GPU here (libcuda.so.1")
+    if not tvm.cuda(0).exist:
+        done = run(made.folder)
+        assert done.returncode == 2
+        assert done.stderr.startswith("refused: TVM cannot use a GPU here (libcuda.so.1")
+    # All but the kernels themselves: TVM's run time and virtual machine, machine code as it is asked for, CUDA's timer.
+    pretended = pretended_gpu(tmp_path)
+    done = run(made.folder, **pretended, PRETENDED_ARCH="80")
+    assert done.stderr == (
+        "refused: the pack is for a GPU of sm_90 and this machine's is of sm_80; pack it for sm_80\n"
+    )
+    done = run(made.folder, **pretended)
+    assert done.returncode == 1, done.stderr
+    assert f"0 of {made.points} outputs are right" in done.stdout
+    results = json.loads((made.folder / "results.json").read_text())
+    assert (results["finished"], results["gpu"]) == (True, "a pretended GPU")
+
+
+def pretended_gpu(folder: Path) -> dict[str, str]:
+    """The environment of a process that finds a GPU whose kernels do nothing."""
+    library, versions = folder / "libcudart.so.13", folder / "versions"
+    versions.write_text("libcudart.so.13 { global: *; };")
+    source = Path(__file__).with_name("pretended_gpu.c")
+    linking = [f"-Wl,-soname,{library.name}", f"-Wl,--version-script={versions}"]
+    subprocess.run(["gcc", "-shared", "-fPIC", "-Wno-unused", source, "-o", library, *linking], check=True)
+    shutil.copy(library, folder / "libcuda.so.1")
+    return {"LD_PRELOAD": str(library), "LD_LIBRARY_PATH": str(folder)}
 
 
 def test_lighter_network_computes_what_its_program_says_and_nearly_what_it_did() -> None:
