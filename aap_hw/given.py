@@ -28,11 +28,22 @@ NO_SAMPLES = (
 
 
 def table_of(lut: StrPath | LatencyTable) -> LatencyTable:
-    """A latency table, or the one of a file."""
-    from aap_hw.lut.finding import find_table
+    """A latency table, or the one of a file, which may be the results of a check by folder (``aap_hw.pack``)."""
+    from aap_hw.lut.file import OtherVersion
+    from aap_hw.lut.finding import find_file, find_table
     from aap_hw.lut.table import LatencyTable
 
-    return lut if isinstance(lut, LatencyTable) else find_table(os.fspath(lut))
+    if isinstance(lut, LatencyTable):
+        return lut
+    try:
+        return find_table(os.fspath(lut))
+    except OtherVersion:
+        from aap_hw.pack.tables import is_results, read_check
+
+        path = find_file(os.fspath(lut))
+        if not is_results(path):
+            raise
+        return read_check(path)
 
 
 def source_of(data: str | ImageSource | None) -> ImageSource | None:

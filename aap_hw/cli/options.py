@@ -394,19 +394,10 @@ def one_of_several(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def read_table(text: str) -> LatencyTable:
-    """The latency table that an option names; the results of a check by folder are one, too."""
-    from aap_hw.lut.file import OtherVersion
-    from aap_hw.lut.finding import find_file, find_table
+    """The latency table that an option names."""
+    from aap_hw.given import table_of
 
-    try:
-        return find_table(text)
-    except OtherVersion:
-        from aap_hw.pack.tables import is_results, read_check
-
-        path = find_file(text)
-        if not is_results(path):
-            raise
-        return read_check(path)
+    return table_of(text)
 
 
 def read_table_to_predict(text: str, model: str, precision: NetworkPrecision = FP32) -> LatencyTable:

@@ -53,7 +53,7 @@ sys.exit(main())
 VALUES = "values.npz"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Contents:
     """What goes into a pack.
 

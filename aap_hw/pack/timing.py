@@ -72,14 +72,18 @@ def time_pack(folder: Path, pack: dict[str, Any], say: Callable[[str], None] = p
         host=platform.platform(), python=platform.python_version(), date=datetime.date.today().isoformat()
     )
     results.condition()
-    with tempfile.TemporaryDirectory(prefix="aap-hw-pack-", ignore_cleanup_errors=True) as scratch:
-        work = _Work(folder, pack, results, device, Path(scratch), facts.emulated, say)
-        work.points()
-        work.networks()
-    if pack["beside"]:
-        from aap_hw.pack.beside import time_beside
+    try:
+        with tempfile.TemporaryDirectory(prefix="aap-hw-pack-", ignore_cleanup_errors=True) as scratch:
+            work = _Work(folder, pack, results, device, Path(scratch), facts.emulated, say)
+            work.points()
+            work.networks()
+        if pack["beside"]:
+            from aap_hw.pack.beside import time_beside
 
-        time_beside(pack["beside"], results.document["beside"], results.write, say)
+            time_beside(pack["beside"], results.document["beside"], results.write, say)
+    except KeyboardInterrupt:
+        results.write()
+        raise
     results.condition()
     results.document["finished"] = True
     results.write()
