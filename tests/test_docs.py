@@ -1,7 +1,9 @@
-"""Every Python snippet of the README and of docs/ runs as it stands, or at least compiles where it takes minutes."""
+"""Python snippets of pages and examples of docstrings run as they stand, or compile where they take minutes."""
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import os
 import re
 import shlex
@@ -74,6 +76,17 @@ def test_every_page_of_docs_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert f"docs/{page.name}" in readme, page.name
+
+
+def test_examples_of_docstrings_are_true() -> None:
+    modules = [path for path in (ROOT / "aap_hw").rglob("*.py") if "    >>> " in path.read_text("utf-8")]
+    tried = 0
+    for path in modules:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        outcome = doctest.testmod(importlib.import_module(name))
+        assert outcome.failed == 0, name
+        tried += outcome.attempted
+    assert tried > 5
 
 
 def test_readme_can_be_read_in_a_sitting() -> None:
