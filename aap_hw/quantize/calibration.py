@@ -18,6 +18,10 @@ from aap_hw.graph.program.exporting import traced
 from aap_hw.graph.program.inputs import Batch, Tensors, tensors_of
 from aap_hw.quantize.pt2e import convert_pt2e, prepare_pt2e
 from aap_hw.quantize.quantizer import KernelQuantizer
+from aap_hw.quantize.ranges import choose_ranges
+
+# Samples on which ways to choose ranges are compared: their noise is seen on fewer than it takes to find extremes.
+TRIED = 32
 
 
 def quantise(model: nn.Module, batches: Iterable[Batch], floats: Collection[str] = ()) -> GraphModule:
@@ -53,8 +57,14 @@ def quantise(model: nn.Module, batches: Iterable[Batch], floats: Collection[str]
         expected = module(*_fresh(inputs))
         prepared = prepare_pt2e(module, KernelQuantizer(inputs, floats))
         _require_same(prepared(*_fresh(inputs)), expected)  # which only watches so far
+        few = [inputs]
         for batch in several:
-            prepared(*_fresh(tensors_of(batch)))
+            tensors = tensors_of(batch)
+            prepared(*_fresh(tensors))
+            if len(few) * len(inputs[0]) < TRIED:
+                few.append(tensors)
+    with doing("choosing the ranges of values"):
+        choose_ranges(prepared, few)
     # Weights stay in float32 in front of their quantize operators, so that they keep their names.
     converted: GraphModule = convert_pt2e(prepared, fold_quantize=False)
     return converted

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from aap_hw.compile.code.quantized import LARGEST
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
-from aap_hw.compile.front.precision import weights_in_int8
+from aap_hw.compile.front.precision import weight_axes, weights_in_int8
 from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.keys.precision import INT8, Scale
 from aap_hw.compile.library.lowering import state_of
@@ -30,7 +31,7 @@ from aap_hw.graph.program.calling import ByPlace, Names
 from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
 from aap_hw.quantize.calibration import folded, quantise
 from aap_hw.quantize.quantizer import SMALLEST, WEIGHTS, name_of
-from aap_hw.quantize.reading import read_quantised
+from aap_hw.quantize.reading import LARGEST_SCALE, read_quantised
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,12 @@ class Int8Form:
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> Int8Form:
-        """The form that ``as_json`` was of."""
+        """The form that ``as_json`` was of; an error of Python's if it was of none."""
         values = {name: Scale(float(scale), int(zero)) for name, (scale, zero) in written["values"].items()}
-        return cls(tuple(written["floats"]), values)
+        for name, each in values.items():
+            if not (1 / LARGEST_SCALE <= each.scale <= LARGEST_SCALE and 0 <= each.zero_point <= LARGEST):
+                raise ValueError(f"{each} is no scale, of {name}")
+        return cls(tuple(map(str, written["floats"])), values)
 
     def of(self, model: nn.Module, inputs: Inputs, batch: int = 1) -> tuple[GraphModule, Quantisation]:
         """The float program of a model for a batch, and its quantisation in this form.
@@ -67,7 +71,7 @@ class Int8Form:
         floating, network = program_of(model, inputs, inputs.zeros(batch), self.floats)
         if lost := sorted(self.values.keys() ^ set(network.scaled.values())):
             raise UserError(f"the scales are of another network: {lost[0]} is not quantised in both")
-        return floating, Quantisation(self.values, _weight_scales(floating, network))
+        return floating, Quantisation(self.values, _weight_scales(floating, network), axes=weight_axes(network))
 
 
 def calibrated(model: nn.Module, inputs: Inputs, batches: Sequence[Tensors], floats: Collection[str] = ()) -> Int8Form:
@@ -79,7 +83,7 @@ def calibrated(model: nn.Module, inputs: Inputs, batches: Sequence[Tensors], flo
     wanted = set(network.scaled.values())
 
     def found(shown: Iterable[Tensors]) -> Mapping[str, Scale]:
-        reference = quantise(by_place(model, inputs.names), shown, _inside(floats, inputs.names))
+        reference = quantise(by_place(model, inputs.names), shown, inside(floats, inputs.names))
         return read_quantised(reference)[1].values
 
     values = found(batches)
@@ -93,7 +97,7 @@ def for_timing(
 ) -> tuple[GraphModule, Quantisation | None]:
     """A model's program for one sample, with stand-ins for its scales: enough to see how fast it is."""
     graph = ChannelGraph.trace(by_place(model, inputs.names), inputs.zeros())
-    network = partition(graph, INT8, floats=_inside(floats, inputs.names))
+    network = partition(graph, INT8, floats=inside(floats, inputs.names))
     return graph.program.module(check_guards=False), stand_in_scales(network, state_of(graph.program))
 
 
@@ -102,7 +106,7 @@ def program_of(
 ) -> tuple[GraphModule, Network]:
     """The float program of a model for batches of a shape, and its kernels in int8."""
     floating = folded(by_place(model, inputs.names), batch)
-    network = partition(ChannelGraph.trace(floating, batch), INT8, floats=_inside(floats, inputs.names))
+    network = partition(ChannelGraph.trace(floating, batch), INT8, floats=inside(floats, inputs.names))
     return floating, network
 
 
@@ -116,7 +120,7 @@ def prefix_by_place(names: Names) -> str:
     return "network." if any(names) else ""
 
 
-def _inside(layers: Collection[str], names: Names) -> set[str]:
+def inside(layers: Collection[str], names: Names) -> set[str]:
     """What layers of a model are called in the model as torchao takes it."""
     return {prefix_by_place(names) + layer for layer in layers}
 
@@ -124,14 +128,15 @@ def _inside(layers: Collection[str], names: Names) -> set[str]:
 def restricted(floating: GraphModule, values: Mapping[str, Scale], network: Network) -> Quantisation:
     """The quantisation of those values and weights that are in bytes in a network of kernels."""
     held = set(network.scaled.values())
-    return Quantisation({name: values[name] for name in held}, _weight_scales(floating, network))
+    kept = {name: values[name] for name in held}
+    return Quantisation(kept, _weight_scales(floating, network), axes=weight_axes(network))
 
 
 def _weight_scales(floating: GraphModule, network: Network) -> dict[str, np.ndarray]:
     """One scale an output channel: as torchao's observer has it, to the bit."""
-    state, found = floating.state_dict(), {}
+    state, axes, found = floating.state_dict(), weight_axes(network), {}
     for name in sorted(weights_in_int8(network)):
-        rows = state[name].detach().flatten(1)
+        rows = state[name].detach().movedim(axes.get(name, 0), 0).flatten(1)
         largest = torch.maximum(-rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0))
         scale = largest / (float(WEIGHTS.quant_max - WEIGHTS.quant_min) / 2)
         found[name] = scale.clamp(min=SMALLEST).numpy()
@@ -150,7 +155,8 @@ def rounded(floating: GraphModule, quantisation: Quantisation) -> GraphModule:
                 _held(module, node, f"{name.replace('.', '_')}_{what}", each)
                 for what, each in (("scales", scales), ("zero_points", torch.zeros(len(scales), dtype=torch.int64)))
             ]
-            rest = (*held, 0, WEIGHTS.quant_min, WEIGHTS.quant_max, torch.int8)
+            axis = quantisation.axes.get(name, 0)
+            rest = (*held, axis, WEIGHTS.quant_min, WEIGHTS.quant_max, torch.int8)
             _round(
                 module, node, decomposed.quantize_per_channel.default, decomposed.dequantize_per_channel.default, rest
             )

@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from aap_hw.compile.front.partition import partition
-from aap_hw.compile.front.precision import values_of_one_scale, weights_in_int8
+from aap_hw.compile.front.precision import values_of_one_scale, weight_axes, weights_in_int8
 from aap_hw.compile.keys.precision import INT8
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
@@ -18,7 +18,6 @@ from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.inputs import Tensors
 from aap_hw.quantize.pt2e import (
     FusedMovingAvgObsFakeQuantize,
-    HistogramObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
     PerChannelMinMaxObserver,
@@ -28,16 +27,17 @@ from aap_hw.quantize.pt2e import (
     Quantizer,
     SharedQuantizationSpec,
 )
+from aap_hw.quantize.ranges import RangeObserver
 
 # The smallest scale. A value that is always 0 in calibration would have none.
 SMALLEST = 2.0**-20
-# Affine, one scale and zero point for the tensor. The range is the one that rounds the histogram's values best.
+# Affine, one scale and zero point for the tensor. How far the range reaches is chosen by `ranges`.
 VALUES = QuantizationSpec(
     dtype=torch.uint8,
     quant_min=0,
     quant_max=255,
     qscheme=torch.per_tensor_affine,
-    observer_or_fake_quant_ctr=HistogramObserver.with_args(eps=SMALLEST),
+    observer_or_fake_quant_ctr=RangeObserver.with_args(eps=SMALLEST),
 )
 # Symmetric, one scale for each output channel.
 WEIGHTS = QuantizationSpec(
@@ -94,13 +94,14 @@ class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
         self._values: frozenset[str] = frozenset()
         self._alike: tuple[frozenset[str], ...] = ()
         self._weights: frozenset[str] = frozenset()
+        self._axes: dict[str, int] = {}
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """The program as the partition sees it. By now batch normalisation is folded into the weights."""
         graph = ChannelGraph.trace(GraphModule(model, model.graph), self._inputs)
         network = partition(graph, INT8, floats=self._floats)
         self._values, self._weights = frozenset(network.scaled.values()), weights_in_int8(network)
-        self._alike = values_of_one_scale(network)
+        self._alike, self._axes = values_of_one_scale(network), weight_axes(network)
         if not self._values:
             raise UserError("the network has no kernel that could compute in int8; leave it in float")
         return graph.program.module(check_guards=False)
@@ -122,7 +123,9 @@ class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
         weight = Call(node).get("weight") if node.op == "call_function" else None
         if self._how is None or not isinstance(weight, Node):
             return {}
-        specification = self._how.weights if name_of(weight) in self._weights else None
+        name, specification = name_of(weight), None
+        if name in self._weights:
+            specification = replace(self._how.weights, ch_axis=self._axes.get(name, 0))
         if self._how is LEARNT:
             # Of layers with batch norm torchao wants both in training: first what is read, then the weight.
             return {Call(node).first: None, weight: specification}

@@ -8,7 +8,6 @@ have a scale for each channel.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,6 +27,8 @@ from aap_hw.quantize.quantizer import name_of
 _AS_UINT8 = {torch.uint8: (0, (0, 255)), torch.int8: (-128, (-128, 127))}
 # What a value is copied by, as PyTorch names the results; these must stay as they are when it is exported again.
 _COPY = "leaky_relu"
+LARGEST_SCALE = 2.0**40
+"""Of a value or weight; the smallest is as far below 1."""
 # The smallest number of weights that are symmetric about 0, or of those that use all numbers there are.
 _LOWEST_WEIGHTS = (-LARGEST_WEIGHT, -LARGEST_WEIGHT - 1)
 
@@ -55,7 +56,7 @@ def read_quantised(module: GraphModule) -> tuple[GraphModule, Quantisation]:
         raise UserError(f"the quantised network has {left.name}, which no int8 kernel knows")
     # Made anew, so that what only roundings held is gone.
     floating = GraphModule(reading.floating, reading.floating.graph)
-    return floating, Quantisation(reading.values, reading.weights, reading.lowest)
+    return floating, Quantisation(reading.values, reading.weights, reading.lowest, reading.axes)
 
 
 def operator_of(node: Node) -> str:
@@ -73,6 +74,7 @@ class _Reading:
         self.values: dict[str, Scale] = {}
         self.weights: dict[str, np.ndarray] = {}
         self.lowest: dict[str, int] = {}
+        self.axes: dict[str, int] = {}
         self._copies: dict[Node, Node] = {}
 
     def take_out(self, back: Node) -> None:
@@ -129,8 +131,12 @@ class _Reading:
 
     def _take_weight(self, back: Node, value: Node, is_rounded: bool) -> None:
         scales, zero_points, axis, lowest, highest, _ = self._rounding(back)
-        numbers = self._tensor(Call(back).first)
-        if any(zero_points) or axis != 0 or highest != LARGEST_WEIGHT or lowest not in _LOWEST_WEIGHTS:
+        numbers, made_along = self._tensor(Call(back).first), _axis_made(back)
+        is_by_channel = len(scales) == 1 or axis == made_along
+        if made_along and not is_by_channel:
+            self._hold(back, self._tensor(back))  # as it is: float32 kernels read it
+            return
+        if any(zero_points) or not is_by_channel or highest != LARGEST_WEIGHT or lowest not in _LOWEST_WEIGHTS:
             raise UserError(
                 f"the weights {name_of(value)} are not quantised symmetrically to -127 to 127 by output channel"
             )
@@ -141,11 +147,13 @@ class _Reading:
             back.replace_all_uses_with(value)
         else:
             name = self._hold(back, self._tensor(back))
-        found = np.array(scales, np.float32) * np.ones(len(numbers), np.float32)
+        found = np.array(scales, np.float32) * np.ones(numbers.shape[made_along], np.float32)
         if not np.array_equal(self.weights.setdefault(name, found), found):
             raise UserError(f"the weights {name} are quantised in two ways, and a kernel has one")
         if lowest != -LARGEST_WEIGHT:
             self.lowest[name] = lowest
+        if made_along:
+            self.axes[name] = made_along
 
     def _hold(self, back: Node, tensor: Tensor) -> str:
         """Put a tensor of constants in place of an operator that makes it; returns its name."""
@@ -172,10 +180,20 @@ class _Reading:
         return value_of(node, self.floating)
 
 
+def _axis_made(weight: Node) -> int:
+    """The axis of a weight's output channels, which dense transposed convolutions have behind that of their inputs."""
+    calls = [Call(user) for user in weight.users if user.op == "call_function"]
+    # A depthwise one makes each channel of one of its inputs, and has the two on the first axis.
+    return int(bool(calls) and all(c.name.startswith("conv_transpose") and c["groups"] == 1 for c in calls))
+
+
 def _require_scales(name: str, scales: Iterable[float]) -> None:
-    """Refuse scales that make no number of what is stored."""
-    if not all(0 < scale < math.inf for scale in scales):
-        raise UserError(f"{name} is quantised with a scale that is no positive number")
+    """Refuse scales that make no number of what is stored, or whose products and quotients float32 does not hold."""
+    if not all(1 / LARGEST_SCALE <= scale <= LARGEST_SCALE for scale in scales):
+        raise UserError(
+            f"{name} is quantised with a scale that is no number from {1 / LARGEST_SCALE:.1g} to {LARGEST_SCALE:.1g}; "
+            "quantise it by values that the network computes"
+        )
 
 
 def value_of(node: Node, module: GraphModule) -> Tensor:

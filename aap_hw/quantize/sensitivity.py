@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from aap_hw.activity import doing
 from aap_hw.compile.front.partition import partition
@@ -22,6 +19,7 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.quantize.calibration import quantise
 from aap_hw.quantize.form import by_place, prefix_by_place, restricted, rounded
+from aap_hw.quantize.ranges import noise_share, outputs_of
 from aap_hw.quantize.reading import read_quantised
 
 Outputs = list[Tensor]
@@ -66,11 +64,11 @@ def float_layers(
     whole = partition(graph, INT8)
     weights = weights_in_int8(whole)
     layers = list(dict.fromkeys(layer_of(kernel) for kernel in whole.kernels if kernel.weight in weights))
-    exact = _outputs(floating, batches)
+    exact = outputs_of(floating, batches)
 
     def without(floats: Sequence[str]) -> Outputs:
         network = partition(graph, INT8, floats=floats)
-        return _outputs(rounded(floating, restricted(floating, quantisation.values, network)), batches)
+        return outputs_of(rounded(floating, restricted(floating, quantisation.values, network)), batches)
 
     lost_by_all = loss(exact, without(()))
     if lost_by_all <= allowed:
@@ -85,22 +83,3 @@ def float_layers(
         few, many = (few, middle) if known[middle] <= allowed else (middle, many)
     named = {layer.removeprefix(prefix): each for layer, each in noise.items()}
     return FloatLayers(tuple(layer.removeprefix(prefix) for layer in worst[:many]), known[many], lost_by_all, named)
-
-
-@torch.no_grad()
-def _outputs(program: nn.Module, batches: Sequence[Tensors]) -> Outputs:
-    made: Outputs = []
-    for batch in batches:
-        answer: Any = program(*(each.clone() for each in batch))
-        made += [each for each in tree_leaves(answer) if isinstance(each, Tensor)]
-    return made
-
-
-def noise_share(exact: Outputs, found: Outputs) -> float:
-    """Mean square of the difference of some outputs over their variance, the mean over all outputs that are floats."""
-    shares = [
-        float((other - one).double().square().mean() / one.double().var(correction=0).clamp(min=1e-30))
-        for one, other in zip(exact, found, strict=True)
-        if one.is_floating_point()
-    ]
-    return sum(shares) / len(shares) if shares else 0.0

@@ -34,7 +34,7 @@ from aap_hw.device import load_profile
 from aap_hw.device.connection import Device
 from aap_hw.lut.file import load_table
 from aap_hw.models import zoo
-from tests.compile.quantized import Case, images_of, library_of, random_numbers, reference, wrong
+from tests.compile.quantized import Case, Transposed, images_of, library_of, random_numbers, reference, wrong
 from tests.deploy.tiny import make_int8_bundle
 from tests.device.reaching import connect
 
@@ -206,6 +206,7 @@ def test_kernels_of_bytes_equal_an_integer_reference_on_the_board(device: Device
         Case(64, 64, (5, 3), exact=True, epilogue=("bias", "add", "relu")),
         Case(24, 12, (7, 3), (1, 1), padding=(0, 0), epilogue=clipped, exact=True),
         Case(40, 20, (3, 3), (1, 1), padding=(0, 0), epilogue=("bias", "silu")),
+        Transposed(21, 30, (5, 6), (4, 4), (2, 2), (1, 1), epilogue=clipped, exact=True),
     ]
     assert isinstance(device.target, CpuTarget)
     library_of(cases, device.target, tmp_path / "kernels.so")

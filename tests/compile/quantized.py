@@ -25,7 +25,7 @@ from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import INT8, Scale
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.compile.library.build import build_kernel, export_library
-from tests.compile.running import Convolution
+from tests.compile.running import Convolution, Pair
 
 GUARD = 64  # bytes before and behind an output that a kernel must not write
 # How far from the middle between two steps float32 is sure of the side, in steps. Steps are up to 255, and float32 has
@@ -59,6 +59,21 @@ class Case(Convolution):
 
     def of(self, images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         return F.conv2d(images, weights) if self.is_linear else super().of(images, weights)
+
+
+@dataclass(frozen=True)
+class Transposed(Case):
+    """A transposed convolution of bytes; ``size`` is that of what it reads."""
+
+    beyond: Pair = (0, 0)
+
+    def key(self) -> KernelKey:
+        how = {"kernel": self.kernel, "stride": self.stride, "padding": self.padding, "epilogue": self.epilogue}
+        how["output_padding"] = self.beyond if any(self.beyond) else ""
+        return KernelKey.make("conv_transpose2d", self.size, self.batch, **how).at_precision(self.precision)
+
+    def of(self, images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return F.conv_transpose2d(images, weights.transpose(0, 1), None, self.stride, self.padding, self.beyond)
 
 
 @dataclass(frozen=True)

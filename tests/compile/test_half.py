@@ -238,6 +238,7 @@ def test_kernels_in_float16_are_valid_code_for_a_gpu() -> None:
 def test_light_kernels_round_once_what_those_of_float32_make() -> None:
     window = {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}
     keys = [
+        KernelKey.make("reduce", (), 1, of="mean", shape="4,9,18", epilogue=("relu",)),
         KernelKey.make("affine", (6, 9), 2, epilogue=("relu",)),
         KernelKey.make("concat", (6, 9), 2, parts=2, epilogue=("affine", "silu")),
         KernelKey.make("pad", (6, 9), 2, padding=(1, 2), padding_end=(3, 0), value=0.5),

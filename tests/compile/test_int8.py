@@ -17,7 +17,7 @@ from aap_hw.compile.keys.target import CpuTarget, GpuTarget, host_options
 from aap_hw.compile.library.build import build_kernel
 from aap_hw.errors import UserError
 from tests.compile.assembly import assembly, innermost_loops
-from tests.compile.quantized import Case, called, random_numbers, reference, wrong, wrong_kernels
+from tests.compile.quantized import Case, Transposed, called, random_numbers, reference, wrong, wrong_kernels
 
 ODD_WIDTHS = (1, 3, 5, 17, 57, 96)
 
@@ -44,13 +44,22 @@ def cases(draw: st.DrawFn) -> Case:
     middle: tuple[str, ...] = draw(st.sampled_from([(), (), ("relu",), ("silu",)]))
     epilogue, batch = ("bias", *middle, *added, *last), draw(st.integers(1, 2))
     exact = CURVED.isdisjoint(epilogue)
-    kind = draw(st.sampled_from(["dense", "dense", "depthwise", "depthwise", "grouped", "pointwise", "linear"]))
+    kind = draw(
+        st.sampled_from(["dense", "dense", "depthwise", "depthwise", "grouped", "pointwise", "linear", "transposed"])
+    )
     if kind == "linear":
         of_linear = draw(widths), draw(widths), (1, 1), (0, 0)
         return Case(*of_linear, epilogue=epilogue, batch=batch, precision=precision, exact=exact)
 
     def pair(low: int, high: int) -> tuple[int, int]:
         return draw(st.integers(low, high)), draw(st.integers(low, high))
+
+    if kind == "transposed":
+        kernel, stride = pair(1, 5), pair(1, 3)
+        padding = tuple(draw(st.integers(0, (k - 1) // 2)) for k in kernel)
+        beyond = tuple(draw(st.integers(0, s - 1)) for s in stride)
+        how = {"epilogue": epilogue, "batch": batch, "precision": precision, "exact": exact}
+        return Transposed(draw(widths), draw(widths), pair(1, 9), kernel, stride, padding, beyond=beyond, **how)
 
     kernel = (1, 1) if kind == "pointwise" else draw(st.sampled_from([(3, 3), (5, 5), (7, 7), (1, 1), (2, 4), (1, 5)]))
     padding, dilation = pair(0, 2), draw(st.sampled_from([(1, 1), (1, 1), (2, 2)]))
@@ -98,6 +107,9 @@ def test_kernels_of_odd_widths_equal_an_integer_reference(name: str) -> None:
         some += [Case(width, 33, (4, 5), (1, 1), padding=(0, 0), epilogue=("bias", "add", "relu"))]
         some += [Case(width, width, (5, 9), depthwise=True, epilogue=("bias", "relu6"), batch=2)]
     some += [Case(7, width, (4, 5), epilogue=("bias", "relu")) for width in ODD_WIDTHS]
+    for widths, kernel, stride, padding in (((17, 37), 4, 2, 1), ((3, 1), 2, 3, 0), ((24, 5), 3, 2, 1)):
+        how = (kernel, kernel), (stride, stride), (padding, padding)
+        some += [Transposed(*widths, (4, 5), *how, epilogue=("bias", "relu"), batch=2, beyond=(1, 0))]
     # All windows lie above or below the image, all in one tile.
     some += [Case(43, 86, (1, 11), (1, 1), (2, 2), (1, 0), depthwise=True, epilogue=("bias",))]
     some += [Case(20, 97, (4, 5), (1, 1), padding=(0, 0), epilogue=("bias", name)) for name in ("silu", "sigmoid")]

@@ -178,9 +178,9 @@ def address_of(case: Case, width: int) -> Address:
 
 
 def test_every_light_kernel_of_bytes_is_tried_here() -> None:
-    with_weights = {"conv2d", "depthwise_conv2d", "linear"}
-    # The same code as for float32, without a look at any value.
-    elsewhere = {"to_nhwc", "to_nchw", "strided_copy"}
+    with_weights = {"conv2d", "depthwise_conv2d", "linear", "conv_transpose2d"}
+    # The same code as for float32, without a look at any value; and what is below.
+    elsewhere = {"to_nhwc", "to_nchw", "strided_copy", "reduce"}
     assert {case.name for case in CASES} == QUANTIZED.keys() - with_weights - elsewhere
 
 
@@ -188,3 +188,28 @@ def test_what_moves_bytes_makes_no_real_numbers() -> None:
     key = KernelKey.make("flatten", (2, 2), 1).at_precision(INT8_FLOAT32)
     with pytest.raises(UserError, match="compute what it moves"):
         build_kernel(Address(key, (3, 12)), target())
+
+
+@pytest.mark.parametrize("precision", [INT8, INT8_FLOAT32])
+def test_reductions_equal_pytorch(precision: str) -> None:
+    shapes, random = ((3, 70, 1), (2, 5, 37), (1, 300, 16)), np.random.default_rng(5)
+    kinds = {"sum": torch.sum, "mean": torch.mean, "amax": torch.amax, "amin": torch.amin}
+    tried = [(kind, shape, steps) for kind in kinds for shape in shapes for steps in ((), ("relu",), ("sigmoid",))]
+    functions, code = [], {}
+    for i, (kind, shape, steps) in enumerate(tried):
+        key = KernelKey.make("reduce", (), 1, of=kind, shape=",".join(map(str, shape)), epilogue=steps)
+        functions.append(build_kernel(Address(key.at_precision(precision), (1, 1)), target(1)))
+        code[f"kernel_{i}"] = functions[-1].code.with_attr("global_symbol", f"kernel_{i}")
+    library, found = tvm.compile(tvm.IRModule(code), target=target(1).tvm).jit(), []
+    for i, ((kind, shape, steps), function) in enumerate(zip(tried, functions, strict=True)):
+        image = random.integers(0, 256, shape, np.uint8)
+        expected = kinds[kind](torch.from_numpy(READ[0].scale * (image.astype("f8") - READ[0].zero_point)), 1)
+        for step in steps:
+            expected = getattr(torch, step)(expected)
+        made = None if precision == INT8_FLOAT32 else Scale(0.01 + float(expected.std()) / 30, 90)
+        assert function.quantized is not None
+        arrays = [image, *function.quantized(Quantized((READ[0],), made))]
+        result, is_beside = called(library[f"kernel_{i}"], arrays, function.output_shape, function.output_type)
+        if is_beside or (said := wrong(result, expected.numpy(), made)):
+            found.append(f"{kind} {shape} {steps} {'writes beside its output' if is_beside else said}")
+    assert found == []

@@ -68,19 +68,22 @@ class Attention(nn.Module):
 
 
 class Dense(nn.Module):
-    """Normalisations that no layer takes in, behind a concatenation and alone; padding, and both ways of resizing."""
+    """Normalisations that no layer takes in, padding, both ways of resizing; what is grown, and reduced to a gate."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.first, self.second = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.BatchNorm2d(10)
         self.grow, self.down, self.last = nn.Conv2d(6, 4, 3, padding=1), nn.Conv2d(10, 5, 3), nn.Conv2d(5, 4, 1)
+        self.up, self.up_norm = nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, bias=False), nn.BatchNorm2d(6)
+        self.gate = nn.Conv2d(2, 4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         x = torch.cat([x, self.grow(F.relu(self.first(x)))], 1)
         y = F.pad(self.down(F.relu(self.second(x))), (0, 1, 2, 1))
         y = F.interpolate(F.interpolate(y, scale_factor=2.0), (15, 20), mode="bilinear")
-        return self.last(y)
+        y = F.relu(self.up_norm(self.up(self.last(y))))
+        return self.gate(torch.cat([y.mean(1, keepdim=True), y.amax(1, keepdim=True)], 1))
 
 
 def compiled_beside_reference(model: nn.Module, folder: Path) -> tuple[Network, Iterator[tuple[Tensor, Tensor]]]:
@@ -115,11 +118,13 @@ def test_the_compiled_network_is_the_quantised_one(tmp_path: Path) -> None:
         assert (found - expected).abs().median() < 1e-5
 
 
-def test_a_dense_block_is_in_int8_with_its_normalisations(tmp_path: Path) -> None:
+def test_a_dense_block_and_what_grows_it_are_in_int8(tmp_path: Path) -> None:
     network, pairs = compiled_beside_reference(Dense(), tmp_path)
     precisions = {kernel.key.op: kernel.key.precision for kernel in network.kernels if kernel.key.op != "conv2d"}
     assert precisions.pop("quantize") == "float32_int8"
-    assert set(precisions.items()) >= {(op, "int8") for op in ("affine", "concat", "pad", "resize")}
+    assert set(precisions.items()) >= {
+        (op, "int8") for op in ("affine", "concat", "pad", "resize", "conv_transpose2d", "reduce")
+    }
     for found, expected in pairs:
         assert expected.abs().max() > 0.1
         assert (found - expected).abs().max() < 0.03  # a step or two

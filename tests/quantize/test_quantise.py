@@ -124,7 +124,11 @@ def test_a_saved_program_with_weights_in_int8_says_the_same(
 
 @pytest.mark.parametrize(
     ("place", "wrong", "sentence"),
-    [(1, 0.0, "a scale that is no positive number"), (2, 300, "a zero point that is no number of 8 bits: 300")],
+    [
+        (1, 0.0, "a scale that is no number from 9e-13 to 1e\\+12; quantise it"),
+        (1, 1e38, "a scale that is no number"),
+        (2, 300, "a zero point that is no number of 8 bits: 300"),
+    ],
 )
 def test_scales_that_make_no_bytes_are_refused(reference: GraphModule, place: int, wrong: float, sentence: str) -> None:
     changed = GraphModule(reference, copy.deepcopy(reference.graph))

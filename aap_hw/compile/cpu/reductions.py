@@ -56,7 +56,30 @@ def reduction(address: Address, target: CpuTarget) -> KernelFunction:
     key, shape = address.key, Reduction.of(address)
     if key.attribute("of") in ("argmax", "argmin"):
         return place_of_extreme(address, target)
-    type_, values = key.types.sum, math.prod(shape.source)
+    type_ = key.types.sum
+
+    def made(found: Any) -> Any:
+        return finished(key, shape.reduced, found)
+
+    return light_kernel(
+        key, activations(key, shape.source), shape.output, reduction_loops(address, target, type_, vector, made)
+    )
+
+
+def reduction_loops(
+    address: Address,
+    target: CpuTarget,
+    type_: str,
+    read: Callable[[Any, Any, int], Any],
+    made: Callable[[Any], Any],
+) -> Callable[[Any, Any], None]:
+    """What writes the loops of a reduction, given the buffers of what is read and made.
+
+    It computes in a type: ``read(buffer, index, lanes)`` is a vector of what is read, and ``made(found)`` is what is
+    stored for a sum or extreme value.
+    """
+    shape, values = Reduction.of(address), math.prod(Reduction.of(address).source)
+    kind = address.key.attribute("of")
     lanes = lanes_for(shape.inner, target, type_)
     count = vectors_at_once(shape.inner, lanes)
     blocks = Steps(shape.inner, count * lanes)
@@ -70,13 +93,13 @@ def reduction(address: Address, target: CpuTarget) -> KernelFunction:
             first = T.bind(row * shape.reduced)
 
             def value(i: Any, lanes: int) -> Any:
-                return vector(image, first + i, lanes)
+                return read(image, first + i, lanes)
 
             def extreme(combine: Any) -> Summary:
                 return lambda _: row_extreme(shape.reduced, target, type_, value, combine)
 
-            found = _summary(key.attribute("of"), shape.reduced, value, total, extreme)(1)
-            T.buffer_store(output, finished(key, shape.reduced, found), [row])
+            found = _summary(kind, shape.reduced, value, total, extreme)(1)
+            T.buffer_store(output, made(found), [row])
 
     def behind(image: Any, output: Any) -> None:
         def total(value: Value, factor: float = 1.0) -> Summary:
@@ -87,19 +110,18 @@ def reduction(address: Address, target: CpuTarget) -> KernelFunction:
             row, place = T.bind(block // blocks.count), T.bind(blocks.start(block % blocks.count))
 
             def value(i: Any, v: int) -> Any:
-                return vector(image, (row * shape.reduced + i) * shape.inner + place + v * lanes, lanes)
+                return read(image, (row * shape.reduced + i) * shape.inner + place + v * lanes, lanes)
 
             def extreme(combine: Any) -> Summary:
                 found = vector_extremes(shape.reduced, count, lanes, type_, value, combine)
                 return lambda v: vector(found, v * lanes, lanes)
 
-            found = _summary(key.attribute("of"), shape.reduced, value, total, extreme)
+            found = _summary(kind, shape.reduced, value, total, extreme)
             results = registers(lanes, type_)
             for v in range(count):
                 store(results, found(v), 0, lanes)
                 with lane_loop(lanes) as lane:
                     at = row * shape.inner + place + v * lanes + lane
-                    T.buffer_store(output, finished(key, shape.reduced, results[lane]), [at])
+                    T.buffer_store(output, made(results[lane]), [at])
 
-    body = along if shape.inner == 1 else behind
-    return light_kernel(key, activations(key, shape.source), shape.output, body)
+    return along if shape.inner == 1 else behind

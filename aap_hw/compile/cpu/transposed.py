@@ -85,7 +85,7 @@ def _slice_size(address: Address, tile: Tile) -> int:
     return math.prod(TransposedShape.of(address.key).kernel) * _channels(address)[0] * tile.channels
 
 
-def _taps_before(axis: TransposedAxis, remainder: Any) -> Any:
+def taps_before(axis: TransposedAxis, remainder: Any) -> Any:
     """How many taps all phases with a smaller remainder have together."""
     return axis.kernel // axis.stride * remainder + T.min(remainder, axis.kernel % axis.stride)
 
@@ -133,10 +133,10 @@ def _build(address: Address, target: CpuTarget) -> KernelFunction:
             first = (first_row * width + x + columns.first(across) + border.columns[0]) * width_in
             corner = T.bind(first + (channel if depthwise else group * read))
             tall, wide = T.bind(rows.taps(down)), T.bind(columns.taps(across))
-            before = _taps_before(rows, rows.remainder(down)) * columns.kernel
-            before = before + tall * _taps_before(columns, columns.remainder(across))
+            before = taps_before(rows, rows.remainder(down)) * columns.kernel
+            before = before + tall * taps_before(columns, columns.remainder(across))
             if planes:
-                before = thick * before + _taps_before(planes, planes.remainder(layer)) * rows.kernel * columns.kernel
+                before = thick * before + taps_before(planes, planes.remainder(layer)) * rows.kernel * columns.kernel
                 before = before + begin * tall * wide
             start = T.bind(number * slice_size + before * (read * tile.channels))
             # Extents of the loops of the reduction, and how far a step of each goes in the image and in the weights.

@@ -12,7 +12,7 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 
 # Most of a network's time: what these read is quantised for their sake.
-WEIGHTED = frozenset(("conv2d", "depthwise_conv2d", "linear"))
+WEIGHTED = frozenset(("conv2d", "depthwise_conv2d", "linear", "conv_transpose2d"))
 # In int8 where all that they read is quantised anyway.
 LIGHT = frozenset(
     ("add", "mul", "scale_channels", "affine", "avg_pool2d", "sum_pool2d", "global_avg_pool2d", "concat", *ACTIVATIONS)
@@ -20,8 +20,8 @@ LIGHT = frozenset(
 # Each value that they make is one that they read, so all of these have one scale.
 MOVING = frozenset(("to_nhwc", "to_nchw", "strided_copy", "flatten", "channel_shuffle", "channel_slice", "subsample"))
 MOVING |= {"interleave", "max_pool2d"}
-
-
+# Reductions that only add up or choose: the square root of a sum near 0 would make its rounding much larger.
+ADDING = frozenset(("sum", "mean", "amax", "amin"))
 # Functions that make no rounding of what they read much larger. Quotients, powers and logarithms near 0 do.
 GENTLE = frozenset(("add", "sub", "mul", "neg", "abs", "minimum", "maximum", "clamp", *ACTIVATIONS))
 GENTLE |= {"tanh", "erf", "gelu", "gelu_tanh", "mish", "log_sigmoid", "leaky_relu", "softplus", "elu"}
@@ -41,6 +41,10 @@ def has_int8_form(key: KernelKey) -> bool:
     if key.op == "elementwise":
         fused = Fused.of(key)
         return fused.order == AXES and {term.function for term in terms(fused.expression)} <= GENTLE
+    if key.op == "conv_transpose2d":
+        return not key.attribute("groups")
+    if key.op == "reduce":
+        return key.attribute("of") in ADDING
     return key.op in WEIGHTED | LIGHT or key.op == "resize" or is_moving(key)
 
 

@@ -7,18 +7,24 @@ precision stays as exact as it was computed, so that a network's outputs are flo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from aap_hw.compile.families.half import has_half_form
-from aap_hw.compile.families.quantised import WEIGHTED
+from aap_hw.compile.families.half import FASTER, has_half_form
 from aap_hw.compile.front.changes import change, image_made_by, image_taken_by, reading
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.keys.precision import FLOAT32
 
 
-def with_half(network: Network, half: str) -> Network:
-    """The network with kernels in half precision, ``bfloat16`` or ``float16``, of the order of axes of `partition`."""
-    return _Rewriting(network, half).result()
+def with_half(network: Network, named: Mapping[str, str], half: str) -> Network:
+    """The network with kernels in half precision, ``bfloat16`` or ``float16``, of the order of axes of `partition`.
+
+    ``named`` gives the values of the network that are values of the program, perhaps in another order, their names
+    there.
+    """
+    rewriting = _Rewriting(network, half)
+    in_half = frozenset(named[name] for name in rewriting.read_in_half if name in named)
+    return replace(rewriting.result(), in_half=in_half)
 
 
 def _in_half(network: Network) -> frozenset[str]:
@@ -32,21 +38,26 @@ def _in_half(network: Network) -> frozenset[str]:
     for kernel in network.kernels:
         if not has_half_form(kernel.key) or not kernel.inputs or image_made_by(kernel) is None:
             continue
-        is_weighted = kernel.key.op in WEIGHTED and kernel.weight is not None
+        is_weighted = kernel.key.op in FASTER and kernel.weight is not None
         if all(map(can_be, kernel.inputs)) if is_weighted else found.issuperset(kernel.inputs):
             found.add(kernel.name)
     return frozenset(found)
 
 
 class _Rewriting:
-    """The kernels of a network up to a point, some of them in half precision."""
+    """The kernels of a network up to a point, some of them in half precision.
+
+    Attributes
+    ----------
+    read_in_half : names of the values that kernels read in half precision.
+    """
 
     def __init__(self, network: Network, half: str) -> None:
         self._network, self._half = network, half
         self._makers = {kernel.name: kernel for kernel in network.kernels}
         self._inputs = {port.name: port for port in network.inputs}
         self._in_half = _in_half(network)
-        self._read_in_half = {n for kernel in network.kernels if kernel.name in self._in_half for n in kernel.inputs}
+        self.read_in_half = {n for kernel in network.kernels if kernel.name in self._in_half for n in kernel.inputs}
         self._kernels: list[Kernel] = []
         # By value and type, what holds it.
         self._held: dict[tuple[str, str], str] = {}
@@ -67,7 +78,7 @@ class _Rewriting:
 
     def _made(self, name: str) -> str:
         """The type in which the kernel of a name makes its value."""
-        return self._half if name in self._in_half and name in self._read_in_half else FLOAT32
+        return self._half if name in self._in_half and name in self.read_in_half else FLOAT32
 
     def _as(self, type_: str, name: str) -> str:
         """Name of what holds a value in a type; the kernel that makes it so is added if there is none yet."""

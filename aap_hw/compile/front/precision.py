@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
+from aap_hw.compile.families import family_of
 from aap_hw.compile.families.quantised import WEIGHTED, has_int8_form, is_moving
 from aap_hw.compile.front.changes import change, image_made_by, image_taken_by, reading
 from aap_hw.compile.front.network import Kernel, Network
@@ -76,13 +77,22 @@ def weights_in_int8(network: Network) -> frozenset[str]:
     return frozenset(kernel.weight for kernel in network.kernels if kernel.weight and kernel.key.types.read == "uint8")
 
 
+def weight_axes(network: Network) -> dict[str, int]:
+    """The axis of the output channels of those weights, by their names, where it is not the first."""
+    return {
+        kernel.weight: 1
+        for kernel in network.kernels
+        if kernel.weight and kernel.key.types.read == "uint8" and family_of(kernel.key).reads_first
+    }
+
+
 def layer_of(kernel: Kernel) -> str:
     """The name of the layer whose weight a kernel holds, as it is in the model."""
     return (kernel.weight or "").removesuffix(".weight")
 
 
 def _is_weighted(kernel: Kernel) -> bool:
-    return kernel.key.op in WEIGHTED and kernel.weight is not None
+    return kernel.key.op in WEIGHTED and kernel.weight is not None and has_int8_form(kernel.key)
 
 
 def _origin(name: str, makers: Mapping[str, Kernel], scaled: Collection[str] = ()) -> str:

@@ -25,11 +25,14 @@ class Quantisation:
         weights are stored as int8, symmetric about 0.
     lowest
         The smallest number that weights may be stored as, by their names, where it is not -127.
+    axes
+        The axis of the output channels in the model's weights, by their names, where it is not the first.
     """
 
     values: Mapping[str, Scale] = field(default_factory=dict)
     weights: Mapping[str, np.ndarray] = field(default_factory=dict)
     lowest: Mapping[str, int] = field(default_factory=dict)
+    axes: Mapping[str, int] = field(default_factory=dict)
 
     def lowest_weight(self, name: str) -> int:
         """The smallest number that weights of this name may be stored as."""

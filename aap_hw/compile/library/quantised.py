@@ -9,6 +9,7 @@ import torch
 
 from aap_hw.compile.code.quantized import Quantized
 from aap_hw.compile.front.network import Kernel, Network
+from aap_hw.compile.front.precision import weight_axes
 from aap_hw.compile.front.quantisation import LARGEST_WEIGHT, Quantisation
 from aap_hw.compile.keys.precision import Scale
 from aap_hw.compile.library.folding import folded, folded_weights, weight_of
@@ -52,9 +53,11 @@ def with_rounded_weights(quantisation: Quantisation, state: Mapping[str, torch.T
         raise UserError(f"the weights {lost[0]} are quantised, but the network reads none of that name")
     rounded = dict(state)
     for name, scale in quantisation.weights.items():
-        steps = torch.from_numpy(scale).reshape(-1, *[1] * (state[name].dim() - 1))
-        numbers = _rounded(state[name], torch.from_numpy(scale), quantisation.lowest_weight(name))
-        rounded[name] = torch.from_numpy(numbers).float() * steps
+        first = state[name].movedim(quantisation.axes.get(name, 0), 0)
+        steps = torch.from_numpy(scale).reshape(-1, *[1] * (first.dim() - 1))
+        numbers = _rounded(first, torch.from_numpy(scale), quantisation.lowest_weight(name))
+        made = torch.from_numpy(numbers).float() * steps
+        rounded[name] = made.movedim(0, quantisation.axes.get(name, 0)).contiguous()
     return rounded
 
 
@@ -67,7 +70,8 @@ def stand_in_scales(network: Network, state: Mapping[str, torch.Tensor]) -> Quan
         for kernel in network.kernels
         if kernel.weight is not None and kernel.key.types.read == "uint8"
     }
-    return Quantisation(dict.fromkeys(network.scaled.values(), Scale(_SCALE, _MIDDLE)), scales)
+    values = dict.fromkeys(network.scaled.values(), Scale(_SCALE, _MIDDLE))
+    return Quantisation(values, scales, axes=weight_axes(network))
 
 
 def _rounded(weight: torch.Tensor, scale: torch.Tensor, lowest: int) -> np.ndarray:
