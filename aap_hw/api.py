@@ -452,8 +452,8 @@ def deploy(
     data
         Images to check it with; by default those that the run was pruned with, else the embedded ones.
     precision
-        ``"fp32"``, or ``"int8"``, for which ranges of values are measured on training images; by default what the run
-        was pruned for.
+        ``"fp32"``, ``"half"``, or ``"int8"``, for which ranges of values are measured on training images; by default
+        what the run was pruned for.
     pixels
         In int8, let the network take bytes (1, H, W, C) from 0 to 255 and normalise them itself.
     out
@@ -531,7 +531,8 @@ def deploy_model(
     device, connect, on_notice
         As of ``deploy``.
     precision
-        ``"int8"`` quantises the network on training samples of ``data`` or ``example``; by default it stays as it is.
+        ``"half"``, or ``"int8"``, which quantises the network on training samples of ``data`` or ``example``; by
+        default it stays as it is.
     pixels
         As of ``deploy``.
     out

@@ -1,7 +1,9 @@
-"""What int8 costs in accuracy: networks quantised after training, and the compiled libraries run on all test images.
+"""What int8 and half precision cost in accuracy: networks rounded after training, compiled, and run on all test images.
 
 The embedded ResNet-20 on Fashion-MNIST, and ResNet-20 and ResNet-56 on CIFAR-10 from the commonly shared checkpoints
-(`resnet20-*.th`, `resnet56-*.th`) in a folder of yours. Nothing is trained. Ranges are measured on training images.
+(`resnet20-*.th`, `resnet56-*.th`) in a folder of yours. Nothing is trained. Ranges are measured on training images. In
+half precision, where the CPU has it, PyTorch rounds what the library rounds, and `prune` reports what comes of that:
+`half_by_pytorch`.
 
     python benchmarks/quantised_accuracy.py --checkpoints FOLDER --cifar10 FOLDER --json -
 """
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+    from aap_hw.compile.front.network import Network
     from aap_hw.device.connection import LocalDevice
     from aap_hw.graph.program.inputs import Inputs
     from aap_hw.train.samples import Samples
@@ -52,6 +55,7 @@ def main() -> None:
 
 def _row(case: Case, device: LocalDevice, options: argparse.Namespace) -> dict[str, Any]:
     """Top-1 accuracy in percent of one network by its libraries, and of what it was compiled from by PyTorch."""
+    from aap_hw.compile.keys.precision import FP32, HALF, INT8
     from aap_hw.compile.library.lowering import compile_network
     from aap_hw.files import scratch_folder
     from aap_hw.prune.shown import calibration_batches
@@ -63,13 +67,23 @@ def _row(case: Case, device: LocalDevice, options: argparse.Namespace) -> dict[s
     form = calibrated(case.network, case.inputs, [batch for batch in shown if len(batch[0]) == len(shown[0][0])])
     floating, quantisation = form.of(case.network, case.inputs)
     seconds = time.monotonic() - began
-    found: dict[str, list[int]] = {}
+    found, networks = dict[str, list[int]](), dict[str, Network]()
+    tried = [("float32", case.network, None, FP32), ("int8", floating, quantisation, INT8)]
+    if _has_half(device):
+        tried.append(("half", case.network, None, HALF))
     with scratch_folder("accuracy") as folder:
-        for name, module, scales in (("float32", case.network, None), ("int8", floating, quantisation)):
+        for name, module, scales, precision in tried:
             library = folder / f"{name}.so"
-            network = compile_network(module, case.inputs.zeros(), device.target, library, quantisation=scales)
+            networks[name] = compile_network(
+                module, case.inputs.zeros(), device.target, library, quantisation=scales, precision=precision
+            )
             found[name] = _answers(device, library, case, options.quick)
-    in_int8 = sum(kernel.key.types.read == "uint8" for kernel in network.kernels)
+    half = dict[str, float]()
+    if "half" in found:
+        found["half_by_pytorch"] = _answers_rounded(case, device, len(found["half"]))
+        for name, other in (("half_same_class", "float32"), ("half_same_class_as_pytorch", "half_by_pytorch")):
+            half[name] = 100 * sum(map(int.__eq__, found[other], found["half"])) / len(found["half"])
+    in_int8 = sum(kernel.key.types.read == "uint8" for kernel in networks["int8"].kernels)
     labels = case.data.stored("test", range(len(found["int8"])))[1].tolist()
     right = {name: [one == label for one, label in zip(each, labels, strict=True)] for name, each in found.items()}
     reference = _reference_answers(rounded(floating, quantisation), case, min(len(labels), options.compared))
@@ -80,7 +94,8 @@ def _row(case: Case, device: LocalDevice, options: argparse.Namespace) -> dict[s
         "same_class": 100 * sum(map(int.__eq__, found["float32"], found["int8"])) / len(labels),
         "same_class_as_reference": 100 * sum(map(int.__eq__, reference, found["int8"])) / len(reference),
         "kernels_in_int8": in_int8,
-        "kernels": len(network.kernels),
+        "kernels": len(networks["int8"].kernels),
+        **half,
         "calibration_images": len(shown) * len(shown[0][0]),
         "quantised_in_s": seconds,
     }
@@ -94,6 +109,32 @@ def _answers(device: LocalDevice, library: Path, case: Case, quick: bool) -> lis
         for image in case.data.inputs("test", case.inputs, range(start, min(start + 500, count)))[0]:
             loaded.set_inputs("main", [image[None].numpy()])
             answers.append(int(loaded.run("main")[0].argmax()))
+    return answers
+
+
+def _has_half(device: LocalDevice) -> bool:
+    from aap_hw.compile.keys.target import half_precision_of
+    from aap_hw.errors import UserError
+
+    try:
+        return bool(half_precision_of(device.target))
+    except UserError:
+        return False
+
+
+def _answers_rounded(case: Case, device: LocalDevice, count: int) -> list[int]:
+    """The class that PyTorch gives each test image if it rounds what the library in half precision does."""
+    import torch
+
+    from aap_hw.quantize.form import Program
+    from aap_hw.quantize.halved import halved
+
+    at_once, answers = min(50, count), []
+    program = Program(halved(case.network, case.inputs, device.target, at_once), case.inputs.names, at_once)
+    with torch.no_grad():
+        for start in range(0, count, 500):
+            images = case.data.inputs("test", case.inputs, range(start, min(start + 500, count)))[0]
+            answers += program(images).argmax(1).tolist()
     return answers
 
 

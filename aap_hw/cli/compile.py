@@ -66,6 +66,7 @@ def command(
     With --precision int8 the network is quantised first, on samples of --data or --example. A .pt2 file that torchao's
     PT2E flow has quantised is compiled in int8 as it is. For a GPU, kernels are compiled to its machine code.
     """
+    from aap_hw.compile.keys.precision import in_precision
     from aap_hw.compile.keys.target import half_precision_of, require_precision
     from aap_hw.compile.library.linking import command_of
     from aap_hw.deploy.compiling import calibration_of, compile_unseen
@@ -73,7 +74,6 @@ def command(
     from aap_hw.device.connection import target_of
     from aap_hw.files import require_writable_file
     from aap_hw.given import NO_SAMPLES, origin_of
-    from aap_hw.lut.table import in_precision
     from aap_hw.prune.shown import samples_for
 
     origin = origin_of(model_name, inputs, example, weights, classes, source, may_be_quantised=True)

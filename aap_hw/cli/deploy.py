@@ -16,7 +16,7 @@ from aap_hw.cli.options import (
 )
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
-from aap_hw.compile.keys.precision import DEPLOYED_PRECISIONS
+from aap_hw.compile.keys.precision import HALF, INT8, NETWORK_PRECISIONS
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 @data_options
 @click.option(
     "--precision",
-    type=click.Choice(DEPLOYED_PRECISIONS),
-    help="Precision to deploy in; default: that of the run or network. int8: the network is quantised first, on "
-    "samples of the run's data, --data or --example.",
+    type=click.Choice(NETWORK_PRECISIONS),
+    help="Precision to deploy in; default: that of the run or network. half is bfloat16 or float16, whichever the "
+    "device has. int8: the network is quantised first, on samples of the run's data, --data or --example.",
 )
 @click.option(
     "--pixels",
@@ -124,10 +124,11 @@ def _show(result: Deployment, console: Console, weights: str | None) -> None:
             console.print(f"accuracies are those of the run's own weights, not of {weights}", soft_wrap=True)
     else:
         console.print(f"{summary['ms']:.3f} ms a call, measured, in {result.precision}", soft_wrap=True)
-    theirs = "PyTorch" if result.precision == "fp32" else "PyTorch's quantised network"
+    theirs = "PyTorch's quantised network" if result.precision == INT8 else "PyTorch"
     console.print(
         f"checked on {result.images} samples: largest difference from {theirs} {result.max_abs_diff:.2g}"
-        + ("" if result.precision == "fp32" else f", none on {result.equal} of them")
+        + (f" (roundings may make it {result.tolerance:.2g})" if result.precision == HALF else "")
+        + (f", none on {result.equal} of them" if result.precision == INT8 else "")
         + ("" if result.agreement is None else f", the same class for {result.agreement:.1f} %"),
         soft_wrap=True,
     )

@@ -10,7 +10,7 @@ import click
 from aap_hw.cli.options import data_options, trained_option
 from aap_hw.cli.output import tell
 from aap_hw.cli.streams import results_alone
-from aap_hw.compile.keys.precision import DEPLOYED_PRECISIONS
+from aap_hw.compile.keys.precision import EXPORTED_PRECISIONS
 
 if TYPE_CHECKING:
     from aap_hw.train.sources import ImageSource
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--dynamic-batch", is_flag=True, help="Let the file take any number of samples at once, not just one.")
 @click.option(
     "--precision",
-    type=click.Choice(DEPLOYED_PRECISIONS),
+    type=click.Choice(EXPORTED_PRECISIONS),
     help="Precision of the file; default: the one that the run was pruned in. int8: the network is quantised on "
     "training samples, and each operator gets QuantizeLinear and DequantizeLinear around it.",
 )

@@ -234,7 +234,7 @@ def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     from aap_hw.cli.run_screen import plain_console
-    from aap_hw.lut.table import in_precision
+    from aap_hw.compile.keys.precision import in_precision
     from aap_hw.prune.words import MADE_UP, constraints_sentence, error_text, how_known, slow_sentence, time_text
 
     console = plain_console()

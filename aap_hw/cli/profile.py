@@ -98,7 +98,7 @@ def command(
     import aap_hw
     from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.cli.run_screen import plain_console
-    from aap_hw.lut.table import in_precision
+    from aap_hw.compile.keys.precision import in_precision
 
     if pack_into is not None and unpack_from is not None:
         raise UserError("--pack makes a folder and --unpack reads one that came back; give one of them")
@@ -184,7 +184,6 @@ def _told(done: Profile, size: str, console: Console) -> dict[str, Any]:
     """Say what was measured, and how to go on; the figures."""
     from aap_hw.device.description import MEASURED
     from aap_hw.lut.gathering import disagreement
-    from aap_hw.lut.table import in_precision
     from aap_hw.prune.words import slow_sentence
 
     computed = in_precision(done.precision)

@@ -201,8 +201,8 @@ def command(
     and not trained. --max-accuracy-drop makes it as fast as the accuracy allows, and undoes rounds that lose too much.
     An interrupted run goes on with --resume.
 
-    With --precision int8, latencies, budgets and the final accuracy are those of the network in int8: it is trained in
-    float32 and then quantised, and layers that would lose too much stay in float32.
+    With --precision int8 or half, latencies, budgets and the final accuracy are those of the network in that precision:
+    it is trained in float32 and then rounded. In int8, layers that would lose too much stay in float32.
     """
     from aap_hw import api, ranks
     from aap_hw.cli.run_screen import PruneScreen, plain_console

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from aap_hw.cli.profile_screen import beside_bar, duration
 from aap_hw.cli.streams import results
-from aap_hw.compile.keys.precision import FP32, HALF
+from aap_hw.compile.keys.precision import INT8, in_precision
 from aap_hw.prune.words import (
     MADE_UP,
     amount_text,
@@ -169,7 +169,8 @@ class PruneScreen:
                     f"loss {figures['loss']:.4f}{_accuracy(figures)}, {figures['seconds']:.0f} s"
                 )
             case "quantised":
-                self._say(f"  in int8{_accuracy(figures)}; in float32 {figures['accuracy_float']:.2f} %")
+                in_float32 = f"in float32 {figures['accuracy_float']:.2f} %"
+                self._say(f" {in_precision(figures.get('precision', INT8))}{_accuracy(figures)}; {in_float32}")
             case "tested":
                 self._say(
                     f"on the test split: accuracy {figures['accuracy_pruned']:.2f} %, unpruned "
@@ -205,7 +206,6 @@ class PruneScreen:
         folder = shlex.quote(str(path))
         self._say(f"look at it: aap-hw report {folder}")
         where = "" if pruned.connect_to is None else f" --connect {shlex.quote(pruned.connect_to)}"
-        where += f" --precision {FP32}" if summary.get("precision") == HALF else ""  # which cannot be deployed
         self._say(f"next: aap-hw deploy {folder} --device {shlex.quote(pruned.device)}{where}")
 
     def _say(self, line: str) -> None:

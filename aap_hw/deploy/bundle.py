@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -38,12 +38,13 @@ class Bundle:
     device : description of the device that the library was compiled for.
     inputs : reference samples, an array (n, ...) for each input under its name.
     outputs : what PyTorch makes of each, an array (n, ...) for each output under its name.
-    tolerances : how far each of the library's outputs may be from these.
+    tolerances : how far each of the library's outputs may be from these; of decisions, the share that may differ.
+    decisions : the names of outputs that are decisions.
     preprocessing : how pixels become an input: times ``scale``, minus ``mean``, over ``std``; None if it has none.
         ``in_network`` says that the network does it, and takes pixels as bytes.
     latency : predicted and measured milliseconds with their provenance; see the schema.
     trained : the checkpoint that the weights are of; None if they are the run's own.
-    precision : of the network, ``fp32`` or ``int8``.
+    precision : of the network, ``fp32``, ``half`` or ``int8``.
     scales : by the names of inputs that the network stores as bytes: what these stand for.
     """
 
@@ -59,6 +60,7 @@ class Bundle:
     trained: WeightsFile | None = None
     precision: str = "fp32"
     scales: Mapping[str, Scale | None] = field(default_factory=dict)
+    decisions: Collection[str] = ()
 
 
 def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
@@ -117,7 +119,13 @@ def _manifest(bundle: Bundle, sha256: Mapping[str, str]) -> dict[str, Any]:
             for name, samples in bundle.inputs.items()
         ],
         "outputs": [
-            {"name": name, "shape": list(output.shape[1:]), "dtype": "float32", "tolerance": bundle.tolerances[name]}
+            {
+                "name": name,
+                "shape": list(output.shape[1:]),
+                "dtype": "float32",
+                "decides": name in bundle.decisions,
+                "tolerance": bundle.tolerances[name],
+            }
             for name, output in bundle.outputs.items()
         ],
         "labels": list(bundle.labels),

@@ -17,7 +17,7 @@ from aap_hw.activity import doing
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.keys.key import SCHEDULES
 from aap_hw.compile.keys.precision import FP32
-from aap_hw.compile.keys.target import DeviceTarget, require_precision
+from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.linking import command_of
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy.form import Form
@@ -46,17 +46,21 @@ class Deployment:
 
     Attributes
     ----------
-    max_abs_diff : largest difference of any output from PyTorch's, over ``images`` images.
+    max_abs_diff : largest difference of any output from PyTorch's, over ``images`` images. PyTorch computes in float32,
+        and for int8 with values and weights rounded.
+    tolerance : how much of that is no fault, the largest of all outputs'.
     agreement : share of the images that get PyTorch's class, in percent; None if the network scores no classes.
     latencies : of ``pruned``, which is what was deployed, and of ``dense``, what it was cut from if it was, timed in
         turn on the device; none where an emulator stands in for it.
     summary : the run's figures, if it is one, with those of this deployment.
-    precision : ``fp32`` or ``int8``.
-    equal : how many of the images have PyTorch's outputs up to the rounding of float32; in int8 not all need to.
+    precision : ``fp32``, ``half`` or ``int8``.
+    equal : how many of the images have PyTorch's outputs up to the rounding of float32; in int8 not all need to,
+        and in half precision hardly any are.
     """
 
     bundle: Path
     max_abs_diff: float
+    tolerance: float
     agreement: float | None
     images: int
     latencies: Mapping[str, Timing]
@@ -76,13 +80,14 @@ def deploy(
 ) -> Deployment:
     """Deploy a finished run to a device and write its bundle, by default inside the run folder.
 
-    Of several boards, any one is used, and no longer than the network is checked and timed there. In int8, which is
-    asked for or what the run was pruned for, the unpruned network that it is timed beside is in int8, too; and it may
-    take ``pixels``, bytes (1, H, W, C), and normalise them itself.
+    Of several boards, any one is used, and no longer than the network is checked and timed there. The precision is
+    what is asked for, or what the run was pruned for, and the unpruned network that it is timed beside has it, too. In
+    int8 it may take ``pixels``, bytes (1, H, W, C), and normalise them itself.
 
     Raises
     ------
-    UserError : the run was pruned for another device, or cannot be written to.
+    UserError : the run was pruned for another device, or cannot be written to, or the device has no kernels of the
+        precision.
     Fault : the compiled network does not compute what PyTorch does.
     """
     boards = Boards.of(device)
@@ -112,14 +117,15 @@ def deploy_model(
 
     Raises
     ------
-    UserError : the bundle cannot be written, or the network is quantised and asked for in float.
+    UserError : the bundle cannot be written, the device has no kernels of the precision, or the network is quantised
+        and asked for in another one.
     Fault : the compiled network does not compute what PyTorch does.
     """
     boards = Boards.of(device)
     boards.require_tools()
 
     def load(is_real: bool) -> Job:
-        return Job.of_model(origin, data, folder, precision, is_timed=is_real, pixels=pixels)
+        return Job.of_model(origin, boards.profile, data, folder, precision, is_timed=is_real, pixels=pixels)
 
     return _deployed(boards, load)
 
@@ -131,7 +137,6 @@ def _deployed(boards: Boards, load: Callable[[bool], Job]) -> Deployment:
     # An emulator computes what the device would, slowly, and how long it takes tells nothing.
     is_real = description.provenance == MEASURED
     job = load(is_real)
-    require_precision(job.form.precision, boards.target, boards.profile.name)
     forms = {DEPLOYED: job.form, **({UNPRUNED: job.dense} if job.dense is not None else {})}
     with scratch_folder("deploy") as scratch:
         files = {name: scratch / f"{name}.so" for name in forms}
@@ -140,7 +145,7 @@ def _deployed(boards: Boards, load: Callable[[bool], Job]) -> Deployment:
         difference = job.reference.compare(outputs, "the compiled network")
         figures: dict[str, Any] = {"max_abs_diff": difference, "images_checked": job.reference.count}
         figures["slow_path"] = compiled[DEPLOYED].slow_path
-        figures |= {"deployed_precision": job.form.precision} if job.form.quantisation is not None else {}
+        figures |= {"deployed_precision": job.form.precision} if job.form.precision != FP32 else {}
         measured = None
         if is_real:
             ms = {name: timing.latency_us / 1e3 for name, timing in timings.items()}
@@ -154,6 +159,7 @@ def _deployed(boards: Boards, load: Callable[[bool], Job]) -> Deployment:
     return Deployment(
         job.folder,
         difference,
+        max(job.reference.tolerances.values()),
         job.reference.agreement(outputs),
         job.reference.count,
         timings,
@@ -193,14 +199,13 @@ def bundle_model_unseen(
     pixels: bool = False,
 ) -> Path:
     """As `bundle_unseen`, for a network as it is; see `deploy_model`."""
-    return _bundled(profile, lambda: Job.of_model(origin, data, folder, precision, pixels=pixels))
+    return _bundled(profile, lambda: Job.of_model(origin, profile, data, folder, precision, pixels=pixels))
 
 
 def _bundled(profile: DeviceProfile, load: Callable[[], Job]) -> Path:
     target = target_of(profile)
     command_of(target.host)  # told before the work
     job = load()
-    require_precision(job.form.precision, target, profile.name)
     device = DeviceDescription(
         profile.name, profile.profile_hash, "", profile.threads, dict(target.options), tvm.__version__, SCHEDULES
     ).as_json()

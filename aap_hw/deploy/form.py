@@ -1,7 +1,8 @@
 """A network in the precision that it is deployed in: what PyTorch computes, and what is compiled to compute the same.
 
 In int8 these are two: PyTorch runs the float network with its values and weights rounded, and kernels that read bytes
-are made of the float network and its scales.
+are made of the float network and its scales. In half precision both are the float network, and a third one says how far
+its roundings move the outputs.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
-from aap_hw.compile.keys.precision import FP32, INT8, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, HALF, INT8, NetworkPrecision
 from aap_hw.deploy.pixels import Preprocessing, of_pixels
 from aap_hw.errors import UserError
 from aap_hw.graph.program.call import Call
-from aap_hw.graph.program.calling import ByPlace, Names, called
+from aap_hw.graph.program.calling import Names, called
 from aap_hw.graph.program.inputs import Batch, Inputs, Tensors
 from aap_hw.graph.program.outputs import output_tensors
 from aap_hw.models.exported import is_quantised
@@ -27,6 +28,7 @@ from aap_hw.models.exported import is_quantised
 if TYPE_CHECKING:
     from aap_hw.compile.front.quantisation import Quantisation
     from aap_hw.compile.keys.precision import Scale
+    from aap_hw.compile.keys.target import DeviceTarget
 
 # As a share of a step: with noise of up to so much, every 32nd value is rounded to the next step.
 NOISE = 1 / 16
@@ -43,6 +45,9 @@ class Form:
     names : how both are called.
     quantisation : the scales of its values and weights; None in float.
     pixels : how it normalises its image, which it takes as pixels; None if it takes what it was trained with.
+    precision : what most of it is computed in.
+    halved : in half precision, what `reference` computes if all that kernels store so is rounded; takes inputs by
+        place. None in other precisions, and if it is only timed.
     """
 
     reference: nn.Module
@@ -50,6 +55,8 @@ class Form:
     names: Names = ()
     quantisation: Quantisation | None = None
     pixels: Preprocessing | None = None
+    precision: NetworkPrecision = FP32
+    halved: nn.Module | None = None
 
     def taken(self, samples: Tensors) -> Tensors:
         """Samples as PyTorch takes them, of what the network was trained with."""
@@ -60,11 +67,6 @@ class Form:
         if self.pixels is None:
             return [each.float().numpy() for each in taken]
         return [taken[0].permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy()]
-
-    @property
-    def precision(self) -> NetworkPrecision:
-        """As people call it."""
-        return FP32 if self.quantisation is None else INT8
 
     def call(self, tensors: Tensors) -> Any:
         """What PyTorch computes for a batch of inputs."""
@@ -81,11 +83,15 @@ class Form:
         return [self.quantisation.values.get(name_of(node)) for node in taken]
 
     def swayed(self, tensors: Tensors, seed: int) -> list[Tensor]:
-        """The outputs if every 32nd of the values were rounded to the next step instead of the nearest.
+        """The outputs if values are rounded otherwise: in half precision, if they are rounded at all.
 
-        PyTorch adds up in float32 what kernels add up in whole numbers, so that values halfway between two steps may
-        be rounded to either. Those are one in ten thousand, and more only where few values are averaged.
+        In int8, every 32nd of them is rounded to the next step instead of the nearest. PyTorch adds up in float32 what
+        kernels add up in whole numbers, so that values halfway between two steps may be rounded to either. Those are
+        one in ten thousand, and more only where few values are averaged.
         """
+        if self.halved is not None:
+            with torch.no_grad():
+                return output_tensors(self.halved(*tensors))
         assert isinstance(self.reference, torch.fx.GraphModule), "only programs are quantised"
         with torch.no_grad():
             return output_tensors(_Swayed(self.reference, seed).run(*tensors))
@@ -96,7 +102,7 @@ def in_int8_for_timing(module: nn.Module, inputs: Inputs, floats: Collection[str
     from aap_hw.quantize import for_timing
 
     floating, quantisation = for_timing(module, inputs, floats)
-    return Form(floating, floating, (), quantisation)
+    return Form(floating, floating, (), quantisation, precision=FP32 if quantisation is None else INT8)
 
 
 def taking_pixels(form: Form, inputs: Inputs, how: Preprocessing) -> Form:
@@ -123,14 +129,32 @@ def form_of(module: nn.Module, names: Names) -> Form:
 
     assert isinstance(module, torch.fx.GraphModule)
     floating, quantisation = read_quantised(module)
-    return Form(module, floating, names, quantisation)
+    return Form(module, floating, names, quantisation, precision=INT8)
 
 
-def in_int8(module: nn.Module, names: Names, calibration: Iterable[Batch]) -> Form:
-    """A float network, quantised by samples of what it will see, one a batch."""
+def in_int8(module: nn.Module, names: Names, calibration: Iterable[Batch], floats: Collection[str] = ()) -> Form:
+    """A float network, quantised by samples of what it will see, one a batch; some layers may stay in float32."""
     from aap_hw.quantize import quantise
+    from aap_hw.quantize.form import by_place, inside
 
-    return form_of(quantise(ByPlace(module, names) if any(names) else module, calibration), ())
+    return form_of(quantise(by_place(module, names), calibration, inside(floats, names)), ())
+
+
+def in_half(module: nn.Module, inputs: Inputs, target: DeviceTarget) -> Form:
+    """A float network in the half precision of a device.
+
+    Raises
+    ------
+    UserError : the device has none.
+    """
+    from aap_hw.quantize.halved import halved
+
+    return replace(in_half_for_timing(module, inputs), halved=halved(module, inputs, target))
+
+
+def in_half_for_timing(module: nn.Module, inputs: Inputs) -> Form:
+    """A float network in half precision, of which nobody asks what it computes."""
+    return Form(module, module, inputs.names, precision=HALF)
 
 
 class _Swayed(Interpreter):

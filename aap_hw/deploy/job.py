@@ -12,14 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from aap_hw.compile.keys.precision import DEPLOYED_PRECISIONS, FP32, INT8
-from aap_hw.compile.keys.target import DeviceTarget
+from aap_hw.compile.keys.precision import EXPORTED_PRECISIONS, FP32, HALF, INT8, NETWORK_PRECISIONS, NetworkPrecision
+from aap_hw.compile.keys.target import DeviceTarget, require_precision
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.compiling import calibration_of
-from aap_hw.deploy.form import Form, form_of, in_int8, in_int8_for_timing, taking_pixels
+from aap_hw.deploy.form import (
+    Form,
+    form_of,
+    in_half,
+    in_half_for_timing,
+    in_int8,
+    in_int8_for_timing,
+    taking_pixels,
+)
 from aap_hw.deploy.pixels import Preprocessing
 from aap_hw.deploy.reference import FEW, Reference
 from aap_hw.deploy.requirements import Requirements
+from aap_hw.device.connection import target_of
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
 from aap_hw.files import require_writable_folder
@@ -30,7 +39,7 @@ from aap_hw.models.weights import WeightsFile
 from aap_hw.policy import LATENCY
 from aap_hw.prune.defaults import CALIBRATION_IMAGES
 from aap_hw.prune.run import PrunedNetwork, RunFolder
-from aap_hw.train.arrays import MadeSamples
+from aap_hw.prune.shown import are_made_up
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.samples import Samples
 
@@ -88,7 +97,8 @@ class Job:
 
         Raises
         ------
-        UserError : the run was pruned for another device, or the folder cannot be written.
+        UserError : the run was pruned for another device, the device has no kernels of the precision, or the folder
+            cannot be written.
         """
         network = run.load()
         if network.device != profile.name:
@@ -99,7 +109,7 @@ class Job:
         folder = folder or run.path / f"bundle-{profile.name}"
         require_writable_folder(folder)
         origin, inputs = network.origin, network.origin.inputs
-        form, dense = form_of_run(network, data, precision, is_retrained=run.trained is not None), None
+        form, dense = form_of_run(network, data, precision, profile, is_retrained=run.trained is not None), None
         form = taking_pixels(form, inputs, _pixels(data)) if pixels else form
         if is_timed:
             dense = _unpruned(network, data, form)
@@ -125,6 +135,7 @@ class Job:
     def of_model(
         cls,
         origin: Origin,
+        profile: DeviceProfile,
         data: Samples,
         folder: Path,
         precision: str | None = None,
@@ -136,15 +147,18 @@ class Job:
 
         Raises
         ------
-        UserError : it is quantised already and asked for in float, or the folder cannot be written.
+        UserError : it is quantised already and asked for in another precision, the device has no kernels of the
+            precision, or the folder cannot be written.
         """
         require_writable_folder(folder)
         module, inputs = origin.build(), origin.inputs
         form = form_of(module, inputs.names)
-        precision = _supported(precision or form.precision)
-        if form.quantisation is not None and precision != form.precision:
+        wanted = _supported(precision or form.precision, profile)
+        if form.quantisation is not None and wanted != form.precision:
             raise UserError(f"{origin.model} is quantised in {form.precision} already; leave --precision out")
-        if precision != form.precision:
+        if wanted == HALF:
+            form = in_half(module, inputs, target_of(profile))
+        elif wanted != form.precision:
             form = in_int8(module, inputs.names, calibration_of(data, inputs, CALIBRATION_IMAGES))
         form = taking_pixels(form, inputs, _pixels(data)) if pixels else form
         reference = Reference.of(form, inputs, data, _count(inputs, is_timed))
@@ -166,7 +180,7 @@ class Job:
     def _labels(self) -> tuple[str, ...]:
         """What the outputs are called: as the samples call them, or else as the weights do; empty if neither can be."""
         scores = self.reference.scores
-        both = (self.data.class_names, self.classes)
+        both = (() if are_made_up(self.data) else self.data.class_names, self.classes)
         return next((each for each in both if scores is not None and scores.shape[1] == len(each)), ())
 
     def write(
@@ -186,24 +200,36 @@ class Job:
             self.trained,
             self.form.precision,
             dict(zip(self.names, self.form.input_scales(), strict=True)),
+            self.reference.decisions,
         )
         write_bundle(self.folder, library, bundle)
 
 
-def form_of_run(network: PrunedNetwork, data: Samples, precision: str | None, *, is_retrained: bool = False) -> Form:
+def form_of_run(
+    network: PrunedNetwork,
+    data: Samples,
+    precision: str | None,
+    profile: DeviceProfile | None,
+    *,
+    is_retrained: bool = False,
+) -> Form:
     """A run's network in a precision, by default the one that it was pruned for, with its scales if it has any.
 
-    If other code trained its weights since, or its scales are of made-up samples, ranges of values are measured anew.
+    It is for the device of a profile, or without one for an ONNX file. If other code trained its weights since, or its
+    scales are of made-up samples, ranges of values are measured anew.
 
     Raises
     ------
-    UserError : there is no such precision here, or it is int8 and there are no samples to measure ranges on.
+    UserError : there is no such precision there, or it is int8 and there are no samples to measure ranges on.
     """
-    names, record = network.origin.inputs.names, network.record
-    form, of_run = form_of(network.module, names), record.get("precision", FP32)
-    if _supported(precision or of_run) == form.precision:
+    inputs, record = network.origin.inputs, network.record
+    form, of_run = form_of(network.module, inputs.names), record.get("precision", FP32)
+    wanted = _supported(precision or of_run, profile)
+    if wanted == HALF and profile is not None:
+        return in_half(network.module, inputs, target_of(profile))
+    if wanted == form.precision:
         return form
-    if isinstance(data, MadeSamples):
+    if are_made_up(data):
         raise UserError(
             "the run has no samples of what the network will see, on which int8 measures the ranges of values; "
             "give --data"
@@ -212,17 +238,20 @@ def form_of_run(network: PrunedNetwork, data: Samples, precision: str | None, *,
         from aap_hw.prune.quantised import quantised_of
 
         return form_of(quantised_of(network, data, anew=is_retrained or record.get("made_up_inputs", False)), ())
-    return in_int8(network.module, names, calibration_of(data, network.origin.inputs, CALIBRATION_IMAGES))
+    return in_int8(network.module, inputs.names, calibration_of(data, inputs, CALIBRATION_IMAGES))
 
 
-def _supported(precision: str) -> str:
-    """The precision, if networks can be deployed in it; else raises UserError."""
-    if precision not in DEPLOYED_PRECISIONS:
-        raise UserError(
-            f"a network in {precision} cannot be deployed or exported; give --precision "
-            f"{' or '.join(DEPLOYED_PRECISIONS)}"
-        )
-    return precision
+def _supported(precision: str, profile: DeviceProfile | None) -> NetworkPrecision:
+    """The precision, if networks can be deployed to a device in it, or exported if there is none; else UserError."""
+    known, done = (EXPORTED_PRECISIONS, "exported") if profile is None else (NETWORK_PRECISIONS, "deployed")
+    for each in known:
+        if each == precision:
+            if profile is not None:
+                require_precision(each, target_of(profile), profile.name)
+            return each
+    raise UserError(
+        f"a network in {precision} cannot be {done}; give --precision {', '.join(known[:-1])} or {known[-1]}"
+    )
 
 
 def _classes(origin: Origin) -> tuple[str, ...]:
@@ -232,11 +261,15 @@ def _classes(origin: Origin) -> tuple[str, ...]:
 def _unpruned(network: PrunedNetwork, data: Samples, form: Form) -> Form:
     """What a run's network was cut from, to be timed beside a form of it."""
     inputs, module = network.origin.inputs, network.origin.skeleton()
+    if form.precision == HALF:
+        return in_half_for_timing(module, inputs)
     if form.quantisation is None:
         return form_of(module, inputs.names)
+    floats = network.record.get("quantisation", {}).get("floats", ())
     if form.pixels is not None:
-        return taking_pixels(in_int8(module, inputs.names, calibration_of(data, inputs, 1)), inputs, form.pixels)
-    return in_int8_for_timing(module, inputs, network.record.get("quantisation", {}).get("floats", ()))
+        whole = in_int8(module, inputs.names, calibration_of(data, inputs, 1), floats)
+        return taking_pixels(whole, inputs, form.pixels)
+    return in_int8_for_timing(module, inputs, floats)
 
 
 def _count(inputs: Inputs, is_timed: bool) -> int:
@@ -245,15 +278,22 @@ def _count(inputs: Inputs, is_timed: bool) -> int:
 
 
 def _preprocessing(data: Samples, in_network: Preprocessing | None) -> dict[str, Any] | None:
-    """How pixels become an input; None where samples are inputs already."""
-    if not isinstance(data, LabelledImages):
+    """How pixels become an input; None where samples are inputs already, or nobody said what they are."""
+    if not isinstance(data, LabelledImages) or _is_unknown(data):
         return None
     how = _pixels(data)
     return {"scale": how.scale, "mean": [*how.mean], "std": [*how.std], "in_network": in_network is not None}
 
 
+def _is_unknown(data: LabelledImages) -> bool:
+    """Whether nobody said how pixels are normalised: neither the weights nor images that are the network's."""
+    return data.stands_in and data.normalisation is None
+
+
 def _pixels(data: Samples) -> Preprocessing:
-    """Raises UserError if samples are made of no pixels."""
+    """Raises UserError if samples are made of no pixels, or only stand in for those of the network."""
+    if isinstance(data, LabelledImages) and _is_unknown(data):
+        raise UserError("with --pixels the network normalises its image as those of --data are; give --data")
     if not isinstance(data, LabelledImages):
         raise UserError("samples of --data that are no pictures are made of no pixels; leave --pixels out")
     mean, std = (tuple(each.flatten().tolist()) for each in data.mean_and_std)

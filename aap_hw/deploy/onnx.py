@@ -80,7 +80,8 @@ def export_onnx(
         )
     require_writable_file(path)
     network = run.load()
-    computed, taken = form_of_run(network, data, precision, is_retrained=run.trained is not None), network.origin.inputs
+    computed = form_of_run(network, data, precision, None, is_retrained=run.trained is not None)
+    taken = network.origin.inputs
     if computed.quantisation is not None and (form.any_batch or form.is_old):
         raise UserError(
             f"a network in int8 is written for one sample and opset {FIRST_OF_NEWER} or more; leave --dynamic-batch "

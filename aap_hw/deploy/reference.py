@@ -1,4 +1,8 @@
-"""What a deployed network must compute: PyTorch's outputs for real samples, within a tolerance."""
+"""What a deployed network must compute: PyTorch's outputs for real samples, within a tolerance.
+
+Outputs of numbers are compared by how far they are apart, decisions (truth values and whole numbers, such as the class
+of each pixel) by how many are other ones.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import numpy as np
 import torch
 
 from aap_hw.activity import doing
+from aap_hw.compile.keys.precision import FP32, HALF, INT8, NetworkPrecision
 from aap_hw.deploy.form import Form
 from aap_hw.errors import Fault, UserError
 from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
@@ -16,18 +21,21 @@ from aap_hw.graph.program.outputs import output_names, output_tensors
 from aap_hw.train.samples import Samples
 
 # Outputs may differ from PyTorch's by rounding only: this share of an output's largest value, or of 1 if that is more.
+# So may this share of decisions.
 TOLERANCE = 1e-4
 # In int8 a value that lies halfway between two steps may be rounded to either, and all that is computed of it differs.
 # So outputs may be apart by a step of them, if they were stored in 8 bits, or by this many times what comes of many
-# such roundings, if that is more.
+# such roundings, if that is more. In half precision by this many times what comes of rounding at all.
 STEPS, SWAYS = 255, 2
+# The share of decisions that roundings may tip in these precisions, if it is not more that many such roundings tip.
+TIPPED = 0.01
 # How many go into a bundle, or are enough to see that a format was translated right.
 FEW = 8
 
 
 @dataclass(frozen=True)
 class Sway:
-    """How far an output moves if many of the values that it is computed from are rounded to the other side."""
+    """How far an output moves if values that it is computed from are rounded otherwise."""
 
     largest: float
     mean: float
@@ -35,7 +43,7 @@ class Sway:
     @classmethod
     def of(cls, moved: np.ndarray, expected: np.ndarray) -> Sway:
         """By the outputs for some samples."""
-        apart = np.abs(moved.astype(np.float32) - expected)
+        apart = _apart(moved, expected)
         return cls(float(apart.max()), float(apart.mean()))
 
 
@@ -47,12 +55,14 @@ class Reference:
     ----------
     samples : a tensor for each input; one image alone is (n, C, H, W).
     outputs : an array for each output under its name: (n, ...), where ... is what the network returns for one image.
-    swayed : in int8, how far each output moves by roundings.
+    swayed : in int8 and in half precision, how far each output moves by roundings.
+    precision : what is compared with PyTorch computes in.
     """
 
     samples: Tensors
     outputs: dict[str, np.ndarray]
     swayed: Mapping[str, Sway] = field(default_factory=dict)
+    precision: NetworkPrecision = FP32
 
     @classmethod
     @doing("computing PyTorch's outputs")
@@ -61,7 +71,7 @@ class Reference:
 
         Raises
         ------
-        UserError : an output is not finite.
+        UserError : an output is not finite, or would not be in half precision.
         """
         samples = form.taken(data.inputs("test", inputs, data.spread("test", count)))
         with torch.no_grad():
@@ -75,14 +85,19 @@ class Reference:
                     "the weights, or return finite values"
                 )
         swayed: dict[str, Sway] = {}
-        if form.quantisation is not None:
-            few = tuple(each[:FEW] for each in samples)
-            other = by_output(
-                [[o.numpy() for o in form.swayed(sample, seed)] for seed, sample in enumerate(in_batches(few))]
-            )
+        if form.precision != FP32:
+            # In int8 a few samples tell, and take long. Decisions are few, and few of them are tipped.
+            tells = FEW if form.precision == INT8 and not any(map(_is_decision, outputs.values())) else count
+            batches = in_batches(tuple(each[:tells] for each in samples))
+            other = by_output([[o.numpy() for o in form.swayed(sample, i)] for i, sample in enumerate(batches)])
+            if not all(np.isfinite(each).all() for each in other):
+                raise UserError(
+                    "some values of the network are too large for half precision, so that its outputs would be "
+                    "infinite or NaN; deploy it with --precision fp32"
+                )
             pairs = zip(outputs.items(), other, strict=True)
-            swayed = {name: Sway.of(moved, output[:FEW]) for (name, output), moved in pairs}
-        return cls(samples, outputs, swayed)
+            swayed = {name: Sway.of(moved, output[:tells]) for (name, output), moved in pairs}
+        return cls(samples, outputs, swayed, form.precision)
 
     @property
     def count(self) -> int:
@@ -93,73 +108,99 @@ class Reference:
     def scores(self) -> np.ndarray | None:
         """PyTorch's score of each class, (n, classes), if that is what the network returns."""
         first, *others = self.outputs.values()
-        return first[:, 0] if first.ndim == 3 and first.shape[1] == 1 and not others else None
+        is_scores = first.ndim == 3 and first.shape[1] == 1 and not others and not _is_decision(first)
+        return first[:, 0] if is_scores else None
+
+    @property
+    def decisions(self) -> frozenset[str]:
+        """Names of the outputs that are decisions."""
+        return frozenset(name for name, output in self.outputs.items() if _is_decision(output))
 
     def agreement(self, outputs: Sequence[np.ndarray]) -> float | None:
-        """Share of the images that get PyTorch's class, in percent; None if the network scores no classes."""
+        """Share of the images that get PyTorch's class, in percent, or of its decisions, if it makes nothing else.
+
+        None if the network does neither.
+        """
         scores = self.scores
-        return None if scores is None else 100.0 * float(np.mean(outputs[0][:, 0].argmax(1) == scores.argmax(1)))
+        if scores is not None:
+            return 100.0 * float(np.mean(outputs[0][:, 0].argmax(1) == scores.argmax(1)))
+        if self.decisions != self.outputs.keys():
+            return None
+        pairs = zip(outputs, self.outputs.values(), strict=True)
+        return 100.0 * (1 - float(np.concatenate([_apart(*pair).ravel() for pair in pairs]).mean()))
 
     @property
     def tolerances(self) -> dict[str, float]:
-        """How far each output may be from PyTorch's."""
-        return {name: self._allowed(name) for name in self.outputs}
+        """How far each output may be from PyTorch's for the first samples; of decisions, the share that may differ."""
+        return {name: self._allowed(name, self.outputs[name][:FEW].size) for name in self.outputs}
 
-    def _allowed(self, name: str) -> float:
+    def _allowed(self, name: str, values: int) -> float:
+        """How far an output may be from PyTorch's; of so many decisions, the share that may differ."""
+        sway = self.swayed.get(name)
+        if name in self.decisions:
+            return TOLERANCE if sway is None else max(TIPPED, 1 / values, SWAYS * sway.mean)
         largest = float(np.abs(self.outputs[name]).max())
         rounding = TOLERANCE * max(1.0, largest)
-        sway = self.swayed.get(name)
-        return rounding if sway is None else max(rounding, largest / STEPS, SWAYS * sway.largest)
+        if sway is None:
+            return rounding
+        return max(rounding, 0.0 if self.precision == HALF else largest / STEPS, SWAYS * sway.largest)
 
     def _is_near(self, name: str, output: np.ndarray) -> bool:
-        """Whether an output is as near as rounding lets it be, and in int8 also on average."""
+        """Whether an output is as near as rounding lets it be, and in int8 or half precision also on average."""
         expected, sway = self.outputs[name], self.swayed.get(name)
-        if not _apart(output, expected) <= self._allowed(name):  # not so for NaN
+        apart, allowed = _apart(output, expected), self._allowed(name, expected.size)
+        if name in self.decisions:
+            return float(apart.mean()) <= allowed
+        if not apart.max() <= allowed:  # not so for NaN
             return False
         rounding = TOLERANCE * max(1.0, float(np.abs(expected).max()))
-        mean = float(np.abs(output.astype(np.float32) - expected).mean())
-        return sway is None or mean <= max(rounding, SWAYS * sway.mean)
+        return sway is None or float(apart.mean()) <= max(rounding, SWAYS * sway.mean)
 
     def equal(self, outputs: Sequence[np.ndarray]) -> int:
         """For how many samples all outputs are PyTorch's, but for the rounding of float32."""
-        pairs = zip(self.outputs.values(), outputs, strict=True)
-        near = [
-            np.abs(output.astype(np.float32) - expected).reshape(self.count, -1).max(axis=1)
-            <= TOLERANCE * max(1.0, float(np.abs(expected).max()))
-            for expected, output in pairs
-        ]
+        near = []
+        for (name, expected), output in zip(self.outputs.items(), outputs, strict=True):
+            rounding = 0.0 if name in self.decisions else TOLERANCE * max(1.0, float(np.abs(expected).max()))
+            near.append(_apart(output, expected).reshape(self.count, -1).max(axis=1) <= rounding)
         return int(np.logical_and.reduce(near).sum())
 
     def compare(self, outputs: Sequence[np.ndarray], what: str) -> float:
-        """The largest difference of any output from PyTorch's.
+        """The largest difference of any output of numbers from PyTorch's.
 
         Raises
         ------
         Fault : it is more than rounding.
-        UserError : the same, for an output of decisions (truth values, whole numbers), which rounding can tip.
+        UserError : the same, for an output of decisions, which rounding can tip.
         """
-        differences = []
+        differences = [0.0]
         for (name, expected), output in zip(self.outputs.items(), outputs, strict=True):
-            difference = _apart(output, expected)
-            differences.append(difference)
+            apart, is_decision = _apart(output, expected), name in self.decisions
+            if not is_decision:
+                differences.append(float(apart.max()))
             if self._is_near(name, output):
                 continue
             where = f" in {name}" if len(self.outputs) > 1 else ""
-            if not np.issubdtype(expected.dtype, np.floating):
+            if is_decision:
                 raise UserError(
-                    f"{what} decides differently from PyTorch{where} on {self.count} samples, as rounding can tip a "
-                    "close decision; return scores, and decide afterwards"
+                    f"{what} decides differently from PyTorch{where} in {apart.mean():.2%} of what it decides on "
+                    f"{self.count} samples, as rounding can tip a close decision; return scores, and decide afterwards"
                 )
             raise Fault(
-                f"{what} differs from PyTorch by {difference:.3g}{where} on {self.count} samples; "
+                f"{what} differs from PyTorch by {apart.max():.3g}{where} on {self.count} samples; "
                 "nothing was written; this is a fault of aap-hw, please report it with the run folder"
             )
         return max(differences)
 
 
-def _apart(output: np.ndarray, expected: np.ndarray) -> float:
-    # ONNX Runtime gives truth values as such, and these cannot be subtracted.
-    return float(np.abs(output.astype(np.float32) - expected).max())
+def _is_decision(output: np.ndarray) -> bool:
+    return not np.issubdtype(output.dtype, np.floating)
+
+
+def _apart(output: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """How far each number is from PyTorch's, or whether a decision is another one: (n, ...) of float32."""
+    found = output.astype(np.float32)
+    apart: np.ndarray = found != expected.astype(np.float32) if _is_decision(expected) else np.abs(found - expected)
+    return apart.astype(np.float32)
 
 
 def by_output(answers: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:

@@ -45,7 +45,7 @@ def kernel_latencies(network: Network, widths: Mapping[str, int], table: Latency
         if kernel.is_removed(widths):
             continue
         address = kernel.at(widths)
-        found = table.latency(address)
+        found = table.latency(address, network.precision)
         ends = address.width_in, address.width_out
         rows.append(KernelLatency(kernel.name, str(address.key), *ends, found.us, found.interpolated))
     return rows
@@ -69,7 +69,9 @@ def latency_costs(network: Network, candidates: Mapping[str, Sequence[int]], tab
     ------
     MissingKernelError : the table lacks a kernel.
     """
-    return kernel_costs(network, candidates, lambda kernel, widths: table.latency(kernel.at(widths)).us)
+    return kernel_costs(
+        network, candidates, lambda kernel, widths: table.latency(kernel.at(widths), network.precision).us
+    )
 
 
 def kernel_costs(network: Network, candidates: Mapping[str, Sequence[int]], cost: CostOfKernel) -> list[KernelCost]:

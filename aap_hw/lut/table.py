@@ -12,7 +12,7 @@ from typing import Any
 
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
-from aap_hw.compile.keys.precision import FP32, HALF, INT8, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, HALF, INT8, NetworkPrecision, in_precision
 from aap_hw.errors import UserError
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.calibrating import ALONE, Slowdown
@@ -66,11 +66,6 @@ class NetworkName:
     def text(self) -> str:
         """Such as ``resnet20 at 3x32x32``, or ``resnet20 at 3x32x32 in int8``."""
         return f"{self.model} at {self.inputs.text}{in_precision(self.precision)}"
-
-
-def in_precision(precision: NetworkPrecision) -> str:
-    """Such as `` in int8``, to put behind what a network is called; empty for float32."""
-    return {FP32: "", HALF: " in half precision"}.get(precision, f" in {precision}")
 
 
 @dataclass(frozen=True)
@@ -139,20 +134,22 @@ class LatencyTable:
         """What was measured at exactly this address, if anything was."""
         return self.points.get(address.key, {}).get(address.widths)
 
-    def latency(self, address: Address) -> Latency:
+    def latency(self, address: Address, precision: NetworkPrecision | None = None) -> Latency:
         """Latency of a kernel on its own, interpolated between measured widths where need be.
 
-        Below the smallest measured width the latency of the smallest is given.
+        Below the smallest measured width the latency of the smallest is given. ``precision`` is that of the network
+        that the kernel is of, which may have kernels in others; None if nothing is known of it.
 
         Raises
         ------
         MissingKernelError : the kernel was not measured, or only at smaller widths.
         """
         key, measured = address.key, self.points.get(address.key)
+        command = self._command(key, precision)
         if not measured:
             raise MissingKernelError(
                 f"the latency table of {self.device['name']} has no kernel '{key}'; "
-                f"measure it with {self._command(key)} and this model and input size"
+                f"measure it with {command} and this model and input size"
             )
         if (point := measured.get(address.widths)) is not None:
             return Latency(point.latency_us, interpolated=False)
@@ -160,7 +157,7 @@ class LatencyTable:
         if value is None:
             raise MissingKernelError(
                 f"the latency table of {self.device['name']} has the kernel '{key}' only up to other widths than "
-                f"{' -> '.join(map(str, address.widths))}; measure it with {self._command(key)} and this model"
+                f"{' -> '.join(map(str, address.widths))}; measure it with {command} and this model"
             )
         return Latency(value, interpolated=True)
 
@@ -176,9 +173,9 @@ class LatencyTable:
                 return entry.measured_us / 1e3
         return None
 
-    def _command(self, key: KernelKey) -> str:
+    def _command(self, key: KernelKey, precision: NetworkPrecision | None) -> str:
         """The command that measures networks with kernels as this one."""
-        precision = INT8 if key.types.is_quantized else HALF if key.types.is_half else FP32
+        precision = precision or (INT8 if key.types.is_quantized else HALF if key.types.is_half else FP32)
         option = "" if precision == FP32 else f" --precision {precision}"
         return f"'aap-hw profile --device {self.device['name']} --model NAME{option}'"
 

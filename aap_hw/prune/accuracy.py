@@ -32,7 +32,7 @@ from aap_hw.prune.steps import (
     begun,
     finished,
     measured_ms,
-    quantise_round,
+    round_values,
     scores_once,
     seconds_since,
 )
@@ -126,8 +126,7 @@ def prune_within(
             # Each round may be the last.
             aware_of = dense.floats if settings.qat else None
             figures["accuracy"] = train_round(task, state.module, settings, number, on_event, journal, aware_of)
-            if dense.in_float32 is not None:
-                figures |= quantise_round(task, dense, state, settings, number, on_event, journal)
+            figures |= round_values(task, dense, state, settings, number, on_event, journal)
             met = figures["accuracy"] >= wanted - ROUNDING
         figures |= {
             "accuracy_kept": met,

@@ -40,13 +40,12 @@ from aap_hw.prune.shown import calibration_batches
 from aap_hw.prune.task import PruneSettings, Task
 
 if TYPE_CHECKING:
-    from aap_hw.compile.keys.target import DeviceTarget
     from aap_hw.device.boards import Boards
     from aap_hw.device.connection import Device
 
 # What a journal calls the unpruned latency that was measured.
 DENSE_MS = "dense/ms"
-# In int8 and in float32.
+# In its precision and in float32, if these are two.
 BOTH_MS = "dense/both_ms"
 # Calibration images from which on attention is read batch by batch.
 BATCHED_FROM = 64
@@ -118,7 +117,7 @@ def baseline(
     require_whole_heads(graph, task.origin.model)
     # Before the user's choice, as the table's kernels are those of all groups that can be cut.
     precision = settings.precision
-    half = _half_of(precision, task.table)
+    half = _half_of(precision, task)
     network, traced = partition(graph, precision, half=half), graph
     graph = graph.frozen(network.fixed)
     graph = select(graph, settings.only, settings.skip, renormalised=settings.cuts_renormalised(task.retrain))
@@ -148,7 +147,7 @@ def baseline(
         allocator=settings.allocator,
         threshold_weights=settings.threshold_weights,
         sensitivities=_sensitivities(task, graph, settings),
-        target=_target_of(task.table) if MEMORY.name in resources else None,
+        target=task.target if MEMORY.name in resources else None,
         limits=(
             *(f"--only {pattern}" for pattern in settings.only),
             *(f"--skip {pattern}" for pattern in settings.skip),
@@ -162,7 +161,7 @@ def baseline(
     measured = None if floats else task.table.dense_ms(name.model, name.inputs, precision)
     if task.device is not None:
         found = partial(_measured, task, module, task.device, precision, floats)
-        if precision == INT8:
+        if precision != FP32:
             found = partial(journal.recall, BOTH_MS, found)
             float_ms = found()["float"]
         measured = journal.recall(DENSE_MS, lambda: found()["dense"])
@@ -201,7 +200,7 @@ def _measured(
     from aap_hw.prune.measuring import measure_networks  # loads TVM: two seconds that planning does without
 
     def measure() -> dict[str, float]:
-        networks = {"dense": module} if precision != INT8 else {"dense": module, "float": module}
+        networks = {"dense": module} if precision == FP32 else {"dense": module, "float": module}
         timings = measure_networks(networks, task.origin.inputs, device, precision, floats, in_float32=["float"])
         return {name: timing.latency_us / 1e3 for name, timing in timings.items()}
 
@@ -280,20 +279,13 @@ def _sensitivities(task: Task, graph: ChannelGraph, settings: PruneSettings) -> 
     return sensitivities(graph, tuple(map(torch.cat, zip(*batches, strict=True))))
 
 
-def _target_of(table: LatencyTable) -> DeviceTarget:
-    """The machine that the table's networks are compiled for."""
-    from aap_hw.compile.keys.target import device_target  # loads TVM: two seconds that planning does without
-
-    return device_target(table.device["target"], table.device["threads"])
-
-
-def _half_of(precision: NetworkPrecision, table: LatencyTable) -> str:
+def _half_of(precision: NetworkPrecision, task: Task) -> str:
     """What half precision is on the table's device."""
     if precision != HALF:
         return BFLOAT16
     from aap_hw.compile.keys.target import half_of
 
-    return half_of(precision, _target_of(table))
+    return half_of(precision, task.target)
 
 
 def _check_provenance(task: Task) -> None:

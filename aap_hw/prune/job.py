@@ -85,6 +85,11 @@ class Job:
     def __post_init__(self) -> None:
         if not self.budgets and self.max_accuracy_drop is None:
             raise UserError(NOTHING_ASKED)
+        if self.settings.qat and (self.data is None or not self.train):
+            raise UserError(
+                "qat rounds all values while the network trains, and nothing trains without --data or with "
+                "--no-training; leave --qat out, or train"
+            )
 
     def as_json(self) -> dict[str, Any]:
         """The job as JSON values."""

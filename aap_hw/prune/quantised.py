@@ -1,11 +1,12 @@
-"""A run's network in int8: which layers stay in float32, the scales of the values of the others, its accuracy.
+"""A run's network as it is rounded: its accuracy in int8 and in half precision.
 
-Training is in float32. What a round leaves is quantised after it, on the images that attention is measured on.
+In int8 also which layers stay in float32, and the scales of the values of the others. Training is in float32. What a
+round leaves is quantised after it, on the images that attention is measured on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from torch.fx import GraphModule
 from aap_hw import ranks
 from aap_hw.activity import doing
 from aap_hw.errors import UserError
+from aap_hw.foreign import reason
 from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.prune.defaults import LARGEST_LOSS
 from aap_hw.prune.journal import Journal
@@ -59,7 +61,7 @@ def layers_in_float32(
 
 
 def _loss(task: Task, labels: Tensor) -> tuple[str, Loss]:
-    from aap_hw.quantize.sensitivity import noise_share
+    from aap_hw.quantize.ranges import noise_share
 
     def points(exact: list[Tensor], found: list[Tensor]) -> float:
         right = [torch.cat(each).double().softmax(1).gather(1, labels[:, None]).mean() for each in (exact, found)]
@@ -79,20 +81,32 @@ def quantised(task: Task, module: nn.Module, settings: PruneSettings, floats: Co
     return ranks.found_by_first(lambda: _calibrated(module, task.origin.inputs, task.data, count, floats).as_json())
 
 
-@doing("finding the accuracy in int8")
-def accuracy_in_int8(task: Task, module: nn.Module, form: Int8Form, split: Split) -> float:
-    """Accuracy of a quantised network on a split, in percent."""
-    from aap_hw.quantize.form import Program, rounded
+@doing("finding the accuracy of the rounded network")
+def accuracy_rounded(task: Task, module: nn.Module, form: Mapping[str, Any] | None, split: Split) -> float:
+    """Accuracy on a split, in percent, of a network in int8 by its form, or without one in half precision."""
+    from aap_hw.quantize.form import Program
 
     inputs = task.origin.inputs
+    program, size = _in_half(task, module) if form is None else _in_int8(task, module, form)
+    return evaluate(Program(program, inputs.names, size), task.data, inputs, split=split, batch_size=4 * size)
+
+
+def _in_half(task: Task, module: nn.Module) -> tuple[GraphModule, int]:
+    from aap_hw.quantize.halved import halved
+
+    size = batch_size(task.origin.inputs)
+    return halved(module, task.origin.inputs, task.target, size), size
+
+
+def _in_int8(task: Task, module: nn.Module, written: Mapping[str, Any]) -> tuple[GraphModule, int]:
+    from aap_hw.quantize.form import Int8Form, rounded
+
+    form, inputs = Int8Form.from_json(written), task.origin.inputs
     size = batch_size(inputs)
     try:
-        program = rounded(*form.of(module, inputs, size))
+        return rounded(*form.of(module, inputs, size)), size
     except UserError:  # for several samples it has another program
-        size = 1
-        program = rounded(*form.of(module, inputs))
-    quantised = Program(program, inputs.names, size)
-    return evaluate(quantised, task.data, inputs, split=split, batch_size=4 * size)
+        return rounded(*form.of(module, inputs)), 1
 
 
 def quantised_of(network: PrunedNetwork, data: Samples, *, anew: bool = False) -> GraphModule:
@@ -102,14 +116,21 @@ def quantised_of(network: PrunedNetwork, data: Samples, *, anew: bool = False) -
 
     Raises
     ------
-    UserError : the scales are not of this network.
+    UserError : the scales are not of this network, or damaged.
     """
     from aap_hw.quantize.form import Int8Form, rounded
 
     inputs, record = network.origin.inputs, network.record
-    form = Int8Form.from_json(record["quantisation"])
+    try:
+        form, count = Int8Form.from_json(record["quantisation"]), int(record["calibration_images"])
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        what = f"{problem} is missing" if isinstance(problem, KeyError) else reason(problem)
+        raise UserError(
+            f"the run's run.json is damaged where it says what is in int8 ({what}); restore it, or run 'aap-hw prune' "
+            "again"
+        ) from problem
     if anew:
-        form = _calibrated(network.module, inputs, data, record["calibration_images"], form.floats)
+        form = _calibrated(network.module, inputs, data, count, form.floats)
     return rounded(*form.of(network.module, inputs))
 
 

@@ -29,7 +29,7 @@ from aap_hw.prune.steps import (
     begun,
     finished,
     plan_measured,
-    quantise_round,
+    round_values,
     scores_once,
     seconds_since,
 )
@@ -127,8 +127,8 @@ def prune(
         if task.retrain:
             aware_of = dense.floats if settings.qat and number >= rounds else None
             figures["accuracy"] = train_round(task, state.module, settings, number, on_event, journal, aware_of)
-        if dense.in_float32 is not None and (figures["budget_met"] or number >= rounds):
-            figures |= quantise_round(task, dense, state, settings, number, on_event, journal)
+        if figures["budget_met"] or number >= rounds:
+            figures |= round_values(task, dense, state, settings, number, on_event, journal)
         figures["seconds"] = journal.recall(f"round/{number}/seconds", partial(seconds_since, began))
         history.append(figures)
         on_event(Event("round", figures))

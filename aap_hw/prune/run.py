@@ -140,7 +140,7 @@ class RunFolder:
                     "use the aap-hw that wrote it, or run 'aap-hw prune' again"
                 )
             expected = document["sha256"]["model.safetensors"]
-            device, record = document["device"], document["record"]
+            device, record = document["device"], dict(document["record"])
         except (ValueError, KeyError, TypeError, AttributeError) as problem:
             raise _damaged(source, problem) from problem
         weights = self.path / "model.safetensors"

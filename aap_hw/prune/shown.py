@@ -6,6 +6,7 @@ Also those that filters are ranked by, and that a network is quantised on.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -49,8 +50,14 @@ def samples_for(origin: Origin, source: ImageSource | None, example: str | None 
             raise UserError(f"{example} holds {read.inputs.text} now, and the run began with {origin.inputs.text}")
         return _taken(read.samples, origin, example)
     if origin.inputs.image is not None:
-        return EMBEDDED.load(origin.inputs, how=how)
+        images = EMBEDDED.load(origin.inputs, how=how)
+        return replace(images, stands_in=True) if isinstance(images, LabelledImages) else images
     return MadeSamples(origin.inputs, ceilings(origin))
+
+
+def are_made_up(samples: Samples) -> bool:
+    """Whether samples only take the place of those that the network will see, as nobody said what these are."""
+    return isinstance(samples, MadeSamples) or (isinstance(samples, LabelledImages) and samples.stands_in)
 
 
 def batch_size(inputs: Inputs) -> int:

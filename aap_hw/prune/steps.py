@@ -19,7 +19,7 @@ from torch import nn
 from aap_hw import ranks
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.precision import weights_in_int8
-from aap_hw.compile.keys.precision import FP32
+from aap_hw.compile.keys.precision import FP32, INT8
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import checked_cut
@@ -30,8 +30,9 @@ from aap_hw.prune.baseline import Baseline, scores_of
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.measuring import measure_networks
 from aap_hw.prune.planning import Plan, Planner, Unreachable
-from aap_hw.prune.quantised import accuracy_in_int8, quantised
+from aap_hw.prune.quantised import accuracy_rounded, quantised
 from aap_hw.prune.run import PrunedNetwork, compose
+from aap_hw.prune.shown import are_made_up
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.arrays import MadeSamples
 from aap_hw.train.evaluation import evaluate
@@ -53,9 +54,9 @@ class Event:
     """Something that happened in a run, for a screen and the log: a name and its figures.
 
     In this order: ``start`` once it is certain that there is something to do, then for each round ``measured`` for
-    each plan that is tried on the device, ``cut``, ``epoch`` for each epoch, ``quantised`` if its network is, and
-    ``round``; at last ``tested`` if the test split decided nothing. ``waiting`` comes whenever a board does not answer
-    or is taken, and ``step`` for each batch of training, which is not logged.
+    each plan that is tried on the device, ``cut``, ``epoch`` for each epoch, ``quantised`` if its network is or is in
+    half precision, and ``round``; at last ``tested`` if the test split decided nothing. ``waiting`` comes whenever a
+    board does not answer or is taken, and ``step`` for each batch of training, which is not logged.
     """
 
     name: str
@@ -231,7 +232,7 @@ def _plan_with_margin(state: State, scores: Scores, allowed: Mapping[str, float]
         return state.planner.plan(scores, allowed, state.widths)
 
 
-def quantise_round(
+def round_values(
     task: Task,
     dense: Baseline,
     state: State,
@@ -240,24 +241,28 @@ def quantise_round(
     on_event: OnEvent,
     journal: Journal,
 ) -> dict[str, float]:
-    """Quantise what a round trained; the accuracies of the network in int8 and in float32, if anything is trained."""
+    """Round what a round trained to the precision that it will compute in.
+
+    Returns the accuracies of the network in that precision and in float32, if it is another one and anything trains.
+    """
+    if dense.precision == FP32:
+        return {}
 
     def find() -> dict[str, Any]:
-        from aap_hw.quantize.form import Int8Form
-
-        form = quantised(task, state.module, settings, dense.floats)
-        found: dict[str, Any] = {"form": form}
+        found: dict[str, Any] = {}
+        if dense.precision == INT8:
+            found["form"] = quantised(task, state.module, settings, dense.floats)
         if task.retrain:
             split = task.data.chosen_by
             found["accuracy_float"] = evaluate(state.module, task.data, task.origin.inputs, split=split)
-            found["accuracy"] = accuracy_in_int8(task, state.module, Int8Form.from_json(form), split)
+            found["accuracy"] = accuracy_rounded(task, state.module, found.get("form"), split)
         return found
 
     found = journal.recall(f"round/{number}/quantised", find)
-    state.int8 = found["form"]
+    state.int8 = found.get("form")
     accuracies = {name: value for name, value in found.items() if name != "form"}
     if accuracies:
-        on_event(Event("quantised", {"round": number, **accuracies}))
+        on_event(Event("quantised", {"round": number, "precision": dense.precision, **accuracies}))
     return accuracies
 
 
@@ -278,8 +283,8 @@ def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: Pr
         "score": settings.scored_by,
         "table_error": None if error is None else error.as_json(),
         "made_up_inputs": isinstance(task.data, MadeSamples),
-        **({} if settings.precision == FP32 else {"precision": settings.precision}),
-        **({} if dense.in_float32 is None else {"float_layers": dense.in_float32, "dense_float_ms": dense.float_ms}),
+        **({} if settings.precision == FP32 else {"precision": settings.precision, "dense_float_ms": dense.float_ms}),
+        **({} if dense.in_float32 is None else {"float_layers": dense.in_float32}),
     }
 
 
@@ -288,7 +293,7 @@ def as_computed(task: Task, settings: PruneSettings, state: State) -> dict[str, 
     record: dict[str, Any] = {} if settings.precision == FP32 else {"precision": settings.precision}
     if state.int8 is None:
         return record
-    count, made_up = settings.images_for(task.origin.inputs), isinstance(task.data, MadeSamples)
+    count, made_up = settings.images_for(task.origin.inputs), are_made_up(task.data)
     return {**record, "quantisation": state.int8, "calibration_images": count, "made_up_inputs": made_up}
 
 

@@ -34,6 +34,7 @@ from aap_hw.train.settings import TrainSettings
 from aap_hw.validation import one_of, require
 
 if TYPE_CHECKING:
+    from aap_hw.compile.keys.target import DeviceTarget
     from aap_hw.device.boards import Boards
     from aap_hw.device.connection import Device
 
@@ -156,6 +157,13 @@ class Task:
     retrain: bool = False
     device: Device | Boards | None = None
     allow_emulated: bool = False
+
+    @property
+    def target(self) -> DeviceTarget:
+        """The machine that the table's networks are compiled for."""
+        from aap_hw.compile.keys.target import device_target  # loads TVM: two seconds that planning does without
+
+        return device_target(self.table.device["target"], self.table.device["threads"])
 
     @property
     def few_samples(self) -> Tensors:

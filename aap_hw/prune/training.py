@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from aap_hw.compile.keys.precision import FP32
 from aap_hw.errors import UserError
 from aap_hw.prune.baseline import Baseline
 from aap_hw.prune.journal import Journal
-from aap_hw.prune.quantised import accuracy_in_int8
+from aap_hw.prune.quantised import accuracy_rounded
 from aap_hw.prune.steps import Event, OnEvent, State
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.checkpoint import EpochRecord
@@ -116,11 +117,9 @@ def tested(task: Task, dense: Baseline, state: State, on_event: OnEvent, journal
             "accuracy_dense": evaluate(dense.module, task.data, task.origin.inputs),
             "accuracy_pruned": evaluate(state.module, task.data, task.origin.inputs),
         }
-        if state.int8 is not None:
-            from aap_hw.quantize.form import Int8Form
-
+        if dense.precision != FP32:
             found["accuracy_pruned_float"] = found["accuracy_pruned"]
-            found["accuracy_pruned"] = accuracy_in_int8(task, state.module, Int8Form.from_json(state.int8), "test")
+            found["accuracy_pruned"] = accuracy_rounded(task, state.module, state.int8, "test")
         return found
 
     found: dict[str, float] = journal.recall("tested", find)

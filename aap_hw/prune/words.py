@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aap_hw.compile.keys.precision import INT8, in_precision
+
 
 def how_known(measured: bool, provenance: str) -> str:
     """How a time is known, of a network that was timed or not, by whatever made the table of that provenance."""
@@ -57,7 +59,8 @@ def figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     dense, pruned = summary.get("accuracy_dense"), summary.get("accuracy_pruned")
     pruned_float = summary.get("accuracy_pruned_float")
     if dense is not None and pruned is not None:
-        name = "accuracy, %" if pruned_float is None else "accuracy in int8 (unpruned: float32), %"
+        computed = in_precision(summary.get("precision", INT8))
+        name = "accuracy, %" if pruned_float is None else f"accuracy{computed} (unpruned: float32), %"
         rows.append((name, f"{dense:.2f}", f"{pruned:.2f}", f"{pruned - dense:+.2f}"))
     if dense is not None and pruned_float is not None:
         rows.append(("accuracy in float32, %", f"{dense:.2f}", f"{pruned_float:.2f}", f"{pruned_float - dense:+.2f}"))

@@ -129,6 +129,8 @@ class LabelledImages(Samples):
         One name per class.
     normalisation
         What networks for these images expect; None takes the mean and deviation of the training pixels.
+    stands_in
+        Whether they are not what the network will see, but taken as nobody said what that is.
 
     Raises
     ------
@@ -144,6 +146,7 @@ class LabelledImages(Samples):
     normalisation: Normalisation | None = None
     val_images: Bytes | LazyImages | None = None
     val_labels: Labels | None = None
+    stands_in: bool = False
 
     def __post_init__(self) -> None:
         if (self.val_images is None) != (self.val_labels is None):

@@ -130,7 +130,7 @@ def test_weights_that_a_cpu_has_no_room_for_are_refused(aap_hw: Callable[..., An
         (("--device", "x86", *NETWORK, "--data", "embedded"), "--data and --calibration-images are for .*int8"),
         (
             ("--device", "ampere.toml", *NETWORK, "--precision", "int8", "--data", "embedded"),
-            "kernels in int8 are for CPUs so far, and ampere is a GPU; leave --precision out",
+            "kernels in int8 are for CPUs so far, and ampere is a GPU; take a network that is not quantised",
         ),
     ],
 )

@@ -20,8 +20,10 @@ from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy import deploying, job
 from aap_hw.deploy.form import in_int8, taking_pixels
 from aap_hw.deploy.pixels import Preprocessing
+from aap_hw.device import load_profile
 from aap_hw.errors import Fault, UserError
 from aap_hw.graph.program.inputs import Inputs
+from aap_hw.prune.shown import samples_for
 from aap_hw.train.arrays import MadeSamples
 from tests.prune.test_run import half_pruned
 from tests.quantize.saved import quantised_program
@@ -110,14 +112,15 @@ def test_a_network_with_other_scales_is_a_fault(folder: Path, monkeypatch: pytes
 
 def test_no_run_is_deployed_in_another_precision_than_it_says_or_by_scales_of_made_up_samples() -> None:
     network = half_pruned()
-    in_half = replace(network, record={**network.record, "precision": "half"})
-    for wrong, asked, named in ((in_half, None, "half"), (network, "half", "half"), (network, "int9", "int9")):
-        sentence = f"a network in {named} cannot be deployed or exported; give --precision fp32 or int8"
-        with pytest.raises(UserError, match=sentence):
-            job.form_of_run(wrong, few_images(), asked)
-    assert job.form_of_run(in_half, few_images(), "fp32").precision == "fp32"
-    with pytest.raises(UserError, match=r"the run has no samples of what the network will see.*; give --data"):
-        job.form_of_run(network, MadeSamples(network.origin.inputs), "int8")
+    x86 = load_profile("x86")
+    with pytest.raises(UserError, match="a network in int9 cannot be deployed; give --precision fp32, half or int8"):
+        job.form_of_run(network, few_images(), "int9", x86)
+    made_up = MadeSamples(network.origin.inputs)
+    for stand_in in (made_up, samples_for(network.origin, None)):
+        with pytest.raises(UserError, match=r"the run has no samples of what the network will see.*; give --data"):
+            job.form_of_run(network, stand_in, "int8", x86)
+    with pytest.raises(UserError, match="normalises its image as those of --data are; give --data"):
+        job._pixels(samples_for(network.origin, None))
 
 
 def test_pixels_are_what_the_float_image_is_of() -> None:

@@ -29,19 +29,26 @@ def test_small_output_that_is_wrong_is_named_beside_a_large_one(wrong: np.ndarra
         REFERENCE.compare([BOXES, wrong], "it")
 
 
-def test_truth_values_are_compared_as_numbers() -> None:
-    reference = Reference((torch.zeros(2, 3, 4, 4),), {"logits": SCORES > 0.35})
-    assert reference.compare([(SCORES > 0.35).astype(np.float32)], "it") == 0
-    with pytest.raises(UserError, match=r"it decides differently from PyTorch on 2 samples, .*; return scores"):
-        reference.compare([SCORES > 0.85], "it")
-
-
-def test_truth_values_of_a_network_in_int8_are_compared_as_numbers() -> None:
-    decided = SCORES > 0.35
-    reference = Reference((torch.zeros(2, 3, 4, 4),), {"logits": decided}, {"logits": Sway.of(decided, decided)})
-    assert reference.compare([decided], "it") == 0
-    with pytest.raises(UserError, match="it decides differently from PyTorch"):
-        reference.compare([~decided], "it")
+def test_decisions_are_compared_by_how_many_are_others() -> None:
+    """That a class has a number far from another's says nothing, and a step of 255 is no class."""
+    truths = Reference((torch.zeros(2, 3, 4, 4),), {"logits": SCORES > 0.35})
+    assert truths.compare([(SCORES > 0.35).astype(np.float32)], "it") == 0
+    with pytest.raises(UserError, match=r"it decides differently from PyTorch in 33.33% .* 2 samples.*; return scores"):
+        truths.compare([SCORES > 0.85], "it")
+    classes = np.arange(1000).reshape(8, 1, 125) % 20
+    in_float32 = Reference((torch.zeros(8, 3, 4, 4),), {"class": classes})
+    few, many = classes.copy(), classes.copy()
+    few[0, 0, :5] += 15
+    many[0, 0, :50] += 1
+    unmoved, moved = Sway.of(classes, classes), Sway.of(many, classes)
+    in_int8, tipped = (replace(in_float32, swayed={"class": sway}, precision="int8") for sway in (unmoved, moved))
+    assert in_int8.compare([few.astype(np.float32)], "it") == 0
+    assert tipped.compare([many], "it") == 0
+    assert (in_int8.agreement([few]), in_int8.equal([few]), in_int8.decisions) == (pytest.approx(99.5), 7, {"class"})
+    assert in_int8.tolerances == {"class": 0.01}
+    for reference, wrong in ((in_float32, few), (in_int8, many), (tipped, classes + 1)):
+        with pytest.raises(UserError, match="it decides differently from PyTorch"):
+            reference.compare([wrong], "it")
 
 
 def test_classes_agree_only_where_the_network_scores_classes() -> None:

@@ -17,11 +17,11 @@ class Fused(nn.Module):
         self.num_heads, self.head_dim, self.attn_dim, self.scale = HEADS, WIDTH, HEADS * WIDTH, WIDTH**-0.5
         self.qkv, self.proj = nn.Linear(DIM, 3 * self.attn_dim), nn.Linear(self.attn_dim, DIM)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(module, x: Tensor) -> Tensor:  # noqa: N805 - some call it so
         b, n, _ = x.shape
-        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = module.qkv(x).reshape(b, n, 3, module.num_heads, module.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).reshape(b, n, self.attn_dim))  # type: ignore[no-any-return]
+        return module.proj(x.transpose(1, 2).reshape(b, n, module.attn_dim))  # type: ignore[no-any-return]
 
 
 class Separate(nn.Module):

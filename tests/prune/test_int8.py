@@ -124,6 +124,10 @@ def test_a_run_says_what_the_quantised_network_does(undisturbed: Path, latencies
         answers = torch.stack([reference(image[None])[0] for image in shown]).argmax(1)
     labels = data.stored("test", slice(None))[1]
     assert 100 * float((answers == labels).float().mean()) == pytest.approx(summary["accuracy_pruned"], abs=1.01)
+    for damaged in ({}, {"quantisation": {"floats": []}}, {"quantisation": {"floats": [], "values": {"x": [0, 1]}}}):
+        kept = {name: each for name, each in network.record.items() if name != "quantisation"}
+        with pytest.raises(UserError, match=r"run.json is damaged where it says what is in int8 \(.*\); restore it"):
+            quantised_of(replace(network, record={**kept, **damaged}), data)
     _, scales = read_quantised(reference)
     assert set(scales.weights) == {"0.weight", "3.weight", "6.weight", "10.weight"}
     page = write_report([undisturbed]).read_text()
@@ -216,6 +220,9 @@ def test_norms_and_ranges_are_settled_in_the_last_quarter_of_a_training(epochs: 
     assert told == [False] * (epochs - settled) + [True] * settled
 
 
-def test_roundings_in_training_are_only_for_int8() -> None:
+def test_roundings_in_training_are_only_for_int8_and_for_what_trains(origin: Origin) -> None:
     with pytest.raises(UserError, match="qat trains with the roundings of int8; add --precision int8"):
         PruneSettings(qat=True)
+    for idle in ({"data": None}, {"train": False}):
+        with pytest.raises(UserError, match="nothing trains without --data or with --no-training; leave --qat out"):
+            replace(job(origin), **idle)

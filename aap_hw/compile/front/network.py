@@ -20,7 +20,7 @@ from aap_hw.compile.families import (
 from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.compile.keys.precision import FLOAT32
+from aap_hw.compile.keys.precision import FLOAT32, FP32, HALF, INT8, NetworkPrecision
 from aap_hw.graph import WidthExpr
 
 
@@ -150,7 +150,8 @@ class Network:
     ``dense`` gives every channel group its full width. ``fixed`` gives the reasons for groups that must keep it because
     some kernel cannot follow their widths, although the graph could be cut there. ``scaled`` names for each value that
     is stored as bytes the one whose scale it has. These scales, and those of the weights, are in ``quantisation`` once
-    they are known; before that a network can only be timed.
+    they are known; before that a network can only be timed. ``in_half`` names the values of the program that are stored
+    in half precision.
     """
 
     kernels: tuple[Kernel, ...]
@@ -160,6 +161,12 @@ class Network:
     fixed: Mapping[str, str] = field(default_factory=dict)
     scaled: Mapping[str, str] = field(default_factory=dict)
     quantisation: Quantisation | None = None
+    in_half: frozenset[str] = frozenset()
+
+    @property
+    def precision(self) -> NetworkPrecision:
+        """What most of it computes in."""
+        return INT8 if self.scaled else HALF if self.in_half else FP32
 
     def described(self, key: KernelKey) -> str:
         """The name in messages of the first kernel with a key."""

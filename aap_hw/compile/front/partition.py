@@ -73,12 +73,12 @@ def partition(
     dense = {group.name: group.width for group in making.graph.groups}
     network = Network(tuple(making.kernels), taken, returned, dense, making.fixed)
     placement = making.placement
+    named = {**{node.name: node.name for node in nodes}, **making.moved_behind}
     if precision == INT8:
-        named = {**{node.name: node.name for node in nodes}, **making.moved_behind}
         held = None if quantisation is None else _as_held(making, nodes, quantisation)
         network = with_int8(network, named, held, floats)
     if precision == HALF:
-        network = with_half(network, half)
+        network = with_half(network, named, half)
     to_turn = [not placement.is_plain(output) and not placement.is_moved(output) for output in outputs]
     return with_pitched_images(with_layout_changes(network, to_turn))
 

@@ -21,8 +21,14 @@ HALF: Final = "half"
 INT8: Final = "int8"
 """Of a network, and of its kernels that read bytes and make bytes."""
 
-DEPLOYED_PRECISIONS: tuple[NetworkPrecision, ...] = (FP32, INT8)
-"""Those that networks can be deployed and exported in."""
+EXPORTED_PRECISIONS: tuple[NetworkPrecision, ...] = (FP32, INT8)
+"""Those that networks can be written to a file in that other programs run."""
+
+
+def in_precision(precision: NetworkPrecision) -> str:
+    """Such as `` in int8``, to put behind what a network is called; empty for float32."""
+    return {FP32: "", HALF: " in half precision"}.get(precision, f" in {precision}")
+
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint16": 2, "int32": 4, "int16": 2, "uint8": 1, "int8": 1}
 """Size of a number, by the name of its type."""

@@ -218,7 +218,10 @@ def require_precision(precision: NetworkPrecision, target: DeviceTarget, device:
     if precision == HALF:
         half_precision_of(target)
     if precision == INT8 and isinstance(target, GpuTarget):
-        raise UserError(f"kernels in {precision} are for CPUs so far, and {device} is a GPU; leave --precision out")
+        raise UserError(
+            f"kernels in {precision} are for CPUs so far, and {device} is a GPU; take a network that is not quantised, "
+            "in float32 or half precision"
+        )
 
 
 def _refused(options: Mapping[str, Any], reason: str) -> UserError:

@@ -33,7 +33,7 @@ namespace ffi = tvm::ffi;
 using ffi::json::Array;
 using ffi::json::Object;
 
-constexpr int64_t kSchemaVersion = 5;
+constexpr int64_t kSchemaVersion = 6;
 constexpr size_t kAlignment = 64;  // bytes; compiled code takes it for granted
 constexpr int kPooledAllocator = 2;
 constexpr int kRunsOfOneTiming = 50;
@@ -133,13 +133,15 @@ T Field(const Object& object, const char* name) {
   return *value;
 }
 
-// A tensor that goes into the library, perhaps as bytes, or comes out of it, and then how far it may be from PyTorch's.
+// A tensor that goes into the library, perhaps as bytes, or comes out of it, and then how far it may be from PyTorch's,
+// or if it decides, which share of it may be another.
 struct Tensor {
   std::string name;
   ffi::Shape shape;
   size_t elements;
   double tolerance;
   bool is_bytes;
+  bool decides;
 };
 
 // What the manifest lists as "inputs" or "outputs".
@@ -159,10 +161,12 @@ std::vector<Tensor> TensorsOf(const Object& manifest, const char* kind) {
       elements *= size_t(extents.back());
     }
     const double tolerance = is_output ? Field<double>(*object, "tolerance") : 1;
+    const bool decides = is_output && Field<bool>(*object, "decides");
     const std::string type = is_output ? std::string("float32") : std::string(Field<ffi::String>(*object, "passed_as"));
     if (!(tolerance > 0) || (type != "float32" && type != "uint8")) throw damaged;
     names.push_back(Field<ffi::String>(*object, "name"));
-    tensors.push_back({names.back(), ffi::Shape(extents.begin(), extents.end()), elements, tolerance, type == "uint8"});
+    const ffi::Shape shape(extents.begin(), extents.end());
+    tensors.push_back({names.back(), shape, elements, tolerance, type == "uint8", decides});
   }
   std::sort(names.begin(), names.end());
   const bool is_twice = std::adjacent_find(names.begin(), names.end()) != names.end();
@@ -349,20 +353,26 @@ int Main(const std::string& folder, bool print, bool time) {
   for (size_t i = 0; i < count; ++i) {
     const std::vector<float>& values = model(&inputs[i * model.InputSize()]);
     size_t j = 0;
-    for (size_t k = 0; k < differences.size(); ++k)
-      for (size_t end = j + model.Outputs()[k].elements; j < end; ++j) {
-        const double apart = std::fabs(double(values[j]) - expected[i * values.size() + j]);
-        if (std::isnan(apart) || apart > differences[k]) differences[k] = apart;  // NaN stays
+    for (size_t k = 0; k < differences.size(); ++k) {
+      const Tensor& output = model.Outputs()[k];
+      for (size_t end = j + output.elements; j < end; ++j) {
+        const double theirs = expected[i * values.size() + j], apart = std::fabs(double(values[j]) - theirs);
+        if (output.decides)
+          differences[k] += (values[j] == theirs ? 0.0 : 1.0) / double(count * output.elements);
+        else if (std::isnan(apart) || apart > differences[k])
+          differences[k] = apart;  // NaN stays
         if (print) std::printf("%.9g%c", values[j], j + 1 < values.size() ? ' ' : '\n');
       }
+    }
   }
   bool agrees = true;
   for (size_t k = 0; k < differences.size(); ++k) {
     const Tensor& output = model.Outputs()[k];
     const bool is_right = differences[k] <= output.tolerance;
     const std::string where = differences.size() > 1 ? ", " + output.name : "";
-    std::printf("%zu reference inputs%s: largest difference from PyTorch %.2g, %s %.2g\n", count, where.c_str(),
-                differences[k], is_right ? "within" : "MORE THAN", output.tolerance);
+    const char* what = output.decides ? "share of other decisions than PyTorch's" : "largest difference from PyTorch";
+    std::printf("%zu reference inputs%s: %s %.2g, %s %.2g\n", count, where.c_str(), what, differences[k],
+                is_right ? "within" : "MORE THAN", output.tolerance);
     agrees = agrees && is_right;
   }
   if (time) std::printf("%.3f ms a call, median of %d\n", TimeMs(&model), kRunsOfOneTiming);

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 # What an ELF file says of the processor that it is for.
 ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
 # TVM's numbers for devices (DLPack) and for the allocator that keeps memory for the next call.
@@ -108,7 +108,7 @@ def check_tensors(manifest: dict[str, Any]) -> None:
         if len({str(tensor["name"]) for tensor in tensors}) < len(tensors):
             raise Refused(f"manifest.json is damaged (at {kind}); copy the bundle again")
     are_known = all(each["dtype"] in TYPES and each["passed_as"] in PASSED_AS for each in inputs)
-    if not are_known or not all(output["tolerance"] > 0 for output in outputs):
+    if not are_known or not all(output["tolerance"] > 0 and output["decides"] in (True, False) for output in outputs):
         raise Refused("manifest.json is damaged (at inputs or outputs); copy the bundle again")
 
 
@@ -279,11 +279,15 @@ def main() -> int:
     agrees, start = True, 0
     for output in model.manifest["outputs"]:
         end = start + int(np.prod(output["shape"]))
-        difference = float(np.abs(rows[:, start:end] - expected[:, start:end]).max())
+        found, theirs = rows[:, start:end], expected[:, start:end]
+        if output["decides"]:
+            difference, what = float((found != theirs).mean()), "share of other decisions than PyTorch's"
+        else:
+            difference, what = float(np.abs(found - theirs).max()), "largest difference from PyTorch"
         is_right = difference <= output["tolerance"]  # not so for NaN
         where = f", {output['name']}" if len(model.manifest["outputs"]) > 1 else ""
         print(
-            f"{len(inputs)} reference inputs{where}: largest difference from PyTorch {difference:.2g}, "
+            f"{len(inputs)} reference inputs{where}: {what} {difference:.2g}, "
             f"{'within' if is_right else 'MORE THAN'} {output['tolerance']:.2g}"
         )
         agrees, start = agrees and is_right, end

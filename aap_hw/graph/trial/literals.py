@@ -23,7 +23,7 @@ from aap_hw.graph.groups.groups import Grouping
 from aap_hw.graph.groups.widths import WidthExpr, width_of_ids
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.source import own_frames
-from aap_hw.graph.program.syntax import functions_of, read_of_self, statement_at
+from aap_hw.graph.program.syntax import functions_of, read_of_self, statement_at, with_self
 from aap_hw.graph.trial.surprises import SPLITS
 from aap_hw.graph.trial.view_lengths import follower
 from aap_hw.graph.walk.noted import Divided, Literal
@@ -169,7 +169,7 @@ def _splits(code: ast.AST) -> Iterable[ast.Call]:
 def _names_in_class(kind: type[nn.Module]) -> list[str]:
     """What the methods of a class read of ``self``: export records no frames between ``forward`` and PyTorch."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+        tree = with_self(ast.parse(textwrap.dedent(inspect.getsource(kind))))
     except (OSError, TypeError, SyntaxError):
         return []
     methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name != "__init__"]

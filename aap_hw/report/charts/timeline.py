@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from aap_hw.compile.keys.precision import INT8, in_precision
 from aap_hw.report.chart import SERIES, Chart, View, axis
 from aap_hw.report.story import Story
 
@@ -80,7 +81,7 @@ _LANES = {
     "measured": "plan tried",
     "waiting": "waiting",
     "epoch": "epoch",
-    "quantised": "quantised",
+    "quantised": "rounded",
     "round": "round done",
     "resumed": "resumed",
 }
@@ -111,7 +112,8 @@ def _told(event: Mapping[str, Any], story: Story) -> str:
             return f"epoch {event['epoch']} of {event['epochs']}: loss {event['loss']:.4f}, accuracy {accuracy:.2f} %"
         case "quantised":
             accuracy, in_float32 = event["accuracy"], event["accuracy_float"]
-            return f"round {event['round']} in int8: accuracy {accuracy:.2f} %, in float32 {in_float32:.2f} %"
+            computed = in_precision(event.get("precision", INT8))
+            return f"round {event['round']}{computed}: accuracy {accuracy:.2f} %, in float32 {in_float32:.2f} %"
         case "tested":
             accuracy, unpruned = event["accuracy_pruned"], event["accuracy_dense"]
             return f"on the test split: accuracy {accuracy:.2f} %, unpruned {unpruned:.2f} %"
