@@ -67,7 +67,7 @@ def test_in_int8_outputs_may_be_apart_by_a_step_but_not_all_of_them() -> None:
     plain = Reference((torch.zeros(10, 3, 4, 4),), {"logits": scores})
     in_int8 = replace(plain, swayed={"logits": Sway(largest=0.02, mean=0.001)})
     assert plain.tolerances == {"logits": pytest.approx(2e-4)}
-    assert in_int8.tolerances == {"logits": pytest.approx(0.04)}
+    assert in_int8.tolerances == {"logits": pytest.approx(0.08)}
     one_off = scores.copy()
     one_off[3, 0, 4] += 0.03
     assert in_int8.compare([one_off], "it") == pytest.approx(0.03)
