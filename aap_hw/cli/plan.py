@@ -192,7 +192,7 @@ def _print_curve(points: Sequence[CurvePoint]) -> None:
     from rich.table import Table
 
     from aap_hw.cli.run_screen import plain_console
-    from aap_hw.lut.table import in_precision
+    from aap_hw.compile.keys.precision import in_precision
     from aap_hw.prune.words import MADE_UP, error_text, how_known, time_text
 
     console, grid = plain_console(), Table(box=None, pad_edge=False)

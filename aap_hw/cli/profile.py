@@ -182,6 +182,7 @@ def _tell_trip(packed: Packed, again: str, *, first: bool, console: Console) -> 
 
 def _told(done: Profile, size: str, console: Console) -> dict[str, Any]:
     """Say what was measured, and how to go on; the figures."""
+    from aap_hw.compile.keys.precision import in_precision
     from aap_hw.device.description import MEASURED
     from aap_hw.lut.gathering import disagreement
     from aap_hw.prune.words import slow_sentence

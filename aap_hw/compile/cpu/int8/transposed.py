@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.code.quantized import Number
 from aap_hw.compile.cpu.dots import widened
-from aap_hw.compile.cpu.emit import Steps, lane_loop, lanes_for, loop, vector
+from aap_hw.compile.cpu.emit import Steps, lane_loop, lanes_for, loop, spread, vector
 from aap_hw.compile.cpu.int8.epilogue import LONG, finished, quantized_kernel
 from aap_hw.compile.cpu.isa import FEWEST_LANES, DotProduct, dot_product
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
@@ -163,7 +163,8 @@ def transposed(address: Address, target: CpuTarget) -> KernelFunction:
 
             def pixel(ry: Any, rx: Any, step: Any, p: int) -> Any:
                 at = corner + (ry * width + rx + p) * wide + steps.start(step)
-                return T.reinterpret("int32", vector(source, at, plan.dot.group))
+                values = spread(T.reinterpret("int32", vector(source, at, plan.dot.group)), tile.lanes)
+                return plan.dot.prepare(values, tile.lanes)
 
             def weight(ry: Any, rx: Any, step: Any, v: int) -> Any:
                 at = start + (ry * broad + rx) * plan.tap_size
@@ -174,7 +175,9 @@ def transposed(address: Address, target: CpuTarget) -> KernelFunction:
                 return vector(starts, phase * len(order) + channel + v * tile.lanes, tile.lanes)
 
             extents = tall, broad, steps.count
-            sums = accumulate(tile, extents, pixel, weight, key.types.sum, add=plan.dot.add, begin=begin)
+            sums = accumulate(
+                tile, extents, pixel, weight, key.types.sum, of_vectors=True, add=plan.dot.add, begin=begin
+            )
             row = T.bind((n * rows.made + y * rows.stride + down) * columns.made + across)
             for v in range(tile.vectors):
                 for p in range(tile.pixels):
