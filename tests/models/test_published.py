@@ -137,7 +137,9 @@ def test_without_a_network_the_sentence_says_where_the_file_can_be_put(
     url = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V2.url
     file = torch_cache / url.rpartition("/")[2]
     assert f"get {url} by other means and put it at {file}, or give" in str(problem.value)
-    assert str(problem.value).startswith("the weights IMAGENET1K_V2 of mobilenetv2 cannot be fetched (")
+    assert str(problem.value).startswith(
+        "the weights IMAGENET1K_V2 of mobilenetv2 cannot be fetched (Connection refused): "
+    )
     assert not list(torch_cache.iterdir())
     with pytest.raises(UserError) as problem:
         origin_of("timm:test_resnet", None, weights="pretrained")

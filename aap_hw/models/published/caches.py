@@ -48,10 +48,16 @@ def fetched_url(url: str, what: str) -> Path:
         torch.hub.download_url_to_file(url, str(file), begins or None, progress=not is_silenced())
     except (OSError, RuntimeError, http.client.HTTPException) as problem:
         raise UserError(
-            f"{what} cannot be fetched ({reason(problem)}): get {url} by other means and put it at {file}, or give a "
+            f"{what} cannot be fetched ({_why(problem)}): get {url} by other means and put it at {file}, or give a "
             "checkpoint of your own with --weights FILE"
         ) from problem
     return file
+
+
+def _why(problem: Exception) -> str:
+    """What went wrong on the way to a server: of urllib's wrapping only the system's word."""
+    inner = getattr(problem, "reason", None)
+    return inner.strerror if isinstance(inner, OSError) and inner.strerror else reason(problem)
 
 
 def fetched_hub(repository: str, names: Sequence[str], what: str) -> Path:
