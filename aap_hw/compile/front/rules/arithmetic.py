@@ -74,6 +74,7 @@ _READERS: dict[str, Reader] = {
     "tan": lambda call, at: Term("div", (Term("sin", (at("self"),)), Term("cos", (at("self"),)))),
     "cosh": lambda call, at: Term("mul", (_both_ways("exp", "add", at("self")), 0.5)),
     "sinh": lambda call, at: Term("mul", (_both_ways("expm1", "sub", at("self")), 0.5)),
+    "atanh": lambda call, at: Term("mul", (_both_ways("log1p", "sub", at("self")), 0.5)),
     "frac": lambda call, at: Term("sub", (at("self"), Term("trunc", (at("self"),)))),
     "deg2rad": lambda call, at: Term("mul", (at("self"), math.pi / 180)),
     "rad2deg": lambda call, at: Term("mul", (at("self"), 180 / math.pi)),
