@@ -252,7 +252,8 @@ def _loop(loop: Any, cpu: str) -> dict[str, Any]:
     }
 
 
-# LLVM's name of the model; a Neoverse N1 is a Cortex-A76 for servers.
+# LLVM's names. It gives a cortex-a72 and a cortex-a76 the pipeline of a Cortex-A57 (version 22); a Neoverse N1 is a
+# Cortex-A76 for servers, and has a model of its own.
 MODELS_OF_PIPELINE = {"cortex-a72": "cortex-a72", "cortex-a76": "neoverse-n1"}
 
 

@@ -17,7 +17,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.cpu.emit import Steps, constant, lane_loop, lanes_for, loop, scratch, spread, store, vector
-from aap_hw.compile.cpu.isa import FEWEST_LANES, DotProduct
+from aap_hw.compile.cpu.isa import FEWEST_LANES, DotProduct, anchored
 from aap_hw.compile.cpu.kernels import Packing
 from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.cpu.tiles import Costs, Tile, accumulate, cheapest_tile, lane_in_all
@@ -104,7 +104,8 @@ class DotPlan:
     @property
     def costs(self) -> Costs:
         """Of a tile, beside what the instructions do."""
-        return replace(self.dot.costs, run=self.run)
+        steps = self.taps[0] * self.taps[1] * self.steps.count
+        return replace(self.dot.costs, run=self.run, parting=self.dot.costs.parting / steps)
 
     @property
     def deep(self) -> Steps:
@@ -189,7 +190,8 @@ class DotPlan:
                     return spread(source[at], tile.lanes)
                 values = T.reinterpret(f"int32x{run}" if run > 1 else "int32", vector(source, at, run * group))
                 if run > 1:
-                    return self.dot.prepare(values, tile.lanes)
+                    values = self.dot.prepare(values, tile.lanes)
+                    return anchored(values) if np.prod(self.taps) * steps.count < 2 * run else values
                 value = self.dot.prepare(spread(values, tile.lanes), tile.lanes)
                 return value if self.dot.lane is None else self.dot.lane(value, 0, tile.lanes)
 

@@ -191,8 +191,24 @@ def _pairs(name: str, lanes: int) -> DotProduct:
     return DotProduct(add, split=2, working=1, costs=Costs(load=7 / 8, accumulators=2), add_halves=add_halves)
 
 
+ANCHORED = "anchored_run"
 # Makes unsigned bytes signed ones that are smaller by 128.
 SIGN_BITS = -0x7F7F7F80
+
+
+# What a short reduction reads does not change from one slice of weights to the next. LLVM would bring each lane of it
+# into a register of its own before the loop over these and, as there are not as many, onto the stack.
+ANCHOR = f"""
+    define linkonce_odr <4 x i32> @{ANCHORED}(<4 x i32> %value) alwaysinline {{
+        %same = call <4 x i32> asm sideeffect "", "=w,0"(<4 x i32> %value)
+        ret <4 x i32> %same
+    }}
+"""
+
+
+def anchored(values: Any) -> Any:
+    """A run of activations as it is, of which LLVM computes nothing outside of the loops where this stands."""
+    return T.call_pure_extern("int32x4", ANCHORED, values)
 
 
 def _signed(activations: Any, lanes: int) -> Any:
@@ -208,7 +224,10 @@ def _signed_quads(lanes: int) -> DotProduct:
         operands = T.reinterpret(quads, weights), T.reinterpret(quads, activations)
         return T.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.aarch64.neon.sdot.v4i32.v16i8", total, *operands)
 
-    return DotProduct(add, working=1, shift=128, run=lanes, prepare=_signed)
+    # Two loads of weights are one instruction, and what a load brings of a pixel takes another.
+    return DotProduct(
+        add, working=1, shift=128, costs=Costs(placing=0.11, parting=1.25), run=lanes, prepare=_signed, code=ANCHOR
+    )
 
 
 def _products(lanes: int) -> DotProduct:
@@ -261,11 +280,12 @@ def _products_of_pairs(lanes: int) -> DotProduct:
         add,
         working=13,
         shift=128,
-        costs=Costs(load=1 / 3, placing=1 / 3),
+        costs=Costs(load=1 / 3, placing=1 / 3, parting=0.4),
         lowest_weight=-127,
         run=lanes,
         prepare=_signed,
         lane=lane,
+        code=ANCHOR,
         pairs_apart=True,
     )
 
@@ -305,7 +325,8 @@ def to_bytes(several: Sequence[Sequence[Any]], bounds: Bounds, lanes: int, targe
     the second, and so on. No value may be above 2^31. ``several`` such are done at once.
     """
     bits, is_arm, count = 32 * lanes, _has(target, "neon"), len(several[0])
-    rounded = f"llvm.lrint.v{lanes}i32.v{lanes}f32"
+    # LLVM would round and convert in two instructions.
+    rounded = "llvm.aarch64.neon.fcvtns.v4i32.v4f32" if is_arm else f"llvm.lrint.v{lanes}i32.v{lanes}f32"
     whole = [[T.call_llvm_pure_intrin(f"int32x{lanes}", rounded, each) for each in values] for values in several]
     if count == 2 and bits == AVX512_BITS:
         type_ = f"int16x{2 * lanes}"

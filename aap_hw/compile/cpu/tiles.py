@@ -15,7 +15,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.cpu.emit import AVX512_BYTES, Steps, constant, lanes_for, registers, spread, store, vector
+from aap_hw.compile.cpu.emit import AVX512_BYTES, Steps, constant, lanes_for, registers, scratch, spread, store, vector
 from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
 
@@ -35,12 +35,14 @@ class Costs:
     accumulators : fewest accumulators that keep the arithmetic busy.
     run : steps for which one load brings the values of a pixel.
     placing : to put a pixel's value of one step where it is multiplied, if that takes an instruction.
+    parting : of each step, to store a pixel apart from others, as vectors leave a tile four at a time.
     """
 
     load: float = COST_OF_LOAD
     accumulators: int = ACCUMULATORS_FOR_FULL_RATE
     run: int = 1
     placing: float = 0.0
+    parting: float = 0.0
 
 
 FUSED = Costs()
@@ -68,6 +70,7 @@ class Tile:
         """
         accumulators, loads = self.pixels * self.vectors, self.pixels / costs.run + self.vectors
         step = max(accumulators, loads, costs.accumulators) + costs.load * loads + costs.placing * self.pixels
+        step += costs.parting * self.pixels * (self.vectors % 4 > 0)
         return step * Steps(pixels, self.pixels).count * Steps(channels, self.channels).count
 
 
@@ -134,7 +137,8 @@ def accumulate(
     the vector ``begin(v)``. Returns a function of p, v and a lane that reads the sum of pixel p and vector v there, or
     the whole vector without a lane.
     """
-    sums = registers(tile.pixels * tile.vectors * tile.lanes, type_)
+    # LLVM sees through the stack. What TVM allocates it fills before the loops, and reads behind them.
+    sums = (registers if run == 1 else scratch)(tile.pixels * tile.vectors * tile.lanes, type_)
 
     def at(p: int, v: int) -> int:
         return (p * tile.vectors + v) * tile.lanes
