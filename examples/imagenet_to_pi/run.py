@@ -27,7 +27,8 @@ def main() -> None:
         model, weights = ("--model", "timm:test_byobnet", "--input", "3x64x64", "--classes", "2"), ()
         how, images = ("--rounds", "1", "--epochs", "1"), f"imagefolder:{made_pictures(Path('pictures'))}"
     budget = "90%" if aap_hw.quick else "60%"
-    aap_hw("doctor", "--device", aap_hw.device, *aap_hw.connect)
+    if not aap_hw.quick:
+        aap_hw("doctor", "--device", aap_hw.device, *aap_hw.connect)
     aap_hw("profile", "--device", aap_hw.device, *aap_hw.connect, *model[:4], "--out", aap_hw.table)
     aap_hw(
         "prune", "--device", aap_hw.device, *aap_hw.connect, *model, *weights, "--data", images, "--lut", aap_hw.table,
