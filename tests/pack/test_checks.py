@@ -28,13 +28,15 @@ from aap_hw.compile.keys.precision import FP32
 from aap_hw.device import load_profile
 from aap_hw.device.profile import TargetSpec
 from aap_hw.errors import UserError
+from aap_hw.files import sha256_of
 from aap_hw.models import zoo
+from aap_hw.pack import timing
 from aap_hw.pack.beside import module_of
 from aap_hw.pack.checks import FAMILY_POINTS, pack_check
 from aap_hw.pack.folder import Packed
 from aap_hw.pack.lightening import lighten
 from aap_hw.pack.programs import program_of
-from aap_hw.pack.run import digest_of
+from aap_hw.pack.run import Refused, digest_of
 from aap_hw.pack.tables import read_check
 from tests.compile.running import randomise
 from tests.lut import tiny
@@ -76,34 +78,9 @@ def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def returned(packed: Packed, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("returned") / "pack"
-    shutil.copytree(packed.folder, folder)
-    done = run(folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(FEW) + 2} of {len(FEW) + 2} outputs are right" in done.stdout
-    return folder
-
-
-def test_results_of_a_check_are_a_table_that_can_be_merged(
-    aap_hw: Callable[..., Any], returned: Path, tmp_path: Path
-) -> None:
-    table = read_check(returned / "results.json")
-    assert [(v.model, v.plan) for v in table.validation] == [("small", "dense"), ("small", "pruned")]
-    dense, pruned = table.validation
-    assert sum(pruned.widths.values()) < sum(dense.widths.values())
-    assert table.device["provenance"] == "measured"
-    merged = aap_hw("lut", "merge", *2 * [str(returned / "results.json")], "--out", str(tmp_path / "both.json"))
-    assert merged.code == 0, merged.err
-    assert f"both.json: {len(table)} points of {len(table.points)} kernels" in merged.out
-    refused = aap_hw("profile", "--device", "x86", "--unpack", str(returned), "--out", str(tmp_path / "table.json"))
-    assert refused.code == 2
-    assert "was not packed by 'aap-hw profile --pack'" in refused.err
-
-
-def test_wrong_output_is_named_and_has_no_latency(packed: Packed, tmp_path: Path) -> None:
-    folder = tmp_path / "pack"
-    shutil.copytree(packed.folder, folder)
+def returned(packed: Packed) -> Path:
+    """A pack that was run where one of six outputs is wrong: it was packed so."""
+    folder = packed.folder
     with np.load(folder / "values.npz") as archive:
         values = dict(archive)
     values["point_2"][..., 3] += 0.5
@@ -111,16 +88,60 @@ def test_wrong_output_is_named_and_has_no_latency(packed: Packed, tmp_path: Path
     np.savez(stream, **values)
     (folder / "values.npz").write_bytes(stream.getvalue())
     pack = json.loads((folder / "pack.json").read_text())
-    from aap_hw.files import sha256_of
-
     pack["sha256"]["values.npz"] = sha256_of(folder / "values.npz")
     pack["digest"] = digest_of(pack)
     (folder / "pack.json").write_text(json.dumps(pack))
     done = run(folder)
-    assert done.returncode == 1
-    assert "WRONG: linear - epilogue=bias float32 batch=1 at 64 -> 48 differs by 0.5" in done.stdout
+    assert done.returncode == 1, done.stderr
+    wrong, *_, right, told = [
+        line for line in done.stdout.splitlines() if line.split()[0] in ("WRONG:", "5", "everything")
+    ]
+    assert wrong.startswith("WRONG: linear - epilogue=bias float32 batch=1 at 64 -> 48 differs by 0.5, more than")
+    assert right == "5 of 6 outputs are right"
+    assert told == f"everything is timed; carry {folder / 'results.json'} back"
+    return folder
+
+
+def test_what_is_computed_wrong_has_no_latency(returned: Path) -> None:
     with pytest.raises(UserError, match="1 of 6 outputs are wrong there, linear"):
-        read_check(folder / "results.json")
+        read_check(returned / "results.json")
+
+
+def test_results_of_a_check_are_a_table_that_can_be_merged(
+    aap_hw: Callable[..., Any], returned: Path, tmp_path: Path
+) -> None:
+    results = json.loads((returned / "results.json").read_text())
+    for check in results["checks"]:
+        check["right"] = True
+    path = tmp_path / "right.json"
+    path.write_text(json.dumps(results))
+    table = read_check(path)
+    assert [(v.model, v.plan) for v in table.validation] == [("small", "dense"), ("small", "pruned")]
+    dense, pruned = table.validation
+    assert sum(pruned.widths.values()) < sum(dense.widths.values())
+    assert table.device["provenance"] == "measured"
+    merged = aap_hw("lut", "merge", str(path), str(path), "--out", str(tmp_path / "both.json"))
+    assert merged.code == 0, merged.err
+    assert f"both.json: {len(table)} points of {len(table.points)} kernels" in merged.out
+    refused = aap_hw(
+        "profile",
+        "--device",
+        "x86",
+        "--model",
+        "resnet20",
+        "--unpack",
+        str(returned),
+        "--out",
+        str(tmp_path / "table.json"),
+    )
+    assert refused.code == 2
+    assert "was not packed by 'aap-hw profile --pack'" in refused.err
+
+
+@pytest.mark.skipif(tvm.cuda(0).exist, reason="there is a GPU here")
+def test_machine_without_a_gpu_is_told_what_it_takes() -> None:
+    with pytest.raises(Refused, match=r"TVM cannot use a GPU here \(libcuda.so.1.*pip install nvidia-cuda-runtime"):
+        timing._device_of({"accelerator": "cuda", "arch": "sm_90"})
 
 
 def test_pack_for_a_gpu_holds_its_machine_code_and_says_what_it_takes(tmp_path: Path) -> None:
@@ -136,10 +157,6 @@ def test_pack_for_a_gpu_holds_its_machine_code_and_says_what_it_takes(tmp_path: 
     assert {name.split("_")[1] for name in kernels} == {str(i) for i in range(made.points)}
     in_half = [point["kernel"] for point in library["points"] if " float16 " in point["kernel"]]
     assert len(in_half) == 2
-    if not tvm.cuda(0).exist:
-        done = run(made.folder)
-        assert done.returncode == 2
-        assert done.stderr.startswith("refused: TVM cannot use a GPU here (libcuda.so.1")
     # All but the kernels themselves: TVM's run time and virtual machine, machine code as it is asked for, CUDA's timer.
     pretended = pretended_gpu(tmp_path)
     done = run(made.folder, **pretended, PRETENDED_ARCH="80")
