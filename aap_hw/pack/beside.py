@@ -1,7 +1,8 @@
 """What PyTorch makes of the networks and layers of a pack, for comparison: eager, compiled, and cuDNN at its best.
 
 Each comes as a list of calls of PyTorch's own operators, with the shapes of its weights, which are made up here: how
-long it takes does not depend on them. Without PyTorch, or without its GPU, nothing is compared.
+long it takes does not depend on them. As PyTorch is set, its convolutions of float32 may use TensorFloat-32, which our
+kernels never do; the results say whether they did. Without PyTorch, or without its GPU, nothing is compared.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def time_beside(
     for entry in entries:
         if entry["name"] not in times_us:
             say(f"timing {entry['name']} in PyTorch")
-            times_us[entry["name"]] = {"torch": torch.__version__, **_ways(entry)}
+            about = {"torch": torch.__version__, "tf32": str(torch.backends.cudnn.allow_tf32)}
+            times_us[entry["name"]] = {**about, **_ways(entry)}
             write()
 
 
@@ -49,7 +51,6 @@ def _ways(entry: Mapping[str, Any]) -> dict[str, Any]:
 
     def graphs() -> float:
         # Captured once and replayed: no time is spent on launching, so that what is left is cuDNN's.
-        torch.backends.cudnn.benchmark = True
         flat = _time_us(_captured(module, plain))
         return min(flat, _time_us(_captured(module.to(memory_format=torch.channels_last), channels_last)))
 
@@ -61,6 +62,7 @@ def _ways(entry: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with torch.inference_mode():
         for name in entry["ways"]:
+            torch.backends.cudnn.benchmark = name == "cudnn"
             try:
                 found[name] = ways[name]()
             except Exception as problem:  # whatever PyTorch lacks there, the other ways are still worth knowing

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import gzip
+import hashlib
 import io
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -26,7 +28,7 @@ from aap_hw.compile.library.linking import triple_of
 from aap_hw.device.conditions import Conditions
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
-from aap_hw.files import make_folder, require_writable_folder, sha256_of, write_atomic
+from aap_hw.files import make_folder, require_writable_folder, write_atomic
 from aap_hw.lut.compiling import CompiledBatch
 from aap_hw.pack.run import MACHINES, PACK, RESULTS, SCHEMA_VERSION, Refused, digest_of, read_document, read_pack
 
@@ -99,12 +101,13 @@ def require_new(folder: Path) -> None:
 
 
 def write_pack(folder: Path, contents: Contents, profile: DeviceProfile, target: DeviceTarget) -> Packed:
-    """Write a pack; its document comes last, so that half a folder is none.
+    """Write a pack; the folder is there when it is whole, and not before.
 
     Raises
     ------
     UserError : the folder cannot be written.
     """
+    partial = folder.parent / f".{folder.name}.partial"  # one that is there was given up by a process that was killed
     files: dict[str, bytes] = {}
 
     def add(name: str, library: Path) -> dict[str, str]:
@@ -129,10 +132,10 @@ def write_pack(folder: Path, contents: Contents, profile: DeviceProfile, target:
         np.savez_compressed(stream, allow_pickle=False, **contents.values)
         files[VALUES] = stream.getvalue()
     files.update(_program())
-    make_folder(folder)
+    shutil.rmtree(partial, ignore_errors=True)
     for name, content in files.items():
-        make_folder((folder / name).parent)
-        write_atomic(folder / name, content)
+        make_folder((partial / name).parent)
+        write_atomic(partial / name, content)
     architecture = triple_of(target.host).split("-")[0]
     pack: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -151,11 +154,15 @@ def write_pack(folder: Path, contents: Contents, profile: DeviceProfile, target:
         "libraries": libraries,
         "networks": networks,
         "beside": [dict(each) for each in contents.beside],
-        "sha256": {name: sha256_of(folder / name) for name in files},
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
     pack["digest"] = digest_of(pack)
     _validate(pack, "pack", folder / PACK)
-    write_atomic(folder / PACK, json.dumps(pack, indent=1, sort_keys=True) + "\n")
+    write_atomic(partial / PACK, json.dumps(pack, indent=1, sort_keys=True) + "\n")
+    try:
+        partial.replace(folder)
+    except OSError as problem:
+        raise UserError(f"cannot write {folder}: {problem.strerror}; name another folder") from problem
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Packed(folder, sum(len(batch.points) for batch in contents.libraries), len(networks), size)
 

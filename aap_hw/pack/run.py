@@ -129,7 +129,7 @@ def _comparisons(results: dict[str, Any]) -> list[str]:
         beside = [
             f"{way} {value / 1e3:.3f}" if isinstance(value, (int, float)) else f"{way} failed ({value})"
             for way, value in results["beside"].get(name, {}).items()
-            if way != "torch"
+            if way not in ("torch", "tf32")
         ]
         lines.append(f"{name}: {us / 1e3:.3f} ms" + (f"; PyTorch: {', '.join(beside)} ms" if beside else ""))
     return lines

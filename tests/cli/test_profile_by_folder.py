@@ -35,8 +35,10 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
 
 
 def test_from_here_to_the_device_and_back(aap_hw: Callable[..., Any], there: tuple[str, ...]) -> None:
+    (Path(".to there.partial") / "of a process that was killed").mkdir(parents=True)
     packed = aap_hw(*there, "--pack", "to there")
     assert packed.code == 0, packed.err
+    assert {path.name for path in Path().iterdir()} == {"small.py", "to there"}
     lines = packed.out.splitlines()
     assert lines[0] == "packing small.py:small at 3x8x8 on x86 -> to there"
     assert re.fullmatch(r"to there: \d+ points and 2 networks, \d+\.\d MB", lines[1])

@@ -113,7 +113,10 @@ CASES = [
     Case(lambda m, a, b: of_one(a) + m.token[:, :21, :1].view(1, 3, 1, 7, 1), ("add(x0,c0) nyxc nx",)),
     Case(lambda m, a, b: windows(a, b) + m.place[:, :3].unsqueeze(2), ("add(x0,c0) nyxc yc",)),
     Case(lambda m, a, b: beside_their_means(windows(a, b)), ("add(x0,x1) nyxc+nx",)),
-    Case(lambda m, a, b: torch.atanh(a * 0.1) + b, ("add(mul(sub(log1p(mul(x0,0.1)),log1p(neg(mul(x0,0.1)))),0.5),x1) nyc+nyc",)),
+    Case(
+        lambda m, a, b: torch.atanh(a * 0.1) + b,
+        ("add(mul(sub(log1p(mul(x0,0.1)),log1p(neg(mul(x0,0.1)))),0.5),x1) nyc+nyc",),
+    ),
     Case(lambda m, a, b: a * 1 + b * 0.5 * 2, ("add(x0,mul(mul(x1,0.5),2)) nyc+nyc",)),
 ]  # fmt: skip
 
