@@ -3,6 +3,7 @@
 #   docker build -t aap-hw .
 #   docker run --rm -it -v "$PWD":/work aap-hw plan --model mobilenetv2 --lut x86 --budget 60%
 #
+# What it does was tried step by step in a Debian 13 made by debootstrap; no daemon was at hand to build the image itself.
 # Behind a mirror: --build-arg PIP_INDEX_URL=https://... and, for Debian, --build-arg BASE=your.registry/debian:13-slim.
 # Debian 13 has Python 3.13; Debian 12 has 3.11 (BASE=debian:12-slim).
 ARG BASE=debian:13-slim

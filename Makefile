@@ -57,8 +57,8 @@ clean:
 
 # The stamps are written last, so that an interrupted installation is taken up again.
 $(VENV)/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
-	  { echo "aap-hw needs Python 3.11 or 3.12 and '$(PYTHON)' is not one; name another with: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "aap-hw needs Python 3.11 to 3.13 and '$(PYTHON)' is not one; name another with: make PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "'$(PYTHON)' cannot make virtual environments; install the module with: sudo apt-get install python3-venv" >&2; exit 1; }
 	@command -v g++ >/dev/null || \

@@ -23,6 +23,7 @@ import timm
 import torch
 import torchvision
 
+import aap_hw
 from aap_hw.errors import UserError
 from aap_hw.given import origin_of, tell_of_published
 from aap_hw.models import published
@@ -211,6 +212,17 @@ def test_a_file_in_the_hubs_cache_gives_the_network_that_timm_makes_of_it(
     assert origin.published is not None
     assert origin.published.classes[0].startswith("tench")
     assert origin.published.folders[0] == "n01440764"
+
+
+def test_a_bundle_names_the_weights_and_the_classes_in_words(hub_cache: Callable[..., Path], tmp_path: Path) -> None:
+    state = trained(timm.create_model("test_resnet", num_classes=3)).state_dict()
+    hub_cache("me/mine", "config.json", described(label_names=["ant", "bee", "fly"]))
+    hub_cache("me/mine", "model.safetensors", safetensors.torch.save(state))
+    bundle = aap_hw.bundle_model(TINY, "x86", weights="hf-hub:me/mine", input_shape=(3, 32, 32), out=tmp_path / "b")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["labels"] == ["ant", "bee", "fly"]
+    assert manifest["trained"]["name"] == "hf-hub:me/mine"
+    assert (manifest["preprocessing"]["mean"], manifest["preprocessing"]["std"]) == ([0.5] * 3, [0.25] * 3)
 
 
 def described(**config: Any) -> bytes:
