@@ -67,7 +67,7 @@ def main() -> None:
             case.prepare()
             for precision, cpu in product(options.precisions.split(","), options.cpus.split(",")):
                 rows += _rows(case, precision, cpu, list(filter(None, options.engines.split(","))), counter)
-    print_report(rows, summary_of(rows), options.json)
+    print_report(rows, {**summary_of(rows), **_tools()}, options.json)
 
 
 def _options() -> argparse.Namespace:
@@ -100,6 +100,20 @@ def _missing() -> str:
     except FileNotFoundError as problem:
         return f"{problem} is not installed"
     return ""
+
+
+def _tools() -> dict[str, str]:
+    """Versions of what counts, and of the peers on the board."""
+    from _arm_blocks import found_tool
+
+    said = subprocess.run(["qemu-aarch64", "--version"], capture_output=True, text=True, check=True).stdout
+    peers = [path.name.removesuffix(".dist-info").split("-") for path in (BOARD / "peers").glob("*.dist-info")]
+    versions = {"onnxruntime": "onnxruntime", "ai_edge_litert": "litert"}
+    return {
+        "qemu": said.splitlines()[0].removeprefix("qemu-aarch64 version "),
+        "llvm": Path(found_tool("llvm-mca")).parent.parent.name.removeprefix("llvm-"),
+        **{f"{versions[name]}_version": version for name, version in peers if name in versions},
+    }
 
 
 def _counter(folder: Path) -> Path:
