@@ -67,7 +67,8 @@ def _row(case: Case, device: LocalDevice, options: argparse.Namespace) -> dict[s
     form = calibrated(case.network, case.inputs, [batch for batch in shown if len(batch[0]) == len(shown[0][0])])
     floating, quantisation = form.of(case.network, case.inputs)
     seconds = time.monotonic() - began
-    found, networks = dict[str, list[int]](), dict[str, Network]()
+    found: dict[str, list[int]] = {}
+    networks: dict[str, Network] = {}
     tried = [("float32", case.network, None, FP32), ("int8", floating, quantisation, INT8)]
     if _has_half(device):
         tried.append(("half", case.network, None, HALF))
