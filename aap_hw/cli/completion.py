@@ -16,7 +16,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
-    """Print what makes a shell complete commands, options, devices and tables. Put it where your shell reads it."""
+    """Print the script that lets your shell complete commands, options, devices and tables."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)

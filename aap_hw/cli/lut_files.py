@@ -34,10 +34,10 @@ def plot(file: str, out: str, kernel: str) -> None:
 )
 @click.argument("first", metavar="FILE")
 @click.argument("second", metavar="OTHER")
-@click.option("--out", metavar="PICTURE", help="Draw both against each other too: an .html or .png file.")
+@click.option("--out", metavar="PICTURE", help="Also draw both against each other: an .html or .png file.")
 @json_option
 def diff(first: str, second: str, out: str | None, json_to: str | None) -> None:
-    """Say where two tables differ: their devices, and the latencies of the points that both have."""
+    """Say where two tables differ: in their devices, and in the latencies of points that both have."""
     from aap_hw.cli.run_screen import plain_console
     from aap_hw.lut.comparing import compare
     from aap_hw.report.tables import write_comparison
@@ -94,9 +94,9 @@ def diff(first: str, second: str, out: str | None, json_to: str | None) -> None:
 @click.argument("files", metavar="FILE [FILE ...]", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="FILE", help="The table to write; it must not exist yet.")
 def merge(files: tuple[str, ...], out: str) -> None:
-    """Put several tables of one device into one; what they disagree on is named.
+    """Merge several tables of one device into one, and name what they disagree on.
 
-    Predictions stored beside measured networks stay those of their own tables until 'lut validate' makes them anew.
+    What each table predicted for whole networks is kept as it is; 'lut validate' predicts anew.
     """
     from aap_hw.cli.run_screen import plain_console
     from aap_hw.errors import UserError

@@ -93,8 +93,10 @@ class LazyGroup(WholeSentences):
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="\b\nExample:\n  aap-hw devices",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="\b\nThe whole job:\n  aap-hw profile --device x86 --model resnet20\n"
+    "  aap-hw prune --model resnet20 --data embedded --lut lut/x86.json --budget 50% --out runs/first\n"
+    "  aap-hw deploy runs/first --device x86",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option(

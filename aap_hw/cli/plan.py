@@ -100,7 +100,10 @@ def command(
     plot: str | None,
     json_to: str | None,
 ) -> None:
-    """Show what 'prune' would choose: how wide each channel group, how fast by the table, how much attention kept."""
+    """Show what 'prune' would choose: the width of each channel group, the predicted latency, the attention kept.
+
+    Nothing is cut or trained. Several budgets give the trade-off curve.
+    """
     from aap_hw import api
     from aap_hw.prune.task import PruneSettings
 
