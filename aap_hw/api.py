@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aap_hw.compile.keys.precision import FP32, INT8, NETWORK_PRECISIONS, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, INT8, PLANNED_PRECISIONS, NetworkPrecision
 from aap_hw.errors import UserError
 from aap_hw.given import StrPath, budgets_of, origin_of, source_of, table_of, tell_of_published, to_deploy
 
@@ -150,7 +150,7 @@ def profile(
 
     require(
         "profile",
-        one_of("precision", precision, NETWORK_PRECISIONS),
+        one_of("precision", precision, PLANNED_PRECISIONS),
         (precision == INT8 or not float_layers, "layers stay in float32 in a network in int8; add --precision int8"),
     )
     description = load_profile(device).reached_by(connect)

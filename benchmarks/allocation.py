@@ -3,6 +3,11 @@
 All choose from the same candidates, on the same latency table, by the same attention (of the embedded images).
 
     python benchmarks/allocation.py --models mobilenet_v2,resnet50,resnet56 --budgets 80,60,40,25 --json -
+
+With `--precision mixed` it is our plans of widths and precisions against our plans in one precision; the table must
+hold the networks in mixed precision ('aap-hw profile --precision mixed').
+
+    python benchmarks/allocation.py --precision mixed --budgets 80,50,30,20 --json -
 """
 
 from __future__ import annotations
@@ -28,16 +33,27 @@ def main() -> None:
 
     options = _options()
     budgets = [float(share) / 100 for share in options.budgets.split(",")]
-    rows = [row for name in options.models.split(",") for row in _rows(name, budgets, options)]
+    rows, summary = list[dict[str, Any]](), dict[str, Any]()
+    if "mixed" in options.precision:
+        from _mixed_allocation import rows_of, summary_of
+
+        rows += [row for name in options.models.split(",") for row in rows_of(name, budgets, options)]
+        summary |= summary_of(rows)
+    if "fp32" in options.precision:
+        widths = [row for name in options.models.split(",") for row in _rows(name, budgets, options)]
+        rows, summary = rows + widths, summary | _summary(widths)
+    print_report(rows, summary, options.json)
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     ours = [row for row in rows if row["allocator"] == "exact" and row["kept_attention"] is not None]
     misses = [row["measured_share"] / row["budget_share"] - 1 for row in ours if row["measured_share"] is not None]
-    summary = {
+    return {
         "exact_never_below": all(_best_of_others(row, rows) <= row["kept_attention"] * (1 + 1e-3) for row in ours),
         "median_solve_s": statistics.median(row["seconds"] for row in ours),
         "max_gap_pct": 100 * max(row["gap"] for row in ours),
         "worst_budget_miss_pct": 100 * max(misses) if misses else None,
     }
-    print_report(rows, summary, options.json)
 
 
 def _options() -> argparse.Namespace:
@@ -49,11 +65,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--measure", default="all", help="allocators whose networks are measured, or all")
     parser.add_argument("--libraries", help="folder that compiled networks are kept in and taken from")
     parser.add_argument("--no-measure", action="store_true", help="predict only, and compile what --libraries lacks")
+    parser.add_argument("--precision", choices=("fp32", "mixed"), default="fp32", help="what the networks compute in")
+    parser.add_argument("--made-up", action="store_true", help="with mixed: latencies that nobody measured")
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--quick", action="store_true", help="one small network, predicted only: does it run?")
     options = parser.parse_args()
+    options.precision = ("fp32", "mixed") if options.quick else (options.precision,)
     if options.quick:
-        options.models, options.budgets, options.no_measure = "resnet20", "50", True
+        options.models, options.budgets, options.no_measure, options.made_up = "resnet20", "50", True, True
+    options.no_measure |= options.made_up
     return options
 
 

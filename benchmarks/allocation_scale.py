@@ -1,8 +1,7 @@
 """Seconds and proven gap of the exact allocation for networks up to ResNet-152, DenseNet-121 and EfficientNet-B0.
 
-Latencies are made up: arithmetic at a fixed rate in whole vectors of channels, memory traffic, a microsecond a call and
-some noise of the kernel. They have the steps and the size of real ones, so that the time to solve is told without hours
-of profiling; they are no latencies of any device.
+Latencies are made up (`_made_up.py`), as only the size of the problem matters. With `--precision mixed` each group may
+also be in int8.
 
     python benchmarks/allocation_scale.py --models mobilenet_v2,resnet152 --budgets 70,50,30 --json -
 """
@@ -10,39 +9,42 @@ of profiling; they are no latencies of any device.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
-import zlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from _made_up import AT_MOST, GRANULARITY, made_up_us
 from _report import print_report, say
 
-from aap_hw.compile.families import multiply_accumulates, weight_elements
+from aap_hw.compile.front.mixed import mixed_network
 from aap_hw.compile.front.partition import partition
-from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.precision import MIXED
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
+from aap_hw.lut.mixed import mixed_costs
 from aap_hw.lut.predicting import kernel_costs
 from aap_hw.policy import GroupChoice, Problem, allocate, kept_share
 
-GRANULARITY, AT_MOST = 8, 12  # of device_profiles/x86.toml
-GAP, LIMIT_S = 5e-3, 20.0
+GAP, LIMIT_S = 5e-3, 30.0
+# What int8 is made up to cost a group, as the log of what is kept.
+LEAST_NOISE, MOST_NOISE = 0.001, 0.05
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="mobilenet_v2,resnet152,densenet121,efficientnet_b0", help="torchvision's")
     parser.add_argument("--budgets", default="70,50,30", help="percent of the unpruned latency")
+    parser.add_argument("--precision", choices=("fp32", MIXED), default="fp32", help="what groups may be in")
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--quick", action="store_true", help="one network and budget: does it run?")
     options = parser.parse_args()
     if options.quick:
-        options.models, options.budgets = "mobilenet_v2", "50"
+        options.models, options.budgets, options.precision = "mobilenet_v2", "50", MIXED
     shares = [float(share) / 100 for share in options.budgets.split(",")]
-    rows = [row for name in options.models.split(",") for row in _rows(name, shares)]
+    rows = [row for name in options.models.split(",") for row in _rows(name, shares, options.precision)]
     summary = {
         "median_solve_s": statistics.median(row["seconds"] for row in rows),
         "max_solve_s": max(row["seconds"] for row in rows),
@@ -52,29 +54,26 @@ def main() -> None:
     print_report(rows, summary, options.json)
 
 
-def _rows(name: str, shares: list[float]) -> Iterator[dict[str, Any]]:
+def _rows(name: str, shares: list[float], precision: str) -> Iterator[dict[str, Any]]:
     import torchvision
 
     torch.manual_seed(0)
     module = torchvision.models.get_model(name, weights=None).eval()
     graph = ChannelGraph.trace(module, (torch.zeros(1, 3, 224, 224),))
-    network, random = partition(graph), np.random.default_rng(0)
-    candidates = group_candidates(graph, GRANULARITY, AT_MOST)
-    choices = [
-        GroupChoice(group, widths, np.log(kept_share(random.lognormal(size=widths[-1]), widths)))
-        for group, widths in candidates.items()
-        if len(widths) > 1
-    ]
-    costs = kernel_costs(network, candidates, lambda kernel, widths: made_up_us(kernel.at(widths)))
-    problem = Problem(choices, {"latency": costs})
+    began = time.perf_counter()
+    problem, kernels = _mixed_problem(graph) if precision == MIXED else _problem(graph)
+    built = time.perf_counter() - began
     dense_us = problem.spent("latency", problem.widest())
     for share in shares:
         found = allocate(problem, {"latency": share * dense_us}, relative_gap=GAP, time_limit_s=LIMIT_S)
         say(f"{name} at {share:.0%}: {found.seconds:.2f} s, gap {found.gap:.2%}")
         yield {
             "model": name,
-            "groups": len(choices),
-            "kernels": len(network.kernels),
+            "precision": precision,
+            "groups": len(problem.choices),
+            "kernels": kernels,
+            "labels": sum(len(choice.widths) for choice in problem.choices),
+            "built_s": built,
             "budget_share": share,
             "spent_share": found.spent["latency"] / dense_us,
             "seconds": found.seconds,
@@ -82,14 +81,36 @@ def _rows(name: str, shares: list[float]) -> Iterator[dict[str, Any]]:
         }
 
 
-def made_up_us(address: Address) -> float:
-    """A latency of a kernel such as a CPU of 100 GFLOP/s and 20 GB/s might have."""
-    key, (width_in, width_out) = address.key, address.widths
-    vectors = GRANULARITY * math.ceil(width_out / GRANULARITY)
-    arithmetic = multiply_accumulates(Address(key, (width_in, vectors))) / 50e3
-    traffic = 4 * (math.prod(key.size or (1,)) * (width_in + width_out) + weight_elements(address))
-    noise = zlib.crc32(f"{key} {width_in} {width_out}".encode()) / 2**32
-    return (1 + arithmetic + traffic / 20e3) * (1 + 0.03 * noise)
+def _problem(graph: ChannelGraph) -> tuple[Problem, int]:
+    """Widths alone, and the number of kernels."""
+    network, random = partition(graph), np.random.default_rng(0)
+    candidates = group_candidates(graph, GRANULARITY, AT_MOST)
+    choices = [GroupChoice(g, widths, _value(widths, random)) for g, widths in candidates.items() if len(widths) > 1]
+    costs = kernel_costs(network, candidates, lambda kernel, widths: made_up_us(kernel.at(widths)))
+    return Problem(choices, {"latency": costs}), len(network.kernels)
+
+
+def _mixed_problem(graph: ChannelGraph) -> tuple[Problem, int]:
+    """Widths and precisions."""
+    from aap_hw.prune.mixture import Mixture
+
+    mixed, random = mixed_network(graph), np.random.default_rng(0)
+    mixture, candidates = Mixture(mixed), group_candidates(graph, GRANULARITY, AT_MOST)
+    labels = mixture.labels(candidates, [name for name, widths in candidates.items() if len(widths) > 1])
+    choices = []
+    for each in labels:
+        kept = _value(each.widths, random) if len(each.widths) > 1 else np.zeros(1)
+        noise = random.uniform(LEAST_NOISE, MOST_NOISE)
+        losses = [noise if precision == "int8" else 0.0 for precision in each.precisions] or [0.0]
+        value = np.array([kept[w] - losses[p] for w, p in each.each])
+        precisions = tuple(each.precisions[p] for _, p in each.each) if each.precisions else ()
+        choices.append(GroupChoice(each.name, tuple(each.widths[w] for w, _ in each.each), value, precisions))
+    costs = mixed_costs(mixed, candidates, labels, lambda kernel, widths: made_up_us(kernel.at(widths)))
+    return Problem(choices, {"latency": costs}, (), mixture.alike(labels)), len(mixed.floating.kernels)
+
+
+def _value(widths: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+    return np.log(kept_share(random.lognormal(size=widths[-1]), widths))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def read_attention(
         ``AttentionObserver.products``.
     """
     state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    scales = _normalised(graph, state)
+    scales = batch_norm_scales(graph, state)
     found = {}
     for group in graph.groups:
         if group.frozen is None:
@@ -70,7 +70,7 @@ def _squares(weight: Tensor, axis: Axis, scale: Tensor | None) -> Array:
     return squares
 
 
-def _normalised(graph: ChannelGraph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def batch_norm_scales(graph: ChannelGraph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What batch normalisation multiplies each output of a layer by, by the layer's weights."""
     signature = graph.program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}

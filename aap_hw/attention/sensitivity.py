@@ -7,7 +7,7 @@ how much it varies between samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,9 @@ LEAST_VARIATION = 0.01
 Sums = dict[str, Tensor]
 
 
-def sensitivities(graph: ChannelGraph, samples: Batch) -> dict[str, float]:
+def sensitivities(
+    graph: ChannelGraph, samples: Batch, others: Mapping[str, Mapping[str, int]] | None = None
+) -> dict[str, float]:
     """First-order change of the outputs if each channel of a group went, by the name of each group that may be cut.
 
     ``sum over channels of the mean over samples and draws of |sum over pixels of Y * dL/dY|`` (the criterion of
@@ -40,6 +42,8 @@ def sensitivities(graph: ChannelGraph, samples: Batch) -> dict[str, float]:
     ----------
     samples
         Images (N, C, H, W), or whatever the graph was traced with; they are run one traced batch at a time.
+    others
+        Names of what else is asked for, such as the input: the nodes where it is read, and their axes of channels.
 
     Raises
     ------
@@ -48,6 +52,7 @@ def sensitivities(graph: ChannelGraph, samples: Batch) -> dict[str, float]:
     cuttable = [group for group in graph.groups if group.frozen is None]
     places = {g.name: {node: graph.positions_of(node, g.name) for node in g.observed} for g in cuttable}
     dims = {node: dim for nodes in places.values() for node, (dim, _) in nodes.items()}
+    dims |= {node: dim for nodes in (others or {}).values() for node, dim in nodes.items()}
     network = graph.program.module(check_guards=False)
     batch = next(node.meta["val"].shape[0] for node in network.graph.nodes if node.op == "placeholder")
     inputs = tensors_of(samples)
@@ -69,6 +74,7 @@ def sensitivities(graph: ChannelGraph, samples: Batch) -> dict[str, float]:
     found = {
         name: _mean([_of(sums.get(node), index) for node, (_, index) in at.items()]) for name, at in places.items()
     }
+    found |= {name: _mean([_of(sums.get(node)) for node in at]) for name, at in (others or {}).items()}
     if not all(map(math.isfinite, found.values())):
         worst = next(name for name, value in found.items() if not math.isfinite(value))
         raise UserError(f"the gradients of group {worst} are not finite; check the weights and the images")
@@ -167,9 +173,11 @@ class _Gradients(fx.Interpreter):
         return value
 
 
-def _of(sums: Tensor | None, index: IntArray) -> float:
+def _of(sums: Tensor | None, index: IntArray | None = None) -> float:
     # What the loss does not depend on has no gradient.
-    return 0.0 if sums is None else float(sums.cpu().numpy()[index].sum())
+    if sums is None:
+        return 0.0
+    return float(sums.sum() if index is None else sums.cpu().numpy()[index].sum())
 
 
 def _mean(values: list[float]) -> float:

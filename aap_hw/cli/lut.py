@@ -17,7 +17,7 @@ from aap_hw.cli.options import (
     device_option,
     input_options,
     model_option,
-    precision_option,
+    planned_precision_option,
     read_table,
 )
 from aap_hw.cli.output import json_option, notice, write_json
@@ -67,7 +67,7 @@ def show(file: str, points: bool, json_to: str | None) -> None:
     help="The table to check, a file or the name of a shipped one; default: lut/DEVICE.json.",
 )
 @attention_cuts_option
-@precision_option
+@planned_precision_option
 @click.option("--plans", default=20, show_default=True, type=click.IntRange(min=1), help="Number of width plans.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed of the plans.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one per core.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aap_hw.cli.output import notice
-from aap_hw.compile.keys.precision import FP32, NETWORK_PRECISIONS, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, NETWORK_PRECISIONS, PLANNED_PRECISIONS, NetworkPrecision
 from aap_hw.errors import NOTHING_ASKED, UserError
 from aap_hw.prune.defaults import ALLOCATORS, ATTENTION_CUTS, SCORE_SCALES, SCORES, THRESHOLD_WEIGHTS
 
@@ -218,13 +218,21 @@ def _with_budgets(command: Callable[..., None], latency: Decorator) -> Callable[
     return result
 
 
-precision_option = click.option(
-    "--precision",
-    type=click.Choice(NETWORK_PRECISIONS),
-    default=FP32,
-    show_default=True,
-    help="What the network computes in. half: bfloat16 or float16, whichever the device has. int8: bytes, wherever "
-    "there are kernels for them.",
+def precision_option_of(precisions: Sequence[NetworkPrecision], *, more: str = "") -> Decorator:
+    """The option that names a network's precision."""
+    return click.option(
+        "--precision",
+        type=click.Choice(precisions),
+        default=FP32,
+        show_default=True,
+        help="What the network computes in. half: bfloat16 or float16, whichever the device has. int8: bytes, wherever "
+        f"there are kernels for them.{more}",
+    )
+
+
+precision_option = precision_option_of(NETWORK_PRECISIONS)
+planned_precision_option = precision_option_of(
+    PLANNED_PRECISIONS, more=" mixed: the plan chooses float32 or int8 for each channel group."
 )
 float_layers_option = click.option(
     "--float-layer",

@@ -23,7 +23,7 @@ from aap_hw.cli.options import (
     lut_option,
     model_option_of,
     only_option,
-    precision_option,
+    planned_precision_option,
     read_table_to_predict,
     renormalised_option,
     score_option,
@@ -33,7 +33,7 @@ from aap_hw.cli.options import (
 )
 from aap_hw.cli.output import json_option, tell, write_json
 from aap_hw.cli.streams import results_alone
-from aap_hw.compile.keys.precision import FP32
+from aap_hw.compile.keys.precision import FP32, MIXED
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ BAR, BARS = "▇", 24
 @depth_option
 @attention_cuts_option
 @renormalised_option
-@precision_option
+@planned_precision_option
 @emulated_option
 @click.option("--plot", metavar="PICTURE", help="Draw the curve of several budgets: an .html or .png file.")
 @json_option
@@ -242,13 +242,17 @@ def _print(document: dict[str, Any]) -> None:
 
     console = plain_console()
     grid = Table(box=None, pad_edge=False)
-    for heading in ("channel group", "kind", "width", "kept", ""):
+    is_mixed = document["precision"] == MIXED
+    for heading in ("channel group", "kind", "width", "kept", *(["in"] if is_mixed else []), ""):
         grid.add_column(heading, justify="right" if heading in ("width", "kept") else "left", overflow="fold")
     for group in document["groups"]:
         note = f"frozen: {group['frozen']}" if group["frozen"] else "" if group["kept"] else "branch removed"
         if group["renormalised"] and group["kept"] < group["width"]:
             note = note or f"renormalised: {group['renormalised']}"
-        grid.add_row(group["name"], group["kind"], str(group["width"]), str(group["kept"]), note)
+        in_what = [group["precision"] if group["kept"] else ""] if is_mixed else []
+        grid.add_row(group["name"], group["kind"], str(group["width"]), str(group["kept"]), *in_what, note)
+    for name, precision in document.get("others_in", {}).items():
+        grid.add_row(name, "", "", "", precision, "")
     console.print(grid)
     for path, reason in document["heads_left"].items():
         console.print(f"the heads of '{path}' stay, and their widths may be cut: it {reason}", soft_wrap=True)

@@ -15,7 +15,7 @@ from aap_hw.cli.options import (
     float_layers_option,
     input_options,
     model_option_of,
-    precision_option,
+    planned_precision_option,
 )
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     help="Read a folder of --pack that came back, and add what was measured to the table.",
 )
 @attention_cuts_option
-@precision_option
+@planned_precision_option
 @float_layers_option
 @quiet_option
 @json_option

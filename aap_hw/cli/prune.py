@@ -23,7 +23,7 @@ from aap_hw.cli.options import (
     model_option_of,
     one_of_several,
     only_option,
-    precision_option,
+    planned_precision_option,
     read_table_to_predict,
     renormalised_option,
     score_option,
@@ -125,7 +125,7 @@ OF_TRAINING = (
     "other half. Default: what --training says, else off.",
 )
 @click.option("--seed", default=0, show_default=True, type=int, help="Random seed of training.")
-@precision_option
+@planned_precision_option
 @click.option(
     "--qat",
     is_flag=True,

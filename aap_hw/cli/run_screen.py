@@ -156,7 +156,7 @@ class PruneScreen:
                 latency += self._error if measured is None else ""
                 self._say(
                     f"round {figures['round']} of {figures['rounds']}: cut to {latency}, "
-                    f"keeping {figures['kept_attention']:.1%} of its attention"
+                    f"keeping {figures['kept_attention']:.1%} of its attention{_in_int8(figures)}"
                 )
             case "step" if self._bar.disable and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
                 self._say(
@@ -221,6 +221,13 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     for row in figure_rows(summary):
         grid.add_row(*row)
     return grid
+
+
+def _in_int8(figures: Mapping[str, Any]) -> str:
+    """How much of a plan of mixed precisions is in int8."""
+    if (precisions := figures.get("precisions")) is None:
+        return ""
+    return f", {sum(each == INT8 for each in precisions.values())} of {len(precisions)} values in int8"
 
 
 def _accuracy(figures: Mapping[str, Any]) -> str:

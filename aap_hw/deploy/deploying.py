@@ -99,7 +99,8 @@ def deploy(
 
     done = _deployed(boards, load)
     # What a run was pruned to in one precision says nothing of another.
-    is_its_own = done.precision == run.summary().get("precision", FP32)
+    asked = run.summary()
+    is_its_own = done.precision == asked.get("network_precision", asked.get("precision", FP32))
     merged = run.update_summary(done.summary) if is_its_own else {**run.summary(), **done.summary}
     return Deployment(**{**vars(done), "summary": merged})
 

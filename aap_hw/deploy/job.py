@@ -263,7 +263,7 @@ def _unpruned(network: PrunedNetwork, data: Samples, form: Form) -> Form:
     inputs, module = network.origin.inputs, network.origin.skeleton()
     if form.precision == HALF:
         return in_half_for_timing(module, inputs)
-    if form.quantisation is None:
+    if form.quantisation is None or (network.record.get("unpruned_precision") == FP32 and form.pixels is None):
         return form_of(module, inputs.names)
     floats = network.record.get("quantisation", {}).get("floats", ())
     if form.pixels is not None:

@@ -77,6 +77,7 @@ def dump_table(table: LatencyTable) -> str:
                 "predicted_us": _rounded(v.predicted_us),
                 "measured_us": _rounded(v.measured_us),
                 **_precision_json(v.precision),
+                **({"floats": list(v.floats)} if v.floats else {}),
             },
             sort_keys=True,
         )
@@ -120,6 +121,7 @@ def _from_document(document: dict[str, Any], path: Path) -> LatencyTable:
         table.slowdowns[network] = Slowdown(**line)
     for entry in document["validation"]:
         values = {name: value for name, value in entry.items() if name != "input"}
+        values["floats"] = tuple(values.get("floats", ()))
         table.validation.append(Validation(inputs=_inputs(entry["input"], path), **values))
     return table
 

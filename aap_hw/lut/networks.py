@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from aap_hw.activity import doing
+from aap_hw.compile.front.mixed import MixedNetwork
 from aap_hw.compile.front.network import Network
+from aap_hw.compile.keys.precision import FP32, INT8
 from aap_hw.compile.library.lowering import stand_ins
 from aap_hw.compile.library.quantised import stand_in_scales
 from aap_hw.device.connection import Device
@@ -78,7 +80,8 @@ def random_plans(candidates: Mapping[str, Sequence[int]], prefix: str, count: in
 class MeasuredNetwork:
     """A network of which width plans are measured for the table at ``path``.
 
-    ``network`` is what ``graph`` becomes in the precision of the network's ``name``.
+    ``network`` is what ``graph`` becomes in the precision of the network's ``name``. If that is a mixture, ``network``
+    is in float32, and ``mixed`` what it is in any mixture.
     """
 
     def __init__(
@@ -89,10 +92,11 @@ class MeasuredNetwork:
         network: Network,
         table: LatencyTable,
         path: Path,
+        mixed: MixedNetwork | None = None,
     ) -> None:
         graph = graph.frozen(network.fixed)
         self.name, self._module, self._graph, self.network = name, module, graph, network
-        self.table, self.path = table, path
+        self.table, self.path, self._mixed = table, path, mixed
         measurement = table.measurement
         self.candidates = group_candidates(graph, measurement["granularity"], measurement["at_most"])
 
@@ -119,7 +123,8 @@ class MeasuredNetwork:
     def entries(self, plans: Mapping[str, WidthPlan]) -> list[Validation]:
         """What the table holds of these plans at these very widths, in their order."""
         held = {entry.plan: entry for entry in self.table.validation if self._is_mine(entry)}
-        return [held[plan] for plan, widths in plans.items() if plan in held and held[plan].widths == widths]
+        wanted = {plan: (widths, self._floats(plan)) for plan, widths in plans.items() if plan in held}
+        return [held[plan] for plan, each in wanted.items() if (held[plan].widths, held[plan].floats) == each]
 
     def missing(self, plans: Mapping[str, WidthPlan]) -> list[str]:
         """The plans that the table holds no measurement of at their widths."""
@@ -133,7 +138,7 @@ class MeasuredNetwork:
 
     def _observations(self, plans: Mapping[str, WidthPlan]) -> list[Observation]:
         return [
-            Observation(predict_us(self.network, entry.widths, self.table), entry.measured_us)
+            Observation(predict_us(self._network(entry.floats), entry.widths, self.table), entry.measured_us)
             for entry in self.entries(plans)
         ]
 
@@ -144,7 +149,7 @@ class MeasuredNetwork:
         """
         groups = self.network.dense.keys()
         self.table.validation = [
-            replace(entry, predicted_us=self._predict_us(entry.widths)) if self._is_mine(entry) else entry
+            replace(entry, predicted_us=self._predict_us(entry.widths, entry.floats)) if self._is_mine(entry) else entry
             for entry in self.table.validation
             if not self._is_mine(entry) or entry.widths.keys() == groups
         ]
@@ -165,7 +170,7 @@ class MeasuredNetwork:
         """
         missing = self.missing(plans)
         for plan in missing:
-            self._predict_us(plans[plan])
+            self._predict_us(plans[plan], self._floats(plan))
         clock = Clock("networks", len(plans) - len(missing), on_progress)
         clock.start(len(missing))
         anchors: dict[str, LoadedLibrary] = {}
@@ -203,21 +208,36 @@ class MeasuredNetwork:
                 self.name.inputs,
                 plan,
                 widths,
-                self._predict_us(widths),
+                self._predict_us(widths, self._floats(plan)),
                 ratios[plan] * unit_us,
                 self.name.precision,
+                self._floats(plan),
             )
             for plan, widths in plans.items()
         ]
         save_table(self.table, self.path)
 
-    def _predict_us(self, widths: WidthPlan) -> float:
+    def _floats(self, plan: str) -> tuple[str, ...]:
+        """The layers of a mixture that a plan leaves in float32: all of the unpruned network, and any of a random one.
+
+        As many as of real plans: these have more layers in int8 the smaller they are, and most in most.
+        """
+        if self._mixed is None:
+            return ()
+        random = np.random.default_rng([*plan.encode()])
+        in_int8 = 0.0 if plan == "dense" else math.sqrt(random.random())
+        return self._mixed.floats({name: INT8 if random.random() < in_int8 else FP32 for name in self._mixed.domains})
+
+    def _network(self, floats: Sequence[str]) -> Network:
+        return self.network if self._mixed is None else self._mixed.network(floats)
+
+    def _predict_us(self, widths: WidthPlan, floats: Sequence[str]) -> float:
         slowdown = self.table.slowdowns.get(self.name, ALONE)
-        return predict_us(self.network, widths, self.table, slowdown)
+        return predict_us(self._network(floats), widths, self.table, slowdown)
 
     def _load(self, plans: Mapping[str, WidthPlan], device: Device, pool: Compiler) -> dict[str, LoadedLibrary]:
         """Each plan's network, compiled."""
-        futures = {plan: self.compile(widths, pool) for plan, widths in plans.items()}
+        futures = {plan: self.compile(plan, widths, pool) for plan, widths in plans.items()}
         # All are awaited before anything is timed: a busy compiler would slow the networks down.
         with doing(f"compiling {len(futures)} networks of other widths"):
             files = {plan: future.result() for plan, future in futures.items()}
@@ -226,24 +246,25 @@ class MeasuredNetwork:
             file.unlink(missing_ok=True)
         return libraries
 
-    def compile(self, widths: WidthPlan, pool: Compiler, *, alike: bool = False) -> Future[Path]:
-        """Begin to compile the network at some widths; where it needs scales to be quantised by, any will do.
+    def compile(self, plan: str, widths: WidthPlan, pool: Compiler, *, alike: bool = False) -> Future[Path]:
+        """Begin to compile the network at the widths of a plan; where it needs scales to be quantised by, any will do.
 
         With ``alike`` every output channel has the weights of the first, which makes no difference to latency, and the
         library a tenth as large once it is compressed.
         """
-        weights = self._weights(widths)
+        network = self._network(self._floats(plan))
+        weights = self._weights(network, widths)
         if alike:
             weights = {name: _alike(tensor) for name, tensor in weights.items()}
-        network = replace(self.network, quantisation=stand_in_scales(self.network, weights))
+        network = replace(network, quantisation=stand_in_scales(network, weights))
         return pool.submit_network(network, widths, weights)
 
-    def _weights(self, widths: WidthPlan) -> dict[str, torch.Tensor]:
+    def _weights(self, network: Network, widths: WidthPlan) -> dict[str, torch.Tensor]:
         """Weights at the given widths; which channels stay makes no difference to latency, so the first do."""
         narrower = {group.name: widths[group.name] for group in self._graph.groups if widths[group.name] < group.width}
         cut = self._graph.cut(self._module, {name: list(range(width)) for name, width in narrower.items()})
         state = {name: tensor.detach().cpu() for name, tensor in cut.state_dict().items()}
-        return {**stand_ins(self.network, widths), **state}
+        return {**stand_ins(network, widths), **state}
 
     def _is_mine(self, entry: Validation) -> bool:
         return entry.network == self.name

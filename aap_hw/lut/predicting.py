@@ -80,11 +80,16 @@ def kernel_costs(network: Network, candidates: Mapping[str, Sequence[int]], cost
     A kernel that reads many groups side by side becomes one cost for each of them, which together are at least its own:
     exactly that where it grows by the same amount with every channel, as multiply-accumulates do.
     """
+    return [part for kernel in network.kernels for part in cost_parts(kernel, candidates, cost)]
+
+
+def cost_parts(kernel: Kernel, candidates: Mapping[str, Sequence[int]], cost: CostOfKernel) -> list[KernelCost]:
+    """The costs of one kernel, as of `kernel_costs`; how many, and of which groups, follows from its widths alone."""
 
     def of_present(kernel: Kernel, widths: Mapping[str, int]) -> float:
         return 0.0 if kernel.is_removed(widths) else cost(kernel, widths)
 
-    return [part for kernel in network.kernels for part in _costs(kernel, candidates, of_present)]
+    return list(_costs(kernel, candidates, of_present))
 
 
 def _costs(kernel: Kernel, candidates: Mapping[str, Sequence[int]], cost: CostOfKernel) -> Iterator[KernelCost]:

@@ -78,7 +78,8 @@ def profile_model(
     ``cache`` is where compiled points are looked for and kept; ``heads`` asks for whole heads of attention instead of
     their widths; ``precision`` is what the network computes in, one of several that a table may hold. Points of a
     network in int8 with the layers ``floats`` in float32 are measured too; it is the whole network in int8 that
-    calibrates.
+    calibrates. With mixed precisions all kernels of all mixtures are measured, and networks of mixtures drawn at random
+    calibrate.
 
     ``device`` may be several boards of a kind, which share the points. A table that exists is extended. An interrupted
     call is taken up where it ended by the next one.
@@ -103,8 +104,8 @@ def profile_model(
             precision=precision,
             floats=floats,
         )
-        network = subject.network
-        on_network(network)
+        network = subject.all_kernels
+        on_network(subject.network)
         table = open_table(path, boards, granularity_of(boards.profile, boards.target))
         job = subject.job(table, path)
         search = Search(subject.points(job), table, journal, tolerance)
@@ -114,7 +115,7 @@ def profile_model(
             return table
         if lacks_points or job.missing(job.needed_plans(networks)):
             try:
-                _measure(search, job, networks, boards, workers or os.cpu_count() or 1, cache, on_progress)
+                _measure(search, job, network, networks, boards, workers or os.cpu_count() or 1, cache, on_progress)
             except NoCode as refusal:
                 raise refusal.at(network.described(refusal.key)) from refusal
         job.calibrate(job.calibration_plans(networks))
@@ -127,6 +128,7 @@ def profile_model(
 def _measure(
     search: Search,
     job: MeasuredNetwork,
+    network: Network,
     networks: int,
     boards: Boards,
     workers: int,
@@ -140,7 +142,7 @@ def _measure(
         compiler(boards.target, boards.profile.measure.copies, folder, workers, cache) as pool,
     ):
         reference = compile_reference(pool)
-        _measure_points(search, job.network, boards, pool, workers, reference, on_progress)
+        _measure_points(search, network, boards, pool, workers, reference, on_progress)
         if not search.journal.entries and "reference_us" not in search.table.measurement:
             search.table.measurement["reference_us"] = _reference_us(boards, reference)
         gather(search.table, search.journal.entries)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from torch import nn
 
+from aap_hw.compile.front.mixed import MixedNetwork, mixed_network
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import NetworkPrecision
+from aap_hw.compile.keys.precision import MIXED, NetworkPrecision
 from aap_hw.compile.keys.target import DeviceTarget, half_of, require_precision
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import CutMismatchError, check_cutting
@@ -27,13 +28,21 @@ from aap_hw.lut.table import LatencyTable, NetworkName
 
 @dataclass(frozen=True)
 class Subject:
-    """A network in its precision, and the same with some layers in float32 if their kernels are wanted too."""
+    """A network in its precision, and what else its kernels are wanted of.
+
+    Attributes
+    ----------
+    network : the unpruned network; in float32 if plans are to mix precisions.
+    with_floats : the same with some layers in float32, if their kernels are wanted too.
+    mixed : the network in all mixtures of precisions, if plans are to mix them.
+    """
 
     name: NetworkName
     module: nn.Module
     graph: ChannelGraph
     network: Network
     with_floats: Network | None
+    mixed: MixedNetwork | None = None
 
     @classmethod
     def traced(
@@ -58,20 +67,26 @@ class Subject:
         graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names, heads=heads)
         require_whole_heads(graph, name)
         split = partial(partition, graph, precision, half=half_of(precision, target))
-        network = split()
+        mixed = mixed_network(graph) if precision == MIXED else None
+        network = split() if mixed is None else mixed.floating
         require_free_group(graph.frozen(network.fixed), name)
         with suppress(CutMismatchError):  # to leave such a group alone is asked of `plan` and `prune`
             check_cutting(graph.frozen(network.fixed), module, inputs.random(1, seed=0))
         if floats:
             require_layers(network, floats)
         with_floats = split(floats=floats) if floats else None
-        return cls(NetworkName(name, inputs, precision), module, graph, network, with_floats)
+        return cls(NetworkName(name, inputs, precision), module, graph, network, with_floats, mixed)
 
     def job(self, table: LatencyTable, path: Path) -> MeasuredNetwork:
         """The network as it is measured as a whole, for a table at ``path``."""
-        return MeasuredNetwork(self.name, self.module, self.graph, self.network, table, path)
+        return MeasuredNetwork(self.name, self.module, self.graph, self.network, table, path, self.mixed)
 
     def points(self, job: MeasuredNetwork) -> list[Address]:
         """Every point that a plan of the network may ask for."""
-        networks = [self.network, *([] if self.with_floats is None else [self.with_floats])]
+        networks = [self.all_kernels, *([] if self.with_floats is None else [self.with_floats])]
         return list(dict.fromkeys(point for each in networks for point in points_of(each, job.candidates)))
+
+    @property
+    def all_kernels(self) -> Network:
+        """The network, or all kernels of all mixtures side by side."""
+        return self.network if self.mixed is None else self.mixed.everything

@@ -78,6 +78,7 @@ class Validation:
     plan : what its width plan is called.
     widths : the width of each channel group.
     precision : what the network computes in.
+    floats : the layers of a network of mixed precisions that are in float32.
     """
 
     model: str
@@ -87,6 +88,7 @@ class Validation:
     predicted_us: float
     measured_us: float
     precision: NetworkPrecision = FP32
+    floats: tuple[str, ...] = ()
 
     @property
     def network(self) -> NetworkName:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from aap_hw.api import Profile
-from aap_hw.compile.keys.precision import FP32, INT8, NETWORK_PRECISIONS, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, INT8, PLANNED_PRECISIONS, NetworkPrecision
 from aap_hw.device import load_profile
 from aap_hw.files import require_writable_folder
 from aap_hw.given import StrPath, origin_of
@@ -112,7 +112,7 @@ def _asked(device: str, model: str, options: Options) -> tuple[profiles.Asked, O
     precision, floats = options.get("precision", FP32), tuple(options.get("float_layers", ()))
     require(
         "profile",
-        one_of("precision", precision, NETWORK_PRECISIONS),
+        one_of("precision", precision, PLANNED_PRECISIONS),
         (precision == INT8 or not floats, "layers stay in float32 in a network in int8; add --precision int8"),
     )
     description, out = load_profile(device), options.get("out")

@@ -248,17 +248,17 @@ def _pack(
         reference = compile_reference(pool)
         batches = [points[i : i + POINTS_A_BATCH] for i in range(0, len(points), POINTS_A_BATCH)]
         compiling = [(batch, pool.submit(batch)) for batch in batches]
-        networks = {plan: job.compile(widths, pool, alike=True) for plan, widths in plans.items()}
+        networks = {plan: job.compile(plan, widths, pool, alike=True) for plan, widths in plans.items()}
         libraries: list[CompiledBatch] = []
         clock = Clock("points", 0, on_progress)
         if points:
             clock.start(len(points))
         try:
             for batch, future in compiling:
-                libraries.append(in_time(future, subject.network, batch))
+                libraries.append(in_time(future, subject.all_kernels, batch))
                 clock.count(len(points), len(batch))
         except NoCode as refusal:
-            raise refusal.at(subject.network.described(refusal.key)) from refusal
+            raise refusal.at(subject.all_kernels.described(refusal.key)) from refusal
         clock = Clock("networks", 0, on_progress)
         if plans:
             clock.start(len(plans))

@@ -1,4 +1,4 @@
-"""Which width each channel group gets: the most valuable plan that keeps every budget.
+"""Which label each channel group gets, a width or also a precision: the most valuable plan that keeps every budget.
 
 Exact: proven to be within a relative gap of the best possible. The program that is solved is in
 `aap_hw.policy.pairwise_milp`; how values and costs come about is the caller's business.
@@ -7,11 +7,11 @@ Exact: proven to be within a relative gap of the best possible. The program that
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aap_hw.errors import UserError
 from aap_hw.policy.pairwise_milp import PairwiseProgram
-from aap_hw.policy.problem import Plan, Problem
+from aap_hw.policy.problem import GroupChoice, Plan, Problem
 
 _MARGINS = (0.0, 1e-8, 1e-6)
 """Shares of a budget held back, one after the other, should the solver's rounding overspend it."""
@@ -48,7 +48,7 @@ class Undecided(UserError):  # noqa: N818 - likewise
 
 @dataclass(frozen=True)
 class Allocation:
-    """A width for every group.
+    """A width for every group, and a precision for those that have a choice of it.
 
     Parameters
     ----------
@@ -64,6 +64,8 @@ class Allocation:
         ``(bound - value) / |value|``; 0 for a value of 0 that equals the bound; None if nothing is proven.
     seconds
         Time taken.
+    precisions
+        Precision, by the name of each group that has a choice of it.
     """
 
     widths: dict[str, int]
@@ -72,6 +74,7 @@ class Allocation:
     bound: float
     gap: float | None
     seconds: float
+    precisions: dict[str, str] = field(default_factory=dict)
 
 
 def allocate(
@@ -81,16 +84,16 @@ def allocate(
     relative_gap: float = 1e-4,
     time_limit_s: float = 20.0,
 ) -> Allocation:
-    """Choose the widths of highest total value whose costs keep every budget.
+    """Choose the labels of highest total value whose costs keep every budget.
 
     The cost of the result, added up anew from the tables, never exceeds a budget, by however little. No
-    single group of the result could be made wider: where a latency curve is flat or falls, the widest width
-    wins.
+    single group of the result could be made wider without a loss of value: where a latency curve is flat or falls, the
+    widest width wins.
 
     Parameters
     ----------
     problem
-        The groups, what their widths are worth, and what kernels cost.
+        The groups, what their labels are worth, and what kernels cost.
     budgets
         How much may be spent of each resource; a resource without a budget is only reported.
     relative_gap
@@ -120,8 +123,8 @@ def allocate(
         return max(time_limit_s / 10, began + time_limit_s - time.perf_counter())
 
     plan = problem.widest()
-    bound = problem.value(plan)
-    if not problem.fits(plan, limits):
+    bound = math.fsum(float(choice.value.max()) for choice in problem.choices)
+    if problem.value(plan) < bound or not problem.fits(plan, limits):
         plan, proven = _solve(problem, limits, relative_gap, time_left_s)
         plan = _widened(problem, plan, limits)
         bound = max(min(bound, proven), problem.value(plan))
@@ -133,6 +136,7 @@ def allocate(
         bound=bound,
         gap=0.0 if bound == value else (bound - value) / abs(value) if value else math.inf,
         seconds=time.perf_counter() - began,
+        precisions={c.name: c.precision(i) for c, i in zip(problem.choices, plan, strict=True) if c.precisions},
     )
 
 
@@ -197,33 +201,41 @@ def _cheapest(
 
 
 def _widened(problem: Problem, plan: Plan, limits: Mapping[str, float]) -> Plan:
-    """The plan with groups made wider, one at a time, as long as one can be without overspending.
+    """The plan with groups given better labels, one at a time, as long as one can be without overspending.
 
-    The solver may stop anywhere within its gap, and at equal value it does not care for width. A small reward
-    for channels in its objective would not help: to be sure not to outweigh any value it would have to be far
-    below the gap, where the solver does not look.
+    Better is what is neither worth less nor narrower. The solver may stop anywhere within its gap, and at equal value
+    it does not care for width. A small reward for channels in its objective would not help: to be sure not to outweigh
+    any value it would have to be far below the gap, where the solver does not look.
     """
     block_of = {group: block for block in problem.together for group in block}
     while True:
         steps: list[tuple[float, int, Plan]] = []
         for group, choice in enumerate(problem.choices):
             now = plan[group]
-            if now == len(choice.widths) - 1:
-                continue
             if choice.widths[now] == 0 and len(block := block_of.get(group, ())) > 1:
                 # What was removed together comes back together, each group at its narrowest.
                 steps.append(_step(problem, plan, dict.fromkeys(block, 1)))
                 continue
+            better = _better(choice, now)
+            if not better:
+                continue
             along = {resource: problem.spent_along(resource, group, plan) for resource in limits}
-            for i in range(now + 1, len(choice.widths)):
+            for i in better:
                 # Rounding only: whether it fits is checked below, on the exact sum.
                 if all(along[r][i] <= limit + 1e-9 * abs(limit) for r, limit in limits.items()):
                     steps.append(_step(problem, plan, {group: i}))
-        wider = (candidate for _, _, candidate in sorted(steps, reverse=True))
+        wider = (candidate for _, _, candidate in sorted(steps, reverse=True) if problem.is_alike(candidate))
         found = next((candidate for candidate in wider if problem.fits(candidate, limits)), None)
         if found is None:
             return plan
         plan = found
+
+
+def _better(choice: GroupChoice, now: int) -> list[int]:
+    """Labels that are worth no less than one and are no narrower, and one of both more."""
+    here = float(choice.value[now]), choice.widths[now]
+    labels = [(float(value), width) for value, width in zip(choice.value, choice.widths, strict=True)]
+    return [i for i, each in enumerate(labels) if each > here and each[0] >= here[0] and each[1] >= here[1]]
 
 
 def _step(problem: Problem, plan: Plan, changes: Mapping[int, int]) -> tuple[float, int, Plan]:

@@ -1,16 +1,18 @@
-"""The choice of widths as a mixed-integer linear program for HiGHS.
+"""The choice of labels as a mixed-integer linear program for HiGHS.
 
 Covers the formulation and its numerical scaling. What is asked of it, and what to make of the answers, is
 decided in `aap_hw.policy.allocation`.
 
-A binary x[g, i] says that group g gets its i-th width; those of a group add up to 1. The cost of a kernel of
-two groups depends on a product of two binaries; y[i, j] >= 0 stands for x[g, i] * x[h, j] and is tied to it
-by its marginals: the sum of y[i, j] over j is x[g, i], over i it is x[h, j]. Once x is integral this leaves y
-no freedom, so y may be continuous; before, it is the tightest relaxation that looks at one pair at a time.
-All kernels of one pair of groups share one y, whatever their resource.
+A binary x[g, i] says that group g gets its i-th label, which is a width, or a width and a precision; those of a group
+add up to 1. The cost of a kernel of two groups depends on a product of two binaries; y[i, j] >= 0 stands for
+x[g, i] * x[h, j] and is tied to it by its marginals: the sum of y[i, j] over j is x[g, i], over i it is x[h, j]. Once x
+is integral this leaves y no freedom, so y may be continuous; before, it is the tightest relaxation that looks at one
+pair at a time. All kernels of one pair of groups share one y, whatever their resource.
 
 A resource of which the largest of several moments counts has one more variable, which no moment exceeds. Groups that
-are removed together have equal binaries for the width 0.
+are removed together have equal binaries for the width 0. Of groups that share one precision, each has a label of it
+only if all others have, or are removed. Nothing else is said of precisions: a kernel that turns one into another costs
+something at some labels of two groups and nothing at others, and so is a kernel like all others.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, permutations
 
 import numpy as np
 import scipy.sparse as sp
@@ -136,7 +138,7 @@ class PairwiseProgram:
                 options={"mip_rel_gap": relative_gap, "time_limit": time_limit_s},
             )
         if result.status not in (0, _STOPPED, _INFEASIBLE):
-            raise RuntimeError(f"HiGHS gave up on the choice of widths: {result.message}")
+            raise RuntimeError(f"HiGHS gave up on the choice of labels: {result.message}")
         bound = result.mip_dual_bound
         bound = -math.inf if bound is None or math.isnan(bound) else bound / scale + objective.constant
         if result.x is None:
@@ -145,12 +147,28 @@ class PairwiseProgram:
         return Answer(plan, bound, result.status == _STOPPED)
 
     def _add_choices(self, rows: _Rows) -> None:
-        """One width for each group; what is removed together."""
+        """One label for each group; what is removed together; what is of one precision."""
         for start, end in pairwise(self._starts):
             rows.add(range(start, end), [1.0] * (end - start), 1.0, 1.0)
         for first, *others in self._problem.together:
             for other in others:
                 rows.add([self._starts[first], self._starts[other]], [1.0, -1.0], 0.0, 0.0)
+        for block in self._problem.alike:
+            for one, other in permutations(block, 2):
+                for precision in dict.fromkeys(self._problem.choices[one].precisions):
+                    ours, theirs = self._labels(one, precision), self._labels(other, precision)
+                    theirs += [i for i in self._removed(other) if i not in theirs]
+                    ours = [i for i in ours if i not in self._removed(one)]
+                    rows.add([*ours, *theirs], [*[1.0] * len(ours), *[-1.0] * len(theirs)], -np.inf, 0.0)
+
+    def _removed(self, group: int) -> list[int]:
+        """The variable of the label that removes a group, if there is one."""
+        return [self._starts[group]] if self._problem.choices[group].widths[0] == 0 else []
+
+    def _labels(self, group: int, precision: str) -> list[int]:
+        """Variables of the labels of a group that are of a precision."""
+        chosen = self._problem.choices[group].precisions
+        return [self._starts[group] + i for i, each in enumerate(chosen) if each == precision]
 
     def _add_peak(self, rows: _Rows, resource: str) -> None:
         """No moment exceeds the resource's own variable, which is a share of the most that any can need."""

@@ -1,12 +1,14 @@
-"""The choice to be made, as tables: what each width of each group is worth, and what each kernel costs at it.
+"""The choice to be made, as tables: what each label of each group is worth, and what each kernel costs at it.
 
-Nothing is optimised here. This is also the one place where the cost of a plan is added up, so that the
-optimiser, its checks and the caller cannot disagree about it.
+A label is a width, or a width and a precision. Nothing is optimised here. This is also the one place where the cost of
+a plan is added up, so that the optimiser, its checks and the caller cannot disagree about it.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
 import numpy as np
@@ -14,42 +16,60 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 Plan = tuple[int, ...]
-"""For each group, the position of its chosen width among its candidates."""
+"""For each group, the position of its label among its choice's."""
 
 
 @dataclass(frozen=True, eq=False)
 class GroupChoice:
-    """The candidate widths of one channel group and what each is worth.
+    """The labels that one channel group may be given and what each is worth.
 
     Parameters
     ----------
     name
         The group's name.
     widths
-        Candidate widths in channels, ascending; a first width of 0 removes the group and the kernels around it.
+        Width of each label in channels, ascending; a first width of 0 removes the group and the kernels around it.
+        With several precisions, those of one follow those of another, and ascend within each.
     value
-        What each width is worth (for example the attention it keeps), not decreasing.
+        What each label is worth (for example the attention it keeps), not decreasing with the width.
+    precisions
+        The precision of each label, in which what is read of the group is stored; empty if there is no choice. The last
+        one is the most exact.
     """
 
     name: str
     widths: tuple[int, ...]
     value: FloatArray
+    precisions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         value = np.asarray(self.value, dtype=np.float64)
         object.__setattr__(self, "value", value)
-        widths = self.widths
-        if not widths or widths[0] < 0 or any(b <= a for a, b in pairwise(widths)):
-            raise ValueError(f"group {self.name}: widths must be ascending and not negative, not {widths}")
-        if value.shape != (len(widths),):
-            raise ValueError(f"group {self.name}: {len(widths)} widths, but values of shape {value.shape}")
-        if not np.isfinite(value).all() or (np.diff(value) < 0).any():
-            raise ValueError(f"group {self.name}: values must be finite and must not decrease with the width")
+        labels = len(self.widths)
+        if value.shape != (labels,):
+            raise ValueError(f"group {self.name}: {labels} widths, but values of shape {value.shape}")
+        if self.precisions and len(self.precisions) != labels:
+            raise ValueError(f"group {self.name}: {labels} widths, but {len(self.precisions)} precisions")
+        parts = [self.labels_of(precision) for precision in dict.fromkeys(self.precisions)]
+        for part in parts or [list(range(labels))]:
+            widths, worth = [self.widths[i] for i in part], value[part]
+            if not widths or widths[0] < 0 or any(b <= a for a, b in pairwise(widths)):
+                raise ValueError(f"group {self.name}: widths must be ascending and not negative, not {self.widths}")
+            if not np.isfinite(worth).all() or (np.diff(worth) < 0).any():
+                raise ValueError(f"group {self.name}: values must be finite and must not decrease with the width")
+
+    def labels_of(self, precision: str) -> list[int]:
+        """The labels of a precision; what is removed has none, and is among those of each."""
+        return [i for i, each in enumerate(self.precisions) if each == precision or not self.widths[i]]
+
+    def precision(self, label: int) -> str:
+        """The precision of a label; empty if there is no choice."""
+        return self.precisions[label] if self.precisions else ""
 
 
 @dataclass(frozen=True, eq=False)
 class KernelCost:
-    """What one kernel costs at each candidate width of the groups it depends on.
+    """What one kernel costs at each label of the groups it depends on.
 
     Parameters
     ----------
@@ -57,7 +77,7 @@ class KernelCost:
         Names of none, one or two groups: none for a cost that no choice changes, two for a kernel that reads
         one group and writes the other. The same name twice is a kernel that reads and writes one group.
     cost
-        One axis a group, following `GroupChoice.widths`. Any unit, the same as the resource's budget.
+        One axis a group, following the labels of its `GroupChoice`. Any unit, the same as the resource's budget.
     """
 
     groups: tuple[str, ...]
@@ -103,7 +123,7 @@ class Table:
         return float(self.cost[tuple(plan[group] for group in self.groups)])
 
     def along(self, group: int, plan: Plan) -> FloatArray:
-        """Cost at every width of `group`, the other group as in the plan."""
+        """Cost at every label of `group`, the other group as in the plan."""
         where: tuple[int | slice, ...] = tuple(slice(None) if g == group else plan[g] for g in self.groups)
         return np.asarray(self.cost[where])
 
@@ -125,16 +145,19 @@ class Problem:
     Parameters
     ----------
     choices
-        The groups and what each of their widths is worth.
+        The groups and what each of their labels is worth.
     costs
         Kernels by resource, for example ``{"latency_ms": [...], "parameters": [...]}``.
     together
         Groups that are removed only together: if one has the width 0, all of them do.
+    alike
+        Groups that are given one precision, whichever it is. They have the same ones to choose from. Those
+        that are removed do not count.
 
     Raises
     ------
     ValueError
-        If two groups have one name, or a kernel names an unknown group or has another number of widths.
+        If two groups have one name, or a kernel names an unknown group or has another number of labels.
     """
 
     def __init__(
@@ -142,6 +165,7 @@ class Problem:
         choices: Sequence[GroupChoice],
         costs: Costs,
         together: Sequence[tuple[str, ...]] = (),
+        alike: Sequence[tuple[str, ...]] = (),
     ) -> None:
         self.choices = tuple(choices)
         self._position = {choice.name: i for i, choice in enumerate(self.choices)}
@@ -151,6 +175,10 @@ class Problem:
         for block in self.together:
             if any(self.choices[group].widths[0] != 0 for group in block):
                 raise ValueError("groups that are removed together need the width 0")
+        self.alike = tuple(tuple(self._group(name) for name in block) for block in alike)
+        for block in self.alike:
+            if len({tuple(dict.fromkeys(self.choices[group].precisions)) for group in block}) != 1:
+                raise ValueError("groups of one precision need the same precisions to choose from")
         self.tables = {resource: self._resource(resource, cost) for resource, cost in costs.items()}
 
     def _group(self, name: str) -> int:
@@ -177,11 +205,49 @@ class Problem:
         if kernel.cost.shape != expected:
             raise ValueError(
                 f"the {resource} cost of groups {kernel.groups} has shape {kernel.cost.shape}, "
-                f"but the groups have {expected} candidate widths"
+                f"but the groups have {expected} labels"
             )
         if len(groups) == 2 and groups[0] == groups[1]:
             return Table(groups[:1], np.diagonal(kernel.cost))
         return Table(groups, kernel.cost)
+
+    def of_precision(self, precision: str) -> Problem:
+        """The same problem with the labels of one precision alone, where a choice has any. What is removed has none."""
+        kept = [
+            choice.labels_of(precision) if precision in choice.precisions else list(range(len(choice.widths)))
+            for choice in self.choices
+        ]
+        choices = [
+            replace(
+                choice,
+                widths=tuple(choice.widths[i] for i in labels),
+                value=choice.value[labels],
+                precisions=(precision,) * len(labels) if precision in choice.precisions else choice.precisions,
+            )
+            for choice, labels in zip(self.choices, kept, strict=True)
+        ]
+
+        def costs(tables: Sequence[Table]) -> list[KernelCost]:
+            return [
+                KernelCost(
+                    tuple(choices[group].name for group in table.groups),
+                    table.cost[np.ix_(*(kept[group] for group in table.groups))] if table.groups else table.cost,
+                )
+                for table in tables
+            ]
+
+        resources: dict[str, Sequence[KernelCost] | PeakCost] = {
+            resource: PeakCost(costs(tables.always), list(map(costs, tables.moments)))
+            if tables.moments
+            else costs(tables.always)
+            for resource, tables in self.tables.items()
+        }
+        together = [
+            names
+            for names in (tuple(choices[group].name for group in block) for block in self.together)
+            if all(choices[self._position[name]].widths[0] == 0 for name in names)
+        ]
+        return Problem(choices, resources, together)
 
     def value(self, plan: Plan) -> float:
         """What a plan is worth."""
@@ -194,12 +260,17 @@ class Problem:
         moments = [[table.at(plan) for table in moment] for moment in tables.moments]
         return max((math.fsum([*always, *moment]) for moment in moments), default=math.fsum(always))
 
+    def is_alike(self, plan: Plan) -> bool:
+        """Whether the groups that share a precision are given one."""
+        left = ([group for group in block if self.choices[group].widths[plan[group]]] for block in self.alike)
+        return all(len({self.choices[group].precision(plan[group]) for group in block}) <= 1 for block in left)
+
     def fits(self, plan: Plan, budgets: Mapping[str, float]) -> bool:
         """Whether a plan keeps every budget, without any tolerance."""
         return all(self.spent(resource, plan) <= budget for resource, budget in budgets.items())
 
     def spent_along(self, resource: str, group: int, plan: Plan) -> FloatArray:
-        """Cost of the plan with each width of `group` in turn; rounded less carefully than `spent`."""
+        """Cost of the plan with each label of `group` in turn; rounded less carefully than `spent`."""
 
         def along(tables: Sequence[Table]) -> FloatArray:
             rest = math.fsum(table.at(plan) for table in tables if group not in table.groups)
@@ -212,5 +283,5 @@ class Problem:
         return total
 
     def widest(self) -> Plan:
-        """The plan that prunes nothing."""
+        """The plan that prunes nothing, in the most exact precision."""
         return tuple(len(choice.widths) - 1 for choice in self.choices)

@@ -20,7 +20,7 @@ from aap_hw.policy.controller import Controller
 from aap_hw.prune.baseline import baseline
 from aap_hw.prune.defaults import MOST_ROUNDS
 from aap_hw.prune.journal import Journal
-from aap_hw.prune.planning import Plan, Unreachable
+from aap_hw.prune.planning import Plan
 from aap_hw.prune.run import PrunedNetwork
 from aap_hw.prune.steps import (
     ROUNDING,
@@ -45,6 +45,7 @@ from aap_hw.prune.training import (
     tested,
     train_round,
 )
+from aap_hw.prune.unreachable import Unreachable
 
 # By how much the severity grows at first. Of the exact allocator a severity of 1 halves the latency, so that the first
 # step leaves 84 % of it and the next 71 %; of the paper's rule it is T, whose published first step is 1.
@@ -119,12 +120,16 @@ def prune_within(
             state.cut(plan, task, dense.network.dense)
             latency = None
             if task.device is not None:
-                latency = journal.recall(f"round/{number}/ms", partial(measured_ms, task, dense, state.module))
+                latency = journal.recall(
+                    f"round/{number}/ms", partial(measured_ms, task, dense, state.module, state.floats)
+                )
             figures["predicted_ms"], figures["measured_ms"] = plan.predicted_ms, latency
             figures["kept_attention"] = plan.kept_attention
+            if plan.precisions is not None:
+                figures["precisions"] = plan.precisions
             on_event(Event("cut", figures))
             # Each round may be the last.
-            aware_of = dense.floats if settings.qat else None
+            aware_of = state.floats if settings.qat else None
             figures["accuracy"] = train_round(task, state.module, settings, number, on_event, journal, aware_of)
             figures |= round_values(task, dense, state, settings, number, on_event, journal)
             met = figures["accuracy"] >= wanted - ROUNDING

@@ -18,22 +18,26 @@ from torch import nn
 
 from aap_hw import ranks
 from aap_hw.activity import doing
-from aap_hw.attention import ALTERNATIVES, observed, read_attention, scaled, sensitivities
+from aap_hw.attention import ALTERNATIVES, layer_noise, observed, read_attention, scaled, sensitivities
+from aap_hw.compile.front.mixed import PRECISIONS, MixedNetwork, mixed_network
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.removal import removable
-from aap_hw.compile.keys.precision import BFLOAT16, FP32, HALF, INT8, NetworkPrecision
+from aap_hw.compile.keys.precision import BFLOAT16, FP32, HALF, INT8, MIXED, NetworkPrecision
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import check_cutting
+from aap_hw.graph.groups.blocks import Block
+from aap_hw.graph.program.inputs import Tensors
 from aap_hw.graph.selection import require_free_group, require_whole_heads, select
-from aap_hw.lut.calibrating import ALONE
+from aap_hw.lut.calibrating import ALONE, Slowdown
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.lacking import require_kernels
 from aap_hw.lut.predicting import kernel_latencies
 from aap_hw.lut.table import LatencyTable, NetworkName
 from aap_hw.policy import LATENCY, MEMORY, Budget
 from aap_hw.prune.journal import Journal
+from aap_hw.prune.mixture import Mixture
 from aap_hw.prune.planning import Plan, Planner
 from aap_hw.prune.quantised import layers_in_float32
 from aap_hw.prune.shown import calibration_batches
@@ -117,13 +121,20 @@ def baseline(
     require_whole_heads(graph, task.origin.model)
     # Before the user's choice, as the table's kernels are those of all groups that can be cut.
     precision = settings.precision
+    if precision == MIXED and MEMORY.name in resources:
+        raise UserError(
+            "a plan of mixed precisions cannot keep a memory budget yet; leave out --max-memory, or choose one "
+            "--precision"
+        )
     half = _half_of(precision, task)
-    network, traced = partition(graph, precision, half=half), graph
+    mixed = mixed_network(graph) if precision == MIXED else None
+    network = mixed.floating if mixed is not None else partition(graph, precision, half=half)
+    traced = graph
     graph = graph.frozen(network.fixed)
     graph = select(graph, settings.only, settings.skip, renormalised=settings.cuts_renormalised(task.retrain))
     require_free_group(graph, task.origin.model)
     name = NetworkName(task.origin.model, task.origin.inputs, precision)
-    require_kernels(network, name, task.table, heads=heads)
+    require_kernels(network if mixed is None else mixed.everything, name, task.table, heads=heads)
     check_cutting(graph, module, task.few_samples)
     journal = journal or Journal()
     in_float32: Mapping[str, Any] | None = None
@@ -136,8 +147,14 @@ def baseline(
             require_kernels(network, name, task.table, heads=heads, floats=floats)
     how = task.table.measurement
     candidates = group_candidates(graph, how["granularity"], how["at_most"])
-    network, blocks = removable(network, traced, graph, precision, floats, half) if settings.depth else (network, ())
+    blocks: Sequence[Block] = ()
+    if settings.depth and mixed is not None:
+        mixed, blocks = _removable_in_both(mixed, traced, graph)
+        network = mixed.floating
+    elif settings.depth:
+        network, blocks = removable(network, traced, graph, precision, floats, half)
     slowdown = task.table.slowdown(name.model, name.inputs, precision)
+    mixture = None if mixed is None else _mixture(task, module, traced, settings, mixed)
     planner = Planner(
         network,
         candidates,
@@ -146,7 +163,7 @@ def baseline(
         blocks=tuple(block.groups for block in blocks),
         allocator=settings.allocator,
         threshold_weights=settings.threshold_weights,
-        sensitivities=_sensitivities(task, graph, settings),
+        sensitivities=_sensitivities(task, graph, settings, {} if mixture is None else mixture.read),
         target=task.target if MEMORY.name in resources else None,
         limits=(
             *(f"--only {pattern}" for pattern in settings.only),
@@ -154,14 +171,16 @@ def baseline(
             *(("--no-renormalised",) if settings.renormalised is False else ()),
             *(() if settings.depth or not traced.blocks else ("--no-depth",)),
         ),
+        mixture=mixture,
     )
     journal.recall("network", partial(_described, graph, network, task.table))
     predicted = planner.dense[LATENCY.name]
     # The table's network is in int8 altogether.
-    measured = None if floats else task.table.dense_ms(name.model, name.inputs, precision)
+    unpruned_in = FP32 if precision == MIXED else precision
+    measured = None if floats else task.table.dense_ms(name.model, name.inputs, unpruned_in)
     if task.device is not None:
-        found = partial(_measured, task, module, task.device, precision, floats)
-        if precision != FP32:
+        found = partial(_measured, task, module, task.device, unpruned_in, floats)
+        if unpruned_in != FP32:
             found = partial(journal.recall, BOTH_MS, found)
             float_ms = found()["float"]
         measured = journal.recall(DENSE_MS, lambda: found()["dense"])
@@ -173,6 +192,28 @@ def baseline(
         calibration = max(1.0, calibration) if slowdown == ALONE else 1.0
     planner = replace(planner, calibration=calibration, unpruned_ms=measured)
     return Baseline(module, graph, planner, dense_ms, measured is not None, precision, in_float32, float_ms)
+
+
+def _removable_in_both(
+    mixed: MixedNetwork, traced: ChannelGraph, chosen: ChannelGraph
+) -> tuple[MixedNetwork, tuple[Block, ...]]:
+    """The branches that can be removed from a network of mixed precisions: those that can in either precision."""
+    both: list[tuple[Network, NetworkPrecision]] = [(mixed.floating, FP32), (mixed.network(()), INT8)]
+    found = [removable(network, traced, chosen, precision) for network, precision in both]
+    of_int8 = {block.name for block in found[1][1]}
+    blocks = tuple(block for block in found[0][1] if block.name in of_int8)
+    groups = {group for block in blocks for group in block.groups}
+    return mixed.with_branches([network for network, _ in found], groups), blocks
+
+
+@doing("finding out what rounding costs each layer")
+def _mixture(
+    task: Task, module: nn.Module, graph: ChannelGraph, settings: PruneSettings, mixed: MixedNetwork
+) -> Mixture:
+    model, inputs = task.origin.model, task.origin.inputs
+    slowdowns = {each: task.table.slowdowns.get(NetworkName(model, inputs, each)) for each in PRECISIONS}
+    known: dict[str, Slowdown] = {precision: each for precision, each in slowdowns.items() if each is not None}
+    return Mixture(mixed, layer_noise(module, graph, _few(task, settings)), known)
 
 
 def _described(graph: ChannelGraph, network: Network, table: LatencyTable) -> dict[str, Any]:
@@ -271,12 +312,19 @@ def plan_once(task: Task, budgets: Sequence[Budget], settings: PruneSettings) ->
 
 
 @doing("finding out which groups the outputs depend on")
-def _sensitivities(task: Task, graph: ChannelGraph, settings: PruneSettings) -> dict[str, float]:
-    """How much the network's outputs depend on each of its groups."""
+def _sensitivities(
+    task: Task, graph: ChannelGraph, settings: PruneSettings, others: Mapping[str, Mapping[str, int]]
+) -> dict[str, float]:
+    """How much the network's outputs depend on each of its groups, and on what else is read at some nodes."""
+    return sensitivities(graph, _few(task, settings), others)
+
+
+def _few(task: Task, settings: PruneSettings) -> Tensors:
+    """Images for what each of them tells a lot about."""
     inputs = task.origin.inputs
     count = min(settings.images_for(inputs), SENSITIVITY_IMAGES)
     batches = [samples for samples, _ in calibration_batches(task.data, inputs, count)]
-    return sensitivities(graph, tuple(map(torch.cat, zip(*batches, strict=True))))
+    return tuple(map(torch.cat, zip(*batches, strict=True)))
 
 
 def _half_of(precision: NetworkPrecision, task: Task) -> str:

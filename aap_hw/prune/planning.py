@@ -6,31 +6,34 @@ Pure but for its inputs: nothing is trained, compiled or written here.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aap_hw.activity import doing
+from aap_hw.compile.front.mixed import PRECISIONS
 from aap_hw.compile.front.network import Kernel, Network
+from aap_hw.compile.keys.precision import MIXED
 from aap_hw.errors import UserError
 from aap_hw.lut.calibrating import ALONE, Slowdown
-from aap_hw.lut.predicting import KernelLatency, kernel_costs, kernel_latencies, latency_costs
+from aap_hw.lut.mixed import Labels
+from aap_hw.lut.predicting import CostOfKernel, KernelLatency, kernel_costs, kernel_latencies, latency_costs
 from aap_hw.lut.table import LatencyTable
 from aap_hw.policy import (
     FLOPS,
     LATENCY,
     MEMORY,
     PARAMETERS,
-    RESOURCES,
     Allocation,
     GroupChoice,
     Infeasible,
     KernelCost,
     PeakCost,
     Problem,
+    Undecided,
     allocate,
     allocate_at_threshold,
     allocate_by_threshold,
@@ -39,6 +42,8 @@ from aap_hw.policy import (
     least_amounts,
     lowest_threshold,
 )
+from aap_hw.prune.mixture import Mixture
+from aap_hw.prune.unreachable import Unreachable
 
 if TYPE_CHECKING:
     from aap_hw.compile.keys.target import DeviceTarget
@@ -53,34 +58,10 @@ REMOVED_SHARE = 0.03
 COUNTS = {PARAMETERS.name: Kernel.parameters, FLOPS.name: Kernel.multiply_accumulates}
 # A budget is converted to the table's unit and its cost back: what rounding may add to it on the way.
 ROUNDING = 1e-12
-
-
-class Unreachable(UserError):  # noqa: N818 - an answer about the budgets, not a fault
-    """No plan meets the budgets.
-
-    Attributes
-    ----------
-    resource : the name of what there is too little of.
-    smallest : the smallest amount of it that a plan reaches, while it keeps the budgets of ``given``.
-    """
-
-    def __init__(
-        self,
-        resource: str,
-        budget: float,
-        smallest: float,
-        dense: float,
-        given: tuple[str, ...] = (),
-        limits: tuple[str, ...] = (),
-    ) -> None:
-        self.resource, self.smallest, self.given = resource, smallest, given
-        unit = f" {RESOURCES[resource].unit}".rstrip() or f" {resource}"
-        within = f" within the budget of {' and '.join(given)}" if given else ""
-        super().__init__(
-            f"no plan reaches {budget:.4g}{unit}: the smallest reachable {resource}{within} is {_up(smallest)}{unit} "
-            f"({_up(100 * smallest / dense)}% of the unpruned network); allow at least that"
-            + (f", or leave out {' '.join(limits)}" if limits else "")
-        )
+# How far from the best a plan of mixed precisions may be, as a share of its value.
+MIXED_GAP = 5e-3
+# By how much less is allowed after a plan that was predicted to take less than it does.
+LEAST_CHANGE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -97,6 +78,9 @@ class Plan:
         network's outputs depend on each; see ``Planner.plan`` for what a removed branch keeps.
     gap : how far the choice may be from the best, as a share of its value; proven by the solver. None if nothing is
         proven, as of a threshold.
+    precisions : what each group is read in, of a network of mixed precisions; see ``aap_hw.prune.mixture``. None of
+        any other.
+    floats : the layers of such a network that stay in float32.
     """
 
     widths: dict[str, int]
@@ -107,6 +91,8 @@ class Plan:
     gap: float | None
     seconds: float
     kernels: list[KernelLatency]
+    precisions: dict[str, str] | None = None
+    floats: list[str] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
@@ -136,6 +122,8 @@ class Planner:
     threshold_weights : the resource that a threshold's weights are shares of; None takes the first limited one of
         latency, FLOPs and parameters, and parameters if none is.
     limits : the user's options that keep groups or branches from being cut, for who wonders why so little can be.
+    mixture : if groups are given precisions, too, what is known of that. Then ``network`` is in float32, and so is the
+        unpruned one that shares are of.
     """
 
     network: Network
@@ -150,28 +138,44 @@ class Planner:
     threshold_weights: str | None = None
     target: DeviceTarget | None = None
     limits: tuple[str, ...] = ()
+    mixture: Mixture | None = None
 
     @property
     def dense(self) -> dict[str, float]:
         """What the unpruned network takes of every resource; its latency in ms, measured if it was."""
-        predicted = self.spent(self.network.dense)
+        predicted = self.spent(self.network.dense, self._no_int8)
         return predicted if self.unpruned_ms is None else {**predicted, LATENCY.name: self.unpruned_ms}
 
-    def spent(self, widths: Mapping[str, int]) -> dict[str, float]:
-        """What the network takes of every resource at the given widths; its latency in ms as predicted."""
+    @property
+    def _no_int8(self) -> tuple[str, ...]:
+        return () if self.mixture is None else tuple(self.mixture.network.read)
+
+    def network_of(self, floats: Sequence[str] | None) -> Network:
+        """The kernels of a plan whose layers ``floats`` stay in float32."""
+        return self.network if self.mixture is None or floats is None else self.mixture.network.network(floats)
+
+    def spent(self, widths: Mapping[str, int], floats: Sequence[str] | None = None) -> dict[str, float]:
+        """What the network takes of every resource at the given widths; its latency in ms as predicted.
+
+        Of a network of mixed precisions ``floats`` are the layers in float32.
+        """
         counts = {name: float(sum(count(k, widths) for k in self.network.kernels)) for name, count in COUNTS.items()}
         if self.target is not None:
             from aap_hw.compile.library.footprint import peak_bytes  # loads TVM: two seconds that others do without
 
             counts[MEMORY.name] = float(peak_bytes(self.network, widths, self.target))
-        return {LATENCY.name: self._calibrated(kernel_latencies(self.network, widths, self.table)), **counts}
+        kernels = kernel_latencies(self.network_of(floats), widths, self.table)
+        return {LATENCY.name: self._calibrated(kernels, self._slowdown(floats)), **counts}
 
-    def _calibrated(self, kernels: list[KernelLatency]) -> float:
+    def _calibrated(self, kernels: list[KernelLatency], slowdown: Slowdown) -> float:
         # Summed as the policy sums, so that both agree on which plans meet a budget.
-        return self._network_ms(math.fsum(row.latency_us for row in kernels))
+        return self._network_ms(math.fsum(row.latency_us for row in kernels), slowdown)
 
-    def _network_ms(self, alone_us: float) -> float:
-        return self.slowdown.network_us(alone_us) * self.calibration / 1e3
+    def _network_ms(self, alone_us: float, slowdown: Slowdown) -> float:
+        return slowdown.network_us(alone_us) * self.calibration / 1e3
+
+    def _slowdown(self, floats: Sequence[str] | None) -> Slowdown:
+        return self.slowdown if self.mixture is None or floats is None else self.mixture.slowdown(floats, self.slowdown)
 
     @doing("choosing widths")
     def plan(self, scores: Scores, budgets: Mapping[str, float], at_most: Widths | None = None) -> Plan:
@@ -182,6 +186,8 @@ class Planner:
         series, what reaches the output being the product of what each lets through, so that none is emptied. A branch
         that is removed counts as if REMOVED_SHARE of each of its groups were kept: the stream goes on without it. A
         threshold does not ask for any value.
+
+        With precisions, it is the most valuable one of `plans`, so that no precision alone gives a better one.
 
         Parameters
         ----------
@@ -197,21 +203,81 @@ class Planner:
         Unreachable : no plan meets the budgets; the smallest reachable amount is named.
         MissingKernelError : the table lacks a kernel of the network.
         """
-        weights = self._weights(budgets)
-        problem = self.problem(scores, [*budgets, weights], at_most)
-        dense_us = math.fsum(row.latency_us for row in kernel_latencies(self.network, self.network.dense, self.table))
+        found = self.plans(scores, budgets, at_most)
+        seconds = math.fsum(plan.seconds for plan in found.values())
+        return replace(max(found.values(), key=lambda plan: plan.kept_attention), seconds=seconds)
+
+    def plans(self, scores: Scores, budgets: Mapping[str, float], at_most: Widths | None = None) -> dict[str, Plan]:
+        """The best plan of all that may be, and that of each precision alone, where there are several to choose from.
+
+        They are called ``mixed`` and as the precisions are, and those that cannot meet the budgets are left out. Each
+        precision is tried alone as its slowdown may be known, which is another one than that of mixtures. Parameters
+        and errors are those of `plan`.
+        """
+        problem = self.problem(scores, [*budgets, self._weights(budgets)], at_most)
+        tried = {MIXED: (problem, self.slowdown)}
+        if self.mixture is not None:
+            alone = self.mixture.slowdowns
+            tried |= {each: (problem.of_precision(each), alone.get(each, self.slowdown)) for each in PRECISIONS}
+        found: dict[str, Plan] = {}
+        refusals: list[UserError] = []
+        for name, (each, slowdown) in tried.items():
+            try:
+                found[name] = self._best(each, slowdown, scores, budgets, at_most)
+            except (Unreachable, Undecided) as refusal:
+                refusals.append(refusal)
+        if not found:
+            raise refusals[0]
+        return found
+
+    def _best(
+        self,
+        problem: Problem,
+        slowdown: Slowdown,
+        scores: Scores,
+        budgets: Mapping[str, float],
+        at_most: Widths | None,
+    ) -> Plan:
+        """The best plan of some labels, of a network that is so much slower than its kernels."""
+        dense = kernel_latencies(self.network, self.network.dense, self.table)
+        dense_us = math.fsum(row.latency_us for row in dense)
+        if self.mixture is not None:
+            dense_us = slowdown.alone_of(self._slowdown(self._no_int8).network_us(dense_us))
         allowed = {**budgets, LATENCY.name: dense_us}
         if LATENCY.name in budgets:
-            asked_us = self.slowdown.alone_of(budgets[LATENCY.name] * 1e3 / self.calibration)
+            asked_us = slowdown.alone_of(budgets[LATENCY.name] * 1e3 / self.calibration)
             allowed[LATENCY.name] = min(asked_us * (1 - ROUNDING), dense_us)
         try:
-            if self.allocator == "exact":
-                found = allocate(problem, allowed)
-            else:
-                found = allocate_by_threshold(problem, scores, weights, allowed)
+            if self.allocator != "exact":
+                return self._plan(
+                    allocate_by_threshold(problem, scores, self._weights(budgets), allowed), scores, at_most
+                )
+            if self.mixture is None:
+                return self._plan(allocate(problem, allowed), scores, at_most)
+            return self._within(problem, scores, budgets, allowed, at_most)
         except Infeasible as refusal:
-            raise self._unreachable(refusal, budgets, problem) from refusal
-        return self._plan(found, scores, at_most)
+            raise self._unreachable(refusal, budgets, problem, slowdown) from refusal
+
+    def _within(
+        self,
+        problem: Problem,
+        scores: Scores,
+        budgets: Mapping[str, float],
+        allowed: Mapping[str, float],
+        at_most: Widths | None,
+    ) -> Plan:
+        """A plan of mixed precisions that is predicted to keep the latency budget as the network that it is.
+
+        What is chosen may be in one precision altogether, whose slowdown is another one.
+        """
+        limit_ms = budgets.get(LATENCY.name, math.inf)
+        while True:
+            found = allocate(problem, allowed, relative_gap=MIXED_GAP)
+            plan = self._plan(found, scores, at_most)
+            if plan.predicted_ms <= limit_ms * (1 + 3 * ROUNDING):
+                return plan
+            less = found.spent[LATENCY.name] * min(limit_ms / plan.predicted_ms, 1 - LEAST_CHANGE)
+            allowed = {**allowed, LATENCY.name: less}
 
     def plan_at(self, threshold: float, scores: Scores, at_most: Widths | None = None) -> Plan:
         """The plan that the paper's rule gives at a threshold T, whatever it takes."""
@@ -229,35 +295,63 @@ class Planner:
 
         Latency is always among them, in microseconds of the kernels on their own.
         """
-        # A group that a cut network does not show any more stays as wide as it is.
-        allowed = {name: each if name in scores else each[-1:] for name, each in self._allowed(at_most).items()}
-        open_to_choice = {name: widths for name, widths in allowed.items() if len(widths) > 1}
-        importance = self._importance(list(open_to_choice))
-        choices = [
-            GroupChoice(name, widths, importance[name] * self._value(name, widths, scores[name]))
-            for name, widths in open_to_choice.items()
-        ]
+        allowed = self._left(scores, at_most)
+        labels = self._labels(allowed)
+        importance = self._importance([name for name, widths in allowed.items() if len(widths) > 1])
+        # What cannot be narrowed is known by its domain.
+        worth = [importance(each.name if each.name in self.candidates else each.domain) for each in labels]
+        choices = [self._choice(each, one, scores) for each, one in zip(labels, worth, strict=True)]
         together = [
             groups for groups in self.blocks if all(allowed[name][0] == 0 < len(allowed[name]) - 1 for name in groups)
         ]
         costs: dict[str, Sequence[KernelCost] | PeakCost] = {
-            name: kernel_costs(self.network, allowed, COUNTS[name]) for name in resources if name in COUNTS
+            name: self._costs(allowed, labels, COUNTS[name]) for name in resources if name in COUNTS
         }
         if self.target is not None and MEMORY.name in resources:
             from aap_hw.prune.footprints import memory_cost
 
             costs[MEMORY.name] = memory_cost(self.network, allowed, self.target)
-        costs[LATENCY.name] = latency_costs(self.network, allowed, self.table)
-        return Problem(choices, costs, together)
+        if self.mixture is None:
+            costs[LATENCY.name] = latency_costs(self.network, allowed, self.table)
+            return Problem(choices, costs, together)
+        costs[LATENCY.name] = self.mixture.latency(allowed, labels, self._latency_us)
+        return Problem(choices, costs, together, self.mixture.alike(labels))
 
-    def _importance(self, groups: Sequence[str]) -> dict[str, float]:
-        """Sensitivity of each group relative to their mean."""
+    def _labels(self, allowed: Mapping[str, tuple[int, ...]]) -> list[Labels]:
+        if self.mixture is None:
+            return [Labels(name, widths) for name, widths in allowed.items() if len(widths) > 1]
+        return self.mixture.labels(allowed, [name for name, widths in self.candidates.items() if len(widths) > 1])
+
+    def _choice(self, labels: Labels, importance: float, scores: Scores) -> GroupChoice:
+        """What each label is worth."""
+        of_width = np.zeros(len(labels.widths))
+        if len(labels.widths) > 1:
+            of_width = self._value(labels.widths, scores[labels.name])
+        losses = [self.mixture.loss(labels.domain, each) for each in labels.precisions] if self.mixture else []
+        value = np.array([of_width[w] + (losses[p] if losses else 0.0) for w, p in labels.each])
+        if labels.widths[0] == 0:
+            value[0] = min(value[0] - (losses[0] if losses else 0.0), value[1]) if len(value) > 1 else 0.0
+        precisions = tuple(labels.precisions[p] for _, p in labels.each) if labels.precisions else ()
+        return GroupChoice(labels.name, tuple(labels.widths[w] for w, _ in labels.each), importance * value, precisions)
+
+    def _costs(
+        self, allowed: Mapping[str, tuple[int, ...]], labels: Sequence[Labels], cost: CostOfKernel
+    ) -> list[KernelCost]:
+        if self.mixture is None:
+            return kernel_costs(self.network, allowed, cost)
+        return self.mixture.counted(allowed, labels, cost)
+
+    def _latency_us(self, kernel: Kernel, widths: Widths) -> float:
+        return self.table.latency(kernel.at(widths)).us
+
+    def _importance(self, groups: Sequence[str]) -> Callable[[str], float]:
+        """Sensitivity of anything relative to the mean of some groups."""
         total = math.fsum(self.sensitivities.get(name, 0.0) for name in groups)
         if total <= 0:
-            return dict.fromkeys(groups, 1.0)
-        return {name: self.sensitivities.get(name, 0.0) * len(groups) / total for name in groups}
+            return lambda name: 1.0
+        return lambda name: self.sensitivities.get(name, 0.0) * len(groups) / total
 
-    def _value(self, name: str, widths: Sequence[int], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _value(self, widths: Sequence[int], scores: NDArray[np.float64]) -> NDArray[np.float64]:
         value: NDArray[np.float64] = np.log(np.maximum(kept_share(scores, widths), LEAST_SHARE))
         if widths[0] == 0:
             value[0] = min(value[1], math.log(REMOVED_SHARE))
@@ -269,6 +363,10 @@ class Planner:
             return self.threshold_weights
         limited = [name for name in (LATENCY.name, FLOPS.name, PARAMETERS.name) if name in budgets]
         return next(iter(limited), PARAMETERS.name)
+
+    def _left(self, scores: Scores, at_most: Widths | None) -> dict[str, tuple[int, ...]]:
+        # A group that a cut network does not show any more stays as wide as it is.
+        return {name: each if name in scores else each[-1:] for name, each in self._allowed(at_most).items()}
 
     def _allowed(self, at_most: Widths | None) -> dict[str, tuple[int, ...]]:
         """The candidates of each group that an earlier round left."""
@@ -283,56 +381,38 @@ class Planner:
     def _plan(self, found: Allocation, scores: Scores, at_most: Widths | None) -> Plan:
         before = {**self.network.dense, **(at_most or {})}
         widths = {name: found.widths.get(name, left[-1]) for name, left in self._allowed(at_most).items()}
-        spent = self.spent(widths)
+        precisions: dict[str, str] | None = None
+        floats: list[str] | None = None
+        if self.mixture is not None:
+            chosen = self.mixture.precisions(found, self._labels(self._left(scores, at_most)))
+            precisions, floats = self.mixture.by_group(chosen), list(self.mixture.network.floats(chosen))
+        spent = self.spent(widths, floats)
+        narrowed = [name for name in found.widths if name in self.candidates]
         return Plan(
             widths=widths,
             keep={
                 name: best_channels(scores[name], width).tolist()
                 for name, width in found.widths.items()
-                if width < before[name]
+                if width < before.get(name, 0)
             },
             predicted_ms=spent[LATENCY.name],
             spent=spent,
-            kept_attention=math.exp(found.value / len(found.widths)) if found.widths else 1.0,
+            kept_attention=math.exp(found.value / len(narrowed)) if narrowed else 1.0,
             gap=found.gap,
             seconds=found.seconds,
-            kernels=kernel_latencies(self.network, widths, self.table),
+            kernels=kernel_latencies(self.network_of(floats), widths, self.table),
+            precisions=precisions,
+            floats=floats,
         )
 
-    def _unreachable(self, refusal: Infeasible, budgets: Mapping[str, float], problem: Problem) -> Unreachable:
-        dense = self.dense
-
+    def _unreachable(
+        self, refusal: Infeasible, budgets: Mapping[str, float], problem: Problem, slowdown: Slowdown
+    ) -> Unreachable:
         def amount(resource: str, smallest: float) -> float:
-            return self._network_ms(smallest) * (1 + 3 * ROUNDING) if resource == LATENCY.name else smallest
+            return self._network_ms(smallest, slowdown) * (1 + 3 * ROUNDING) if resource == LATENCY.name else smallest
 
-        asked = budgets.get(refusal.resource, dense[refusal.resource])
         smallest = amount(refusal.resource, refusal.smallest)
-        found = Unreachable(refusal.resource, asked, smallest, dense[refusal.resource], refusal.given, self.limits)
+        least = {}
         if len(budgets) > 1:
             least = {name: amount(name, each) for name, each in least_amounts(problem, budgets).items()}
-            rows = [
-                (name, _text(name, budgets[name]), _reached(name, each, dense[name])) for name, each in least.items()
-            ]
-            found.details = _lines([("", "asked for", "smallest reachable alone"), *rows])
-        return found
-
-
-def _text(resource: str, amount: float) -> str:
-    return f"{amount:.4g} {RESOURCES[resource].unit}".rstrip()
-
-
-def _reached(resource: str, smallest: float, dense: float) -> str:
-    unit = f" {RESOURCES[resource].unit}".rstrip()
-    return f"{_up(smallest)}{unit} ({_up(100 * smallest / dense)}% of the unpruned network)"
-
-
-def _lines(rows: Sequence[tuple[str, str, str]]) -> tuple[str, ...]:
-    """A table as lines of text."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return tuple("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-def _up(value: float) -> str:
-    """Three significant digits, or a whole number, rounded up, so that the figure given can be asked for."""
-    digits = max(0, 2 - math.floor(math.log10(value)))
-    return f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}"
+        return Unreachable.of(refusal.resource, smallest, budgets, self.dense, least, refusal.given, self.limits)

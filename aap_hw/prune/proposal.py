@@ -46,6 +46,8 @@ class Proposal:
         the share of the planned network's time that kernels without a schedule take, if times were measured.
         ``constraints`` holds each budget with what is spent of it, the tightest first. Of each kernel ``table_us`` is
         the table's entry, and ``latency_us`` that times the calibration: what adds up to the predicted latency.
+        Of a plan of mixed precisions each group has its ``precision``, ``others_in`` holds that of what is read of no
+        group, and ``float_layers`` the layers that stay in float32.
         """
         dense, plan = self.dense, self.plan
         takes = dense.takes
@@ -81,9 +83,13 @@ class Proposal:
                     "kept": plan.widths[g.name],
                     "frozen": g.frozen,
                     "renormalised": g.renormalised,
+                    **({} if plan.precisions is None else {"precision": plan.precisions.get(g.name, FP32)}),
                 }
                 for g in dense.graph.groups
             ],
+            **(
+                {} if plan.precisions is None else {"others_in": _of_no_group(dense, plan), "float_layers": plan.floats}
+            ),
             "heads_left": {} if dense.graph.heads is None else dict(dense.graph.heads.left),
             "kernels": [
                 {
@@ -97,3 +103,9 @@ class Proposal:
                 for row in plan.kernels
             ],
         }
+
+
+def _of_no_group(dense: Baseline, plan: Plan) -> dict[str, str]:
+    """The precision of what is read of no channel group, such as the network's input."""
+    groups = {group.name for group in dense.graph.groups}
+    return {name: precision for name, precision in (plan.precisions or {}).items() if name not in groups}

@@ -122,10 +122,11 @@ def prune(
             "measured_ms": measured,
             "budget_met": all(taken[name] <= amount for name, amount in wanted.items()),
             "kept_attention": plan.kept_attention,
+            **({} if plan.precisions is None else {"precisions": plan.precisions}),
         }
         on_event(Event("cut", figures))
         if task.retrain:
-            aware_of = dense.floats if settings.qat and number >= rounds else None
+            aware_of = state.floats if settings.qat and number >= rounds else None
             figures["accuracy"] = train_round(task, state.module, settings, number, on_event, journal, aware_of)
         if figures["budget_met"] or number >= rounds:
             figures |= round_values(task, dense, state, settings, number, on_event, journal)

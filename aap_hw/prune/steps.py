@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from torch import nn
 from aap_hw import ranks
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.precision import weights_in_int8
-from aap_hw.compile.keys.precision import FP32, INT8
+from aap_hw.compile.keys.precision import FP32, INT8, MIXED, NetworkPrecision
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import checked_cut
@@ -29,11 +29,12 @@ from aap_hw.policy import LATENCY, MEMORY
 from aap_hw.prune.baseline import Baseline, scores_of
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.measuring import measure_networks
-from aap_hw.prune.planning import Plan, Planner, Unreachable
+from aap_hw.prune.planning import Plan, Planner
 from aap_hw.prune.quantised import accuracy_rounded, quantised
 from aap_hw.prune.run import PrunedNetwork, compose
 from aap_hw.prune.shown import are_made_up
 from aap_hw.prune.task import PruneSettings, Task
+from aap_hw.prune.unreachable import Unreachable
 from aap_hw.train.arrays import MadeSamples
 from aap_hw.train.evaluation import evaluate
 
@@ -72,6 +73,8 @@ class State:
 
     Attributes
     ----------
+    precision : what it will compute in, as it is.
+    floats : the layers that stay in float32 when it is quantised; None if it is not.
     int8 : its form in int8 as JSON values, if it was quantised as it is.
     """
 
@@ -80,6 +83,8 @@ class State:
     planner: Planner
     kept: dict[str, list[int]] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
+    precision: NetworkPrecision = FP32
+    floats: tuple[str, ...] | None = None
     int8: dict[str, Any] | None = None
 
     @staticmethod
@@ -87,7 +92,9 @@ class State:
         """The unpruned network. That its heads are whole must show even in a plan that cuts none."""
         free = [group for group in dense.graph.groups if group.frozen is None]
         heads = {group.name: list(range(group.width)) for group in free if group.is_of_heads}
-        return State(dense.module, dense.graph, dense.planner, heads)
+        floats = dense.floats if dense.precision == INT8 else None
+        precision = FP32 if dense.precision == MIXED else dense.precision
+        return State(dense.module, dense.graph, dense.planner, heads, precision=precision, floats=floats)
 
     def plan(self, scores: Callable[[], Scores], allowed: Mapping[str, float], number: int, journal: Journal) -> Plan:
         """A round's plan, by the table alone."""
@@ -111,7 +118,16 @@ class State:
         """Cut to a plan; the module before it stays as it is. ``dense`` are the unpruned widths."""
         self.module, self.int8 = self.smaller(plan, task), None
         self.kept = compose(self.kept, plan.keep, dense)
-        self.widths = plan.widths
+        self.widths, self.floats = plan.widths, self.floats_of(plan)
+        if plan.floats is not None:
+            self.precision = FP32 if self.floats is None else INT8
+
+    def floats_of(self, plan: Plan) -> tuple[str, ...] | None:
+        """The layers that stay in float32 in the network of a plan; None if nothing in it is quantised."""
+        if plan.floats is None:
+            return self.floats
+        mixture = self.planner.mixture
+        return None if mixture is None or mixture.network.is_floating(plan.floats) else tuple(plan.floats)
 
     def retrace(self, inputs: Inputs) -> None:
         """Find the channel groups of the module as it is now; what may not be cut stays so."""
@@ -171,7 +187,7 @@ def plan_measured(
             if found is None:
                 break
             plan = found
-            measured = measured_ms(task, dense, state.smaller(plan, task))
+            measured = measured_ms(task, dense, state.smaller(plan, task), state.floats_of(plan))
             journal.note(name, {"plan": plan.as_json(), "measured_ms": measured})
         plan, measured = Plan.from_json(journal.value(name)["plan"]), journal.value(name)["measured_ms"]
         met = measured <= round_ms
@@ -193,13 +209,16 @@ def plan_measured(
     return best
 
 
-def measured_ms(task: Task, dense: Baseline, pruned: nn.Module) -> float:
-    """Latency of a pruned network on the task's device."""
+def measured_ms(task: Task, dense: Baseline, pruned: nn.Module, floats: Collection[str] | None) -> float:
+    """Latency of a pruned network on the task's device; ``floats`` as of `State`."""
     assert task.device is not None
     device = task.device
     networks = {"dense": dense.module, "pruned": pruned}
+    precision, in_float32 = dense.precision, list[str]()
+    if precision == MIXED:
+        precision, in_float32 = (FP32, []) if floats is None else (INT8, ["dense"])
     timings = ranks.found_by_first(
-        lambda: measure_networks(networks, task.origin.inputs, device, dense.precision, dense.floats)
+        lambda: measure_networks(networks, task.origin.inputs, device, precision, floats or (), in_float32)
     )
     # The ratio to the dense network is what a budget is about; the clock may have drifted since it was measured.
     return dense.dense_ms * timings["pruned"].latency_us / timings["dense"].latency_us
@@ -219,7 +238,8 @@ def _next_plan(
             raise
         # The table promised a plan, the device does not keep the promise: there is no narrower one to try.
         return None
-    return None if any(plan.widths == earlier.widths for earlier, _ in tried) else plan
+    known = [(earlier.widths, earlier.floats) for earlier, _ in tried]
+    return None if (plan.widths, plan.floats) in known else plan
 
 
 def _plan_with_margin(state: State, scores: Scores, allowed: Mapping[str, float]) -> Plan:
@@ -245,13 +265,13 @@ def round_values(
 
     Returns the accuracies of the network in that precision and in float32, if it is another one and anything trains.
     """
-    if dense.precision == FP32:
+    if state.precision == FP32:
         return {}
 
     def find() -> dict[str, Any]:
         found: dict[str, Any] = {}
-        if dense.precision == INT8:
-            found["form"] = quantised(task, state.module, settings, dense.floats)
+        if state.floats is not None:
+            found["form"] = quantised(task, state.module, settings, state.floats)
         if task.retrain:
             split = task.data.chosen_by
             found["accuracy_float"] = evaluate(state.module, task.data, task.origin.inputs, split=split)
@@ -290,7 +310,10 @@ def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: Pr
 
 def as_computed(task: Task, settings: PruneSettings, state: State) -> dict[str, Any]:
     """What a run's record says of its network's precision, and of its form in int8; nothing of float32."""
-    record: dict[str, Any] = {} if settings.precision == FP32 else {"precision": settings.precision}
+    computed = state.precision if settings.precision == MIXED else settings.precision  # as it is deployed
+    record: dict[str, Any] = {} if computed == FP32 else {"precision": computed}
+    if settings.precision == MIXED:
+        record["unpruned_precision"] = FP32
     if state.int8 is None:
         return record
     count, made_up = settings.images_for(task.origin.inputs), are_made_up(task.data)
@@ -321,7 +344,8 @@ def finished(
         "pruned_ms": last["measured_ms"],
         **accuracies,
         "retrained": task.retrain,
-        **_sizes(dense.module, state.module, dense.network, state.widths),
+        **({"network_precision": record.get("precision", FP32)} if dense.precision == MIXED else {}),
+        **_sizes(dense, state),
     }
     if MEMORY.name in dense.takes:
         took = dense.planner.spent({**dense.network.dense, **state.widths})
@@ -329,20 +353,21 @@ def finished(
     return PrunedNetwork(task.origin, state.kept, task.table.device["name"], state.module, record), summary
 
 
-def _sizes(dense: nn.Module, pruned: nn.Module, network: Network, widths: Mapping[str, int]) -> dict[str, int]:
-    def macs(plan: Mapping[str, int]) -> int:
+def _sizes(dense: Baseline, state: State) -> dict[str, int]:
+    def macs(network: Network, plan: Mapping[str, int]) -> int:
         return sum(kernel.multiply_accumulates(plan) for kernel in network.kernels)
 
-    def stored(module: nn.Module) -> int:
+    def stored(module: nn.Module, network: Network) -> int:
+        in_bytes = weights_in_int8(network)
         sizes = {name: (1 if name in in_bytes else t.element_size()) for name, t in module.state_dict().items()}
         return sum(t.numel() * sizes[name] for name, t in module.state_dict().items())
 
-    in_bytes = weights_in_int8(network)
+    before, after = dense.network, state.planner.network_of(state.floats)
     return {
-        "params_dense": sum(p.numel() for p in dense.parameters()),
-        "params_pruned": sum(p.numel() for p in pruned.parameters()),
-        "macs_dense": macs(network.dense),
-        "macs_pruned": macs(widths),
-        "bytes_dense": stored(dense),
-        "bytes_pruned": stored(pruned),
+        "params_dense": sum(p.numel() for p in dense.module.parameters()),
+        "params_pruned": sum(p.numel() for p in state.module.parameters()),
+        "macs_dense": macs(before, before.dense),
+        "macs_pruned": macs(after, state.widths),
+        "bytes_dense": stored(dense.module, before),
+        "bytes_pruned": stored(state.module, after),
     }

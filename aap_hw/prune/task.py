@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aap_hw.attention.sums import Reduction, check_score
-from aap_hw.compile.keys.precision import FP32, INT8, NETWORK_PRECISIONS, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, INT8, MIXED, PLANNED_PRECISIONS, NetworkPrecision
 from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
@@ -71,7 +71,9 @@ class PruneSettings:
     seed : of the training's order and augmentation.
     qat : train the last round with the roundings of int8 (quantisation-aware); with an accuracy drop alone each round,
         as each may be the last.
-    precision : what the pruned network will compute in, and latencies are of: ``fp32``, ``half`` or ``int8``.
+    precision : what the pruned network will compute in, and latencies are of: ``fp32``, ``half`` or ``int8``, or
+        ``mixed`` if each plan is to choose ``fp32`` or ``int8`` for each group; shares of a latency are then of the
+        unpruned network in ``fp32``.
 
     Raises
     ------
@@ -110,15 +112,19 @@ class PruneSettings:
             one_of("schedule", self.schedule, SCHEDULES),
             one_of("allocator", self.allocator, ALLOCATORS),
             one_of("attention_cuts", self.attention_cuts, ATTENTION_CUTS),
-            one_of("precision", self.precision, NETWORK_PRECISIONS),
+            one_of("precision", self.precision, PLANNED_PRECISIONS),
             one_of("threshold_weights", self.threshold_weights, (None, *THRESHOLD_WEIGHTS)),
             (
                 self.threshold_weights is None or self.allocator == "threshold",
                 "threshold_weights say what a threshold weights groups by; add --allocator threshold",
             ),
             (
-                self.precision == INT8 or not self.qat,
+                self.precision in (INT8, MIXED) or not self.qat,
                 "qat trains with the roundings of int8; add --precision int8",
+            ),
+            (
+                self.precision != MIXED or self.allocator == "exact",
+                "a threshold chooses widths and no precisions; leave out --allocator, or choose one --precision",
             ),
         )
         check_score(self.reduction, self.p)

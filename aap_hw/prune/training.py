@@ -117,7 +117,7 @@ def tested(task: Task, dense: Baseline, state: State, on_event: OnEvent, journal
             "accuracy_dense": evaluate(dense.module, task.data, task.origin.inputs),
             "accuracy_pruned": evaluate(state.module, task.data, task.origin.inputs),
         }
-        if dense.precision != FP32:
+        if state.precision != FP32:
             found["accuracy_pruned_float"] = found["accuracy_pruned"]
             found["accuracy_pruned"] = accuracy_rounded(task, state.module, state.int8, "test")
         return found

@@ -38,6 +38,7 @@ class Group:
     kind : what its channels are, as `plan` says; empty if the run was made by an aap-hw that did not note it.
     frozen : why it could not be cut, if so.
     renormalised : how a norm mixes its channels, if one does.
+    precision : what it is read in, of a network of mixed precisions; empty of any other.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Group:
     kept: int
     frozen: str | None
     renormalised: str | None
+    precision: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class Story:
                 plan.widths[each["name"]],
                 each["frozen"],
                 each.get("renormalised"),
+                (plan.precisions or {}).get(each["name"], ""),
             )
             for each in self.journal["network"]["groups"]
         ]

@@ -15,12 +15,14 @@ from unittest.mock import ANY
 
 import pytest
 
+from aap_hw.compile.front.mixed import mixed_network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import INT8
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.file import load_table, save_table
+from aap_hw.lut.predicting import predict_us
 from aap_hw.lut.table import Validation
 from aap_hw.resources import resource_dirs
 from tests.synthetic import ORIGIN, resnet20, table_of, write_table
@@ -370,3 +372,25 @@ def test_table_of_other_schedules_is_used_with_a_notice(
             result = aap_hw(*line, *RESNET20, "--lut", str(table), "--budget", "60%")
             assert result.code == 0, result.err
             assert result.err.count(f"the latencies in {table} are of kernels as another version") == notices
+
+
+def test_a_plan_of_mixed_precisions_shows_that_of_each_group(aap_hw: Callable[..., Any], tmp_path: Path) -> None:
+    _, graph, network = resnet20()
+    table = table_of(graph, mixed_network(graph).everything)
+    dense_us = predict_us(network, network.dense, table)
+    table.validation.append(Validation("resnet20", ORIGIN.inputs, "dense", network.dense, dense_us, dense_us))
+    path = tmp_path / "table.json"
+    save_table(table, path)
+    outcome = aap_hw("plan", *RESNET20, "--lut", str(path), "--budget", "60%", "--precision", "mixed", "--json", "-")
+    assert (outcome.code, outcome.err) == (0, "")
+    plan = json.loads(outcome.out)
+    assert plan["predicted_ms"] <= plan["budget_ms"] == pytest.approx(0.6 * dense_us / 1e3, rel=1e-3)
+    # The formula makes bytes as slow as float32, so that only conversions tell them apart, and exactness is for free.
+    assert {group["precision"] for group in plan["groups"]} == {"fp32"}
+    assert plan["others_in"] == {"input of conv1": "fp32"}
+    assert len(plan["float_layers"]) == 20
+    shown = aap_hw("plan", *RESNET20, "--lut", str(path), "--budget", "60%", "--precision", "mixed")
+    assert re.search(r"^channel group +kind +width +kept +in", shown.out, re.MULTILINE)
+    assert re.search(r"^layer1\.0\.conv1 .* fp32", shown.out, re.MULTILINE)
+    assert "next: aap-hw prune" in shown.err + shown.out
+    assert "--precision mixed" in shown.err + shown.out

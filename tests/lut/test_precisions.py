@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from aap_hw.compile.front.mixed import mixed_network
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
-from aap_hw.compile.keys.precision import HALF, INT8
+from aap_hw.compile.keys.precision import HALF, INT8, MIXED, NetworkPrecision
 from aap_hw.compile.keys.target import half_precision_of
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
@@ -36,10 +37,10 @@ def points(network: Network) -> list[tuple[object, ...]]:
     return [(point.key, point.widths) for point in points_of(network, group_candidates(GRAPH, 8, 8))]
 
 
-def profile(path: Path, floats: tuple[str, ...] = ()) -> LatencyTable:
+def profile(path: Path, floats: tuple[str, ...] = (), precision: NetworkPrecision = INT8) -> LatencyTable:
     return profile_model(
         "tiny", Tiny(), INPUT, tiny.device(), path,
-        workers=1, tolerance=0.0, networks=1, precision=INT8, floats=floats,
+        workers=1, tolerance=0.0, networks=1, precision=precision, floats=floats,
     )  # fmt: skip
 
 
@@ -171,6 +172,32 @@ def test_layers_that_may_stay_in_float32_are_measured_too(in_both: Path, tmp_pat
     assert [entry.measured_us for entry in table.validation] == [entry.measured_us for entry in before.validation]
     line, line_before = (each.slowdown("tiny", INPUT, INT8) for each in (table, before))
     assert line.network_us(4.0) == pytest.approx(line_before.network_us(4.0), rel=5e-3)
+
+
+def test_mixtures_are_measured_with_all_their_kernels_and_calibrated_by_networks_of_their_own(
+    in_both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, before, mixed = tmp_path / "table.json", load_table(in_both), mixed_network(GRAPH)
+    path.write_bytes(in_both.read_bytes())
+    with pytest.raises(MissingKernelError, match=r"input 3x6x6 --precision mixed' \(and"):
+        require_kernels(mixed.everything, NetworkName("tiny", INPUT, MIXED), before)
+    profile(path, precision=MIXED)
+    table = load_table(path)
+    held = {(key, at) for key, of_key in table.points.items() for at in of_key}
+    assert set(points(mixed.everything)) <= held
+    assert set(before.slowdowns.items()) < set(table.slowdowns.items())
+    entries = [entry for entry in table.validation if entry.precision == MIXED]
+    assert [entry.plan for entry in entries] == ["dense", "calibration-0"]
+    slowdown = table.slowdown("tiny", INPUT, MIXED)
+    assert mixed.is_floating(entries[0].floats)
+    assert not mixed.is_floating(entries[1].floats)
+    for entry in entries:
+        predicted = predict_us(mixed.network(entry.floats), entry.widths, table, slowdown)
+        assert entry.predicted_us == pytest.approx(predicted, rel=5e-3)
+    written = path.read_bytes()
+    monkeypatch.setattr(profiling, "compiler", None)
+    profile(path, precision=MIXED)
+    assert path.read_bytes() == written, "nothing is measured twice"
 
 
 def test_a_layer_that_is_not_there_is_refused(in_both: Path) -> None:

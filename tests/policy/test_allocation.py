@@ -358,7 +358,7 @@ def test_groups_costs_and_budgets_must_belong_together():
         allocate([*choices, *choices], costs, {"latency_ms": 1})
     with pytest.raises(ValueError, match="no choice"):
         allocate([], costs, {"latency_ms": 1})
-    with pytest.raises(ValueError, match="candidate widths"):
+    with pytest.raises(ValueError, match="labels"):
         allocate(choices, {"latency_ms": [KernelCost(("g",), np.ones(3))]}, {"latency_ms": 1})
 
 

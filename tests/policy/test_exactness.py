@@ -1,8 +1,9 @@
 """The exact allocation equals brute force on 500 random instances with everything that a problem may have.
 
-One to four budget rows, one of which is a peak over moments, and groups that can be removed, alone or together. The
-brute force shares no code with the package: it looks every cost up in the kernels as they are given. Less general
-instances, with the messages and edge cases, are in `test_allocation`.
+One to four budget rows, one of which is a peak over moments; groups that can be removed, alone or together; and labels
+of both kinds, widths alone or in two precisions, which some groups share. The brute force shares no code with the
+package: it looks every cost up in the kernels as they are given. Less general instances, with the messages and edge
+cases, are in `test_allocation`.
 """
 
 import itertools
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from aap_hw.policy import GroupChoice, Infeasible, KernelCost, PeakCost, Problem, allocate
 
 RESOURCES = ("latency", "parameters", "flops", "memory")
+PRECISIONS = ("int8", "fp32")
 EXACT = 1e-9
 
 
@@ -25,24 +27,37 @@ class Instance:
     choices: list
     costs: dict
     together: list
+    alike: list
     budgets: dict
 
     def problem(self):
-        return Problem(self.choices, self.costs, self.together)
+        return Problem(self.choices, self.costs, self.together, self.alike)
 
     def plans(self):
-        """(widths by name, value, spent by resource) of every plan that may be."""
+        """(position by name, value, spent by resource) of every plan that may be."""
+        by_name = {choice.name: choice for choice in self.choices}
         for positions in itertools.product(*(range(len(choice.widths)) for choice in self.choices)):
             at = {choice.name: i for choice, i in zip(self.choices, positions, strict=True)}
-            widths = {choice.name: choice.widths[at[choice.name]] for choice in self.choices}
-            if any(len({widths[name] == 0 for name in block}) > 1 for block in self.together):
+            if any(len({by_name[name].widths[at[name]] == 0 for name in block}) > 1 for block in self.together):
                 continue
-            value = math.fsum(choice.value[at[choice.name]] for choice in self.choices)
-            yield widths, value, self.spent(widths)
+            left = [[name for name in block if by_name[name].widths[at[name]]] for block in self.alike]
+            if any(len({by_name[name].precisions[at[name]] for name in block}) > 1 for block in left):
+                continue
+            yield at, math.fsum(choice.value[at[choice.name]] for choice in self.choices), self.spent(at)
 
-    def spent(self, widths):
-        at = {choice.name: choice.widths.index(widths[choice.name]) for choice in self.choices}
+    def chosen(self, found):
+        """The positions that an allocation names."""
+        return {
+            choice.name: next(
+                i
+                for i, width in enumerate(choice.widths)
+                if width == found.widths[choice.name]
+                and (not choice.precisions or choice.precisions[i] == found.precisions[choice.name])
+            )
+            for choice in self.choices
+        }
 
+    def spent(self, at):
         def looked_up(kernels):
             return [kernel.cost[tuple(at[name] for name in kernel.groups)] for kernel in kernels]
 
@@ -56,16 +71,27 @@ class Instance:
         return found
 
 
+def labels(rng, is_mixed):
+    """Widths, values and precisions of the labels of a group, which may have two precisions and be removable."""
+    parts = []
+    for precision in PRECISIONS if is_mixed else ("",):
+        widths = np.sort(rng.choice(np.arange(1, 30), size=rng.integers(1, 3 if is_mixed else 4), replace=False))
+        widths = [0, *widths.tolist()] if not parts and rng.random() < 0.5 else widths.tolist()
+        value = np.sort(rng.integers(0, 5, len(widths)) if rng.random() < 0.3 else rng.random(len(widths)) * 3 - 2)
+        parts.append((widths, value, [precision] * len(widths) if is_mixed else []))
+    widths, values, precisions = (list(itertools.chain(*each)) for each in zip(*parts, strict=True))
+    if widths[0] == 0:  # of each precision
+        values[0] = min(values)
+    return tuple(widths), np.array(values), tuple(precisions)
+
+
 def instance(seed, rows):
     rng = np.random.default_rng([seed, rows])
-    choices = []
-    for g in range(rng.integers(1, 5)):
-        widths = np.sort(rng.choice(np.arange(1, 30), size=rng.integers(1, 4), replace=False)).tolist()
-        widths = [0, *widths] if rng.random() < 0.5 else widths
-        value = np.sort(rng.integers(0, 5, len(widths)) if rng.random() < 0.3 else rng.random(len(widths)) * 3 - 2)
-        choices.append(GroupChoice(f"g{g}", tuple(widths), value))
+    choices = [GroupChoice(f"g{g}", *labels(rng, rng.random() < 0.5)) for g in range(rng.integers(1, 5))]
     removable = [choice.name for choice in choices if choice.widths[0] == 0]
     together = [tuple(removable)] if len(removable) > 1 and rng.random() < 0.7 else []
+    mixed = [choice.name for choice in choices if choice.precisions]
+    alike = [tuple(mixed)] if len(mixed) > 1 and rng.random() < 0.4 else []
     sizes = {choice.name: len(choice.widths) for choice in choices}
 
     def kernels(most):
@@ -86,7 +112,7 @@ def instance(seed, rows):
 
     costs = {name: kernels(7) for name in RESOURCES[: rows - 1]}
     costs[RESOURCES[rows - 1]] = PeakCost(kernels(4), [kernels(4) for _ in range(rng.integers(1, 5))])
-    made = Instance(choices, costs, together, {})
+    made = Instance(choices, costs, together, alike, {})
     spent = [each for _, _, each in made.plans()]
     for resource in costs:
         amounts = sorted(each[resource] for each in spent)
@@ -117,32 +143,45 @@ def test_allocation_equals_brute_force(seed, rows):
     found = allocate(given_.problem(), given_.budgets, relative_gap=0)
     assert found.value == pytest.approx(max(values), rel=1e-8, abs=1e-8)
     assert found.bound >= max(values) - EXACT
-    assert found.spent == given_.spent(found.widths)
+    at = given_.chosen(found)
+    assert any(at == each for each, _, _ in plans)
+    assert found.spent == given_.spent(at)
     assert fits(found.spent, given_.budgets)
 
 
 @settings(max_examples=100)
 @given(st.integers(0, 2**32), st.integers(1, 4))
-def test_of_plans_that_cost_the_same_none_has_more_channels_in_one_group(seed, rows):
+def test_no_group_of_the_result_can_be_made_wider_without_a_loss(seed, rows):
     given_ = instance(seed, rows)
     plans = list(given_.plans())
     if not any(fits(spent, given_.budgets) for _, _, spent in plans):
         return
-    found = allocate(given_.problem(), given_.budgets, relative_gap=0).widths
-    for widths, _, spent in plans:
-        differing = [name for name in widths if widths[name] != found[name]]
-        if len(differing) == 1 and widths[differing[0]] > found[differing[0]]:
-            assert not fits(spent, given_.budgets)
+    found = given_.chosen(allocate(given_.problem(), given_.budgets, relative_gap=0))
+    for at, _, spent in plans:
+        differing = [choice for choice in given_.choices if at[choice.name] != found[choice.name]]
+        if len(differing) == 1:
+            (choice,) = differing
+            new, old = at[choice.name], found[choice.name]
+            if choice.widths[new] > choice.widths[old] and choice.value[new] >= choice.value[old]:
+                assert not fits(spent, given_.budgets)
 
 
 @settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(1, 4), st.floats(1, 1.5))
-def test_more_of_any_budget_never_gives_less_value(seed, rows, factor):
+def test_more_of_any_budget_and_more_precisions_never_give_less_value(seed, rows, factor):
     given_ = instance(seed, rows)
+    problem = given_.problem()
     try:
-        less = allocate(given_.problem(), given_.budgets, relative_gap=0)
+        less = allocate(problem, given_.budgets, relative_gap=0)
     except Infeasible:
         return
     for resource in given_.budgets:
         more = {**given_.budgets, resource: given_.budgets[resource] * factor}
-        assert allocate(given_.problem(), more, relative_gap=0).value >= less.value - EXACT
+        assert allocate(problem, more, relative_gap=0).value >= less.value - EXACT
+    for precision in PRECISIONS:
+        try:
+            alone = allocate(problem.of_precision(precision), given_.budgets, relative_gap=0)
+        except Infeasible:
+            continue
+        assert alone.value <= less.value + EXACT
+        assert {*alone.precisions.values()} <= {precision}

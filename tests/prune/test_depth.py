@@ -20,10 +20,11 @@ from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.predicting import predict_us
 from aap_hw.policy import Budget
 from aap_hw.prune.baseline import baseline, plan_once
-from aap_hw.prune.planning import REMOVED_SHARE, Planner, Unreachable
+from aap_hw.prune.planning import REMOVED_SHARE, Planner
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings, Task
+from aap_hw.prune.unreachable import Unreachable
 from aap_hw.train.settings import TrainSettings
 from tests.compile.running import assert_compiled_equals_pytorch
 from tests.graph.test_branches import Net, OnTokens, TransformerBlock

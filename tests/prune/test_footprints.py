@@ -21,8 +21,9 @@ from aap_hw.models import zoo
 from aap_hw.policy import MEMORY, Budget, GroupChoice, Problem
 from aap_hw.prune.baseline import plan_once
 from aap_hw.prune.footprints import memory_cost
-from aap_hw.prune.planning import Planner, Unreachable
+from aap_hw.prune.planning import Planner
 from aap_hw.prune.task import PruneSettings, Task
+from aap_hw.prune.unreachable import Unreachable
 from tests.graph.test_branches import BODIES, Net
 from tests.synthetic import ORIGIN, few_images, resnet20, table, this_device
 

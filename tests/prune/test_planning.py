@@ -22,7 +22,8 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.models import zoo
-from aap_hw.prune.planning import Plan, Planner, Unreachable
+from aap_hw.prune.planning import Plan, Planner
+from aap_hw.prune.unreachable import Unreachable
 from tests.synthetic import CALIBRATION, latency_us, resnet20, table
 
 

@@ -25,11 +25,11 @@ from aap_hw.models import zoo
 from aap_hw.models.origin import Origin
 from aap_hw.policy import PARAMETERS, Budget
 from aap_hw.prune import rounds, training
-from aap_hw.prune.planning import Unreachable
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import compose
 from aap_hw.prune.steps import ATTEMPTS, Event
 from aap_hw.prune.task import PruneSettings, Task
+from aap_hw.prune.unreachable import Unreachable
 from aap_hw.train.loop import TrainResult
 from aap_hw.train.settings import TrainSettings
 from tests.synthetic import CALIBRATION, ORIGIN, PretendedDevice, few_images, latency_us, resnet20, table

@@ -19,9 +19,9 @@ from aap_hw.lut.table import LatencyTable
 from aap_hw.policy import Budget
 from aap_hw.prune.baseline import plan_once
 from aap_hw.prune.job import EMBEDDED, Job, Limit, start
-from aap_hw.prune.planning import Unreachable
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings, Task
+from aap_hw.prune.unreachable import Unreachable
 from aap_hw.report.chart import Page
 from aap_hw.report.charts import charts_of
 from aap_hw.report.charts.predictions import predictions_chart

@@ -53,34 +53,60 @@ def partition(
     ------
     UserError : an operator can have no kernel; the sentence names it and its source line.
     """
-    nodes = nodes_that_matter(graph.program)
-    inputs, outputs = ends(nodes, state_names(graph.program))
-    check_sizes(nodes)
-    check_calls(nodes, graph.program.graph_module)
-    making = Partition(graph, nodes, inputs, quantisation.values if quantisation is not None else (), without)
-    taken = tuple(Port(node.name, shape_of(node), _is_image(node)) for node in inputs)
-    for node, port in zip(inputs, taken, strict=True):
-        # It comes in PyTorch's order: `with_layout_changes` turns it, or has its kernels read it so.
-        making.placement.place(node, node.name, is_image=port.is_image)
-    for node in nodes:
-        if node.op == "call_function" and not making.is_void(node) and not making.is_constant(node):
-            _visit(making, node)
-            if writes_in_place(node) and making.placement.held_by(node):
-                _overwrite(making, node)
-    returned = tuple(_returned(making, output) for output in outputs)
-    if not making.kernels:
-        raise UserError("the network computes nothing that takes time: there is no kernel in it")
-    dense = {group.name: group.width for group in making.graph.groups}
-    network = Network(tuple(making.kernels), taken, returned, dense, making.fixed)
-    placement = making.placement
-    named = {**{node.name: node.name for node in nodes}, **making.moved_behind}
-    if precision == INT8:
-        held = None if quantisation is None else _as_held(making, nodes, quantisation)
-        network = with_int8(network, named, held, floats)
-    if precision == HALF:
-        network = with_half(network, named, half)
-    to_turn = [not placement.is_plain(output) and not placement.is_moved(output) for output in outputs]
-    return with_pitched_images(with_layout_changes(network, to_turn))
+    scaled = quantisation.values if quantisation is not None else ()
+    return Split(graph, scaled, without).at(precision, quantisation, floats, half)
+
+
+class Split:
+    """A traced network as kernels in float32, from which those in other precisions are made, as often as is asked for.
+
+    Parameters
+    ----------
+    scaled
+        Names of values whose scales are known, which must be values of the network then.
+    without
+        As of `partition`, which says what is refused.
+    """
+
+    def __init__(self, graph: ChannelGraph, scaled: Collection[str] = (), without: Sequence[Block] = ()) -> None:
+        nodes = nodes_that_matter(graph.program)
+        inputs, self._outputs = ends(nodes, state_names(graph.program))
+        check_sizes(nodes)
+        check_calls(nodes, graph.program.graph_module)
+        making = Partition(graph, nodes, inputs, scaled, without)
+        taken = tuple(Port(node.name, shape_of(node), _is_image(node)) for node in inputs)
+        for node, port in zip(inputs, taken, strict=True):
+            # It comes in PyTorch's order: `with_layout_changes` turns it, or has its kernels read it so.
+            making.placement.place(node, node.name, is_image=port.is_image)
+        for node in nodes:
+            if node.op == "call_function" and not making.is_void(node) and not making.is_constant(node):
+                _visit(making, node)
+                if writes_in_place(node) and making.placement.held_by(node):
+                    _overwrite(making, node)
+        returned = tuple(_returned(making, output) for output in self._outputs)
+        if not making.kernels:
+            raise UserError("the network computes nothing that takes time: there is no kernel in it")
+        dense = {group.name: group.width for group in making.graph.groups}
+        self._making, self._nodes = making, nodes
+        self.floating = Network(tuple(making.kernels), taken, returned, dense, making.fixed)
+
+    def at(
+        self,
+        precision: NetworkPrecision,
+        quantisation: Quantisation | None = None,
+        floats: Collection[str] = (),
+        half: str = BFLOAT16,
+    ) -> Network:
+        """The network in a precision, as of `partition`."""
+        network, making, placement = self.floating, self._making, self._making.placement
+        named = {**{node.name: node.name for node in self._nodes}, **making.moved_behind}
+        if precision == INT8:
+            held = None if quantisation is None else _as_held(making, self._nodes, quantisation)
+            network = with_int8(network, named, held, floats)
+        if precision == HALF:
+            network = with_half(network, named, half)
+        to_turn = [not placement.is_plain(output) and not placement.is_moved(output) for output in self._outputs]
+        return with_pitched_images(with_layout_changes(network, to_turn))
 
 
 def _visit(making: Partition, node: Node) -> None:

@@ -13,13 +13,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-NetworkPrecision = Literal["fp32", "half", "int8"]
+NetworkPrecision = Literal["fp32", "half", "int8", "mixed"]
 """What a network is asked for in, as `--precision` has it."""
-NETWORK_PRECISIONS: tuple[NetworkPrecision, ...] = get_args(NetworkPrecision)
+PLANNED_PRECISIONS: tuple[NetworkPrecision, ...] = get_args(NetworkPrecision)
+"""What a plan may be asked for."""
+NETWORK_PRECISIONS: tuple[NetworkPrecision, ...] = ("fp32", "half", "int8")
+"""What a network can be compiled and deployed in."""
 FP32: Final = "fp32"
 HALF: Final = "half"
 INT8: Final = "int8"
 """Of a network, and of its kernels that read bytes and make bytes."""
+MIXED: Final = "mixed"
+"""Of a network whose channel groups are given float32 or int8 by a plan. Once it is planned, it is one in int8 some of
+whose layers stay in float32."""
 
 EXPORTED_PRECISIONS: tuple[NetworkPrecision, ...] = (FP32, INT8)
 """Those that networks can be written to a file in that other programs run."""
@@ -27,7 +33,7 @@ EXPORTED_PRECISIONS: tuple[NetworkPrecision, ...] = (FP32, INT8)
 
 def in_precision(precision: NetworkPrecision) -> str:
     """Such as `` in int8``, to put behind what a network is called; empty for float32."""
-    return {FP32: "", HALF: " in half precision"}.get(precision, f" in {precision}")
+    return {FP32: "", HALF: " in half precision", MIXED: " in mixed precision"}.get(precision, f" in {precision}")
 
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint16": 2, "int32": 4, "int16": 2, "uint8": 1, "int8": 1}

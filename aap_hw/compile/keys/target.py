@@ -13,7 +13,7 @@ from typing import Any
 import tvm
 from tvm.target import codegen
 
-from aap_hw.compile.keys.precision import BFLOAT16, BYTES, FLOAT16, FLOAT32, HALF, INT8, NetworkPrecision
+from aap_hw.compile.keys.precision import BFLOAT16, BYTES, FLOAT16, FLOAT32, HALF, INT8, MIXED, NetworkPrecision
 from aap_hw.errors import UserError
 
 # Second-level cache of one core; shared caches are divided by the cores that share them.
@@ -217,9 +217,9 @@ def require_precision(precision: NetworkPrecision, target: DeviceTarget, device:
     """
     if precision == HALF:
         half_precision_of(target)
-    if precision == INT8 and isinstance(target, GpuTarget):
+    if precision in (INT8, MIXED) and isinstance(target, GpuTarget):
         raise UserError(
-            f"kernels in {precision} are for CPUs so far, and {device} is a GPU; take a network that is not quantised, "
+            f"kernels in {INT8} are for CPUs so far, and {device} is a GPU; take a network that is not quantised, "
             "in float32 or half precision"
         )
 

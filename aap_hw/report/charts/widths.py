@@ -45,10 +45,12 @@ def _kind_text(group: Group) -> str:
 def _note(group: Group) -> str:
     """As `plan` has it beside a group."""
     if group.frozen:
-        return f"frozen: {group.frozen}"
+        return f"frozen: {group.frozen}" + (f"; in {group.precision}" if group.precision else "")
     if not group.kept:
         return "branch removed"
-    return f"renormalised: {group.renormalised}" if group.renormalised and group.kept < group.width else ""
+    in_what = [f"in {group.precision}"] if group.precision else []
+    mixed = [f"renormalised: {group.renormalised}"] if group.renormalised and group.kept < group.width else []
+    return "; ".join([*in_what, *mixed])
 
 
 def _note_text(group: Group) -> str:

@@ -1,0 +1,123 @@
+"""What the kernels of a network of mixed precisions cost, by the labels of its groups.
+
+A label is a width in a precision. A kernel's form follows from the precisions of two domains at most
+(`aap_hw.compile.front.mixed`), and its latency from that and the widths of its groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from aap_hw.compile.front.mixed import Form, MixedNetwork
+from aap_hw.errors import UserError
+from aap_hw.lut.predicting import CostOfKernel, cost_parts
+from aap_hw.policy import KernelCost
+from aap_hw.policy.problem import FloatArray
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of one choice, in the order of `GroupChoice`: the widths of its first precision, then of the next.
+
+    Only the first precision has the width 0: what is removed has none.
+
+    Attributes
+    ----------
+    name : of a channel group, or of a domain of which no group can be narrowed.
+    widths : ascending.
+    precisions : the most exact last; empty if the group is read in float32 alone.
+    domain : of which precisions are those of its labels; empty likewise.
+    """
+
+    name: str
+    widths: tuple[int, ...]
+    precisions: tuple[str, ...] = ()
+    domain: str = ""
+
+    @property
+    def each(self) -> list[tuple[int, int]]:
+        """For each label, the positions of its width and of its precision."""
+        of_width = range(len(self.widths))
+        return [(w, p) for p in range(max(1, len(self.precisions))) for w in of_width if self.widths[w] or not p]
+
+
+def mixed_costs(
+    mixed: MixedNetwork, widths: Mapping[str, Sequence[int]], choices: Sequence[Labels], cost: CostOfKernel
+) -> list[KernelCost]:
+    """Any cost of each kernel by the labels of the choices that it depends on; nothing where there is no such kernel.
+
+    Parameters
+    ----------
+    widths
+        Those that each group may have.
+    choices
+        Of all groups that have several labels, and of each domain one at least.
+    """
+    return [part for form in mixed.forms for part in _costs_of_form(form, widths, choices, cost)]
+
+
+def in_all_precisions(costs: Sequence[KernelCost], choices: Sequence[Labels]) -> list[KernelCost]:
+    """Costs by widths, such as of parameters, as costs by labels: the same in each precision."""
+    by_name = {choice.name: choice for choice in choices}
+
+    def labelled(part: KernelCost) -> KernelCost:
+        return _table([by_name[name] for name in part.groups], len(part.groups), lambda _: part.cost)
+
+    return list(map(labelled, costs))
+
+
+def _costs_of_form(
+    form: Form, widths: Mapping[str, Sequence[int]], choices: Sequence[Labels], cost: CostOfKernel
+) -> list[KernelCost]:
+    by_name = {choice.name: choice for choice in choices}
+    of_domain = {name: [choice for choice in choices if choice.domain == name] for name in form.domains}
+    known = {
+        at: cost_parts(kernel, widths, cost)
+        for at in product(*(of_domain[name][0].precisions for name in form.domains))
+        if (kernel := form.kernels[at]) is not None
+    }
+    if not known:
+        return []
+    made = []
+    for number, part in enumerate(next(iter(known.values()))):
+        axes = [by_name[name] for name in part.groups]
+        others = [name for name in form.domains if all(axis.domain != name for axis in axes)]
+        axes += [of_domain[name][0] for name in others]
+        if len(axes) > 2:
+            raise UserError(
+                f"the cost of '{_named(form)}' depends on more than two groups of channels; plan in one precision"
+            )
+        deciding = [next(i for i, axis in enumerate(axes) if axis.domain == name) for name in form.domains]
+
+        def block(at: Sequence[str], deciding: Sequence[int] = deciding, number: int = number) -> FloatArray | None:
+            parts = known.get(tuple(at[i] for i in deciding))
+            return None if parts is None else parts[number].cost
+
+        made.append(_table(axes, len(part.groups), block))
+    return made
+
+
+def _named(form: Form) -> str:
+    return next(kernel.described for kernel in form.kernels.values() if kernel is not None)
+
+
+def _table(axes: Sequence[Labels], wide: int, block: Callable[[Sequence[str]], FloatArray | None]) -> KernelCost:
+    """A cost by labels, of what it is by widths at each combination of precisions.
+
+    Only the widths of the first ``wide`` axes matter; of the others the precision alone does.
+    """
+    shape = [(max(1, len(axis.precisions)), len(axis.widths)) for axis in axes]
+    whole = np.zeros([size for pair in shape for size in pair])
+    for at in product(*(range(precisions) for precisions, _ in shape)):
+        cost = block([axis.precisions[i] if axis.precisions else "" for axis, i in zip(axes, at, strict=True)])
+        if cost is not None:
+            by_width = np.reshape(cost, [len(axis.widths) if i < wide else 1 for i, axis in enumerate(axes)])
+            whole[tuple(each for i in at for each in (i, slice(None)))] = by_width
+    by_label = whole.reshape([precisions * count for precisions, count in shape])
+    for axis, choice in enumerate(axes):
+        by_label = by_label.take([p * len(choice.widths) + w for w, p in choice.each], axis)
+    return KernelCost(tuple(axis.name for axis in axes), by_label)

@@ -1,0 +1,118 @@
+"""What a planner knows of a network whose groups may be given a precision as well as a width.
+
+A label's value is that of its width (`aap_hw.prune.planning`) and, in int8, the log of what rounding leaves:
+``sensitivity * log(share of attention kept * (1 - share of noise))``, both shares of what the layers that read a group
+compute (`aap_hw.attention.rounding`). So a plan is worth the more the less is lost, whichever way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aap_hw.attention import LayerNoise, rounding_share
+from aap_hw.compile.front.mixed import PRECISIONS, MixedNetwork
+from aap_hw.compile.keys.precision import FP32, INT8
+from aap_hw.lut.calibrating import Slowdown
+from aap_hw.lut.mixed import Labels, in_all_precisions, mixed_costs
+from aap_hw.lut.predicting import CostOfKernel, kernel_costs
+from aap_hw.policy import Allocation, KernelCost
+
+# A group whose noise is all that its readers see would be worth minus infinity.
+LEAST_LEFT = 1e-6
+
+Widths = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Precisions of one network.
+
+    Attributes
+    ----------
+    network : its kernels in each mixture.
+    noise : of each layer, what rounding adds to what it computes.
+    slowdowns : how much longer the network takes than the sum of its kernels, where all of it is in ``fp32`` or in
+        ``int8``, if that is known.
+    """
+
+    network: MixedNetwork
+    noise: Mapping[str, LayerNoise] = field(default_factory=dict)
+    slowdowns: Mapping[str, Slowdown] = field(default_factory=dict)
+
+    def labels(self, allowed: Widths, open_groups: Sequence[str]) -> list[Labels]:
+        """The labels of each group that may be cut, and of one stand-in for each domain that has no such group.
+
+        Parameters
+        ----------
+        allowed
+            Widths that are left to each group.
+        open_groups
+            Groups that may be cut, or were cut to one width.
+        """
+        domain_of = {group: domain for domain in self.network.domains.values() for group in domain.groups}
+        found = []
+        for group in open_groups:
+            widths, domain = tuple(allowed[group]), domain_of.get(group)
+            if domain is not None and any(widths):
+                found.append(Labels(group, widths, PRECISIONS, domain.name))
+            elif len(widths) > 1:
+                found.append(Labels(group, widths))
+        known = {labels.domain for labels in found}
+        for domain in self.network.domains.values():
+            if domain.name not in known:
+                # What was removed is in no precision: any will do.
+                is_left = not domain.groups or any(any(allowed[group]) for group in domain.groups)
+                name = f"{domain.name} (precision)"  # which no group is called
+                found.append(Labels(name, (1,), PRECISIONS if is_left else PRECISIONS[:1], domain.name))
+        return found
+
+    @property
+    def read(self) -> dict[str, dict[str, int]]:
+        """For each domain, the nodes where it is read, with their axes of channels."""
+        return {
+            domain.name: {
+                self.noise[layer].node: self.noise[layer].dim for layer in domain.layers if layer in self.noise
+            }
+            for domain in self.network.domains.values()
+        }
+
+    def loss(self, domain: str, precision: str) -> float:
+        """What reading a domain in a precision takes off the log of the attention that its groups keep."""
+        if precision != INT8:
+            return 0.0
+        share = rounding_share(self.noise, self.network.domains[domain].layers)
+        return math.log(max(1 - share, LEAST_LEFT))
+
+    def alike(self, labels: Sequence[Labels]) -> list[tuple[str, ...]]:
+        """Choices that share a domain."""
+        blocks = [tuple(each.name for each in labels if each.domain == name) for name in self.network.domains]
+        return [block for block in blocks if len(block) > 1]
+
+    def latency(self, allowed: Widths, labels: Sequence[Labels], cost: CostOfKernel) -> list[KernelCost]:
+        """Each kernel's latency by labels."""
+        return mixed_costs(self.network, allowed, labels, cost)
+
+    def counted(self, allowed: Widths, labels: Sequence[Labels], cost: CostOfKernel) -> list[KernelCost]:
+        """What does not depend on precisions, by labels."""
+        return in_all_precisions(kernel_costs(self.network.floating, allowed, cost), labels)
+
+    def precisions(self, found: Allocation, labels: Sequence[Labels]) -> dict[str, str]:
+        """The precision of each domain by what its choices were given; what is removed has no say."""
+        last = sorted((each for each in labels if each.domain), key=lambda each: found.widths[each.name] > 0)
+        return {each.domain: found.precisions[each.name] for each in last}
+
+    def slowdown(self, floats: Sequence[str], mixed: Slowdown) -> Slowdown:
+        """How much longer the network takes than its kernels if some layers are in float32."""
+        if self.network.is_floating(floats):
+            return self.slowdowns.get(FP32, mixed)
+        return mixed if floats else self.slowdowns.get(INT8, mixed)
+
+    def by_group(self, precisions: Mapping[str, str]) -> dict[str, str]:
+        """The precision that each group is read in, and each value that no group makes by what it is called."""
+        return {
+            name: precisions[domain.name]
+            for domain in self.network.domains.values()
+            for name in (domain.groups or (domain.name,))
+        }

@@ -1,0 +1,250 @@
+"""Does the value of a plan predict what the plan costs? Removed channels and rounded numbers in one currency.
+
+Networks are cut to random plans of mixed widths and precisions, quantised, and run on test images before any training;
+the statistics of batch norms are taken anew. Ranks of the plans' values are compared with those of the measured loss,
+accuracy and noise in the outputs. Three kinds of plans: all groups cut at random (`both`), half of the groups cut by
+one step (`little`), and nothing cut (`precision`), where only rounding tells plans apart.
+
+The value's loss by rounding is also multiplied by 0, 0.1, 10 and 100, which must be no better if it is the right
+currency.
+
+    python benchmarks/currency.py --checkpoints FOLDER --cifar10 FOLDER --json -
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from aap_hw.lut.mixed import Labels
+    from aap_hw.policy import Problem
+    from aap_hw.prune.baseline import Baseline
+
+KINDS = ("both", "little", "precision")
+FACTORS = (0.0, 0.1, 1.0, 10.0, 100.0)
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """A trained network that is cut.
+
+    Attributes
+    ----------
+    shown : calibration images in batches of one size.
+    tested : test images and their labels.
+    exact : what the network computes of them.
+    """
+
+    name: str
+    dense: Baseline
+    scores: dict[str, np.ndarray]
+    labels: list[Labels]
+    problem: Problem
+    shown: list[tuple[Tensor, ...]]
+    tested: tuple[Tensor, Tensor]
+    exact: Tensor
+
+
+def main() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from _report import print_report, say
+
+    options = _options()
+    rows: list[dict[str, Any]] = []
+    for case in _cases(options, say):
+        for kind in KINDS:
+            for number in range(options.plans):
+                rows.append({"network": case.name, "kind": kind, "plan": number, **_measured(case, kind, number)})
+                if number % 10 == 9:
+                    say(f"{case.name}, {kind}: {number + 1} of {options.plans} plans")
+    print_report(rows, _summary(rows), options.json)
+
+
+def _measured(case: Case, kind: str, number: int) -> dict[str, float]:
+    """A plan's value in several currencies, and what it costs."""
+    import torch.nn.functional as F
+
+    planner = case.dense.planner
+    plan = _plan(case, kind, number)
+    widths, precisions = dict(planner.network.dense), {}
+    of_width = of_precision = 0.0
+    for each, choice, at in zip(case.labels, case.problem.choices, plan, strict=True):
+        w, p = each.each[at]
+        exactest = next(i for i, other in enumerate(each.each) if other == (w, max(0, len(each.precisions) - 1)))
+        of_width += float(choice.value[exactest])
+        of_precision += float(choice.value[at] - choice.value[exactest])
+        if each.domain:
+            precisions[each.domain] = each.precisions[p]
+        if each.name in widths:
+            widths[each.name] = each.widths[w]
+    keep = {
+        name: _best(case.scores[name], width) for name, width in widths.items() if width < planner.network.dense[name]
+    }
+    assert planner.mixture is not None
+    mixed = planner.mixture.network
+    outputs = _outputs(case, case.dense.graph.cut(case.dense.module, keep), mixed.floats(precisions), bool(keep))
+    images = case.tested[1]
+    change = (outputs - case.exact).double().square().mean() / case.exact.double().var()
+    return {
+        "loss": float(F.cross_entropy(outputs, images)),
+        "accuracy": 100 * float((outputs.argmax(1) == images).double().mean()),
+        "noise": float(change),
+        "share_in_int8": sum(each == "int8" for each in precisions.values()) / len(precisions),
+        "of_width": of_width,
+        "of_precision": of_precision,
+    }
+
+
+def _plan(case: Case, kind: str, number: int) -> list[int]:
+    """A random choice of labels."""
+    import numpy as np
+
+    planner = case.dense.planner
+    assert planner.mixture is not None
+    random = np.random.default_rng([KINDS.index(kind), number])
+    share, size = random.random(), random.uniform(0.6, 1.0)
+    in_int8 = {name: random.random() < share for name in planner.mixture.network.domains}
+    plan = []
+    for each in case.labels:
+        last = len(each.widths) - 1
+        if kind == "both":
+            w = round(last * min(1.0, max(0.0, random.normal(size, 0.1))))
+        else:
+            w = last - int(kind == "little" and last > 0 and random.random() < 0.5)
+        p = 0 if not each.domain else each.precisions.index("int8" if in_int8[each.domain] else "fp32")
+        plan.append(each.each.index((w, p)))
+    return plan
+
+
+def _outputs(case: Case, module: nn.Module, floats: Sequence[str], is_cut: bool) -> Tensor:
+    """What a cut network computes of the test images with its layers rounded that are not in float32."""
+    import torch
+
+    from aap_hw.quantize import quantise
+
+    if is_cut:
+        module = _refreshed(module, case.shown)
+    assert case.dense.planner.mixture is not None
+    program: nn.Module = module
+    if not case.dense.planner.mixture.network.is_floating(floats):
+        program = quantise(module, case.shown, floats)
+    with torch.no_grad():
+        return torch.cat([program(part) for part in case.tested[0].split(BATCH)])
+
+
+def _refreshed(module: nn.Module, shown: Sequence[tuple[Tensor, ...]]) -> nn.Module:
+    """The module with the statistics of its batch norms taken anew."""
+    import torch
+
+    module = copy.deepcopy(module)
+    norms = [each for each in module.modules() if isinstance(each, torch.nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches
+        norm.train()
+    with torch.no_grad():
+        for batch in shown:
+            module(*batch)
+    return module.eval()
+
+
+def _best(scores: np.ndarray, width: int) -> list[int]:
+    from aap_hw.policy import best_channels
+
+    return [int(each) for each in best_channels(scores, width)]
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Rank correlations of value with what is measured, each so that 1 is right."""
+    from scipy.stats import spearmanr
+
+    found = {}
+    for name in dict.fromkeys(row["network"] for row in rows):
+        for kind in KINDS:
+            some = [row for row in rows if (row["network"], row["kind"]) == (name, kind)]
+            for factor in FACTORS:
+                value = [row["of_width"] + factor * row["of_precision"] for row in some]
+                if len(set(value)) < 3:
+                    continue
+                by = "" if factor == 1 else f"_times_{factor:g}"
+                for measure, sign in (("loss", -1), ("accuracy", 1), ("noise", -1)):
+                    rank = float(spearmanr(value, [sign * row[measure] for row in some]).statistic)
+                    found[f"{name}_{kind}{by}_{measure}"] = 0.0 if math.isnan(rank) else rank
+    return found
+
+
+def _cases(options: argparse.Namespace, say: Any) -> Iterator[Case]:
+    import torch
+    from _made_up import AT_MOST, GRANULARITY, made_up_table
+
+    from aap_hw.compile.front.mixed import mixed_network
+    from aap_hw.graph import ChannelGraph
+    from aap_hw.lut.enumeration import group_candidates
+    from aap_hw.models.origin import Origin
+    from aap_hw.models.weights import WeightsFile
+    from aap_hw.prune.baseline import baseline, scores_of
+    from aap_hw.prune.shown import calibration_batches
+    from aap_hw.prune.task import PruneSettings, Task
+    from aap_hw.train.data import load_embedded
+    from aap_hw.train.sources.cifar10 import load_cifar10
+
+    found: list[tuple[str, str, Any, Any]] = [("resnet20, Fashion-MNIST", "resnet20", "embedded", load_embedded())]
+    if options.checkpoints is not None and options.cifar10 is not None and not options.quick:
+        data = load_cifar10(Path(options.cifar10))
+        for name in options.cifar10_networks.split(","):
+            (path,) = sorted(Path(options.checkpoints).glob(f"{name}-*.th"))
+            found.append((f"{name}, CIFAR-10", name, WeightsFile.at(str(path)), data))
+    elif not options.quick:
+        say("CIFAR-10 is left out: it takes --checkpoints and --cifar10")
+    settings = PruneSettings(precision="mixed", depth=False, calibration_images=options.calibration_images)
+    for title, name, weights, data in found:
+        origin = Origin.of(name, (3, 32, 32), weights)
+        graph = ChannelGraph.trace(origin.build(), origin.inputs.zeros())
+        table = made_up_table(mixed_network(graph).everything, group_candidates(graph, GRANULARITY, AT_MOST))
+        task = Task(origin, table, data, allow_emulated=True)
+        dense = baseline(task, settings)
+        scores = dict(scores_of(task, dense.module, dense.graph, settings))
+        shown = [each for each, _ in calibration_batches(data, origin.inputs, options.calibration_images)]
+        images = data.inputs("test", origin.inputs, range(options.images))[0]
+        labels = data.stored("test", slice(options.images))[1].long()
+        with torch.no_grad():
+            exact = torch.cat([dense.module(part) for part in images.split(BATCH)])
+        say(f"{title}: {100 * float((exact.argmax(1) == labels).double().mean()):.2f} % of {len(labels)} test images")
+        planner = dense.planner
+        assert planner.mixture is not None
+        free = [name for name, widths in planner.candidates.items() if len(widths) > 1]
+        choices = planner.mixture.labels(planner.candidates, free)
+        parts = torch.cat([batch[0] for batch in shown]).split(BATCH)
+        whole = [(part,) for part in parts if len(part) == BATCH]
+        yield Case(title, dense, scores, choices, planner.problem(scores, []), whole, (images, labels), exact)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plans", type=int, default=40, help="of each kind")
+    parser.add_argument("--images", type=int, default=1024, help="test images, a multiple of 64")
+    parser.add_argument("--calibration-images", type=int, default=256)
+    parser.add_argument("--checkpoints", metavar="FOLDER", help="holds resnet20-*.th and resnet56-*.th")
+    parser.add_argument("--cifar10", metavar="FOLDER", help="holds CIFAR-10 in any form that cifar10:FOLDER takes")
+    parser.add_argument("--cifar10-networks", default="resnet20", help="of the checkpoints")
+    parser.add_argument("--quick", action="store_true", help="two plans of each kind on few images: does it run?")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - for standard output")
+    options = parser.parse_args()
+    if options.quick:
+        options.plans, options.images, options.calibration_images = 3, 2 * BATCH, BATCH
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Proves that the labels of groups tell what a network of mixed precisions costs: exactly what its kernels do.
+
+The kernels of a plan are those that the partition makes of its layers in float32. Costs are made up, of kernel and
+widths, so that two kernels that are taken for each other show.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aap_hw.compile.front.mixed import MixedNetwork, mixed_network
+from aap_hw.compile.front.network import Kernel
+from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.precision import FP32, INT8
+from aap_hw.errors import UserError
+from aap_hw.graph import ChannelGraph
+from aap_hw.lut.enumeration import group_candidates, points_of
+from aap_hw.lut.mixed import Labels, in_all_precisions, mixed_costs
+from aap_hw.lut.predicting import kernel_costs
+from aap_hw.policy import GroupChoice, Problem
+from aap_hw.prune.mixture import Mixture
+
+
+def layer(read: int, made: int, size: int = 1, groups: int = 1, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(read, made, size, stride, size // 2, groups=groups), nn.BatchNorm2d(made))
+
+
+class Inverted(nn.Module):
+    """An inverted bottleneck with a gate, and a residual if nothing else changes."""
+
+    def __init__(self, read: int, made: int, stride: int = 1) -> None:
+        super().__init__()
+        inner = 3 * read
+        self.expand, self.deep = layer(read, inner), layer(inner, inner, 3, inner, stride)
+        self.squeeze, self.excite = nn.Conv2d(inner, 8, 1), nn.Conv2d(8, inner, 1)
+        self.project, self.adds = layer(inner, made), read == made and stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu6(self.deep(F.relu6(self.expand(x))))
+        y = y * F.hardsigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(y, 1)))))
+        y = self.project(y)
+        return x + y if self.adds else y
+
+
+class Mobile(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = layer(3, 8, 3, stride=2)
+        self.blocks = nn.Sequential(Inverted(8, 8), Inverted(8, 16, 2), Inverted(16, 16))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(F.adaptive_avg_pool2d(self.blocks(F.relu(self.stem(image))), 1).flatten(1))
+
+
+class Residual(nn.Module):
+    """Two stages of residual blocks, the second behind a projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = layer(3, 16, 3)
+        self.first = nn.ModuleList([nn.Sequential(layer(16, 8, 3), nn.ReLU(), layer(8, 16, 3)) for _ in range(2)])
+        self.second = nn.Sequential(layer(16, 16, 3, stride=2), nn.ReLU(), layer(16, 24, 3))
+        self.shortcut, self.head = layer(16, 24, 1, stride=2), nn.Linear(24, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.relu(self.stem(image))
+        for block in self.first:
+            x = F.relu(x + block(x))
+        x = F.relu(self.shortcut(x) + self.second(x))
+        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class Dense(nn.Module):
+    """Layers that read what several others made, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = layer(3, 8, 3), layer(8, 8, 3), layer(16, 8, 3)
+        self.mix, self.head = layer(24, 16), nn.Linear(16, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.relu(self.stem(image))
+        x = torch.cat([x, F.relu(self.one(x))], 1)
+        x = F.relu(self.mix(torch.cat([x, F.relu(self.two(x))], 1)))
+        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def cost_of(address: Address) -> float:
+    return 1 + zlib.crc32(repr((str(address.key), address.widths)).encode()) / 2**32
+
+
+def cost(kernel: Kernel, widths: dict[str, int]) -> float:
+    return cost_of(kernel.at(widths))
+
+
+def plans(
+    mixture: Mixture, candidates: dict[str, tuple[int, ...]], count: int
+) -> Iterator[tuple[list[Labels], tuple[int, ...]]]:
+    """Labels, and random choices of them that give the groups of a domain one precision."""
+    labels = mixture.labels(candidates, [name for name, widths in candidates.items() if len(widths) > 1])
+    rng = np.random.default_rng(1)
+    for _ in range(count):
+        chosen = {name: str(rng.choice([INT8, FP32])) for name in mixture.network.domains}
+        fitting = [
+            [i for i, (_, p) in enumerate(each.each) if not each.domain or each.precisions[p] == chosen[each.domain]]
+            for each in labels
+        ]
+        yield labels, tuple(int(rng.choice(each)) for each in fitting)
+
+
+@pytest.fixture(scope="module", params=[Mobile, Residual], ids=["mobile", "residual"])
+def traced(request: pytest.FixtureRequest) -> tuple[ChannelGraph, MixedNetwork]:
+    make: Callable[[], nn.Module] = request.param
+    graph = ChannelGraph.trace(make().eval(), (torch.zeros(1, 3, 16, 16),))
+    return graph, mixed_network(graph)
+
+
+def test_labels_cost_what_the_kernels_of_the_plan_do(traced: tuple[ChannelGraph, MixedNetwork]) -> None:
+    graph, mixed = traced
+    mixture, candidates = Mixture(mixed), group_candidates(graph, 4, 3)
+    seen = set()
+    problem: Problem | None = None
+    for labels, plan in plans(mixture, candidates, 25):
+        if problem is None:
+            choices = [
+                GroupChoice(
+                    each.name,
+                    tuple(each.widths[w] for w, _ in each.each),
+                    np.zeros(len(each.each)),
+                    tuple(each.precisions[p] for _, p in each.each) if each.precisions else (),
+                )
+                for each in labels
+            ]
+            costs = mixed_costs(mixed, candidates, labels, cost)
+            floating = kernel_costs(mixed.floating, candidates, lambda kernel, at: kernel.parameters(at))
+            counted = in_all_precisions(floating, labels)
+            problem = Problem(choices, {"latency": costs, "parameters": counted}, (), mixture.alike(labels))
+        widths = {name: each[-1] for name, each in candidates.items()}
+        precisions = {}
+        for each, label in zip(labels, plan, strict=True):
+            w, p = each.each[label]
+            widths |= {each.name: each.widths[w]} if each.name in widths else {}
+            precisions |= {each.domain: each.precisions[p]} if each.domain else {}
+        floats = mixed.floats(precisions)
+        kernels = mixed.network(floats).kernels
+        assert mixed.network(floats).kernels == (partition(graph, INT8, floats=floats)).kernels
+        assert problem.spent("latency", plan) == pytest.approx(sum(cost_of(kernel.at(widths)) for kernel in kernels))
+        assert problem.spent("parameters", plan) == sum(kernel.parameters(widths) for kernel in kernels)
+        seen |= {kernel.key.precision for kernel in kernels}
+    assert seen == {"float32", "int8", "int8_float32", "float32_int8"}
+
+
+def test_every_kernel_that_a_plan_may_need_is_among_the_points(traced: tuple[ChannelGraph, MixedNetwork]) -> None:
+    graph, mixed = traced
+    candidates = group_candidates(graph, 4, 2)
+    known = set(points_of(mixed.everything, candidates))
+    for precision in (FP32, INT8):
+        assert set(points_of(partition(graph, precision), candidates)) <= known
+    rng = np.random.default_rng(2)
+    for _ in range(10):
+        floats = mixed.floats({name: str(rng.choice([INT8, FP32])) for name in mixed.domains})
+        assert set(points_of(mixed.network(floats), candidates)) <= known
+
+
+def test_what_is_read_side_by_side_has_one_precision() -> None:
+    graph = ChannelGraph.trace(Dense().eval(), (torch.zeros(1, 3, 16, 16),))
+    mixed = mixed_network(graph)
+    (joined,) = (domain for domain in mixed.domains.values() if len(domain.groups) > 1)
+    assert set(joined.groups) == {"stem.0", "one.0", "two.0"}
+    assert set(joined.layers) == {"one.0", "two.0", "mix.0"}
+    labels = Mixture(mixed).labels(group_candidates(graph, 4, 2), ["stem.0", "one.0", "two.0", "mix.0"])
+    assert Mixture(mixed).alike(labels) == [("stem.0", "one.0", "two.0")]
+
+
+def test_the_input_is_read_in_a_precision_of_its_own(traced: tuple[ChannelGraph, MixedNetwork]) -> None:
+    _, mixed = traced
+    assert mixed.floats({"input of stem.0": FP32}) == ("stem.0",)
+    assert mixed.is_floating(mixed.floats(dict.fromkeys(mixed.domains, FP32)))
+    assert mixed.floats({}) == ()
+
+
+def test_a_network_without_layers_for_int8_has_nothing_to_mix() -> None:
+    graph = ChannelGraph.trace(nn.Sequential(nn.ReLU()), (torch.zeros(1, 3, 8, 8),))
+    with pytest.raises(UserError, match="no layer that could be in int8"):
+        mixed_network(graph)
