@@ -34,22 +34,28 @@ def main() -> int:
     options = parser.parse_args()
     if options.command == "run":
         # The folder brings all it needs, as this package is not on the machine that it travels to.
+        if not (options.folder / "run.py").is_file():
+            print(f"gpu_check: {options.folder} is no folder that 'gpu_check.py pack' made", file=sys.stderr)
+            return 2
         return subprocess.run([sys.executable, options.folder / "run.py"], check=False).returncode
     return packed(options)
 
 
 def packed(options: argparse.Namespace) -> int:
     from aap_hw.cli.profile_screen import MeasuringScreen
-    from aap_hw.errors import UserError
+    from aap_hw.errors import Fault, UserError
     from aap_hw.pack.checks import pack_check
 
     began = time.monotonic()
     try:
         with MeasuringScreen(options.folder, packing=True) as screen:
             made = pack_check(options.folder, profile_of(options), options.models, on_progress=screen.update)
-    except UserError as error:
+    except (UserError, Fault) as error:
         print(f"gpu_check: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt as interrupt:
+        print(f"gpu_check: {interrupt}", file=sys.stderr)
+        return 130
     megabytes = made.bytes / 1e6
     print(
         f"{made.folder}: {made.points} kernels and {made.networks} networks, {megabytes:.1f} MB, "
