@@ -16,7 +16,7 @@ from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.copying import copied
 from aap_hw.graph.program.exporting import traced
 from aap_hw.graph.program.inputs import Batch, Tensors, tensors_of
-from aap_hw.quantize.pt2e import convert_pt2e, prepare_pt2e
+from aap_hw.quantize.pt2e import converted, prepare_pt2e
 from aap_hw.quantize.quantizer import KernelQuantizer
 from aap_hw.quantize.ranges import choose_ranges
 
@@ -65,9 +65,7 @@ def quantise(model: nn.Module, batches: Iterable[Batch], floats: Collection[str]
                 few.append(tensors)
     with doing("choosing the ranges of values"):
         choose_ranges(prepared, few)
-    # Weights stay in float32 in front of their quantize operators, so that they keep their names.
-    converted: GraphModule = convert_pt2e(prepared, fold_quantize=False)
-    return converted
+    return converted(prepared)
 
 
 def folded(model: nn.Module, inputs: Tensors) -> GraphModule:
