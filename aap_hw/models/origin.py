@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ import pydantic
 import torch
 from torch import nn
 
+from aap_hw import ranks
 from aap_hw.activity import doing
 from aap_hw.errors import UserError
 from aap_hw.foreign import own_line, reason
@@ -144,11 +145,13 @@ class Origin:
             another network.
         """
         if isinstance(self.weights, WeightsFile):
-            found = self.published
+            file, found = self.weights, self.published
+            if found is not None and not Path(file.path).exists():  # its cache was emptied, or is elsewhere here
+                file = replace(file, path=str(ranks.found_by_first(found.fetch)))
             if found is not None and found.filled is not None:
-                return self._checked(functools.partial(found.filled, state_of(self.weights)))
+                return self._checked(functools.partial(found.filled, state_of(file)))
             module = self.skeleton()
-            load_weights(module, self.weights, self.model, str if found is None else found.renamed)
+            load_weights(module, file, self.model, str if found is None else found.renamed)
             return module
         if self.model in zoo.names():
             return zoo.build(self.model, self.weights, self.outputs).module

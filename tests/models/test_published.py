@@ -115,18 +115,29 @@ def test_a_file_in_torchvisions_cache_gives_the_network_that_torchvision_makes_o
     assert origin.published.name == "IMAGENET1K_V1"
 
 
-def test_a_run_finds_its_weights_by_name_again(torch_cache: Path, tmp_path: Path) -> None:
+def test_a_run_finds_its_weights_by_name_again(
+    torch_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = trained(torchvision.models.get_model("shufflenet_v2_x0_5"))
     file = file_of("shufflenet_v2_x0_5", "IMAGENET1K_V1", torch_cache)
     torch.save(module.state_dict(), file)
     origin = origin_of("torchvision:shufflenet_v2_x0_5", (3, 64, 64), weights="pretrained")
     write(SavedNetwork(origin, {}, origin.build()), tmp_path / "a.safetensors")
+    content = file.read_bytes()
     file.unlink()  # what was pruned does not need it any more
     again = read(tmp_path / "a.safetensors")
     assert again.origin.weights == origin.weights
     assert again.origin.published is not None
     assert again.origin.published.name == "IMAGENET1K_V1"
-    with pytest.raises(UserError, match=r"cannot read .*shufflenetv2_x0\.5-f707e7126e\.pth"):
+    with pytest.raises(UserError, match=r"cannot be fetched \(Connection refused\): get .*-f707e7126e\.pth"):
+        again.origin.build()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "elsewhere"))  # as on another machine
+    moved = tmp_path / "elsewhere" / "hub" / "checkpoints" / file.name
+    moved.parent.mkdir(parents=True)
+    moved.write_bytes(content)
+    assert again.origin.build().state_dict().keys() == module.state_dict().keys()
+    moved.write_bytes(b"another")
+    with pytest.raises(UserError, match=r"-f707e7126e\.pth has changed \(sha256"):
         again.origin.build()
 
 
