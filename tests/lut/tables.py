@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
-from aap_hw.compile.keys.precision import NETWORK_PRECISIONS, PRECISIONS
+from aap_hw.compile.keys.precision import PLANNED_PRECISIONS, PRECISIONS
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 from tests.inputs import inputs_of_all_kinds
@@ -79,7 +79,8 @@ validations = st.builds(
     st.dictionaries(st.text(), st.integers(1, 2048), max_size=3),
     latencies,
     latencies,
-    st.sampled_from(NETWORK_PRECISIONS),
+    st.sampled_from(PLANNED_PRECISIONS),
+    st.lists(st.text(max_size=4), max_size=2).map(tuple),
 )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from aap_hw.attention import ALTERNATIVES, SCALES
 from aap_hw.cli.prune import command
-from aap_hw.compile.keys.precision import NETWORK_PRECISIONS
+from aap_hw.compile.keys.precision import PLANNED_PRECISIONS
 from aap_hw.errors import UserError
 from aap_hw.policy import SCHEDULES
 from aap_hw.prune import defaults
@@ -34,6 +34,7 @@ from aap_hw.prune.task import PruneSettings
         ({"calibration_images": 0}, "calibration_images is 0; give at least 1"),
         ({"reduction": "mode"}, "unknown attention reduction 'mode'"),
         ({"p": 0.0}, "the attention exponent p must be a positive number"),
+        ({"precision": "mixed", "allocator": "threshold"}, "a threshold chooses widths and no precisions"),
     ],
     ids=lambda given: "-".join(given) if isinstance(given, dict) else "",
 )
@@ -64,7 +65,7 @@ def test_command_offers_every_word_and_no_other() -> None:
         "allocator": defaults.ALLOCATORS,
         "attention_cuts": defaults.ATTENTION_CUTS,
         "threshold_weights": defaults.THRESHOLD_WEIGHTS,
-        "precision": NETWORK_PRECISIONS,
+        "precision": PLANNED_PRECISIONS,
     }
     for name, words in offered.items():
         for word in words:
