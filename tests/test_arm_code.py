@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -114,13 +113,16 @@ def test_a_ratio_is_to_the_peer_with_the_fewest_instructions(monkeypatch: pytest
     assert arm_code.compared({"ours_instructions": 60, "litert_problem": "none"}, ["litert"]) == {}
 
 
-def test_without_a_board_the_command_that_gets_it_is_named(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / "arm_code.py", "--json", "-"],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(BENCHMARKS.parent), "AAP_HW_EMULATED_BOARD": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.endswith("get what is needed with: scripts/emulated_board.sh peers\n")
+def test_without_a_board_the_command_that_gets_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arm_code = imported("arm_code", monkeypatch)
+    monkeypatch.setattr(arm_code, "BOARD", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["arm_code.py", "--json", "-"])
+    for name in ("OMP_NUM_THREADS", "TVM_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(SystemExit) as ended:
+        arm_code.main()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert said.err.endswith("get what is needed with: scripts/emulated_board.sh peers\n")

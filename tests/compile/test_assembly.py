@@ -49,6 +49,7 @@ CONVOLUTIONS = {
     "depthwise_3x3_stride_2": Convolution(96, 96, (28, 28), stride=(2, 2), epilogue=RELU6, depthwise=True),
     "depthwise_5x5": Convolution(96, 96, (14, 14), (5, 5), padding=(2, 2), epilogue=RELU6, depthwise=True),
 }
+DENSE = ("pointwise_small", "pointwise_large", "3x3", "3x3_stride_2", "7x7_first_layer")
 KERNELS = {name: case.address() for name, case in CONVOLUTIONS.items()}
 KERNELS["linear"] = Address(KernelKey.make("linear", (), 1, epilogue=("bias",)), (512, 1000))
 # Of other families: keys, their widths, and the part of the innermost loops that leaves the stack alone.
@@ -100,15 +101,10 @@ def test_the_inner_loop_multiplies_whole_vectors_and_leaves_the_stack_alone(kern
     first, *others = loops
     # Transforms of Winograd's way may read constants from the stack.
     assert [*first.spills, *(spill for loop in others for spill in loop.stored)] == []
-
-
-@pytest.mark.parametrize("kernel", ["pointwise_small", "pointwise_large", "3x3", "3x3_stride_2", "7x7_first_layer"])
-def test_on_arm_most_of_a_dense_loop_multiplies_by_a_lane(kernel: str) -> None:
-    """With a load into all lanes for each value of the image, 24 of 35 instructions multiplied."""
-    text = assembly(build_kernel(KERNELS[kernel], TARGETS["neon"]).code, TARGETS["neon"])
-    loop = multiplying_loops(text)[0]
-    assert loop.fused >= 0.75 * len(loop.instructions)
-    assert all("[" in line for line in loop.instructions if line.startswith("fmla"))
+    if cpu == "neon" and kernel in DENSE:
+        # With a load into all lanes for each value of the image, 24 of 35 instructions multiplied.
+        assert first.fused >= 0.75 * len(first.instructions)
+        assert all("[" in line for line in first.instructions if line.startswith("fmla"))
 
 
 @pytest.mark.parametrize("cpu", TARGETS)
