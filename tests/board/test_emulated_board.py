@@ -195,26 +195,64 @@ def test_sums_of_any_number_of_terms_are_those_of_pytorch(device: Device, tmp_pa
         assert_alike(made, wanted)
 
 
+CLIPPED = ("bias", "relu6")
+OF_BYTES = [
+    Case(33, 18, (5, 6), epilogue=CLIPPED, exact=True),
+    Case(70, 41, (4, 5), (1, 1), padding=(0, 0), epilogue=("bias", "add", "relu"), exact=True),
+    Case(57, 57, (9, 11), depthwise=True, epilogue=CLIPPED, exact=True),
+    Case(24, 24, (9, 8), (5, 5), (2, 2), (2, 2), depthwise=True, epilogue=CLIPPED, exact=True),
+    Case(128, 10, (1, 1), (0, 0), exact=True),
+    Case(64, 64, (5, 3), exact=True, epilogue=("bias", "add", "relu")),
+    Case(16, 96, (9, 9), (1, 1), padding=(0, 0), epilogue=CLIPPED, exact=True),
+    Case(24, 12, (7, 3), (1, 1), padding=(0, 0), epilogue=CLIPPED, exact=True),
+    Case(40, 20, (3, 3), (1, 1), padding=(0, 0), epilogue=("bias", "silu")),
+    Transposed(21, 30, (5, 6), (4, 4), (2, 2), (1, 1), epilogue=CLIPPED, exact=True),
+]
+
+
 def test_kernels_of_bytes_equal_an_integer_reference_on_the_board(device: Device, tmp_path: Path) -> None:
-    clipped = ("bias", "relu6")
-    cases = [
-        Case(33, 18, (5, 6), epilogue=clipped, exact=True),
-        Case(70, 41, (4, 5), (1, 1), padding=(0, 0), epilogue=("bias", "add", "relu"), exact=True),
-        Case(57, 57, (9, 11), depthwise=True, epilogue=clipped, exact=True),
-        Case(24, 24, (9, 8), (5, 5), (2, 2), (2, 2), depthwise=True, epilogue=clipped, exact=True),
-        Case(128, 10, (1, 1), (0, 0), exact=True),
-        Case(64, 64, (5, 3), exact=True, epilogue=("bias", "add", "relu")),
-        Case(24, 12, (7, 3), (1, 1), padding=(0, 0), epilogue=clipped, exact=True),
-        Case(40, 20, (3, 3), (1, 1), padding=(0, 0), epilogue=("bias", "silu")),
-        Transposed(21, 30, (5, 6), (4, 4), (2, 2), (1, 1), epilogue=clipped, exact=True),
-    ]
     assert isinstance(device.target, CpuTarget)
-    library_of(cases, device.target, tmp_path / "kernels.so")
+    library_of(OF_BYTES, device.target, tmp_path / "kernels.so")
     loaded = device.load(tmp_path / "kernels.so")
-    for i, case in enumerate(cases):
+    for i, case in enumerate(OF_BYTES):
         numbers = random_numbers(case)
         loaded.set_inputs(f"kernel_{i}", [np.ascontiguousarray(image) for image in images_of(case, numbers)])
         (made,) = loaded.run(f"kernel_{i}")
+        expected = reference(case, numbers)
+        assert wrong(made.transpose(0, 3, 1, 2), expected, numbers.model.made, exact=case.exact) == "", case
+
+
+# Runs the kernels of a library on the images beside it.
+RUNNING = """
+import sys
+from pathlib import Path
+
+import numpy as np
+import tvm
+from tvm.runtime.vm import VirtualMachine
+
+folder = Path(sys.argv[1])
+machine = VirtualMachine(tvm.runtime.load_module(str(folder / "kernels.so")), tvm.cpu())
+for path in folder.glob("kernel_*.npz"):
+    machine.set_input(path.stem, *(tvm.runtime.tensor(image) for image in np.load(path).values()))
+    machine.invoke_stateful(path.stem)
+    np.save(path.with_suffix(".npy"), machine.get_outputs(path.stem).numpy())
+"""
+
+
+def test_kernels_for_a_cpu_with_dot_products_equal_an_integer_reference(tmp_path: Path) -> None:
+    """On a cortex-a76; the board that serves RPC has no such instructions."""
+    target = CpuTarget.of(load_profile("rpi5").target_config(), threads=1)
+    library_of(OF_BYTES, target, tmp_path / "kernels.so")
+    for i, case in enumerate(OF_BYTES):
+        images = images_of(case, random_numbers(case))
+        np.savez(tmp_path / f"kernel_{i}.npz", *[np.ascontiguousarray(image) for image in images])
+    (tmp_path / "running.py").write_text(RUNNING)
+    environment = {**os.environ, "AAP_HW_EMULATED_CPU": "cortex-a76", "TVM_USE_RUNTIME_LIB": "1"}
+    command = [SCRIPT, "run", "python3", tmp_path / "running.py", tmp_path]
+    subprocess.run(command, env=environment, timeout=240, check=True)
+    for i, case in enumerate(OF_BYTES):
+        numbers, made = random_numbers(case), np.load(tmp_path / f"kernel_{i}.npy")
         expected = reference(case, numbers)
         assert wrong(made.transpose(0, 3, 1, 2), expected, numbers.model.made, exact=case.exact) == "", case
 

@@ -224,9 +224,15 @@ def _signed_quads(lanes: int) -> DotProduct:
         operands = T.reinterpret(quads, weights), T.reinterpret(quads, activations)
         return T.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.aarch64.neon.sdot.v4i32.v16i8", total, *operands)
 
-    # Two loads of weights are one instruction, and what a load brings of a pixel takes another.
+    # Loads count for more where twice as many products are made in a cycle; a pixel takes an instruction of its own.
     return DotProduct(
-        add, working=1, shift=128, costs=Costs(placing=0.11, parting=1.25), run=lanes, prepare=_signed, code=ANCHOR
+        add,
+        working=1,
+        shift=128,
+        costs=Costs(load=0.25, placing=0.11, parting=1.25),
+        run=lanes,
+        prepare=_signed,
+        code=ANCHOR,
     )
 
 
