@@ -26,6 +26,7 @@ from aap_hw.lut import networks as lut_networks
 from aap_hw.lut import profiling
 from aap_hw.lut.compiling import CompiledBatch
 from aap_hw.lut.file import load_table
+from aap_hw.lut.library_cache import users_cache
 from aap_hw.lut.measuring import Visit
 from aap_hw.lut.opening import set_aside
 from aap_hw.lut.predicting import kernel_latencies, predict_us, slow_share
@@ -240,8 +241,9 @@ def test_cut_networks_calibrate_the_table(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     progress: list[Progress] = []
     table = profile_model(
-        "tiny", Tiny(), INPUT, tiny.device(), path, on_progress=progress.append, workers=1, tolerance=0.0, networks=2
-    )
+        "tiny", Tiny(), INPUT, tiny.device(), path,
+        on_progress=progress.append, workers=1, tolerance=0.0, networks=2, cache=users_cache(),
+    )  # fmt: skip
     assert [entry.plan for entry in table.validation] == ["dense", "calibration-0", "calibration-1"]
     network = partition(ChannelGraph.trace(Tiny(), INPUT.zeros()))
     slowdown = table.slowdown("tiny", INPUT)
@@ -320,7 +322,9 @@ def test_widths_between_measured_ones_are_measured_only_where_the_line_bends(
                 on_visit(Visit(address.key, LatencyPoint(address.widths, us, 0.0, 3), 80.0), 1)
 
     monkeypatch.setattr(profiling, "time_points", by_formula)
-    table = profile_model("tiny", Tiny(), INPUT, tiny.device(), tmp_path / "table.json", workers=1, networks=0)
+    table = profile_model(
+        "tiny", Tiny(), INPUT, tiny.device(), tmp_path / "table.json", workers=1, networks=0, cache=users_cache()
+    )
     (linear,) = [points for key, points in table.points.items() if key.op == "linear"]
     assert sorted(width for width, _ in linear) == expected
 

@@ -17,6 +17,7 @@ from aap_hw.errors import UserError
 from aap_hw.lut import journal
 from aap_hw.lut.gathering import disagreement
 from aap_hw.lut.journal import Entry
+from aap_hw.lut.library_cache import users_cache
 from aap_hw.lut.profiling import profile_model
 from aap_hw.lut.progress import Progress
 from aap_hw.lut.table import LatencyTable
@@ -73,6 +74,7 @@ def profile(
             workers=1,
             tolerance=-1.0,
             networks=0,
+            cache=users_cache(),
         )
     finally:
         boards.close()

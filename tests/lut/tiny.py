@@ -18,6 +18,7 @@ from aap_hw.compile.front.network import Network
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
 from aap_hw.graph.program.inputs import Inputs
+from aap_hw.lut.library_cache import users_cache
 from aap_hw.lut.profiling import profile_model
 from aap_hw.lut.progress import Progress
 from aap_hw.lut.table import LatencyTable
@@ -74,7 +75,9 @@ def profile(
     networks: int = 0,
     on_network: Callable[[Network], None] = lambda _: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    cached: bool = True,
 ) -> LatencyTable:
+    """Profile a network; points that an earlier test has compiled are not compiled again if it may be ``cached``."""
     return profile_model(
         name,
         module or Tiny(),
@@ -86,6 +89,7 @@ def profile(
         workers=1,
         tolerance=0.0,
         networks=networks,
+        cache=users_cache() if cached else None,
     )
 
 
@@ -103,4 +107,4 @@ def journalled(path: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    profile(Path(sys.argv[1]), repeats=20)
+    profile(Path(sys.argv[1]), repeats=20, cached=False)  # which takes long enough to be killed half way
