@@ -165,7 +165,7 @@ def test_layers_that_may_stay_in_float32_are_measured_too(in_both: Path, tmp_pat
     lacking = load_table(path)
     floating = next(kernel.key for kernel in mixed.kernels if not kernel.key.types.is_quantized)
     del lacking.points[floating]
-    with pytest.raises(MissingKernelError, match=r"has no kernel .*'aap-hw profile --device x86 --precision int8'"):
+    with pytest.raises(MissingKernelError, match=r"has no kernel .* --model NAME --precision int8'"):
         predict_us(mixed, mixed.dense, lacking)
     assert set(points(mixed)) <= {(key, at) for key, of_key in table.points.items() for at in of_key}
     # It is the whole network in int8 that calibrates, as before.
