@@ -170,7 +170,10 @@ def _plan(
     number: int,
     journal: Journal,
 ) -> tuple[Plan | None, Controller]:
-    """The controller's next plan, or the first harder one that cuts something; None where no width is left to cut."""
+    """The controller's next plan, or the first harder one that changes something; None where nothing is left to cut.
+
+    A plan of mixed precisions may change only what layers compute in.
+    """
 
     def find() -> dict[str, Any]:
         tried = controller
@@ -185,7 +188,7 @@ def _plan(
                 plan = state.planner.plan(scores(), {LATENCY.name: dense_ms / 2**tried.severity}, state.widths)
             except (Unreachable, Undecided):
                 return {"plan": None, "harder": harder}
-            if plan.keep:
+            if plan.keep or state.floats_of(plan) != state.floats:
                 return {"plan": plan.as_json(), "harder": harder}
             tried = tried.harder()
         raise AssertionError

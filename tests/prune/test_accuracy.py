@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,12 @@ import torch
 from torch import nn
 
 from aap_hw.errors import UserError
-from aap_hw.prune import training
+from aap_hw.policy.controller import Controller
+from aap_hw.prune import accuracy, training
 from aap_hw.prune.accuracy import prune_within
-from aap_hw.prune.steps import Event
+from aap_hw.prune.journal import Journal
+from aap_hw.prune.planning import Plan
+from aap_hw.prune.steps import Event, State
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.loop import TrainResult
 from aap_hw.train.settings import TrainSettings
@@ -160,3 +164,13 @@ def test_events_tell_the_story_in_order(trained_to: Script) -> None:
     events: list[Event] = []
     prune_within(task(), 0.5, replace(SETTINGS, rounds=2), events.append)
     assert [event.name for event in events] == ["start", "cut", "round", "cut", "round"]
+
+
+def test_a_plan_that_changes_only_precisions_is_a_step_of_its_own() -> None:
+    in_int8 = Plan({"a": 8}, {}, 0.3, {"latency": 0.3}, 0.99, None, 0.0, [], {"a": "int8"}, [])
+    mixture = SimpleNamespace(network=SimpleNamespace(is_floating=lambda floats: False))
+    planner: Any = SimpleNamespace(allocator="exact", mixture=mixture, plan=lambda *_: in_int8)
+    nothing: Any = None
+    begun = Controller.begin(0.25)
+    found = accuracy._plan(State(nothing, nothing, planner), dict, 1.0, begun, 1, Journal())
+    assert found == (in_int8, begun)
