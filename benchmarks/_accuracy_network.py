@@ -18,9 +18,8 @@ from aap_hw.models import zoo
 from aap_hw.models.origin import Origin
 from aap_hw.models.weights import WeightsFile
 from aap_hw.prune.baseline import Baseline, baseline
-from aap_hw.prune.quantised import accuracy_in_int8, quantised
+from aap_hw.prune.quantised import accuracy_rounded, quantised
 from aap_hw.prune.task import PruneSettings, Task
-from aap_hw.quantize.form import Int8Form
 from aap_hw.train.evaluation import evaluate
 from aap_hw.train.sources import ImageSource
 
@@ -77,6 +76,6 @@ class Network:
             return {"accuracy": exact}
         form = quantised(self.task, module, self.settings_of(INT8), planned["floats"])
         return {
-            "accuracy": accuracy_in_int8(self.task, module, Int8Form.from_json(form), "test"),
+            "accuracy": accuracy_rounded(self.task, module, form, "test"),
             "accuracy_float32": exact,
         }
