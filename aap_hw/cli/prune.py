@@ -202,7 +202,8 @@ def command(
     An interrupted run goes on with --resume.
 
     With --precision int8 or half, latencies, budgets and the final accuracy are those of the network in that precision:
-    it is trained in float32 and then rounded. In int8, layers that would lose too much stay in float32.
+    it is trained in float32 and then rounded. In int8, layers that would lose too much stay in float32. With mixed, the
+    plan chooses which do, and a share of a latency is one of the unpruned network in float32.
     """
     from aap_hw import api, ranks
     from aap_hw.cli.run_screen import PruneScreen, plain_console

@@ -126,8 +126,8 @@ class Origin:
         """How many classes the network tells apart; None if it does not return one score for each."""
         if self.outputs is not None:
             return self.outputs
-        if (found := self.published) is not None and found.count is not None:
-            return found.count
+        if (found := self.published) is not None and found.preparation is not None and found.count is not None:
+            return found.count  # of a classifier: detectors have classes, too, and return something else
         if self.model in zoo.names():
             return zoo.entry(self.model).classes
         return _classes(self)

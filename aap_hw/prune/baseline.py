@@ -178,6 +178,8 @@ def baseline(
     # The table's network is in int8 altogether.
     unpruned_in = FP32 if precision == MIXED else precision
     measured = None if floats else task.table.dense_ms(name.model, name.inputs, unpruned_in)
+    if measured is None and precision == MIXED:
+        measured = task.table.dense_ms(name.model, name.inputs, MIXED)  # which is in float32 altogether
     if task.device is not None:
         found = partial(_measured, task, module, task.device, unpruned_in, floats)
         if unpruned_in != FP32:

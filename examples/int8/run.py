@@ -1,4 +1,4 @@
-"""What int8 and half precision would give you, and then a network pruned and quantised.
+"""What int8 gives you, and then a network that is pruned and quantised.
 
 python examples/int8/run.py [--quick]
 """
