@@ -50,6 +50,7 @@ CONVOLUTIONS = {
     "depthwise_5x5": Convolution(96, 96, (14, 14), (5, 5), padding=(2, 2), epilogue=RELU6, depthwise=True),
 }
 DENSE = ("pointwise_small", "pointwise_large", "3x3", "3x3_stride_2", "7x7_first_layer")
+WINOGRAD = ("3x3", "3x3_width_30")
 KERNELS = {name: case.address() for name, case in CONVOLUTIONS.items()}
 KERNELS["linear"] = Address(KernelKey.make("linear", (), 1, epilogue=("bias",)), (512, 1000))
 # Of other families: keys, their widths, and the part of the innermost loops that leaves the stack alone.
@@ -100,7 +101,9 @@ def test_the_inner_loop_multiplies_whole_vectors_and_leaves_the_stack_alone(kern
     assert loops, "no loop with a fused multiply-add was found"
     first, *others = loops
     # Transforms of Winograd's way may read constants from the stack.
-    assert [*first.spills, *(spill for loop in others for spill in loop.stored)] == []
+    is_transformed = kernel in WINOGRAD
+    later = [spill for loop in others for spill in (loop.stored if is_transformed else loop.spills)]
+    assert [*first.spills, *later] == []
     if cpu == "neon" and kernel in DENSE:
         # With a load into all lanes for each value of the image, 24 of 35 instructions multiplied.
         assert first.fused >= 0.75 * len(first.instructions)
