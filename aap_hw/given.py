@@ -111,7 +111,7 @@ def origin_of(
     if weights is None and is_embedded and model in zoo.names() and zoo.entry(model).embedded:
         weights = "embedded"
     inputs = inputs_given(input_shape, example)
-    if weights is not None and published.is_name(weights):
+    if weights is not None and published.is_name(weights) and not Path(weights).exists():
         given: str | WeightsFile | None = published.file_of(sources.find(model).text, weights, classes)
     else:
         given = weights_of(weights)

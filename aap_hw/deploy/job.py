@@ -258,13 +258,13 @@ def _classes(origin: Origin) -> tuple[str, ...]:
     return () if (known := origin.published) is None else known.classes
 
 
-def _unpruned(network: PrunedNetwork, data: Samples, form: Form) -> Form:
-    """What a run's network was cut from, to be timed beside a form of it."""
+def _unpruned(network: PrunedNetwork, data: Samples, form: Form) -> Form | None:
+    """What a run's network was cut from, to be timed beside a form of it; None if that cannot take its inputs."""
     inputs, module = network.origin.inputs, network.origin.skeleton()
     if form.precision == HALF:
         return in_half_for_timing(module, inputs)
-    if form.quantisation is None or (network.record.get("unpruned_precision") == FP32 and form.pixels is None):
-        return form_of(module, inputs.names)
+    if form.quantisation is None or network.record.get("unpruned_precision") == FP32:
+        return form_of(module, inputs.names) if form.pixels is None else None
     floats = network.record.get("quantisation", {}).get("floats", ())
     if form.pixels is not None:
         whole = in_int8(module, inputs.names, calibration_of(data, inputs, 1), floats)

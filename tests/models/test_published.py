@@ -336,3 +336,12 @@ def test_a_revision_and_a_missing_file_are_told_apart(hub_cache: Callable[..., P
         fetched_hub("me/mine@other", ("model.safetensors",), "the weights")
     assert published.is_name("hf-hub:me/mine@other")
     assert not published.is_name("weights/mine.pth")
+
+
+def test_a_file_that_is_there_is_taken_though_its_name_looks_like_that_of_published_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "BEST_MODEL").write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match="the weights BEST_MODEL were not written by torch.save"):
+        origin_of("resnet20", None, weights="BEST_MODEL").build()
