@@ -62,7 +62,7 @@ def test_device_that_a_person_names_is_not_left_out_but_refused_if_it_is_another
 ) -> None:
     with pytest.raises(UserError, match=difference) as refusal:
         device_of(table(**{**of_this_device(), **changes}), *where)
-    assert ("--connect local --out" in str(refusal.value)) == (where[1] is not None)
+    assert ("--connect local --model NAME --out FILE" in str(refusal.value)) == (where[1] is not None)
     assert str(refusal.value).endswith("without --device and --connect latencies are predicted")
 
 
