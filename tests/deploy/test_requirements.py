@@ -11,7 +11,7 @@ from aap_hw.compile.keys.target import device_target
 from aap_hw.deploy.requirements import Requirements
 
 # Every CPU that code is compiled for has these.
-ALWAYS = {"sse2", "neon", "x86_64", "aarch64"}
+ALWAYS = {"sse2", "neon", "x86_64", "aarch64", "arm64"}
 
 
 def test_every_extension_that_kernels_ask_for_is_required_where_it_may_be_used() -> None:
