@@ -128,9 +128,9 @@ def show(rows: list[dict[str, Any]], budget_ms: float, images: int) -> None:
 
     from aap_hw.cli.run_screen import plain_console
 
-    print(f"\nthe four libraries on this machine, timed in turn; accuracy on {images:,} test images", flush=True)
+    print(f"\nthe four libraries on this machine: timed in turn, accuracy on {images:,} test images, size", flush=True)
     grid = Table(box=None, pad_edge=False)
-    for heading in ("", "latency, ms", f"of {budget_ms:.3f} ms", "accuracy, %", "parameters", "library, kB"):
+    for heading in ("", "ms", f"of {budget_ms:.3f} ms", "accuracy, %", "parameters", "kB"):
         grid.add_column(heading, justify="right" if heading else "left")
     for row in rows:
         ms, size = row["latency_ms"], row["library_bytes"] / 1e3

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from aap_hw.train.sources import ImageSource
 
 # The bar of all the attention, in a table on a terminal.
-BAR, BARS = "▇", 24
+BAR, BARS = "▇", 16
 
 
 @click.command(
