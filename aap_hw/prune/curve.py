@@ -47,7 +47,8 @@ def plans_for(
 
     Raises
     ------
-    UserError : there is a plan for none of them, and the reason is that of the largest; the network meets one of them unpruned, or cannot be planned for at all.
+    UserError : there is a plan for none of them, and the reason is that of the largest; the network meets one of them
+        unpruned, or cannot be planned for at all.
     """
     dense = baseline(task, settings, resources=[budget.resource.name for budget in (*latencies[:1], *others)])
     allowed = [amounts([latency, *others], dense) for latency in latencies]

@@ -343,5 +343,5 @@ def test_a_file_that_is_there_is_taken_though_its_name_looks_like_that_of_publis
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "BEST_MODEL").write_bytes(b"no checkpoint")
-    with pytest.raises(UserError, match="the weights BEST_MODEL were not written by torch.save"):
+    with pytest.raises(UserError, match="the weights BEST_MODEL were not written by"):
         origin_of("resnet20", None, weights="BEST_MODEL").build()
