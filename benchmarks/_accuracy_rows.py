@@ -64,4 +64,4 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def what_of(planned: Mapping[str, Any]) -> dict[str, Any]:
     """What makes two networks the same."""
-    return {name: planned[name] for name in ("model", "kept", "precision")}
+    return {name: planned[name] for name in ("model", "kept", "precision", "floats")}

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 LONG = ROOT / "docs" / "results" / "accuracy_latency" / "long"
 STAGES = ("plan", "measure", "train", "report")
-DEFAULT_METHODS = ("int8", "torch_pruning_int8", "exact", "unpruned_int8")
+DEFAULT_METHODS = ("joint", "torch_pruning_int8", "exact", "unpruned_int8")
 # Test images that show how a training gets on; the final accuracy is that of all of them.
 GLANCE = 500
 Journals = Mapping[str, "Journal"]
@@ -83,13 +83,11 @@ def plan(network: Network, journal: Journal) -> None:
         if journal.find(**cell) is not None:
             continue
         method = METHODS[cell["method"]]
-        dense, whole_ms = network.dense(method.precision), network.dense("fp32").dense_ms
-        kept = chooser(method.precision).kept(method.chooser, cell["budget"] * whole_ms)
-        widths = None if kept is None else {group: len(channels) for group, channels in kept.items()}
-        predicted = None if widths is None else chooser(method.precision).predicted_ms(widths)
-        how = {"precision": method.precision, "floats": list(dense.floats)}
-        journal.add({**cell, "kept": kept, **how, "predicted_ms": predicted, "dense_ms": whole_ms})
-        reached = "cannot be reached" if predicted is None else f"{predicted:.4f} ms predicted"
+        whole_ms = network.dense("fp32").dense_ms
+        choice = chooser(method.precision).choice(method.chooser, cell["budget"] * whole_ms)
+        chosen = {"kept": None} if choice is None else asdict(choice)
+        journal.add({**cell, **chosen, "dense_ms": whole_ms})
+        reached = "cannot be reached" if choice is None else f"{choice.predicted_ms:.4f} ms predicted"
         say(f"{_named(cell)}: {reached} of {whole_ms:.4f} ms")
 
 
@@ -98,22 +96,20 @@ def measure(network: Network, journals: Journals, options: argparse.Namespace) -
     from _accuracy_rows import what_of
     from _report import benchmark_device, say
 
-    from aap_hw.prune.measuring import measure_networks
+    from aap_hw.prune.measuring import Compilable, measure_networks
 
     different = {json.dumps(what_of(planned)): planned for _, planned in _planned(network, journals)}.values()
     if all(journals["measure"].find(**what_of(planned)) for planned in different):
         return
     say(f"{network.name}: compiling and timing {len(different)} networks and the unpruned one")
-    networks = {str(number): network.cut(planned["kept"]) for number, planned in enumerate(different)}
-    in_float32 = ["dense", *(str(n) for n, planned in enumerate(different) if planned["precision"] == "fp32")]
-    floats = next((planned["floats"] for planned in different if planned["precision"] == "int8"), ())
+    networks = {
+        str(number): Compilable(network.cut(planned["kept"]), planned["precision"], planned["floats"])
+        for number, planned in enumerate(different)
+    }
     timings = measure_networks(
-        {"dense": network.module, **networks},
+        {"dense": Compilable(network.module), **networks},
         network.task.origin.inputs,
         benchmark_device(options.device, quick=False),
-        "fp32" if len(in_float32) > len(networks) else "int8",
-        floats,
-        in_float32,
     )
     dense_ms = timings["dense"].latency_us / 1e3
     for number, planned in enumerate(different):
@@ -242,7 +238,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--models", default="resnet20,resnet56", help="names of the zoo")
     parser.add_argument("--checkpoints", help="one file for each model, or 'embedded'")
     parser.add_argument("--data", help="images, as for aap-hw prune: cifar10:FOLDER")
-    parser.add_argument("--budgets", default="25+50,40", help="percent of the float32 latency, for each model")
+    parser.add_argument("--budgets", default="50+25,40", help="percent of the float32 latency, for each model")
     parser.add_argument("--epochs", default="30,20", help="for each model")
     parser.add_argument("--seeds", default="2,1", help="at most so many trainings of a cell, for each model")
     parser.add_argument("--methods", default=",".join(DEFAULT_METHODS), help="names in _methods.py")
@@ -251,7 +247,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=0.05)
     parser.add_argument("--distillation", type=float, default=0.5, help="share of the loss, of all methods alike")
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"], help="of training")
-    parser.add_argument("--lut", default=str(LONG / "x86.json"), help="the networks' table in float32 and int8")
+    parser.add_argument("--lut", default=str(LONG / "x86.json"), help="the networks' table in mixed precision")
     parser.add_argument("--device", default="x86", help="device profile to measure with")
     parser.add_argument("--stages", default=",".join(STAGES), help="some of plan,measure,train,report")
     parser.add_argument("--folder", default="runs/accuracy-latency", help="for what is finished, as text")

@@ -240,11 +240,13 @@ def _described(graph: ChannelGraph, network: Network, table: LatencyTable) -> di
 def _measured(
     task: Task, module: nn.Module, device: Device | Boards, precision: NetworkPrecision, floats: Sequence[str]
 ) -> dict[str, float]:
-    from aap_hw.prune.measuring import measure_networks  # loads TVM: two seconds that planning does without
+    from aap_hw.prune.measuring import Compilable, measure_networks  # loads TVM: two seconds that planning does without
 
     def measure() -> dict[str, float]:
-        networks = {"dense": module} if precision == FP32 else {"dense": module, "float": module}
-        timings = measure_networks(networks, task.origin.inputs, device, precision, floats, in_float32=["float"])
+        networks = {"dense": Compilable(module, precision, floats)}
+        if precision != FP32:
+            networks["float"] = Compilable(module)
+        timings = measure_networks(networks, task.origin.inputs, device)
         return {name: timing.latency_us / 1e3 for name, timing in timings.items()}
 
     return ranks.found_by_first(measure)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -20,24 +21,24 @@ from aap_hw.files import scratch_folder
 from aap_hw.graph.program.inputs import Inputs
 
 
-def measure_networks(
-    networks: Mapping[str, nn.Module],
-    inputs: Inputs,
-    device: Device | Boards,
-    precision: NetworkPrecision = FP32,
-    floats: Collection[str] = (),
-    in_float32: Collection[str] = (),
-) -> dict[str, Timing]:
+@dataclass(frozen=True)
+class Compilable:
+    """A network and what it is compiled to compute in.
+
+    Attributes
+    ----------
+    floats : layers that stay in float32 in int8.
+    """
+
+    module: nn.Module
+    precision: NetworkPrecision = FP32
+    floats: Collection[str] = ()
+
+
+def measure_networks(networks: Mapping[str, Compilable], inputs: Inputs, device: Device | Boards) -> dict[str, Timing]:
     """Compile each network for one sample and time them in turn on the device, or on one of several boards.
 
     In int8, scales are arbitrary: they change nothing about how long a network takes.
-
-    Parameters
-    ----------
-    floats
-        Layers that stay in float32 in int8.
-    in_float32
-        Which of the networks are compiled in float32 all the same.
 
     Raises
     ------
@@ -48,15 +49,16 @@ def measure_networks(
     timings: dict[str, Timing] = {}
     with scratch_folder("measure") as folder, closing(boards):
         files = {name: folder / f"{name}.so" for name in networks}
-        for name, module in networks.items():
-            computed = FP32 if name in in_float32 else precision
-            if computed == INT8:
+        for name, network in networks.items():
+            if network.precision == INT8:
                 from aap_hw.quantize.form import for_timing  # torchao takes a second to load
 
-                program, scales = for_timing(module, inputs, floats)
+                program, scales = for_timing(network.module, inputs, network.floats)
                 compile_network(program, sample, boards.target, files[name], (), scales)
             else:
-                compile_network(module, sample, boards.target, files[name], inputs.names, None, computed)
+                compile_network(
+                    network.module, sample, boards.target, files[name], inputs.names, None, network.precision
+                )
 
         def measure(board: Device, files: Mapping[str, Path]) -> None:
             libraries = {name: board.load(file) for name, file in files.items()}

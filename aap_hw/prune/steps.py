@@ -28,7 +28,7 @@ from aap_hw.lut.fidelity import table_error
 from aap_hw.policy import LATENCY, MEMORY
 from aap_hw.prune.baseline import Baseline, scores_of
 from aap_hw.prune.journal import Journal
-from aap_hw.prune.measuring import measure_networks
+from aap_hw.prune.measuring import Compilable, measure_networks
 from aap_hw.prune.planning import Plan, Planner
 from aap_hw.prune.quantised import accuracy_rounded, quantised
 from aap_hw.prune.run import PrunedNetwork, compose
@@ -213,13 +213,14 @@ def measured_ms(task: Task, dense: Baseline, pruned: nn.Module, floats: Collecti
     """Latency of a pruned network on the task's device; ``floats`` as of `State`."""
     assert task.device is not None
     device = task.device
-    networks = {"dense": dense.module, "pruned": pruned}
-    precision, in_float32 = dense.precision, list[str]()
-    if precision == MIXED:
-        precision, in_float32 = (FP32, []) if floats is None else (INT8, ["dense"])
-    timings = ranks.found_by_first(
-        lambda: measure_networks(networks, task.origin.inputs, device, precision, floats or (), in_float32)
-    )
+    before = after = dense.precision
+    if before == MIXED:
+        before, after = FP32, FP32 if floats is None else INT8
+    networks = {
+        "dense": Compilable(dense.module, before, floats or ()),
+        "pruned": Compilable(pruned, after, floats or ()),
+    }
+    timings = ranks.found_by_first(lambda: measure_networks(networks, task.origin.inputs, device))
     # The ratio to the dense network is what a budget is about; the clock may have drifted since it was measured.
     return dense.dense_ms * timings["pruned"].latency_us / timings["dense"].latency_us
 
