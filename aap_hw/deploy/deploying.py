@@ -16,7 +16,6 @@ import tvm
 from aap_hw.activity import doing
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.keys.key import SCHEDULES
-from aap_hw.compile.keys.precision import FP32
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.linking import command_of
 from aap_hw.compile.library.lowering import compile_network
@@ -28,7 +27,7 @@ from aap_hw.device.connection import Device, target_of
 from aap_hw.device.description import MEASURED, DeviceDescription
 from aap_hw.device.machine import LoadedLibrary
 from aap_hw.device.profile import DeviceProfile
-from aap_hw.device.timing import STATISTIC, Timing, time_in_turn
+from aap_hw.device.timing import LOADS, STATISTIC, Call, Timing, time_loads_in_turn
 from aap_hw.files import require_writable_file, scratch_folder
 from aap_hw.graph.program.inputs import in_batches
 from aap_hw.models.origin import Origin
@@ -38,6 +37,7 @@ from aap_hw.train.samples import Samples
 
 # Names of what is compiled and timed: what is deployed, and what it was cut from.
 DEPLOYED, UNPRUNED = "pruned", "dense"
+_STATISTIC = f"{STATISTIC}, the middle one of {LOADS} loads"
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ class Deployment:
         and for int8 with values and weights rounded.
     tolerance : how much of that is no fault, the largest of all outputs'.
     agreement : share of the images that get PyTorch's class, in percent; None if the network scores no classes.
-    latencies : of ``pruned``, which is what was deployed, and of ``dense``, what it was cut from if it was, timed in
-        turn on the device; none where an emulator stands in for it.
+    latencies : of ``pruned``, which is what was deployed, and of ``dense``, what it was cut from if it was. Each is
+        loaded a few times, all are timed in turn on the device, and the middle one of its loads is taken. None where an
+        emulator stands in for it.
     summary : the run's figures, if it is one, with those of this deployment.
     precision : ``fp32``, ``half`` or ``int8``.
     equal : how many of the images have PyTorch's outputs up to the rounding of float32; in int8 not all need to,
@@ -94,14 +95,15 @@ def deploy(
     boards.require_tools()
     require_writable_file(run.path / "summary.json")  # which the figures are added to
 
+    jobs: list[Job] = []
+
     def load(is_real: bool) -> Job:
-        return Job.of_run(run, boards.profile, data, folder, precision, is_timed=is_real, pixels=pixels)
+        jobs.append(Job.of_run(run, boards.profile, data, folder, precision, is_timed=is_real, pixels=pixels))
+        return jobs[0]
 
     done = _deployed(boards, load)
     # What a run was pruned to in one precision says nothing of another.
-    asked = run.summary()
-    is_its_own = done.precision == asked.get("network_precision", asked.get("precision", FP32))
-    merged = run.update_summary(done.summary) if is_its_own else {**run.summary(), **done.summary}
+    merged = run.update_summary(done.summary) if jobs[0].is_as_pruned else {**run.summary(), **done.summary}
     return Deployment(**{**vars(done), "summary": merged})
 
 
@@ -142,16 +144,17 @@ def _deployed(boards: Boards, load: Callable[[bool], Job]) -> Deployment:
     with scratch_folder("deploy") as scratch:
         files = {name: scratch / f"{name}.so" for name in forms}
         compiled = {name: _compile(form, job, boards.target, files[name]) for name, form in forms.items()}
-        outputs, timings = _run_and_time(files, job, boards, is_real)
+        outputs, loads = _run_and_time(files, job, boards, is_real)
         difference = job.reference.compare(outputs, "the compiled network")
         figures: dict[str, Any] = {"max_abs_diff": difference, "images_checked": job.reference.count}
         figures["slow_path"] = compiled[DEPLOYED].slow_path
-        figures |= {"deployed_precision": job.form.precision} if job.form.precision != FP32 else {}
-        measured = None
+        figures["deployed_precision"] = job.form.precision
+        timings, measured = {name: each[LOADS // 2] for name, each in loads.items()}, None
         if is_real:
             ms = {name: timing.latency_us / 1e3 for name, timing in timings.items()}
             dense_ms = ms.get(UNPRUNED)
-            measured = {"ms": ms[DEPLOYED], "unpruned_ms": dense_ms, "statistic": STATISTIC, "provenance": MEASURED}
+            measured = {"ms": ms[DEPLOYED], "unpruned_ms": dense_ms, "statistic": _STATISTIC, "provenance": MEASURED}
+            figures["ms_of_loads"] = [timing.latency_us / 1e3 for timing in loads[DEPLOYED]]
             figures["pruned_ms" if dense_ms is not None else "ms"] = ms[DEPLOYED]
             if dense_ms is not None:
                 budget_ms = None if job.budget is None else Budget.parse(job.budget).of(dense_ms)
@@ -225,19 +228,31 @@ def _compile(form: Form, job: Job, target: DeviceTarget, library: Path) -> Netwo
 
 def _run_and_time(
     files: Mapping[str, Path], job: Job, boards: Boards, is_real: bool
-) -> tuple[list[np.ndarray], dict[str, Timing]]:
-    """What the deployed network computes on one of the boards, and latencies of all, if it is a real one."""
-    results: list[tuple[list[np.ndarray], dict[str, Timing]]] = []
+) -> tuple[list[np.ndarray], dict[str, list[Timing]]]:
+    """What the deployed network computes on one of the boards, and if it is a real one latencies of all, by load."""
+    results: list[tuple[list[np.ndarray], dict[str, list[Timing]]]] = []
 
     def work(device: Device, files: Mapping[str, Path]) -> None:
-        libraries = {name: device.load(file) for name, file in files.items()}
+        library = device.load(files[DEPLOYED])
         with doing("running the network on the device"):
-            outputs, sample = _outputs(libraries[DEPLOYED], job), job.form.passed(job.sample)
-        results.append((outputs, time_in_turn(libraries, "main", sample, device.profile.measure) if is_real else {}))
+            outputs = _outputs(library, job)
+        results.append((outputs, _timed(device, files, library, job) if is_real else {}))
 
     boards.share([files], work)
     boards.close()
     return results[-1]
+
+
+@doing("timing networks on the device")
+def _timed(device: Device, files: Mapping[str, Path], first: LoadedLibrary, job: Job) -> dict[str, list[Timing]]:
+    """Latencies of all networks by load; ``first`` is a load of what is deployed."""
+    passed = {DEPLOYED: job.form.passed(job.sample)}
+    if job.dense is not None:
+        passed[UNPRUNED] = job.dense.passed(job.sample)
+    loaded = {name: [device.load(file) for _ in range(LOADS - (name == DEPLOYED))] for name, file in files.items()}
+    loaded[DEPLOYED].append(first)
+    calls = {name: [Call(each, "main", passed[name]) for each in libraries] for name, libraries in loaded.items()}
+    return time_loads_in_turn(calls, device.profile.measure)
 
 
 def _outputs(library: LoadedLibrary, job: Job) -> list[np.ndarray]:

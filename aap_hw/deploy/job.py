@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from aap_hw.compile.keys.precision import EXPORTED_PRECISIONS, FP32, HALF, INT8, NETWORK_PRECISIONS, NetworkPrecision
+from aap_hw.compile.keys.precision import EXPORTED_PRECISIONS, HALF, INT8, MIXED, NETWORK_PRECISIONS, NetworkPrecision
 from aap_hw.compile.keys.target import DeviceTarget, require_precision
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.compiling import calibration_of
@@ -64,6 +64,7 @@ class Job:
     budget : of latency, as text, if it was cut to one.
     trained : the checkpoint that its weights are of, if they are not its own.
     classes : what its own weights call its classes, where that is known.
+    is_as_pruned : whether it is in the precision that its run was pruned for.
     """
 
     model: str
@@ -78,6 +79,7 @@ class Job:
     budget: str | None = None
     trained: WeightsFile | None = None
     classes: tuple[str, ...] = ()
+    is_as_pruned: bool = True
 
     @classmethod
     def of_run(
@@ -115,7 +117,8 @@ class Job:
             dense = _unpruned(network, data, form)
         reference = Reference.of(form, inputs, data, _count(inputs, is_timed))
         summary = run.summary()
-        predicted_ms = summary.get("predicted_ms") if form.precision == network.record.get("precision", FP32) else None
+        is_as_pruned = form.precision == network.precision
+        predicted_ms = summary.get("predicted_ms") if is_as_pruned else None
         return cls(
             origin.model,
             form,
@@ -129,6 +132,7 @@ class Job:
             network.record.get("budgets", {}).get(LATENCY.name),
             run.trained,
             _classes(origin),
+            is_as_pruned,
         )
 
     @classmethod
@@ -223,7 +227,7 @@ def form_of_run(
     UserError : there is no such precision there, or it is int8 and there are no samples to measure ranges on.
     """
     inputs, record = network.origin.inputs, network.record
-    form, of_run = form_of(network.module, inputs.names), record.get("precision", FP32)
+    form, of_run = form_of(network.module, inputs.names), network.precision
     wanted = _supported(precision or of_run, profile)
     if wanted == HALF and profile is not None:
         return in_half(network.module, inputs, target_of(profile))
@@ -258,13 +262,13 @@ def _classes(origin: Origin) -> tuple[str, ...]:
     return () if (known := origin.published) is None else known.classes
 
 
-def _unpruned(network: PrunedNetwork, data: Samples, form: Form) -> Form | None:
-    """What a run's network was cut from, to be timed beside a form of it; None if that cannot take its inputs."""
+def _unpruned(network: PrunedNetwork, data: Samples, form: Form) -> Form:
+    """What a run's network was cut from, to be timed beside a form of it."""
     inputs, module = network.origin.inputs, network.origin.skeleton()
     if form.precision == HALF:
         return in_half_for_timing(module, inputs)
-    if form.quantisation is None or network.record.get("unpruned_precision") == FP32:
-        return form_of(module, inputs.names) if form.pixels is None else None
+    if form.quantisation is None or network.record.get("precision") == MIXED:
+        return form_of(module, inputs.names)
     floats = network.record.get("quantisation", {}).get("floats", ())
     if form.pixels is not None:
         whole = in_int8(module, inputs.names, calibration_of(data, inputs, 1), floats)

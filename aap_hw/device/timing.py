@@ -6,6 +6,7 @@ file along to devices that have nothing else of the project.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +23,8 @@ SAMPLE_US = 500.0
 TURN_US = 20_000.0
 TURNS = 40
 LEAST_SAMPLES = 3
+# How often a network is loaded to be timed: its values lie elsewhere in memory each time, which a latency depends on.
+LOADS = 3
 # What a latency is made of its samples. Whatever disturbs a device only ever adds to a sample, so the quick ones are
 # closest to the truth; the quickest of all may be an accident.
 STATISTIC = "10th percentile"
@@ -101,6 +104,17 @@ def time_calls_in_turn(calls: Mapping[str, Call], measure: Measure, turns: int =
         for name, call in calls.items():
             samples[name] += call.library.time_us(call.function, numbers[name], repeats[name])
     return {name: Timing.of(values) for name, values in samples.items()}
+
+
+def time_loads_in_turn(loads: Mapping[str, Sequence[Call]], measure: Measure) -> dict[str, list[Timing]]:
+    """Time functions that were each loaded several times, taking turns; the loads of each with the quickest first.
+
+    All of them together get the turns that each function gets without that.
+    """
+    calls = {f"{name} {number}": call for name, each in loads.items() for number, call in enumerate(each)}
+    found = time_calls_in_turn(calls, measure, math.ceil(TURNS / max(map(len, loads.values()))))
+    by_name = {name: [found[f"{name} {number}"] for number in range(len(each))] for name, each in loads.items()}
+    return {name: sorted(timings, key=lambda timing: timing.latency_us) for name, timings in by_name.items()}
 
 
 def _warm_us(library: LoadedLibrary, function: str, measure: Measure) -> float:

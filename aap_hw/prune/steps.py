@@ -310,11 +310,8 @@ def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: Pr
 
 
 def as_computed(task: Task, settings: PruneSettings, state: State) -> dict[str, Any]:
-    """What a run's record says of its network's precision, and of its form in int8; nothing of float32."""
-    computed = state.precision if settings.precision == MIXED else settings.precision  # as it is deployed
-    record: dict[str, Any] = {} if computed == FP32 else {"precision": computed}
-    if settings.precision == MIXED:
-        record["unpruned_precision"] = FP32
+    """What a run's record says of the precision that it was planned in, and of its network's form in int8."""
+    record: dict[str, Any] = {} if settings.precision == FP32 else {"precision": settings.precision}
     if state.int8 is None:
         return record
     count, made_up = settings.images_for(task.origin.inputs), are_made_up(task.data)
@@ -345,7 +342,6 @@ def finished(
         "pruned_ms": last["measured_ms"],
         **accuracies,
         "retrained": task.retrain,
-        **({"network_precision": record.get("precision", FP32)} if dense.precision == MIXED else {}),
         **_sizes(dense, state),
     }
     if MEMORY.name in dense.takes:

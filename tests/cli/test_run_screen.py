@@ -114,6 +114,20 @@ def test_what_decided_is_said_and_the_accuracy_to_keep_is_that_of_the_split_that
     assert "MISSED" in budget_sentences({**SUMMARY, "accuracy_wanted": 92.5})[0]
 
 
+def test_a_budget_between_the_quickest_and_the_middle_load_is_met_within_what_timings_differ_by() -> None:
+    asked = {**SUMMARY, "budgets": {"latency": 1.0}, "budget_ms": 1.0}
+    (met,) = budget_sentences({**asked, "ms_of_loads": [0.99, 1.0, 1.2]})
+    assert met == "the budget of 1.000 ms is met: 1.000 ms measured"
+    (near,) = budget_sentences({**asked, "pruned_ms": 1.004, "ms_of_loads": [0.999, 1.004, 1.01]})
+    assert near == (
+        "the budget of 1.000 ms is met within what timings differ by: 1.004 ms measured, 0.999 to 1.01 ms when loaded "
+        "3 times"
+    )
+    for loads in ({"ms_of_loads": [1.003, 1.004, 1.01]}, {}):
+        (missed,) = budget_sentences({**asked, "pruned_ms": 1.004, **loads})
+        assert missed.startswith("the budget of 1.000 ms is MISSED by 0.4%: 1.004 ms measured; ")
+
+
 def test_final_table_has_both_latencies_accuracy_and_sizes() -> None:
     text = io.StringIO()
     Console(file=text, width=100).print(summary_table(SUMMARY))

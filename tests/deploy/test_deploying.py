@@ -192,7 +192,7 @@ def test_emulated_device_is_checked_and_not_timed(
     run = RunFolder(Path(shutil.copytree(finished, tmp_path / "run")))
     before = run.summary()
     monkeypatch.setattr(deploying, "compile_network", kept_by(finished))
-    monkeypatch.setattr(deploying, "time_in_turn", None)
+    monkeypatch.setattr(deploying, "time_loads_in_turn", None)
     result = deploy(run, Emulated(), few_images(), tmp_path / "bundle")
     assert (result.latencies, result.images) == ({}, FEW)
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())

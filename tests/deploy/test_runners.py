@@ -116,10 +116,11 @@ def test_several_outputs_are_those_of_pytorch(runner: Runner, tmp_path: Path) ->
         assert re.fullmatch(rf"3 reference inputs, {name}: largest .* PyTorch \S+, within 1e-05", verdict)
 
 
-@pytest.fixture(scope="session", params=["float32", "pixels"])
+@pytest.fixture(scope="session", params=["float32", "pixels", "mixed"])
 def in_int8(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
     folder = tmp_path_factory.mktemp("bundles") / request.param
-    return folder, make_int8_bundle(folder, pixels=request.param == "pixels")
+    floats = ("4",) if request.param == "mixed" else ()
+    return folder, make_int8_bundle(folder, pixels=request.param == "pixels", floats=floats)
 
 
 def test_outputs_in_int8_are_those_of_the_quantised_network(runner: Runner, in_int8: tuple[Path, np.ndarray]) -> None:

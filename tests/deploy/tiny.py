@@ -113,9 +113,11 @@ def int8_network() -> nn.Module:
     return nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5)).eval()
 
 
-def make_int8_bundle(folder: Path, *, pixels: bool = False, target: DeviceTarget | None = None) -> np.ndarray:
-    """Write a bundle of `int8_network`, which may take pixels; returns PyTorch's outputs for three samples."""
-    form = in_int8(int8_network(), (None,), images()["image"].split(1))
+def make_int8_bundle(
+    folder: Path, *, pixels: bool = False, target: DeviceTarget | None = None, floats: tuple[str, ...] = ()
+) -> np.ndarray:
+    """Write a bundle of `int8_network`, which may take pixels and have layers in float32; returns PyTorch's outputs."""
+    form = in_int8(int8_network(), (None,), images()["image"].split(1), floats)
     if pixels:
         form = taking_pixels(form, Inputs.of((3, 12, 12)), Preprocessing(1 / 255, (0.5,) * 3, (0.25, 0.3, 0.35)))
     samples = form.taken((images()["image"],))

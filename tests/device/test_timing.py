@@ -5,6 +5,7 @@ A clockwork library stands in for a device, so that every number is known before
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aap_hw.device.profile import MeasureSpec
-from aap_hw.device.timing import SAMPLE_US, Timing, time_function, time_in_turn
+from aap_hw.device.timing import SAMPLE_US, TURNS, Call, Timing, time_function, time_in_turn, time_loads_in_turn
 
 INPUTS = [np.zeros(3, "float32")]
 
@@ -82,6 +83,16 @@ def test_libraries_are_timed_in_turn() -> None:
     assert timed[:2] == [("slow", "time", "main", 1, 3), ("fast", "time", "main", 1, 3)]
     assert timed[2:] == [("slow", "time", "main", 5, 4), ("fast", "time", "main", 20, 4)] * 3
     assert timings == {"slow": Timing(slow_us, 0.0, 12), "fast": Timing(fast_us, 0.0, 12)}
+
+
+def test_loads_share_the_turns_and_come_the_quickest_first() -> None:
+    log: list[tuple[object, ...]] = []
+    loads = {"a": [900.0, 700.0, 800.0], "b": [500.0, 600.0, 550.0]}
+    calls = {name: [Call(Clockwork(us, name, log), "main", INPUTS) for us in each] for name, each in loads.items()}
+    timings = time_loads_in_turn(calls, MeasureSpec(warmup=1, repeats=2))
+    assert [[each.latency_us for each in timings[name]] for name in loads] == [sorted(each) for each in loads.values()]
+    names = [entry[0] for entry in log if entry[1] == "time"][6:]
+    assert names == ["a", "a", "a", "b", "b", "b"] * math.ceil(TURNS / 3)
 
 
 @given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=30))

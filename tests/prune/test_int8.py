@@ -14,7 +14,6 @@ from typing import Any, cast
 import pytest
 import torch
 
-from aap_hw.compile.front.mixed import mixed_network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.precision import INT8
 from aap_hw.errors import UserError
@@ -25,13 +24,12 @@ from aap_hw.lut.file import save_table
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 from aap_hw.models.origin import Origin
 from aap_hw.prune.job import EMBEDDED, Job, Limit, start
-from aap_hw.prune.planning import Plan
 from aap_hw.prune.quantised import quantised_of
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.steps import Event, State, as_computed
 from aap_hw.prune.task import PruneSettings
 from aap_hw.prune.training import settle
-from aap_hw.quantize import for_timing, read_quantised, sensitivity
+from aap_hw.quantize import read_quantised, sensitivity
 from aap_hw.report.writing import write_report
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.evaluation import evaluate
@@ -228,38 +226,3 @@ def test_roundings_in_training_are_only_for_int8_and_for_what_trains(origin: Ori
     for idle in ({"data": None}, {"train": False}):
         with pytest.raises(UserError, match="nothing trains without --data or with --no-training; leave --qat out"):
             replace(job(origin), **idle)
-
-
-def test_a_plan_of_mixed_precisions_is_pruned_quantised_and_deployed_as_planned(origin: Origin, tmp_path: Path) -> None:
-    graph = ChannelGraph.trace(origin.build(), INPUTS.zeros())
-    table = table_of(graph, mixed_network(graph).everything)
-    for key, points in table.points.items():  # of bytes, those layers are slow whose images are of this size
-        is_slow = key.op == "conv2d" and key.size == (8, 8) and key.types.read == "uint8"
-        factor = 3.0 if is_slow else 0.3 if key.types.read == "uint8" else 1.0
-        table.points[key] = {at: replace(p, latency_us=p.latency_us * factor) for at, p in points.items()}
-    done = start(
-        job(origin, precision="mixed", rounds=1, training=TrainSettings(epochs=1, batch_size=24)),
-        table,
-        tmp_path / "run",
-    )
-    assert (done.summary["precision"], done.summary["network_precision"]) == ("mixed", "int8")
-    plan = Plan.from_json(json.loads(_plan_line(tmp_path / "run"))["value"]["plan"])
-    assert plan.floats == ["3", "6"]
-    assert plan.precisions == {"input of 0": "int8", "0": "fp32", "3": "fp32", "6": "int8"}
-    assert done.network.record["quantisation"]["floats"] == ["3", "6"]
-    _, scales = read_quantised(quantised_of(done.network, images()))
-    assert set(scales.weights) == {"0.weight", "10.weight"}
-    # What is deployed has the kernels that were planned.
-    program, quantisation = for_timing(done.network.module, INPUTS, plan.floats)
-    network = partition(ChannelGraph.trace(program, INPUTS.zeros()), INT8, quantisation)
-    at = network.dense
-    assert [(str(k.key), *k.at(at).widths) for k in network.kernels] == [
-        (row.key, row.width_in, row.width_out) for row in plan.kernels
-    ]
-    assert done.network.record["precision"] == "int8"  # in which it is deployed
-    assert '"in fp32"' in write_report([tmp_path / "run"]).read_text()
-
-
-def _plan_line(run: Path) -> str:
-    lines = (run / "journal.jsonl").read_text().splitlines()
-    return next(line for line in lines if '"round/1/plan"' in line)
