@@ -49,7 +49,7 @@ class Profile:
     ----------
     path : its file.
     origin : the network.
-    set_aside : what a table of another machine that was there is called now, if there was one.
+    set_aside : what a table of another machine, or an estimated one, that was there is called now, if there was one.
     table : all of it, once it is measured.
     network : its kernels; `Network.slow_path` says which have no schedule.
     precision : what it computes in.
@@ -116,7 +116,7 @@ def profile(
         ``aap_hw.train.sources.example``.
     out
         The table to write or extend; by default ``lut/DEVICE.json``. A table of another machine that is there is then
-        renamed first.
+        renamed first; an estimated one is wherever it is.
     workers
         Processes that compile; by default one a core.
     use_cache
@@ -164,7 +164,7 @@ def profile(
 
         def start(network: Network) -> None:
             # Only now, as a network that is refused must leave a table of another machine where it is.
-            moved = set_aside(path, boards) if out is None else None
+            moved = set_aside(path, boards, others=out is None)
             begun.append(Profile(path, origin, moved, network, precision=precision))
             (on_start or _ignored)(begun[0])
 
@@ -202,6 +202,7 @@ def plan(
     classes: int | None = None,
     settings: PruneSettings | None = None,
     allow_emulated: bool = False,
+    allow_estimated: bool = False,
 ) -> Proposal:
     """The widths that ``prune`` would choose in one step, without anything being cut.
 
@@ -215,7 +216,7 @@ def plan(
     from aap_hw.prune.task import PruneSettings
 
     budgets = budgets_of(budget, max_params, max_flops, max_memory)
-    task = _task_of(model, lut, input_shape, example, data, weights, classes, allow_emulated)
+    task = _task_of(model, lut, input_shape, example, data, weights, classes, allow_emulated, allow_estimated)
     settings = settings or PruneSettings()
     dense, chosen = plan_once(task, budgets, settings)
     return _proposal(task, dense, chosen, budgets, settings)
@@ -236,6 +237,7 @@ def plan_curve(
     classes: int | None = None,
     settings: PruneSettings | None = None,
     allow_emulated: bool = False,
+    allow_estimated: bool = False,
 ) -> list[CurvePoint]:
     """What ``plan`` would choose for each of several budgets of latency: the network is traced and scored once.
 
@@ -257,7 +259,7 @@ def plan_curve(
         raise UserError("a curve needs budgets of latency; give some, such as ['20%', '40%', '60%']")
     others = budgets_of(None, max_params, max_flops, max_memory, needed=False)
     latencies = [budgets_of(each, None, None, None)[0] for each in budgets]
-    task = _task_of(model, lut, input_shape, example, data, weights, classes, allow_emulated)
+    task = _task_of(model, lut, input_shape, example, data, weights, classes, allow_emulated, allow_estimated)
     settings = settings or PruneSettings()
     dense, found = plans_for(task, latencies, others, settings)
     return [
@@ -277,6 +279,7 @@ def _task_of(
     weights: str | None,
     classes: int | None,
     allow_emulated: bool,
+    allow_estimated: bool,
 ) -> Task:
     from aap_hw.prune.shown import samples_for
     from aap_hw.prune.task import Task
@@ -284,19 +287,22 @@ def _task_of(
     table, source = table_of(lut), source_of(data)
     origin = origin_of(model, input_shape, example, weights, classes, source)
     # As `prune` does, which trains on the images of a source.
-    return Task(origin, table, samples_for(origin, source, example), source is not None, allow_emulated=allow_emulated)
+    samples, allowed = samples_for(origin, source, example), (allow_emulated, allow_estimated)
+    return Task(origin, table, samples, source is not None, None, *allowed)
 
 
 def _proposal(
     task: Task, dense: Baseline, chosen: Plan, budgets: Sequence[Budget], settings: PruneSettings
 ) -> Proposal:
     from aap_hw.lut.fidelity import table_error
+    from aap_hw.lut.provenance import Estimate
     from aap_hw.prune.proposal import Proposal
     from aap_hw.train.arrays import MadeSamples
 
     error = table_error(task.table, task.origin.model, task.origin.inputs, settings.precision)
     made_up = isinstance(task.data, MadeSamples)
-    return Proposal(task.origin.model, dense, chosen, budgets, task.table.device, error, made_up, settings.precision)
+    estimate, precision = Estimate.of(task.table), settings.precision
+    return Proposal(task.origin.model, dense, chosen, budgets, task.table.device, error, made_up, precision, estimate)
 
 
 def prune(
@@ -317,6 +323,7 @@ def prune(
     classes: int | None = None,
     settings: PruneSettings | None = None,
     allow_emulated: bool = False,
+    allow_estimated: bool = False,
     device: str | None = None,
     connect: str | None = None,
     out: StrPath | None = None,
@@ -350,8 +357,8 @@ def prune(
         embedded images are used. Published weights also say how pictures are prepared and what classes are called.
     settings
         Rounds, training, score, allocator, seed, and what may be cut.
-    allow_emulated
-        Accept a table that was not measured on the device.
+    allow_emulated, allow_estimated
+        Accept a table that was measured on an emulator, or that was estimated without any device.
     device
         The profile's name or path of the table's device, which the result is measured on; by default the profile that
         is called as the table's device.
@@ -393,6 +400,7 @@ def prune(
         device,
         train=train,
         example=example,
+        allow_estimated=allow_estimated,
     )
     asked = [str(each).replace("%", "pct") + _SUFFIX[each.resource.name] for each in budgets]
     parts = [origin.short, table.device["name"], *asked]

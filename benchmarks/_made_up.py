@@ -45,7 +45,7 @@ def made_up_table(network: Network, candidates: Mapping[str, Sequence[int]]) -> 
     from aap_hw.lut.enumeration import points_of
     from aap_hw.lut.table import LatencyPoint, LatencyTable
 
-    device = {"name": "made-up", "provenance": "estimated", "threads": 1, "schedules": SCHEDULES}
+    device = {"name": "made-up", "provenance": "emulated", "threads": 1, "schedules": SCHEDULES}
     table = LatencyTable(device, {"granularity": GRANULARITY, "at_most": AT_MOST})
     for address in points_of(network, candidates):
         table.add(address.key, LatencyPoint(address.widths, made_up_us(address), 0.0, 1))

@@ -88,7 +88,7 @@ def prune_kills(kills: int, moments: random.Random, lut: Path) -> list[dict[str,
     data.load_embedded = lambda: few
     measured = load_table(lut)
     # A table that nobody measured: then nothing is measured in the run either.
-    table = LatencyTable({**measured.device, "provenance": "estimated"}, measured.measurement, measured.points)
+    table = LatencyTable({**measured.device, "provenance": "emulated"}, measured.measurement, measured.points)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="aap-hw-kills-") as scratch:
         expected, seconds = {}, {}

@@ -47,7 +47,7 @@ for each in (list_tables, plot, diff, merge):
 @click.option("--points", is_flag=True, help="Also print every measured point.")
 @json_option
 def show(file: str, points: bool, json_to: str | None) -> None:
-    """Show a latency table: its device, how it was measured, and its kernels."""
+    """Show a latency table: its device, how it was measured or estimated, and its kernels."""
     table = read_table(file)
     if json_to is not None:
         write_json(_summary(table), json_to)
@@ -201,17 +201,8 @@ def _print(table: LatencyTable, points: bool) -> None:
         f"{device['name']}: {device['cpu']}, {threads}, {device['provenance']} {device['date']}", soft_wrap=True
     )
     console.print(f"target {device['target']}, TVM {device['tvm']}, compiled on {device['host']}", soft_wrap=True)
-    console.print(
-        f"{len(table)} points of {len(table.points)} kernels, each the {how['statistic']} of {how['repeats']} samples",
-        soft_wrap=True,
-    )
-    if clock := _clock_and_heat(how):
-        console.print(clock, soft_wrap=True)
-    console.print(
-        f"the machine's speed changed by up to {how['reference_drift']:.1%} meanwhile, which is taken out of every "
-        f"point: a reference kernel of {how['reference_us']} us was timed beside it",
-        soft_wrap=True,
-    )
+    for line in _origin_lines(table):
+        console.print(line, soft_wrap=True)
     console.print(
         f"between the widths of the table, latencies are interpolated ({_between(table)}); wider layers are refused",
         soft_wrap=True,
@@ -230,7 +221,8 @@ def _print(table: LatencyTable, points: bool) -> None:
         )
         if points:
             for p in values:
-                grid.add_row("", "", str(p.width_in), str(p.width_out), f"{p.latency_us:.4g} ± {p.spread_us / 2:.2g}")
+                spread = f" ± {p.spread_us / 2:.2g}" if p.samples else ""
+                grid.add_row("", "", str(p.width_in), str(p.width_out), f"{p.latency_us:.4g}{spread}")
     console.print(grid)
     if device["provenance"] != "measured":
         console.print(f"these times are {device['provenance']}: no latencies of the device", soft_wrap=True)
@@ -240,6 +232,25 @@ def _print(table: LatencyTable, points: bool) -> None:
         console.print(sentence, soft_wrap=True)
     for line in _validation_lines(table):
         console.print(line, soft_wrap=True)
+
+
+def _origin_lines(table: LatencyTable) -> Iterator[str]:
+    """How the latencies were measured, or what an estimate of them is worth."""
+    from aap_hw.lut.provenance import Estimate
+
+    how, points = table.measurement, f"{len(table)} points of {len(table.points)} kernels"
+    if (estimate := Estimate.of(table)) is not None:
+        yield f"{points}; none was measured"
+        yield estimate.sentence()
+        yield f"estimated for {', '.join(map(_short, table.networks))}"
+        return
+    yield f"{points}, each the {how['statistic']} of {how['repeats']} samples"
+    if clock := _clock_and_heat(how):
+        yield clock
+    yield (
+        f"the machine's speed changed by up to {how['reference_drift']:.1%} meanwhile, which is taken out of every "
+        f"point: a reference kernel of {how['reference_us']} us was timed beside it"
+    )
 
 
 def _between(table: LatencyTable) -> str:
@@ -252,7 +263,8 @@ def _between(table: LatencyTable) -> str:
     if not grids:
         return "no kernel of this one has a grid of widths"
     there, pairs = map(sum, zip(*grids, strict=True))
-    return f"{there} of {pairs} pairs of input and output width were measured"
+    known = "estimated" if table.is_estimated else "measured"
+    return f"{there} of {pairs} pairs of input and output width were {known}"
 
 
 def _clock_and_heat(how: Mapping[str, Any]) -> str:

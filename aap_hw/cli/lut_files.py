@@ -124,4 +124,4 @@ def merge(files: tuple[str, ...], out: str) -> None:
     if len(merged.conflicts) > LISTED:
         console.print(f"  and {len(merged.conflicts) - LISTED} more", soft_wrap=True)
     for network in merged.networks:
-        console.print(f"measured in an earlier table too, and left out: {network}", soft_wrap=True)
+        console.print(f"in an earlier table too, and left out: {network}", soft_wrap=True)

@@ -44,7 +44,7 @@ def list_tables(json_to: str | None) -> None:
 
 def _facts(table: LatencyTable) -> dict[str, Any]:
     device = table.device
-    networks = list(dict.fromkeys(entry.network.text for entry in table.validation))
+    networks = [network.text for network in table.networks]
     facts = {key: device[key] for key in ("name", "cpu", "threads", "provenance", "date")}
     return {**facts, "points": len(table), "outdated": table.is_outdated, "networks": networks}
 

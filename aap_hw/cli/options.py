@@ -375,9 +375,17 @@ skip_option = click.option(
     metavar="GLOB",
     help="Do not cut channel groups with such a name or kind ('aap-hw plan' shows both); can be repeated.",
 )
-emulated_option = click.option(
-    "--allow-emulated", is_flag=True, help="Accept a table whose latencies were not measured on the device."
+_UNMEASURED = (
+    click.option("--allow-emulated", is_flag=True, help="Accept a table that was made on an emulated device."),
+    click.option("--allow-estimated", is_flag=True, help="Accept a table that was estimated without the device."),
 )
+
+
+def unmeasured_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Whether a table may be used that was not measured on the device."""
+    for option in reversed(_UNMEASURED):
+        command = option(command)
+    return command
 
 
 def one_of_several(command: Callable[..., None]) -> Callable[..., None]:
@@ -414,11 +422,11 @@ def read_table_to_predict(text: str, model: str, precision: NetworkPrecision = F
 
     table = read_table(text)
     if table.is_outdated and ranks.is_first():
-        asked = f"--device {table.device['name']} --model {model}"
+        asked = f"--device {table.device['name']} --model {model}{' --estimate' if table.is_estimated else ''}"
         asked += "" if precision == FP32 else f" --precision {precision}"
         notice(
             f"the latencies in {text} are of kernels as another version of aap-hw compiled them, so that predictions "
-            f"may be off; measure them anew with 'aap-hw profile {asked}'"
+            f"may be off; make the table anew with 'aap-hw profile {asked}'"
         )
     return table
 

@@ -18,7 +18,6 @@ from aap_hw.cli.options import (
     classes_option,
     data_options,
     depth_option,
-    emulated_option,
     input_options,
     lut_option,
     model_option_of,
@@ -29,6 +28,7 @@ from aap_hw.cli.options import (
     score_option,
     score_scale_option,
     skip_option,
+    unmeasured_options,
     weights_option,
 )
 from aap_hw.cli.output import json_option, tell, write_json
@@ -71,7 +71,7 @@ BAR, BARS = "▇", 16
 @attention_cuts_option
 @renormalised_option
 @planned_precision_option
-@emulated_option
+@unmeasured_options
 @click.option("--plot", metavar="PICTURE", help="Draw the curve of several budgets: an .html or .png file.")
 @json_option
 @results_alone
@@ -97,6 +97,7 @@ def command(
     renormalised: bool | None,
     precision: NetworkPrecision,
     allow_emulated: bool,
+    allow_estimated: bool,
     plot: str | None,
     json_to: str | None,
 ) -> None:
@@ -132,6 +133,7 @@ def command(
         "classes": classes,
         "settings": settings,
         "allow_emulated": allow_emulated,
+        "allow_estimated": allow_estimated,
     }
     if latencies:
         _show_curve(api.plan_curve(model_name, table, latencies, **asked), plot, json_to)
@@ -163,6 +165,7 @@ def command(
         given += "".join(f" --only {shlex.quote(pattern)}" for pattern in only)
         given += "".join(f" --skip {shlex.quote(pattern)}" for pattern in skip)
         given += " --allow-emulated" if allow_emulated else ""
+        given += " --allow-estimated" if allow_estimated else ""
         named = shlex.quote(proposal.model), shlex.quote(str(lut_path))
         tell(f"next: aap-hw prune --model {named[0]} --lut {named[1]} {budget_text(budgets)}{given}")
 
@@ -199,7 +202,10 @@ def _print_curve(points: Sequence[CurvePoint]) -> None:
     from aap_hw.prune.words import MADE_UP, error_text, how_known, time_text
 
     console, grid = plain_console(), Table(box=None, pad_edge=False)
-    for heading in ("budget", "predicted ms", "speed-up", "parameters", "attention kept", ""):
+    first = next(point.proposal for point in points if point.proposal is not None)
+    provenance = first.device["provenance"]
+    known = "predicted" if provenance == "measured" else provenance
+    for heading in ("budget", f"{known} ms", "speed-up", "parameters", "attention kept", ""):
         grid.add_column(heading, justify="left" if heading == "" else "right", overflow="fold")
     for point in points:
         if (proposal := point.proposal) is None:
@@ -219,8 +225,6 @@ def _print_curve(points: Sequence[CurvePoint]) -> None:
     for point in points:
         if point.refusal:
             console.print(f"{point.budget}: {point.refusal}", soft_wrap=True)
-    first = next(point.proposal for point in points if point.proposal is not None)
-    provenance = first.device["provenance"]
     doubt = "" if provenance == "measured" else f"; all are {how_known(False, provenance)}"
     error = None if first.error is None else first.error.as_json()
     console.print(
@@ -228,6 +232,8 @@ def _print_curve(points: Sequence[CurvePoint]) -> None:
         f"{time_text(first.dense.dense_ms, first.dense.measured, provenance)}{error_text(error)}{doubt}",
         soft_wrap=True,
     )
+    if first.estimate is not None:
+        console.print(first.estimate.sentence(), soft_wrap=True)
     if first.made_up:
         console.print(MADE_UP, soft_wrap=True)
     console.print("for the widths behind a point, ask for its budget alone", soft_wrap=True)
@@ -238,7 +244,15 @@ def _print(document: dict[str, Any]) -> None:
 
     from aap_hw.cli.run_screen import plain_console
     from aap_hw.compile.keys.precision import in_precision
-    from aap_hw.prune.words import MADE_UP, constraints_sentence, error_text, how_known, slow_sentence, time_text
+    from aap_hw.prune.words import (
+        MADE_UP,
+        constraints_sentence,
+        error_text,
+        estimate_sentence,
+        how_known,
+        slow_sentence,
+        time_text,
+    )
 
     console = plain_console()
     grid = Table(box=None, pad_edge=False)
@@ -267,7 +281,9 @@ def _print(document: dict[str, Any]) -> None:
         f"{document['kept_attention']:.1%} of the attention kept",
         soft_wrap=True,
     )
-    console.print(constraints_sentence(document["constraints"]), soft_wrap=True)
+    if sentence := estimate_sentence(document):
+        console.print(sentence, soft_wrap=True)
+    console.print(constraints_sentence(document["constraints"], provenance), soft_wrap=True)
     if document["made_up_inputs"]:
         console.print(MADE_UP, soft_wrap=True)
     if document["slow_path"]:

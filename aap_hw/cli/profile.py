@@ -20,6 +20,7 @@ from aap_hw.cli.options import (
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
 from aap_hw.compile.keys.precision import FP32
+from aap_hw.device.description import ESTIMATED
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,8 +112,9 @@ def command(
 
     def on_start(begun: Profile) -> None:
         if begun.set_aside is not None:
-            moved = f"{begun.path} is of another machine or version; it is kept as {begun.set_aside}"
-            console.print(moved, soft_wrap=True)
+            estimated = begun.set_aside.name.endswith(f".{ESTIMATED}.json")
+            why = "was estimated" if estimated else "is of another machine or version"
+            console.print(f"{begun.path} {why}; it is kept as {begun.set_aside}", soft_wrap=True)
         size = begun.origin.inputs.text
         doing = "profiling" if folder is None else "packing" if unpack_from is None else "unpacking"
         into = begun.path if pack_into is None else pack_into
@@ -185,6 +187,7 @@ def _told(done: Profile, size: str, console: Console) -> dict[str, Any]:
     from aap_hw.compile.keys.precision import in_precision
     from aap_hw.device.description import MEASURED
     from aap_hw.lut.gathering import disagreement
+    from aap_hw.lut.provenance import ACCEPTED_BY
     from aap_hw.prune.words import slow_sentence
 
     computed = in_precision(done.precision)
@@ -209,7 +212,7 @@ def _told(done: Profile, size: str, console: Console) -> dict[str, Any]:
         )
     if (sentence := disagreement(table.measurement.get("boards", {}))) is not None:
         console.print(sentence, soft_wrap=True)
-    allow = "" if is_measured else " --allow-emulated"
+    allow = "" if is_measured else f" {ACCEPTED_BY[provenance]}"
     share = done.slow_share if is_measured else None
     if share:
         console.print(slow_sentence(done.network.slow_path, share), soft_wrap=True)

@@ -30,5 +30,4 @@ def show_choices(device: str | None, out: str | None) -> None:
 def _networks(table: Path) -> str:
     from aap_hw.lut.finding import find_table
 
-    names = [name.text for name in dict.fromkeys(entry.network for entry in find_table(str(table)).validation)]
-    return ", ".join(names) or "no whole network"
+    return ", ".join(name.text for name in find_table(str(table)).networks) or "no whole network"

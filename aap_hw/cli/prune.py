@@ -17,7 +17,6 @@ from aap_hw.cli.options import (
     connect_option,
     data_options,
     depth_option,
-    emulated_option,
     input_options,
     lut_option_of,
     model_option_of,
@@ -29,6 +28,7 @@ from aap_hw.cli.options import (
     score_option,
     score_scale_option,
     skip_option,
+    unmeasured_options,
     weights_option,
 )
 from aap_hw.cli.output import json_option, quiet_option, write_json
@@ -141,7 +141,7 @@ OF_TRAINING = (
 @depth_option
 @attention_cuts_option
 @renormalised_option
-@emulated_option
+@unmeasured_options
 @click.option("--out", metavar="FOLDER", help="Folder of the run; default: runs/MODEL-DEVICE-BUDGET.")
 @click.option("--tensorboard", is_flag=True, help="Also write figures for TensorBoard into the run's folder.")
 @click.option(
@@ -187,6 +187,7 @@ def command(
     attention_cuts: AttentionCuts,
     renormalised: bool | None,
     allow_emulated: bool,
+    allow_estimated: bool,
     device: str | None,
     connect_to: str | None,
     out: str | None,
@@ -255,6 +256,7 @@ def command(
             classes=classes,
             settings=settings,
             allow_emulated=allow_emulated,
+            allow_estimated=allow_estimated,
             device=device,
             connect=connect_to,
             out=out,

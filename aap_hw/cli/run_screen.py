@@ -16,12 +16,14 @@ from rich.text import Text
 from aap_hw.cli.profile_screen import beside_bar, duration
 from aap_hw.cli.streams import results
 from aap_hw.compile.keys.precision import INT8, in_precision
+from aap_hw.device.description import ESTIMATED
 from aap_hw.prune.words import (
     MADE_UP,
     amount_text,
     budget_sentences,
     chosen_by_sentence,
     error_text,
+    estimate_sentence,
     figure_rows,
     float_layers_sentence,
     time_text,
@@ -131,6 +133,8 @@ class PruneScreen:
                     self._say(MADE_UP)
                 if figures["why_predicted"]:
                     self._say(f"latencies are predicted, not measured: {figures['why_predicted']}")
+                if sentence := estimate_sentence(figures):
+                    self._say(sentence)
                 budgets = ", ".join(amount_text(name, amount) for name, amount in figures["budgets"].items())
                 goals = [f"budget {budgets}"] if budgets else []
                 if "accuracy_wanted" in figures:
@@ -206,6 +210,7 @@ class PruneScreen:
         folder = shlex.quote(str(path))
         self._say(f"look at it: aap-hw report {folder}")
         where = "" if pruned.connect_to is None else f" --connect {shlex.quote(pruned.connect_to)}"
+        where += " --no-run" if summary.get("provenance") == ESTIMATED else ""
         self._say(f"next: aap-hw deploy {folder} --device {shlex.quote(pruned.device)}{where}")
 
     def _say(self, line: str) -> None:

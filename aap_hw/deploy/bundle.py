@@ -40,6 +40,7 @@ class Bundle:
     outputs : what PyTorch makes of each, an array (n, ...) for each output under its name.
     tolerances : how far each of the library's outputs may be from these; of decisions, the share that may differ.
     decisions : the names of outputs that are decisions.
+    estimate : what the network may take by an estimated table, and what that is worth; no latency.
     preprocessing : how pixels become an input: times ``scale``, minus ``mean``, over ``std``; None if it has none.
         ``in_network`` says that the network does it, and takes pixels as bytes.
     latency : predicted and measured milliseconds with their provenance; see the schema.
@@ -61,6 +62,7 @@ class Bundle:
     precision: str = "fp32"
     scales: Mapping[str, Scale | None] = field(default_factory=dict)
     decisions: Collection[str] = ()
+    estimate: Mapping[str, Any] | None = None
 
 
 def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
@@ -136,6 +138,7 @@ def _manifest(bundle: Bundle, sha256: Mapping[str, str]) -> dict[str, Any]:
             "count": len(next(iter(bundle.inputs.values()))),
         },
         "latency": dict(bundle.latency),
+        **({} if bundle.estimate is None else {"estimate": dict(bundle.estimate)}),
         "sha256": dict(sha256),
     }
     jsonschema.validate(manifest, manifest_schema())

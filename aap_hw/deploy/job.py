@@ -60,7 +60,8 @@ class Job:
     dense : the unpruned network in the same precision, with any weights; None if it was not cut.
     folder : of the bundle.
     reference : what is computed there to be compared; the first of the samples go into the bundle.
-    predicted : latency in milliseconds by a table, and how that came about.
+    predicted : latency in milliseconds by a table, and how that came about; None of an estimated one.
+    estimate : milliseconds by an estimated table, and what they are worth.
     budget : of latency, as text, if it was cut to one.
     trained : the checkpoint that its weights are of, if they are not its own.
     classes : what its own weights call its classes, where that is known.
@@ -80,6 +81,7 @@ class Job:
     trained: WeightsFile | None = None
     classes: tuple[str, ...] = ()
     is_as_pruned: bool = True
+    estimate: Mapping[str, Any] | None = None
 
     @classmethod
     def of_run(
@@ -119,6 +121,7 @@ class Job:
         summary = run.summary()
         is_as_pruned = form.precision == network.precision
         predicted_ms = summary.get("predicted_ms") if is_as_pruned else None
+        estimate = summary.get("estimate")
         return cls(
             origin.model,
             form,
@@ -128,11 +131,12 @@ class Job:
             folder,
             data,
             reference,
-            predicted_ms and {"ms": predicted_ms, "provenance": summary["provenance"]},
+            None if predicted_ms is None or estimate else {"ms": predicted_ms, "provenance": summary["provenance"]},
             network.record.get("budgets", {}).get(LATENCY.name),
             run.trained,
             _classes(origin),
             is_as_pruned,
+            predicted_ms and estimate and {"ms": predicted_ms, **estimate},
         )
 
     @classmethod
@@ -205,6 +209,7 @@ class Job:
             self.form.precision,
             dict(zip(self.names, self.form.input_scales(), strict=True)),
             self.reference.decisions,
+            self.estimate,
         )
         write_bundle(self.folder, library, bundle)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-MEASURED, EMULATED = "measured", "emulated"
+# How latencies came about. A device that is there is never estimated; only a table may be.
+MEASURED, EMULATED, ESTIMATED = "measured", "emulated", "estimated"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,11 @@ def difference(table: LatencyTable, device: Device | Boards) -> str | None:
 
 def require_table_of(device: Device | Boards, table: LatencyTable, path: Path) -> None:
     """Raise UserError if the table read from ``path`` is not of this device as it is now."""
+    if table.is_estimated:
+        raise UserError(
+            f"{path} is estimated, and nothing that is measured may be mixed into it; 'aap-hw profile' moves it aside "
+            "and measures a table in its place"
+        )
     if (differing := difference(table, device)) is not None:
         raise UserError(
             f"{path} holds latencies of another device ({differing}); write to another file with --out, or delete it"

@@ -36,10 +36,12 @@ def find_file(text: str) -> Path:
     UserError : no table of such a bare name ships.
     """
     path = Path(text)
-    if path.exists() or path.suffix or len(path.parts) != 1:
+    if path.exists() or len(path.parts) != 1:
         return path
     shipped = shipped_tables()
     if text not in shipped:
+        if path.suffix:
+            return path
         known = f"there are tables for {', '.join(sorted(shipped))}" if shipped else "none is shipped"
         raise UserError(
             f"there is no latency table '{text}' ({known}; or give the path of a file){closest(text, shipped)}; "

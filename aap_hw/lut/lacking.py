@@ -12,9 +12,12 @@ from aap_hw.graph.groups.groups import names_heads
 from aap_hw.lut.table import LatencyTable, MissingKernelError, NetworkName
 
 
-def profile_command(device: str, name: NetworkName, *, heads: bool = False, floats: Collection[str] = ()) -> str:
-    """What to type to measure a network's kernels; the layers ``floats`` of one in int8 stay in float32."""
-    options = f"--device {device} --model {name.model} --input {name.inputs.text}"
+def profile_command(
+    table: LatencyTable, name: NetworkName, *, heads: bool = False, floats: Collection[str] = ()
+) -> str:
+    """What to type to add a network's kernels to a table; the layers ``floats`` of one in int8 stay in float32."""
+    options = f"--device {table.device['name']} --model {name.model} --input {name.inputs.text}"
+    options += " --estimate" if table.is_estimated else ""
     options += "" if name.precision == FP32 else f" --precision {name.precision}"
     options += "".join(f" --float-layer {layer}" for layer in sorted(floats))
     return f"aap-hw profile {options}{' --attention-cuts heads' if heads else ''}"
@@ -38,7 +41,7 @@ def require_kernels(
         raise MissingKernelError(
             f"the latency table of {device} {_state(name, table, heads, floats)}: "
             f"it lacks {len(missing)} of {len(needed)} kernels, the first is {first}; {advice} with "
-            f"'{profile_command(device, name, heads=heads, floats=floats)}' (and --out unless it is in lut/)"
+            f"'{profile_command(table, name, heads=heads, floats=floats)}' (and --out unless it is in lut/)"
         )
 
 
@@ -46,13 +49,15 @@ def _state(name: NetworkName, table: LatencyTable, heads: bool, floats: Collecti
     """What a table that lacks kernels of a network is of."""
     if table.is_outdated:
         return "was measured with another version of aap-hw"
-    if mine := [each for each in table.validation if each.network == name]:
-        if heads not in {any(map(names_heads, entry.widths)) for entry in mine}:
+    made = "was estimated" if table.is_estimated else "was measured"
+    if name in table.networks:
+        mine = [each for each in table.validation if each.network == name]
+        if mine and heads not in {any(map(names_heads, entry.widths)) for entry in mine}:
             return f"was measured for {'the widths of heads' if heads else 'whole heads'} of {name.model}"
         if floats:
-            return f"was measured for other layers of {name.model} in float32 than {', '.join(sorted(floats))}"
-        return f"was measured before {name.model} changed"
-    known = ", ".join(each.network.text for each in table.validation if each.plan == "dense")
+            return f"{made} for other layers of {name.model} in float32 than {', '.join(sorted(floats))}"
+        return f"{made} before {name.model} changed"
+    known = ", ".join(each.text for each in table.networks)
     return f"is not of {name.text}" + (f" but of {known}" if known else "")
 
 

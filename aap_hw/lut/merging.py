@@ -39,7 +39,8 @@ class Merged:
 def merge(named: Sequence[tuple[str, LatencyTable]]) -> Merged:
     """Merge tables, each given with the name that sentences call it by.
 
-    Latencies are brought to the speed of the first table by the reference kernel that was timed beside each. Of a point
+    Latencies are brought to the speed of the first table by the reference kernel that was timed beside each; estimates,
+    which have none, stay as they are and are never merged with what was measured. Of a point
     that several have, the quickest counts, as of several visits of one profile. Of a network that several measured as a
     whole, everything is taken from the first of them: its calibration belongs to its measurements. What is
     predicted for it stays what its own table predicted: to predict anew takes the network, as ``lut validate`` does.
@@ -58,7 +59,7 @@ def merge(named: Sequence[tuple[str, LatencyTable]]) -> Merged:
     networks: dict[str, None] = {}
     origin: dict[Address, str] = {}
     for name, table in named:
-        scale = first.measurement["reference_us"] / table.measurement["reference_us"]
+        scale = _speed(first) / _speed(table)
         for key, points in table.points.items():
             for point in points.values():
                 scaled = replace(point, latency_us=point.latency_us * scale, spread_us=point.spread_us * scale)
@@ -78,12 +79,19 @@ def merge(named: Sequence[tuple[str, LatencyTable]]) -> Merged:
                     slow, alone_us=slow.alone_us * scale, measured_us=slow.measured_us * scale
                 )
     result.device["date"] = max(table.device["date"] for _, table in named)
-    result.measurement["reference_drift"] = max(table.measurement["reference_drift"] for _, table in named)
+    drifts = [table.measurement["reference_drift"] for _, table in named if "reference_drift" in table.measurement]
+    if drifts:
+        result.measurement["reference_drift"] = max(drifts)
     boards = [table.measurement.get("boards", {}) for _, table in named]
     if any(boards):
         # Of a board that several name, the first says how fast it is.
         result.measurement["boards"] = {name: facts for some in reversed(boards) for name, facts in some.items()}
     return Merged(result, tuple(conflicts.values()), tuple(networks))
+
+
+def _speed(table: LatencyTable) -> float:
+    """Latency of the reference kernel (µs); an estimate has none, and is of one speed."""
+    return float(table.measurement.get("reference_us", 1.0))
 
 
 def _add(
@@ -108,6 +116,12 @@ def _add(
 
 
 def _require_same(first_name: str, first: LatencyTable, name: str, other: LatencyTable) -> None:
+    ours, theirs = first.device["provenance"], other.device["provenance"]
+    if ours != theirs:
+        raise UserError(
+            f"the latencies of {name} are {theirs} and those of {first_name} are {ours}: a table never mixes the two; "
+            "merge only tables of one kind"
+        )
     for kind, ours, theirs, ignored in (
         ("device", first.device, other.device, INCIDENTAL),
         ("measurement", first.measurement, other.measurement, OF_THE_DAY),

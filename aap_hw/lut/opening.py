@@ -9,6 +9,7 @@ from typing import Any
 from aap_hw.device.boards import Boards
 from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device
+from aap_hw.device.description import ESTIMATED
 from aap_hw.device.timing import STATISTIC
 from aap_hw.errors import UserError
 from aap_hw.files import sha256_of
@@ -17,10 +18,12 @@ from aap_hw.lut.file import OtherVersion, load_table
 from aap_hw.lut.table import LatencyTable
 
 
-def set_aside(path: Path, device: Device | Boards) -> Path | None:
-    """Rename the table at ``path`` if it is of another device, or of another version; its new name, or None.
+def set_aside(path: Path, device: Device | Boards, *, others: bool = True) -> Path | None:
+    """Rename the table at ``path`` if it cannot take what is measured on a device; its new name, or None.
 
-    This keeps the default path free for the device: a table that ships with the package may be of another CPU.
+    An estimated table always gives way, and is kept as ``NAME.estimated.json``. With ``others`` so does a table of
+    another device or version. This keeps the default path free for the device: a table that ships with the package may
+    be of another CPU.
 
     Raises
     ------
@@ -28,12 +31,20 @@ def set_aside(path: Path, device: Device | Boards) -> Path | None:
     """
     if not path.exists():
         return None
+    estimated = False
     try:
-        if difference(load_table(path), device) is None:
+        table = load_table(path)
+        if difference(table, device) is None:
             return None
+        estimated = table.is_estimated
     except OtherVersion:
         pass  # measured with care, for another version
+    if not (estimated or others):
+        return None
     kept = path.with_name(f"{path.stem}-{sha256_of(path)[:8]}.json")
+    if estimated:
+        plain = path.with_name(f"{path.stem}.{ESTIMATED}.json")
+        kept = kept.with_suffix(f".{ESTIMATED}.json") if plain.exists() else plain
     try:
         path.rename(kept)
     except OSError as problem:

@@ -13,6 +13,7 @@ from typing import Any
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.compile.keys.precision import FP32, HALF, INT8, NetworkPrecision, in_precision
+from aap_hw.device.description import ESTIMATED
 from aap_hw.errors import UserError
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.calibrating import ALONE, Slowdown
@@ -20,14 +21,14 @@ from aap_hw.lut.calibrating import ALONE, Slowdown
 
 @dataclass(frozen=True)
 class LatencyPoint:
-    """One measured latency.
+    """One latency, measured or estimated.
 
     Attributes
     ----------
     widths : of the kernel's address.
     latency_us, spread_us : latency of a call and how well the samples behind it agree, in microseconds; see
         ``aap_hw.device.timing``.
-    samples : how many samples there were.
+    samples : how many samples there were; none of an estimate.
     """
 
     widths: tuple[int, ...]
@@ -122,6 +123,16 @@ class LatencyTable:
         """Whether its kernels are other code than what is compiled under their keys today."""
         return bool(self.device["schedules"] != SCHEDULES)
 
+    @property
+    def is_estimated(self) -> bool:
+        """Whether its latencies were worked out from the compiled code, and nothing ran."""
+        return bool(self.device["provenance"] == ESTIMATED)
+
+    @property
+    def networks(self) -> list[NetworkName]:
+        """The networks that it is of: those that were measured as a whole, or that were estimated."""
+        return list(dict.fromkeys([*(entry.network for entry in self.validation), *self.slowdowns]))
+
     def add(self, key: KernelKey, point: LatencyPoint) -> None:
         """Add a point; one already there at the same widths is replaced."""
         self.points.setdefault(key, {})[point.widths] = point
@@ -179,6 +190,7 @@ class LatencyTable:
         """The command that measures networks with kernels as this one."""
         precision = precision or (INT8 if key.types.is_quantized else HALF if key.types.is_half else FP32)
         option = "" if precision == FP32 else f" --precision {precision}"
+        option += " --estimate" if self.is_estimated else ""
         return f"'aap-hw profile --device {self.device['name']} --model NAME{option}'"
 
 

@@ -125,7 +125,7 @@ class Unpacked:
 
     Attributes
     ----------
-    set_aside : what a table of another device that was there is called now, if there was one.
+    set_aside : what a table of another device, or an estimated one, that was there is called now, if there was one.
     another : what has to be carried there, too, before the table is complete; None if nothing.
     """
 
@@ -172,7 +172,7 @@ def unpack_profile(
 ) -> Unpacked:
     """Take the results in a folder into the table; pack another folder beside it if that shows that more is needed.
 
-    With ``keep_others`` a table of another device that is in the way is renamed first.
+    An estimated table that is in the way is renamed first; with ``keep_others`` so is one of another device.
 
     Raises
     ------
@@ -183,7 +183,7 @@ def unpack_profile(
     _require_same(results["pack"], asked.about(target), folder)
     device = ReportedDevice.of(results, asked.profile, target)
     subject = asked.traced(target)
-    moved = set_aside(asked.path, device) if keep_others else None
+    moved = set_aside(asked.path, device, others=keep_others)
     on_network(subject.network, moved)
     journal = Journal(asked.path.with_name(asked.path.name + ".journal"), device.describe().as_json())
     try:

@@ -24,6 +24,7 @@ from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.removal import removable
 from aap_hw.compile.keys.precision import BFLOAT16, FP32, HALF, INT8, MIXED, NetworkPrecision
+from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import check_cutting
@@ -34,6 +35,7 @@ from aap_hw.lut.calibrating import ALONE, Slowdown
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.lacking import require_kernels
 from aap_hw.lut.predicting import kernel_latencies
+from aap_hw.lut.provenance import require_accepted
 from aap_hw.lut.table import LatencyTable, NetworkName
 from aap_hw.policy import LATENCY, MEMORY, Budget
 from aap_hw.prune.journal import Journal
@@ -84,6 +86,11 @@ class Baseline:
         return () if self.in_float32 is None else tuple(self.in_float32["names"])
 
     @property
+    def provenance(self) -> str:
+        """How the table's latencies came about."""
+        return str(self.planner.table.device["provenance"])
+
+    @property
     def takes(self) -> dict[str, float]:
         """What the unpruned network takes of every resource, by name; its latency is ``dense_ms``."""
         return self.planner.dense
@@ -113,7 +120,7 @@ def baseline(
     CutMismatchError : a cut changes what the network computes otherwise.
     MissingKernelError : the table was not made for this network or not for this input size.
     """
-    _check_provenance(task)
+    require_accepted(task.table, emulated=task.allow_emulated, estimated=task.allow_estimated)
     settings = settings or PruneSettings()
     module = task.origin.build()
     heads = settings.attention_cuts == "heads"
@@ -271,7 +278,8 @@ def amounts(budgets: Sequence[Budget], dense: Baseline) -> dict[str, float]:
             allowed[name] = wanted
         else:
             what = "" if name == LATENCY.name else f" {name}"
-            met.append(f"takes {takes:.4g}{unit}{what} and the budget is {wanted:.4g}{unit}")
+            doubt = f" ({dense.provenance})" if name == LATENCY.name and dense.provenance != MEASURED else ""
+            met.append(f"takes {takes:.4g}{unit}{doubt}{what} and the budget is {wanted:.4g}{unit}")
     if not allowed:
         raise UserError(f"nothing needs pruning: the unpruned network {', '.join(met)}; ask for less")
     return allowed
@@ -338,12 +346,3 @@ def _half_of(precision: NetworkPrecision, task: Task) -> str:
     from aap_hw.compile.keys.target import half_of
 
     return half_of(precision, task.target)
-
-
-def _check_provenance(task: Task) -> None:
-    name, provenance = task.table.device["name"], task.table.device["provenance"]
-    if provenance != "measured" and not task.allow_emulated:
-        raise UserError(
-            f"the latencies in the table of {name} are {provenance}, not measured on the device, so a plan made with "
-            f"them may be slower there; use a measured table, or add --allow-emulated to try things out"
-        )

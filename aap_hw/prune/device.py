@@ -28,8 +28,9 @@ def device_of(
 ) -> tuple[Boards | None, str]:
     """The table's device, ready to measure on and held by nobody, or None and the reason why there is none.
 
-    Of several processes only the first has it; the others know that it is there. A table that was not measured is not
-    measured on either; a device that a person names must be the table's all the same.
+    Of several processes only the first has it; the others know that it is there. With a table that was not measured
+    nothing is measured either; a device that a person names must be the table's all the same. That of an estimated
+    table is not looked for: there may be none.
 
     Parameters
     ----------
@@ -72,8 +73,16 @@ def _reach(table: LatencyTable, device: str | None, connect_to: str | None, noti
         if profile.name != name:
             raise UserError(
                 f"the device profile {device} is of '{profile.name}' and the table of '{name}'; give the profile that "
-                "the table was measured with"
+                "the table was made with"
             )
+        if table.is_estimated:
+            if connect_to is not None:
+                named = f"--device {shlex.quote(device or name)} --connect {shlex.quote(connect_to)}"
+                raise UserError(
+                    f"the table of {name} is estimated, and nothing is measured beside an estimate; make a measured "
+                    f"one with 'aap-hw profile {named} --model NAME', or leave --connect out"
+                )
+            return unmeasured
         boards = Boards(profile.reached_by(connect_to), notify, PATIENCE_S)
     except UserError as problem:
         if is_told:
@@ -83,7 +92,7 @@ def _reach(table: LatencyTable, device: str | None, connect_to: str | None, noti
     description = boards.describe().as_json()
     for fact, sentence in FACTS.items():
         here, there = description[fact], table.device[fact]
-        if there in (here, "estimated"):
+        if there == here:
             continue
         where = "" if connect_to is None else f" --connect {shlex.quote(connect_to)}"
         difference = (

@@ -67,6 +67,7 @@ class Job:
     train : train on the images; else they only tell which filters matter, and the network is cut once, as it is
         without images.
     example : what ``--example`` named, which stands in for ``data`` where there is none.
+    allow_emulated, allow_estimated : accept a table whose latencies are of an emulator, or were estimated.
     """
 
     origin: Origin
@@ -81,6 +82,7 @@ class Job:
     folder: str = field(default_factory=lambda: str(Path.cwd()))
     train: bool = True
     example: str | None = None
+    allow_estimated: bool = False
 
     def __post_init__(self) -> None:
         if not self.budgets and self.max_accuracy_drop is None:
@@ -261,7 +263,8 @@ class _Execution:
         job = self._job
         retrain = job.data is not None and job.train
         samples = samples_for(job.origin, job.data, job.example)
-        task = Task(job.origin, self._table, samples, retrain, self._device, job.allow_emulated)
+        allowed = job.allow_emulated, job.allow_estimated
+        task = Task(job.origin, self._table, samples, retrain, self._device, *allowed)
         drop = job.max_accuracy_drop
         if drop is not None and not job.budgets:
             return lambda on_event, journal: prune_within(task, drop, job.settings, on_event, journal)

@@ -415,4 +415,7 @@ class Planner:
         least = {}
         if len(budgets) > 1:
             least = {name: amount(name, each) for name, each in least_amounts(problem, budgets).items()}
-        return Unreachable.of(refusal.resource, smallest, budgets, self.dense, least, refusal.given, self.limits)
+        provenance = self.table.device["provenance"]
+        return Unreachable.of(
+            refusal.resource, smallest, budgets, self.dense, least, refusal.given, self.limits, provenance
+        )

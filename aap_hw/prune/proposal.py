@@ -11,6 +11,7 @@ from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.device.description import MEASURED
 from aap_hw.lut.fidelity import Fidelity
 from aap_hw.lut.predicting import slow_share
+from aap_hw.lut.provenance import Estimate
 from aap_hw.policy import Budget
 from aap_hw.prune.baseline import Baseline
 from aap_hw.prune.planning import Plan
@@ -28,6 +29,7 @@ class Proposal:
     error : how far off the table was for other plans of the network; None if it was never checked.
     made_up : whether the network was shown inputs that were made up.
     precision : what the network will compute in.
+    estimate : what the table's latencies are worth, if they were estimated.
     """
 
     model: str
@@ -38,6 +40,7 @@ class Proposal:
     error: Fidelity | None
     made_up: bool = False
     precision: NetworkPrecision = FP32
+    estimate: Estimate | None = None
 
     def as_json(self) -> dict[str, Any]:
         """All of it as JSON values.
@@ -67,6 +70,7 @@ class Proposal:
             "constraints": constraints,
             "predicted_ms": plan.predicted_ms,
             "table_error": None if self.error is None else self.error.as_json(),
+            **({} if self.estimate is None else {"estimate": self.estimate.as_json()}),
             "calibration": in_network,
             "kept_attention": plan.kept_attention,
             "gap": plan.gap,

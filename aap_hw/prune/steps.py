@@ -25,6 +25,7 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import checked_cut
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.fidelity import table_error
+from aap_hw.lut.provenance import Estimate
 from aap_hw.policy import LATENCY, MEMORY
 from aap_hw.prune.baseline import Baseline, scores_of
 from aap_hw.prune.journal import Journal
@@ -295,6 +296,7 @@ def seconds_since(began: float) -> float:
 def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: PruneSettings) -> dict[str, Any]:
     """Figures of a run that are known when it begins; ``wanted`` is what its budgets allow."""
     error = table_error(task.table, task.origin.model, task.origin.inputs, settings.precision)
+    estimate = Estimate.of(task.table)
     return {
         "dense_ms": dense.dense_ms,
         "dense_is_measured": dense.measured,
@@ -303,6 +305,7 @@ def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: Pr
         "budgets": dict(wanted),
         "score": settings.scored_by,
         "table_error": None if error is None else error.as_json(),
+        **({} if estimate is None else {"estimate": estimate.as_json()}),
         "made_up_inputs": isinstance(task.data, MadeSamples),
         **({} if settings.precision == FP32 else {"precision": settings.precision, "dense_float_ms": dense.float_ms}),
         **({} if dense.in_float32 is None else {"float_layers": dense.in_float32}),

@@ -154,7 +154,7 @@ class Task:
     ----------
     data : images, or other samples, that attention is read from, and that training uses if ``retrain``.
     device : where the result is measured, held only while something is; None leaves every latency a prediction.
-    allow_emulated : accept a table whose latencies were not measured on the device.
+    allow_emulated, allow_estimated : accept a table whose latencies are of an emulator, or were estimated.
     """
 
     origin: Origin
@@ -163,6 +163,7 @@ class Task:
     retrain: bool = False
     device: Device | Boards | None = None
     allow_emulated: bool = False
+    allow_estimated: bool = False
 
     @property
     def target(self) -> DeviceTarget:

@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
+from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
 from aap_hw.prune.steps import Event
 
@@ -32,13 +33,17 @@ class TensorBoardLog:
         shutil.rmtree(run / FOLDER, ignore_errors=True)
         self._writer = SummaryWriter(run / FOLDER)
         self._round = self._epochs = 0
+        self._predicted = "predicted"
 
     def add(self, event: Event) -> None:
         """Take up an event."""
         match event.name:
+            case "start" if event.figures["provenance"] != MEASURED:
+                self._predicted = event.figures["provenance"]
             case "cut":
                 self._round = event.figures["round"]
-                for name in ("predicted_ms", "measured_ms", "kept_attention"):
+                self._scalar(f"{self._predicted}_ms", event.figures["predicted_ms"], self._round)
+                for name in ("measured_ms", "kept_attention"):
                     self._scalar(name, event.figures[name], self._round)
             case "epoch":
                 self._epochs += 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
-from aap_hw.policy import RESOURCES
+from aap_hw.policy import LATENCY, RESOURCES
 
 
 class Unreachable(UserError):  # noqa: N818 - an answer about the budgets, not a fault
@@ -26,14 +27,15 @@ class Unreachable(UserError):  # noqa: N818 - an answer about the budgets, not a
         dense: float,
         given: tuple[str, ...] = (),
         limits: tuple[str, ...] = (),
+        provenance: str = MEASURED,
     ) -> None:
         self.resource, self.smallest, self.given = resource, smallest, given
         unit = f" {RESOURCES[resource].unit}".rstrip() or f" {resource}"
         within = f" within the budget of {' and '.join(given)}" if given else ""
         super().__init__(
             f"no plan reaches {budget:.4g}{unit}: the smallest reachable {resource}{within} is {_up(smallest)}{unit} "
-            f"({_up(100 * smallest / dense)}% of the unpruned network); allow at least that"
-            + (f", or leave out {' '.join(limits)}" if limits else "")
+            f"{_doubt(resource, provenance)}({_up(100 * smallest / dense)}% of the unpruned network); allow at least "
+            + (f"that, or leave out {' '.join(limits)}" if limits else "that")
         )
 
     @classmethod
@@ -46,12 +48,18 @@ class Unreachable(UserError):  # noqa: N818 - an answer about the budgets, not a
         least: Mapping[str, float],
         given: tuple[str, ...],
         limits: tuple[str, ...],
+        provenance: str,
     ) -> Unreachable:
-        """The answer about some budgets, with the ``least`` that is reachable of each alone, if there are several."""
-        found = cls(resource, budgets.get(resource, dense[resource]), smallest, dense[resource], given, limits)
+        """The answer about some budgets, with the ``least`` that is reachable of each alone, if there are several.
+
+        ``provenance`` is that of the latencies.
+        """
+        budget = budgets.get(resource, dense[resource])
+        found = cls(resource, budget, smallest, dense[resource], given, limits, provenance)
         if least:
             rows = [
-                (name, _text(name, budgets[name]), _reached(name, each, dense[name])) for name, each in least.items()
+                (name, _text(name, budgets[name]), _reached(name, each, dense[name], provenance))
+                for name, each in least.items()
             ]
             found.details = _lines([("", "asked for", "smallest reachable alone"), *rows])
         return found
@@ -61,9 +69,16 @@ def _text(resource: str, amount: float) -> str:
     return f"{amount:.4g} {RESOURCES[resource].unit}".rstrip()
 
 
-def _reached(resource: str, smallest: float, dense: float) -> str:
+def _reached(resource: str, smallest: float, dense: float, provenance: str) -> str:
     unit = f" {RESOURCES[resource].unit}".rstrip()
-    return f"{_up(smallest)}{unit} ({_up(100 * smallest / dense)}% of the unpruned network)"
+    return (
+        f"{_up(smallest)}{unit} {_doubt(resource, provenance)}({_up(100 * smallest / dense)}% of the unpruned network)"
+    )
+
+
+def _doubt(resource: str, provenance: str) -> str:
+    """What is said of an amount of latency that nobody measured."""
+    return f"{provenance} " if resource == LATENCY.name and provenance != MEASURED else ""
 
 
 def _lines(rows: Sequence[tuple[str, str, str]]) -> tuple[str, ...]:

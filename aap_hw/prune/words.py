@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aap_hw.compile.keys.precision import INT8, in_precision
+from aap_hw.device.description import MEASURED
 
 
 def how_known(measured: bool, provenance: str) -> str:
@@ -13,6 +14,20 @@ def how_known(measured: bool, provenance: str) -> str:
     if provenance != "measured":
         return f"{provenance}: no latency of the device"
     return "measured" if measured else "predicted"
+
+
+def quantity(provenance: str) -> str:
+    """What a time of a table is: a latency only if a device took it."""
+    return "latency" if provenance == MEASURED else "time"
+
+
+def estimate_sentence(figures: Mapping[str, Any]) -> str:
+    """What the times of a run or a plan are worth if they are estimated; empty if they are not."""
+    if (estimate := figures.get("estimate")) is None:
+        return ""
+    from aap_hw.lut.provenance import Estimate
+
+    return Estimate(**estimate).sentence()
 
 
 def time_text(milliseconds: float, measured: bool, provenance: str) -> str:
@@ -43,13 +58,12 @@ def figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             rows.append((name, "" if dense is None else form.format(dense), form.format(pruned), share))
 
     provenance = summary.get("provenance", "measured")
-    quantity = "latency" if provenance == "measured" else "time"
     measured = summary.get("pruned_ms")
     if measured is not None:
         # Timed on the device itself, and the unpruned network beside it, whatever the table is.
         row("latency, ms, measured", summary["dense_ms"], measured, "{:.3f}")
     row(
-        f"{quantity}, ms, {how_known(False, provenance)}",
+        f"{quantity(provenance)}, ms, {how_known(False, provenance)}",
         None if measured is not None else summary["dense_ms"],
         summary["predicted_ms"],
         "{:.3f}",
@@ -134,13 +148,14 @@ def float_layers_sentence(chosen: Mapping[str, Any]) -> str:
     )
 
 
-def constraints_sentence(constraints: Sequence[Mapping[str, Any]]) -> str:
+def constraints_sentence(constraints: Sequence[Mapping[str, Any]], provenance: str = MEASURED) -> str:
     """What a plan spends of each budget, and which of them binds: the first, of which the least is left."""
-    parts = [
-        f"{_number(each['resource'], each['spent'])} of {amount_text(each['resource'], each['budget'])}"
-        f" ({each['spent'] / each['budget']:.1%})"
-        for each in constraints
-    ]
+
+    def part(resource: str, spent: float, budget: float) -> str:
+        doubt = f", {provenance}" if resource == "latency" and provenance != MEASURED else ""
+        return f"{_number(resource, spent)} of {amount_text(resource, budget)}{doubt} ({spent / budget:.1%})"
+
+    parts = [part(each["resource"], each["spent"], each["budget"]) for each in constraints]
     binds = f"; {constraints[0]['resource']} binds" if len(parts) > 1 else ""
     return f"spent {', '.join(parts)}{binds}"
 

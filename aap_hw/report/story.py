@@ -27,6 +27,7 @@ from aap_hw.prune.job import TABLE
 from aap_hw.prune.journal import read_journal
 from aap_hw.prune.planning import Plan
 from aap_hw.prune.run import resume_command
+from aap_hw.prune.words import quantity
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,15 @@ class Story:
         return self.summary.get("pruned_ms") is not None
 
     def how(self, measured: bool) -> str:
-        """What to call a latency of the table or the rounds: measured, predicted, or emulated as the table was."""
+        """What to call a latency of the table or the rounds: measured, predicted, or what else the table was."""
         if measured:
             return str(self.summary["provenance"])
         return "predicted" if self.provenance == MEASURED else f"predicted from {self.provenance} latencies"
+
+    @property
+    def quantity(self) -> str:
+        """What the run's milliseconds are: latencies, unless neither table nor network was measured."""
+        return "latency" if self.is_timed else quantity(self.provenance)
 
     @property
     def unpruned(self) -> tuple[float, str]:

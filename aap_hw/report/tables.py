@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
 from aap_hw.files import write_atomic
 from aap_hw.lut.comparing import Comparison
+from aap_hw.lut.provenance import Estimate
 from aap_hw.lut.table import LatencyTable
 from aap_hw.report.chart import KEPT, MUTED, Chart, Page, View, axis
 from aap_hw.report.charts.stairs import Use, axis_is_input, lines_of, stairs_chart
@@ -34,13 +36,15 @@ def write_stairs(table: LatencyTable, matching: str, out: Path) -> int:
         chosen = [view.label for view in chart.views[:ON_A_PAGE]]
         write_atomic(out, _png_of_stairs(table, [use for use in uses if use.name in chosen]))
         return len(chosen)
-    device = table.device
+    device, estimate = table.device, Estimate.of(table)
+    doubts = [f"These latencies are {device['provenance']}, not measured."] if device["provenance"] != MEASURED else []
+    doubts += [f"Each is {estimate.sentence()}."] if estimate is not None else []
     page = Page(
         f"Latency table of {device['name']}",
         f"{device['cpu']}, {device['threads']} thread(s), {device['provenance']} {device['date']}",
         (),
         (),
-        () if device["provenance"] == "measured" else (f"These latencies are {device['provenance']}, not measured.",),
+        doubts,
         [chart],
     )
     write_atomic(out, html_of(page))

@@ -9,7 +9,13 @@ from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
 from aap_hw.files import write_atomic
 from aap_hw.lut.fidelity import table_error
-from aap_hw.prune.words import budget_sentences, chosen_by_sentence, figure_rows, float_layers_sentence
+from aap_hw.prune.words import (
+    budget_sentences,
+    chosen_by_sentence,
+    estimate_sentence,
+    figure_rows,
+    float_layers_sentence,
+)
 from aap_hw.report.chart import Page
 from aap_hw.report.charts import charts_of, comparison_of
 from aap_hw.report.page import html_of
@@ -71,7 +77,7 @@ def page_of_runs(stories: Sequence[Story]) -> Page:
         row("network", [f"{story.summary['model']} at {story.inputs.text}" for story in stories]),
         row("device", [s["device"] for s in summaries]),
         row("precision", [s.get("precision", "fp32") for s in summaries]),
-        row("unpruned", [f"{s['dense_ms']:.3f} ms" for s in summaries]),
+        row("unpruned", [f"{story.unpruned[0]:.3f} ms {story.unpruned[1]}" for story in stories]),
         row("pruned", [f"{story.latency[0]:.3f} ms {story.latency[1]}" for story in stories]),
         row("share", [f"{story.latency[0] / story.summary['dense_ms']:.0%}" for story in stories]),
         row("accuracy, unpruned", [_percent(s["accuracy_dense"]) for s in summaries]),
@@ -103,9 +109,10 @@ def _notes(stories: Sequence[Story]) -> list[str]:
         name = f"{story.name}: " if len(stories) > 1 else ""
         if story.provenance != MEASURED:
             but = " But the pruned network was timed on the device afterwards: only that is called measured."
+            worth = estimate_sentence(story.summary) or "they say nothing about a real one"
             notes.append(
                 f"{name}the latencies of this run come from a table that was {story.provenance}, not measured on the "
-                f"device: they say nothing about a real one.{but if story.is_timed else ''}"
+                f"device: {worth}.{but if story.is_timed else ''}"
             )
         elif not story.is_timed:
             started = next((event for event in story.events if event["event"] == "start"), {})

@@ -140,7 +140,10 @@ TABLES: dict[str, tuple[Callable[[str], str], str]] = {
         r"is not valid at .*points",
     ),
     "emulated": (edited(lambda d: d["device"].update(provenance="emulated")), "are emulated, .*--allow-emulated"),
-    "estimated": (edited(lambda d: d["device"].update(provenance="estimated")), "are estimated, .*--allow-emulated"),
+    "estimated without a word of how": (
+        edited(lambda d: d["device"].update(provenance="estimated")),
+        r"is not valid at \$\.(measurement|validation)",
+    ),
 }
 
 

@@ -38,7 +38,7 @@ from aap_hw.prune.words import budget_sentences, figure_rows
 from aap_hw.resources import resource_dirs
 from tests.deploy.tiny import make_bundle
 from tests.device import servers
-from tests.synthetic import few_images, of_this_device, this_device
+from tests.synthetic import ESTIMATE, few_images, of_this_device, this_device
 
 
 def kept_by(finished: Path) -> Callable[..., SimpleNamespace]:
@@ -136,15 +136,19 @@ def test_bundle_brings_along_what_runs_it(deployed: tuple[Path, Deployment], tmp
 
 
 def test_bundle_for_a_device_that_is_not_there_says_that_nothing_was_measured(finished: Path, tmp_path: Path) -> None:
-    before = contents(finished)
-    folder = bundle_unseen(RunFolder(finished), load_profile("x86"), few_images(), tmp_path / "bundle")
+    run = RunFolder(Path(shutil.copytree(finished, tmp_path / "run")))
+    estimate = {"device": "x86", "method": ESTIMATE["method"], **ESTIMATE["error"]}
+    predicted_ms = run.update_summary({"provenance": "estimated", "estimate": estimate})["predicted_ms"]
+    before = contents(run.path)
+    folder = bundle_unseen(run, load_profile("x86"), few_images(), tmp_path / "bundle")
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["latency"]["measured"] is None
+    assert manifest["latency"] == {"predicted": None, "measured": None}, "an estimate is no latency"
+    assert manifest["estimate"] == {"ms": predicted_ms, **estimate}
     assert manifest["device"]["cpu"] == ""
     assert "provenance" not in manifest["device"]
     real = of_this_device()
     assert {**manifest["device"], "cpu": real["cpu"], "provenance": real["provenance"]} == real
-    assert contents(finished) == before, "figures of the run are those of a device"
+    assert contents(run.path) == before, "figures of the run are those of a device"
 
 
 def test_run_of_another_device_is_refused(finished: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from aap_hw.lut.comparing import compare
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.merging import merge
 from aap_hw.lut.table import LatencyPoint, LatencyTable, NetworkName, Validation
+from tests.synthetic import ESTIMATE
 
 CONV = KernelKey.make("conv2d", (8, 8), 1, kernel=(3, 3))
 LINEAR = KernelKey.make("linear", (), 1)
@@ -101,7 +102,7 @@ def test_a_network_in_int8_is_another_than_in_float32() -> None:
     [
         ({"threads": 2}, "two and one are not of one device: threads is 2 and 1"),
         ({"schedules": 3}, "two and one are not of one device: schedules is 3 and 2"),
-        ({"provenance": "emulated"}, "provenance is 'emulated' and 'measured'"),
+        ({"provenance": "emulated"}, "of two are emulated and those of one are measured: a table never mixes"),
     ],
 )
 def test_tables_of_other_devices_or_schedules_are_refused(change: dict[str, Any], sentence: str) -> None:
@@ -111,6 +112,19 @@ def test_tables_of_other_devices_or_schedules_are_refused(change: dict[str, Any]
     other.measurement["granularity"] = 8
     with pytest.raises(UserError, match="not of one measurement: granularity is 8 and 4"):
         merge([("one", table({})), ("two", other)])
+
+
+def test_estimates_are_merged_with_estimates_and_never_with_what_was_measured() -> None:
+    how = {"granularity": 4, "at_most": 8, **ESTIMATE}
+
+    def estimated(points: dict[tuple[KernelKey, int, int], float]) -> LatencyTable:
+        made = table(points, provenance="estimated", cpu="another name for the CPU")
+        return LatencyTable(made.device, how, made.points)
+
+    merged = merge([("one", estimated({(CONV, 8, 8): 1.0})), ("two", estimated({(CONV, 8, 16): 2.0}))])
+    assert (len(merged.table), merged.table.measurement) == (2, how)
+    with pytest.raises(UserError, match="of two are estimated and those of one are measured: a table never mixes"):
+        merge([("one", table({})), ("two", estimated({}))])
 
 
 def test_difference_counts_what_is_shared_and_finds_the_farthest_apart() -> None:

@@ -7,6 +7,7 @@ begin where it could not write. What becomes of a job that is killed is `test_in
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -24,6 +25,7 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut import networks as lut_networks
 from aap_hw.lut import profiling
+from aap_hw.lut.belonging import require_table_of
 from aap_hw.lut.compiling import CompiledBatch
 from aap_hw.lut.file import load_table
 from aap_hw.lut.library_cache import users_cache
@@ -35,6 +37,7 @@ from aap_hw.lut.progress import Progress, ProgressCallback
 from aap_hw.lut.table import LatencyPoint, LatencyTable, NetworkName
 from tests.lut import tiny
 from tests.lut.tiny import INPUT, POINTS, Tiny, journal_of
+from tests.synthetic import ESTIMATE
 
 
 def points_into(progress: list[Progress]) -> ProgressCallback:
@@ -186,10 +189,29 @@ def test_only_a_table_of_another_device_is_set_aside(path: Path) -> None:
     document["device"]["cpu"] = "another CPU"
     path.write_text(json.dumps(document))
     before = path.read_bytes()
+    assert set_aside(path, device, others=False) is None
     kept = set_aside(path, device)
     assert kept is not None
     assert kept.read_bytes() == before
     assert not path.exists()
+
+
+def test_estimated_table_always_gives_way_and_is_kept_beside_the_measured_one(path: Path) -> None:
+    device = tiny.device()
+    document = json.loads(path.read_text())
+    document["device"]["provenance"] = "estimated"
+    document |= {"measurement": {**ESTIMATE, "granularity": 4, "at_most": 8}, "validation": []}
+    names = []
+    for _ in range(2):
+        path.write_text(json.dumps(document))
+        with pytest.raises(UserError, match="is estimated, and nothing that is measured may be mixed into it"):
+            require_table_of(device, load_table(path), path)
+        kept = set_aside(path, device, others=False)
+        assert kept is not None
+        assert json.loads(kept.read_text()) == document
+        names.append(kept.name)
+    assert names[0] == f"{path.stem}.estimated.json"
+    assert re.fullmatch(rf"{path.stem}-[0-9a-f]{{8}}\.estimated\.json", names[1])
 
 
 @pytest.mark.usefixtures("no_measuring")

@@ -103,9 +103,11 @@ def test_table_of_resnet20_serves_resnet56_which_has_the_same_kernels() -> None:
 @pytest.mark.usefixtures("quick_baseline")
 def test_table_that_was_not_measured_is_refused_unless_allowed(provenance: str) -> None:
     task = Task(ORIGIN, table(provenance=provenance), few_images())
-    with pytest.raises(UserError, match=f"{provenance}, not measured .* --allow-emulated"):
-        plan_once(task, [Budget.parse("60%")], FEW)
-    plan_once(replace(task, allow_emulated=True), [Budget.parse("60%")], FEW)
+    other = {"emulated": "estimated", "estimated": "emulated"}[provenance]
+    for refused in (task, replace(task, **{f"allow_{other}": True})):
+        with pytest.raises(UserError, match=f"{provenance}, not measured .* --allow-{provenance}"):
+            plan_once(refused, [Budget.parse("60%")], FEW)
+    plan_once(replace(task, **{f"allow_{provenance}": True}), [Budget.parse("60%")], FEW)
 
 
 @pytest.mark.parametrize("text", ["100%", "5ms", "1s"])
@@ -161,7 +163,7 @@ def test_shares_and_amounts_are_of_what_the_unpruned_network_takes() -> None:
 
 
 def unpruned(**takes: float) -> Baseline:
-    return cast(Baseline, SimpleNamespace(takes=takes))
+    return cast(Baseline, SimpleNamespace(takes=takes, provenance="measured"))
 
 
 def test_network_without_a_group_to_cut_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,8 +37,9 @@ def test_how_the_points_were_timed_is_no_obstacle() -> None:
         ({"name": "mine"}, "there is no device 'mine'"),
         ({"name": "rpi4"}, "the tracker at 127.0.0.1:9190 cannot be reached"),
         ({"provenance": "emulated"}, "the table's latencies are emulated"),
+        ({"provenance": "estimated"}, "the table's latencies are estimated"),
     ],
-    ids=["cpu", "threads", "target", "unknown", "board", "emulated"],
+    ids=["cpu", "threads", "target", "unknown", "board", "emulated", "estimated"],
 )
 def test_table_of_another_device_is_not_and_the_reason_is_given(changes: dict[str, Any], reason: str) -> None:
     device, why_not = device_of(table(**{**of_this_device(), **changes}))
@@ -76,6 +77,15 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> DeviceDescription:
 
 def test_emulated_device_of_an_emulated_table_may_be_named_and_is_not_measured_on(emulated: DeviceDescription) -> None:
     assert device_of(table(**emulated.as_json()), "x86", "local") == (None, "the table's latencies are emulated")
+
+
+def test_device_of_an_estimated_table_may_be_named_and_is_not_looked_for() -> None:
+    estimated = table(name="rpi4", provenance="estimated")  # which nothing answers for
+    assert device_of(estimated, "rpi4") == (None, "the table's latencies are estimated")
+    with pytest.raises(UserError, match="the device profile x86 is of 'x86' and the table of 'rpi4'"):
+        device_of(estimated, "x86")
+    with pytest.raises(UserError, match=r"nothing is measured beside an estimate; .*--connect rpc://a:1 --model NAME'"):
+        device_of(estimated, None, "rpc://a:1")
 
 
 def test_emulated_device_is_another_than_the_measured_one(emulated: DeviceDescription) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.lut.provenance import Estimate
 from aap_hw.lut.table import LatencyTable
 from aap_hw.policy import Budget
 from aap_hw.prune.baseline import plan_once
@@ -32,7 +33,7 @@ from aap_hw.train import data
 from aap_hw.train.settings import TrainSettings
 from tests.needs import needs_browser
 from tests.report.browser import open_page
-from tests.synthetic import ORIGIN, few_images, resnet20, table
+from tests.synthetic import ESTIMATE, ORIGIN, few_images, resnet20, table
 
 SETTINGS = PruneSettings(
     rounds=2, calibration_images=8, training=TrainSettings(epochs=1, batch_size=32, learning_rate=0.01)
@@ -289,7 +290,7 @@ def test_what_deploying_an_emulated_run_measured_is_called_measured_and_nothing_
         page.subtitle: "The budget of 7.992 ms is met: 7.770 ms measured.",
         "latency, ms, measured": "",
         "measured": "",
-        trade.views[0].summary: "unpruned 9.99 ms and 100.00 %, pruned 7.77 ms measured",
+        trade.views[0].summary: "unpruned 9.99 ms measured and 100.00 %, pruned 7.77 ms measured",
         trade.note: "Filled marks are measured latencies",
         page.notes[0]: "not measured on the device.* the pruned network was timed on the device afterwards: only that",
     }
@@ -298,6 +299,30 @@ def test_what_deploying_an_emulated_run_measured_is_called_measured_and_nothing_
     assert "Predicted against emulated" in [chart.title for chart in page.charts]
     predicted = f"{story.summary['predicted_ms']:.3f} ms predicted from emulated latencies"
     assert dict(page_of_runs([deployed, story]).facts)["pruned"] == ["7.770 ms measured", predicted]
+
+
+def test_nothing_of_an_estimated_run_is_called_measured_or_a_latency_of_the_device(runs: list[Path]) -> None:
+    emulated = read_story(runs[2])
+    device, how = {**emulated.table.device, "provenance": "estimated"}, emulated.table.measurement
+    known = LatencyTable(
+        device, {**ESTIMATE, "granularity": how["granularity"], "at_most": how["at_most"]}, emulated.table.points
+    )
+    estimate = Estimate.of(known)
+    assert estimate is not None
+    summary = {**emulated.summary, "provenance": "estimated", "dense_is_measured": False}
+    summary["estimate"] = estimate.as_json()
+    story = replace(emulated, table=known, summary=summary)
+    page = page_of_run(story)
+    assert looks_measured(page) == []
+    assert "time, ms, estimated: no latency of the device" in dict(page.facts)
+    assert estimate.sentence() in page.notes[0]
+    trade = next(chart for chart in page.charts if chart.id == "trade")
+    assert {row[2] for row in trade.views[0].rows} == {"predicted from estimated latencies"}
+    assert trade.note.startswith("All latencies are predicted from estimated latencies")
+    assert re.fullmatch(
+        r"\d\.\d{3} ms predicted from estimated .*", dict(page_of_runs([story, emulated]).facts)["unpruned"][0]
+    )
+    assert estimate.sentence() in html_of(page)
 
 
 def test_latencies_that_nobody_measured_are_labelled(runs: list[Path]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.lut.table import LatencyPoint, LatencyTable, MissingKernelError
+from aap_hw.prune.words import quantity
 from aap_hw.report.chart import DENSE, KEPT, MUTED, Chart, View, axis
 
 # More kernels make a page slow to open; the slowest matter.
@@ -35,12 +36,12 @@ def stairs_chart(table: LatencyTable, uses: Sequence[Use]) -> Chart | None:
         return None
     views = [_view(table, use) for use in shown[:MOST_KERNELS]]
     more = f" Of {len(shown)} kernels, the {MOST_KERNELS} slowest." if len(shown) > MOST_KERNELS else ""
-    provenance = table.device["provenance"]
+    known = f"{table.device['provenance']} {'for' if table.is_estimated else 'on'} {table.device['name']}"
     return Chart(
         "stairs",
         "What each width of a kernel costs",
-        f"Latency of one call on its own, {provenance} on {table.device['name']}. Dots are points of the table, lines "
-        f"are interpolated between them; the thick line is at the chosen input width.{more}",
+        f"Latency of one call on its own, {known}. Dots are points of the table, lines are interpolated between them; "
+        f"the thick line is at the chosen input width.{more}",
         views,
         height=440,
         chooser="Kernel",
@@ -121,7 +122,7 @@ def _view(table: LatencyTable, use: Use) -> View:
         traces=traces,
         layout={
             "xaxis": axis(f"{'input' if over_input else 'output'} width, channels", rangemode="tozero"),
-            "yaxis": axis("latency of a call, µs", rangemode="tozero"),
+            "yaxis": axis(f"{quantity(table.device['provenance'])} of a call, µs", rangemode="tozero"),
         },
         headings=("in", "out", "µs", "spread, µs", "samples"),
         rows=[

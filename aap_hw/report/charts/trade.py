@@ -45,7 +45,7 @@ def trade_chart(stories: Sequence[Story]) -> Chart:
         latency, how = story.latency
         kept = next((p for p in points if p["chosen"]), points[-1])
         sentences.append(
-            f"{name}unpruned {points[0]['ms']:.4g} ms and {points[0]['value']:.2f}{unit}, "
+            f"{name}unpruned {points[0]['ms']:.4g} ms {points[0]['how']} and {points[0]['value']:.2f}{unit}, "
             f"pruned {latency:.4g} ms {how} and {kept['value']:.2f}{unit}"
         )
         if (budget := story.summary.get("budget_ms")) is not None:
@@ -68,7 +68,7 @@ def trade_chart(stories: Sequence[Story]) -> Chart:
         summary="; ".join(sentences) + ".",
         traces=traces,
         layout={
-            "xaxis": axis("latency, ms", rangemode="tozero"),
+            "xaxis": axis(" or ".join(sorted({each.quantity for each in stories})) + ", ms", rangemode="tozero"),
             "yaxis": axis(f"{what}, %"),
             "shapes": shapes,
             "annotations": notes,
@@ -78,7 +78,8 @@ def trade_chart(stories: Sequence[Story]) -> Chart:
         rows=rows,
     )
     known = " or ".join(sorted({how for how, is_filled in marks if is_filled}))
-    how = f"Filled marks are {known} latencies, hollow ones predicted" if known else "All latencies are predicted"
+    hollow = " or ".join(sorted({how for how, is_filled in marks if not is_filled}))
+    how = f"Filled marks are {known} latencies, hollow ones predicted" if known else f"All latencies are {hollow}"
     how += "; the star is the network that was kept."
     how += " Dashed lines are budgets." if len(stories) > 1 and shapes else ""
     return Chart("trade", f"{what.capitalize()} against latency", how, [view])
