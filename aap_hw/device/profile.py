@@ -140,6 +140,27 @@ class WidthsSpec(_Table):
     at_most: _Count = Field(8, description="a whole number of at least 1")
 
 
+class BoardSpec(_Table):
+    """What an estimate takes from a board that is not at hand (`aap_hw.estimate`).
+
+    Attributes
+    ----------
+    l1_kib, l2_kib, l3_kib
+        Data caches that one core can use; 0 where there is none.
+    memory_gb_s
+        Bytes that all cores together read and write in a second, by a benchmark of copies.
+    fork_us
+        How long it takes to start the other threads and to wait for them.
+    """
+
+    clock_ghz: Annotated[float, Field(gt=0)] = Field(description="a number of GHz above 0")
+    l1_kib: _Count = Field(description="a whole number of KiB of at least 1")
+    l2_kib: _Count = Field(description="a whole number of KiB of at least 1")
+    l3_kib: Annotated[int, Field(ge=0)] = Field(0, description="a whole number of KiB of at least 0")
+    memory_gb_s: Annotated[float, Field(gt=0)] = Field(description="a number of GB/s above 0")
+    fork_us: Annotated[float, Field(ge=0)] = Field(10.0, description="a number of microseconds of at least 0")
+
+
 class DeviceProfile(_Table):
     """One device: what to compile for, how to reach it, how to measure and which widths.
 
@@ -157,6 +178,8 @@ class DeviceProfile(_Table):
         Step between widths in channels; ``"vector"`` is the number of float32 in one SIMD register.
     widths.at_most
         Largest number of widths measured for one channel group.
+    board
+        What estimates without the device need to know of it.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = Field(
@@ -168,6 +191,7 @@ class DeviceProfile(_Table):
     connect: ConnectSpec = Field(description="a table [connect]")
     measure: MeasureSpec = Field(default_factory=MeasureSpec, description="a table [measure]")
     widths: WidthsSpec = Field(default_factory=WidthsSpec, description="a table [widths]")
+    board: BoardSpec | None = Field(None, description="a table [board]")
 
     @property
     def profile_hash(self) -> str:
