@@ -22,7 +22,7 @@ _OPERATORS: dict[str, Callable[[float, float], float]] = {
     "Min": min,
     "Max": max,
 }
-_COMPARISONS = ("EQ", "NE", "LT", "LE", "GT", "GE")
+_CONDITIONS = ("EQ", "NE", "LT", "LE", "GT", "GE", "And", "Or", "Not")
 
 
 def index_of(expression: Any, known: Mapping[Any, Index]) -> Index:
@@ -36,10 +36,10 @@ def index_of(expression: Any, known: Mapping[Any, Index]) -> Index:
         return index_of(expression.base, known)
     if name == "Cast":
         return index_of(expression.value, known)
-    if name in _OPERATORS or name in ("FloorMod", "And", "Or", *_COMPARISONS):
-        return name, index_of(expression.a, known), index_of(expression.b, known)
     if name == "Not":
         return name, index_of(expression.a, known)
+    if name in _OPERATORS or name in _CONDITIONS or name == "FloorMod":
+        return name, index_of(expression.a, known), index_of(expression.b, known)
     return ZERO
 
 
@@ -57,6 +57,8 @@ def range_of(index: Index, ranges: Ranges) -> tuple[float, float]:
         return index[1], index[1]
     if operator == "variable":
         return ranges[index[1]]
+    if operator in _CONDITIONS:
+        return 0, 1
     (a, b), (c, d) = range_of(index[1], ranges), range_of(index[2], ranges)
     if operator == "FloorMod":
         whole = b - a < c == d and a // c == b // c
@@ -77,6 +79,8 @@ def typical(index: Index, ranges: Ranges) -> float:
     if operator == "variable":
         low, high = ranges[index[1]]
         return (low + high) // 2
+    if operator in _CONDITIONS:
+        return round(share_of(index, ranges))
     a, b = typical(index[1], ranges), typical(index[2], ranges)
     if operator == "FloorMod":
         return a % b if b else 0.0
