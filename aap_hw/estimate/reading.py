@@ -7,6 +7,7 @@ moves, and registers that do not suffice.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -65,17 +66,18 @@ class Loop:
 
 @dataclass(frozen=True)
 class Program:
-    """A kernel: its loops, and the ranges of their variables."""
+    """A kernel: its loops, the ranges of their variables, and the buffers that each thread has for itself."""
 
     whole: Loop
     ranges: dict[int, tuple[float, float]]
+    scratch: frozenset[int]
 
 
 def read_program(code: tirx.PrimFunc, target: CpuTarget, extents: dict[Any, int]) -> Program:
     """The loops of a kernel's code; ``extents`` are values of the variables in its arguments' shapes."""
     reader = _Reader(target, extents)
     reader.statement(code.body)
-    return Program(reader.whole, reader.ranges)
+    return Program(reader.whole, reader.ranges, frozenset(reader.scratch))
 
 
 class _Reader:
@@ -85,9 +87,11 @@ class _Reader:
         self._target = target
         self._known: dict[Any, Index] = {name: ("number", value) for name, value in extents.items()}
         self._buffers: dict[Any, int] = {}
+        self.scratch: set[int] = set()
         self._sums: set[int] = set()
         self._chains: list[Counter[tuple[int, int]]] = [Counter()]
         self._lanes, self._lane = 1, -1
+        self._is_in_parallel = False
 
     def statement(self, node: Any) -> None:
         """Read a statement into the loop at hand."""
@@ -114,10 +118,9 @@ class _Reader:
 
     def _allocate(self, buffer: Any) -> None:
         number = self._buffers.setdefault(buffer, len(self._buffers))
-        sizes = [typical(index_of(each, self._known), self.ranges) for each in buffer.shape]
-        elements = 1.0
-        for size in sizes:
-            elements *= size
+        elements = math.prod(typical(index_of(each, self._known), self.ranges) for each in buffer.shape)
+        if self._is_in_parallel:
+            self.scratch.add(number)
         if elements * _bytes(buffer.dtype) <= self._target.registers * self._target.vector_bytes:
             self._sums.add(number)
 
@@ -138,8 +141,10 @@ class _Reader:
             self._lanes, self._lane = 1, -1
             return
         self.ranges[number] = (first, first + max(extent, 1) - 1)
-        is_parallel = node.kind == tirx.ForKind.PARALLEL
+        around, is_parallel = self._is_in_parallel, node.kind == tirx.ForKind.PARALLEL
+        self._is_in_parallel = around or is_parallel
         self._inside(Loop(number, max(0.0, extent), is_parallel), lambda: self.statement(node.body))
+        self._is_in_parallel = around
 
     def _branch(self, node: Any) -> None:
         share = share_of(index_of(node.condition, self._known), self.ranges)

@@ -22,7 +22,7 @@ from aap_hw.device.profile import BoardSpec
 from aap_hw.errors import UserError
 from aap_hw.estimate.cores import Core
 from aap_hw.estimate.reading import Loop, Program, read_program
-from aap_hw.estimate.traffic import Traffic
+from aap_hw.estimate.traffic import Traffic, turns_of
 
 # Instructions that count a loop's turns and go back to its beginning.
 OF_A_TURN = 3
@@ -74,21 +74,22 @@ class Machine:
         program = read_program(function.code, target, _extents(function))
         cycles = _Cycles(self.core, target.threads)
         cycles.add(program.whole, 1.0, 1.0)
-        caches_us, memory_us = self._moved_us(program, function)
+        caches_us, memory_us = self._moved_us(program, function, target.threads)
         per_us = self.board.clock_ghz * 1e3
         return Terms(
             cycles.busy / per_us, caches_us, memory_us, CYCLES_OF_A_CALL / per_us, cycles.forks * self.board.fork_us
         )
 
-    def _moved_us(self, program: Program, function: KernelFunction) -> tuple[float, float]:
+    def _moved_us(self, program: Program, function: KernelFunction, threads: int) -> tuple[float, float]:
         """Microseconds for bytes from the caches, and for those from memory."""
         board, per_us = self.board, self.board.clock_ghz * 1e3
-        traffic = Traffic(program)
+        traffic = Traffic(program, threads)
         kept = sum(_bytes(function, True)) * self.copies + sum(_bytes(function, False))
+        last = 2 if board.l3_kib else 1  # which all cores share
         # What is there from the call before need not be fetched.
         into_l1, into_l2, into_l3 = (
-            traffic.bytes_into(size << 10) if kept > size << 10 else 0.0
-            for size in (board.l1_kib, board.l2_kib, board.l3_kib)
+            traffic.bytes_into(kib << 10, is_shared=level == last) if kept > kib << 10 else 0.0
+            for level, kib in enumerate((board.l1_kib, board.l2_kib, board.l3_kib))
         )
         from_l3, from_memory = (into_l2, into_l3) if board.l3_kib else (0.0, into_l2)
         caches_us = (into_l1 / self.core.l2_bytes + from_l3 / self.core.l3_bytes) / per_us
@@ -106,7 +107,7 @@ class _Cycles:
         """A loop that runs so many times in all, of which one thread has a share."""
         if loop.is_parallel and self._threads > 1 and loop.extent:
             self.forks += times
-            share *= math.ceil(loop.extent / self._threads) / loop.extent
+            share *= turns_of(loop, self._threads) / loop.extent
         turns = times * loop.extent
         self.busy += turns * share * self._turn(loop)
         for each in loop.inside:

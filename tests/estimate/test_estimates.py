@@ -69,14 +69,25 @@ def test_a_convolution_executes_as_many_multiply_adds_as_its_formula_says(target
 def test_into_an_empty_cache_with_room_for_all_goes_every_byte_once_and_the_output_also_back() -> None:
     program = program_of(Address(POINTWISE, WIDTHS), A72)
     image, weights, bias, output = 14 * 14 * 64, 64 * 96, 96, 14 * 14 * 96
-    assert Traffic(program).bytes_into(1 << 30) == 4 * (image + weights + bias + STORED * output)
+    assert Traffic(program, threads=1).bytes_into(1 << 30, is_shared=True) == 4 * (
+        image + weights + bias + STORED * output
+    )
 
 
 def test_a_smaller_cache_is_filled_with_more_bytes() -> None:
-    traffic = Traffic(program_of(Address(POINTWISE, (256, 512)), A72))
-    moved = [traffic.bytes_into(kib << 10) for kib in (1, 32, 256, 4096)]
+    traffic = Traffic(program_of(Address(POINTWISE, (256, 512)), A72), threads=1)
+    moved = [traffic.bytes_into(kib << 10, is_shared=False) for kib in (1, 32, 256, 4096)]
     assert moved == sorted(moved, reverse=True)
     assert moved[0] > 2 * moved[-1]
+
+
+def test_threads_fetch_common_weights_once_into_a_shared_cache_and_each_into_its_own() -> None:
+    four = replace(A72, options=A72.options, threads=4)
+    traffic = Traffic(program_of(Address(POINTWISE, WIDTHS), four), threads=4)
+    image, weights, bias, output = 4 * 14 * 14 * 64, 4 * 64 * 96, 4 * 96, 4 * 14 * 14 * 96
+    shared, own = (traffic.bytes_into(1 << 30, is_shared=each) for each in (True, False))
+    assert shared == pytest.approx(image + weights + bias + STORED * output, rel=0.05)
+    assert own == pytest.approx(image / 4 + weights + bias + STORED * output / 4, rel=0.05)
 
 
 operators = st.sampled_from(["Add", "Sub", "Mul", "Min", "Max"])
