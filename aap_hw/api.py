@@ -86,6 +86,8 @@ def profile(
     connect: str | None = None,
     input_shape: Given | None = None,
     example: str | None = None,
+    weights: str | None = None,
+    classes: int | None = None,
     out: StrPath | None = None,
     workers: int | None = None,
     use_cache: bool = True,
@@ -114,6 +116,9 @@ def profile(
     example
         A ``.npz`` file or function of yours with real inputs, of whose shapes and types the network is then; see
         ``aap_hw.train.sources.example``.
+    weights, classes
+        As for ``prune``: weights may say the size of the input and the number of classes. They are fetched, and checked
+        to fit, before anything is measured.
     out
         The table to write or extend; by default ``lut/DEVICE.json``. A table of another machine that is there is then
         renamed first; an estimated one is wherever it is.
@@ -158,7 +163,7 @@ def profile(
     path = Path("lut") / f"{description.name}.json" if out is None else Path(out)
     require_writable_folder(path.parent)
     with closing(Boards(description, on_notice or _ignored)) as boards:
-        origin = origin_of(model, input_shape, example)
+        origin = origin_of(model, input_shape, example, weights, classes)
         module = origin.build()
         begun: list[Profile] = []
 
@@ -286,6 +291,8 @@ def _task_of(
 
     table, source = table_of(lut), source_of(data)
     origin = origin_of(model, input_shape, example, weights, classes, source)
+    if weights is None:
+        tell_of_published(origin)
     # As `prune` does, which trains on the images of a source.
     samples, allowed = samples_for(origin, source, example), (allow_emulated, allow_estimated)
     return Task(origin, table, samples, source is not None, None, *allowed)

@@ -121,19 +121,20 @@ def origin_of(
 def tell_of_published(origin: Origin) -> None:
     """Say, where a network gets random weights, which ones its library publishes for it."""
     from aap_hw import ranks
-    from aap_hw.models import published
+    from aap_hw.models import published, zoo
 
     if origin.weights is not None or not ranks.is_first():
+        return
+    told = "%s gets random weights, with which the choice of filters means nothing; --weights %s"
+    if origin.model in zoo.names() and zoo.entry(origin.model).embedded:
+        if origin.outputs in (None, zoo.entry(origin.model).classes):
+            LOG.warning(told, origin.model, "embedded takes trained ones")
         return
     name = published.known(origin.model)
     if name is None:
         return
     if origin.outputs is None or published.find(origin.model, name).count == origin.outputs:
-        LOG.warning(
-            "%s gets random weights, with which the choice of filters means nothing; --weights pretrained takes those "
-            "that are published for it (%s)",
-            origin.model, name,
-        )  # fmt: skip
+        LOG.warning(told, origin.model, f"pretrained takes those that are published for it ({name})")
 
 
 def to_deploy(

@@ -1,7 +1,8 @@
-"""The picture at the top of README.md, light and dark, from the stored run of benchmarks/accuracy_latency.py.
+"""The picture at the top of README.md, light and dark, from stored runs of benchmarks/accuracy_latency.py.
 
-On the left is what a kernel costs at each width, and which widths the plan for half of the latency gave the layers that
-run it. On the right is how accurate the networks of several methods are, against their measured latency.
+On the left is what a kernel costs at each width, and which widths a plan gave the layers that run it, by the run with
+the latest table. On the right is how accurate the networks of several methods are against their measured latency, by
+the run that has measured them.
 
 Example: python scripts/readme_pictures.py
 """
@@ -22,9 +23,11 @@ from matplotlib.figure import Figure
 from aap_hw.lut.file import load_table
 
 DOCS = Path(__file__).parent.parent / "docs"
-NETWORK, BUDGET = "resnet56", 0.5
+NETWORK, BUDGET = "resnet56", 0.4
+ACCURACIES = DOCS / "results" / "accuracy_latency"
+STAIRS = ACCURACIES / "long"
 # The first convolution of the blocks 1 to 8 of the last stage, which all run one kernel with 64 inputs.
-KERNEL, WIDTH_IN = "conv2d 8x8 dilation=1x1 epilogue=bias+relu", 64
+KERNEL, WIDTH_IN = ("conv2d 8x8", "epilogue=bias+relu ", "kernel=3x3", "stride=1x1", "float32"), 64
 LAYERS = tuple(f"layer3.{block}.conv1" for block in range(1, 9))
 # Ours first; the others by how they are called in the table of results.
 METHODS = {
@@ -42,16 +45,17 @@ THEMES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, default=DOCS / "results" / "accuracy_latency", help="the stored run")
+    parser.add_argument("--stairs", type=Path, default=STAIRS, help="the run on the left: its table and plans")
+    parser.add_argument("--accuracies", type=Path, default=ACCURACIES, help="the run on the right: its results")
     parser.add_argument("--out", type=Path, default=DOCS / "images", help="folder of the two pictures")
     options = parser.parse_args()
     for theme in THEMES:
         path = options.out / f"overview-{theme}.svg"
-        draw(options.run, theme, path)
+        draw(options.stairs, options.accuracies, theme, path)
         print(path, file=sys.stderr)
 
 
-def draw(run: Path, theme: str, path: Path) -> None:
+def draw(stairs: Path, accuracies: Path, theme: str, path: Path) -> None:
     """Draw both panels into one SVG file."""
     ink, grid, colours = THEMES[theme]
     style = {
@@ -72,15 +76,15 @@ def draw(run: Path, theme: str, path: Path) -> None:
     with rc_context(style):
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
-        draw_stairs(left, run, ink, colours[0])
-        draw_accuracies(right, json.loads((run / "results.json").read_text())["rows"], ink, colours)
+        draw_stairs(left, stairs, ink, colours[0])
+        draw_accuracies(right, json.loads((accuracies / "results.json").read_text())["rows"], ink, colours)
         figure.savefig(path, transparent=True, metadata={"Date": None})
 
 
 def draw_stairs(panel: Axes, run: Path, ink: str, colour: str) -> None:
     """Latency of the kernel over its output width, and how many layers the plan gave each width."""
     table = load_table(run / "x86.json")
-    (points,) = [rows for key, rows in table.points.items() if KERNEL in str(key) and "stride=1x1" in str(key)]
+    (points,) = [rows for key, rows in table.points.items() if all(word in str(key) for word in KERNEL)]
     line = sorted((p.width_out, p.latency_us) for p in points.values() if p.width_in == WIDTH_IN)
     latency = dict(line)
     panel.plot(*zip(*line, strict=True), "-", color=ink, linewidth=1, marker="o", markersize=4)
@@ -90,7 +94,7 @@ def draw_stairs(panel: Axes, run: Path, ink: str, colour: str) -> None:
         panel.annotate(words, (width, latency[width]), (0, -16), textcoords="offset points", color=colour)
     panel.set(
         title="One kernel, measured at each width",
-        xlabel="filters of a 3x3 convolution (blue: chosen for half the latency)",
+        xlabel=f"filters of a 3x3 convolution (blue: chosen for {BUDGET:.0%} of the latency)",
         ylabel="µs on the device",
         xlim=(0, 70),
         ylim=(0, None),

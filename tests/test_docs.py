@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import os
 import re
 import shlex
@@ -101,3 +102,9 @@ def test_picture_of_the_readme_is_drawn_from_the_stored_run_in_both_themes(tmp_p
     readme = (ROOT / "README.md").read_text("utf-8")
     assert all(f"docs/images/{name}" in readme and (ROOT / "docs" / "images" / name).exists() for name in drawn)
     assert (tmp_path / drawn[0]).read_bytes() != (tmp_path / drawn[1]).read_bytes()
+
+
+def test_commands_of_stored_runs_are_of_no_single_machine() -> None:
+    for result in (ROOT / "docs" / "results").rglob("*.json"):
+        command = str(json.loads(result.read_text("utf-8")).get("command", ""))
+        assert not re.search(r"[ =]/", command), f"{result.name} names a folder of one machine: {command}"

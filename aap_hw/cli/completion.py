@@ -13,10 +13,10 @@ SHELLS = ("bash", "zsh", "fish")
     epilog="\b\nExamples:\n  aap-hw completion bash >> ~/.bashrc\n"
     "  aap-hw completion fish > ~/.config/fish/completions/aap-hw.fish"
 )
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", metavar="SHELL", type=click.Choice(SHELLS))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
-    """Print the script that lets your shell complete commands, options, devices and tables."""
+    """Print the script that lets your shell (bash, zsh or fish) complete commands, options, devices and tables."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)

@@ -13,9 +13,11 @@ from aap_hw.cli.lut_files import diff, merge, plot
 from aap_hw.cli.lut_list import list_tables
 from aap_hw.cli.options import (
     attention_cuts_option,
+    classes_option,
     connect_option,
     device_option,
     input_options,
+    measured_weights_option,
     model_option,
     planned_precision_option,
     read_table,
@@ -60,6 +62,8 @@ def show(file: str, points: bool, json_to: str | None) -> None:
 @connect_option
 @model_option
 @input_options
+@measured_weights_option
+@classes_option
 @click.option(
     "--lut",
     "lut",
@@ -79,6 +83,8 @@ def validate(
     model_name: str,
     inputs: Inputs | None,
     example: str | None,
+    weights: str | None,
+    classes: int | None,
     lut: str | None,
     attention_cuts: AttentionCuts,
     precision: NetworkPrecision,
@@ -94,16 +100,15 @@ def validate(
     from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.device import load_profile
     from aap_hw.device.boards import PATIENCE_S, Boards
+    from aap_hw.given import origin_of
     from aap_hw.lut.finding import find_file
     from aap_hw.lut.table import NetworkName
     from aap_hw.lut.validating import validate_model
-    from aap_hw.models.origin import Origin
-    from aap_hw.train.sources.example import inputs_given
 
     profile = load_profile(device).reached_by(connect_to)
     path = find_file(lut) if lut else Path("lut") / f"{profile.name}.json"
     table = read_table(str(path))
-    origin = Origin.of(model_name, inputs_given(inputs, example))
+    origin = origin_of(model_name, inputs, example, weights, classes)
     with closing(Boards(profile, notice, PATIENCE_S)) as boards, MeasuringScreen(path) as screen:
         entries = validate_model(
             origin.model,

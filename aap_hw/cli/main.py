@@ -155,7 +155,7 @@ def _report(failure: Exception, given: list[str]) -> int:
             _say(f"error: {failure}")
             return 1
         case click.ClickException():
-            _say(f"error: {failure.format_message()}{_where_to_look(failure)}")
+            _say(f"error: {failure.format_message().rstrip('.')}{_where_to_look(failure)}")
             return 2
         case click.Abort():
             what = failure.__cause__ or failure.__context__

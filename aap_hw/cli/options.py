@@ -249,6 +249,12 @@ weights_option = click.option(
     "'embedded' (resnet20 only); 'none'. Default: random ones, or what your own code sets; 'embedded' with "
     "--data embedded.",
 )
+measured_weights_option = click.option(
+    "--weights",
+    metavar="WEIGHTS",
+    help="The weights that the network will have, as for 'aap-hw plan'. They may say the size of its input and its "
+    "number of classes; latencies do not depend on the numbers in them.",
+)
 trained_option = click.option(
     "--weights",
     metavar="FILE",

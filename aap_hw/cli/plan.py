@@ -288,7 +288,6 @@ def _print(document: dict[str, Any]) -> None:
         console.print(MADE_UP, soft_wrap=True)
     if document["slow_path"]:
         console.print(slow_sentence(document["slow_path"], document["slow_share"]), soft_wrap=True)
-    if document["interpolated_kernels"]:
-        console.print(
-            f"{document['interpolated_kernels']} latencies are interpolated between measured widths", soft_wrap=True
-        )
+    if count := document["interpolated_kernels"]:
+        are = "latency is" if count == 1 else "latencies are"
+        console.print(f"{count} {are} interpolated between measured widths", soft_wrap=True)

@@ -10,10 +10,12 @@ import click
 
 from aap_hw.cli.options import (
     attention_cuts_option,
+    classes_option,
     connect_option,
     device_option_of,
     float_layers_option,
     input_options,
+    measured_weights_option,
     model_option_of,
     planned_precision_option,
 )
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 @connect_option
 @model_option_of()
 @input_options
+@measured_weights_option
+@classes_option
 @click.option("--out", "out", metavar="FILE", help="The table to write or extend; default: lut/DEVICE.json.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one per core.")
 @click.option("--no-cache", is_flag=True, help="Compile everything anew, and keep no compiled kernels.")
@@ -73,6 +77,8 @@ def command(
     model_name: str | None,
     inputs: Inputs | None,
     example: str | None,
+    weights: str | None,
+    classes: int | None,
     out: str | None,
     workers: int | None,
     no_cache: bool,
@@ -126,6 +132,8 @@ def command(
     options: dict[str, Any] = {
         "input_shape": inputs,
         "example": example,
+        "weights": weights,
+        "classes": classes,
         "out": out,
         "workers": workers,
         "use_cache": not no_cache,
@@ -148,6 +156,8 @@ def command(
             done = aap_hw.profile(device, model_name, connect=connect_to, **options)
     size = f" --input {inputs.text}" if inputs else ""
     size += f" --example {shlex.quote(example)}" if example else ""
+    size += f" --weights {shlex.quote(weights)}" if weights else ""
+    size += f" --classes {classes}" if classes else ""
     size += f" --attention-cuts {attention_cuts}" if attention_cuts != "widths" else ""
     size += "" if precision == FP32 else f" --precision {precision}"
     figures = {} if done is None else _told(done, size, console)

@@ -44,8 +44,8 @@ def find_file(text: str) -> Path:
             return path
         known = f"there are tables for {', '.join(sorted(shipped))}" if shipped else "none is shipped"
         raise UserError(
-            f"there is no latency table '{text}' ({known}; or give the path of a file){closest(text, shipped)}; "
-            "'aap-hw profile' makes one"
+            f"there is no latency table '{text}' ({known}; or give the path of a file); 'aap-hw profile' "
+            f"makes one{closest(text, shipped)}"
         )
     return shipped[text]
 

@@ -30,6 +30,8 @@ class Options(TypedDict, total=False):
 
     input_shape: Given | None
     example: str | None
+    weights: str | None
+    classes: int | None
     out: StrPath | None
     workers: int | None
     use_cache: bool
@@ -118,7 +120,8 @@ def _asked(device: str, model: str, options: Options) -> tuple[profiles.Asked, O
     description, out = load_profile(device), options.get("out")
     path = Path("lut") / f"{description.name}.json" if out is None else Path(out)
     require_writable_folder(path.parent)
-    origin = origin_of(model, options.get("input_shape"), options.get("example"))
+    shape, example = options.get("input_shape"), options.get("example")
+    origin = origin_of(model, shape, example, options.get("weights"), options.get("classes"))
     heads = options.get("attention_cuts") == "heads"
     module = origin.build()
     return profiles.Asked(origin.model, module, origin.inputs, description, path, heads, precision, floats), origin

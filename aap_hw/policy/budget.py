@@ -49,14 +49,14 @@ RESOURCES = {resource.name: resource for resource in (LATENCY, PARAMETERS, FLOPS
 
 @dataclass(frozen=True)
 class Budget:
-    """An amount of a resource that must not be exceeded, absolute or as a share of what the dense network takes.
+    """An amount of a resource that must not be exceeded, absolute or as a share of what the unpruned network takes.
 
     Parameters
     ----------
     amount
         In the resource's unit (milliseconds for latency), or the share as a fraction (0.55 for 55 %) if `relative`.
     relative
-        Whether `amount` is a share of the dense network's.
+        Whether `amount` is a share of the unpruned network's.
     resource
         What it is of.
 
@@ -75,8 +75,8 @@ class Budget:
             raise UserError(f"a budget of {self.resource.name} must be positive and finite, not {self.amount}")
         if self.relative and self.amount > 1:
             raise UserError(
-                f"a budget of {self.amount:g} times what the dense network takes is none; give a share of at most 1, "
-                "such as 0.55 for 55 %"
+                f"a budget of {self.amount:g} times what the unpruned network takes is none; give a share of at "
+                "most 1, such as 0.55 for 55 %"
             )
 
     @classmethod
@@ -90,7 +90,7 @@ class Budget:
             sentence says what to type instead.
         """
         first, second = resource.examples
-        examples = f"type for example {first}, {second} or '55%' (of the dense network's {resource.name})"
+        examples = f"type for example {first}, {second} or '55%' (of the unpruned network's {resource.name})"
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
             comma = " (the decimal sign is a point)" if "," in text else ""
@@ -100,7 +100,7 @@ class Budget:
         if not unit and "" not in resource.units:
             raise UserError(
                 f"budget '{text}' has no unit; type '{written}{cls._plain_unit(resource)}, "
-                f"or a share of the dense network's {resource.name} such as '55%'"
+                f"or a share of the unpruned network's {resource.name} such as '55%'"
             )
         if unit != "%" and unit.lower() not in resource.units:
             raise UserError(f"budget '{text}' has the unknown unit '{unit}'; {examples}")
@@ -110,7 +110,7 @@ class Budget:
             raise UserError(f"budget '{text}' is {size}; {examples}")
         if unit == "%" and amount > 1:
             raise UserError(
-                f"budget '{text}' is more than the dense network takes (100%), so that nothing would be "
+                f"budget '{text}' is more than the unpruned network takes (100%), so that nothing would be "
                 f"pruned; {examples}"
             )
         return cls(amount, unit == "%", resource)
@@ -128,7 +128,7 @@ class Budget:
             If `dense` is not positive and finite.
         """
         if not (math.isfinite(dense) and dense > 0):
-            raise ValueError(f"the dense network's {self.resource.name} must be positive and finite, not {dense}")
+            raise ValueError(f"the unpruned network's {self.resource.name} must be positive and finite, not {dense}")
         return self.amount * dense if self.relative else self.amount
 
     def __str__(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aap_hw.errors import UserError
-from aap_hw.files import write_atomic
+from aap_hw.files import make_folder, write_atomic
 from aap_hw.prune.curve import CurvePoint
 from aap_hw.prune.words import how_known, quantity
 from aap_hw.report.chart import KEPT, Chart, Page, View, axis
@@ -31,6 +31,7 @@ def write_curve(points: Sequence[CurvePoint], out: Path) -> None:
     provenance = first.device["provenance"]
     what = f"{quantity(provenance)}, ms, {how_known(False, provenance)}"
     notes = [] if first.estimate is None else [f"All times are {first.estimate.sentence()}."]
+    make_folder(out.parent)
     if is_png(out):
         write_atomic(out, _png_of(title, what, drawn))
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
-from aap_hw.files import write_atomic
+from aap_hw.files import make_folder, write_atomic
 from aap_hw.lut.comparing import Comparison
 from aap_hw.lut.provenance import Estimate
 from aap_hw.lut.table import LatencyTable
@@ -32,6 +32,7 @@ def write_stairs(table: LatencyTable, matching: str, out: Path) -> int:
         raise UserError(
             f"the table has no kernel of several widths whose key contains '{matching}'; see 'aap-hw lut show'"
         )
+    make_folder(out.parent)
     if is_png(out):
         chosen = [view.label for view in chart.views[:ON_A_PAGE]]
         write_atomic(out, _png_of_stairs(table, [use for use in uses if use.name in chosen]))
@@ -61,6 +62,7 @@ def write_comparison(names: tuple[str, str], comparison: Comparison, out: Path) 
     points = comparison.shared
     if not points:
         raise UserError(f"{names[0]} and {names[1]} have no point in common, so there is nothing to draw")
+    make_folder(out.parent)
     if is_png(out):
         figure, axes = figure_of(1, 1, (7, 6))
         axes[0].loglog([p.first_us for p in points], [p.second_us for p in points], ".", markersize=4)

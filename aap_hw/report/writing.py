@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
-from aap_hw.files import write_atomic
+from aap_hw.files import make_folder, write_atomic
 from aap_hw.lut.fidelity import table_error
 from aap_hw.prune.words import (
     budget_sentences,
@@ -47,6 +47,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     stories = [read_story(folder) for folder in folders]
     one = len(stories) == 1
     out = out or (folders[0] / "report.html" if one else folders[0].resolve().parent / "comparison.html")
+    make_folder(out.parent)
     write_atomic(out, html_of(page_of_run(stories[0]) if one else page_of_runs(stories)))
     return out
 

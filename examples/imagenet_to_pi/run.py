@@ -21,20 +21,16 @@ RUN = "runs/imagenet_to_pi"
 
 def main() -> None:
     aap_hw = Steps(__doc__, device="rpi5")
-    model, weights = ("--model", "timm:mobilenetv4_conv_small"), ("--weights", WEIGHTS)
-    how, images = ("--rounds", "3", "--epochs", "10", "--learning-rate", "0.01"), IMAGES
     if aap_hw.quick:  # a tiny network of timm's, and pictures that are made here
-        model, weights = ("--model", "timm:test_byobnet", "--input", "3x64x64", "--classes", "2"), ()
-        how, images = ("--rounds", "1", "--epochs", "1"), f"imagefolder:{made_pictures(Path('pictures'))}"
-    budget = "90%" if aap_hw.quick else "60%"
-    if not aap_hw.quick:
-        aap_hw("doctor", "--device", aap_hw.device, *aap_hw.connect)
-    aap_hw("profile", "--device", aap_hw.device, *aap_hw.connect, *model[:4], "--out", aap_hw.table)
-    aap_hw(
-        "prune", "--device", aap_hw.device, *aap_hw.connect, *model, *weights, "--data", images, "--lut", aap_hw.table,
-        "--budget", budget, *how, "--out", RUN,
-    )  # fmt: skip
-    aap_hw("deploy", RUN, "--device", aap_hw.device, *aap_hw.connect)
+        model = ("--model", "timm:test_byobnet", "--input", "3x64x64", "--classes", "2")
+        images, how = f"imagefolder:{made_pictures(Path('pictures'))}", ("--rounds", "1", "--epochs", "1")
+    else:
+        model = ("--model", "timm:mobilenetv4_conv_small", "--weights", WEIGHTS)
+        images, how = IMAGES, ("--rounds", "3", "--epochs", "10", "--learning-rate", "0.01")
+    aap_hw.doctor()
+    aap_hw.profile(*model)
+    aap_hw.prune(*model, "--data", images, *how, budget="60%", out=RUN)
+    aap_hw.deploy(RUN)
 
 
 def made_pictures(folder: Path, side: int = 64) -> Path:

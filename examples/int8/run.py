@@ -16,25 +16,19 @@ RUN = "runs/int8"
 
 def main() -> None:
     aap_hw = Steps(__doc__)
-    images = ("--data", "embedded", *(("--limit", "64") if aap_hw.quick else ()))
+    model = ("--model", "resnet20", "--data", "embedded", *(("--limit", "64") if aap_hw.quick else ()))
     latencies = {}
     for precision in ("fp32", "int8"):
         bundle = f"runs/resnet20-{precision}"
-        aap_hw(
-            "deploy", "--model", "resnet20", "--device", aap_hw.device, *images, "--precision", precision,
-            "--out", bundle,
-        )  # fmt: skip
+        aap_hw.deploy(*model, "--precision", precision, "--out", bundle)
         manifest = json.loads((Path(bundle) / "manifest.json").read_text())
         latencies[precision] = manifest["latency"]["measured"]["ms"]
     print(f"\nint8 takes {latencies['int8'] / latencies['fp32']:.0%} of float32's time on this device, unpruned")
     if aap_hw.quick:
         return
-    aap_hw("profile", "--device", aap_hw.device, "--model", "resnet20", "--precision", "int8", "--out", aap_hw.table)
-    aap_hw(
-        "prune", "--device", aap_hw.device, "--model", "resnet20", *images, "--lut", aap_hw.table,
-        "--budget", "60%", "--precision", "int8", "--out", RUN,
-    )  # fmt: skip
-    aap_hw("deploy", RUN, "--device", aap_hw.device)
+    aap_hw.profile("--model", "resnet20", "--precision", "int8")
+    aap_hw.prune(*model, "--precision", "int8", budget="60%", out=RUN)
+    aap_hw.deploy(RUN)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,10 @@ def main() -> None:
     net.write("words.npz", *((200, 50) if aap_hw.quick else (2000, 400)))
     train("words.pt", epochs=1 if aap_hw.quick else 8)
     model = ("--model", str(HERE / "net.py:make"), "--input", f"1x{net.SAMPLES}")
-    short = ("--rounds", "1", "--epochs", "1", "--calibration-images", "16") if aap_hw.quick else ("--rounds", "2")
-    budget = "90%" if aap_hw.quick else "50%"
-    aap_hw("profile", "--device", aap_hw.device, *model, "--out", aap_hw.table)
-    aap_hw(
-        "prune", "--device", aap_hw.device, *model, "--weights", "words.pt", "--data", "npz:words.npz",
-        "--lut", aap_hw.table, "--budget", budget, *short, "--out", RUN,
-    )  # fmt: skip
-    aap_hw("deploy", RUN, "--device", aap_hw.device)
+    how = ("--rounds", "1", "--epochs", "1", "--calibration-images", "16") if aap_hw.quick else ("--rounds", "2")
+    aap_hw.profile(*model)
+    aap_hw.prune(*model, "--weights", "words.pt", "--data", "npz:words.npz", *how, budget="50%", out=RUN)
+    aap_hw.deploy(RUN)
 
 
 def train(path: str, epochs: int) -> None:

@@ -31,35 +31,21 @@ def main() -> None:
     where = ("--connect", f"tracker://{HOST}:{TRACKER}/{KEY}")
     model = ("--model", str(HERE.parent / "keyword_spotting" / "net.py:make"), "--input", "1x4000")
     with two_boards():
-        if not aap_hw.quick:
-            aap_hw("doctor", "--device", aap_hw.device, *where)
-        aap_hw("profile", "--device", aap_hw.device, *where, *model, "--out", "lut/boards.json")
+        aap_hw.doctor(*where)
+        aap_hw.profile(*where, *model, "--out", "lut/boards.json")
     aap_hw("lut", "show", "lut/boards.json")
 
 
 @contextmanager
 def two_boards() -> Iterator[None]:
     """A tracker and two servers, until the end."""
-    tracker = ["tvm.exec.rpc_tracker", "--port", str(TRACKER), "--port-end", str(TRACKER + 1)]
-    servers = [
-        [
-            "tvm.exec.rpc_server",
-            "--port",
-            str(port),
-            "--port-end",
-            str(port + 1),
-            "--tracker",
-            f"{HOST}:{TRACKER}",
-            "--key",
-            KEY,
-        ]
-        for port in PORTS
-    ]
-    started = [start(*tracker)]
+    started = [start("tvm.exec.rpc_tracker", TRACKER)]
     try:
         wait_for(0)
-        started += [start(*server) for server in servers]
-        wait_for(len(servers))
+        started += [
+            start("tvm.exec.rpc_server", port, "--tracker", f"{HOST}:{TRACKER}", "--key", KEY) for port in PORTS
+        ]
+        wait_for(len(PORTS))
         yield
     finally:
         for process in started:
@@ -68,12 +54,16 @@ def two_boards() -> Iterator[None]:
             process.wait()
 
 
-def start(module: str, *options: str) -> subprocess.Popen[bytes]:
+def start(module: str, port: int, *options: str) -> subprocess.Popen[bytes]:
     """A module of TVM's as a program that listens on the loopback address only, in a group of its own."""
-    command = [sys.executable, "-m", module, "--host", HOST, *options]
+    here = ("--host", HOST, "--port", str(port), "--port-end", str(port + 1))
     environment = {**os.environ, "TVM_USE_RUNTIME_LIB": "1"} if module.endswith("server") else None
     return subprocess.Popen(
-        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        [sys.executable, "-m", module, *here, *options],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
     )
 
 

@@ -21,7 +21,7 @@ BUDGETS = {
     "-5%": "not more than zero",
     "20": "type '20ms' for milliseconds",
     "20xs": "unknown unit 'xs'",
-    "150%": "more than the dense network takes",
+    "150%": "more than the unpruned network takes",
     "": "not a number with a unit",
     "fast": "not a number with a unit",
     "0,5ms": "the decimal sign is a point",
@@ -76,6 +76,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "no device to profile on": (("profile", "--model", "vgg"), "Missing option '--device'"),
     "model to profile": (("profile", "--device", "x86", "--model", "vgg"), "no model named 'vgg'"),
+    "weights to profile": (
+        ("profile", "--device", "x86", "--model", "resnet20", "--weights", "mine"),
+        "there are no weights 'mine'",
+    ),
     "weights": (
         ("prune", "--model", "resnet20", "--weights", "mine", "--lut", "TABLE", "--budget", "50%"),
         "there are no weights 'mine'",

@@ -1,6 +1,7 @@
 """Every way a command can end gives its exit code and one line; `--help` needs neither PyTorch nor TVM."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +176,21 @@ def test_profile_without_a_network_lists_what_it_can_measure(aap_hw: Callable[..
     assert re.search(r"\n  resnet20 +3x32x32\n", outcome.out)
     assert re.search(r"x86.json holds .*resnet20 at 3x32x32.* already\n", outcome.out)
     assert outcome.out.endswith("for example: aap-hw profile --device x86 --model mobilenetv2\n")
+
+
+def test_profile_without_a_network_looks_for_the_table_of_a_profile_of_ones_own(
+    aap_hw: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (resource_dirs("device_profiles")[0] / "x86.toml").read_text("utf-8")
+    Path("mine.toml").write_text(text.replace('"x86"', '"all-cores"'))
+    Path("lut").mkdir()
+    shutil.copy(resource_dirs("lut")[0] / "x86.json", "lut/all-cores.json")
+    outcome = aap_hw("profile", "--device", "mine.toml")
+    assert (outcome.code, outcome.err) == (2, "")
+    assert "lut/all-cores.json holds " in outcome.out
+    assert outcome.out.endswith("aap-hw profile --device mine.toml --model mobilenetv2\n")
+    assert "my.toml" in aap_hw("profile", "--device", "my.toml").err
 
 
 def test_help_lists_every_sub_command_that_exists(aap_hw: Callable[..., Any]) -> None:

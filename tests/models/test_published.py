@@ -26,6 +26,7 @@ import torchvision
 import aap_hw
 from aap_hw.errors import UserError
 from aap_hw.given import origin_of, tell_of_published
+from aap_hw.graph.program.inputs import Inputs
 from aap_hw.models import published
 from aap_hw.models.initialise import calibrate_batch_norm
 from aap_hw.models.origin import Origin
@@ -236,6 +237,24 @@ def test_a_bundle_names_the_weights_and_the_classes_in_words(hub_cache: Callable
     assert (manifest["preprocessing"]["mean"], manifest["preprocessing"]["std"]) == ([0.5] * 3, [0.25] * 3)
 
 
+def test_a_profile_is_of_the_network_that_weights_are_for(
+    hub_cache: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = trained(timm.create_model("test_resnet", num_classes=3)).state_dict()
+    hub_cache("me/mine", "config.json", described())
+    hub_cache("me/mine", "model.safetensors", safetensors.torch.save(state))
+    measured: list[tuple[Inputs, int]] = []
+
+    def profile_model(_: str, module: torch.nn.Module, inputs: Inputs, *__: Any, on_network: Any, **___: Any) -> None:
+        on_network(None)
+        measured.append((inputs, module(*inputs.zeros()).shape[1]))
+
+    monkeypatch.setattr("aap_hw.lut.profiling.profile_model", profile_model)
+    aap_hw.profile("x86", TINY, weights="hf-hub:me/mine", out=tmp_path / "table.json")
+    aap_hw.profile("x86", TINY, classes=5, out=tmp_path / "table.json")
+    assert measured == [(Inputs.of((3, 96, 96)), 3), (Inputs.of((3, 160, 160)), 5)]
+
+
 def described(**config: Any) -> bytes:
     pretrained = {"input_size": [3, 96, 96], "crop_pct": 0.75, "mean": [0.5] * 3, "std": [0.25] * 3, **config}
     return json.dumps({"architecture": "test_resnet", "num_classes": 3, "pretrained_cfg": pretrained}).encode()
@@ -313,20 +332,21 @@ def test_weights_for_other_classes_are_refused_before_they_are_fetched() -> None
 
 
 @pytest.mark.parametrize(
-    ("model", "classes", "name"),
+    ("model", "classes", "told"),
     [
-        ("torchvision:mobilenet_v2", None, "IMAGENET1K_V2"),
+        ("torchvision:mobilenet_v2", None, "pretrained takes those that are published for it (IMAGENET1K_V2)"),
         ("torchvision:mobilenet_v2", 10, None),
-        ("timm:test_resnet", None, "timm:test_resnet.r160_in1k"),
-        ("resnet20", None, None),
+        ("timm:test_resnet", None, "pretrained takes those that are published for it (timm:test_resnet.r160_in1k)"),
+        ("resnet20", None, "embedded takes trained ones"),
+        ("resnet20", 100, None),
         ("tests/models/checkpoints/networks.py:network", None, None),
     ],
 )
 def test_whoever_takes_random_weights_is_told_of_published_ones(
-    model: str, classes: int | None, name: str | None, caplog: pytest.LogCaptureFixture
+    model: str, classes: int | None, told: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     tell_of_published(Origin.of(model, (3, 32, 32), None, classes))
-    assert caplog.messages == [] if name is None else f"takes those that are published for it ({name})" in caplog.text
+    assert caplog.messages == [] if told is None else f"; --weights {told}" in caplog.text
 
 
 def test_a_revision_and_a_missing_file_are_told_apart(hub_cache: Callable[..., Path]) -> None:

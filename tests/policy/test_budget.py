@@ -45,7 +45,7 @@ def test_a_budget_means_what_it_says(text, expected_ms):
         ("0%", "not more than zero"),
         ("-3ms", "not more than zero"),
         ("-5%", "not more than zero"),
-        ("101%", r"more than the dense network takes \(100%\)"),
+        ("101%", r"more than the unpruned network takes \(100%\)"),
         ("20min", "unknown unit 'min'"),
         ("20 fps", "unknown unit 'fps'"),
         ("20ms or so", "unknown unit"),
@@ -93,7 +93,7 @@ def test_a_written_budget_reads_back(amount, relative):
 
 @pytest.mark.parametrize("dense_ms", [0.0, -1.0, math.nan, math.inf])
 def test_a_share_of_no_latency_is_refused(dense_ms):
-    with pytest.raises(ValueError, match="the dense network's latency must be positive"):
+    with pytest.raises(ValueError, match="the unpruned network's latency must be positive"):
         Budget.parse("55%").of(dense_ms)
 
 
@@ -123,7 +123,9 @@ def test_a_memory_budget_is_of_bytes(text, expected_bytes):
 
 
 def test_a_memory_budget_without_a_unit_is_told_one():
-    with pytest.raises(UserError, match=r"no unit; type '5MB' for megabytes, or a share of the dense network's memory"):
+    with pytest.raises(
+        UserError, match=r"no unit; type '5MB' for megabytes, or a share of the unpruned network's memory"
+    ):
         Budget.parse("5", MEMORY)
 
 
