@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aap_hw.api import bundle, bundle_model, deploy, deploy_model, plan, plan_curve, profile, prune, report, resume
     from aap_hw.attention import attention_scores
     from aap_hw.errors import UserError
+    from aap_hw.estimate.commands import estimate_profile
     from aap_hw.graph import ChannelGraph
     from aap_hw.models.saved import load, save
     from aap_hw.pack.commands import pack_profile, unpack_profile
@@ -35,6 +36,7 @@ _HOME = {
     "bundle_model": "aap_hw.api",
     "deploy": "aap_hw.api",
     "deploy_model": "aap_hw.api",
+    "estimate_profile": "aap_hw.estimate.commands",
     "load": "aap_hw.models.saved",
     "pack_profile": "aap_hw.pack.commands",
     "plan": "aap_hw.api",
@@ -59,6 +61,7 @@ __all__ = [
     "bundle_model",
     "deploy",
     "deploy_model",
+    "estimate_profile",
     "load",
     "pack_profile",
     "plan",

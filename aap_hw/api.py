@@ -64,10 +64,11 @@ class Profile:
 
     @property
     def dense_ms(self) -> float | None:
-        """Latency of the unpruned network in ms, once it is measured."""
+        """Latency of the unpruned network in ms, once it is measured, or estimated if the table is."""
         if self.table is None:
             return None
-        return self.table.dense_ms(self.origin.model, self.origin.inputs, self.precision)
+        asked = self.origin.model, self.origin.inputs, self.precision
+        return self.table.slowdown(*asked).measured_us / 1e3 if self.table.is_estimated else self.table.dense_ms(*asked)
 
     @property
     def slow_share(self) -> float | None:

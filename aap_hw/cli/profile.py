@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     epilog="\b\nExamples:\n  aap-hw profile --device x86 --model mobilenetv2\n"
     "  aap-hw profile --device x86 --model resnet20 --precision int8 --out lut/x86.json\n"
     "  aap-hw profile --device rpi4 --model resnet20 --pack to-the-board\n"
-    "  aap-hw profile --device rpi4 --model resnet20 --unpack to-the-board"
+    "  aap-hw profile --device rpi4 --model resnet20 --unpack to-the-board\n"
+    "  aap-hw profile --device rpi4 --model resnet20 --estimate --out mine.json"
 )
 @device_option_of(required=False)
 @connect_option
@@ -63,6 +64,12 @@ if TYPE_CHECKING:
     metavar="FOLDER",
     help="Read a folder of --pack that came back, and add what was measured to the table.",
 )
+@click.option(
+    "--estimate",
+    is_flag=True,
+    help="Without the device: work latencies out from the compiled code and from what the device's profile says of its "
+    "caches and memory. 'plan' and 'prune' take such a table with --allow-estimated.",
+)
 @attention_cuts_option
 @planned_precision_option
 @float_layers_option
@@ -84,6 +91,7 @@ def command(
     no_cache: bool,
     pack_into: str | None,
     unpack_from: str | None,
+    estimate: bool,
     attention_cuts: AttentionCuts,
     precision: NetworkPrecision,
     float_layers: tuple[str, ...],
@@ -91,6 +99,8 @@ def command(
     json_to: str | None,
 ) -> int:
     """Measure what each kernel of a network costs at different widths, on the device, and keep it in a latency table.
+
+    With --estimate nothing is measured, and no device is needed: the table then says that it is estimated.
 
     You can interrupt it at any time: the same command goes on where it stopped. Without --model it lists the networks
     that it can measure.
@@ -110,6 +120,10 @@ def command(
     if pack_into is not None and unpack_from is not None:
         raise UserError("--pack makes a folder and --unpack reads one that came back; give one of them")
     folder = pack_into if unpack_from is None else unpack_from
+    if estimate:
+        idle = {"--connect": connect_to, "--pack": pack_into, "--unpack": unpack_from, "--workers": workers}
+        if given := [option for option, value in {**idle, "--no-cache": no_cache or None}.items() if value is not None]:
+            raise UserError(f"--estimate reaches no device and compiles nothing; leave {', '.join(given)} out")
     if folder is not None and connect_to is not None:
         raise UserError("--pack and --unpack are for a device that is not reached; leave --connect out")
     console = plain_console(stderr=json_to is not None, quiet=quiet)
@@ -122,12 +136,16 @@ def command(
             why = "was estimated" if estimated else "is of another machine or version"
             console.print(f"{begun.path} {why}; it is kept as {begun.set_aside}", soft_wrap=True)
         size = begun.origin.inputs.text
-        doing = "profiling" if folder is None else "packing" if unpack_from is None else "unpacking"
+        doing = "packing" if pack_into else "unpacking" if unpack_from else "estimating" if estimate else "profiling"
         into = begun.path if pack_into is None else pack_into
-        console.print(f"{doing} {begun.origin.model} at {size}{computed} on {device} -> {into}", soft_wrap=True)
+        console.print(
+            f"{doing} {begun.origin.model} at {size}{computed} {'for' if estimate else 'on'} {device} -> {into}",
+            soft_wrap=True,
+        )
         if begun.network.slow_path:
             console.print(f"{begun.network.slow_path}; they have no schedule and may be slow", soft_wrap=True)
-        screens.append(stack.enter_context(MeasuringScreen(begun.path, quiet=quiet, packing=folder is not None)))
+        to_points = "compiling" if folder is not None else "estimating" if estimate else "measuring"
+        screens.append(stack.enter_context(MeasuringScreen(begun.path, quiet=quiet, doing=to_points)))
 
     options: dict[str, Any] = {
         "input_shape": inputs,
@@ -135,19 +153,20 @@ def command(
         "weights": weights,
         "classes": classes,
         "out": out,
-        "workers": workers,
-        "use_cache": not no_cache,
         "attention_cuts": attention_cuts,
         "precision": precision,
         "float_layers": float_layers,
         "on_start": on_start,
         "on_progress": lambda progress: screens[0].update(progress),
-        "on_notice": notice,
     }
+    if not estimate:
+        options |= {"workers": workers, "use_cache": not no_cache, "on_notice": notice}
     done: Profile | None = None
     another: Packed | None = None
     with ExitStack() as stack:
-        if pack_into is not None:
+        if estimate:
+            done = aap_hw.estimate_profile(device, model_name, **options)
+        elif pack_into is not None:
             another = aap_hw.pack_profile(device, model_name, pack_into, **options)
         elif unpack_from is not None:
             unpacked = aap_hw.unpack_profile(device, model_name, unpack_from, **options)
@@ -193,28 +212,25 @@ def _tell_trip(packed: Packed, again: str, *, first: bool, console: Console) -> 
 
 
 def _told(done: Profile, size: str, console: Console) -> dict[str, Any]:
-    """Say what was measured, and how to go on; the figures."""
+    """Say what was measured or estimated, and how to go on; the figures."""
     from aap_hw.compile.keys.precision import in_precision
     from aap_hw.device.description import MEASURED
     from aap_hw.lut.gathering import disagreement
-    from aap_hw.lut.provenance import ACCEPTED_BY
+    from aap_hw.lut.provenance import ACCEPTED_BY, Estimate
     from aap_hw.prune.words import slow_sentence
 
     computed = in_precision(done.precision)
     table, path = done.table, done.path
     assert table is not None
     provenance = table.device["provenance"]
-    is_measured = provenance == MEASURED
-    console.print(
-        f"{path}: {len(table)} points of {len(table.points)} kernels; "
-        + (
-            f"unpruned {done.origin.model}{computed} {done.dense_ms:.2f} ms"
-            if is_measured
-            else f"{provenance}: no latencies"
-        ),
-        soft_wrap=True,
-    )
-    drift = table.measurement["reference_drift"]
+    is_measured, estimate = provenance == MEASURED, Estimate.of(table)
+    unpruned = f"unpruned {done.origin.model}{computed} {done.dense_ms or 0:.2f} ms"
+    if not is_measured:
+        unpruned = f"{provenance}: no latencies" if estimate is None else f"{unpruned}, estimated"
+    console.print(f"{path}: {len(table)} points of {len(table.points)} kernels; {unpruned}", soft_wrap=True)
+    if estimate is not None:
+        console.print(estimate.sentence(), soft_wrap=True)
+    drift = table.measurement.get("reference_drift")
     if is_measured:
         console.print(
             f"the machine's speed changed by up to {drift:.0%} meanwhile, which the latencies are corrected for",
@@ -237,4 +253,5 @@ def _told(done: Profile, size: str, console: Console) -> dict[str, Any]:
         "precision": done.precision,
         "provenance": provenance,
         "reference_drift": drift,
+        **({} if estimate is None else {"estimate": estimate.as_json()}),
     }

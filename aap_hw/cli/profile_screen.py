@@ -23,15 +23,16 @@ SECONDS_BETWEEN_LINES = 10.0
 class MeasuringScreen:
     """Shows progress while it is entered; Ctrl-C becomes a sentence that says what was kept beside or in a table.
 
-    With ``packing`` things are compiled for a folder, and nothing of them is measured here.
+    What is done to each point is ``measuring``; ``compiling``, into a folder, where nothing of it is measured here; or
+    ``estimating``.
     """
 
-    def __init__(self, path: Path, *, quiet: bool = False, packing: bool = False) -> None:
-        self._path, self._what, self._packing = path, "points", packing
-        self._done = "compiled" if packing else "measured"
+    def __init__(self, path: Path, *, quiet: bool = False, doing: str = "measuring") -> None:
+        self._path, self._what, self._packing = path, "points", doing == "compiling"
+        self._done = f"{doing.removesuffix('ing')}ed"
         self._console = Console(stderr=True, quiet=quiet)
         self._bar = Bar(
-            TextColumn(f"{'compiling' if packing else 'measuring'} {{task.description}}"),
+            TextColumn(f"{doing} {{task.description}}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[left]}"),
@@ -59,7 +60,8 @@ class MeasuringScreen:
             # Points are in a journal until all are there; whole networks are in the table at once.
             where = "beside" if self._what == "points" else "in"
             raise KeyboardInterrupt(
-                f"{self._kept} measured {self._what} are kept {where} {self._path}; the same command goes on from there"
+                f"{self._kept} {self._done} {self._what} are kept {where} {self._path}; the same command goes on from "
+                "there"
             )
 
     def update(self, progress: Progress) -> None:

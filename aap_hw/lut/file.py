@@ -63,7 +63,7 @@ def dump_table(table: LatencyTable) -> str:
     kernels = []
     for key in sorted(table.points):
         rows = [
-            json.dumps([*p.widths, _rounded(p.latency_us), _rounded(p.spread_us), p.samples])
+            json.dumps([*p.widths, rounded(p.latency_us), rounded(p.spread_us), p.samples])
             for _, p in sorted(table.points[key].items())
         ]
         kernels.append(f'  {json.dumps(str(key))}: {{"points": [\n   ' + ",\n   ".join(rows) + "\n  ]}")
@@ -74,8 +74,8 @@ def dump_table(table: LatencyTable) -> str:
                 "input": inputs_json(v.inputs),
                 "plan": v.plan,
                 "widths": dict(v.widths),
-                "predicted_us": _rounded(v.predicted_us),
-                "measured_us": _rounded(v.measured_us),
+                "predicted_us": rounded(v.predicted_us),
+                "measured_us": rounded(v.measured_us),
                 **_precision_json(v.precision),
                 **({"floats": list(v.floats)} if v.floats else {}),
             },
@@ -86,7 +86,7 @@ def dump_table(table: LatencyTable) -> str:
     slowdowns = [
         json.dumps(
             {"model": network.model, "input": inputs_json(network.inputs), **_precision_json(network.precision)}
-            | {name: _rounded(value) for name, value in asdict(slow).items()},
+            | {name: rounded(value) for name, value in asdict(slow).items()},
             sort_keys=True,
         )
         for network, slow in sorted(table.slowdowns.items(), key=_by_network)
@@ -168,7 +168,7 @@ def _indented(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=1, sort_keys=True).replace("\n", "\n ")
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Four significant digits: more than any timing can claim."""
     return float(f"{value:.4g}")
 

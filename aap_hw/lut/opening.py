@@ -41,6 +41,16 @@ def set_aside(path: Path, device: Device | Boards, *, others: bool = True) -> Pa
         pass  # measured with care, for another version
     if not (estimated or others):
         return None
+    return move_aside(path, estimated=estimated)
+
+
+def move_aside(path: Path, *, estimated: bool = False) -> Path:
+    """Rename a table to ``NAME.estimated.json`` or to a name with its checksum, which is returned.
+
+    Raises
+    ------
+    UserError : it cannot be renamed.
+    """
     kept = path.with_name(f"{path.stem}-{sha256_of(path)[:8]}.json")
     if estimated:
         plain = path.with_name(f"{path.stem}.{ESTIMATED}.json")

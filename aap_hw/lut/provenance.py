@@ -64,8 +64,9 @@ class Estimate:
 
     def sentence(self) -> str:
         """What the estimate is worth, for whoever reads a figure of it."""
+        networks = ", ".join(name.split(" at ")[0] for name in self.networks)
         return (
-            f"estimated by {self.method}: on {self.machine} this was off by {self.mean_pct:.0f} % on average and "
-            f"{self.worst_pct:.0f} % at worst ({self.plans} plans of {', '.join(self.networks)}, each unknown to the "
-            f"method); on {self.device} nobody has checked it"
+            f"estimated by {self.method}: on {self.machine} this was off by {self.mean_pct:.1f} % on average and "
+            f"{self.worst_pct:.1f} % at worst ({self.plans} plans of {networks}, each unknown to the method); on "
+            f"{self.device} nobody has checked it"
         )

@@ -1,0 +1,76 @@
+"""An estimated profile as a function: ``aap_hw.estimate_profile``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aap_hw.api import Profile
+from aap_hw.compile.keys.precision import FP32, INT8, PLANNED_PRECISIONS, NetworkPrecision
+from aap_hw.device import load_profile
+from aap_hw.files import require_writable_folder
+from aap_hw.given import StrPath, origin_of
+from aap_hw.lut.estimating import estimate_model
+from aap_hw.validation import one_of, require
+
+if TYPE_CHECKING:
+    from aap_hw.compile.front.network import Network
+    from aap_hw.graph.program.inputs import Given
+    from aap_hw.lut.progress import ProgressCallback
+    from aap_hw.prune.defaults import AttentionCuts
+
+
+def estimate_profile(
+    device: str,
+    model: str = "mobilenetv2",
+    *,
+    input_shape: Given | None = None,
+    example: str | None = None,
+    out: StrPath | None = None,
+    attention_cuts: AttentionCuts = "widths",
+    precision: NetworkPrecision = FP32,
+    float_layers: Collection[str] = (),
+    on_start: Callable[[Profile], None] | None = None,
+    on_progress: ProgressCallback | None = None,
+) -> Profile:
+    """Work out what each width of each kernel of a network may cost on a device that is not there, and write a table.
+
+    The parameters are those of ``aap_hw.profile``. Nothing is measured: the table says so, and how far off the method
+    was where it could be checked. A table that was measured is never replaced.
+
+    Raises
+    ------
+    UserError : the method cannot estimate the device or one of the kernels, or the table cannot be extended or written.
+    """
+    require(
+        "profile",
+        one_of("precision", precision, PLANNED_PRECISIONS),
+        (precision == INT8 or not float_layers, "layers stay in float32 in a network in int8; add --precision int8"),
+    )
+    profile = load_profile(device)
+    path = Path("lut") / f"{profile.name}.json" if out is None else Path(out)
+    require_writable_folder(path.parent)
+    origin = origin_of(model, input_shape, example)
+    begun: list[Profile] = []
+
+    def start(network: Network, moved: Path | None) -> None:
+        begun.append(Profile(path, origin, moved, network, precision=precision))
+        if on_start is not None:
+            on_start(begun[0])
+
+    table = estimate_model(
+        origin.model,
+        origin.build(),
+        origin.inputs,
+        profile,
+        path,
+        keep_others=out is None,
+        on_network=start,
+        on_progress=on_progress or (lambda _: None),
+        heads=attention_cuts == "heads",
+        precision=precision,
+        floats=float_layers,
+    )
+    return replace(begun[0], table=table)

@@ -1,0 +1,157 @@
+"""The estimate job: a table for a device that is not there, point by point by ``aap_hw.estimate``.
+
+Which points a table needs is decided as for one that is measured (``aap_hw.lut.sampling``), and each is journalled as
+soon as it is known. Nothing is compiled, and no whole network is tried: what one takes beyond its kernels is a factor
+of the method.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Collection
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import tvm
+from torch import nn
+
+from aap_hw.compile.front.network import Network
+from aap_hw.compile.keys.key import SCHEDULES
+from aap_hw.compile.keys.precision import FP32, NetworkPrecision
+from aap_hw.device.description import ESTIMATED, MEASURED, DeviceDescription
+from aap_hw.device.profile import DeviceProfile
+from aap_hw.errors import UserError
+from aap_hw.estimate import METHOD, Estimator, estimator_of
+from aap_hw.graph.program.inputs import Inputs
+from aap_hw.lut.calibrating import Slowdown
+from aap_hw.lut.comparing import INCIDENTAL
+from aap_hw.lut.enumeration import granularity_of
+from aap_hw.lut.file import OtherVersion, load_table, rounded, save_table
+from aap_hw.lut.journal import Entry, Journal
+from aap_hw.lut.opening import move_aside
+from aap_hw.lut.predicting import predict_us
+from aap_hw.lut.progress import Clock, Progress, ProgressCallback
+from aap_hw.lut.sampling import TOLERANCE
+from aap_hw.lut.searching import Search
+from aap_hw.lut.subject import Subject
+from aap_hw.lut.table import LatencyPoint, LatencyTable
+
+# The journal's lines have the latency of a reference kernel, which the speed of an estimate does not depend on.
+NO_REFERENCE_US = 1.0
+
+
+def estimate_model(
+    name: str,
+    module: nn.Module,
+    inputs: Inputs,
+    profile: DeviceProfile,
+    path: Path,
+    *,
+    keep_others: bool = False,
+    on_network: Callable[[Network, Path | None], None] = lambda *_: None,
+    on_progress: ProgressCallback = lambda _: None,
+    heads: bool = False,
+    precision: NetworkPrecision = FP32,
+    floats: Collection[str] = (),
+) -> LatencyTable:
+    """Estimate every point that the table at ``path`` lacks for a network, and write the table.
+
+    Parameters are those of ``profile_model``; ``on_network`` is also told what a table that was in the way is called
+    now. An estimate by another method or version gives way; with ``keep_others`` so does a table that was not measured.
+    An interrupted call is taken up where it ended by the next one.
+
+    Raises
+    ------
+    UserError : the method cannot estimate the device or a kernel, the table was measured, or a file is damaged or
+        cannot be written.
+    """
+    estimator = estimator_of(profile)
+    empty = _empty_table(profile, estimator)
+    identity = {**{name: empty.device[name] for name in empty.device.keys() - set(INCIDENTAL)}, "method": METHOD}
+    journal = Journal(path.with_name(path.name + ".journal"), identity)
+    try:
+        subject = Subject.traced(
+            name,
+            module,
+            inputs,
+            estimator.target,
+            profile.name,
+            heads=heads,
+            precision=precision,
+            floats=floats,
+        )
+        moved = _make_way(path, empty, others=keep_others)
+        on_network(subject.network, moved)
+        table = load_table(path) if path.exists() else empty
+        search = Search(subject.points(subject.job(table, path)), table, journal, TOLERANCE)
+        _estimate(search, estimator, on_progress)
+        for entry in journal.entries:
+            table.add(entry.key, entry.point)
+        alone_us = predict_us(subject.network, subject.network.dense, table)
+        table.slowdowns[subject.name] = Slowdown(alone_us, alone_us * estimator.network_factor, 0.0)
+        table.device["date"] = date.today().isoformat()
+        save_table(table, path)
+        journal.empty()
+    finally:
+        journal.close()
+    return table
+
+
+def _estimate(search: Search, estimator: Estimator, on_progress: ProgressCallback) -> None:
+    clock = Clock("points", search.kept, on_progress)
+    missing = search.next()
+    if not missing:
+        on_progress(Progress("points", 0, 0, search.kept, None))
+    while missing:
+        total = clock.measured + len(missing)
+        if clock.measured == 0:
+            clock.start(total)
+        for address in missing:
+            point = LatencyPoint(address.widths, rounded(estimator.latency_us(address)), spread_us=0.0, samples=0)
+            search.journal.record(Entry(address.key, point, NO_REFERENCE_US))
+            clock.count(total)
+        missing = search.next()
+
+
+def _empty_table(profile: DeviceProfile, estimator: Estimator) -> LatencyTable:
+    target = estimator.target
+    description = DeviceDescription(
+        profile.name,
+        profile.profile_hash,
+        estimator.cpu,
+        profile.threads,
+        dict(target.options),
+        tvm.__version__,
+        SCHEDULES,
+        ESTIMATED,
+    )
+    facts: dict[str, Any] = {**description.as_json(), "host": platform.platform(), "date": ""}
+    how = {"granularity": granularity_of(profile, target), "at_most": profile.widths.at_most}
+    return LatencyTable(facts, {**how, "method": METHOD, "error": dict(estimator.error)})
+
+
+def _make_way(path: Path, empty: LatencyTable, *, others: bool) -> Path | None:
+    """Move a table away that these estimates cannot be added to; its new name, or None if there was none.
+
+    Raises
+    ------
+    UserError : it was measured, or it is of another device and nobody said that such a one may be moved.
+    """
+    if not path.exists():
+        return None
+    try:
+        table = load_table(path)
+    except OtherVersion:
+        if not others:
+            raise
+        return move_aside(path)
+    provenance = table.device["provenance"]
+    if provenance == MEASURED:
+        raise UserError(f"{path} was measured, and an estimate is worth less; write it to another file with --out")
+    facts = [{name: each.device[name] for name in each.device.keys() - set(INCIDENTAL)} for each in (empty, table)]
+    if facts[0] == facts[1] and empty.measurement == table.measurement:
+        return None
+    if provenance != ESTIMATED and not others:
+        raise UserError(f"{path} is {provenance}; write to another file with --out, or delete it")
+    return move_aside(path, estimated=table.is_estimated)
