@@ -31,13 +31,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--page", help="also write the table into this page, between the marks that are in it")
+    parser.add_argument("--rows", help="write the page from this earlier report instead of estimating")
     parser.add_argument("--quick", action="store_true", help="one network: does it run?")
     options = parser.parse_args()
     published = json.loads(PUBLISHED.read_text("utf-8"))
     found = published["rows"]
     if options.quick:
         found = [row for row in found if (row["device"], row["model"], row["threads"]) == ("rpi4", "resnet18", 4)]
-    rows = list(beside(found, published["sources"]))
+    if options.rows:
+        rows = json.loads(Path(options.rows).read_text("utf-8"))["rows"]
+    else:
+        rows = list(beside(found, published["sources"]))
     if options.page:
         write_table(Path(options.page), rows, published["sources"], published["read"])
     print_report(rows, summary_of(rows), options.json)
@@ -119,7 +123,15 @@ def write_table(
         f"{source['note']}."
         for name, source in sources.items()
     ]
-    page.write_text("\n".join([f"{before}{BEGIN}", "", *lines, "", *listed, "", f"{END}{after}"]), "utf-8")
+    told = summary_of(rows)
+    sentence = (
+        f"Estimated over published, by the quickest engine of each network and number of threads: "
+        f"{told['estimated_over_quickest']:.2f} (geometric mean; {told['least_over_quickest']:.2f} to "
+        f"{told['most_over_quickest']:.2f})."
+    )
+    page.write_text(
+        "\n".join([f"{before}{BEGIN}", "", *lines, "", sentence, "", *listed, "", f"{END}{after}"]), "utf-8"
+    )
 
 
 def _mean(ratios: Iterable[float]) -> float | None:

@@ -18,7 +18,7 @@ from aap_hw.estimate.cores import CORES
 from aap_hw.estimate.correction import Correction
 from aap_hw.estimate.terms import Machine
 
-METHOD = "estimated by instructions and bytes, version 1"
+METHOD = "instructions and bytes, version 1"
 
 __all__ = ["METHOD", "Estimator", "estimator_of"]
 
