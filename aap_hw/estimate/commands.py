@@ -28,6 +28,8 @@ def estimate_profile(
     *,
     input_shape: Given | None = None,
     example: str | None = None,
+    weights: str | None = None,
+    classes: int | None = None,
     out: StrPath | None = None,
     attention_cuts: AttentionCuts = "widths",
     precision: NetworkPrecision = FP32,
@@ -52,7 +54,7 @@ def estimate_profile(
     profile = load_profile(device)
     path = Path("lut") / f"{profile.name}.json" if out is None else Path(out)
     require_writable_folder(path.parent)
-    origin = origin_of(model, input_shape, example)
+    origin = origin_of(model, input_shape, example, weights, classes)
     begun: list[Profile] = []
 
     def start(network: Network, moved: Path | None) -> None:
