@@ -23,11 +23,11 @@ from matplotlib.figure import Figure
 from aap_hw.lut.file import load_table
 
 DOCS = Path(__file__).parent.parent / "docs"
-NETWORK, BUDGET = "resnet56", 0.4
+NETWORK, METHOD, BUDGET = "resnet56", "joint", 0.4
 ACCURACIES = DOCS / "results" / "accuracy_latency"
 STAIRS = ACCURACIES / "long"
-# The first convolution of the blocks 1 to 8 of the last stage, which all run one kernel with 64 inputs.
-KERNEL, WIDTH_IN = ("conv2d 8x8", "epilogue=bias+relu ", "kernel=3x3", "stride=1x1", "float32"), 64
+# The first convolution of the blocks 1 to 8 of the last stage, which all run one kernel with 64 inputs, in int8.
+KERNEL, WIDTH_IN = ("conv2d 8x8", "epilogue=bias+relu ", "kernel=3x3", "stride=1x1", "int8"), 64
 LAYERS = tuple(f"layer3.{block}.conv1" for block in range(1, 9))
 # Ours first; the others by how they are called in the table of results.
 METHODS = {
@@ -94,7 +94,7 @@ def draw_stairs(panel: Axes, run: Path, ink: str, colour: str) -> None:
         panel.annotate(words, (width, latency[width]), (0, -16), textcoords="offset points", color=colour)
     panel.set(
         title="One kernel, measured at each width",
-        xlabel=f"filters of a 3x3 convolution (blue: chosen for {BUDGET:.0%} of the latency)",
+        xlabel=f"filters of a 3x3 convolution in int8 (blue: chosen for {BUDGET:.0%})",
         ylabel="µs on the device",
         xlim=(0, 70),
         ylim=(0, None),
@@ -106,7 +106,9 @@ def chosen_widths(run: Path) -> Counter[int]:
     """How many of the layers the plan left at each width; those that went with their branch are not counted."""
     for text in (run / "plan.jsonl").read_text().splitlines():
         row = json.loads(text)
-        if (row["model"], row["method"], row["budget"]) == (NETWORK, "exact", BUDGET):
+        if (row["model"], row["method"], row["budget"]) == (NETWORK, METHOD, BUDGET):
+            if row["precision"] != "int8" or set(LAYERS) & set(row["floats"]):
+                raise SystemExit(f"{run} has these layers in float32, and the picture shows their kernel in int8")
             # A group that is not named keeps all its channels.
             kept = [len(row["kept"].get(layer, range(WIDTH_IN))) for layer in LAYERS]
             return Counter(width for width in kept if width)
