@@ -130,8 +130,8 @@ def profile(
     attention_cuts
         What plans may cut attention in, ``"widths"`` of heads or whole ``"heads"``: their kernels are other ones.
     precision
-        What the network computes in: ``"fp32"``, ``"half"`` or ``"int8"``, or ``"mixed"`` for plans that choose
-        float32 or int8 for each group. One table holds them all.
+        What the network computes in: ``"fp32"``, ``"half"`` or ``"int8"``, or ``"mixed"`` for plans that choose int8
+        or float32 for each group, ``"mixed:int8,half"`` for int8 or half precision. One table holds them all.
     float_layers
         Layers of the network in int8 that may stay in float32, such as ``"layer1.0.conv1"``: what their kernels cost is
         measured too.

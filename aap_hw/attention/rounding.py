@@ -1,9 +1,14 @@
-"""What rounding to int8 costs, in the unit of attention: the variance that it adds to what layers compute.
+"""What rounding costs, in the unit of attention: the variance that it adds to what layers compute.
 
 `aap_hw.attention.reading` scores a channel by the variance that it adds to what its readers compute, and a channel that
-is removed is so much that they lose. A rounded number is off by anything up to half a step, which is a variance of
-``step^2 / 12``. So both are noise that the next layers read. A layer whose rounding adds a thousandth of what it reads
-is as far off as one that has lost a channel with a thousandth of the attention.
+is removed is so much that they lose. A number rounded to int8 is off by anything up to half a step, which is a variance
+of ``step^2 / 12``. So both are noise that the next layers read. A layer whose rounding adds a thousandth of what it
+reads is as far off as one that has lost a channel with a thousandth of the attention.
+
+In half precision a step is in proportion to the number's power of two: ``2^-7`` of it in bfloat16, ``2^-10`` in float16
+(IEEE 754, 3.4; bfloat16 is float32 without its last 16 bits). That is a variance of ``2^-14 / 12`` of the square of
+that power, so 2 to 5 millionths of the square of a number in bfloat16. What rounding does to each number is known here,
+so its square is added up as it is, too small numbers and infinite ones included.
 
 What all readers lose is the mean of their shares, weighted by what they read, as it is for a channel that is removed.
 """
@@ -41,9 +46,12 @@ class LayerNoise:
     ----------
     node, dim : where it reads: the name of a node of the traced program, and its axis of channels.
     signal : ``sum over channels of V_c |W[:, c]|^2``, as of read attention.
-    noise : ``sum over channels of p_c (step^2 / 12) |W[:, c]|^2 + E_c sum over weights of c of (step_o^2 / 12)``, with
-        the steps of the value and of each output channel's weights, p_c how often the channel is not 0, which is
-        rounded to itself, and E_c its mean square.
+    noise : of int8: ``sum over channels of p_c (step^2 / 12) |W[:, c]|^2 + E_c sum over weights of c of
+        (step_o^2 / 12)``, with the steps of the value and of each output channel's weights, p_c how often the channel
+        is not 0, which is rounded to itself, and E_c its mean square.
+    half_noise : of half precision, likewise: ``sum over channels of R_c |W[:, c]|^2 + E_c sum over weights of c of
+        (round(w) - w)^2``, with R_c the mean square of what rounding does to the channel's values; 0 if none was asked
+        for.
     is_depthwise : whether each channel is read by its own filter.
     """
 
@@ -52,18 +60,24 @@ class LayerNoise:
     signal: float
     noise: float
     is_depthwise: bool
+    half_noise: float = 0.0
 
 
-def layer_noise(model: nn.Module, graph: ChannelGraph, samples: Batch) -> dict[str, LayerNoise]:
+def layer_noise(
+    model: nn.Module, graph: ChannelGraph, samples: Batch, half: str | None = None
+) -> dict[str, LayerNoise]:
     """What rounding adds to each convolution and linear layer of a network, by the layer's name.
 
     Parameters
     ----------
     samples
         Images (N, C, H, W), or whatever the graph was traced with. Ranges of values are those seen in them.
+    half
+        ``bfloat16`` or ``float16``, to know the noise of that, too.
     """
+    type_ = None if half is None else getattr(torch, half)
     network, readers = graph.program.module(check_guards=False), _readers(graph)
-    seen = {call["input"].name: _Seen(dim) for call, dim in readers.values()}
+    seen = {call["input"].name: _Seen(dim, type_) for call, dim in readers.values()}
 
     def see(node: str, value: object) -> None:
         if node in seen and isinstance(value, Tensor):
@@ -82,12 +96,16 @@ def layer_noise(model: nn.Module, graph: ChannelGraph, samples: Batch) -> dict[s
         if (scale := scales.get(parameter)) is not None:
             weight = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
         groups = call.get("groups", 1)
-        found[parameter.removesuffix(".weight")] = _noise(weight, groups, seen[call["input"].name], call["input"], dim)
+        found[parameter.removesuffix(".weight")] = _noise(
+            weight, groups, seen[call["input"].name], call["input"], dim, type_
+        )
     return found
 
 
-def rounding_share(layers: Mapping[str, LayerNoise], names: Collection[str]) -> float:
+def rounding_share(layers: Mapping[str, LayerNoise], names: Collection[str], *, in_half: bool = False) -> float:
     """Share of what some layers compute that is noise if all that they read and their weights are rounded.
+
+    They are rounded to int8, or to half precision.
 
     Layers that read side by side lose the mean of their shares, weighted by what they read. Depthwise ones stand before
     others that read the same channels, so that their share is added. Layers that are not known count as nothing.
@@ -96,7 +114,7 @@ def rounding_share(layers: Mapping[str, LayerNoise], names: Collection[str]) -> 
     for is_depthwise in (False, True):
         some = [layers[name] for name in names if name in layers and layers[name].is_depthwise == is_depthwise]
         signal = sum(each.signal for each in some)
-        total += sum(each.noise for each in some) / signal if signal > 0 else 0.0
+        total += sum(each.half_noise if in_half else each.noise for each in some) / signal if signal > 0 else 0.0
     return min(total, 1.0)
 
 
@@ -117,14 +135,16 @@ def _readers(graph: ChannelGraph) -> dict[str, tuple[Call, int]]:
 class _Seen:
     """Sums and range of one activation, of which images are added."""
 
-    def __init__(self, dim: int) -> None:
-        self._dim, self._count = dim, 0
-        self._sum = self._squares = self._others = torch.zeros((), dtype=torch.float64)
+    def __init__(self, dim: int, half: torch.dtype | None = None) -> None:
+        self._dim, self._half, self._count = dim, half, 0
+        self._sum = self._squares = self._others = self._halved = torch.zeros((), dtype=torch.float64)
         self._low = self._high = 0.0  # a byte always has a number for 0
 
     def add(self, activation: Tensor) -> None:
         """Count the values of a batch."""
         values = activation.movedim(self._dim, 0).flatten(1).double()
+        if self._half is not None:
+            self._halved = self._halved + _off(values, self._half).sum(1)
         self._count += values.shape[1]
         self._sum = self._sum + values.sum(1)
         self._squares = self._squares + values.square().sum(1)
@@ -143,8 +163,17 @@ class _Seen:
         """Variance that storing it in bytes adds to each channel; what is 0 stays so."""
         return ((self._high - self._low) / VALUE_STEPS) ** 2 * OF_A_STEP * self._others / self._count
 
+    def halving(self) -> Tensor:
+        """The same of half precision."""
+        return self._halved / self._count
 
-def _noise(weight: Tensor, groups: int, read: _Seen, value: Node, dim: int) -> LayerNoise:
+
+def _off(values: Tensor, half: torch.dtype) -> Tensor:
+    """Squares of how far off numbers of float64 are in half precision."""
+    return (values.to(half).double() - values).square()
+
+
+def _noise(weight: Tensor, groups: int, read: _Seen, value: Node, dim: int, half: torch.dtype | None) -> LayerNoise:
     outputs, inputs = weight.shape[:2]
     # (groups, outputs of one, inputs of one, positions)
     apart = weight.reshape(groups, outputs // groups, inputs, -1)
@@ -152,5 +181,9 @@ def _noise(weight: Tensor, groups: int, read: _Seen, value: Node, dim: int) -> L
     largest = apart.abs().amax((2, 3))
     rounding = (largest / WEIGHT_STEPS).square().sum(1) * OF_A_STEP * apart.shape[3]  # of all weights of one input
     noise = (read.rounding() * squares).sum() + (read.energy() * rounding.repeat_interleave(inputs)).sum()
+    signal, half_noise = (read.variance() * squares).sum(), torch.zeros(())
+    if half is not None:
+        rounding = _off(apart, half).sum((1, 3)).flatten()
+        half_noise = (read.halving() * squares).sum() + (read.energy() * rounding).sum()
     is_depthwise = groups > 1 and inputs == 1
-    return LayerNoise(value.name, dim, float((read.variance() * squares).sum()), float(noise), is_depthwise)
+    return LayerNoise(value.name, dim, float(signal), float(noise), is_depthwise, float(half_noise))

@@ -16,7 +16,7 @@ from aap_hw.cli.options import (
 )
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
-from aap_hw.compile.keys.precision import HALF, INT8, NETWORK_PRECISIONS
+from aap_hw.compile.keys.precision import INT8, NETWORK_PRECISIONS, OTHERS, is_with_half
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
@@ -124,10 +124,10 @@ def _show(result: Deployment, console: Console, weights: str | None) -> None:
             console.print(f"accuracies are those of the run's own weights, not of {weights}", soft_wrap=True)
     else:
         console.print(f"{summary['ms']:.3f} ms a call, measured, in {result.precision}", soft_wrap=True)
-    theirs = "PyTorch's quantised network" if result.precision == INT8 else "PyTorch"
+    theirs = "PyTorch's quantised network" if result.precision in OTHERS else "PyTorch"
     console.print(
         f"checked on {result.images} samples: largest difference from {theirs} {result.max_abs_diff:.2g}"
-        + (f" (roundings may make it {result.tolerance:.2g})" if result.precision == HALF else "")
+        + (f" (roundings may make it {result.tolerance:.2g})" if is_with_half(result.precision) else "")
         + (f", none on {result.equal} of them" if result.precision == INT8 else "")
         + ("" if result.agreement is None else f", the same class for {result.agreement:.1f} %"),
         soft_wrap=True,

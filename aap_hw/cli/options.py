@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aap_hw.cli.output import notice
-from aap_hw.compile.keys.precision import FP32, NETWORK_PRECISIONS, PLANNED_PRECISIONS, NetworkPrecision
+from aap_hw.compile.keys.precision import (
+    FP32,
+    MIXED,
+    NETWORK_PRECISIONS,
+    PLANNED_PRECISIONS,
+    NetworkPrecision,
+    mixture_of,
+)
 from aap_hw.errors import NOTHING_ASKED, UserError
 from aap_hw.prune.defaults import ALLOCATORS, ATTENTION_CUTS, SCORE_SCALES, SCORES, THRESHOLD_WEIGHTS
 
@@ -218,11 +225,20 @@ def _with_budgets(command: Callable[..., None], latency: Decorator) -> Callable[
     return result
 
 
+class PrecisionText(click.Choice[Any]):
+    """One of some precisions, or a mixture whose precisions may be named in any order."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the text; what plans cannot mix is a UserError that says what to give instead."""
+        is_mixture = isinstance(value, str) and value.startswith(f"{MIXED}:") and MIXED in self.choices
+        return mixture_of(value) if is_mixture else super().convert(value, param, ctx)
+
+
 def precision_option_of(precisions: Sequence[NetworkPrecision], *, more: str = "") -> Decorator:
     """The option that names a network's precision."""
     return click.option(
         "--precision",
-        type=click.Choice(precisions),
+        type=PrecisionText(precisions),
         default=FP32,
         show_default=True,
         help="What the network computes in. half: bfloat16 or float16, whichever the device has. int8: bytes, wherever "
@@ -232,7 +248,8 @@ def precision_option_of(precisions: Sequence[NetworkPrecision], *, more: str = "
 
 precision_option = precision_option_of(NETWORK_PRECISIONS)
 planned_precision_option = precision_option_of(
-    PLANNED_PRECISIONS, more=" mixed: the plan chooses float32 or int8 for each channel group."
+    PLANNED_PRECISIONS,
+    more=" mixed: the plan chooses int8 or float32 for each channel group; mixed:int8,half: int8 or half.",
 )
 float_layers_option = click.option(
     "--float-layer",

@@ -33,7 +33,7 @@ from aap_hw.cli.options import (
 )
 from aap_hw.cli.output import json_option, tell, write_json
 from aap_hw.cli.streams import results_alone
-from aap_hw.compile.keys.precision import FP32, MIXED
+from aap_hw.compile.keys.precision import FP32, MIXTURES
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ def _print(document: dict[str, Any]) -> None:
 
     console = plain_console()
     grid = Table(box=None, pad_edge=False)
-    is_mixed = document["precision"] == MIXED
+    is_mixed = document["precision"] in MIXTURES
     for heading in ("channel group", "kind", "width", "kept", *(["in"] if is_mixed else []), ""):
         grid.add_column(heading, justify="right" if heading in ("width", "kept") else "left", overflow="fold")
     for group in document["groups"]:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from aap_hw.cli.profile_screen import beside_bar, duration
 from aap_hw.cli.streams import results
-from aap_hw.compile.keys.precision import INT8, in_precision
+from aap_hw.compile.keys.precision import INT8, in_precision, unpruned_in
 from aap_hw.device.description import ESTIMATED
 from aap_hw.prune.words import (
     MADE_UP,
@@ -142,7 +142,8 @@ class PruneScreen:
                 goal = ", ".join(goals)
                 unpruned = time_text(figures["dense_ms"], figures["dense_is_measured"], self._provenance)
                 if figures.get("dense_float_ms") is not None:
-                    unpruned = f"in {figures['precision']} {unpruned} (in float32 {figures['dense_float_ms']:.3f} ms)"
+                    computed = unpruned_in(figures["precision"])
+                    unpruned = f"in {computed} {unpruned} (in float32 {figures['dense_float_ms']:.3f} ms)"
                 self._say(f"unpruned {unpruned}{_accuracy(figures)}; {goal}")
                 if (layers := figures.get("float_layers")) and (sentence := float_layers_sentence(layers)):
                     self._say(sentence)

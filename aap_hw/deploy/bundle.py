@@ -45,7 +45,7 @@ class Bundle:
         ``in_network`` says that the network does it, and takes pixels as bytes.
     latency : predicted and measured milliseconds with their provenance; see the schema.
     trained : the checkpoint that the weights are of; None if they are the run's own.
-    precision : of the network, ``fp32``, ``half`` or ``int8``.
+    precision : of the network, ``fp32``, ``half``, ``int8`` or ``int8,half``.
     scales : by the names of inputs that the network stores as bytes: what these stand for.
     """
 

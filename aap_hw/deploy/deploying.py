@@ -16,6 +16,7 @@ import tvm
 from aap_hw.activity import doing
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.keys.key import SCHEDULES
+from aap_hw.compile.keys.precision import NetworkPrecision
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.linking import command_of
 from aap_hw.compile.library.lowering import compile_network
@@ -54,7 +55,7 @@ class Deployment:
         loaded a few times, all are timed in turn on the device, and the middle one of its loads is taken. None where an
         emulator stands in for it.
     summary : the run's figures, if it is one, with those of this deployment.
-    precision : ``fp32``, ``half`` or ``int8``.
+    precision : ``fp32``, ``half``, ``int8`` or ``int8,half``.
     equal : how many of the images have PyTorch's outputs up to the rounding of float32; in int8 not all need to,
         and in half precision hardly any are.
     """
@@ -66,7 +67,7 @@ class Deployment:
     images: int
     latencies: Mapping[str, Timing]
     summary: dict[str, Any]
-    precision: str
+    precision: NetworkPrecision
     equal: int
 
 

@@ -2,7 +2,7 @@
 
 In int8 these are two: PyTorch runs the float network with its values and weights rounded, and kernels that read bytes
 are made of the float network and its scales. In half precision both are the float network, and a third one says how far
-its roundings move the outputs.
+its roundings move the outputs. Where layers in int8 stand beside others in half precision, it has both roundings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
-from aap_hw.compile.keys.precision import FP32, HALF, INT8, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, HALF, INT8, INT8_HALF, NetworkPrecision
 from aap_hw.deploy.pixels import Preprocessing, of_pixels
 from aap_hw.errors import UserError
 from aap_hw.graph.program.call import Call
@@ -46,8 +46,8 @@ class Form:
     quantisation : the scales of its values and weights; None in float.
     pixels : how it normalises its image, which it takes as pixels; None if it takes what it was trained with.
     precision : what most of it is computed in.
-    halved : in half precision, what `reference` computes if all that kernels store so is rounded; takes inputs by
-        place. None in other precisions, and if it is only timed.
+    halved : where kernels are in half precision, what `reference` computes if all that they store so is rounded; takes
+        inputs by place. None in other precisions, and if it is only timed.
     """
 
     reference: nn.Module
@@ -83,18 +83,18 @@ class Form:
         return [self.quantisation.values.get(name_of(node)) for node in taken]
 
     def swayed(self, tensors: Tensors, seed: int) -> list[Tensor]:
-        """The outputs if values are rounded otherwise: in half precision, if they are rounded at all.
+        """The outputs if values are rounded otherwise, and in half precision at all.
 
         In int8, every 32nd of them is rounded to the next step instead of the nearest. PyTorch adds up in float32 what
         kernels add up in whole numbers, so that values halfway between two steps may be rounded to either. Those are
         one in ten thousand, and more only where few values are averaged.
         """
-        if self.halved is not None:
-            with torch.no_grad():
-                return output_tensors(self.halved(*tensors))
-        assert isinstance(self.reference, torch.fx.GraphModule), "only programs are quantised"
+        program = self.reference if self.halved is None else self.halved
         with torch.no_grad():
-            return output_tensors(_Swayed(self.reference, seed).run(*tensors))
+            if self.quantisation is None:
+                return output_tensors(program(*tensors))
+            assert isinstance(program, torch.fx.GraphModule), "only programs are quantised"
+            return output_tensors(_Swayed(program, seed).run(*tensors))
 
 
 def in_int8_for_timing(module: nn.Module, inputs: Inputs, floats: Collection[str]) -> Form:
@@ -103,6 +103,21 @@ def in_int8_for_timing(module: nn.Module, inputs: Inputs, floats: Collection[str
 
     floating, quantisation = for_timing(module, inputs, floats)
     return Form(floating, floating, (), quantisation, precision=FP32 if quantisation is None else INT8)
+
+
+def beside_half(form: Form, sample: Tensors, target: DeviceTarget) -> Form:
+    """A network in int8 whose other layers are in half precision in place of float32.
+
+    Raises
+    ------
+    UserError : the device has no half precision.
+    """
+    from aap_hw.quantize.halved import halved_beside_int8
+
+    assert isinstance(form.compiled, torch.fx.GraphModule), "only programs are quantised"
+    assert form.quantisation is not None
+    halved = halved_beside_int8((form.compiled, form.quantisation), sample, target)
+    return replace(form, precision=INT8_HALF, halved=halved)
 
 
 def taking_pixels(form: Form, inputs: Inputs, how: Preprocessing) -> Form:

@@ -12,12 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from aap_hw.compile.keys.precision import EXPORTED_PRECISIONS, HALF, INT8, MIXED, NETWORK_PRECISIONS, NetworkPrecision
+from aap_hw.compile.keys.precision import (
+    EXPORTED_PRECISIONS,
+    HALF,
+    INT8_HALF,
+    MIXTURES,
+    NETWORK_PRECISIONS,
+    OTHERS,
+    NetworkPrecision,
+    unpruned_in,
+)
 from aap_hw.compile.keys.target import DeviceTarget, require_precision
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.compiling import calibration_of
 from aap_hw.deploy.form import (
     Form,
+    beside_half,
     form_of,
     in_half,
     in_half_for_timing,
@@ -114,7 +124,10 @@ class Job:
         require_writable_folder(folder)
         origin, inputs = network.origin, network.origin.inputs
         form, dense = form_of_run(network, data, precision, profile, is_retrained=run.trained is not None), None
-        form = taking_pixels(form, inputs, _pixels(data)) if pixels else form
+        if pixels:
+            is_beside_half = form.precision == INT8_HALF
+            form = taking_pixels(form, inputs, _pixels(data))
+            form = beside_half(form, inputs.zeros(), target_of(profile)) if is_beside_half else form
         if is_timed:
             dense = _unpruned(network, data, form)
         reference = Reference.of(form, inputs, data, _count(inputs, is_timed))
@@ -243,17 +256,20 @@ def form_of_run(
             "the run has no samples of what the network will see, on which int8 measures the ranges of values; "
             "give --data"
         )
-    if of_run == INT8:
+    if of_run in OTHERS:
         from aap_hw.prune.quantised import quantised_of
 
-        return form_of(quantised_of(network, data, anew=is_retrained or record.get("made_up_inputs", False)), ())
+        form = form_of(quantised_of(network, data, anew=is_retrained or record.get("made_up_inputs", False)), ())
+        if wanted == INT8_HALF and profile is not None:
+            return beside_half(form, inputs.zeros(), target_of(profile))
+        return form
     return in_int8(network.module, inputs.names, calibration_of(data, inputs, CALIBRATION_IMAGES))
 
 
 def _supported(precision: str, profile: DeviceProfile | None) -> NetworkPrecision:
     """The precision, if networks can be deployed to a device in it, or exported if there is none; else UserError."""
     known, done = (EXPORTED_PRECISIONS, "exported") if profile is None else (NETWORK_PRECISIONS, "deployed")
-    for each in known:
+    for each in known if profile is None else (*known, INT8_HALF):
         if each == precision:
             if profile is not None:
                 require_precision(each, target_of(profile), profile.name)
@@ -272,7 +288,10 @@ def _unpruned(network: PrunedNetwork, data: Samples, form: Form) -> Form:
     inputs, module = network.origin.inputs, network.origin.skeleton()
     if form.precision == HALF:
         return in_half_for_timing(module, inputs)
-    if form.quantisation is None or network.record.get("precision") == MIXED:
+    planned = network.record.get("precision")
+    if planned in MIXTURES and unpruned_in(planned) == HALF and form.quantisation is not None:
+        return in_half_for_timing(module, inputs)
+    if form.quantisation is None or planned in MIXTURES:
         return form_of(module, inputs.names)
     floats = network.record.get("quantisation", {}).get("floats", ())
     if form.pixels is not None:

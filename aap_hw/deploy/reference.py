@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from aap_hw.activity import doing
-from aap_hw.compile.keys.precision import FP32, HALF, INT8, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, HALF, OTHERS, NetworkPrecision
 from aap_hw.deploy.form import Form
 from aap_hw.errors import Fault, UserError
 from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
@@ -88,7 +88,7 @@ class Reference:
         swayed: dict[str, Sway] = {}
         if form.precision != FP32:
             # In int8 a few samples tell, and take long. Decisions are few, and few of them are tipped.
-            tells = FEW if form.precision == INT8 and not any(map(_is_decision, outputs.values())) else count
+            tells = FEW if form.precision in OTHERS and not any(map(_is_decision, outputs.values())) else count
             batches = in_batches(tuple(each[:tells] for each in samples))
             other = by_output([[o.numpy() for o in form.swayed(sample, i)] for i, sample in enumerate(batches)])
             if not all(np.isfinite(each).all() for each in other):

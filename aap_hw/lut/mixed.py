@@ -29,7 +29,7 @@ class Labels:
     ----------
     name : of a channel group, or of a domain of which no group can be narrowed.
     widths : ascending.
-    precisions : the most exact last; empty if the group is read in float32 alone.
+    precisions : the more exact one last; empty if the group is read in floating point alone.
     domain : of which precisions are those of its labels; empty likewise.
     """
 

@@ -16,7 +16,7 @@ from torch import nn
 from aap_hw.activity import doing
 from aap_hw.compile.front.mixed import MixedNetwork
 from aap_hw.compile.front.network import Network
-from aap_hw.compile.keys.precision import FP32, INT8
+from aap_hw.compile.keys.precision import INT8
 from aap_hw.compile.library.lowering import stand_ins
 from aap_hw.compile.library.quantised import stand_in_scales
 from aap_hw.device.connection import Device
@@ -81,7 +81,7 @@ class MeasuredNetwork:
     """A network of which width plans are measured for the table at ``path``.
 
     ``network`` is what ``graph`` becomes in the precision of the network's ``name``. If that is a mixture, ``network``
-    is in float32, and ``mixed`` what it is in any mixture.
+    is in floating point, and ``mixed`` what it is in any mixture.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class MeasuredNetwork:
         save_table(self.table, self.path)
 
     def _floats(self, plan: str) -> tuple[str, ...]:
-        """The layers of a mixture that a plan leaves in float32: all of the unpruned network, and any of a random one.
+        """The layers of a mixture that a plan leaves in floating point: all if it is unpruned, any of a random one.
 
         As many as of real plans: these have more layers in int8 the smaller they are, and most in most.
         """
@@ -226,7 +226,8 @@ class MeasuredNetwork:
             return ()
         random = np.random.default_rng([*plan.encode()])
         in_int8 = 0.0 if plan == "dense" else math.sqrt(random.random())
-        return self._mixed.floats({name: INT8 if random.random() < in_int8 else FP32 for name in self._mixed.domains})
+        exact = self._mixed.precisions[-1]
+        return self._mixed.floats({name: INT8 if random.random() < in_int8 else exact for name in self._mixed.domains})
 
     def _network(self, floats: Sequence[str]) -> Network:
         return self.network if self._mixed is None else self._mixed.network(floats)

@@ -14,7 +14,7 @@ from aap_hw.compile.front.mixed import MixedNetwork, mixed_network
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import MIXED, NetworkPrecision
+from aap_hw.compile.keys.precision import MIXTURES, NetworkPrecision
 from aap_hw.compile.keys.target import DeviceTarget, half_of, require_precision
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import CutMismatchError, check_cutting
@@ -32,7 +32,7 @@ class Subject:
 
     Attributes
     ----------
-    network : the unpruned network; in float32 if plans are to mix precisions.
+    network : the unpruned network; in floating point if plans are to mix precisions.
     with_floats : the same with some layers in float32, if their kernels are wanted too.
     mixed : the network in all mixtures of precisions, if plans are to mix them.
     """
@@ -66,8 +66,9 @@ class Subject:
         require_precision(precision, target, device)
         graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names, heads=heads)
         require_whole_heads(graph, name)
-        split = partial(partition, graph, precision, half=half_of(precision, target))
-        mixed = mixed_network(graph) if precision == MIXED else None
+        half = half_of(precision, target)
+        split = partial(partition, graph, precision, half=half)
+        mixed = mixed_network(graph, precision, half) if precision in MIXTURES else None
         network = split() if mixed is None else mixed.floating
         require_free_group(graph.frozen(network.fixed), name)
         with suppress(CutMismatchError):  # to leave such a group alone is asked of `plan` and `prune`

@@ -12,7 +12,7 @@ from typing import Any
 
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
-from aap_hw.compile.keys.precision import FP32, HALF, INT8, NetworkPrecision, in_precision
+from aap_hw.compile.keys.precision import FP32, HALF, INT8, INT8_HALF, MIXED_HALF, NetworkPrecision, in_precision
 from aap_hw.device.description import ESTIMATED
 from aap_hw.errors import UserError
 from aap_hw.graph.program.inputs import Inputs
@@ -79,7 +79,7 @@ class Validation:
     plan : what its width plan is called.
     widths : the width of each channel group.
     precision : what the network computes in.
-    floats : the layers of a network of mixed precisions that are in float32.
+    floats : the layers of a network of mixed precisions that are in floating point.
     """
 
     model: str
@@ -188,6 +188,8 @@ class LatencyTable:
 
     def _command(self, key: KernelKey, precision: NetworkPrecision | None) -> str:
         """The command that measures networks with kernels as this one."""
+        if (key.types.is_quantized and key.types.is_half) or precision == INT8_HALF:  # which only plans lead to
+            precision = MIXED_HALF
         precision = precision or (INT8 if key.types.is_quantized else HALF if key.types.is_half else FP32)
         option = "" if precision == FP32 else f" --precision {precision}"
         option += " --estimate" if self.is_estimated else ""

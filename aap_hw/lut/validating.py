@@ -13,7 +13,7 @@ from torch import nn
 
 from aap_hw.compile.front.mixed import mixed_network
 from aap_hw.compile.front.partition import partition
-from aap_hw.compile.keys.precision import FP32, MIXED, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, MIXTURES, NetworkPrecision
 from aap_hw.compile.keys.target import half_of, require_precision
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
@@ -74,11 +74,9 @@ def validate_model(
         graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names, heads=heads)
         require_whole_heads(graph, name)
         called = NetworkName(name, inputs, precision)
-        mixed = mixed_network(graph) if precision == MIXED else None
-        if mixed is None:
-            network = partition(graph, precision, half=half_of(precision, boards.target))
-        else:
-            network = mixed.floating
+        half = half_of(precision, boards.target)
+        mixed = mixed_network(graph, precision, half) if precision in MIXTURES else None
+        network = partition(graph, precision, half=half) if mixed is None else mixed.floating
         require_kernels(network if mixed is None else mixed.everything, called, table, heads=heads)
         job = MeasuredNetwork(called, module, graph, network, table, path, mixed)
         drawn = job.random_plans(f"{RANDOM}{seed}", plans, seed)

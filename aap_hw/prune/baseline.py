@@ -19,11 +19,19 @@ from torch import nn
 from aap_hw import ranks
 from aap_hw.activity import doing
 from aap_hw.attention import ALTERNATIVES, layer_noise, observed, read_attention, scaled, sensitivities
-from aap_hw.compile.front.mixed import PRECISIONS, MixedNetwork, mixed_network
+from aap_hw.compile.front.mixed import MixedNetwork, mixed_network
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.removal import removable
-from aap_hw.compile.keys.precision import BFLOAT16, FP32, HALF, INT8, MIXED, NetworkPrecision
+from aap_hw.compile.keys.precision import (
+    BFLOAT16,
+    FP32,
+    INT8,
+    MIXTURES,
+    NetworkPrecision,
+    is_with_half,
+    unpruned_in,
+)
 from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
@@ -128,13 +136,13 @@ def baseline(
     require_whole_heads(graph, task.origin.model)
     # Before the user's choice, as the table's kernels are those of all groups that can be cut.
     precision = settings.precision
-    if precision == MIXED and MEMORY.name in resources:
+    if precision in MIXTURES and MEMORY.name in resources:
         raise UserError(
             "a plan of mixed precisions cannot keep a memory budget yet; leave out --max-memory, or choose one "
             "--precision"
         )
     half = _half_of(precision, task)
-    mixed = mixed_network(graph) if precision == MIXED else None
+    mixed = mixed_network(graph, precision, half) if precision in MIXTURES else None
     network = mixed.floating if mixed is not None else partition(graph, precision, half=half)
     traced = graph
     graph = graph.frozen(network.fixed)
@@ -183,13 +191,13 @@ def baseline(
     journal.recall("network", partial(_described, graph, network, task.table))
     predicted = planner.dense[LATENCY.name]
     # The table's network is in int8 altogether.
-    unpruned_in = FP32 if precision == MIXED else precision
-    measured = None if floats else task.table.dense_ms(name.model, name.inputs, unpruned_in)
-    if measured is None and precision == MIXED:
-        measured = task.table.dense_ms(name.model, name.inputs, MIXED)  # which is in float32 altogether
+    dense_in = unpruned_in(precision)
+    measured = None if floats else task.table.dense_ms(name.model, name.inputs, dense_in)
+    if measured is None and precision in MIXTURES:
+        measured = task.table.dense_ms(name.model, name.inputs, precision)  # which is the same network
     if task.device is not None:
-        found = partial(_measured, task, module, task.device, unpruned_in, floats)
-        if unpruned_in != FP32:
+        found = partial(_measured, task, module, task.device, dense_in, floats)
+        if dense_in != FP32:
             found = partial(journal.recall, BOTH_MS, found)
             float_ms = found()["float"]
         measured = journal.recall(DENSE_MS, lambda: found()["dense"])
@@ -207,8 +215,8 @@ def _removable_in_both(
     mixed: MixedNetwork, traced: ChannelGraph, chosen: ChannelGraph
 ) -> tuple[MixedNetwork, tuple[Block, ...]]:
     """The branches that can be removed from a network of mixed precisions: those that can in either precision."""
-    both: list[tuple[Network, NetworkPrecision]] = [(mixed.floating, FP32), (mixed.network(()), INT8)]
-    found = [removable(network, traced, chosen, precision) for network, precision in both]
+    both = (mixed.floating, mixed.precisions[-1]), (mixed.network(()), mixed.in_int8)
+    found = [removable(network, traced, chosen, precision, half=mixed.half) for network, precision in both]
     of_int8 = {block.name for block in found[1][1]}
     blocks = tuple(block for block in found[0][1] if block.name in of_int8)
     groups = {group for block in blocks for group in block.groups}
@@ -220,9 +228,10 @@ def _mixture(
     task: Task, module: nn.Module, graph: ChannelGraph, settings: PruneSettings, mixed: MixedNetwork
 ) -> Mixture:
     model, inputs = task.origin.model, task.origin.inputs
-    slowdowns = {each: task.table.slowdowns.get(NetworkName(model, inputs, each)) for each in PRECISIONS}
+    slowdowns = {each: task.table.slowdowns.get(NetworkName(model, inputs, each)) for each in mixed.precisions}
     known: dict[str, Slowdown] = {precision: each for precision, each in slowdowns.items() if each is not None}
-    return Mixture(mixed, layer_noise(module, graph, _few(task, settings)), known)
+    half = mixed.half if is_with_half(mixed.precision) else None
+    return Mixture(mixed, layer_noise(module, graph, _few(task, settings), half), known)
 
 
 def _described(graph: ChannelGraph, network: Network, table: LatencyTable) -> dict[str, Any]:
@@ -341,7 +350,7 @@ def _few(task: Task, settings: PruneSettings) -> Tensors:
 
 def _half_of(precision: NetworkPrecision, task: Task) -> str:
     """What half precision is on the table's device."""
-    if precision != HALF:
+    if not is_with_half(precision):
         return BFLOAT16
     from aap_hw.compile.keys.target import half_of
 

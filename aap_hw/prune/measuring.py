@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
-from aap_hw.compile.keys.precision import FP32, INT8, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, OTHERS, NetworkPrecision
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
@@ -27,7 +27,7 @@ class Compilable:
 
     Attributes
     ----------
-    floats : layers that stay in float32 in int8.
+    floats : layers that are not in int8 in such a network.
     """
 
     module: nn.Module
@@ -50,11 +50,11 @@ def measure_networks(networks: Mapping[str, Compilable], inputs: Inputs, device:
     with scratch_folder("measure") as folder, closing(boards):
         files = {name: folder / f"{name}.so" for name in networks}
         for name, network in networks.items():
-            if network.precision == INT8:
+            if network.precision in OTHERS:
                 from aap_hw.quantize.form import for_timing  # torchao takes a second to load
 
                 program, scales = for_timing(network.module, inputs, network.floats)
-                compile_network(program, sample, boards.target, files[name], (), scales)
+                compile_network(program, sample, boards.target, files[name], (), scales, network.precision)
             else:
                 compile_network(
                     network.module, sample, boards.target, files[name], inputs.names, None, network.precision

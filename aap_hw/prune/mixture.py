@@ -1,6 +1,7 @@
 """What a planner knows of a network whose groups may be given a precision as well as a width.
 
-A label's value is that of its width (`aap_hw.prune.planning`) and, in int8, the log of what rounding leaves:
+A label's value is that of its width (`aap_hw.prune.planning`) and, unless it is in float32, the log of what rounding
+leaves:
 ``sensitivity * log(share of attention kept * (1 - share of noise))``, both shares of what the layers that read a group
 compute (`aap_hw.attention.rounding`). So a plan is worth the more the less is lost, whichever way.
 """
@@ -12,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aap_hw.attention import LayerNoise, rounding_share
-from aap_hw.compile.front.mixed import PRECISIONS, MixedNetwork
-from aap_hw.compile.keys.precision import FP32, INT8
+from aap_hw.compile.front.mixed import MixedNetwork
+from aap_hw.compile.keys.precision import FP32, HALF
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.mixed import Labels, in_all_precisions, mixed_costs
 from aap_hw.lut.predicting import CostOfKernel, kernel_costs
@@ -33,8 +34,8 @@ class Mixture:
     ----------
     network : its kernels in each mixture.
     noise : of each layer, what rounding adds to what it computes.
-    slowdowns : how much longer the network takes than the sum of its kernels, where all of it is in ``fp32`` or in
-        ``int8``, if that is known.
+    slowdowns : how much longer the network takes than the sum of its kernels, where all of it is in one precision, if
+        that is known.
     """
 
     network: MixedNetwork
@@ -51,12 +52,13 @@ class Mixture:
         open_groups
             Groups that may be cut, or were cut to one width.
         """
+        both = self.network.precisions
         domain_of = {group: domain for domain in self.network.domains.values() for group in domain.groups}
         found = []
         for group in open_groups:
             widths, domain = tuple(allowed[group]), domain_of.get(group)
             if domain is not None and any(widths):
-                found.append(Labels(group, widths, PRECISIONS, domain.name))
+                found.append(Labels(group, widths, both, domain.name))
             elif len(widths) > 1:
                 found.append(Labels(group, widths))
         known = {labels.domain for labels in found}
@@ -65,7 +67,7 @@ class Mixture:
                 # What was removed is in no precision: any will do.
                 is_left = not domain.groups or any(any(allowed[group]) for group in domain.groups)
                 name = f"{domain.name} (precision)"  # which no group is called
-                found.append(Labels(name, (1,), PRECISIONS if is_left else PRECISIONS[:1], domain.name))
+                found.append(Labels(name, (1,), both if is_left else both[:1], domain.name))
         return found
 
     @property
@@ -80,9 +82,9 @@ class Mixture:
 
     def loss(self, domain: str, precision: str) -> float:
         """What reading a domain in a precision takes off the log of the attention that its groups keep."""
-        if precision != INT8:
+        if precision == FP32:
             return 0.0
-        share = rounding_share(self.noise, self.network.domains[domain].layers)
+        share = rounding_share(self.noise, self.network.domains[domain].layers, in_half=precision == HALF)
         return math.log(max(1 - share, LEAST_LEFT))
 
     def alike(self, labels: Sequence[Labels]) -> list[tuple[str, ...]]:
@@ -104,10 +106,11 @@ class Mixture:
         return {each.domain: found.precisions[each.name] for each in last}
 
     def slowdown(self, floats: Sequence[str], mixed: Slowdown) -> Slowdown:
-        """How much longer the network takes than its kernels if some layers are in float32."""
+        """How much longer the network takes than its kernels if some layers are in floating point."""
+        in_bytes, exact = self.network.precisions
         if self.network.is_floating(floats):
-            return self.slowdowns.get(FP32, mixed)
-        return mixed if floats else self.slowdowns.get(INT8, mixed)
+            return self.slowdowns.get(exact, mixed)
+        return mixed if floats else self.slowdowns.get(in_bytes, mixed)
 
     def by_group(self, precisions: Mapping[str, str]) -> dict[str, str]:
         """The precision that each group is read in, and each value that no group makes by what it is called."""

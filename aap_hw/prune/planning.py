@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aap_hw.activity import doing
-from aap_hw.compile.front.mixed import PRECISIONS
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.keys.precision import MIXED
 from aap_hw.errors import UserError
@@ -80,7 +79,7 @@ class Plan:
         proven, as of a threshold.
     precisions : what each group is read in, of a network of mixed precisions; see ``aap_hw.prune.mixture``. None of
         any other.
-    floats : the layers of such a network that stay in float32.
+    floats : the layers of such a network that stay in floating point: in the more exact of its precisions.
     """
 
     widths: dict[str, int]
@@ -122,8 +121,8 @@ class Planner:
     threshold_weights : the resource that a threshold's weights are shares of; None takes the first limited one of
         latency, FLOPs and parameters, and parameters if none is.
     limits : the user's options that keep groups or branches from being cut, for who wonders why so little can be.
-    mixture : if groups are given precisions, too, what is known of that. Then ``network`` is in float32, and so is the
-        unpruned one that shares are of.
+    mixture : if groups are given precisions, too, what is known of that. Then ``network`` is in the more exact one, and
+        so is the unpruned one that shares are of.
     """
 
     network: Network
@@ -151,13 +150,13 @@ class Planner:
         return () if self.mixture is None else tuple(self.mixture.network.read)
 
     def network_of(self, floats: Sequence[str] | None) -> Network:
-        """The kernels of a plan whose layers ``floats`` stay in float32."""
+        """The kernels of a plan whose layers ``floats`` stay in floating point."""
         return self.network if self.mixture is None or floats is None else self.mixture.network.network(floats)
 
     def spent(self, widths: Mapping[str, int], floats: Sequence[str] | None = None) -> dict[str, float]:
         """What the network takes of every resource at the given widths; its latency in ms as predicted.
 
-        Of a network of mixed precisions ``floats`` are the layers in float32.
+        Of a network of mixed precisions ``floats`` are the layers in floating point.
         """
         counts = {name: float(sum(count(k, widths) for k in self.network.kernels)) for name, count in COUNTS.items()}
         if self.target is not None:
@@ -215,10 +214,11 @@ class Planner:
         and errors are those of `plan`.
         """
         problem = self.problem(scores, [*budgets, self._weights(budgets)], at_most)
-        tried = {MIXED: (problem, self.slowdown)}
+        tried: dict[str, tuple[Problem, Slowdown]] = {MIXED: (problem, self.slowdown)}
         if self.mixture is not None:
             alone = self.mixture.slowdowns
-            tried |= {each: (problem.of_precision(each), alone.get(each, self.slowdown)) for each in PRECISIONS}
+            for precision in self.mixture.network.precisions:
+                tried[precision] = problem.of_precision(precision), alone.get(precision, self.slowdown)
         found: dict[str, Plan] = {}
         refusals: list[UserError] = []
         for name, (each, slowdown) in tried.items():

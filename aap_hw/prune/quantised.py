@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 
 from aap_hw import ranks
 from aap_hw.activity import doing
+from aap_hw.compile.keys.precision import FP32, INT8, OTHERS, NetworkPrecision
 from aap_hw.errors import UserError
 from aap_hw.foreign import reason
 from aap_hw.graph.program.inputs import Inputs, Tensors
@@ -82,12 +83,17 @@ def quantised(task: Task, module: nn.Module, settings: PruneSettings, floats: Co
 
 
 @doing("finding the accuracy of the rounded network")
-def accuracy_rounded(task: Task, module: nn.Module, form: Mapping[str, Any] | None, split: Split) -> float:
-    """Accuracy on a split, in percent, of a network in int8 by its form, or without one in half precision."""
+def accuracy_rounded(
+    task: Task, module: nn.Module, form: Mapping[str, Any] | None, split: Split, precision: NetworkPrecision = INT8
+) -> float:
+    """Accuracy on a split, in percent, of a network in int8 by its form, or without one in half precision.
+
+    The ``precision`` of one in int8 says what its other layers are in.
+    """
     from aap_hw.quantize.form import Program
 
     inputs = task.origin.inputs
-    program, size = _in_half(task, module) if form is None else _in_int8(task, module, form)
+    program, size = _in_half(task, module) if form is None else _in_int8(task, module, form, precision)
     return evaluate(Program(program, inputs.names, size), task.data, inputs, split=split, batch_size=4 * size)
 
 
@@ -98,15 +104,22 @@ def _in_half(task: Task, module: nn.Module) -> tuple[GraphModule, int]:
     return halved(module, task.origin.inputs, task.target, size), size
 
 
-def _in_int8(task: Task, module: nn.Module, written: Mapping[str, Any]) -> tuple[GraphModule, int]:
+def _in_int8(
+    task: Task, module: nn.Module, written: Mapping[str, Any], precision: NetworkPrecision
+) -> tuple[GraphModule, int]:
     from aap_hw.quantize.form import Int8Form, rounded
+    from aap_hw.quantize.halved import halved_beside_int8
 
     form, inputs = Int8Form.from_json(written), task.origin.inputs
     size = batch_size(inputs)
     try:
-        return rounded(*form.of(module, inputs, size)), size
+        program = form.of(module, inputs, size)
     except UserError:  # for several samples it has another program
-        return rounded(*form.of(module, inputs)), 1
+        size, program = 1, form.of(module, inputs)
+    if OTHERS[precision] == FP32:
+        return rounded(*program), size
+    alone = form.of(module, inputs), inputs.zeros()
+    return halved_beside_int8(program, inputs.zeros(size), task.target, alone), size
 
 
 def quantised_of(network: PrunedNetwork, data: Samples, *, anew: bool = False) -> GraphModule:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import aap_hw
-from aap_hw.compile.keys.precision import FP32, INT8, MIXED, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, MIXTURES, NetworkPrecision, unpruned_in
 from aap_hw.errors import UserError
 from aap_hw.files import make_folder, read_text, require_writable_folder, sha256_of, write_atomic
 from aap_hw.foreign import reason
@@ -62,9 +62,9 @@ class PrunedNetwork:
     def precision(self) -> NetworkPrecision:
         """What it computes in. A plan of mixed precisions may have left nothing in int8."""
         planned: NetworkPrecision = self.record.get("precision", FP32)
-        if planned != MIXED:
+        if planned not in MIXTURES:
             return planned
-        return INT8 if "quantisation" in self.record else FP32
+        return MIXTURES[planned] if "quantisation" in self.record else unpruned_in(planned)
 
 
 class RunFolder:

@@ -19,7 +19,7 @@ from torch import nn
 from aap_hw import ranks
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.precision import weights_in_int8
-from aap_hw.compile.keys.precision import FP32, INT8, MIXED, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, INT8, MIXTURES, NetworkPrecision, unpruned_in
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import checked_cut
@@ -75,7 +75,7 @@ class State:
     Attributes
     ----------
     precision : what it will compute in, as it is.
-    floats : the layers that stay in float32 when it is quantised; None if it is not.
+    floats : the layers that are not in int8 when it is quantised; None if it is not.
     int8 : its form in int8 as JSON values, if it was quantised as it is.
     """
 
@@ -94,7 +94,7 @@ class State:
         free = [group for group in dense.graph.groups if group.frozen is None]
         heads = {group.name: list(range(group.width)) for group in free if group.is_of_heads}
         floats = dense.floats if dense.precision == INT8 else None
-        precision = FP32 if dense.precision == MIXED else dense.precision
+        precision = unpruned_in(dense.precision)
         return State(dense.module, dense.graph, dense.planner, heads, precision=precision, floats=floats)
 
     def plan(self, scores: Callable[[], Scores], allowed: Mapping[str, float], number: int, journal: Journal) -> Plan:
@@ -120,11 +120,11 @@ class State:
         self.module, self.int8 = self.smaller(plan, task), None
         self.kept = compose(self.kept, plan.keep, dense)
         self.widths, self.floats = plan.widths, self.floats_of(plan)
-        if plan.floats is not None:
-            self.precision = FP32 if self.floats is None else INT8
+        if plan.floats is not None and self.planner.mixture is not None:
+            self.precision = self.planner.mixture.network.computed(plan.floats)
 
     def floats_of(self, plan: Plan) -> tuple[str, ...] | None:
-        """The layers that stay in float32 in the network of a plan; None if nothing in it is quantised."""
+        """The layers that are not in int8 in the network of a plan; None if nothing in it is quantised."""
         if plan.floats is None:
             return self.floats
         mixture = self.planner.mixture
@@ -214,9 +214,9 @@ def measured_ms(task: Task, dense: Baseline, pruned: nn.Module, floats: Collecti
     """Latency of a pruned network on the task's device; ``floats`` as of `State`."""
     assert task.device is not None
     device = task.device
-    before = after = dense.precision
-    if before == MIXED:
-        before, after = FP32, FP32 if floats is None else INT8
+    before = after = unpruned_in(dense.precision)
+    if floats is not None and dense.precision in MIXTURES:
+        after = MIXTURES[dense.precision]
     networks = {
         "dense": Compilable(dense.module, before, floats or ()),
         "pruned": Compilable(pruned, after, floats or ()),
@@ -277,7 +277,7 @@ def round_values(
         if task.retrain:
             split = task.data.chosen_by
             found["accuracy_float"] = evaluate(state.module, task.data, task.origin.inputs, split=split)
-            found["accuracy"] = accuracy_rounded(task, state.module, found.get("form"), split)
+            found["accuracy"] = accuracy_rounded(task, state.module, found.get("form"), split, state.precision)
         return found
 
     found = journal.recall(f"round/{number}/quantised", find)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aap_hw.attention.sums import Reduction, check_score
-from aap_hw.compile.keys.precision import FP32, INT8, MIXED, PLANNED_PRECISIONS, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, INT8, MIXTURES, PLANNED_PRECISIONS, NetworkPrecision
 from aap_hw.graph.program.inputs import Inputs, Tensors
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
@@ -72,8 +72,8 @@ class PruneSettings:
     qat : train the last round with the roundings of int8 (quantisation-aware); with an accuracy drop alone each round,
         as each may be the last.
     precision : what the pruned network will compute in, and latencies are of: ``fp32``, ``half`` or ``int8``, or
-        ``mixed`` if each plan is to choose ``fp32`` or ``int8`` for each group; shares of a latency are then of the
-        unpruned network in ``fp32``.
+        ``mixed`` if each plan is to choose ``int8`` or ``fp32`` for each group, or ``mixed:int8,half``; shares of a
+        latency are then of the unpruned network in the more exact of the two.
 
     Raises
     ------
@@ -119,11 +119,11 @@ class PruneSettings:
                 "threshold_weights say what a threshold weights groups by; add --allocator threshold",
             ),
             (
-                self.precision in (INT8, MIXED) or not self.qat,
+                self.precision in (INT8, *MIXTURES) or not self.qat,
                 "qat trains with the roundings of int8; add --precision int8",
             ),
             (
-                self.precision != MIXED or self.allocator == "exact",
+                self.precision not in MIXTURES or self.allocator == "exact",
                 "a threshold chooses widths and no precisions; leave out --allocator, or choose one --precision",
             ),
         )

@@ -119,7 +119,7 @@ def tested(task: Task, dense: Baseline, state: State, on_event: OnEvent, journal
         }
         if state.precision != FP32:
             found["accuracy_pruned_float"] = found["accuracy_pruned"]
-            found["accuracy_pruned"] = accuracy_rounded(task, state.module, state.int8, "test")
+            found["accuracy_pruned"] = accuracy_rounded(task, state.module, state.int8, "test", state.precision)
         return found
 
     found: dict[str, float] = journal.recall("tested", find)

@@ -11,6 +11,7 @@ from torch import nn
 
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.removal import removable
+from aap_hw.compile.keys.precision import FP32, HALF, NetworkPrecision
 from aap_hw.graph import ChannelGraph
 from aap_hw.models import zoo
 from tests.compile.running import assert_compiled_equals_pytorch
@@ -19,18 +20,25 @@ from tests.graph.test_branches import BODIES, Behind, Mlp, Net, OnTokens
 
 
 @pytest.mark.parametrize(
-    ("name", "side"), [("resnet20", 32), ("resnet18", 64), ("mobilenetv2", 64), *((kind, 6) for kind in BODIES)]
+    ("name", "side", "precision"),
+    [
+        ("resnet20", 32, HALF),
+        ("resnet18", 64, FP32),
+        ("mobilenetv2", 64, FP32),
+        *((kind, 6, FP32) for kind in BODIES),
+    ],
 )
-def test_kernels_without_some_blocks_are_the_others_of_the_unpruned_network(name: str, side: int) -> None:
+def test_kernels_without_some_blocks_are_the_others_of_the_unpruned_network(
+    name: str, side: int, precision: NetworkPrecision
+) -> None:
     model = Net(BODIES[name][0]()).eval() if name in BODIES else zoo.build(name).module
     example = (torch.zeros(1, 3, side, side),)
     graph = ChannelGraph.trace(model, example)
-    network = partition(graph)
-    network, blocks = removable(network, graph, graph)
+    network, blocks = removable(partition(graph, precision), graph, graph, precision)
     assert blocks == graph.blocks
     for some in (blocks, blocks[::2], blocks[-1:]):
         keep: dict[str, list[int]] = {group: [] for block in some for group in block.groups}
-        without = partition(ChannelGraph.trace(graph.cut(model, keep), example))
+        without = partition(ChannelGraph.trace(graph.cut(model, keep), example), precision)
         widths = {**network.dense, **dict.fromkeys(keep, 0)}
         left = [kernel for kernel in network.kernels if not kernel.is_removed(widths)]
         assert [kernel.at(widths) for kernel in left] == [kernel.at(without.dense) for kernel in without.kernels]
@@ -84,7 +92,7 @@ def test_no_shortcut_becomes_pitched_when_blocks_are_removed(pieces: str, offere
     assert found == tuple(graph.blocks[i] for i in offered)
     for some in [found[i:j] for j in range(len(found) + 1) for i in range(j)]:
         keep: dict[str, list[int]] = {group: [] for block in some for group in block.groups}
-        without = partition(ChannelGraph.trace(graph.cut(model, keep), example))
+        without = partition(ChannelGraph.trace(graph.cut(model, keep), example), precision)
         widths = {**network.dense, **dict.fromkeys(keep, 0)}
         left = [kernel for kernel in network.kernels if not kernel.is_removed(widths)]
         assert [kernel.key for kernel in left] == [kernel.key for kernel in without.kernels]

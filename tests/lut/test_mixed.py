@@ -7,7 +7,7 @@ widths, so that two kernels that are taken for each other show.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from aap_hw.compile.front.mixed import MixedNetwork, mixed_network
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import FP32, INT8
+from aap_hw.compile.keys.precision import MIXED, MIXED_HALF
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates, points_of
@@ -109,7 +109,7 @@ def plans(
     labels = mixture.labels(candidates, [name for name, widths in candidates.items() if len(widths) > 1])
     rng = np.random.default_rng(1)
     for _ in range(count):
-        chosen = {name: str(rng.choice([INT8, FP32])) for name in mixture.network.domains}
+        chosen = {name: str(rng.choice(mixture.network.precisions)) for name in mixture.network.domains}
         fitting = [
             [i for i, (_, p) in enumerate(each.each) if not each.domain or each.precisions[p] == chosen[each.domain]]
             for each in labels
@@ -117,11 +117,20 @@ def plans(
         yield labels, tuple(int(rng.choice(each)) for each in fitting)
 
 
-@pytest.fixture(scope="module", params=[Mobile, Residual], ids=["mobile", "residual"])
+NETWORKS = [(Mobile, MIXED), (Mobile, MIXED_HALF), (Residual, MIXED), (Residual, MIXED_HALF)]
+# What kernels read and make beside int8, without those that turn an input image.
+CONVERTING = {"int8", "float32_int8", "int8_float32"}
+WITH = {
+    MIXED: CONVERTING | {"float32"},
+    MIXED_HALF: CONVERTING | {"int8_bfloat16", "bfloat16", "bfloat16_float32", "float32_bfloat16"},
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS, ids=lambda param: f"{param[0].__name__}-{param[1]}")
 def traced(request: pytest.FixtureRequest) -> tuple[ChannelGraph, MixedNetwork]:
-    make: Callable[[], nn.Module] = request.param
+    make, precision = request.param
     graph = ChannelGraph.trace(make().eval(), (torch.zeros(1, 3, 16, 16),))
-    return graph, mixed_network(graph)
+    return graph, mixed_network(graph, precision)
 
 
 def test_labels_cost_what_the_kernels_of_the_plan_do(traced: tuple[ChannelGraph, MixedNetwork]) -> None:
@@ -152,22 +161,22 @@ def test_labels_cost_what_the_kernels_of_the_plan_do(traced: tuple[ChannelGraph,
             precisions |= {each.domain: each.precisions[p]} if each.domain else {}
         floats = mixed.floats(precisions)
         kernels = mixed.network(floats).kernels
-        assert mixed.network(floats).kernels == (partition(graph, INT8, floats=floats)).kernels
+        assert mixed.network(floats).kernels == partition(graph, mixed.in_int8, floats=floats).kernels
         assert problem.spent("latency", plan) == pytest.approx(sum(cost_of(kernel.at(widths)) for kernel in kernels))
         assert problem.spent("parameters", plan) == sum(kernel.parameters(widths) for kernel in kernels)
         seen |= {kernel.key.precision for kernel in kernels}
-    assert seen == {"float32", "int8", "int8_float32", "float32_int8"}
+    assert seen == WITH[mixed.precision]
 
 
 def test_every_kernel_that_a_plan_may_need_is_among_the_points(traced: tuple[ChannelGraph, MixedNetwork]) -> None:
     graph, mixed = traced
     candidates = group_candidates(graph, 4, 2)
     known = set(points_of(mixed.everything, candidates))
-    for precision in (FP32, INT8):
+    for precision in (mixed.precisions[-1], mixed.in_int8):
         assert set(points_of(partition(graph, precision), candidates)) <= known
     rng = np.random.default_rng(2)
     for _ in range(10):
-        floats = mixed.floats({name: str(rng.choice([INT8, FP32])) for name in mixed.domains})
+        floats = mixed.floats({name: str(rng.choice(mixed.precisions)) for name in mixed.domains})
         assert set(points_of(mixed.network(floats), candidates)) <= known
 
 
@@ -183,8 +192,9 @@ def test_what_is_read_side_by_side_has_one_precision() -> None:
 
 def test_the_input_is_read_in_a_precision_of_its_own(traced: tuple[ChannelGraph, MixedNetwork]) -> None:
     _, mixed = traced
-    assert mixed.floats({"input of stem.0": FP32}) == ("stem.0",)
-    assert mixed.is_floating(mixed.floats(dict.fromkeys(mixed.domains, FP32)))
+    exact = mixed.precisions[-1]
+    assert mixed.floats({"input of stem.0": exact}) == ("stem.0",)
+    assert mixed.is_floating(mixed.floats(dict.fromkeys(mixed.domains, exact)))
     assert mixed.floats({}) == ()
 
 

@@ -84,6 +84,9 @@ def narrowed(value: Any, type_: str) -> Any:
     _, lanes = _split(value)
     if type_ == FLOAT16:
         return tirx.Cast(_typed(FLOAT16, lanes), value)
+    if lanes > VECTORS[-1] and lanes % VECTORS[-1] == 0:
+        parts = [list(range(first, first + VECTORS[-1])) for first in range(0, lanes, VECTORS[-1])]
+        return tirx.Shuffle([narrowed(tirx.Shuffle([value], part), type_) for part in parts], list(range(lanes)))
     if lanes in VECTORS:
         return tirx.call_pure_extern(_typed("uint16", lanes), f"rounded_to_bfloat16_{lanes}", value)
 

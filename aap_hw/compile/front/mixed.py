@@ -1,9 +1,10 @@
-"""A network whose layers may be in float32 or in int8: its kernels, by the precision of what they read.
+"""A network whose layers may be in int8 or in floating point: its kernels, by the precision of what they read.
 
-A domain is what is read in one precision: the channel groups that one layer reads side by side, or a value that no
-group makes, such as the network's input. A layer is in int8 if all domains that it reads are. Everything else follows
-from the layers that stay in float32 (`aap_hw.compile.front.precision`): which values are stored as bytes, and the
-kernels that turn one type into the other.
+Floating point is float32 in the one mixture and half precision in the other. A domain is what is read in one precision:
+the channel groups that one layer reads side by side, or a value that no group makes, such as the network's input. A
+layer is in int8 if all domains that it reads are. Everything else follows from the layers that are not
+(`aap_hw.compile.front.precision`, `aap_hw.compile.front.half`): which values are stored as bytes, and the kernels that
+turn one type into the other.
 
 Which domains decide about a kernel is not derived from those rules but read off their results: the network is made for
 some dozens of choices of precisions, drawn at random. A kernel's form must follow from two domains at most, as its cost
@@ -23,12 +24,10 @@ import numpy as np
 from aap_hw.compile.front.network import Branch, Kernel, Network
 from aap_hw.compile.front.partition import Split
 from aap_hw.compile.front.precision import layer_of, weights_in_int8
-from aap_hw.compile.keys.precision import FP32, INT8, NetworkPrecision
+from aap_hw.compile.keys.precision import BFLOAT16, INT8, MIXED, MIXTURES, NetworkPrecision, mixed_precisions
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 
-PRECISIONS: tuple[NetworkPrecision, ...] = (INT8, FP32)
-"""What a domain may be in, the most exact last."""
 # Choices of precisions that tell which domains decide about a kernel. That two domains have the same precision in all
 # of them, so that one could be taken for the other, is as likely as 2 to the power of minus this.
 DRAWN = 32
@@ -68,10 +67,12 @@ class Form:
 
 @dataclass(frozen=True, eq=False)
 class MixedNetwork:
-    """A network in any mixture of float32 and int8.
+    """A network in any mixture of two precisions.
 
     Attributes
     ----------
+    precision : which mixtures: of int8 with float32, or with half precision.
+    half : what half precision is on the device.
     domains : by name.
     read : the names of the domains that each layer reads; it is in int8 if all of them are.
     branches : for each kernel that goes with a residual branch, by its name, which one.
@@ -82,11 +83,18 @@ class MixedNetwork:
     read: Mapping[str, tuple[str, ...]]
     forms: tuple[Form, ...]
     branches: Mapping[str, Branch] = field(default_factory=dict)
+    precision: NetworkPrecision = MIXED
+    half: str = BFLOAT16
+
+    @property
+    def precisions(self) -> tuple[NetworkPrecision, NetworkPrecision]:
+        """What a domain may be in, the more exact one last."""
+        return mixed_precisions(self.precision)
 
     @cached_property
     def floating(self) -> Network:
-        """All of it in float32."""
-        return self._marked(self.split.at(FP32))
+        """All of it in floating point."""
+        return self._marked(self.split.at(self.precisions[-1], half=self.half))
 
     @cached_property
     def everything(self) -> Network:
@@ -95,14 +103,25 @@ class MixedNetwork:
         return replace(self.floating, kernels=tuple(kernels))
 
     def floats(self, precisions: Precisions) -> tuple[str, ...]:
-        """The layers in float32 if domains are in these precisions; one that is not named is in int8."""
-        return _floats(self.read, precisions)
+        """The layers in floating point if domains are in these precisions; one that is not named is in int8."""
+        return tuple(
+            layer for layer, names in self.read.items() if any(precisions.get(name, INT8) != INT8 for name in names)
+        )
 
     def network(self, floats: Collection[str]) -> Network:
-        """The kernels if some layers are in float32; all of them in float32 if there is no other layer."""
+        """The kernels if some layers are in floating point; all of them are if there is no other layer."""
         if self.is_floating(floats):
             return self.floating
-        return self._marked(self.split.at(INT8, floats=floats))
+        return self._marked(self.split.at(self.in_int8, floats=floats, half=self.half))
+
+    @property
+    def in_int8(self) -> NetworkPrecision:
+        """What a network is in that has any layer in int8."""
+        return MIXTURES[self.precision]
+
+    def computed(self, floats: Collection[str]) -> NetworkPrecision:
+        """What the network is in if some layers are in floating point."""
+        return self.precisions[-1] if self.is_floating(floats) else self.in_int8
 
     def is_floating(self, floats: Collection[str]) -> bool:
         """Whether no layer is left that could be in int8."""
@@ -124,8 +143,8 @@ class MixedNetwork:
         return replace(network, kernels=tuple(kernels)) if self.branches else network
 
 
-def mixed_network(graph: ChannelGraph) -> MixedNetwork:
-    """The kernels that a traced network may have, in any mixture.
+def mixed_network(graph: ChannelGraph, precision: NetworkPrecision = MIXED, half: str = BFLOAT16) -> MixedNetwork:
+    """The kernels that a traced network may have, in any mixture of a kind; half precision is ``half``.
 
     Raises
     ------
@@ -139,9 +158,10 @@ def mixed_network(graph: ChannelGraph) -> MixedNetwork:
     merged = _Merged()
     while True:
         domains, read = _domains(split.floating, layers, merged)
-        forms, apart = _Drawn(split, domains, read).forms()
+        mixed = MixedNetwork(split, domains, read, (), precision=precision, half=half)
+        forms, apart = _Drawn(mixed).forms()
         if not apart:
-            return MixedNetwork(split, domains, read, tuple(forms))
+            return replace(mixed, forms=tuple(forms))
         for names in apart:
             merged.join(names)
 
@@ -196,29 +216,25 @@ def _domains(
     return found, {layer: tuple(dict.fromkeys(names)) for layer, names in read.items()}
 
 
-def _floats(read: Mapping[str, tuple[str, ...]], precisions: Precisions) -> tuple[str, ...]:
-    return tuple(layer for layer, names in read.items() if any(precisions.get(name) == FP32 for name in names))
-
-
 class _Drawn:
     """Networks of some choices of precisions, and what they tell about each kernel."""
 
-    def __init__(self, split: Split, domains: Mapping[str, Domain], read: Mapping[str, tuple[str, ...]]) -> None:
-        self._split, self._names, self._read = split, list(domains), read
-        self._domain_of = {group: domain.name for domain in domains.values() for group in domain.groups}
+    def __init__(self, mixed: MixedNetwork) -> None:
+        self._mixed, self._names, self._read = mixed, list(mixed.domains), mixed.read
+        self._domain_of = {group: domain.name for domain in mixed.domains.values() for group in domain.groups}
         self._choices: list[Precisions] = []
         self._kernels: list[dict[str, Kernel]] = []
         self._random = np.random.default_rng(0)
-        for precision in PRECISIONS:
+        for precision in mixed.precisions:
             self._draw(dict.fromkeys(self._names, precision))
         for _ in range(DRAWN):
             self._draw({})
 
     def _draw(self, given: Precisions) -> None:
-        drawn = self._random.integers(len(PRECISIONS), size=len(self._names))
-        chosen = {name: PRECISIONS[at] for name, at in zip(self._names, drawn, strict=True)} | dict(given)
-        floats = _floats(self._read, chosen)
-        network = self._split.at(FP32 if set(self._read) <= set(floats) else INT8, floats=floats)
+        known = self._mixed.precisions
+        drawn = self._random.integers(len(known), size=len(self._names))
+        chosen = {name: known[at] for name, at in zip(self._names, drawn, strict=True)} | dict(given)
+        network = self._mixed.network(self._mixed.floats(chosen))
         self._choices.append(chosen)
         self._kernels.append({kernel.name: kernel for kernel in network.kernels})
 
@@ -289,7 +305,7 @@ class _Drawn:
         missing: dict[tuple[tuple[str, str], ...], None] = {}
         for names in dict.fromkeys(deciding.values()):
             seen = {tuple(chosen[name] for name in names) for chosen in self._choices}
-            for at in product(PRECISIONS, repeat=len(names)):
+            for at in product(self._mixed.precisions, repeat=len(names)):
                 if at not in seen:
                     missing[tuple(zip(names, at, strict=True))] = None
         return [dict(each) for each in missing]

@@ -20,7 +20,7 @@ from aap_hw.compile.families import (
 from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.compile.keys.precision import FLOAT32, FP32, HALF, INT8, NetworkPrecision
+from aap_hw.compile.keys.precision import FLOAT32, FP32, HALF, INT8, INT8_HALF, NetworkPrecision
 from aap_hw.graph import WidthExpr
 
 
@@ -166,7 +166,9 @@ class Network:
     @property
     def precision(self) -> NetworkPrecision:
         """What most of it computes in."""
-        return INT8 if self.scaled else HALF if self.in_half else FP32
+        if self.scaled:
+            return INT8_HALF if self.in_half else INT8
+        return HALF if self.in_half else FP32
 
     def described(self, key: KernelKey) -> str:
         """The name in messages of the first kernel with a key."""

@@ -16,7 +16,7 @@ from torch.fx import Node
 
 from aap_hw.compile.front.aliases import is_same_view, writes_in_place
 from aap_hw.compile.front.checks import check_calls, check_sizes, ends
-from aap_hw.compile.front.half import with_half
+from aap_hw.compile.front.half import in_half, with_half
 from aap_hw.compile.front.making import Partition
 from aap_hw.compile.front.network import Network, Port, with_layout_changes
 from aap_hw.compile.front.pitch import with_pitched_images
@@ -25,7 +25,7 @@ from aap_hw.compile.front.program import NoKernel, is_identity, is_transparent, 
 from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.front.rules import RULES
 from aap_hw.compile.front.rules.slow import slow_kernel
-from aap_hw.compile.keys.precision import BFLOAT16, FP32, HALF, INT8, NetworkPrecision, Scale
+from aap_hw.compile.keys.precision import BFLOAT16, FP32, OTHERS, NetworkPrecision, Scale, is_with_half
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.groups.blocks import Block
@@ -46,8 +46,8 @@ def partition(
     With the precision `INT8`, kernels that have a form in int8 are in it where what they read is quantised. Without a
     ``quantisation``, which says what is, that is everything that lets a kernel be in int8 that gains by it, but for the
     layers ``floats``, whose weights stay in float32. Layers are named as in the model, such as ``layer1.0.conv1``. With
-    the precision `HALF` they are in ``half``, ``bfloat16`` or ``float16``, where they have a form in it. The
-    residual branches ``without`` are left out, as if they had been cut.
+    the precision `HALF` they are in ``half``, ``bfloat16`` or ``float16``, where they have a form in it, and with
+    `INT8_HALF` those are that are not in int8. The residual branches ``without`` are left out, as if they had been cut.
 
     Raises
     ------
@@ -100,11 +100,12 @@ class Split:
         """The network in a precision, as of `partition`."""
         network, making, placement = self.floating, self._making, self._making.placement
         named = {**{node.name: node.name for node in self._nodes}, **making.moved_behind}
-        if precision == INT8:
+        able = in_half(network) if is_with_half(precision) else frozenset[str]()
+        if precision in OTHERS:
             held = None if quantisation is None else _as_held(making, self._nodes, quantisation)
             network = with_int8(network, named, held, floats)
-        if precision == HALF:
-            network = with_half(network, named, half)
+        if able:
+            network = with_half(network, named, half, able)
         to_turn = [not placement.is_plain(output) and not placement.is_moved(output) for output in self._outputs]
         return with_pitched_images(with_layout_changes(network, to_turn))
 

@@ -9,9 +9,8 @@ lies in another order than the sum, or an addition that was fused with others.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from aap_hw.compile.front.network import Branch, Kernel, Network
 from aap_hw.compile.front.partition import partition
@@ -55,13 +54,17 @@ def removable(
     chosen
         The same graph with more groups frozen, whose branches may be removed.
     """
-    split = partial(partition, graph, precision, floats=floats, half=half)
+
+    def split(without: Sequence[Block]) -> Network:
+        return _bare(partition(graph, precision, None, without, floats, half))
+
     free = frozenset(group.name for group in chosen.groups if group.frozen is None)
     found: list[_Gone] = []
-    left, marked = network, network
+    bare = _bare(network)
+    left, marked = bare, network
     for block in reversed(chosen.blocks):
         try:
-            gone = _difference(network, split(without=[block]), block)
+            gone = _difference(bare, split([block]), block)
             smaller = _without(left, [gone])
             if with_pitched_images(smaller) != smaller:
                 raise UserError("its shortcut would be pitched")
@@ -73,10 +76,15 @@ def removable(
         left = smaller
     for some in {tuple(found[first::step]) for first, step in ((0, 1), (0, 2), (1, 2))}:
         without = [gone.block for gone in some]
-        if some and split(without=without) != _without(network, some):
+        if some and split(without) != _without(bare, some):
             _log("all branches stay, as without several of them others change")
             return network, ()
     return marked, tuple(gone.block for gone in reversed(found))
+
+
+def _bare(network: Network) -> Network:
+    """The network without what it says of its values beside its kernels."""
+    return replace(network, in_half=frozenset())
 
 
 def _log(sentence: str) -> None:

@@ -13,7 +13,17 @@ from typing import Any
 import tvm
 from tvm.target import codegen
 
-from aap_hw.compile.keys.precision import BFLOAT16, BYTES, FLOAT16, FLOAT32, HALF, INT8, MIXED, NetworkPrecision
+from aap_hw.compile.keys.precision import (
+    BFLOAT16,
+    BYTES,
+    FLOAT16,
+    FLOAT32,
+    INT8,
+    MIXTURES,
+    OTHERS,
+    NetworkPrecision,
+    is_with_half,
+)
 from aap_hw.errors import UserError
 
 # Second-level cache of one core; shared caches are divided by the cores that share them.
@@ -184,13 +194,13 @@ def half_precision_of(target: DeviceTarget) -> str:
 
 
 def half_of(precision: NetworkPrecision, target: DeviceTarget) -> str:
-    """What a network that is asked for in half precision is in on a device; of others it does not matter.
+    """What half precision is on a device, for networks that have kernels in it; for others it does not matter.
 
     Raises
     ------
-    UserError : it is asked for in half precision, and the device has none.
+    UserError : the network has such kernels, and the device has no half precision.
     """
-    return half_precision_of(target) if precision == HALF else BFLOAT16
+    return half_precision_of(target) if is_with_half(precision) else BFLOAT16
 
 
 def device_target(options: Mapping[str, Any], threads: int) -> DeviceTarget:
@@ -215,9 +225,9 @@ def require_precision(precision: NetworkPrecision, target: DeviceTarget, device:
 
     As `half_precision_of` does, which says what a network in half precision is in.
     """
-    if precision == HALF:
+    if is_with_half(precision):
         half_precision_of(target)
-    if precision in (INT8, MIXED) and isinstance(target, GpuTarget):
+    if MIXTURES.get(precision, precision) in OTHERS and isinstance(target, GpuTarget):
         raise UserError(
             f"kernels in {INT8} are for CPUs so far, and {device} is a GPU; take a network that is not quantised, "
             "in float32 or half precision"

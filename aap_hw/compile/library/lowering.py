@@ -28,7 +28,7 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.program import is_of_shape, state_names
 from aap_hw.compile.front.quantisation import LARGEST_WEIGHT, Quantisation
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import FP32, HALVES, INT8, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, HALVES, INT8, OTHERS, NetworkPrecision
 from aap_hw.compile.keys.target import CpuTarget, DeviceTarget, half_of
 from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.compile.library.folding import folded_weights
@@ -56,7 +56,7 @@ def compile_network(
     Returns the network that was compiled. The model is read in evaluation mode and left untouched. With a
     ``quantisation`` of its values and weights, all kernels are in int8 that can be; then inputs may be taken as the
     bytes that they are quantised to, images as (N, H, W, C). With the precision `HALF` they are in the device's half
-    precision.
+    precision, and with `INT8_HALF` all are that are not in int8.
 
     Raises
     ------
@@ -65,8 +65,8 @@ def compile_network(
     """
     command_of(target.host)  # told before the work
     graph = ChannelGraph.trace(model, tensors_of(example), names)
-    half = half_of(precision, target)
-    network = partition(graph, precision if quantisation is None else INT8, quantisation, half=half)
+    precision = precision if quantisation is None or precision in OTHERS else INT8
+    network = partition(graph, precision, quantisation, half=half_of(precision, target))
     network = with_bytes_taken(network) if takes_bytes else network
     state = state_of(graph.program)
     if quantisation is not None:

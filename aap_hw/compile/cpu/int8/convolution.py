@@ -18,7 +18,6 @@ from aap_hw.compile.cpu.int8.epilogue import LONG, bounds_of, finished, quantize
 from aap_hw.compile.cpu.isa import GROUP, dense_product, to_bytes
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
 
 
@@ -39,7 +38,7 @@ def convolution(address: Address, target: CpuTarget) -> KernelFunction:
     """Dense and grouped convolutions, and linear layers."""
     key, width_out, plan = address.key, address.width_out, _plan(address, target)
     lanes = plan.tile.lanes
-    by_vectors = target.multiplies_by_lane and key.types.made != FLOAT32 and plan.made >= lanes
+    by_vectors = target.multiplies_by_lane and key.types.made == "uint8" and plan.made >= lanes
     # The last vector may reach behind the last channel.
     order = np.minimum(np.arange(width_out + plan.deep.extent - plan.made), width_out - 1)
 

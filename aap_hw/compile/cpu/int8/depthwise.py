@@ -114,7 +114,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
             places = [T.bind(pixel * channels + c) for pixel in pixels]
             first = T.bind(step * block.channels)
             several = [reals_of(totals, first, at) for totals, at in zip(sums, places, strict=True)]
-            if key.types.made == FLOAT32:
+            if key.types.made != "uint8":
                 inverse = [block.order.index(place) for place in range(block.channels)]
                 made = [tirx.Shuffle(values, inverse) if len(values) > 1 else values[0] for values in several]
             else:
@@ -123,7 +123,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
                 if channels >= block.channels:
                     store(output, values, at, block.channels)
                     continue
-                few = registers(block.channels, key.types.made)
+                few = registers(block.channels, "uint8" if key.types.made == "uint8" else FLOAT32)
                 store(few, values, 0, block.channels)
                 for place in range(channels):
                     T.buffer_store(output, few[place], [at + place])

@@ -93,7 +93,7 @@ def real(key: KernelKey, total: Any, factor: Any, offset: Any, numbers: Numbers,
 
 def made_of(key: KernelKey, value: Any, numbers: Numbers) -> Any:
     """What a kernel writes for a real number at the end of its epilogue."""
-    if key.types.made == FLOAT32:
+    if key.types.made != "uint8":
         return value
     return T.Cast("uint8", in_whole_steps(in_steps(key, value, numbers), numbers))
 
@@ -143,7 +143,7 @@ def reals(
         with lane_loop(lanes) as i:
             residual = added(v, i) if added is not None else None
             value = real(key, whole[i], factors[c + i], factors[apart + c + i], numbers, residual)
-            if key.types.made != FLOAT32:
+            if key.types.made == "uint8":
                 # Larger ones would not fit an int32. With a bias only, constants are such that there are none.
                 value = T.min(in_steps(key, value, numbers), numbers(Number.HIGHEST))
             T.buffer_store(made, value, [i])

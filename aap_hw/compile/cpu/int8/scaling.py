@@ -30,7 +30,7 @@ def scaled(address: Address, target: CpuTarget) -> KernelFunction:
     """
     key, channels = address.key, address.width_in
     steps = unclipped(key)
-    is_plain = key.types.made != FLOAT32 and not steps
+    is_plain = key.types.made == "uint8" and not steps
     shape = batch, height, width, _ = image_shape(key, channels)
     lanes = lanes_for(channels, target)
     count = vectors_at_once(channels, lanes)
