@@ -226,6 +226,21 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("lut", "plot", "TABLE", "--out", "FOLDER/x.png", "--kernel", "lstm"),
         "no kernel of several widths whose key contains 'lstm'",
     ),
+    **{
+        f"--precision {text}": (
+            ("plan", *RESNET20, "--lut", "TABLE", "--budget", "50%", "--precision", text),
+            sentence,
+        )
+        for text, sentence in {
+            "bf16": "'bf16' is not one of 'fp32', 'half', 'int8', 'mixed', 'mixed:int8,half'",
+            "mixed:haf,int8": r"'haf' is no precision; did you mean 'half'\?; mix int8 with half or fp32",
+            "mixed:int8": "one precision leaves nothing to choose; give --precision int8, or name two",
+            "mixed:fp32, half": "plans mix int8 with another; give --precision half, which loses next to nothing",
+            "mixed:half,int8,fp32": "plans mix two precisions so far; give mixed:int8,half",
+            "mixed:half,int8": r"the CPU of .* has no instructions for half precision .*; compile for fp32 or int8",
+            "mixed:fp32,int8": r"--model resnet20 --input 3x32x32 --precision mixed' \(and",
+        }.items()
+    },
     "difference to no table": (("lut", "diff", "TABLE", "nowhere.json"), "cannot read the latency table nowhere.json"),
 }
 

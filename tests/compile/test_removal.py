@@ -92,7 +92,7 @@ def test_no_shortcut_becomes_pitched_when_blocks_are_removed(pieces: str, offere
     assert found == tuple(graph.blocks[i] for i in offered)
     for some in [found[i:j] for j in range(len(found) + 1) for i in range(j)]:
         keep: dict[str, list[int]] = {group: [] for block in some for group in block.groups}
-        without = partition(ChannelGraph.trace(graph.cut(model, keep), example), precision)
+        without = partition(ChannelGraph.trace(graph.cut(model, keep), example))
         widths = {**network.dense, **dict.fromkeys(keep, 0)}
         left = [kernel for kernel in network.kernels if not kernel.is_removed(widths)]
         assert [kernel.key for kernel in left] == [kernel.key for kernel in without.kernels]
