@@ -14,6 +14,7 @@ import numpy as np
 
 from aap_hw.compile.keys.precision import (
     EXPORTED_PRECISIONS,
+    FP32,
     HALF,
     INT8_HALF,
     MIXTURES,
@@ -288,7 +289,7 @@ def _unpruned(network: PrunedNetwork, data: Samples, form: Form) -> Form:
     inputs, module = network.origin.inputs, network.origin.skeleton()
     if form.precision == HALF:
         return in_half_for_timing(module, inputs)
-    planned = network.record.get("precision")
+    planned: NetworkPrecision = network.record.get("precision", FP32)
     if planned in MIXTURES and unpruned_in(planned) == HALF and form.quantisation is not None:
         return in_half_for_timing(module, inputs)
     if form.quantisation is None or planned in MIXTURES:
