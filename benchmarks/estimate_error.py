@@ -1,17 +1,19 @@
 """How far off estimated latencies are, where measured ones tell: on x86, for networks that were not learned from.
 
 The same method that estimates kernels of boards (`aap_hw.estimate`) estimates those of measured tables. Its correction
-is learned from all kernels but those of one network, and that network's plans, which the table holds as they were
-measured from end to end, are estimated with it. Then the next network is left out. `other_cpu` learns from all kernels
-of the other tables instead, which are of other CPUs. Nothing is timed here.
+is learned from all kernels of a table but those of one network, and that network's plans, which the table holds as they
+were measured from end to end, are estimated with it. Then the next network is left out. Networks of `--other` tables
+are estimated with what was learned from the first: how well does it carry over to another CPU? Nothing is timed here.
 
     python benchmarks/estimate_error.py --json -
-    python benchmarks/estimate_error.py --tables lut/x86.json,another.json --write     # keep what was learned
+    python benchmarks/estimate_error.py --other lut/zen5.json --models resnet20,mobilenetv2 --json -
+    python benchmarks/estimate_error.py --write                                     # keep what was learned
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 from collections.abc import Collection, Sequence
@@ -22,16 +24,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from aap_hw.compile.front.mixed import MixedNetwork
     from aap_hw.compile.front.network import Network
     from aap_hw.compile.keys.address import Address
     from aap_hw.compile.keys.key import KernelKey
+    from aap_hw.compile.keys.target import DeviceTarget
     from aap_hw.device.profile import BoardSpec
     from aap_hw.estimate.correction import Correction
     from aap_hw.estimate.terms import Terms
+    from aap_hw.graph import ChannelGraph
     from aap_hw.lut.table import LatencyTable, NetworkName
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = "lut/x86.json"
+TABLE = "lut/x86.json"
 QUICK, QUICK_POINTS = "resnet20", 40
 """With --quick: the one network that is left out, and points of other kernels to learn from."""
 
@@ -57,29 +62,34 @@ def main() -> None:
     from _report import print_report, say
 
     options = _options()
-    measured = []
-    for path in options.tables.split(","):
-        say(f"{path}: counting what its kernels do")
-        measured.append(Measured.read(Path(path), options.quick))
-    rows = [row for each in measured for row in _rows(each, measured)]
+    say(f"{options.table}: counting what its kernels do")
+    source = Measured.read(Path(options.table), quick=options.quick)
+    rows = _rows(source, source)
     summary = summary_of(rows)
     if options.write:
-        machines = " and ".join(each.table.device["cpu"] for each in measured)
         error = {
-            "machine": machines,
-            "networks": sorted({row["network"] for row in rows}),
+            "machine": source.table.device["cpu"],
+            "networks": sorted(row["network"] for row in rows),
             "plans": sum(row["plans"] for row in rows),
             "mean_pct": round(summary["mape_pct"], 1),
             "worst_pct": round(summary["max_error_pct"], 1),
             "kendall_tau": round(summary["kendall_tau"], 3),
         }
-        replace(_learned(measured, ()), error=error).save()
+        replace(_learned(source, ()), error=error).save()
+    if options.other:
+        say(f"{options.other}: counting what its kernels do")
+        other = Measured.read(Path(options.other), options.models.split(",") if options.models else None)
+        elsewhere = _rows(source, other)
+        rows += elsewhere
+        summary |= {f"other_cpu_{name}": value for name, value in summary_of(elsewhere).items()}
     print_report(rows, summary, options.json)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tables", default=str(ROOT / TABLES), help="measured tables, separated by commas")
+    parser.add_argument("--table", default=str(ROOT / TABLE), help="measured table to learn from")
+    parser.add_argument("--other", help="measured table of another CPU, to hold against what was learned")
+    parser.add_argument("--models", help="networks of the other table, separated by commas; all unless given")
     parser.add_argument("--write", action="store_true", help="keep the correction for estimates")
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--quick", action="store_true", help="few kernels: does it run?")
@@ -93,11 +103,11 @@ class Measured:
     table: LatencyTable
     measured_us: dict[Address, float]
     terms: dict[Address, Terms]
-    networks: dict[NetworkName, Network]
+    networks: dict[NetworkName, Traced]
 
     @classmethod
-    def read(cls, path: Path, quick: bool) -> Measured:
-        """Read a table, and count."""
+    def read(cls, path: Path, models: Collection[str] | None = None, *, quick: bool = False) -> Measured:
+        """Read a table, and count; only what some models need, if they are given."""
         from aap_hw.compile.keys.address import Address
         from aap_hw.compile.keys.target import device_target
         from aap_hw.estimate.cores import CORES
@@ -108,113 +118,128 @@ class Measured:
         target = device_target(table.device["target"], table.device["threads"])
         cpu = table.device["target"]["mcpu"]
         machine = Machine(CORES[cpu], boards()[cpu], table.measurement["copies"])
-        networks = {name: _network(name, target) for name in table.slowdowns if not quick or name.model == QUICK}
-        points = [Address(key, widths) for key, each in table.points.items() for widths in each]
-        if quick:
-            wanted = {kernel.key for network in networks.values() for kernel in network.kernels}
-            others = [point for point in points if point.key not in wanted]
-            points = [point for point in points if point.key in wanted] + others[:: len(others) // QUICK_POINTS]
+        wanted = [QUICK] if quick else models
+        networks = {name: Traced.of(name, target) for name in table.slowdowns if wanted is None or name.model in wanted}
         us = {Address(key, widths): p.latency_us for key, each in table.points.items() for widths, p in each.items()}
+        points = list(us)
+        if wanted is not None:
+            keys = {key for network in networks.values() for key in network.keys}
+            others = [point for point in points if point.key not in keys]
+            points = [point for point in points if point.key in keys]
+            points += others[:: len(others) // QUICK_POINTS] if quick else []
         return cls(table, us, {point: machine.terms(point, target) for point in points}, networks)
 
-    def keys_of(self, name: NetworkName) -> set[KernelKey]:
-        """The kernels of a network."""
-        return {kernel.key for kernel in self.networks[name].kernels}
+
+@dataclass(frozen=True)
+class Traced:
+    """A network in the precision of its name, with any layers in float32 if that is a mixture."""
+
+    graph: ChannelGraph
+    name: NetworkName
+    half: str
+
+    @classmethod
+    def of(cls, name: NetworkName, target: DeviceTarget) -> Traced:
+        """The network of a name, for a target."""
+        from aap_hw.compile.keys.target import half_of
+        from aap_hw.graph import ChannelGraph
+        from aap_hw.models import zoo
+
+        graph = ChannelGraph.trace(zoo.build(name.model).module, name.inputs.zeros(), name.inputs.names)
+        return cls(graph, name, half_of(name.precision, target))
+
+    def network(self, floats: Sequence[str]) -> Network:
+        """The kernels, with some layers in float32."""
+        from aap_hw.compile.front.partition import partition
+
+        return (
+            partition(self.graph, self.name.precision, half=self.half)
+            if self._mixed is None
+            else self._mixed.network(floats)
+        )
+
+    @functools.cached_property
+    def keys(self) -> frozenset[KernelKey]:
+        """The kernels of all mixtures."""
+        everything = self.network(()) if self._mixed is None else self._mixed.everything
+        return frozenset(kernel.key for kernel in everything.kernels)
+
+    @functools.cached_property
+    def _mixed(self) -> MixedNetwork | None:
+        from aap_hw.compile.front.mixed import mixed_network
+        from aap_hw.compile.keys.precision import MIXED
+
+        return mixed_network(self.graph) if self.name.precision == MIXED else None
 
 
-def _network(name: NetworkName, target: Any) -> Network:
-    from aap_hw.compile.front.partition import partition
-    from aap_hw.compile.keys.target import half_of
-    from aap_hw.graph import ChannelGraph
-    from aap_hw.models import zoo
-
-    graph = ChannelGraph.trace(zoo.build(name.model).module, name.inputs.zeros(), name.inputs.names)
-    return partition(graph, name.precision, half=half_of(name.precision, target))
-
-
-def _learned(sources: Sequence[Measured], without: Collection[KernelKey]) -> Correction:
-    """A correction from the kernels and networks of tables, but for some kernels and whatever network has them."""
+def _learned(source: Measured, without: Collection[KernelKey]) -> Correction:
+    """A correction from the kernels and networks of a table, but for some kernels and whatever network has them."""
     from aap_hw.estimate.correction import Correction, fitted_shares
 
-    terms, us, factors = [], [], []
-    for source in sources:
-        for point, values in source.terms.items():
-            if point.key not in without:
-                terms.append(values)
-                us.append(source.measured_us[point])
-        for name, network in source.networks.items():
-            if not source.keys_of(name) & set(without) or not without:
-                factors += [measured / alone for measured, alone in _plans(source, name, network, source.table)]
-    factor = math.exp(float(np.mean(np.log(factors)))) if factors else 1.0
-    return Correction(fitted_shares(terms, us), factor, {})
+    kept = [point for point in source.terms if point.key not in without]
+    factors = [
+        measured / alone
+        for network in source.networks.values()
+        if network.keys.isdisjoint(without)
+        for measured, alone in _plans(source, network, source.table)
+    ]
+    shares = fitted_shares([source.terms[point] for point in kept], [source.measured_us[point] for point in kept])
+    return Correction(shares, math.exp(float(np.mean(np.log(factors)))) if factors else 1.0, {})
 
 
-def _plans(source: Measured, name: NetworkName, network: Network, table: LatencyTable) -> list[tuple[float, float]]:
+def _plans(source: Measured, traced: Traced, table: LatencyTable) -> list[tuple[float, float]]:
     """Of each plan of a network, what it took, and what its kernels take by a table."""
     from aap_hw.lut.predicting import predict_us
 
     return [
-        (entry.measured_us, predict_us(network, entry.widths, table))
+        (entry.measured_us, predict_us(traced.network(entry.floats), entry.widths, table))
         for entry in source.table.validation
-        if entry.network == name
+        if entry.network == traced.name
     ]
 
 
-def _rows(each: Measured, everything: Sequence[Measured]) -> list[dict[str, Any]]:
-    """One of each network of a table: how far off it is when it was left out."""
-    rows = []
-    for name, network in each.networks.items():
-        learned = _learned(everything, each.keys_of(name))
-        row = {"network": name.text, "cpu": each.table.device["cpu"], **_errors(each, name, network, learned)}
-        others = [other for other in everything if other.table.device["cpu"] != each.table.device["cpu"]]
-        if others:
-            errors = _errors(each, name, network, _learned(others, each.keys_of(name)))
-            row |= {f"other_cpu_{key}": value for key, value in errors.items() if key != "plans"}
-        rows.append(row)
-    return rows
-
-
-def _errors(source: Measured, name: NetworkName, network: Network, learned: Correction) -> dict[str, Any]:
+def _rows(source: Measured, held: Measured) -> list[dict[str, Any]]:
+    """One of each network of a table: how far off it is by what was learned from another, without this network."""
     from aap_hw.lut.fidelity import kendall_tau
     from aap_hw.lut.table import LatencyPoint
 
-    table = replace(source.table, points={})
-    for point, terms in source.terms.items():
-        table.add(point.key, LatencyPoint(point.widths, learned.shares.latency_us(terms), 0.0, 0))
-    pairs = _plans(source, name, network, table)
-    measured, estimated = np.array(pairs).T
-    off = 100 * (estimated * learned.network_factor / measured - 1)
-    keys = source.keys_of(name)
-    kernels = [
-        learned.shares.latency_us(terms) / source.measured_us[point] - 1
-        for point, terms in source.terms.items()
-        if point.key in keys
-    ]
-    return {
-        "plans": len(pairs),
-        "mape_pct": float(np.abs(off).mean()),
-        "max_error_pct": float(np.abs(off).max()),
-        "bias_pct": float(off.mean()),
-        "kendall_tau": kendall_tau(measured, estimated),
-        "kernels_mape_pct": 100 * float(np.mean(np.abs(kernels))),
-    }
+    rows = []
+    for name, traced in held.networks.items():
+        learned = _learned(source, traced.keys)
+        table = replace(held.table, points={})
+        kernels = []
+        for point, terms in held.terms.items():
+            us = learned.shares.latency_us(terms)
+            table.add(point.key, LatencyPoint(point.widths, us, 0.0, 0))
+            if point.key in traced.keys:
+                kernels.append(us / held.measured_us[point] - 1)
+        measured, estimated = np.array(_plans(held, traced, table)).T
+        off = 100 * (estimated * learned.network_factor / measured - 1)
+        rows.append(
+            {
+                "network": name.text,
+                "cpu": held.table.device["cpu"],
+                "learned_on": source.table.device["cpu"],
+                "plans": len(off),
+                "mape_pct": float(np.abs(off).mean()),
+                "max_error_pct": float(np.abs(off).max()),
+                "bias_pct": float(off.mean()),
+                "kendall_tau": kendall_tau(measured, estimated),
+                "kernels_mape_pct": 100 * float(np.mean(np.abs(kernels))),
+            }
+        )
+    return rows
 
 
 def summary_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over networks, the worst plan, and the network that is ordered worst."""
-    if not rows:
-        return {"mape_pct": None, "max_error_pct": None, "kendall_tau": None, "held_out": []}
-    summary: dict[str, Any] = {
+    """Means over networks, the worst plan, and the network that is ordered worst; which networks were left out."""
+    return {
         "mape_pct": float(np.mean([row["mape_pct"] for row in rows])),
         "max_error_pct": max(row["max_error_pct"] for row in rows),
         "kendall_tau": float(np.mean([row["kendall_tau"] for row in rows])),
         "lowest_kendall_tau": min(row["kendall_tau"] for row in rows),
-        "held_out": [f"{row['network']} on {row['cpu']}" for row in rows],
+        "held_out": ", ".join(row["network"] for row in rows),
     }
-    if "other_cpu_mape_pct" in rows[0]:
-        summary["other_cpu_mape_pct"] = float(np.mean([row["other_cpu_mape_pct"] for row in rows]))
-        summary["other_cpu_kendall_tau"] = float(np.mean([row["other_cpu_kendall_tau"] for row in rows]))
-    return summary
 
 
 if __name__ == "__main__":
