@@ -48,6 +48,16 @@ class Estimator:
         return self.correction.shares.latency_us(self.machine.terms(address, self.target))
 
     @property
+    def method(self) -> str:
+        """How estimates are made, and by which figures of the board: with others they are other estimates."""
+        board = self.machine.board
+        caches = ", ".join(str(kib) for kib in (board.l1_kib, board.l2_kib, board.l3_kib) if kib)
+        return (
+            f"{METHOD} ({board.clock_ghz:g} GHz, caches of {caches} KiB, {board.memory_gb_s:g} GB/s, "
+            f"{board.fork_us:g} µs to start threads)"
+        )
+
+    @property
     def network_factor(self) -> float:
         """Latency of a network over the sum of its kernels, each on its own."""
         return self.correction.network_factor

@@ -22,7 +22,7 @@ from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.device.description import ESTIMATED, MEASURED, DeviceDescription
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
-from aap_hw.estimate import METHOD, Estimator, estimator_of
+from aap_hw.estimate import Estimator, estimator_of
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.comparing import INCIDENTAL
@@ -68,7 +68,10 @@ def estimate_model(
     """
     estimator = estimator_of(profile)
     empty = _empty_table(profile, estimator)
-    identity = {**{name: empty.device[name] for name in empty.device.keys() - set(INCIDENTAL)}, "method": METHOD}
+    identity = {
+        **{name: empty.device[name] for name in empty.device.keys() - set(INCIDENTAL)},
+        "method": estimator.method,
+    }
     journal = Journal(path.with_name(path.name + ".journal"), identity)
     try:
         subject = Subject.traced(
@@ -128,7 +131,7 @@ def _empty_table(profile: DeviceProfile, estimator: Estimator) -> LatencyTable:
     )
     facts: dict[str, Any] = {**description.as_json(), "host": platform.platform(), "date": ""}
     how = {"granularity": granularity_of(profile, target), "at_most": profile.widths.at_most}
-    return LatencyTable(facts, {**how, "method": METHOD, "error": dict(estimator.error)})
+    return LatencyTable(facts, {**how, "method": estimator.method, "error": dict(estimator.error)})
 
 
 def _make_way(path: Path, empty: LatencyTable, *, others: bool) -> Path | None:

@@ -146,6 +146,11 @@ def test_a_faster_clock_more_memory_bandwidth_and_more_threads_each_shorten_a_la
     assert latency_us(alone, dense) > 2 * latency_us(four, dense)
 
 
+def test_another_figure_of_a_board_is_another_method() -> None:
+    methods = {estimator_of(board_of(**{name: 7})).method for name in ("clock_ghz", "l1_kib", "l3_kib", "fork_us")}
+    assert len(methods | {estimator_of(board_of()).method}) == 5
+
+
 def test_what_cannot_be_estimated_is_refused_with_a_way_out() -> None:
     profile = load_profile("rpi4")
     with pytest.raises(UserError, match=r"no table \[board\]"):

@@ -62,7 +62,8 @@ def test_table_says_what_it_is_of_and_that_nothing_was_measured(undisturbed: Pat
     assert made.is_estimated
     assert (made.device["name"], made.device["cpu"], made.device["threads"]) == ("rpi4", "cortex-a72", 4)
     assert made.device["profile_hash"] == profile.profile_hash
-    assert (made.measurement["method"], made.validation) == (METHOD, [])
+    assert made.measurement["method"].startswith(METHOD)
+    assert made.validation == []
     assert all(point.samples == 0 for points in made.points.values() for point in points.values())
     ((network, slowdown),) = made.slowdowns.items()
     assert network.model == "tiny"
@@ -130,7 +131,7 @@ def test_command_estimates_and_says_what_that_is_worth(aap_hw: Callable[..., Any
     lines = outcome.err.splitlines()
     assert any(re.fullmatch(r"estimated \d+ of \d+ points", line) for line in lines)
     assert any(re.search(r"; unpruned .* \d\.\d\d ms, estimated$", line) for line in lines)
-    assert any(line.startswith(f"estimated by {METHOD}: on ") for line in lines)
+    assert any(line.startswith(f"estimated by {METHOD} (") for line in lines)
     assert lines[-1].endswith("--budget 60% --allow-estimated")
     figures = json.loads(outcome.out)
     assert figures["provenance"] == "estimated"
