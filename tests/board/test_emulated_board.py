@@ -206,6 +206,10 @@ OF_BYTES = [
     Case(16, 96, (9, 9), (1, 1), padding=(0, 0), epilogue=CLIPPED, exact=True),
     Case(24, 12, (7, 3), (1, 1), padding=(0, 0), epilogue=CLIPPED, exact=True),
     Case(40, 20, (3, 3), (1, 1), padding=(0, 0), epilogue=("bias", "silu")),
+    Case(3, 24, (19, 21), (7, 7), (2, 2), (3, 3), epilogue=CLIPPED, exact=True, planar=True, batch=2),
+    Case(3, 16, (9, 11), (3, 3), (2, 2), (1, 1), epilogue=CLIPPED, exact=True),
+    Case(57, 113, (4, 5), (1, 1), padding=(0, 0), epilogue=("bias", "add"), exact=True),
+    Case(28, 140, (6, 5), dilation=(2, 2), padding=(2, 2), groups=2, epilogue=CLIPPED, exact=True),
     Transposed(21, 30, (5, 6), (4, 4), (2, 2), (1, 1), epilogue=CLIPPED, exact=True),
 ]
 

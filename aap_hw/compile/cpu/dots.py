@@ -17,7 +17,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.cpu.emit import Steps, constant, lane_loop, lanes_for, loop, scratch, spread, store, vector
-from aap_hw.compile.cpu.isa import FEWEST_LANES, DotProduct, anchored
+from aap_hw.compile.cpu.isa import FEWEST_LANES, DotProduct, anchored, signed
 from aap_hw.compile.cpu.kernels import Packing
 from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.cpu.tiles import Costs, Tile, accumulate, cheapest_tile, lane_in_all
@@ -26,6 +26,9 @@ from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
+
+CHANNELS_OF_TILE, FEWEST_USES = 16, 4
+"""About as many output channels are computed at once; a value that so many tiles read is worth a copy of it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class DotPlan:
     shape : its sizes.
     read, made : channels that a group reads and makes.
     dot, tile : instructions and register tile.
+    is_signed : the image is copied with its bytes as the instructions like them; else each tile makes them so.
     """
 
     address: Address
@@ -46,6 +50,7 @@ class DotPlan:
     made: int
     dot: DotProduct
     tile: Tile
+    is_signed: bool = False
 
     @classmethod
     def of(
@@ -65,13 +70,21 @@ class DotPlan:
         channels = max(made, FEWEST_LANES)
         lanes = max(lanes_for(channels, target, sums or address.key.types.sum), FEWEST_LANES)
         dot, row = dot_of(lanes, target), _tiled(shape)[1]
-        plan = cls(address, shape, read, made, dot, Tile(1, 1, lanes))
+        (kh, kw), (sh, sw) = shape.kernel, shape.stride
+        uses = kh * kw * made / (sh * sw * CHANNELS_OF_TILE)
+        is_signed = dot.shift > 0 and (Border.of(shape).is_copied or uses >= FEWEST_USES)
+        plan = cls(address, shape, read, made, dot.of_signed() if is_signed else dot, Tile(1, 1, lanes), is_signed)
 
         def fits(pixels: int, vectors: int) -> bool:
-            return dot.fits(pixels, vectors, target, plan.run) and (most is None or pixels * vectors <= most)
+            return plan.dot.fits(pixels, vectors, target, plan.run) and (most is None or pixels * vectors <= most)
 
         tile = cheapest_tile(row, channels, lanes, target.registers, fits, plan.costs)
         return replace(plan, tile=tile)
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether windows may be read beyond their ends, in a copy of the image, by loads for several steps."""
+        return self.dot.run > 1 and (self.is_signed or Border.of(self.shape).is_copied)
 
     @property
     def is_joined(self) -> bool:
@@ -93,11 +106,14 @@ class DotPlan:
     @property
     def steps(self) -> Steps:
         """Steps of a dot product over such a piece."""
-        return Steps(self.shape.kernel[1] // self.taps[1] * self.wide, self.dot.group)
+        extent, group = self.shape.kernel[1] // self.taps[1] * self.wide, self.dot.group
+        return Steps(-(-extent // group) * group if self.is_copied else extent, group)
 
     @property
     def run(self) -> int:
         """Steps for which one load brings the values of a pixel: these must follow each other without an overlap."""
+        if self.is_copied:
+            return self.dot.run
         steps = self.steps
         return self.dot.run if steps.extent % steps.length == 0 and steps.count >= self.dot.run else 1
 
@@ -138,7 +154,8 @@ class DotPlan:
         filters = weight.reshape(groups, self.made, self.read, *self.shape.kernel).transpose(0, 1, 3, 4, 2)
         gap = deep.extent - self.made
         filters = np.pad(filters, [(0, 0), (0, gap), (0, 0), (0, 0), (0, self.wide - self.read)])
-        filters = filters.reshape(groups, deep.extent, rows, pieces, steps.extent)
+        filters = filters.reshape(groups, deep.extent, rows, pieces, -1)
+        filters = np.pad(filters, [(0, 0)] * 4 + [(0, steps.extent - filters.shape[-1])])
         taken = np.zeros((*filters.shape[:-1], steps.count, group), weight.dtype)
         for k in range(steps.count):
             again = k * group - steps.start(k)
@@ -173,9 +190,14 @@ class DotPlan:
         pitch, (rows, row), border = shape.groups * self.wide, _tiled(shape), Border.of(shape)
         along, (height, width) = Steps(row, tile.pixels), border.around
         slice_size = int(np.prod(self.slice_shape))
-        source = padded_image(image, border, address.width_in, target, padding)
+        if self.is_signed:
+            padding = T.bind(signed(padding))
+        # What lies there is multiplied by zeros.
+        behind = max(steps.extent, run * group) if self.is_copied else 0
+        made_signed = signed if self.is_signed else None
+        source = padded_image(image, border, address.width_in, target, padding, made_signed, behind)
         if self.wide != self.read:
-            source = widened(source, shape.batch * height * width * shape.groups, self.read, group, target)
+            source = widened(source, shape.batch * height * width * shape.groups, self.read, group, target, behind)
 
         def compute_tile(number: Any, pixels: Any) -> None:
             part, first = first_channel(number, shape.groups, made, deep)
@@ -191,7 +213,7 @@ class DotPlan:
                 values = T.reinterpret(f"int32x{run}" if run > 1 else "int32", vector(source, at, run * group))
                 if run > 1:
                     values = self.dot.prepare(values, tile.lanes)
-                    return anchored(values) if np.prod(self.taps) * steps.count < 2 * run else values
+                    return anchored(values) if np.prod(self.taps) * -(-steps.count // run) < 4 else values
                 value = self.dot.prepare(spread(values, tile.lanes), tile.lanes)
                 return value if self.dot.lane is None else self.dot.lane(value, 0, tile.lanes)
 
@@ -276,9 +298,12 @@ def _tiled(shape: ConvolutionShape) -> tuple[int, int]:
     return (1, rows * row) if is_pointwise else (rows, row)
 
 
-def widened(image: Any, pieces: int, read: int, wide: int, target: CpuTarget) -> Any:
-    """The image with ``wide`` values in place of the ``read`` fewer of each piece; what is behind them is zero."""
-    result = scratch(pieces * wide, image.dtype)
+def widened(image: Any, pieces: int, read: int, wide: int, target: CpuTarget, behind: int = 0) -> Any:
+    """The image with ``wide`` values in place of the ``read`` fewer of each piece; what is behind them is zero.
+
+    There is room for ``behind`` more values behind all.
+    """
+    result = scratch(pieces * wide + behind, image.dtype)
     with loop(pieces, target) as piece:
         for c in range(wide):
             value = image[piece * read + c] if c < read else tirx.const(0, image.dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
@@ -82,6 +82,12 @@ class DotProduct:
         # Without AVX-512 one operand of an instruction may also come from memory.
         spare = target.registers + (target.vector_bytes < AVX512_BYTES and self.split == 1)
         return pixels * vectors + self.split * (vectors + 1) + self.working < spare
+
+    def of_signed(self) -> DotProduct:
+        """The same for activations that are signed already, by `signed`."""
+        assert self.shift
+        costs = replace(self.costs, placing=self.costs.placing if self.lane else 0.0)
+        return replace(self, prepare=lambda activations, lanes: activations, working=self.working - 1, costs=costs)
 
     @contextmanager
     def imported(self) -> Iterator[None]:
@@ -192,7 +198,7 @@ def _pairs(name: str, lanes: int) -> DotProduct:
 
 
 ANCHORED = "anchored_run"
-# Makes unsigned bytes signed ones that are smaller by 128.
+# Makes four unsigned bytes signed ones that are smaller by 128.
 SIGN_BITS = -0x7F7F7F80
 
 
@@ -209,6 +215,11 @@ ANCHOR = f"""
 def anchored(values: Any) -> Any:
     """A run of activations as it is, of which LLVM computes nothing outside of the loops where this stands."""
     return T.call_pure_extern("int32x4", ANCHORED, values)
+
+
+def signed(value: Any, lanes: int = 1) -> Any:
+    """An unsigned byte, or a vector of them, as the signed one that is smaller by 128; its type stays uint8."""
+    return T.bitwise_xor(value, spread(T.uint8(128), lanes))
 
 
 def _signed(activations: Any, lanes: int) -> Any:

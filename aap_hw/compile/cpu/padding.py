@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.keys.target import CpuTarget
 
 Sides = tuple[int, int]
+TOGETHER = 4
+"""Registers that a turn of a loop fills which copies values and changes them."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,35 @@ class Border:
         return cls(shape.batch, shape.size, shape.rows.around, shape.columns.around, shape.planar)
 
     @property
+    def is_copied(self) -> bool:
+        """Whether the images with their zeros do not lie in memory as they are."""
+        return self.planar or (self.rows, self.columns) != ((0, 0), (0, 0))
+
+    @property
     def around(self) -> tuple[int, int]:
         """Height and width of the images with their zeros."""
         return self.size[0] + sum(self.rows), self.size[1] + sum(self.columns)
 
 
-def padded_image(image: Any, border: Border, channels: int, target: CpuTarget, value: Any = 0.0) -> Any:
-    """The images as a flat NHWC buffer with a value around them; not copied if there is nothing to change."""
-    if border.rows == border.columns == (0, 0) and not border.planar:
+def padded_image(
+    image: Any,
+    border: Border,
+    channels: int,
+    target: CpuTarget,
+    value: Any = 0.0,
+    made: Callable[[Any, int], Any] | None = None,
+    behind: int = 0,
+) -> Any:
+    """The images as a flat NHWC buffer with a value around them; not copied if there is nothing to change.
+
+    ``made`` makes of vectors, given their lanes, what the copy holds; ``value`` is as it has to be. It has room for ``behind`` more values
+    behind the last image.
+    """
+    if not border.is_copied and made is None:
         return image
     (height, width), (top, (left, right)) = border.size, (border.rows[0], border.columns)
     rows, row = border.around[0], border.around[1] * channels
-    padded = scratch(border.batch * rows * row, image.dtype)
+    padded = scratch(border.batch * rows * row + behind, image.dtype)
     with loop(border.batch * rows, target) as r:
         n, y = T.bind(r // rows), T.bind(r % rows - top)
         start = T.bind(r * row)
@@ -60,7 +80,8 @@ def padded_image(image: Any, border: Border, channels: int, target: CpuTarget, v
                 if border.planar:
                     with T.serial(0, width) as x, T.serial(0, channels) as c:
                         source = ((n * channels + c) * height + y) * width + x
-                        T.buffer_store(padded, image[source], [start + (left + x) * channels + c])
+                        one = image[source] if made is None else made(image[source], 1)
+                        T.buffer_store(padded, one, [start + (left + x) * channels + c])
                 else:
                     copy(
                         image,
@@ -69,6 +90,7 @@ def padded_image(image: Any, border: Border, channels: int, target: CpuTarget, v
                         start + left * channels,
                         width * channels,
                         target,
+                        made,
                     )
                 fill(padded, start + (left + width) * channels, right * channels, target, value)
             with T.Else():
@@ -85,9 +107,21 @@ def fill(buffer: Any, start: Any, length: int, target: CpuTarget, value: Any = 0
             store(buffer, spread(one, steps.length), start + steps.start(i), steps.length)
 
 
-def copy(source: Any, read: Any, buffer: Any, start: Any, length: int, target: CpuTarget) -> None:
-    """Copy ``length`` values of another buffer, from ``read`` on."""
-    steps = Steps(length, lanes_for(length, target, buffer.dtype))
+def copy(
+    source: Any,
+    read: Any,
+    buffer: Any,
+    start: Any,
+    length: int,
+    target: CpuTarget,
+    made: Callable[[Any, int], Any] | None = None,
+) -> None:
+    """Copy ``length`` values of another buffer, from ``read`` on, or what ``made`` makes of them."""
+    lanes = lanes_for(length, target, buffer.dtype)
+    if made is not None and length >= TOGETHER * lanes:
+        lanes *= TOGETHER
+    steps = Steps(length, lanes)
     with T.serial(0, steps.count) as i:
         at = T.bind(steps.start(i))
-        store(buffer, vector(source, read + at, steps.length), start + at, steps.length)
+        values = vector(source, read + at, steps.length)
+        store(buffer, values if made is None else made(values, steps.length), start + at, steps.length)

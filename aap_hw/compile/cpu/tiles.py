@@ -132,7 +132,7 @@ def accumulate(
 
     ``pixel(*indices, p)`` is the scalar of pixel p, ``weight(*indices, v)`` the v-th vector of weights, both of the
     type of the sums, or whatever ``add(sum, pixel, weight)`` takes. With ``of_vectors`` pixels are vectors, too. With a
-    ``run`` a pixel is the vector of its scalars at so many steps of the innermost loop, which is at least as long;
+    ``run`` a pixel is the vector of its scalars at so many steps of the innermost loop, or all of it if that is shorter;
     ``lane`` makes what is multiplied of such a vector, a step, and the lanes of a sum. Sums begin with zeros, or with
     the vector ``begin(v)``. Returns a function of p, v and a lane that reads the sum of pixel p and vector v there, or
     the whole vector without a lane.
@@ -172,9 +172,12 @@ def accumulate(
         else:
             *outer, depth = reduction
             around = [loops.enter_context(T.serial(0, extent)) for extent in outer]
-            with T.serial(0, depth // run) as turn:
-                add_run(around, T.bind(turn * run), range(run))
-            if rest := depth % run:
+            if depth >= run:
+                with T.serial(0, depth // run) as turn:
+                    add_run(around, T.bind(turn * run), range(run))
+            if depth < run:
+                add_run(around, 0, range(depth))
+            elif rest := depth % run:
                 add_run(around, depth - run, range(run - rest, run))
 
     def of(p: int, v: int, lane: Any = None) -> Any:
