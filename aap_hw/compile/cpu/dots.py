@@ -28,7 +28,7 @@ from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
 
 CHANNELS_OF_TILE, FEWEST_USES = 16, 4
-"""About as many output channels are computed at once; a value that so many tiles read is worth a copy of it."""
+"""About as many output channels are computed at once. A copy of the image pays if so many tiles read each value."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class DotPlan:
         dot, row = dot_of(lanes, target), _tiled(shape)[1]
         (kh, kw), (sh, sw) = shape.kernel, shape.stride
         uses = kh * kw * made / (sh * sw * CHANNELS_OF_TILE)
-        is_signed = dot.shift > 0 and (Border.of(shape).is_copied or uses >= FEWEST_USES)
-        plan = cls(address, shape, read, made, dot.of_signed() if is_signed else dot, Tile(1, 1, lanes), is_signed)
+        of_signed = dot.of_signed if Border.of(shape).is_copied or uses >= FEWEST_USES else None
+        plan = cls(address, shape, read, made, of_signed or dot, Tile(1, 1, lanes), of_signed is not None)
 
         def fits(pixels: int, vectors: int) -> bool:
             return plan.dot.fits(pixels, vectors, target, plan.run) and (most is None or pixels * vectors <= most)

@@ -57,6 +57,7 @@ class DotProduct:
     run : how many groups of a pixel one load brings, if ``add`` can take them as lanes of a vector. Else 1.
     prepare : what is done to activations before they are multiplied.
     lane : what ``add`` takes of prepared activations at a step of a run, as `tiles.lane_in_all` if it is None.
+    of_signed : the same for activations that `signed` has made signed before, if instructions take such numbers.
     """
 
     add: Callable[[Any, Any, Any], Any]
@@ -74,6 +75,7 @@ class DotProduct:
     run: int = 1
     prepare: Callable[[Any, int], Any] = lambda activations, lanes: activations
     lane: Callable[[Any, int, int], Any] | None = None
+    of_signed: DotProduct | None = None
 
     def fits(self, pixels: int, vectors: int, target: CpuTarget, run: int = 1) -> bool:
         """Whether a tile's sums, its weights and one pixel's activations, or a run of all pixels, stay in registers."""
@@ -82,12 +84,6 @@ class DotProduct:
         # Without AVX-512 one operand of an instruction may also come from memory.
         spare = target.registers + (target.vector_bytes < AVX512_BYTES and self.split == 1)
         return pixels * vectors + self.split * (vectors + 1) + self.working < spare
-
-    def of_signed(self) -> DotProduct:
-        """The same for activations that are signed already, by `signed`."""
-        assert self.shift
-        costs = replace(self.costs, placing=self.costs.placing if self.lane else 0.0)
-        return replace(self, prepare=lambda activations, lanes: activations, working=self.working - 1, costs=costs)
 
     @contextmanager
     def imported(self) -> Iterator[None]:
@@ -235,16 +231,12 @@ def _signed_quads(lanes: int) -> DotProduct:
         operands = T.reinterpret(quads, weights), T.reinterpret(quads, activations)
         return T.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.aarch64.neon.sdot.v4i32.v16i8", total, *operands)
 
-    # Loads count for more where twice as many products are made in a cycle; a pixel takes an instruction of its own.
-    return DotProduct(
-        add,
-        working=1,
-        shift=128,
-        costs=Costs(load=0.25, placing=0.11, parting=1.25),
-        run=lanes,
-        prepare=_signed,
-        code=ANCHOR,
-    )
+    # Loads count for more where twice as many products are made in a cycle.
+    costs = Costs(load=0.25, parting=1.25)
+    of_signed = DotProduct(add, shift=128, costs=costs, run=lanes, code=ANCHOR)
+    # To make a run of a pixel signed takes an instruction, and one register for all.
+    costs = replace(costs, placing=0.11)
+    return replace(of_signed, working=1, costs=costs, prepare=_signed, of_signed=of_signed)
 
 
 def _products(lanes: int) -> DotProduct:
@@ -293,18 +285,18 @@ def _products_of_pairs(lanes: int) -> DotProduct:
         return total + T.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products)
 
     # A product takes three instructions, to place activations one.
-    return DotProduct(
+    of_signed = DotProduct(
         add,
         working=13,
         shift=128,
         costs=Costs(load=1 / 3, placing=1 / 3, parting=0.4),
         lowest_weight=-127,
         run=lanes,
-        prepare=_signed,
         lane=lane,
         code=ANCHOR,
         pairs_apart=True,
     )
+    return replace(of_signed, prepare=_signed, of_signed=of_signed)
 
 
 def has_byte_shuffles(target: CpuTarget) -> bool:

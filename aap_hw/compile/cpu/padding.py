@@ -63,8 +63,8 @@ def padded_image(
 ) -> Any:
     """The images as a flat NHWC buffer with a value around them; not copied if there is nothing to change.
 
-    ``made`` makes of vectors, given their lanes, what the copy holds; ``value`` is as it has to be. It has room for ``behind`` more values
-    behind the last image.
+    ``made`` makes of vectors, given their lanes, what the copy holds; ``value`` is as it has to be. There is room for
+    ``behind`` more values behind the last image.
     """
     if not border.is_copied and made is None:
         return image

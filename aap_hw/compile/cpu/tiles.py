@@ -132,10 +132,10 @@ def accumulate(
 
     ``pixel(*indices, p)`` is the scalar of pixel p, ``weight(*indices, v)`` the v-th vector of weights, both of the
     type of the sums, or whatever ``add(sum, pixel, weight)`` takes. With ``of_vectors`` pixels are vectors, too. With a
-    ``run`` a pixel is the vector of its scalars at so many steps of the innermost loop, or all of it if that is shorter;
-    ``lane`` makes what is multiplied of such a vector, a step, and the lanes of a sum. Sums begin with zeros, or with
-    the vector ``begin(v)``. Returns a function of p, v and a lane that reads the sum of pixel p and vector v there, or
-    the whole vector without a lane.
+    ``run`` a pixel is the vector of its scalars at so many steps of the innermost loop, and of what lies behind them if
+    that loop is shorter; ``lane`` makes what is multiplied of such a vector, a step, and the lanes of a sum. Sums begin
+    with zeros, or with the vector ``begin(v)``. Returns a function of p, v and a lane that reads the sum of pixel p and
+    vector v there, or the whole vector without a lane.
     """
     # LLVM sees through the stack. What TVM allocates it fills before the loops, and reads behind them.
     sums = (registers if run == 1 else scratch)(tile.pixels * tile.vectors * tile.lanes, type_)
@@ -175,10 +175,9 @@ def accumulate(
             if depth >= run:
                 with T.serial(0, depth // run) as turn:
                     add_run(around, T.bind(turn * run), range(run))
-            if depth < run:
-                add_run(around, 0, range(depth))
-            elif rest := depth % run:
-                add_run(around, depth - run, range(run - rest, run))
+            if rest := depth % run:
+                start = max(depth - run, 0)
+                add_run(around, start, range(depth - rest - start, depth - start))
 
     def of(p: int, v: int, lane: Any = None) -> Any:
         return vector(sums, at(p, v), tile.lanes) if lane is None else sums[at(p, v) + lane]
