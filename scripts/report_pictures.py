@@ -1,10 +1,10 @@
 """The pictures of reports in docs/images, made by a headless Chromium of runs that are there.
 
 The first run is shown by its report, all three by their comparison, which is named by their folders. Those of the
-pictures come from ``make demo``, whose folder is renamed, and, with its table and ``--rounds 2``, from ``--budget 70%``
-and from ``--budget 50% --score weight-l1``.
+pictures are ResNet-20 with ``--data embedded``: at half of its latency in float32, as fast as that in int8 (both with
+``--rounds 2``), and at 30 % with ``--precision mixed --rounds 1`` (29 November 2026, an AMD EPYC, Zen 5).
 
-Example: python scripts/report_pictures.py runs/budget-50 runs/budget-70 runs/budget-50-weight-l1
+Example: python scripts/report_pictures.py runs/float32-50 runs/int8-same-time runs/mixed-30
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ def main() -> None:
         all_of_them = aap_hw.report(*runs, out=Path(scratch) / "all.html")
         take(one, "report-dark", dark=True, width=1000, height=2500)
         take(all_of_them, "comparison-light", width=1200, height=2200)
-        take(all_of_them, "comparison-phone", width=500, height=1500)
 
 
 def take(page: Path, name: str, *, width: int, height: int, dark: bool = False) -> None:

@@ -6,6 +6,7 @@ repository to where they are on the site, and the files that they lead to are ta
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from posixpath import dirname, normpath, relpath
@@ -120,7 +121,8 @@ def _command_pages() -> dict[str, str]:
 
 def _command_page(command: click.Command, context: click.Context, level: int) -> str:
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
-    parts = [f"{'#' * level} {context.command_path}", _prose(command.help or ""), f"```\n{usage}\n```"]
+    about = _prose(inspect.cleandoc(command.help or ""))
+    parts = [f"{'#' * level} {context.command_path}", about, f"```\n{usage}\n```"]
     if command.epilog:
         title, _, lines = command.epilog.replace("\b", "").strip().partition("\n")
         examples = "\n".join(line.strip() for line in lines.splitlines())
