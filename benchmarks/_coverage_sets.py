@@ -56,7 +56,7 @@ def _torchvision() -> list[str]:
 
 
 SETS = {"torchvision": _torchvision(), "timm": TIMM, "deployed": list(NETWORKS)}
-QUICK = {"torchvision": "shufflenet_v2_x0_5", "timm": "lcnet_050", "deployed": "tc_resnet8"}
+QUICK = {"torchvision": "squeezenet1_1", "timm": "lcnet_050", "deployed": "tc_resnet8"}
 
 
 def network(kind: str, name: str) -> Deployed:

@@ -117,7 +117,7 @@ NETWORKS: dict[str, Deployed] = {
     "siamese": Deployed(nets.Siamese, ((3, 96, 96), (3, 96, 96))),
 }
 SETS = {"deployed": NETWORKS}
-QUICK = ("tc_resnet8", "espcn")
+QUICK = ("tc_resnet8",)
 
 
 def network(name: str, side: int = 224) -> Deployed:

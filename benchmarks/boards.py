@@ -21,7 +21,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aap_hw.lut.library_cache import LibraryCache
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the servers are those of the tests
 
@@ -31,16 +34,17 @@ TURNS = 3
 
 def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from _report import print_report, say
+    from _report import cache_of, print_report, say
 
     options = _options()
     rows = []
-    say("once before, as what is imported and traced for the first time takes seconds")
-    _profile(1, "none", kernel_ms=1.0)
+    if not options.quick:
+        say("once before, as what is imported and traced for the first time takes seconds")
+        _profile(1, "none", kernel_ms=1.0)
     undisturbed = [(1, "none"), (2, "none")] * (1 if options.quick else TURNS)
     for boards, disturbance in (*undisturbed, (2, "kill"), (2, "stop")):
         say(f"{boards} boards, disturbance: {disturbance}")
-        rows.append(_profile(boards, disturbance, options.kernel_ms))
+        rows.append(_profile(boards, disturbance, options.kernel_ms, cache_of(options.quick)))
     alone, two, killed, hung = (
         statistics.median(row["points_s"] for row in rows if (row["boards"], row["disturbance"]) == case)
         for case in ((1, "none"), (2, "none"), (2, "kill"), (2, "stop"))
@@ -65,7 +69,7 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _profile(boards: int, disturbance: str, kernel_ms: float) -> dict[str, Any]:
+def _profile(boards: int, disturbance: str, kernel_ms: float, cache: LibraryCache | None = None) -> dict[str, Any]:
     from aap_hw.device.boards import Boards
     from aap_hw.lut.profiling import profile_model
     from tests.device import servers
@@ -84,7 +88,7 @@ def _profile(boards: int, disturbance: str, kernel_ms: float) -> dict[str, Any]:
             # A tolerance below any error: every point is measured, none is interpolated.
             table = profile_model(
                 "tiny", tiny.Tiny(), tiny.INPUT, several, Path(folder) / "table.json",
-                on_progress=watch, tolerance=-1.0, networks=0,
+                on_progress=watch, tolerance=-1.0, networks=0, cache=cache,
             )  # fmt: skip
         finally:
             several.close()

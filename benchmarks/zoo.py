@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=LIMIT_S, help="seconds of the processor that a network may take")
     parser.add_argument("--journal", type=Path, help="append each row to this file, and take from it those it has")
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
-    parser.add_argument("--quick", action="store_true", help="two small networks and few turns: does it run?")
+    parser.add_argument("--quick", action="store_true", help="a small network and few turns: does it run?")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = os.environ["TVM_NUM_THREADS"] = str(options.threads)

@@ -47,6 +47,12 @@ def quick_device(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def no_whole_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cut networks calibrate these tables, which takes seconds: `tests.lut` proves that they do."""
+    monkeypatch.setattr(profiling, "profile_model", functools.partial(profiling.profile_model, networks=0))
+
+
 def test_commands_profile_plan_and_prune_it(
     quick_device: Path, tmp_path: Path, aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,8 +62,6 @@ def test_commands_profile_plan_and_prune_it(
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("aap_hw.train.data.load_embedded", few_images)
     monkeypatch.setattr("aap_hw.prune.job.device_of", lambda *_: (None, "of the test"))
-    few = functools.partial(profiling.profile_model, networks=0)
-    monkeypatch.setattr(profiling, "profile_model", few)
     table, run = tmp_path / "table.json", tmp_path / "run"
     for line in lines:
         replaced = [
@@ -128,7 +132,6 @@ def test_network_that_names_float32_and_whose_kernels_have_no_schedule_goes_the_
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("aap_hw.train.data.load_embedded", few_images)
-    monkeypatch.setattr(profiling, "profile_model", functools.partial(profiling.profile_model, networks=2))
     Path("net_of_mine.py").write_text(WITHOUT_SCHEDULES)
     network, device = ("--model", "net_of_mine:BytesToFloats", "--input", "3x16x16"), ("--device", str(quick_device))
     slow = "2 kernels on the slow path: 2 atan"
@@ -184,7 +187,6 @@ def test_network_with_several_outputs_goes_the_whole_way(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("aap_hw.train.data.load_embedded", None)  # others than one's own are not asked for
-    monkeypatch.setattr(profiling, "profile_model", functools.partial(profiling.profile_model, networks=2))
     Path("detector_of_mine.py").write_text(DETECTOR)
     network, device = ("--model", "detector_of_mine.py:Detector", "--input", "3x16x16"), ("--device", str(quick_device))
     prune = (
@@ -277,7 +279,6 @@ def test_network_of_other_inputs_goes_the_whole_way(
     takes: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(profiling, "profile_model", functools.partial(profiling.profile_model, networks=0))
     Path("others_of_mine.py").write_text(OF_OTHER_INPUTS)
     network, device = ("--model", f"others_of_mine.py:{function}", "--input", takes), ("--device", str(quick_device))
     for command in (

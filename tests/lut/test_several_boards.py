@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from aap_hw.compile.keys.address import Address
+from aap_hw.device import boards
 from aap_hw.device.boards import Boards
 from aap_hw.errors import UserError
 from aap_hw.lut import journal
@@ -62,13 +63,13 @@ def profile(
 ) -> LatencyTable:
     quick = tiny.device().profile
     patient = quick.model_copy(update={"connect": quick.connect.model_copy(update={"timeout_s": timeout_s})})
-    boards = Boards(patient.reached_by(f"tracker://127.0.0.1:{tracker.port}/x86"), notify)
+    fleet = Boards(patient.reached_by(f"tracker://127.0.0.1:{tracker.port}/x86"), notify)
     try:
         return profile_model(
             "tiny",
             tiny.Tiny(),
             tiny.INPUT,
-            boards,
+            fleet,
             path,
             on_progress=on_progress,
             workers=1,
@@ -77,7 +78,7 @@ def profile(
             cache=users_cache(),
         )
     finally:
-        boards.close()
+        fleet.close()
 
 
 def address_of(entry: Entry) -> Address:
@@ -124,8 +125,9 @@ def test_boards_that_die_reboot_and_hang_lose_nothing_that_was_measured(
 
 
 def test_without_any_board_the_profile_ends_and_goes_on_later(
-    tracker: Server, tmp_path: Path, visits: list[Entry]
+    tracker: Server, tmp_path: Path, visits: list[Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(boards, "TIMEOUTS_WITHOUT_BOARD", 1)
     path, only = tmp_path / "table.json", board(tracker)
 
     def kill(progress: Progress) -> None:
@@ -161,7 +163,7 @@ def facts(*quartiles: float) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("boards", "named"),
+    ("found", "named"),
     [
         ({}, False),
         ({"a": facts(80, 80, 80)}, False),
@@ -171,5 +173,5 @@ def facts(*quartiles: float) -> dict[str, object]:
     ],
     ids=["none", "one", "alike", "slow", "noisy"],
 )
-def test_board_is_named_if_it_differs_by_more_than_the_noise(boards: dict[str, dict[str, object]], named: bool) -> None:
-    assert (disagreement(boards) is not None) == named
+def test_board_is_named_if_it_differs_by_more_than_the_noise(found: dict[str, dict[str, object]], named: bool) -> None:
+    assert (disagreement(found) is not None) == named

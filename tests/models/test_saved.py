@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,10 @@ import aap_hw
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.models import saved
+from tests import forked
 from tests.graph.attention_nets import DIM, Fused
+
+ROOT = Path(__file__).parents[2]
 
 LOADS_AND_PRINTS = """
 import sys, torch, aap_hw
@@ -29,7 +32,7 @@ torch.manual_seed(3)
 module = aap_hw.load(sys.argv[1], trust_source=True)
 images = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
 with torch.no_grad():
-    sys.stdout.buffer.write(module(images).numpy().tobytes())
+    print(module(images).numpy().tobytes().hex())
 """
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
@@ -95,10 +98,9 @@ def output(module: nn.Module) -> Tensor:
 
 
 def test_outputs_in_a_fresh_process_elsewhere_are_the_same_to_the_last_bit(file: Path, cut: nn.Module) -> None:
-    child = subprocess.run(
-        [sys.executable, "-c", LOADS_AND_PRINTS, str(file)], capture_output=True, check=True, timeout=120, cwd="/"
-    )
-    actual = np.frombuffer(child.stdout, dtype=np.float32).reshape(2, 5)
+    child = forked.run(LOADS_AND_PRINTS, [str(file)], cwd=Path("/"), env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert child.returncode == 0, child.stderr
+    actual = np.frombuffer(bytes.fromhex(child.stdout), dtype=np.float32).reshape(2, 5)
     assert np.array_equal(actual, output(cut).numpy())
 
 

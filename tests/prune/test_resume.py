@@ -6,10 +6,7 @@ Runs are ended by SIGKILL at chosen events and writes, by Ctrl-C, and by a disk 
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +25,12 @@ from aap_hw.prune.steps import Event
 from aap_hw.prune.task import PruneSettings
 from aap_hw.train.settings import TrainSettings
 from aap_hw.train.sources import ImageSource
+from tests import forked
 from tests.disks import remount
 from tests.prune.killed import result
 from tests.synthetic import ORIGIN, PretendedDevice, few_images, table
 
+ROOT = Path(__file__).parents[2]
 SETTINGS = PruneSettings(
     rounds=2, calibration_images=8, training=TrainSettings(epochs=2, batch_size=32, learning_rate=0.01)
 )
@@ -98,10 +97,8 @@ def test_killed_at_any_event_and_before_any_file_it_resumes_to_the_same_weights_
         "both": ["event-6", "event-7"],
     }
     words = {kind: [f"{kind}-{way}" for way in ("event-0", *ways)] for kind, ways in moments.items()}
-    subprocess.run(
-        [sys.executable, "-c", DIES_AND_RESUMES, str(tmp_path), *(word for each in words.values() for word in each)],
-        check=True, timeout=840, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = forked.run(DIES_AND_RESUMES, [str(tmp_path), *(word for each in words.values() for word in each)], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     for first, *others in words.values():
         undisturbed = result(tmp_path / first)
         assert len(undisturbed["rounds"]) >= 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +18,10 @@ import torch
 from aap_hw.errors import UserError
 from aap_hw.models.saved import SavedNetwork, write
 from aap_hw.prune.run import EventLog, PrunedNetwork, RunFolder, resume_command
+from tests import forked
 from tests.synthetic import ORIGIN, few_images, resnet20
+
+ROOT = Path(__file__).parents[2]
 
 PRINTS_OUTPUTS_OF_A_RUN = """
 import sys
@@ -31,7 +33,7 @@ torch.manual_seed(99)
 module = RunFolder(Path(sys.argv[1])).load().module
 with torch.no_grad():
     output = module(few_images().tensors("test", (3, 32, 32), range(16)))
-sys.stdout.buffer.write(output.numpy().tobytes())
+print(output.numpy().tobytes().hex())
 """
 
 # Forks, so that the network is made once; each child dies at another moment of saving it.
@@ -121,13 +123,12 @@ def copied(saved: Path, tmp_path: Path) -> Path:
 
 
 def test_outputs_in_a_fresh_process_are_the_same_to_the_last_bit(saved: Path) -> None:
-    child = subprocess.run(
-        [sys.executable, "-c", PRINTS_OUTPUTS_OF_A_RUN, str(saved)], capture_output=True, check=True, timeout=120
-    )
+    child = forked.run(PRINTS_OUTPUTS_OF_A_RUN, [str(saved)], cwd=ROOT)
+    assert child.returncode == 0, child.stderr
     images = few_images().tensors("test", (3, 32, 32), range(16))
     with torch.no_grad():
         expected = half_pruned().module(images).numpy()
-    actual = np.frombuffer(child.stdout, dtype=np.float32).reshape(expected.shape)
+    actual = np.frombuffer(bytes.fromhex(child.stdout), dtype=np.float32).reshape(expected.shape)
     assert np.array_equal(actual, expected)
 
 
@@ -242,10 +243,7 @@ def test_read_only_folder_is_one_sentence() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         (Path(folder) / "locked").mkdir(mode=0o555)
-        child = subprocess.run(
-            [sys.executable, "-c", CHECKS_A_FOLDER_AS_NOBODY, f"{folder}/locked/run"],
-            capture_output=True, text=True, check=True, timeout=120,
-        )  # fmt: skip
+        child = forked.run(CHECKS_A_FOLDER_AS_NOBODY, [f"{folder}/locked/run"], cwd=ROOT)
         assert child.stdout.strip().endswith(f"{folder}/locked is read-only; choose another")
 
 
@@ -263,10 +261,8 @@ def test_damaged_summary_is_one_sentence(copied: Path) -> None:
 @pytest.mark.usefixtures("quick_baseline")
 def test_kill_at_any_moment_of_saving_leaves_no_run_or_a_whole_one(tmp_path: Path) -> None:
     moments = 16
-    child = subprocess.run(
-        [sys.executable, "-c", SAVES_AND_DIES, str(tmp_path), str(moments)],
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
+    child = forked.run(SAVES_AND_DIES, [str(tmp_path), str(moments)], cwd=ROOT)
+    assert child.returncode == 0, child.stderr
     signals = [int(line) for line in child.stdout.split()]
     died = signals.count(9)
     assert signals == [9] * died + [0] * (moments - died)

@@ -21,6 +21,7 @@ from aap_hw import ranks
 from aap_hw.device.boards import PATIENCE_S
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.prune.planning import Plan, Planner
+from tests import forked
 from tests.synthetic import write_table
 
 # What each process does: a run by the command line, the scores of a network, and a training without batch norm, whose
@@ -106,12 +107,13 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     found = []
-    for name, start in (("one", [sys.executable]), ("two", starter)):
-        out = folder / name
-        out.mkdir()
-        done = subprocess.run(
-            [*start, str(script), str(out), str(table)], env=environment, capture_output=True, text=True, check=False
-        )
+    for name in ("one", "two"):
+        (out := folder / name).mkdir()
+        if name == "one":
+            done = forked.run(script, [str(out), str(table)], cwd=folder, env=environment)
+        else:
+            command = [*starter, str(script), str(out), str(table)]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         (out / "screen.txt").write_text(done.stdout)
         found.append(out)
