@@ -46,10 +46,13 @@ class ActivationSums:
         ValueError
             If the maps have another shape than those before.
         """
-        # In float64: the sum must not depend on how the images were divided into batches.
-        by_channel = activation.movedim(1, 0).flatten(1)
-        moments = [values.sum(dim=1, dtype=torch.float64) for values in (by_channel, by_channel.square())]
-        self._add(activation.abs().sum(dim=0, dtype=torch.float64), torch.stack(moments), activation.shape[0])
+        # In float64: the sum must not depend on how the images were divided into batches. As few passes as can be: for
+        # MobileNetV2 it is 6.7 million values an image.
+        values = activation.to(torch.float64, copy=True)
+        by_channel = values.movedim(1, 0).flatten(1)
+        moments = torch.stack([by_channel.sum(dim=1), torch.einsum("cx,cx->c", by_channel, by_channel)])
+        values.abs_()
+        self._add(values[0] if len(values) == 1 else values.sum(dim=0), moments, len(values))
 
     def gather(self) -> None:
         """Replace the sum by that over all processes that train together; each has seen at least one image."""

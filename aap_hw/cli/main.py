@@ -6,6 +6,7 @@ so that `--help` answers at once. What each sub-command does is in its own modul
 
 import atexit
 import contextlib
+import gc
 import importlib
 import importlib.util
 import os
@@ -41,6 +42,9 @@ COMMANDS = {
     "report": "aap_hw.cli.report:command",
     "completion": "aap_hw.cli.completion:command",
 }
+
+# How many objects come into being before Python looks for garbage again: PyTorch alone makes a million on import.
+OBJECTS_A_LOOK = 10_000
 
 
 @dataclass
@@ -124,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _Options()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        gc.set_threshold(OBJECTS_A_LOOK)
     try:
         with standard_streams():
             result = group.main(given, prog_name="aap-hw", standalone_mode=False, obj=options)

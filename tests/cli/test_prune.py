@@ -225,6 +225,7 @@ def start_pruning(table_file: Path, out: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow  # the next test does so while the network is traced, and test_resume while it trains in this process
 def test_ctrl_c_while_it_trains_is_one_sentence_that_says_how_to_go_on(
     aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
 ) -> None:

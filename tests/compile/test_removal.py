@@ -24,7 +24,7 @@ from tests.graph.test_branches import BODIES, Behind, Mlp, Net, OnTokens
     [
         ("resnet20", 32, HALF),
         ("resnet18", 64, FP32),
-        ("mobilenetv2", 64, FP32),
+        pytest.param("mobilenetv2", 64, FP32, marks=pytest.mark.slow),
         *((kind, 6, FP32) for kind in BODIES),
     ],
 )

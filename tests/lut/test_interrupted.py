@@ -205,6 +205,7 @@ def test_ctrl_c_while_measuring_is_one_sentence_and_keeps_the_points(tmp_path: P
     assert not path.exists()
 
 
+@pytest.mark.slow  # the test above presses Ctrl-C a few seconds later
 def test_ctrl_c_while_the_workers_start_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     with child(profile_command(tmp_path), tmp_path) as command:

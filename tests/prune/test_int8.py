@@ -168,6 +168,7 @@ print(in_child(lambda: resume(folder))[0])
 """
 
 
+@pytest.mark.slow  # test_resume does the same in float32 without a process of its own
 def test_killed_while_it_trains_and_when_it_is_quantised_it_resumes_to_the_same_run(
     undisturbed: Path, origin: Origin, latencies: LatencyTable, tmp_path: Path
 ) -> None:
