@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,14 @@ from aap_hw.lut.table import Validation
 from aap_hw.models import zoo
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings
+from tests import forked
 
+ROOT = Path(__file__).parents[2]
 RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8")
 
 PRUNES_WITH_FEW_IMAGES = """
 import sys
+sys.stdout.reconfigure(line_buffering=True)
 import aap_hw.train.data
 from tests.synthetic import few_images
 from aap_hw.graph import ChannelGraph
@@ -204,7 +206,7 @@ def test_what_is_not_given_is_as_in_python(aap_hw: Callable[..., Any], monkeypat
     assert seen[2:] == [PruneSettings(training=each) for each in taught]
 
 
-def start_pruning(table_file: Path, out: Path) -> subprocess.Popen[str]:
+def pruning(table_file: Path, out: Path) -> AbstractContextManager[forked.Process]:
     arguments = [
         "--model",
         "resnet20",
@@ -219,10 +221,7 @@ def start_pruning(table_file: Path, out: Path) -> subprocess.Popen[str]:
         "--out",
         str(out),
     ]
-    return subprocess.Popen(
-        [sys.executable, "-c", PRUNES_WITH_FEW_IMAGES, "prune", "--lut", str(table_file), *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    return forked.started(PRUNES_WITH_FEW_IMAGES, ["prune", "--lut", str(table_file), *arguments], cwd=ROOT)
 
 
 @pytest.mark.slow  # the next test does so while the network is traced, and test_resume while it trains in this process
@@ -230,16 +229,12 @@ def test_ctrl_c_while_it_trains_is_one_sentence_that_says_how_to_go_on(
     aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    child = start_pruning(table_file, out)
-    try:
-        assert child.stdout is not None
-        assert any(line.startswith("  epoch 1 of 200") for line in child.stdout)
+    with pruning(table_file, out) as child:
+        child.wait_until(lambda: "\n  epoch 1 of 200" in child.out)
         time.sleep(0.3)
-        child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=60)
-    finally:
-        child.kill()
-    assert child.returncode == 130
+        child.send(signal.SIGINT)
+        assert child.wait() == 130
+        err = child.err
     # A terminal's ^C is ended with an empty line, and what takes longer than ten seconds is said first.
     told = [line for line in err.splitlines() if line and not re.match("aap-hw: [a-z]+ing [^;]+$", line)]
     assert told == ["tracing", f"aap-hw: interrupted; 'aap-hw prune --resume {out}' goes on with the run"]
@@ -250,16 +245,12 @@ def test_ctrl_c_while_it_trains_is_one_sentence_that_says_how_to_go_on(
 
 
 def test_ctrl_c_while_the_network_is_traced_leaves_not_even_a_folder(table_file: Path, tmp_path: Path) -> None:
-    child = start_pruning(table_file, tmp_path / "run")
-    try:
-        assert child.stderr is not None
-        assert child.stderr.readline() == "tracing\n"
+    with pruning(table_file, tmp_path / "run") as child:
+        child.wait_until(lambda: child.err.startswith("tracing\n"))
         time.sleep(0.2)
-        child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=60)
-    finally:
-        child.kill()
-    assert child.returncode == 130
+        child.send(signal.SIGINT)
+        assert child.wait() == 130
+        _, _, err = child.err.partition("\n")
     assert err.strip() == f"aap-hw: interrupted; no run was begun in {tmp_path / 'run'}; the same command begins it"
     assert not (tmp_path / "run").exists()
 

@@ -10,10 +10,8 @@ import errno
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from aap_hw.lut.compiling import compiler
 from aap_hw.lut.journal import Journal
 from aap_hw.lut.measuring import REFERENCE
 from aap_hw.lut.progress import Progress
+from tests import forked
 from tests.lut import tiny
 from tests.lut.tiny import POINTS, journal_of, journalled
 
@@ -48,34 +47,28 @@ at_most = 2
 """
 
 
-@contextlib.contextmanager
-def child(arguments: Sequence[str], scratch: Path) -> Iterator[subprocess.Popen[str]]:
-    """A Python process with a process group of its own, as a shell would start it; gone at the end.
+# Long enough to be killed half way.
+PROFILES = """
+import sys
+from pathlib import Path
+from tests.lut import tiny
+tiny.profile(Path(sys.argv[1]), repeats=20, cached=False)
+"""
+COMMAND = "import sys; from aap_hw.cli.main import main; sys.exit(main())"
+
+
+def child(program: str, arguments: Sequence[str], scratch: Path) -> contextlib.AbstractContextManager[forked.Process]:
+    """A program in a process group of its own, as a shell would start it; gone at the end.
 
     ``scratch`` is where it finds room for temporary files, which one that is killed leaves behind.
     """
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    return forked.started(program, arguments, cwd=ROOT, env={**os.environ, "TMPDIR": str(scratch)})
 
 
-def wait_until(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+def wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
-        assert process is None or process.poll() is None, process.communicate()
         time.sleep(0.005)
 
 
@@ -106,13 +99,13 @@ def alive(pids: set[int]) -> set[int]:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, set[int]]:
     """A table's path, its journal as a job that was killed half way left it, and who was still alive soon after."""
     path = tmp_path_factory.mktemp("killed") / "table.json"
-    with child(["-m", "tests.lut.tiny", str(path)], tmp_path_factory.mktemp("scratch")) as job:
-        wait_until(lambda: len(journalled(path)) >= 3, job)
+    with child(PROFILES, [str(path)], tmp_path_factory.mktemp("scratch")) as job:
+        job.wait_until(lambda: len(journalled(path)) >= 3)
         workers = children_of(job.pid)
         assert workers
-        job.kill()
+        os.kill(job.pid, signal.SIGKILL)  # and none of its workers
         job.wait()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S / 2
         while alive(workers) and time.monotonic() < deadline:
             time.sleep(0.05)
         survivors = alive(workers)
@@ -182,17 +175,17 @@ def profile_command(tmp_path: Path) -> list[str]:
     board = tmp_path / "quick.toml"
     board.write_text(QUICK_BOARD)
     options = ["--device", str(board), "--model", "resnet20", "--out", str(tmp_path / "table.json"), "--workers", "1"]
-    return ["-m", "aap_hw.cli.main", "profile", *options]
+    return ["profile", *options]
 
 
 def test_ctrl_c_while_measuring_is_one_sentence_and_keeps_the_points(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
-    with child(profile_command(tmp_path), tmp_path) as command:
-        wait_until(lambda: len(journalled(path)) >= 2, command)
+    with child(COMMAND, profile_command(tmp_path), tmp_path) as command:
+        command.wait_until(lambda: len(journalled(path)) >= 2)
         workers = children_of(command.pid)
-        os.killpg(command.pid, signal.SIGINT)
-        _, err = command.communicate(timeout=30)
-        assert command.returncode == 130
+        command.send(signal.SIGINT)
+        assert command.wait() == 130
+        err = command.err
         wait_until(lambda: not alive(workers))
     *progress, last = filter(None, err.splitlines())
     kept = re.fullmatch(
@@ -208,13 +201,13 @@ def test_ctrl_c_while_measuring_is_one_sentence_and_keeps_the_points(tmp_path: P
 @pytest.mark.slow  # the test above presses Ctrl-C a few seconds later
 def test_ctrl_c_while_the_workers_start_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
-    with child(profile_command(tmp_path), tmp_path) as command:
+    with child(COMMAND, profile_command(tmp_path), tmp_path) as command:
         # A resource tracker, and what workers are forked from, which is importing.
-        wait_until(lambda: len(children_of(command.pid)) >= 2, command)
+        command.wait_until(lambda: len(children_of(command.pid)) >= 2)
         workers = children_of(command.pid)
-        os.killpg(command.pid, signal.SIGINT)
-        _, err = command.communicate(timeout=60)
-        assert command.returncode == 130
+        command.send(signal.SIGINT)
+        assert command.wait() == 130
+        err = command.err
         wait_until(lambda: not alive(workers))
     # What takes longer than ten seconds is said first.
     assert re.fullmatch(r"(aap-hw: [a-z]+ing [^;\n]+\s+)*aap-hw: interrupted; [^\n]*", err.strip()), err

@@ -1,12 +1,8 @@
-"""A network of two convolutions whose whole table takes seconds, and the job of profiling it.
-
-As a program, ``python -m tests.lut.tiny TABLE``, it is a job that can be killed.
-"""
+"""A network of two convolutions whose whole table takes seconds, and the job of profiling it."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,7 +100,3 @@ def journalled(path: Path) -> list[dict[str, Any]]:
     whole = [line for line in journal_of(path).read_text().splitlines(keepends=True) if line.endswith("\n")]
     visits = sorted(map(json.loads, whole[1:]), key=lambda v: v["point"][2] / v["reference_us"], reverse=True)
     return list({(visit["kernel"], *visit["point"][:2]): visit for visit in visits}.values())
-
-
-if __name__ == "__main__":
-    profile(Path(sys.argv[1]), repeats=20, cached=False)  # which takes long enough to be killed half way
