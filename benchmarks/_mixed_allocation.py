@@ -54,7 +54,7 @@ def rows_of(name: str, shares: list[float], options: argparse.Namespace) -> Iter
         say(f"{name}: planned {share:.0%} in {seconds:.1f} s, of which {solving:.1f} s solving")
     measured = [None] * len(found) if options.no_measure else _measured(dense, origin, options, found)
     for (share, precision, plan, seconds, is_best), ms in zip(found, measured, strict=True):
-        in_int8 = [each == "int8" for each in plan.precisions.values()]
+        in_int8 = [each == "int8" for each in (plan.precisions or {}).values()]
         yield {
             "model": name,
             "latencies": "made up" if options.made_up else table.device["name"],

@@ -35,7 +35,8 @@ from aap_hw.lut.library_cache import LibraryCache
 from aap_hw.lut.profiling import profile_model
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
-from aap_hw.prune.job import EMBEDDED, Job, Limit, resume, start
+from aap_hw.prune.job import Job, Limit, resume, start
+from aap_hw.prune.shown import EMBEDDED
 from aap_hw.prune.task import PruneSettings
 from aap_hw.train import data
 from aap_hw.train.settings import TrainSettings

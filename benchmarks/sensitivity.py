@@ -161,12 +161,12 @@ def _all(data: object, inputs: object) -> tuple[tuple[Tensor, ...], Tensor]:
 
 def _train(network: nn.Module, data: Drawn, steps: int) -> None:
     """Train a network, whose loss is a method of its class."""
-    loss = type(network).loss
+    loss = type(network).loss  # type: ignore[attr-defined]
     optimizer = torch.optim.Adam(network.parameters(), RATE)
     network.train()
     for chosen in _batches(len(data.images), steps):
         optimizer.zero_grad()
-        loss(network, data.part(chosen)).backward()  # type: ignore[operator]
+        loss(network, data.part(chosen)).backward()
         optimizer.step()
     network.eval()
 

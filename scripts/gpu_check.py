@@ -16,6 +16,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aap_hw.device.profile import DeviceProfile
 
 MODELS = ["mobilenetv2", "resnet18"]
 LIMIT_MB = 60
@@ -48,7 +52,7 @@ def packed(options: argparse.Namespace) -> int:
 
     began = time.monotonic()
     try:
-        with MeasuringScreen(options.folder, packing=True) as screen:
+        with MeasuringScreen(options.folder, doing="compiling") as screen:
             made = pack_check(options.folder, profile_of(options), options.models, on_progress=screen.update)
     except (UserError, Fault) as error:
         print(f"gpu_check: {error}", file=sys.stderr)
@@ -67,7 +71,7 @@ def packed(options: argparse.Namespace) -> int:
     return 0
 
 
-def profile_of(options: argparse.Namespace):
+def profile_of(options: argparse.Namespace) -> DeviceProfile:
     """The device to compile for: a GPU of an architecture that serves any x86-64 CPU, or a profile's."""
     from aap_hw.device import load_profile
     from aap_hw.device.profile import TargetSpec
