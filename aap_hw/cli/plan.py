@@ -263,7 +263,7 @@ def _print(document: dict[str, Any]) -> None:
         note = f"frozen: {group['frozen']}" if group["frozen"] else "" if group["kept"] else "branch removed"
         if group["renormalised"] and group["kept"] < group["width"]:
             note = note or f"renormalised: {group['renormalised']}"
-        in_what = [group["precision"] if group["kept"] else ""] if is_mixed else []
+        in_what = [(group["kept"] and group["precision"]) or ""] if is_mixed else []
         grid.add_row(group["name"], group["kind"], str(group["width"]), str(group["kept"]), *in_what, note)
     for name, precision in document.get("others_in", {}).items():
         grid.add_row(name, "", "", "", precision, "")

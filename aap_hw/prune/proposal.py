@@ -9,6 +9,7 @@ from typing import Any
 
 from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.device.description import MEASURED
+from aap_hw.graph import ChannelGroup
 from aap_hw.lut.fidelity import Fidelity
 from aap_hw.lut.predicting import slow_share
 from aap_hw.lut.provenance import Estimate
@@ -87,7 +88,7 @@ class Proposal:
                     "kept": plan.widths[g.name],
                     "frozen": g.frozen,
                     "renormalised": g.renormalised,
-                    **({} if plan.precisions is None else {"precision": plan.precisions.get(g.name, FP32)}),
+                    **({} if plan.precisions is None else {"precision": _read_in(dense, plan, g)}),
                 }
                 for g in dense.graph.groups
             ],
@@ -107,6 +108,17 @@ class Proposal:
                 for row in plan.kernels
             ],
         }
+
+
+def _read_in(dense: Baseline, plan: Plan, group: ChannelGroup) -> str | None:
+    """What a group is read in, also one that may not be cut; None if no layer reads it that could be in int8."""
+    known, mixture = plan.precisions or {}, dense.planner.mixture
+    if group.name in known or mixture is None:
+        return known.get(group.name)
+    network = mixture.network
+    readers = [axis.parameter.removesuffix(".weight") for axis in group.axes if axis.role == "in"]
+    domains = [network.domains[network.read[layer][0]] for layer in readers if layer in network.read]
+    return next((known[(domain.groups or (domain.name,))[0]] for domain in domains), None)
 
 
 def _of_no_group(dense: Baseline, plan: Plan) -> dict[str, str]:
