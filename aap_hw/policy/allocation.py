@@ -1,20 +1,26 @@
 """Which label each channel group gets, a width or also a precision: the most valuable plan that keeps every budget.
 
-Exact: proven to be within a relative gap of the best possible. The program that is solved is in
-`aap_hw.policy.pairwise_milp`; how values and costs come about is the caller's business.
+Exact: proven to be within a relative gap of the best possible. Groups that are linked loosely, as those of residual
+networks are, are searched by branch and bound (`aap_hw.policy.branching`); the others, as those of DenseNets, are a
+mixed-integer program (`aap_hw.policy.pairwise_milp`). How values and costs come about is the caller's business.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from aap_hw.errors import UserError
+from aap_hw.policy.branching import Branching
+from aap_hw.policy.improving import improved
 from aap_hw.policy.pairwise_milp import PairwiseProgram
-from aap_hw.policy.problem import GroupChoice, Plan, Problem
+from aap_hw.policy.pricing import Pricing
+from aap_hw.policy.problem import Plan, Problem
 
 _MARGINS = (0.0, 1e-8, 1e-6)
 """Shares of a budget held back, one after the other, should the solver's rounding overspend it."""
+_ROUNDING = 1e-9
+"""The share of a limit that sums of costs are not exact to."""
 
 
 class Infeasible(UserError):  # noqa: N818 - an answer about the budgets, not a fault
@@ -97,7 +103,8 @@ def allocate(
     budgets
         How much may be spent of each resource; a resource without a budget is only reported.
     relative_gap
-        How far below the best possible value the result may be, as a share of it.
+        How far below the best possible value the result may be, as a share of it. No plan that keeps the budgets is
+        worth more than ``Allocation.bound``; that is proven, whichever way the search goes.
     time_limit_s
         When it is over, the best plan so far is returned, with the gap that is proven for it.
 
@@ -117,16 +124,12 @@ def allocate(
         if math.isnan(budget):
             raise ValueError(f"the {resource} budget is not a number")
     limits = {resource: budget for resource, budget in budgets.items() if budget < math.inf}
-
-    def time_left_s() -> float:
-        # Even after a search that took all the time, it is worth asking what can be reached at all.
-        return max(time_limit_s / 10, began + time_limit_s - time.perf_counter())
-
+    asked = _Asked(limits, relative_gap, time_limit_s, began + time_limit_s)
     plan = problem.widest()
     bound = math.fsum(float(choice.value.max()) for choice in problem.choices)
     if problem.value(plan) < bound or not problem.fits(plan, limits):
-        plan, proven = _solve(problem, limits, relative_gap, time_left_s)
-        plan = _widened(problem, plan, limits)
+        plan, proven = _solve(problem, asked)
+        plan = improved(problem, plan, limits)
         bound = max(min(bound, proven), problem.value(plan))
     value = problem.value(plan)
     return Allocation(
@@ -142,40 +145,82 @@ def allocate(
 
 def least_amounts(problem: Problem, resources: Iterable[str], *, time_limit_s: float = 10.0) -> dict[str, float]:
     """The smallest amount of each resource alone that some plan reaches; more if the time is too short to find it."""
-    program = PairwiseProgram(problem)
+    pricing = Pricing(problem)
     found = {}
     for resource in resources:
-        answer = program.least_cost(resource, {}, time_limit_s=time_limit_s)
+        plan = pricing.least_cost(resource) if pricing.is_quick else None
+        if plan is None:
+            plan = PairwiseProgram(problem).least_cost(resource, {}, time_limit_s=time_limit_s).plan
         narrowest = (0,) * len(problem.choices)
-        plans = [narrowest] if answer.plan is None else [narrowest, answer.plan]
-        found[resource] = min(problem.spent(resource, plan) for plan in plans)
+        found[resource] = min(problem.spent(resource, each) for each in (narrowest, plan or narrowest))
     return found
 
 
-def _solve(
-    problem: Problem, limits: Mapping[str, float], relative_gap: float, time_left_s: Callable[[], float]
-) -> tuple[Plan, float]:
+@dataclass(frozen=True)
+class _Asked:
+    """What a plan has to be: within limits, and close enough to the best by a time."""
+
+    limits: Mapping[str, float]
+    relative_gap: float
+    time_limit_s: float
+    ends: float
+
+    def time_left_s(self) -> float:
+        """Never nothing: even after a search that took all the time, it is worth asking what can be reached at all."""
+        return max(self.time_limit_s / 10, self.ends - time.perf_counter())
+
+
+def _solve(problem: Problem, asked: _Asked) -> tuple[Plan, float]:
     """A plan that fits, and the value that no plan exceeds."""
-    program = PairwiseProgram(problem)
+    pricing = Pricing(problem)
+    bound = math.inf
+    if pricing.is_quick and asked.time_limit_s > 0:
+        _require_reachable(problem, pricing, asked.limits)
+        search = Branching(
+            problem,
+            asked.limits,
+            improve=lambda plan: improved(problem, plan, asked.limits),
+            relative_gap=asked.relative_gap,
+            ends=asked.ends,
+        )
+        plan, bound = search.search(pricing)
+        if plan is not None:
+            return plan, bound
+        program = PairwiseProgram(problem)
+    else:
+        program = PairwiseProgram(problem)
+        plan, bound = _searched(problem, program, asked)
+    # Nothing fits, or only what the margins rule out, or the time is over: the cheapest plan tells which.
+    return _cheapest(problem, program, asked) if plan is None else plan, bound
+
+
+def _require_reachable(problem: Problem, pricing: Pricing, limits: Mapping[str, float]) -> None:
+    """Raise Infeasible if one of the limits alone is out of reach, of those of which pricing can tell."""
+    for resource, limit in limits.items():
+        cheapest = pricing.least_cost(resource)
+        if cheapest is not None and (least := problem.spent(resource, cheapest)) > limit + _ROUNDING * abs(limit):
+            raise Infeasible(resource, least, limit)
+
+
+def _searched(problem: Problem, program: PairwiseProgram, asked: _Asked) -> tuple[Plan | None, float]:
+    """The best plan that fits and that the solver finds in time, and the value that no plan exceeds."""
     bound = math.inf
     for margin in _MARGINS:
-        tightened = {resource: limit - margin * abs(limit) for resource, limit in limits.items()}
-        answer = program.most_value(tightened, relative_gap=relative_gap, time_limit_s=time_left_s())
+        tightened = {resource: limit - margin * abs(limit) for resource, limit in asked.limits.items()}
+        answer = program.most_value(tightened, relative_gap=asked.relative_gap, time_limit_s=asked.time_left_s())
         if margin == 0.0 and answer.plan is not None:
             bound = answer.bound
         if answer.plan is None:
             break
-        if problem.fits(answer.plan, limits):
+        if problem.fits(answer.plan, asked.limits):
             return answer.plan, bound
-    # Nothing fits, or only what the margins rule out, or the time is over: the cheapest plan tells which.
-    return _cheapest(problem, program, limits, time_left_s), bound
+    return None, bound
 
 
-def _cheapest(
-    problem: Problem, program: PairwiseProgram, limits: Mapping[str, float], time_left_s: Callable[[], float]
-) -> Plan:
+def _cheapest(problem: Problem, program: PairwiseProgram, asked: _Asked) -> Plan:
     """A plan that fits, found by saving instead of by value; raises Infeasible if there is none."""
     narrowest = (0,) * len(problem.choices)
+    limits = asked.limits
     if problem.fits(narrowest, limits):
         return narrowest
     names = list(limits)
@@ -185,7 +230,7 @@ def _cheapest(
     for resource, given in alone + together:
         limit = limits[resource]
         within = {other: limits[other] for other in given}
-        answer = program.least_cost(resource, within, time_limit_s=time_left_s())
+        answer = program.least_cost(resource, within, time_limit_s=asked.time_left_s())
         if answer.plan is None:
             break
         if problem.fits(answer.plan, limits):
@@ -198,56 +243,6 @@ def _cheapest(
         "no choice of widths was found in time, nor a proof that there is none; allow more time, or fewer "
         "candidate widths"
     )
-
-
-def _widened(problem: Problem, plan: Plan, limits: Mapping[str, float]) -> Plan:
-    """The plan with groups given better labels, one at a time, as long as one can be without overspending.
-
-    Better is what is neither worth less nor narrower. The solver may stop anywhere within its gap, and at equal value
-    it does not care for width. A small reward for channels in its objective would not help: to be sure not to outweigh
-    any value it would have to be far below the gap, where the solver does not look.
-    """
-    block_of = {group: block for block in problem.together for group in block}
-    while True:
-        steps: list[tuple[float, int, Plan]] = []
-        for group, choice in enumerate(problem.choices):
-            now = plan[group]
-            if choice.widths[now] == 0 and len(block := block_of.get(group, ())) > 1:
-                # What was removed together comes back together, each group at its narrowest.
-                steps.append(_step(problem, plan, dict.fromkeys(block, 1)))
-                continue
-            better = _better(choice, now)
-            if not better:
-                continue
-            along = {resource: problem.spent_along(resource, group, plan) for resource in limits}
-            for i in better:
-                # Rounding only: whether it fits is checked below, on the exact sum.
-                if all(along[r][i] <= limit + 1e-9 * abs(limit) for r, limit in limits.items()):
-                    steps.append(_step(problem, plan, {group: i}))
-        wider = (candidate for _, _, candidate in sorted(steps, reverse=True) if problem.is_alike(candidate))
-        found = next((candidate for candidate in wider if problem.fits(candidate, limits)), None)
-        if found is None:
-            return plan
-        plan = found
-
-
-def _better(choice: GroupChoice, now: int) -> list[int]:
-    """Labels that are worth no less than one and are no narrower, and one of both more."""
-    here = float(choice.value[now]), choice.widths[now]
-    labels = [(float(value), width) for value, width in zip(choice.value, choice.widths, strict=True)]
-    return [i for i, each in enumerate(labels) if each > here and each[0] >= here[0] and each[1] >= here[1]]
-
-
-def _step(problem: Problem, plan: Plan, changes: Mapping[int, int]) -> tuple[float, int, Plan]:
-    """What a plan gains in value and in channels by some changes, and the plan after them."""
-    wider = list(plan)
-    gain, channels = 0.0, 0
-    for group, i in changes.items():
-        choice = problem.choices[group]
-        gain += float(choice.value[i] - choice.value[plan[group]])
-        channels += choice.widths[i] - choice.widths[plan[group]]
-        wider[group] = i
-    return gain, channels, tuple(wider)
 
 
 def _rounded_up(amount: float) -> float:

@@ -7,7 +7,7 @@ a plan is added up, so that the optimiser, its checks and the caller cannot disa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
@@ -151,8 +151,7 @@ class Problem:
     together
         Groups that are removed only together: if one has the width 0, all of them do.
     alike
-        Groups that are given one precision, whichever it is. They have the same ones to choose from. Those
-        that are removed do not count.
+        Groups that are given one precision, whichever it is; those that are removed do not count.
 
     Raises
     ------
@@ -177,8 +176,8 @@ class Problem:
                 raise ValueError("groups that are removed together need the width 0")
         self.alike = tuple(tuple(self._group(name) for name in block) for block in alike)
         for block in self.alike:
-            if len({tuple(dict.fromkeys(self.choices[group].precisions)) for group in block}) != 1:
-                raise ValueError("groups of one precision need the same precisions to choose from")
+            if not all(self.choices[group].precisions for group in block):
+                raise ValueError("groups of one precision need precisions to choose from")
         self.tables = {resource: self._resource(resource, cost) for resource, cost in costs.items()}
 
     def _group(self, name: str) -> int:
@@ -213,19 +212,35 @@ class Problem:
 
     def of_precision(self, precision: str) -> Problem:
         """The same problem with the labels of one precision alone, where a choice has any. What is removed has none."""
-        kept = [
-            choice.labels_of(precision) if precision in choice.precisions else list(range(len(choice.widths)))
+        found = self.narrowed(
+            choice.labels_of(precision) if precision in choice.precisions else range(len(choice.widths))
             for choice in self.choices
+        )
+        choices = [
+            replace(left, precisions=(precision,) * len(left.widths)) if precision in choice.precisions else left
+            for choice, left in zip(self.choices, found.choices, strict=True)
         ]
+        return found._of(choices, [range(len(choice.widths)) for choice in choices])
+
+    def narrowed(self, labels: Iterable[Sequence[int]]) -> Problem:
+        """The same problem with only some labels of each group, at least one, ascending.
+
+        Groups that are removed together keep the label for it together.
+        """
+        kept = [list(each) for each in labels]
         choices = [
             replace(
                 choice,
-                widths=tuple(choice.widths[i] for i in labels),
-                value=choice.value[labels],
-                precisions=(precision,) * len(labels) if precision in choice.precisions else choice.precisions,
+                widths=tuple(choice.widths[i] for i in each),
+                value=choice.value[each],
+                precisions=tuple(choice.precisions[i] for i in each) if choice.precisions else (),
             )
-            for choice, labels in zip(self.choices, kept, strict=True)
+            for choice, each in zip(self.choices, kept, strict=True)
         ]
+        return self._of(choices, kept)
+
+    def _of(self, choices: Sequence[GroupChoice], kept: Sequence[Sequence[int]]) -> Problem:
+        """The problem of other choices, whose labels cost what some of the labels here do."""
 
         def costs(tables: Sequence[Table]) -> list[KernelCost]:
             return [
@@ -247,7 +262,8 @@ class Problem:
             for names in (tuple(choices[group].name for group in block) for block in self.together)
             if all(choices[self._position[name]].widths[0] == 0 for name in names)
         ]
-        return Problem(choices, resources, together)
+        alike = [tuple(choices[group].name for group in block) for block in self.alike]
+        return Problem(choices, resources, together, alike)
 
     def value(self, plan: Plan) -> float:
         """What a plan is worth."""
@@ -260,10 +276,13 @@ class Problem:
         moments = [[table.at(plan) for table in moment] for moment in tables.moments]
         return max((math.fsum([*always, *moment]) for moment in moments), default=math.fsum(always))
 
-    def is_alike(self, plan: Plan) -> bool:
-        """Whether the groups that share a precision are given one."""
-        left = ([group for group in block if self.choices[group].widths[plan[group]]] for block in self.alike)
-        return all(len({self.choices[group].precision(plan[group]) for group in block}) <= 1 for block in left)
+    def is_consistent(self, plan: Plan) -> bool:
+        """Whether a plan removes together what is removed only together, and gives one precision to what shares one."""
+        widths = [choice.widths[i] for choice, i in zip(self.choices, plan, strict=True)]
+        given = [choice.precision(i) for choice, i in zip(self.choices, plan, strict=True)]
+        return all(len({widths[group] > 0 for group in block}) == 1 for block in self.together) and all(
+            len({given[group] for group in block if widths[group]}) <= 1 for block in self.alike
+        )
 
     def fits(self, plan: Plan, budgets: Mapping[str, float]) -> bool:
         """Whether a plan keeps every budget, without any tolerance."""

@@ -20,6 +20,7 @@ from aap_hw.policy import (
     Undecided,
     candidate_widths,
     kept_share,
+    pricing,
 )
 from aap_hw.policy.pairwise_milp import Answer, PairwiseProgram
 
@@ -315,6 +316,7 @@ def test_a_plan_that_only_the_solvers_rounding_lets_pass_is_not_taken(monkeypatc
         return strict(program, {name: limit * (1 + 5e-9) for name, limit in limits.items()}, **settings)
 
     strict = PairwiseProgram.most_value
+    monkeypatch.setattr(pricing, "MOST_ENTRIES", 0)
     monkeypatch.setattr(PairwiseProgram, "most_value", lenient)
     wide = {"a": (7, 6), "b": (5, 4.9), "c": (5, 4.9), "d": (11, 10 * (1 + 2e-9))}  # value, latency
     choices = [GroupChoice(name, (8, 16), np.array([0, value])) for name, (value, _) in wide.items()]
@@ -334,6 +336,7 @@ def test_without_time_to_find_or_exclude_a_plan_no_answer_is_made_up():
 
 
 def test_a_plan_that_overspends_is_no_proof_when_the_search_was_stopped(monkeypatch):
+    monkeypatch.setattr(pricing, "MOST_ENTRIES", 0)
     choices, costs = one_group(value=[1, 2, 3, 4], latency=[3, 1, 2, 4])
 
     def stopped(program, resource, limits, *, time_limit_s):

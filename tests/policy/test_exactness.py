@@ -1,4 +1,4 @@
-"""The exact allocation equals brute force on 500 random instances with everything that a problem may have.
+"""The exact allocation equals brute force on 500 random instances with everything that a problem may have, either way.
 
 One to four budget rows, one of which is a peak over moments; groups that can be removed, alone or together; and labels
 of both kinds, widths alone or in two precisions, which some groups share. The brute force shares no code with the
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aap_hw.policy import GroupChoice, Infeasible, KernelCost, PeakCost, Problem, allocate
+from aap_hw.policy import GroupChoice, Infeasible, KernelCost, PeakCost, Problem, allocate, pricing
 
 RESOURCES = ("latency", "parameters", "flops", "memory")
 PRECISIONS = ("int8", "fp32")
@@ -127,9 +127,15 @@ def fits(spent, budgets):
     return all(spent[resource] <= budget for resource, budget in budgets.items())
 
 
-@settings(max_examples=500)
+@pytest.fixture(params=["branching", "program"])
+def search(request, monkeypatch):
+    """Either search, whatever the groups' links."""
+    monkeypatch.setattr(pricing, "MOST_ENTRIES", math.inf if request.param == "branching" else 0)
+
+
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32), st.integers(1, 4))
-def test_allocation_equals_brute_force(seed, rows):
+def test_allocation_equals_brute_force(search, seed, rows):
     given_ = instance(seed, rows)
     plans = list(given_.plans())
     values = [value for _, value, spent in plans if fits(spent, given_.budgets)]
