@@ -255,7 +255,7 @@ def plan_curve(
 
     Raises
     ------
-    UserError : none of the budgets can be kept, one needs no pruning, or as for ``plan``.
+    UserError : none of the budgets can be kept, all are kept unpruned, or as for ``plan``.
     """
     from aap_hw.prune.curve import CurvePoint, plans_for
     from aap_hw.prune.planning import Plan
@@ -271,7 +271,7 @@ def plan_curve(
     return [
         CurvePoint(latency, _proposal(task, dense, each, [latency, *others], settings))
         if isinstance(each, Plan)
-        else CurvePoint(latency, None, str(each))
+        else CurvePoint(latency, None, str(each or ""))
         for latency, each in zip(latencies, found, strict=True)
     ]
 

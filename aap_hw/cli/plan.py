@@ -209,7 +209,7 @@ def _print_curve(points: Sequence[CurvePoint]) -> None:
         grid.add_column(heading, justify="left" if heading == "" else "right", overflow="fold")
     for point in points:
         if (proposal := point.proposal) is None:
-            grid.add_row(str(point.budget), "no plan", "", "", "", "")
+            grid.add_row(str(point.budget), "met unpruned" if point.met_unpruned else "no plan", "", "", "", "")
             continue
         plan, takes = proposal.plan, proposal.dense.takes
         kept = plan.kept_attention

@@ -8,9 +8,9 @@ from aap_hw.policy.problem import GroupChoice, Plan, Problem
 def improved(problem: Problem, plan: Plan, limits: Mapping[str, float]) -> Plan:
     """The plan with groups given better labels, one at a time, as long as one can be without overspending.
 
-    Better is what is worth more, or as much and wider. A search may stop anywhere within its gap, and at equal value it does
-    not care for width. A small reward for channels in its objective would not help: to be sure not to outweigh any
-    value it would have to be far below the gap, where no search looks.
+    Better is what is worth more, or as much and wider. A search may stop anywhere within its gap, and at equal value
+    it does not care for width. A small reward for channels in its objective would not help: to be sure not to outweigh
+    any value it would have to be far below the gap, where no search looks.
     """
     block_of = {group: block for block in problem.together for group in block}
     while True:

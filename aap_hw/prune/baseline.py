@@ -268,12 +268,17 @@ def _measured(
     return ranks.found_by_first(measure)
 
 
+class MetUnpruned(UserError):  # noqa: N818 - an answer about the budgets, not a fault
+    """The unpruned network already keeps the budgets."""
+
+
 def amounts(budgets: Sequence[Budget], dense: Baseline) -> dict[str, float]:
     """What each budget allows of its resource, by the resource's name; without those that are met unpruned.
 
     Raises
     ------
-    UserError : there is no budget or two of one resource, or the unpruned network already meets them all.
+    MetUnpruned : the unpruned network already meets all budgets.
+    UserError : there is no budget, or two of one resource.
     """
     names = [budget.resource.name for budget in budgets]
     if not names or len(set(names)) < len(names):
@@ -290,7 +295,7 @@ def amounts(budgets: Sequence[Budget], dense: Baseline) -> dict[str, float]:
             doubt = f" ({dense.provenance})" if name == LATENCY.name and dense.provenance != MEASURED else ""
             met.append(f"takes {takes:.4g}{unit}{doubt}{what} and the budget is {wanted:.4g}{unit}")
     if not allowed:
-        raise UserError(f"nothing needs pruning: the unpruned network {', '.join(met)}; ask for less")
+        raise MetUnpruned(f"nothing needs pruning: the unpruned network {', '.join(met)}; ask for less")
     return allowed
 
 

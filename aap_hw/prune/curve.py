@@ -5,18 +5,16 @@ Nothing is cut, trained or compiled. One budget is `aap_hw.prune.baseline.plan_o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aap_hw.errors import UserError
 from aap_hw.policy import Budget
-from aap_hw.policy.allocation import Undecided
-from aap_hw.prune.baseline import Baseline, amounts, baseline, scores_of
+from aap_hw.prune.baseline import Baseline, MetUnpruned, amounts, baseline, scores_of
 from aap_hw.prune.planning import Plan
 from aap_hw.prune.proposal import Proposal
 from aap_hw.prune.task import PruneSettings, Task
-from aap_hw.prune.unreachable import Unreachable
 
 
 @dataclass(frozen=True)
@@ -27,40 +25,50 @@ class CurvePoint:
     ----------
     budget : as it was asked for.
     proposal : the plan that keeps it; None if no plan does, or none was found in time.
-    refusal : why there is none, with the smallest amount that a plan keeps; empty if there is one.
+    refusal : why there is none, with the smallest amount that a plan keeps; empty if there is one, or if the network
+        keeps the budgets unpruned.
     """
 
     budget: Budget
     proposal: Proposal | None
     refusal: str = ""
 
+    @property
+    def met_unpruned(self) -> bool:
+        """Whether the network keeps the budgets as it is, so that there is nothing to plan."""
+        return self.proposal is None and not self.refusal
+
     def as_json(self) -> dict[str, Any]:
         """The point as JSON values; see `Proposal.as_json` for the plan."""
         plan = None if self.proposal is None else self.proposal.as_json()
-        return {"budget": str(self.budget), "plan": plan, "refusal": self.refusal}
+        return {"budget": str(self.budget), "plan": plan, "refusal": self.refusal, "met_unpruned": self.met_unpruned}
 
 
 def plans_for(
     task: Task, latencies: Sequence[Budget], others: Sequence[Budget], settings: PruneSettings
-) -> tuple[Baseline, list[Plan | UserError]]:
+) -> tuple[Baseline, list[Plan | UserError | None]]:
     """For each budget of latency the plan that keeps it and the other budgets, or why there is none.
+
+    It is None where the network keeps all of them unpruned.
 
     Raises
     ------
-    UserError : there is a plan for none of them, and the reason is that of the largest; the network meets one of them
-        unpruned, or cannot be planned for at all.
+    UserError : there is a plan for none of them, and the reason is that of the largest that is not met unpruned; all
+        are met so; or the network cannot be planned for at all.
     """
     dense = baseline(task, settings, resources=[budget.resource.name for budget in (*latencies[:1], *others)])
-    allowed = [amounts([latency, *others], dense) for latency in latencies]
-    scores = scores_of(task, dense.module, dense.graph, settings)
-    found: list[Plan | UserError] = []
-    for each in allowed:
+    allowed: list[Mapping[str, float] | MetUnpruned] = []
+    for latency in latencies:
         try:
-            found.append(dense.planner.plan(scores, each))
-        except (Unreachable, Undecided) as refusal:
-            found.append(refusal)
-    refusals = [each for each in found if isinstance(each, UserError)]
-    if len(refusals) == len(found):
-        largest = max(range(len(found)), key=lambda place: latencies[place].of(dense.dense_ms))
-        raise refusals[largest]
+            allowed.append(amounts([latency, *others], dense))
+        except MetUnpruned as met:
+            allowed.append(met)
+    wanted = [each for each in allowed if not isinstance(each, MetUnpruned)]
+    if not wanted:
+        raise next(each for each in allowed if isinstance(each, MetUnpruned))
+    plans = iter(dense.planner.curve(scores_of(task, dense.module, dense.graph, settings), wanted))
+    found = [None if isinstance(each, MetUnpruned) else next(plans) for each in allowed]
+    if not any(isinstance(each, Plan) for each in found):
+        refused = [(latency.of(dense.dense_ms), each) for latency, each in zip(latencies, found, strict=True) if each]
+        raise max(refused, key=lambda one: one[0])[1]
     return dense, found

@@ -1,6 +1,6 @@
 """What a planner knows of a network whose groups may be given a precision as well as a width.
 
-A label's value is that of its width (`aap_hw.prune.planning`) and, unless it is in float32, the log of what rounding
+A label's value is that of its width (`aap_hw.prune.choices`) and, unless it is in float32, the log of what rounding
 leaves:
 ``sensitivity * log(share of attention kept * (1 - share of noise))``, both shares of what the layers that read a group
 compute (`aap_hw.attention.rounding`). So a plan is worth the more the less is lost, whichever way.

@@ -1,25 +1,22 @@
 """One decision of the policy: how many filters each group keeps, by table and budgets, and which, by attention.
 
-Pure but for its inputs: nothing is trained, compiled or written here.
+What may be chosen, and what that is worth and takes, is in `aap_hw.prune.choices`. Pure but for its inputs: nothing is
+trained, compiled or written here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from aap_hw.activity import doing
-from aap_hw.compile.front.network import Kernel, Network
+from aap_hw.compile.front.network import Network
 from aap_hw.compile.keys.precision import MIXED
 from aap_hw.errors import UserError
 from aap_hw.lut.calibrating import ALONE, Slowdown
-from aap_hw.lut.mixed import Labels
-from aap_hw.lut.predicting import CostOfKernel, KernelLatency, kernel_costs, kernel_latencies, latency_costs
+from aap_hw.lut.predicting import KernelLatency, kernel_latencies
 from aap_hw.lut.table import LatencyTable
 from aap_hw.policy import (
     FLOPS,
@@ -27,34 +24,23 @@ from aap_hw.policy import (
     MEMORY,
     PARAMETERS,
     Allocation,
-    GroupChoice,
     Infeasible,
-    KernelCost,
-    PeakCost,
     Problem,
     Undecided,
     allocate,
     allocate_at_threshold,
     allocate_by_threshold,
     best_channels,
-    kept_share,
     least_amounts,
     lowest_threshold,
 )
+from aap_hw.prune.choices import COUNTS, Choices, Scores, Widths
 from aap_hw.prune.mixture import Mixture
 from aap_hw.prune.unreachable import Unreachable
 
 if TYPE_CHECKING:
     from aap_hw.compile.keys.target import DeviceTarget
 
-Scores = Mapping[str, NDArray[np.float64]]
-Widths = Mapping[str, int]
-# A group that keeps next to nothing would be worth minus infinity.
-LEAST_SHARE = 1e-6
-# What a removed branch is counted as keeping; docs/DECISIONS.md says what was tried.
-REMOVED_SHARE = 0.03
-# What a kernel takes of the resources that can be counted, under a width plan.
-COUNTS = {PARAMETERS.name: Kernel.parameters, FLOPS.name: Kernel.multiply_accumulates}
 # A budget is converted to the table's unit and its cost back: what rounding may add to it on the way.
 ROUNDING = 1e-12
 # How far from the best a plan of mixed precisions may be, as a share of its value.
@@ -202,9 +188,20 @@ class Planner:
         Unreachable : no plan meets the budgets; the smallest reachable amount is named.
         MissingKernelError : the table lacks a kernel of the network.
         """
-        found = self.plans(scores, budgets, at_most)
-        seconds = math.fsum(plan.seconds for plan in found.values())
-        return replace(max(found.values(), key=lambda plan: plan.kept_attention), seconds=seconds)
+        return _best_of(self.plans(scores, budgets, at_most))
+
+    @doing("choosing widths")
+    def curve(self, scores: Scores, budgets: Sequence[Mapping[str, float]]) -> list[Plan | UserError]:
+        """What `plan` gives for each of several budgets, or why it gives none; what is common to all is made once."""
+        limited = {name for each in budgets for name in (*each, self._weights(each))}
+        problems = self._problems(scores, limited, None)
+        found: list[Plan | UserError] = []
+        for each in budgets:
+            try:
+                found.append(_best_of(self._plans(problems, scores, each, None)))
+            except (Unreachable, Undecided) as refusal:
+                found.append(refusal)
+        return found
 
     def plans(self, scores: Scores, budgets: Mapping[str, float], at_most: Widths | None = None) -> dict[str, Plan]:
         """The best plan of all that may be, and that of each precision alone, where there are several to choose from.
@@ -213,15 +210,31 @@ class Planner:
         precision is tried alone as its slowdown may be known, which is another one than that of mixtures. Parameters
         and errors are those of `plan`.
         """
-        problem = self.problem(scores, [*budgets, self._weights(budgets)], at_most)
-        tried: dict[str, tuple[Problem, Slowdown]] = {MIXED: (problem, self.slowdown)}
+        problems = self._problems(scores, [*budgets, self._weights(budgets)], at_most)
+        return self._plans(problems, scores, budgets, at_most)
+
+    def _problems(
+        self, scores: Scores, resources: Collection[str], at_most: Widths | None
+    ) -> dict[str, tuple[Problem, Slowdown]]:
+        """All that may be, and each precision alone, with how much longer such a network takes than its kernels."""
+        problem = self.problem(scores, resources, at_most)
+        found: dict[str, tuple[Problem, Slowdown]] = {MIXED: (problem, self.slowdown)}
         if self.mixture is not None:
             alone = self.mixture.slowdowns
             for precision in self.mixture.network.precisions:
-                tried[precision] = problem.of_precision(precision), alone.get(precision, self.slowdown)
+                found[precision] = problem.of_precision(precision), alone.get(precision, self.slowdown)
+        return found
+
+    def _plans(
+        self,
+        problems: Mapping[str, tuple[Problem, Slowdown]],
+        scores: Scores,
+        budgets: Mapping[str, float],
+        at_most: Widths | None,
+    ) -> dict[str, Plan]:
         found: dict[str, Plan] = {}
         refusals: list[UserError] = []
-        for name, (each, slowdown) in tried.items():
+        for name, (each, slowdown) in problems.items():
             try:
                 found[name] = self._best(each, slowdown, scores, budgets, at_most)
             except (Unreachable, Undecided) as refusal:
@@ -291,71 +304,21 @@ class Planner:
         return lowest_threshold(self.problem(scores, [weights], at_most), scores, weights)
 
     def problem(self, scores: Scores, resources: Collection[str], at_most: Widths | None = None) -> Problem:
-        """The groups that may be narrowed, what their widths are worth, and what they take of some resources.
+        """What may be chosen, what it is worth, and what it takes of some resources; of latency in any case."""
+        return self._choices(scores, at_most).problem(resources)
 
-        Latency is always among them, in microseconds of the kernels on their own.
-        """
-        allowed = self._left(scores, at_most)
-        labels = self._labels(allowed)
-        importance = self._importance([name for name, widths in allowed.items() if len(widths) > 1])
-        # What cannot be narrowed is known by its domain.
-        worth = [importance(each.name if each.name in self.candidates else each.domain) for each in labels]
-        choices = [self._choice(each, one, scores) for each, one in zip(labels, worth, strict=True)]
-        together = [
-            groups for groups in self.blocks if all(allowed[name][0] == 0 < len(allowed[name]) - 1 for name in groups)
-        ]
-        costs: dict[str, Sequence[KernelCost] | PeakCost] = {
-            name: self._costs(allowed, labels, COUNTS[name]) for name in resources if name in COUNTS
-        }
-        if self.target is not None and MEMORY.name in resources:
-            from aap_hw.prune.footprints import memory_cost
-
-            costs[MEMORY.name] = memory_cost(self.network, allowed, self.target)
-        if self.mixture is None:
-            costs[LATENCY.name] = latency_costs(self.network, allowed, self.table)
-            return Problem(choices, costs, together)
-        costs[LATENCY.name] = self.mixture.latency(allowed, labels, self._latency_us)
-        return Problem(choices, costs, together, self.mixture.alike(labels))
-
-    def _labels(self, allowed: Mapping[str, tuple[int, ...]]) -> list[Labels]:
-        if self.mixture is None:
-            return [Labels(name, widths) for name, widths in allowed.items() if len(widths) > 1]
-        return self.mixture.labels(allowed, [name for name, widths in self.candidates.items() if len(widths) > 1])
-
-    def _choice(self, labels: Labels, importance: float, scores: Scores) -> GroupChoice:
-        """What each label is worth."""
-        of_width = np.zeros(len(labels.widths))
-        if len(labels.widths) > 1:
-            of_width = self._value(labels.widths, scores[labels.name])
-        losses = [self.mixture.loss(labels.domain, each) for each in labels.precisions] if self.mixture else []
-        value = np.array([of_width[w] + (losses[p] if losses else 0.0) for w, p in labels.each])
-        if labels.widths[0] == 0:
-            value[0] = min(value[0] - (losses[0] if losses else 0.0), value[1]) if len(value) > 1 else 0.0
-        precisions = tuple(labels.precisions[p] for _, p in labels.each) if labels.precisions else ()
-        return GroupChoice(labels.name, tuple(labels.widths[w] for w, _ in labels.each), importance * value, precisions)
-
-    def _costs(
-        self, allowed: Mapping[str, tuple[int, ...]], labels: Sequence[Labels], cost: CostOfKernel
-    ) -> list[KernelCost]:
-        if self.mixture is None:
-            return kernel_costs(self.network, allowed, cost)
-        return self.mixture.counted(allowed, labels, cost)
-
-    def _latency_us(self, kernel: Kernel, widths: Widths) -> float:
-        return self.table.latency(kernel.at(widths)).us
-
-    def _importance(self, groups: Sequence[str]) -> Callable[[str], float]:
-        """Sensitivity of anything relative to the mean of some groups."""
-        total = math.fsum(self.sensitivities.get(name, 0.0) for name in groups)
-        if total <= 0:
-            return lambda name: 1.0
-        return lambda name: self.sensitivities.get(name, 0.0) * len(groups) / total
-
-    def _value(self, widths: Sequence[int], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        value: NDArray[np.float64] = np.log(np.maximum(kept_share(scores, widths), LEAST_SHARE))
-        if widths[0] == 0:
-            value[0] = min(value[1], math.log(REMOVED_SHARE))
-        return value
+    def _choices(self, scores: Scores, at_most: Widths | None) -> Choices:
+        return Choices(
+            self.network,
+            self.candidates,
+            self.table,
+            self.blocks if self.allocator == "exact" else (),
+            self.sensitivities,
+            self.target,
+            self.mixture,
+            scores,
+            at_most or {},
+        )
 
     def _weights(self, budgets: Iterable[str]) -> str:
         """The resource that a threshold's weights are shares of."""
@@ -364,27 +327,14 @@ class Planner:
         limited = [name for name in (LATENCY.name, FLOPS.name, PARAMETERS.name) if name in budgets]
         return next(iter(limited), PARAMETERS.name)
 
-    def _left(self, scores: Scores, at_most: Widths | None) -> dict[str, tuple[int, ...]]:
-        # A group that a cut network does not show any more stays as wide as it is.
-        return {name: each if name in scores else each[-1:] for name, each in self._allowed(at_most).items()}
-
-    def _allowed(self, at_most: Widths | None) -> dict[str, tuple[int, ...]]:
-        """The candidates of each group that an earlier round left."""
-        limits = {**self.network.dense, **(at_most or {})}
-        removable = {name for groups in self.blocks for name in groups} if self.allocator == "exact" else ()
-        candidates = {name: (0, *each) if name in removable else each for name, each in self.candidates.items()}
-        return {
-            name: tuple(w for w in widths if w <= limits[name]) or (limits[name],)
-            for name, widths in candidates.items()
-        }
-
     def _plan(self, found: Allocation, scores: Scores, at_most: Widths | None) -> Plan:
         before = {**self.network.dense, **(at_most or {})}
-        widths = {name: found.widths.get(name, left[-1]) for name, left in self._allowed(at_most).items()}
+        choices = self._choices(scores, at_most)
+        widths = {name: found.widths.get(name, allowed[-1]) for name, allowed in choices.allowed.items()}
         precisions: dict[str, str] | None = None
         floats: list[str] | None = None
         if self.mixture is not None:
-            chosen = self.mixture.precisions(found, self._labels(self._left(scores, at_most)))
+            chosen = self.mixture.precisions(found, choices.labels)
             precisions, floats = self.mixture.by_group(chosen), list(self.mixture.network.floats(chosen))
         spent = self.spent(widths, floats)
         narrowed = [name for name in found.widths if name in self.candidates]
@@ -419,3 +369,9 @@ class Planner:
         return Unreachable.of(
             refusal.resource, smallest, budgets, self.dense, least, refusal.given, self.limits, provenance
         )
+
+
+def _best_of(plans: Mapping[str, Plan]) -> Plan:
+    """The plan that keeps the most, with the time that all of them took."""
+    seconds = math.fsum(plan.seconds for plan in plans.values())
+    return replace(max(plans.values(), key=lambda plan: plan.kept_attention), seconds=seconds)

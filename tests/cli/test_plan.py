@@ -96,12 +96,14 @@ def test_several_budgets_are_a_curve_of_the_plans_that_each_would_be(
     alone = json.loads(aap_hw(*asked, "60%", "--json", "-").out)
     assert points[1]["plan"] == {**alone, "solver_seconds": ANY}
     assert all(text in picture.read_text("utf-8") for text in ("Trade-off curve", "resnet20 on x86", "unpruned"))
-    shown = aap_hw(*asked, "80%,1%", "--plot", str(tmp_path / "curve.png"))
+    asked = ("plan", *RESNET20, "--lut", str(table_file), "--budget")
+    shown = aap_hw(*asked, "80%,1%,100%", "--plot", str(tmp_path / "curve.png"))
     assert (shown.code, shown.err) == (0, "")
-    heading, first, second, refusal, table, *_ = shown.out.splitlines()
+    heading, first, second, third, refusal, table, *_ = shown.out.splitlines()
     assert heading.split() == ["budget", "predicted", "ms", "speed-up", "parameters", "attention", "kept"]
     assert re.match(r" *80% +\d\.\d{3} +1\.\d\dx +\d\d% +\d\d\.\d% +▇{8,16}$", first)
     assert second.split() == ["1%", "no", "plan"]
+    assert third.split() == ["100%", "met", "unpruned"]
     assert refusal.startswith("1%: no plan reaches ")
     assert table.startswith("x86 (measured table): unpruned ")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
@@ -110,7 +112,8 @@ def test_several_budgets_are_a_curve_of_the_plans_that_each_would_be(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--budget", "2%,1%"), "no plan reaches"),
+        (("--budget", "1%,100%"), "no plan reaches"),
+        (("--budget", "900ms,100%"), "nothing needs pruning"),
         (("--budget", "60%,x"), "budget 'x' is not a number"),
         (("--budget", "60%", "--plot", "a.png"), "--plot draws the curve of several budgets"),
         (("--budget", "60%,40%", "--plot", "a.svg"), "neither a .png nor an .html file"),

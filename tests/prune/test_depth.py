@@ -20,7 +20,8 @@ from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.predicting import predict_us
 from aap_hw.policy import Budget
 from aap_hw.prune.baseline import baseline, plan_once
-from aap_hw.prune.planning import REMOVED_SHARE, Planner
+from aap_hw.prune.choices import REMOVED_SHARE
+from aap_hw.prune.planning import Planner
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings, Task

@@ -18,10 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from aap_hw.compile.front.mixed import mixed_network
 from aap_hw.compile.front.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
+from aap_hw.lut.table import MissingKernelError
 from aap_hw.models import zoo
+from aap_hw.prune.mixture import Mixture
 from aap_hw.prune.planning import Plan, Planner
 from aap_hw.prune.unreachable import Unreachable
 from tests.synthetic import CALIBRATION, latency_us, resnet20, table
@@ -165,6 +168,21 @@ def test_more_time_never_keeps_less_attention() -> None:
     kept = [planner().plan(scores, budget).kept_attention for budget in budgets]
     assert kept == sorted(kept)
     assert kept[-1] == 1.0
+
+
+def test_plans_of_a_curve_are_those_of_their_budgets_alone() -> None:
+    scores, budgets = random_scores(4), [{"latency": reachable(share)} for share in (0.2, -0.1, 0.7)]
+    low, refusal, high = planner().curve(scores, budgets)
+    assert isinstance(refusal, Unreachable)
+    for budget, found in ((budgets[0], low), (budgets[2], high)):
+        assert isinstance(found, Plan)
+        assert found.widths == planner().plan(scores, budget).widths
+
+
+def test_kernel_of_a_mixture_that_a_table_lacks_is_measured_in_mixed_precision() -> None:
+    mixture = Mixture(mixed_network(resnet20()[1]))
+    with pytest.raises(MissingKernelError, match=r"no kernel '.*int8.*--model NAME --precision mixed'"):
+        replace(planner(), mixture=mixture).plan(random_scores(0), {"latency": reachable(0.5)})
 
 
 def test_smallest_reachable_latency_is_named_and_can_be_asked_for_and_less_cannot() -> None:
