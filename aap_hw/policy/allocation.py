@@ -173,7 +173,6 @@ class _Asked:
 def _solve(problem: Problem, asked: _Asked) -> tuple[Plan, float]:
     """A plan that fits, and the value that no plan exceeds."""
     pricing = Pricing(problem)
-    bound = math.inf
     if pricing.is_quick and asked.time_limit_s > 0:
         _require_reachable(problem, pricing, asked.limits)
         search = Branching(
@@ -186,11 +185,11 @@ def _solve(problem: Problem, asked: _Asked) -> tuple[Plan, float]:
         plan, bound = search.search(pricing)
         if plan is not None:
             return plan, bound
-        program = PairwiseProgram(problem)
+        program, bound = PairwiseProgram(problem), math.inf
     else:
         program = PairwiseProgram(problem)
         plan, bound = _searched(problem, program, asked)
-    # Nothing fits, or only what the margins rule out, or the time is over: the cheapest plan tells which.
+    # Nothing fits, or only what rounding rules out, or the time is over: the cheapest plan tells which.
     return _cheapest(problem, program, asked) if plan is None else plan, bound
 
 
