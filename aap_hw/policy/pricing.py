@@ -41,7 +41,7 @@ class Priced:
     bound : none of them is worth more.
     ceilings : for each label of each group, what none of them with that label exceeds.
     plans : those that were best at some prices, whether they keep the limits or not; the best at these prices first.
-    prices : of each label of each group, beside either of the first two plans, together.
+    prices : what each label of each group costs beside the first plan and beside the second, added up.
     """
 
     bound: float
