@@ -69,6 +69,10 @@ def plans_for(
     plans = iter(dense.planner.curve(scores_of(task, dense.module, dense.graph, settings), wanted))
     found = [None if isinstance(each, MetUnpruned) else next(plans) for each in allowed]
     if not any(isinstance(each, Plan) for each in found):
-        refused = [(latency.of(dense.dense_ms), each) for latency, each in zip(latencies, found, strict=True) if each]
-        raise max(refused, key=lambda one: one[0])[1]
+        refused = {
+            latency.of(dense.dense_ms): each
+            for latency, each in zip(latencies, found, strict=True)
+            if isinstance(each, UserError)
+        }
+        raise refused[max(refused)]
     return dense, found
