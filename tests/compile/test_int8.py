@@ -152,6 +152,27 @@ def test_the_inner_loop_multiplies_bytes_and_leaves_the_stack_alone(cpu: str) ->
         assert [spill for loop in multiplying for spill in loop.spills] == [], case
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(3, 64, (30, 32), (7, 7), (2, 2), (3, 3), epilogue=("bias", "relu")),
+        Case(57, 113, (14, 14), (1, 1), padding=(0, 0), epilogue=("bias", "add")),
+    ],
+)
+def test_on_arm_a_copied_image_leaves_little_to_do_beside_sdot(case: Case) -> None:
+    """Its bytes are signed already, and one load brings those of four steps, whatever the width."""
+    machine = CpuTarget.of({"kind": "llvm", "mcpu": "cortex-a76", "mtriple": "aarch64-linux-gnu"}, threads=1)
+    found = []
+    for loop in innermost_loops(assembly(build_kernel(case.address(), machine).code, machine)):
+        products = sum(line.startswith("sdot") for line in loop.instructions)
+        if products:
+            assert not loop.spills
+            assert not any(line.startswith("eor") for line in loop.instructions)
+            found.append(len(loop.instructions) / products)
+    assert found
+    assert max(found) < 1.3
+
+
 @pytest.mark.parametrize("cpu", ["alderlake", "znver4", "neoverse-v2"])
 def test_the_loop_of_a_depthwise_kernel_stores_nothing_beside_its_output(cpu: str) -> None:
     platform, instruction = MACHINES[cpu]
