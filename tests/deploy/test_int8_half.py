@@ -119,9 +119,10 @@ def test_a_plan_of_int8_and_half_precision_is_pruned_and_deployed_as_planned(
     plan = next(line["value"]["plan"] for line in lines if line["name"] == "round/1/plan")
     assert plan["precisions"] == {"input of 0": "int8", "0": "half", "3": "half", "6": "int8"}
 
-    deployed = deploying.deploy(RunFolder(tmp_path / "run"), this_device(), images(), tmp_path / "bundle")
+    deployed = deploying.deploy(RunFolder(tmp_path / "run"), this_device(), images(), tmp_path / "bundle", pixels=True)
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
     assert deployed.precision == manifest["precision"] == INT8_HALF
+    assert manifest["inputs"][0]["passed_as"] == "uint8"
     assert "avx512_bf16" in manifest["requires"]["cpu_features"]
     assert deployed.max_abs_diff < manifest["outputs"][0]["tolerance"] < 1
     # The library has the kernels that were planned.
