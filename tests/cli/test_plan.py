@@ -396,7 +396,8 @@ def test_a_plan_of_mixed_precisions_shows_that_of_each_group(aap_hw: Callable[..
         if key.types.read == "uint8":
             table.points[key] = {at: replace(p, latency_us=0.3 * p.latency_us) for at, p in points.items()}
     save_table(table, path)
-    shown = aap_hw("plan", *RESNET20, "--lut", str(path), "--budget", "60%", "--precision", "mixed")
+    asked = ("plan", *RESNET20, "--lut", str(path), "--budget", "60%", "--precision", "mixed")
+    shown = aap_hw(*asked)
     assert re.search(r"^channel group +kind +width +kept +in", shown.out, re.MULTILINE)
     for row in (
         r"layer1\.0\.conv1 [a-z ]+\d+ +\d+ +int8",
@@ -406,3 +407,8 @@ def test_a_plan_of_mixed_precisions_shows_that_of_each_group(aap_hw: Callable[..
         assert re.search(f"^{row}", shown.out, re.MULTILINE), row
     assert "next: aap-hw prune" in shown.err + shown.out
     assert "--precision mixed" in shown.err + shown.out
+    smaller = aap_hw(*asked, "--max-params", "30%")
+    assert re.search(r"spent [\d,]+ of [\d,]+ parameters \((9\d|100)\.\d%\)", smaller.out), smaller.out + smaller.err
+    refused = aap_hw(*asked, "--max-memory", "60%")
+    assert (refused.code, refused.out) == (2, "")
+    assert "a plan of mixed precisions cannot keep a memory budget yet; leave out --max-memory" in refused.err
