@@ -59,12 +59,21 @@ def beside(found: Iterable[Mapping[str, Any]], sources: Mapping[str, Mapping[str
 
 
 def estimated_ms(device: str, model: str, precision: str, threads: int | None) -> float | None:
-    """Estimated milliseconds of an unpruned network of float32; None of one in int8, which the method is not for."""
+    """Estimated milliseconds of an unpruned network of float32; None of one in int8, which the method is not for.
+
+    They are those of the table that ships, if it is of the network and of as many threads.
+    """
     if precision != "fp32":
         return None
     from aap_hw.device import load_profile
     from aap_hw.estimate import estimator_of
+    from aap_hw.lut.finding import find_table
+    from aap_hw.lut.table import NetworkName
+    from aap_hw.models.origin import Origin
 
+    table, name = find_table(device), NetworkName(model, Origin.of(model).inputs)
+    if threads in (None, table.device["threads"]) and name in table.slowdowns:
+        return float(f"{table.slowdowns[name].measured_us / 1e3:.4g}")
     profile = load_profile(device)
     if threads is not None:
         profile = profile.model_copy(update={"threads": threads})

@@ -312,3 +312,19 @@ def test_examined_profiled_pruned_for_and_deployed_to(
     assert latency["measured"] is None
     assert latency["predicted"]["provenance"] == "emulated"
     assert_runners_print(np.load("bundle/reference_outputs.npy"), tmp_path / "bundle", runner_in_cpp)
+
+
+def test_network_that_was_pruned_by_an_estimated_table_runs_on_the_board(
+    aap_hw: Callable[..., Any], runner_in_cpp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the table that comes with the package: no device is there until the bundle is carried to it."""
+    monkeypatch.chdir(tmp_path)
+    command = ("prune", "--model", "resnet20", "--lut", "rpi4", "--budget", "60%", "--allow-estimated", "--out", "run")
+    pruned = aap_hw(*command)
+    assert pruned.code == 0, pruned.err
+    deployed = aap_hw("deploy", "run", "--device", "rpi4", "--no-run", "--out", "bundle")
+    assert deployed.code == 0, deployed.err
+    manifest = json.loads(Path("bundle/manifest.json").read_text())
+    assert manifest["latency"] == {"predicted": None, "measured": None}
+    assert manifest["estimate"]["device"] == "rpi4"
+    assert_runners_print(np.load("bundle/reference_outputs.npy"), tmp_path / "bundle", runner_in_cpp)
