@@ -355,10 +355,7 @@ def test_shipped_table_is_found_by_its_name(
     assert aap_hw("plan", *RESNET20, "--lut", "x86", "--budget", "60%").code == 0
     outcome = aap_hw("plan", *RESNET20, "--lut", "x68", "--budget", "60%")
     assert outcome.code == 2
-    assert (
-        "there is no latency table 'x68' (there are tables for x86; or give the path of a file)"
-        in outcome.err
-    )
+    assert "there is no latency table 'x68' (there are tables for x86; or give the path of a file)" in outcome.err
     assert "did you mean 'x86'?" in outcome.err
 
 
