@@ -17,6 +17,7 @@ import random
 import signal
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -59,13 +60,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--lut", type=Path, default=Path("lut/x86.json"))
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
-    parser.add_argument("--quick", action="store_true", help="two kills and one: does it run?")
+    parser.add_argument("--quick", action="store_true", help="a kill of each, of short ones: does it run?")
     options = parser.parse_args()
+    jobs, at_most = JOBS, 8
     if options.quick:
-        options.kills, options.profile_kills = 2, 1
+        options.kills, options.profile_kills = 1, 1
+        quick = replace(SETTINGS, rounds=1, training=replace(SETTINGS.training, epochs=1))
+        jobs, at_most = {"budget": replace(JOBS["budget"], settings=quick)}, 2
     torch.set_num_threads(1)
     moments = random.Random(options.seed)
-    rows = [*prune_kills(options.kills, moments, options.lut), *profile_kills(options.profile_kills, moments)]
+    rows = [*prune_kills(jobs, options.kills, moments, options.lut)]
+    rows += profile_kills(options.profile_kills, moments, partial(profile_small, at_most))
     summary = {
         "seed": options.seed,
         "prune_kills": sum(row["kills"] for row in rows if row["command"] == "prune"),
@@ -76,7 +81,7 @@ def main() -> None:
     sys.exit(1 if summary["failed"] else 0)
 
 
-def prune_kills(kills: int, moments: random.Random, lut: Path) -> list[dict[str, Any]]:
+def prune_kills(jobs: Mapping[str, Job], kills: int, moments: random.Random, lut: Path) -> list[dict[str, Any]]:
     everything = data.load_embedded()
     train, test = everything.spread("train", 256), everything.spread("test", 100)
     few = replace(
@@ -93,16 +98,16 @@ def prune_kills(kills: int, moments: random.Random, lut: Path) -> list[dict[str,
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="aap-hw-kills-") as scratch:
         expected, seconds = {}, {}
-        for name, job in JOBS.items():
+        for name, job in jobs.items():
             code, seconds[name] = in_child(partial(start, allowed(job), table, Path(scratch) / name))
             assert code == 0
             expected[name] = result(Path(scratch) / name)
             say(f"undisturbed, to a {name}: {seconds[name]:.1f} s of CPU")
         drawn = 0
         while len(rows) < kills:
-            name, drawn = list(JOBS)[len(rows) % len(JOBS)], drawn + 1
+            name, drawn = list(jobs)[len(rows) % len(jobs)], drawn + 1
             folder = Path(scratch) / f"{name}-{drawn}"
-            begin, go_on = partial(start, allowed(JOBS[name]), table, folder), partial(resume, folder)
+            begin, go_on = partial(start, allowed(jobs[name]), table, folder), partial(resume, folder)
             moment = moments.uniform(0, seconds[name])
             code, took = in_child(begin, moment)
             if code == 0:
@@ -144,7 +149,7 @@ def stage(folder: Path) -> str:
 
 
 class Small(nn.Module):
-    """Two convolutions and a linear layer: 88 points, and four networks that calibrate them."""
+    """Two convolutions and a linear layer, and four networks that calibrate them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,9 +162,10 @@ class Small(nn.Module):
         return self.linear(torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3)))
 
 
-def profile_small(path: Path) -> None:
+def profile_small(at_most: int, path: Path) -> None:
+    """Profile the network above at so many widths of each group; 88 points are those of 8."""
     profile = benchmark_device("x86", quick=False).profile
-    widths = profile.widths.model_copy(update={"granularity": 8, "at_most": 8})
+    widths = profile.widths.model_copy(update={"granularity": 8, "at_most": at_most})
     measure = profile.measure.model_copy(update={"copies": 2})
     device = LocalDevice(profile.model_copy(update={"widths": widths, "measure": measure}))
     # Below any error: every point is measured, none is interpolated.
@@ -167,12 +173,12 @@ def profile_small(path: Path) -> None:
     profile_model("small", Small(), Inputs.of((3, 6, 6)), device, path, **often)
 
 
-def profile_kills(kills: int, moments: random.Random) -> list[dict[str, Any]]:
+def profile_kills(kills: int, moments: random.Random, profile: Callable[[Path], None]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="aap-hw-kills-") as scratch:
         # The first fills the cache of compiled kernels, so that the others are killed while they measure.
         for name in ("first", "whole"):
-            code, seconds = in_child(partial(profile_small, Path(scratch) / f"{name}.json"))
+            code, seconds = in_child(partial(profile, Path(scratch) / f"{name}.json"))
             assert code == 0
         points = measured_in(Path(scratch) / "whole.json")
         say(f"an undisturbed profile: {seconds:.1f} s of CPU, {len(points)} points")
@@ -180,12 +186,12 @@ def profile_kills(kills: int, moments: random.Random) -> list[dict[str, Any]]:
         while len(rows) < kills:
             drawn += 1
             path, moment = Path(scratch) / f"{drawn}.json", moments.uniform(0, seconds)
-            code, took = in_child(partial(profile_small, path), moment)
+            code, took = in_child(partial(profile, path), moment)
             if code == 0:
                 seconds = took
                 continue
             before, is_written = measured_in(path), path.exists()
-            assert in_child(partial(profile_small, path))[0] == 0
+            assert in_child(partial(profile, path))[0] == 0
             after = measured_in(path)
             rows.append(
                 {
