@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from aap_hw.prune.job import Pruned
     from aap_hw.prune.planning import Plan
     from aap_hw.prune.proposal import Proposal
-    from aap_hw.prune.steps import OnEvent
+    from aap_hw.prune.steps import Event, OnEvent
     from aap_hw.prune.task import PruneSettings, Task
     from aap_hw.train.sources import ImageSource
 
@@ -225,6 +225,8 @@ def plan(
     task = _task_of(model, lut, input_shape, example, data, weights, classes, allow_emulated, allow_estimated)
     settings = settings or PruneSettings()
     dense, chosen = plan_once(task, budgets, settings)
+    if weights is None:
+        tell_of_published(task.origin)
     return _proposal(task, dense, chosen, budgets, settings)
 
 
@@ -268,6 +270,8 @@ def plan_curve(
     task = _task_of(model, lut, input_shape, example, data, weights, classes, allow_emulated, allow_estimated)
     settings = settings or PruneSettings()
     dense, found = plans_for(task, latencies, others, settings)
+    if weights is None:
+        tell_of_published(task.origin)
     return [
         CurvePoint(latency, _proposal(task, dense, each, [latency, *others], settings))
         if isinstance(each, Plan)
@@ -292,8 +296,6 @@ def _task_of(
 
     table, source = table_of(lut), source_of(data)
     origin = origin_of(model, input_shape, example, weights, classes, source)
-    if weights is None:
-        tell_of_published(origin)
     # As `prune` does, which trains on the images of a source.
     samples, allowed = samples_for(origin, source, example), (allow_emulated, allow_estimated)
     return Task(origin, table, samples, source is not None, None, *allowed)
@@ -393,8 +395,6 @@ def prune(
         raise UserError("--download fetches the images of --data; say which")
     settings = settings or PruneSettings()
     origin = origin_of(model, input_shape, example, weights, classes, source)
-    if weights is None:
-        tell_of_published(origin)
     limits = {each.resource.name: Limit(each.amount, each.relative) for each in budgets}
     job = Job(
         origin,
@@ -417,7 +417,13 @@ def prune(
     parts += [settings.score] if settings.score else []
     parts += [settings.allocator] if settings.allocator != "exact" else []
     folder = Path("runs") / "-".join(parts) if out is None else Path(out)
-    return start(job, table, folder, on_event or _ignored, download=download)
+
+    def tell(event: Event) -> None:
+        if event.name == "start" and weights is None:  # nothing is wrong with what was asked for
+            tell_of_published(origin)
+        (on_event or _ignored)(event)
+
+    return start(job, table, folder, tell, download=download)
 
 
 def resume(run: StrPath, *, connect: str | None = None, on_event: OnEvent | None = None) -> Pruned:

@@ -139,8 +139,9 @@ def test_to_a_number_of_parameters_without_a_latency(
     aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    network = ("--model", "resnet20", "--calibration-images", "8", "--lut", str(table_file))
-    outcome = aap_hw("prune", *network, "--max-params", "150k", "--score", "weight-l1", "--out", str(out))
+    outcome = aap_hw(
+        "prune", *RESNET20, "--lut", str(table_file), "--max-params", "150k", "--score", "weight-l1", "--out", str(out)
+    )
     assert (outcome.code, outcome.err) == (0, "")
     summary = json.loads((out / "summary.json").read_text())
     assert summary["params_pruned"] <= 150_000 < summary["params_dense"]
