@@ -129,9 +129,10 @@ def allocate(
     bound = math.fsum(float(choice.value.max()) for choice in problem.choices)
     if problem.value(plan) < bound or not problem.fits(plan, limits):
         plan, proven = _solve(problem, asked)
-        plan = improved(problem, plan, limits)
-        bound = max(min(bound, proven), problem.value(plan))
+        bound = min(bound, proven)
+    plan = improved(problem, plan, limits)
     value = problem.value(plan)
+    bound = max(bound, value)
     return Allocation(
         widths={choice.name: choice.widths[i] for choice, i in zip(problem.choices, plan, strict=True)},
         value=value,

@@ -78,7 +78,9 @@ class Choices:
         """The labels of each group that has a choice."""
         if self.mixture is None:
             return [Labels(name, widths) for name, widths in self.left.items() if len(widths) > 1]
-        return self.mixture.labels(self.left, [name for name, widths in self.candidates.items() if len(widths) > 1])
+        # A group of one width has a choice, too, if its branch may go.
+        open_groups = [name for name, widths in self.candidates.items() if max(len(widths), len(self.left[name])) > 1]
+        return self.mixture.labels(self.left, open_groups)
 
     def problem(self, resources: Collection[str]) -> Problem:
         """The groups that may be narrowed, what their labels are worth, and what they take of some resources.
