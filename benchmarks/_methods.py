@@ -42,7 +42,6 @@ class Method:
 # Ours first.
 METHODS = {
     "joint": Method("widths, depth and precisions at once (aap-hw --precision mixed)", "joint", MIXED, seeds=2),
-    "int8": Method("read attention + exact latency, int8 (aap-hw --precision int8)", "exact", INT8, seeds=2),
     "exact": Method("read attention + exact latency, depth too (aap-hw)", "exact"),
     "exact_no_depth": Method("read attention + exact latency, widths only (aap-hw --no-depth)", "exact_no_depth"),
     "unpruned_int8": Method("unpruned, int8", "unpruned", INT8),
@@ -55,7 +54,7 @@ METHODS = {
     "flops": Method("published attention + FLOPs, groups alike", "flops"),
     "uniform": Method("magnitude + uniform width", "uniform"),
 }
-OURS = ("joint", "int8", "exact", "exact_no_depth")
+OURS = ("joint", "exact", "exact_no_depth")
 LABELS = {name: method.label for name, method in METHODS.items()}
 
 
@@ -78,10 +77,19 @@ class Choice:
 
 
 class Chooser:
-    """Chooses for one network in one precision; what methods have in common is worked out once."""
+    """Chooses for one network; what methods have in common is worked out once.
 
-    def __init__(self, task: Task, dense: Baseline, settings: PruneSettings) -> None:
-        self._task, self._dense, self._settings = task, dense, settings
+    Parameters
+    ----------
+    floats
+        For methods that deploy in int8: the layers that stay in float32. The latency is then what ``dense``, which is
+        of mixed precision, has for such a network, so that all methods' budgets are of one table and one calibration.
+    """
+
+    def __init__(
+        self, task: Task, dense: Baseline, settings: PruneSettings, floats: tuple[str, ...] | None = None
+    ) -> None:
+        self._task, self._dense, self._settings, self._floats = task, dense, settings, floats
 
     def choice(self, chooser: str, budget_ms: float) -> Choice | None:
         """What is within a latency budget, the unpruned network if that is; None if the budget is out of reach."""
@@ -91,7 +99,7 @@ class Chooser:
         if kept is None:
             return None
         predicted_ms = self._predicted_ms({group: len(channels) for group, channels in kept.items()})
-        return Choice(kept, self._dense.precision, self._dense.floats, predicted_ms)
+        return Choice(kept, FP32 if self._floats is None else INT8, self._floats or (), predicted_ms)
 
     def _joint(self, budget_ms: float) -> Choice | None:
         planner = self._dense.planner
@@ -157,4 +165,4 @@ class Chooser:
 
     def _predicted_ms(self, widths: Mapping[str, int]) -> float:
         """Latency of a network by the table; groups that are not named keep their width."""
-        return self._dense.planner.spent({**self._dense.network.dense, **widths})[LATENCY.name]
+        return self._dense.planner.spent({**self._dense.network.dense, **widths}, self._floats)[LATENCY.name]

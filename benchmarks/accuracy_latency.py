@@ -75,9 +75,14 @@ def plan(network: Network, journal: Journal) -> None:
     from _methods import METHODS, Chooser
     from _report import say
 
+    from aap_hw.compile.keys.precision import INT8, MIXED
+
     @cache
     def chooser(precision: NetworkPrecision) -> Chooser:
-        return Chooser(network.task, network.dense(precision), network.settings_of(precision))
+        if precision != INT8:
+            return Chooser(network.task, network.dense(precision), network.settings_of(precision))
+        floats = network.dense(INT8).floats
+        return Chooser(network.task, network.dense(MIXED), network.settings_of(MIXED), floats)
 
     for cell in network.cells:
         if journal.find(**cell) is not None:
