@@ -243,7 +243,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--models", default="resnet20,resnet56", help="names of the zoo")
     parser.add_argument("--checkpoints", help="one file for each model, or 'embedded'")
     parser.add_argument("--data", help="images, as for aap-hw prune: cifar10:FOLDER")
-    parser.add_argument("--budgets", default="50+25,40", help="percent of the float32 latency, for each model")
+    parser.add_argument("--budgets", default="50+25,50+40", help="percent of the float32 latency, for each model")
     parser.add_argument("--epochs", default="30,20", help="for each model")
     parser.add_argument("--seeds", default="2,1", help="at most so many trainings of a cell, for each model")
     parser.add_argument("--methods", default=",".join(DEFAULT_METHODS), help="names in _methods.py")
