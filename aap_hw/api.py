@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aap_hw.compile.keys.precision import FP32, INT8, PLANNED_PRECISIONS, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.errors import UserError
-from aap_hw.given import StrPath, budgets_of, origin_of, source_of, table_of, tell_of_published, to_deploy
+from aap_hw.given import StrPath, budgets_of, origin_of, source_of, table_of, tell_of_published, to_deploy, to_profile
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.network import Network
@@ -147,23 +147,13 @@ def profile(
     UserError : the device cannot be reached or has no kernels of the precision, or the table is of another one,
         damaged, or cannot be written.
     """
-    from aap_hw.device import load_profile
     from aap_hw.device.boards import Boards
-    from aap_hw.files import require_writable_folder
     from aap_hw.lut.library_cache import users_cache
     from aap_hw.lut.opening import set_aside
     from aap_hw.lut.profiling import profile_model
-    from aap_hw.validation import one_of, require
 
-    require(
-        "profile",
-        one_of("precision", precision, PLANNED_PRECISIONS),
-        (precision == INT8 or not float_layers, "layers stay in float32 in a network in int8; add --precision int8"),
-    )
-    description = load_profile(device).reached_by(connect)
-    path = Path("lut") / f"{description.name}.json" if out is None else Path(out)
-    require_writable_folder(path.parent)
-    with closing(Boards(description, on_notice or _ignored)) as boards:
+    profile, path = to_profile(device, out, precision, float_layers)
+    with closing(Boards(profile.reached_by(connect), on_notice or _ignored)) as boards:
         origin = origin_of(model, input_shape, example, weights, classes)
         module = origin.build()
         begun: list[Profile] = []

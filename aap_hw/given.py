@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aap_hw.compile.keys.precision import INT8, PLANNED_PRECISIONS
 from aap_hw.errors import NOTHING_ASKED, UserError
 
 if TYPE_CHECKING:
+    from aap_hw.device.profile import DeviceProfile
     from aap_hw.graph.program.inputs import Given
     from aap_hw.lut.table import LatencyTable
     from aap_hw.models.origin import Origin
@@ -44,6 +46,35 @@ def table_of(lut: StrPath | LatencyTable) -> LatencyTable:
         if not is_results(path):
             raise
         return read_check(path)
+
+
+def to_profile(
+    device: str,
+    out: StrPath | None,
+    precision: str,
+    float_layers: Collection[str],
+    precisions: Sequence[str] = PLANNED_PRECISIONS,
+) -> tuple[DeviceProfile, Path]:
+    """The device that a table is wanted of, and the table's path: `out`, or ``lut/DEVICE.json``.
+
+    Raises
+    ------
+    UserError : the precision is none of ``precisions`` or has no layers in float32, there is no such device, or the
+        table's folder cannot be written to.
+    """
+    from aap_hw.device import load_profile
+    from aap_hw.files import require_writable_folder
+    from aap_hw.validation import one_of, require
+
+    require(
+        "profile",
+        one_of("precision", precision, precisions),
+        (precision == INT8 or not float_layers, "layers stay in float32 in a network in int8; add --precision int8"),
+    )
+    profile = load_profile(device)
+    path = Path("lut") / f"{profile.name}.json" if out is None else Path(out)
+    require_writable_folder(path.parent)
+    return profile, path
 
 
 def source_of(data: str | ImageSource | None) -> ImageSource | None:

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aap_hw.api import Profile
-from aap_hw.compile.keys.precision import FP32, INT8, PLANNED_PRECISIONS, NetworkPrecision
-from aap_hw.device import load_profile
-from aap_hw.files import require_writable_folder
-from aap_hw.given import StrPath, origin_of
+from aap_hw.compile.keys.precision import FP32, NetworkPrecision
+from aap_hw.given import StrPath, origin_of, to_profile
 from aap_hw.lut.estimating import estimate_model
-from aap_hw.validation import one_of, require
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.network import Network
@@ -46,14 +43,7 @@ def estimate_profile(
     ------
     UserError : the method cannot estimate the device or one of the kernels, or the table cannot be extended or written.
     """
-    require(
-        "profile",
-        one_of("precision", precision, PLANNED_PRECISIONS),
-        (precision == INT8 or not float_layers, "layers stay in float32 in a network in int8; add --precision int8"),
-    )
-    profile = load_profile(device)
-    path = Path("lut") / f"{profile.name}.json" if out is None else Path(out)
-    require_writable_folder(path.parent)
+    profile, path = to_profile(device, out, precision, float_layers)
     origin = origin_of(model, input_shape, example, weights, classes)
     begun: list[Profile] = []
 

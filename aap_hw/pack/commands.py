@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from aap_hw.api import Profile
-from aap_hw.compile.keys.precision import FP32, INT8, PLANNED_PRECISIONS, NetworkPrecision
-from aap_hw.device import load_profile
-from aap_hw.files import require_writable_folder
-from aap_hw.given import StrPath, origin_of
+from aap_hw.compile.keys.precision import FP32, NETWORK_PRECISIONS, NetworkPrecision
+from aap_hw.given import StrPath, origin_of, to_profile
 from aap_hw.lut.library_cache import LibraryCache, users_cache
 from aap_hw.pack import profiles
 from aap_hw.pack.folder import Packed
-from aap_hw.validation import one_of, require
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.network import Network
@@ -98,7 +95,7 @@ def unpack_profile(device: str, model: str, folder: StrPath, **options: Unpack[O
         begun.append(Profile(asked.path, origin, moved, network, precision=asked.precision))
         options.get("on_start", _ignored)(begun[0])
 
-    done = profiles.unpack_profile(
+    came = profiles.unpack_profile(
         asked,
         Path(folder),
         keep_others=options.get("out") is None,
@@ -107,19 +104,12 @@ def unpack_profile(device: str, model: str, folder: StrPath, **options: Unpack[O
         workers=options.get("workers"),
         cache=_cache(options),
     )
-    return Unpacked(replace(begun[0], table=done.table), done.another)
+    return Unpacked(replace(begun[0], table=came.table), came.another)
 
 
 def _asked(device: str, model: str, options: Options) -> tuple[profiles.Asked, Origin]:
     precision, floats = options.get("precision", FP32), tuple(options.get("float_layers", ()))
-    require(
-        "profile",
-        one_of("precision", precision, PLANNED_PRECISIONS),
-        (precision == INT8 or not floats, "layers stay in float32 in a network in int8; add --precision int8"),
-    )
-    description, out = load_profile(device), options.get("out")
-    path = Path("lut") / f"{description.name}.json" if out is None else Path(out)
-    require_writable_folder(path.parent)
+    description, path = to_profile(device, options.get("out"), precision, floats, NETWORK_PRECISIONS)
     shape, example = options.get("input_shape"), options.get("example")
     origin = origin_of(model, shape, example, options.get("weights"), options.get("classes"))
     heads = options.get("attention_cuts") == "heads"

@@ -120,18 +120,15 @@ def about_device(profile: DeviceProfile, target: DeviceTarget) -> dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Unpacked:
+class Returned:
     """A table with what came back.
 
     Attributes
     ----------
-    set_aside : what a table of another device, or an estimated one, that was there is called now, if there was one.
     another : what has to be carried there, too, before the table is complete; None if nothing.
     """
 
     table: LatencyTable
-    network: Network
-    set_aside: Path | None
     another: Packed | None
 
 
@@ -169,7 +166,7 @@ def unpack_profile(
     on_progress: ProgressCallback = lambda _: None,
     workers: int | None = None,
     cache: LibraryCache | None = None,
-) -> Unpacked:
+) -> Returned:
     """Take the results in a folder into the table; pack another folder beside it if that shows that more is needed.
 
     An estimated table that is in the way is renamed first; with ``keep_others`` so is one of another device.
@@ -211,7 +208,7 @@ def unpack_profile(
     another = None
     if not device.emulated:  # how often ever, an emulator's times mean nothing
         another = _pack(asked, subject, job, target, _beside(folder), on_progress, workers, cache)
-    return Unpacked(table, subject.network, moved, another)
+    return Returned(table, another)
 
 
 def _table_so_far(asked: Asked, target: DeviceTarget) -> LatencyTable:

@@ -26,7 +26,7 @@ from aap_hw.errors import UserError
 from aap_hw.lut import networks as lut_networks
 from aap_hw.lut.file import load_table
 from aap_hw.pack.folder import Packed
-from aap_hw.pack.profiles import Asked, Unpacked, pack_profile, unpack_profile
+from aap_hw.pack.profiles import Asked, Returned, pack_profile, unpack_profile
 from aap_hw.pack.reported import ReportedDevice
 from aap_hw.pack.run import Refused, digest_of, read_pack, require_this_machine
 from tests.device import servers
@@ -86,7 +86,7 @@ def folder(returned: Path, tmp_path: Path) -> Path:
     return tmp_path / "pack"
 
 
-def unpack(folder: Path, path: Path | None = None, networks: int = 2, **changes: Any) -> Unpacked:
+def unpack(folder: Path, path: Path | None = None, networks: int = 2, **changes: Any) -> Returned:
     path = path or folder.with_name("table.json")
     return unpack_profile(asked(path, networks, **changes), folder, keep_others=False, workers=1)
 
