@@ -233,7 +233,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         )
         for text, sentence in {
             "bf16": "'bf16' is not one of 'fp32', 'half', 'int8', 'mixed', 'mixed:int8,half'",
-            "mixed:haf,int8": r"'haf' is no precision; did you mean 'half'\?; mix int8 with half or fp32",
+            "mixed:haf,int8": r"mix int8 with half or fp32; 'haf' is no precision; did you mean 'half'\?",
             "mixed:int8": "one precision leaves nothing to choose; give --precision int8, or name two",
             "mixed:fp32, half": "plans mix int8 with another; give --precision half, which loses next to nothing",
             "mixed:half,int8,fp32": "plans mix two precisions so far; give mixed:int8,half",

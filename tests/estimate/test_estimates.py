@@ -24,17 +24,9 @@ from aap_hw.estimate.indices import range_of
 from aap_hw.estimate.reading import Loop, read_program
 from aap_hw.estimate.terms import Terms
 from aap_hw.estimate.traffic import STORED, Traffic
+from aap_hw.lut.measuring import REFERENCE
 
-POINTWISE = KernelKey.make(
-    "conv2d",
-    (14, 14),
-    1,
-    kernel=(1, 1),
-    stride=(1, 1),
-    padding=(0, 0),
-    dilation=(1, 1),
-    epilogue=("bias",),
-)
+POINTWISE = REFERENCE.key
 WIDTHS = 64, 96
 
 

@@ -82,7 +82,7 @@ def mixture_of(text: str) -> NetworkPrecision:
     for name in sorted(asked):
         if name not in NETWORK_PRECISIONS:
             instead = closest(name, NETWORK_PRECISIONS)
-            raise UserError(f"--precision {text}: '{name}' is no precision{instead}; mix int8 with half or fp32")
+            raise UserError(f"--precision {text}: mix int8 with half or fp32; '{name}' is no precision{instead}")
     for mixture in (MIXED, MIXED_HALF):
         if asked == set(mixed_precisions(mixture)):
             return mixture
