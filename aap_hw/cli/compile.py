@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from aap_hw.cli.options import (
-    classes_option,
-    data_options,
-    device_option,
-    input_options,
-    model_option,
-    precision_option,
-    weights_option,
-)
+from aap_hw.cli.options.device import device_option
+from aap_hw.cli.options.images import data_options
+from aap_hw.cli.options.network import model_option, network_options
+from aap_hw.cli.options.precision import precision_option
+from aap_hw.cli.options.typed import typed
 from aap_hw.cli.output import tell
 from aap_hw.cli.streams import results_alone
 from aap_hw.compile.keys.precision import INT8, NetworkPrecision
@@ -25,7 +20,6 @@ from aap_hw.errors import UserError
 from aap_hw.prune.defaults import CALIBRATION_IMAGES
 
 if TYPE_CHECKING:
-    from aap_hw.graph.program.inputs import Inputs
     from aap_hw.models.origin import Origin
     from aap_hw.train.sources import ImageSource
 
@@ -36,9 +30,7 @@ if TYPE_CHECKING:
 )
 @device_option
 @model_option
-@input_options
-@weights_option
-@classes_option
+@network_options
 @precision_option
 @data_options
 @click.option(
@@ -48,14 +40,13 @@ if TYPE_CHECKING:
     help=f"For int8: measure the ranges of values on N samples; default {CALIBRATION_IMAGES}.",
 )
 @click.option("--out", metavar="FILE", help="Keep the compiled library; default: only show that it compiles.")
+@click.pass_context
 @results_alone
 def command(
+    ctx: click.Context,
     device: str,
     model_name: str,
-    inputs: Inputs | None,
-    example: str | None,
-    weights: str | None,
-    classes: int | None,
+    network: dict[str, Any],
     precision: NetworkPrecision,
     source: ImageSource | None,
     calibration_images: int | None,
@@ -76,9 +67,11 @@ def command(
     from aap_hw.given import NO_SAMPLES, origin_of
     from aap_hw.prune.shown import samples_for
 
-    origin = origin_of(model_name, inputs, example, weights, classes, source, may_be_quantised=True)
+    origin, example = origin_of(model_name, **network, source=source, may_be_quantised=True), network["example"]
     if origin.is_quantised:
-        _check_options(origin, source, calibration_images)
+        _check_options(
+            origin, source, calibration_images, is_in_float=precision != INT8 and "--precision" in typed(ctx)
+        )
         precision = INT8
     is_int8, has_samples = precision == INT8, source is not None or example is not None
     if is_int8 and not has_samples and not origin.is_quantised:
@@ -115,10 +108,11 @@ def command(
     tell(f"compiled in {seconds:.1f} s; nothing was run, so nothing was timed")
 
 
-def _check_options(origin: Origin, source: ImageSource | None, calibration_images: int | None) -> None:
+def _check_options(
+    origin: Origin, source: ImageSource | None, calibration_images: int | None, *, is_in_float: bool
+) -> None:
     """Refuse what has no meaning for a network that is quantised already."""
-    asked = click.get_current_context()
-    if asked.get_parameter_source("precision") is ParameterSource.COMMANDLINE and asked.params["precision"] != "int8":
+    if is_in_float:
         raise UserError(f"{origin.model} is quantised in int8 already; leave --precision out")
     if source is not None or calibration_images is not None:
         raise UserError(f"{origin.model} is quantised already; leave --data and --calibration-images out")

@@ -6,14 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aap_hw.cli.options import (
-    classes_option,
-    connect_option,
-    data_options,
-    device_option,
-    input_options,
-    model_option_of,
-)
+from aap_hw.cli.options.device import connect_option, device_option
+from aap_hw.cli.options.images import data_options
+from aap_hw.cli.options.network import classes_option, example_option, input_option, model_option_of
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
 from aap_hw.compile.keys.precision import INT8, NETWORK_PRECISIONS, OTHERS, is_with_half
@@ -33,7 +28,8 @@ if TYPE_CHECKING:
 )
 @click.argument("run_folder", metavar="[RUN]", required=False)
 @model_option_of()
-@input_options
+@input_option
+@example_option
 @classes_option
 @device_option
 @connect_option
@@ -63,7 +59,7 @@ if TYPE_CHECKING:
 def command(
     run_folder: str | None,
     model_name: str | None,
-    inputs: Inputs | None,
+    input_shape: Inputs | None,
     example: str | None,
     classes: int | None,
     device: str,
@@ -87,14 +83,14 @@ def command(
     what = run_folder or model_name
     if what is None or (run_folder is not None and model_name is not None):
         raise UserError("say what to deploy: the folder of a run, or a network with --model")
-    if run_folder is not None and (inputs is not None or example is not None or classes is not None):
+    if run_folder is not None and (input_shape is not None or example is not None or classes is not None):
         raise UserError("--input, --example and --classes are for --model; a run has its own")
     if no_run and connect_to is not None:
         raise UserError("--no-run does not reach the device, so --connect would do nothing; leave one of them out")
     console = plain_console(stderr=json_to is not None, quiet=quiet)
     how: dict[str, Any] = {"weights": weights, "data": source, "precision": precision, "pixels": pixels, "out": out}
     if model_name is not None:
-        how |= {"input_shape": inputs, "example": example, "classes": classes}
+        how |= {"input_shape": input_shape, "example": example, "classes": classes}
     if no_run:
         written = api.bundle(what, device, **how) if run_folder else api.bundle_model(what, device, **how)
         console.print("nothing was run: outputs are not checked and latency is not measured", soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aap_hw.cli.options import connect_option, device_option
+from aap_hw.cli.options.device import connect_option, device_option
 from aap_hw.cli.output import json_option, tell, write_json
 
 if TYPE_CHECKING:

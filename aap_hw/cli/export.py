@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aap_hw.cli.options import data_options, trained_option
+from aap_hw.cli.options.images import data_options
 from aap_hw.cli.output import tell
 from aap_hw.cli.streams import results_alone
 from aap_hw.compile.keys.precision import EXPORTED_PRECISIONS
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     help="Precision of the file; default: the one that the run was pruned in. int8: the network is quantised on "
     "training samples, and each operator gets QuantizeLinear and DequantizeLinear around it.",
 )
-@trained_option
+@click.option(
+    "--weights",
+    metavar="FILE",
+    help="A checkpoint of the pruned network, aap_hw.load(RUN), after code of yours has trained it; default: the "
+    "weights that the run ended with.",
+)
 @data_options
 @results_alone
 def command(

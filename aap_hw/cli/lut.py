@@ -11,17 +11,11 @@ import click
 from aap_hw.cli.help import WholeSentences
 from aap_hw.cli.lut_files import diff, merge, plot
 from aap_hw.cli.lut_list import list_tables
-from aap_hw.cli.options import (
-    attention_cuts_option,
-    classes_option,
-    connect_option,
-    device_option,
-    input_options,
-    measured_weights_option,
-    model_option,
-    planned_precision_option,
-    read_table,
-)
+from aap_hw.cli.options.cuts import attention_cuts_option
+from aap_hw.cli.options.device import connect_option, device_option
+from aap_hw.cli.options.network import measured_network_options, model_option
+from aap_hw.cli.options.precision import planned_precision_option
+from aap_hw.cli.options.table import read_table
 from aap_hw.cli.output import json_option, notice, write_json
 from aap_hw.cli.streams import results_alone
 
@@ -29,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from aap_hw.compile.keys.precision import NetworkPrecision
-    from aap_hw.graph.program.inputs import Inputs
     from aap_hw.lut.fidelity import Fidelity
     from aap_hw.lut.table import LatencyTable, NetworkName, Validation
     from aap_hw.prune.defaults import AttentionCuts
@@ -61,9 +54,7 @@ def show(file: str, points: bool, json_to: str | None) -> None:
 @device_option
 @connect_option
 @model_option
-@input_options
-@measured_weights_option
-@classes_option
+@measured_network_options
 @click.option(
     "--lut",
     "lut",
@@ -81,10 +72,7 @@ def validate(
     device: str,
     connect_to: str | None,
     model_name: str,
-    inputs: Inputs | None,
-    example: str | None,
-    weights: str | None,
-    classes: int | None,
+    network: dict[str, Any],
     lut: str | None,
     attention_cuts: AttentionCuts,
     precision: NetworkPrecision,
@@ -108,7 +96,7 @@ def validate(
     profile = load_profile(device).reached_by(connect_to)
     path = find_file(lut) if lut else Path("lut") / f"{profile.name}.json"
     table = read_table(str(path))
-    origin = origin_of(model_name, inputs, example, weights, classes)
+    origin = origin_of(model_name, **network)
     with closing(Boards(profile, notice, PATIENCE_S)) as boards, MeasuringScreen(path) as screen:
         entries = validate_model(
             origin.model,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from aap_hw.cli.options import read_table
+from aap_hw.cli.options.table import read_table
 from aap_hw.cli.output import json_option, tell, write_json
 
 # Points that differ the most, and conflicts, are listed up to this many.

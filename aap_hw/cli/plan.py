@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aap_hw.cli.options import (
-    allocator_options,
-    attention_cuts_option,
-    budget_arguments,
-    budget_text,
-    budgets_options,
-    calibration_option,
-    classes_option,
-    data_options,
-    depth_option,
-    input_options,
-    lut_option,
-    model_option_of,
-    only_option,
-    planned_precision_option,
-    read_table_to_predict,
-    renormalised_option,
-    score_option,
-    score_scale_option,
-    skip_option,
-    unmeasured_options,
-    weights_option,
-)
+from aap_hw.cli.options.budgets import curve_options
+from aap_hw.cli.options.cuts import cut_options
+from aap_hw.cli.options.images import data_options
+from aap_hw.cli.options.network import model_option_of, network_options
+from aap_hw.cli.options.precision import planned_precision_option
+from aap_hw.cli.options.table import lut_option_of, read_table_to_predict, unmeasured_options
+from aap_hw.cli.options.typed import retyped
 from aap_hw.cli.output import json_option, tell, write_json
 from aap_hw.cli.streams import results_alone
-from aap_hw.compile.keys.precision import FP32, MIXTURES
+from aap_hw.compile.keys.precision import MIXTURES
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aap_hw.compile.keys.precision import NetworkPrecision
-    from aap_hw.graph.program.inputs import Inputs
-    from aap_hw.policy import Budget
     from aap_hw.prune.curve import CurvePoint
-    from aap_hw.prune.defaults import Allocator, AttentionCuts, Score, ScoreScale, ThresholdWeights
     from aap_hw.train.sources import ImageSource
 
 # The bar of all the attention, in a table on a terminal.
@@ -55,49 +35,27 @@ BAR, BARS = "▇", 16
     "  aap-hw plan --model mobilenetv2 --lut lut/x86.json --budget 20%,40%,60%,80% --plot curve.html"
 )
 @model_option_of(required=True)
-@lut_option
-@budgets_options
-@input_options
+@lut_option_of(required=True)
+@curve_options
+@network_options
 @data_options
-@weights_option
-@classes_option
-@calibration_option
-@score_option
-@score_scale_option
-@allocator_options
-@only_option
-@skip_option
-@depth_option
-@attention_cuts_option
-@renormalised_option
+@cut_options
 @planned_precision_option
 @unmeasured_options
 @click.option("--plot", metavar="PICTURE", help="Draw the curve of several budgets: an .html or .png file.")
 @json_option
+@click.pass_context
 @results_alone
 def command(
+    ctx: click.Context,
     model_name: str,
     lut_path: str,
-    budgets: list[Budget],
-    latencies: tuple[Budget, ...],
-    inputs: Inputs | None,
-    example: str | None,
+    budgets: dict[str, Any],
+    network: dict[str, Any],
     source: ImageSource | None,
-    weights: str | None,
-    classes: int | None,
-    calibration_images: int | None,
-    score: Score | None,
-    score_scale: ScoreScale,
-    allocator: Allocator,
-    threshold_weights: ThresholdWeights | None,
-    only: tuple[str, ...],
-    skip: tuple[str, ...],
-    depth: bool,
-    attention_cuts: AttentionCuts,
-    renormalised: bool | None,
+    cuts: dict[str, Any],
     precision: NetworkPrecision,
-    allow_emulated: bool,
-    allow_estimated: bool,
+    unmeasured: dict[str, Any],
     plot: str | None,
     json_to: str | None,
 ) -> None:
@@ -108,74 +66,31 @@ def command(
     from aap_hw import api
     from aap_hw.prune.task import PruneSettings
 
-    settings = PruneSettings(
-        calibration_images=calibration_images,
-        score=score,
-        allocator=allocator,
-        threshold_weights=threshold_weights,
-        score_scale=score_scale,
-        only=only,
-        skip=skip,
-        depth=depth,
-        attention_cuts=attention_cuts,
-        renormalised=renormalised,
-        precision=precision,
-    )
+    is_curve = isinstance(budgets["budget"], tuple)
     if plot is not None:
-        _check_plot(plot, latencies)
+        _check_plot(plot, is_curve)
+    how: dict[str, Any] = {**network, **unmeasured, "data": source}
+    how["settings"] = PruneSettings(**cuts, precision=precision)
     table = read_table_to_predict(lut_path, model_name, precision)
-    asked: dict[str, Any] = {
-        **budget_arguments(budgets),
-        "input_shape": inputs,
-        "example": example,
-        "data": source,
-        "weights": weights,
-        "classes": classes,
-        "settings": settings,
-        "allow_emulated": allow_emulated,
-        "allow_estimated": allow_estimated,
-    }
-    if latencies:
-        _show_curve(api.plan_curve(model_name, table, latencies, **asked), plot, json_to)
+    if is_curve:
+        _show_curve(api.plan_curve(model_name, table, budgets.pop("budget"), **budgets, **how), plot, json_to)
         return
-    proposal = api.plan(model_name, table, **asked)
-    document = proposal.as_json()
+    document = api.plan(model_name, table, **budgets, **how).as_json()
     if json_to is not None:
         write_json(document, json_to)
-    else:
-        _print(document)
-        given = f" --input {inputs.text}" if inputs else ""
-        given += f" --example {shlex.quote(example)}" if example else ""
-        given += f" --data {shlex.quote(source.text)}" if source else ""
-        given += f" --limit {source.limit}" if source and source.limit else ""
-        if source and (values := source.normalisation):
-            given += f" --normalise {','.join(map(str, values.mean))}/{','.join(map(str, values.std))}"
-        given += f" --weights {shlex.quote(weights)}" if weights else ""
-        given += f" --classes {classes}" if classes else ""
-        given += f" --score {score}" if score else ""
-        given += f" --score-scale {score_scale}" if score_scale != "raw" else ""
-        given += f" --allocator {allocator}" if allocator != "exact" else ""
-        given += f" --threshold-weights {threshold_weights}" if threshold_weights else ""
-        given += "" if depth else " --no-depth"
-        given += f" --attention-cuts {attention_cuts}" if attention_cuts != "widths" else ""
-        if renormalised is not None:
-            given += " --renormalised" if renormalised else " --no-renormalised"
-        given += "" if precision == FP32 else f" --precision {precision}"
-        given += f" --calibration-images {calibration_images}" if calibration_images else ""
-        given += "".join(f" --only {shlex.quote(pattern)}" for pattern in only)
-        given += "".join(f" --skip {shlex.quote(pattern)}" for pattern in skip)
-        given += " --allow-emulated" if allow_emulated else ""
-        given += " --allow-estimated" if allow_estimated else ""
-        named = shlex.quote(proposal.model), shlex.quote(str(lut_path))
-        tell(f"next: aap-hw prune --model {named[0]} --lut {named[1]} {budget_text(budgets)}{given}")
+        return
+    _print(document)
+    from aap_hw.cli.prune import command as prune
+
+    tell(f"next: aap-hw prune {retyped(ctx, prune)}")
 
 
-def _check_plot(plot: str, latencies: tuple[Budget, ...]) -> None:
+def _check_plot(plot: str, is_curve: bool) -> None:
     """Refuse, before any work, a picture that could not be drawn."""
     from aap_hw.files import require_writable_file
     from aap_hw.report.png import is_png
 
-    if not latencies:
+    if not is_curve:
         raise UserError("--plot draws the curve of several budgets; give some, such as --budget 20%,40%,60%,80%")
     is_png(Path(plot))
     require_writable_file(plot)

@@ -8,20 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aap_hw.cli.options import (
-    attention_cuts_option,
-    classes_option,
-    connect_option,
-    device_option_of,
-    float_layers_option,
-    input_options,
-    measured_weights_option,
-    model_option_of,
-    planned_precision_option,
-)
+from aap_hw.cli.options.cuts import attention_cuts_option
+from aap_hw.cli.options.device import connect_option, device_option_of
+from aap_hw.cli.options.network import measured_network_options, model_option_of
+from aap_hw.cli.options.precision import float_layers_option, planned_precision_option
+from aap_hw.cli.options.typed import retyped, typed
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
-from aap_hw.compile.keys.precision import FP32
 from aap_hw.device.description import ESTIMATED
 from aap_hw.errors import UserError
 
@@ -30,9 +23,12 @@ if TYPE_CHECKING:
 
     from aap_hw.api import Profile
     from aap_hw.compile.keys.precision import NetworkPrecision
-    from aap_hw.graph.program.inputs import Inputs
     from aap_hw.pack.folder import Packed
     from aap_hw.prune.defaults import AttentionCuts
+
+# What an estimate does without, and what a profile by folder is not told again.
+NOT_ESTIMATED = ("--connect", "--pack", "--unpack", "--workers", "--no-cache")
+OF_THIS_MACHINE = ("--pack", "--unpack", "--workers", "--no-cache", "--quiet", "--json")
 
 
 @click.command(
@@ -45,9 +41,7 @@ if TYPE_CHECKING:
 @device_option_of(required=False)
 @connect_option
 @model_option_of()
-@input_options
-@measured_weights_option
-@classes_option
+@measured_network_options
 @click.option("--out", "out", metavar="FILE", help="The table to write or extend; default: lut/DEVICE.json.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one per core.")
 @click.option("--no-cache", is_flag=True, help="Compile everything anew, and keep no compiled kernels.")
@@ -82,10 +76,7 @@ def command(
     device: str | None,
     connect_to: str | None,
     model_name: str | None,
-    inputs: Inputs | None,
-    example: str | None,
-    weights: str | None,
-    classes: int | None,
+    network: dict[str, Any],
     out: str | None,
     workers: int | None,
     no_cache: bool,
@@ -120,10 +111,8 @@ def command(
     if pack_into is not None and unpack_from is not None:
         raise UserError("--pack makes a folder and --unpack reads one that came back; give one of them")
     folder = pack_into if unpack_from is None else unpack_from
-    if estimate:
-        idle = {"--connect": connect_to, "--pack": pack_into, "--unpack": unpack_from, "--workers": workers}
-        if given := [option for option, value in {**idle, "--no-cache": no_cache or None}.items() if value is not None]:
-            raise UserError(f"--estimate reaches no device and compiles nothing; leave {', '.join(given)} out")
+    if estimate and (idle := [name for name in typed(ctx) if name in NOT_ESTIMATED]):
+        raise UserError(f"--estimate reaches no device and compiles nothing; leave {', '.join(idle)} out")
     if folder is not None and connect_to is not None:
         raise UserError("--pack and --unpack are for a device that is not reached; leave --connect out")
     console = plain_console(stderr=json_to is not None, quiet=quiet)
@@ -148,10 +137,7 @@ def command(
         screens.append(stack.enter_context(MeasuringScreen(begun.path, quiet=quiet, doing=to_points)))
 
     options: dict[str, Any] = {
-        "input_shape": inputs,
-        "example": example,
-        "weights": weights,
-        "classes": classes,
+        **network,
         "out": out,
         "attention_cuts": attention_cuts,
         "precision": precision,
@@ -173,28 +159,19 @@ def command(
             done, another = unpacked.profile, unpacked.another
         else:
             done = aap_hw.profile(device, model_name, connect=connect_to, **options)
-    size = f" --input {inputs.text}" if inputs else ""
-    size += f" --example {shlex.quote(example)}" if example else ""
-    size += f" --weights {shlex.quote(weights)}" if weights else ""
-    size += f" --classes {classes}" if classes else ""
-    size += f" --attention-cuts {attention_cuts}" if attention_cuts != "widths" else ""
-    size += "" if precision == FP32 else f" --precision {precision}"
-    figures = {} if done is None else _told(done, size, console)
+    figures = {} if done is None else _told(done, ctx, console)
     if folder is not None:
-        again = f"--device {shlex.quote(device)} --model {shlex.quote(model_name)}{size}"
-        again += "".join(f" --float-layer {shlex.quote(layer)}" for layer in float_layers)
-        again += f" --out {shlex.quote(out)}" if out else ""
         if pack_into is not None and another is None:
             console.print("the table lacks nothing of this network; nothing was packed", soft_wrap=True)
         elif another is not None:
-            _tell_trip(another, again, first=pack_into is not None, console=console)
+            _tell_trip(another, ctx, first=pack_into is not None, console=console)
         figures["pack"] = None if another is None else str(another.folder)
     if json_to is not None:
         write_json(figures, json_to)
     return 0
 
 
-def _tell_trip(packed: Packed, again: str, *, first: bool, console: Console) -> None:
+def _tell_trip(packed: Packed, ctx: click.Context, *, first: bool, console: Console) -> None:
     """Say what is to be carried where, and how to go on."""
     if not first:
         console.print(
@@ -204,6 +181,7 @@ def _tell_trip(packed: Packed, again: str, *, first: bool, console: Console) -> 
         f"{packed.folder}: {packed.points} points and {packed.networks} networks, {packed.bytes / 1e6:.1f} MB",
         soft_wrap=True,
     )
+    again = retyped(ctx, ctx.command, but=OF_THIS_MACHINE)
     console.print(
         f"next: carry it to the device, run 'python3 run.py' in it, carry it back, and then: aap-hw profile {again} "
         f"--unpack {shlex.quote(str(packed.folder))}",
@@ -211,8 +189,9 @@ def _tell_trip(packed: Packed, again: str, *, first: bool, console: Console) -> 
     )
 
 
-def _told(done: Profile, size: str, console: Console) -> dict[str, Any]:
+def _told(done: Profile, ctx: click.Context, console: Console) -> dict[str, Any]:
     """Say what was measured or estimated, and how to go on; the figures."""
+    from aap_hw.cli.plan import command as plan
     from aap_hw.compile.keys.precision import in_precision
     from aap_hw.device.description import MEASURED
     from aap_hw.lut.gathering import disagreement
@@ -242,8 +221,8 @@ def _told(done: Profile, size: str, console: Console) -> dict[str, Any]:
     share = done.slow_share if is_measured else None
     if share:
         console.print(slow_sentence(done.network.slow_path, share), soft_wrap=True)
-    named = f"--model {shlex.quote(done.origin.model)}{size} --lut {shlex.quote(str(path))}"
-    console.print(f"next: aap-hw plan {named} --budget 60%{allow}", soft_wrap=True)
+    network = retyped(ctx, plan, but=["--json"])
+    console.print(f"next: aap-hw plan {network} --lut {shlex.quote(str(path))} --budget 60%{allow}", soft_wrap=True)
     return {
         "table": str(path),
         "slow_path": done.network.slow_path,

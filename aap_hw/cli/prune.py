@@ -3,45 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from aap_hw.cli.options import (
-    allocator_options,
-    attention_cuts_option,
-    budget_arguments,
-    budget_options,
-    calibration_option,
-    classes_option,
-    connect_option,
-    data_options,
-    depth_option,
-    input_options,
-    lut_option_of,
-    model_option_of,
-    one_of_several,
-    only_option,
-    planned_precision_option,
-    read_table_to_predict,
-    renormalised_option,
-    score_option,
-    score_scale_option,
-    skip_option,
-    unmeasured_options,
-    weights_option,
-)
+from aap_hw.cli.options.budgets import budget_options
+from aap_hw.cli.options.cuts import cut_options
+from aap_hw.cli.options.device import connect_option
+from aap_hw.cli.options.images import data_options
+from aap_hw.cli.options.network import model_option_of, network_options
+from aap_hw.cli.options.precision import planned_precision_option
+from aap_hw.cli.options.table import lut_option_of, read_table_to_predict, unmeasured_options
+from aap_hw.cli.options.typed import typed
 from aap_hw.cli.output import json_option, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
+from aap_hw.cli.torchrun import one_of_several
 from aap_hw.errors import UserError
 from aap_hw.prune.defaults import DISTILLATION, EPOCHS, LEARNING_RATE, MOST_ROUNDS, ROUNDS, SCHEDULES
 
 if TYPE_CHECKING:
     from aap_hw.cli.run_screen import PruneScreen
     from aap_hw.compile.keys.precision import NetworkPrecision
-    from aap_hw.graph.program.inputs import Inputs
-    from aap_hw.policy import Budget
-    from aap_hw.prune.defaults import Allocator, AttentionCuts, Schedule, Score, ScoreScale, ThresholdWeights
+    from aap_hw.prune.defaults import Schedule
     from aap_hw.prune.job import Pruned
     from aap_hw.train.settings import TrainSettings
     from aap_hw.train.sources import ImageSource
@@ -75,7 +58,7 @@ OF_TRAINING = (
     help="The profile of the table's device, by name or path; default: the one that the table names.",
 )
 @connect_option
-@input_options
+@network_options
 @data_options
 @click.option("--download", is_flag=True, help="Download the images first (cifar10 and fashion-mnist only).")
 @click.option(
@@ -83,8 +66,6 @@ OF_TRAINING = (
     is_flag=True,
     help="Cut once and train nothing: --data only ranks the filters, and code of yours trains what is left.",
 )
-@weights_option
-@classes_option
 @click.option(
     "--max-accuracy-drop",
     type=click.FloatRange(0, 100),
@@ -132,15 +113,7 @@ OF_TRAINING = (
     help="With --precision int8: train the last round with int8's rounding simulated (quantisation-aware training); "
     "with --max-accuracy-drop alone, every round, as each may be the last.",
 )
-@calibration_option
-@score_option
-@score_scale_option
-@allocator_options
-@only_option
-@skip_option
-@depth_option
-@attention_cuts_option
-@renormalised_option
+@cut_options
 @unmeasured_options
 @click.option("--out", metavar="FOLDER", help="Folder of the run; default: runs/MODEL-DEVICE-BUDGET.")
 @click.option("--tensorboard", is_flag=True, help="Also write figures for TensorBoard into the run's folder.")
@@ -158,14 +131,11 @@ def command(
     ctx: click.Context,
     model_name: str | None,
     lut_path: str | None,
-    budgets: list[Budget],
-    inputs: Inputs | None,
-    example: str | None,
+    budgets: dict[str, Any],
+    network: dict[str, Any],
     source: ImageSource | None,
     download: bool,
     no_training: bool,
-    weights: str | None,
-    classes: int | None,
     max_accuracy_drop: float | None,
     rounds: int | None,
     schedule: Schedule,
@@ -176,18 +146,8 @@ def command(
     seed: int,
     precision: NetworkPrecision,
     qat: bool,
-    calibration_images: int | None,
-    score: Score | None,
-    score_scale: ScoreScale,
-    allocator: Allocator,
-    threshold_weights: ThresholdWeights | None,
-    only: tuple[str, ...],
-    skip: tuple[str, ...],
-    depth: bool,
-    attention_cuts: AttentionCuts,
-    renormalised: bool | None,
-    allow_emulated: bool,
-    allow_estimated: bool,
+    cuts: dict[str, Any],
+    unmeasured: dict[str, Any],
     device: str | None,
     connect_to: str | None,
     out: str | None,
@@ -218,23 +178,14 @@ def command(
             pruned = api.resume(resume, connect=connect_to, on_event=screen.show)
         _finish(screen, pruned, json_to)
         return
-    if no_training and (idle := [option for option in _given(ctx) if option in OF_TRAINING]):
+    if no_training and (idle := [name for name in typed(ctx) if name in OF_TRAINING]):
         raise UserError(f"--no-training trains nothing, so {', '.join(idle)} would do nothing; leave one of them out")
     if model_name is None or lut_path is None:
         raise click.UsageError(f"Missing option '{'--model' if model_name is None else '--lut'}'.", ctx)
     settings = PruneSettings(
         rounds,
-        calibration_images,
-        score,
-        allocator=allocator,
-        threshold_weights=threshold_weights,
-        score_scale=score_scale,
+        **cuts,
         schedule=schedule,
-        only=only,
-        skip=skip,
-        depth=depth,
-        attention_cuts=attention_cuts,
-        renormalised=renormalised,
         training=_training(training, epochs, learning_rate, distill),
         seed=seed,
         precision=precision,
@@ -245,18 +196,14 @@ def command(
         pruned = api.prune(
             model_name,
             table,
-            **budget_arguments(budgets),
+            **budgets,
+            **network,
+            **unmeasured,
             max_accuracy_drop=max_accuracy_drop,
-            input_shape=inputs,
-            example=example,
             data=source,
             download=download,
             train=not no_training,
-            weights=weights,
-            classes=classes,
             settings=settings,
-            allow_emulated=allow_emulated,
-            allow_estimated=allow_estimated,
             device=device,
             connect=connect_to,
             out=out,
@@ -291,16 +238,7 @@ def _training(path: str | None, epochs: int | None, learning_rate: float | None,
     )
 
 
-def _given(ctx: click.Context) -> list[str]:
-    """The options that were typed."""
-    return [
-        parameter.opts[0]
-        for parameter in ctx.command.params
-        if ctx.get_parameter_source(parameter.name or "") == click.core.ParameterSource.COMMANDLINE
-    ]
-
-
 def _only_resume(ctx: click.Context) -> None:
     """Refuse what would be ignored."""
-    if others := [option for option in _given(ctx) if option not in ("--resume", "--connect", "--quiet", "--json")]:
+    if others := [name for name in typed(ctx) if name not in ("--resume", "--connect", "--quiet", "--json")]:
         raise UserError(f"--resume goes on with what the run was asked for; leave {', '.join(others)} out")

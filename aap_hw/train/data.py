@@ -68,6 +68,11 @@ class Normalisation:
                 "from 0 to 255 by 255"
             )
 
+    @property
+    def text(self) -> str:
+        """As ``--normalise`` takes it, such as ``0.5,0.5,0.5/0.25,0.25,0.25``."""
+        return "/".join(",".join(map(str, values)) for values in (self.mean, self.std))
+
 
 class LazyImages(ABC):
     """Images that are decoded each time they are used, where an array of all of them would not fit."""
