@@ -97,14 +97,11 @@ def compare(quick: bool) -> None:
 
 def show(rows: list[dict[str, Any]], images: int) -> None:
     """Print what the networks came to, as a table; shares are of the first one."""
-    from rich.table import Table
-
-    from aap_hw.cli.run_screen import plain_console
+    from aap_hw.cli.console import PlainConsole, grid_of
 
     print(f"\nthe three libraries on this machine: timed in turn, accuracy on {images:,} test images, size", flush=True)
-    grid = Table(box=None, pad_edge=False)
-    for heading in ("", "ms", "share", "accuracy, %", "parameters", "kB"):
-        grid.add_column(heading, justify="right" if heading else "left")
+    columns = "ms", "share", "accuracy, %", "parameters", "kB"
+    grid = grid_of("", *columns, right=columns)
     for row in rows:
         ms, size = row["latency_ms"], row["library_bytes"] / 1e3
         figures = (
@@ -115,7 +112,7 @@ def show(rows: list[dict[str, Any]], images: int) -> None:
             f"{size:,.0f}",
         )
         grid.add_row(row["network"], *figures)
-    plain_console().print(grid)
+    PlainConsole().print(grid)
 
 
 def quick_profile(path: Path) -> Path:

@@ -15,8 +15,7 @@ from aap_hw.compile.keys.precision import INT8, NETWORK_PRECISIONS, OTHERS, is_w
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from aap_hw.cli.console import PlainConsole
     from aap_hw.deploy.deploying import Deployment
     from aap_hw.graph.program.inputs import Inputs
     from aap_hw.train.sources import ImageSource
@@ -78,7 +77,7 @@ def command(
     A bundle holds the compiled library, programs that run it, and reference outputs to check it with.
     """
     from aap_hw import api
-    from aap_hw.cli.run_screen import plain_console
+    from aap_hw.cli.console import PlainConsole
 
     what = run_folder or model_name
     if what is None or (run_folder is not None and model_name is not None):
@@ -87,14 +86,14 @@ def command(
         raise UserError("--input, --example and --classes are for --model; a run has its own")
     if no_run and connect_to is not None:
         raise UserError("--no-run does not reach the device, so --connect would do nothing; leave one of them out")
-    console = plain_console(stderr=json_to is not None, quiet=quiet)
+    console = PlainConsole(stderr=json_to is not None, quiet=quiet)
     how: dict[str, Any] = {"weights": weights, "data": source, "precision": precision, "pixels": pixels, "out": out}
     if model_name is not None:
         how |= {"input_shape": input_shape, "example": example, "classes": classes}
     if no_run:
         written = api.bundle(what, device, **how) if run_folder else api.bundle_model(what, device, **how)
-        console.print("nothing was run: outputs are not checked and latency is not measured", soft_wrap=True)
-        console.print(f"bundle: {written}; on the device: python3 run.py --time", soft_wrap=True)
+        console.say("nothing was run: outputs are not checked and latency is not measured")
+        console.say(f"bundle: {written}; on the device: python3 run.py --time")
         if json_to is not None:
             write_json({"bundle": str(written)}, json_to)
         return
@@ -105,31 +104,30 @@ def command(
         write_json({"bundle": str(result.bundle), **result.summary}, json_to)
 
 
-def _show(result: Deployment, console: Console, weights: str | None) -> None:
+def _show(result: Deployment, console: PlainConsole, weights: str | None) -> None:
     from aap_hw.cli.run_screen import summary_table
     from aap_hw.prune.words import budget_sentences
 
     summary, is_run = result.summary, "retrained" in result.summary
     if not result.latencies:
-        console.print("the device is emulated: outputs are checked and nothing is timed", soft_wrap=True)
+        console.say("the device is emulated: outputs are checked and nothing is timed")
     elif is_run:
         console.print(summary_table(summary))
         for sentence in budget_sentences(summary):
-            console.print(sentence, soft_wrap=True)
+            console.say(sentence)
         if weights is not None and summary.get("accuracy_pruned") is not None:
-            console.print(f"accuracies are those of the run's own weights, not of {weights}", soft_wrap=True)
+            console.say(f"accuracies are those of the run's own weights, not of {weights}")
     else:
-        console.print(f"{summary['ms']:.3f} ms a call, measured, in {result.precision}", soft_wrap=True)
+        console.say(f"{summary['ms']:.3f} ms a call, measured, in {result.precision}")
     theirs = "PyTorch's quantised network" if result.precision in OTHERS else "PyTorch"
-    console.print(
+    console.say(
         f"checked on {result.images} samples: largest difference from {theirs} {result.max_abs_diff:.2g}"
         + (f" (roundings may make it {result.tolerance:.2g})" if is_with_half(result.precision) else "")
         + (f", none on {result.equal} of them" if result.precision == INT8 else "")
-        + ("" if result.agreement is None else f", the same class for {result.agreement:.1f} %"),
-        soft_wrap=True,
+        + ("" if result.agreement is None else f", the same class for {result.agreement:.1f} %")
     )
     if is_run and not summary["retrained"]:
-        console.print(f"weights: {weights or 'as they were cut; --weights FILE takes trained ones'}", soft_wrap=True)
+        console.say(f"weights: {weights or 'as they were cut; --weights FILE takes trained ones'}")
     if slow := summary["slow_path"]:
-        console.print(f"{slow}; there is no schedule for these", soft_wrap=True)
-    console.print(f"bundle: {result.bundle}", soft_wrap=True)
+        console.say(f"{slow}; there is no schedule for these")
+    console.say(f"bundle: {result.bundle}")

@@ -27,13 +27,9 @@ def command(json_to: str | None) -> None:
 
 
 def _print_table(profiles: "list[DeviceProfile]") -> None:
-    from rich.table import Table
+    from aap_hw.cli.console import PlainConsole, grid_of
 
-    from aap_hw.cli.run_screen import plain_console
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("device", "target", "threads", "reached through", "description"):
-        table.add_column(heading, justify="right" if heading == "threads" else "left", overflow="fold")
+    table = grid_of("device", "target", "threads", "reached through", "description", right=("threads",))
     for profile in profiles:
         table.add_row(
             profile.name,
@@ -42,4 +38,4 @@ def _print_table(profiles: "list[DeviceProfile]") -> None:
             profile.connect.summary(),
             profile.description,
         )
-    plain_console().print(table)
+    PlainConsole().print(table)

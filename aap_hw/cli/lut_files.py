@@ -38,7 +38,7 @@ def plot(file: str, out: str, kernel: str) -> None:
 @json_option
 def diff(first: str, second: str, out: str | None, json_to: str | None) -> None:
     """Say where two tables differ: in their devices, and in the latencies of points that both have."""
-    from aap_hw.cli.run_screen import plain_console
+    from aap_hw.cli.console import PlainConsole
     from aap_hw.lut.comparing import compare
     from aap_hw.report.tables import write_comparison
 
@@ -67,27 +67,22 @@ def diff(first: str, second: str, out: str | None, json_to: str | None) -> None:
         }
         write_json(document, json_to)
         return
-    console = plain_console()
+    console = PlainConsole()
     for name, ours, theirs in comparison.facts:
-        console.print(f"{name}: {ours} in {first}, {theirs} in {second}", soft_wrap=True)
-    console.print(
+        console.say(f"{name}: {ours} in {first}, {theirs} in {second}")
+    console.say(
         f"{len(comparison.shared)} points of both, {comparison.only_first} only in {first}, "
-        f"{comparison.only_second} only in {second}",
-        soft_wrap=True,
+        f"{comparison.only_second} only in {second}"
     )
     if quantiles:
-        console.print(
+        console.say(
             f"latency in {second} over that in {first}: median {quantiles['median']:.3f}, nine in ten points between "
-            f"{quantiles['p5']:.3f} and {quantiles['p95']:.3f}; the farthest apart:",
-            soft_wrap=True,
+            f"{quantiles['p5']:.3f} and {quantiles['p95']:.3f}; the farthest apart:"
         )
     for p in farthest:
-        console.print(
-            f"  {p.address}: {p.first_us:.4g} and {p.second_us:.4g} us ({p.ratio - 1:+.1%})",
-            soft_wrap=True,
-        )
+        console.say(f"  {p.address}: {p.first_us:.4g} and {p.second_us:.4g} us ({p.ratio - 1:+.1%})")
     if out is not None:
-        console.print(f"{out}: both against each other", soft_wrap=True)
+        console.say(f"{out}: both against each other")
 
 
 @click.command(epilog="\b\nExample:\n  aap-hw lut merge monday.json tuesday.json --out both.json")
@@ -98,7 +93,7 @@ def merge(files: tuple[str, ...], out: str) -> None:
 
     What each table predicted for whole networks is kept as it is; 'lut validate' predicts anew.
     """
-    from aap_hw.cli.run_screen import plain_console
+    from aap_hw.cli.console import PlainConsole
     from aap_hw.errors import UserError
     from aap_hw.lut.file import save_table
     from aap_hw.lut.merging import TOLERANCE
@@ -108,20 +103,14 @@ def merge(files: tuple[str, ...], out: str) -> None:
         raise UserError(f"{out} exists already; give --out another name, or delete it")
     merged = merge_tables([(file, read_table(file)) for file in files])
     save_table(merged.table, Path(out))
-    console = plain_console()
-    console.print(f"{out}: {len(merged.table)} points of {len(merged.table.points)} kernels", soft_wrap=True)
+    console = PlainConsole()
+    console.say(f"{out}: {len(merged.table)} points of {len(merged.table.points)} kernels")
     if merged.conflicts:
         differ = "1 point differs" if len(merged.conflicts) == 1 else f"{len(merged.conflicts)} points differ"
-        console.print(
-            f"{differ} by more than {TOLERANCE:.0%} between tables; the quicker is kept:",
-            soft_wrap=True,
-        )
+        console.say(f"{differ} by more than {TOLERANCE:.0%} between tables; the quicker is kept:")
     for c in merged.conflicts[:LISTED]:
-        console.print(
-            f"  {c.address}: {c.kept_us:.4g} us of {c.kept} kept, not {c.other_us:.4g}",
-            soft_wrap=True,
-        )
+        console.say(f"  {c.address}: {c.kept_us:.4g} us of {c.kept} kept, not {c.other_us:.4g}")
     if len(merged.conflicts) > LISTED:
-        console.print(f"  and {len(merged.conflicts) - LISTED} more", soft_wrap=True)
+        console.say(f"  and {len(merged.conflicts) - LISTED} more")
     for network in merged.networks:
-        console.print(f"in an earlier table too, and left out: {network}", soft_wrap=True)
+        console.say(f"in an earlier table too, and left out: {network}")

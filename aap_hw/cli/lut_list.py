@@ -50,13 +50,10 @@ def _facts(table: LatencyTable) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
+    from aap_hw.cli.console import PlainConsole, grid_of
 
-    from aap_hw.cli.run_screen import plain_console
-
-    console, grid = plain_console(), Table(box=None, pad_edge=False)
-    for heading in ("--lut", "device", "CPU", "threads", "latencies", "points", "networks"):
-        grid.add_column(heading, justify="right" if heading in ("threads", "points") else "left", overflow="fold")
+    console, headings = PlainConsole(), ("--lut", "device", "CPU", "threads", "latencies", "points", "networks")
+    grid = grid_of(*headings, right=("threads", "points"))
     for row in rows:
         if "problem" in row:
             continue
@@ -66,4 +63,4 @@ def _print(rows: list[dict[str, Any]]) -> None:
     console.print(grid)
     for row in rows:
         if "problem" in row:
-            console.print(row["problem"], soft_wrap=True)
+            console.say(row["problem"])

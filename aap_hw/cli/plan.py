@@ -110,18 +110,16 @@ def _show_curve(points: Sequence[CurvePoint], plot: str | None, json_to: str | N
 
 
 def _print_curve(points: Sequence[CurvePoint]) -> None:
-    from rich.table import Table
-
-    from aap_hw.cli.run_screen import plain_console
+    from aap_hw.cli.console import PlainConsole, grid_of
     from aap_hw.compile.keys.precision import in_precision
     from aap_hw.prune.words import MADE_UP, error_text, how_known, time_text
 
-    console, grid = plain_console(), Table(box=None, pad_edge=False)
+    console = PlainConsole()
     first = next(point.proposal for point in points if point.proposal is not None)
     provenance = first.device["provenance"]
     known = "predicted" if provenance == "measured" else provenance
-    for heading in ("budget", f"{known} ms", "speed-up", "parameters", "attention kept", ""):
-        grid.add_column(heading, justify="left" if heading == "" else "right", overflow="fold")
+    figures = "budget", f"{known} ms", "speed-up", "parameters", "attention kept"
+    grid = grid_of(*figures, "", right=figures)
     for point in points:
         if (proposal := point.proposal) is None:
             grid.add_row(str(point.budget), "met unpruned" if point.met_unpruned else "no plan", "", "", "", "")
@@ -139,25 +137,22 @@ def _print_curve(points: Sequence[CurvePoint]) -> None:
     console.print(grid)
     for point in points:
         if point.refusal:
-            console.print(f"{point.budget}: {point.refusal}", soft_wrap=True)
+            console.say(f"{point.budget}: {point.refusal}")
     doubt = "" if provenance == "measured" else f"; all are {how_known(False, provenance)}"
     error = None if first.error is None else first.error.as_json()
-    console.print(
+    console.say(
         f"{first.device['name']} ({provenance} table){in_precision(first.precision)}: unpruned "
-        f"{time_text(first.dense.dense_ms, first.dense.measured, provenance)}{error_text(error)}{doubt}",
-        soft_wrap=True,
+        f"{time_text(first.dense.dense_ms, first.dense.measured, provenance)}{error_text(error)}{doubt}"
     )
     if first.estimate is not None:
-        console.print(first.estimate.sentence(), soft_wrap=True)
+        console.say(first.estimate.sentence())
     if first.made_up:
-        console.print(MADE_UP, soft_wrap=True)
-    console.print("for the widths behind a point, ask for its budget alone", soft_wrap=True)
+        console.say(MADE_UP)
+    console.say("for the widths behind a point, ask for its budget alone")
 
 
 def _print(document: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from aap_hw.cli.run_screen import plain_console
+    from aap_hw.cli.console import PlainConsole, grid_of
     from aap_hw.compile.keys.precision import in_precision
     from aap_hw.prune.words import (
         MADE_UP,
@@ -169,11 +164,9 @@ def _print(document: dict[str, Any]) -> None:
         time_text,
     )
 
-    console = plain_console()
-    grid = Table(box=None, pad_edge=False)
+    console = PlainConsole()
     is_mixed = document["precision"] in MIXTURES
-    for heading in ("channel group", "kind", "width", "kept", *(["in"] if is_mixed else []), ""):
-        grid.add_column(heading, justify="right" if heading in ("width", "kept") else "left", overflow="fold")
+    grid = grid_of("channel group", "kind", "width", "kept", *(["in"] if is_mixed else []), "", right=("width", "kept"))
     for group in document["groups"]:
         note = f"frozen: {group['frozen']}" if group["frozen"] else "" if group["kept"] else "branch removed"
         if group["renormalised"] and group["kept"] < group["width"]:
@@ -184,25 +177,24 @@ def _print(document: dict[str, Any]) -> None:
         grid.add_row(name, "", "", "", precision, "")
     console.print(grid)
     for path, reason in document["heads_left"].items():
-        console.print(f"the heads of '{path}' stay, and their widths may be cut: it {reason}", soft_wrap=True)
+        console.say(f"the heads of '{path}' stay, and their widths may be cut: it {reason}")
     provenance = document["provenance"]
     dense = time_text(document["dense_ms"], document["dense_is_measured"], provenance)
     doubt = "" if provenance == "measured" else f" ({how_known(False, provenance)})"
     budget = "" if document["budget_ms"] is None else f"budget {document['budget_ms']:.3f} ms, "
-    console.print(
+    console.say(
         f"{document['device']} ({provenance} table){in_precision(document['precision'])}: unpruned {dense}, "
         f"{budget}predicted {document['predicted_ms']:.3f} ms{doubt}"
         f"{error_text(document['table_error'])}, "
-        f"{document['kept_attention']:.1%} of the attention kept",
-        soft_wrap=True,
+        f"{document['kept_attention']:.1%} of the attention kept"
     )
     if sentence := estimate_sentence(document):
-        console.print(sentence, soft_wrap=True)
-    console.print(constraints_sentence(document["constraints"], provenance), soft_wrap=True)
+        console.say(sentence)
+    console.say(constraints_sentence(document["constraints"], provenance))
     if document["made_up_inputs"]:
-        console.print(MADE_UP, soft_wrap=True)
+        console.say(MADE_UP)
     if document["slow_path"]:
-        console.print(slow_sentence(document["slow_path"], document["slow_share"]), soft_wrap=True)
+        console.say(slow_sentence(document["slow_path"], document["slow_share"]))
     if count := document["interpolated_kernels"]:
         are = "latency is" if count == 1 else "latencies are"
-        console.print(f"{count} {are} interpolated between measured widths", soft_wrap=True)
+        console.say(f"{count} {are} interpolated between measured widths")

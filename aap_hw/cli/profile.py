@@ -19,9 +19,8 @@ from aap_hw.device.description import ESTIMATED
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from aap_hw.api import Profile
+    from aap_hw.cli.console import PlainConsole
     from aap_hw.compile.keys.precision import NetworkPrecision
     from aap_hw.pack.folder import Packed
     from aap_hw.prune.defaults import AttentionCuts
@@ -104,8 +103,8 @@ def command(
     if device is None:
         raise click.UsageError("Missing option '--device'.", ctx)
     import aap_hw
+    from aap_hw.cli.console import PlainConsole
     from aap_hw.cli.profile_screen import MeasuringScreen
-    from aap_hw.cli.run_screen import plain_console
     from aap_hw.compile.keys.precision import in_precision
 
     if pack_into is not None and unpack_from is not None:
@@ -115,7 +114,7 @@ def command(
         raise UserError(f"--estimate reaches no device and compiles nothing; leave {', '.join(idle)} out")
     if folder is not None and connect_to is not None:
         raise UserError("--pack and --unpack are for a device that is not reached; leave --connect out")
-    console = plain_console(stderr=json_to is not None, quiet=quiet)
+    console = PlainConsole(stderr=json_to is not None, quiet=quiet)
     screens: list[MeasuringScreen] = []
     computed = in_precision(precision)
 
@@ -123,16 +122,15 @@ def command(
         if begun.set_aside is not None:
             estimated = begun.set_aside.name.endswith(f".{ESTIMATED}.json")
             why = "was estimated" if estimated else "is of another machine or version"
-            console.print(f"{begun.path} {why}; it is kept as {begun.set_aside}", soft_wrap=True)
+            console.say(f"{begun.path} {why}; it is kept as {begun.set_aside}")
         size = begun.origin.inputs.text
         doing = "packing" if pack_into else "unpacking" if unpack_from else "estimating" if estimate else "profiling"
         into = begun.path if pack_into is None else pack_into
-        console.print(
-            f"{doing} {begun.origin.model} at {size}{computed} {'for' if estimate else 'on'} {device} -> {into}",
-            soft_wrap=True,
+        console.say(
+            f"{doing} {begun.origin.model} at {size}{computed} {'for' if estimate else 'on'} {device} -> {into}"
         )
         if begun.network.slow_path:
-            console.print(f"{begun.network.slow_path}; they have no schedule and may be slow", soft_wrap=True)
+            console.say(f"{begun.network.slow_path}; they have no schedule and may be slow")
         to_points = "compiling" if folder is not None else "estimating" if estimate else "measuring"
         screens.append(stack.enter_context(MeasuringScreen(begun.path, quiet=quiet, doing=to_points)))
 
@@ -162,7 +160,7 @@ def command(
     figures = {} if done is None else _told(done, ctx, console)
     if folder is not None:
         if pack_into is not None and another is None:
-            console.print("the table lacks nothing of this network; nothing was packed", soft_wrap=True)
+            console.say("the table lacks nothing of this network; nothing was packed")
         elif another is not None:
             _tell_trip(another, ctx, first=pack_into is not None, console=console)
         figures["pack"] = None if another is None else str(another.folder)
@@ -171,25 +169,19 @@ def command(
     return 0
 
 
-def _tell_trip(packed: Packed, ctx: click.Context, *, first: bool, console: Console) -> None:
+def _tell_trip(packed: Packed, ctx: click.Context, *, first: bool, console: PlainConsole) -> None:
     """Say what is to be carried where, and how to go on."""
     if not first:
-        console.print(
-            "the table can be used; one more trip makes it as certain as a profile by connection", soft_wrap=True
-        )
-    console.print(
-        f"{packed.folder}: {packed.points} points and {packed.networks} networks, {packed.bytes / 1e6:.1f} MB",
-        soft_wrap=True,
-    )
+        console.say("the table can be used; one more trip makes it as certain as a profile by connection")
+    console.say(f"{packed.folder}: {packed.points} points and {packed.networks} networks, {packed.bytes / 1e6:.1f} MB")
     again = retyped(ctx, ctx.command, but=OF_THIS_MACHINE)
-    console.print(
+    console.say(
         f"next: carry it to the device, run 'python3 run.py' in it, carry it back, and then: aap-hw profile {again} "
-        f"--unpack {shlex.quote(str(packed.folder))}",
-        soft_wrap=True,
+        f"--unpack {shlex.quote(str(packed.folder))}"
     )
 
 
-def _told(done: Profile, ctx: click.Context, console: Console) -> dict[str, Any]:
+def _told(done: Profile, ctx: click.Context, console: PlainConsole) -> dict[str, Any]:
     """Say what was measured or estimated, and how to go on; the figures."""
     from aap_hw.cli.plan import command as plan
     from aap_hw.compile.keys.precision import in_precision
@@ -206,23 +198,22 @@ def _told(done: Profile, ctx: click.Context, console: Console) -> dict[str, Any]
     unpruned = f"unpruned {done.origin.model}{computed} {done.dense_ms or 0:.2f} ms"
     if not is_measured:
         unpruned = f"{provenance}: no latencies" if estimate is None else f"{unpruned}, estimated"
-    console.print(f"{path}: {len(table)} points of {len(table.points)} kernels; {unpruned}", soft_wrap=True)
+    console.say(f"{path}: {len(table)} points of {len(table.points)} kernels; {unpruned}")
     if estimate is not None:
-        console.print(estimate.sentence(), soft_wrap=True)
+        console.say(estimate.sentence())
     drift = table.measurement.get("reference_drift")
     if is_measured:
-        console.print(
-            f"the machine's speed changed by up to {drift:.0%} meanwhile, which the latencies are corrected for",
-            soft_wrap=True,
+        console.say(
+            f"the machine's speed changed by up to {drift:.0%} meanwhile, which the latencies are corrected for"
         )
     if (sentence := disagreement(table.measurement.get("boards", {}))) is not None:
-        console.print(sentence, soft_wrap=True)
+        console.say(sentence)
     allow = "" if is_measured else f" {ACCEPTED_BY[provenance]}"
     share = done.slow_share if is_measured else None
     if share:
-        console.print(slow_sentence(done.network.slow_path, share), soft_wrap=True)
+        console.say(slow_sentence(done.network.slow_path, share))
     network = retyped(ctx, plan, but=["--json"])
-    console.print(f"next: aap-hw plan {network} --lut {shlex.quote(str(path))} --budget 60%{allow}", soft_wrap=True)
+    console.say(f"next: aap-hw plan {network} --lut {shlex.quote(str(path))} --budget 60%{allow}")
     return {
         "table": str(path),
         "slow_path": done.network.slow_path,

@@ -167,11 +167,12 @@ def command(
     plan chooses which do, and a share of a latency is one of the unpruned network in float32.
     """
     from aap_hw import api, ranks
-    from aap_hw.cli.run_screen import PruneScreen, plain_console
+    from aap_hw.cli.console import PlainConsole
+    from aap_hw.cli.run_screen import PruneScreen
     from aap_hw.prune.task import PruneSettings
 
     # Standard output is for JSON alone, if it is asked for.
-    screen = PruneScreen(plain_console(stderr=json_to is not None, quiet=quiet or not ranks.is_first()))
+    screen = PruneScreen(PlainConsole(stderr=json_to is not None, quiet=quiet or not ranks.is_first()))
     if resume is not None:
         _only_resume(ctx)
         with screen:

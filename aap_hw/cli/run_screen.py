@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
 from rich.text import Text
 
+from aap_hw.cli.console import grid_of
 from aap_hw.cli.profile_screen import beside_bar, duration
-from aap_hw.cli.streams import results
 from aap_hw.compile.keys.precision import INT8, in_precision, unpruned_in
 from aap_hw.device.description import ESTIMATED
 from aap_hw.prune.words import (
@@ -30,19 +28,12 @@ from aap_hw.prune.words import (
 )
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from aap_hw.prune.job import Pruned
     from aap_hw.prune.steps import Event
 
-UNWRAPPED = 1000
 SECONDS_BETWEEN_LINES = 30.0
-
-
-def plain_console(*, stderr: bool = False, quiet: bool = False) -> Console:
-    """A console without colours or markup: paths and operators may contain brackets. A file's lines are not wrapped."""
-    console = Console(highlight=False, markup=False, file=None if stderr else results(), stderr=stderr, quiet=quiet)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = UNWRAPPED
-    return console
 
 
 class _BarAndFigures(Progress):
@@ -221,9 +212,8 @@ class PruneScreen:
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """Unpruned against pruned, as a table."""
-    grid = Table(box=None, pad_edge=False)
-    for heading in ("", "unpruned", "pruned", "share"):
-        grid.add_column(heading, justify="left" if not heading else "right")
+    columns = "unpruned", "pruned", "share"
+    grid = grid_of("", *columns, right=columns)
     for row in figure_rows(summary):
         grid.add_row(*row)
     return grid
