@@ -170,6 +170,8 @@ def tell_of_published(origin: Origin) -> None:
 
 def to_deploy(
     model: str,
+    device: str,
+    *,
     input_shape: Given | None,
     example: str | None,
     weights: str | None,
@@ -178,7 +180,6 @@ def to_deploy(
     precision: str | None,
     pixels: bool,
     out: StrPath | None,
-    device: str,
 ) -> tuple[Origin, Samples, Path]:
     """A network, the samples to try it on, and the folder of its bundle."""
     from aap_hw.prune.shown import samples_for
@@ -191,3 +192,7 @@ def to_deploy(
         raise UserError("with --pixels the network normalises its image as those of --data are; give --data")
     samples = samples_for(origin, source, example)
     return origin, samples, Path(f"bundle-{origin.short}-{device}") if out is None else Path(out)
+
+
+def nobody(_: object) -> None:
+    """The listener of a caller who gave none."""
