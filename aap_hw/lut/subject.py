@@ -55,7 +55,7 @@ class Subject:
         *,
         heads: bool,
         precision: NetworkPrecision,
-        floats: Collection[str],
+        floats: Collection[str] = (),
     ) -> Subject:
         """A network as kernels for the ``target`` of a ``device``, which is named; see ``profile_model``.
 

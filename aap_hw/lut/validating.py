@@ -11,16 +11,11 @@ from pathlib import Path
 
 from torch import nn
 
-from aap_hw.compile.front.mixed import mixed_network
-from aap_hw.compile.front.partition import partition
-from aap_hw.compile.keys.precision import FP32, MIXTURES, NetworkPrecision
-from aap_hw.compile.keys.target import half_of, require_precision
+from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.files import scratch_folder
-from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.inputs import Inputs
-from aap_hw.graph.selection import require_whole_heads
 from aap_hw.lut.belonging import require_table_of
 from aap_hw.lut.compiling import compiler
 from aap_hw.lut.fidelity import RANDOM
@@ -28,9 +23,9 @@ from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.journal import Journal
 from aap_hw.lut.lacking import require_kernels
 from aap_hw.lut.measuring import Reference, compile_reference
-from aap_hw.lut.networks import MeasuredNetwork
 from aap_hw.lut.progress import ProgressCallback
-from aap_hw.lut.table import NetworkName, Validation
+from aap_hw.lut.subject import Subject
+from aap_hw.lut.table import Validation
 
 
 def validate_model(
@@ -59,26 +54,22 @@ def validate_model(
 
     Raises
     ------
-    UserError : the table is of another device, or a profile is writing to it.
+    UserError : the table is of another device, a profile is writing to it, or the device has no kernels of the
+        precision.
     MissingKernelError : the table is not of this network.
     """
     boards = Boards.of(device)
     boards.require_tools()
-    require_precision(precision, boards.target, boards.profile.name)
     # The journal is a profile's lock on the table's file: neither may overwrite what the other has measured, nor go on
     # with what the file held before the other ended.
     with closing(Journal(path.with_name(path.name + ".journal"), boards.describe().as_json())):
         table = load_table(path)
         require_table_of(boards, table, path)
         boards.close()  # free for others until there is something to measure
-        graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names, heads=heads)
-        require_whole_heads(graph, name)
-        called = NetworkName(name, inputs, precision)
-        half = half_of(precision, boards.target)
-        mixed = mixed_network(graph, precision, half) if precision in MIXTURES else None
-        network = partition(graph, precision, half=half) if mixed is None else mixed.floating
-        require_kernels(network if mixed is None else mixed.everything, called, table, heads=heads)
-        job = MeasuredNetwork(called, module, graph, network, table, path, mixed)
+        device_name = boards.profile.name
+        subject = Subject.traced(name, module, inputs, boards.target, device_name, heads=heads, precision=precision)
+        require_kernels(subject.all_kernels, subject.name, table, heads=heads)
+        job = subject.job(table, path)
         drawn = job.random_plans(f"{RANDOM}{seed}", plans, seed)
         job.predict_again()
         if job.missing(drawn):

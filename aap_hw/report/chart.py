@@ -11,7 +11,7 @@ from typing import Any
 
 Cell = str | int | float | None
 
-KEPT, CUT, DENSE, MUTED, INK, GOOD = "--kept", "--cut", "--dense", "--muted", "--ink", "--good"
+KEPT, CUT, DENSE, MUTED, INK = "--kept", "--cut", "--dense", "--muted", "--ink"
 # Of runs that are compared, in this order.
 SERIES = ("--kept", "--cut", "--good", "--dense", "--extra", "--ink")
 

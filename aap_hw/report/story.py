@@ -77,7 +77,6 @@ class Story:
     events: tuple[Mapping[str, Any], ...]
     journal: Mapping[str, Any]
     table: LatencyTable
-    weight_bytes: int
 
     @property
     def name(self) -> str:
@@ -212,7 +211,6 @@ def read_story(folder: Path) -> Story:
             tuple(read_lines(folder / "events.jsonl")),
             read_journal(folder),
             load_table(folder / TABLE),
-            (folder / "model.safetensors").stat().st_size,
         )
         # All that is lazily read is there.
         assert story.groups, story.kernels

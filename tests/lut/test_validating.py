@@ -130,7 +130,7 @@ def test_table_of_another_device_is_refused(path: Path) -> None:
 def test_table_of_another_network_is_refused_before_anything_is_compiled(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validating.MeasuredNetwork, "_load", None)
+    monkeypatch.setattr(networks.MeasuredNetwork, "_load", None)
     before = path.read_bytes()
     with pytest.raises(MissingKernelError, match=r"lacks 1 of 4 kernels, the first is 'conv2d 6x6 .*kernel=3x3"):
         validate(path, 1, kernel=3)

@@ -12,7 +12,7 @@ from aap_hw.report.story import Story
 def trade_chart(stories: Sequence[Story]) -> Chart:
     """Accuracy against latency by round; where nothing was trained, attention kept against latency."""
     trained = [story for story in stories if story.summary["retrained"]]
-    what, unit = ("accuracy", " %") if trained else ("attention kept", " %")
+    what = "accuracy" if trained else "attention kept"
     traces: list[dict[str, Any]] = []
     rows: list[tuple[str | float | None, ...]] = []
     marks: set[tuple[str, bool]] = set()
@@ -32,7 +32,7 @@ def trade_chart(stories: Sequence[Story]) -> Chart:
                 "y": [p["value"] for p in points],
                 "customdata": [[p["label"], p["how"]] for p in points],
                 "hovertemplate": f"{name}%{{customdata[0]}}<br>%{{x:.4g}} ms %{{customdata[1]}}"
-                f"<br>{what} %{{y:.2f}}{unit}<extra></extra>",
+                f"<br>{what} %{{y:.2f}} %<extra></extra>",
                 "line": {"color": color, "width": 2, "dash": "dot"},
                 "marker": {
                     "color": color,
@@ -45,8 +45,8 @@ def trade_chart(stories: Sequence[Story]) -> Chart:
         latency, how = story.latency
         kept = next((p for p in points if p["chosen"]), points[-1])
         sentences.append(
-            f"{name}unpruned {points[0]['ms']:.4g} ms {points[0]['how']} and {points[0]['value']:.2f}{unit}, "
-            f"pruned {latency:.4g} ms {how} and {kept['value']:.2f}{unit}"
+            f"{name}unpruned {points[0]['ms']:.4g} ms {points[0]['how']} and {points[0]['value']:.2f} %, "
+            f"pruned {latency:.4g} ms {how} and {kept['value']:.2f} %"
         )
         if (budget := story.summary.get("budget_ms")) is not None:
             shapes.append(
