@@ -40,6 +40,7 @@ from aap_hw.lut.table import LatencyPoint, LatencyTable, NetworkName, Validation
 from aap_hw.models import zoo
 from aap_hw.models.origin import Origin
 from aap_hw.prune import baseline, measuring
+from aap_hw.prune.run import PrunedNetwork
 from aap_hw.train.data import LabelledImages, load_embedded
 
 ORIGIN = Origin("resnet20", "embedded", Inputs.of((3, 32, 32)))
@@ -68,6 +69,25 @@ def resnet20() -> tuple[nn.Module, ChannelGraph, Network]:
     module = zoo.build("resnet20", "embedded").module
     graph = ChannelGraph.trace(module, (torch.zeros(1, 3, 32, 32),))
     return module, graph, partition(graph)
+
+
+def half_pruned() -> PrunedNetwork:
+    """ResNet-20 with random halves of its groups cut, and weights that no other process would make."""
+    module, graph, _ = resnet20()
+    random = np.random.default_rng(4)
+    kept = {
+        group.name: sorted(random.choice(group.width, group.width // 2, replace=False).tolist())
+        for group in graph.groups
+        if not group.frozen
+    }
+    pruned = graph.cut(module, kept)
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for tensor in pruned.state_dict().values():
+            if tensor.is_floating_point():
+                tensor += 0.01 * torch.rand(tensor.shape, generator=generator)
+    record = {"rounds": [{"round": 1, "measured_ms": None}], "budgets": {"latency": "50%"}}
+    return PrunedNetwork(ORIGIN, kept, "x86", pruned, record)
 
 
 @functools.cache

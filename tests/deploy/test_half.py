@@ -29,20 +29,12 @@ from aap_hw.models.origin import Origin
 from aap_hw.quantize.halved import halved
 from tests.compile.running import randomise
 from tests.compile.test_half import Net, needs_bfloat16
-from tests.deploy.test_int8 import NET
-from tests.prune.test_run import half_pruned
-from tests.synthetic import few_images, this_device
+from tests.synthetic import few_images, half_pruned, this_device
 
 INPUTS = Inputs.of((3, 16, 16))
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "net.py").write_text(NET)
-    monkeypatch.setattr(job, "CHECKED_PIXELS", 40 * 16 * 16)
-    monkeypatch.setattr("aap_hw.train.data.load_embedded", few_images)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @needs_bfloat16

@@ -25,29 +25,10 @@ from aap_hw.errors import Fault, UserError
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.prune.shown import samples_for
 from aap_hw.train.arrays import MadeSamples
-from tests.prune.test_run import half_pruned
 from tests.quantize.saved import quantised_program
-from tests.synthetic import few_images, this_device
+from tests.synthetic import few_images, half_pruned, this_device
 
-NET = """
-import torch
-from torch import nn
-
-def make():
-    torch.manual_seed(2)
-    layers = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    return nn.Sequential(*layers, nn.Linear(8, 10))
-"""
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "net.py").write_text(NET)
-    monkeypatch.setattr(job, "CHECKED_PIXELS", 40 * 16 * 16)
-    monkeypatch.setattr(job, "CALIBRATION_IMAGES", 16)
-    monkeypatch.setattr("aap_hw.train.data.load_embedded", few_images)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.mark.parametrize("pixels", [False, True])

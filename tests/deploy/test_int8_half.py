@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aap_hw.compile.front.mixed import mixed_network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.precision import INT8, INT8_HALF, MIXED_HALF, PRECISIONS
 from aap_hw.compile.library.lowering import compile_network
@@ -19,8 +17,6 @@ from aap_hw.deploy import deploying, job
 from aap_hw.device import load_profile
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.program.inputs import Inputs
-from aap_hw.models.origin import Origin
 from aap_hw.prune.job import EMBEDDED, Job, Limit, start
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings
@@ -29,10 +25,8 @@ from aap_hw.quantize.halved import halved_beside_int8
 from aap_hw.train.settings import TrainSettings
 from tests.compile.running import randomise
 from tests.compile.test_half import needs_bfloat16
-from tests.prune.test_int8 import NETWORK, images, show_few
-from tests.synthetic import table_of, this_device
-
-INPUTS = Inputs.of((3, 16, 16))
+from tests.prune.small import INPUTS, images, mixed_table, origin_in, show_few
+from tests.synthetic import this_device
 
 
 class Both(nn.Module):
@@ -101,14 +95,9 @@ def test_a_plan_of_int8_and_half_precision_is_pruned_and_deployed_as_planned(
 ) -> None:
     show_few(monkeypatch)
     monkeypatch.setattr(job, "CHECKED_PIXELS", 40 * 16 * 16)
-    (tmp_path / "net.py").write_text(NETWORK)
-    origin = Origin.of(f"{tmp_path}/net.py:make", INPUTS)
+    origin = origin_in(tmp_path)
     graph = ChannelGraph.trace(origin.build(), INPUTS.zeros())
-    table = table_of(graph, mixed_network(graph, MIXED_HALF).everything, target={"kind": "llvm", "mcpu": "znver4"})
-    for key, points in table.points.items():  # of bytes, those layers are slow whose images are of this size
-        is_slow = key.op == "conv2d" and key.size == (8, 8) and key.types.read == "uint8"
-        factor = 3.0 if is_slow else 0.3 if key.types.read == "uint8" else 1.0
-        table.points[key] = {at: replace(p, latency_us=p.latency_us * factor) for at, p in points.items()}
+    table = mixed_table(graph, MIXED_HALF, target={"kind": "llvm", "mcpu": "znver4"})
     training = TrainSettings(epochs=1, batch_size=24)
     settings = PruneSettings(1, 32, precision=MIXED_HALF, training=training)
     done = start(Job(origin, EMBEDDED, {"latency": Limit(0.7, True)}, settings=settings), table, tmp_path / "run")

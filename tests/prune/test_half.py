@@ -11,7 +11,6 @@ import torch
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.precision import HALF
 from aap_hw.graph import ChannelGraph
-from aap_hw.models.origin import Origin
 from aap_hw.prune.job import EMBEDDED, Job, Limit, start
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings
@@ -20,14 +19,13 @@ from aap_hw.quantize.form import Program
 from aap_hw.quantize.halved import halved
 from aap_hw.train.evaluation import evaluate
 from aap_hw.train.settings import TrainSettings
-from tests.prune.test_int8 import INPUTS, NETWORK, images, show_few
+from tests.prune.small import INPUTS, images, origin_in, show_few
 from tests.synthetic import table_of
 
 
 def test_a_run_reports_the_accuracy_of_the_rounded_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     show_few(monkeypatch)
-    (tmp_path / "net.py").write_text(NETWORK)
-    origin = Origin.of(f"{tmp_path}/net.py:make", INPUTS)
+    origin = origin_in(tmp_path)
     graph = ChannelGraph.trace(origin.build(), INPUTS.zeros())
     table = table_of(graph, partition(graph, HALF), target={"kind": "llvm", "mcpu": "znver4"})
     programs = []

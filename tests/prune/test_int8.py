@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +14,6 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.precision import INT8
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.file import save_table
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
@@ -26,46 +21,23 @@ from aap_hw.models.origin import Origin
 from aap_hw.prune.job import EMBEDDED, Job, Limit, start
 from aap_hw.prune.quantised import quantised_of
 from aap_hw.prune.run import RunFolder
-from aap_hw.prune.steps import Event, State, as_computed
+from aap_hw.prune.steps import State, as_computed
 from aap_hw.prune.task import PruneSettings
 from aap_hw.prune.training import settle
 from aap_hw.quantize import read_quantised, sensitivity
 from aap_hw.report.writing import write_report
-from aap_hw.train.data import LabelledImages
 from aap_hw.train.evaluation import evaluate
-from aap_hw.train.settings import Loss, TrainSettings
 from tests import forked
 from tests.prune.killed import result
-from tests.synthetic import few_images, latency_us, table_of
+from tests.prune.small import INPUTS, SETTINGS, images, origin_in, show_few
+from tests.synthetic import latency_us, table_of
 
 ROOT = Path(__file__).resolve().parents[2]
-NETWORK = """
-import torch
-from torch import nn
-def make():
-    torch.manual_seed(1)
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 24, 3, 2, 1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10),
-    )
-"""
-INPUTS = Inputs.of((3, 16, 16))
-SETTINGS = PruneSettings(
-    rounds=2,
-    calibration_images=32,
-    precision="int8",
-    qat=True,
-    training=TrainSettings(epochs=2, batch_size=24, learning_rate=0.05, loss=Loss(distillation=0.5)),
-)
 
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Origin:
-    path = tmp_path_factory.mktemp("network") / "net.py"
-    path.write_text(NETWORK)
-    return Origin.of(f"{path}:make", INPUTS)
+    return origin_in(tmp_path_factory.mktemp("network"))
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +48,6 @@ def latencies(origin: Origin) -> LatencyTable:
     for address in points_of(partition(graph, INT8, floats=["3"]), group_candidates(graph, 4, 8)):
         made.add(address.key, LatencyPoint(address.widths, latency_us(address), 0.1, 20))
     return made
-
-
-@cache
-def images() -> LabelledImages:
-    """64 training and 100 test images."""
-    data = few_images()
-    return replace(data, train_images=data.train_images[::4], train_labels=data.train_labels[::4])
-
-
-def show_few(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("aap_hw.train.data.load_embedded", images)
 
 
 @pytest.fixture(autouse=True)
@@ -134,19 +95,6 @@ def test_a_run_says_what_the_quantised_network_does(undisturbed: Path, latencies
     assert "accuracy in int8 (unpruned: float32), %" in page
 
 
-def die_at(name: str, nth: int) -> Callable[[Event], None]:
-    """Kills the process at an event, when it is told the n-th time."""
-    left = nth
-
-    def on_event(event: Event) -> None:
-        nonlocal left
-        left -= event.name == name
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return on_event
-
-
 # After the first epoch with roundings, which is before the one in which norms and ranges are settled; then when it is
 # quantised.
 DIES_TWICE = """
@@ -157,7 +105,8 @@ from aap_hw.lut.file import load_table
 from aap_hw.models.origin import Origin
 from aap_hw.prune.job import resume, start
 from tests.prune.killed import in_child
-from tests.prune.test_int8 import INPUTS, die_at, job, show_few
+from tests.prune.small import INPUTS, die_at, show_few
+from tests.prune.test_int8 import job
 network, latencies, folder = map(Path, sys.argv[1:])
 show_few(pytest.MonkeyPatch())
 asked, table = job(Origin.of(f"{network}:make", INPUTS)), load_table(latencies)

@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from aap_hw.compile.front.mixed import mixed_network
 from aap_hw.compile.front.partition import partition
-from aap_hw.compile.keys.precision import INT8
+from aap_hw.compile.keys.precision import INT8, MIXED
 from aap_hw.deploy import job as deployed_job
 from aap_hw.deploy.deploying import deploy
 from aap_hw.graph import ChannelGraph
@@ -32,8 +31,10 @@ from aap_hw.report.writing import write_report
 from aap_hw.train.settings import TrainSettings
 from tests import forked
 from tests.prune.killed import result
-from tests.prune.test_int8 import INPUTS, NETWORK, ROOT, SETTINGS, images, show_few
-from tests.synthetic import table_of, this_device
+from tests.prune.small import INPUTS, SETTINGS, images, mixed_table, origin_in, show_few
+from tests.synthetic import this_device
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -50,20 +51,12 @@ def asked(origin: Origin) -> Job:
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Origin:
-    path = tmp_path_factory.mktemp("network") / "net.py"
-    path.write_text(NETWORK)
-    return Origin.of(f"{path}:make", INPUTS)
+    return origin_in(tmp_path_factory.mktemp("network"))
 
 
 @pytest.fixture(scope="module")
 def latencies(origin: Origin) -> LatencyTable:
-    graph = ChannelGraph.trace(origin.build(), INPUTS.zeros())
-    table = table_of(graph, mixed_network(graph).everything)
-    for key, points in table.points.items():  # of bytes, those layers are slow whose images are of this size
-        is_slow = key.op == "conv2d" and key.size == (8, 8) and key.types.read == "uint8"
-        factor = 3.0 if is_slow else 0.3 if key.types.read == "uint8" else 1.0
-        table.points[key] = {at: replace(p, latency_us=p.latency_us * factor) for at, p in points.items()}
-    return table
+    return mixed_table(ChannelGraph.trace(origin.build(), INPUTS.zeros()), MIXED)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +101,7 @@ from aap_hw.lut.file import load_table
 from aap_hw.models.origin import Origin
 from aap_hw.prune.job import resume, start
 from tests.prune.killed import in_child
-from tests.prune.test_int8 import INPUTS, die_at, show_few
+from tests.prune.small import INPUTS, die_at, show_few
 from tests.prune.test_mixed import asked
 network, latencies, folder = map(Path, sys.argv[1:])
 show_few(pytest.MonkeyPatch())

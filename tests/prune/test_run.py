@@ -17,9 +17,9 @@ import torch
 
 from aap_hw.errors import UserError
 from aap_hw.models.saved import SavedNetwork, write
-from aap_hw.prune.run import EventLog, PrunedNetwork, RunFolder, resume_command
+from aap_hw.prune.run import EventLog, RunFolder, resume_command
 from tests import forked
-from tests.synthetic import ORIGIN, few_images, resnet20
+from tests.synthetic import ORIGIN, few_images, half_pruned, resnet20
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ import torch
 torch.set_num_threads(1)
 from aap_hw import files
 from aap_hw.prune.run import RunFolder
-from tests.prune.test_run import half_pruned
+from tests.synthetic import half_pruned
 network = half_pruned()
 for moment in range(int(sys.argv[2])):
     if os.fork() == 0:
@@ -80,25 +80,6 @@ try:
 except UserError as refused:
     print(refused)
 """
-
-
-def half_pruned() -> PrunedNetwork:
-    """ResNet-20 with random halves of its groups cut, and weights that no other process would make."""
-    module, graph, _ = resnet20()
-    random = np.random.default_rng(4)
-    kept = {
-        group.name: sorted(random.choice(group.width, group.width // 2, replace=False).tolist())
-        for group in graph.groups
-        if not group.frozen
-    }
-    pruned = graph.cut(module, kept)
-    generator = torch.Generator().manual_seed(8)
-    with torch.no_grad():
-        for tensor in pruned.state_dict().values():
-            if tensor.is_floating_point():
-                tensor += 0.01 * torch.rand(tensor.shape, generator=generator)
-    record = {"rounds": [{"round": 1, "measured_ms": None}], "budgets": {"latency": "50%"}}
-    return PrunedNetwork(ORIGIN, kept, "x86", pruned, record)
 
 
 @pytest.fixture(scope="module")
