@@ -29,7 +29,7 @@ def deploy(
 ) -> Deployment:
     """Compile a run's network for a device, check it there against PyTorch, time it, and write its bundle.
 
-    Code that the run was begun with, a network's or a function that gives the images, is run again, with all your
+    Code that the run was begun with, such as a network's or a function that gives images, runs again, with all your
     rights.
 
     Parameters
@@ -37,7 +37,7 @@ def deploy(
     run
         Folder of a finished run.
     device, connect
-        As of ``profile``.
+        As for ``profile``.
     weights
         A checkpoint of the cut network, ``aap_hw.load(run)``, which code of yours has trained; by default the run's.
     data
@@ -50,11 +50,11 @@ def deploy(
     out
         The bundle's folder; by default ``RUN/bundle-DEVICE``.
     on_notice
-        Called with a sentence when a board is lost, or taken by others, and waited for.
+        Called with a sentence when a board is lost, or is taken by others and waited for.
 
     Raises
     ------
-    UserError : the run is of another device, the weights of another network, or the device cannot be reached.
+    UserError : the run is for another device, the weights are of another network, or the device cannot be reached.
     Fault : the compiled network does not compute what PyTorch does.
     """
     from aap_hw.deploy.deploying import deploy as deploy_run
@@ -86,7 +86,7 @@ def bundle(
 
     Raises
     ------
-    UserError : the run is of another device, the weights of another network, or there is no compiler for it.
+    UserError : the run is for another device, the weights are of another network, or there is no compiler for it.
     """
     from aap_hw.deploy.deploying import bundle_unseen
     from aap_hw.device import load_profile
@@ -118,14 +118,14 @@ def deploy_model(
     Parameters
     ----------
     model, input_shape, example, weights, classes, data
-        As of ``prune``. The network may be a ``.pt2`` file that is quantised already.
+        As for ``prune``. The network may be a ``.pt2`` file that is quantised already.
     device, connect, on_notice
-        As of ``deploy``.
+        As for ``deploy``.
     precision
         ``"half"``, or ``"int8"``, which quantises the network on training samples of ``data`` or ``example``; by
         default it stays as it is.
     pixels
-        As of ``deploy``.
+        As for ``deploy``.
     out
         The bundle's folder; by default ``bundle-MODEL-DEVICE``.
 

@@ -39,7 +39,8 @@ def plan(
 ) -> Proposal:
     """The widths that ``prune`` would choose in one step, without anything being cut.
 
-    The parameters are those of ``prune``. Latencies are of ``settings.precision``, and so is the share of a budget.
+    The parameters are those of ``prune``. Latencies, and budgets that are shares, are those of the network in
+    ``settings.precision``.
 
     Raises
     ------
@@ -144,7 +145,7 @@ def _task_of(
 
     table, source = table_of(lut), source_of(data)
     origin = origin_of(model, input_shape, example, weights, classes, source)
-    # As `prune` does, which trains on the images of a source.
+    # The same samples as `prune` takes, which trains on those of a source.
     samples, allowed = samples_for(origin, source, example), (allow_emulated, allow_estimated)
     return Task(origin, table, samples, source is not None, None, *allowed)
 

@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Profile:
-    """A table that is to be measured, or was.
+    """A latency table that is about to be measured, or has been.
 
     Attributes
     ----------
-    path : its file.
+    path : the table's file.
     origin : the network.
-    set_aside : what a table of another machine, or an estimated one, that was there is called now, if there was one.
-    table : all of it, once it is measured.
-    network : its kernels; `Network.slow_path` says which have no schedule.
-    precision : what it computes in.
+    set_aside : the new name of a table that was in the way, of another machine or an estimated one; None if none was.
+    network : the network's kernels; `Network.slow_path` says which have no schedule.
+    table : the whole table, once it is measured.
+    precision : what the network computes in.
     """
 
     path: Path
@@ -94,31 +94,31 @@ def profile(
     connect
         How the device is reached, instead of as its profile says: ``"rpc://HOST:PORT"`` and the like.
     input_shape
-        What the network takes: the shape of one sample, such as (C, H, W) of an image, or a text as of ``--input``,
+        What the network takes: the shape of one sample, such as (C, H, W) for an image, or a text as for ``--input``,
         such as ``"ids:int64:128"``; by default what is usual for the network.
     example
-        A ``.npz`` file or function of yours with real inputs, of whose shapes and types the network is then; see
+        Real inputs, instead of ``input_shape``: a ``.npz`` file, or a function of yours; see
         ``aap_hw.train.sources.example``.
     weights, classes
-        As for ``prune``: weights may say the size of the input and the number of classes. They are fetched, and checked
+        As for ``prune``. Weights may say the size of the input and the number of classes; they are fetched, and checked
         to fit, before anything is measured.
     out
-        The table to write or extend; by default ``lut/DEVICE.json``. A table of another machine that is there is then
-        renamed first; an estimated one is wherever it is.
+        The table to write or extend; by default ``lut/DEVICE.json``. A table of another machine is moved aside from the
+        default path; an estimated table is moved aside from any path.
     workers
-        Processes that compile; by default one a core.
+        Processes that compile; by default one per core.
     use_cache
-        Whether compiled kernels are looked for and kept in the user's cache folder.
+        Whether to look for compiled kernels in the user's cache folder, and to keep them there.
     attention_cuts
-        What plans may cut attention in, ``"widths"`` of heads or whole ``"heads"``: their kernels are other ones.
+        What plans may cut in attention: ``"widths"`` of heads, or whole ``"heads"``. The two need different kernels.
     precision
-        What the network computes in: ``"fp32"``, ``"half"`` or ``"int8"``, or ``"mixed"`` for plans that choose int8
-        or float32 for each group, ``"mixed:int8,half"`` for int8 or half precision. One table holds them all.
+        What the network computes in: ``"fp32"``, ``"half"`` or ``"int8"``; ``"mixed"`` for plans that choose int8 or
+        float32 for each group, ``"mixed:int8,half"`` for int8 or half precision. One table holds them all.
     float_layers
-        Layers of the network in int8 that may stay in float32, such as ``"layer1.0.conv1"``: what their kernels cost is
-        measured too.
+        Layers of a network in int8 that may stay in float32, such as ``"layer1.0.conv1"``. Their kernels are measured
+        in float32, too.
     on_start
-        Called once with what is about to be measured, when the device and all files are found to be in order.
+        Called once with what is about to be measured, after the device and all files were found to be in order.
     on_progress
         Called with a ``Progress`` as points and networks are measured.
     on_notice
@@ -126,7 +126,7 @@ def profile(
 
     Raises
     ------
-    UserError : the device cannot be reached or has no kernels of the precision, or the table is of another one,
+    UserError : the device cannot be reached or has no kernels of the precision, or the table is of another device,
         damaged, or cannot be written.
     """
     from aap_hw.device.boards import Boards

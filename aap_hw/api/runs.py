@@ -63,7 +63,7 @@ def prune(
         Percentage points of accuracy that may be lost, beside budgets or instead of them: then the network gets as
         fast as they allow.
     input_shape, example
-        As of ``profile``. Without ``data``, the inputs of the example tell which filters matter, and check the result.
+        As for ``profile``. Without ``data``, filters are ranked by the example, and the result is checked with it.
     data, download
         Images (``aap_hw.train.sources``) that tell which filters matter and are trained on, fetched first if that is
         wanted; None cuts once by the example, the embedded images or made inputs and trains nothing.
@@ -100,7 +100,7 @@ def prune(
     budgets = budgets_of(budget, max_params, max_flops, max_memory, needed=max_accuracy_drop is None)
     table, source = table_of(lut), source_of(data)
     if download and source is None:
-        raise UserError("--download fetches the images of --data; say which")
+        raise UserError("--download fetches the images of --data; add --data")
     settings = settings or PruneSettings()
     origin = origin_of(model, input_shape, example, weights, classes, source)
     limits = {each.resource.name: Limit(each.amount, each.relative) for each in budgets}
@@ -144,9 +144,9 @@ def _usual_folder(
 def resume(run: StrPath, *, connect: str | None = None, on_event: OnEvent | None = None) -> Pruned:
     """Go on with a run that was ended early, to the result that it would have had.
 
-    Its events of before, but for steps, are sent again. Meanwhile the working folder is the one that the run was begun
-    in, so that its relative paths mean what they meant. Code that it was begun with, a network's or a function that
-    gives the images, is run again, with all your rights.
+    Earlier events are sent again, except those of single steps. Until it ends, the working folder is the one that the
+    run was begun in, so that relative paths mean what they meant. Code that the run was begun with, such as a network's
+    or a function that gives images, runs again, with all your rights.
 
     Parameters
     ----------

@@ -39,11 +39,11 @@ class Merged:
 def merge(named: Sequence[tuple[str, LatencyTable]]) -> Merged:
     """Merge tables, each given with the name that sentences call it by.
 
-    Latencies are brought to the speed of the first table by the reference kernel that was timed beside each; estimates,
-    which have none, stay as they are and are never merged with what was measured. Of a point
-    that several have, the quickest counts, as of several visits of one profile. Of a network that several measured as a
-    whole, everything is taken from the first of them: its calibration belongs to its measurements. What is
-    predicted for it stays what its own table predicted: to predict anew takes the network, as ``lut validate`` does.
+    Latencies are brought to the speed of the first table by the reference kernel that was timed beside each. Estimates
+    have no such kernel: they stay as they are, and are never merged with measurements. If several tables have a point,
+    the quickest counts, as among the visits of one profile. If several measured a network as a whole, all of it is
+    taken from the first of them, as its calibration belongs to its measurements. Its stored predictions stay those of
+    its own table; ``lut validate``, which has the network, makes them anew.
 
     Raises
     ------

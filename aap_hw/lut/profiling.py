@@ -69,20 +69,32 @@ def profile_model(
     precision: NetworkPrecision = FP32,
     floats: Collection[str] = (),
 ) -> LatencyTable:
-    """Measure every point that the table at ``path`` lacks for a network, calibrate it, and write the table.
+    """Measure every point that the table at ``path`` lacks for a network, calibrate the table, and write it.
 
-    ``name`` is what the table calls the network; ``on_network`` is told its kernels
-    once it is certain that all have one, before the table is read; ``tolerance`` is how far off a latency between
-    measured points may seem to be, as a share of itself, before it is measured too; ``networks`` is how many cut
-    networks are measured at most besides the unpruned one to calibrate the table (``aap_hw.lut.calibrating``);
-    ``cache`` is where compiled points are looked for and kept; ``heads`` asks for whole heads of attention instead of
-    their widths; ``precision`` is what the network computes in, one of several that a table may hold. Points of a
-    network in int8 with the layers ``floats`` in float32 are measured too; it is the whole network in int8 that
-    calibrates. With mixed precisions all kernels of all mixtures are measured, and networks of mixtures drawn at random
-    calibrate.
+    A table that exists is extended. An interrupted call is taken up where it ended by the next one.
 
-    ``device`` may be several boards of a kind, which share the points. A table that exists is extended. An interrupted
-    call is taken up where it ended by the next one.
+    Parameters
+    ----------
+    name
+        What the table calls the network.
+    device
+        One device, or several boards of a kind, which share the points.
+    on_network
+        Called with the network's kernels once it is certain that the device has code for all, before the table is read.
+    tolerance
+        How far off a latency between measured points may seem to be, as a share of itself, before it is measured too.
+    networks
+        How many cut networks are measured at most, besides the unpruned one, to calibrate the table
+        (``aap_hw.lut.calibrating``).
+    cache
+        Where compiled points are looked for and kept.
+    heads
+        Measure what plans of whole heads of attention need, instead of plans of their widths.
+    precision
+        What the network computes in, one of several that a table may hold. With mixed precisions all kernels of all
+        mixtures are measured, and mixtures drawn at random calibrate the table.
+    floats
+        Layers of a network in int8 whose kernels in float32 are measured too. The network wholly in int8 calibrates.
 
     Raises
     ------

@@ -94,7 +94,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "download of nothing": (
         ("prune", "--model", "resnet20", "--download", "--lut", "TABLE", "--budget", "50%"),
-        "--download fetches the images of --data; say which",
+        "--download fetches the images of --data; add --data",
     ),
     "data of other classes": (
         (

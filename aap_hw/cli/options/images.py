@@ -36,7 +36,7 @@ def _source(data: str | None, limit: int | None, normalise: Any) -> ImageSource 
     from aap_hw.train.sources import ImageSource
 
     if data is None and (limit is not None or normalise is not None):
-        raise UserError("--limit and --normalise are about the images of --data; say which")
+        raise UserError("--limit and --normalise are about the images of --data; add --data")
     return None if data is None else ImageSource(data, limit, normalise)
 
 
