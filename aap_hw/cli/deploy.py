@@ -122,7 +122,7 @@ def _show(result: Deployment, console: PlainConsole, weights: str | None) -> Non
     theirs = "PyTorch's quantised network" if result.precision in OTHERS else "PyTorch"
     console.say(
         f"checked on {result.images} samples: largest difference from {theirs} {result.max_abs_diff:.2g}"
-        + (f" (roundings may make it {result.tolerance:.2g})" if is_with_half(result.precision) else "")
+        + (f" (rounding explains up to {result.tolerance:.2g})" if is_with_half(result.precision) else "")
         + (f", none on {result.equal} of them" if result.precision == INT8 else "")
         + ("" if result.agreement is None else f", the same class for {result.agreement:.1f} %")
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from aap_hw.pack.folder import Packed
     from aap_hw.prune.defaults import AttentionCuts
 
-# What an estimate does without, and what a profile by folder is not told again.
+Way = Literal["profile", "pack", "unpack", "estimate"]
+# What is done to a network, and to each point of its table.
+DOING: dict[Way, tuple[str, str]] = {
+    "profile": ("profiling", "measuring"),
+    "pack": ("packing", "compiling"),
+    "unpack": ("unpacking", "compiling"),
+    "estimate": ("estimating", "estimating"),
+}
+# What an estimate does without, and what is not typed again after a trip.
 NOT_ESTIMATED = ("--connect", "--pack", "--unpack", "--workers", "--no-cache")
 OF_THIS_MACHINE = ("--pack", "--unpack", "--workers", "--no-cache", "--quiet", "--json")
 
@@ -107,31 +115,21 @@ def command(
     from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.compile.keys.precision import in_precision
 
-    if pack_into is not None and unpack_from is not None:
-        raise UserError("--pack makes a folder and --unpack reads one that came back; give one of them")
-    folder = pack_into if unpack_from is None else unpack_from
-    if estimate and (idle := [name for name in typed(ctx) if name in NOT_ESTIMATED]):
-        raise UserError(f"--estimate reaches no device and compiles nothing; leave {', '.join(idle)} out")
-    if folder is not None and connect_to is not None:
-        raise UserError("--pack and --unpack are for a device that is not reached; leave --connect out")
+    way = _way(ctx, pack_into, unpack_from, estimate)
+    doing, to_points = DOING[way]
     console = PlainConsole(stderr=json_to is not None, quiet=quiet)
     screens: list[MeasuringScreen] = []
-    computed = in_precision(precision)
 
     def on_start(begun: Profile) -> None:
         if begun.set_aside is not None:
             estimated = begun.set_aside.name.endswith(f".{ESTIMATED}.json")
             why = "was estimated" if estimated else "is of another machine or version"
             console.say(f"{begun.path} {why}; it is kept as {begun.set_aside}")
-        size = begun.origin.inputs.text
-        doing = "packing" if pack_into else "unpacking" if unpack_from else "estimating" if estimate else "profiling"
+        what = f"{begun.origin.model} at {begun.origin.inputs.text}{in_precision(precision)}"
         into = begun.path if pack_into is None else pack_into
-        console.say(
-            f"{doing} {begun.origin.model} at {size}{computed} {'for' if estimate else 'on'} {device} -> {into}"
-        )
+        console.say(f"{doing} {what} {'for' if way == 'estimate' else 'on'} {device} -> {into}")
         if begun.network.slow_path:
             console.say(f"{begun.network.slow_path}; they have no schedule and may be slow")
-        to_points = "compiling" if folder is not None else "estimating" if estimate else "measuring"
         screens.append(stack.enter_context(MeasuringScreen(begun.path, quiet=quiet, doing=to_points)))
 
     options: dict[str, Any] = {
@@ -143,30 +141,46 @@ def command(
         "on_start": on_start,
         "on_progress": lambda progress: screens[0].update(progress),
     }
-    if not estimate:
+    if way != "estimate":
         options |= {"workers": workers, "use_cache": not no_cache, "on_notice": notice}
     done: Profile | None = None
     another: Packed | None = None
     with ExitStack() as stack:
-        if estimate:
-            done = aap_hw.estimate_profile(device, model_name, **options)
-        elif pack_into is not None:
-            another = aap_hw.pack_profile(device, model_name, pack_into, **options)
-        elif unpack_from is not None:
-            unpacked = aap_hw.unpack_profile(device, model_name, unpack_from, **options)
-            done, another = unpacked.profile, unpacked.another
-        else:
-            done = aap_hw.profile(device, model_name, connect=connect_to, **options)
+        match way:
+            case "profile":
+                done = aap_hw.profile(device, model_name, connect=connect_to, **options)
+            case "pack":
+                another = aap_hw.pack_profile(device, model_name, pack_into or "", **options)
+            case "unpack":
+                unpacked = aap_hw.unpack_profile(device, model_name, unpack_from or "", **options)
+                done, another = unpacked.profile, unpacked.another
+            case "estimate":
+                done = aap_hw.estimate_profile(device, model_name, **options)
     figures = {} if done is None else _told(done, ctx, console)
-    if folder is not None:
-        if pack_into is not None and another is None:
+    if way in ("pack", "unpack"):
+        if another is not None:
+            _tell_trip(another, ctx, first=way == "pack", console=console)
+        elif way == "pack":
             console.say("the table lacks nothing of this network; nothing was packed")
-        elif another is not None:
-            _tell_trip(another, ctx, first=pack_into is not None, console=console)
         figures["pack"] = None if another is None else str(another.folder)
     if json_to is not None:
         write_json(figures, json_to)
     return 0
+
+
+def _way(ctx: click.Context, pack_into: str | None, unpack_from: str | None, estimate: bool) -> Way:
+    """The way that is asked for; UserError if that is two, or if other options would do nothing then."""
+    if pack_into is not None and unpack_from is not None:
+        raise UserError("--pack makes a folder and --unpack reads one that came back; give one of them")
+    if estimate:
+        if idle := [name for name in typed(ctx) if name in NOT_ESTIMATED]:
+            raise UserError(f"--estimate reaches no device and compiles nothing; leave {', '.join(idle)} out")
+        return "estimate"
+    if pack_into is None and unpack_from is None:
+        return "profile"
+    if "--connect" in typed(ctx):
+        raise UserError("--pack and --unpack are for a device that is not reached; leave --connect out")
+    return "unpack" if pack_into is None else "pack"
 
 
 def _tell_trip(packed: Packed, ctx: click.Context, *, first: bool, console: PlainConsole) -> None:

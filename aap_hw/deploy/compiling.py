@@ -27,12 +27,12 @@ class Compiled:
 
     Attributes
     ----------
-    slow_path : how many of them have no schedule; empty if none.
-    in_int8, in_half : calls of kernels that read bytes, or half precision.
-    calls : kernels that one inference calls, one after the other.
-    kernels : different ones of them.
+    calls : how many kernels one inference calls, one after the other.
+    kernels : how many different ones these are.
     library_bytes : size of the shared library, weights included.
     cubin_bytes, gpu_kernels : size of the GPU's machine code, and the kernels in it; 0 and none for a CPU.
+    slow_path : how many kernels have no schedule, in words; empty if none.
+    in_int8, in_half : how many of the calls read bytes, or half precision.
     """
 
     calls: int

@@ -47,17 +47,18 @@ class Deployment:
 
     Attributes
     ----------
+    bundle : its folder.
     max_abs_diff : largest difference of any output from PyTorch's, over ``images`` images. PyTorch computes in float32,
         and for int8 with values and weights rounded.
-    tolerance : how much of that is no fault, the largest of all outputs'.
+    tolerance : how large a difference rounding explains; of several outputs, the largest.
     agreement : share of the images that get PyTorch's class, in percent; None if the network scores no classes.
-    latencies : of ``pruned``, which is what was deployed, and of ``dense``, what it was cut from if it was. Each is
-        loaded a few times, all are timed in turn on the device, and the middle one of its loads is taken. None where an
-        emulator stands in for it.
-    summary : the run's figures, if it is one, with those of this deployment.
+    latencies : of what was deployed, ``pruned``, and of the network that it was cut from, ``dense``, if it was cut.
+        Each is loaded several times, all loads are timed in turn on the device, and a network's middle load counts.
+        Empty where an emulator stands in for the device.
+    summary : figures of this deployment, added to those of the run if it is one.
     precision : ``fp32``, ``half``, ``int8`` or ``int8,half``.
-    equal : how many of the images have PyTorch's outputs up to the rounding of float32; in int8 not all need to,
-        and in half precision hardly any are.
+    equal : how many of the images have PyTorch's outputs up to the rounding of float32: all in float32, most in int8,
+        hardly any in half precision.
     """
 
     bundle: Path
@@ -82,9 +83,9 @@ def deploy(
 ) -> Deployment:
     """Deploy a finished run to a device and write its bundle, by default inside the run folder.
 
-    Of several boards, any one is used, and no longer than the network is checked and timed there. The precision is
-    what is asked for, or what the run was pruned for, and the unpruned network that it is timed beside has it, too. In
-    int8 it may take ``pixels``, bytes (1, H, W, C), and normalise them itself.
+    Of several boards, any one is used, and only while the network is checked and timed there. By default the precision
+    is what the run was pruned for; the unpruned network that it is timed beside has the same. In int8 the network may
+    take ``pixels``, bytes (1, H, W, C), and normalise them itself.
 
     Raises
     ------

@@ -23,14 +23,14 @@ from aap_hw.train.samples import Samples
 # Outputs may differ from PyTorch's by rounding only: this share of an output's largest value, or of 1 if that is more.
 # So may this share of decisions.
 TOLERANCE = 1e-4
-# In int8 a value that lies halfway between two steps may be rounded to either, and all that is computed of it differs.
-# So outputs may be apart by a step of them, if they were stored in 8 bits, or by this many times what comes of many
-# such roundings for a few samples, if that is more: the worst of 2,000 samples is worse than that of 8. In half
-# precision it is by as many times what comes of rounding at all. On average outputs are told apart more sharply.
+# In int8 a value halfway between two steps may be rounded to either, and all that is computed from it differs. So an
+# output may be off by one step of 8 bits, or, if that is more, by SWAYS times what many such roundings did to a few
+# samples: the worst of 2,000 samples is worse than the worst of 8. In half precision it may be off by as many times
+# what rounding did at all. The average over all samples is held to less.
 STEPS, SWAYS, SWAYS_ON_AVERAGE = 255, 4, 2
-# The share of decisions that roundings may tip in these precisions, if it is not more that many such roundings tip.
+# The share of decisions that roundings may tip in these precisions; more, if more were tipped in the few samples.
 TIPPED = 0.01
-# How many go into a bundle, or are enough to see that a format was translated right.
+# Samples that go into a bundle, and that are enough to see that a format was translated right.
 FEW = 8
 
 

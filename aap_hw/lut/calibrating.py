@@ -70,7 +70,7 @@ class Slowdown:
         return self.alone_us * share
 
 
-# A network takes what its kernels take on their own.
+# With no calibration, a network's latency is the sum of its kernels'.
 ALONE = Slowdown()
 
 

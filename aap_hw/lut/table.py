@@ -109,6 +109,8 @@ class LatencyTable:
     ----------
     device : what the latencies depend on, with provenance and date.
     measurement : how they were measured.
+    points : latencies of each kernel by its widths, those of its address.
+    validation : whole networks that were measured, calibrating ones included.
     slowdowns : how much longer a network takes than the sum of its kernels.
     """
 
@@ -175,7 +177,7 @@ class LatencyTable:
         return Latency(value, interpolated=True)
 
     def slowdown(self, model: str, inputs: Inputs, precision: NetworkPrecision = FP32) -> Slowdown:
-        """How much longer a network takes than the sum of its kernels; as long as the sum if that is not known."""
+        """How much longer a network takes than the sum of its kernels; `ALONE`, no longer, if that is not known."""
         return self.slowdowns.get(NetworkName(model, inputs, precision), ALONE)
 
     def dense_ms(self, model: str, inputs: Inputs, precision: NetworkPrecision = FP32) -> float | None:

@@ -1,4 +1,4 @@
-"""How many of some samples a classifier gets right, and what every computation with it takes place in."""
+"""A classifier's accuracy, and what evaluation and training share: device, memory layout, flushed denormals."""
 
 from __future__ import annotations
 
