@@ -1,6 +1,6 @@
-"""What is deployed: a run's network or any other, in its precision, and what PyTorch computes with it.
+"""What is deployed: a run's network or any other, what PyTorch computes with it, and all that its bundle says of it.
 
-Nothing is compiled here.
+Nothing is compiled here. Its precision is chosen in `aap_hw.deploy.run_form` for a run.
 """
 
 from __future__ import annotations
@@ -12,33 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from aap_hw.compile.keys.precision import (
-    EXPORTED_PRECISIONS,
-    FP32,
-    HALF,
-    INT8_HALF,
-    MIXTURES,
-    NETWORK_PRECISIONS,
-    OTHERS,
-    NetworkPrecision,
-    unpruned_in,
-)
-from aap_hw.compile.keys.target import DeviceTarget, require_precision
+from aap_hw.compile.keys.precision import HALF, INT8_HALF
+from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.deploy.bundle import Bundle, write_bundle
 from aap_hw.deploy.compiling import calibration_of
-from aap_hw.deploy.form import (
-    Form,
-    beside_half,
-    form_of,
-    in_half,
-    in_half_for_timing,
-    in_int8,
-    in_int8_for_timing,
-    taking_pixels,
-)
-from aap_hw.deploy.pixels import Preprocessing
+from aap_hw.deploy.form import Form, beside_half, form_of, in_half, in_int8, taking_pixels
+from aap_hw.deploy.pixels import Preprocessing, is_unknown, preprocessing_of
 from aap_hw.deploy.reference import FEW, Reference
 from aap_hw.deploy.requirements import Requirements
+from aap_hw.deploy.run_form import form_of_run, supported, unpruned_form
 from aap_hw.device.connection import target_of
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
@@ -49,7 +31,7 @@ from aap_hw.models.origin import Origin
 from aap_hw.models.weights import WeightsFile
 from aap_hw.policy import LATENCY
 from aap_hw.prune.defaults import CALIBRATION_IMAGES
-from aap_hw.prune.run import PrunedNetwork, RunFolder
+from aap_hw.prune.run import RunFolder
 from aap_hw.prune.shown import are_made_up
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.samples import Samples
@@ -127,10 +109,10 @@ class Job:
         form, dense = form_of_run(network, data, precision, profile, is_retrained=run.trained is not None), None
         if pixels:
             is_beside_half = form.precision == INT8_HALF
-            form = taking_pixels(form, inputs, _pixels(data))
+            form = taking_pixels(form, inputs, preprocessing_of(data))
             form = beside_half(form, inputs.zeros(), target_of(profile)) if is_beside_half else form
         if is_timed:
-            dense = _unpruned(network, data, form)
+            dense = unpruned_form(network, data, form)
         reference = Reference.of(form, inputs, data, _count(inputs, is_timed))
         summary = run.summary()
         is_as_pruned = form.precision == network.precision
@@ -175,14 +157,14 @@ class Job:
         require_writable_folder(folder)
         module, inputs = origin.build(), origin.inputs
         form = form_of(module, inputs.names)
-        wanted = _supported(precision or form.precision, profile)
+        wanted = supported(precision or form.precision, profile)
         if form.quantisation is not None and wanted != form.precision:
             raise UserError(f"{origin.model} is quantised in {form.precision} already; leave --precision out")
         if wanted == HALF:
             form = in_half(module, inputs, target_of(profile))
         elif wanted != form.precision:
             form = in_int8(module, inputs.names, calibration_of(data, inputs, CALIBRATION_IMAGES))
-        form = taking_pixels(form, inputs, _pixels(data)) if pixels else form
+        form = taking_pixels(form, inputs, preprocessing_of(data)) if pixels else form
         reference = Reference.of(form, inputs, data, _count(inputs, is_timed))
         trained = origin.weights if isinstance(origin.weights, WeightsFile) else None
         names = input_names(module, inputs)
@@ -228,77 +210,8 @@ class Job:
         write_bundle(self.folder, library, bundle)
 
 
-def form_of_run(
-    network: PrunedNetwork,
-    data: Samples,
-    precision: str | None,
-    profile: DeviceProfile | None,
-    *,
-    is_retrained: bool = False,
-) -> Form:
-    """A run's network in a precision, by default the one that it was pruned for, with its scales if it has any.
-
-    It is for the device of a profile, or without one for an ONNX file. If other code trained its weights since, or its
-    scales are of made-up samples, ranges of values are measured anew.
-
-    Raises
-    ------
-    UserError : there is no such precision there, or it is int8 and there are no samples to measure ranges on.
-    """
-    inputs, record = network.origin.inputs, network.record
-    form, of_run = form_of(network.module, inputs.names), network.precision
-    wanted = _supported(precision or of_run, profile)
-    if wanted == HALF and profile is not None:
-        return in_half(network.module, inputs, target_of(profile))
-    if wanted == form.precision:
-        return form
-    if are_made_up(data):
-        raise UserError(
-            "the run has no samples of what the network will see, on which int8 measures the ranges of values; "
-            "give --data"
-        )
-    if of_run in OTHERS:
-        from aap_hw.prune.quantised import quantised_of
-
-        form = form_of(quantised_of(network, data, anew=is_retrained or record.get("made_up_inputs", False)), ())
-        if wanted == INT8_HALF and profile is not None:
-            return beside_half(form, inputs.zeros(), target_of(profile))
-        return form
-    return in_int8(network.module, inputs.names, calibration_of(data, inputs, CALIBRATION_IMAGES))
-
-
-def _supported(precision: str, profile: DeviceProfile | None) -> NetworkPrecision:
-    """The precision, if networks can be deployed to a device in it, or exported if there is none; else UserError."""
-    known, done = (EXPORTED_PRECISIONS, "exported") if profile is None else (NETWORK_PRECISIONS, "deployed")
-    for each in known if profile is None else (*known, INT8_HALF):
-        if each == precision:
-            if profile is not None:
-                require_precision(each, target_of(profile), profile.name)
-            return each
-    raise UserError(
-        f"a network in {precision} cannot be {done}; give --precision {', '.join(known[:-1])} or {known[-1]}"
-    )
-
-
 def _classes(origin: Origin) -> tuple[str, ...]:
     return () if (known := origin.published) is None else known.classes
-
-
-def _unpruned(network: PrunedNetwork, data: Samples, form: Form) -> Form:
-    """What a run's network was cut from, to be timed beside a form of it."""
-    inputs, module = network.origin.inputs, network.origin.skeleton()
-    if form.precision == HALF:
-        return in_half_for_timing(module, inputs)
-    planned: NetworkPrecision = network.record.get("precision", FP32)
-    if planned in MIXTURES and unpruned_in(planned) == HALF and form.quantisation is not None:
-        return in_half_for_timing(module, inputs)
-    if form.quantisation is None or planned in MIXTURES:
-        return form_of(module, inputs.names)
-    floats = network.record.get("quantisation", {}).get("floats", ())
-    if form.pixels is not None:
-        whole = in_int8(module, inputs.names, calibration_of(data, inputs, 1), floats)
-        return taking_pixels(whole, inputs, form.pixels)
-    return in_int8_for_timing(module, inputs, floats)
 
 
 def _count(inputs: Inputs, is_timed: bool) -> int:
@@ -308,22 +221,7 @@ def _count(inputs: Inputs, is_timed: bool) -> int:
 
 def _preprocessing(data: Samples, in_network: Preprocessing | None) -> dict[str, Any] | None:
     """How pixels become an input; None where samples are inputs already, or nobody said what they are."""
-    if not isinstance(data, LabelledImages) or _is_unknown(data):
+    if not isinstance(data, LabelledImages) or is_unknown(data):
         return None
-    how = _pixels(data)
+    how = preprocessing_of(data)
     return {"scale": how.scale, "mean": [*how.mean], "std": [*how.std], "in_network": in_network is not None}
-
-
-def _is_unknown(data: LabelledImages) -> bool:
-    """Whether nobody said how pixels are normalised: neither the weights nor images that are the network's."""
-    return data.stands_in and data.normalisation is None
-
-
-def _pixels(data: Samples) -> Preprocessing:
-    """Raises UserError if samples are made of no pixels, or only stand in for those of the network."""
-    if isinstance(data, LabelledImages) and _is_unknown(data):
-        raise UserError("with --pixels the network normalises its image as those of --data are; give --data")
-    if not isinstance(data, LabelledImages):
-        raise UserError("samples of --data that are no pictures are made of no pixels; leave --pixels out")
-    mean, std = (tuple(each.flatten().tolist()) for each in data.mean_and_std)
-    return Preprocessing(1 / 255, mean, std)

@@ -17,9 +17,9 @@ from torch.fx import GraphModule
 
 from aap_hw.activity import doing
 from aap_hw.deploy.form import Form
-from aap_hw.deploy.job import form_of_run
 from aap_hw.deploy.onnx_file import FIRST_OF_NEWER, Format, Session, fixed_batch, opset_of, write
 from aap_hw.deploy.reference import Reference, by_output
+from aap_hw.deploy.run_form import form_of_run
 from aap_hw.errors import Fault, UserError
 from aap_hw.files import make_folder, require_writable_file, scratch_folder, write_atomic
 from aap_hw.graph.program.calling import ByPlace, input_names

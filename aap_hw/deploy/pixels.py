@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from aap_hw.errors import UserError
 from aap_hw.graph.program.exporting import traced
+from aap_hw.train.data import LabelledImages
+from aap_hw.train.samples import Samples
 
 LARGEST = 255
 
@@ -64,3 +67,23 @@ def of_pixels(network: GraphModule, how: Preprocessing, image: tuple[int, int, i
     program = traced(_OfPixels(network, how, image[0]).eval(), (torch.zeros(1, *image),))
     module: GraphModule = program.module(check_guards=False)
     return module
+
+
+def is_unknown(data: LabelledImages) -> bool:
+    """Whether nobody said how pixels are normalised: neither the weights nor images that are the network's."""
+    return data.stands_in and data.normalisation is None
+
+
+def preprocessing_of(data: Samples) -> Preprocessing:
+    """How the pixels of some samples become a network's input.
+
+    Raises
+    ------
+    UserError : they are made of no pixels, or only stand in for those that the network will see.
+    """
+    if isinstance(data, LabelledImages) and is_unknown(data):
+        raise UserError("with --pixels the network normalises its image as those of --data are; give --data")
+    if not isinstance(data, LabelledImages):
+        raise UserError("samples of --data that are no pictures are made of no pixels; leave --pixels out")
+    mean, std = (tuple(each.flatten().tolist()) for each in data.mean_and_std)
+    return Preprocessing(1 / 255, mean, std)

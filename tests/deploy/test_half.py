@@ -18,9 +18,10 @@ from torch import nn
 from aap_hw.compile.keys.precision import HALF
 from aap_hw.compile.keys.target import device_target
 from aap_hw.compile.library.lowering import compile_network
-from aap_hw.deploy import deploying, job
+from aap_hw.deploy import deploying
 from aap_hw.deploy.form import in_half
 from aap_hw.deploy.reference import Reference
+from aap_hw.deploy.run_form import form_of_run
 from aap_hw.device import load_profile
 from aap_hw.errors import Fault, UserError
 from aap_hw.graph.program.inputs import Inputs, in_batches
@@ -118,8 +119,8 @@ def test_a_run_in_half_is_deployed_in_half_where_the_device_can() -> None:
     in_half_too = replace(network, record={**network.record, "precision": "half"})
     for run, asked in ((in_half_too, None), (network, "half")):
         with pytest.raises(UserError, match="has no instructions for half precision"):
-            job.form_of_run(run, few_images(), asked, load_profile("rpi4"))
+            form_of_run(run, few_images(), asked, load_profile("rpi4"))
         with pytest.raises(UserError, match="a network in half cannot be exported; give --precision fp32 or int8"):
-            job.form_of_run(run, few_images(), asked, None)
-    assert job.form_of_run(in_half_too, few_images(), "fp32", load_profile("rpi4")).precision == "fp32"
-    assert job.form_of_run(in_half_too, few_images(), None, load_profile("jetson-orin")).precision == "half"
+            form_of_run(run, few_images(), asked, None)
+    assert form_of_run(in_half_too, few_images(), "fp32", load_profile("rpi4")).precision == "fp32"
+    assert form_of_run(in_half_too, few_images(), None, load_profile("jetson-orin")).precision == "half"

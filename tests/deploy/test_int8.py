@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from aap_hw.compile.library.lowering import compile_network
-from aap_hw.deploy import deploying, job
+from aap_hw.deploy import deploying
 from aap_hw.deploy.form import in_int8, taking_pixels
-from aap_hw.deploy.pixels import Preprocessing
+from aap_hw.deploy.pixels import Preprocessing, preprocessing_of
+from aap_hw.deploy.run_form import form_of_run
 from aap_hw.device import load_profile
 from aap_hw.errors import Fault, UserError
 from aap_hw.graph.program.inputs import Inputs
@@ -95,13 +96,13 @@ def test_no_run_is_deployed_in_another_precision_than_it_says_or_by_scales_of_ma
     network = half_pruned()
     x86 = load_profile("x86")
     with pytest.raises(UserError, match="a network in int9 cannot be deployed; give --precision fp32, half or int8"):
-        job.form_of_run(network, few_images(), "int9", x86)
+        form_of_run(network, few_images(), "int9", x86)
     made_up = MadeSamples(network.origin.inputs)
     for stand_in in (made_up, samples_for(network.origin, None)):
         with pytest.raises(UserError, match=r"the run has no samples of what the network will see.*; give --data"):
-            job.form_of_run(network, stand_in, "int8", x86)
+            form_of_run(network, stand_in, "int8", x86)
     with pytest.raises(UserError, match="normalises its image as those of --data are; give --data"):
-        job._pixels(samples_for(network.origin, None))
+        preprocessing_of(samples_for(network.origin, None))
 
 
 def test_pixels_are_what_the_float_image_is_of() -> None:

@@ -14,6 +14,7 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.precision import INT8, INT8_HALF, MIXED_HALF, PRECISIONS
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy import deploying, job
+from aap_hw.deploy.run_form import form_of_run
 from aap_hw.device import load_profile
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
@@ -120,7 +121,7 @@ def test_a_plan_of_int8_and_half_precision_is_pruned_and_deployed_as_planned(
     planned = [(row["key"], row["width_in"], row["width_out"]) for row in plan["kernels"]]
     assert [(str(k.key), *k.at(network.dense).widths) for k in network.kernels] == planned
     with pytest.raises(UserError, match=r"a network in int8,half cannot be exported; give --precision fp32 or int8"):
-        job.form_of_run(done.network, images(), None, None)
-    assert job.form_of_run(done.network, images(), "int8", load_profile("rpi4")).precision == INT8
+        form_of_run(done.network, images(), None, None)
+    assert form_of_run(done.network, images(), "int8", load_profile("rpi4")).precision == INT8
     with pytest.raises(UserError, match="has no instructions for half precision"):
-        job.form_of_run(done.network, images(), None, load_profile("rpi4"))
+        form_of_run(done.network, images(), None, load_profile("rpi4"))

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aap_hw.deploy import job
 from aap_hw.deploy import onnx as exporting
+from aap_hw.deploy import run_form
 from aap_hw.deploy.form import form_of
 from aap_hw.deploy.onnx import export_onnx
 from aap_hw.deploy.onnx_file import OPSETS, Format, Session, opset_of, write
@@ -177,7 +177,7 @@ def test_file_in_int8_holds_bytes_and_gives_the_same_classes(
 ) -> None:
     import onnx
 
-    monkeypatch.setattr(job, "CALIBRATION_IMAGES", 16)
+    monkeypatch.setattr(run_form, "CALIBRATION_IMAGES", 16)
     asked = ("export", str(finished), "--onnx", str(tmp_path / "net.onnx"), "--precision", "int8", "--data", "embedded")
     outcome = aap_hw(*asked)
     assert outcome.code == 0, outcome.err
