@@ -8,6 +8,9 @@ one step (`little`), and nothing cut (`precision`), where only rounding tells pl
 The value's loss by rounding is also multiplied by 0, 0.1, 10 and 100, which must be no better if it is the right
 currency.
 
+Networks: the embedded ResNet-20, a network of inverted residuals and depthwise convolutions that is trained here for a
+few minutes and kept in runs/currency, and checkpoints trained on CIFAR-10.
+
     python benchmarks/currency.py --checkpoints FOLDER --cifar10 FOLDER --json -
 """
 
@@ -15,11 +18,13 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,9 +35,10 @@ if TYPE_CHECKING:
     from aap_hw.policy import Problem
     from aap_hw.prune.baseline import Baseline
 
+MEASURES = ("loss", "accuracy", "noise")
 KINDS = ("both", "little", "precision")
 FACTORS = (0.0, 0.1, 1.0, 10.0, 100.0)
-BATCH = 64
+BATCH, EPOCHS = 64, 8
 
 
 @dataclass(frozen=True)
@@ -56,25 +62,48 @@ class Case:
     exact: Tensor
 
 
+@dataclass(frozen=True)
+class Cut:
+    """The channels that stay of each group that is cut, and the layers that stay in float32."""
+
+    keep: dict[str, list[int]]
+    floats: tuple[str, ...]
+
+
 def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from _report import print_report, say
 
     options = _options()
     rows: list[dict[str, Any]] = []
+    known = {} if options.measured is None else _known(options.measured)
     for case in _cases(options, say):
-        for kind in KINDS:
+        for kind in options.kinds.split(","):
             for number in range(options.plans):
-                rows.append({"network": case.name, "kind": kind, "plan": number, **_measured(case, kind, number)})
+                value, cut = _chosen(case, kind, number)
+                at = (case.name, kind, round(value["of_width"], 6), *cut.floats)
+                if at not in known:
+                    known[at] = _cost(case, cut)
+                row = {"network": case.name, "kind": kind, "plan": number, **known[at], **value}
+                rows.append({**row, "floats": " ".join(cut.floats)})
                 if number % 10 == 9:
                     say(f"{case.name}, {kind}: {number + 1} of {options.plans} plans")
     print_report(rows, _summary(rows), options.json)
 
 
-def _measured(case: Case, kind: str, number: int) -> dict[str, float]:
-    """A plan's value in several currencies, and what it costs."""
-    import torch.nn.functional as F
+def _known(path: str) -> dict[tuple[object, ...], dict[str, float]]:
+    """What plans cost by an earlier report, whatever they were worth in it."""
+    rows = json.loads(Path(path).read_text())["rows"]
+    return {
+        (row["network"], row["kind"], round(row["of_width"], 6), *row["floats"].split()): {
+            each: row[each] for each in MEASURES
+        }
+        for row in rows
+    }
 
+
+def _chosen(case: Case, kind: str, number: int) -> tuple[dict[str, float], Cut]:
+    """A random plan's value in several currencies, and what it does to the network."""
     planner = case.dense.planner
     plan = _plan(case, kind, number)
     widths, precisions = dict(planner.network.dense), {}
@@ -92,18 +121,20 @@ def _measured(case: Case, kind: str, number: int) -> dict[str, float]:
         name: _best(case.scores[name], width) for name, width in widths.items() if width < planner.network.dense[name]
     }
     assert planner.mixture is not None
-    mixed = planner.mixture.network
-    outputs = _outputs(case, case.dense.graph.cut(case.dense.module, keep), mixed.floats(precisions), bool(keep))
+    share = sum(each == "int8" for each in precisions.values()) / len(precisions)
+    cut = Cut(keep, tuple(planner.mixture.network.floats(precisions)))
+    return {"share_in_int8": share, "of_width": of_width, "of_precision": of_precision}, cut
+
+
+def _cost(case: Case, cut: Cut) -> dict[str, float]:
+    """What a plan costs."""
+    import torch.nn.functional as F
+
+    outputs = _outputs(case, case.dense.graph.cut(case.dense.module, cut.keep), cut.floats, bool(cut.keep))
     images = case.tested[1]
     change = (outputs - case.exact).double().square().mean() / case.exact.double().var()
-    return {
-        "loss": float(F.cross_entropy(outputs, images)),
-        "accuracy": 100 * float((outputs.argmax(1) == images).double().mean()),
-        "noise": float(change),
-        "share_in_int8": sum(each == "int8" for each in precisions.values()) / len(precisions),
-        "of_width": of_width,
-        "of_precision": of_precision,
-    }
+    loss, accuracy = float(F.cross_entropy(outputs, images)), float((outputs.argmax(1) == images).double().mean())
+    return dict(zip(MEASURES, (loss, 100 * accuracy, float(change)), strict=True))
 
 
 def _plan(case: Case, kind: str, number: int) -> list[int]:
@@ -181,11 +212,15 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
                 for measure, sign in (("loss", -1), ("accuracy", 1), ("noise", -1)):
                     rank = float(spearmanr(value, [sign * row[measure] for row in some]).statistic)
                     found[f"{name}_{kind}{by}_{measure}"] = 0.0 if math.isnan(rank) else rank
+            paid = [(row["noise"], -row["of_width"] - row["of_precision"]) for row in some]
+            if units := [noise / value for noise, value in paid if value > 0]:
+                found[f"{name}_{kind}_noise_for_a_unit_of_value"] = median(units)
     return found
 
 
 def _cases(options: argparse.Namespace, say: Any) -> Iterator[Case]:
     import torch
+    from _inverted_residuals import trained
     from _made_up import AT_MOST, GRANULARITY, made_up_table
 
     from aap_hw.compile.front.mixed import mixed_network
@@ -199,12 +234,20 @@ def _cases(options: argparse.Namespace, say: Any) -> Iterator[Case]:
     from aap_hw.train.data import load_embedded
     from aap_hw.train.sources.cifar10 import load_cifar10
 
-    found: list[tuple[str, str, Any, Any]] = [("resnet20, Fashion-MNIST", "resnet20", "embedded", load_embedded())]
-    if options.checkpoints is not None and options.cifar10 is not None and not options.quick:
-        data = load_cifar10(Path(options.cifar10))
+    embedded, found = load_embedded(), list[tuple[str, str, Any, Any]]()
+    networks = options.networks.split(",")
+    if "resnet20" in networks:
+        found.append(("resnet20, Fashion-MNIST", "resnet20", "embedded", embedded))
+    if "inverted_residuals" in networks:
+        data = embedded.limited(BATCH) if options.quick else embedded
+        weights = trained(data, 1 if options.quick else EPOCHS, Path("runs/currency"), say)
+        made = f"{Path(__file__).with_name('_inverted_residuals.py')}:network"
+        found.append(("inverted residuals, Fashion-MNIST", made, WeightsFile.at(weights), embedded))
+    if options.checkpoints is not None and options.cifar10 is not None:
+        of_cifar10 = load_cifar10(Path(options.cifar10))
         for name in options.cifar10_networks.split(","):
             (path,) = sorted(Path(options.checkpoints).glob(f"{name}-*.th"))
-            found.append((f"{name}, CIFAR-10", name, WeightsFile.at(str(path)), data))
+            found.append((f"{name}, CIFAR-10", name, WeightsFile.at(path), of_cifar10))
     elif not options.quick:
         say("CIFAR-10 is left out: it takes --checkpoints and --cifar10")
     settings = PruneSettings(precision="mixed", depth=False, calibration_images=options.calibration_images)
@@ -233,16 +276,20 @@ def _cases(options: argparse.Namespace, say: Any) -> Iterator[Case]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plans", type=int, default=40, help="of each kind")
+    parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--images", type=int, default=1024, help="test images, a multiple of 64")
     parser.add_argument("--calibration-images", type=int, default=256)
     parser.add_argument("--checkpoints", metavar="FOLDER", help="holds resnet20-*.th and resnet56-*.th")
     parser.add_argument("--cifar10", metavar="FOLDER", help="holds CIFAR-10 in any form that cifar10:FOLDER takes")
+    parser.add_argument("--measured", metavar="FILE", help="an earlier report: take what plans cost from there")
+    parser.add_argument("--networks", default="resnet20,inverted_residuals", help="of Fashion-MNIST")
     parser.add_argument("--cifar10-networks", default="resnet20", help="of the checkpoints")
     parser.add_argument("--quick", action="store_true", help="two plans of each kind on few images: does it run?")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - for standard output")
     options = parser.parse_args()
     if options.quick:
         options.plans, options.images, options.calibration_images = 3, 2 * BATCH, BATCH
+        options.networks = "inverted_residuals"
     return options
 
 

@@ -218,16 +218,16 @@ def _logs(shares: object) -> object:
 
 def _by_answer(graph: ChannelGraph, samples: Tensor) -> dict[str, float]:
     """What the cross-entropy of a classifier's own answer depends on: Molchanov et al., 2017, equation 8."""
-    from aap_hw.attention import sensitivity
+    from aap_hw.attention import projections, sensitivities
 
     def own_answer(outputs: list[Tensor], *_: object) -> Tensor:
         return F.cross_entropy(outputs[0], outputs[0].argmax(1), reduction="sum")
 
-    projected, sensitivity._projected = sensitivity._projected, own_answer  # type: ignore[assignment]
+    projected, projections._projected = projections._projected, own_answer  # type: ignore[assignment]
     try:
-        return sensitivity.sensitivities(graph, samples)
+        return sensitivities(graph, samples)
     finally:
-        sensitivity._projected = projected
+        projections._projected = projected
 
 
 @torch.no_grad()

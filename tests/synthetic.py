@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -259,12 +259,10 @@ def share_resnet20(monkeypatch: pytest.MonkeyPatch) -> None:
         else:
             check(of, model, images)
 
-    def sensitivities(
-        of: ChannelGraph, images: Batch, others: Mapping[str, Mapping[str, int]] | None = None
-    ) -> dict[str, float]:
+    def sensitivities(of: ChannelGraph, images: Batch) -> dict[str, float]:
         if of.program is graph.program:
-            return dict(once(of, [images], lambda: judge(of, images, others), judge, *(others or ())))
-        return judge(of, images, others)
+            return dict(once(of, [images], lambda: judge(of, images), judge))
+        return judge(of, images)
 
     def observed(
         model: nn.Module, batches: Iterable[Batch], *, graph: ChannelGraph | None = None, **how: Any

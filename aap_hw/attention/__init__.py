@@ -3,7 +3,7 @@
 from aap_hw.attention.alternatives import ALTERNATIVES
 from aap_hw.attention.observer import AttentionObserver, attention_scores, observed
 from aap_hw.attention.reading import read_attention
-from aap_hw.attention.rounding import LayerNoise, layer_noise, rounding_share
+from aap_hw.attention.rounding import Dependence, Rounded, dependence
 from aap_hw.attention.scale import SCALES, scaled
 from aap_hw.attention.sensitivity import sensitivities
 from aap_hw.attention.sums import REDUCTIONS, ActivationSums, Reduction
@@ -14,13 +14,13 @@ __all__ = [
     "SCALES",
     "ActivationSums",
     "AttentionObserver",
-    "LayerNoise",
+    "Dependence",
     "Reduction",
+    "Rounded",
     "attention_scores",
-    "layer_noise",
+    "dependence",
     "observed",
     "read_attention",
-    "rounding_share",
     "scaled",
     "sensitivities",
 ]

@@ -1,189 +1,240 @@
-"""What rounding costs, in the unit of attention: the variance that it adds to what layers compute.
+"""What rounding costs a network, in the unit of what narrower groups cost it.
 
-`aap_hw.attention.reading` scores a channel by the variance that it adds to what its readers compute, and a channel that
-is removed is so much that they lose. A number rounded to int8 is off by anything up to half a step, which is a variance
-of ``step^2 / 12``. So both are noise that the next layers read. A layer whose rounding adds a thousandth of what it
-reads is as far off as one that has lost a channel with a thousandth of the attention.
+A number that is stored in int8 or in half precision is another one afterwards. The error is known: values and weights
+are rounded as kernels do, for samples that the network is shown. By the gradients of the outputs it is also known how
+far they move (`aap_hw.attention.projections`): the mean square of ``sum of error * gradient`` is the noise that
+rounding adds to them. So what is averaged away on its way counts for little, and what is off in the same way at all
+places counts for much.
 
-In half precision a step is in proportion to the number's power of two: ``2^-7`` of it in bfloat16, ``2^-10`` in float16
-(IEEE 754, 3.4; bfloat16 is float32 without its last 16 bits). That is a variance of ``2^-14 / 12`` of the square of
-that power, so 2 to 5 millionths of the square of a number in bfloat16. What rounding does to each number is known here,
-so its square is added up as it is, too small numbers and infinite ones included.
-
-What all readers lose is the mean of their shares, weighted by what they read, as it is for a channel that is removed.
+The unit: a channel that goes takes with it what varies of it (`aap_hw.attention.reading`), and the same mean square,
+of ``sum of (value - mean) * gradient``, is the noise of that. Channels are paid for in sensitivities
+(`aap_hw.attention.sensitivity`). So noise is converted at the rate at which all channels of all groups are: the sum of
+their sensitivities for the sum of their noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.fx import Node
+from torch import Tensor, fx, nn
 
-from aap_hw.attention.observer import Watcher
-from aap_hw.attention.reading import READERS, batch_norm_scales
+from aap_hw.attention.projections import OnGradient, Projections
+from aap_hw.attention.reading import batch_norm_scales
+from aap_hw.attention.sensitivity import GroupChanges
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.program.call import Call, shape_of
-from aap_hw.graph.program.inputs import Batch, in_batches, tensors_of
+from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.inputs import Batch
 
-Array = NDArray[np.float64]
-
-# Steps of a value stored in a byte from its smallest number to its largest, and of a weight from 0 to its largest.
-VALUE_STEPS, WEIGHT_STEPS = 255, 127
-# Variance of what is rounded to whole numbers, as all that lies between two of them is equally likely.
-OF_A_STEP = 1 / 12
+INT8 = "int8"
+# Numbers of a byte, and the largest weight; the smallest step is that of what is always 0.
+LARGEST_VALUE, LARGEST_WEIGHT, SMALLEST_STEP = 255, 127, 2.0**-20
+# Noise beyond all measure, as of a number that is infinite in float16.
+MOST_NOISE = 1e6
 
 
 @dataclass(frozen=True)
-class LayerNoise:
-    """What one layer reads, and what rounding adds to it; both as variances of what the layer computes.
+class Rounded:
+    """What is rounded together: values by their names in the traced program, and the weights of layers."""
+
+    values: Collection[str]
+    layers: Collection[str]
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """What a network's outputs depend on.
 
     Attributes
     ----------
-    node, dim : where it reads: the name of a node of the traced program, and its axis of channels.
-    signal : ``sum over channels of V_c |W[:, c]|^2``, as of read attention.
-    noise : of int8: ``sum over channels of p_c (step^2 / 12) |W[:, c]|^2 + E_c sum over weights of c of
-        (step_o^2 / 12)``, with the steps of the value and of each output channel's weights, p_c how often the channel
-        is not 0, which is rounded to itself, and E_c its mean square.
-    half_noise : of half precision, likewise: ``sum over channels of R_c |W[:, c]|^2 + E_c sum over weights of c of
-        (round(w) - w)^2``, with R_c the mean square of what rounding does to the channel's values; 0 if none was asked
-        for.
-    is_depthwise : whether each channel is read by its own filter.
+    groups : sensitivity of each group that may be cut; see `aap_hw.attention.sensitivity`.
+    noise : for each thing that is rounded, by precision, the mean square by which a random projection of the outputs
+        changes, which is as a share of each output's variance, added up over the outputs.
+    rate : sensitivity for a unit of noise.
     """
 
-    node: str
-    dim: int
-    signal: float
-    noise: float
-    is_depthwise: bool
-    half_noise: float = 0.0
+    groups: Mapping[str, float]
+    noise: Mapping[str, Mapping[str, float]]
+    rate: float
+
+    @property
+    def rounding(self) -> dict[str, dict[str, float]]:
+        """What rounding costs, in the unit of sensitivities."""
+        return {
+            name: {precision: noise * self.rate for precision, noise in found.items()}
+            for name, found in self.noise.items()
+        }
 
 
-def layer_noise(
-    model: nn.Module, graph: ChannelGraph, samples: Batch, half: str | None = None
-) -> dict[str, LayerNoise]:
-    """What rounding adds to each convolution and linear layer of a network, by the layer's name.
+def dependence(
+    model: nn.Module,
+    graph: ChannelGraph,
+    samples: Batch,
+    rounded: Mapping[str, Rounded],
+    precisions: Collection[str] = (INT8,),
+) -> Dependence:
+    """How much the outputs depend on each group that may be cut, and on what may be rounded.
 
     Parameters
     ----------
     samples
         Images (N, C, H, W), or whatever the graph was traced with. Ranges of values are those seen in them.
-    half
-        ``bfloat16`` or ``float16``, to know the noise of that, too.
+    rounded
+        What may be rounded, by any names. All that has one name is rounded at once.
+    precisions
+        ``int8``, ``bfloat16`` or ``float16``.
+
+    Raises
+    ------
+    UserError : as of `sensitivities`.
     """
-    type_ = None if half is None else getattr(torch, half)
-    network, readers = graph.program.module(check_guards=False), _readers(graph)
-    seen = {call["input"].name: _Seen(dim, type_) for call, dim in readers.values()}
+    changes, errors = GroupChanges(graph), _Errors(model, graph, rounded, precisions)
+    sums = _Sums(changes.dims)
 
     def see(node: str, value: object) -> None:
-        if node in seen and isinstance(value, Tensor):
-            seen[node].add(value)
+        if isinstance(value, Tensor) and value.is_floating_point():
+            sums.see(node, value)
+            errors.see(node, value)
 
-    inputs = tensors_of(samples)
-    whole = len(inputs[0]) // graph.batch * graph.batch
-    with torch.no_grad():
-        for given in in_batches(tuple(each[:whole] for each in inputs), graph.batch):
-            Watcher(network, see).run(*(each.clone() for each in given))
-    state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    scales = batch_norm_scales(graph, state)
-    found = {}
-    for parameter, (call, dim) in readers.items():
-        weight = state[parameter].detach().double()
-        if (scale := scales.get(parameter)) is not None:
-            weight = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
-        groups = call.get("groups", 1)
-        found[parameter.removesuffix(".weight")] = _noise(
-            weight, groups, seen[call["input"].name], call["input"], dim, type_
-        )
+    projections = Projections(graph, samples, see)
+    changes.means = sums.means()
+
+    def watch(run: fx.Interpreter, node: fx.Node, value: Tensor) -> Sequence[OnGradient]:
+        return [*changes.watch(run, node, value), *errors.watch(run, node, value)]
+
+    projections.follow(watch, errors.drawn)
+    groups = changes.sensitivities(projections.count)
+    by_channels = math.fsum(changes.variances(projections.count).values())
+    rate = math.fsum(groups.values()) / by_channels if by_channels > 0 else 1.0
+    return Dependence(groups, errors.noise(projections.count), rate)
+
+
+class _Sums:
+    """Sums of the channels of some nodes."""
+
+    def __init__(self, dims: Mapping[str, int]) -> None:
+        self._dims = dims
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def see(self, node: str, value: Tensor) -> None:
+        if node in self._dims:
+            by_channel = value.movedim(self._dims[node], 0).flatten(1)
+            self._sums[node] = self._sums.get(node, 0.0) + by_channel.sum(1).double()
+            self._counts[node] = self._counts.get(node, 0) + by_channel.shape[1]
+
+    def means(self) -> dict[str, Tensor]:
+        return {node: each / self._counts[node] for node, each in self._sums.items()}
+
+
+class _Errors:
+    """What rounding does to values and weights, and how far that moves the outputs."""
+
+    def __init__(
+        self, model: nn.Module, graph: ChannelGraph, rounded: Mapping[str, Rounded], precisions: Collection[str]
+    ) -> None:
+        self._precisions, self._batch = tuple(precisions), graph.batch
+        self._of_value = {value: name for name, each in rounded.items() for value in each.values}
+        of_layer = {layer: name for name, each in rounded.items() for layer in each.layers}
+        self._ranges: dict[str, tuple[float, float]] = {}
+        state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self._scales = batch_norm_scales(graph, state)
+        # By the node of a layer: what it is rounded with, and by precision how far its weight is off.
+        self._weights: dict[str, tuple[str, dict[str, Tensor]]] = {}
+        signature = graph.program.graph_signature
+        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        for node in graph.program.graph.nodes:
+            weight = Call(node).get("weight") if node.op == "call_function" else None
+            parameter = names.get(weight.name, "") if isinstance(weight, fx.Node) else ""
+            if (layer := parameter.removesuffix(".weight")) in of_layer and layer != parameter:
+                self._weights[node.name] = of_layer[layer], self._weight_errors(node, parameter, state[parameter])
+        self._changes: dict[tuple[str, str], Tensor] = {}
+        self._squares = {(name, each): 0.0 for name in rounded for each in self._precisions}
+
+    @torch.no_grad()
+    def _weight_errors(self, node: fx.Node, parameter: str, weight: Tensor) -> dict[str, Tensor]:
+        axis = 1 if "transpose" in Call(node).name else 0
+        shape = [-1 if at == axis else 1 for at in range(weight.dim())]
+        found = {}
+        for precision in self._precisions:
+            if precision == INT8:
+                steps = weight.abs().movedim(axis, 0).flatten(1).amax(1).clamp(min=SMALLEST_STEP) / LARGEST_WEIGHT
+                steps = steps.reshape(shape)
+                made = (weight / steps).round() * steps
+            else:
+                # Kernels hold the product with the factor of the batch norm behind them.
+                factor = self._scales.get(parameter)
+                factor = torch.ones(()) if factor is None else torch.where(factor == 0, 1.0, factor).reshape(shape)
+                made = _in_half(weight * factor, precision) / factor
+            found[precision] = (made - weight).to(weight.dtype)
+        return found
+
+    def see(self, node: str, value: Tensor) -> None:
+        """Note the range of a value; that of a byte always holds 0."""
+        if node in self._of_value and value.numel():
+            low, high = self._ranges.get(node, (0.0, 0.0))
+            self._ranges[node] = min(low, float(value.min())), max(high, float(value.max()))
+
+    def watch(self, run: fx.Interpreter, node: fx.Node, value: Tensor) -> list[OnGradient]:
+        """As of `Projections.follow`."""
+        found = []
+        with torch.no_grad():
+            if node.name in self._of_value:
+                name, exact = self._of_value[node.name], value.detach()
+                for precision in self._precisions:
+                    found.append(self._adding(name, precision, self._rounded(node.name, exact, precision) - exact))
+            if node.name in self._weights:
+                name, errors = self._weights[node.name]
+                for precision, error in errors.items():
+                    found.append(self._adding(name, precision, _with_weight(run, node, error)))
+        return found
+
+    def _rounded(self, node: str, value: Tensor, precision: str) -> Tensor:
+        if precision != INT8:
+            return _in_half(value, precision)
+        low, high = self._ranges[node]
+        if not math.isfinite(high - low):
+            return value  # which gradients tell
+        step = max((high - low) / LARGEST_VALUE, SMALLEST_STEP)
+        return torch.fake_quantize_per_tensor_affine(value, step, round(-low / step), 0, LARGEST_VALUE)
+
+    def _adding(self, name: str, precision: str, error: Tensor) -> OnGradient:
+        def add(gradient: Tensor) -> None:
+            change = (error * gradient).reshape(self._batch, -1).sum(1).double()
+            before = self._changes.get((name, precision))
+            self._changes[name, precision] = change if before is None else before + change
+
+        return add
+
+    def drawn(self) -> None:
+        """Count what one draw has told."""
+        for at, change in self._changes.items():
+            self._squares[at] += float(change.square().sum())
+        self._changes.clear()
+
+    def noise(self, count: int) -> dict[str, dict[str, float]]:
+        """Mean squares, of so many samples and draws."""
+        found: dict[str, dict[str, float]] = {}
+        for (name, precision), squares in self._squares.items():
+            noise = squares / count
+            found.setdefault(name, {})[precision] = min(noise, MOST_NOISE) if math.isfinite(noise) else MOST_NOISE
+        return found
+
+
+def _in_half(values: Tensor, precision: str) -> Tensor:
+    return values.to(getattr(torch, precision)).to(values.dtype)
+
+
+def _with_weight(run: fx.Interpreter, node: fx.Node, weight: Tensor) -> Tensor:
+    """What a layer computes with another weight and without bias."""
+    call = Call(node)
+    other: dict[Any, Tensor | None] = {call["weight"]: weight}
+    if isinstance(bias := call.get("bias"), fx.Node):
+        other[bias] = None
+    args = fx.node.map_arg(node.args, lambda each: other[each] if each in other else run.env[each])
+    kwargs = fx.node.map_arg(node.kwargs, lambda each: other[each] if each in other else run.env[each])
+    found: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
     return found
-
-
-def rounding_share(layers: Mapping[str, LayerNoise], names: Collection[str], *, in_half: bool = False) -> float:
-    """Share of what some layers compute that is noise if all that they read and their weights are rounded.
-
-    They are rounded to int8, or to half precision.
-
-    Layers that read side by side lose the mean of their shares, weighted by what they read. Depthwise ones stand before
-    others that read the same channels, so that their share is added. Layers that are not known count as nothing.
-    """
-    total = 0.0
-    for is_depthwise in (False, True):
-        some = [layers[name] for name in names if name in layers and layers[name].is_depthwise == is_depthwise]
-        signal = sum(each.signal for each in some)
-        total += sum(each.half_noise if in_half else each.noise for each in some) / signal if signal > 0 else 0.0
-    return min(total, 1.0)
-
-
-def _readers(graph: ChannelGraph) -> dict[str, tuple[Call, int]]:
-    """The call of each layer by its weight, and the axis of channels of what it reads."""
-    signature = graph.program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    found = {}
-    for node in graph.program.graph.nodes:
-        call = Call(node)
-        if node.op == "call_function" and call.name in READERS and isinstance(call["input"], Node):
-            weight = call["weight"]
-            if isinstance(weight, Node) and (name := names.get(weight.name)) is not None:
-                found[name] = (call, len(shape_of(call["input"])) - 1 if call.name == "linear" else 1)
-    return found
-
-
-class _Seen:
-    """Sums and range of one activation, of which images are added."""
-
-    def __init__(self, dim: int, half: torch.dtype | None = None) -> None:
-        self._dim, self._half, self._count = dim, half, 0
-        self._sum = self._squares = self._others = self._halved = torch.zeros((), dtype=torch.float64)
-        self._low = self._high = 0.0  # a byte always has a number for 0
-
-    def add(self, activation: Tensor) -> None:
-        """Count the values of a batch."""
-        values = activation.movedim(self._dim, 0).flatten(1).double()
-        if self._half is not None:
-            self._halved = self._halved + _off(values, self._half).sum(1)
-        self._count += values.shape[1]
-        self._sum = self._sum + values.sum(1)
-        self._squares = self._squares + values.square().sum(1)
-        self._others = self._others + (values != 0).double().sum(1)
-        self._low, self._high = min(self._low, float(values.min())), max(self._high, float(values.max()))
-
-    def energy(self) -> Tensor:
-        """Mean square of each channel."""
-        return self._squares / self._count
-
-    def variance(self) -> Tensor:
-        """Variance of each channel."""
-        return (self.energy() - (self._sum / self._count).square()).clamp(min=0)
-
-    def rounding(self) -> Tensor:
-        """Variance that storing it in bytes adds to each channel; what is 0 stays so."""
-        return ((self._high - self._low) / VALUE_STEPS) ** 2 * OF_A_STEP * self._others / self._count
-
-    def halving(self) -> Tensor:
-        """The same of half precision."""
-        return self._halved / self._count
-
-
-def _off(values: Tensor, half: torch.dtype) -> Tensor:
-    """Squares of how far off numbers of float64 are in half precision."""
-    return (values.to(half).double() - values).square()
-
-
-def _noise(weight: Tensor, groups: int, read: _Seen, value: Node, dim: int, half: torch.dtype | None) -> LayerNoise:
-    outputs, inputs = weight.shape[:2]
-    # (groups, outputs of one, inputs of one, positions)
-    apart = weight.reshape(groups, outputs // groups, inputs, -1)
-    squares = apart.square().sum((1, 3)).flatten()
-    largest = apart.abs().amax((2, 3))
-    rounding = (largest / WEIGHT_STEPS).square().sum(1) * OF_A_STEP * apart.shape[3]  # of all weights of one input
-    noise = (read.rounding() * squares).sum() + (read.energy() * rounding.repeat_interleave(inputs)).sum()
-    signal, half_noise = (read.variance() * squares).sum(), torch.zeros(())
-    if half is not None:
-        rounding = _off(apart, half).sum((1, 3)).flatten()
-        half_noise = (read.halving() * squares).sum() + (read.energy() * rounding).sum()
-    is_depthwise = groups > 1 and inputs == 1
-    return LayerNoise(value.name, dim, float(signal), float(noise), is_depthwise, float(half_noise))

@@ -18,7 +18,7 @@ from torch import nn
 
 from aap_hw import ranks
 from aap_hw.activity import doing
-from aap_hw.attention import ALTERNATIVES, layer_noise, observed, read_attention, scaled, sensitivities
+from aap_hw.attention import ALTERNATIVES, dependence, observed, read_attention, scaled, sensitivities
 from aap_hw.compile.front.mixed import MixedNetwork, mixed_network
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
@@ -47,7 +47,7 @@ from aap_hw.lut.provenance import require_accepted
 from aap_hw.lut.table import LatencyTable, NetworkName
 from aap_hw.policy import LATENCY, MEMORY, Budget
 from aap_hw.prune.journal import Journal
-from aap_hw.prune.mixture import Mixture
+from aap_hw.prune.mixture import Mixture, rounded_by
 from aap_hw.prune.planning import Plan, Planner
 from aap_hw.prune.quantised import layers_in_float32
 from aap_hw.prune.shown import calibration_batches
@@ -169,7 +169,7 @@ def baseline(
     elif settings.depth:
         network, blocks = removable(network, traced, graph, precision, floats, half)
     slowdown = task.table.slowdown(name.model, name.inputs, precision)
-    mixture = None if mixed is None else _mixture(task, module, traced, settings, mixed)
+    depends, rounding = _dependence(task, module, graph, settings, mixed)
     planner = Planner(
         network,
         candidates,
@@ -178,7 +178,7 @@ def baseline(
         blocks=tuple(block.groups for block in blocks),
         allocator=settings.allocator,
         threshold_weights=settings.threshold_weights,
-        sensitivities=_sensitivities(task, graph, settings, {} if mixture is None else mixture.read),
+        sensitivities=depends,
         target=task.target if MEMORY.name in resources else None,
         limits=(
             *(f"--only {pattern}" for pattern in settings.only),
@@ -186,7 +186,7 @@ def baseline(
             *(("--no-renormalised",) if settings.renormalised is False else ()),
             *(() if settings.depth or not traced.blocks else ("--no-depth",)),
         ),
-        mixture=mixture,
+        mixture=None if mixed is None else Mixture(mixed, rounding, _known_slowdowns(task, mixed)),
     )
     journal.recall("network", partial(_described, graph, network, task.table))
     predicted = planner.dense[LATENCY.name]
@@ -223,15 +223,10 @@ def _removable_in_both(
     return mixed.with_branches([network for network, _ in found], groups), blocks
 
 
-@doing("finding out what rounding costs each layer")
-def _mixture(
-    task: Task, module: nn.Module, graph: ChannelGraph, settings: PruneSettings, mixed: MixedNetwork
-) -> Mixture:
+def _known_slowdowns(task: Task, mixed: MixedNetwork) -> dict[str, Slowdown]:
     model, inputs = task.origin.model, task.origin.inputs
     slowdowns = {each: task.table.slowdowns.get(NetworkName(model, inputs, each)) for each in mixed.precisions}
-    known: dict[str, Slowdown] = {precision: each for precision, each in slowdowns.items() if each is not None}
-    half = mixed.half if is_with_half(mixed.precision) else None
-    return Mixture(mixed, layer_noise(module, graph, _few(task, settings), half), known)
+    return {precision: each for precision, each in slowdowns.items() if each is not None}
 
 
 def _described(graph: ChannelGraph, network: Network, table: LatencyTable) -> dict[str, Any]:
@@ -337,12 +332,16 @@ def plan_once(task: Task, budgets: Sequence[Budget], settings: PruneSettings) ->
     return dense, dense.planner.plan(scores_of(task, dense.module, dense.graph, settings), allowed)
 
 
-@doing("finding out which groups the outputs depend on")
-def _sensitivities(
-    task: Task, graph: ChannelGraph, settings: PruneSettings, others: Mapping[str, Mapping[str, int]]
-) -> dict[str, float]:
-    """How much the network's outputs depend on each of its groups, and on what else is read at some nodes."""
-    return sensitivities(graph, _few(task, settings), others)
+@doing("finding out what the outputs depend on")
+def _dependence(
+    task: Task, module: nn.Module, graph: ChannelGraph, settings: PruneSettings, mixed: MixedNetwork | None
+) -> tuple[Mapping[str, float], Mapping[str, Mapping[str, float]]]:
+    """Sensitivities of groups, and what rounding costs each domain of a network of mixed precisions."""
+    few = _few(task, settings)
+    if mixed is None:
+        return sensitivities(graph, few), {}
+    found = dependence(module, graph, few, *rounded_by(mixed))
+    return found.groups, found.rounding
 
 
 def _few(task: Task, settings: PruneSettings) -> Tensors:

@@ -6,7 +6,7 @@ Nothing is chosen here; how the problem is asked, and what comes of it, is in `a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -87,10 +87,8 @@ class Choices:
 
         Latency is always among them, in microseconds of the kernels on their own.
         """
-        importance = self._importance([name for name, widths in self.left.items() if len(widths) > 1])
-        # What cannot be narrowed is known by its domain.
-        worth = [importance(each.name if each.name in self.candidates else each.domain) for each in self.labels]
-        choices = [self._choice(each, one) for each, one in zip(self.labels, worth, strict=True)]
+        unit = self._unit([name for name, widths in self.left.items() if len(widths) > 1])
+        choices = [self._choice(each, unit) for each in self.labels]
         together = [
             groups
             for groups in self.blocks
@@ -113,29 +111,35 @@ class Choices:
         costs[LATENCY.name] = mixture.latency(self.left, self.labels, latency_us)
         return Problem(choices, costs, together, mixture.alike(self.labels))
 
-    def _choice(self, labels: Labels, importance: float) -> GroupChoice:
+    def _choice(self, labels: Labels, unit: float | None) -> GroupChoice:
         """What each label is worth."""
         of_width = np.zeros(len(labels.widths))
         if len(labels.widths) > 1:
-            of_width = self._value(labels.widths, self.scores[labels.name])
-        losses = [self.mixture.loss(labels.domain, each) for each in labels.precisions] if self.mixture else []
-        value = np.array([of_width[w] + (losses[p] if losses else 0.0) for w, p in labels.each])
+            importance = 1.0 if unit is None else self.sensitivities.get(labels.name, 0.0) / unit
+            of_width = importance * self._value(labels.widths, self.scores[labels.name])
+        losses = self._losses(labels) / (1.0 if unit is None else unit)
+        value = np.array([of_width[w] - losses[p] for w, p in labels.each])
         if labels.widths[0] == 0:
-            value[0] = min(value[0] - (losses[0] if losses else 0.0), value[1]) if len(value) > 1 else 0.0
+            value[0] = min(of_width[0], value[1]) if len(value) > 1 else 0.0
         precisions = tuple(labels.precisions[p] for _, p in labels.each) if labels.precisions else ()
-        return GroupChoice(labels.name, tuple(labels.widths[w] for w, _ in labels.each), importance * value, precisions)
+        return GroupChoice(labels.name, tuple(labels.widths[w] for w, _ in labels.each), value, precisions)
+
+    def _losses(self, labels: Labels) -> NDArray[np.float64]:
+        """What each precision of a choice costs; those that share a domain share that evenly."""
+        if self.mixture is None or not labels.precisions:
+            return np.zeros(1)
+        beside = sum(each.domain == labels.domain for each in self.labels)
+        return np.array([self.mixture.loss(labels.domain, each) for each in labels.precisions]) / beside
 
     def _costs(self, cost: CostOfKernel) -> list[KernelCost]:
         if self.mixture is None:
             return kernel_costs(self.network, self.left, cost)
         return self.mixture.counted(self.left, self.labels, cost)
 
-    def _importance(self, groups: Sequence[str]) -> Callable[[str], float]:
-        """Sensitivity of anything relative to the mean of some groups."""
+    def _unit(self, groups: Sequence[str]) -> float | None:
+        """The mean sensitivity of some groups; None if it is 0, where all groups count alike."""
         total = math.fsum(self.sensitivities.get(name, 0.0) for name in groups)
-        if total <= 0:
-            return lambda name: 1.0
-        return lambda name: self.sensitivities.get(name, 0.0) * len(groups) / total
+        return total / len(groups) if total > 0 else None
 
     def _value(self, widths: Sequence[int], scores: NDArray[np.float64]) -> NDArray[np.float64]:
         value: NDArray[np.float64] = np.log(np.maximum(kept_share(scores, widths), LEAST_SHARE))

@@ -1,29 +1,30 @@
 """What a planner knows of a network whose groups may be given a precision as well as a width.
 
-A label's value is that of its width (`aap_hw.prune.choices`) and, unless it is in float32, the log of what rounding
-leaves:
-``sensitivity * log(share of attention kept * (1 - share of noise))``, both shares of what the layers that read a group
-compute (`aap_hw.attention.rounding`). So a plan is worth the more the less is lost, whichever way.
+A label's value is that of its width (`aap_hw.prune.choices`) less what rounding costs in its precision, both in units
+of the mean sensitivity of a group (`aap_hw.attention.rounding`). So a plan is worth the more the less is lost,
+whichever way.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aap_hw.attention import LayerNoise, rounding_share
+from aap_hw.attention import Rounded
 from aap_hw.compile.front.mixed import MixedNetwork
-from aap_hw.compile.keys.precision import FP32, HALF
+from aap_hw.compile.keys.precision import FP32, HALF, INT8, is_with_half
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.mixed import Labels, in_all_precisions, mixed_costs
 from aap_hw.lut.predicting import CostOfKernel, kernel_costs
 from aap_hw.policy import Allocation, KernelCost
 
-# A group whose noise is all that its readers see would be worth minus infinity.
-LEAST_LEFT = 1e-6
-
 Widths = Mapping[str, Sequence[int]]
+
+
+def rounded_by(network: MixedNetwork) -> tuple[dict[str, Rounded], list[str]]:
+    """What is rounded with each domain, and to which precisions."""
+    domains = {name: Rounded(each.values, each.layers) for name, each in network.domains.items()}
+    return domains, [INT8, *([network.half] if is_with_half(network.precision) else [])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +34,14 @@ class Mixture:
     Attributes
     ----------
     network : its kernels in each mixture.
-    noise : of each layer, what rounding adds to what it computes.
+    rounding : what rounding costs each domain by precision, int8 and what half precision is, in the unit of
+        sensitivities.
     slowdowns : how much longer the network takes than the sum of its kernels, where all of it is in one precision, if
         that is known.
     """
 
     network: MixedNetwork
-    noise: Mapping[str, LayerNoise] = field(default_factory=dict)
+    rounding: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     slowdowns: Mapping[str, Slowdown] = field(default_factory=dict)
 
     def labels(self, allowed: Widths, open_groups: Sequence[str]) -> list[Labels]:
@@ -70,22 +72,10 @@ class Mixture:
                 found.append(Labels(name, (1,), both if is_left else both[:1], domain.name))
         return found
 
-    @property
-    def read(self) -> dict[str, dict[str, int]]:
-        """For each domain, the nodes where it is read, with their axes of channels."""
-        return {
-            domain.name: {
-                self.noise[layer].node: self.noise[layer].dim for layer in domain.layers if layer in self.noise
-            }
-            for domain in self.network.domains.values()
-        }
-
     def loss(self, domain: str, precision: str) -> float:
-        """What reading a domain in a precision takes off the log of the attention that its groups keep."""
-        if precision == FP32:
-            return 0.0
-        share = rounding_share(self.noise, self.network.domains[domain].layers, in_half=precision == HALF)
-        return math.log(max(1 - share, LEAST_LEFT))
+        """What it costs that a domain is in a precision, in the unit of sensitivities."""
+        found = self.rounding.get(domain, {})
+        return 0.0 if precision == FP32 else found.get(self.network.half if precision == HALF else precision, 0.0)
 
     def alike(self, labels: Sequence[Labels]) -> list[tuple[str, ...]]:
         """Choices that share a domain."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from aap_hw import ChannelGraph
 from aap_hw.attention import sensitivities
-from aap_hw.attention.sensitivity import DRAWS
+from aap_hw.attention.projections import DRAWS
 from aap_hw.errors import UserError
 
 

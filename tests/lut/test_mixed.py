@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from aap_hw.compile.front.mixed import MixedNetwork, mixed_network
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.front.precision import layer_of
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.precision import MIXED, MIXED_HALF
 from aap_hw.errors import UserError
@@ -188,6 +189,18 @@ def test_what_is_read_side_by_side_has_one_precision() -> None:
     assert set(joined.layers) == {"one.0", "two.0", "mix.0"}
     labels = Mixture(mixed).labels(group_candidates(graph, 4, 2), ["stem.0", "one.0", "two.0", "mix.0"])
     assert Mixture(mixed).alike(labels) == [("stem.0", "one.0", "two.0")]
+
+
+def test_each_value_that_is_stored_as_bytes_is_of_the_domain_that_reads_it(
+    traced: tuple[ChannelGraph, MixedNetwork],
+) -> None:
+    _, mixed = traced
+    network = mixed.network(())
+    of_value = {value: domain.name for domain in mixed.domains.values() for value in domain.values}
+    assert of_value.keys() == set(network.scaled.values())
+    for kernel in network.kernels:
+        if (layer := layer_of(kernel)) in mixed.read:
+            assert of_value[network.scaled[kernel.inputs[0]]] == mixed.read[layer][0]
 
 
 def test_the_input_is_read_in_a_precision_of_its_own(traced: tuple[ChannelGraph, MixedNetwork]) -> None:

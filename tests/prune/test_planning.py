@@ -185,6 +185,19 @@ def test_kernel_of_a_mixture_that_a_table_lacks_is_measured_in_mixed_precision()
         replace(planner(), mixture=mixture).plan(random_scores(0), {"latency": reachable(0.5)})
 
 
+def test_rounding_a_domain_is_paid_once_in_units_of_the_mean_sensitivity() -> None:
+    network = mixed_network(resnet20()[1])
+    mixture = Mixture(network, {name: {"int8": 1.0 + at} for at, name in enumerate(network.domains)})
+    choices = replace(planner(), mixture=mixture)._choices(random_scores(0), None)
+    made = [(each, choices._choice(each, 2.0).value) for each in choices.labels]
+    rounded, exact = (
+        sum(float(value[each.each.index((len(each.widths) - 1, p))]) for each, value in made if each.domain)
+        for p in (0, 1)
+    )
+    assert max(sum(other.domain == each.domain for other, _ in made) for each, _ in made) > 1
+    assert exact - rounded == pytest.approx(sum(1.0 + at for at in range(len(network.domains))) / 2)
+
+
 def test_smallest_reachable_latency_is_named_and_can_be_asked_for_and_less_cannot() -> None:
     scores = random_scores(0)
     with pytest.raises(Unreachable) as refused:

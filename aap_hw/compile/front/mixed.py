@@ -44,11 +44,13 @@ class Domain:
     name : that of its first group, or ``input of LAYER`` of a value that no group makes.
     groups : the channel groups that it is made of.
     layers : that read it, by their names in the model.
+    values : of the traced program, that are stored as bytes if all of the network is in int8.
     """
 
     name: str
     groups: tuple[str, ...]
     layers: tuple[str, ...]
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def mixed_network(graph: ChannelGraph, precision: NetworkPrecision = MIXED, half
         raise UserError("the network has no layer that could be in int8, so there are no precisions to mix")
     merged = _Merged()
     while True:
-        domains, read = _domains(split.floating, layers, merged)
+        domains, read = _domains(split.floating, split.at(INT8), layers, merged)
         mixed = MixedNetwork(split, domains, read, (), precision=precision, half=half)
         forms, apart = _Drawn(mixed).forms()
         if not apart:
@@ -183,7 +185,7 @@ class _Merged:
 
 
 def _domains(
-    network: Network, layers: Sequence[Kernel], merged: _Merged
+    network: Network, in_int8: Network, layers: Sequence[Kernel], merged: _Merged
 ) -> tuple[dict[str, Domain], dict[str, tuple[str, ...]]]:
     """The domains of a network in float32, and those that each layer reads."""
     makers = {kernel.name: kernel for kernel in network.kernels}
@@ -205,15 +207,34 @@ def _domains(
     of_groups: dict[str, list[str]] = defaultdict(list)
     for group in network.dense:
         of_groups[merged.of(group)].append(group)
+    stored = _stored(in_int8, first, {group: merged.of(group) for group in network.dense})
     found = {
         name: Domain(
             name,
             tuple(of_groups[name]),
             tuple(dict.fromkeys(layer_of(kernel) for kernel in layers if first[kernel.name] == name)),
+            tuple(value for value, domain in stored.items() if domain == name),
         )
         for name in dict.fromkeys(first.values())
     }
     return found, {layer: tuple(dict.fromkeys(names)) for layer, names in read.items()}
+
+
+def _stored(in_int8: Network, first: Mapping[str, str], of_groups: Mapping[str, str]) -> dict[str, str]:
+    """The domains of the program's values that a network in int8 stores as bytes.
+
+    It is that of the layers that read a value, or of what a kernel without weights makes of it, or of its group.
+    """
+    found: dict[str, str] = {}
+    for kernel in reversed(in_int8.kernels):
+        made = in_int8.scaled.get(kernel.name)
+        if made is not None and (groups := kernel.width_out.terms):
+            found.setdefault(made, of_groups[groups[0][0]])
+        domain = first.get(kernel.name, "" if kernel.weight or made is None else found.get(made, ""))
+        for name in kernel.inputs[:1] if kernel.name in first else kernel.inputs:
+            if domain and name in in_int8.scaled:
+                found.setdefault(in_int8.scaled[name], domain)
+    return {value: domain for value, domain in found.items() if domain in set(first.values())}
 
 
 class _Drawn:
