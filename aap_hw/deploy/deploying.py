@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm
 
 from aap_hw.activity import doing
 from aap_hw.compile.front.network import Network
-from aap_hw.compile.keys.key import SCHEDULES
 from aap_hw.compile.keys.precision import NetworkPrecision
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.linking import command_of
@@ -212,9 +210,7 @@ def _bundled(profile: DeviceProfile, load: Callable[[], Job]) -> Path:
     target = target_of(profile)
     command_of(target.host)  # told before the work
     job = load()
-    device = DeviceDescription(
-        profile.name, profile.profile_hash, "", profile.threads, dict(target.options), tvm.__version__, SCHEDULES
-    ).as_json()
+    device = DeviceDescription.of(profile, target, cpu="").as_json()
     del device["provenance"]  # only a device that was there is known to be real
     with scratch_folder("deploy") as scratch:
         library = scratch / f"{DEPLOYED}.so"

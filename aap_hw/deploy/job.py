@@ -1,6 +1,6 @@
 """What is deployed: a run's network or any other, what PyTorch computes with it, and all that its bundle says of it.
 
-Nothing is compiled here. Its precision is chosen in `aap_hw.deploy.run_form` for a run.
+Nothing is compiled here. Which precision a run is deployed in is decided in `aap_hw.deploy.run_form`.
 """
 
 from __future__ import annotations
@@ -49,9 +49,11 @@ class Job:
     ----------
     model : the text of its source.
     form : the network.
+    inputs : what it takes.
     names : what its inputs are called.
     dense : the unpruned network in the same precision, with any weights; None if it was not cut.
     folder : of the bundle.
+    data : the samples that it is checked with.
     reference : what is computed there to be compared; the first of the samples go into the bundle.
     predicted : latency in milliseconds by a table, and how that came about; None of an estimated one.
     estimate : milliseconds by an estimated table, and what they are worth.
@@ -118,6 +120,9 @@ class Job:
         is_as_pruned = form.precision == network.precision
         predicted_ms = summary.get("predicted_ms") if is_as_pruned else None
         estimate = summary.get("estimate")
+        predicted = None
+        if predicted_ms is not None and not estimate:
+            predicted = {"ms": predicted_ms, "provenance": summary["provenance"]}
         return cls(
             origin.model,
             form,
@@ -127,12 +132,12 @@ class Job:
             folder,
             data,
             reference,
-            None if predicted_ms is None or estimate else {"ms": predicted_ms, "provenance": summary["provenance"]},
-            network.record.get("budgets", {}).get(LATENCY.name),
-            run.trained,
-            _classes(origin),
-            is_as_pruned,
-            predicted_ms and estimate and {"ms": predicted_ms, **estimate},
+            predicted=predicted,
+            budget=network.record.get("budgets", {}).get(LATENCY.name),
+            trained=run.trained,
+            classes=_classes(origin),
+            is_as_pruned=is_as_pruned,
+            estimate=predicted_ms and estimate and {"ms": predicted_ms, **estimate},
         )
 
     @classmethod
@@ -192,20 +197,20 @@ class Job:
     ) -> None:
         """Write the bundle."""
         bundle = Bundle(
-            self.model,
-            device,
-            Requirements.of(library, target),
-            dict(zip(self.names, self._first_samples(), strict=True)),
-            {name: output[:FEW] for name, output in self.reference.outputs.items()},
-            self.reference.tolerances,
-            self._labels(),
-            _preprocessing(self.data, self.form.pixels),
-            {"predicted": self.predicted, "measured": measured},
-            self.trained,
-            self.form.precision,
-            dict(zip(self.names, self.form.input_scales(), strict=True)),
-            self.reference.decisions,
-            self.estimate,
+            model=self.model,
+            device=device,
+            requires=Requirements.of(library, target),
+            inputs=dict(zip(self.names, self._first_samples(), strict=True)),
+            outputs={name: output[:FEW] for name, output in self.reference.outputs.items()},
+            tolerances=self.reference.tolerances,
+            labels=self._labels(),
+            preprocessing=_preprocessing(self.data, self.form.pixels),
+            latency={"predicted": self.predicted, "measured": measured},
+            trained=self.trained,
+            precision=self.form.precision,
+            scales=dict(zip(self.names, self.form.input_scales(), strict=True)),
+            decisions=self.reference.decisions,
+            estimate=self.estimate,
         )
         write_bundle(self.folder, library, bundle)
 

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import tvm
 
-from aap_hw.compile.keys.key import SCHEDULES
 from aap_hw.compile.keys.target import DeviceTarget, GpuTarget
 from aap_hw.compile.library.linking import triple_of
 from aap_hw.device.conditions import Conditions, conditions_of
@@ -115,16 +114,8 @@ class RemoteDevice:
 
     def describe(self) -> DeviceDescription:
         """What a latency measured here depends on."""
-        return DeviceDescription(
-            self.profile.name,
-            self.profile.profile_hash,
-            self.facts.cpu,
-            self.profile.threads,
-            dict(self.target.options),
-            tvm.__version__,
-            SCHEDULES,
-            EMULATED if self.facts.emulated else MEASURED,
-        )
+        provenance = EMULATED if self.facts.emulated else MEASURED
+        return DeviceDescription.of(self.profile, self.target, self.facts.cpu, provenance)
 
     def conditions(self) -> Conditions:
         """The state of the board's clock and heat now."""

@@ -15,7 +15,6 @@ from typing import Protocol
 import tvm
 
 from aap_hw.compile.gpu.cubin import compile_for_loader
-from aap_hw.compile.keys.key import SCHEDULES
 from aap_hw.compile.keys.target import DeviceTarget, GpuTarget, device_target, host_options
 from aap_hw.compile.library.linking import runs_here, triple_of
 from aap_hw.device.board import Address, RemoteDevice
@@ -74,15 +73,8 @@ class LocalDevice:
 
     def describe(self) -> DeviceDescription:
         """What a latency measured here depends on."""
-        return DeviceDescription(
-            self.profile.name,
-            self.profile.profile_hash,
-            self._device.device_name if isinstance(self.target, GpuTarget) else cpu_model(),
-            self.profile.threads,
-            dict(self.target.options),
-            tvm.__version__,
-            SCHEDULES,
-        )
+        cpu = self._device.device_name if isinstance(self.target, GpuTarget) else cpu_model()
+        return DeviceDescription.of(self.profile, self.target, cpu)
 
     def conditions(self) -> Conditions:
         """The state of this machine's clock and heat now."""

@@ -13,11 +13,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import tvm
 from torch import nn
 
 from aap_hw.compile.front.network import Network
-from aap_hw.compile.keys.key import SCHEDULES
 from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.device.description import ESTIMATED, MEASURED, DeviceDescription
 from aap_hw.device.profile import DeviceProfile
@@ -118,19 +116,9 @@ def _estimate(search: Search, estimator: Estimator, on_progress: ProgressCallbac
 
 
 def _empty_table(profile: DeviceProfile, estimator: Estimator) -> LatencyTable:
-    target = estimator.target
-    description = DeviceDescription(
-        profile.name,
-        profile.profile_hash,
-        estimator.cpu,
-        profile.threads,
-        dict(target.options),
-        tvm.__version__,
-        SCHEDULES,
-        ESTIMATED,
-    )
+    description = DeviceDescription.of(profile, estimator.target, estimator.cpu, ESTIMATED)
     facts: dict[str, Any] = {**description.as_json(), "host": platform.platform(), "date": ""}
-    how = {"granularity": granularity_of(profile, target), "at_most": profile.widths.at_most}
+    how = {"granularity": granularity_of(profile, estimator.target), "at_most": profile.widths.at_most}
     return LatencyTable(facts, {**how, "method": estimator.method, "error": dict(estimator.error)})
 
 
