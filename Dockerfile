@@ -3,12 +3,15 @@
 #   docker build -t aap-hw .
 #   docker run --rm -it -v "$PWD":/work aap-hw plan --model mobilenetv2 --lut x86 --budget 60%
 #
-# What it does was tried step by step in a Debian 13 made by debootstrap; no daemon was at hand to build the image itself.
+# The image takes 7.7 GB, most of it CUDA's libraries, which the package index's PyTorch brings. Commands write into the
+# mounted folder: if it is not of a user with the number 1000, add --user "$(id -u):$(id -g)".
+# Built by buildah on a Debian 13 made by debootstrap, and run there; Docker itself was not at hand.
 # Behind a mirror: --build-arg PIP_INDEX_URL=https://... and, for Debian, --build-arg BASE=your.registry/debian:13-slim.
 # Debian 13 has Python 3.13; Debian 12 has 3.11 (BASE=debian:12-slim).
 ARG BASE=debian:13-slim
 FROM ${BASE} AS wheel
 ARG PIP_INDEX_URL
+ARG DEBIAN_FRONTEND=noninteractive
 RUN apt-get update && apt-get install -y --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /build && /build/bin/pip install --no-cache-dir build
 WORKDIR /src
@@ -20,6 +23,7 @@ RUN /build/bin/python -m build --wheel --outdir /dist
 
 FROM ${BASE}
 ARG PIP_INDEX_URL
+ARG DEBIAN_FRONTEND=noninteractive
 # TVM links what it compiles with g++; the second one is for boards with 64-bit Arm.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-venv g++ g++-aarch64-linux-gnu \
@@ -30,7 +34,7 @@ RUN python3 -m venv /opt/aap-hw \
     && rm /tmp/*.whl
 ENV PATH=/opt/aap-hw/bin:$PATH
 # Compiled kernels are executed: they are kept in a home folder that is the user's alone.
-RUN useradd --create-home user
+RUN useradd --create-home user && install -d -o user /work
 USER user
 WORKDIR /work
 ENTRYPOINT ["aap-hw"]

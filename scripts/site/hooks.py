@@ -23,6 +23,9 @@ from aap_hw.cli.main import COMMANDS, group
 ROOT = Path(__file__).parent.parent.parent
 # Pages at the top of the repository, besides the README.
 AT_THE_TOP = ("CONTRIBUTING.md", "CHANGELOG.md")
+# Pages that have nearly every word: a search finds what explains it before them.
+LATE_IN_SEARCH = {"DECISIONS.md": 0.1, "CHANGELOG.md": 0.1}
+SEARCH = "search.js"
 # Relative targets of Markdown's links and pictures, and of HTML's.
 LINK = re.compile(r"""(?P<before>\]\(|(?:src|srcset|href)=")(?P<target>(?![a-z]+:|\#|/)[^)\#"\s]+)""")
 # What the functions of the API return and hand to callbacks.
@@ -38,7 +41,7 @@ RESULTS = (
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add the pages that are made here to the navigation."""
+    """Add the pages that are made here to the navigation, and the script of the search box."""
     examples = [_on_site(path) for path in _example_pages()]
     assert config.nav is not None
     config.nav += [
@@ -46,11 +49,13 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Commands": ["commands/index.md", *(f"commands/{name}.md" for name in COMMANDS)]},
         {"Reference": ["reference/functions.md", "reference/classes.md", "reference/results.md"]},
     ]
+    config.extra_javascript.append(SEARCH)
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add pages that are elsewhere or made here, and the files that pages link to."""
+    files.append(File.generated(config, SEARCH, abs_src_path=str(Path(__file__).parent / SEARCH)))
     outside = ["README.md", *AT_THE_TOP, *_example_pages()]
     for page in outside:
         files.append(File.generated(config, _on_site(page), content=(ROOT / page).read_text("utf-8")))
@@ -66,6 +71,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Rewrite links of pages that are in the repository."""
     here = page.file.src_uri
+    if here in LATE_IN_SEARCH:
+        page.meta["search"] = {"boost": LATE_IN_SEARCH[here]}
     if here.startswith(("commands/", "reference/")):
         return markdown
     source = _in_repository(here)
