@@ -92,7 +92,12 @@ def budgets_of(
     *,
     needed: bool = True,
 ) -> Sequence[Budget]:
-    """The budgets that are given, of which there must be one if it is ``needed``."""
+    """The budgets that are given.
+
+    Raises
+    ------
+    UserError : none is given and one is ``needed``, or one is no budget of its resource.
+    """
     from aap_hw.policy import RESOURCES, Budget
 
     given: dict[str, object] = {"latency": latency, "parameters": parameters, "flops": flops, "memory": memory}
@@ -124,8 +129,13 @@ def origin_of(
     *,
     may_be_quantised: bool = False,
 ) -> Origin:
-    """The network that is asked for, published weights being fetched; with the embedded images, what was trained on
-    them is trained.
+    """The network that is asked for; published weights are fetched.
+
+    With the embedded images as ``source``, a network that was trained on them has its trained weights by default.
+
+    Raises
+    ------
+    UserError : there is no such network or no such weights, they do not fit each other, or it is no text.
     """
     from aap_hw.models import published, zoo
     from aap_hw.models import source as sources
@@ -181,7 +191,12 @@ def to_deploy(
     pixels: bool,
     out: StrPath | None,
 ) -> tuple[Origin, Samples, Path]:
-    """A network, the samples to try it on, and the folder of its bundle."""
+    """A network, the samples to check it with, and the folder of its bundle.
+
+    Raises
+    ------
+    UserError : the network or the samples cannot be used, or int8 or pixels lack the samples that they need.
+    """
     from aap_hw.prune.shown import samples_for
 
     source = source_of(data)

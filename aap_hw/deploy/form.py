@@ -83,7 +83,7 @@ class Form:
         return [self.quantisation.values.get(name_of(node)) for node in taken]
 
     def swayed(self, tensors: Tensors, seed: int) -> list[Tensor]:
-        """The outputs if values are rounded otherwise, and in half precision at all.
+        """The outputs if values are rounded otherwise; in half precision, if they are rounded at all.
 
         In int8, every 32nd of them is rounded to the next step instead of the nearest. PyTorch adds up in float32 what
         kernels add up in whole numbers, so that values halfway between two steps may be rounded to either. Those are

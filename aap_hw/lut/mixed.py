@@ -48,7 +48,7 @@ class Labels:
 def mixed_costs(
     mixed: MixedNetwork, widths: Mapping[str, Sequence[int]], choices: Sequence[Labels], cost: CostOfKernel
 ) -> list[KernelCost]:
-    """Any cost of each kernel by the labels of the choices that it depends on; nothing where there is no such kernel.
+    """What each kernel costs, in any unit, by the labels of the choices that it depends on; 0 where there is none such.
 
     Parameters
     ----------

@@ -75,7 +75,7 @@ def latency_costs(network: Network, candidates: Mapping[str, Sequence[int]], tab
 
 
 def kernel_costs(network: Network, candidates: Mapping[str, Sequence[int]], cost: CostOfKernel) -> list[KernelCost]:
-    """Any cost of each kernel as a function of its groups' candidate widths; nothing where a width of 0 removes it.
+    """What each kernel costs, in any unit, by its groups' candidate widths; 0 where a width of 0 removes it.
 
     A kernel that reads many groups side by side becomes one cost for each of them, which together are at least its own:
     exactly that where it grows by the same amount with every channel, as multiply-accumulates do.
@@ -108,9 +108,9 @@ def _costs(kernel: Kernel, candidates: Mapping[str, Sequence[int]], cost: CostOf
 def _costs_of_sum(
     kernel: Kernel, free: Sequence[str], candidates: Mapping[str, Sequence[int]], cost: CostOfKernel
 ) -> Iterator[KernelCost]:
-    """Costs of a kernel by the sum of many groups: for each output width the lowest line that no sum costs more than.
+    """Costs of a kernel by the sum of many groups: for each output width a straight line that no sum costs more than.
 
-    Of the lines with the slope from the smallest sum to the largest.
+    Its slope is that from the smallest sum to the largest, and it lies as low as that allows.
     """
     read = [(name, times) for name, times in kernel.width_in.terms if name in free]
     written = [name for name in free if name not in dict(read)]
