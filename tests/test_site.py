@@ -1,4 +1,4 @@
-"""A reader of the documentation site finds what is typed into its search box, where ``make docs`` has built it."""
+"""What a reader of the documentation site sees: found pages, pictures. Looked at where ``make docs`` has built it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import html
 import json
 import re
 import time
-from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -18,6 +18,11 @@ from tests.needs import needs_browser
 from tests.report.browser import open_address
 
 SITE = Path(__file__).parent.parent / "build" / "site"
+pytestmark = [
+    needs_browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(not (SITE / "index.html").exists(), reason="the documentation site is not built: make docs"),
+]
 # What is typed, and the page that the first result must lead to.
 FOUND = {
     "budget": "policies.html",
@@ -45,8 +50,14 @@ addEventListener("load", async () => {
     await typed(words, () => links().length > 0);
     answers[words] = links();
   }
-  document.body.insertAdjacentHTML("beforeend", "<pre id=answers></pre>");
-  document.getElementById("answers").textContent = JSON.stringify(answers);
+  const pictures = {};
+  for (const theme of ["default", "slate"]) {
+    document.body.setAttribute("data-md-color-scheme", theme);
+    const shown = [...document.querySelectorAll("article img")].filter(each => each.checkVisibility());
+    pictures[theme] = shown.map(each => new URL(each.currentSrc).pathname);
+  }
+  document.body.insertAdjacentHTML("beforeend", "<pre id=seen></pre>");
+  document.getElementById("seen").textContent = JSON.stringify({ answers, pictures });
 });
 """
 WAIT_S = 0.1
@@ -72,23 +83,28 @@ class Served(SimpleHTTPRequestHandler):
         """Print nothing."""
 
 
-@pytest.fixture
-def address() -> Iterator[str]:
-    """Where the site is served."""
+@pytest.fixture(scope="module")
+def seen() -> dict[str, Any]:
+    """What a browser writes down about the site."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Served, directory=SITE)) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
+        address = f"http://127.0.0.1:{server.server_port}/"
+        opened = open_address(address)
         server.shutdown()
-
-
-@needs_browser
-@pytest.mark.slow
-@pytest.mark.skipif(not (SITE / "index.html").exists(), reason="the documentation site is not built: make docs")
-def test_search_leads_first_to_the_page_that_answers(address: str) -> None:
-    opened = open_address(address)
     assert opened.console == []
-    written = re.search(r'<pre id="answers">(.*?)</pre>', opened.dom)
+    written = re.search(r'<pre id="seen">(.*?)</pre>', opened.dom)
     assert written is not None, opened.dom[-2000:]
-    answers = json.loads(html.unescape(written[1]))
-    first = {words: re.sub(r"[?#].*", "", found[0]) if found else "" for words, found in answers.items()}
-    assert first == {words: address + page for words, page in FOUND.items()}
+    found: dict[str, Any] = json.loads(html.unescape(written[1]).replace(address, ""))
+    return found
+
+
+def test_search_leads_first_to_the_page_that_answers(seen: dict[str, Any]) -> None:
+    answers = seen["answers"].items()
+    assert {words: re.sub(r"[?#].*", "", found[0]) if found else "" for words, found in answers} == FOUND
+
+
+def test_picture_is_that_of_the_theme(seen: dict[str, Any]) -> None:
+    assert seen["pictures"] == {
+        "default": ["/images/overview-light.svg"],
+        "slate": ["/images/overview-dark.svg"],
+    }

@@ -28,6 +28,11 @@ LATE_IN_SEARCH = {"DECISIONS.md": 0.1, "CHANGELOG.md": 0.1}
 SEARCH = "search.js"
 # Relative targets of Markdown's links and pictures, and of HTML's.
 LINK = re.compile(r"""(?P<before>\]\(|(?:src|srcset|href)=")(?P<target>(?![a-z]+:|\#|/)[^)\#"\s]+)""")
+# A picture for each theme: GitHub takes the one of the reader's system, the site the one of its own switch.
+PICTURE = re.compile(
+    r'<picture>\s*<source media="\(prefers-color-scheme: dark\)" srcset="(?P<dark>[^"]+)">'
+    r'\s*<img (?P<alt>alt="[^"]+") src="(?P<light>[^"]+)">\s*</picture>'
+)
 # What the functions of the API return and hand to callbacks.
 RESULTS = (
     "aap_hw.api.Profile",
@@ -69,7 +74,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrite links of pages that are in the repository."""
+    """Rewrite links and pictures of pages that are in the repository."""
     here = page.file.src_uri
     if here in LATE_IN_SEARCH:
         page.meta["search"] = {"boost": LATE_IN_SEARCH[here]}
@@ -81,7 +86,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = normpath(f"{dirname(source)}/{link['target']}").lstrip("/")
         return link["before"] + relpath(_on_site(target), dirname(here) or ".")
 
-    return LINK.sub(moved, markdown)
+    images = r'<img \g<alt> src="\g<light>#only-light"><img \g<alt> src="\g<dark>#only-dark">'
+    return PICTURE.sub(images, LINK.sub(moved, markdown))
 
 
 def _targets(page: str) -> list[str]:
