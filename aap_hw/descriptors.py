@@ -17,8 +17,7 @@ def sent(descriptor: int, to: int) -> Iterator[None]:
 
     Raises
     ------
-    OSError
-        If one of them is closed.
+    OSError : one of them is closed.
     """
     _flush()
     kept = os.dup(descriptor)

@@ -52,8 +52,7 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
 
     Raises
     ------
-    WriteError
-        If the operating system refuses (missing or read-only folder, full disk, `path` is a folder).
+    WriteError : the operating system refuses (missing or read-only folder, full disk, `path` is a folder).
     """
     # Text may quote a file name that is not valid UTF-8, which must not stop it from being written.
     content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
@@ -101,8 +100,7 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
 
     Raises
     ------
-    UserError
-        If the file is missing, cannot be read, or is not UTF-8 text.
+    UserError : the file is missing, cannot be read, or is not UTF-8 text.
     """
     try:
         return Path(path).read_bytes().decode("utf-8")
@@ -127,8 +125,7 @@ def require_writable_folder(path: str | os.PathLike[str]) -> None:
 
     Raises
     ------
-    UserError
-        If something on the way is not a folder or may not be written to.
+    UserError : something on the way is not a folder or may not be written to.
     """
     if (obstacle := _obstacle(Path(os.path.abspath(path)))) is not None:
         raise UserError(f"cannot write to the folder {path}: {obstacle}; choose another")
@@ -139,8 +136,7 @@ def require_writable_file(path: str | os.PathLike[str]) -> None:
 
     Raises
     ------
-    UserError
-        If it is a folder, or its folder cannot be made or written to.
+    UserError : it is a folder, or its folder cannot be made or written to.
     """
     if _is_special(path):
         return
@@ -182,8 +178,7 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 
     Raises
     ------
-    UserError
-        If it cannot be made, or its disk cannot hold what the block writes.
+    UserError : it cannot be made, or its disk cannot hold what the block writes.
     """
     try:
         holder = tempfile.TemporaryDirectory(prefix=f"aap-hw-{purpose}-", ignore_cleanup_errors=True)
@@ -221,8 +216,7 @@ def require_loading_from_temporary() -> None:
 
     Raises
     ------
-    UserError
-        If they may not, or there are no such folders.
+    UserError : they may not, or there are no such folders.
     """
     with scratch_folder("check") as folder:
         if os.statvfs(folder).f_flag & os.ST_NOEXEC:
@@ -245,8 +239,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
     Raises
     ------
-    UserError
-        If the file is missing or cannot be read.
+    UserError : the file is missing or cannot be read.
     """
     try:
         with open(path, "rb") as stream:

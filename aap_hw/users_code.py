@@ -64,8 +64,7 @@ def told(what: str, advice: str = "") -> Iterator[None]:
 
     Raises
     ------
-    UserError
-        If the block failed, or ended the program.
+    UserError : the block failed, or ended the program.
     """
     try:
         yield
@@ -87,8 +86,7 @@ def loaded(place: str, what: str) -> Iterator[ModuleType]:
 
     Raises
     ------
-    UserError
-        If its code fails, or there is no such module.
+    UserError : its code fails, or there is no such module.
     """
     file = Path(place).absolute() if place.endswith(".py") else None
     with _importable([Path.cwd()] if file is None else _folders_of(file), place if file is None else str(file)):
@@ -102,8 +100,7 @@ def named_in(module: ModuleType, name: str, place: str) -> Any:
 
     Raises
     ------
-    UserError
-        If it means nothing.
+    UserError : it means nothing.
     """
     found: Any = module
     for part in name.split("."):

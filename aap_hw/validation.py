@@ -31,8 +31,7 @@ def validated(model: type[Model], data: Mapping[str, Any], source: str) -> Model
 
     Raises
     ------
-    UserError
-        Naming `source` and every wrong, missing or unknown key once.
+    UserError : the data are no such model; the sentence names `source` and every wrong, missing or unknown key once.
     """
     try:
         return model.model_validate(dict(data))

@@ -93,8 +93,7 @@ def write_json(value: object, destination: str) -> None:
 
     Raises
     ------
-    UserError
-        If the file cannot be written.
+    UserError : the file cannot be written.
     """
     text = json.dumps(value, indent=2, allow_nan=False)
     if destination == "-":

@@ -76,8 +76,7 @@ def write(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str
 
     Raises
     ------
-    UserError
-        If PyTorch cannot write it like this.
+    UserError : PyTorch cannot write it like this.
     """
     flat = _Flat(module).eval()
     try:

@@ -105,8 +105,7 @@ class ConnectSpec(_Table):
 
         Raises
         ------
-        UserError
-            The text is none of these forms.
+        UserError : the text is none of these forms.
         """
         found = re.fullmatch(r"local|(rpc|tracker)://(\[[^\[\]/]+\]|[^:/\[\]]+):(\d{1,5})(?:/([^\s/]+))?", text)
         if found is None:
@@ -247,9 +246,8 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
 
     Raises
     ------
-    UserError
-        If there is no such profile, or the file is unreadable, is not TOML, has unknown or missing keys, or
-        a value of the wrong type or out of range.
+    UserError : there is no such profile, or the file is unreadable, is not TOML, has unknown or missing keys, or a
+        value of the wrong type or out of range.
     """
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or "/" in text or text.endswith(".toml"):

@@ -102,9 +102,8 @@ def look_at(path: Path) -> Program:
 
     Raises
     ------
-    UserError
-        If it is no exported program that is safe to load, takes anything but batches of tensors, or was exported for
-        batches of one length only, unless that is 1 and the program is quantised.
+    UserError : it is no exported program that is safe to load, takes anything but batches of tensors, or was exported
+        for batches of one length only, unless that is 1 and the program is quantised.
     """
     archive = _screened(path)
     return Program(_inputs(path, archive), archive.is_quantised)
@@ -121,8 +120,7 @@ def load(path: Path) -> nn.Module:
 
     Raises
     ------
-    UserError
-        As `look_at` does, or if PyTorch cannot load it.
+    UserError : as for `look_at`, or PyTorch cannot load it.
     """
     archive = _screened(path)
     _inputs(path, archive)

@@ -71,8 +71,7 @@ class Origin:
 
         Raises
         ------
-        UserError
-            If there is no such source, it has no such weights, it has no usual inputs and none are given, or it is
+        UserError : there is no such source, it has no such weights, it has no usual inputs and none are given, or it is
             quantised and may not be.
         """
         source = find(text, outputs)
@@ -140,9 +139,8 @@ class Origin:
 
         Raises
         ------
-        UserError
-            If its source does not make a network, it does not take these inputs, or the checkpoint is of
-            another network.
+        UserError : its source does not make a network, it does not take these inputs, or the checkpoint is of another
+            network.
         """
         if isinstance(self.weights, WeightsFile):
             file, found = self.weights, self.published

@@ -30,8 +30,7 @@ def existing(path: str) -> ExistingFile:
 
     Raises
     ------
-    UserError
-        If it is not.
+    UserError : it is not.
     """
     absolute = Path(path).absolute()
     if not absolute.is_file():
@@ -74,8 +73,7 @@ def text_of(factory: type) -> str:
 
     Raises
     ------
-    UserError
-        If it is defined in the program that runs.
+    UserError : it is defined in the program that runs.
     """
     module = factory.__module__
     if module == "__main__":

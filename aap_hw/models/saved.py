@@ -98,8 +98,7 @@ def save(
 
     Raises
     ------
-    UserError
-        If the network cannot be rebuilt like this, or the file cannot be written.
+    UserError : the network cannot be rebuilt like this, or the file cannot be written.
 
     Examples
     --------
@@ -140,9 +139,8 @@ def load(path: str | Path, *, source: str | None = None, trust_source: bool = Fa
 
     Raises
     ------
-    UserError
-        If the file is missing, damaged or of another major version, its source makes another network now, or it names
-        Python code that is not trusted.
+    UserError : the file is missing, damaged or of another major version, its source makes another network now, or it
+        names Python code that is not trusted.
     """
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path

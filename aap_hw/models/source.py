@@ -59,8 +59,7 @@ def find(text: str, classes: int | None = None) -> Source:
 
     Raises
     ------
-    UserError
-        If it means nothing: no such name or file, or a library that is not installed; or if it is a file's or a
+    UserError : it means nothing: no such name or file, or a library that is not installed; or it is a file's or a
         module's network, which decides itself how many classes it has.
     """
     if classes is not None and is_own(text):

@@ -61,9 +61,8 @@ def load_weights(module: nn.Module, file: WeightsFile, what: str, renamed: Calla
 
     Raises
     ------
-    UserError
-        If the file is not a checkpoint, is no longer the one of ``file.sha256``, or is of another network: the names
-        that are missing, unknown or of another shape or type are given.
+    UserError : the file is not a checkpoint, is no longer the one of ``file.sha256``, or is of another network: the
+        names that are missing, unknown or of another shape or type are given.
     """
     path = _unchanged(file)
     network = Network.of(module)

@@ -81,8 +81,7 @@ def entry(name: str, weights: str | None = None, classes: int | None = None) -> 
 
     Raises
     ------
-    UserError
-        If there is no such network, or it has no such weights for so many classes.
+    UserError : there is no such network, or it has no such weights for so many classes.
     """
     found = _ENTRIES.get(name)
     if found is None:
@@ -115,8 +114,7 @@ def build(name: str, weights: str | None = None, classes: int | None = None) -> 
 
     Raises
     ------
-    UserError
-        If there is no such network, it has no such weights, or the embedded file is missing or damaged.
+    UserError : there is no such network, it has no such weights, or the embedded file is missing or damaged.
     """
     found = entry(name, weights, classes)
     classes = classes or found.classes

@@ -113,8 +113,7 @@ def fitted(array: Array, one: Input, what: str) -> Array:
 
     Raises
     ------
-    UserError
-        If the array, called ``what`` in the sentence, holds something else.
+    UserError : the array, called ``what`` in the sentence, holds something else.
     """
     if array.ndim == 0 or not len(array):
         raise UserError(f"{what} holds no samples; its first axis counts them")

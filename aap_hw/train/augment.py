@@ -63,8 +63,7 @@ def training_batch(
 
     Raises
     ------
-    UserError
-        If none can be read.
+    UserError : none can be read.
     """
     if not isinstance(data, LabelledImages):
         return data.stored("train", chosen)

@@ -54,8 +54,7 @@ class TrainState:
 
         Raises
         ------
-        UserError
-            If the file is damaged; ``advice`` is what to do then.
+        UserError : the file is damaged; ``advice`` is what to do then.
         """
         if not path.exists():
             return None

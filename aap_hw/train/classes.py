@@ -31,8 +31,7 @@ def as_classes_of(images: LabelledImages, classes: Sequence[str], folders: Seque
 
     Raises
     ------
-    UserError
-        If they are some of ImageNet's classes and it is not known which.
+    UserError : they are some of ImageNet's classes and it is not known which.
     """
     names = images.class_names
     are_numbers = all(map(_WORDNET.fullmatch, names))

@@ -139,8 +139,7 @@ class LabelledImages(Samples):
 
     Raises
     ------
-    UserError
-        If images and labels do not belong together, or there are none.
+    UserError : images and labels do not belong together, or there are none.
     """
 
     train_images: Bytes | LazyImages
@@ -268,8 +267,7 @@ class LabelledImages(Samples):
 
         Raises
         ------
-        UserError
-            If colour images meet a network with another number of channels.
+        UserError : colour images meet a network with another number of channels.
         """
         channels, height, width = input_shape
         if images.shape[1] not in (1, channels):
@@ -291,8 +289,7 @@ class LabelledImages(Samples):
 
         Raises
         ------
-        UserError
-            If none of them can be read.
+        UserError : none of them can be read.
         """
         return self.inputs(split, Inputs.of(input_shape), indices)[0]
 
@@ -305,8 +302,7 @@ def load_embedded() -> LabelledImages:
 
     Raises
     ------
-    UserError
-        If the file is missing or damaged.
+    UserError : the file is missing or damaged.
     """
     source = resources.files("aap_hw").joinpath("data", EMBEDDED_FILE)
     try:

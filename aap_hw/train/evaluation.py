@@ -32,8 +32,7 @@ def evaluate(
 
     Raises
     ------
-    UserError
-        If not one of the images can be read.
+    UserError : not one of the images can be read.
     """
     mine = ranks.share_of(data.count(split))
     was_training = model.training

@@ -86,9 +86,8 @@ def train(
 
     Raises
     ------
-    UserError
-        If the loss, a weight or a batch norm statistic stops being a finite number, there is less than one batch of two
-        images, the processes cannot share a batch evenly, or there is no teacher to distil.
+    UserError : the loss, a weight or a batch norm statistic stops being a finite number, there is less than one batch
+        of two images, the processes cannot share a batch evenly, or there is no teacher to distil.
 
     Notes
     -----

@@ -32,8 +32,7 @@ class Preparation:
 
     Raises
     ------
-    UserError
-        If sizes are not positive, or there is no such interpolation.
+    UserError : sizes are not positive, or there is no such interpolation.
     """
 
     side: int

@@ -47,8 +47,7 @@ class Samples(ABC):
 
         Raises
         ------
-        UserError
-            If the network takes something else.
+        UserError : the network takes something else.
         """
 
     @property
@@ -81,8 +80,7 @@ class Samples(ABC):
 
         Raises
         ------
-        UserError
-            If none of them can be read, or the network takes something else.
+        UserError : none of them can be read, or the network takes something else.
         """
         stored, labels = self.stored(split, slice(None) if indices is None else indices)
         if not len(labels):
@@ -96,8 +94,7 @@ class Samples(ABC):
 
         Raises
         ------
-        UserError
-            If `count` is not positive.
+        UserError : `count` is not positive.
         """
         if count < 1:
             raise UserError(f"{count} samples were asked for; ask for at least 1")

@@ -165,8 +165,7 @@ class TrainSettings:
 
     Raises
     ------
-    UserError
-        If a value cannot be trained with.
+    UserError : a value cannot be trained with.
     """
 
     epochs: int = 30
@@ -195,8 +194,7 @@ class TrainSettings:
 
         Raises
         ------
-        UserError
-            If it is missing or no TOML, or a key or value is not known.
+        UserError : it is missing or no TOML, or a key or value is not known.
         """
         try:
             values = tomllib.loads(read_text(path, TRAINING))

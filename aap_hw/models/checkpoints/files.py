@@ -69,8 +69,7 @@ def opened(path: Path) -> Iterator[Any]:
 
     Raises
     ------
-    UserError
-        If it is no checkpoint, is of a kind that is not read, or is damaged.
+    UserError : it is no checkpoint, is of a kind that is not read, or is damaged.
     """
     with ExitStack() as stack:
         _, *of_index = parts(path)

@@ -92,8 +92,7 @@ def find(model: str, text: str) -> Published:
 
     Raises
     ------
-    UserError
-        If there are no such weights, or a library or a description that is needed is not there.
+    UserError : there are no such weights, or a library or a description that is needed is not there.
     """
     library, name = _library_of(model)
     if text.startswith(HUB):
@@ -119,8 +118,7 @@ def file_of(model: str, text: str, classes: int | None = None) -> WeightsFile:
 
     Raises
     ------
-    UserError
-        As `find`, or if the weights are for other classes, or the file cannot be fetched.
+    UserError : as for `find`, or the weights are for other classes, or the file cannot be fetched.
     """
     weights = find(model, text)
     weights.require_classes(classes, model)

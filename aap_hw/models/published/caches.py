@@ -29,8 +29,7 @@ def fetched_url(url: str, what: str) -> Path:
 
     Raises
     ------
-    UserError
-        If it is not there and cannot be fetched; the sentence says where to put it.
+    UserError : it is not there and cannot be fetched; the sentence says where to put it.
     """
     name = Path(urlparse(url).path).name
     file = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -67,8 +66,7 @@ def fetched_hub(repository: str, names: Sequence[str], what: str) -> Path:
 
     Raises
     ------
-    UserError
-        If none is in the cache and none can be fetched; the sentence says how to put it there.
+    UserError : none is in the cache and none can be fetched; the sentence says how to put it there.
     """
     try:
         import huggingface_hub

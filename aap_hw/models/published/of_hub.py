@@ -21,8 +21,7 @@ def find(architecture: str | None, repository: str) -> Published:
 
     Raises
     ------
-    UserError
-        If they are for another network of timm's, or the description is damaged or cannot be fetched.
+    UserError : they are for another network of timm's, or the description is damaged or cannot be fetched.
     """
     name, what = f"{HUB}{repository}", f"the weights {HUB}{repository}"
     fetch = functools.partial(fetched_hub, repository, CHECKPOINTS, what)

@@ -47,8 +47,7 @@ class ImageSource:
 
     Raises
     ------
-    UserError
-        If the text means nothing; whether the files are there is found out by `load`.
+    UserError : the text means nothing; whether the files are there is found out by `load`.
     """
 
     text: str
@@ -81,8 +80,7 @@ class ImageSource:
 
         Raises
         ------
-        UserError
-            If they are missing, damaged, or do not fit the network.
+        UserError : they are missing, damaged, or do not fit the network.
         """
         kind, _, rest = self.text.partition(":")
         if download and kind not in DOWNLOADED:

@@ -54,8 +54,7 @@ def opened(path: Path, what: str) -> Iterator[Archive]:
 
     Raises
     ------
-    UserError
-        If the file is missing, or no archive.
+    UserError : the file is missing, or no archive.
     """
     try:
         file = np.load(path, allow_pickle=False)

@@ -42,8 +42,7 @@ def samples_of(arrays: Mapping[str, Any], inputs: Inputs, where: str) -> ArraySa
 
     Raises
     ------
-    UserError
-        If one is missing or does not fit the network; ``where`` is what the sentence calls all of them.
+    UserError : one is missing or does not fit the network; ``where`` is what the sentence calls all of them.
     """
     stems = _stems(inputs)
     splits = splits_of(arrays, tuple(name for each in stems for name in each))

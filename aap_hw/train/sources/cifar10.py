@@ -37,8 +37,7 @@ def load_cifar10(folder: Path, *, download: bool = False) -> LabelledImages:
 
     Raises
     ------
-    UserError
-        If the files are missing, damaged or cannot be fetched.
+    UserError : the files are missing, damaged or cannot be fetched.
     """
     if folder.name in (PICKLED, BINARY):
         folder = folder.parent

@@ -39,8 +39,7 @@ class Example:
 
         Raises
         ------
-        UserError
-            If there are none, or of a type that no network takes.
+        UserError : there are none, or of a type that no network takes.
         """
         place, _, function = text.rpartition(":")
         if text.endswith(".npz"):
@@ -85,8 +84,7 @@ def inputs_given(inputs: Given | None, example: str | None) -> Inputs | None:
 
     Raises
     ------
-    UserError
-        If both were given, or there is no such example.
+    UserError : both were given, or there is no such example.
     """
     if inputs is not None and example is not None:
         raise UserError("--example says what the network takes; leave --input out")

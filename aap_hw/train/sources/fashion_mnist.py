@@ -31,8 +31,7 @@ def load_fashion_mnist(folder: Path, *, download: bool = False) -> LabelledImage
 
     Raises
     ------
-    UserError
-        If the files are missing, damaged or cannot be fetched.
+    UserError : the files are missing, damaged or cannot be fetched.
     """
     inner = folder / "FashionMNIST" / "raw"
     if download and not inner.is_dir() and _find(folder, "train-images-idx3-ubyte") is None:
@@ -47,8 +46,7 @@ def read_idx(path: Path) -> Bytes:
 
     Raises
     ------
-    UserError
-        If it is missing, damaged or of another type.
+    UserError : it is missing, damaged or of another type.
     """
     try:
         data = path.read_bytes()

@@ -46,9 +46,8 @@ def load_folder(folder: Path, input_shape: InputShape, how: Preparation | None =
 
     Raises
     ------
-    UserError
-        If a folder is missing or empty, the two splits have different classes, too many files are broken, a class has
-        no picture that can be read, or the network takes neither grey nor colour.
+    UserError : a folder is missing or empty, the two splits have different classes, too many files are broken, a class
+        has no picture that can be read, or the network takes neither grey nor colour.
     """
     channels, *size = input_shape
     if channels not in USUAL:

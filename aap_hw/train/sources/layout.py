@@ -56,8 +56,8 @@ def find_splits(folder: Path) -> tuple[tuple[str, ...], dict[Split, SplitFiles]]
 
     Raises
     ------
-    UserError
-        If a split or a class is missing, empty or not to be told from another, or the splits have different classes.
+    UserError : a split or a class is missing, empty or not to be told from another, or the splits have different
+        classes.
     """
     if folder.is_file():
         raise UserError(f"{shown(folder)} is a file and not a folder of images; unpack it if it is an archive")

@@ -24,8 +24,7 @@ def load_npz(path: Path, inputs: Inputs) -> LabelledImages | ArraySamples:
 
     Raises
     ------
-    UserError
-        If the file is missing, damaged, lacks something or holds something else under its name.
+    UserError : the file is missing, damaged, lacks something or holds something else under its name.
     """
     with opened(path, "images" if inputs.image else "samples") as archive:
         return named_samples(archive, inputs, path)

@@ -78,8 +78,7 @@ def read_picture(
 
     Raises
     ------
-    Unreadable
-        If it is no picture, damaged, or of a kind that is not read.
+    Unreadable : it is no picture, damaged, or of a kind that is not read.
     """
     try:
         with Image.open(file, formats=tuple(FORMATS)) as image:
