@@ -62,47 +62,54 @@ def mixed_costs(
 
 def in_all_precisions(costs: Sequence[KernelCost], choices: Sequence[Labels]) -> list[KernelCost]:
     """Costs by widths, such as of parameters, as costs by labels: the same in each precision."""
-    by_name = {choice.name: choice for choice in choices}
-
-    def labelled(part: KernelCost) -> KernelCost:
-        return _table([by_name[name] for name in part.groups], len(part.groups), lambda _: part.cost)
-
-    return list(map(labelled, costs))
+    return costs_by_labels((), {(): costs}, choices)
 
 
-def _costs_of_form(
-    form: Form, widths: Mapping[str, Sequence[int]], choices: Sequence[Labels], cost: CostOfKernel
+def costs_by_labels(
+    domains: Sequence[str],
+    by_widths: Mapping[tuple[str, ...], Sequence[KernelCost]],
+    choices: Sequence[Labels],
+    named: str = "",
 ) -> list[KernelCost]:
+    """Costs by widths that depend on the precisions of some domains, two at most, as costs by labels.
+
+    Parameters
+    ----------
+    by_widths
+        For each combination of precisions of the domains the same costs, of the same groups; one that is missing costs
+        nothing.
+    named
+        What it is that costs so much, for messages.
+
+    Raises
+    ------
+    UserError : one of the costs would be of more than two choices.
+    """
     by_name = {choice.name: choice for choice in choices}
-    of_domain = {name: [choice for choice in choices if choice.domain == name] for name in form.domains}
-    known = {
-        at: cost_parts(kernel, widths, cost)
-        for at in product(*(of_domain[name][0].precisions for name in form.domains))
-        if (kernel := form.kernels[at]) is not None
-    }
-    if not known:
-        return []
+    # What is removed does not tell the precision of others.
+    stand_ins = {n: max((c for c in choices if c.domain == n), key=lambda c: c.widths[0] > 0) for n in domains}
     made = []
-    for number, part in enumerate(next(iter(known.values()))):
+    for number, part in enumerate(next(iter(by_widths.values()), ())):
         axes = [by_name[name] for name in part.groups]
-        others = [name for name in form.domains if all(axis.domain != name for axis in axes)]
-        axes += [of_domain[name][0] for name in others]
+        axes += [stand_ins[name] for name in domains if all(axis.domain != name for axis in axes)]
         if len(axes) > 2:
-            raise UserError(
-                f"the cost of '{_named(form)}' depends on more than two groups of channels; plan in one precision"
-            )
-        deciding = [next(i for i, axis in enumerate(axes) if axis.domain == name) for name in form.domains]
+            raise UserError(f"the cost of '{named}' depends on more than two groups of channels; plan in one precision")
+        deciding = [next(i for i, axis in enumerate(axes) if axis.domain == name) for name in domains]
 
         def block(at: Sequence[str], deciding: Sequence[int] = deciding, number: int = number) -> FloatArray | None:
-            parts = known.get(tuple(at[i] for i in deciding))
+            parts = by_widths.get(tuple(at[i] for i in deciding))
             return None if parts is None else parts[number].cost
 
         made.append(_table(axes, len(part.groups), block))
     return made
 
 
-def _named(form: Form) -> str:
-    return next(kernel.described for kernel in form.kernels.values() if kernel is not None)
+def _costs_of_form(
+    form: Form, widths: Mapping[str, Sequence[int]], choices: Sequence[Labels], cost: CostOfKernel
+) -> list[KernelCost]:
+    kernels = {at: kernel for at, kernel in form.kernels.items() if kernel is not None}
+    by_widths = {at: cost_parts(kernel, widths, cost) for at, kernel in kernels.items()}
+    return costs_by_labels(form.domains, by_widths, choices, next(iter(kernels.values())).described)
 
 
 def _table(axes: Sequence[Labels], wide: int, block: Callable[[Sequence[str]], FloatArray | None]) -> KernelCost:

@@ -140,7 +140,8 @@ class Branching:
             if self._problem.is_consistent(only := tuple(some[0] for some in left)):
                 self._see(only)
             return None
-        return _Branch(priced.bound, plans[:_KEPT], _halves(labels, left, plans, priced.prices))
+        halves = self._by_precision(left, plans) or _halves(labels, left, plans, priced.prices)
+        return _Branch(priced.bound, plans[:_KEPT], halves)
 
     def _consistent(self, labels: Labels) -> Labels:
         """Labels without those that remove groups, where others stay that are removed only together with them."""
@@ -157,6 +158,32 @@ class Branching:
         for each, stay in zip(ceilings, stays, strict=True):
             self._left_out = max(self._left_out, float(each[~stay].max(initial=-math.inf)))
         return [[some[i] for i in np.flatnonzero(stay)] for some, stay in zip(labels, stays, strict=True)]
+
+    def _by_precision(self, left: Labels, plans: Sequence[Plan]) -> list[Labels]:
+        """The labels that are left, divided by the precision of the most groups that share one, if two plans differ.
+
+        No prices can ask for anything between two precisions of many groups.
+        """
+        choices = self._problem.choices
+
+        def precision(group: int, label: int) -> str:
+            return choices[group].precision(label) if choices[group].widths[label] else ""
+
+        def differs(group: int) -> bool:
+            found = {precision(group, plan[group]) for plan in plans[:2]}
+            return len(found) == 2 and "" not in found
+
+        blocks = [block for block in self._problem.alike if any(map(differs, block))]
+        if not blocks:
+            return []
+        block = max(blocks, key=len)
+        group = next(filter(differs, block))
+        chosen = precision(group, plans[0][group])
+        one, other = list(left), list(left)
+        for group in block:
+            one[group] = [i for i in left[group] if precision(group, i) in (chosen, "")]
+            other[group] = [i for i in left[group] if precision(group, i) != chosen]
+        return [one, other]
 
     def _see(self, plan: Plan) -> bool:
         """Whether a plan keeps the limits; then it may be the best so far."""

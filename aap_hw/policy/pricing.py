@@ -144,12 +144,16 @@ class Pricing:
             seen[plan] = [self._problem.value(plan), *excess]
             return excess
 
-        are_within = [bool((see(plan) <= 0).all()) for plan in known]
+        within = [see(plan) <= 0 for plan in known]
+        are_within = [bool(each.all()) for each in within]
         if not any(are_within):
             for place, amount in enumerate(amounts):
+                if any(each[place] for each in within):
+                    continue
                 cheapest = self._cheapest(amount)
-                if cheapest is None or see(cheapest)[place] > rounding[place]:
+                if cheapest is None or (excess := see(cheapest))[place] > rounding[place]:
                     return None
+                within.append(excess <= 0)
         prices = best_prices = self._lowest(seen)[0] if are_within else np.zeros(len(amounts))
         bound = math.inf
         for _ in range(ROUNDS):
@@ -212,6 +216,8 @@ class Pricing:
         ones = [each.copy() for each in values]
         twos: dict[Pair, FloatArray] = {}
         for amount, price in zip(amounts, prices, strict=True):
+            if not price:
+                continue
             for group, cost in amount.ones.items():
                 ones[group] -= price * cost
             for pair, cost in amount.twos.items():

@@ -136,11 +136,6 @@ def baseline(
     require_whole_heads(graph, task.origin.model)
     # Before the user's choice, as the table's kernels are those of all groups that can be cut.
     precision = settings.precision
-    if precision in MIXTURES and MEMORY.name in resources:
-        raise UserError(
-            "a plan of mixed precisions cannot keep a memory budget yet; leave out --max-memory, or choose one "
-            "--precision"
-        )
     half = _half_of(precision, task)
     mixed = mixed_network(graph, precision, half) if precision in MIXTURES else None
     network = mixed.floating if mixed is not None else partition(graph, precision, half=half)
@@ -164,7 +159,7 @@ def baseline(
     candidates = group_candidates(graph, how["granularity"], how["at_most"])
     blocks: Sequence[Block] = ()
     if settings.depth and mixed is not None:
-        mixed, blocks = _removable_in_both(mixed, traced, graph)
+        mixed, blocks = removable_in_both(mixed, traced, graph)
         network = mixed.floating
     elif settings.depth:
         network, blocks = removable(network, traced, graph, precision, floats, half)
@@ -211,7 +206,7 @@ def baseline(
     return Baseline(module, graph, planner, dense_ms, measured is not None, precision, in_float32, float_ms)
 
 
-def _removable_in_both(
+def removable_in_both(
     mixed: MixedNetwork, traced: ChannelGraph, chosen: ChannelGraph
 ) -> tuple[MixedNetwork, tuple[Block, ...]]:
     """The branches that can be removed from a network of mixed precisions: those that can in either precision."""

@@ -98,9 +98,13 @@ class Choices:
             name: self._costs(COUNTS[name]) for name in resources if name in COUNTS
         }
         if self.target is not None and MEMORY.name in resources:
-            from aap_hw.prune.footprints import memory_cost
+            from aap_hw.prune.footprints import memory_cost, mixed_memory_cost
 
-            costs[MEMORY.name] = memory_cost(self.network, self.left, self.target)
+            costs[MEMORY.name] = (
+                memory_cost(self.network, self.left, self.target)
+                if self.mixture is None
+                else mixed_memory_cost(self.mixture.network, self.left, self.labels, self.target)
+            )
         if (mixture := self.mixture) is None:
             costs[LATENCY.name] = latency_costs(self.network, self.left, self.table)
             return Problem(choices, costs, together)

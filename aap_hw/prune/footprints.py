@@ -1,120 +1,122 @@
-"""Peak memory as a cost that a policy can choose widths by, made of what ``compile.library.footprint`` counts."""
+"""Peak memory as a cost that a policy can choose by, made of what ``compile.library`` counts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from aap_hw.compile.front.network import Network
+from aap_hw.compile.front.mixed import MixedNetwork
+from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.keys.target import DeviceTarget
-from aap_hw.compile.library.footprint import Moment, Value, constant_bytes, moments
-from aap_hw.lut.predicting import kernel_costs
+from aap_hw.compile.library.footprint import Value, constant_bytes, moments
+from aap_hw.compile.library.mixed_footprint import Held, held, mixed_moments
+from aap_hw.lut.mixed import Labels, costs_by_labels, mixed_costs
+from aap_hw.lut.predicting import CostOfKernel, kernel_costs
 from aap_hw.policy import KernelCost, PeakCost
 from aap_hw.policy.problem import FloatArray
 
 Candidates = Mapping[str, Sequence[int]]
 
 
+def memory_cost(network: Network, candidates: Candidates, target: DeviceTarget) -> PeakCost:
+    """Bytes that a network of one precision needs, by its groups' candidate widths."""
+    choices = [Labels(name, tuple(widths)) for name, widths in candidates.items() if len(widths) > 1]
+    always = kernel_costs(network, candidates, _constants(target))
+    return PeakCost(always, _moments(map(held, moments(network, target)), candidates, choices))
+
+
+def mixed_memory_cost(
+    mixed: MixedNetwork, candidates: Candidates, choices: Sequence[Labels], target: DeviceTarget
+) -> PeakCost:
+    """Bytes that a network of mixed precisions needs, by the labels of its groups."""
+    always = mixed_costs(mixed, candidates, choices, _constants(target))
+    return PeakCost(always, _moments(mixed_moments(mixed, target), candidates, choices))
+
+
+def _constants(target: DeviceTarget) -> CostOfKernel:
+    def bytes_of(kernel: Kernel, widths: Mapping[str, int]) -> float:
+        return constant_bytes(kernel.at(widths), target)
+
+    return bytes_of
+
+
+def _moments(
+    every: Iterable[Sequence[Held]], candidates: Candidates, choices: Sequence[Labels]
+) -> list[list[KernelCost]]:
+    """What each moment costs, but for those that never decide."""
+    needs = []
+    for each in every:
+        need = _Need()
+        for part in each:
+            by_widths = {at: _costs(part, values, candidates) for at, values in part.values.items()}
+            need.add(costs_by_labels(part.domains, by_widths, choices))
+        needs.append(need)
+    kept: list[_Need] = []
+    # The largest first: most of the others need less than one of them at every choice.
+    for need in sorted(needs, key=lambda need: -need.largest):
+        if not any(need.is_within(other) for other in kept):
+            kept.append(need)
+    return [need.costs for need in kept]
+
+
 @dataclass
 class _Need:
-    """What one moment needs: bytes whatever is chosen, bytes by the candidates of some groups, and what may be removed.
+    """Bytes that one moment needs, by the labels of no, one or two choices."""
 
-    ``removable`` are values that are not in the bytes, each with the group whose width 0 removes it.
-    """
+    by_choices: dict[tuple[str, ...], FloatArray] = field(default_factory=dict)
 
-    fixed: float = 0.0
-    by_group: dict[str, FloatArray] = field(default_factory=dict)
-    removable: list[tuple[str, Value]] = field(default_factory=list)
+    def add(self, costs: Iterable[KernelCost]) -> None:
+        """Count some more."""
+        for each in costs:
+            names = tuple(sorted(each.groups))
+            cost = each.cost if names == each.groups else each.cost.T
+            self.by_choices[names] = self.by_choices.get(names, 0.0) + cost
 
-    def add(self, value: Value, candidates: Candidates) -> None:
-        """Count a value."""
-        if value.branch:
-            self.add_removable(value.branch, replace(value, branch=""), candidates)
-            return
-        fixed, by_group = _parts(value, candidates)
-        self.fixed += fixed
-        for name, each in by_group.items():
-            self.by_group[name] = self.by_group.get(name, 0.0) + each
-
-    def add_removable(self, group: str, value: Value, candidates: Candidates) -> None:
-        """Count a value that goes with a group."""
-        least, *others = candidates[group]
-        if least > 0:
-            self.add(value, candidates)
-        elif others:
-            self.removable.append((group, value))
-
-    def is_within(self, other: _Need, most: float) -> bool:
-        """Whether the other never needs less, this one's removable part being at most ``most``."""
-        names = self.by_group.keys() | other.by_group.keys()
-        more = [np.max(self.by_group.get(name, 0.0) - other.by_group.get(name, 0.0)) for name in names]
-        return bool(self.fixed - other.fixed + most + sum(more) <= 0)
+    def is_within(self, other: _Need) -> bool:
+        """Whether the other never needs less."""
+        more = 0.0
+        for names in self.by_choices.keys() | other.by_choices.keys():
+            more += float(np.max(self.by_choices.get(names, 0.0) - other.by_choices.get(names, 0.0)))
+        return more <= 0
 
     @property
     def largest(self) -> float:
-        """Bytes at the widths that need most."""
-        return self.fixed + sum(float(each.max()) for each in self.by_group.values())
+        """Bytes at the labels that need most."""
+        return math.fsum(float(each.max()) for each in self.by_choices.values())
+
+    @property
+    def costs(self) -> list[KernelCost]:
+        """The same for a policy."""
+        return [KernelCost(names, each) for names, each in self.by_choices.items()]
 
 
-def memory_cost(network: Network, candidates: Candidates, target: DeviceTarget) -> PeakCost:
-    """Bytes that a network needs, by its groups' candidate widths."""
-    needs = [_need(moment, candidates) for moment in moments(network, target)]
-    most = [sum(_most(value, candidates) for _, value in each.removable) for each in needs]
-    kept: list[_Need] = []
-    # The largest first: most of the others need less than one of them at every choice of widths.
-    for i in sorted(range(len(needs)), key=lambda i: -needs[i].largest):
-        if not any(needs[i].is_within(other, most[i]) for other in kept):
-            kept.append(needs[i])
-    always = kernel_costs(network, candidates, lambda kernel, widths: constant_bytes(kernel.at(widths), target))
-    return PeakCost(always, [_costs(need, candidates) for need in kept])
-
-
-def _need(moment: Moment, candidates: Candidates) -> _Need:
-    need = _Need()
-    for value in moment.held:
-        need.add(value, candidates)
-    # A kernel goes with a group that it reads and nothing else; what it makes may be of a group that stays.
-    read, made = moment.kernel.width_in, moment.made
-    own = moment.kernel.branch.group if moment.kernel.branch is not None else ""
-    if not own and len(read.terms) == 1 and not read.constant and moment.kernel.width_out != read:
-        ((own, _),) = read.terms
-    if own:
-        need.add_removable(own, replace(made, branch=""), candidates)
-    else:
-        need.add(made, candidates)
-    return need
-
-
-def _parts(value: Value, candidates: Candidates) -> tuple[float, dict[str, FloatArray]]:
-    """Bytes of a value at its groups' narrowest widths, and what each of their candidates adds to that.
+def _costs(part: Held, values: Sequence[Value], candidates: Candidates) -> list[KernelCost]:
+    """Bytes of some values of the same channels, by widths; how many costs, and of what, follows from the channels.
 
     Exact, as only values of one group are pitched, and the others are linear in all widths.
     """
-    narrowest = {name: candidates[name][0] for name, _ in value.channels.terms}
-    fixed = value.bytes_at(narrowest)
+    names = [name for name, _ in part.channels.terms]
+    narrowest = {name: candidates[name][0] for name in names}
+
+    def size(wider: Mapping[str, int]) -> int:
+        return sum(value.bytes_at({**narrowest, **wider}) for value in values)
+
+    fixed = size({})
     more = {
-        name: np.array([value.bytes_at({**narrowest, name: width}) - fixed for width in candidates[name]], float)
-        for name in narrowest
+        name: np.array([size({name: width}) - fixed for width in candidates[name]], float)
+        for name in names
         if len(candidates[name]) > 1
     }
-    return fixed, more
-
-
-def _most(value: Value, candidates: Candidates) -> float:
-    return value.bytes_at({name: candidates[name][-1] for name, _ in value.channels.terms})
-
-
-def _costs(need: _Need, candidates: Candidates) -> list[KernelCost]:
-    costs = [KernelCost((), np.array(need.fixed))]
-    costs += [KernelCost((name,), each) for name, each in need.by_group.items()]
-    for group, value in need.removable:
-        stays = (np.array(candidates[group]) > 0).astype(float)
-        fixed, by_group = _parts(value, candidates)
-        costs.append(KernelCost((group,), fixed * stays))
-        for name, each in by_group.items():
-            costs.append(
-                KernelCost((name,), each) if name == group else KernelCost((group, name), np.outer(stays, each))
-            )
+    if not part.group or candidates[part.group][0] > 0:
+        return [KernelCost((), np.array(fixed)), *(KernelCost((name,), each) for name, each in more.items())]
+    if len(candidates[part.group]) == 1:  # it is gone
+        return []
+    stays = (np.array(candidates[part.group]) > 0).astype(float)
+    costs = [KernelCost((part.group,), fixed * stays)]
+    for name, each in more.items():
+        alone = name == part.group
+        costs.append(KernelCost((name,), each) if alone else KernelCost((part.group, name), np.outer(stays, each)))
     return costs

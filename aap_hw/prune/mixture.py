@@ -45,7 +45,7 @@ class Mixture:
     slowdowns: Mapping[str, Slowdown] = field(default_factory=dict)
 
     def labels(self, allowed: Widths, open_groups: Sequence[str]) -> list[Labels]:
-        """The labels of each group that may be cut, and of one stand-in for each domain that has no such group.
+        """The labels of each group that may be cut, and of a stand-in for each domain that no such group stands for.
 
         Parameters
         ----------
@@ -63,7 +63,8 @@ class Mixture:
                 found.append(Labels(group, widths, both, domain.name))
             elif len(widths) > 1:
                 found.append(Labels(group, widths))
-        known = {labels.domain for labels in found}
+        # What may be removed does not stand for others, as it has no precision then.
+        known = {labels.domain for labels in found if labels.widths[0] or len(self._groups(labels.domain)) == 1}
         for domain in self.network.domains.values():
             if domain.name not in known:
                 # What was removed is in no precision: any will do.
@@ -71,6 +72,9 @@ class Mixture:
                 name = f"{domain.name} (precision)"  # which no group is called
                 found.append(Labels(name, (1,), both if is_left else both[:1], domain.name))
         return found
+
+    def _groups(self, domain: str) -> tuple[str, ...]:
+        return self.network.domains[domain].groups if domain else ()
 
     def loss(self, domain: str, precision: str) -> float:
         """What it costs that a domain is in a precision, in the unit of sensitivities."""

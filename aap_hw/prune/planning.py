@@ -144,12 +144,13 @@ class Planner:
 
         Of a network of mixed precisions ``floats`` are the layers in floating point.
         """
+        network = self.network_of(floats)
         counts = {name: float(sum(count(k, widths) for k in self.network.kernels)) for name, count in COUNTS.items()}
         if self.target is not None:
             from aap_hw.compile.library.footprint import peak_bytes  # loads TVM: two seconds that others do without
 
-            counts[MEMORY.name] = float(peak_bytes(self.network, widths, self.target))
-        kernels = kernel_latencies(self.network_of(floats), widths, self.table)
+            counts[MEMORY.name] = float(peak_bytes(network, widths, self.target))
+        kernels = kernel_latencies(network, widths, self.table)
         return {LATENCY.name: self._calibrated(kernels, self._slowdown(floats)), **counts}
 
     def _calibrated(self, kernels: list[KernelLatency], slowdown: Slowdown) -> float:
@@ -279,18 +280,19 @@ class Planner:
         allowed: Mapping[str, float],
         at_most: Widths | None,
     ) -> Plan:
-        """A plan of mixed precisions that is predicted to keep the latency budget as the network that it is.
+        """A plan of mixed precisions that keeps the budgets as the network that it is.
 
-        What is chosen may be in one precision altogether, whose slowdown is another one.
+        What is chosen may be in one precision altogether, whose slowdown is another one. And what a plan costs by its
+        labels is read off some of all mixtures.
         """
-        limit_ms = budgets.get(LATENCY.name, math.inf)
         while True:
             found = allocate(problem, allowed, relative_gap=MIXED_GAP)
             plan = self._plan(found, scores, at_most)
-            if plan.predicted_ms <= limit_ms * (1 + 3 * ROUNDING):
+            over = {name: limit for name, limit in budgets.items() if plan.spent[name] > limit * (1 + 3 * ROUNDING)}
+            if not over:
                 return plan
-            less = found.spent[LATENCY.name] * min(limit_ms / plan.predicted_ms, 1 - LEAST_CHANGE)
-            allowed = {**allowed, LATENCY.name: less}
+            less = {name: min(limit / plan.spent[name], 1 - LEAST_CHANGE) for name, limit in over.items()}
+            allowed = {**allowed, **{name: found.spent[name] * share for name, share in less.items()}}
 
     def plan_at(self, threshold: float, scores: Scores, at_most: Widths | None = None) -> Plan:
         """The plan that the paper's rule gives at a threshold T, whatever it takes."""

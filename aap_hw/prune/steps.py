@@ -348,7 +348,7 @@ def finished(
         **_sizes(dense, state),
     }
     if MEMORY.name in dense.takes:
-        took = dense.planner.spent({**dense.network.dense, **state.widths})
+        took = dense.planner.spent({**dense.network.dense, **state.widths}, state.floats)
         summary |= {"memory_dense": dense.takes[MEMORY.name], "memory_pruned": took[MEMORY.name]}
     return PrunedNetwork(task.origin, state.kept, task.table.device["name"], state.module, record), summary
 

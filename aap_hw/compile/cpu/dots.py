@@ -74,9 +74,10 @@ class DotPlan:
         uses = kh * kw * made / (sh * sw * CHANNELS_OF_TILE)
         of_signed = dot.of_signed if Border.of(shape).is_copied or uses >= FEWEST_USES else None
         plan = cls(address, shape, read, made, of_signed or dot, Tile(1, 1, lanes), of_signed is not None)
+        run = plan.run
 
         def fits(pixels: int, vectors: int) -> bool:
-            return plan.dot.fits(pixels, vectors, target, plan.run) and (most is None or pixels * vectors <= most)
+            return plan.dot.fits(pixels, vectors, target, run) and (most is None or pixels * vectors <= most)
 
         tile = cheapest_tile(row, channels, lanes, target.registers, fits, plan.costs)
         return replace(plan, tile=tile)

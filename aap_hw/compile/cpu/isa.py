@@ -7,6 +7,7 @@ channel.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -153,6 +154,7 @@ MULTIPLY_AND_ADD = {
 }
 
 
+@functools.cache
 def _has(target: CpuTarget, features: str) -> bool:
     return all(codegen.llvm_cpu_has_features(feature, target.tvm) for feature in features.split("+"))
 

@@ -129,6 +129,19 @@ class MixedNetwork:
         """Whether no layer is left that could be in int8."""
         return set(self.read) <= set(floats)
 
+    def draw(self, random: np.random.Generator, given: Precisions) -> Precisions:
+        """A random choice of precisions, but for those that are given."""
+        known = self.precisions
+        drawn = random.integers(len(known), size=len(self.domains))
+        return {name: known[at] for name, at in zip(self.domains, drawn, strict=True)} | dict(given)
+
+    def drawn(self, random: np.random.Generator) -> Iterator[Precisions]:
+        """Choices of precisions that tell what depends on which: all in one, in the other, and random ones."""
+        for precision in self.precisions:
+            yield dict.fromkeys(self.domains, precision)
+        for _ in range(DRAWN):
+            yield self.draw(random, {})
+
     def with_branches(self, networks: Iterable[Network], groups: Collection[str]) -> MixedNetwork:
         """The same, knowing the residual branches of some of its networks, as `removable` has marked them."""
         kernels = chain.from_iterable(network.kernels for network in networks)
@@ -246,15 +259,10 @@ class _Drawn:
         self._choices: list[Precisions] = []
         self._kernels: list[dict[str, Kernel]] = []
         self._random = np.random.default_rng(0)
-        for precision in mixed.precisions:
-            self._draw(dict.fromkeys(self._names, precision))
-        for _ in range(DRAWN):
-            self._draw({})
+        for chosen in mixed.drawn(self._random):
+            self._add(chosen)
 
-    def _draw(self, given: Precisions) -> None:
-        known = self._mixed.precisions
-        drawn = self._random.integers(len(known), size=len(self._names))
-        chosen = {name: known[at] for name, at in zip(self._names, drawn, strict=True)} | dict(given)
+    def _add(self, chosen: Precisions) -> None:
         network = self._mixed.network(self._mixed.floats(chosen))
         self._choices.append(chosen)
         self._kernels.append({kernel.name: kernel for kernel in network.kernels})
@@ -270,8 +278,8 @@ class _Drawn:
                 return [], apart
             if not (missing := self._missing(deciding)):
                 return [self._form(name, names) for name, names in deciding.items()], []
-            for chosen in missing:
-                self._draw(chosen)
+            for given in missing:
+                self._add(self._mixed.draw(self._random, given))
 
     def _near(self) -> dict[str, tuple[list[str], list[str]]]:
         """For each kernel, the domains of what it reads and makes, and those of kernels up to two steps away."""
@@ -295,7 +303,7 @@ class _Drawn:
     def _deciding(self, name: str, near: Mapping[str, tuple[list[str], list[str]]]) -> tuple[str, ...]:
         """The domains that a kernel's form follows from; more than two if no two will do."""
         own, others = near[name]
-        for names in _sets(own, others):
+        for names in deciding_sets(own, others):
             if self._explain(names, name):
                 return names
         return tuple(self._names)
@@ -341,7 +349,7 @@ def _form_of(kernel: Kernel | None) -> object:
     return kernel and (kernel.key, kernel.widths)
 
 
-def _sets(own: Sequence[str], others: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def deciding_sets(own: Sequence[str], others: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Sets of domains that may decide, those first that are the likelier; larger ones only to be merged."""
     yield ()
     if len(own) <= 2:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aap_hw.compile.cpu import packing_of
 from aap_hw.compile.families import family_of, output_pixels, weight_elements
@@ -53,19 +53,16 @@ class Moment:
 
     Attributes
     ----------
-    kernel : the kernel.
-    held : each value that it reads or that a later kernel will read.
-    made : the value that it makes.
+    kernel : name of the kernel.
+    held : each value that it reads or that a later kernel will read, and last the one that it makes.
     """
 
-    kernel: Kernel
+    kernel: str
     held: tuple[Value, ...]
-    made: Value
 
     def bytes_at(self, widths: Mapping[str, int]) -> int:
         """Bytes under a width plan; a kernel that is removed makes nothing."""
-        made = 0 if self.kernel.is_removed(widths) else self.made.bytes_at(widths)
-        return made + sum(value.bytes_at(widths) for value in self.held)
+        return sum(value.bytes_at(widths) for value in self.held)
 
 
 def peak_bytes(network: Network, widths: Mapping[str, int], target: DeviceTarget) -> int:
@@ -100,6 +97,15 @@ def moments(network: Network, target: DeviceTarget) -> Iterator[Moment]:
         # The shortcut takes the place of what the last kernel of a branch makes.
         branch = kernel.branch.group if kernel.branch is not None and not kernel.branch.is_last else ""
         made = Value(output_pixels(kernel.key), kernel.width_out, step, kernel.key.types.made, branch)
-        yield Moment(kernel, tuple(living.values()), made)
+        yield Moment(kernel.name, (*living.values(), replace(made, branch=_group_of(kernel))))
         if kernel.name in last:
             living[kernel.name] = made
+
+
+def _group_of(kernel: Kernel) -> str:
+    """The group that a kernel goes with, empty if with none: of its branch, or one that it reads and nothing else."""
+    if kernel.branch is not None:
+        return kernel.branch.group
+    read = kernel.width_in
+    # What it makes may be of a group that stays.
+    return read.terms[0][0] if len(read.terms) == 1 and not read.constant and kernel.width_out != read else ""
