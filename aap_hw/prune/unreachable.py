@@ -33,7 +33,7 @@ class Unreachable(UserError):  # noqa: N818 - an answer about the budgets, not a
         unit = f" {RESOURCES[resource].unit}".rstrip() or f" {resource}"
         within = f" within the budget of {' and '.join(given)}" if given else ""
         super().__init__(
-            f"no plan reaches {budget:.4g}{unit}: the smallest reachable {resource}{within} is {_up(smallest)}{unit} "
+            f"no plan reaches {_number(budget)}{unit}: the smallest reachable {resource}{within} is {_up(smallest)}{unit} "
             f"{_doubt(resource, provenance)}({_up(100 * smallest / dense)}% of the unpruned network); allow at least "
             + (f"that, or leave out {' '.join(limits)}" if limits else "that")
         )
@@ -66,7 +66,12 @@ class Unreachable(UserError):  # noqa: N818 - an answer about the budgets, not a
 
 
 def _text(resource: str, amount: float) -> str:
-    return f"{amount:.4g} {RESOURCES[resource].unit}".rstrip()
+    return f"{_number(amount)} {RESOURCES[resource].unit}".rstrip()
+
+
+def _number(amount: float) -> str:
+    """To four digits, but whole if it is larger: nobody reads 4.216e+04 bytes."""
+    return f"{amount:.4g}" if amount < 1e4 else f"{amount:.0f}"
 
 
 def _reached(resource: str, smallest: float, dense: float, provenance: str) -> str:
