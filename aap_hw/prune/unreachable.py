@@ -33,7 +33,8 @@ class Unreachable(UserError):  # noqa: N818 - an answer about the budgets, not a
         unit = f" {RESOURCES[resource].unit}".rstrip() or f" {resource}"
         within = f" within the budget of {' and '.join(given)}" if given else ""
         super().__init__(
-            f"no plan reaches {_number(budget)}{unit}: the smallest reachable {resource}{within} is {_up(smallest)}{unit} "
+            f"no plan reaches {_number(budget)}{unit}: "
+            f"the smallest reachable {resource}{within} is {_up(smallest)}{unit} "
             f"{_doubt(resource, provenance)}({_up(100 * smallest / dense)}% of the unpruned network); allow at least "
             + (f"that, or leave out {' '.join(limits)}" if limits else "that")
         )
