@@ -143,8 +143,8 @@ def float_layers_sentence(chosen: Mapping[str, Any]) -> str:
         return ""
     listed, unit = ", ".join(chosen["names"]), chosen["unit"]
     return (
-        f"in float32 stay {listed}: int8 everywhere would lose {chosen['lost_by_all']:.2f} {unit}, and so it loses "
-        f"{chosen['lost']:.2f} of the {chosen['allowed']:.2f} that are allowed"
+        f"layers that stay in float32: {listed}; with them int8 loses {chosen['lost']:.2f} {unit} "
+        f"({chosen['allowed']:.2f} allowed), without them it would lose {chosen['lost_by_all']:.2f}"
     )
 
 
