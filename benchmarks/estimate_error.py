@@ -3,10 +3,11 @@
 The same method that estimates kernels of boards (`aap_hw.estimate`) estimates those of measured tables. Its correction
 is learned from all kernels of a table but those of one network, and that network's plans, which the table holds as they
 were measured from end to end, are estimated with it. Then the next network is left out. Networks of `--other` tables
-are estimated with what was learned from the first: how well does it carry over to another CPU? Nothing is timed here.
+are estimated with what was learned from the first, without the kernels that they have in common: how well does it carry
+over to another CPU, another precision, another day? Nothing is timed here.
 
     python benchmarks/estimate_error.py --json -
-    python benchmarks/estimate_error.py --other lut/zen5.json --models resnet20,mobilenetv2 --json -
+    python benchmarks/estimate_error.py --other docs/results/accuracy_latency/long/x86.json --json -
     python benchmarks/estimate_error.py --write                                     # keep what was learned
 """
 
@@ -65,7 +66,7 @@ def main() -> None:
     say(f"{options.table}: counting what its kernels do")
     source = Measured.read(Path(options.table), quick=options.quick)
     rows = _rows(source, source)
-    summary = summary_of(rows)
+    summary = summary_of(rows) if rows else {}
     if options.write:
         error = {
             "machine": source.table.device["cpu"],
@@ -75,21 +76,25 @@ def main() -> None:
             "worst_pct": round(summary["max_error_pct"], 1),
             "kendall_tau": round(summary["kendall_tau"], 3),
         }
-        replace(_learned(source, ()), error=error).save()
-    if options.other:
-        say(f"{options.other}: counting what its kernels do")
-        other = Measured.read(Path(options.other), options.models.split(",") if options.models else None)
-        elsewhere = _rows(source, other)
-        rows += elsewhere
-        summary |= {f"other_cpu_{name}": value for name, value in summary_of(elsewhere).items()}
+        learned = _learned(source, ())
+        assert learned is not None
+        replace(learned, error=error).save()
+    elsewhere = []
+    for path in options.other:
+        say(f"{path}: counting what its kernels do")
+        elsewhere += _rows(source, Measured.read(Path(path), options.models.split(",") if options.models else None))
+    for name, is_same in (("other_cpu", False), ("other_table", True)):
+        if some := [row for row in elsewhere if (row["cpu"] == row["learned_on"]) is is_same]:
+            summary |= {f"{name}_{figure}": value for figure, value in summary_of(some).items()}
+    rows += elsewhere
     print_report(rows, summary, options.json)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", default=str(ROOT / TABLE), help="measured table to learn from")
-    parser.add_argument("--other", help="measured table of another CPU, to hold against what was learned")
-    parser.add_argument("--models", help="networks of the other table, separated by commas; all unless given")
+    parser.add_argument("--other", action="append", default=[], help="measured table to hold against what was learned")
+    parser.add_argument("--models", help="networks of the other tables, separated by commas; all unless given")
     parser.add_argument("--write", action="store_true", help="keep the correction for estimates")
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--quick", action="store_true", help="few kernels: does it run?")
@@ -172,11 +177,16 @@ class Traced:
         return mixed_network(self.graph) if self.name.precision == MIXED else None
 
 
-def _learned(source: Measured, without: Collection[KernelKey]) -> Correction:
-    """A correction from the kernels and networks of a table, but for some kernels and whatever network has them."""
+def _learned(source: Measured, without: Collection[KernelKey]) -> Correction | None:
+    """A correction from the kernels and networks of a table, but for some kernels and whatever network has them.
+
+    None if no kernel is left.
+    """
     from aap_hw.estimate.correction import Correction, fitted_shares
 
     kept = [point for point in source.terms if point.key not in without]
+    if not kept:
+        return None
     factors = [
         measured / alone
         for network in source.networks.values()
@@ -199,13 +209,17 @@ def _plans(source: Measured, traced: Traced, table: LatencyTable) -> list[tuple[
 
 
 def _rows(source: Measured, held: Measured) -> list[dict[str, Any]]:
-    """One of each network of a table: how far off it is by what was learned from another, without this network."""
+    """One of each network of a table: how far off it is by what was learned from another, without its kernels."""
+    from _report import say
+
     from aap_hw.lut.fidelity import kendall_tau
     from aap_hw.lut.table import LatencyPoint
 
     rows = []
     for name, traced in held.networks.items():
-        learned = _learned(source, traced.keys)
+        if (learned := _learned(source, traced.keys)) is None:
+            say(f"{name.text}: all that was measured elsewhere are its own kernels, so that there is nothing to learn from")
+            continue
         table = replace(held.table, points={})
         kernels = []
         for point, terms in held.terms.items():

@@ -1,10 +1,11 @@
 """Estimates of unpruned networks beside latencies that others published for the same boards.
 
-What is published, with its sources, is docs/results/published_latencies.json: other engines, and none of it goes into a
-table. An estimate is for the threads that a row names, or else for those of the device's profile.
+What is published, with its sources, is aap_hw/estimate/published.json: other engines, and none of it goes into a table.
+An estimate is for the threads that a row names, or else for those of the device's profile. Beside it is what it would be
+if no thread had any use of what another one fetched, the other end of what is possible.
 
-Example: python benchmarks/published_latencies.py --json docs/results/estimated_beside_published.json
-         --page docs/estimated.md
+    python benchmarks/published_latencies.py --json -
+    python benchmarks/published_latencies.py --write    # into the file, which commands tell of, and into docs/estimated.md
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import functools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +23,11 @@ from _report import print_report, say
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.network import Network
+    from aap_hw.compile.keys.precision import NetworkPrecision
+    from aap_hw.compile.keys.target import CpuTarget
+    from aap_hw.estimate import Estimator
 
-PUBLISHED = Path(__file__).parents[1] / "docs" / "results" / "published_latencies.json"
+PAGE = Path(__file__).parents[1] / "docs" / "estimated.md"
 BEGIN, END = "<!-- begin: benchmarks/published_latencies.py -->", "<!-- end -->"
 BOARDS = {"rpi4": "Raspberry Pi 4", "rpi5": "Raspberry Pi 5"}
 
@@ -30,83 +35,79 @@ BOARDS = {"rpi4": "Raspberry Pi 4", "rpi5": "Raspberry Pi 5"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
-    parser.add_argument("--page", help="also write the table into this page, between the marks that are in it")
-    parser.add_argument("--rows", help="write the page from this earlier report instead of estimating")
+    parser.add_argument("--write", action="store_true", help="keep the estimates, and write the page's table")
     parser.add_argument("--quick", action="store_true", help="one network: does it run?")
     options = parser.parse_args()
-    published = json.loads(PUBLISHED.read_text("utf-8"))
-    found = published["rows"]
+    from aap_hw.estimate.published import FILE
+
+    told = json.loads(FILE.read_text("utf-8"))
+    found = told["rows"]
     if options.quick:
         found = [row for row in found if (row["device"], row["model"], row["threads"]) == ("rpi4", "resnet18", 4)]
-    if options.rows:
-        rows = json.loads(Path(options.rows).read_text("utf-8"))["rows"]
-    else:
-        rows = list(beside(found, published["sources"]))
-    if options.page:
-        write_table(Path(options.page), rows, published["sources"], published["read"])
+    rows = list(beside(found))
+    if options.write:
+        told |= {"methods": {device: estimator_of(device, None).method for device in BOARDS}, "rows": rows}
+        FILE.write_text(_lines(told), "utf-8")
+        write_table(PAGE, rows, told["sources"], told["read"])
     print_report(rows, summary_of(rows), options.json)
 
 
-def beside(found: Iterable[Mapping[str, Any]], sources: Mapping[str, Mapping[str, str]]) -> Iterable[dict[str, Any]]:
-    """Each published latency with the estimate of the same network; None where the method knows no such kernels."""
-    known: dict[tuple[Any, ...], float | None] = {}
+def beside(found: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
+    """Each published latency with the estimate of the same network."""
     for row in found:
         asked = row["device"], row["model"], row["precision"], row["threads"]
-        if asked not in known:
-            known[asked] = estimated_ms(*asked)
-            say(f"{asked}: {known[asked]}")
-        yield {**row, "engine": sources[row["source"]]["engine"], "estimated_ms": known[asked]}
-
-
-def estimated_ms(device: str, model: str, precision: str, threads: int | None) -> float | None:
-    """Estimated milliseconds of an unpruned network of float32; None of one in int8, which the method is not for.
-
-    They are those of the table that ships, if it is of the network and of as many threads.
-    """
-    if precision != "fp32":
-        return None
-    from aap_hw.device import load_profile
-    from aap_hw.estimate import estimator_of
-    from aap_hw.lut.finding import find_table
-    from aap_hw.lut.table import NetworkName
-    from aap_hw.models.origin import Origin
-
-    table, name = find_table(device), NetworkName(model, Origin.of(model).inputs)
-    if threads in (None, table.device["threads"]) and name in table.slowdowns:
-        return float(f"{table.slowdowns[name].measured_us / 1e3:.4g}")
-    profile = load_profile(device)
-    if threads is not None:
-        profile = profile.model_copy(update={"threads": threads})
-    network, estimator = network_of(model), estimator_of(profile)
-    alone_us = math.fsum(estimator.latency_us(kernel.at(network.dense)) for kernel in network.kernels)
-    return float(f"{alone_us * estimator.network_factor / 1e3:.4g}")
+        kept, apart = estimated_ms(*asked)
+        say(f"{asked}: {kept} to {apart}")
+        yield {**row, "estimated_ms": kept, "apart_ms": apart}
 
 
 @functools.cache
-def network_of(model: str) -> Network:
+def estimated_ms(device: str, model: str, precision: NetworkPrecision, threads: int | None) -> tuple[float, float]:
+    """Estimated milliseconds of an unpruned network, and those if threads share nothing."""
+    estimator = estimator_of(device, threads)
+    network = network_of(model, precision, estimator.target)
+    ends = []
+    for machine in (estimator.machine, replace(estimator.machine, is_apart=True)):
+        one = replace(estimator, machine=machine)
+        alone_us = math.fsum(one.latency_us(kernel.at(network.dense)) for kernel in network.kernels)
+        ends.append(float(f"{alone_us * estimator.network_factor / 1e3:.4g}"))
+    return ends[0], ends[1]
+
+
+def estimator_of(device: str, threads: int | None) -> Estimator:
+    """The estimator of a device with so many threads, or with those of its profile."""
+    from aap_hw import estimate
+    from aap_hw.device import load_profile
+
+    profile = load_profile(device)
+    return estimate.estimator_of(
+        profile if threads is None else profile.model_copy(update={"threads": threads})
+    )
+
+
+def network_of(model: str, precision: NetworkPrecision, target: CpuTarget) -> Network:
     """The kernels of an unpruned network."""
     from aap_hw.compile.front.partition import partition
+    from aap_hw.compile.keys.target import half_of
     from aap_hw.graph import ChannelGraph
     from aap_hw.models.origin import Origin
 
     origin = Origin.of(model)
-    return partition(ChannelGraph.trace(origin.build(), origin.inputs.zeros()))
+    graph = ChannelGraph.trace(origin.build(), origin.inputs.zeros())
+    return partition(graph, precision, half=half_of(precision, target))
 
 
 def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Estimates over published latencies: geometric means over all rows, and over the quickest engine of each case."""
-    compared = [row for row in rows if row["estimated_ms"] is not None]
-    quickest: dict[tuple[Any, ...], float] = {}
-    for row in compared:
-        case = row["device"], row["model"], row["threads"]
-        ratio = row["estimated_ms"] / row["ms"]
-        quickest[case] = max(ratio, quickest.get(case, ratio))
+    from aap_hw.estimate.published import ratios
+
+    quickest = ratios(rows)
     return {
-        "compared": len(compared),
-        "estimated_over_published": _mean(row["estimated_ms"] / row["ms"] for row in compared),
-        "estimated_over_quickest": _mean(quickest.values()),
-        "least_over_quickest": min(quickest.values(), default=None),
-        "most_over_quickest": max(quickest.values(), default=None),
+        "compared": len(rows),
+        "estimated_over_published": _mean(row["estimated_ms"] / row["ms"] for row in rows),
+        "estimated_over_quickest": _mean(quickest),
+        "least_over_quickest": min(quickest),
+        "most_over_quickest": max(quickest),
     }
 
 
@@ -121,11 +122,11 @@ def write_table(
     lines = ["| board | network | | threads | GHz | published, ms | estimated, ms |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         threads, ghz = row["threads"] or "not named", row["ghz"] or "not named"
-        estimated = "" if row["estimated_ms"] is None else f"{row['estimated_ms']:.3g}"
+        ends = dict.fromkeys(f"{row[name]:.3g}" for name in ("estimated_ms", "apart_ms"))
         name = row["model"].removeprefix("torchvision:")
         lines.append(
             f"| {BOARDS[row['device']]} | {name} | {row['precision']} | {threads} | {ghz} | {row['ms']:.3g} "
-            f"({row['engine']} [{numbers[row['source']]}]) | {estimated} |"
+            f"({sources[row['source']]['engine']} [{numbers[row['source']]}]) | {' to '.join(ends)} |"
         )
     listed = [
         f"{numbers[name]}. {source['engine']}, <{source['url']}> (date: {source['date']}; read {read}): "
@@ -143,9 +144,16 @@ def write_table(
     )
 
 
-def _mean(ratios: Iterable[float]) -> float | None:
+def _lines(told: Mapping[str, Any]) -> str:
+    """The file as JSON with a line for each row."""
+    text = json.dumps({**told, "rows": []}, indent=1, ensure_ascii=False)
+    rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in told["rows"])
+    return text.replace('"rows": []', f'"rows": [\n  {rows}\n ]') + "\n"
+
+
+def _mean(ratios: Iterable[float]) -> float:
     logs = [math.log(ratio) for ratio in ratios]
-    return math.exp(math.fsum(logs) / len(logs)) if logs else None
+    return math.exp(math.fsum(logs) / len(logs))
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def _origin_lines(table: LatencyTable) -> Iterator[str]:
 
     how, points = table.measurement, f"{len(table)} points of {len(table.points)} kernels"
     if (estimate := Estimate.of(table)) is not None:
-        yield f"{points}; none was measured"
+        yield f"{points}, by {estimate.method}"
         yield estimate.sentence()
         yield f"estimated for {', '.join(map(_short, table.networks))}"
         return

@@ -18,7 +18,7 @@ from aap_hw.estimate.cores import CORES
 from aap_hw.estimate.correction import Correction
 from aap_hw.estimate.terms import Machine
 
-METHOD = "instructions and bytes, version 1"
+METHOD = "instructions and bytes, version 2"
 
 __all__ = ["METHOD", "Estimator", "estimator_of"]
 
@@ -75,18 +75,19 @@ def estimator_of(profile: DeviceProfile) -> Estimator:
     ------
     UserError : it is a GPU, its profile says nothing of its caches, or the pipeline of its core is not known.
     """
-    target = target_of(profile)
-    if not isinstance(target, CpuTarget):
+    if profile.target.kind == "cuda":
         raise UserError(f"latencies of GPUs are not estimated, and {profile.name} is one; profile it")
-    if profile.board is None:
-        raise UserError(
-            f"the device profile '{profile.name}' has no table [board] with its clock, caches and memory, which an "
-            "estimate is made from; add one like that of device_profiles/rpi4.toml"
-        )
+    target = target_of(profile)
+    assert isinstance(target, CpuTarget)
     cpu = str(target.tvm.attrs.get("mcpu", "generic"))
     if cpu not in CORES:
         raise UserError(
             f"nothing is known of the pipeline of a {cpu}, so no latency of '{profile.name}' can be estimated (known: "
             f"{', '.join(CORES)}); profile it on the device"
+        )
+    if profile.board is None:
+        raise UserError(
+            f"the device profile '{profile.name}' has no table [board] with its clock, caches and memory, which an "
+            "estimate is made from; profile it on the device, or add one like that of device_profiles/rpi4.toml"
         )
     return Estimator(target, cpu, Machine(CORES[cpu], profile.board, profile.measure.copies), Correction.load())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from aap_hw.api import Profile
 from aap_hw.compile.keys.precision import FP32, NetworkPrecision
+from aap_hw.estimate import estimator_of
 from aap_hw.given import StrPath, origin_of, to_profile
 from aap_hw.lut.estimating import estimate_model
 
@@ -44,6 +45,7 @@ def estimate_profile(
     UserError : the method cannot estimate the device or one of the kernels, or the table cannot be extended or written.
     """
     profile, path = to_profile(device, out, precision, float_layers)
+    estimator_of(profile)  # refuses a device before the network is built, which may take a while
     origin = origin_of(model, input_shape, example, weights, classes)
     begun: list[Profile] = []
 

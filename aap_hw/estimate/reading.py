@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from tvm import tirx
+from tvm.target import codegen
 
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.estimate.indices import ZERO, Index, index_of, share_of, typical, variables_of
@@ -21,6 +22,7 @@ from aap_hw.estimate.indices import ZERO, Index, index_of, share_of, typical, va
 # Vector operations that a division or a square root keeps its unit busy for.
 DIVISION = 5
 _SLOW_CALLS = ("sqrt", "rsqrt", "exp", "exp2", "log", "tanh", "sigmoid", "erf", "power", "pow")
+_ADDS_NEIGHBOURS = tuple(f"llvm.aarch64.neon.{name}" for name in ("saddlp", "uaddlp", "addp"))
 _FREE_CALLS = ("reinterpret", "likely", "vectorlow", "vectorhigh")
 
 
@@ -213,10 +215,16 @@ class _Reader:
                 for one, other in ((node.a, node.b), (node.b, node.a)):
                     if type(other).__name__ == "Mul":
                         self._loop.multiply_adds += self._units_of(node)
-                        for each in (one, other.a, other.b):
+                        for each in (one, *self._factors(other)):
                             self._value(each)
                         return
+                    if _adds_neighbours(other):
+                        self._value(one)
+                        self._value(other)
+                        return
                 self._operation(node, node.a, node.b)
+            case "Mul":
+                self._operation(node, *self._factors(node))
             case "Div":
                 self._operation(node, node.a, node.b, cost=DIVISION)
             case "Broadcast" | "Cast":
@@ -239,6 +247,15 @@ class _Reader:
             case _:
                 self._operation(node, node.a, node.b)
 
+    def _factors(self, product: Any) -> Iterator[Any]:
+        """What is multiplied; 64-bit Arm multiplies either half of a vector of whole numbers as if they were wider."""
+        for factor in (product.a, product.b):
+            if self._target.multiplies_by_lane and _is_widened(factor):
+                half = factor.value
+                yield half.vectors[0] if type(half).__name__ == "Shuffle" and _is_row(half.indices) else half
+            else:
+                yield factor
+
     def _operation(self, node: Any, *operands: Any, cost: float = 1.0) -> None:
         if cost and not _is_index(node):
             self._loop.arithmetic += cost * self._units_of(node)
@@ -251,6 +268,8 @@ class _Reader:
         if name == "if_then_else":
             # Two loops of code, of which the second is rarely run.
             self._value(arguments[1])
+        elif _adds_neighbours(node):
+            self._operation(node, *arguments[1:])
         elif name in ("call_llvm_pure_intrin", "call_llvm_intrin", "call_pure_extern", "call_extern"):
             self._loop.multiply_adds += self._units_of(node)
             for each in arguments[1:]:
@@ -271,6 +290,27 @@ class _Reader:
     def _units_of(self, node: Any) -> float:
         type_ = node.ty.dtype
         return self._units(type_.lanes * self._lanes * max(8, type_.bits) // 8)
+
+
+def _is_widened(value: Any) -> bool:
+    """Whether a vector of whole numbers is made of one of half their bits."""
+    if type(value).__name__ != "Cast" or value.ty.dtype.lanes == 1:
+        return False
+    types = value.ty.dtype, value.value.ty.dtype
+    return all("int" in str(each) for each in types) and int(types[0].bits) == 2 * int(types[1].bits)
+
+
+def _is_row(indices: Any) -> bool:
+    """Whether neighbours are taken, from one half or the other."""
+    numbers = [int(each) for each in indices]
+    return numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] in (0, len(numbers))
+
+
+def _adds_neighbours(node: Any) -> bool:
+    """Whether it is an instruction that adds neighbours, and to a sum as well where there is one."""
+    if type(node).__name__ != "Call" or not str(getattr(node.op, "name", "")).endswith("call_llvm_pure_intrin"):
+        return False
+    return codegen.llvm_get_intrinsic_name(int(node.args[0])) in _ADDS_NEIGHBOURS
 
 
 def _bytes(type_: Any) -> int:

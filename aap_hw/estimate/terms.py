@@ -52,11 +52,19 @@ class Terms:
 
 @dataclass(frozen=True)
 class Machine:
-    """A core with its caches, and with how many sets of weights a kernel is timed in turn."""
+    """A core with its caches.
+
+    Attributes
+    ----------
+    copies : how many sets of weights a kernel is timed with in turn.
+    is_apart : whether each thread has its part of the cache that all share and fetches into it for itself, rather than
+        that threads keep step, and what one has fetched is there for all. The truth lies between.
+    """
 
     core: Core
     board: BoardSpec
     copies: int
+    is_apart: bool = False
 
     def terms(self, address: Address, target: CpuTarget) -> Terms:
         """The terms of a kernel.
@@ -85,15 +93,17 @@ class Machine:
         board, per_us = self.board, self.board.clock_ghz * 1e3
         traffic = Traffic(program, threads)
         kept = sum(_bytes(function, True)) * self.copies + sum(_bytes(function, False))
-        last = 2 if board.l3_kib else 1  # which all cores share
+        *own, last = (kib << 10 for kib in (board.l1_kib, board.l2_kib, board.l3_kib) if kib)  # which all cores share
         # What is there from the call before need not be fetched.
-        into_l1, into_l2, into_l3 = (
-            traffic.bytes_into(kib << 10, is_shared=level == last) if kept > kib << 10 else 0.0
-            for level, kib in enumerate((board.l1_kib, board.l2_kib, board.l3_kib))
-        )
-        from_l3, from_memory = (into_l2, into_l3) if board.l3_kib else (0.0, into_l2)
-        caches_us = (into_l1 / self.core.l2_bytes + from_l3 / self.core.l3_bytes) / per_us
-        return caches_us, from_memory / board.memory_gb_s / 1e3
+        into = [traffic.bytes_into(size, is_shared=False) if kept > size else 0.0 for size in own]
+        if self.is_apart:
+            from_memory = threads * traffic.bytes_into(last / threads, is_shared=False)
+            into[-1] *= threads  # as what serves it serves one after another
+        else:
+            from_memory = traffic.bytes_into(last, is_shared=True)
+        per_cycle = self.core.l2_bytes, self.core.l3_bytes
+        cycles = sum(moved / rate for moved, rate in zip(into, per_cycle, strict=False))  # there may be no third cache
+        return cycles / per_us, (from_memory if kept > last else 0.0) / board.memory_gb_s / 1e3
 
 
 class _Cycles:

@@ -40,6 +40,8 @@ class Estimate:
     plans : how many width plans of these networks were compared.
     mean_pct, worst_pct : mean and largest of |estimated / measured - 1| of whole networks, in percent.
     kendall_tau : 1 if the estimates order plans as they were measured, -1 if the other way round.
+    beside_published : least and largest share that estimates are of the latencies that others published for the
+        device, by the quickest engine of each network; None if nobody did.
     """
 
     device: str
@@ -50,13 +52,19 @@ class Estimate:
     mean_pct: float
     worst_pct: float
     kendall_tau: float
+    beside_published: Sequence[float] | None = None
 
     @classmethod
     def of(cls, table: LatencyTable) -> Self | None:
         """What an estimated table says of itself; None of any other."""
         if not table.is_estimated:
             return None
-        return cls(table.device["name"], table.measurement["method"], **table.measurement["error"])
+        from aap_hw.estimate.published import range_beside
+
+        device, method = table.device["name"], table.measurement["method"]
+        beside = range_beside(device, table.device["threads"], method)
+        error = table.measurement["error"]
+        return cls(device, method, **error, beside_published=None if beside is None else list(beside))
 
     def as_json(self) -> dict[str, Any]:
         """The figures as JSON values."""
@@ -64,9 +72,11 @@ class Estimate:
 
     def sentence(self) -> str:
         """What the estimate is worth, for whoever reads a figure of it."""
-        networks = ", ".join(name.split(" at ")[0] for name in self.networks)
+        beside = f"nobody has checked it on {self.device}"
+        if self.beside_published is not None:
+            shares = " to ".join(dict.fromkeys(f"{share:.2f}" for share in self.beside_published))
+            beside = f"{shares} of what the quickest published engines take on {self.device}"
         return (
-            f"estimated by {self.method}: on {self.machine} this was off by {self.mean_pct:.1f} % on average and "
-            f"{self.worst_pct:.1f} % at worst ({self.plans} plans of {networks}, each unknown to the method); on "
-            f"{self.device} nobody has checked it"
+            f"estimated, not measured: {beside}; off by {self.mean_pct:.1f} % on average and {self.worst_pct:.1f} % at "
+            f"worst on {self.machine}, where it was checked"
         )

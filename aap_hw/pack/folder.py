@@ -45,11 +45,22 @@ BROUGHT_ALONG = (
     "pack/timing.py",
 )
 PACKAGES = ("", "device/", "pack/")
+# Whatever Python there is reads this.
 PROGRAM = """#!/usr/bin/env python3
 import sys
 
-from aap_hw.pack.run import main
 
+def refuse(why):
+    sys.stderr.write("refused: %s\\n" % why)
+    sys.exit(2)
+
+
+if sys.version_info < (3, 10):
+    refuse("TVM needs Python 3.10 or later, and this is Python %d.%d; run it with a later one" % sys.version_info[:2])
+try:
+    from aap_hw.pack.run import main
+except (ImportError, SyntaxError) as problem:
+    refuse("the folder is not whole (%s); copy it again" % problem)
 sys.exit(main())
 """
 VALUES = "values.npz"

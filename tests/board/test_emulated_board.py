@@ -42,6 +42,8 @@ pytestmark = pytest.mark.board
 SCRIPT = Path(__file__).parents[2] / "scripts" / "emulated_board.sh"
 RUNNERS = Path(aap_hw.deploy.runners.__file__).parent
 PORT = 9110
+PATIENCE_S = 1200
+"""What takes seconds in an emulator may take minutes on a machine that does other things, too."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,9 @@ def where() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def device(where: str) -> Iterator[Device]:
-    board = connect(load_profile("rpi4").reached_by(where))
+    profile = load_profile("rpi4").reached_by(where)
+    patient = profile.connect.model_copy(update={"timeout_s": float(PATIENCE_S)})
+    board = connect(profile.model_copy(update={"connect": patient}))
     yield board
     board.close()  # type: ignore[attr-defined]
 
@@ -71,14 +75,14 @@ def quick_profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def on_board(*command: str | Path) -> str:
     """What a program prints that runs on the board."""
-    done = subprocess.run([SCRIPT, "run", *command], capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run([SCRIPT, "run", *command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def on_this_machine(*command: str | Path) -> str:
     """What a program prints that runs here."""
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +258,7 @@ def test_kernels_for_a_cpu_with_dot_products_equal_an_integer_reference(tmp_path
     (tmp_path / "running.py").write_text(RUNNING)
     environment = {**os.environ, "AAP_HW_EMULATED_CPU": "cortex-a76", "TVM_USE_RUNTIME_LIB": "1"}
     command = [SCRIPT, "run", "python3", tmp_path / "running.py", tmp_path]
-    subprocess.run(command, env=environment, timeout=240, check=True)
+    subprocess.run(command, env=environment, timeout=PATIENCE_S, check=True)
     for i, case in enumerate(OF_BYTES):
         numbers, made = random_numbers(case), np.load(tmp_path / f"kernel_{i}.npy")
         expected = reference(case, numbers)

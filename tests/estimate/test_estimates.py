@@ -19,8 +19,10 @@ from aap_hw.device import load_profile
 from aap_hw.device.profile import BoardSpec, DeviceProfile
 from aap_hw.errors import UserError
 from aap_hw.estimate import estimator_of
+from aap_hw.estimate import published as publications
 from aap_hw.estimate.correction import Shares, fitted_shares
 from aap_hw.estimate.indices import range_of
+from aap_hw.estimate.published import range_beside
 from aap_hw.estimate.reading import Loop, read_program
 from aap_hw.estimate.terms import Terms
 from aap_hw.estimate.traffic import STORED, Traffic
@@ -56,6 +58,15 @@ def test_a_convolution_executes_as_many_multiply_adds_as_its_formula_says(target
     products = 14 * 14 * math.prod(WIDTHS) / (target.unit_bytes // 4)
     # Tiles that end with the row, or the channels, may overlap the ones before.
     assert products <= executed(whole, "multiply_adds") <= 1.1 * products
+
+
+def test_bytes_are_multiplied_and_added_by_the_instructions_that_arm_has_for_it() -> None:
+    """Without dot products: of sixteen pairs two products, of eight each, and an instruction that adds up neighbours."""
+    key = KernelKey.make("conv2d", (14, 14), 1, kernel=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1))
+    whole = program_of(Address(replace(key, precision="int8"), WIDTHS), A72).whole
+    products = 14 * 14 * math.prod(WIDTHS) / 8
+    counted = executed(whole, "multiply_adds") + executed(whole, "arithmetic")
+    assert 1.5 * products <= counted <= 2 * products
 
 
 def test_into_an_empty_cache_with_room_for_all_goes_every_byte_once_and_the_output_also_back() -> None:
@@ -150,6 +161,36 @@ def test_what_cannot_be_estimated_is_refused_with_a_way_out() -> None:
     other = profile.model_copy(update={"target": profile.target.model_copy(update={"mcpu": "cortex-a53"})})
     with pytest.raises(UserError, match="pipeline of a cortex-a53"):
         estimator_of(other)
+    for gpu in ("cuda", "jetson-orin"):
+        with pytest.raises(UserError, match=f"latencies of GPUs are not estimated, and {gpu} is one"):
+            estimator_of(load_profile(gpu))
+
+
+def test_threads_that_share_nothing_wait_longer_for_memory() -> None:
+    four = estimator_of(board_of().model_copy(update={"threads": 4}))
+    square = {"kernel": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "epilogue": ("bias",)}
+    kernel = Address(KernelKey.make("conv2d", (7, 7), 1, **square), (512, 512))
+    together, apart = (replace(four.machine, is_apart=each).terms(kernel, four.target) for each in (False, True))
+    assert (apart.arithmetic, apart.threads) == (together.arithmetic, together.threads)
+    assert apart.caches == pytest.approx(4 * together.caches)
+    assert apart.memory > 2 * together.memory > 0
+    alone = estimator_of(board_of())
+    assert replace(alone.machine, is_apart=True).terms(kernel, alone.target) == alone.machine.terms(kernel, alone.target)
+
+
+def test_estimates_are_held_against_the_quickest_engine_of_each_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = {"device": "board", "model": "a", "precision": "fp32", "threads": 4}
+    rows = [
+        {**case, "ms": 40, "estimated_ms": 10},
+        {**case, "ms": 20, "estimated_ms": 10},
+        {**case, "model": "b", "threads": None, "ms": 10, "estimated_ms": 8},
+        {**case, "model": "c", "threads": 1, "ms": 10, "estimated_ms": 1},
+        {**case, "device": "other", "ms": 10, "estimated_ms": 1},
+    ]
+    monkeypatch.setattr(publications, "published", lambda: {"methods": {"board": "this one"}, "rows": rows})
+    assert range_beside("board", 4, "this one") == (0.5, 0.8)
+    assert range_beside("board", 4, "another") is None
+    assert range_beside("nowhere", 4, "this one") is None
 
 
 def test_shares_are_found_again_from_latencies_made_with_them() -> None:

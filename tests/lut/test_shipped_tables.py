@@ -12,6 +12,7 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import SCHEDULES
 from aap_hw.device import load_profile
 from aap_hw.estimate import estimator_of
+from aap_hw.estimate.published import published
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.enumeration import group_candidates, points_of
@@ -54,6 +55,7 @@ def test_estimates_are_those_of_the_method_as_it_is(path: Path) -> None:
     table, estimator = load_table(path), estimator_of(load_profile(path.stem))
     assert table.measurement["method"] == estimator.method
     assert table.measurement["error"] == estimator.error
+    assert published()["methods"][path.stem] == estimator.method
     assert table.device["profile_hash"] == load_profile(path.stem).profile_hash
     held = [Address(key, widths) for key, points in sorted(table.points.items()) for widths in points]
     for address in held[:: len(held) // 5]:
