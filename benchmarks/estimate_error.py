@@ -218,7 +218,7 @@ def _rows(source: Measured, held: Measured) -> list[dict[str, Any]]:
     rows = []
     for name, traced in held.networks.items():
         if (learned := _learned(source, traced.keys)) is None:
-            say(f"{name.text}: all that was measured elsewhere are its own kernels, so that there is nothing to learn from")
+            say(f"{name.text}: nothing else was measured than its own kernels, so that there is nothing to learn from")
             continue
         table = replace(held.table, points={})
         kernels = []

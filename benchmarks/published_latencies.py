@@ -1,11 +1,11 @@
 """Estimates of unpruned networks beside latencies that others published for the same boards.
 
 What is published, with its sources, is aap_hw/estimate/published.json: other engines, and none of it goes into a table.
-An estimate is for the threads that a row names, or else for those of the device's profile. Beside it is what it would be
-if no thread had any use of what another one fetched, the other end of what is possible.
+An estimate is for the threads that a row names, or else for those of the device's profile. Beside it is what it would
+be if no thread had any use of what another one fetched, the other end of what is possible.
 
     python benchmarks/published_latencies.py --json -
-    python benchmarks/published_latencies.py --write    # into the file, which commands tell of, and into docs/estimated.md
+    python benchmarks/published_latencies.py --write    # keep the estimates, which commands tell of; docs/estimated.md
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ def estimator_of(device: str, threads: int | None) -> Estimator:
     from aap_hw.device import load_profile
 
     profile = load_profile(device)
-    return estimate.estimator_of(
-        profile if threads is None else profile.model_copy(update={"threads": threads})
-    )
+    return estimate.estimator_of(profile if threads is None else profile.model_copy(update={"threads": threads}))
 
 
 def network_of(model: str, precision: NetworkPrecision, target: CpuTarget) -> Network:

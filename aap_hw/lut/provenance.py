@@ -77,6 +77,6 @@ class Estimate:
             shares = " to ".join(dict.fromkeys(f"{share:.2f}" for share in self.beside_published))
             beside = f"{shares} of what the quickest published engines take on {self.device}"
         return (
-            f"estimated, not measured: {beside}; off by {self.mean_pct:.1f} % on average and {self.worst_pct:.1f} % at "
+            f"estimated: {beside}; off by {self.mean_pct:.1f} % on average and {self.worst_pct:.1f} % at "
             f"worst on {self.machine}, where it was checked"
         )

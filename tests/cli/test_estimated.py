@@ -18,7 +18,7 @@ from tests.synthetic import write_table
 pytestmark = pytest.mark.usefixtures("quick")
 RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8")
 WORTH = (
-    "estimated, not measured: nobody has checked it on rpi4; off by 14.2 % on average and 38.0 % at worst on a CPU at "
+    "estimated: nobody has checked it on rpi4; off by 14.2 % on average and 38.0 % at worst on a CPU at "
     "hand, where it was checked"
 )
 

@@ -61,7 +61,7 @@ def test_a_convolution_executes_as_many_multiply_adds_as_its_formula_says(target
 
 
 def test_bytes_are_multiplied_and_added_by_the_instructions_that_arm_has_for_it() -> None:
-    """Without dot products: of sixteen pairs two products, of eight each, and an instruction that adds up neighbours."""
+    """Without dot products: of sixteen pairs two products, of eight each, and one that adds up neighbours."""
     key = KernelKey.make("conv2d", (14, 14), 1, kernel=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1))
     whole = program_of(Address(replace(key, precision="int8"), WIDTHS), A72).whole
     products = 14 * 14 * math.prod(WIDTHS) / 8
@@ -175,7 +175,9 @@ def test_threads_that_share_nothing_wait_longer_for_memory() -> None:
     assert apart.caches == pytest.approx(4 * together.caches)
     assert apart.memory > 2 * together.memory > 0
     alone = estimator_of(board_of())
-    assert replace(alone.machine, is_apart=True).terms(kernel, alone.target) == alone.machine.terms(kernel, alone.target)
+    assert replace(alone.machine, is_apart=True).terms(kernel, alone.target) == alone.machine.terms(
+        kernel, alone.target
+    )
 
 
 def test_estimates_are_held_against_the_quickest_engine_of_each_case(monkeypatch: pytest.MonkeyPatch) -> None:

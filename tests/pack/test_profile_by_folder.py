@@ -25,7 +25,7 @@ from aap_hw.device.boards import Boards
 from aap_hw.errors import UserError
 from aap_hw.lut import networks as lut_networks
 from aap_hw.lut.file import load_table
-from aap_hw.pack.folder import Packed
+from aap_hw.pack.folder import PROGRAM, Packed
 from aap_hw.pack.profiles import Asked, Returned, pack_profile, unpack_profile
 from aap_hw.pack.reported import ReportedDevice
 from aap_hw.pack.run import Refused, digest_of, read_pack, require_this_machine
@@ -211,6 +211,24 @@ def test_folder_that_did_not_arrive_whole_is_refused_before_anything_of_it_is_lo
         unpack(folder)
     assert str(told.value) == str(refused.value)
     assert not folder.with_name("table.json").exists()
+
+
+def test_program_without_what_it_imports_says_so(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(PROGRAM)
+    # Without the packages of this environment, which has ours.
+    done = subprocess.run([sys.executable, "-IS", tmp_path / "run.py"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "refused: the folder is not whole (No module named 'aap_hw'); copy it again\n"
+
+
+def test_python_that_tvm_has_no_package_for_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    with pytest.raises(SystemExit) as ended:
+        exec(PROGRAM, {})
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("refused: TVM needs Python 3.10 or later, and this is Python 3.9;")
 
 
 def test_program_says_in_one_line_why_it_does_nothing(packed: Packed, tmp_path: Path) -> None:
