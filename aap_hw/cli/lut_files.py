@@ -104,7 +104,8 @@ def merge(files: tuple[str, ...], out: str) -> None:
     merged = merge_tables([(file, read_table(file)) for file in files])
     save_table(merged.table, Path(out))
     console = PlainConsole()
-    console.say(f"{out}: {len(merged.table)} points of {len(merged.table.points)} kernels")
+    how = "estimated, " if merged.table.is_estimated else ""
+    console.say(f"{out}: {how}{len(merged.table)} points of {len(merged.table.points)} kernels")
     if merged.conflicts:
         differ = "1 point differs" if len(merged.conflicts) == 1 else f"{len(merged.conflicts)} points differ"
         console.say(f"{differ} by more than {TOLERANCE:.0%} between tables; the quicker is kept:")

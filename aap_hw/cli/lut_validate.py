@@ -64,6 +64,7 @@ def validate(
     from aap_hw.device import load_profile
     from aap_hw.device.boards import PATIENCE_S, Boards
     from aap_hw.given import origin_of
+    from aap_hw.lut.belonging import require_not_estimated
     from aap_hw.lut.finding import find_file
     from aap_hw.lut.table import NetworkName
     from aap_hw.lut.validating import validate_model
@@ -71,6 +72,7 @@ def validate(
     profile = load_profile(device).reached_by(connect_to)
     path = find_file(lut) if lut else Path("lut") / f"{profile.name}.json"
     table = read_table(str(path))
+    require_not_estimated(table, path)  # before a device is looked for, which need not be there
     origin = origin_of(model_name, **network)
     with closing(Boards(profile, notice, PATIENCE_S)) as boards, MeasuringScreen(path) as screen:
         entries = validate_model(

@@ -18,13 +18,18 @@ def difference(table: LatencyTable, device: Device | Boards) -> str | None:
     return None
 
 
-def require_table_of(device: Device | Boards, table: LatencyTable, path: Path) -> None:
-    """Raise UserError if the table read from ``path`` is not of this device as it is now."""
+def require_not_estimated(table: LatencyTable, path: Path) -> None:
+    """Raise UserError if the table read from ``path`` is one that nothing measured may be added to."""
     if table.is_estimated:
         raise UserError(
             f"{path} is estimated, and nothing that is measured may be mixed into it; 'aap-hw profile' moves it aside "
             "and measures a table in its place"
         )
+
+
+def require_table_of(device: Device | Boards, table: LatencyTable, path: Path) -> None:
+    """Raise UserError if the table read from ``path`` is not of this device as it is now."""
+    require_not_estimated(table, path)
     if (differing := difference(table, device)) is not None:
         raise UserError(
             f"{path} holds latencies of another device ({differing}); write to another file with --out, or delete it"

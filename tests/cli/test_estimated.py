@@ -114,6 +114,9 @@ def test_commands_on_tables_say_what_an_estimate_is_worth(
     assert refused.code == 2
     assert "are estimated and those of" in refused.err
     assert not (tmp_path / "both.json").exists()
+    unvalidated = aap_hw("lut", "validate", "--device", "rpi4", "--model", "resnet20", "--lut", str(estimated))
+    assert unvalidated.code == 2
+    assert "is estimated, and nothing that is measured may be mixed into it" in unvalidated.err
     (tmp_path / "lut").mkdir()
     estimated.rename(tmp_path / "lut" / "rpi4.estimated.json")
     monkeypatch.chdir(tmp_path)
