@@ -8,11 +8,13 @@ Two servers on one computer disturb each other, so its latencies are of no use. 
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # what recipes share
@@ -28,6 +30,8 @@ START_S = 60
 
 def main() -> None:
     aap_hw = Steps(__doc__, device=str(QUICK_DEVICE))
+    if not all(map(find_spec, ("tornado", "psutil", "cloudpickle"))):
+        sys.exit("TVM's tracker and servers need packages that are missing here: pip install 'aap-hw[rpc]'")
     where = ("--connect", f"tracker://{HOST}:{TRACKER}/{KEY}")
     model = ("--model", str(HERE.parent / "keyword_spotting" / "net.py:make"), "--input", "1x4000")
     with two_boards():
@@ -72,6 +76,7 @@ def wait_for(boards: int) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         try:
+            socket.create_connection((HOST, TRACKER), timeout=1).close()  # as TVM would warn, and wait for 5 s
             queues = rpc.connect_tracker(HOST, TRACKER).summary()["queue_info"]
             if queues.get(KEY, {}).get("free", 0) >= boards:
                 return
