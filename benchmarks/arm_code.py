@@ -8,13 +8,17 @@ come, with all data in the first cache (``share_of_peak``).
 
 Get what it needs (Debian, 1 GB of downloads) with: scripts/emulated_board.sh peers
 
-    python benchmarks/arm_code.py --models mobilenet_v2,resnet18 --precisions fp32 --json -
+    python benchmarks/arm_code.py --folder /tmp/arm_code --json docs/results/arm_code.json
+
+All networks take some hours. With ``--folder`` a run that was stopped goes on where it was; to count one engine again,
+remove its folders there (``rm -r /tmp/arm_code/*/ours_int8_*``).
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
 import statistics
 import subprocess
@@ -59,11 +63,12 @@ def main() -> None:
     from _settings import Case
 
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        counter = _counter(Path(folder))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.folder or temporary)
+        counter = _counter(Path(temporary))
         for name in options.models.split(","):
-            case = Case(name, options.size, Path(folder) / name)
-            case.folder.mkdir()
+            case = Case(name, options.size, folder / name)
+            case.folder.mkdir(parents=True, exist_ok=True)
             case.prepare()
             for precision, cpu in product(options.precisions.split(","), options.cpus.split(",")):
                 rows += _rows(case, precision, cpu, list(filter(None, options.engines.split(","))), counter)
@@ -77,6 +82,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--precisions", default="fp32,int8", help="of fp32,int8")
     parser.add_argument("--cpus", default=",".join(PROFILES), help=f"of {','.join(PROFILES)}")
     parser.add_argument("--size", type=int, default=224, help="height and width of the image")
+    parser.add_argument(
+        "--folder", help="keep each engine's counts here; those that are there already are not made again"
+    )
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--quick", action="store_true", help="one network, a small image: does it run?")
     options = parser.parse_args()
@@ -143,19 +151,33 @@ def _rows(case: Case, precision: str, cpu: str, peers: Sequence[str], counter: P
     loops: list[dict[str, Any]] = []
     for engine in ("ours", *peers):
         say(f"{case.name} {precision} {cpu}: {engine}")
-        try:
-            run = _run(case, precision, cpu, engine, counter)
-        except (subprocess.CalledProcessError, NotImplementedError) as problem:
-            row[f"{engine}_problem"] = _last_line(problem)
-            say(row[f"{engine}_problem"])
-            continue
-        counts, found = _judged(run, cpu)
-        row |= {f"{engine}_{name}": value for name, value in counts.items()}
-        loops += [{"kind": "loop", **where, "engine": engine, **each} for each in found]
+        found = _counts(case, precision, cpu, engine, counter)
+        row |= {f"{engine}_{name}": value for name, value in found["counts"].items()}
+        loops += [{"kind": "loop", **where, "engine": engine, **each} for each in found["loops"]]
     row |= compared(row, peers)
     if "ratio" in row:
         say(f"{case.name} {precision} {cpu}: {row['ratio']:.2f} of {row['best']}")
     return [row, *loops]
+
+
+def _counts(case: Case, precision: str, cpu: str, engine: str, counter: Path) -> dict[str, Any]:
+    """An engine's counts and its heaviest loops, kept in the folder of its run; what it cannot run is a problem."""
+    from _report import say
+
+    from aap_hw.files import write_atomic
+
+    folder = case.folder / f"{engine}_{precision}_{cpu}"
+    kept = folder / "counts.json"
+    if kept.exists():
+        return dict(json.loads(kept.read_text()))
+    folder.mkdir(exist_ok=True)
+    try:
+        counts, loops = _judged(_run(case, precision, cpu, engine, folder, counter), cpu)
+    except (subprocess.CalledProcessError, NotImplementedError) as problem:
+        say(line := _last_line(problem))
+        return {"counts": {"problem": line}, "loops": []}
+    write_atomic(kept, json.dumps({"counts": counts, "loops": loops}))
+    return {"counts": counts, "loops": loops}
 
 
 def _last_line(problem: Exception) -> str:
@@ -163,9 +185,7 @@ def _last_line(problem: Exception) -> str:
     return said.strip().splitlines()[-1]
 
 
-def _run(case: Case, precision: str, cpu: str, engine: str, counter: Path) -> Run:
-    folder = case.folder / f"{engine}_{precision}_{cpu}"
-    folder.mkdir()
+def _run(case: Case, precision: str, cpu: str, engine: str, folder: Path, counter: Path) -> Run:
     network, image = _network(case, precision, cpu, engine), case.folder / "image.npy"
     np.save(image, case.arrays()[0])
     environment = {
@@ -281,28 +301,29 @@ def compared(row: Mapping[str, Any], peers: Sequence[str]) -> dict[str, Any]:
 
 
 def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means and the worst over networks; shares of multiply-adds and of the peak are the lowest of dense kernels."""
-    summary: dict[str, Any] = {}
+    """Figures of all rows, and then of each precision on each CPU, whose names end with these."""
+    summary, places = _figures(rows), sorted({(row["precision"], row["cpu"]) for row in rows})
+    for precision, cpu in places:
+        some = [row for row in rows if (row["precision"], row["cpu"]) == (precision, cpu)]
+        summary |= {f"{name}_{precision}_{cpu}": value for name, value in _figures(some).items()}
+    return summary
+
+
+def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and worst ratio over networks; shares of multiply-adds and of the peak are the lowest of dense kernels."""
     networks = [row for row in rows if row["kind"] == "network"]
     ratios = [row["ratio"] for row in networks if "ratio" in row]
-    summary["instructions_ratio"] = statistics.geometric_mean(ratios) if ratios else None
-    summary["worst_ratio"] = max(ratios, default=None)
-    for precision, cpu in sorted({(row["precision"], row["cpu"]) for row in networks}):
-        some = [
-            row["ratio"] for row in networks if (row["precision"], row["cpu"]) == (precision, cpu) and "ratio" in row
-        ]
-        if some:
-            summary[f"instructions_ratio_{precision}_{cpu}"] = statistics.geometric_mean(some)
-    fp32 = [row["ours_fma_share"] for row in networks if row["precision"] == "fp32" and "ours_fma_share" in row]
-    summary["fma_share"] = min(fp32, default=None)
+    figures: dict[str, Any] = {
+        "instructions_ratio": statistics.geometric_mean(ratios) if ratios else None,
+        "worst_ratio": max(ratios, default=None),
+        "fma_share": min((row["ours_fma_share"] for row in networks if "ours_fma_share" in row), default=None),
+    }
     for engine, name in (("ours", "mca_share_of_peak"), ("litert", "mca_share_of_peak_xnnpack")):
         dense = [row for row in rows if row["kind"] == "loop" and row["engine"] == engine and row["is_dense"]]
-        summary[name] = min((row["share_of_peak"] for row in dense), default=None)
-        summary[f"mean_{name}"] = _weighted(dense)
-    summary["lowest_correlation"] = min(
-        (row["ours_correlation"] for row in networks if "ours_correlation" in row), default=None
-    )
-    return summary
+        figures[name] = min((row["share_of_peak"] for row in dense), default=None)
+        figures[f"mean_{name}"] = _weighted(dense)
+    correlations = (row["ours_correlation"] for row in networks if "ours_correlation" in row)
+    return {**figures, "lowest_correlation": min(correlations, default=None)}
 
 
 def _weighted(loops: Sequence[Mapping[str, Any]]) -> float | None:

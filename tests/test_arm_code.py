@@ -113,6 +113,21 @@ def test_a_ratio_is_to_the_peer_with_the_fewest_instructions(monkeypatch: pytest
     assert arm_code.compared({"ours_instructions": 60, "litert_problem": "none"}, ["litert"]) == {}
 
 
+def test_figures_of_a_precision_on_a_cpu_leave_out_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm_code = imported("arm_code", monkeypatch)
+    loop = {"kind": "loop", "engine": "ours", "is_dense": True, "executed": 1}
+    rows = []
+    for cpu, ratio, share in (("a72", 0.5, 0.7), ("a72", 2.0, 0.6), ("a76", 4.0, 0.8)):
+        where = {"precision": "int8", "cpu": cpu}
+        rows += [{"kind": "network", **where, "ratio": ratio, "ours_fma_share": share, "ours_correlation": 1.0}]
+        rows += [{**loop, **where, "share_of_peak": share}]
+    summary = arm_code.summary_of(rows)
+    named = ("instructions_ratio", "worst_ratio", "fma_share", "mca_share_of_peak")
+    assert [summary[f"{name}_int8_a72"] for name in named] == pytest.approx([1.0, 2.0, 0.6, 0.6])
+    assert [summary[f"{name}_int8_a76"] for name in named] == pytest.approx([4.0, 4.0, 0.8, 0.8])
+    assert summary["instructions_ratio"] == pytest.approx(4 ** (1 / 3))
+
+
 def test_without_a_board_the_command_that_gets_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
