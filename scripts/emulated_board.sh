@@ -46,12 +46,12 @@ require() {
 
 install_missing() {
   [ $# -gt 0 ] || return 0
-  local install="apt-get install -y --no-install-recommends $*"
+  local install="apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $*"
   if [ "$(id -u)" -eq 0 ]; then
     echo "installing $*"
     apt-get update -qq && $install >/dev/null || fail "apt-get could not install $*"
   else
-    fail "$* missing; install with: sudo $install"
+    fail "$* missing; install with: sudo apt-get install -y --no-install-recommends $*"
   fi
 }
 

@@ -209,6 +209,8 @@ OF_BYTES = [
     Case(64, 64, (5, 3), exact=True, epilogue=("bias", "add", "relu")),
     Case(16, 96, (9, 9), (1, 1), padding=(0, 0), epilogue=CLIPPED, exact=True),
     Case(24, 12, (7, 3), (1, 1), padding=(0, 0), epilogue=CLIPPED, exact=True),
+    Case(24, 28, (7, 3), (1, 1), padding=(0, 0), epilogue=("bias", "add", "hardswish")),
+    Case(40, 40, (5, 12), depthwise=True, epilogue=("bias", "silu")),
     Case(40, 20, (3, 3), (1, 1), padding=(0, 0), epilogue=("bias", "silu")),
     Case(3, 24, (19, 21), (7, 7), (2, 2), (3, 3), epilogue=CLIPPED, exact=True, planar=True, batch=2),
     Case(3, 16, (9, 11), (3, 3), (2, 2), (1, 1), epilogue=CLIPPED, exact=True),

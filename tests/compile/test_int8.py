@@ -16,7 +16,7 @@ from aap_hw.compile.keys.precision import INT8, INT8_FLOAT32, Scale
 from aap_hw.compile.keys.target import CpuTarget, GpuTarget, host_options
 from aap_hw.compile.library.build import build_kernel
 from aap_hw.errors import UserError
-from tests.compile.assembly import assembly, innermost_loops
+from tests.compile.assembly import Loop, assembly, innermost_loops
 from tests.compile.quantized import Case, Transposed, called, random_numbers, reference, wrong, wrong_kernels
 
 ODD_WIDTHS = (1, 3, 5, 17, 57, 96)
@@ -171,6 +171,23 @@ def test_on_arm_a_copied_image_leaves_little_to_do_beside_sdot(case: Case) -> No
             found.append(len(loop.instructions) / products)
     assert found
     assert max(found) < 1.3
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_on_arm_a_function_of_many_steps_has_a_loop_of_its_own(depthwise: bool) -> None:
+    """There it keeps its numbers in registers. In the loop that multiplies, the sums would be moved out for them."""
+    machine = CpuTarget.of({"kind": "llvm", "mcpu": "cortex-a76", "mtriple": "aarch64-linux-gnu"}, threads=1)
+    how = {"padding": (1, 1), "depthwise": True} if depthwise else {"kernel": (1, 1), "padding": (0, 0)}
+    case = Case(80, 80, (14, 14), epilogue=("bias", "silu"), **how)
+    loops = innermost_loops(assembly(build_kernel(case.address(), machine).code, machine))
+
+    def have(name: str) -> list[Loop]:
+        return [loop for loop in loops if any(line.startswith(name) for line in loop.instructions)]
+
+    assert have("sdot")
+    (dividing,) = have("fdiv")
+    assert dividing not in have("sdot")
+    assert dividing.stored == ()
 
 
 @pytest.mark.parametrize("cpu", ["alderlake", "znver4", "neoverse-v2"])

@@ -59,11 +59,12 @@ class DotPlan:
         target: CpuTarget,
         dot_of: Callable[[int, CpuTarget], DotProduct],
         sums: str | None = None,
-        most: int | None = None,
+        allows: Callable[[int, int], bool] = lambda pixels, vectors: True,
     ) -> DotPlan:
         """The plan of a kernel for a CPU; ``dot_of`` gives the instructions for vectors of so many sums.
 
-        ``sums`` is their type, if it is not that of the kernel. A tile has at most ``most`` vectors of them.
+        ``sums`` is their type, if it is not that of the kernel. ``allows`` says of a tile's pixels and vectors whether
+        the kernel can have such.
         """
         shape = ConvolutionShape.of(address.key)
         read, made = channels_of_group(address, shape.groups)
@@ -77,7 +78,7 @@ class DotPlan:
         run = plan.run
 
         def fits(pixels: int, vectors: int) -> bool:
-            return plan.dot.fits(pixels, vectors, target, run) and (most is None or pixels * vectors <= most)
+            return plan.dot.fits(pixels, vectors, target, run) and allows(pixels, vectors)
 
         tile = cheapest_tile(row, channels, lanes, target.registers, fits, plan.costs)
         return replace(plan, tile=tile)
@@ -227,7 +228,7 @@ class DotPlan:
                 assert begin is not None
                 return begin(first + v * tile.lanes)
 
-            sums = self._sums(pixel, weight, of_vector if begin is not None else None)
+            sums = self._sums(pixel, weight, of_vector if begin is not None else None, target)
             if together is not None:
                 places = [(y * row + x + p) * width_out + first for p in range(tile.pixels)]
                 parts = itertools.product(enumerate(map(T.bind, places)), range(tile.vectors))
@@ -246,7 +247,11 @@ class DotPlan:
             slice_loops(slices, rows * along.count, compute_tile, target, slices_outermost=outermost)
 
     def _sums(
-        self, pixel: Callable[..., Any], weight: Callable[..., Any], begin: Callable[[int], Any] | None
+        self,
+        pixel: Callable[..., Any],
+        weight: Callable[..., Any],
+        begin: Callable[[int], Any] | None,
+        target: CpuTarget,
     ) -> Callable[..., Any]:
         """The sums of a tile, as `accumulate` gives them."""
         dot, tile, (rows, pieces), steps = self.dot, self.tile, self.taps, self.steps.count
@@ -264,6 +269,7 @@ class DotPlan:
                 lane=dot.lane or lane_in_all,
                 add=dot.add,
                 begin=begin,
+                in_pairs=dot.fits(tile.pixels, tile.vectors, target, self.run, spare=2),
             )
         most, totals = dot.most, scratch(tile.pixels * tile.channels, FLOAT32)
 

@@ -78,13 +78,16 @@ class DotProduct:
     lane: Callable[[Any, int, int], Any] | None = None
     of_signed: DotProduct | None = None
 
-    def fits(self, pixels: int, vectors: int, target: CpuTarget, run: int = 1) -> bool:
-        """Whether a tile's sums, its weights and one pixel's activations, or a run of all pixels, stay in registers."""
+    def fits(self, pixels: int, vectors: int, target: CpuTarget, run: int = 1, spare: int = 0) -> bool:
+        """Whether a tile's sums, its weights and one pixel's activations, or a run of all pixels, stay in registers.
+
+        Of a tile with runs, whether so many registers are ``spare``.
+        """
         if run > 1:
-            return pixels * vectors + self.split * vectors + pixels + self.working < target.registers
+            return pixels * vectors + self.split * vectors + pixels + self.working + spare < target.registers
         # Without AVX-512 one operand of an instruction may also come from memory.
-        spare = target.registers + (target.vector_bytes < AVX512_BYTES and self.split == 1)
-        return pixels * vectors + self.split * (vectors + 1) + self.working < spare
+        most = target.registers + (target.vector_bytes < AVX512_BYTES and self.split == 1)
+        return pixels * vectors + self.split * (vectors + 1) + self.working < most
 
     @contextmanager
     def imported(self) -> Iterator[None]:
@@ -215,6 +218,24 @@ def anchored(values: Any) -> Any:
     return T.call_pure_extern("int32x4", ANCHORED, values)
 
 
+UNKNOWN = "unknown_count"
+# LLVM would unroll a loop of few turns that is kept apart from others for the sake of registers.
+UNKNOWN_COUNT = f"""
+    define linkonce_odr i32 @{UNKNOWN}(i32 %value) alwaysinline {{
+        %same = call i32 asm sideeffect "", "=r,0"(i32 %value)
+        ret i32 %same
+    }}
+"""
+
+
+@contextmanager
+def not_unrolled(turns: int) -> Iterator[Any]:
+    """A loop of so many turns that LLVM leaves a loop."""
+    count = T.bind(T.call_pure_extern("int32", UNKNOWN, T.int32(turns)))
+    with T.attr(T.int32(0), "pragma_import_llvm", UNKNOWN_COUNT), T.serial(0, count) as turn:
+        yield turn
+
+
 def signed(value: Any, lanes: int = 1) -> Any:
     """An unsigned byte, or a vector of them, as the signed one that is smaller by 128; its type stays uint8."""
     return T.bitwise_xor(value, spread(T.uint8(128), lanes))
@@ -278,7 +299,7 @@ def _products_of_pairs(lanes: int) -> DotProduct:
         return T.reinterpret(f"int8x{size}", tirx.Shuffle([pairs], [2 * i] * lanes + [2 * i + 1] * lanes))
 
     def add(total: Any, activations: Any, weights: Any) -> Any:
-        operands = activations, T.reinterpret(f"int8x{size}", weights)
+        operands = [T.reinterpret(f"int8x{size}", each) for each in (activations, weights)]
         first, second = (
             [T.Cast(f"int16x{half}", tirx.Shuffle([each], list(range(start, start + half)))) for each in operands]
             for start in (0, half)
@@ -308,11 +329,15 @@ def has_byte_shuffles(target: CpuTarget) -> bool:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a tensor of uint8 can hold: its zero point as int16, and its lowest and highest number as uint8."""
+    """What a tensor of uint8 can hold: its zero point as int16, and its lowest and highest number as uint8.
+
+    ``clip`` is the step that they do the work of: ``relu``, for which the lowest is the zero point, ``relu6`` or none.
+    """
 
     zero: Any
     lowest: Any
     highest: Any
+    clip: str = ""
 
     def cut(self, values: Any, type_: str) -> Any:
         """A vector of integers with what is beyond the bounds replaced by these."""
@@ -327,6 +352,11 @@ class Bounds:
         # Before it is added there is room for it.
         from_zero = Bounds(zero, *(T.Cast(scalar, each) - zero for each in (self.lowest, self.highest)))
         return from_zero.cut(values, type_) + spread(zero, int(lanes))
+
+
+def saturates(target: CpuTarget) -> bool:
+    """Whether a float32 beyond an int32 becomes the largest or the smallest one."""
+    return _has(target, "neon")
 
 
 def to_bytes(several: Sequence[Sequence[Any]], bounds: Bounds, lanes: int, target: CpuTarget) -> list[Any]:
@@ -346,20 +376,35 @@ def to_bytes(several: Sequence[Sequence[Any]], bounds: Bounds, lanes: int, targe
     if count < GROUP:
         return [_one_by_one(each, bounds, lanes) for each in whole]
 
+    if is_arm:
+        return [_narrowed(each, bounds) for each in whole]
+
     def halves(values: Sequence[Any]) -> Any:
-        if is_arm:
-            made = _joined("int16x4", "llvm.aarch64.neon.sqxtn.v4i16", values)
-        else:
-            made = T.call_llvm_pure_intrin(f"int16x{2 * lanes}", PACK[bits][0], *values)
-        return _saturated_sum(made, spread(bounds.zero, 2 * lanes), 2 * lanes)
+        made = T.call_llvm_pure_intrin(f"int16x{2 * lanes}", PACK[bits][0], *values)
+        return _saturated_sum(made, spread(bounds.zero, 2 * lanes), f"llvm.sadd.sat.v{2 * lanes}i16")
 
     def packed(pair: Sequence[Any]) -> Any:
-        if is_arm:
-            return bounds.cut(_joined("uint8x8", "llvm.aarch64.neon.sqxtun.v8i8", pair), f"uint8x{4 * lanes}")
         made = T.call_llvm_pure_intrin(f"int8x{4 * lanes}", PACK[bits][1], *pair)
         return T.bind(bounds.cut(T.reinterpret(f"uint8x{4 * lanes}", made), f"uint8x{4 * lanes}"))
 
     return [packed([halves(each[:2]), halves(each[2:])]) for each in whole]
+
+
+def _narrowed(values: Sequence[Any], bounds: Bounds) -> Any:
+    """Four vectors of int32, to which the zero point is not added yet, as one of uint8, by instructions of Arm's.
+
+    They cut at 0 and 255 what they narrow, so that only the highest is left to look at where there is a clip.
+    """
+    halves = [_joined("int16x4", "llvm.aarch64.neon.sqxtn.v4i16", values[i : i + 2]) for i in (0, 2)]
+    if not bounds.clip:
+        halves = [_saturated_sum(each, spread(bounds.zero, 8), "llvm.sadd.sat.v8i16") for each in halves]
+        return _joined("uint8x8", NARROW_TO_BYTES, halves)
+    above_zero = _joined("uint8x8", NARROW_TO_BYTES, halves)
+    made = _saturated_sum(above_zero, spread(T.Cast("uint8", bounds.zero), 16), "llvm.uadd.sat.v16i8")
+    return T.min(made, spread(bounds.highest, 16))
+
+
+NARROW_TO_BYTES = "llvm.aarch64.neon.sqxtun.v8i8"
 
 
 def _one_by_one(whole: Sequence[Any], bounds: Bounds, lanes: int) -> Any:
@@ -378,8 +423,8 @@ PACK = {
 }
 
 
-def _saturated_sum(one: Any, other: Any, lanes: int) -> Any:
-    return T.call_llvm_pure_intrin(f"int16x{lanes}", f"llvm.sadd.sat.v{lanes}i16", one, other)
+def _saturated_sum(one: Any, other: Any, name: str) -> Any:
+    return T.call_llvm_pure_intrin(str(other.ty.dtype), name, one, other)
 
 
 def _joined(type_: str, name: str, vectors: Sequence[Any]) -> Any:

@@ -127,15 +127,17 @@ def accumulate(
     lane: Callable[[Any, int, int], Any] = lane_in_all,
     add: Callable[[Any, Any, Any], Any] = multiplied_and_added,
     begin: Callable[[int], Any] | None = None,
+    in_pairs: bool = False,
 ) -> Callable[..., Any]:
     """Sum pixel x weight over the loops of ``reduction`` in registers.
 
     ``pixel(*indices, p)`` is the scalar of pixel p, ``weight(*indices, v)`` the v-th vector of weights, both of the
     type of the sums, or whatever ``add(sum, pixel, weight)`` takes. With ``of_vectors`` pixels are vectors, too. With a
     ``run`` a pixel is the vector of its scalars at so many steps of the innermost loop, and of what lies behind them if
-    that loop is shorter; ``lane`` makes what is multiplied of such a vector, a step, and the lanes of a sum. Sums begin
-    with zeros, or with the vector ``begin(v)``. Returns a function of p, v and a lane that reads the sum of pixel p and
-    vector v there, or the whole vector without a lane.
+    that loop is shorter; ``lane`` makes what is multiplied of such a vector, a step, and the lanes of a sum. A turn of
+    that loop does one run, or two ``in_pairs``, which saves what the loop itself takes. Sums begin with zeros, or with
+    the vector ``begin(v)``. Returns a function of p, v and a lane that reads the sum of pixel p and vector v there, or
+    the whole vector without a lane.
     """
     # LLVM sees through the stack. What TVM allocates it fills before the loops, and reads behind them.
     sums = (registers if run == 1 else scratch)(tile.pixels * tile.vectors * tile.lanes, type_)
@@ -172,9 +174,16 @@ def accumulate(
         else:
             *outer, depth = reduction
             around = [loops.enter_context(T.serial(0, extent)) for extent in outer]
-            if depth >= run:
-                with T.serial(0, depth // run) as turn:
-                    add_run(around, T.bind(turn * run), range(run))
+            turns = depth // run
+            # LLVM would write out a loop of one turn, and load all weights before it.
+            pairs = turns // 2 if in_pairs and turns >= 4 else 0
+            if pairs:
+                with T.serial(0, pairs) as turn:
+                    for i in range(2):
+                        add_run(around, T.bind((2 * turn + i) * run), range(run))
+            if left := turns - 2 * pairs:
+                with T.serial(0, left) as turn:
+                    add_run(around, T.bind((2 * pairs + turn) * run), range(run))
             if rest := depth % run:
                 start = max(depth - run, 0)
                 add_run(around, start, range(depth - rest - start, depth - start))

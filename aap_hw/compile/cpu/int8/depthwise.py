@@ -7,6 +7,7 @@ in the order of `interleaving`, and come back to that of the channels when they 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,9 +19,9 @@ from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.code.quantized import Number
 from aap_hw.compile.cpu.depthwise import repeated
 from aap_hw.compile.cpu.dots import widened
-from aap_hw.compile.cpu.emit import loop, registers, store, vector
+from aap_hw.compile.cpu.emit import loop, registers, scratch, store, vector
 from aap_hw.compile.cpu.int8.depthwise_plan import Plan, weights_of_vector
-from aap_hw.compile.cpu.int8.epilogue import bounds_of, quantized_kernel, reals
+from aap_hw.compile.cpu.int8.epilogue import CURVES, bounds_of, quantized_kernel, reals
 from aap_hw.compile.cpu.isa import GROUP, to_bytes
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
 from aap_hw.compile.cpu.padding import Border, padded_image
@@ -80,13 +81,16 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     shape, block, deep, rows, down = plan.shape, plan.block, plan.deep, plan.rows, plan.down
     (height, width), kw, (sh, sw), (top, left) = shape.size, shape.kernel[1], shape.stride, shape.padding
     dw, together = shape.columns.dilation, plan.together
+    # The sums of rows wait in memory for an epilogue that wants the registers for itself.
+    is_curved = key.types.made == "uint8" and not CURVES.isdisjoint(key.epilogue)
+    in_turns = is_curved and target.multiplies_by_lane and block.vectors == GROUP
     pitch = max(channels, GROUP)
     packed, order, lanes, size = packing(address, target), plan.order, block.lanes, weights_of_vector(plan)
 
     def body(image: Any, *others: Any) -> None:
         *residual, weights, starts, factors, numbers, output = others
         whole = {n: T.bind(numbers[int(n)]) for n in Number}
-        bounds = bounds_of(whole.__getitem__)
+        bounds = bounds_of(key, whole.__getitem__)
         source = image
         if width_in != channels:
             plain = Border(given.batch, given.size, planar=given.planar)
@@ -107,7 +111,8 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
                 return residual[0][at + block.channel(v, i)]
 
             sums = [(total, first + v * lanes) for v, total in enumerate(totals)]
-            return reals(key, sums, lanes, (factors, len(order)), whole.__getitem__, added if residual else None)
+            constants, add = (factors, len(order)), added if residual else None
+            return reals(key, sums, lanes, constants, whole.__getitem__, add, target)
 
         def pixels_done(sums: Sequence[Sequence[Any]], step: Any, c: Any, pixels: Sequence[Any]) -> None:
             """Write the outputs of pixels."""
@@ -134,6 +139,7 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
             first_weight = T.bind((kind * deep.count + step) * math.prod(packed.shape[2:]))
             first_start = T.bind(kind * (rows.count * len(plan.ends) * len(order)) + step * block.channels)
             lines, made_at = {}, []
+            sums_of_rows = scratch(rows.count * shape.out_width * block.channels, key.types.sum) if in_turns else None
             for place in range(rows.last + 1):
                 row = y * sh - top + place * shape.rows.dilation
                 if plan.reads_outside:
@@ -171,7 +177,12 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
 
             def finish(done: Iterable[tuple[int, Any]], x: Any) -> None:
                 for p, sums in done:
-                    pixels_done(sums, step, c, [line + (x + p) for line in made_at])
+                    if sums_of_rows is None:
+                        pixels_done(sums, step, c, [line + (x + p) for line in made_at])
+                        continue
+                    for (row, totals), v in itertools.product(enumerate(sums), range(block.vectors)):
+                        at = ((row * shape.out_width + x + p) * block.vectors + v) * lanes
+                        store(sums_of_rows, totals[v], at, lanes)
 
             def uses_of(x: Any, column: int) -> list[tuple[int, int]]:
                 """Pixels and taps that use a column; both pixels and columns are counted from those of ``x``."""
@@ -222,47 +233,57 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
                     finish(summed(x, columns_of(p), waiting, {**fresh, **built(x, missing)}), x)
                 return later(waiting, count, by_column=plan.is_gathered)
 
-            waiting: Held = {}
-            summed(0, range(plan.overlap), waiting, built(0, range(plan.overlap)))
-            inner, ahead = plan.inner, max((shape.columns.reach - 1) // sw, together)
-            turns = (len(inner) - ahead) // together
-            if turns < 3:
-                pixels(0, shape.out_width, waiting, {})
-                return
-            if not plan.looks_ahead:
+            def along_row() -> None:
+                waiting: Held = {}
+                summed(0, range(plan.overlap), waiting, built(0, range(plan.overlap)))
+                inner, ahead = plan.inner, max((shape.columns.reach - 1) // sw, together)
+                turns = (len(inner) - ahead) // together
+                if turns < 3:
+                    pixels(0, shape.out_width, waiting, {})
+                    return
+                if not plan.looks_ahead:
+                    group = [column for p in range(together) for column in columns_of(p)]
+                    waiting = pixels(0, inner.start, waiting, {})
+                    several = _Kept(waiting, lanes)
+                    with T.serial(0, turns) as turn:
+                        x, waiting = T.bind(inner.start + turn * together), several.read()
+                        finish(summed(x, group, waiting, built(x, group)), x)
+                        several.write(later(waiting, together, by_column=plan.is_gathered))
+                    after = inner.start + turns * together
+                    pixels(after, shape.out_width - after, several.read(), {})
+                    return
+                # Each turn builds the columns of the next and finishes the pixels of the one before, as processors do
+                # not look far enough ahead.
                 group = [column for p in range(together) for column in columns_of(p)]
-                waiting = pixels(0, inner.start, waiting, {})
-                several = _Kept(waiting, lanes)
-                with T.serial(0, turns) as turn:
-                    x, waiting = T.bind(inner.start + turn * together), several.read()
-                    finish(summed(x, group, waiting, built(x, group)), x)
-                    several.write(later(waiting, together, by_column=plan.is_gathered))
-                after = inner.start + turns * together
-                pixels(after, shape.out_width - after, several.read(), {})
-                return
-            # Each turn builds the columns of the next and finishes the pixels of the one before, as processors do not
-            # look far enough ahead.
-            group = [column for p in range(together) for column in columns_of(p)]
-            next_group = [column + together * sw for column in group]
-            first = inner.start
-            waiting = pixels(0, first, waiting, {})
-            done = summed(first, group, waiting, built(first, group))
-            fresh = later(built(first, next_group), together, by_column=True)
-            waiting = later(waiting, together, by_column=plan.is_gathered)
-            kept = [_Kept(held, lanes) for held in (waiting, fresh, dict(done))]
-            with T.serial(0, turns - 1) as turn:
-                x = T.bind(first + (turn + 1) * together)
-                waiting, fresh, ready = (each.read() for each in kept)
-                done = summed(x, group, waiting, fresh)
-                finish(ready.items(), x - together)
-                fresh = later(built(x, next_group), together, by_column=True)
+                next_group = [column + together * sw for column in group]
+                first = inner.start
+                waiting = pixels(0, first, waiting, {})
+                done = summed(first, group, waiting, built(first, group))
+                fresh = later(built(first, next_group), together, by_column=True)
                 waiting = later(waiting, together, by_column=plan.is_gathered)
-                for each, held in zip(kept, (waiting, fresh, dict(done)), strict=True):
-                    each.write(held)
-            waiting, fresh, ready = (each.read() for each in kept)
-            after = first + turns * together
-            finish(ready.items(), after - together)
-            pixels(after, shape.out_width - after, waiting, fresh)
+                kept = [_Kept(held, lanes) for held in (waiting, fresh, dict(done))]
+                with T.serial(0, turns - 1) as turn:
+                    x = T.bind(first + (turn + 1) * together)
+                    waiting, fresh, ready = (each.read() for each in kept)
+                    done = summed(x, group, waiting, fresh)
+                    finish(ready.items(), x - together)
+                    fresh = later(built(x, next_group), together, by_column=True)
+                    waiting = later(waiting, together, by_column=plan.is_gathered)
+                    for each, held in zip(kept, (waiting, fresh, dict(done)), strict=True):
+                        each.write(held)
+                waiting, fresh, ready = (each.read() for each in kept)
+                after = first + turns * together
+                finish(ready.items(), after - together)
+                pixels(after, shape.out_width - after, waiting, fresh)
+
+            along_row()
+            if sums_of_rows is not None:
+                # Rows of the output follow each other, and so do their sums.
+                with T.serial(0, rows.count * shape.out_width) as i:
+                    totals = [
+                        vector(sums_of_rows, (i * block.vectors + v) * lanes, lanes) for v in range(block.vectors)
+                    ]
+                    pixels_done([totals], step, c, [made_at[0] + i])
 
         with loop(shape.batch * down.count, target) as line:
             n, tile = T.bind(line // down.count), T.bind(line % down.count)

@@ -16,7 +16,7 @@ from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.cpu.emit import Steps
 from aap_hw.compile.cpu.int8.interleaving import Block, Rows, reached
-from aap_hw.compile.cpu.isa import GROUP, DotProduct, dot_product, has_byte_shuffles
+from aap_hw.compile.cpu.isa import GROUP, DotProduct, dense_product, has_byte_shuffles
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.families.windows import Axis
 from aap_hw.compile.keys.address import Address
@@ -60,7 +60,8 @@ class Plan:
         block = Block.of(min(sizes, key=lambda size: Steps(read, size).count * (size + OVERHEAD)), lanes)
         # With gaps between the rows that a window reads, the rows of two windows lie between each other.
         count = min(MOST_ROWS, shape.out_height) if shape.rows.dilation == 1 else 1
-        dot = dot_product(block.lanes, target)
+        dot = dense_product(block.lanes, target)
+        block = replace(block, pairs_apart=dot.pairs_apart)
         if target.registers < 32 and dot.add_halves is None:
             count = 1  # with which nothing is spilled
         # And of windows with more than four rows the registers hold one row's sums.
@@ -158,9 +159,10 @@ class Plan:
                     if tap is not None and inside[row][tap]:
                         of_tap = filters[:, tap].reshape(blocks, -1, columns)
                         packed[kind, :, use, :, :, place] = of_tap.transpose(0, 2, 1)
+        pairs = packed.reshape(*packed.shape[:4], vectors, self.block.lanes, 2, 2)
         if not self.in_halves:
-            return packed.reshape(self.packed_shape)
-        pairs = packed.reshape(*packed.shape[:4], vectors, self.block.lanes, 2, 2).astype(np.int16)
+            return (pairs.swapaxes(-2, -3) if self.block.pairs_apart else pairs).reshape(self.packed_shape)
+        pairs = pairs.astype(np.int16)
         return np.ascontiguousarray(pairs.transpose(0, 1, 2, 3, 4, 7, 5, 6))
 
     def reached(self, x: Any) -> tuple[bool, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from tvm import te
+from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.approximations import sigmoid_for_bytes, silu_for_bytes
@@ -16,17 +16,19 @@ from aap_hw.compile.code.quantized import (
     Number,
     Quantized,
     channel_constants,
+    clip_of,
     made_in_steps,
     numbers_of,
     unclipped,
 )
-from aap_hw.compile.cpu.emit import Tensor, kernel_code, lane_loop, registers, store, vector
-from aap_hw.compile.cpu.isa import Bounds
+from aap_hw.compile.cpu.emit import Tensor, kernel_code, lane_loop, registers, spread, store, vector
+from aap_hw.compile.cpu.isa import GROUP, Bounds, saturates
 from aap_hw.compile.cpu.kernels import Packing
 from aap_hw.compile.families import Shape, family_of
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FLOAT32
+from aap_hw.compile.keys.target import CpuTarget
 
 # Added to a float32 below 2^22 in size, it leaves no room for a fraction. The sum is rounded to the nearest whole
 # number, of two to the even one, which stands in its last bits.
@@ -38,6 +40,8 @@ Numbers = Callable[[Number], Any]
 FOR_BYTES = {**ACTIVATIONS, "sigmoid": sigmoid_for_bytes, "silu": silu_for_bytes}
 """As float32's, but those of many steps in fewer of them."""
 LONG = {"sigmoid", "silu"}
+CURVES = {*LONG, "hardswish"}
+"""Functions that take registers for constants, or for what they come from, beside the sums."""
 
 
 def quantized_kernel(
@@ -110,11 +114,22 @@ def in_whole_steps(value: Any, numbers: Numbers) -> Any:
     return bits - (BITS_OF_IT - T.Cast("int32", numbers(Number.ZERO_MADE)))
 
 
-def bounds_of(numbers: Numbers) -> Bounds:
+def bounds_of(key: KernelKey, numbers: Numbers) -> Bounds:
     """What a kernel's output can hold."""
     zero = numbers(Number.ZERO_MADE)
-    ends = (T.bind(T.Cast("uint8", zero + numbers(n))) for n in (Number.LOWEST, Number.HIGHEST))
-    return Bounds(T.bind(T.Cast("int16", zero)), *ends)
+    lowest, highest = (T.bind(T.Cast("uint8", zero + numbers(n))) for n in (Number.LOWEST, Number.HIGHEST))
+    return Bounds(T.bind(T.Cast("int16", zero)), lowest, highest, clip_of(key))
+
+
+def in_vectors(values: Any, lanes: int) -> list[Any]:
+    """Four times as many bytes as a vector has lanes, as vectors of float32 in their order."""
+    size, found = GROUP * lanes, list[Any]()
+    for v in range(GROUP):
+        # Three zeros behind each byte make it an int32.
+        places = [place for i in range(v * lanes, (v + 1) * lanes) for place in (i, size, size, size)]
+        widened = tirx.Shuffle([values, spread(T.uint8(0), size)], places)
+        found.append(T.Cast(f"{FLOAT32}x{lanes}", T.reinterpret(f"int32x{lanes}", widened)))
+    return found
 
 
 def reals(
@@ -124,8 +139,9 @@ def reals(
     constants: tuple[Any, int],
     numbers: Numbers,
     added: Callable[[int, Any], Any] | None,
+    target: CpuTarget,
 ) -> list[Any]:
-    """The numbers that vectors of sums come to, in steps if bytes are made, for `to_bytes`.
+    """The numbers that vectors of sums come to, in steps if bytes are made, for `to_bytes` on that CPU.
 
     With each vector comes the place of its first channel among the factors, ``constants``; offsets lie so much further
     on. ``added(v, i)`` is what is added to lane i of vector v, if anything is.
@@ -144,8 +160,9 @@ def reals(
             residual = added(v, i) if added is not None else None
             value = real(key, whole[i], factors[c + i], factors[apart + c + i], numbers, residual)
             if key.types.made == "uint8":
+                value = in_steps(key, value, numbers)
                 # Larger ones would not fit an int32. With a bias only, constants are such that there are none.
-                value = T.min(in_steps(key, value, numbers), numbers(Number.HIGHEST))
+                value = value if saturates(target) else T.min(value, numbers(Number.HIGHEST))
             T.buffer_store(made, value, [i])
         values.append(vector(made, 0, lanes))
     return [T.bind(value) for value in values]

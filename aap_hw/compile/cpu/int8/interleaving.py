@@ -28,10 +28,12 @@ class Block:
     ----------
     channels : how many.
     vectors : vectors of sums for them.
+    pairs_apart : in a vector the first two rows of all its channels come first, and then the other two.
     """
 
     channels: int
     vectors: int
+    pairs_apart: bool = False
 
     @classmethod
     def of(cls, channels: int, lanes: int) -> Block:
@@ -56,14 +58,19 @@ class Block:
         return [self.channel(v, lane) for v in range(self.vectors) for lane in range(self.lanes)]
 
     def interleaved(self, rows: Sequence[Any]) -> list[Any]:
-        """Four vectors of bytes, as vectors with the four bytes of each channel side by side."""
+        """Four vectors of bytes, as vectors with the four bytes of each channel side by side, or as two pairs."""
         if self.vectors * GROUP < LANE_BYTES:
             halves = [self._shuffled(rows[i : i + 2], range(2 * self.channels)) for i in (0, 2)]
             firsts = [next(i for i, other in enumerate(rows) if other is row) for row in rows]
-            taken, size = [first * self.channels + c for c in self.order for first in firsts], self.lanes * GROUP
-            return [self._shuffled(halves, taken[v * size : (v + 1) * size]) for v in range(self.vectors)]
+            together = (firsts[:2], firsts[2:]) if self.pairs_apart else (firsts,)
+            vectors = [self.order[v * self.lanes : (v + 1) * self.lanes] for v in range(self.vectors)]
+            return [
+                self._shuffled(halves, [first * self.channels + c for some in together for c in of for first in some])
+                for of in vectors
+            ]
+        size = LANE_BYTES // 2 if self.pairs_apart else 2
         pairs = [self._halves(rows[i], rows[i + 1], 1) for i in (0, 2)]
-        return [each for low, high in zip(*pairs, strict=True) for each in self._halves(low, high, 2)]
+        return [each for low, high in zip(*pairs, strict=True) for each in self._halves(low, high, size)]
 
     def _halves(self, one: Any, other: Any, size: int) -> list[Any]:
         """Units of so many bytes of two vectors in turn: those of the first half of each 128 bits, then the others."""

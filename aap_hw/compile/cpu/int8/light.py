@@ -15,9 +15,10 @@ from aap_hw.compile.code.function import Argument, KernelFunction, activations, 
 from aap_hw.compile.code.fused import fused_arguments
 from aap_hw.compile.code.quantized import Number, Quantized, normalisation_of, numbers_of, scales_of, unclipped
 from aap_hw.compile.code.tables import ENTRIES, FUNCTIONS, table_of
-from aap_hw.compile.cpu.emit import Steps, lane_loop, registers, store, vector
+from aap_hw.compile.cpu.emit import Steps, lane_loop, registers, spread, store, vector
 from aap_hw.compile.cpu.fused import write_loops
-from aap_hw.compile.cpu.int8.epilogue import Numbers, made_of
+from aap_hw.compile.cpu.int8.epilogue import Numbers, bounds_of, made_of
+from aap_hw.compile.cpu.isa import GROUP, to_bytes
 from aap_hw.compile.cpu.kernels import QUANTIZED
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, pixel_loop, row_loop, shares
 from aap_hw.compile.families import Shape, image_shape
@@ -77,18 +78,32 @@ def quantize(address: Address, target: CpuTarget) -> KernelFunction:
 
     def few_planes(image: Any, output: Any, numbers: Numbers) -> None:
         """A vector of each plane, and all of them side by side."""
-        lanes = target.lanes
+        by_vectors = target.multiplies_by_lane and area >= GROUP * target.lanes
+        lanes = GROUP * target.lanes if by_vectors else target.lanes
         along, places = Steps(area, lanes), [c * lanes + i for i in range(lanes) for c in range(channels)]
+
+        def joined(vectors: Sequence[Any]) -> Any:
+            return tirx.Shuffle(list(vectors), places) if channels > 1 else vectors[0]
+
         with row_loop(key.batch * along.count, target, math.prod(shape)) as turn:
             n, first = T.bind(turn // along.count), T.bind(along.start(turn % along.count))
+            if by_vectors:
+                starts = [(n * channels + c) * area + first for c in range(channels)]
+                store(output, joined(bytes_at(image, starts, numbers)), (n * area + first) * channels, lanes * channels)
+                return
             made = [registers(lanes, key.types.made) for _ in range(channels)]
             for c, plane in enumerate(made):
                 with lane_loop(lanes) as i:
                     value = made_of(key, image[(n * channels + c) * area + first + i], numbers)
                     T.buffer_store(plane, value, [i])
             vectors = [vector(plane, 0, lanes) for plane in made]
-            joined = tirx.Shuffle(vectors, places) if channels > 1 else vectors[0]
-            store(output, joined, (n * area + first) * channels, lanes * channels)
+            store(output, joined(vectors), (n * area + first) * channels, lanes * channels)
+
+    def bytes_at(image: Any, starts: Sequence[Any], numbers: Numbers) -> list[Any]:
+        """Vectors of bytes of what lies at some places; each comes from four vectors."""
+        lanes, steps = target.lanes, spread(numbers(Number.STEPS_MADE), target.lanes)
+        parts = [[vector(image, start + v * lanes, lanes) * steps for v in range(GROUP)] for start in starts]
+        return to_bytes(parts, bounds_of(key, numbers), lanes, target)
 
     return numbered_kernel(key, activations(key, source), shape, planes if is_planar else in_order)
 

@@ -10,9 +10,10 @@ from tvm.script.ir_builder import tirx as T
 from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import KernelFunction, activations, apply_epilogue
 from aap_hw.compile.code.quantized import Number, unclipped
-from aap_hw.compile.cpu.emit import Steps, lane_loop, lanes_for, registers
-from aap_hw.compile.cpu.int8.epilogue import Numbers, in_whole_steps, made_of
+from aap_hw.compile.cpu.emit import Steps, lane_loop, lanes_for, registers, store, vector
+from aap_hw.compile.cpu.int8.epilogue import Numbers, bounds_of, in_vectors, in_whole_steps, made_of
 from aap_hw.compile.cpu.int8.light import numbered_kernel, real
+from aap_hw.compile.cpu.isa import GROUP, to_bytes
 from aap_hw.compile.cpu.kernels import QUANTIZED
 from aap_hw.compile.cpu.loops import row_loop
 from aap_hw.compile.cpu.pooling import vectors_at_once
@@ -33,10 +34,12 @@ def scaled(address: Address, target: CpuTarget) -> KernelFunction:
     is_plain = key.types.made == "uint8" and not steps
     shape = batch, height, width, _ = image_shape(key, channels)
     lanes = lanes_for(channels, target)
-    count = vectors_at_once(channels, lanes)
+    by_vectors = is_plain and target.multiplies_by_lane and channels >= GROUP * lanes
+    count = GROUP if by_vectors else vectors_at_once(channels, lanes)
     blocks = Steps(channels, count * lanes)
 
     def body(image: Any, gate: Any, output: Any, numbers: Numbers) -> None:
+        bounds = bounds_of(key, numbers) if by_vectors else None
         with row_loop(batch * height, target, math.prod(shape)) as row, T.serial(0, blocks.count) as block:
             first = T.bind(blocks.start(block))
             own = T.bind(row // height * channels + first)
@@ -49,7 +52,13 @@ def scaled(address: Address, target: CpuTarget) -> KernelFunction:
                     T.buffer_store(summands, number(0.0) - numbers(Number.ZERO_READ) * factors[place], [place])
             with T.serial(0, width) as x:
                 at = T.bind((row * width + x) * channels + first)
-                for v in range(count):
+                if bounds is not None:
+                    parts = in_vectors(T.bind(vector(image, at, blocks.length)), lanes)
+                    own_of = [[vector(each, v * lanes, lanes) for each in (factors, summands)] for v in range(count)]
+                    values = [part * factor + summand for part, (factor, summand) in zip(parts, own_of, strict=True)]
+                    (made,) = to_bytes([values], bounds, lanes, target)
+                    store(output, made, at, blocks.length)
+                for v in () if by_vectors else range(count):
                     with lane_loop(lanes) as i:
                         place = v * lanes + i
                         value = T.Cast(FLOAT32, image[at + place]) * factors[place] + summands[place]
