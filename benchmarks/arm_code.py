@@ -8,10 +8,10 @@ come, with all data in the first cache (``share_of_peak``).
 
 Get what it needs (Debian, 1 GB of downloads) with: scripts/emulated_board.sh peers
 
-    python benchmarks/arm_code.py --folder /tmp/arm_code --json docs/results/arm_code.json
+    python benchmarks/arm_code.py --folder runs/arm_code --json docs/results/arm_code.json
 
 All networks take some hours. With ``--folder`` a run that was stopped goes on where it was; to count one engine again,
-remove its folders there (``rm -r /tmp/arm_code/*/ours_int8_*``).
+remove its folders there (``rm -r runs/arm_code/*/ours_int8_*``).
 """
 
 from __future__ import annotations
