@@ -117,8 +117,9 @@ def in_whole_steps(value: Any, numbers: Numbers) -> Any:
 def bounds_of(key: KernelKey, numbers: Numbers) -> Bounds:
     """What a kernel's output can hold."""
     zero = numbers(Number.ZERO_MADE)
+    whole = T.bind(T.Cast("int16", zero))
     lowest, highest = (T.bind(T.Cast("uint8", zero + numbers(n))) for n in (Number.LOWEST, Number.HIGHEST))
-    return Bounds(T.bind(T.Cast("int16", zero)), lowest, highest, clip_of(key))
+    return Bounds(whole, lowest, highest, clip_of(key))
 
 
 def in_vectors(values: Any, lanes: int) -> list[Any]:
