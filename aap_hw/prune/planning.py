@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 # A budget is converted to the table's unit and its cost back: what rounding may add to it on the way.
 ROUNDING = 1e-12
 # How far from the best a plan of mixed precisions may be, as a share of its value.
-MIXED_GAP = 5e-3
+MIXED_GAP = 1e-3
 # By how much less is allowed after a plan that was predicted to take less than it does.
 LEAST_CHANGE = 1e-6
 
