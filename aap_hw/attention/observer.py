@@ -21,6 +21,7 @@ from aap_hw.attention.sums import ActivationSums, check_score
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph, WholeHeads
 from aap_hw.graph.program.calling import Names
+from aap_hw.graph.program.folding import fold_norms
 from aap_hw.graph.program.inputs import Batch, Tensors
 
 AXES = {1: "(N,)", 2: "(N, C)", 3: "(N, C, L)", 4: "(N, C, H, W)", 5: "(N, C, D, H, W)"}
@@ -84,9 +85,10 @@ def observed(
     names: Names = (),
     heads: WholeHeads | None = None,
     distributed: bool = False,
+    with_maps: bool = True,
 ) -> AttentionObserver:
-    """The sums of a network's activations over calibration images; see `attention_scores`."""
-    observer = AttentionObserver(graph) if graph is not None else None
+    """The sums of a network's activations over calibration images; see `attention_scores` and `AttentionObserver`."""
+    observer = AttentionObserver(graph, with_maps) if graph is not None else None
     for batch in batches:
         if observer is None:
             inputs = _tensors(batch)
@@ -94,7 +96,7 @@ def observed(
                 continue  # nothing can be traced with no image
             device = _device_of(model)
             example = tuple(each.to(device) for each in inputs)
-            observer = AttentionObserver(ChannelGraph.trace(model, example, names, heads=heads))
+            observer = AttentionObserver(ChannelGraph.trace(model, example, names, heads=heads), with_maps)
         observer.add(batch)
     if observer is None:
         raise UserError(_NO_IMAGES)
@@ -113,6 +115,8 @@ class AttentionObserver:
     ----------
     graph
         The network's channel graph. Its program shares its weights with the traced model.
+    with_maps
+        As of `ActivationSums`: only `scores` needs the maps.
 
     Attributes
     ----------
@@ -120,7 +124,7 @@ class AttentionObserver:
         Running sums by node name.
     """
 
-    def __init__(self, graph: ChannelGraph) -> None:
+    def __init__(self, graph: ChannelGraph, with_maps: bool = True) -> None:
         cuttable = [group for group in graph.groups if group.frozen is None]
         for group in cuttable:
             if not group.observed:
@@ -134,8 +138,10 @@ class AttentionObserver:
         self._products = {group.name: products_of(graph, group.name) for group in cuttable}
         for product in (each for found in self._products.values() for each in found):
             self._dims |= {operand.node: operand.dim for operand in product.operands}
-        self.sums = {node: ActivationSums() for node in self._dims}
-        self._network = up_to_last(graph.program.module(check_guards=False), self._dims)
+        self.sums = {node: ActivationSums(with_maps) for node in self._dims}
+        network = graph.program.module(check_guards=False)
+        fold_norms(network, self._dims)
+        self._network = up_to_last(network, self._dims)
         self._examples = _examples_of(self._network)
 
     def add(self, batch: Batch) -> None:

@@ -143,7 +143,7 @@ class _Gradients(fx.Interpreter):
     ----------
     nothing
         A zero that is added to what the network begins with, inputs or the embeddings of whole numbers: every value
-        depends on it, and so has a gradient, whether weights need one or not.
+        depends on it, and so has a gradient, though no weight needs one.
     """
 
     def __init__(self, network: fx.GraphModule, watch: Watch) -> None:
@@ -155,8 +155,10 @@ class _Gradients(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Compute a node and let it be watched."""
         value = super().run_node(n)
+        if n.op == "get_attr":  # no weight needs a gradient
+            return value.detach() if isinstance(value, Tensor) else value
         depends = any(source in self._depending for source in n.all_input_nodes)
-        if not depends and n.op != "get_attr" and isinstance(value, Tensor) and value.is_floating_point():
+        if not depends and isinstance(value, Tensor) and value.is_floating_point():
             # A new tensor, so that a network may change its input in place.
             value, depends = value + self.nothing, True
         if depends:

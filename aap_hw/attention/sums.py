@@ -22,6 +22,11 @@ REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 class ActivationSums:
     """The sum of |Y| over the images seen so far, for one activation Y, and what its variance follows from.
 
+    Parameters
+    ----------
+    with_map
+        Whether |Y| is summed, which `scores` needs. The moments alone take half the time.
+
     Attributes
     ----------
     total
@@ -33,7 +38,9 @@ class ActivationSums:
         How many images are in the sums.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, with_map: bool = True) -> None:
+        self._with_map = with_map
+        self._shape: tuple[int, ...] | None = None
         self.total: Tensor | None = None
         self.moments: Tensor | None = None
         self.images = 0
@@ -46,30 +53,28 @@ class ActivationSums:
         ValueError
             If the maps have another shape than those before.
         """
+        shape = tuple(activation.shape[1:])
+        if self._shape not in (None, shape):
+            raise ValueError(f"maps of shape {shape} do not add to {self._shape}")
+        self._shape = shape
         # In float64: the sum must not depend on how the images were divided into batches. As few passes as can be: for
         # MobileNetV2 it is 6.7 million values an image.
         values = activation.to(torch.float64, copy=True)
         by_channel = values.movedim(1, 0).flatten(1)
         moments = torch.stack([by_channel.sum(dim=1), torch.einsum("cx,cx->c", by_channel, by_channel)])
-        values.abs_()
-        self._add(values[0] if len(values) == 1 else values.sum(dim=0), moments, len(values))
+        self.moments = _sum(self.moments, moments)
+        if self._with_map:
+            values.abs_()
+            self.total = _sum(self.total, values[0] if len(values) == 1 else values.sum(dim=0))
+        self.images += len(values)
 
     def gather(self) -> None:
         """Replace the sum by that over all processes that train together; each has seen at least one image."""
-        assert self.total is not None
         assert self.moments is not None
-        self.total, self.moments = ranks.summed(self.total), ranks.summed(self.moments)
-        self.images = int(ranks.summed(torch.tensor(self.images, device=self.total.device)))
-
-    def _add(self, total: Tensor, moments: Tensor, images: int) -> None:
-        if self.total is None or self.moments is None:
-            self.total, self.moments = total.clone(), moments.clone()
-        elif self.total.shape != total.shape:
-            raise ValueError(f"maps of shape {tuple(total.shape)} do not add to {tuple(self.total.shape)}")
-        else:
-            self.total += total.to(self.total.device)
-            self.moments += moments.to(self.moments.device)
-        self.images += images
+        self.moments = ranks.summed(self.moments)
+        if self.total is not None:
+            self.total = ranks.summed(self.total)
+        self.images = int(ranks.summed(torch.tensor(self.images, device=self.moments.device)))
 
     def scores(self, reduction: str = "mean", p: float = 1.0) -> NDArray[np.float64]:
         """Attention of each channel, shape ``(C,)``: ``reduce_hw((mean over the images of |Y|) ** p)``.
@@ -88,11 +93,11 @@ class ActivationSums:
         UserError
             If `reduction` or `p` is not as described.
         ValueError
-            If no image has been added.
+            If no image has been added, or no map is summed.
         """
         check_score(reduction, p)
         if self.total is None:
-            raise ValueError("no image has been added")
+            raise ValueError("no image has been added" if self._with_map else "no map is summed")
         powers = (self.total / self.images).reshape(len(self.total), -1) ** p
         if reduction == "max":
             reduced = powers.amax(dim=1)
@@ -126,10 +131,14 @@ class ActivationSums:
 
     def _means(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Means of Y and of its square, of each channel, each of shape ``(C,)``."""
-        if self.total is None or self.moments is None:
+        if self.moments is None or self._shape is None:
             raise ValueError("no image has been added")
-        mean, square = (self.moments / (self.images * self.total[0].numel())).cpu().numpy()
+        mean, square = (self.moments / (self.images * math.prod(self._shape[1:]))).cpu().numpy()
         return mean, square
+
+
+def _sum(before: Tensor | None, added: Tensor) -> Tensor:
+    return added if before is None else before.add_(added.to(before.device))
 
 
 def check_score(reduction: str, p: float) -> None:

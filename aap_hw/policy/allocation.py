@@ -5,17 +5,22 @@ networks are, are searched by branch and bound (`aap_hw.policy.branching`); the 
 mixed-integer program (`aap_hw.policy.pairwise_milp`). How values and costs come about is the caller's business.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from aap_hw.errors import UserError
 from aap_hw.policy.branching import Branching
 from aap_hw.policy.improving import improved
-from aap_hw.policy.pairwise_milp import PairwiseProgram
 from aap_hw.policy.pricing import Pricing
 from aap_hw.policy.problem import Plan, Problem
+
+if TYPE_CHECKING:
+    from aap_hw.policy.pairwise_milp import PairwiseProgram
 
 _MARGINS = (0.0, 1e-8, 1e-6)
 """Shares of a budget held back, one after the other, should the solver's rounding overspend it."""
@@ -151,7 +156,7 @@ def least_amounts(problem: Problem, resources: Iterable[str], *, time_limit_s: f
     for resource in resources:
         plan = pricing.least_cost(resource) if pricing.is_quick else None
         if plan is None:
-            plan = PairwiseProgram(problem).least_cost(resource, {}, time_limit_s=time_limit_s).plan
+            plan = _program(problem).least_cost(resource, {}, time_limit_s=time_limit_s).plan
         narrowest = (0,) * len(problem.choices)
         found[resource] = min(problem.spent(resource, each) for each in (narrowest, plan or narrowest))
     return found
@@ -186,12 +191,18 @@ def _solve(problem: Problem, asked: _Asked) -> tuple[Plan, float]:
         plan, bound = search.search(pricing)
         if plan is not None:
             return plan, bound
-        program, bound = PairwiseProgram(problem), math.inf
+        program, bound = _program(problem), math.inf
     else:
-        program = PairwiseProgram(problem)
+        program = _program(problem)
         plan, bound = _searched(problem, program, asked)
     # Nothing fits, or only what rounding rules out, or the time is over: the cheapest plan tells which.
     return _cheapest(problem, program, asked) if plan is None else plan, bound
+
+
+def _program(problem: Problem) -> PairwiseProgram:
+    from aap_hw.policy.pairwise_milp import PairwiseProgram  # scipy's solvers take half a second to load
+
+    return PairwiseProgram(problem)
 
 
 def _require_reachable(problem: Problem, pricing: Pricing, limits: Mapping[str, float]) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import linprog
 
 from aap_hw.policy.elimination import Elimination, Pair
 from aap_hw.policy.problem import FloatArray, GroupChoice, Plan, Problem, Table
@@ -180,13 +179,10 @@ class Pricing:
         """
         rows = np.array(list(seen.values()))
         values, excess = rows[:, 0], rows[:, 1:]
-        found = linprog(
-            np.array([1.0, *np.zeros(excess.shape[1])]),
-            A_ub=np.column_stack([-np.ones(len(values)), -excess]),
-            b_ub=-values,
-            bounds=[(None, None), *[(0.0, _HIGHEST * self._range)] * excess.shape[1]],
-        )
-        return np.array(found.x[1:]), float(found.x[0])
+        highest = _HIGHEST * self._range
+        if excess.shape[1] == 1:
+            return _lowest_price(values, excess[:, 0], highest)
+        return _lowest_prices(values, excess, highest)
 
     def _cheapest(self, amount: _Amount) -> Plan | None:
         """The plan that takes least; None if no labels may be together."""
@@ -237,3 +233,28 @@ class Pricing:
             choice = self._problem.choices[group]
             may = [[may_be(choice, i, state) for state in states] for i in range(len(choice.widths))]
             self._ties[group, node] = np.where(may, 0.0, _NEVER)
+
+
+def _lowest_price(values: FloatArray, excess: FloatArray, highest: float) -> tuple[FloatArray, float]:
+    """`_lowest_prices` for one limit: the highest of these lines is lowest at an end, or where one that falls meets one
+    that does not.
+    """
+    falls = excess > 0
+    met = (values[falls, None] - values[~falls]) / (excess[falls, None] - excess[~falls])
+    prices = np.clip([0.0, highest, *met.ravel()], 0.0, highest)
+    promised = (values[:, None] - excess[:, None] * prices).max(axis=0)
+    best = int(promised.argmin())
+    return prices[best : best + 1], float(promised[best])
+
+
+def _lowest_prices(values: FloatArray, excess: FloatArray, highest: float) -> tuple[FloatArray, float]:
+    """The prices up to the highest at which the largest of ``values - excess @ prices`` is least, and that value."""
+    from scipy.optimize import linprog  # takes half a second to load
+
+    found = linprog(
+        np.array([1.0, *np.zeros(excess.shape[1])]),
+        A_ub=np.column_stack([-np.ones(len(values)), -excess]),
+        b_ub=-values,
+        bounds=[(None, None), *[(0.0, highest)] * excess.shape[1]],
+    )
+    return np.array(found.x[1:]), float(found.x[0])

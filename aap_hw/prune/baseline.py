@@ -314,8 +314,17 @@ def _raw_scores(
     batches = (samples for samples, _ in calibration_batches(task.data, inputs, count, distributed=distributed))
     # The graph was traced for one image at a time; for many, another trace for whole batches is soon paid back.
     traced = graph if count <= BATCHED_FROM else None
-    seen = observed(module, batches, graph=traced, names=inputs.names, heads=graph.heads, distributed=distributed)
-    if settings.scored_by == "attention":
+    is_published = settings.scored_by == "attention"
+    seen = observed(
+        module,
+        batches,
+        graph=traced,
+        names=inputs.names,
+        heads=graph.heads,
+        distributed=distributed,
+        with_maps=is_published,
+    )
+    if is_published:
         return seen.scores(settings.reduction, settings.p)
     return read_attention(module, graph, seen.variances(), seen.products())
 

@@ -7,6 +7,8 @@ that go in are known, and `name` is empty.
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -61,24 +63,13 @@ class Call:
         self.name = ""
         self.pointwise = False
         self._arguments: dict[str, Any] = {}
-        schema = getattr(node.target, "_schema", None)
         if node.target is operator.getitem:
             self.name = "getitem"
             self._arguments = {"self": node.args[0], "index": node.args[1]}
-        elif schema is not None:
-            for position, argument in enumerate(schema.arguments):
-                if position < len(node.args):
-                    value: Any = node.args[position]
-                elif argument.name in node.kwargs:
-                    value = node.kwargs[argument.name]
-                else:
-                    value = argument.default_value
-                self._arguments[argument.name] = value
-            namespace, _, name = schema.name.partition("::")
-            if namespace in ("aten", "torchvision"):
-                self.name = name if name.startswith("__") else name.removesuffix("_")
-                tagged = torch.Tag.pointwise in getattr(node.target, "tags", ())
-                self.pointwise = tagged or self.name in POINTWISE_WITHOUT_TAG
+        elif hasattr(node.target, "_schema"):
+            known = _operator(node.target)
+            self.name, self.pointwise = known.name, known.pointwise
+            self._arguments = {**known.defaults, **node.kwargs, **dict(zip(known.defaults, node.args, strict=False))}
 
     def __getitem__(self, argument: str) -> Any:
         return self._arguments[argument]
@@ -114,3 +105,25 @@ class Call:
         value = self.node.meta.get("val")
         values = value if isinstance(value, (tuple, list)) else [value]
         return [tuple(item.shape) for item in values if isinstance(item, torch.Tensor)]
+
+
+@dataclass(frozen=True)
+class _Operator:
+    """What the schema of an op says: see `Call`. Schemas are slow to read, and programs call few different ops."""
+
+    name: str
+    pointwise: bool
+    defaults: dict[str, Any]
+
+
+@cache
+def _operator(target: Any) -> _Operator:
+    arguments, (namespace, _, name) = target._schema.arguments, target._schema.name.partition("::")
+    is_known = namespace in ("aten", "torchvision")
+    name = (name if name.startswith("__") else name.removesuffix("_")) if is_known else ""
+    tagged = torch.Tag.pointwise in getattr(target, "tags", ())
+    return _Operator(
+        name,
+        is_known and (tagged or name in POINTWISE_WITHOUT_TAG),
+        {each.name: each.default_value for each in arguments},
+    )
