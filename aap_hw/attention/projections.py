@@ -6,7 +6,8 @@ Scores of classes, boxes, masks: each counts by how far it moves, in units of ho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,16 +16,18 @@ from torch import Tensor, fx
 from aap_hw.attention.observer import Watcher
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.folding import fold_norms
 from aap_hw.graph.program.inputs import Batch, tensors_of
 from aap_hw.graph.program.outputs import output_tensors
 
-# Random projections of the outputs that each sample is judged by.
-DRAWS = 4
+# Random projections of the outputs: in all, and for each sample, at least. Samples differ more than projections do.
+PROJECTIONS, OF_EACH = 32, 2
 # An output that hardly varies is measured by this share of its size instead, or it would outweigh all others.
 LEAST_VARIATION = 0.01
 
 See = Callable[[str, object], None]
-OnGradient = Callable[[Tensor], None]
+OnGradient = Callable[[Tensor, Tensor], None]
 Watch = Callable[[fx.Interpreter, fx.Node, Tensor], Sequence[OnGradient]]
 
 
@@ -39,27 +42,33 @@ class Projections:
     ----------
     samples
         Images (N, C, H, W), or whatever the graph was traced with; they are run one traced batch at a time.
+    watched
+        Names of the nodes whose values are needed. Batch norms are taken into the convolutions before them elsewhere.
     see
         Called with each node's name and value while the outputs' spreads are found, so before any gradient.
 
     Attributes
     ----------
     count
-        Samples times draws.
+        Samples times projections of each.
 
     Raises
     ------
     UserError : there are fewer samples than in one traced batch.
     """
 
-    def __init__(self, graph: ChannelGraph, samples: Batch, see: See = lambda *_: None) -> None:
+    def __init__(
+        self, graph: ChannelGraph, samples: Batch, watched: Collection[str], see: See = lambda *_: None
+    ) -> None:
         self._network, inputs = graph.program.module(check_guards=False), tensors_of(samples)
+        fold_norms(self._network, watched)
         whole = len(inputs[0]) // graph.batch * graph.batch
         if not whole:
             raise UserError(f"{len(inputs[0])} calibration images are not a whole batch of {graph.batch}; pass more")
         starts = range(0, whole, graph.batch)
         self._batches = [tuple(each[start : start + graph.batch] for each in inputs) for start in starts]
-        self.count = whole * DRAWS
+        self._draws = projections_of_each(whole)
+        self.count = whole * self._draws
         self._spreads = self._found_spreads(see)
 
     def follow(self, watch: Watch, drawn: Callable[[], None] = lambda: None) -> None:
@@ -69,7 +78,7 @@ class Projections:
         ----------
         watch
             Is given the interpreter, a node and its value, as soon as that is there. What it returns is called with the
-            value's gradient by each draw. A later node may change the value in place.
+            value, as it was then, and its gradient by each draw.
         drawn
             Called when all gradients by one draw have been given.
         """
@@ -78,10 +87,10 @@ class Projections:
             for given in self._batches:
                 network = _Gradients(self._network, watch)
                 outputs = output_tensors(network.run(*given))
-                for number in range(DRAWS):
+                for number in range(self._draws):
                     loss = _projected(outputs, self._spreads, draw)
                     if loss is not None and loss.requires_grad:
-                        torch.autograd.grad(loss, network.nothing, allow_unused=True, retain_graph=number < DRAWS - 1)
+                        torch.autograd.grad(loss, network.nothing, allow_unused=True, retain_graph=number < self._draws - 1)
                         drawn()
 
     @torch.no_grad()
@@ -95,6 +104,11 @@ class Projections:
                 if seen is not None:
                     seen.add(output)
         return [None if seen is None else seen.spread() for seen in moments]
+
+
+def projections_of_each(samples: int) -> int:
+    """How many random projections of its outputs each of so many samples is judged by."""
+    return max(OF_EACH, math.ceil(PROJECTIONS / samples))
 
 
 def _is_continuous(output: Tensor) -> bool:
@@ -149,11 +163,14 @@ class _Gradients(fx.Interpreter):
     def __init__(self, network: fx.GraphModule, watch: Watch) -> None:
         super().__init__(network)
         self._watch = watch
+        self._values: dict[fx.Node, Tensor] = {}
         self.nothing = torch.zeros((), requires_grad=True)
         self._depending: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         """Compute a node and let it be watched."""
+        for changing in Call(n).written if n.op == "call_function" else ():
+            self._save(self.env[changing])
         value = super().run_node(n)
         if n.op == "get_attr":  # no weight needs a gradient
             return value.detach() if isinstance(value, Tensor) else value
@@ -164,6 +181,18 @@ class _Gradients(fx.Interpreter):
         if depends:
             self._depending.add(n)
         if isinstance(value, Tensor) and value.requires_grad:
-            for call in self._watch(self, n, value):
-                value.register_hook(call)  # type: ignore[no-untyped-call]
+            if calls := self._watch(self, n, value):
+                self._values[n] = value.detach()
+                value.register_hook(partial(self._tell, n, calls))  # type: ignore[no-untyped-call]
         return value
+
+    def _tell(self, node: fx.Node, calls: Sequence[OnGradient], gradient: Tensor) -> None:
+        for call in calls:
+            call(self._values[node], gradient)
+
+    def _save(self, changing: Tensor) -> None:
+        """Copy the values that an operator is about to overwrite. To copy all would take as long as to compute them."""
+        memory = changing.untyped_storage().data_ptr()
+        for node, value in self._values.items():
+            if value.untyped_storage().data_ptr() == memory:
+                self._values[node] = value.clone()

@@ -99,7 +99,7 @@ def dependence(
             sums.see(node, value)
             errors.see(node, value)
 
-    projections = Projections(graph, samples, see)
+    projections = Projections(graph, samples, {*changes.dims, *errors.watched}, see)
     changes.means = sums.means()
 
     def watch(run: fx.Interpreter, node: fx.Node, value: Tensor) -> Sequence[OnGradient]:
@@ -172,6 +172,11 @@ class _Errors:
             found[precision] = (made - weight).to(weight.dtype)
         return found
 
+    @property
+    def watched(self) -> set[str]:
+        """The nodes of the values and of the layers that are rounded."""
+        return {*self._of_value, *self._weights}
+
     def see(self, node: str, value: Tensor) -> None:
         """Note the range of a value; that of a byte always holds 0."""
         if node in self._of_value and value.numel():
@@ -202,7 +207,7 @@ class _Errors:
         return torch.fake_quantize_per_tensor_affine(value, step, round(-low / step), 0, LARGEST_VALUE)
 
     def _adding(self, name: str, precision: str, error: Tensor) -> OnGradient:
-        def add(gradient: Tensor) -> None:
+        def add(_: Tensor, gradient: Tensor) -> None:
             change = (error * gradient).reshape(self._batch, -1).sum(1).double()
             before = self._changes.get((name, precision))
             self._changes[name, precision] = change if before is None else before + change

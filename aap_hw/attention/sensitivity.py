@@ -31,7 +31,8 @@ def sensitivities(graph: ChannelGraph, samples: Batch) -> dict[str, float]:
     ------
     UserError : there are fewer samples than in one traced batch, or a gradient is not finite.
     """
-    projections, changes = Projections(graph, samples), GroupChanges(graph)
+    changes = GroupChanges(graph)
+    projections = Projections(graph, samples, changes.dims)
     projections.follow(changes.watch)
     return changes.sensitivities(projections.count)
 
@@ -59,16 +60,15 @@ class GroupChanges:
         self._whole: dict[str, Tensor] = {}
         self._varying: dict[str, Tensor] = {}
 
-    def watch(self, _: fx.Interpreter, node: fx.Node, value: Tensor) -> Sequence[OnGradient]:
+    def watch(self, _: fx.Interpreter, node: fx.Node, __: Tensor) -> Sequence[OnGradient]:
         """As of `Projections.follow`."""
         if node.name not in self.dims:
             return ()
-        # A copy: a later operation may work in place.
-        name, dim, before = node.name, self.dims[node.name], value.detach().clone()
+        name, dim = node.name, self.dims[node.name]
         mean = self.means.get(name)
 
-        def add(gradient: Tensor) -> None:
-            change = _by_channel(before * gradient, dim)
+        def add(value: Tensor, gradient: Tensor) -> None:
+            change = _by_channel(value * gradient, dim)
             _add(self._whole, name, change.abs())
             if mean is not None:
                 _add(self._varying, name, (change - mean * _by_channel(gradient, dim)).square())

@@ -8,7 +8,7 @@ from torch import nn
 
 from aap_hw import ChannelGraph
 from aap_hw.attention import sensitivities
-from aap_hw.attention.projections import DRAWS
+from aap_hw.attention.projections import projections_of_each
 from aap_hw.errors import UserError
 
 
@@ -48,13 +48,14 @@ def test_it_is_activation_times_gradient_of_random_projections_of_the_outputs(in
     found = sensitivities(traced(model), images())
     spread = model(images()).detach().double().std(0, correction=0).float()
     draw, expected = torch.Generator().manual_seed(0), {"first": 0.0, "third": 0.0}
+    draws = projections_of_each(5)
     for image in images():
-        for _ in range(DRAWS):
+        for _ in range(draws):
             model.seen.clear()
             (model(image[None]) / spread * torch.randn(1, 5, generator=draw)).sum().backward()
             for name, value in zip(expected, model.seen, strict=True):
                 assert value.grad is not None
-                expected[name] += float((value * value.grad).detach().sum((2, 3)).abs().sum()) / (5 * DRAWS)
+                expected[name] += float((value * value.grad).detach().sum((2, 3)).abs().sum()) / (5 * draws)
     assert found == pytest.approx(expected, rel=1e-4)
 
 

@@ -145,7 +145,7 @@ def test_network_that_would_be_cut_wrongly_is_refused_before_it_is_measured_or_s
         real(smaller, name, dim, (removed + 1) % 16 if is_first else removed)
 
     monkeypatch.setattr(surgery, "_shorten", faulty)
-    for later in ("_sensitivities", "_described"):
+    for later in ("_dependence", "_described"):
         monkeypatch.setattr(f"aap_hw.prune.baseline.{later}", lambda *_: pytest.fail("it was refused too late"))
     with pytest.raises(CutMismatchError, match=r"cutting the channel group 'layer1\.0\.conv1'"):
         baseline(Task(ORIGIN, table(), few_images()))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 POINTWISE_WITHOUT_TAG = frozenset({"hardswish", "log_sigmoid"})
 
@@ -62,13 +63,14 @@ class Call:
         self.node = node
         self.name = ""
         self.pointwise = False
+        self._written: tuple[str, ...] = ()
         self._arguments: dict[str, Any] = {}
         if node.target is operator.getitem:
             self.name = "getitem"
             self._arguments = {"self": node.args[0], "index": node.args[1]}
         elif hasattr(node.target, "_schema"):
             known = _operator(node.target)
-            self.name, self.pointwise = known.name, known.pointwise
+            self.name, self.pointwise, self._written = known.name, known.pointwise, known.written
             self._arguments = {**known.defaults, **node.kwargs, **dict(zip(known.defaults, node.args, strict=False))}
 
     def __getitem__(self, argument: str) -> Any:
@@ -88,6 +90,13 @@ class Call:
         value = next(iter(self._arguments.values()))
         assert isinstance(value, Node)
         return value
+
+    @property
+    def written(self) -> list[Node]:
+        """The nodes whose values the op writes into."""
+        found: list[Node] = []
+        map_arg([self._arguments[name] for name in self._written], found.append)
+        return found
 
     @property
     def tensors(self) -> list[Node]:
@@ -114,6 +123,7 @@ class _Operator:
     name: str
     pointwise: bool
     defaults: dict[str, Any]
+    written: tuple[str, ...]
 
 
 @cache
@@ -126,4 +136,5 @@ def _operator(target: Any) -> _Operator:
         name,
         is_known and (tagged or name in POINTWISE_WITHOUT_TAG),
         {each.name: each.default_value for each in arguments},
+        tuple(each.name for each in arguments if each.alias_info is not None and each.alias_info.is_write),
     )
