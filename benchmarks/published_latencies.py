@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aap_hw.compile.front.network import Network
     from aap_hw.compile.keys.precision import NetworkPrecision
     from aap_hw.compile.keys.target import CpuTarget
-    from aap_hw.estimate import Estimator
+    from aap_hw.estimate.estimator import Estimator
 
 PAGE = Path(__file__).parents[1] / "docs" / "estimated.md"
 BEGIN, END = "<!-- begin: benchmarks/published_latencies.py -->", "<!-- end -->"
@@ -76,11 +76,11 @@ def estimated_ms(device: str, model: str, precision: NetworkPrecision, threads: 
 
 def estimator_of(device: str, threads: int | None) -> Estimator:
     """The estimator of a device with so many threads, or with those of its profile."""
-    from aap_hw import estimate
     from aap_hw.device import load_profile
+    from aap_hw.estimate import estimator
 
     profile = load_profile(device)
-    return estimate.estimator_of(profile if threads is None else profile.model_copy(update={"threads": threads}))
+    return estimator.estimator_of(profile if threads is None else profile.model_copy(update={"threads": threads}))
 
 
 def network_of(model: str, precision: NetworkPrecision, target: CpuTarget) -> Network:

@@ -90,7 +90,9 @@ class Projections:
                 for number in range(self._draws):
                     loss = _projected(outputs, self._spreads, draw)
                     if loss is not None and loss.requires_grad:
-                        torch.autograd.grad(loss, network.nothing, allow_unused=True, retain_graph=number < self._draws - 1)
+                        torch.autograd.grad(
+                            loss, network.nothing, allow_unused=True, retain_graph=number < self._draws - 1
+                        )
                         drawn()
 
     @torch.no_grad()
@@ -180,10 +182,9 @@ class _Gradients(fx.Interpreter):
             value, depends = value + self.nothing, True
         if depends:
             self._depending.add(n)
-        if isinstance(value, Tensor) and value.requires_grad:
-            if calls := self._watch(self, n, value):
-                self._values[n] = value.detach()
-                value.register_hook(partial(self._tell, n, calls))  # type: ignore[no-untyped-call]
+        if isinstance(value, Tensor) and value.requires_grad and (calls := self._watch(self, n, value)):
+            self._values[n] = value.detach()
+            value.register_hook(partial(self._tell, n, calls))  # type: ignore[no-untyped-call]
         return value
 
     def _tell(self, node: fx.Node, calls: Sequence[OnGradient], gradient: Tensor) -> None:

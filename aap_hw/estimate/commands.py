@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aap_hw.api import Profile
 from aap_hw.compile.keys.precision import FP32, NetworkPrecision
-from aap_hw.estimate import estimator_of
+from aap_hw.estimate.estimator import estimator_of
 from aap_hw.given import StrPath, origin_of, to_profile
 from aap_hw.lut.estimating import estimate_model
 

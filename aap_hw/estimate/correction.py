@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from aap_hw.estimate.terms import Terms
 
@@ -67,6 +66,8 @@ class Correction:
 
 def fitted_shares(terms: Sequence[Terms], measured_us: Sequence[float]) -> Shares:
     """The shares with the smallest errors of kernels, relative to what was measured."""
+    from scipy.optimize import least_squares
+
     columns = Terms(*np.array([(t.arithmetic, t.caches, t.memory, t.call, t.threads) for t in terms]).T)
     logarithms = np.log(measured_us)
 

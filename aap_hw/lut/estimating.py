@@ -20,7 +20,7 @@ from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.device.description import ESTIMATED, MEASURED, DeviceDescription
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
-from aap_hw.estimate import Estimator, estimator_of
+from aap_hw.estimate.estimator import Estimator, estimator_of
 from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.comparing import INCIDENTAL

@@ -18,9 +18,9 @@ from aap_hw.compile.library.build import build_kernel
 from aap_hw.device import load_profile
 from aap_hw.device.profile import BoardSpec, DeviceProfile
 from aap_hw.errors import UserError
-from aap_hw.estimate import estimator_of
 from aap_hw.estimate import published as publications
 from aap_hw.estimate.correction import Shares, fitted_shares
+from aap_hw.estimate.estimator import estimator_of
 from aap_hw.estimate.indices import range_of
 from aap_hw.estimate.published import range_beside
 from aap_hw.estimate.reading import Loop, read_program

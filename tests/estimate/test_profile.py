@@ -14,7 +14,7 @@ import pytest
 
 from aap_hw.device import load_profile
 from aap_hw.errors import UserError
-from aap_hw.estimate import METHOD, Estimator
+from aap_hw.estimate.estimator import METHOD, Estimator
 from aap_hw.lut.estimating import estimate_model
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.progress import Progress
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from aap_hw.estimate import Estimator
+from aap_hw.estimate.estimator import Estimator
 from tests.estimate.test_profile import estimated
 
 real, left = Estimator.latency_us, [6]

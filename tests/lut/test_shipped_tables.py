@@ -11,7 +11,7 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import SCHEDULES
 from aap_hw.device import load_profile
-from aap_hw.estimate import estimator_of
+from aap_hw.estimate.estimator import estimator_of
 from aap_hw.estimate.published import published
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.inputs import Inputs

@@ -1,8 +1,4 @@
-"""Estimated latencies of kernels on a CPU that is not at hand, from their code, its pipeline and its memory.
-
-Nothing runs and LLVM compiles nothing. Estimates are no measurements: how far off they are is known for the machine on
-which the correction was learned, and for no other.
-"""
+"""A device's estimator: what a kernel would take there, by its terms and by the correction that was learned."""
 
 from __future__ import annotations
 
@@ -19,8 +15,6 @@ from aap_hw.estimate.correction import Correction
 from aap_hw.estimate.terms import Machine
 
 METHOD = "instructions and bytes, version 2"
-
-__all__ = ["METHOD", "Estimator", "estimator_of"]
 
 
 @dataclass(frozen=True)
