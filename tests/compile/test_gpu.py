@@ -163,8 +163,8 @@ def test_whole_network_equals_pytorch(branching: nn.Module, tmp_path: Path) -> N
     network = partition(graph)
     state = {name: tensor.detach() for name, tensor in graph.program.state_dict.items()}
     module = lower_network(network, network.dense, state, HERE)
-    assert {moment.made.step for moment in moments(network, target())} == {1, 8}
-    assert {moment.made.step for moment in moments(network, HERE)} == {1}  # a GPU's images have no gaps
+    assert {moment.held[-1].step for moment in moments(network, target())} == {1, 8}
+    assert {moment.held[-1].step for moment in moments(network, HERE)} == {1}  # a GPU's images have no gaps
     for name, function in module.functions_items():
         if isinstance(function, tirx.PrimFunc):
             module.update_func(name, in_series(function))
