@@ -15,7 +15,8 @@ from aap_hw.compile.code.quantized import Number
 from aap_hw.compile.cpu.dots import DotPlan
 from aap_hw.compile.cpu.emit import scratch, store, vector
 from aap_hw.compile.cpu.int8.epilogue import CURVES, LONG, bounds_of, finished, quantized_kernel, reals
-from aap_hw.compile.cpu.isa import FEWEST_LANES, GROUP, dense_product, not_unrolled, to_bytes
+from aap_hw.compile.cpu.int8.storing import to_bytes
+from aap_hw.compile.cpu.isa import FEWEST_LANES, GROUP, dense_product, not_unrolled
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
 from aap_hw.compile.cpu.weighted import channels_of_group
 from aap_hw.compile.families.convolution import ConvolutionShape

@@ -22,7 +22,8 @@ from aap_hw.compile.cpu.dots import widened
 from aap_hw.compile.cpu.emit import loop, registers, scratch, store, vector
 from aap_hw.compile.cpu.int8.depthwise_plan import Plan, weights_of_vector
 from aap_hw.compile.cpu.int8.epilogue import CURVES, bounds_of, quantized_kernel, reals
-from aap_hw.compile.cpu.isa import GROUP, to_bytes
+from aap_hw.compile.cpu.int8.storing import to_bytes
+from aap_hw.compile.cpu.isa import GROUP
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
 from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.families.convolution import ConvolutionShape

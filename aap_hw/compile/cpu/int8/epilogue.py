@@ -22,7 +22,8 @@ from aap_hw.compile.code.quantized import (
     unclipped,
 )
 from aap_hw.compile.cpu.emit import Tensor, kernel_code, lane_loop, registers, spread, store, vector
-from aap_hw.compile.cpu.isa import GROUP, Bounds, saturates
+from aap_hw.compile.cpu.int8.storing import Bounds, saturates
+from aap_hw.compile.cpu.isa import GROUP
 from aap_hw.compile.cpu.kernels import Packing
 from aap_hw.compile.families import Shape, family_of
 from aap_hw.compile.keys.address import Address

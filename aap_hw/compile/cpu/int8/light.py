@@ -18,7 +18,8 @@ from aap_hw.compile.code.tables import ENTRIES, FUNCTIONS, table_of
 from aap_hw.compile.cpu.emit import Steps, lane_loop, registers, spread, store, vector
 from aap_hw.compile.cpu.fused import write_loops
 from aap_hw.compile.cpu.int8.epilogue import Numbers, bounds_of, made_of
-from aap_hw.compile.cpu.isa import GROUP, to_bytes
+from aap_hw.compile.cpu.int8.storing import to_bytes
+from aap_hw.compile.cpu.isa import GROUP
 from aap_hw.compile.cpu.kernels import QUANTIZED
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, pixel_loop, row_loop, shares
 from aap_hw.compile.families import Shape, image_shape

@@ -13,7 +13,8 @@ from aap_hw.compile.code.quantized import Number, unclipped
 from aap_hw.compile.cpu.emit import Steps, lane_loop, lanes_for, registers, store, vector
 from aap_hw.compile.cpu.int8.epilogue import Numbers, bounds_of, in_vectors, in_whole_steps, made_of
 from aap_hw.compile.cpu.int8.light import numbered_kernel, real
-from aap_hw.compile.cpu.isa import GROUP, to_bytes
+from aap_hw.compile.cpu.int8.storing import to_bytes
+from aap_hw.compile.cpu.isa import GROUP
 from aap_hw.compile.cpu.kernels import QUANTIZED
 from aap_hw.compile.cpu.loops import row_loop
 from aap_hw.compile.cpu.pooling import vectors_at_once
