@@ -44,6 +44,8 @@ PARAMETERS = Resource("parameters", _COUNTS, "", ("'2M'", "'500k'"))
 FLOPS = Resource("flops", _COUNTS, "", ("'150M'", "'1.2G'"))
 _BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
 MEMORY = Resource("memory", _BYTES, "B", ("'5MB'", "'800kB'"))
+# What a number without a unit is most likely to be of.
+_LIKELY = {"latency": ("ms", "milliseconds"), "memory": ("MB", "megabytes")}
 RESOURCES = {resource.name: resource for resource in (LATENCY, PARAMETERS, FLOPS, MEMORY)}
 
 
@@ -96,28 +98,27 @@ class Budget:
             comma = " (the decimal sign is a point)" if "," in text else ""
             raise UserError(f"budget '{text}' is not a number with a unit{comma}; {examples}")
         written, unit = match["number"], match["unit"].strip()
+        # The digits alone: 1e-999 is more than zero, though no float.
+        if float(written.lower().partition("e")[0]) <= 0:
+            raise UserError(f"a budget must be more than zero, not '{text}'; {examples}")
+        if unit and unit != "%" and unit.lower() not in resource.units:
+            raise UserError(f"budget '{text}' has the unknown unit '{unit}'; {examples}")
+        likely, plural = _LIKELY.get(resource.name, ("", ""))
         number = float(written)
-        if not unit and "" not in resource.units:
+        amount = number / 100 if unit == "%" else number * resource.units[(unit or likely).lower()]
+        if not (math.isfinite(amount) and amount > 0):
+            raise UserError(f"budget '{text}' is too {'large' if amount > 0 else 'small'}; {examples}")
+        if not unit and likely:
             raise UserError(
-                f"budget '{text}' has no unit; type '{written}{cls._plain_unit(resource)}, "
+                f"budget '{text}' has no unit; type '{written}{likely}' for {plural}, "
                 f"or a share of the unpruned network's {resource.name} such as '55%'"
             )
-        if unit != "%" and unit.lower() not in resource.units:
-            raise UserError(f"budget '{text}' has the unknown unit '{unit}'; {examples}")
-        amount = number / 100 if unit == "%" else number * resource.units[unit.lower()]
-        if not (math.isfinite(amount) and amount > 0):
-            size = "too large" if amount > 0 else "too small" if number > 0 else "not more than zero"
-            raise UserError(f"budget '{text}' is {size}; {examples}")
         if unit == "%" and amount > 1:
             raise UserError(
                 f"budget '{text}' is more than the unpruned network takes (100%), so that nothing would be "
                 f"pruned; {examples}"
             )
         return cls(amount, unit == "%", resource)
-
-    @staticmethod
-    def _plain_unit(resource: Resource) -> str:
-        return "ms' for milliseconds" if resource is LATENCY else "MB' for megabytes"
 
     def of(self, dense: float) -> float:
         """The budget in the resource's unit for a network that takes `dense` of it unpruned.

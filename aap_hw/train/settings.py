@@ -46,7 +46,7 @@ class Optimiser:
             (self.name in ("sgd", "adamw"), f"the optimiser is {self.name!r}; give 'sgd' or 'adamw'"),
             (0 <= self.momentum < 1, f"momentum is {self.momentum}; give 0 up to below 1"),
             (self.momentum > 0 or not self.nesterov, "nesterov needs a momentum above 0; set nesterov=False"),
-            (self.weight_decay >= 0, f"weight_decay is {self.weight_decay}; give 0 or more"),
+            (0 <= self.weight_decay < math.inf, f"weight_decay is {self.weight_decay}; give 0 or more"),
             (self.clip_norm is None or self.clip_norm > 0, f"clip_norm is {self.clip_norm}; give a positive norm"),
         )
 
@@ -73,8 +73,8 @@ class Schedule:
         require(
             TRAINING,
             (self.kind in ("cosine", "step"), f"the schedule is {self.kind!r}; give 'cosine' or 'step'"),
-            (self.factor > 0, f"factor is {self.factor}; give a positive number"),
-            (self.warmup_epochs >= 0, f"warmup_epochs is {self.warmup_epochs}; give 0 or more"),
+            (0 < self.factor < math.inf, f"factor is {self.factor}; give a positive number"),
+            (0 <= self.warmup_epochs < math.inf, f"warmup_epochs is {self.warmup_epochs}; give 0 or more"),
         )
 
     def at(self, epoch: float, epochs: int) -> float:
@@ -111,7 +111,7 @@ class Augmentation:
         require(
             TRAINING,
             (self.crop_padding >= 0, f"crop_padding is {self.crop_padding}; give 0 or more pixels"),
-            (self.mixup >= 0, f"mixup is {self.mixup}; give 0 or more"),
+            (0 <= self.mixup < math.inf, f"mixup is {self.mixup}; give 0 or more"),
         )
 
 
@@ -140,7 +140,7 @@ class Loss:
             TRAINING,
             (0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}; give 0 up to below 1"),
             (0 <= self.distillation <= 1, f"distillation is {self.distillation}; give 0 to 1"),
-            (self.temperature > 0, f"temperature is {self.temperature}; give a positive number"),
+            (0 < self.temperature < math.inf, f"temperature is {self.temperature}; give a positive number"),
         )
 
 
@@ -183,7 +183,7 @@ class TrainSettings:
             TRAINING,
             (self.epochs >= 1, f"epochs is {self.epochs}; give at least 1"),
             (self.batch_size >= 2, f"batch_size is {self.batch_size}; batch norm needs at least 2"),
-            (self.learning_rate > 0, f"learning_rate is {self.learning_rate}; give a positive number"),
+            (0 < self.learning_rate < math.inf, f"learning_rate is {self.learning_rate}; give a positive number"),
             (0 <= self.average < 1, f"average is {self.average}; give 0 up to below 1"),
             (self.precision in ("fp32", "bf16", "auto"), f"precision is {self.precision!r}; give fp32, bf16 or auto"),
         )

@@ -15,10 +15,10 @@ import pytest
 from tests.cli.failing import RESNET20, fails
 
 BUDGETS = {
-    "0": "has no unit",
-    "0ms": "not more than zero",
-    "-5ms": "not more than zero",
-    "-5%": "not more than zero",
+    **{
+        text: rf"a budget must be more than zero, not '{text}'; type for example '20ms', '0\.02s' or '55%'"
+        for text in ("0", "0ms", "0%", "-5ms", "-5%")
+    },
     "20": "type '20ms' for milliseconds",
     "20xs": "unknown unit 'xs'",
     "150%": "more than the unpruned network takes",

@@ -1,15 +1,17 @@
 """Budgets are read as they are meant, refused in a sentence that says what to type, and approached evenly."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aap_hw.errors import UserError
-from aap_hw.policy import MEMORY, Budget, round_budgets
+from aap_hw.policy import MEMORY, RESOURCES, Budget, round_budgets
 
 DENSE_MS = 40.0
+NOT_POSITIVE = ("0", "0ms", "0%", "-0.0", "-3", "-3ms", "-5%", "0e5ms", "-1e-999ms", "-1e999s")
 
 
 @pytest.mark.parametrize(
@@ -41,16 +43,15 @@ def test_a_budget_means_what_it_says(text, expected_ms):
     [
         ("20", "no unit; type '20ms'"),
         ("0.5", "no unit; type '0.5ms'"),
-        ("0ms", "not more than zero"),
-        ("0%", "not more than zero"),
-        ("-3ms", "not more than zero"),
-        ("-5%", "not more than zero"),
+        *((text, f"must be more than zero, not '{re.escape(text)}'; type for example '20ms'") for text in NOT_POSITIVE),
         ("101%", r"more than the unpruned network takes \(100%\)"),
         ("20min", "unknown unit 'min'"),
         ("20 fps", "unknown unit 'fps'"),
         ("20ms or so", "unknown unit"),
         ("1e999ms", "too large"),
-        ("1e-999ms", "not more than zero"),
+        ("1e999", "too large"),
+        ("1e-999ms", "too small"),
+        ("1e-999", "too small"),
         ("0,5ms", "decimal sign is a point"),
         ("nanms", "not a number with a unit"),
         ("inf%", "not a number with a unit"),
@@ -127,6 +128,16 @@ def test_a_memory_budget_without_a_unit_is_told_one():
         UserError, match=r"no unit; type '5MB' for megabytes, or a share of the unpruned network's memory"
     ):
         Budget.parse("5", MEMORY)
+
+
+@pytest.mark.parametrize("resource", RESOURCES.values(), ids=RESOURCES)
+@pytest.mark.parametrize("text", ["0", "-7", "0%", "1e400", "-1e400"])
+def test_what_a_refusal_says_to_type_is_taken(text, resource):
+    with pytest.raises(UserError, match=r"must be more than zero|too large") as refusal:
+        Budget.parse(text, resource)
+    typed = re.findall(r"'([^']+)'", str(refusal.value).partition("; type ")[2])
+    assert len(typed) == 3
+    assert all(Budget.parse(each, resource).amount > 0 for each in typed)
 
 
 def test_additive_rounds_take_equal_amounts_and_end_at_exactly_the_budget():
