@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from aap_hw.home import provide_home
 
 if TYPE_CHECKING:
-    from aap_hw.api import bundle, bundle_model, deploy, deploy_model, plan, plan_curve, profile, prune, report, resume
+    from aap_hw.api import bundle, bundle_model, deploy, deploy_model, plan, plan_curve, prune, report, resume
+    from aap_hw.api.estimating import estimate_profile
+    from aap_hw.api.packing import pack_profile, unpack_profile
+    from aap_hw.api.profiling import profile
     from aap_hw.attention import attention_scores
     from aap_hw.errors import UserError
-    from aap_hw.estimate.commands import estimate_profile
     from aap_hw.graph import ChannelGraph
     from aap_hw.models.saved import load, save
-    from aap_hw.pack.commands import pack_profile, unpack_profile
     from aap_hw.policy import Budget
     from aap_hw.prune.task import PruneSettings
     from aap_hw.train.settings import TrainSettings
@@ -36,9 +37,9 @@ _HOME = {
     "bundle_model": "aap_hw.api",
     "deploy": "aap_hw.api",
     "deploy_model": "aap_hw.api",
-    "estimate_profile": "aap_hw.estimate.commands",
+    "estimate_profile": "aap_hw.api.estimating",
     "load": "aap_hw.models.saved",
-    "pack_profile": "aap_hw.pack.commands",
+    "pack_profile": "aap_hw.api.packing",
     "plan": "aap_hw.api",
     "plan_curve": "aap_hw.api",
     "profile": "aap_hw.api",
@@ -46,7 +47,7 @@ _HOME = {
     "report": "aap_hw.api",
     "resume": "aap_hw.api",
     "save": "aap_hw.models.saved",
-    "unpack_profile": "aap_hw.pack.commands",
+    "unpack_profile": "aap_hw.api.packing",
 }
 __all__ = [
     "Budget",

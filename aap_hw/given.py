@@ -12,12 +12,15 @@ from aap_hw.compile.keys.precision import INT8, PLANNED_PRECISIONS
 from aap_hw.errors import NOTHING_ASKED, UserError
 
 if TYPE_CHECKING:
+    from aap_hw.compile.keys.precision import NetworkPrecision
     from aap_hw.device.profile import DeviceProfile
     from aap_hw.graph.program.inputs import Given
+    from aap_hw.lut.subject import Workload
     from aap_hw.lut.table import LatencyTable
     from aap_hw.models.origin import Origin
     from aap_hw.models.weights import WeightsFile
     from aap_hw.policy import Budget
+    from aap_hw.prune.defaults import AttentionCuts
     from aap_hw.train.samples import Samples
     from aap_hw.train.sources import ImageSource
 
@@ -157,6 +160,19 @@ def origin_of(
     else:
         given = weights_of(weights)
     return Origin.of(model, inputs, given, classes, may_be_quantised=may_be_quantised)
+
+
+def workload_of(
+    origin: Origin,
+    attention_cuts: AttentionCuts,
+    precision: NetworkPrecision,
+    float_layers: Collection[str] = (),
+) -> Workload:
+    """The network that a device is to be profiled for, built; the values are those of ``aap_hw.profile``."""
+    from aap_hw.lut.subject import Workload
+
+    heads = attention_cuts == "heads"
+    return Workload(origin.model, origin.build(), origin.inputs, heads, precision, tuple(float_layers))
 
 
 def tell_of_published(origin: Origin) -> None:

@@ -72,6 +72,7 @@ def _options() -> argparse.Namespace:
 def _profile(boards: int, disturbance: str, kernel_ms: float, cache: LibraryCache | None = None) -> dict[str, Any]:
     from aap_hw.device.boards import Boards
     from aap_hw.lut.profiling import profile_model
+    from aap_hw.lut.subject import Workload
     from tests.device import servers
     from tests.device.sleeping import SleepingClock
     from tests.lut import tiny
@@ -87,7 +88,7 @@ def _profile(boards: int, disturbance: str, kernel_ms: float, cache: LibraryCach
         try:
             # A tolerance below any error: every point is measured, none is interpolated.
             table = profile_model(
-                "tiny", tiny.Tiny(), tiny.INPUT, several, Path(folder) / "table.json",
+                Workload("tiny", tiny.Tiny(), tiny.INPUT), several, Path(folder) / "table.json",
                 on_progress=watch, tolerance=-1.0, networks=0, cache=cache,
             )  # fmt: skip
         finally:

@@ -34,6 +34,7 @@ from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.file import load_table
 from aap_hw.lut.library_cache import LibraryCache
 from aap_hw.lut.profiling import profile_model
+from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
 from aap_hw.prune.job import Job, Limit, resume, start
@@ -170,7 +171,7 @@ def profile_small(at_most: int, path: Path) -> None:
     device = LocalDevice(profile.model_copy(update={"widths": widths, "measure": measure}))
     # Below any error: every point is measured, none is interpolated.
     often = {"workers": 1, "tolerance": -1.0, "networks": 3, "cache": LibraryCache(path.parent / "kernels")}
-    profile_model("small", Small(), Inputs.of((3, 6, 6)), device, path, **often)
+    profile_model(Workload("small", Small(), Inputs.of((3, 6, 6))), device, path, **often)
 
 
 def profile_kills(kills: int, moments: random.Random, profile: Callable[[Path], None]) -> list[dict[str, Any]]:

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from aap_hw.compile.keys.precision import NetworkPrecision
     from aap_hw.device.connection import Device
-    from aap_hw.graph.program.inputs import Inputs
     from aap_hw.lut.library_cache import LibraryCache
+    from aap_hw.lut.subject import Workload
     from aap_hw.lut.table import Validation
 
 
@@ -88,22 +87,20 @@ def _row(
     from aap_hw.lut.profiling import profile_model
     from aap_hw.lut.validating import validate_model
 
-    called, module, inputs = _built(name)
+    workload = _built(name, options.precision)
     say(f"{name}: profiling in {options.precision}")
     began = time.perf_counter()
-    precision, plans = options.precision, options.plans
-    table = profile_model(
-        called, module, inputs, device, path, networks=options.networks, cache=cache, precision=precision
-    )
+    plans = options.plans
+    table = profile_model(workload, device, path, networks=options.networks, cache=cache)
     profile_s = time.perf_counter() - began
     say(f"{name}: measuring {plans} plans")
-    entries = validate_model(called, module, inputs, device, path, plans=plans, seed=options.seed, precision=precision)
+    entries = validate_model(workload, device, path, plans=plans, seed=options.seed)
     everything += entries
     fidelity = fidelity_of(entries)
     assert fidelity is not None
     return {
         "model": name,
-        "precision": precision,
+        "precision": options.precision,
         "threads": device.profile.threads,
         "plans": fidelity.plans,
         "seed": options.seed,
@@ -119,18 +116,19 @@ def _row(
     }
 
 
-def _built(name: str) -> tuple[str, nn.Module, Inputs]:
-    """What a table calls a network, the network, and what it takes."""
+def _built(name: str, precision: NetworkPrecision) -> Workload:
     from _deployed_set import NETWORKS
     from _report import zoo_name
 
     from aap_hw.graph.program.inputs import Inputs
+    from aap_hw.lut.subject import Workload
     from aap_hw.models import zoo
 
     if name in NETWORKS:
-        return name, NETWORKS[name].build().eval(), Inputs.of(*NETWORKS[name].shapes)
+        inputs = Inputs.of(*NETWORKS[name].shapes)
+        return Workload(name, NETWORKS[name].build().eval(), inputs, precision=precision)
     model = zoo.build(zoo_name(name))
-    return model.name, model.module, Inputs.of(model.input_shape)
+    return Workload(model.name, model.module, Inputs.of(model.input_shape), precision=precision)
 
 
 if __name__ == "__main__":

@@ -68,13 +68,14 @@ def _profile(
 
     from aap_hw.graph.program.inputs import Inputs
     from aap_hw.lut.profiling import profile_model
+    from aap_hw.lut.subject import Workload
     from aap_hw.models import zoo
 
     model = zoo.build(zoo_name(name))
     say(f"profiling {name}")
     began = time.perf_counter()
     inputs = Inputs.of(model.input_shape)
-    table = profile_model(model.name, model.module, inputs, device, path, networks=networks, cache=cache)
+    table = profile_model(Workload(model.name, model.module, inputs), device, path, networks=networks, cache=cache)
     seconds, points = time.perf_counter() - began, len(table) - before
     return table, {
         "model": name,

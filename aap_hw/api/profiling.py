@@ -1,6 +1,6 @@
-"""``aap_hw.profile``: a device's latency table, measured for a network.
+"""``aap_hw.profile``: a device's latency table, measured for a network over a connection.
 
-Tables by folder and estimated ones are made by `aap_hw.pack.commands` and `aap_hw.estimate.commands`.
+Beside it, ``packing`` measures by a folder that is carried to the device, and ``estimating`` without the device.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aap_hw.compile.keys.precision import FP32, NetworkPrecision
-from aap_hw.given import StrPath, nobody, origin_of, to_profile
+from aap_hw.given import StrPath, nobody, origin_of, to_profile, workload_of
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.network import Network
@@ -137,7 +137,7 @@ def profile(
     profile, path = to_profile(device, out, precision, float_layers)
     with closing(Boards(profile.reached_by(connect), on_notice or nobody)) as boards:
         origin = origin_of(model, input_shape, example, weights, classes)
-        module = origin.build()
+        workload = workload_of(origin, attention_cuts, precision, float_layers)
         begun: list[Profile] = []
 
         def start(network: Network) -> None:
@@ -149,17 +149,12 @@ def profile(
         report_to = on_progress or nobody
         cache = users_cache().usable(on_notice or nobody) if use_cache else None
         table = profile_model(
-            origin.model,
-            module,
-            origin.inputs,
+            workload,
             boards,
             path,
             on_network=start,
             on_progress=report_to,
             workers=workers,
             cache=cache,
-            heads=attention_cuts == "heads",
-            precision=precision,
-            floats=float_layers,
         )
     return replace(begun[0], table=table)

@@ -63,7 +63,7 @@ def validate(
     from aap_hw.cli.profile_screen import MeasuringScreen
     from aap_hw.device import load_profile
     from aap_hw.device.boards import PATIENCE_S, Boards
-    from aap_hw.given import origin_of
+    from aap_hw.given import origin_of, workload_of
     from aap_hw.lut.belonging import require_not_estimated
     from aap_hw.lut.finding import find_file
     from aap_hw.lut.table import NetworkName
@@ -76,17 +76,13 @@ def validate(
     origin = origin_of(model_name, **network)
     with closing(Boards(profile, notice, PATIENCE_S)) as boards, MeasuringScreen(path) as screen:
         entries = validate_model(
-            origin.model,
-            origin.build(),
-            origin.inputs,
+            workload_of(origin, attention_cuts, precision),
             boards,
             path,
             plans=plans,
             seed=seed,
             on_progress=screen.update,
             workers=workers,
-            heads=attention_cuts == "heads",
-            precision=precision,
         )
     name = NetworkName(origin.model, origin.inputs, precision)
     if json_to is not None:

@@ -18,8 +18,8 @@ from aap_hw.compile.keys.precision import NetworkPrecision
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.linking import command_of
 from aap_hw.compile.library.lowering import compile_network
+from aap_hw.deploy.deployable import Deployable
 from aap_hw.deploy.form import Form
-from aap_hw.deploy.job import Job
 from aap_hw.deploy.reference import by_output
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device, target_of
@@ -95,15 +95,15 @@ def deploy(
     boards.require_tools()
     require_writable_file(run.path / "summary.json")  # which the figures are added to
 
-    jobs: list[Job] = []
+    loaded: list[Deployable] = []
 
-    def load(is_real: bool) -> Job:
-        jobs.append(Job.of_run(run, boards.profile, data, folder, precision, is_timed=is_real, pixels=pixels))
-        return jobs[0]
+    def load(is_real: bool) -> Deployable:
+        loaded.append(Deployable.of_run(run, boards.profile, data, folder, precision, is_timed=is_real, pixels=pixels))
+        return loaded[0]
 
     done = _deployed(boards, load)
     # What a run was pruned to in one precision says nothing of another.
-    merged = run.update_summary(done.summary) if jobs[0].is_as_pruned else {**run.summary(), **done.summary}
+    merged = run.update_summary(done.summary) if loaded[0].is_as_pruned else {**run.summary(), **done.summary}
     return Deployment(**{**vars(done), "summary": merged})
 
 
@@ -127,28 +127,28 @@ def deploy_model(
     boards = Boards.of(device)
     boards.require_tools()
 
-    def load(is_real: bool) -> Job:
-        return Job.of_model(origin, boards.profile, data, folder, precision, is_timed=is_real, pixels=pixels)
+    def load(is_real: bool) -> Deployable:
+        return Deployable.of_model(origin, boards.profile, data, folder, precision, is_timed=is_real, pixels=pixels)
 
     return _deployed(boards, load)
 
 
-def _deployed(boards: Boards, load: Callable[[bool], Job]) -> Deployment:
+def _deployed(boards: Boards, load: Callable[[bool], Deployable]) -> Deployment:
     """Compile, check and time a network that is loaded for a device that is real or emulated, and write its bundle."""
     description = boards.describe()
     boards.close()  # free for others while networks are compiled here
     # An emulator computes what the device would, slowly, and how long it takes tells nothing.
     is_real = description.provenance == MEASURED
-    job = load(is_real)
-    forms = {DEPLOYED: job.form, **({UNPRUNED: job.dense} if job.dense is not None else {})}
+    deployable = load(is_real)
+    forms = {DEPLOYED: deployable.form, **({UNPRUNED: deployable.dense} if deployable.dense is not None else {})}
     with scratch_folder("deploy") as scratch:
         files = {name: scratch / f"{name}.so" for name in forms}
-        compiled = {name: _compile(form, job, boards.target, files[name]) for name, form in forms.items()}
-        outputs, loads = _run_and_time(files, job, boards, is_real)
-        difference = job.reference.compare(outputs, "the compiled network")
-        figures: dict[str, Any] = {"max_abs_diff": difference, "images_checked": job.reference.count}
+        compiled = {name: _compile(form, deployable, boards.target, files[name]) for name, form in forms.items()}
+        outputs, loads = _run_and_time(files, deployable, boards, is_real)
+        difference = deployable.reference.compare(outputs, "the compiled network")
+        figures: dict[str, Any] = {"max_abs_diff": difference, "images_checked": deployable.reference.count}
         figures["slow_path"] = compiled[DEPLOYED].slow_path
-        figures["deployed_precision"] = job.form.precision
+        figures["deployed_precision"] = deployable.form.precision
         timings, measured = {name: each[LOADS // 2] for name, each in loads.items()}, None
         if is_real:
             ms = {name: timing.latency_us / 1e3 for name, timing in timings.items()}
@@ -157,19 +157,19 @@ def _deployed(boards: Boards, load: Callable[[bool], Job]) -> Deployment:
             figures["ms_of_loads"] = [timing.latency_us / 1e3 for timing in loads[DEPLOYED]]
             figures["pruned_ms" if dense_ms is not None else "ms"] = ms[DEPLOYED]
             if dense_ms is not None:
-                budget_ms = None if job.budget is None else Budget.parse(job.budget).of(dense_ms)
+                budget_ms = None if deployable.budget is None else Budget.parse(deployable.budget).of(dense_ms)
                 figures |= {"dense_ms": dense_ms, "budget_ms": budget_ms, "dense_is_measured": True}
-        job.write(files[DEPLOYED], boards.target, description.as_json(), measured)
+        deployable.write(files[DEPLOYED], boards.target, description.as_json(), measured)
     return Deployment(
-        job.folder,
+        deployable.folder,
         difference,
-        max(job.reference.tolerances.values()),
-        job.reference.agreement(outputs),
-        job.reference.count,
+        max(deployable.reference.tolerances.values()),
+        deployable.reference.agreement(outputs),
+        deployable.reference.count,
         timings,
         figures,
-        job.form.precision,
-        job.reference.equal(outputs),
+        deployable.form.precision,
+        deployable.reference.equal(outputs),
     )
 
 
@@ -190,7 +190,7 @@ def bundle_unseen(
     ------
     UserError : the run was pruned for another device.
     """
-    return _bundled(profile, lambda: Job.of_run(run, profile, data, folder, precision, pixels=pixels))
+    return _bundled(profile, lambda: Deployable.of_run(run, profile, data, folder, precision, pixels=pixels))
 
 
 def bundle_model_unseen(
@@ -203,29 +203,29 @@ def bundle_model_unseen(
     pixels: bool = False,
 ) -> Path:
     """As `bundle_unseen`, for a network as it is; see `deploy_model`."""
-    return _bundled(profile, lambda: Job.of_model(origin, profile, data, folder, precision, pixels=pixels))
+    return _bundled(profile, lambda: Deployable.of_model(origin, profile, data, folder, precision, pixels=pixels))
 
 
-def _bundled(profile: DeviceProfile, load: Callable[[], Job]) -> Path:
+def _bundled(profile: DeviceProfile, load: Callable[[], Deployable]) -> Path:
     target = target_of(profile)
     command_of(target.host)  # told before the work
-    job = load()
+    deployable = load()
     device = DeviceDescription.of(profile, target, cpu="").as_json()
     del device["provenance"]  # only a device that was there is known to be real
     with scratch_folder("deploy") as scratch:
         library = scratch / f"{DEPLOYED}.so"
-        _compile(job.form, job, target, library)
-        job.write(library, target, device, None)
-    return job.folder
+        _compile(deployable.form, deployable, target, library)
+        deployable.write(library, target, device, None)
+    return deployable.folder
 
 
-def _compile(form: Form, job: Job, target: DeviceTarget, library: Path) -> Network:
+def _compile(form: Form, deployable: Deployable, target: DeviceTarget, library: Path) -> Network:
     how = form.names, form.quantisation, form.precision, form.pixels is not None
-    return compile_network(form.compiled, job.sample, target, library, *how)
+    return compile_network(form.compiled, deployable.sample, target, library, *how)
 
 
 def _run_and_time(
-    files: Mapping[str, Path], job: Job, boards: Boards, is_real: bool
+    files: Mapping[str, Path], deployable: Deployable, boards: Boards, is_real: bool
 ) -> tuple[list[np.ndarray], dict[str, list[Timing]]]:
     """What the deployed network computes on one of the boards, and if it is a real one latencies of all, by load."""
     results: list[tuple[list[np.ndarray], dict[str, list[Timing]]]] = []
@@ -233,8 +233,8 @@ def _run_and_time(
     def work(device: Device, files: Mapping[str, Path]) -> None:
         library = device.load(files[DEPLOYED])
         with doing("running the network on the device"):
-            outputs = _outputs(library, job)
-        results.append((outputs, _timed(device, files, library, job) if is_real else {}))
+            outputs = _outputs(library, deployable)
+        results.append((outputs, _timed(device, files, library, deployable) if is_real else {}))
 
     boards.share([files], work)
     boards.close()
@@ -242,20 +242,22 @@ def _run_and_time(
 
 
 @doing("timing networks on the device")
-def _timed(device: Device, files: Mapping[str, Path], first: LoadedLibrary, job: Job) -> dict[str, list[Timing]]:
+def _timed(
+    device: Device, files: Mapping[str, Path], first: LoadedLibrary, deployable: Deployable
+) -> dict[str, list[Timing]]:
     """Latencies of all networks by load; ``first`` is a load of what is deployed."""
-    passed = {DEPLOYED: job.form.passed(job.sample)}
-    if job.dense is not None:
-        passed[UNPRUNED] = job.dense.passed(job.sample)
+    passed = {DEPLOYED: deployable.form.passed(deployable.sample)}
+    if deployable.dense is not None:
+        passed[UNPRUNED] = deployable.dense.passed(deployable.sample)
     loaded = {name: [device.load(file) for _ in range(LOADS - (name == DEPLOYED))] for name, file in files.items()}
     loaded[DEPLOYED].append(first)
     calls = {name: [Call(each, "main", passed[name]) for each in libraries] for name, libraries in loaded.items()}
     return time_loads_in_turn(calls, device.profile.measure)
 
 
-def _outputs(library: LoadedLibrary, job: Job) -> list[np.ndarray]:
+def _outputs(library: LoadedLibrary, deployable: Deployable) -> list[np.ndarray]:
     answers = []
-    for sample in in_batches(job.reference.samples):
-        library.set_inputs("main", job.form.passed(sample))
+    for sample in in_batches(deployable.reference.samples):
+        library.set_inputs("main", deployable.form.passed(sample))
         answers.append(library.run("main"))
     return by_output(answers)

@@ -8,20 +8,16 @@ of the method.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from aap_hw.compile.front.network import Network
-from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.device.description import ESTIMATED, MEASURED, DeviceDescription
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
 from aap_hw.estimate.estimator import Estimator, estimator_of
-from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.comparing import INCIDENTAL
 from aap_hw.lut.enumeration import granularity_of
@@ -32,7 +28,7 @@ from aap_hw.lut.predicting import predict_us
 from aap_hw.lut.progress import Clock, Progress, ProgressCallback
 from aap_hw.lut.sampling import TOLERANCE
 from aap_hw.lut.searching import Search
-from aap_hw.lut.subject import Subject
+from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import LatencyPoint, LatencyTable
 
 # The journal's lines have the latency of a reference kernel, which the speed of an estimate does not depend on.
@@ -40,18 +36,13 @@ NO_REFERENCE_US = 1.0
 
 
 def estimate_model(
-    name: str,
-    module: nn.Module,
-    inputs: Inputs,
+    workload: Workload,
     profile: DeviceProfile,
     path: Path,
     *,
     keep_others: bool = False,
     on_network: Callable[[Network, Path | None], None] = lambda *_: None,
     on_progress: ProgressCallback = lambda _: None,
-    heads: bool = False,
-    precision: NetworkPrecision = FP32,
-    floats: Collection[str] = (),
 ) -> LatencyTable:
     """Estimate every point that the table at ``path`` lacks for a network, and write the table.
 
@@ -72,16 +63,7 @@ def estimate_model(
     }
     journal = Journal(path.with_name(path.name + ".journal"), identity)
     try:
-        subject = Subject.traced(
-            name,
-            module,
-            inputs,
-            estimator.target,
-            profile.name,
-            heads=heads,
-            precision=precision,
-            floats=floats,
-        )
+        subject = workload.traced(estimator.target, profile.name)
         moved = _make_way(path, empty, others=keep_others)
         on_network(subject.network, moved)
         table = load_table(path) if path.exists() else empty

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-
-from torch import nn
 
 from aap_hw.activity import doing
 from aap_hw.compile.families.slow import NoCode, is_slow
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.device.description import MEASURED
 from aap_hw.device.visiting import VISITS
 from aap_hw.files import scratch_folder
-from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.compiling import CompiledBatch, Compiler, compiler
 from aap_hw.lut.enumeration import granularity_of
 from aap_hw.lut.file import save_table
@@ -38,7 +34,7 @@ from aap_hw.lut.opening import open_table, record_conditions
 from aap_hw.lut.progress import Clock, Progress, ProgressCallback
 from aap_hw.lut.sampling import TOLERANCE
 from aap_hw.lut.searching import Search
-from aap_hw.lut.subject import Subject
+from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import LatencyTable
 
 POINTS_A_BATCH = 16
@@ -53,9 +49,7 @@ NETWORKS = 24
 
 
 def profile_model(
-    name: str,
-    module: nn.Module,
-    inputs: Inputs,
+    workload: Workload,
     device: Device | Boards,
     path: Path,
     *,
@@ -65,9 +59,6 @@ def profile_model(
     tolerance: float = TOLERANCE,
     networks: int = NETWORKS,
     cache: LibraryCache | None = None,
-    heads: bool = False,
-    precision: NetworkPrecision = FP32,
-    floats: Collection[str] = (),
 ) -> LatencyTable:
     """Measure every point that the table at ``path`` lacks for a network, calibrate the table, and write it.
 
@@ -75,8 +66,10 @@ def profile_model(
 
     Parameters
     ----------
-    name
-        What the table calls the network.
+    workload
+        The network. With mixed precisions all kernels of all mixtures are measured, and mixtures drawn at random
+        calibrate the table. Layers in int8 that may stay in float32 are measured in both; the network wholly in int8
+        calibrates.
     device
         One device, or several boards of a kind, which share the points.
     on_network
@@ -88,13 +81,6 @@ def profile_model(
         (``aap_hw.lut.calibrating``).
     cache
         Where compiled points are looked for and kept.
-    heads
-        Measure what plans of whole heads of attention need, instead of plans of their widths.
-    precision
-        What the network computes in, one of several that a table may hold. With mixed precisions all kernels of all
-        mixtures are measured, and mixtures drawn at random calibrate the table.
-    floats
-        Layers of a network in int8 whose kernels in float32 are measured too. The network wholly in int8 calibrates.
 
     Raises
     ------
@@ -106,16 +92,7 @@ def profile_model(
     identity = boards.describe().as_json()
     journal = Journal(path.with_name(path.name + ".journal"), identity)
     try:
-        subject = Subject.traced(
-            name,
-            module,
-            inputs,
-            boards.target,
-            boards.profile.name,
-            heads=heads,
-            precision=precision,
-            floats=floats,
-        )
+        subject = workload.traced(boards.target, boards.profile.name)
         network = subject.all_kernels
         on_network(subject.network)
         table = open_table(path, boards, granularity_of(boards.profile, boards.target))

@@ -1,4 +1,4 @@
-"""The network that a device is profiled for: traced, its cuts checked, and split into kernels."""
+"""The network that a device is profiled for: as it is asked for, and traced, checked and split into kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aap_hw.compile.front.mixed import MixedNetwork, mixed_network
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.precision import MIXTURES, NetworkPrecision
+from aap_hw.compile.keys.precision import FP32, MIXTURES, NetworkPrecision
 from aap_hw.compile.keys.target import DeviceTarget, half_of, require_precision
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import CutMismatchError, check_cutting
@@ -27,8 +27,52 @@ from aap_hw.lut.table import LatencyTable, NetworkName
 
 
 @dataclass(frozen=True)
+class Workload:
+    """A network to profile a device for, and what plans of it may choose.
+
+    Attributes
+    ----------
+    name : what the table calls the network.
+    heads : plans cut whole heads of attention, instead of the widths of all heads alike.
+    precision : what the network computes in, one of several that a table may hold. With mixed precisions it is all
+        mixtures.
+    floats : layers of a network in int8 that plans may leave in float32.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: Inputs
+    heads: bool = False
+    precision: NetworkPrecision = FP32
+    floats: Collection[str] = ()
+
+    def traced(self, target: DeviceTarget, device: str) -> Subject:
+        """The network as kernels for the ``target`` of a ``device``, which is named.
+
+        Raises
+        ------
+        UserError : a part of it has no kernel, or its cuts could not be checked.
+        """
+        require_precision(self.precision, target, device)
+        graph = ChannelGraph.trace(self.module, self.inputs.zeros(), self.inputs.names, heads=self.heads)
+        require_whole_heads(graph, self.name)
+        half = half_of(self.precision, target)
+        split = partial(partition, graph, self.precision, half=half)
+        mixed = mixed_network(graph, self.precision, half) if self.precision in MIXTURES else None
+        network = split() if mixed is None else mixed.floating
+        require_free_group(graph.frozen(network.fixed), self.name)
+        with suppress(CutMismatchError):  # to leave such a group alone is asked of `plan` and `prune`
+            check_cutting(graph.frozen(network.fixed), self.module, self.inputs.random(1, seed=0))
+        if self.floats:
+            require_layers(network, self.floats)
+        with_floats = split(floats=self.floats) if self.floats else None
+        name = NetworkName(self.name, self.inputs, self.precision)
+        return Subject(name, self.module, graph, network, with_floats, mixed)
+
+
+@dataclass(frozen=True)
 class Subject:
-    """A network in its precision, and what else its kernels are wanted of.
+    """A workload as kernels.
 
     Attributes
     ----------
@@ -43,40 +87,6 @@ class Subject:
     network: Network
     with_floats: Network | None
     mixed: MixedNetwork | None = None
-
-    @classmethod
-    def traced(
-        cls,
-        name: str,
-        module: nn.Module,
-        inputs: Inputs,
-        target: DeviceTarget,
-        device: str,
-        *,
-        heads: bool,
-        precision: NetworkPrecision,
-        floats: Collection[str] = (),
-    ) -> Subject:
-        """A network as kernels for the ``target`` of a ``device``, which is named; see ``profile_model``.
-
-        Raises
-        ------
-        UserError : a part of it has no kernel, or its cuts could not be checked.
-        """
-        require_precision(precision, target, device)
-        graph = ChannelGraph.trace(module, inputs.zeros(), inputs.names, heads=heads)
-        require_whole_heads(graph, name)
-        half = half_of(precision, target)
-        split = partial(partition, graph, precision, half=half)
-        mixed = mixed_network(graph, precision, half) if precision in MIXTURES else None
-        network = split() if mixed is None else mixed.floating
-        require_free_group(graph.frozen(network.fixed), name)
-        with suppress(CutMismatchError):  # to leave such a group alone is asked of `plan` and `prune`
-            check_cutting(graph.frozen(network.fixed), module, inputs.random(1, seed=0))
-        if floats:
-            require_layers(network, floats)
-        with_floats = split(floats=floats) if floats else None
-        return cls(NetworkName(name, inputs, precision), module, graph, network, with_floats, mixed)
 
     def job(self, table: LatencyTable, path: Path) -> MeasuredNetwork:
         """The network as it is measured as a whole, for a table at ``path``."""

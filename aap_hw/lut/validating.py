@@ -9,13 +9,9 @@ import os
 from contextlib import closing
 from pathlib import Path
 
-from torch import nn
-
-from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.files import scratch_folder
-from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.belonging import require_table_of
 from aap_hw.lut.compiling import compiler
 from aap_hw.lut.fidelity import RANDOM
@@ -24,14 +20,12 @@ from aap_hw.lut.journal import Journal
 from aap_hw.lut.lacking import require_kernels
 from aap_hw.lut.measuring import Reference, compile_reference
 from aap_hw.lut.progress import ProgressCallback
-from aap_hw.lut.subject import Subject
+from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import Validation
 
 
 def validate_model(
-    name: str,
-    module: nn.Module,
-    inputs: Inputs,
+    workload: Workload,
     device: Device | Boards,
     path: Path,
     *,
@@ -39,14 +33,11 @@ def validate_model(
     seed: int,
     on_progress: ProgressCallback = lambda _: None,
     workers: int | None = None,
-    heads: bool = False,
-    precision: NetworkPrecision = FP32,
 ) -> list[Validation]:
     """Measure random width plans of a network and keep them in the table at ``path``, which is written as it grows.
 
-    Plans that the table already holds, at the same widths, are not measured again. ``heads`` plans whole heads of
-    attention, and ``precision`` is what the network computes in, as for ``profile_model``. Of several boards one
-    measures them all, as they are compared with each other.
+    Plans that the table already holds, at the same widths, are not measured again. Of several boards one measures them
+    all, as they are compared with each other.
 
     Returns
     -------
@@ -66,9 +57,8 @@ def validate_model(
         table = load_table(path)
         require_table_of(boards, table, path)
         boards.close()  # free for others until there is something to measure
-        device_name = boards.profile.name
-        subject = Subject.traced(name, module, inputs, boards.target, device_name, heads=heads, precision=precision)
-        require_kernels(subject.all_kernels, subject.name, table, heads=heads)
+        subject = workload.traced(boards.target, boards.profile.name)
+        require_kernels(subject.all_kernels, subject.name, table, heads=workload.heads)
         job = subject.job(table, path)
         drawn = job.random_plans(f"{RANDOM}{seed}", plans, seed)
         job.predict_again()

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import tvm
-from torch import nn
 
 from aap_hw.compile.families.slow import NoCode
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import SCHEDULES
-from aap_hw.compile.keys.precision import NetworkPrecision
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.linking import command_of
 from aap_hw.device.connection import target_of
@@ -30,7 +28,6 @@ from aap_hw.device.profile import DeviceProfile
 from aap_hw.device.timing import STATISTIC
 from aap_hw.errors import UserError
 from aap_hw.files import scratch_folder
-from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.belonging import difference
 from aap_hw.lut.compiling import CompiledBatch, compiler
 from aap_hw.lut.enumeration import granularity_of
@@ -44,7 +41,7 @@ from aap_hw.lut.opening import new_table, open_table, record_conditions, set_asi
 from aap_hw.lut.profiling import NETWORKS, POINTS_A_BATCH, in_time
 from aap_hw.lut.progress import Clock, ProgressCallback
 from aap_hw.lut.sampling import TOLERANCE, next_points
-from aap_hw.lut.subject import Subject
+from aap_hw.lut.subject import Subject, Workload
 from aap_hw.lut.table import LatencyTable
 from aap_hw.pack.folder import Contents, Packed, conditions_in, read_results, require_new, write_pack
 from aap_hw.pack.reported import ReportedDevice
@@ -56,7 +53,7 @@ _OPTIONS = {"heads": "--attention-cuts", "floats": "--float-layer", "measurement
 
 @dataclass(frozen=True)
 class Asked:
-    """What a profile by folder is of: a network as `profile_model` takes it, and a device.
+    """What a profile by folder is of: a network and a device.
 
     Attributes
     ----------
@@ -64,38 +61,20 @@ class Asked:
     networks : cut networks that calibrate the table, at most.
     """
 
-    name: str
-    module: nn.Module
-    inputs: Inputs
+    workload: Workload
     profile: DeviceProfile
     path: Path
-    heads: bool
-    precision: NetworkPrecision
-    floats: tuple[str, ...]
     networks: int = NETWORKS
-
-    def traced(self, target: DeviceTarget) -> Subject:
-        """The network as kernels for the device; see ``Subject.traced``."""
-        return Subject.traced(
-            self.name,
-            self.module,
-            self.inputs,
-            target,
-            self.profile.name,
-            heads=self.heads,
-            precision=self.precision,
-            floats=self.floats,
-        )
 
     def about(self, target: DeviceTarget) -> dict[str, Any]:
         """What must be the same when results come back."""
         return {
             **about_device(self.profile, target),
-            "model": self.name,
-            "input": self.inputs.text,
-            "precision": self.precision,
-            "heads": self.heads,
-            "floats": sorted(self.floats),
+            "model": self.workload.name,
+            "input": self.workload.inputs.text,
+            "precision": self.workload.precision,
+            "heads": self.workload.heads,
+            "floats": sorted(self.workload.floats),
         }
 
 
@@ -151,7 +130,7 @@ def pack_profile(
     require_new(folder)
     target = target_of(asked.profile)
     command_of(target.host)  # told before the work
-    subject = asked.traced(target)
+    subject = asked.workload.traced(target, asked.profile.name)
     on_network(subject.network)
     job = subject.job(_table_so_far(asked, target), asked.path)
     return _pack(asked, subject, job, target, folder, on_progress, workers, cache)
@@ -179,7 +158,7 @@ def unpack_profile(
     target = target_of(asked.profile)
     _require_same(results["pack"], asked.about(target), folder)
     device = ReportedDevice.of(results, asked.profile, target)
-    subject = asked.traced(target)
+    subject = asked.workload.traced(target, asked.profile.name)
     moved = set_aside(asked.path, device, others=keep_others)
     on_network(subject.network, moved)
     journal = Journal(asked.path.with_name(asked.path.name + ".journal"), device.describe().as_json())
@@ -263,7 +242,7 @@ def _pack(
         for plan, compiled in networks.items():
             files[plan] = compiled.result()
             clock.count(len(plans))
-        shapes = [list(each.shape) for each in asked.inputs.zeros()]
+        shapes = [list(each.shape) for each in asked.workload.inputs.zeros()]
         contents = Contents(
             "profile",
             asked.about(target),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aap_hw.deploy import job, run_form
+from aap_hw.deploy import deployable, run_form
 from aap_hw.policy import Budget
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import RunFolder
@@ -31,8 +31,8 @@ def make():
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with ``net.py:make``, a network for images of 3x16x16; only few images are checked."""
     (tmp_path / "net.py").write_text(NET)
-    monkeypatch.setattr(job, "CHECKED_PIXELS", 40 * 16 * 16)
-    for module in (job, run_form):
+    monkeypatch.setattr(deployable, "CHECKED_PIXELS", 40 * 16 * 16)
+    for module in (deployable, run_form):
         monkeypatch.setattr(module, "CALIBRATION_IMAGES", 16)
     monkeypatch.setattr("aap_hw.train.data.load_embedded", few_images)
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,7 @@ from aap_hw.estimate.estimator import METHOD, Estimator
 from aap_hw.lut.estimating import estimate_model
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.progress import Progress
+from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import LatencyTable
 from tests import forked
 from tests.lut.tiny import INPUT, Tiny, journal_of
@@ -45,7 +46,7 @@ estimated(Path(sys.argv[1]))
 
 def estimated(path: Path, name: str = "tiny", kernel: int = 1, **options: Any) -> LatencyTable:
     """The table of the tiny network for a Raspberry Pi 4."""
-    return estimate_model(name, Tiny(kernel), INPUT, load_profile("rpi4"), path, **options)
+    return estimate_model(Workload(name, Tiny(kernel), INPUT), load_profile("rpi4"), path, **options)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_measured_table_is_never_replaced_and_an_older_estimate_moves_aside(undi
 
 def test_device_that_the_method_does_not_know_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="jetson"):
-        estimate_model("tiny", Tiny(), INPUT, load_profile("jetson-orin"), tmp_path / "lut.json")
+        estimate_model(Workload("tiny", Tiny(), INPUT), load_profile("jetson-orin"), tmp_path / "lut.json")
     assert list(tmp_path.iterdir()) == []
 
 

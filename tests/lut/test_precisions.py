@@ -24,6 +24,7 @@ from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.lacking import require_kernels
 from aap_hw.lut.predicting import predict_us
 from aap_hw.lut.profiling import profile_model
+from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import LatencyPoint, LatencyTable, MissingKernelError, NetworkName, Validation
 from aap_hw.lut.validating import validate_model
 from tests.lut import tiny
@@ -38,14 +39,13 @@ def points(network: Network) -> list[tuple[object, ...]]:
 
 
 def profile(path: Path, floats: tuple[str, ...] = (), precision: NetworkPrecision = INT8) -> LatencyTable:
-    return profile_model(
-        "tiny", Tiny(), INPUT, tiny.device(), path,
-        workers=1, tolerance=0.0, networks=1, precision=precision, floats=floats,
-    )  # fmt: skip
+    workload = Workload("tiny", Tiny(), INPUT, precision=precision, floats=floats)
+    return profile_model(workload, tiny.device(), path, workers=1, tolerance=0.0, networks=1)
 
 
 def validate(path: Path) -> list[Validation]:
-    return validate_model("tiny", Tiny(), INPUT, tiny.device(), path, plans=1, seed=0, workers=1, precision=INT8)
+    workload = Workload("tiny", Tiny(), INPUT, precision=INT8)
+    return validate_model(workload, tiny.device(), path, plans=1, seed=0, workers=1)
 
 
 @pytest.fixture(scope="module")

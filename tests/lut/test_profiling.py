@@ -34,6 +34,7 @@ from aap_hw.lut.opening import set_aside
 from aap_hw.lut.predicting import kernel_latencies, predict_us, slow_share
 from aap_hw.lut.profiling import profile_model
 from aap_hw.lut.progress import Progress, ProgressCallback
+from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import LatencyPoint, LatencyTable, NetworkName
 from tests.lut import tiny
 from tests.lut.tiny import INPUT, POINTS, Tiny, journal_of
@@ -247,7 +248,7 @@ def test_network_without_kernels_is_refused_and_leaves_nothing(tmp_path: Path) -
             return super().forward(x).double().relu().float()
 
     with pytest.raises(UserError, match=r"x\.double computes in float64"):
-        profile_model("exact", Exact(3, 8, 3), INPUT, tiny.device(), tmp_path / "table.json")
+        profile_model(Workload("exact", Exact(3, 8, 3), INPUT), tiny.device(), tmp_path / "table.json")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -263,7 +264,7 @@ def test_cut_networks_calibrate_the_table(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     progress: list[Progress] = []
     table = profile_model(
-        "tiny", Tiny(), INPUT, tiny.device(), path,
+        Workload("tiny", Tiny(), INPUT), tiny.device(), path,
         on_progress=progress.append, workers=1, tolerance=0.0, networks=2, cache=users_cache(),
     )  # fmt: skip
     assert [entry.plan for entry in table.validation] == ["dense", "calibration-0", "calibration-1"]
@@ -344,9 +345,8 @@ def test_widths_between_measured_ones_are_measured_only_where_the_line_bends(
                 on_visit(Visit(address.key, LatencyPoint(address.widths, us, 0.0, 3), 80.0), 1)
 
     monkeypatch.setattr(profiling, "time_points", by_formula)
-    table = profile_model(
-        "tiny", Tiny(), INPUT, tiny.device(), tmp_path / "table.json", workers=1, networks=0, cache=users_cache()
-    )
+    workload = Workload("tiny", Tiny(), INPUT)
+    table = profile_model(workload, tiny.device(), tmp_path / "table.json", workers=1, networks=0, cache=users_cache())
     (linear,) = [points for key, points in table.points.items() if key.op == "linear"]
     assert sorted(width for width, _ in linear) == expected
 

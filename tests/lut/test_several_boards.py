@@ -21,6 +21,7 @@ from aap_hw.lut.journal import Entry
 from aap_hw.lut.library_cache import users_cache
 from aap_hw.lut.profiling import profile_model
 from aap_hw.lut.progress import Progress
+from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import LatencyTable
 from tests.device import servers
 from tests.device.servers import Server
@@ -66,9 +67,7 @@ def profile(
     fleet = Boards(patient.reached_by(f"tracker://127.0.0.1:{tracker.port}/x86"), notify)
     try:
         return profile_model(
-            "tiny",
-            tiny.Tiny(),
-            tiny.INPUT,
+            Workload("tiny", tiny.Tiny(), tiny.INPUT),
             fleet,
             path,
             on_progress=on_progress,

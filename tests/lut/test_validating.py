@@ -21,6 +21,7 @@ from aap_hw.lut.journal import Journal
 from aap_hw.lut.networks import IN_TURN, random_plans
 from aap_hw.lut.predicting import predict_us
 from aap_hw.lut.progress import Progress, ProgressCallback
+from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import LatencyPoint, MissingKernelError, Validation
 from aap_hw.lut.validating import validate_model
 from tests.lut import tiny
@@ -46,10 +47,8 @@ def path(profiled: Path, tmp_path: Path) -> Path:
 def validate(
     path: Path, plans: int, seed: int = 0, kernel: int = 1, on_progress: ProgressCallback = lambda _: None
 ) -> list[Validation]:
-    return validate_model(
-        "tiny", Tiny(kernel), INPUT, tiny.device(), path,
-        plans=plans, seed=seed, on_progress=on_progress, workers=1,
-    )  # fmt: skip
+    workload = Workload("tiny", Tiny(kernel), INPUT)
+    return validate_model(workload, tiny.device(), path, plans=plans, seed=seed, on_progress=on_progress, workers=1)
 
 
 def test_plans_are_measured_and_kept_beside_the_predictions(path: Path) -> None:

@@ -17,6 +17,7 @@ from aap_hw.graph.program.inputs import Inputs
 from aap_hw.lut.library_cache import users_cache
 from aap_hw.lut.profiling import profile_model
 from aap_hw.lut.progress import Progress
+from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import LatencyTable
 
 INPUT = Inputs.of((3, 6, 6))
@@ -75,9 +76,7 @@ def profile(
 ) -> LatencyTable:
     """Profile a network; points that an earlier test has compiled are not compiled again if it may be ``cached``."""
     return profile_model(
-        name,
-        module or Tiny(),
-        INPUT,
+        Workload(name, module or Tiny(), INPUT),
         device(repeats),
         path,
         on_network=on_network,

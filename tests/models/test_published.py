@@ -27,6 +27,7 @@ import aap_hw
 from aap_hw.errors import UserError
 from aap_hw.given import origin_of, tell_of_published
 from aap_hw.graph.program.inputs import Inputs
+from aap_hw.lut.subject import Workload
 from aap_hw.models import published
 from aap_hw.models.initialise import calibrate_batch_norm
 from aap_hw.models.origin import Origin
@@ -245,9 +246,9 @@ def test_a_profile_is_of_the_network_that_weights_are_for(
     hub_cache("me/mine", "model.safetensors", safetensors.torch.save(state))
     measured: list[tuple[Inputs, int]] = []
 
-    def profile_model(_: str, module: torch.nn.Module, inputs: Inputs, *__: Any, on_network: Any, **___: Any) -> None:
+    def profile_model(workload: Workload, *_: Any, on_network: Any, **__: Any) -> None:
         on_network(None)
-        measured.append((inputs, module(*inputs.zeros()).shape[1]))
+        measured.append((workload.inputs, workload.module(*workload.inputs.zeros()).shape[1]))
 
     monkeypatch.setattr("aap_hw.lut.profiling.profile_model", profile_model)
     aap_hw.profile("x86", TINY, weights="hf-hub:me/mine", out=tmp_path / "table.json")

@@ -19,12 +19,13 @@ from typing import Any
 
 import pytest
 
-from aap_hw.compile.keys.precision import FP32
 from aap_hw.device.board import MEASURED_ONCE
 from aap_hw.device.boards import Boards
+from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
 from aap_hw.lut import networks as lut_networks
 from aap_hw.lut.file import load_table
+from aap_hw.lut.subject import Workload
 from aap_hw.pack.folder import PROGRAM, Packed
 from aap_hw.pack.profiles import Asked, Returned, pack_profile, unpack_profile
 from aap_hw.pack.reported import ReportedDevice
@@ -35,9 +36,8 @@ from tests.lut import tiny
 DEVICE = tiny.device()
 
 
-def asked(path: Path, networks: int = 2, **changes: Any) -> Asked:
-    given = Asked("tiny", tiny.Tiny(), tiny.INPUT, DEVICE.profile, path, False, FP32, (), networks)
-    return replace(given, **changes)
+def asked(path: Path, networks: int = 2, profile: DeviceProfile = DEVICE.profile, **changes: Any) -> Asked:
+    return Asked(replace(Workload("tiny", tiny.Tiny(), tiny.INPUT), **changes), profile, path, networks)
 
 
 def command(folder: Path) -> list[str | Path]:

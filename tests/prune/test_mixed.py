@@ -18,7 +18,7 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.precision import INT8, MIXED
 from aap_hw.compile.keys.target import device_target
 from aap_hw.compile.library.footprint import peak_bytes
-from aap_hw.deploy import job as deployed_job
+from aap_hw.deploy import deployable
 from aap_hw.deploy.deploying import deploy
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.file import save_table
@@ -130,7 +130,7 @@ def test_killed_in_its_second_round_it_resumes_to_the_same_run(
 def test_it_is_deployed_beside_the_unpruned_network_in_float32(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: bool
 ) -> None:
-    monkeypatch.setattr(deployed_job, "CHECKED_PIXELS", 20 * 16 * 16)
+    monkeypatch.setattr(deployable, "CHECKED_PIXELS", 20 * 16 * 16)
     folder = RunFolder(Path(shutil.copytree(run, tmp_path / "run")))
     done = deploy(folder, this_device(), images(), pixels=pixels)
     assert (done.precision, done.images, done.agreement) == ("int8", 20, 100.0)

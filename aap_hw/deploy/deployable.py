@@ -42,7 +42,7 @@ CHECKED_PIXELS = 2_200_000
 
 
 @dataclass(frozen=True)
-class Job:
+class Deployable:
     """A network on its way into a bundle.
 
     Attributes
@@ -89,7 +89,7 @@ class Job:
         *,
         is_timed: bool = False,
         pixels: bool = False,
-    ) -> Job:
+    ) -> Deployable:
         """Load a run, and compute what PyTorch makes of many images, or of few if it is not to be timed.
 
         By default the precision is the one that it was pruned for. In int8 it may take ``pixels`` instead of images.
@@ -151,7 +151,7 @@ class Job:
         *,
         is_timed: bool = False,
         pixels: bool = False,
-    ) -> Job:
+    ) -> Deployable:
         """Any network, with its weights; by default in the precision that it has.
 
         Raises

@@ -1,4 +1,4 @@
-"""An estimated profile as a function: ``aap_hw.estimate_profile``."""
+"""``aap_hw.estimate_profile``: a latency table for a device that is not there, estimated."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aap_hw.api import Profile
+from aap_hw.api.profiling import Profile
 from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.estimate.estimator import estimator_of
-from aap_hw.given import StrPath, origin_of, to_profile
+from aap_hw.given import StrPath, nobody, origin_of, to_profile, workload_of
 from aap_hw.lut.estimating import estimate_model
 
 if TYPE_CHECKING:
@@ -51,20 +51,14 @@ def estimate_profile(
 
     def start(network: Network, moved: Path | None) -> None:
         begun.append(Profile(path, origin, moved, network, precision=precision))
-        if on_start is not None:
-            on_start(begun[0])
+        (on_start or nobody)(begun[0])
 
     table = estimate_model(
-        origin.model,
-        origin.build(),
-        origin.inputs,
+        workload_of(origin, attention_cuts, precision, float_layers),
         profile,
         path,
         keep_others=out is None,
         on_network=start,
-        on_progress=on_progress or (lambda _: None),
-        heads=attention_cuts == "heads",
-        precision=precision,
-        floats=float_layers,
+        on_progress=on_progress or nobody,
     )
     return replace(begun[0], table=table)

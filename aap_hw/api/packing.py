@@ -1,4 +1,4 @@
-"""Profiles by folder as functions: ``aap_hw.pack_profile`` and ``aap_hw.unpack_profile``."""
+"""``aap_hw.pack_profile`` and ``aap_hw.unpack_profile``: a latency table by a folder that is carried to the device."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from aap_hw.api import Profile
+from aap_hw.api.profiling import Profile
 from aap_hw.compile.keys.precision import FP32, NETWORK_PRECISIONS, NetworkPrecision
-from aap_hw.given import StrPath, origin_of, to_profile
+from aap_hw.given import StrPath, nobody, origin_of, to_profile, workload_of
 from aap_hw.lut.library_cache import LibraryCache, users_cache
 from aap_hw.pack import profiles
 from aap_hw.pack.folder import Packed
@@ -66,13 +66,13 @@ def pack_profile(device: str, model: str, folder: StrPath, **options: Unpack[Opt
     asked, origin = _asked(device, model, options)
 
     def start(network: Network) -> None:
-        options.get("on_start", _ignored)(Profile(asked.path, origin, None, network, precision=asked.precision))
+        options.get("on_start", nobody)(Profile(asked.path, origin, None, network, precision=asked.workload.precision))
 
     return profiles.pack_profile(
         asked,
         Path(folder),
         on_network=start,
-        on_progress=options.get("on_progress", _ignored),
+        on_progress=options.get("on_progress", nobody),
         workers=options.get("workers"),
         cache=_cache(options),
     )
@@ -92,15 +92,15 @@ def unpack_profile(device: str, model: str, folder: StrPath, **options: Unpack[O
     begun: list[Profile] = []
 
     def start(network: Network, moved: Path | None) -> None:
-        begun.append(Profile(asked.path, origin, moved, network, precision=asked.precision))
-        options.get("on_start", _ignored)(begun[0])
+        begun.append(Profile(asked.path, origin, moved, network, precision=asked.workload.precision))
+        options.get("on_start", nobody)(begun[0])
 
     came = profiles.unpack_profile(
         asked,
         Path(folder),
         keep_others=options.get("out") is None,
         on_network=start,
-        on_progress=options.get("on_progress", _ignored),
+        on_progress=options.get("on_progress", nobody),
         workers=options.get("workers"),
         cache=_cache(options),
     )
@@ -112,14 +112,9 @@ def _asked(device: str, model: str, options: Options) -> tuple[profiles.Asked, O
     description, path = to_profile(device, options.get("out"), precision, floats, NETWORK_PRECISIONS)
     shape, example = options.get("input_shape"), options.get("example")
     origin = origin_of(model, shape, example, options.get("weights"), options.get("classes"))
-    heads = options.get("attention_cuts") == "heads"
-    module = origin.build()
-    return profiles.Asked(origin.model, module, origin.inputs, description, path, heads, precision, floats), origin
+    workload = workload_of(origin, options.get("attention_cuts", "widths"), precision, floats)
+    return profiles.Asked(workload, description, path), origin
 
 
 def _cache(options: Options) -> LibraryCache | None:
-    return users_cache().usable(options.get("on_notice", _ignored)) if options.get("use_cache", True) else None
-
-
-def _ignored(_: object) -> None:
-    pass
+    return users_cache().usable(options.get("on_notice", nobody)) if options.get("use_cache", True) else None
