@@ -15,6 +15,15 @@ from tvm import tirx
 
 from aap_hw.compile.keys.target import CpuTarget
 
+# One CPU for each kind of vector.
+TARGETS = {
+    name: CpuTarget.of({"kind": "llvm", "mcpu": cpu, "mtriple": f"{platform}-linux-gnu"}, threads=1)
+    for name, platform, cpu in [
+        ("avx2", "x86_64", "haswell"),
+        ("avx512", "x86_64", "skylake-avx512"),
+        ("neon", "aarch64", "cortex-a72"),
+    ]
+}
 # Full registers only: an FMA of a single float32 (vfmadd231ss, fmadd s0) is what a tail left behind.
 _FUSED = re.compile(r"vfn?m(add|sub)\d+ps\s|fml[as]\s+v\d+\.4s")
 _EXCHANGE = re.compile(r"v(shuf|perm[it]?|unpck)\w*p[sd]\s|(zip|trn|uzp)[12]\s")

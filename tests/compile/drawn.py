@@ -19,8 +19,8 @@ from torch import Tensor
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
+from tests.compile.random_kernels import EXPONENTIAL, HALF_ULP, STEEPEST, packed, random_tensors, reference
 from tests.compile.running import Convolution
-from tests.compile.test_random_kernels import EXPONENTIAL, HALF_ULP, STEEPEST, packed, random_tensors, reference
 
 ODD = st.one_of(st.integers(1, 20), st.integers(1, 130))
 BATCH = st.integers(1, 2)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aap_hw.compile.keys.key import KernelKey
 from tests.compile.drawn import BATCH, ODD, Case, numbers
-from tests.compile.test_random_kernels import HALF_ULP
+from tests.compile.random_kernels import HALF_ULP
 
 # What a function of one value is allowed to be wrong by; see `test_functions`.
 OF_SIZE, AT_ALL, STEEPEST = 2e-6, 2e-6, 1.6

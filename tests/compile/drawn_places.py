@@ -19,10 +19,10 @@ from aap_hw.compile.library.folding import filters_first
 from aap_hw.graph import WidthExpr
 from tests.compile import test_transposed
 from tests.compile.drawn import BATCH, ODD, Case, after, numbers, of_convolution, rounding
+from tests.compile.random_kernels import EXPONENTIAL, HALF_ULP
 from tests.compile.running import Convolution
 from tests.compile.test_movement import moved_at_random
 from tests.compile.test_padding import OneSided
-from tests.compile.test_random_kernels import EXPONENTIAL, HALF_ULP
 from tests.compile.test_recurrent import states
 
 SIZE, MOST_VALUES = st.integers(1, 14), 20000

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 import tvm
@@ -22,11 +23,13 @@ from aap_hw.compile.families.elementwise import ACTIVATIONS
 from aap_hw.compile.gpu.series import in_series
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.compile.keys.target import CpuTarget, DeviceTarget
+from aap_hw.compile.keys.precision import BFLOAT16
+from aap_hw.compile.keys.target import CpuTarget, DeviceTarget, half_precision_of, host_options
 from aap_hw.compile.library.build import build_kernel
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
+from aap_hw.errors import UserError
 
 Pair = tuple[int, int]
 
@@ -44,6 +47,16 @@ def device(threads: int = 1) -> LocalDevice:
 
 def target(threads: int = 1) -> CpuTarget:
     return device(threads).target
+
+
+def _has_bfloat16() -> bool:
+    try:
+        return half_precision_of(CpuTarget.of(host_options(), threads=1)) == BFLOAT16
+    except UserError:
+        return False
+
+
+needs_bfloat16 = pytest.mark.skipif(not _has_bfloat16(), reason="this CPU has no AVX512-BF16")
 
 
 @dataclass(frozen=True)

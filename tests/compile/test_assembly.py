@@ -20,6 +20,7 @@ from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.compile.library.build import build_kernel
 from tests.compile.assembly import (
+    TARGETS,
     Loop,
     assembly,
     multiplying_loops,
@@ -29,14 +30,6 @@ from tests.compile.assembly import (
 )
 from tests.compile.running import Convolution
 
-TARGETS = {
-    name: CpuTarget.of({"kind": "llvm", "mcpu": cpu, "mtriple": f"{platform}-linux-gnu"}, threads=1)
-    for name, platform, cpu in [
-        ("avx2", "x86_64", "haswell"),
-        ("avx512", "x86_64", "skylake-avx512"),
-        ("neon", "aarch64", "cortex-a72"),
-    ]
-}
 RELU, RELU6 = ("bias", "relu"), ("bias", "relu6")
 CONVOLUTIONS = {
     "pointwise_small": Convolution(16, 24, (14, 14), (1, 1), padding=(0, 0), epilogue=RELU6),

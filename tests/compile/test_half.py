@@ -27,21 +27,11 @@ from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from tests.compile.assembly import assembly, innermost_loops
 from tests.compile.quantized import Case
-from tests.compile.running import device, randomise
+from tests.compile.running import device, needs_bfloat16, randomise
 
 # Largest error of rounding, as a share of a number: bfloat16 has 8 significant bits, float32 24.
 UNIT, FLOAT32_UNIT = 2.0**-8, 2.0**-24
 OWN = CpuTarget.of(host_options(), threads=1)
-
-
-def has_bfloat16() -> bool:
-    try:
-        return half_precision_of(OWN) == BFLOAT16
-    except UserError:
-        return False
-
-
-needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no AVX512-BF16")
 
 
 def rounded(array: np.ndarray, type_: str) -> np.ndarray:

@@ -16,8 +16,8 @@ from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import device_target
 from aap_hw.compile.library.build import build_kernel
 from aap_hw.graph import ChannelGraph
+from tests.compile.random_kernels import random_tensors, reference, wrong_kernels
 from tests.compile.running import Convolution, Pair, assert_compiled_equals_pytorch, call, randomise
-from tests.compile.test_random_kernels import random_tensors, reference, wrong_kernels
 
 
 @dataclass(frozen=True)

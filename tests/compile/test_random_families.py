@@ -26,8 +26,8 @@ from tests.compile import drawn, drawn_places
 from tests.compile.drawn import Case, rounding
 from tests.compile.drawn_expressions import expressions
 from tests.compile.drawn_order import orders
+from tests.compile.random_kernels import GUARD, guarded, linear
 from tests.compile.running import Convolution, target
-from tests.compile.test_random_kernels import GUARD, guarded, linear
 from tests.compile.test_transposed import Transposed
 
 FAMILIES = {

@@ -15,8 +15,8 @@ from aap_hw.compile.keys.precision import FP32, HALF, NetworkPrecision
 from aap_hw.graph import ChannelGraph
 from aap_hw.models import zoo
 from tests.compile.running import assert_compiled_equals_pytorch
-from tests.graph.test_blocks import REMOVABLE, Residual, conv, net
-from tests.graph.test_branches import BODIES, Behind, Mlp, Net, OnTokens
+from tests.graph.blocks import REMOVABLE, Residual, conv, net
+from tests.graph.branches import BODIES, Behind, Mlp, Net, OnTokens
 
 
 @pytest.mark.parametrize(

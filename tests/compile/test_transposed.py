@@ -22,7 +22,8 @@ from aap_hw.compile.keys.target import device_target
 from aap_hw.compile.library.build import build_kernel
 from aap_hw.compile.library.folding import filters_first
 from aap_hw.graph import ChannelGraph
-from tests.compile.assembly import assembly, multiplying_loops
+from tests.compile.assembly import TARGETS, assembly, multiplying_loops
+from tests.compile.random_kernels import random_tensors, reference, wrong_kernels
 from tests.compile.running import (
     EPILOGUES,
     Convolution,
@@ -32,8 +33,6 @@ from tests.compile.running import (
     randomise,
     target,
 )
-from tests.compile.test_assembly import TARGETS
-from tests.compile.test_random_kernels import random_tensors, reference, wrong_kernels
 
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)
 

@@ -22,9 +22,8 @@ from aap_hw.compile.library.build import build_kernel
 from aap_hw.compile.library.folding import filters_first
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from tests.compile.assembly import assembly, multiplying_loops
+from tests.compile.assembly import TARGETS, assembly, multiplying_loops
 from tests.compile.running import assert_compiled_equals_pytorch, call, randomise, target
-from tests.compile.test_assembly import TARGETS
 
 Triple = tuple[int, int, int]
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)

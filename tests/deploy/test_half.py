@@ -28,8 +28,8 @@ from aap_hw.graph.program.inputs import Inputs, in_batches
 from aap_hw.graph.program.outputs import output_tensors
 from aap_hw.models.origin import Origin
 from aap_hw.quantize.halved import halved
-from tests.compile.running import randomise
-from tests.compile.test_half import Net, needs_bfloat16
+from tests.compile.running import needs_bfloat16, randomise
+from tests.compile.test_half import Net
 from tests.synthetic import few_images, half_pruned, this_device
 
 INPUTS = Inputs.of((3, 16, 16))

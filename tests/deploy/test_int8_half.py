@@ -24,8 +24,7 @@ from aap_hw.prune.task import PruneSettings
 from aap_hw.quantize import calibrated, for_timing, rounded
 from aap_hw.quantize.halved import halved_beside_int8
 from aap_hw.train.settings import TrainSettings
-from tests.compile.running import randomise
-from tests.compile.test_half import needs_bfloat16
+from tests.compile.running import needs_bfloat16, randomise
 from tests.prune.small import INPUTS, images, mixed_table, origin_in, show_few
 from tests.synthetic import this_device
 

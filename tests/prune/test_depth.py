@@ -28,7 +28,7 @@ from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.prune.unreachable import Unreachable
 from aap_hw.train.settings import TrainSettings
 from tests.compile.running import assert_compiled_equals_pytorch
-from tests.graph.test_branches import Net, OnTokens, TransformerBlock
+from tests.graph.branches import Net, OnTokens, TransformerBlock
 from tests.synthetic import ORIGIN, few_images, resnet20, table, table_of, this_device
 
 FEW = PruneSettings(rounds=2, calibration_images=8, training=TrainSettings(epochs=1, learning_rate=0.02))

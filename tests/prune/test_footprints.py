@@ -24,7 +24,7 @@ from aap_hw.prune.footprints import memory_cost
 from aap_hw.prune.planning import Planner
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.prune.unreachable import Unreachable
-from tests.graph.test_branches import BODIES, Net
+from tests.graph.branches import BODIES, Net
 from tests.synthetic import ORIGIN, few_images, resnet20, table, this_device
 
 
