@@ -27,6 +27,7 @@ from aap_hw.lut.profiling import profile_model
 from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import LatencyPoint, LatencyTable, MissingKernelError, NetworkName, Validation
 from aap_hw.lut.validating import validate_model
+from tests.compile.running import needs_bfloat16
 from tests.lut import tiny
 from tests.lut.tiny import INPUT, Tiny
 
@@ -126,16 +127,14 @@ def test_a_table_without_the_precision_is_refused_with_the_command_that_measures
     )
 
 
+@needs_bfloat16
 def test_in_half_precision_the_table_is_asked_for_what_the_device_has(in_float32: Path) -> None:
-    target = tiny.device().target
-    try:
-        half = half_precision_of(target)
-    except UserError as refusal:
-        pytest.skip(str(refusal))
+    half = half_precision_of(tiny.device().target)
     first = partition(GRAPH, HALF, half=half).kernels[0].key
     assert half in first.precision
+    workload = Workload("tiny", Tiny(), INPUT, precision=HALF)
     with pytest.raises(MissingKernelError) as refused:
-        validate_model("tiny", Tiny(), INPUT, tiny.device(), in_float32, plans=1, seed=0, precision=HALF)
+        validate_model(workload, tiny.device(), in_float32, plans=1, seed=0)
     assert "is not of tiny at 3x6x6 in half precision but of tiny at 3x6x6: it lacks" in str(refused.value)
     assert f"the first is '{first}'; extend it with 'aap-hw profile --device x86 " in str(refused.value)
     assert "--input 3x6x6 --precision half'" in str(refused.value)
