@@ -87,6 +87,9 @@ class Projections:
             for given in self._batches:
                 network = _Gradients(self._network, watch)
                 outputs = output_tensors(network.run(*given))
+                # The network's own reference to its outputs, whose history leads to the hooks and back to the network:
+                # a cycle through PyTorch's C++ that Python never frees.
+                network.env.clear()
                 for number in range(self._draws):
                     loss = _projected(outputs, self._spreads, draw)
                     if loss is not None and loss.requires_grad:

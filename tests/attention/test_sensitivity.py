@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
 from aap_hw import ChannelGraph
 from aap_hw.attention import sensitivities
-from aap_hw.attention.projections import projections_of_each
+from aap_hw.attention.projections import OnGradient, Projections, projections_of_each
 from aap_hw.errors import UserError
 
 
@@ -65,6 +68,22 @@ def test_the_model_keeps_no_gradient_and_its_weights_need_none() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
     assert frozen == pytest.approx(sensitivities(traced(model.requires_grad_(True)), images()), rel=1e-6)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_nothing_is_kept_of_an_image_once_its_gradients_are_taken() -> None:
+    graph, alive = traced(Net().eval()), list[weakref.ref[OnGradient]]()
+
+    def watch(_: fx.Interpreter, node: fx.Node, __: Tensor) -> list[OnGradient]:
+        def on_gradient(_: Tensor, __: Tensor) -> None:
+            pass
+
+        alive.append(weakref.ref(on_gradient))
+        return [on_gradient]
+
+    Projections(graph, images(), ()).follow(watch)
+    gc.collect()
+    assert len(alive) > 5
+    assert not any(each() for each in alive)
 
 
 def test_a_residual_branch_that_adds_little_matters_little() -> None:
