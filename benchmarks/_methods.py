@@ -103,13 +103,13 @@ class Chooser:
 
     def _joint(self, budget_ms: float) -> Choice | None:
         planner = self._dense.planner
-        assert planner.mixture is not None
+        assert planner.costs.mixture is not None
         try:
             plan = planner.plan(self._read, {LATENCY.name: budget_ms})
         except Unreachable:
             return None
         floats = tuple(plan.floats or ())
-        if planner.mixture.network.is_floating(floats):
+        if planner.costs.mixture.network.is_floating(floats):
             return Choice(plan.keep, FP32, (), plan.predicted_ms)
         return Choice(plan.keep, INT8, floats, plan.predicted_ms)
 
@@ -132,7 +132,7 @@ class Chooser:
         }
         problem, allocator, scores = how[chooser]
         planner = self._dense.planner
-        chosen = allocator(problem, planner.slowdown.alone_of(budget_ms * 1e3 / planner.calibration))
+        chosen = allocator(problem, planner.costs.alone_us(budget_ms, planner.costs.slowdown))
         if chosen is None:
             return None
         widths, unpruned = widths_of(problem, chosen), self._dense.network.dense
@@ -165,4 +165,4 @@ class Chooser:
 
     def _predicted_ms(self, widths: Mapping[str, int]) -> float:
         """Latency of a network by the table; groups that are not named keep their width."""
-        return self._dense.planner.spent({**self._dense.network.dense, **widths}, self._floats)[LATENCY.name]
+        return self._dense.planner.costs.spent({**self._dense.network.dense, **widths}, self._floats)[LATENCY.name]

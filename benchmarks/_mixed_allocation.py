@@ -119,7 +119,7 @@ def _measured(dense: Any, origin: Any, options: argparse.Namespace, found: list[
         for number, (_, _, plan, _, _) in enumerate(found):
             files.append(Path(temporary) / f"{number}.so")
             module = dense.graph.cut(dense.module, plan.keep)
-            if dense.planner.mixture.network.is_floating(plan.floats):
+            if dense.planner.costs.mixture.network.is_floating(plan.floats):
                 compile_network(module, image, device.target, files[-1])
             else:
                 program, scales = for_timing(module, origin.inputs, plan.floats)

@@ -64,7 +64,7 @@ def as_allocator(
         if kept is None:
             return None
         widths = {name: len(channels) for name, channels in kept.items()}
-        return Chosen(plan({**planner.network.dense, **widths}))
+        return Chosen(plan({**planner.costs.network.dense, **widths}))
 
     return allocator
 

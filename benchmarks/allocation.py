@@ -107,10 +107,10 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
         "threshold": (flat, threshold(scores)),
         "torch_pruning": (flat, as_allocator(dense.module, dense.graph, _input_of(model), planner)),
     }
-    dense_ms = planner.dense[LATENCY]
+    dense_ms = planner.costs.dense[LATENCY]
     found = []
     for share in budgets:
-        alone_us = planner.slowdown.alone_of(share * dense_ms * 1e3 / planner.calibration)
+        alone_us = planner.costs.alone_us(share * dense_ms, planner.costs.slowdown)
         for allocator, (problem, choose) in allocators.items():
             began = time.perf_counter()
             chosen = choose(problem, alone_us)
@@ -118,7 +118,7 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
             widths = kept_attention = None
             if chosen is not None:
                 kept = {c.name: c.widths[at] for c, at in zip(problem.choices, chosen.plan, strict=True)}
-                widths = {**planner.network.dense, **kept}
+                widths = {**planner.costs.network.dense, **kept}
                 kept_attention = math.exp(problem.value(chosen.plan) / len(kept))
             found.append((share, allocator, chosen, widths, kept_attention, seconds))
         say(f"{name}: planned {share:.0%}")
@@ -134,7 +134,7 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
             "allocator": allocator,
             "kept_attention": kept_attention,
             "branches_removed": None if widths is None else sum(width == 0 for width in widths.values()),
-            "predicted_ms": None if widths is None else planner.spent(widths)[LATENCY],
+            "predicted_ms": None if widths is None else planner.costs.spent(widths)[LATENCY],
             "measured_ms": measured_ms,
             "measured_share": measured_share,
             "seconds": seconds,

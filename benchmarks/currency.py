@@ -106,7 +106,7 @@ def _chosen(case: Case, kind: str, number: int) -> tuple[dict[str, float], Cut]:
     """A random plan's value in several currencies, and what it does to the network."""
     planner = case.dense.planner
     plan = _plan(case, kind, number)
-    widths, precisions = dict(planner.network.dense), {}
+    widths, precisions = dict(planner.costs.network.dense), {}
     of_width = of_precision = 0.0
     for each, choice, at in zip(case.labels, case.problem.choices, plan, strict=True):
         w, p = each.each[at]
@@ -117,12 +117,11 @@ def _chosen(case: Case, kind: str, number: int) -> tuple[dict[str, float], Cut]:
             precisions[each.domain] = each.precisions[p]
         if each.name in widths:
             widths[each.name] = each.widths[w]
-    keep = {
-        name: _best(case.scores[name], width) for name, width in widths.items() if width < planner.network.dense[name]
-    }
-    assert planner.mixture is not None
+    dense = planner.costs.network.dense
+    keep = {name: _best(case.scores[name], width) for name, width in widths.items() if width < dense[name]}
+    assert planner.costs.mixture is not None
     share = sum(each == "int8" for each in precisions.values()) / len(precisions)
-    cut = Cut(keep, tuple(planner.mixture.network.floats(precisions)))
+    cut = Cut(keep, tuple(planner.costs.mixture.network.floats(precisions)))
     return {"share_in_int8": share, "of_width": of_width, "of_precision": of_precision}, cut
 
 
@@ -142,10 +141,10 @@ def _plan(case: Case, kind: str, number: int) -> list[int]:
     import numpy as np
 
     planner = case.dense.planner
-    assert planner.mixture is not None
+    assert planner.costs.mixture is not None
     random = np.random.default_rng([KINDS.index(kind), number])
     share, size = random.random(), random.uniform(0.6, 1.0)
-    in_int8 = {name: random.random() < share for name in planner.mixture.network.domains}
+    in_int8 = {name: random.random() < share for name in planner.costs.mixture.network.domains}
     plan = []
     for each in case.labels:
         last = len(each.widths) - 1
@@ -166,9 +165,9 @@ def _outputs(case: Case, module: nn.Module, floats: Sequence[str], is_cut: bool)
 
     if is_cut:
         module = _refreshed(module, case.shown)
-    assert case.dense.planner.mixture is not None
+    assert case.dense.planner.costs.mixture is not None
     program: nn.Module = module
-    if not case.dense.planner.mixture.network.is_floating(floats):
+    if not case.dense.planner.costs.mixture.network.is_floating(floats):
         program = quantise(module, case.shown, floats)
     with torch.no_grad():
         return torch.cat([program(part) for part in case.tested[0].split(BATCH)])
@@ -265,9 +264,9 @@ def _cases(options: argparse.Namespace, say: Any) -> Iterator[Case]:
             exact = torch.cat([dense.module(part) for part in images.split(BATCH)])
         say(f"{title}: {100 * float((exact.argmax(1) == labels).double().mean()):.2f} % of {len(labels)} test images")
         planner = dense.planner
-        assert planner.mixture is not None
+        assert planner.costs.mixture is not None
         free = [name for name, widths in planner.candidates.items() if len(widths) > 1]
-        choices = planner.mixture.labels(planner.candidates, free)
+        choices = planner.costs.mixture.labels(planner.candidates, free)
         parts = torch.cat([batch[0] for batch in shown]).split(BATCH)
         whole = [(part,) for part in parts if len(part) == BATCH]
         yield Case(title, dense, scores, choices, planner.problem(scores, []), whole, (images, labels), exact)

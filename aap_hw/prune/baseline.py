@@ -46,6 +46,7 @@ from aap_hw.lut.predicting import kernel_latencies
 from aap_hw.lut.provenance import require_accepted
 from aap_hw.lut.table import LatencyTable, NetworkName
 from aap_hw.policy import LATENCY, MEMORY, Budget
+from aap_hw.prune.costs import Costs
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.mixture import Mixture, rounded_by
 from aap_hw.prune.planning import Plan, Planner
@@ -96,17 +97,17 @@ class Baseline:
     @property
     def provenance(self) -> str:
         """How the table's latencies came about."""
-        return str(self.planner.table.device["provenance"])
+        return str(self.planner.costs.table.device["provenance"])
 
     @property
     def takes(self) -> dict[str, float]:
         """What the unpruned network takes of every resource, by name; its latency is ``dense_ms``."""
-        return self.planner.dense
+        return self.planner.costs.dense
 
     @property
     def network(self) -> Network:
         """The unpruned network's kernels."""
-        return self.planner.network
+        return self.planner.costs.network
 
 
 def baseline(
@@ -165,26 +166,15 @@ def baseline(
         network, blocks = removable(network, traced, graph, precision, floats, half)
     slowdown = task.table.slowdown(name.model, name.inputs, precision)
     depends, rounding = _dependence(task, module, graph, settings, mixed)
-    planner = Planner(
+    costs = Costs(
         network,
-        candidates,
         task.table,
         slowdown,
-        blocks=tuple(block.groups for block in blocks),
-        allocator=settings.allocator,
-        threshold_weights=settings.threshold_weights,
-        sensitivities=depends,
         target=task.target if MEMORY.name in resources else None,
-        limits=(
-            *(f"--only {pattern}" for pattern in settings.only),
-            *(f"--skip {pattern}" for pattern in settings.skip),
-            *(("--no-renormalised",) if settings.renormalised is False else ()),
-            *(() if settings.depth or not traced.blocks else ("--no-depth",)),
-        ),
         mixture=None if mixed is None else Mixture(mixed, rounding, _known_slowdowns(task, mixed)),
     )
     journal.recall("network", partial(_described, graph, network, task.table))
-    predicted = planner.dense[LATENCY.name]
+    predicted = costs.dense[LATENCY.name]
     # The table's network is in int8 altogether.
     dense_in = unpruned_in(precision)
     measured = None if floats else task.table.dense_ms(name.model, name.inputs, dense_in)
@@ -202,7 +192,20 @@ def baseline(
         # A table that was calibrated knows more networks than this one; what any other table predicts, and nobody will
         # measure, is never faster than the sum of its kernels.
         calibration = max(1.0, calibration) if slowdown == ALONE else 1.0
-    planner = replace(planner, calibration=calibration, unpruned_ms=measured)
+    planner = Planner(
+        replace(costs, calibration=calibration, unpruned_ms=measured),
+        candidates,
+        blocks=tuple(block.groups for block in blocks),
+        allocator=settings.allocator,
+        threshold_weights=settings.threshold_weights,
+        sensitivities=depends,
+        limits=(
+            *(f"--only {pattern}" for pattern in settings.only),
+            *(f"--skip {pattern}" for pattern in settings.skip),
+            *(("--no-renormalised",) if settings.renormalised is False else ()),
+            *(() if settings.depth or not traced.blocks else ("--no-depth",)),
+        ),
+    )
     return Baseline(module, graph, planner, dense_ms, measured is not None, precision, in_float32, float_ms)
 
 

@@ -1,7 +1,7 @@
 """One decision of the policy: how many filters each group keeps, by table and budgets, and which, by attention.
 
-What may be chosen, and what that is worth and takes, is in `aap_hw.prune.choices`. Pure but for its inputs: nothing is
-trained, compiled or written here.
+What may be chosen, and what that is worth, is in `aap_hw.prune.choices`; what a network takes, in `aap_hw.prune.costs`.
+Pure but for its inputs: nothing is trained, compiled or written here.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from aap_hw.activity import doing
-from aap_hw.compile.front.network import Network
 from aap_hw.compile.keys.precision import MIXED
 from aap_hw.errors import UserError
-from aap_hw.lut.calibrating import ALONE, Slowdown
-from aap_hw.lut.predicting import KernelLatency, kernel_latencies
-from aap_hw.lut.table import LatencyTable
+from aap_hw.lut.calibrating import Slowdown
+from aap_hw.lut.predicting import KernelLatency
 from aap_hw.policy import (
     FLOPS,
     LATENCY,
-    MEMORY,
     PARAMETERS,
     Allocation,
     Infeasible,
@@ -34,12 +31,12 @@ from aap_hw.policy import (
     least_amounts,
     lowest_threshold,
 )
-from aap_hw.prune.choices import COUNTS, Choices, Scores, Widths
-from aap_hw.prune.mixture import Mixture
+from aap_hw.prune.choices import Choices, Scores, Widths
+from aap_hw.prune.costs import Costs
 from aap_hw.prune.unreachable import Unreachable
 
 if TYPE_CHECKING:
-    from aap_hw.compile.keys.target import DeviceTarget
+    pass
 
 # A budget is converted to the table's unit and its cost back: what rounding may add to it on the way.
 ROUNDING = 1e-12
@@ -95,73 +92,23 @@ class Planner:
 
     Attributes
     ----------
-    network : the unpruned network's kernels.
+    costs : what the network takes at any widths.
     candidates : widths that each group may take, ascending.
-    slowdown : how much longer the network takes than the sum of its kernels, by the table.
-    calibration : latency measured on the device over what the table predicts; 1 if nothing was measured.
-    unpruned_ms : latency of the unpruned network that shares are of; None if it is only predicted.
     blocks : residual branches that may be removed, each by the groups that go with it.
     sensitivities : how much the network's outputs depend on each group, in any unit; empty counts all alike.
     allocator : how widths are chosen: ``exact`` or ``threshold``, see ``aap_hw.policy``.
-    target : the machine that memory is counted for; None leaves memory out.
     threshold_weights : the resource that a threshold's weights are shares of; None takes the first limited one of
         latency, FLOPs and parameters, and parameters if none is.
     limits : the user's options that keep groups or branches from being cut, for who wonders why so little can be.
-    mixture : if groups are given precisions, too, what is known of that. Then ``network`` is in the more exact one, and
-        so is the unpruned one that shares are of.
     """
 
-    network: Network
+    costs: Costs
     candidates: Mapping[str, tuple[int, ...]]
-    table: LatencyTable
-    slowdown: Slowdown = ALONE
-    calibration: float = 1.0
-    unpruned_ms: float | None = None
     blocks: tuple[tuple[str, ...], ...] = ()
     sensitivities: Mapping[str, float] = field(default_factory=dict)
     allocator: str = "exact"
     threshold_weights: str | None = None
-    target: DeviceTarget | None = None
     limits: tuple[str, ...] = ()
-    mixture: Mixture | None = None
-
-    @property
-    def dense(self) -> dict[str, float]:
-        """What the unpruned network takes of every resource; its latency in ms, measured if it was."""
-        predicted = self.spent(self.network.dense, self._no_int8)
-        return predicted if self.unpruned_ms is None else {**predicted, LATENCY.name: self.unpruned_ms}
-
-    @property
-    def _no_int8(self) -> tuple[str, ...]:
-        return () if self.mixture is None else tuple(self.mixture.network.read)
-
-    def network_of(self, floats: Sequence[str] | None) -> Network:
-        """The kernels of a plan whose layers ``floats`` stay in floating point."""
-        return self.network if self.mixture is None or floats is None else self.mixture.network.network(floats)
-
-    def spent(self, widths: Mapping[str, int], floats: Sequence[str] | None = None) -> dict[str, float]:
-        """What the network takes of every resource at the given widths; its latency in ms as predicted.
-
-        Of a network of mixed precisions ``floats`` are the layers in floating point.
-        """
-        network = self.network_of(floats)
-        counts = {name: float(sum(count(k, widths) for k in self.network.kernels)) for name, count in COUNTS.items()}
-        if self.target is not None:
-            from aap_hw.compile.library.footprint import peak_bytes  # loads TVM: two seconds that others do without
-
-            counts[MEMORY.name] = float(peak_bytes(network, widths, self.target))
-        kernels = kernel_latencies(network, widths, self.table)
-        return {LATENCY.name: self._calibrated(kernels, self._slowdown(floats)), **counts}
-
-    def _calibrated(self, kernels: list[KernelLatency], slowdown: Slowdown) -> float:
-        # Summed as the policy sums, so that both agree on which plans meet a budget.
-        return self._network_ms(math.fsum(row.latency_us for row in kernels), slowdown)
-
-    def _network_ms(self, alone_us: float, slowdown: Slowdown) -> float:
-        return slowdown.network_us(alone_us) * self.calibration / 1e3
-
-    def _slowdown(self, floats: Sequence[str] | None) -> Slowdown:
-        return self.slowdown if self.mixture is None or floats is None else self.mixture.slowdown(floats, self.slowdown)
 
     @doing("choosing widths")
     def plan(self, scores: Scores, budgets: Mapping[str, float], at_most: Widths | None = None) -> Plan:
@@ -219,11 +166,10 @@ class Planner:
     ) -> dict[str, tuple[Problem, Slowdown]]:
         """All that may be, and each precision alone, with how much longer such a network takes than its kernels."""
         problem = self.problem(scores, resources, at_most)
-        found: dict[str, tuple[Problem, Slowdown]] = {MIXED: (problem, self.slowdown)}
-        if self.mixture is not None:
-            alone = self.mixture.slowdowns
-            for precision in self.mixture.network.precisions:
-                found[precision] = problem.of_precision(precision), alone.get(precision, self.slowdown)
+        found: dict[str, tuple[Problem, Slowdown]] = {MIXED: (problem, self.costs.slowdown)}
+        if self.costs.mixture is not None:
+            for precision in self.costs.mixture.network.precisions:
+                found[precision] = problem.of_precision(precision), self.costs.slowdown_in(precision)
         return found
 
     def _plans(
@@ -253,20 +199,17 @@ class Planner:
         at_most: Widths | None,
     ) -> Plan:
         """The best plan of some labels, of a network that is so much slower than its kernels."""
-        dense = kernel_latencies(self.network, self.network.dense, self.table)
-        dense_us = math.fsum(row.latency_us for row in dense)
-        if self.mixture is not None:
-            dense_us = slowdown.alone_of(self._slowdown(self._no_int8).network_us(dense_us))
+        dense_us = self.costs.dense_alone_us(slowdown)
         allowed = {**budgets, LATENCY.name: dense_us}
         if LATENCY.name in budgets:
-            asked_us = slowdown.alone_of(budgets[LATENCY.name] * 1e3 / self.calibration)
+            asked_us = self.costs.alone_us(budgets[LATENCY.name], slowdown)
             allowed[LATENCY.name] = min(asked_us * (1 - ROUNDING), dense_us)
         try:
             if self.allocator != "exact":
                 return self._plan(
                     allocate_by_threshold(problem, scores, self._weights(budgets), allowed), scores, at_most
                 )
-            if self.mixture is None:
+            if self.costs.mixture is None:
                 return self._plan(allocate(problem, allowed), scores, at_most)
             return self._within(problem, scores, budgets, allowed, at_most)
         except Infeasible as refusal:
@@ -311,13 +254,13 @@ class Planner:
 
     def _choices(self, scores: Scores, at_most: Widths | None) -> Choices:
         return Choices(
-            self.network,
+            self.costs.network,
             self.candidates,
-            self.table,
+            self.costs.table,
             self.blocks if self.allocator == "exact" else (),
             self.sensitivities,
-            self.target,
-            self.mixture,
+            self.costs.target,
+            self.costs.mixture,
             scores,
             at_most or {},
         )
@@ -330,15 +273,15 @@ class Planner:
         return next(iter(limited), PARAMETERS.name)
 
     def _plan(self, found: Allocation, scores: Scores, at_most: Widths | None) -> Plan:
-        before = {**self.network.dense, **(at_most or {})}
+        before = {**self.costs.network.dense, **(at_most or {})}
         choices = self._choices(scores, at_most)
         widths = {name: found.widths.get(name, allowed[-1]) for name, allowed in choices.allowed.items()}
         precisions: dict[str, str] | None = None
         floats: list[str] | None = None
-        if self.mixture is not None:
-            chosen = self.mixture.precisions(found, choices.labels)
-            precisions, floats = self.mixture.by_group(chosen), list(self.mixture.network.floats(chosen))
-        spent = self.spent(widths, floats)
+        if (mixture := self.costs.mixture) is not None:
+            chosen = mixture.precisions(found, choices.labels)
+            precisions, floats = mixture.by_group(chosen), list(mixture.network.floats(chosen))
+        spent = self.costs.spent(widths, floats)
         narrowed = [name for name in found.widths if name in self.candidates]
         return Plan(
             widths=widths,
@@ -352,7 +295,7 @@ class Planner:
             kept_attention=math.exp(found.value / len(narrowed)) if narrowed else 1.0,
             gap=found.gap,
             seconds=found.seconds,
-            kernels=kernel_latencies(self.network_of(floats), widths, self.table),
+            kernels=self.costs.kernels(widths, floats),
             precisions=precisions,
             floats=floats,
         )
@@ -361,15 +304,17 @@ class Planner:
         self, refusal: Infeasible, budgets: Mapping[str, float], problem: Problem, slowdown: Slowdown
     ) -> Unreachable:
         def amount(resource: str, smallest: float) -> float:
-            return self._network_ms(smallest, slowdown) * (1 + 3 * ROUNDING) if resource == LATENCY.name else smallest
+            if resource != LATENCY.name:
+                return smallest
+            return self.costs.network_ms(smallest, slowdown) * (1 + 3 * ROUNDING)
 
         smallest = amount(refusal.resource, refusal.smallest)
         least = {}
         if len(budgets) > 1:
             least = {name: amount(name, each) for name, each in least_amounts(problem, budgets).items()}
-        provenance = self.table.device["provenance"]
+        provenance = self.costs.table.device["provenance"]
         return Unreachable.of(
-            refusal.resource, smallest, budgets, self.dense, least, refusal.given, self.limits, provenance
+            refusal.resource, smallest, budgets, self.costs.dense, least, refusal.given, self.limits, provenance
         )
 
 

@@ -112,7 +112,7 @@ class Proposal:
 
 def _read_in(dense: Baseline, plan: Plan, group: ChannelGroup) -> str | None:
     """What a group is read in, also one that may not be cut; None if no layer reads it that could be in int8."""
-    known, mixture = plan.precisions or {}, dense.planner.mixture
+    known, mixture = plan.precisions or {}, dense.planner.costs.mixture
     if group.name in known or mixture is None:
         return known.get(group.name)
     network = mixture.network

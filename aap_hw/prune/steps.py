@@ -120,14 +120,14 @@ class State:
         self.module, self.int8 = self.smaller(plan, task), None
         self.kept = compose(self.kept, plan.keep, dense)
         self.widths, self.floats = plan.widths, self.floats_of(plan)
-        if plan.floats is not None and self.planner.mixture is not None:
-            self.precision = self.planner.mixture.network.computed(plan.floats)
+        if plan.floats is not None and self.planner.costs.mixture is not None:
+            self.precision = self.planner.costs.mixture.network.computed(plan.floats)
 
     def floats_of(self, plan: Plan) -> tuple[str, ...] | None:
         """The layers that are not in int8 in the network of a plan; None if nothing in it is quantised."""
         if plan.floats is None:
             return self.floats
-        mixture = self.planner.mixture
+        mixture = self.planner.costs.mixture
         return None if mixture is None or mixture.network.is_floating(plan.floats) else tuple(plan.floats)
 
     def retrace(self, inputs: Inputs) -> None:
@@ -198,7 +198,9 @@ def plan_measured(
         if met and (LATENCY.name not in allowed or measured >= round_ms * (1 - UNSPENT)):
             break
         allowed = {LATENCY.name: round_ms, **allowed}
-        state.planner = replace(state.planner, calibration=state.planner.calibration * measured / plan.predicted_ms)
+        costs = state.planner.costs
+        costs = replace(costs, calibration=costs.calibration * measured / plan.predicted_ms)
+        state.planner = replace(state.planner, costs=costs)
     meeting = [one for one in tried if one[1] <= round_ms]
     best = max(meeting, key=lambda one: one[0].kept_attention) if meeting else min(tried, key=lambda one: one[1])
     if best[1] > dense.dense_ms * (1 + MARGIN):
@@ -348,7 +350,7 @@ def finished(
         **_sizes(dense, state),
     }
     if MEMORY.name in dense.takes:
-        took = dense.planner.spent({**dense.network.dense, **state.widths}, state.floats)
+        took = dense.planner.costs.spent({**dense.network.dense, **state.widths}, state.floats)
         summary |= {"memory_dense": dense.takes[MEMORY.name], "memory_pruned": took[MEMORY.name]}
     return PrunedNetwork(task.origin, state.kept, task.table.device["name"], state.module, record), summary
 
@@ -362,7 +364,7 @@ def _sizes(dense: Baseline, state: State) -> dict[str, int]:
         sizes = {name: (1 if name in in_bytes else t.element_size()) for name, t in module.state_dict().items()}
         return sum(t.numel() * sizes[name] for name, t in module.state_dict().items())
 
-    before, after = dense.network, state.planner.network_of(state.floats)
+    before, after = dense.network, state.planner.costs.network_of(state.floats)
     return {
         "params_dense": sum(p.numel() for p in dense.module.parameters()),
         "params_pruned": sum(p.numel() for p in state.module.parameters()),

@@ -38,7 +38,7 @@ def test_dense_latency_is_the_measured_one_of_the_table_and_calibrates_it() -> N
     dense, plan = plan_once(Task(ORIGIN, table(), few_images()), [Budget.parse("60%")], FEW)
     assert dense.measured
     assert dense.dense_ms == table().dense_ms("resnet20", Inputs.of((3, 32, 32)))
-    assert dense.planner.calibration == pytest.approx(CALIBRATION, rel=1e-3)
+    assert dense.planner.costs.calibration == pytest.approx(CALIBRATION, rel=1e-3)
     assert 0.5 * dense.dense_ms < plan.predicted_ms <= 0.6 * dense.dense_ms
 
 

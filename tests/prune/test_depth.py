@@ -21,6 +21,7 @@ from aap_hw.lut.predicting import predict_us
 from aap_hw.policy import Budget
 from aap_hw.prune.baseline import baseline, plan_once
 from aap_hw.prune.choices import REMOVED_SHARE
+from aap_hw.prune.costs import Costs
 from aap_hw.prune.planning import Planner
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import RunFolder
@@ -126,16 +127,14 @@ def test_plan_without_an_attention_and_an_mlp_is_what_is_compiled(tmp_path: Path
     latencies, target = table_of(graph, whole), this_device().target
     removed = {blocks[0].name, blocks[3].name}
     planner = Planner(
-        network,
+        Costs(network, latencies, target=target),
         group_candidates(graph, 4, 8),
-        latencies,
         blocks=tuple(block.groups for block in blocks),
         sensitivities={group.name: 1e-6 if group.name in removed else 1.0 for group in graph.groups},
-        target=target,
     )
     random = np.random.default_rng(0)
     scores = {group.name: random.random(group.width) for group in graph.groups if not group.frozen}
-    without_both = planner.spent({**network.dense, **dict.fromkeys(removed, 0)})
+    without_both = planner.costs.spent({**network.dense, **dict.fromkeys(removed, 0)})
     plan = planner.plan(scores, {"latency": 0.95 * without_both["latency"]})
     assert {name for name, kept in plan.keep.items() if not kept} == removed
     assert any(kept for kept in plan.keep.values())

@@ -20,6 +20,7 @@ from aap_hw.lut.enumeration import group_candidates
 from aap_hw.models import zoo
 from aap_hw.policy import MEMORY, Budget, GroupChoice, Problem
 from aap_hw.prune.baseline import plan_once
+from aap_hw.prune.costs import Costs
 from aap_hw.prune.footprints import memory_cost
 from aap_hw.prune.planning import Planner
 from aap_hw.prune.task import PruneSettings, Task
@@ -85,10 +86,10 @@ def test_moments_that_never_decide_are_left_out() -> None:
 
 
 def test_plan_keeps_a_memory_budget_beside_another_and_names_the_smallest() -> None:
-    planner = Planner(resnet20()[2], group_candidates(resnet20()[1], 4, 8), table(), target=this_device().target)
+    planner = Planner(Costs(resnet20()[2], table(), target=this_device().target), group_candidates(resnet20()[1], 4, 8))
     random = np.random.default_rng(0)
     scores = {group.name: random.random(group.width) for group in resnet20()[1].groups if not group.frozen}
-    dense = planner.dense
+    dense = planner.costs.dense
     plan = planner.plan(scores, {"memory": 0.5 * dense["memory"], "latency": 0.7 * dense["latency"]})
     assert 0.45 * dense["memory"] < plan.spent["memory"] <= 0.5 * dense["memory"]
     assert plan.spent["latency"] <= 0.7 * dense["latency"]
@@ -97,7 +98,7 @@ def test_plan_keeps_a_memory_budget_beside_another_and_names_the_smallest() -> N
     smallest = refused.value.smallest
     assert planner.plan(scores, {"memory": smallest}).spent["memory"] <= smallest
     assert planner.plan(scores, {"flops": 0.5 * dense["flops"]}).spent["memory"] > smallest
-    assert "memory" not in replace(planner, target=None).dense
+    assert "memory" not in replace(planner.costs, target=None).dense
 
 
 @pytest.mark.usefixtures("quick_baseline")

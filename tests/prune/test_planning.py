@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.table import MissingKernelError
 from aap_hw.models import zoo
+from aap_hw.prune.costs import Costs
 from aap_hw.prune.mixture import Mixture
 from aap_hw.prune.planning import Plan, Planner
 from aap_hw.prune.unreachable import Unreachable
@@ -33,7 +35,11 @@ from tests.synthetic import CALIBRATION, latency_us, resnet20, table
 @cache
 def planner() -> Planner:
     _, graph, network = resnet20()
-    return Planner(network, group_candidates(graph, 4, 8), table(), calibration=CALIBRATION)
+    return Planner(Costs(network, table(), calibration=CALIBRATION), group_candidates(graph, 4, 8))
+
+
+def with_costs(**changed: Any) -> Planner:
+    return replace(planner(), costs=replace(planner().costs, **changed))
 
 
 @cache
@@ -63,7 +69,7 @@ def smallest_ms() -> float:
 
 def reachable(share: float) -> float:
     """A budget between the smallest latency (0) and the dense one (1)."""
-    return smallest_ms() + share * (planner().dense["latency"] - smallest_ms())
+    return smallest_ms() + share * (planner().costs.dense["latency"] - smallest_ms())
 
 
 def check(plan: Plan, scores: dict[str, NDArray[np.float64]], budget: float, limits: dict[str, int]) -> None:
@@ -106,7 +112,7 @@ def test_no_width_exceeds_that_of_an_earlier_round(seed: int, first: float, seco
 def test_budget_that_is_exactly_what_a_plan_takes_is_kept_by_a_plan_as_good(
     seed: int, share: float, calibration: float
 ) -> None:
-    calibrated, scores = replace(planner(), calibration=calibration), random_scores(seed)
+    calibrated, scores = with_costs(calibration=calibration), random_scores(seed)
     found = calibrated.plan(scores, {"latency": reachable(share) * calibration / CALIBRATION})
     again = calibrated.plan(scores, {"latency": found.predicted_ms * (1 + 1e-11)})
     assert again.predicted_ms <= found.predicted_ms * (1 + 1e-11)
@@ -145,7 +151,7 @@ def test_threshold_is_weighted_by_what_is_limited_unless_told_otherwise() -> Non
     def widths(budgets: dict[str, float], weights: str | None = None) -> dict[str, int]:
         return replace(by_threshold, threshold_weights=weights).plan(scores, budgets).widths
 
-    half = {name: amount / 2 for name, amount in planner().dense.items()}
+    half = {name: amount / 2 for name, amount in planner().costs.dense.items()}
     for name in ("latency", "flops", "parameters"):
         assert widths({name: half[name]}) == widths({name: half[name]}, weights=name)
     assert widths({"flops": half["flops"]}) != widths({"flops": half["flops"]}, weights="parameters")
@@ -182,13 +188,13 @@ def test_plans_of_a_curve_are_those_of_their_budgets_alone() -> None:
 def test_kernel_of_a_mixture_that_a_table_lacks_is_measured_in_mixed_precision() -> None:
     mixture = Mixture(mixed_network(resnet20()[1]))
     with pytest.raises(MissingKernelError, match=r"no kernel '.*int8.*--model NAME --precision mixed'"):
-        replace(planner(), mixture=mixture).plan(random_scores(0), {"latency": reachable(0.5)})
+        with_costs(mixture=mixture).plan(random_scores(0), {"latency": reachable(0.5)})
 
 
 def test_rounding_a_domain_is_paid_once_in_units_of_the_mean_sensitivity() -> None:
     network = mixed_network(resnet20()[1])
     mixture = Mixture(network, {name: {"int8": 1.0 + at} for at, name in enumerate(network.domains)})
-    choices = replace(planner(), mixture=mixture)._choices(random_scores(0), None)
+    choices = with_costs(mixture=mixture)._choices(random_scores(0), None)
     made = [(each, choices._choice(each, 2.0).value) for each in choices.labels]
     rounded, exact = (
         sum(float(value[each.each.index((len(each.widths) - 1, p))]) for each, value in made if each.domain)
@@ -207,7 +213,7 @@ def test_smallest_reachable_latency_is_named_and_can_be_asked_for_and_less_canno
     assert match is not None
     named_ms, named_share = float(match[1]), float(match[2])
     assert smallest_ms() <= named_ms <= 1.01 * smallest_ms()
-    for budget in (named_ms, named_share / 100 * planner().dense["latency"]):
+    for budget in (named_ms, named_share / 100 * planner().costs.dense["latency"]):
         assert planner().plan(scores, {"latency": budget}).predicted_ms <= budget
     held_back = replace(planner(), limits=("--skip x", "--no-depth"))
     with pytest.raises(Unreachable, match=r"allow at least that, or leave out --skip x --no-depth$"):
@@ -219,7 +225,7 @@ def test_smallest_reachable_latency_is_named_and_can_be_asked_for_and_less_canno
     seed=st.integers(0, 2**32), latency=st.floats(0.3, 0.9), parameters=st.floats(0.3, 0.9), flops=st.floats(0.3, 0.9)
 )
 def test_several_budgets_are_kept_at_once(seed: int, latency: float, parameters: float, flops: float) -> None:
-    dense = planner().dense
+    dense = planner().costs.dense
     budgets = {
         "latency": reachable(latency),
         "parameters": parameters * dense["parameters"],
@@ -242,14 +248,14 @@ def test_several_budgets_are_kept_at_once(seed: int, latency: float, parameters:
 
 
 def test_count_that_a_plan_takes_exactly_can_be_asked_for() -> None:
-    found = planner().plan(random_scores(1), {"parameters": 0.5 * planner().dense["parameters"]})
+    found = planner().plan(random_scores(1), {"parameters": 0.5 * planner().costs.dense["parameters"]})
     again = planner().plan(random_scores(1), {"parameters": found.spent["parameters"]})
     assert again.kept_attention >= found.kept_attention * (1 - 1e-3)
 
 
 def test_of_several_budgets_the_smallest_reachable_of_each_is_listed() -> None:
     narrowest = {name: widths[0] for name, widths in planner().candidates.items()}
-    fewest, dense = planner().spent(narrowest), planner().dense
+    fewest, dense = planner().costs.spent(narrowest), planner().costs.dense
     budgets = {"latency": smallest_ms() / 2, "parameters": 1e3, "flops": 0.9 * dense["flops"]}
     with pytest.raises(Unreachable) as refused:
         planner().plan(random_scores(0), budgets)
@@ -272,14 +278,14 @@ def test_plan_is_never_slower_than_the_unpruned_network() -> None:
             # Half as many channels take twice as long, as if they were badly aligned.
             slow = 2.0 if widths < widest else 1.0
             points[widths] = replace(point, latency_us=point.latency_us * slow)
-    slower = replace(planner(), table=latencies)
-    plan = slower.plan(random_scores(0), {"parameters": 0.6 * slower.dense["parameters"]})
-    assert plan.predicted_ms <= slower.dense["latency"]
+    slower = with_costs(table=latencies)
+    plan = slower.plan(random_scores(0), {"parameters": 0.6 * slower.costs.dense["parameters"]})
+    assert plan.predicted_ms <= slower.costs.dense["latency"]
 
 
 def test_smallest_reachable_count_is_named() -> None:
     narrowest = {name: widths[0] for name, widths in planner().candidates.items()}
-    fewest = planner().spent(narrowest)["parameters"]
+    fewest = planner().costs.spent(narrowest)["parameters"]
     with pytest.raises(
         Unreachable, match=rf"the smallest reachable parameters is {fewest:.0f} parameters \("
     ) as refused:
@@ -313,10 +319,10 @@ def test_network_without_any_choice_left_is_unreachable_or_the_plan_itself() -> 
 
 
 def test_smallest_share_that_is_named_is_of_the_latency_that_shares_are_of() -> None:
-    measured = replace(planner(), unpruned_ms=0.9 * planner().dense["latency"])
+    measured = with_costs(unpruned_ms=0.9 * planner().costs.dense["latency"])
     with pytest.raises(Unreachable) as refused:
         measured.plan(random_scores(0), {"latency": smallest_ms() / 2})
     named = re.search(r"\(([\d.]+)% of", str(refused.value))
     assert named is not None
     share = float(named[1]) / 100
-    assert measured.plan(random_scores(0), {"latency": share * measured.dense["latency"]}).predicted_ms > 0
+    assert measured.plan(random_scores(0), {"latency": share * measured.costs.dense["latency"]}).predicted_ms > 0
