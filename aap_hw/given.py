@@ -14,7 +14,7 @@ from aap_hw.errors import NOTHING_ASKED, UserError
 if TYPE_CHECKING:
     from aap_hw.compile.keys.precision import NetworkPrecision
     from aap_hw.device.profile import DeviceProfile
-    from aap_hw.graph.program.inputs import Given
+    from aap_hw.inputs import Given
     from aap_hw.lut.subject import Workload
     from aap_hw.lut.table import LatencyTable
     from aap_hw.models.origin import Origin

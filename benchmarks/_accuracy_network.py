@@ -12,7 +12,7 @@ from torch import nn
 
 from aap_hw.compile.keys.precision import INT8, NetworkPrecision
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.file import load_table
 from aap_hw.models import zoo
 from aap_hw.models.origin import Origin

@@ -37,7 +37,7 @@ def network() -> nn.Module:
 
 def trained(data: LabelledImages, epochs: int, kept: Path, say: Any) -> Path:
     """A file of the network's weights after some epochs of training; one that is in the folder ``kept`` is taken."""
-    from aap_hw.graph.program.inputs import Inputs
+    from aap_hw.inputs import Inputs
     from aap_hw.train.loop import train
     from aap_hw.train.settings import TrainSettings
 

@@ -30,7 +30,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent.parent))  # processes are killed here as in the tests
 
 from aap_hw.device.connection import LocalDevice
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.file import load_table
 from aap_hw.lut.library_cache import LibraryCache
 from aap_hw.lut.profiling import profile_model

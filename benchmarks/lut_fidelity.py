@@ -120,7 +120,7 @@ def _built(name: str, precision: NetworkPrecision) -> Workload:
     from _deployed_set import NETWORKS
     from _report import zoo_name
 
-    from aap_hw.graph.program.inputs import Inputs
+    from aap_hw.inputs import Inputs
     from aap_hw.lut.subject import Workload
     from aap_hw.models import zoo
 

@@ -66,7 +66,7 @@ def _profile(
 ) -> tuple[LatencyTable, dict[str, object]]:
     from _report import say, zoo_name
 
-    from aap_hw.graph.program.inputs import Inputs
+    from aap_hw.inputs import Inputs
     from aap_hw.lut.profiling import profile_model
     from aap_hw.lut.subject import Workload
     from aap_hw.models import zoo

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from aap_hw.compile.front.network import Network
     from aap_hw.device.connection import LocalDevice
-    from aap_hw.graph.program.inputs import Inputs
+    from aap_hw.inputs import Inputs
     from aap_hw.train.samples import Samples
 
 ALLOWED = 0.3
@@ -148,7 +148,7 @@ def _reference_answers(reference: nn.Module, case: Case, count: int) -> list[int
 
 
 def _cases(options: argparse.Namespace, say: Any) -> list[Case]:
-    from aap_hw.graph.program.inputs import Inputs
+    from aap_hw.inputs import Inputs
     from aap_hw.models import zoo
     from aap_hw.models.weights import WeightsFile, load_weights
     from aap_hw.train.data import load_embedded

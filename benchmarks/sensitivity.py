@@ -129,7 +129,7 @@ def _cases(options: argparse.Namespace, seed: int) -> Iterator[Case]:
 
 
 def _classifier(options: argparse.Namespace) -> Case:
-    from aap_hw.graph.program.inputs import Inputs
+    from aap_hw.inputs import Inputs
     from aap_hw.models import zoo
     from aap_hw.train.data import load_embedded
     from aap_hw.train.evaluation import evaluate

@@ -60,7 +60,7 @@ def compare(quick: bool) -> None:
     from aap_hw.device.connection import LocalDevice
     from aap_hw.device.timing import LOADS, Call, time_loads_in_turn
     from aap_hw.files import write_atomic
-    from aap_hw.graph.program.inputs import Inputs
+    from aap_hw.inputs import Inputs
     from aap_hw.train.data import load_embedded
 
     device, data = LocalDevice(load_profile(str(QUICK_PROFILE) if quick else "x86")), load_embedded()

@@ -22,7 +22,7 @@ from safetensors.torch import save
 
 from aap_hw.errors import UserError
 from aap_hw.files import write_atomic
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.models.cifar_resnet import CifarResNet
 from aap_hw.models.initialise import initialise
 from aap_hw.train.data import EMBEDDED_SHA256, load_embedded

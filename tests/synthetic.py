@@ -31,7 +31,8 @@ from aap_hw.device.description import DeviceDescription
 from aap_hw.graph import ChannelGraph, WholeHeads
 from aap_hw.graph.cut import surgery
 from aap_hw.graph.program.calling import Names
-from aap_hw.graph.program.inputs import Batch, Inputs, tensors_of
+from aap_hw.graph.program.inputs import Batch, tensors_of
+from aap_hw.inputs import Inputs
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.file import load_table, save_table

@@ -11,7 +11,7 @@ from aap_hw.given import StrPath, nobody, source_of, to_deploy
 
 if TYPE_CHECKING:
     from aap_hw.deploy.deploying import Deployment
-    from aap_hw.graph.program.inputs import Given
+    from aap_hw.inputs import Given
     from aap_hw.train.sources import ImageSource
 
 

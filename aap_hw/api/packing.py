@@ -16,7 +16,7 @@ from aap_hw.pack.folder import Packed
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.network import Network
-    from aap_hw.graph.program.inputs import Given
+    from aap_hw.inputs import Given
     from aap_hw.lut.progress import ProgressCallback
     from aap_hw.models.origin import Origin
     from aap_hw.prune.defaults import AttentionCuts

@@ -9,7 +9,7 @@ from aap_hw.errors import UserError
 from aap_hw.given import StrPath, budgets_of, origin_of, source_of, table_of, tell_of_published
 
 if TYPE_CHECKING:
-    from aap_hw.graph.program.inputs import Given
+    from aap_hw.inputs import Given
     from aap_hw.lut.table import LatencyTable
     from aap_hw.policy import Budget
     from aap_hw.prune.baseline import Baseline

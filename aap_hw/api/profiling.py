@@ -16,7 +16,7 @@ from aap_hw.given import StrPath, nobody, origin_of, to_profile, workload_of
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.network import Network
-    from aap_hw.graph.program.inputs import Given
+    from aap_hw.inputs import Given
     from aap_hw.lut.progress import ProgressCallback
     from aap_hw.lut.table import LatencyTable
     from aap_hw.models.origin import Origin

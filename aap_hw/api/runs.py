@@ -11,7 +11,7 @@ from aap_hw.given import StrPath, budgets_of, nobody, origin_of, source_of, tabl
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aap_hw.graph.program.inputs import Given
+    from aap_hw.inputs import Given
     from aap_hw.lut.table import LatencyTable
     from aap_hw.policy import Budget
     from aap_hw.prune.job import Pruned

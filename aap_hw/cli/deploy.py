@@ -17,7 +17,7 @@ from aap_hw.errors import UserError
 if TYPE_CHECKING:
     from aap_hw.cli.console import PlainConsole
     from aap_hw.deploy.deploying import Deployment
-    from aap_hw.graph.program.inputs import Inputs
+    from aap_hw.inputs import Inputs
     from aap_hw.train.sources import ImageSource
 
 

@@ -40,10 +40,11 @@ def diff(first: str, second: str, out: str | None, json_to: str | None) -> None:
     """Say where two tables differ: in their devices, and in the latencies of points that both have."""
     from aap_hw.cli.console import PlainConsole
     from aap_hw.lut.comparing import compare
-    from aap_hw.report.tables import write_comparison
 
     comparison = compare(read_table(first), read_table(second))
     if out is not None:
+        from aap_hw.report.tables import write_comparison
+
         write_comparison((first, second), comparison, Path(out))
     quantiles = comparison.quantiles()
     farthest = comparison.farthest(LISTED)

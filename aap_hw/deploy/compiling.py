@@ -16,7 +16,8 @@ from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy.form import form_of, in_int8
 from aap_hw.errors import Fault
 from aap_hw.files import make_folder, scratch_folder, write_atomic
-from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
+from aap_hw.graph.program.inputs import Tensors, in_batches
+from aap_hw.inputs import Inputs
 from aap_hw.prune.shown import calibration_batches
 from aap_hw.train.samples import Samples
 

@@ -26,7 +26,8 @@ from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
 from aap_hw.files import require_writable_folder
 from aap_hw.graph.program.calling import input_names
-from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
+from aap_hw.graph.program.inputs import Tensors, in_batches
+from aap_hw.inputs import Inputs
 from aap_hw.models.origin import Origin
 from aap_hw.models.weights import WeightsFile
 from aap_hw.policy import LATENCY

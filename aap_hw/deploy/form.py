@@ -21,8 +21,9 @@ from aap_hw.deploy.pixels import Preprocessing, of_pixels
 from aap_hw.errors import UserError
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.calling import Names, called
-from aap_hw.graph.program.inputs import Batch, Inputs, Tensors
+from aap_hw.graph.program.inputs import Batch, Tensors
 from aap_hw.graph.program.outputs import output_tensors
+from aap_hw.inputs import Inputs
 from aap_hw.models.exported import is_quantised
 
 if TYPE_CHECKING:

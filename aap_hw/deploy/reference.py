@@ -16,8 +16,9 @@ from aap_hw.activity import doing
 from aap_hw.compile.keys.precision import FP32, HALF, OTHERS, NetworkPrecision
 from aap_hw.deploy.form import Form
 from aap_hw.errors import Fault, UserError
-from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
+from aap_hw.graph.program.inputs import Tensors, in_batches
 from aap_hw.graph.program.outputs import output_names, output_tensors
+from aap_hw.inputs import Inputs
 from aap_hw.train.samples import Samples
 
 # Outputs may differ from PyTorch's by rounding only: this share of an output's largest value, or of 1 if that is more.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from aap_hw.compile.keys.precision import FP32, NetworkPrecision
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.table import LatencyTable, NetworkName, Validation
 
 # Plans that were drawn at random are called this, followed by seed and number.

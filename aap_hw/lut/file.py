@@ -16,7 +16,7 @@ from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.errors import UserError
 from aap_hw.files import read_text, write_atomic
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.table import LatencyPoint, LatencyTable, NetworkName, Validation
 

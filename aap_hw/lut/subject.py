@@ -18,8 +18,8 @@ from aap_hw.compile.keys.precision import FP32, MIXTURES, NetworkPrecision
 from aap_hw.compile.keys.target import DeviceTarget, half_of, require_precision
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import CutMismatchError, check_cutting
-from aap_hw.graph.program.inputs import Inputs
 from aap_hw.graph.selection import require_free_group, require_whole_heads
+from aap_hw.inputs import Inputs
 from aap_hw.lut.enumeration import points_of
 from aap_hw.lut.lacking import require_layers
 from aap_hw.lut.networks import MeasuredNetwork

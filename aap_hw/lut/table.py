@@ -15,7 +15,7 @@ from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.compile.keys.precision import FP32, HALF, INT8, INT8_HALF, MIXED_HALF, NetworkPrecision, in_precision
 from aap_hw.device.description import ESTIMATED
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.calibrating import ALONE, Slowdown
 
 

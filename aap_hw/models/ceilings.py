@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from aap_hw.graph.program.inputs import TYPES, Input
 from aap_hw.graph.program.outputs import output_tensors
+from aap_hw.inputs import Input
 from aap_hw.models.origin import Origin
 
 TRIED = (1000, 100, 10, 2)
@@ -33,7 +33,7 @@ def ceilings(origin: Origin) -> tuple[int, ...]:
     def ceiling(place: int, one: Input) -> int:
         if one.is_float or one.dtype == "bool":
             return 2
-        fit = [most for most in TRIED if most - 1 <= torch.iinfo(TYPES[one.dtype]).max]
+        fit = [most for most in TRIED if most - 1 <= torch.iinfo(one.tensor_type).max]
         return next((most for most in fit if is_taken(place, most - 1)), 1)
 
     return tuple(ceiling(place, one) for place, one in enumerate(inputs.each))

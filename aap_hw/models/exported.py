@@ -28,7 +28,7 @@ from torch.fx import GraphModule, Node
 
 from aap_hw.errors import UserError
 from aap_hw.foreign import reason
-from aap_hw.graph.program.inputs import Input, Inputs
+from aap_hw.inputs import Input, Inputs
 
 # What a program consists of. No two of these names differ by case only, which PyTorch does not tell apart.
 _PARTS = re.compile(

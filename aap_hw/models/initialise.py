@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from aap_hw.activity import doing
 from aap_hw.graph.program.calling import called
-from aap_hw.graph.program.inputs import Given, Input, Inputs
+from aap_hw.inputs import Given, Input, Inputs
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # How a few numbers become many along so many axes, neighbours of which are alike.

@@ -18,8 +18,9 @@ from aap_hw.activity import doing
 from aap_hw.errors import UserError
 from aap_hw.foreign import own_line, reason
 from aap_hw.graph.program.calling import called, check_call
-from aap_hw.graph.program.inputs import Given, Inputs, Tensors
+from aap_hw.graph.program.inputs import Tensors
 from aap_hw.graph.program.readiness import require_traceable, unwrapped
+from aap_hw.inputs import Given, Inputs
 from aap_hw.models import published as by_name
 from aap_hw.models import zoo
 from aap_hw.models.initialise import calibrate_batch_norm, is_untrained

@@ -29,8 +29,8 @@ from aap_hw.files import write_atomic
 from aap_hw.foreign import reason
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.groups.groups import names_heads
-from aap_hw.graph.program.inputs import Given
 from aap_hw.graph.program.outputs import output_tensors
+from aap_hw.inputs import Given
 from aap_hw.models import python_source
 from aap_hw.models.origin import Origin, StoredInputs
 from aap_hw.models.source import is_own, runs_code

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from aap_hw.errors import UserError, closest
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.models import zoo
 
 

@@ -39,7 +39,8 @@ from aap_hw.device.machine import made_up
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.files import scratch_folder
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.program.inputs import Inputs, Tensors
+from aap_hw.graph.program.inputs import Tensors
+from aap_hw.inputs import Inputs
 from aap_hw.lut.compiling import CompiledBatch, Compiler, compiler
 from aap_hw.lut.measuring import compile_reference
 from aap_hw.lut.profiling import POINTS_A_BATCH

@@ -12,7 +12,7 @@ from aap_hw.compile.keys.key import KernelKey
 from aap_hw.device.description import EMULATED, MEASURED
 from aap_hw.errors import UserError
 from aap_hw.files import read_text
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.calibrating import Observation, fitted_slowdown
 from aap_hw.lut.gathering import gather
 from aap_hw.lut.journal import Entry

@@ -18,7 +18,7 @@ from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.device.timing import Timing, time_in_turn
 from aap_hw.files import scratch_folder
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 
 
 @dataclass(frozen=True)

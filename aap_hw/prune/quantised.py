@@ -20,7 +20,8 @@ from aap_hw.activity import doing
 from aap_hw.compile.keys.precision import FP32, INT8, OTHERS, NetworkPrecision
 from aap_hw.errors import UserError
 from aap_hw.foreign import reason
-from aap_hw.graph.program.inputs import Inputs, Tensors
+from aap_hw.graph.program.inputs import Tensors
+from aap_hw.inputs import Inputs
 from aap_hw.prune.defaults import LARGEST_LOSS
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.run import PrunedNetwork

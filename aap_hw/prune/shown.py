@@ -14,7 +14,8 @@ from aap_hw import ranks
 from aap_hw.errors import UserError
 from aap_hw.foreign import own_line, reason
 from aap_hw.graph.program.calling import input_names
-from aap_hw.graph.program.inputs import Inputs, Tensors
+from aap_hw.graph.program.inputs import Tensors
+from aap_hw.inputs import Inputs
 from aap_hw.models.ceilings import ceilings
 from aap_hw.models.origin import Origin
 from aap_hw.train.arrays import ArraySamples, MadeSamples

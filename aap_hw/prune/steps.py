@@ -23,7 +23,7 @@ from aap_hw.compile.keys.precision import FP32, INT8, MIXTURES, NetworkPrecision
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import checked_cut
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.fidelity import table_error
 from aap_hw.lut.provenance import Estimate
 from aap_hw.policy import LATENCY, MEMORY

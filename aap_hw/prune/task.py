@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from aap_hw.attention.sums import Reduction, check_score
 from aap_hw.compile.keys.precision import FP32, INT8, MIXTURES, PLANNED_PRECISIONS, NetworkPrecision
-from aap_hw.graph.program.inputs import Inputs, Tensors
+from aap_hw.graph.program.inputs import Tensors
+from aap_hw.inputs import Inputs
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
 from aap_hw.prune.defaults import (

@@ -14,7 +14,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from aap_hw.graph.program.call import Call
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.quantize.calibration import exported
 from aap_hw.quantize.form import Program, by_place, prefix_by_place
 from aap_hw.quantize.pt2e import disable_observer, enable_observer, prepare_qat_pt2e

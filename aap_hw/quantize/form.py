@@ -28,7 +28,8 @@ from aap_hw.compile.library.quantised import stand_in_scales
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.calling import ByPlace, Names
-from aap_hw.graph.program.inputs import Inputs, Tensors, in_batches
+from aap_hw.graph.program.inputs import Tensors, in_batches
+from aap_hw.inputs import Inputs
 from aap_hw.quantize.calibration import folded, quantise
 from aap_hw.quantize.quantizer import SMALLEST, WEIGHTS, name_of
 from aap_hw.quantize.reading import LARGEST_SCALE, read_quantised

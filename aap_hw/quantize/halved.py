@@ -26,7 +26,8 @@ from aap_hw.compile.library.folding import filters_first, folded, weight_of
 from aap_hw.compile.library.lowering import state_of
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.call import is_tensor
-from aap_hw.graph.program.inputs import Inputs, Tensors
+from aap_hw.graph.program.inputs import Tensors
+from aap_hw.inputs import Inputs
 from aap_hw.quantize.form import by_place, rounded
 from aap_hw.quantize.quantizer import name_of
 

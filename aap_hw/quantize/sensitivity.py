@@ -16,7 +16,8 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.precision import layer_of, weights_in_int8
 from aap_hw.compile.keys.precision import INT8
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.program.inputs import Inputs, Tensors
+from aap_hw.graph.program.inputs import Tensors
+from aap_hw.inputs import Inputs
 from aap_hw.quantize.calibration import quantise
 from aap_hw.quantize.form import by_place, prefix_by_place, restricted, rounded
 from aap_hw.quantize.ranges import noise_share, outputs_of

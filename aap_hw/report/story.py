@@ -18,7 +18,7 @@ from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
 from aap_hw.files import read_text
 from aap_hw.foreign import reason
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.jsonlines import read_lines
 from aap_hw.lut.file import load_table
 from aap_hw.lut.predicting import KernelLatency

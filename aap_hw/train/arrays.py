@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import TYPES, Input, Inputs, Tensors
+from aap_hw.graph.program.inputs import Tensors
+from aap_hw.inputs import Input, Inputs
 from aap_hw.train.samples import Indices, Samples, Split, positions
 
 Array = npt.NDArray[Any]
@@ -141,7 +142,7 @@ def _real(array: Array, what: str) -> Array:
 def _whole(array: Array, one: Input, what: str) -> Array:
     if array.dtype.kind not in "iub":
         raise UserError(f"{what} is of type {array.dtype}, and the network takes {one.dtype}")
-    limits = (0, 1) if one.dtype == "bool" else (torch.iinfo(TYPES[one.dtype]).min, torch.iinfo(TYPES[one.dtype]).max)
+    limits = (0, 1) if one.dtype == "bool" else (torch.iinfo(one.tensor_type).min, torch.iinfo(one.tensor_type).max)
     least, most = max(limits[0], -MOST_WHOLE), min(limits[1], MOST_WHOLE)
     if not least <= int(array.min()) <= int(array.max()) <= most:
         raise UserError(

@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs, Tensors
+from aap_hw.graph.program.inputs import Tensors
+from aap_hw.inputs import Inputs
 from aap_hw.train.checks import check_images, check_labels
 from aap_hw.train.samples import Indices, Samples, Split, positions
 

@@ -12,7 +12,8 @@ from aap_hw import ranks
 from aap_hw.activity import doing
 from aap_hw.errors import UserError
 from aap_hw.graph.program.calling import called
-from aap_hw.graph.program.inputs import Inputs, Tensors
+from aap_hw.graph.program.inputs import Tensors
+from aap_hw.inputs import Inputs
 from aap_hw.train.samples import Samples, Split
 
 

@@ -24,7 +24,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from aap_hw import ranks
 from aap_hw.errors import UserError
 from aap_hw.graph.program.calling import called
-from aap_hw.graph.program.inputs import Inputs, Tensors
+from aap_hw.graph.program.inputs import Tensors
+from aap_hw.inputs import Inputs
 from aap_hw.train.augment import Draws, blend, draw_share, training_batch
 from aap_hw.train.checkpoint import EpochRecord, TrainState, copy_of, state_of, take_up
 from aap_hw.train.evaluation import evaluate, flushed_denormals, laid_out, placed

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs, Tensors
+from aap_hw.graph.program.inputs import Tensors
+from aap_hw.inputs import Inputs
 
 Split = Literal["train", "val", "test"]
 Indices = torch.Tensor | npt.NDArray[np.integer] | list[int] | range | slice

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aap_hw import resources
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.finding import shipped_tables
 from aap_hw.lut.progress import Progress, ProgressCallback

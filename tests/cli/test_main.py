@@ -222,6 +222,17 @@ def test_import_and_help_load_neither_torch_nor_tvm() -> None:
     assert child.stderr.strip() == "[]"
 
 
+def test_tables_are_read_without_torch_and_tvm() -> None:
+    script = (
+        "import sys\n"
+        "from aap_hw.cli.main import main\n"
+        "for given in ['list'], ['show', 'x86'], ['diff', 'x86', 'rpi4']: assert main(['lut', *given]) == 0\n"
+        "print(sorted({'torch', 'tvm', 'plotly'} & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert child.stderr.strip() == "[]"
+
+
 def test_reader_that_stops_early_gets_no_traceback() -> None:
     command = f"{sys.executable} -m aap_hw.cli.main devices --json | head -c 1"
     child = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)

@@ -21,7 +21,7 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import INT8
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.predicting import predict_us
 from aap_hw.lut.table import Validation

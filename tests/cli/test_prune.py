@@ -21,7 +21,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aap_hw.graph.cut import surgery
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.table import Validation
 from aap_hw.models import zoo

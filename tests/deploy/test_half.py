@@ -24,8 +24,9 @@ from aap_hw.deploy.reference import Reference
 from aap_hw.deploy.run_form import form_of_run
 from aap_hw.device import load_profile
 from aap_hw.errors import Fault, UserError
-from aap_hw.graph.program.inputs import Inputs, in_batches
+from aap_hw.graph.program.inputs import in_batches
 from aap_hw.graph.program.outputs import output_tensors
+from aap_hw.inputs import Inputs
 from aap_hw.models.origin import Origin
 from aap_hw.quantize.halved import halved
 from tests.compile.running import needs_bfloat16, randomise

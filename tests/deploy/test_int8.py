@@ -23,7 +23,7 @@ from aap_hw.deploy.pixels import Preprocessing, preprocessing_of
 from aap_hw.deploy.run_form import form_of_run
 from aap_hw.device import load_profile
 from aap_hw.errors import Fault, UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.prune.shown import samples_for
 from aap_hw.train.arrays import MadeSamples
 from tests.quantize.saved import quantised_program

@@ -22,8 +22,9 @@ from aap_hw.deploy.form import in_int8, taking_pixels
 from aap_hw.deploy.pixels import Preprocessing
 from aap_hw.deploy.reference import by_output
 from aap_hw.deploy.requirements import Requirements
-from aap_hw.graph.program.inputs import Inputs, in_batches
+from aap_hw.graph.program.inputs import in_batches
 from aap_hw.graph.program.outputs import output_names, output_tensors
+from aap_hw.inputs import Inputs
 from tests.synthetic import this_device
 
 # Its constructor runs when the dynamic linker maps it, before anybody can look at what it holds.

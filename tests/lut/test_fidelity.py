@@ -7,7 +7,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.fidelity import fidelity_of, kendall_tau, table_error
 from aap_hw.lut.table import Validation
 from tests.lut.tables import empty

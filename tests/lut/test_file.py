@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.file import dump_table, load_table, save_table
 from aap_hw.lut.table import LatencyPoint, LatencyTable, NetworkName, Validation

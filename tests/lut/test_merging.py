@@ -13,7 +13,7 @@ import pytest
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.comparing import compare
 from aap_hw.lut.file import load_table, save_table

@@ -22,7 +22,7 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut import networks as lut_networks
 from aap_hw.lut import profiling
 from aap_hw.lut.belonging import require_table_of

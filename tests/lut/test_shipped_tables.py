@@ -14,7 +14,7 @@ from aap_hw.device import load_profile
 from aap_hw.estimate.estimator import estimator_of
 from aap_hw.estimate.published import published
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.file import dump_table, load_table, rounded
 from aap_hw.lut.sampling import next_points

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aap_hw.compile.front.network import Network
 from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.library_cache import users_cache
 from aap_hw.lut.profiling import profile_model
 from aap_hw.lut.progress import Progress

@@ -26,7 +26,7 @@ import torchvision
 import aap_hw
 from aap_hw.errors import UserError
 from aap_hw.given import origin_of, tell_of_published
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.subject import Workload
 from aap_hw.models import published
 from aap_hw.models.initialise import calibrate_batch_norm

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.models import libraries
 from aap_hw.models.origin import Origin
 from aap_hw.models.source import find

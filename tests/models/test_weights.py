@@ -18,7 +18,7 @@ import torch.distributed.checkpoint
 from torch import nn
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.models import zoo
 from aap_hw.models.origin import Origin
 from aap_hw.models.weights import WeightsFile, load_weights, weights_of

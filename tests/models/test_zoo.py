@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.models import zoo
 from aap_hw.train.data import EMBEDDED_SHA256, load_embedded
 from aap_hw.train.evaluation import evaluate

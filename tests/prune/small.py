@@ -14,7 +14,7 @@ import pytest
 from aap_hw.compile.front.mixed import mixed_network
 from aap_hw.compile.keys.precision import NetworkPrecision
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
 from aap_hw.prune.steps import Event

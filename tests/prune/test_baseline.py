@@ -20,7 +20,7 @@ from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import CutMismatchError
 from aap_hw.graph.cut import surgery
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.table import LatencyPoint, MissingKernelError
 from aap_hw.models.origin import Origin

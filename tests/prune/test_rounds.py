@@ -19,7 +19,7 @@ from torch import nn
 
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.models import zoo
 from aap_hw.models.origin import Origin

@@ -19,7 +19,7 @@ from torch import nn
 
 from aap_hw import ranks
 from aap_hw.device.boards import PATIENCE_S
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.prune.planning import Plan, Planner
 from tests import forked
 from tests.synthetic import write_table

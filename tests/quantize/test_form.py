@@ -19,7 +19,8 @@ from aap_hw.compile.front.precision import layer_of
 from aap_hw.compile.keys.precision import INT8
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.graph.program.inputs import Inputs, Tensors
+from aap_hw.graph.program.inputs import Tensors
+from aap_hw.inputs import Inputs
 from aap_hw.quantize import (
     AwareProgram,
     Int8Form,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.prune.shown import calibration_batches
 from aap_hw.train import data as data_module
 from aap_hw.train.augment import Draws, training_batch

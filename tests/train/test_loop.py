@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.train.checkpoint import TrainState
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.evaluation import evaluate, flushed_denormals

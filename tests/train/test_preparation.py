@@ -12,7 +12,7 @@ import torchvision
 from PIL import Image
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.models import published
 from aap_hw.models.published import of_timm
 from aap_hw.train.classes import as_classes_of

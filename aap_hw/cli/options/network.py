@@ -22,7 +22,7 @@ class InputsText(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse the text into Inputs; bad text is a UserError that says what to type."""
-        from aap_hw.graph.program.inputs import Inputs
+        from aap_hw.inputs import Inputs
 
         return Inputs.of(value)
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from aap_hw.errors import UserError, closest
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 
 Names = Sequence[str | None]
 """The parameter that each tensor is passed as; None passes it by position, and no names pass all by position."""

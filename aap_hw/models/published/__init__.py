@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from aap_hw import ranks
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.models import zoo
 from aap_hw.models.weights import WeightsFile
 from aap_hw.train.preparation import Preparation

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from aap_hw.activity import doing
 from aap_hw.errors import UserError, closest
-from aap_hw.graph.program.inputs import Given, Inputs
+from aap_hw.inputs import Given, Inputs
 from aap_hw.train import data
 from aap_hw.train.arrays import ArraySamples
 from aap_hw.train.data import LabelledImages, Normalisation

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.train.arrays import Array, ArraySamples, fitted
 from aap_hw.train.checks import check_labels
 from aap_hw.train.samples import Split

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import TYPES, Given, Input, Inputs
+from aap_hw.inputs import TYPES, Given, Input, Inputs
 from aap_hw.train.arrays import Array, ArraySamples, fitted
 from aap_hw.train.sources.archive import opened
 from aap_hw.train.sources.arrays import array_of

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.train.arrays import ArraySamples
 from aap_hw.train.data import LabelledImages, Normalisation
 from aap_hw.train.sources.archive import held, opened

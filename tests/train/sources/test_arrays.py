@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.train.arrays import ArraySamples, MadeSamples
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.sources import ImageSource

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.train.augment import Draws, training_batch
 from aap_hw.train.data import Normalisation
 from aap_hw.train.evaluation import evaluate

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aap_hw.errors import UserError
-from aap_hw.graph.program.inputs import Inputs
+from aap_hw.inputs import Inputs
 from aap_hw.train.data import Normalisation
 from aap_hw.train.sources import ImageSource, npz
 
