@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -126,8 +127,9 @@ class Compiler:
         self, network: Network, widths: Mapping[str, int], state: Mapping[str, torch.Tensor]
     ) -> Future[Path]:
         """Begin to compile a network at the given group widths, which its weights have already; gives its library."""
-        arguments = (network, dict(widths), dict(state), self._options, self._threads, self._new_file())
-        return self._submit(_compile_network, *arguments)
+        # Pickled here: multiprocessing would send each tensor as an open file, and a shell allows a thousand.
+        given = pickle.dumps((network, dict(widths), dict(state)))
+        return self._submit(_compile_network, given, self._options, self._threads, self._new_file())
 
     def _new_file(self) -> Path:
         self._count += 1
@@ -165,14 +167,8 @@ def _compile(
     return compile_batch(points, device_target(options, threads), copies, library, cache)
 
 
-def _compile_network(
-    network: Network,
-    widths: dict[str, int],
-    state: dict[str, torch.Tensor],
-    options: dict[str, object],
-    threads: int,
-    library: Path,
-) -> Path:
+def _compile_network(given: bytes, options: dict[str, object], threads: int, library: Path) -> Path:
+    network, widths, state = pickle.loads(given)
     target = device_target(options, threads)
     export_library(lower_network(network, widths, state, target), target, library)
     return library

@@ -13,12 +13,16 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aap_hw.compile.front.partition import partition
 from aap_hw.errors import UserError
 from aap_hw.files import scratch_folder
+from aap_hw.graph import ChannelGraph
 from aap_hw.lut import compiling
 from aap_hw.lut.compiling import compiler
 from aap_hw.lut.journal import Journal
@@ -223,6 +227,20 @@ def test_worker_that_the_system_ends_is_one_sentence(tmp_path: Path) -> None:
         raise BrokenProcessPool
     with pytest.raises(RuntimeError, match="shutdown"):
         pool.submit([REFERENCE])
+
+
+def test_weights_reach_compiling_processes_without_an_open_file_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tiny.Tiny().eval()
+    network = partition(ChannelGraph.trace(module, tiny.INPUT.zeros()))
+    sent: list[Any] = []
+    with compiler(tiny.device().target, 2, tmp_path, 1) as pool:
+        monkeypatch.setattr(pool, "_submit", lambda _, *given: sent.append(given))
+        pool.submit_network(network, network.dense, module.state_dict())
+    before = os.listdir("/proc/self/fd")
+    ForkingPickler.dumps(sent)  # as a pool of processes does
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_system_without_shared_memory_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
