@@ -174,20 +174,21 @@ def test_on_arm_a_copied_image_leaves_little_to_do_beside_sdot(case: Case) -> No
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
-def test_on_arm_a_function_of_many_steps_has_a_loop_of_its_own(depthwise: bool) -> None:
+@pytest.mark.parametrize(("function", "step"), [("sigmoid", "fdiv"), ("silu", "srsra")])
+def test_on_arm_a_function_of_many_steps_has_a_loop_of_its_own(function: str, step: str, depthwise: bool) -> None:
     """There it keeps its numbers in registers. In the loop that multiplies, the sums would be moved out for them."""
     machine = CpuTarget.of({"kind": "llvm", "mcpu": "cortex-a76", "mtriple": "aarch64-linux-gnu"}, threads=1)
     how = {"padding": (1, 1), "depthwise": True} if depthwise else {"kernel": (1, 1), "padding": (0, 0)}
-    case = Case(80, 80, (14, 14), epilogue=("bias", "silu"), **how)
+    case = Case(80, 80, (14, 14), epilogue=("bias", function), **how)
     loops = innermost_loops(assembly(build_kernel(case.address(), machine).code, machine))
 
     def have(name: str) -> list[Loop]:
         return [loop for loop in loops if any(line.startswith(name) for line in loop.instructions)]
 
     assert have("sdot")
-    (dividing,) = have("fdiv")
-    assert dividing not in have("sdot")
-    assert dividing.stored == ()
+    (own,) = have(step)
+    assert own not in have("sdot")
+    assert own.stored == ()
 
 
 @pytest.mark.parametrize("cpu", ["alderlake", "znver4", "neoverse-v2"])

@@ -229,10 +229,15 @@ UNKNOWN_COUNT = f"""
 """
 
 
+def unknown(value: Any) -> Any:
+    """A number as it is, which LLVM does not know; within an import of ``UNKNOWN_COUNT``."""
+    return T.call_pure_extern("int32", UNKNOWN, value)
+
+
 @contextmanager
 def not_unrolled(turns: int) -> Iterator[Any]:
     """A loop of so many turns that LLVM leaves a loop."""
-    count = T.bind(T.call_pure_extern("int32", UNKNOWN, T.int32(turns)))
+    count = T.bind(unknown(T.int32(turns)))
     with T.attr(T.int32(0), "pragma_import_llvm", UNKNOWN_COUNT), T.serial(0, count) as turn:
         yield turn
 

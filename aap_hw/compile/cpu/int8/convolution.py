@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from aap_hw.compile.code.quantized import Number
 from aap_hw.compile.cpu.dots import DotPlan
 from aap_hw.compile.cpu.emit import scratch, store, vector
 from aap_hw.compile.cpu.int8.epilogue import CURVES, LONG, bounds_of, finished, quantized_kernel, reals
+from aap_hw.compile.cpu.int8.gated import Constants, Gated, with_table
 from aap_hw.compile.cpu.int8.storing import to_bytes
 from aap_hw.compile.cpu.isa import FEWEST_LANES, GROUP, dense_product, not_unrolled
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
@@ -65,11 +67,13 @@ def convolution(address: Address, target: CpuTarget) -> KernelFunction:
     key, width_out, plan = address.key, address.width_out, _plan(address, target)
     lanes = plan.tile.lanes
     by_vectors = target.multiplies_by_lane and key.types.made == "uint8" and plan.made >= lanes
+    products = math.prod(plan.shape.kernel) * plan.read
+    gated = Gated.of(key, products) if _is_in_turns(address, target) else None
     # The last vector may reach behind the last channel.
     order = np.minimum(np.arange(width_out + plan.deep.extent - plan.made), width_out - 1)
 
     def body(image: Any, *others: Any) -> None:
-        *residual, weights, starts, factors, numbers, output = others
+        *residual, weights, starts, factors, numbers, table, output = with_table(others, gated)
         whole = {n: T.bind(numbers[int(n)]) for n in Number}
         bounds = bounds_of(key, whole.__getitem__) if by_vectors else None
         zero = T.bind(T.Cast(image.dtype, whole[Number.ZERO_READ]))
@@ -87,6 +91,7 @@ def convolution(address: Address, target: CpuTarget) -> KernelFunction:
             for v, (total, _, _) in enumerate(sums):
                 store(waiting, total, v * lanes, lanes)
             _, channel, place = sums[0]
+            known = Constants.of((factors, len(order)), channel, table) if gated is not None else None
             with not_unrolled(plan.tile.pixels) as p:
                 at = T.bind(place + p * width_out)
 
@@ -94,6 +99,9 @@ def convolution(address: Address, target: CpuTarget) -> KernelFunction:
                     return residual[0][at + v * lanes + lane]
 
                 some = [(vector(waiting, p * count + v * lanes, lanes), channel + v * lanes) for v in range(GROUP)]
+                if gated is not None and known is not None:
+                    store(output, gated.bytes_of([total for total, _ in some], known), at, count)
+                    return
                 constants, add = (factors, len(order)), added if residual else None
                 values = reals(key, some, lanes, constants, whole.__getitem__, add, target)
                 (made,) = to_bytes([values], bounds, lanes, target)
@@ -125,4 +133,4 @@ def convolution(address: Address, target: CpuTarget) -> KernelFunction:
         plan.write(image, weights, output, made_of, target, zero, begin, together=together if by_vectors else None)
 
     image = plan.shape.image(address.width_in)
-    return quantized_kernel(address, image, plan.packing, order, plan.dot.shift, body)
+    return quantized_kernel(address, image, plan.packing, order, plan.dot.shift, body, gated=gated)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from tvm import tirx
@@ -22,8 +23,9 @@ from aap_hw.compile.cpu.dots import widened
 from aap_hw.compile.cpu.emit import loop, registers, scratch, store, vector
 from aap_hw.compile.cpu.int8.depthwise_plan import Plan, weights_of_vector
 from aap_hw.compile.cpu.int8.epilogue import CURVES, bounds_of, quantized_kernel, reals
+from aap_hw.compile.cpu.int8.gated import Constants, Gated, with_table
 from aap_hw.compile.cpu.int8.storing import to_bytes
-from aap_hw.compile.cpu.isa import GROUP
+from aap_hw.compile.cpu.isa import GROUP, UNKNOWN_COUNT, unknown
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
 from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.families.convolution import ConvolutionShape
@@ -85,11 +87,12 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
     # The sums of rows wait in memory for an epilogue that wants the registers for itself.
     is_curved = key.types.made == "uint8" and not CURVES.isdisjoint(key.epilogue)
     in_turns = is_curved and target.multiplies_by_lane and block.vectors == GROUP
+    gated = Gated.of(key, math.prod(shape.kernel)) if in_turns else None
     pitch = max(channels, GROUP)
     packed, order, lanes, size = packing(address, target), plan.order, block.lanes, weights_of_vector(plan)
 
     def body(image: Any, *others: Any) -> None:
-        *residual, weights, starts, factors, numbers, output = others
+        *residual, weights, starts, factors, numbers, table, output = with_table(others, gated)
         whole = {n: T.bind(numbers[int(n)]) for n in Number}
         bounds = bounds_of(key, whole.__getitem__)
         source = image
@@ -279,14 +282,25 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
 
             along_row()
             if sums_of_rows is not None:
+                known = None
+                if gated is not None:
+                    # LLVM would read the table before all loops and, as there are not as many registers, keep it on the
+                    # stack.
+                    here = T.bind(unknown(T.int32(0)))
+                    known = Constants.of((factors, len(order)), here + step * block.channels, table, here)
                 # Rows of the output follow each other, and so do their sums.
                 with T.serial(0, rows.count * shape.out_width) as i:
                     totals = [
                         vector(sums_of_rows, (i * block.vectors + v) * lanes, lanes) for v in range(block.vectors)
                     ]
-                    pixels_done([totals], step, c, [made_at[0] + i])
+                    if gated is not None and known is not None:
+                        at = T.bind((made_at[0] + i) * channels + c)
+                        store(output, gated.bytes_of(totals, known), at, block.channels)
+                    else:
+                        pixels_done([totals], step, c, [made_at[0] + i])
 
-        with loop(shape.batch * down.count, target) as line:
+        importing = T.attr(T.int32(0), "pragma_import_llvm", UNKNOWN_COUNT) if gated is not None else nullcontext()
+        with importing, loop(shape.batch * down.count, target) as line:
             n, tile = T.bind(line // down.count), T.bind(line % down.count)
             kind = T.bind(plan.kind(tile))
             with T.serial(0, deep.count) as step:
@@ -300,4 +314,5 @@ def depthwise(address: Address, target: CpuTarget) -> KernelFunction:
         plan.dot.shift,
         body,
         reached=plan.windows,
+        gated=gated,
     )

@@ -22,7 +22,8 @@ from aap_hw.compile.code.quantized import (
     unclipped,
 )
 from aap_hw.compile.cpu.emit import Tensor, kernel_code, lane_loop, registers, spread, store, vector
-from aap_hw.compile.cpu.int8.storing import Bounds, saturates
+from aap_hw.compile.cpu.int8.gated import TABLE, Gated
+from aap_hw.compile.cpu.int8.storing import BITS_OF_IT, WITHOUT_FRACTION, Bounds, saturates
 from aap_hw.compile.cpu.isa import GROUP
 from aap_hw.compile.cpu.kernels import Packing
 from aap_hw.compile.families import Shape, family_of
@@ -30,11 +31,6 @@ from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
-
-# Added to a float32 below 2^22 in size, it leaves no room for a fraction. The sum is rounded to the nearest whole
-# number, of two to the even one, which stands in its last bits.
-WITHOUT_FRACTION = 1.5 * 2**23
-BITS_OF_IT = int(np.float32(WITHOUT_FRACTION).view(np.int32))
 
 Numbers = Callable[[Number], Any]
 
@@ -54,12 +50,14 @@ def quantized_kernel(
     body: Callable[..., None],
     *,
     reached: np.ndarray | None = None,
+    gated: Gated | None = None,
 ) -> KernelFunction:
     """A kernel with weights, whose loops ``body`` writes over flat buffers.
 
     These are: image, perhaps a residual, packed weights, what sums begin with, factors and behind them offsets, numbers
     of the whole kernel, and the output. ``order`` says which channel's are at each place. Where windows lack taps that
     lie outside of the image, ``reached`` is (kinds of windows, taps), and sums begin with something else for each kind.
+    Of a ``gated`` epilogue the table stands before the output.
     """
     key = address.key
     types, output = key.types, family_of(key).output(address)
@@ -71,13 +69,18 @@ def quantized_kernel(
         Argument("constant", (1 if reached is None else len(reached), len(order)), type=types.sum),
         Argument("constant", (2, len(order))),
         Argument("constant", (len(Number),)),
+        *([TABLE] if gated is not None else []),
     ]
     tensors = [Tensor(f"input_{i}", argument.shape, argument.type) for i, argument in enumerate(arguments)]
     code = kernel_code([*tensors, Tensor("output", output, types.made)], body)
 
     def quantized(model: Quantized) -> tuple[Any, ...]:
         assert model.weight is not None
-        return packed.pack(model.weight), *channel_constants(key, model, order, shift, reached), numbers_of(key, model)
+        constants, numbers = channel_constants(key, model, order, shift, reached), numbers_of(key, model)
+        if gated is not None:
+            starts, channels, table = gated.constants(model, *constants)
+            return packed.pack(model.weight), starts, channels, numbers, table
+        return packed.pack(model.weight), *constants, numbers
 
     return KernelFunction(code, tuple(arguments), output, types.made, quantized=quantized)
 

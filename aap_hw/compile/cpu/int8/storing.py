@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.cpu.emit import spread
 from aap_hw.compile.cpu.isa import AVX512_BITS, GROUP, has_features
 from aap_hw.compile.keys.target import CpuTarget
+
+# Added to a float32 below 2^22 in size, it leaves no room for a fraction. The sum is rounded to the nearest whole
+# number, of two to the even one, which stands in its last bits.
+WITHOUT_FRACTION = 1.5 * 2**23
+BITS_OF_IT = int(np.float32(WITHOUT_FRACTION).view(np.int32))
 
 
 @dataclass(frozen=True)
@@ -82,16 +88,17 @@ def _narrowed(values: Sequence[Any], bounds: Bounds) -> Any:
 
     They cut at 0 and 255 what they narrow, so that only the highest is left to look at where there is a clip.
     """
-    halves = [_joined("int16x4", "llvm.aarch64.neon.sqxtn.v4i16", values[i : i + 2]) for i in (0, 2)]
+    halves = [joined("int16x4", NARROW_TO_HALVES, values[i : i + 2]) for i in (0, 2)]
     if not bounds.clip:
         halves = [_saturated_sum(each, spread(bounds.zero, 8), "llvm.sadd.sat.v8i16") for each in halves]
-        return _joined("uint8x8", NARROW_TO_BYTES, halves)
-    above_zero = _joined("uint8x8", NARROW_TO_BYTES, halves)
+        return joined("uint8x8", NARROW_TO_BYTES, halves)
+    above_zero = joined("uint8x8", NARROW_TO_BYTES, halves)
     made = _saturated_sum(above_zero, spread(T.Cast("uint8", bounds.zero), 16), "llvm.uadd.sat.v16i8")
     return T.min(made, spread(bounds.highest, 16))
 
 
 NARROW_TO_BYTES = "llvm.aarch64.neon.sqxtun.v8i8"
+NARROW_TO_HALVES = "llvm.aarch64.neon.sqxtn.v4i16"
 
 
 def _one_by_one(whole: Sequence[Any], bounds: Bounds, lanes: int) -> Any:
@@ -114,7 +121,7 @@ def _saturated_sum(one: Any, other: Any, name: str) -> Any:
     return T.call_llvm_pure_intrin(str(other.ty.dtype), name, one, other)
 
 
-def _joined(type_: str, name: str, vectors: Sequence[Any]) -> Any:
+def joined(type_: str, name: str, vectors: Sequence[Any]) -> Any:
     """Narrower vectors side by side."""
     narrow = [T.call_llvm_pure_intrin(type_, name, each) for each in vectors]
     return tirx.Shuffle(narrow, list(range(len(narrow) * int(type_.rpartition("x")[2]))))
