@@ -21,6 +21,7 @@ import tvm
 from tvm import relax
 
 from aap_hw.compile.code.quantized import Quantized
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import INT8, Scale
 from aap_hw.compile.keys.target import CpuTarget
@@ -166,14 +167,19 @@ def images_of(case: Case, numbers: Numbers) -> list[np.ndarray]:
 
 def library_of(cases: Sequence[Case], target: CpuTarget, path: Path) -> None:
     """Write a library in which ``kernel_i`` is a function of what the i-th case reads."""
+    library_of_kernels([(case.address(), random_numbers(case).model) for case in cases], target, path)
+
+
+def library_of_kernels(kernels: Sequence[tuple[Address, Quantized]], target: CpuTarget, path: Path) -> None:
+    """The same for any kernels, with what they hold of a model."""
     builder = relax.BlockBuilder()
-    for i, case in enumerate(cases):
-        function, numbers = build_kernel(case.address(), target), random_numbers(case)
+    for i, (address, model) in enumerate(kernels):
+        function = build_kernel(address, target)
         assert function.quantized is not None
         code = builder.add_func(function.code, f"code_{i}")
         read = [argument for argument in function.arguments if argument.role in ("activation", "residual")]
         images = [relax.Var(f"x{n}", relax.TensorType(each.shape, each.type)) for n, each in enumerate(read)]
-        constants = [relax.const(array, str(array.dtype)) for array in function.quantized(numbers.model)]
+        constants = [relax.const(array, str(array.dtype)) for array in function.quantized(model)]
         with builder.function(f"kernel_{i}", images):
             made = relax.TensorType(function.output_shape, function.output_type)
             with builder.dataflow():
@@ -182,15 +188,20 @@ def library_of(cases: Sequence[Case], target: CpuTarget, path: Path) -> None:
     export_library(builder.get(), target, path)
 
 
-def wrong(made: np.ndarray, expected: np.ndarray, scale: Scale | None, *, exact: bool = False) -> str:
-    """What is wrong with what a kernel made in place of real numbers; nothing if it is right."""
+def wrong(
+    made: np.ndarray, expected: np.ndarray, scale: Scale | None, *, exact: bool = False, unsure: float = UNSURE
+) -> str:
+    """What is wrong with what a kernel made in place of real numbers; nothing if it is right.
+
+    Nearer than ``unsure`` steps to the middle between two, either is right.
+    """
     if scale is None:
         tolerance = 0.0 if exact else 1e-5 * np.abs(expected).max() + 1e-6
         worst = float(np.abs(made - expected).max())
         return f"is wrong by {worst:.3g} of {tolerance:.3g}" if not worst <= tolerance else ""
     steps = expected / scale.scale
     right = np.clip(np.rint(steps) + scale.zero_point, 0, 255)
-    is_unsure = np.abs(np.abs(steps - np.floor(steps)) - 0.5) < (0 if exact else UNSURE)
+    is_unsure = np.abs(np.abs(steps - np.floor(steps)) - 0.5) < (0 if exact else unsure)
     off = np.abs(made.astype(int) - right)
     share = float((off > is_unsure).mean())
     return f"is wrong at {share:.1%}, by {int(off.max())} steps" if share else ""
