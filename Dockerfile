@@ -5,7 +5,7 @@
 #
 # The image takes 7.7 GB, most of it CUDA's libraries, which the package index's PyTorch brings. Commands write into the
 # mounted folder: if it is not of a user with the number 1000, add --user "$(id -u):$(id -g)".
-# Built by buildah on a Debian 13 made by debootstrap, and run there; Docker itself was not at hand.
+# Built by buildah on Debian 13 and 12, each made by debootstrap, and run there; Docker itself was not at hand.
 # Behind a mirror: --build-arg PIP_INDEX_URL=https://... and, for Debian, --build-arg BASE=your.registry/debian:13-slim.
 # Debian 13 has Python 3.13; Debian 12 has 3.11 (BASE=debian:12-slim).
 ARG BASE=debian:13-slim
@@ -33,8 +33,10 @@ RUN python3 -m venv /opt/aap-hw \
     && /opt/aap-hw/bin/pip install --no-cache-dir "$(ls /tmp/*.whl)[onnx,timm,rpc]" \
     && rm /tmp/*.whl
 ENV PATH=/opt/aap-hw/bin:$PATH
-# Compiled kernels are executed: they are kept in a home folder that is the user's alone.
-RUN useradd --create-home user && install -d -o user /work
+# Whoever --user names can write to the home folder, where weights and compiled kernels are kept; as in /tmp, what
+# someone makes there is theirs alone: compiled kernels are executed.
+RUN useradd --create-home user && chmod 1777 /home/user && install -d -o user /work
+ENV HOME=/home/user
 USER user
 WORKDIR /work
 ENTRYPOINT ["aap-hw"]
