@@ -6,7 +6,7 @@ Holds and looks up; measuring is ``aap_hw.lut.profiling``, and the file's form i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -216,11 +216,19 @@ def _interpolate(measured: Latencies, widths: Sequence[int]) -> float | None:
     slices: dict[int, dict[tuple[int, ...], float]] = defaultdict(dict)
     for (*others, out), us in measured.items():
         slices[out][tuple(others)] = us
-    reached = {out: value for out, each in slices.items() if (value := _interpolate(each, first)) is not None}
-    if (around := _around(reached, last)) is None:
+    outs = sorted(slices)
+    above = _first_reached(slices, [out for out in outs if out >= last], first)
+    if above is None:
         return None
-    c, d = around
-    return _linear(c, reached[c], d, reached[d], last)
+    below = _first_reached(slices, [out for out in reversed(outs) if out <= last], first) or above
+    return _linear(*below, *above, last)
+
+
+def _first_reached(
+    slices: Mapping[int, Latencies], outs: Iterable[int], widths: Sequence[int]
+) -> tuple[int, float] | None:
+    """The first of some output widths whose points surround the other widths, with the value there."""
+    return next(((out, value) for out in outs if (value := _interpolate(slices[out], widths)) is not None), None)
 
 
 def _along_line(points: Mapping[int, tuple[Sequence[int], float]], x: int, *others: int) -> float | None:
