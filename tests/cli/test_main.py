@@ -233,6 +233,18 @@ def test_tables_are_read_without_torch_and_tvm() -> None:
     assert child.stderr.strip() == "[]"
 
 
+def test_process_ends_without_searching_all_that_it_holds_for_garbage() -> None:
+    script = (
+        "import atexit, gc, sys\n"
+        "from aap_hw.cli.main import main\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > len(gc.get_objects()), file=sys.stderr))\n"
+        "sys.argv[1:] = ['devices']\n"
+        "main()\n"
+    )
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert child.stderr.strip() == "True"
+
+
 def test_reader_that_stops_early_gets_no_traceback() -> None:
     command = f"{sys.executable} -m aap_hw.cli.main devices --json | head -c 1"
     child = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
