@@ -135,7 +135,10 @@ class PruneScreen:
                 if figures.get("dense_float_ms") is not None:
                     computed = unpruned_in(figures["precision"])
                     unpruned = f"in {computed} {unpruned} (in float32 {figures['dense_float_ms']:.3f} ms)"
-                self._say(f"unpruned {unpruned}{_accuracy(figures)}; {goal}")
+                accuracy = _accuracy(figures)
+                if accuracy and "precision" in figures:  # only what is left gets rounded and evaluated
+                    accuracy += " in float32"
+                self._say(f"unpruned {unpruned}{accuracy}; {goal}")
                 if (layers := figures.get("float_layers")) and (sentence := float_layers_sentence(layers)):
                     self._say(sentence)
             case "waiting":

@@ -47,6 +47,24 @@ def test_elsewhere_there_are_plain_lines_alone() -> None:
     )
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_accuracy_of_the_unpruned_network_says_that_it_is_in_float32_where_the_run_is_not(precision: str) -> None:
+    text = io.StringIO()
+    rounded = {"precision": precision, "dense_float_ms": 2.0}
+    start = {"table_error": None, "provenance": "measured", "why_predicted": None, "budgets": {"latency": 0.5}}
+    start |= {"dense_ms": 1.0, "dense_is_measured": True, "accuracy": 91.5, **(rounded if precision != "fp32" else {})}
+    with PruneScreen(Console(file=text, width=140, highlight=False, markup=False)) as screen:
+        screen.show(Event("start", start))
+    assert (
+        text.getvalue()
+        == {
+            "fp32": "unpruned 1.000 ms measured, accuracy 91.50 %; budget 0.500 ms\n",
+            "int8": "unpruned in int8 1.000 ms measured (in float32 2.000 ms), accuracy 91.50 % in float32; "
+            "budget 0.500 ms\n",
+        }[precision]
+    )
+
+
 def test_long_epochs_tell_how_far_they_are_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("aap_hw.cli.run_screen.time.monotonic", lambda: clock[0])
