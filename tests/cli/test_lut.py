@@ -157,8 +157,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     given: dict[str, Any] = {}
 
     def validate_model(*what: Any, **how: Any) -> list[Validation]:
-        name, _, inputs, _, path = what
-        given.update({"name": name, "inputs": inputs, "path": path, **how})
+        workload, _, path = what
+        given.update(vars(workload) | {"path": path, **how})
         how["on_progress"](Progress("networks", 2, 2, 0, 0.0))
         return RANDOM_PLANS
 
