@@ -130,6 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         gc.set_threshold(OBJECTS_A_LOOK)
+        # Read by OpenMP as PyTorch is imported. By default a thread that waits for the others spins: on a machine that
+        # is busy otherwise, most of a command's time would go there.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         with standard_streams():
             result = group.main(given, prog_name="aap-hw", standalone_mode=False, obj=options)

@@ -1,5 +1,6 @@
 """Every way a command can end gives its exit code and one line; `--help` needs neither PyTorch nor TVM."""
 
+import os
 import re
 import shutil
 import signal
@@ -231,6 +232,15 @@ def test_tables_are_read_without_torch_and_tvm() -> None:
     )
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert child.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(("set_by_the_user", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")])
+def test_threads_of_pytorch_do_not_spin_unless_the_user_wants_it(set_by_the_user: dict[str, str], policy: str) -> None:
+    script = "import sys; sys.argv[1:] = ['--help']; from aap_hw.cli.main import main; main(); import torch"
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = inherited | set_by_the_user | {"OMP_DISPLAY_ENV": "true"}
+    child = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert f"OMP_WAIT_POLICY = '{policy}'" in child.stderr
 
 
 def test_process_ends_without_searching_all_that_it_holds_for_garbage() -> None:
