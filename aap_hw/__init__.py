@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from aap_hw.home import provide_home
 
 if TYPE_CHECKING:
-    from aap_hw.api import bundle, bundle_model, deploy, deploy_model, plan, plan_curve, prune, report, resume
+    from aap_hw.api import bundle, bundle_model, deploy, deploy_model, plan, plan_curve, profile, prune, report, resume
     from aap_hw.api.estimating import estimate_profile
     from aap_hw.api.packing import pack_profile, unpack_profile
-    from aap_hw.api.profiling import profile
     from aap_hw.attention import attention_scores
     from aap_hw.errors import UserError
     from aap_hw.graph import ChannelGraph

@@ -4,8 +4,7 @@
 ``left:3x96x96,right:3x96x96`` two images for the parameters of these names. A shape is that of one sample, without the
 batch axis, which comes first in every tensor. Which samples a network is shown is not decided here.
 
-PyTorch takes a second to load and is only loaded to make tensors, or for the name of an input: whoever reads a latency
-table does without.
+PyTorch takes a second to load and is only loaded to make tensors: whoever reads a latency table does without.
 """
 
 from __future__ import annotations
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
     from aap_hw.graph.program.inputs import Tensors
 
 TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
+# PyTorch's others are not taken, but they are no names of inputs either.
+OTHER_TYPES = ("float64", "float16", "bfloat16", "float", "double", "half", "int", "long", "short", "complex64")
+OTHER_TYPES += ("complex128", "uint16", "uint32", "uint64")
 SCALAR = "scalar"
 # Of one tensor. No device holds more, so it is more likely a typing error.
 MOST_ELEMENTS = 1 << 31
@@ -190,9 +192,8 @@ Given = Inputs | str | Sequence[int]
 
 
 def _is_type(word: str) -> bool:
-    import torch
-
-    return isinstance(getattr(torch, word, None), torch.dtype)
+    """Whether it names a type of numbers, one of `TYPES` or another."""
+    return word in TYPES or word in OTHER_TYPES
 
 
 def _parsed(part: str, text: str) -> Input:

@@ -143,8 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(failure, given)
     finally:
         if arguments is None:
+            atexit.register(gc.freeze)  # or Python searches all there is for garbage again: a second after `plan`
             atexit.register(no_results_follow)  # called before what the user's code has registered
-            gc.freeze()  # or Python searches all there is for garbage again as it ends: a second after `plan`
     return result if isinstance(result, int) else 0
 
 

@@ -136,7 +136,7 @@ class PruneScreen:
                     computed = unpruned_in(figures["precision"])
                     unpruned = f"in {computed} {unpruned} (in float32 {figures['dense_float_ms']:.3f} ms)"
                 accuracy = _accuracy(figures)
-                if accuracy and "precision" in figures:  # only what is left gets rounded and evaluated
+                if accuracy and "precision" in figures:  # the unpruned network is evaluated in float32
                     accuracy += " in float32"
                 self._say(f"unpruned {unpruned}{accuracy}; {goal}")
                 if (layers := figures.get("float_layers")) and (sentence := float_layers_sentence(layers)):

@@ -127,7 +127,7 @@ class Compiler:
         self, network: Network, widths: Mapping[str, int], state: Mapping[str, torch.Tensor]
     ) -> Future[Path]:
         """Begin to compile a network at the given group widths, which its weights have already; gives its library."""
-        # Pickled here: multiprocessing would send each tensor as an open file, and a shell allows a thousand.
+        # Pickled here: multiprocessing would send each tensor as an open file, and the usual limit is 1,024 of them.
         given = pickle.dumps((network, dict(widths), dict(state)))
         return self._submit(_compile_network, given, self._options, self._threads, self._new_file())
 

@@ -1,4 +1,4 @@
-"""The network that a device is profiled for: as it is asked for, and traced, checked and split into kernels."""
+"""What a device is profiled for (`Workload`), and the same as checked kernels (`Subject`)."""
 
 from __future__ import annotations
 

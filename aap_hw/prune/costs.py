@@ -79,11 +79,11 @@ class Costs:
         return slowdown.network_us(alone_us) * self.calibration / 1e3
 
     def alone_us(self, network_ms: float, slowdown: Slowdown) -> float:
-        """What the kernels of a network may take one by one, if it is to take so long."""
+        """The sum of kernel latencies at which a network with this slowdown takes ``network_ms``."""
         return slowdown.alone_of(network_ms * 1e3 / self.calibration)
 
     def dense_alone_us(self, slowdown: Slowdown) -> float:
-        """What the kernels of a network with such a slowdown may take, if it is to be no slower than unpruned."""
+        """The largest such sum at which a network with this slowdown is no slower than the unpruned one."""
         alone_us = math.fsum(row.latency_us for row in self.kernels(self.network.dense))
         if self.mixture is None:
             return alone_us

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aap_hw.activity import doing
 from aap_hw.compile.keys.precision import MIXED
@@ -34,9 +34,6 @@ from aap_hw.policy import (
 from aap_hw.prune.choices import Choices, Scores, Widths
 from aap_hw.prune.costs import Costs
 from aap_hw.prune.unreachable import Unreachable
-
-if TYPE_CHECKING:
-    pass
 
 # A budget is converted to the table's unit and its cost back: what rounding may add to it on the way.
 ROUNDING = 1e-12

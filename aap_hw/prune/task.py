@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 # of images.
 CALIBRATION_PIXELS = 800_000
 FEWEST_IMAGES, MOST_IMAGES = 16, 512
-# A sample of so many positions shows enough of each channel for a wrong cut to be seen; smaller ones come in twos.
-LARGE = 128 * 128
 
 
 @dataclass(frozen=True)
@@ -177,6 +175,5 @@ class Task:
 
     @property
     def few_samples(self) -> Tensors:
-        """One or two samples of the split that decides, as the network takes them: what cuts are checked with."""
-        inputs, split = self.origin.inputs, self.data.chosen_by
-        return self.data.inputs(split, inputs, self.data.spread(split, 1 if inputs.positions >= LARGE else 2))
+        """Two samples of the split that decides, as the network takes them: what cuts are checked with."""
+        return self.data.inputs(self.data.chosen_by, self.origin.inputs, self.data.spread(self.data.chosen_by, 2))

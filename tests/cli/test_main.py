@@ -228,6 +228,8 @@ def test_tables_are_read_without_torch_and_tvm() -> None:
         "import sys\n"
         "from aap_hw.cli.main import main\n"
         "for given in ['list'], ['show', 'x86'], ['diff', 'x86', 'rpi4']: assert main(['lut', *given]) == 0\n"
+        "from aap_hw.inputs import Inputs\n"
+        "Inputs.parse('ids:int64:8,mask:bool:8')\n"  # as a table has it of a network that takes no image
         "print(sorted({'torch', 'tvm', 'plotly'} & sys.modules.keys()), file=sys.stderr)\n"
     )
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
