@@ -25,8 +25,24 @@ if TYPE_CHECKING:
 
 TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
 # PyTorch's others are not taken, but they are no names of inputs either.
-OTHER_TYPES = ("float64", "float16", "bfloat16", "float", "double", "half", "int", "long", "short", "complex64")
-OTHER_TYPES += ("complex128", "uint16", "uint32", "uint64")
+OTHER_TYPES = frozenset(
+    [
+        "float64",
+        "float16",
+        "bfloat16",
+        "float",
+        "double",
+        "half",
+        "int",
+        "long",
+        "short",
+        "complex64",
+        "complex128",
+        "uint16",
+        "uint32",
+        "uint64",
+    ]
+)
 SCALAR = "scalar"
 # Of one tensor. No device holds more, so it is more likely a typing error.
 MOST_ELEMENTS = 1 << 31
