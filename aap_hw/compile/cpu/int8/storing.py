@@ -106,8 +106,8 @@ def _one_by_one(whole: Sequence[Any], bounds: Bounds, lanes: int) -> Any:
     made = [bounds.cut_and_moved(each, f"int32x{lanes}") for each in whole]
     pieces, count = range(0, lanes, GROUP), len(made)
     order = [v * lanes + first + i for first in pieces for v in range(count) for i in range(GROUP)]
-    joined = made[0] if count == 1 else tirx.Shuffle(made, order)
-    return T.Cast(f"uint8x{count * lanes}", joined)
+    side_by_side = made[0] if count == 1 else tirx.Shuffle(made, order)
+    return T.Cast(f"uint8x{count * lanes}", side_by_side)
 
 
 PACK = {
