@@ -78,14 +78,15 @@ def scaled(address: Address, target: CpuTarget) -> KernelFunction:
 
 
 SHIFT = 7
-"""By so much bytes are shifted up, the most that numbers of 16 bits have room for."""
+"""Bytes are shifted left by this much, as far as 16 bits allow."""
 
 
 def _in_halves(address: Address, target: CpuTarget) -> KernelFunction:
     """The same in numbers of 16 bits on Arm, within an 85th of a step if a step of the image makes less than one.
 
     A byte, shifted up, is multiplied by a factor below 1, over 2^15. If a step of the image may make as many as 2^p of
-    the output, factors are divided by that, the last shift brings it back, and errors are 2^p times as large.
+    the output, factors are divided by that, the last shift brings it back, and errors are 2^p times as large. If the
+    gate may be below 0, p is one more: a summand is then up to the zero point and as much as a product.
     """
     key, channels = address.key, address.width_in
     shape = batch, height, width, _ = image_shape(key, channels)
@@ -96,9 +97,8 @@ def _in_halves(address: Address, target: CpuTarget) -> KernelFunction:
         step = T.bind(numbers(Number.STEP_READ) * numbers(Number.STEPS_MADE))
         zero, zero_gate = numbers(Number.ZERO_READ), numbers(Number.ZERO_ADDED)
         highest = T.max(zero_gate, number(LARGEST) - zero_gate) * numbers(Number.STEP_ADDED) * step
-        # If the gate may be below 0, twice as much room is needed.
-        room = 126 - T.Cast("int32", zero_gate > number(0.0))
-        power = T.bind(T.max((T.reinterpret("int32", highest) >> MANTISSA_BITS) - room, 0))
+        power = T.max((T.reinterpret("int32", highest) >> MANTISSA_BITS) - 126, 0)
+        power = T.bind(power + T.Cast("int32", zero_gate > number(0.0)))
         above = T.bind(T.reinterpret(FLOAT32, (T.int32(127 + 15) - power) << MANTISSA_BITS))
         shift = T.bind(spread(T.Cast("int16", power - SHIFT), half))
 
@@ -116,15 +116,17 @@ def _in_halves(address: Address, target: CpuTarget) -> KernelFunction:
             factors = [T.bind((each - spread(zero_gate, quarter)) * spread(scale, quarter)) for each in gates]
             made = T.bind(spread(numbers(Number.ZERO_MADE) * above * number(2.0 ** (SHIFT - 15)), quarter))
             summands = [T.bind(made - each * spread(zero * number(2.0 ** (SHIFT - 15)), quarter)) for each in factors]
-            many, more = ([halves(some[i : i + 2]) for i in (0, 2)] for some in (factors, summands))
+            factors_16, summands_16 = ([halves(some[i : i + 2]) for i in (0, 2)] for some in (factors, summands))
             with T.serial(0, width) as x:
                 at = T.bind((row * width + x) * channels + first)
                 read, found = T.bind(vector(image, at, size)), []
                 for i in range(2):
                     part = T.Cast(f"int16x{half}", tirx.Shuffle([read], list(range(i * half, (i + 1) * half))))
                     shifted = T.shift_left(part, spread(T.int16(SHIFT), half))
-                    product = T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.sqrdmulh.v8i16", shifted, many[i])
-                    value = T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.sqadd.v8i16", product, more[i])
+                    product = T.call_llvm_pure_intrin(
+                        "int16x8", "llvm.aarch64.neon.sqrdmulh.v8i16", shifted, factors_16[i]
+                    )
+                    value = T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.sqadd.v8i16", product, summands_16[i])
                     found.append(T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.sqrshl.v8i16", value, shift))
                 store(output, joined("uint8x8", NARROW_TO_BYTES, found), at, size)
 
