@@ -16,6 +16,10 @@ from aap_hw.compile.keys.precision import Scale
 from aap_hw.errors import UserError
 
 LARGEST = 255
+GATED = {"silu", "hardswish"}
+"""Functions of x that are x times a gate."""
+LEAST_STEP = 0.001
+"""The smallest step of an output of these that kernels for all CPUs can make."""
 MOST_STEPS = 2.0**29
 """Larger sums of steps are not told from this one."""
 # Operators of which the output does not have a step in proportion to that of the input.

@@ -16,16 +16,17 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.function import Argument
-from aap_hw.compile.code.quantized import LARGEST, Quantized
+from aap_hw.compile.code.quantized import LARGEST, LEAST_STEP, Quantized
 from aap_hw.compile.cpu.emit import spread, vector
 from aap_hw.compile.cpu.int8.storing import BITS_OF_IT, NARROW_TO_BYTES, WITHOUT_FRACTION, joined
 from aap_hw.compile.cpu.isa import GROUP
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FLOAT32, Scale
+from aap_hw.errors import UserError
 
 LANES, BYTES_OF_REGISTER, HALF = 4, 16, 8
 PIECES = 4 * BYTES_OF_REGISTER
-"""As many bytes as an instruction looks up at once. Beyond them it finds zeros."""
+"""An instruction looks bytes up in as many. Beyond them it finds zeros."""
 LENGTH = 256
 """Of a piece, in the units that x is counted in: the high byte says which piece, the low one where in it."""
 SLOPE_BITS = 7
@@ -53,7 +54,7 @@ class Bump:
     highest : the largest.
     height : units of x to one of the table's heights, of which it has 255. More are better, but then pieces get shorter
         and all of them must still reach to where the bump is almost 0.
-    corner : where it has one, if anywhere.
+    corner : where its slope jumps, for a bump that has such a place.
     """
 
     of: Callable[[np.ndarray], np.ndarray]
@@ -65,7 +66,7 @@ class Bump:
 BUMPS = {"silu": Bump(_bump_of_silu, 0.27846455, 2), "hardswish": Bump(_bump_of_hardswish, 0.375, 4, 3.0)}
 """By the names that epilogues have for the functions."""
 ROWS = 2 * 4 + 4
-"""Registers of numbers that a kernel needs for it."""
+"""Registers that the two tables and the four numbers beside them fill."""
 TABLE = Argument("constant", (ROWS, BYTES_OF_REGISTER), type="int8")
 
 
@@ -77,7 +78,7 @@ class Lines:
     ----------
     unit : what x is counted in.
     zero : the number that stands for 0, and so for the zero point of the output.
-    factor : what makes steps of the output of it, over 2^15.
+    factor : how many steps of the output a unit is, times 2^15.
     height : units to one of the heights.
     heights, slopes : what is subtracted in the middle of each piece, and what more is added for each unit behind it.
     """
@@ -91,9 +92,20 @@ class Lines:
 
     @classmethod
     def of(cls, name: str, made: Scale) -> Lines:
-        """With units as small as the heights and the output have room for."""
+        """With units as small as the heights and the output have room for.
+
+        Raises
+        ------
+        UserError : the output has steps that are too small for its table.
+        """
+        if made.scale < LEAST_STEP:
+            raise UserError(
+                f"an output of {name} is quantised in steps of {made.scale:.2g}, but int8 kernels for Arm make it in "
+                f"steps of {LEAST_STEP:.2g} or more; quantise it with a wider range"
+            )
         bump = BUMPS[name]
-        least = max(bump.highest / (bump.height * LARGEST), made.scale * (LARGEST + 1) / ONE)
+        # The largest x must reach the largest byte, less the bump.
+        least = max(bump.highest / (bump.height * LARGEST), (made.scale * (LARGEST + 1) + bump.highest) / ONE)
         if bump.corner is not None and (pieces := bump.corner // (LENGTH * least)):
             least = bump.corner / (LENGTH * pieces)  # a corner within a piece would be cut off
         factor = int(np.clip(np.rint(least / made.scale * ONE), LARGEST + 1, ONE - 1))
@@ -102,39 +114,46 @@ class Lines:
         exact = bump.of(np.arange(PIECES * LENGTH).reshape(PIECES, LENGTH) * unit) / unit
         ends = bump.of(np.arange(PIECES + 1) * LENGTH * unit) / unit
         slopes = np.rint((ends[:-1] - ends[1:]) / LENGTH * 2**SLOPE_BITS)
-        flat = exact + np.floor(slopes[:, None] * places / 2**SLOPE_BITS + 0.5)
+        lines = np.floor(slopes[:, None] * places / 2**SLOPE_BITS + 0.5)
+        flat = exact + lines
         heights = np.rint((flat.max(axis=1) + flat.min(axis=1)) / 2 / bump.height)
         zero = round(made.zero_point * ONE / factor)
+        # At the largest x, 16 bits have no room for a line that rises above the height.
+        last = (ONE - 1 - zero) // LENGTH
+        full = slice(max(last - 1, 0), last + 1)
+        heights[full] = np.maximum(heights[full], np.ceil(lines[full].max(axis=1) / bump.height))
         heights = np.clip(heights, 0, LARGEST).astype(np.uint8)
         return cls(unit, zero, factor, bump.height, heights, slopes.astype(np.int8))
 
     @property
     def table(self) -> np.ndarray:
         """All numbers that the code needs, each register's in a row."""
-        wide = [np.full(HALF, number, np.int16).view(np.int8) for number in (self.zero, self.factor)]
-        bytes_ = [np.full(BYTES_OF_REGISTER, number, np.int8) for number in (-LENGTH // 2, self.height)]
-        numbers: np.ndarray = np.concatenate([self.heights.view(np.int8), self.slopes, *wide, *bytes_])
+        of_16_bits = [np.full(HALF, number, np.int16).view(np.int8) for number in (self.zero, self.factor)]
+        of_8_bits = [np.full(BYTES_OF_REGISTER, number, np.int8) for number in (-LENGTH // 2, self.height)]
+        numbers: np.ndarray = np.concatenate([self.heights.view(np.int8), self.slopes, *of_16_bits, *of_8_bits])
         return numbers.reshape(TABLE.shape)
 
     def evaluated(self, x: np.ndarray, made: Scale) -> np.ndarray:
-        """The bytes for real numbers, by the arithmetic of `bytes_of`."""
-        whole = np.floor(x / self.unit + made.zero_point * made.scale / self.unit + 0.5)
-        whole = np.clip(whole, -ONE, ONE - 1).astype(np.int64)
-        piece, place = np.divmod(np.abs(whole - self.zero), LENGTH)
+        """The bytes for real numbers, by the arithmetic of `bytes_of`: 16 bits that wrap around where those do."""
+        value = (x / self.unit + made.zero_point * made.scale / self.unit + 0.5) * 2**16
+        half = (np.clip(np.trunc(value), -(2**31), 2**31 - 1).astype(np.int64) >> 16).astype(np.int16)
+        distance = np.abs(half.astype(np.int32) - self.zero)
+        piece, place = distance // LENGTH, (distance % LENGTH - LENGTH // 2).astype(np.int16)
         inside, piece = piece < PIECES, np.minimum(piece, PIECES - 1)
-        height, slope = (np.where(inside, each[piece].astype(np.int64), 0) for each in (self.heights, self.slopes))
-        line = (slope * (place - LENGTH // 2) + 2 ** (SLOPE_BITS - 1)) >> SLOPE_BITS
-        value = np.maximum(whole, self.zero) - self.height * height + line
-        made_of_it: np.ndarray = np.clip((value * self.factor + ONE // 2) >> 15, 0, LARGEST)
-        return made_of_it.astype(np.uint8)
+        height, slope = (np.where(inside, each[piece], 0).astype(np.int16) for each in (self.heights, self.slopes))
+        line = ((slope * place).astype(np.int32) + 2 ** (SLOPE_BITS - 1)) >> SLOPE_BITS
+        value = np.maximum(half, np.int16(self.zero)) - height * np.int16(self.height) + line.astype(np.int16)
+        steps = np.clip((value.astype(np.int64) * self.factor + ONE // 2) >> 15, 0, LARGEST)
+        return steps.astype(np.uint8)  # type: ignore[no-any-return]
 
 
 def largest_error(step: float) -> float:
-    """How far from the function the result is at most, for an output of a step from 0.001 on, as a real number.
+    """How far from the function the result is at most, for an output of a step from `LEAST_STEP` on, as a real number.
 
-    Of a step of 0.02 that is 0.11 steps, of one of 0.1 it is 0.05.
+    Of a step of 0.02 that is 0.11 steps, of one of 0.1 it is 0.05. Beside it half a step is due to the last rounding,
+    and where `Gated.is_small`, up to 0.75 steps of the sums are due to that of the bias.
     """
-    return 0.0015 + step * max(1 / 32, 0.3 * min(step, 1.0))
+    return 0.0015 + step * max(1 / 32, 0.33 * min(step, 1.0))
 
 
 @dataclass(frozen=True)
@@ -168,7 +187,8 @@ class Gated:
     ----------
     name : the function, as epilogues have it.
     is_small : no sum reaches 2^22. Such sums begin with the bits of a float32 that leaves no room for a fraction, and
-        so are numbers in float32 themselves.
+        so are numbers in float32 themselves. The offset then takes that float32 away again. It is so large that the
+        bias in it is rounded, to at most 0.75 steps of the sums.
     """
 
     name: str
@@ -212,16 +232,16 @@ class Gated:
         *rows, zero, factor, middle, unit = known.table
         zero, factor = (T.bind(T.reinterpret("int16x8", row)) for row in (zero, factor))
         as_bytes = [T.bind(T.reinterpret("int8x16", _halves("sabd", half, zero))) for half in halves]
-        piece, place = _every_other(as_bytes, 1), T.bind(T.bitwise_xor(_every_other(as_bytes, 0), middle))
-        height, slope = (
-            T.bind(T.call_llvm_pure_intrin("int8x16", "llvm.aarch64.neon.tbl4.v16i8", *rows[first : first + 4], piece))
+        pieces, places = _every_other(as_bytes, 1), T.bind(T.bitwise_xor(_every_other(as_bytes, 0), middle))
+        heights, slopes = (
+            T.bind(T.call_llvm_pure_intrin("int8x16", "llvm.aarch64.neon.tbl4.v16i8", *rows[first : first + 4], pieces))
             for first in (0, 4)
         )
         steps = []
         for i, half in enumerate(halves):
-            high, height_unit, steep, at = (_part(each, i) for each in (height, unit, slope, place))
-            bump = T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.umull.v8i16", high, height_unit)
-            rise = T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.smull.v8i16", steep, at)
+            height, height_unit, slope, place = (_part(each, i) for each in (heights, unit, slopes, places))
+            bump = T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.umull.v8i16", height, height_unit)
+            rise = T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.smull.v8i16", slope, place)
             line = _halves("srshl", rise, spread(T.int16(-SLOPE_BITS), HALF))
             steps.append(_halves("sqrdmulh", T.max(half, zero) - bump + line, factor))
         return joined("uint8x8", NARROW_TO_BYTES, steps)
