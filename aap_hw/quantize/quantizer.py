@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from aap_hw.compile.code.quantized import GATED, LEAST_STEP
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.precision import values_of_one_scale, weight_axes, weights_in_int8
 from aap_hw.compile.keys.precision import INT8
@@ -29,7 +30,7 @@ from aap_hw.quantize.pt2e import (
 )
 from aap_hw.quantize.ranges import RangeObserver
 
-# The smallest scale. A value that is always 0 in calibration would have none.
+# The smallest scale of most values. A value that is always 0 in calibration would have none.
 SMALLEST = 2.0**-20
 # Affine, one scale and zero point for the tensor. How far the range reaches is chosen by `ranges`.
 VALUES = QuantizationSpec(
@@ -39,6 +40,7 @@ VALUES = QuantizationSpec(
     qscheme=torch.per_tensor_affine,
     observer_or_fake_quant_ctr=RangeObserver.with_args(eps=SMALLEST),
 )
+GATED_VALUES = replace(VALUES, observer_or_fake_quant_ctr=RangeObserver.with_args(eps=LEAST_STEP))
 # Symmetric, one scale for each output channel.
 WEIGHTS = QuantizationSpec(
     dtype=torch.int8,
@@ -52,26 +54,28 @@ WEIGHTS = QuantizationSpec(
 
 @dataclass(frozen=True)
 class Roundings:
-    """How values and weights are rounded, and how their ranges are found."""
+    """How values and weights are rounded, and how their ranges are found. Steps of `GATED` functions are wider."""
 
     values: QuantizationSpec = VALUES
     weights: QuantizationSpec = WEIGHTS
+    gated: QuantizationSpec = GATED_VALUES
 
 
 MEASURED = Roundings()
 """Ranges are measured on images, and nothing is rounded meanwhile."""
 
+_LEARNT_VALUES = replace(
+    VALUES, observer_or_fake_quant_ctr=FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver)
+)
 LEARNT = Roundings(
-    replace(
-        VALUES,
-        observer_or_fake_quant_ctr=FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver),
-    ),
+    _LEARNT_VALUES,
     replace(
         WEIGHTS,
         observer_or_fake_quant_ctr=FusedMovingAvgObsFakeQuantize.with_args(
             observer=MovingAveragePerChannelMinMaxObserver
         ),
     ),
+    _LEARNT_VALUES,
 )
 """Ranges follow what is seen in training, and everything is rounded to them at once."""
 
@@ -92,6 +96,7 @@ class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
     def __init__(self, inputs: Tensors, floats: Collection[str] = (), how: Roundings | None = MEASURED) -> None:
         self._inputs, self._floats, self._how = inputs, floats, how
         self._values: frozenset[str] = frozenset()
+        self._gated: frozenset[str] = frozenset()
         self._alike: tuple[frozenset[str], ...] = ()
         self._weights: frozenset[str] = frozenset()
         self._axes: dict[str, int] = {}
@@ -102,6 +107,8 @@ class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
         network = partition(graph, INT8, floats=self._floats)
         self._values, self._weights = frozenset(network.scaled.values()), weights_in_int8(network)
         self._alike, self._axes = values_of_one_scale(network), weight_axes(network)
+        gated = (each.name for each in network.kernels if not GATED.isdisjoint({each.key.op, *each.key.epilogue}))
+        self._gated = frozenset(network.scaled[name] for name in gated if name in network.scaled)
         if not self._values:
             raise UserError("the network has no kernel that could compute in int8; leave it in float")
         return graph.program.module(check_guards=False)
@@ -137,7 +144,9 @@ class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
         name = name_of(node)
         alike = next((each for each in self._alike if name in each), frozenset({name}))
         leader = first.setdefault(alike, node)
-        return self._how.values if leader is node else SharedQuantizationSpec(leader)
+        if leader is not node:
+            return SharedQuantizationSpec(leader)
+        return self._how.values if self._gated.isdisjoint(alike) else self._how.gated
 
     def validate(self, model: GraphModule) -> None:
         """Nothing that was marked can be wrong."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
+from aap_hw.compile.code.quantized import GATED, LEAST_STEP
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.keys.precision import INT8
@@ -104,6 +105,29 @@ def test_values_between_kernels_are_quantised_and_none_within(model: nn.Module, 
     assert set(quantisation.weights) == {f"{name}.weight" for name in ("stem", "conv", "depthwise", "head")}
     assert {"input", "relu", "relu_1"} <= set(quantisation.values)
     assert not {"conv2d", "conv2d_1", "add", "linear"} & set(quantisation.values)
+
+
+@pytest.mark.parametrize("gated", sorted(GATED))
+def test_the_steps_of_swish_and_hard_swish_have_a_least_size(gated: str) -> None:
+    """As kernels for Arm need; a step means the same on all devices."""
+
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+        def forward(self, image: Tensor) -> Tensor:
+            made: Tensor = self.third(getattr(F, gated)(self.second(F.relu(self.first(image)))))
+            return made
+
+    torch.manual_seed(0)
+    model = Small().eval()
+    for parameter in model.parameters():
+        parameter.data *= 1e-2
+    _, quantisation = read_quantised(quantise(model, [torch.rand(1, 3, 4, 4)]))
+    steps = {name: scale.scale for name, scale in quantisation.values.items()}
+    assert steps[gated] == pytest.approx(LEAST_STEP)
+    assert steps["relu"] < LEAST_STEP / 2
 
 
 def test_a_saved_program_with_weights_in_int8_says_the_same(
