@@ -45,6 +45,8 @@ COMMANDS = {
 
 # How many objects come into being before Python looks for garbage again: PyTorch alone makes a million on import.
 OBJECTS_A_LOOK = 10_000
+# How often a thread of PyTorch's looks for whether the others are done before it sleeps.
+TURNS_OF_A_WAIT = "10000"
 
 
 @dataclass
@@ -130,9 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         gc.set_threshold(OBJECTS_A_LOOK)
-        # Read by OpenMP as PyTorch is imported. By default a thread that waits for the others spins: on a machine that
-        # is busy otherwise, most of a command's time would go there.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        if "OMP_WAIT_POLICY" not in os.environ:
+            # Read by GNU's OpenMP as PyTorch is imported. By default its threads spin longer: on a machine that is busy
+            # otherwise, most of a command's time would go there.
+            os.environ.setdefault("GOMP_SPINCOUNT", TURNS_OF_A_WAIT)
     try:
         with standard_streams():
             result = group.main(given, prog_name="aap-hw", standalone_mode=False, obj=options)

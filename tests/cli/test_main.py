@@ -15,7 +15,7 @@ import click
 import pytest
 
 from aap_hw import __version__
-from aap_hw.cli.main import COMMANDS, LazyGroup, group
+from aap_hw.cli.main import COMMANDS, TURNS_OF_A_WAIT, LazyGroup, group
 from aap_hw.errors import Fault, UserError
 from aap_hw.resources import resource_dirs
 
@@ -236,13 +236,18 @@ def test_tables_are_read_without_torch_and_tvm() -> None:
     assert child.stderr.strip() == "[]"
 
 
-@pytest.mark.parametrize(("set_by_the_user", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")])
-def test_threads_of_pytorch_do_not_spin_unless_the_user_wants_it(set_by_the_user: dict[str, str], policy: str) -> None:
+@pytest.mark.parametrize(
+    ("set_by_the_user", "turns"),
+    [({}, TURNS_OF_A_WAIT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
+)
+def test_threads_of_pytorch_spin_for_a_moment_unless_the_user_says_otherwise(
+    set_by_the_user: dict[str, str], turns: str
+) -> None:
     script = "import sys; sys.argv[1:] = ['--help']; from aap_hw.cli.main import main; main(); import torch"
-    inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment = inherited | set_by_the_user | {"OMP_DISPLAY_ENV": "true"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    environment = inherited | set_by_the_user | {"OMP_DISPLAY_ENV": "verbose"}
     child = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert f"OMP_WAIT_POLICY = '{policy}'" in child.stderr
+    assert f"GOMP_SPINCOUNT = '{turns}'" in child.stderr
 
 
 def test_process_ends_without_searching_all_that_it_holds_for_garbage() -> None:
