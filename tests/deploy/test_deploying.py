@@ -24,7 +24,7 @@ from tvm import rpc
 from aap_hw import api
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.library.lowering import compile_network
-from aap_hw.deploy import deploying, job
+from aap_hw.deploy import deployable, deploying
 from aap_hw.deploy.deploying import Deployment, bundle_unseen, deploy
 from aap_hw.deploy.reference import FEW
 from aap_hw.device import load_profile
@@ -61,7 +61,7 @@ def deployed(finished: Path) -> Iterator[tuple[Path, Deployment]]:
         return network
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "CHECKED_PIXELS", 60 * 32 * 32)
+        patch.setattr(deployable, "CHECKED_PIXELS", 60 * 32 * 32)
         patch.setattr(deploying, "compile_network", compile_and_keep)
         yield finished, deploy(RunFolder(finished), this_device(), few_images(), finished.parent / "bundle")
 
@@ -212,7 +212,7 @@ def test_real_device_measures_what_an_emulated_table_only_predicted(
     finished, _ = deployed
     run = RunFolder(Path(shutil.copytree(finished, tmp_path / "run")))
     predicted = run.update_summary({"provenance": "emulated"})["predicted_ms"]
-    monkeypatch.setattr(job, "CHECKED_PIXELS", 1)
+    monkeypatch.setattr(deployable, "CHECKED_PIXELS", 1)
     monkeypatch.setattr(deploying, "compile_network", kept_by(finished))
     summary = deploy(run, this_device(), few_images(), tmp_path / "bundle").summary
     measured, table = figure_rows(summary)[:2]
@@ -228,7 +228,7 @@ def test_board_is_held_only_while_the_network_runs_there(
 ) -> None:
     finished, _ = deployed
     run = RunFolder(Path(shutil.copytree(finished, tmp_path / "run")))
-    monkeypatch.setattr(job, "CHECKED_PIXELS", 1)
+    monkeypatch.setattr(deployable, "CHECKED_PIXELS", 1)
     with servers.tracker() as tracker, servers.board("x86", tracker):
 
         def compile_meanwhile(*given: Any) -> SimpleNamespace:
@@ -248,7 +248,7 @@ def test_board_that_others_took_meanwhile_is_waited_for_with_a_word(
 ) -> None:
     finished, _ = deployed
     run = Path(shutil.copytree(finished, tmp_path / "run"))
-    monkeypatch.setattr(job, "CHECKED_PIXELS", 1)
+    monkeypatch.setattr(deployable, "CHECKED_PIXELS", 1)
     others: list[object] = []
     told: list[str] = []
     with servers.tracker() as tracker, servers.board("x86", tracker):
@@ -283,7 +283,7 @@ def test_network_that_computes_something_else_is_refused_and_nothing_is_written(
     deployed: tuple[Path, Deployment], change: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished, _ = deployed
-    monkeypatch.setattr(job, "CHECKED_PIXELS", 1)
+    monkeypatch.setattr(deployable, "CHECKED_PIXELS", 1)
     monkeypatch.setattr(deploying, "compile_network", kept_by(finished))
     before = contents(finished)
     with pytest.raises(Fault, match=r"differs from PyTorch by .* nothing was written"):

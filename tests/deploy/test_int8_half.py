@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.precision import INT8, INT8_HALF, MIXED_HALF, PRECISIONS
 from aap_hw.compile.library.lowering import compile_network
-from aap_hw.deploy import deploying, job
+from aap_hw.deploy import deployable, deploying
 from aap_hw.deploy.run_form import form_of_run
 from aap_hw.device import load_profile
 from aap_hw.errors import UserError
@@ -94,7 +94,7 @@ def test_a_plan_of_int8_and_half_precision_is_pruned_and_deployed_as_planned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     show_few(monkeypatch)
-    monkeypatch.setattr(job, "CHECKED_PIXELS", 40 * 16 * 16)
+    monkeypatch.setattr(deployable, "CHECKED_PIXELS", 40 * 16 * 16)
     origin = origin_in(tmp_path)
     graph = ChannelGraph.trace(origin.build(), INPUTS.zeros())
     table = mixed_table(graph, MIXED_HALF, target={"kind": "llvm", "mcpu": "znver4"})

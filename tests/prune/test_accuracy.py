@@ -169,7 +169,8 @@ def test_events_tell_the_story_in_order(trained_to: Script) -> None:
 def test_a_plan_that_changes_only_precisions_is_a_step_of_its_own() -> None:
     in_int8 = Plan({"a": 8}, {}, 0.3, {"latency": 0.3}, 0.99, None, 0.0, [], {"a": "int8"}, [])
     mixture = SimpleNamespace(network=SimpleNamespace(is_floating=lambda floats: False))
-    planner: Any = SimpleNamespace(allocator="exact", mixture=mixture, plan=lambda *_: in_int8)
+    costs = SimpleNamespace(mixture=mixture)
+    planner: Any = SimpleNamespace(allocator="exact", costs=costs, plan=lambda *_: in_int8)
     nothing: Any = None
     begun = Controller.begin(0.25)
     found = accuracy._plan(State(nothing, nothing, planner), dict, 1.0, begun, 1, Journal())
