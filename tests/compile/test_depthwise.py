@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import Phase, assume, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.compile.running import Convolution, assert_convolutions_equal_pytorch
@@ -62,18 +62,19 @@ def convolutions(draw: st.DrawFn) -> Convolution:
     def pair(low: int, high: int) -> Pair:
         return draw(st.integers(low, high)), draw(st.integers(low, high))
 
-    case = depthwise(
+    kernel, padding, dilation = pair(1, 3), pair(0, 2), pair(1, 2)
+    # The window must fit.
+    smallest = [max(1, d * (k - 1) + 1 - 2 * p) for k, p, d in zip(kernel, padding, dilation, strict=True)]
+    height, width = (draw(st.integers(low, 7)) for low in smallest)
+    return depthwise(
         draw(st.sampled_from((1, 3, 8, 24, 40))),
-        pair(1, 7),
-        kernel=pair(1, 3),
+        (height, width),
+        kernel=kernel,
         stride=pair(1, 2),
-        padding=pair(0, 2),
-        dilation=pair(1, 2),
+        padding=padding,
+        dilation=dilation,
         batch=draw(st.integers(1, 2)),
     )
-    reach = [d * (k - 1) + 1 for d, k in zip(case.dilation, case.kernel, strict=True)]
-    assume(all(s + 2 * p >= r for s, p, r in zip(case.size, case.padding, reach, strict=True)))
-    return case
 
 
 # Those of one thread are in `test_random_kernels`.
