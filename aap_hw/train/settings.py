@@ -48,7 +48,7 @@ class Optimiser:
             (self.momentum > 0 or not self.nesterov, "nesterov needs a momentum above 0; set nesterov=False"),
             (
                 0 <= self.weight_decay < math.inf,
-                f"weight_decay is {self.weight_decay}; give a finite one, 0 or more",
+                f"weight_decay is {self.weight_decay}; give a finite number, 0 or more",
             ),
             (
                 self.clip_norm is None or 0 < self.clip_norm < math.inf,
@@ -79,10 +79,10 @@ class Schedule:
         require(
             TRAINING,
             (self.kind in ("cosine", "step"), f"the schedule is {self.kind!r}; give 'cosine' or 'step'"),
-            (0 < self.factor < math.inf, f"factor is {self.factor}; give a positive, finite one"),
+            (0 < self.factor < math.inf, f"factor is {self.factor}; give a positive, finite number"),
             (
                 0 <= self.warmup_epochs < math.inf,
-                f"warmup_epochs is {self.warmup_epochs}; give finite ones, 0 or more",
+                f"warmup_epochs is {self.warmup_epochs}; give a finite number, 0 or more",
             ),
         )
 
@@ -120,7 +120,7 @@ class Augmentation:
         require(
             TRAINING,
             (self.crop_padding >= 0, f"crop_padding is {self.crop_padding}; give 0 or more pixels"),
-            (0 <= self.mixup < math.inf, f"mixup is {self.mixup}; give a finite one, 0 or more"),
+            (0 <= self.mixup < math.inf, f"mixup is {self.mixup}; give a finite number, 0 or more"),
         )
 
 
@@ -149,7 +149,7 @@ class Loss:
             TRAINING,
             (0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}; give 0 up to below 1"),
             (0 <= self.distillation <= 1, f"distillation is {self.distillation}; give 0 to 1"),
-            (0 < self.temperature < math.inf, f"temperature is {self.temperature}; give a positive, finite one"),
+            (0 < self.temperature < math.inf, f"temperature is {self.temperature}; give a positive, finite number"),
         )
 
 
@@ -194,7 +194,7 @@ class TrainSettings:
             (2 <= self.batch_size < math.inf, f"batch_size is {self.batch_size}; batch norm needs at least 2"),
             (
                 0 < self.learning_rate < math.inf,
-                f"learning_rate is {self.learning_rate}; give a positive, finite one",
+                f"learning_rate is {self.learning_rate}; give a positive, finite number",
             ),
             (0 <= self.average < 1, f"average is {self.average}; give 0 up to below 1"),
             (self.precision in ("fp32", "bf16", "auto"), f"precision is {self.precision!r}; give fp32, bf16 or auto"),

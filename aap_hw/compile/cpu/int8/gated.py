@@ -16,7 +16,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.function import Argument
-from aap_hw.compile.code.quantized import LARGEST, LEAST_STEP, Quantized
+from aap_hw.compile.code.quantized import GATED, LARGEST, LEAST_STEP, Quantized
 from aap_hw.compile.cpu.emit import spread, vector
 from aap_hw.compile.cpu.int8.storing import BITS_OF_IT, NARROW_TO_BYTES, WITHOUT_FRACTION, joined
 from aap_hw.compile.cpu.isa import GROUP
@@ -26,7 +26,7 @@ from aap_hw.errors import UserError
 
 LANES, BYTES_OF_REGISTER, HALF = 4, 16, 8
 PIECES = 4 * BYTES_OF_REGISTER
-"""An instruction looks bytes up in as many. Beyond them it finds zeros."""
+"""One instruction looks up among so many bytes, and finds 0 beyond them."""
 LENGTH = 256
 """Of a piece, in the units that x is counted in: the high byte says which piece, the low one where in it."""
 SLOPE_BITS = 7
@@ -269,3 +269,4 @@ def _part(values: Any, half: int) -> Any:
 
 
 assert GROUP * LANES == BYTES_OF_REGISTER
+assert BUMPS.keys() == GATED
