@@ -19,7 +19,8 @@ from aap_hw.cli.output import json_option, quiet_option, write_json
 from aap_hw.cli.streams import results_alone
 from aap_hw.cli.torchrun import one_of_several
 from aap_hw.errors import UserError
-from aap_hw.prune.defaults import DISTILLATION, EPOCHS, LEARNING_RATE, MOST_ROUNDS, ROUNDS, SCHEDULES
+from aap_hw.prune.defaults import MOST_ROUNDS, ROUNDS, SCHEDULES
+from aap_hw.train.defaults import DISTILLATION, EPOCHS, LEARNING_RATE
 
 if TYPE_CHECKING:
     from aap_hw.cli.run_screen import PruneScreen
@@ -226,11 +227,10 @@ def _finish(screen: PruneScreen, pruned: Pruned, json_to: str | None) -> None:
 
 
 def _training(path: str | None, epochs: int | None, learning_rate: float | None, distill: bool | None) -> TrainSettings:
-    """How to train: by a file, or else shortly; options win."""
-    from aap_hw.prune.task import PruneSettings
+    """How to train: by a file, if there is one; options win."""
     from aap_hw.train.settings import TrainSettings
 
-    chosen = PruneSettings().training if path is None else TrainSettings.read(path)
+    chosen = TrainSettings() if path is None else TrainSettings.read(path)
     loss = chosen.loss
     if distill is not None:
         loss = replace(loss, distillation=(loss.distillation or DISTILLATION) if distill else 0.0)

@@ -27,7 +27,3 @@ ROUNDS, MOST_ROUNDS = 3, 10
 LARGEST_LOSS = 0.5
 # Training samples that ranges of values are measured on for int8, where a run has none of its own.
 CALIBRATION_IMAGES = 128
-# Of each round's training.
-EPOCHS, LEARNING_RATE = 4, 0.05
-# Share of the loss that is the distance to the unpruned network's outputs, where it teaches.
-DISTILLATION = 0.5

@@ -17,8 +17,6 @@ from aap_hw.models.origin import Origin
 from aap_hw.prune.defaults import (
     ALLOCATORS,
     ATTENTION_CUTS,
-    EPOCHS,
-    LEARNING_RATE,
     SCHEDULES,
     SCORE_SCALES,
     SCORES,
@@ -95,7 +93,7 @@ class PruneSettings:
     p: float = 1.0
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
-    training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=EPOCHS, learning_rate=LEARNING_RATE))
+    training: TrainSettings = field(default_factory=TrainSettings)
     seed: int = 0
     precision: NetworkPrecision = FP32
     qat: bool = False

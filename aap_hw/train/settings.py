@@ -11,6 +11,7 @@ import pydantic
 
 from aap_hw.errors import UserError
 from aap_hw.files import read_text
+from aap_hw.train.defaults import EPOCHS, LEARNING_RATE
 from aap_hw.validation import require
 
 # What sentences about wrong values begin with.
@@ -177,9 +178,9 @@ class TrainSettings:
     UserError : a value cannot be trained with.
     """
 
-    epochs: int = 30
+    epochs: int = EPOCHS
     batch_size: int = 128
-    learning_rate: float = 0.1
+    learning_rate: float = LEARNING_RATE
     optimiser: Optimiser = field(default_factory=Optimiser)
     schedule: Schedule = field(default_factory=Schedule)
     augmentation: Augmentation = field(default_factory=Augmentation)
