@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,10 +106,15 @@ class Packed:
 
 
 def require_new(folder: Path) -> None:
-    """Raise UserError if there is something at ``folder`` already, or it cannot be made."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    """Raise UserError if there is something at ``folder`` already, or it cannot be made or replaced."""
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already; name a new folder, or delete it")
-    require_writable_folder(folder)
+    if folder.is_dir() and (folder.is_symlink() or os.path.ismount(folder) or folder.samefile(Path.cwd())):
+        raise UserError(
+            f"{folder} is a link, a mount point or the current folder, which cannot be replaced; name a new folder, "
+            f"such as {folder / 'pack'}"
+        )
+    require_writable_folder(folder.parent)
 
 
 def write_pack(folder: Path, contents: Contents, profile: DeviceProfile, target: DeviceTarget) -> Packed:

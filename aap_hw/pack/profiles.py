@@ -314,6 +314,8 @@ def _require_asked(
 
 def _beside(folder: Path) -> Path:
     """A folder of the next trip that is not there yet."""
+    if folder.name in ("", ".."):  # such as "."
+        folder = folder.resolve()
     stem, _, number = folder.name.rpartition("-")
     stem, first = (stem, int(number) + 1) if stem and number.isdecimal() else (folder.name, 2)
     return next(path for n in range(first, first + 1000) if not (path := folder.with_name(f"{stem}-{n}")).exists())

@@ -26,8 +26,8 @@ from aap_hw.errors import UserError
 from aap_hw.lut import networks as lut_networks
 from aap_hw.lut.file import load_table
 from aap_hw.lut.subject import Workload
-from aap_hw.pack.folder import PROGRAM, Packed
-from aap_hw.pack.profiles import Asked, Returned, pack_profile, unpack_profile
+from aap_hw.pack.folder import PROGRAM, Packed, require_new
+from aap_hw.pack.profiles import Asked, Returned, _beside, pack_profile, unpack_profile
 from aap_hw.pack.reported import ReportedDevice
 from aap_hw.pack.run import Refused, digest_of, read_pack, require_this_machine
 from tests.device import servers
@@ -315,3 +315,32 @@ def test_pack_is_not_written_over_anything(packed: Packed, tmp_path: Path) -> No
     with pytest.raises(UserError, match="exists already; name a new folder, or delete it"):
         pack_profile(asked(tmp_path / "table.json"), packed.folder)
     assert sorted(packed.folder.rglob("*")) == before
+
+
+def test_folder_that_a_pack_cannot_replace_is_refused_before_anything_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", tmp_path, "/proc/self/cwd"):
+        with pytest.raises(UserError, match=r"cannot be replaced; name a new folder, such as .*pack"):
+            require_new(Path(folder))
+    Path("empty").mkdir()
+    Path("link").symlink_to("empty")
+    Path("dangling").symlink_to("nowhere")
+    for folder, sentence in (("link", "is a link"), ("dangling", "exists already"), ("..", "exists already")):
+        with pytest.raises(UserError, match=sentence):
+            require_new(Path(folder))
+    require_new(Path("empty"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "beside"),
+    [("other", "other-2"), ("trip-2", "trip-4"), (".", "{here}/trip-4"), ("trip-2/inner/..", "{here}/trip-4")],
+)
+def test_next_trip_is_packed_beside_the_folder_however_that_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, beside: str
+) -> None:
+    (tmp_path / "trip-2" / "inner").mkdir(parents=True)
+    (tmp_path / "trip-3").mkdir()
+    monkeypatch.chdir(tmp_path / "trip-2" if folder == "." else tmp_path)
+    assert _beside(Path(folder)) == Path(beside.format(here=tmp_path))
