@@ -67,7 +67,7 @@ def estimate_model(
         moved = _make_way(path, empty, others=keep_others)
         on_network(subject.network, moved)
         table = load_table(path) if path.exists() else empty
-        search = Search(subject.points(subject.job(table, path)), table, journal, TOLERANCE)
+        search = Search(subject.points(subject.job(table, path)), table, journal, TOLERANCE, most=1)
         _estimate(search, estimator, on_progress)
         for entry in journal.entries:
             table.add(entry.key, entry.point)

@@ -1,4 +1,7 @@
-"""Taking measured points into a table, at one speed of the device, and comparing the boards that they come from."""
+"""Taking measured points into a table, at one speed of the device, and comparing the boards that they come from.
+
+An interrupted profile leaves points behind that have been visited too rarely to be taken (``settled``).
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,20 @@ from typing import Any
 import numpy as np
 
 from aap_hw.compile.keys.address import Address
+from aap_hw.device.visiting import is_settled
 from aap_hw.lut.journal import Entry
 from aap_hw.lut.table import LatencyTable
 
 # Boards of one kind may differ by this share, besides what each of them varies by, before it is said.
 TOLERANCE = 0.05
+
+
+def settled(entries: Sequence[Entry], most: int) -> list[Entry]:
+    """The visits of points that need no other one, if a point has ``most`` visits at most."""
+    ratios: dict[Address, list[float]] = {}
+    for entry in entries:
+        ratios.setdefault(entry.address, []).append(entry.ratio)
+    return [entry for entry in entries if is_settled(ratios[entry.address], most)]
 
 
 def gather(table: LatencyTable, entries: Sequence[Entry]) -> None:
@@ -32,10 +44,10 @@ def gather(table: LatencyTable, entries: Sequence[Entry]) -> None:
     measurement["reference_drift"] = round(max(drift, measurement.get("reference_drift", 0.0)), 4)
     winners: dict[Address, Entry] = {}
     # The quickest comes last, and replaces the others.
-    for entry in sorted(entries, key=lambda e: e.point.latency_us / e.reference_us, reverse=True):
+    for entry in sorted(entries, key=lambda e: e.ratio, reverse=True):
         scale, point = normal / entry.reference_us, entry.point
         table.add(entry.key, replace(point, latency_us=point.latency_us * scale, spread_us=point.spread_us * scale))
-        winners[Address(entry.key, point.widths)] = entry
+        winners[entry.address] = entry
     boards = measurement.get("boards", {})
     for board, times in timed.items():
         if board is not None:

@@ -1,8 +1,9 @@
 """The journal of a profile in progress: every visit of a point is on disk before the next one begins.
 
 One JSON line a visit behind a header line that says what the points depend on; of a point's visits the quickest counts.
-A process that dies at any moment loses at most the visit in flight, and no point of the journal is visited again; a
-last line that was cut short is dropped. One process at a time has a journal.
+A process that dies at any moment loses at most the visit in flight: the next one goes on with the visits that each
+point has, and visits no point again that was settled. A last line that was cut short is dropped. One process at a time
+has a journal.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
 from aap_hw.files import WriteError
@@ -28,6 +30,16 @@ class Entry(NamedTuple):
     point: LatencyPoint
     reference_us: float
     board: str | None = None
+
+    @property
+    def address(self) -> Address:
+        """The point that was visited."""
+        return Address(self.key, self.point.widths)
+
+    @property
+    def ratio(self) -> float:
+        """The point's latency in units of the reference kernel's: a slower clock slows both."""
+        return self.point.latency_us / self.reference_us
 
 
 class Journal:

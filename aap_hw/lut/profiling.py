@@ -97,7 +97,9 @@ def profile_model(
         on_network(subject.network)
         table = open_table(path, boards, granularity_of(boards.profile, boards.target))
         job = subject.job(table, path)
-        search = Search(subject.points(job), table, journal, tolerance)
+        # Times of an emulator mean nothing, however often they are taken.
+        most = VISITS if boards.describe().provenance == MEASURED else 1
+        search = Search(subject.points(job), table, journal, tolerance, most)
         lacks_points = bool(search.next() or journal.entries)
         if not lacks_points and job.is_calibrated(networks):
             on_progress(Progress("points", 0, 0, search.kept, None))
@@ -132,9 +134,10 @@ def _measure(
     ):
         reference = compile_reference(pool)
         _measure_points(search, network, boards, pool, workers, reference, on_progress)
-        if not search.journal.entries and "reference_us" not in search.table.measurement:
+        entries = search.settled()
+        if not entries and "reference_us" not in search.table.measurement:
             search.table.measurement["reference_us"] = _reference_us(boards, reference)
-        gather(search.table, search.journal.entries)
+        gather(search.table, entries)
         save_table(search.table, job.path)
         search.journal.empty()
         # All on one board: networks are compared with each other. On the next, what the table has is not done again.
@@ -147,12 +150,11 @@ def _measure(
 
 
 class _Piece:
-    """Batches that one board times in turn, with what has been measured of them, by whichever board."""
+    """Batches that one board times in turn."""
 
     def __init__(self, batches: Sequence[Sequence[Address]]) -> None:
         self._batches = batches
         self._futures: list[Future[CompiledBatch]] = []
-        self.visits: dict[Address, list[Visit]] = {}
 
     def compile(self, pool: Compiler) -> list[Future[CompiledBatch]]:
         """Begin to compile, once."""
@@ -210,6 +212,11 @@ def _measure_points(
     total = 0
     one_at_a_time = threading.Lock()
     references: dict[Device, Reference] = {}
+    # By whichever board, and by an interrupted profile.
+    visits: dict[Address, list[Visit]] = {}
+    for entry in search.journal.entries:
+        visits.setdefault(entry.address, []).append(Visit(entry.key, entry.point, entry.reference_us))
+    before = {address: len(made) for address, made in visits.items()}
 
     def measure(device: Device, piece: _Piece, compiled: Sequence[CompiledBatch]) -> None:
         if device not in references:
@@ -218,13 +225,12 @@ def _measure_points(
 
         def visited(visit: Visit, number: int) -> None:
             with one_at_a_time:
-                search.journal.record(Entry(visit.key, visit.point, visit.reference_us, device.board))
-                if number == 1:
+                entry = Entry(visit.key, visit.point, visit.reference_us, device.board)
+                search.journal.record(entry)
+                if number == before.get(entry.address, 0) + 1:
                     clock.count(total)
 
-        # Times of an emulator mean nothing, however often they are taken.
-        most = VISITS if boards.describe().provenance == MEASURED else 1
-        time_points(loaded, device.profile.measure, references[device], visited, piece.visits, most)
+        time_points(loaded, device.profile.measure, references[device], visited, visits, search.most)
         for batch in compiled:
             batch.library.unlink(missing_ok=True)
 

@@ -44,15 +44,18 @@ class Scripted:
         self.visited.append(index)
         return LatencyPoint((8 * index, 16), next(self._points[index]), 0.1, 20)
 
-    def time(self) -> list[Visit]:
+    def time(self, *before: Visit) -> list[Visit]:
         visits: list[Visit] = []
+        made: dict[Address, list[Visit]] = {}
+        for each in before:
+            made.setdefault(Address(each.key, each.point.widths), []).append(each)
         batches = cast(Any, [(None, self._batch)])
 
         def keep(visit: Visit, number: int) -> None:
             visits.append(visit)
-            assert number == sum(each.point.width_in == visit.point.width_in for each in visits)
+            assert number == sum(each.point.width_in == visit.point.width_in for each in [*before, *visits])
 
-        time_points(batches, MEASURE, cast(Reference, self), keep)
+        time_points(batches, MEASURE, cast(Reference, self), keep, made)
         assert [visit.point.width_in // 8 for visit in visits] == self.visited
         # The quickest visit of each point, in the order in which the points were settled.
         points = dict.fromkeys(reversed([visit.point.width_in for visit in visits]))
@@ -73,6 +76,13 @@ def test_point_that_never_settles_counts_as_its_quickest_visit(monkeypatch: pyte
     latencies = [10.0 * 1.1**i for i in range(VISITS)]
     (visit,) = Scripted(monkeypatch, [[*latencies[3:], *latencies[:3], 1.0]]).time()
     assert visit.point.latency_us == 10.0
+
+
+def test_visits_that_were_made_before_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [Visit(KEY, LatencyPoint((8 * i, 16), us, 0.1, 20), 80.0) for i, us in ((0, 10.0), (0, 10.1), (1, 20.0))]
+    script = Scripted(monkeypatch, [[], [20.1], [30.0, 30.1]])
+    script.time(*before)
+    assert script.visited == [1, 2, 2]
 
 
 def test_quickest_is_told_by_the_reference_kernel_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
