@@ -25,7 +25,7 @@ import tvm
 import tvm_ffi
 
 from aap_hw.device.conditions import conditions
-from aap_hw.device.facts import facts_of
+from aap_hw.device.facts import Facts, facts_of
 from aap_hw.device.machine import NETWORK, LoadedModule, made_up
 from aap_hw.device.timing import TURNS, Call, Timing, time_calls_in_turn, time_function
 from aap_hw.device.visiting import VISITS, visit_in_turn
@@ -51,7 +51,7 @@ def time_pack(folder: Path, pack: dict[str, Any], say: Callable[[str], None] = p
 
     Raises
     ------
-    Refused : there is no GPU where one is needed, or results of another pack are in the way.
+    Refused : there is no GPU where one is needed, or results of another pack or machine are in the way.
     """
     results = _Results(folder, pack)
     if results.document["finished"]:
@@ -59,6 +59,7 @@ def time_pack(folder: Path, pack: dict[str, Any], say: Callable[[str], None] = p
         return results.document
     facts = facts_of(_read, platform.machine())
     device = _device_of(pack["requires"])
+    results.begin_on(facts, device.device_name if pack["requires"]["accelerator"] == "cuda" else None)
     if facts.emulated:
         say("this machine is emulated: how long anything takes here says nothing, so it is timed once")
     else:
@@ -66,8 +67,6 @@ def time_pack(folder: Path, pack: dict[str, Any], say: Callable[[str], None] = p
         tvm.get_global_func("runtime.config_threadpool")(1, pack["requires"]["threads"])
         if (busy := os.getloadavg()[0]) > BUSY:
             say(f"other programs run here (load {busy:.1f}), which makes latencies less certain; end them if you can")
-    on_gpu = pack["requires"]["accelerator"] == "cuda"
-    results.document.update(facts=asdict(facts), gpu=device.device_name if on_gpu else None)
     results.document.update(
         host=platform.platform(), python=platform.python_version(), date=datetime.date.today().isoformat()
     )
@@ -149,6 +148,13 @@ class _Results:
                 raise Refused(f"{self._path} holds the results of another pack; move it away to begin anew")
             self.document = before
 
+    def begin_on(self, facts: Facts, gpu: str | None) -> None:
+        """Note which machine times; Refused if what is there was timed on another."""
+        before = dict(self.document)
+        self.document.update(facts=asdict(facts), gpu=gpu)
+        if "facts" in before and (there := _machine_of(before)) != (here := _machine_of(self.document)):
+            raise Refused(f"{self._path} was begun on {there} and this is {here}; delete it to begin anew")
+
     def condition(self) -> None:
         """Note the state of clock and heat, and how many programs want to run."""
         self.document["conditions"].append({**asdict(conditions()), "load": round(os.getloadavg()[0], 2)})
@@ -168,6 +174,12 @@ class _Results:
         except OSError as problem:
             raise Refused(f"cannot write {self._path} ({problem.strerror}); make room there, and go on") from problem
         self._written = time.monotonic()
+
+
+def _machine_of(document: dict[str, Any]) -> str:
+    """What latencies in results are of, in words."""
+    facts, gpu = document["facts"], document["gpu"]
+    return f"{facts['cpu']}{f' with {gpu}' if gpu else ''}{' (emulated)' if facts['emulated'] else ''}"
 
 
 class _Work:

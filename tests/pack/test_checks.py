@@ -26,6 +26,7 @@ from aap_hw.compile.gpu.cubin import kernels_of
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FP32
 from aap_hw.device import load_profile
+from aap_hw.device.facts import Facts
 from aap_hw.device.profile import TargetSpec
 from aap_hw.errors import UserError
 from aap_hw.files import sha256_of
@@ -142,6 +143,28 @@ def test_results_of_a_check_are_a_table_that_can_be_merged(
 def test_machine_without_a_gpu_is_told_what_it_takes() -> None:
     with pytest.raises(Refused, match=r"TVM cannot use a GPU here \(libcuda.so.1.*pip install nvidia-cuda-runtime"):
         timing._device_of({"accelerator": "cuda", "arch": "sm_90"})
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"facts": {"cpu": "another CPU", "emulated": False}}, "was begun on another CPU and this is a CPU; delete it"),
+        ({"facts": {"cpu": "a CPU", "emulated": True}}, r"was begun on a CPU \(emulated\) and this is a CPU; delete"),
+        ({"gpu": "a GPU"}, "was begun on a CPU with a GPU and this is a CPU; delete it to begin anew"),
+    ],
+)
+def test_half_done_work_does_not_go_on_on_another_machine(tmp_path: Path, other: dict[str, Any], sentence: str) -> None:
+    here, pack = Facts("a CPU", None, emulated=False, tvm=None, free_memory_mb=None), {"digest": "0"}
+    results = timing._Results(tmp_path, pack)
+    results.begin_on(here, None)
+    results.write()
+    timing._Results(tmp_path, pack).begin_on(here, None)
+    results.document.update(other)
+    results.write()
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(Refused, match=sentence):
+        timing._Results(tmp_path, pack).begin_on(here, None)
+    assert (tmp_path / "results.json").read_bytes() == before
 
 
 def test_pack_for_a_gpu_holds_its_machine_code_and_says_what_it_takes(tmp_path: Path) -> None:
