@@ -44,7 +44,7 @@ class LibraryCache:
             self._require_own_folder()
             trial = self.folder / "trial"
             write_atomic(trial, bytes(TRIAL_BYTES))
-            trial.unlink()
+            trial.unlink(missing_ok=True)  # another process may have tried, too
         except UserError as problem:
             notify(f"compiled kernels are not kept: {problem}")
             return None
@@ -66,7 +66,8 @@ class LibraryCache:
             contents = read_cached(kept)
             if contents is not None and kept.name == _name(key, contents):
                 library.write_bytes(contents)
-                os.utime(kept)
+                with contextlib.suppress(OSError):  # another process may have deleted it to make room
+                    os.utime(kept)
                 return
             kept.unlink(missing_ok=True)
         compile_into(library)

@@ -13,6 +13,7 @@ import pytest
 
 from aap_hw.compile.library import build
 from aap_hw.errors import UserError
+from aap_hw.files import write_atomic
 from aap_hw.lut import compiling, library_cache
 from aap_hw.lut.compiling import compile_batch
 from aap_hw.lut.library_cache import LibraryCache, kernel_sources, users_cache
@@ -151,6 +152,31 @@ def test_disk_that_fills_up_meanwhile_keeps_no_library_and_stops_nobody(
     monkeypatch.setattr("aap_hw.files.os.fsync", full_disk)
     assert make(cache, tmp_path, "a", b"first") == b"first"
     assert not [*cache.folder.iterdir()]
+
+
+def test_library_that_another_process_deletes_meanwhile_was_still_found(
+    cache: LibraryCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(cache, tmp_path, "a", b"first")
+    write = Path.write_bytes
+
+    def write_late(path: Path, contents: bytes) -> int:
+        for kept in cache.folder.iterdir():
+            kept.unlink()
+        return write(path, contents)
+
+    monkeypatch.setattr(Path, "write_bytes", write_late)
+    assert make(cache, tmp_path, "a", None) == b"first"
+
+
+def test_two_processes_may_try_the_cache_at_once(cache: LibraryCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def try_twice(path: Path, contents: bytes) -> None:
+        write_atomic(path, contents)
+        path.unlink()  # by the other one
+
+    monkeypatch.setattr(library_cache, "write_atomic", try_twice)
+    said: list[str] = []
+    assert (cache.usable(said.append), said) == (cache, [])
 
 
 def full_disk(_: int) -> NoReturn:
