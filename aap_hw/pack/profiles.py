@@ -26,13 +26,14 @@ from aap_hw.device.connection import target_of
 from aap_hw.device.description import EMULATED
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.device.timing import STATISTIC
+from aap_hw.device.visiting import VISITS
 from aap_hw.errors import UserError
 from aap_hw.files import scratch_folder
 from aap_hw.lut.belonging import difference
 from aap_hw.lut.compiling import CompiledBatch, compiler
 from aap_hw.lut.enumeration import granularity_of
 from aap_hw.lut.file import OtherVersion, load_table, save_table
-from aap_hw.lut.gathering import gather
+from aap_hw.lut.gathering import gather, settled
 from aap_hw.lut.journal import Entry, Journal
 from aap_hw.lut.library_cache import LibraryCache
 from aap_hw.lut.measuring import compile_reference
@@ -159,20 +160,23 @@ def unpack_profile(
     _require_same(results["pack"], asked.about(target), folder)
     device = ReportedDevice.of(results, asked.profile, target)
     subject = asked.workload.traced(target, asked.profile.name)
-    moved = set_aside(asked.path, device, others=keep_others)
-    on_network(subject.network, moved)
+    granularity = granularity_of(asked.profile, target)
+    job = subject.job(new_table(device, granularity), asked.path)
+    plans = job.calibration_plans(asked.networks)
+    entries, ratios = entries_of(results), ratios_of(results)
+    _require_asked(results["pack"], entries, set(subject.points(job)), plans, folder)
+    if not entries and not _is_begun(asked.path, device):
+        raise UserError(f"{folder} is a second trip, and the table of the first is not at {asked.path}; restore it")
     journal = Journal(asked.path.with_name(asked.path.name + ".journal"), device.describe().as_json())
     try:
-        table = open_table(asked.path, device, granularity_of(asked.profile, target))
+        # Only now, as results that are refused must leave a table of another machine where it is.
+        moved = set_aside(asked.path, device, others=keep_others)
+        on_network(subject.network, moved)
+        table = open_table(asked.path, device, granularity)
         job = subject.job(table, asked.path)
-        plans = job.calibration_plans(asked.networks)
-        entries, ratios = entries_of(results), ratios_of(results)
-        _require_asked(results["pack"], entries, set(subject.points(job)), plans, folder)
-        if not entries and not len(table):
-            raise UserError(f"{folder} is a second trip, and the table of the first is not at {asked.path}; restore it")
         if not len(table):
             table.measurement["copies"] = results["pack"]["about"]["measurement"]["copies"]
-        gather(table, [*journal.entries, *entries])
+        gather(table, [*settled(journal.entries, 1 if device.emulated else VISITS), *entries])
         save_table(table, asked.path)
         journal.empty()
         missing = job.missing(plans)
@@ -188,6 +192,14 @@ def unpack_profile(
     if not device.emulated:  # how often ever, an emulator's times mean nothing
         another = _pack(asked, subject, job, target, _beside(folder), on_progress, workers, cache)
     return Returned(table, another)
+
+
+def _is_begun(path: Path, device: ReportedDevice) -> bool:
+    """Whether there is a table of the device with points."""
+    if not path.exists():
+        return False
+    table = load_table(path)
+    return len(table) > 0 and difference(table, device) is None
 
 
 def _table_so_far(asked: Asked, target: DeviceTarget) -> LatencyTable:
@@ -268,9 +280,9 @@ def _lacking_points(subject: Subject, job: MeasuredNetwork) -> list[Address]:
     return [address for address in wanted if address not in table]
 
 
-def _lacking_plans(job: MeasuredNetwork, networks: int) -> dict[str, WidthPlan]:
+def _lacking_plans(job: MeasuredNetwork, at_most: int) -> dict[str, WidthPlan]:
     """The networks to measure, with some that were measured already beside them."""
-    needed = job.needed_plans(networks)
+    needed = job.needed_plans(at_most)
     missing = {plan: needed[plan] for plan in job.missing(needed)}
     return {**job.anchors(), **missing} if missing else {}
 

@@ -25,6 +25,7 @@ from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
 from aap_hw.lut import networks as lut_networks
 from aap_hw.lut.file import load_table
+from aap_hw.lut.journal import Journal
 from aap_hw.lut.subject import Workload
 from aap_hw.pack.folder import PROGRAM, Packed, require_new
 from aap_hw.pack.profiles import Asked, Returned, _beside, pack_profile, unpack_profile
@@ -32,6 +33,7 @@ from aap_hw.pack.reported import ReportedDevice
 from aap_hw.pack.run import Refused, digest_of, read_pack, require_this_machine
 from tests.device import servers
 from tests.lut import tiny
+from tests.synthetic import write_table
 
 DEVICE = tiny.device()
 
@@ -297,6 +299,32 @@ def test_folder_is_of_the_command_that_packed_it(returned: Path, tmp_path: Path,
     with pytest.raises(UserError, match=sentence):
         unpack(returned, tmp_path / "table.json", **change)
     assert not (tmp_path / "table.json").exists()
+
+
+def make_second_trip(folder: Path) -> None:
+    pack = json.loads((folder / "pack.json").read_text())
+    pack["libraries"] = []
+    pack["digest"] = digest_of(pack)
+    (folder / "pack.json").write_text(json.dumps(pack))
+    edited(folder / "results.json", lambda r: r.update(pack=pack, visits=[]))
+
+
+def test_results_that_are_refused_leave_a_table_of_another_device_where_it_is(folder: Path) -> None:
+    path = write_table(folder.with_name("table.json"), name="another")
+    before = path.read_bytes()
+
+    def assert_refused(sentence: str, **changes: Any) -> None:
+        with pytest.raises(UserError, match=sentence):
+            unpack_profile(asked(path, **changes), folder, keep_others=True, workers=1)
+        assert path.read_bytes() == before
+        assert {each.name for each in path.parent.iterdir()} <= {"pack", path.name, f"{path.name}.journal"}
+
+    assert_refused("which the model has not any more; pack again", module=tiny.Tiny(kernel=3))
+    journal = Journal(path.with_name(f"{path.name}.journal"), DEVICE.describe().as_json())
+    assert_refused("another process is profiling into")
+    journal.close()
+    make_second_trip(folder)
+    assert_refused("is a second trip, and the table of the first is not at .*; restore it")
 
 
 def test_times_of_an_emulated_board_are_none_and_need_no_second_trip(folder: Path) -> None:
