@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from aap_hw import resources
@@ -24,7 +25,7 @@ def find_table(text: str) -> LatencyTable:
         if path.exists():
             raise
         raise UserError(
-            f"{problem}; measure one with 'aap-hw profile --device NAME --model NAME --out {text}'"
+            f"{problem}; measure one with 'aap-hw profile --device NAME --model NAME --out {shlex.quote(text)}'"
         ) from problem
 
 

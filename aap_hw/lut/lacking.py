@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 
 from aap_hw.compile.front.network import Network
@@ -16,11 +17,12 @@ def profile_command(
     table: LatencyTable, name: NetworkName, *, heads: bool = False, floats: Collection[str] = ()
 ) -> str:
     """What to type to add a network's kernels to a table; the layers ``floats`` of one in int8 stay in float32."""
-    options = f"--device {table.device['name']} --model {name.model} --input {name.inputs.text}"
-    options += " --estimate" if table.is_estimated else ""
-    options += "" if name.precision == FP32 else f" --precision {name.precision}"
-    options += "".join(f" --float-layer {layer}" for layer in sorted(floats))
-    return f"aap-hw profile {options}{' --attention-cuts heads' if heads else ''}"
+    words = ["--device", table.device["name"], "--model", name.model, "--input", name.inputs.text]
+    words += ["--estimate"] if table.is_estimated else []
+    words += [] if name.precision == FP32 else ["--precision", name.precision]
+    words += [word for layer in sorted(floats) for word in ("--float-layer", layer)]
+    words += ["--attention-cuts", "heads"] if heads else []
+    return f"aap-hw profile {shlex.join(words)}"
 
 
 def require_kernels(

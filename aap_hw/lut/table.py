@@ -5,6 +5,7 @@ Holds and looks up; measuring is ``aap_hw.lut.profiling``, and the file's form i
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -195,7 +196,7 @@ class LatencyTable:
         precision = precision or (INT8 if key.types.is_quantized else HALF if key.types.is_half else FP32)
         option = "" if precision == FP32 else f" --precision {precision}"
         option += " --estimate" if self.is_estimated else ""
-        return f"'aap-hw profile --device {self.device['name']} --model NAME{option}'"
+        return f"'aap-hw profile --device {shlex.quote(self.device['name'])} --model NAME{option}'"
 
 
 Latencies = Mapping[tuple[int, ...], float]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,9 @@ def read_check(path: Path) -> LatencyTable:
         raise UserError(str(refusal)) from refusal
     pack = results["pack"]
     if pack["purpose"] != "check":
-        raise UserError(f"{path} is of a profile; read it with 'aap-hw profile --unpack {path.parent}'")
+        raise UserError(
+            f"{path} is of a profile; read it with 'aap-hw profile --unpack {shlex.quote(str(path.parent))}'"
+        )
     wrong = [check["name"] for check in results["checks"] if not check["right"]]
     if wrong:
         raise UserError(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from types import SimpleNamespace
 
 import pytest
 
+from aap_hw.cli.options import table
 from aap_hw.cli.options.typed import retyped, typed
 from aap_hw.cli.plan import command as plan
 from aap_hw.cli.profile import command as profile
@@ -41,3 +43,13 @@ def test_defaults_and_what_is_left_out_are_not_typed_again() -> None:
     assert retyped(profiled, plan) == "--model 'my net.py:make'"
     again = retyped(profiled, profile, but=["--pack"])
     assert again == "--device rpi4 --model 'my net.py:make' --out t.json --float-layer a --float-layer 'b c'"
+
+
+def test_command_that_makes_a_table_anew_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    outdated = SimpleNamespace(device={"name": "x86"}, is_outdated=True, is_estimated=True)
+    said: list[str] = []
+    monkeypatch.setattr(table, "read_table", lambda _: outdated)
+    monkeypatch.setattr(table, "notice", said.append)
+    table.read_table_to_predict("x86.json", "my nets/net.py:make", "int8")
+    words = shlex.split(said[0].partition("anew with '")[2].removesuffix("'"))
+    assert words[2:] == ["--device", "x86", "--model", "my nets/net.py:make", "--estimate", "--precision", "int8"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from itertools import product
 from typing import Any
 
@@ -14,8 +15,9 @@ from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates, points_of
+from aap_hw.lut.lacking import profile_command
 from aap_hw.lut.predicting import kernel_costs, kernel_latencies, latency_costs, predict_us
-from aap_hw.lut.table import LatencyPoint, MissingKernelError
+from aap_hw.lut.table import LatencyPoint, MissingKernelError, NetworkName
 from aap_hw.policy import KernelCost
 from tests.lut.tables import empty
 from tests.lut.tiny import FIRST, INPUT, SECOND, Joined, Tiny
@@ -28,6 +30,16 @@ for _number, _address in enumerate(points_of(NETWORK, CANDIDATES)):
     TABLE.add(_address.key, LatencyPoint(_address.widths, 1.0 + _number**1.5, 0.1, 20))
 
 plans = st.fixed_dictionaries({"first": st.integers(1, FIRST), "second": st.integers(1, SECOND), "linear": st.just(10)})
+
+
+def test_command_that_measures_a_network_can_be_pasted() -> None:
+    name = NetworkName("my nets/net.py:build", INPUT, "int8")
+    words = shlex.split(profile_command(TABLE, name, heads=True, floats=["first", "a layer"]))
+    assert words[:2] == ["aap-hw", "profile"]
+    assert words[4:8] == ["--model", "my nets/net.py:build", "--input", "3x6x6"]
+    assert words[8:] == [
+        "--precision", "int8", "--float-layer", "a layer", "--float-layer", "first", "--attention-cuts", "heads",
+    ]  # fmt: skip
 
 
 @given(plans)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from glob import glob
 from typing import TYPE_CHECKING
 
@@ -60,10 +61,11 @@ def read_table_to_predict(text: str, model: str, precision: NetworkPrecision = F
 
     table = read_table(text)
     if table.is_outdated and ranks.is_first():
-        asked = f"--device {table.device['name']} --model {model}{' --estimate' if table.is_estimated else ''}"
-        asked += "" if precision == FP32 else f" --precision {precision}"
+        asked = ["--device", table.device["name"], "--model", model]
+        asked += ["--estimate"] if table.is_estimated else []
+        asked += [] if precision == FP32 else ["--precision", precision]
         notice(
             f"the latencies in {text} are of kernels as another version of aap-hw compiled them, so that predictions "
-            f"may be off; make the table anew with 'aap-hw profile {asked}'"
+            f"may be off; make the table anew with 'aap-hw profile {shlex.join(asked)}'"
         )
     return table
