@@ -37,7 +37,7 @@ def find_file(text: str) -> Path:
     UserError : no table of such a bare name ships.
     """
     path = Path(text)
-    if path.exists() or len(path.parts) != 1:
+    if (path.exists() and not path.is_dir()) or len(path.parts) != 1:
         return path
     shipped = shipped_tables()
     if text not in shipped:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from aap_hw import resources
+from aap_hw.errors import UserError
 from aap_hw.inputs import Inputs
 from aap_hw.lut.file import load_table, save_table
-from aap_hw.lut.finding import shipped_tables
+from aap_hw.lut.finding import find_file, shipped_tables
 from aap_hw.lut.progress import Progress, ProgressCallback
 from aap_hw.lut.table import Validation
 
@@ -222,6 +223,15 @@ def test_validate_finds_the_table_of_a_bare_name_as_plan_does(
     refused = aap_hw(*VALIDATE, "--lut", "x68")
     assert refused.code == 2
     assert "there is no latency table 'x68'" in refused.err
+
+
+def test_folder_of_the_name_is_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x86", "runs"):
+        Path(name).mkdir()
+    assert find_file("x86") == shipped_tables()["x86"]
+    with pytest.raises(UserError, match=r"there is no latency table 'runs' \(there are tables for "):
+        find_file("runs")
 
 
 def test_interrupted_validation_says_what_was_kept(
