@@ -32,5 +32,6 @@ def require_table_of(device: Device | Boards, table: LatencyTable, path: Path) -
     require_not_estimated(table, path)
     if (differing := difference(table, device)) is not None:
         raise UserError(
-            f"{path} holds latencies of another device ({differing}); write to another file with --out, or delete it"
+            f"{path} holds latencies of another device ({differing}); profile this one into another file (--out of "
+            "'aap-hw profile'), or delete that table"
         )

@@ -53,7 +53,8 @@ class Journal:
             self._file = path.open("a+b", buffering=0)
         except OSError as problem:
             raise UserError(
-                f"cannot write {path}: {problem.strerror}; choose a folder that can be written with --out"
+                f"cannot write {path}: {problem.strerror}; choose a folder that can be written for the table (--out of "
+                "'aap-hw profile')"
             ) from problem
         try:
             self._take_up(identity)
@@ -90,7 +91,8 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as problem:
             raise UserError(
-                f"another process is profiling into {self.path}; wait for it, or write to another file with --out"
+                f"another process is profiling into {self.path}; wait for it, or profile into another file (--out of "
+                "'aap-hw profile')"
             ) from problem
         self._file.seek(0)
         # What is behind the last line end was being written when the process died.

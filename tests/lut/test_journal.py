@@ -178,5 +178,5 @@ def test_second_process_on_a_journal_is_refused(path: Path, entries: list[Entry]
 def test_path_that_cannot_be_written_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "a file").write_text("")
     (tmp_path / "a folder").mkdir()
-    with pytest.raises(UserError, match=r"cannot write .* choose a folder that can be written with --out"):
+    with pytest.raises(UserError, match=r"cannot write .* choose a folder .*\(--out of 'aap-hw profile'\)"):
         Journal(tmp_path / place, IDENTITY)

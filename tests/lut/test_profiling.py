@@ -155,7 +155,7 @@ def test_table_of_another_device_is_refused_and_left_alone(path: Path, field: st
     document["device"][field] = value
     path.write_text(json.dumps(document))
     before = path.read_bytes()
-    with pytest.raises(UserError, match=rf"holds latencies of another device \({field} .*with --out, or delete it"):
+    with pytest.raises(UserError, match=rf"holds latencies of another device \({field} .*\(--out of 'aap-hw prof"):
         tiny.profile(path, Tiny(kernel=3), "tiny3")
     assert path.read_bytes() == before
     assert not journal_of(path).exists()
