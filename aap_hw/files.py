@@ -112,7 +112,7 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
         ) from error
 
 
-def read_cached(path: Path) -> bytes | None:
+def read_optional(path: Path) -> bytes | None:
     """The bytes of an optional file; None if it cannot be read."""
     try:
         return path.read_bytes()

@@ -22,7 +22,7 @@ import tvm
 
 import aap_hw.compile
 from aap_hw.errors import UserError
-from aap_hw.files import WriteError, read_cached, write_atomic
+from aap_hw.files import WriteError, read_optional, write_atomic
 from aap_hw.home import cache_folder
 
 # Points of some twenty networks; the libraries that were used longest ago go first.
@@ -63,7 +63,7 @@ class LibraryCache:
         depends_on = [made_from, tvm.__version__, kernel_sources()]
         key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
         for kept in self.folder.glob(f"{key}-*.so"):
-            contents = read_cached(kept)
+            contents = read_optional(kept)
             if contents is not None and kept.name == _name(key, contents):
                 library.write_bytes(contents)
                 with contextlib.suppress(OSError):  # another process may have deleted it to make room

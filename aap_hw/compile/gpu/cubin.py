@@ -17,7 +17,7 @@ from typing import Any
 import tvm_ffi
 
 from aap_hw.errors import Fault, UserError
-from aap_hw.files import WriteError, make_folder, read_cached, write_atomic
+from aap_hw.files import WriteError, make_folder, read_optional, write_atomic
 from aap_hw.home import cache_folder
 
 LOG = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def compile_cubin(source: str, arch: str) -> bytes:
     nvrtc = _nvrtc()
     what = "\n".join([str(nvrtc.nvrtcVersion()), arch, *OPTIONS, *HEADERS.values(), source])
     cached = cache_folder("cubin") / f"{hashlib.sha256(what.encode()).hexdigest()}.cubin"
-    code = read_cached(cached)
+    code = read_optional(cached)
     if code is None:
         code = _compiled(nvrtc, source, arch)
         try:
