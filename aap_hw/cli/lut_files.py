@@ -92,7 +92,8 @@ def diff(first: str, second: str, out: str | None, json_to: str | None) -> None:
 def merge(files: tuple[str, ...], out: str) -> None:
     """Merge several tables of one device into one, and name what they disagree on.
 
-    What each table predicted for whole networks is kept as it is; 'lut validate' predicts anew.
+    What each table predicted for whole networks is kept as it is; 'aap-hw profile' with the same --out fits its
+    predictions to all points.
     """
     from aap_hw.cli.console import PlainConsole
     from aap_hw.errors import UserError

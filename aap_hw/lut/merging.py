@@ -43,7 +43,8 @@ def merge(named: Sequence[tuple[str, LatencyTable]]) -> Merged:
     have no such kernel: they stay as they are, and are never merged with measurements. If several tables have a point,
     the quickest counts, as among the visits of one profile. If several measured a network as a whole, all of it is
     taken from the first of them, as its calibration belongs to its measurements. Its stored predictions stay those of
-    its own table; ``lut validate``, which has the network, makes them anew.
+    its own table, and so does its calibration, though points may be quicker now: ``profile``, which has the network,
+    fits it anew without measuring anything, and makes the predictions anew as ``lut validate`` does.
 
     Raises
     ------

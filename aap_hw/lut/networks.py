@@ -41,6 +41,8 @@ CALIBRATION = "calibration"
 # share of the latency. A large network is mostly known by then, and each takes long to compile.
 FIRST_NETWORKS = 8
 WELL_KNOWN = 0.005
+# A slowdown whose latencies are off by this share is fitted anew; the numbers in a table's file are rounded.
+STALE = 0.01
 # The first networks measured are timed again beside all later ones, whose latencies are scaled by how much slower these
 # have become: whole networks feel a cache that is shared with neighbours, which a reference kernel does not.
 ANCHORS = 4
@@ -116,9 +118,19 @@ class MeasuredNetwork:
         return self.calibration_plans(at_most)
 
     def is_calibrated(self, at_most: int) -> bool:
-        """Whether the table knows the network's slowdown, and the plans that it begins with were measured."""
-        first = self.calibration_plans(min(FIRST_NETWORKS, at_most))
-        return self.name in self.table.slowdowns and not self.missing(first)
+        """Whether the plans that calibrate the table first were measured, and its slowdown is that of today's points.
+
+        Points that came from another table by ``lut merge`` may be quicker than those that the slowdown was fitted to.
+        """
+        held = self.table.slowdowns.get(self.name)
+        if held is None or self.missing(self.calibration_plans(min(FIRST_NETWORKS, at_most))):
+            return False
+        observations = self._observations(self.calibration_plans(at_most))
+        fitted = fitted_slowdown(observations)
+        return all(
+            math.isclose(held.network_us(o.alone_us), fitted.network_us(o.alone_us), rel_tol=STALE)
+            for o in observations
+        )
 
     def entries(self, plans: Mapping[str, WidthPlan]) -> list[Validation]:
         """What the table holds of these plans at these very widths, in their order."""

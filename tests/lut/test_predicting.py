@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,12 @@ from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates, points_of
+from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.lacking import profile_command
+from aap_hw.lut.merging import merge
+from aap_hw.lut.networks import MeasuredNetwork
 from aap_hw.lut.predicting import kernel_costs, kernel_latencies, latency_costs, predict_us
-from aap_hw.lut.table import LatencyPoint, MissingKernelError, NetworkName
+from aap_hw.lut.table import LatencyPoint, LatencyTable, MissingKernelError, NetworkName
 from aap_hw.policy import KernelCost
 from tests.lut.tables import empty
 from tests.lut.tiny import FIRST, INPUT, SECOND, Joined, Tiny
@@ -40,6 +45,31 @@ def test_command_that_measures_a_network_can_be_pasted() -> None:
     assert words[8:] == [
         "--precision", "int8", "--float-layer", "a layer", "--float-layer", "first", "--attention-cuts", "heads",
     ]  # fmt: skip
+
+
+def test_calibration_is_out_of_date_once_a_merge_brings_quicker_points(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    first, second = (LatencyTable(TABLE.device, dict(TABLE.measurement)) for _ in range(2))
+    for key, of_key in TABLE.points.items():
+        for point in of_key.values():
+            first.add(key, point)
+            second.add(key, replace(point, latency_us=point.latency_us * 0.9))
+
+    def job(table: LatencyTable) -> MeasuredNetwork:
+        return MeasuredNetwork(NetworkName("tiny", INPUT), Tiny(), GRAPH, NETWORK, table, path)
+
+    before = job(first)
+    measured = before.calibration_plans(4)
+    before.take({plan: 1.2 * predict_us(NETWORK, widths, first) for plan, widths in measured.items()}, measured)
+    before.calibrate(measured)
+    save_table(first, path)
+    assert before.is_calibrated(4)
+    assert job(load_table(path)).is_calibrated(4)
+    after = job(merge([("first", first), ("second", second)]).table)
+    assert not after.is_calibrated(4)
+    after.calibrate(measured)
+    assert after.is_calibrated(4)
+    assert all(entry.predicted_us == pytest.approx(entry.measured_us) for entry in after.table.validation)
 
 
 @given(plans)
