@@ -1,9 +1,10 @@
 """Networks as exported programs: `.pt2` files that `torch.export.save` wrote.
 
 `torch.export.load` unpickles and evaluates text, so each file is screened first: plain tensors, operators of
-`torch.ops.aten`, sizes that are arithmetic, and nothing else. It is given an archive of just the parts that were
-screened, since two readers of one archive may find different things in it. The program is made to follow when it is
-cut and trained: grouped convolutions become layers, and batch norms and dropout obey the training flag.
+`torch.ops.aten` that only compute, sizes that are arithmetic, and nothing else. It is given an archive of just the
+parts that were screened, since two readers of one archive may find different things in it. The program is made to
+follow when it is cut and trained: grouped convolutions become layers, and batch norms and dropout obey the training
+flag.
 
 A program may be quantised, as by torchao's PT2E flow. It is then compiled as it is, for one sample, and never cut.
 """
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
 from aap_hw.errors import UserError
@@ -47,9 +49,17 @@ _GUARD = re.compile(f"{_SIZE} == {_SIZE}")
 _ROUNDING = re.compile(r"torch\.ops\.quantized_decomposed\.(de)?quantize_per_(tensor|channel)\.\w+")
 _REGISTERS_ROUNDING = "torch.ao.quantization.fx._decomposed"
 _OPERATORS = re.compile(
-    rf"{_ROUNDING.pattern}|torch\.ops\.aten\.\w+\.\w+|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|eq|ne|ge|gt|le|lt)"
+    rf"{_ROUNDING.pattern}|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|eq|ne|ge|gt|le|lt)"
     r"|torch\.sym_(max|min|int|float|not|sum)"
 )
+_ATEN = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)")
+# Arguments that say in a word how to compute. Any other text may name a file, as that of aten.from_file does.
+_MANNERS = {
+    *("UPLO", "api_name", "approximate", "assert_msg", "driver", "equation", "indexing", "interpolation", "mode"),
+    *("norm", "ord", "p", "pad_mode", "padding", "padding_side", "reduce", "rounding_mode", "side"),
+}
+# Views that trust the sizes and the indices that they are given, and so reach memory that is not the tensor's.
+_UNCHECKED = re.compile(r"_reshape_alias|_nested_\w+|_sparse_\w+")
 _CONVOLUTIONS: dict[Any, type[nn.Module]] = {
     torch.ops.aten.conv1d.default: nn.Conv1d,
     torch.ops.aten.conv2d.default: nn.Conv2d,
@@ -188,7 +198,8 @@ def _screened(path: Path) -> _Archive:
         ) from error
     if foreign is not None:
         raise UserError(
-            f"{path} is not loaded: it contains {foreign}, which could run code; name a Python file instead"
+            f"{path} is not loaded: it contains {foreign}, which could run code or change files; name a Python file "
+            "instead"
         )
     return _Archive(parts, program)
 
@@ -220,10 +231,25 @@ def _what_is_no_program(program: dict[str, Any], parts: Mapping[str, bytes]) -> 
     for key, value in _items(program):
         if key == "expr_str" and not _ARITHMETIC.fullmatch(_SYMBOL.sub("", value)):
             yield f"the size '{value}'"
-        if key == "target" and not _OPERATORS.fullmatch(value):
+        if key == "target" and not _only_computes(value):
             yield f"the operator '{value}'"
     if _is_pickled(parts["data/sample_inputs/model.pt"]):
         yield "example inputs that are not plain tensors"
+
+
+def _only_computes(target: str) -> bool:
+    """Whether an operator takes tensors, numbers and words about how to compute, as its schema says, and no more."""
+    if (named := _ATEN.fullmatch(target)) is None:
+        return _OPERATORS.fullmatch(target) is not None
+    name, overload = named.groups()
+    found = getattr(getattr(torch.ops.aten, name, None), overload, None)
+    if not isinstance(found, OpOverload) or _UNCHECKED.fullmatch(name):
+        return False
+    schema = found._schema
+    # Functions of TorchScript alone, such as aten.save, have no kernel.
+    return torch._C._dispatch_has_kernel(f"{schema.name}.{schema.overload_name}".removesuffix(".")) and all(
+        each.name in _MANNERS or "str" not in str(each.type) for each in schema.arguments
+    )
 
 
 def _items(value: Any) -> Iterator[tuple[str, str]]:

@@ -262,6 +262,22 @@ UNSAFE: dict[str, tuple[Callable[[Members], Members], str]] = {
         ),
         "the operator 'torch.hub.load'",
     ),
+    "function of TorchScript": (
+        in_member(
+            "models/model.json",
+            edited(lambda d: d["graph_module"]["graph"]["nodes"][0].update(target="torch.ops.aten.save.default")),
+        ),
+        "the operator 'torch.ops.aten.save.default'",
+    ),
+    "view of memory beyond the tensor": (
+        in_member(
+            "models/model.json",
+            edited(
+                lambda d: d["graph_module"]["graph"]["nodes"][0].update(target="torch.ops.aten._reshape_alias.default")
+            ),
+        ),
+        "the operator 'torch.ops.aten._reshape_alias.default'",
+    ),
     "rounding that is none of those known": (
         in_member(
             "models/model.json",
@@ -304,6 +320,53 @@ def test_file_that_could_run_code_is_refused_before_it_does(
     assert_refused(copied, change, f"{what}.*; name a Python file instead")
     torch.load(io.BytesIO(pickled()), weights_only=False)
     assert Path("was_run").exists(), "nobody would have noticed"
+
+
+class Fills(nn.Module):
+    """Writes into a tensor that it makes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.zeros(2).copy_(x[0]).sum()
+
+
+def test_file_whose_tensor_was_made_a_file_on_the_disk_is_refused_before_it_is_overwritten(tmp_path: Path) -> None:
+    path, victim = tmp_path / "fills.pt2", tmp_path / "victim"
+    victim.write_bytes(before := b"12345678")
+    torch.export.save(torch.export.export(Fills(), (torch.zeros(2, 2),), **ANY_NUMBER), path)
+    given = {"filename": {"as_string": str(victim)}, "shared": {"as_bool": True}, "size": {"as_int": 2}}
+    inputs = [{"name": name, "arg": value, "kind": 1} for name, value in given.items()]
+
+    def tampered(document: Any) -> None:
+        nodes = document["graph_module"]["graph"]["nodes"]
+        (made,) = [each for each in nodes if each["target"] == "torch.ops.aten.zeros.default"]
+        made.update(target="torch.ops.aten.from_file.default", inputs=inputs)
+
+    assert_refused(path, in_member("models/model.json", edited(tampered)), "the operator 'torch.ops.aten.from_file")
+    assert victim.read_bytes() == before
+    torch.export.load(path).module(check_guards=False)(torch.ones(2, 2))
+    assert victim.read_bytes() != before, "nobody would have noticed"
+
+
+class SaysHow(nn.Module):
+    """Operators that are told in a word how to compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3, padding="same", padding_mode="reflect")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.gelu(self.layer(x), approximate="tanh")
+        x = nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
+        return torch.einsum("nchw,nchv->nc", x, torch.div(x, 2, rounding_mode="floor"))
+
+
+def test_words_about_how_to_compute_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    torch.export.save(
+        torch.export.export(network := SaysHow().eval(), (torch.zeros(2, 3, 8, 8),), **ANY_NUMBER), tmp_path / "how.pt2"
+    )
+    images = torch.rand(3, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(Origin.of(str(tmp_path / "how.pt2")).build()(images), network(images))
 
 
 def with_second_weights(folder: str) -> Callable[[Members], Members]:
