@@ -279,6 +279,33 @@ def test_a_repository_of_the_hub_gives_weights_classes_and_pictures(hub_cache: C
         origin_of("timm:resnet18", None, weights="hf-hub:me/mine")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("checkpoint_path", "/home/me/local.pth"),
+        ("pretrained", True),
+        ("cache_dir", "/tmp"),
+        ("pretrained_strict", False),
+    ],
+)
+def test_a_description_that_says_where_weights_come_from_is_refused(
+    name: str, value: object, hub_cache: Callable[..., Path]
+) -> None:
+    description = json.loads(described()) | {"model_args": {"stem_type": "deep", name: value}}
+    hub_cache("me/mine", "config.json", json.dumps(description).encode())
+    hub_cache("me/mine", "model.safetensors", b"")
+    with pytest.raises(UserError, match=f"description of the weights hf-hub:me/mine sets {name} in its model_args"):
+        origin_of(TINY, None, weights="hf-hub:me/mine")
+
+
+def test_a_description_of_another_kind_of_network_is_one_sentence(hub_cache: Callable[..., Path]) -> None:
+    description = json.loads(described()) | {"model_args": {"depht": 3}}
+    hub_cache("me/mine", "config.json", json.dumps(description).encode())
+    hub_cache("me/mine", "model.safetensors", safetensors.torch.save({"weight": torch.ones(1)}))
+    with pytest.raises(UserError, match=r"hf-hub:me/mine do not fit timm:test_resnet: TypeError: .*'depht'"):
+        origin_of(TINY, None, weights="hf-hub:me/mine").build()
+
+
 def test_a_repository_without_a_description_fits_a_network_of_any_other_kind(hub_cache: Callable[..., Path]) -> None:
     module = trained(torchvision.models.get_model("shufflenet_v2_x0_5"))
     hub_cache("me/shuffle", "model.safetensors", safetensors.torch.save(module.state_dict()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +22,8 @@ def find(architecture: str | None, repository: str) -> Published:
 
     Raises
     ------
-    UserError : they are for another network of timm's, or the description is damaged or cannot be fetched.
+    UserError : they are for another network of timm's, or the description is damaged, cannot be fetched, or says more
+        about the network than how it is built.
     """
     name, what = f"{HUB}{repository}", f"the weights {HUB}{repository}"
     fetch = functools.partial(fetched_hub, repository, CHECKPOINTS, what)
@@ -34,6 +36,7 @@ def find(architecture: str | None, repository: str) -> Published:
     theirs, ours = config.get("architecture"), architecture.split(".")[0]
     if theirs != ours:
         raise UserError(f"{what} are for {theirs}, not for timm:{ours}; give --model timm:{theirs}")
+    _require_building_only(arguments, what)
     pretrained = config.get("pretrained_cfg", config)
     # As timm reads it: what is said beside the description of the weights comes before it.
     beside = {key: config[key] for key in ("num_classes", "label_names", "label_descriptions") if key in config}
@@ -42,6 +45,19 @@ def find(architecture: str | None, repository: str) -> Published:
     make: Callable[[], nn.Module] = functools.partial(timm.create_model, ours, pretrained=False, **given)
     fill: Callable[[Mapping[str, Tensor]], nn.Module] = functools.partial(of_timm.filled, ours, given, merged, what)
     return of_timm.described(name, merged, make, fetch, fill)
+
+
+def _require_building_only(arguments: Mapping[str, Any], what: str) -> None:
+    """Refuse arguments that decide which file the weights come from, or how much of it has to fit."""
+    import timm
+
+    own = inspect.signature(timm.create_model).parameters
+    foreign = sorted(name for name in arguments if name in own or name.startswith("pretrained"))
+    if foreign:
+        raise UserError(
+            f"the description of {what} sets {', '.join(foreign)} in its model_args, and so could name a file of yours "
+            "as the weights; fetch the weights yourself and give their path"
+        )
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -130,7 +130,7 @@ def filled(
         module: Any = timm.create_model(
             name, pretrained=True, pretrained_cfg_overlay={**said, "state_dict": dict(state)}, **arguments
         )
-    except (RuntimeError, KeyError, ValueError) as problem:
+    except (RuntimeError, KeyError, ValueError, TypeError) as problem:
         raise UserError(f"{what} do not fit timm:{name}: {reason(problem)}; fetch the file again") from problem
     for kept in (module.pretrained_cfg, module.default_cfg):  # or each copy of the network would have them twice
         kept.pop("state_dict", None)
