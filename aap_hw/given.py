@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aap_hw.compile.keys.precision import INT8, PLANNED_PRECISIONS
-from aap_hw.errors import NOTHING_ASKED, UserError
+from aap_hw.errors import NOTHING_ASKED, UserError, closest
 
 if TYPE_CHECKING:
     from aap_hw.compile.keys.precision import NetworkPrecision
@@ -140,10 +140,8 @@ def origin_of(
     ------
     UserError : there is no such network or no such weights, they do not fit each other, or it is no text.
     """
-    from aap_hw.models import published, zoo
-    from aap_hw.models import source as sources
+    from aap_hw.models import zoo
     from aap_hw.models.origin import Origin
-    from aap_hw.models.weights import weights_of
     from aap_hw.train.sources.example import inputs_given
 
     if not isinstance(model, str):
@@ -155,11 +153,44 @@ def origin_of(
     if weights is None and is_embedded and model in zoo.names() and zoo.entry(model).embedded:
         weights = "embedded"
     inputs = inputs_given(input_shape, example)
-    if weights is not None and published.is_name(weights) and not Path(weights).exists():
-        given: str | WeightsFile | None = published.file_of(sources.find(model).text, weights, classes)
-    else:
-        given = weights_of(weights)
+    given = weights_of(weights, model, classes)
     return Origin.of(model, inputs, given, classes, may_be_quantised=may_be_quantised)
+
+
+def weights_of(text: str | None, model: str, classes: int | None = None) -> str | WeightsFile | None:
+    """The weights that ``--weights`` names: ``embedded``, ``none``, a checkpoint's path, or a name of published ones.
+
+    A file goes before a name that it looks like; a folder does not. Published weights are fetched.
+
+    Raises
+    ------
+    UserError : there are no such weights, or not for this network and so many classes.
+    """
+    from aap_hw.models import published
+    from aap_hw.models.checkpoints.files import distributed
+    from aap_hw.models.source import find
+    from aap_hw.models.weights import WeightsFile
+
+    if text is None or text == "none":
+        return None
+    if text == "embedded":
+        return text
+    path = Path(text)
+    if path.is_file():
+        return WeightsFile.at(text)
+    if published.is_name(text):
+        return published.file_of(find(model).text, text, classes)
+    if path.is_dir():
+        raise UserError(
+            distributed(path)
+            if (path / ".metadata").exists()
+            else f"the weights {text} are a folder; give the file in it that holds the weights"
+        )
+    raise UserError(
+        f"there are no weights '{text}': give the path of a checkpoint, 'pretrained', a name such as "
+        f"IMAGENET1K_V1, timm:NAME.TAG or hf-hub:ORG/NAME, 'embedded' or 'none'"
+        f"{closest(text, ['pretrained', 'embedded', 'none'])}"
+    )
 
 
 def workload_of(

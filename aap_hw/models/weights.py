@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from aap_hw import ranks
-from aap_hw.errors import UserError, closest
+from aap_hw.errors import UserError
 from aap_hw.files import sha256_of
 from aap_hw.models.checkpoints import remarks
 from aap_hw.models.checkpoints.candidates import Candidate, Network, beside, candidates_of
 from aap_hw.models.checkpoints.contents import Found, foreign_in, keys_of, tensors_in
-from aap_hw.models.checkpoints.files import distributed, opened, parts, whole
+from aap_hw.models.checkpoints.files import opened, parts, whole
 from aap_hw.models.checkpoints.pickled import Made
 from aap_hw.models.checkpoints.tensors import tensor_of
 
@@ -177,29 +177,3 @@ def _digest(path: str | Path) -> str:
     if of_index:
         digest = hashlib.sha256("".join([digest, *map(sha256_of, of_index)]).encode()).hexdigest()
     return digest
-
-
-def weights_of(text: str | None) -> str | WeightsFile | None:
-    """The weights that ``--weights`` names if they are not published: a checkpoint's path, ``embedded``, or ``none``.
-
-    Raises
-    ------
-    UserError : there is no such file.
-    """
-    if text is None or text == "none":
-        return None
-    if text == "embedded":
-        return text
-    if Path(text).is_dir():
-        raise UserError(
-            distributed(Path(text))
-            if (Path(text) / ".metadata").exists()
-            else f"the weights {text} are a folder; give the file in it that holds the weights"
-        )
-    if not Path(text).is_file():
-        raise UserError(
-            f"there are no weights '{text}': give the path of a checkpoint, 'pretrained', a name such as "
-            f"IMAGENET1K_V1, timm:NAME.TAG or hf-hub:ORG/NAME, 'embedded' or 'none'"
-            f"{closest(text, ['pretrained', 'embedded', 'none'])}"
-        )
-    return WeightsFile.at(text)

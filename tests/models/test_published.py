@@ -393,3 +393,13 @@ def test_a_file_that_is_there_is_taken_though_its_name_looks_like_that_of_publis
     (tmp_path / "BEST_MODEL").write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match="the weights BEST_MODEL were not written by"):
         origin_of("resnet20", None, weights="BEST_MODEL").build()
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "IMAGENET1K_V2"])
+def test_a_folder_that_is_called_like_published_weights_does_not_hide_them(
+    weights: str, torch_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / weights).mkdir()
+    file_of("mobilenet_v2", "IMAGENET1K_V2", torch_cache).write_bytes(b"")
+    assert origin_of("mobilenetv2", None, weights=weights).published is not None

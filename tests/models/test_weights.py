@@ -18,10 +18,11 @@ import torch.distributed.checkpoint
 from torch import nn
 
 from aap_hw.errors import UserError
+from aap_hw.given import weights_of
 from aap_hw.inputs import Inputs
 from aap_hw.models import zoo
 from aap_hw.models.origin import Origin
-from aap_hw.models.weights import WeightsFile, load_weights, weights_of
+from aap_hw.models.weights import WeightsFile, load_weights
 from tests.models.checkpoints.networks import State, are_equal, loaded, network, renamed, weights
 
 TRAINED, OTHER = weights(5), weights(6)
@@ -296,7 +297,7 @@ def test_a_part_that_changed_since_the_run_began_is_refused(tmp_path: Path) -> N
 @pytest.mark.filterwarnings("ignore:torch.distributed")
 def test_a_folder_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="are a folder; give the file in it that holds the weights"):
-        weights_of(str(tmp_path))
+        weights_of(str(tmp_path), "resnet20")
     torch.distributed.checkpoint.save({"model": TRAINED}, checkpoint_id=tmp_path, no_dist=True)
     for given in (tmp_path, tmp_path / "__0_0.distcp"):
         with pytest.raises(UserError, match=rf"{tmp_path} is a checkpoint of several processes; make one file of it: "):
@@ -304,7 +305,7 @@ def test_a_folder_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
 
 
 def loaded_as_given(path: Path) -> State:
-    file = weights_of(str(path))
+    file = weights_of(str(path), "resnet20")
     assert isinstance(file, WeightsFile)
     return loaded(Path(file.path))
 
