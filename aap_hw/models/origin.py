@@ -121,16 +121,21 @@ class Origin:
         """Whether the weights are random for certain; what code of the user's makes is not known."""
         return self.weights is None and not is_own(self.model)
 
-    @property
+    @functools.cached_property
     def classes(self) -> int | None:
-        """How many classes the network tells apart; None if it does not return one score for each."""
+        """How many classes the network tells apart; None if it does not return one score for each.
+
+        A network of the user's is made for this when it is first asked.
+        """
         if self.outputs is not None:
             return self.outputs
         if (found := self.published) is not None and found.preparation is not None and found.count is not None:
             return found.count  # of a classifier: detectors have classes, too, and return something else
         if self.model in zoo.names():
             return zoo.entry(self.model).classes
-        return _classes(self)
+        with torch.no_grad():
+            output = self.call(self.build())
+        return output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else None
 
     def build(self) -> nn.Module:
         """Make the unpruned network, in evaluation mode; the same call gives the same weights each time.
@@ -206,13 +211,6 @@ class Origin:
 
 def _published(model: str, weights: str | WeightsFile | None) -> Published | None:
     return by_name.find(model, weights.name) if isinstance(weights, WeightsFile) and weights.name else None
-
-
-@functools.cache
-def _classes(origin: Origin) -> int | None:
-    with torch.no_grad():
-        output = origin.call(origin.build())
-    return output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else None
 
 
 def _check_image(model: str, usual: tuple[int, int, int], given: Inputs) -> None:

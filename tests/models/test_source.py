@@ -176,6 +176,13 @@ def test_network_without_class_scores_is_not_asked_for_classes(net: Path) -> Non
     assert Origin.of("net.py:make", SMALL).classes is None
 
 
+def test_classes_are_those_of_the_file_as_it_is_now(net: Path) -> None:
+    net.write_text("from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n")
+    assert Origin.of("net.py:make", SMALL).classes == 10
+    net.write_text(net.read_text().replace("10", "20"))
+    assert Origin.of("net.py:make", SMALL).classes == 20
+
+
 def test_missing_timm_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libraries.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"timm:ghostnet_100 needs the package timm; .*: pip install 'aap-hw\[timm\]'"):
