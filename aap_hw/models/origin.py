@@ -141,12 +141,12 @@ class Origin:
         """Make the unpruned network, in evaluation mode; the same call gives the same weights each time.
 
         Batch norms that have never seen a batch, as those of an untrained network, get the statistics of one
-        seeded batch.
+        seeded batch, which is of a single sample if the network takes no more.
 
         Raises
         ------
-        UserError : its source does not make a network, it does not take these inputs, or the checkpoint is of another
-            network.
+        UserError : its source does not make a network, it does not take these inputs, it takes no batch that gives its
+            batch norms statistics, or the checkpoint is of another network.
         """
         if isinstance(self.weights, WeightsFile):
             file, found = self.weights, self.published
@@ -161,8 +161,21 @@ class Origin:
             return zoo.build(self.model, self.weights, self.outputs).module
         module = self.skeleton()
         if is_untrained(module):
-            calibrate_batch_norm(module, self.inputs, seed=SEED)
+            self._calibrate(module)
         return module
+
+    def _calibrate(self, module: nn.Module) -> None:
+        """Give its batch norms the statistics of several samples, or of one if its code is for one."""
+        try:
+            calibrate_batch_norm(module, self.inputs, seed=SEED)
+        except (Exception, SystemExit) as error:
+            try:
+                calibrate_batch_norm(module, self.inputs, seed=SEED, batch=1)
+            except (Exception, SystemExit):
+                raise UserError(
+                    f"{self.model} has batch norms without statistics, for which it would have to take several samples "
+                    f"at once: {reason(error)}{own_line(error)}; let it take them, or give it trained weights"
+                ) from error
 
     def skeleton(self) -> nn.Module:
         """Make the unpruned network for weights that are still to be loaded; else as `build`."""

@@ -183,6 +183,31 @@ def test_classes_are_those_of_the_file_as_it_is_now(net: Path) -> None:
     assert Origin.of("net.py:make", SMALL).classes == 20
 
 
+ONE_SAMPLE = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+    def forward(self, x):
+        return self.norm(self.convolution(x)).reshape(1, 4096)
+class Pooled(Net):
+    def forward(self, x):
+        return self.norm(self.convolution(x).mean((2, 3)).reshape(1, 4, 1, 1))
+"""
+
+
+def test_batch_norms_of_a_network_for_one_sample_get_the_statistics_of_one(net: Path) -> None:
+    net.write_text(ONE_SAMPLE)
+    norm = Origin.of("net.py:Net", SMALL).build().get_submodule("norm")
+    assert norm.get_buffer("running_mean").any()
+    assert not norm.training
+    with pytest.raises(
+        UserError, match=r"net\.py:Pooled has batch norms without statistics, .*: RuntimeError: .*\(net\.py:11: "
+    ):
+        Origin.of("net.py:Pooled", SMALL).build()
+
+
 def test_missing_timm_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libraries.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"timm:ghostnet_100 needs the package timm; .*: pip install 'aap-hw\[timm\]'"):
