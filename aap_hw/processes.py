@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from aap_hw.errors import UserError
+
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["aap_hw.device.session", "aap_hw.lut.compiling"])
 
@@ -21,6 +23,10 @@ def ctrl_c_blocked() -> Iterator[None]:
     """Start processes that Ctrl-C does not interrupt, although it reaches the whole process group.
 
     This process decides what becomes of their work: it is interrupted itself when the block ends.
+
+    Raises
+    ------
+    UserError : a process cannot be started, for want of memory or because there are too many.
     """
     pressed: list[int] = []
     # Another thread may be given the signal, and Python then runs the handler in this one all the same.
@@ -29,6 +35,11 @@ def ctrl_c_blocked() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
+    except (EOFError, ConnectionError) as problem:  # the one to fork from ends if it cannot
+        raise UserError(
+            "another process cannot be started, most likely for want of memory or because this user has too many; "
+            "close other programs, or allow more processes (ulimit -u)"
+        ) from problem
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if is_main:

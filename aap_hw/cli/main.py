@@ -54,6 +54,10 @@ class _Options:
     debug: bool = False
 
 
+class _Unexpected(Exception):  # noqa: N818 - the envelope of an error
+    """An error of a sub-command's that click would take for Ctrl-C or for a reader that is gone; it is the cause."""
+
+
 class LazyGroup(WholeSentences):
     """A command group whose members are imported when they are needed."""
 
@@ -80,6 +84,8 @@ class LazyGroup(WholeSentences):
         try:
             with interruptible(), logged_as_notices(), told_what_takes_long():
                 return super().invoke(ctx)
+        except (EOFError, BrokenPipeError) as failure:
+            raise _Unexpected from failure
         except SystemExit as ending:
             if isinstance(ending.__cause__, UserError):  # which another process tells
                 raise
@@ -151,8 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _report(failure: Exception, given: list[str]) -> int:
+def _report(failure: BaseException, given: list[str]) -> int:
     """Print what went wrong on one line of standard error; return the exit code."""
+    if isinstance(failure, _Unexpected) and failure.__cause__ is not None:
+        failure = failure.__cause__
     if isinstance(failure, OSError):
         failure = circumstance(failure) or failure
     match failure:

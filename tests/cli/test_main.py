@@ -50,6 +50,15 @@ def test_fault_of_ours_is_one_line_and_code_1_and_says_how_to_see_more(failing: 
     assert outcome.err == "aap-hw: internal error: KeyError: 'x'; for the traceback run: aap-hw --debug fail\n"
 
 
+@pytest.mark.parametrize("failure", [EOFError("unexpected EOF"), BrokenPipeError(32, "Broken pipe")])
+def test_error_of_a_pipe_is_neither_ctrl_c_nor_a_reader_that_is_gone(
+    failing: Callable[..., Any], failure: Exception
+) -> None:
+    outcome = failing(failure)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert re.fullmatch(f"aap-hw: internal error: {type(failure).__name__}: .*{failure.args[-1]}; .*\n", outcome.err)
+
+
 def test_command_that_shows_the_traceback_can_be_pasted(
     monkeypatch: pytest.MonkeyPatch, aap_hw: Callable[..., Any]
 ) -> None:
