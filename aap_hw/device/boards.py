@@ -225,6 +225,8 @@ class _Sharing(Generic[Item]):
             try:
                 self._work(device, item)
             except BoardLost as lost:
+                # It was there as long as it worked, however long that took.
+                self._answered()
                 place.device = None
                 failures = 1
                 self._give_back(item, losses + 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,25 +47,31 @@ def told() -> list[str]:
 
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch, told: list[str]) -> Fleet:
-    """Boards with the given CPUs; one whose CPU is empty cannot be reached."""
+    """Boards with the given CPUs; one whose CPU is empty cannot be reached.
 
-    def make(*cpus: str) -> Boards:
-        addresses = [Address(f"board-{number}", 9090, ("x86",)) for number in range(len(cpus))]
+    With ``reboots``, a board is free again at the second time that the tracker is asked.
+    """
+
+    def make(*cpus: str, reboots: bool = False) -> Boards:
+        addresses: list[Address | None] = [Address(f"board-{number}", 9090, ("x86",)) for number in range(len(cpus))]
 
         class MadeUpTracker:
             def boards(self) -> Registered:
                 return Registered(len(cpus), len(cpus), ())
 
             def request(self) -> Address:
-                if not addresses:
+                address = addresses.pop(0) if addresses else None
+                if address is None:
                     raise BoardLost("no free board")
-                return addresses.pop(0)
+                return address
 
         def reach(profile: Any, target: Any, address: Address) -> MadeUpBoard:
             cpu = cpus[int(address.host.rpartition("-")[2])]
             if not cpu:
                 addresses.append(address)
                 raise BoardLost(f"{address} does not answer")
+            if reboots:
+                addresses.extend([None, address])
             return MadeUpBoard(profile, str(address), cpu)
 
         monkeypatch.setattr(module, "tracker_of", lambda _: MadeUpTracker())
@@ -152,3 +159,20 @@ def test_when_the_last_board_is_gone_it_ends_after_a_while(fleet: Fleet) -> None
 
     with pytest.raises(UserError, match=r"no board has answered for \d+ s; the last: no free board"):
         fleet("a").share([1], work)
+
+
+def test_board_lost_at_work_that_takes_long_is_waited_for_as_long_as_any_other(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    tried: list[str | None] = []
+
+    def work(device: Device, item: int) -> None:
+        tried.append(device.board)
+        if len(tried) == 1:
+            now_s[0] += 1000.0
+            raise BoardLost("gone")
+
+    fleet("a", reboots=True).share([1], work)
+    assert tried == ["board-0:9090"] * 2
