@@ -191,7 +191,8 @@ class RemoteLibrary:
         """Upload the arguments that ``run`` and ``time_us`` use, unless they are there."""
         digest = hashlib.blake2b()
         for array in inputs:
-            digest.update(np.ascontiguousarray(array).data)
+            # As bytes: bfloat16 is a type that buffers do not know.
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
         if self._inputs.get(function) != digest.digest():
             size = sum(array.nbytes for array in inputs)
             self._ask("set_inputs", self._number, function, inputs, seconds=size / BYTES_A_SECOND)

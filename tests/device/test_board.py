@@ -21,7 +21,7 @@ from torch import nn
 
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device import DeviceProfile, load_profile
-from aap_hw.device.board import BoardLost
+from aap_hw.device.board import BoardLost, RemoteLibrary
 from aap_hw.device.connection import Device, LocalDevice
 from aap_hw.errors import UserError
 from tests.device import servers
@@ -78,6 +78,15 @@ def test_several_outputs_come_back_in_order(device: Device, tmp_path: Path) -> N
     expected = [2 * IMAGE, IMAGE.sum((2, 3)), IMAGE, 3 * IMAGE]
     assert all(map(np.array_equal, loaded.run("main"), expected))
     assert len(loaded.run("main")) == len(expected)
+
+
+@pytest.mark.parametrize("type_", ["bfloat16", "float32", "uint8"])
+def test_inputs_of_any_type_are_sent_only_if_they_are_others_than_before(type_: str) -> None:
+    sent: list[object] = []
+    loaded = RemoteLibrary(lambda *request, seconds: sent.append(request), 0)
+    for value in (1, 1, 2):
+        loaded.set_inputs("main", [np.full((2, 3), value, type_)])
+    assert len(sent) == 2
 
 
 def test_server_on_this_machine_is_described_as_this_machine(device: Device) -> None:
