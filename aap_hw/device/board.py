@@ -58,6 +58,10 @@ class Address:
 class RemoteDevice:
     """A board with an open RPC session; one thread at a time may use it.
 
+    Attributes
+    ----------
+    cpu : what the board calls its CPU, or of a profile for a GPU, its GPU.
+
     Raises
     ------
     BoardLost : nobody answers at the address, or not as this device.
@@ -79,6 +83,7 @@ class RemoteDevice:
         self._ask("connect", address.host, address.port, address.keys, isinstance(target, GpuTarget))
         try:
             self.facts = self._look_around()
+            self.cpu: str = self._ask("gpu_name") if isinstance(target, GpuTarget) else self.facts.cpu
         except UserError:
             self.close()
             raise
@@ -115,7 +120,7 @@ class RemoteDevice:
     def describe(self) -> DeviceDescription:
         """What a latency measured here depends on."""
         provenance = EMULATED if self.facts.emulated else MEASURED
-        return DeviceDescription.of(self.profile, self.target, self.facts.cpu, provenance)
+        return DeviceDescription.of(self.profile, self.target, self.cpu, provenance)
 
     def conditions(self) -> Conditions:
         """The state of the board's clock and heat now."""

@@ -150,7 +150,7 @@ class _Examination:
             return "this machine"
         if spec.kind == "rpc":
             self._device = board = RemoteDevice(self._profile, self._target, server_of(self._profile))
-            return f"{board.board} answers: {board.facts.cpu}"
+            return f"{board.board} answers: {board.cpu}"
         tracker = tracker_of(self._profile)
         return f"{tracker} answers and has {tracker.boards().total} with the key {spec.key}"
 
@@ -166,7 +166,7 @@ class _Examination:
             except BoardLost as problem:
                 lost = problem
             else:
-                return f"{registered.free} of {registered.total} free; {board.board} answers: {board.facts.cpu}"
+                return f"{registered.free} of {registered.total} free; {board.board} answers: {board.cpu}"
         raise lost
 
     def _version(self) -> str:

@@ -89,6 +89,10 @@ class Session:
             self._remote.get_function("runtime.config_threadpool")(1, threads)
         return facts
 
+    def gpu_name(self) -> str:
+        """What its driver calls the GPU."""
+        return str(self._device.device_name)
+
     def read(self, path: str) -> bytes | None:
         """Content of a file of the board."""
         return self._reader.read(path)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,10 @@ from aap_hw.compile.library.lowering import compile_network
 from aap_hw.device import DeviceProfile, load_profile
 from aap_hw.device.board import BoardLost, RemoteLibrary
 from aap_hw.device.connection import Device, LocalDevice
+from aap_hw.device.profile import TargetSpec
 from aap_hw.errors import UserError
 from tests.device import servers
+from tests.device.pretended_gpu import NAME, pretended_gpu
 from tests.device.reaching import connect
 from tests.needs import needs_cross_compiler
 
@@ -181,28 +184,43 @@ def test_board_that_dies_or_hangs_is_given_up_in_time(library: Path, how: str) -
 def test_another_version_of_tvm_on_the_board_is_refused_with_the_command_that_installs_this_one(
     tmp_path: Path,
 ) -> None:
-    port, package = servers.free_port(), Path(tvm.__file__).parent
-    copy = tmp_path / "tvm"
+    package, copy = Path(tvm.__file__).parent, tmp_path / "tvm"
     shutil.copytree(package, copy, symlinks=True, ignore=shutil.ignore_patterns("*.so", "3rdparty", "include", "src"))
     shutil.copy(package / "lib" / "libtvm_runtime.so", copy / "lib")
     version = copy / "_version.py"
     version.write_text(version.read_text().replace(tvm.__version__, "0.26.0"))
-    command = [
-        sys.executable,
-        "-m",
-        "tvm.exec.rpc_server",
-        "--host=127.0.0.1",
-        f"--port={port}",
-        f"--port-end={port + 1}",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TVM_USE_RUNTIME_LIB": "1"}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True) as server:
+    here = re.escape(tvm.__version__)
+    with (
+        started_with(PYTHONPATH=str(tmp_path), TVM_USE_RUNTIME_LIB="1") as port,
+        pytest.raises(UserError, match=rf"runs TVM 0.26.0 and here it is {here}; install .*=={here}"),
+    ):
+        connect(reached(f"rpc://127.0.0.1:{port}"))
+
+
+def test_board_with_a_gpu_is_described_by_the_gpu_as_on_the_machine_itself(tmp_path: Path) -> None:
+    fields = {"kind": "cuda", "arch": "sm_90", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2"}
+    profile = load_profile("cuda").model_copy(update={"target": TargetSpec(**fields)})
+    with started_with(**pretended_gpu(tmp_path)) as port:
+        board = connect(profile.reached_by(f"rpc://127.0.0.1:{port}"))
+        assert board.describe().cpu == NAME
+        board.close()
+
+
+@contextmanager
+def started_with(**environment: str) -> Iterator[int]:
+    """The port of a server that begins with these variables, as a person starts it."""
+    port = servers.free_port()
+    command = [sys.executable, "-m", "tvm.exec.rpc_server", "--host=127.0.0.1", f"--port={port}"]
+    with subprocess.Popen(
+        [*command, f"--port-end={port + 1}"],
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as server:
         try:
             assert server.stderr is not None
             while b"bind to" not in server.stderr.readline():
                 assert server.poll() is None
-            here = re.escape(tvm.__version__)
-            with pytest.raises(UserError, match=rf"runs TVM 0.26.0 and here it is {here}; install .*=={here}"):
-                connect(reached(f"rpc://127.0.0.1:{port}"))
+            yield port
         finally:
             os.killpg(server.pid, 9)

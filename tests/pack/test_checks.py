@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,6 +39,7 @@ from aap_hw.pack.programs import program_of
 from aap_hw.pack.run import Refused, digest_of
 from aap_hw.pack.tables import read_check
 from tests.compile.running import randomise
+from tests.device.pretended_gpu import NAME, pretended_gpu
 from tests.lut import tiny
 
 FEW = dict(list(FAMILY_POINTS.items())[:4])
@@ -190,18 +190,7 @@ def test_pack_for_a_gpu_holds_its_machine_code_and_says_what_it_takes(tmp_path: 
     assert done.returncode == 1, done.stderr
     assert f"0 of {made.points} outputs are right" in done.stdout
     results = json.loads((made.folder / "results.json").read_text())
-    assert (results["finished"], results["gpu"]) == (True, "a pretended GPU")
-
-
-def pretended_gpu(folder: Path) -> dict[str, str]:
-    """The environment of a process that finds a GPU whose kernels do nothing."""
-    library, versions = folder / "libcudart.so.13", folder / "versions"
-    versions.write_text("libcudart.so.13 { global: *; };")
-    source = Path(__file__).with_name("pretended_gpu.c")
-    linking = [f"-Wl,-soname,{library.name}", f"-Wl,--version-script={versions}"]
-    subprocess.run(["gcc", "-shared", "-fPIC", "-Wno-unused", source, "-o", library, *linking], check=True)
-    shutil.copy(library, folder / "libcuda.so.1")
-    return {"LD_PRELOAD": str(library), "LD_LIBRARY_PATH": str(folder)}
+    assert (results["finished"], results["gpu"]) == (True, NAME)
 
 
 def test_lighter_network_computes_what_its_program_says_and_nearly_what_it_did() -> None:
