@@ -17,7 +17,8 @@ from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.compile.library.linking import link
 
 FUNCTION = "read_file"
-BLOCK, LONGEST_PATH = 4096, 256
+# Bytes of one answer, and of a path with the zero at its end: Linux opens no longer one.
+BLOCK, LONGEST_PATH = 4096, 4096
 
 
 def compile_probe(target: CpuTarget, library: Path) -> None:
@@ -54,8 +55,11 @@ class Reader:
         return last is not None and len(last) == 1
 
     def _block(self, path: str, offset: int) -> bytes | None:
+        name = path.encode()
+        if len(name) >= LONGEST_PATH:
+            return None
         text = np.zeros(LONGEST_PATH, "uint8")
-        text[: len(path)] = np.frombuffer(path.encode("ascii"), "uint8")
+        text[: len(name)] = np.frombuffer(name, "uint8")
         block = tvm.runtime.tensor(np.zeros(BLOCK, "uint8"), self._device)
         length = tvm.runtime.tensor(np.zeros(1, "int64"), self._device)
         self._function(tvm.runtime.tensor(text, self._device), offset, block, length)

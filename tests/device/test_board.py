@@ -104,6 +104,14 @@ def test_file_of_the_board_is_read_as_it_is(device: Device) -> None:
     assert read("/no/such/file") is None
 
 
+def test_file_of_the_board_may_be_at_any_path(device: Device, tmp_path: Path) -> None:
+    path = tmp_path / "jürgen" / ("a" * 200) / ("b" * 200)
+    path.parent.mkdir(parents=True)
+    path.write_text("here")
+    assert device.read(str(path)) == b"here"
+    assert device.read("/" + "a" * 5000) is None
+
+
 def test_library_for_another_cpu_is_refused_by_name_and_the_board_stays_of_use(
     device: Device, library: Path, tmp_path: Path
 ) -> None:
