@@ -27,7 +27,7 @@ _Count = Annotated[int, Field(ge=1)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class TargetSpec(_Table):
@@ -87,7 +87,8 @@ class ConnectSpec(_Table):
     host: _Line | None = Field(None, description="a host name or an IP address")
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(None, description="a whole number from 1 to 65535")
     key: _Line | None = Field(None, description="the key under which the board is registered")
-    timeout_s: Annotated[float, Field(ge=1)] = Field(30.0, description="a number of seconds of at least 1")
+    # The operating system waits for 24 days at most.
+    timeout_s: Annotated[float, Field(ge=1, le=86400)] = Field(30.0, description="a number of seconds from 1 to 86400")
 
     @model_validator(mode="after")
     def _exactly_the_keys_of_its_kind(self) -> Self:

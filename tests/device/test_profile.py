@@ -173,6 +173,17 @@ def test_tvm_understands_every_shipped_target() -> None:
         ('host = "192.0.2.7"|', 'connect: kind "rpc" also needs host'),
         ('kind = "rpc"|kind = "tracker"', 'connect: kind "tracker" also needs key'),
         ('kind = "rpc"|kind = "local"', 'connect: host, port cannot be given beside kind "local"; remove it'),
+        *(
+            (
+                f"port = 9090|port = 9090\ntimeout_s = {seconds}",
+                "connect.timeout_s must be a number of seconds from 1 to 86400",
+            )
+            for seconds in ("inf", "nan", "0.5", "1e7")
+        ),
+        *(
+            (f"at_most = 6|at_most = 6\n[board]\n{key} = inf", f"board.{key} must be a number of")
+            for key in ("clock_ghz", "memory_gb_s", "fork_us")
+        ),
         ("threads = 4|threads = 4 4", "(at line 4, column 13)"),
         ("[measure]|[measure", "(at line 13, column 9)"),
         ("threads = 4|threads = 4\nthreads = 5", "(at line 5, column 12)"),
