@@ -44,7 +44,7 @@ class BoardLost(UserError):  # noqa: N818 - a circumstance, and work may go on e
 
 
 @dataclass(frozen=True)
-class Address:
+class ServerAddress:
     """Where a server listens, and the keys that it may be registered under."""
 
     host: str
@@ -68,7 +68,7 @@ class RemoteDevice:
     UserError : nothing here links for the profile's platform.
     """
 
-    def __init__(self, profile: DeviceProfile, target: DeviceTarget, address: Address) -> None:
+    def __init__(self, profile: DeviceProfile, target: DeviceTarget, address: ServerAddress) -> None:
         self.profile, self.target, self.board = profile, target, str(address)
         self._timeout_s = profile.connect.timeout_s
         self._dropped: list[int] = []

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from aap_hw.compile.library.linking import command_of
-from aap_hw.device.board import Address, BoardLost, RemoteDevice
+from aap_hw.device.board import BoardLost, RemoteDevice, ServerAddress
 from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device, LocalDevice, open_board, server_of, target_of, tracker_of
 from aap_hw.device.description import DeviceDescription
@@ -38,7 +38,7 @@ Notify = Callable[[str], None]
 class _Place:
     """Where a board is or was, and how to reach it again."""
 
-    find: Callable[[], Address]
+    find: Callable[[], ServerAddress]
     device: RemoteDevice | None = None
 
 

@@ -17,7 +17,7 @@ import tvm
 from aap_hw.compile.gpu.cubin import compile_for_loader
 from aap_hw.compile.keys.target import DeviceTarget, GpuTarget, device_target, host_options
 from aap_hw.compile.library.linking import runs_here, triple_of
-from aap_hw.device.board import Address, RemoteDevice
+from aap_hw.device.board import RemoteDevice, ServerAddress
 from aap_hw.device.conditions import Conditions, conditions
 from aap_hw.device.description import DeviceDescription
 from aap_hw.device.facts import cpu_name
@@ -127,13 +127,13 @@ def target_of(profile: DeviceProfile) -> DeviceTarget:
     return device_target(options, profile.threads)
 
 
-def server_of(profile: DeviceProfile) -> Address:
+def server_of(profile: DeviceProfile) -> ServerAddress:
     """Where the RPC server of a profile is."""
     spec = profile.connect
     assert spec.host is not None
     assert spec.port is not None
     # A server was started with a key or without one; with a key it usually has the name of its kind.
-    return Address(spec.host, spec.port, (spec.key,) if spec.key else ("", profile.name))
+    return ServerAddress(spec.host, spec.port, (spec.key,) if spec.key else ("", profile.name))
 
 
 def tracker_of(profile: DeviceProfile) -> Tracker:
@@ -145,7 +145,7 @@ def tracker_of(profile: DeviceProfile) -> Tracker:
     return Tracker(spec.host, spec.port, spec.key, spec.timeout_s)
 
 
-def open_board(profile: DeviceProfile, target: DeviceTarget, address: Address) -> RemoteDevice:
+def open_board(profile: DeviceProfile, target: DeviceTarget, address: ServerAddress) -> RemoteDevice:
     """A board that answers and is what the profile says; see ``RemoteDevice`` for what may be wrong."""
     board = RemoteDevice(profile, target, address)
     try:

@@ -19,7 +19,7 @@ from torch import nn
 from aap_hw.compile.keys.target import CpuTarget, DeviceTarget
 from aap_hw.compile.library.linking import command_of, runs_here
 from aap_hw.compile.library.lowering import compile_network
-from aap_hw.device.board import Address, BoardLost, RemoteDevice
+from aap_hw.device.board import BoardLost, RemoteDevice
 from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device, LocalDevice, load_here, server_of, target_of, tracker_of
 from aap_hw.device.facts import free_memory_mb
@@ -97,7 +97,6 @@ class _Examination:
         self._profile: DeviceProfile
         self._target: DeviceTarget
         self._device: Device
-        self._address: Address | None = None
         self._loaded: LoadedLibrary
 
     def looks(self) -> tuple[Callable[[], str], ...]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tvm.rpc.base import RPC_TRACKER_MAGIC, TrackerCode
 
-from aap_hw.device.board import Address, BoardLost
+from aap_hw.device.board import BoardLost, ServerAddress
 
 # A tracker's answers are short; whatever claims to be longer is not a tracker's.
 LONGEST_ANSWER = 1 << 20
@@ -62,7 +62,7 @@ class Tracker:
             )
         return Registered(keys.count(self.key), free, others)
 
-    def request(self) -> Address:
+    def request(self) -> ServerAddress:
         """Take a free board for oneself; it is free again when its session has ended.
 
         Raises
@@ -75,7 +75,7 @@ class Tracker:
             )
         with self._connection() as connection:
             host, port, key = _call(connection, [TrackerCode.REQUEST, self.key, "", 1])[1]
-        return Address(host, port, (key,))
+        return ServerAddress(host, port, (key,))
 
     @contextmanager
     def _connection(self) -> Iterator[socket.socket]:

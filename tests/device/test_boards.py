@@ -14,7 +14,7 @@ import pytest
 
 from aap_hw.device import boards as module
 from aap_hw.device import load_profile
-from aap_hw.device.board import Address, BoardLost
+from aap_hw.device.board import BoardLost, ServerAddress
 from aap_hw.device.boards import LOSSES, Boards
 from aap_hw.device.connection import Device, LocalDevice
 from aap_hw.device.tracker import Registered
@@ -53,19 +53,21 @@ def fleet(monkeypatch: pytest.MonkeyPatch, told: list[str]) -> Fleet:
     """
 
     def make(*cpus: str, reboots: bool = False) -> Boards:
-        addresses: list[Address | None] = [Address(f"board-{number}", 9090, ("x86",)) for number in range(len(cpus))]
+        addresses: list[ServerAddress | None] = [
+            ServerAddress(f"board-{number}", 9090, ("x86",)) for number in range(len(cpus))
+        ]
 
         class MadeUpTracker:
             def boards(self) -> Registered:
                 return Registered(len(cpus), len(cpus), ())
 
-            def request(self) -> Address:
+            def request(self) -> ServerAddress:
                 address = addresses.pop(0) if addresses else None
                 if address is None:
                     raise BoardLost("no free board")
                 return address
 
-        def reach(profile: Any, target: Any, address: Address) -> MadeUpBoard:
+        def reach(profile: Any, target: Any, address: ServerAddress) -> MadeUpBoard:
             cpu = cpus[int(address.host.rpartition("-")[2])]
             if not cpu:
                 addresses.append(address)
