@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tvm.target import Target
 
 from aap_hw.device import DeviceProfile, load_profile, profile_names
+from aap_hw.device.profile import BoardSpec, ConnectSpec, MeasureSpec, TargetSpec, WidthsSpec
 from aap_hw.errors import UserError
 from aap_hw.validation import validated
 
@@ -220,6 +222,16 @@ def test_unknown_device_lists_the_known_and_the_nearest() -> None:
         load_profile("rpi44")
     assert "cuda, jetson-orin, rpi4, rpi5, x86" in str(caught.value)
     assert str(caught.value).endswith("did you mean 'rpi4'?")
+
+
+def test_page_on_profiles_names_every_key_and_what_is_there_without_it() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "device-profile.md").read_text("utf-8")
+    example = tomllib.loads(page.partition("```toml\n")[2].partition("```")[0])
+    profile = validated(DeviceProfile, example, "the page")
+    tables = (DeviceProfile, TargetSpec, ConnectSpec, MeasureSpec, WidthsSpec, BoardSpec)
+    assert [key for table in tables for key in table.model_fields if not re.search(rf"\b{key}\b", page)] == []
+    del example["measure"], example["widths"], example["connect"]["timeout_s"]
+    assert validated(DeviceProfile, example, "the page without what may be left out") == profile
 
 
 def test_copied_profile_that_kept_its_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
