@@ -39,14 +39,12 @@ class Facts:
 
     Attributes
     ----------
-    cpu : its name for its CPU or board model.
-    part : of an Arm CPU, LLVM's name of it, such as ``cortex-a72``.
+    cpu : its name for its CPU or board model, or LLVM's name of an Arm CPU, such as ``cortex-a72``.
     emulated : whether instructions are translated by another CPU, so that no time measured there is a latency.
     tvm : version of the TVM package that the server runs.
     """
 
     cpu: str
-    part: str | None
     emulated: bool
     tvm: str | None
     free_memory_mb: int | None
@@ -60,11 +58,9 @@ def facts_of(read: ReadFile, architecture: str) -> Facts:
     foreign = architecture == "aarch64" and "vendor_id" in cpuinfo
     virtual = model.lower().startswith(_EMULATED_MODELS)
     emulated = read(EMULATION_MARK) is not None or foreign or virtual
-    part = None if foreign else arm_part(cpuinfo)
-    name = cpu_name(cpuinfo) or model or part or architecture
+    name = cpu_name(cpuinfo) or model or arm_part(cpuinfo) or architecture
     return Facts(
         f"{architecture}, emulated on {name}" if emulated else name,
-        part,
         emulated,
         tvm_version(read),
         free_memory_mb(_text(read("/proc/meminfo"))),
