@@ -75,7 +75,10 @@ class Session:
             )
         self._device = self._remote.cuda(0) if on_gpu else self._remote.cpu(0)
         if not self._device.exist:
-            raise Refusal(f"the server at {where} has no NVIDIA GPU that its TVM can use; is its driver installed?")
+            raise Refusal(
+                f"the server at {where} has no NVIDIA GPU that its TVM can use; start it without TVM_USE_RUNTIME_LIB, "
+                "which leaves GPUs out, and see that the driver is installed"
+            )
 
     def look_around(self, probe: Path, architecture: str, threads: int) -> Facts:
         """What the board is, as the probe reads it there; an emulator keeps its own number of threads."""
