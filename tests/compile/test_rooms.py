@@ -16,12 +16,10 @@ MAY_IMPORT = {
     "library": {"keys", "families", "front", "code", "cpu", "gpu"},
 }
 WITHOUT_TVM = {"families", "front"}
-# Names for code outside, which no room knows.
-DOORS = {"lowering.py", "target.py"}
 
 
 def test_every_file_is_in_a_room() -> None:
-    assert {path.name for path in root_of(aap_hw.compile).glob("*.py")} == {"__init__.py", *DOORS}
+    assert {path.name for path in root_of(aap_hw.compile).glob("*.py")} == {"__init__.py"}
     assert rooms_of(aap_hw.compile) == MAY_IMPORT.keys()
 
 
