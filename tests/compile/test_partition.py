@@ -255,6 +255,9 @@ def test_depthwise_first_layer_compiles_to_what_pytorch_computes(tmp_path: Path)
         (lambda m, x: m.linear(m.conv(x).permute(0, 2, 3, 1)), ""),
         (lambda m, x: m.linear(m.conv(x).flatten(2).transpose(1, 2)).softmax(-1), ""),
         (lambda m, x: F.conv2d(x, m.conv.weight * 2), ""),
+        (lambda m, x: torch.round(m.conv(x), decimals=-1), "1 round"),
+        (lambda m, x: m.conv(x).var(1, correction=0.5), "1 var"),
+        (lambda m, x: (m.conv(x) > 0).cumsum(1, dtype=torch.float32), ""),
     ],
 )
 def test_operator_without_a_schedule_becomes_a_kernel_on_the_slow_path(
@@ -262,6 +265,18 @@ def test_operator_without_a_schedule_becomes_a_kernel_on_the_slow_path(
 ) -> None:
     network = partitioned(Whole(function), torch.randn(1, 3, 8, 8))
     assert network.slow_path.partition(": ")[2] == slow
+
+
+def test_numbers_are_rounded_to_the_decimal_places_that_are_asked_for() -> None:
+    network = partitioned(Whole(lambda m, x: torch.round(m.conv(x), decimals=1)), torch.randn(1, 3, 8, 8))
+    assert network.kernels[0].key.epilogue == ("bias", "mul(round(mul(x,10)),0.1)")
+
+
+@pytest.mark.parametrize("add", [torch.sum, torch.cumsum])
+def test_numbers_that_lose_their_fraction_before_they_are_added_up_are_refused(add: Callable[..., Tensor]) -> None:
+    model = Whole(lambda m, x: m.conv(x) + add(x, 1, dtype=torch.int64).sum())
+    with pytest.raises(UserError, match="with these operands has no kernel yet"):
+        partitioned(model, torch.randn(1, 3, 8, 8))
 
 
 def test_operator_in_another_precision_is_refused_by_name_and_line() -> None:

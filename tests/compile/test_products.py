@@ -258,3 +258,20 @@ def test_products_in_networks_read_their_operands_where_they_lie(
     assert {kernel.parameters(network.dense) for kernel in taken} <= set(shapes.values())
     with torch.inference_mode():  # as those who only run networks do
         assert_compiled_equals_pytorch(model, image, tmp_path)
+
+
+def test_rounded_scores_are_no_attention() -> None:
+    def floored(m: Attending, x: Tensor) -> Tensor:
+        q, k, v = m.packed(x)
+        return torch.div(q @ k.transpose(-2, -1), 2, rounding_mode="floor").softmax(-1) @ v
+
+    network = partition(ChannelGraph.trace(Attending(floored).eval(), (torch.randn(2, 10, 3, 4),)))
+    assert [kernel.key.op for kernel in network.kernels if kernel.key.op in ("matmul", "attention")] == ["matmul"] * 2
+
+
+def test_heads_may_share_keys_and_values(tmp_path: Path) -> None:
+    def shared(m: Attending, x: Tensor) -> Tensor:
+        q, k, v = m.packed(x)
+        return F.scaled_dot_product_attention(torch.cat([q, q + 1], 1), k, v, enable_gqa=True).flatten(1)
+
+    assert_compiled_equals_pytorch(Attending(shared).eval(), torch.randn(2, 10, 3, 4), tmp_path)

@@ -16,7 +16,7 @@ from aap_hw.graph.program.call import Call, is_tensor
 PLAIN = (
     *("relu", "relu6", "sigmoid", "silu", "hardsigmoid", "hardswish", "tanh", "erf", "mish", "log_sigmoid", "exp"),
     *("expm1", "log", "log1p", "sin", "cos", "sqrt", "rsqrt", "reciprocal", "neg", "abs", "square", "sign", "floor"),
-    *("trunc", "round", "floor_divide", "remainder", "fmod"),
+    *("trunc", "floor_divide", "remainder", "fmod"),
     *("ceil", "logical_not", "minimum", "maximum", "lt", "le", "gt", "ge", "eq", "ne", "logical_and", "logical_or"),
 )
 CONVERSIONS = ("to", "_to_copy", "type_as")
@@ -75,6 +75,7 @@ _READERS: dict[str, Reader] = {
     "cosh": lambda call, at: Term("mul", (_both_ways("exp", "add", at("self")), 0.5)),
     "sinh": lambda call, at: Term("mul", (_both_ways("expm1", "sub", at("self")), 0.5)),
     "atanh": lambda call, at: Term("mul", (_both_ways("log1p", "sub", at("self")), 0.5)),
+    "round": lambda call, at: _rounded(call, at("self")),
     "frac": lambda call, at: Term("sub", (at("self"), Term("trunc", (at("self"),)))),
     "deg2rad": lambda call, at: Term("mul", (at("self"), math.pi / 180)),
     "rad2deg": lambda call, at: Term("mul", (at("self"), 180 / math.pi)),
@@ -153,6 +154,17 @@ def _division(call: Call) -> str:
         Call(user).name in ROUNDING or _dtype(user) in WHOLE for user in call.node.users if is_tensor(user)
     )
     return "quotient" if is_of_whole or is_rounded else "div"
+
+
+def _rounded(call: Call, value: Expression) -> Expression:
+    """The nearest whole number, or the nearest number of so many decimal places."""
+    decimals = call.get("decimals", 0)
+    if decimals < 0 or (decimals and _dtype(call.node) in WHOLE):
+        raise NoExpression
+    factor = 10.0**decimals
+    return (
+        Term("div", (Term("round", (Term("mul", (value, factor)),)), factor)) if decimals else Term("round", (value,))
+    )
 
 
 def _converted(call: Call, value: Expression) -> Expression:

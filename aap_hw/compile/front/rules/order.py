@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import TYPE_CHECKING
 
+import torch
 from torch.fx import Node
 
 from aap_hw.compile.families.slow import PLAIN
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 @rule("cumsum", takes=Takes.ANYTHING)
 def cumsum(partition: Partition, node: Node) -> None:
     """Running sums."""
+    before, after = (each.meta["val"].dtype for each in (Call(node).first, node))
+    if after not in (before, torch.float32) and (before == torch.float32 or after != torch.int64):
+        raise partition.refused(f"{op_name(node)} that converts what it adds up has no kernel yet", node)
     kernel = _along(partition, node, node.name, "cumsum", Call(node)["dim"])
     partition.add(node, kernel, is_image=False)
 

@@ -120,7 +120,8 @@ def attention(partition: Partition, node: Node) -> None:
     call = Call(node)
     query, key, value, mask = (call[name] for name in ("query", "key", "value", "attn_mask"))
     ranks = {len(shape_of(each)) for each in (query, key, value)}
-    if any(map(partition.is_parameter, (query, key, value))) or min(ranks) < 3 or len(ranks) > 1 or call["dropout_p"]:
+    is_constant, shares_heads = any(map(partition.is_parameter, (query, key, value))), call.get("enable_gqa")
+    if is_constant or shares_heads or min(ranks) < 3 or len(ranks) > 1:
         raise partition.refused("attention with these operands has no kernel yet", node)
     masks = () if mask is None else (Mask(mask, len(shape_of(node))),)
     attend(partition, Attention((node,), query, key, value, masks, call["scale"], call["is_causal"]))

@@ -54,7 +54,7 @@ def reduction(partition: Partition, node: Node) -> None:
         return
     if call.name in ("norm", "linalg_vector_norm") and call.get("ord", call.get("p")) != 2:
         raise partition.refused(f"{op_name(node)} of this order has no kernel yet", node)
-    correction = _correction(call) if call.name in ("var", "std") else 0
+    correction = _correction(partition, node) if call.name in ("var", "std") else 0
     last, steps = with_activation(partition, node)
     kind = KINDS.get(call.name, call.name)
     _reduce(partition, node, last, image, dims, "reduce", of=kind, correction=correction or "", epilogue=steps)
@@ -91,7 +91,7 @@ def two_of_one(partition: Partition, node: Node) -> None:
     call = Call(node)
     _refuse_types(partition, node, call.first, None)
     kinds = ("amin", "amax") if call.name == "aminmax" else (call.name[:3], "mean")
-    correction = _correction(call)
+    correction = _correction(partition, node)
     for user in node.users:
         of = kinds[Call(user)["index"]]
         more = {"correction": correction or ""} if of in ("var", "std") else {}
@@ -99,9 +99,12 @@ def two_of_one(partition: Partition, node: Node) -> None:
         partition.absorb(user)
 
 
-def _correction(call: Call) -> int:
+def _correction(partition: Partition, node: Node) -> int:
     """What a variance divides by less than the number of values."""
+    call = Call(node)
     correction = call.get("correction", int(bool(call.get("unbiased", True))))
+    if correction is not None and int(correction) != correction:
+        raise partition.refused(f"{op_name(node)} with a correction that is not whole has no kernel yet", node)
     return 1 if correction is None else int(correction)
 
 

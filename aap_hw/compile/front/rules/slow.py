@@ -112,7 +112,7 @@ class _Writer:
         arguments = []
         for argument in schema.arguments:
             value = call[argument.name]
-            if argument.name == "dtype" and value == node.meta["val"].dtype:
+            if argument.name == "dtype" and value == node.meta["val"].dtype and not self._truncates(value):
                 value = argument.default_value  # which the result is converted to
             if argument.name in IGNORED and argument.has_default_value():
                 continue
@@ -132,6 +132,11 @@ class _Writer:
                 text = f"{argument.name}={self._argument(value)}"
             arguments.append(text)
         return f"{library}.{call.name or name}.{schema.overload_name or 'default'}", arguments
+
+    def _truncates(self, dtype: torch.dtype) -> bool:
+        """Whether the operator makes whole numbers of what it reads before it computes."""
+        read = [each.meta["val"].dtype for each in self._source.all_input_nodes if is_tensor(each)]
+        return not dtype.is_floating_point and any(each.is_floating_point for each in read)
 
     def _place(self, image: Node, dim: int, start: int) -> list[str]:
         """Arguments of a piece of an image along an axis."""

@@ -128,7 +128,9 @@ def _is_of_windows(now: tuple[int, ...], before: tuple[int, ...]) -> bool:
 
 
 def _number(node: Node, before: Node) -> float | None:
-    """The number that an operator multiplies or divides by, if it is one."""
+    """The number that an operator multiplies or divides by, if it is one and the quotient is not rounded."""
+    if Call(node).get("rounding_mode"):
+        return None
     other = node.args[1] if len(node.args) > 1 and node.args[0] is before else None
     return float(other) if isinstance(other, (int, float)) and other else None
 
