@@ -153,7 +153,7 @@ def rounded(floating: GraphModule, quantisation: Quantisation) -> GraphModule:
         if node.op == "get_attr" and name in quantisation.weights:
             scales = torch.from_numpy(quantisation.weights[name])
             held = [
-                _held(module, node, f"{name.replace('.', '_')}_{what}", each)
+                held_behind(module, node, what, each)
                 for what, each in (("scales", scales), ("zero_points", torch.zeros(len(scales), dtype=torch.int64)))
             ]
             axis = quantisation.axes.get(name, 0)
@@ -168,9 +168,13 @@ def rounded(floating: GraphModule, quantisation: Quantisation) -> GraphModule:
     return module
 
 
-def _held(module: GraphModule, before: Node, name: str, tensor: Tensor) -> Node:
+def held_behind(module: GraphModule, node: Node, what: str, tensor: Tensor) -> Node:
+    """A node behind another that reads a tensor, which becomes a buffer of the program with a name of its own."""
+    name = f"{node.name}_{what}"
+    while hasattr(module, name):
+        name += "_"
     module.register_buffer(name, tensor)
-    with module.graph.inserting_after(before):
+    with module.graph.inserting_after(node):
         return module.graph.get_attr(name)
 
 

@@ -28,7 +28,7 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.call import is_tensor
 from aap_hw.graph.program.inputs import Tensors
 from aap_hw.inputs import Inputs
-from aap_hw.quantize.form import by_place, rounded
+from aap_hw.quantize.form import by_place, held_behind, rounded
 from aap_hw.quantize.quantizer import name_of
 
 # A program in float32, and how it is quantised.
@@ -92,10 +92,7 @@ def _round(
     for node in list(module.graph.nodes):
         name = name_of(node)
         if name in weights:
-            held = f"{name.replace('.', '_')}_in_{half}"
-            module.register_buffer(held, weights[name])
-            with module.graph.inserting_after(node):
-                node.replace_all_uses_with(module.graph.get_attr(held))
+            node.replace_all_uses_with(held_behind(module, node, f"in_{half}", weights[name]))
         elif name in network.in_half & real:
             there, back = _there_and_back(module, node, half)
             node.replace_all_uses_with(back, delete_user_cb=lambda user, there=there: user is not there)

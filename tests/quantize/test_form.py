@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.precision import layer_of
+from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.keys.precision import INT8
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
@@ -173,6 +174,26 @@ def test_training_with_rounding_trains_the_network(model: nn.Module, batches: li
     optimisers[0].step()
     changed = {name for name, each in program.state_dict().items() if not torch.equal(each, ranges[name])}
     assert changed == dict(program.named_parameters()).keys(), "norms and ranges stay, weights learn on"
+
+
+def test_weights_are_rounded_by_their_own_scales_however_they_are_called() -> None:
+    class Alike(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv_1, self.conv = nn.Conv2d(3, 3, 1), nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 1))
+            self.register_buffer("conv_1_weight_scales", torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.conv_1(x)) + self.conv_1_weight_scales
+
+    model, scales = Alike().eval(), {"conv_1.weight": 0.01, "conv.1.weight": 0.1}
+    program = ChannelGraph.trace(model, INPUTS.zeros()).program.module(check_guards=False)
+    quantisation = Quantisation({}, {name: np.full(3, scale, np.float32) for name, scale in scales.items()})
+    found = rounded(program, quantisation)(image := torch.randn(1, 3, 10, 8))
+    for name, scale in scales.items():
+        weight = model.get_parameter(name)
+        weight.data = (weight / scale).round() * scale
+    torch.testing.assert_close(found, model(image))
 
 
 def test_a_layer_with_two_names_is_given_what_was_learned() -> None:
