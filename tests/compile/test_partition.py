@@ -258,6 +258,7 @@ def test_depthwise_first_layer_compiles_to_what_pytorch_computes(tmp_path: Path)
         (lambda m, x: torch.round(m.conv(x), decimals=-1), "1 round"),
         (lambda m, x: m.conv(x).var(1, correction=0.5), "1 var"),
         (lambda m, x: (m.conv(x) > 0).cumsum(1, dtype=torch.float32), ""),
+        (lambda m, x: F.rrelu(m.conv(x)) + F.dropout(x, 0.0), "1 rrelu"),
     ],
 )
 def test_operator_without_a_schedule_becomes_a_kernel_on_the_slow_path(
@@ -315,6 +316,16 @@ class InBrain(nn.Conv2d):
             InBrain(),
             (torch.zeros(1, 3, 4, 4),),
             "torch.autocast computes in bfloat16, and only float32 can be compiled so far (test_partition.py:",
+        ),
+        (
+            Whole(lambda m, x: F.dropout(m.conv(x))),
+            (torch.zeros(1, 3, 4, 4),),
+            "dropout draws random numbers, and a compiled network makes the same of the same input (test_partition.py:",
+        ),
+        (
+            Whole(lambda m, x: m.conv(x) + torch.randn(1, 3, 1, 1)),
+            (torch.zeros(1, 3, 4, 4),),
+            "; pass them in as an input, or keep them in a buffer",
         ),
         (
             nn.Sequential(nn.Conv1d(1, 4, 9), nn.ReLU()),

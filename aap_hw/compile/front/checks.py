@@ -1,4 +1,4 @@
-"""What is checked of a whole program before it is partitioned: its inputs and outputs, its sizes, its nested graphs.
+"""What is checked of a whole program before it is partitioned: inputs, outputs, sizes, randomness, nested graphs.
 
 An operator without a kernel is no error here: it is found when its turn comes, and goes to the slow path.
 """
@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch.fx import GraphModule, Node
 
-from aap_hw.compile.front.program import NoKernel
+from aap_hw.compile.front.program import NoKernel, is_random
 from aap_hw.compile.front.rules.slow import TYPES
 from aap_hw.errors import UserError
 from aap_hw.graph.program.call import Call, is_tensor, shape_of
@@ -47,6 +47,15 @@ def check_sizes(nodes: Sequence[Node]) -> None:
         if is_tensor(node) and any(isinstance(extent, torch.SymInt) for extent in node.meta["val"].shape):
             problem = f"the size of what {op_name(node)} makes depends on the values of the input"
             raise NoKernel.of(node, problem, "return what it is made from, and do this behind the network")
+
+
+def check_random(nodes: Sequence[Node]) -> None:
+    """Refuse operators that draw random numbers, as dropout does that stays on in evaluation."""
+    for node in filter(is_random, nodes):
+        problem = f"{op_name(node)} draws random numbers, and a compiled network makes the same of the same input"
+        drops = any(Call(node).get(name) is not None for name in ("train", "training", "dropout_p"))
+        advice = "let it do so in training only (self.training)"
+        raise NoKernel.of(node, problem, advice if drops else "pass them in as an input, or keep them in a buffer")
 
 
 def check_calls(nodes: Sequence[Node], module: GraphModule) -> None:

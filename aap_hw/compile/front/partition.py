@@ -15,7 +15,7 @@ import torch
 from torch.fx import Node
 
 from aap_hw.compile.front.aliases import is_same_view, writes_in_place
-from aap_hw.compile.front.checks import check_calls, check_sizes, ends
+from aap_hw.compile.front.checks import check_calls, check_random, check_sizes, ends
 from aap_hw.compile.front.half import in_half, with_half
 from aap_hw.compile.front.making import Partition
 from aap_hw.compile.front.network import Network, Port, with_layout_changes
@@ -72,6 +72,7 @@ class Split:
         nodes = nodes_that_matter(graph.program)
         inputs, self._outputs = ends(nodes, state_names(graph.program))
         check_sizes(nodes)
+        check_random(nodes)
         check_calls(nodes, graph.program.graph_module)
         making = Partition(graph, nodes, inputs, scaled, without)
         taken = tuple(Port(node.name, shape_of(node), _is_image(node)) for node in inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
@@ -10,7 +11,7 @@ from aap_hw.errors import UserError
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.source import quoted
 
-# Operators that change nothing at inference, but for a type.
+# Operators that change nothing in evaluation, but for a type.
 TRANSPARENT = {
     *("dropout", "feature_dropout", "alpha_dropout", "contiguous", "clone", "detach", "alias"),
     *("to", "_to_copy", "type_as"),
@@ -49,6 +50,15 @@ def state_names(program: ExportedProgram) -> dict[str, str]:
 def is_of_shape(node: Node) -> bool:
     """Whether a value follows from the shape and type of what it reads, so that it is the same for every input."""
     return Call(node).name in ("new_zeros", "new_ones", "new_full", "ones_like", "full_like")
+
+
+def is_random(node: Node) -> bool:
+    """Whether an operator draws random numbers; dropout does not in evaluation."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    call = Call(node)
+    is_evaluated = any(call.get(name) is False for name in ("train", "training"))
+    return not is_evaluated and all(call.get(name) != 0 for name in ("p", "dropout", "dropout_p"))
 
 
 def is_transparent(node: Node) -> bool:
