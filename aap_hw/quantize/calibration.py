@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.utils._pytree import tree_leaves
 
 from aap_hw.activity import doing
 from aap_hw.errors import Fault, UserError
@@ -16,6 +15,7 @@ from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.copying import copied
 from aap_hw.graph.program.exporting import traced
 from aap_hw.graph.program.inputs import Batch, Tensors, tensors_of
+from aap_hw.graph.program.outputs import output_tensors
 from aap_hw.quantize.pt2e import converted, prepare_pt2e
 from aap_hw.quantize.quantizer import KernelQuantizer
 from aap_hw.quantize.ranges import choose_ranges
@@ -108,7 +108,7 @@ def _keep_apart(module: GraphModule) -> None:
 
 
 def _require_same(found: Any, expected: Any) -> None:
-    pairs = zip(*([each.double() for each in tree_leaves(given)] for given in (found, expected)), strict=True)
+    pairs = zip(*([each.double() for each in output_tensors(given)] for given in (found, expected)), strict=True)
 
     def is_same(one: Tensor, other: Tensor) -> bool:
         scale = float(other.abs().max()) if other.numel() else 0.0

@@ -220,8 +220,8 @@ def test_weights_that_are_also_read_as_they_are_are_kept_apart() -> None:
     assert torch.equal(Rounding(floating, quantisation).run(images[0]), reference(images[0]))
 
 
-@pytest.mark.parametrize("answer", [lambda y: y > 0, lambda y: y.argmax(1)])
-def test_answers_that_are_no_real_numbers_are_compared(answer: Any) -> None:
+@pytest.mark.parametrize("answer", [lambda y: y > 0, lambda y: y.argmax(1), lambda y: (y, None, 2)])
+def test_answers_of_any_kind_are_compared(answer: Any) -> None:
     class Decides(nn.Module):
         def __init__(self) -> None:
             super().__init__()
