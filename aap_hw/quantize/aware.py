@@ -20,7 +20,8 @@ from aap_hw.quantize.form import Program, by_place, prefix_by_place
 from aap_hw.quantize.pt2e import disable_observer, enable_observer, prepare_qat_pt2e
 from aap_hw.quantize.quantizer import LEARNT, KernelQuantizer, name_of
 
-_MODES = {"batch_norm": "training", "dropout": "train"}
+# That of PyTorch's norms.
+USUAL_MOMENTUM = 0.1
 
 
 class AwareProgram(Program):
@@ -34,8 +35,10 @@ class AwareProgram(Program):
 
     def __init__(self, model: nn.Module, inputs: Inputs, size: int, floats: Collection[str] = ()) -> None:
         program = exported(by_place(model, inputs.names), inputs.zeros(size))
-        settings = _settings(program)
         prefix = prefix_by_place(inputs.names)
+        modules = model.named_modules(remove_duplicate=False)
+        averaging = {f"{prefix}{name}.running_mean" for name, each in modules if _averages(each)}
+        settings = _settings(program, averaging)
         quantizer = KernelQuantizer(inputs.zeros(size), {prefix + layer for layer in floats}, LEARNT)
         prepared = prepare_qat_pt2e(program, quantizer)
         _restore(prepared, settings)
@@ -51,8 +54,9 @@ class AwareProgram(Program):
         self.training = mode
         follows = mode and not self._is_settled
         for node in self.program.graph.nodes:
-            if (argument := _MODES.get(_name(node))) is not None:
-                _set(node, argument, follows if argument == "training" else mode)
+            for argument in ("train", "training"):
+                if Call(node).get(argument) is not None:
+                    _set(node, argument, follows if _name(node) == "batch_norm" else mode)
         self.program.recompile()
         self.program.apply(enable_observer if follows else disable_observer)
         return self
@@ -77,10 +81,19 @@ def _name(node: Node) -> str:
     return Call(node).name if node.op == "call_function" else ""
 
 
-def _settings(program: GraphModule) -> dict[str, tuple[float, float]]:
-    """Momentum and epsilon of each batch norm, by the name of its running mean."""
+def _averages(module: nn.Module) -> bool:
+    """Whether a batch norm's statistics are the mean over all batches, which a program's operators do not say."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is None
+
+
+def _settings(program: GraphModule, averaging: Collection[str]) -> dict[str, tuple[float, float]]:
+    """Momentum and epsilon of each batch norm, by the name of its running mean.
+
+    Norms whose running means are in ``averaging`` have no momentum of their own, and get PyTorch's usual one.
+    """
     norms = [Call(node) for node in program.graph.nodes if _name(node) == "batch_norm"]
-    return {name_of(norm["running_mean"]): (norm["momentum"], norm["eps"]) for norm in norms}
+    found = {name_of(norm["running_mean"]): (norm["momentum"], norm["eps"]) for norm in norms}
+    return {name: (USUAL_MOMENTUM if name in averaging else momentum, eps) for name, (momentum, eps) in found.items()}
 
 
 def _restore(program: GraphModule, settings: dict[str, tuple[float, float]]) -> None:

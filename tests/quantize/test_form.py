@@ -176,6 +176,30 @@ def test_training_with_rounding_trains_the_network(model: nn.Module, batches: li
     assert changed == dict(program.named_parameters()).keys(), "norms and ranges stay, weights learn on"
 
 
+@pytest.fixture
+def without_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is rounded in training, which torchao would take seconds to prepare."""
+    monkeypatch.setattr("aap_hw.quantize.aware.prepare_qat_pt2e", lambda program, quantizer: program)
+
+
+@pytest.mark.usefixtures("without_rounding")
+def test_norms_that_average_over_all_batches_learn_their_statistics(batches: list[Tensors]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), norm := nn.BatchNorm2d(4, momentum=None)).eval()
+    program = AwareProgram(model, INPUTS, 4)
+    program.train()(*batches[0])
+    program.give(model)
+    assert norm.running_mean is not None
+    assert norm.running_mean.abs().min() > 0
+
+
+@pytest.mark.usefixtures("without_rounding")
+@pytest.mark.parametrize("layer", [nn.Dropout(), nn.Dropout2d(), nn.AlphaDropout(), nn.RReLU()])
+def test_what_is_random_in_training_is_in_training_with_rounding(layer: nn.Module, batches: list[Tensors]) -> None:
+    program = AwareProgram(nn.Sequential(nn.Conv2d(3, 8, 1), layer).eval(), INPUTS, 4)
+    assert torch.equal(program(*batches[0]), program(*batches[0]))
+    assert not torch.equal(program.train()(*batches[0]), program(*batches[0]))
+
+
 def test_weights_are_rounded_by_their_own_scales_however_they_are_called() -> None:
     class Alike(nn.Module):
         def __init__(self) -> None:
