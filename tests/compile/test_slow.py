@@ -251,6 +251,15 @@ def test_a_mask_that_is_written_piece_by_piece_is_a_constant(tmp_path: Path) -> 
     assert_compiled_equals_pytorch(OneOperator(masked).eval(), torch.randn(1, 3, 5, 5), tmp_path)
 
 
+def test_zeros_that_do_not_stay_zero_are_constants(tmp_path: Path) -> None:
+    def masked(x: Tensor) -> Tensor:
+        mask = torch.zeros_like(x)
+        mask[:, 1] = 3
+        return torch.cat([x * mask, torch.zeros_like(x), x + (torch.zeros_like(x) + 1.5)], 1)
+
+    assert_compiled_equals_pytorch(OneOperator(masked).eval(), torch.randn(1, 3, 5, 5), tmp_path)
+
+
 def test_vectors_of_one_pixel_are_an_image_of_one_pixel(tmp_path: Path) -> None:
     def attending(x: Tensor) -> Tensor:
         rows = x.flatten(2)

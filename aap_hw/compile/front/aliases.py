@@ -29,12 +29,17 @@ class Memory:
 
     def stale_after(self, node: Node) -> list[Node]:
         """Values made before ``node``, in its memory, that something reads after it."""
-        storage, now = _storage(node), self._position[node]
+        now = self._position[node]
         return [
             other
-            for other in (self._sharing[storage] if storage is not None else [])
+            for other in self.sharing(node)
             if self._position[other] < now and any(self._position[user] > now for user in other.users)
         ]
+
+    def sharing(self, node: Node) -> list[Node]:
+        """Values in the memory of ``node``, itself among them, in the program's order."""
+        storage = _storage(node)
+        return [] if storage is None else self._sharing[storage]
 
 
 def writes_in_place(node: Node) -> bool:

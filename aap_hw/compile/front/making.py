@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from aap_hw.compile.front.aliases import Memory
+from aap_hw.compile.front.aliases import Memory, writes_in_place
 from aap_hw.compile.front.network import Kernel, Normalization, is_rectified
 from aap_hw.compile.front.placement import Placement, Unmade
 from aap_hw.compile.front.program import NoKernel, is_of_shape, state_names
@@ -91,17 +91,19 @@ class Partition:
                 self._classify(node)
 
     def _classify(self, node: Node) -> None:
-        """Note whether a value is made of zeros alone, as in a removed branch, or of weights and constants alone."""
+        """Note whether a value is left out, or made of weights and constants alone, and whether it is zero."""
         sources = [source for source in node.all_input_nodes if not self.is_parameter(source)]
-        if Call(node).name == "zeros_like":
-            self._zeros.add(node)
+        if node.name in self._left_out or (sources and all(map(self.is_void, sources))):
             self._void.add(node)
-        elif node.name in self._left_out or (sources and all(map(self.is_void, sources))):
-            self._void.add(node)
-            if keeps_zero(node) and all(map(self.is_zero, sources)):
-                self._zeros.add(node)
         elif is_of_shape(node) or not sources:
             self._constants.add(node)
+        else:
+            return
+        read = [source for source in node.all_input_nodes if source in sources or self.is_zero(source)]
+        if Call(node).name == "zeros_like" or (read and keeps_zero(node) and all(map(self.is_zero, read))):
+            self._zeros.add(node)
+        elif self.is_constant(node) and writes_in_place(node):
+            self._zeros.difference_update(self.memory.sharing(node))
 
     # What rules read.
 
@@ -144,7 +146,7 @@ class Partition:
         return node in self._constants
 
     def is_void(self, node: Node) -> bool:
-        """Whether a value is made of zeros alone, or left out, so that no kernel makes it."""
+        """Whether a value is left out, so that no kernel makes it."""
         return node in self._void
 
     def is_zero(self, node: Node) -> bool:

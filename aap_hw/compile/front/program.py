@@ -49,7 +49,7 @@ def state_names(program: ExportedProgram) -> dict[str, str]:
 
 def is_of_shape(node: Node) -> bool:
     """Whether a value follows from the shape and type of what it reads, so that it is the same for every input."""
-    return Call(node).name in ("new_zeros", "new_ones", "new_full", "ones_like", "full_like")
+    return Call(node).name in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")
 
 
 def is_random(node: Node) -> bool:
