@@ -78,6 +78,11 @@ COMPILERS = {
         "clang++-99 -O1",
         r"CXX says that clang\+\+-99 is the compiler, and it is not",
     ),
+    "one whose name has no end": (
+        "",
+        'g++ "-O1',
+        r'CXX says that g\+\+ "-O1 is .* unclosed quote; correct it or unset',
+    ),
     "one without a linker": (
         "echo 'collect2: fatal error: cannot find ld' >&2; exit 1",
         None,

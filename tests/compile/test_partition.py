@@ -258,6 +258,7 @@ def test_depthwise_first_layer_compiles_to_what_pytorch_computes(tmp_path: Path)
         (lambda m, x: torch.round(m.conv(x), decimals=-1), "1 round"),
         (lambda m, x: m.conv(x).var(1, correction=0.5), "1 var"),
         (lambda m, x: (m.conv(x) > 0).cumsum(1, dtype=torch.float32), ""),
+        (lambda m, x: torch.ops.aten.slice(m.conv(x)[:, :, ::2], 1, 0, 3)[..., ::2], ""),
         (lambda m, x: m.conv(x) + (torch.zeros_like(x) + 1.5), ""),
         (lambda m, x: torch.cat([m.conv(x), torch.zeros_like(x)], 1), ""),
         (lambda m, x: m.conv(x) + torch.zeros_like(x).masked_fill(x > 0, -1.0), ""),

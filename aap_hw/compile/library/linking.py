@@ -55,15 +55,22 @@ def command_of(target: CpuTarget) -> list[str]:
 
 def _own() -> list[str]:
     for variable in ("CXX", "CC"):
-        if words := shlex.split(os.environ.get(variable, "")):
-            if shutil.which(words[0]) is None:
-                raise UserError(
-                    f"{variable} says that {words[0]} is the compiler, and it is not there; correct it or unset it"
-                )
+        command = os.environ.get(variable, "")
+        try:
+            words = shlex.split(command)
+        except ValueError as problem:
+            raise UserError(
+                f"{variable} says that {command} is the compiler, which has an unclosed quote; correct it or unset it"
+            ) from problem
+        if words and shutil.which(words[0]) is None:
+            raise UserError(
+                f"{variable} says that {words[0]} is the compiler, and it is not there; correct it or unset it"
+            )
+        if words:
             return words
     for name in COMPILERS:
-        if command := shutil.which(name):
-            return [command]
+        if found := shutil.which(name):
+            return [found]
     raise UserError(
         f"linking compiled code takes a C++ compiler, and the path has none of {', '.join(COMPILERS)}; install one "
         "with: sudo apt-get install g++"

@@ -70,7 +70,7 @@ def piece(partition: Partition, node: Node) -> None:
             emit_slice(partition, node, image, side)
             return
         if chain := _subsampling(partition, node):
-            steps = {2: 1, 3: 1}
+            steps = dict.fromkeys(range(4), 1)
             for link in chain:
                 steps[Call(link)["dim"] % 4] *= Call(link)["step"]
             partition.absorb(*chain)
