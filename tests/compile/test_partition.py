@@ -284,6 +284,11 @@ def test_numbers_that_lose_their_fraction_before_they_are_added_up_are_refused(a
         partitioned(model, torch.randn(1, 3, 8, 8))
 
 
+def test_bits_that_are_read_as_other_numbers_are_refused() -> None:
+    with pytest.raises(UserError, match=r"x\.view with these operands has no kernel yet"):
+        partitioned(Whole(lambda m, x: m.conv(x.view(torch.int32).float())), torch.randn(1, 3, 8, 8))
+
+
 def test_operator_in_another_precision_is_refused_by_name_and_line() -> None:
     with pytest.raises(UserError) as refusal:
         partitioned(Whole(lambda m, x: m.conv(x).double().relu()), torch.randn(1, 3, 8, 8))

@@ -10,6 +10,7 @@ from aap_hw.compile.front.rules.channels import emit_slice, shuffle_at
 from aap_hw.compile.front.rules.movement import moved, part
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.source import op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
@@ -21,6 +22,8 @@ def reshape(partition: Partition, node: Node) -> None:
     """A new shape: no kernel for values in PyTorch's order; images as vectors, and channel shuffles, have one."""
     image = Call(node).first
     before, after = shape_of(image), shape_of(node)
+    if image.meta["val"].dtype != node.meta["val"].dtype:
+        raise partition.refused(f"{op_name(node)} of the bits of numbers has no kernel yet", node)
     is_image, is_moved = partition.placement.is_image(image), partition.placement.is_moved(image)
     if (shuffle := shuffle_at(partition, node, image)) is not None:
         partition.absorb(*shuffle.nodes)

@@ -88,7 +88,7 @@ class _Writer:
         """The operator and its arguments, with letters for lengths that depend on the widths."""
         call, node = Call(self._source), self._node
         made = "[" + ",".join(map(self._text, self._lengths(node))) + "]"
-        if call.name in RESHAPES:
+        if call.name in RESHAPES and call.get("dtype") is None:
             return "aten.reshape.default", [self._argument(call.first), made]
         if call.name in EXPANSIONS:
             return "aten.expand.default", [self._argument(call.first), made]
