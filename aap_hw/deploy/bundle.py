@@ -2,12 +2,15 @@
 
 The library, PyTorch's outputs for some reference inputs, two programs that run it, and ``manifest.json``, which follows
 ``manifest.schema.json``, is written last and holds the checksums of the others. docs/bundle.md is for its readers.
+A folder's other files are left alone, and so is a folder that has files of these names and is no bundle.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
@@ -23,10 +26,14 @@ from aap_hw.compile.library.build import cubin_beside
 from aap_hw.deploy.requirements import Requirements
 from aap_hw.deploy.runners.run import SCHEMA_VERSION, rows_of
 from aap_hw.errors import UserError
-from aap_hw.files import sha256_of, write_atomic
+from aap_hw.files import make_folder, require_writable_folder, write_atomic
 from aap_hw.models.weights import WeightsFile
 
 RUNNERS = ("run.py", "run.cc")
+# All files that a bundle may have. The manifest is the first to be removed and the last to be written.
+NAMES = ("manifest.json", "model.so", "kernels.cubin", "reference_inputs.npy", "reference_outputs.npy", *RUNNERS)
+# Tells a folder whose bundle was cut short, and may be replaced, from one that never was a bundle.
+UNFINISHED = "unfinished-bundle"
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,22 @@ class Bundle:
     estimate: Mapping[str, Any] | None = None
 
 
+def require_bundle_folder(folder: Path) -> None:
+    """Check, without making anything, that a folder can be written to and that only an older bundle is replaced there.
+
+    Raises
+    ------
+    UserError : it cannot be written to, or it is no bundle and has files with the names of a bundle's.
+    """
+    require_writable_folder(folder)
+    taken = [name for name in NAMES if os.path.lexists(folder / name)]
+    if taken and not (folder / UNFINISHED).exists() and not _is_bundle(folder):
+        raise UserError(
+            f"{folder} is no bundle and holds {', '.join(taken)}, which a bundle would replace; choose another folder "
+            "with --out, or move these files away"
+        )
+
+
 def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
     """Write a bundle; an older one in the same folder is replaced, never mixed with.
 
@@ -72,14 +95,9 @@ def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
 
     Raises
     ------
-    UserError : the folder cannot be written.
+    UserError : the folder cannot be written, or holds other files with the names of a bundle's.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Without its manifest the folder is no bundle: that is the state that a crash may leave behind.
-        (folder / "manifest.json").unlink(missing_ok=True)
-    except OSError as problem:
-        raise UserError(f"cannot write the bundle to {folder}: {problem.strerror}; choose another folder") from problem
+    require_bundle_folder(folder)
     runners = resources.files("aap_hw.deploy.runners")
     files = {
         "model.so": library.read_bytes(),
@@ -88,10 +106,29 @@ def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
         **({"kernels.cubin": cubin_beside(library).read_bytes()} if bundle.requires.accelerator == "cuda" else {}),
         **{name: runners.joinpath(name).read_bytes() for name in RUNNERS},
     }
-    for name, content in files.items():
-        write_atomic(folder / name, content)
-    manifest = _manifest(bundle, {name: sha256_of(folder / name) for name in files})
-    write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    manifest = _manifest(bundle, {name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+    make_folder(folder)
+    write_atomic(folder / UNFINISHED, "aap-hw has not finished writing this bundle; deploy to this folder again\n")
+    try:
+        # Without its manifest the folder is no bundle: that is the state that a crash may leave behind.
+        for name in NAMES:
+            if name not in files:
+                (folder / name).unlink(missing_ok=True)
+        for name, content in files.items():
+            write_atomic(folder / name, content)
+        write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        (folder / UNFINISHED).unlink()
+    except OSError as problem:
+        raise UserError(f"cannot write the bundle to {folder}: {problem.strerror}; choose another folder") from problem
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder has the manifest of a bundle, of this version or another."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and {"aap_hw", "schema_version"} <= manifest.keys()
 
 
 def manifest_schema() -> dict[str, Any]:

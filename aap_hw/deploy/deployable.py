@@ -14,7 +14,7 @@ import numpy as np
 
 from aap_hw.compile.keys.precision import HALF, INT8_HALF
 from aap_hw.compile.keys.target import DeviceTarget
-from aap_hw.deploy.bundle import Bundle, write_bundle
+from aap_hw.deploy.bundle import Bundle, require_bundle_folder, write_bundle
 from aap_hw.deploy.compiling import calibration_of
 from aap_hw.deploy.form import Form, beside_half, form_of, in_half, in_int8, taking_pixels
 from aap_hw.deploy.pixels import Preprocessing, is_unknown, preprocessing_of
@@ -24,7 +24,6 @@ from aap_hw.deploy.run_form import form_of_run, supported, unpruned_form
 from aap_hw.device.connection import target_of
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
-from aap_hw.files import require_writable_folder
 from aap_hw.graph.program.calling import input_names
 from aap_hw.graph.program.inputs import Tensors, in_batches
 from aap_hw.inputs import Inputs
@@ -97,8 +96,8 @@ class Deployable:
 
         Raises
         ------
-        UserError : the run was pruned for another device, the device has no kernels of the precision, or the folder
-            cannot be written.
+        UserError : the run was pruned for another device, the device has no kernels of the precision, or no bundle can
+            be written to the folder.
         """
         network = run.load()
         if network.device != profile.name:
@@ -107,7 +106,7 @@ class Deployable:
                 f"{profile.name}; deploy it with --device {network.device}, or prune with a table of {profile.name}"
             )
         folder = folder or run.path / f"bundle-{profile.name}"
-        require_writable_folder(folder)
+        require_bundle_folder(folder)
         origin, inputs = network.origin, network.origin.inputs
         form, dense = form_of_run(network, data, precision, profile, is_retrained=run.trained is not None), None
         if pixels:
@@ -158,9 +157,9 @@ class Deployable:
         Raises
         ------
         UserError : it is quantised already and asked for in another precision, the device has no kernels of the
-            precision, or the folder cannot be written.
+            precision, or no bundle can be written to the folder.
         """
-        require_writable_folder(folder)
+        require_bundle_folder(folder)
         module, inputs = origin.build(), origin.inputs
         form = form_of(module, inputs.names)
         wanted = supported(precision or form.precision, profile)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,7 @@ from aap_hw import api
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy import deployable, deploying
-from aap_hw.deploy.deploying import Deployment, bundle_unseen, deploy
+from aap_hw.deploy.deploying import Deployment, bundle_model_unseen, bundle_unseen, deploy
 from aap_hw.deploy.reference import FEW
 from aap_hw.device import load_profile
 from aap_hw.device.boards import Boards
@@ -38,7 +39,7 @@ from aap_hw.prune.words import budget_sentences, figure_rows
 from aap_hw.resources import resource_dirs
 from tests.deploy.tiny import make_bundle
 from tests.device import servers
-from tests.synthetic import ESTIMATE, few_images, of_this_device, this_device
+from tests.synthetic import ESTIMATE, ORIGIN, few_images, of_this_device, this_device
 
 
 def kept_by(finished: Path) -> Callable[..., SimpleNamespace]:
@@ -320,6 +321,40 @@ def test_older_bundle_is_replaced_as_a_whole_or_no_longer_one(tmp_path: Path, mo
     with pytest.raises(UserError, match="no room"):
         make_bundle(folder)
     assert not (folder / "manifest.json").exists()
+    monkeypatch.undo()
+    (folder / "kernels.cubin").write_bytes(b"of a GPU that is deployed to no longer")
+    make_bundle(folder)
+    whole = contents(folder)
+    assert whole.keys() == {"manifest.json", *json.loads(whole["manifest.json"])["sha256"]}
+    monkeypatch.setattr(bundles, "manifest_schema", lambda: {"maxProperties": 0})
+    with pytest.raises(jsonschema.ValidationError):
+        make_bundle(folder)
+    assert contents(folder) == whole, "a bundle that cannot be written leaves the older one"
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"run.py": "print('mine')"},
+        {"model.so": "", "run.cc": ""},
+        {"manifest.json": '{"schema_version": 1}'},
+        {"manifest.json": "[]"},
+        {"manifest.json": "{"},
+    ],
+    ids=str,
+)
+def test_folder_that_is_no_bundle_keeps_its_files(
+    theirs: dict[str, str], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploying, "compile_network", None)
+    for name, text in theirs.items():
+        (tmp_path / name).write_text(text)
+    before, sentence = contents(tmp_path), f"is no bundle and holds {', '.join(sorted(theirs))}, which a bundle would"
+    with pytest.raises(UserError, match=sentence):
+        bundle_unseen(RunFolder(finished), load_profile("x86"), few_images(), tmp_path)
+    with pytest.raises(UserError, match=sentence):
+        bundle_model_unseen(ORIGIN, load_profile("x86"), few_images(), tmp_path)
+    assert contents(tmp_path) == before
 
 
 def test_bundle_that_does_not_fit_is_one_sentence_and_no_bundle(mounted: Callable[[str], Path]) -> None:
