@@ -108,13 +108,18 @@ def _show(result: Deployment, console: PlainConsole, weights: str | None) -> Non
     from aap_hw.cli.run_screen import summary_table
     from aap_hw.prune.words import budget_sentences
 
-    summary, is_run = result.summary, "retrained" in result.summary
+    summary, is_run = result.summary, result.pruned_in is not None
     if not result.latencies:
         console.say("the device is emulated: outputs are checked and nothing is timed")
     elif is_run:
         console.print(summary_table(summary))
         for sentence in budget_sentences(summary):
             console.say(sentence)
+        if result.precision != result.pruned_in:
+            console.say(
+                f"accuracy and memory in {result.precision} are not known, as the run was pruned in "
+                f"{result.pruned_in}; prune with --precision {result.precision} to know them"
+            )
         if weights is not None and summary.get("accuracy_pruned") is not None:
             console.say(f"accuracies are those of the run's own weights, not of {weights}")
     else:
@@ -126,7 +131,7 @@ def _show(result: Deployment, console: PlainConsole, weights: str | None) -> Non
         + (f", none on {result.equal} of them" if result.precision == INT8 else "")
         + ("" if result.agreement is None else f", the same class for {result.agreement:.1f} %")
     )
-    if is_run and not summary["retrained"]:
+    if is_run and not summary.get("retrained", True):
         console.say(f"weights: {weights or 'as they were cut; --weights FILE takes trained ones'}")
     if slow := summary["slow_path"]:
         console.say(f"{slow}; there is no schedule for these")

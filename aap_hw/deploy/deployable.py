@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from aap_hw.compile.keys.precision import HALF, INT8_HALF
+from aap_hw.compile.keys.precision import HALF, INT8_HALF, NetworkPrecision
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.deploy.bundle import Bundle, require_bundle_folder, write_bundle
 from aap_hw.deploy.compiling import calibration_of
@@ -60,7 +60,7 @@ class Deployable:
     budget : of latency, as text, if it was cut to one.
     trained : the checkpoint that its weights are of, if they are not its own.
     classes : what its own weights call its classes, where that is known.
-    is_as_pruned : whether it is in the precision that its run was pruned for.
+    pruned_in : the precision of the network of its run; None if it is of no run.
     """
 
     model: str
@@ -75,7 +75,7 @@ class Deployable:
     budget: str | None = None
     trained: WeightsFile | None = None
     classes: tuple[str, ...] = ()
-    is_as_pruned: bool = True
+    pruned_in: NetworkPrecision | None = None
     estimate: Mapping[str, Any] | None = None
 
     @classmethod
@@ -117,8 +117,7 @@ class Deployable:
             dense = unpruned_form(network, data, form)
         reference = Reference.of(form, inputs, data, _count(inputs, is_timed))
         summary = run.summary()
-        is_as_pruned = form.precision == network.precision
-        predicted_ms = summary.get("predicted_ms") if is_as_pruned else None
+        predicted_ms = summary.get("predicted_ms") if form.precision == network.precision else None
         estimate = summary.get("estimate")
         predicted = None
         if predicted_ms is not None and not estimate:
@@ -136,7 +135,7 @@ class Deployable:
             budget=network.record.get("budgets", {}).get(LATENCY.name),
             trained=run.trained,
             classes=_classes(origin),
-            is_as_pruned=is_as_pruned,
+            pruned_in=network.precision,
             estimate=predicted_ms and estimate and {"ms": predicted_ms, **estimate},
         )
 

@@ -6,7 +6,7 @@ A run is deployed with its weights, and timed beside the network that it was cut
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from aap_hw.graph.program.inputs import in_batches
 from aap_hw.models.origin import Origin
 from aap_hw.policy import Budget
 from aap_hw.prune.run import RunFolder
+from aap_hw.prune.words import of_any_precision
 from aap_hw.train.samples import Samples
 
 # Names of what is compiled and timed: what is deployed, and what it was cut from.
@@ -53,10 +54,12 @@ class Deployment:
     latencies : of what was deployed, ``pruned``, and of the network that it was cut from, ``dense``, if it was cut.
         Each is loaded several times, all loads are timed in turn on the device, and a network's middle load counts.
         Empty where an emulator stands in for the device.
-    summary : figures of this deployment, added to those of the run if it is one.
+    summary : figures of this deployment, beside those of its run; if that was pruned in another precision, only beside
+        those that do not depend on it.
     precision : ``fp32``, ``half``, ``int8`` or ``int8,half``.
     equal : how many of the images have PyTorch's outputs up to the rounding of float32: all in float32, most in int8,
         hardly any in half precision.
+    pruned_in : the precision of the network of its run; None if it is of no run.
     """
 
     bundle: Path
@@ -68,6 +71,7 @@ class Deployment:
     summary: dict[str, Any]
     precision: NetworkPrecision
     equal: int
+    pruned_in: NetworkPrecision | None = None
 
 
 def deploy(
@@ -95,16 +99,15 @@ def deploy(
     boards.require_tools()
     require_writable_file(run.path / "summary.json")  # which the figures are added to
 
-    loaded: list[Deployable] = []
-
     def load(is_real: bool) -> Deployable:
-        loaded.append(Deployable.of_run(run, boards.profile, data, folder, precision, is_timed=is_real, pixels=pixels))
-        return loaded[0]
+        return Deployable.of_run(run, boards.profile, data, folder, precision, is_timed=is_real, pixels=pixels)
 
     done = _deployed(boards, load)
-    # What a run was pruned to in one precision says nothing of another.
-    merged = run.update_summary(done.summary) if loaded[0].is_as_pruned else {**run.summary(), **done.summary}
-    return Deployment(**{**vars(done), "summary": merged})
+    known = run.summary()
+    if done.precision != done.pruned_in:
+        return replace(done, summary={**of_any_precision(known), **done.summary})
+    # Of a run whose summary is lost, these figures alone would make none.
+    return replace(done, summary=run.update_summary(done.summary)) if known else done
 
 
 def deploy_model(
@@ -170,6 +173,7 @@ def _deployed(boards: Boards, load: Callable[[bool], Deployable]) -> Deployment:
         figures,
         deployable.form.precision,
         deployable.reference.equal(outputs),
+        deployable.pruned_in,
     )
 
 

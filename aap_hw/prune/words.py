@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aap_hw.compile.keys.precision import INT8, in_precision
 from aap_hw.device.description import MEASURED
+
+# Figures of a summary that hold only in the precision that its run was planned in.
+_OF_ONE_PRECISION = re.compile(
+    r"(accuracy|memory|bytes)_.*|.*_ms|ms_of_loads|dense_is_measured|provenance|table_error|estimate|float_layers"
+)
 
 
 def how_known(measured: bool, provenance: str) -> str:
@@ -64,8 +70,8 @@ def figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         row("latency, ms, measured", summary["dense_ms"], measured, "{:.3f}")
     row(
         f"{quantity(provenance)}, ms, {how_known(False, provenance)}",
-        None if measured is not None else summary["dense_ms"],
-        summary["predicted_ms"],
+        None if measured is not None else summary.get("dense_ms"),
+        summary.get("predicted_ms"),
         "{:.3f}",
     )
     if (in_float32 := summary.get("dense_float_ms")) is not None:
@@ -85,6 +91,14 @@ def figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         if sizes[0] is not None and sizes[1] is not None:
             row(name, sizes[0] / 1e6, sizes[1] / 1e6, "{:.2f}")
     return rows
+
+
+def of_any_precision(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a run's figures that hold in any precision that it is deployed in: no times, accuracies or bytes."""
+    kept = {name: value for name, value in summary.items() if not _OF_ONE_PRECISION.fullmatch(name)}
+    if "budgets" in kept:
+        kept["budgets"] = {name: kept["budgets"][name] for name in ("parameters", "flops") if name in kept["budgets"]}
+    return kept
 
 
 def budget_sentences(summary: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""``aap-hw deploy`` for a device that nobody here has: compiled, bundled, and said not to have been timed."""
+"""``aap-hw deploy`` says what was measured, and what was not: of a device that nobody here has, nothing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,47 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from aap_hw.compile.gpu.cubin import kernels_of
+from aap_hw.deploy.deploying import Deployment
+from aap_hw.device.timing import Timing
 from aap_hw.policy import Budget
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.task import PruneSettings, Task
 from tests.needs import needs_cross_compiler
 from tests.synthetic import ORIGIN, few_images, table
+
+
+def shown(aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, precision: str, summary: dict[str, Any]) -> str:
+    """What is said of a run in float32 that was deployed, and of which these figures are known."""
+    figures = {"pruned_ms": 1.0, "dense_ms": 2.0, "slow_path": "", **summary}
+    timed = {"pruned": Timing((1000.0,)), "dense": Timing((2000.0,))}
+    done = Deployment(Path("bundle"), 0.0, 1e-4, 100.0, 8, timed, figures, precision, 8, pruned_in="fp32")
+    monkeypatch.setattr("aap_hw.api.deploy", lambda *_, **__: done)
+    outcome = aap_hw("deploy", "run", "--device", "x86", "--precision", precision)
+    assert outcome.code == 0, outcome.err
+    return str(outcome.out)
+
+
+def test_accuracy_and_memory_of_a_run_in_another_precision_are_said_to_be_unknown(
+    aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentence = (
+        "accuracy and memory in int8 are not known, as the run was pruned in fp32; prune with --precision int8 to know "
+        "them"
+    )
+    assert sentence in shown(aap_hw, monkeypatch, "int8", {"retrained": True, "params_pruned": 500})
+    assert "not known" not in shown(aap_hw, monkeypatch, "fp32", {"retrained": True, "predicted_ms": 1.1})
+
+
+def test_run_that_has_lost_its_summary_is_shown_as_a_run(
+    aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = shown(aap_hw, monkeypatch, "fp32", {})
+    assert "unpruned" in text
+    assert "bundle: bundle" in text
 
 
 @needs_cross_compiler

@@ -15,7 +15,7 @@ from aap_hw.cli.run_screen import PruneScreen, summary_table
 from aap_hw.prune.job import Pruned
 from aap_hw.prune.run import PrunedNetwork
 from aap_hw.prune.steps import Event
-from aap_hw.prune.words import budget_sentences, chosen_by_sentence
+from aap_hw.prune.words import budget_sentences, chosen_by_sentence, figure_rows, of_any_precision
 
 RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8", "--budget", "50%")
 CUT = {"round": 2, "rounds": 3, "measured_ms": None, "predicted_ms": 0.5, "kept_attention": 0.75}
@@ -144,6 +144,17 @@ def test_a_budget_between_the_quickest_and_the_middle_load_is_met_within_what_ti
     for loads in ({"ms_of_loads": [1.003, 1.004, 1.01]}, {}):
         (missed,) = budget_sentences({**asked, "pruned_ms": 1.004, **loads})
         assert missed.startswith("the budget of 1.000 ms is MISSED by 0.4%: 1.004 ms measured; ")
+
+
+def test_a_run_in_another_precision_has_neither_the_times_nor_the_accuracy_nor_the_memory_of_its_own() -> None:
+    budgets = {"latency": 1.0, "memory": 2.1e6, "parameters": 600}
+    known = {**SUMMARY, "accuracy_wanted": 90.5, "budgets": budgets, "memory_dense": 4e6, "memory_pruned": 2e6}
+    assert len(budget_sentences({**known, "budget_ms": 1.0})) == 4
+    measured = {"pruned_ms": 0.25, "dense_ms": 0.5}
+    shown = {**of_any_precision({**known, "ms_of_loads": [0.99], "dense_is_measured": True}), **measured}
+    assert [row[0] for row in figure_rows(shown)] == ["latency, ms, measured", "parameters", "multiply-accumulates"]
+    assert budget_sentences(shown) == ["the budget of 600 parameters is met: 500 parameters"]
+    assert not {"predicted_ms", "accuracy_dense", "bytes_pruned", "ms_of_loads", "dense_is_measured"} & shown.keys()
 
 
 def test_final_table_has_both_latencies_accuracy_and_sizes() -> None:

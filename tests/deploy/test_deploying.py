@@ -273,6 +273,23 @@ def test_board_that_others_took_meanwhile_is_waited_for_with_a_word(
     assert result.summary["pruned_ms"] > 0
 
 
+@pytest.mark.parametrize("has_summary", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_figures_are_added_to_those_that_the_run_has_in_the_same_precision(
+    precision: str, has_summary: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"model": "resnet20", "predicted_ms": 5.0, "accuracy_pruned": 91.0} if has_summary else {}
+    if has_summary:
+        (tmp_path / "summary.json").write_text(json.dumps(known))
+    found = {"pruned_ms": 1.0, "dense_ms": 2.0}
+    done = Deployment(tmp_path / "bundle", 0.0, 1e-4, None, FEW, {}, found, precision, FEW, pruned_in="fp32")
+    monkeypatch.setattr(deploying, "_deployed", lambda *_: done)
+    result = deploy(RunFolder(tmp_path), this_device(), few_images(), precision=precision)
+    of_both = known if precision == "fp32" else {name: known[name] for name in ("model",) if has_summary}
+    assert result == replace(done, summary={**of_both, **found})
+    assert RunFolder(tmp_path).summary() == (result.summary if has_summary and precision == "fp32" else known)
+
+
 def one_value_off(outputs: np.ndarray) -> np.ndarray:
     outputs = outputs.copy()
     outputs[0, 3] += 0.02
