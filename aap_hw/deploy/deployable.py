@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from aap_hw.compile.keys.precision import HALF, INT8_HALF, NetworkPrecision
+from aap_hw.compile.keys.precision import INT8_HALF, NetworkPrecision
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.deploy.bundle import Bundle, require_bundle_folder, write_bundle
-from aap_hw.deploy.compiling import calibration_of
-from aap_hw.deploy.form import Form, beside_half, form_of, in_half, in_int8, taking_pixels
+from aap_hw.deploy.form import Form, beside_half, form_of, taking_pixels
 from aap_hw.deploy.pixels import Preprocessing, is_unknown, preprocessing_of
 from aap_hw.deploy.reference import FEW, Reference
 from aap_hw.deploy.requirements import Requirements
-from aap_hw.deploy.run_form import form_of_run, supported, unpruned_form
+from aap_hw.deploy.run_form import form_in, form_of_run, supported, unpruned_form
 from aap_hw.device.connection import target_of
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
@@ -30,7 +29,6 @@ from aap_hw.inputs import Inputs
 from aap_hw.models.origin import Origin
 from aap_hw.models.weights import WeightsFile
 from aap_hw.policy import LATENCY
-from aap_hw.prune.defaults import CALIBRATION_IMAGES
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.shown import are_made_up
 from aap_hw.train.data import LabelledImages
@@ -161,13 +159,10 @@ class Deployable:
         require_bundle_folder(folder)
         module, inputs = origin.build(), origin.inputs
         form = form_of(module, inputs.names)
-        wanted = supported(precision or form.precision, profile)
+        wanted = supported(precision, form.precision, profile)
         if form.quantisation is not None and wanted != form.precision:
             raise UserError(f"{origin.model} is quantised in {form.precision} already; leave --precision out")
-        if wanted == HALF:
-            form = in_half(module, inputs, target_of(profile))
-        elif wanted != form.precision:
-            form = in_int8(module, inputs.names, calibration_of(data, inputs, CALIBRATION_IMAGES))
+        form = form_in(wanted, form, inputs, data, profile)
         form = taking_pixels(form, inputs, preprocessing_of(data)) if pixels else form
         reference = Reference.of(form, inputs, data, _count(inputs, is_timed))
         trained = origin.weights if isinstance(origin.weights, WeightsFile) else None

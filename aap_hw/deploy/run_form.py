@@ -28,6 +28,7 @@ from aap_hw.deploy.form import (
 from aap_hw.device.connection import target_of
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
+from aap_hw.inputs import Inputs
 from aap_hw.prune.defaults import CALIBRATION_IMAGES
 from aap_hw.prune.run import PrunedNetwork
 from aap_hw.prune.shown import are_made_up
@@ -53,24 +54,31 @@ def form_of_run(
     """
     inputs, record = network.origin.inputs, network.record
     form, of_run = form_of(network.module, inputs.names), network.precision
-    wanted = supported(precision or of_run, profile)
-    if wanted == HALF and profile is not None:
-        return in_half(network.module, inputs, target_of(profile))
-    if wanted == form.precision:
-        return form
-    if are_made_up(data):
+    wanted = supported(precision, of_run, profile)
+    if wanted in OTHERS and are_made_up(data):
         raise UserError(
             "the run has no samples of what the network will see, on which int8 measures the ranges of values; "
             "give --data"
         )
-    if of_run in OTHERS:
-        from aap_hw.prune.quantised import quantised_of
+    if wanted not in OTHERS or of_run not in OTHERS:
+        return form_in(wanted, form, inputs, data, profile)
+    from aap_hw.prune.quantised import quantised_of
 
-        form = form_of(quantised_of(network, data, anew=is_retrained or record.get("made_up_inputs", False)), ())
-        if wanted == INT8_HALF and profile is not None:
-            return beside_half(form, inputs.zeros(), target_of(profile))
+    form = form_of(quantised_of(network, data, anew=is_retrained or record.get("made_up_inputs", False)), ())
+    if wanted == INT8_HALF and profile is not None:
+        return beside_half(form, inputs.zeros(), target_of(profile))
+    return form
+
+
+def form_in(
+    precision: NetworkPrecision, form: Form, inputs: Inputs, data: Samples, profile: DeviceProfile | None
+) -> Form:
+    """A network, given as it is, in a supported precision: if another one, it is in float, and int8 measures ranges."""
+    if precision == form.precision:
         return form
-    return in_int8(network.module, inputs.names, calibration_of(data, inputs, CALIBRATION_IMAGES))
+    if precision == HALF and profile is not None:
+        return in_half(form.reference, inputs, target_of(profile))
+    return in_int8(form.reference, inputs.names, calibration_of(data, inputs, CALIBRATION_IMAGES))
 
 
 def unpruned_form(network: PrunedNetwork, data: Samples, form: Form) -> Form:
@@ -90,14 +98,23 @@ def unpruned_form(network: PrunedNetwork, data: Samples, form: Form) -> Form:
     return in_int8_for_timing(module, inputs, floats)
 
 
-def supported(precision: str, profile: DeviceProfile | None) -> NetworkPrecision:
-    """The precision, if networks can be deployed to a device in it, or exported if there is none; else UserError."""
+def supported(asked: str | None, own: NetworkPrecision, profile: DeviceProfile | None) -> NetworkPrecision:
+    """The precision that is asked for, by default a network's own; it is for a device, or an export if there is none.
+
+    Raises
+    ------
+    UserError : the network cannot be deployed or exported in it. Only a plan of both puts half precision beside int8.
+    """
     known, done = (EXPORTED_PRECISIONS, "exported") if profile is None else (NETWORK_PRECISIONS, "deployed")
-    for each in known if profile is None else (*known, INT8_HALF):
+    precision = asked or own
+    for each in (*known, INT8_HALF) if profile is not None and own == INT8_HALF else known:
         if each == precision:
             if profile is not None:
                 require_precision(each, target_of(profile), profile.name)
             return each
-    raise UserError(
-        f"a network in {precision} cannot be {done}; give --precision {', '.join(known[:-1])} or {known[-1]}"
-    )
+    instead = f"give --precision {', '.join(known[:-1])} or {known[-1]}"
+    if precision == INT8_HALF and profile is not None:
+        raise UserError(
+            f"only a run that was pruned with --precision mixed:int8,half is deployed in int8,half; {instead}"
+        )
+    raise UserError(f"a network in {precision} cannot be {done}; {instead}")

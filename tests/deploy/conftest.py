@@ -32,8 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with ``net.py:make``, a network for images of 3x16x16; only few images are checked."""
     (tmp_path / "net.py").write_text(NET)
     monkeypatch.setattr(deployable, "CHECKED_PIXELS", 40 * 16 * 16)
-    for module in (deployable, run_form):
-        monkeypatch.setattr(module, "CALIBRATION_IMAGES", 16)
+    monkeypatch.setattr(run_form, "CALIBRATION_IMAGES", 16)
     monkeypatch.setattr("aap_hw.train.data.load_embedded", few_images)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -97,6 +97,13 @@ def test_no_run_is_deployed_in_another_precision_than_it_says_or_by_scales_of_ma
     x86 = load_profile("x86")
     with pytest.raises(UserError, match="a network in int9 cannot be deployed; give --precision fp32, half or int8"):
         form_of_run(network, few_images(), "int9", x86)
+    sentence = (
+        r"only a run that was pruned with --precision mixed:int8,half is deployed in int8,half; give --precision f"
+    )
+    with pytest.raises(UserError, match=sentence):
+        form_of_run(network, few_images(), "int8,half", x86)
+    with pytest.raises(UserError, match=sentence):
+        deploying.bundle_model_unseen(network.origin, x86, few_images(), Path("bundle"), "int8,half")
     made_up = MadeSamples(network.origin.inputs)
     for stand_in in (made_up, samples_for(network.origin, None)):
         with pytest.raises(UserError, match=r"the run has no samples of what the network will see.*; give --data"):
