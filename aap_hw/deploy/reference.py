@@ -73,13 +73,14 @@ class Reference:
 
         Raises
         ------
-        UserError : an output is not finite, or would not be in half precision.
+        UserError : an output is not finite, or would not be in half precision, or is of a type that NumPy lacks.
         """
         samples = form.taken(data.inputs("test", inputs, data.spread("test", count)))
         with torch.no_grad():
             answers = [form.call(sample) for sample in in_batches(samples)]
-        arrays = by_output([[output.numpy() for output in output_tensors(answer)] for answer in answers])
-        outputs = dict(zip(output_names(answers[0]), arrays, strict=True))
+        names = output_names(answers[0])
+        arrays = by_output([list(map(_array, names, output_tensors(answer))) for answer in answers])
+        outputs = dict(zip(names, arrays, strict=True))
         for name, output in outputs.items():
             if not np.isfinite(output).all():
                 raise UserError(
@@ -192,6 +193,17 @@ class Reference:
                 "nothing was written; this is a fault of aap-hw, please report it with the run folder"
             )
         return max(differences)
+
+
+def _array(name: str, output: torch.Tensor) -> np.ndarray:
+    try:
+        array: np.ndarray = output.numpy()
+    except TypeError as error:
+        raise UserError(
+            f"the network returns {name} in {str(output.dtype).removeprefix('torch.')}, which nothing can be compared "
+            "with; return it in float32, with .float()"
+        ) from error
+    return array
 
 
 def _is_decision(output: np.ndarray) -> bool:

@@ -7,9 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from aap_hw.deploy.form import Form
 from aap_hw.deploy.reference import TOLERANCE, Reference, Sway
 from aap_hw.errors import Fault, UserError
+from aap_hw.inputs import Inputs
+from tests.synthetic import few_images
 
 BOXES = np.array([[[1e4, 2.0]], [[3.0, -2e4]]], dtype=np.float32)
 SCORES = np.array([[[0.1, 0.9, 0.3]], [[0.8, 0.2, 0.4]]], dtype=np.float32)
@@ -49,6 +53,16 @@ def test_decisions_are_compared_by_how_many_are_others() -> None:
     for reference, wrong in ((in_float32, few), (in_int8, many), (tipped, classes + 1)):
         with pytest.raises(UserError, match="it decides differently from PyTorch"):
             reference.compare([wrong], "it")
+
+
+def test_output_in_a_type_that_numpy_lacks_is_named() -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"maps": x, "means": x.mean((2, 3)).bfloat16()}
+
+    form, inputs = Form(Named(), Named(), ("x",)), Inputs.of((3, 16, 16))
+    with pytest.raises(UserError, match=r"returns output_means in bfloat16, .*; return it in float32, with .float()"):
+        Reference.of(form, inputs, few_images())
 
 
 def test_classes_agree_only_where_the_network_scores_classes() -> None:
