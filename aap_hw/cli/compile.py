@@ -59,6 +59,7 @@ def command(
     """
     from aap_hw.compile.keys.precision import in_precision
     from aap_hw.compile.keys.target import half_precision_of, require_precision
+    from aap_hw.compile.library.build import cubin_beside
     from aap_hw.compile.library.linking import command_of
     from aap_hw.deploy.compiling import calibration_of, compile_unseen
     from aap_hw.device import load_profile
@@ -81,6 +82,11 @@ def command(
     profile, library = load_profile(device), Path(out) if out else None
     if library is not None:
         require_writable_file(library)
+        if library == cubin_beside(library):
+            raise UserError(
+                f"--out {out} is what a GPU's machine code is called that is kept beside the library; give the library "
+                "a name that ends in .so"
+            )
     target = target_of(profile)
     require_precision(precision, target, profile.name)
     command_of(target.host)  # told before the work

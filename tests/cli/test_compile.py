@@ -69,6 +69,13 @@ def test_library_that_cannot_be_kept_is_one_sentence(
     assert not list(disk.iterdir())
 
 
+def test_library_is_not_called_like_the_machine_code_beside_it(aap_hw: Callable[..., Any], folder: Path) -> None:
+    outcome = aap_hw("compile", "--device", "ampere.toml", *NETWORK, "--out", "net.cubin")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.endswith("; give the library a name that ends in .so\n")
+    assert not (folder / "net.cubin").exists()
+
+
 def test_for_a_gpu_it_ends_with_the_cubin_and_its_kernels(aap_hw: Callable[..., Any], folder: Path) -> None:
     outcome = aap_hw("compile", "--device", "ampere.toml", *NETWORK)
     assert (outcome.code, outcome.err) == (0, "")
