@@ -360,6 +360,11 @@ def test_image_of_another_shape_is_refused(original: tuple[Path, np.ndarray], sh
     assert f"ValueError: the network takes images of shape (1, 3, 12, 12), not {shape}" in done.stderr
 
 
+def test_packages_may_lie_in_a_folder_with_a_blank_in_its_name() -> None:
+    here, there = build_command(Path("/site")), build_command(Path("/my site"))
+    assert there == [word.replace("/site", "/my site") for word in here]
+
+
 @needs_cross_compiler
 def test_runner_in_cpp_compiles_for_a_board(tmp_path: Path) -> None:
     shutil.copy(RUNNERS / "run.cc", tmp_path)

@@ -11,4 +11,4 @@ def build_command(packages: Path, compiler: str = "g++") -> list[str]:
     """The line in the head of ``run.cc`` that builds it, for the folder that has the packages tvm and tvm_ffi."""
     head = resources.files(__name__).joinpath("run.cc").read_text().partition("#include")[0]
     (line,) = re.findall(r"^//   g\+\+ (.*?)\n//\n", head, re.DOTALL | re.MULTILINE)
-    return [compiler, *line.replace("\n//", "").replace("$P", str(packages)).split()]
+    return [compiler, *(word.replace("$P", str(packages)) for word in line.replace("\n//", "").split())]
