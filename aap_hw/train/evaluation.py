@@ -16,6 +16,9 @@ from aap_hw.graph.program.inputs import Tensors
 from aap_hw.inputs import Inputs
 from aap_hw.train.samples import Samples, Split
 
+# Of images and weights, the fastest first.
+LAYOUTS = torch.channels_last, torch.contiguous_format
+
 
 @torch.no_grad()
 @doing("finding the accuracy")
@@ -42,10 +45,11 @@ def evaluate(
     device = ranks.device()
     try:
         with flushed_denormals(), placed(model, device):
+            layout = image_layout(model, inputs)
             for start in range(mine.start, mine.stop, batch_size):
                 stored, labels = data.stored(split, range(start, min(start + batch_size, mine.stop)))
                 shown = data.prepared(tuple(each.to(device) for each in stored), inputs)
-                outputs = called(model, laid_out(shown), inputs.names)
+                outputs = called(model, laid_out(shown, layout), inputs.names)
                 right = int((outputs.argmax(1).cpu() == labels).sum())
                 tally += torch.tensor([right, len(labels)])
     finally:
@@ -56,12 +60,35 @@ def evaluate(
     return float(100.0 * correct / seen)
 
 
-def laid_out(batch: Tensors) -> Tensors:
-    """A batch as PyTorch computes with it fastest: images with their channels last."""
+def laid_out(batch: Tensors, layout: torch.memory_format) -> Tensors:
+    """A batch with its images (N, C, H, W) in a layout, and everything else contiguous."""
     return tuple(
-        each.contiguous(memory_format=torch.channels_last if each.dim() == 4 else torch.contiguous_format)
-        for each in batch
+        each.contiguous(memory_format=layout if each.dim() == 4 else torch.contiguous_format) for each in batch
     )
+
+
+def image_layout(model: nn.Module, inputs: Inputs) -> torch.memory_format:
+    """The layout of images that a model is evaluated in: channels last, PyTorch's fastest, where its code allows that.
+
+    A ``view`` after a convolution does not.
+    """
+    return next((layout for layout in LAYOUTS if runs_in(model, inputs, layout)), LAYOUTS[0])
+
+
+@torch.no_grad()
+def runs_in(model: nn.Module, inputs: Inputs, layout: torch.memory_format) -> bool:
+    """Whether PyTorch runs a model on two images in a layout; its mode and its draws are left as they were."""
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            sample = tuple(each.to(device) for each in inputs.zeros(2))
+            called(model, laid_out(sample, layout), inputs.names)
+    except RuntimeError:
+        return False
+    finally:
+        model.train(was_training)
+    return True
 
 
 @contextmanager

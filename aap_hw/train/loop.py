@@ -28,7 +28,15 @@ from aap_hw.graph.program.inputs import Tensors
 from aap_hw.inputs import Inputs
 from aap_hw.train.augment import Draws, blend, draw_share, training_batch
 from aap_hw.train.checkpoint import EpochRecord, TrainState, copy_of, state_of, take_up
-from aap_hw.train.evaluation import evaluate, flushed_denormals, laid_out, placed
+from aap_hw.train.evaluation import (
+    LAYOUTS,
+    evaluate,
+    flushed_denormals,
+    image_layout,
+    laid_out,
+    placed,
+    runs_in,
+)
 from aap_hw.train.samples import Samples
 from aap_hw.train.settings import TrainSettings
 
@@ -152,7 +160,7 @@ class _Course:
     ) -> None:
         self.model, self._data, self._settings = model, data, settings
         self._inputs, self._device = inputs, device
-        _lay_out(model)
+        self._layout = _lay_out(model, inputs)
         self.optimizer = _optimizer(model, settings)
         self.average = None
         if settings.average:
@@ -161,7 +169,7 @@ class _Course:
         self._teacher = None
         if teacher is not None and settings.loss.distillation:
             self._teacher = copy.deepcopy(teacher).to(device).eval()
-            _lay_out(self._teacher)
+            self._layout_taught = _lay_out(self._teacher, inputs)
         self._bf16 = settings.precision == "bf16" or (settings.precision == "auto" and bf16_helps(model, device))
         self._parallel = model
         if ranks.count() > 1:
@@ -221,17 +229,17 @@ class _Course:
     def _loss(self, stored: Tensors, labels: torch.Tensor, share: float) -> torch.Tensor:
         wanted, smoothing = self._settings.loss, self._settings.loss.label_smoothing
         shown = self._data.prepared(tuple(each.to(self._device) for each in stored), self._inputs)
-        inputs = laid_out(tuple(blend(each, share) for each in shown))
+        seen = laid_out(tuple(blend(each, share) for each in shown), self._layout)
         labels = labels.to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            outputs = called(self._parallel, inputs, self._inputs.names)
+            outputs = called(self._parallel, seen, self._inputs.names)
             loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
             if share < 1:
                 other = F.cross_entropy(outputs, labels.flip(0), label_smoothing=smoothing)
                 loss = share * loss + (1 - share) * other
             if self._teacher is not None:
                 with torch.no_grad():
-                    taught = called(self._teacher, inputs, self._inputs.names)
+                    taught = called(self._teacher, laid_out(seen, self._layout_taught), self._inputs.names)
                 loss = (1 - wanted.distillation) * loss + wanted.distillation * distance(
                     outputs, taught, wanted.temperature
                 )
@@ -284,10 +292,19 @@ def _check(data: Samples, settings: TrainSettings, inputs: Inputs, teacher: nn.M
         raise UserError("distillation needs the unpruned network as its teacher; give one, or set distillation=0")
 
 
-def _lay_out(model: nn.Module) -> None:
-    """Keep the weights as images come, channels last, where PyTorch can: not in three dimensions."""
-    if all(parameter.dim() < 5 for parameter in model.parameters()):
-        model.to(memory_format=torch.channels_last)
+def _lay_out(model: nn.Module, inputs: Inputs) -> torch.memory_format:
+    """Keep the weights as images come, channels last where the model's code allows that; the layout of images.
+
+    Weights of three dimensions stay as they are.
+    """
+    if any(parameter.dim() > 4 for parameter in model.parameters()):
+        return image_layout(model, inputs)
+    for layout in LAYOUTS:
+        model.to(memory_format=layout)
+        if runs_in(model, inputs, layout):
+            return layout
+    model.to(memory_format=LAYOUTS[0])
+    return LAYOUTS[0]
 
 
 def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

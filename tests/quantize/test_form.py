@@ -220,6 +220,22 @@ def test_weights_are_rounded_by_their_own_scales_however_they_are_called() -> No
     torch.testing.assert_close(found, model(image))
 
 
+def test_a_network_that_views_an_image_as_rows_trains_with_rounding() -> None:
+    class Views(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(320, 5)
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.head(self.conv(image).view(-1, 320))
+
+    (images,) = INPUTS.random(2, seed=3)
+    program = AwareProgram(Views(), INPUTS, 2)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        program(images.contiguous(memory_format=layout)).sum().backward()
+    assert all(each.grad is not None for each in program.parameters())
+
+
 def test_a_layer_with_two_names_is_given_what_was_learned() -> None:
     layer = nn.Conv2d(3, 3, 3, padding=1)
     model = nn.Sequential(layer, nn.ReLU(), layer).eval()

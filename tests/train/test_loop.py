@@ -14,6 +14,7 @@ from torch import nn
 
 from aap_hw.errors import UserError
 from aap_hw.inputs import Inputs
+from aap_hw.models import exported
 from aap_hw.train.checkpoint import TrainState
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.evaluation import evaluate, flushed_denormals
@@ -178,6 +179,52 @@ def test_evaluation_counts_correct_answers_and_keeps_the_mode(stripes):
     model = AlwaysFirst().train()
     assert evaluate(model, stripes, SHAPE, batch_size=7) == 50.0
     assert model.training
+
+
+class Views(nn.Module):
+    """Views weights and a pooled image as rows, which only contiguous ones can be."""
+
+    def __init__(self, views_weights):
+        super().__init__()
+        self.conv, self.pool, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d(2), nn.Linear(32, 2)
+        self.views_weights = views_weights
+
+    def forward(self, x):
+        weight = self.conv.weight
+        if self.views_weights:
+            rows = weight.view(len(weight), -1)
+            weight = (rows - rows.mean(1, keepdim=True)).view_as(weight)
+            return self.head(self.pool(F.conv2d(x, weight, self.conv.bias, padding=1)).flatten(1))
+        return self.head(self.pool(self.conv(x)).view(-1, 32))
+
+
+@pytest.mark.parametrize("kind", ["image", "weights", "program"])
+def test_a_network_that_views_its_images_or_weights_is_evaluated_and_trained(stripes, kind, tmp_path):
+    torch.manual_seed(0)
+    model = Views(kind == "weights")
+    if kind == "program":
+        batch = {0: torch.export.Dim("batch")}
+        program = torch.export.export(model, (torch.zeros(2, *SHAPE.image),), dynamic_shapes=[batch])
+        torch.export.save(program, tmp_path / "net.pt2")
+        model = exported.load(tmp_path / "net.pt2")
+    with torch.no_grad():
+        expected = model(stripes.tensors("test", SHAPE.image)).argmax(1).numpy()
+    assert evaluate(model, stripes, SHAPE) == pytest.approx(100 * np.mean(expected == stripes.test_labels))
+    settings = replace(QUICK, loss=Loss(distillation=0.5))
+    history = train(model, stripes, settings, seed=1, inputs=SHAPE, teacher=Views(False)).history
+    assert history[-1].loss < history[0].loss
+
+
+def test_all_others_see_images_and_weights_with_channels_last(stripes):
+    seen = set()
+
+    def note(conv, args):
+        seen.update(each.is_contiguous(memory_format=torch.channels_last) for each in (*args, conv.weight))
+
+    model = small_model()
+    model[0].register_forward_pre_hook(note)
+    train(model, stripes, QUICK, seed=1, inputs=SHAPE)
+    assert seen == {True}
 
 
 def test_cosine_schedule_warms_up_and_falls_to_zero():
