@@ -41,6 +41,8 @@ from aap_hw.train.samples import Samples
 from aap_hw.train.sources import ImageSource
 
 CONFIG, TABLE = "config.json", "table.json"
+# What a journal calls whether the run measures on its device.
+MEASURES = "measures"
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ class _Execution:
     def finish(self) -> Pruned:
         try:
             with interruptible():
-                self._require_device()
+                self._go_on_as_begun()
                 network, summary = self._prune()(self._tell, self._journal)
             if ranks.is_first():
                 self._run.save(network, summary)
@@ -271,12 +273,27 @@ class _Execution:
         budgets = [Budget(limit.amount, limit.relative, RESOURCES[name]) for name, limit in job.budgets.items()]
         return lambda on_event, journal: prune(task, budgets, job.settings, on_event, journal, drop)
 
-    def _require_device(self) -> None:
-        if DENSE_MS in self._journal and self._device is None:
+    def _go_on_as_begun(self) -> None:
+        """Measure if the run did when it was begun, and only then: predictions and measurements are no one result.
+
+        Raises
+        ------
+        UserError : it measured, and the device is not there.
+        """
+        measures = self._journal.recall(MEASURES, self._began_measuring)
+        if not measures and self._device is not None:
+            name = self._table.device["name"]
+            self._device = None
+            self._why_predicted = f"the run was begun without {name}, and goes on as it began"
+        if measures and self._device is None:
             raise UserError(
                 f"the run measures on {self._table.device['name']}, which is not to be had: {self._why_predicted}; "
                 f"make it so, then {self._how_to_go_on()}"
             )
+
+    def _began_measuring(self) -> bool:
+        """What the journal of an earlier version tells, and of a run that begins now whether the device is there."""
+        return DENSE_MS in self._journal or ("network" not in self._journal and self._device is not None)
 
     def _say_waiting(self, reason: str) -> None:
         """A board's thread says why there is nothing to measure on; the run's own thread waits meanwhile."""

@@ -170,6 +170,29 @@ def test_latencies_that_were_measured_are_not_measured_again(
     assert len(device.brought) == 1
 
 
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_a_run_that_was_begun_without_its_device_goes_on_without_it(
+    on_device: Callable[[list[float]], PretendedDevice], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_noted: bool
+) -> None:
+    run, job = tmp_path / "run", replace(TO_BUDGET, data=None)
+    monkeypatch.setattr(jobs, "device_of", lambda *_: (None, "nobody answers"))
+    with pytest.raises(KeyboardInterrupt):
+        start(job, table(), run, stop_at("cut"))
+    before, journal = read_journal(run), run / "journal.jsonl"
+    assert before["measures"] is False
+    if not is_noted:  # by an earlier version
+        journal.write_text("".join(line for line in journal.open() if '"measures"' not in line))
+    device = on_device([1.1])
+    events: list[Event] = []
+    pruned = resume(run, events.append)
+    assert events[0].figures["why_predicted"] == "the run was begun without x86, and goes on as it began"
+    assert [event.name for event in events] == ["start", "cut", "round"]
+    assert (pruned.summary["pruned_ms"], device.brought) == (None, [])
+    after = read_journal(run)
+    assert (after["measures"], after["round/1/plan"]) == (False, before["round/1/plan"])
+    assert "dense/ms" not in after
+
+
 @pytest.mark.usefixtures("quick")
 def test_what_cannot_be_resumed_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no run that was begun, so there is nothing to resume"):
