@@ -19,7 +19,10 @@ def improved(problem: Problem, plan: Plan, limits: Mapping[str, float]) -> Plan:
             now = plan[group]
             if choice.widths[now] == 0 and len(block := block_of.get(group, ())) > 1:
                 # What was removed together comes back together, each group at its narrowest.
-                steps.append(_step(problem, plan, dict.fromkeys(block, 1)))
+                step = _step(problem, plan, dict.fromkeys(block, 1))
+                # Rounding may cost more than the removal.
+                if step[0] >= 0:
+                    steps.append(step)
                 continue
             better = _better(choice, now)
             if not better:

@@ -31,7 +31,8 @@ class GroupChoice:
         Width of each label in channels, ascending; a first width of 0 removes the group and the kernels around it.
         With several precisions, those of one follow those of another, and ascend within each.
     value
-        What each label is worth (for example the attention it keeps), not decreasing with the width.
+        What each label is worth (for example the attention it keeps), not decreasing with the width. With several
+        precisions, what is removed may be worth more than what is rounded.
     precisions
         The precision of each label, in which what is read of the group is stored; empty if there is no choice. The last
         one is the most exact.
@@ -52,10 +53,11 @@ class GroupChoice:
             raise ValueError(f"group {self.name}: {labels} widths, but {len(self.precisions)} precisions")
         parts = [self.labels_of(precision) for precision in dict.fromkeys(self.precisions)]
         for part in parts or [list(range(labels))]:
-            widths, worth = [self.widths[i] for i in part], value[part]
+            widths = [self.widths[i] for i in part]
+            worth = value[[i for i in part if self.widths[i] or not self.precisions]]
             if not widths or widths[0] < 0 or any(b <= a for a, b in pairwise(widths)):
                 raise ValueError(f"group {self.name}: widths must be ascending and not negative, not {self.widths}")
-            if not np.isfinite(worth).all() or (np.diff(worth) < 0).any():
+            if not np.isfinite(value[part]).all() or (np.diff(worth) < 0).any():
                 raise ValueError(f"group {self.name}: values must be finite and must not decrease with the width")
 
     def labels_of(self, precision: str) -> list[int]:

@@ -23,8 +23,10 @@ from aap_hw.compile.front.mixed import mixed_network
 from aap_hw.compile.front.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
+from aap_hw.lut.mixed import Labels
 from aap_hw.lut.table import MissingKernelError
 from aap_hw.models import zoo
+from aap_hw.policy import Problem
 from aap_hw.prune.costs import Costs
 from aap_hw.prune.mixture import Mixture
 from aap_hw.prune.planning import Plan, Planner
@@ -202,6 +204,19 @@ def test_rounding_a_domain_is_paid_once_in_units_of_the_mean_sensitivity() -> No
     )
     assert max(sum(other.domain == each.domain for other, _ in made) for each, _ in made) > 1
     assert exact - rounded == pytest.approx(sum(1.0 + at for at in range(len(network.domains))) / 2)
+
+
+@pytest.mark.parametrize("half", [0.11, 1e6])
+def test_a_branch_may_go_whose_rounding_to_half_costs_more_than_to_int8(half: float) -> None:
+    network = mixed_network(resnet20()[1], "mixed:int8,half")
+    name, domain = next((name, domain) for name, domain in network.domains.items() if domain.groups)
+    mixture = Mixture(network, {name: {"int8": 0.1, network.half: half}})
+    choices = with_costs(mixture=mixture)._choices({domain.groups[0]: np.ones(1024)}, None)
+    made = choices._choice(Labels(domain.groups[0], (0, 16, 1024), ("int8", "half"), name), None)
+    in_int8, in_half = (loss / sum(each.domain == name for each in choices.labels) for loss in (0.1, half))
+    shares = np.log([16 / 1024, 1.0])
+    assert made.value == pytest.approx([shares[0] - in_int8, *(shares - in_int8), *(shares - in_half)])
+    assert Problem([made], {}).of_precision("half").choices[0].widths == (0, 16, 1024)
 
 
 def test_smallest_reachable_latency_is_named_and_can_be_asked_for_and_less_cannot() -> None:
