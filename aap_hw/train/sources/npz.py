@@ -10,10 +10,10 @@ import numpy as np
 
 from aap_hw.errors import UserError
 from aap_hw.inputs import Inputs
-from aap_hw.train.arrays import ArraySamples
+from aap_hw.train.arrays import Array, ArraySamples
 from aap_hw.train.data import LabelledImages, Normalisation
 from aap_hw.train.sources.archive import held, opened
-from aap_hw.train.sources.arrays import LABELS, name_of, samples_of, splits_of
+from aap_hw.train.sources.arrays import LABELS, array_of, name_of, samples_of, splits_of
 from aap_hw.train.sources.labels import class_numbers, names_of
 
 USUAL_CHANNELS = (1, 3, 4)
@@ -36,7 +36,7 @@ def named_samples(arrays: Mapping[str, Any], inputs: Inputs, where: object) -> L
         return samples_of(arrays, inputs, str(where))
     stem = next((stem for stem in ("images", "x") if name_of(arrays, "train", (stem,)) is not None), "images")
     first = name_of(arrays, "train", (stem,))
-    if stem == "x" and first is not None and np.asarray(arrays[first]).dtype != np.uint8:
+    if stem == "x" and first is not None and array_of(arrays[first], f"{first} of {where}").dtype != np.uint8:
         return samples_of(arrays, inputs, str(where))
     return images_in(arrays, stem, inputs.image[0], where)
 
@@ -64,8 +64,12 @@ def images_in(arrays: Mapping[str, Any], stem: str, channels: int, where: object
     }
     if missing := [name for name, found in needed.items() if found is None]:
         raise UserError(f"{where} lacks {', '.join(missing)} (it holds {held(arrays)}); name its arrays like that")
-    planes = {split: _planes(arrays[str(images[split])], channels) for split in splits}
-    numbers = [class_numbers(arrays[str(labels[split])], f"{labels[split]} of {where}") for split in splits]
+
+    def array(name: str | None) -> Array:
+        return array_of(arrays[str(name)], f"{name} of {where}")
+
+    planes = {split: _planes(array(images[split]), channels) for split in splits}
+    numbers = [class_numbers(array(labels[split]), f"{labels[split]} of {where}") for split in splits]
     names = names_of(arrays, numbers, where)
     of = dict(zip(splits, numbers, strict=True))
     return LabelledImages(
@@ -96,7 +100,10 @@ def _normalisation(arrays: Mapping[str, Any], where: object) -> Normalisation | 
     if not ("mean" in arrays and "std" in arrays):
         raise UserError(f"{where} has one of 'mean' and 'std' and lacks the other; give both, or none")
     try:
-        mean, std = (tuple(float(value) for value in arrays[name].ravel()) for name in ("mean", "std"))
+        mean, std = (
+            tuple(float(value) for value in array_of(arrays[name], f"{name} of {where}").ravel())
+            for name in ("mean", "std")
+        )
     except (TypeError, ValueError) as problem:
         raise UserError(f"'mean' and 'std' of {where} are not numbers; give one a channel each") from problem
     return Normalisation(mean, std)

@@ -11,7 +11,7 @@ import torch
 
 from aap_hw.errors import UserError
 from aap_hw.inputs import Inputs
-from aap_hw.train.data import Normalisation
+from aap_hw.train.data import LabelledImages, Normalisation
 from aap_hw.train.sources import ImageSource, npz
 
 
@@ -171,6 +171,27 @@ def test_a_function_of_the_users_is_called_with_the_input_shape(tmp_path, monkey
     with pytest.raises(UserError, match="cannot import no_images for the images: ModuleNotFoundError"):
         ImageSource("no_images:make").load((3, 4, 4))
     assert sys.path == before, "what is imported later would be looked for there, too"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["y_train=[0, 1, 1, 0]", "y_train=torch.tensor([0, 1, 1, 0])", "x_train=torch.from_numpy(x)", "x_train=list(x)",
+     "mean=[.5, .5, .5], std=torch.ones(3)"],
+)  # fmt: skip
+def test_a_function_of_the_users_may_return_lists_and_tensors(tmp_path, monkeypatch, given):
+    (tmp_path / "my_arrays.py").write_text(
+        "import numpy as np\nimport torch\n"
+        "x, y = np.arange(4 * 48).reshape(4, 3, 4, 4).astype(np.uint8), np.array([0, 1, 1, 0])\n"
+        "def make(shape):\n    arrays = dict(x_train=x, y_train=y, x_test=x, y_test=y)\n"
+        f"    return {{**arrays, **dict({given})}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    data = ImageSource("my_arrays:make").load((3, 4, 4))
+    assert isinstance(data, LabelledImages)
+    assert data.train_labels.tolist() == [0, 1, 1, 0]
+    assert np.array_equal(data.train_images, data.test_images)
+    if "mean" in given:
+        assert data.normalisation == Normalisation((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
 
 
 def test_the_normalisation_and_the_number_of_images_can_be_chosen():
