@@ -48,6 +48,8 @@ def evaluate(
             layout = image_layout(model, inputs)
             for start in range(mine.start, mine.stop, batch_size):
                 stored, labels = data.stored(split, range(start, min(start + batch_size, mine.stop)))
+                if not len(labels):
+                    continue
                 shown = data.prepared(tuple(each.to(device) for each in stored), inputs)
                 outputs = called(model, laid_out(shown, layout), inputs.names)
                 right = int((outputs.argmax(1).cpu() == labels).sum())

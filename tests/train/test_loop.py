@@ -3,7 +3,7 @@
 import math
 import re
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -179,6 +179,20 @@ def test_evaluation_counts_correct_answers_and_keeps_the_mode(stripes):
     model = AlwaysFirst().train()
     assert evaluate(model, stripes, SHAPE, batch_size=7) == 50.0
     assert model.training
+
+
+def test_a_batch_of_which_nothing_can_be_read_is_left_out(stripes):
+    class WithoutTheLast(LabelledImages):
+        def stored(self, split, indices):
+            (images,), labels = super().stored(split, indices)
+            return ((images[:0],), labels[:0]) if 59 in indices else ((images,), labels)
+
+    class AlwaysFirst(nn.Linear):
+        def forward(self, x):
+            return torch.stack([torch.tensor([1.0, 0.0]) for _ in x])
+
+    data = WithoutTheLast(*(getattr(stripes, each.name) for each in fields(stripes)))
+    assert evaluate(AlwaysFirst(1, 1), data, SHAPE, batch_size=58) == 50.0
 
 
 class Views(nn.Module):
