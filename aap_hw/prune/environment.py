@@ -45,11 +45,10 @@ def note_environment(folder: Path) -> None:
     """
     path = folder / FILE
     try:
-        earlier = json.loads(read_text(path, "environment")) if path.exists() else []
-        processes = [*earlier, environment()]
+        earlier = list(json.loads(read_text(path, "environment"))) if path.exists() else []
     except (ValueError, TypeError) as problem:
         raise UserError(f"{path} is damaged; delete it, the run does without") from problem
-    write_atomic(path, json.dumps(processes, indent=1) + "\n")
+    write_atomic(path, json.dumps([*earlier, environment()], indent=1) + "\n")
 
 
 def _version(package: str) -> str | None:
@@ -64,7 +63,7 @@ def _git() -> dict[str, Any] | None:
     try:
         commit, changes = (
             subprocess.run(
-                ["git", *words], capture_output=True, text=True, check=True, timeout=GIT_TIMEOUT_S
+                ["git", *words], capture_output=True, text=True, errors="replace", check=True, timeout=GIT_TIMEOUT_S
             ).stdout.strip()
             for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
         )

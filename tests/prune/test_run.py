@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -17,6 +18,7 @@ import torch
 
 from aap_hw.errors import UserError
 from aap_hw.models.saved import SavedNetwork, write
+from aap_hw.prune.environment import note_environment
 from aap_hw.prune.run import EventLog, RunFolder, resume_command
 from tests import forked
 from tests.synthetic import ORIGIN, few_images, half_pruned, resnet20
@@ -262,3 +264,23 @@ def test_kill_at_any_moment_of_saving_leaves_no_run_or_a_whole_one(tmp_path: Pat
                 run.load()
             run.create()
     assert 1 < whole < moments
+
+
+def test_the_environment_is_noted_beside_a_changed_file_whose_name_is_no_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    named.write_text("before")
+    for words in (
+        "init -q", "config core.quotepath false", "add .", "-c user.name=a -c user.email=a@b commit -q -m first"
+    ):  # fmt: skip
+        subprocess.run(["git", *words.split()], check=True)
+    named.write_text("after")
+    for _ in range(2):
+        note_environment(tmp_path)
+    noted = tmp_path / "environment.json"
+    assert [each["git"]["changed"] for each in json.loads(noted.read_text())] == [True, True]
+    noted.write_text("{")
+    with pytest.raises(UserError, match=r"environment\.json is damaged; delete it"):
+        note_environment(tmp_path)
