@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 @rule("cumsum", takes=Takes.ANYTHING)
 def cumsum(partition: Partition, node: Node) -> None:
     """Running sums."""
-    before, after = (each.meta["val"].dtype for each in (Call(node).first, node))
-    if after not in (before, torch.float32) and (before == torch.float32 or after != torch.int64):
+    before, after = Call(node).first.meta["val"].dtype, Call(node)["dtype"]
+    if after not in (None, before, torch.float32) and (before == torch.float32 or after != torch.int64):
         raise partition.refused(f"{op_name(node)} that converts what it adds up has no kernel yet", node)
     kernel = _along(partition, node, node.name, "cumsum", Call(node)["dim"])
     partition.add(node, kernel, is_image=False)
