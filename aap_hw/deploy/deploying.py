@@ -36,7 +36,7 @@ from aap_hw.prune.words import of_any_precision
 from aap_hw.train.samples import Samples
 
 # Names of what is compiled and timed: what is deployed, and what it was cut from.
-DEPLOYED, UNPRUNED = "pruned", "dense"
+DEPLOYED, UNPRUNED = "deployed", "unpruned"
 _STATISTIC = f"{STATISTIC}, the middle one of {LOADS} loads"
 
 
@@ -51,7 +51,7 @@ class Deployment:
         and for int8 with values and weights rounded.
     tolerance : how large a difference rounding explains; of several outputs, the largest.
     agreement : share of the images that get PyTorch's class, in percent; None if the network scores no classes.
-    latencies : of what was deployed, ``pruned``, and of the network that it was cut from, ``dense``, if it was cut.
+    latencies : of what was ``deployed``, and of the ``unpruned`` network that it was cut from, if it was cut.
         Each is loaded several times, all loads are timed in turn on the device, and a network's middle load counts.
         Empty where an emulator stands in for the device.
     summary : figures of this deployment, beside those of its run; if that was pruned in another precision, only beside

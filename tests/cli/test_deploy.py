@@ -23,7 +23,7 @@ from tests.synthetic import ORIGIN, few_images, table
 def shown(aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, precision: str, summary: dict[str, Any]) -> str:
     """What is said of a run in float32 that was deployed, and of which these figures are known."""
     figures = {"pruned_ms": 1.0, "dense_ms": 2.0, "slow_path": "", **summary}
-    timed = {"pruned": Timing(1000.0, 0.0, 1), "dense": Timing(2000.0, 0.0, 1)}
+    timed = {"deployed": Timing(1000.0, 0.0, 1), "unpruned": Timing(2000.0, 0.0, 1)}
     done = Deployment(Path("bundle"), 0.0, 1e-4, 100.0, 8, timed, figures, precision, 8, pruned_in="fp32")
     monkeypatch.setattr("aap_hw.api.deploy", lambda *_, **__: done)
     outcome = aap_hw("deploy", "run", "--device", "x86", "--precision", precision)

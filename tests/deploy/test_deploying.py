@@ -80,7 +80,7 @@ def test_compiled_network_computes_what_pytorch_does(deployed: tuple[Path, Deplo
     assert summary == result.summary
     assert summary["max_abs_diff"] == result.max_abs_diff
     assert (summary["dense_ms"], summary["pruned_ms"]) == (
-        result.latencies["dense"].latency_us / 1e3, result.latencies["pruned"].latency_us / 1e3,
+        result.latencies["unpruned"].latency_us / 1e3, result.latencies["deployed"].latency_us / 1e3,
     )  # fmt: skip
     assert summary["predicted_ms"] > 0, "figures of the run are kept"
     # A share of the unpruned latency is a share of what was measured just now.
