@@ -61,12 +61,12 @@ def command(
     from aap_hw.compile.keys.target import half_precision_of, require_precision
     from aap_hw.compile.library.build import cubin_beside
     from aap_hw.compile.library.linking import command_of
-    from aap_hw.deploy.compiling import calibration_of, compile_unseen
+    from aap_hw.deploy.compiling import compile_unseen
     from aap_hw.device import load_profile
     from aap_hw.device.connection import target_of
     from aap_hw.files import require_writable_file
     from aap_hw.given import NO_SAMPLES, origin_of
-    from aap_hw.prune.shown import samples_for
+    from aap_hw.prune.shown import calibration_of, samples_for
 
     origin, example = origin_of(model_name, **network, source=source, may_be_quantised=True), network["example"]
     if origin.is_quantised:

@@ -50,9 +50,9 @@ def command(
     from aap_hw.prune.job import samples_of
     from aap_hw.prune.run import RunFolder
 
-    form = Format(opset, dynamic_batch)
+    file_format = Format(opset, dynamic_batch)
     run = RunFolder.at(run_folder, weights)
-    result = export_onnx(run, samples_of(run.path, source), Path(onnx_file), form, precision)
+    result = export_onnx(run, samples_of(run.path, source), Path(onnx_file), file_format, precision)
     theirs = "PyTorch" if result.precision == "fp32" else "PyTorch's quantised network"
     tell(
         f"{result.path}: {result.size / 1e6:.1f} MB, opset {result.opset}"

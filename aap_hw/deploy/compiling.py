@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,8 @@ from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy.form import form_of, in_int8
 from aap_hw.errors import Fault
 from aap_hw.files import make_folder, scratch_folder, write_atomic
-from aap_hw.graph.program.inputs import Tensors, in_batches
+from aap_hw.graph.program.inputs import Tensors
 from aap_hw.inputs import Inputs
-from aap_hw.prune.shown import calibration_batches
-from aap_hw.train.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,6 @@ class Compiled:
     slow_path: str = ""
     in_int8: int = 0
     in_half: int = 0
-
-
-def calibration_of(samples: Samples, inputs: Inputs, count: int) -> Iterator[Tensors]:
-    """Training samples, spread over the classes, as batches of one, as the compiled network takes them."""
-    for batch, _ in calibration_batches(samples, inputs, count):
-        yield from in_batches(batch)
 
 
 def compile_unseen(

@@ -53,7 +53,7 @@ class Exported:
 
 
 def export_onnx(
-    run: RunFolder, data: Samples, path: Path, form: Format | None = None, precision: str | None = None
+    run: RunFolder, data: Samples, path: Path, file_format: Format | None = None, precision: str | None = None
 ) -> Exported:
     """Write a finished run's network as ONNX: ``image`` (1, C, H, W) to ``logits``, or what a bundle calls them.
 
@@ -61,7 +61,7 @@ def export_onnx(
 
     Parameters
     ----------
-    form
+    file_format
         The opset, and whether the file takes any number of images; by default PyTorch's own opset and one image.
     precision
         ``"fp32"`` or ``"int8"``, for which ranges of values are measured on training samples; by default what the run
@@ -72,7 +72,7 @@ def export_onnx(
     UserError : a package is missing, the network cannot be written like this, or the file cannot be written.
     Fault : ONNX Runtime computes something else than PyTorch.
     """
-    form = form or Format()
+    file_format = file_format or Format()
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(
             f"exporting takes packages that are not installed: {', '.join(missing)}; "
@@ -82,7 +82,7 @@ def export_onnx(
     network = run.load()
     computed = form_of_run(network, data, precision, None, is_retrained=run.trained is not None)
     taken = network.origin.inputs
-    if computed.quantisation is not None and (form.any_batch or form.is_old):
+    if computed.quantisation is not None and (file_format.any_batch or file_format.is_old):
         raise UserError(
             f"a network in int8 is written for one sample and opset {FIRST_OF_NEWER} or more; leave --dynamic-batch "
             "out, and give no lower --opset"
@@ -91,7 +91,7 @@ def export_onnx(
     inputs = dict(zip(input_names(network.module, taken), reference.samples, strict=True))
     with scratch_folder("export") as scratch:
         file = scratch / "model.onnx"
-        difference = _written(_to_write(computed), inputs, reference, form, file)
+        difference = _written(_to_write(computed), inputs, reference, file_format, file)
         agreement = None
         if computed.quantisation is not None:
             # Its kernels of bytes round biases, and sums in other places than the file says.
@@ -115,13 +115,15 @@ def _to_write(form: Form) -> nn.Module:
     return with_stored_weights(form.reference)
 
 
-def _written(module: nn.Module, inputs: Mapping[str, Tensor], reference: Reference, form: Format, file: Path) -> float:
+def _written(
+    module: nn.Module, inputs: Mapping[str, Tensor], reference: Reference, file_format: Format, file: Path
+) -> float:
     """Write the file and return by how much it differs from PyTorch."""
     checks = [(reference, [_part(inputs, i, 1) for i in range(reference.count)])]
-    if form.any_batch:
+    if file_format.any_batch:
         together = _part(inputs, 0, BATCH)
         checks.append((_of_batch(module, reference, together), [together]))
-    write(module, inputs, list(reference.outputs), form, file)
+    write(module, inputs, list(reference.outputs), file_format, file)
     try:
         with doing("comparing the ONNX file with PyTorch"):
             # In int8 the file says to the letter what is computed, and where it is rounded.
@@ -131,22 +133,22 @@ def _written(module: nn.Module, inputs: Mapping[str, Tensor], reference: Referen
                 for expected, calls in checks
             )
     except Fault as fault:
-        if not form.is_old:
+        if not file_format.is_old:
             raise
-        if form.any_batch and _is_right_for_one(module, inputs, reference, form, file):
+        if file_format.any_batch and _is_right_for_one(module, inputs, reference, file_format, file):
             why = f"its code turns the batch size into a number, which opsets below {FIRST_OF_NEWER} keep as a constant"
             raise UserError(fixed_batch(why)) from fault
         raise UserError(
-            f"an ONNX file of opset {form.opset} does not compute what this network does, because operators of "
+            f"an ONNX file of opset {file_format.opset} does not compute what this network does, because operators of "
             "that opset differ from PyTorch's; give a higher --opset"
         ) from fault
 
 
 def _is_right_for_one(
-    module: nn.Module, inputs: Mapping[str, Tensor], reference: Reference, form: Format, file: Path
+    module: nn.Module, inputs: Mapping[str, Tensor], reference: Reference, file_format: Format, file: Path
 ) -> bool:
     try:
-        _written(module, inputs, reference, Format(form.opset), file)
+        _written(module, inputs, reference, Format(file_format.opset), file)
     except UserError:
         return False
     return True

@@ -64,7 +64,9 @@ class Format:
 
 
 @doing("writing the ONNX file")
-def write(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], form: Format, file: Path) -> None:
+def write(
+    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], file_format: Format, file: Path
+) -> None:
     """Write a network as an ONNX file.
 
     Parameters
@@ -80,11 +82,11 @@ def write(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str
     """
     flat = _Flat(module).eval()
     try:
-        _export(flat, inputs, outputs, form, file)
+        _export(flat, inputs, outputs, file_format, file)
     except Exception as error:
-        if form.any_batch and _is_writable(flat, inputs, outputs, Format(form.opset), file):
+        if file_format.any_batch and _is_writable(flat, inputs, outputs, Format(file_format.opset), file):
             raise UserError(fixed_batch(_ITS_CODE)) from error
-        opset = f" of opset {form.opset}" if form.opset else ""
+        opset = f" of opset {file_format.opset}" if file_format.opset else ""
         operator = _operator_in(error)
         why = f": it has no translation of '{operator}' as this network uses it" if operator else ""
         first = re.search(r"added in version (\d+)", str(error))
@@ -92,7 +94,7 @@ def write(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str
         raise UserError(
             f"PyTorch cannot write this network as an ONNX file{opset}{why}; give {other}, or use other operators"
         ) from error
-    if form.any_batch and not _takes_any_batch(file):
+    if file_format.any_batch and not _takes_any_batch(file):
         # PyTorch's newer exporter does not fail then, but writes the number of the samples that it was shown.
         raise UserError(fixed_batch(_ITS_CODE))
 
@@ -153,21 +155,23 @@ class Session:
 
 
 def _is_writable(
-    flat: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], form: Format, file: Path
+    flat: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], file_format: Format, file: Path
 ) -> bool:
     try:
-        _export(flat, inputs, outputs, form, file)
+        _export(flat, inputs, outputs, file_format, file)
     except Exception:
         return False
     return True
 
 
-def _export(flat: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], form: Format, file: Path) -> None:
+def _export(
+    flat: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], file_format: Format, file: Path
+) -> None:
     # From one sample PyTorch would learn that there is one.
-    samples = tuple(each[torch.arange(2 if form.any_batch else 1) % len(each)] for each in inputs.values())
+    samples = tuple(each[torch.arange(2 if file_format.any_batch else 1) % len(each)] for each in inputs.values())
     with warnings.catch_warnings(action="ignore"), _unlogged():
-        if form.is_old:
-            axes = {name: {0: BATCH} for name in (*inputs, *outputs)} if form.any_batch else None
+        if file_format.is_old:
+            axes = {name: {0: BATCH} for name in (*inputs, *outputs)} if file_format.any_batch else None
             with _silent():
                 torch.onnx.export(
                     flat,
@@ -175,20 +179,20 @@ def _export(flat: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str
                     file,
                     input_names=list(inputs),
                     output_names=list(outputs),
-                    opset_version=form.opset,
+                    opset_version=file_format.opset,
                     dynamic_axes=axes,
                     dynamo=False,
                 )
             return
         # A tuple in a tuple, as `forward` takes them all as one.
-        shapes = (tuple({0: torch.export.Dim(BATCH, min=1)} for _ in inputs),) if form.any_batch else None
+        shapes = (tuple({0: torch.export.Dim(BATCH, min=1)} for _ in inputs),) if file_format.any_batch else None
         torch.onnx.export(
             flat,
             samples,
             file,
             input_names=list(inputs),
             output_names=list(outputs),
-            opset_version=form.opset,
+            opset_version=file_format.opset,
             dynamic_shapes=shapes,
             dynamo=True,
             external_data=False,

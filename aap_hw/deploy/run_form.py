@@ -14,7 +14,6 @@ from aap_hw.compile.keys.precision import (
     unpruned_in,
 )
 from aap_hw.compile.keys.target import require_precision
-from aap_hw.deploy.compiling import calibration_of
 from aap_hw.deploy.form import (
     Form,
     beside_half,
@@ -31,7 +30,7 @@ from aap_hw.errors import UserError
 from aap_hw.inputs import Inputs
 from aap_hw.prune.defaults import CALIBRATION_IMAGES
 from aap_hw.prune.run import PrunedNetwork
-from aap_hw.prune.shown import are_made_up
+from aap_hw.prune.shown import are_made_up, calibration_of
 from aap_hw.train.samples import Samples
 
 

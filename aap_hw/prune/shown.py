@@ -14,7 +14,7 @@ from aap_hw import ranks
 from aap_hw.errors import UserError
 from aap_hw.foreign import own_line, reason
 from aap_hw.graph.program.calling import input_names
-from aap_hw.graph.program.inputs import Tensors
+from aap_hw.graph.program.inputs import Tensors, in_batches
 from aap_hw.inputs import Inputs
 from aap_hw.models.ceilings import ceilings
 from aap_hw.models.origin import Origin
@@ -88,6 +88,12 @@ def calibration_batches(
             yield tuple(each.contiguous() for each in data.prepared(stored, inputs)), labels
     if not readable:
         raise UserError(f"none of the {len(chosen)} training images to rank filters by can be read; get them again")
+
+
+def calibration_of(samples: Samples, inputs: Inputs, count: int) -> Iterator[Tensors]:
+    """Training samples, spread over the classes, as batches of one, as the compiled network takes them."""
+    for batch, _ in calibration_batches(samples, inputs, count):
+        yield from in_batches(batch)
 
 
 def _taken(samples: Samples, origin: Origin, where: str) -> Samples:
