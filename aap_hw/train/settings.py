@@ -68,7 +68,7 @@ class Schedule:
     kind
         ``"cosine"`` falls to zero at the end; ``"step"`` is multiplied by `factor` at each epoch in `steps`.
     warmup_epochs
-        Length of the linear rise from zero; fractions count.
+        Length of the linear rise from zero, which takes half of the training at most; fractions count.
     """
 
     kind: Literal["cosine", "step"] = "cosine"
@@ -89,12 +89,12 @@ class Schedule:
 
     def at(self, epoch: float, epochs: int) -> float:
         """The factor at a moment, counted in epochs from the start (1.5: half way through the second)."""
-        if epoch < self.warmup_epochs:
-            return epoch / self.warmup_epochs
+        warmup_epochs = min(self.warmup_epochs, epochs / 2)
+        if epoch < warmup_epochs:
+            return epoch / warmup_epochs
         if self.kind == "step":
             return float(self.factor ** sum(epoch >= step for step in self.steps))
-        remaining = max(epochs - self.warmup_epochs, 1e-9)
-        return 0.5 * (1 + math.cos(math.pi * min((epoch - self.warmup_epochs) / remaining, 1.0)))
+        return 0.5 * (1 + math.cos(math.pi * min((epoch - warmup_epochs) / (epochs - warmup_epochs), 1.0)))
 
 
 @pydantic.with_config(pydantic.ConfigDict(extra="forbid"))

@@ -250,6 +250,12 @@ def test_cosine_schedule_warms_up_and_falls_to_zero():
     assert settings.learning_rate_at(11.0) == pytest.approx(0.0, abs=1e-12)
 
 
+def test_a_warm_up_takes_half_of_the_training_at_most():
+    rates = [TrainSettings(epochs=1, learning_rate=0.4).learning_rate_at(epoch) for epoch in (0.25, 0.5, 0.75, 1.0)]
+    assert rates == pytest.approx([0.2, 0.4, 0.2, 0.0], abs=1e-12)
+    assert Schedule("step", warmup_epochs=5.0).at(1.0, 2) == 1.0
+
+
 def test_step_schedule_falls_at_each_step():
     settings = TrainSettings(epochs=9, learning_rate=0.1, schedule=Schedule("step", (3, 6), warmup_epochs=0.0))
     rates = [settings.learning_rate_at(epoch) for epoch in (0.0, 2.99, 3.0, 5.99, 6.0)]
