@@ -130,7 +130,7 @@ def prune_within(
             on_event(Event("cut", figures))
             # Each round may be the last.
             aware_of = state.floats if settings.qat else None
-            figures["accuracy"] = train_round(task, state.module, settings, number, on_event, journal, aware_of)
+            figures["accuracy"] = train_round(task, dense, state.module, settings, number, on_event, journal, aware_of)
             figures |= round_values(task, dense, state, settings, number, on_event, journal)
             met = figures["accuracy"] >= wanted - ROUNDING
         figures |= {

@@ -127,7 +127,7 @@ def prune(
         on_event(Event("cut", figures))
         if task.retrain:
             aware_of = state.floats if settings.qat and number >= rounds else None
-            figures["accuracy"] = train_round(task, state.module, settings, number, on_event, journal, aware_of)
+            figures["accuracy"] = train_round(task, dense, state.module, settings, number, on_event, journal, aware_of)
         if figures["budget_met"] or number >= rounds:
             figures |= round_values(task, dense, state, settings, number, on_event, journal)
         figures["seconds"] = journal.recall(f"round/{number}/seconds", partial(seconds_since, began))

@@ -33,6 +33,7 @@ SETTLED = 0.25
 
 def train_round(
     task: Task,
+    dense: Baseline,
     module: nn.Module,
     settings: PruneSettings,
     number: int,
@@ -79,7 +80,7 @@ def train_round(
         how,
         seed=settings.seed + number,
         inputs=task.origin.inputs,
-        teacher=task.origin.build() if how.loss.distillation else None,
+        teacher=dense.module,
         before_epoch=before_epoch,
         on_epoch=on_epoch,
         on_step=on_step,

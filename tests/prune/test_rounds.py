@@ -25,6 +25,8 @@ from aap_hw.models import zoo
 from aap_hw.models.origin import Origin
 from aap_hw.policy import PARAMETERS, Budget
 from aap_hw.prune import rounds, training
+from aap_hw.prune.baseline import Baseline
+from aap_hw.prune.journal import Journal
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import compose
 from aap_hw.prune.steps import ATTEMPTS, Event
@@ -247,6 +249,19 @@ def three_equal_rounds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[fl
         monkeypatch.setattr(rounds, "round_budgets", lambda dense, budget, count, _: [budget] * count)
 
     return prepare
+
+
+def test_the_teacher_is_the_very_network_that_is_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    teachers: list[nn.Module] = []
+
+    def train(*_: Any, teacher: nn.Module, **__: Any) -> TrainResult:
+        teachers.append(teacher)
+        return TrainResult(90.0, ())
+
+    monkeypatch.setattr(training, "train", train)
+    dense = Baseline(*resnet20()[:2], planner=None, dense_ms=1.0, measured=False)  # type: ignore[arg-type]
+    training.train_round(task(retrain=True), dense, nn.Identity(), TINY, 1, lambda _: None, Journal())
+    assert teachers == [dense.module]
 
 
 @pytest.mark.parametrize(("accuracies", "kept"), [((80, 90, 85), 2), ((80, 90, 90), 3), ((91, 80, 85), 1)])
