@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from aap_hw import ranks
 from aap_hw.activity import doing
@@ -109,8 +111,29 @@ def flushed_denormals() -> Iterator[None]:
 def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
     """The model on a device, and back where it was afterwards."""
     before = next(model.parameters()).device
-    model.to(device)
+    move(model, device)
     try:
         yield
     finally:
-        model.to(before)
+        move(model, before)
+
+
+def move(model: nn.Module, device: torch.device) -> None:
+    """Put a model on a device, with the tensors that the code of exported programs makes there."""
+    model.to(device)
+    for part in model.modules():
+        if isinstance(part, GraphModule):
+            _aim(part, device)
+
+
+def _aim(program: GraphModule, device: torch.device) -> None:
+    def aimed(argument: Any) -> Any:
+        return device if isinstance(argument, torch.device) else argument
+
+    changed = False
+    for node in program.graph.nodes:
+        args, kwargs = tuple(map(aimed, node.args)), {name: aimed(each) for name, each in node.kwargs.items()}
+        if (args, kwargs) != (node.args, node.kwargs):
+            node.args, node.kwargs, changed = args, kwargs, True
+    if changed:
+        program.recompile()

@@ -34,6 +34,7 @@ from aap_hw.train.evaluation import (
     flushed_denormals,
     image_layout,
     laid_out,
+    move,
     placed,
     runs_in,
 )
@@ -168,7 +169,8 @@ class _Course:
             self.average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
         self._teacher = None
         if teacher is not None and settings.loss.distillation:
-            self._teacher = copy.deepcopy(teacher).to(device).eval()
+            self._teacher = copy.deepcopy(teacher).eval()
+            move(self._teacher, device)
             self._layout_taught = _lay_out(self._teacher, inputs)
         self._bf16 = settings.precision == "bf16" or (settings.precision == "auto" and bf16_helps(model, device))
         self._parallel = model

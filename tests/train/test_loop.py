@@ -17,7 +17,7 @@ from aap_hw.inputs import Inputs
 from aap_hw.models import exported
 from aap_hw.train.checkpoint import TrainState
 from aap_hw.train.data import LabelledImages
-from aap_hw.train.evaluation import evaluate, flushed_denormals
+from aap_hw.train.evaluation import evaluate, flushed_denormals, move
 from aap_hw.train.loop import bf16_helps, distance, train
 from aap_hw.train.settings import Augmentation, Loss, Optimiser, Schedule, TrainSettings
 
@@ -239,6 +239,19 @@ def test_all_others_see_images_and_weights_with_channels_last(stripes):
     model[0].register_forward_pre_hook(note)
     train(model, stripes, QUICK, seed=1, inputs=SHAPE)
     assert seen == {True}
+
+
+def test_what_a_program_makes_is_on_the_device_that_it_was_moved_to():
+    class Ramp(nn.Module):
+        def forward(self, x):
+            return x + torch.arange(x.shape[1], device=x.device) + torch.ones(1).to(x.device)
+
+    x = torch.zeros(2, 3)
+    program = torch.export.export(Ramp(), (x,)).module()
+    move(program, torch.device("meta"))
+    assert program(x.to("meta")).device.type == "meta"
+    move(program, x.device)
+    assert program(x).tolist() == [[1, 2, 3]] * 2
 
 
 def test_cosine_schedule_warms_up_and_falls_to_zero():
