@@ -229,6 +229,16 @@ def test_a_network_that_views_its_images_or_weights_is_evaluated_and_trained(str
     assert history[-1].loss < history[0].loss
 
 
+def test_a_network_that_fails_at_zeros_alone_is_evaluated(stripes):
+    class Refuses(nn.Linear):
+        def forward(self, x):
+            if not x.any():
+                raise ValueError("nothing to see")
+            return torch.tensor([1.0, 0.0]).expand(len(x), 2)
+
+    assert evaluate(Refuses(1, 1), stripes, SHAPE) == 50.0
+
+
 def test_all_others_see_images_and_weights_with_channels_last(stripes):
     seen = set()
 
