@@ -80,8 +80,8 @@ def labels(rng, is_mixed):
         value = np.sort(rng.integers(0, 5, len(widths)) if rng.random() < 0.3 else rng.random(len(widths)) * 3 - 2)
         parts.append((widths, value, [precision] * len(widths) if is_mixed else []))
     widths, values, precisions = (list(itertools.chain(*each)) for each in zip(*parts, strict=True))
-    if widths[0] == 0 and (not is_mixed or rng.random() < 0.5):  # else rounding may cost more than the removal
-        values[0] = min(values)
+    if widths[0] == 0:  # rounding may cost more than the removal
+        values[0] = rng.random() * 3 - 2 if is_mixed and rng.random() < 0.5 else min(values)
     return tuple(widths), np.array(values), tuple(precisions)
 
 
@@ -191,3 +191,10 @@ def test_more_of_any_budget_and_more_precisions_never_give_less_value(seed, rows
             continue
         assert alone.value <= less.value + EXACT
         assert {*alone.precisions.values()} <= {precision}
+
+
+def test_what_is_removed_together_stays_so_where_rounding_it_costs_more():
+    choices = [GroupChoice(name, (0, 8), np.array([-1.0, -5.0]), ("half", "half")) for name in "ab"]
+    costs = {"latency": [KernelCost(("a", "b"), np.ones((2, 2)))]}
+    problem = Problem(choices, costs, [("a", "b")])
+    assert allocate(problem, {"latency": 9.0}).widths == {"a": 0, "b": 0}
