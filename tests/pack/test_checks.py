@@ -154,7 +154,7 @@ def test_machine_without_a_gpu_is_told_what_it_takes() -> None:
     ],
 )
 def test_half_done_work_does_not_go_on_on_another_machine(tmp_path: Path, other: dict[str, Any], sentence: str) -> None:
-    here, pack = Facts("a CPU", None, emulated=False, tvm=None, free_memory_mb=None), {"digest": "0"}
+    here, pack = Facts("a CPU", emulated=False, tvm=None, free_memory_mb=None), {"digest": "0"}
     results = timing._Results(tmp_path, pack)
     results.begin_on(here, None)
     results.write()
