@@ -145,6 +145,17 @@ def test_the_kept_scale_follows_where_pytorch_divides_by_the_root(monkeypatch: p
         checked_cut(graph, net, {"qkv": READ}, x)
 
 
+def test_only_a_number_whose_name_says_so_is_taken_for_the_scale() -> None:
+    scales = ("scale", "scaling", "qk_scale", "softmax_scale", "norm_factor", "inv_sqrt", "temperature", "_scale")
+    others = ("dropout", "attn_drop", "p", "drop_scale", "slope", "mlp_ratio", "alpha")
+    net, _, x = traced(FORMS["fused"])
+    for name in (*scales, *others):
+        setattr(net, name, WIDTH**-0.5)
+    smaller = ChannelGraph.trace(net, (x,)).cut(net, {"qkv": READ})
+    assert {getattr(smaller, name) for name in scales} == {5**-0.5}
+    assert {getattr(smaller, name) for name in others} == {WIDTH**-0.5}
+
+
 class Mixed(Separate):
     """Queries that a sigmoid changes: no weight before it can make up for another width's root."""
 

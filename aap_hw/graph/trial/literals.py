@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import inspect
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from aap_hw.graph.walk.noted import Divided, Literal
 
 # An attribute may be this many times the number that is passed: ``x.split(self.expanded // 2, 1)``.
 MULTIPLES = (2, 3, 4)
+# What people call the factor of attention. Any other number that happens to be as large, as a share of dropout may be,
+# must stay, while a factor by another name does harm only in code that the trace did not run.
+_FACTOR = re.compile(r"(?!.*drop).*(scal|temper|factor|norm|sqrt|root)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def scale_attributes(divided: Divided, width: WidthExpr, model: nn.Module) -> It
     for path in _modules_around(divided.node)[:1]:
         module = _module_at(model, path)
         for name, value in vars(module).items() if module is not None else ():
-            if isinstance(value, float) and math.isclose(value, divided.ids.size**-0.5):
+            if isinstance(value, float) and _FACTOR.match(name) and math.isclose(value, divided.ids.size**-0.5):
                 yield ScaleAttribute(path, name, width)
 
 
