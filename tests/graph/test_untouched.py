@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -299,6 +300,56 @@ def test_weights_that_hooks_compute_are_cut_at_their_source_or_stored(what: str)
         expected = smaller.eval()(images)
         smaller.train()(images).sum().backward()
         assert expected.isfinite().all()
+
+
+class Blur(nn.Conv2d):
+    """A fixed filter for each channel, which is no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8, 3, padding=1, groups=8, bias=False)
+        del self.weight
+        self.register_buffer("weight", torch.full((8, 1, 3, 3), 1 / 9))
+
+
+class Experts(nn.Conv2d):
+    """Filters are mixed from several sets."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 6, 3, padding=1)
+        self.weight = nn.Parameter(torch.randn(4, 6, 6, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.mean(0).view(self.out_channels, self.in_channels, *self.kernel_size)
+        return F.conv2d(x, weight, self.bias, padding=self.padding)  # type: ignore[arg-type]
+
+
+class Sequence(nn.Module):
+    """A recurrent layer of which a weight is computed reads all pixels, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.LSTM(6, 6, batch_first=True)
+        prune.l1_unstructured(self.inner, "weight_hh_l0", 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.flatten(2).mT)[0].mT.unflatten(2, x.shape[2:])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("odd", "place", "free"), [(Blur, 1, ["0", "3"]), (Experts, 4, ["0"]), (Sequence, 4, ["0"])])
+def test_layers_with_weights_of_another_kind_are_in_no_cuts_way(
+    odd: type[nn.Module], place: int, free: list[str]
+) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1)]
+    layers.insert(place, odd())
+    model, images = nn.Sequential(*layers), torch.rand(IMAGES)
+    graph = ChannelGraph.trace(model, (images,))
+    assert [group.name for group in graph.groups if group.frozen is None] == free
+    assert torch.equal(graph.cut(model, {}).eval()(images), model.eval()(images))
+    smaller = checked_cut(graph, model, {name: [1, 2, 5] for name in free}, images)
+    layer = smaller.get_submodule(str(place))
+    if isinstance(layer, nn.Conv2d):
+        assert (layer.groups, layer.out_channels) == ((3, 3) if odd is Blur else (1, 6))
 
 
 def test_a_cut_model_whose_functions_captured_it_uses_its_own_weights() -> None:

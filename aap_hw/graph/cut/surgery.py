@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
-from itertools import pairwise
+from itertools import accumulate, chain, pairwise
 from operator import index as as_index
 from typing import Any, TypeAlias
 
@@ -158,7 +158,7 @@ def cut(
             _shorten(places, name, dim, positions)
     for path in {name.rpartition(".")[0] for name, _ in removed if name not in kept and name not in computed}:
         _recompute_weight(smaller.get_submodule(path))
-    for module in smaller.modules():
+    for module in _around_what_is_shorter(model, smaller):
         _refresh_attributes(module)
     for attribute in attributes:
         attribute.set_in(smaller, widths)
@@ -221,14 +221,34 @@ def _recompute_weight(module: nn.Module) -> None:
             hook(module, ())
 
 
+def _around_what_is_shorter(whole: nn.Module, smaller: nn.Module) -> set[nn.Module]:
+    """The modules of a cut model in which a parameter or buffer has another shape than in the whole one."""
+    paths: set[str] = set()
+    before = _shapes(whole)
+    for name, shape in _shapes(smaller).items():
+        if before.get(name) != shape:
+            paths.update(accumulate(name.split(".")[:-1], "{}.{}".format, initial=""))
+    return {smaller.get_submodule(path.removeprefix(".")) for path in paths}
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    """Shapes of a model's parameters and buffers, under all the names that they have."""
+    named = model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
+    return {name: tensor.shape for name, tensor in chain(*named)}
+
+
 def _weight_of(layer: nn.Module) -> torch.Tensor:
     """The weight of a layer, or what it is computed from: asking for it might change it (spectral norm in training)."""
-    weight = layer._parameters.get("weight")
+    weight = {**layer._buffers, **layer._parameters}.get("weight")
     return max(layer.parameters(), key=lambda each: (each.dim(), each.numel())) if weight is None else weight
 
 
 def _refresh_attributes(module: nn.Module) -> None:
     """Bring the counts that a layer keeps in line with its weights; forward passes read `groups`."""
+    if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+        axes = 2 if isinstance(module, nn.Linear) else 2 + len(module.kernel_size)
+        if _weight_of(module).dim() != axes:  # several weights side by side, as its author has made it
+            return
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         in_channels, out_per_group = _weight_of(module).shape[:2]
         if module.groups == module.in_channels:
@@ -270,6 +290,8 @@ def _refresh_attributes(module: nn.Module) -> None:
 def _refresh_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> None:
     """A layer keeps its weights in a list, too, which is what it computes with."""
     weights = dict(module.named_parameters(recurse=False))
+    if isinstance(module, nn.RNNBase) and not weights.keys() >= set(module._flat_weights_names):
+        return  # it computes one of them, which is never cut
     suffix = "_l0" if isinstance(module, nn.RNNBase) else ""
     gates = 4 if isinstance(module, (nn.LSTM, nn.LSTMCell)) else 3 if isinstance(module, (nn.GRU, nn.GRUCell)) else 1
     rows, module.input_size = weights[f"weight_ih{suffix}"].shape
