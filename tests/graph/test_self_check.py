@@ -188,6 +188,31 @@ class BlursByAConstant(Float32Net):
         return super().forward(x * self.constant * self.scale)
 
 
+GRIDS: dict[int, torch.Tensor] = {}
+
+
+class KeepsOutside(Float32Net):
+    """Keeps a grid of its input's type in a dictionary of its file, as others are kept by hooks."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[3] not in GRIDS:
+            GRIDS[x.shape[3]] = torch.linspace(0, 1, x.shape[3], dtype=x.dtype)
+        return super().forward(x + GRIDS[x.shape[3]])
+
+
+def test_what_a_network_keeps_outside_of_it_is_as_it_was() -> None:
+    torch.manual_seed(0)
+    model, images, maps = KeepsOutside().eval(), torch.randn(2, 3, 8, 8), list[torch.Tensor]()
+    model.first.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    model(images)
+    (before,) = maps
+    GRIDS.clear()
+    checked_cut(ChannelGraph.trace(model, (images,)), model, KEEP, images)
+    assert not GRIDS
+    assert [id(each) for each in maps] == [id(before)]
+    assert model(images).dtype == torch.float32
+
+
 NAMES_FLOAT32 = (Casts, CastsInTheMiddle, FillsFloat32, SamplesAGrid, BlursByAConstant)
 
 

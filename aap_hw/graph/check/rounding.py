@@ -28,6 +28,7 @@ from aap_hw.foreign import own_line, reason
 from aap_hw.graph.program.calling import Names, called
 from aap_hw.graph.program.inputs import Batch, Tensors, tensors_of
 from aap_hw.graph.program.outputs import output_tensors
+from aap_hw.graph.program.surroundings import unchanged
 
 # In double precision, as a share of an output's largest value. A channel taken for its neighbour is far above.
 TOLERANCE = 1e-8
@@ -194,8 +195,9 @@ def _in(precision: torch.dtype, batch: Tensors) -> Tensors:
 @torch.no_grad()
 def _run(network: nn.Module, batches: Iterable[Tensors], names: Names) -> Outputs:
     network.eval()
-    returned = [called(network, [each.clone() for each in batch], names) for batch in batches]
-    return [each for outputs in returned for each in output_tensors(outputs) if each.numel()]
+    with unchanged(network):  # what a run keeps outside of the network is of its precision
+        made = [output_tensors(called(network, [each.clone() for each in batch], names)) for batch in batches]
+    return [each for tensors in made for each in tensors if each.numel()]
 
 
 def _shares(expected: Outputs, actual: Outputs) -> list[float]:

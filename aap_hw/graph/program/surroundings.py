@@ -26,15 +26,23 @@ _NOT_FOLLOWED = frozenset({*sys.stdlib_module_names, "torch", "torchvision", "nu
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Put everything back when this ends."""
-    restorers = _restorers(model)
     of_python, of_numpy = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     try:
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), unchanged(model):
             yield
     finally:
         random.setstate(of_python)
         np.random.set_state(of_numpy)
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Put everything back when this ends but the random generators, so that the next run draws other numbers."""
+    restorers = _restorers(model)
+    try:
+        yield
+    finally:
         for restore in restorers:
             restore()
 
