@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
@@ -43,7 +42,6 @@ class AwareProgram(Program):
         quantizer = KernelQuantizer(inputs.zeros(size), {prefix + layer for layer in floats}, LEARNT)
         prepared = prepare_qat_pt2e(program, quantizer)
         _restore(prepared, settings)
-        _without_views(prepared)
         learns = {prefix + name: each.requires_grad for name, each in model.named_parameters()}
         for name, each in prepared.named_parameters():
             each.requires_grad_(learns.get(name, True))
@@ -110,14 +108,6 @@ def _restore(program: GraphModule, settings: dict[str, tuple[float, float]]) -> 
         for user in list(variance.users):
             if _name(user) == "add":
                 user.args = (user.args[0], eps, *user.args[2:])
-    program.recompile()
-
-
-def _without_views(program: GraphModule) -> None:
-    """Let values be reshaped where they were viewed: a fake quantisation may lay its result out anew."""
-    for node in program.graph.nodes:
-        if node.target is torch.ops.aten.view.default:
-            node.target = torch.ops.aten.reshape.default
     program.recompile()
 
 

@@ -200,6 +200,7 @@ class Program(nn.Module):
 
     def __init__(self, program: GraphModule, names: Names, size: int) -> None:
         super().__init__()
+        _without_views(program)
         self.program, self._names, self._size = program, names, size
 
     def train(self, mode: bool = True) -> Program:
@@ -218,3 +219,11 @@ class Program(nn.Module):
                 part = tuple(torch.cat([each, each[-1:].expand(missing, *each.shape[1:])]) for each in part)
             made.append(self.program(*part)[:count])
         return made[0] if len(made) == 1 else torch.cat(made)
+
+
+def _without_views(program: GraphModule) -> None:
+    """Let values be reshaped where they were viewed: filled batches and rounded values may lie in another layout."""
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    program.recompile()
