@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,28 @@ def test_networks_of_recurrent_layers_have_no_slow_kernel(tmp_path: Path) -> Non
     with torch.no_grad():
         for i, (actual, expected) in enumerate(zip(loaded.run("main"), model(sound), strict=True)):
             np.testing.assert_allclose(actual, expected.numpy(), atol=3e-6, err_msg=str(i))
+
+
+class FromZeros(nn.Module):
+    """A layer and a cell whose first states are zeros, or zeros of which one number is written anew."""
+
+    def __init__(self, make: Callable[[Tensor], Tensor], *, writes: bool) -> None:
+        super().__init__()
+        self.gru, self.unit, self.make, self.writes = nn.GRU(8, 8), nn.GRUCell(8, 8), make, writes
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first, state = self.make(x[:1]), self.make(x[0])
+        if self.writes:
+            first[:, :, 0] = 1
+            state[:, 0] = 1
+        return self.gru(x, first)[0], self.unit(x[0], state)
+
+
+@pytest.mark.parametrize("make", [torch.zeros_like, lambda x: x.new_zeros(x.shape), lambda x: torch.zeros(x.shape)])
+def test_first_states_that_are_written_into_zeros_are_not_taken_for_zeros(make: Callable[[Tensor], Tensor]) -> None:
+    for writes, ops in ((False, {"gru"}), (True, {"aten.gru.input", "aten.gru_cell.default"})):
+        graph = ChannelGraph.trace(FromZeros(make, writes=writes).eval(), (torch.zeros(4, 1, 8),))
+        assert {kernel.key.op for kernel in partition(graph).kernels if "gru" in kernel.key.op} == ops
 
 
 def test_a_gpu_has_code_for_them_and_no_code_grows_with_the_steps() -> None:

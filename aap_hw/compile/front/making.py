@@ -24,6 +24,8 @@ from aap_hw.graph.groups.branches import keeps_zero
 from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.program.source import op_name
 
+_MAKE_ZEROS = ("zeros", "new_zeros", "zeros_like")
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -100,7 +102,7 @@ class Partition:
         else:
             return
         read = [source for source in node.all_input_nodes if source in sources or self.is_zero(source)]
-        if Call(node).name == "zeros_like" or (read and keeps_zero(node) and all(map(self.is_zero, read))):
+        if Call(node).name in _MAKE_ZEROS or (read and keeps_zero(node) and all(map(self.is_zero, read))):
             self._zeros.add(node)
         elif self.is_constant(node) and writes_in_place(node):
             self._zeros.difference_update(self.memory.sharing(node))

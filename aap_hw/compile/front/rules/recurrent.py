@@ -25,9 +25,6 @@ from aap_hw.graph.program.call import Call, shape_of
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
 
-# Operators that make zeros, as first states are unless the caller gives them.
-ZEROS = ("zeros", "new_zeros", "zeros_like")
-
 
 @dataclass(frozen=True)
 class Sequences:
@@ -59,7 +56,7 @@ def recurrent(partition: Partition, node: Node) -> None:
     if call.get("batch_first") is None or len(shape_of(call["input"])) != 3:
         raise partition.refused("a recurrent layer of packed sequences, or without a batch axis, has no kernel", node)
     states = call["hx"] if isinstance(call["hx"], list | tuple) else [call["hx"]]
-    given = [] if all(Call(state).name in ZEROS for state in states) else states
+    given = [] if all(map(partition.is_zero, states)) else states
     if any(map(partition.is_parameter, given)) or any(map(partition.is_void, given)):
         raise partition.refused("a recurrent layer with a first state that is a constant has no kernel yet", node)
     with_cells = call.name == "lstm" and any(Call(user)["index"] == 2 and user.users for user in node.users)
@@ -96,7 +93,7 @@ def cell(partition: Partition, node: Node) -> None:
     call = Call(node)
     op, vectors = call.name.removesuffix("_cell"), call["input"]
     states = call["hx"] if isinstance(call["hx"], list | tuple) else [call["hx"]]
-    given = [] if all(Call(state).name in ZEROS for state in states) else states
+    given = [] if all(map(partition.is_zero, states)) else states
     if len(shape_of(vectors)) != 2 or any(partition.is_parameter(each) or partition.is_void(each) for each in given):
         raise partition.refused("a recurrent layer with a first state that is a constant has no kernel yet", node)
     samples, hidden = shape_of(vectors)[0], shape_of(call["w_hh"])[1]
