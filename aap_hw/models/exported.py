@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import operator
 import re
 import zipfile
 import zlib
@@ -30,6 +31,7 @@ from torch.fx import GraphModule, Node
 
 from aap_hw.errors import UserError
 from aap_hw.foreign import reason
+from aap_hw.graph.program.call import Call, set_argument, training_argument
 from aap_hw.inputs import Input, Inputs
 
 # What a program consists of. No two of these names differ by case only, which PyTorch does not tell apart.
@@ -65,8 +67,6 @@ _CONVOLUTIONS: dict[Any, type[nn.Module]] = {
     torch.ops.aten.conv2d.default: nn.Conv2d,
     torch.ops.aten.conv3d.default: nn.Conv3d,
 }
-_TRAINING: dict[Any, int] = {torch.ops.aten.batch_norm.default: 5, torch.ops.aten.dropout.default: 2}
-"""Position of the argument that says whether the network trains."""
 # Numbers of the types in a program, and what they are called.
 _TYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 7: "float32", 12: "bool"}
 
@@ -141,16 +141,20 @@ def load(path: Path) -> nn.Module:
     except Exception as error:
         raise UserError(f"PyTorch cannot load {path}: {reason(error)}; export it again with this PyTorch") from error
     graph = module.graph
-    training = None
+    # No parameter or buffer, which is what fx warns of, but the flag that train() and eval() set.
+    with graph.inserting_before(next(iter(graph.nodes))):
+        training = graph.create_node("get_attr", "training")
     for node in list(graph.nodes):
         if node.target in _CONVOLUTIONS and len(node.args) > 6 and node.args[6] != 1:
             _make_layer(module, node)
-        elif (position := _TRAINING.get(node.target)) is not None:
-            if training is None:
-                with graph.inserting_before(node):
-                    # No parameter or buffer, which is what fx warns of, but the flag that train() and eval() set.
-                    training = graph.create_node("get_attr", "training")
-            node.update_arg(position, training)
+            continue
+        if (argument := training_argument(node)) is not None:
+            set_argument(node, argument, training)
+        if share := Call(node).get("dropout_p"):
+            with graph.inserting_before(node):
+                set_argument(node, "dropout_p", graph.call_function(operator.mul, (training, share)))
+    if not training.users:
+        graph.erase_node(training)
     # PyTorch's own module refuses train() and eval().
     return GraphModule(module, graph, class_name=re.sub(r"\W", "_", path.stem) or "Exported")
 

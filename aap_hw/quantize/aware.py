@@ -8,12 +8,11 @@ the ranges that training followed.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.call import Call, set_argument, training_argument
 from aap_hw.inputs import Inputs
 from aap_hw.quantize.calibration import exported
 from aap_hw.quantize.form import Program, by_place, prefix_by_place
@@ -54,9 +53,8 @@ class AwareProgram(Program):
         self.training = mode
         follows = mode and not self._is_settled
         for node in self.program.graph.nodes:
-            for argument in ("train", "training"):
-                if Call(node).get(argument) is not None:
-                    _set(node, argument, follows if _name(node) == "batch_norm" else mode)
+            if (argument := training_argument(node)) is not None:
+                set_argument(node, argument, follows if _name(node) == "batch_norm" else mode)
         self.program.recompile()
         self.program.apply(enable_observer if follows else disable_observer)
         return self
@@ -103,20 +101,9 @@ def _restore(program: GraphModule, settings: dict[str, tuple[float, float]]) -> 
             continue
         mean, variance = (Call(node)[each] for each in ("running_mean", "running_var"))
         momentum, eps = settings[name_of(mean)]
-        _set(node, "momentum", momentum)
-        _set(node, "eps", eps)
+        set_argument(node, "momentum", momentum)
+        set_argument(node, "eps", eps)
         for user in list(variance.users):
             if _name(user) == "add":
                 user.args = (user.args[0], eps, *user.args[2:])
     program.recompile()
-
-
-def _set(node: Node, argument: str, value: Any) -> None:
-    """Change an argument of a call, wherever it stands."""
-    target: Any = node.target
-    for place, each in enumerate(target._schema.arguments):
-        if each.name == argument:
-            if place < len(node.args):
-                node.update_arg(place, value)
-            else:
-                node.update_kwarg(argument, value)

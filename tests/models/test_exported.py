@@ -16,9 +16,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aap_hw.compile.front.program import is_random
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.models.exported import is_quantised
+from aap_hw.models.exported import is_quantised, load
 from aap_hw.models.origin import Origin
 from aap_hw.models.source import find
 from tests.graph.ground_truth import assert_cut_equals_silenced, lively, random_keep
@@ -101,6 +102,32 @@ def test_batch_norm_and_dropout_obey_the_training_flag(file: Path) -> None:
     assert not torch.equal(program.get_buffer("stem.1.running_mean"), before)
     program.eval()
     assert torch.equal(program(images), program(images))
+
+
+class Drops(nn.Module):
+    """Every kind of dropout, and a norm that takes the batch's statistics in evaluation, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3, track_running_stats=False)
+        self.drop = nn.Sequential(nn.Dropout2d(), nn.AlphaDropout(), nn.FeatureAlphaDropout(), nn.RReLU())
+        self.lstm = nn.LSTM(4, 4, num_layers=2, dropout=0.5, batch_first=True)
+        self.attention = nn.TransformerEncoderLayer(4, 2, 8, 0.5, batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.drop(self.norm(x)), self.lstm(x[:, 0])[0], self.attention(x[:, 1])
+
+
+def test_every_dropout_of_a_program_that_was_exported_in_training_obeys_the_flag(tmp_path: Path) -> None:
+    model, images = Drops(), torch.rand(3, 3, 4, 4)
+    torch.export.save(torch.export.export(model.train(), (images,), **ANY_NUMBER), tmp_path / "net.pt2")
+    program = load(tmp_path / "net.pt2")
+    nodes = ChannelGraph.trace(program.eval(), (images,)).program.graph.nodes
+    assert not [node for node in nodes if is_random(node)]
+    with torch.no_grad():
+        torch.testing.assert_close(program(images), model.eval()(images))
+        program.train()
+        assert not any(map(torch.equal, program(images), program(images)))
 
 
 def test_program_for_one_number_of_images_is_refused_with_what_to_write(original: nn.Module, tmp_path: Path) -> None:

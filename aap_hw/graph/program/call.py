@@ -116,6 +116,28 @@ class Call:
         return [tuple(item.shape) for item in values if isinstance(item, torch.Tensor)]
 
 
+def training_argument(node: Node) -> str | None:
+    """Name of the argument that says whether the network trains; None if a call has none.
+
+    Batch norms without statistics of their own take the batch's in evaluation, too, so theirs says something else.
+    """
+    call = Call(node)
+    if call.get("running_mean", node) is None:
+        return None
+    return next((name for name in ("train", "training") if call.get(name) is not None), None)
+
+
+def set_argument(node: Node, argument: str, value: Any) -> None:
+    """Change an argument of a call, wherever it stands."""
+    target: Any = node.target
+    for place, each in enumerate(target._schema.arguments):
+        if each.name == argument:
+            if place < len(node.args):
+                node.update_arg(place, value)
+            else:
+                node.update_kwarg(argument, value)
+
+
 @dataclass(frozen=True)
 class _Operator:
     """What the schema of an op says: see `Call`. Schemas are slow to read, and programs call few different ops."""
