@@ -16,8 +16,9 @@ import tvm
 
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.build import build_kernel
-from tests.compile.running import Convolution, as_pitched, target
+from tests.compile.running import Convolution, as_pitched, compiled, target
 
 GUARD = 64  # float32 values before and behind a tensor; a multiple of the alignment that compiled code relies on
 HALF_ULP = 2.0**-24
@@ -36,17 +37,14 @@ def linear(width_in: int, width_out: int, epilogue: tuple[str, ...] = ("bias",),
     return Linear(width_in, width_out, (1, 1), (1, 1), (1, 1), (0, 0), (1, 1), epilogue, batch)
 
 
-def wrong_kernels(cases: Sequence[Convolution]) -> list[str]:
-    """Compile the kernels into one library, call each, and say of each that is wrong what is wrong with it."""
-    functions = [build_kernel(case.address(), target()) for case in cases]
-    names = [f"kernel_{i}" for i in range(len(cases))]
-    code = {n: f.code.with_attr("global_symbol", n) for n, f in zip(names, functions, strict=True)}
-    library = tvm.compile(tvm.IRModule(code), target=target().tvm).jit()
+def wrong_kernels(cases: Sequence[Convolution], on: DeviceTarget | None = None) -> list[str]:
+    """Compile the kernels, for this machine or ``on`` a GPU, call each, and say of each wrong one what is wrong."""
+    functions = [build_kernel(case.address(), on or target()) for case in cases]
     found = []
-    for name, function, case in zip(names, functions, cases, strict=True):
+    for kernel, function, case in zip(compiled(functions), functions, cases, strict=True):
         tensors = random_tensors(case)
         memory, output = guarded(np.full(function.output_shape, np.nan, "float32"))
-        library[name](*[guarded(array)[1] for array in packed(function, case, tensors)], output)
+        kernel(*[guarded(array)[1] for array in packed(function, case, tensors)], output)
         expected, tolerance = reference(case, tensors)
         # Read from the memory itself, which shows that the tensor is that memory and not a copy.
         result = memory[GUARD:-GUARD].reshape(function.output_shape)

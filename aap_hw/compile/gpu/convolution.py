@@ -10,14 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm import te, tirx
+from tvm import te
 
 from aap_hw.compile.code.convolution import weighted_arguments
-from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
 from aap_hw.compile.families import weight_shape
 from aap_hw.compile.families.convolution import ConvolutionShape
-from aap_hw.compile.gpu.scheduling import KERNELS, gpu_kernel
+from aap_hw.compile.gpu.scheduling import KERNELS, gpu_kernel, padded
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import GpuTarget
 
@@ -34,7 +33,8 @@ def weighted(address: Address, target: GpuTarget) -> KernelFunction:
 
     def compute(image: Any, *others: Any) -> Any:
         *residual, weight, bias = others
-        sums = _sums(_padded(image, shape, width_in), weight, shape, width_out, width_in // in_order[1])
+        around = padded(image, (shape.rows, shape.columns), width_in, is_planar=shape.planar)
+        sums = _sums(around, weight, shape, width_out, width_in // in_order[1])
 
         def value(*at: Any) -> Any:
             added = residual[0](*at) if residual else None
@@ -46,22 +46,6 @@ def weighted(address: Address, target: GpuTarget) -> KernelFunction:
         return np.ascontiguousarray(dense.reshape(in_order).transpose(0, 2, 3, 1))
 
     return gpu_kernel(key, arguments, output_shape, compute, target, pack)
-
-
-def _padded(image: Any, shape: ConvolutionShape, channels: int) -> Any:
-    """The image as NHWC with zeros around it."""
-    (height, width), (top, left) = shape.size, shape.padding
-    if shape.padding == (0, 0) and not shape.planar:
-        return image
-
-    def pixel(n: Any, y: Any, x: Any, c: Any) -> Any:
-        at = (n, c, y - top, x - left) if shape.planar else (n, y - top, x - left, c)
-        if shape.padding == (0, 0):
-            return image(*at)
-        is_inside = tirx.all(y >= top, y < top + height, x >= left, x < left + width)
-        return tirx.if_then_else(is_inside, image(*at), number(0.0))
-
-    return te.compute((shape.batch, height + 2 * top, width + 2 * left, channels), pixel, name="padded")
 
 
 def _sums(image: Any, weight: Any, shape: ConvolutionShape, width_out: int, groups: int) -> Any:

@@ -14,7 +14,9 @@ import tvm_ffi
 from tvm import ir, s_tir, te, tirx
 from tvm.s_tir import dlight
 
+from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import OPAQUE, Argument, KernelFunction
+from aap_hw.compile.families.windows import Axis
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FLOAT32, HALVES
@@ -67,6 +69,25 @@ def _as(type_: str, tensor: te.Tensor) -> te.Tensor:
     if str(tensor.dtype) == type_ or {str(tensor.dtype), type_}.isdisjoint(HALVES):
         return tensor
     return te.compute(tensor.shape, lambda *at: tirx.Cast(type_, tensor(*at)), name=f"{tensor.op.name}_{type_}")
+
+
+def padded(image: te.Tensor, axes: Sequence[Axis], channels: int, *, is_planar: bool = False) -> te.Tensor:
+    """An image or a volume (N, ..., C) with zeros around it; what is given is (N, C, ...) if it is planar."""
+    has_zeros = any(sum(axis.around) for axis in axes)
+    if not (has_zeros or is_planar):
+        return image
+
+    def element(n: Any, *at: Any) -> Any:
+        *places, c = at
+        inner = [place - axis.padding for place, axis in zip(places, axes, strict=True)]
+        value = image(n, c, *inner) if is_planar else image(n, *inner, c)
+        if not has_zeros:
+            return value
+        inside = [tirx.all(i >= 0, i < axis.size) for i, axis in zip(inner, axes, strict=True)]
+        return tirx.if_then_else(tirx.all(*inside), value, number(0.0))
+
+    extents = (axis.size + sum(axis.around) for axis in axes)
+    return te.compute((image.shape[0], *extents, channels), element, name="padded")
 
 
 def scheduled(code: tirx.PrimFunc, target: GpuTarget, rules: Sequence[type] = RULES) -> tirx.PrimFunc:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm import te, tirx
+from tvm import te
 
 from aap_hw.compile.code.convolution import weighted_arguments
-from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
 from aap_hw.compile.families.volume import VolumeShape
-from aap_hw.compile.gpu.scheduling import KERNELS, gpu_kernel
+from aap_hw.compile.gpu.scheduling import KERNELS, gpu_kernel, padded
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import GpuTarget
 
@@ -28,7 +27,7 @@ def volume(address: Address, target: GpuTarget) -> KernelFunction:
 
     def compute(image: Any, *others: Any) -> Any:
         *residual, weight, bias = others
-        source = _padded(image, shape, width_in)
+        source = padded(image, shape.axes, width_in)
         taps = [te.reduce_axis((0, extent), name="tap") for extent in shape.kernel]
         channel = te.reduce_axis((0, read), name="channel")
 
@@ -50,18 +49,3 @@ def volume(address: Address, target: GpuTarget) -> KernelFunction:
         return np.ascontiguousarray(dense.reshape(width_out, read, *shape.kernel).transpose(0, 2, 3, 4, 1))
 
     return gpu_kernel(key, arguments, output_shape, compute, target, pack)
-
-
-def _padded(image: Any, shape: VolumeShape, channels: int) -> Any:
-    """The volume with zeros around it."""
-    if not any(map(sum, (axis.around for axis in shape.axes))):
-        return image
-
-    def pixel(n: Any, *at: Any) -> Any:
-        *places, c = at
-        inner = [place - axis.padding for place, axis in zip(places, shape.axes, strict=True)]
-        inside = [tirx.all(i >= 0, i < axis.size) for i, axis in zip(inner, shape.axes, strict=True)]
-        return tirx.if_then_else(tirx.all(*inside), image(n, *inner, c), number(0.0))
-
-    extents = (axis.size + sum(axis.around) for axis in shape.axes)
-    return te.compute((shape.batch, *extents, channels), pixel, name="padded")
