@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tvm import tirx
@@ -15,6 +16,7 @@ def finished(key: KernelKey, reduced: int, value: Any) -> Any:
     """The result of a reduction, given the sum or extreme value of ``reduced`` values."""
     kind = key.attribute("of")
     if kind in ("mean", "var", "std"):
-        value = value * number(1 / (reduced - int(key.attribute("correction", "0"))))
+        rest = max(reduced - int(key.attribute("correction", "0")), 0)
+        value = value * number(1 / rest if rest else math.inf)  # 0 * inf is NaN, as PyTorch has it
     value = tirx.sqrt(value) if kind in ("norm", "std") else value
     return apply_epilogue(value, key.epilogue, None, None)
