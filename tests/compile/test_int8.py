@@ -12,7 +12,7 @@ from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.code.quantized import Quantized
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.compile.keys.precision import INT8, INT8_FLOAT32, Scale
+from aap_hw.compile.keys.precision import FLOAT32_INT8, INT8, INT8_FLOAT32, Scale
 from aap_hw.compile.keys.target import CpuTarget, GpuTarget, host_options
 from aap_hw.compile.library.build import build_kernel
 from aap_hw.errors import UserError
@@ -124,6 +124,25 @@ def test_no_sum_saturates(name: str) -> None:
         Case(4096, 32, (1, 1), (0, 0), extreme=True, precision=INT8_FLOAT32),
     ]
     assert wrong_kernels(extremes, on(name)) == []
+
+
+# CPUs without instructions for integers in their longest vectors, and the longest that have them.
+IN_PIECES = {"sandybridge": ([], "xmm"), "skylake-avx512": (["-avx512bw"], "ymm")}
+
+
+@pytest.mark.parametrize("cpu", IN_PIECES)
+def test_vectors_without_instructions_for_integers_are_multiplied_in_pieces(cpu: str) -> None:
+    """As in a virtual machine that hides AVX2."""
+    features, register = IN_PIECES[cpu]
+    options = {"kind": "llvm", "mcpu": cpu, "mtriple": "x86_64-linux-gnu", "mattr": features}
+    machine = CpuTarget.of(options, threads=1)
+    some = [Case(7, 33, (3, 4), epilogue=("bias", "relu")), Case(40, 40, (5, 9), depthwise=True)]
+    rounding = Address(KernelKey.make("quantize", (8, 8), 1).at_precision(FLOAT32_INT8), (96, 96))
+    addresses = [*(case.address() for case in some), rounding]
+    text = "".join(assembly(build_kernel(address, machine).code, machine) for address in addresses)
+    assert max(line.split("%")[-1][:3] for line in text.splitlines() if "vpmaddwd" in line) == register
+    if cpu == "sandybridge":
+        assert wrong_kernels(some, machine) == []
 
 
 MACHINES = {

@@ -8,7 +8,7 @@ channel.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -113,7 +113,7 @@ def dot_product(lanes: int, target: CpuTarget) -> DotProduct:
     vnni = "avx512vnni" if bits == AVX512_BITS else "avx512vl+avx512vnni"
     if has_features(target, vnni) or (bits < AVX512_BITS and has_features(target, "avxvnni")):
         return _quads(f"llvm.x86.avx512.vpdpbusd.{bits}", lanes)
-    return _pairs(MULTIPLY_AND_ADD[bits], lanes)
+    return _pairs(lanes, target)
 
 
 def pair_product(lanes: int, target: CpuTarget) -> DotProduct:
@@ -157,6 +157,32 @@ MULTIPLY_AND_ADD = {
 }
 
 
+WITH_INTEGERS = {128: "sse2", 256: "avx2", AVX512_BITS: "avx512bw"}
+"""Features of x86 that bring instructions for integers in vectors of so many bits."""
+
+
+def of_integers(type_: str, names: Mapping[int, str], operands: Sequence[Any], target: CpuTarget) -> Any:
+    """What an instruction of x86 makes of vectors of integers, piece by piece where it is not there for all their bits.
+
+    ``names`` are those of the instruction by bits of a vector. It must treat each 128 bits alike.
+    """
+    scalar, _, lanes = type_.rpartition("x")
+    bits, half = int(scalar.removeprefix("int")) * int(lanes), int(lanes) // 2
+    if has_features(target, WITH_INTEGERS[bits]):
+        return T.call_llvm_pure_intrin(type_, names[bits], *operands)
+    bound = [T.bind(each) for each in operands]
+
+    def made(upper: int) -> Any:
+        return of_integers(f"{scalar}x{half}", names, [_half(each, upper) for each in bound], target)
+
+    return tirx.Shuffle([made(0), made(1)], list(range(2 * half)))
+
+
+def _half(value: Any, upper: int) -> Any:
+    count = int(str(value.ty.dtype).rpartition("x")[2]) // 2
+    return tirx.Shuffle([value], list(range(upper * count, (upper + 1) * count)))
+
+
 @functools.cache
 def has_features(target: CpuTarget, features: str) -> bool:
     """Whether a CPU has all of LLVM's features, written with ``+`` between them."""
@@ -174,7 +200,7 @@ def _quads(name: str, lanes: int) -> DotProduct:
     return DotProduct(add)
 
 
-def _pairs(name: str, lanes: int) -> DotProduct:
+def _pairs(lanes: int, target: CpuTarget) -> DotProduct:
     """Bytes with even and odd numbers become 16-bit numbers, whose products the instruction adds in pairs.
 
     The instruction for bytes (vpmaddubsw) would add two products in 16 bits, where 2 * 255 * 127 has no room.
@@ -186,7 +212,7 @@ def _pairs(name: str, lanes: int) -> DotProduct:
         odd_bytes = T.shift_right(activations, spread(T.int32(8), lanes))
         even, odd = (T.reinterpret(halves, T.bitwise_and(each, low)) for each in (activations, odd_bytes))
         for operands in zip((even, odd), weights, strict=True):
-            total = total + T.call_llvm_pure_intrin(f"int32x{lanes}", name, *operands)
+            total = total + of_integers(f"int32x{lanes}", MULTIPLY_AND_ADD, operands, target)
         return total
 
     def add(total: Any, activations: Any, weights: Any) -> Any:

@@ -11,7 +11,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.cpu.emit import spread
-from aap_hw.compile.cpu.isa import AVX512_BITS, GROUP, has_features
+from aap_hw.compile.cpu.isa import AVX512_BITS, GROUP, has_features, of_integers
 from aap_hw.compile.keys.target import CpuTarget
 
 # Added to a float32 below 2^22 in size, it leaves no room for a fraction. The sum is rounded to the nearest whole
@@ -64,7 +64,7 @@ def to_bytes(several: Sequence[Sequence[Any]], bounds: Bounds, lanes: int, targe
     whole = [[T.call_llvm_pure_intrin(f"int32x{lanes}", rounded, each) for each in values] for values in several]
     if count == 2 and bits == AVX512_BITS:
         type_ = f"int16x{2 * lanes}"
-        pairs = [T.call_llvm_pure_intrin(type_, PACK[bits][0], *values) for values in whole]
+        pairs = [of_integers(type_, PACK_TO_HALVES, values, target) for values in whole]
         return [T.Cast(f"uint8x{2 * lanes}", bounds.cut_and_moved(pair, type_)) for pair in pairs]
     if count < GROUP:
         return [_one_by_one(each, bounds, lanes) for each in whole]
@@ -73,11 +73,11 @@ def to_bytes(several: Sequence[Sequence[Any]], bounds: Bounds, lanes: int, targe
         return [_narrowed(each, bounds) for each in whole]
 
     def halves(values: Sequence[Any]) -> Any:
-        made = T.call_llvm_pure_intrin(f"int16x{2 * lanes}", PACK[bits][0], *values)
+        made = of_integers(f"int16x{2 * lanes}", PACK_TO_HALVES, values, target)
         return _saturated_sum(made, spread(bounds.zero, 2 * lanes), f"llvm.sadd.sat.v{2 * lanes}i16")
 
     def packed(pair: Sequence[Any]) -> Any:
-        made = T.call_llvm_pure_intrin(f"int8x{4 * lanes}", PACK[bits][1], *pair)
+        made = of_integers(f"int8x{4 * lanes}", PACK_TO_BYTES, pair, target)
         return T.bind(bounds.cut(T.reinterpret(f"uint8x{4 * lanes}", made), f"uint8x{4 * lanes}"))
 
     return [packed([halves(each[:2]), halves(each[2:])]) for each in whole]
@@ -110,10 +110,15 @@ def _one_by_one(whole: Sequence[Any], bounds: Bounds, lanes: int) -> Any:
     return T.Cast(f"uint8x{count * lanes}", side_by_side)
 
 
-PACK = {
-    128: ("llvm.x86.sse2.packssdw.128", "llvm.x86.sse2.packuswb.128"),
-    256: ("llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb"),
-    AVX512_BITS: ("llvm.x86.avx512.packssdw.512", "llvm.x86.avx512.packuswb.512"),
+PACK_TO_HALVES = {
+    128: "llvm.x86.sse2.packssdw.128",
+    256: "llvm.x86.avx2.packssdw",
+    AVX512_BITS: "llvm.x86.avx512.packssdw.512",
+}
+PACK_TO_BYTES = {
+    128: "llvm.x86.sse2.packuswb.128",
+    256: "llvm.x86.avx2.packuswb",
+    AVX512_BITS: "llvm.x86.avx512.packuswb.512",
 }
 
 
