@@ -18,11 +18,11 @@ from aap_hw.compile.front.partition import partition
 from aap_hw.compile.gpu.series import in_series
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.compile.keys.target import device_target
+from aap_hw.compile.keys.target import DeviceTarget, device_target
 from aap_hw.compile.library.build import build_kernel
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.graph import ChannelGraph
-from tests.compile.running import called, device, target
+from tests.compile.running import called, compiled, device, target
 
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)
 # (outer, reduced, inner): along the last axis, and behind one.
@@ -78,6 +78,20 @@ def test_reductions_equal_pytorch(kind_of_device: str) -> None:
         limit = 1e-5 * (1 + float(expected.nan_to_num().abs().max()))
         # The deviation of a single value is NaN.
         assert torch.allclose(actual.double(), expected.double(), 0, limit, equal_nan=True), (kind, shape)
+
+
+@pytest.mark.parametrize("on", [target(), GPU], ids=["cpu", "gpu"])
+def test_extremes_of_infinite_rows_equal_pytorch(on: DeviceTarget) -> None:
+    inf, nan = float("inf"), float("nan")
+    rows = torch.tensor([[-inf] * 8, [inf] * 8, [-inf, 1.0, inf, 0, inf, 2.0, -inf, 3.0], [nan] * 8])[:, :, None]
+    kinds = ("amax", "amin", "argmax", "argmin")
+    keys = [KernelKey.make("reduce", (), 1, shape="4,8,1", of=kind) for kind in kinds]
+    functions = [build_kernel(Address(key, (1, 1)), on) for key in keys]
+    for kind, function, kernel in zip(kinds, functions, compiled(functions), strict=True):
+        made = torch.from_numpy(called(kernel, function, [rows]))
+        assert torch.equal(made[:3], reduced(kind, rows[:3]).float()), kind
+        if kind in ("argmax", "argmin"):
+            assert 0 <= made[3] < 8  # a place of the row, whichever
 
 
 class Reduced(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,12 @@ from aap_hw.compile.families.reductions import Reduction
 from aap_hw.compile.gpu.scheduling import FALLBACK, KERNELS, gpu_kernel
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import GpuTarget
+
+# Those of TVM begin with the largest finite number, and a row may have only infinite ones.
+EXTREMES = {
+    "max": te.comm_reducer(lambda one, other: te.max(one, other), lambda t: tirx.const(-math.inf, t), "largest"),
+    "min": te.comm_reducer(lambda one, other: te.min(one, other), lambda t: tirx.const(math.inf, t), "smallest"),
+}
 
 
 def along(shape: Reduction, name: str, value: Callable[..., Any], combine: Any = te.sum) -> Any:
@@ -30,14 +37,15 @@ def reduction(address: Address, target: GpuTarget) -> KernelFunction:
 
     def compute(image: Any) -> Any:
         if kind in ("argmax", "argmin"):
-            extreme = along(shape, "extreme", image, te.max if kind == "argmax" else te.min)
+            extreme = along(shape, "extreme", image, EXTREMES[kind[-3:]])
 
             def place(a: Any, i: Any, b: Any) -> Any:
-                return tirx.Select(image(a, i, b) == extreme(a, b), tirx.Cast(key.types.sum, i), number(shape.reduced))
+                last = number(shape.reduced - 1)  # also where all are NaN, which equals nothing
+                return tirx.Select(image(a, i, b) == extreme(a, b), tirx.Cast(key.types.sum, i), last)
 
             found = along(shape, "places", place, te.min)
         elif kind in ("amax", "amin"):
-            found = along(shape, "extreme", image, te.max if kind == "amax" else te.min)
+            found = along(shape, "extreme", image, EXTREMES[kind[-3:]])
         elif kind in ("sum", "mean"):
             found = along(shape, "sums", image)
         else:
