@@ -263,6 +263,9 @@ def test_depthwise_first_layer_compiles_to_what_pytorch_computes(tmp_path: Path)
         (lambda m, x: torch.cat([m.conv(x), torch.zeros_like(x)], 1), ""),
         (lambda m, x: m.conv(x) + torch.zeros_like(x).masked_fill(x > 0, -1.0), ""),
         (lambda m, x: F.rrelu(m.conv(x)) + F.dropout(x, 0.0), "1 rrelu"),
+        # A window of a dilated pool may have no element in a small image.
+        (lambda m, x: F.max_pool2d(m.conv(x).mean((2, 3), keepdim=True), 2, 1, padding=1, dilation=2), "1 max_pool2d"),
+        (lambda m, x: F.max_pool2d(F.adaptive_avg_pool2d(m.conv(x), 2), 2, 1, padding=1, dilation=2), ""),
     ],
 )
 def test_operator_without_a_schedule_becomes_a_kernel_on_the_slow_path(

@@ -50,6 +50,12 @@ class Axis:
         """Whether some window has elements outside the image."""
         return max(self.around) > 0 or (self.windows - 1) * self.stride + self.reach > self.size
 
+    @property
+    def misses_image(self) -> bool:
+        """Whether some window has no element inside the image: dilated, it may step over a small one."""
+        firsts = (window * self.stride - self.padding for window in range(self.windows))
+        return any(not any(0 <= first + i * self.dilation < self.size for i in range(self.kernel)) for first in firsts)
+
 
 def axes_of(key: KernelKey) -> tuple[Axis, Axis]:
     """The axes of a key with windows, outermost first. Where the key says nothing, the window is one pixel."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import Node
 
+from aap_hw.compile.families.windows import Axis
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.resizing import resized
@@ -48,6 +49,10 @@ def pool(partition: Partition, node: Node) -> None:
     stride, dilation = two(call["stride"] or call["kernel_size"], 1, axes), two(call.get("dilation", 1), 1, axes)
     size, reach = (1, *shape_of(image)[2:])[-2:], [dilation[i] * (kernel[i] - 1) + 1 for i in range(2)]
     whole = tuple((size[i] + 2 * padding[i] - reach[i]) // stride[i] + 1 for i in range(2))
+    is_ceiled = (1, *shape_of(node)[2:])[-2:] != whole
+    for numbers in zip(size, kernel, stride, padding, dilation, strict=True):
+        if Axis(*numbers, ceil=is_ceiled, padding_end=numbers[3]).misses_image:
+            raise partition.refused("pooling with windows that lie outside of the image has no kernel", node)
     partition.emit(
         node,
         "sum_pool2d" if divisor else f"{call.name[:-2]}2d",
@@ -57,7 +62,7 @@ def pool(partition: Partition, node: Node) -> None:
         stride=stride,
         padding=padding,
         dilation=dilation if dilation != (1, 1) else "",
-        ceil="1" if (1, *shape_of(node)[2:])[-2:] != whole else "",
+        ceil="1" if is_ceiled else "",
         padding_counts="no" if any(padding) and call.get("count_include_pad") is False and not divisor else "",
         divisor=divisor,
     )
