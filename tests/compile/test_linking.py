@@ -41,18 +41,20 @@ def test_network_for_an_arm_board_is_an_arm_library(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("triple", "package"),
+    ("triple", "what"),
     [
-        ("riscv64-linux-gnu", "g\\+\\+-riscv64-linux-gnu"),
-        ("armv7l-unknown-linux-gnueabihf", "g\\+\\+-armv7l-linux-gnueabihf"),
+        ("riscv64-linux-gnu", r"it with: sudo apt-get install g\+\+-riscv64-linux-gnu"),
+        ("armv7l-linux-gnueabihf", r"it with: sudo apt-get install g\+\+-arm-linux-gnueabihf"),
+        ("armv7a-unknown-linux-gnueabihf", r"it with: sudo apt-get install g\+\+-arm-linux-gnueabihf"),
+        ("riscv64-alpine-linux-musl", "a cross compiler of that name"),
     ],
 )
 def test_missing_linker_is_named_with_the_package_that_has_it(
-    monkeypatch: pytest.MonkeyPatch, triple: str, package: str
+    monkeypatch: pytest.MonkeyPatch, triple: str, what: str
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     target = CpuTarget.of({"kind": "llvm", "mtriple": triple, "mcpu": "generic"}, threads=1)
-    with pytest.raises(UserError, match=rf"not installed; install it with: sudo apt-get install {package}$"):
+    with pytest.raises(UserError, match=rf"not installed; install {what}$"):
         linker_of(target)
 
 
@@ -114,6 +116,18 @@ def test_compiler_that_does_not_link_is_one_sentence(
     with pytest.raises(UserError, match=sentence) as refused:
         compile_probe(this_device().target.host, tmp_path / "probe.so")
     assert "\n" not in str(refused.value)
+
+
+def test_cross_compiler_that_does_not_link_is_not_to_be_named_with_cxx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = {"aarch64": "riscv64"}.get(platform.machine(), "aarch64")
+    (compiler := tmp_path / f"{machine}-linux-gnu-g++").write_text("#!/bin/sh\nexit 3\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    target = CpuTarget.of({"kind": "llvm", "mtriple": f"{machine}-linux-gnu"}, threads=1)
+    with pytest.raises(UserError, match=r"its exit code is 3; see that it makes shared libraries$"):
+        compile_probe(target, tmp_path / "probe.so")
 
 
 def test_compiler_may_be_named_with_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

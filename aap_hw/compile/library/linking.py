@@ -22,8 +22,19 @@ from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.errors import UserError
 from aap_hw.files import no_use_of_temporary, scratch_folder
 
-# Architectures that go by two names.
-_ALIASES = {"arm64": "aarch64", "amd64": "x86_64"}
+# Architectures by the other names that they go by.
+_ALIASES = {"arm64": "aarch64", "amd64": "x86_64", **dict.fromkeys(("armv6l", "armv7a", "armv7l"), "arm")}
+# Platforms, as Debian names them, for which it has a package with a compiler.
+_PACKAGED = (
+    "aarch64-linux-gnu",
+    "arm-linux-gnueabi",
+    "arm-linux-gnueabihf",
+    "i686-linux-gnu",
+    "powerpc64le-linux-gnu",
+    "riscv64-linux-gnu",
+    "s390x-linux-gnu",
+    "x86_64-linux-gnu",
+)
 # Looked for in this order where neither CXX nor CC names one.
 COMPILERS = ("g++", "gcc", "clang++", "clang", "c++", "cc")
 # The objects of our kernels, and of what TVM adds: weights, and a GPU's code.
@@ -82,10 +93,10 @@ def _cross(triple: str) -> str:
     name = "-".join([_architecture(triple), *triple.split("-")[-2:]])
     command = shutil.which(f"{name}-g++")
     if command is None:
-        package = f"g++-{name.replace('_', '-')}"
+        known = f"it with: sudo apt-get install g++-{name.replace('_', '-')}"
         raise UserError(
             f"linking for {triple} takes {name}-g++, which is not installed; "
-            f"install it with: sudo apt-get install {package}"
+            f"install {known if name in _PACKAGED else 'a cross compiler of that name'}"
         )
     return command
 
@@ -97,7 +108,7 @@ def link(executable: Any, target: CpuTarget, library: Path) -> None:
     ------
     UserError : there is no linker, it fails, a disk is full, or files of the process may not be large enough.
     """
-    command = command_of(target)
+    command, another = command_of(target), ", or name another compiler with CXX" if runs_here(target) else ""
     allowed = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if allowed != resource.RLIM_INFINITY and allowed < LARGEST_OBJECT:
         raise UserError(
@@ -108,7 +119,7 @@ def link(executable: Any, target: CpuTarget, library: Path) -> None:
         executable.export_library(
             str(library),
             workspace_dir=str(folder),
-            fcompile=lambda _, files, options=(): _run(command, [*options, *files], library),
+            fcompile=lambda _, files, options=(): _run(command, [*options, *files], library, another),
         )
 
 
@@ -123,7 +134,7 @@ def _kept_in_memory(folder: Path) -> Iterator[None]:
         yield
 
 
-def _run(command: list[str], arguments: Sequence[str], library: Path) -> None:
+def _run(command: list[str], arguments: Sequence[str], library: Path, another: str) -> None:
     objects = [path for path in map(Path, arguments) if path.is_symlink()]
     for path in objects:
         content = path.read_bytes()
@@ -149,7 +160,7 @@ def _run(command: list[str], arguments: Sequence[str], library: Path) -> None:
     why = next((line.strip() for line in said if "error" in line), "".join(said[-1:]).strip())
     raise UserError(
         f"{shlex.join(command)} does not link: {why or f'its exit code is {done.returncode}'}; see that it makes "
-        "shared libraries, or name another compiler with CXX"
+        f"shared libraries{another}"
     )
 
 
