@@ -1,9 +1,9 @@
 """Compiled libraries of table points, kept on disk for the next profile of the same points.
 
-A library is found by all that it was made from: the points, the target, the compiler and the sources of our kernels.
-Loading a library runs it, so the folder must be the user's own, and a file whose contents are not those that its name
-tells is deleted and made again. A library that cannot be kept is still used. Whole networks are not kept: their weights
-make them large, and few are compiled twice.
+A library is found by all that it was made from: the points, the target, the compiler, PyTorch (which takes operators on
+the slow path apart), and the sources of our kernels. Loading a library runs it, so the folder must be the user's own,
+and a file whose contents are not those that its name tells is deleted and made again. A library that cannot be kept is
+still used. Whole networks are not kept: their weights make them large, and few are compiled twice.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import tvm
 
 import aap_hw.compile
@@ -53,14 +54,14 @@ class LibraryCache:
     def make(self, library: Path, made_from: Any, compile_into: Callable[[Path], None]) -> None:
         """Write a library, by ``compile_into`` if it is not here.
 
-        ``made_from`` is what it depends on besides compiler and kernels, as JSON values.
+        ``made_from`` is what it depends on besides compiler, PyTorch and kernels, as JSON values.
 
         Raises
         ------
         UserError : others can write to the folder.
         """
         self._require_own_folder()
-        depends_on = [made_from, tvm.__version__, kernel_sources()]
+        depends_on = [made_from, tvm.__version__, torch.__version__, kernel_sources()]
         key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
         for kept in self.folder.glob(f"{key}-*.so"):
             contents = read_optional(kept)

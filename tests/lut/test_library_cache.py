@@ -53,6 +53,8 @@ def test_other_kernels_or_another_compiler_make_it_another_library(
     assert make(cache, tmp_path, "a", b"second") == b"second"
     monkeypatch.setattr(library_cache.tvm, "__version__", "0.1")
     assert make(cache, tmp_path, "a", b"third") == b"third"
+    monkeypatch.setattr(library_cache.torch, "__version__", "2.0")
+    assert make(cache, tmp_path, "a", b"fourth") == b"fourth"
 
 
 @pytest.mark.parametrize("module", [build, compiling])
