@@ -115,10 +115,11 @@ def _show(result: Deployment, console: PlainConsole, weights: str | None) -> Non
         console.print(summary_table(summary))
         for sentence in budget_sentences(summary):
             console.say(sentence)
-        if result.precision != result.pruned_in:
+        if result.unknown:
+            are, them = ("is", "it") if len(result.unknown) == 1 else ("are", "them")
             console.say(
-                f"accuracy and memory in {result.precision} are not known, as the run was pruned in "
-                f"{result.pruned_in}; prune with --precision {result.precision} to know them"
+                f"{' and '.join(result.unknown)} in {result.precision} {are} not known, as the run was pruned in "
+                f"{result.pruned_in}; prune with --precision {result.precision} to know {them}"
             )
         if weights is not None and summary.get("accuracy_pruned") is not None:
             console.say(f"accuracies are those of the run's own weights, not of {weights}")

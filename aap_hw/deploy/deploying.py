@@ -32,7 +32,7 @@ from aap_hw.graph.program.inputs import in_batches
 from aap_hw.models.origin import Origin
 from aap_hw.policy import Budget
 from aap_hw.prune.run import RunFolder
-from aap_hw.prune.words import of_any_precision
+from aap_hw.prune.steps import of_another_precision
 from aap_hw.train.samples import Samples
 
 # Names of what is compiled and timed: what is deployed, and what it was cut from.
@@ -55,11 +55,12 @@ class Deployment:
         Each is loaded several times, all loads are timed in turn on the device, and a network's middle load counts.
         Empty where an emulator stands in for the device.
     summary : figures of this deployment, beside those of its run; if that was pruned in another precision, only beside
-        those that do not depend on it.
+        those that hold in this one.
     precision : ``fp32``, ``half``, ``int8`` or ``int8,half``.
     equal : how many of the images have PyTorch's outputs up to the rounding of float32: all in float32, most in int8,
         hardly any in half precision.
     pruned_in : the precision of the network of its run; None if it is of no run.
+    unknown : ``accuracy`` and ``memory`` if they are known of the run, but not in this precision.
     """
 
     bundle: Path
@@ -72,6 +73,7 @@ class Deployment:
     precision: NetworkPrecision
     equal: int
     pruned_in: NetworkPrecision | None = None
+    unknown: tuple[str, ...] = ()
 
 
 def deploy(
@@ -105,7 +107,10 @@ def deploy(
     done = _deployed(boards, load)
     known = run.summary()
     if done.precision != done.pruned_in:
-        return replace(done, summary={**of_any_precision(known), **done.summary})
+        kept = of_another_precision(known, done.precision)
+        had = {"accuracy": "accuracy_pruned", "memory": "memory_pruned"}
+        unknown = tuple(what for what, name in had.items() if known.get(name) is not None and name not in kept)
+        return replace(done, summary={**kept, **done.summary}, unknown=unknown)
     # Of a run whose summary is lost, these figures alone would make none.
     return replace(done, summary=run.update_summary(done.summary)) if known else done
 

@@ -355,6 +355,26 @@ def finished(
     return PrunedNetwork(task.origin, state.kept, task.table.device["name"], state.module, record), summary
 
 
+# Figures of a summary that hold in any precision that the network is deployed in.
+_IN_ANY_PRECISION = (
+    *("model", "weights", "input", "classes", "untrained", "device", "budgets", "score", "made_up_inputs", "precision"),
+    *("round", "chosen_by", "retrained", "params_dense", "params_pruned", "macs_dense", "macs_pruned"),
+)
+
+
+def of_another_precision(summary: Mapping[str, Any], deployed_in: NetworkPrecision) -> dict[str, Any]:
+    """Those of a run's figures that hold in a precision that the run was not pruned in: no times and no bytes.
+
+    Accuracies are among them only in float32, in which a run in any precision measures them, too.
+    """
+    kept = {name: summary[name] for name in _IN_ANY_PRECISION if name in summary}
+    if "budgets" in kept:
+        kept["budgets"] = {name: kept["budgets"][name] for name in ("parameters", "flops") if name in kept["budgets"]}
+    if deployed_in == FP32 and (in_float32 := summary.get("accuracy_pruned_float")) is not None:
+        kept |= {"accuracy_dense": summary["accuracy_dense"], "accuracy_pruned": in_float32}
+    return kept
+
+
 def _sizes(dense: Baseline, state: State) -> dict[str, int]:
     def macs(network: Network, plan: Mapping[str, int]) -> int:
         return sum(kernel.multiply_accumulates(plan) for kernel in network.kernels)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aap_hw.compile.keys.precision import INT8, in_precision
 from aap_hw.device.description import MEASURED
-
-# Figures of a summary that hold only in the precision that its run was planned in.
-_OF_ONE_PRECISION = re.compile(
-    r"(accuracy|memory|bytes)_.*|.*_ms|ms_of_loads|dense_is_measured|provenance|table_error|estimate|float_layers"
-)
 
 
 def how_known(measured: bool, provenance: str) -> str:
@@ -91,14 +85,6 @@ def figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         if sizes[0] is not None and sizes[1] is not None:
             row(name, sizes[0] / 1e6, sizes[1] / 1e6, "{:.2f}")
     return rows
-
-
-def of_any_precision(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a run's figures that hold in any precision that it is deployed in: no times, accuracies or bytes."""
-    kept = {name: value for name, value in summary.items() if not _OF_ONE_PRECISION.fullmatch(name)}
-    if "budgets" in kept:
-        kept["budgets"] = {name: kept["budgets"][name] for name in ("parameters", "flops") if name in kept["budgets"]}
-    return kept
 
 
 def budget_sentences(summary: Mapping[str, Any]) -> list[str]:

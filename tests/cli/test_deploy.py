@@ -20,11 +20,13 @@ from tests.needs import needs_cross_compiler
 from tests.synthetic import ORIGIN, few_images, table
 
 
-def shown(aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, precision: str, summary: dict[str, Any]) -> str:
+def shown(
+    aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, precision: str, summary: dict[str, Any], *unknown: str
+) -> str:
     """What is said of a run in float32 that was deployed, and of which these figures are known."""
     figures = {"pruned_ms": 1.0, "dense_ms": 2.0, "slow_path": "", **summary}
     timed = {"deployed": Timing(1000.0, 0.0, 1), "unpruned": Timing(2000.0, 0.0, 1)}
-    done = Deployment(Path("bundle"), 0.0, 1e-4, 100.0, 8, timed, figures, precision, 8, pruned_in="fp32")
+    done = Deployment(Path("bundle"), 0.0, 1e-4, 100.0, 8, timed, figures, precision, 8, "fp32", unknown)
     monkeypatch.setattr("aap_hw.api.deploy", lambda *_, **__: done)
     outcome = aap_hw("deploy", "run", "--device", "x86", "--precision", precision)
     assert outcome.code == 0, outcome.err
@@ -34,12 +36,15 @@ def shown(aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, precision
 def test_accuracy_and_memory_of_a_run_in_another_precision_are_said_to_be_unknown(
     aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sentence = (
+    of_run = {"retrained": True, "params_pruned": 500}
+    assert (
         "accuracy and memory in int8 are not known, as the run was pruned in fp32; prune with --precision int8 to know "
         "them"
-    )
-    assert sentence in shown(aap_hw, monkeypatch, "int8", {"retrained": True, "params_pruned": 500})
-    assert "not known" not in shown(aap_hw, monkeypatch, "fp32", {"retrained": True, "predicted_ms": 1.1})
+    ) in shown(aap_hw, monkeypatch, "int8", of_run, "accuracy", "memory")
+    assert (
+        "memory in half is not known, as the run was pruned in fp32; prune with --precision half to know it"
+    ) in shown(aap_hw, monkeypatch, "half", of_run, "memory")
+    assert "not known" not in shown(aap_hw, monkeypatch, "int8", of_run)
 
 
 def test_run_that_has_lost_its_summary_is_shown_as_a_run(

@@ -14,8 +14,8 @@ from rich.console import Console
 from aap_hw.cli.run_screen import PruneScreen, summary_table
 from aap_hw.prune.job import Pruned
 from aap_hw.prune.run import PrunedNetwork
-from aap_hw.prune.steps import Event
-from aap_hw.prune.words import budget_sentences, chosen_by_sentence, figure_rows, of_any_precision
+from aap_hw.prune.steps import Event, of_another_precision
+from aap_hw.prune.words import budget_sentences, chosen_by_sentence, figure_rows
 
 RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8", "--budget", "50%")
 CUT = {"round": 2, "rounds": 3, "measured_ms": None, "predicted_ms": 0.5, "kept_attention": 0.75}
@@ -151,10 +151,13 @@ def test_a_run_in_another_precision_has_neither_the_times_nor_the_accuracy_nor_t
     known = {**SUMMARY, "accuracy_wanted": 90.5, "budgets": budgets, "memory_dense": 4e6, "memory_pruned": 2e6}
     assert len(budget_sentences({**known, "budget_ms": 1.0})) == 4
     measured = {"pruned_ms": 0.25, "dense_ms": 0.5}
-    shown = {**of_any_precision({**known, "ms_of_loads": [0.99], "dense_is_measured": True}), **measured}
+    shown = {**of_another_precision({**known, "ms_of_loads": [0.99], "dense_is_measured": True}, "int8"), **measured}
     assert [row[0] for row in figure_rows(shown)] == ["latency, ms, measured", "parameters", "multiply-accumulates"]
     assert budget_sentences(shown) == ["the budget of 600 parameters is met: 500 parameters"]
     assert not {"predicted_ms", "accuracy_dense", "bytes_pruned", "ms_of_loads", "dense_is_measured"} & shown.keys()
+    in_int8 = {**known, "precision": "int8", "accuracy_pruned": 90.8, "accuracy_pruned_float": 91.5}
+    assert ("accuracy, %", "92.00", "91.50", "-0.50") in figure_rows(of_another_precision(in_int8, "fp32"))
+    assert "accuracy_dense" not in of_another_precision(in_int8, "half")
 
 
 def test_final_table_has_both_latencies_accuracy_and_sizes() -> None:
