@@ -18,6 +18,10 @@ FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["aap_hw.device.session", "aap_hw.lut.compiling"])
 
 
+class CannotStart(UserError):  # noqa: N818 - what the machine cannot do
+    """This machine has no room for another process, whichever work or board it was for."""
+
+
 @contextmanager
 def ctrl_c_blocked() -> Iterator[None]:
     """Start processes that Ctrl-C does not interrupt, although it reaches the whole process group.
@@ -26,7 +30,7 @@ def ctrl_c_blocked() -> Iterator[None]:
 
     Raises
     ------
-    UserError : a process cannot be started, for want of memory or because there are too many.
+    CannotStart : a process cannot be started, for want of memory or because there are too many.
     """
     pressed: list[int] = []
     # Another thread may be given the signal, and Python then runs the handler in this one all the same.
@@ -36,7 +40,7 @@ def ctrl_c_blocked() -> Iterator[None]:
     try:
         yield
     except (EOFError, ConnectionError) as problem:  # the one to fork from ends if it cannot
-        raise UserError(
+        raise CannotStart(
             "another process cannot be started, most likely for want of memory or because this user has too many; "
             "close other programs, or allow more processes (ulimit -u)"
         ) from problem

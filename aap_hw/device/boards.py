@@ -21,6 +21,7 @@ from aap_hw.device.description import DeviceDescription
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
 from aap_hw.files import require_loading_from_temporary
+from aap_hw.processes import CannotStart
 
 # A piece of work at which so many boards were lost is what loses them.
 LOSSES = 3
@@ -129,6 +130,7 @@ class Boards:
         Raises
         ------
         BoardLost : no board is left, or boards were lost at the same item again and again.
+        CannotStart : this machine has no room for the process of another board's session.
         """
         if self._local is not None:
             for item in items:
@@ -213,6 +215,9 @@ class _Sharing(Generic[Item]):
                 if self._give_up(lost) or self._wait(failures):
                     return
                 continue
+            except CannotStart as problem:
+                self._end(problem)
+                return
             except UserError as refused:
                 self._give_back(item, losses)
                 self._refuse(place, refused)

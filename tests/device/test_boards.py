@@ -5,6 +5,7 @@ Real boards behind a real tracker are in ``tests/lut/test_several_boards.py``.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from aap_hw.device.boards import LOSSES, Boards
 from aap_hw.device.connection import Device, LocalDevice
 from aap_hw.device.tracker import Registered
 from aap_hw.errors import UserError
+from aap_hw.processes import CannotStart
 
 
 class MadeUpBoard:
@@ -142,6 +144,18 @@ def test_board_of_another_kind_is_named_and_not_used(fleet: Fleet, told: list[st
     assert used == {"board-0:9090"}
     # All may be done before anybody has had a look at it.
     assert not told or "board-1:9090 is another kind, b instead of a" in told[0]
+
+
+def test_process_that_cannot_be_started_is_no_fault_of_a_board(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    boards, tried = fleet("a", "a"), threading.Event()
+
+    def reach(*_: Any) -> None:
+        tried.set()
+        raise CannotStart("another process cannot be started")
+
+    monkeypatch.setattr(module, "open_board", reach)
+    with pytest.raises(CannotStart):
+        boards.share(range(2), lambda *_: tried.wait(10))
 
 
 def test_board_that_does_not_answer_at_first_is_not_needed(fleet: Fleet) -> None:
