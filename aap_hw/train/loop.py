@@ -28,16 +28,8 @@ from aap_hw.graph.program.inputs import Tensors
 from aap_hw.inputs import Inputs
 from aap_hw.train.augment import Draws, blend, draw_share, training_batch
 from aap_hw.train.checkpoint import EpochRecord, TrainState, copy_of, state_of, take_up
-from aap_hw.train.evaluation import (
-    LAYOUTS,
-    evaluate,
-    flushed_denormals,
-    image_layout,
-    laid_out,
-    move,
-    placed,
-    runs_in,
-)
+from aap_hw.train.evaluation import evaluate, flushed_denormals
+from aap_hw.train.placing import laid_out, lay_out, move, placed
 from aap_hw.train.samples import Samples
 from aap_hw.train.settings import TrainSettings
 
@@ -161,7 +153,7 @@ class _Course:
     ) -> None:
         self.model, self._data, self._settings = model, data, settings
         self._inputs, self._device = inputs, device
-        self._layout = _lay_out(model, inputs)
+        self._layout = lay_out(model, inputs)
         self.optimizer = _optimizer(model, settings)
         self.average = None
         if settings.average:
@@ -171,7 +163,7 @@ class _Course:
         if teacher is not None and settings.loss.distillation:
             self._teacher = copy.deepcopy(teacher).eval()
             move(self._teacher, device)
-            self._layout_taught = _lay_out(self._teacher, inputs)
+            self._layout_taught = lay_out(self._teacher, inputs)
         self._bf16 = settings.precision == "bf16" or (settings.precision == "auto" and bf16_helps(model, device))
         self._parallel = model
         if ranks.count() > 1:
@@ -292,21 +284,6 @@ def _check(data: Samples, settings: TrainSettings, inputs: Inputs, teacher: nn.M
         raise UserError(f"inputs of whole numbers ({inputs.text}) cannot be blended; leave mixup out of the training")
     if settings.loss.distillation and teacher is None:
         raise UserError("distillation needs the unpruned network as its teacher; give one, or set distillation=0")
-
-
-def _lay_out(model: nn.Module, inputs: Inputs) -> torch.memory_format:
-    """Keep the weights as images come, channels last where the model's code allows that; the layout of images.
-
-    Weights of three dimensions stay as they are.
-    """
-    if any(parameter.dim() > 4 for parameter in model.parameters()):
-        return image_layout(model, inputs)
-    for layout in LAYOUTS:
-        model.to(memory_format=layout)
-        if runs_in(model, inputs, layout):
-            return layout
-    model.to(memory_format=LAYOUTS[0])
-    return LAYOUTS[0]
 
 
 def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -17,8 +17,9 @@ from aap_hw.inputs import Inputs
 from aap_hw.models import exported
 from aap_hw.train.checkpoint import TrainState
 from aap_hw.train.data import LabelledImages
-from aap_hw.train.evaluation import evaluate, flushed_denormals, move
+from aap_hw.train.evaluation import evaluate, flushed_denormals
 from aap_hw.train.loop import bf16_helps, distance, train
+from aap_hw.train.placing import move
 from aap_hw.train.settings import Augmentation, Loss, Optimiser, Schedule, TrainSettings
 
 SHAPE = Inputs.of((3, 12, 12))
@@ -227,6 +228,12 @@ def test_a_network_that_views_its_images_or_weights_is_evaluated_and_trained(str
     settings = replace(QUICK, loss=Loss(distillation=0.5))
     history = train(model, stripes, settings, seed=1, inputs=SHAPE, teacher=Views(False)).history
     assert history[-1].loss < history[0].loss
+
+
+def test_each_module_of_a_network_that_is_evaluated_keeps_its_mode(stripes):
+    model = nn.Sequential(nn.BatchNorm2d(3).eval(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    evaluate(model, stripes, SHAPE)
+    assert [module.training for module in model] == [False, True, True, True]
 
 
 def test_a_network_that_fails_at_zeros_alone_is_evaluated(stripes):
