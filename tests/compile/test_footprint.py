@@ -20,8 +20,11 @@ from tvm import relax
 from aap_hw.compile.front.byte_inputs import with_bytes_taken
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
+from aap_hw.compile.keys.address import Address
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import INT8
-from aap_hw.compile.library.build import export_library
+from aap_hw.compile.keys.target import device_target
+from aap_hw.compile.library.build import build_kernel, export_library
 from aap_hw.compile.library.footprint import constant_bytes, moments, peak_bytes
 from aap_hw.compile.library.lowering import lower_network, state_of
 from aap_hw.compile.library.quantised import stand_in_scales
@@ -29,6 +32,8 @@ from aap_hw.graph import ChannelGraph
 from tests.compile.test_networks import cut_to_odd_widths, image, network
 from tests.deploy.tiny import int8_network
 from tests.synthetic import this_device
+
+FLOAT16_ARM = {"kind": "llvm", "mcpu": "cortex-a76", "mtriple": "aarch64-linux-gnu"}
 
 
 def lowered(name: str, side: int, cut: bool, batch: int = 1) -> tuple[Network, Any]:
@@ -128,6 +133,26 @@ def test_values_and_weights_of_a_network_in_int8_are_counted_as_bytes(
     counted = sum(constant_bytes(kernel.at(parts.dense), target) for kernel in parts.kernels)
     # The few numbers that hold for a whole kernel are left out.
     assert counted <= held <= counted + 64 * len(parts.kernels)
+
+
+@pytest.mark.parametrize("options", [{"kind": "cuda", "arch": "sm_87"}, FLOAT16_ARM], ids=["gpu", "cpu"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "layer_norm 4x4 affine=1 eps=1e-05 float16 batch=1",
+        "group_norm 4x4 affine=1 each=4 eps=1e-05 float16 batch=1",
+        "affine 4x4 float16 batch=1",
+        "conv2d 4x4 dilation=1x1 epilogue=bias kernel=1x1 padding=0x0 stride=1x1 float16 batch=1",
+        "depthwise_conv2d 4x4 dilation=1x1 epilogue=bias kernel=3x3 padding=1x1 stride=1x1 float16 batch=1",
+    ],
+)
+def test_constants_of_a_kernel_in_half_precision_are_counted_as_it_holds_them(
+    text: str, options: dict[str, Any]
+) -> None:
+    address, target = Address(KernelKey.parse(text), (32, 32)), device_target(options, 1)
+    constants = [a for a in build_kernel(address, target).arguments if a.role in ("weight", "bias")]
+    held = sum(np.dtype(a.type).itemsize * math.prod(a.shape) for a in constants)
+    assert constant_bytes(address, target) == held > 0
 
 
 def test_library_holds_the_constants_and_tvms_plan_sets_aside_what_lives_at_once(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from aap_hw.compile.cpu import packing_of
 from aap_hw.compile.families import family_of, output_pixels, weight_elements
+from aap_hw.compile.families.normalisation import is_affine
 from aap_hw.compile.families.pitch import pitch_step
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.keys.address import Address
@@ -75,7 +76,9 @@ def peak_bytes(network: Network, widths: Mapping[str, int], target: DeviceTarget
 def constant_bytes(address: Address, target: DeviceTarget) -> int:
     """Bytes of a kernel's constants as they are packed into the library."""
     weights, types = weight_elements(address), address.key.types
-    others, type_ = family_of(address.key).constants(address) - weights, types.weight
+    others = family_of(address.key).constants(address) - weights
+    # The factors of a normalisation stay in float32, whatever its values are in.
+    type_ = types.sum if is_affine(address.key) else types.weight
     if isinstance(target, CpuTarget) and (packing := packing_of(address, target)) is not None:
         if packing.constant_bytes is not None:
             return packing.constant_bytes
