@@ -33,7 +33,8 @@ SQRT_HALF_BITS, MANTISSA_BITS = 0x3F3504F3, 23
 SMALLEST_NORMAL = 2.0**-126
 # 2^f for |f| <= 1/2, lowest power first, fitted like those above: within 2e-7 of its size.
 POWER_OF_FRACTION = (1.00000008, 0.693147188, 0.240221075, 0.0555035711, 0.00967603192, 0.00133908634)
-# Added to a float32 below 2^22 in size, it leaves the nearest whole number in the last bits.
+# Added to a float32 below 2^22 in size, it leaves no room for a fraction. The sum is rounded to the nearest whole
+# number, of two to the even one, which stands in its last bits.
 WITHOUT_FRACTION = 1.5 * 2.0**23
 # From here down the GELU that uses the hyperbolic tangent is 0 in float32.
 GELU_IS_ZERO = -6.0

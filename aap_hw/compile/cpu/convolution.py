@@ -58,19 +58,6 @@ def packing(address: Address, target: CpuTarget) -> Packing:
     return Packing((slices * kh * kw * read * tile.channels,), pack)
 
 
-def _tiled(shape: ConvolutionShape) -> tuple[int, int]:
-    """Rows of output pixels that tiles lie in, and pixels of a row.
-
-    A 1x1 kernel treats all pixels of the batch alike, as one long row.
-    """
-    rows, row = shape.batch * shape.out_height, shape.out_width
-    return (1, rows * row) if _is_pointwise(shape) else (rows, row)
-
-
-def _is_pointwise(shape: ConvolutionShape) -> bool:
-    return (shape.kernel, shape.stride, shape.padding) == ((1, 1), (1, 1), (0, 0))
-
-
 def _is_joined(address: Address, target: CpuTarget) -> bool:
     """Whether the columns of a window lie side by side in memory."""
     shape, width_in = ConvolutionShape.of(address.key), address.width_in
@@ -82,7 +69,7 @@ def _tile(address: Address, target: CpuTarget) -> tuple[Tile, int]:
     shape = ConvolutionShape.of(address.key)
     read, made = channels_of_group(address, shape.groups)
     run = run_of(read * (shape.kernel[1] if _is_joined(address, target) else 1), target)
-    return choose_tile(_tiled(shape)[1], made, target, address.key.types.sum, run), run
+    return choose_tile(shape.pixel_rows[1], made, target, address.key.types.sum, run), run
 
 
 def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
@@ -91,8 +78,7 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
     (kh, kw), (sh, sw), (dh, dw) = shape.kernel, shape.stride, shape.dilation
     read, made = channels_of_group(address, shape.groups)
     pitch_in, pitch_out = pitch_of(key, "input", width_in, target), pitch_of(key, "output", width_out, target)
-    pointwise = _is_pointwise(shape)
-    rows, row = _tiled(shape)
+    rows, row = shape.pixel_rows
     tile, run = _tile(address, target)
     along, deep = Steps(row, tile.pixels), Steps(made, tile.channels)
     slices = shape.groups * deep.count
@@ -118,7 +104,7 @@ def _build_direct(address: Address, target: CpuTarget) -> KernelFunction:
             y = T.bind(0 if rows == 1 else pixels // along.count)
             x = T.bind(along.start(pixels if rows == 1 else pixels % along.count))
             line = (y // shape.out_height * height + y % shape.out_height * sh) * width
-            corner = T.bind((x if pointwise else line + x * sw) * pitch_in + group * read)
+            corner = T.bind((x if shape.is_pointwise else line + x * sw) * pitch_in + group * read)
 
             def pixel(*indices: Any) -> Any:
                 *taps, p = indices

@@ -70,7 +70,7 @@ class DotPlan:
         read, made = channels_of_group(address, shape.groups)
         channels = max(made, FEWEST_LANES)
         lanes = max(lanes_for(channels, target, sums or address.key.types.sum), FEWEST_LANES)
-        dot, row = dot_of(lanes, target), _tiled(shape)[1]
+        dot, row = dot_of(lanes, target), shape.pixel_rows[1]
         (kh, kw), (sh, sw) = shape.kernel, shape.stride
         uses = kh * kw * made / (sh * sw * CHANNELS_OF_TILE)
         of_signed = dot.of_signed if Border.of(shape).is_copied or uses >= FEWEST_USES else None
@@ -133,7 +133,7 @@ class DotPlan:
     @property
     def cycles(self) -> float:
         """Estimated cycles of the whole kernel."""
-        rows, row = _tiled(self.shape)
+        rows, row = self.shape.pixel_rows
         steps = rows * self.shape.groups * self.taps[0] * self.taps[1] * self.steps.count
         return steps * self.tile.cycles(row, max(self.made, FEWEST_LANES), self.costs)
 
@@ -189,7 +189,7 @@ class DotPlan:
         address, shape, tile, deep, steps = self.address, self.shape, self.tile, self.deep, self.steps
         group, made, width_out = self.dot.group, self.made, address.width_out
         (_, pieces), (sh, sw), (dh, dw), run = self.taps, shape.stride, shape.dilation, self.run
-        pitch, (rows, row), border = shape.groups * self.wide, _tiled(shape), Border.of(shape)
+        pitch, (rows, row), border = shape.groups * self.wide, shape.pixel_rows, Border.of(shape)
         along, (height, width) = Steps(row, tile.pixels), border.around
         slice_size = int(np.prod(self.slice_shape))
         if self.is_signed:
@@ -296,13 +296,6 @@ class DotPlan:
                 total = total + T.Cast(f"{FLOAT32}x{tile.lanes}", sums(p, v))
                 store(totals, total, place(p, v), tile.lanes)
         return lambda p, v, lane: totals[place(p, v) + lane]
-
-
-def _tiled(shape: ConvolutionShape) -> tuple[int, int]:
-    """Rows of output pixels that tiles lie in, and pixels of a row: a 1x1 kernel treats all pixels as one long row."""
-    rows, row = shape.batch * shape.out_height, shape.out_width
-    is_pointwise = (shape.kernel, shape.stride, shape.padding) == ((1, 1), (1, 1), (0, 0))
-    return (1, rows * row) if is_pointwise else (rows, row)
 
 
 def widened(image: Any, pieces: int, read: int, wide: int, target: CpuTarget, behind: int = 0) -> Any:

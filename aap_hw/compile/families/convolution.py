@@ -53,7 +53,7 @@ class ConvolutionShape:
 
     @property
     def padding(self) -> tuple[int, int]:
-        """Zeros above and below, and to the left and right."""
+        """Zeros above and to the left; there may be others below and to the right."""
         return self.rows.padding, self.columns.padding
 
     @property
@@ -70,6 +70,17 @@ class ConvolutionShape:
     def out_width(self) -> int:
         """Width of the output."""
         return self.columns.windows
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether an output pixel is made of the one at its place and of nothing else, as by a 1x1 kernel."""
+        return (self.kernel, self.stride, self.padding) == ((1, 1), (1, 1), (0, 0))
+
+    @property
+    def pixel_rows(self) -> tuple[int, int]:
+        """Rows of output pixels over the whole batch, and pixels of each; pointwise all are alike, as one long row."""
+        rows, row = self.batch * self.out_height, self.out_width
+        return (1, rows * row) if self.is_pointwise else (rows, row)
 
     def image(self, channels: int) -> Shape:
         """Shape of the input: NCHW for a network's own input, else NHWC."""

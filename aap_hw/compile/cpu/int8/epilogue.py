@@ -9,7 +9,7 @@ import numpy as np
 from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
-from aap_hw.compile.code.approximations import sigmoid_for_bytes, silu_for_bytes
+from aap_hw.compile.code.approximations import WITHOUT_FRACTION, sigmoid_for_bytes, silu_for_bytes
 from aap_hw.compile.code.expressions import ACTIVATIONS, number
 from aap_hw.compile.code.function import Argument, KernelFunction, apply_epilogue
 from aap_hw.compile.code.quantized import (
@@ -23,7 +23,7 @@ from aap_hw.compile.code.quantized import (
 )
 from aap_hw.compile.cpu.emit import Tensor, kernel_code, lane_loop, registers, spread, store, vector
 from aap_hw.compile.cpu.int8.gated import TABLE, Gated
-from aap_hw.compile.cpu.int8.storing import BITS_OF_IT, WITHOUT_FRACTION, Bounds, saturates
+from aap_hw.compile.cpu.int8.storing import BITS_OF_IT, Bounds, saturates
 from aap_hw.compile.cpu.isa import GROUP
 from aap_hw.compile.cpu.kernels import Packing
 from aap_hw.compile.families import Shape, family_of

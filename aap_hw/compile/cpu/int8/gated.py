@@ -15,10 +15,11 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from aap_hw.compile.code.approximations import WITHOUT_FRACTION
 from aap_hw.compile.code.function import Argument
 from aap_hw.compile.code.quantized import GATED, LARGEST, LEAST_STEP, Quantized
 from aap_hw.compile.cpu.emit import spread, vector
-from aap_hw.compile.cpu.int8.storing import BITS_OF_IT, NARROW_TO_BYTES, WITHOUT_FRACTION, joined
+from aap_hw.compile.cpu.int8.storing import BITS_OF_IT, NARROW_TO_BYTES, joined
 from aap_hw.compile.cpu.isa import GROUP
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FLOAT32, Scale

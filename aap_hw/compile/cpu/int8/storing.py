@@ -10,13 +10,11 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from aap_hw.compile.code.approximations import WITHOUT_FRACTION
 from aap_hw.compile.cpu.emit import spread
 from aap_hw.compile.cpu.isa import AVX512_BITS, GROUP, has_features, of_integers
 from aap_hw.compile.keys.target import CpuTarget
 
-# Added to a float32 below 2^22 in size, it leaves no room for a fraction. The sum is rounded to the nearest whole
-# number, of two to the even one, which stands in its last bits.
-WITHOUT_FRACTION = 1.5 * 2**23
 BITS_OF_IT = int(np.float32(WITHOUT_FRACTION).view(np.int32))
 
 
