@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -120,6 +122,20 @@ class DividedBefore(Shares):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, width: int) -> Tensor:
         return (q * width**-0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
+class OneHead(nn.Module):
+    """No views; the products are divided by the root of a width that the code asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k = nn.Linear(DIM, WIDTH), nn.Linear(DIM, WIDTH)
+        self.v, self.proj = nn.Linear(DIM, VALUES), nn.Linear(VALUES, DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x)
+        weights = q @ self.k(x).transpose(1, 2) / math.sqrt(q.shape[-1])
+        return self.proj(weights.softmax(-1) @ self.v(x))  # type: ignore[no-any-return]
 
 
 class DividedByMore(Shares):

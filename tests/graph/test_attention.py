@@ -31,6 +31,7 @@ from tests.graph.attention_nets import (
     FixedWidth,
     Fused,
     OfPyTorch,
+    OneHead,
     Separate,
     SharedKeys,
     Shares,
@@ -143,6 +144,19 @@ def test_the_kept_scale_follows_where_pytorch_divides_by_the_root(monkeypatch: p
     monkeypatch.setattr("aap_hw.graph.cut.scaling.Rescaling.apply", lambda *_: None)
     with pytest.raises(CutMismatchError):
         checked_cut(graph, net, {"qkv": READ}, x)
+
+
+def test_root_behind_products_of_one_head_is_made_up_for() -> None:
+    torch.manual_seed(1)
+    net, x = OneHead().double().eval(), torch.randn(SHAPE, dtype=torch.float64)
+    graph = ChannelGraph.trace(net, (x,))
+    assert {group.name for group in graph.groups if group.frozen is None} == {"q", "v"}
+    with torch.no_grad():
+        products = (net.q(x) * masked(WIDTH, READ)) @ net.k(x).mT / WIDTH**0.5
+        wanted = net.proj(products.softmax(-1) @ (net.v(x) * masked(VALUES, MADE)))
+        keep = {"q": READ, "v": MADE}
+        assert (graph.cut(net, keep)(x) - wanted).abs().max() <= 1e-12
+    checked_cut(graph, net.float(), keep, x.float())
 
 
 def test_only_a_number_whose_name_says_so_is_taken_for_the_scale() -> None:

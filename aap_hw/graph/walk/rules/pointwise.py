@@ -29,8 +29,9 @@ def pointwise(state: Labelling, call: Call) -> Result:
         return state.not_understood(call)
     beside = [state.of(node) for node in call.tensors if state.parameter_name(node) is None]
     labels = [state.of(node, beside) for node in call.tensors]
-    if call.name in _ARITHMETIC and len(shapes) == 1 and labels[0].dims:
-        state.doubt(call)  # the other operand is a number, which may be a count of channels
+    if call.name in _ARITHMETIC and len(shapes) == 1 and (labels[0].dims or state.products):
+        # The other operand is a number, which may be a count of channels: behind Q Kᵀ, of those that were summed over.
+        state.doubt(call)
     return merge(state, call, labels, shapes)
 
 
