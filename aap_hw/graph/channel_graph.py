@@ -7,14 +7,14 @@ program alone cannot show, and `check` compares every network that was cut with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
@@ -22,7 +22,7 @@ from aap_hw.activity import doing
 from aap_hw.errors import UserError, closest
 from aap_hw.graph.cut import surgery
 from aap_hw.graph.groups.blocks import Block, find_blocks
-from aap_hw.graph.groups.gone import gone_from
+from aap_hw.graph.groups.gone import Gone
 from aap_hw.graph.groups.groups import ChannelGroup, held_by, positions
 from aap_hw.graph.groups.kinds import kinds_of
 from aap_hw.graph.groups.widths import WidthExpr, width_along, width_of_ids
@@ -290,9 +290,9 @@ class ChannelGraph:
                 return dim, index
         raise UserError(f"the channels of '{group_name}' do not run along one axis of node '{node_name}'")
 
-    def gone(self, keep: Mapping[str, Sequence[int]]) -> Callable[[Node], tuple[Tensor | None, ...]]:
-        """Where the channels that `keep` leaves out are in the values of the uncut network: see `gone_from`."""
-        return gone_from(self._labelling, self._grouping, keep)
+    def gone(self, keep: Mapping[str, Sequence[int]]) -> Gone:
+        """Where the channels that `keep` leaves out are in the values of the uncut network."""
+        return Gone(self._labelling, self._grouping, keep)
 
     def cut(self, model: nn.Module, keep: Mapping[str, Sequence[int]]) -> nn.Module:
         """Copy `model` with only the channels in `keep`; groups that are not in it keep all of theirs.

@@ -59,6 +59,37 @@ def test_removed_branch_adds_nothing_and_what_is_gone_may_be_no_number() -> None
     assert (found - F.conv2d(x, *head)).abs().max() < 1e-12
 
 
+class Latents(nn.Module):
+    """A table that layers read, as a parameter or as a tensor that the code keeps, beside the residual."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.scale = how, 0.3
+        self.latents: Tensor = torch.randn(1, 4, 8)
+        if how != "kept":
+            self.latents = nn.Parameter(self.latents)
+        self.embed, self.q, self.k, self.v = nn.Linear(3, 8), nn.Linear(8, 6), nn.Linear(8, 6), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        z = self.latents if self.how == "as it is" else self.latents.expand(len(x), -1, -1)
+        z = z + (self.q(z) @ self.k(x).mT * self.scale).softmax(-1) @ self.v(x)
+        return self.head(z.mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("how", ["expanded", "as it is", "kept"])
+def test_what_is_gone_of_a_table_reaches_no_layer_that_reads_it(how: str) -> None:
+    torch.manual_seed(0)
+    model, x = Latents(how).eval(), torch.randn(2, 5, 3)
+    graph = ChannelGraph.trace(model, (x,))
+    (group,) = [each for each in graph.groups if ("latents", 2) in {(axis.parameter, axis.dim) for axis in each.axes}]
+    assert group.frozen is None
+    keep = {group.name: [0, 2, 3, 7]}
+    smaller = checked_cut(graph, model, keep, x)
+    assert torch.equal(smaller.latents, model.latents[..., keep[group.name]])  # type: ignore[arg-type]
+
+
 def test_weights_are_those_that_the_model_has_now() -> None:
     torch.manual_seed(0)
     model, graph, images = traced(nets.Concat(), IMAGES)

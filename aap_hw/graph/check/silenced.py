@@ -21,6 +21,7 @@ from torch.fx import Node
 
 from aap_hw.graph.channel_graph import ChannelGraph
 from aap_hw.graph.cut.surgery import removed_blocks
+from aap_hw.graph.groups.gone import Gone
 from aap_hw.graph.program.call import Call, is_tensor
 
 
@@ -79,8 +80,7 @@ class _Run(fx.Interpreter):
     Parameters
     ----------
     gone
-        For a node, which positions of the tensors that it yields are gone: true there, each broadcast to its tensor,
-        None where all stay.
+        Which positions of the tensors that a node yields are gone.
     branches
         Names of the nodes that make zeros.
     types
@@ -90,7 +90,7 @@ class _Run(fx.Interpreter):
     def __init__(
         self,
         module: fx.GraphModule,
-        gone: Callable[[Node], tuple[Tensor | None, ...]],
+        gone: Gone,
         branches: set[str],
         types: Mapping[torch.dtype, torch.dtype],
     ) -> None:
@@ -100,7 +100,9 @@ class _Run(fx.Interpreter):
     def run_node(self, n: Node) -> Any:
         """The value of a node, with zeros for what is gone."""
         if n.op != "call_function":
-            return super().run_node(n)
+            value = super().run_node(n)
+            gone = self._gone.read_directly(n) if n.op == "placeholder" and isinstance(value, Tensor) else None
+            return value if gone is None else value.masked_fill(gone, 0)
         if Call(n).name == "_assert_tensor_metadata":  # of the type that the program was exported in
             return None
         args, kwargs = self.fetch_args_kwargs_from_env(n)
@@ -121,7 +123,7 @@ class _Run(fx.Interpreter):
         is_written = getattr(getattr(node.target, "_schema", None), "is_mutable", False)
         # What only looks at another value is not written to: that one is zero where it should be.
         inputs = {_memory(self.env[each]) for each in node.all_input_nodes if isinstance(self.env[each], Tensor)}
-        for tensor, gone in zip(values, self._gone(node), strict=False):
+        for tensor, gone in zip(values, self._gone.of(node), strict=False):
             if gone is not None and (is_written or _memory(tensor) not in inputs):
                 tensor.masked_fill_(gone, 0)
         return value
@@ -129,12 +131,12 @@ class _Run(fx.Interpreter):
     def _fed_back(self, node: Node, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments of a recurrent layer, with zeros for weights that multiply its own states that are gone."""
         name = Call(node).name.removesuffix("_cell")
-        gone = [each for each in self._gone(node) if each is not None] if name in _RECURRENT else []
+        gone = [each for each in self._gone.of(node) if each is not None] if name in _RECURRENT else []
         if not gone:
             return args
         if name != Call(node).name:
             return (*args[:2], args[2], _without(args[3], gone[0].ravel()), *args[4:])
-        states, units = self._gone(node)[1], self._gone(node)[-1]
+        states, units = self._gone.of(node)[1], self._gone.of(node)[-1]
         weights = []
         for weight, each in zip(args[2], Call(node)["params"], strict=True):
             if states is not None and _FED_BACK.search(each.name):
@@ -149,7 +151,7 @@ class _Run(fx.Interpreter):
     def _over_what_stays(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The value of a node that reduces or normalises channels of which some are gone; None for any other."""
         source = node.all_input_nodes[0] if node.all_input_nodes else None
-        if source is None or not is_tensor(source) or not (gone := self._gone(source)) or gone[0] is None:
+        if source is None or not is_tensor(source) or not (gone := self._gone.of(source)) or gone[0] is None:
             return None
         axes = [axis for axis, size in enumerate(gone[0].shape) if size > 1]
         if len(axes) != 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,43 +10,53 @@ from torch import Tensor
 from torch.fx import Node
 
 from aap_hw.graph.groups.groups import Grouping
-from aap_hw.graph.program.call import is_tensor
+from aap_hw.graph.program.call import is_tensor, shape_of
 from aap_hw.graph.walk.labelling import Labelling
+from aap_hw.graph.walk.labels import IntArray, Labels
 
 
-def gone_from(
-    labelling: Labelling, grouping: Grouping, keep: Mapping[str, Sequence[int]]
-) -> Callable[[Node], tuple[Tensor | None, ...]]:
+class Gone:
     """Masks of the channels that go.
 
     Parameters
     ----------
+    labelling, grouping
+        Of the uncut network.
     keep
         For each group that is cut, the channels that stay.
-
-    Returns
-    -------
-    Callable
-        Says of a node of the program, for each tensor that it yields, which positions are gone: true there, of the
-        tensor's rank, and of length 1 along axes without channels. None stands for a tensor that stays whole.
     """
-    atoms = np.zeros(grouping.member.size, dtype=bool)
-    for number, group in enumerate(grouping.groups):
-        if group.name in keep:
-            channels = np.setdiff1d(np.arange(group.width), np.asarray(keep[group.name], dtype=np.int64))
-            atoms |= (grouping.member == number) & np.isin(grouping.rank, channels)
 
-    def of(node: Node) -> tuple[Tensor | None, ...]:
-        result = labelling.of(node) if is_tensor(node) else labelling.labels[node]
-        if node in labelling.across:  # what is gone along the other axis is zero in what reads the node
-            result = labelling.across[node]
-        found: list[Tensor | None] = []
-        for labels in result if isinstance(result, tuple) else (result,):
-            ids = np.array(-1) if labels is None else labels.ids
-            # Parameters that weights are computed from have no atoms yet.
-            is_known = (ids >= 0) & (ids < atoms.size)
-            is_gone = is_known & atoms[np.where(is_known, ids, 0)] if atoms.size else np.array(False)
-            found.append(torch.from_numpy(is_gone) if is_gone.any() else None)
-        return tuple(found)
+    def __init__(self, labelling: Labelling, grouping: Grouping, keep: Mapping[str, Sequence[int]]) -> None:
+        self._labelling = labelling
+        self._atoms = np.zeros(grouping.member.size, dtype=bool)
+        for number, group in enumerate(grouping.groups):
+            if group.name in keep:
+                channels = np.setdiff1d(np.arange(group.width), np.asarray(keep[group.name], dtype=np.int64))
+                self._atoms |= (grouping.member == number) & np.isin(grouping.rank, channels)
 
-    return of
+    def of(self, node: Node) -> tuple[Tensor | None, ...]:
+        """For each tensor that a node of the program yields, which positions are gone.
+
+        True there, of the tensor's rank, and of length 1 along axes without channels. None stands for a tensor that
+        stays whole.
+        """
+        result = self._labelling.of(node) if is_tensor(node) else self._labelling.labels[node]
+        if node in self._labelling.across:  # what is gone along the other axis is zero in what reads the node
+            result = self._labelling.across[node]
+        parts = result if isinstance(result, tuple) else (result,)
+        return tuple(None if labels is None else self._mask(labels.ids) for labels in parts)
+
+    def read_directly(self, placeholder: Node) -> Tensor | None:
+        """The same of a parameter or buffer that is added, multiplied or read by a layer as an activation is."""
+        name, rank = self._labelling.parameter_name(placeholder), len(shape_of(placeholder))
+        for dim in range(rank):
+            ids = self._labelling.axis_of(placeholder, dim)
+            if name is not None and ids is not None and self._labelling.roles.get((name, dim)) == "scale":
+                return self._mask(Labels.along(rank, dim, ids).ids)
+        return None
+
+    def _mask(self, ids: IntArray) -> Tensor | None:
+        # Parameters that weights are computed from have no atoms yet.
+        is_known = (ids >= 0) & (ids < self._atoms.size)
+        is_gone = is_known & self._atoms[np.where(is_known, ids, 0)] if self._atoms.size else np.array(False)
+        return torch.from_numpy(is_gone) if is_gone.any() else None
