@@ -139,10 +139,13 @@ class ChannelGraph:
             def walked(views: Mapping[Place, int]) -> Labelling:
                 labelling = Labelling(program, model, kept, views)
                 if labelling.unread_parameters():
+                    in_training = None
                     with suppress(Exception):  # a model that cannot be traced in training has no say in it
                         # Batch norm in training takes more than one value of each channel.
                         twice = tuple(torch.cat([each, each]) for each in inputs)
-                        labelling.add_training(export(copied(model), twice, names, training=True))
+                        in_training = export(copied(model), twice, names, training=True)
+                    if in_training is not None:
+                        labelling.add_training(in_training)
                 return labelling
 
             def settled(labelling: Labelling) -> Settled:

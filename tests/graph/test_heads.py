@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.walk.labelling import Labelling
 from tests.graph.ground_truth import random_keep, silenced
 from tests.graph.nets import Head, conv
 
@@ -50,6 +52,25 @@ def test_a_network_with_an_auxiliary_head_still_trains_after_a_cut() -> None:
     (main.sum() + auxiliary.sum()).backward()
     assert main.shape == auxiliary.shape == (2, 4)
     assert smaller.auxiliary[0][0].weight.grad.shape == (6, 3, 3, 3)
+
+
+class FailsInTraining(WithAuxiliaryHead):
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        if self.training:
+            raise ValueError("no targets were given")
+        return super().forward(x)
+
+
+def test_only_what_fails_in_the_models_own_training_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = ChannelGraph.trace(FailsInTraining(), (torch.zeros(IMAGES),))
+    assert [group.name for group in graph.groups if group.frozen is None] == ["stem.0", "body.0"]
+
+    def faulty(*_: object) -> None:
+        raise KeyError("a fault of a rule")
+
+    monkeypatch.setattr(Labelling, "add_training", faulty)
+    with pytest.raises(KeyError, match="a fault of a rule"):
+        ChannelGraph.trace(WithAuxiliaryHead(), (torch.zeros(IMAGES),))
 
 
 def test_several_inputs_and_outputs_are_cut_in_between() -> None:
