@@ -379,3 +379,17 @@ def test_stream_of_a_transformer_is_cut_with_its_positions() -> None:
         x = F.layer_norm(x, (5,), net.norm2.weight[KEEP], net.norm2.bias[KEEP])[:, 0]
         wanted = F.linear(x, net.head.weight[:, KEEP], net.head.bias)
     assert (output(smaller, images) - wanted).abs().max() < 1e-9
+
+
+@pytest.mark.filterwarnings("error")
+def test_norms_without_weights_know_how_many_channels_they_get() -> None:
+    torch.manual_seed(0)
+    norms = nn.InstanceNorm2d(12), nn.GroupNorm(1, 12, affine=False)
+    batch_norm = nn.BatchNorm2d(12, affine=False, track_running_stats=False)
+    model = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), *norms, batch_norm, nn.Conv2d(12, 2, 1)).eval()
+    images = torch.randn(IMAGES)
+    smaller = checked_cut(ChannelGraph.trace(model, (images,)), model, {"0": KEEP}, images)
+    assert smaller(images).shape[1] == 2
+    assert [smaller[place].num_features for place in (1, 3)] == [len(KEEP)] * 2  # type: ignore[index]
+    assert smaller[2].num_channels == len(KEEP)  # type: ignore[index]
+    assert norms[0].num_features == 12

@@ -21,12 +21,13 @@ from torch.fx import Node
 
 from aap_hw.graph.cut.scaling import ScaleAttribute
 from aap_hw.graph.groups.groups import Grouping
-from aap_hw.graph.groups.widths import WidthExpr, width_of_ids
+from aap_hw.graph.groups.widths import WidthExpr, width_along, width_of_ids
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.source import own_frames
 from aap_hw.graph.program.syntax import functions_of, read_of_self, statement_at, with_self
 from aap_hw.graph.trial.surprises import SPLITS
 from aap_hw.graph.trial.view_lengths import follower
+from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.noted import Divided, Literal
 
 # An attribute may be this many times the number that is passed: ``x.split(self.expanded // 2, 1)``.
@@ -34,6 +35,11 @@ MULTIPLES = (2, 3, 4)
 # What people call the factor of attention. Any other number that happens to be as large, as a share of dropout may be,
 # must stay, while a factor by another name does harm only in code that the trace did not run.
 _FACTOR = re.compile(r"(?!.*drop).*(scal|temper|factor|norm|sqrt|root)", re.IGNORECASE)
+_COUNTS = {
+    "batch_norm": ("num_features", nn.modules.batchnorm._NormBase),
+    "instance_norm": ("num_features", nn.modules.batchnorm._NormBase),
+    "group_norm": ("num_channels", nn.GroupNorm),
+}
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,21 @@ def scale_attributes(divided: Divided, width: WidthExpr, model: nn.Module) -> It
         for name, value in vars(module).items() if module is not None else ():
             if isinstance(value, float) and _FACTOR.match(name) and math.isclose(value, divided.ids.size**-0.5):
                 yield ScaleAttribute(path, name, width)
+
+
+def counts_of_bare_norms(labelling: Labelling, model: nn.Module, grouping: Grouping) -> Iterable[Attribute]:
+    """How many channels norms without any parameters or statistics are for, which no weight of theirs tells."""
+    for node in labelling.labels:
+        if Call(node).name not in _COUNTS or not (around := _modules_around(node)):
+            continue
+        module, (name, kinds) = _module_at(model, around[0]), _COUNTS[Call(node).name]
+        if module is None or not isinstance(module, kinds) or module.state_dict():
+            continue
+        source: Node = Call(node)["input"]
+        size = source.meta["val"].shape[1]
+        width = width_along(labelling.all_labels(source)[0], 1, size, grouping)
+        if width.terms and getattr(module, name) == size:
+            yield Attribute(around[0], name, (width,), None)
 
 
 def _of_length(literal: Literal, count: WidthExpr, dim: int, model: nn.Module) -> tuple[Attribute, ...]:

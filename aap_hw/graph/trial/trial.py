@@ -24,7 +24,13 @@ from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.source import explain, own_frames
 from aap_hw.graph.trial.counted import tie_equal_parts, tie_to_what_is_read
 from aap_hw.graph.trial.culprits import freeze_culprit
-from aap_hw.graph.trial.literals import Attribute, attributes_behind, is_guessed, scale_attributes
+from aap_hw.graph.trial.literals import (
+    Attribute,
+    attributes_behind,
+    counts_of_bare_norms,
+    is_guessed,
+    scale_attributes,
+)
 from aap_hw.graph.trial.roots import take_up
 from aap_hw.graph.trial.surprises import NEW, Exporter, Settled, Surprise, Trials, values
 from aap_hw.graph.walk.labelling import Labelling
@@ -106,7 +112,8 @@ def _with_attributes(labelling: Labelling, ran: nn.Module) -> Settled:
         grouping = find_groups(labelling)
         explained = [(literal, attributes_behind(literal, ran, grouping)) for literal in labelling.literals]
         if not _tied_by_one_number(labelling, explained, ran):
-            found = {(a.module, a.name): a for _, attributes in explained for a in attributes}
+            found = {(a.module, a.name): a for a in counts_of_bare_norms(labelling, ran, grouping)}
+            found |= {(a.module, a.name): a for _, attributes in explained for a in attributes}
             divided = [(each, width_of_ids(each.ids, grouping)) for each in labelling.divided]
             rescalings = tuple(Rescaling(each.rows, width) for each, width in divided if width.terms)
             scales = [scale for each, width in divided if width.terms for scale in scale_attributes(each, width, ran)]
