@@ -86,3 +86,28 @@ def test_a_module_that_is_more_than_its_result_stays_and_others_go(block: nn.Mod
     assert first.modules == ("body.blocks.0.norm", "body.blocks.0.mlp")
     assert [path for each in others for path in each.modules] == [f"body.blocks.1.{path}" for path in replaced]
     checked_cut(graph, model, {name: [] for each in others for name in each.groups}, images)
+
+
+class InAList(nn.Module):
+    """Keeps its blocks in a plain list, beside the names that make them the network's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head, self.blocks = nn.Linear(3, 12), nn.Linear(12, 2), []
+        for number in range(2):
+            block = Mlp()
+            self.add_module(f"block{number}", block)
+            self.blocks.append(block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def test_a_module_that_is_called_from_a_list_stays_and_its_layers_go() -> None:
+    model, x = InAList().eval(), torch.randn(2, 5, 3)
+    graph = ChannelGraph.trace(model, (x,))
+    assert [block.modules for block in graph.blocks] == [(f"block{i}.fc1", f"block{i}.fc2") for i in range(2)]
+    checked_cut(graph, model, {graph.blocks[0].name: []}, x)

@@ -61,11 +61,18 @@ def _shapes_and_odd_modules(model: nn.Module, inputs: Tensors, names: Names) -> 
 
 
 def _runs_without(model: nn.Module, inputs: Tensors, names: Names, shapes: Shapes, blocks: Iterable[Block]) -> bool:
-    """Whether the network runs without some branches, and its outputs have the shapes that they had."""
+    """Whether the network runs without some branches, and its outputs have the shapes that they had.
+
+    All that stands where they were must be called: code that keeps a layer in a list as well calls that one.
+    """
     smaller = copied(model)
+    paths = [path for block in blocks for path in block.modules]
+    unused = set(paths)
     try:
-        surgery.remove(smaller, (path for block in blocks for path in block.modules))
-        return _shapes(run(smaller.eval(), inputs, names)) == shapes
+        surgery.remove(smaller, paths)
+        for path in paths:
+            smaller.get_submodule(path).register_forward_hook(lambda *_, path=path: unused.discard(path))
+        return _shapes(run(smaller.eval(), inputs, names)) == shapes and not unused
     except Exception as error:  # whatever the model's code raises where it misses something
         logging.getLogger(__name__).debug("a branch stays, as the network without it fails: %s", error)
         return False
