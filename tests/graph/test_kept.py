@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from aap_hw.graph import ChannelGraph
 from tests.graph.constructs.base import Construct
@@ -123,3 +123,28 @@ def test_cut_equals_masked_whenever_it_was_run(kind: type[Construct], when: str)
     if not kind.frozen:
         larger = torch.randn(2, 3, 10, 12, dtype=images.dtype)
         assert_cut_equals_silenced(model, graph, larger, keep)
+
+
+class ParametersInLists(Construct):
+    """Some for a penalty that only training asks for, and one that the network reads from there."""
+
+    def layers(self) -> None:
+        self.inner = nn.Conv2d(12, 12, 1)
+        self.penalised = {"weights": [self.inner.weight, self.stem[0].weight]}
+        self.read = [self.inner.bias]
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.inner(x).relu() + self.read[0][:, None, None]
+
+
+def test_a_parameter_that_is_also_in_a_list_stays_one() -> None:
+    torch.manual_seed(0)
+    model, images = lively(ParametersInLists(), IMAGES)
+    graph = ChannelGraph.trace(model, (images,))
+    keep = random_keep(graph, seed=1)
+    smaller = assert_cut_equals_silenced(model, graph, images, keep)
+    assert smaller.penalised["weights"][0] is smaller.inner.weight
+    assert smaller.penalised["weights"][1] is smaller.stem[0].weight
+    assert smaller.read[0] is smaller.inner.bias
+    assert smaller.inner.weight.shape[:2] == (len(keep["inner"]), len(keep["stem.0"]))
+    assert model.penalised["weights"][0] is model.inner.weight

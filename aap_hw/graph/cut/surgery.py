@@ -24,7 +24,7 @@ from aap_hw.graph.cut.scaling import Rescaling, Setting
 from aap_hw.graph.groups.blocks import Block
 from aap_hw.graph.groups.groups import ChannelGroup
 from aap_hw.graph.program.copying import copied
-from aap_hw.graph.program.kept import Kept
+from aap_hw.graph.program.kept import Kept, places_of_tensors
 from aap_hw.graph.walk.computed import ComputedWeight
 from aap_hw.graph.walk.computed import shorten as shorten_computed
 from aap_hw.graph.walk.labels import IntArray
@@ -148,14 +148,17 @@ def cut(
         shorten_computed(
             smaller, computed[source], {dim: each for (name, dim), each in removed.items() if name == source}
         )
-    places = _Places(smaller)
+    places, shortened = _Places(smaller), set[tuple[str, int]]()
     for (name, dim), positions in removed.items():
         if name in computed:
             continue
-        if name in kept:
+        # What the code keeps may be a parameter of the model.
+        own = places.name_of(kept[name].found_in(smaller)) if name in kept else name
+        if own is None:
             kept[name].change(smaller, dim, functools.partial(without, dim=dim, removed=positions), kept.values())
-        else:
-            _shorten(places, name, dim, positions)
+        elif (own, dim) not in shortened:
+            _shorten(places, own, dim, positions)
+            shortened.add((own, dim))
     for path in {name.rpartition(".")[0] for name, _ in removed if name not in kept and name not in computed}:
         _recompute_weight(smaller.get_submodule(path))
     for module in _around_what_is_shorter(model, smaller):
@@ -182,17 +185,25 @@ def without(tensor: torch.Tensor, dim: int, removed: IntArray) -> torch.Tensor:
 
 
 class _Places:
-    """Where the parameters and buffers of a model are, each under all the names that it has."""
+    """Where the parameters and buffers of a model are, each under all its names, and in lists of the model's code."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         # The tensors are held, so that none is taken for a later one at its address.
-        self._of: dict[int, tuple[torch.Tensor, list[tuple[dict[str, Any], str]]]] = {}
-        for module in model.modules():
+        self._of: dict[int, tuple[torch.Tensor, str, list[tuple[Any, Any]]]] = {}
+        for path, module in model.named_modules():
             for store in (module._parameters, module._buffers):
                 for leaf, tensor in store.items():
                     if tensor is not None:
-                        self._of.setdefault(id(tensor), (tensor, []))[1].append((store, leaf))
+                        name = f"{path}.{leaf}".removeprefix(".")
+                        self._of.setdefault(id(tensor), (tensor, name, []))[2].append((store, leaf))
+        for holder, key, tensor in places_of_tensors(model):
+            if id(tensor) in self._of:
+                self._of[id(tensor)][2].append((holder, key))
+
+    def name_of(self, tensor: torch.Tensor | None) -> str | None:
+        """The first name of a parameter or buffer; None of any other tensor."""
+        return self._of[id(tensor)][1] if id(tensor) in self._of else None
 
     def __getitem__(self, name: str) -> torch.Tensor:
         path, _, leaf = name.rpartition(".")
@@ -201,10 +212,10 @@ class _Places:
 
     def replace(self, old: torch.Tensor, new: torch.Tensor) -> None:
         """Put a tensor in the place of another, wherever that is."""
-        _, places = self._of[id(old)]
-        self._of[id(new)] = new, places
-        for store, leaf in places:
-            store[leaf] = new
+        _, name, places = self._of[id(old)]
+        self._of[id(new)] = new, name, places
+        for holder, key in places:
+            holder[key] = new
 
 
 def _shorten(places: _Places, name: str, dim: int, removed: IntArray) -> None:

@@ -42,6 +42,16 @@ class Kept:
         name, *keys = self.keys
         return ".".join(filter(None, (self.module, name))) + "".join(f"[{key!r}]" for key in keys)
 
+    def found_in(self, model: nn.Module) -> torch.Tensor | None:
+        """The tensor, if the model has one in its place."""
+        holder: Any = vars(model.get_submodule(self.module))
+        try:
+            for key in self.keys:
+                holder = holder[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+        return holder if isinstance(holder, torch.Tensor) else None
+
     def change(
         self, model: nn.Module, dim: int, shortened: Callable[[torch.Tensor], torch.Tensor], known: Collection[Kept]
     ) -> None:
@@ -78,6 +88,15 @@ def kept_tensors(program: ExportedProgram, ran: nn.Module) -> dict[str, Kept]:
         if isinstance(tensor, torch.Tensor) and (place := places.get(_memory(tensor))) is not None:
             kept[placeholder] = Kept(*place, tuple(tensor.shape))
     return kept
+
+
+def places_of_tensors(model: nn.Module) -> Iterator[tuple[Any, Any, torch.Tensor]]:
+    """Tensors in attributes of modules, and in lists and dictionaries there: what holds them, under which key."""
+    for path, keys, tensor in _found(model):
+        holder: Any = vars(model.get_submodule(path))
+        for key in keys[:-1]:
+            holder = holder[key]
+        yield holder, keys[-1], tensor
 
 
 def _found(model: nn.Module) -> Iterator[tuple[str, tuple[Any, ...], torch.Tensor]]:
