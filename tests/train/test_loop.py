@@ -1,7 +1,6 @@
 """Training learns, repeats itself, and leaves usable weights however it ends."""
 
 import math
-import re
 from copy import deepcopy
 from dataclasses import fields, replace
 
@@ -13,51 +12,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from aap_hw.errors import UserError
-from aap_hw.inputs import Inputs
-from aap_hw.models import exported
 from aap_hw.train.checkpoint import TrainState
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.evaluation import evaluate, flushed_denormals
 from aap_hw.train.loop import bf16_helps, distance, train
-from aap_hw.train.placing import move
 from aap_hw.train.settings import Augmentation, Loss, Optimiser, Schedule, TrainSettings
-
-SHAPE = Inputs.of((3, 12, 12))
-QUICK = TrainSettings(
-    epochs=2,
-    batch_size=20,
-    learning_rate=0.05,
-    schedule=Schedule(warmup_epochs=0.5),
-    augmentation=Augmentation(crop_padding=1),
-)
-
-
-@pytest.fixture(scope="module")
-def stripes():
-    """Horizontal against vertical stripes in noise: easy, but not for an untrained network."""
-    random = np.random.default_rng(0)
-
-    def draw(count):
-        labels = np.arange(count) % 2
-        wave = np.where(np.arange(12) // 3 % 2, 200, 20)
-        images = np.stack([np.tile(wave, (12, 1)) if label else np.tile(wave, (12, 1)).T for label in labels])
-        return np.clip(images + random.normal(0, 40, images.shape), 0, 255).astype(np.uint8), labels
-
-    return LabelledImages(*draw(210), *draw(60), ("horizontal", "vertical"))
-
-
-def small_model(seed=0, dropout=0.1):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2),
-            nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.Linear(32, 2),
-        )
+from tests.train.striped import QUICK, SHAPE, small_model
 
 
 def state_of(model):
@@ -194,141 +154,6 @@ def test_a_batch_of_which_nothing_can_be_read_is_left_out(stripes):
 
     data = WithoutTheLast(*(getattr(stripes, each.name) for each in fields(stripes)))
     assert evaluate(AlwaysFirst(1, 1), data, SHAPE, batch_size=58) == 50.0
-
-
-class Views(nn.Module):
-    """Views weights and a pooled image as rows, which only contiguous ones can be."""
-
-    def __init__(self, views_weights):
-        super().__init__()
-        self.conv, self.pool, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d(2), nn.Linear(32, 2)
-        self.views_weights = views_weights
-
-    def forward(self, x):
-        weight = self.conv.weight
-        if self.views_weights:
-            rows = weight.view(len(weight), -1)
-            weight = (rows - rows.mean(1, keepdim=True)).view_as(weight)
-            return self.head(self.pool(F.conv2d(x, weight, self.conv.bias, padding=1)).flatten(1))
-        return self.head(self.pool(self.conv(x)).view(-1, 32))
-
-
-@pytest.mark.parametrize("kind", ["image", "weights", "program"])
-def test_a_network_that_views_its_images_or_weights_is_evaluated_and_trained(stripes, kind, tmp_path):
-    torch.manual_seed(0)
-    model = Views(kind == "weights")
-    if kind == "program":
-        batch = {0: torch.export.Dim("batch")}
-        program = torch.export.export(model, (torch.zeros(2, *SHAPE.image),), dynamic_shapes=[batch])
-        torch.export.save(program, tmp_path / "net.pt2")
-        model = exported.load(tmp_path / "net.pt2")
-    with torch.no_grad():
-        expected = model(stripes.tensors("test", SHAPE.image)).argmax(1).numpy()
-    assert evaluate(model, stripes, SHAPE) == pytest.approx(100 * np.mean(expected == stripes.test_labels))
-    settings = replace(QUICK, loss=Loss(distillation=0.5))
-    history = train(model, stripes, settings, seed=1, inputs=SHAPE, teacher=Views(False)).history
-    assert history[-1].loss < history[0].loss
-
-
-def test_each_module_of_a_network_that_is_evaluated_keeps_its_mode(stripes):
-    model = nn.Sequential(nn.BatchNorm2d(3).eval(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
-    evaluate(model, stripes, SHAPE)
-    assert [module.training for module in model] == [False, True, True, True]
-
-
-def test_a_network_that_fails_at_zeros_alone_is_evaluated(stripes):
-    class Refuses(nn.Linear):
-        def forward(self, x):
-            if not x.any():
-                raise ValueError("nothing to see")
-            return torch.tensor([1.0, 0.0]).expand(len(x), 2)
-
-    assert evaluate(Refuses(1, 1), stripes, SHAPE) == 50.0
-
-
-def test_all_others_see_images_and_weights_with_channels_last(stripes):
-    seen = set()
-
-    def note(conv, args):
-        seen.update(each.is_contiguous(memory_format=torch.channels_last) for each in (*args, conv.weight))
-
-    model = small_model()
-    model[0].register_forward_pre_hook(note)
-    train(model, stripes, QUICK, seed=1, inputs=SHAPE)
-    assert seen == {True}
-
-
-def test_what_a_program_makes_is_on_the_device_that_it_was_moved_to():
-    class Ramp(nn.Module):
-        def forward(self, x):
-            return x + torch.arange(x.shape[1], device=x.device) + torch.ones(1).to(x.device)
-
-    x = torch.zeros(2, 3)
-    program = torch.export.export(Ramp(), (x,)).module()
-    move(program, torch.device("meta"))
-    assert program(x.to("meta")).device.type == "meta"
-    move(program, x.device)
-    assert program(x).tolist() == [[1, 2, 3]] * 2
-
-
-def test_cosine_schedule_warms_up_and_falls_to_zero():
-    settings = TrainSettings(epochs=11, learning_rate=0.4, schedule=Schedule(warmup_epochs=1.0))
-    assert settings.learning_rate_at(0.5) == pytest.approx(0.2)
-    assert settings.learning_rate_at(1.0) == pytest.approx(0.4)
-    assert settings.learning_rate_at(6.0) == pytest.approx(0.2)
-    assert settings.learning_rate_at(1 + 10 / 3) == pytest.approx(0.4 * (1 + math.cos(math.pi / 3)) / 2)
-    assert settings.learning_rate_at(11.0) == pytest.approx(0.0, abs=1e-12)
-
-
-def test_a_warm_up_takes_half_of_the_training_at_most():
-    rates = [TrainSettings(epochs=1, learning_rate=0.4).learning_rate_at(epoch) for epoch in (0.25, 0.5, 0.75, 1.0)]
-    assert rates == pytest.approx([0.2, 0.4, 0.2, 0.0], abs=1e-12)
-    assert Schedule("step", warmup_epochs=5.0).at(1.0, 2) == 1.0
-
-
-def test_step_schedule_falls_at_each_step():
-    settings = TrainSettings(epochs=9, learning_rate=0.1, schedule=Schedule("step", (3, 6), warmup_epochs=0.0))
-    rates = [settings.learning_rate_at(epoch) for epoch in (0.0, 2.99, 3.0, 5.99, 6.0)]
-    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
-
-
-@pytest.mark.parametrize(
-    ("make", "wrong"),
-    [
-        (TrainSettings, {"epochs": 0}),
-        (TrainSettings, {"batch_size": 1}),
-        (TrainSettings, {"learning_rate": 0.0}),
-        (TrainSettings, {"learning_rate": math.nan}),
-        (TrainSettings, {"learning_rate": math.inf}),
-        (TrainSettings, {"average": 1.0}),
-        (TrainSettings, {"precision": "fp8"}),
-        (Schedule, {"kind": "cosin"}),
-        (Schedule, {"factor": 0.0}),
-        (Schedule, {"factor": math.inf}),
-        (Schedule, {"warmup_epochs": -1}),
-        (Schedule, {"warmup_epochs": math.inf}),
-        (Optimiser, {"name": "adam"}),
-        (Optimiser, {"momentum": 0.0}),
-        (Optimiser, {"momentum": 1.0, "nesterov": False}),
-        (Optimiser, {"weight_decay": -1e-4}),
-        (TrainSettings, {"epochs": math.inf}),
-        (TrainSettings, {"batch_size": math.inf}),
-        (Optimiser, {"clip_norm": math.inf}),
-        (Optimiser, {"weight_decay": math.inf}),
-        (Optimiser, {"clip_norm": 0.0}),
-        (Loss, {"label_smoothing": 1.0}),
-        (Loss, {"distillation": 1.5}),
-        (Loss, {"temperature": 0.0}),
-        (Loss, {"temperature": math.inf}),
-        (Augmentation, {"crop_padding": -1}),
-        (Augmentation, {"mixup": -0.1}),
-        (Augmentation, {"mixup": math.inf}),
-    ],
-)
-def test_settings_that_cannot_be_trained_with_are_refused_by_name_or_value(make, wrong):
-    name, value = next(iter(wrong.items()))
-    with pytest.raises(UserError, match=f"{name} |{re.escape(repr(value))}"):
-        make(**wrong)
 
 
 def one_step(model, stripes, **changes):
