@@ -24,6 +24,9 @@ TEXT
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 home=${AAP_HW_EMULATED_BOARD:-$HOME/.cache/aap-hw/emulated-board}
+case $home in /*) ;; *) home=$PWD/$home ;; esac # apt and QEMU read a relative path from other folders
+# What the board was built of; empty while it is being built.
+built=$home/built
 port=${AAP_HW_EMULATED_PORT:-9100}
 key=rpi4
 python=${PYTHON:-$here/.venv/bin/python}
@@ -58,13 +61,22 @@ install_missing() {
 # The version of TVM that a board must have is the one that aap-hw has.
 requirement() { sed -n "s/^ *\"\($1==[^\"]*\)\".*/\1/p" "$here/pyproject.toml"; }
 
+# The folder is deleted as a whole, so one that has other files is nobody's but its owner's.
+check_ours() {
+  [ -f "$built" ] || [ -z "$(ls -A "$home" 2>/dev/null)" ] ||
+    fail "$home is no emulated board and not empty; delete it, or name a folder for the board alone in AAP_HW_EMULATED_BOARD"
+}
+
 build() {
-  local wanted built=$home/built
+  local wanted
   wanted="$(requirement apache-tvm) $(requirement apache-tvm-ffi) 1"
   [ -f "$built" ] && [ "$(cat "$built")" = "$wanted" ] && return
+  check_ours
   echo "building the board in $home"
+  down
   rm -rf "$home"
   mkdir -p "$site" "$home"/{apt/lists/partial,apt/archives/partial,apt/none,bin,run}
+  : >"$built"
   debian
   packages
   programs
@@ -81,19 +93,20 @@ debian() {
   { apt_settings "$home/apt"; echo "APT::Architecture \"arm64\"; APT::Architectures { \"arm64\"; };"; } >"$home/apt/apt.conf"
   export APT_CONFIG=$home/apt/apt.conf
   apt-get update -qq || fail "apt-get cannot read the package lists for arm64"
-  apt-get install -qq -y --download-only python3.11 libstdc++6 libgomp1 || fail "apt-get cannot download Python for arm64"
+  apt-get install -qq -y --download-only python3.11 libstdc++6 libgomp1 ||
+    fail "apt-get cannot download python3.11 for arm64; Debian 12 has it"
   unset APT_CONFIG
   local package
   for package in "$home"/apt/archives/*.deb; do dpkg -x "$package" "$system"; done
 }
 
-# mirrors KIND: a list of sources of that kind, from those of this machine.
+# mirrors KIND: a list of sources of that kind, from those of this machine that are Debian's.
 mirrors() {
   local found
   # shellcheck disable=SC2016 # these are apt's variables
-  found=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' | sort -u | grep -i debian) ||
-    fail "apt knows no Debian mirror; run this on Debian, with its package sources"
-  sed "s#^\\(\\S*\\) \\(\\S*\\)#$1 \\1 \\2 main#" <<<"$found"
+  found=$(apt-get indextargets --format '$(ORIGIN)|$(REPO_URI) $(RELEASE)' | sort -u | grep '^Debian|') ||
+    fail "apt knows no package lists of Debian's; run this on Debian, after: sudo apt-get update"
+  sed "s#^Debian|\\(\\S*\\) \\(\\S*\\)#$1 \\1 \\2 main#" <<<"$found"
 }
 
 # apt_settings FOLDER: those with which apt keeps all that it writes in a folder.
@@ -107,9 +120,9 @@ TEXT
 
 # wheels FOLDER PACKAGE...: unpack packages for the board into a folder, without what they depend on.
 wheels() {
-  local folder=$1 platforms=() version wheel downloads
+  local folder=$1 platforms=() version wheel downloads=$home/wheels
   shift
-  downloads=$(mktemp -d)
+  rm -rf "$downloads"
   for version in manylinux_2_3{5,4,1} manylinux_2_2{8,7,4} manylinux2014; do platforms+=(--platform "${version}_aarch64"); done
   "$python" -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.11 \
     "${platforms[@]}" -d "$downloads" "$@" || fail "pip cannot download $* for aarch64"
@@ -148,8 +161,10 @@ TEXT
 start() {
   local name=$1 at=$2
   shift 2
+  ! listens "$at" || fail "something else listens at 127.0.0.1:$at; choose other ports with AAP_HW_EMULATED_PORT"
   TVM_USE_RUNTIME_LIB=1 TVM_NUM_THREADS=1 setsid "$@" >"$home/run/$name.log" 2>&1 </dev/null &
   echo "$!" >"$home/run/$name.pid"
+  began "$!" >"$home/run/$name.began"
   echo "$at" >"$home/run/$name.port"
   for _ in $(seq 600); do
     listens "$at" && return
@@ -159,7 +174,14 @@ start() {
   fail "$name did not start within two minutes; see $home/run/$name.log"
 }
 
-alive() { kill -0 -- "-$(cat "$home/run/$1.pid")" 2>/dev/null; }
+# began NUMBER: when that process began, in ticks since the machine did; nothing if there is none.
+began() { cut -d " " -f 22 "/proc/$1/stat" 2>/dev/null || true; }
+# The number alone may be that of another process by now, as after a restart of the machine.
+alive() {
+  local now
+  now=$(began "$(cat "$home/run/$1.pid")")
+  [ -n "$now" ] && [ "$now" = "$(cat "$home/run/$1.began" 2>/dev/null)" ]
+}
 # Looked up instead of tried: a server takes every connection for a session.
 listens() { grep -q "0100007F:$(printf %04X "$1") 00000000:0000 0A" /proc/net/tcp; }
 
@@ -183,7 +205,6 @@ up() {
   fi
   for ((number = 0; number < boards; number++)); do
     local at=$((port + number))
-    ! listens $at || fail "something else listens at 127.0.0.1:$at; choose other ports with AAP_HW_EMULATED_PORT"
     # The default host would let anybody in the network run code here.
     start "board$number" $at "$home/bin/python" -m tvm.exec.rpc_server --host 127.0.0.1 --port $at --port-end $((at + 1)) \
       --key "$key" "${where[@]}"
@@ -229,7 +250,7 @@ peers() {
   local missing=() newest
   command -v gcc >/dev/null || missing+=(gcc)
   # Older ones know no pipeline of a Cortex-A76.
-  newest=$(apt-cache pkgnames llvm- | grep -xE "llvm-[0-9]+" | sort -V | tail -n 1)
+  newest=$(apt-cache pkgnames llvm- | grep -xE "llvm-[0-9]+" | sort -V | tail -n 1) || true
   [ -x "/usr/lib/${newest:-llvm}/bin/llvm-mca" ] || missing+=("${newest:-llvm}")
   install_missing "${missing[@]}"
   wheels "$home/peers" onnxruntime ai-edge-litert flatbuffers protobuf packaging tqdm backports.strenum
@@ -259,10 +280,13 @@ down() {
   for file in "$home"/run/*.pid; do
     [ -e "$file" ] || continue
     group=$(cat "$file")
-    kill -TERM -- "-$group" 2>/dev/null || true
-    for _ in $(seq 20); do kill -0 -- "-$group" 2>/dev/null || break; sleep 0.1; done
-    kill -KILL -- "-$group" 2>/dev/null || true
-    rm -f "$file" "${file%.pid}.port" "${file%.pid}.log"
+    # What a server that has ended leaves behind has its number still, which then no other process gets.
+    if alive "$(basename "$file" .pid)" || [ ! -e "/proc/$group" ]; then
+      kill -TERM -- "-$group" 2>/dev/null || true
+      for _ in $(seq 20); do kill -0 -- "-$group" 2>/dev/null || break; sleep 0.1; done
+      kill -KILL -- "-$group" 2>/dev/null || true
+    fi
+    rm -f "$file" "${file%.pid}".{began,port,log}
   done
 }
 
@@ -289,6 +313,6 @@ case ${1:-} in
   run) shift; run "$@" ;;
   down) down ;;
   status) status ;;
-  remove) down; rm -rf "$home" ;;
+  remove) check_ours; down; rm -rf "$home" ;;
   *) usage; [ "${1:-}" = --help ] || exit 2 ;;
 esac
