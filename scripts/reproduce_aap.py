@@ -87,6 +87,10 @@ def main() -> int:
             if ranks.is_first():
                 print(f"error: {problem}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            if ranks.is_first():
+                print("interrupted; what is finished is kept, and the same command goes on", file=sys.stderr)
+            return 130
     return 0
 
 
@@ -97,20 +101,34 @@ def run(options: argparse.Namespace) -> None:
         setting = pydantic.TypeAdapter(Setting).validate_python(values)
     except (tomllib.TOMLDecodeError, pydantic.ValidationError) as problem:
         raise UserError(f"{options.config} cannot be used: {' '.join(str(problem).split())}") from problem
-    training = replace(setting.training, epochs=options.epochs or setting.training.epochs)
-    setting = replace(setting, training=training, rounds=options.rounds or setting.rounds)
+    if options.epochs is not None:
+        setting = replace(setting, training=replace(setting.training, epochs=options.epochs))
+    if options.rounds is not None:
+        setting = replace(setting, rounds=options.rounds)
+    setting = replace(setting, data=options.data or setting.data)
     origin = Origin.of(setting.model, setting.input, None, setting.classes)
-    data = _images(options.data or setting.data, options.limit, origin)
+    data = _images(setting.data, options.limit, origin)
     folder = Path(options.out or f"runs/reproduce-{Path(options.config).stem}")
     folder.mkdir(parents=True, exist_ok=True)
     journal = Journal()
     journal.open(folder)
-    journal.recall("setting", lambda: asdict(setting))
+    _check_same(folder, journal, {**asdict(setting), "limit": options.limit})
     result = Reproduction(setting, origin, data, journal).run()
     if ranks.is_first():
         write_atomic(folder / "result.json", json.dumps(result, indent=1) + "\n")
         print(_table(result))
     journal.close()
+
+
+def _check_same(folder: Path, journal: Journal, asked: Mapping[str, Any]) -> None:
+    """Raise UserError if the run in a folder was asked for otherwise: its rounds would be taken for this one's."""
+    asked = json.loads(json.dumps(asked))
+    known = journal.recall("setting", lambda: asked)
+    # A run may go on for more rounds than it was first asked for.
+    if differing := [name for name in asked if name != "rounds" and known.get(name) != asked[name]]:
+        raise UserError(
+            f"{folder} holds a run with other settings ({', '.join(differing)}); delete it, or name another with --out"
+        )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -40,6 +42,26 @@ def test_a_configuration_names_what_exists(config, script):
     assert setting.training.epochs >= 90
 
 
+@pytest.mark.parametrize("gpus", ["1", "4"])
+def test_configurations_may_be_of_any_folder_and_have_any_name(tmp_path, gpus):
+    called, environment = tmp_path / "called", {**os.environ, "PYTHON": str(tmp_path / "python"), "GPUS": gpus}
+    (tmp_path / "python").write_text(f'#!/bin/sh\nfor last; do echo "$last" >>"{called}"; done\n')
+    (tmp_path / "python").chmod(0o755)
+    subprocess.run(
+        [SCRIPTS / "reproduce_aap.sh", "my own.toml", "--", "--data", "cifar10:my images"],
+        cwd=tmp_path, env=environment, check=True,
+    )  # fmt: skip
+    *_, script, config, option, data = called.read_text().splitlines()
+    assert (script, config) == ("scripts/reproduce_aap.py", str(tmp_path / "my own.toml"))
+    assert (option, data) == ("--data", "cifar10:my images")
+    assert ("--nproc-per-node" in called.read_text()) is (gpus == "4")
+    called.unlink()
+    subprocess.run([SCRIPTS / "reproduce_aap.sh"], cwd=tmp_path, env=environment, check=True)
+    assert [line for line in called.read_text().splitlines() if line.endswith(".toml")] == [
+        f"scripts/reproduce/{config.name}" for config in CONFIGS
+    ]
+
+
 @pytest.mark.slow
 def test_rounds_prune_by_the_threshold_and_are_not_trained_again(script, tmp_path, monkeypatch, capfd):
     config = tmp_path / "tiny.toml"
@@ -58,3 +80,9 @@ def test_rounds_prune_by_the_threshold_and_are_not_trained_again(script, tmp_pat
     second = capfd.readouterr().out
     assert "epoch 1 of 1" not in second
     assert second[second.index("resnet20:") :] == first[first.index("resnet20:") :]
+    for option in (["--epochs", "2"], ["--limit", "32"]):
+        monkeypatch.setattr(sys, "argv", [*arguments, *option])
+        assert script.main() == 2
+        assert f"run holds a run with other settings ({option[0].strip('-').replace('epochs', 'training')})" in (
+            capfd.readouterr().err
+        )
