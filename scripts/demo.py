@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -27,8 +28,8 @@ COMPARED = RUN / "compared.json"
 X86 = Path(__file__).parent.parent / "device_profiles" / "x86.toml"
 # Of each quick run's images.
 QUICK_IMAGES = 100
-# The exit code of a command that Ctrl-C ended.
-INTERRUPTED = 130
+# The exit code of a command that Ctrl-C ended, and that of one that was still being imported then.
+INTERRUPTED, INTERRUPTED_EARLY = 130, -signal.SIGINT
 
 
 def steps(quick: bool) -> Iterator[list[str]]:
@@ -152,7 +153,7 @@ def demo(quick: bool) -> Counter[str]:
         print(f"\n$ aap-hw {' '.join(step)}", flush=True)
         began = time.monotonic()
         if (code := run([sys.executable, "-m", "aap_hw.cli.main", *step])) != 0:
-            if code == INTERRUPTED:
+            if code in (INTERRUPTED, INTERRUPTED_EARLY):
                 raise KeyboardInterrupt
             raise SystemExit(code)
         took[step[0]] += time.monotonic() - began
