@@ -38,12 +38,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what tests write out of the user's folders.
+    """Keep what tests write out of the user's folders, and how the user likes output to look out of what they compare.
 
     The processes of pytest-xdist inherit the folder, so that a kernel that one of them compiled is there for all.
     """
     if hasattr(config, "workerinput"):
         return
+    for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        os.environ.pop(name, None)
     # The emulated board is 200 MB and made once.
     os.environ.setdefault("AAP_HW_EMULATED_BOARD", str(Path.home() / ".cache" / "aap-hw" / "emulated-board"))
     home = tempfile.TemporaryDirectory(prefix="aap-hw-tests-", ignore_cleanup_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,7 +28,8 @@ def test_home_that_is_known_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("HOME", "/home/somebody")
     provide_home()
     assert os.environ["HOME"] == "/home/somebody"
-    monkeypatch.delenv("HOME")  # the system knows it of a user with a name
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: SimpleNamespace(pw_dir="/home/somebody"))
     provide_home()
     assert "HOME" not in os.environ
 

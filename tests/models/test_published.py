@@ -43,6 +43,8 @@ def torch_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     for scheme in ("http", "https"):
         monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
@@ -367,7 +369,7 @@ def test_weights_for_other_classes_are_refused_before_they_are_fetched() -> None
         ("timm:test_resnet", None, "pretrained takes those that are published for it (timm:test_resnet.r160_in1k)"),
         ("resnet20", None, "embedded takes trained ones"),
         ("resnet20", 100, None),
-        ("tests/models/checkpoints/networks.py:network", None, None),
+        (f"{Path(__file__).parent}/checkpoints/networks.py:network", None, None),
     ],
 )
 def test_whoever_takes_random_weights_is_told_of_published_ones(

@@ -25,6 +25,7 @@ from aap_hw.models.origin import Origin
 from aap_hw.models.weights import WeightsFile, load_weights
 from tests.models.checkpoints.networks import State, are_equal, loaded, network, renamed, weights
 
+ROOT = Path(__file__).parents[2]
 TRAINED, OTHER = weights(5), weights(6)
 
 
@@ -327,5 +328,5 @@ def test_a_skeleton_does_not_need_the_checkpoint(tmp_path: Path) -> None:
 
 def test_a_network_of_a_file_decides_itself_how_many_classes_it_has() -> None:
     with pytest.raises(UserError, match="decides itself how many classes"):
-        Origin.of("examples/user_net.py:make", (3, 96, 96), outputs=7)
+        Origin.of(f"{ROOT}/examples/user_net.py:make", (3, 96, 96), outputs=7)
     assert Origin.of("torchvision:squeezenet1_1", outputs=7).build().classifier[1].out_channels == 7
