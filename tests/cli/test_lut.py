@@ -74,8 +74,14 @@ def test_points_are_printed_when_asked_for(
 def test_narrow_terminal_loses_nothing(
     aap_hw: Callable[..., Any], table_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "50")
-    assert "…" not in aap_hw("lut", "show", str(table_file)).out
+    shown = []
+    for columns in ("300", "50"):
+        monkeypatch.setenv("COLUMNS", columns)
+        shown.append(aap_hw("lut", "show", str(table_file)).out)
+    assert len(shown[1].splitlines()) > len(shown[0].splitlines())
+    # What does not fit goes on in the next line, so that the letters stand in another order.
+    wide, narrow = (sorted("".join(text.split())) for text in shown)
+    assert narrow == wide
 
 
 def test_json_is_alone_on_standard_output(aap_hw: Callable[..., Any], table_file: Path) -> None:

@@ -124,6 +124,13 @@ def test_no_value_of_an_index_lies_outside_its_range(index: Any) -> None:
     assert all(low <= value_of(index, values) <= high for values in product(range(5), range(-2, 4)))
 
 
+@pytest.mark.parametrize("operator", ["Add", "Sub", "Mul", "Min", "Max"])
+def test_both_ends_of_the_range_of_two_loops_are_reached(operator: str) -> None:
+    index = operator, ("variable", 0), ("variable", 1)
+    reached = [value_of(index, values) for values in product(range(5), range(-2, 4))]
+    assert range_of(index, {0: (0, 4), 1: (-2, 3)}) == (min(reached), max(reached))
+
+
 def board_of(**changes: float) -> DeviceProfile:
     profile = load_profile("rpi4")
     assert profile.board is not None

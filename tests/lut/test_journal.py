@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 from pathlib import Path
@@ -67,11 +68,20 @@ def test_all_whole_lines_survive_a_death_at_any_byte(
     assert not entries or read(path) == entries
 
 
-def test_each_point_is_on_disk_before_the_next(tmp_path: Path, entries: list[Entry]) -> None:
+def test_each_point_is_on_disk_before_the_next(
+    tmp_path: Path, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, on_disk = os.fsync, list[str]()
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        on_disk.append((tmp_path / "journal").read_text())
+
+    monkeypatch.setattr("aap_hw.jsonlines.os.fsync", fsync)
     journal = Journal(tmp_path / "journal", IDENTITY)
     for count, entry in enumerate(entries, 1):
         journal.record(entry)
-        lines = (tmp_path / "journal").read_text().splitlines()
+        lines = on_disk[-1].splitlines()
         assert len(lines) == 1 + count
         assert json.loads(lines[-1])["point"] == [8 * count, 16, 1.25 * count, 0.5, 20]
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from aap_hw.errors import UserError
+from aap_hw.train import loop
 from aap_hw.train.checkpoint import TrainState
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.evaluation import evaluate, flushed_denormals
@@ -262,8 +263,16 @@ def test_bf16_trains_nearly_the_same_weights_and_leaves_them_in_fp32(stripes):
     assert close(rounded, dict(exact.named_parameters()), tolerance=1e-2)
 
 
-def test_bf16_is_not_chosen_for_depthwise_convolutions():
-    assert not bf16_helps(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8)), torch.device("cpu"))
+@pytest.mark.parametrize("flags", ["fpu avx512_bf16 avx2", "fp asimd bf16 i8mm", "fpu avx512f avx2"])
+def test_bf16_is_chosen_for_a_cpu_that_has_instructions_for_it_but_not_for_depthwise_convolutions(
+    flags, monkeypatch, tmp_path
+):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
+    monkeypatch.setattr(loop, "Path", lambda _: tmp_path / "cpuinfo")
+    dense = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=2))
+    depthwise = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8))
+    assert bf16_helps(dense, torch.device("cpu")) == ("bf16" in flags)
+    assert not bf16_helps(depthwise, torch.device("cpu"))
 
 
 def test_mixup_learns_too_and_the_same_seed_gives_the_same_weights(stripes):
