@@ -21,6 +21,8 @@ from _engines import Call, device_of, onnx_file, onnxruntime_call, openvino_call
 from _turns import Failure
 from torch import nn
 
+from aap_hw.graph.program.outputs import output_tensors
+
 IMAGES = 8
 OURS, OWN_FP32 = "ours", "ours_fp32"
 
@@ -50,8 +52,7 @@ class Case:
         enliven(model, tuple(torch.rand(2, *shape) for shape in found.shapes))
         torch.save(model.state_dict(), self.folder / "weights.pt")
         with torch.no_grad():
-            made = model(*self.inputs())
-        outputs = [made] if isinstance(made, torch.Tensor) else list(made)
+            outputs = output_tensors(model(*self.inputs()))
         np.savez(self.folder / "expected.npz", *[each.numpy() for each in outputs])
 
     def model(self) -> nn.Module:
@@ -78,11 +79,17 @@ class Case:
         with torch.no_grad():
             return onnx_file(self.model(), self.inputs(), self.folder)
 
-    def correlation(self, outputs: Sequence[np.ndarray]) -> float:
-        """Of an engine's outputs with PyTorch's; the worst of several."""
+    def correlation(self, outputs: Sequence[np.ndarray]) -> float | None:
+        """Of an engine's outputs with PyTorch's, the worst of several; None if each is a single value."""
         expected = np.load(self.folder / "expected.npz").values()
-        pairs = zip(outputs, expected, strict=True)
-        return min(float(np.corrcoef(np.ravel(one), np.ravel(other))[0, 1]) for one, other in pairs)
+        pairs = [(np.ravel(one), np.ravel(other)) for one, other in zip(outputs, expected, strict=True)]
+        if not all(np.isfinite(one).all() for one, _ in pairs):
+            raise Failure("not all of its outputs are numbers")
+        # What is the same everywhere is correlated with nothing.
+        found = [
+            float(np.corrcoef(one, other)[0, 1]) if one.std() > 0 else 0.0 for one, other in pairs if other.std() > 0
+        ]
+        return min(found, default=None)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -54,8 +55,9 @@ class _Process:
         there.close()
 
     def ask(self) -> None:
-        """Ask for one more answer."""
-        self._here.send(True)
+        """Ask for one more answer; of a process that has ended, the answer says so."""
+        with suppress(BrokenPipeError):
+            self._here.send(True)
 
     def answer(self, limit_s: float) -> Any:
         """What it answers within so many seconds."""

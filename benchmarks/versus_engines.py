@@ -123,7 +123,7 @@ def _timed(
                 say(f"{case.name}: {engine}: {failure}")
                 problems[engine] = str(failure)
         say(f"{case.name}, {threads} thread(s): timing")
-        samples = _in_turn(loaded, options.turns)
+        samples = _in_turn(loaded, options.turns, problems)
     finally:
         for each in loaded.values():
             each.close()
@@ -134,14 +134,20 @@ def _timed(
     return row | {f"{engine}_problem": why for engine, why in problems.items()}
 
 
-def _in_turn(engines: Mapping[str, Engine], turns: int) -> dict[str, list[Sample]]:
-    """Samples of all engines, whose order goes round."""
+def _in_turn(engines: Mapping[str, Engine], turns: int, problems: dict[str, str]) -> dict[str, list[Sample]]:
+    """Samples of all engines, whose order goes round; one that fails in its turn is a problem, and the others go on."""
+    from _turns import Failure
+
     samples: dict[str, list[Sample]] = {engine: [] for engine in engines}
-    names = list(engines)
     for turn in range(turns):
+        names = list(samples)
         first = turn % max(len(names), 1)
         for engine in names[first:] + names[:first]:
-            samples[engine].append(engines[engine].sample())
+            try:
+                samples[engine].append(engines[engine].sample())
+            except Failure as failure:
+                problems[engine] = str(failure)
+                del samples[engine]
     return samples
 
 
@@ -177,9 +183,8 @@ def summary_of(rows: Sequence[Mapping[str, Any]], missing: Mapping[str, str]) ->
         if worst is not None or kind == "ratio":
             summary[f"worst_{name}"] = worst
     summary["compared"] = sum("ratio" in row for row in rows)
-    summary["lowest_correlation"] = min(
-        (row["ours_correlation"] for row in rows if "ours_correlation" in row), default=None
-    )
+    correlations = [row["ours_correlation"] for row in rows if row.get("ours_correlation") is not None]
+    summary["lowest_correlation"] = min(correlations, default=None)
     return summary | {f"{engine}_skipped": why for engine, why in missing.items()}
 
 

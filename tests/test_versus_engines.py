@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -87,9 +88,47 @@ def test_engines_whose_order_goes_round_are_each_timed_once_a_turn(versus: Modul
             order.append(self.name)
             return len(order)
 
-    samples = versus._in_turn({name: Recorded(name) for name in "abc"}, 3)
+    samples = versus._in_turn({name: Recorded(name) for name in "abc"}, 3, {})
     assert "".join(order) == "abcbcacab"
     assert samples == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
+
+
+def test_an_engine_that_ends_in_its_turn_is_a_problem_and_the_others_go_on(
+    versus: ModuleType, turns: ModuleType, tmp_path: Path
+) -> None:
+    class Steady:
+        def sample(self) -> str:
+            return "sample"
+
+    def load() -> object:
+        left = [None] * 4  # for the check, two calls before the first turn, and one of that
+
+        return lambda: left.pop() if left else os._exit(7)
+
+    engine = turns.Engine(load, lambda made: made, os.sched_getaffinity(0), tmp_path / "log", 30)
+    problems: dict[str, str] = {}
+    try:
+        samples = versus._in_turn({"a": Steady(), "brief": engine, "c": Steady()}, 3, problems)
+        assert samples == {"a": ["sample"] * 3, "c": ["sample"] * 3}
+        assert problems == {"brief": "ended with code 7: it printed nothing"}
+        with pytest.raises(turns.Failure, match=r"^ended with code 7"):
+            engine.sample()
+    finally:
+        engine.close()
+
+
+def test_a_correlation_is_the_worst_of_outputs_that_have_one(
+    turns: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = imported("_settings", monkeypatch).Case("any", 224, tmp_path)
+    line, single = np.array([[1.0, 2.0, 4.0]]), np.array([[0.5]])
+    np.savez(tmp_path / "expected.npz", line, line, single)
+    assert case.correlation([line, -line, single]) == pytest.approx(-1)
+    assert case.correlation([2 * line, np.ones((1, 3)), single]) == 0
+    with pytest.raises(turns.Failure, match="not all of its outputs are numbers"):
+        case.correlation([line, line * np.nan, single])
+    np.savez(tmp_path / "expected.npz", single)
+    assert case.correlation([single + 1]) is None
 
 
 def test_an_engine_that_waits_is_stopped_and_one_that_ends_says_how(turns: ModuleType, tmp_path: Path) -> None:
