@@ -1,4 +1,4 @@
-"""What the accuracy benchmark keeps: finished rows for good, and the training of an unfinished one.
+"""What long benchmarks keep: finished rows for good, and of the accuracy benchmark the training of an unfinished one.
 
 Rows are text, to be committed as they come. An unfinished training lies in a folder of its own: several processes may
 work on one benchmark, each on other trainings, and any of them may be killed at any time.

@@ -6,10 +6,11 @@ must export again, and compile to what PyTorch computes, unless --no-compile lea
 the uncut network's multiply-accumulates, those in layers that make or read channels of a group that can be cut; a group
 of which a kernel cannot follow the width counts as one that cannot.
 
-Each runs in a process of its own; with --journal, rows that a file holds are not made again (with --retry, those that
-are not ok are). Limits and ``seconds``, which are for trace and cut together, count the processor's time, so that a
-busy machine changes no result. Weights are random and images small: neither matters to what is compared. The deployed
-networks take inputs as large as people give them; those whose package is missing are skipped by name.
+Each runs in a process of its own; with --journal, rows that a file holds of the same settings and machine are not made
+again (with --retry, those that are not ok are). Limits and ``seconds``, which are for trace and cut together, count the
+processor's time, so that a busy machine changes no result. Weights are random and images small: neither matters to what
+is compared. The deployed networks take inputs as large as people give them; those whose package is missing are skipped
+by name.
 
     python benchmarks/coverage.py --set torchvision --models resnet18,shufflenet_v2_x1_0 --json -
 """
@@ -60,16 +61,19 @@ def main() -> None:
 
         write_document(sorted(options.document.parent.glob("results/coverage_*.json")), options.document)
         return
-    from _report import print_report, say
+    from _report import machine, print_report, say
 
     names = [name for name in options.models.split(",") if name] or list(SETS[options.set])
     if options.quick:
         names = [QUICK[options.set]]
-    done = journalled(options.journal)
-    rows = []
+    if options.set == "deployed" and (unknown := {*names} - {*SETS["deployed"]}):
+        parser.error(f"there is no network {min(unknown)}; there are {', '.join(SETS['deployed'])}")
+    settings = {"set": options.set, "compile": not options.no_compile, "machine": machine()}
+    done, rows, absent = journalled(options.journal, settings), [], []
     for name in names:
         if not network(options.set, name).is_installed:
             say(f"{name}: skipped, as {network(options.set, name).package} is not installed")
+            absent.append(name)
             continue
         before = done.get(name, {})
         row = before
@@ -78,10 +82,10 @@ def main() -> None:
         if options.beside:
             row = row | {"torch_pruning": before.get("torch_pruning") or _beside(options.set, name)}
         if row != before:
-            append(options.journal, row)
+            append(options.journal, settings, row)
         rows.append(row)
         say(f"{name}: {row['status']}")
-    print_report(rows, _summary(rows), options.json)
+    print_report(rows, {**_summary(rows), "not_installed": ", ".join(absent)}, options.json)
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

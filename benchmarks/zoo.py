@@ -3,7 +3,8 @@
 fp32. The engines take turns in one process, a network in each; ``ratio`` is the median over turns of our time over that
 of the quicker one. ``slow_kernels`` have no schedule of ours, ``slow_share`` is their share of our time. Networks whose
 package is missing are skipped by name: ``pip install 'aap-hw[zoo]'`` brings all but ultralytics, which wants
-``pip install --no-deps ultralytics ultralytics-thop``. With --journal, rows that a file holds are not made again.
+``pip install --no-deps ultralytics ultralytics-thop``. With --journal, rows that a file holds of the same settings and
+machine are not made again. A network that does not compute what PyTorch does is ``wrong``, and not timed.
 
     python benchmarks/zoo.py --set deployed --models m5,fsrcnn --json -
 """
@@ -28,7 +29,7 @@ PEERS = ("onnxruntime", "openvino")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--set", default="deployed", help="which networks: deployed")
+    parser.add_argument("--set", default="deployed", choices=("deployed",), help="which networks")
     parser.add_argument("--models", default="", help="only these, separated by commas")
     parser.add_argument("--threads", type=int, default=1, help="of every engine")
     parser.add_argument("--turns", type=int, default=TURNS, help="how often each engine takes its turn")
@@ -43,22 +44,26 @@ def main() -> None:
         print(json.dumps(_row(options.set, options.one, options.threads, options.turns)))
         return
     from _deployed_set import QUICK, SETS
-    from _report import print_report, say
+    from _report import machine, print_report, say
 
     names = [name for name in options.models.split(",") if name] or list(SETS[options.set])
     if options.quick:
         names, options.turns = list(QUICK), 3
-    done, rows = journalled(options.journal), []
+    if unknown := {*names} - SETS[options.set].keys():
+        parser.error(f"there is no network {min(unknown)}; there are {', '.join(SETS[options.set])}")
+    settings = {"set": options.set, "threads": options.threads, "turns": options.turns, "machine": machine()}
+    done, rows, absent = journalled(options.journal, settings), [], []
     for name in names:
         if not SETS[options.set][name].is_installed:
             say(f"{name}: skipped, as {SETS[options.set][name].package} is not installed")
+            absent.append(name)
             continue
         row = done.get(name) or _in_a_process(name, options)
         if name not in done:
-            append(options.journal, row)
+            append(options.journal, settings, row)
         rows.append(row)
         say(f"{name}: {row['status']}" + (f", ratio {row['ratio']:.2f}" if "ratio" in row else ""))
-    print_report(rows, _summary(rows), options.json)
+    print_report(rows, {**_summary(rows), "not_installed": ", ".join(absent)}, options.json)
 
 
 def _in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -72,14 +77,17 @@ def _in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     compared, compiled = [r for r in rows if "ratio" in r], [r for r in rows if "slow_share" in r]
+    checked = [row for row in rows if "relative_difference" in row]
     return {
         "networks": len(rows),
-        "refused": sum(row["status"] != "ok" for row in rows),
+        "refused": sum(row["status"] not in ("ok", "wrong") for row in rows),
+        "wrong": sum(row["status"] == "wrong" for row in rows),
+        "compared": len(compared),
         "geomean_ratio": statistics.geometric_mean(row["ratio"] for row in compared) if compared else None,
         "worst_ratio": max((row["ratio"] for row in compared), default=None),
         "worst_slow_share": max((row["slow_share"] for row in compiled), default=None),
         "without_slow_kernels": sum(row["slow_kernels"] == 0 for row in compiled),
-        "worst_relative_difference": max((row["relative_difference"] for row in compiled), default=None),
+        "worst_relative_difference": max((row["relative_difference"] for row in checked), default=None),
     }
 
 
@@ -106,6 +114,7 @@ def _compared(model: Any, inputs: Any, threads: int, turns: int, folder: Path) -
     import time
 
     import numpy as np
+    from _coverage_case import COMPILED
     from _engines import ENGINES, kernel_times, milliseconds
 
     from aap_hw.compile.families.slow import LIBRARIES
@@ -121,6 +130,8 @@ def _compared(model: Any, inputs: Any, threads: int, turns: int, folder: Path) -
     row["relative_difference"] = max(
         float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)) for a, b in zip(calls["ours"](), expected, strict=True)
     )
+    if not row["relative_difference"] <= COMPILED:
+        return {**row, "status": "wrong"}
     times = kernel_times(folder / "ours.so", inputs, CALLS)
     slow = {
         each: took for each, took in times.items() if each.startswith(tuple(f"{library}_" for library in LIBRARIES))
