@@ -105,10 +105,10 @@ def _in_groups(graph: ChannelGraph) -> dict[str, Any]:
 
 
 def _difference(smaller: nn.Module, whole: nn.Module, samples: list[tuple[Tensor, ...]]) -> tuple[float, bool]:
-    """By how much the outputs differ, as a share of the largest one or 1, and whether there are any but zeros."""
+    """By how much the outputs differ, as a share of the largest one, and whether there are any but zeros."""
     pairs = [pair for each in samples for pair in zip(_outputs(smaller, each), _outputs(whole, each), strict=True)]
     largest = max(float(expected.abs().max()) for _, expected in pairs)
-    return max(float((a - b).abs().max()) for a, b in pairs) / max(1.0, largest), largest > 0
+    return max(float((a - b).abs().max()) for a, b in pairs) / (largest or 1.0), largest > 0
 
 
 def _compiled(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Any]:

@@ -71,13 +71,14 @@ def _anchor(name: str) -> str:
 
 
 def _overview(name: str, rows: list[dict[str, Any]]) -> str:
-    shares = [row["cuttable_macs_pct"] for row in rows if "cuttable_macs_pct" in row]
+    # As in the summary: a network that fails before they are counted has none that can go.
+    shares = [row.get("cuttable_macs_pct", 0.0) for row in rows]
     cells = [
         f"[{_title(name)}](#{_anchor(name)})",
         str(len(rows)),
         str(sum(row["status"] == "wrong" for row in rows)),
         str(sum(row["status"] == "ok" for row in rows)),
-        f"{sum(share >= ENOUGH for share in shares)} of {len(rows)}" if shares else "",
+        f"{sum(share >= ENOUGH for share in shares)} of {len(rows)}",
         f"{statistics.median(shares):.1f} %" if shares else "",
     ]
     return f"| {' | '.join(cells)} |"
