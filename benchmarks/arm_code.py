@@ -69,6 +69,9 @@ def main() -> None:
         for name in options.models.split(","):
             case = Case(name, options.size, folder / name)
             case.folder.mkdir(parents=True, exist_ok=True)
+            if (size := _size_kept(case.folder)) not in (None, options.size):
+                say(f"arm_code: {case.folder} has counts of images of {size} pixels; take another --folder")
+                sys.exit(2)
             case.prepare()
             for precision, cpu in product(options.precisions.split(","), options.cpus.split(",")):
                 rows += _rows(case, precision, cpu, list(filter(None, options.engines.split(","))), counter)
@@ -124,6 +127,12 @@ def _tools() -> dict[str, str]:
     }
 
 
+def _size_kept(folder: Path) -> int | None:
+    """The height of the image that the networks and counts in a folder are of, if there are any."""
+    image = folder / "image.npy"
+    return int(np.load(image).shape[2]) if image.exists() else None
+
+
 def _counter(folder: Path) -> Path:
     """The plugin that counts, compiled for the QEMU that is here."""
     made = folder / "count_blocks.so"
@@ -139,7 +148,7 @@ class Run:
     engine: str
     folder: Path
     network: Path
-    correlation: float
+    correlation: float | None
 
 
 def _rows(case: Case, precision: str, cpu: str, peers: Sequence[str], counter: Path) -> list[dict[str, Any]]:
@@ -173,7 +182,7 @@ def _counts(case: Case, precision: str, cpu: str, engine: str, counter: Path) ->
     folder.mkdir(exist_ok=True)
     try:
         counts, loops = _judged(_run(case, precision, cpu, engine, folder, counter), cpu)
-    except (subprocess.CalledProcessError, NotImplementedError) as problem:
+    except (subprocess.SubprocessError, NotImplementedError) as problem:
         say(line := _last_line(problem))
         return {"counts": {"problem": line}, "loops": []}
     write_atomic(kept, json.dumps({"counts": counts, "loops": loops}))
@@ -181,8 +190,10 @@ def _counts(case: Case, precision: str, cpu: str, engine: str, counter: Path) ->
 
 
 def _last_line(problem: Exception) -> str:
+    if isinstance(problem, subprocess.TimeoutExpired):
+        return f"no answer in {problem.timeout:.0f} s"
     said = getattr(problem, "stderr", None) or str(problem)
-    return said.strip().splitlines()[-1]
+    return str(said).strip().splitlines()[-1]
 
 
 def _run(case: Case, precision: str, cpu: str, engine: str, folder: Path, counter: Path) -> Run:
@@ -310,10 +321,11 @@ def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and worst ratio over networks; shares of multiply-adds and of the peak are the lowest of dense kernels."""
+    """Mean and worst ratio over the networks compared; shares, of multiply-adds too, are the lowest of dense code."""
     networks = [row for row in rows if row["kind"] == "network"]
     ratios = [row["ratio"] for row in networks if "ratio" in row]
     figures: dict[str, Any] = {
+        "compared": len(ratios),
         "instructions_ratio": statistics.geometric_mean(ratios) if ratios else None,
         "worst_ratio": max(ratios, default=None),
         "fma_share": min((row["ours_fma_share"] for row in networks if "ours_fma_share" in row), default=None),
@@ -322,7 +334,7 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         dense = [row for row in rows if row["kind"] == "loop" and row["engine"] == engine and row["is_dense"]]
         figures[name] = min((row["share_of_peak"] for row in dense), default=None)
         figures[f"mean_{name}"] = _weighted(dense)
-    correlations = (row["ours_correlation"] for row in networks if "ours_correlation" in row)
+    correlations = (row["ours_correlation"] for row in networks if row.get("ours_correlation") is not None)
     return {**figures, "lowest_correlation": min(correlations, default=None)}
 
 

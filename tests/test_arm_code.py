@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -126,6 +128,37 @@ def test_figures_of_a_precision_on_a_cpu_leave_out_the_others(monkeypatch: pytes
     assert [summary[f"{name}_int8_a72"] for name in named] == pytest.approx([1.0, 2.0, 0.6, 0.6])
     assert [summary[f"{name}_int8_a76"] for name in named] == pytest.approx([4.0, 4.0, 0.8, 0.8])
     assert summary["instructions_ratio"] == pytest.approx(4 ** (1 / 3))
+
+
+def test_an_inference_that_takes_too_long_is_a_problem_of_its_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm_code = imported("arm_code", monkeypatch)
+
+    def run(*_: object) -> None:
+        raise subprocess.TimeoutExpired("run", 1500, stderr=b"half a line")
+
+    monkeypatch.setattr(arm_code, "_run", run)
+    found = arm_code._counts(SimpleNamespace(folder=tmp_path), "fp32", "cortex-a72", "litert", tmp_path / "counter")
+    assert found == {"counts": {"problem": "no answer in 1500 s"}, "loops": []}
+    assert not list(tmp_path.rglob("counts.json"))  # so that it is tried again
+
+
+def test_counts_that_are_kept_are_of_one_size_of_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arm_code = imported("arm_code", monkeypatch)
+    monkeypatch.setattr(arm_code, "_missing", lambda: "")
+    monkeypatch.setattr(arm_code, "_counter", lambda folder: folder)
+    monkeypatch.setattr(sys, "argv", ["arm_code.py", "--models", "resnet18", "--size", "96", "--folder", str(tmp_path)])
+    for name in ("OMP_NUM_THREADS", "TVM_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    (tmp_path / "resnet18").mkdir()
+    np.save(tmp_path / "resnet18" / "image.npy", np.zeros((1, 3, 64, 64), np.float32))
+    with pytest.raises(SystemExit) as ended:
+        arm_code.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith("has counts of images of 64 pixels; take another --folder\n")
 
 
 def test_without_a_board_the_command_that_gets_it_is_named(
