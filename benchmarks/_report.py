@@ -8,6 +8,7 @@ import platform
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from aap_hw.device import load_profile
@@ -42,8 +43,8 @@ def print_report(rows: list[dict[str, Any]], summary: dict[str, Any], destinatio
     elif destination == "-":
         print(text)
     else:
-        with open(destination, "w", encoding="utf-8") as stream:
-            stream.write(text + "\n")
+        Path(destination).parent.mkdir(parents=True, exist_ok=True)  # what took hours is not lost for want of a folder
+        Path(destination).write_text(text + "\n", "utf-8")
 
 
 def zoo_name(name: str) -> str:

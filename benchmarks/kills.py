@@ -114,9 +114,11 @@ def prune_kills(jobs: Mapping[str, Job], kills: int, moments: random.Random, lut
             if code == 0:
                 seconds[name] = took
                 continue
+            assert code == -signal.SIGKILL, code
             found, is_begun, deaths = stage(folder), (folder / "config.json").exists(), [code]
             if is_begun and len(rows) % 3 == 2:
                 deaths.append(in_child(go_on, moments.uniform(0, seconds[name] / 2))[0])
+                assert deaths[-1] in (0, -signal.SIGKILL), deaths
             left = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             if not (folder / "run.json").exists():
                 assert in_child(go_on if is_begun else begin)[0] == 0
@@ -191,6 +193,7 @@ def profile_kills(kills: int, moments: random.Random, profile: Callable[[Path], 
             if code == 0:
                 seconds = took
                 continue
+            assert code == -signal.SIGKILL, code
             before, is_written = measured_in(path), path.exists()
             assert in_child(partial(profile, path))[0] == 0
             after = measured_in(path)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 TURNS = 30
+BESIDE = ("openvino", "torch", "torch_compile", "tvm_default")
 
 
 def main() -> None:
@@ -51,13 +52,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--beside",
         default="",
-        help="more to time, of openvino,torch,torch_compile,tvm_default; the last takes seconds a call",
+        help=f"more to time, of {','.join(BESIDE)}; the last takes seconds a call",
     )
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--turns", type=int, default=TURNS, help="how often each takes its turn")
     parser.add_argument("--size", type=int, default=224, help="height and width of the image")
     parser.add_argument("--quick", action="store_true", help="a small image and few turns: does it run?")
     options = parser.parse_args()
+    if unknown := {*filter(None, options.beside.split(","))} - {*BESIDE}:
+        parser.error(f"there is no engine {min(unknown)}; there are {', '.join(BESIDE)}")
     if options.quick:
         options.turns, options.size, options.beside = 3, 64, "torch"
     return options
