@@ -127,8 +127,8 @@ def _answers_rounded(case: Case, device: LocalDevice, count: int) -> list[int]:
     """The class that PyTorch gives each test image if it rounds what the library in half precision does."""
     import torch
 
-    from aap_hw.quantize.form import Program
     from aap_hw.quantize.halved import halved
+    from aap_hw.quantize.reference import Program
 
     at_once, answers = min(50, count), []
     program = Program(halved(case.network, case.inputs, device.target, at_once), case.inputs.names, at_once)

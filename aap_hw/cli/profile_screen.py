@@ -41,7 +41,7 @@ class MeasuringScreen:
         )
         self._task = self._bar.add_task(self._what, total=None, left="")
         self._telling = beside_bar(self._console, self._bar)
-        self._kept = 0
+        self._kept: dict[str, int] = {}
         self._last_line = float("-inf")
 
     def __enter__(self) -> Self:
@@ -59,14 +59,14 @@ class MeasuringScreen:
         if kind is KeyboardInterrupt:
             # Points are in a journal until all are there; whole networks are in the table at once.
             where = "beside" if self._what == "points" else "in"
-            raise KeyboardInterrupt(
-                f"{self._kept} {self._done} {self._what} are kept {where} {self._path}; the same command goes on from "
-                "there"
-            )
+            counts = {what: count for what, count in self._kept.items() if count} or {self._what: 0}
+            kept = " and ".join(f"{count} {self._done} {what}" for what, count in counts.items())
+            raise KeyboardInterrupt(f"{kept} are kept {where} {self._path}; the same command goes on from there")
 
     def update(self, progress: Progress) -> None:
         """Show how far the measuring is."""
-        self._what, self._kept = progress.what, progress.kept + progress.measured
+        self._what = progress.what
+        self._kept[progress.what] = progress.kept + progress.measured
         left = "" if progress.seconds_left is None else f"about {duration(progress.seconds_left)} left"
         if not self._bar.disable:
             self._bar.update(

@@ -91,7 +91,7 @@ def accuracy_rounded(
 
     The ``precision`` of one in int8 says what its other layers are in.
     """
-    from aap_hw.quantize.form import Program
+    from aap_hw.quantize.reference import Program
 
     inputs = task.origin.inputs
     program, size = _in_half(task, module) if form is None else _in_int8(task, module, form, precision)
@@ -108,8 +108,9 @@ def _in_half(task: Task, module: nn.Module) -> tuple[GraphModule, int]:
 def _in_int8(
     task: Task, module: nn.Module, written: Mapping[str, Any], precision: NetworkPrecision
 ) -> tuple[GraphModule, int]:
-    from aap_hw.quantize.form import Int8Form, rounded
+    from aap_hw.quantize.form import Int8Form
     from aap_hw.quantize.halved import halved_beside_int8
+    from aap_hw.quantize.reference import rounded
 
     form, inputs = Int8Form.from_json(written), task.origin.inputs
     size = batch_size(inputs)
@@ -132,7 +133,8 @@ def quantised_of(network: PrunedNetwork, data: Samples, *, anew: bool = False) -
     ------
     UserError : the scales are not of this network, or damaged.
     """
-    from aap_hw.quantize.form import Int8Form, rounded
+    from aap_hw.quantize.form import Int8Form
+    from aap_hw.quantize.reference import rounded
 
     inputs, record = network.origin.inputs, network.record
     try:

@@ -8,9 +8,10 @@ too much, and `AwareProgram` trains with rounding. `for_timing` is for who only 
 
 from aap_hw.quantize.aware import AwareProgram
 from aap_hw.quantize.calibration import quantise
-from aap_hw.quantize.form import Int8Form, Program, calibrated, for_timing, rounded
+from aap_hw.quantize.form import Int8Form, calibrated, for_timing
 from aap_hw.quantize.ranges import noise_share
 from aap_hw.quantize.reading import read_quantised
+from aap_hw.quantize.reference import Program, rounded
 from aap_hw.quantize.sensitivity import FloatLayers, float_layers
 
 __all__ = [

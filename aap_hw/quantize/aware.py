@@ -15,9 +15,10 @@ from torch.fx import GraphModule, Node
 from aap_hw.graph.program.call import Call, set_argument, training_argument
 from aap_hw.inputs import Inputs
 from aap_hw.quantize.calibration import exported
-from aap_hw.quantize.form import Program, by_place, prefix_by_place
+from aap_hw.quantize.form import by_place, prefix_by_place
 from aap_hw.quantize.pt2e import disable_observer, enable_observer, prepare_qat_pt2e
 from aap_hw.quantize.quantizer import LEARNT, KernelQuantizer, name_of
+from aap_hw.quantize.reference import Program
 
 # That of PyTorch's norms.
 USUAL_MOMENTUM = 0.1

@@ -28,8 +28,9 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.call import is_tensor
 from aap_hw.graph.program.inputs import Tensors
 from aap_hw.inputs import Inputs
-from aap_hw.quantize.form import by_place, held_behind, rounded
+from aap_hw.quantize.form import by_place
 from aap_hw.quantize.quantizer import name_of
+from aap_hw.quantize.reference import held_behind, rounded
 
 # A program in float32, and how it is quantised.
 Rounded = tuple[GraphModule, Quantisation]

@@ -19,9 +19,10 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.inputs import Tensors
 from aap_hw.inputs import Inputs
 from aap_hw.quantize.calibration import quantise
-from aap_hw.quantize.form import by_place, prefix_by_place, restricted, rounded
+from aap_hw.quantize.form import by_place, prefix_by_place, restricted
 from aap_hw.quantize.ranges import noise_share, outputs_of
 from aap_hw.quantize.reading import read_quantised
+from aap_hw.quantize.reference import rounded
 
 Outputs = list[Tensor]
 Loss = Callable[[Outputs, Outputs], float]

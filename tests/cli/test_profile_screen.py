@@ -17,3 +17,31 @@ def test_nothing_to_measure_is_said_in_words(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == (
         "all 41 points were there already\nmeasured 0 of 25 networks (3 were there already)\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept"),
+    [
+        ([Progress("points", 2, 38, 3, None)], "5 measured points are kept beside x86.json"),
+        # Points are in the table once networks are timed.
+        (
+            [Progress("points", 38, 38, 3, None), Progress("networks", 0, 25, 0, None)],
+            "41 measured points are kept in x86.json",
+        ),
+        (
+            [Progress("points", 38, 38, 3, None), Progress("networks", 2, 25, 0, None)],
+            "41 measured points and 2 measured networks are kept in x86.json",
+        ),
+    ],
+)
+def test_interrupted_measuring_says_all_that_is_kept(steps: list[Progress], kept: str) -> None:
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        _interrupted_after(steps)
+    assert str(stopped.value) == f"{kept}; the same command goes on from there"
+
+
+def _interrupted_after(steps: list[Progress]) -> None:
+    with MeasuringScreen(Path("x86.json"), quiet=True) as screen:
+        for step in steps:
+            screen.update(step)
+        raise KeyboardInterrupt
