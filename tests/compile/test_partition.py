@@ -266,6 +266,13 @@ def test_depthwise_first_layer_compiles_to_what_pytorch_computes(tmp_path: Path)
         # A window of a dilated pool may have no element in a small image.
         (lambda m, x: F.max_pool2d(m.conv(x).mean((2, 3), keepdim=True), 2, 1, padding=1, dilation=2), "1 max_pool2d"),
         (lambda m, x: F.max_pool2d(F.adaptive_avg_pool2d(m.conv(x), 2), 2, 1, padding=1, dilation=2), ""),
+        (lambda m, x: F.max_pool2d(m.conv(x)[0], 2)[None], "1 max_pool2d"),
+        (lambda m, x: F.adaptive_avg_pool2d(m.conv(x)[0], 2)[None], "1 adaptive_avg_pool2d"),
+        (lambda m, x: F.conv_transpose2d(m.conv(x)[0], m.conv.weight)[None], "1 conv_transpose2d"),
+        # What is before a norm by the statistics of the batch keeps its schedule.
+        (lambda m, x: F.batch_norm(m.conv(x), None, None, training=True), "1 batch_norm"),
+        (lambda m, x: F.batch_norm(torch.cat([m.conv(x), x], 1), None, None, training=True), "1 batch_norm"),
+        (lambda m, x: F.unfold(m.conv(x), 3, padding=1), "1 im2col"),
     ],
 )
 def test_operator_without_a_schedule_becomes_a_kernel_on_the_slow_path(

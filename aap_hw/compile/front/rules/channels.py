@@ -10,7 +10,7 @@ import torch
 from torch.fx import Node
 
 from aap_hw.compile.front.network import Kernel
-from aap_hw.compile.front.rules.elementwise import normalization_of, with_activation
+from aap_hw.compile.front.rules.elementwise import has_running_statistics, normalization_of, with_activation
 from aap_hw.compile.front.rules.movement import moved, part, side_by_side
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.resizing import resized
@@ -41,7 +41,7 @@ def concatenation(partition: Partition, node: Node) -> None:
     if shuffle is not None and shuffle.groups == len(parts) and len(widths) == 1:
         partition.absorb(*shuffle.nodes)
         partition.emit(shuffle.last, "interleave", parts[0], inputs, width_in=width, parts=len(parts))
-    elif follower is not None and Call(follower).name == "batch_norm":
+    elif follower is not None and Call(follower).name == "batch_norm" and has_running_statistics(follower):
         partition.absorb(follower)
         normalization = normalization_of(partition, follower)
         last, steps = with_activation(partition, follower)

@@ -12,7 +12,7 @@ from aap_hw.compile.families.elementwise import ACTIVATIONS
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.network import Normalization
 from aap_hw.compile.front.program import is_transparent
-from aap_hw.compile.front.rules.elementwise import normalization_of
+from aap_hw.compile.front.rules.elementwise import has_running_statistics, normalization_of
 from aap_hw.compile.front.rules.padding import Padded, padded_by, padding_of, sides_of
 from aap_hw.compile.front.rules.pooling import is_image_of, three, two
 from aap_hw.compile.front.rules.registry import Takes, rule
@@ -148,7 +148,7 @@ def _weighted(
         """Whether the kernel takes along an operator that is not a function in its epilogue."""
         nonlocal normalization, addition, turned
         name, as_rows = Call(follower).name, rows and not turned
-        if name == "batch_norm" and last is node and not rows:
+        if name == "batch_norm" and last is node and not rows and has_running_statistics(follower):
             normalization = normalization_of(partition, follower)
         elif as_rows and turns_to_image(follower):
             turned = True

@@ -87,6 +87,12 @@ def batch_norm(partition: Partition, node: Node) -> None:
     partition.emit(last, "affine", image, inputs, normalization=normalization, epilogue=steps)
 
 
+def has_running_statistics(node: Node) -> bool:
+    """Whether a batch normalisation is by statistics that it has, not by those of the batch."""
+    call = Call(node)
+    return call["running_mean"] is not None and call["running_var"] is not None and not call["training"]
+
+
 def normalization_of(partition: Partition, node: Node) -> Normalization:
     """The parameters of a batch normalisation."""
     call = Call(node)
