@@ -30,6 +30,7 @@ def most_off(name: str, made: Scale) -> float:
 
 @pytest.mark.parametrize("name", BUMPS)
 def test_what_is_made_is_within_the_stated_error_of_the_function(name: str) -> None:
+    assert (largest_error(0.02) / 0.02, largest_error(0.1) / 0.1) == pytest.approx((0.11, 0.05), abs=0.005)
     for i, step in enumerate(STEPS):
         for zero in {0, *range(i % APART, 256, APART), 255}:
             made = Scale(float(step), zero)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aap_hw.compile.front.byte_inputs import with_bytes_taken
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.quantisation import Quantisation
@@ -132,3 +133,16 @@ def test_what_no_kernel_makes_cannot_be_stored() -> None:
     graph = ChannelGraph.trace(Bottleneck().eval(), (IMAGE,))
     with pytest.raises(UserError, match="the value nothing is quantised, but no kernel of the network makes it"):
         partition(graph, INT8, Quantisation({"nothing": SCALE}, {}))
+
+
+def test_a_value_under_two_names_cannot_be_stored_in_two_ways() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Dropout(), nn.Conv2d(4, 5, 1)).eval()
+    graph = ChannelGraph.trace(model, (IMAGE,))
+    with pytest.raises(UserError, match="the value dropout is quantised in two ways, and a kernel makes only one"):
+        partition(graph, INT8, Quantisation({"relu": SCALE, "dropout": Scale(0.2, 3)}, {}))
+
+
+def test_an_input_that_is_not_quantised_first_cannot_be_taken_as_bytes() -> None:
+    _, network = in_both(nn.Sequential(nn.Softmax(1), nn.Conv2d(3, 4, 1)))
+    with pytest.raises(UserError, match="cannot take input as bytes, as it does not begin by quantising all of it"):
+        with_bytes_taken(network)

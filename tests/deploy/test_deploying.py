@@ -339,6 +339,7 @@ def test_older_bundle_is_replaced_as_a_whole_or_no_longer_one(tmp_path: Path, mo
     with pytest.raises(UserError, match="no room"):
         make_bundle(folder)
     assert not (folder / "manifest.json").exists()
+    assert (folder / "unfinished-bundle").exists()
     monkeypatch.undo()
     (folder / "kernels.cubin").write_bytes(b"of a GPU that is deployed to no longer")
     make_bundle(folder)

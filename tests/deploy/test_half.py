@@ -19,15 +19,16 @@ from aap_hw.compile.keys.precision import HALF
 from aap_hw.compile.keys.target import device_target
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy import deploying
-from aap_hw.deploy.form import in_half
+from aap_hw.deploy.form import form_of, in_half, in_half_for_timing, in_int8_for_timing
 from aap_hw.deploy.reference import Reference
-from aap_hw.deploy.run_form import form_of_run
+from aap_hw.deploy.run_form import form_of_run, unpruned_form
 from aap_hw.device import load_profile
 from aap_hw.errors import Fault, UserError
 from aap_hw.graph.program.inputs import in_batches
 from aap_hw.graph.program.outputs import output_tensors
 from aap_hw.inputs import Inputs
 from aap_hw.models.origin import Origin
+from aap_hw.prune.run import PrunedNetwork
 from aap_hw.quantize.halved import halved
 from tests.compile.running import needs_bfloat16, randomise
 from tests.compile.test_half import Net
@@ -125,3 +126,15 @@ def test_a_run_in_half_is_deployed_in_half_where_the_device_can() -> None:
             form_of_run(run, few_images(), asked, None)
     assert form_of_run(in_half_too, few_images(), "fp32", load_profile("rpi4")).precision == "fp32"
     assert form_of_run(in_half_too, few_images(), None, load_profile("jetson-orin")).precision == "half"
+
+
+def test_the_unpruned_network_is_timed_in_the_precision_of_what_is_deployed() -> None:
+    origin = Origin.of("net.py:make", INPUTS)
+    module = origin.build()
+    forms = form_of(module, ()), in_half_for_timing(module, INPUTS), in_int8_for_timing(module, INPUTS, ())
+    run = PrunedNetwork(origin, {}, "x86", module, {})
+    unpruned = [unpruned_form(run, few_images(), form) for form in forms]
+    assert [form.precision for form in unpruned] == ["fp32", "half", "int8"]
+    assert [form.quantisation is not None for form in unpruned] == [False, False, True]
+    of_a_mixture = unpruned_form(replace(run, record={"precision": "mixed:int8,half"}), few_images(), forms[2])
+    assert (of_a_mixture.precision, of_a_mixture.quantisation) == ("half", None)

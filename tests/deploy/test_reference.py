@@ -89,3 +89,13 @@ def test_in_int8_outputs_may_be_apart_by_a_step_but_not_all_of_them() -> None:
     for reference, wrong in ((plain, one_off), (in_int8, scores + np.float32(0.003)), (in_int8, one_off * np.nan)):
         with pytest.raises(Fault, match="it differs from PyTorch by"):
             reference.compare([wrong], "it")
+
+
+def test_outputs_that_are_no_numbers_in_pytorch_are_refused_by_name() -> None:
+    class Divided(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"maps": x, "means": x.mean((2, 3)) / 0}
+
+    form, inputs = Form(Divided(), Divided(), ("x",)), Inputs.of((3, 16, 16))
+    with pytest.raises(UserError, match="PyTorch's output_means is infinite or NaN for some samples"):
+        Reference.of(form, inputs, few_images())

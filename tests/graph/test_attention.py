@@ -146,6 +146,14 @@ def test_the_kept_scale_follows_where_pytorch_divides_by_the_root(monkeypatch: p
         checked_cut(graph, net, {"qkv": READ}, x)
 
 
+def test_rounding_of_a_factor_in_the_networks_own_precision_is_no_fault_of_a_cut() -> None:
+    net, graph, x = traced(FORMS["separate"])
+    net = net.float()
+    with torch.no_grad():
+        net.q.weight.mul_(20.0)
+    assert isinstance(checked_cut(graph, net, FORMS["separate"].keep, x.float()), nn.Module)
+
+
 def test_root_behind_products_of_one_head_is_made_up_for() -> None:
     torch.manual_seed(1)
     net, x = OneHead().double().eval(), torch.randn(SHAPE, dtype=torch.float64)
@@ -283,4 +291,5 @@ def test_shares_that_do_not_follow_are_frozen(kind: type[nn.Module]) -> None:
     torch.manual_seed(1)
     net = Embedded(kind).eval()
     graph = ChannelGraph.trace(net, (torch.randn(2, 5, 3),))
+    assert graph.groups
     assert all(group.frozen for group in graph.groups), graph.groups

@@ -135,7 +135,9 @@ def test_linear_layers_of_a_transformer_read_bytes(tmp_path: Path) -> None:
     network, pairs = compiled_beside_reference(Attention(), tmp_path)
     weighted = [kernel.key.precision for kernel in network.kernels if kernel.weight]
     assert weighted.count("float32") == 1, weighted  # the layer norm
-    assert all((found - expected).abs().max() < 0.02 for found, expected in pairs)
+    for found, expected in pairs:
+        assert expected.abs().max() > 0.1
+        assert (found - expected).abs().max() < 0.02
 
 
 def test_quantised_weights_of_a_layer_in_float32_are_rounded(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from aap_hw.quantize import (
     read_quantised,
     rounded,
 )
+from aap_hw.quantize.quantizer import SMALLEST
 from tests.compile.running import randomise
 
 INPUTS = Inputs.of((3, 10, 8))
@@ -104,9 +105,13 @@ def test_layers_that_stay_in_float32_read_and_make_float32(model: nn.Module, bat
     graph = ChannelGraph.trace(model, INPUTS.zeros())
     kernels = {layer_of(k): k.key.precision for k in partition(graph, INT8, floats=["conv"]).kernels if k.weight}
     assert kernels == {"stem": "int8_float32", "conv": "float32", "head": "int8_float32"}
-    form = calibrated(model, INPUTS, batches, ["conv"])
-    floating, quantisation = form.of(model, INPUTS, 4)
+    hollow = copy.deepcopy(model)
+    with torch.no_grad():
+        hollow.get_parameter("head.weight")[2] = 0  # from which no step follows
+    form = calibrated(hollow, INPUTS, batches, ["conv"])
+    floating, quantisation = form.of(hollow, INPUTS, 4)
     assert quantisation.weights.keys() == {"stem.weight", "head.weight"}
+    assert quantisation.weights["head.weight"].min() == quantisation.weights["head.weight"][2] == SMALLEST
     found = partition(ChannelGraph.trace(floating, INPUTS.zeros(4)), INT8, quantisation)
     assert {layer_of(k): k.key.precision for k in found.kernels if k.weight} == kernels
 

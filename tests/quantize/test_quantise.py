@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from aap_hw.compile.code.quantized import GATED, LEAST_STEP
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.keys.precision import INT8
-from aap_hw.errors import UserError
+from aap_hw.errors import Fault, UserError
 from aap_hw.graph import ChannelGraph
-from aap_hw.quantize import quantise, read_quantised
+from aap_hw.quantize import calibration, quantise, read_quantised
 from aap_hw.quantize.pt2e import convert_pt2e, prepare_pt2e
 from aap_hw.quantize.quantizer import KernelQuantizer, name_of
 from tests.compile.running import randomise
@@ -163,6 +164,54 @@ def test_scales_that_make_no_bytes_are_refused(reference: GraphModule, place: in
         read_quantised(changed)
 
 
+def rounded_again(graph: Graph) -> None:
+    """One reader of a value gets it in wider steps than others."""
+    there = next(
+        node for node in graph.nodes if node.name.startswith("quantize_per_tensor") and "relu" in str(node.args)
+    )
+    value, scale, *rest = there.args
+    first, *_ = there.users
+    with graph.inserting_before(next(iter(first.users))):
+        again = graph.call_function(there.target, (value, 2 * scale, *rest))
+        back = graph.call_function(first.target, (again, 2 * scale, *rest))
+    next(iter(first.users)).replace_input_with(first, back)
+
+
+def read_in_other_steps(graph: Graph) -> None:
+    next(node for node in graph.nodes if "dequantize_per_tensor" in str(node.target)).update_arg(1, 0.5)
+
+
+def read_by_row(graph: Graph) -> None:
+    back = next(node for node in graph.nodes if "dequantize_per_tensor" in str(node.target))
+    back.target = torch.ops.quantized_decomposed.dequantize_per_token.default
+
+
+def returned_as_bytes(graph: Graph) -> None:
+    there = next(
+        node for node in graph.nodes if str(node.target).startswith("quantized_decomposed.quantize_per_tensor")
+    )
+    graph.output_node().args = ((there,),)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (rounded_again, "the value relu is quantised in two ways, and a kernel makes only one"),
+        (read_in_other_steps, "reads quantize_per_tensor.* with other scales than it was made with"),
+        (read_by_row, "the quantised network has dequantize_per_tensor.*, which no int8 kernel knows"),
+        (returned_as_bytes, "the quantised network has quantize_per_tensor.*, which no int8 kernel knows"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_no_kernel_stores_so_is_refused(
+    reference: GraphModule, change: Callable[[Graph], None], sentence: str
+) -> None:
+    changed = GraphModule(reference, copy.deepcopy(reference.graph))
+    change(changed.graph)
+    with pytest.raises(UserError, match=sentence):
+        read_quantised(changed)
+
+
 def test_a_value_that_is_also_read_as_it_is_is_rounded_for_the_others(
     reference: GraphModule, images: list[Tensor]
 ) -> None:
@@ -221,7 +270,7 @@ def test_weights_that_are_also_read_as_they_are_are_kept_apart() -> None:
 
 
 @pytest.mark.parametrize("answer", [lambda y: y > 0, lambda y: y.argmax(1), lambda y: (y, None, 2)])
-def test_answers_of_any_kind_are_compared(answer: Any) -> None:
+def test_answers_of_any_kind_are_compared_and_images_stay_as_they_are(answer: Any) -> None:
     class Decides(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -235,3 +284,11 @@ def test_answers_of_any_kind_are_compared(answer: Any) -> None:
     before = [image.clone() for image in images]
     quantise(model, images)
     assert all(map(torch.equal, images, before))
+
+
+def test_a_program_that_computes_something_else_before_it_is_rounded_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calibration, "prepare_pt2e", lambda program, _: lambda *inputs: 1.01 * program(*inputs))
+    with pytest.raises(Fault, match="torchao changed what the network computes before it quantised anything"):
+        quantise(nn.Conv2d(3, 4, 1), [torch.randn(1, 3, 4, 4)])
