@@ -2,7 +2,7 @@
 
 Sizes are those of this machine's packages; a board's wheels differ a little. A start is a new process that checks the
 bundle, loads it and computes one output: "warm" with all files in memory, "cold" after the kernel was asked to forget
-them. This machine stands in for the board.
+the bundle and what was installed for it, though not Python and the C library. This machine stands in for the board.
 
 Example: python benchmarks/deploy_size.py --model mobilenetv2 --json -
 """

@@ -3,6 +3,8 @@
 fp32. ONNX Runtime runs with all graph optimisations and the same number of threads. ``--beside`` adds what else a user
 might run, timed in the same turns: PyTorch (eager, channels last, batch normalisation folded), torch.compile, and
 TVM's default schedules. Run it with nothing else on the machine; compare ratios, not milliseconds of different runs.
+All share one process, so that on several cores threads of one engine can disturb another one: there, look at the best
+times too (``ours_best_ms``, ``onnxruntime_best_ms``), or take `versus_engines.py`, which keeps engines apart.
 
     python benchmarks/versus_onnxruntime.py --models mobilenet_v2,resnet18 --threads 1,2 --json -
 """
