@@ -16,7 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aap_hw.device.profile import MeasureSpec
-from aap_hw.device.timing import SAMPLE_US, TURNS, Call, Timing, time_function, time_in_turn, time_loads_in_turn
+from aap_hw.device.timing import (
+    SAMPLE_US,
+    STATISTIC,
+    TURNS,
+    Call,
+    Timing,
+    time_function,
+    time_in_turn,
+    time_loads_in_turn,
+)
 
 INPUTS = [np.zeros(3, "float32")]
 
@@ -102,6 +111,11 @@ def test_latency_is_among_the_quick_samples_whatever_their_order(samples: list[f
     assert min(samples) <= timing.latency_us <= float(np.median(samples))
     assert 0 <= timing.spread_us <= max(samples) - min(samples)
     assert Timing.of(sorted(samples)) == timing
+
+
+def test_latency_is_the_statistic_that_tables_name() -> None:
+    assert STATISTIC == "10th percentile"
+    assert Timing.of([float(us) for us in range(101)]) == Timing(latency_us=10.0, spread_us=25.0, samples=101)
 
 
 @given(st.integers(20, 200), st.floats(0, 0.7), st.randoms(use_true_random=False))

@@ -53,6 +53,11 @@ def test_kendall_tau_is_that_of_scipy(pairs: list[tuple[float, float]]) -> None:
     assert kendall_tau(one, other) == pytest.approx(scipy.stats.kendalltau(one, other).statistic)
 
 
+def test_tied_values_are_in_neither_order() -> None:
+    assert kendall_tau([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / 3)
+    assert kendall_tau([1, 2, 3], [3, 1, 1]) == pytest.approx(-2 / 3)
+
+
 def test_table_is_judged_by_random_plans_of_the_same_network_only() -> None:
     table = empty()
     table.validation += [plan("dense", 50, 100), plan("calibration-0", 50, 100), plan("random-0-0", 99, 100)]

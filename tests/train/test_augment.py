@@ -26,6 +26,13 @@ def test_augmentation_yields_shifted_and_mirrored_copies_and_all_of_them():
     assert {copy.contiguous().numpy().tobytes() for copy in made} == possible
 
 
+def test_half_of_the_images_are_mirrored_and_every_shift_is_as_likely():
+    drawn = draws(5000, crop_padding=2)
+    assert drawn.mirrored.float().mean().item() == pytest.approx(0.5, abs=0.03)
+    for shifts in (drawn.down, drawn.right):
+        assert shifts.flatten().bincount(minlength=5).tolist() == pytest.approx([1000] * 5, abs=120)
+
+
 def test_no_augmentation_changes_nothing():
     images = torch.randint(0, 256, (5, 2, 6, 7), dtype=torch.uint8)
     assert torch.equal(vary(images, draws(5, flip=False, crop_padding=0), 0), images)

@@ -2,6 +2,8 @@
 
 import math
 import re
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +69,43 @@ def test_settings_that_cannot_be_trained_with_are_refused_by_name_or_value(make,
     name, value = next(iter(wrong.items()))
     with pytest.raises(UserError, match=f"{name} |{re.escape(repr(value))}"):
         make(**wrong)
+
+
+def test_page_on_training_names_every_setting_and_says_the_defaults(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "data_and_training.md").read_text("utf-8").partition("## Training")[2]
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    kinds = (TrainSettings, Optimiser, Schedule, Augmentation, Loss)
+    assert [each.name for kind in kinds for each in fields(kind) if f"{each.name} =" not in example] == []
+    (tmp_path / "training.toml").write_text(example)
+    read = TrainSettings.read(str(tmp_path / "training.toml"))
+    assert (read.epochs, read.average, read.precision) == (60, 0.999, "auto")
+    assert read.optimiser == Optimiser("sgd", 0.9, True, 5e-4, 5.0)
+    assert read.schedule == Schedule("step", (30, 45), 0.1, 1.0)
+    assert read.augmentation == Augmentation(True, 4, 0.2)
+    assert read.loss == Loss(0.1, 0.5, 4.0)
+    (tmp_path / "training.toml").write_text("schedule = {}")
+    default = TrainSettings.read(str(tmp_path / "training.toml"))
+    assert default == TrainSettings()
+    assert (
+        f"trains {default.epochs} epochs at a learning rate of {default.learning_rate}, in batches of "
+        f"{default.batch_size}"
+    ) in " ".join(page.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("epochs = ", "training.toml is no TOML file: Invalid value"),
+        ("epoch = 3", r"epoch: .*\(it is 3\)"),
+        ("optimiser = { momentun = 0.9 }", r"optimiser\.momentun: .*\(it is 0\.9\)"),
+        ('learning_rate = "fast"', r"learning_rate: .*\(it is 'fast'\)"),
+        ("loss = { label_smoothing = 1.5 }", "label_smoothing is 1.5; give 0 up to below 1"),
+    ],
+)
+def test_file_that_nothing_can_be_trained_by_is_refused(tmp_path, text, sentence):
+    (tmp_path / "training.toml").write_text(text)
+    with pytest.raises(UserError, match=sentence) as refused:
+        TrainSettings.read(str(tmp_path / "training.toml"))
+    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match=r"cannot read the training settings .*none\.toml: No such file"):
+        TrainSettings.read(str(tmp_path / "none.toml"))
