@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save
 
 from aap_hw.errors import UserError
-from aap_hw.files import write_atomic
+from aap_hw.files import make_folder, require_writable_folder, write_atomic
 from aap_hw.inputs import Inputs
 from aap_hw.models.cifar_resnet import CifarResNet
 from aap_hw.models.initialise import initialise
@@ -65,6 +65,9 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     try:
+        # Before half an hour of training.
+        require_writable_folder(arguments.out)
+        make_folder(arguments.out)
         settings = dataclasses.replace(SETTINGS, epochs=arguments.epochs)
         model = CifarResNet(blocks=3, classes=10)
         initialise(model, seed=SEED)
