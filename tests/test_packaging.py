@@ -1,6 +1,7 @@
 """The package imports lightly; an installed wheel finds its profiles and tables without the checkout."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import aap_hw
+from aap_hw.device.packages import tvm_packages
 from aap_hw.resources import resource_dirs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,10 +40,29 @@ def test_folder_beside_an_installed_package_is_not_taken_for_ours(tmp_path: Path
     assert resource_dirs("device_profiles", package) == []
 
 
+def pinned() -> dict[str, str]:
+    """The packages of which exactly one version will do."""
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return dict(each.split("==") for each in requirements if "==" in each)
+
+
 def test_versions_that_must_agree_are_pinned_exactly() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for package in ("torch", "torchvision", "apache-tvm", "apache-tvm-ffi"):
-        assert any(requirement.startswith(f"{package}==") for requirement in project["dependencies"])
+    assert pinned().keys() == {"torch", "torchvision", "apache-tvm", "apache-tvm-ffi", "torchao"}
+
+
+def test_pages_and_hints_say_the_pinned_versions_of_both_packages_that_a_board_needs() -> None:
+    versions, found = pinned(), 0
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    for path in [*pages, *(ROOT / "aap_hw").rglob("*.py")]:
+        words = re.findall(r"(apache-tvm(?:-ffi)?)[^\s=]*==([\w.]*)", path.read_text("utf-8"))
+        names = [name for name, _ in words]
+        assert names.count("apache-tvm") == names.count("apache-tvm-ffi"), f"{path} names one without the other"
+        assert all(version == versions[name] for name, version in words if version[:1].isdigit()), path
+        found += len(names) // 2
+    assert found >= 7
+    assert tvm_packages("[rpc]") == (
+        f"'apache-tvm[rpc]=={versions['apache-tvm']}' apache-tvm-ffi=={versions['apache-tvm-ffi']}"
+    )
 
 
 @pytest.mark.slow

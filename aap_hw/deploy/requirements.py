@@ -21,7 +21,7 @@ class Requirements:
     cpu_features : instruction set extensions that it may use, as Linux names them.
     accelerator : ``cpu``, or ``cuda`` if a GPU runs the kernels.
     threads : worker threads that it was compiled for.
-    tvm : version of the package apache-tvm that compiled it.
+    tvm, tvm_ffi : versions of the packages apache-tvm and apache-tvm-ffi that compiled it.
     """
 
     machine: str
@@ -29,10 +29,12 @@ class Requirements:
     accelerator: str
     threads: int
     tvm: str
+    tvm_ffi: str
 
     @classmethod
     def of(cls, library: Path, target: DeviceTarget) -> Requirements:
         """What a library that was compiled for ``target`` needs."""
         accelerator = "cuda" if isinstance(target, GpuTarget) else "cpu"
         features = tuple(cpu_features_of(target.host))
-        return cls(machine_of(library), features, accelerator, target.threads, version("apache-tvm"))
+        tvm, ffi = version("apache-tvm"), version("apache-tvm-ffi")
+        return cls(machine_of(library), features, accelerator, target.threads, tvm, ffi)

@@ -23,6 +23,7 @@ from aap_hw.compile.library.linking import triple_of
 from aap_hw.device.conditions import Conditions, conditions_of
 from aap_hw.device.description import EMULATED, MEASURED, DeviceDescription
 from aap_hw.device.facts import Facts, cpu_name
+from aap_hw.device.packages import tvm_packages
 from aap_hw.device.probe import compile_probe
 from aap_hw.device.profile import DeviceProfile, MeasureSpec
 from aap_hw.device.session import serve
@@ -108,7 +109,7 @@ class RemoteDevice:
         if self.facts.tvm not in (None, tvm.__version__):
             raise UserError(
                 f"the board at {self.board} runs TVM {self.facts.tvm} and here it is {tvm.__version__}; "
-                f"install it there with: pip install 'apache-tvm[rpc]=={tvm.__version__}'"
+                f"install it there with: pip install {tvm_packages('[rpc]')}"
             )
         here = cpu_name(Path("/proc/cpuinfo").read_text())
         if self.profile.target.kind == "host" and self.facts.cpu != here:

@@ -24,6 +24,7 @@ from aap_hw.device.conditions import Conditions
 from aap_hw.device.connection import Device, LocalDevice, load_here, server_of, target_of, tracker_of
 from aap_hw.device.facts import free_memory_mb
 from aap_hw.device.machine import LoadedLibrary
+from aap_hw.device.packages import tvm_packages
 from aap_hw.device.probe import Reader, compile_probe
 from aap_hw.device.profile import DeviceProfile, load_profile
 from aap_hw.device.timing import Timing, time_function
@@ -175,8 +176,8 @@ class _Examination:
         there = self._device.facts.tvm
         if there is None:
             raise UserError(
-                f"the board does not show which TVM it runs, here it is {tvm.__version__}; install it there with: pip "
-                f"install 'apache-tvm[rpc]=={tvm.__version__}'"
+                f"the board does not show which TVM it runs, here it is {tvm.__version__}; install it there with: "
+                f"pip install {tvm_packages('[rpc]')}"
             )
         return f"{there} on both sides"
 

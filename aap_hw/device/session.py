@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm
 from tvm import rpc
 
 from aap_hw.device.facts import Facts, facts_of
 from aap_hw.device.machine import LoadedModule
+from aap_hw.device.packages import tvm_packages
 from aap_hw.device.probe import Reader
 from aap_hw.foreign import LONGEST, internal_error, is_for_developers, shortened
 
@@ -176,7 +176,10 @@ def _why_not_connected(text: str, where: str) -> str:
             f"--host ADDRESS --port {where.rpartition(':')[2]}"
         )
     if "protocol" in text.lower():
-        return f"the server at {where} speaks another version of TVM's RPC; install apache-tvm=={tvm.__version__} there"
+        return (
+            f"the server at {where} speaks another version of TVM's RPC; install this one there with: "
+            f"pip install {tvm_packages('[rpc]')}"
+        )
     return f"the server at {where} refused the connection: {_last_line(text)}"
 
 

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,7 @@ def write_pack(folder: Path, contents: Contents, profile: DeviceProfile, target:
             "arch": target.arch if isinstance(target, GpuTarget) else None,
             "threads": profile.threads,
             "tvm": tvm.__version__,
+            "tvm_ffi": version("apache-tvm-ffi"),
         },
         "measure": {"warmup": profile.measure.warmup, "repeats": profile.measure.repeats},
         "reference": reference,

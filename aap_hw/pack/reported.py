@@ -15,6 +15,7 @@ from aap_hw.device.conditions import Conditions
 from aap_hw.device.description import EMULATED, MEASURED, DeviceDescription
 from aap_hw.device.facts import cpu_name
 from aap_hw.device.machine import LoadedLibrary
+from aap_hw.device.packages import tvm_packages
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
 
@@ -40,7 +41,7 @@ class ReportedDevice:
         if facts["tvm"] not in (None, tvm.__version__):
             raise UserError(
                 f"the results are of TVM {facts['tvm']} and here it is {tvm.__version__}; install that there with: "
-                f"python3 -m pip install apache-tvm=={tvm.__version__}"
+                f"python3 -m pip install {tvm_packages()}"
             )
         here = cpu_name(Path("/proc/cpuinfo").read_text())
         if profile.target.kind == "host" and facts["cpu"] != here:

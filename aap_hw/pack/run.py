@@ -1,8 +1,8 @@
 """Time what this folder holds on the machine that it lies on, and write results.json into it.
 
-Needs NumPy and TVM's run time, in the version that pack.json names:
+Needs NumPy and TVM's run time, in the versions that pack.json names:
 
-    python3 -m pip install numpy apache-tvm==VERSION
+    python3 -m pip install numpy apache-tvm==VERSION apache-tvm-ffi==VERSION
     python3 run.py
 
 Interrupt it at any time: the same command goes on where it ended. Then carry results.json back.
@@ -96,7 +96,7 @@ def require_this_machine(requires: dict[str, Any]) -> None:
     lacking = [feature for feature in requires["cpu_features"] if present and feature not in present]
     if lacking:
         raise Refused(f"the pack was compiled for a CPU with {', '.join(lacking)}, and this one has none of it")
-    _require_packages(requires["tvm"])
+    _require_packages(requires["tvm"], requires["tvm_ffi"])
 
 
 def _cpu_features(machine: str) -> list[str]:
@@ -109,10 +109,11 @@ def _cpu_features(machine: str) -> list[str]:
     return next((line.partition(":")[2].split() for line in lines if line.startswith(title)), [])
 
 
-def _require_packages(tvm: str) -> None:
+def _require_packages(tvm: str, ffi: str) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
-    install = f"install it with: {Path(sys.executable).name} -m pip install numpy apache-tvm=={tvm}"
+    pip = f"{Path(sys.executable).name} -m pip"
+    install = f"install it with: {pip} install numpy apache-tvm=={tvm} apache-tvm-ffi=={ffi}"
     for package, wanted in (("numpy", None), ("apache-tvm", tvm)):
         try:
             found = version(package)

@@ -200,7 +200,7 @@ def test_another_version_of_tvm_on_the_board_is_refused_with_the_command_that_in
     here = re.escape(tvm.__version__)
     with (
         started_with(PYTHONPATH=str(tmp_path), TVM_USE_RUNTIME_LIB="1") as port,
-        pytest.raises(UserError, match=rf"runs TVM 0.26.0 and here it is {here}; install .*=={here}"),
+        pytest.raises(UserError, match=rf"runs TVM 0.26.0 and here it is {here}; install .*=={here}' apache-tvm-ffi=="),
     ):
         connect(reached(f"rpc://127.0.0.1:{port}"))
 

@@ -247,7 +247,10 @@ def test_program_says_in_one_line_why_it_does_nothing(packed: Packed, tmp_path: 
     [
         ({"machine": "riscv64"}, "the pack is for riscv64 and this machine is"),
         ({"cpu_features": ["fpu", "amx_int9"]}, "compiled for a CPU with amx_int9"),
-        ({"tvm": "0.26.0"}, r"compiled with TVM 0\.26\.0 and this is TVM .*pip install numpy apache-tvm==0\.26\.0"),
+        (
+            {"tvm": "0.26.0", "tvm_ffi": "0.1.13"},
+            r"compiled with TVM 0\.26\.0 and this is TVM .* apache-tvm==0\.26\.0 apache-tvm-ffi==0\.1\.13$",
+        ),
     ],
 )
 def test_folder_for_another_machine_is_refused(packed: Packed, change: dict[str, Any], sentence: str) -> None:

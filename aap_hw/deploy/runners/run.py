@@ -67,7 +67,7 @@ def check(folder: Path) -> dict[str, Any]:
                 folder / Path(manifest["reference"][kind]).name, manifest["reference"]["count"], manifest[kind]
             )
         check_machine(folder, manifest["requires"])
-        check_tvm(manifest["requires"]["tvm"])
+        check_tvm(manifest["requires"]["tvm"], manifest["requires"]["tvm_ffi"])
     except (KeyError, TypeError, AttributeError) as problem:
         raise Refused(f"manifest.json is damaged (at {problem}); copy the bundle again") from problem
     return manifest
@@ -159,9 +159,9 @@ def cpu_features(machine: str) -> list[str] | None:
     return next((line.partition(":")[2].split() for line in lines if line.startswith(title)), None)
 
 
-def check_tvm(version: str) -> None:
+def check_tvm(version: str, ffi: str) -> None:
     """Refuse another version of TVM than the network was compiled with."""
-    advice = f"install it with: pip install apache-tvm=={version}"
+    advice = f"install it with: pip install apache-tvm=={version} apache-tvm-ffi=={ffi}"
     try:
         found = importlib.metadata.version("apache-tvm")
     except importlib.metadata.PackageNotFoundError:
