@@ -1,10 +1,17 @@
-"""Every recipe in examples/ goes the whole way in its quick form, on this machine's real device; the notebook too."""
+"""Every recipe in examples/ goes the whole way in its quick form, on this machine's real device; the notebook too.
+
+Which runs the scripts begin, go on with and leave alone is tried without a device.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,9 +50,52 @@ def test_recipe_goes_the_whole_way(script: Path, tmp_path: Path, environment: di
     commands = [line.split()[2] for line in done.stdout.splitlines() if line.startswith("$ aap-hw ")]
     assert commands, "a recipe shows the commands that it runs"
     if "deploy" in commands:
-        assert list(tmp_path.glob("runs/*/manifest.json")) or list(tmp_path.glob("runs/*/bundle-*/manifest.json"))
+        assert list(tmp_path.rglob("runs/*/manifest.json")) or list(tmp_path.rglob("runs/*/bundle-*/manifest.json"))
     readme = (script.parent / "README.md").read_text("utf-8")
     assert all(f"\naap-hw {command}" in readme for command in commands), "the README has the commands of the script"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, ...]]]:
+    """Prunes as a recipe does that is started with these words in a temporary folder; the commands that this runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    steps = importlib.import_module("steps")
+
+    def start(*words: str, **named: Any) -> list[tuple[str, ...]]:
+        commands: list[tuple[str, ...]] = []
+        monkeypatch.setattr(sys, "argv", ["run.py", *words])
+        monkeypatch.setattr(steps, "main", lambda words: commands.append(words) or 0)
+        steps.Steps("A recipe.", run="runs/tried", **named).prune(budget="60%")
+        return commands
+
+    return start
+
+
+def begun(folder: Path, *files: str) -> None:
+    folder.mkdir(parents=True)
+    for name in files:
+        (folder / name).touch()
+
+
+def test_quick_form_leaves_the_files_of_the_full_recipe_alone(recipe: Callable[..., Any], tmp_path: Path) -> None:
+    begun(tmp_path / "runs" / "tried", "config.json", "run.json")
+    begun(tmp_path / "runs" / "tried-quick", "left")
+    ((*_, out),) = recipe("--quick")
+    assert (Path.cwd(), out) == (tmp_path / "runs" / "tried-quick", "runs/tried")
+    assert list(Path.cwd().iterdir()) == [], "it begins anew"
+    assert len(list((tmp_path / "runs" / "tried").iterdir())) == 2
+
+
+def test_full_recipe_goes_on_with_an_interrupted_run(recipe: Callable[..., Any], tmp_path: Path) -> None:
+    begun(tmp_path / "runs" / "tried", "config.json")
+    assert recipe("--connect", "rpc://h:1") == [("prune", "--resume", "runs/tried", "--connect", "rpc://h:1")]
+
+
+def test_full_recipe_refuses_a_finished_run_before_it_does_anything(recipe: Callable[..., Any], tmp_path: Path) -> None:
+    begun(tmp_path / "runs" / "tried", "config.json", "run.json")
+    with pytest.raises(SystemExit, match="runs/tried already holds a run; delete it"):
+        recipe()
 
 
 @pytest.mark.slow

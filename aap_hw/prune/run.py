@@ -88,12 +88,17 @@ class RunFolder:
         """Whether the folder holds a run that was saved."""
         return (self.path / "run.json").exists()
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder holds a run, finished or one that can be resumed."""
+        return self.is_finished or (self.path / "config.json").exists()
+
     def check_free(self) -> None:
         """Raise UserError if the folder could not be made or holds a run already; nothing is written."""
         require_writable_folder(self.path)
         if self.is_finished:
             raise UserError(f"{self.path} already holds a run; choose another folder with --out, or delete it")
-        if (self.path / "config.json").exists():
+        if self.is_begun:
             raise UserError(
                 f"{self.path} holds an unfinished run; go on with it by '{resume_command(self.path)}', choose "
                 "another folder with --out, or delete it"
@@ -133,10 +138,10 @@ class RunFolder:
         """
         if not self.path.is_dir():
             raise UserError(f"there is no run folder {self.path}; 'aap-hw prune' makes one")
-        if not (self.path / "run.json").exists():
+        if not self.is_finished:
             raise UserError(
                 f"{self.path} holds no finished run; '{resume_command(self.path)}' goes on with it"
-                if (self.path / "config.json").exists()
+                if self.is_begun
                 else f"{self.path} holds no finished run; 'aap-hw prune' writes run.json when it is done"
             )
         source = self.path / "run.json"

@@ -20,7 +20,7 @@ RUN = "runs/imagenet_to_pi"
 
 
 def main() -> None:
-    aap_hw = Steps(__doc__, device="rpi5")
+    aap_hw = Steps(__doc__, device="rpi5", run=RUN)
     if aap_hw.quick:  # a tiny network of timm's, and pictures that are made here
         model = ("--model", "timm:test_byobnet", "--input", "3x64x64", "--classes", "2")
         images, how = f"imagefolder:{made_pictures(Path('pictures'))}", ("--rounds", "1", "--epochs", "1")
@@ -29,7 +29,7 @@ def main() -> None:
         images, how = IMAGES, ("--rounds", "3", "--epochs", "10", "--learning-rate", "0.01")
     aap_hw.doctor()
     aap_hw.profile(*model)
-    aap_hw.prune(*model, "--data", images, *how, budget="60%", out=RUN)
+    aap_hw.prune(*model, "--data", images, *how, budget="60%")
     aap_hw.deploy(RUN)
 
 

@@ -15,7 +15,7 @@ RUN = "runs/int8"
 
 
 def main() -> None:
-    aap_hw = Steps(__doc__)
+    aap_hw = Steps(__doc__, run=RUN)
     model = ("--model", "resnet20", "--data", "embedded", *(("--limit", "64") if aap_hw.quick else ()))
     latencies = {}
     for precision in ("fp32", "int8"):
@@ -27,7 +27,7 @@ def main() -> None:
     if aap_hw.quick:
         return
     aap_hw.profile("--model", "resnet20", "--precision", "int8")
-    aap_hw.prune(*model, "--precision", "int8", budget="60%", out=RUN)
+    aap_hw.prune(*model, "--precision", "int8", budget="60%")
     aap_hw.deploy(RUN)
 
 

@@ -17,13 +17,14 @@ RUN = "runs/keywords"
 
 
 def main() -> None:
-    aap_hw = Steps(__doc__)
-    net.write("words.npz", *((200, 50) if aap_hw.quick else (2000, 400)))
-    train("words.pt", epochs=1 if aap_hw.quick else 8)
+    aap_hw = Steps(__doc__, run=RUN)
+    if not aap_hw.goes_on:
+        net.write("words.npz", *((200, 50) if aap_hw.quick else (2000, 400)))
+        train("words.pt", epochs=1 if aap_hw.quick else 8)
     model = ("--model", str(HERE / "net.py:make"), "--input", f"1x{net.SAMPLES}")
     how = ("--rounds", "1", "--epochs", "1", "--calibration-images", "16") if aap_hw.quick else ("--rounds", "2")
     aap_hw.profile(*model)
-    aap_hw.prune(*model, "--weights", "words.pt", "--data", "npz:words.npz", *how, budget="50%", out=RUN)
+    aap_hw.prune(*model, "--weights", "words.pt", "--data", "npz:words.npz", *how, budget="50%")
     aap_hw.deploy(RUN)
 
 

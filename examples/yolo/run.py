@@ -20,27 +20,27 @@ import aap_hw
 
 HERE = Path(__file__).parent
 DATA = Path("shapes")
-RUN = Path("runs/yolo")
+RUN = "runs/yolo"
 
 
 def main() -> None:
-    steps = Steps(__doc__)
+    steps = Steps(__doc__, run=RUN)
     if not steps.quick and find_spec("ultralytics") is None:
         sys.exit("this recipe needs ultralytics (pip install ultralytics); its quick form does not: --quick")
-    network, train_whole, train_cut = QUICK if steps.quick else YOLO
+    network, weights, train_whole, train_cut = QUICK if steps.quick else YOLO
     model = ("--model", f"{HERE / network}:make", "--example", f"{HERE / network}:images")
-    weights = train_whole()
+    if not steps.goes_on:
+        train_whole()
     steps.profile(*model)
-    steps.prune(*model, "--weights", weights, budget="60%", out=str(RUN))
-    steps.deploy(str(RUN), "--weights", train_cut())
-    (bundle,) = RUN.glob("bundle-*")
+    steps.prune(*model, "--weights", weights, budget="60%")
+    steps.deploy(RUN, "--weights", train_cut())
     pictures = sorted((DATA / "images" / "val").iterdir())
     print("\nwhat the bundle finds:", flush=True)
-    detect = (HERE / "detect.py", bundle, *pictures, "--names", ",".join(shapes.NAMES))
+    detect = (HERE / "detect.py", steps.bundle, *pictures, "--names", ",".join(shapes.NAMES))
     subprocess.run([sys.executable, *map(str, detect)], check=True)
 
 
-def whole_yolo() -> str:
+def whole_yolo() -> None:
     """Train the whole YOLO on images of shapes; this stands for the training that you have."""
     import net
     from ultralytics import YOLO
@@ -48,7 +48,6 @@ def whole_yolo() -> str:
     shapes.write(DATA, 200, net.SIDE)
     where = {"project": str(Path("runs").resolve()), "name": "unpruned", "exist_ok": True}
     YOLO(net.CONFIGURATION).train(data=str(DATA / "data.yaml"), imgsz=net.SIDE, epochs=30, **where)
-    return "runs/unpruned/weights/best.pt"
 
 
 def cut_yolo() -> str:
@@ -56,14 +55,13 @@ def cut_yolo() -> str:
     import net
     import train
 
-    return str(train.train(RUN, data=str(DATA / "data.yaml"), imgsz=net.SIDE, epochs=20))
+    return str(train.train(Path(RUN), data=str(DATA / "data.yaml"), imgsz=net.SIDE, epochs=20))
 
 
-def whole_tiny() -> str:
+def whole_tiny() -> None:
     """Train the whole tiny detector."""
     shapes.write(DATA, 12, tiny.SIDE)
     torch.save(tiny.train(tiny.make(), steps=80).state_dict(), "whole.pt")
-    return "whole.pt"
 
 
 def cut_tiny() -> str:
@@ -73,9 +71,9 @@ def cut_tiny() -> str:
     return "smaller.pt"
 
 
-# The file that makes the network and names images of it, and what trains it before it is cut and after.
-YOLO = ("net.py", whole_yolo, cut_yolo)
-QUICK = ("tiny.py", whole_tiny, cut_tiny)
+# The file that makes the network and names images of it, its weights, and what trains it before it is cut and after.
+YOLO = ("net.py", "runs/unpruned/weights/best.pt", whole_yolo, cut_yolo)
+QUICK = ("tiny.py", "whole.pt", whole_tiny, cut_tiny)
 
 if __name__ == "__main__":
     main()
