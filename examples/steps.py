@@ -22,6 +22,7 @@ class Steps:
     Parameters
     ----------
     run : folder of its run, if it makes one.
+    reaches : whether it looks for its device where the user says. If not, the quick form is for the same device.
 
     Attributes
     ----------
@@ -30,14 +31,18 @@ class Steps:
     bundle : where `deploy` puts the run's bundle.
     """
 
-    def __init__(self, description: str, device: str = "x86", run: str = "") -> None:
+    def __init__(self, description: str, device: str = "x86", run: str = "", *, reaches: bool = True) -> None:
         parser = argparse.ArgumentParser(description=description.splitlines()[0])
-        parser.add_argument("--device", default=device, help="a device profile; default: %(default)s")
-        parser.add_argument("--connect", help="the device's address, as of aap-hw's --connect")
+        parser.add_argument("--device", help=f"a device profile; default: {device}")
+        if reaches:
+            parser.add_argument("--connect", help="the device's address, as of aap-hw's --connect")
+        parser.set_defaults(connect=None)
         parser.add_argument("--quick", action="store_true", help="does it all work?")
         given = parser.parse_args()
+        if given.quick and reaches and given.device:
+            parser.error("--quick measures few widths on this machine, so --device would do nothing; leave one out")
         self.quick: bool = given.quick
-        device = str(QUICK_DEVICE) if self.quick else given.device
+        device = str(QUICK_DEVICE) if self.quick and reaches else given.device or device
         name = load_profile(device).name
         self._device = ("--device", device)
         self._connect = ("--connect", given.connect) if given.connect else ()

@@ -98,6 +98,17 @@ def test_full_recipe_refuses_a_finished_run_before_it_does_anything(recipe: Call
         recipe()
 
 
+@pytest.mark.parametrize(
+    ("words", "named"), [(["--quick", "--device", "rpi5"], {}), (["--connect", "rpc://h:1"], {"reaches": False})]
+)
+def test_option_that_would_do_nothing_is_refused(
+    recipe: Callable[..., Any], words: list[str], named: dict[str, bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        recipe(*words, **named)
+    assert words[-2] in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_cells_of_the_notebook_run_one_after_the_other(tmp_path: Path, environment: dict[str, str]) -> None:
     notebook = json.loads((EXAMPLES / "notebook" / "first_look.ipynb").read_text("utf-8"))

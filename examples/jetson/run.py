@@ -1,6 +1,6 @@
 """A bundle for an NVIDIA Jetson that is not at hand: compiled to its GPU's machine code, and not run.
 
-python examples/jetson/run.py [--quick]
+python examples/jetson/run.py [--device MINE.toml] [--quick]
 """
 
 import json
@@ -16,10 +16,10 @@ BUNDLE = Path("runs/jetson")
 
 
 def main() -> None:
-    aap_hw = Steps(__doc__)
+    aap_hw = Steps(__doc__, device="jetson-orin", reaches=False)
     own = ("--model", str(HERE.parent / "user_net.py:make"), "--input", "3x96x96")
     model = own if aap_hw.quick else ("--model", "mobilenetv2")
-    aap_hw("deploy", *model, "--device", "jetson-orin", "--no-run", "--out", str(BUNDLE))
+    aap_hw.deploy(*model, "--no-run", "--out", str(BUNDLE))
     manifest = json.loads((BUNDLE / "manifest.json").read_text())
     assert manifest["latency"]["measured"] is None, "nothing was run"
     for name in sorted(manifest["sha256"]):
