@@ -8,6 +8,7 @@ from typing import Any
 
 from _cells import Journal
 from _methods import OURS
+from _report import say
 
 
 def report(journals: Mapping[str, Journal]) -> Iterator[dict[str, Any]]:
@@ -24,13 +25,14 @@ def report(journals: Mapping[str, Journal]) -> Iterator[dict[str, Any]]:
             "measured_ms": timed and timed["dense_measured_ms"],
             "measured_share": 1.0,
         }
+        alike = _trained_alike(trainings, model)
         cells = {(row["budget"], row["method"]): row for row in plans if row["model"] == model}
         for (budget, method), planned in sorted(cells.items(), key=lambda item: -item[0][0]):
             row = {"model": model, "budget_share": budget, "method": method, "reached": planned["kept"] is not None}
             if planned["kept"] is not None:
                 same = what_of(planned)
                 timed = next((each for each in reversed(timings) if same.items() <= each.items()), None)
-                runs = {r["seed"]: r for r in trainings if same.items() <= r.items()}
+                runs = {run["seed"]: run for run in alike if same.items() <= run.items()}
                 found = [run["accuracy"] for run in runs.values()]
                 row |= {
                     "accuracy": statistics.mean(found) if found else None,
@@ -60,6 +62,17 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         figures[f"lead_{name}"] = None if ours is None or others is None else ours - others
         figures[f"loss_{name}"] = None if ours is None or unpruned[model] is None else unpruned[model] - ours
     return figures
+
+
+def _trained_alike(trainings: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
+    """A model's trainings with the settings of the latest one; with others, methods would not be compared fairly."""
+    trained = [row for row in trainings if row["model"] == model and row["method"] != "dense"]
+    # An uncut network is not trained, and has none.
+    latest = next((row["settings"] for row in reversed(trained) if row["settings"] is not None), None)
+    alike = [row for row in trained if row["settings"] in (None, latest)]
+    if len(alike) < len(trained):
+        say(f"{model}: {len(trained) - len(alike)} trainings are left out, as later ones have other settings")
+    return alike
 
 
 def what_of(planned: Mapping[str, Any]) -> dict[str, Any]:

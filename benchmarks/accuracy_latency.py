@@ -5,8 +5,8 @@ Every method is brought to the same share of the unpruned network's float32 late
 evaluated on all test images. Latencies are those of all networks timed in turn, on a machine that does nothing else.
 
 It takes many hours. What is finished is in a folder as text, and may be committed and taken up on another machine; an
-unfinished training goes on after its last epoch. The same command starts and goes on; on several cores, run it several
-times at once.
+unfinished training goes on after its last epoch. The same command starts and goes on. On several cores, run
+`--stages train` several times at once after `--stages plan`, and `--stages measure,report` when nothing else runs.
 
     python benchmarks/accuracy_latency.py --data cifar10:data --checkpoints resnet20-12fca82f.th,resnet56-4bfd9763.th \
         --folder docs/results/accuracy_latency/long
