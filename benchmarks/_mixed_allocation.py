@@ -22,7 +22,7 @@ def rows_of(name: str, shares: list[float], options: argparse.Namespace) -> Iter
     from aap_hw.lut.enumeration import group_candidates
     from aap_hw.lut.file import load_table
     from aap_hw.models.origin import Origin
-    from aap_hw.policy import LATENCY
+    from aap_hw.policy import LATENCY, Undecided
     from aap_hw.prune.baseline import baseline, scores_of
     from aap_hw.prune.task import PruneSettings, Task
     from aap_hw.prune.unreachable import Unreachable
@@ -43,17 +43,18 @@ def rows_of(name: str, shares: list[float], options: argparse.Namespace) -> Iter
         began, cpu_began = time.perf_counter(), time.process_time()
         try:
             plans = planner.plans(scores, {LATENCY.name: share * dense.dense_ms})
-        except Unreachable as refusal:
+        except (Unreachable, Undecided) as refusal:
             say(f"{name} at {share:.0%}: {refusal}")
             plans = {}
+            yield {"model": name, "budget_share": share, "allocator": "mixed", "kept_attention": None}
         seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
-        # What `plan` takes: the mixture, unless a precision alone was predicted by its own slowdown to keep more.
+        # As `plan` does: the mixture, unless a precision alone was predicted by its own slowdown to keep more.
         best = max(plans, key=lambda each: plans[each].kept_attention, default=None)
         found += [(share, precision, plan, (seconds, cpu_s), precision == best) for precision, plan in plans.items()]
         solving = sum(plan.seconds for plan in plans.values())
         say(f"{name}: planned {share:.0%} in {seconds:.1f} s, of which {solving:.1f} s solving")
     measured = [None] * len(found) if options.no_measure else _measured(dense, origin, options, found)
-    for (share, precision, plan, (seconds, cpu_s), is_best), ms in zip(found, measured, strict=True):
+    for (share, precision, plan, (seconds, cpu_s), is_best), measured_share in zip(found, measured, strict=True):
         in_int8 = [each == "int8" for each in (plan.precisions or {}).values()]
         yield {
             "model": name,
@@ -66,7 +67,7 @@ def rows_of(name: str, shares: list[float], options: argparse.Namespace) -> Iter
             "values": len(in_int8),
             "branches_removed": sum(width == 0 for width in plan.widths.values()),
             "predicted_ms": plan.predicted_ms,
-            "measured_share": ms,
+            "measured_share": measured_share,
             "seconds": plan.seconds,
             "planned_s": seconds,
             # Of all programs of this budget; the machine may be busy.
@@ -76,27 +77,37 @@ def rows_of(name: str, shares: list[float], options: argparse.Namespace) -> Iter
 
 
 def summary_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether the plan that is taken is ever below a precision alone, and how well it is solved and predicted."""
+    """How often a mixture keeps less than a precision alone, and how well it is solved and predicted.
+
+    The plan that is taken never does: it is the best of all.
+    """
     import statistics
 
+    asked, rows = len({(row["model"], row["budget_share"]) for row in rows}), _reached(rows)
     mixed = [row for row in rows if row["allocator"] == "mixed"]
     taken = [row for row in rows if row["is_taken"]]
     misses = [row["measured_share"] / row["budget_share"] - 1 for row in taken if row["measured_share"] is not None]
 
-    def below(row: dict[str, Any], by: float) -> bool:
-        """Whether a precision alone keeps more than a plan at the same budget."""
+    def is_below(row: dict[str, Any]) -> bool:
+        """Whether a precision alone keeps at least 1 % more than a plan at the same budget."""
         same = [r for r in rows if (r["model"], r["budget_share"]) == (row["model"], row["budget_share"])]
-        return any(other["kept_attention"] * (1 - by) > row["kept_attention"] for other in same)
+        return any(other["kept_attention"] * (1 - 1e-2) > row["kept_attention"] for other in same)
 
-    return {
-        "never_below": not any(below(row, 1e-9) for row in taken),
-        "mixture_below_at_one_slowdown": sum(below(row, 1e-2) for row in mixed),
+    out_of_reach = {"out_of_reach": asked - len(taken)}
+    if not mixed:
+        return out_of_reach
+    return out_of_reach | {
+        "mixture_below_at_one_slowdown": sum(map(is_below, mixed)),
         "median_solve_s": statistics.median(row["seconds"] for row in mixed),
         "max_solve_s": max(row["seconds"] for row in mixed),
         "max_planned_cpu_s": max(row["planned_cpu_s"] for row in mixed),
         "max_gap_pct": 100 * max(row["gap"] for row in mixed),
         "worst_budget_miss_pct": 100 * max(misses) if misses else None,
     }
+
+
+def _reached(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["kept_attention"] is not None]
 
 
 def _measured(dense: Any, origin: Any, options: argparse.Namespace, found: list[Any]) -> list[float]:

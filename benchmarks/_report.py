@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,25 @@ from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice, cpu_model
 from aap_hw.lut.library_cache import LibraryCache, users_cache
 
-PACKAGES = ("torch", "apache-tvm", "onnxruntime", "numpy", "scipy")
-PEERS = ("openvino", "nncf")
+PACKAGES = ("torch", "apache-tvm", "onnxruntime", "numpy", "scipy", "openvino", "nncf")
 """Reported where they are installed."""
 
 
 def machine() -> dict[str, Any]:
     """CPU, cores and versions."""
+    found = {name: _version(name) for name in PACKAGES}
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-        **{name: version(name) for name in PEERS if find_spec(name)},
+        **{name: each for name, each in found.items() if each is not None},
     }
 
 
 def print_report(rows: list[dict[str, Any]], summary: dict[str, Any], destination: str | None) -> None:
     """Print the rows as text, or as one JSON object to a file or, for ``-``, to standard output."""
-    report = {"machine": machine(), "command": " ".join(sys.argv), "rows": rows, "summary": summary}
+    report = {"machine": machine(), "command": shlex.join(sys.argv), "rows": rows, "summary": summary}
     text = json.dumps(report, indent=1)
     if destination is None:
         for row in rows:
@@ -72,6 +71,13 @@ def cache_of(quick: bool) -> LibraryCache | None:
 def say(line: str) -> None:
     """Progress goes to standard error."""
     print(line, file=sys.stderr, flush=True)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _short(value: Any) -> str:

@@ -29,7 +29,17 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.mixed import mixed_costs
 from aap_hw.lut.predicting import kernel_costs
-from aap_hw.policy import GroupChoice, KernelCost, PeakCost, Problem, allocate, kept_share
+from aap_hw.policy import (
+    Allocation,
+    GroupChoice,
+    Infeasible,
+    KernelCost,
+    PeakCost,
+    Problem,
+    Undecided,
+    allocate,
+    kept_share,
+)
 from aap_hw.prune.footprints import memory_cost, mixed_memory_cost
 
 GAP, LIMIT_S = 5e-3, 30.0
@@ -51,12 +61,17 @@ def main() -> None:
         options.models, options.budgets, options.precision, options.memory = "mobilenet_v2", "50", MIXED, 50.0
     shares = [float(share) / 100 for share in options.budgets.split(",")]
     rows = [row for name in options.models.split(",") for row in _rows(name, shares, options)]
+    gaps = [row["gap"] for row in rows if row["gap"] is not None]
     summary = {
         "median_solve_s": statistics.median(row["seconds"] for row in rows),
         "max_solve_s": max(row["seconds"] for row in rows),
         "max_cpu_s": max(row["cpu_s"] for row in rows),
-        "max_gap_pct": 100 * max(row["gap"] for row in rows),
-        "over_gap_or_time": sum(row["gap"] > options.gap or row["seconds"] > LIMIT_S for row in rows),
+        "max_gap_pct": 100 * max(gaps) if gaps else None,
+        "over_gap_or_time": sum(
+            row["answer"] == "undecided" or (row["gap"] or 0.0) > options.gap or row["seconds"] > LIMIT_S
+            for row in rows
+        ),
+        "out_of_reach": sum(row["answer"] == "out of reach" for row in rows),
     }
     print_report(rows, summary, options.json)
 
@@ -74,11 +89,17 @@ def _rows(name: str, shares: list[float], options: argparse.Namespace) -> Iterat
     dense_us = problem.spent("latency", problem.widest())
     kept = {"memory": options.memory / 100 * problem.spent("memory", problem.widest())} if has_memory else {}
     for share in shares:
-        began = time.process_time()
+        cpu_began, began = time.process_time(), time.perf_counter()
         limits = {"latency": share * dense_us, **kept}
-        found = allocate(problem, limits, relative_gap=options.gap, time_limit_s=LIMIT_S)
-        cpu_s = time.process_time() - began
-        say(f"{name} at {share:.0%}: {found.seconds:.2f} s, gap {found.gap:.2%}")
+        found: Allocation | None = None
+        try:
+            found = allocate(problem, limits, relative_gap=options.gap, time_limit_s=LIMIT_S)
+            answer = "plan"
+            say(f"{name} at {share:.0%}: {found.seconds:.2f} s, gap {found.gap:.2%}")
+        except (Infeasible, Undecided) as refusal:
+            answer = "undecided" if isinstance(refusal, Undecided) else "out of reach"
+            say(f"{name} at {share:.0%}: {refusal}")
+        seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
         yield {
             "model": name,
             "precision": options.precision,
@@ -88,10 +109,11 @@ def _rows(name: str, shares: list[float], options: argparse.Namespace) -> Iterat
             "built_cpu_s": built,
             "budget_share": share,
             "memory_share": options.memory and options.memory / 100,
-            "spent_share": found.spent["latency"] / dense_us,
-            "seconds": found.seconds,
+            "answer": answer,
+            "spent_share": found and found.spent["latency"] / dense_us,
+            "seconds": found.seconds if found else seconds,
             "cpu_s": cpu_s,
-            "gap": found.gap,
+            "gap": found and found.gap,
         }
 
 
