@@ -130,9 +130,9 @@ def _cost(case: Case, cut: Cut) -> dict[str, float]:
     import torch.nn.functional as F
 
     outputs = _outputs(case, case.dense.graph.cut(case.dense.module, cut.keep), cut.floats, bool(cut.keep))
-    images = case.tested[1]
+    labels = case.tested[1]
     change = (outputs - case.exact).double().square().mean() / case.exact.double().var()
-    loss, accuracy = float(F.cross_entropy(outputs, images)), float((outputs.argmax(1) == images).double().mean())
+    loss, accuracy = float(F.cross_entropy(outputs, labels)), float((outputs.argmax(1) == labels).double().mean())
     return dict(zip(MEASURES, (loss, 100 * accuracy, float(change)), strict=True))
 
 
@@ -280,10 +280,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--calibration-images", type=int, default=256)
     parser.add_argument("--checkpoints", metavar="FOLDER", help="holds resnet20-*.th and resnet56-*.th")
     parser.add_argument("--cifar10", metavar="FOLDER", help="holds CIFAR-10 in any form that cifar10:FOLDER takes")
-    parser.add_argument("--measured", metavar="FILE", help="an earlier report: take what plans cost from there")
+    parser.add_argument(
+        "--measured", metavar="FILE", help="an earlier report on as many images: take what plans cost from there"
+    )
     parser.add_argument("--networks", default="resnet20,inverted_residuals", help="of Fashion-MNIST")
     parser.add_argument("--cifar10-networks", default="resnet20", help="of the checkpoints")
-    parser.add_argument("--quick", action="store_true", help="two plans of each kind on few images: does it run?")
+    parser.add_argument("--quick", action="store_true", help="three plans of each kind on few images: does it run?")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - for standard output")
     options = parser.parse_args()
     if options.quick:

@@ -98,7 +98,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="keep the correction for estimates")
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--quick", action="store_true", help="few kernels: does it run?")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.quick and options.write:
+        parser.error("--quick learns from too few kernels to --write")
+    return options
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,9 @@ class Measured:
         cpu = table.device["target"]["mcpu"]
         machine = Machine(CORES[cpu], boards()[cpu], table.measurement["copies"])
         wanted = [QUICK] if quick else models
-        networks = {name: Traced.of(name, target) for name in table.slowdowns if wanted is None or name.model in wanted}
+        planned = {entry.network for entry in table.validation}
+        names = [name for name in table.slowdowns if name in planned and (wanted is None or name.model in wanted)]
+        networks = {name: Traced.of(name, target) for name in names}
         us = {Address(key, widths): p.latency_us for key, each in table.points.items() for widths, p in each.items()}
         points = list(us)
         if wanted is not None:

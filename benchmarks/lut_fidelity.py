@@ -64,7 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--precision", choices=NETWORK_PRECISIONS, default=FP32, help="what the models compute in")
     parser.add_argument("--plans", type=int, default=50, help="width plans of each model")
     parser.add_argument("--seed", type=int, default=0, help="which plans are drawn")
-    parser.add_argument("--lut", help="table to use, and to extend by what it lacks")
+    parser.add_argument("--lut", help="table to use, and to extend by what it lacks, networks and plans")
     parser.add_argument("--json", help="write JSON to this file, or to standard output for -")
     parser.add_argument("--quick", action="store_true", help="few plans of a small network: does it run?")
     options = parser.parse_args()

@@ -33,8 +33,11 @@ def main() -> None:
             raise SystemExit(f"{path} exists, and a table is measured from nothing; choose another file for --keep")
         first, row = _profile(options.model, device, path, 0, *how)
         rows = [row]
+        before = len(first)
         for name in filter(None, options.then.split(",")):
-            rows.append(_profile(name, device, path, len(first), *how)[1])
+            table, row = _profile(name, device, path, before, *how)
+            rows.append(row)
+            before = len(table)
         second, row = _profile(options.model, device, Path(folder) / "second.json", 0, *how)
         rows.append({**row, "agreement_pct": 100 * _disagreement(first, second)})
     summary = {

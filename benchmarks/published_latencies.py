@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the estimates, and write the page's table")
     parser.add_argument("--quick", action="store_true", help="one network: does it run?")
     options = parser.parse_args()
+    if options.quick and options.write:
+        parser.error("--quick makes too few rows to --write")
     from aap_hw.estimate.published import FILE
 
     told = json.loads(FILE.read_text("utf-8"))

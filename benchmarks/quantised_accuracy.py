@@ -62,9 +62,10 @@ def _row(case: Case, device: LocalDevice, options: argparse.Namespace) -> dict[s
     from aap_hw.quantize import calibrated, rounded
 
     count = QUICK_IMAGES if options.quick else options.calibration_images
-    shown = [batch for batch, _ in calibration_batches(case.data, case.inputs, count)]
+    batches = [batch for batch, _ in calibration_batches(case.data, case.inputs, count)]
+    shown = [batch for batch in batches if len(batch[0]) == len(batches[0][0])]
     began = time.monotonic()
-    form = calibrated(case.network, case.inputs, [batch for batch in shown if len(batch[0]) == len(shown[0][0])])
+    form = calibrated(case.network, case.inputs, shown)
     floating, quantisation = form.of(case.network, case.inputs)
     seconds = time.monotonic() - began
     found: dict[str, list[int]] = {}
@@ -166,7 +167,10 @@ def _cases(options: argparse.Namespace, say: Any) -> list[Case]:
         return cases
     data = load_cifar10(Path(options.cifar10))
     for name in ("resnet20", "resnet56"):
-        for path in sorted(Path(options.checkpoints).glob(f"{name}-*.th")):
+        paths = sorted(Path(options.checkpoints).glob(f"{name}-*.th"))
+        if not paths:
+            say(f"{name} on CIFAR-10 is left out: {options.checkpoints} holds no {name}-*.th")
+        for path in paths:
             network = zoo.build(name).module
             load_weights(network, WeightsFile.at(str(path)), name)
             cases.append(Case(f"{name}, CIFAR-10", network, inputs, data))

@@ -71,7 +71,8 @@ class Transformer(nn.Module):
 
 
 def main() -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # PyTorch reads the variable as it is loaded, which it is by now.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     from _report import print_report
 
     options = _options()
@@ -111,12 +112,13 @@ def _rows(seed: int, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "seed": seed,
                 "renormalised": with_renormalised,
                 "budget_pct": budget,
-                "macs_pct": 100 * share,
+                "macs_pct": None if share is None else 100 * share,
                 "stream_kept": kept,
                 "unpruned_accuracy": before,
             }
             if smaller is not None:
                 row["accuracy"] = _accuracy(smaller, images)
+                torch.manual_seed(seed)  # the same batches for all
                 _train(smaller, images, options.retrain, LEARNING_RATE / 2)
                 row["accuracy_trained"] = _accuracy(smaller, images)
             say("  ".join(f"{name} {value}" for name, value in row.items()))
@@ -161,8 +163,11 @@ def _accuracy(network: nn.Module, images: Images) -> float:
 
 def _pruned(
     whole: nn.Module, images: Images, share: float, with_renormalised: bool
-) -> tuple[nn.Module | None, float, int]:
-    """The network pruned to a share of its multiply-accumulates, the share that it has, and its stream's width."""
+) -> tuple[nn.Module | None, float | None, int]:
+    """The network pruned to a share of its multiply-accumulates, the share that it has, and its stream's width.
+
+    If that cannot be reached, there is no network.
+    """
     from aap_hw.attention.observer import observed
     from aap_hw.attention.reading import read_attention
     from aap_hw.attention.sensitivity import sensitivities
@@ -196,7 +201,7 @@ def _pruned(
     try:
         found = allocate(problem, {"macs": share * dense})
     except Infeasible:
-        return None, math.nan, stream.width
+        return None, None, stream.width
     keep = {name: best_channels(scores[name], width).tolist() for name, width in found.widths.items()}
     smaller = checked_cut(graph, whole, keep, shown[:2])
     return smaller, found.spent["macs"] / dense, found.widths.get("patches", stream.width)

@@ -140,6 +140,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few images: does it run?")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - for standard output")
     options = parser.parse_args()
+    if (options.checkpoint is None) is not (options.cifar10 is None):
+        parser.error("--checkpoint and --cifar10 need each other")
     if options.quick:
         options.images, options.calibration_images = 32, 16
     return options

@@ -51,7 +51,8 @@ class Case:
 
 
 def main() -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # PyTorch reads the variable as it is loaded, which it is by now.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     from _report import print_report, say
 
     options = _options()
