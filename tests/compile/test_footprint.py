@@ -191,5 +191,8 @@ def test_a_removed_kernel_makes_nothing_and_holds_no_constants() -> None:
     target = this_device().target
     gone = [kernel for kernel in parts.kernels if kernel.is_removed(widths)]
     assert len(gone) == 2
+    held = {moment.kernel: moment.bytes_at(widths) for moment in moments(parts, target)}
+    shortcut = 4 * 16 * 32 * 32
+    assert [held[kernel.name] for kernel in gone] == [shortcut] * 2
     before, after = peak_bytes(parts, parts.dense, target), peak_bytes(parts, widths, target)
     assert before - after == sum(constant_bytes(kernel.at(parts.dense), target) for kernel in gone)

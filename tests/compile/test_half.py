@@ -205,6 +205,8 @@ def test_a_cpu_without_instructions_for_it_is_refused(tmp_path: Path) -> None:
     machine = device_target({"kind": "llvm", "mcpu": "cortex-a76", "mtriple": "aarch64-linux-gnu"}, 1)
     with pytest.raises(UserError, match=r"relu 4x4 bfloat16 .* has another half precision"):
         build_kernel(Address(key, (8, 8)), machine)
+    with pytest.raises(UserError, match=r"relu 4x4 bfloat16 .* no code for GPUs, whose half precision is float16"):
+        build_kernel(Address(key, (8, 8)), device_target({"kind": "cuda", "arch": "sm_87"}, 1))
 
 
 def test_kernels_in_float16_are_valid_code_for_a_gpu() -> None:

@@ -319,6 +319,9 @@ def test_impossible_folder_is_refused_before_anything_is_compiled(
     with pytest.raises(UserError, match="file is not a folder; choose another"):
         deploy(RunFolder(finished), this_device(), few_images(), tmp_path / "file" / "bundle")
     assert contents(finished) == before
+    (tmp_path / "run" / "summary.json").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot write .*run/summary\.json: it is a folder"):
+        deploy(RunFolder(tmp_path / "run"), this_device(), few_images(), tmp_path / "bundle")
 
 
 def test_older_bundle_is_replaced_as_a_whole_or_no_longer_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

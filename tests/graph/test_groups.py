@@ -90,6 +90,9 @@ def test_widths_of_concatenated_flattened_and_fixed_axes() -> None:
     assert graph.width_of("linear", dim=-1) == WidthExpr(4)
     assert graph.width_of("p_linear_weight") == WidthExpr(0, (("a.0", 16), ("c.0", 16)))
     assert graph.width_of("cat").at({"a.0": 4, "b.0": 2}) == 13
+    # The last of the image's channels, all of a.0 and all of b.0; behind them is a.0 again.
+    assert graph.width_of("cat", part=slice(2, 14)) == WidthExpr(1, (("a.0", 1), ("b.0", 1)))
+    assert graph.width_of("cat", 2, slice(1, None)) == WidthExpr(7)
 
 
 def test_widths_within_a_shuffle() -> None:

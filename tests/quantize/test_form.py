@@ -205,6 +205,14 @@ def test_what_is_random_in_training_is_in_training_with_rounding(layer: nn.Modul
     assert not torch.equal(program.train()(*batches[0]), program(*batches[0]))
 
 
+@pytest.mark.usefixtures("without_rounding")
+def test_layers_that_do_not_learn_do_not_learn_with_rounding_either() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    model[0].requires_grad_(False)
+    learns = {name: each.requires_grad for name, each in AwareProgram(model, INPUTS, 4).program.named_parameters()}
+    assert learns == {"0.weight": False, "0.bias": False, "2.weight": True, "2.bias": True}
+
+
 def test_weights_are_rounded_by_their_own_scales_however_they_are_called() -> None:
     class Alike(nn.Module):
         def __init__(self) -> None:
