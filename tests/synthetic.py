@@ -91,6 +91,11 @@ def half_pruned() -> PrunedNetwork:
     return PrunedNetwork(ORIGIN, kept, "x86", pruned, record)
 
 
+def formula_ms(widths: dict[str, int], calibration: float = CALIBRATION) -> float:
+    """The latency of ResNet-20 at some widths, from the formula instead of the table."""
+    return math.fsum(latency_us(kernel.at(widths)) for kernel in resnet20()[2].kernels) * calibration / 1e3
+
+
 @functools.cache
 def this_device() -> LocalDevice:
     """This machine's CPU."""

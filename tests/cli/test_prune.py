@@ -95,7 +95,7 @@ def test_with_data_it_trains_in_rounds_and_shows_them(
     aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    network = ("--model", "resnet20", "--calibration-images", "8")
+    network = ("--model", "resnet20", "--calibration-images", "8", "--schedule", "additive")
     training = ("--data", "embedded", "--rounds", "2", "--epochs", "1", "--learning-rate", "0.01")
     out = tmp_path / "run"
     outcome = aap_hw("prune", *network, *training, "--lut", str(table_file), "--budget", "60%", "--out", str(out))
@@ -105,7 +105,10 @@ def test_with_data_it_trains_in_rounds_and_shows_them(
         assert re.search(rf"\nround {number} of 2: cut to .*\n  epoch 1 of 1: loss \d\.\d{{4}}, accuracy", outcome.out)
     assert "not retrained" not in outcome.out
     assert re.search(r"accuracy, % +\d\d\.\d+ +\d\d\.\d+", outcome.out)
-    assert json.loads((out / "summary.json").read_text())["weights"] == "embedded"
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["weights"] == "embedded"
+    rounds = json.loads((out / "run.json").read_text())["record"]["rounds"]
+    assert [each["budget_ms"] / summary["dense_ms"] for each in rounds] == pytest.approx([0.8, 0.6])
 
 
 @pytest.mark.usefixtures("quick")

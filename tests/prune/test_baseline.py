@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from aap_hw.attention import attention_scores
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.errors import UserError
@@ -26,9 +27,9 @@ from aap_hw.lut.table import LatencyPoint, MissingKernelError
 from aap_hw.models.origin import Origin
 from aap_hw.policy import FLOPS, PARAMETERS, Budget
 from aap_hw.prune.baseline import Baseline, amounts, baseline, plan_once, scores_of
+from aap_hw.prune.shown import calibration_batches
 from aap_hw.prune.task import PruneSettings, Task
-from tests.prune.test_planning import formula_ms
-from tests.synthetic import CALIBRATION, ORIGIN, few_images, latency_us, resnet20, table
+from tests.synthetic import CALIBRATION, ORIGIN, few_images, formula_ms, latency_us, resnet20, table
 
 FEW = PruneSettings(calibration_images=8)
 
@@ -124,6 +125,18 @@ def test_budgets_of_counts_that_the_unpruned_network_meets_need_no_pruning_eithe
 def test_budget_that_is_met_unpruned_is_left_out_beside_one_that_is_not() -> None:
     budgets = [Budget.parse("50%"), Budget.parse("3M", PARAMETERS)]
     assert amounts(budgets, unpruned(latency=4.0, parameters=2e6)) == {"latency": 2.0}
+
+
+@pytest.mark.usefixtures("quick_baseline")
+def test_attention_is_reduced_and_scaled_as_the_settings_say() -> None:
+    module, graph, _ = resnet20()
+    asked = replace(FEW, score="attention", reduction="max", p=2.0, score_scale="max")
+    found = scores_of(Task(ORIGIN, table(), few_images()), module, graph, asked)
+    shown = [samples for samples, _ in calibration_batches(few_images(), ORIGIN.inputs, 8)]
+    expected = attention_scores(module, shown, reduction="max", p=2.0, graph=graph)
+    assert found.keys() == expected.keys()
+    for name, each in expected.items():
+        assert found[name] == pytest.approx(each / each.max())
 
 
 @pytest.mark.usefixtures("quick_baseline")

@@ -31,7 +31,7 @@ from aap_hw.prune.costs import Costs
 from aap_hw.prune.mixture import Mixture
 from aap_hw.prune.planning import Plan, Planner
 from aap_hw.prune.unreachable import Unreachable
-from tests.synthetic import CALIBRATION, latency_us, resnet20, table
+from tests.synthetic import CALIBRATION, formula_ms, resnet20, table
 
 
 @cache
@@ -53,11 +53,6 @@ def random_scores(seed: int, widths: dict[str, int] | None = None) -> dict[str, 
     random = np.random.default_rng(seed)
     widths = widths or dict(resnet20()[2].dense)
     return {name: random.lognormal(sigma=1.5, size=widths[name]) for name in free_groups()}
-
-
-def formula_ms(widths: dict[str, int], calibration: float = CALIBRATION) -> float:
-    """The latency of a plan, from the formula instead of the table."""
-    return math.fsum(latency_us(kernel.at(widths)) for kernel in resnet20()[2].kernels) * calibration / 1e3
 
 
 @cache

@@ -34,7 +34,7 @@ from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.prune.unreachable import Unreachable
 from aap_hw.train.loop import TrainResult
 from aap_hw.train.settings import TrainSettings
-from tests.synthetic import CALIBRATION, ORIGIN, PretendedDevice, few_images, latency_us, resnet20, table
+from tests.synthetic import ORIGIN, PretendedDevice, few_images, formula_ms, resnet20, table
 
 HALF = Budget.parse("50%")
 TINY = PruneSettings(rounds=2, depth=False, calibration_images=8, training=TrainSettings(epochs=1, learning_rate=0.02))
@@ -140,16 +140,12 @@ def run_on(
     return device, summary, record, measured
 
 
-def true_ms(widths: dict[str, int]) -> float:
-    return CALIBRATION * math.fsum(latency_us(kernel.at(widths)) for kernel in resnet20()[2].kernels) / 1e3
-
-
 def test_plan_that_is_fast_enough_at_once_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     device, summary, record, measured = run_on(monkeypatch, [0.99])
     assert len(measured) == 1
     assert record["budget_met"]
-    assert summary["pruned_ms"] == pytest.approx(0.99 * true_ms(device.brought[0]))
-    assert summary["dense_ms"] == pytest.approx(true_ms(dict(resnet20()[2].dense)))
+    assert summary["pruned_ms"] == pytest.approx(0.99 * formula_ms(device.brought[0]))
+    assert summary["dense_ms"] == pytest.approx(formula_ms(dict(resnet20()[2].dense)))
     assert summary["dense_is_measured"]
 
 
@@ -161,7 +157,7 @@ def test_device_that_is_slower_than_the_table_says_is_learned_in_one_step(monkey
     assert (
         second["predicted_ms"]
         == pytest.approx(second["measured_ms"])
-        == pytest.approx(1.1 * true_ms(device.brought[1]))
+        == pytest.approx(1.1 * formula_ms(device.brought[1]))
     )
     assert second["measured_ms"] <= summary["budget_ms"]
     assert record["budget_met"]
@@ -186,7 +182,7 @@ def test_plan_that_met_the_budget_is_kept_if_a_wider_one_does_not(monkeypatch: p
 
 def test_margin_is_given_up_where_only_the_smallest_plan_meets_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     _, graph, _ = resnet20()
-    smallest = true_ms({name: widths[0] for name, widths in group_candidates(graph, 4, 8).items()})
+    smallest = formula_ms({name: widths[0] for name, widths in group_candidates(graph, 4, 8).items()})
     _, summary, record, measured = run_on(monkeypatch, [1.0], Budget.parse(f"{1.005 * smallest}ms"))
     assert len(measured) == 1
     assert record["budget_met"]
