@@ -6,6 +6,7 @@ disturb each other, and that the GPU is quick, is not shown here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from aap_hw.compile.keys.target import GpuTarget, device_target
 from aap_hw.compile.library.build import build_kernel, cubin_beside
 from aap_hw.compile.library.footprint import moments
 from aap_hw.compile.library.lowering import compile_network, lower_network
-from aap_hw.errors import Fault
+from aap_hw.errors import Fault, UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.compiling import compile_batch
 from aap_hw.pack.checks import FAMILY_POINTS
@@ -201,6 +202,14 @@ def source() -> str:
 def test_broken_source_is_a_fault_of_ours_with_the_compilers_words(source: str) -> None:
     with pytest.raises(Fault, match=r'do not compile for sm_87: kernels.cu\(1\): error: identifier "y" is undefined'):
         compile_cubin(source.replace("x[threadIdx.x]", "y[threadIdx.x]", 1), "sm_87")
+
+
+def test_a_compiler_that_is_not_installed_is_named_with_what_installs_it(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(UserError, match=r"is not installed here .*pip install cuda-bindings nvidia-cuda-nvrtc"):
+        compile_cubin(source.replace("1.0f", "3.0f"), "sm_87")
 
 
 def test_what_was_compiled_once_is_not_compiled_again(source: str, monkeypatch: pytest.MonkeyPatch) -> None:

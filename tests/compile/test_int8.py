@@ -267,3 +267,6 @@ def test_what_has_no_code_in_a_precision_is_refused() -> None:
     gpu = GpuTarget.of({"kind": "cuda", "arch": "sm_87"})
     with pytest.raises(UserError, match="no code for GPUs"):
         build_kernel(Case(8, 8).address(), gpu)
+    other = CpuTarget.of({"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "generic"}, threads=1)
+    with pytest.raises(UserError, match=r"no kernels of bytes for the CPU of .*riscv64"):
+        build_kernel(Case(8, 8).address(), other)

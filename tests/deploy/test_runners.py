@@ -24,7 +24,7 @@ import tvm
 
 import aap_hw.deploy.runners
 from aap_hw.compile.keys.target import device_target
-from aap_hw.deploy.runners import build_command
+from aap_hw.deploy.runners import build_command, run
 from tests.deploy.tiny import (
     Several,
     SeveralInputs,
@@ -332,6 +332,18 @@ def test_bundle_for_a_gpu_brings_its_machine_code_and_is_refused_without_a_drive
     assert not (bundle / "loaded").exists()
     one_bit_off("kernels.cubin")(bundle)
     assert "kernels.cubin is not the file that was deployed" in runner.run(bundle).stderr
+
+
+def test_a_board_without_tvm_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise run.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(run.importlib.metadata, "version", missing)
+    with pytest.raises(run.Refused, match=r"TVM 0\.27\.0 is needed and there is none; .* apache-tvm==0\.27\.0 "):
+        run.check_tvm("0.27.0", "0.1")
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(run.Refused, match="TVM's package is not complete; install apache-tvm again"):
+        run.load_runtime("cpu")
 
 
 def test_library_that_is_loaded_is_noticed(runner: Runner, bundle: Path) -> None:

@@ -101,6 +101,12 @@ def test_a_form_of_another_network_is_refused(form: Int8Form) -> None:
         form.of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), INPUTS)
 
 
+@pytest.mark.parametrize("damaged", [[0.0, 3], [1e13, 3], [float("nan"), 3], [0.1, -1], [0.1, 256]], ids=str)
+def test_numbers_that_are_no_scale_are_not_read(damaged: list[float]) -> None:
+    with pytest.raises(ValueError, match="is no scale, of relu"):
+        Int8Form.from_json({"floats": [], "values": {"image": [0.1, 3], "relu": damaged}})
+
+
 def test_layers_that_stay_in_float32_read_and_make_float32(model: nn.Module, batches: list[Tensors]) -> None:
     graph = ChannelGraph.trace(model, INPUTS.zeros())
     kernels = {layer_of(k): k.key.precision for k in partition(graph, INT8, floats=["conv"]).kernels if k.weight}
