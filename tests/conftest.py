@@ -4,6 +4,7 @@ are failures, a way to call the command line.
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -92,6 +93,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{name}: {value}")
+
+
+@pytest.fixture(autouse=True)
+def same_weights_every_time() -> None:
+    """Draw the same random weights and inputs in a test whatever ran before it, so that a failure can be repeated."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @dataclass(frozen=True)

@@ -143,3 +143,9 @@ def test_what_a_virtual_machine_hides_of_its_cpu_is_not_used(tmp_path: Path, mon
     cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu sse2 avx avx2 fma avx512f avx512_vnni avx512vbmi\n")
     assert host_options(cpuinfo) == {"kind": "llvm", "mcpu": "znver4", "mattr": ["-avx512bf16"]}
     assert host_options(tmp_path / "missing") == {"kind": "llvm", "mcpu": "znver4"}
+
+
+@pytest.mark.parametrize(("cpu", "kilobytes"), [("haswell", 512), ("znver4", 1024), ("emeraldrapids", 2048)])
+def test_second_level_cache_is_that_of_the_cpu(cpu: str, kilobytes: int) -> None:
+    options = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu}
+    assert CpuTarget.of(options, 1).l2_bytes == kilobytes << 10

@@ -34,6 +34,8 @@ L2_BYTES = {
     "cascadelake": 1 << 20,
     "icelake-server": 1280 << 10,
     "sapphirerapids": 2 << 20,
+    "emeraldrapids": 2 << 20,
+    "graniterapids": 2 << 20,
     "znver4": 1 << 20,
     "znver5": 1 << 20,
 }
