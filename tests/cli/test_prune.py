@@ -202,12 +202,13 @@ def test_what_is_not_given_is_as_in_python(aap_hw: Callable[..., Any], monkeypat
 
     monkeypatch.setattr("aap_hw.api.prune", prune)
     to_half = ("--budget", "50%")
-    for asked in (to_half, ("--max-accuracy-drop", "1"), (*to_half, "--distill"), (*to_half, "--no-distill")):
+    given = (("--distill",), ("--no-distill",), ("--seed", "5"))
+    for asked in (to_half, ("--max-accuracy-drop", "1"), *((*to_half, *each) for each in given)):
         assert aap_hw("prune", "--model", "resnet20", "--lut", "x86", *asked).code == 130
     assert seen[:2] == [PruneSettings()] * 2
     training = PruneSettings().training
     taught = [replace(training, loss=replace(training.loss, distillation=share)) for share in (0.5, 0.0)]
-    assert seen[2:] == [PruneSettings(training=each) for each in taught]
+    assert seen[2:] == [*(PruneSettings(training=each) for each in taught), PruneSettings(seed=5)]
 
 
 def pruning(table_file: Path, out: Path) -> AbstractContextManager[forked.Process]:

@@ -179,3 +179,14 @@ def test_commands_draw_files(aap_hw: Callable[..., Any], files: tuple[Path, Path
         outcome = aap_hw("lut", "plot", one, "--out", str(tmp_path / out), "--kernel", kernel)
         assert (outcome.code, sentence in outcome.err) == (2, True)
         assert not (tmp_path / out).exists()
+
+
+def test_only_kernels_whose_key_contains_a_text_are_drawn(aap_hw: Callable[..., Any], tmp_path: Path) -> None:
+    points = {(key, width, 8): 1.0 * width for key in (CONV, LINEAR) for width in (8, 16)}
+    save_table(table(points), tmp_path / "table.json")
+    command = ("lut", "plot", str(tmp_path / "table.json"), "--out", str(tmp_path / "stairs.html"))
+    for kernel, drawn in (("", [CONV, LINEAR]), ("linear", [LINEAR])):
+        outcome = aap_hw(*command, "--kernel", kernel)
+        assert outcome.out == f"{tmp_path}/stairs.html: {len(drawn)} kernel{'s' if len(drawn) > 1 else ''}\n", outcome
+        page = (tmp_path / "stairs.html").read_text("utf-8")
+        assert [key for key in (CONV, LINEAR) if str(key) in page] == drawn

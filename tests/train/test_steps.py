@@ -124,9 +124,13 @@ def test_adamw_takes_a_first_step_of_the_learning_rate_in_every_direction(stripe
     assert moved.median().item() == pytest.approx(1e-3, rel=0.01)
 
 
-def test_bf16_trains_nearly_the_same_weights_and_leaves_them_in_fp32(stripes):
+def test_bf16_trains_nearly_the_same_weights_and_leaves_them_in_fp32(stripes, monkeypatch):
     before = small_model(dropout=0.0)
     exact, rounded = one_step(deepcopy(before), stripes), one_step(deepcopy(before), stripes, precision="bf16")
+    for helps, expected in ((True, rounded), (False, exact)):
+        monkeypatch.setattr(loop, "bf16_helps", lambda *_, helps=helps: helps)
+        by_itself = one_step(deepcopy(before), stripes, precision="auto")
+        assert close(by_itself, dict(expected.named_parameters()), tolerance=1e-6)
     assert {tensor.dtype for tensor in rounded.parameters()} == {torch.float32}
     assert not close(rounded, dict(exact.named_parameters()), tolerance=0.0)
     assert close(rounded, dict(exact.named_parameters()), tolerance=1e-2)
