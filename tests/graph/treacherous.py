@@ -24,6 +24,7 @@ class Net(nn.Module):
         self.filters = nn.Parameter(torch.randn(8, 1, 3, 3))
         self.mixer = nn.Conv2d(8, 8, 1)
         self.transposed = nn.ConvTranspose2d(8, 8, 3)
+        self.table = nn.Parameter(torch.randn(8, 8))
         self.last = conv(channels, 6)
         self.head = Head(6)
 
@@ -103,6 +104,16 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     ),
     "flip": (lambda net, x: x.flip(1), 8, "x.flip"),
     "channels meet rows": (lambda net, x: x + x.transpose(1, 2), 8, "'+'"),
+    "table met along both axes": (
+        lambda net, x: (x.movedim(1, 3) + net.table.unsqueeze(0)).movedim(3, 1) + net.table.unsqueeze(1),
+        8,
+        "depends on table",
+    ),
+    "table turned around along channels": (
+        lambda net, x: (x.movedim(1, 3) + net.table.flip(1).unsqueeze(0)).movedim(3, 1),
+        8,
+        "'+'",
+    ),
     "convolution over rows": (lambda net, x: net.mixer(x.transpose(1, 2)), 8, "nn.Conv2d 'mixer'"),
     "pool over channels": (
         lambda net, x: F.max_pool2d(x.permute(0, 2, 3, 1), 3, 1, 1).permute(0, 3, 1, 2),

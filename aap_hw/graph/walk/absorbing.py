@@ -18,7 +18,7 @@ from aap_hw.graph.walk.labels import IntArray
 if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
-_MOVES = frozenset(
+MOVES = frozenset(
     {
         "chunk", "clone", "contiguous", "flatten", "flip", "getitem", "mH", "mT", "movedim", "permute", "reshape",
         "roll", "select", "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split",
@@ -69,7 +69,7 @@ def moved(node: Node) -> Node | None:
     name = Call(node).name
     if name in ("mul", "div") and (node.args[0] is not sources[0] or node.args[1] is sources[0]):
         return None
-    return sources[0] if name in _MOVES or name in _HOMOGENEOUS else None
+    return sources[0] if name in MOVES or name in _HOMOGENEOUS else None
 
 
 def _reached(maker: Node, axis: int, attention: Node) -> dict[str, IntArray]:

@@ -26,6 +26,7 @@ from aap_hw.graph.walk.notes import Notes
 from aap_hw.graph.walk.places import Place, places_of
 from aap_hw.graph.walk.rules import RULES, Result
 from aap_hw.graph.walk.rules.pointwise import pointwise
+from aap_hw.graph.walk.tables import axes_met, tables_late, tables_of
 
 # Of nothing at all, too: some encoders stand in for a missing map with one of no channels.
 _JOINS = frozenset({"cat", "concat", "concatenate"})
@@ -42,6 +43,7 @@ _OF_ONE_PROGRAM = [
     "splits",
     "whole_heads",
     "unsupported",
+    "_tables",
 ]
 
 
@@ -80,6 +82,7 @@ class Labelling(Notes):
         self._weights: dict[Node, ComputedWeight] = {}
         self.inside: set[Node] = set()
         self._with_inputs: set[Node] = set()
+        self._tables: set[Node] = set()
         self.kept = {each.name: each for each in (kept or {}).values()}
         self._walk(program, {placeholder: each.name for placeholder, each in (kept or {}).items()})
 
@@ -185,6 +188,13 @@ class Labelling(Notes):
         inner._parameters, inner._weights, inner.across, inner.labels = {}, {}, {}, labels
         return inner
 
+    def apart(self, labels: dict[Node, Result]) -> Labelling:
+        """The same, but for a look ahead: nothing that the rules note there counts."""
+        inner = self.inside_of_weights({})
+        Notes.__init__(inner)
+        inner.labels = labels
+        return inner
+
     def all_labels(self, node: Node) -> list[tuple[Labels, ...]]:
         """For each tensor that a node yields its labels, and those across if it has channels along a second axis.
 
@@ -266,7 +276,8 @@ class Labelling(Notes):
         self.computed.update({each.source: each for each in weights.values()})
         by_code = {each.weight: each for each in code_weights(program, self._parameters) if each.weight not in weights}
         self._with_inputs.update(source for each in by_code.values() for source in each.sources)
-        for node in program.graph.nodes:
+        self._tables = tables_of(program.graph.nodes, self._parameters)
+        for node in tables_late(program.graph.nodes, self._tables):
             self.labels[node] = self._visit(node)
             if node in by_code:
                 self.across.update(label_inputs(self, by_code[node]))
@@ -302,8 +313,8 @@ class Labelling(Notes):
         """Labels of a parameter that an op reads as an ordinary tensor.
 
         A vector (in any orientation) is one value per channel. Anything larger is followed along one axis, and frozen
-        along the others: the axis that meets other channels, or else the first, that of filters, or if there is but one
-        the last of a table (1, N, C) and the second of a map (1, C, H, W).
+        along the others: the axis that meets other channels, here or once it was moved, or else the first, that of
+        filters, or if there is but one the last of a table (1, N, C) and the second of a map (1, C, H, W).
         """
         shape, name = shape_of(node), self.parameter_name(node)
         assert name is not None
@@ -311,6 +322,8 @@ class Labelling(Notes):
         met = {dim - each.rank + len(shape) for each in beside for dim in each.dims}
         usual = 0 if shape[:1] != (1,) else len(shape) - 1 if len(shape) == 3 else 1
         followed = next((dim for dim in long if len(long) == 1 or dim == usual), None)
+        if not met and len(long) > 1 and node not in self._with_inputs:
+            met = axes_met(self, node, self._tables)
         if len(met.intersection(long)) == 1:
             (followed,) = met.intersection(long)
         for dim in long:

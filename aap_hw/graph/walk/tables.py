@@ -1,0 +1,93 @@
+"""Which axis of a table of parameters holds channels, if the table is moved before it meets any.
+
+Position codes of shape (places, channels) are sliced by the number of tokens or get an axis for the images before they
+are added: ``x + self.pos[: x.shape[1]]``, ``x + self.pos.unsqueeze(0)``; those of rows and columns are added to each
+other or lie side by side. The slice alone does not tell the axes apart. So each axis is followed, by the rules that
+channels follow, to where the table meets a value with channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch.fx import Node
+
+from aap_hw.graph.program.call import Call, is_static, is_tensor, shape_of
+from aap_hw.graph.walk.absorbing import MOVES
+from aap_hw.graph.walk.labels import Labels
+from aap_hw.graph.walk.rules import RULES, Result
+from aap_hw.graph.walk.rules.pointwise import pointwise
+
+if TYPE_CHECKING:
+    from aap_hw.graph.walk.labelling import Labelling
+
+_JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
+_PASSES = MOVES | _JOINS | {"_to_copy", "alias", "detach", "dropout", "expand", "repeat", "to"}
+
+
+def tables_of(nodes: Iterable[Node], parameters: Iterable[str]) -> set[Node]:
+    """What a program makes of parameters alone, by moving them and by calculating with single elements.
+
+    Parameters
+    ----------
+    parameters
+        Names of the nodes that stand for parameters.
+    """
+    names, found = frozenset(parameters), set[Node]()
+    for node in nodes:
+        passes = node.op == "call_function" and (Call(node).name in _PASSES or Call(node).pointwise)
+        read = node.all_input_nodes
+        if passes and read and all(each in found or each.name in names for each in read):
+            found.add(node)
+    return found
+
+
+def tables_late(nodes: Iterable[Node], tables: Collection[Node]) -> Iterator[Node]:
+    """The nodes of a program in its order, but ``tables`` right before what else reads them.
+
+    What they meet is known by then.
+    """
+    waiting: dict[Node, None] = {}
+
+    def needed(node: Node) -> Iterator[Node]:
+        for source in node.all_input_nodes:
+            if source in waiting:
+                del waiting[source]
+                yield from needed(source)
+                yield source
+
+    for node in nodes:
+        if node in tables:
+            waiting[node] = None
+        else:
+            yield from needed(node)
+            yield node
+    yield from waiting  # which nothing reads
+
+
+def axes_met(state: Labelling, parameter: Node, tables: Collection[Node]) -> set[int]:
+    """The axes of a parameter along which what is made of it meets channels, by what is labelled so far."""
+    shape = shape_of(parameter)
+    return {dim for dim, size in enumerate(shape) if size > 1 and _meets(state, parameter, dim, tables)}
+
+
+def _meets(state: Labelling, parameter: Node, dim: int, tables: Collection[Node]) -> bool:
+    shape = shape_of(parameter)
+    labels: dict[Node, Result] = {parameter: Labels.along(len(shape), dim, np.arange(shape[dim], dtype=np.int64))}
+    ahead, waiting = state.apart(labels), [parameter]
+    for node in waiting:
+        for user in node.users:
+            call = Call(user)
+            if user in tables and is_static(user):
+                labels.update((each, Labels.none(len(shape_of(each)))) for each in call.tensors if each not in labels)
+                if user not in labels:
+                    labels[user] = RULES.get(call.name, pointwise)(ahead, call)
+                    waiting.append(user)
+            elif is_tensor(node) and (call.pointwise or call.name in _JOINS):
+                axes = {axis - len(shape_of(node)) for axis in ahead.of(node).dims}
+                others = [state.labels.get(each) for each in call.tensors if each is not node]
+                if any(axis - each.rank in axes for each in others if isinstance(each, Labels) for axis in each.dims):
+                    return True
+    return False
