@@ -114,6 +114,11 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
         8,
         "'+'",
     ),
+    "sum with a product divided by the number of channels": (
+        lambda net, x: torch.addmm(net.mixer.bias, x.mean((2, 3)), net.table, alpha=1 / x.shape[1])[:, :, None, None],
+        8,
+        "torch.addmm",
+    ),
     "convolution over rows": (lambda net, x: net.mixer(x.transpose(1, 2)), 8, "nn.Conv2d 'mixer'"),
     "pool over channels": (
         lambda net, x: F.max_pool2d(x.permute(0, 2, 3, 1), 3, 1, 1).permute(0, 3, 1, 2),

@@ -45,7 +45,7 @@ Held = Mapping[str, Set[int]]
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 _TRANSPOSED = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
 _RECURRENT = frozenset(f"{name}{cell}" for name in ("lstm", "gru", "rnn_tanh", "rnn_relu") for cell in ("", "_cell"))
-_PRODUCTS = frozenset({"matmul", "bmm", "mm", "baddbmm", "einsum", "scaled_dot_product_attention"})
+_PRODUCTS = frozenset({"matmul", "bmm", "mm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention"})
 _SUMS = frozenset({"add", "sub", "rsub"})
 
 
@@ -178,9 +178,8 @@ def _factors(call: Call) -> Iterator[tuple[Node, str, str, str]]:
         words, _, made = equation.partition("->")
         letters = words.split(",")
     else:
-        operands = (
-            [call["batch1"], call["batch2"]] if call.name == "baddbmm" else [call.node.args[0], call.node.args[1]]
-        )
+        adding = {"addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2")}.get(call.name)
+        operands = [call[name] for name in adding] if adding else [call.node.args[0], call.node.args[1]]
         letters = [_letters(operands[0], "ik"), _letters(operands[1], "kj")]
         made = max((each[:-2] for each in letters), key=len) + "ij"
     if len(operands) == len(letters) == 2 and all(map(len, letters)):

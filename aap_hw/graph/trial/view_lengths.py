@@ -101,15 +101,16 @@ def _names(node: Node, dim: int, module: nn.Module) -> Iterable[str]:
     """Attributes of ``self`` that the code reads for one argument of a view."""
     frames = tuple(_frames(node))
     shape, place = shape_of(node), dim
+    count = len(shape)
     if Call(node).name == "unflatten":
-        place = dim - Call(node)["dim"] % len(shape_of(Call(node).first))
+        place, count = dim - Call(node)["dim"] % len(shape_of(Call(node).first)), len(Call(node)["sizes"])
     for at in [frames, *_inside(frames, module)] if frames else []:
-        fitting = [
-            each for each in _views(at[0].statement) if 0 <= place < len(each) and _fits(each, shape[dim - place :])
-        ]
-        for arguments in fitting:
-            yield from _reads(arguments[place], at, _DEPTH)
-        if fitting:
+        views = [_by_axis(each, at[0], count) for each in _views(at[0].statement)]
+        fitting = [each for each in views if 0 <= place < len(each) and _fits(each, shape[dim - place :])]
+        lengths = [each[place] for each in fitting]
+        for length in lengths:
+            yield from _reads(length, at, _DEPTH) if length is not None else ()
+        if any(lengths):
             return
 
 
@@ -155,11 +156,45 @@ def _views(code: ast.AST) -> Iterable[list[ast.expr]]:
             arguments = [*call.args, *(word.value for word in call.keywords if word.arg in ("shape", "size", "sizes"))]
             if arguments and isinstance(arguments[-1], (ast.Tuple, ast.List)):
                 arguments = list(arguments[-1].elts)
-            if arguments and not any(isinstance(each, ast.Starred) for each in arguments):
+            if arguments:
                 yield arguments
 
 
-def _fits(arguments: list[ast.expr], shape: tuple[int, ...]) -> bool:
+def _by_axis(arguments: list[ast.expr], at: _Frame, count: int) -> list[ast.expr | None]:
+    """What a view passes for each of its axes, None for those of ``*x.shape[:-1]`` or ``x.size()[:-1] + (...)``.
+
+    All of them may have one name.
+    """
+    if len(arguments) == 1:
+        arguments = _several(_given(arguments[0], at)) or arguments
+    stars = [place for place, each in enumerate(arguments) if isinstance(each, ast.Starred)]
+    if not stars:
+        return [*arguments]
+    front, back = arguments[: stars[0]], arguments[stars[-1] + 1 :]
+    return [*front, *[None] * (count - len(front) - len(back)), *back]
+
+
+def _several(code: ast.expr) -> list[ast.expr]:
+    """The elements of a tuple, of which the first may be those of another one; none if it is anything else."""
+    if isinstance(code, (ast.Tuple, ast.List)):
+        return code.elts
+    if isinstance(code, ast.BinOp) and isinstance(code.op, ast.Add) and (behind := _several(code.right)):
+        return [ast.Starred(code.left), *behind]
+    return []
+
+
+def _given(code: ast.expr, at: _Frame) -> ast.expr:
+    """What a local variable was given last, or the code itself if it is no such name."""
+    given = [
+        each
+        for each in ast.walk(at.function)
+        if isinstance(each, ast.Assign) and isinstance(each.targets[0], ast.Name) and isinstance(code, ast.Name)
+        if each.targets[0].id == code.id and each.lineno < code.lineno
+    ]
+    return max(given, key=lambda each: each.lineno).value if given else code
+
+
+def _fits(arguments: Sequence[ast.expr | None], shape: tuple[int, ...]) -> bool:
     """Whether the numbers among the lengths are those of a shape."""
     numbers = [each.value if isinstance(each, ast.Constant) else None for each in arguments]
     return len(arguments) <= len(shape) and all(

@@ -152,6 +152,29 @@ class MatrixOfParameters(Construct):
         return (x.movedim(1, -1) @ self.matrix).movedim(-1, 1)
 
 
+class MatrixAndBias(nn.Module):
+    """As GPT-2's layers are written, with weights of shape (in, out)."""
+
+    def __init__(self, made: int, read: int) -> None:
+        super().__init__()
+        self.made = made
+        self.weight, self.bias = nn.Parameter(torch.randn(read, made) / 4), nn.Parameter(torch.randn(made))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (*x.shape[:-1], self.made)
+        return torch.addmm(self.bias, x.reshape(-1, x.size(-1)), self.weight).view(shape)
+
+
+class ProductAndSum(Construct):
+    channels = 9
+
+    def layers(self) -> None:
+        self.a, self.b = MatrixAndBias(20, 12), MatrixAndBias(9, 20)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.b(F.relu(self.a(x.movedim(1, -1)))).movedim(-1, 1)
+
+
 class MatrixOfParametersOnTheLeft(Construct):
     channels = 9
 

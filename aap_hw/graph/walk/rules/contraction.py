@@ -29,6 +29,7 @@ from aap_hw.graph.walk.rules.registry import Result, rule
 if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
+_ADDING = {"addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2")}
 _MATRIX_PRODUCTS = frozenset({"matmul", "bmm"})
 _SOFTMAX = frozenset({"softmax", "_softmax"})
 _SAME = frozenset({"contiguous", "clone", "dropout", "to", "_to_copy"})
@@ -152,34 +153,42 @@ def letters(rank: int, last: str) -> str:
     return "".join(chr(ord("A") + place) for place in reversed(range(before))) + last
 
 
-@rule("matmul", "bmm", "mm", "baddbmm", "addbmm")
-def matrix_product(state: Labelling, call: Call) -> Result:
-    """Rows of the left side times columns of the right one.
+@rule("addmm", "baddbmm")
+def product_and_sum(state: Labelling, call: Call) -> Result:
+    """A product of matrices to which something is added, as the bias is in the Conv1D of GPT-2."""
+    made, added = _matrices(state, call, *(call[name] for name in _ADDING[call.name])), call["self"]
+    if (call["alpha"], call["beta"]) != (1, 1):
+        state.doubt(call)  # which may be counts of channels
+    if not isinstance(made, Labels):
+        return made
+    return merge(state, call, [made, state.of(added, [made])], [call.out_shape, shape_of(added)])
 
-    A matrix of parameters on either side is a linear layer written by hand.
-    """
-    pairs = {"matmul": ("self", "other"), "baddbmm": ("batch1", "batch2"), "addbmm": ("batch1", "batch2")}
-    left, right = (call[name] for name in pairs.get(call.name, ("self", "mat2")))
+
+@rule("matmul", "bmm", "mm")
+def matrix_product(state: Labelling, call: Call) -> Result:
+    """Rows of the left side times columns of the right one."""
+    return _matrices(state, call, call["self"], call["other" if call.name == "matmul" else "mat2"])
+
+
+def _matrices(state: Labelling, call: Call, left: Node, right: Node) -> Result:
+    """Labels of a product; a matrix of parameters on either side is a linear layer written by hand."""
     ranks = (len(shape_of(left)), len(shape_of(right)))
-    if min(ranks) < 2 or call.name == "addbmm":
+    if min(ranks) < 2:
         return state.not_understood(call)
     name = state.weight_name(right)
-    if name is not None and ranks[1] == 2 and call.name != "baddbmm":
+    if name is not None and ranks[1] == 2:
         state.tie(state.channels(left, ranks[0] - 1, call), state.parameter_axis(name, 0, "in"), call)
         made = state.parameter_axis(name, 1, "out")
         state.produced(call.node, made)
         return Labels.along(ranks[0], ranks[0] - 1, made)
     name = state.weight_name(left)
-    if name is not None and ranks[0] == 2 and call.name != "baddbmm":
+    if name is not None and ranks[0] == 2:
         state.tie(state.channels(right, ranks[1] - 2, call), state.parameter_axis(name, 1, "in"), call)
         made = state.parameter_axis(name, 0, "out")
         state.produced(call.node, made)
         return Labels.along(ranks[1], ranks[1] - 2, made)
     sides = Factor.of(state, left, letters(ranks[0], "ik")), Factor.of(state, right, letters(ranks[1], "kj"))
-    result = product(state, call, *sides, letters(max(ranks), "ij"))
-    if call.name == "baddbmm":
-        return merge(state, call, [result, state.of(call["self"])], [call.out_shape, shape_of(call["self"])])
-    return result
+    return product(state, call, *sides, letters(max(ranks), "ij"))
 
 
 @rule("einsum")
