@@ -31,6 +31,14 @@ class Tied(nn.Module):
         return self.head(x + self.gru(x)[0])
 
 
+class TiedByProduct(Tied):
+    """The same by a product with the table turned over."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        return (x + self.gru(x)[0]) @ torch.transpose(self.table.weight.to(x.dtype), 0, 1)  # type: ignore[no-any-return]
+
+
 def test_columns_of_a_tied_table_are_cut_and_its_rows_are_not(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, ids = Tied().double().eval(), torch.randint(0, 20, (2, 6))
@@ -52,6 +60,18 @@ def test_columns_of_a_tied_table_are_cut_and_its_rows_are_not(tmp_path: Path) ->
     assert smaller.head.weight is smaller.table.weight
     assert repr(smaller.table) == "Embedding(20, 4)"
     assert_compiled_equals_pytorch(smaller.float(), ids[:1], tmp_path)
+
+
+def test_a_product_with_the_table_turned_over_is_cut_alike() -> None:
+    torch.manual_seed(0)
+    model, ids = TiedByProduct().double().eval(), torch.randint(0, 20, (2, 6))
+    graph = ChannelGraph.trace(model, (ids,))
+    (free,) = (group.name for group in graph.groups if group.frozen is None)
+    smaller, gone = checked_cut(graph, model, {free: [0, 2, 3, 7]}, ids), [1, 4, 5, 6, 8]
+    with torch.no_grad():
+        model.table.weight[:, gone] = 0
+        model.gru.weight_hh_l0[:, gone] = 0
+        assert (smaller(ids) - model(ids)).abs().max() <= 1e-12
 
 
 class Codebook(nn.Module):

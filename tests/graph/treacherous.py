@@ -119,6 +119,16 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
         8,
         "torch.addmm",
     ),
+    "matrix turned over that something else reads": (
+        lambda net, x: (x.movedim(1, 3) @ net.table.T * net.table.T.exp().mean()).movedim(3, 1),
+        8,
+        "is summed over with other channels ('@'",
+    ),
+    "product of two matrices of parameters": (
+        lambda net, x: (x.movedim(1, 3) @ net.table.T + (net.table.T @ net.filters[:, 0, 0]).mean()).movedim(3, 1),
+        8,
+        "is summed over with other channels ('@'",
+    ),
     "convolution over rows": (lambda net, x: net.mixer(x.transpose(1, 2)), 8, "nn.Conv2d 'mixer'"),
     "pool over channels": (
         lambda net, x: F.max_pool2d(x.permute(0, 2, 3, 1), 3, 1, 1).permute(0, 3, 1, 2),

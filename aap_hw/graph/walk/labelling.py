@@ -22,6 +22,7 @@ from aap_hw.graph.program.source import explain, op_name, own_frames
 from aap_hw.graph.walk.code_weights import INPUTS, code_weights, label_inputs
 from aap_hw.graph.walk.computed import ComputedWeight, computed_weights
 from aap_hw.graph.walk.labels import NO_ATOM, IntArray, Labels, parts_of
+from aap_hw.graph.walk.matrices import Matrix, matrices_of
 from aap_hw.graph.walk.notes import Notes
 from aap_hw.graph.walk.places import Place, places_of
 from aap_hw.graph.walk.rules import RULES, Result
@@ -43,7 +44,6 @@ _OF_ONE_PROGRAM = [
     "splits",
     "whole_heads",
     "unsupported",
-    "_tables",
 ]
 
 
@@ -83,6 +83,7 @@ class Labelling(Notes):
         self.inside: set[Node] = set()
         self._with_inputs: set[Node] = set()
         self._tables: set[Node] = set()
+        self._matrices: dict[Node, Matrix] = {}
         self.kept = {each.name: each for each in (kept or {}).values()}
         self._walk(program, {placeholder: each.name for placeholder, each in (kept or {}).items()})
 
@@ -160,6 +161,12 @@ class Labelling(Notes):
             return self._weights[node].source
         name = self.parameter_name(node)
         return None if name in self.kept else name
+
+    def matrix(self, node: Node) -> tuple[str, int, int] | None:
+        """The parameter that a product reads as a matrix, and which of its axes are the rows and columns."""
+        found = self._matrices.get(node, Matrix(node))
+        name = self.weight_name(found.source)
+        return None if name is None or len(shape_of(node)) != 2 else (name, found.rows, found.columns)
 
     def parameter_axis(self, name: str, dim: int, role: str) -> IntArray:
         """Atoms of one axis of a parameter, which is used in `role` here."""
@@ -248,7 +255,7 @@ class Labelling(Notes):
         for node in call.node.all_input_nodes:
             result = self.labels.get(node)
             parts = result if isinstance(result, tuple) else (self.of(node),) if is_tensor(node) else ()
-            for labels in parts:
+            for labels in (*parts, *parts_of(self.across.get(node))):
                 reached = reached or bool(labels.dims)
                 self.freeze(labels, sentence, call)
         if reached:
@@ -276,7 +283,9 @@ class Labelling(Notes):
         self.computed.update({each.source: each for each in weights.values()})
         by_code = {each.weight: each for each in code_weights(program, self._parameters) if each.weight not in weights}
         self._with_inputs.update(source for each in by_code.values() for source in each.sources)
-        self._tables = tables_of(program.graph.nodes, self._parameters)
+        self._tables |= tables_of(program.graph.nodes, self._parameters)
+        stored = {key: name for key, name in self._parameters.items() if name not in {*self.kept, *self.computed}}
+        self._matrices.update(matrices_of(program, stored))
         for node in tables_late(program.graph.nodes, self._tables):
             self.labels[node] = self._visit(node)
             if node in by_code:
@@ -306,6 +315,11 @@ class Labelling(Notes):
         joined = [each for each in node.all_input_nodes if not (call.name in _JOINS and is_empty(each))]
         if not is_static(node) or not all(map(is_static, joined)):
             return self.not_understood(call)
+        if node in self._matrices and (matrix := self.matrix(node)) is not None:
+            name, *dims = matrix
+            rows, columns = (self.parameter_axis(name, dim, "fixed") for dim in dims)
+            self.across[node] = Labels.along(2, 1, columns)
+            return Labels.along(2, 0, rows)
         function = RULES.get(call.name) or (pointwise if call.pointwise else None)
         return function(self, call) if function else self.not_understood(call)
 

@@ -175,6 +175,19 @@ class ProductAndSum(Construct):
         return self.b(F.relu(self.a(x.movedim(1, -1)))).movedim(-1, 1)
 
 
+class MatricesTurnedOver(Construct):
+    """On either side of a product, one of them in the type that the code asks for."""
+
+    channels = 7
+
+    def layers(self) -> None:
+        self.right, self.left = nn.Parameter(torch.randn(9, 12) / 4), nn.Parameter(torch.randn(9, 7) / 4)
+
+    def between(self, x: Tensor) -> Tensor:
+        rows = F.relu(x.movedim(1, -1) @ self.right.to(x.dtype).T).flatten(1, 2)
+        return (torch.transpose(self.left, 0, 1) @ rows.mT).unflatten(2, x.shape[2:])
+
+
 class MatrixOfParametersOnTheLeft(Construct):
     channels = 9
 

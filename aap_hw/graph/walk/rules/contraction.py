@@ -175,16 +175,16 @@ def _matrices(state: Labelling, call: Call, left: Node, right: Node) -> Result:
     ranks = (len(shape_of(left)), len(shape_of(right)))
     if min(ranks) < 2:
         return state.not_understood(call)
-    name = state.weight_name(right)
-    if name is not None and ranks[1] == 2:
-        state.tie(state.channels(left, ranks[0] - 1, call), state.parameter_axis(name, 0, "in"), call)
-        made = state.parameter_axis(name, 1, "out")
+    if (matrix := state.matrix(right)) is not None:
+        name, read, filters = matrix
+        state.tie(state.channels(left, ranks[0] - 1, call), state.parameter_axis(name, read, "in"), call)
+        made = state.parameter_axis(name, filters, "out")
         state.produced(call.node, made)
         return Labels.along(ranks[0], ranks[0] - 1, made)
-    name = state.weight_name(left)
-    if name is not None and ranks[0] == 2:
-        state.tie(state.channels(right, ranks[1] - 2, call), state.parameter_axis(name, 1, "in"), call)
-        made = state.parameter_axis(name, 0, "out")
+    if (matrix := state.matrix(left)) is not None:
+        name, filters, read = matrix
+        state.tie(state.channels(right, ranks[1] - 2, call), state.parameter_axis(name, read, "in"), call)
+        made = state.parameter_axis(name, filters, "out")
         state.produced(call.node, made)
         return Labels.along(ranks[1], ranks[1] - 2, made)
     sides = Factor.of(state, left, letters(ranks[0], "ik")), Factor.of(state, right, letters(ranks[1], "kj"))
