@@ -129,6 +129,11 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
         8,
         "is summed over with other channels ('@'",
     ),
+    "places and channels summed over": (
+        lambda net, x: torch.einsum("ij,bcj->bi", net.table, x.mean(3))[:, :, None, None],
+        8,
+        "torch.einsum",
+    ),
     "convolution over rows": (lambda net, x: net.mixer(x.transpose(1, 2)), 8, "nn.Conv2d 'mixer'"),
     "pool over channels": (
         lambda net, x: F.max_pool2d(x.permute(0, 2, 3, 1), 3, 1, 1).permute(0, 3, 1, 2),

@@ -89,6 +89,18 @@ class PixelsAsFeatures(Construct):
         return x + self.b(F.relu(self.a(x)))
 
 
+class PlacesMixedByMatrices(Construct):
+    """Products with a graph's edges, on either side and by letters: the channels pass."""
+
+    def layers(self) -> None:
+        self.register_buffer("edges", torch.randn(64, 64) / 8)
+
+    def between(self, x: Tensor) -> Tensor:
+        tokens = F.relu(self.edges @ x.flatten(2).mT)
+        tokens = F.relu(torch.einsum("ij,bjc->bic", self.edges, tokens))
+        return (tokens.mT @ self.edges.mT @ self.edges).unflatten(2, x.shape[2:])
+
+
 class ViewCountedOnWhatIsRead(Construct):
     """The code counts what the layer reads where it means what the layer makes."""
 

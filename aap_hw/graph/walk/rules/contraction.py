@@ -175,13 +175,15 @@ def _matrices(state: Labelling, call: Call, left: Node, right: Node) -> Result:
     ranks = (len(shape_of(left)), len(shape_of(right)))
     if min(ranks) < 2:
         return state.not_understood(call)
-    if (matrix := state.matrix(right)) is not None:
+    matrix = state.matrix(right)
+    if matrix is not None and not _mixes_places(state, call, matrix, left, ranks[0] - 1):
         name, read, filters = matrix
         state.tie(state.channels(left, ranks[0] - 1, call), state.parameter_axis(name, read, "in"), call)
         made = state.parameter_axis(name, filters, "out")
         state.produced(call.node, made)
         return Labels.along(ranks[0], ranks[0] - 1, made)
-    if (matrix := state.matrix(left)) is not None:
+    matrix = state.matrix(left)
+    if matrix is not None and not _mixes_places(state, call, matrix, right, ranks[1] - 2):
         name, filters, read = matrix
         state.tie(state.channels(right, ranks[1] - 2, call), state.parameter_axis(name, read, "in"), call)
         made = state.parameter_axis(name, filters, "out")
@@ -189,6 +191,21 @@ def _matrices(state: Labelling, call: Call, left: Node, right: Node) -> Result:
         return Labels.along(ranks[1], ranks[1] - 2, made)
     sides = Factor.of(state, left, letters(ranks[0], "ik")), Factor.of(state, right, letters(ranks[1], "kj"))
     return product(state, call, *sides, letters(max(ranks), "ij"))
+
+
+def _mixes_places(state: Labelling, call: Call, matrix: tuple[str, int, int], other: Node, summed: int) -> bool:
+    """Whether a matrix of parameters, as that of a graph's edges, mixes places of each channel alone.
+
+    Channels pass, then, and nothing of the matrix can go.
+    """
+    labels = state.of(other)
+    if summed in labels.dims or not state.is_made(labels):
+        return False
+    name, *dims = matrix
+    for dim in dims:
+        axis = state.parameter_axis(name, dim, "fixed")
+        state.freeze(axis, "is made along another axis than that of the channels", call)
+    return True
 
 
 @rule("einsum")
@@ -205,6 +222,8 @@ def einsum(state: Labelling, call: Call) -> Result:
         name, summed, new = state.weight_name(weight), set(of_weight) & set(of_other), set(of_weight) & set(made)
         if name is not None and len(of_weight) == 2 and len(summed) == len(new) == 1 and not summed & new:
             (read,), (filters,) = summed, new
+            if _mixes_places(state, call, (name, 0, 1), other, of_other.index(read)):
+                continue
             channels = state.channels(other, of_other.index(read), call)
             state.tie(channels, state.parameter_axis(name, of_weight.index(read), "in"), call)
             ids = state.parameter_axis(name, of_weight.index(filters), "out")
