@@ -326,6 +326,9 @@ NO_NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "largest": lambda x: x / x.amax(1, keepdim=True),
     "number of channels": lambda x: F.normalize(x, dim=1) * x.shape[1] ** 0.5,
     "two groups without a layer": lambda x: F.group_norm(x, 2),
+    "groups of one layer for two values": (lambda norm: lambda x: norm(norm(x).relu()))(
+        nn.GroupNorm(2, 12, affine=False)
+    ),
 }
 
 

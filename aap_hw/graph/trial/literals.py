@@ -106,7 +106,7 @@ def scale_attributes(divided: Divided, width: WidthExpr, model: nn.Module) -> It
 
 
 def counts_of_bare_norms(labelling: Labelling, model: nn.Module, grouping: Grouping) -> Iterable[Attribute]:
-    """How many channels norms without any parameters or statistics are for, which no weight of theirs tells."""
+    """How many channels, and groups of these, norms without any weights or statistics are for: no weight tells."""
     for node in labelling.labels:
         if Call(node).name not in _COUNTS or not (around := _modules_around(node)):
             continue
@@ -118,6 +118,9 @@ def counts_of_bare_norms(labelling: Labelling, model: nn.Module, grouping: Group
         width = width_along(labelling.all_labels(source)[0], 1, size, grouping)
         if width.terms and getattr(module, name) == size:
             yield Attribute(around[0], name, (width,), None)
+        if width.terms and isinstance(module, nn.GroupNorm) and Call(node)["num_groups"] == module.num_groups > 1:
+            first_of_each = labelling.of(source).ids.reshape(module.num_groups, -1)[:, 0]
+            yield Attribute(around[0], "num_groups", (width_of_ids(first_of_each, grouping),), None)
 
 
 def _of_length(literal: Literal, count: WidthExpr, dim: int, model: nn.Module) -> tuple[Attribute, ...]:

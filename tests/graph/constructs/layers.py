@@ -231,6 +231,24 @@ class GroupNormOfEveryChannel(Construct):
         return self.norm(x)
 
 
+class GroupNormWithoutWeights(Construct):
+    """How many groups are left is told to the layer."""
+
+    def layers(self) -> None:
+        self.a, self.b = nn.GroupNorm(4, 12, affine=False), nn.GroupNorm(6, 12, affine=False)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x).relu()
+
+
+class GroupNormOfEveryChannelWithoutWeights(Construct):
+    def layers(self) -> None:
+        self.norm = nn.GroupNorm(12, 12, affine=False)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
 class LayerNormMlp(Construct):
     """The stream is normalised over its channels; the hidden layer is a group of its own."""
 

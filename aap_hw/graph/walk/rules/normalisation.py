@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
+from torch.fx import Node
 
 from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.source import path_of
 from aap_hw.graph.walk.labels import NO_ATOM
 from aap_hw.graph.walk.rules.registry import Result, rule
 
@@ -69,11 +71,15 @@ def over_last_axes(state: Labelling, call: Call) -> Result:
 def over_channel_groups(state: Labelling, call: Call) -> Result:
     """One group is a norm over all channels; of several, channels that share their statistics are cut together.
 
-    How many groups there are is the layer's to say, so that `surgery` can make them fewer.
+    How many groups there are is the layer's to say, so that a cut can make them fewer: of a layer with a weight
+    `surgery` does, of one without `trial.literals`.
     """
     inputs, groups = call["input"], int(call["num_groups"])
     weight = None if call["weight"] is None else state.parameter_name(call["weight"])
-    layer = None if weight is None else state.owner(weight)
+    if call["weight"] is None and call["bias"] is None:
+        layer = _bare_layer(state, call)
+    else:
+        layer = None if weight is None else state.owner(weight)
     if (groups > 1 and not isinstance(layer, nn.GroupNorm)) or state.of(inputs).dims - {1}:
         state.freeze(state.of(inputs), "is normalised together with other channels", call)
         return state.of(inputs)
@@ -86,3 +92,21 @@ def over_channel_groups(state: Labelling, call: Call) -> Result:
     by_group = channels.reshape(groups, -1)
     state.tie(by_group, by_group[:, :1], call)
     return state.of(inputs)
+
+
+def _bare_layer(state: Labelling, call: Call) -> nn.Module | None:
+    """The layer without weights that is called here, and only here: another call would have groups of its own."""
+    layer = _module_at(state, call.node)
+    if layer is None or type(layer).forward is not nn.GroupNorm.forward or layer.state_dict():
+        return None
+    calls = (node for node in call.node.graph.nodes if node.op == "call_function" and Call(node).name == call.name)
+    alike = [node for node in calls if _module_at(state, node) in (layer, None)]
+    return layer if alike == [call.node] else None
+
+
+def _module_at(state: Labelling, node: Node) -> nn.Module | None:
+    """The innermost module in whose code a node is; None if it is not known."""
+    try:
+        return state.module(path_of(node))
+    except AttributeError:
+        return None
