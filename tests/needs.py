@@ -39,6 +39,7 @@ EXPECTED_SKIPS = {
     r"needs ultralytics": "its licence and its OpenCV, which needs a screen, are for who uses it to choose",
     r"only root can mount a small disk": "a container's root may lack the right to mount",
     r"this CPU has no AVX512-BF16": "half precision on a CPU needs instructions for it, which many lack",
+    r"this CPU has no AVX-VNNI": "what is compiled for a CPU with it cannot run elsewhere",
     r"this processor always flushes denormals": "it has no mode in which it does not",
 }
 

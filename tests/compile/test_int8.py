@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.code.quantized import Quantized
+from aap_hw.compile.cpu.isa import has_features
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FLOAT32_INT8, INT8, INT8_FLOAT32, Scale
@@ -22,13 +23,17 @@ from tests.compile.quantized import Case, Transposed, called, random_numbers, re
 ODD_WIDTHS = (1, 3, 5, 17, 57, 96)
 
 
+CPUS = {"avx2": "haswell", "avxvnni": "alderlake"}
+
+
 def on(name: str) -> CpuTarget:
-    """This machine, with all it has or with AVX2 at most."""
+    """This machine, with all it has or with AVX2 at most, beside which AVX-VNNI multiplies bytes."""
     options = host_options()
-    return CpuTarget.of(options if name == "own" else {**options, "mcpu": "haswell"}, threads=1)
+    return CpuTarget.of(options if name == "own" else {**options, "mcpu": CPUS[name]}, threads=1)
 
 
-TARGETS = ("own", "avx2")
+needs_avx_vnni = pytest.mark.skipif(not has_features(on("own"), "avxvnni"), reason="this CPU has no AVX-VNNI")
+TARGETS = ("own", "avx2", pytest.param("avxvnni", marks=needs_avx_vnni))
 OF_A_LIBRARY = 12
 USUAL = 42  # of the option --random-kernels
 CURVED = {"hardswish", "silu"}  # which float32 rounds
@@ -88,9 +93,9 @@ def cases(draw: st.DrawFn) -> Case:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_random_kernels_equal_an_integer_reference(name: str, pytestconfig: pytest.Config) -> None:
-    """A dozen; if more than usual are asked for, as many on all that this machine has, and a quarter with AVX2."""
+    """A dozen; if more than usual are asked for, as many on all that this machine has, and a quarter with less."""
     asked = pytestconfig.getoption("random_kernels")
-    libraries = asked // OF_A_LIBRARY // (4 if name == "avx2" else 1) if asked > USUAL else 1
+    libraries = asked // OF_A_LIBRARY // (1 if name == "own" else 4) if asked > USUAL else 1
 
     @settings(max_examples=libraries, derandomize=True, database=None, phases=[Phase.generate])
     @given(some=st.lists(cases(), min_size=OF_A_LIBRARY, max_size=OF_A_LIBRARY, unique=True))
