@@ -14,7 +14,9 @@ UNWRAPPED = 1000
 
 
 class PlainConsole(Console):
-    """A console without colours, markup and emoji, as paths may contain brackets and colons; files get whole lines.
+    """A console without markup, emoji and colours of its own, as paths may contain brackets and colons.
+
+    A file gets whole lines and no bar. ``FORCE_COLOR`` brings the bold of headings there and changes nothing else.
 
     Parameters
     ----------
@@ -27,8 +29,11 @@ class PlainConsole(Console):
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
         file = None if stderr else results()
         super().__init__(highlight=False, markup=False, emoji=False, file=file, stderr=stderr, quiet=quiet)
-        if not self.is_terminal and "COLUMNS" not in os.environ:
-            self.width = UNWRAPPED
+        # With FORCE_COLOR, which many CI services set, rich takes any file for a terminal of 80 columns.
+        if not self.file.isatty():
+            self.is_interactive = False
+            if "COLUMNS" not in os.environ:
+                self.width = UNWRAPPED
 
     def say(self, sentence: str) -> None:
         """Print a sentence on one line, which a terminal wraps if it has to."""

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from aap_hw.activity import telling
+from aap_hw.cli.console import PlainConsole
 
 if TYPE_CHECKING:
     from aap_hw.lut.progress import Progress
@@ -30,14 +31,14 @@ class MeasuringScreen:
     def __init__(self, path: Path, *, quiet: bool = False, doing: str = "measuring") -> None:
         self._path, self._what, self._packing = path, "points", doing == "compiling"
         self._done = f"{doing.removesuffix('ing')}ed"
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = PlainConsole(stderr=True, quiet=quiet)
         self._bar = Bar(
             TextColumn(f"{doing} {{task.description}}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[left]}"),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._console.is_interactive,
         )
         self._task = self._bar.add_task(self._what, total=None, left="")
         self._telling = beside_bar(self._console, self._bar)

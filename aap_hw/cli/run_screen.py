@@ -61,7 +61,7 @@ class PruneScreen:
             TextColumn("{task.fields[left]}"),
             console=console,
             transient=True,
-            disable=not console.is_terminal or console.quiet,
+            disable=not console.is_interactive or console.quiet,
         )
         self._telling = beside_bar(console, self._bar)
         self._task = self._bar.add_task("measuring and scoring the unpruned network", total=None, left="", told="")

@@ -10,7 +10,12 @@ from aap_hw.cli.profile_screen import MeasuringScreen
 from aap_hw.lut.progress import Progress
 
 
-def test_nothing_to_measure_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("forced", [{}, {"FORCE_COLOR": "1"}], ids=["plain", "forced"])
+def test_nothing_to_measure_is_said_in_words(
+    forced: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in forced.items():  # which asks for colours, and not for a bar in a file
+        monkeypatch.setenv(name, value)
     with MeasuringScreen(Path("x86.json")) as screen:
         screen.update(Progress("points", 0, 0, 41, None))
         screen.update(Progress("networks", 0, 25, 3, None))
