@@ -165,7 +165,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         "not in the range",
     ),
     "device": (("deploy", "RUN", "--device", "x68"), "there is no device 'x68' .*did you mean 'x86'?"),
-    "board": (("deploy", "RUN", "--device", "rpi4"), "tracker at 127.0.0.1:9190 cannot be reached .* start it with"),
+    "board": (
+        ("deploy", "RUN", "--device", "rpi4", "--connect", "tracker://127.0.0.1:1/rpi4"),
+        "tracker at 127.0.0.1:1 cannot be reached .* start it with",
+    ),
     "board to profile": (
         ("profile", "--device", "rpi5", "--model", "resnet20", "--connect", "rpc://127.0.0.1:1"),
         "nothing listens at 127.0.0.1:1; start the server there",

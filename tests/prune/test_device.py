@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from aap_hw.device import load_profile
 from aap_hw.device.connection import LocalDevice
 from aap_hw.device.description import DeviceDescription
 from aap_hw.errors import UserError
 from aap_hw.prune.device import device_of
 from aap_hw.resources import resource_dirs
+from tests.device import servers
 from tests.synthetic import of_this_device, table, this_device
 
 
@@ -35,16 +37,25 @@ def test_how_the_points_were_timed_is_no_obstacle() -> None:
         ({"threads": 64}, "thread count 64 and here it is 1"),
         ({"target": {"kind": "llvm", "mcpu": "generic"}}, "target .*generic"),
         ({"name": "mine"}, "there is no device 'mine'"),
-        ({"name": "rpi4"}, "the tracker at 127.0.0.1:9190 cannot be reached"),
         ({"provenance": "emulated"}, "the table's latencies are emulated"),
         ({"provenance": "estimated"}, "the table's latencies are estimated"),
     ],
-    ids=["cpu", "threads", "target", "unknown", "board", "emulated", "estimated"],
+    ids=["cpu", "threads", "target", "unknown", "emulated", "estimated"],
 )
 def test_table_of_another_device_is_not_and_the_reason_is_given(changes: dict[str, Any], reason: str) -> None:
     device, why_not = device_of(table(**{**of_this_device(), **changes}))
     assert device is None
     assert re.search(reason, why_not)
+
+
+def test_board_that_cannot_be_reached_is_not_measured_on_and_the_reason_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nowhere = load_profile("rpi4").reached_by(f"tracker://127.0.0.1:{servers.free_port()}/rpi4")
+    monkeypatch.setattr("aap_hw.prune.device.load_profile", lambda _: nowhere)
+    device, why_not = device_of(table(**{**of_this_device(), "name": "rpi4"}))
+    assert device is None
+    assert f"the tracker at 127.0.0.1:{nowhere.connect.port} cannot be reached" in why_not
 
 
 @pytest.mark.parametrize("where", [("x86", None), (None, "local"), ("x86", "local")], ids=str)
