@@ -48,7 +48,7 @@ class EachNorm(nn.Module):
         return self.head(self.root_mean_square(tokens).mean(1))  # type: ignore[no-any-return]
 
 
-def test_norms_over_channels_that_are_cut_to_odd_widths(tmp_path: Path) -> None:
+def test_kernels_of_norms_over_channels_follow_cuts_to_odd_widths(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net, image = EachNorm().eval(), torch.randn(2, 3, 10, 10)
     graph = ChannelGraph.trace(net, (image,))

@@ -81,7 +81,7 @@ def test_residual_stream_of_a_resnet_is_observed_after_its_additions() -> None:
     assert [str(nodes[name].target) for name in stream.observed] == ["aten.relu_.default"] * 2
 
 
-def test_widths_of_concatenated_flattened_and_fixed_axes() -> None:
+def test_width_of_an_axis_counts_the_channels_of_each_group_and_the_fixed_ones() -> None:
     graph = ChannelGraph.trace(nets.Concat(), (torch.zeros(IMAGES),))
     assert graph.width_of("x") == WidthExpr(3)
     assert graph.width_of("cat") == WidthExpr(3, (("a.0", 2), ("b.0", 1)))
@@ -95,7 +95,7 @@ def test_widths_of_concatenated_flattened_and_fixed_axes() -> None:
     assert graph.width_of("cat", 2, slice(1, None)) == WidthExpr(7)
 
 
-def test_widths_within_a_shuffle() -> None:
+def test_channels_in_a_shuffle_follow_their_group_along_one_of_the_axes_that_change_places() -> None:
     graph = ChannelGraph.trace(nets.Shuffle(), (torch.zeros(IMAGES),))
     (transposed,) = [node.name for node in graph.program.graph.nodes if "transpose" in node.name]
     assert graph.group("a.0").width == 2  # the grouped convolutions before and after tie 9 channels each
