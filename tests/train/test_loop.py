@@ -182,15 +182,24 @@ def test_training_with_an_average_resumes_to_the_very_weights(stripes):
     assert same(state_of(whole), state_of(other))
 
 
-@pytest.mark.parametrize("flags", ["fpu avx512_bf16 avx2", "fp asimd bf16 i8mm", "fpu avx512f avx2"])
-def test_bf16_is_chosen_for_a_cpu_that_has_instructions_for_it_but_not_for_depthwise_convolutions(
-    flags, monkeypatch, tmp_path
+@pytest.mark.parametrize(
+    ("vendor", "flags", "helps"),
+    [
+        ("AuthenticAMD", "fpu avx512_bf16 avx2", True),
+        ("GenuineIntel", "fpu avx512_bf16 avx2", False),
+        ("GenuineIntel", "fpu avx512_bf16 amx_bf16 avx2", True),
+        ("AuthenticAMD", "fpu avx512f avx2", False),
+        ("0x41", "fp asimd bf16 i8mm", True),
+    ],
+)
+def test_bf16_is_chosen_where_a_cpu_is_quicker_in_it_but_not_for_depthwise_convolutions(
+    vendor, flags, helps, monkeypatch, tmp_path
 ):
-    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
+    (tmp_path / "cpuinfo").write_text(f"vendor_id : {vendor}\nflags : {flags}\n")
     monkeypatch.setattr(loop, "Path", lambda _: tmp_path / "cpuinfo")
     dense = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=2))
     depthwise = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8))
-    assert bf16_helps(dense, torch.device("cpu")) == ("bf16" in flags)
+    assert bf16_helps(dense, torch.device("cpu")) == helps
     assert not bf16_helps(depthwise, torch.device("cpu"))
 
 
