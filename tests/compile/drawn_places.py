@@ -17,13 +17,13 @@ from aap_hw.compile.front.views import NoView, View
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.library.folding import filters_first
 from aap_hw.graph import WidthExpr
-from tests.compile import test_transposed
 from tests.compile.drawn import BATCH, ODD, Case, after, numbers, of_convolution, rounding
+from tests.compile.movements import moved_at_random
 from tests.compile.random_kernels import EXPONENTIAL, HALF_ULP
-from tests.compile.running import Convolution
-from tests.compile.test_movement import moved_at_random
-from tests.compile.test_padding import OneSided
-from tests.compile.test_recurrent import states
+from tests.compile.recurrent import states
+from tests.compile.running import Convolution, OneSided
+from tests.compile.transposed import Transposed
+from tests.compile.transposed import kernels as transposed_kernels
 
 SIZE, MOST_VALUES = st.integers(1, 14), 20000
 
@@ -188,9 +188,7 @@ def lines(draw: st.DrawFn) -> Case:
     if kind == "transposed":
         beyond = (0, draw(st.integers(0, stride - 1)))
         geometry = (1, kernel), (1, stride), (0, (kernel - 1) // 2)
-        return of_convolution(
-            test_transposed.Transposed(width, draw(ODD), (1, length), *geometry, (1, 1), steps, batch, beyond=beyond)
-        )
+        return of_convolution(Transposed(width, draw(ODD), (1, length), *geometry, (1, 1), steps, batch, beyond=beyond))
     if kind == "one-sided":
         ends = draw(st.integers(0, 3)), draw(st.integers(0, 3))
         geometry = (3, 3), (stride, stride), (draw(st.integers(0, 2)), 1)
@@ -252,4 +250,4 @@ def volumes(draw: st.DrawFn) -> Case:
 
 @st.composite
 def transposed(draw: st.DrawFn) -> Case:
-    return of_convolution(draw(test_transposed.kernels()))
+    return of_convolution(draw(transposed_kernels()))

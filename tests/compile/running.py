@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import tvm
-from torch import nn
+from torch import Tensor, nn
 
 from aap_hw.compile.code.function import KernelFunction
 from aap_hw.compile.families.elementwise import ACTIVATIONS
@@ -227,3 +227,32 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
                 assert tensor is not None
                 tensor.data.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
     return model.eval()
+
+
+@dataclass(frozen=True)
+class OneSided(Convolution):
+    """A convolution with other padding behind the image than before it."""
+
+    ends: Pair = (0, 0)
+
+    def of(self, images: Tensor, weights: Tensor) -> Tensor:
+        (top, left), (bottom, right) = self.padding, self.ends
+        padded, groups = F.pad(images, (left, right, top, bottom)), self.width_in // self.read
+        return F.conv2d(padded, weights, None, self.stride, 0, self.dilation, groups)
+
+    def key(self) -> KernelKey:
+        return super().key().having(padding_end=self.ends)
+
+
+def compiled_outputs(model: nn.Module, image: Tensor, library: Path, threads: int = 1) -> list[np.ndarray]:
+    compile_network(model, image, target(threads), library)
+    loaded = device(threads).load(library)
+    loaded.set_inputs("main", [image.numpy()])
+    return loaded.run("main")
+
+
+def assert_alike(actual: list[np.ndarray], expected: list[Tensor]) -> None:
+    assert [each.shape for each in actual] == [tuple(each.shape) for each in expected]
+    for here, there in zip(actual, expected, strict=True):
+        assert there.numel() == 1 or there.std() > 1e-3
+        np.testing.assert_allclose(here, there.numpy(), rtol=0, atol=1e-5 * float(there.abs().max()))

@@ -29,7 +29,7 @@ from aap_hw.compile.library.footprint import constant_bytes, moments, peak_bytes
 from aap_hw.compile.library.lowering import lower_network, state_of
 from aap_hw.compile.library.quantised import stand_in_scales
 from aap_hw.graph import ChannelGraph
-from tests.compile.test_networks import cut_to_odd_widths, image, network
+from tests.compile.networks import cut_to_odd_widths, image, network
 from tests.deploy.tiny import int8_network
 from tests.synthetic import this_device
 

@@ -35,8 +35,8 @@ from aap_hw.errors import Fault, UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.compiling import compile_batch
 from aap_hw.pack.checks import FAMILY_POINTS
+from tests.compile.light import BATCH, CASES, HEIGHT, LIGHT_KERNELS, WIDTH, Case, nhwc, random_images
 from tests.compile.running import Convolution, assert_convolutions_equal_pytorch, compiled, target
-from tests.compile.test_light import BATCH, CASES, HEIGHT, LIGHT_KERNELS, WIDTH, Case, nhwc, random_images
 
 CHANNELS = 13
 ORIN = device_target({"tag": "nvidia/jetson-agx-orin-64gb"}, 1)

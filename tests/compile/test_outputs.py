@@ -15,12 +15,11 @@ from torch.utils import _pytree as pytree
 
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.library.footprint import moments
-from aap_hw.compile.library.lowering import compile_network
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.outputs import output_names, output_tensors
 from aap_hw.models.initialise import initialise
-from tests.compile.running import device, randomise, target
+from tests.compile.running import assert_alike, compiled_outputs, randomise, target
 
 
 class Pyramid(nn.Module):
@@ -89,20 +88,6 @@ class Gated(Pyramid):
 
 
 PACKINGS = [Pyramid, WithTheImage, WithTheImageOtherwise, WithoutABatch, Twice, WithNothing, InOneDictionary, Gated]
-
-
-def compiled_outputs(model: nn.Module, image: Tensor, library: Path, threads: int = 1) -> list[np.ndarray]:
-    compile_network(model, image, target(threads), library)
-    loaded = device(threads).load(library)
-    loaded.set_inputs("main", [image.numpy()])
-    return loaded.run("main")
-
-
-def assert_alike(actual: list[np.ndarray], expected: list[Tensor]) -> None:
-    assert [each.shape for each in actual] == [tuple(each.shape) for each in expected]
-    for here, there in zip(actual, expected, strict=True):
-        assert there.numel() == 1 or there.std() > 1e-3
-        np.testing.assert_allclose(here, there.numpy(), rtol=0, atol=1e-5 * float(there.abs().max()))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,27 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aap_hw.compile.front.partition import partition
-from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import device_target
 from aap_hw.graph import ChannelGraph
 from tests.compile.random_kernels import wrong_kernels
-from tests.compile.running import Convolution, Pair, assert_compiled_equals_pytorch, randomise
-
-
-@dataclass(frozen=True)
-class OneSided(Convolution):
-    """A convolution with other padding behind the image than before it."""
-
-    ends: Pair = (0, 0)
-
-    def of(self, images: Tensor, weights: Tensor) -> Tensor:
-        (top, left), (bottom, right) = self.padding, self.ends
-        padded, groups = F.pad(images, (left, right, top, bottom)), self.width_in // self.read
-        return F.conv2d(padded, weights, None, self.stride, 0, self.dilation, groups)
-
-    def key(self) -> KernelKey:
-        return super().key().having(padding_end=self.ends)
-
+from tests.compile.running import OneSided, assert_compiled_equals_pytorch, randomise
 
 CASES = [
     OneSided(17, 37, padding=(0, 2), ends=(1, 0), epilogue=("bias", "add", "relu"), batch=2),

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from aap_hw.compile.front.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.outputs import output_tensors
-from tests.compile.running import assert_compiled_equals_pytorch, randomise
-from tests.compile.test_outputs import assert_alike, compiled_outputs
+from tests.compile.running import assert_alike, assert_compiled_equals_pytorch, compiled_outputs, randomise
 
 WIDTH = 12
 

@@ -28,7 +28,7 @@ from tests.compile.drawn_expressions import expressions
 from tests.compile.drawn_order import orders
 from tests.compile.random_kernels import GUARD, guarded, linear
 from tests.compile.running import Convolution, target
-from tests.compile.test_transposed import Transposed
+from tests.compile.transposed import Transposed
 
 FAMILIES = {
     "normalisations": drawn.normalisations(),

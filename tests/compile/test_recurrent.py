@@ -21,6 +21,7 @@ from aap_hw.compile.keys.target import GpuTarget, device_target
 from aap_hw.compile.library.build import build_kernel
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.graph import ChannelGraph
+from tests.compile.recurrent import states
 from tests.compile.running import called, target
 from tests.compile.running import device as this_machine
 
@@ -32,24 +33,6 @@ LAYERS = {
     "rnn_tanh": nn.RNN(1, 5),
     "rnn_relu": nn.RNN(1, 21, nonlinearity="relu"),
 }
-
-
-def states(
-    layer: nn.RNNBase, products: Tensor, first: list[Tensor], *, backwards: bool
-) -> tuple[Tensor, Tensor | None]:
-    """(N, steps, hidden) in float64, and the last cells, where the products of the input are given, not computed."""
-    wide = type(layer)(products.shape[-1], layer.hidden_size, batch_first=True, **relu_of(layer)).double()
-    wide.load_state_dict({**layer.state_dict(), "weight_ih_l0": torch.eye(products.shape[-1])})
-    nn.init.zeros_(wide.bias_ih_l0)  # type: ignore[arg-type]
-    turned = products.double().flip(1) if backwards else products.double()
-    given = [each[None].double() for each in first]
-    with torch.no_grad():
-        made, last = wide(turned, tuple(given) if isinstance(layer, nn.LSTM) else given[0]) if given else wide(turned)
-    return made.flip(1) if backwards else made, last[1][0] if isinstance(layer, nn.LSTM) else None
-
-
-def relu_of(layer: nn.RNNBase) -> dict[str, str]:
-    return {"nonlinearity": layer.nonlinearity} if isinstance(layer, nn.RNN) else {}
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])

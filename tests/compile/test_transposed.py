@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,55 +17,16 @@ from aap_hw.compile.cpu.narrow import is_narrow
 from aap_hw.compile.families import family_of, multiply_accumulates, weight_shape
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
-from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.target import device_target
 from aap_hw.compile.library.build import build_kernel
 from aap_hw.compile.library.folding import filters_first
 from aap_hw.graph import ChannelGraph
 from tests.compile.assembly import TARGETS, assembly, multiplying_loops
 from tests.compile.random_kernels import random_tensors, reference, wrong_kernels
-from tests.compile.running import (
-    EPILOGUES,
-    Convolution,
-    Pair,
-    assert_compiled_equals_pytorch,
-    call,
-    randomise,
-    target,
-)
+from tests.compile.running import assert_compiled_equals_pytorch, call, randomise, target
+from tests.compile.transposed import Transposed, kernels
 
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)
-
-
-@dataclass(frozen=True)
-class Transposed(Convolution):
-    """A transposed convolution; ``size`` is still that of its input."""
-
-    beyond: Pair = (0, 0)
-    groups: int = 1
-
-    @property
-    def read(self) -> int:
-        return self.width_in // (self.width_in if self.depthwise else self.groups)
-
-    def of(self, images: Tensor, weights: Tensor) -> Tensor:
-        groups = self.width_in // self.read
-        by_group = weights.reshape(groups, -1, *weights.shape[1:]).transpose(1, 2)
-        in_order = by_group.reshape(self.width_in, self.width_out // groups, *self.kernel)
-        return F.conv_transpose2d(images, in_order, None, self.stride, self.padding, self.beyond, groups)
-
-    def key(self) -> KernelKey:
-        return KernelKey.make(
-            "depthwise_conv_transpose2d" if self.depthwise else "conv_transpose2d",
-            self.size,
-            self.batch,
-            kernel=self.kernel,
-            stride=self.stride,
-            padding=self.padding,
-            output_padding=self.beyond if any(self.beyond) else "",
-            groups=self.groups if self.groups > 1 else "",
-            epilogue=self.epilogue,
-        )
 
 
 def usual(width_in: int, width_out: int, kernel: int, stride: int, padding: int, beyond: int = 0) -> Transposed:
@@ -80,31 +41,6 @@ KINDS = [
     *[replace(usual(13, 13, *how), depthwise=True, batch=2) for how in USUAL[1:4]],
     replace(usual(6, 15, *USUAL[1]), groups=3),
 ]
-
-
-@st.composite
-def kernels(draw: st.DrawFn) -> Transposed:
-    def pair(low: int, high: int) -> Pair:
-        return draw(st.integers(low, high)), draw(st.integers(low, high))
-
-    kernel, stride = pair(1, 6), pair(1, 4)
-    padding = tuple(draw(st.integers(0, (k - 1) // 2)) for k in kernel)
-    groups, depthwise = draw(st.sampled_from([(1, False)] * 4 + [(1, True), (2, False)]))
-    widths = st.integers(1, 40).map(lambda width: width * groups)
-    width = draw(widths)
-    return Transposed(
-        width,
-        width if depthwise else draw(st.one_of(widths, st.just(groups))),
-        pair(1, 9),
-        kernel,
-        stride,
-        padding,
-        epilogue=draw(st.sampled_from(EPILOGUES)),
-        batch=draw(st.integers(1, 2)),
-        depthwise=depthwise,
-        beyond=tuple(draw(st.integers(0, s - 1)) for s in stride),
-        groups=groups,
-    )
 
 
 def test_the_usual_transposed_convolutions_equal_pytorch_in_both_ways_of_computing_them() -> None:

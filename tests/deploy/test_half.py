@@ -30,8 +30,8 @@ from aap_hw.inputs import Inputs
 from aap_hw.models.origin import Origin
 from aap_hw.prune.run import PrunedNetwork
 from aap_hw.quantize.halved import halved
+from tests.compile.half import Net
 from tests.compile.running import needs_bfloat16, randomise
-from tests.compile.test_half import Net
 from tests.synthetic import few_images, half_pruned, this_device
 
 INPUTS = Inputs.of((3, 16, 16))

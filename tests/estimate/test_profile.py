@@ -19,8 +19,8 @@ from aap_hw.lut.estimating import estimate_model
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.progress import Progress
 from aap_hw.lut.subject import Workload
-from aap_hw.lut.table import LatencyTable
 from tests import forked
+from tests.estimate.tiny import estimated
 from tests.lut.tiny import INPUT, Tiny, journal_of
 from tests.synthetic import table
 
@@ -29,7 +29,7 @@ DIES = """
 import os, signal, sys
 from pathlib import Path
 from aap_hw.estimate.estimator import Estimator
-from tests.estimate.test_profile import estimated
+from tests.estimate.tiny import estimated
 
 real, left = Estimator.latency_us, [6]
 
@@ -42,11 +42,6 @@ def dies(self, address):
 Estimator.latency_us = dies
 estimated(Path(sys.argv[1]))
 """
-
-
-def estimated(path: Path, name: str = "tiny", kernel: int = 1, **options: Any) -> LatencyTable:
-    """The table of the tiny network for a Raspberry Pi 4."""
-    return estimate_model(Workload(name, Tiny(kernel), INPUT), load_profile("rpi4"), path, **options)
 
 
 @pytest.fixture(scope="module")

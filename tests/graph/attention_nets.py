@@ -176,3 +176,17 @@ class OfPyTorch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(x, x, x, need_weights=False)[0]  # type: ignore[no-any-return]
+
+
+class Embedded(nn.Module):
+    """Two blocks on one embedding."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.head = nn.Linear(3, DIM), nn.ModuleList([kind(), kind()]), nn.Linear(DIM, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)  # type: ignore[no-any-return]

@@ -20,8 +20,8 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import CutMismatchError, checked_cut
 from aap_hw.graph.cut import surgery
 from aap_hw.graph.selection import require_whole_heads, select
-from tests.graph.attention_nets import DIM, HEADS, VALUES, WIDTH, Fused, OfPyTorch, Separate, Shares
-from tests.graph.test_attention import FORMS, SHAPE, Embedded, Form
+from tests.graph.attention_forms import FORMS, SHAPE, Form
+from tests.graph.attention_nets import DIM, HEADS, VALUES, WIDTH, Embedded, Fused, OfPyTorch, Separate, Shares
 
 STAY = [0, 2]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.inputs import Inputs
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
+from aap_hw.prune.job import EMBEDDED, Job, Limit
 from aap_hw.prune.steps import Event
 from aap_hw.prune.task import PruneSettings
 from aap_hw.train.data import LabelledImages
@@ -50,6 +52,18 @@ def origin_in(folder: Path) -> Origin:
     path = folder / "net.py"
     path.write_text(NETWORK)
     return Origin.of(f"{path}:make", INPUTS)
+
+
+def int8_job(origin: Origin, **changes: Any) -> Job:
+    """A run in int8, with some settings changed."""
+    return Job(origin, EMBEDDED, {"latency": Limit(0.7, True)}, settings=replace(SETTINGS, **changes))
+
+
+def mixed_job(origin: Origin) -> Job:
+    """A run of mixed precisions; relative to the unpruned network's latency in float32."""
+    training = TrainSettings(epochs=1, batch_size=24, loss=SETTINGS.training.loss)
+    budgets = {"latency": Limit(0.7, True), "memory": Limit(0.6, True)}
+    return Job(origin, EMBEDDED, budgets, settings=replace(SETTINGS, precision="mixed", training=training))
 
 
 @cache

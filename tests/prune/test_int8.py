@@ -18,7 +18,7 @@ from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.file import save_table
 from aap_hw.lut.table import LatencyPoint, LatencyTable, Validation
 from aap_hw.models.origin import Origin
-from aap_hw.prune.job import EMBEDDED, Job, Limit, start
+from aap_hw.prune.job import start
 from aap_hw.prune.quantised import quantised_of
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.steps import State, as_computed
@@ -29,7 +29,7 @@ from aap_hw.report.writing import write_report
 from aap_hw.train.evaluation import evaluate
 from tests import forked
 from tests.prune.killed import result
-from tests.prune.small import INPUTS, SETTINGS, images, origin_in, show_few
+from tests.prune.small import INPUTS, images, int8_job, origin_in, show_few
 from tests.synthetic import latency_us, table_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,16 +55,12 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     show_few(monkeypatch)
 
 
-def job(origin: Origin, **changes: Any) -> Job:
-    return Job(origin, EMBEDDED, {"latency": Limit(0.7, True)}, settings=replace(SETTINGS, **changes))
-
-
 @pytest.fixture(scope="module")
 def undisturbed(origin: Origin, latencies: LatencyTable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
     with pytest.MonkeyPatch.context() as patch:
         show_few(patch)
-        start(job(origin), latencies, folder)
+        start(int8_job(origin), latencies, folder)
     return folder
 
 
@@ -105,11 +101,10 @@ from aap_hw.lut.file import load_table
 from aap_hw.models.origin import Origin
 from aap_hw.prune.job import resume, start
 from tests.prune.killed import in_child
-from tests.prune.small import INPUTS, die_at, show_few
-from tests.prune.test_int8 import job
+from tests.prune.small import INPUTS, die_at, int8_job, show_few
 network, latencies, folder = map(Path, sys.argv[1:])
 show_few(pytest.MonkeyPatch())
-asked, table = job(Origin.of(f"{network}:make", INPUTS)), load_table(latencies)
+asked, table = int8_job(Origin.of(f"{network}:make", INPUTS)), load_table(latencies)
 print(in_child(lambda: start(asked, table, folder, die_at("epoch", 3)))[0])
 print(in_child(lambda: resume(folder, die_at("quantised", 1)))[0])
 print((folder / "run.json").exists())
@@ -135,7 +130,7 @@ def test_a_layer_that_loses_too_much_stays_in_float32_in_plan_and_network(
     monkeypatch.setattr(sensitivity, "float_layers", lambda *_: chosen)
     whole = partition(ChannelGraph.trace(origin.build(), INPUTS.zeros()), INT8).dense
     table = replace(latencies, validation=[Validation(origin.model, INPUTS, "dense", whole, 100.0, 100.0, INT8)])
-    done = start(replace(job(origin, rounds=1, qat=False), data=None), table, tmp_path / "run")
+    done = start(replace(int8_job(origin, rounds=1, qat=False), data=None), table, tmp_path / "run")
     assert done.summary["float_layers"]["names"] == ["3"]
     kernels = [row["key"] for row in _plan_rows(tmp_path / "run")]
     assert sum("int8" not in key for key in kernels) == 1
@@ -175,4 +170,4 @@ def test_roundings_in_training_are_only_for_int8_and_for_what_trains(origin: Ori
         PruneSettings(qat=True)
     for idle in ({"data": None}, {"train": False}):
         with pytest.raises(UserError, match="nothing trains without --data or with --no-training; leave --qat out"):
-            replace(job(origin), **idle)
+            replace(int8_job(origin), **idle)

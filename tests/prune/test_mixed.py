@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,15 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.lut.file import save_table
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
-from aap_hw.prune.job import EMBEDDED, Job, Limit, start
+from aap_hw.prune.job import start
 from aap_hw.prune.planning import Plan
 from aap_hw.prune.quantised import quantised_of
 from aap_hw.prune.run import PrunedNetwork, RunFolder
 from aap_hw.quantize import for_timing, read_quantised
 from aap_hw.report.writing import write_report
-from aap_hw.train.settings import TrainSettings
 from tests import forked
 from tests.prune.killed import result
-from tests.prune.small import INPUTS, SETTINGS, images, mixed_table, origin_in, show_few
+from tests.prune.small import INPUTS, images, mixed_job, mixed_table, origin_in, show_few
 from tests.synthetic import this_device
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,13 +40,6 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     show_few(monkeypatch)
-
-
-def asked(origin: Origin) -> Job:
-    """The run; relative to the unpruned network's latency in float32."""
-    training = TrainSettings(epochs=1, batch_size=24, loss=SETTINGS.training.loss)
-    budgets = {"latency": Limit(0.7, True), "memory": Limit(0.6, True)}
-    return Job(origin, EMBEDDED, budgets, settings=replace(SETTINGS, precision="mixed", training=training))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +57,7 @@ def run(origin: Origin, latencies: LatencyTable, tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("runs") / "mixed"
     with pytest.MonkeyPatch.context() as patch:
         show_few(patch)
-        start(asked(origin), latencies, folder)
+        start(mixed_job(origin), latencies, folder)
         yield folder
 
 
@@ -105,11 +96,10 @@ from aap_hw.lut.file import load_table
 from aap_hw.models.origin import Origin
 from aap_hw.prune.job import resume, start
 from tests.prune.killed import in_child
-from tests.prune.small import INPUTS, die_at, show_few
-from tests.prune.test_mixed import asked
+from tests.prune.small import INPUTS, die_at, mixed_job, show_few
 network, latencies, folder = map(Path, sys.argv[1:])
 show_few(pytest.MonkeyPatch())
-job, table = asked(Origin.of(f"{network}:make", INPUTS)), load_table(latencies)
+job, table = mixed_job(Origin.of(f"{network}:make", INPUTS)), load_table(latencies)
 print(in_child(lambda: start(job, table, folder, die_at("epoch", 2)))[0])
 print((folder / "run.json").exists())
 print(in_child(lambda: resume(folder))[0])

@@ -18,26 +18,18 @@ from aap_hw.errors import UserError
 from aap_hw.files import WriteError
 from aap_hw.models.origin import Origin
 from aap_hw.prune import job as jobs
-from aap_hw.prune.job import EMBEDDED, Job, Limit, resume, samples_of, start
+from aap_hw.prune.job import Job, Limit, resume, samples_of, start
 from aap_hw.prune.journal import read_journal
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.steps import Event
-from aap_hw.prune.task import PruneSettings
-from aap_hw.train.settings import TrainSettings
 from aap_hw.train.sources import ImageSource
 from tests import forked
 from tests.disks import remount
 from tests.prune.killed import result
-from tests.synthetic import ORIGIN, PretendedDevice, few_images, table
+from tests.prune.resumed import SETTINGS, TO_BUDGET
+from tests.synthetic import PretendedDevice, few_images, table
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = PruneSettings(
-    rounds=2, calibration_images=8, training=TrainSettings(epochs=2, batch_size=32, learning_rate=0.01)
-)
-TO_BUDGET = Job(ORIGIN, EMBEDDED, {"latency": Limit(0.6, True)}, settings=SETTINGS)
-# No accuracy is kept so soon: a further round follows the one to the budget.
-TO_BOTH = replace(TO_BUDGET, max_accuracy_drop=0.0, settings=replace(SETTINGS, rounds=1))
-TO_ACCURACY = Job(ORIGIN, EMBEDDED, max_accuracy_drop=45.0, settings=replace(SETTINGS, rounds=3))
 
 # Forks for each moment, so that all is imported and ResNet-20 is traced once. A child dies at its n-th event or just
 # before its n-th file is put in place, and another one goes on where it was.
@@ -52,7 +44,7 @@ from aap_hw.prune.job import resume, start
 from aap_hw.train import data
 from tests.disks import remount
 from tests.prune.killed import in_child
-from tests.prune.test_resume import TO_ACCURACY, TO_BOTH, TO_BUDGET
+from tests.prune.resumed import TO_ACCURACY, TO_BOTH, TO_BUDGET
 from tests.synthetic import few_images, share_resnet20, table
 few, latencies = few_images(), table()
 share_resnet20(pytest.MonkeyPatch())
