@@ -129,6 +129,15 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
         8,
         "is summed over with other channels ('@'",
     ),
+    "filters multiplied with parameters alone": (
+        lambda net, x: (
+            x
+            + F.linear(net.mixer(x).movedim(1, 3), net.table).movedim(3, 1)
+            + torch.addmm(net.mixer.bias, net.table.T, net.table).mean()
+        ),
+        8,
+        "is multiplied with parameters alone (torch.addmm",
+    ),
     "places and channels summed over": (
         lambda net, x: torch.einsum("ij,bcj->bi", net.table, x.mean(3))[:, :, None, None],
         8,

@@ -162,6 +162,10 @@ class Labelling(Notes):
         name = self.parameter_name(node)
         return None if name in self.kept else name
 
+    def is_of_parameters(self, node: Node) -> bool:
+        """Whether a node is a parameter or buffer, or is made of these alone without a layer or a product."""
+        return self.parameter_name(node) is not None or node in self._tables
+
     def matrix(self, node: Node) -> tuple[str, int, int] | None:
         """The parameter that a product reads as a matrix, and which of its axes are the rows and columns."""
         found = self._matrices.get(node, Matrix(node))
@@ -192,7 +196,7 @@ class Labelling(Notes):
     def inside_of_weights(self, labels: dict[Node, Result]) -> Labelling:
         """The same state for operators that compute weights, in which parameters are tensors like any others."""
         inner = copy.copy(self)
-        inner._parameters, inner._weights, inner.across, inner.labels = {}, {}, {}, labels
+        inner._parameters, inner._weights, inner._tables, inner.across, inner.labels = {}, {}, set(), {}, labels
         return inner
 
     def apart(self, labels: dict[Node, Result]) -> Labelling:

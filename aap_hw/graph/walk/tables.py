@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
 _JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
-_PASSES = MOVES | _JOINS | {"_to_copy", "alias", "detach", "dropout", "expand", "repeat", "to"}
+_PASSES = MOVES | _JOINS | {"_to_copy", "adjoint", "alias", "detach", "dropout", "expand", "numpy_T", "repeat", "to"}
 
 
 def tables_of(nodes: Iterable[Node], parameters: Iterable[str]) -> set[Node]:

@@ -175,6 +175,8 @@ def _matrices(state: Labelling, call: Call, left: Node, right: Node) -> Result:
     ranks = (len(shape_of(left)), len(shape_of(right)))
     if min(ranks) < 2:
         return state.not_understood(call)
+    if _is_of_parameters(state, call, (left, right)):
+        return Labels.none(max(ranks))
     matrix = state.matrix(right)
     if matrix is not None and not _mixes_places(state, call, matrix, left, ranks[0] - 1):
         name, read, filters = matrix
@@ -191,6 +193,15 @@ def _matrices(state: Labelling, call: Call, left: Node, right: Node) -> Result:
         return Labels.along(ranks[1], ranks[1] - 2, made)
     sides = Factor.of(state, left, letters(ranks[0], "ik")), Factor.of(state, right, letters(ranks[1], "kj"))
     return product(state, call, *sides, letters(max(ranks), "ij"))
+
+
+def _is_of_parameters(state: Labelling, call: Call, sides: Sequence[Node]) -> bool:
+    """Whether a product is of parameters alone: it would have fewer terms although no layer reads it, so they stay."""
+    if not all(map(state.is_of_parameters, sides)):
+        return False
+    for side in sides:
+        state.freeze(state.of(side), "is multiplied with parameters alone", call)
+    return True
 
 
 def _mixes_places(state: Labelling, call: Call, matrix: tuple[str, int, int], other: Node, summed: int) -> bool:
@@ -218,6 +229,8 @@ def einsum(state: Labelling, call: Call) -> Result:
         return state.not_understood(call)
     if any(len(set(word)) < len(word) for word in (*sides, made)):
         return state.not_understood(call)
+    if _is_of_parameters(state, call, operands):
+        return Labels.none(len(made))
     for (weight, of_weight), (other, of_other) in permutations(zip(operands, sides, strict=True)):
         name, summed, new = state.weight_name(weight), set(of_weight) & set(of_other), set(of_weight) & set(made)
         if name is not None and len(of_weight) == 2 and len(summed) == len(new) == 1 and not summed & new:
