@@ -22,7 +22,9 @@ from aap_hw.estimate.indices import ZERO, Index, index_of, share_of, typical, va
 # Vector operations that a division or a square root keeps its unit busy for.
 DIVISION = 5
 _SLOW_CALLS = ("sqrt", "rsqrt", "exp", "exp2", "log", "tanh", "sigmoid", "erf", "power", "pow")
+# Instructions that add neighbours, and to a sum as well where there is one.
 _ADDS_NEIGHBOURS = tuple(f"llvm.aarch64.neon.{name}" for name in ("saddlp", "uaddlp", "addp"))
+_EXTREMES = ("llvm.maximum", "llvm.minimum")
 _FREE_CALLS = ("reinterpret", "likely", "vectorlow", "vectorhigh")
 
 
@@ -184,7 +186,7 @@ class _Reader:
             case "Add" | "Sub":
                 return self._adds_to(value.a, place) or self._adds_to(value.b, place)
             case "Call":
-                return any(self._adds_to(each, place) for each in value.args)
+                return _intrinsic(value) not in _EXTREMES and any(self._adds_to(each, place) for each in value.args)
         return False
 
     def _place(self, buffer: Any, indices: Any) -> tuple[int, Index]:
@@ -218,7 +220,7 @@ class _Reader:
                         for each in (one, *self._factors(other)):
                             self._value(each)
                         return
-                    if _adds_neighbours(other):
+                    if _intrinsic(other) in _ADDS_NEIGHBOURS:
                         self._value(one)
                         self._value(other)
                         return
@@ -268,7 +270,7 @@ class _Reader:
         if name == "if_then_else":
             # Two loops of code, of which the second is rarely run.
             self._value(arguments[1])
-        elif _adds_neighbours(node):
+        elif _intrinsic(node) in (*_ADDS_NEIGHBOURS, *_EXTREMES):
             self._operation(node, *arguments[1:])
         elif name in ("call_llvm_pure_intrin", "call_llvm_intrin", "call_pure_extern", "call_extern"):
             self._loop.multiply_adds += self._units_of(node)
@@ -306,11 +308,11 @@ def _is_row(indices: Any) -> bool:
     return numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] in (0, len(numbers))
 
 
-def _adds_neighbours(node: Any) -> bool:
-    """Whether it is an instruction that adds neighbours, and to a sum as well where there is one."""
+def _intrinsic(node: Any) -> str:
+    """Name of the instruction that a call of LLVM's is; empty for all else."""
     if type(node).__name__ != "Call" or not str(getattr(node.op, "name", "")).endswith("call_llvm_pure_intrin"):
-        return False
-    return codegen.llvm_get_intrinsic_name(int(node.args[0])) in _ADDS_NEIGHBOURS
+        return ""
+    return str(codegen.llvm_get_intrinsic_name(int(node.args[0])))
 
 
 def _bytes(type_: Any) -> int:

@@ -34,6 +34,8 @@ _VECTOR_REGISTER = re.compile(r"%[xyz]mm\d+|\b[qvds]\d+\b")
 # Functions that set up a frame pointer may reach their stack through it; in others it is a register like any other.
 _FRAME_POINTER = re.compile(r"movq\s+%rsp, %rbp|mov\s+x29, sp|add\s+x29, sp,")
 _WIDE = re.compile(r"%[yz]mm\d+|\bq\d+\b|\bv\d+\.4s\b")
+# A load of two registers: `_written` tells the first.
+_SECOND_OF_PAIR = re.compile(r"ldp\s+q\d+, q(\d+)")
 _STACK = re.compile(r"\(%rsp\b|\[sp\b")
 _STORED = re.compile(r"^st|\(%r[sb]p[^)]*\)$")
 _STACK_OR_FRAME = re.compile(r"\(%r[sb]p\b|\[(sp|x29)\b")
@@ -133,7 +135,9 @@ def _loop(lines: Sequence[str], stack: re.Pattern[str]) -> Loop:
 
 def _sums(instructions: Sequence[str]) -> frozenset[str]:
     added = {_written(line) for line in instructions if _FUSED.match(line)}
-    return frozenset(added - {_written(line) for line in instructions if not _FUSED.match(line)})
+    others = {_written(line) for line in instructions if not _FUSED.match(line)}
+    others |= {match[1] for line in instructions if (match := _SECOND_OF_PAIR.match(line))}
+    return frozenset(added - others)
 
 
 def _written(line: str) -> str:

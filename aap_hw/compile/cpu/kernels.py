@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from aap_hw.compile.code.function import KernelFunction
+from aap_hw.compile.cpu.nan import keeping_nan
 from aap_hw.compile.families import Shape
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.precision import FLOAT32, HALVES
@@ -72,7 +73,8 @@ def built(address: Address, target: CpuTarget) -> KernelFunction:
         kernels = HALF_KERNELS
     if key.op not in kernels:
         raise UserError(f"the kernel {key} has no code in this version: {key.op} does not compute in {key.precision}")
-    return kernels[key.op](address, target)
+    function = kernels[key.op](address, target)
+    return function if key.types.is_quantized else replace(function, code=keeping_nan(function.code, target))
 
 
 def packing_of(address: Address, target: CpuTarget) -> Packing | None:

@@ -83,6 +83,11 @@ class CpuTarget:
         return triple.startswith(("aarch64", "arm64")) and codegen.llvm_cpu_has_features("neon", self.tvm)
 
     @property
+    def has_extremes_with_nan(self) -> bool:
+        """Whether an instruction makes the larger of two values, and NaN if either is that: on 64-bit Arm."""
+        return self.multiplies_by_lane
+
+    @property
     def lanes(self) -> int:
         """Float32 values in one vector register."""
         return self.lanes_of(FLOAT32)
