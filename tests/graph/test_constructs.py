@@ -12,9 +12,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.walk.tables import tables_late
 from tests.graph.constructs import CONSTRUCTS
 from tests.graph.ground_truth import (
     assert_cut_equals_silenced,
@@ -48,6 +49,16 @@ def test_cut_equals_masked_and_only_what_must_be_is_frozen(name: str) -> None:
     assert (masked - output(model, images)).abs().max() > 1e-4, "a mask that changes nothing proves nothing"
     smaller = assert_cut_equals_silenced(model, graph, images, keep)
     assert_widths_follow(graph, smaller, keep, images)
+
+
+def test_tables_may_be_calculated_in_thousands_of_steps() -> None:
+    graph = fx.Graph()
+    steps = [table := graph.placeholder("table")]
+    for _ in range(3000):
+        steps.append(graph.call_function(torch.neg, (steps[-1],)))
+    image = graph.placeholder("image")
+    made = graph.call_function(torch.add, (image, steps[-1]))
+    assert list(tables_late(graph.nodes, steps[1:])) == [table, image, *steps[1:], made]
 
 
 def _shifted(graph: ChannelGraph) -> Iterator[tuple[str, str]]:

@@ -49,22 +49,24 @@ def tables_late(nodes: Iterable[Node], tables: Collection[Node]) -> Iterator[Nod
 
     What they meet is known by then.
     """
-    waiting: dict[Node, None] = {}
+    waiting: set[Node] = set()
 
-    def needed(node: Node) -> Iterator[Node]:
-        for source in node.all_input_nodes:
-            if source in waiting:
-                del waiting[source]
-                yield from needed(source)
-                yield source
+    def needed(node: Node) -> list[Node]:
+        found, readers = set[Node](), [node]
+        for reader in readers:
+            new = waiting.intersection(reader.all_input_nodes)
+            waiting.difference_update(new)
+            found |= new
+            readers += new
+        return sorted(found)
 
     for node in nodes:
         if node in tables:
-            waiting[node] = None
+            waiting.add(node)
         else:
             yield from needed(node)
             yield node
-    yield from waiting  # which nothing reads
+    yield from sorted(waiting)  # which nothing reads
 
 
 def axes_met(state: Labelling, parameter: Node, tables: Collection[Node]) -> set[int]:
