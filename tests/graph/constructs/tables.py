@@ -19,6 +19,17 @@ class SlicedPlaces(Construct):
         return (self.a(x).flatten(2).mT + codes).mT.unflatten(2, x.shape[2:])
 
 
+class NumberedPlaces(Construct):
+    """Rows are taken by numbers that the network stores, of which there are as many as channels."""
+
+    def layers(self) -> None:
+        self.table = nn.Embedding(12, 12)
+        self.register_buffer("numbers", torch.arange(12).flip(0)[None])
+
+    def between(self, x: Tensor) -> Tensor:
+        return x + self.table(self.numbers[:, : x.shape[2]]).mT.unsqueeze(3)
+
+
 class PlacesOfALine(Construct):
     """As many places as channels, so that no length tells them apart; images get an axis."""
 

@@ -116,9 +116,10 @@ def linear(state: Labelling, call: Call) -> Result:
 def embedding(state: Labelling, call: Call) -> Result:
     """Rows of a table, whose columns are the channels."""
     name, rank = state.weight_name(call["weight"]), len(call.out_shape)
-    is_computed = state.parameter_name(call["indices"]) is None
-    if name is None or (is_computed and state.of(call["indices"]).dims):
+    if name is None:
         return state.not_understood(call)
+    if state.parameter_name(call["indices"]) is None:
+        state.freeze(state.of(call["indices"]), "says which rows are taken", call)
     state.freeze(state.parameter_axis(name, 0, "fixed"), "is a row of a table that is read by its number", call)
     made = state.parameter_axis(name, 1, "out")
     state.produced(call.node, made)
