@@ -126,15 +126,25 @@ class _Frame:
 def _inside(frames: tuple[_Frame, ...], module: nn.Module) -> Iterable[tuple[_Frame, ...]]:
     """The functions that the innermost statement calls: export does not tell that it was in one.
 
-    They are looked for in the same file, and in those of the classes that a module's own inherits from.
+    They are looked for in the same file, and in those of the classes that a module's own inherits from. The module's
+    own methods come first: other classes may call theirs the same.
     """
     called = [_called(call) for call in ast.walk(frames[0].statement) if isinstance(call, ast.Call)]
     methods = [vars(kind)[name] for kind in type(module).__mro__ for name in called if name in vars(kind)]
-    files = [each.__code__.co_filename for each in methods if inspect.isfunction(each)]
-    for path in dict.fromkeys([frames[0].path, *files]):
-        for function in functions_of(path):
-            if function.name in called and function is not frames[0].function:
-                yield (_Frame(path, function, function), *frames)
+    own = [(each.__code__.co_filename, each.__code__.co_firstlineno) for each in methods if inspect.isfunction(each)]
+    found = [
+        _Frame(path, function, function)
+        for path in dict.fromkeys([frames[0].path, *(path for path, _ in own)])
+        for function in functions_of(path)
+        if function.name in called and function is not frames[0].function
+    ]
+    for each in sorted(found, key=lambda each: (each.path, _first_line(each.function)) not in own):
+        yield (each, *frames)
+
+
+def _first_line(function: ast.FunctionDef) -> int:
+    """Where a function begins, as Python counts: with its decorators."""
+    return min(each.lineno for each in (function, *function.decorator_list))
 
 
 def _called(call: ast.Call) -> str:

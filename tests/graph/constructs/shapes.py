@@ -111,6 +111,16 @@ class ViewCountedOnWhatIsRead(Construct):
         return self.a(x).flatten(2).view(*x.shape)
 
 
+class UnflattenedByAttributes(Construct):
+    """Methods of other classes here, which are called the same, take channels apart by other lengths."""
+
+    def layers(self) -> None:
+        self.a, self.parts, self.width = nn.Conv2d(12, 12, 1), 3, 4
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(x).unflatten(1, (self.parts, self.width)).flatten(1, 2)
+
+
 class PickedPixels(Construct):
     """Rows and columns by lists of numbers; pairs of them move no axis."""
 
