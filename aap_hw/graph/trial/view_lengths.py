@@ -173,7 +173,7 @@ def _views(code: ast.AST) -> Iterable[list[ast.expr]]:
 def _by_axis(arguments: list[ast.expr], at: _Frame, count: int) -> list[ast.expr | None]:
     """What a view passes for each of its axes, None for those of ``*x.shape[:-1]`` or ``x.size()[:-1] + (...)``.
 
-    All of them may have one name.
+    The whole shape may be in a local variable: ``x.view(shape)``.
     """
     if len(arguments) == 1:
         arguments = _several(_given(arguments[0], at)) or arguments
