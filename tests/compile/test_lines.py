@@ -29,12 +29,12 @@ class Line(nn.Module):
         super().__init__()
         self.first, self.norm = nn.Conv1d(read, 12, 8, 2, 3), nn.BatchNorm1d(12)
         self.each, self.grouped = nn.Conv1d(12, 24, 5, 1, 2, groups=12), nn.Conv1d(24, 12, 3, 1, 2, 2, groups=3)
-        self.longer, self.last = nn.ConvTranspose1d(12, 12, 4, 2, 1), nn.BatchNorm1d(12)
+        self.longer, self.last = nn.ConvTranspose1d(12, 24, 4, 2, 1), nn.BatchNorm1d(12)
         self.judge = nn.Linear(12, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool1d(F.relu(self.norm(self.first(x))), 3, 2, 1)
-        x = F.avg_pool1d(self.longer(self.grouped(self.each(x)) + x), 2, padding=1)
+        x = F.avg_pool1d(F.glu(self.longer(self.grouped(self.each(x)) + x), 1), 2, padding=1)
         x = F.relu(self.last(F.adaptive_avg_pool1d(x, 5)))
         return torch.cat([self.judge(x.mean(2)), F.adaptive_avg_pool1d(x, 1).flatten(1), x.flatten(1)], 1)
 

@@ -26,6 +26,7 @@ from torch.export import ExportedProgram
 from aap_hw.errors import UserError
 from aap_hw.foreign import DETAILS, is_raised_by_user, own_line, reason
 from aap_hw.graph.program.calling import Names, arguments, called
+from aap_hw.graph.program.gates import spell_out_gates
 from aap_hw.graph.program.inlining import inline_regions
 from aap_hw.graph.program.inputs import Tensors
 from aap_hw.graph.program.outputs import plain
@@ -78,6 +79,7 @@ def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram
     finally:
         returned.remove()
     inline_regions(program)
+    spell_out_gates(program)
     return program
 
 

@@ -143,20 +143,6 @@ def stack(state: Labelling, call: Call) -> Result:
     return Labels(np.expand_dims(labels.ids, new), frozenset(dim + (dim >= new) for dim in labels.dims))
 
 
-@rule("glu")
-def gated_half(state: Labelling, call: Call) -> Result:
-    """One half of the channels times a gate of the other half."""
-    labels = state.of(call.first)
-    dim = call["dim"] % labels.rank
-    if dim not in labels.dims:
-        return labels
-    if labels.dims != {dim}:
-        return state.not_understood(call)
-    left, right = np.split(labels.ids.ravel(), 2)
-    state.tie(left, right, call)
-    return Labels.along(labels.rank, dim, left)
-
-
 @rule("select")
 def one_position(state: Labelling, call: Call) -> Result:
     """One position of one axis, which vanishes."""
