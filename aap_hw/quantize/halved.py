@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from aap_hw.compile.cpu import packing_of
-from aap_hw.compile.families import family_of
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.quantisation import Quantisation
@@ -158,7 +157,7 @@ def _rounded(kernel: Kernel, state: dict[str, Tensor], half: torch.dtype) -> Ten
     factors = torch.where(factors == 0, 1.0, factors).reshape(-1, *[1] * (weight.dim() - 1))
     rounded = ((weight * factors).float().to(half).double() / factors).float()
     shape = state[kernel.weight or ""].shape
-    if not family_of(kernel.key).reads_first:
+    if not kernel.reads_first:
         return rounded
     places = torch.arange(rounded.numel()).reshape(shape)
     taken = filters_first(places, int(kernel.key.attribute("groups", "1"))).flatten()

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from aap_hw.compile.code.quantized import GATED, LEAST_STEP
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.precision import values_of_one_scale, weight_axes, weights_in_int8
+from aap_hw.compile.front.program import is_product_with, weight_of
 from aap_hw.compile.keys.precision import INT8
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
@@ -127,13 +128,13 @@ class KernelQuantizer(Quantizer):  # type: ignore[misc] # torchao has no types
         return model
 
     def _read_specifications(self, node: Node) -> dict[Node, QuantizationSpecBase | None]:
-        weight = Call(node).get("weight") if node.op == "call_function" else None
-        if self._how is None or not isinstance(weight, Node):
+        weight = weight_of(node) if node.op == "call_function" else None
+        if self._how is None or weight is None:
             return {}
         name, specification = name_of(weight), None
         if name in self._weights:
             specification = replace(self._how.weights, ch_axis=self._axes.get(name, 0))
-        if self._how is LEARNT:
+        if self._how is LEARNT and not is_product_with(node, weight):
             # Of layers with batch norm torchao wants both in training: first what is read, then the weight.
             return {Call(node).first: None, weight: specification}
         return {} if specification is None else {weight: specification}

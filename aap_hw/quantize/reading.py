@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from aap_hw.compile.front.program import is_product_with
 from aap_hw.compile.front.quantisation import LARGEST_WEIGHT, Quantisation
 from aap_hw.compile.keys.precision import Scale
 from aap_hw.errors import UserError
@@ -181,10 +182,16 @@ class _Reading:
 
 
 def _axis_made(weight: Node) -> int:
-    """The axis of a weight's output channels, which dense transposed convolutions have behind that of their inputs."""
-    calls = [Call(user) for user in weight.users if user.op == "call_function"]
+    """The axis of a weight's output channels, which some operators have behind that of their inputs."""
+    users = [user for user in weight.users if user.op == "call_function"]
+    return int(bool(users) and all(_reads_first(user, weight) for user in users))
+
+
+def _reads_first(user: Node, weight: Node) -> bool:
+    """Whether an operator is a dense transposed convolution, or multiplies by a matrix."""
     # A depthwise one makes each channel of one of its inputs, and has the two on the first axis.
-    return int(bool(calls) and all(c.name.startswith("conv_transpose") and c["groups"] == 1 for c in calls))
+    is_transposed = Call(user).name.startswith("conv_transpose") and Call(user)["groups"] == 1
+    return is_transposed or is_product_with(user, weight)
 
 
 def _require_scales(name: str, scales: Iterable[float]) -> None:

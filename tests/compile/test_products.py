@@ -212,6 +212,13 @@ def with_constants(m: Attending, x: Tensor) -> Tensor:
     return torch.cat([m.bias @ rows, rows @ m.image.weight[:30, :, 0, 0] @ m.bias[0, :10]], 2)
 
 
+def with_sums(m: Attending, x: Tensor) -> Tensor:
+    rows = m.rows(x.flatten(2).transpose(1, 2))
+    scores = torch.baddbmm(m.bias, rows, rows.mT, beta=0.5, alpha=0.1)
+    first = torch.addmm(scores[0, :1], rows[0].T, scores[1], alpha=2).T
+    return torch.addmm(rows[1], m.bias[0], first, beta=0).relu() + scores.mean()
+
+
 def relative(m: Attending, x: Tensor) -> Tensor:
     """What queries and learned rows and columns of an image have in common, as multi-scale attention adds it."""
     q = m.packed(x)[0].reshape(2, 2, 3, 4, 5)
@@ -232,6 +239,7 @@ def relative(m: Attending, x: Tensor) -> Tensor:
         (by_letters, ["attention", "matmul"]),
         (written_between, ["matmul", "matmul"]),
         (with_constants, ["matmul", "matmul", "matmul"]),
+        (with_sums, ["matmul", "matmul", "matmul"]),
         (in_windows, ["attention"]),
     ],
 )
@@ -248,6 +256,7 @@ def test_products_in_networks_read_their_operands_where_they_lie(
         with_another_reader,
         linear_attention,
         with_constants,
+        with_sums,
         in_windows,
         written_between,
         relative,

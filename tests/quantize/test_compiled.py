@@ -53,18 +53,22 @@ class Varied(nn.Module):
 
 
 class Attention(nn.Module):
-    """Rows instead of images, and a value that attention makes in another order than the program has it."""
+    """Rows instead of images, and a value that attention makes in another order than the program has it.
+
+    One of its layers is written by hand, with a weight (C_in, C_out).
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.patches, self.norm = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16)
-        self.qkv, self.project, self.head = nn.Linear(16, 48), nn.Linear(16, 16), nn.Linear(16, 5)
+        self.qkv, self.head = nn.Linear(16, 48), nn.Linear(16, 5)
+        self.weight, self.bias = nn.Parameter(torch.randn(16, 16) / 4), nn.Parameter(torch.randn(16))
 
     def forward(self, input: Tensor) -> Tensor:
         x = self.patches(input).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(self.norm(x)).reshape(1, 30, 3, 2, 8).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(1, 30, 16)
-        return self.head((x + self.project(y)).mean(1))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, 16)
+        return self.head((x + torch.addmm(self.bias, y, self.weight).view(1, 30, 16)).mean(1))
 
 
 class Dense(nn.Module):

@@ -197,6 +197,7 @@ class Partition:
         weight: str | None = None,
         bias: str | None = None,
         normalization: Normalization | None = None,
+        is_turned: bool = False,
         **attributes: object,
     ) -> None:
         """Add the kernel that makes the value of ``node`` from images of the size and batch of ``image``.
@@ -210,7 +211,7 @@ class Partition:
         key = KernelKey.make(op, size, batch or shape[0], **attributes)
         made = self.graph.width_of(node.name, 1 if turned else channels)
         widths = width_in or self.graph.width_of(image.name, channels), made
-        kernel = Kernel(node.name, key, tuple(inputs), widths, weight, bias, normalization)
+        kernel = Kernel(node.name, key, tuple(inputs), widths, weight, bias, normalization, is_turned=is_turned)
         self.add(node, kernel, is_image=turned or not rows)
 
     def add(self, node: Node, kernel: Kernel, *, is_image: bool) -> None:

@@ -57,8 +57,8 @@ class Kernel:
 
     ``widths`` are those of its address. ``constants`` are weights that the kernel reads unpacked, and values computed
     from weights alone; ``learned`` are those of them that are parameters of the model. Their ``channel_axis``, counted
-    from the last, is moved to the end for the kernel. ``source`` is the call in the user's code that became a kernel on
-    the slow path.
+    from the last, is moved to the end for the kernel. In the model, the weight is (C_in, C_out) if it ``is_turned``, as
+    in ``x @ weight``. ``source`` is the call in the user's code that became a kernel on the slow path.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Kernel:
     constants: tuple[str, ...] = ()
     learned: tuple[str, ...] = ()
     channel_axis: int = -1
+    is_turned: bool = False
     branch: Branch | None = None
     source: str = field(default="", compare=False)
 
@@ -88,6 +89,11 @@ class Kernel:
     def described(self) -> str:
         """Its name in messages."""
         return self.source or self.key.op.replace("_", " ")
+
+    @property
+    def reads_first(self) -> bool:
+        """Whether the model's weight has the channels that are read on its first axis, and those made on the second."""
+        return self.is_turned or family_of(self.key).reads_first
 
     def at(self, widths: Mapping[str, int]) -> Address:
         """The kernel under a width plan: an address in the latency table."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from aap_hw.compile.families import family_of
 from aap_hw.compile.families.quantised import WEIGHTED, has_int8_form, is_moving
 from aap_hw.compile.front.changes import change, image_made_by, image_taken_by, reading
 from aap_hw.compile.front.network import Kernel, Network
@@ -82,7 +81,7 @@ def weight_axes(network: Network) -> dict[str, int]:
     return {
         kernel.weight: 1
         for kernel in network.kernels
-        if kernel.weight and kernel.key.types.read == "uint8" and family_of(kernel.key).reads_first
+        if kernel.weight and kernel.key.types.read == "uint8" and kernel.reads_first
     }
 
 

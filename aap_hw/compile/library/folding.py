@@ -7,12 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from aap_hw.compile.families import family_of
 from aap_hw.compile.front.network import Kernel
 
 
 def filters_first(weight: torch.Tensor, groups: int) -> torch.Tensor:
-    """(C_out, C_in / groups, ...) of a transposed convolution's (C_in, C_out / groups, ...)."""
+    """(C_out, C_in / groups, ...) of (C_in, C_out / groups, ...), as transposed convolutions have it."""
     read, made, *kernel = weight.shape
     by_group = weight.reshape(groups, read // groups, made, *kernel).transpose(1, 2)
     return by_group.reshape(groups * made, read // groups, *kernel)
@@ -25,7 +24,7 @@ def weight_of(kernel: Kernel, state: Mapping[str, torch.Tensor]) -> torch.Tensor
         assert kernel.normalization.mean is not None
         return torch.ones(len(state[kernel.normalization.mean]))
     weight = state[kernel.weight]
-    if family_of(kernel.key).reads_first:
+    if kernel.reads_first:
         return filters_first(weight, int(kernel.key.attribute("groups", "1")))
     return weight
 
@@ -40,7 +39,7 @@ def folded(
     """
     norm = kernel.normalization
     zeros = torch.zeros(len(weight), dtype=torch.float64)
-    bias = state[kernel.bias].double() if kernel.bias else zeros
+    bias = state[kernel.bias].double().reshape(-1) if kernel.bias else zeros
     if norm is not None:
         scale = torch.ones(len(weight), dtype=torch.float64)
         if norm.variance:

@@ -228,7 +228,8 @@ def stand_ins(network: Network, widths: Mapping[str, int]) -> dict[str, torch.Te
     for kernel in network.kernels:
         address = kernel.at(widths)
         if kernel.weight is not None:
-            found[kernel.weight] = torch.ones(weight_shape(address))
+            ones = torch.ones(weight_shape(address))
+            found[kernel.weight] = ones.transpose(0, 1) if kernel.is_turned else ones
         if kernel.bias is not None:
             found[kernel.bias] = torch.ones(bias_elements(address))
         if kernel.constants:

@@ -76,11 +76,27 @@ def element_wise(partition: Partition, node: Node) -> None:
         return
     if not isinstance(expression, Term) or not any(not each.is_constant for each in tree.operands.values()):
         raise partition.refused(f"{op_name(node)} with these operands has no kernel yet", node)
+    add(partition, node, tree)
+
+
+def add(partition: Partition, node: Node, tree: Tree) -> None:
+    """Have a tree make the value of a node: by a kernel of its own, or by that of its reader."""
     _geometry(partition, node, tree)  # refuses an unsupported tree before anything relies on it
     if _may_wait(partition, node):
         partition.placement.defer(node, tree, is_image=tree.is_image)
     else:
         tree.emit(partition, node)
+
+
+def sum_of(partition: Partition, node: Node, product: str, alpha: float, added: Node | None, beta: float) -> Tree:
+    """A kernel's result, in the shape of a node and PyTorch's order of axes, times alpha plus a value times beta."""
+    own = Operand(node, product, shape_of(node))
+    operands, expression = {own.name: own}, Term("mul", (own.name, float(alpha)))
+    if added is not None and not partition.is_zero(added):
+        other = _operand(partition, added, node, is_image=False)
+        operands[other.name] = other
+        expression = Term("add", (expression, Term("mul", (other.name, float(beta)))))
+    return Tree(simplified(expression), operands, is_image=False)
 
 
 def _tree(partition: Partition, node: Node, read: Expression, *, with_waiting: bool) -> Tree:

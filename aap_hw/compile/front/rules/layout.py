@@ -40,14 +40,14 @@ def reshape(partition: Partition, node: Node) -> None:
         moved(partition, node, lambda view: view.reshaped(lengths, after))
 
 
-@rule("permute", "transpose", "swapaxes", "swapdims", "t", "mT", "mH", takes=Takes.ANYTHING)
+@rule("permute", "transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT", "mH", takes=Takes.ANYTHING)
 def permute(partition: Partition, node: Node) -> None:
     """Another order of axes: no kernel for channels last and back, as images lie so already."""
     call, rank = Call(node), len(shape_of(node))
     order = list(range(rank))
     if call.name == "permute":
         order = [dim % rank for dim in call["dims"]]
-    elif call.name == "t":
+    elif call.name in ("t", "numpy_T"):
         order = order[::-1]
     elif call.name in ("mT", "mH"):
         order[-2:] = order[:-3:-1]

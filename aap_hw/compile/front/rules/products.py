@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,16 @@ from torch.fx import Node
 
 from aap_hw.compile.families.products import MASKS
 from aap_hw.compile.families.slow import PLAIN
+from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.lengths import NoLength, TooManyWidths, product
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.operands import Einsum, Factors, Groups, Lengths, Operand, images_of, is_walk, matrices
+from aap_hw.compile.front.rules import fused
 from aap_hw.compile.front.rules.elementwise import with_activation
+from aap_hw.compile.front.rules.linear import add_linear, is_layer
 from aap_hw.compile.front.rules.registry import Takes, rule
+from aap_hw.compile.front.rules.steps import is_of_channels
+from aap_hw.compile.front.rules.weighted import Layer, is_residual
 from aap_hw.compile.front.rules.writtenout import Attention, Mask, attention_at
 from aap_hw.compile.front.views import NoView, View
 from aap_hw.compile.keys.key import KernelKey
@@ -30,19 +36,52 @@ from aap_hw.graph.program.source import op_name, quoted
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
 
+# What is added to the product, and what is multiplied.
+_SUMS = {"addmm": ("self", "mat1", "mat2"), "baddbmm": ("self", "batch1", "batch2")}
+
 
 @rule("matmul", "bmm", "mm", takes=Takes.ANYTHING)
 def matmul(partition: Partition, node: Node) -> None:
-    """A product of matrices, or the whole of the attention that begins with it."""
+    """A product of matrices, the whole of the attention that begins with it, or a linear layer written by hand."""
     if _attends(partition, node):
         return
     left, right = [each for each in node.args if isinstance(each, Node)]
+    if is_layer(partition, node, left, right):
+        add_linear(partition, node, Layer(left, right, is_turned=True))
+    else:
+        add_product(partition, node, left, right)
+
+
+@rule("addmm", "baddbmm", takes=Takes.ANYTHING)
+def product_and_sum(partition: Partition, node: Node) -> None:
+    """A linear layer with its bias or a residual, or a product of matrices and a sum."""
+    call = Call(node)
+    added, left, right = [call[name] for name in _SUMS[call.name]]
+    alpha, beta = call["alpha"], call["beta"]
+    if writes_in_place(node):
+        raise partition.refused(f"{op_name(node)} has no kernel that works in place", node)
+    if (alpha, beta) == (1, 1) and is_layer(partition, node, left, right):
+        layer = Layer(left, right, is_turned=True)
+        if partition.is_parameter(added) and is_of_channels(shape_of(added), shape_of(node), axis=-1):
+            add_linear(partition, node, replace(layer, bias=added))
+            return
+        if shape_of(added) == shape_of(node) and is_residual(partition, added, rows=True):
+            add_linear(partition, node, replace(layer, added=added))
+            return
+    name = f"{node.name}_product"
+    add_product(partition, node, left, right, name)
+    tree = fused.sum_of(partition, node, name, alpha, None if beta == 0 else added, beta)
+    fused.add(partition, node, tree)
+
+
+def add_product(partition: Partition, node: Node, left: Node, right: Node, name: str = "") -> None:
+    """Add the kernel of a product of matrices, whose result is the value of a node unless it has a name of its own."""
     rank = len(shape_of(node))
     if min(len(shape_of(left)), len(shape_of(right))) < 2:
         raise partition.refused(f"{op_name(node)} of vectors has no kernel yet", node)
     inner, images = partition.graph.width_of(left.name, -1), _image_axes(partition, node)
     factors = matrices(left, rank, images), matrices(right, rank, images)
-    _product(partition, node, (left, right), factors, matrices(node, images=images), inner)
+    _product(partition, node, (left, right), factors, matrices(node, images=images), inner, name)
 
 
 @rule("einsum", takes=Takes.ANYTHING)
@@ -84,6 +123,7 @@ def _product(
     groups: tuple[Groups, Groups],
     made: Groups,
     inner: WidthExpr,
+    name: str = "",
 ) -> None:
     """Add the kernel of a product of matrices, whose axes are groups of those of its operands and of its result."""
     known = ["left", "right", ""][[*map(partition.is_parameter, factors), True].index(True)]
@@ -96,7 +136,7 @@ def _product(
         walks = {"left": axes.walk(operands[0], "hmk"), "right": axes.walk(operands[1], "hkn")}
         order = [axis for group in made for axis in group]
         is_plain = order == list(range(len(order)))
-        last, steps = with_activation(partition, node)
+        last, steps = (node, ()) if name else with_activation(partition, node)
         of_axes = partition.lengths_of(last)
         view = View.of(last.name if is_plain else f"{last.name}_by_head", of_axes, shape_of(last), order, PLAIN)
     except (NoView, TooManyWidths) as problem:
@@ -111,7 +151,10 @@ def _product(
         learned=tuple(operand.name for operand in operands if operand.is_learned),
         source=op_name(node) + quoted(node),
     )
-    partition.add_moved(last, kernel, view)
+    if name:
+        partition.add_inner(replace(kernel, name=name))
+    else:
+        partition.add_moved(last, kernel, view)
 
 
 @rule("scaled_dot_product_attention", takes=Takes.ANYTHING)

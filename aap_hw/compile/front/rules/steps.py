@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,16 +77,31 @@ def step_behind(partition: Partition, node: Node) -> Step | None:
 
 def factor_of(partition: Partition, node: Node, this: Node, axis: int) -> str | None:
     """The constant that ``node`` multiplies each channel of ``this`` by, if it is such a product."""
+    return _of_channels(partition, node, this, axis) if Call(node).name == "mul" else None
+
+
+def summand_of(partition: Partition, node: Node, this: Node, axis: int) -> str | None:
+    """The constant that ``node`` adds to each channel of ``this``, if it is such a sum."""
+    is_sum = Call(node).name == "add" and Call(node)["alpha"] == 1
+    return _of_channels(partition, node, this, axis) if is_sum else None
+
+
+def is_of_channels(own: Sequence[int], shape: Sequence[int], axis: int) -> bool:
+    """Whether a tensor of one shape has one number for each channel of another shape, and no more."""
+    each_channel = [1] * len(shape)
+    each_channel[axis] = shape[axis]
+    return [1] * (len(shape) - len(own)) + list(own) == each_channel
+
+
+def _of_channels(partition: Partition, node: Node, this: Node, axis: int) -> str | None:
+    """The only other operand of ``node``, if it is a constant with a number for each channel of ``this``."""
     others = [each for each in node.all_input_nodes if each is not this]
-    if Call(node).name != "mul" or len(others) != 1 or not partition.is_parameter(others[0]):
+    if len(others) != 1 or not partition.is_parameter(others[0]):
         return None
     if writes_in_place(node) and (Call(node).first is not this or partition.memory.stale_after(node)):
         return None
-    shape, own = shape_of(this), shape_of(others[0])
-    each_channel = [1] * len(shape)
-    each_channel[axis] = shape[axis]
-    padded = [1] * (len(shape) - len(own)) + list(own)
-    return partition.constant(others[0]) if padded == each_channel and shape_of(node) == shape else None
+    is_fit = is_of_channels(shape_of(others[0]), shape_of(this), axis) and shape_of(node) == shape_of(this)
+    return partition.constant(others[0]) if is_fit else None
 
 
 def turns_to_image(node: Node) -> bool:
