@@ -53,7 +53,7 @@ class Varied(nn.Module):
 
 
 class Attention(nn.Module):
-    """Rows instead of images, and a value that attention makes in another order than the program has it.
+    """Rows and lines instead of images, and a value that attention makes in another order than the program has it.
 
     One of its layers is written by hand, with a weight (C_in, C_out).
     """
@@ -63,12 +63,15 @@ class Attention(nn.Module):
         self.patches, self.norm = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16)
         self.qkv, self.head = nn.Linear(16, 48), nn.Linear(16, 5)
         self.weight, self.bias = nn.Parameter(torch.randn(16, 16) / 4), nn.Parameter(torch.randn(16))
+        self.longer, self.joined = nn.ConvTranspose1d(16, 16, 4, 2, 1), nn.Conv1d(32, 16, 1)
 
     def forward(self, input: Tensor) -> Tensor:
         x = self.patches(input).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(self.norm(x)).reshape(1, 30, 3, 2, 8).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, 16)
-        return self.head((x + torch.addmm(self.bias, y, self.weight).view(1, 30, 16)).mean(1))
+        y = self.longer((x + torch.addmm(self.bias, y, self.weight).view(1, 30, 16)).transpose(1, 2))
+        y = torch.cat([y, (y.var(2, keepdim=True) + 0.1).sqrt().repeat(1, 1, 60)], 1)
+        return self.head(F.relu(self.joined(y)).mean(2))
 
 
 class Dense(nn.Module):
@@ -135,7 +138,7 @@ def test_a_dense_block_and_what_grows_it_are_in_int8(tmp_path: Path) -> None:
         assert (found - expected).abs().median() < 1e-5
 
 
-def test_linear_layers_of_a_transformer_read_bytes(tmp_path: Path) -> None:
+def test_layers_of_a_transformer_and_of_lines_read_bytes(tmp_path: Path) -> None:
     network, pairs = compiled_beside_reference(Attention(), tmp_path)
     weighted = [kernel.key.precision for kernel in network.kernels if kernel.weight]
     assert weighted.count("float32") == 1, weighted  # the layer norm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 from aap_hw.compile.families import family_of
@@ -10,6 +11,9 @@ from aap_hw.compile.front.network import Kernel, Port
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
+
+# What the text of a key divides a width by.
+_SHARE = re.compile(r"//(\d+)")
 
 
 @dataclass(frozen=True)
@@ -23,16 +27,21 @@ class Image:
 
 def image_made_by(kernel: Kernel) -> Image | None:
     """What a kernel makes, whose values are any number of pixels for each channel of its last width, or of none."""
-    one, two, other = (_made(kernel, *widths) for widths in ((1, 1), (1, 2), (2, 1)))
+    unit = math.lcm(*map(int, _SHARE.findall(str(kernel.key))))  # a width of which all shares are whole
+    one, two, other = (_made(kernel, unit * first, unit * last) for first, last in ((1, 1), (1, 2), (2, 1)))
     batch, values = kernel.key.batch, math.prod(one)
     if math.prod(other) != values and len(kernel.widths) > 1:
         return None
-    if two == (*one[:-1], 2) and len(one) == 4 and one[-1] == 1:
+    if two == (*one[:-1], 2 * unit) and len(one) == 4 and one[-1] == unit:
         return Image(one[0], one[1:-1], kernel.width_out)
-    batch = batch if values % batch == 0 else 1
-    if math.prod(two) == 2 * values:
-        return Image(batch, (values // batch, 1), kernel.width_out)
-    return Image(batch, (values // batch, 1), WidthExpr(1)) if math.prod(two) == values else None
+    if math.prod(two) == 2 * values and values % unit == 0:
+        pixels, width = values // unit, kernel.width_out
+    elif math.prod(two) == values:
+        pixels, width = values, WidthExpr(1)
+    else:
+        return None
+    batch = batch if pixels % batch == 0 else 1
+    return Image(batch, (pixels // batch, 1), width)
 
 
 def image_taken_by(port: Port) -> Image:

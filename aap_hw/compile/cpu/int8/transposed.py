@@ -99,7 +99,7 @@ class _Plan:
     def pack(self, weight: np.ndarray) -> np.ndarray:
         """For each tile the taps of all phases in reverse order: (row, column, step, channel, place in the product)."""
         (kh, kw), group, steps, deep = self.shape.kernel, self.dot.group, self.steps, self.deep
-        filters = weight.transpose(0, 2, 3, 1)
+        filters = weight.reshape(*weight.shape[:2], kh, kw).transpose(0, 2, 3, 1)  # of lines, they have one axis
         gaps = [(0, deep.extent - len(weight)), (0, 0), (0, 0), (0, self.wide - filters.shape[3])]
         filters, taken = np.pad(filters, gaps), np.zeros((deep.extent, kh, kw, steps.count, group), weight.dtype)
         for k in range(steps.count):
