@@ -97,6 +97,13 @@ def test_code_that_cannot_be_followed_is_named_by_its_line(name: str, capfd: pyt
     assert capfd.readouterr().err == ""
 
 
+def test_nothing_is_said_of_a_trial_cut_in_which_a_program_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    program = torch.export.export(Net(lambda x: torch.cat(x.split(2, 1)[::-1], 1)).eval(), (IMAGE,)).module()
+    graph = ChannelGraph.trace(program, (IMAGE,))
+    assert any("split" in (group.frozen or "") for group in graph.groups)
+    assert capfd.readouterr().err == ""
+
+
 def assert_for_users(refusal: UserError) -> None:
     text = re.sub(r"\(test_words.py:\d+: .*\)", "", str(refusal))
     assert not FOR_DEVELOPERS.search(text)

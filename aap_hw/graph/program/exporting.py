@@ -33,6 +33,8 @@ from aap_hw.graph.program.outputs import plain
 
 # What PyTorch raises where code asks for the value of a tensor, by type and by a part of the message.
 _VALUES_ASKED = ("GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException")
+# What PyTorch writes about a program in which a call fails, as the trial cut of one may.
+_OF_PROGRAM = "Call using an FX-traced Module"
 _OUTSIDE_ASKED = (".numpy() is not supported", "data pointer of Tensor", ".tolist()", "array_interface")
 
 
@@ -104,7 +106,7 @@ def _quiet() -> Iterator[None]:
         with contextlib.redirect_stderr(said), warnings.catch_warnings(action="ignore"):
             yield
     except Exception as error:
-        is_for_developers = hasattr(error, "partial_fx_graph")  # which is what has been said
+        is_for_developers = hasattr(error, "partial_fx_graph") or _OF_PROGRAM in said.getvalue()
         raise
     finally:
         logging.disable(before)
