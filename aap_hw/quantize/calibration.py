@@ -92,14 +92,16 @@ def _fresh(inputs: Tensors) -> Tensors:
 def _keep_apart(module: GraphModule) -> None:
     """Put something between a layer and a batch norm that it must not be folded into.
 
-    torchao folds without a look at what else reads the layer's result or its weight.
+    torchao folds without a look at what else reads the layer's result or its weight, and along the wrong axis of the
+    weights (C_in, C_out / groups, ...) of a grouped transposed convolution.
     """
     for node in list(module.graph.nodes):
         if node.op != "call_function" or Call(node).name != "batch_norm":
             continue
         layer = Call(node)["input"]
         weight = Call(layer).get("weight") if layer.op == "call_function" else None
-        if len(layer.users) > 1 or (isinstance(weight, Node) and len(weight.users) > 1):
+        is_grouped = weight is not None and "transpose" in Call(layer).name and Call(layer)["groups"] > 1
+        if len(layer.users) > 1 or is_grouped or (isinstance(weight, Node) and len(weight.users) > 1):
             with module.graph.inserting_before(node):
                 between = module.graph.call_function(torch.ops.aten.alias.default, (layer,))
             between.meta.update(layer.meta)

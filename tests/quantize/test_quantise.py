@@ -236,15 +236,16 @@ def test_no_images_are_refused(model: nn.Module) -> None:
         quantise(model, [])
 
 
-def test_batch_norm_is_not_folded_into_what_others_read(images: list[Tensor]) -> None:
+def test_batch_norm_is_folded_neither_into_what_others_read_nor_along_a_wrong_axis(images: list[Tensor]) -> None:
     class Shared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv, self.norm, self.other = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.BatchNorm2d(3)
+            self.up, self.last = nn.ConvTranspose2d(8, 8, 2, 2, groups=8), nn.BatchNorm2d(8)
 
         def forward(self, x: Tensor) -> Tensor:
             y = self.conv(x)
-            return self.norm(y) + y + self.norm(self.conv(self.other(x)))
+            return self.last(self.up(self.norm(y) + y + self.norm(self.conv(self.other(x)))))
 
     torch.manual_seed(6)
     model = randomise(Shared())
