@@ -144,7 +144,7 @@ def _inside(frames: tuple[_Frame, ...], module: nn.Module) -> Iterable[tuple[_Fr
 
 def _first_line(function: ast.FunctionDef) -> int:
     """Where a function begins, as Python counts: with its decorators."""
-    return min(each.lineno for each in (function, *function.decorator_list))
+    return min([function.lineno, *(each.lineno for each in function.decorator_list)])
 
 
 def _called(call: ast.Call) -> str:
