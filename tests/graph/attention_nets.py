@@ -92,6 +92,64 @@ class Einsum(Separate):
         return self.proj(x.reshape(b, n, -1))  # type: ignore[no-any-return]
 
 
+class Conv1D(nn.Module):
+    """A layer as GPT-2 writes it."""
+
+    def __init__(self, filters: int, channels: int) -> None:
+        super().__init__()
+        self.nf = filters
+        self.weight, self.bias = nn.Parameter(torch.randn(channels, filters) / 3), nn.Parameter(torch.randn(filters))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.size()[:-1], self.nf)
+
+
+class Gpt2(nn.Module):
+    """One layer for all three, whose heads are as wide as the embedding together; PyTorch's own scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.split_size = HEADS, DIM // HEADS, DIM
+        self.c_attn, self.c_proj = Conv1D(3 * DIM, DIM), Conv1D(DIM, DIM)
+
+    def by_head(self, x: Tensor) -> Tensor:
+        return x.view(*x.size()[:-1], self.num_heads, self.head_dim).transpose(1, 2)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = map(self.by_head, self.c_attn(x).split(self.split_size, dim=2))
+        x = self.attend(q, k, v).transpose(1, 2).contiguous()
+        return self.c_proj(x.view(*x.size()[:-2], self.num_heads * self.head_dim))  # type: ignore[no-any-return]
+
+
+class Gpt2WrittenOut(Gpt2):
+    """The root that the products are divided by is in a tensor."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weights = q @ k.transpose(-1, -2)
+        weights = weights / torch.full([], v.size(-1) ** 0.5, dtype=weights.dtype)
+        later = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).triu(1)
+        return weights.masked_fill(later, -torch.inf).softmax(-1) @ v
+
+
+class Gpt2Block(nn.Module):
+    """A whole block on an embedding, with its MLP."""
+
+    def __init__(self, kind: type[Gpt2]) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, DIM), nn.Linear(DIM, 4)
+        self.ln_1, self.attn, self.ln_2 = nn.LayerNorm(DIM), kind(), nn.LayerNorm(DIM)
+        self.c_fc, self.c_proj = Conv1D(4 * DIM, DIM), Conv1D(DIM, 4 * DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.attn(self.ln_1(x))
+        x = x + self.c_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
+        return self.head(x)  # type: ignore[no-any-return]
+
+
 class Shares(nn.Module):
     """Heads are shares of the embedding, which the code divides: neither can be cut without the other."""
 
@@ -134,8 +192,18 @@ class OneHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q = self.q(x)
-        weights = q @ self.k(x).transpose(1, 2) / math.sqrt(q.shape[-1])
+        weights = q @ self.k(x).transpose(1, 2) / self.root(q.shape[-1])
         return self.proj(weights.softmax(-1) @ self.v(x))  # type: ignore[no-any-return]
+
+    def root(self, width: int) -> float | Tensor:
+        return math.sqrt(width)
+
+
+class OneHeadByTensor(OneHead):
+    """The root is in a tensor, as GPT-2's is; no other number of the code is in doubt."""
+
+    def root(self, width: int) -> float | Tensor:
+        return torch.full([], width**0.5, dtype=self.q.weight.dtype)
 
 
 class DividedByMore(Shares):
@@ -143,6 +211,13 @@ class DividedByMore(Shares):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, width: int) -> Tensor:
         return (q @ k.transpose(-2, -1) / width).softmax(-1) @ v
+
+
+class DividedByMoreInTensor(Shares):
+    """The same number in a tensor."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, width: int) -> Tensor:
+        return (q @ k.transpose(-2, -1) / torch.full([], float(width))).softmax(-1) @ v
 
 
 class FixedWidth(Shares):

@@ -6,6 +6,7 @@ PyTorch defines attention and never by running the module or its exported progra
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -26,10 +27,15 @@ from tests.graph.attention_nets import (
     DividedBefore,
     DividedBehind,
     DividedByMore,
+    DividedByMoreInTensor,
     Embedded,
     FixedWidth,
+    Gpt2,
+    Gpt2Block,
+    Gpt2WrittenOut,
     OfPyTorch,
     OneHead,
+    OneHeadByTensor,
     Separate,
     Shares,
 )
@@ -102,9 +108,10 @@ def test_rounding_of_a_factor_in_the_networks_own_precision_is_no_fault_of_a_cut
     assert isinstance(checked_cut(graph, net, FORMS["separate"].keep, x.float()), nn.Module)
 
 
-def test_root_behind_products_of_one_head_is_made_up_for() -> None:
+@pytest.mark.parametrize("kind", [OneHead, OneHeadByTensor])
+def test_root_behind_products_of_one_head_is_made_up_for(kind: type[OneHead]) -> None:
     torch.manual_seed(1)
-    net, x = OneHead().double().eval(), torch.randn(SHAPE, dtype=torch.float64)
+    net, x = kind().double().eval(), torch.randn(SHAPE, dtype=torch.float64)
     graph = ChannelGraph.trace(net, (x,))
     assert {group.name for group in graph.groups if group.frozen is None} == {"q", "v"}
     with torch.no_grad():
@@ -113,6 +120,28 @@ def test_root_behind_products_of_one_head_is_made_up_for() -> None:
         keep = {"q": READ, "v": MADE}
         assert (graph.cut(net, keep)(x) - wanted).abs().max() <= 1e-12
     checked_cut(graph, net.float(), keep, x.float())
+
+
+@pytest.mark.parametrize("kind", [Gpt2, Gpt2WrittenOut])
+def test_blocks_of_gpt2_are_cut_in_each_of_their_widths(kind: type[Gpt2]) -> None:
+    torch.manual_seed(1)
+    net, x = Gpt2Block(kind).double().eval(), torch.randn((2, 5, 3), dtype=torch.float64)
+    graph = ChannelGraph.trace(net, (x,))
+    widths = {group.name: group.width for group in graph.groups if group.frozen is None}
+    assert widths == {"stem": DIM, "attn.c_attn": DIM // HEADS, "c_fc": 4 * DIM}
+    keep = {"attn.c_attn": [0, 2, 3], "c_fc": list(range(0, 4 * DIM, 3))}
+    whole = copy.deepcopy(net)
+    made, channels = masked(DIM // HEADS, keep["attn.c_attn"]).repeat(3 * HEADS), masked(4 * DIM, keep["c_fc"])
+    with torch.no_grad():
+        whole.attn.c_attn.weight *= made
+        whole.attn.c_attn.bias *= made
+        whole.c_proj.weight *= channels[:, None]
+        wanted = whole(x)
+        smaller = graph.cut(net, keep)
+        assert (smaller(x) - wanted).abs().max() <= 1e-12
+        assert (net(x) - wanted).abs().max() > 1e-3
+    assert (smaller.attn.head_dim, smaller.attn.split_size, smaller.attn.c_attn.nf) == (3, 9, 27)
+    checked_cut(graph, net.float(), keep | {"stem": [0, 1, 4, 5, 8, 10]}, x.float())
 
 
 def test_only_a_number_whose_name_says_so_is_taken_for_the_scale() -> None:
@@ -220,7 +249,7 @@ def test_heads_that_are_shares_of_the_embedding_are_cut_with_it(kind: type[nn.Mo
     checked_cut(graph, net.float(), keep, x.float())
 
 
-@pytest.mark.parametrize("kind", [DividedByMore, FixedWidth])
+@pytest.mark.parametrize("kind", [DividedByMore, DividedByMoreInTensor, FixedWidth])
 def test_shares_that_do_not_follow_are_frozen(kind: type[nn.Module]) -> None:
     torch.manual_seed(1)
     net = Embedded(kind).eval()

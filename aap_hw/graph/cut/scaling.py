@@ -42,7 +42,7 @@ class Rescaling:
             path, _, leaf = each.parameter.rpartition(".")
             tensor: torch.Tensor = getattr(model.get_submodule(path), leaf)
             if factor != 1.0:
-                tensor[torch.from_numpy(each.places).to(tensor.device)] *= factor
+                tensor.movedim(each.dim, 0)[torch.from_numpy(each.places).to(tensor.device)] *= factor
 
 
 class Setting(Protocol):

@@ -1,5 +1,6 @@
 """The factor of attention that a model's code computes from a shape: ``q * q.shape[-1] ** -0.5``.
 
+The code may pass the number as a tensor: ``weights / torch.full([], q.shape[-1] ** 0.5)``, as that of GPT-2 does.
 It changes with the width of queries and keys as PyTorch's own does, and is made up for in the same way; see `scaling`.
 That a number is such a root shows when a trial cut changes it.
 """
@@ -16,7 +17,7 @@ from aap_hw.graph.groups.groups import Grouping
 from aap_hw.graph.groups.widths import width_of_ids
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.source import own_frames
-from aap_hw.graph.walk.absorbing import Rows, absorbing, moved
+from aap_hw.graph.walk.absorbing import Rows, absorbing, is_number, moved
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray
 
@@ -31,6 +32,8 @@ class Root:
     ----------
     node
         Where the number is.
+    divides
+        Whether something is divided by it.
     product
         Where queries and keys meet.
     ids
@@ -38,6 +41,7 @@ class Root:
     """
 
     node: Node
+    divides: bool
     product: Node
     ids: IntArray
 
@@ -45,11 +49,12 @@ class Root:
     def at(labelling: Labelling, node: Node) -> Root | None:
         """What a node may be by its place."""
         number = node.args[1] if len(node.args) == 2 else None
-        if Call(node).name not in ("mul", "div") or not isinstance(number, (int, float)):
+        user = next(iter(node.users)) if is_number(node) else node
+        if Call(user).name not in ("mul", "div") or not isinstance(number, (int, float)):
             return None
-        for product in (_behind(labelling, node), _before(labelling, node)):
+        for product in (_behind(labelling, user), _before(labelling, user)):
             if product is not None and Call(product).name in _OPERANDS:
-                return Root(node, product, labelling.products[product].ids)
+                return Root(node, Call(user).name == "div", product, labelling.products[product].ids)
         return None
 
     def explains(self, new: Node, grouping: Grouping, widths: Mapping[str, int]) -> bool:
@@ -59,7 +64,7 @@ class Root:
         if not width.terms or not isinstance(old_number, (int, float)) or not isinstance(number, (int, float)):
             return False
         ratio = math.sqrt(width.at(widths) / self.ids.size)
-        return math.isclose(number, old_number * (ratio if Call(new).name == "div" else 1 / ratio), rel_tol=1e-9)
+        return math.isclose(number, old_number * (ratio if self.divides else 1 / ratio), rel_tol=1e-9)
 
 
 def take_up(labelling: Labelling, root: Root) -> bool:

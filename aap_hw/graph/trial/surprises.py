@@ -37,6 +37,7 @@ NEW = frozenset({"zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new
 NORMS = frozenset({"group_norm", "layer_norm", "rms_norm"})
 LAYERS = NORMS.union(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
 _LENGTHS = SPLITS | RESHAPES | NEW | LAYERS
+_FILLED = frozenset({"full", "new_full"})
 # How often a network is cut if pieces are taken at numbers of which nothing is known.
 _PLANS_OF_GUESSES = 4
 
@@ -122,7 +123,7 @@ class Trials:
             is_as_predicted = (
                 old.target == new.target
                 and _predicted(labelling, grouping, old, widths) == _shapes(new)
-                and (Call(old).name in _LENGTHS or _numbers(old) == _numbers(new))
+                and _numbers(old) == _numbers(new)
                 and (old not in literals or _slice_follows(literals[old], new, grouping, widths))
                 and self._keeps_the_same(old, new, trial, removed)
             )
@@ -192,11 +193,14 @@ def calls(program: ExportedProgram) -> list[Node]:
     return [node for node in program.graph.nodes if node.op == "call_function"]
 
 
-def _numbers(node: Node) -> list[float | bool | str]:
-    """All the arguments of a node that are neither tensors nor types."""
-    found: list[float | bool | str] = []
+def _numbers(node: Node) -> list[str]:
+    """All the arguments of a node that are neither tensors nor types, nor lengths; as text, as NaN equals nothing."""
+    call, found = Call(node), list[str]()
+    arguments = (
+        call["fill_value"] if call.name in _FILLED else () if call.name in _LENGTHS else (node.args, node.kwargs)
+    )
     torch.fx.node.map_aggregate(
-        (node.args, node.kwargs), lambda value: found.append(value) if isinstance(value, (int, float, str)) else None
+        arguments, lambda value: found.append(repr(value)) if isinstance(value, (int, float, str)) else None
     )
     return found
 

@@ -13,17 +13,20 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import nn
 from torch.fx import Node
 
 from aap_hw.graph.groups.widths import WidthExpr
 from aap_hw.graph.program.call import Call, shape_of
-from aap_hw.graph.program.source import own_frames
+from aap_hw.graph.program.source import own_frames, path_of
 from aap_hw.graph.program.syntax import functions_of, read_of_self, statement_at
 from aap_hw.graph.walk.labels import IntArray
 
 _VIEWS = frozenset({"view", "reshape", "unflatten", "expand", "broadcast_to"})
+_OPERATORS = _VIEWS | {"_unsafe_view"}
+_Lengths: TypeAlias = "list[ast.expr | None]"
 # How often a local variable is looked up in another one's assignment.
 _DEPTH = 4
 # An attribute that says how many heads there are is not one that says how wide they are, though the numbers be equal.
@@ -106,12 +109,23 @@ def _names(node: Node, dim: int, module: nn.Module) -> Iterable[str]:
         place, count = dim - Call(node)["dim"] % len(shape_of(Call(node).first)), len(Call(node)["sizes"])
     for at in [frames, *_inside(frames, module)] if frames else []:
         views = [_by_axis(each, at[0], count) for each in _views(at[0].statement)]
-        fitting = [each for each in views if 0 <= place < len(each) and _fits(each, shape[dim - place :])]
+        its_own = _its_own(node, frames[0], views)
+        fitting = [each for each in its_own or views if 0 <= place < len(each) and _fits(each, shape[dim - place :])]
         lengths = [each[place] for each in fitting]
         for length in lengths:
             yield from _reads(length, at, _DEPTH) if length is not None else ()
         if any(lengths):
             return
+
+
+def _its_own(node: Node, at: _Frame, views: Sequence[_Lengths]) -> Sequence[_Lengths]:
+    """The one of several views in a statement that a node is, as they run in order; none if that cannot be told."""
+    path = path_of(node)
+    if len(views) < 2 or Call(node).name not in _OPERATORS:
+        return ()
+    like = [each for each in node.graph.nodes if Call(each).name in _OPERATORS and path_of(each) == path]
+    here = [each for each in like if next(iter(_frames(each)), None) == at]
+    return () if len(here) % len(views) else [views[here.index(node) % len(views)]]
 
 
 @dataclass(frozen=True)
@@ -160,9 +174,10 @@ def _frames(node: Node) -> Iterable[_Frame]:
 
 
 def _views(code: ast.AST) -> Iterable[list[ast.expr]]:
-    """The lengths that each view in a piece of code passes."""
-    for call in ast.walk(code):
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in _VIEWS:
+    """The lengths that each view in a piece of code passes, in the order in which they are run."""
+    calls = [each for each in ast.walk(code) if isinstance(each, ast.Call)]
+    for call in sorted(calls, key=lambda each: (each.end_lineno or 0, each.end_col_offset or 0)):
+        if isinstance(call.func, ast.Attribute) and call.func.attr in _VIEWS:
             arguments = [*call.args, *(word.value for word in call.keywords if word.arg in ("shape", "size", "sizes"))]
             if arguments and isinstance(arguments[-1], (ast.Tuple, ast.List)):
                 arguments = list(arguments[-1].elts)
@@ -170,7 +185,7 @@ def _views(code: ast.AST) -> Iterable[list[ast.expr]]:
                 yield arguments
 
 
-def _by_axis(arguments: list[ast.expr], at: _Frame, count: int) -> list[ast.expr | None]:
+def _by_axis(arguments: list[ast.expr], at: _Frame, count: int) -> _Lengths:
     """What a view passes for each of its axes, None for those of ``*x.shape[:-1]`` or ``x.size()[:-1] + (...)``.
 
     The whole shape may be in a local variable: ``x.view(shape)``.

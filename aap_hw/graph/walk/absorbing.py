@@ -29,15 +29,20 @@ MOVES = frozenset(
 # What a factor passes as it is: a multiple stays one.
 _HOMOGENEOUS = frozenset({"alias", "detach", "dropout", "mul", "div", "neg"})
 # Which axis of the result a layer's filters or factors run along, counted from the last if it is negative.
-_MAKERS = {"linear": -1, "conv1d": 1, "conv2d": 1, "conv3d": 1, "batch_norm": 1, "layer_norm": -1, "rms_norm": -1}
+_MAKERS = {
+    "linear": -1, "addmm": -1, "conv1d": 1, "conv2d": 1, "conv3d": 1, "batch_norm": 1, "layer_norm": -1, "rms_norm": -1,
+}  # fmt: skip
+# What its weight and bias are called where they are called otherwise.
+_NAMES = {"addmm": ("mat2", "self")}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Places along the first axis of a parameter that make the queries (or the keys) of one attention."""
+    """Places along one axis of a parameter that make the queries (or the keys) of one attention."""
 
     parameter: str
     places: IntArray
+    dim: int = 0
 
 
 def absorbing(state: Labelling, attention: Node, operand: str) -> tuple[Rows, ...] | None:
@@ -48,9 +53,12 @@ def absorbing(state: Labelling, attention: Node, operand: str) -> tuple[Rows, ..
     call = Call(node)
     if node.op != "call_function" or call.name not in _MAKERS:
         return None
-    parameters = [each for each in (call.get("weight"), call.get("bias")) if isinstance(each, Node)]
+    weight, bias = (call.get(name) for name in _NAMES.get(call.name, ("weight", "bias")))
+    parameters = [each for each in (weight, bias) if isinstance(each, Node)]
     is_norm = call.name.endswith("_norm")
-    if not isinstance(call.get("weight"), Node) or (is_norm and any(len(shape_of(each)) != 1 for each in parameters)):
+    if not isinstance(weight, Node) or (is_norm and any(len(shape_of(each)) != 1 for each in parameters)):
+        return None
+    if call.name == "addmm" and shape_of(bias) != shape_of(weight)[1:]:
         return None
     if not all(state.is_read_once(each) for each in parameters):
         return None
@@ -58,18 +66,24 @@ def absorbing(state: Labelling, attention: Node, operand: str) -> tuple[Rows, ..
     rows = reached.pop(operand, None)
     if rows is None or any(np.isin(rows, other).any() for other in reached.values()):
         return None
-    return tuple(Rows(str(state.parameter_name(each)), rows) for each in parameters)
+    dims = {weight: 1} if call.name == "addmm" else {}
+    return tuple(Rows(str(state.parameter_name(each)), rows, dims.get(each, 0)) for each in parameters)
 
 
 def moved(node: Node) -> Node | None:
     """What a node moves, if it does nothing else."""
-    sources = node.all_input_nodes
+    name = Call(node).name
+    sources = [each for each in node.all_input_nodes if name not in ("mul", "div") or not is_number(each)]
     if node.op != "call_function" or len(sources) != 1:
         return None
-    name = Call(node).name
     if name in ("mul", "div") and (node.args[0] is not sources[0] or node.args[1] is sources[0]):
         return None
     return sources[0] if name in MOVES or name in _HOMOGENEOUS else None
+
+
+def is_number(node: Node) -> bool:
+    """Whether a node is a number that the code passes as a tensor, and that nothing else reads."""
+    return Call(node).name == "full" and not shape_of(node) and len(node.users) == 1
 
 
 def _reached(maker: Node, axis: int, attention: Node) -> dict[str, IntArray]:

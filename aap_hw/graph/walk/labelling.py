@@ -312,8 +312,8 @@ class Labelling(Notes):
             return labels if isinstance(value, (tuple, list)) else labels[0]
         call = Call(node)
         is_new = not node.all_input_nodes
-        if is_new and is_tensor(node) and is_static(node) and node.meta["val"].numel() > 1:
-            self.doubt(call)
+        if is_new and is_tensor(node) and is_static(node) and (node.meta["val"].numel() > 1 or call.name == "full"):
+            self.doubt(call)  # its lengths, or the number in it, may be counts of channels
         if any(self.parameter_name(source) in self.kept for source in call.tensors):
             self.doubt(call)  # a model that keeps no such tensor yet will make one
         joined = [each for each in node.all_input_nodes if not (call.name in _JOINS and is_empty(each))]
