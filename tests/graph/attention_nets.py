@@ -206,6 +206,13 @@ class OneHeadByTensor(OneHead):
         return torch.full([], width**0.5, dtype=self.q.weight.dtype)
 
 
+class OneHeadByConstant(OneHead):
+    """The width is in a tensor that export takes for a constant, and the root is of that."""
+
+    def root(self, width: int) -> float | Tensor:
+        return torch.sqrt(torch.tensor(width, dtype=torch.float32))
+
+
 class DividedByMore(Shares):
     """The products are divided by something else that changes with the width."""
 

@@ -35,6 +35,7 @@ from tests.graph.attention_nets import (
     Gpt2WrittenOut,
     OfPyTorch,
     OneHead,
+    OneHeadByConstant,
     OneHeadByTensor,
     Separate,
     Shares,
@@ -196,6 +197,7 @@ class KeysOfTheInput(Separate):
     ("kind", "sentence"),
     [
         (KeysOfTheInput, "is summed over with other channels"),
+        (OneHeadByConstant, "is counted where the model computes something else once it is cut (torch.tensor"),
         (Mixed, "is divided by the root of its width"),
         (Shared, "is divided by the root of its width"),
         (OverChannels, "is multiplied with channels that run along another axis"),

@@ -138,12 +138,12 @@ class Trials:
     def _keeps_the_same(
         self, old: Node, new: Node, trial: ExportedProgram, removed: Mapping[tuple[str, int], IntArray]
     ) -> bool:
-        """Whether the tensors that the model's code keeps are those of the uncut model without what is gone."""
+        """Whether tensors that the model's code keeps or makes are those of the uncut model without what is gone."""
         for before, after in zip(old.all_input_nodes, new.all_input_nodes, strict=False):
             name = self._labelling.parameter_name(before)
-            if name not in self._labelling.kept:
-                continue
             expected, found = _constant(self._program, before), _constant(trial, after)
+            if name not in self._labelling.kept and expected is None and found is None:
+                continue  # a parameter, or the result of another call
             if expected is None or found is None:
                 return False
             for (parameter, dim), positions in removed.items():
@@ -166,7 +166,9 @@ def _kept(number: int, width: int, plan: int) -> int:
 def _constant(program: ExportedProgram, placeholder: Node) -> torch.Tensor | None:
     name = program.graph_signature.inputs_to_lifted_tensor_constants.get(placeholder.name, "")
     tensor = program.constants.get(name)
-    return tensor.double() if isinstance(tensor, torch.Tensor) else None
+    if not isinstance(tensor, torch.Tensor):
+        return None
+    return tensor if tensor.is_complex() else tensor.double()
 
 
 def _raised_at(error: BaseException, nodes: Sequence[Node]) -> list[Node]:

@@ -84,6 +84,7 @@ class Labelling(Notes):
         self._with_inputs: set[Node] = set()
         self._tables: set[Node] = set()
         self._matrices: dict[Node, Matrix] = {}
+        self._constants: set[str] = set()
         self.kept = {each.name: each for each in (kept or {}).values()}
         self._walk(program, {placeholder: each.name for placeholder, each in (kept or {}).items()})
 
@@ -274,6 +275,7 @@ class Labelling(Notes):
     def _walk(self, program: ExportedProgram, kept: Mapping[str, str]) -> None:
         signature = program.graph_signature
         self._places |= places_of(program)
+        self._constants.update(signature.inputs_to_lifted_tensor_constants)
         self._parameters.update(kept)
         for placeholder, name in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items():
             self._parameters[placeholder] = self._canonical.get(name, name)
@@ -314,8 +316,8 @@ class Labelling(Notes):
         is_new = not node.all_input_nodes
         if is_new and is_tensor(node) and is_static(node) and (node.meta["val"].numel() > 1 or call.name == "full"):
             self.doubt(call)  # its lengths, or the number in it, may be counts of channels
-        if any(self.parameter_name(source) in self.kept for source in call.tensors):
-            self.doubt(call)  # a model that keeps no such tensor yet will make one
+        if any(self.parameter_name(source) in self.kept or source.name in self._constants for source in call.tensors):
+            self.doubt(call)  # a model that keeps no such tensor yet, or keeps none, will make one
         joined = [each for each in node.all_input_nodes if not (call.name in _JOINS and is_empty(each))]
         if not is_static(node) or not all(map(is_static, joined)):
             return self.not_understood(call)
