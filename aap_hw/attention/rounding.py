@@ -28,6 +28,7 @@ from aap_hw.attention.sensitivity import GroupChanges
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.inputs import Batch
+from aap_hw.graph.program.weights import OPERANDS, weight_of
 
 INT8 = "int8"
 # Numbers of a byte, and the largest weight; the smallest step is that of what is always 0.
@@ -147,16 +148,16 @@ class _Errors:
         signature = graph.program.graph_signature
         names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         for node in graph.program.graph.nodes:
-            weight = Call(node).get("weight") if node.op == "call_function" else None
-            parameter = names.get(weight.name, "") if isinstance(weight, fx.Node) else ""
-            if (layer := parameter.removesuffix(".weight")) in of_layer and layer != parameter:
+            weight = weight_of(node) if node.op == "call_function" else None
+            parameter = names.get(weight.name, "") if weight is not None else ""
+            if (layer := parameter.removesuffix(".weight")) in of_layer and parameter:
                 self._weights[node.name] = of_layer[layer], self._weight_errors(node, parameter, state[parameter])
         self._changes: dict[tuple[str, str], Tensor] = {}
         self._squares = {(name, each): 0.0 for name in rounded for each in self._precisions}
 
     @torch.no_grad()
     def _weight_errors(self, node: fx.Node, parameter: str, weight: Tensor) -> dict[str, Tensor]:
-        axis = 1 if "transpose" in Call(node).name else 0
+        axis = 1 if "transpose" in Call(node).name or Call(node).name in OPERANDS else 0
         shape = [-1 if at == axis else 1 for at in range(weight.dim())]
         found = {}
         for precision in self._precisions:
@@ -236,6 +237,10 @@ def _in_half(values: Tensor, precision: str) -> Tensor:
 def _with_weight(run: fx.Interpreter, node: fx.Node, weight: Tensor) -> Tensor:
     """What a layer computes with another weight and without bias."""
     call = Call(node)
+    if call.name in OPERANDS:
+        left, _ = OPERANDS[call.name]
+        product: Tensor = run.env[call[left]] @ weight * call.get("alpha", 1)
+        return product
     other: dict[Any, Tensor | None] = {call["weight"]: weight}
     if isinstance(bias := call.get("bias"), fx.Node):
         other[bias] = None

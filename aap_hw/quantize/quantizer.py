@@ -12,12 +12,12 @@ from torch.fx import GraphModule, Node
 from aap_hw.compile.code.quantized import GATED, LEAST_STEP
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.precision import values_of_one_scale, weight_axes, weights_in_int8
-from aap_hw.compile.front.program import is_product_with, weight_of
 from aap_hw.compile.keys.precision import INT8
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.inputs import Tensors
+from aap_hw.graph.program.weights import is_product_with, weight_of
 from aap_hw.quantize.pt2e import (
     FusedMovingAvgObsFakeQuantize,
     MovingAverageMinMaxObserver,

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from aap_hw.compile.front.program import is_product_with
 from aap_hw.compile.front.quantisation import LARGEST_WEIGHT, Quantisation
 from aap_hw.compile.keys.precision import Scale
 from aap_hw.errors import UserError
 from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.weights import is_product_with
 from aap_hw.quantize.quantizer import name_of
 
 # What is subtracted from the numbers of a type, to store them as uint8, and the numbers that must be in use.
@@ -132,7 +132,8 @@ class _Reading:
 
     def _take_weight(self, back: Node, value: Node, is_rounded: bool) -> None:
         scales, zero_points, axis, lowest, highest, _ = self._rounding(back)
-        numbers, made_along = self._tensor(Call(back).first), _axis_made(back)
+        numbers = self._tensor(Call(back).first)
+        made_along = _axis_made(back) if numbers.dim() > 1 else 0  # a vector has one axis
         is_by_channel = len(scales) == 1 or axis == made_along
         if made_along and not is_by_channel:
             self._hold(back, self._tensor(back))  # as it is: float32 kernels read it

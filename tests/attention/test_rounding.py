@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from aap_hw.attention import Dependence, Rounded, dependence, sensitivities
 from aap_hw.attention.projections import LEAST_VARIATION
 from aap_hw.graph import ChannelGraph
+from tests.graph.constructs.layers import MatrixAndBias
 
-LAYERS = ("stem", "deep", "grouped", "up", "head")
+LAYERS = ("stem", "deep", "grouped", "up", "hand", "head")
 
 
 class Net(nn.Module):
     """Dense, depthwise, grouped, transposed and linear layers, the first with a batch norm, the second beside a
-    residual.
+    residual, and one as `torch.addmm`.
     """
 
     def __init__(self) -> None:
@@ -27,12 +28,12 @@ class Net(nn.Module):
         self.deep = nn.Conv2d(24, 24, 3, padding=1, groups=24)
         self.grouped = nn.Conv2d(24, 24, 1, groups=2)
         self.up = nn.ConvTranspose2d(24, 10, 2)
-        self.head = nn.Linear(10, 30)
+        self.hand, self.head = MatrixAndBias(20, 10), nn.Linear(20, 30)
 
     def forward(self, image: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.stem(image)))
         x = x + torch.relu(self.deep(x))
-        return self.head(torch.relu(self.up(torch.relu(self.grouped(x)))).mean((2, 3)))
+        return self.head(torch.relu(self.hand(torch.relu(self.up(torch.relu(self.grouped(x)))).mean((2, 3)))))
 
 
 def rounded(values: Tensor, precision: str, axis: int | None = None) -> Tensor:
@@ -56,7 +57,7 @@ def rounding(net: Net, layer: str, precision: str) -> Iterator[None]:
     factor = torch.ones(())
     if layer == "stem" and precision != "int8":
         factor = (net.norm.weight / (net.norm.running_var + net.norm.eps).sqrt()).detach().reshape(-1, 1, 1, 1)
-    module.weight.data = rounded(exact * factor, precision, 1 if layer == "up" else 0) / factor
+    module.weight.data = rounded(exact * factor, precision, 1 if layer in ("up", "hand") else 0) / factor
     yield
     module.weight.data = exact
     hook.remove()
@@ -76,8 +77,8 @@ def known() -> tuple[Net, Tensor, Tensor, Dependence]:
     net.eval()
     images = torch.rand(128, 3, 8, 8) * torch.rand(128, 3, 1, 1)
     graph = ChannelGraph.trace(net, (images[:1],))
-    read = {node.name: str(node.args[0]) for node in graph.program.graph.nodes if node.args}
-    names = ("conv2d", "conv2d_1", "conv2d_2", "conv_transpose2d", "linear")
+    read = {node.name: str(node.args[node.name == "addmm"]) for node in graph.program.graph.nodes if node.args}
+    names = ("conv2d", "conv2d_1", "conv2d_2", "conv_transpose2d", "addmm", "linear")
     sites = {layer: Rounded([read[name]], [layer]) for layer, name in zip(LAYERS, names, strict=True)}
     with torch.no_grad():
         return net, images, net(images), dependence(net, graph, images, sites, ("int8", "bfloat16"))
@@ -101,7 +102,7 @@ def test_all_that_reads_a_value_reads_it_rounded(known: tuple[Net, Tensor, Tenso
     def forward(image: Tensor) -> Tensor:
         x = rounded(torch.relu(net.norm(net.stem(image))), "int8")
         x = x + torch.relu(net.deep(x))
-        return net.head(torch.relu(net.up(torch.relu(net.grouped(x)))).mean((2, 3)))
+        return net.head(torch.relu(net.hand(torch.relu(net.up(torch.relu(net.grouped(x)))).mean((2, 3)))))
 
     with torch.no_grad(), rounding(net, "deep", "int8"):
         made = forward(images)

@@ -270,6 +270,28 @@ def test_weights_that_are_also_read_as_they_are_are_kept_apart() -> None:
     assert torch.equal(Rounding(floating, quantisation).run(images[0]), reference(images[0]))
 
 
+def test_a_vector_that_is_multiplied_by_may_be_rounded() -> None:
+    class Scored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.vector = nn.Linear(8, 6), nn.Parameter(torch.linspace(-1, 1, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) @ self.vector
+
+    model, rows = Scored().eval(), torch.randn(2, 8)
+    program: GraphModule = torch.export.export(model, (rows,)).module()
+    (product,) = (node for node in program.graph.nodes if "matmul" in str(node.target))
+    vector, decomposed = product.args[1], torch.ops.quantized_decomposed
+    steps = (0.01, 0, -127, 127, torch.int8)
+    with program.graph.inserting_before(product):
+        stored = program.graph.call_function(decomposed.quantize_per_tensor.default, (vector, *steps))
+        product.update_arg(1, program.graph.call_function(decomposed.dequantize_per_tensor.default, (stored, *steps)))
+    program.recompile()
+    _, quantisation = read_quantised(program)
+    assert quantisation.weights["vector"].tolist() == pytest.approx([0.01] * 6)
+
+
 @pytest.mark.parametrize("answer", [lambda y: y > 0, lambda y: y.argmax(1), lambda y: (y, None, 2)])
 def test_answers_of_any_kind_are_compared_and_images_stay_as_they_are(answer: Any) -> None:
     class Decides(nn.Module):

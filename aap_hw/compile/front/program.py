@@ -17,9 +17,6 @@ TRANSPARENT = {
     *("to", "_to_copy", "type_as"),
 }
 
-# What the right one of two matrices is called.
-_RIGHT = {"addmm": "mat2", "matmul": "other", "mm": "mat2"}
-
 
 class NoKernel(UserError):  # noqa: N818 - an answer of a rule
     """An operator, in the way it is used, has no kernel with a schedule."""
@@ -62,18 +59,6 @@ def is_random(node: Node) -> bool:
     call = Call(node)
     is_evaluated = any(call.get(name) is False for name in ("train", "training"))
     return not is_evaluated and all(call.get(name) != 0 for name in ("p", "dropout", "dropout_p"))
-
-
-def weight_of(node: Node) -> Node | None:
-    """The weight that an operator reads as a layer does, or the right one of two matrices that it multiplies."""
-    call = Call(node)
-    found = call.get(_RIGHT.get(call.name, "weight"))
-    return found if isinstance(found, Node) else None
-
-
-def is_product_with(node: Node, weight: Node) -> bool:
-    """Whether an operator multiplies what it reads by a matrix, ``x @ weight``, whose second axis its channels are."""
-    return node.op == "call_function" and Call(node).name in _RIGHT and weight_of(node) is weight
 
 
 def is_transparent(node: Node) -> bool:

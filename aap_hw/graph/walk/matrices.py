@@ -14,12 +14,12 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.weights import OPERANDS
 from aap_hw.graph.walk.computed import is_assertion
 
 _TURNS = frozenset({"adjoint", "mH", "mT", "numpy_T", "permute", "swapaxes", "swapdims", "t", "transpose"})
 _SAME = frozenset({"_to_copy", "alias", "contiguous", "detach", "to"})
 _LAYERS = frozenset({"embedding", "linear"})
-_OPERANDS = {"matmul": ("self", "other"), "mm": ("self", "mat2"), "addmm": ("mat1", "mat2")}
 
 
 @dataclass(frozen=True)
@@ -86,5 +86,5 @@ def _reads(user: Node, matrix: Node, varies: Collection[Node]) -> bool:
     own = call.names_of(matrix)
     if matrix.op == "placeholder" and call.name in _LAYERS:
         return own == ["weight"]
-    others = [call[name] for name in _OPERANDS.get(call.name, ()) if name not in own]
+    others = [call[name] for name in OPERANDS.get(call.name, ()) if name not in own]
     return len(own) == len(others) == 1 and others[0] in varies and len(shape_of(others[0])) > 1

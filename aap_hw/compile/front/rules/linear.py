@@ -8,10 +8,10 @@ import torch
 from torch.fx import Node
 
 from aap_hw.compile.families.convolution import POINTWISE
-from aap_hw.compile.front.program import is_product_with
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.weighted import Layer, weighted
 from aap_hw.graph.program.call import shape_of
+from aap_hw.graph.program.weights import is_product_with
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
