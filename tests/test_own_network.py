@@ -65,7 +65,7 @@ def test_commands_profile_plan_and_prune_it(
     table, run = tmp_path / "table.json", tmp_path / "run"
     for line in lines:
         replaced = [
-            {"x86": str(quick_device), "lut/x86.json": str(table), "60%": "90%"}.get(word, word) for word in line
+            {"x86": str(quick_device), "lut/x86.json": str(table), "60%": "97%"}.get(word, word) for word in line
         ]
         options = {
             "profile": ("--out", str(table), "--workers", "1"),
@@ -268,7 +268,7 @@ def sound():
 
 
 @pytest.mark.parametrize(
-    ("function", "takes"), [("Alike", "left:3x12x12,right:3x12x12"), ("sound", "1x200")], ids=["two images", "sound"]
+    ("function", "takes"), [("Alike", "left:3x48x48,right:3x48x48"), ("sound", "1x4000")], ids=["two images", "sound"]
 )
 def test_network_of_other_inputs_goes_the_whole_way(
     quick_device: Path,
