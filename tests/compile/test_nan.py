@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from aap_hw.compile.families.elementwise import ACTIVATIONS
+from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.library.build import build_kernel
+from aap_hw.graph import ChannelGraph
 from tests.compile.assembly import TARGETS, assembly
 from tests.compile.running import Convolution, call, called, compiled, target
 
@@ -30,6 +32,8 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp(x0,-1,2)": lambda x: F.hardtanh(x, -1, 2),
     "maximum(x0,-1)": lambda x: x.clamp_min(-1),
     "minimum(3,x0)": lambda x: x.clamp_max(3),
+    "where(le(x0,0.1),0.2,x0)": lambda x: F.threshold(x, 0.1, 0.2),
+    "where(le(abs(x0),0.7),0,x0)": lambda x: F.hardshrink(x, 0.7),
     "hardsigmoid(x0)": F.hardsigmoid,
     "hardswish(x0)": F.hardswish,
     "sigmoid(x0)": torch.sigmoid,
@@ -70,6 +74,24 @@ def test_element_wise_kernels_keep_nan_and_infinity() -> None:
         seen = x if name in FUNCTIONS else x.clamp(-80, 80)
         expected = {**FUNCTIONS, **FINITE}[name](seen.double())
         assert_same(called(kernel, function, [seen.reshape(function.arguments[0].shape)]), expected, name)
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [(nn.Threshold(0.1, 0.2), "where(le(x,0.1),0.2,x)"), (nn.Hardshrink(0.7), "where(le(abs(x),0.7),0,x)")],
+)
+def test_what_a_limit_replaces_is_not_nan(function: nn.Module, text: str) -> None:
+    network = partition(ChannelGraph.trace(nn.Sequential(nn.Linear(3, 4), function).eval(), (torch.randn(2, 3),)))
+    assert [kernel.key.epilogue for kernel in network.kernels] == [("bias", text)]
+
+
+def test_a_clamp_to_stored_bounds_keeps_nan() -> None:
+    key = KernelKey.make("elementwise", (5, 1), 1, expr="clamp(x0,c0,c1)", reads="yc", constants=("1", "1"))
+    function = build_kernel(Address(key, (CHANNELS, CHANNELS)), target())
+    x = VALUES.repeat(5 * CHANNELS)[: 5 * CHANNELS].reshape(function.arguments[0].shape)
+    (kernel,) = compiled([function])
+    bounds = [torch.full(each.shape, bound) for each, bound in zip(function.arguments[1:], (-0.3, 2.0), strict=True)]
+    assert_same(called(kernel, function, [x, *bounds]), x.clamp(-0.3, 2), "clamp")
 
 
 @pytest.mark.parametrize("depthwise", [False, True])

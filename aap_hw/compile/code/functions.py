@@ -84,7 +84,8 @@ CODE: dict[str, Callable[..., Any]] = {
     "logical_and": lambda x, y: _truth(tirx.all(_is_true(x), _is_true(y))),
     "logical_or": lambda x, y: _truth(tirx.any(_is_true(x), _is_true(y))),
     "where": lambda condition, x, y: tirx.Select(_is_true(condition), x, y),
-    "clamp": lambda x, low, high: te.min(te.max(x, low), high),
+    # Of NaN the second operand is what stays, on x86 too, where a bound may be a constant that is read.
+    "clamp": lambda x, low, high: te.min(high, te.max(low, x)),
     "softplus": approximations.softplus,
     "elu": approximations.elu,
 }

@@ -82,8 +82,8 @@ _READERS: dict[str, Reader] = {
     "lerp": lambda call, at: Term(
         "add", (at("self"), Term("mul", (Term("sub", (at("end"), at("self"))), at("weight"))))
     ),
-    "threshold": lambda call, at: Term("where", (_above(at("self"), at("threshold")), at("self"), at("value"))),
-    "hardshrink": lambda call, at: Term("where", (_above(_size(at("self")), at("lambd")), at("self"), 0.0)),
+    "threshold": lambda call, at: Term("where", (_up_to(at("self"), at("threshold")), at("value"), at("self"))),
+    "hardshrink": lambda call, at: Term("where", (_up_to(_size(at("self")), at("lambd")), 0.0, at("self"))),
     "softshrink": lambda call, at: Term("sub", (at("self"), _within(at("self"), at("lambd")))),
     "masked_fill": lambda call, at: Term("where", (at("mask"), at("value"), at("self"))),
 }
@@ -194,8 +194,9 @@ def _both_ways(function: str, combined: str, value: Expression) -> Expression:
     return Term(combined, (Term(function, (value,)), Term(function, (Term("neg", (value,)),))))
 
 
-def _above(value: Expression, limit: Expression) -> Expression:
-    return Term("gt", (value, limit))
+def _up_to(value: Expression, limit: Expression) -> Expression:
+    """Whether a value is no larger than a limit: of NaN it is not, which stays."""
+    return Term("le", (value, limit))
 
 
 def _size(value: Expression) -> Expression:
