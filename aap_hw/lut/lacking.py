@@ -58,7 +58,7 @@ def _state(name: NetworkName, table: LatencyTable, heads: bool, floats: Collecti
             return f"was measured for {'the widths of heads' if heads else 'whole heads'} of {name.model}"
         if floats:
             return f"{made} for other layers of {name.model} in float32 than {', '.join(sorted(floats))}"
-        return f"{made} before {name.model} changed"
+        return f"{made} before {name.model} or aap-hw changed"
     known = ", ".join(each.text for each in table.networks)
     return f"is not of {name.text}" + (f" but of {known}" if known else "")
 
