@@ -126,7 +126,49 @@ def written_over_with_what_is_moved(m: InPlace, x: Tensor) -> Tensor:
     return alias + h
 
 
+def some_channels_are_convolved(m: InPlace, x: Tensor) -> Tensor:
+    """As in FasterNet."""
+    h = torch.cat([m.stem(x), x], 1)
+    h[:, :8] = m.one(h[:, :8])
+    return F.relu(h)
+
+
+def channels_are_shifted_in_time(m: InPlace, x: Tensor) -> Tensor:
+    """As in TSM, with the rows of an image as times."""
+    h = m.stem(x).transpose(1, 2).contiguous().view(1, 4, 2, 8, 8)
+    out = torch.zeros_like(h)
+    out[:, :-1, :, :3] = h[:, 1:, :, :3]
+    out[:, 1:, :, 3:6] = h[:, :-1, :, 3:6]
+    out[:, :, :, 6:] = h[:, :, :, 6:]
+    return out.view(1, 8, 8, 8)
+
+
+def boxes_are_decoded(m: InPlace, x: Tensor) -> Tensor:
+    """As in YOLO, and its objectness in the ways that code of others has."""
+    y = m.stem(x).permute(0, 2, 3, 1).contiguous()
+    corners = y[..., 4:8]
+    y[..., 0:2] = (y[..., 0:2].sigmoid() * 2 - 0.5) * 8
+    y[..., 2:4] *= 4
+    y[..., 4] = y[..., 1] + y[..., 5]
+    corners[..., 2:].sigmoid_()
+    return torch.cat([y, corners], -1)
+
+
+def costs_of_disparities(m: InPlace, x: Tensor) -> Tensor:
+    """As in PSMNet."""
+    left, right = m.stem(x), m.stem(x.flip(3))
+    cost = left.new_zeros(1, 16, 2, 8, 8)
+    for i in range(2):
+        cost[:, :8, i, :, i:] = left[..., i:]
+        cost[:, 8:, i, :, i:] = right[..., : 8 - i]
+    return cost.relu()
+
+
 CASES = [
+    some_channels_are_convolved,
+    channels_are_shifted_in_time,
+    boxes_are_decoded,
+    costs_of_disparities,
     written_over,
     written_over_with_what_is_moved,
     read_after_the_write,
@@ -188,4 +230,32 @@ def piece_of_what_is_overwritten(m: InPlace, x: Tensor) -> Tensor:
 )
 def test_write_that_another_view_sees_is_refused(function: Callable[[InPlace, Tensor], Tensor]) -> None:
     with pytest.raises(UserError, match=r"x.relu_ writes into a tensor of which another view"):
+        partition(ChannelGraph.trace(InPlace(function), (torch.randn(1, 3, 8, 8),)))
+
+
+def assigned_behind_a_flat_view(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    flat = h.flatten(1)
+    h[:, :4] = m.one(h)[:, :4]
+    return flat
+
+
+def part_of_the_input_is_assigned(m: InPlace, x: Tensor) -> Tensor:
+    x[:, :1] = x[:, 1:2] * 2
+    return m.stem(x)
+
+
+def assigned_with_a_step(m: InPlace, x: Tensor) -> Tensor:
+    h = m.stem(x)
+    h[:, ::2] = m.one(h)[:, ::2]
+    return m.two(h)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [assigned_behind_a_flat_view, assigned_with_a_step, part_of_the_input_is_assigned],
+    ids=lambda each: each.__name__,
+)
+def test_assignment_that_cannot_be_followed_is_refused(function: Callable[[InPlace, Tensor], Tensor]) -> None:
+    with pytest.raises(UserError, match=r"indexing x\[...\] writes into a tensor of which another view"):
         partition(ChannelGraph.trace(InPlace(function), (torch.randn(1, 3, 8, 8),)))

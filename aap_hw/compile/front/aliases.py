@@ -53,12 +53,6 @@ def readers_of(node: Node) -> set[Node]:
     return {user for user in node.users if user.op != "call_function" or user.users or writes_in_place(user)}
 
 
-def is_same_view(one: Node, other: Node) -> bool:
-    """Whether two values in the same memory are the same elements in the same order."""
-    a, b = one.meta["val"], other.meta["val"]
-    return (a.shape, a.stride(), a.storage_offset()) == (b.shape, b.stride(), b.storage_offset())
-
-
 def _storage(node: Node) -> int | None:
     value = node.meta.get("val")
     return int(value.untyped_storage()._cdata) if isinstance(value, torch.Tensor) else None

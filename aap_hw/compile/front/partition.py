@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch.fx import Node
 
-from aap_hw.compile.front.aliases import is_same_view, writes_in_place
+from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.checks import check_calls, check_random, check_sizes, ends
 from aap_hw.compile.front.half import in_half, with_half
 from aap_hw.compile.front.making import Partition
@@ -29,7 +29,7 @@ from aap_hw.compile.keys.precision import BFLOAT16, FP32, OTHERS, NetworkPrecisi
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.groups.blocks import Block
-from aap_hw.graph.program.call import Call, is_tensor, shape_of
+from aap_hw.graph.program.call import Call, is_same_view, is_tensor, shape_of
 from aap_hw.graph.program.source import op_name
 
 

@@ -7,6 +7,7 @@ that go in are known, and `name` is empty.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -40,6 +41,12 @@ def is_static(node: Node) -> bool:
 def is_empty(node: Node) -> bool:
     """Whether a node yields one tensor, of known lengths of which one is 0."""
     return is_tensor(node) and all(type(size) is int for size in shape_of(node)) and 0 in shape_of(node)
+
+
+def is_same_view(one: Node, other: Node) -> bool:
+    """Whether two values in the same memory are the same elements in the same order."""
+    a, b = one.meta["val"], other.meta["val"]
+    return bool((a.shape, a.stride(), a.storage_offset()) == (b.shape, b.stride(), b.storage_offset()))
 
 
 class Call:
@@ -136,6 +143,26 @@ def set_argument(node: Node, argument: str, value: Any) -> None:
                 node.update_arg(place, value)
             else:
                 node.update_kwarg(argument, value)
+
+
+def add_call(before: Node, like: Node, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
+    """A call ahead of another one, which is in the same place of the model's code as a third."""
+    with before.graph.inserting_before(before):
+        node = before.graph.call_function(function, args, kwargs)
+    node.meta = dict(like.meta)
+    calculate(node)
+    return node
+
+
+def calculate(node: Node) -> None:
+    """Replace the fake value of a call, of the kind that export gives it, by that for what it reads now."""
+    value = node.meta["val"]
+    fake = value[0] if isinstance(value, (tuple, list)) else value
+    given: Any = map_arg((node.args, node.kwargs), lambda each: each.meta["val"])
+    args, kwargs = given
+    target: Any = node.target
+    with fake.fake_mode, torch.no_grad():
+        node.meta["val"] = target(*args, **kwargs)
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,33 @@ class SlicesOfAQuarter(Construct):
         return y
 
 
+class SomeChannelsConvolved(Construct):
+    """As in FasterNet: the slice is assigned to."""
+
+    def layers(self) -> None:
+        self.worked_on = 5
+        self.a = nn.Conv2d(5, 5, 3, padding=1)
+
+    def between(self, x: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, : self.worked_on] = self.a(x[:, : self.worked_on])
+        return x
+
+
+class ChannelsShiftedInTime(Construct):
+    """As in TSM, with images of a batch as times; a quarter is changed once more, which an older view sees."""
+
+    def between(self, x: Tensor) -> Tensor:
+        quarter = x.shape[1] // 4
+        y = torch.zeros_like(x)
+        first = y[:, :quarter]
+        y[:-1, :quarter] = x[1:, :quarter]
+        y[1:, quarter : 2 * quarter] = x[:-1, quarter : 2 * quarter]
+        y[:, 2 * quarter :] = x[:, 2 * quarter :]
+        first[..., 0] += 1
+        return y
+
+
 class SlicesOfWhatAnotherHas(Construct):
     """A piece is as long as another tensor."""
 
