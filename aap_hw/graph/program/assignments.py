@@ -140,6 +140,7 @@ def _joined(before: Node, view: Node, part: Node) -> Node:
 def _viewed(before: Node, value: Node, views: list[Node]) -> Node:
     """The ranges and positions of another value."""
     for view in reversed(views):
+        assert callable(view.target)
         value = add_call(before, view, view.target, value, *view.args[1:])
     return value
 
