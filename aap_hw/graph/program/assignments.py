@@ -22,6 +22,8 @@ from aap_hw.graph.program.call import Call, add_call, calculate, is_same_view, i
 
 _ATEN = torch.ops.aten
 _TO_END = torch.iinfo(torch.int64).max
+# What copies a tensor unless it lies in memory as it should.
+_COPY_IF_NEEDED = frozenset({"contiguous", "reshape", "reshape_as", "flatten", "ravel", "to"})
 
 
 def spell_out_assignments(program: ExportedProgram) -> None:
@@ -30,12 +32,16 @@ def spell_out_assignments(program: ExportedProgram) -> None:
     writing = [node for node in graph.nodes if node.op == "call_function" and _writes(node)]
     if not writing:
         return
+    moved: set[Node] = set()
     for node in writing:
         if _is_onto_itself(node):  # as in x[:, :4] += y, which changes the part and then assigns it
             node.replace_all_uses_with(Call(node).first)
             graph.erase_node(node)
         else:
-            _spell_out(node)
+            moved.update(_spell_out(node))
+    for node in graph.nodes:
+        if node in moved:
+            calculate(node)
     returned: Any = graph.output_node().args[0]
     for spec, value in zip(program.graph_signature.output_specs, returned, strict=True):
         if isinstance(spec.arg, TensorArgument):
@@ -44,40 +50,50 @@ def spell_out_assignments(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _spell_out(node: Node) -> None:
+def _spell_out(node: Node) -> list[Node]:
+    """Replace one assignment, if it is of those covered; returns the nodes that are in other memory then.
+
+    Their fake values stay where they were until all assignments are replaced: calculating those of all later slices
+    after each assignment takes seconds for a hundred of these.
+    """
     part = Call(node).first
     views = _views(part)
     function = _without_writing(node)
     if function is None or not views or not all(map(_is_range, views)):
-        return
+        return []
     whole = Call(views[-1]).first
-    memory = [each for each in node.graph.nodes if _storages(each) & _storages(whole)]
+    place = _storages(whole)
+    memory = [each for each in node.graph.nodes if _storages(each) & place]
     read = {each: [user for user in each.users if user > node] for each in memory if each < node}
     read[part] += node.users  # it returns what it writes into
     read = {each: users for each, users in read.items() if users}
     later = [each for each in memory if each > node]
     if not read or not all(_whole(each) is whole for each in read) or not _is_own(memory[0], whole):
-        return
-    if not all(hasattr(each.target, "_schema") or each.target is operator.getitem for each in later):
-        return  # a graph of its own returns it
+        return []
+    if not all(map(_can_move, later)):
+        return []
     present = set(node.graph.nodes)
     changed = result = _changed(node, function)
     for view in views:
         result = _joined(node, view, result)
+    moved: list[Node] = []
     if _form(changed)[0] == _form(part)[0] and _form(result) == _form(whole):  # which later views may rely on
         # Whoever reads what was written needs no slice of the whole, unless something is written there once more.
-        is_enough = changed.meta["val"].is_contiguous() and not _is_written_after(node, memory)
+        # A copy lies as the part does, which depends on the batch, and names of nodes may not: scales go by them.
+        is_enough = Call(node).name != "copy" and changed.meta["val"].is_contiguous()
+        is_enough = is_enough and not _is_written_after(node, memory)
+        result.meta["val"] = whole.meta["val"]
         node.replace_all_uses_with(part)
         for each, users in read.items():
             new = changed if each is part and is_enough else _viewed(node, result, _views(each))
             for user in users:
                 user.replace_input_with(each, new)
         node.graph.erase_node(node)
-        for each in later:
-            calculate(each)
+        moved = [*later, *(each for each in part.graph.nodes if each not in present and _storages(each) & place)]
     for each in reversed(part.graph.nodes):
         if each not in present and not each.users:
             each.graph.erase_node(each)
+    return moved
 
 
 def _writes(node: Node) -> bool:
@@ -87,9 +103,18 @@ def _writes(node: Node) -> bool:
     return is_known and is_tensor(node) and is_static(node)
 
 
+def _can_move(view: Node) -> bool:
+    """Whether what a call returns can be calculated for other memory; not if it is of a graph of its own."""
+    is_known = hasattr(view.target, "_schema") or view.target is operator.getitem
+    return is_known and torch.Tag.inplace_view not in getattr(view.target, "tags", ())  # which changes what it reads
+
+
 def _is_written_after(node: Node, memory: list[Node]) -> bool:
+    """Whether something is written into memory behind a node, or into a copy that may become a view of it."""
     calls = [each for each in node.graph.nodes if each.op == "call_function" and each > node]
-    return any(each in memory for call in calls for each in Call(call).written)
+    copies = [user for each in memory for user in each.users if Call(user).name in _COPY_IF_NEEDED]
+    places = set[int]().union(*map(_storages, [*memory, *copies]))
+    return any(_storages(each) & places for call in calls for each in Call(call).written)
 
 
 def _is_onto_itself(node: Node) -> bool:
@@ -105,7 +130,13 @@ def _without_writing(node: Node) -> Any:
         return None
     target: Any = node.target
     packet = getattr(_ATEN, Call(node).name, None)
-    return getattr(packet, target._overloadname, None)
+    overloads = [getattr(packet, name) for name in packet.overloads()] if packet is not None else []
+    return next((each for each in overloads if each is not target and _takes(each) == _takes(target)), None)
+
+
+def _takes(function: Any) -> list[tuple[str, str]]:
+    """Arguments of an operator: those of ``pow.Scalar`` are not those of ``pow_.Scalar``."""
+    return [(each.name, str(each.type)) for each in function._schema.arguments]
 
 
 def _changed(node: Node, function: Any) -> Node:
