@@ -129,7 +129,9 @@ def test_demo_and_its_report_go_through_without_a_warning(
         assert rows[name]["accuracy"] == pytest.approx(expected, abs=1.01), name
         assert rows[name]["latency_ms"] > 0
     assert rows["int8, unpruned"]["library_bytes"] < rows["float32, unpruned"]["library_bytes"]
-    assert rows["mixed, pruned"]["parameters"] == summary["params_pruned"] < summary["params_dense"]
+    assert rows["mixed, pruned"]["parameters"] == summary["params_pruned"] <= summary["params_dense"]
+    # Where int8 alone takes less than half of the time, nothing has to be cut.
+    assert summary["params_pruned"] < summary["params_dense"] or summary["deployed_precision"] == "int8"
 
     report = aap_hw("report", "runs/demo")
     assert (report.code, report.err) == (0, "")
