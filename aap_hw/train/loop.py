@@ -263,8 +263,8 @@ def distance(outputs: torch.Tensor, taught: torch.Tensor, temperature: float) ->
 def bf16_helps(model: nn.Module, device: torch.device) -> bool:
     """Whether training is quicker in bf16.
 
-    On a CPU with instructions for it dense convolutions are, and depthwise ones much slower than in fp32. Intel's
-    AVX512-BF16 alone, without AMX, has no more throughput than fp32, so there bf16 only adds conversions.
+    On a CPU with instructions for it, dense convolutions are quicker and depthwise ones much slower. On an Intel CPU
+    that has AVX512-BF16 and no AMX, dense ones are slower, too (docs/DECISIONS.md).
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())

@@ -98,9 +98,8 @@ def _spell_out(node: Node) -> list[Node]:
 
 def _writes(node: Node) -> bool:
     """Whether a call overwrites its first argument."""
-    schema = getattr(node.target, "_schema", None)
-    is_known = schema is not None and schema.name.startswith("aten::") and schema.name.endswith("_")
-    return is_known and is_tensor(node) and is_static(node)
+    call = Call(node)
+    return bool(call.name and call.written) and call.written == [call.first] and is_tensor(node) and is_static(node)
 
 
 def _can_move(view: Node) -> bool:

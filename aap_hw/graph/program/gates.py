@@ -17,7 +17,10 @@ _ATEN = torch.ops.aten
 
 def spell_out_gates(program: ExportedProgram) -> None:
     """Replace each gated linear unit in the program's graph, in place."""
-    for node in program.graph.find_nodes(op="call_function", target=_ATEN.glu.default):
+    gates = program.graph.find_nodes(op="call_function", target=_ATEN.glu.default)
+    if not gates:
+        return
+    for node in gates:
         source, dim = node.args[0], node.args[1] if len(node.args) > 1 else -1
         halves = add_call(node, node, _ATEN.chunk.default, source, 2, dim)
         value, gate = (add_call(node, node, operator.getitem, halves, place) for place in range(2))
