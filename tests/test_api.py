@@ -14,7 +14,7 @@ from torch import nn
 
 import aap_hw as package
 from aap_hw.policy import PARAMETERS
-from aap_hw.prune.steps import Event
+from aap_hw.prune.events import Event
 from tests.synthetic import quick, quick_baseline, table, table_file, write_table
 
 __all__ = ["quick", "quick_baseline", "table_file"]

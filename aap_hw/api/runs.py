@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from aap_hw.inputs import Given
     from aap_hw.lut.table import LatencyTable
     from aap_hw.policy import Budget
+    from aap_hw.prune.events import Event, OnEvent
     from aap_hw.prune.job import Pruned
-    from aap_hw.prune.steps import Event, OnEvent
     from aap_hw.prune.task import PruneSettings
     from aap_hw.train.sources import ImageSource
 

@@ -30,8 +30,8 @@ from aap_hw.prune.words import (
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from aap_hw.prune.events import Event
     from aap_hw.prune.job import Pruned
-    from aap_hw.prune.steps import Event
 
 SECONDS_BETWEEN_LINES = 30.0
 

@@ -32,7 +32,7 @@ from aap_hw.graph.program.inputs import in_batches
 from aap_hw.models.origin import Origin
 from aap_hw.policy import Budget
 from aap_hw.prune.run import RunFolder
-from aap_hw.prune.steps import of_another_precision
+from aap_hw.prune.summary import of_another_precision
 from aap_hw.train.samples import Samples
 
 # Names of what is compiled and timed: what is deployed, and what it was cut from.

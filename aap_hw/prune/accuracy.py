@@ -19,23 +19,12 @@ from aap_hw.policy import LATENCY, Undecided
 from aap_hw.policy.controller import Controller
 from aap_hw.prune.baseline import baseline
 from aap_hw.prune.defaults import MOST_ROUNDS
+from aap_hw.prune.events import Event, OnEvent
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.planning import Plan
 from aap_hw.prune.run import PrunedNetwork
-from aap_hw.prune.steps import (
-    ROUNDING,
-    Event,
-    OnEvent,
-    Scores,
-    State,
-    as_computed,
-    begun,
-    finished,
-    measured_ms,
-    round_values,
-    scores_once,
-    seconds_since,
-)
+from aap_hw.prune.steps import ROUNDING, Scores, State, measured_ms, round_values, scores_once, seconds_since
+from aap_hw.prune.summary import as_computed, begun, finished
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.prune.training import (
     accuracy_figures,

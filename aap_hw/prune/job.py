@@ -29,11 +29,11 @@ from aap_hw.prune.accuracy import prune_within
 from aap_hw.prune.baseline import DENSE_MS
 from aap_hw.prune.device import device_of
 from aap_hw.prune.environment import note_environment
+from aap_hw.prune.events import Event, EventLog, OnEvent
 from aap_hw.prune.journal import Journal, remove_checkpoints
 from aap_hw.prune.rounds import prune
-from aap_hw.prune.run import EventLog, PrunedNetwork, RunFolder, resume_command
+from aap_hw.prune.run import PrunedNetwork, RunFolder, resume_command
 from aap_hw.prune.shown import EMBEDDED, samples_for
-from aap_hw.prune.steps import Event, OnEvent
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.prune.tensorboard import TensorBoardLog, require_tensorboard
 from aap_hw.starting_folder import working_in

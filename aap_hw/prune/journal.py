@@ -20,8 +20,8 @@ from aap_hw.files import make_folder, remove_temporaries
 from aap_hw.jsonlines import JsonLines, read_lines
 from aap_hw.train.checkpoint import TrainState
 
-FILE = "journal.jsonl"
-FOLDER = "checkpoints"
+JOURNAL = "journal.jsonl"
+CHECKPOINTS = "checkpoints"
 
 
 class Journal:
@@ -47,9 +47,9 @@ class Journal:
         self._values = ranks.found_by_first(lambda: self._open(run))
 
     def _open(self, run: Path) -> dict[str, Any]:
-        self._folder = run / FOLDER
+        self._folder = run / CHECKPOINTS
         make_folder(self._folder)
-        self._log = JsonLines(run / FILE)
+        self._log = JsonLines(run / JOURNAL)
         for folder in (run, self._folder):
             remove_temporaries(folder)
         found = values_of(self._log.lines)
@@ -116,12 +116,12 @@ class Journal:
 
 def remove_checkpoints(run: Path) -> None:
     """Delete the checkpoints in a run's folder, if they are there and may be deleted: nobody goes on from them."""
-    shutil.rmtree(run / FOLDER, ignore_errors=True)
+    shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
 
 
 def read_journal(run: Path) -> dict[str, Any]:
     """The values that a run has noted, by name; none if it has no journal."""
-    return values_of(read_lines(run / FILE))
+    return values_of(read_lines(run / JOURNAL))
 
 
 def values_of(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

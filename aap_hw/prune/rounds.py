@@ -18,21 +18,11 @@ from aap_hw import ranks
 from aap_hw.policy import LATENCY, Budget, round_budgets
 from aap_hw.prune.baseline import amounts, baseline
 from aap_hw.prune.defaults import ROUNDS
+from aap_hw.prune.events import Event, OnEvent
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.run import PrunedNetwork
-from aap_hw.prune.steps import (
-    ROUNDING,
-    Event,
-    OnEvent,
-    State,
-    as_computed,
-    begun,
-    finished,
-    plan_measured,
-    round_values,
-    scores_once,
-    seconds_since,
-)
+from aap_hw.prune.steps import ROUNDING, State, plan_measured, round_values, scores_once, seconds_since
+from aap_hw.prune.summary import as_computed, begun, finished
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.prune.training import (
     accuracy_figures,

@@ -2,7 +2,7 @@
 
 ``model.safetensors`` holds the network, as ``aap_hw.models.saved`` writes it, ``run.json`` how it came about,
 ``summary.json`` the figures. Each is written whole or not at all; ``run.json`` last, so that a folder that has it is
-complete. ``events.jsonl`` is the log. How a folder is filled is ``aap_hw.prune.job``.
+complete. How a folder is filled is ``aap_hw.prune.job``, and its log is ``aap_hw.prune.events``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +24,13 @@ from aap_hw.errors import UserError
 from aap_hw.files import make_folder, read_text, require_writable_folder, sha256_of, write_atomic
 from aap_hw.foreign import reason
 from aap_hw.graph.check.self_check import Mismatch
-from aap_hw.jsonlines import JsonLines
 from aap_hw.models import saved
 from aap_hw.models.origin import Origin
 from aap_hw.models.weights import WeightsFile, load_weights
-from aap_hw.prune.journal import remove_checkpoints
+from aap_hw.prune.events import EVENTS
+from aap_hw.prune.journal import JOURNAL, remove_checkpoints
 
 SCHEMA_VERSION = 3
-# Events of one process: a run that is resumed does not send them again.
-OF_ONE_PROCESS = ("resumed", "waiting")
 
 
 def resume_command(folder: Path) -> str:
@@ -109,7 +106,7 @@ class RunFolder:
         self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for left_behind in ("events.jsonl", "journal.jsonl"):
+            for left_behind in (EVENTS, JOURNAL):
                 (self.path / left_behind).unlink(missing_ok=True)
             remove_checkpoints(self.path)
         except OSError as problem:
@@ -191,33 +188,6 @@ class RunFolder:
         merged = {**self.summary(), **figures}
         write_atomic(self.path / "summary.json", _text(merged))
         return merged
-
-
-class EventLog:
-    """A run's log, ``events.jsonl``: one line an event, with the time it happened.
-
-    A run that is resumed sends the events of before again; they are not written twice.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._file = JsonLines(folder / "events.jsonl")
-        self._known = sum(line.get("event") not in OF_ONE_PROCESS for line in self._file.lines)
-        if self._known:
-            self._append({"event": "resumed"})
-
-    def add(self, event: Mapping[str, Any]) -> None:
-        """Add an event, unless it is one of before."""
-        if self._known and event["event"] not in OF_ONE_PROCESS:
-            self._known -= 1
-        else:
-            self._append(event)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def _append(self, event: Mapping[str, Any]) -> None:
-        self._file.append({"time": round(time.time(), 3), **event})
 
 
 def compose(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
-from aap_hw.prune.steps import Event
+from aap_hw.prune.events import Event
 
 FOLDER = "tensorboard"
 

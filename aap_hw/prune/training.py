@@ -16,9 +16,10 @@ from torch import nn
 from aap_hw.compile.keys.precision import FP32
 from aap_hw.errors import UserError
 from aap_hw.prune.baseline import Baseline
+from aap_hw.prune.events import Event, OnEvent
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.quantised import accuracy_rounded
-from aap_hw.prune.steps import Event, OnEvent, State
+from aap_hw.prune.steps import State
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.checkpoint import EpochRecord
 from aap_hw.train.evaluation import evaluate

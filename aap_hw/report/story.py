@@ -19,10 +19,10 @@ from aap_hw.errors import UserError
 from aap_hw.files import read_text
 from aap_hw.foreign import reason
 from aap_hw.inputs import Inputs
-from aap_hw.jsonlines import read_lines
 from aap_hw.lut.file import load_table
 from aap_hw.lut.predicting import KernelLatency
 from aap_hw.lut.table import LatencyTable, NetworkName
+from aap_hw.prune.events import read_events
 from aap_hw.prune.job import TABLE
 from aap_hw.prune.journal import read_journal
 from aap_hw.prune.planning import Plan
@@ -208,7 +208,7 @@ def read_story(folder: Path) -> Story:
             folder,
             summary,
             tuple(record["rounds"]),
-            tuple(read_lines(folder / "events.jsonl")),
+            tuple(read_events(folder)),
             read_journal(folder),
             load_table(folder / TABLE),
         )

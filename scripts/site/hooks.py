@@ -38,7 +38,7 @@ RESULTS = (
     "aap_hw.api.Profile",
     "aap_hw.lut.progress.Progress",
     "aap_hw.prune.proposal.Proposal",
-    "aap_hw.prune.steps.Event",
+    "aap_hw.prune.events.Event",
     "aap_hw.prune.job.Pruned",
     "aap_hw.deploy.deploying.Deployment",
     "aap_hw.lut.table.LatencyTable",

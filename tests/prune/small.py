@@ -18,8 +18,8 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.inputs import Inputs
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
+from aap_hw.prune.events import Event
 from aap_hw.prune.job import EMBEDDED, Job, Limit
-from aap_hw.prune.steps import Event
 from aap_hw.prune.task import PruneSettings
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.settings import Loss, TrainSettings

@@ -18,9 +18,10 @@ from aap_hw.errors import UserError
 from aap_hw.policy.controller import Controller
 from aap_hw.prune import accuracy, training
 from aap_hw.prune.accuracy import prune_within
+from aap_hw.prune.events import Event
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.planning import Plan
-from aap_hw.prune.steps import Event, State
+from aap_hw.prune.steps import State
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.loop import TrainResult
 from aap_hw.train.settings import TrainSettings

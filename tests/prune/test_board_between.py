@@ -18,8 +18,8 @@ from aap_hw.compile.library.lowering import compile_network
 from aap_hw.errors import UserError
 from aap_hw.prune import job as jobs
 from aap_hw.prune import measuring, steps
+from aap_hw.prune.events import Event
 from aap_hw.prune.job import EMBEDDED, Job, Limit, resume, start
-from aap_hw.prune.steps import Event
 from aap_hw.prune.task import PruneSettings
 from aap_hw.train.settings import TrainSettings
 from tests.deploy.tiny import network

@@ -21,7 +21,8 @@ from aap_hw.models.origin import Origin
 from aap_hw.prune.job import start
 from aap_hw.prune.quantised import quantised_of
 from aap_hw.prune.run import RunFolder
-from aap_hw.prune.steps import State, as_computed
+from aap_hw.prune.steps import State
+from aap_hw.prune.summary import as_computed
 from aap_hw.prune.task import PruneSettings
 from aap_hw.prune.training import settle
 from aap_hw.quantize import read_quantised, sensitivity

@@ -18,10 +18,10 @@ from aap_hw.errors import UserError
 from aap_hw.files import WriteError
 from aap_hw.models.origin import Origin
 from aap_hw.prune import job as jobs
+from aap_hw.prune.events import Event
 from aap_hw.prune.job import Job, Limit, resume, samples_of, start
 from aap_hw.prune.journal import read_journal
 from aap_hw.prune.run import RunFolder
-from aap_hw.prune.steps import Event
 from aap_hw.train.sources import ImageSource
 from tests import forked
 from tests.disks import remount

@@ -26,10 +26,11 @@ from aap_hw.models.origin import Origin
 from aap_hw.policy import PARAMETERS, Budget
 from aap_hw.prune import rounds, training
 from aap_hw.prune.baseline import Baseline
+from aap_hw.prune.events import Event
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import compose
-from aap_hw.prune.steps import ATTEMPTS, Event
+from aap_hw.prune.steps import ATTEMPTS
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.prune.unreachable import Unreachable
 from aap_hw.train.loop import TrainResult

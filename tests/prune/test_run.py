@@ -19,7 +19,8 @@ import torch
 from aap_hw.errors import UserError
 from aap_hw.models.saved import SavedNetwork, write
 from aap_hw.prune.environment import note_environment
-from aap_hw.prune.run import EventLog, RunFolder, resume_command
+from aap_hw.prune.events import EventLog
+from aap_hw.prune.run import RunFolder, resume_command
 from tests import forked
 from tests.synthetic import ORIGIN, few_images, half_pruned, resnet20
 
