@@ -7,7 +7,7 @@ a run that was killed needs to go on.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -242,7 +242,7 @@ class _Execution:
         try:
             with interruptible():
                 self._go_on_as_begun()
-                network, summary = self._prune()(self._tell, self._journal)
+                network, summary = self._prune()
             if ranks.is_first():
                 self._run.save(network, summary)
             self._journal.remove_checkpoints()
@@ -261,7 +261,7 @@ class _Execution:
         device = self._job.device or self._table.device["name"]
         return Pruned(self._run.path, network, summary, device, self._job.connect_to)
 
-    def _prune(self) -> Callable[[OnEvent, Journal], tuple[PrunedNetwork, dict[str, Any]]]:
+    def _prune(self) -> tuple[PrunedNetwork, dict[str, Any]]:
         job = self._job
         retrain = job.data is not None and job.train
         samples = samples_for(job.origin, job.data, job.example)
@@ -269,9 +269,9 @@ class _Execution:
         task = Task(job.origin, self._table, samples, retrain, self._device, *allowed)
         drop = job.max_accuracy_drop
         if drop is not None and not job.budgets:
-            return lambda on_event, journal: prune_within(task, drop, job.settings, on_event, journal)
+            return prune_within(task, drop, job.settings, self._tell, self._journal)
         budgets = [Budget(limit.amount, limit.relative, RESOURCES[name]) for name, limit in job.budgets.items()]
-        return lambda on_event, journal: prune(task, budgets, job.settings, on_event, journal, drop)
+        return prune(task, budgets, job.settings, self._tell, self._journal, drop)
 
     def _go_on_as_begun(self) -> None:
         """Measure if the run did when it was begun, and only then: predictions and measurements are no one result.

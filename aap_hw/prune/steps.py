@@ -84,6 +84,12 @@ class State:
 
         return Plan.from_json(journal.recall(f"round/{number}/plan", find)["plan"])
 
+    def learn(self, predicted_ms: float, measured_ms: float) -> None:
+        """Scale what is predicted for later plans by how far off it was for one that was measured."""
+        costs = self.planner.costs
+        costs = replace(costs, calibration=costs.calibration * measured_ms / predicted_ms)
+        self.planner = replace(self.planner, costs=costs)
+
     def smaller(self, plan: Plan, task: Task) -> nn.Module:
         """The module cut to a plan, and compared with the uncut one on two of the task's samples.
 
@@ -147,7 +153,7 @@ def plan_measured(
 
     Of those that meet the latency budget on the device, the one with the most attention kept; else the fastest.
     Without such a budget none may be slower than the dense one. What was tried before an interruption is not tried
-    again.
+    again. The state learns from a plan that is not good enough how far off the table was.
 
     Raises
     ------
@@ -176,9 +182,7 @@ def plan_measured(
         if met and (LATENCY.name not in allowed or measured >= round_ms * (1 - UNSPENT)):
             break
         allowed = {LATENCY.name: round_ms, **allowed}
-        costs = state.planner.costs
-        costs = replace(costs, calibration=costs.calibration * measured / plan.predicted_ms)
-        state.planner = replace(state.planner, costs=costs)
+        state.learn(plan.predicted_ms, measured)
     meeting = [one for one in tried if one[1] <= round_ms]
     best = max(meeting, key=lambda one: one[0].kept_attention) if meeting else min(tried, key=lambda one: one[1])
     if best[1] > dense.dense_ms * (1 + MARGIN):
