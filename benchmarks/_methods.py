@@ -12,8 +12,9 @@ from _torch_pruning import torch_pruning
 from aap_hw.attention.alternatives import weight_l1
 from aap_hw.compile.keys.precision import FP32, INT8, MIXED, NetworkPrecision
 from aap_hw.policy import LATENCY, Problem, best_channels
-from aap_hw.prune.baseline import Baseline, scores_of
+from aap_hw.prune.baseline import Baseline
 from aap_hw.prune.choices import Scores
+from aap_hw.prune.scoring import scores_of
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.prune.unreachable import Unreachable
 

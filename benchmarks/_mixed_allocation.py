@@ -23,7 +23,8 @@ def rows_of(name: str, shares: list[float], options: argparse.Namespace) -> Iter
     from aap_hw.lut.file import load_table
     from aap_hw.models.origin import Origin
     from aap_hw.policy import LATENCY, Undecided
-    from aap_hw.prune.baseline import baseline, scores_of
+    from aap_hw.prune.baseline import baseline
+    from aap_hw.prune.scoring import scores_of
     from aap_hw.prune.task import PruneSettings, Task
     from aap_hw.prune.unreachable import Unreachable
     from aap_hw.train.data import load_embedded

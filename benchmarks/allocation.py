@@ -90,7 +90,8 @@ def _rows(name: str, budgets: list[float], options: argparse.Namespace) -> Itera
 
     from aap_hw.lut.file import load_table
     from aap_hw.models.origin import Origin
-    from aap_hw.prune.baseline import baseline, scores_of
+    from aap_hw.prune.baseline import baseline
+    from aap_hw.prune.scoring import scores_of
     from aap_hw.prune.task import PruneSettings, Task
     from aap_hw.train.data import load_embedded
 

@@ -40,7 +40,7 @@ from aap_hw.lut.predicting import predict_us
 from aap_hw.lut.table import LatencyPoint, LatencyTable, NetworkName, Validation
 from aap_hw.models import zoo
 from aap_hw.models.origin import Origin
-from aap_hw.prune import baseline, measuring
+from aap_hw.prune import baseline, measuring, scoring
 from aap_hw.prune.run import PrunedNetwork
 from aap_hw.train.data import LabelledImages, load_embedded
 
@@ -248,7 +248,7 @@ def share_resnet20(monkeypatch: pytest.MonkeyPatch) -> None:
     def skeleton(self: Origin) -> nn.Module:
         return module if self.model == ORIGIN.model else real_skeleton(self)
 
-    check, judge, observe = baseline.check_cutting, baseline.sensitivities, baseline.observed
+    check, judge, observe = baseline.check_cutting, scoring.sensitivities, scoring.observed
 
     def once(of: ChannelGraph | None, images: Sequence[Batch], call: Callable[[], Any], *what: object) -> Any:
         """What a call returned of the same groups and images before; a cut also depends on the code that cuts."""
@@ -281,8 +281,8 @@ def share_resnet20(monkeypatch: pytest.MonkeyPatch) -> None:
         return observe(model, batches, graph=graph, **how)
 
     monkeypatch.setattr(baseline, "check_cutting", check_cutting)
-    monkeypatch.setattr(baseline, "sensitivities", sensitivities)
-    monkeypatch.setattr(baseline, "observed", observed)
+    monkeypatch.setattr(scoring, "sensitivities", sensitivities)
+    monkeypatch.setattr(scoring, "observed", observed)
     monkeypatch.setattr(Origin, "build", build)
     monkeypatch.setattr(Origin, "skeleton", skeleton)
     monkeypatch.setattr(ChannelGraph, "trace", staticmethod(trace))

@@ -11,9 +11,10 @@ from typing import Any
 
 from aap_hw.errors import UserError
 from aap_hw.policy import Budget
-from aap_hw.prune.baseline import Baseline, MetUnpruned, amounts, baseline, scores_of
+from aap_hw.prune.baseline import Baseline, MetUnpruned, amounts, baseline
 from aap_hw.prune.planning import Plan
 from aap_hw.prune.proposal import Proposal
+from aap_hw.prune.scoring import scores_of
 from aap_hw.prune.task import PruneSettings, Task
 
 

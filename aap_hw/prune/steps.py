@@ -23,13 +23,14 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import checked_cut
 from aap_hw.inputs import Inputs
 from aap_hw.policy import LATENCY
-from aap_hw.prune.baseline import Baseline, scores_of
+from aap_hw.prune.baseline import Baseline
 from aap_hw.prune.events import Event, OnEvent
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.measuring import Compilable, measure_networks
 from aap_hw.prune.planning import Plan, Planner
 from aap_hw.prune.quantised import accuracy_rounded, quantised
 from aap_hw.prune.run import compose
+from aap_hw.prune.scoring import scores_of
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.prune.unreachable import Unreachable
 from aap_hw.train.evaluation import evaluate

@@ -14,7 +14,6 @@ from typing import Any, cast
 import pytest
 import torch
 
-from aap_hw.attention import attention_scores
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
 from aap_hw.errors import UserError
@@ -26,8 +25,7 @@ from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.table import LatencyPoint, MissingKernelError
 from aap_hw.models.origin import Origin
 from aap_hw.policy import FLOPS, PARAMETERS, Budget
-from aap_hw.prune.baseline import Baseline, amounts, baseline, plan_once, scores_of
-from aap_hw.prune.shown import calibration_batches
+from aap_hw.prune.baseline import Baseline, amounts, baseline, plan_once
 from aap_hw.prune.task import PruneSettings, Task
 from tests.synthetic import CALIBRATION, ORIGIN, few_images, formula_ms, latency_us, resnet20, table
 
@@ -128,26 +126,6 @@ def test_budget_that_is_met_unpruned_is_left_out_beside_one_that_is_not() -> Non
 
 
 @pytest.mark.usefixtures("quick_baseline")
-def test_attention_is_reduced_and_scaled_as_the_settings_say() -> None:
-    module, graph, _ = resnet20()
-    asked = replace(FEW, score="attention", reduction="max", p=2.0, score_scale="max")
-    found = scores_of(Task(ORIGIN, table(), few_images()), module, graph, asked)
-    shown = [samples for samples, _ in calibration_batches(few_images(), ORIGIN.inputs, 8)]
-    expected = attention_scores(module, shown, reduction="max", p=2.0, graph=graph)
-    assert found.keys() == expected.keys()
-    for name, each in expected.items():
-        assert found[name] == pytest.approx(each / each.max())
-
-
-@pytest.mark.usefixtures("quick_baseline")
-def test_taylor_scores_of_other_classes_are_refused() -> None:
-    images = few_images()
-    origin = Origin.of("resnet18", (3, 32, 32))
-    with pytest.raises(UserError, match="Taylor scores need the loss"):
-        scores_of(Task(origin, table(), images), resnet20()[0], resnet20()[1], replace(FEW, score="taylor"))
-
-
-@pytest.mark.usefixtures("quick_baseline")
 def test_network_that_would_be_cut_wrongly_is_refused_before_it_is_measured_or_scored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -158,7 +136,7 @@ def test_network_that_would_be_cut_wrongly_is_refused_before_it_is_measured_or_s
         real(smaller, name, dim, (removed + 1) % 16 if is_first else removed)
 
     monkeypatch.setattr(surgery, "_shorten", faulty)
-    for later in ("_dependence", "_described"):
+    for later in ("dependence_of", "_described"):
         monkeypatch.setattr(f"aap_hw.prune.baseline.{later}", lambda *_: pytest.fail("it was refused too late"))
     with pytest.raises(CutMismatchError, match=r"cutting the channel group 'layer1\.0\.conv1'"):
         baseline(Task(ORIGIN, table(), few_images()))

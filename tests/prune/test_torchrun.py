@@ -29,7 +29,7 @@ import aap_hw.train.data
 from aap_hw import ranks
 from aap_hw.cli.main import main
 from aap_hw.graph import ChannelGraph
-from aap_hw.prune.baseline import scores_of
+from aap_hw.prune.scoring import scores_of
 from aap_hw.prune.task import PruneSettings, Task
 from tests.prune.together import planned, trained
 from tests.synthetic import ORIGIN, few_images, resnet20, share_resnet20, table
