@@ -61,7 +61,7 @@ def estimate_model(
         **{name: empty.device[name] for name in empty.device.keys() - set(INCIDENTAL)},
         "method": estimator.method,
     }
-    journal = Journal(path.with_name(path.name + ".journal"), identity)
+    journal = Journal.beside(path, identity)
     try:
         subject = workload.traced(estimator.target, profile.name)
         moved = _make_way(path, empty, others=keep_others)

@@ -62,6 +62,11 @@ class Journal:
             self._file.close()
             raise
 
+    @classmethod
+    def beside(cls, table: Path, identity: dict[str, Any]) -> Journal:
+        """The journal of the points that are on their way into a table's file."""
+        return cls(table.with_name(table.name + ".journal"), identity)
+
     def record(self, entry: Entry) -> None:
         """Add one visit of a point; it is on disk when this returns.
 

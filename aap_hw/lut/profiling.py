@@ -90,7 +90,7 @@ def profile_model(
     boards = Boards.of(device)
     boards.require_tools()
     identity = boards.describe().as_json()
-    journal = Journal(path.with_name(path.name + ".journal"), identity)
+    journal = Journal.beside(path, identity)
     try:
         subject = workload.traced(boards.target, boards.profile.name)
         network = subject.all_kernels

@@ -53,7 +53,7 @@ def validate_model(
     boards.require_tools()
     # The journal is a profile's lock on the table's file: neither may overwrite what the other has measured, nor go on
     # with what the file held before the other ended.
-    with closing(Journal(path.with_name(path.name + ".journal"), boards.describe().as_json())):
+    with closing(Journal.beside(path, boards.describe().as_json())):
         table = load_table(path)
         require_table_of(boards, table, path)
         boards.close()  # free for others until there is something to measure

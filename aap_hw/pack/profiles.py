@@ -167,7 +167,7 @@ def unpack_profile(
     _require_asked(results["pack"], entries, set(subject.points(job)), plans, folder)
     if not entries and not _is_begun(asked.path, device):
         raise UserError(f"{folder} is a second trip, and the table of the first is not at {asked.path}; restore it")
-    journal = Journal(asked.path.with_name(asked.path.name + ".journal"), device.describe().as_json())
+    journal = Journal.beside(asked.path, device.describe().as_json())
     try:
         # Only now, as results that are refused must leave a table of another machine where it is.
         moved = set_aside(asked.path, device, others=keep_others)
