@@ -244,7 +244,7 @@ def to_deploy(
     ------
     UserError : the network or the samples cannot be used, or int8 or pixels lack the samples that they need.
     """
-    from aap_hw.prune.shown import samples_for
+    from aap_hw.prune.samples import samples_for
 
     source = source_of(data)
     origin = origin_of(model, input_shape, example, weights, classes, source, may_be_quantised=True)

@@ -228,8 +228,8 @@ def _cases(options: argparse.Namespace, say: Any) -> Iterator[Case]:
     from aap_hw.models.origin import Origin
     from aap_hw.models.weights import WeightsFile
     from aap_hw.prune.baseline import baseline
+    from aap_hw.prune.samples import calibration_batches
     from aap_hw.prune.scoring import scores_of
-    from aap_hw.prune.shown import calibration_batches
     from aap_hw.prune.task import PruneSettings, Task
     from aap_hw.train.data import load_embedded
     from aap_hw.train.sources.cifar10 import load_cifar10

@@ -38,7 +38,7 @@ from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import LatencyTable
 from aap_hw.models.origin import Origin
 from aap_hw.prune.job import Job, Limit, resume, start
-from aap_hw.prune.shown import EMBEDDED
+from aap_hw.prune.samples import EMBEDDED
 from aap_hw.prune.task import PruneSettings
 from aap_hw.train import data
 from aap_hw.train.settings import TrainSettings

@@ -58,7 +58,7 @@ def _row(case: Case, device: LocalDevice, options: argparse.Namespace) -> dict[s
     from aap_hw.compile.keys.precision import FP32, HALF, INT8
     from aap_hw.compile.library.lowering import compile_network
     from aap_hw.files import scratch_folder
-    from aap_hw.prune.shown import calibration_batches
+    from aap_hw.prune.samples import calibration_batches
     from aap_hw.quantize import calibrated, rounded
 
     count = QUICK_IMAGES if options.quick else options.calibration_images

@@ -35,7 +35,7 @@ from aap_hw.models.origin import Origin
 from aap_hw.policy.controller import Controller
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.run import compose
-from aap_hw.prune.shown import calibration_batches
+from aap_hw.prune.samples import calibration_batches
 from aap_hw.train.checkpoint import EpochRecord, TrainState
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.loop import train

@@ -140,7 +140,7 @@ def _task_of(
     allow_emulated: bool,
     allow_estimated: bool,
 ) -> Task:
-    from aap_hw.prune.shown import samples_for
+    from aap_hw.prune.samples import samples_for
     from aap_hw.prune.task import Task
 
     table, source = table_of(lut), source_of(data)

@@ -66,7 +66,7 @@ def command(
     from aap_hw.device.connection import target_of
     from aap_hw.files import require_writable_file
     from aap_hw.given import NO_SAMPLES, origin_of
-    from aap_hw.prune.shown import calibration_of, samples_for
+    from aap_hw.prune.samples import calibration_of, samples_for
 
     origin, example = origin_of(model_name, **network, source=source, may_be_quantised=True), network["example"]
     if origin.is_quantised:

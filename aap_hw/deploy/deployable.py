@@ -30,7 +30,7 @@ from aap_hw.models.origin import Origin
 from aap_hw.models.weights import WeightsFile
 from aap_hw.policy import LATENCY
 from aap_hw.prune.run import RunFolder
-from aap_hw.prune.shown import are_made_up
+from aap_hw.prune.samples import are_made_up
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.samples import Samples
 

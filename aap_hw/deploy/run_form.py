@@ -30,7 +30,7 @@ from aap_hw.errors import UserError
 from aap_hw.inputs import Inputs
 from aap_hw.prune.defaults import CALIBRATION_IMAGES
 from aap_hw.prune.run import PrunedNetwork
-from aap_hw.prune.shown import are_made_up, calibration_of
+from aap_hw.prune.samples import are_made_up, calibration_of
 from aap_hw.train.samples import Samples
 
 

@@ -33,7 +33,7 @@ from aap_hw.prune.events import Event, EventLog, OnEvent
 from aap_hw.prune.journal import Journal, remove_checkpoints
 from aap_hw.prune.rounds import prune
 from aap_hw.prune.run import PrunedNetwork, RunFolder, resume_command
-from aap_hw.prune.shown import EMBEDDED, samples_for
+from aap_hw.prune.samples import EMBEDDED, samples_for
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.prune.tensorboard import TensorBoardLog, require_tensorboard
 from aap_hw.starting_folder import working_in

@@ -25,7 +25,7 @@ from aap_hw.inputs import Inputs
 from aap_hw.prune.defaults import LARGEST_LOSS
 from aap_hw.prune.journal import Journal
 from aap_hw.prune.run import PrunedNetwork
-from aap_hw.prune.shown import batch_size, calibration_batches
+from aap_hw.prune.samples import batch_size, calibration_batches
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.evaluation import evaluate
 from aap_hw.train.samples import Samples, Split

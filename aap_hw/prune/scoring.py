@@ -17,7 +17,7 @@ from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.program.inputs import Tensors
 from aap_hw.prune.mixture import rounded_by
-from aap_hw.prune.shown import calibration_batches
+from aap_hw.prune.samples import calibration_batches
 from aap_hw.prune.task import PruneSettings, Task
 
 # Calibration images from which on attention is read batch by batch.

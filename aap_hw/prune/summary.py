@@ -15,7 +15,7 @@ from aap_hw.lut.provenance import Estimate
 from aap_hw.policy import LATENCY, MEMORY
 from aap_hw.prune.baseline import Baseline
 from aap_hw.prune.run import PrunedNetwork
-from aap_hw.prune.shown import are_made_up
+from aap_hw.prune.samples import are_made_up
 from aap_hw.prune.steps import State
 from aap_hw.prune.task import PruneSettings, Task
 from aap_hw.train.arrays import MadeSamples

@@ -24,7 +24,7 @@ from aap_hw.deploy.run_form import form_of_run
 from aap_hw.device import load_profile
 from aap_hw.errors import Fault, UserError
 from aap_hw.inputs import Inputs
-from aap_hw.prune.shown import samples_for
+from aap_hw.prune.samples import samples_for
 from aap_hw.train.arrays import MadeSamples
 from tests.quantize.saved import quantised_program
 from tests.synthetic import few_images, half_pruned, this_device

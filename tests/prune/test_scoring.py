@@ -9,8 +9,8 @@ import pytest
 from aap_hw.attention import attention_scores
 from aap_hw.errors import UserError
 from aap_hw.models.origin import Origin
+from aap_hw.prune.samples import calibration_batches
 from aap_hw.prune.scoring import scores_of
-from aap_hw.prune.shown import calibration_batches
 from aap_hw.prune.task import PruneSettings, Task
 from tests.synthetic import ORIGIN, few_images, resnet20, table
 

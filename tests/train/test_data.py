@@ -14,7 +14,7 @@ import torch
 
 from aap_hw.errors import UserError
 from aap_hw.inputs import Inputs
-from aap_hw.prune.shown import calibration_batches
+from aap_hw.prune.samples import calibration_batches
 from aap_hw.train import data as data_module
 from aap_hw.train.augment import Draws, training_batch
 from aap_hw.train.data import (

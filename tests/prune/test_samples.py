@@ -9,7 +9,7 @@ import pytest
 
 from aap_hw.errors import UserError
 from aap_hw.models.origin import Origin
-from aap_hw.prune.shown import samples_for
+from aap_hw.prune.samples import samples_for
 from aap_hw.train.sources import ImageSource
 
 NETWORK = """
