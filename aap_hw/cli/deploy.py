@@ -106,7 +106,7 @@ def command(
 
 def _show(result: Deployment, console: PlainConsole, weights: str | None) -> None:
     from aap_hw.cli.run_screen import summary_table
-    from aap_hw.prune.words import budget_sentences
+    from aap_hw.prune.sentences import budget_sentences
 
     summary, is_run = result.summary, result.pruned_in is not None
     if not result.latencies:

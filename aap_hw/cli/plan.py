@@ -112,7 +112,7 @@ def _show_curve(points: Sequence[CurvePoint], plot: str | None, json_to: str | N
 def _print_curve(points: Sequence[CurvePoint]) -> None:
     from aap_hw.cli.console import PlainConsole, grid_of
     from aap_hw.compile.keys.precision import in_precision
-    from aap_hw.prune.words import MADE_UP, error_text, how_known, time_text
+    from aap_hw.prune.sentences import MADE_UP, error_text, how_known, time_text
 
     console = PlainConsole()
     first = next(point.proposal for point in points if point.proposal is not None)
@@ -154,7 +154,7 @@ def _print_curve(points: Sequence[CurvePoint]) -> None:
 def _print(document: dict[str, Any]) -> None:
     from aap_hw.cli.console import PlainConsole, grid_of
     from aap_hw.compile.keys.precision import in_precision
-    from aap_hw.prune.words import (
+    from aap_hw.prune.sentences import (
         MADE_UP,
         constraints_sentence,
         error_text,

@@ -202,7 +202,7 @@ def _told(done: Profile, ctx: click.Context, console: PlainConsole) -> dict[str,
     from aap_hw.device.description import MEASURED
     from aap_hw.lut.gathering import disagreement
     from aap_hw.lut.provenance import ACCEPTED_BY, Estimate
-    from aap_hw.prune.words import slow_sentence
+    from aap_hw.prune.sentences import slow_sentence
 
     computed = in_precision(done.precision)
     table, path = done.table, done.path

@@ -15,7 +15,7 @@ from aap_hw.cli.console import grid_of
 from aap_hw.cli.profile_screen import beside_bar, duration
 from aap_hw.compile.keys.precision import INT8, in_precision, unpruned_in
 from aap_hw.device.description import ESTIMATED
-from aap_hw.prune.words import (
+from aap_hw.prune.sentences import (
     MADE_UP,
     amount_text,
     budget_sentences,

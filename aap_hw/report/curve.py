@@ -8,7 +8,7 @@ from pathlib import Path
 from aap_hw.errors import UserError
 from aap_hw.files import make_folder, write_atomic
 from aap_hw.prune.curve import CurvePoint
-from aap_hw.prune.words import how_known, quantity
+from aap_hw.prune.sentences import how_known, quantity
 from aap_hw.report.chart import KEPT, Chart, Page, View, axis
 from aap_hw.report.page import html_of
 from aap_hw.report.png import figure_of, is_png, png_of

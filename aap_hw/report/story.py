@@ -27,7 +27,7 @@ from aap_hw.prune.job import TABLE
 from aap_hw.prune.journal import read_journal
 from aap_hw.prune.planning import Plan
 from aap_hw.prune.run import resume_command
-from aap_hw.prune.words import quantity
+from aap_hw.prune.sentences import quantity
 
 
 @dataclass(frozen=True)

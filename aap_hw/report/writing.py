@@ -9,7 +9,7 @@ from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
 from aap_hw.files import make_folder, write_atomic
 from aap_hw.lut.fidelity import table_error
-from aap_hw.prune.words import (
+from aap_hw.prune.sentences import (
     budget_sentences,
     chosen_by_sentence,
     estimate_sentence,

@@ -15,8 +15,8 @@ from aap_hw.cli.run_screen import PruneScreen, summary_table
 from aap_hw.prune.events import Event
 from aap_hw.prune.job import Pruned
 from aap_hw.prune.run import PrunedNetwork
+from aap_hw.prune.sentences import budget_sentences, chosen_by_sentence, figure_rows
 from aap_hw.prune.summary import of_another_precision
-from aap_hw.prune.words import budget_sentences, chosen_by_sentence, figure_rows
 
 RESNET20 = ("--model", "resnet20", "--weights", "embedded", "--calibration-images", "8", "--budget", "50%")
 CUT = {"round": 2, "rounds": 3, "measured_ms": None, "predicted_ms": 0.5, "kept_attention": 0.75}

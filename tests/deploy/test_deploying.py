@@ -35,7 +35,7 @@ from aap_hw.device.machine import LoadedLibrary
 from aap_hw.errors import Fault, UserError
 from aap_hw.files import WriteError
 from aap_hw.prune.run import RunFolder
-from aap_hw.prune.words import budget_sentences, figure_rows
+from aap_hw.prune.sentences import budget_sentences, figure_rows
 from aap_hw.resources import resource_dirs
 from tests.deploy.tiny import make_bundle
 from tests.device import servers

@@ -16,8 +16,8 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.prune.job import EMBEDDED, Job, Limit, start
 from aap_hw.prune.quantised import accuracy_rounded, quantised
 from aap_hw.prune.run import RunFolder
+from aap_hw.prune.sentences import figure_rows
 from aap_hw.prune.task import PruneSettings
-from aap_hw.prune.words import figure_rows
 from aap_hw.quantize.halved import halved
 from aap_hw.quantize.reference import Program
 from aap_hw.train.evaluation import evaluate

@@ -9,7 +9,7 @@ from typing import Any
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.lut.table import LatencyPoint, LatencyTable, MissingKernelError
-from aap_hw.prune.words import quantity
+from aap_hw.prune.sentences import quantity
 from aap_hw.report.chart import DENSE, KEPT, MUTED, Chart, View, axis
 
 # More kernels make a page slow to open; the slowest matter.
