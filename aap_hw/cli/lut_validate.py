@@ -64,8 +64,8 @@ def validate(
     from aap_hw.device import load_profile
     from aap_hw.device.boards import PATIENCE_S, Boards
     from aap_hw.given import origin_of, workload_of
-    from aap_hw.lut.belonging import require_not_estimated
     from aap_hw.lut.finding import find_file
+    from aap_hw.lut.same_device import require_not_estimated
     from aap_hw.lut.table import NetworkName
     from aap_hw.lut.validating import validate_model
 

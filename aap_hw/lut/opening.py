@@ -13,8 +13,8 @@ from aap_hw.device.description import ESTIMATED
 from aap_hw.device.timing import STATISTIC
 from aap_hw.errors import UserError
 from aap_hw.files import sha256_of
-from aap_hw.lut.belonging import difference, require_table_of
 from aap_hw.lut.file import OtherVersion, load_table
+from aap_hw.lut.same_device import difference, require_table_of
 from aap_hw.lut.table import LatencyTable
 
 

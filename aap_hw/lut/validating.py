@@ -12,7 +12,6 @@ from pathlib import Path
 from aap_hw.device.boards import Boards
 from aap_hw.device.connection import Device
 from aap_hw.files import scratch_folder
-from aap_hw.lut.belonging import require_table_of
 from aap_hw.lut.compiling import compiler
 from aap_hw.lut.fidelity import RANDOM
 from aap_hw.lut.file import load_table, save_table
@@ -20,6 +19,7 @@ from aap_hw.lut.journal import Journal
 from aap_hw.lut.lacking import require_kernels
 from aap_hw.lut.measuring import Reference, compile_reference
 from aap_hw.lut.progress import ProgressCallback
+from aap_hw.lut.same_device import require_table_of
 from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import Validation
 

@@ -29,7 +29,6 @@ from aap_hw.device.timing import STATISTIC
 from aap_hw.device.visiting import VISITS
 from aap_hw.errors import UserError
 from aap_hw.files import scratch_folder
-from aap_hw.lut.belonging import difference
 from aap_hw.lut.compiling import CompiledBatch, compiler
 from aap_hw.lut.enumeration import granularity_of
 from aap_hw.lut.file import OtherVersion, load_table, save_table
@@ -41,6 +40,7 @@ from aap_hw.lut.networks import MeasuredNetwork, WidthPlan
 from aap_hw.lut.opening import new_table, open_table, record_conditions, set_aside
 from aap_hw.lut.profiling import NETWORKS, POINTS_A_BATCH, in_time
 from aap_hw.lut.progress import Clock, ProgressCallback
+from aap_hw.lut.same_device import difference
 from aap_hw.lut.sampling import TOLERANCE, next_points
 from aap_hw.lut.subject import Subject, Workload
 from aap_hw.lut.table import LatencyTable

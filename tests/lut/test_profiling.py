@@ -25,7 +25,6 @@ from aap_hw.graph import ChannelGraph
 from aap_hw.inputs import Inputs
 from aap_hw.lut import networks as lut_networks
 from aap_hw.lut import profiling
-from aap_hw.lut.belonging import require_table_of
 from aap_hw.lut.compiling import CompiledBatch
 from aap_hw.lut.file import load_table
 from aap_hw.lut.library_cache import users_cache
@@ -34,6 +33,7 @@ from aap_hw.lut.opening import set_aside
 from aap_hw.lut.predicting import kernel_latencies, predict_us, slow_share
 from aap_hw.lut.profiling import profile_model
 from aap_hw.lut.progress import Progress, ProgressCallback
+from aap_hw.lut.same_device import require_table_of
 from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import LatencyPoint, LatencyTable, NetworkName
 from tests.lut import tiny
