@@ -18,6 +18,7 @@ from aap_hw.device.description import ESTIMATED, MEASURED, DeviceDescription
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
 from aap_hw.estimate.estimator import Estimator, estimator_of
+from aap_hw.lut.adaptive_sampling import AdaptiveSampling
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.comparing import INCIDENTAL
 from aap_hw.lut.enumeration import granularity_of
@@ -27,7 +28,6 @@ from aap_hw.lut.opening import move_aside
 from aap_hw.lut.predicting import predict_us
 from aap_hw.lut.progress import Clock, Progress, ProgressCallback
 from aap_hw.lut.sampling import TOLERANCE
-from aap_hw.lut.searching import Search
 from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import LatencyPoint, LatencyTable
 
@@ -67,8 +67,8 @@ def estimate_model(
         moved = _make_way(path, empty, others=keep_others)
         on_network(subject.network, moved)
         table = load_table(path) if path.exists() else empty
-        search = Search(subject.points(subject.job(table, path)), table, journal, TOLERANCE, most=1)
-        _estimate(search, estimator, on_progress)
+        sampling = AdaptiveSampling(subject.points(subject.job(table, path)), table, journal, TOLERANCE, most=1)
+        _estimate(sampling, estimator, on_progress)
         for entry in journal.entries:
             table.add(entry.key, entry.point)
         alone_us = predict_us(subject.network, subject.network.dense, table)
@@ -81,20 +81,20 @@ def estimate_model(
     return table
 
 
-def _estimate(search: Search, estimator: Estimator, on_progress: ProgressCallback) -> None:
-    clock = Clock("points", search.kept, on_progress)
-    missing = search.next()
+def _estimate(sampling: AdaptiveSampling, estimator: Estimator, on_progress: ProgressCallback) -> None:
+    clock = Clock("points", sampling.kept, on_progress)
+    missing = sampling.next()
     if not missing:
-        on_progress(Progress("points", 0, 0, search.kept, None))
+        on_progress(Progress("points", 0, 0, sampling.kept, None))
     while missing:
         total = clock.measured + len(missing)
         if clock.measured == 0:
             clock.start(total)
         for address in missing:
             point = LatencyPoint(address.widths, rounded(estimator.latency_us(address)), spread_us=0.0, samples=0)
-            search.journal.record(Entry(address.key, point, NO_REFERENCE_US))
+            sampling.journal.record(Entry(address.key, point, NO_REFERENCE_US))
             clock.count(total)
-        missing = search.next()
+        missing = sampling.next()
 
 
 def _empty_table(profile: DeviceProfile, estimator: Estimator) -> LatencyTable:

@@ -22,6 +22,7 @@ from aap_hw.device.connection import Device
 from aap_hw.device.description import MEASURED
 from aap_hw.device.visiting import VISITS
 from aap_hw.files import scratch_folder
+from aap_hw.lut.adaptive_sampling import AdaptiveSampling
 from aap_hw.lut.compiling import CompiledBatch, Compiler, compiler
 from aap_hw.lut.enumeration import granularity_of
 from aap_hw.lut.file import save_table
@@ -33,7 +34,6 @@ from aap_hw.lut.networks import MeasuredNetwork
 from aap_hw.lut.opening import open_table, record_conditions
 from aap_hw.lut.progress import Clock, Progress, ProgressCallback
 from aap_hw.lut.sampling import TOLERANCE
-from aap_hw.lut.searching import Search
 from aap_hw.lut.subject import Workload
 from aap_hw.lut.table import LatencyTable
 
@@ -99,14 +99,14 @@ def profile_model(
         job = subject.job(table, path)
         # Times of an emulator mean nothing, however often they are taken.
         most = VISITS if boards.describe().provenance == MEASURED else 1
-        search = Search(subject.points(job), table, journal, tolerance, most)
-        lacks_points = bool(search.next() or journal.entries)
+        sampling = AdaptiveSampling(subject.points(job), table, journal, tolerance, most)
+        lacks_points = bool(sampling.next() or journal.entries)
         if not lacks_points and job.is_calibrated(networks):
-            on_progress(Progress("points", 0, 0, search.kept, None))
+            on_progress(Progress("points", 0, 0, sampling.kept, None))
             return table
         if lacks_points or job.missing(job.needed_plans(networks)):
             try:
-                _measure(search, job, network, networks, boards, workers or os.cpu_count() or 1, cache, on_progress)
+                _measure(sampling, job, network, networks, boards, workers or os.cpu_count() or 1, cache, on_progress)
             except NoCode as refusal:
                 raise refusal.at(network.described(refusal.key)) from refusal
         job.calibrate(job.calibration_plans(networks))
@@ -117,7 +117,7 @@ def profile_model(
 
 
 def _measure(
-    search: Search,
+    sampling: AdaptiveSampling,
     job: MeasuredNetwork,
     network: Network,
     networks: int,
@@ -133,20 +133,20 @@ def _measure(
         compiler(boards.target, boards.profile.measure.copies, folder, workers, cache) as pool,
     ):
         reference = compile_reference(pool)
-        _measure_points(search, network, boards, pool, workers, reference, on_progress)
-        entries = search.settled()
-        if not entries and "reference_us" not in search.table.measurement:
-            search.table.measurement["reference_us"] = _reference_us(boards, reference)
-        gather(search.table, entries)
-        save_table(search.table, job.path)
-        search.journal.empty()
+        _measure_points(sampling, network, boards, pool, workers, reference, on_progress)
+        entries = sampling.settled()
+        if not entries and "reference_us" not in sampling.table.measurement:
+            sampling.table.measurement["reference_us"] = _reference_us(boards, reference)
+        gather(sampling.table, entries)
+        save_table(sampling.table, job.path)
+        sampling.journal.empty()
         # All on one board: networks are compared with each other. On the next, what the table has is not done again.
         while job.missing(plans := job.needed_plans(networks)):
             boards.share(
                 [plans],
                 lambda device, some: job.measure(some, device, pool, Reference(device, reference), on_progress),
             )
-    record_conditions(search.table, at_start, boards.conditions())
+    record_conditions(sampling.table, at_start, boards.conditions())
 
 
 class _Piece:
@@ -200,7 +200,7 @@ def _pieces_of(missing: Sequence[Address], boards: Boards, workers: int) -> list
 
 
 def _measure_points(
-    search: Search,
+    sampling: AdaptiveSampling,
     network: Network,
     boards: Boards,
     pool: Compiler,
@@ -208,13 +208,13 @@ def _measure_points(
     reference: CompiledBatch,
     on_progress: ProgressCallback,
 ) -> None:
-    clock = Clock("points", search.kept, on_progress)
+    clock = Clock("points", sampling.kept, on_progress)
     total = 0
     one_at_a_time = threading.Lock()
     references: dict[Device, Reference] = {}
     # By whichever board, and by an interrupted profile.
     visits: dict[Address, list[Visit]] = {}
-    for entry in search.journal.entries:
+    for entry in sampling.journal.entries:
         visits.setdefault(entry.address, []).append(Visit(entry.key, entry.point, entry.reference_us))
     before = {address: len(made) for address, made in visits.items()}
 
@@ -226,15 +226,15 @@ def _measure_points(
         def visited(visit: Visit, number: int) -> None:
             with one_at_a_time:
                 entry = Entry(visit.key, visit.point, visit.reference_us, device.board)
-                search.journal.record(entry)
+                sampling.journal.record(entry)
                 if number == before.get(entry.address, 0) + 1:
                     clock.count(total)
 
-        time_points(loaded, device.profile.measure, references[device], visited, visits, search.most)
+        time_points(loaded, device.profile.measure, references[device], visited, visits, sampling.most)
         for batch in compiled:
             batch.library.unlink(missing_ok=True)
 
-    while missing := sorted(search.next(), key=lambda address: not is_slow(address.key)):
+    while missing := sorted(sampling.next(), key=lambda address: not is_slow(address.key)):
         # Only TVM knows which kernels on the slow path it has code for: a refusal comes before anything is timed.
         total = clock.measured + len(missing)
         if clock.measured == 0:

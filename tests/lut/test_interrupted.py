@@ -27,12 +27,12 @@ from aap_hw.errors import UserError
 from aap_hw.files import scratch_folder
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut import compiling
+from aap_hw.lut.adaptive_sampling import AdaptiveSampling
 from aap_hw.lut.compiling import compiler
 from aap_hw.lut.journal import Entry, Journal
 from aap_hw.lut.measuring import REFERENCE
 from aap_hw.lut.progress import Progress
 from aap_hw.lut.sampling import TOLERANCE
-from aap_hw.lut.searching import Search
 from aap_hw.lut.table import LatencyPoint, LatencyTable
 from tests import forked
 from tests.lut import tiny
@@ -153,16 +153,16 @@ def test_point_that_an_interrupted_job_visited_once_is_not_known_yet(tmp_path: P
         journal.record(entry)
     journal.close()
     wanted = [Address(KEY, (width, 16)) for width in (8, 16, 24)]
-    search = Search(wanted, LatencyTable({}, {}), Journal(journal.path, {}), TOLERANCE)
-    assert (search.kept, search.next()) == (1, [wanted[0], wanted[2]])
-    assert {entry.address for entry in search.settled()} == {wanted[1]}
-    search.journal.record(visit(24, 30.1))
-    assert search.next() == [wanted[0]]
-    search.journal.close()
+    sampling = AdaptiveSampling(wanted, LatencyTable({}, {}), Journal(journal.path, {}), TOLERANCE)
+    assert (sampling.kept, sampling.next()) == (1, [wanted[0], wanted[2]])
+    assert {entry.address for entry in sampling.settled()} == {wanted[1]}
+    sampling.journal.record(visit(24, 30.1))
+    assert sampling.next() == [wanted[0]]
+    sampling.journal.close()
     # One visit of an emulated board is all that there is.
-    search = Search(wanted, LatencyTable({}, {}), Journal(journal.path, {}), TOLERANCE, most=1)
-    assert (search.kept, search.next()) == (3, [])
-    search.journal.close()
+    sampling = AdaptiveSampling(wanted, LatencyTable({}, {}), Journal(journal.path, {}), TOLERANCE, most=1)
+    assert (sampling.kept, sampling.next()) == (3, [])
+    sampling.journal.close()
 
 
 def test_same_job_again_finishes_and_measures_only_what_is_missing(

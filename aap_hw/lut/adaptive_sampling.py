@@ -1,4 +1,7 @@
-"""What a table still lacks of a network, given the points that are on their way into it."""
+"""Which points of a network to measure next, given its table and the points that are on their way into it.
+
+The rule is that of ``aap_hw.lut.sampling``; here are the table and the journal that it is asked with.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from aap_hw.lut.sampling import next_points
 from aap_hw.lut.table import LatencyTable
 
 
-class Search:
+class AdaptiveSampling:
     """What is still to be measured, given a table and a journal of points that are on their way into it.
 
     Attributes
