@@ -165,6 +165,26 @@ class Mixed(Separate):
         return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
+class Rounded(Separate):
+    """Queries and keys are rounded to steps: half as large ones are not half of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = (
+            torch.div(self.by_head(layer(x), self.key_dim), 0.1, rounding_mode="floor") for layer in (self.q, self.k)
+        )
+        x = F.scaled_dot_product_attention(q, k, self.by_head(self.v(x), self.value_dim))
+        return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class RoundedBehind(OneHead):
+    """The products are divided by the root of the width, and rounded."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x)
+        weights = torch.div(q @ self.k(x).mT, q.shape[-1] ** 0.5, rounding_mode="trunc")
+        return self.proj(weights.softmax(-1) @ self.v(x))  # type: ignore[no-any-return]
+
+
 class Shared(Separate):
     """The layer that makes queries makes the keys as well: it cannot be scaled for one of them."""
 
@@ -199,6 +219,8 @@ class KeysOfTheInput(Separate):
         (KeysOfTheInput, "is summed over with other channels"),
         (OneHeadByConstant, "is counted where the model computes something else once it is cut (torch.tensor"),
         (Mixed, "is divided by the root of its width"),
+        (Rounded, "is divided by the root of its width"),
+        (RoundedBehind, "computes something else once it is cut"),
         (Shared, "is divided by the root of its width"),
         (OverChannels, "is multiplied with channels that run along another axis"),
     ],

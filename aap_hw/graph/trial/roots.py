@@ -52,6 +52,8 @@ class Root:
         user = next(iter(node.users)) if is_number(node) else node
         if Call(user).name not in ("mul", "div") or not isinstance(number, (int, float)):
             return None
+        if Call(user).get("rounding_mode") is not None:
+            return None
         for product in (_behind(labelling, user), _before(labelling, user)):
             if product is not None and Call(product).name in _OPERANDS:
                 return Root(node, Call(user).name == "div", product, labelling.products[product].ids)

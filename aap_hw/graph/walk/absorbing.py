@@ -72,13 +72,20 @@ def absorbing(state: Labelling, attention: Node, operand: str) -> tuple[Rows, ..
 
 def moved(node: Node) -> Node | None:
     """What a node moves, if it does nothing else."""
-    name = Call(node).name
-    sources = [each for each in node.all_input_nodes if name not in ("mul", "div") or not is_number(each)]
+    call = Call(node)
+    is_product = call.name in ("mul", "div")
+    sources = [each for each in node.all_input_nodes if not is_product or not is_number(each)]
     if node.op != "call_function" or len(sources) != 1:
         return None
-    if name in ("mul", "div") and (node.args[0] is not sources[0] or node.args[1] is sources[0]):
+    if is_product and not _is_multiple(call, sources[0]):
         return None
-    return sources[0] if name in MOVES or name in _HOMOGENEOUS else None
+    return sources[0] if call.name in MOVES or call.name in _HOMOGENEOUS else None
+
+
+def _is_multiple(call: Call, source: Node) -> bool:
+    """Whether a product or quotient is some times a value: a rounded quotient is not."""
+    args = call.node.args
+    return args[0] is source and args[1] is not source and call.get("rounding_mode") is None
 
 
 def is_number(node: Node) -> bool:
