@@ -156,5 +156,13 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     ),
     "repeat of a count": (lambda net, x: x.mean(1, keepdim=True).repeat(1, 8, 1, 1) + x, 8, "x.mean"),
     "division by the number of channels": (lambda net, x: x / x.shape[1], 8, "'/'"),
+    "as many as channels everywhere": (lambda net, x: x + torch.full_like(x, x.shape[1]), 8, "torch.full_like"),
+    "root of the number of channels as a tensor": (
+        lambda net, x: x * torch.scalar_tensor(x.shape[1] ** -0.5),
+        8,
+        "torch.scalar_tensor",
+    ),
+    "at most the number of channels": (lambda net, x: x.clamp(max=x.shape[1] / 16), 8, "x.clamp"),
+    "slope by the number of channels": (lambda net, x: F.leaky_relu(x, 1 / x.shape[1]), 8, "F.leaky_relu"),
     "power of the number of channels": (lambda net, x: x * x.shape[1] ** -0.5, 8, "'*'"),
 }

@@ -41,7 +41,7 @@ def op_name(node: Node) -> str:
     --------
     ``x[:, -1]`` is ``"indexing x[...]"``, and ``x + y`` is ``"'+'"``.
     """
-    if layer := _layer(node):
+    if layer := layer_of(node):
         return layer
     name, code = _operator(node), code_line(node) or ""
     kind, _, function = str(node.meta.get("torch_fn", ("", ""))[1]).partition(".")
@@ -112,11 +112,11 @@ def is_inside(node: Node, other: Node) -> bool:
 
     A layer of PyTorch's that is made of others, as attention is, is a module of its own.
     """
-    module = path_of(other) if _layer(other).startswith("nn.MultiheadAttention") else module_of(other)
+    module = path_of(other) if layer_of(other).startswith("nn.MultiheadAttention") else module_of(other)
     return not module or f"{path_of(node)}.".startswith(f"{module}.")
 
 
-def _layer(node: Node) -> str:
+def layer_of(node: Node) -> str:
     """The layer of PyTorch's that a node belongs to, with its place in the model."""
     path, kind = next(reversed(dict(node.meta.get("nn_module_stack") or {}).values()), ("", ""))
     kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"

@@ -93,7 +93,7 @@ class Trials:
         for number, group in enumerate(grouping.groups):
             if group.frozen is None and group.width > 1 and (only is None or group.name in only):
                 keep[group.name] = list(range(_kept(number, group.width, plan)))
-        if not keep or not labelling.doubtful:
+        if not keep or not (labelling.doubtful or labelling.numbers):
             return None
         self.made += 1
         checked = surgery.checked_keep(grouping.groups, keep)
@@ -112,7 +112,7 @@ class Trials:
             trial = self._export(smaller)
         except Exception as error:
             # Whatever the model's code raises when its numbers no longer fit means the same: it does not follow.
-            return Surprise(_raised_at(error, self._before) or labelling.doubtful)
+            return Surprise(_raised_at(error, self._before) or labelling.doubtful or self._before)
         # Whatever computes weights is checked where these are cut.
         signature = trial.graph_signature
         inside = computed_weights(trial, smaller, {**signature.inputs_to_parameters, **signature.inputs_to_buffers})[1]

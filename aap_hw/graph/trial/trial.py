@@ -41,6 +41,7 @@ from aap_hw.graph.walk.noted import Literal
 TRIALS = 40
 _LITERAL = "is taken apart at positions that the model's code fixes"
 _RESHAPED = "is reshaped to lengths that do not follow when channels are cut"
+_NUMBER = "meets a number of the model's code that is another one for fewer channels"
 _MADE = "meets values that the model's code makes anew for fewer channels"
 _ELSEWHERE = "is in a model that computes something else once it is cut"
 
@@ -143,7 +144,11 @@ def _tied_by_one_number(
 def _freeze_at(labelling: Labelling, node: Node) -> None:
     is_literal = any(literal.node is node and literal.dim is None for literal in labelling.literals)
     is_made = any(labelling.parameter_name(source) in labelling.kept for source in node.all_input_nodes)
-    reason = explain(_LITERAL if is_literal else _MADE if is_made else _RESHAPED, node)
+    is_number = Call(node).pointwise or node in labelling.numbers
+    reason = explain(
+        _LITERAL if is_literal else _MADE if is_made else _NUMBER if is_number else _RESHAPED,
+        node,
+    )
     for source in _around(node):
         for part in labelling.all_labels(source):
             for labels in part:
@@ -158,20 +163,22 @@ def _around(node: Node) -> list[Node]:
 
 
 def _blamed(labelling: Labelling, grouping: Grouping, surprise: Surprise) -> list[Node]:
-    """The nodes that a trial finds fault with: the nearest doubtful ones, and those in the same lines of code.
+    """The nodes that a trial finds fault with: a number or the nearest doubtful ones, and those in the same lines.
 
     None if their channels are frozen already, as a number then counts other channels.
     """
+    may_be = [*labelling.doubtful, *labelling.numbers]
     doubtful, before = set(labelling.doubtful), list(surprise.nodes)
+    doubtful.update(before if len(before) == 1 and before[0] in labelling.numbers else ())
     seen = set(before)
     while before and not doubtful.intersection(before):  # backwards through the program
         before = [node for after in before for node in after.all_input_nodes if node not in seen]
         seen.update(before)
     # An error is known by its line alone. What comes first in it is tried first, and the others after it.
     free = [node for node in before if node in doubtful and _is_free(labelling, grouping, node)]
-    found = [node for node in labelling.doubtful if node in free][:1]
+    found = [node for node in may_be if node in free][:1]
     places = {_place(node) for node in found if next(own_frames(node), None)}
-    blamed = [node for node in labelling.doubtful if node in found or _place(node) in places]
+    blamed = [node for node in may_be if node in found or _place(node) in places]
     return blamed if any(_is_free(labelling, grouping, node) for node in blamed) else []
 
 

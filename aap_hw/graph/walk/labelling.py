@@ -26,7 +26,7 @@ from aap_hw.graph.walk.matrices import Matrix, matrices_of
 from aap_hw.graph.walk.notes import Notes
 from aap_hw.graph.walk.places import Place, places_of
 from aap_hw.graph.walk.rules import RULES, Result
-from aap_hw.graph.walk.rules.pointwise import pointwise
+from aap_hw.graph.walk.rules.pointwise import SCALARS, passes_number, pointwise
 from aap_hw.graph.walk.tables import axes_met, tables_late, tables_of
 
 # Of nothing at all, too: some encoders stand in for a missing map with one of no channels.
@@ -38,6 +38,7 @@ _OF_ONE_PROGRAM = [
     "across",
     "producers",
     "doubtful",
+    "numbers",
     "literals",
     "divided",
     "products",
@@ -314,8 +315,10 @@ class Labelling(Notes):
             return labels if isinstance(value, (tuple, list)) else labels[0]
         call = Call(node)
         is_new = not node.all_input_nodes
-        if is_new and is_tensor(node) and is_static(node) and (node.meta["val"].numel() > 1 or call.name == "full"):
+        if is_new and is_tensor(node) and is_static(node) and (node.meta["val"].numel() > 1 or call.name in SCALARS):
             self.doubt(call)  # its lengths, or the number in it, may be counts of channels
+        elif passes_number(call):
+            self.number(call)
         if any(self.parameter_name(source) in self.kept or source.name in self._constants for source in call.tensors):
             self.doubt(call)  # a model that keeps no such tensor yet, or keeps none, will make one
         joined = [each for each in node.all_input_nodes if not (call.name in _JOINS and is_empty(each))]

@@ -32,6 +32,7 @@ class Notes:
         self.roles: dict[tuple[str, int], str] = {}
         self.producers: list[Producer] = []
         self.doubtful: list[Node] = []
+        self.numbers: list[Node] = []
         self.literals: list[Literal] = []
         self.divided: list[Divided] = []
         self.renormalised: list[Renormalised] = []
@@ -70,6 +71,10 @@ class Notes:
     def doubt(self, call: Call) -> None:
         """Note that the model's own code may hold a channel count as a number here: to be tried out."""
         self.doubtful.append(call.node)
+
+    def number(self, call: Call) -> None:
+        """Note that the code passes a number here that is no length: rarely a count of channels, but worth a trial."""
+        self.numbers.append(call.node)
 
     def literal(self, call: Call, counts: Sequence[tuple[int, IntArray]]) -> None:
         """Note that numbers which the code passes count atoms, so that they must follow when these are cut."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.source import layer_of
 from aap_hw.graph.walk.labels import Labels
 from aap_hw.graph.walk.rules.registry import Result, rule
 
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
 _ARITHMETIC = frozenset({"add", "sub", "rsub", "mul", "div", "pow", "floor_divide", "remainder"})
+
+# New tensors of one number.
+SCALARS = frozenset({"full", "scalar_tensor"})
+_FILLS = frozenset({"fill", "full_like"})
+
+
+def passes_number(call: Call) -> bool:
+    """Whether the model's own code, not a layer of PyTorch's, passes an element-wise op or a fill a number."""
+    given = (*call.node.args, *call.node.kwargs.values())
+    takes_numbers = call.pointwise or call.name in _FILLS
+    return takes_numbers and any(type(each) in (int, float) for each in given) and not layer_of(call.node)
 
 
 @rule("copy", "expand_as")
