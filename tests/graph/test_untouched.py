@@ -9,6 +9,7 @@ import functools
 import random
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -92,6 +93,21 @@ class CachesOutside(Net):
         return x + GRIDS[x.shape] + grid_of(x.shape[3])
 
 
+class Registry(OrderedDict[str, Any]):
+    """Makes an object for each name that it is asked for, as libraries keep their activations."""
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return super().__getitem__(name)()  # type: ignore[no-any-return]
+
+
+ACTIVATIONS = Registry(relu=nn.ReLU, sigmoid=nn.Sigmoid)
+
+
+class LooksUp(Net):
+    def kept(self, x: Tensor) -> Tensor:
+        return ACTIVATIONS["sigmoid"](x)  # type: ignore[no-any-return]
+
+
 class CachesItsOwnCalls(Net):
     def __init__(self) -> None:
         super().__init__()
@@ -165,8 +181,8 @@ class DrawsInTraining(Net):
 
 
 NETS = (
-    ShadowsItsClass, KeepsMaps, CachesInItsClass, CachesOutside, CachesItsOwnCalls, IsWatched, CountsAndBuffers,
-    DrawsInTraining,
+    ShadowsItsClass, KeepsMaps, CachesInItsClass, CachesOutside, LooksUp, CachesItsOwnCalls, IsWatched,
+    CountsAndBuffers, DrawsInTraining,
 )  # fmt: skip
 
 
@@ -187,7 +203,7 @@ def contents(model: nn.Module) -> Contents:
 
     look("model", model)
     look("class", {name: value for name, value in vars(type(model)).items() if not name.startswith("__")})
-    look("globals", (GRIDS, SEEN, CALLS))
+    look("globals", (GRIDS, SEEN, CALLS, tuple(OrderedDict.items(ACTIVATIONS))))
     _, numbers, *place = np.random.get_state()
     look("random", (torch.get_rng_state(), random.getstate(), numbers.tobytes(), place))
     return found

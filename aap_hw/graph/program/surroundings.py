@@ -11,7 +11,7 @@ import functools
 import random
 import sys
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -69,13 +69,15 @@ def _opened(value: Any) -> tuple[list[Any], Callable[[], None] | None]:
     if isinstance(value, (torch.Tensor, np.ndarray, types.ModuleType, str, bytes)):
         return [], None
     if isinstance(value, dict):
-        return list(value.values()), functools.partial(_restore_dict, value, dict(value))
+        content = dict(_plain(value).items(value))
+        return list(content.values()), functools.partial(_restore_dict, value, content)
     if isinstance(value, (list, deque)):
-        return list(value), functools.partial(_restore_list, value, list(value))
+        content = list(_plain(value).__iter__(value))
+        return content, functools.partial(_restore_list, value, content)
     if isinstance(value, set):
-        return [], functools.partial(_restore_set, value, set(value))
+        return [], functools.partial(_restore_set, value, set(set.__iter__(value)))
     if isinstance(value, (tuple, frozenset)):
-        return list(value), None
+        return list(_plain(value).__iter__(value)), None
     if isinstance(value, types.CellType):
         return _opened_cell(value)
     if isinstance(value, types.MethodType):
@@ -130,21 +132,34 @@ def _opened_cell(cell: types.CellType) -> tuple[list[Any], Callable[[], None] | 
     return [content], functools.partial(setattr, cell, "cell_contents", content)
 
 
+def _plain(container: Any) -> Any:
+    """The built-in class of a container, whose methods do nothing else than they should.
+
+    One of a library's own may import a module, or make an object, for each item that it is asked for.
+    """
+    built_in = (OrderedDict, dict, list, deque, set, tuple, frozenset)
+    return next(each for each in built_in if isinstance(container, each))
+
+
 def _restore_dict(holder: dict[Any, Any], content: dict[Any, Any]) -> None:
-    if list(map(id, holder)) != list(map(id, content)) or any(holder[key] is not content[key] for key in content):
-        holder.clear()
-        holder.update(content)
+    plain = _plain(holder)
+    now = dict(plain.items(holder))
+    if list(map(id, now)) != list(map(id, content)) or any(now[key] is not content[key] for key in content):
+        plain.clear(holder)
+        for key, value in content.items():
+            plain.__setitem__(holder, key, value)
 
 
 def _restore_list(holder: list[Any] | deque[Any], content: list[Any]) -> None:
-    if list(map(id, holder)) != list(map(id, content)):
-        holder.clear()
-        holder.extend(content)
+    plain = _plain(holder)
+    if list(map(id, plain.__iter__(holder))) != list(map(id, content)):
+        plain.clear(holder)
+        plain.extend(holder, content)
 
 
 def _restore_set(holder: set[Any], content: set[Any]) -> None:
-    holder &= content
-    holder |= content
+    set.intersection_update(holder, content)
+    set.update(holder, content)
 
 
 def _restore_names(holder: dict[str, Any], names: set[str], content: dict[str, Any]) -> None:
