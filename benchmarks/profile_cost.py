@@ -39,11 +39,11 @@ def main() -> None:
             rows.append(row)
             before = len(table)
         second, row = _profile(options.model, device, Path(folder) / "second.json", 0, *how)
-        rows.append({**row, "agreement_pct": 100 * _disagreement(first, second)})
+        rows.append({**row, "disagreement_pct": 100 * _disagreement(first, second)})
     summary = {
         "seconds": rows[0]["seconds"],
         "points": rows[0]["points"],
-        "agreement_pct": rows[-1]["agreement_pct"],
+        "disagreement_pct": rows[-1]["disagreement_pct"],
     }
     print_report(rows, summary, options.json)
 
