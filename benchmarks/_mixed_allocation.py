@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Networks timed in turn beside the unpruned one.
-IN_TURN = 7
-
 
 def rows_of(name: str, shares: list[float], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What a mixture, float32 alone and int8 alone keep of the attention and take, at shares of float32's latency."""
@@ -115,12 +112,12 @@ def _measured(dense: Any, origin: Any, options: argparse.Namespace, found: list[
     """Latency of each plan's network, as a share of the unpruned one's in float32 timed beside it."""
     import tempfile
 
+    from _beside_unpruned import timed_beside
     from _report import say
 
     from aap_hw.compile.library.lowering import compile_network
     from aap_hw.device import load_profile
     from aap_hw.device.connection import LocalDevice
-    from aap_hw.device.timing import time_in_turn
     from aap_hw.quantize import for_timing
 
     device, image = LocalDevice(load_profile(options.device)), origin.inputs.zeros()
@@ -137,12 +134,5 @@ def _measured(dense: Any, origin: Any, options: argparse.Namespace, found: list[
                 program, scales = for_timing(module, origin.inputs, plan.floats)
                 compile_network(program, image, device.target, files[-1], (), scales)
             say(f"compiled {number + 1} of {len(found)} networks")
-        shares: list[float] = []
-        for start in range(0, len(files), IN_TURN):
-            libraries = {str(file): device.load(file) for file in [unpruned, *files[start : start + IN_TURN]]}
-            arrays = [each.numpy() for each in image]
-            timings = time_in_turn(libraries, "main", arrays, device.profile.measure)
-            us = {name: timing.latency_us for name, timing in timings.items()}
-            shares += [us[str(file)] / us[str(unpruned)] for file in files[start : start + IN_TURN]]
-            say(f"measured {len(shares)} of {len(files)} networks")
-        return shares
+        timed = timed_beside(unpruned, files, image, device)
+        return [timed[file][1] for file in files]

@@ -22,8 +22,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-# Networks timed in turn beside the unpruned one.
-IN_TURN = 7
 SHIPPED = Path(__file__).parent.parent / "lut" / "x86.json"
 
 
@@ -154,13 +152,13 @@ def _measured(dense: Any, task: Any, options: argparse.Namespace, plans: list[An
     import hashlib
     import tempfile
 
+    from _beside_unpruned import timed_beside
     from _report import say
 
     from aap_hw.compile.keys.key import SCHEDULES
     from aap_hw.compile.library.lowering import compile_network
     from aap_hw.device import load_profile
     from aap_hw.device.connection import LocalDevice
-    from aap_hw.device.timing import time_in_turn
 
     device, image = LocalDevice(load_profile(options.device)), task.origin.inputs.zeros()
     with tempfile.TemporaryDirectory() as temporary:
@@ -180,18 +178,9 @@ def _measured(dense: Any, task: Any, options: argparse.Namespace, plans: list[An
                 say(f"compiled {number} of {len(wanted)} networks")
         if options.no_measure:
             return {}
-        unpruned, *others = files
-        found: dict[Any, tuple[float, float]] = {}
-        for start in range(0, len(others), IN_TURN):
-            some = [unpruned, *others[start : start + IN_TURN]]
-            libraries = {str(number): device.load(files[known]) for number, known in enumerate(some)}
-            arrays = [each.numpy() for each in image]
-            timings = time_in_turn(libraries, "main", arrays, device.profile.measure)
-            for number, known in enumerate(some):
-                us = timings[str(number)].latency_us
-                found[known] = us / 1e3, us / timings["0"].latency_us
-            say(f"measured {min(start + IN_TURN, len(others))} of {len(others)} networks")
-        return found
+        unpruned, *others = files.values()
+        found = timed_beside(unpruned, others, image, device)
+        return {known: found[file] for known, file in files.items() if file in found}
 
 
 def _known(widths: Any) -> Any:
