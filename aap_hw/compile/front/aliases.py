@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-import torch
 from torch.fx import Node
+
+from aap_hw.graph.program.call import is_tensor, storage_of
 
 
 class Memory:
@@ -19,9 +20,8 @@ class Memory:
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._position = {node: i for i, node in enumerate(nodes)}
         self._sharing: dict[int, list[Node]] = defaultdict(list)
-        for node in nodes:
-            if (storage := _storage(node)) is not None:
-                self._sharing[storage].append(node)
+        for node in filter(is_tensor, nodes):
+            self._sharing[storage_of(node.meta["val"])].append(node)
 
     def place_of(self, node: Node) -> int:
         """Position of a node in the program."""
@@ -38,8 +38,7 @@ class Memory:
 
     def sharing(self, node: Node) -> list[Node]:
         """Values in the memory of ``node``, itself among them, in the program's order."""
-        storage = _storage(node)
-        return [] if storage is None else self._sharing[storage]
+        return self._sharing[storage_of(node.meta["val"])] if is_tensor(node) else []
 
 
 def writes_in_place(node: Node) -> bool:
@@ -51,8 +50,3 @@ def writes_in_place(node: Node) -> bool:
 def readers_of(node: Node) -> set[Node]:
     """Nodes that read a value and have an effect; the checks that export inserts have none."""
     return {user for user in node.users if user.op != "call_function" or user.users or writes_in_place(user)}
-
-
-def _storage(node: Node) -> int | None:
-    value = node.meta.get("val")
-    return int(value.untyped_storage()._cdata) if isinstance(value, torch.Tensor) else None

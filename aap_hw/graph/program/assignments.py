@@ -18,7 +18,16 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 from torch.fx import Node
 
-from aap_hw.graph.program.call import Call, add_call, calculate, is_same_view, is_static, is_tensor, shape_of
+from aap_hw.graph.program.call import (
+    Call,
+    add_call,
+    calculate,
+    is_same_view,
+    is_static,
+    is_tensor,
+    shape_of,
+    storage_of,
+)
 
 _ATEN = torch.ops.aten
 _TO_END = torch.iinfo(torch.int64).max
@@ -222,4 +231,4 @@ def _storages(node: Node) -> set[int]:
     """The memory that a value lives in, or each of several."""
     value = node.meta.get("val")
     values = value if isinstance(value, (tuple, list)) else [value]
-    return {int(each.untyped_storage()._cdata) for each in values if isinstance(each, torch.Tensor)}
+    return {storage_of(each) for each in values if isinstance(each, torch.Tensor)}

@@ -43,6 +43,11 @@ def is_empty(node: Node) -> bool:
     return is_tensor(node) and all(type(size) is int for size in shape_of(node)) and 0 in shape_of(node)
 
 
+def storage_of(value: torch.Tensor) -> int:
+    """A number for the memory that a tensor lives in. Those of a program are fake, and have no address."""
+    return int(value.untyped_storage()._cdata)
+
+
 def is_same_view(one: Node, other: Node) -> bool:
     """Whether two values in the same memory are the same elements in the same order."""
     a, b = one.meta["val"], other.meta["val"]
