@@ -17,8 +17,9 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.cpu.emit import Steps, constant, lane_loop, lanes_for, loop, scratch, spread, store, vector
-from aap_hw.compile.cpu.isa import FEWEST_LANES, DotProduct, anchored, signed
+from aap_hw.compile.cpu.isa import FEWEST_LANES, DotProduct, signed
 from aap_hw.compile.cpu.kernels import Packing
+from aap_hw.compile.cpu.opaque import anchored
 from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.cpu.tiles import Costs, Tile, accumulate, cheapest_tile, lane_in_all
 from aap_hw.compile.cpu.weighted import channels_of_group, first_channel, slice_loops, weights_outermost

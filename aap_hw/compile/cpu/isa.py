@@ -18,6 +18,7 @@ from tvm.script.ir_builder import tirx as T
 from tvm.target import codegen
 
 from aap_hw.compile.cpu.emit import AVX512_BYTES, spread
+from aap_hw.compile.cpu.opaque import ANCHOR
 from aap_hw.compile.cpu.tiles import FUSED, Costs, multiplied_and_added
 from aap_hw.compile.keys.precision import FLOAT16, FLOAT32
 from aap_hw.compile.keys.target import CpuTarget
@@ -225,47 +226,8 @@ def _pairs(lanes: int, target: CpuTarget) -> DotProduct:
     return DotProduct(add, split=2, working=1, costs=Costs(load=7 / 8, accumulators=2), add_halves=add_halves)
 
 
-ANCHORED = "anchored_run"
 # Makes four unsigned bytes signed ones that are smaller by 128.
 SIGN_BITS = -0x7F7F7F80
-
-
-# What a short reduction reads does not change from one slice of weights to the next. LLVM would bring each lane of it
-# into a register of its own before the loop over these and, as there are not as many, onto the stack.
-ANCHOR = f"""
-    define linkonce_odr <4 x i32> @{ANCHORED}(<4 x i32> %value) alwaysinline {{
-        %same = call <4 x i32> asm sideeffect "", "=w,0"(<4 x i32> %value)
-        ret <4 x i32> %same
-    }}
-"""
-
-
-def anchored(values: Any) -> Any:
-    """A run of activations as it is, of which LLVM computes nothing outside of the loops where this stands."""
-    return T.call_pure_extern("int32x4", ANCHORED, values)
-
-
-UNKNOWN = "unknown_count"
-# LLVM would unroll a loop of few turns that is kept apart from others for the sake of registers.
-UNKNOWN_COUNT = f"""
-    define linkonce_odr i32 @{UNKNOWN}(i32 %value) alwaysinline {{
-        %same = call i32 asm sideeffect "", "=r,0"(i32 %value)
-        ret i32 %same
-    }}
-"""
-
-
-def unknown(value: Any) -> Any:
-    """A number as it is, which LLVM does not know; within an import of ``UNKNOWN_COUNT``."""
-    return T.call_pure_extern("int32", UNKNOWN, value)
-
-
-@contextmanager
-def not_unrolled(turns: int) -> Iterator[Any]:
-    """A loop of so many turns that LLVM leaves a loop."""
-    count = T.bind(unknown(T.int32(turns)))
-    with T.attr(T.int32(0), "pragma_import_llvm", UNKNOWN_COUNT), T.serial(0, count) as turn:
-        yield turn
 
 
 def signed(value: Any, lanes: int = 1) -> Any:

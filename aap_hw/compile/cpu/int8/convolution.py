@@ -18,8 +18,9 @@ from aap_hw.compile.cpu.emit import scratch, store, vector
 from aap_hw.compile.cpu.int8.epilogue import CURVES, LONG, bounds_of, finished, quantized_kernel, reals
 from aap_hw.compile.cpu.int8.gated import Constants, Gated, with_table
 from aap_hw.compile.cpu.int8.storing import to_bytes
-from aap_hw.compile.cpu.isa import FEWEST_LANES, GROUP, dense_product, not_unrolled
+from aap_hw.compile.cpu.isa import FEWEST_LANES, GROUP, dense_product
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
+from aap_hw.compile.cpu.opaque import not_unrolled
 from aap_hw.compile.cpu.weighted import channels_of_group
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.keys.address import Address

@@ -25,8 +25,9 @@ from aap_hw.compile.cpu.int8.depthwise_plan import Plan, weights_of_vector
 from aap_hw.compile.cpu.int8.epilogue import CURVES, bounds_of, quantized_kernel, reals
 from aap_hw.compile.cpu.int8.gated import Constants, Gated, with_table
 from aap_hw.compile.cpu.int8.storing import to_bytes
-from aap_hw.compile.cpu.isa import GROUP, UNKNOWN_COUNT, unknown
+from aap_hw.compile.cpu.isa import GROUP
 from aap_hw.compile.cpu.kernels import QUANTIZED, QUANTIZED_PACKINGS, Packing
+from aap_hw.compile.cpu.opaque import UNKNOWN_COUNT, unknown
 from aap_hw.compile.cpu.padding import Border, padded_image
 from aap_hw.compile.families.convolution import ConvolutionShape
 from aap_hw.compile.keys.address import Address
