@@ -14,7 +14,7 @@ def rows_of(name: str, shares: list[float], options: argparse.Namespace) -> Iter
     from _made_up import AT_MOST, GRANULARITY, made_up_table
     from _report import say, zoo_name
 
-    from aap_hw.compile.front.mixed import mixed_network
+    from aap_hw.compile.front.domains import mixed_network
     from aap_hw.graph import ChannelGraph
     from aap_hw.lut.enumeration import group_candidates
     from aap_hw.lut.file import load_table

@@ -21,7 +21,7 @@ import torch
 from _made_up import AT_MOST, GRANULARITY, made_up_us
 from _report import print_report, say
 
-from aap_hw.compile.front.mixed import mixed_network
+from aap_hw.compile.front.domains import mixed_network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.precision import MIXED
 from aap_hw.compile.keys.target import DeviceTarget

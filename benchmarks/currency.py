@@ -222,7 +222,7 @@ def _cases(options: argparse.Namespace, say: Any) -> Iterator[Case]:
     from _inverted_residuals import trained
     from _made_up import AT_MOST, GRANULARITY, made_up_table
 
-    from aap_hw.compile.front.mixed import mixed_network
+    from aap_hw.compile.front.domains import mixed_network
     from aap_hw.graph import ChannelGraph
     from aap_hw.lut.enumeration import group_candidates
     from aap_hw.models.origin import Origin

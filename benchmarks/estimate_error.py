@@ -176,7 +176,7 @@ class Traced:
 
     @functools.cached_property
     def _mixed(self) -> MixedNetwork | None:
-        from aap_hw.compile.front.mixed import mixed_network
+        from aap_hw.compile.front.domains import mixed_network
         from aap_hw.compile.keys.precision import MIXED
 
         return mixed_network(self.graph) if self.name.precision == MIXED else None

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from aap_hw.compile.front.mixed import MixedNetwork, mixed_network
+from aap_hw.compile.front.domains import mixed_network
+from aap_hw.compile.front.mixed import MixedNetwork
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address

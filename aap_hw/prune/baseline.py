@@ -15,7 +15,8 @@ from torch import nn
 
 from aap_hw import ranks
 from aap_hw.activity import doing
-from aap_hw.compile.front.mixed import MixedNetwork, mixed_network
+from aap_hw.compile.front.domains import mixed_network
+from aap_hw.compile.front.mixed import MixedNetwork
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.removal import removable

@@ -16,7 +16,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from aap_hw.compile.front.mixed import mixed_network
+from aap_hw.compile.front.domains import mixed_network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey

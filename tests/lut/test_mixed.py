@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aap_hw.compile.front.mixed import MixedNetwork, mixed_network
+from aap_hw.compile.front.domains import mixed_network
+from aap_hw.compile.front.mixed import MixedNetwork
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.front.precision import layer_of

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aap_hw.compile.front.mixed import mixed_network
+from aap_hw.compile.front.domains import mixed_network
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.precision import HALF, INT8, MIXED, NetworkPrecision

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aap_hw.compile.front.mixed import mixed_network
+from aap_hw.compile.front.domains import mixed_network
 from aap_hw.compile.keys.precision import NetworkPrecision
 from aap_hw.graph import ChannelGraph
 from aap_hw.inputs import Inputs

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aap_hw.compile.front.mixed import mixed_network
+from aap_hw.compile.front.domains import mixed_network
 from aap_hw.compile.front.partition import partition
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import group_candidates

@@ -14,7 +14,8 @@ from itertools import product, takewhile
 
 import numpy as np
 
-from aap_hw.compile.front.mixed import Domain, MixedNetwork, Precisions, deciding_sets
+from aap_hw.compile.front.domains import deciding_sets
+from aap_hw.compile.front.mixed import Domain, MixedNetwork, Precisions
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.precision import layer_of
 from aap_hw.compile.keys.target import DeviceTarget
