@@ -150,8 +150,12 @@ def resume(run: StrPath, *, connect: str | None = None, on_event: OnEvent | None
 
     Parameters
     ----------
+    run
+        The run's folder.
     connect
         How the device is reached from now on, if its address has changed since.
+    on_event
+        As for ``prune``.
 
     Raises
     ------
@@ -164,6 +168,8 @@ def resume(run: StrPath, *, connect: str | None = None, on_event: OnEvent | None
 
 def report(*runs: StrPath, out: StrPath | None = None) -> Path:
     """Write the report of a run, or the comparison of several, as one HTML file; the file.
+
+    By default it is ``report.html`` in the run's folder, or ``comparison.html`` beside the folder of the first run.
 
     Raises
     ------

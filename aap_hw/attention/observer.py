@@ -43,7 +43,8 @@ def attention_scores(
 
     For one activation Y it is ``A_c = reduce_hw((mean over all images of |Y[c, h, w]|) ** p)``. A group that
     is read at several nodes gets the mean of their scores, and so does a channel of a group that is several
-    channels of a node (as after a channel shuffle).
+    channels of a node (as after a channel shuffle). These are the families of Automatic Attention Pruning (arXiv
+    2303.08595); its published code takes the mean, and p = 1.
 
     Parameters
     ----------
@@ -52,8 +53,10 @@ def attention_scores(
     batches
         Calibration images ``(N, C, H, W)``, or whatever the model takes, in its input format and all of one size; a
         tuple of tensors for several inputs. Batches may differ in length. They are gone through once and none is kept.
-    reduction, p
-        As in `ActivationSums.scores`.
+    reduction
+        How the mean map of a channel is summarised over its pixels: ``"mean"``, ``"sum"`` or ``"max"``.
+    p
+        Exponent of each pixel of that map, positive.
     graph
         The channel graph of `model`, if there is one already: its traced network is run, with the weights
         that it shares with `model`. Otherwise the model is traced with the first batch.

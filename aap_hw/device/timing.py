@@ -50,6 +50,7 @@ class Timing:
     ----------
     latency_us : the 10th percentile of the samples.
     spread_us : from the quickest sample to the first quartile: how well the quick samples agree.
+    samples : how many there are.
     """
 
     latency_us: float

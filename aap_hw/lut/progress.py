@@ -14,9 +14,11 @@ class Progress:
     Attributes
     ----------
     what : what is measured one by one: ``points`` or ``networks``.
+    measured : how many this run has measured so far.
     total : how many this run has to measure, as far as it knows; grows where measured points show that those
         between them are needed too.
     kept : how many were there before this run.
+    seconds_left : how long the rest may take; None as long as nothing has been measured.
     """
 
     what: str

@@ -98,7 +98,13 @@ class Contents:
 
 @dataclass(frozen=True)
 class Packed:
-    """A pack that was written."""
+    """A pack that was written.
+
+    Attributes
+    ----------
+    points, networks : how many of each it measures.
+    bytes : its size.
+    """
 
     folder: Path
     points: int

@@ -120,6 +120,7 @@ class Pruned:
     Attributes
     ----------
     folder : where it is.
+    network : the pruned network, and how it came about.
     summary : its figures, as of ``summary.json``.
     device : name or path of its device's profile.
     connect_to : where the device is, if not where its profile says.

@@ -57,6 +57,8 @@ class Plan:
         network's outputs depend on each; see ``Planner.plan`` for what a removed branch keeps.
     gap : how far the choice may be from the best, as a share of its value; proven by the solver. None if nothing is
         proven, as of a threshold.
+    seconds : that the choice took.
+    kernels : what the table says of each kernel at these widths, in calling order.
     precisions : what each group is read in, of a network of mixed precisions; see ``aap_hw.prune.mixture``. None of
         any other.
     floats : the layers of such a network that stay in floating point: in the more exact of its precisions.

@@ -26,6 +26,8 @@ class Proposal:
     ----------
     model : canonical text of where the network comes from.
     dense : the unpruned network, with its channel groups and latency.
+    plan : what it keeps of each group, and what is predicted for that.
+    budgets : those that the plan keeps.
     device : facts of the table's device.
     error : how far off the table was for other plans of the network; None if it was never checked.
     made_up : whether the network was shown inputs that were made up.

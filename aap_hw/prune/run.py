@@ -44,8 +44,10 @@ class PrunedNetwork:
 
     Attributes
     ----------
+    origin : where the unpruned network comes from.
     kept : for every cut group, the channels of the unpruned network that remain.
     device : name of the device whose table the widths were chosen by.
+    module : the network, which is an ordinary ``torch.nn.Module``.
     record : how the run went, as JSON values.
     """
 

@@ -56,7 +56,8 @@ class PruneSettings:
         ``aap_hw.attention.ALTERNATIVES``; None takes what suits the allocator, see ``scored_by``.
     score_scale : how scores are brought to one scale in all groups, see ``aap_hw.attention.scale``.
     schedule : how budgets fall from round to round, see ``aap_hw.policy.round_budgets``.
-    allocator : how widths are chosen: ``exact``, or ``threshold`` for the paper's rule.
+    allocator : how widths are chosen: ``exact``, or ``threshold`` for the rule of the paper, Automatic Attention
+        Pruning (arXiv 2303.08595).
     threshold_weights : what the paper's rule weights groups by, ``parameters``, ``flops`` or ``latency``; None takes
         what is limited.
     depth : whether residual branches may be removed altogether; a threshold never does.

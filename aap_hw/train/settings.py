@@ -165,6 +165,8 @@ class TrainSettings:
         Passes over the training images, and images per step (of all processes together).
     learning_rate
         Its highest value, reached after the warm-up.
+    optimiser, schedule, augmentation, loss
+        See the class of the same name.
     average
         Share that the running average of the weights keeps of itself at each step, such as 0.999; the average is what
         is evaluated and kept. 0 keeps the weights themselves.

@@ -37,12 +37,22 @@ PICTURE = re.compile(
 RESULTS = (
     "aap_hw.api.Profile",
     "aap_hw.lut.progress.Progress",
+    "aap_hw.api.packing.Unpacked",
+    "aap_hw.pack.folder.Packed",
     "aap_hw.prune.proposal.Proposal",
+    "aap_hw.prune.curve.CurvePoint",
+    "aap_hw.prune.planning.Plan",
     "aap_hw.prune.events.Event",
     "aap_hw.prune.job.Pruned",
+    "aap_hw.prune.run.PrunedNetwork",
     "aap_hw.deploy.deploying.Deployment",
+    "aap_hw.device.timing.Timing",
     "aap_hw.lut.table.LatencyTable",
+    "aap_hw.graph.groups.groups.ChannelGroup",
+    "aap_hw.errors.Fault",
 )
+# What the settings of training are made of.
+PARTS_OF_SETTINGS = tuple(f"aap_hw.train.settings.{name}" for name in ("Optimiser", "Schedule", "Augmentation", "Loss"))
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -52,7 +62,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     config.nav += [
         {"Examples": examples},
         {"Commands": ["commands/index.md", *(f"commands/{name}.md" for name in COMMANDS)]},
-        {"Reference": ["reference/functions.md", "reference/classes.md", "reference/results.md"]},
+        {"Reference": [f"reference/{name}.md" for name in ("functions", "classes", "settings", "results")]},
     ]
     config.extra_javascript.append(SEARCH)
     return config
@@ -176,8 +186,11 @@ def _reference_pages() -> dict[str, str]:
     return {
         "reference/functions.md": _reference("Functions", intro, functions),
         "reference/classes.md": _reference("Classes", intro, classes),
+        "reference/settings.md": _reference(
+            "Parts of TrainSettings", "Import them from `aap_hw.train.settings`.", PARTS_OF_SETTINGS
+        ),
         "reference/results.md": _reference(
-            "Results and events", "What the functions return and hand to your callbacks.", RESULTS
+            "Results and events", "What the functions return, raise and hand to your callbacks.", RESULTS
         ),
     }
 

@@ -39,11 +39,12 @@ class ImageSource:
     Parameters
     ----------
     text
-        Where they come from, see above.
+        Where they come from: ``"embedded"``, ``"fashion-mnist:FOLDER"``, ``"cifar10:FOLDER"``,
+        ``"imagefolder:FOLDER"``, ``"npz:FILE"``, or ``"package.module:function"``, a function of yours.
     limit
         Use at most so many of each split, spread over it.
     normalisation
-        Instead of the usual one.
+        What is subtracted from the channels of an image and what they are divided by, instead of what is usual for it.
 
     Raises
     ------
