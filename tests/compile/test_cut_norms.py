@@ -44,7 +44,7 @@ class EachNorm(nn.Module):
         rows = self.layer_norm(x.permute(0, 2, 3, 1))
         rows = x.permute(0, 2, 3, 1) + self.project(self.response(F.gelu(self.expand(rows))))
         tokens = rows.flatten(1, 2)
-        tokens = tokens / tokens.norm(dim=-1, keepdim=True).clamp(min=1e-6) + self.positions
+        tokens = F.normalize(tokens, dim=-1, eps=1e-6) + self.positions.expand(len(x), -1, -1)
         return self.head(self.root_mean_square(tokens).mean(1))  # type: ignore[no-any-return]
 
 

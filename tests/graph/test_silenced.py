@@ -90,6 +90,30 @@ def test_what_is_gone_of_a_table_reaches_no_layer_that_reads_it(how: str) -> Non
     assert torch.equal(smaller.latents, model.latents[..., keep[group.name]])  # type: ignore[arg-type]
 
 
+class ThroughViews(nn.Module):
+    """Layers read what is not zero where channels are gone: one gate for all of them, and filters of another layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.after = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 1, 1), nn.Conv2d(8, 7, 1)
+        self.w, self.u = nn.Parameter(torch.randn(6, 7)), nn.Parameter(torch.randn(5, 6))
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = F.linear(self.after(self.gate(x).expand_as(x)).movedim(1, 3), self.w)
+        return self.head(y) + F.linear(self.w.T, self.u).mean()  # type: ignore[no-any-return]
+
+
+def test_layers_do_not_read_what_is_gone_through_views() -> None:
+    torch.manual_seed(0)
+    model, images = ThroughViews().eval(), torch.randn(IMAGES)
+    graph = ChannelGraph.trace(model, (images,))
+    free = {group.name: group.width for group in graph.groups if group.frozen is None}
+    assert free == {"stem": 8, "gate": 1, "w": 6}, graph.groups
+    assert isinstance(checked_cut(graph, model, {"stem": [0, 3, 5], "w": [1, 2, 5]}, images), nn.Module)
+
+
 def test_weights_are_those_that_the_model_has_now() -> None:
     torch.manual_seed(0)
     model, graph, images = traced(nets.Concat(), IMAGES)

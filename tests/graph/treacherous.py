@@ -64,6 +64,7 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     "literal view": (lambda net, x: x.view(2, 8, -1).view(2, 8, 8, 8), 8, "x.view"),
     "literal flatten": (lambda net, x: x.reshape(-1, 8 * 64).view(2, -1, 8, 8), 8, "x.reshape"),
     "literal expand": (lambda net, x: x.expand(2, 8, 8, 8) * 2, 8, "x.expand"),
+    "one value for a number of channels": (lambda net, x: x + net.mixer.bias.mean().expand(2, 8, 8, 8), 8, "'+'"),
     "ambiguous shuffle": (
         lambda net, x: x.view(2, x.size(1) // 2, 2, 8, 8).transpose(1, 2).reshape(x.shape),
         8,

@@ -126,6 +126,8 @@ class _Run(fx.Interpreter):
         for tensor, gone in zip(values, self._gone.of(node), strict=False):
             if gone is not None and (is_written or _memory(tensor) not in inputs):
                 tensor.masked_fill_(gone, 0)
+            elif gone is not None and tensor is value and tensor.masked_select(gone).any():
+                return tensor.masked_fill(gone, 0)  # a view of one gate for all channels, or of a layer's weights
         return value
 
     def _fed_back(self, node: Node, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -27,6 +27,7 @@ from aap_hw.errors import UserError
 from aap_hw.foreign import DETAILS, is_raised_by_user, own_line, reason
 from aap_hw.graph.program.assignments import spell_out_assignments
 from aap_hw.graph.program.calling import Names, arguments, called
+from aap_hw.graph.program.expansions import leave_out_expansions
 from aap_hw.graph.program.gates import spell_out_gates
 from aap_hw.graph.program.inlining import inline_regions
 from aap_hw.graph.program.inputs import Tensors
@@ -82,6 +83,7 @@ def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram
     finally:
         returned.remove()
     inline_regions(program)
+    leave_out_expansions(program)
     spell_out_gates(program)
     spell_out_assignments(program)
     return program

@@ -63,6 +63,20 @@ class GateOfOneChannel(Construct):
         return x * torch.sigmoid(self.gate(x))
 
 
+class GateStretchedOverChannels(Construct):
+    """One gate for all channels, repeated as often as a tensor or an attribute says."""
+
+    def layers(self) -> None:
+        self.gate, self.width = nn.Conv2d(12, 1, 1), 12
+
+    def between(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        gate = torch.sigmoid(self.gate(x))
+        x = x * gate.expand(n, c, h, w)
+        x = x + gate.expand(-1, self.width, -1, -1)
+        return gate.repeat(1, c, 1, 1) - x
+
+
 class SpatialGateOfMeanAndMaximum(Construct):
     """The gate looks at a mean over all channels."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.expansions import EXPANDED
 from aap_hw.graph.program.source import layer_of
 from aap_hw.graph.walk.labels import Labels
 from aap_hw.graph.walk.rules.registry import Result, rule
@@ -44,7 +45,11 @@ def pointwise(state: Labelling, call: Call) -> Result:
     if call.name in _ARITHMETIC and len(shapes) == 1 and (labels[0].dims or state.products):
         # The other operand is a number, which may be a count of channels: behind Q Kᵀ, of those that were summed over.
         state.doubt(call)
-    return merge(state, call, labels, shapes)
+    made = merge(state, call, labels, shapes)
+    for dim in made.dims:
+        if dim - made.rank in call.node.meta.get(EXPANDED, ()):
+            state.length(call, dim, call.out_shape[dim], made.ids.ravel())
+    return made
 
 
 def merge(state: Labelling, call: Call, labels: Sequence[Labels], shapes: Sequence[tuple[int, ...]]) -> Labels:
