@@ -213,6 +213,25 @@ class OneHeadByConstant(OneHead):
         return torch.sqrt(torch.tensor(width, dtype=torch.float32))
 
 
+class OfPixels(nn.Module):
+    """As diffusion models write it: the queries say how many channels all three are reshaped to, and their root."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Conv2d(DIM, WIDTH, 1) for _ in range(3))
+        self.project = nn.Conv2d(WIDTH, DIM, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        b, c, h, w = q.shape
+        q = q.reshape(b, c, h * w).permute(0, 2, 1)
+        k = k.reshape(b, c, h * w)
+        weights = (torch.bmm(q, k) * int(c) ** (-0.5)).softmax(2)
+        v = v.reshape(b, c, h * w)
+        y = torch.bmm(v, weights.permute(0, 2, 1))
+        return x + self.project(y.reshape(b, c, h, w))  # type: ignore[no-any-return]
+
+
 class DividedByMore(Shares):
     """The products are divided by something else that changes with the width."""
 

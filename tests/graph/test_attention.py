@@ -33,6 +33,7 @@ from tests.graph.attention_nets import (
     Gpt2,
     Gpt2Block,
     Gpt2WrittenOut,
+    OfPixels,
     OfPyTorch,
     OneHead,
     OneHeadByConstant,
@@ -121,6 +122,20 @@ def test_root_behind_products_of_one_head_is_made_up_for(kind: type[OneHead]) ->
         keep = {"q": READ, "v": MADE}
         assert (graph.cut(net, keep)(x) - wanted).abs().max() <= 1e-12
     checked_cut(graph, net.float(), keep, x.float())
+
+
+def test_queries_keys_and_values_that_are_reshaped_to_one_number_are_cut_together() -> None:
+    torch.manual_seed(1)
+    net, x = OfPixels().double().eval(), torch.randn((2, DIM, 3, 2), dtype=torch.float64)
+    graph = ChannelGraph.trace(net, (x,))
+    assert {group.name: group.width for group in graph.groups if group.frozen is None} == {"q": WIDTH}
+    with torch.no_grad():
+        q, k, v = (layer(x).flatten(2) * masked(WIDTH, READ)[:, None] for layer in (net.q, net.k, net.v))
+        weights = (q.mT @ k * WIDTH**-0.5).softmax(2)
+        wanted = x + net.project((v @ weights.mT).unflatten(2, (3, 2)))
+        assert (graph.cut(net, {"q": READ})(x) - wanted).abs().max() <= 1e-12
+        assert (net(x) - wanted).abs().max() > 1e-3
+    checked_cut(graph, net.float(), {"q": READ}, x.float())
 
 
 @pytest.mark.parametrize("kind", [Gpt2, Gpt2WrittenOut])

@@ -1,8 +1,11 @@
-"""Views whose lengths the code counts on what a layer reads: ``x.reshape(b, n, 3, heads, c // heads)``, c of the input.
+"""Lengths that the code counts on what a layer reads: ``x.reshape(b, n, 3, heads, c // heads)``, c of the input.
 
 The width of a head is then a share of the width of the embedding, and neither can be cut alone. If channel j of every
 head goes together with channel j of every part of the embedding, the code's own arithmetic is right again. That is
-tried where a view does not follow by itself, before its channels are frozen.
+tried where a view does not follow by itself, before its channels are frozen. Pieces of a split that are as many as the
+channels of the input are cut with these.
+
+The code may also count on another value that it reshapes: attention takes c of the queries and reshapes the values so.
 
 So are slices that take a share of what they slice, such as a half: ``x[:, : x.shape[1] // 2]`` is right if channel j of
 every share goes together.
@@ -18,24 +21,43 @@ from torch.fx import Node
 from aap_hw.graph.groups.groups import Grouping
 from aap_hw.graph.groups.widths import width_of_ids
 from aap_hw.graph.program.call import Call
-from aap_hw.graph.program.source import explain, is_inside
+from aap_hw.graph.program.source import explain, is_inside, path_of
+from aap_hw.graph.trial.surprises import SPLITS
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray
 
 _LAYERS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 _COUNTED = "is reshaped to lengths that are counted on other channels"
+_EQUAL = "is reshaped to a length that other channels have, too"
 _SHARED = "is taken apart at shares of its length"
 
 
 def tie_to_what_is_read(labelling: Labelling, grouping: Grouping, views: Sequence[Node]) -> bool:
-    """Tie the channels of views to those that the layers before them read; whether there is anything to tie."""
+    """Tie the channels of views and splits to those that the layers before them read; whether there is any to tie."""
     found = False
     for literal in labelling.literals:
-        if literal.node in views and literal.dim is not None and literal.node not in labelling.whole_heads:
-            ((number, ids),) = literal.counts
+        is_split = Call(literal.node).name in SPLITS - {"slice"}
+        if literal.node not in views or (literal.dim is None and not is_split) or literal.node in labelling.whole_heads:
+            continue
+        for number, ids in literal.counts:
             read = _read_before(labelling, literal.node, number)
-            if read is not None and width_of_ids(read, grouping).terms:
+            if read is not None and width_of_ids(read, grouping).terms and (read.size == number or not is_split):
                 labelling.partition.tie(read.reshape(-1, number), ids[None], explain(_COUNTED, literal.node))
+                found = True
+    return found
+
+
+def tie_equal_lengths(labelling: Labelling, views: Sequence[Node]) -> bool:
+    """Tie the channels of views to those of others in the same module with the same length; whether there are any."""
+    found = False
+    lengths = [each for each in labelling.literals if each.dim is not None and each.node not in labelling.whole_heads]
+    for literal in (each for each in lengths if each.node in views):
+        ((number, ids),) = literal.counts
+        for other in lengths:
+            ((count, others),) = other.counts
+            is_beside = other.node not in views and path_of(other.node) == path_of(literal.node)
+            if is_beside and count == number and ids.tolist() != others.tolist():
+                labelling.partition.tie(ids, others, explain(_EQUAL, literal.node))
                 found = True
     return found
 

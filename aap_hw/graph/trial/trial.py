@@ -22,7 +22,7 @@ from aap_hw.graph.groups.groups import Grouping, find_groups
 from aap_hw.graph.groups.widths import width_of_ids
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.source import explain, own_frames
-from aap_hw.graph.trial.counted import tie_equal_parts, tie_to_what_is_read
+from aap_hw.graph.trial.counted import tie_equal_lengths, tie_equal_parts, tie_to_what_is_read
 from aap_hw.graph.trial.culprits import freeze_culprit
 from aap_hw.graph.trial.literals import (
     Attribute,
@@ -92,15 +92,20 @@ def _follow_when_tied(
 ) -> bool:
     """Whether nodes come out as predicted once more channels are cut together.
 
-    Those of views with the ones that the layers before them read, and the halves or thirds that slices take.
+    Those of views with others that are as long, or with the ones that the layers before them read, and the halves or
+    thirds that slices take.
     """
     before = labelling.partition.mark()
-    if tie_to_what_is_read(labelling, grouping, blamed) or tie_equal_parts(labelling, blamed):
-        settled, surprise = _tried(labelling, trials, ran)
-        others = [] if surprise is None else _blamed(labelling, settled.grouping, surprise)
-        if surprise is None or (others and not set(others) & set(blamed)):
-            return True
-    labelling.partition.back_to(before)
+    for is_tied in (
+        lambda: tie_equal_lengths(labelling, blamed),
+        lambda: tie_to_what_is_read(labelling, grouping, blamed) or tie_equal_parts(labelling, blamed),
+    ):
+        if is_tied():
+            settled, surprise = _tried(labelling, trials, ran)
+            others = [] if surprise is None else _blamed(labelling, settled.grouping, surprise)
+            if surprise is None or (others and not set(others) & set(blamed)):
+                return True
+        labelling.partition.back_to(before)
     return False
 
 

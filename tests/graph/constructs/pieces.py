@@ -127,6 +127,24 @@ class SplitByFixedNumber(Construct):
         return torch.cat([right, left], 1)
 
 
+class SplitCountedOnWhatIsRead(Construct):
+    """As in FocalNet: as many queries and contexts as the layer reads channels, and one gate for each level."""
+
+    def layers(self) -> None:
+        self.a, self.project = nn.Conv2d(12, 12 + 12 + 3, 1), nn.Conv2d(12, 12, 1)
+        self.levels = nn.ModuleList(nn.Conv2d(12, 12, 3, padding=1, groups=12) for _ in range(2))
+
+    def between(self, x: Tensor) -> Tensor:
+        c, count = x.shape[1], len(self.levels)
+        query, context, gates = torch.split(self.a(x), (c, c, count + 1), 1)
+        made = torch.zeros_like(x)
+        for level, conv in enumerate(self.levels):
+            context = F.gelu(conv(context))
+            made = made + context * gates[:, level : level + 1]
+        made = made + context.mean((2, 3), keepdim=True) * gates[:, count:]
+        return x + query * self.project(made)
+
+
 class SlicesByAttribute(Construct):
     def layers(self) -> None:
         self.shared = 5
