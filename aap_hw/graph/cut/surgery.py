@@ -20,6 +20,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from aap_hw.errors import UserError, closest
+from aap_hw.graph.cut.refreshing import refresh_attributes
 from aap_hw.graph.cut.scaling import Rescaling, Setting
 from aap_hw.graph.groups.blocks import Block
 from aap_hw.graph.groups.groups import ChannelGroup
@@ -162,7 +163,7 @@ def cut(
     for path in {name.rpartition(".")[0] for name, _ in removed if name not in kept and name not in computed}:
         _recompute_weight(smaller.get_submodule(path))
     for module in _around_what_is_shorter(model, smaller):
-        _refresh_attributes(module)
+        refresh_attributes(module)
     for attribute in attributes:
         attribute.set_in(smaller, widths)
     return smaller
@@ -246,67 +247,3 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     """Shapes of a model's parameters and buffers, under all the names that they have."""
     named = model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
     return {name: tensor.shape for name, tensor in chain(*named)}
-
-
-def _weight_of(layer: nn.Module) -> torch.Tensor:
-    """The weight of a layer, or what it is computed from: asking for it might change it (spectral norm in training)."""
-    weight = {**layer._buffers, **layer._parameters}.get("weight")
-    return max(layer.parameters(), key=lambda each: (each.dim(), each.numel())) if weight is None else weight
-
-
-def _refresh_attributes(module: nn.Module) -> None:
-    """Bring the counts that a layer keeps in line with its weights; forward passes read `groups`."""
-    if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
-        axes = 2 if isinstance(module, nn.Linear) else 2 + len(module.kernel_size)
-        if _weight_of(module).dim() != axes:  # several weights side by side, as its author has made it
-            return
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        in_channels, out_per_group = _weight_of(module).shape[:2]
-        if module.groups == module.in_channels:
-            module.groups = in_channels
-        module.in_channels, module.out_channels = in_channels, out_per_group * module.groups
-    elif isinstance(module, nn.modules.conv._ConvNd):
-        out_channels, in_per_group = _weight_of(module).shape[:2]
-        if module.groups > 1 and module.in_channels == module.groups:
-            module.groups = out_channels // (module.out_channels // module.groups)
-        module.out_channels = out_channels
-        module.in_channels = in_per_group * module.groups
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = _weight_of(module).shape
-    elif isinstance(module, (nn.modules.batchnorm._NormBase)):
-        for tensor in (module.weight, module.running_mean):
-            if tensor is not None:
-                module.num_features = tensor.shape[0]
-    elif isinstance(module, nn.GroupNorm):
-        if module.affine:
-            size = module.num_channels // module.num_groups
-            module.num_channels = module.weight.shape[0]
-            # One group stays one, over fewer channels; of several whole ones go.
-            module.num_groups = module.num_channels // size if module.num_groups > 1 else 1
-    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-        if module.weight is not None:
-            module.normalized_shape = tuple(module.weight.shape)
-    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        _refresh_recurrent(module)
-    elif isinstance(module, nn.Embedding):
-        module.embedding_dim = module.weight.shape[1]
-    elif isinstance(module, nn.MultiheadAttention):
-        if module.in_proj_weight is not None:
-            module.embed_dim = module.kdim = module.vdim = module.in_proj_weight.shape[1]
-            module.head_dim = module.embed_dim // module.num_heads
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = module.weight.shape[0]
-
-
-def _refresh_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> None:
-    """A layer keeps its weights in a list, too, which is what it computes with."""
-    weights = dict(module.named_parameters(recurse=False))
-    if isinstance(module, nn.RNNBase) and not weights.keys() >= set(module._flat_weights_names):
-        return  # it computes one of them, which is never cut
-    suffix = "_l0" if isinstance(module, nn.RNNBase) else ""
-    gates = 4 if isinstance(module, (nn.LSTM, nn.LSTMCell)) else 3 if isinstance(module, (nn.GRU, nn.GRUCell)) else 1
-    rows, module.input_size = weights[f"weight_ih{suffix}"].shape
-    module.hidden_size = rows // gates
-    if isinstance(module, nn.RNNBase):
-        module.proj_size = weights["weight_hr_l0"].shape[0] if module.proj_size else 0
-        module._flat_weights = [weights[name] for name in module._flat_weights_names]

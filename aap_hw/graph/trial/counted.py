@@ -7,8 +7,11 @@ channels of the input are cut with these.
 
 The code may also count on another value that it reshapes: attention takes c of the queries and reshapes the values so.
 
-So are slices that take a share of what they slice, such as a half: ``x[:, : x.shape[1] // 2]`` is right if channel j of
-every share goes together.
+Weights for queries, keys and values may be one matrix, each as wide as what it reads: ``weight.split([c, 2 * c])``. Row
+j of each goes with column j, then.
+
+Slices may take a share of what they slice, such as a half: ``x[:, : x.shape[1] // 2]`` is right if channel j of every
+share goes together.
 """
 
 from __future__ import annotations
@@ -59,6 +62,19 @@ def tie_equal_lengths(labelling: Labelling, views: Sequence[Node]) -> bool:
             if is_beside and count == number and ids.tolist() != others.tolist():
                 labelling.partition.tie(ids, others, explain(_EQUAL, literal.node))
                 found = True
+    return found
+
+
+def tie_pieces_to_columns(labelling: Labelling, splits: Sequence[Node]) -> bool:
+    """Tie the rows of a matrix that a split takes apart to its columns, if pieces are as long; whether any are."""
+    found = False
+    for literal in labelling.literals:
+        if literal.node in splits and isinstance(columns := labelling.across.get(literal.node), tuple):
+            read = columns[0].ids.ravel()
+            for number, ids in literal.counts:
+                if number % read.size == 0:
+                    labelling.partition.tie(ids.reshape(-1, read.size), read[None], explain(_COUNTED, literal.node))
+                    found = True
     return found
 
 

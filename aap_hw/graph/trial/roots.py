@@ -21,7 +21,7 @@ from aap_hw.graph.walk.absorbing import Rows, absorbing, is_number, moved
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray
 
-_OPERANDS = {"matmul": ("self", "other"), "bmm": ("self", "mat2")}
+_OPERANDS = {"matmul": ("self", "other"), "bmm": ("self", "mat2"), "baddbmm": ("batch1", "batch2")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +106,12 @@ def _behind(labelling: Labelling, node: Node) -> Node | None:
 
 
 def _before(labelling: Labelling, node: Node) -> Node | None:
-    """The product that a node's value comes from, by moves alone, and that goes nowhere else."""
+    """The product that a node's value comes from, by moves alone, and that goes nowhere else.
+
+    A mask that is added at once would be divided, too, and no weight makes up for that.
+    """
     while (source := moved(node)) is not None and len(source.users) == 1:
         if source in labelling.products:
-            return source
+            return None if Call(source).name == "baddbmm" else source
         node = source
     return None

@@ -22,7 +22,7 @@ from aap_hw.graph.groups.groups import Grouping, find_groups
 from aap_hw.graph.groups.widths import width_of_ids
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.source import explain, own_frames
-from aap_hw.graph.trial.counted import tie_equal_lengths, tie_equal_parts, tie_to_what_is_read
+from aap_hw.graph.trial.counted import tie_equal_lengths, tie_equal_parts, tie_pieces_to_columns, tie_to_what_is_read
 from aap_hw.graph.trial.culprits import freeze_culprit
 from aap_hw.graph.trial.literals import (
     Attribute,
@@ -56,13 +56,16 @@ def settle(
     not, everything is.
     """
     trials = Trials(labelling, program, model, export)
+    known: tuple[Settled, Surprise | None] | None = None
     while trials.made < TRIALS:
         with doing(f"tracing the network: trial cut {trials.made + 1} of at most {TRIALS}"):
-            settled, surprise = _tried(labelling, trials, ran)
+            settled, surprise = known or _tried(labelling, trials, ran)
+            known = None
             if surprise is None:
                 return settled
             if blamed := _blamed(labelling, settled.grouping, surprise):
-                if not _follow_when_tied(labelling, settled.grouping, trials, blamed, ran):
+                known = _tried_when_tied(labelling, settled.grouping, trials, blamed, ran)
+                if known is None:
                     for node in blamed:
                         _freeze_at(labelling, node)
             else:
@@ -87,26 +90,30 @@ def _tried(labelling: Labelling, trials: Trials, ran: nn.Module) -> tuple[Settle
             return settled, surprise
 
 
-def _follow_when_tied(
+def _tried_when_tied(
     labelling: Labelling, grouping: Grouping, trials: Trials, blamed: Sequence[Node], ran: nn.Module
-) -> bool:
-    """Whether nodes come out as predicted once more channels are cut together.
+) -> tuple[Settled, Surprise | None] | None:
+    """What a trial says once more channels are cut together, if nodes come out as predicted then; None if not.
 
-    Those of views with others that are as long, or with the ones that the layers before them read, and the halves or
-    thirds that slices take.
+    Those of views with others that are as long, or with the ones that the layers before them read, the rows of weights
+    that are taken apart with their columns, and the halves or thirds that slices take.
     """
     before = labelling.partition.mark()
     for is_tied in (
         lambda: tie_equal_lengths(labelling, blamed),
-        lambda: tie_to_what_is_read(labelling, grouping, blamed) or tie_equal_parts(labelling, blamed),
+        lambda: (
+            tie_to_what_is_read(labelling, grouping, blamed)
+            or tie_pieces_to_columns(labelling, blamed)
+            or tie_equal_parts(labelling, blamed)
+        ),
     ):
         if is_tied():
             settled, surprise = _tried(labelling, trials, ran)
             others = [] if surprise is None else _blamed(labelling, settled.grouping, surprise)
             if surprise is None or (others and not set(others) & set(blamed)):
-                return True
+                return settled, surprise
         labelling.partition.back_to(before)
-    return False
+    return None
 
 
 def _with_attributes(labelling: Labelling, ran: nn.Module) -> Settled:

@@ -38,7 +38,7 @@ _NAMES = {"addmm": ("mat2", "self")}
 
 @dataclass(frozen=True)
 class Rows:
-    """Places along one axis of a parameter that make the queries (or the keys) of one attention."""
+    """Places along one axis of a parameter, such as those of filters."""
 
     parameter: str
     places: IntArray
@@ -66,8 +66,11 @@ def absorbing(state: Labelling, attention: Node, operand: str) -> tuple[Rows, ..
     rows = reached.pop(operand, None)
     if rows is None or any(np.isin(rows, other).any() for other in reached.values()):
         return None
-    dims = {weight: 1} if call.name == "addmm" else {}
-    return tuple(Rows(str(state.parameter_name(each)), rows, dims.get(each, 0)) for each in parameters)
+    if call.name == "addmm":
+        return Rows(str(state.parameter_name(weight)), rows, 1), Rows(str(state.parameter_name(bias)), rows)
+    filters = [state.filters(each) for each in parameters]
+    found = tuple(Rows(each.parameter, each.places[rows]) for each in filters if each is not None)
+    return found if len(found) == len(filters) else None
 
 
 def moved(node: Node) -> Node | None:

@@ -117,11 +117,19 @@ def is_assertion(node: Node) -> bool:
 
 
 def _only_for_layers(members: set[Node], weight: Node) -> bool:
-    """Whether nothing but layers reads a weight, and nothing but the weight what it is computed from."""
-    readers = weight.users
-    return all(Call(each).name in _READERS and Call(each)["weight"] is weight for each in readers) and all(
-        user in members or is_assertion(user) for member in members if member is not weight for user in member.users
+    """Whether nothing but layers reads a weight, and nothing but the weight what it is computed from.
+
+    Of pieces of one parameter each is a weight.
+    """
+    users = {user for member in members if member is not weight for user in member.users if user not in members}
+    return _is_weight(weight) and all(
+        is_assertion(user) or (Call(user).name == "getitem" and _is_weight(user)) for user in users
     )
+
+
+def _is_weight(node: Node) -> bool:
+    """Whether layers alone read a value, as their weight."""
+    return all(Call(each).name in _READERS and Call(each)["weight"] is node for each in node.users)
 
 
 def _of_layer(model: nn.Module, source: str) -> ComputedWeight | None:

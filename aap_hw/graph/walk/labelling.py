@@ -19,6 +19,7 @@ from aap_hw.graph.program.call import Call, is_empty, is_static, is_tensor, shap
 from aap_hw.graph.program.kept import Kept
 from aap_hw.graph.program.names import canonical_names
 from aap_hw.graph.program.source import explain, op_name, own_frames
+from aap_hw.graph.walk.absorbing import Rows
 from aap_hw.graph.walk.code_weights import INPUTS, code_weights, label_inputs
 from aap_hw.graph.walk.computed import ComputedWeight, computed_weights
 from aap_hw.graph.walk.labels import NO_ATOM, IntArray, Labels, parts_of
@@ -31,6 +32,7 @@ from aap_hw.graph.walk.tables import axes_met, tables_late, tables_of
 
 # Of nothing at all, too: some encoders stand in for a missing map with one of no channels.
 _JOINS = frozenset({"cat", "concat", "concatenate"})
+_TAKEN_APART = frozenset({"chunk", "split", "split_with_sizes"})
 _ROLE_RANK = {"out": 0, "depthwise": 0, "in": 0, "norm": 1, "scale": 2, "bias": 3, "fixed": 4}
 # Notes about the nodes of one program, which do not outlast it; those about parameters and their atoms do.
 _OF_ONE_PROGRAM = [
@@ -184,16 +186,23 @@ class Labelling(Notes):
             self.roles[key] = role
         return self.axes[key]
 
-    def filters(self, weight: Node) -> str | None:
-        """Name of the parameter whose first axis is that of `weight`: itself, or what it is computed from."""
-        if (name := self.weight_name(weight)) is not None or self.parameter_name(weight) in self.kept:
-            return name
+    def filters(self, weight: Node) -> Rows | None:
+        """Where the filters of `weight` are in a parameter: itself, one of which it is a piece or is computed from."""
+        if self.parameter_name(weight) in self.kept:
+            return None
+        if (name := self.weight_name(weight)) is not None:
+            return Rows(name, np.arange(shape_of(weight)[0]))
         labels = self.of(weight)
         ids = labels.ids.ravel() if labels.dims == {0} else np.empty(0, dtype=np.int64)
-        return next(
-            (name for (name, dim), atoms in self.axes.items() if dim == 0 and np.array_equal(atoms, ids)),
-            None,
-        )
+        is_piece = weight in self._tables
+        for (name, dim), atoms in self.axes.items():
+            if dim == 0 and ids.size and (np.isin(ids, atoms).all() if is_piece else np.array_equal(ids, atoms)):
+                return Rows(name, ids - atoms[0])
+        return None
+
+    def made(self, filters: Rows, role: str) -> IntArray:
+        """Atoms of filters, which are used in `role` here."""
+        return self.parameter_axis(filters.parameter, filters.dim, role)[filters.places]
 
     def inside_of_weights(self, labels: dict[Node, Result]) -> Labelling:
         """The same state for operators that compute weights, in which parameters are tensors like any others."""
@@ -247,7 +256,9 @@ class Labelling(Notes):
         return self._heads.get(self._places[call.node])
 
     def is_read_once(self, node: Node) -> bool:
-        """Whether a node is a parameter that nothing but one op reads."""
+        """Whether a node is a parameter that nothing but one op reads, or such a piece of one that is taken apart."""
+        if Call(node).name == "getitem" and Call(Call(node).first).name in _TAKEN_APART and len(node.users) == 1:
+            node = Call(Call(node).first).first
         name = self.weight_name(node)
         if node in self._weights:
             return False

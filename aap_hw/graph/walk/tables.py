@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
 _JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
-_PASSES = MOVES | _JOINS | {"_to_copy", "adjoint", "alias", "detach", "dropout", "expand", "numpy_T", "repeat", "to"}
+_SAME = frozenset({"_to_copy", "alias", "detach", "dropout", "to", "zeros_like"})
+_PASSES = MOVES | _JOINS | _SAME | {"adjoint", "expand", "numpy_T", "repeat"}
 
 
 def tables_of(nodes: Iterable[Node], parameters: Iterable[str]) -> set[Node]:
@@ -70,7 +71,10 @@ def tables_late(nodes: Iterable[Node], tables: Collection[Node]) -> Iterator[Nod
 
 
 def axes_met(state: Labelling, parameter: Node, tables: Collection[Node]) -> set[int]:
-    """The axes of a parameter along which what is made of it meets channels, by what is labelled so far."""
+    """The axes of a parameter along which what is made of it meets channels, by what is labelled so far.
+
+    A linear layer reads the last axis of a table, such as learned queries.
+    """
     shape = shape_of(parameter)
     return {dim for dim, size in enumerate(shape) if size > 1 and _meets(state, parameter, dim, tables)}
 
@@ -87,6 +91,9 @@ def _meets(state: Labelling, parameter: Node, dim: int, tables: Collection[Node]
                 if user not in labels:
                     labels[user] = RULES.get(call.name, pointwise)(ahead, call)
                     waiting.append(user)
+            elif call.name == "linear" and call["input"] is node:
+                if len(shape_of(node)) - 1 in ahead.of(node).dims:
+                    return True
             elif is_tensor(node) and (call.pointwise or call.name in _JOINS):
                 axes = {axis - len(shape_of(node)) for axis in ahead.of(node).dims}
                 others = [state.labels.get(each) for each in call.tensors if each is not node]

@@ -343,3 +343,26 @@ class WithoutGradientsOrAutocast(Construct):
             with torch.autocast("cpu", enabled=False):
                 y = self.b(y)
         return torch.cat([x, y], 1)
+
+
+class PiecesOfOneWeight(Construct):
+    """Two layers whose weights and biases are one parameter each, as wide as what they read and twice as wide."""
+
+    channels = 24
+
+    def layers(self) -> None:
+        self.weight, self.bias = nn.Parameter(torch.randn(36, 12) / 4), nn.Parameter(torch.randn(36))
+
+    def pieces(self, packed: Tensor, width: int) -> tuple[Tensor, ...]:
+        return packed.split([width, 2 * width])
+
+    def between(self, x: Tensor) -> Tensor:
+        rows, width = x.movedim(1, -1), x.shape[1]
+        for weight, bias in zip(self.pieces(self.weight, width), self.pieces(self.bias, width), strict=True):
+            rows = F.relu(F.linear(rows, weight, bias))
+        return rows.movedim(-1, 1)
+
+
+class SlicesOfOneWeight(PiecesOfOneWeight):
+    def pieces(self, packed: Tensor, width: int) -> tuple[Tensor, ...]:
+        return packed[:width], packed[width:]

@@ -62,3 +62,16 @@ class TokensBeside(Construct):
     def between(self, x: Tensor) -> Tensor:
         tokens = torch.cat([self.own.unsqueeze(0).expand(x.shape[0], -1, -1), x.flatten(2).mT], 1)
         return (tokens + self.places[None]).relu()[:, 2:].mT.unflatten(2, x.shape[2:])
+
+
+class LearnedQueries(Construct):
+    """A table that a layer reads before it meets channels, with nothing but zeros added to it."""
+
+    def layers(self) -> None:
+        self.queries, self.q = nn.Parameter(torch.randn(5, 12)), nn.Linear(12, 8)
+        self.k, self.v = nn.Linear(12, 8), nn.Linear(8, 12)
+
+    def between(self, x: Tensor) -> Tensor:
+        queries = torch.zeros_like(self.queries) + self.queries
+        seen = (self.q(queries) + self.k(x.mean((2, 3)))[:, None]).relu()
+        return (queries + self.v(seen)).mT.unsqueeze(3)

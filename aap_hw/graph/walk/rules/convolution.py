@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.walk.absorbing import Rows
 from aap_hw.graph.walk.labels import IntArray, Labels
 from aap_hw.graph.walk.rules.pointwise import pointwise
 from aap_hw.graph.walk.rules.registry import Result, rule
@@ -33,7 +34,7 @@ def convolution(state: Labelling, call: Call) -> Result:
         return state.not_understood(call, _COMPUTED)
     if filters is None:
         return _grouped_by_code(state, call)
-    if groups > 1 and not isinstance(state.owner(filters), nn.modules.conv._ConvNd):
+    if groups > 1 and not isinstance(state.owner(filters.parameter), nn.modules.conv._ConvNd):
         return _grouped_by_code(state, call)
     rank = len(shape_of(inputs))
     channel_dim = rank - len(shape_of(weight)) + 1
@@ -42,10 +43,10 @@ def convolution(state: Labelling, call: Call) -> Result:
         return _along_channels(state, call, labels, filters)
     incoming = state.channels(inputs, channel_dim, call)
     if groups > 1 and in_per_group == 1:
-        made = state.parameter_axis(filters, 0, "depthwise")
+        made = state.made(filters, "depthwise")
         state.tie(incoming.repeat(out_width // groups), made, call)
     else:
-        made = state.parameter_axis(filters, 0, "out")
+        made = state.made(filters, "out")
         _read(state, call, incoming.reshape(groups, in_per_group), 1)
         by_group = made.reshape(groups, -1)
         state.tie(by_group, by_group[:1], call)
@@ -102,9 +103,9 @@ def linear(state: Labelling, call: Call) -> Result:
     filters = state.filters(weight)
     if filters is None or len(shape_of(weight)) != 2:
         return state.not_understood(call, _COMPUTED)
-    rank, labels, made = len(shape_of(inputs)), state.of(inputs), state.parameter_axis(filters, 0, "out")
+    rank, labels, made = len(shape_of(inputs)), state.of(inputs), state.made(filters, "out")
     if rank - 1 not in labels.dims and state.is_made(labels):  # tokens are mixed, of each channel alone
-        for axis in (made, state.parameter_axis(filters, 1, "in")):
+        for axis in (made, state.parameter_axis(filters.parameter, 1, "in")):
             state.freeze(axis, "is made along another axis than that of the channels", call)
         state.tie_parameter(call["bias"], made, "bias", call)
         return labels
@@ -126,9 +127,9 @@ def embedding(state: Labelling, call: Call) -> Result:
     return Labels.along(rank, rank - 1, made)
 
 
-def _along_channels(state: Labelling, call: Call, labels: Labels, filters: str) -> Result:
+def _along_channels(state: Labelling, call: Call, labels: Labels, filters: Rows) -> Result:
     """A window of one filter that slides along channels, of which each place makes one."""
-    made = state.parameter_axis(filters, 0, "out")
+    made = state.made(filters, "out")
     state.tie_parameter(call["bias"], made, "bias", call)
     state.produced(call.node, made)
     state.freeze(made, "slides along other channels", call)
