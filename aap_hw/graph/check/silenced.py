@@ -1,9 +1,9 @@
 """The uncut network without the channels that a plan removes: what a cut network is compared with.
 
 It runs the exported program, not the model's code, and sets to zero what is gone wherever an operator makes it, so that
-nothing behind reads it. A norm over channels is taken over those that stay, a window that slides along channels slides
-along those that stay, and a removed branch is zero where it is added. Not a single tensor is shorter, and nothing of
-`surgery` is used.
+nothing behind reads it. A norm over channels is taken over those that stay, and so are the mean and the maximum of a
+spatial gate; a window that slides along channels slides along those that stay, and a removed branch is zero where it is
+added. Not a single tensor is shorter, and nothing of `surgery` is used.
 
 Positions come from the labels, as in a cut. A label that is wrong removes the wrong value here and a weight that does
 not belong to it there, so that the two differ.
@@ -162,7 +162,8 @@ class _Run(fx.Interpreter):
         function = _NORMS.get(Call(node).name)
         if function is not None:
             return function(node, args, axis, stays)
-        if Call(node).name in _REDUCTIONS and axis in _reduced(node, gone[0].dim()):
+        is_reduction = Call(node).name in _REDUCTIONS and len(Call(node).tensors) == 1  # not the larger of two
+        if is_reduction and axis in _reduced(node, gone[0].dim()):
             return node.target(args[0].index_select(axis, stays), *args[1:], **kwargs)  # type: ignore[operator]
         return None
 
@@ -183,7 +184,9 @@ def _memory(value: Tensor) -> int:
     return value.untyped_storage().data_ptr()
 
 
-_REDUCTIONS = frozenset({"mean", "sum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm"})
+_REDUCTIONS = frozenset(
+    {"mean", "sum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "amax", "amin", "max", "min"}
+)
 
 
 def _reduced(node: Node, rank: int) -> set[int]:

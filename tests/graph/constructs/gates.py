@@ -78,9 +78,7 @@ class GateStretchedOverChannels(Construct):
 
 
 class SpatialGateOfMeanAndMaximum(Construct):
-    """The gate looks at a mean over all channels."""
-
-    frozen = ("stem.0",)
+    """The gate looks at a mean over the channels that stay."""
 
     def layers(self) -> None:
         self.gate = nn.Conv2d(2, 1, 3, padding=1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.walk.labels import Labels
 from aap_hw.graph.walk.rules.registry import Result, rule
+from aap_hw.graph.walk.rules.spatial_gates import is_of_gate
 from aap_hw.graph.walk.rules.statistics import is_of_norm, meets_factor
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     "linalg_vector_norm",
 )
 def reduce(state: Labelling, call: Call) -> Result:
-    """Channels along a reduced axis are mixed and frozen, but for norms; along other axes they pass."""
+    """Channels along a reduced axis are mixed and frozen, but for norms and spatial gates; along others they pass."""
     if len(call.tensors) != 1:
         return state.not_understood(call)
     labels = state.of(call.first)
@@ -46,6 +47,9 @@ def reduce(state: Labelling, call: Call) -> Result:
         state.renormalise(labels, call)
         if meets_factor(call.node):
             state.doubt(call)  # which may be a count of channels
+        return _each(call, [Labels.none(len(shape)) for shape in call.out_shapes])
+    if len(labels.dims) == 1 and labels.dims == reduced and is_of_gate(call):
+        state.renormalise(labels, call, "is reduced for a spatial gate")
         return _each(call, [Labels.none(len(shape)) for shape in call.out_shapes])
     if reduced & labels.dims:
         state.freeze(labels, "is reduced together with other channels", call)

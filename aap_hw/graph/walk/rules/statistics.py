@@ -30,7 +30,7 @@ _VARIANCES = frozenset({"var", "var_mean"})
 
 def is_of_norm(call: Call) -> bool:
     """Whether the result of a reduction is only used to normalise what was reduced."""
-    node, source = call.node, _plain(call.first)
+    node, source = call.node, plain(call.first)
     if call.name in _DEVIATIONS | _VARIANCES:
         power = 1.0 if call.name in _DEVIATIONS else 2.0
         several = not is_tensor(node)
@@ -55,7 +55,7 @@ def meets_factor(statistic: Node) -> bool:
     return False
 
 
-def _plain(node: Node) -> Node:
+def plain(node: Node) -> Node:
     """What a node is another form of: the same values in another type or place."""
     while node.op == "call_function" and Call(node).name in _SAME:
         node = Call(node).first
@@ -68,9 +68,9 @@ def _root(node: Node) -> Node | None:
         return None
     call = Call(node)
     if call.name == "square" or (call.name == "pow" and call.get("exponent") == 2):
-        return _plain(call.first)
+        return plain(call.first)
     if call.name == "mul" and len(node.all_input_nodes) == 1 and node.args[0] is node.args[1]:
-        return _plain(call.first)
+        return plain(call.first)
     return None
 
 
@@ -127,7 +127,7 @@ def _is_kept(user: Node, statistic: Node, name: str) -> bool:
 
 def _is_of(node: Node, source: Node) -> bool:
     """Whether a node is `source`, but for a mean that is taken away of either."""
-    here = _plain(node)
+    here = plain(node)
     return (_whole(here) or here) is (_whole(source) or source)
 
 
@@ -135,11 +135,11 @@ def _whole(node: Node) -> Node | None:
     """What a node is less its mean."""
     if node.op != "call_function" or Call(node).name != "sub" or not isinstance(node.args[1], Node):
         return None
-    source, mean = _plain(Call(node).first), _plain(node.args[1])
+    source, mean = plain(Call(node).first), plain(node.args[1])
     if mean.op == "call_function" and mean.target is operator.getitem:  # of ``torch.var_mean``
         mean = Call(mean)["self"]
     is_mean = mean.op == "call_function" and Call(mean).name in ("mean", "var_mean", "std_mean")
-    return source if is_mean and _plain(Call(mean).first) is source else None
+    return source if is_mean and plain(Call(mean).first) is source else None
 
 
 def _is_taken_away(mean: Node, source: Node) -> bool:
