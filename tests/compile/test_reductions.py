@@ -99,12 +99,13 @@ class Reduced(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.stem, self.last, self.one = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 1, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.stem(x)
         rows = x.flatten(2).transpose(1, 2)
         gate = torch.sigmoid(self.last(x.amax((2, 3), keepdim=True)))
+        context = x.flatten(2) @ self.one(x).flatten(2).softmax(2).mT
         bins = x.view(2, 2, 4, 30).transpose(2, 1).softmax(1)
         moments = x.mean((1, 2, 3), keepdim=True), x.var((2, 3)), x.std(1, unbiased=False), rows.norm(dim=-1)
         largest, place = x.max(2)
@@ -119,7 +120,7 @@ class Reduced(nn.Module):
             torch.max(x, -x),
         )
         others = x.sum(3), rows.amin(1), x.mean(1, keepdim=True), rows.log_softmax(1), F.softmax(x, 1), x.sum((1, 2))
-        return gate, bins, *moments, *others
+        return gate, context, bins, *moments, *others
 
 
 def test_a_network_of_reductions_has_no_slow_kernel(tmp_path: Path) -> None:

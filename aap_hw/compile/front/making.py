@@ -75,7 +75,10 @@ class Partition:
         stored: Collection[str] = (),
         without: Sequence[Block] = (),
     ) -> None:
-        self.graph, self.memory = graph, Memory(nodes)
+        # A group of one channel keeps it, so that its length needs no letter in a key.
+        # They keep their width, so that their lengths need no letter in a key.
+        single = {each.name: "it has one channel" for each in graph.groups if each.width == 1 and not each.is_of_heads}
+        self.graph, self.memory = graph.frozen(single), Memory(nodes)
         self.inputs, self.batch = frozenset(node.name for node in inputs), shape_of(inputs[0])[0]
         self.placement, self._stored = Placement(self), stored
         self.kernels: list[Kernel] = []

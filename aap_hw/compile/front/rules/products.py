@@ -27,7 +27,7 @@ from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.steps import is_of_channels
 from aap_hw.compile.front.rules.weighted import Layer, is_residual
 from aap_hw.compile.front.rules.writtenout import Attention, Mask, attention_at
-from aap_hw.compile.front.views import NoView, View
+from aap_hw.compile.front.views import ONE, NoView, View
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
 from aap_hw.graph.program.call import Call, shape_of
@@ -129,6 +129,9 @@ def _product(
     known = ["left", "right", ""][[*map(partition.is_parameter, factors), True].index(True)]
     operands = [Operand.of(partition, *each) for each in zip(factors, (node, node), groups, strict=True)]
     heads, rows, columns = (_length(partition, node, group) for group in made[1:])
+    if columns == ONE and operands[0].strides[2] == ONE:  # the transposed product reads whole vectors
+        operands, rows, columns = [each.turned for each in operands[::-1]], columns, rows
+        known = {"left": "right", "right": "left"}.get(known, "")
     try:
         axes = Lengths.of(
             partition, _images(partition, node, made[0]), {"h": heads, "m": rows, "k": inner, "n": columns}, "hmn"
