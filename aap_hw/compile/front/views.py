@@ -163,11 +163,15 @@ class View:
             raise NoView  # loops with the same wrap count as one
         return self.with_axis(axis, (replace(loop, wrap=wrap),))
 
-    def repeated(self, axis: int, times: int, each: bool = False) -> View:
-        """An axis repeated, either as a whole or each of its places."""
-        again = _trimmed([Loop(WidthExpr(times), WidthExpr(0), times)])
+    def repeated(self, axis: int, times: int, each: bool = False, length: WidthExpr | None = None) -> View:
+        """An axis repeated, either as a whole or each of its places; ``length`` is what ``times`` is at any widths."""
+        length = total(length or WidthExpr(times))
+        if length.terms and self.width not in (ONE, length):
+            raise NoView
+        again = _trimmed([Loop(length, WidthExpr(0), times)])
         loops = self.axes[axis]
-        return self.with_axis(axis, (*loops, *again) if each else (*again, *loops))
+        view = replace(self, width=length) if length.terms else self
+        return view.with_axis(axis, (*loops, *again) if each else (*again, *loops))
 
     def windows(self, axis: int, count: int, size: int, step: int, dilation: int = 1) -> View:
         """Windows along an axis, which may overlap; the places within them are a new last axis."""

@@ -148,10 +148,7 @@ def expand(partition: Partition, node: Node) -> None:
         view = replace(view, axes=(*[()] * new, *view.axes))
         for dim, size in enumerate(after):
             if size != ([1] * new + list(before))[dim]:
-                length = partition.graph.width_of(node.name, dim)
-                if length.terms:
-                    raise NoView
-                view = view.repeated(dim, size)
+                view = view.repeated(dim, size, length=partition.graph.width_of(node.name, dim))
         return view
 
     moved(partition, node, expanded)
