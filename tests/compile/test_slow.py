@@ -120,6 +120,21 @@ def test_groups_whose_widths_a_slow_kernel_cannot_follow_are_fixed_with_a_reason
     assert all(group.frozen for group in graph.frozen(network.fixed).groups)
 
 
+def test_an_operator_has_its_schedule_once_the_widths_that_it_cannot_follow_are_fixed() -> None:
+    class CrossCovariance(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v, self.last = *(nn.Conv2d(3, width, 1) for width in (4, 5, 5)), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (layer(x).flatten(2) for layer in (self.q, self.k, self.v))
+            return self.last(((q @ k.mT).relu() @ v).unflatten(2, x.shape[2:]))
+
+    network = partition(ChannelGraph.trace(CrossCovariance().eval(), (torch.zeros(1, 3, 4, 6),)))
+    assert not network.slow_path
+    assert {"q", "k"} <= set(network.fixed)
+
+
 def test_the_text_of_a_call_is_read_at_its_widths() -> None:
     text = "aten.conv2d.default - call=(image[1,i,8,8],w[2*o,i,3,3],None,[1,1],'a\\x20b',-0.5,(i+3)//4)[1]->x.bool[1,o]"
     key = KernelKey.parse(f"{text} float32 batch=1")

@@ -17,6 +17,7 @@ from torch.fx import Node
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.compile.front.checks import check_calls, check_random, check_sizes, ends
 from aap_hw.compile.front.half import in_half, with_half
+from aap_hw.compile.front.lengths import TooManyWidths
 from aap_hw.compile.front.making import Partition
 from aap_hw.compile.front.network import Network, Port, with_layout_changes
 from aap_hw.compile.front.pitch import with_pitched_images
@@ -30,7 +31,7 @@ from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.groups.blocks import Block
 from aap_hw.graph.program.call import Call, is_same_view, is_tensor, shape_of
-from aap_hw.graph.program.source import op_name
+from aap_hw.graph.program.source import explain, op_name
 
 
 def partition(
@@ -128,9 +129,18 @@ def _visit(making: Partition, node: Node) -> None:
     except NoKernel:
         making.restore(before)
         if is_tensor(node):
-            slow_kernel(making, node)
+            _slow(making, node)
         elif any(Call(user).name != "getitem" for user in node.users):
             raise
+
+
+def _slow(making: Partition, node: Node) -> None:
+    """Add a kernel on the slow path; if it cannot follow some widths, these are fixed, and the rule is tried again."""
+    try:
+        slow_kernel(making, node)
+    except TooManyWidths as problem:
+        making.fix(problem.groups, explain("meets a kernel that depends on more widths", node))
+        _visit(making, node)
 
 
 def _tensors(making: Partition, node: Node) -> list[torch.Tensor]:

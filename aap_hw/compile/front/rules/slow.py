@@ -17,7 +17,7 @@ from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
 from aap_hw.graph.program.call import Call, is_tensor, shape_of
-from aap_hw.graph.program.source import explain, op_name, quoted
+from aap_hw.graph.program.source import op_name, quoted
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
@@ -37,13 +37,10 @@ def slow_kernel(partition: Partition, node: Node) -> None:
 
     Raises
     ------
+    TooManyWidths : it depends on more widths than a key has; nothing was added.
     UserError : it computes in another precision, or has arguments that cannot be written as text.
     """
-    try:
-        _Writer(partition, node).add()
-    except TooManyWidths as problem:
-        partition.fix(problem.groups, explain("meets a kernel on the slow path that depends on more widths", node))
-        _Writer(partition, node).add()
+    _Writer(partition, node).add()
 
 
 class _Writer:
