@@ -141,7 +141,7 @@ class Attending(nn.Module):
         super().__init__()
         self.function = function
         self.rows, self.bias = nn.Linear(10, 30), nn.Parameter(torch.randn(2, 12, 12))
-        self.image = nn.Conv2d(10, 34, 1)
+        self.image, self.square = nn.Conv2d(10, 34, 1), nn.Parameter(torch.randn(30, 30))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(self, x)
@@ -212,11 +212,21 @@ def with_constants(m: Attending, x: Tensor) -> Tensor:
     return torch.cat([m.bias @ rows, rows @ m.image.weight[:30, :, 0, 0] @ m.bias[0, :10]], 2)
 
 
+def with_vectors(m: Attending, x: Tensor) -> Tensor:
+    rows = m.rows(x.flatten(2).transpose(1, 2))
+    row, column = rows[0, 0], rows.mean(2, keepdim=True)
+    sums = rows @ m.square[0] + row @ rows.mT + torch.mv(rows[0], row) + torch.dot(row, m.square[1])
+    return sums.unsqueeze(2) + (rows.mT @ column).mT
+
+
 def with_sums(m: Attending, x: Tensor) -> Tensor:
     rows = m.rows(x.flatten(2).transpose(1, 2))
     scores = torch.baddbmm(m.bias, rows, rows.mT, beta=0.5, alpha=0.1)
     first = torch.addmm(scores[0, :1], rows[0].T, scores[1], alpha=2).T
-    return torch.addmm(rows[1], m.bias[0], first, beta=0).relu() + scores.mean()
+    whole = rows[0] * 2
+    same = whole.detach()
+    layers = whole.addmm_(rows[1], m.square).relu() + same
+    return torch.addmm(rows[1], m.bias[0], first, beta=0).relu() + scores.mean() + layers
 
 
 def relative(m: Attending, x: Tensor) -> Tensor:
@@ -239,7 +249,8 @@ def relative(m: Attending, x: Tensor) -> Tensor:
         (by_letters, ["attention", "matmul"]),
         (written_between, ["matmul", "matmul"]),
         (with_constants, ["matmul", "matmul", "matmul"]),
-        (with_sums, ["matmul", "matmul", "matmul"]),
+        (with_sums, ["matmul", "matmul", "matmul", "matmul"]),
+        (with_vectors, ["matmul", "matmul", "matmul", "matmul", "matmul"]),
         (in_windows, ["attention"]),
     ],
 )
@@ -257,6 +268,7 @@ def test_products_in_networks_read_their_operands_where_they_lie(
         linear_attention,
         with_constants,
         with_sums,
+        with_vectors,
         in_windows,
         written_between,
         relative,

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _SUMS = {"addmm": ("self", "mat1", "mat2"), "baddbmm": ("self", "batch1", "batch2")}
 
 
-@rule("matmul", "bmm", "mm", takes=Takes.ANYTHING)
+@rule("matmul", "bmm", "mm", "mv", "dot", takes=Takes.ANYTHING)
 def matmul(partition: Partition, node: Node) -> None:
     """A product of matrices, the whole of the attention that begins with it, or a linear layer written by hand."""
     if _attends(partition, node):
@@ -58,9 +58,9 @@ def product_and_sum(partition: Partition, node: Node) -> None:
     call = Call(node)
     added, left, right = [call[name] for name in _SUMS[call.name]]
     alpha, beta = call["alpha"], call["beta"]
-    if writes_in_place(node):
-        raise partition.refused(f"{op_name(node)} has no kernel that works in place", node)
-    if (alpha, beta) == (1, 1) and is_layer(partition, node, left, right):
+    # A kernel that takes along what is behind a sum does not make the sum itself, which others read in its place.
+    is_read = writes_in_place(node) and bool(partition.memory.stale_after(node))
+    if (alpha, beta) == (1, 1) and not is_read and is_layer(partition, node, left, right):
         layer = Layer(left, right, is_turned=True)
         if partition.is_parameter(added) and is_of_channels(shape_of(added), shape_of(node), axis=-1):
             add_linear(partition, node, replace(layer, bias=added))
@@ -76,12 +76,21 @@ def product_and_sum(partition: Partition, node: Node) -> None:
 
 def add_product(partition: Partition, node: Node, left: Node, right: Node, name: str = "") -> None:
     """Add the kernel of a product of matrices, whose result is the value of a node unless it has a name of its own."""
-    rank = len(shape_of(node))
-    if min(len(shape_of(left)), len(shape_of(right))) < 2:
-        raise partition.refused(f"{op_name(node)} of vectors has no kernel yet", node)
-    inner, images = partition.graph.width_of(left.name, -1), _image_axes(partition, node)
-    factors = matrices(left, rank, images), matrices(right, rank, images)
-    _product(partition, node, (left, right), factors, matrices(node, images=images), inner, name)
+    rank, inner, images = len(shape_of(node)), partition.graph.width_of(left.name, -1), _image_axes(partition, node)
+    if 1 in (len(shape_of(left)), len(shape_of(right))):
+        factors, made = _with_vector(len(shape_of(left)), len(shape_of(right)))
+    else:
+        factors, made = (matrices(left, rank, images), matrices(right, rank, images)), matrices(node, images=images)
+    _product(partition, node, (left, right), factors, made, inner, name)
+
+
+def _with_vector(left: int, right: int) -> tuple[tuple[Groups, Groups], Groups]:
+    """The axes of two operands with so many, of which one is a vector, and of their product."""
+    if right == 1:  # all axes of the other one but the last are rows
+        rows = range(left - 1)
+        return (([], [], rows, [left - 1]), ([], [], [0], [])), ([], [], rows, [])
+    images = range(right - 2)
+    return (([], [], [], [0]), (images, [], [right - 2], [right - 1])), (images, [], [], [right - 2])
 
 
 @rule("einsum", takes=Takes.ANYTHING)
