@@ -159,6 +159,15 @@ def as_an_operator(m: Attending, x: Tensor) -> Tensor:
     return biased.transpose(1, 2).reshape(2, 12, 10) + masked.transpose(1, 2).reshape(2, 12, 10)
 
 
+def with_learned_queries(m: Attending, x: Tensor) -> Tensor:
+    _, k, v = m.packed(x)
+    queries, mask = m.bias[None, :, :7, :5], x.flatten(2)[:, :1, None]
+    one = F.scaled_dot_product_attention(queries, k, v, m.bias[:, :7])
+    other = F.scaled_dot_product_attention(queries, k, v, mask)
+    scores = queries.expand(2, 2, 7, 5) @ k.mT + mask + m.bias[:, 3:10]
+    return one.transpose(1, 2) + other.transpose(1, 2) + (scores.softmax(-1) @ v).transpose(1, 2)
+
+
 def written_out(m: Attending, x: Tensor) -> Tensor:
     q, k, v = m.packed(x)
     scores = (q @ k.transpose(-2, -1)) * 0.7 + m.bias
@@ -251,6 +260,7 @@ def relative(m: Attending, x: Tensor) -> Tensor:
         (with_constants, ["matmul", "matmul", "matmul"]),
         (with_sums, ["matmul", "matmul", "matmul", "matmul"]),
         (with_vectors, ["matmul", "matmul", "matmul", "matmul", "matmul"]),
+        (with_learned_queries, ["attention", "attention", "attention"]),
         (in_windows, ["attention"]),
     ],
 )

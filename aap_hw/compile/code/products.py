@@ -36,12 +36,22 @@ def matmul_arguments(address: Address) -> list[Argument]:
 
 
 def attention_arguments(address: Address) -> list[Argument]:
-    """Queries, keys, values and masks; computed masks come before constant ones."""
+    """Queries, keys, values and masks; what is computed comes before constants."""
     shape = AttentionShape.of(address)
-    masks = list(zip(shape.masks, shape.constant, strict=True))
-    computed = [mask for mask, is_constant in masks if not is_constant]
-    constants = [Argument("constant", (mask.size,), type=address.key.types.read) for mask, known in masks if known]
-    return [*_arguments(address, shape.query, shape.key, shape.value, *computed), *constants]
+    operands = shape.query, shape.key, shape.value, *shape.masks
+    known = list(zip(operands, (shape.constant_query, False, False, *shape.constant), strict=True))
+    constants = [
+        Argument("constant", (each.size,), type=address.key.types.read) for each, is_known in known if is_known
+    ]
+    return [*_arguments(address, *(each for each, is_known in known if not is_known)), *constants]
+
+
+def attention_operands(shape: AttentionShape, given: Sequence[Any]) -> tuple[Any, ...]:
+    """Queries, keys and values of what a kernel is given, and masks, the computed ones first."""
+    if not shape.constant_query:
+        return tuple(given)
+    computed = 2 + shape.constant.count(False)
+    return given[computed], *given[:computed], *given[computed + 1 :]
 
 
 def masked(shape: AttentionShape, is_hiding: bool, score: Any, given: Sequence[Any], *at: Any) -> Any:

@@ -14,7 +14,15 @@ from tvm.script.ir_builder import tirx as T
 
 from aap_hw.compile.code.expressions import exp, number
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
-from aap_hw.compile.code.products import UNSEEN, attention_arguments, is_seen, masked, matmul_arguments, place
+from aap_hw.compile.code.products import (
+    UNSEEN,
+    attention_arguments,
+    attention_operands,
+    is_seen,
+    masked,
+    matmul_arguments,
+    place,
+)
 from aap_hw.compile.cpu.emit import Steps, lane_loop, lanes_for, loop, scratch, vector
 from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel
@@ -59,8 +67,9 @@ def attention(address: Address, target: CpuTarget) -> KernelFunction:
     blocks = math.ceil(shape.queries / max(1, min(MOST_QUERIES, MOST_SCORES // keys)))
     block = Steps(shape.queries, math.ceil(shape.queries / blocks))
 
-    def body(queries: Any, keys_: Any, values: Any, *others: Any) -> None:
-        *masks, output = others
+    def body(*buffers: Any) -> None:
+        *given, output = buffers
+        queries, keys_, values, *masks = attention_operands(shape, given)
         with loop(shape.batch * shape.heads, target) as head:
             n, h = T.bind(head // shape.heads), T.bind(head % shape.heads)
             turned = Walk(shape.key.size, (*shape.key.strides[:2], *shape.key.strides[:1:-1]), shape.key.offset)

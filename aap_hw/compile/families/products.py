@@ -92,6 +92,7 @@ class AttentionShape:
     query, key, value : how these lie.
     masks : how the masks (N, H, queries, keys) lie: added to the scores, or 0 where a key is hidden.
     constant : which of the masks are constants of the model.
+    constant_query : whether the queries are, as learned ones that pool an image.
     scale : factor of the products.
     by_head : the output lies head by head, (N, H, queries, columns), not query by query.
     """
@@ -109,6 +110,7 @@ class AttentionShape:
     constant: tuple[bool, ...]
     scale: float
     by_head: bool
+    constant_query: bool = False
 
     @staticmethod
     def of(address: Address) -> AttentionShape:
@@ -136,6 +138,7 @@ class AttentionShape:
             tuple("constant" in each for each in (*key.attribute("masked_by").split("+"), ""))[: len(masks)],
             float(key.attribute("scale") or 1 / math.sqrt(inner)),
             key.attribute("made") == "heads",
+            key.attribute("constant") == "query",
         )
 
     @property
@@ -192,7 +195,7 @@ def _attention(address: Address) -> int:
 
 
 def constant_shapes(address: Address) -> list[Shape]:
-    """Shapes of the constants that a product reads: one of its matrices, or masks of attention."""
+    """Shapes of the constants that a product reads: one of its matrices, or queries and masks of attention."""
     walks: tuple[Walk, ...]
     known: tuple[bool, ...]
     if address.key.op == "matmul":
@@ -200,7 +203,7 @@ def constant_shapes(address: Address) -> list[Shape]:
         walks, known = (product.left, product.right), product.constant
     else:
         attention = AttentionShape.of(address)
-        walks, known = attention.masks, attention.constant
+        walks, known = (attention.query, *attention.masks), (attention.constant_query, *attention.constant)
     return [(walk.size,) for walk, is_known in zip(walks, known, strict=True) if is_known]
 
 

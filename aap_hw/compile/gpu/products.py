@@ -8,7 +8,15 @@ from tvm import te, tirx
 
 from aap_hw.compile.code.expressions import exp, number
 from aap_hw.compile.code.function import KernelFunction, apply_epilogue
-from aap_hw.compile.code.products import UNSEEN, attention_arguments, is_seen, masked, matmul_arguments, place
+from aap_hw.compile.code.products import (
+    UNSEEN,
+    attention_arguments,
+    attention_operands,
+    is_seen,
+    masked,
+    matmul_arguments,
+    place,
+)
 from aap_hw.compile.families.products import AttentionShape, MatmulShape
 from aap_hw.compile.gpu.scheduling import KERNELS, gpu_kernel
 from aap_hw.compile.keys.address import Address
@@ -40,7 +48,8 @@ def attention(address: Address, target: GpuTarget) -> KernelFunction:
     key, shape = address.key, AttentionShape.of(address)
     heads = shape.batch, shape.heads, shape.queries
 
-    def compute(queries: Any, keys: Any, values: Any, *masks: Any) -> Any:
+    def compute(*given: Any) -> Any:
+        queries, keys, values, *masks = attention_operands(shape, given)
         k = te.reduce_axis((0, shape.inner), name="k")
         a, b, c = (te.reduce_axis((0, shape.keys), name=name) for name in "abc")
 

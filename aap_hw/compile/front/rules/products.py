@@ -175,7 +175,7 @@ def attention(partition: Partition, node: Node) -> None:
     call = Call(node)
     query, key, value, mask = (call[name] for name in ("query", "key", "value", "attn_mask"))
     ranks = {len(shape_of(each)) for each in (query, key, value)}
-    is_constant, shares_heads = any(map(partition.is_parameter, (query, key, value))), call.get("enable_gqa")
+    is_constant, shares_heads = any(map(partition.is_parameter, (key, value))), call.get("enable_gqa")
     if is_constant or shares_heads or min(ranks) < 3 or len(ranks) > 1:
         raise partition.refused("attention with these operands has no kernel yet", node)
     masks = () if mask is None else (Mask(mask, len(shape_of(node))),)
@@ -215,14 +215,15 @@ def attend(partition: Partition, found: Attention) -> None:
         "masked": "unseen" if is_hiding else "",
         "masked_by": known if "constant" in known else "",
         "made": "heads" if view is None else "",
+        "constant": "query" if query.is_constant else "",
     }
     kernel = Kernel(
         node.name if view is None else view.name,
         KernelKey.make("attention", (), axes.batch, **attributes, **walks),
         tuple(each.name for each in (query, key, value, *masks) if not each.is_constant),
         (axes.read, axes.made),
-        constants=tuple(each.name for each in masks if each.is_constant),
-        learned=tuple(each.name for each in masks if each.is_learned),
+        constants=tuple(each.name for each in (query, *masks) if each.is_constant),
+        learned=tuple(each.name for each in (query, *masks) if each.is_learned),
         source=op_name(node) + quoted(node),
     )
     if view is None:
