@@ -97,6 +97,10 @@ CASES: list[tuple[str, dict[str, Any], int, dict[str, View], Callable[..., Tenso
         PACKED | {"mask": lambda row: row[:49].view(7, 7).expand(2, 2, 7, 7)},
         lambda q, k, v, mask: attend(q, k, v, mask > 0),
     ),
+    (
+        "attention", {"shape": "2,7,7,5,5", "constant": "query"}, 420,
+        {"key": three_parts(1), "value": three_parts(2), "query": three_parts(0)}, lambda k, v, q: attend(q, k, v),
+    ),
 ]  # fmt: skip
 
 
