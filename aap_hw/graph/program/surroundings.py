@@ -72,8 +72,8 @@ def _opened(value: Any) -> tuple[list[Any], Callable[[], None] | None]:
         content = dict(_plain(value).items(value))
         return list(content.values()), functools.partial(_restore_dict, value, content)
     if isinstance(value, (list, deque)):
-        content = list(_plain(value).__iter__(value))
-        return content, functools.partial(_restore_list, value, content)
+        items = list(_plain(value).__iter__(value))
+        return items, functools.partial(_restore_list, value, items)
     if isinstance(value, set):
         return [], functools.partial(_restore_set, value, set(set.__iter__(value)))
     if isinstance(value, (tuple, frozenset)):

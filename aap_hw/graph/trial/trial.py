@@ -10,7 +10,7 @@ doubtful nodes need no trial.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import nn
 from torch.export import ExportedProgram
@@ -99,15 +99,16 @@ def _tried_when_tied(
     that are taken apart with their columns, and the halves or thirds that slices take.
     """
     before = labelling.partition.mark()
-    for is_tied in (
+    ways: tuple[Callable[[], bool], ...] = (
         lambda: tie_equal_lengths(labelling, blamed),
         lambda: (
             tie_to_what_is_read(labelling, grouping, blamed)
             or tie_pieces_to_columns(labelling, blamed)
             or tie_equal_parts(labelling, blamed)
         ),
-    ):
-        if is_tied():
+    )
+    for tied in ways:
+        if tied():
             settled, surprise = _tried(labelling, trials, ran)
             others = [] if surprise is None else _blamed(labelling, settled.grouping, surprise)
             if surprise is None or (others and not set(others) & set(blamed)):
