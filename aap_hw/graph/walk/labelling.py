@@ -192,6 +192,8 @@ class Labelling(Notes):
             return None
         if (name := self.weight_name(weight)) is not None:
             return Rows(name, np.arange(shape_of(weight)[0]))
+        if weight in self._matrices and (matrix := self.matrix(weight)) is not None:
+            return Rows(matrix[0], np.arange(shape_of(weight)[0]), matrix[1])
         labels = self.of(weight)
         ids = labels.ids.ravel() if labels.dims == {0} else np.empty(0, dtype=np.int64)
         is_piece = weight in self._tables

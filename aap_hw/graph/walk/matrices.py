@@ -84,7 +84,7 @@ def _reads(user: Node, matrix: Node, varies: Collection[Node]) -> bool:
         return user.op == "call_function"
     call = Call(user)
     own = call.names_of(matrix)
-    if matrix.op == "placeholder" and call.name in _LAYERS:
+    if call.name == "linear" or (matrix.op == "placeholder" and call.name in _LAYERS):
         return own == ["weight"]
     others = [call[name] for name in OPERANDS.get(call.name, ()) if name not in own]
     return len(own) == len(others) == 1 and others[0] in varies and len(shape_of(others[0])) > 1

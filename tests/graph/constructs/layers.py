@@ -176,15 +176,17 @@ class ProductAndSum(Construct):
 
 
 class MatricesTurnedOver(Construct):
-    """On either side of a product, one of them in the type that the code asks for."""
+    """On either side of a product, one of them in the type that the code asks for, and as the weight of a layer."""
 
     channels = 7
 
     def layers(self) -> None:
-        self.right, self.left = nn.Parameter(torch.randn(9, 12) / 4), nn.Parameter(torch.randn(9, 7) / 4)
+        self.right, self.left = nn.Parameter(torch.randn(9, 12) / 4), nn.Parameter(torch.randn(10, 7) / 4)
+        self.middle, self.bias = nn.Parameter(torch.randn(9, 10) / 4), nn.Parameter(torch.randn(10))
 
     def between(self, x: Tensor) -> Tensor:
         rows = F.relu(x.movedim(1, -1) @ self.right.to(x.dtype).T).flatten(1, 2)
+        rows = F.relu(F.linear(rows, self.middle.t(), self.bias))
         return (torch.transpose(self.left, 0, 1) @ rows.mT).unflatten(2, x.shape[2:])
 
 

@@ -105,11 +105,13 @@ def linear(state: Labelling, call: Call) -> Result:
         return state.not_understood(call, _COMPUTED)
     rank, labels, made = len(shape_of(inputs)), state.of(inputs), state.made(filters, "out")
     if rank - 1 not in labels.dims and state.is_made(labels):  # tokens are mixed, of each channel alone
-        for axis in (made, state.parameter_axis(filters.parameter, 1, "in")):
+        for axis in (made, state.parameter_axis(filters.parameter, 1 - filters.dim, "in")):
             state.freeze(axis, "is made along another axis than that of the channels", call)
         state.tie_parameter(call["bias"], made, "bias", call)
         return labels
     _read(state, call, state.channels(inputs, rank - 1, call), 1)
+    if (matrix := state.matrix(weight)) is not None:  # which may be turned over
+        state.parameter_axis(matrix[0], matrix[2], "in")
     return _made(state, call, made, rank, rank - 1)
 
 
