@@ -63,6 +63,8 @@ def told_what_takes_long() -> AbstractContextManager[None]:
 @contextmanager
 def logged_as_notices() -> Iterator[None]:
     """Until the block ends, show warnings of the library's log as notices, each once."""
+    # torch warns torchao's developers, in what imports it: a network of Hugging Face's, for one.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     logger, handler = logging.getLogger("aap_hw"), _Notices()
     logger.addHandler(handler)
     try:
