@@ -18,6 +18,7 @@ from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.groups.groups import Axis, ChannelGroup
 from aap_hw.graph.program.inputs import Batch, tensors_of
+from aap_hw.graph.program.outputs import class_scores
 
 Scores = dict[str, NDArray[np.float64]]
 LabelledBatches = Iterable[tuple[Batch, Tensor]]
@@ -74,7 +75,7 @@ def taylor(model: nn.Module, graph: ChannelGraph, batches: LabelledBatches) -> S
             parameter.requires_grad_(True)
         for batch, labels in batches:
             seen += len(labels)
-            loss = F.cross_entropy(graph.call(model, tensors_of(batch)), labels)
+            loss = F.cross_entropy(class_scores(graph.call(model, tensors_of(batch))), labels)
             gradients = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
             for group in _cuttable(graph):
                 for axis in _axes(group, MAKERS):

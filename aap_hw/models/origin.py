@@ -19,6 +19,7 @@ from aap_hw.errors import UserError
 from aap_hw.foreign import own_line, reason
 from aap_hw.graph.program.calling import called, check_call
 from aap_hw.graph.program.inputs import Tensors
+from aap_hw.graph.program.outputs import class_scores
 from aap_hw.graph.program.readiness import require_traceable, unwrapped
 from aap_hw.inputs import Given, Inputs
 from aap_hw.models import published as by_name
@@ -134,8 +135,11 @@ class Origin:
         if self.model in zoo.names():
             return zoo.entry(self.model).classes
         with torch.no_grad():
-            output = self.call(self.build())
-        return output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else None
+            returned = self.call(self.build())
+        try:
+            return class_scores(returned).shape[1]
+        except UserError:
+            return None
 
     def build(self) -> nn.Module:
         """Make the unpruned network, in evaluation mode; the same call gives the same weights each time.

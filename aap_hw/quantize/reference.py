@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.graph.program.calling import Names
 from aap_hw.graph.program.inputs import in_batches
+from aap_hw.graph.program.outputs import output_tensors
 from aap_hw.quantize.quantizer import WEIGHTS, name_of
 
 
@@ -70,7 +71,8 @@ def _place_in(module: GraphModule) -> Any:
 class Program(nn.Module):
     """A program for batches of one size, called as the model that it was made of, with batches of any size.
 
-    Its outputs have one row for each sample. It has no other mode than the one that it was made in.
+    It returns one tensor, alone or packed, with one row for each sample, and has no other mode than the one that it was
+    made in.
     """
 
     def __init__(self, program: GraphModule, names: Names, size: int) -> None:
@@ -84,7 +86,7 @@ class Program(nn.Module):
         return self
 
     def forward(self, *by_place: Tensor, **by_name: Tensor) -> Tensor:
-        """What the model returns for a batch."""
+        """The tensor that the model returns for a batch."""
         places = iter(by_place)
         given = tuple(next(places) if name is None else by_name[name] for name in self._names or [None] * len(by_place))
         made = []
@@ -92,7 +94,8 @@ class Program(nn.Module):
             count = len(part[0])
             if missing := self._size - count:
                 part = tuple(torch.cat([each, each[-1:].expand(missing, *each.shape[1:])]) for each in part)
-            made.append(self.program(*part)[:count])
+            (output,) = output_tensors(self.program(*part))
+            made.append(output[:count])
         return made[0] if len(made) == 1 else torch.cat(made)
 
 

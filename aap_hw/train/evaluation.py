@@ -12,6 +12,7 @@ from aap_hw import ranks
 from aap_hw.activity import doing
 from aap_hw.errors import UserError
 from aap_hw.graph.program.calling import called
+from aap_hw.graph.program.outputs import class_scores
 from aap_hw.inputs import Inputs
 from aap_hw.train.placing import image_layout, in_evaluation, laid_out, placed
 from aap_hw.train.samples import Samples, Split
@@ -45,7 +46,7 @@ def evaluate(
             if not len(labels):
                 continue
             shown = data.prepared(tuple(each.to(device) for each in stored), inputs)
-            outputs = called(model, laid_out(shown, layout), inputs.names)
+            outputs = class_scores(called(model, laid_out(shown, layout), inputs.names))
             right = int((outputs.argmax(1).cpu() == labels).sum())
             tally += torch.tensor([right, len(labels)])
     correct, seen = ranks.summed(tally).tolist()

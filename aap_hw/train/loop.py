@@ -25,6 +25,7 @@ from aap_hw import ranks
 from aap_hw.errors import UserError
 from aap_hw.graph.program.calling import called
 from aap_hw.graph.program.inputs import Tensors
+from aap_hw.graph.program.outputs import class_scores
 from aap_hw.inputs import Inputs
 from aap_hw.train.augment import Draws, blend, draw_share, training_batch
 from aap_hw.train.checkpoint import EpochRecord, TrainState, copy_of, state_of, take_up
@@ -226,14 +227,16 @@ class _Course:
         seen = laid_out(tuple(blend(each, share) for each in shown), self._layout)
         labels = labels.to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            outputs = called(self._parallel, seen, self._inputs.names)
+            outputs = class_scores(called(self._parallel, seen, self._inputs.names))
             loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
             if share < 1:
                 other = F.cross_entropy(outputs, labels.flip(0), label_smoothing=smoothing)
                 loss = share * loss + (1 - share) * other
             if self._teacher is not None:
                 with torch.no_grad():
-                    taught = called(self._teacher, laid_out(seen, self._layout_taught), self._inputs.names)
+                    taught = class_scores(
+                        called(self._teacher, laid_out(seen, self._layout_taught), self._inputs.names)
+                    )
                 loss = (1 - wanted.distillation) * loss + wanted.distillation * distance(
                     outputs, taught, wanted.temperature
                 )

@@ -14,7 +14,7 @@ from aap_hw.train.checkpoint import TrainState
 from aap_hw.train.data import LabelledImages
 from aap_hw.train.evaluation import evaluate, flushed_denormals
 from aap_hw.train.loop import bf16_helps, train
-from aap_hw.train.settings import Augmentation, Optimiser, Schedule, TrainSettings
+from aap_hw.train.settings import Augmentation, Loss, Optimiser, Schedule, TrainSettings
 from tests.train.striped import QUICK, SHAPE, small_model
 
 
@@ -34,6 +34,31 @@ def test_training_learns_what_an_untrained_network_does_not_know(stripes):
     assert result.accuracy > 95
     assert result.history[-1].loss < result.history[0].loss
     assert result.accuracy == evaluate(model, stripes, SHAPE)
+
+
+class Packed(nn.Module):
+    """Returns its scores as some libraries do: by name, beside what there is only in training."""
+
+    def __init__(self, beside=None):
+        super().__init__()
+        self.inner, self.beside = small_model(), beside
+
+    def forward(self, images):
+        scores = self.inner(images)
+        return {"loss": scores if self.beside else None, "logits": scores}
+
+
+def test_scores_that_are_returned_by_name_are_learnt_as_those_alone(stripes):
+    alone, packed = small_model(), Packed()
+    taught = replace(QUICK, loss=Loss(distillation=0.5))
+    result = train(alone, stripes, taught, seed=0, inputs=SHAPE, teacher=small_model())
+    assert train(packed, stripes, taught, seed=0, inputs=SHAPE, teacher=Packed()).accuracy == result.accuracy
+    assert same(state_of(alone), state_of(packed.inner))
+
+
+def test_network_that_returns_more_than_scores_is_refused(stripes):
+    with pytest.raises(UserError, match=r"one score for each class, and the network returns \(20, 2\) and \(20, 2\)"):
+        train(Packed(beside=True), stripes, QUICK, seed=0, inputs=SHAPE)
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_does_not(stripes):

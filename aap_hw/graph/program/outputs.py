@@ -29,6 +29,24 @@ def output_tensors(returned: object) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(plain(returned)) if isinstance(leaf, Tensor)]
 
 
+def class_scores(returned: object) -> Tensor:
+    """The scores that a classifier gives, (N, classes): the one tensor that it returns, alone or packed.
+
+    Raises
+    ------
+    UserError
+        If it returns something else.
+    """
+    tensors = output_tensors(returned)
+    if len(tensors) != 1 or tensors[0].dim() != 2:
+        shapes = " and ".join(str(tuple(each.shape)) for each in tensors) or "no tensor"
+        raise UserError(
+            f"training takes one score for each class, and the network returns {shapes}; let it return scores alone, "
+            "or cut it to a budget with --no-training, and train it by your own code"
+        )
+    return tensors[0]
+
+
 def output_names(returned: object) -> list[str]:
     """A name for each of them: ``logits`` for one alone, else ``output_`` and where it is, such as ``output_aux_0``.
 
