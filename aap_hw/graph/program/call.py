@@ -16,7 +16,8 @@ import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-POINTWISE_WITHOUT_TAG = frozenset({"hardswish", "log_sigmoid"})
+# Of `where`, the forms with a number.
+POINTWISE_WITHOUT_TAG = frozenset({"hardswish", "log_sigmoid", "where"})
 
 
 def shape_of(node: Node) -> tuple[int, ...]:

@@ -186,3 +186,13 @@ class MaximumOfTwo(Construct):
 
     def between(self, x: Tensor) -> Tensor:
         return torch.maximum(self.a(x), torch.where(self.a(x) > 0, self.b(x), -self.b(x)))
+
+
+class WhereWithANumber(Construct):
+    """Channels or a number, by a mask of the image's own."""
+
+    def layers(self) -> None:
+        self.mask = nn.Conv2d(12, 1, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        return torch.where(self.mask(x) > 0, x, -0.5)
