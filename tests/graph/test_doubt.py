@@ -118,3 +118,23 @@ def test_the_trial_sees_what_a_group_alone_does(trials: list[object]) -> None:
     graph = ChannelGraph.trace(Several(0), (torch.zeros(IMAGES),))
     assert [group.name for group in graph.groups if group.frozen] == ["head.linear"]
     assert trials == [None]
+
+
+class OneLiesAsItShould(nn.Module):
+    """Copies two channels before it reshapes them; of one there is nothing to copy, and export leaves that out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.narrow, self.wide, self.head = conv(3, 8), nn.Conv2d(8, 2, 1), nn.Linear(2, 8), Head(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.narrow(x).permute(0, 2, 3, 1).contiguous().view(x.shape[0], -1, self.wide.in_features)
+        return self.head(x + self.wide(y).mT.unflatten(2, x.shape[2:]))
+
+
+def test_a_copy_that_one_channel_does_not_need_is_no_fault_of_the_code() -> None:
+    torch.manual_seed(0)
+    model, graph, images = traced(OneLiesAsItShould(), IMAGES)
+    assert [group.name for group in graph.groups if group.frozen] == ["head.linear"]
+    assert_cut_equals_silenced(model, graph, images, {"narrow": [1], "stem.0": [0, 1, 4, 6, 7]})

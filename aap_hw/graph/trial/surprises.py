@@ -38,6 +38,8 @@ NORMS = frozenset({"group_norm", "layer_norm", "rms_norm"})
 LAYERS = NORMS.union(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
 _LENGTHS = SPLITS | RESHAPES | NEW | LAYERS
 _FILLED = frozenset({"full", "new_full"})
+# Export leaves it out where a tensor lies as it should, as one does whose channels are down to one.
+_COPY_IF_NEEDED = "contiguous"
 # How often a network is cut if pieces are taken at numbers of which nothing is known.
 _PLANS_OF_GUESSES = 4
 
@@ -191,8 +193,9 @@ def _slice_follows(literal: Literal, new: Node, grouping: Grouping, widths: dict
 
 
 def calls(program: ExportedProgram) -> list[Node]:
-    """The calls of a program, in order."""
-    return [node for node in program.graph.nodes if node.op == "call_function"]
+    """The calls of a program, in order, but for copies that are made or not as a tensor lies in memory."""
+    nodes = (node for node in program.graph.nodes if node.op == "call_function")
+    return [node for node in nodes if Call(node).name != _COPY_IF_NEEDED]
 
 
 def _numbers(node: Node) -> list[str]:
