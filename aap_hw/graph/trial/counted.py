@@ -11,7 +11,7 @@ Weights for queries, keys and values may be one matrix, each as wide as what it 
 j of each goes with column j, then.
 
 Slices may take a share of what they slice, such as a half: ``x[:, : x.shape[1] // 2]`` is right if channel j of every
-share goes together.
+share goes together. Those of a split may be of several lengths: ``x.split([self.width, 2 * self.width], 1)``.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def tie_pieces_to_columns(labelling: Labelling, splits: Sequence[Node]) -> bool:
     return found
 
 
-def tie_equal_parts(labelling: Labelling, slices: Sequence[Node]) -> bool:
-    """Tie the shares of what slices take apart, if they begin and end at multiples of one; whether there are any."""
+def tie_equal_parts(labelling: Labelling, pieces: Sequence[Node]) -> bool:
+    """Tie the shares of what slices and splits take apart, if all numbers are multiples of one; whether any is."""
     found = False
     for literal in labelling.literals:
         call = Call(literal.node)
-        if literal.node not in slices or call.name != "slice" or not literal.counts:
+        if literal.node not in pieces or call.name not in SPLITS or not literal.counts:
             continue
         ids = labelling.of(call.first).ids.ravel()
         share = math.gcd(ids.size, *(number for number, _ in literal.counts))

@@ -101,14 +101,11 @@ def _tried_when_tied(
     before = labelling.partition.mark()
     ways: tuple[Callable[[], bool], ...] = (
         lambda: tie_equal_lengths(labelling, blamed),
-        lambda: (
-            tie_to_what_is_read(labelling, grouping, blamed)
-            or tie_pieces_to_columns(labelling, blamed)
-            or tie_equal_parts(labelling, blamed)
-        ),
+        lambda: tie_to_what_is_read(labelling, grouping, blamed) or tie_pieces_to_columns(labelling, blamed),
+        lambda: tie_equal_parts(labelling, blamed),
     )
-    for tied in ways:
-        if tied():
+    for is_tied in ways:
+        if is_tied():
             settled, surprise = _tried(labelling, trials, ran)
             others = [] if surprise is None else _blamed(labelling, settled.grouping, surprise)
             if surprise is None or (others and not set(others) & set(blamed)):

@@ -38,6 +38,17 @@ class DenseBlock(Construct):
         return torch.cat([x, F.relu(self.b(x))], 1)
 
 
+class SplitAtMultiples(Construct):
+    """One part is a width that is kept, the other one twice as long: channel j of every third goes together."""
+
+    def layers(self) -> None:
+        self.width = 4
+
+    def between(self, x: Tensor) -> Tensor:
+        left, right = x.split([self.width, 2 * self.width], 1)
+        return torch.cat([right, left], 1)
+
+
 class ConcatenationOfPixels(Construct):
     def layers(self) -> None:
         self.a = nn.Conv2d(12, 12, 1)
