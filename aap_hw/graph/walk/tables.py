@@ -3,7 +3,7 @@
 Position codes of shape (places, channels) are sliced by the number of tokens or get an axis for the images before they
 are added: ``x + self.pos[: x.shape[1]]``, ``x + self.pos.unsqueeze(0)``; those of rows and columns are added to each
 other or lie side by side. The slice alone does not tell the axes apart. So each axis is followed, by the rules that
-channels follow, to where the table meets a value with channels.
+channels follow, to where the table meets a value with channels, or a layer reads it, as learnt queries are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 _JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
 _SAME = frozenset({"_to_copy", "alias", "detach", "dropout", "to", "zeros_like"})
-_PASSES = MOVES | _JOINS | _SAME | {"adjoint", "expand", "numpy_T", "repeat"}
+_RESIZED = frozenset({"upsample_bicubic2d", "upsample_bilinear2d", "upsample_linear1d"})
+_PASSES = MOVES | _JOINS | _RESIZED | _SAME | {"adjoint", "expand", "numpy_T", "repeat"}
+# What reads channels along the last axis of its input.
+_READERS = frozenset({"layer_norm", "linear", "rms_norm"})
 
 
 def tables_of(nodes: Iterable[Node], parameters: Iterable[str]) -> set[Node]:
@@ -91,7 +94,7 @@ def _meets(state: Labelling, parameter: Node, dim: int, tables: Collection[Node]
                 if user not in labels:
                     labels[user] = RULES.get(call.name, pointwise)(ahead, call)
                     waiting.append(user)
-            elif call.name == "linear" and call["input"] is node:
+            elif call.name in _READERS and call["input"] is node:
                 if len(shape_of(node)) - 1 in ahead.of(node).dims:
                     return True
             elif is_tensor(node) and (call.pointwise or call.name in _JOINS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.graph.constructs.base import Construct
@@ -75,3 +76,14 @@ class LearnedQueries(Construct):
         queries = torch.zeros_like(self.queries) + self.queries
         seen = (self.q(queries) + self.k(x.mean((2, 3)))[:, None]).relu()
         return (queries + self.v(seen)).mT.unsqueeze(3)
+
+
+class ResizedPlaces(Construct):
+    """Codes for images of another size, one table for each depth."""
+
+    def layers(self) -> None:
+        self.table = nn.Parameter(torch.randn(2, 12, 4, 4))
+
+    def between(self, x: Tensor) -> Tensor:
+        codes = F.interpolate(self.table, size=x.shape[2:], mode="bicubic")
+        return (x + codes[0]).relu() + codes[1]
