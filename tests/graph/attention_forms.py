@@ -9,7 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.graph.attention_nets import DIM, HEADS, VALUES, WIDTH, Einsum, Fused, Separate, SharedKeys, WrittenOut
+from tests.graph.attention_nets import (
+    DIM,
+    HEADS,
+    VALUES,
+    WIDTH,
+    AsManyAsFit,
+    Einsum,
+    Fused,
+    Separate,
+    SharedKeys,
+    WrittenOut,
+)
 
 SHAPE = (2, 5, DIM)
 READ, MADE = [0, 3, 4, 6, 7], [1, 2]
@@ -56,5 +67,8 @@ FORMS = {
     "separate": Form(Separate, of_separate, WIDTH**-0.5, {"q": READ, "v": MADE}, {"key_dim": 5, "value_dim": 2}),
     "shared": Form(SharedKeys, of_shared, WIDTH**-0.5, {"q": READ, "v": MADE}, {"key_dim": 5}),
     "written out": Form(WrittenOut, of_separate, 0.3, {"q": READ, "v": MADE}, {"value_dim": 2, "num_heads": 3}),
+    "as many as fit": Form(
+        AsManyAsFit, of_separate, WIDTH**-0.5, {"q": READ, "v": MADE}, {"key_dim": 5, "value_dim": 2, "num_heads": 3}
+    ),
     "einsum": Form(Einsum, of_einsum, WIDTH**-0.5, {"q": READ, "kv": MADE}, {"key_dim": 5, "value_dim": 2}),
 }

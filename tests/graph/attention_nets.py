@@ -71,8 +71,21 @@ class WrittenOut(Separate):
         k = self.k(x).view(b, n, self.num_heads, -1).permute(0, 2, 3, 1).flatten(0, 1)
         v = self.v(x).view(b, n, self.num_heads, -1).transpose(1, 2).flatten(0, 1)
         x = torch.bmm((torch.bmm(q, k) * self.scale).softmax(-1), v)
-        x = x.view(b, self.num_heads, n, -1).transpose(1, 2).reshape(b, n, self.num_heads * self.value_dim)
-        return self.proj(x)  # type: ignore[no-any-return]
+        x = x.view(b, self.num_heads, n, -1).transpose(1, 2)
+        joined = (*x.size()[:-2], self.num_heads * self.value_dim)
+        return self.proj(x.reshape(*joined))  # type: ignore[no-any-return]
+
+
+class AsManyAsFit(Separate):
+    """Queries are as many heads as fit, keys and values as many as the code says, as in Whisper."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q = self.q(x).view(b, n, -1, self.key_dim).transpose(1, 2)
+        k = self.k(x).view(b, -1, self.num_heads, self.key_dim).transpose(1, 2)
+        v = self.v(x).view(b, -1, self.num_heads, self.value_dim).transpose(1, 2)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(b, n, -1))  # type: ignore[no-any-return]
 
 
 class Einsum(Separate):
@@ -197,6 +210,20 @@ class OneHead(nn.Module):
 
     def root(self, width: int) -> float | Tensor:
         return math.sqrt(width)
+
+
+class OneHeadInViews(OneHead):
+    """As many heads as fit, which is one, as in the first stage of SegFormer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key_dim, self.value_dim = WIDTH, VALUES
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = (layer(x).view(*x.shape[:-1], -1, self.key_dim).transpose(1, 2) for layer in (self.q, self.k))
+        v = self.v(x).view(*x.shape[:-1], -1, self.value_dim).transpose(1, 2)
+        made = (q @ k.mT / self.root(q.shape[-1])).softmax(-1) @ v
+        return self.proj(made.transpose(1, 2).reshape(*x.shape[:-1], -1))  # type: ignore[no-any-return]
 
 
 class OneHeadByTensor(OneHead):

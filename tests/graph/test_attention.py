@@ -38,6 +38,7 @@ from tests.graph.attention_nets import (
     OneHead,
     OneHeadByConstant,
     OneHeadByTensor,
+    OneHeadInViews,
     Separate,
     Shares,
 )
@@ -110,7 +111,7 @@ def test_rounding_of_a_factor_in_the_networks_own_precision_is_no_fault_of_a_cut
     assert isinstance(checked_cut(graph, net, FORMS["separate"].keep, x.float()), nn.Module)
 
 
-@pytest.mark.parametrize("kind", [OneHead, OneHeadByTensor])
+@pytest.mark.parametrize("kind", [OneHead, OneHeadByTensor, OneHeadInViews])
 def test_root_behind_products_of_one_head_is_made_up_for(kind: type[OneHead]) -> None:
     torch.manual_seed(1)
     net, x = kind().double().eval(), torch.randn(SHAPE, dtype=torch.float64)

@@ -188,10 +188,11 @@ def _views(code: ast.AST) -> Iterable[list[ast.expr]]:
 def _by_axis(arguments: list[ast.expr], at: _Frame, count: int) -> _Lengths:
     """What a view passes for each of its axes, None for those of ``*x.shape[:-1]`` or ``x.size()[:-1] + (...)``.
 
-    The whole shape may be in a local variable: ``x.view(shape)``.
+    The whole shape may be in a local variable: ``x.view(shape)``, ``x.view(*shape)``.
     """
     if len(arguments) == 1:
-        arguments = _several(_given(arguments[0], at)) or arguments
+        (whole,) = arguments
+        arguments = _several(_given(whole.value if isinstance(whole, ast.Starred) else whole, at)) or arguments
     stars = [place for place, each in enumerate(arguments) if isinstance(each, ast.Starred)]
     if not stars:
         return [*arguments]

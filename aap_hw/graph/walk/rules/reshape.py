@@ -15,9 +15,11 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch.fx import Node
 
 from aap_hw.graph.program.call import Call, is_tensor, shape_of
+from aap_hw.graph.program.source import path_of
 from aap_hw.graph.walk.labels import Labels
 from aap_hw.graph.walk.rules.registry import Result, rule
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
 
+_VIEWS = torch.ops.aten.view.default, torch.ops.aten.reshape.default
 # Ops beside element-wise ones after which each axis is what it was.
 _KEEP_AXES = frozenset({"contiguous", "clone", "dropout", "pad", "upsample_nearest2d", "upsample_bilinear2d"})
 
@@ -145,9 +148,6 @@ def _move(state: Labelling, call: Call, segments: list[Segment], literals: list[
         if len(varying) > 1:
             state.splits[call.node] = tuple(varying)
         adaptive = _adaptive(call.node, segment, varying, literals, heads)
-        if adaptive is None:
-            state.freeze(labels, "is reshaped to a length that the model's code fixes", call)
-            return Labels.none(len(after))
         if literals is not None and literals[adaptive] != -1:
             passed.append(adaptive)
         for dim in varying:
@@ -169,14 +169,32 @@ def _move(state: Labelling, call: Call, segments: list[Segment], literals: list[
 
 def _adaptive(
     node: Node, segment: Segment, varying: Sequence[int], literals: Sequence[int] | None, heads: int | None
-) -> int | None:
-    """Which axis of a segment gets shorter in a cut network; None if that is one whose length the code fixes."""
+) -> int:
+    """Which axis of a segment gets shorter in a cut network.
+
+    That whose length the code leaves to PyTorch, unless it is 1 or the code counts on it elsewhere; otherwise, as a
+    trial tells whether the number that is passed follows, that of channels.
+    """
     if heads in segment.after and len(segment.after) > 1:
         return heads  # of one head, too, which does not vary
     free = next((dim for dim in segment.after if literals is not None and literals[dim] == -1), None)
-    if free is not None:
-        return free if free in varying else None
+    if free in varying and not _is_passed_elsewhere(node, segment, free):
+        return free
     return next((dim for dim in varying if dim == _channel_axis(node)), varying[-1])
+
+
+def _is_passed_elsewhere(node: Node, segment: Segment, free: int) -> bool:
+    """Whether a view of the same module makes the same axes of one, and passes the length that this one leaves out.
+
+    So attention does whose keys are as many heads as ``self.num_heads``, while its queries are as many as fit.
+    """
+    after = slice(segment.after.start, segment.after.stop)
+    for other in (each for target in _VIEWS for each in node.graph.find_nodes(op="call_function", target=target)):
+        shape, lengths = shape_of(other), other.args[1]
+        is_like = len(shape) == len(shape_of(node)) and shape[after] == shape_of(node)[after]
+        if is_like and lengths[free] != -1 and path_of(other) == path_of(node):  # type: ignore[index]
+            return any(each.after == segment.after for each in _segments(shape_of(Call(other).first), shape))
+    return False
 
 
 def _channel_axis(node: Node) -> int | None:
