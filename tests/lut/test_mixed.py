@@ -68,14 +68,17 @@ class Mobile(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two stages of residual blocks, the second behind a projection; its inner groups come before the stream."""
+    """Two stages of residual blocks, the second behind a projection; its inner groups come before the stream.
+
+    The last block has a single channel inside.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = layer(3, 16, 3)
         self.first = nn.ModuleList([nn.Sequential(layer(16, 8, 3), nn.ReLU(), layer(8, 16, 3)) for _ in range(2)])
         self.second = nn.Sequential(layer(16, 16, 3, stride=2), nn.ReLU(), layer(16, 24, 3))
-        self.third = nn.Sequential(layer(24, 16, 3), nn.ReLU(), layer(16, 24, 3))
+        self.third = nn.Sequential(layer(24, 1, 3), nn.ReLU(), layer(1, 24, 3))
         self.shortcut, self.head = layer(16, 24, 1, stride=2), nn.Linear(24, 10)
 
     def forward(self, image: Tensor) -> Tensor:

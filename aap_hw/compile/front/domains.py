@@ -21,6 +21,7 @@ from aap_hw.compile.front.precision import layer_of, weights_in_int8
 from aap_hw.compile.keys.precision import BFLOAT16, INT8, MIXED, NetworkPrecision
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.program.call import is_tensor
 
 
 def mixed_network(graph: ChannelGraph, precision: NetworkPrecision = MIXED, half: str = BFLOAT16) -> MixedNetwork:
@@ -37,7 +38,7 @@ def mixed_network(graph: ChannelGraph, precision: NetworkPrecision = MIXED, half
         raise UserError("the network has no layer that could be in int8, so there are no precisions to mix")
     merged = _Merged()
     while True:
-        domains, read = _domains(split.floating, split.at(INT8), layers, merged)
+        domains, read = _domains(split.floating, split.at(INT8), layers, merged, _single_groups(graph))
         mixed = MixedNetwork(split, domains, read, (), precision=precision, half=half)
         forms, apart = _Drawn(mixed).forms()
         if not apart:
@@ -62,17 +63,25 @@ class _Merged:
         self._first |= dict.fromkeys(others, first)
 
 
+def _single_groups(graph: ChannelGraph) -> dict[str, str]:
+    """The free groups of one channel, by the values that hold nothing else: the widths of kernels do not name them."""
+    single = {group.name for group in graph.groups if group.width == 1 and group.frozen is None}
+    computed = [node.name for node in graph.program.graph.nodes if node.op == "call_function" and is_tensor(node)]
+    held = {name: list(graph.groups_at(name)) for name in computed} if single else {}
+    return {name: groups[0] for name, groups in held.items() if len(groups) == 1 and groups[0] in single}
+
+
 def _domains(
-    network: Network, in_int8: Network, layers: Sequence[Kernel], merged: _Merged
+    network: Network, in_int8: Network, layers: Sequence[Kernel], merged: _Merged, single: Mapping[str, str]
 ) -> tuple[dict[str, Domain], dict[str, tuple[str, ...]]]:
-    """The domains of a network in float32, and those that each layer reads."""
+    """The domains of a network in float32, and those that each layer reads; ``single`` is of `_single_groups`."""
     makers = {kernel.name: kernel for kernel in network.kernels}
     alone: dict[str, str] = {}  # values that no group makes
 
     def parts(value: str, layer: str) -> list[str]:
         maker = makers.get(value)
         groups = [name for name, _ in maker.width_out.terms] if maker is not None else []
-        return groups or [alone.setdefault(value, f"input of {layer}")]
+        return groups or [single.get(value) or alone.setdefault(value, f"input of {layer}")]
 
     for kernel in layers:
         merged.join(parts(kernel.inputs[0], layer_of(kernel)))

@@ -75,8 +75,8 @@ class Partition:
         stored: Collection[str] = (),
         without: Sequence[Block] = (),
     ) -> None:
-        # A group of one channel keeps it, so that its length needs no letter in a key.
-        # They keep their width, so that their lengths need no letter in a key.
+        # Nothing of a group of one channel can be cut, so that its length needs no letter in a key. A group of one head
+        # may be what is left of several, whose kernels have the same keys.
         single = {each.name: "it has one channel" for each in graph.groups if each.width == 1 and not each.is_of_heads}
         self.graph, self.memory = graph.frozen(single), Memory(nodes)
         self.inputs, self.batch = frozenset(node.name for node in inputs), shape_of(inputs[0])[0]
