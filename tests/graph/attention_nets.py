@@ -226,6 +226,20 @@ class OneHeadInViews(OneHead):
         return self.proj(made.transpose(1, 2).reshape(*x.shape[:-1], -1))  # type: ignore[no-any-return]
 
 
+class FittingHeads(nn.Module):
+    """As many heads of a kept width as fit; the products are divided by its root."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.width = DIM // heads
+        self.q, self.k, self.v, self.proj = (nn.Linear(DIM, DIM) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (layer(x).view(*x.shape[:-1], -1, self.width).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        made = (q @ k.mT / math.sqrt(self.width)).softmax(-1) @ v
+        return self.proj(made.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
 class OneHeadByTensor(OneHead):
     """The root is in a tensor, as GPT-2's is; no other number of the code is in doubt."""
 

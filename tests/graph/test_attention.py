@@ -29,6 +29,7 @@ from tests.graph.attention_nets import (
     DividedByMore,
     DividedByMoreInTensor,
     Embedded,
+    FittingHeads,
     FixedWidth,
     Gpt2,
     Gpt2Block,
@@ -137,6 +138,16 @@ def test_queries_keys_and_values_that_are_reshaped_to_one_number_are_cut_togethe
         assert (graph.cut(net, {"q": READ})(x) - wanted).abs().max() <= 1e-12
         assert (net(x) - wanted).abs().max() > 1e-3
     checked_cut(graph, net.float(), {"q": READ}, x.float())
+
+
+def test_root_of_one_heads_width_is_made_up_for_beside_a_block_whose_heads_go() -> None:
+    torch.manual_seed(1)
+    net, x = nn.Sequential(FittingHeads(1), FittingHeads(HEADS)).eval(), torch.randn(SHAPE)
+    graph = ChannelGraph.trace(net, (x,))
+    free = {group.name: group.width for group in graph.groups if group.frozen is None}
+    assert free == {"0.q": DIM, "0.proj": DIM, "1.q": HEADS}
+    smaller = checked_cut(graph, net, {"0.q": READ, "1.q": [0, 2]}, x)
+    assert [block.width for block in smaller] == [len(READ), DIM // HEADS]
 
 
 @pytest.mark.parametrize("kind", [Gpt2, Gpt2WrittenOut])

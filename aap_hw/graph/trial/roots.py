@@ -70,13 +70,15 @@ class Root:
 
 
 def take_up(labelling: Labelling, root: Root) -> bool:
-    """Let the weights before a product make up for a root, here and in all blocks alike; whether that is possible."""
+    """Let the weights before a product make up for a root, here and in all blocks alike; whether that is possible.
+
+    Not in blocks whose products keep their width, as those whose whole heads are cut.
+    """
     alike = [node for node in labelling.labels if node.op == "call_function" and _is_like(node, root.node)]
-    found = [Root.at(labelling, node) for node in alike]
-    if root.node in labelling.roots or not all(found):
+    if root.node in labelling.roots:
         return False
     rows: dict[Root, tuple[Rows, ...]] = {}
-    for each in filter(None, found):
+    for each in filter(None, (Root.at(labelling, node) for node in alike)):
         for operand in _OPERANDS[Call(each.product).name]:
             if taken := absorbing(labelling, each.product, operand):
                 rows[each] = taken
