@@ -149,7 +149,8 @@ def one_position(state: Labelling, call: Call) -> Result:
     labels = state.of(call.first)
     dim = call["dim"] % labels.rank
     if dim in labels.dims:
-        state.freeze(labels, _LITERAL, call)
+        if call.node.users or call["index"] not in (0, -1):  # code may only want the shape of what is left
+            state.freeze(labels, _LITERAL, call)
         return Labels.none(labels.rank - 1)
     return _dropped(labels, dim)
 
