@@ -36,7 +36,7 @@ RESHAPES = frozenset({"view", "reshape", "_unsafe_view", "expand", "unflatten"})
 NEW = frozenset({"zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full"})
 NORMS = frozenset({"group_norm", "layer_norm", "rms_norm"})
 LAYERS = NORMS.union(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
-_LENGTHS = SPLITS | RESHAPES | NEW | LAYERS
+_LENGTHS = SPLITS | RESHAPES | NEW | LAYERS | {"repeat", "tile"}
 _FILLED = frozenset({"full", "new_full"})
 # Export leaves it out where a tensor lies as it should, as one does whose channels are down to one.
 _COPY_IF_NEEDED = "contiguous"

@@ -105,3 +105,19 @@ class EfficientChannelAttention(Construct):
     def between(self, x: Tensor) -> Tensor:
         y = self.line(x.mean((2, 3)).unsqueeze(-1).transpose(1, 2)).transpose(1, 2).unsqueeze(-1)
         return x * y.sigmoid()
+
+
+class BestPixels(Construct):
+    """The pixels of which a layer thinks most, gathered by numbers that are repeated for each channel."""
+
+    frozen = ("best",)
+
+    def layers(self) -> None:
+        self.best = nn.Conv2d(12, 1, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2).mT
+        numbers = self.best(x).flatten(1).topk(16, 1).indices
+        first = pixels.gather(1, numbers.unsqueeze(-1).repeat(1, 1, pixels.shape[-1]))
+        second = pixels.relu().gather(1, numbers.unsqueeze(-1).expand(-1, -1, pixels.shape[-1]))
+        return (first + second).mT.unflatten(2, (4, 4))

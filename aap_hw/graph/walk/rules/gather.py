@@ -1,6 +1,9 @@
 """Taking positions by their numbers, as relative position biases are taken from a table for each pair of tokens.
 
 Channels along the other axes pass: those of a table (positions, heads) are one value for each head.
+
+`torch.gather` wants a number for each channel, so that the best queries of a detector are
+``x.gather(1, best[..., None].repeat(1, 1, c))``. Such copies of a number are as many as the channels, and go with them.
 """
 
 from __future__ import annotations
@@ -38,6 +41,32 @@ def by_numbers(state: Labelling, call: Call) -> Result:
     after = {dim: place + (new if place >= first else 0) for place, dim in enumerate(stays)}
     ids = np.expand_dims(ids, tuple(range(first, first + new)))
     return Labels(ids, frozenset(after[dim] for dim in labels.dims))
+
+
+@rule("gather")
+def by_repeated_numbers(state: Labelling, call: Call) -> Result:
+    """Positions along one axis, whose numbers are the same for all channels along another."""
+    labels, dim = state.of(call.first), call["dim"] % len(call.out_shape)
+    if not labels.dims or state.of(call["index"]).dims != labels.dims or dim in labels.dims:
+        return state.not_understood(call)
+    state.tie(labels.ids, state.of(call["index"]).ids, call)
+    return labels
+
+
+def channels_of_gathered(state: Labelling, repeated: Call) -> Labels | None:
+    """Labels of numbers that are repeated for each channel of what is gathered by them; None of anything else."""
+    shape, before = repeated.out_shape, shape_of(repeated.first)
+    users = [Call(user) for user in repeated.node.users]
+    if len(users) != 1 or users[0].name != "gather" or users[0]["index"] is not repeated.node:
+        return None
+    labels = state.labels.get(users[0].first)
+    if not isinstance(labels, Labels) or len(labels.dims) != 1 or len(before) != len(shape):
+        return None
+    (axis,) = labels.dims
+    if axis == users[0]["dim"] % len(shape) or before[axis] != 1 or labels.ids.size != shape[axis]:
+        return None
+    state.length(repeated, axis, shape[axis], labels.ids.ravel())
+    return Labels.along(len(shape), axis, labels.ids.ravel())
 
 
 def _is_mask(node: Node) -> bool:

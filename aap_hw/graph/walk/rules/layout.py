@@ -9,6 +9,7 @@ import numpy as np
 
 from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.walk.labels import Labels
+from aap_hw.graph.walk.rules.gather import channels_of_gathered
 from aap_hw.graph.walk.rules.registry import Result, rule
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ def around(state: Labelling, call: Call) -> Result:
 def repeat(state: Labelling, call: Call) -> Result:
     """Whole copies side by side: each channel occurs as often as there are copies."""
     counts = list(call["repeats"] if call.get("repeats") is not None else call["dims"])
+    if (gathered := channels_of_gathered(state, call)) is not None:
+        return gathered
     labels = state.of(call.first)
     labels = labels.with_rank(max(labels.rank, len(counts)))
     counts = [1] * (labels.rank - len(counts)) + counts

@@ -21,6 +21,7 @@ from torch.fx import Node
 from aap_hw.graph.program.call import Call, is_tensor, shape_of
 from aap_hw.graph.program.source import path_of
 from aap_hw.graph.walk.labels import Labels
+from aap_hw.graph.walk.rules.gather import channels_of_gathered
 from aap_hw.graph.walk.rules.registry import Result, rule
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def view(state: Labelling, call: Call) -> Result:
 @rule("expand", "broadcast_to")
 def expand(state: Labelling, call: Call) -> Result:
     """Axes of length 1 repeated; a length of -1 leaves an axis as it is."""
+    if (gathered := channels_of_gathered(state, call)) is not None:
+        return gathered
     before, after = shape_of(call.first), call.out_shape
     labels = state.of(call.first).with_rank(len(after))
     padded = (1,) * (len(after) - len(before)) + before
