@@ -88,6 +88,22 @@ class AsManyAsFit(Separate):
         return self.proj(x.transpose(1, 2).reshape(b, n, -1))  # type: ignore[no-any-return]
 
 
+class RelativePlaces(Separate):
+    """Queries meet codes of relative positions as well as keys, as in SAM: only the keys can make up for the root."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(9, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[1])
+        codes = self.table[places[:, None] - places + x.shape[1] - 1]
+        q, k = self.by_head(self.q(x), self.key_dim), self.by_head(self.k(x), self.key_dim)
+        bias = torch.einsum("nhqd,qkd->nhqk", q, codes)
+        x = F.scaled_dot_product_attention(q, k, self.by_head(self.v(x), self.value_dim), attn_mask=bias)
+        return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
 class Einsum(Separate):
     """Letters, with a split of one layer for keys and values."""
 

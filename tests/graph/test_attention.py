@@ -40,6 +40,7 @@ from tests.graph.attention_nets import (
     OneHeadByConstant,
     OneHeadByTensor,
     OneHeadInViews,
+    RelativePlaces,
     Separate,
     Shares,
 )
@@ -80,6 +81,21 @@ def test_what_is_left_is_the_attention_of_what_is_left(form: Form) -> None:
         assert (net(x) - wanted).abs().max() > 1e-3
     assert {name: getattr(smaller, name) for name in form.widths} == form.widths
     checked_cut(graph, net.float(), form.keep, x.float())
+
+
+def test_codes_that_queries_are_multiplied_with_go_with_them() -> None:
+    torch.manual_seed(1)
+    net, x = RelativePlaces().double().eval(), torch.randn(SHAPE, dtype=torch.float64)
+    graph = ChannelGraph.trace(net, (x,))
+    assert {group.name for group in graph.groups if group.frozen is None} == {"q", "v"}
+    q, k, v = FORMS["separate"].operands(net, x)
+    q, v = q * masked(WIDTH, READ), v * masked(VALUES, MADE)
+    codes = torch.stack([net.table[place : place + 5].flip(0) for place in range(5)])
+    weights = torch.einsum("nhqd,nhkd->nhqk", q, k) * WIDTH**-0.5 + torch.einsum("nhqd,qkd->nhqk", q, codes)
+    smaller = checked_cut(graph, net, {"q": READ, "v": MADE}, x)
+    with torch.no_grad():
+        wanted = net.proj((weights.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        assert (smaller(x) - wanted).abs().max() <= 1e-12
 
 
 @pytest.mark.parametrize("layer", ["q.weight", "k.weight", "v.weight", "q.bias"])

@@ -3,7 +3,8 @@
 Position codes of shape (places, channels) are sliced by the number of tokens or get an axis for the images before they
 are added: ``x + self.pos[: x.shape[1]]``, ``x + self.pos.unsqueeze(0)``; those of rows and columns are added to each
 other or lie side by side. The slice alone does not tell the axes apart. So each axis is followed, by the rules that
-channels follow, to where the table meets a value with channels, or a layer reads it, as learnt queries are.
+channels follow, to where the table meets a value with channels, in a product, too, or a layer reads it, as learnt
+queries are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
 _SAME = frozenset({"_to_copy", "alias", "detach", "dropout", "to", "zeros_like"})
 _RESIZED = frozenset({"upsample_bicubic2d", "upsample_bilinear2d", "upsample_linear1d"})
 _PASSES = MOVES | _JOINS | _RESIZED | _SAME | {"adjoint", "expand", "numpy_T", "repeat"}
+_PRODUCTS = frozenset({"bmm", "einsum", "matmul"})
 # What reads channels along the last axis of its input.
 _READERS = frozenset({"layer_norm", "linear", "rms_norm"})
 
@@ -34,16 +36,25 @@ _READERS = frozenset({"layer_norm", "linear", "rms_norm"})
 def tables_of(nodes: Iterable[Node], parameters: Iterable[str]) -> set[Node]:
     """What a program makes of parameters alone, by moving them and by calculating with single elements.
 
+    Rows may be taken by numbers that the code makes, as those of relative positions are.
+
     Parameters
     ----------
     parameters
         Names of the nodes that stand for parameters.
     """
-    names, found = frozenset(parameters), set[Node]()
+    names, found, made = frozenset(parameters), set[Node](), set[Node]()
     for node in nodes:
-        passes = node.op == "call_function" and (Call(node).name in _PASSES or Call(node).pointwise)
         read = node.all_input_nodes
-        if passes and read and all(each in found or each.name in names for each in read):
+        if node.op != "call_function":
+            continue
+        if made.issuperset(read):
+            made.add(node)
+            continue
+        passes = Call(node).name in _PASSES or Call(node).pointwise
+        if Call(node).name == "index":
+            passes, read = made.issuperset(read[1:]), read[:1]
+        if passes and all(each in found or each.name in names for each in read):
             found.add(node)
     return found
 
@@ -96,6 +107,14 @@ def _meets(state: Labelling, parameter: Node, dim: int, tables: Collection[Node]
                     waiting.append(user)
             elif call.name in _READERS and call["input"] is node:
                 if len(shape_of(node)) - 1 in ahead.of(node).dims:
+                    return True
+            elif call.name in _PRODUCTS:
+                labels.update(
+                    (each, state.labels[each]) for each in {*call.tensors} & state.labels.keys() - labels.keys()
+                )
+                if labels.keys() >= {*call.tensors}:
+                    RULES[call.name](ahead, call)
+                if user in ahead.products:
                     return True
             elif is_tensor(node) and (call.pointwise or call.name in _JOINS):
                 axes = {axis - len(shape_of(node)) for axis in ahead.of(node).dims}
