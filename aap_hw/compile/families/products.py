@@ -3,7 +3,7 @@
 A key holds the lengths of the axes in ``shape``, with ``i`` and ``o`` for the widths read and made. It also says where
 the values (n, h, row, column) of each tensor lie: with ``left=n;a,b,c,d;e``, value (n, h, row, column) of a tensor of n
 values lies at e + a n + b h + c row + d column. A tensor that the key does not mention lies in this order of axes
-without gaps.
+without gaps. ``constant`` names a tensor that is a constant of the model, and ``masked_by`` tells which masks are.
 """
 
 from __future__ import annotations

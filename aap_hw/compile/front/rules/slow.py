@@ -1,7 +1,7 @@
 """Operators that we have no schedule for: each becomes a kernel on the slow path, whose key holds the call itself.
 
-A key has two widths. If a call depends on more, or on a width in a nonlinear way, the groups in question are fixed, and
-the kernel has one size.
+A key has two widths. If a call depends on more, or on a width in a nonlinear way, the groups in question are fixed.
+Then the operator may have a schedule after all; else its kernel has one size.
 """
 
 from __future__ import annotations
