@@ -28,12 +28,14 @@ def granularity_of(profile: DeviceProfile, target: DeviceTarget) -> int:
 def group_candidates(graph: ChannelGraph, granularity: int, at_most: int) -> dict[str, tuple[int, ...]]:
     """Candidate widths of each channel group, ascending; a frozen group has its own width only.
 
-    Heads are computed one by one, so that any number of them is worth considering.
+    Heads are computed one by one, so that any number of them is worth considering; also where the model's code
+    leaves no other choice than to cut whole ones.
     """
+    heads = {group.name for group in graph.groups if group.is_of_heads or graph.kinds[group.name] == "heads"}
     return {
         group.name: (group.width,)
         if group.frozen
-        else candidate_widths(group.width, 1 if group.is_of_heads else granularity, at_most)
+        else candidate_widths(group.width, 1 if group.name in heads else granularity, at_most)
         for group in graph.groups
     }
 

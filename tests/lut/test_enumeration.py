@@ -12,7 +12,7 @@ from aap_hw.device import load_profile
 from aap_hw.graph import ChannelGraph
 from aap_hw.lut.enumeration import granularity_of, group_candidates, points_of
 from tests.compile.running import target
-from tests.graph.attention_nets import DIM, Fused
+from tests.graph.attention_nets import DIM, HEADS, FittingHeads, Fused
 from tests.lut.tiny import CLASSES, FIRST_WIDTHS, INPUT, POINTS, SECOND_WIDTHS, Joined, Tiny
 
 
@@ -35,6 +35,11 @@ def test_points_of_a_small_network_are_those_written_down_by_hand() -> None:
         ("second",),
         ("second",),
     ]
+
+
+def test_any_number_of_heads_is_a_candidate_where_the_code_cuts_whole_ones() -> None:
+    graph = ChannelGraph.trace(FittingHeads(HEADS).eval(), (torch.zeros(1, 5, DIM),))
+    assert group_candidates(graph, 8, 8) == {"q": (1, 2, 3), "proj": (DIM,)}
 
 
 def test_kernels_of_many_groups_are_listed_by_the_sums_of_their_widths() -> None:
