@@ -178,10 +178,10 @@ def _adaptive(
     That whose length the code leaves to PyTorch, unless it is 1 or the code counts on it elsewhere; otherwise, as a
     trial tells whether the number that is passed follows, that of channels.
     """
-    if heads in segment.after and len(segment.after) > 1:
+    if heads is not None and heads in segment.after and len(segment.after) > 1:
         return heads  # of one head, too, which does not vary
     free = next((dim for dim in segment.after if literals is not None and literals[dim] == -1), None)
-    if free in varying and not _is_passed_elsewhere(node, segment, free):
+    if free is not None and free in varying and not _is_passed_elsewhere(node, segment, free):
         return free
     return next((dim for dim in varying if dim == _channel_axis(node)), varying[-1])
 
@@ -195,7 +195,7 @@ def _is_passed_elsewhere(node: Node, segment: Segment, free: int) -> bool:
     for other in (each for target in _VIEWS for each in node.graph.find_nodes(op="call_function", target=target)):
         shape, lengths = shape_of(other), other.args[1]
         is_like = len(shape) == len(shape_of(node)) and shape[after] == shape_of(node)[after]
-        if is_like and lengths[free] != -1 and path_of(other) == path_of(node):  # type: ignore[index]
+        if is_like and lengths[free] != -1 and path_of(other) == path_of(node):
             return any(each.after == segment.after for each in _segments(shape_of(Call(other).first), shape))
     return False
 
