@@ -206,3 +206,25 @@ def test_inputs_of_other_computed_weights_stay(name: str) -> None:
     assert graph.group("stem").frozen is not None
     keep = {group.name: FILTERS for group in graph.groups if group.frozen is None}
     assert isinstance(checked_cut(graph, net, keep, images), nn.Module)
+
+
+class TurnedOver(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Linear(3, 6), nn.Linear(width, 2)
+        self.matrix, self.bias = nn.Parameter(torch.randn(6, width)), nn.Parameter(torch.randn(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.linear(self.stem(x), self.matrix.t(), self.bias).relu())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("width", [6, 5])
+def test_matrix_that_is_only_turned_over_is_cut_along_both_axes(width: int) -> None:
+    torch.manual_seed(0)
+    net, x = TurnedOver(width).double().eval(), torch.randn((4, 3), dtype=torch.float64)
+    graph = ChannelGraph.trace(net, (x,))
+    assert {group.name for group in graph.groups if group.frozen is None} == {"stem", "matrix"}
+    smaller = checked_cut(graph, net, {"stem": [0, 2, 3], "matrix": [1, 4]}, x)
+    with torch.no_grad():
+        made = F.linear(net.stem(x)[:, [0, 2, 3]], net.matrix[[0, 2, 3]].t(), net.bias).relu()[:, [1, 4]]
+        assert (smaller(x) - F.linear(made, net.last.weight[:, [1, 4]], net.last.bias)).abs().max() <= 1e-12

@@ -301,11 +301,12 @@ class Labelling(Notes):
         self._weights.update(weights)
         self.inside |= inside
         self.computed.update({each.source: each for each in weights.values()})
-        by_code = {each.weight: each for each in code_weights(program, self._parameters) if each.weight not in weights}
-        self._with_inputs.update(source for each in by_code.values() for source in each.sources)
         self._tables |= tables_of(program.graph.nodes, self._parameters)
         stored = {key: name for key, name in self._parameters.items() if name not in {*self.kept, *self.computed}}
         self._matrices.update(matrices_of(program, stored))
+        known = {*weights, *self._matrices}
+        by_code = {each.weight: each for each in code_weights(program, self._parameters) if each.weight not in known}
+        self._with_inputs.update(source for each in by_code.values() for source in each.sources)
         for node in tables_late(program.graph.nodes, self._tables):
             self.labels[node] = self._visit(node)
             if node in by_code:
