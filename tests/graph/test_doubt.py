@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.check.self_check import checked_cut
 from aap_hw.graph.trial.surprises import Trials
 from tests.graph.ground_truth import IMAGES, assert_cut_equals_silenced, assert_widths_follow, random_keep, traced
 from tests.graph.nets import Head, conv
@@ -138,3 +139,34 @@ def test_a_copy_that_one_channel_does_not_need_is_no_fault_of_the_code() -> None
     model, graph, images = traced(OneLiesAsItShould(), IMAGES)
     assert [group.name for group in graph.groups if group.frozen] == ["head.linear"]
     assert_cut_equals_silenced(model, graph, images, {"narrow": [1], "stem.0": [0, 1, 4, 6, 7]})
+
+
+class CountedOnAnother(nn.Module):
+    """Attention whose values and root are as wide as another tensor, and whose result is rolled by a count of its own.
+
+    If all are cut alike, the root is that of the queries' width, but what is rolled still does not follow.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.other = (nn.Linear(3, 12) for _ in range(4))
+        self.head, self.second = nn.Linear(12, 4), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, (q, k, other) = x.shape[0], (layer(x) for layer in (self.q, self.k, self.other))
+        q = q.reshape(n, -1, q.shape[-1])
+        k = k.reshape(n, -1, k.shape[-1])
+        other = other.reshape(n, -1, other.shape[-1])
+        v = self.v(x).reshape(n, -1, other.shape[-1])
+        weights = q @ k.mT
+        weights = (weights * other.shape[-1] ** -0.5).softmax(-1)
+        made = (weights @ v).roll(v.shape[-1] // 2, 1)
+        return self.head(made) + self.second(other)  # type: ignore[no-any-return]
+
+
+def test_what_was_made_up_for_while_channels_were_tied_in_vain_is_forgotten() -> None:
+    torch.manual_seed(0)
+    model, graph, inputs = traced(CountedOnAnother(), (2, 5, 3))
+    assert [group.name for group in graph.groups if group.frozen is None] == ["q"]
+    assert not graph.has_factors
+    checked_cut(graph, model, {"q": [0, 2, 3, 7, 11]}, inputs)

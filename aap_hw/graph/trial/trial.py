@@ -5,7 +5,7 @@ taken apart or calculated with (`Labelling.doubtful`), only running the code wit
 cut a little, and what the cut model does is compared with what was predicted (`surprises`). What does not follow
 freezes the channels that reach it, and the rest is tried again. If none that reaches it can be cut, its numbers count
 other channels: the groups that are enough to surprise are looked for (`culprits`), and freeze alone. Nets without
-doubtful nodes need no trial.
+doubtful nodes and without numbers of their own code need no trial.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _tried_when_tied(
     Those of views with others that are as long, or with the ones that the layers before them read, the rows of weights
     that are taken apart with their columns, and the halves or thirds that slices take.
     """
-    before = labelling.partition.mark()
+    before = labelling.mark()
     ways: tuple[Callable[[], bool], ...] = (
         lambda: tie_equal_lengths(labelling, blamed),
         lambda: tie_to_what_is_read(labelling, grouping, blamed) or tie_pieces_to_columns(labelling, blamed),
@@ -110,7 +110,7 @@ def _tried_when_tied(
             others = [] if surprise is None else _blamed(labelling, settled.grouping, surprise)
             if surprise is None or (others and not set(others) & set(blamed)):
                 return settled, surprise
-        labelling.partition.back_to(before)
+        labelling.back_to(before)
     return None
 
 

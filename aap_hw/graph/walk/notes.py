@@ -89,3 +89,15 @@ class Notes:
     def rescaled(self, node: Node, rows: tuple[Rows, ...], ids: IntArray) -> None:
         """Note that attention divides by the root of how many `ids` there are, for which `rows` can make up."""
         self.divided.append(Divided(node, rows, ids))
+
+    def mark(self) -> tuple[tuple[int, int], int, int]:
+        """How much has been tied, frozen and made up for so far, for `back_to`."""
+        return self.partition.mark(), len(self.divided), len(self.roots)
+
+    def back_to(self, mark: tuple[tuple[int, int], int, int]) -> None:
+        """Forget what was tied, frozen and made up for since."""
+        of_partition, divided, roots = mark
+        self.partition.back_to(of_partition)
+        del self.divided[divided:]
+        for node in [*self.roots][roots:]:
+            del self.roots[node]
