@@ -255,13 +255,13 @@ class Watcher(fx.Interpreter):
 
 
 def up_to_last(network: fx.GraphModule, observed: Collection[str]) -> fx.GraphModule:
-    """The part of a network that is needed to observe some nodes: all up to the last of them."""
+    """The part of a network that is needed to observe some nodes: all up to the last of them, and every input."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     missing = set(observed)
     for node in network.graph.nodes:
         if node.op == "output" or (not missing and node.op != "placeholder"):
-            break
+            continue
         copies[node] = graph.node_copy(node, copies.__getitem__)
         if copies[node].name != node.name:
             raise ValueError(f"node {node.name} was renamed to {copies[node].name} when it was copied")

@@ -311,3 +311,7 @@ def test_a_shuffled_network_is_scored_in_batches_that_differ_in_length():
     assert cuttable
     assert {group: score.size for group, score in many.items()} == cuttable
     assert_same(many, attention_scores(net, [images(7)]))
+
+
+def test_a_network_of_which_nothing_can_be_cut_has_no_scores():
+    assert attention_scores(nn.Linear(3, 2).eval(), [torch.randn(4, 3)]) == {}
