@@ -10,7 +10,7 @@ import warnings
 
 import torch
 from _coverage_case import KEPT
-from _coverage_sets import inputs, network
+from _coverage_sets import network
 from torch import nn
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     kind, name = sys.argv[1:]
     found = network(kind, name)
-    model, examples = found.build().eval(), inputs(found)
+    model, examples = found.build().eval(), found.inputs()
     heads = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1000]
     pruner = torch_pruning.pruner.MagnitudePruner(
         model,

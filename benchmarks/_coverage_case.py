@@ -30,21 +30,21 @@ COMPILED = 1e-4
 
 def examine(kind: str, name: str, *, to_compile: bool = True) -> dict[str, Any]:
     """The row of one network; without its kernels if they are not to be compiled."""
-    from _coverage_sets import inputs, network
+    from _coverage_sets import network
     from _liven import enliven
 
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     torch.manual_seed(0)
     found = network(kind, name)
-    model, example = found.build().eval(), tuple(torch.zeros(1, *shape) for shape in found.shapes)
+    model, example = found.build().eval(), tuple(torch.zeros_like(each) for each in found.inputs())
     row: dict[str, Any] = {
         "model": name,
         "status": "fails to trace",
         "input": ",".join("x".join(map(str, shape)) for shape in found.shapes),
     }
     try:
-        enliven(model, inputs(found, 4))  # first, as some networks keep what they compute of their weights
+        enliven(model, found.inputs(4))  # first, as some networks keep what they compute of their weights
         began = time.process_time()
         graph = ChannelGraph.trace(model, example)
         traced_s = time.process_time() - began
@@ -60,7 +60,7 @@ def examine(kind: str, name: str, *, to_compile: bool = True) -> dict[str, Any]:
         smaller = graph.cut(model, keep)
         row["seconds"] = traced_s + time.process_time() - began
         row["status"] = "the cut network fails"
-        samples = [tuple(each.double() for each in inputs(found)) for _ in range(2)]
+        samples = [_in(torch.float64, found.inputs()) for _ in range(2)]
         row["max_error"], is_alive = _difference(smaller, Silenced(graph, model, keep), samples)
         if not row["max_error"] <= (ROUNDED if _rounds(graph) else EXACT) or not is_alive:
             return {**row, "status": "wrong"}
@@ -73,8 +73,7 @@ def examine(kind: str, name: str, *, to_compile: bool = True) -> dict[str, Any]:
         program = export(smaller, example)
         row["achieved_macs"] = sum(multiply_accumulates(program).values()) / macs
         row |= {"exported": True, "status": "fails to compile"}
-        images = tuple(each.float() for each in samples[0])
-        return row | (_compiled(smaller, images) if to_compile else {"status": "ok"})
+        return row | (_compiled(smaller, _in(torch.float32, samples[0])) if to_compile else {"status": "ok"})
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         return {**row, "reason": f"{type(error).__name__}: {first[:200]}"}
@@ -104,6 +103,11 @@ def _in_groups(graph: ChannelGraph) -> dict[str, Any]:
     }
 
 
+def _in(precision: torch.dtype, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Inputs with floats of a precision; whole numbers stay what they are."""
+    return tuple(each.to(precision) if each.is_floating_point() else each for each in inputs)
+
+
 def _difference(smaller: nn.Module, whole: nn.Module, samples: list[tuple[Tensor, ...]]) -> tuple[float, bool]:
     """By how much the outputs differ, as a share of the largest one, and whether there are any but zeros."""
     pairs = [pair for each in samples for pair in zip(_outputs(smaller, each), _outputs(whole, each), strict=True)]
@@ -124,7 +128,7 @@ def _compiled(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
         network = compile_network(model, inputs, CpuTarget.of(host_options(), 1), library)
         compile_s = time.process_time() - began
         loaded = LocalDevice(load_profile("x86").model_copy(update={"threads": 1})).load(library)
-        loaded.set_inputs("main", [each.float().numpy() for each in inputs])
+        loaded.set_inputs("main", [each.numpy() for each in inputs])
         actual = [torch.from_numpy(output) for output in loaded.run("main")]
     largest = max(float(output.abs().max()) for output in expected)
     difference = max(float((a - b).abs().max()) for a, b in zip(actual, expected, strict=True)) / largest

@@ -12,9 +12,9 @@ from typing import Any
 HEAD = """# What can be cut
 
 How much of a network can be pruned, and is the result right? Tried with networks that people deploy and with those of
-torchvision and timm. Each is traced, and every channel group that can be cut is cut to 60 % of its channels, chosen at
-random. The cut network must then compute what the whole one does without the channels that went (float64; a norm is
-taken over the channels that stay).
+torchvision, timm and transformers. Each is traced, and every channel group that can be cut is cut to 60 % of its
+channels, chosen at random. The cut network must then compute what the whole one does without the channels that went
+(float64; a norm is taken over the channels that stay).
 """
 COLUMNS = """
 - **MACs that can go**: the share of the multiply-accumulates (MACs) in layers that make or read channels of a group
@@ -32,7 +32,12 @@ COLUMNS = """
 """
 MADE = "Made by `python benchmarks/coverage.py --document docs/coverage.md` from the results beside it; do not edit.\n"
 # In this order; sets that are not named come last.
-TITLES = {"deployed": "Networks that people deploy", "torchvision": "torchvision", "timm": "timm"}
+TITLES = {
+    "deployed": "Networks that people deploy",
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "transformers": "transformers",
+}
 ABOUT = {
     "deployed": "Detectors as ultralytics exports them and before their boxes are decoded, segmentation, poses, "
     "super-resolution, sound, text lines, clips and attention, with inputs of the sizes that people use. Weights are "
@@ -40,6 +45,8 @@ ABOUT = {
     "torchvision": "All of its classifiers, three of its segmentation networks and the backbone of a detector, on "
     "small images.",
     "timm": "One or two networks of each of many families, on small images.",
+    "transformers": "Architectures of Hugging Face's library, version 5.24, in small: images, text and sound. What can "
+    "be cut depends on how their code is written, not on how wide and deep they are.",
 }
 ENOUGH = 95.0
 # Percent of the multiply-accumulates that are worth a word.

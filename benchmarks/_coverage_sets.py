@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from _deployed_set import NETWORKS, Deployed
-from torch import Tensor, nn
+import _deployed_set as deployed
+import _transformers_set as transformers
+from _deployed_set import Deployed
+from torch import nn
 
 # Images are this large unless a network needs more.
 SIDE = 64
@@ -55,21 +56,17 @@ def _torchvision() -> list[str]:
     return [*torchvision.models.list_models(torchvision.models), *SEGMENTATION, SSD_BACKBONE]
 
 
-SETS = {"torchvision": _torchvision(), "timm": TIMM, "deployed": list(NETWORKS)}
-QUICK = {"torchvision": "squeezenet1_1", "timm": "lcnet_050", "deployed": "tc_resnet8"}
+NAMED = {"deployed": deployed.NETWORKS, "transformers": transformers.NETWORKS}
+SETS = {"torchvision": _torchvision(), "timm": TIMM, **{name: list(networks) for name, networks in NAMED.items()}}
+QUICK = {"torchvision": "squeezenet1_1", "timm": "lcnet_050", "deployed": "tc_resnet8", "transformers": "vit"}
 
 
 def network(kind: str, name: str) -> Deployed:
     """A network of a set."""
-    if kind == "deployed":
-        return NETWORKS[name]
+    if kind in NAMED:
+        return NAMED[kind][name]
     side = SIDES[kind].get(name, SIDE)
     return Deployed(lambda: _built(kind, name), ((3, side, side),), kind)
-
-
-def inputs(network: Deployed, batch: int = 1) -> tuple[Tensor, ...]:
-    """Random inputs that a network takes."""
-    return tuple(torch.randn(batch, *shape) for shape in network.shapes)
 
 
 def _built(kind: str, name: str) -> nn.Module:

@@ -24,16 +24,26 @@ class Deployed:
     build : makes it, with random weights.
     shapes : of its inputs, without the batch axis.
     package : what must be installed, as Python imports it.
+    numbers : for each input, how many whole numbers there are to draw from; 0 for one of floats, as all are by default.
     """
 
     build: Callable[[], nn.Module]
     shapes: tuple[Shape, ...]
     package: str = "torchvision"
+    numbers: tuple[int, ...] = ()
 
     @property
     def is_installed(self) -> bool:
         """Whether its package is there."""
         return find_spec(self.package) is not None
+
+    def inputs(self, batch: int = 1) -> tuple[torch.Tensor, ...]:
+        """Random inputs that it takes."""
+        numbers = self.numbers or (0,) * len(self.shapes)
+        return tuple(
+            torch.randint(count, (batch, *shape)) if count else torch.randn(batch, *shape)
+            for shape, count in zip(self.shapes, numbers, strict=True)
+        )
 
 
 def _timm(name: str, side: int = 224) -> Deployed:

@@ -1,4 +1,4 @@
-"""Which networks can be cut, and whether the result is right: torchvision's, timm's of many families, deployed ones.
+"""Which networks can be cut, and whether the result is right: torchvision's, timm's, transformers', deployed ones.
 
 Every network is traced, all its free channel groups are cut to 60 %, and the cut network is compared, in float64, with
 the exported program of the whole one, run without the channels that went (norms are taken over those that stay). It
@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _coverage_sets import QUICK, SETS, network
+from _coverage_sets import NAMED, QUICK, SETS, network
 from _isolated import append, in_its_own_process, journalled
 
 LIMIT_S = 600
@@ -66,8 +66,8 @@ def main() -> None:
     names = [name for name in options.models.split(",") if name] or list(SETS[options.set])
     if options.quick:
         names = [QUICK[options.set]]
-    if options.set == "deployed" and (unknown := {*names} - {*SETS["deployed"]}):
-        parser.error(f"there is no network {min(unknown)}; there are {', '.join(SETS['deployed'])}")
+    if options.set in NAMED and (unknown := {*names} - {*SETS[options.set]}):
+        parser.error(f"there is no network {min(unknown)}; there are {', '.join(SETS[options.set])}")
     settings = {"set": options.set, "compile": not options.no_compile, "machine": machine()}
     done, rows, absent = journalled(options.journal, settings), [], []
     for name in names:
