@@ -50,6 +50,11 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     "step slice": (lambda net, x: x[:, ::2], 4, "x[...]"),
     "select": (lambda net, x: x[:, 0].unsqueeze(1), 1, "x[...]"),
     "index": (lambda net, x: x[:, [0, 3, 1]], 3, "x[...]"),
+    "gather by numbers for fewer channels": (
+        lambda net, x: x.gather(2, net.mixer(x)[:, :4].long().clamp(0, 7)),
+        4,
+        "x.gather",
+    ),
     "unbind": (lambda net, x: torch.stack(x.unbind(1)[:3], 1), 3, "x.unbind"),
     "split": (lambda net, x: x.split(4, 1)[1], 4, "split"),
     "split into unequal pieces": (lambda net, x: x.split((3, 5), 1)[0], 3, "split"),

@@ -47,9 +47,10 @@ def by_numbers(state: Labelling, call: Call) -> Result:
 def by_repeated_numbers(state: Labelling, call: Call) -> Result:
     """Positions along one axis, whose numbers are the same for all channels along another."""
     labels, dim = state.of(call.first), call["dim"] % len(call.out_shape)
-    if not labels.dims or state.of(call["index"]).dims != labels.dims or dim in labels.dims:
-        return state.not_understood(call)
-    state.tie(labels.ids, state.of(call["index"]).ids, call)
+    numbers = state.of(call["index"])
+    if not labels.dims or numbers.dims != labels.dims or dim in labels.dims or numbers.ids.shape != labels.ids.shape:
+        return state.not_understood(call)  # numbers for fewer channels take the first ones
+    state.tie(labels.ids, numbers.ids, call)
     return labels
 
 
