@@ -303,12 +303,14 @@ class SpatialGate(nn.Module):
             return x * self.window(0.5 * x.mean(1, keepdim=True) + 0.5 * x.amax(1, keepdim=True)).sigmoid()
         if self.how == "of torch.max":
             seen = torch.mean(x, 1).unsqueeze(1), torch.max(x, 1)[0].unsqueeze(1)
+        elif self.how == "stacked":
+            return x + x * (1 + self.window(torch.stack([x.mean(1), x.max(1).values], 1)).sigmoid())
         else:
             seen = x.mean(1, keepdim=True), x.amax(1, keepdim=True)
         return x + x * (1 + self.window(torch.cat(seen, 1)).sigmoid()).expand_as(x)
 
 
-@pytest.mark.parametrize("how", ["of torch.max", "joined", "added"])
+@pytest.mark.parametrize("how", ["of torch.max", "stacked", "joined", "added"])
 def test_spatial_gate_looks_at_the_channels_that_stay(how: str) -> None:
     net, graph, images = ready(lambda: SpatialGate(how))
     assert (graph.group("stem").renormalised or "").startswith("is reduced for a spatial gate (")

@@ -16,7 +16,7 @@ from aap_hw.graph.walk.rules.statistics import plain
 _STATISTICS = frozenset({"amax", "amin", "max", "mean", "min"})
 _LAYERS = frozenset({"conv1d", "conv2d", "conv3d"})
 _SAME = frozenset({"_to_copy", "alias", "clone", "contiguous", "detach", "dropout", "to"})
-_PASSES = frozenset({"batch_norm", "cat", "concat", "concatenate", "pad", "unsqueeze"})
+_PASSES = frozenset({"batch_norm", "cat", "concat", "concatenate", "pad", "stack", "unsqueeze"})
 
 
 def is_of_gate(call: Call) -> bool:
