@@ -5,7 +5,7 @@ Used for queries, or else keys, that must be multiplied by a number; see `scalin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def absorbing(state: Labelling, attention: Node, operand: str) -> tuple[Rows, ..
     if call.name == "addmm":
         return Rows(str(state.parameter_name(weight)), rows, 1), Rows(str(state.parameter_name(bias)), rows)
     filters = [state.filters(each) for each in parameters]
-    found = tuple(Rows(each.parameter, each.places[rows]) for each in filters if each is not None)
+    found = tuple(replace(each, places=each.places[rows]) for each in filters if each is not None)
     return found if len(found) == len(filters) else None
 
 
