@@ -17,17 +17,22 @@ MELS = ((80, 200),)
 TOKENS = ((16,),)
 TOKENS_TWICE = ((16,), (8,))
 VOCABULARY = 100
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-OF_IMAGES = {**SMALL, "image_size": SIDE, "patch_size": 16}
-OF_TEXT = {**SMALL, "vocab_size": VOCABULARY}
-OF_SOUND = {**SMALL, "conv_dim": [16] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
-STAGES = {"hidden_sizes": [16, 32, 40, 64], "depths": [1, 1, 1, 1]}
-RESNET = {"embedding_size": 16, **STAGES}
-BOTH_SIDES = {
+SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+OF_IMAGES: dict[str, Any] = {**SMALL, "image_size": SIDE, "patch_size": 16}
+OF_TEXT: dict[str, Any] = {**SMALL, "vocab_size": VOCABULARY}
+OF_SOUND: dict[str, Any] = {
+    **SMALL,
+    "conv_dim": [16] * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+STAGES: dict[str, Any] = {"hidden_sizes": [16, 32, 40, 64], "depths": [1, 1, 1, 1]}
+RESNET: dict[str, Any] = {"embedding_size": 16, **STAGES}
+BOTH_SIDES: dict[str, Any] = {
     "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
 }  # fmt: skip
-SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+SPECIAL: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 
 
 class _Named(nn.Module):

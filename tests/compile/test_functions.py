@@ -102,6 +102,11 @@ CASES = [
         lambda x: torch.where((x < -1) | (x >= 2), x * 3, x / 3),
     ),
     Case("add(eq(x,1),logical_not(ne(x,0)))", lambda x: (x == 1).double() + (x == 0).double()),
+    Case(
+        "where(gt(x,-1),x,-3.4028235e+38)",
+        lambda x: torch.where(x > -1, x, torch.finfo(torch.float32).min),
+        within=3.41e38,
+    ),
     Case("minimum(maximum(x,-5),5)", lambda x: x.clamp(-5, 5)),
     Case(
         "silu(gelu(tanh(exp(mul(x,0.1)))))", lambda x: F.silu(F.gelu(torch.tanh(torch.exp(x * 0.1)))), 2e-6, within=100

@@ -22,10 +22,15 @@ LN2_LOW = math.log(2) - LN2_HIGH
 # Arguments beyond these give powers of two that float32 cannot hold as normal numbers.
 EXP_LOWEST, EXP_HIGHEST = -87.0, 88.0
 EXP_DEGREE = 6
+# Of float32: the largest number, and what may be added to it without coming nearer to what would be the next one.
+LARGEST = (2 - 2.0**-23) * 2.0**127
+ROUNDING = 2.0**103
 
 
 def number(value: float, type_: str = FLOAT32) -> Any:
-    """A constant."""
+    """A constant; the largest of its type if it is larger by less than a rounding, as 3.4028235e+38 in a key is."""
+    if type_ == FLOAT32 and LARGEST < abs(value) < LARGEST + ROUNDING:
+        value = math.copysign(LARGEST, value)
     return tirx.const(value, type_)
 
 
