@@ -77,7 +77,7 @@ def attributes_behind(literal: Literal, model: nn.Module, grouping: Grouping) ->
     if literal.dim is not None:
         return _of_length(literal, numbers[0][1], literal.dim, model)
     known = _derived(numbers)
-    for path in _modules_around(literal.node):
+    for path in modules_around(literal.node):
         if (module := _module_at(model, path)) is None:
             continue
         for names in [*_names_around(literal.node), _names_in_class(type(module))]:
@@ -98,7 +98,7 @@ def is_guessed(literal: Literal, attributes: Sequence[Attribute], model: nn.Modu
 
 def scale_attributes(divided: Divided, width: WidthExpr, model: nn.Module) -> Iterable[ScaleAttribute]:
     """What the module around attention keeps as the root by which PyTorch divides, for code of its that passes it."""
-    for path in _modules_around(divided.node)[:1]:
+    for path in modules_around(divided.node)[:1]:
         module = _module_at(model, path)
         for name, value in vars(module).items() if module is not None else ():
             if isinstance(value, float) and _FACTOR.match(name) and math.isclose(value, divided.ids.size**-0.5):
@@ -108,7 +108,7 @@ def scale_attributes(divided: Divided, width: WidthExpr, model: nn.Module) -> It
 def counts_of_bare_norms(labelling: Labelling, model: nn.Module, grouping: Grouping) -> Iterable[Attribute]:
     """How many channels, and groups of these, norms without any weights or statistics are for: no weight tells."""
     for node in labelling.labels:
-        if Call(node).name not in _COUNTS or not (around := _modules_around(node)):
+        if Call(node).name not in _COUNTS or not (around := modules_around(node)):
             continue
         module, (name, kinds) = _module_at(model, around[0]), _COUNTS[Call(node).name]
         if module is None or not isinstance(module, kinds) or module.state_dict():
@@ -125,7 +125,7 @@ def counts_of_bare_norms(labelling: Labelling, model: nn.Module, grouping: Group
 
 def _of_length(literal: Literal, count: WidthExpr, dim: int, model: nn.Module) -> tuple[Attribute, ...]:
     """The attribute that a length of a view comes from; if there is none, the length may follow by itself."""
-    for path in _modules_around(literal.node):
+    for path in modules_around(literal.node):
         module = _module_at(model, path)
         found = None if module is None else follower(literal.node, dim, literal.counts[0][1], count, module)
         if found is not None:
@@ -170,7 +170,7 @@ def _sum(counts: Sequence[WidthExpr]) -> WidthExpr:
     return WidthExpr(sum(count.constant for count in counts), tuple(terms.items()))
 
 
-def _modules_around(node: Node) -> list[str]:
+def modules_around(node: Node) -> list[str]:
     """Paths of the modules in whose code a node is, innermost first."""
     stack = node.meta.get("nn_module_stack") or {}
     return [path for path, _ in reversed(stack.values())]

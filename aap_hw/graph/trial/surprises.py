@@ -48,13 +48,15 @@ _PLANS_OF_GUESSES = 4
 class Settled:
     """Groups that were tried, and the attributes and rows of weights that must change with them.
 
-    ``guesses`` says that pieces are taken at numbers of which no attribute tells where they come from.
+    ``guesses`` says that pieces are taken at numbers of which no attribute tells where they come from, ``checks`` that
+    the model's code compares some of the attributes with the channels that it gets.
     """
 
     grouping: Grouping
     attributes: tuple[Setting, ...]
     rescalings: tuple[Rescaling, ...] = ()
     guesses: bool = False
+    checks: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Trials:
         for number, group in enumerate(grouping.groups):
             if group.frozen is None and group.width > 1 and (only is None or group.name in only):
                 keep[group.name] = list(range(_kept(number, group.width, plan)))
-        if not keep or not (labelling.doubtful or labelling.numbers):
+        if not keep or not (labelling.doubtful or labelling.numbers or settled.checks):
             return None
         self.made += 1
         checked = surgery.checked_keep(grouping.groups, keep)

@@ -5,7 +5,7 @@ taken apart or calculated with (`Labelling.doubtful`), only running the code wit
 cut a little, and what the cut model does is compared with what was predicted (`surprises`). What does not follow
 freezes the channels that reach it, and the rest is tried again. If none that reaches it can be cut, its numbers count
 other channels: the groups that are enough to surprise are looked for (`culprits`), and freeze alone. Nets without
-doubtful nodes and without numbers of their own code need no trial.
+doubtful nodes, without numbers of their own code and without checks of how many channels there are need no trial.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from aap_hw.graph.groups.groups import Grouping, find_groups
 from aap_hw.graph.groups.widths import width_of_ids
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.source import explain, own_frames
+from aap_hw.graph.trial.checks import checked_counts
 from aap_hw.graph.trial.counted import tie_equal_lengths, tie_equal_parts, tie_pieces_to_columns, tie_to_what_is_read
 from aap_hw.graph.trial.culprits import freeze_culprit
 from aap_hw.graph.trial.literals import (
@@ -123,13 +124,14 @@ def _with_attributes(labelling: Labelling, ran: nn.Module) -> Settled:
         grouping = find_groups(labelling)
         explained = [(literal, attributes_behind(literal, ran, grouping)) for literal in labelling.literals]
         if not _tied_by_one_number(labelling, explained, ran):
-            found = {(a.module, a.name): a for a in counts_of_bare_norms(labelling, ran, grouping)}
+            checked = {(a.module, a.name): a for a in checked_counts(labelling, ran, grouping)}
+            found = checked | {(a.module, a.name): a for a in counts_of_bare_norms(labelling, ran, grouping)}
             found |= {(a.module, a.name): a for _, attributes in explained for a in attributes}
             divided = [(each, width_of_ids(each.ids, grouping)) for each in labelling.divided]
             rescalings = tuple(Rescaling(each.rows, width) for each, width in divided if width.terms)
             scales = [scale for each, width in divided if width.terms for scale in scale_attributes(each, width, ran)]
             guesses = any(is_guessed(literal, attributes, ran, grouping) for literal, attributes in explained)
-            return Settled(grouping, (*found.values(), *scales), rescalings, guesses)
+            return Settled(grouping, (*found.values(), *scales), rescalings, guesses, bool(checked))
 
 
 def _tied_by_one_number(

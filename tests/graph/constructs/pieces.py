@@ -139,11 +139,14 @@ class SplitByFixedNumber(Construct):
 
 
 class SplitCountedOnWhatIsRead(Construct):
-    """As in FocalNet: as many queries and contexts as the layer reads channels, and one gate for each level."""
+    """As in FocalNet: as many queries and contexts as the layer reads channels, and one gate for each level.
+
+    There are five gates, so that all three numbers have no share in common that could be cut instead.
+    """
 
     def layers(self) -> None:
-        self.a, self.project = nn.Conv2d(12, 12 + 12 + 3, 1), nn.Conv2d(12, 12, 1)
-        self.levels = nn.ModuleList(nn.Conv2d(12, 12, 3, padding=1, groups=12) for _ in range(2))
+        self.a, self.project = nn.Conv2d(12, 12 + 12 + 5, 1), nn.Conv2d(12, 12, 1)
+        self.levels = nn.ModuleList(nn.Conv2d(12, 12, 3, padding=1, groups=12) for _ in range(4))
 
     def between(self, x: Tensor) -> Tensor:
         c, count = x.shape[1], len(self.levels)
