@@ -61,9 +61,11 @@ def _checks(forward: Callable[..., object] | None) -> tuple[tuple[str, int], ...
     if code is None or not is_own_file(code.co_filename):
         return ()
     behind = [f for f in functions_of(code.co_filename) if f.name == code.co_name and f.lineno >= code.co_firstlineno]
-    function = min(behind, key=lambda f: f.lineno, default=None)
+    if not behind:
+        return ()
+    function = min(behind, key=lambda f: f.lineno)
     found = []
-    for condition in _conditions(function) if function else ():
+    for condition in _conditions(function):
         for each in ast.walk(condition):
             if isinstance(each, ast.Compare) and len(each.ops) == 1 and isinstance(each.ops[0], (ast.Eq, ast.NotEq)):
                 for kept, length in ((each.left, each.comparators[0]), (each.comparators[0], each.left)):
