@@ -26,8 +26,8 @@ OF_THE_RESULT = {
 OF_TRAINING = {"momentum", "padding_idx", "scale_grad_by_freq", "sparse", "sparse_grad"}
 # What is random is refused before any rule is called, and so are packed sequences.
 REFUSED = {"train", "dropout", "dropout_p", "batch_sizes"}
-# Rules sort stably, and read both operands of a product of matrices; another type of the product is for GPUs.
-KNOWN = OF_THE_RESULT | OF_TRAINING | REFUSED | IGNORED | {"stable", "sorted", "mat2", "out_dtype"}
+# Rules sort stably, and read both operands of a product; another type of it is for GPUs.
+KNOWN = OF_THE_RESULT | OF_TRAINING | REFUSED | IGNORED | {"stable", "sorted", "mat2", "vec", "tensor", "out_dtype"}
 # Arguments of functions of Python's lists, which no program has.
 OF_LISTS = {"el", "reverse"}
 

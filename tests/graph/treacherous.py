@@ -128,12 +128,12 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     "matrix turned over that something else reads": (
         lambda net, x: (x.movedim(1, 3) @ net.table.T * net.table.T.exp().mean()).movedim(3, 1),
         8,
-        "is summed over with other channels ('@'",
+        "is reduced together with other channels (x.mean",
     ),
     "product of two matrices of parameters": (
         lambda net, x: (x.movedim(1, 3) @ net.table.T + (net.table.T @ net.filters[:, 0, 0]).mean()).movedim(3, 1),
         8,
-        "is summed over with other channels ('@'",
+        "is multiplied with parameters alone ('@'",
     ),
     "filters multiplied with parameters alone": (
         lambda net, x: (

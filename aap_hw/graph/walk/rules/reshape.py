@@ -74,7 +74,7 @@ def view(state: Labelling, call: Call) -> Result:
     """Any new shape."""
     if call.get("dtype") is not None:
         return state.not_understood(call)
-    literals = call.get("size", call.get("shape"))
+    literals = _passed(call)
     before, after = shape_of(call.first), call.out_shape
     return _move(state, call, _segments(before, after), list(literals if literals is not None else after))
 
@@ -193,11 +193,17 @@ def _is_passed_elsewhere(node: Node, segment: Segment, free: int) -> bool:
     """
     after = slice(segment.after.start, segment.after.stop)
     for other in (each for target in _VIEWS for each in node.graph.find_nodes(op="call_function", target=target)):
-        shape, lengths = shape_of(other), other.args[1]
+        shape, lengths = shape_of(other), _passed(Call(other))
         is_like = len(shape) == len(shape_of(node)) and shape[after] == shape_of(node)[after]
-        if is_like and lengths[free] != -1 and path_of(other) == path_of(node):
+        if is_like and lengths and lengths[free] != -1 and path_of(other) == path_of(node):
             return any(each.after == segment.after for each in _segments(shape_of(Call(other).first), shape))
     return False
+
+
+def _passed(view: Call) -> Sequence[int] | None:
+    """The lengths that the code passes to a view."""
+    lengths: Sequence[int] | None = view.get("size", view.get("shape"))
+    return lengths
 
 
 def _channel_axis(node: Node) -> int | None:
