@@ -126,6 +126,7 @@ class BytesToFloats(nn.Module):
 """
 
 
+@pytest.mark.slow  # tests/lut/test_profiling.py measures such kernels in less time
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_network_that_names_float32_and_whose_kernels_have_no_schedule_goes_the_whole_way(
     quick_device: Path, tmp_path: Path, aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch

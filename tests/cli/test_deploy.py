@@ -55,6 +55,7 @@ def test_run_that_has_lost_its_summary_is_shown_as_a_run(
     assert "bundle: bundle" in text
 
 
+@pytest.mark.slow  # tests/compile/test_gpu.py compiles for a GPU without a run
 @needs_cross_compiler
 def test_bundle_for_a_jetson_is_compiled_anywhere_and_says_that_nothing_was_timed(
     aap_hw: Callable[..., Any], tmp_path: Path, quick: None

@@ -106,6 +106,7 @@ print(in_child(lambda: resume(folder))[0])
 """
 
 
+@pytest.mark.slow  # test_resume does the same in one precision
 def test_killed_in_its_second_round_it_resumes_to_the_same_run(
     run: Path, origin: Origin, latencies: LatencyTable, tmp_path: Path
 ) -> None:
