@@ -63,7 +63,7 @@ def told_what_takes_long() -> AbstractContextManager[None]:
 @contextmanager
 def logged_as_notices() -> Iterator[None]:
     """Until the block ends, show warnings of the library's log as notices, each once."""
-    # torch warns torchao's developers, in what imports it: a network of Hugging Face's, for one.
+    # A warning for torchao's developers, shown whenever a user's network imports torchao, as Hugging Face's do.
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     logger, handler = logging.getLogger("aap_hw"), _Notices()
     logger.addHandler(handler)

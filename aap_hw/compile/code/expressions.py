@@ -28,7 +28,7 @@ ROUNDING = 2.0**103
 
 
 def number(value: float, type_: str = FLOAT32) -> Any:
-    """A constant; the largest of its type if it is larger by less than a rounding, as 3.4028235e+38 in a key is."""
+    """A constant. What a key spells as 3.4028235e+38, which is above float32's largest number, is that number."""
     if type_ == FLOAT32 and LARGEST < abs(value) < LARGEST + ROUNDING:
         value = math.copysign(LARGEST, value)
     return tirx.const(value, type_)
