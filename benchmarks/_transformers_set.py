@@ -63,11 +63,10 @@ def _of(
     *,
     names: tuple[str, ...] = (),
     part: str = "",
-    whole: str = "",
     backbone: tuple[str, dict[str, Any]] | None = None,
     **settings: Any,
 ) -> Deployed:
-    """A class of the library's with some settings; ``whole`` is the class whose settings they are, if not its own."""
+    """A class of the library's with some settings; ``part`` names what to take of what it returns."""
 
     def build() -> nn.Module:
         import transformers
@@ -75,8 +74,8 @@ def _of(
         given = dict(settings)
         if backbone is not None:
             given["backbone_config"] = getattr(transformers, backbone[0])(**backbone[1])
-        config = getattr(transformers, whole or kind).config_class(**given)
-        network = getattr(transformers, kind)(config)
+        of_kind = getattr(transformers, kind)
+        network = of_kind(of_kind.config_class(**given))
         if names:
             return _Named(network, *names)
         return _Part(network, part) if part else network
@@ -183,7 +182,7 @@ NETWORKS: dict[str, Deployed] = {
     "hubert": _of("HubertModel", SOUND, **OF_SOUND),
     "audio spectrogram transformer": _of("ASTForAudioClassification", ((128, 128),), **SMALL, max_length=128),
     "whisper": _of(
-        "WhisperForAudioClassification", MELS, whole="WhisperModel", **BOTH_SIDES, **SPECIAL,
+        "WhisperForAudioClassification", MELS, **BOTH_SIDES, **SPECIAL,
         max_source_positions=100, vocab_size=VOCABULARY, num_mel_bins=80,
     ),
 }  # fmt: skip

@@ -19,8 +19,8 @@ from aap_hw.graph.check import silenced
 from aap_hw.graph.check.self_check import CutMismatchError, checked_cut
 from aap_hw.graph.cut import surgery
 from tests.graph.ground_truth import IMAGES, output
+from tests.graph.one_stem import KEEP, Reference, expected, ready
 
-KEEP = [0, 2, 3, 7, 10]
 EPS = 1e-5
 
 
@@ -143,7 +143,6 @@ def all_tokens(norm: Any, x: Tensor) -> Tensor:
     return layer_norm(None, x, (1, 2, 3)) * weight + bias
 
 
-Reference = Callable[[Any, Tensor], Tensor]
 NORMS: dict[str, tuple[Callable[[], nn.Module], Reference, str]] = {
     # the norm, what it computes of some of its channels, and a word of what is said of it
     "layer": (lambda: LayerNorm2d(12), layer_norm, "F.layer_norm"),
@@ -163,30 +162,6 @@ NORMS: dict[str, tuple[Callable[[], nn.Module], Reference, str]] = {
     "one group": (lambda: nn.GroupNorm(1, 12), whole_image, "nn.GroupNorm 'norm'"),
     "one group without a layer": (OneGroup, whole_image, "F.group_norm"),
 }
-
-
-class Net(nn.Module):
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.stem, self.norm, self.last = nn.Conv2d(3, 12, 3, padding=1), norm, nn.Conv2d(12, 5, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.norm(self.stem(x)).sigmoid())  # type: ignore[no-any-return]
-
-
-def ready(make: Callable[[], nn.Module]) -> tuple[Net, ChannelGraph, Tensor]:
-    torch.manual_seed(0)
-    net, images = Net(make()).double().eval(), torch.randn(IMAGES, dtype=torch.float64)
-    with torch.no_grad():
-        for parameter in net.norm.parameters():
-            parameter.uniform_(0.5, 1.5)
-    return net, ChannelGraph.trace(net, (images,)), images
-
-
-def expected(net: Net, formula: Reference, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        x = F.conv2d(images, net.stem.weight[KEEP], net.stem.bias[KEEP], padding=1)  # type: ignore[index]
-        return F.conv2d(formula(net.norm, x).sigmoid(), net.last.weight[:, KEEP], net.last.bias)
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -258,112 +233,6 @@ def test_fault_in_a_norm_is_noticed(fault: str, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(silenced, "_NORMS", {})
     with pytest.raises(CutMismatchError, match="cutting the channel group 'stem'"):
         checked_cut(graph, net, {"stem": KEEP}, images)
-
-
-class Neighbours(nn.Module):
-    """Efficient channel attention, as timm and its authors write it."""
-
-    def __init__(self, by_view: bool) -> None:
-        super().__init__()
-        self.line, self.by_view = nn.Conv1d(1, 1, 5, padding=2, bias=not by_view), by_view
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.by_view:
-            gate = self.line(x.mean((2, 3)).view(x.shape[0], 1, -1)).sigmoid().view(x.shape[0], -1, 1, 1)
-            return x * gate.expand_as(x)
-        y = F.adaptive_avg_pool2d(x, 1)
-        return x * self.line(y.squeeze(-1).transpose(-1, -2)).transpose(-1, -2).unsqueeze(-1).sigmoid()
-
-
-@pytest.mark.parametrize("by_view", [True, False])
-def test_window_slides_along_the_channels_that_stay(by_view: bool) -> None:
-    net, graph, images = ready(lambda: Neighbours(by_view))
-    assert (graph.group("stem").renormalised or "").startswith("is mixed with neighbouring channels (nn.Conv1d")
-    assert graph.group("norm.line").frozen is not None
-
-    def formula(norm: Any, x: Tensor) -> Tensor:
-        means = F.pad(x.mean((2, 3)), (2, 2)).unfold(1, 5, 1)
-        gate = (means * norm.line.weight[0, 0]).sum(2) + (0 if by_view else norm.line.bias)
-        return x * gate.sigmoid()[:, :, None, None]
-
-    wanted = expected(net, formula, images)
-    smaller = checked_cut(graph, net, {"stem": KEEP}, images)
-    assert (output(smaller, images) - wanted).abs().max() < 1e-9
-
-
-class SpatialGate(nn.Module):
-    """Of means and maxima over channels, as CBAM has it, also where they are added instead of joined."""
-
-    def __init__(self, how: str) -> None:
-        super().__init__()
-        self.window, self.how = nn.Conv2d(1 if how == "added" else 2, 1, 3, padding=1), how
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.how == "added":
-            return x * self.window(0.5 * x.mean(1, keepdim=True) + 0.5 * x.amax(1, keepdim=True)).sigmoid()
-        if self.how == "of torch.max":
-            seen = torch.mean(x, 1).unsqueeze(1), torch.max(x, 1)[0].unsqueeze(1)
-        elif self.how == "stacked":
-            return x + x * (1 + self.window(torch.stack([x.mean(1), x.max(1).values], 1)).sigmoid())
-        else:
-            seen = x.mean(1, keepdim=True), x.amax(1, keepdim=True)
-        return x + x * (1 + self.window(torch.cat(seen, 1)).sigmoid()).expand_as(x)
-
-
-@pytest.mark.parametrize("how", ["of torch.max", "stacked", "joined", "added"])
-def test_spatial_gate_looks_at_the_channels_that_stay(how: str) -> None:
-    net, graph, images = ready(lambda: SpatialGate(how))
-    assert (graph.group("stem").renormalised or "").startswith("is reduced for a spatial gate (")
-
-    def formula(norm: Any, x: Tensor) -> Tensor:
-        seen = torch.stack([x.sum(1) / len(KEEP), x.sort(1).values[:, -1]], 1)
-        if how == "added":
-            return x * F.conv2d(seen.sum(1, True) / 2, norm.window.weight, norm.window.bias, padding=1).sigmoid()
-        return x * (2 + F.conv2d(seen, norm.window.weight, norm.window.bias, padding=1).sigmoid())
-
-    wanted = expected(net, formula, images)
-    (masked,) = silenced.Silenced(graph, net, {"stem": KEEP})(images)
-    assert (masked - wanted).abs().max() < 1e-12
-    smaller = checked_cut(graph, net, {"stem": KEEP}, images)
-    assert (output(smaller, images) - wanted).abs().max() < 1e-9
-
-
-@pytest.mark.parametrize("window", [nn.Conv1d(1, 1, 3), nn.Conv1d(1, 1, 2, stride=2), nn.Conv1d(1, 4, 3, padding=1)])
-def test_other_windows_along_channels_leave_them_alone(window: nn.Module) -> None:
-    class Gate(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.window = window
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x + self.window(x.mean((2, 3))[:, None]).sum((1, 2))[:, None, None, None]
-
-    _, graph, _ = ready(Gate)
-    assert graph.group("stem").frozen is not None
-
-
-NO_GATES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
-    "gate and the number of the largest": lambda window, x: (lambda y, at: x * window(y) + at)(*x.max(1, True)),
-    "gate of something else": lambda window, x: x.sin() * window(x.mean(1, True)).sigmoid(),
-    "mean taken away": lambda window, x: x * window((x - x.mean(1, True)).amax(1, True)),
-    "convolution without a gate": lambda window, x: x + window(x.amax(1, True)),
-    "largest of a row of channels": lambda window, x: x * window(x.amax((1, 2), True)).sigmoid(),
-}
-
-
-class OtherGate(nn.Module):
-    def __init__(self, function: Callable[[nn.Module, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.window, self.function = nn.Conv2d(1, 1, 3, padding=1), function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self.window, x)
-
-
-@pytest.mark.parametrize("name", NO_GATES)
-def test_other_gates_leave_channels_alone(name: str) -> None:
-    _, graph, _ = ready(lambda: OtherGate(NO_GATES[name]))
-    assert graph.group("stem").frozen is not None
 
 
 NO_NORMS: dict[str, Callable[[Tensor], Tensor]] = {

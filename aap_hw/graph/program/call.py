@@ -16,6 +16,8 @@ import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+# Operators that give the numbers that they get, in another type or place at most.
+SAME_NUMBERS = frozenset({"_to_copy", "alias", "detach", "to"})
 # Of `where`, the forms with a number.
 POINTWISE_WITHOUT_TAG = frozenset({"hardswish", "log_sigmoid", "where"})
 

@@ -13,12 +13,12 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.call import SAME_NUMBERS, Call, shape_of
 from aap_hw.graph.program.weights import OPERANDS
 from aap_hw.graph.walk.computed import is_assertion
 
 _TURNS = frozenset({"adjoint", "mH", "mT", "numpy_T", "permute", "swapaxes", "swapdims", "t", "transpose"})
-_SAME = frozenset({"_to_copy", "alias", "contiguous", "detach", "to"})
+_SAME = SAME_NUMBERS | {"contiguous"}
 _LAYERS = frozenset({"embedding", "linear"})
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.fx import Node
 
-from aap_hw.graph.program.call import Call, is_static, is_tensor, shape_of
+from aap_hw.graph.program.call import SAME_NUMBERS, Call, is_static, is_tensor, shape_of
 from aap_hw.graph.walk.absorbing import MOVES
 from aap_hw.graph.walk.labels import Labels
 from aap_hw.graph.walk.rules import RULES, Result
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
 _JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
-_SAME = frozenset({"_to_copy", "alias", "detach", "dropout", "to", "zeros_like"})
+_SAME = SAME_NUMBERS | {"dropout", "zeros_like"}
 _RESIZED = frozenset({"upsample_bicubic2d", "upsample_bilinear2d", "upsample_linear1d"})
 _PASSES = MOVES | _JOINS | _RESIZED | _SAME | {"adjoint", "expand", "numpy_T", "repeat"}
 _PRODUCTS = frozenset({"bmm", "einsum", "matmul"})

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from torch.fx import Node
 
-from aap_hw.graph.program.call import Call, is_tensor, shape_of
+from aap_hw.graph.program.call import SAME_NUMBERS, Call, is_tensor, shape_of
 from aap_hw.graph.walk.absorbing import absorbing
 from aap_hw.graph.walk.labels import IntArray, Labels
 from aap_hw.graph.walk.noted import Meeting
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _ADDING = {"addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2")}
 _MATRIX_PRODUCTS = frozenset({"matmul", "bmm"})
 _SOFTMAX = frozenset({"softmax", "_softmax"})
-_SAME = frozenset({"contiguous", "clone", "dropout", "to", "_to_copy"})
+_SAME = SAME_NUMBERS | {"clone", "contiguous", "dropout"}
 _SEVERAL = "is multiplied with channels that run along another axis"
 
 

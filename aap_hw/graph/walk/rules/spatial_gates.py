@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from aap_hw.graph.program.call import Call, is_tensor, shape_of
+from aap_hw.graph.program.call import SAME_NUMBERS, Call, is_tensor, shape_of
 from aap_hw.graph.walk.rules.statistics import plain
 
 _STATISTICS = frozenset({"amax", "amin", "max", "mean", "min"})
 _LAYERS = frozenset({"conv1d", "conv2d", "conv3d"})
-_SAME = frozenset({"_to_copy", "alias", "clone", "contiguous", "detach", "dropout", "to"})
+_SAME = SAME_NUMBERS | {"clone", "contiguous", "dropout"}
 _PASSES = frozenset({"batch_norm", "cat", "concat", "concatenate", "pad", "stack", "unsqueeze"})
 
 

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 
 from torch.fx import Node
 
-from aap_hw.graph.program.call import Call, is_tensor, shape_of
+from aap_hw.graph.program.call import SAME_NUMBERS, Call, is_tensor, shape_of
 
-_SAME = frozenset({"to", "_to_copy", "contiguous", "clone", "detach", "alias", "type_as"})
+_SAME = SAME_NUMBERS | {"clone", "contiguous", "type_as"}
 # What leaves a statistic one number for all channels of its position, and of the same power.
 _KEEPS = _SAME | {"clamp", "clamp_min", "maximum", "add", "mul", "expand_as", "expand", "unsqueeze"}
 _POWERS = frozenset({"sqrt", "rsqrt", "pow", "reciprocal"})
