@@ -16,7 +16,7 @@ from torch.fx import Node
 from aap_hw.graph.groups.observed import observed_by_group
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray, Labels
-from aap_hw.graph.walk.partition import Classes
+from aap_hw.graph.walk.ties import Classes
 
 # What is appended to the name of a group of whole heads, so that a plan says what its numbers count.
 WHOLE_HEADS = ":heads"
@@ -107,7 +107,7 @@ class Grouping:
 
 def find_groups(labelling: Labelling) -> Grouping:
     """Group the classes of a labelled program."""
-    classes = labelling.partition.solve()
+    classes = labelling.ties.solve()
     part = _parts(labelling, classes)
     member = np.full(classes.root.size, -1, dtype=np.int64)
     rank = np.full(classes.root.size, -1, dtype=np.int64)

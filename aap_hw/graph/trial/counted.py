@@ -45,7 +45,7 @@ def tie_to_what_is_read(labelling: Labelling, grouping: Grouping, views: Sequenc
         for number, ids in literal.counts:
             read = _read_before(labelling, literal.node, number)
             if read is not None and width_of_ids(read, grouping).terms and (read.size == number or not is_split):
-                labelling.partition.tie(read.reshape(-1, number), ids[None], explain(_COUNTED, literal.node))
+                labelling.ties.tie(read.reshape(-1, number), ids[None], explain(_COUNTED, literal.node))
                 found = True
     return found
 
@@ -60,7 +60,7 @@ def tie_equal_lengths(labelling: Labelling, views: Sequence[Node]) -> bool:
             ((count, others),) = other.counts
             is_beside = other.node not in views and path_of(other.node) == path_of(literal.node)
             if is_beside and count == number and ids.tolist() != others.tolist():
-                labelling.partition.tie(ids, others, explain(_EQUAL, literal.node))
+                labelling.ties.tie(ids, others, explain(_EQUAL, literal.node))
                 found = True
     return found
 
@@ -73,7 +73,7 @@ def tie_pieces_to_columns(labelling: Labelling, splits: Sequence[Node]) -> bool:
             read = columns[0].ids.ravel()
             for number, ids in literal.counts:
                 if number % read.size == 0:
-                    labelling.partition.tie(ids.reshape(-1, read.size), read[None], explain(_COUNTED, literal.node))
+                    labelling.ties.tie(ids.reshape(-1, read.size), read[None], explain(_COUNTED, literal.node))
                     found = True
     return found
 
@@ -89,7 +89,7 @@ def tie_equal_parts(labelling: Labelling, pieces: Sequence[Node]) -> bool:
         share = math.gcd(ids.size, *(number for number, _ in literal.counts))
         if 1 < share < ids.size:
             parts = ids.reshape(-1, share)
-            labelling.partition.tie(parts, parts[:1], explain(_SHARED, literal.node))
+            labelling.ties.tie(parts, parts[:1], explain(_SHARED, literal.node))
             found = True
     return found
 

@@ -45,9 +45,9 @@ def freeze_culprit(labelling: Labelling, settled: Settled, trials: Trials, surpr
             least = middle
     named = next((node for node in surprise.nodes if node in labelling.doubtful), surprise.nodes[0])
     culprit, reason = order[most - 1], explain(_COUNTED, named)
-    labelling.partition.freeze(np.flatnonzero(grouping.member == culprit), reason)
+    labelling.ties.freeze(np.flatnonzero(grouping.member == culprit), reason)
     for like in _read_alike(labelling, grouping, culprit, named):
-        labelling.partition.freeze(_ids(labelling, like), reason)
+        labelling.ties.freeze(_ids(labelling, like), reason)
 
 
 def _read_alike(labelling: Labelling, grouping: Grouping, culprit: int, surprising: Node) -> Iterator[Node]:

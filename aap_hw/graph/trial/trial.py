@@ -77,7 +77,7 @@ def settle(
     surprise = trials.first_surprise(settled)
     if surprise is not None:
         for ids in labelling.axes.values():
-            labelling.partition.freeze(ids, explain(_ELSEWHERE, surprise.nodes[0]))
+            labelling.ties.freeze(ids, explain(_ELSEWHERE, surprise.nodes[0]))
         settled = _with_attributes(labelling, ran)
     return settled
 
@@ -148,7 +148,7 @@ def _tied_by_one_number(
                 continue
             other, ids = first.setdefault((attribute.module, attribute.name), (attribute, counted))
             if other.counts != attribute.counts:
-                labelling.partition.tie(ids, counted, explain(_LITERAL, literal.node))
+                labelling.ties.tie(ids, counted, explain(_LITERAL, literal.node))
                 is_new = True
     return is_new
 
@@ -164,7 +164,7 @@ def _freeze_at(labelling: Labelling, node: Node) -> None:
     for source in _around(node):
         for part in labelling.all_labels(source):
             for labels in part:
-                labelling.partition.freeze(labels.ids, reason)
+                labelling.ties.freeze(labels.ids, reason)
 
 
 def _around(node: Node) -> list[Node]:

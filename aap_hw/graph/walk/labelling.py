@@ -107,11 +107,11 @@ class Labelling(Notes):
         self._walk(program, {})
         for key, atoms in self.axes.items():
             if key not in known and self.roles[key] == "out":
-                self.partition.freeze(atoms, f"is made by {key[0]}, which is there in training only")
+                self.ties.freeze(atoms, f"is made by {key[0]}, which is there in training only")
         for node in self.doubtful[len(kept["doubtful"]) :]:
             if next(own_frames(node), None) not in lines:
                 for source in (node, *node.all_input_nodes):
-                    self.partition.freeze(self.of(source).ids, explain("meets a number in training only", node))
+                    self.ties.freeze(self.of(source).ids, explain("meets a number in training only", node))
         vars(self).update(kept)
 
     # What the rules ask.
@@ -180,7 +180,7 @@ class Labelling(Notes):
         """Atoms of one axis of a parameter, which is used in `role` here."""
         key = (name, dim)
         if key not in self.axes:
-            self.axes[key] = self.partition.new_atoms(self._parameter_shapes[name][dim])
+            self.axes[key] = self.ties.new_atoms(self._parameter_shapes[name][dim])
             self.roles[key] = role
         elif _ROLE_RANK[role] < _ROLE_RANK[self.roles[key]]:
             self.roles[key] = role
@@ -318,7 +318,7 @@ class Labelling(Notes):
         if node.op == "output":
             for source in node.all_input_nodes:
                 if is_tensor(source):
-                    self.partition.freeze(self.of(source).ids, explain("reaches the network's output", source))
+                    self.ties.freeze(self.of(source).ids, explain("reaches the network's output", source))
             return None
         if node.op != "call_function":
             return None
@@ -366,7 +366,7 @@ class Labelling(Notes):
         for dim in long:
             if dim != followed and not (dim == INPUTS and node in self._with_inputs):
                 reason = f"depends on {name}, which is also used outside of its layer"
-                self.partition.freeze(self.parameter_axis(name, dim, "fixed"), reason)
+                self.ties.freeze(self.parameter_axis(name, dim, "fixed"), reason)
         if followed is None:
             return Labels.none(len(shape))
         return Labels.along(len(shape), followed, self.parameter_axis(name, followed, "scale"))

@@ -17,15 +17,15 @@ from aap_hw.graph.program.source import explain
 from aap_hw.graph.walk.absorbing import Rows
 from aap_hw.graph.walk.labels import IntArray, Labels
 from aap_hw.graph.walk.noted import Divided, Literal, Meeting, Producer, Renormalised
-from aap_hw.graph.walk.partition import Partition
 from aap_hw.graph.walk.rules.registry import Result
+from aap_hw.graph.walk.ties import Ties
 
 
 class Notes:
     """Notes of one walk; at its beginning there are none."""
 
     def __init__(self) -> None:
-        self.partition = Partition()
+        self.ties = Ties()
         self.labels: dict[Node, Result] = {}
         self.across: dict[Node, Result] = {}
         self.axes: dict[tuple[str, int], IntArray] = {}
@@ -47,7 +47,7 @@ class Notes:
 
     def tie(self, left: IntArray, right: IntArray, call: Call) -> None:
         """Cut `left` and `right` only together; a partner that cannot be cut freezes the other."""
-        self.partition.tie(left, right, explain("is combined with channels that cannot be cut", call.node))
+        self.ties.tie(left, right, explain("is combined with channels that cannot be cut", call.node))
 
     def produced(self, node: Node, ids: IntArray) -> None:
         """Note that the filters of `node` make the channels `ids`."""
@@ -55,14 +55,14 @@ class Notes:
 
     def is_made(self, labels: Labels) -> bool:
         """Whether a layer makes the channels, and nothing is known that forbids to cut them."""
-        if self.partition.is_frozen(labels.ids):
+        if self.ties.is_frozen(labels.ids):
             return False
         return any(np.isin(labels.ids, producer.ids).any() for producer in self.producers)
 
     def freeze(self, channels: Labels | IntArray, sentence: str, call: Call) -> None:
         """Forbid cutting any of the channels; the reason is `sentence` and where `call` stands."""
         ids = channels.ids if isinstance(channels, Labels) else channels
-        self.partition.freeze(ids, explain(sentence, call.node))
+        self.ties.freeze(ids, explain(sentence, call.node))
 
     def renormalise(self, labels: Labels, call: Call, sentence: str = "is normalised over") -> None:
         """Note that `call` normalises over these channels, so that a cut changes what it makes of the others."""
@@ -92,12 +92,12 @@ class Notes:
 
     def mark(self) -> tuple[tuple[int, int], int, int]:
         """How much has been tied, frozen and made up for so far, for `back_to`."""
-        return self.partition.mark(), len(self.divided), len(self.roots)
+        return self.ties.mark(), len(self.divided), len(self.roots)
 
     def back_to(self, mark: tuple[tuple[int, int], int, int]) -> None:
         """Forget what was tied, frozen and made up for since."""
-        of_partition, divided, roots = mark
-        self.partition.back_to(of_partition)
+        of_ties, divided, roots = mark
+        self.ties.back_to(of_ties)
         del self.divided[divided:]
         for node in [*self.roots][roots:]:
             del self.roots[node]

@@ -41,11 +41,11 @@ class _Followed(Labelling):
         Notes.__init__(self)  # the labelling keeps its own
         self._heads = {}
         rank, size = len(shape_of(start)), shape_of(start)[axis]
-        atoms = self.partition.new_atoms(size)
+        atoms = self.ties.new_atoms(size)
         self.labels = _Unlabelled({start: Labels.along(rank, axis, atoms)})
         nodes = list(labelling.labels)
         for node in nodes[nodes.index(start) + 1 :]:
-            if self.side_by_side or self.partition.is_frozen(atoms):
+            if self.side_by_side or self.ties.is_frozen(atoms):
                 break
             if any(self._is_reached(source, atoms) for source in node.all_input_nodes):
                 self.labels[node] = self._visit(node)

@@ -130,7 +130,7 @@ def _until_it_is_summed(call: Call) -> list[Node]:
 
 
 def _free(state: Labelling, ids: IntArray | None) -> IntArray | None:
-    return None if ids is None or state.partition.is_frozen(ids) else ids
+    return None if ids is None or state.ties.is_frozen(ids) else ids
 
 
 def _passed(state: Labelling, call: Call, passing: Mapping[str, IntArray], made: str) -> Labels:

@@ -1,4 +1,4 @@
-"""Atoms, which of them are cut together, and which may not be cut and why.
+"""Atoms, which of them are tied (cut together), and which may not be cut and why.
 
 Ties and freezes are only collected while the graph is walked, in arrays; `solve` closes them once at the end,
 because a freeze met late reaches every atom that an early tie connected to it.
@@ -16,7 +16,7 @@ from aap_hw.graph.walk.labels import IntArray
 
 @dataclass(frozen=True)
 class Classes:
-    """The solved partition.
+    """The ties and freezes, closed.
 
     Parameters
     ----------
@@ -34,8 +34,8 @@ class Classes:
     reasons: tuple[str, ...]
 
 
-class Partition:
-    """Collects atoms, ties between them and freezes."""
+class Ties:
+    """Collects atoms, the ties between them, and freezes."""
 
     def __init__(self) -> None:
         self._count = 0
