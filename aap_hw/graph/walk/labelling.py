@@ -1,7 +1,7 @@
 """The walk through an exported program that gives every tensor its labels.
 
-The rules in `rules` ask it about tensors and parameters; what they say is kept in `notes`. Grouping the result is done
-in `groups`.
+The rules in `rules` ask it about tensors, and about parameters (`parameters`). What they say is kept in `notes`, and
+`groups` groups the result.
 """
 
 from __future__ import annotations
@@ -17,23 +17,19 @@ from torch.fx import Node
 
 from aap_hw.graph.program.call import Call, is_empty, is_static, is_tensor, shape_of
 from aap_hw.graph.program.kept import Kept
-from aap_hw.graph.program.names import canonical_names
 from aap_hw.graph.program.source import explain, op_name, own_frames
 from aap_hw.graph.walk.absorbing import Rows
-from aap_hw.graph.walk.code_weights import INPUTS, code_weights, label_inputs
-from aap_hw.graph.walk.computed import ComputedWeight, computed_weights
+from aap_hw.graph.walk.code_weights import INPUTS, label_inputs
 from aap_hw.graph.walk.labels import NO_ATOM, IntArray, Labels, parts_of
-from aap_hw.graph.walk.matrices import Matrix, matrices_of
 from aap_hw.graph.walk.notes import Notes
+from aap_hw.graph.walk.parameters import Parameters
 from aap_hw.graph.walk.places import Place, places_of
 from aap_hw.graph.walk.rules import RULES, Result
 from aap_hw.graph.walk.rules.pointwise import SCALARS, passes_number, pointwise
-from aap_hw.graph.walk.tables import axes_met, tables_late, tables_of
+from aap_hw.graph.walk.tables import axes_met, tables_late
 
 # Of nothing at all, too: some encoders stand in for a missing map with one of no channels.
 _JOINS = frozenset({"cat", "concat", "concatenate"})
-_TAKEN_APART = frozenset({"chunk", "split", "split_with_sizes"})
-_ROLE_RANK = {"out": 0, "depthwise": 0, "in": 0, "norm": 1, "scale": 2, "bias": 3, "fixed": 4}
 # Notes about the nodes of one program, which do not outlast it; those about parameters and their atoms do.
 _OF_ONE_PROGRAM = [
     "labels",
@@ -50,7 +46,7 @@ _OF_ONE_PROGRAM = [
 ]
 
 
-class Labelling(Notes):
+class Labelling(Parameters):
     """Labels of all the tensors of a program.
 
     Parameters
@@ -73,28 +69,10 @@ class Labelling(Notes):
         kept: Mapping[str, Kept] | None = None,
         heads: Mapping[Place, int] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(model, kept or {})
         self._heads: Mapping[Place, int] = heads or {}
         self._places: dict[Node, Place] = {}
-        self._model = model
-        self._canonical = canonical_names(model)
-        self._parameters: dict[str, str] = {}
-        self._parameter_shapes: dict[str, tuple[int, ...]] = {}
-        self._read: set[str] = set()
-        self.computed: dict[str, ComputedWeight] = {}
-        self._weights: dict[Node, ComputedWeight] = {}
-        self.inside: set[Node] = set()
-        self._with_inputs: set[Node] = set()
-        self._tables: set[Node] = set()
-        self._matrices: dict[Node, Matrix] = {}
-        self._constants: set[str] = set()
-        self.kept = {each.name: each for each in (kept or {}).values()}
         self._walk(program, {placeholder: each.name for placeholder, each in (kept or {}).items()})
-
-    def unread_parameters(self) -> list[str]:
-        """Parameters that the program never reads, such as those of heads that are there in training only."""
-        names = {self._canonical.get(name, name) for name, _ in self._model.named_parameters()}
-        return sorted(names - self._read)
 
     def add_training(self, program: ExportedProgram) -> None:
         """Walk what the model computes in training, too: what more it reads is cut along with the rest.
@@ -141,51 +119,6 @@ class Labelling(Notes):
         self.freeze(labels, "mixes channels that run along another axis", call)
         return np.full(size, NO_ATOM, dtype=np.int64)
 
-    def parameter_name(self, node: object) -> str | None:
-        """Canonical name of the parameter or buffer that a node stands for, or None if it is neither."""
-        return self._parameters.get(node.name) if isinstance(node, Node) else None
-
-    def axis_of(self, node: Node, dim: int) -> IntArray | None:
-        """Atoms of an axis of a parameter, or of a weight and what it is computed from; None if it has none."""
-        name = self._weights[node].source if node in self._weights else self.parameter_name(node)
-        if name is None:
-            return None
-        for weight in self.computed.values():
-            if name.startswith(weight.inside):
-                name, ids = weight.source, self.axes.get((weight.source, dim))
-                return ids if ids is not None and ids.size == shape_of(node)[dim] else None
-        return self.axes.get((name, dim))
-
-    def weight_name(self, node: object) -> str | None:
-        """Name of the parameter that is the weights of a layer, or that these are computed from by PyTorch.
-
-        A tensor that the code keeps makes no channels.
-        """
-        if isinstance(node, Node) and node in self._weights:
-            return self._weights[node].source
-        name = self.parameter_name(node)
-        return None if name in self.kept else name
-
-    def is_of_parameters(self, node: Node) -> bool:
-        """Whether a node is a parameter or buffer, or is made of these alone without a layer or a product."""
-        return self.parameter_name(node) is not None or node in self._tables
-
-    def matrix(self, node: Node) -> tuple[str, int, int] | None:
-        """The parameter that a product reads as a matrix, and which of its axes are the rows and columns."""
-        found = self._matrices.get(node, Matrix(node))
-        name = self.weight_name(found.source)
-        return None if name is None or len(shape_of(node)) != 2 else (name, found.rows, found.columns)
-
-    def parameter_axis(self, name: str, dim: int, role: str) -> IntArray:
-        """Atoms of one axis of a parameter, which is used in `role` here."""
-        key = (name, dim)
-        if key not in self.axes:
-            self.axes[key] = self.ties.new_atoms(self._parameter_shapes[name][dim])
-            self.roles[key] = role
-        elif _ROLE_RANK[role] < _ROLE_RANK[self.roles[key]]:
-            self.roles[key] = role
-        return self.axes[key]
-
     def filters(self, weight: Node) -> Rows | None:
         """Where the filters of `weight` are in a parameter: itself, one of which it is a piece or is computed from."""
         if self.parameter_name(weight) in self.kept:
@@ -201,10 +134,6 @@ class Labelling(Notes):
             if dim == 0 and ids.size and (np.isin(ids, atoms).all() if is_piece else np.array_equal(ids, atoms)):
                 return Rows(name, ids - atoms[0])
         return None
-
-    def made(self, filters: Rows, role: str) -> IntArray:
-        """Atoms of filters, which are used in `role` here."""
-        return self.parameter_axis(filters.parameter, filters.dim, role)[filters.places]
 
     def inside_of_weights(self, labels: dict[Node, Result]) -> Labelling:
         """The same state for operators that compute weights, in which parameters are tensors like any others."""
@@ -227,16 +156,6 @@ class Labelling(Notes):
         found = (self.labels[node], self.across.get(node))
         return list(zip(*[parts_of(each) for each in found if each is not None], strict=True))
 
-    def owner(self, parameter: str) -> nn.Module:
-        """The module that holds a parameter, or the weight that is computed from it."""
-        if parameter in self.computed:
-            return self._model.get_submodule(self.computed[parameter].layer)
-        return self._model.get_submodule(parameter.rpartition(".")[0])
-
-    def module(self, path: str) -> nn.Module:
-        """The model's module at a path."""
-        return self._model.get_submodule(path)
-
     def tie_parameter(self, node: Node | None, ids: IntArray, role: str, call: Call, dim: int = 0) -> None:
         """Let an axis of a per-channel parameter follow `ids`; None as a parameter is no parameter."""
         if node is None:
@@ -256,15 +175,6 @@ class Labelling(Notes):
     def heads_axis(self, call: Call) -> int | None:
         """Along which axis of a view whole heads are to be cut, if they are."""
         return self._heads.get(self._places[call.node])
-
-    def is_read_once(self, node: Node) -> bool:
-        """Whether a node is a parameter that nothing but one op reads, or such a piece of one that is taken apart."""
-        if Call(node).name == "getitem" and Call(Call(node).first).name in _TAKEN_APART and len(node.users) == 1:
-            node = Call(Call(node).first).first
-        name = self.weight_name(node)
-        if node in self._weights:
-            return False
-        return name is not None and len(node.users) == 1 and list(self._parameters.values()).count(name) == 1
 
     def not_understood(
         self, call: Call, sentence: str = "reaches an operation that aap-hw does not understand"
@@ -287,26 +197,8 @@ class Labelling(Notes):
     # The walk.
 
     def _walk(self, program: ExportedProgram, kept: Mapping[str, str]) -> None:
-        signature = program.graph_signature
         self._places |= places_of(program)
-        self._constants.update(signature.inputs_to_lifted_tensor_constants)
-        self._parameters.update(kept)
-        for placeholder, name in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items():
-            self._parameters[placeholder] = self._canonical.get(name, name)
-        for node in program.graph.nodes:
-            if (parameter := self.parameter_name(node)) is not None:
-                self._parameter_shapes[parameter] = shape_of(node)
-                self._read.update([parameter] if node.users else [])
-        weights, inside = computed_weights(program, self._model, self._parameters)
-        self._weights.update(weights)
-        self.inside |= inside
-        self.computed.update({each.source: each for each in weights.values()})
-        self._tables |= tables_of(program.graph.nodes, self._parameters)
-        stored = {key: name for key, name in self._parameters.items() if name not in {*self.kept, *self.computed}}
-        self._matrices.update(matrices_of(program, stored))
-        known = {*weights, *self._matrices}
-        by_code = {each.weight: each for each in code_weights(program, self._parameters) if each.weight not in known}
-        self._with_inputs.update(source for each in by_code.values() for source in each.sources)
+        by_code = self._read_parameters(program, kept)
         for node in tables_late(program.graph.nodes, self._tables):
             self.labels[node] = self._visit(node)
             if node in by_code:
