@@ -76,6 +76,15 @@ def in_another_order(x: Tensor) -> Tensor:
     return y.permute(0, 3, 1, 2).view(2, -1)
 
 
+def parts_are_filled(x: Tensor) -> Tensor:
+    x[..., 4] = 0
+    x[:, 2:4] = 1.5
+    x[:, :2, 0].zero_()
+    x[:, :, -1].fill_(2)
+    x[0, 3].fill_(x[0, 0, 0, 0])
+    return x
+
+
 def rows_in_the_same_memory(x: Tensor) -> Tensor:
     x = x[0, 0].expand(3, 8, 8)
     x[1:2] *= 2
@@ -87,6 +96,7 @@ SPELT_OUT = [
     what_is_written_is_read,
     overwritten_with_one_row,
     raised_to_a_power,
+    parts_are_filled,
 ]
 AS_THEY_ARE = [
     written_once_more_as_a_whole,
@@ -110,7 +120,7 @@ class _Checked(fx.Interpreter):
 def test_program_computes_the_same(function: Function) -> None:
     model, images = Assigning(function), torch.randn(2, 8, 8, 8)
     program = export(model, [images])
-    (made,) = _Checked(program.graph_module).run(images)
+    (made,) = _Checked(program.graph_module).run(*program.constants.values(), images)
     torch.testing.assert_close(made, model(images))
     torch.testing.assert_close(program.module()(images), model(images))
     writing = [node for node in program.graph.nodes if getattr(node.target, "_opname", "").endswith("_")]

@@ -65,7 +65,7 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     "crop and pad": (lambda net, x: F.pad(x, (0, 0, 0, 0, 1, -1)), 8, "F.pad"),
     "zeros beside": (lambda net, x: torch.cat([x, torch.zeros_like(x[:, :2])], 1), 10, "x[...]"),
     "zeros of the same shape": (lambda net, x: torch.cat([x, torch.zeros(x.shape)], 1), 16, "torch.zeros"),
-    "sum with zeros": (lambda net, x: x + torch.ones(1, 8, 1, 1), 8, "'+'"),
+    "sum with ones": (lambda net, x: x + torch.ones(1, 8, 1, 1), 8, "torch.ones"),
     "literal view": (lambda net, x: x.view(2, 8, -1).view(2, 8, 8, 8), 8, "x.view"),
     "literal flatten": (lambda net, x: x.reshape(-1, 8 * 64).view(2, -1, 8, 8), 8, "x.reshape"),
     "literal expand": (lambda net, x: x.expand(2, 8, 8, 8) * 2, 8, "x.expand"),

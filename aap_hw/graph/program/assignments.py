@@ -31,6 +31,8 @@ from aap_hw.graph.program.call import (
 
 _ATEN = torch.ops.aten
 _TO_END = torch.iinfo(torch.int64).max
+# What writes other values, whatever was there.
+_OVERWRITE = frozenset({"copy", "fill", "zero"})
 # What copies a tensor unless it lies in memory as it should.
 _COPY_IF_NEEDED = frozenset({"contiguous", "reshape", "reshape_as", "flatten", "ravel", "to"})
 
@@ -134,7 +136,7 @@ def _is_onto_itself(node: Node) -> bool:
 
 def _without_writing(node: Node) -> Any:
     """The operator that makes what a call writes, if each element depends on those at its position alone."""
-    if Call(node).name != "copy" and not Call(node).pointwise:
+    if Call(node).name not in _OVERWRITE and not Call(node).pointwise:
         return None
     target: Any = node.target
     packet = getattr(_ATEN, Call(node).name, None)
@@ -150,6 +152,12 @@ def _takes(function: Any) -> list[tuple[str, str]]:
 def _changed(node: Node, function: Any) -> Node:
     """What a call writes, as a value of its own."""
     call = Call(node)
+    if call.name == "zero":
+        return add_call(node, node, _ATEN.zeros_like.default, call.first)
+    if call.name == "fill" and not isinstance(call["value"], Node):
+        return add_call(node, node, _ATEN.full_like.default, call.first, call["value"])
+    if call.name == "fill":
+        return add_call(node, node, _ATEN.expand_as.default, call["value"], call.first)
     if call.name != "copy":
         return add_call(node, node, function, *node.args, **node.kwargs)
     source = call["src"]

@@ -41,6 +41,7 @@ from aap_hw.graph.walk.noted import Literal
 # Each trial is an export; a model whose code holds more numbers than these find out is frozen wherever it may hold one.
 TRIALS = 40
 _LITERAL = "is taken apart at positions that the model's code fixes"
+_NEW = "meets a new tensor whose length does not follow when channels are cut"
 _RESHAPED = "is reshaped to lengths that do not follow when channels are cut"
 _NUMBER = "meets a number of the model's code that is another one for fewer channels"
 _MADE = "meets values that the model's code makes anew for fewer channels"
@@ -157,21 +158,20 @@ def _freeze_at(labelling: Labelling, node: Node) -> None:
     is_literal = any(literal.node is node and literal.dim is None for literal in labelling.literals)
     is_made = any(labelling.parameter_name(source) in labelling.kept for source in node.all_input_nodes)
     is_number = Call(node).pointwise or node in labelling.numbers
-    reason = explain(
-        _LITERAL if is_literal else _MADE if is_made else _NUMBER if is_number else _RESHAPED,
-        node,
-    )
-    for source in _around(node):
+    sentence = _LITERAL if is_literal else _MADE if is_made else _NUMBER if is_number else _RESHAPED
+    reason = explain(_NEW if Call(node).name in NEW else sentence, node)
+    for source in _around(labelling, node):
         for part in labelling.all_labels(source):
             for labels in part:
                 labelling.ties.freeze(labels.ids, reason)
 
 
-def _around(node: Node) -> list[Node]:
-    """A node and what it reads; of a new tensor, what it meets."""
+def _around(labelling: Labelling, node: Node) -> list[Node]:
+    """A node and what it reads; of a new tensor, what it meets, unless its own labels say that."""
     reads = [] if Call(node).name in NEW else node.all_input_nodes
-    sources = reads or [source for user in node.users for source in (user, *user.all_input_nodes)]
-    return [node, *sources]
+    if not reads and not any(labels.dims for part in labelling.all_labels(node) for labels in part):
+        reads = [source for user in node.users for source in (user, *user.all_input_nodes)]
+    return [node, *reads]
 
 
 def _blamed(labelling: Labelling, grouping: Grouping, surprise: Surprise) -> list[Node]:
@@ -201,5 +201,5 @@ def _place(node: Node) -> tuple[object, ...]:
 
 def _is_free(labelling: Labelling, grouping: Grouping, node: Node) -> bool:
     """Whether a channel that can be cut reaches a node."""
-    parts = [part for source in _around(node) for part in labelling.all_labels(source)]
+    parts = [part for source in _around(labelling, node) for part in labelling.all_labels(source)]
     return any(width_of_ids(labels.ids.ravel(), grouping).terms for part in parts for labels in part)

@@ -168,6 +168,10 @@ class Labelling(Parameters):
         else:
             self.freeze(ids, "meets a weight that the model computes", call)
 
+    def axes_met(self, node: Node) -> set[int]:
+        """The axes of a parameter, or of a new tensor, along which what is made of it meets channels."""
+        return axes_met(self, node, self._tables | self._fills)
+
     def place(self, node: Node) -> Place:
         """The place of a call in the model's code."""
         return self._places[node]
@@ -199,7 +203,7 @@ class Labelling(Parameters):
     def _walk(self, program: ExportedProgram, kept: Mapping[str, str]) -> None:
         self._places |= places_of(program)
         by_code = self._read_parameters(program, kept)
-        for node in tables_late(program.graph.nodes, self._tables):
+        for node in tables_late(program.graph.nodes, self._tables | self._fills):
             self.labels[node] = self._visit(node)
             if node in by_code:
                 self.across.update(label_inputs(self, by_code[node]))
@@ -252,7 +256,7 @@ class Labelling(Parameters):
         usual = 0 if shape[:1] != (1,) else len(shape) - 1 if len(shape) == 3 else 1
         followed = next((dim for dim in long if len(long) == 1 or dim == usual), None)
         if not met and len(long) > 1 and node not in self._with_inputs:
-            met = axes_met(self, node, self._tables)
+            met = self.axes_met(node)
         if len(met.intersection(long)) == 1:
             (followed,) = met.intersection(long)
         for dim in long:

@@ -21,7 +21,7 @@ from aap_hw.graph.walk.computed import ComputedWeight, computed_weights
 from aap_hw.graph.walk.labels import IntArray
 from aap_hw.graph.walk.matrices import Matrix, matrices_of
 from aap_hw.graph.walk.notes import Notes
-from aap_hw.graph.walk.tables import tables_of
+from aap_hw.graph.walk.tables import fills_of, tables_of
 
 _TAKEN_APART = frozenset({"chunk", "split", "split_with_sizes"})
 _ROLE_RANK = {"out": 0, "depthwise": 0, "in": 0, "norm": 1, "scale": 2, "bias": 3, "fixed": 4}
@@ -50,6 +50,7 @@ class Parameters(Notes):
         self.inside: set[Node] = set()
         self._with_inputs: set[Node] = set()
         self._tables: set[Node] = set()
+        self._fills: set[Node] = set()
         self._matrices: dict[Node, Matrix] = {}
         self._constants: set[str] = set()
         self.kept = {each.name: each for each in kept.values()}
@@ -70,6 +71,7 @@ class Parameters(Notes):
         self.inside |= inside
         self.computed.update({each.source: each for each in weights.values()})
         self._tables |= tables_of(program.graph.nodes, self._parameters)
+        self._fills |= fills_of(program.graph.nodes)
         stored = {key: name for key, name in self._parameters.items() if name not in {*self.kept, *self.computed}}
         self._matrices.update(matrices_of(program, stored))
         known = {*weights, *self._matrices}

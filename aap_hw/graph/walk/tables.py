@@ -1,4 +1,4 @@
-"""Which axis of a table of parameters holds channels, if the table is moved before it meets any.
+"""Which axis of a table of parameters, or of a new tensor, holds channels, if it is moved before it meets any.
 
 Position codes of shape (places, channels) are sliced by the number of tokens or get an axis for the images before they
 are added: ``x + self.pos[: x.shape[1]]``, ``x + self.pos.unsqueeze(0)``; those of rows and columns are added to each
@@ -19,6 +19,7 @@ from aap_hw.graph.program.call import SAME_NUMBERS, Call, is_static, is_tensor, 
 from aap_hw.graph.walk.absorbing import MOVES
 from aap_hw.graph.walk.labels import Labels
 from aap_hw.graph.walk.rules import RULES, Result
+from aap_hw.graph.walk.rules.filled import FILLED
 from aap_hw.graph.walk.rules.pointwise import pointwise
 
 if TYPE_CHECKING:
@@ -29,8 +30,14 @@ _SAME = SAME_NUMBERS | {"dropout", "zeros_like"}
 _RESIZED = frozenset({"upsample_bicubic2d", "upsample_bilinear2d", "upsample_linear1d"})
 _PASSES = MOVES | _JOINS | _RESIZED | _SAME | {"adjoint", "expand", "numpy_T", "repeat"}
 _PRODUCTS = frozenset({"bmm", "einsum", "matmul"})
-# What reads channels along the last axis of its input.
-_READERS = frozenset({"layer_norm", "linear", "rms_norm"})
+_MEETINGS = _JOINS | {"copy"}
+# What reads channels of an input, and along which axis of it.
+_READERS = {
+    **dict.fromkeys(("layer_norm", "linear", "rms_norm"), ("input", -1)),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), ("input", 1)),
+    **dict.fromkeys(("gru", "lstm", "rnn_relu", "rnn_tanh"), ("hx", -1)),
+    **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_relu_cell", "rnn_tanh_cell"), ("hx", -1)),
+}
 
 
 def tables_of(nodes: Iterable[Node], parameters: Iterable[str]) -> set[Node]:
@@ -56,6 +63,18 @@ def tables_of(nodes: Iterable[Node], parameters: Iterable[str]) -> set[Node]:
             passes, read = made.issuperset(read[1:]), read[:1]
         if passes and all(each in found or each.name in names for each in read):
             found.add(node)
+    return found
+
+
+def fills_of(nodes: Iterable[Node]) -> set[Node]:
+    """New tensors of one number, and what a program makes of these alone in the same ways."""
+    found = set[Node]()
+    for node in nodes:
+        read = node.all_input_nodes
+        if node.op == "call_function" and is_tensor(node) and is_static(node):
+            passes = Call(node).name in _PASSES or Call(node).pointwise
+            if Call(node).name in FILLED or (read and passes and found.issuperset(read)):
+                found.add(node)
     return found
 
 
@@ -105,9 +124,8 @@ def _meets(state: Labelling, parameter: Node, dim: int, tables: Collection[Node]
                 if user not in labels:
                     labels[user] = RULES.get(call.name, pointwise)(ahead, call)
                     waiting.append(user)
-            elif call.name in _READERS and call["input"] is node:
-                if len(shape_of(node)) - 1 in ahead.of(node).dims:
-                    return True
+            elif call.name in _READERS and _reads(call, node, ahead.of(node)):
+                return True
             elif call.name in _PRODUCTS:
                 labels.update(
                     (each, state.labels[each]) for each in {*call.tensors} & state.labels.keys() - labels.keys()
@@ -116,9 +134,21 @@ def _meets(state: Labelling, parameter: Node, dim: int, tables: Collection[Node]
                     RULES[call.name](ahead, call)
                 if user in ahead.products:
                     return True
-            elif is_tensor(node) and (call.pointwise or call.name in _JOINS):
+            elif is_tensor(node) and (call.pointwise or call.name in _MEETINGS):
                 axes = {axis - len(shape_of(node)) for axis in ahead.of(node).dims}
                 others = [state.labels.get(each) for each in call.tensors if each is not node]
                 if any(axis - each.rank in axes for each in others if isinstance(each, Labels) for axis in each.dims):
                     return True
+                if call.name in _JOINS and user not in labels and is_static(user):  # a layer may read what is joined
+                    unknown = [each for each in call.tensors if each not in labels]
+                    labels.update((each, Labels.none(len(shape_of(each)))) for each in unknown)
+                    labels[user] = RULES[call.name](ahead, call)
+                    waiting.append(user)
     return False
+
+
+def _reads(call: Call, node: Node, labels: Labels) -> bool:
+    """Whether a layer reads channels of a node along an axis that is labelled."""
+    name, axis = _READERS[call.name]
+    given = call[name] if isinstance(call[name], (list, tuple)) else [call[name]]
+    return any(each is node for each in given) and axis % len(shape_of(node)) in labels.dims

@@ -3,6 +3,7 @@
 from aap_hw.graph.walk.rules import (
     contraction,
     convolution,
+    filled,
     gather,
     layout,
     normalisation,
@@ -22,6 +23,7 @@ __all__ = [
     "Rule",
     "contraction",
     "convolution",
+    "filled",
     "gather",
     "layout",
     "normalisation",

@@ -108,7 +108,7 @@ def same(state: Labelling, call: Call) -> Result:
     return state.of(call.first)
 
 
-@rule("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor")
+@rule("new_empty", "new_tensor")
 def new(state: Labelling, call: Call) -> Result:
     """Of the first argument only the type counts; the shape is made of numbers."""
     state.doubt(call)

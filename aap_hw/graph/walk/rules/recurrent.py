@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
-_ZEROS = frozenset({"zeros", "new_zeros"})
 
 
 @rule(*_GATES)
@@ -93,14 +92,11 @@ def _unit(
 
 
 def _given(state: Labelling, call: Call, channels: Sequence[IntArray]) -> None:
-    """First states are as wide as what the layer makes; zeros get the width that their code asks for."""
+    """First states are as wide as what the layer makes."""
     first = call["hx"] if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
     for node, ids in zip(first, channels, strict=False):
         dim = len(shape_of(node)) - 1
-        if node.op == "call_function" and Call(node).name in _ZEROS and not state.of(node).dims:
-            state.labels[node] = Labels.along(dim + 1, dim, ids)
-        else:
-            state.tie(state.channels(node, dim, call), ids, call)
+        state.tie(state.channels(node, dim, call), ids, call)
 
 
 def _module(state: Labelling, weights: Sequence[Node] | None) -> nn.Module | None:
