@@ -5,9 +5,10 @@
 #
 # The image takes 7.7 GB, most of it CUDA's libraries, which the package index's PyTorch brings. Commands write into the
 # mounted folder: if it is not of a user with the number 1000, add --user "$(id -u):$(id -g)".
-# Built by buildah on Debian 13 and 12, each made by debootstrap, and run there; Docker itself was not at hand. What the last
-# lines do for other users was tried on the built image.
+# Built by buildah on Debian 13 and 12, each made by debootstrap, and run there, for other users, too; Docker itself was
+# not at hand.
 # Behind a mirror: --build-arg PIP_INDEX_URL=https://... and, for Debian, --build-arg BASE=your.registry/debian:13-slim.
+# A certificate of your own network goes into /usr/local/share/ca-certificates of that base.
 # Debian 13 has Python 3.13; Debian 12 has 3.11 (BASE=debian:12-slim).
 ARG BASE=debian:13-slim
 FROM ${BASE} AS wheel
