@@ -55,6 +55,8 @@ def _linear(size: int, made: int, scale: float | None, align_corners: bool) -> T
     at = np.maximum(_corners(size, made) if align_corners else _centres(size, made, scale), 0)
     low = np.minimum(at.astype(int), size - 1)
     share = at - low.astype(np.float32)
+    if not share.any():  # an axis that stays, or corners that meet
+        return _picked(at, size)
     return [(low.tolist(), (1 - share).tolist()), (np.minimum(low + 1, size - 1).tolist(), share.tolist())]
 
 

@@ -11,7 +11,7 @@ from torch.fx import Node
 from aap_hw.compile.families.windows import Axis
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.registry import Takes, rule
-from aap_hw.compile.front.rules.resizing import resized
+from aap_hw.compile.front.rules.resizing import resized, resized_volume
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.program.source import op_name
@@ -113,4 +113,4 @@ def adaptive_pool(partition: Partition, node: Node) -> None:
     elif axes < 3:
         resized(partition, node, image, "mean")
     else:
-        raise partition.refused(f"pooling {before} to {after} pixels has no kernel yet", node)
+        resized_volume(partition, node, image, "mean")
