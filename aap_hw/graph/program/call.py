@@ -188,7 +188,9 @@ def _operator(target: Any) -> _Operator:
     arguments, (namespace, _, name) = target._schema.arguments, target._schema.name.partition("::")
     is_known = namespace in ("aten", "torchvision")
     name = (name if name.startswith("__") else name.removesuffix("_")) if is_known else ""
-    tagged = torch.Tag.pointwise in getattr(target, "tags", ())
+    # PyTorch lacks the tag for some in-place forms, as those of relu6, mish and gelu.
+    plain = getattr(getattr(torch.ops.aten, name, None), target._overloadname, target)
+    tagged = any(torch.Tag.pointwise in getattr(each, "tags", ()) for each in (target, plain))
     return _Operator(
         name,
         is_known and (tagged or name in POINTWISE_WITHOUT_TAG),

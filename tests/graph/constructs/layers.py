@@ -294,6 +294,15 @@ class PointwiseActivations(Construct):
         return torch.clamp(F.relu6(x), max=4).abs().sqrt() + F.threshold(x, 0.1, 0.0) + torch.erf(x) + x.exp().log1p()
 
 
+class ActivationsInPlace(Construct):
+    """PyTorch does not say of some of these that they are element by element."""
+
+    def between(self, x: Tensor) -> Tensor:
+        x = x * F.relu6(x + 3.0, inplace=True) / 6.0
+        x = F.threshold(F.mish(x + 0.5, inplace=True), 0.1, 0.0, inplace=True)
+        return (x - 1).abs_().masked_fill_(x > 2, 1.0)
+
+
 class Dropouts(Construct):
     def between(self, x: Tensor) -> Tensor:
         return F.dropout2d(
