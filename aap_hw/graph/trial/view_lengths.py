@@ -73,20 +73,52 @@ def follower(node: Node, dim: int, ids: IntArray, count: WidthExpr, module: nn.M
             found.append(((value != number) * 2 + (counts_heads != neighbours_are_one), Follower(name, (as_count,))))
     if found:
         return min(found, key=lambda each: each[0])[1]
-    return _whole_shape(node, dim, count, module)
+    return _in_sequence(node, dim, number, count, module)
 
 
-def _whole_shape(node: Node, dim: int, count: WidthExpr, module: nn.Module) -> Follower | None:
-    """The attribute that holds all lengths of a view: ``x.view(self.shape)``."""
-    shape = shape_of(node)
-    for frame in _frames(node):
-        alone = [each[0] for each in _views(frame.statement) if len(each) == 1 and isinstance(each[0], ast.Attribute)]
-        for name in (name for argument in alone for name in read_of_self(argument)):
+def _in_sequence(node: Node, dim: int, number: int, count: WidthExpr, module: nn.Module) -> Follower | None:
+    """The attribute that holds several lengths of a view, ``x.view(n, *self.shape)``, or one: ``self.sizes[-1]``."""
+    frames, shape = tuple(_frames(node)), shape_of(node)
+    for at in [frames, *_inside(frames, module)] if frames else []:
+        arguments = [argument for view in _views(at[0].statement) for argument in view]
+        places = [each for argument in arguments for each in _subscripts(argument)]
+        places += [(name, None) for argument in arguments for name in _reads(argument, at, _DEPTH)]
+        for name, place in dict.fromkeys(places):
             value = getattr(module, name, None)
-            if isinstance(value, (tuple, list)) and list(value) == list(shape):
-                counts = [count if axis == dim else WidthExpr(size) for axis, size in enumerate(shape)]
+            if not isinstance(value, (tuple, list)) or any(type(each) is not int for each in value):
+                continue
+            if place is None:
+                place = _place_in(value, shape, dim)
+            if place is not None and -len(value) <= place < len(value) and value[place] == number:
+                counts = [WidthExpr(each) for each in value]
+                counts[place] = count
                 return Follower(name, tuple(counts), type(value))
     return None
+
+
+def _place_in(lengths: Sequence[int], shape: tuple[int, ...], dim: int) -> int | None:
+    """Where in some lengths that of an axis is, if they are neighbours in a shape: the last ones if there are several.
+
+    A length of 1 or -1 fits any: code may put that of the batch in its place.
+    """
+    for first in range(len(shape) - len(lengths), -1, -1):
+        if first <= dim < first + len(lengths) and all(
+            length in (size, 1, -1) for length, size in zip(lengths, shape[first:], strict=False)
+        ):
+            return dim - first
+    return None
+
+
+def _subscripts(code: ast.expr) -> Iterable[tuple[str, int | None]]:
+    """Attributes of ``self`` of which a piece of code takes one element, and which."""
+    for each in ast.walk(code):
+        if isinstance(each, ast.Subscript) and isinstance(each.value, ast.Attribute):
+            try:
+                place = ast.literal_eval(each.slice)
+            except ValueError:
+                continue
+            if type(place) is int:
+                yield from ((name, place) for name in read_of_self(each.value))
 
 
 def _as(value: int, number: int, count: WidthExpr) -> WidthExpr | None:
@@ -229,10 +261,12 @@ def _fits(arguments: Sequence[ast.expr | None], shape: tuple[int, ...]) -> bool:
 
 
 def _reads(code: ast.expr, frames: Sequence[_Frame], depth: int) -> Iterable[str]:
-    yield from read_of_self(code)
+    counted = _without_divisors(code)
+    yield from (name for each in counted for name in read_of_self(each))
     if not depth or not frames:
         return
-    wanted = {each.id for each in ast.walk(code) if isinstance(each, ast.Name) and each.id != "self"}
+    names = [each for part in counted for each in ast.walk(part) if isinstance(each, ast.Name)]
+    wanted = {each.id for each in names if each.id != "self"}
     for statement in ast.walk(frames[0].function):
         if isinstance(statement, ast.Assign):
             for target in statement.targets:
@@ -242,6 +276,14 @@ def _reads(code: ast.expr, frames: Sequence[_Frame], depth: int) -> Iterable[str
     for name, value in _passed(frames):
         if name in wanted:
             yield from _reads(value, frames[1:], depth - 1)
+
+
+def _without_divisors(code: ast.expr) -> list[ast.expr]:
+    """The parts of a calculation but for what it divides by: ``c // self.groups`` is no number of groups."""
+    if not isinstance(code, ast.BinOp):
+        return [code]
+    divides = isinstance(code.op, (ast.Div, ast.FloorDiv))
+    return [*_without_divisors(code.left), *([] if divides else _without_divisors(code.right))]
 
 
 def _passed(frames: Sequence[_Frame]) -> Iterable[tuple[str, ast.expr]]:
@@ -258,7 +300,9 @@ def _passed(frames: Sequence[_Frame]) -> Iterable[tuple[str, ast.expr]]:
 
 def _assigned(target: ast.expr, value: ast.expr) -> Iterable[tuple[str, ast.expr]]:
     """Names with what they are given; what is taken apart only if it is written out."""
-    if isinstance(target, ast.Name) and isinstance(value, (ast.Attribute, ast.BinOp, ast.Name, ast.Constant)):
+    copies = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in ("list", "tuple")
+    is_plain = isinstance(value, (ast.Attribute, ast.BinOp, ast.Name, ast.Constant))
+    if isinstance(target, ast.Name) and (is_plain or copies):
         yield target.id, value
     elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
         for each, its in zip(target.elts, value.elts, strict=True):

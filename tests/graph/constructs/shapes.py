@@ -121,6 +121,58 @@ class UnflattenedByAttributes(Construct):
         return self.a(x).unflatten(1, (self.parts, self.width)).flatten(1, 2)
 
 
+class Shares(nn.Module):
+    """Rows of equally many channels: only one of the two lengths is an attribute, and that is not to change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return x.view(n, self.rows, c // self.rows, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+class ShuffledBetweenGroups(Construct):
+    """Channels of one fate are in both rows, twice in each, so that the number of rows divides how many there are."""
+
+    def layers(self) -> None:
+        self.a, self.shares = nn.Conv2d(12, 12, 1, groups=2), Shares()
+        self.b = nn.Conv2d(12, 12, 1, groups=2)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.b(self.shares(self.a(x)))
+
+
+class LengthsInSequences(Construct):
+    """Lengths of views in lists and tuples of the module: all but the first, one of several, and all of a copy."""
+
+    def layers(self) -> None:
+        self.a, self.b, self.c = nn.Linear(12, 10 * 4), nn.Linear(12, 14 * 4), nn.Linear(12, 12)
+        self.behind, self.widths, self.place, self.one = [10, 2, 2], (10, 14), [2, 2], (1, 12, 1, 1)
+        self.last_of_a, self.last_of_b = nn.Conv2d(10, 12, 1), nn.Conv2d(14, 12, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        code = x.mean((2, 3))
+        shape = [x.size(0)] + self.behind  # noqa: RUF005
+        a = self.last_of_a(self.a(code).view(shape))
+        b = self.last_of_b(self.b(code).view(-1, self.widths[-1], *self.place))
+        one = list(self.one)
+        one[0] = x.shape[0]
+        return x + F.interpolate(a + b, scale_factor=4) + self.c(code).reshape(one)
+
+
+class UnpooledToTheirPlaces(Construct):
+    """As in SegNet: another convolution's values go to where the maxima were."""
+
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 12, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        y, places = F.max_pool2d(x, 2, return_indices=True)
+        return F.max_unpool2d(self.a(y), places, 2)
+
+
 class PickedPixels(Construct):
     """Rows and columns by lists of numbers; pairs of them move no axis."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.walk.rules.pointwise import merge
 from aap_hw.graph.walk.rules.registry import Result, rule
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     "max_pool2d",
     "max_pool2d_with_indices",
     "max_pool3d",
+    "max_pool3d_with_indices",
     "_upsample_bicubic2d_aa",
     "_upsample_bilinear2d_aa",
     "upsample_bicubic2d",
@@ -42,6 +44,16 @@ def pool_or_resample(state: Labelling, call: Call) -> Result:
     if any(dim >= labels.rank - worked_on for dim in labels.dims):
         return state.not_understood(call)
     return (labels,) * len(call.out_shapes) if len(call.out_shapes) > 1 else labels
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpool(state: Labelling, call: Call) -> Result:
+    """Each value goes back to where the maximum was, in its own channel: numbers of places belong to the channels."""
+    values, places = state.of(call["self"]), state.of(call["indices"])
+    axis = values.rank - int(call.name[-2]) - 1
+    if (values.dims | places.dims) - {axis}:
+        return state.not_understood(call)
+    return merge(state, call, [values, places], [shape_of(call["self"]), shape_of(call["indices"])])
 
 
 @rule("pad", "constant_pad_nd")
