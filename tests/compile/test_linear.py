@@ -91,3 +91,31 @@ def test_layers_of_gpt2_have_the_kernels_that_the_uncut_network_foretold() -> No
     widths = network.dense | {name: len(kept) for name, kept in keep.items()}
     again = partition(ChannelGraph.trace(graph.cut(model, keep), (tokens,)))
     assert [kernel.at(widths) for kernel in network.kernels] == [kernel.at(again.dense) for kernel in again.kernels]
+
+
+class Mixer(nn.Module):
+    """Layers that mix tokens of as many channels as are left, by both kinds of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rows, self.columns = nn.Linear(6, 10), nn.Linear(9, 7), nn.Conv1d(9, 7, 1)
+        self.plain, self.head = nn.Conv1d(7, 9, 1, bias=False), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head(self.plain(self.rows(x.mT).relu().mT + self.columns(x).sigmoid()))
+
+
+def test_layers_that_mix_tokens_are_products_of_any_number_of_channels(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Mixer().eval(), torch.randn(2, 9, 6)
+    graph = ChannelGraph.trace(model, (x,))
+    network = partition(graph)
+    assert [kernel.key.op for kernel in network.kernels if kernel.learned].count("matmul") == 3
+    assert "linear" not in network.slow_path
+    assert "conv1d" not in network.slow_path
+    smaller = graph.cut(model, {"first": [0, 2, 3, 4, 6, 8, 9]})
+    foretold = [kernel.at({**network.dense, "first": 7}) for kernel in network.kernels]
+    cut = partition(ChannelGraph.trace(smaller, (x,)))
+    assert [kernel.at(cut.dense) for kernel in cut.kernels] == foretold
+    assert_compiled_equals_pytorch(smaller, x, tmp_path)

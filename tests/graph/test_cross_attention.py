@@ -177,3 +177,24 @@ def test_mask_that_is_divided_with_the_products_freezes_their_width() -> None:
     torch.manual_seed(1)
     graph = ChannelGraph.trace(DividedWithItsMask().eval(), (torch.randn(2, TOKENS, 3),))
     assert "computes something else once it is cut" in str(graph.group("q").frozen)
+
+
+def test_masks_of_pytorchs_transformer_need_no_hint() -> None:
+    class Translator(nn.Module):
+        """PyTorch looks whether a mask is causal unless ``tgt_is_causal`` tells, and a program has no values yet."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(3, DIM), nn.Linear(3, DIM), nn.Linear(DIM, 4)
+            self.inner = nn.Transformer(DIM, HEADS, 1, 1, 16, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = nn.Transformer.generate_square_subsequent_mask(TOKENS)
+            return self.head(self.inner(self.a(x), self.b(x), src_mask=hidden, tgt_mask=hidden))
+
+    torch.manual_seed(0)
+    model, x = Translator().eval(), torch.randn(2, TOKENS, 3)
+    graph = ChannelGraph.trace(model, (x,))
+    free = {group.name: group.width for group in graph.groups if group.frozen is None}
+    assert free == {"a": 4, "inner.encoder.layers.0.linear1": 16, "inner.decoder.layers.0.linear1": 16}
+    checked_cut(graph, model, {"a": [0, 2], "inner.decoder.layers.0.linear1": range(5)}, x)

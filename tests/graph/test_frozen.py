@@ -103,3 +103,27 @@ def test_a_model_without_filters_has_no_groups() -> None:
     graph = ChannelGraph.trace(nn.ReLU(), (torch.zeros(IMAGES),))
     assert graph.groups == []
     assert graph.width_of("relu").at({}) == 3
+
+
+def test_one_channel_stays_where_an_axis_of_one_would_vanish() -> None:
+    def between(_: Net, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True).squeeze()[:, :, None, None]
+
+    model, graph, images = traced(Net(between), IMAGES)
+    stem, rest = graph.group("stem.0"), graph.group("stem.0#2")
+    assert (stem.width, rest.width, rest.frozen) == (1, 7, None)
+    assert_cut_equals_silenced(model, graph, images, {rest.name: [4]})
+
+
+def test_sums_of_values_whose_size_depends_on_the_input_are_no_branches() -> None:
+    class Found(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            places = x[0, 0].nonzero()
+            return self.b(self.a(x)), places + places
+
+    graph = ChannelGraph.trace(Found(), (torch.zeros(IMAGES),))
+    assert [group.name for group in graph.groups if group.frozen is None] == ["a"]

@@ -248,7 +248,6 @@ NO_NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "statistic that is kept": lambda x: (lambda s: x / s + s)(x.std(1, keepdim=True)),
     "square of a statistic": lambda x: (lambda s: x / (s * s + 1))(x.norm(dim=1, keepdim=True)),
     "statistic over itself": lambda x: x + (lambda s: s / s)(x.std(1, keepdim=True)),
-    "sum over the count": lambda x: x / (x.square().sum(1, keepdim=True) / 12 + 1).sqrt(),
     "spread over more than the mean": lambda x: (x - x.mean(1, True)) / (x.var((1, 2, 3), keepdim=True) + 1).sqrt(),
     "spread of what is centred over more": lambda x: (
         lambda y: y / (y.pow(2).mean((1, 2, 3), keepdim=True) + 1).sqrt()
@@ -275,6 +274,23 @@ class Other(nn.Module):
 def test_other_reductions_over_channels_leave_them_alone(name: str) -> None:
     _, graph, _ = ready(lambda: Other(NO_NORMS[name]))
     assert graph.group("stem").frozen is not None
+
+
+SUMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "over a number": lambda x: x / (x.square().sum(1, keepdim=True) / 12 + 1).sqrt(),
+    "of products": lambda x: x + torch.tanh((x * x.cos()).sum(1, keepdim=True)),
+    "of everything": lambda x: x * x.square().sum((1, 2, 3), keepdim=True).log1p(),
+    "of a softmax that is written out": lambda x: (lambda e: e / e.sum(dim=1, keepdim=True))(x.exp()),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_over_channels_lack_the_terms_of_those_that_are_gone(name: str) -> None:
+    net, graph, images = ready(lambda: Other(SUMS[name]))
+    assert graph.group("stem").renormalised is None
+    smaller = checked_cut(graph, net, {"stem": KEEP}, images)
+    wanted = expected(net, lambda norm, x: norm(x), images)
+    assert (output(smaller, images) - wanted).abs().max() < 1e-9
 
 
 class Tokens(nn.Module):

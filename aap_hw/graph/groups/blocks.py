@@ -76,7 +76,7 @@ def find_blocks(
         if node.op != "call_function" or Call(node).name != "add" or Call(node).get("alpha", 1) != 1:
             continue
         operands = [each for each in node.args if isinstance(each, Node)]
-        if len(operands) != 2 or len({shape_of(node), *map(shape_of, operands)}) != 1:
+        if len(operands) != 2 or any(shape_of(each) != shape_of(node) for each in operands):
             continue
         for branch, shortcut in (operands, operands[::-1]):
             members = _only_for(branch, node)

@@ -27,10 +27,12 @@ from aap_hw.errors import UserError
 from aap_hw.foreign import DETAILS, is_raised_by_user, own_line, reason
 from aap_hw.graph.program.assignments import spell_out_assignments
 from aap_hw.graph.program.calling import Names, arguments, called
+from aap_hw.graph.program.einsums import spell_out_einsums
 from aap_hw.graph.program.expansions import leave_out_expansions
 from aap_hw.graph.program.gates import spell_out_gates
 from aap_hw.graph.program.inlining import inline_regions
 from aap_hw.graph.program.inputs import Tensors
+from aap_hw.graph.program.joins import leave_out_joins
 from aap_hw.graph.program.outputs import plain
 
 # What PyTorch raises where code asks for the value of a tensor, by type and by a part of the message.
@@ -78,15 +80,32 @@ def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram
     by_place, by_name = arguments(inputs, names)
     returned = model.register_forward_hook(lambda _, __, output: plain(output))
     try:
-        with _quiet():
+        with _quiet(), _masks_as_given():
             program = torch.export.export(model, tuple(by_place), by_name, strict=False)
     finally:
         returned.remove()
     inline_regions(program)
+    leave_out_joins(program)
     leave_out_expansions(program)
+    spell_out_einsums(program)
     spell_out_gates(program)
     spell_out_assignments(program)
     return program
+
+
+@contextlib.contextmanager
+def _masks_as_given() -> Iterator[None]:
+    """Let PyTorch's transformers apply the masks that they are given, without a look at their values.
+
+    They look whether a mask is causal, as a hint to compute the same faster: a program has no values yet.
+    """
+    library, name = torch.nn.modules.transformer, "_detect_is_causal_mask"
+    before = getattr(library, name)
+    setattr(library, name, lambda mask, is_causal=None, size=None: bool(is_causal))
+    try:
+        yield
+    finally:
+        setattr(library, name, before)
 
 
 class _Held(io.StringIO):

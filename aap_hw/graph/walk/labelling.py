@@ -231,6 +231,9 @@ class Labelling(Parameters):
             self.number(call)
         if any(self.parameter_name(source) in self.kept or source.name in self._constants for source in call.tensors):
             self.doubt(call)  # a model that keeps no such tensor yet, or keeps none, will make one
+        if is_empty(node):  # as long as that is right, which a trial tells, none of the channels is in it
+            self.doubt(call)
+            return Labels.none(len(call.out_shape))
         joined = [each for each in node.all_input_nodes if not (call.name in _JOINS and is_empty(each))]
         if not is_static(node) or not all(map(is_static, joined)):
             return self.not_understood(call)

@@ -8,6 +8,7 @@ from torch.fx import Node
 
 from aap_hw.compile.front.rules.padding import padded_by, padding_of, sides_of
 from aap_hw.compile.front.rules.pooling import is_image_of, three, two
+from aap_hw.compile.front.rules.products import mix_places
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.weighted import Layer, weighted
 from aap_hw.graph.program.call import Call, shape_of
@@ -25,6 +26,9 @@ def convolution(partition: Partition, node: Node) -> None:
     if not is_image_of(image, 2 + axes):
         raise partition.refused("a convolution of one image without a batch axis has no kernel", node)
     if any(length.terms for length in partition.lengths_of(image)[2:]):
+        if axes == 1 and groups == 1 and set(shape_of(weight)[2:]) == set(call["stride"]) == {1} and _is_unpadded(call):
+            mix_places(partition, node)
+            return
         raise partition.refused("a convolution that slides along channels has no kernel yet", node)
     is_depthwise = 1 < groups == shape_of(image)[1]
     kernel, dilation = two(shape_of(weight)[2:], 1, axes), two(call["dilation"], 1, axes)
@@ -41,6 +45,11 @@ def convolution(partition: Partition, node: Node) -> None:
         layout="nchw" if axes == 2 and read.value in partition.inputs else "",
         **padding_of(read.sides),
     )
+
+
+def _is_unpadded(call: Call) -> bool:
+    """Whether a convolution's result is as long as its input along each axis."""
+    return shape_of(call["input"])[2:] == call.out_shape[2:]
 
 
 @rule("conv3d", takes=Takes.ANYTHING)

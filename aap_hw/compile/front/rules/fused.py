@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch.fx import Node
@@ -88,13 +88,18 @@ def add(partition: Partition, node: Node, tree: Tree) -> None:
         tree.emit(partition, node)
 
 
-def sum_of(partition: Partition, node: Node, product: str, alpha: float, added: Node | None, beta: float) -> Tree:
-    """A kernel's result, in the shape of a node and PyTorch's order of axes, times alpha plus a value times beta."""
+def sum_of(
+    partition: Partition, node: Node, product: str, alpha: float, added: Node | None, beta: float, behind: int = 0
+) -> Tree:
+    """A kernel's result, in the shape of a node and PyTorch's order of axes, times alpha plus a value times beta.
+
+    The value is as if it had so many more axes ``behind`` its own.
+    """
     own = Operand(node, product, shape_of(node))
     operands, expression = {own.name: own}, Term("mul", (own.name, float(alpha)))
     if added is not None and not partition.is_zero(added):
         other = _operand(partition, added, node, is_image=False)
-        operands[other.name] = other
+        operands[other.name] = replace(other, shape=(*other.shape, *[1] * behind))
         expression = Term("add", (expression, Term("mul", (other.name, float(beta)))))
     return Tree(simplified(expression), operands, is_image=False)
 

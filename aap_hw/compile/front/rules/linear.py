@@ -8,7 +8,6 @@ import torch
 from torch.fx import Node
 
 from aap_hw.compile.families.convolution import POINTWISE
-from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.weighted import Layer, weighted
 from aap_hw.graph.program.call import shape_of
 from aap_hw.graph.program.weights import is_product_with
@@ -17,14 +16,8 @@ if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
 
 
-@rule("linear", takes=Takes.ANYTHING)
-def linear(partition: Partition, node: Node) -> None:
-    """Linear layers of vectors (N, C), and of rows (N, ..., C), which are the pixels of a 1x1 convolution."""
-    add_linear(partition, node, Layer.of(node))
-
-
 def add_linear(partition: Partition, node: Node, layer: Layer) -> None:
-    """Add the kernel of a linear layer."""
+    """Add the kernel of a linear layer of vectors (N, C), or of rows (N, ..., C), the pixels of a 1x1 convolution."""
     if len(shape_of(layer.image)) == 2:
         weighted(partition, node, "linear", layer)
     elif len(shape_of(layer.image)) > 2 and partition.has_fixed_rows(layer.image):

@@ -52,6 +52,34 @@ def matmul(partition: Partition, node: Node) -> None:
         add_product(partition, node, left, right)
 
 
+@rule("linear", takes=Takes.ANYTHING)
+def linear(partition: Partition, node: Node) -> None:
+    """A linear layer, or a product if it mixes places, such as tokens, of as many channels as are left."""
+    layer = Layer.of(node)
+    if len(shape_of(layer.image)) < 3 or partition.has_fixed_rows(layer.image):
+        add_linear(partition, node, layer)
+        return
+    of_rows, of_weight = matrices(layer.image), ([], [], [1], [0])
+    _mix(partition, node, layer, (layer.image, layer.weight), (of_rows, of_weight), -1)
+
+
+def mix_places(partition: Partition, node: Node) -> None:
+    """Add the kernels of a convolution (N, places, C) by windows of one place, which are those of a product."""
+    layer = Layer.of(node)
+    of_weight, of_rows = ([], [], [0], [1]), matrices(layer.image)
+    _mix(partition, node, layer, (layer.weight, layer.image), (of_weight, of_rows), -2)
+
+
+def _mix(
+    partition: Partition, node: Node, layer: Layer, factors: tuple[Node, Node], groups: tuple[Groups, Groups], axis: int
+) -> None:
+    """Add the kernels of a layer that mixes what runs along an axis."""
+    name, inner = f"{node.name}_product", partition.graph.width_of(layer.image.name, axis)
+    _product(partition, node, factors, groups, matrices(node), inner, "" if layer.bias is None else name)
+    if layer.bias is not None:
+        fused.add(partition, node, fused.sum_of(partition, node, name, 1.0, layer.bias, 1.0, behind=-1 - axis))
+
+
 @rule("addmm", "baddbmm", takes=Takes.ANYTHING)
 def product_and_sum(partition: Partition, node: Node) -> None:
     """A linear layer with its bias or a residual, or a product of matrices and a sum."""

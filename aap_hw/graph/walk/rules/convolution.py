@@ -41,6 +41,8 @@ def convolution(state: Labelling, call: Call) -> Result:
     out_width, in_per_group = shape_of(weight)[:2]
     if (labels := state.of(inputs)).dims and min(labels.dims) > channel_dim and out_width == in_per_group == 1:
         return _along_channels(state, call, labels, filters)
+    if channel_dim not in labels.dims and state.is_made(labels) and _is_of_single_places(call, channel_dim):
+        return _mixing_places(state, call, labels, filters)
     incoming = state.channels(inputs, channel_dim, call)
     if groups > 1 and in_per_group == 1:
         made = state.made(filters, "depthwise")
@@ -104,11 +106,8 @@ def linear(state: Labelling, call: Call) -> Result:
     if filters is None or len(shape_of(weight)) != 2:
         return state.not_understood(call, _COMPUTED)
     rank, labels, made = len(shape_of(inputs)), state.of(inputs), state.made(filters, "out")
-    if rank - 1 not in labels.dims and state.is_made(labels):  # tokens are mixed, of each channel alone
-        for axis in (made, state.parameter_axis(filters.parameter, 1 - filters.dim, "in")):
-            state.freeze(axis, "is made along another axis than that of the channels", call)
-        state.tie_parameter(call["bias"], made, "bias", call)
-        return labels
+    if rank - 1 not in labels.dims and state.is_made(labels):
+        return _mixing_places(state, call, labels, filters)
     _read(state, call, state.channels(inputs, rank - 1, call), 1)
     if (matrix := state.matrix(weight)) is not None:  # which may be turned over
         state.parameter_axis(matrix[0], matrix[2], "in")
@@ -127,6 +126,23 @@ def embedding(state: Labelling, call: Call) -> Result:
     made = state.parameter_axis(name, 1, "out")
     state.produced(call.node, made)
     return Labels.along(rank, rank - 1, made)
+
+
+def _mixing_places(state: Labelling, call: Call, labels: Labels, filters: Rows) -> Result:
+    """Places are mixed, such as tokens, of each channel alone: channels pass, and nothing of the weight can go."""
+    made = state.made(filters, "out")
+    for axis in (made, state.parameter_axis(filters.parameter, 1 - filters.dim, "in")):
+        state.freeze(axis, "is made along another axis than that of the channels", call)
+    state.tie_parameter(call["bias"], made, "bias", call)
+    return labels
+
+
+def _is_of_single_places(call: Call, channel_dim: int) -> bool:
+    """Whether a convolution's windows are of one place each, so that it is a linear layer."""
+    is_same = call.out_shape[channel_dim + 1 :] == shape_of(call["input"])[channel_dim + 1 :]
+    return (
+        is_same and set(call["stride"]) == {1} and set(shape_of(call["weight"])[2:]) == {1} and int(call["groups"]) == 1
+    )
 
 
 def _along_channels(state: Labelling, call: Call, labels: Labels, filters: Rows) -> Result:

@@ -80,7 +80,7 @@ def unsqueeze(state: Labelling, call: Call) -> Result:
 def squeeze(state: Labelling, call: Call) -> Result:
     """Axes of length 1 vanish: all of them, or those that are named.
 
-    A channel axis that could vanish once it is cut to length 1 freezes its channels.
+    A channel axis would vanish, too, if it were cut to length 1: so one channel stays, and each group keeps another.
     """
     labels = state.of(call.first)
     shape = shape_of(call.first)
@@ -90,7 +90,7 @@ def squeeze(state: Labelling, call: Call) -> Result:
     else:
         candidates = {dim % labels.rank for dim in ([named] if isinstance(named, int) else named)}
     if candidates & labels.dims:
-        state.freeze(labels, "would lose its channel axis if only one channel were kept", call)
+        state.freeze(labels.ids.ravel()[:1], "would lose its channel axis if only one channel were kept", call)
     gone = {dim for dim in candidates if shape[dim] == 1}
     stays = [dim for dim in range(labels.rank) if dim not in gone]
     ids = labels.ids.reshape([labels.ids.shape[dim] for dim in stays])

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.walk.labels import Labels
+from aap_hw.graph.walk.rules.pointwise import pointwise
 from aap_hw.graph.walk.rules.registry import Result, rule
 from aap_hw.graph.walk.rules.spatial_gates import is_of_gate
 from aap_hw.graph.walk.rules.statistics import is_of_norm, meets_factor
 
 if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
+
+_SUMS = frozenset({"sum", "nansum"})
 
 
 @rule(
@@ -34,7 +37,12 @@ if TYPE_CHECKING:
     "linalg_vector_norm",
 )
 def reduce(state: Labelling, call: Call) -> Result:
-    """Channels along a reduced axis are mixed and frozen, but for norms and spatial gates; along others they pass."""
+    """Channels along a reduced axis are mixed and frozen, but for sums, norms and spatial gates; others pass.
+
+    A sum reads them as a layer does whose weights are all one: it lacks the terms that are gone.
+    """
+    if call.get("other") is not None:  # the larger of two
+        return pointwise(state, call)
     if len(call.tensors) != 1:
         return state.not_understood(call)
     labels = state.of(call.first)
@@ -51,6 +59,8 @@ def reduce(state: Labelling, call: Call) -> Result:
     if len(labels.dims) == 1 and labels.dims == reduced and is_of_gate(call):
         state.renormalise(labels, call, "is reduced for a spatial gate")
         return _each(call, [Labels.none(len(shape)) for shape in call.out_shapes])
+    if len(labels.dims) == 1 and labels.dims <= reduced and call.name in _SUMS:
+        return Labels.none(len(call.out_shape))
     if reduced & labels.dims:
         state.freeze(labels, "is reduced together with other channels", call)
         return _each(call, [Labels.none(len(shape)) for shape in call.out_shapes])

@@ -41,7 +41,8 @@ def pool_or_resample(state: Labelling, call: Call) -> Result:
     """The last 1, 2 or 3 axes, as the op's name says, are worked on; channels run before them."""
     labels = state.of(call.first)
     worked_on = next(count for count in (1, 2, 3) if f"{count}d" in call.name)
-    if any(dim >= labels.rank - worked_on for dim in labels.dims):
+    first = labels.rank - worked_on
+    if any(dim >= first and not _is_one_place(call, dim - first, worked_on) for dim in labels.dims):
         return state.not_understood(call)
     return (labels,) * len(call.out_shapes) if len(call.out_shapes) > 1 else labels
 
@@ -54,6 +55,19 @@ def unpool(state: Labelling, call: Call) -> Result:
     if (values.dims | places.dims) - {axis}:
         return state.not_understood(call)
     return merge(state, call, [values, places], [shape_of(call["self"]), shape_of(call["indices"])])
+
+
+def _is_one_place(call: Call, axis: int, axes: int) -> bool:
+    """Whether a pooling's windows are of one place each along an axis, so that each value stays where it is."""
+    kernel = call.get("kernel_size")
+    if kernel is None:
+        return False
+    named = {"kernel_size": 1, "stride": 1, "padding": 0}
+    along = {name: list(call[name]) or list(kernel) for name in named}
+    return all(
+        (given * axes)[axis] == named[name] if len(given) == 1 else given[axis] == named[name]
+        for name, given in along.items()
+    )
 
 
 @rule("pad", "constant_pad_nd")

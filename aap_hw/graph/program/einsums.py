@@ -1,0 +1,65 @@
+"""Einsums as products of two tensors each, with a letter for every axis and the axes of the result named.
+
+``einsum("...id,...jd->...ij", q, k)`` names no axis before the last two, ``einsum("ij,jk", a, b)`` none of the result,
+and one of three tensors is a product of the first two times the third, as PyTorch computes it. Only this form has
+rules and kernels. Left as they are: einsums of one tensor, and those in which an axis of length 1 meets a longer one.
+"""
+
+from __future__ import annotations
+
+import string
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from aap_hw.graph.program.call import Call, add_call, is_static, shape_of
+
+_ATEN = torch.ops.aten
+_REST = "..."
+
+
+def spell_out_einsums(program: ExportedProgram) -> None:
+    """Replace each such einsum in the program's graph, in place."""
+    nodes = program.graph.find_nodes(op="call_function", target=_ATEN.einsum.default)
+    for node in nodes:
+        call = Call(node)
+        tensors = list(call["tensors"])
+        words = _words(call["equation"], tensors) if len(tensors) > 1 and all(map(is_static, tensors)) else None
+        if words is None:
+            continue
+        *read, made = words
+        left, letters = tensors[0], read[0]
+        for place, (right, word) in enumerate(zip(tensors[1:], read[1:], strict=True), start=2):
+            needed = {*made, *"".join(read[place:])}
+            kept = made if place == len(tensors) else "".join(x for x in dict.fromkeys(letters + word) if x in needed)
+            left = add_call(node, node, _ATEN.einsum.default, f"{letters},{word}->{kept}", [left, right])
+            letters = kept
+        node.replace_all_uses_with(left)
+        program.graph.erase_node(node)
+        left.name = node.name  # by which the program's outputs and scales of quantised values know it
+    if nodes:
+        program.graph.lint()
+        program.graph_module.recompile()
+
+
+def _words(equation: str, tensors: list[Node]) -> list[str] | None:
+    """A letter for each axis of each tensor, and of the result; None if letters cannot tell what is computed."""
+    before, arrow, made = equation.replace(" ", "").partition("->")
+    read = before.split(",")
+    if not arrow:
+        named = before.replace(_REST, "").replace(",", "")
+        made = (_REST if _REST in before else "") + "".join(x for x in sorted(set(named)) if named.count(x) == 1)
+    free = [letter for letter in string.ascii_letters if letter not in before]
+    ranks = [len(shape_of(each)) - len(word.replace(_REST, "")) for word, each in zip(read, tensors, strict=True)]
+    most = max((rank for word, rank in zip(read, ranks, strict=True) if _REST in word), default=0)
+    if most > len(free):
+        return None
+    rest = "".join(free[:most])
+    words = [word.replace(_REST, rest[most - rank :]) for word, rank in zip(read, ranks, strict=True)]
+    lengths: dict[str, int] = {}
+    for word, each in zip(words, tensors, strict=True):
+        sizes = shape_of(each)
+        if len(word) != len(sizes) or any(lengths.setdefault(x, n) != n for x, n in zip(word, sizes, strict=True)):
+            return None
+    return [*words, made.replace(_REST, rest)]

@@ -1,0 +1,73 @@
+"""What is spelt out in an exported program before it is walked: einsums, and pieces of parameters that are joined.
+
+Cuts are compared with the program of the uncut network, and that with the network itself.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aap_hw.compile.front.partition import partition
+from aap_hw.graph import ChannelGraph
+from aap_hw.graph.check.self_check import checked_cut
+from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.exporting import export
+
+
+class LinearAttention(nn.Module):
+    """An ellipsis, a result without names, and three factors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.out, self.head = nn.Linear(3, 12), nn.Linear(6, 12), nn.Linear(12, 4)
+        self.q, self.k, self.v = (nn.Linear(12, 6) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        q, k, v = self.q(x).exp(), self.k(x).exp(), self.v(x)
+        context = torch.einsum("...nd,...ne->...de", k, v)
+        length = torch.einsum("...nd,...d", q, k.sum(1))
+        return self.head(x + self.out(torch.einsum("...nd, ...de, ...n -> ...ne", q, context, 1 / length)))
+
+
+class Pool(nn.Module):
+    """Attention as CLIP pools: PyTorch's function with the weights and joined biases of layers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, 12), nn.Linear(12, 4)
+        self.q, self.k, self.v, self.c = (nn.Linear(12, 12) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        attended, _ = F.multi_head_attention_forward(
+            x, x, x, x.shape[-1], 3, None, torch.cat([self.q.bias, self.k.bias, self.v.bias]), None, None, False, 0.0,
+            self.c.weight, self.c.bias, training=self.training, need_weights=False, use_separate_proj_weight=True,
+            q_proj_weight=self.q.weight, k_proj_weight=self.k.weight, v_proj_weight=self.v.weight,
+        )  # fmt: skip
+        return self.head(attended)
+
+
+def test_einsums_of_any_form_are_products_of_two_tensors() -> None:
+    torch.manual_seed(0)
+    model, x = LinearAttention().eval(), torch.randn(2, 5, 3)
+    program = export(model, (x,))
+    einsums = [Call(node) for node in program.graph.nodes if Call(node).name == "einsum"]
+    assert [len(each["tensors"]) for each in einsums] == [2] * 4
+    assert all("->" in each["equation"] and "." not in each["equation"] for each in einsums)
+    with torch.no_grad():
+        assert (program.module()(x) - model(x)).abs().max() < 1e-5
+    graph = ChannelGraph.trace(model, (x,))
+    assert {group.name: group.width for group in graph.groups if group.frozen is None} == {"stem": 12, "v": 6}
+    checked_cut(graph, model, {"stem": range(7), "v": [1, 4]}, x)
+    assert partition(graph).slow_path == ""
+
+
+def test_biases_that_are_joined_and_taken_apart_are_those_of_their_layers() -> None:
+    torch.manual_seed(0)
+    model, x = Pool().eval(), torch.randn(5, 2, 3)
+    graph = ChannelGraph.trace(model, (x,))
+    assert {group.name: group.width for group in graph.groups if group.frozen is None} == {"stem": 4}
+    checked_cut(graph, model, {"stem": [0, 2, 3]}, x)
