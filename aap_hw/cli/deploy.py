@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 @classes_option
 @device_option
 @connect_option
-@click.option("--out", metavar="FOLDER", help="Folder of the bundle; default: RUN/bundle-DEVICE.")
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    help="Folder of the bundle; default: RUN/bundle-DEVICE, or with --model bundle-MODEL-DEVICE.",
+)
 @click.option(
     "--weights",
     metavar="WEIGHTS",

@@ -111,8 +111,8 @@ OF_TRAINING = (
 @click.option(
     "--qat",
     is_flag=True,
-    help="With --precision int8: train the last round with int8's rounding simulated (quantisation-aware training); "
-    "with --max-accuracy-drop alone, every round, as each may be the last.",
+    help="With --precision int8 or mixed: train the last round with int8's rounding simulated (quantisation-aware "
+    "training); with --max-accuracy-drop alone, every round, as each may be the last.",
 )
 @cut_options
 @unmeasured_options
