@@ -21,23 +21,26 @@ if TYPE_CHECKING:
 
 @rule("layer_norm", "rms_norm", takes=Takes.ROWS)
 def over_channels(partition: Partition, node: Node) -> None:
-    """Over the last axis of vectors, or of rows of them."""
+    """Over the last axis of vectors, or of rows of them; or over the channels of images (N, C, 1, 1)."""
     call = Call(node)
     vectors, weight = call["input"], partition.parameter(call["weight"], node)
     bias = partition.parameter(call.get("bias"), node)
-    if len(call["normalized_shape"]) != 1 or len(shape_of(vectors)) < 2 or (bias and not weight):
+    shape, rank = shape_of(vectors), len(call["normalized_shape"])
+    is_of_images = rank > 1 and rank == len(shape) - 1 and set(shape[2:]) == {1}
+    if (rank != 1 and not is_of_images) or len(shape) < 2 or (bias and not weight):
         raise partition.refused(f"{op_name(node)} over several axes has no kernel yet", node)
-    if not partition.has_fixed_rows(vectors):
+    if not is_of_images and not partition.has_fixed_rows(vectors):
         raise partition.refused("a normalisation of as many vectors as there are channels has no kernel yet", node)
     epsilon = torch.finfo(torch.float32).eps if call["eps"] is None else call["eps"]
-    inputs = [partition.placement.value_in_order(vectors, node)]
+    placement = partition.placement
+    inputs = [(placement.value_of if is_of_images else placement.value_in_order)(vectors, node)]
     last, steps = with_activation(partition, node)
     partition.emit(
         last,
         call.name,
         vectors,
         inputs,
-        rows=True,
+        rows=not is_of_images,
         weight=weight,
         bias=bias,
         eps=repr(float(epsilon)),
