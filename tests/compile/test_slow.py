@@ -39,6 +39,8 @@ COMPILED = {
     "StandardisedFilters": "",
     "LinearOnChannelsLast": "",
     "SplitByListOfSizes": "",
+    "ColumnsOfATurnedImage": "",
+    "UnpooledToTheirPlaces": "1 kernel on the slow path: 1 max_pool2d_with_indices",
 }
 
 
@@ -55,6 +57,7 @@ def test_it_compiles_to_what_pytorch_computes_and_says_what_is_slow(name: str, t
 
 
 FOLLOWING = (
+    "ColumnsOfATurnedImage",
     "DepthwiseConvolutionWithMultiplier",
     "GroupNorm",
     "LayerNormMlp",

@@ -69,6 +69,13 @@ def windows() -> Any:
         how = kernel, dilation, padding, stride
         yield "im2col.default", (IMAGE, *how)
         yield "col2im.default", (torch.ops.aten.im2col(IMAGE, *how), [13, 17], *how)
+    for arguments in (
+        ([2, 2],),
+        ([3, 3], [2, 2], [1, 1]),
+        ([2, 3], [1, 2], [0, 1], [2, 1]),
+        ([3, 2], [2, 2], [1], [1], True),
+    ):
+        yield "max_pool2d_with_indices.default", (IMAGE.relu(), *arguments)  # of equal values the first
     for stride, padding, output_padding, groups, dilation in (
         ([2, 2, 2], [1, 1, 1], [1, 1, 1], 2, [1, 1, 1]),
         ([1, 2, 3], [0, 1, 2], [0, 0, 1], 1, [2, 1, 1]),

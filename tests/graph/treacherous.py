@@ -68,6 +68,11 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     "sum with ones": (lambda net, x: x + torch.ones(1, 8, 1, 1), 8, "torch.ones"),
     "literal view": (lambda net, x: x.view(2, 8, -1).view(2, 8, 8, 8), 8, "x.view"),
     "literal flatten": (lambda net, x: x.reshape(-1, 8 * 64).view(2, -1, 8, 8), 8, "x.reshape"),
+    "pooled to a number of channels": (
+        lambda net, x: F.adaptive_avg_pool2d(x.transpose(1, 3), (4, 8)).transpose(1, 3),
+        8,
+        "adaptive_avg_pool2d",
+    ),
     "literal expand": (lambda net, x: x.expand(2, 8, 8, 8) * 2, 8, "x.expand"),
     "one value for a number of channels": (lambda net, x: x + net.mixer.bias.mean().expand(2, 8, 8, 8), 8, "'+'"),
     "ambiguous shuffle": (

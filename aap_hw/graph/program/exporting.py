@@ -34,6 +34,7 @@ from aap_hw.graph.program.inlining import inline_regions
 from aap_hw.graph.program.inputs import Tensors
 from aap_hw.graph.program.joins import leave_out_joins
 from aap_hw.graph.program.outputs import plain
+from aap_hw.graph.program.unpooling import spell_out_unpooling
 
 # What PyTorch raises where code asks for the value of a tensor, by type and by a part of the message.
 _VALUES_ASKED = ("GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException")
@@ -89,6 +90,7 @@ def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram
     leave_out_expansions(program)
     spell_out_einsums(program)
     spell_out_gates(program)
+    spell_out_unpooling(program)
     spell_out_assignments(program)
     return program
 

@@ -37,7 +37,8 @@ RESHAPES = frozenset({"view", "reshape", "_unsafe_view", "expand", "unflatten"})
 NEW = FILLED | {"empty", "new_empty"}
 NORMS = frozenset({"group_norm", "layer_norm", "rms_norm"})
 LAYERS = NORMS.union(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
-_LENGTHS = SPLITS | RESHAPES | NEW | LAYERS | {"repeat", "tile"}
+POOLS = frozenset(f"adaptive_avg_pool{n}d" for n in (1, 2, 3))
+_LENGTHS = SPLITS | RESHAPES | NEW | LAYERS | POOLS | {"repeat", "tile"}
 _NUMBERED = frozenset({"full", "new_full"})
 # Export leaves it out where a tensor lies as it should, as one does whose channels are down to one.
 _COPY_IF_NEEDED = "contiguous"

@@ -173,6 +173,23 @@ class UnpooledToTheirPlaces(Construct):
         return F.max_unpool2d(self.a(y), places, 2)
 
 
+class UnpooledOfWindowsThatOverlap(Construct):
+    def between(self, x: Tensor) -> Tensor:
+        y, places = F.max_pool2d(x, 3, 2, 1, return_indices=True)
+        return F.max_unpool2d(y, places, 3, 2, 1, (8, 8))
+
+
+class ColumnsOfATurnedImage(Construct):
+    """As CRNNs read text: the rows are pooled while the channels stand where columns do."""
+
+    def layers(self) -> None:
+        self.pool = nn.AdaptiveAvgPool2d((None, 1))
+
+    def between(self, x: Tensor) -> Tensor:
+        lines = self.pool(x.permute(0, 3, 1, 2)).squeeze(3)
+        return x * torch.sigmoid(lines).transpose(1, 2).unsqueeze(2)
+
+
 class PickedPixels(Construct):
     """Rows and columns by lists of numbers; pairs of them move no axis."""
 

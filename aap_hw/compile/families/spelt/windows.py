@@ -81,10 +81,43 @@ def _conv_transpose3d(
     return F.conv3d(F.pad(x, pads), turned, bias, 1, 0, dilation, groups)
 
 
+def _max_pool_with_places(
+    image: Tensor, kernel: Pair, stride: Pair = (), padding: Pair = (0,), dilation: Pair = (1,), ceil_mode: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The maxima of windows, and where in the image each is: of equal values the first."""
+    kernel, stride, padding, dilation = (
+        (*each, each[-1])[:2] for each in (kernel, stride or kernel, padding, dilation)
+    )
+    made = F.max_pool2d(image, kernel, stride, padding, dilation, ceil_mode).shape[2:]  # type: ignore[arg-type]
+    ends = [
+        (count - 1) * step + by * (length - 1) + 1 - size - pad
+        for count, step, by, length, size, pad in zip(
+            made, stride, dilation, kernel, image.shape[2:], padding, strict=True
+        )
+    ]
+    image = F.pad(image, (padding[1], max(ends[1], 0), padding[0], max(ends[0], 0)), value=float("-inf"))
+    width = image.shape[3] - padding[1] - max(ends[1], 0)
+    values = places = image
+    for row, column in itertools.product(range(kernel[0]), range(kernel[1])):
+        first = row * dilation[0], column * dilation[1]
+        pixels, at = image, torch.zeros(1)
+        for axis, factor in enumerate((width, 1)):
+            last = first[axis] + (made[axis] - 1) * stride[axis] + 1
+            pixels = torch.ops.aten.slice(pixels, axis + 2, first[axis], last, stride[axis])
+            along = torch.arange(made[axis]) * stride[axis] + (first[axis] - padding[axis])
+            at = at + (along * factor).float().reshape(-1, *[1] * (1 - axis))
+        if (row, column) == (0, 0):
+            values, places = pixels, at.expand(pixels.shape)
+        else:
+            values, places = torch.maximum(values, pixels), torch.where(pixels > values, at, places)
+    return values, places.long()
+
+
 WINDOWS: dict[str, Callable[..., Any]] = {
     **{f"adaptive_max_pool{rank}d": _adaptive_max_pool for rank in (1, 2, 3)},
     "unfold": _unfold,
     "im2col": _im2col,
     "col2im": _col2im,
     "conv_transpose3d": _conv_transpose3d,
+    "max_pool2d_with_indices": _max_pool_with_places,
 }

@@ -1,6 +1,7 @@
 """Which kernels each family of aten operators becomes; importing the package fills the table in `registry`."""
 
 from aap_hw.compile.front.rules import (
+    adaptive,
     channels,
     convolution,
     elementwise,
@@ -22,6 +23,7 @@ from aap_hw.compile.front.rules.registry import RULES
 
 __all__ = [
     "RULES",
+    "adaptive",
     "channels",
     "convolution",
     "elementwise",

@@ -12,6 +12,7 @@ from torch.fx import Node
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.elementwise import has_running_statistics, normalization_of, with_activation
 from aap_hw.compile.front.rules.movement import moved, part, side_by_side
+from aap_hw.compile.front.rules.pooling import pooled
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.resizing import resized
 from aap_hw.compile.keys.key import KernelKey
@@ -80,6 +81,9 @@ def piece(partition: Partition, node: Node) -> None:
     image, name = Call(pieces).first, Call(pieces).name
     if name == "adaptive_max_pool2d" and index == 0 and len(shape_of(image)) == 4:
         resized(partition, node, image, "largest")
+        return
+    if name == "max_pool2d_with_indices" and index == 0:
+        pooled(partition, node, Call(pieces))
         return
     if name not in (*SPLITS, "unbind"):
         raise partition.refused("this result has no kernel yet", node)

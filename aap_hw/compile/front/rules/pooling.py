@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +10,6 @@ from torch.fx import Node
 from aap_hw.compile.families.windows import Axis
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.registry import Takes, rule
-from aap_hw.compile.front.rules.resizing import resized, resized_volume
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.program.source import op_name
@@ -40,8 +38,13 @@ def is_image_of(node: Node, rank: int) -> bool:
 @rule("max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", takes=Takes.ANYTHING)
 def pool(partition: Partition, node: Node) -> None:
     """Maximum or mean of windows."""
-    call = Call(node)
-    image, axes = call["self"], int(call.name[-2])
+    pooled(partition, node, Call(node))
+
+
+def pooled(partition: Partition, node: Node, call: Call) -> None:
+    """Add the kernel that makes the value of ``node``, the result of a pooling or the first of two."""
+    name = call.name.removesuffix("_with_indices")
+    image, axes = call["self"], int(name[-2])
     if not is_image_of(image, 2 + axes):
         raise partition.refused("pooling of one image without a batch axis has no kernel", node)
     divisor = call.get("divisor_override") or ""
@@ -55,7 +58,7 @@ def pool(partition: Partition, node: Node) -> None:
             raise partition.refused("pooling with windows that lie outside of the image has no kernel", node)
     partition.emit(
         node,
-        "sum_pool2d" if divisor else f"{call.name[:-2]}2d",
+        "sum_pool2d" if divisor else f"{name[:-2]}2d",
         image,
         [partition.placement.value_of(image, node)],
         kernel=kernel,
@@ -95,22 +98,3 @@ def pool_of_volumes(partition: Partition, node: Node) -> None:
         value = partition.add_inner(Kernel(f"{node.name}_planes", key, (value,), (width, width)))
     across = {"kernel": (kernel[0], 1), "stride": (stride[0], 1), "padding": (padding[0], 0), **common}
     partition.emit(node, op, image, [value], size=(size[0], made[1] * made[2]), **across)
-
-
-@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", takes=Takes.ANYTHING)
-def adaptive_pool(partition: Partition, node: Node) -> None:
-    """Pooling to a given size; if all windows have the same size it is ordinary pooling."""
-    image, axes = Call(node)["self"], int(Call(node).name[-2])
-    if not is_image_of(image, 2 + axes):
-        raise partition.refused("pooling of one image without a batch axis has no kernel", node)
-    inputs = [partition.placement.value_of(image, node)]
-    before, after = shape_of(image)[2:], shape_of(node)[2:]
-    if math.prod(after) == 1:
-        partition.emit(node, "global_avg_pool2d", image, inputs)
-    elif axes < 3 and not any(b % a for b, a in zip(before, after, strict=True)):
-        kernel = two([b // a for b, a in zip(before, after, strict=True)], 1, axes)
-        partition.emit(node, "avg_pool2d", image, inputs, kernel=kernel, stride=kernel, padding=(0, 0))
-    elif axes < 3:
-        resized(partition, node, image, "mean")
-    else:
-        resized_volume(partition, node, image, "mean")

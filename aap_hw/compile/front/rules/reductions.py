@@ -38,7 +38,7 @@ def softmax(partition: Partition, node: Node) -> None:
     if call.name == "softmax" and len(shape_of(node)) == 2 and dim == 1:
         partition.emit(node, "softmax", image, [partition.placement.value_of(image, node)])
     else:
-        _reduce(partition, node, node, image, [dim], "axis_softmax", log="1" if call.name == "log_softmax" else "")
+        reduced(partition, node, node, image, [dim], "axis_softmax", log="1" if call.name == "log_softmax" else "")
 
 
 @rule("mean", "sum", "amax", "amin", "linalg_vector_norm", "norm", "var", "std", takes=Takes.ANYTHING)
@@ -57,7 +57,7 @@ def reduction(partition: Partition, node: Node) -> None:
     correction = _correction(partition, node) if call.name in ("var", "std") else 0
     last, steps = with_activation(partition, node)
     kind = KINDS.get(call.name, call.name)
-    _reduce(partition, node, last, image, dims, "reduce", of=kind, correction=correction or "", epilogue=steps)
+    reduced(partition, node, last, image, dims, "reduce", of=kind, correction=correction or "", epilogue=steps)
 
 
 @rule("argmax", "argmin", "any", "all", takes=Takes.ANYTHING)
@@ -67,7 +67,7 @@ def extreme(partition: Partition, node: Node) -> None:
     if call.name in ("any", "all") and call.first.meta["val"].dtype != torch.bool:
         raise partition.refused(f"{op_name(node)} of numbers has no kernel yet", node)
     of = {"any": "amax", "all": "amin"}.get(call.name, call.name)
-    _reduce(partition, node, node, call.first, _dims(call), "reduce", of=of)
+    reduced(partition, node, node, call.first, _dims(call), "reduce", of=of)
 
 
 @rule("max", "min", takes=Takes.ANYTHING)
@@ -77,11 +77,11 @@ def extreme_and_place(partition: Partition, node: Node) -> None:
     if isinstance(call.get("other"), Node):
         element_wise(partition, node)
     elif call.get("dim") is None:
-        _reduce(partition, node, node, call.first, _dims(call), "reduce", of=f"a{call.name}")
+        reduced(partition, node, node, call.first, _dims(call), "reduce", of=f"a{call.name}")
     else:
         for user in node.users:
             of = f"a{call.name}" if Call(user)["index"] == 0 else f"arg{call.name}"
-            _reduce(partition, node, user, call.first, _dims(call), "reduce", of=of)
+            reduced(partition, node, user, call.first, _dims(call), "reduce", of=of)
             partition.absorb(user)
 
 
@@ -95,7 +95,7 @@ def two_of_one(partition: Partition, node: Node) -> None:
     for user in node.users:
         of = kinds[Call(user)["index"]]
         more = {"correction": correction or ""} if of in ("var", "std") else {}
-        _reduce(partition, node, user, call.first, _dims(call), "reduce", of=of, **more)
+        reduced(partition, node, user, call.first, _dims(call), "reduce", of=of, **more)
         partition.absorb(user)
 
 
@@ -123,7 +123,7 @@ def _refuse_types(partition: Partition, node: Node, image: Node, dtype: torch.dt
         raise partition.refused(f"{op_name(node)} of these numbers has no kernel yet", node)
 
 
-def _reduce(
+def reduced(
     partition: Partition, node: Node, last: Node, image: Node, dims: Sequence[int], op: str, **attributes: object
 ) -> None:
     """Add a kernel along some axes; the result has them too for softmax, and lacks them for a reduction."""

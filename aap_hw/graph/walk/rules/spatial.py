@@ -12,10 +12,22 @@ if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
 
+@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
+def pool_to_size(state: Labelling, call: Call) -> Result:
+    """Channels may run along an axis that stays as long, too: ``nn.AdaptiveAvgPool2d((None, 1))`` of a turned image.
+
+    The code may also pass the number of channels in place of None.
+    """
+    labels = state.of(call.first)
+    along = [dim for dim in labels.dims if dim >= labels.rank - int(call.name[-2])]
+    if along and (len(labels.dims) > 1 or call.out_shape[along[0]] != shape_of(call.first)[along[0]]):
+        return state.not_understood(call)
+    for dim in along:
+        state.length(call, dim, call.out_shape[dim], labels.ids.ravel())
+    return labels
+
+
 @rule(
-    "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d",
-    "adaptive_avg_pool3d",
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
