@@ -5,6 +5,8 @@ Cuts are compared with the program of the uncut network, and that with the netwo
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,6 +32,21 @@ class LinearAttention(nn.Module):
         context = torch.einsum("...nd,...ne->...de", k, v)
         length = torch.einsum("...nd,...d", q, k.sum(1))
         return self.head(x + self.out(torch.einsum("...nd, ...de, ...n -> ...ne", q, context, 1 / length)))
+
+
+class Letters(nn.Module):
+    """Attention in letters: widths of queries, keys and values take turns, and their root is asked of the queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.packed, self.head = nn.Linear(3, 8), nn.Linear(8, 36), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.packed(self.stem(x))
+        parts = x.reshape(*x.shape[:2], 2, x.shape[2] // 6, 3).permute(4, 0, 2, 1, 3)
+        q, k, v = parts.unbind(0)
+        scores = torch.einsum("...id,...jd->...ij", q, k) / math.sqrt(q.shape[-1])
+        return self.head(torch.einsum("...ij,...jd->...id", scores.softmax(-1), v).transpose(1, 2).flatten(2))
 
 
 class Pool(nn.Module):
@@ -63,6 +80,15 @@ def test_einsums_of_any_form_are_products_of_two_tensors() -> None:
     assert {group.name: group.width for group in graph.groups if group.frozen is None} == {"stem": 12, "v": 6}
     checked_cut(graph, model, {"stem": range(7), "v": [1, 4]}, x)
     assert partition(graph).slow_path == ""
+
+
+def test_attention_in_letters_makes_up_for_the_root_of_its_width() -> None:
+    torch.manual_seed(0)
+    model, x = Letters().eval(), torch.randn(2, 5, 3)
+    graph = ChannelGraph.trace(model, (x,))
+    assert {group.name: group.width for group in graph.groups if group.frozen is None} == {"stem": 8, "packed": 6}
+    assert graph.has_factors
+    checked_cut(graph, model, {"stem": range(5), "packed": [0, 2, 3, 5]}, x)
 
 
 def test_biases_that_are_joined_and_taken_apart_are_those_of_their_layers() -> None:

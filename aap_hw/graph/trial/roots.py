@@ -21,7 +21,9 @@ from aap_hw.graph.walk.absorbing import Rows, absorbing, is_number, moved
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray
 
-_OPERANDS = {"matmul": ("self", "other"), "bmm": ("self", "mat2"), "baddbmm": ("batch1", "batch2")}
+_OPERANDS = {
+    "matmul": ("self", "other"), "bmm": ("self", "mat2"), "baddbmm": ("batch1", "batch2"), "einsum": ("0", "1"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

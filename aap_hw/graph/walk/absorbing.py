@@ -47,7 +47,7 @@ class Rows:
 
 def absorbing(state: Labelling, attention: Node, operand: str) -> tuple[Rows, ...] | None:
     """The parameters whose rows make an operand of attention and nothing else, if a layer does that can be scaled."""
-    node = Call(attention)[operand]
+    node = _operands(attention)[operand]
     while (source := moved(node)) is not None:
         node = source
     call = Call(node)
@@ -71,6 +71,14 @@ def absorbing(state: Labelling, attention: Node, operand: str) -> tuple[Rows, ..
     filters = [state.filters(each) for each in parameters]
     found = tuple(replace(each, places=each.places[rows]) for each in filters if each is not None)
     return found if len(found) == len(filters) else None
+
+
+def _operands(product: Node) -> dict[str, Node]:
+    """What a product reads, by the names of its arguments; the factors of an einsum by their places."""
+    call = Call(product)
+    if call.name == "einsum":
+        return {str(place): each for place, each in enumerate(call["tensors"])}
+    return {name: each for each in product.all_input_nodes for name in call.names_of(each)}
 
 
 def moved(node: Node) -> Node | None:
@@ -113,7 +121,9 @@ def _reached(maker: Node, axis: int, attention: Node) -> dict[str, IntArray]:
                 continue
             found = values[node] if isinstance(values[node], (tuple, list)) else [values[node]]
             ids = np.unique(torch.cat([each.ravel() for each in found]).numpy())
-            names = Call(user).names_of(node) if user is attention else [user.name]
+            names = [user.name]
+            if user is attention:
+                names = [name for name, each in _operands(user).items() if each is node]
             for name in names:
                 reached[name] = np.union1d(reached.get(name, np.empty(0, dtype=np.int64)), ids)
     return reached

@@ -248,9 +248,10 @@ class Labelling(Parameters):
     def _plain_parameter(self, node: Node, beside: Sequence[Labels]) -> Labels:
         """Labels of a parameter that an op reads as an ordinary tensor.
 
-        A vector (in any orientation) is one value per channel. Anything larger is followed along one axis, and frozen
-        along the others: the axis that meets other channels, here or once it was moved, or else the first, that of
-        filters, or if there is but one the last of a table (1, N, C) and the second of a map (1, C, H, W).
+        A vector (in any orientation) is one value per channel, unless it is beside them. Anything larger is followed
+        along one axis, and frozen along the others: the axis that meets other channels, here or once it was moved, or
+        else the first, that of filters, or if there is but one the last of a table (1, N, C) and the second of a map
+        (1, C, H, W).
         """
         shape, name = shape_of(node), self.parameter_name(node)
         assert name is not None
@@ -262,6 +263,8 @@ class Labelling(Parameters):
             met = self.axes_met(node)
         if len(met.intersection(long)) == 1:
             (followed,) = met.intersection(long)
+        elif met and len(long) == 1:
+            followed = None  # such as the nodes of a grid, each of which meets all channels
         for dim in long:
             if dim != followed and not (dim == INPUTS and node in self._with_inputs):
                 reason = f"depends on {name}, which is also used outside of its layer"

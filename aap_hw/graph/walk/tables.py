@@ -127,6 +127,8 @@ def _meets(state: Labelling, parameter: Node, dim: int, tables: Collection[Node]
             elif call.name in _READERS and _reads(call, node, ahead.of(node)):
                 return True
             elif call.name in _PRODUCTS:
+                if _is_read_by_hand(state, call, node) and ahead.of(node).dims == {len(shape_of(node)) - 1}:
+                    return True
                 labels.update(
                     (each, state.labels[each]) for each in {*call.tensors} & state.labels.keys() - labels.keys()
                 )
@@ -145,6 +147,11 @@ def _meets(state: Labelling, parameter: Node, dim: int, tables: Collection[Node]
                     labels[user] = RULES[call.name](ahead, call)
                     waiting.append(user)
     return False
+
+
+def _is_read_by_hand(state: Labelling, call: Call, node: Node) -> bool:
+    """Whether a product with a matrix of parameters is a layer that reads a node."""
+    return call.name == "matmul" and call["self"] is node and state.matrix(call["other"]) is not None
 
 
 def _reads(call: Call, node: Node, labels: Labels) -> bool:

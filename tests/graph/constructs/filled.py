@@ -124,3 +124,29 @@ class ZerosOfANumber(Construct):
 
     def between(self, x: Tensor) -> Tensor:
         return torch.cat([torch.zeros(2, 12, 1, 8, dtype=x.dtype), x], 2)
+
+
+class Gates(nn.Module):
+    """A recurrent unit whose weights are plain matrices, sliced by a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = 5
+        self.reads, self.own = nn.Parameter(torch.randn(12, 10) / 4), nn.Parameter(torch.randn(5, 10) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, width = x.new_zeros(x.shape[0], self.hidden), self.hidden
+        for place in range(3):
+            gates = x[:, place] @ self.reads + state @ self.own
+            state = state + gates[:, :width].sigmoid() * gates[:, width:].tanh()
+        return state
+
+
+class StateOfMatrices(Construct):
+    channels = 5
+
+    def layers(self) -> None:
+        self.inner = Gates()
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.inner(x.flatten(2).transpose(1, 2))[:, :, None, None]

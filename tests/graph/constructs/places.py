@@ -36,3 +36,53 @@ class PoolingOverPlacesBesideChannels(Construct):
 
     def between(self, x: Tensor) -> Tensor:
         return self.pool(x.movedim(1, 3)).movedim(3, 1)
+
+
+class LargestOfNeighbours(Construct):
+    def layers(self) -> None:
+        self.a = nn.Conv2d(12, 24, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return x.view(x.shape[0], x.shape[1] // 2, 2, *x.shape[2:]).amax(2)
+
+
+class GateBesideEachChannel(Construct):
+    """Values and gates take turns, as ``rearrange(x, "b n (d two) -> two b n d", two=2)`` reads them."""
+
+    def layers(self) -> None:
+        self.a = nn.Linear(12, 16)
+        self.b = nn.Linear(8, 12)
+
+    def between(self, x: Tensor) -> Tensor:
+        x = self.a(x.movedim(1, 3))
+        values, gates = x.reshape(*x.shape[:3], x.shape[3] // 2, 2).permute(4, 0, 1, 2, 3).unbind(0)
+        return self.b(values * gates.sigmoid()).movedim(3, 1)
+
+
+class GridBesideChannels(Construct):
+    """Basis functions of each channel, as in networks of Kolmogorov and Arnold."""
+
+    def layers(self) -> None:
+        self.register_buffer("nodes", torch.linspace(-2, 2, 5))
+        self.a = nn.Linear(60, 12)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.a(torch.exp(-((x.movedim(1, 3)[..., None] - self.nodes) ** 2)).flatten(3)).movedim(3, 1)
+
+
+class Experts(Construct):
+    """Weights of several layers in one parameter, whose results are mixed."""
+
+    frozen = ("gate",)
+
+    def layers(self) -> None:
+        self.gate = nn.Linear(12, 3)
+        self.first, self.second = nn.Parameter(torch.randn(3, 12, 7) / 4), nn.Parameter(torch.randn(3, 7, 12) / 4)
+
+    def between(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        shares = self.gate(tokens).softmax(-1)
+        inner = torch.einsum("bnd,edh->benh", tokens, self.first).tanh()
+        made = torch.einsum("bend,bne->bnd", torch.einsum("benh,ehd->bend", inner, self.second), shares)
+        return (tokens + made).transpose(1, 2).view_as(x)

@@ -221,7 +221,7 @@ def _mixes_places(state: Labelling, call: Call, matrix: tuple[str, int, int], ot
 
 @rule("einsum")
 def einsum(state: Labelling, call: Call) -> Result:
-    """Axes by their letters; of two tensors, each with distinct letters. One may be a matrix of parameters."""
+    """Axes by their letters; of two tensors, each with distinct letters. One may be the weights of layers."""
     equation, operands = str(call["equation"]).replace(" ", ""), call["tensors"]
     words, arrow, made = equation.partition("->")
     sides = words.split(",")
@@ -242,8 +242,36 @@ def einsum(state: Labelling, call: Call) -> Result:
             ids = state.parameter_axis(name, of_weight.index(filters), "out")
             state.produced(call.node, ids)
             return Labels.along(len(made), made.index(filters), ids)
+        if name is not None and len(of_weight) > 2:
+            labels = _layers(state, call, (name, of_weight), (other, of_other), made)
+            if labels is not None:
+                return labels
     left, right = (Factor.of(state, node, word) for node, word in zip(operands, sides, strict=True))
     return product(state, call, left, right, made)
+
+
+def _layers(state: Labelling, call: Call, weight: tuple[str, str], read: tuple[Node, str], made: str) -> Labels | None:
+    """Labels of what a parameter of several axes makes of channels, as experts side by side; None if it is no layer.
+
+    Of what it makes, the last axis holds the channels, and nothing else of it can go.
+    """
+    (name, letters), (other, of_other) = weight, read
+    new = [letter for letter in made if letter in letters and letter not in of_other]
+    channels = [of_other[dim] for dim in state.of(other).dims]
+    summed = [letter for letter in letters if letter in of_other and letter not in made]
+    is_whole = set(channels) <= set(summed) and set(letters) <= {*made, *of_other}
+    if not new or not summed or len(channels) > 1 or not is_whole:
+        return None
+    for dim, letter in enumerate(letters):
+        if letter not in (*channels, new[-1]):
+            sentence = "is made along another axis than that of the channels"
+            state.freeze(state.parameter_axis(name, dim, "fixed"), sentence, call)
+    for letter in channels:
+        ids = state.channels(other, of_other.index(letter), call)
+        state.tie(ids, state.parameter_axis(name, letters.index(letter), "in"), call)
+    filters = state.parameter_axis(name, letters.index(new[-1]), "out")
+    state.produced(call.node, filters)
+    return Labels.along(len(made), made.index(new[-1]), filters)
 
 
 @rule("scaled_dot_product_attention")

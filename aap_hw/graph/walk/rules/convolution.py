@@ -138,11 +138,10 @@ def _mixing_places(state: Labelling, call: Call, labels: Labels, filters: Rows) 
 
 
 def _is_of_single_places(call: Call, channel_dim: int) -> bool:
-    """Whether a convolution's windows are of one place each, so that it is a linear layer."""
+    """Whether a convolution of rows has windows of one place each, so that it is a linear layer."""
     is_same = call.out_shape[channel_dim + 1 :] == shape_of(call["input"])[channel_dim + 1 :]
-    return (
-        is_same and set(call["stride"]) == {1} and set(shape_of(call["weight"])[2:]) == {1} and int(call["groups"]) == 1
-    )
+    is_single = set(call["stride"]) == {1} and set(shape_of(call["weight"])[2:]) == {1}
+    return call.name == "conv1d" and is_same and is_single and int(call["groups"]) == 1
 
 
 def _along_channels(state: Labelling, call: Call, labels: Labels, filters: Rows) -> Result:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _VIEWS = torch.ops.aten.view.default, torch.ops.aten.reshape.default
 # Ops beside element-wise ones after which each axis is what it was.
 _KEEP_AXES = frozenset({"contiguous", "clone", "dropout", "pad", "upsample_nearest2d", "upsample_bilinear2d"})
+# What gives each position of an axis away, or the largest alone.
+_APART = frozenset({"unbind", "select", "amax", "amin", "max", "min"})
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,39 @@ def _adaptive(
     free = next((dim for dim in segment.after if literals is not None and literals[dim] == -1), None)
     if free is not None and free in varying and not _is_passed_elsewhere(node, segment, free):
         return free
-    return next((dim for dim in varying if dim == _channel_axis(node)), varying[-1])
+    left = [dim for dim in varying if not _is_taken_apart(node, dim)] or varying
+    return next((dim for dim in varying if dim == _channel_axis(node)), left[-1])
+
+
+def _is_taken_apart(node: Node, axis: int) -> bool:
+    """Whether the positions along an axis become values of their own, or only the largest of them stays.
+
+    So ``rearrange(x, "b n (d two) -> two b n d", two=2)`` is read, and ``x.view(n, -1, 2).amax(-1)``.
+    """
+    waiting, seen = [(node, axis)], {node}
+    for value, dim in waiting:
+        for user in value.users:
+            call, rank = Call(user), len(shape_of(value))
+            if call.name in _APART:
+                dims = [call["dim"]] if isinstance(call.get("dim"), int) else call.get("dim") or []
+                if dim in {each % rank for each in dims}:
+                    return True
+            elif user not in seen and is_tensor(user) and (moved := _moved(call, value, dim)) is not None:
+                seen.add(user)
+                waiting.append((user, moved))
+    return False
+
+
+def _moved(call: Call, value: Node, axis: int) -> int | None:
+    """Where an axis of a value is in what an operator makes of it; None if the operator does more than move axes."""
+    rank = len(shape_of(value))
+    if call.name == "permute":
+        return [dim % rank for dim in call["dims"]].index(axis)
+    if call.name == "transpose":
+        pair = [call["dim0"] % rank, call["dim1"] % rank]
+        return pair[1 - pair.index(axis)] if axis in pair else axis
+    keeps = call.pointwise or call.name in _KEEP_AXES
+    return axis if keeps and call.out_shape == shape_of(value) else None
 
 
 def _is_passed_elsewhere(node: Node, segment: Segment, free: int) -> bool:
