@@ -16,12 +16,13 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.overrides import TorchFunctionMode
 
 from aap_hw.errors import UserError
 from aap_hw.foreign import DETAILS, is_raised_by_user, own_line, reason
@@ -40,6 +41,8 @@ from aap_hw.graph.program.unpooling import spell_out_unpooling
 _VALUES_ASKED = ("GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException")
 # What PyTorch writes about a program in which a call fails, as the trial cut of one may.
 _OF_PROGRAM = "Call using an FX-traced Module"
+# What it says where a value was made out of its sight, as by ``x.data``.
+_DATA_READ = "fake tensor in the exported program constant's list"
 _OUTSIDE_ASKED = (".numpy() is not supported", "data pointer of Tensor", ".tolist()", "array_interface")
 
 
@@ -82,7 +85,7 @@ def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram
     returned = model.register_forward_hook(lambda _, __, output: plain(output))
     try:
         with _quiet(), _masks_as_given():
-            program = torch.export.export(model, tuple(by_place), by_name, strict=False)
+            program = _exported(model, tuple(by_place), by_name)
     finally:
         returned.remove()
     inline_regions(program)
@@ -108,6 +111,26 @@ def _masks_as_given() -> Iterator[None]:
         yield
     finally:
         setattr(library, name, before)
+
+
+def _exported(model: nn.Module, by_place: Tensors, by_name: Mapping[str, torch.Tensor]) -> ExportedProgram:
+    """What PyTorch exports, with ``x.detach()`` where the code reads ``x.data``, which PyTorch does not follow."""
+    try:
+        return torch.export.export(model, by_place, by_name, strict=False)
+    except RuntimeError as error:
+        if _DATA_READ not in str(error):
+            raise
+    with _DataIsDetached():
+        return torch.export.export(model, by_place, by_name, strict=False)
+
+
+class _DataIsDetached(TorchFunctionMode):  # type: ignore[misc] # PyTorch's base has no types
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
+            return args[0].detach()
+        return function(*args, **(kwargs or {}))
 
 
 class _Held(io.StringIO):

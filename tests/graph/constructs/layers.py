@@ -303,6 +303,15 @@ class ActivationsInPlace(Construct):
         return (x - 1).abs_().masked_fill_(x > 2, 1.0)
 
 
+class DataOfAValue(Construct):
+    """PyTorch's export does not follow `data`, which older code reads where it means `detach`."""
+
+    channels = 24
+
+    def between(self, x: Tensor) -> Tensor:
+        return torch.cat([x.data, x.relu()], 1)
+
+
 class Dropouts(Construct):
     def between(self, x: Tensor) -> Tensor:
         return F.dropout2d(
