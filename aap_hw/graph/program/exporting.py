@@ -124,7 +124,7 @@ def _exported(model: nn.Module, by_place: Tensors, by_name: Mapping[str, torch.T
         return torch.export.export(model, by_place, by_name, strict=False)
 
 
-class _DataIsDetached(TorchFunctionMode):  # type: ignore[misc] # PyTorch's base has no types
+class _DataIsDetached(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

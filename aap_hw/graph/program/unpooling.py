@@ -22,7 +22,7 @@ def spell_out_unpooling(program: ExportedProgram) -> None:
     nodes = program.graph.find_nodes(op="call_function", target=_ATEN.max_unpool2d.default)
     replaced = [node for node in nodes if _is_of_windows_side_by_side(node)]
     for node in replaced:
-        values, places, (height, width) = node.args
+        values, places, (height, width) = (Call(node)[name] for name in ("self", "indices", "output_size"))
         wide, found = (
             add_call(node, node, _ATEN.upsample_nearest2d.vec, each, [height, width], None)
             for each in (values, add_call(node, node, _ATEN.to.dtype, places, torch.float32))
@@ -41,10 +41,10 @@ def spell_out_unpooling(program: ExportedProgram) -> None:
 
 def _is_of_windows_side_by_side(node: Node) -> bool:
     """Whether places are those of a max pooling of which no two windows share a pixel, and its image was as large."""
-    places, (height, width) = node.args[1], node.args[2]  # type: ignore[misc]
-    if not isinstance(places, Node) or places.target is not operator.getitem or places.args[1] != 1:
+    places, (height, width) = Call(node)["indices"], Call(node)["output_size"]
+    if places.target is not operator.getitem or places.args[1] != 1:
         return False
-    pooling, rank = Call(places.args[0]), len(shape_of(places))  # type: ignore[arg-type]
+    pooling, rank = Call(Call(places).first), len(shape_of(places))
     if pooling.name != "max_pool2d_with_indices" or rank != 4 or height * width > 1 << 24:
         return False
     kernel, stride = _two(pooling["kernel_size"]), _two(pooling["stride"] or pooling["kernel_size"])

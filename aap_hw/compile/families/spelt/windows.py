@@ -88,7 +88,7 @@ def _max_pool_with_places(
     kernel, stride, padding, dilation = (
         (*each, each[-1])[:2] for each in (kernel, stride or kernel, padding, dilation)
     )
-    made = F.max_pool2d(image, kernel, stride, padding, dilation, ceil_mode).shape[2:]  # type: ignore[arg-type]
+    made = F.max_pool2d(image, kernel, stride, padding, dilation, ceil_mode).shape[2:]
     ends = [
         (count - 1) * step + by * (length - 1) + 1 - size - pad
         for count, step, by, length, size, pad in zip(

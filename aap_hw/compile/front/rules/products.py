@@ -59,15 +59,13 @@ def linear(partition: Partition, node: Node) -> None:
     if len(shape_of(layer.image)) < 3 or partition.has_fixed_rows(layer.image):
         add_linear(partition, node, layer)
         return
-    of_rows, of_weight = matrices(layer.image), ([], [], [1], [0])
-    _mix(partition, node, layer, (layer.image, layer.weight), (of_rows, of_weight), -1)
+    _mix(partition, node, layer, (layer.image, layer.weight), (matrices(layer.image), ([], [], [1], [0])), -1)
 
 
 def mix_places(partition: Partition, node: Node) -> None:
     """Add the kernels of a convolution (N, places, C) by windows of one place, which are those of a product."""
     layer = Layer.of(node)
-    of_weight, of_rows = ([], [], [0], [1]), matrices(layer.image)
-    _mix(partition, node, layer, (layer.weight, layer.image), (of_weight, of_rows), -2)
+    _mix(partition, node, layer, (layer.weight, layer.image), (([], [], [0], [1]), matrices(layer.image)), -2)
 
 
 def _mix(
