@@ -127,3 +127,14 @@ def test_sums_of_values_whose_size_depends_on_the_input_are_no_branches() -> Non
 
     graph = ChannelGraph.trace(Found(), (torch.zeros(IMAGES),))
     assert [group.name for group in graph.groups if group.frozen is None] == ["a"]
+
+
+def test_codes_that_the_code_computes_say_what_to_do_about_them() -> None:
+    def between(_: Net, x: Tensor) -> Tensor:
+        channels = torch.arange(x.shape[1], dtype=x.dtype) / x.shape[1]
+        return x + torch.sin(100**channels)[:, None, None]
+
+    _, graph, _ = traced(Net(between), IMAGES)
+    assert (graph.group("stem.0").frozen or "").startswith(
+        "meets values that the code computes for this many channels; in a buffer made by __init__, they could be cut ("
+    )

@@ -108,6 +108,23 @@ class GlobalResponse(Affine):
         return torch.addcmul(self.bias.view(1, -1, 1, 1), self.weight.view(1, -1, 1, 1), x * share) + x
 
 
+class GlobalLayer(Affine):
+    """As Conv-TasNet has it: means of means, and the weight before the division."""
+
+    def __init__(self, *axes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def mean(self, x: Tensor) -> Tensor:
+        return x.mean(dim=self.axes[0], keepdim=True).mean(dim=self.axes[1], keepdim=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.mean(x)
+        var = self.mean(torch.pow(x - mean, 2))
+        weight, bias = self.weight.view(-1, 1, 1), self.bias.view(-1, 1, 1)
+        return weight * (x - mean) / torch.pow(var + EPS, 0.5) + bias
+
+
 class OneGroup(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.group_norm(x, 1, eps=EPS)
@@ -159,6 +176,8 @@ NORMS: dict[str, tuple[Callable[[], nn.Module], Reference, str]] = {
     "root mean square written out": (RootMeanSquare, root_mean_square, "x.mean"),
     "length": (Length, lambda _, x: 7 * x / x.square().sum(1, keepdim=True).sqrt(), "F.normalize"),
     "global response": (GlobalResponse, global_response, "x.mean"),
+    "layer of means of means": (lambda: GlobalLayer((1,), (2, 3)), whole_image, "x.mean"),
+    "layer of means of means of images": (lambda: GlobalLayer((2, 3), (1,)), whole_image, "x.mean"),
     "one group": (lambda: nn.GroupNorm(1, 12), whole_image, "nn.GroupNorm 'norm'"),
     "one group without a layer": (OneGroup, whole_image, "F.group_norm"),
 }

@@ -18,8 +18,8 @@ from torch.fx.node import map_arg
 
 # Operators that give the numbers that they get, in another type or place at most.
 SAME_NUMBERS = frozenset({"_to_copy", "alias", "detach", "to"})
-# Of `where`, the forms with a number.
-POINTWISE_WITHOUT_TAG = frozenset({"hardswish", "log_sigmoid", "where"})
+# Of `where`, the forms with a number; what ``&``, ``|`` and ``^`` call.
+POINTWISE_WITHOUT_TAG = frozenset({"__and__", "__or__", "__xor__", "hardswish", "log_sigmoid", "where"})
 
 
 def shape_of(node: Node) -> tuple[int, ...]:

@@ -16,13 +16,12 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.overrides import TorchFunctionMode
 
 from aap_hw.errors import UserError
 from aap_hw.foreign import DETAILS, is_raised_by_user, own_line, reason
@@ -35,14 +34,13 @@ from aap_hw.graph.program.inlining import inline_regions
 from aap_hw.graph.program.inputs import Tensors
 from aap_hw.graph.program.joins import leave_out_joins
 from aap_hw.graph.program.outputs import plain
+from aap_hw.graph.program.tracer import exported, helped
 from aap_hw.graph.program.unpooling import spell_out_unpooling
 
 # What PyTorch raises where code asks for the value of a tensor, by type and by a part of the message.
 _VALUES_ASKED = ("GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException")
 # What PyTorch writes about a program in which a call fails, as the trial cut of one may.
 _OF_PROGRAM = "Call using an FX-traced Module"
-# What it says where a value was made out of its sight, as by ``x.data``.
-_DATA_READ = "fake tensor in the exported program constant's list"
 _OUTSIDE_ASKED = (".numpy() is not supported", "data pointer of Tensor", ".tolist()", "array_interface")
 
 
@@ -84,8 +82,8 @@ def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram
     by_place, by_name = arguments(inputs, names)
     returned = model.register_forward_hook(lambda _, __, output: plain(output))
     try:
-        with _quiet(), _masks_as_given():
-            program = _exported(model, tuple(by_place), by_name)
+        with _quiet(), helped():
+            program = exported(model, tuple(by_place), by_name)
     finally:
         returned.remove()
     inline_regions(program)
@@ -96,41 +94,6 @@ def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram
     spell_out_unpooling(program)
     spell_out_assignments(program)
     return program
-
-
-@contextlib.contextmanager
-def _masks_as_given() -> Iterator[None]:
-    """Let PyTorch's transformers apply the masks that they are given, without a look at their values.
-
-    They look whether a mask is causal, as a hint to compute the same faster: a program has no values yet.
-    """
-    library, name = torch.nn.modules.transformer, "_detect_is_causal_mask"
-    before = getattr(library, name)
-    setattr(library, name, lambda mask, is_causal=None, size=None: bool(is_causal))
-    try:
-        yield
-    finally:
-        setattr(library, name, before)
-
-
-def _exported(model: nn.Module, by_place: Tensors, by_name: Mapping[str, torch.Tensor]) -> ExportedProgram:
-    """What PyTorch exports, with ``x.detach()`` where the code reads ``x.data``, which PyTorch does not follow."""
-    try:
-        return torch.export.export(model, by_place, by_name, strict=False)
-    except RuntimeError as error:
-        if _DATA_READ not in str(error):
-            raise
-    with _DataIsDetached():
-        return torch.export.export(model, by_place, by_name, strict=False)
-
-
-class _DataIsDetached(TorchFunctionMode):
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if function == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
-            return args[0].detach()
-        return function(*args, **(kwargs or {}))
 
 
 class _Held(io.StringIO):

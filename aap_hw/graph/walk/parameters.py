@@ -88,6 +88,17 @@ class Parameters(Notes):
         """Canonical name of the parameter or buffer that a node stands for, or None if it is neither."""
         return self._parameters.get(node.name) if isinstance(node, Node) else None
 
+    def is_made_by_code(self, node: Node) -> bool:
+        """Whether the code computes a value of nothing that the network keeps or is given, such as position codes."""
+        waiting, seen = [node], {node}
+        for each in waiting:
+            if each.op != "call_function" and each.name not in self._constants:
+                return False
+            new = [source for source in each.all_input_nodes if source not in seen]
+            seen.update(new)
+            waiting += new
+        return True
+
     def axis_of(self, node: Node, dim: int) -> IntArray | None:
         """Atoms of an axis of a parameter, or of a weight and what it is computed from; None if it has none."""
         name = self._weights[node].source if node in self._weights else self.parameter_name(node)

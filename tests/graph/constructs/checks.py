@@ -64,3 +64,18 @@ class CheckedNumberIsAFactor(Construct):
 
     def between(self, x: Tensor) -> Tensor:
         return self.multiplied(x)
+
+
+class LayerThatRefusesAnArgument(Construct):
+    """As speechbrain calls layers of which some take lengths."""
+
+    def layers(self) -> None:
+        self.a, self.b = nn.Conv2d(12, 12, 1), nn.Conv2d(12, 12, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        for layer in (self.a, self.b):
+            try:
+                x = layer(x, lengths=None)
+            except TypeError:
+                x = layer(x)
+        return x

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 _ARITHMETIC = frozenset({"add", "sub", "rsub", "mul", "div", "pow", "floor_divide", "remainder"})
 
+_FIXED = "is combined with channels that cannot be cut"
+_COMPUTED = (
+    "meets values that the code computes for this many channels; in a buffer made by __init__, they could be cut"
+)
+
 # New tensors of one number.
 SCALARS = frozenset({"full", "scalar_tensor"})
 _FILLS = frozenset({"fill", "full_like"})
@@ -67,7 +72,7 @@ def merge(state: Labelling, call: Call, labels: Sequence[Labels], shapes: Sequen
     labelled, free = [item for item in wide if item.dims], []
     for item in labelled:
         if any(shape[dim] > 1 for other, shape in zip(wide, padded, strict=True) for dim in item.dims - other.dims):
-            state.freeze(item, "is combined with channels that cannot be cut", call)
+            state.freeze(item, _COMPUTED if _is_computed(state, call) else _FIXED, call)
         else:
             free.append(item)
     if not labelled:
@@ -83,6 +88,11 @@ def merge(state: Labelling, call: Call, labels: Sequence[Labels], shapes: Sequen
             for side in (first, item):
                 state.freeze(side, "is combined with channels that run along another axis", call)
     return first if all(item.dims == first.dims for item in labelled) else Labels.none(rank)
+
+
+def _is_computed(state: Labelling, call: Call) -> bool:
+    """Whether an operator reads several values that the code computes of nothing, as sines of positions."""
+    return any(max(shape_of(node), default=1) > 1 and state.is_made_by_code(node) for node in call.tensors)
 
 
 @rule(

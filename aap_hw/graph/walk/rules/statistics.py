@@ -23,6 +23,7 @@ from aap_hw.graph.program.call import SAME_NUMBERS, Call, is_tensor, shape_of
 _SAME = SAME_NUMBERS | {"clone", "contiguous", "type_as"}
 # What leaves a statistic one number for all channels of its position, and of the same power.
 _KEEPS = _SAME | {"clamp", "clamp_min", "maximum", "add", "mul", "expand_as", "expand", "unsqueeze"}
+_SHAPED = frozenset({"reshape", "unsqueeze", "view"})
 _POWERS = frozenset({"sqrt", "rsqrt", "pow", "reciprocal"})
 _DEVIATIONS = frozenset({"std", "std_mean", "linalg_vector_norm"})
 _VARIANCES = frozenset({"var", "var_mean"})
@@ -40,10 +41,16 @@ def is_of_norm(call: Call) -> bool:
         return is_spread and all(_is_taken_away(mean, source) for mean in means)
     if call.name not in ("mean", "sum"):
         return False
+    # A mean of means may be the statistic of either.
+    return any(_is_statistic(call, each) for each in dict.fromkeys((source, _reduced(source))))
+
+
+def _is_statistic(call: Call, source: Node) -> bool:
+    """Whether a mean or sum is only used to normalise what it was taken of, ``source`` or the root of that."""
     squared = _root(source)
     if squared is not None:
-        return _scales(node, squared, 2.0)
-    return call.name == "mean" and (_scales(node, source, 1.0) or _centres(node, source))
+        return _scales(call.node, squared, 2.0)
+    return call.name == "mean" and (_scales(call.node, source, 1.0) or _centres(call.node, source))
 
 
 def meets_factor(statistic: Node) -> bool:
@@ -59,6 +66,14 @@ def plain(node: Node) -> Node:
     """What a node is another form of: the same values in another type or place."""
     while node.op == "call_function" and Call(node).name in _SAME:
         node = Call(node).first
+    return node
+
+
+def _reduced(node: Node) -> Node:
+    """What a mean over some axes is taken of, if a node is one, or means of it over several axes in turn."""
+    node = plain(node)
+    while node.op == "call_function" and Call(node).name == "mean":
+        node = plain(Call(node).first)
     return node
 
 
@@ -95,6 +110,8 @@ def _scales(node: Node, source: Node, power: float) -> bool:
                 continue
             case name if name in _KEEPS and _is_kept(user, node, name):
                 after = power
+            case "mean" if user.args[0] is node:  # over further axes
+                after = power
             case _:
                 return False
         if not _scales(user, source, after):
@@ -106,11 +123,29 @@ def _scales(node: Node, source: Node, power: float) -> bool:
 def _is_divided(user: Node, statistic: Node, source: Node, power: float) -> bool:
     left, right = user.args[0], user.args[1]
     if power == 1 and Call(user).name == "div":
-        return right is statistic and isinstance(left, Node) and _is_of(left, source)
+        return right is statistic and isinstance(left, Node) and _is_of(_unscaled(left), source)
     if power == -1 and Call(user).name == "mul":
         other = left if right is statistic else right
-        return isinstance(other, Node) and _is_of(other, source)
+        return isinstance(other, Node) and _is_of(_unscaled(other), source)
     return False
+
+
+def _unscaled(node: Node) -> Node:
+    """What a node is times parameters, which code may multiply first: ``gamma * (x - mean) / spread``."""
+    while node.op == "call_function" and Call(node).name == "mul":
+        left, right = ([each for each in node.args if isinstance(each, Node)] * 2)[:2]
+        factors = [each for each in (left, right) if _is_of_parameter(each)]
+        if left is right or len(factors) != 1:
+            break
+        node = right if factors[0] is left else left
+    return node
+
+
+def _is_of_parameter(node: Node) -> bool:
+    """Whether a node is something that the network keeps, or is given, in another shape at most."""
+    while node.op == "call_function" and Call(node).name in _SAME | _SHAPED:
+        node = Call(node).first
+    return node.op == "placeholder"
 
 
 def _is_kept(user: Node, statistic: Node, name: str) -> bool:
@@ -139,7 +174,7 @@ def _whole(node: Node) -> Node | None:
     if mean.op == "call_function" and mean.target is operator.getitem:  # of ``torch.var_mean``
         mean = Call(mean)["self"]
     is_mean = mean.op == "call_function" and Call(mean).name in ("mean", "var_mean", "std_mean")
-    return source if is_mean and plain(Call(mean).first) is source else None
+    return source if is_mean and _reduced(Call(mean).first) is source else None
 
 
 def _is_taken_away(mean: Node, source: Node) -> bool:
@@ -147,7 +182,7 @@ def _is_taken_away(mean: Node, source: Node) -> bool:
     for user in mean.users:
         if user.op != "call_function":
             return False
-        if Call(user).name in _SAME:
+        if Call(user).name in _SAME or (Call(user).name == "mean" and Call(user).first is mean):
             if not _is_taken_away(user, source):
                 return False
         elif _whole(user) is not source or user.args[1] is not mean:
@@ -161,7 +196,7 @@ def _centres(mean: Node, source: Node) -> bool:
         return False
     axes = _axes(mean)
     spreads = [each for each in _spreads(source) if axes and _axes(each) == axes]
-    for user in _forms(mean):
+    for user in _forms(mean, _SAME | {"mean"}):
         spreads += [
             each
             for centred in user.users
@@ -172,12 +207,12 @@ def _centres(mean: Node, source: Node) -> bool:
     return any(is_of_norm(Call(each)) for each in spreads)
 
 
-def _forms(node: Node) -> Iterator[Node]:
-    """A node, and what has its values in another type or place."""
+def _forms(node: Node, further: frozenset[str] = _SAME) -> Iterator[Node]:
+    """A node, and what has its values in another type or place, or comes from it by ``further`` operators."""
     yield node
     for user in node.users:
-        if user.op == "call_function" and Call(user).name in _SAME:
-            yield from _forms(user)
+        if user.op == "call_function" and Call(user).name in further:
+            yield from _forms(user, further)
 
 
 def _spreads(node: Node) -> Iterator[Node]:
@@ -190,10 +225,11 @@ def _spreads(node: Node) -> Iterator[Node]:
                 yield user
             elif _root(user) is not None:
                 yield from (
-                    each
+                    further
                     for square in _forms(user)
                     for each in square.users
                     if each.op == "call_function" and Call(each).name in ("mean", "sum")
+                    for further in _forms(each, _SAME | {"mean"})
                 )
 
 
