@@ -57,13 +57,13 @@ def recurrent(partition: Partition, node: Node) -> None:
         raise partition.refused("a recurrent layer of packed sequences, or without a batch axis, has no kernel", node)
     states = call["hx"] if isinstance(call["hx"], list | tuple) else [call["hx"]]
     given = [] if all(map(partition.is_zero, states)) else states
-    if any(map(partition.is_parameter, given)) or any(map(partition.is_void, given)):
-        raise partition.refused("a recurrent layer with a first state that is a constant has no kernel yet", node)
+    if any(map(partition.is_void, given)):
+        raise partition.refused("a recurrent layer of which one first state is left out has no kernel yet", node)
     with_cells = call.name == "lstm" and any(Call(user)["index"] == 2 and user.users for user in node.users)
     first, second, _ = shape_of(call["input"])
     sequences = Sequences(second, first, True) if not call["batch_first"] else Sequences(first, second, False)
     layers = list(_layers(partition, node))
-    value = partition.placement.value_in_order(call["input"], node)
+    value = _value(partition, call["input"], node)
     width, channels = partition.graph.width_of(call["input"].name, -1), shape_of(call["input"])[-1]
     last: list[Last] = []
     for number, directions in enumerate(layers):
@@ -94,19 +94,19 @@ def cell(partition: Partition, node: Node) -> None:
     op, vectors = call.name.removesuffix("_cell"), call["input"]
     states = call["hx"] if isinstance(call["hx"], list | tuple) else [call["hx"]]
     given = [] if all(map(partition.is_zero, states)) else states
-    if len(shape_of(vectors)) != 2 or any(partition.is_parameter(each) or partition.is_void(each) for each in given):
-        raise partition.refused("a recurrent layer with a first state that is a constant has no kernel yet", node)
+    if len(shape_of(vectors)) != 2 or any(map(partition.is_void, given)):
+        raise partition.refused("a recurrent layer without a batch axis or a first state has no kernel yet", node)
     samples, hidden = shape_of(vectors)[0], shape_of(call["w_hh"])[1]
     units = partition.graph.width_of(call["w_hh"].name, 1)
     results = {Call(user)["index"]: user for user in node.users} if op == "lstm" else {0: node}
     weights = (partition.parameter(call[name], node) for name in ("w_ih", "w_hh", "b_ih", "b_hh"))
-    first_ones = tuple(partition.placement.value_in_order(state, node) for state in given)
+    first_ones = tuple(_value(partition, state, node) for state in given)
     layer, sequences, how = (
         Layer(op, hidden, units, *weights),
         Sequences(samples, 1, False),
         Way(False, 1 in results, first_ones),
     )
-    value, width = partition.placement.value_in_order(vectors, node), partition.graph.width_of(vectors.name, -1)
+    value, width = _value(partition, vectors, node), partition.graph.width_of(vectors.name, -1)
     name = layer.add(partition, f"{node.name}_layer", value, width, sequences, how)
     last = Last(name, sequences, hidden, units, 0, how.with_cells)
     for index, result in results.items():
@@ -115,13 +115,23 @@ def cell(partition: Partition, node: Node) -> None:
         partition.absorb(*results.values())
 
 
+def _value(partition: Partition, tensor: Node, node: Node) -> str:
+    """Name of what a layer reads, in PyTorch's order: of a constant, such as a learned first state, a copy."""
+    if not partition.is_parameter(tensor):
+        return partition.placement.value_in_order(tensor, node)
+    return _copied(partition, f"{node.name}_{tensor.name}", tensor, partition.placement.view_of(tensor, node))
+
+
 def _first(partition: Partition, states: Node, node: Node, number: int) -> str:
     """Name of the first state (N, hidden) of one layer and direction, of those of all."""
     view = partition.placement.view_of(states, node).selected(0, number)
-    if view.is_everything(range(2)):
+    if view.kind == PLAIN and view.is_everything(range(2)):
         return view.name
-    name = f"{node.name}_{states.name}_{number}"
-    kernel = strided_copy(partition, name, states, [view], range(2))
+    return _copied(partition, f"{node.name}_{states.name}_{number}", states, view)
+
+
+def _copied(partition: Partition, name: str, tensor: Node, view: View) -> str:
+    kernel = strided_copy(partition, name, tensor, [view], range(len(view.axes)))
     assert kernel is not None
     return partition.add_inner(kernel)
 
