@@ -2,7 +2,8 @@
 
 ``einsum("...id,...jd->...ij", q, k)`` names no axis before the last two, ``einsum("ij,jk", a, b)`` none of the result,
 and one of three tensors is a product of the first two times the third, as PyTorch computes it. Only this form has
-rules and kernels. Left as they are: einsums of one tensor, and those in which an axis of length 1 meets a longer one.
+rules and kernels. A product that sums over no axis is one of elements. Left as they are: einsums of one tensor, and
+those in which an axis of length 1 meets a longer one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def spell_out_einsums(program: ExportedProgram) -> None:
         for place, (right, word) in enumerate(zip(tensors[1:], read[1:], strict=True), start=2):
             needed = {*made, *"".join(read[place:])}
             kept = made if place == len(tensors) else "".join(x for x in dict.fromkeys(letters + word) if x in needed)
-            left = add_call(node, node, _ATEN.einsum.default, f"{letters},{word}->{kept}", [left, right])
+            left = _product(node, (left, right), (letters, word), kept)
             letters = kept
         node.replace_all_uses_with(left)
         program.graph.erase_node(node)
@@ -41,6 +42,20 @@ def spell_out_einsums(program: ExportedProgram) -> None:
     if nodes:
         program.graph.lint()
         program.graph_module.recompile()
+
+
+def _product(node: Node, tensors: tuple[Node, Node], words: tuple[str, str], made: str) -> Node:
+    """Two tensors multiplied, element by element if nothing is summed over and no axes change their order."""
+    if any([letter for letter in made if letter in word] != list(word) for word in words):
+        return add_call(node, node, _ATEN.einsum.default, f"{words[0]},{words[1]}->{made}", list(tensors))
+    wide = []
+    for tensor, word in zip(tensors, words, strict=True):
+        first = min((made.index(letter) for letter in word), default=0)  # axes before it are there by broadcasting
+        for place, letter in enumerate(made[first:]):
+            if letter not in word:
+                tensor = add_call(node, node, _ATEN.unsqueeze.default, tensor, place)
+        wide.append(tensor)
+    return add_call(node, node, _ATEN.mul.Tensor, *wide)
 
 
 def _words(equation: str, tensors: list[Node]) -> list[str] | None:

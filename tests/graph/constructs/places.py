@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.graph.constructs.base import Construct
@@ -86,3 +87,24 @@ class Experts(Construct):
         inner = torch.einsum("bnd,edh->benh", tokens, self.first).tanh()
         made = torch.einsum("bend,bne->bnd", torch.einsum("benh,ehd->bend", inner, self.second), shares)
         return (tokens + made).transpose(1, 2).view_as(x)
+
+
+class StatesOfEachChannel(Construct):
+    """A selective scan, as Mamba's is written by hand: each channel has states, whose axis is of other channels."""
+
+    frozen = ("reads",)
+
+    def layers(self) -> None:
+        self.steps, self.reads = nn.Linear(12, 12), nn.Linear(12, 8)
+        self.rates = nn.Parameter(torch.rand(12, 4))
+
+    def between(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)[:, :3]
+        steps = F.softplus(self.steps(tokens))
+        written, read = self.reads(tokens).chunk(2, -1)
+        decay = torch.exp(-torch.einsum("bld,dn->bldn", steps, self.rates))
+        added = torch.einsum("bld,bln,bld->bldn", steps, written, tokens)
+        state = torch.zeros_like(added[:, 0])
+        for place in range(3):
+            state = decay[:, place] * state + added[:, place] * written[:, place].unsqueeze(1)
+        return x + torch.einsum("bdn,bn->bd", state, read[:, 2])[:, :, None, None]

@@ -105,7 +105,7 @@ def product(state: Labelling, call: Call, left: Factor, right: Factor, made: str
             state.across[node] = columns
             if Call(node).name in _SOFTMAX:
                 state.renormalise(columns, Call(node))
-    return _passed(state, call, passing, made)
+    return _passed(state, call, passing, made, is_outer={*left.axes, *right.axes} == {*made})
 
 
 def _until_it_is_summed(call: Call) -> list[Node]:
@@ -133,9 +133,17 @@ def _free(state: Labelling, ids: IntArray | None) -> IntArray | None:
     return None if ids is None or state.ties.is_frozen(ids) else ids
 
 
-def _passed(state: Labelling, call: Call, passing: Mapping[str, IntArray], made: str) -> Labels:
-    """Labels along the one axis that the last factor has channels on; those along any other axis are frozen."""
-    *others, last = [*passing] or [""]
+def _passed(
+    state: Labelling, call: Call, passing: Mapping[str, IntArray], made: str, *, is_outer: bool = False
+) -> Labels:
+    """Labels along the one axis that the last factor has channels on; those along any other axis are frozen.
+
+    Of a product without a sum, in which all channels meet all others, the longest axis stays.
+    """
+    in_order = [*passing] or [""]
+    if is_outer:
+        in_order.sort(key=lambda letter: passing[letter].size if letter else 0)
+    *others, last = in_order
     for letter in others:
         state.freeze(passing[letter], _SEVERAL, call)
     return Labels.along(len(made), made.index(last), passing[last]) if last else Labels.none(len(made))

@@ -80,14 +80,16 @@ def merge(state: Labelling, call: Call, labels: Sequence[Labels], shapes: Sequen
     if free:
         # One value for each column of an image is there for all its channels, and has no say in theirs.
         labelled = [item for item in labelled if any(item.dims & each.dims for each in free)]
-    first = labelled[0]
-    for item in labelled[1:]:
-        if item.dims == first.dims:
+    first = max(free or labelled[:1], key=lambda item: item.ids.size)
+    # Where all channels meet all others, those of the longest axis stay.
+    is_outer = bool(free) and all(item.dims == first.dims or not item.dims & first.dims for item in labelled)
+    for item in labelled:
+        if item is not first and item.dims == first.dims:
             state.tie(first.ids, item.ids, call)
-        else:
-            for side in (first, item):
+        elif item is not first:
+            for side in (item,) if is_outer else (first, item):
                 state.freeze(side, "is combined with channels that run along another axis", call)
-    return first if all(item.dims == first.dims for item in labelled) else Labels.none(rank)
+    return first if is_outer or all(item.dims == first.dims for item in labelled) else Labels.none(rank)
 
 
 def _is_computed(state: Labelling, call: Call) -> bool:
