@@ -114,26 +114,29 @@ def test_networks_of_recurrent_layers_have_no_slow_kernel(tmp_path: Path) -> Non
 
 
 class FromZeros(nn.Module):
-    """A layer and a cell whose first states are zeros, or zeros of which one number is written anew."""
+    """A layer and cells whose first states are zeros, or zeros of which one number is written anew."""
 
     def __init__(self, make: Callable[[Tensor], Tensor], *, writes: bool) -> None:
         super().__init__()
         self.gru, self.unit, self.make, self.writes = nn.GRU(8, 8), nn.GRUCell(8, 8), make, writes
+        self.cell = nn.LSTMCell(8, 8)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         first, state = self.make(x[:1]), self.make(x[0])
         if self.writes:
             first[:, :, 0] = 1
             state[:, 0] = 1
-        return self.gru(x, first)[0], self.unit(x[0], state)
+        return self.gru(x, first)[0], self.unit(x[0], state), *self.cell(x[0], (state, state))
 
 
 @pytest.mark.parametrize("make", [torch.zeros_like, lambda x: x.new_zeros(x.shape), lambda x: torch.zeros(x.shape)])
 def test_first_states_that_are_written_into_zeros_are_not_taken_for_zeros(make: Callable[[Tensor], Tensor]) -> None:
     for writes, first in ((False, ""), (True, "given")):
         graph = ChannelGraph.trace(FromZeros(make, writes=writes).eval(), (torch.zeros(4, 1, 8),))
-        layers = [kernel.key for kernel in partition(graph).kernels if kernel.key.op == "gru"]
-        assert [key.attribute("first") for key in layers] == [first] * 2
+        kernels = {kernel.name: kernel.key for kernel in partition(graph).kernels}
+        assert len(kernels) == len(partition(graph).kernels)
+        layers = [key for key in kernels.values() if key.op in ("gru", "lstm")]
+        assert [key.attribute("first") for key in layers] == [first] * 3
 
 
 def test_a_gpu_has_code_for_them_and_no_code_grows_with_the_steps() -> None:

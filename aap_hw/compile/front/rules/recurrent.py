@@ -131,6 +131,8 @@ def _first(partition: Partition, states: Node, node: Node, number: int) -> str:
 
 
 def _copied(partition: Partition, name: str, tensor: Node, view: View) -> str:
+    if partition.has_kernel(name):  # state and cell are one tensor
+        return name
     kernel = strided_copy(partition, name, tensor, [view], range(len(view.axes)))
     assert kernel is not None
     return partition.add_inner(kernel)
