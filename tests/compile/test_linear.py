@@ -103,7 +103,7 @@ class Mixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
-        return self.head(self.plain(self.rows(x.mT).relu().mT + self.columns(x).sigmoid()))
+        return self.head(x + self.plain(self.rows(x.mT).relu().mT + self.columns(x).sigmoid()))
 
 
 def test_layers_that_mix_tokens_are_products_of_any_number_of_channels(tmp_path: Path) -> None:
@@ -112,8 +112,7 @@ def test_layers_that_mix_tokens_are_products_of_any_number_of_channels(tmp_path:
     graph = ChannelGraph.trace(model, (x,))
     network = partition(graph)
     assert [kernel.key.op for kernel in network.kernels if kernel.learned].count("matmul") == 3
-    assert "linear" not in network.slow_path
-    assert "conv1d" not in network.slow_path
+    assert not network.slow_path
     smaller = graph.cut(model, {"first": [0, 2, 3, 4, 6, 8, 9]})
     foretold = [kernel.at({**network.dense, "first": 7}) for kernel in network.kernels]
     cut = partition(ChannelGraph.trace(smaller, (x,)))

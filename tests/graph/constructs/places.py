@@ -31,6 +31,21 @@ class TokensMixedByConvolutions(Construct):
         return (tokens + self.mix(tokens)).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
+class TokensMixedBehindFactors(Construct):
+    """As in ResMLP: the shift and the factors of the channels are read before the channels themselves."""
+
+    frozen = ("mix",)
+
+    def layers(self) -> None:
+        self.mix = nn.Linear(64, 64)
+        self.shift, self.factors = nn.Parameter(torch.randn(1, 1, 12)), nn.Parameter(torch.randn(1, 1, 12))
+
+    def between(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        scaled = torch.addcmul(self.shift, self.factors, tokens)
+        return (tokens + self.mix(scaled.transpose(1, 2)).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
 class PoolingOverPlacesBesideChannels(Construct):
     def layers(self) -> None:
         self.pool = nn.MaxPool2d((2, 1), stride=(2, 1))

@@ -110,7 +110,10 @@ def _tree(partition: Partition, node: Node, read: Expression, *, with_waiting: b
     sources = [source for source in node.all_input_nodes if source.name in names]
     varying = [source for source in sources if not partition.is_parameter(source)]
     rank = len(shape_of(node))
-    is_image = any(partition.placement.is_image(source) and len(shape_of(source)) == rank for source in varying)
+    # Not where another axis than an image's channels can be cut, as that of tokens that were turned.
+    is_image = not any(partition.graph.width_of(node.name, axis).terms for axis in range(rank) if axis != 1) and any(
+        partition.placement.is_image(source) and len(shape_of(source)) == rank for source in varying
+    )
     operands: dict[str, Operand] = {}
     named: dict[str, Expression] = {}
     for source in sources:

@@ -42,11 +42,13 @@ def passes_number(call: Call) -> bool:
 @rule("copy", "expand_as")
 def pointwise(state: Labelling, call: Call) -> Result:
     """Element by element: channels that meet in one position are cut together."""
-    shapes = [shape_of(node) for node in call.tensors]
+    # Parameters last: the result is labelled as what a layer made, by which those behind know it.
+    tensors = sorted(call.tensors, key=lambda node: state.parameter_name(node) is not None)
+    shapes = [shape_of(node) for node in tensors]
     if not shapes or np.broadcast_shapes(*shapes) != call.out_shape:
         return state.not_understood(call)
-    beside = [state.of(node) for node in call.tensors if state.parameter_name(node) is None]
-    labels = [state.of(node, beside) for node in call.tensors]
+    beside = [state.of(node) for node in tensors if state.parameter_name(node) is None]
+    labels = [state.of(node, beside) for node in tensors]
     if call.name in _ARITHMETIC and len(shapes) == 1 and (labels[0].dims or state.products):
         # The other operand is a number, which may be a count of channels: behind Q Kᵀ, of those that were summed over.
         state.doubt(call)
