@@ -89,7 +89,7 @@ def pooling():
 """
 
 REFUSED = {
-    "Thresholded": r"cannot trace this Thresholded: its code depends on the values of its input \(net.py:\d+: return ",
+    "Thresholded": r"cannot trace this Thresholded: its code depends on the values of a tensor \(net.py:\d+: return ",
     "Eigenvalues": r"torch.linalg.eigvals computes in complex64, and only float32 .* \(net.py:\d+: return ",
     "InHalf": r"x.half computes in float16, and only float32 can be compiled so far \(net.py:\d+: ",
     "Choosy": r"does not take images of 3x16x16: ValueError: the width must be a multiple of 7 \(net.py:\d+: raise",

@@ -63,18 +63,33 @@ def refused_by_assertion(x: Tensor) -> Tensor:
     return x
 
 
+class OneOfTwo(nn.Module):
+    """What it does is chosen by a tensor of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("codes", torch.tensor([0, 1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu() if self.codes[1] else x
+
+
 def crop_to_largest(x: Tensor) -> Tensor:
     return x[:, :, : int(x.argmax())]
 
 
 IN_CODE: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "branch": (lambda x: x if x.mean() > 0 else -x, r"depends on the values of its input \(test_words.py:\d+: .*mean"),
+    "branch": (lambda x: x if x.mean() > 0 else -x, r"depends on the values of a tensor \(test_words.py:\d+: .*mean"),
+    "branch on a buffer": (
+        OneOfTwo(),
+        r"depends on the values of a tensor \(test_words.py:\d+: .*codes.* __init__ if the tensor is the model's own$",
+    ),
     "loop": (halves_until_small, r"depends on the values .*while x.abs\(\).max\(\) > 1:\)"),
     "assertion": (refused_by_assertion, r"depends on the values .*assert x.isfinite\(\).all\(\)"),
     "size by value": (crop_to_largest, r"depends on the values .*int\(x.argmax\(\)\)"),
     "NumPy": (
         clipped_by_numpy,
-        r"passes the values of its input to code outside PyTorch \(test_words.py:\d+: .*np.clip",
+        r"passes the values of a tensor to code outside PyTorch \(test_words.py:\d+: .*np.clip",
     ),
     "own error": (
         wants_two,

@@ -130,13 +130,13 @@ def _why_not(error: Exception) -> str:
     where = own_line(error)
     if type(error).__name__ in _VALUES_ASKED or "data-dependent" in str(error):
         return (
-            f"its code depends on the values of its input{where}, but a compiled network is the same for all inputs; "
-            "move that decision behind the network"
+            f"its code depends on the values of a tensor{where}, but a compiled network is one fixed program; move "
+            "that decision out of forward: behind the network, or into __init__ if the tensor is the model's own"
         )
     if any(part in str(error) for part in _OUTSIDE_ASKED):
         return (
-            f"its code passes the values of its input to code outside PyTorch{where}; write that part with "
-            "tensors, or move it behind the network"
+            f"its code passes the values of a tensor to code outside PyTorch{where}; write that part with tensors, or "
+            "move it out of forward"
         )
     if is_raised_by_user(error):
         return f"its code raised {reason(error)}{where}"
