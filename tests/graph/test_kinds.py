@@ -138,7 +138,7 @@ def test_products_by_hand_are_told_from_products_with_parameters() -> None:
 
 
 class Recurrent(nn.Module):
-    """A convolution, two layers of LSTM, a cell of GRU that is run twice, and a head of two linear layers."""
+    """A convolution, two layers of LSTM, a cell of GRU that is run twice, a head of two linear layers and zeros."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,8 @@ class Recurrent(nn.Module):
     def forward(self, series: Tensor) -> Tensor:
         states, _ = self.lstm(self.columns(series).transpose(1, 2))
         state = self.cell(states[:, -1], self.cell(states[:, 0]))
-        return self.last(self.middle(state).relu())
+        middle = self.middle(state).relu()
+        return self.last(middle + middle.new_zeros(1, middle.shape[1]))
 
 
 def test_states_of_recurrent_layers_and_cells_are_hidden() -> None:

@@ -36,6 +36,7 @@ from torch.fx import Node
 
 from aap_hw.graph.groups.groups import ChannelGroup
 from aap_hw.graph.program.call import Call, is_tensor, shape_of
+from aap_hw.graph.walk.rules.filled import FILLED
 
 KINDS = ("output", "embedding", "stream", "hidden", "query-key", "heads", "value", "mlp", "inner")
 
@@ -107,6 +108,8 @@ class _Walk:
         if node.op != "call_function" or not read:
             return
         call = Call(node)
+        if call.name in FILLED:  # of what `new_zeros` reads, only the type counts
+            return
         is_layer = _is_layer(call) or (call.name in _PRODUCTS and len(read) == 1 and len(call.tensors) > 1)
         self._trace(call, read, is_layer)
         if is_layer:

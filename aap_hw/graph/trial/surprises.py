@@ -26,7 +26,7 @@ from aap_hw.graph.walk.computed import computed_weights
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray
 from aap_hw.graph.walk.noted import Literal
-from aap_hw.graph.walk.rules.filled import FILLED
+from aap_hw.graph.walk.rules.filled import FILLED, NUMBERED
 from aap_hw.graph.walk.rules.pieces import bounds
 
 Exporter = Callable[[nn.Module], ExportedProgram]
@@ -39,7 +39,6 @@ NORMS = frozenset({"group_norm", "layer_norm", "rms_norm"})
 LAYERS = NORMS.union(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
 POOLS = frozenset(f"adaptive_avg_pool{n}d" for n in (1, 2, 3))
 _LENGTHS = SPLITS | RESHAPES | NEW | LAYERS | POOLS | {"repeat", "tile"}
-_NUMBERED = frozenset({"full", "new_full"})
 # Export leaves it out where a tensor lies as it should, as one does whose channels are down to one.
 _COPY_IF_NEEDED = "contiguous"
 # How often a network is cut if pieces are taken at numbers of which nothing is known.
@@ -206,7 +205,7 @@ def _numbers(node: Node) -> list[str]:
     """All the arguments of a node that are neither tensors nor types, nor lengths; as text, as NaN equals nothing."""
     call, found = Call(node), list[str]()
     arguments = (
-        call["fill_value"] if call.name in _NUMBERED else () if call.name in _LENGTHS else (node.args, node.kwargs)
+        call["fill_value"] if call.name in NUMBERED else () if call.name in _LENGTHS else (node.args, node.kwargs)
     )
     torch.fx.node.map_aggregate(
         arguments, lambda value: found.append(repr(value)) if isinstance(value, (int, float, str)) else None

@@ -1,4 +1,4 @@
-"""Which attribute of a module the length of an axis comes from that the module's code passes to a view.
+"""Which attribute of a module the length of an axis comes from that its code passes to a view or for a new tensor.
 
 ``x.reshape(n, -1, self.num_heads, self.head_dim)`` shows up in an exported program as four numbers. Export recorded the
 line, and the source tells what of ``self`` the argument reads, also by way of local variables. As with other numbers
@@ -23,8 +23,9 @@ from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.program.source import own_frames, path_of
 from aap_hw.graph.program.syntax import functions_of, read_of_self, statement_at
 from aap_hw.graph.walk.labels import IntArray
+from aap_hw.graph.walk.rules.filled import FILLED, NUMBERED
 
-_VIEWS = frozenset({"view", "reshape", "unflatten", "expand", "broadcast_to"})
+_VIEWS = FILLED | {"view", "reshape", "unflatten", "expand", "broadcast_to"}
 _OPERATORS = _VIEWS | {"_unsafe_view"}
 _Lengths: TypeAlias = "list[ast.expr | None]"
 # How often a local variable is looked up in another one's assignment.
@@ -211,6 +212,7 @@ def _views(code: ast.AST) -> Iterable[list[ast.expr]]:
     for call in sorted(calls, key=lambda each: (each.end_lineno or 0, each.end_col_offset or 0)):
         if isinstance(call.func, ast.Attribute) and call.func.attr in _VIEWS:
             arguments = [*call.args, *(word.value for word in call.keywords if word.arg in ("shape", "size", "sizes"))]
+            arguments = arguments[:1] if call.func.attr in NUMBERED else arguments
             if arguments and isinstance(arguments[-1], (ast.Tuple, ast.List)):
                 arguments = list(arguments[-1].elts)
             if arguments:

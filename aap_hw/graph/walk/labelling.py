@@ -25,8 +25,9 @@ from aap_hw.graph.walk.notes import Notes
 from aap_hw.graph.walk.parameters import Parameters
 from aap_hw.graph.walk.places import Place, places_of
 from aap_hw.graph.walk.rules import RULES, Result
+from aap_hw.graph.walk.rules.filled import FILLED
 from aap_hw.graph.walk.rules.pointwise import SCALARS, passes_number, pointwise
-from aap_hw.graph.walk.tables import axes_met, tables_late
+from aap_hw.graph.walk.tables import axes_met, fills_of, tables_late
 
 # Of nothing at all, too: some encoders stand in for a missing map with one of no channels.
 _JOINS = frozenset({"cat", "concat", "concatenate"})
@@ -72,6 +73,7 @@ class Labelling(Parameters):
         super().__init__(model, kept or {})
         self._heads: Mapping[Place, int] = heads or {}
         self._places: dict[Node, Place] = {}
+        self._fills: set[Node] = set()
         self._walk(program, {placeholder: each.name for placeholder, each in (kept or {}).items()})
 
     def add_training(self, program: ExportedProgram) -> None:
@@ -202,6 +204,7 @@ class Labelling(Parameters):
 
     def _walk(self, program: ExportedProgram, kept: Mapping[str, str]) -> None:
         self._places |= places_of(program)
+        self._fills |= fills_of(program.graph.nodes)
         by_code = self._read_parameters(program, kept)
         for node in tables_late(program.graph.nodes, self._tables | self._fills):
             self.labels[node] = self._visit(node)
@@ -224,7 +227,7 @@ class Labelling(Parameters):
             labels = tuple(Labels.none(each.dim() if isinstance(each, torch.Tensor) else 0) for each in parts)
             return labels if isinstance(value, (tuple, list)) else labels[0]
         call = Call(node)
-        is_new = not node.all_input_nodes
+        is_new = not node.all_input_nodes or call.name in FILLED
         if is_new and is_tensor(node) and is_static(node) and (node.meta["val"].numel() > 1 or call.name in SCALARS):
             self.doubt(call)  # its lengths, or the number in it, may be counts of channels
         elif passes_number(call):

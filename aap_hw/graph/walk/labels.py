@@ -2,7 +2,7 @@
 
 An *atom* is one position along one axis of one parameter or buffer, numbered across the whole network.
 Labels say, for one tensor of the graph, along which axes channels run and which atom sits at each position.
-What labels mean (which atoms must be cut together, which may not be cut) is decided in `partition`.
+What labels mean (which atoms must be cut together, which may not be cut) is decided in `ties`.
 """
 
 from __future__ import annotations

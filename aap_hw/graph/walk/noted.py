@@ -37,7 +37,8 @@ class Literal:
     counts
         Pairs of a number that it gets and the atoms that the number counts.
     dim
-        Which length of a view the only number is: the code may ask a tensor for it, so that it follows by itself.
+        Which length of a view or new tensor the only number is: the code may ask another one for it, so that it follows
+        by itself.
     """
 
     node: Node

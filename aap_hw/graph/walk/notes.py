@@ -82,7 +82,7 @@ class Notes:
         self.doubt(call)
 
     def length(self, call: Call, dim: int, number: int, ids: IntArray) -> None:
-        """Note that the code passes the length of an axis of a view, which may follow when `ids` are cut, or not."""
+        """Note that the code passes the length of an axis of a view or new tensor, which may follow when `ids` go."""
         self.literals.append(Literal(call.node, ((number, ids),), dim))
         self.doubt(call)
 

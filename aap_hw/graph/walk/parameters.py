@@ -6,7 +6,7 @@ others. What a rule asks about a node that stands for any of these is answered h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import nn
 from torch.export import ExportedProgram
@@ -21,7 +21,8 @@ from aap_hw.graph.walk.computed import ComputedWeight, computed_weights
 from aap_hw.graph.walk.labels import IntArray
 from aap_hw.graph.walk.matrices import Matrix, matrices_of
 from aap_hw.graph.walk.notes import Notes
-from aap_hw.graph.walk.tables import fills_of, tables_of
+from aap_hw.graph.walk.rules.filled import FILLED
+from aap_hw.graph.walk.tables import tables_of
 
 _TAKEN_APART = frozenset({"chunk", "split", "split_with_sizes"})
 _ROLE_RANK = {"out": 0, "depthwise": 0, "in": 0, "norm": 1, "scale": 2, "bias": 3, "fixed": 4}
@@ -50,7 +51,6 @@ class Parameters(Notes):
         self.inside: set[Node] = set()
         self._with_inputs: set[Node] = set()
         self._tables: set[Node] = set()
-        self._fills: set[Node] = set()
         self._matrices: dict[Node, Matrix] = {}
         self._constants: set[str] = set()
         self.kept = {each.name: each for each in kept.values()}
@@ -71,7 +71,6 @@ class Parameters(Notes):
         self.inside |= inside
         self.computed.update({each.source: each for each in weights.values()})
         self._tables |= tables_of(program.graph.nodes, self._parameters)
-        self._fills |= fills_of(program.graph.nodes)
         stored = {key: name for key, name in self._parameters.items() if name not in {*self.kept, *self.computed}}
         self._matrices.update(matrices_of(program, stored))
         known = {*weights, *self._matrices}
@@ -90,14 +89,11 @@ class Parameters(Notes):
 
     def is_made_by_code(self, node: Node) -> bool:
         """Whether the code computes a value of nothing that the network keeps or is given, such as position codes."""
-        waiting, seen = [node], {node}
-        for each in waiting:
-            if each.op != "call_function" and each.name not in self._constants:
-                return False
-            new = [source for source in each.all_input_nodes if source not in seen]
-            seen.update(new)
-            waiting += new
-        return True
+        return all(each.name in self._constants for each in _made_of(node))
+
+    def is_constant(self, node: Node) -> bool:
+        """Whether a value is the same for every input."""
+        return all(each.name in self._constants or self.parameter_name(each) is not None for each in _made_of(node))
 
     def axis_of(self, node: Node, dim: int) -> IntArray | None:
         """Atoms of an axis of a parameter, or of a weight and what it is computed from; None if it has none."""
@@ -162,3 +158,15 @@ class Parameters(Notes):
         if node in self._weights:
             return False
         return name is not None and len(node.users) == 1 and list(self._parameters.values()).count(name) == 1
+
+
+def _made_of(node: Node) -> Iterator[Node]:
+    """What the network keeps or is given that a value is made of. Of what `new_zeros` reads, only the type counts."""
+    waiting, seen = [node], {node}
+    for each in waiting:
+        if each.op != "call_function":
+            yield each
+        read = [] if Call(each).name in FILLED else each.all_input_nodes
+        new = [source for source in read if source not in seen]
+        seen.update(new)
+        waiting += new

@@ -26,15 +26,17 @@ if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
 _JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
-_SAME = SAME_NUMBERS | {"dropout", "zeros_like"}
+_SAME = SAME_NUMBERS | {"dropout", "full_like", "ones_like", "zeros_like"}
 _RESIZED = frozenset({"upsample_bicubic2d", "upsample_bilinear2d", "upsample_linear1d"})
 _PASSES = MOVES | _JOINS | _RESIZED | _SAME | {"adjoint", "expand", "numpy_T", "repeat"}
-_PRODUCTS = frozenset({"bmm", "einsum", "matmul"})
+# Of two matrices, and what the second of them is called.
+_MATRIX_PRODUCTS = {"bmm": "mat2", "matmul": "other", "mm": "mat2"}
+_PRODUCTS = _MATRIX_PRODUCTS.keys() | {"einsum"}
 _MEETINGS = _JOINS | {"copy"}
 # What reads channels of an input, and along which axis of it.
 _READERS = {
     **dict.fromkeys(("layer_norm", "linear", "rms_norm"), ("input", -1)),
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), ("input", 1)),
+    **{f"conv{axes}d": ("input", -1 - axes) for axes in (1, 2, 3)},
     **dict.fromkeys(("gru", "lstm", "rnn_relu", "rnn_tanh"), ("hx", -1)),
     **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_relu_cell", "rnn_tanh_cell"), ("hx", -1)),
 }
@@ -71,7 +73,7 @@ def fills_of(nodes: Iterable[Node]) -> set[Node]:
     found = set[Node]()
     for node in nodes:
         read = node.all_input_nodes
-        if node.op == "call_function" and is_tensor(node) and is_static(node):
+        if node.op == "call_function" and is_static(node):
             passes = Call(node).name in _PASSES or Call(node).pointwise
             if Call(node).name in FILLED or (read and passes and found.issuperset(read)):
                 found.add(node)
@@ -103,19 +105,19 @@ def tables_late(nodes: Iterable[Node], tables: Collection[Node]) -> Iterator[Nod
     yield from sorted(waiting)  # which nothing reads
 
 
-def axes_met(state: Labelling, parameter: Node, tables: Collection[Node]) -> set[int]:
-    """The axes of a parameter along which what is made of it meets channels, by what is labelled so far.
+def axes_met(state: Labelling, start: Node, tables: Collection[Node]) -> set[int]:
+    """The axes of a parameter or new tensor along which what is made of it meets channels, by what is labelled so far.
 
     A linear layer reads the last axis of a table, such as learned queries.
     """
-    shape = shape_of(parameter)
-    return {dim for dim, size in enumerate(shape) if size > 1 and _meets(state, parameter, dim, tables)}
+    shape = shape_of(start)
+    return {dim for dim, size in enumerate(shape) if size > 1 and _meets(state, start, dim, tables)}
 
 
-def _meets(state: Labelling, parameter: Node, dim: int, tables: Collection[Node]) -> bool:
-    shape = shape_of(parameter)
-    labels: dict[Node, Result] = {parameter: Labels.along(len(shape), dim, np.arange(shape[dim], dtype=np.int64))}
-    ahead, waiting = state.apart(labels), [parameter]
+def _meets(state: Labelling, start: Node, dim: int, tables: Collection[Node]) -> bool:
+    shape = shape_of(start)
+    labels: dict[Node, Result] = {start: Labels.along(len(shape), dim, np.arange(shape[dim], dtype=np.int64))}
+    ahead, waiting = state.apart(labels), [start]
     for node in waiting:
         for user in node.users:
             call = Call(user)
@@ -124,11 +126,9 @@ def _meets(state: Labelling, parameter: Node, dim: int, tables: Collection[Node]
                 if user not in labels:
                     labels[user] = RULES.get(call.name, pointwise)(ahead, call)
                     waiting.append(user)
-            elif call.name in _READERS and _reads(call, node, ahead.of(node)):
+            elif is_tensor(node) and ahead.of(node).dims & _read_along(state, call, node):
                 return True
             elif call.name in _PRODUCTS:
-                if _is_read_by_hand(state, call, node) and ahead.of(node).dims == {len(shape_of(node)) - 1}:
-                    return True
                 labels.update(
                     (each, state.labels[each]) for each in {*call.tensors} & state.labels.keys() - labels.keys()
                 )
@@ -149,13 +149,17 @@ def _meets(state: Labelling, parameter: Node, dim: int, tables: Collection[Node]
     return False
 
 
-def _is_read_by_hand(state: Labelling, call: Call, node: Node) -> bool:
-    """Whether a product with a matrix of parameters is a layer that reads a node."""
-    return call.name == "matmul" and call["self"] is node and state.matrix(call["other"]) is not None
-
-
-def _reads(call: Call, node: Node, labels: Labels) -> bool:
-    """Whether a layer reads channels of a node along an axis that is labelled."""
-    name, axis = _READERS[call.name]
-    given = call[name] if isinstance(call[name], (list, tuple)) else [call[name]]
-    return any(each is node for each in given) and axis % len(shape_of(node)) in labels.dims
+def _read_along(state: Labelling, call: Call, node: Node) -> set[int]:
+    """The axis along which a layer, or a matrix of parameters, reads channels of a node; empty if none does."""
+    rank = len(shape_of(node))
+    if call.name in _READERS:
+        name, axis = _READERS[call.name]
+        given = call[name] if isinstance(call[name], (list, tuple)) else [call[name]]
+        return {axis % rank} if any(each is node for each in given) else set()
+    if call.name in _MATRIX_PRODUCTS:
+        left, right = call["self"], call[_MATRIX_PRODUCTS[call.name]]
+        if node is left and state.matrix(right) is not None:
+            return {rank - 1}
+        if node is right and state.matrix(left) is not None:
+            return {rank - 2}
+    return set()

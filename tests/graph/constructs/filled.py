@@ -75,6 +75,81 @@ class StateReadByLinearLayers(Construct):
         return state[:, :, None, None]
 
 
+class StateOfColumns(Construct):
+    """Matrices of parameters are multiplied with columns, one for each image."""
+
+    channels = 7
+
+    def layers(self) -> None:
+        self.hidden = 7
+        self.of_input, self.of_state = nn.Parameter(torch.randn(7, 12)), nn.Parameter(torch.randn(7, 7) / 4)
+
+    def between(self, x: Tensor) -> Tensor:
+        state = torch.zeros(self.hidden, len(x), dtype=x.dtype)
+        for row in x.mean(3).unbind(2):
+            state = torch.tanh(self.of_input @ row.mT + torch.mm(self.of_state, state))
+        return state.mT[:, :, None, None]
+
+
+class StatesTakenApart(Construct):
+    """Both states of a cell are pieces of one tensor."""
+
+    channels = 7
+
+    def layers(self) -> None:
+        self.cell, self.hidden = nn.LSTMCell(12, 7), 7
+
+    def between(self, x: Tensor) -> Tensor:
+        state, cell = torch.zeros(len(x), 2 * self.hidden, dtype=x.dtype).chunk(2, 1)
+        for row in x.mean(3).unbind(2):
+            state, cell = self.cell(row, (state, cell))
+        return state[..., None, None]
+
+
+class StatesOfTwoWidths(Construct):
+    """One attribute is twice the other, and the code reads both in one statement."""
+
+    channels = 10
+
+    def layers(self) -> None:
+        self.lstm = nn.LSTM(12, 10, 2, batch_first=True, bidirectional=True, proj_size=5)
+        self.units, self.states = 10, 5
+
+    def between(self, x: Tensor) -> Tensor:
+        n, kind = len(x), x.dtype
+        cell, state = torch.full((4, n, self.units), 0.5, dtype=kind), torch.zeros(4, n, self.states, dtype=kind)
+        made, _ = self.lstm(x.mean(3).mT, (state, cell))
+        return made.mT[..., None]
+
+
+class TwiceAsManyStepsAsUnits(Construct):
+    """How many steps there are is no length, though it could be one of a multiple of the units."""
+
+    channels = 5
+
+    def layers(self) -> None:
+        self.cell, self.steps = nn.GRUCell(12, 5), 10
+
+    def between(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(len(x), self.cell.hidden_size)
+        for _ in range(self.steps):
+            state = self.cell(x.mean((2, 3)), state)
+        return state[..., None, None]
+
+
+class OneMapOfZeros(Construct):
+    """A convolution reads it without an axis for images."""
+
+    def layers(self) -> None:
+        self.width, self.conv = 12, nn.Conv2d(12, 12, 3, padding=1)
+
+    def between(self, x: Tensor) -> Tensor:
+        memory = torch.zeros(self.width, *x.shape[2:], dtype=x.dtype)
+        for image in x:
+            memory = self.conv(memory).tanh() + image
+        return memory[None]
+
+
 class PaddedShortcut(Construct):
     """Zeros for the channels that the branch has more."""
 
@@ -107,6 +182,27 @@ class SumFromZeros(Construct):
         for term in self.terms:
             total = total + term(x)
         return total
+
+
+class TokensBehindZeros(Construct):
+    """Zeros are in front of the tokens and are added to them; then a layer mixes these."""
+
+    frozen = ("mix",)
+
+    def layers(self) -> None:
+        self.mix = nn.Linear(66, 64)
+
+    def between(self, x: Tensor) -> Tensor:
+        tokens = torch.cat([x.new_zeros(len(x), 2, x.shape[1]), x.flatten(2).mT], 1)
+        return self.mix((torch.zeros(tokens.shape, dtype=x.dtype) + tokens).mT).unflatten(2, (8, 8))
+
+
+class PartsOfOnesAreFilled(Construct):
+    def between(self, x: Tensor) -> Tensor:
+        mask = torch.ones(x.shape, dtype=x.dtype)
+        mask[:, :, 1:3].fill_(0.5)
+        mask[..., :2].zero_()
+        return x * mask
 
 
 class AssignedIntoZeros(Construct):

@@ -15,17 +15,18 @@ from aap_hw.graph.walk.rules.registry import Result, rule
 if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
-FILLED = frozenset({"zeros", "ones", "full", "new_zeros", "new_ones", "new_full"})
+# Those that get the number behind the shape.
+NUMBERED = frozenset({"full", "new_full"})
+FILLED = NUMBERED | {"zeros", "ones", "new_zeros", "new_ones"}
 
 
 @rule(*FILLED)
 def filled(state: Labelling, call: Call) -> Result:
     """Positions of their own along the axis that meets channels; of `new_zeros`, only the type of the source counts."""
-    state.doubt(call)
     rank, axes = len(call.out_shape), state.axes_met(call.node)
     if len(axes) != 1:
         return Labels.none(rank)
     (dim,) = axes
     ids = state.ties.new_atoms(call.out_shape[dim])
-    state.literal(call, [(ids.size, ids)])
+    state.length(call, dim, ids.size, ids)
     return Labels.along(rank, dim, ids)

@@ -12,7 +12,7 @@ import numpy as np
 
 from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.walk.labels import IntArray, Labels
-from aap_hw.graph.walk.rules.pointwise import merge
+from aap_hw.graph.walk.rules.pointwise import layers_first, merge
 from aap_hw.graph.walk.rules.registry import Result, rule
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ def concatenate(state: Labelling, call: Call) -> Result:
     dim = call["dim"] % rank
     labels = [state.of(piece) for piece in pieces]
     if not any(dim in item.dims for item in labels):
-        flat = [(*shape[:dim], 1, *shape[dim + 1 :]) for shape in shapes]
-        return merge(state, call, labels, flat)
+        pieces = layers_first(state, pieces)
+        flat = [(*shape[:dim], 1, *shape[dim + 1 :]) for shape in map(shape_of, pieces)]
+        return merge(state, call, [state.of(piece) for piece in pieces], flat)
     if any(item.dims - {dim} for item in labels):
         return state.not_understood(call)
     ids = [np.broadcast_to(item.ids.ravel(), shape[dim : dim + 1]) for item, shape in zip(labels, shapes, strict=True)]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch.fx import Node
 
 from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.program.expansions import EXPANDED
@@ -28,7 +29,7 @@ _COMPUTED = (
 )
 
 # New tensors of one number.
-SCALARS = frozenset({"full", "scalar_tensor"})
+SCALARS = frozenset({"full", "new_full", "scalar_tensor"})
 _FILLS = frozenset({"fill", "full_like"})
 
 
@@ -42,8 +43,7 @@ def passes_number(call: Call) -> bool:
 @rule("copy", "expand_as")
 def pointwise(state: Labelling, call: Call) -> Result:
     """Element by element: channels that meet in one position are cut together."""
-    # Parameters last: the result is labelled as what a layer made, by which those behind know it.
-    tensors = sorted(call.tensors, key=lambda node: state.parameter_name(node) is not None)
+    tensors = layers_first(state, call.tensors)
     shapes = [shape_of(node) for node in tensors]
     if not shapes or np.broadcast_shapes(*shapes) != call.out_shape:
         return state.not_understood(call)
@@ -57,6 +57,13 @@ def pointwise(state: Labelling, call: Call) -> Result:
         if dim - made.rank in call.node.meta.get(EXPANDED, ()):
             state.length(call, dim, call.out_shape[dim], made.ids.ravel())
     return made
+
+
+def layers_first(state: Labelling, tensors: Sequence[Node]) -> Sequence[Node]:
+    """Parameters and new tensors last: a result is labelled as what a layer made, by which those behind know it."""
+    if len(tensors) < 2:
+        return tensors
+    return sorted(tensors, key=lambda node: state.parameter_name(node) is not None or state.is_made_by_code(node))
 
 
 def merge(state: Labelling, call: Call, labels: Sequence[Labels], shapes: Sequence[tuple[int, ...]]) -> Labels:
