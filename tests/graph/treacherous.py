@@ -44,6 +44,11 @@ def _fill(net: Net, x: Tensor) -> Tensor:
     return y
 
 
+def _divide(net: Net, x: Tensor) -> Tensor:
+    mask = torch.ones(x.shape[1], 1, 1, dtype=x.dtype)
+    return x * mask / mask.sum()
+
+
 FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     # name: what happens between stem and last, channels that last gets, a word of the reason
     "literal slice": (lambda net, x: x[:, :4], 4, "x[...]"),
@@ -66,6 +71,12 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     "zeros beside": (lambda net, x: torch.cat([x, torch.zeros_like(x[:, :2])], 1), 10, "x[...]"),
     "zeros of the same shape": (lambda net, x: torch.cat([x, torch.zeros(x.shape)], 1), 16, "torch.zeros"),
     "sum with ones": (lambda net, x: x + torch.ones(1, 8, 1, 1), 8, "torch.ones"),
+    "divided by a count of ones": (_divide, 8, "x.sum"),
+    "share of a sum of parameters": (
+        lambda net, x: x * (net.mixer.bias / net.mixer.bias.sum())[:, None, None],
+        8,
+        "x.sum",
+    ),
     "literal view": (lambda net, x: x.view(2, 8, -1).view(2, 8, 8, 8), 8, "x.view"),
     "literal flatten": (lambda net, x: x.reshape(-1, 8 * 64).view(2, -1, 8, 8), 8, "x.reshape"),
     "pooled to a number of channels": (

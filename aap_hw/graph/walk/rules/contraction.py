@@ -204,8 +204,8 @@ def _matrices(state: Labelling, call: Call, left: Node, right: Node) -> Result:
 
 
 def _is_of_parameters(state: Labelling, call: Call, sides: Sequence[Node]) -> bool:
-    """Whether a product is of parameters alone: it would have fewer terms although no layer reads it, so they stay."""
-    if not all(map(state.is_of_parameters, sides)):
+    """Whether a product is of parameters or new tensors alone: fewer terms would be another number, so they stay."""
+    if not all(map(state.is_of_parameters, sides)) and not all(map(state.is_made_by_code, sides)):
         return False
     for side in sides:
         state.freeze(state.of(side), "is multiplied with parameters alone", call)
