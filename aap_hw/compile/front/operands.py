@@ -14,6 +14,7 @@ from aap_hw.compile.front.lengths import NoLength, TooManyWidths, length_text, p
 from aap_hw.compile.front.views import ONE, NoView, View, fused, size_of
 from aap_hw.graph import WidthExpr
 from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.source import op_name
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
@@ -262,3 +263,24 @@ class Lengths:
 
     def _text(self, length: WidthExpr) -> str:
         return length_text(settled(length, self.fixed), self.read, self.made)
+
+
+def length_of(partition: Partition, node: Node, axes: Sequence[int]) -> WidthExpr:
+    """Length of several axes together."""
+    try:
+        return reduce(product, [partition.graph.width_of(node.name, axis) for axis in axes], WidthExpr(1))
+    except NoLength as problem:
+        raise partition.refused(f"{op_name(node)} that can be cut in several ways has no kernel yet", node) from problem
+
+
+def images_among(partition: Partition, node: Node, axes: Sequence[int]) -> int:
+    """How many images there are, whose axes must not be cut."""
+    length = length_of(partition, node, axes)
+    if length.terms:
+        raise partition.refused(f"{op_name(node)} of as many images as channels has no kernel yet", node)
+    return length.constant
+
+
+def image_axes(partition: Partition, node: Node) -> int | None:
+    """How many axes of a product count as images: none if the heads that lie among them can be cut, else as usual."""
+    return 0 if len(shape_of(node)) == 3 and partition.graph.width_of(node.name, 0).terms else None

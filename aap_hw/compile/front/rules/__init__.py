@@ -2,6 +2,7 @@
 
 from aap_hw.compile.front.rules import (
     adaptive,
+    attending,
     channels,
     convolution,
     elementwise,
@@ -24,6 +25,7 @@ from aap_hw.compile.front.rules.registry import RULES
 __all__ = [
     "RULES",
     "adaptive",
+    "attending",
     "channels",
     "convolution",
     "elementwise",
