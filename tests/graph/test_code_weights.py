@@ -182,6 +182,7 @@ FIXED: dict[str, Callable[[Any], Tensor]] = {
     "number of inputs in a statistic": lambda layer: (
         layer.weight / (layer.weight.var((1, 2, 3), keepdim=True) * layer.weight.shape[1] + EPS).sqrt()
     ),
+    "shares of a sum": lambda layer: layer.weight.exp() / layer.weight.exp().sum(1, keepdim=True),
     "all filters together": lambda layer: layer.weight / layer.weight.norm(),
     "a factor for each input": lambda layer: layer.weight * torch.linspace(1, 2, 12)[:, None, None].double(),
     "inputs turned round": lambda layer: layer.weight.flip(1),

@@ -53,12 +53,14 @@ class Parameters(Notes):
         self._tables: set[Node] = set()
         self._matrices: dict[Node, Matrix] = {}
         self._constants: set[str] = set()
+        self._given: set[str] = set()
         self.kept = {each.name: each for each in kept.values()}
 
     def _read_parameters(self, program: ExportedProgram, kept: Mapping[str, str]) -> dict[Node, CodeWeight]:
         """Note what a program's nodes stand for; returns the weights that its code computes."""
         signature = program.graph_signature
         self._constants.update(signature.inputs_to_lifted_tensor_constants)
+        self._given.update(signature.user_inputs)
         self._parameters.update(kept)
         for placeholder, name in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items():
             self._parameters[placeholder] = self._canonical.get(name, name)
@@ -93,7 +95,7 @@ class Parameters(Notes):
 
     def is_constant(self, node: Node) -> bool:
         """Whether a value is the same for every input."""
-        return all(each.name in self._constants or self.parameter_name(each) is not None for each in _made_of(node))
+        return not any(each.name in self._given for each in _made_of(node))
 
     def axis_of(self, node: Node, dim: int) -> IntArray | None:
         """Atoms of an axis of a parameter, or of a weight and what it is computed from; None if it has none."""
