@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import checked_cut
-from tests.graph.branches import BODIES, Behind, Mlp, Net, OnTokens
+from tests.graph.branches import BODIES, Behind, Mlp, Net, OnTokens, TransformerBlock
 
 
 @pytest.mark.parametrize("kind", BODIES)
@@ -111,3 +113,29 @@ def test_a_module_that_is_called_from_a_list_stays_and_its_layers_go() -> None:
     graph = ChannelGraph.trace(model, (x,))
     assert [block.modules for block in graph.blocks] == [(f"block{i}.fc1", f"block{i}.fc2") for i in range(2)]
     checked_cut(graph, model, {graph.blocks[0].name: []}, x)
+
+
+class Sliced(nn.Module):
+    """Calls some of its blocks, and has two names for its head."""
+
+    def __init__(self, blocks: nn.ModuleList | nn.Sequential) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.head = nn.Linear(3, 12), blocks, nn.Linear(12, 2)
+        self.alias = self.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks[1:]:
+            x = block(x)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("blocks", [nn.ModuleList, lambda blocks: nn.Sequential(*blocks)], ids=["list", "sequential"])
+def test_blocks_of_a_slice_have_their_own_names(
+    blocks: Callable[[list[nn.Module]], nn.ModuleList | nn.Sequential],
+) -> None:
+    model, x = Sliced(blocks([Mlp(), TransformerBlock()])).eval(), torch.randn(2, 5, 3)
+    graph = ChannelGraph.trace(model, (x,))
+    first, second = graph.blocks
+    assert first.modules == ("blocks.1.norm1", "blocks.1.attn", "blocks.1.ls1")
+    checked_cut(graph, model, {second.name: []}, x)

@@ -50,7 +50,7 @@ def find_blocks(
     groups: Sequence[ChannelGroup],
     parameters: dict[str, str],
     width_of: Callable[[str, int], WidthExpr],
-    module_of: Callable[[str], nn.Module],
+    module_of: Callable[[str], nn.Module | None],
     stay: Collection[str] = (),
 ) -> tuple[Block, ...]:
     """The removable branches of a program, no group in two of them; of nested ones the inner.
@@ -114,7 +114,7 @@ def _reads_only(members: set[Node], shortcut: Node, parameters: dict[str, str]) 
 
 
 def _layers(
-    members: set[Node], parameters: dict[str, str], module_of: Callable[[str], nn.Module], stay: Collection[str]
+    members: set[Node], parameters: dict[str, str], module_of: Callable[[str], nn.Module | None], stay: Collection[str]
 ) -> tuple[str, ...] | None:
     """Paths of the layers of a branch, or None if one of them cannot be replaced."""
     paths: dict[str, None] = {}

@@ -34,7 +34,7 @@ def replaced_modules(
     members: set[Node],
     branch: Node,
     parameters: Mapping[str, str],
-    module_of: Callable[[str], nn.Module],
+    module_of: Callable[[str], nn.Module | None],
     stay: Collection[str],
 ) -> tuple[str, ...] | None:
     """Paths of the modules that zeros can stand for, so that a branch is zero; None if there are none such.
@@ -56,6 +56,7 @@ def replaced_modules(
         if not names:
             continue
         candidates = [path for path in _paths(node) if path in inside and path not in stay]
+        candidates = [path for path in candidates if module_of(path) is not None]
         path = next((each for each in candidates if _keeps_size(inside[each], parameters)), None)
         if path is None and candidates and isinstance(module_of(candidates[-1]), REPLACEABLE) and _is_level(node):
             path = candidates[-1]

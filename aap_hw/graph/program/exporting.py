@@ -34,6 +34,7 @@ from aap_hw.graph.program.inlining import inline_regions
 from aap_hw.graph.program.inputs import Tensors
 from aap_hw.graph.program.joins import leave_out_joins
 from aap_hw.graph.program.outputs import plain
+from aap_hw.graph.program.slices import name_modules_of_slices
 from aap_hw.graph.program.tracer import exported, helped
 from aap_hw.graph.program.unpooling import spell_out_unpooling
 
@@ -87,6 +88,7 @@ def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram
     finally:
         returned.remove()
     inline_regions(program)
+    name_modules_of_slices(program, model)
     leave_out_joins(program)
     leave_out_expansions(program)
     spell_out_einsums(program)

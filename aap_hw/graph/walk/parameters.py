@@ -148,9 +148,12 @@ class Parameters(Notes):
             return self._model.get_submodule(self.computed[parameter].layer)
         return self._model.get_submodule(parameter.rpartition(".")[0])
 
-    def module(self, path: str) -> nn.Module:
-        """The model's module at a path."""
-        return self._model.get_submodule(path)
+    def module(self, path: str) -> nn.Module | None:
+        """The model's module at a path; None if the code makes it anew, as ``self.layers[:2]``."""
+        try:
+            return self._model.get_submodule(path)
+        except AttributeError:
+            return None
 
     def is_read_once(self, node: Node) -> bool:
         """Whether a node is a parameter that nothing but one op reads, or such a piece of one that is taken apart."""

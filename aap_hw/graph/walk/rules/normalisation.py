@@ -106,7 +106,4 @@ def _bare_layer(state: Labelling, call: Call) -> nn.Module | None:
 
 def _module_at(state: Labelling, node: Node) -> nn.Module | None:
     """The innermost module in whose code a node is; None if it is not known."""
-    try:
-        return state.module(path_of(node))
-    except AttributeError:
-        return None
+    return state.module(path_of(node))
