@@ -254,7 +254,8 @@ def test_spellings_are_code_that_computes_what_pytorch_does(operator: str, call:
 
 
 def test_tensors_that_are_made_in_the_code_are_constants(tmp_path: Path) -> None:
-    model = OneOperator(lambda x: x * torch.tensor([1.0, -2.0, 0.5, 3.0]).view(1, 4, 1, 1)).eval()
+    factors, terms = torch.tensor([1.0, -2.0, 0.5, 3.0]), torch.tensor([1, 0, 2, 3])
+    model = OneOperator(lambda x: x * factors.view(1, 4, 1, 1) + terms.type_as(x).view(1, 4, 1, 1)).eval()
     assert_compiled_equals_pytorch(model, torch.randn(1, 3, 5, 5), tmp_path)
 
 

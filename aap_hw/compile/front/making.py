@@ -15,7 +15,7 @@ from torch.fx import Node
 from aap_hw.compile.front.aliases import Memory, writes_in_place
 from aap_hw.compile.front.network import Kernel, Normalization, is_rectified
 from aap_hw.compile.front.placement import Placement, Unmade
-from aap_hw.compile.front.program import NoKernel, is_of_shape, state_names
+from aap_hw.compile.front.program import NoKernel, is_of_shape, state_names, values_read
 from aap_hw.compile.front.views import View
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import ChannelGraph, WidthExpr
@@ -97,7 +97,7 @@ class Partition:
 
     def _classify(self, node: Node) -> None:
         """Note whether a value is left out, or made of weights and constants alone, and whether it is zero."""
-        sources = [source for source in node.all_input_nodes if not self.is_parameter(source)]
+        sources = [source for source in values_read(node) if not self.is_parameter(source)]
         if node.name in self._left_out or (sources and all(map(self.is_void, sources))):
             self._void.add(node)
         elif is_of_shape(node) or not sources:

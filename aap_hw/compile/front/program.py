@@ -8,7 +8,7 @@ from torch.fx import Graph, Node
 
 from aap_hw.compile.front.aliases import writes_in_place
 from aap_hw.errors import UserError
-from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.call import OF_SHAPE, Call
 from aap_hw.graph.program.source import quoted
 
 # Operators that change nothing in evaluation, but for a type.
@@ -57,7 +57,12 @@ def state_names(program: ExportedProgram) -> dict[str, str]:
 
 def is_of_shape(node: Node) -> bool:
     """Whether a value follows from the shape and type of what it reads, so that it is the same for every input."""
-    return Call(node).name in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")
+    return Call(node).name in OF_SHAPE
+
+
+def values_read(node: Node) -> list[Node]:
+    """What an operator reads the values of: of what ``type_as`` takes a type from, it reads nothing else."""
+    return [Call(node).first] if Call(node).name == "type_as" else node.all_input_nodes
 
 
 def is_random(node: Node) -> bool:

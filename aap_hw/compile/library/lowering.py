@@ -25,7 +25,7 @@ from aap_hw.compile.families.slow import NoCode
 from aap_hw.compile.front.byte_inputs import with_bytes_taken
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.front.partition import partition
-from aap_hw.compile.front.program import is_of_shape, state_names
+from aap_hw.compile.front.program import is_of_shape, state_names, values_read
 from aap_hw.compile.front.quantisation import LARGEST_WEIGHT, Quantisation
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.precision import FP32, HALVES, INT8, OTHERS, NetworkPrecision
@@ -214,7 +214,7 @@ def state_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
 
     with torch.inference_mode(False), torch.no_grad():
         for node in program.graph.nodes:
-            if node.op == "call_function" and (is_of_shape(node) or all(map(is_known, node.all_input_nodes))):
+            if node.op == "call_function" and (is_of_shape(node) or all(map(is_known, values_read(node)))):
                 assert callable(node.target)
                 computed[node] = node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))
             else:

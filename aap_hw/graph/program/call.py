@@ -18,6 +18,8 @@ from torch.fx.node import map_arg
 
 # Operators that give the numbers that they get, in another type or place at most.
 SAME_NUMBERS = frozenset({"_to_copy", "alias", "detach", "to"})
+# Operators that ask of a tensor for its shape and type alone.
+OF_SHAPE = frozenset({"full_like", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"})
 # Of `where`, the forms with a number; what ``&``, ``|`` and ``^`` call.
 POINTWISE_WITHOUT_TAG = frozenset({"__and__", "__or__", "__xor__", "hardswish", "log_sigmoid", "where"})
 

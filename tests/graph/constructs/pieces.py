@@ -387,3 +387,10 @@ class OneChannelForTheShape(Construct):
 
     def between(self, x: Tensor) -> Tensor:
         return x + torch.arange(x[:, -1].shape[-1], dtype=x.dtype)
+
+
+class ShapeOfOneChannel(Construct):
+    """Ones for each place, of which only the shape is the image's."""
+
+    def between(self, x: Tensor) -> Tensor:
+        return x + 0.5 * torch.ones_like(x[:, 0]).unsqueeze(1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.call import OF_SHAPE, Call, shape_of
 from aap_hw.graph.walk.labels import IntArray, Labels
 from aap_hw.graph.walk.rules.pointwise import layers_first, merge
 from aap_hw.graph.walk.rules.registry import Result, rule
@@ -150,7 +150,8 @@ def one_position(state: Labelling, call: Call) -> Result:
     labels = state.of(call.first)
     dim = call["dim"] % labels.rank
     if dim in labels.dims:
-        if call.node.users or call["index"] not in (0, -1):  # code may only want the shape of what is left
+        is_read = any(Call(user).name not in OF_SHAPE for user in call.node.users)
+        if is_read or call["index"] not in (0, -1):  # code may only want the shape of what is left
             state.freeze(labels, _LITERAL, call)
         return Labels.none(labels.rank - 1)
     return _dropped(labels, dim)
