@@ -68,12 +68,17 @@ class Tail(nn.Module):
         super().__init__()
         self.boxes, self.scores = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 5, 3, padding=1)
         self.register_buffer("images", torch.arange(2)[:, None])
+        self.register_buffer("anchors", torch.rand(2, 42, 4))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         boxes, scores = (layer(x).flatten(2).transpose(1, 2) for layer in (self.boxes, self.scores))
         best, kinds = scores.max(-1)
         found, places = best.topk(9, 1)
-        taken = boxes.gather(1, places.unsqueeze(-1).expand(-1, -1, 4)), kinds.gather(1, places)
+        taken = (
+            boxes.gather(1, places.unsqueeze(-1).expand(-1, -1, 4)),
+            kinds.gather(1, places),
+            self.anchors.gather(1, places[:, :, None].expand(-1, -1, 4)),
+        )
         ordered, order = scores.sort(dim=2, descending=True, stable=True)
         _, flat = scores.flatten(1).topk(7)
         rows, classes = flat // 5, flat % 5

@@ -49,6 +49,22 @@ def strided_copy(
         return _kernel(partition, name, node, views, order, axis)
 
 
+def value_or_copy(partition: Partition, tensor: Node, reader: Node) -> str:
+    """Name of a value in PyTorch's order of axes; of a constant, which is no value, that of a copy that is one."""
+    if not partition.is_parameter(tensor):
+        return partition.placement.value_in_order(tensor, reader)
+    return copied(partition, f"{reader.name}_{tensor.name}", tensor, partition.placement.view_of(tensor, reader))
+
+
+def copied(partition: Partition, name: str, tensor: Node, view: View) -> str:
+    """Add the kernel that copies a view of a tensor in the order of its axes, unless there is one; returns its name."""
+    if partition.has_kernel(name):
+        return name
+    kernel = strided_copy(partition, name, tensor, [view], range(len(view.axes)))
+    assert kernel is not None
+    return partition.add_inner(kernel)
+
+
 def _kernel(
     partition: Partition, name: str, node: Node, views: Sequence[View], order: Sequence[int], axis: int | None
 ) -> Kernel:

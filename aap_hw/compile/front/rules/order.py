@@ -9,6 +9,7 @@ import torch
 from torch.fx import Node
 
 from aap_hw.compile.families.slow import PLAIN
+from aap_hw.compile.front.copies import value_or_copy
 from aap_hw.compile.front.lengths import NoLength, TooManyWidths, product
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.operands import NOWHERE, Lengths
@@ -66,8 +67,8 @@ def gather(partition: Partition, node: Node) -> None:
     """Values of each row by numbers of their own, or of whole rows where all of a row have one number."""
     call = Call(node)
     table, index, rank = call["self"], call["index"], len(shape_of(node))
-    if rank < 1 or partition.is_parameter(table) or partition.is_parameter(index):
-        raise partition.refused(f"{op_name(node)} of constants has no kernel yet", node)
+    if rank < 1 or partition.is_parameter(index):
+        raise partition.refused(f"{op_name(node)} by constants has no kernel yet", node)
     dim = call["dim"] % rank
     if any(shape_of(table)[axis] != shape_of(index)[axis] for axis in range(rank) if axis != dim):
         raise partition.refused(f"{op_name(node)} of some rows has no kernel yet", node)
@@ -91,7 +92,7 @@ def _places(
 
 
 def _check_types(partition: Partition, node: Node, image: Node) -> None:
-    if image.meta["val"].dtype not in TYPES or partition.is_parameter(image):
+    if image.meta["val"].dtype not in TYPES:
         raise partition.refused(f"{op_name(node)} of these values has no kernel yet", node)
 
 
@@ -116,5 +117,5 @@ def _along(
     if op != "cumsum" and lengths[dim].terms:
         raise partition.refused(f"{op_name(node)} along an axis that can be cut has no kernel yet", node)
     key = KernelKey.make(op, (), shape_of(image)[0], shape=text, **attributes)
-    read = partition.placement.value_in_order(image, node), *others
+    read = value_or_copy(partition, image, node), *others
     return Kernel(name, key, read, (made.read, made.made), source=op_name(node) + quoted(node))

@@ -12,7 +12,7 @@ from torch.fx import Node
 from aap_hw.compile.families.convolution import POINTWISE
 from aap_hw.compile.families.recurrent import GATES
 from aap_hw.compile.families.slow import PLAIN
-from aap_hw.compile.front.copies import strided_copy
+from aap_hw.compile.front.copies import copied, strided_copy, value_or_copy
 from aap_hw.compile.front.lengths import total
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.operands import NOWHERE
@@ -63,7 +63,7 @@ def recurrent(partition: Partition, node: Node) -> None:
     first, second, _ = shape_of(call["input"])
     sequences = Sequences(second, first, True) if not call["batch_first"] else Sequences(first, second, False)
     layers = list(_layers(partition, node))
-    value = _value(partition, call["input"], node)
+    value = value_or_copy(partition, call["input"], node)
     width, channels = partition.graph.width_of(call["input"].name, -1), shape_of(call["input"])[-1]
     last: list[Last] = []
     for number, directions in enumerate(layers):
@@ -100,13 +100,13 @@ def cell(partition: Partition, node: Node) -> None:
     units = partition.graph.width_of(call["w_hh"].name, 1)
     results = {Call(user)["index"]: user for user in node.users} if op == "lstm" else {0: node}
     weights = (partition.parameter(call[name], node) for name in ("w_ih", "w_hh", "b_ih", "b_hh"))
-    first_ones = tuple(_value(partition, state, node) for state in given)
+    first_ones = tuple(value_or_copy(partition, state, node) for state in given)
     layer, sequences, how = (
         Layer(op, hidden, units, *weights),
         Sequences(samples, 1, False),
         Way(False, 1 in results, first_ones),
     )
-    value, width = _value(partition, vectors, node), partition.graph.width_of(vectors.name, -1)
+    value, width = value_or_copy(partition, vectors, node), partition.graph.width_of(vectors.name, -1)
     name = layer.add(partition, f"{node.name}_layer", value, width, sequences, how)
     last = Last(name, sequences, hidden, units, 0, how.with_cells)
     for index, result in results.items():
@@ -115,27 +115,12 @@ def cell(partition: Partition, node: Node) -> None:
         partition.absorb(*results.values())
 
 
-def _value(partition: Partition, tensor: Node, node: Node) -> str:
-    """Name of what a layer reads, in PyTorch's order: of a constant, such as a learned first state, a copy."""
-    if not partition.is_parameter(tensor):
-        return partition.placement.value_in_order(tensor, node)
-    return _copied(partition, f"{node.name}_{tensor.name}", tensor, partition.placement.view_of(tensor, node))
-
-
 def _first(partition: Partition, states: Node, node: Node, number: int) -> str:
     """Name of the first state (N, hidden) of one layer and direction, of those of all."""
     view = partition.placement.view_of(states, node).selected(0, number)
     if view.kind == PLAIN and view.is_everything(range(2)):
         return view.name
-    return _copied(partition, f"{node.name}_{states.name}_{number}", states, view)
-
-
-def _copied(partition: Partition, name: str, tensor: Node, view: View) -> str:
-    if partition.has_kernel(name):  # state and cell are one tensor
-        return name
-    kernel = strided_copy(partition, name, tensor, [view], range(len(view.axes)))
-    assert kernel is not None
-    return partition.add_inner(kernel)
+    return copied(partition, f"{node.name}_{states.name}_{number}", states, view)
 
 
 @dataclass(frozen=True)
