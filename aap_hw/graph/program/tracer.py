@@ -41,6 +41,8 @@ class _DataIsDetached(TorchFunctionMode):
     ) -> Any:
         if function == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
             return args[0].detach()
+        if function == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
+            raise RuntimeError("what is assigned to x.data is not in the program")
         return function(*args, **(kwargs or {}))
 
 
