@@ -191,5 +191,5 @@ def test_network_that_branches_on_values_is_refused_with_advice() -> None:
         def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
             return scores if scores.max() > 0 else one
 
-    with pytest.raises(UserError, match="move that decision behind the network"):
+    with pytest.raises(UserError, match="move that decision out of forward"):
         ChannelGraph.trace(randomise(Branching()), (torch.zeros(1, 3, 8, 8),))
